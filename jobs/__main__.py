@@ -1,0 +1,77 @@
+"""``python -m jobs STAGE RUN_DIR INDEX``: what every rank runs, and how to re-run one task by hand."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from jobs import rundir, runtime, specs
+
+MODULES = {
+    "curate": "jobs.curate",
+    "tokenize": "jobs.tokenize_corpus",
+    "pretrain": "jobs.pretrain",
+    "evaluate": "jobs.evaluate",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one rank of one task and say with the exit code how it went (jobs.runtime has the codes)."""
+    parser = argparse.ArgumentParser(prog="python -m jobs", description=__doc__)
+    parser.add_argument("stage", choices=specs.STAGES)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("index", type=int)
+    args = parser.parse_args(argv)
+    context = runtime.context_from(args.run_dir, args.stage, args.index, os.environ)
+    context.stop.install()
+    stage = importlib.import_module(MODULES[args.stage])
+    try:
+        stage.run(context)
+    except runtime.Stopped as stopped:
+        return leave(context, runtime.STOPPED, "Stopped", str(stopped), "")
+    except runtime.TaskError as error:
+        return leave(context, error.code, type(error).__name__, error.message, error.hint)
+    except Exception as error:  # the one place: a rank's last words, whatever went wrong
+        traceback.print_exc()
+        return leave(context, *explain(error))
+    return runtime.FINISHED
+
+
+def explain(error: Exception) -> tuple[int, str, str, str]:
+    """Exit code, kind, sentence and hint for an exception no stage foresaw."""
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        hint = "free some space, then submit again" if error.errno == 28 else "see the task's log"
+        return runtime.FAILED, type(error).__name__, f"{where}{error.strerror}", hint
+    return runtime.FAILED, type(error).__name__, str(error), "see the task's log for the traceback"
+
+
+def leave(context: runtime.Context, code: int, kind: str, message: str, hint: str) -> int:
+    """Leave this rank's last words where the supervisor looks for them, and print them."""
+    print(f"{context.task.stage}: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+    words = {
+        "code": code,
+        "kind": kind,
+        "message": message,
+        "hint": hint,
+        "rank": context.rank,
+        "node": os.uname().nodename,
+    }
+    name = f"words-{context.task.index:05d}-{context.rank:05d}.json"
+    folder = context.run.attempt(context.task.stage, context.attempt)
+    try:
+        rundir.write_json(folder / name, words)
+    except OSError as error:  # a full disk must not hide the message above
+        print(json.dumps({**words, "unwritten": str(error)}), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""What a running rank knows and may say: who it is, whether to stop, how far it is. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from jobs import rundir, specs
+
+FINISHED = 0
+FAILED = 1
+CONFIGURATION = 2
+UNHEALTHY = 5
+SUCCESSOR = 75
+STOPPED = 130
+
+
+class TaskError(Exception):
+    """A stage cannot go on. One sentence for people: where, what, what instead; then a hint."""
+
+    def __init__(self, message: str, hint: str = "", code: int = CONFIGURATION) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code
+
+
+class Stopped(Exception):
+    """The stage saved what it had and left because it was asked to."""
+
+
+class StopFlag:
+    """Set by SIGTERM, SIGINT or SIGUSR2; handlers only note the signal, the loop acts."""
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+
+    def install(self) -> StopFlag:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+            signal.signal(number, self._note)
+        return self
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(number)
+
+    def __bool__(self) -> bool:
+        return bool(self.received)
+
+
+@dataclass(frozen=True)
+class Context:
+    """One rank of one task of one attempt."""
+
+    run: rundir.RunDir
+    task: specs.TaskSpec
+    attempt: int
+    rank: int
+    world_size: int
+    local_rank: int
+    stop: StopFlag = field(default_factory=StopFlag)
+    started: float = field(default_factory=time.time)
+
+    def path(self, name: str) -> Path:
+        return self.run.path(name)
+
+    @property
+    def scratch(self) -> Path:
+        """A private folder of this task inside the run, for temporary files on the same file system."""
+        return self.run.stage(self.task.stage) / "tmp" / f"{self.task.index:05d}"
+
+    def progress(self, done: float, total: float, unit: str, **more: Any) -> None:
+        """Overwrite this task's progress file. Call at most about once a second, from rank 0 alone."""
+        write_progress(self, done, total, unit, more)
+
+    def finish(
+        self,
+        inputs: list[dict[str, Any]],
+        outputs: list[dict[str, Any]],
+        summary: dict[str, Any],
+    ) -> None:
+        """Write the done marker; the last thing a task does, from rank 0 alone."""
+        rundir.write_done(
+            self.run,
+            self.task.stage,
+            self.task.index,
+            spec_digest=specs.digest(self.task.spec),
+            inputs=inputs,
+            outputs=outputs,
+            summary=summary,
+            seconds=time.time() - self.started,
+        )
+
+
+def write_progress(
+    context: Context, done: float, total: float, unit: str, more: Mapping[str, Any]
+) -> None:
+    """Replace the progress file without fsync: it may be lost, it may not be torn."""
+    import json
+
+    path = context.run.progress(context.task.stage, context.task.index)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    value = {
+        "format": rundir.FORMAT,
+        "time": time.time(),
+        "started": context.started,
+        "attempt": context.attempt,
+        "done": done,
+        "total": total,
+        "unit": unit,
+        **more,
+    }
+    part.write_text(json.dumps(value))
+    part.replace(path)
+
+
+def context_from(run_dir: Path, stage: str, index: int, environ: Mapping[str, str]) -> Context:
+    """The rank's context, from its spec and the environment srun or the supervisor gives it.
+
+    RANK, WORLD_SIZE, LOCAL_RANK first, else SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, else a single rank.
+    MEDITRON_ATTEMPT is the attempt's number, 0 when a task is run by hand.
+    """
+    run = rundir.RunDir(run_dir.resolve())
+    task = specs.task_from_json(rundir.read_json(run.spec(stage, index)))
+    if task.ranks == 1:
+        rank, world, local = 0, 1, 0
+    else:
+        rank = int(environ.get("RANK", environ.get("SLURM_PROCID", "0")))
+        world = int(environ.get("WORLD_SIZE", environ.get("SLURM_NTASKS", "1")))
+        local = int(environ.get("LOCAL_RANK", environ.get("SLURM_LOCALID", "0")))
+    attempt = int(environ.get("MEDITRON_ATTEMPT", "0"))
+    return Context(run, task, attempt, rank, world, local, StopFlag())

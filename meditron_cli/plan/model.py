@@ -1,0 +1,83 @@
+"""The plan: what will run, with what, after what. Frozen dataclasses, standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobs.specs import TaskSpec
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one task of a stage asks the scheduler for."""
+
+    nodes: int
+    ranks_per_node: int
+    gpus_per_node: int
+    """0 asks for none."""
+    gpu_type: str
+    """Typed gres name (``a100``), empty for untyped."""
+    cpus_per_rank: int
+    memory_gb: int
+    """Per node; 0 leaves it to the site's default."""
+    time_minutes: int
+    partition: str
+    account: str
+    qos: str
+    """Empty strings are left out of the batch script."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its tasks, resources, and the stages that must have finished before."""
+
+    stage: str
+    tasks: tuple[TaskSpec, ...]
+    resources: Resources
+    chunks: tuple[tuple[int, ...], ...]
+    """Task indices split into arrays no longer than the site's MaxArraySize allows."""
+    max_parallel: int
+    """Array elements running at once."""
+    after: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """How jobs of this cluster are made: everything of the profile the scheduler needs."""
+
+    cluster: str
+    scheduler: str
+    """``slurm`` or ``local``."""
+    device: str
+    setup: tuple[str, ...]
+    """Shell lines before Python starts: ``module load …``, ``export NAME=value`` (already quoted)."""
+    environment: tuple[str, ...]
+    """Names of variables passed from the submitting shell (allow-list)."""
+    python: str
+    """Interpreter of the batch step; empty means the one that submits."""
+    sbatch: tuple[tuple[str, str], ...]
+    """Extra sbatch options, sorted (``constraint``, ``reservation`` …)."""
+    signal_lead_seconds: int
+    """``--signal=B:USR2@lead`` of pretraining."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a submission does, before it does it."""
+
+    name: str
+    """The experiment's name."""
+    size: str
+    stages: tuple[StagePlan, ...]
+    site: SiteSettings
+    warnings: tuple[str, ...]
+    """Sentences for people: placeholders, guesses, what does not fit well."""
+    refusals: tuple[str, ...]
+    """What ``submit`` refuses: placeholders left in the profile. ``plan`` and ``--dry-run`` show them."""
+
+    def stage(self, name: str) -> StagePlan:
+        """The plan of one stage; KeyError when the plan has none of that name."""
+        for stage in self.stages:
+            if stage.stage == name:
+                return stage
+        raise KeyError(name)
