@@ -1,0 +1,260 @@
+"""CUDA or CPU: the only module that knows. Torch is imported inside functions.
+
+On CUDA nothing is replaced. On CPU, megatron.core calls ``torch.cuda`` in many places without asking, so
+``start`` puts stand-ins there before megatron.core is imported for the first time: every CUDA device is
+the CPU, streams and events do nothing, the CUDA generator is torch's default generator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+KINDS = ("cuda", "cpu")
+
+COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
+"""Longer than the slowest checkpoint write: a collective timing out below it would end a healthy run."""
+
+
+def start(
+    kind: str, rank: int, world_size: int, local_rank: int, threads: int = 0
+) -> torch.device:
+    """Join the process group of all ranks and answer this rank's device.
+
+    Must come before the first import of megatron.core. ``MASTER_ADDR`` and ``MASTER_PORT`` name the
+    meeting point; a single rank needs neither. ``threads`` bounds CPU threads of one rank where
+    ``OMP_NUM_THREADS`` does not; 0 leaves them to torch.
+
+    Raises:
+        ValueError: a kind that is neither ``cuda`` nor ``cpu``.
+        RuntimeError: ``cuda`` without a CUDA device for this rank.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"device {kind!r} is neither cuda nor cpu")
+    import torch
+
+    if kind == "cuda":
+        if torch.cuda.device_count() <= local_rank:
+            raise RuntimeError(
+                f"rank {rank} needs CUDA device {local_rank}, "
+                f"torch sees {torch.cuda.device_count()} on {os.uname().nodename}"
+            )
+        torch.cuda.set_device(local_rank)
+        found = torch.device("cuda", local_rank)
+    else:
+        found = torch.device("cpu")
+        if threads and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(threads)
+        _use_loopback_on_one_host(os.environ)
+        _install_stand_ins()
+    _join(kind, rank, world_size)
+    return found
+
+
+def end() -> None:
+    """Leave the process group; harmless when none was joined."""
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def is_cpu(device: torch.device) -> bool:
+    """Whether the stand-ins are in place."""
+    return device.type == "cpu"
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory this rank has held so far: of the GPU, or of the process where there is none."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated(device))
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _join(kind: str, rank: int, world_size: int) -> None:
+    import torch.distributed
+
+    alone = world_size == 1 and "MASTER_PORT" not in os.environ
+    torch.distributed.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        init_method=None if alone else "env://",
+        store=torch.distributed.HashStore() if alone else None,
+        rank=rank,
+        world_size=world_size,
+        timeout=COLLECTIVE_TIMEOUT,
+    )
+
+
+def _use_loopback_on_one_host(environ: Mapping[str, str]) -> None:
+    """Gloo binds to the host name's address, which need not resolve where all ranks share one host."""
+    if environ.get("MASTER_ADDR", "127.0.0.1") in ("127.0.0.1", "localhost"):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
+
+class _Stream:
+    """A CUDA stream or event of which nothing is asked: everything has happened when a call returns."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+
+    def _nothing(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+
+    wait_stream = wait_event = synchronize = wait = record = _nothing
+
+    def record_event(self, event: Any = None) -> Any:
+        return event or _Stream()
+
+    def query(self) -> bool:
+        return True
+
+
+class _Markers:
+    """Profiler ranges nobody reads."""
+
+    def range_push(self, *args: Any) -> None:
+        del args
+
+    def range_pop(self) -> None:
+        return
+
+
+def _install_stand_ins() -> None:
+    """Make ``torch.cuda`` mean the CPU, once a process."""
+    import torch
+
+    here = torch.device("cpu")
+    if torch.cuda.current_device is _current_device:
+        return
+    _replace(torch.cuda, _functions(here))
+    _replace(
+        torch.cuda.random,
+        {"get_rng_state": torch.cuda.get_rng_state, "set_rng_state": torch.cuda.set_rng_state},
+    )
+    _replace(torch.Tensor, {"cuda": lambda self, *args, **kwargs: self})
+    _replace(torch.nn.Module, {"cuda": lambda self, *args, **kwargs: self})
+    # Nothing compiled is used on CPU, and importing the compiler costs each process a second.
+    _replace(torch, {"compile": _leave_uncompiled})
+    _device_mode().__enter__()
+    _quiet()
+
+
+def _functions(here: torch.device) -> dict[str, Any]:
+    import torch
+
+    def get_state(device: Any = None) -> torch.Tensor:
+        del device
+        return torch.get_rng_state()
+
+    def set_state(state: torch.Tensor, device: Any = None) -> None:
+        del device
+        torch.set_rng_state(state)
+
+    def seed(number: int) -> None:
+        torch.default_generator.manual_seed(number)  # torch.manual_seed would come back here
+
+    def nothing(*args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+
+    def zero(*args: Any, **kwargs: Any) -> int:
+        del args, kwargs
+        return 0
+
+    stream = _Stream()
+    return {
+        "current_device": _current_device,
+        "device_count": lambda: 1,
+        "set_device": nothing,
+        "synchronize": nothing,
+        "empty_cache": nothing,
+        "Stream": _Stream,
+        "Event": _Stream,
+        "current_stream": lambda device=None: stream,
+        "default_stream": lambda device=None: stream,
+        "set_stream": nothing,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "manual_seed": seed,
+        "manual_seed_all": seed,
+        "get_rng_state": get_state,
+        "set_rng_state": set_state,
+        "default_generators": {here: torch.default_generator},
+        "_lazy_call": lambda call, **kwargs: call(),
+        "_lazy_init": nothing,
+        "nvtx": _Markers(),
+        "memory_allocated": zero,
+        "max_memory_allocated": zero,
+        "memory_reserved": zero,
+        "FloatTensor": torch.FloatTensor,
+        "HalfTensor": torch.HalfTensor,
+        "BFloat16Tensor": torch.BFloat16Tensor,
+    }
+
+
+def _current_device() -> torch.device:
+    import torch
+
+    return torch.device("cpu")
+
+
+def _leave_uncompiled(function: Any = None, **kwargs: Any) -> Any:
+    del kwargs
+    return function if function is not None else (lambda inner: inner)
+
+
+def _replace(owner: Any, names: Mapping[str, Any]) -> None:
+    for name, value in names.items():
+        setattr(owner, name, value)
+
+
+def _device_mode() -> Any:
+    """A torch function mode: ``device="cuda"`` means the CPU, and ``Tensor.type()`` names a CUDA type.
+
+    Optimizers of megatron.core sort parameters by that name and refuse any other.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    here = torch.device("cpu")
+
+    class OnCpu(TorchFunctionMode):
+        def __torch_function__(
+            self,
+            func: Callable[..., Any],
+            types: Any,
+            args: tuple[Any, ...] = (),
+            kwargs: dict[str, Any] | None = None,
+        ) -> Any:
+            del types
+            if kwargs and "device" in kwargs and str(kwargs["device"]).startswith("cuda"):
+                kwargs = {**kwargs, "device": here}
+            result = func(*args, **(kwargs or {}))
+            if func is torch.Tensor.type and isinstance(result, str):
+                return result.replace("torch.", "torch.cuda.", 1)
+            return result
+
+    return OnCpu()
+
+
+def _quiet() -> None:
+    """Drop what megatron.core says because it takes the CPU generator for the GPU's."""
+    logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Import megatron.core without its remarks on optional packages; what matters of them we say ourselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,239 @@
+"""Spec → transformer configuration and model, parallel groups.
+
+Call order for whoever needs a model (training and evaluation alike)::
+
+    place = device.start(spec.device, rank, world_size, local_rank)
+    model.start_parallel(spec.parallel, place, spec.seed)
+    network = model.build(spec.model, spec.parallel, spec.precision, place, for_inference=True)
+    checkpoint.load_weights(path, network)
+    scores = model.logits(network, tokens)
+
+``jobs.device.start`` has to run before this module is imported, since it imports megatron.core.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from typing import Any
+
+import torch
+
+from jobs import device as devices
+from jobs.specs import ModelSpec, ParallelSpec
+
+with devices.quiet_imports():
+    from megatron.core import parallel_state, tensor_parallel
+    from megatron.core.models.gpt import GPTModel
+    from megatron.core.models.gpt.gpt_layer_specs import (
+        get_gpt_layer_local_spec,
+        get_gpt_layer_with_transformer_engine_spec,
+    )
+    from megatron.core.transformer.module import Float16Module
+    from megatron.core.transformer.spec_utils import ModuleSpec
+    from megatron.core.transformer.transformer_block import (
+        TransformerBlockSubmodules,
+        get_num_layers_to_build,
+    )
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+WITHOUT_TRANSFORMER_ENGINE = (
+    "transformer-engine is not importable: layers are megatron.core's own, without fused norms and "
+    "fused linear layers; expect a step to take about half as long again"
+)
+
+
+class RMSNorm(torch.nn.RMSNorm):
+    """Root-mean-square norm (Zhang and Sennrich 2019, arXiv 1910.07467) that allows sequence parallelism.
+
+    The local layer spec's own norm refuses it; all it takes is the mark by which the gradients of a
+    weight that every tensor-parallel rank holds are summed over the ranks' parts of the sequence.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **unused: Any
+    ) -> None:
+        del unused
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[assignment]
+
+
+def start_parallel(parallel: ParallelSpec, place: torch.device, seed: int) -> None:
+    """Make the process groups of the layout and seed the generators of this rank.
+
+    Ranks count tensor first, then data, then pipeline, so that tensor-parallel groups stay in a node.
+
+    Raises:
+        RuntimeError: the world has another size than the layout.
+    """
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        create_gloo_process_groups=True,
+        distributed_timeout_minutes=int(devices.COLLECTIVE_TIMEOUT.total_seconds() // 60),
+    )
+    found = parallel_state.get_data_parallel_world_size()
+    if found != parallel.data:
+        raise RuntimeError(
+            f"layout asks for {parallel.data} data-parallel copies, the ranks make {found}"
+        )
+    # The stage is part of the seed, or equal layers of two stages would start alike.
+    stage_seed = seed + 100 * parallel_state.get_pipeline_model_parallel_rank()
+    torch.manual_seed(stage_seed)
+    tensor_parallel.model_parallel_cuda_manual_seed(stage_seed)
+
+
+def build(
+    spec: ModelSpec,
+    parallel: ParallelSpec,
+    precision: str,
+    place: torch.device,
+    *,
+    for_inference: bool = False,
+) -> torch.nn.Module:
+    """This rank's part of the model, with random weights.
+
+    For training it is the bare stage of the pipeline, in train mode. ``for_inference`` gives a model
+    in eval mode without gradients for ``logits``: pipeline must be 1, sequence parallelism is off
+    whatever the layout says (any sequence length fits), nothing is recomputed.
+
+    Args:
+        precision: ``bf16`` (parameters in bfloat16) or ``fp32``.
+
+    Raises:
+        ValueError: a layout megatron.core refuses, or a pipeline for inference.
+    """
+    if for_inference and parallel.pipeline != 1:
+        raise ValueError(f"inference runs with pipeline 1, not {parallel.pipeline}")
+    config = transformer_config(spec, parallel, precision, place, for_inference=for_inference)
+    network: torch.nn.Module = GPTModel(
+        config=config,
+        transformer_layer_spec=_block_spec(config, place),
+        vocab_size=spec.padded_vocab_size,
+        max_sequence_length=spec.seq_length,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+        share_embeddings_and_output_weights=False,
+        position_embedding_type="rope",
+        rotary_base=spec.rope_theta,
+    )
+    for parameter in network.parameters():
+        tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
+    network = network.to(place)
+    if precision == "bf16":
+        network = Float16Module(config, network)
+    if for_inference:
+        network = network.eval().requires_grad_(False)
+        network.vocab_size = spec.vocab_size
+    return network
+
+
+def logits(network: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Scores of the next token at every position, without padding rows of the vocabulary.
+
+    Every rank of a tensor-parallel group calls it with the same tokens and gets the same answer.
+
+    Args:
+        network: what ``build(…, for_inference=True)`` made.
+        tokens: int64 ``[batch, sequence]`` on the model's device, padded on the right where texts
+            differ in length; attention is causal, so padding changes nothing to its left.
+
+    Returns:
+        float32 ``[batch, sequence, vocab_size]``; row ``i`` scores token ``i + 1``.
+    """
+    positions = torch.arange(tokens.size(1), device=tokens.device).unsqueeze(0).expand_as(tokens)
+    with torch.inference_mode():
+        scores = network(tokens, positions, None, runtime_gather_output=True)
+    return scores[..., : network.vocab_size].float()
+
+
+def transformer_config(
+    spec: ModelSpec,
+    parallel: ParallelSpec,
+    precision: str,
+    place: torch.device,
+    *,
+    for_inference: bool,
+) -> TransformerConfig:
+    """megatron.core's configuration of a Llama layer stack (Touvron et al. 2023, arXiv 2307.09288, 2.2).
+
+    Raises:
+        ValueError: a combination megatron.core refuses.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return TransformerConfig(
+        num_layers=spec.layers,
+        hidden_size=spec.hidden_size,
+        ffn_hidden_size=spec.ffn_hidden_size,
+        num_attention_heads=spec.attention_heads,
+        num_query_groups=spec.kv_heads,
+        normalization="RMSNorm",
+        layernorm_epsilon=spec.norm_eps,
+        gated_linear_unit=True,
+        activation_func=torch.nn.functional.silu,
+        add_bias_linear=False,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        rotary_interleaved=False,
+        init_method_std=spec.init_std,
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        sequence_parallel=parallel.sequence_parallel
+        and parallel.tensor > 1
+        and not for_inference,
+        bf16=precision == "bf16",
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        **({} if for_inference else _recompute(parallel.recompute)),
+        **_fusions(place),
+    )
+
+
+def _recompute(kind: str) -> dict[str, Any]:
+    """Activation recomputation: attention only, or every layer (Korthikanti et al., arXiv 2205.05198)."""
+    if kind == "selective":
+        return {"recompute_granularity": "selective"}
+    if kind == "full":
+        return {
+            "recompute_granularity": "full",
+            "recompute_method": "uniform",
+            "recompute_num_layers": 1,
+        }
+    return {}
+
+
+def _fusions(place: torch.device) -> dict[str, Any]:
+    """Fused kernels; all need CUDA, some need a package as well."""
+    if devices.is_cpu(place):
+        return {}
+    return {
+        "bias_activation_fusion": True,
+        "bias_dropout_fusion": True,
+        "cross_entropy_loss_fusion": True,
+        "apply_rope_fusion": _importable("transformer_engine"),
+        "gradient_accumulation_fusion": _importable("fused_weight_gradient_mlp_cuda"),
+    }
+
+
+def _importable(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _block_spec(config: TransformerConfig, place: torch.device) -> Any:
+    if not devices.is_cpu(place):
+        if _importable("transformer_engine"):
+            return get_gpt_layer_with_transformer_engine_spec()
+        warnings.warn(WITHOUT_TRANSFORMER_ENGINE, stacklevel=3)
+    layer: ModuleSpec = get_gpt_layer_local_spec(normalization="RMSNorm")
+    layer.submodules.input_layernorm = RMSNorm
+    layer.submodules.pre_mlp_layernorm = RMSNorm
+    layers = [layer] * get_num_layers_to_build(config)
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
+
+
+def parameter_count(spec: ModelSpec) -> int:
+    """Parameters of the whole model, padding rows included."""
+    head = spec.hidden_size // spec.attention_heads
+    attention = spec.hidden_size * head * (2 * spec.attention_heads + 2 * spec.kv_heads)
+    layer = attention + 3 * spec.hidden_size * spec.ffn_hidden_size + 2 * spec.hidden_size
+    return spec.layers * layer + 2 * spec.padded_vocab_size * spec.hidden_size + spec.hidden_size
