@@ -1,4 +1,6 @@
-"""``python -m jobs STAGE RUN_DIR INDEX``: what every rank runs, and how to re-run one task by hand."""
+"""``python -m jobs STAGE RUN_DIR INDEX``: what every rank runs, and how to re-run one task by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ MODULES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one rank of one task and say with the exit code how it went (jobs.runtime has the codes)."""
+    """Run one rank of one task and say with the exit code how it went (jobs.runtime has the
+    codes).
+    """
     parser = argparse.ArgumentParser(prog="python -m jobs", description=__doc__)
     parser.add_argument("stage", choices=specs.STAGES)
     parser.add_argument("run_dir", type=Path)

@@ -1,4 +1,5 @@
-"""The run directory: file names, whole-file JSON, append-only events, done markers. Standard library only.
+"""The run directory: file names, whole-file JSON, append-only events, done markers. Standard
+library only.
 
 Layout (``RUN`` is the run's folder)::
 
@@ -91,7 +92,9 @@ class RunDir:
         return self.attempt(stage, number) / f"exit-{index:05d}.json"
 
     def metrics(self) -> Path:
-        """One JSON line a training step and a validation; a step done again stands again, the later line counts."""
+        """One JSON line a training step and a validation; a step done again stands again, the
+        later line counts.
+        """
         return self.stage("pretrain") / "metrics.jsonl"
 
     def path(self, name: str) -> Path:
@@ -107,7 +110,9 @@ class RunDir:
 
 
 def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file whole or not at all: temporary name in the same folder, fsync, rename, fsync of the folder."""
+    """Write a file whole or not at all: temporary name in the same folder, fsync, rename, fsync of
+    the folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
@@ -157,7 +162,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def append_event(run: RunDir, kind: str, **fields: Any) -> None:
     """Append one event: ``{"format", "time", "event", …}`` on one line, under a file lock."""
-    line = json.dumps({"format": FORMAT, "time": time.time(), "event": kind, **fields}, sort_keys=True)
+    line = json.dumps(
+        {"format": FORMAT, "time": time.time(), "event": kind, **fields}, sort_keys=True
+    )
     with open(run.events, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(line.encode() + b"\n")
@@ -188,19 +195,17 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def sha256(path: Path) -> str:
     """SHA-256 (hex) of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: Any) -> str:
     total = hashlib.sha256()
-    while block := file.read(1 << 20):
-        total.update(block)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
     return total.hexdigest()
 
 
 def describe_file(run: RunDir, name: str, with_digest: bool = True) -> dict[str, Any]:
-    """``{"path", "bytes", "mtime_ns", "sha256"}`` of a file, as done markers keep it for inputs and outputs."""
+    """``{"path", "bytes", "mtime_ns", "sha256"}`` of a file, as done markers keep it for inputs
+    and outputs.
+    """
     path = run.path(name)
     stat = path.stat()
     found: dict[str, Any] = {"path": name, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
@@ -209,7 +214,7 @@ def describe_file(run: RunDir, name: str, with_digest: bool = True) -> dict[str,
     return found
 
 
-def write_done(
+def write_done(  # noqa: PLR0913 - one keyword a field of the marker
     run: RunDir,
     stage: str,
     index: int,
@@ -220,7 +225,9 @@ def write_done(
     summary: dict[str, Any],
     seconds: float,
 ) -> None:
-    """Write a task's done marker, the last thing it does. Inputs and outputs come from ``describe_file``."""
+    """Write a task's done marker, the last thing it does. Inputs and outputs come from
+    ``describe_file``.
+    """
     write_json(
         run.done(stage, index),
         {
@@ -239,7 +246,8 @@ def write_done(
 def is_done(run: RunDir, stage: str, index: int, spec_digest: str) -> bool:
     """Whether a task's marker stands for this spec and its files are still what it says.
 
-    Outputs are compared by size; inputs by size and, where one has changed its modification time, by
+    Outputs are compared by size; inputs by size and, where one has changed its modification time,
+    by
     SHA-256 when the marker holds one.
     """
     try:
@@ -255,7 +263,7 @@ def is_done(run: RunDir, stage: str, index: int, spec_digest: str) -> bool:
 
 def _same_size(run: RunDir, item: dict[str, Any]) -> bool:
     try:
-        return run.path(item["path"]).stat().st_size == item["bytes"]
+        return bool(run.path(item["path"]).stat().st_size == item["bytes"])
     except OSError:
         return False
 

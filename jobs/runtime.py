@@ -1,4 +1,6 @@
-"""What a running rank knows and may say: who it is, whether to stop, how far it is. Standard library only."""
+"""What a running rank knows and may say: who it is, whether to stop, how far it is. Standard
+library only.
+"""
 
 from __future__ import annotations
 
@@ -71,11 +73,15 @@ class Context:
 
     @property
     def scratch(self) -> Path:
-        """A private folder of this task inside the run, for temporary files on the same file system."""
+        """A private folder of this task inside the run, for temporary files on the same file
+        system.
+        """
         return self.run.stage(self.task.stage) / "tmp" / f"{self.task.index:05d}"
 
     def progress(self, done: float, total: float, unit: str, **more: Any) -> None:
-        """Overwrite this task's progress file. Call at most about once a second, from rank 0 alone."""
+        """Overwrite this task's progress file. Call at most about once a second, from rank 0
+        alone.
+        """
         write_progress(self, done, total, unit, more)
 
     def finish(
@@ -123,7 +129,8 @@ def write_progress(
 def context_from(run_dir: Path, stage: str, index: int, environ: Mapping[str, str]) -> Context:
     """The rank's context, from its spec and the environment srun or the supervisor gives it.
 
-    RANK, WORLD_SIZE, LOCAL_RANK first, else SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, else a single rank.
+    RANK, WORLD_SIZE, LOCAL_RANK first, else SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, else a
+    single rank.
     MEDITRON_ATTEMPT is the attempt's number, 0 when a task is run by hand.
     """
     run = rundir.RunDir(run_dir.resolve())

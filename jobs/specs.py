@@ -1,6 +1,7 @@
 """What a task is given: one frozen dataclass a stage, written as JSON by the login node.
 
-Paths in a spec are relative to the run directory when the file lives in it, and absolute otherwise, so
+Paths in a spec are relative to the run directory when the file lives in it, and absolute
+otherwise, so
 that the same plan gives the same bytes wherever the runs directory lies. Standard library only.
 """
 
@@ -22,7 +23,9 @@ STAGES = ("curate", "tokenize", "pretrain", "evaluate")
 
 @dataclass(frozen=True)
 class CurateSpec:
-    """Read every source, keep what is worth training on, write ``shards`` JSONL files and a manifest."""
+    """Read every source, keep what is worth training on, write ``shards`` JSONL files and a
+    manifest.
+    """
 
     sources: tuple[str, ...]
     """Files or folders: .jsonl, .json, .gz and .zst of them, .parquet; absolute paths."""
@@ -32,13 +35,17 @@ class CurateSpec:
     min_chars: int
     """Documents with fewer characters after normalisation are dropped."""
     on_bad_record: str
-    """``fail`` stops at the first record that is not JSON or has no text; ``skip`` counts it and keeps it aside."""
+    """``fail`` stops at the first record that is not JSON or has no text; ``skip`` counts it and
+    keeps it aside.
+    """
     shards: int
     """Training shards to write; document digest modulo this number decides the shard."""
     validation_fraction: float
     """Share of documents, chosen by hashed id, that goes to validation."""
     output_dir: str
-    """Relative: ``corpus``. Gets ``train/00000.jsonl …``, ``validation/00000.jsonl``, ``manifest.json``."""
+    """Relative: ``corpus``. Gets ``train/00000.jsonl …``, ``validation/00000.jsonl``,
+    ``manifest.json``.
+    """
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,9 @@ class PretrainSpec:
     precision: str
     """``bf16`` or ``fp32``."""
     train_prefixes: tuple[str, ...]
-    """Indexed datasets without suffix. Empty ones are left out; each is weighted by its token count."""
+    """Indexed datasets without suffix. Empty ones are left out; each is weighted by its token
+    count.
+    """
     validation_prefixes: tuple[str, ...]
     tokenizer: str
     eod_token: str
@@ -199,13 +208,19 @@ class TaskSpec:
     launcher: str
     """``srun`` or ``local``."""
     python: tuple[str, ...]
-    """Command that starts Python for a rank: an interpreter, or a container call that ends in one."""
+    """Command that starts Python for a rank: an interpreter, or a container call that ends in
+    one.
+    """
     srun_args: tuple[str, ...]
     """Extra srun arguments (container image, CPU binding); empty with the local launcher."""
     secrets_file: str
-    """Absolute path of a 0600 file of NAME=value lines, read by the rank's parent; empty for none."""
+    """Absolute path of a 0600 file of NAME=value lines, read by the rank's parent; empty for
+    none.
+    """
     health: dict[str, Any]
-    """What preflight expects: ``gpus``, ``gpu_kind``, ``min_shm_gb_per_gpu``, ``memory_gb``, ``min_free_gb``, ``skip``."""
+    """What preflight expects: ``gpus``, ``gpu_kind``, ``min_shm_gb_per_gpu``, ``memory_gb``,
+    ``min_free_gb``, ``skip``.
+    """
 
 
 T = TypeVar("T")
@@ -223,12 +238,14 @@ def task_from_json(data: dict[str, Any]) -> TaskSpec:
         ValueError: another format, an unknown stage, or a field missing or left over.
     """
     if data.get("format") != FORMAT:
-        raise ValueError(f"task spec has format {data.get('format')!r}, this program reads {FORMAT}")
+        raise ValueError(
+            f"task spec has format {data.get('format')!r}, this program reads {FORMAT}"
+        )
     if data.get("stage") not in SPEC_TYPES:
         raise ValueError(f"task spec names the unknown stage {data.get('stage')!r}")
     body = {key: value for key, value in data.items() if key != "format"}
     spec = _build(SPEC_TYPES[data["stage"]], body.pop("spec"))
-    return typing.cast(TaskSpec, _build(TaskSpec, {**body, "spec": spec}))
+    return _build(TaskSpec, {**body, "spec": spec})
 
 
 def digest(value: Any) -> str:

@@ -1,10 +1,10 @@
 """The error tree: what a person reads, and the exit code.
 
-    MeditronError        1  something of ours went wrong
-      ConfigError        2  usage, or a configuration that cannot be
-      SchedulerError     3  Slurm refused, or did not answer
-      RunFailed          4  the run ended without reaching its target
-      Unhealthy          5  a node is not fit for work
+MeditronError        1  something of ours went wrong
+  ConfigError        2  usage, or a configuration that cannot be
+  SchedulerError     3  Slurm refused, or did not answer
+  RunFailed          4  the run ended without reaching its target
+  Unhealthy          5  a node is not fit for work
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ class MeditronError(Exception):
 
 
 class ConfigError(MeditronError):
-    """Usage, or a configuration that cannot be; ``message`` may hold several lines, one error each."""
+    """Usage, or a configuration that cannot be; ``message`` may hold several lines, one error
+    each.
+    """
 
     exit_code = 2
 

@@ -50,7 +50,9 @@ class SiteSettings:
     """``slurm`` or ``local``."""
     device: str
     setup: tuple[str, ...]
-    """Shell lines before Python starts: ``module load …``, ``export NAME=value`` (already quoted)."""
+    """Shell lines before Python starts: ``module load …``, ``export NAME=value`` (already
+    quoted).
+    """
     environment: tuple[str, ...]
     """Names of variables passed from the submitting shell (allow-list)."""
     python: str
@@ -73,7 +75,9 @@ class Plan:
     warnings: tuple[str, ...]
     """Sentences for people: placeholders, guesses, what does not fit well."""
     refusals: tuple[str, ...]
-    """What ``submit`` refuses: placeholders left in the profile. ``plan`` and ``--dry-run`` show them."""
+    """What ``submit`` refuses: placeholders left in the profile. ``plan`` and ``--dry-run`` show
+    them.
+    """
 
     def stage(self, name: str) -> StagePlan:
         """The plan of one stage; KeyError when the plan has none of that name."""

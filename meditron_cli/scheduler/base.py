@@ -26,7 +26,8 @@ class JobState(Enum):
     def from_slurm(cls, word: str) -> JobState:
         """Translate a state as squeue or sacct prints it; never raises.
 
-        Only the first word counts (``CANCELLED by 1234``), a trailing ``+`` is dropped. Nothing is MISSING,
+        Only the first word counts (``CANCELLED by 1234``), a trailing ``+`` is dropped. Nothing is
+        MISSING,
         a new word is UNKNOWN. Words: the squeue manual, JOB STATE CODES.
         """
         words = word.split()
@@ -35,20 +36,21 @@ class JobState(Enum):
         return _SLURM.get(words[0].rstrip("+").upper(), cls.UNKNOWN)
 
 
+_QUEUED = "PENDING REQUEUED REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD"
+_ACTIVE = "RUNNING CONFIGURING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING COMPLETING"
+_ENDED = (
+    "COMPLETED FAILED TIMEOUT CANCELLED NODE_FAIL BOOT_FAIL OUT_OF_MEMORY DEADLINE REVOKED "
+    "PREEMPTED LAUNCH_FAILED RECONFIG_FAIL"
+)
 _SLURM = {
-    **dict.fromkeys(("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"), JobState.QUEUED),
-    **dict.fromkeys(
-        ("RUNNING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "COMPLETING"),
-        JobState.ACTIVE,
-    ),
-    **dict.fromkeys(
-        (
-            "COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "BOOT_FAIL", "OUT_OF_MEMORY", "DEADLINE",
-            "REVOKED", "PREEMPTED", "LAUNCH_FAILED", "RECONFIG_FAIL", "EXPEDITING",
-        ),
-        JobState.ENDED,
-    ),
-}  # fmt: skip
+    word: state
+    for state, words in (
+        (JobState.QUEUED, _QUEUED),
+        (JobState.ACTIVE, _ACTIVE),
+        (JobState.ENDED, _ENDED),
+    )
+    for word in words.split()
+}
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,18 @@ class Scheduler(Protocol):
         ...
 
     def submit(
-        self, plan: Plan, stage: StagePlan, indices: Sequence[int], run: Path, attempt: int, after: Sequence[str]
+        self,
+        plan: Plan,
+        stage: StagePlan,
+        indices: Sequence[int],
+        run: Path,
+        attempt: int,
+        after: Sequence[str],
     ) -> list[str]:
-        """Start some tasks of a stage after the jobs ``after`` ended well; answers job ids, one a task, or
-        one for all where the scheduler knows them as one (an array's ids are ``123_0``, ``123_1`` …).
+        """Start some tasks of a stage after the jobs ``after`` ended well; answers job ids, one a
+        task, or
+        one for all where the scheduler knows them as one (an array's ids are ``123_0``, ``123_1``
+        …).
 
         Raises:
             SchedulerError: refused, or no answer; nothing of this call is left in the queue.
@@ -81,7 +91,9 @@ class Scheduler(Protocol):
         ...
 
     def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
-        """State of each id, in as few calls as can be (one squeue, then one sacct for what it does not show)."""
+        """State of each id, in as few calls as can be (one squeue, then one sacct for what it does
+        not show).
+        """
         ...
 
     def cancel(self, job_ids: Sequence[str]) -> None:

@@ -1,0 +1,407 @@
+"""Experiment + cluster -> Plan. Pure: equal inputs give equal plans; nothing is read, nothing is
+touched.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jobs import specs
+from jobs.specs import ModelSpec, ParallelSpec
+from meditron_cli.errors import ConfigError
+from meditron_cli.plan import fit, layout
+from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
+
+if TYPE_CHECKING:
+    from meditron_cli.config.schema import Cluster, Experiment, Partition
+
+RUN = "{run}"
+"""Stands for the run directory in a rank's command; the supervisor puts the real one in."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a plan is made of."""
+
+    experiment: Experiment
+    cluster: Cluster
+    size: str
+    tokenizer_sha256: str
+    """Of the tokenizer's bytes; it decides what a token file contains."""
+    interpreter: str
+    """Python of the submitting process, used where the profile names none."""
+
+    @property
+    def launcher(self) -> str:
+        return "srun" if self.cluster.scheduler == "slurm" else "local"
+
+    @property
+    def cpu_partition(self) -> Partition:
+        return self.cluster.cpu_partition or self.cluster.gpu_partition
+
+    @property
+    def python(self) -> str:
+        return self.cluster.environment.python or self.interpreter
+
+
+def build(
+    experiment: Experiment,
+    cluster: Cluster,
+    size: str,
+    stages: Sequence[str],
+    tokenizer_sha256: str,
+    interpreter: str,
+) -> Plan:
+    """Plan the stages of an experiment on a cluster.
+
+    Raises:
+        ConfigError: the layout does not divide or does not fit the cluster; all reasons, one a
+        line.
+    """
+    inputs = Inputs(experiment, cluster, size, tokenizer_sha256, interpreter)
+    errors, warnings = findings(inputs, stages)
+    if errors:
+        raise ConfigError("\n".join(errors), hint="`meditron plan` shows the layout and its memory")
+    return Plan(
+        name=experiment.name,
+        size=size,
+        stages=tuple(BUILDERS[stage](inputs) for stage in specs.STAGES if stage in stages),
+        site=site_settings(inputs),
+        warnings=tuple(warnings),
+        refusals=tuple(refusals(inputs)),
+    )
+
+
+def findings(inputs: Inputs, stages: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Errors and warnings about these stages on this cluster."""
+    experiment, cluster = inputs.experiment, inputs.cluster
+    errors: list[str] = []
+    warnings: list[str] = []
+    for stage in stages:
+        partition = cluster.gpu_partition if stage in GPU_STAGES else inputs.cpu_partition
+        errors += fit.time_errors(stage, getattr(experiment, stage).time_minutes, partition)
+    if "pretrain" in stages:
+        model, parallel = model_spec(experiment), parallel_spec(experiment)
+        batch = experiment.pretrain
+        errors += layout.layout_errors(
+            model, parallel, batch.micro_batch_size, batch.global_batch_size
+        )
+        errors += fit.shape_errors(cluster, parallel)
+        refused, doubted = fit.memory_findings(
+            cluster, model, parallel, batch.micro_batch_size, batch.precision
+        )
+        errors += refused
+        warnings += doubted
+    if "evaluate" in stages:
+        errors += fit.evaluation_errors(
+            cluster,
+            model_spec(experiment),
+            experiment.evaluate.tensor,
+            experiment.pretrain.precision,
+        )
+    if "tokenize" in stages and inputs.cpu_partition.node.cpus < experiment.tokenize.cpus:
+        errors.append(
+            f"tokenize.cpus = {experiment.tokenize.cpus} is more than the "
+            f"{inputs.cpu_partition.node.cpus} cores of a node in {inputs.cpu_partition.name}"
+        )
+    return errors, warnings
+
+
+def refusals(inputs: Inputs) -> list[str]:
+    """Placeholders that keep ``submit`` from submitting."""
+    cluster = inputs.cluster
+    values = [("account", cluster.account), ("qos", cluster.qos)]
+    for key in ("gpu_partition", "cpu_partition"):
+        partition = getattr(cluster, key)
+        if partition is not None:
+            values += [
+                (f"{key}.{field}", getattr(partition, field))
+                for field in ("name", "account", "qos")
+            ]
+    return [f"cluster {cluster.name}: {text}" for text in fit.placeholders(values)]
+
+
+def site_settings(inputs: Inputs) -> SiteSettings:
+    """What the scheduler needs to know of the profile."""
+    cluster, environment = inputs.cluster, inputs.cluster.environment
+    modules = tuple(f"module load {shlex.quote(name)}" for name in environment.modules)
+    exports = tuple(
+        f"export {name}={shlex.quote(value)}" for name, value in sorted(environment.set.items())
+    )
+    return SiteSettings(
+        cluster=cluster.name,
+        scheduler=cluster.scheduler,
+        device=cluster.device,
+        setup=modules + exports,
+        environment=environment.pass_through,
+        python=inputs.python,
+        sbatch=tuple(sorted((key, str(value)) for key, value in cluster.slurm.sbatch.items())),
+        signal_lead_seconds=inputs.experiment.pretrain.signal_lead_seconds,
+    )
+
+
+def model_spec(experiment: Experiment) -> ModelSpec:
+    """The architecture, with the vocabulary padded for the training layout.
+
+    Evaluation keeps that padding, whatever its own layout, since it loads the same weights.
+    """
+    model = experiment.model
+    fields = ModelSpec.__dataclass_fields__.keys() - {"padded_vocab_size"}
+    return ModelSpec(
+        **{name: getattr(model, name) for name in fields},
+        padded_vocab_size=layout.padded_vocabulary(
+            model.vocab_size, model.vocab_multiple, experiment.parallel.tensor
+        ),
+    )
+
+
+def parallel_spec(experiment: Experiment) -> ParallelSpec:
+    """The training layout; sequence parallelism follows tensor parallelism unless said
+    otherwise.
+    """
+    parallel = experiment.parallel
+    wanted = parallel.sequence_parallel
+    return ParallelSpec(
+        tensor=parallel.tensor,
+        pipeline=parallel.pipeline,
+        data=parallel.data,
+        sequence_parallel=parallel.tensor > 1 and wanted is not False,
+        distributed_optimizer=parallel.distributed_optimizer,
+        recompute=parallel.recompute,
+    )
+
+
+def curate_stage(inputs: Inputs) -> StagePlan:
+    """One task: exact de-duplication sees every document."""
+    curate = inputs.experiment.curate
+    spec = specs.CurateSpec(
+        sources=tuple(str(path) for path in curate.sources),
+        text_key=curate.text_key,
+        id_key=curate.id_key,
+        min_chars=curate.min_chars,
+        on_bad_record=curate.on_bad_record,
+        shards=curate.shards,
+        validation_fraction=curate.validation_fraction,
+        output_dir="corpus",
+    )
+    resources = cpu_resources(inputs, cpus=2, minutes=curate.time_minutes)
+    return stage_plan(inputs, "curate", [spec], resources, max_parallel=1)
+
+
+def tokenize_stage(inputs: Inputs) -> StagePlan:
+    """A task for each training shard, and a last one for validation."""
+    tokenize = inputs.experiment.tokenize
+    resources = cpu_resources(inputs, cpus=tokenize.cpus, minutes=tokenize.time_minutes)
+    shards = [f"train/{index:05d}" for index in range(inputs.experiment.curate.shards)]
+    tasks = [
+        specs.TokenizeSpec(
+            input=f"corpus/{shard}.jsonl",
+            output_prefix=f"tokens/{shard}",
+            tokenizer=str(tokenize.tokenizer or ""),
+            tokenizer_sha256=inputs.tokenizer_sha256,
+            text_key="text",
+            eod_token=tokenize.eod_token,
+            model_vocab_size=inputs.experiment.model.vocab_size,
+            special_tokens_in_text=tokenize.special_tokens_in_text,
+        )
+        for shard in [*shards, "validation/00000"]
+    ]
+    return stage_plan(inputs, "tokenize", tasks, resources, tokenize.max_parallel)
+
+
+def pretrain_stage(inputs: Inputs) -> StagePlan:
+    """One job over all ranks."""
+    experiment = inputs.experiment
+    pretrain, parallel = experiment.pretrain, parallel_spec(experiment)
+    own = tuple(f"tokens/train/{index:05d}" for index in range(experiment.curate.shards))
+    own_validation = ("tokens/validation/00000",)
+    copied = (
+        "precision", "micro_batch_size", "global_batch_size", "train_steps", "learning_rate",
+        "min_learning_rate", "warmup_steps", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay",
+        "clip_grad", "validation_interval", "validation_batches", "save_interval",
+        "keep_checkpoints",
+    )  # fmt: skip
+    spec = specs.PretrainSpec(
+        model=model_spec(experiment),
+        parallel=parallel,
+        device=inputs.cluster.device,
+        train_prefixes=tuple(str(path) for path in pretrain.data) or own,
+        validation_prefixes=(
+            tuple(str(path) for path in pretrain.validation_data)
+            or (() if pretrain.data else own_validation)
+        ),
+        tokenizer=str(experiment.tokenize.tokenizer or ""),
+        eod_token=experiment.tokenize.eod_token,
+        decay_steps=pretrain.decay_steps or pretrain.train_steps,
+        seed=experiment.seed,
+        checkpoint_dir="checkpoints",
+        tensorboard_dir="tensorboard",
+        cache_dir="tokens/cache",
+        **{name: getattr(pretrain, name) for name in copied},
+    )
+    resources = rank_resources(inputs, parallel.world_size, pretrain.time_minutes)
+    need = 2.2 * layout.checkpoint_bytes(spec.model, spec.precision) / layout.GIB
+    return stage_plan(inputs, "pretrain", [spec], resources, max_parallel=1, min_free_gb=need)
+
+
+def evaluate_stage(inputs: Inputs) -> StagePlan:
+    """A task for each pair of checkpoint and benchmark."""
+    experiment = inputs.experiment
+    evaluate = experiment.evaluate
+    parallel = ParallelSpec(evaluate.tensor, 1, 1, evaluate.tensor > 1, False, "none")
+    tasks = [
+        specs.EvaluateSpec(
+            benchmark=benchmark.name,
+            path=str(benchmark.path),
+            kind=benchmark.kind,
+            checkpoint=str(checkpoint),
+            target_step=experiment.pretrain.train_steps,
+            checkpoint_dir="checkpoints",
+            model=model_spec(experiment),
+            parallel=parallel,
+            device=inputs.cluster.device,
+            precision=experiment.pretrain.precision,
+            tokenizer=str(experiment.tokenize.tokenizer or ""),
+            eod_token=experiment.tokenize.eod_token,
+            shots=benchmark.shots,
+            limit=benchmark.limit,
+            batch_size=evaluate.batch_size,
+            seed=experiment.seed,
+            output_dir=f"evaluations/{benchmark.name}/{checkpoint}",
+        )
+        for benchmark in evaluate.benchmarks
+        for checkpoint in evaluate.checkpoints
+    ]
+    resources = rank_resources(inputs, evaluate.tensor, evaluate.time_minutes)
+    return stage_plan(inputs, "evaluate", tasks, resources, evaluate.max_parallel)
+
+
+BUILDERS: dict[str, Callable[[Inputs], StagePlan]] = {
+    "curate": curate_stage,
+    "tokenize": tokenize_stage,
+    "pretrain": pretrain_stage,
+    "evaluate": evaluate_stage,
+}
+
+AFTER = {
+    "curate": (),
+    "tokenize": ("curate",),
+    "pretrain": ("tokenize",),
+    "evaluate": ("pretrain",),
+}
+
+GPU_STAGES = ("pretrain", "evaluate")
+
+
+def cpu_resources(inputs: Inputs, cpus: int, minutes: int) -> Resources:
+    """One process on a CPU node, with 4 GB a core but never more than the node has."""
+    partition = inputs.cpu_partition
+    cores = min(cpus, partition.node.cpus)
+    return Resources(
+        nodes=1,
+        ranks_per_node=1,
+        gpus_per_node=0,
+        gpu_type="",
+        cpus_per_rank=cores,
+        memory_gb=min(4 * cores, partition.node.memory_gb) if partition.request_memory else 0,
+        time_minutes=minutes,
+        **site_names(inputs, partition),
+    )
+
+
+def rank_resources(inputs: Inputs, ranks: int, minutes: int) -> Resources:
+    """Ranks on whole GPUs, with their share of the node's cores and memory."""
+    partition, cluster = inputs.cluster.gpu_partition, inputs.cluster
+    per_node = fit.ranks_per_node(partition, cluster.device, ranks)
+    slots = partition.node.gpus or partition.node.cpus
+    share = per_node / slots if partition.node.gpus else 1.0
+    return Resources(
+        nodes=-(-ranks // per_node),
+        ranks_per_node=per_node,
+        gpus_per_node=per_node if partition.node.gpus else 0,
+        gpu_type=partition.node.gpu_type,
+        cpus_per_rank=max(1, partition.node.cpus // slots),
+        memory_gb=max(1, int(partition.node.memory_gb * share)) if partition.request_memory else 0,
+        time_minutes=minutes,
+        **site_names(inputs, partition),
+    )
+
+
+def site_names(inputs: Inputs, partition: Partition) -> dict[str, str]:
+    """Partition, account and QOS; a partition's own come before the cluster's."""
+    return {
+        "partition": partition.name,
+        "account": partition.account or inputs.cluster.account,
+        "qos": partition.qos or inputs.cluster.qos,
+    }
+
+
+def stage_plan(
+    inputs: Inputs,
+    stage: str,
+    task_specs: Sequence[specs.Spec],
+    resources: Resources,
+    max_parallel: int,
+    min_free_gb: float = 1.0,
+) -> StagePlan:
+    """Wrap what a stage does in how it is started."""
+    python, srun_args = rank_command(inputs)
+    cluster = inputs.cluster
+    health = {
+        "gpus": resources.gpus_per_node if cluster.device == "cuda" else 0,
+        "gpu_kind": cluster.gpu_partition.node.gpu_kind if cluster.device == "cuda" else "",
+        "min_shm_gb_per_gpu": 1,
+        "memory_gb": resources.memory_gb,
+        "min_free_gb": round(min_free_gb, 3),
+        "skip": list(cluster.health_skip),
+    }
+    tasks = tuple(
+        specs.TaskSpec(
+            stage=stage,
+            index=index,
+            spec=spec,
+            ranks=resources.nodes * resources.ranks_per_node,
+            ranks_per_node=resources.ranks_per_node,
+            nodes=resources.nodes,
+            gpus_per_node=resources.gpus_per_node,
+            cpus_per_rank=resources.cpus_per_rank,
+            launcher=inputs.launcher,
+            python=python,
+            srun_args=srun_args,
+            secrets_file=str(cluster.environment.secrets_file or ""),
+            health=health,
+        )
+        for index, spec in enumerate(task_specs)
+    )
+    return StagePlan(
+        stage=stage,
+        tasks=tasks,
+        resources=resources,
+        chunks=fit.chunks(len(tasks), cluster.slurm.max_array_size),
+        max_parallel=max_parallel,
+        after=AFTER[stage],
+    )
+
+
+def rank_command(inputs: Inputs) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """How a rank's Python is started, and srun's extra arguments; containers wrap the ranks
+    alone.
+    """
+    container = inputs.cluster.environment.container
+    srun = inputs.cluster.slurm.srun
+    if container is None:
+        return (inputs.python,), srun
+    mounts = (*container.mounts, f"{RUN}:{RUN}")
+    if container.kind == "pyxis":
+        return (container.python,), (
+            *srun,
+            f"--container-image={container.image}",
+            f"--container-mounts={','.join(mounts)}",
+            "--no-container-mount-home",
+        )
+    gpu = ("--nv",) if inputs.cluster.device == "cuda" else ()
+    binds = tuple(word for mount in mounts for word in ("--bind", mount))
+    return ("apptainer", "exec", *gpu, *binds, container.image, container.python), srun

@@ -1,0 +1,156 @@
+"""3D-parallel arithmetic: divisibility, parameters, memory, floating-point work. Pure; no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jobs.specs import ModelSpec, ParallelSpec
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences per step and how they are cut up."""
+
+    micro: int
+    global_: int
+    data_parallel: int
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches each data-parallel replica works through in one step."""
+        return self.global_ // (self.micro * self.data_parallel)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the fullest GPU; computed, not measured."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def states(self) -> int:
+        """What is there whatever the batch: weights, gradients and optimizer."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def total(self) -> int:
+        return self.states + self.activations
+
+
+def padded_vocabulary(vocab_size: int, multiple: int, tensor: int) -> int:
+    """Rows of the embedding: the next multiple of ``multiple x tensor``.
+
+    MEDITRON's 32,017 tokens become 32,768 rows at TP 8 (Megatron's rule).
+    """
+    step = multiple * tensor
+    return -(-vocab_size // step) * step
+
+
+def layer_parameters(model: ModelSpec) -> int:
+    """Parameters of one decoder layer: q, k, v, output, gated MLP and two norms; no biases."""
+    head = model.hidden_size // model.attention_heads
+    attention = model.hidden_size * (2 * model.hidden_size + 2 * model.kv_heads * head)
+    return attention + 3 * model.hidden_size * model.ffn_hidden_size + 2 * model.hidden_size
+
+
+def parameters(model: ModelSpec, vocabulary: int | None = None) -> int:
+    """Parameters of the whole model with ``vocabulary`` embedding rows (default: the padded ones).
+
+    With 32,000 rows this gives Llama-2's published 6,738,415,616 (7B) and 68,976,648,192 (70B).
+    """
+    rows = model.padded_vocab_size if vocabulary is None else vocabulary
+    return model.layers * layer_parameters(model) + 2 * rows * model.hidden_size + model.hidden_size
+
+
+def stage_parameters(model: ModelSpec, parallel: ParallelSpec) -> int:
+    """Parameters on one rank of the fullest pipeline stage.
+
+    The first stage holds the embedding, the last the output layer; with one stage both lie on it.
+    """
+    layers = model.layers // parallel.pipeline * layer_parameters(model)
+    embedding = model.padded_vocab_size * model.hidden_size
+    return (layers + embedding * (2 if parallel.pipeline == 1 else 1)) // parallel.tensor
+
+
+def memory(model: ModelSpec, parallel: ParallelSpec, micro_batch: int, precision: str) -> Memory:
+    """Bytes on the fullest rank in training.
+
+    States: weights in ``precision``, fp32 gradients, fp32 master weights and two Adam moments (18
+    bytes a
+    parameter in bf16); the distributed optimizer divides the last 12 by the data-parallel size.
+    Activations: Korthikanti et al. 2022 (arXiv 2205.05198), equations 2 to 4, with as many
+    micro-batches in
+    flight on the first pipeline stage as there are stages; logits in fp32 on the last.
+    """
+    count = stage_parameters(model, parallel)
+    weight = 2 if precision == "bf16" else 4
+    optimizer = count * (12 if precision == "bf16" else 8)
+    if parallel.distributed_optimizer:
+        optimizer //= parallel.data
+    return Memory(
+        weights=count * weight,
+        gradients=count * 4,
+        optimizer=optimizer,
+        activations=activations(model, parallel, micro_batch) * weight // 2,
+    )
+
+
+def activations(model: ModelSpec, parallel: ParallelSpec, micro_batch: int) -> int:
+    """Bytes of activations in 16 bit on the fullest rank; sources in ``memory``."""
+    tokens = model.seq_length * micro_batch
+    width = tokens * model.hidden_size
+    scores = 5 * model.attention_heads * model.seq_length * tokens
+    t = parallel.tensor
+    shared = 10 * width if not parallel.sequence_parallel else 10 * width // t
+    per_layer = {
+        "none": shared + (24 * width + scores) // t,
+        "selective": shared + 24 * width // t,
+        "full": 2 * width // (t if parallel.sequence_parallel else 1),
+    }[parallel.recompute]
+    logits = 4 * tokens * model.padded_vocab_size // t
+    return per_layer * model.layers + logits
+
+
+def flops_per_token(model: ModelSpec) -> float:
+    """Floating-point operations to train on one token: 6 N plus attention's 12 L h s.
+
+    Narayanan et al. 2021 (arXiv 2104.04473), with N without the input embedding's rows.
+    """
+    dense = parameters(model) - model.padded_vocab_size * model.hidden_size
+    return 6.0 * dense + 12.0 * model.layers * model.hidden_size * model.seq_length
+
+
+def checkpoint_bytes(model: ModelSpec, precision: str) -> int:
+    """Bytes of one checkpoint: weights, fp32 master weights and two Adam moments."""
+    return parameters(model) * (14 if precision == "bf16" else 12)
+
+
+def layout_errors(model: ModelSpec, parallel: ParallelSpec, micro: int, global_: int) -> list[str]:
+    """Every divisibility rule that is broken, a sentence each, naming the keys to change."""
+    t, p, d = parallel.tensor, parallel.pipeline, parallel.data
+    rules = [
+        (model.attention_heads, t, "model.attention_heads", "parallel.tensor"),
+        (model.kv_heads, t, "model.kv_heads", "parallel.tensor"),
+        (model.ffn_hidden_size, t, "model.ffn_hidden_size", "parallel.tensor"),
+        (model.layers, p, "model.layers", "parallel.pipeline"),
+        (
+            global_,
+            micro * d,
+            "pretrain.global_batch_size",
+            "pretrain.micro_batch_size x parallel.data",
+        ),
+    ]
+    if parallel.sequence_parallel:
+        rules.append((model.seq_length, t, "model.seq_length", "parallel.tensor"))
+    return [_indivisible(*rule) for rule in rules if rule[0] % rule[1]]
+
+
+def _indivisible(value: int, divisor: int, name: str, by: str) -> str:
+    below = value // divisor * divisor
+    near = f"{below} or {below + divisor}" if below else str(divisor)
+    return f"{name} = {value} is not divisible by {by} = {divisor}; {near} would be"
