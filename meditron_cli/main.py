@@ -1,0 +1,135 @@
+"""The command table, and the one place where an error becomes text and an exit code.
+
+``--help`` answers from the table; a command's module is imported only when the command runs, so that asking
+what there is costs little more than importing click.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from meditron_cli import __version__, console
+from meditron_cli.errors import MeditronError
+
+COMMANDS = {
+    "init": "Write a starter experiment.",
+    "check": "Check experiment files and cluster profiles.",
+    "explain": "Say what a configuration value is and where it comes from.",
+    "schema": "Print the JSON Schema of an experiment or a profile.",
+    "plan": "Show what would run, with what, without submitting.",
+    "submit": "Run a stage, or the whole pipeline, on a cluster.",
+    "status": "Show runs and how far they are.",
+    "logs": "Print the logs of a run.",
+    "resume": "Continue a run as it was first submitted.",
+    "cancel": "Stop every job of a run.",
+    "report": "Report what a run did and found.",
+    "health": "Check whether this machine is fit for work.",
+    "clusters": "List cluster profiles, or show one.",
+}
+"""Name and short help of every command, in the order ``--help`` shows them."""
+
+INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group that lists its commands from ``COMMANDS`` and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"meditron_cli.commands.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            raise click.UsageError(f"no such command: {name}{_instead(name)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, args: Sequence[str] | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        """Run a command and leave with its exit code; errors become text on stderr here alone."""
+        words = sys.argv[1:] if args is None else list(args)
+        extra = {"prog_name": "meditron", **extra, "standalone_mode": False}
+        try:
+            code = super().main(args=words, **extra)
+        except Exception as error:  # the one place; everything below is made for people
+            code = say(error, debug="--debug" in words)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def say(error: Exception, debug: bool) -> int:
+    """Print an exception as ``error:`` and ``hint:`` lines; answer the exit code."""
+    if isinstance(error, click.Abort):
+        console.note("interrupted")
+        return INTERRUPTED
+    if debug:
+        import traceback
+
+        console.note("".join(traceback.format_exception(error)).rstrip())
+    message, hint, code = words_for(error)
+    for line in message.splitlines():
+        console.note(f"error: {line}")
+    for line in hint.splitlines():
+        console.note(f"hint: {line}")
+    return code
+
+
+def words_for(error: Exception) -> tuple[str, str, int]:
+    """Message, hint and exit code of an exception."""
+    if isinstance(error, MeditronError):
+        return error.message, error.hint, error.exit_code
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "meditron"
+        return _plain(error.format_message()), f"see `{path} --help`", error.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}", "", MeditronError.exit_code
+    text = f"{type(error).__name__}: {error}"
+    hint = "this is a fault of meditron; `meditron --debug …` shows where"
+    return f"internal error: {text}", hint, MeditronError.exit_code
+
+
+def _plain(message: str) -> str:
+    """Click's sentence in our form: lower case first, no full stop."""
+    return (message[:1].lower() + message[1:]).rstrip(".")
+
+
+def _instead(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def main(ctx: click.Context, debug: bool) -> None:
+    """Adapt a Llama-class model to medicine on a Slurm cluster, or on this machine."""
+    if ctx.obj is None:
+        from meditron_cli.services import Services
+
+        ctx.obj = Services()
+    if ctx.invoked_subcommand is None:
+        console.data(ctx.get_help())

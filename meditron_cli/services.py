@@ -1,0 +1,72 @@
+"""What a command may use of the world: schedulers, the time, the environment. Click's ``obj``.
+
+Everything is built when it is first asked for; tests pass a ``Services`` of their own with fakes in it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from meditron_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from meditron_cli.scheduler.base import Scheduler
+
+
+class Clock(Protocol):
+    """The time of day, and waiting."""
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        ...
+
+
+class SystemClock:
+    """This machine's clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def make_scheduler(kind: str) -> Scheduler:
+    """The scheduler a profile names.
+
+    Raises:
+        ConfigError: no such kind.
+    """
+    if kind == "slurm":
+        from meditron_cli.scheduler.slurm import SlurmScheduler
+
+        return SlurmScheduler()
+    if kind == "local":
+        from meditron_cli.scheduler.local import LocalScheduler
+
+        return LocalScheduler()
+    raise ConfigError(f"no scheduler is called {kind!r}; there are slurm and local")
+
+
+@dataclass
+class Services:
+    """What commands use; ``scheduler(kind)`` makes each scheduler once."""
+
+    make: Callable[[str], Scheduler] = make_scheduler
+    clock: Clock = field(default_factory=SystemClock)
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    _made: dict[str, Scheduler] = field(default_factory=dict)
+
+    def scheduler(self, kind: str) -> Scheduler:
+        """The scheduler of a kind, ``slurm`` or ``local``."""
+        if kind not in self._made:
+            self._made[kind] = self.make(kind)
+        return self._made[kind]
