@@ -1,0 +1,318 @@
+"""Benchmark files as their makers publish them → questions with one right choice. Stdlib only.
+
+Prompts follow the released MEDITRON evaluation (epfLLM/meditron:evaluation/benchmarks.py): an exam
+question lists its options under letters and the model is scored on the letters; PubMedQA gives the
+abstract, then the question, and the model is scored on yes, no and maybe. Our own ``mcq`` files
+name no letters: the model is scored on the text of the choices, which tells something about models too
+small to have learnt what a letter stands for as well.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jobs.runtime import TaskError
+
+LETTERS = "ABCDEFGHIJ"
+ANSWER_CUE = "\nThe answer is:"
+"""What ends a prompt, in the released evaluation and here."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question, ready to be put to a model."""
+
+    id: str
+    prompt: str
+    """All text before the answer, without a space at its end."""
+    choices: tuple[str, ...]
+    """The choices as published."""
+    answer: int
+    """Index of the right choice."""
+    split: str
+    """``test``, or ``train`` for what may serve as a worked example."""
+    subject: str
+    lettered: bool
+    """The prompt lists the choices under letters."""
+
+    @property
+    def continuations(self) -> tuple[str, ...]:
+        """What the model is scored on, one a choice: the letter, else the text of the choice."""
+        return tuple(LETTERS[: len(self.choices)]) if self.lettered else self.choices
+
+
+def read(path: Path, kind: str) -> list[Question]:
+    """All questions of a benchmark, in the order of its file.
+
+    Args:
+        path: a file; for ``pubmedqa`` also the folder of ``ori_pqal.json``, for ``mmlu`` also a
+            folder of ``*_test.csv`` files, with ``*_dev.csv`` files as worked examples.
+        kind: ``mcq``, ``pubmedqa``, ``mmlu`` or ``medmcqa``.
+
+    Raises:
+        TaskError: unknown kind, file missing or unreadable, a record that is not as it should be
+            (the message names file and line), an id given twice, or no question to test.
+    """
+    if kind not in READERS:
+        raise TaskError(
+            f"{path}: unknown kind of benchmark {kind!r}", f"kinds are {', '.join(READERS)}"
+        )
+    try:
+        questions = list(READERS[kind](path))
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path}: not UTF-8 ({error.reason})", "convert the file first") from error
+    except OSError as error:
+        raise TaskError(
+            f"{error.filename or path}: {error.strerror}", "check `path` of the benchmark"
+        ) from error
+    refuse_repeated_ids(path, questions)
+    if not any(question.split == "test" for question in questions):
+        raise TaskError(f"{path}: no question to test", f"is this a {kind} file?")
+    return questions
+
+
+def files(path: Path, kind: str) -> list[Path]:
+    """The files that ``read`` reads for this path; the folder's files where it is a folder."""
+    if kind == "pubmedqa":
+        return [pubmedqa_file(path), pubmedqa_file(path).with_name(PUBMEDQA_TEST)]
+    if kind == "mmlu" and path.is_dir():
+        return [*sorted(path.glob("*_test.csv")), *sorted(path.glob("*_dev.csv"))]
+    return [path]
+
+
+def refuse_repeated_ids(path: Path, questions: list[Question]) -> None:
+    """Per-question records are known by id, so each must be given once."""
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            refuse(path, f"the id {question.id!r} is given twice")
+        seen.add(question.id)
+
+
+def refuse(where: Path | str, what: str, hint: str = "") -> NoReturn:
+    raise TaskError(f"{where}: {what}", hint or "correct the file, or leave the benchmark out")
+
+
+# --- our own JSONL -----------------------------------------------------------------------------
+
+
+def read_mcq(path: Path) -> Iterator[Question]:
+    """``{"id", "question", "choices": […], "answer": index, "subject"?, "split"?}`` a line."""
+    for where, record in json_lines(path):
+        question = text_field(where, record, "question")
+        split = record.get("split", "test")
+        if split not in ("test", "train"):
+            refuse(where, f"`split` is {split!r}", "it is `test` or `train`")
+        choices = choices_field(where, record)
+        yield Question(
+            id=text_field(where, record, "id"),
+            prompt=open_prompt(question),
+            choices=choices,
+            answer=answer_field(where, record, len(choices)),
+            split=split,
+            subject=str(record.get("subject", "")),
+            lettered=False,
+        )
+
+
+def open_prompt(question: str) -> str:
+    """A question with the cue for an answer; an unfinished sentence as it is, to be finished."""
+    question = question.strip()
+    return f"Question: {question}{ANSWER_CUE}" if question.endswith("?") else question
+
+
+def choices_field(where: str, record: dict[str, Any]) -> tuple[str, ...]:
+    choices = record.get("choices")
+    if not isinstance(choices, list) or not all(isinstance(item, str) for item in choices):
+        refuse(where, "`choices` is not a list of strings")
+    texts = tuple(item.strip() for item in choices)
+    if len(texts) < 2:
+        refuse(where, f"{len(texts)} choices; a question needs at least two")
+    if not all(texts) or len(set(texts)) < len(texts):
+        refuse(where, "a choice is empty or stands twice")
+    return texts
+
+
+def answer_field(where: str, record: dict[str, Any], choices: int) -> int:
+    answer = record.get("answer")
+    if type(answer) is not int or not 0 <= answer < choices:
+        refuse(where, f"`answer` is {answer!r}", f"it is an index from 0 to {choices - 1}")
+    return answer
+
+
+# --- exams under letters -----------------------------------------------------------------------
+
+
+def read_mmlu(path: Path) -> Iterator[Question]:
+    """Headerless CSV, ``question, A, B, C, D, letter``: the first row is a question too."""
+    found = files(path, "mmlu")
+    if not found:
+        refuse(path, "no *_test.csv in this folder")
+    for file in found:
+        split = "train" if file.stem.endswith("_dev") else "test"
+        subject = file.stem.removesuffix("_test").removesuffix("_dev")
+        for row, (where, cells) in enumerate(csv_rows(file)):
+            yield mmlu_question(where, cells, f"{file.stem}-{row}", subject, split)
+
+
+def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """``(where, cells)`` of each row; where names the line on which the row ends."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, strict=True)
+        try:
+            for cells in rows:
+                yield f"{path}:{rows.line_num}", cells
+        except csv.Error as error:
+            refuse(f"{path}:{rows.line_num}", f"not CSV ({error})")
+
+
+def mmlu_question(where: str, cells: list[str], name: str, subject: str, split: str) -> Question:
+    if len(cells) != 6:
+        refuse(where, f"{len(cells)} cells", "a row is question, A, B, C, D, letter of the answer")
+    question, *choices, letter = (cell.strip() for cell in cells)
+    if not question or not all(choices):
+        refuse(where, "the question or a choice is empty")
+    if letter not in set(LETTERS[:4]):
+        refuse(
+            where, f"the answer is {letter!r}", "it is one of A, B, C, D; the file has no header"
+        )
+    return Question(
+        id=name,
+        prompt=exam_prompt(question, choices),
+        choices=tuple(choices),
+        answer=LETTERS.index(letter),
+        split=split,
+        subject=subject,
+        lettered=True,
+    )
+
+
+def read_medmcqa(path: Path) -> Iterator[Question]:
+    """MedMCQA's own JSONL, where ``cop`` counts from 1; choices may repeat, as published."""
+    for where, record in json_lines(path):
+        choices = [text_field(where, record, f"op{letter}") for letter in "abcd"]
+        right = record.get("cop")
+        if type(right) is not int or not 1 <= right <= 4:
+            refuse(
+                where,
+                f"`cop` is {right!r}",
+                "it counts from 1 to 4 in MedMCQA's own files; mirrors that count from 0 and the "
+                "test split, which has no answers, are not read",
+            )
+        yield Question(
+            id=text_field(where, record, "id"),
+            prompt=exam_prompt(text_field(where, record, "question"), choices),
+            choices=tuple(choices),
+            answer=right - 1,
+            split="test",
+            subject=str(record.get("subject_name") or ""),
+            lettered=True,
+        )
+
+
+def exam_prompt(question: str, choices: list[str]) -> str:
+    """The released evaluation's layout: question, ``?`` added to an open end, options, cue."""
+    if not question.endswith(("?", ".")):
+        question += "?"
+    options = "\n".join(
+        f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)
+    )
+    return f"Question: {question}\n\nOptions:\n{options}{ANSWER_CUE}"
+
+
+# --- PubMedQA ----------------------------------------------------------------------------------
+
+PUBMEDQA_TEST = "test_ground_truth.json"
+PUBMEDQA_CHOICES = ("yes", "no", "maybe")
+
+
+def read_pubmedqa(path: Path) -> Iterator[Question]:
+    """PQA-L: what ``test_ground_truth.json`` names is ``test``, in its order; the rest, ``train``.
+
+    Contexts, a line each, then the question, without a word before it, as the released evaluation.
+    """
+    source, truth = files(path, "pubmedqa")
+    records, test = json_object(source), json_object(truth)
+    for name in dict.fromkeys([*test, *records]):
+        if not isinstance(records.get(name), dict):
+            refuse(source, f"no record of {name}", f"{source.name} and {truth.name} go together")
+        if name in test and records[name].get("final_decision") != test[name]:
+            refuse(truth, f"{name} has another answer in {source.name}", "take both from one place")
+        split = "test" if name in test else "train"
+        yield pubmedqa_question(f"{source}: {name}", name, records[name], split)
+
+
+def pubmedqa_file(path: Path) -> Path:
+    return path / "ori_pqal.json" if path.is_dir() else path
+
+
+def pubmedqa_question(where: str, name: str, record: dict[str, Any], split: str) -> Question:
+    contexts = record.get("CONTEXTS")
+    if not isinstance(contexts, list) or not all(isinstance(item, str) for item in contexts):
+        refuse(where, "`CONTEXTS` is not a list of strings")
+    answer = record.get("final_decision")
+    if answer not in PUBMEDQA_CHOICES:
+        refuse(where, f"`final_decision` is {answer!r}", "it is yes, no or maybe")
+    question = text_field(where, record, "QUESTION")
+    return Question(
+        id=name,
+        prompt="\n".join([*contexts, question]) + ANSWER_CUE,
+        choices=PUBMEDQA_CHOICES,
+        answer=PUBMEDQA_CHOICES.index(answer),
+        split=split,
+        subject="",
+        lettered=False,
+    )
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object of objects or strings."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        refuse(path, f"not JSON ({error})")
+    if not isinstance(value, dict):
+        refuse(path, "not one JSON object keyed by PMID")
+    return value
+
+
+# --- what the readers share --------------------------------------------------------------------
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``(file:line, object)`` of each line that is not blank."""
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield f"{path}:{number}", json_line(f"{path}:{number}", line)
+
+
+def json_line(where: str, line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        refuse(where, f"not JSON ({error})")
+    if not isinstance(value, dict):
+        refuse(where, "not a JSON object")
+    return value
+
+
+def text_field(where: str, record: dict[str, Any], key: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str) or not value.strip():
+        refuse(where, f"`{key}` is missing, empty or not a string")
+    return value.strip()
+
+
+READERS: dict[str, Callable[[Path], Iterator[Question]]] = {
+    "mcq": read_mcq,
+    "pubmedqa": read_pubmedqa,
+    "mmlu": read_mmlu,
+    "medmcqa": read_medmcqa,
+}

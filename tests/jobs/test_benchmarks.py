@@ -1,0 +1,277 @@
+"""Readers of benchmark files, on look-alikes of a few records."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jobs import benchmarks, runtime
+
+MCQ = {
+    "id": "q1",
+    "question": "Which vitamin prevents scurvy?",
+    "choices": ["vitamin A", "vitamin C", "vitamin D"],
+    "answer": 1,
+    "subject": "nutrition",
+}
+MEDMCQA = {
+    "id": "m1",
+    "question": "The nerve that lifts the eyelid is",
+    "opa": "optic",
+    "opb": "facial",
+    "opc": "oculomotor",
+    "opd": "vagus",
+    "cop": 3,
+    "subject_name": "Anatomy",
+    "exp": None,
+}
+PUBMEDQA = {
+    "11": {"QUESTION": "Does A help?", "CONTEXTS": ["One.", "Two."], "final_decision": "maybe"},
+    "12": {"QUESTION": "Does B help?", "CONTEXTS": ["Three."], "final_decision": "no"},
+    "13": {"QUESTION": "Does C help?", "CONTEXTS": ["Four."], "final_decision": "yes"},
+}
+
+
+def lines(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def pubmedqa_folder(folder, records, truth):
+    (folder / "ori_pqal.json").write_text(json.dumps(records))
+    (folder / "test_ground_truth.json").write_text(json.dumps(truth))
+    return folder
+
+
+def test_a_question_of_ours_gets_a_cue_and_is_scored_on_its_choices(tmp_path):
+    (question,) = benchmarks.read(lines(tmp_path / "q.jsonl", MCQ), "mcq")
+
+    assert question == benchmarks.Question(
+        id="q1",
+        prompt="Question: Which vitamin prevents scurvy?\nThe answer is:",
+        choices=("vitamin A", "vitamin C", "vitamin D"),
+        answer=1,
+        split="test",
+        subject="nutrition",
+        lettered=False,
+    )
+    assert question.continuations == question.choices
+
+
+def test_an_unfinished_sentence_is_put_as_it_is(tmp_path):
+    path = lines(tmp_path / "q.jsonl", {**MCQ, "question": "Scurvy is prevented by "})
+
+    assert benchmarks.read(path, "mcq")[0].prompt == "Scurvy is prevented by"
+
+
+def test_the_split_of_a_question_is_kept_and_blank_lines_are_passed_over(tmp_path):
+    path = lines(tmp_path / "q.jsonl", MCQ, {**MCQ, "id": "q2", "split": "train"})
+    path.write_text(path.read_text().replace("\n", "\n\n"))
+
+    found = benchmarks.read(path, "mcq")
+
+    assert [(question.id, question.split) for question in found] == [
+        ("q1", "test"),
+        ("q2", "train"),
+    ]
+
+
+def test_medmcqa_counts_its_answers_from_one_and_is_scored_on_letters(tmp_path):
+    (question,) = benchmarks.read(lines(tmp_path / "dev.jsonl", MEDMCQA), "medmcqa")
+
+    assert question.prompt == (
+        "Question: The nerve that lifts the eyelid is?\n\nOptions:\n"
+        "A. optic\nB. facial\nC. oculomotor\nD. vagus\nThe answer is:"
+    )
+    assert question.choices[question.answer] == "oculomotor"
+    assert question.continuations == ("A", "B", "C", "D")
+    assert question.subject == "Anatomy"
+
+
+def test_medmcqa_may_publish_the_same_choice_twice(tmp_path):
+    path = lines(tmp_path / "dev.jsonl", {**MEDMCQA, "opd": "facial"})
+
+    assert benchmarks.read(path, "medmcqa")[0].choices.count("facial") == 2
+
+
+def test_the_first_row_of_an_mmlu_file_is_a_question(tmp_path):
+    path = tmp_path / "anatomy_test.csv"
+    path.write_text('"Where, in the body, is the tibia?",arm,leg,head,back,B\nWhich.,a,b,c,d,A\n')
+
+    first, second = benchmarks.read(path, "mmlu")
+
+    assert first.prompt.startswith(
+        "Question: Where, in the body, is the tibia?\n\nOptions:\nA. arm\n"
+    )
+    assert (first.id, first.answer, first.subject) == ("anatomy_test-0", 1, "anatomy")
+    assert second.prompt.startswith("Question: Which.\n\n")
+
+
+def test_an_mmlu_folder_pools_its_subjects_and_takes_examples_from_dev(tmp_path):
+    for name in ("virology_test", "anatomy_test", "anatomy_dev"):
+        (tmp_path / f"{name}.csv").write_text("Which?,a,b,c,d,D\n")
+
+    found = benchmarks.read(tmp_path, "mmlu")
+
+    assert [(question.subject, question.split) for question in found] == [
+        ("anatomy", "test"),
+        ("virology", "test"),
+        ("anatomy", "train"),
+    ]
+    assert [path.name for path in benchmarks.files(tmp_path, "mmlu")] == [
+        "anatomy_test.csv",
+        "virology_test.csv",
+        "anatomy_dev.csv",
+    ]
+
+
+@pytest.mark.parametrize("name", ["", "ori_pqal.json"])
+def test_pubmedqa_tests_what_the_official_split_names_and_trains_on_the_rest(tmp_path, name):
+    folder = pubmedqa_folder(tmp_path, PUBMEDQA, {"12": "no", "11": "maybe"})
+
+    found = benchmarks.read(folder / name, "pubmedqa")
+
+    assert [(question.id, question.split) for question in found] == [
+        ("12", "test"),
+        ("11", "test"),
+        ("13", "train"),
+    ]
+    assert found[1].prompt == "One.\nTwo.\nDoes A help?\nThe answer is:"
+    assert found[1].continuations[found[1].answer] == "maybe"
+
+
+BAD_MCQ = [
+    ('{"id": "q1"', "not JSON (Expecting ',' delimiter: line 1 column 12 (char 11))"),
+    ("[1]", "not a JSON object"),
+    ({**MCQ, "id": ""}, "`id` is missing, empty or not a string"),
+    ({**MCQ, "question": 7}, "`question` is missing, empty or not a string"),
+    ({**MCQ, "choices": "ABC"}, "`choices` is not a list of strings"),
+    ({**MCQ, "choices": ["one"]}, "1 choices; a question needs at least two"),
+    ({**MCQ, "choices": ["one", "one "]}, "a choice is empty or stands twice"),
+    ({**MCQ, "answer": 3}, "`answer` is 3"),
+    ({**MCQ, "answer": True}, "`answer` is True"),
+    ({**MCQ, "answer": "B"}, "`answer` is 'B'"),
+    ({**MCQ, "split": "dev"}, "`split` is 'dev'"),
+]
+
+
+@pytest.mark.parametrize(("record", "message"), BAD_MCQ)
+def test_a_bad_question_is_refused_with_file_and_line(tmp_path, record, message):
+    path = lines(tmp_path / "q.jsonl", {**MCQ, "id": "q0"})
+    with path.open("a") as file:
+        file.write(record if isinstance(record, str) else json.dumps(record))
+
+    with pytest.raises(runtime.TaskError) as caught:
+        benchmarks.read(path, "mcq")
+
+    assert caught.value.message == f"{path}:2: {message}"
+    assert caught.value.code == runtime.CONFIGURATION
+    assert caught.value.hint
+
+
+BAD_MMLU = [
+    ("question,A,B,C,D,answer\n", ":1: the answer is 'answer'"),
+    ("Which?,a,b,c,B\n", ":1: 5 cells"),
+    ("Which?,a,b,c,d,B\nWhich?,a,,c,d,B\n", ":2: the question or a choice is empty"),
+    ('Which?,a,b,c,d,B\n"Which?,a', ":2: not CSV (unexpected end of data)"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_MMLU)
+def test_a_bad_row_is_refused_with_file_and_line(tmp_path, text, message):
+    path = tmp_path / "anatomy_test.csv"
+    path.write_text(text)
+
+    with pytest.raises(runtime.TaskError) as caught:
+        benchmarks.read(path, "mmlu")
+
+    assert caught.value.message == f"{path}{message}"
+
+
+@pytest.mark.parametrize("right", [0, 5, None, "2"])
+def test_medmcqa_that_does_not_count_from_one_is_refused(tmp_path, right):
+    path = lines(tmp_path / "dev.jsonl", {**MEDMCQA, "cop": right})
+
+    with pytest.raises(runtime.TaskError) as caught:
+        benchmarks.read(path, "medmcqa")
+
+    assert caught.value.message == f"{path}:1: `cop` is {right!r}"
+
+
+BAD_PUBMEDQA = [
+    ({"99": "no"}, "ori_pqal.json: no record of 99"),
+    ({"11": "yes"}, "test_ground_truth.json: 11 has another answer in ori_pqal.json"),
+    ([], "test_ground_truth.json: not one JSON object keyed by PMID"),
+]
+
+
+@pytest.mark.parametrize(("truth", "message"), BAD_PUBMEDQA)
+def test_pubmedqa_files_that_do_not_agree_are_refused(tmp_path, truth, message):
+    pubmedqa_folder(tmp_path, PUBMEDQA, truth)
+
+    with pytest.raises(runtime.TaskError) as caught:
+        benchmarks.read(tmp_path, "pubmedqa")
+
+    assert caught.value.message == f"{tmp_path}/{message}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"CONTEXTS": "text"}, "`CONTEXTS` is not a list of strings"),
+        ({"final_decision": "perhaps"}, "`final_decision` is 'perhaps'"),
+        ({"QUESTION": None}, "`QUESTION` is missing, empty or not a string"),
+    ],
+)
+def test_a_bad_pubmedqa_record_is_refused_by_its_pmid(tmp_path, change, message):
+    records = {**PUBMEDQA, "13": {**PUBMEDQA["13"], **change}}
+    pubmedqa_folder(tmp_path, records, {"11": "maybe"})
+
+    with pytest.raises(runtime.TaskError) as caught:
+        benchmarks.read(tmp_path, "pubmedqa")
+
+    assert caught.value.message == f"{tmp_path}/ori_pqal.json: 13: {message}"
+
+
+def test_an_id_given_twice_is_refused(tmp_path):
+    path = lines(tmp_path / "q.jsonl", MCQ, MCQ)
+
+    with pytest.raises(runtime.TaskError, match="the id 'q1' is given twice"):
+        benchmarks.read(path, "mcq")
+
+
+def test_a_benchmark_without_test_questions_is_refused(tmp_path):
+    path = lines(tmp_path / "q.jsonl", {**MCQ, "split": "train"})
+
+    with pytest.raises(runtime.TaskError, match="no question to test"):
+        benchmarks.read(path, "mcq")
+
+
+def test_a_folder_without_mmlu_files_is_refused(tmp_path):
+    with pytest.raises(runtime.TaskError, match=r"no \*_test.csv in this folder"):
+        benchmarks.read(tmp_path, "mmlu")
+
+
+@pytest.mark.parametrize("kind", ["mcq", "medmcqa", "mmlu", "pubmedqa"])
+def test_a_missing_file_is_named(tmp_path, kind):
+    with pytest.raises(runtime.TaskError) as caught:
+        benchmarks.read(tmp_path / "nowhere", kind)
+
+    assert caught.value.message == f"{tmp_path}/nowhere: No such file or directory"
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path):
+    path = tmp_path / "q.jsonl"
+    path.write_bytes(b'{"id": "\xff"}\n')
+
+    with pytest.raises(runtime.TaskError, match="not UTF-8"):
+        benchmarks.read(path, "mcq")
+
+
+def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(runtime.TaskError) as caught:
+        benchmarks.read(tmp_path, "medqa")
+
+    assert caught.value.message == f"{tmp_path}: unknown kind of benchmark 'medqa'"
+    assert caught.value.hint == "kinds are mcq, pubmedqa, mmlu, medmcqa"

@@ -1,0 +1,78 @@
+"""Intervals and tests against published values and exact rational arithmetic."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs import significance
+
+# Newcombe 1998, table I, method 3 (score, no continuity correction).
+PUBLISHED_INTERVALS = [
+    (81, 263, 0.2553, 0.3662),
+    (15, 148, 0.0624, 0.1605),
+    (0, 20, 0.0000, 0.1611),
+    (1, 29, 0.0061, 0.1718),
+]
+
+
+@pytest.mark.parametrize(("correct", "n", "low", "high"), PUBLISHED_INTERVALS)
+def test_the_interval_is_the_published_wilson_interval(correct, n, low, high):
+    assert significance.wilson_interval(correct, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_solves_the_score_equation_and_holds_the_proportion(pair):
+    correct, n = pair
+
+    low, high = significance.wilson_interval(correct, n)
+
+    proportion = correct / n
+    assert 0 <= low <= proportion + 1e-12
+    assert proportion - 1e-12 <= high <= 1
+    for bound in (low, high):
+        if 1e-9 < bound < 1 - 1e-9:
+            score = abs(proportion - bound) / math.sqrt(bound * (1 - bound) / n)
+            assert score == pytest.approx(1.959963984540054, rel=1e-6)
+
+
+def exact_tail(correct: int, chances: list[Fraction]) -> Fraction:
+    """P(at least ``correct`` successes), one question at a time in rational numbers."""
+    mass = [Fraction(1)]
+    for chance in chances:
+        stay = [value * (1 - chance) for value in mass] + [Fraction(0)]
+        step = [Fraction(0)] + [value * chance for value in mass]
+        mass = [a + b for a, b in zip(stay, step, strict=True)]
+    return sum(mass[correct:], Fraction(0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(2, 6), min_size=1, max_size=40), st.data())
+def test_the_p_value_is_the_exact_poisson_binomial_tail(choices, data):
+    correct = data.draw(st.integers(0, len(choices)))
+
+    found = significance.p_value_above_chance(correct, [1 / count for count in choices])
+
+    exact = exact_tail(correct, [Fraction(1, count) for count in choices])
+    assert found == pytest.approx(float(exact), rel=1e-9)
+
+
+def test_equal_choices_give_the_binomial_tail():
+    found = significance.p_value_above_chance(140, [0.25] * 400)
+
+    tail = sum(math.comb(400, k) * 3 ** (400 - k) for k in range(140, 401))
+    assert found == pytest.approx(tail / 4**400, rel=1e-9)
+
+
+def test_a_perfect_score_keeps_its_tiny_p_value():
+    assert significance.p_value_above_chance(500, [0.25] * 500) == pytest.approx(
+        0.25**500, rel=1e-9
+    )
+
+
+def test_no_right_answer_has_p_value_one():
+    assert significance.p_value_above_chance(0, [0.25] * 30 + [0.5] * 7) == pytest.approx(1.0)
