@@ -1,0 +1,570 @@
+"""A real Slurm of six nodes on this one host: its own munge, MariaDB, slurmdbd, slurmctld, slurmd.
+
+The tests boot one for a session (``conftest.py``); by hand it is
+
+    python tests/slurm/cluster.py up [--dir DIR]       # then: export SLURM_CONF=DIR/etc/slurm.conf
+    python tests/slurm/cluster.py status | env | down
+
+Nothing of the host's own Slurm, munge or MariaDB is read, started or stopped. All files lie below
+one folder, all addresses are 127.0.0.1, and the ports are chosen free at each start, so that two
+clusters can live side by side:
+
+    cluster.json   ports and process ids, written after each daemon that starts
+    etc/           slurm.conf, slurmdbd.conf, gres.conf (from templates/), munge.key, mariadb.sql
+    log/           one log a daemon, and NAME.out with what it printed
+    run/ state/ spool/NODE/ database/ dev/
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import string
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psutil
+
+HERE = Path(__file__).resolve().parent
+GPU_NODES = ("gpu01", "gpu02", "gpu03", "gpu04")
+CPU_NODES = ("cpu01", "cpu02")
+NODES = GPU_NODES + CPU_NODES
+GPUS_PER_NODE = 4
+PROGRAMS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch")
+# A Unix socket's path holds 107 characters; a step's is FOLDER/spool/gpu01/gpu01_JOB.STEP.
+LONGEST_FOLDER = 68
+# Below the range Linux hands out for outgoing connections, so that none takes a port meanwhile.
+PORT_RANGE = range(20000, 32000)
+# States a job does not leave by itself.
+FINAL_STATES = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT"})
+# What an outer job or a user's settings would bring into commands for this cluster.
+FOREIGN_PREFIXES = (
+    "SLURM",
+    "SRUN_",
+    "SBATCH_",
+    "SALLOC_",
+    "SQUEUE_",
+    "SINFO_",
+    "SACCT_",
+    "SCONTROL_",
+    "SUBMITIT_",
+    "PMI_",
+    "PMIX_",
+)
+
+
+class ClusterError(Exception):
+    """The test Slurm can't be had, did not start, or refused a command; the text says why."""
+
+
+class Cluster:
+    """One Slurm below one folder; a second object on the same folder uses the same cluster."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        self.conf = self.folder / "etc" / "slurm.conf"
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    # ---- what tests and people use
+
+    @property
+    def env(self) -> dict[str, str]:
+        """This process's environment, free of any other Slurm's variables, with ``SLURM_CONF``."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN_PREFIXES)}
+        return {**kept, "PATH": _search_path(), "SLURM_CONF": str(self.conf)}
+
+    @property
+    def is_up(self) -> bool:
+        """Whether every daemon that was started still runs."""
+        pids = self._state()["pids"]
+        return len(pids) == len(NODES) + 4 and all(self._process(name) for name in pids)
+
+    @property
+    def has_gpu_devices(self) -> bool:
+        """Whether the fake GPUs are character devices, so that jobs get CUDA_VISIBLE_DEVICES."""
+        return stat.S_ISCHR((self.folder / "dev" / "gpu0").stat().st_mode)
+
+    def start(self, owner: int | None = None) -> None:
+        """Boot the cluster and return when all nodes are idle.
+
+        ``owner`` is the process the cluster should not outlive (see `remove_orphans`).
+
+        Raises:
+            ClusterError: the folder is in use or unsuitable, or a daemon did not come up.
+        """
+        _check_folder(self.folder)
+        self._prepare(owner)
+        try:
+            self._boot()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End all daemons, last started first, and every process of their jobs; keep the files."""
+        slurmds = [p for node in NODES if (p := self._process(f"slurmd-{node}"))]
+        of_jobs = self._job_processes()
+        _end(slurmds)
+        _end({*of_jobs, *self._job_processes()}, signal.SIGKILL)
+        for name in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
+            _end([p for p in [self._process(name)] if p])
+        for child in self._children.values():
+            child.wait()
+        self._children.clear()
+
+    def remove(self) -> None:
+        """Delete the folder; only one that this class made."""
+        if self._state_file.exists():
+            shutil.rmtree(self.folder)
+
+    def run(self, *command: str | Path, timeout: float = 60, check: bool = True) -> str:
+        """Run a command against this cluster and return its stdout.
+
+        Raises:
+            ClusterError: the command failed (unless ``check`` is off) or took over ``timeout`` s.
+        """
+        words = [str(word) for word in command]
+        try:
+            done = subprocess.run(
+                words, env=self.env, capture_output=True, text=True, timeout=timeout, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise ClusterError(f"{' '.join(words)}: no end after {timeout:g} s") from error
+        if check and done.returncode != 0:
+            raise ClusterError(f"{' '.join(words)}: exit {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    def submit(self, script: str, *options: str) -> int:
+        """Hand shell text to sbatch, with its options, and return the job's id."""
+        answer = self.run("sbatch", "--parsable", *options, "--wrap", script)
+        return int(answer.strip().split(";")[0])
+
+    def job_states(self, job_id: int | str) -> tuple[str, ...]:
+        """Slurm's words for a job, one for each element when it is an array."""
+        answer = self.run("squeue", "-h", "-r", "-t", "all", "-o", "%T", "-j", str(job_id))
+        return tuple(answer.split())
+
+    def wait_job(self, job_id: int | str, states: str | Iterable[str], timeout: float) -> None:
+        """Wait until the job, or every element of the array, is in one of ``states``.
+
+        Raises:
+            ClusterError: it ended otherwise, or ``timeout`` seconds went by.
+        """
+        wanted = {states} if isinstance(states, str) else set(states)
+        deadline = time.monotonic() + timeout
+        while True:
+            seen = self.job_states(job_id)
+            if seen and set(seen) <= wanted:
+                return
+            if (seen and set(seen) <= FINAL_STATES) or time.monotonic() > deadline:
+                break
+            time.sleep(0.3)
+        details = self.run("scontrol", "show", "job", "-o", str(job_id), check=False)
+        raise ClusterError(
+            f"job {job_id} is {', '.join(seen) or 'unknown'}, not {' or '.join(sorted(wanted))}\n"
+            f"{details}{self._tail('slurmctld')}"
+        )
+
+    def node_states(self) -> dict[str, str]:
+        """Slurm's word for each node, such as ``idle``; a trailing ``*`` means it is silent."""
+        lines = self.run("sinfo", "-h", "-N", "-o", "%N %T").splitlines()
+        return dict(line.split() for line in lines)
+
+    def wait_nodes(self, nodes: Iterable[str], states: Iterable[str], timeout: float) -> None:
+        """Wait until each of ``nodes`` is in one of ``states``.
+
+        Raises:
+            ClusterError: ``timeout`` seconds went by.
+        """
+        names, wanted = tuple(nodes), set(states)
+        deadline = time.monotonic() + timeout
+        while not {(seen := self.node_states()).get(node) for node in names} <= wanted:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"nodes after {timeout:g} s: {seen}\n{self._tail('slurmctld')}")
+            time.sleep(0.2)
+
+    def kill_slurmd(self, node: str) -> None:
+        """Kill -9 one node's slurmd; its jobs' processes live on, as they do on a real node."""
+        if process := self._process(f"slurmd-{node}"):
+            _end([process], signal.SIGKILL)
+
+    def start_slurmd(self, node: str) -> None:
+        """Start one node's slurmd, as at boot; the node registers by itself."""
+        self._spawn(f"slurmd-{node}", "slurmd", "-D", "-f", str(self.conf), "-N", node)
+
+    def set_config(self, **settings: str | None) -> dict[str, str | None]:
+        """Change lines of slurm.conf (None removes one), reconfigure, and return what stood there.
+
+        ``set_config(**set_config(KillWait="9"))`` changes nothing in the end.
+        """
+        before = dict.fromkeys(settings, None) | {
+            key: value
+            for key, _, value in (line.partition("=") for line in self._conf_lines())
+            if key in settings
+        }
+        kept = [line for line in self._conf_lines() if line.partition("=")[0] not in settings]
+        new = [f"{key}={value}" for key, value in settings.items() if value is not None]
+        _write(self.conf, "\n".join([*kept, *new]) + "\n")
+        self.run("scontrol", "reconfigure")
+        return before
+
+    # ---- start
+
+    def _prepare(self, owner: int | None) -> None:
+        """Make the folder with all settings, the key and the devices; no process yet."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o755)  # jobs of other users reach the munge socket and slurm.conf
+        self._write_state({"format": 1, "owner": owner, "ports": _free_ports(), "pids": {}})
+        for name in ("etc", "log", "run", "state", "dev", *(f"spool/{node}" for node in NODES)):
+            (self.folder / name).mkdir(parents=True)
+        self._write_settings()
+        _make_devices(self.folder / "dev")
+
+    def _write_settings(self) -> None:
+        """Fill in the templates, and draw the munge key and the database's password."""
+        port = self._state()["ports"]
+        words = {
+            "folder": str(self.folder),
+            "password": secrets.token_hex(16),
+            "slurmctld_port": port,
+            "slurmdbd_port": port + 1,
+            "mariadb_port": port + 2,
+            "gpu_ports": f"{port + 3}-{port + 2 + len(GPU_NODES)}",
+            "cpu_ports": f"{port + 3 + len(GPU_NODES)}-{port + 2 + len(NODES)}",
+        }
+        for name in ("slurm.conf", "slurmdbd.conf", "gres.conf", "mariadb.sql"):
+            template = string.Template((HERE / "templates" / name).read_text())
+            mode = 0o600 if name in ("slurmdbd.conf", "mariadb.sql") else 0o644
+            _write(self.folder / "etc" / name, template.substitute(words), mode)
+        _write(self.folder / "etc" / "munge.key", secrets.token_bytes(1024), 0o400)
+
+    def _boot(self) -> None:
+        port = self._state()["ports"]
+        self._start_munged()
+        self._start_mariadbd(port + 2)
+        self._spawn("slurmdbd", "slurmdbd", "-D")
+        # The controller's first start ends at once when it can't ask slurmdbd for its resources.
+        self._wait("slurmdbd", lambda: _answers(port + 1))
+        self._spawn("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
+        for node in NODES:
+            self.start_slurmd(node)
+        self._wait("slurmctld", lambda: "UP" in self.run("scontrol", "ping", check=False))
+        self._wait("slurmctld", lambda: set(self.node_states().values()) == {"idle"})
+
+    def _start_munged(self) -> None:
+        run, etc, log = (self.folder / name for name in ("run", "etc", "log"))
+        self._spawn(
+            "munged",
+            "munged",
+            "--foreground",
+            "--force",  # the folder may lie below one that others may write, such as /tmp
+            f"--key-file={etc / 'munge.key'}",
+            f"--socket={run / 'munge.sock'}",
+            f"--pid-file={run / 'munged.pid'}",
+            f"--log-file={log / 'munged.log'}",
+            f"--seed-file={run / 'munged.seed'}",
+        )
+        self._wait("munged", (run / "munge.sock").exists)
+
+    def _start_mariadbd(self, port: int) -> None:
+        """Run MariaDB as root: the user mysql could not enter a checkout below /root.
+
+        Its root account answers only to root through the socket; slurmdbd has a drawn password.
+        """
+        database = f"--datadir={self.folder / 'database'}"
+        self.run(
+            "mariadb-install-db",
+            "--no-defaults",
+            "--user=root",
+            "--skip-test-db",
+            "--auth-root-authentication-method=socket",
+            database,
+        )
+        self._spawn(
+            "mariadbd",
+            "mariadbd",
+            "--no-defaults",
+            "--user=root",
+            database,
+            f"--socket={self.folder / 'run' / 'mariadb.sock'}",
+            f"--pid-file={self.folder / 'run' / 'mariadbd.pid'}",
+            f"--init-file={self.folder / 'etc' / 'mariadb.sql'}",
+            "--bind-address=127.0.0.1",
+            f"--port={port}",
+            "--skip-name-resolve",
+            "--innodb-buffer-pool-size=64M",
+            "--innodb-lock-wait-timeout=900",
+            "--innodb-flush-log-at-trx-commit=0",
+        )
+        self._wait("mariadbd", lambda: _answers(port))
+
+    def _spawn(self, name: str, *command: str) -> None:
+        """Start a daemon in a session of its own, so that Ctrl-C does not reach it; record it."""
+        environment = {"PATH": _search_path(), "LANG": "C.UTF-8", "SLURM_CONF": str(self.conf)}
+        with (self.folder / "log" / f"{name}.out").open("ab") as output:
+            child = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        if earlier := self._children.pop(name, None):
+            earlier.wait()  # one that a test killed
+        self._children[name] = child
+        state = self._state()
+        state["pids"][name] = child.pid
+        self._write_state(state)
+
+    def _wait(self, daemon: str, is_ready: Callable[[], bool], seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not is_ready():
+            if not self._process(daemon):
+                raise ClusterError(f"{daemon} ended while starting\n{self._tail(daemon)}")
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{daemon}: not ready in {seconds:g} s\n{self._tail(daemon)}")
+            time.sleep(0.1)
+
+    # ---- files and processes
+
+    @property
+    def _state_file(self) -> Path:
+        return self.folder / "cluster.json"
+
+    def _state(self) -> dict:
+        try:
+            return json.loads(self._state_file.read_text())
+        except FileNotFoundError:
+            return {"format": 1, "owner": None, "ports": 0, "pids": {}}
+
+    def _write_state(self, state: dict) -> None:
+        _write(self._state_file, json.dumps(state, indent=1) + "\n")
+
+    def _conf_lines(self) -> list[str]:
+        return self.conf.read_text().splitlines()
+
+    def _tail(self, daemon: str, lines: int = 15) -> str:
+        """The end of a daemon's log, for an error's text."""
+        texts = [f"the end of {self.folder / 'log'}/{daemon}.*:"]
+        for path in sorted((self.folder / "log").glob(f"{daemon}.*")):
+            texts += path.read_text(errors="replace").splitlines()[-lines:]
+        return "\n".join(texts)
+
+    def _process(self, name: str) -> psutil.Process | None:
+        """A recorded daemon, if it runs; never another program that got its number since."""
+        try:
+            process = psutil.Process(self._state()["pids"][name])
+            is_it = process.name() == name.partition("-")[0] and self._mentions(process)
+            return process if is_it else None
+        except (KeyError, psutil.Error):
+            return None
+
+    def _mentions(self, process: psutil.Process) -> bool:
+        words = [*process.cmdline(), *process.environ().values()]
+        return any(f"{self.folder}/" in word for word in words)
+
+    def _job_processes(self) -> set[psutil.Process]:
+        """All processes of this cluster's jobs: step daemons, what they started, and strays."""
+        found: set[psutil.Process] = set()
+        for process in psutil.process_iter():
+            try:
+                if self._is_of_a_job(process):
+                    found |= {process, *process.children(recursive=True)}
+            except psutil.Error:
+                continue
+        this = psutil.Process()
+        return found - {this, *this.parents()}
+
+    def _is_of_a_job(self, process: psutil.Process) -> bool:
+        if process.name() == "slurmstepd":
+            return any(Path(f.path).is_relative_to(self.folder) for f in process.open_files())
+        environment = process.environ()
+        # slurmd sets the second one; a shell that only uses this cluster lacks it.
+        return environment.get("SLURM_CONF") == str(self.conf) and "SLURMD_NODENAME" in environment
+
+
+# ---- installation and orphans
+
+
+def ensure_installed() -> None:
+    """Install Slurm, munge and MariaDB from Debian where one is missing.
+
+    Raises:
+        ClusterError: they can't be had here; the text says why.
+    """
+    if os.geteuid() != 0:
+        raise ClusterError("the test Slurm needs root: its daemons run jobs as their owners")
+    missing = [name for name in PROGRAMS if not shutil.which(name, path=_search_path())]
+    if not missing:
+        return
+    if not shutil.which("apt-get"):
+        raise ClusterError(f"{', '.join(missing)} missing, and this is no Debian to install them")
+    done = subprocess.run([HERE / "install.sh"], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ClusterError(f"{HERE / 'install.sh'} failed: {done.stderr.strip()[-2000:]}")
+
+
+def remove_orphans(parent: Path, prefix: str) -> None:
+    """Take down clusters below ``parent`` whose owner was killed before it could do so."""
+    for folder in parent.glob(f"{prefix}*"):
+        cluster = Cluster(folder)
+        owner = cluster._state()["owner"]
+        if owner is not None and not psutil.pid_exists(owner):
+            cluster.stop()
+            cluster.remove()
+
+
+# ---- small helpers
+
+
+def _search_path() -> str:
+    """PATH, with the places of Debian's daemons, which ordinary users' PATH lacks."""
+    return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def _check_folder(folder: Path) -> None:
+    if len(str(folder)) > LONGEST_FOLDER:
+        raise ClusterError(
+            f"{folder}: {len(str(folder))} characters are too long for Slurm's sockets; "
+            f"choose a folder of at most {LONGEST_FOLDER} with --dir"
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise ClusterError(f"{folder}: not empty, and no cluster of ours; choose another --dir")
+
+
+def _free_ports() -> int:
+    """The first of as many neighbouring free ports as the daemons need."""
+    needed = 3 + len(NODES)
+    for _ in range(100):
+        first = random.choice(PORT_RANGE)
+        if all(_is_free(port) for port in range(first, first + needed)):
+            return first
+    raise ClusterError(f"no {needed} neighbouring free ports between 20000 and 32000")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _make_devices(folder: Path) -> None:
+    """One device a fake GPU: only character devices give jobs CUDA_VISIBLE_DEVICES.
+
+    Where a container forbids making them, plain files still let Slurm count the GPUs.
+    """
+    for index in range(GPUS_PER_NODE):
+        path = folder / f"gpu{index}"
+        try:
+            os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))  # what /dev/null is
+        except PermissionError:
+            path.touch()
+
+
+def _write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
+    """Write a file whole, readable by nobody too early."""
+    part = path.with_name(f".{path.name}.part")
+    part.touch(mode=0o600)
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
+    part.chmod(mode)
+    part.replace(path)
+
+
+def _end(processes: Iterable[psutil.Process], first: signal.Signals = signal.SIGTERM) -> None:
+    """Signal processes and wait for their end; SIGKILL for what is left after ten seconds."""
+    alive = list(processes)
+    for number in (first, signal.SIGKILL):
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        deadline = time.monotonic() + 10
+        while (alive := [p for p in alive if _lives(p)]) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """False for a zombie too: in a container process 1 may never collect it."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+# ---- by hand
+
+
+def up(cluster: Cluster) -> None:
+    """Start the cluster if it does not run, and say how to use it."""
+    if cluster.is_up:
+        print(f"the test Slurm in {cluster.folder} is already up")
+    else:
+        ensure_installed()
+        cluster.stop()  # what is left of one that was killed
+        cluster.remove()
+        cluster.start()
+        print(f"the test Slurm in {cluster.folder} is up: {len(NODES)} nodes")
+    print(f"to use it:  export SLURM_CONF={cluster.conf}")
+
+
+def down(cluster: Cluster) -> None:
+    """Stop the cluster and delete its folder; no error when there is none."""
+    was_there = cluster.folder.exists()
+    cluster.stop()
+    cluster.remove()
+    print(f"the test Slurm in {cluster.folder} " + ("is down" if was_there else "was not up"))
+
+
+def status(cluster: Cluster) -> None:
+    """Print nodes and jobs."""
+    if not cluster.is_up:
+        raise ClusterError(f"the test Slurm in {cluster.folder} is not up")
+    print(cluster.run("sinfo"), cluster.run("squeue"), sep="\n", end="")
+
+
+def env(cluster: Cluster) -> None:
+    """Print the line that makes a shell use the cluster."""
+    if not cluster.is_up:
+        raise ClusterError(f"the test Slurm in {cluster.folder} is not up")
+    print(f"export SLURM_CONF={cluster.conf}")
+
+
+def main() -> int:
+    """Run one of the four words; 1 when it failed, with the reason on stderr."""
+    words = {"up": up, "down": down, "status": status, "env": env}
+    parser = argparse.ArgumentParser(description="A real Slurm of six nodes on this host.")
+    parser.add_argument("word", choices=words)
+    default = HERE.parents[1] / ".slurm"
+    parser.add_argument("--dir", type=Path, default=default, help="its folder (default: .slurm)")
+    options = parser.parse_args()
+    try:
+        words[options.word](Cluster(options.dir))
+    except ClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""The test Slurm itself: what the other Slurm tests take for granted."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import submitit
+
+from .cluster import CPU_NODES, GPU_NODES, Cluster, ClusterError
+
+pytestmark = pytest.mark.slurm
+
+
+def test_all_six_nodes_are_idle(slurm: Cluster) -> None:
+    assert slurm.node_states() == dict.fromkeys([*GPU_NODES, *CPU_NODES], "idle")
+
+
+def test_accounting_knows_a_finished_job_and_its_exit_code(slurm: Cluster) -> None:
+    job = slurm.submit("exit 7", "--output=/dev/null")
+    slurm.wait_job(job, "FAILED", timeout=30)
+
+    rows = slurm.run("sacct", "-n", "-P", "-X", "-o", "State,ExitCode,NodeList", "-j", str(job))
+
+    assert rows == "FAILED|7:0|cpu01\n"
+
+
+def test_a_job_sees_the_gpus_it_was_given(slurm: Cluster, tmp_path: Path) -> None:
+    output = tmp_path / "gpus"
+
+    job = slurm.submit(
+        'echo "$SLURM_GPUS_ON_NODE:$CUDA_VISIBLE_DEVICES"',
+        "--partition=low",
+        "--gpus-per-node=2",
+        f"--output={output}",
+    )
+    slurm.wait_job(job, "COMPLETED", timeout=30)
+
+    assert output.read_text() == ("2:0,1\n" if slurm.has_gpu_devices else "2:\n")
+
+
+def test_four_tasks_on_two_nodes_are_told_their_node_and_rank(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    output = tmp_path / "ranks"
+
+    job = slurm.submit(
+        "srun sh -c 'echo $SLURMD_NODENAME $SLURM_PROCID $SLURM_LOCALID'",
+        "--partition=low",
+        "--nodes=2",
+        "--ntasks-per-node=2",
+        "--gpus-per-node=2",
+        f"--output={output}",
+    )
+    slurm.wait_job(job, "COMPLETED", timeout=30)
+
+    ranks = sorted(output.read_text().splitlines())
+    assert ranks == ["gpu01 0 0", "gpu01 1 1", "gpu02 2 0", "gpu02 3 1"]
+
+
+def test_every_element_of_an_array_runs(slurm: Cluster, tmp_path: Path) -> None:
+    job = slurm.submit(
+        "echo $SLURM_ARRAY_TASK_ID", "--array=0-2", f"--output={tmp_path / 'element-%a'}"
+    )
+    slurm.wait_job(job, "COMPLETED", timeout=30)
+
+    written = {path.name: path.read_text() for path in tmp_path.glob("element-*")}
+    assert written == {f"element-{index}": f"{index}\n" for index in range(3)}
+
+
+def test_an_array_beyond_the_highest_index_is_refused(slurm: Cluster) -> None:
+    with pytest.raises(ClusterError, match="Invalid job array specification"):
+        slurm.submit("true", "--array=100-101")
+
+
+def test_a_submitit_array_completes_without_srun(
+    slurm_environment: Cluster, tmp_path: Path
+) -> None:
+    executor = submitit.SlurmExecutor(folder=tmp_path, python=f"exec {sys.executable}")
+    executor.update_parameters(
+        job_name="factorials", time=5, use_srun=False, wckey="", stderr_to_stdout=True
+    )
+
+    jobs = executor.map_array(math.factorial, [3, 4, 5])
+    slurm_environment.wait_job(jobs[0].job_id.split("_")[0], "COMPLETED", timeout=60)
+
+    assert [job.result() for job in jobs] == [6, 24, 120]
+
+
+def test_a_job_in_high_preempts_one_in_low_which_slurm_requeues(slurm: Cluster) -> None:
+    slurm.run("scontrol", "update", "PartitionName=low", "GraceTime=0")
+    low = slurm.submit(
+        "sleep 600", "--partition=low", "--nodes=4", "--exclusive", "--output=/dev/null"
+    )
+    slurm.wait_job(low, "RUNNING", timeout=30)
+
+    high = slurm.submit(
+        "true", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null"
+    )
+    slurm.wait_job(high, "COMPLETED", timeout=60)
+    slurm.wait_job(low, "RUNNING", timeout=60)
+
+    rows = slurm.run("sacct", "-D", "-n", "-P", "-X", "-o", "State", "-j", str(low)).split()
+    slurm.run("scancel", str(low))
+    slurm.wait_job(low, "CANCELLED", timeout=30)
+    slurm.run("scontrol", "update", "PartitionName=low", "GraceTime=10")
+    assert rows == ["PREEMPTED", "RUNNING"]
+
+
+def test_a_changed_setting_is_in_force_and_can_be_put_back(slurm: Cluster) -> None:
+    def in_force() -> str:
+        lines = slurm.run("scontrol", "show", "config").splitlines()
+        return next(line.split("= ")[1] for line in lines if line.startswith("SlurmctldParameters"))
+
+    before = slurm.set_config(SlurmctldParameters=None)
+    without = in_force()
+    slurm.set_config(**before)
+
+    assert before == {"SlurmctldParameters": "preempt_send_user_signal"}
+    assert [without.strip(), in_force()] == ["(null)", "preempt_send_user_signal"]
+
+
+def test_a_node_whose_slurmd_is_killed_goes_down_and_comes_back(slurm: Cluster) -> None:
+    slurm.kill_slurmd("cpu02")
+    slurm.wait_nodes(["cpu02"], ["down", "down*"], timeout=60)
+
+    slurm.start_slurmd("cpu02")
+
+    slurm.wait_nodes(["cpu02"], ["idle"], timeout=30)
+
+
+def test_up_and_down_by_hand_leave_no_process_and_no_folder(slurm: Cluster) -> None:
+    """It lives beside the session's cluster, whose nodes must not notice."""
+    folder = slurm.folder.with_name(f"{slurm.folder.name}-b")
+    second = Cluster(folder)
+
+    outputs = [_by_hand("up", folder), _by_hand("up", folder)]
+    job = second.submit("setsid sleep 600 & sleep 600", "--output=/dev/null")
+    second.wait_job(job, "RUNNING", timeout=30)
+    _kill_hard(folder, "slurmctld")
+    outputs += [_by_hand("up", folder), _by_hand("down", folder), _by_hand("down", folder)]
+
+    use = f"to use it:  export SLURM_CONF={folder}/etc/slurm.conf\n"
+    assert outputs == [
+        f"the test Slurm in {folder} is up: 6 nodes\n{use}",
+        f"the test Slurm in {folder} is already up\n{use}",
+        f"the test Slurm in {folder} is up: 6 nodes\n{use}",
+        f"the test Slurm in {folder} is down\n",
+        f"the test Slurm in {folder} was not up\n",
+    ]
+    assert not folder.exists()
+    assert _processes_of(folder) == []
+    assert set(slurm.node_states().values()) == {"idle"}
+
+
+def _by_hand(word: str, folder: Path) -> str:
+    script = Path(__file__).with_name("cluster.py")
+    return subprocess.run(
+        [sys.executable, script, word, "--dir", folder],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+
+
+def _processes_of(folder: Path) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+            words += [opened.path for opened in process.open_files()]
+        except psutil.Error:
+            continue
+        if any(f"{folder}/" in word for word in words):
+            found.append(process)
+    return found
+
+
+def _kill_hard(folder: Path, program: str) -> None:
+    for process in _processes_of(folder):
+        if process.name() == program:
+            os.kill(process.pid, 9)
