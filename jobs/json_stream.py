@@ -1,0 +1,192 @@
+"""JSON records as bytes, one at a time, from plain or compressed lines or from one array.
+
+Memory holds one record and a few blocks, whatever the size of the file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import zstandard
+from isal import igzip
+
+from jobs.runtime import TaskError
+
+BLOCK_BYTES = 1 << 20
+MAX_RECORD_BYTES = 1 << 28
+"""A longer line is no document: it would be read into memory whole."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LONGEST_WINDOW = 1 << 31
+"""Bytes of history ``zstd --long=31`` looks back on; some public web corpora are packed so."""
+
+
+def decompressed(path: Path, file: io.BufferedReader[Any]) -> io.BufferedReader[Any]:
+    """The content of an open file, decompressed when its name ends in .gz or .zst.
+
+    Raises:
+        EOFError: a compressed file without a byte; other cuts raise it while reading.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".gz", ".zst"):
+        return file
+    if os.fstat(file.fileno()).st_size == 0:
+        raise EOFError("no compressed data at all")
+    stream = igzip.IGzipFile(fileobj=file) if suffix == ".gz" else ZstdStream(file)
+    return io.BufferedReader(stream, BLOCK_BYTES)
+
+
+class ZstdStream(io.RawIOBase):
+    """The content of a .zst file of one or more frames.
+
+    zstandard's own stream reader takes a file cut in mid-frame for a whole one; this one raises.
+    """
+
+    def __init__(self, file: io.BufferedReader[Any]) -> None:
+        self._file = file
+        self._decompressor = zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW)
+        self._frame: Any = None
+        self._packed = b""
+        self._ready = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            self._packed = self._packed or self._file.read(BLOCK_BYTES // 8)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("the last frame is not complete")
+                return 0
+            self._unpack()
+        count = min(len(buffer), len(self._ready))
+        buffer[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def _unpack(self) -> None:
+        if self._frame is None:
+            self._frame = self._decompressor.decompressobj()
+        self._ready = memoryview(self._frame.decompress(self._packed))
+        self._packed = b""
+        if self._frame.eof:
+            self._packed, self._frame = self._frame.unused_data, None
+
+
+def lines(path: Path, stream: io.BufferedReader[Any]) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers, from 1; blank ones and a byte order mark are left out.
+
+    Raises:
+        TaskError: a line longer than MAX_RECORD_BYTES.
+    """
+    whole = iter(lambda: stream.readline(MAX_RECORD_BYTES + 1), b"")
+    for number, line in enumerate(whole, start=1):
+        if len(line) > MAX_RECORD_BYTES:
+            raise TaskError(
+                f"{path}:{number}: a line of more than {MAX_RECORD_BYTES >> 20} MB",
+                "write one JSON object a line",
+            )
+        record = (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).strip()
+        if record:
+            yield number, record
+
+
+def is_array(stream: io.BufferedReader[Any]) -> bool:
+    """Whether the stream, still at its start, begins with a bracket."""
+    return stream.peek(64).removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"[")
+
+
+def elements(path: Path, stream: io.BufferedReader[Any]) -> Iterator[tuple[int, bytes]]:
+    """Elements of one JSON array with the line each begins on.
+
+    Bytes that are not UTF-8 travel as surrogates, so that only the element holding them is refused.
+
+    Raises:
+        TaskError: the array breaks off, or something else follows it.
+    """
+    array = _ArrayText(path, io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
+    array.skip("[")
+    while not array.at_end():
+        yield array.line, array.element().encode("utf-8", "surrogateescape")
+
+
+class _ArrayText:
+    """The text of a JSON array and a place in it."""
+
+    def __init__(self, path: Path, file: io.TextIOWrapper) -> None:
+        self._path = path
+        self._file = file
+        self._scan = json.JSONDecoder().raw_decode
+        self._text = ""
+        self._at = 0
+        self.line = 1
+
+    def at_end(self) -> bool:
+        """Whether the array ends here; goes past the comma between two elements."""
+        if self._next() == ",":
+            self.skip(",")
+        if self._next() != "]":
+            return False
+        self.skip("]")
+        if self._next():
+            raise self._broken()
+        return True
+
+    def skip(self, mark: str) -> None:
+        """Go past a mark that comes next."""
+        self._next()
+        self._forward(self._at + len(mark))
+
+    def element(self) -> str:
+        """The next element as it is written."""
+        while True:
+            end = self._element_end()
+            at_the_edge = end in (None, len(self._text))  # a number may go on in the next block
+            if at_the_edge and self._more():
+                continue
+            if end is None:
+                raise self._broken()
+            found = self._text[self._at : end]
+            self._forward(end)
+            return found
+
+    def _element_end(self) -> int | None:
+        try:
+            return self._scan(self._text, self._at)[1]
+        except ValueError:
+            return None
+
+    def _broken(self) -> TaskError:
+        return TaskError(
+            f"{self._path}:{self.line}: the JSON array is broken or cut off here",
+            "make the file again, or write one JSON object a line",
+        )
+
+    def _next(self) -> str:
+        """The next character that is not space; empty at the end of the file."""
+        while True:
+            rest = self._at
+            while rest < len(self._text) and self._text[rest] in " \t\r\n":
+                rest += 1
+            self._forward(rest)
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def _forward(self, end: int) -> None:
+        self.line += self._text.count("\n", self._at, end)
+        self._at = end
+
+    def _more(self) -> bool:
+        """Read as much again as is held, so that a long element is scanned a few times only."""
+        self._text = self._text[self._at :]
+        self._at = 0
+        if len(self._text) > MAX_RECORD_BYTES:
+            return False
+        text = self._file.read(max(BLOCK_BYTES, len(self._text)))
+        self._text += text
+        return bool(text)

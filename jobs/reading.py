@@ -1,0 +1,236 @@
+"""Reading documents from files of several kinds, one record at a time.
+
+Imported by stages inside their ``run``: orjson, isal and zstandard are needed here, and pyarrow for
+parquet.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from stat import S_ISDIR, S_ISREG
+from typing import Any, NamedTuple, NoReturn, cast
+
+import orjson
+import zstandard
+from isal import isal_zlib
+
+from jobs import json_stream
+from jobs.runtime import TaskError
+
+JSON_SUFFIXES = (".jsonl", ".json")
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+CORRUPT: tuple[type[Exception], ...] = (
+    gzip.BadGzipFile,
+    zstandard.ZstdError,
+    cast(type[Exception], isal_zlib.error),  # isal's stub declares an instance
+)
+READABLE = "files to read end in .jsonl or .json, alone or with .gz or .zst, or in .parquet"
+AGAIN = "copy or make the file again"
+PARQUET_ROWS = 256
+"""Rows decoded at a time: some 25 MB of full-text articles."""
+
+
+class Record(NamedTuple):
+    """One record of a file, good or bad."""
+
+    line: int
+    """From 1; of a parquet file, the row."""
+    value: dict[str, Any]
+    """Empty when the record is bad."""
+    problem: str
+    """What is wrong with it, in words; empty for a good record, whose text is a string."""
+    raw: bytes
+    """A bad record as it stands in a JSON file."""
+    position: int
+    """Bytes of the file read so far (compressed bytes where it is compressed)."""
+
+
+def find_files(sources: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """The files to read, and the files of folders that are of no kind we read; both sorted by path.
+
+    Folders are searched to any depth and through symbolic links; names with a leading dot are
+    passed over.
+
+    Raises:
+        TaskError: a source is missing, unreadable or of no kind we read; a folder has no such file.
+    """
+    wanted: set[Path] = set()
+    ignored: set[Path] = set()
+    for source in map(Path, sources):
+        try:
+            found = _files_of(source)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            hint = "correct curate.sources, or put the file where the nodes see it"
+            raise TaskError(f"{source}: no such file or folder", hint) from error
+        except OSError as error:
+            raise unreadable(Path(error.filename), error) from error
+        readable = {path for path in found if is_readable_kind(path)}
+        if not readable:
+            what = "not a document file" if found == {source} else "no document file in this folder"
+            raise TaskError(f"{source}: {what}", READABLE)
+        wanted |= readable
+        ignored |= found - readable
+    return sorted(wanted), sorted(ignored)
+
+
+def _files_of(source: Path) -> set[Path]:
+    """The file itself, or the files under a folder (one that links reach twice is entered once)."""
+    if not S_ISDIR(os.stat(source).st_mode):
+        return {source}
+    found: set[Path] = set()
+    entered: set[str] = set()
+    for here, folders, names in os.walk(source, onerror=_raise, followlinks=True):
+        if (real := os.path.realpath(here)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found.update(Path(here, name) for name in names if not name.startswith("."))
+    return found
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def is_readable_kind(path: Path) -> bool:
+    """Whether the name tells a kind of file we read; ``documents.gz`` counts as JSON lines."""
+    suffix = path.suffix.lower()
+    if suffix in COMPRESSED:
+        return Path(path.stem).suffix.lower() in ("", *JSON_SUFFIXES)
+    return suffix in JSON_SUFFIXES or suffix == ".parquet"
+
+
+def read_records(path: Path, keys: Sequence[str]) -> Iterator[Record]:
+    """The records of one file, in order. Of a key given twice, the last counts.
+
+    Args:
+        path: a file of a kind ``is_readable_kind`` accepts.
+        keys: what of a parquet row is wanted; the first is the key of the text.
+
+    Raises:
+        TaskError: the file cannot be read, is truncated or corrupt.
+    """
+    kind = COMPRESSED.get(path.suffix.lower(), "")
+    try:
+        if not S_ISREG(os.stat(path).st_mode):
+            raise TaskError(f"{path}: not a regular file", READABLE)
+        if path.suffix.lower() == ".parquet":
+            yield from _parquet_records(path, keys)
+        else:
+            yield from _json_records(path, keys[0])
+    except EOFError as error:
+        raise TaskError(f"{path}: truncated {kind} file", AGAIN) from error
+    except CORRUPT as error:
+        raise TaskError(f"{path}: corrupt {kind} file ({error})", AGAIN) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> TaskError:
+    """What to say of a file or folder that the system does not let us read."""
+    return TaskError(
+        f"{path}: cannot be read ({error.strerror})", "see its permissions and its disk"
+    )
+
+
+def _json_records(path: Path, text_key: str) -> Iterator[Record]:
+    inner = Path(path.stem) if path.suffix.lower() in COMPRESSED else path
+    with io.BufferedReader(io.FileIO(path), json_stream.BLOCK_BYTES) as file:
+        stream = json_stream.decompressed(path, file)
+        is_array = inner.suffix.lower() == ".json" and json_stream.is_array(stream)
+        split = json_stream.elements if is_array else json_stream.lines
+        for line, raw in split(path, stream):
+            value, problem = parse(raw, text_key)
+            yield Record(line, value, problem, raw if problem else b"", file.tell())
+
+
+def parse(raw: bytes, text_key: str) -> tuple[dict[str, Any], str]:
+    """A record and, in words, what is wrong with it; one of the two is empty."""
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        return {}, _json_problem(raw, error)
+    problem = record_problem(value, text_key)
+    return ({}, problem) if problem else (value, "")
+
+
+def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as decoding:
+        return f"not UTF-8 (byte {decoding.start + 1} is 0x{raw[decoding.start]:02x})"
+    return f"not JSON ({error.msg}, at character {error.pos + 1})"
+
+
+def record_problem(value: Any, text_key: str) -> str:
+    """What is wrong with a parsed record; empty for an object with a string under ``text_key``."""
+    if not isinstance(value, dict):
+        return f"{_kind(value)}, not an object"
+    if text_key not in value:
+        keys = ", ".join(map(repr, list(value)[:10])) or "none"
+        return f"no key {text_key!r} (keys: {keys})"
+    if not isinstance(value[text_key], str):
+        return f"{text_key!r} is {_kind(value[text_key])}, not a string"
+    return ""
+
+
+def _kind(value: Any) -> str:
+    words = {dict: "an object", list: "a list", str: "a string", bool: "a truth value"}
+    if value is None:
+        return "null"
+    return words.get(type(value), "a number" if isinstance(value, (int, float)) else "binary")
+
+
+def _parquet_records(path: Path, keys: Sequence[str]) -> Iterator[Record]:
+    import pyarrow
+    from pyarrow import parquet
+
+    size = path.stat().st_size
+    try:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            columns = _columns(path, file.schema_arrow.names, keys)
+            total = max(file.metadata.num_rows, 1)
+            row = 0
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
+                for value, problem in _rows(batch, keys[0]):
+                    row += 1
+                    yield Record(row, value, problem, b"", size * row // total)
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        if _is_cut_parquet(path):
+            raise TaskError(f"{path}: truncated parquet file", AGAIN) from error
+        detail = " ".join(str(error).split())
+        raise TaskError(f"{path}: corrupt parquet file ({detail})", AGAIN) from error
+
+
+def _columns(path: Path, names: Sequence[str], keys: Sequence[str]) -> list[str]:
+    if keys[0] not in names:
+        hint = f"set curate.text_key to one of its columns: {', '.join(names)}"
+        raise TaskError(f"{path}: no column {keys[0]!r}", hint)
+    return [name for name in names if name in keys]
+
+
+def _rows(batch: Any, text_key: str) -> Iterator[tuple[dict[str, Any], str]]:
+    columns = list(zip(batch.schema.names, batch.columns, strict=True))
+    for index in range(batch.num_rows):
+        try:
+            value = {name: column[index].as_py() for name, column in columns}
+        except UnicodeDecodeError as error:
+            yield {}, f"not UTF-8 (byte {error.start + 1} is 0x{error.object[error.start]:02x})"
+            continue
+        problem = record_problem(value, text_key)
+        yield ({}, problem) if problem else (value, "")
+
+
+def _is_cut_parquet(path: Path) -> bool:
+    """Whether the file begins as parquet but lacks the footer, which is written last."""
+    with path.open("rb") as file:
+        begins = file.read(4) == b"PAR1"
+        file.seek(max(0, path.stat().st_size - 4))
+        return begins and file.read(4) != b"PAR1"
