@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def leave(context: runtime.Context, code: int, kind: str, message: str, hint: st
         "message": message,
         "hint": hint,
         "rank": context.rank,
-        "node": os.uname().nodename,
+        "node": os.environ.get("SLURMD_NODENAME", os.uname().nodename),
+        "time": time.time(),
     }
     name = f"words-{context.task.index:05d}-{context.rank:05d}.json"
     folder = context.run.attempt(context.task.stage, context.attempt)
