@@ -13,10 +13,14 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jobs.runtime import TaskError
 
 if TYPE_CHECKING:
     import torch
+
+T = TypeVar("T")
 
 KINDS = ("cuda", "cpu")
 
@@ -24,9 +28,7 @@ COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 """Longer than the slowest checkpoint write: a collective timing out below it would end a healthy run."""
 
 
-def start(
-    kind: str, rank: int, world_size: int, local_rank: int, threads: int = 0
-) -> torch.device:
+def start(kind: str, rank: int, world_size: int, local_rank: int, threads: int = 0) -> torch.device:
     """Join the process group of all ranks and answer this rank's device.
 
     Must come before the first import of megatron.core. ``MASTER_ADDR`` and ``MASTER_PORT`` name the
@@ -67,6 +69,29 @@ def end() -> None:
         torch.distributed.destroy_process_group()
 
 
+def decide_once(decision: Callable[[], T]) -> T:
+    """Let rank 0 decide for all: its answer, or the TaskError or OSError it met, reaches every rank.
+
+    What is decided from files is decided once, so that ranks can not see two states of a file system.
+
+    Raises:
+        TaskError, OSError: as rank 0 raised it.
+    """
+    import torch.distributed
+
+    outcome: list[Any] = [None, None]
+    if torch.distributed.get_rank() == 0:
+        try:
+            outcome[0] = decision()
+        except (TaskError, OSError) as error:
+            outcome[1] = error
+    torch.distributed.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    answer: T = outcome[0]
+    return answer
+
+
 def is_cpu(device: torch.device) -> bool:
     """Whether the stand-ins are in place."""
     return device.type == "cpu"
@@ -85,12 +110,13 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 def _join(kind: str, rank: int, world_size: int) -> None:
     import torch.distributed
+    from torch._C._distributed_c10d import HashStore
 
     alone = world_size == 1 and "MASTER_PORT" not in os.environ
     torch.distributed.init_process_group(
         "nccl" if kind == "cuda" else "gloo",
         init_method=None if alone else "env://",
-        store=torch.distributed.HashStore() if alone else None,
+        store=HashStore() if alone else None,
         rank=rank,
         world_size=world_size,
         timeout=COLLECTIVE_TIMEOUT,
@@ -134,9 +160,10 @@ class _Markers:
 def _install_stand_ins() -> None:
     """Make ``torch.cuda`` mean the CPU, once a process."""
     import torch
+    import torch._dynamo  # torch's optimizers load it; it indexes torch.cuda, so it must come first
 
     here = torch.device("cpu")
-    if torch.cuda.current_device is _current_device:
+    if hasattr(torch.cuda, "stood_in_for"):
         return
     _replace(torch.cuda, _functions(here))
     _replace(
@@ -174,7 +201,8 @@ def _functions(here: torch.device) -> dict[str, Any]:
 
     stream = _Stream()
     return {
-        "current_device": _current_device,
+        "stood_in_for": True,
+        "current_device": lambda: here,
         "device_count": lambda: 1,
         "set_device": nothing,
         "synchronize": nothing,
@@ -200,12 +228,6 @@ def _functions(here: torch.device) -> dict[str, Any]:
         "HalfTensor": torch.HalfTensor,
         "BFloat16Tensor": torch.BFloat16Tensor,
     }
-
-
-def _current_device() -> torch.device:
-    import torch
-
-    return torch.device("cpu")
 
 
 def _leave_uncompiled(function: Any = None, **kwargs: Any) -> Any:

@@ -178,9 +178,7 @@ def transformer_config(
         init_method_std=spec.init_std,
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
-        sequence_parallel=parallel.sequence_parallel
-        and parallel.tensor > 1
-        and not for_inference,
+        sequence_parallel=parallel.sequence_parallel and parallel.tensor > 1 and not for_inference,
         bf16=precision == "bf16",
         params_dtype=dtype,
         pipeline_dtype=dtype,

@@ -1,0 +1,275 @@
+"""Indexed files → batches; resumable position.
+
+The order of samples is decided by the tokens, the seed, the sequence length and the number of samples in
+the whole run, never by the number of ranks: global batch ``n`` holds samples ``n x size … (n + 1) x size - 1``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from jobs import device as devices
+from jobs import rundir, specs
+from jobs.runtime import CONFIGURATION, TaskError
+
+with devices.quiet_imports():
+    from megatron.core import parallel_state
+    from megatron.core.datasets.blended_megatron_dataset_builder import (
+        BlendedMegatronDatasetBuilder,
+    )
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+READY = "ready.json"
+
+SCANNED_BYTES = 64 << 20
+"""Tokens of each file looked at before training; every batch is looked at again when it is read."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One indexed dataset that has tokens."""
+
+    prefix: str
+    """As the spec writes it, without suffix."""
+    tokens: int
+    index_sha256: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What there is to train and validate on."""
+
+    train: tuple[Source, ...]
+    validation: tuple[Source, ...]
+    digest: str
+    """Changes when tokens do, or what decides their order."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(source.tokens for source in self.train)
+
+
+@dataclass
+class Tokenizer:
+    """All that GPTDataset asks of a tokenizer."""
+
+    eod: int
+    unique_identifiers: dict[str, Any]
+    vocab_size: None = None
+    """None lets the header of each file say how wide its tokens are."""
+
+
+def survey(run: rundir.RunDir, spec: specs.PretrainSpec) -> Corpus:
+    """Look at every indexed dataset of the spec. Call from one rank alone.
+
+    Raises:
+        TaskError: a file is missing or damaged, there is no training data, or a token is not in the
+            model's vocabulary.
+    """
+    train = _sources(run, spec.train_prefixes, spec.model.vocab_size)
+    if not train:
+        raise TaskError(
+            f"no training tokens in {len(spec.train_prefixes)} indexed datasets: all are empty",
+            "see what the tokenize stage left out, and why, in its log",
+        )
+    validation = _sources(run, spec.validation_prefixes, spec.model.vocab_size)
+    order = {
+        "train": [asdict(source) for source in train],
+        "validation": [asdict(source) for source in validation],
+        "seed": spec.seed,
+        "seq_length": spec.model.seq_length,
+        "samples": spec.train_steps * spec.global_batch_size,
+    }
+    return Corpus(train, validation, specs.digest(order))
+
+
+def _sources(run: rundir.RunDir, prefixes: tuple[str, ...], vocab_size: int) -> tuple[Source, ...]:
+    found = (_source(run, prefix, vocab_size) for prefix in prefixes)
+    return tuple(source for source in found if source is not None)
+
+
+def _source(run: rundir.RunDir, prefix: str, vocab_size: int) -> Source | None:
+    path = run.path(prefix)
+    binary, index = path.with_name(path.name + ".bin"), path.with_name(path.name + ".idx")
+    for file in (binary, index):
+        if not file.is_file():
+            raise TaskError(f"{file} is missing", "submit the tokenize stage again")
+    if binary.stat().st_size == 0:
+        return None
+    tokens, kind = _read_index(path)
+    if binary.stat().st_size != tokens * kind.itemsize:
+        raise TaskError(
+            f"{binary} has {binary.stat().st_size} bytes, its index tells of {tokens * kind.itemsize}",
+            "submit the tokenize stage again",
+        )
+    _check_ids(binary, kind, vocab_size)
+    return Source(prefix, tokens, rundir.sha256(index))
+
+
+def _read_index(prefix: Path) -> tuple[int, numpy.dtype[Any]]:
+    """Tokens in an indexed dataset, and their type."""
+    try:
+        dataset = IndexedDataset(str(prefix))
+    except (AssertionError, ValueError, OSError, KeyError) as error:
+        raise TaskError(
+            f"{prefix}.idx is not an index of tokens: {error}", "submit the tokenize stage again"
+        ) from error
+    return int(dataset.sequence_lengths.sum(dtype=numpy.int64)), numpy.dtype(dataset.index.dtype)
+
+
+def _check_ids(binary: Path, kind: numpy.dtype[Any], vocab_size: int) -> None:
+    tokens = numpy.memmap(binary, dtype=kind, mode="r")
+    head = tokens[: SCANNED_BYTES // kind.itemsize]
+    _refuse_beyond(int(head.max()), vocab_size, str(binary))
+
+
+def _refuse_beyond(largest: int, vocab_size: int, where: str) -> None:
+    if largest >= vocab_size:
+        raise TaskError(
+            f"{where} holds token {largest}, the model has a vocabulary of {vocab_size}",
+            "tokenize with the tokenizer of this model, or set the model's vocabulary to its size",
+            CONFIGURATION,
+        )
+
+
+def eod_id(tokenizer: Path, token: str) -> int:
+    """Id of the end-of-document token in a ``tokenizer.json``.
+
+    Raises:
+        TaskError: the file cannot be read, or has no such token.
+    """
+    try:
+        content = json.loads(tokenizer.read_bytes())
+    except (OSError, ValueError) as error:
+        raise TaskError(f"{tokenizer} is not a tokenizer.json: {error}") from error
+    for added in content.get("added_tokens", []):
+        if added["content"] == token:
+            return int(added["id"])
+    vocabulary = content.get("model", {}).get("vocab", {})
+    if isinstance(vocabulary, dict) and token in vocabulary:
+        return int(vocabulary[token])
+    raise TaskError(
+        f"{tokenizer} has no token {token!r}", "set `tokenizer.eod_token` to one that it has"
+    )
+
+
+@dataclass
+class Split:
+    """Global batches of one split, this rank's part of them.
+
+    ``dataset`` is None on pipeline stages that see no tokens.
+    """
+
+    dataset: Any
+    spec: specs.PretrainSpec
+    place: torch.device
+
+    def micro_batches(self, first_sample: int) -> Iterator[dict[str, torch.Tensor]]:
+        """This rank's micro-batches of the global batch that begins with a sample.
+
+        Yields:
+            ``tokens``, ``labels`` and ``positions``, int64 ``[micro_batch_size, seq_length]``.
+        """
+        size = self.spec.micro_batch_size
+        stride = size * self.spec.parallel.data
+        first = first_sample + size * parallel_state.get_data_parallel_rank()
+        for start in range(first, first_sample + self.spec.global_batch_size, stride):
+            yield self._read(range(start, start + size))
+
+    def _read(self, samples: range) -> dict[str, torch.Tensor]:
+        items = [self.dataset[index] for index in samples]
+        tokens = torch.stack([item["tokens"] for item in items])
+        labels = torch.stack([item["labels"] for item in items])
+        largest = max(int(tokens.max()), int(labels.max()))
+        _refuse_beyond(
+            largest, self.spec.model.vocab_size, f"sample {samples.start} or one near it"
+        )
+        positions = items[0]["position_ids"].expand_as(tokens)
+        batch = {"tokens": tokens, "labels": labels, "positions": positions}
+        if devices.is_cpu(self.place):
+            return batch
+        return {
+            key: value.pin_memory().to(self.place, non_blocking=True)
+            for key, value in batch.items()
+        }
+
+
+def open_splits(
+    run: rundir.RunDir, spec: specs.PretrainSpec, corpus: Corpus, place: torch.device
+) -> tuple[Split, Split | None]:
+    """Open the training and the validation samples; rank 0 builds the index files that are missing.
+
+    Documents are packed with their end-of-document tokens and without masks between them, as
+    design/MEDITRON.md section 3 has it.
+
+    Returns:
+        training, and validation or None where there are no validation tokens.
+    """
+    eod = eod_id(run.path(spec.tokenizer), spec.eod_token)
+    cache = run.path(spec.cache_dir)
+    devices.decide_once(lambda: _clear_unfinished(cache, corpus))
+    sizes = [spec.train_steps * spec.global_batch_size, 0, 0]
+    if corpus.validation:
+        sizes[1] = spec.validation_batches * spec.global_batch_size
+    train, validation, _ = BlendedMegatronDatasetBuilder(
+        GPTDataset,
+        sizes,
+        _sees_tokens,
+        GPTDatasetConfig(
+            random_seed=spec.seed,
+            sequence_length=spec.model.seq_length,
+            blend_per_split=[_blend(run, corpus.train), _blend(run, corpus.validation), None],
+            path_to_cache=str(cache),
+            tokenizer=Tokenizer(eod, {"eod": eod}),
+            reset_position_ids=False,
+            reset_attention_mask=False,
+            eod_mask_loss=False,
+            create_attention_mask=False,
+        ),
+    ).build()
+    devices.decide_once(lambda: rundir.write_json(cache / READY, _cached(cache, corpus)))
+    return (
+        Split(train, spec, place),
+        Split(validation, spec, place) if corpus.validation else None,
+    )
+
+
+def _sees_tokens() -> bool:
+    return bool(parallel_state.is_pipeline_first_stage() or parallel_state.is_pipeline_last_stage())
+
+
+def _blend(run: rundir.RunDir, sources: tuple[Source, ...]) -> tuple[list[str], list[float]] | None:
+    """Weights are token counts: megatron.core would otherwise stop after one epoch of the whole."""
+    if not sources:
+        return None
+    prefixes = [str(run.path(source.prefix)) for source in sources]
+    return prefixes, [float(source.tokens) for source in sources]
+
+
+def _cached(cache: Path, corpus: Corpus) -> dict[str, Any]:
+    """What the index files depend on; GPTDataset names them by the absolute paths of the tokens too."""
+    return {"data": corpus.digest, "folder": str(cache)}
+
+
+def _clear_unfinished(cache: Path, corpus: Corpus) -> None:
+    """Drop index files that were not finished, or are of other tokens.
+
+    GPTDataset writes them in place and takes whatever lies there the next time, so a kill in between
+    would otherwise be met again at every start.
+    """
+    try:
+        if rundir.read_json(cache / READY) == {"format": rundir.FORMAT, **_cached(cache, corpus)}:
+            return
+    except (FileNotFoundError, rundir.FormatError):
+        pass
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,117 @@
+"""Optimizer, schedule, gradient clipping."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from jobs import device as devices
+from jobs.specs import PretrainSpec
+
+with devices.quiet_imports():
+    from megatron.core.distributed import (
+        DistributedDataParallel,
+        DistributedDataParallelConfig,
+        finalize_model_grads,
+    )
+    from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+    from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+
+
+@dataclass
+class Updater:
+    """What turns gradients into new weights."""
+
+    wrapped: Any
+    """The model with its gradient buffers, for the forward and backward pass."""
+    optimizer: Any
+    schedule: Any
+
+    def skip_to(self, step: int) -> None:
+        """Set the learning rate of the step after ``step``."""
+        self.schedule.step(increment=step)
+
+    def update(self) -> tuple[float, float]:
+        """Clip, take one optimizer step at the next learning rate, and clear the gradients.
+
+        Returns:
+            learning rate used and gradient norm before clipping.
+        """
+        self.schedule.step(increment=1)
+        _, norm, _ = self.optimizer.step()
+        self.wrapped.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        return float(self.optimizer.param_groups[0]["lr"]), float(norm)
+
+
+def prepare(network: torch.nn.Module, spec: PretrainSpec, place: torch.device) -> Updater:
+    """Wrap the model for data parallelism and make its AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101).
+
+    Gradients are accumulated and reduced in float32, whatever the precision. Parameters with one
+    dimension (norm weights) have no weight decay. The learning rate rises linearly over
+    ``warmup_steps``, then falls along a cosine until ``decay_steps``; step ``n`` uses its value at ``n``.
+    """
+    config: Any = network.config
+    overlap = not devices.is_cpu(place) and spec.parallel.data > 1
+    wrapped = DistributedDataParallel(
+        config,
+        DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True,
+            use_distributed_optimizer=spec.parallel.distributed_optimizer,
+            overlap_grad_reduce=overlap,
+        ),
+        network,
+    )
+    wrapped.broadcast_params()
+    config.finalize_model_grads_func = finalize_model_grads
+    if overlap:
+        config.no_sync_func = wrapped.no_sync
+    optimizer = get_megatron_optimizer(
+        OptimizerConfig(
+            optimizer="adam",
+            lr=spec.learning_rate,
+            min_lr=spec.min_learning_rate,
+            weight_decay=spec.weight_decay,
+            adam_beta1=spec.adam_beta1,
+            adam_beta2=spec.adam_beta2,
+            adam_eps=spec.adam_eps,
+            clip_grad=spec.clip_grad,
+            bf16=spec.precision == "bf16",
+            params_dtype=config.params_dtype,
+            use_distributed_optimizer=spec.parallel.distributed_optimizer,
+        ),
+        [wrapped],
+    )
+    config.grad_scale_func = optimizer.scale_loss
+    complete_state(optimizer)
+    return Updater(wrapped, optimizer, _schedule(optimizer, spec))
+
+
+def complete_state(optimizer: Any) -> None:
+    """Give Adam its moments and its step count where it has none yet, as if zero steps were done.
+
+    Optimizers make them at their first step, but megatron.core can neither save nor load without.
+    """
+    for part in optimizer.chained_optimizers:
+        part.init_state_fn(part.optimizer, part.config)
+        if isinstance(part.optimizer, torch.optim.AdamW):
+            for state in part.optimizer.state.values():
+                state.setdefault("step", torch.tensor(0.0))
+
+
+def _schedule(optimizer: Any, spec: PretrainSpec) -> Any:
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=spec.learning_rate,
+        min_lr=spec.min_learning_rate,
+        lr_warmup_steps=spec.warmup_steps,
+        lr_decay_steps=spec.decay_steps,
+        lr_decay_style="cosine",
+        start_wd=spec.weight_decay,
+        end_wd=spec.weight_decay,
+        wd_incr_steps=spec.train_steps,
+        wd_incr_style="constant",
+    )

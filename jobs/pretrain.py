@@ -1,0 +1,62 @@
+"""Spec → engine loop; exit codes that mean something."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from jobs import specs
+from jobs.runtime import Context, TaskError
+
+
+def run(context: Context) -> None:
+    """Continue or begin pretraining, as one of the layout's ranks.
+
+    Raises:
+        Stopped: asked to stop; what was trained is saved.
+        TaskError: the spec, the data or the checkpoints do not allow it.
+    """
+    spec = cast(specs.PretrainSpec, context.task.spec)
+    check(spec, context.world_size)
+    from jobs import device
+
+    place = device.start(
+        spec.device,
+        context.rank,
+        context.world_size,
+        context.local_rank,
+        context.task.cpus_per_rank,
+    )
+    try:
+        from jobs.engine import loop, model
+
+        model.start_parallel(spec.parallel, place, spec.seed)
+        loop.train(context, spec, place)
+    finally:
+        device.end()
+
+
+def check(spec: specs.PretrainSpec, world_size: int) -> None:
+    """Refuse what cannot be trained before anything is started.
+
+    Raises:
+        TaskError: ranks, batch sizes or layers do not divide.
+    """
+    layout = spec.parallel
+    if layout.world_size != world_size:
+        raise TaskError(
+            f"the layout {layout.tensor} x {layout.pipeline} x {layout.data} needs "
+            f"{layout.world_size} ranks, {world_size} were started",
+            "start as many ranks as the task's `ranks`",
+        )
+    samples = spec.micro_batch_size * layout.data
+    if spec.global_batch_size % samples:
+        raise TaskError(
+            f"global batch {spec.global_batch_size} is not a multiple of micro-batch "
+            f"{spec.micro_batch_size} x data {layout.data}",
+            f"use a multiple of {samples}",
+        )
+    if spec.model.layers % layout.pipeline:
+        raise TaskError(
+            f"{spec.model.layers} layers do not divide into {layout.pipeline} pipeline stages",
+            "choose a number of stages that divides the layers",
+        )

@@ -1,0 +1,267 @@
+"""Run directories with small indexed datasets, and real ranks on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import rundir, specs
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+VOCABULARY = 96
+"""Tokens of the test tokenizer; the last is the end of a document."""
+
+EOD = VOCABULARY - 1
+
+SEQUENCE = 32
+
+MODEL = specs.ModelSpec(
+    layers=2,
+    hidden_size=64,
+    ffn_hidden_size=128,
+    attention_heads=4,
+    kv_heads=2,
+    seq_length=SEQUENCE,
+    vocab_size=VOCABULARY,
+    padded_vocab_size=128,
+    rope_theta=10_000.0,
+    norm_eps=1e-5,
+    init_std=0.02,
+)
+
+
+def layout(tensor: int = 1, pipeline: int = 1, data: int = 1, **more: Any) -> specs.ParallelSpec:
+    """A layout with sequence parallelism wherever there is more than one tensor rank."""
+    values = {
+        "sequence_parallel": tensor > 1,
+        "distributed_optimizer": True,
+        "recompute": "none",
+        **more,
+    }
+    return specs.ParallelSpec(tensor=tensor, pipeline=pipeline, data=data, **values)
+
+
+SPEC = specs.PretrainSpec(
+    model=MODEL,
+    parallel=layout(),
+    device="cpu",
+    precision="fp32",
+    train_prefixes=("tokens/train/00000", "tokens/train/00001", "tokens/train/00002"),
+    validation_prefixes=("tokens/validation/00000",),
+    tokenizer="tokenizer.json",
+    eod_token="<EOD>",
+    micro_batch_size=2,
+    global_batch_size=4,
+    train_steps=8,
+    learning_rate=3e-3,
+    min_learning_rate=3e-4,
+    warmup_steps=2,
+    decay_steps=8,
+    adam_beta1=0.9,
+    adam_beta2=0.95,
+    adam_eps=1e-8,
+    weight_decay=0.1,
+    clip_grad=1.0,
+    seed=1234,
+    validation_interval=4,
+    validation_batches=2,
+    save_interval=4,
+    keep_checkpoints=2,
+    checkpoint_dir="checkpoints",
+    tensorboard_dir="tensorboard",
+    cache_dir="tokens/cache",
+)
+
+
+@dataclass
+class Ranks:
+    """The processes of one attempt."""
+
+    processes: list[subprocess.Popen[str]]
+    logs: list[Path]
+
+    def wait(self) -> list[int]:
+        return [process.wait(timeout=300) for process in self.processes]
+
+    def signal(self, number: int) -> None:
+        for process in self.processes:
+            process.send_signal(number)
+
+    def words(self) -> str:
+        return "\n".join(log.read_text() for log in self.logs)
+
+
+@dataclass
+class Run:
+    """A run directory with a pretraining task."""
+
+    root: Path
+    spec: specs.PretrainSpec
+    attempt: int = 0
+    started: list[Ranks] = field(default_factory=list)
+
+    @property
+    def files(self) -> rundir.RunDir:
+        return rundir.RunDir(self.root)
+
+    def change(self, **values: Any) -> None:
+        """Write the task's spec anew with other values."""
+        self.spec = dataclasses.replace(self.spec, **values)
+        task = specs.TaskSpec(
+            stage="pretrain",
+            index=0,
+            spec=self.spec,
+            ranks=self.spec.parallel.world_size,
+            ranks_per_node=self.spec.parallel.world_size,
+            nodes=1,
+            gpus_per_node=0,
+            cpus_per_rank=1,
+            launcher="local",
+            python=(sys.executable,),
+            srun_args=(),
+            secrets_file="",
+            health={},
+        )
+        rundir.write_json(self.files.spec("pretrain", 0), specs.to_json(task))
+
+    def start(self, **environment: str) -> Ranks:
+        """Start every rank, as the supervisor does."""
+        self.attempt += 1
+        world = self.spec.parallel.world_size
+        shared = {
+            **os.environ,
+            "PYTHONPATH": str(REPOSITORY),
+            "PYTHONWARNINGS": "ignore",
+            "OMP_NUM_THREADS": "1",
+            "MEDITRON_ATTEMPT": str(self.attempt),
+            "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(free_port()),
+            **environment,
+        }
+        logs = [self.root / f"rank-{self.attempt}-{rank}.log" for rank in range(world)]
+        processes = []
+        for rank, log in enumerate(logs):
+            with log.open("w") as output:
+                processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "jobs", "pretrain", str(self.root), "0"],
+                        cwd=self.root,
+                        env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                        text=True,
+                    )
+                )
+        ranks = Ranks(processes, logs)
+        self.started.append(ranks)
+        return ranks
+
+    def finish(self, **environment: str) -> None:
+        """Run to the target."""
+        ranks = self.start(**environment)
+        assert ranks.wait() == [0] * self.spec.parallel.world_size, ranks.words()
+
+    def lines(self) -> list[dict[str, Any]]:
+        return list(rundir.read_lines(self.files.metrics()))
+
+    def losses(self) -> dict[int, float]:
+        """Loss of each step; of a step done twice the later one."""
+        return {line["step"]: line["loss"] for line in self.lines() if "loss" in line}
+
+    def validations(self) -> dict[int, float]:
+        return {
+            line["step"]: line["validation_loss"]
+            for line in self.lines()
+            if "validation_loss" in line
+        }
+
+    def checkpoints(self) -> list[str]:
+        return sorted(path.name for path in (self.root / "checkpoints").iterdir())
+
+    def until_step(self, step: int) -> None:
+        """Wait for a step of the running attempt to be on record."""
+        for _ in range(3000):
+            if any(
+                line.get("step", 0) >= step and line.get("attempt") == self.attempt
+                for line in self.lines()
+            ):
+                return
+            if all(process.poll() is not None for process in self.started[-1].processes):
+                break
+            time.sleep(0.05)
+        raise AssertionError(f"no step {step}:\n{self.started[-1].words()}")
+
+    def end_all(self) -> None:
+        for ranks in self.started:
+            for process in ranks.processes:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return int(door.getsockname()[1])
+
+
+def write_tokens(prefix: Path, documents: Sequence[Sequence[int]]) -> None:
+    """Write an indexed dataset with megatron.core's own builder."""
+    import numpy
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=numpy.uint16)
+    for document in documents:
+        builder.add_document(numpy.array(document, dtype=numpy.uint16), [len(document)])
+    builder.finalize(f"{prefix}.idx")
+
+
+def documents(count: int, seed: int) -> list[list[int]]:
+    """Documents that count upwards from a random token: easy to learn, and every one is different."""
+    source = random.Random(seed)
+    texts = []
+    for _ in range(count):
+        start, length = source.randrange(EOD), source.randrange(20, 90)
+        texts.append([(start + place) % EOD for place in range(length)] + [EOD])
+    return texts
+
+
+def write_tokenizer(path: Path) -> None:
+    content = {"model": {"vocab": {}}, "added_tokens": [{"id": EOD, "content": "<EOD>"}]}
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+    """Make run directories; whatever still runs at the end of the test is killed."""
+    runs: list[Run] = []
+
+    def make(name: str = "run", **values: Any) -> Run:
+        run = Run(tmp_path / name, SPEC)
+        for shard, count in enumerate((40, 0, 25)):
+            write_tokens(run.root / f"tokens/train/{shard:05d}", documents(count, shard))
+        write_tokens(run.root / "tokens/validation/00000", documents(12, 99))
+        write_tokenizer(run.root / "tokenizer.json")
+        run.change(**values)
+        runs.append(run)
+        return run
+
+    yield make
+    for run in runs:
+        run.end_all()
