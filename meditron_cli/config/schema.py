@@ -1,12 +1,15 @@
 """What people write: experiment files, recipes and cluster profiles, as frozen, strict models.
 
-One field, one meaning, one unit in its name. The docstring under a field is its documentation: it feeds
-``meditron explain``, ``meditron schema`` and ``clusters/README.md``.
+One field, one meaning, one unit in its name. The docstring under a field is its documentation: it
+feeds ``meditron explain``, ``meditron schema`` and ``clusters/README.md``.
 """
 
 from __future__ import annotations
 
 import re
+import types
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,46 +23,169 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    WithJsonSchema,
     model_validator,
 )
 
-NAME = r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$"
-PLACEHOLDER = re.compile(r"^<.*>$")
+NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
+WORD = r"^[A-Za-z0-9_./:@%+,=-]+$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+SBATCH_OPTION = r"^[a-z][a-z-]*$"
+DURATION = r"^([0-9]+-)?[0-9]+(:[0-9]{1,2}){0,2}$"
+PLACEHOLDER = r"^<.+>$"
+
+OPERATIONAL = "operational"
+"""Marks a field that decides how a run is carried out, not what it trains.
+
+Changing such a field continues the run (see ``config.identity``)."""
+
+SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIALS", "KEY"}
+
+SBATCH_OURS = {
+    "account": "account",
+    "array": "the stage's tasks",
+    "chdir": "the run directory",
+    "cpus-per-task": "tokenize.cpus and node.cpus",
+    "dependency": "the order of stages",
+    "error": "the run directory",
+    "export": "environment.pass_through",
+    "gpus-per-node": "node.gpus",
+    "gres": "node.gpus and node.gpu_type",
+    "job-name": "the run's name",
+    "mem": "node.memory_gb",
+    "nodes": "parallel",
+    "ntasks": "parallel",
+    "ntasks-per-node": "node.gpus",
+    "open-mode": "the run directory",
+    "output": "the run directory",
+    "partition": "gpu_partition.name and cpu_partition.name",
+    "qos": "qos",
+    "requeue": "the supervisor",
+    "no-requeue": "the supervisor",
+    "signal": "pretrain.signal_lead_seconds",
+    "time": "the stages' time_minutes",
+}
+"""sbatch options that meditron writes itself, and what decides them."""
 
 
-def parse_duration(value: Any) -> Any:
-    """Minutes from ``24:00:00``, ``2-00:00:00``, ``30:00`` (minutes:seconds) or a number of minutes.
+def parse_duration(value: Any) -> int:
+    """Minutes from ``24:00:00``, ``2-00:00:00``, ``30:00`` (minutes:seconds) or a number of them.
 
-    The forms are sbatch's for ``--time``. Seconds are rounded up, since submitit and Slurm count minutes.
+    The forms are those of sbatch's ``--time``. Seconds are rounded up, since Slurm counts minutes.
+
+    Raises:
+        ValueError: another form.
     """
-    if not isinstance(value, str):
+    if isinstance(value, int) and not isinstance(value, bool):
         return value
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d{1,2}))?(?::(\d{1,2}))?", value.strip())
-    if match is None:
-        raise ValueError("not a duration; write 24:00:00, 2-00:00:00 or minutes")
-    days, *rest = match.groups()
-    numbers = [int(part) for part in rest if part is not None]
-    if days is not None:
+    if not isinstance(value, str) or not re.match(DURATION, value):
+        raise ValueError("not a duration; write 24:00:00, 2-00:00:00 or a number of minutes")
+    days, _, clock = value.rpartition("-")
+    numbers = [int(part) for part in clock.split(":")]
+    if days:  # D-H, D-H:M, D-H:M:S
         hours, minutes, seconds = (*numbers, 0, 0)[:3]
-    elif len(numbers) == 3:
-        hours, minutes, seconds = numbers
-    else:
-        hours, minutes, seconds = 0, *(*numbers, 0)[:2]
+    else:  # M, M:S, H:M:S
+        hours, minutes, seconds = (0, *numbers, 0)[:3] if len(numbers) < 3 else numbers
     total = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
     return -(-total // 60)
 
 
+def is_placeholder(value: str) -> bool:
+    """Whether a profile's value still waits for the user's own: ``<account>``."""
+    return re.match(PLACEHOLDER, value) is not None
+
+
 def shell_safe(value: str) -> str:
     """A word that is safe in a batch script and on a command line."""
-    if not re.fullmatch(r"[A-Za-z0-9_./:@%+,=-]+", value) and not PLACEHOLDER.match(value):
-        raise ValueError("letters, digits and _./:@%+,=- only")
+    if not re.match(WORD, value) and not is_placeholder(value):
+        raise ValueError("one word of letters, digits and _./:@%+,=- is wanted")
     return value
 
 
-DurationMinutes = Annotated[int, BeforeValidator(parse_duration), Field(gt=0)]
-Word = Annotated[str, AfterValidator(shell_safe)]
-VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+def shell_safe_or_empty(value: str) -> str:
+    """Likewise, or nothing."""
+    return value and shell_safe(value)
+
+
+def valid_name(value: str) -> str:
+    """A name that is safe in paths, job names and tables."""
+    if not re.match(NAME, value):
+        raise ValueError("up to 40 lower-case letters, digits and inner hyphens are wanted")
+    return value
+
+
+def valid_variable(value: str) -> str:
+    """The name of an environment variable that holds no secret."""
+    if not re.match(VARIABLE, value):
+        raise ValueError("not a variable's name")
+    if SECRET_WORDS & set(value.upper().split("_")):
+        raise ValueError("looks like a secret; put it into the file that secrets_file names")
+    return value
+
+
+def valid_sbatch_option(value: str) -> str:
+    """A long option of sbatch that the profile may set."""
+    if not re.match(SBATCH_OPTION, value):
+        raise ValueError("an sbatch option by its long name, without dashes in front, is wanted")
+    if value in SBATCH_OURS:
+        raise ValueError(f"meditron sets this option itself, from {SBATCH_OURS[value]}")
+    return value
+
+
+def one_line(value: str) -> str:
+    """Text that fits on one line of a batch script."""
+    if not value.isprintable():
+        raise ValueError("one line of printable characters is wanted")
+    return value
+
+
+def valid_checkpoint(value: Any) -> Any:
+    """``first``, ``last`` or a step."""
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not number and value not in ("first", "last"):
+        raise ValueError("expected first, last or a step number")
+    return value
+
+
+def valid_sbatch_value(value: Any) -> Any:
+    """What may follow an sbatch option."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("expected one word or a whole number")
+    return shell_safe(value) if isinstance(value, str) else value
+
+
+def text(pattern: str) -> WithJsonSchema:
+    """What editors are told of a text whose validator speaks in plain words."""
+    return WithJsonSchema({"type": "string", "pattern": pattern})
+
+
+DURATION_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "exclusiveMinimum": 0},
+        {"type": "string", "pattern": DURATION},
+    ]
+}
+
+DurationMinutes = Annotated[
+    int, BeforeValidator(parse_duration), Field(gt=0), WithJsonSchema(DURATION_SCHEMA)
+]
+Name = Annotated[str, AfterValidator(valid_name), text(NAME)]
+Word = Annotated[str, AfterValidator(shell_safe), text(f"{WORD}|{PLACEHOLDER}")]
+WordOrEmpty = Annotated[str, AfterValidator(shell_safe_or_empty), text(f"^$|{WORD}|{PLACEHOLDER}")]
+Line = Annotated[str, AfterValidator(one_line)]
+VariableName = Annotated[str, AfterValidator(valid_variable), text(VARIABLE)]
+SbatchOption = Annotated[str, AfterValidator(valid_sbatch_option), text(SBATCH_OPTION)]
+SbatchValue = Annotated[str | int, BeforeValidator(valid_sbatch_value)]
+Checkpoint = Annotated[Literal["first", "last"] | NonNegativeInt, BeforeValidator(valid_checkpoint)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Conflicts(ValueError):
+    """Values of one section that cannot stand together, each with the key to change."""
+
+    def __init__(self, found: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{key}: {message}" for key, message in found))
+        self.found = found
 
 
 class Section(BaseModel):
@@ -69,12 +195,48 @@ class Section(BaseModel):
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with a value beside the others: pairs of a key and words about it.
+
+        The key is dotted, within this section.
+        """
+        yield from ()
+
+    @model_validator(mode="after")
+    def values_fit_together(self) -> Section:
+        """Report every conflict of the section at once.
+
+        Raises:
+            Conflicts: at least one.
+        """
+        if found := list(self.conflicts()):
+            raise Conflicts(found)
+        return self
+
+
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section type inside an annotation: of itself, of a list's items or of an optional."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    found = (section_in(part) for part in typing.get_args(annotation))
+    return next((section for section in found if section is not None), None)
+
+
+def item_type(annotation: Any) -> Any:
+    """What the items of a list are: ``Path`` for ``tuple[Path, ...]``; None for other types."""
+    if typing.get_origin(annotation) is tuple:
+        return typing.get_args(annotation)[0]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return next(filter(None, map(item_type, typing.get_args(annotation))), None)
+    return None
+
 
 class Curate(Section):
     """Raw documents to clean JSONL shards."""
 
     sources: tuple[Path, ...] = ()
-    """Files or folders of .jsonl, .json (.gz, .zst) and .parquet; relative to the file that names them."""
+    """Files or folders of .jsonl, .json (.gz, .zst) and .parquet; relative to the file that names
+    them."""
     text_key: str = "text"
     """Record key that holds the text."""
     id_key: str = "id"
@@ -87,7 +249,7 @@ class Curate(Section):
     """Training shards, each tokenized by its own task."""
     validation_fraction: Share = 0.03
     """Share of documents held out, chosen by hashed id. MEDITRON: 0.03 (arXiv 2311.16079, T1)."""
-    time_minutes: DurationMinutes = 240
+    time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 240
     """Time limit."""
 
 
@@ -100,16 +262,16 @@ class Tokenize(Section):
     """Token appended after each document; must be in the vocabulary."""
     special_tokens_in_text: bool = False
     """Whether a literal special token inside a text becomes that token (default: ordinary text)."""
-    cpus: PositiveInt = 4
+    cpus: Annotated[PositiveInt, OPERATIONAL] = 4
     """Cores of one task."""
-    max_parallel: PositiveInt = 64
+    max_parallel: Annotated[PositiveInt, OPERATIONAL] = 64
     """Tasks running at once."""
-    time_minutes: DurationMinutes = 240
+    time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 240
     """Time limit of one task."""
 
 
 class Model(Section):
-    """A Llama-architecture decoder: RMSNorm, SwiGLU, RoPE, grouped-query attention, untied embeddings."""
+    """A Llama-architecture decoder: RMSNorm, SwiGLU, RoPE, GQA, untied embeddings."""
 
     layers: PositiveInt
     """Transformer layers."""
@@ -133,6 +295,22 @@ class Model(Section):
     """Epsilon of RMSNorm."""
     init_std: PositiveFloat = 0.02
     """Standard deviation of initial weights."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Heads share the width evenly, groups share the heads, RoPE turns pairs in a head."""
+        if self.hidden_size % self.attention_heads:
+            yield (
+                "attention_heads",
+                f"{self.attention_heads} does not divide hidden_size, {self.hidden_size}",
+            )
+        elif self.hidden_size // self.attention_heads % 2:
+            width = self.hidden_size // self.attention_heads
+            yield "attention_heads", f"a head would be {width} wide; RoPE needs an even width"
+        if self.attention_heads % self.kv_heads:
+            yield (
+                "kv_heads",
+                f"{self.kv_heads} does not divide attention_heads, {self.attention_heads}",
+            )
 
 
 class Parallel(Section):
@@ -159,7 +337,7 @@ class Pretrain(Section):
     """Indexed datasets (without .bin/.idx) to train on instead of this run's own tokens."""
     validation_data: tuple[Path, ...] = ()
     """Likewise for validation."""
-    micro_batch_size: PositiveInt
+    micro_batch_size: Annotated[PositiveInt, OPERATIONAL]
     """Sequences per rank and forward pass."""
     global_batch_size: PositiveInt
     """Sequences per optimizer step."""
@@ -189,20 +367,50 @@ class Pretrain(Section):
     """Steps between validations; 0 validates at start and end only."""
     validation_batches: PositiveInt = 10
     """Global batches per validation."""
-    save_interval: PositiveInt = 500
+    save_interval: Annotated[PositiveInt, OPERATIONAL] = 500
     """Steps between checkpoints."""
-    keep_checkpoints: Annotated[int, Field(ge=2)] = 3
+    keep_checkpoints: Annotated[int, Field(ge=2), OPERATIONAL] = 3
     """Newest checkpoints kept, besides step 0 and the last."""
-    time_minutes: DurationMinutes = 1440
+    time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 1440
     """Time limit of one job; a run may need several."""
-    signal_lead_seconds: PositiveInt = 600
+    signal_lead_seconds: Annotated[PositiveInt, OPERATIONAL] = 600
     """Seconds before the time limit at which Slurm asks the job to save."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """The schedule rises, then falls; steps are whole micro-batches; a job has time to save."""
+        key = "train_steps" if self.decay_steps is None else "decay_steps"
+        end = self.decay_steps or self.train_steps
+        if self.warmup_steps >= end:
+            yield "warmup_steps", f"{self.warmup_steps} is not below {key}, {end}"
+        if self.min_learning_rate > self.learning_rate:
+            yield (
+                "min_learning_rate",
+                f"{self.min_learning_rate:g} is above learning_rate, {self.learning_rate:g}",
+            )
+        if self.global_batch_size % self.micro_batch_size:
+            yield (
+                "global_batch_size",
+                f"{self.global_batch_size} is not a multiple of micro_batch_size, "
+                f"{self.micro_batch_size}",
+            )
+        if self.signal_lead_seconds >= self.time_minutes * 60:
+            yield (
+                "signal_lead_seconds",
+                f"{self.signal_lead_seconds} is not below time_minutes, "
+                f"{self.time_minutes * 60} seconds",
+            )
+
+    @property
+    def kept_steps(self) -> tuple[int, ...]:
+        """Steps of the checkpoints a finished run still has: 0, the newest kept, the last."""
+        saved = range(self.save_interval, self.train_steps, self.save_interval)
+        return (0, *saved[-self.keep_checkpoints :], self.train_steps)
 
 
 class Benchmark(Section):
     """Multiple-choice questions in a local file."""
 
-    name: Annotated[str, Field(pattern=NAME)]
+    name: Name
     """Short name, used in paths and tables."""
     path: Path
     """The questions; relative to the file that names them."""
@@ -219,31 +427,33 @@ class Evaluate(Section):
 
     benchmarks: tuple[Benchmark, ...] = ()
     """What to score on."""
-    checkpoints: tuple[Literal["first", "last"] | NonNegativeInt, ...] = ("first", "last")
+    checkpoints: tuple[Checkpoint, ...] = ("first", "last")
     """``first`` (before training), ``last`` (the target step), or step numbers that are kept."""
     tensor: PositiveInt = 1
     """GPUs of one task (tensor parallel, one node)."""
     batch_size: PositiveInt = 16
     """Sequences per forward pass."""
-    max_parallel: PositiveInt = 16
+    max_parallel: Annotated[PositiveInt, OPERATIONAL] = 16
     """Tasks running at once."""
-    time_minutes: DurationMinutes = 240
+    time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 240
     """Time limit of one task."""
 
-    @model_validator(mode="after")
-    def names_are_unique(self) -> Evaluate:
+    def conflicts(self) -> Iterator[tuple[str, str]]:
         """Two benchmarks of one name would write the same files."""
-        names = [benchmark.name for benchmark in self.benchmarks]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two benchmarks are named {twice[0]!r}")
-        return self
+        seen: set[str] = set()
+        for index, benchmark in enumerate(self.benchmarks):
+            if benchmark.name in seen:
+                yield (
+                    f"benchmarks.{index}.name",
+                    f"a benchmark before this one is named {benchmark.name!r} too",
+                )
+            seen.add(benchmark.name)
 
 
 class Experiment(Section):
     """One experiment: defaults, recipe, cluster defaults, experiment file and ``--set``, merged."""
 
-    name: Annotated[str, Field(pattern=NAME)] = "med"
+    name: Name = "med"
     """First part of the run's name: lower-case letters, digits and hyphens."""
     seed: NonNegativeInt = 1234
     """Seed of weights and data order."""
@@ -253,12 +463,24 @@ class Experiment(Section):
     """Shards to Megatron indexed datasets."""
     model: Model
     """The architecture; recipes fill it in."""
-    parallel: Parallel = Parallel()
+    parallel: Annotated[Parallel, OPERATIONAL] = Parallel()
     """3D layout of pretraining."""
     pretrain: Pretrain
     """Continued pretraining; recipes fill it in."""
-    evaluate: Evaluate = Evaluate()
+    evaluate: Annotated[Evaluate, OPERATIONAL] = Evaluate()
     """Checkpoints scored on benchmarks."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Only checkpoints that training keeps can be evaluated."""
+        kept = self.pretrain.kept_steps
+        for index, step in enumerate(self.evaluate.checkpoints):
+            if isinstance(step, int) and step not in kept:
+                steps = ", ".join(map(str, kept))
+                yield (
+                    f"evaluate.checkpoints.{index}",
+                    f"no checkpoint of step {step} is kept; pretrain.save_interval and "
+                    f"keep_checkpoints keep those of steps {steps}",
+                )
 
 
 class Node(Section):
@@ -268,7 +490,7 @@ class Node(Section):
     """GPUs per node."""
     gpu_kind: str = ""
     """As NVML names it, or part of that name: ``A100-SXM4-80GB``; checked before ranks start."""
-    gpu_type: Word | Literal[""] = ""
+    gpu_type: WordOrEmpty = ""
     """Typed gres name for sbatch, when the site wants one: ``a100``."""
     gpu_memory_gb: NonNegativeInt = 0
     """Memory of one GPU."""
@@ -293,9 +515,9 @@ class Partition(Section):
     """Shape of its nodes."""
     max_time_minutes: DurationMinutes | None = None
     """Longest job; none when unlimited or not known."""
-    account: Word | Literal[""] = ""
+    account: WordOrEmpty = ""
     """Account for jobs in this partition; overrides the cluster's."""
-    qos: Word | Literal[""] = ""
+    qos: WordOrEmpty = ""
     """QOS; overrides the cluster's."""
     request_memory: bool = True
     """Ask for memory explicitly (``--mem``); off where the site forbids it."""
@@ -313,22 +535,32 @@ class Container(Section):
     python: Word = "python"
     """Interpreter inside the image."""
 
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """The batch step may start in any folder."""
+        if not self.image.startswith("/") and not is_placeholder(self.image):
+            yield "image", f"{self.image!r} is not an absolute path"
+
 
 class Environment(Section):
     """What a job's processes see."""
 
     modules: tuple[Word, ...] = ()
     """Loaded in order (``module load``)."""
-    python: Word | Literal[""] = ""
+    python: WordOrEmpty = ""
     """Absolute interpreter on shared storage; default: the one that submits."""
     container: Container | None = None
     """Container for the ranks."""
     pass_through: tuple[VariableName, ...] = ()
     """Variables taken over from the submitting shell; all others stay behind."""
-    set: dict[VariableName, str] = {}
+    set: dict[VariableName, Line] = {}
     """Variables set in every job. Nothing secret: they stand in the batch script."""
     secrets_file: Path | None = None
     """A 0600 file of NAME=value lines, read on the node by the process that needs it."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """A job may start in any folder."""
+        if self.python and not self.python.startswith("/") and not is_placeholder(self.python):
+            yield "python", f"{self.python!r} is not an absolute path"
 
 
 class Slurm(Section):
@@ -336,7 +568,7 @@ class Slurm(Section):
 
     max_array_size: PositiveInt = 1001
     """MaxArraySize of ``scontrol show config``; the highest index is one less."""
-    sbatch: dict[Word, str | int] = {}
+    sbatch: dict[SbatchOption, SbatchValue] = {}
     """More sbatch options by long name: ``constraint``, ``reservation`` …"""
     srun: tuple[Word, ...] = ()
     """More srun arguments for the ranks: ``--cpu-bind=none`` …"""
@@ -345,7 +577,7 @@ class Slurm(Section):
 class Cluster(Section):
     """A cluster profile: facts about a site, and defaults for experiments run on it."""
 
-    name: Annotated[str, Field(pattern=NAME)]
+    name: Name
     """What ``--cluster`` calls it."""
     description: str = ""
     """One line for ``meditron clusters``."""
@@ -353,9 +585,9 @@ class Cluster(Section):
     """Slurm, or processes on this machine."""
     device: Literal["cuda", "cpu"]
     """What ranks compute on."""
-    account: Word | Literal[""] = ""
+    account: WordOrEmpty = ""
     """Default account."""
-    qos: Word | Literal[""] = ""
+    qos: WordOrEmpty = ""
     """Default QOS."""
     gpu_partition: Partition
     """Where pretraining and evaluation run."""
@@ -371,3 +603,11 @@ class Cluster(Section):
     """Codes of health checks this site does not want."""
     defaults: dict[str, Any] = {}
     """Experiment keys that this cluster presets, below the experiment file and ``--set``."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """A CUDA cluster has GPUs, and pyxis is a plugin of Slurm."""
+        if self.device == "cuda" and self.gpu_partition.node.gpus == 0:
+            yield "gpu_partition.node.gpus", "device is cuda, but the nodes have no GPUs"
+        container = self.environment.container
+        if self.scheduler == "local" and container and container.kind == "pyxis":
+            yield "environment.container.kind", "pyxis needs Slurm, and scheduler is local"

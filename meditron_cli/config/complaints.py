@@ -1,0 +1,183 @@
+"""pydantic's errors in plain words: place, key, what is wrong, what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from meditron_cli.config.problems import Problems
+from meditron_cli.config.schema import Conflicts, Section, item_type, section_in
+from meditron_cli.config.tree import (
+    ListNode,
+    Location,
+    MapNode,
+    Node,
+    ScalarNode,
+    find,
+    key_place_at,
+    key_text,
+    place_at,
+    plain_scalar,
+)
+
+ErrorDetails = Mapping[str, Any]
+
+NOUNS = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "keys with values",
+    "model_type": "keys with values",
+    "model_attributes_type": "keys with values",
+    "path_type": "text",
+}
+"""What was wanted, by pydantic's error type."""
+
+LIMITS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def translate(
+    model: type[Section],
+    root: Node,
+    errors: Iterable[ErrorDetails],
+    problems: Problems,
+    partial: bool,
+) -> None:
+    """Note pydantic's errors in our words; several at one value (of a union) become one."""
+    wanted: dict[Location, list[str]] = {}
+    for error in errors:
+        where = error["loc"]
+        kind = error["type"]
+        if kind == "missing":
+            if not partial or any(isinstance(step, int) for step in where):
+                problems.add(place_at(root, where), key_text(where), "missing")
+        elif kind == "extra_forbidden":
+            problems.add(key_place_at(root, where), key_text(where), unknown_key(model, where))
+        elif kind in NOUNS:
+            written = where if find(root, where) else where[:-1]
+            wanted.setdefault(written, []).append(NOUNS[kind])
+        else:
+            note_value(root, error, problems)
+    for where, nouns in wanted.items():
+        node = find(root, where) or root
+        message = f"expected {' or '.join(dict.fromkeys(nouns))}, found {described(node, nouns[0])}"
+        problems.add(node.place, key_text(where), message)
+
+
+def note_value(root: Node, error: ErrorDetails, problems: Problems) -> None:
+    """Note a value of the right type that cannot be, or several that cannot stand together."""
+    where: Location = error["loc"]
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, Conflicts):
+        for key, message in cause.found:
+            steps = [int(step) if step.isdigit() else step for step in key.split(".")]
+            inside = (*where, *steps)
+            problems.add(place_at(root, inside), key_text(inside), message)
+    elif where and where[-1] == "[key]":
+        written = where[:-1]
+        problems.add(key_place_at(root, written), key_text(written), str(cause))
+    else:
+        problems.add(place_at(root, where), key_text(where), value_message(root, error))
+
+
+def value_message(root: Node, error: ErrorDetails) -> str:
+    """What is wrong with one value."""
+    kind, context = error["type"], error.get("ctx", {})
+    node = find(root, error["loc"])
+    found = node.text if isinstance(node, ScalarNode) else "this"
+    if kind in LIMITS:
+        words, bound = LIMITS[kind]
+        return f"must be {words} {context[bound]:g}, found {found}"
+    if kind == "literal_error":
+        choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return (
+            f"expected one of {', '.join(choices)}, found {found!r}{did_you_mean(found, choices)}"
+        )
+    if kind == "value_error":
+        return f"{context['error']}, found {found!r}"
+    if kind == "finite_number":
+        return f"must be a finite number, found {found}"
+    return f"{error['msg'][:1].lower()}{error['msg'][1:]}"
+
+
+def described(node: Node, wanted: str) -> str:
+    """What stands where something else was wanted, and how to write it where that is clear."""
+    if isinstance(node, ListNode):
+        return "a list"
+    if isinstance(node, MapNode):
+        return "keys with values"
+    if node.value is None:
+        return "nothing"
+    if isinstance(node.value, str):
+        return f"the text {node.text!r}{text_advice(node, wanted)}"
+    kind = "" if isinstance(node.value, bool) else "the number "
+    advice = {"text": f'; put it in quotes: "{node.text}"', "a list": f"; write [{node.text}]"}
+    return f"{kind}{node.text}{advice.get(wanted, '')}"
+
+
+def text_advice(node: ScalarNode, wanted: str) -> str:
+    """How to turn a text into what was wanted."""
+    if wanted == "a list":
+        return f"; write [{node.text}]"
+    if wanted == "true or false":
+        words = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+        instead = words.get(node.text.lower())
+        return f"; write {instead}" if instead else ""
+    value = plain_scalar(node.text)
+    return "; write it without quotes" if isinstance(value, int | float) else ""
+
+
+def unknown_key(model: type[Section], where: Location) -> str:
+    """Why a key is refused: the nearest known one, the section it is of, or all that there are."""
+    known = keys_at(model, where[:-1])
+    key = str(where[-1])
+    if near := did_you_mean(key, known):
+        return f"unknown key{near}"
+    elsewhere = [dotted for dotted in dotted_keys(model) if dotted.rpartition(".")[2] == key]
+    if len(elsewhere) == 1:
+        return f"unknown key here; did you mean {elsewhere[0]!r}?"
+    return f"unknown key; known here: {', '.join(known)}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def section_at(model: type[Section], where: Location) -> type[Section] | None:
+    """The section type at a location, None where there is none."""
+    section: type[Section] | None = model
+    for step in where:
+        if section is None or isinstance(step, int):
+            continue
+        field = section.model_fields.get(step)
+        section = section_in(field.annotation) if field else None
+    return section
+
+
+def keys_at(model: type[Section], where: Location) -> list[str]:
+    """Keys of the section at a location."""
+    section = section_at(model, where)
+    return list(section.model_fields) if section else []
+
+
+def dotted_keys(model: type[Section], prefix: str = "") -> list[str]:
+    """Every key, sections before what is in them; items of lists have none."""
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        section = section_in(field.annotation)
+        if section and item_type(field.annotation) is None:
+            keys += dotted_keys(section, f"{prefix}{name}.")
+    return keys

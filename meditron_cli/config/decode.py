@@ -1,0 +1,107 @@
+"""A tree to a model, strictly; every error is noted, each with its place and its key."""
+
+from __future__ import annotations
+
+import json
+import os
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from meditron_cli.config.complaints import translate
+from meditron_cli.config.problems import Problem, Problems
+from meditron_cli.config.schema import Section, is_placeholder, item_type, section_in
+from meditron_cli.config.tree import (
+    ListNode,
+    Location,
+    MapNode,
+    Node,
+    ScalarNode,
+    key_text,
+    to_plain,
+)
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def decode(model: type[SectionType], root: Node, problems: Problems) -> SectionType | None:
+    """The model that a tree describes; None, with every problem noted, when it describes none."""
+    return _validate(model, root, problems, partial=False)
+
+
+def check_part(model: type[Section], root: Node, problems: Problems) -> None:
+    """Note the problems of a tree that others complete.
+
+    Keys may be missing, save in the items of a list, which no other tree completes.
+    """
+    _validate(model, root, problems, partial=True)
+
+
+def _validate(
+    model: type[SectionType], root: Node, problems: Problems, partial: bool
+) -> SectionType | None:
+    text = json.dumps(with_paths(root, model, (), problems))
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        translate(model, root, error.errors(include_url=False), problems, partial)
+        return None
+
+
+def with_paths(node: Node, annotation: Any, where: Location, problems: Problems) -> Any:
+    """Plain data of a tree, in which each path is absolute."""
+    if isinstance(node, ListNode):
+        item = item_type(annotation)
+        return [
+            with_paths(inside, item, (*where, number), problems)
+            for number, inside in enumerate(node.items)
+        ]
+    section = section_in(annotation)
+    if isinstance(node, MapNode) and section:
+        fields = section.model_fields
+        return {
+            key: with_paths(
+                entry.node,
+                fields[key].annotation if key in fields else None,
+                (*where, key),
+                problems,
+            )
+            for key, entry in node.entries.items()
+        }
+    if isinstance(node, ScalarNode) and isinstance(node.value, str) and is_path(annotation):
+        return absolute(node, where, problems)
+    return to_plain(node)
+
+
+def is_path(annotation: Any) -> bool:
+    """Whether a field holds a path, perhaps an optional one."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return Path in typing.get_args(annotation)
+    return annotation is Path
+
+
+def absolute(node: ScalarNode, where: Location, problems: Problems) -> str:
+    """An absolute path: ``~`` is the home, relative ones start at the folder of their file."""
+    if node.text.strip() == "":
+        problems.add(node.place, key_text(where), "empty; write a path")
+    if "$" in node.text:
+        message = "variables are not replaced in paths; write the path out"
+        problems.add(node.place, key_text(where), message)
+    return os.path.normpath(node.place.source.folder / Path(node.text).expanduser())
+
+
+def placeholder_problems(node: Node, where: Location = ()) -> Iterator[Problem]:
+    """A problem for each value that still waits for the user's own."""
+    if isinstance(node, MapNode):
+        for key, entry in node.entries.items():
+            yield from placeholder_problems(entry.node, (*where, key))
+    elif isinstance(node, ListNode):
+        for number, item in enumerate(node.items):
+            yield from placeholder_problems(item, (*where, number))
+    elif isinstance(node.value, str) and is_placeholder(node.value):
+        message = f"{node.value} is a placeholder; write your own in a copy of the profile"
+        yield Problem(node.place, key_text(where), message)

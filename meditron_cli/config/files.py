@@ -1,0 +1,151 @@
+"""Find profiles, recipes and experiments by name, and read them as trees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import resources
+from pathlib import Path
+
+from meditron_cli.config import tree
+from meditron_cli.config.complaints import did_you_mean
+from meditron_cli.config.problems import Place, Problems, Source
+from meditron_cli.config.tree import Entry, MapNode, ScalarNode
+
+RANKS = {"--cluster": 0, "--size": 0, "recipe": 1, "profile": 2, "experiment": 3, "--set": 4}
+"""Layers by precedence, lowest first."""
+
+DEFAULT_CONFIG = Path("experiment.yaml")
+
+
+def shipped_profiles() -> Path:
+    """Folder of the profiles that come with the package."""
+    return Path(str(resources.files("clusters")))
+
+
+def shipped_recipes() -> Path:
+    """Folder of the recipes."""
+    return Path(str(resources.files("meditron_cli.recipes")))
+
+
+def profile_folders() -> tuple[Path, ...]:
+    """Where profiles are looked for, the first one that has it counts."""
+    return Path("clusters"), Path("~/.config/meditron/clusters").expanduser(), shipped_profiles()
+
+
+def names_in(folders: Iterable[Path]) -> list[str]:
+    """Names of the YAML files in some folders, sorted."""
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
+def cluster_names() -> list[str]:
+    """Names that ``--cluster`` knows."""
+    return names_in(profile_folders())
+
+
+def size_names() -> list[str]:
+    """Names that ``--size`` knows."""
+    return names_in([shipped_recipes()])
+
+
+def is_path(name: str) -> bool:
+    """Whether ``--cluster`` was given a file instead of a name."""
+    return "/" in name or name.endswith((".yaml", ".yml"))
+
+
+def find_profile(name: str, problems: Problems) -> Path | None:
+    """The file of a profile; None, with a problem noted, when no folder has it."""
+    if is_path(name):
+        return Path(name)
+    paths = (folder / f"{name}.yaml" for folder in profile_folders())
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        note_unknown("--cluster", name, "profile", cluster_names(), problems)
+    return found
+
+
+def find_recipe(size: str, problems: Problems) -> Path | None:
+    """The file of a recipe; None, with a problem noted, when there is none."""
+    if size in size_names():
+        return shipped_recipes() / f"{size}.yaml"
+    note_unknown("--size", size, "recipe", size_names(), problems)
+    return None
+
+
+def note_unknown(option: str, name: str, kind: str, known: list[str], problems: Problems) -> None:
+    """Note that an option names what is not there; say what is."""
+    place = Place(source_of(option, f"{option} {name}", Path.cwd()))
+    near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+    problems.add(place, "", f"no {kind} has this name{near}")
+
+
+def source_of(layer: str, label: str, folder: Path) -> Source:
+    """A source with its layer's rank."""
+    return Source(layer, label, folder.absolute(), RANKS[layer])
+
+
+def label_of(path: Path) -> str:
+    """How people know a file: as they named it, or from the current folder where it lies below."""
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
+def read_mapping(path: Path, layer: str, problems: Problems) -> MapNode | None:
+    """The tree of a file of keys and values; None, with a problem noted, when it is no such file."""
+    source = source_of(layer, label_of(path), path.parent)
+    text = read_text(path, lambda message: problems.add(Place(source), "", message))
+    root = None if text is None else tree.parse(text, source, problems)
+    if root is not None and not isinstance(root, MapNode):
+        problems.add(root.place, "", "expected keys with values, such as `name: med`")
+        return None
+    return root
+
+
+def read_text(path: Path, complain: Callable[[str], None]) -> str | None:
+    """The text of a file; None after a complaint."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        complain("no such file")
+    except IsADirectoryError:
+        complain("a folder; name a file in it")
+    except UnicodeDecodeError as error:
+        complain(f"not UTF-8 text (byte {error.start}); save it as UTF-8")
+    except OSError as error:
+        complain(f"cannot be read: {error.strerror}")
+    return None
+
+
+def read_profile(name: str, problems: Problems) -> MapNode | None:
+    """The tree of a profile, by name or path."""
+    path = find_profile(name, problems)
+    root = read_mapping(path, "profile", problems) if path else None
+    if root and not is_path(name):
+        check_name(root, name, problems)
+    return root
+
+
+def check_name(root: MapNode, name: str, problems: Problems) -> None:
+    """A profile that is found by name must bear it, since a run's identity is made with it."""
+    entry = root.entries.get("name")
+    written = entry.node if entry else None
+    if isinstance(written, ScalarNode) and written.value != name:
+        message = f"{written.text!r} is not the file's name; write {name}"
+        problems.add(written.place, "name", message)
+
+
+def read_override(word: str, problems: Problems) -> MapNode | None:
+    """The tree of one ``--set KEY=VALUE``; the value is YAML."""
+    source = source_of("--set", f"--set {word}", Path.cwd())
+    place = Place(source)
+    key, equals, text = word.partition("=")
+    steps = key.strip().split(".")
+    if not equals or not all(steps):
+        problems.add(place, "", "write KEY=VALUE, such as pretrain.train_steps=100")
+        return None
+    value = tree.parse(text, source, problems) if text.strip() else ScalarNode(place, None, "")
+    if value is None:
+        return None
+    for step in reversed(steps):
+        value = MapNode(place, {step: Entry(place, value)})
+    return value if isinstance(value, MapNode) else None

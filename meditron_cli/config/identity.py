@@ -1,0 +1,37 @@
+"""A run's name: what it trains decides it, not how it is carried out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from meditron_cli.config.schema import OPERATIONAL, Experiment, Section
+
+DIGITS = 8
+
+
+def run_name(experiment: Experiment, size: str, cluster_name: str) -> str:
+    """``med-tiny-3f2a91c0``: the experiment's name, the size, and the start of a digest.
+
+    The digest (SHA-256) covers the names of size and cluster and every key of the experiment, except
+    those that ``schema`` marks ``OPERATIONAL``: time limits, cores, parallel tasks, the micro-batch,
+    saving and keeping checkpoints, and the sections ``parallel`` and ``evaluate``. So a longer time
+    limit, another layout or one more benchmark continues a run; another learning rate starts a new
+    one. Paths count as they are, absolute; the content of files does not.
+    """
+    decisive = {"size": size, "cluster": cluster_name, "experiment": decisive_values(experiment)}
+    text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{experiment.name}-{size}-{digest[:DIGITS]}"
+
+
+def decisive_values(section: Section) -> dict[str, Any]:
+    """JSON values of the keys that decide the trained result."""
+    whole = section.model_dump(mode="json")
+    kept: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if OPERATIONAL not in field.metadata:
+            kept[name] = decisive_values(value) if isinstance(value, Section) else whole[name]
+    return kept

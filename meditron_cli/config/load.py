@@ -1,0 +1,188 @@
+"""Merge recipe, profile, experiment and ``--set``, and answer typed objects.
+
+Precedence, lowest first: the models' defaults, the size's recipe, the cluster's ``defaults``, the
+experiment file, ``--set`` (of which the last counts). Trees are merged, not values, so that every
+value keeps the place where it was written.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+
+from jobs.specs import STAGES
+from meditron_cli.config import files, tree
+from meditron_cli.config.decode import check_part, decode, placeholder_problems
+from meditron_cli.config.files import cluster_names, size_names
+from meditron_cli.config.problems import Place, Problem, Problems, Source
+from meditron_cli.config.schema import Cluster, Experiment
+from meditron_cli.config.tree import Location, MapNode
+
+__all__ = ["Loaded", "Missing", "cluster_names", "load", "load_cluster", "size_names"]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """An input that is named and is not there."""
+
+    stages: tuple[str, ...]
+    """Stages that need it."""
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An experiment on a cluster, whole and valid."""
+
+    experiment: Experiment
+    cluster: Cluster
+    size: str
+    config_file: Path | None
+    placeholders: tuple[str, ...]
+    """Sentences with places, about the profile; ``submit`` refuses them."""
+    missing: tuple[Missing, ...]
+    """Inputs that this machine does not have; ``submit`` refuses those its stages need."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What an experiment is made of; None where a layer was not asked for or could not be read."""
+
+    recipe: MapNode | None
+    profile: MapNode | None
+    config: MapNode | None
+    overrides: tuple[MapNode, ...]
+    config_file: Path | None
+
+    def merged(self) -> tree.Node:
+        """One tree of the experiment's keys."""
+        defaults = tree.find(self.profile, ("defaults",)) if self.profile else None
+        nothing: tree.Node = MapNode(Place(Source("default", "defaults", Path.cwd())), {})
+        layers = (self.recipe, defaults, self.config, *self.overrides)
+        return reduce(tree.merge, (layer for layer in layers if layer is not None), nothing)
+
+
+def load(cluster: str, size: str, config: Path | None, overrides: Sequence[str]) -> Loaded:
+    """Read everything that an experiment on a cluster consists of.
+
+    Args:
+        cluster: a profile's name, or a path that ends in ``.yaml``.
+        size: a recipe's name.
+        config: the experiment file; when None, ``experiment.yaml`` of this folder if it is there.
+        overrides: ``KEY=VALUE`` of each ``--set``.
+
+    Raises:
+        ConfigError: every error of every layer, one a line.
+    """
+    problems = Problems()
+    layers = read_layers(cluster, size, config, overrides, problems)
+    merged = layers.merged()
+    profile = decode_profile(layers.profile, problems)
+    if layers.recipe is None:
+        check_part(Experiment, merged, problems)
+        raise problems.error()
+    experiment = decode(Experiment, merged, problems)
+    if problems or experiment is None or profile is None or layers.profile is None:
+        raise problems.error()
+    return Loaded(
+        experiment=experiment,
+        cluster=profile,
+        size=size,
+        config_file=layers.config_file,
+        placeholders=tuple(map(str, placeholder_problems(layers.profile))),
+        missing=tuple(missing_inputs(experiment, merged))
+        + tuple(missing_secrets(profile, layers.profile)),
+    )
+
+
+def load_cluster(name_or_path: str) -> Cluster:
+    """A cluster profile.
+
+    Raises:
+        ConfigError: every error of it, one a line.
+    """
+    problems = Problems()
+    profile = decode_profile(files.read_profile(name_or_path, problems), problems)
+    if problems or profile is None:
+        raise problems.error()
+    return profile
+
+
+def decode_profile(root: MapNode | None, problems: Problems) -> Cluster | None:
+    """The profile of a tree; its ``defaults`` are checked as a part of an experiment."""
+    if root is None:
+        return None
+    defaults = tree.find(root, ("defaults",))
+    if isinstance(defaults, MapNode):
+        check_part(Experiment, defaults, problems)
+    return decode(Cluster, root, problems)
+
+
+def read_layers(
+    cluster: str | None,
+    size: str | None,
+    config: Path | None,
+    overrides: Sequence[str],
+    problems: Problems,
+) -> Layers:
+    """Read the layers that are asked for; None asks for no cluster or no size."""
+    if config is None and files.DEFAULT_CONFIG.exists():
+        config = files.DEFAULT_CONFIG
+    recipe = files.find_recipe(size, problems) if size else None
+    sets = [files.read_override(word, problems) for word in overrides]
+    return Layers(
+        recipe=files.read_mapping(recipe, "recipe", problems) if recipe else None,
+        profile=files.read_profile(cluster, problems) if cluster else None,
+        config=files.read_mapping(config, "experiment", problems) if config else None,
+        overrides=tuple(node for node in sets if node is not None),
+        config_file=config,
+    )
+
+
+def inputs(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], Location, Path]]:
+    """Files that stages read: the stages, the key and the path of each."""
+    for number, path in enumerate(experiment.curate.sources):
+        yield ("curate",), ("curate", "sources", number), path
+    if tokenizer := experiment.tokenize.tokenizer:
+        yield ("tokenize", "pretrain", "evaluate"), ("tokenize", "tokenizer"), tokenizer
+    for key in ("data", "validation_data"):
+        for number, prefix in enumerate(getattr(experiment.pretrain, key)):
+            for suffix in (".bin", ".idx"):
+                yield ("pretrain",), ("pretrain", key, number), Path(f"{prefix}{suffix}")
+    for number, benchmark in enumerate(experiment.evaluate.benchmarks):
+        yield ("evaluate",), ("evaluate", "benchmarks", number, "path"), benchmark.path
+
+
+def missing_inputs(experiment: Experiment, root: tree.Node) -> Iterator[Missing]:
+    """Inputs that are not there, or that the stages need and nobody names."""
+    if not experiment.curate.sources:
+        where: Location = ("curate", "sources")
+        message = "no documents are named; list files or folders"
+        yield Missing(("curate",), sentence(root, where, message))
+    if not experiment.tokenize.tokenizer:
+        where = ("tokenize", "tokenizer")
+        message = "no tokenizer.json is named"
+        yield Missing(("tokenize", "pretrain", "evaluate"), sentence(root, where, message))
+    for stages, where, path in inputs(experiment):
+        if not path.exists():
+            yield Missing(stages, sentence(root, where, f"{path}: no such file or folder"))
+
+
+def missing_secrets(cluster: Cluster, root: tree.Node) -> Iterator[Missing]:
+    """The secrets file, when it is not there or others may read it."""
+    where = ("environment", "secrets_file")
+    path = cluster.environment.secrets_file
+    if path is None:
+        return
+    if not path.is_file():
+        yield Missing(STAGES, sentence(root, where, f"{path}: no such file"))
+    elif stat.S_IMODE(path.stat().st_mode) & 0o077:
+        yield Missing(STAGES, sentence(root, where, f"others may read {path}; chmod it 600"))
+
+
+def sentence(root: tree.Node, where: Location, message: str) -> str:
+    """A problem as one line."""
+    return str(Problem(tree.place_at(root, where), tree.key_text(where), message))

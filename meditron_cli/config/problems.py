@@ -1,0 +1,76 @@
+"""Where things were written, and what is wrong with them: all of it, in order, one a line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meditron_cli.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or one ``--set``."""
+
+    layer: str
+    """``recipe``, ``profile``, ``experiment`` or ``--set``."""
+    label: str
+    """How people know it: a path, or the words of the option."""
+    folder: Path
+    """Absolute; relative paths written in it start here."""
+    rank: int = 0
+    """Order of precedence, lowest first; problems are sorted by it."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something was written; line and column count from 1, 0 means the whole file."""
+
+    source: Source
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        option = self.source.layer.startswith("--")
+        if option or not self.line:
+            return self.source.label
+        return f"{self.source.label}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One sentence about one place; ``key`` is empty where no key is meant."""
+
+    place: Place
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (str(self.place), self.key, self.message) if part)
+
+
+@dataclass
+class Problems:
+    """Everything found so far."""
+
+    found: list[Problem] = field(default_factory=list)
+
+    def add(self, place: Place, key: str, message: str) -> None:
+        self.found.append(Problem(place, key, message))
+
+    def __bool__(self) -> bool:
+        return bool(self.found)
+
+    def lines(self) -> list[str]:
+        """One sentence a problem, sorted by file and position, none twice."""
+        ordered = sorted(self.found, key=_position)
+        return list(dict.fromkeys(str(problem) for problem in ordered))
+
+    def error(self) -> ConfigError:
+        """Everything found as one error, a line each."""
+        return ConfigError("\n".join(self.lines()))
+
+
+def _position(problem: Problem) -> tuple[int, str, int, int]:
+    place = problem.place
+    return place.source.rank, place.source.label, place.line, place.column

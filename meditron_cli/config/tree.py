@@ -1,0 +1,253 @@
+"""YAML text to a tree in which every value knows where it was written, and merging of such trees.
+
+Scalars are those of YAML 1.2's core schema (yaml.org/spec/1.2.2, section 10.3.2), not of YAML 1.1,
+which PyYAML reads: ``3e-4`` is a number, ``24:00:00`` and ``no`` are words, ``010`` is ten.
+Anchors, aliases, tags and keys given twice are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from meditron_cli.config.problems import Place, Problems, Source
+
+
+@dataclass(frozen=True)
+class ScalarNode:
+    """A single value."""
+
+    place: Place
+    value: str | int | float | bool | None
+    text: str
+    """As it was written, without quotes."""
+
+
+@dataclass(frozen=True)
+class ListNode:
+    """A list."""
+
+    place: Place
+    items: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A key's place, and its value."""
+
+    key_place: Place
+    node: Node
+
+
+@dataclass(frozen=True)
+class MapNode:
+    """Keys with values."""
+
+    place: Place
+    entries: Mapping[str, Entry]
+
+
+Node = ScalarNode | ListNode | MapNode
+Location = tuple[str | int, ...]
+
+CONSTANTS: dict[str, bool | float | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+    **{
+        f"{sign}{word}": float(f"{sign}inf")
+        for sign in ("", "+", "-")
+        for word in (".inf", ".Inf", ".INF")
+    },
+}
+NUMBERS: tuple[tuple[str, Callable[[str], int | float]], ...] = (
+    (r"[-+]?[0-9]{1,4000}", int),
+    (r"0o[0-7]+", lambda text: int(text[2:], 8)),
+    (r"0x[0-9a-fA-F]+", lambda text: int(text[2:], 16)),
+    (r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", float),
+)
+
+
+def plain_scalar(text: str) -> str | int | float | bool | None:
+    """The value of an unquoted scalar, by the core schema of YAML 1.2."""
+    if text in CONSTANTS:
+        return CONSTANTS[text]
+    for pattern, convert in NUMBERS:
+        if re.fullmatch(pattern, text):
+            return convert(text)
+    return text
+
+
+class Refused(yaml.MarkedYAMLError):
+    """YAML that we do not take, in our own words."""
+
+
+class Composer(yaml.SafeLoader):
+    """PyYAML's composer without anchors, aliases and tags: values stand where they count."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "anchor", None) is not None:
+            raise Refused(
+                problem="anchors and aliases are not taken; write the value out",
+                problem_mark=event.start_mark,
+            )
+        if getattr(event, "tag", None) is not None:
+            raise Refused(
+                problem="tags are not taken; leave the '!' word out, or quote it",
+                problem_mark=event.start_mark,
+            )
+        return super().compose_node(parent, index)
+
+
+def parse(text: str, source: Source, problems: Problems) -> Node | None:
+    """The tree of a YAML text; None, with a problem noted, when it is no YAML or empty."""
+    try:
+        loader = Composer(text)
+        root = loader.get_single_node()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = Place(source, mark.line + 1, mark.column + 1) if mark else Place(source)
+        problems.add(place, "", in_our_words(error))
+        return None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        column = error.position - text.rfind("\n", 0, error.position)
+        problems.add(
+            Place(source, line, column),
+            "",
+            f"the character U+{ord(text[error.position]):04X} is not allowed in YAML",
+        )
+        return None
+    except RecursionError:
+        problems.add(Place(source), "", "lists and mappings are nested too deeply")
+        return None
+    if root is None:
+        problems.add(Place(source), "", "empty; write at least one key")
+        return None
+    return from_yaml(root, source, (), problems)
+
+
+WORDS = (
+    ("found character '\\t'", "a tab; indent with spaces"),
+    ("that cannot start any token", "a text that starts with this character must be quoted"),
+    (
+        "mapping values are not allowed here",
+        "a ':' that cannot stand here; quote the text, or check the indentation",
+    ),
+    ("could not find expected ':'", "no ':' after the key before this"),
+    ("found unexpected end of stream", "a quote or bracket is not closed"),
+    ("but found '<stream end>'", "a quote or bracket is not closed"),
+    ("expected a single document", "a second document ('---'); one file holds one"),
+    ("but found another document", "a second document ('---'); one file holds one"),
+    ("expected <block end>", "not indented like the lines before it, or a quote is misplaced"),
+)
+"""Parts of PyYAML's messages (yaml/scanner.py, parser.py, composer.py of 6.0) and their meaning."""
+
+
+def in_our_words(error: yaml.MarkedYAMLError) -> str:
+    """PyYAML's complaint in plain words."""
+    said = f"{error.context or ''} {error.problem or ''}".strip()
+    if isinstance(error, Refused):
+        return said
+    known = (words for part, words in WORDS if part in said)
+    return next(known, f"not YAML: {said}")
+
+
+def from_yaml(node: yaml.Node, source: Source, where: Location, problems: Problems) -> Node:
+    """Our tree of PyYAML's; keys given twice and keys that are no text are noted."""
+    place = Place(source, node.start_mark.line + 1, node.start_mark.column + 1)
+    if isinstance(node, yaml.ScalarNode):
+        value = plain_scalar(node.value) if node.style is None else node.value
+        return ScalarNode(place, value, node.value)
+    if isinstance(node, yaml.SequenceNode):
+        items = [
+            from_yaml(item, source, (*where, i), problems) for i, item in enumerate(node.value)
+        ]
+        return ListNode(place, tuple(items))
+    entries: dict[str, Entry] = {}
+    for key, value in node.value:
+        key_place = Place(source, key.start_mark.line + 1, key.start_mark.column + 1)
+        if not isinstance(key, yaml.ScalarNode):
+            problems.add(key_place, key_text(where), "a list or mapping cannot be a key")
+            continue
+        inside = (*where, key.value)
+        if key.value in entries:
+            first = entries[key.value].key_place
+            problems.add(
+                key_place, key_text(inside), f"given twice; first at {first.line}:{first.column}"
+            )
+            continue
+        entries[key.value] = Entry(key_place, from_yaml(value, source, inside, problems))
+    return MapNode(place, entries)
+
+
+def key_text(where: Location) -> str:
+    """How people read a location: ``evaluate.benchmarks[0].path``."""
+    parts = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in where)
+    return "".join(parts).removeprefix(".")
+
+
+def merge(below: Node, above: Node) -> Node:
+    """One tree of two: keys of both; where both have a value, the one above counts.
+
+    Lists and scalars are replaced whole. Every node keeps its own place.
+    """
+    if not isinstance(below, MapNode) or not isinstance(above, MapNode):
+        return above
+    entries = dict(below.entries)
+    for key, entry in above.entries.items():
+        under = entries.get(key)
+        node = merge(under.node, entry.node) if under else entry.node
+        entries[key] = Entry(entry.key_place, node)
+    return MapNode(above.place, entries)
+
+
+def inside(node: Node, step: str | int) -> Node | None:
+    """The value one step down, None where there is none."""
+    if isinstance(node, MapNode) and step in node.entries:
+        return node.entries[str(step)].node
+    if isinstance(node, ListNode) and isinstance(step, int) and step < len(node.items):
+        return node.items[step]
+    return None
+
+
+def find(root: Node, where: Location) -> Node | None:
+    """The value at a location, None where nothing was written."""
+    node: Node | None = root
+    for step in where:
+        node = inside(node, step) if node else None
+    return node
+
+
+def place_at(root: Node, where: Location) -> Place:
+    """Where the value at a location was written, or the innermost value around it."""
+    node = root
+    for step in where:
+        below = inside(node, step)
+        if below is None:
+            break
+        node = below
+    return node.place
+
+
+def key_place_at(root: Node, where: Location) -> Place:
+    """Where the key at a location was written; the place of the value where there is no key."""
+    parent = find(root, where[:-1])
+    if isinstance(parent, MapNode) and where[-1] in parent.entries:
+        return parent.entries[str(where[-1])].key_place
+    return place_at(root, where)
+
+
+def to_plain(node: Node) -> Any:
+    """Dicts, lists and scalars."""
+    if isinstance(node, ScalarNode):
+        return node.value
+    if isinstance(node, ListNode):
+        return [to_plain(item) for item in node.items]
+    return {key: to_plain(entry.node) for key, entry in node.entries.items()}
