@@ -63,12 +63,12 @@ def find_files(sources: Sequence[str]) -> tuple[list[Path], list[Path]]:
     for source in map(Path, sources):
         try:
             found = _files_of(source)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            hint = "correct curate.sources, or put the file where the nodes see it"
-            raise TaskError(f"{source}: no such file or folder", hint) from error
+            readable = {path for path in found if is_readable_kind(path)}
+            odd = [path for path in sorted(readable) if not S_ISREG(os.stat(path).st_mode)]
         except OSError as error:
             raise unreadable(Path(error.filename), error) from error
-        readable = {path for path in found if is_readable_kind(path)}
+        if odd:
+            raise TaskError(f"{odd[0]}: not a regular file", READABLE)
         if not readable:
             what = "not a document file" if found == {source} else "no document file in this folder"
             raise TaskError(f"{source}: {what}", READABLE)
@@ -117,8 +117,6 @@ def read_records(path: Path, keys: Sequence[str]) -> Iterator[Record]:
     """
     kind = COMPRESSED.get(path.suffix.lower(), "")
     try:
-        if not S_ISREG(os.stat(path).st_mode):
-            raise TaskError(f"{path}: not a regular file", READABLE)
         if path.suffix.lower() == ".parquet":
             yield from _parquet_records(path, keys)
         else:
@@ -133,9 +131,10 @@ def read_records(path: Path, keys: Sequence[str]) -> Iterator[Record]:
 
 def unreadable(path: Path, error: OSError) -> TaskError:
     """What to say of a file or folder that the system does not let us read."""
-    return TaskError(
-        f"{path}: cannot be read ({error.strerror})", "see its permissions and its disk"
-    )
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        hint = "correct curate.sources, or put it where the nodes see it"
+        return TaskError(f"{path}: no such file or folder", hint)
+    return TaskError(f"{path}: cannot be read ({error.strerror})", "see its permissions and disk")
 
 
 def _json_records(path: Path, text_key: str) -> Iterator[Record]:

@@ -1,0 +1,257 @@
+"""One JSONL shard → one Megatron indexed dataset, each document ended by a token of its own.
+
+Written without torch and megatron.core, so that a task starts at once. Memory holds one batch of
+documents and four bytes a document.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from jobs import rundir, runtime
+from jobs.indexed import IndexedWriter, index_dtype, stored
+from jobs.runtime import Context, Stopped, TaskError
+from jobs.specs import TokenizeSpec
+from jobs.writing import PartFile
+
+if TYPE_CHECKING:
+    import numpy
+    from tokenizers import Tokenizer
+
+BATCH_CHARACTERS = 1 << 20
+BATCH_DOCUMENTS = 1024
+"""A batch ends at either; its encodings take some 50 times its characters in bytes."""
+
+
+class Encoder(NamedTuple):
+    """A tokenizer made ready: no truncation, no padding, no post-processor."""
+
+    tokenizer: Tokenizer
+    eod: int
+    dtype: str
+    """``uint16`` or ``int32``."""
+
+
+def run(context: Context) -> None:
+    """Tokenize the shard of the task's spec.
+
+    Raises:
+        TaskError: the tokenizer or the shard cannot be used as the spec says.
+        Stopped: asked to stop; nothing is left behind, the next start begins the shard anew.
+    """
+    spec = cast(TokenizeSpec, context.task.spec)
+    set_threads(context.task.cpus_per_rank)
+    inputs = [require_input(context.run, spec.input), require_tokenizer(context.run, spec)]
+    encoder = load_encoder(spec)
+    # From here on the outputs are in flux: an earlier marker must not vouch for them.
+    context.run.done(context.task.stage, context.task.index).unlink(missing_ok=True)
+    dataset = IndexedWriter(context.path(spec.output_prefix), encoder.dtype)
+    try:
+        summary = encode_shard(context, spec, encoder, dataset)
+        dataset.publish()
+    finally:
+        dataset.discard()
+    outputs = [describe_output(context.run, part) for part in dataset.parts]
+    context.finish(inputs, outputs, summary)
+
+
+def set_threads(count: int) -> None:
+    """Give the encoder as many threads as the task has cores; must come before it first encodes."""
+    os.environ["RAYON_NUM_THREADS"] = str(count)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if count > 1 else "false"
+
+
+def require_input(run: rundir.RunDir, name: str) -> dict[str, Any]:
+    """The shard as the done marker keeps it.
+
+    Raises:
+        TaskError: it cannot be read.
+    """
+    try:
+        return rundir.describe_file(run, name)
+    except OSError as error:
+        message = f"{run.path(name)}: the shard cannot be read ({error.strerror})"
+        raise TaskError(message, "submit curate again; it writes the shards") from error
+
+
+def require_tokenizer(run: rundir.RunDir, spec: TokenizeSpec) -> dict[str, Any]:
+    """The tokenizer's file as the done marker keeps it.
+
+    Raises:
+        TaskError: it cannot be read, or is another than the one the run was made with.
+    """
+    try:
+        found = rundir.describe_file(run, spec.tokenizer)
+    except OSError as error:
+        message = f"{spec.tokenizer}: the tokenizer cannot be read ({error.strerror})"
+        raise TaskError(message, "set tokenize.tokenizer to a tokenizer.json") from error
+    if found["sha256"] != spec.tokenizer_sha256:
+        message = (
+            f"{spec.tokenizer}: the tokenizer has changed since the run was made "
+            f"(SHA-256 {found['sha256'][:12]}, was {spec.tokenizer_sha256[:12]})"
+        )
+        raise TaskError(message, "put the old file back, or submit with --new for another run")
+    return found
+
+
+def load_encoder(spec: TokenizeSpec) -> Encoder:
+    """Load the tokenizer and check that it fits the model.
+
+    Raises:
+        TaskError: not a tokenizer.json, no end-of-document token, or more ids than the model has.
+    """
+    from tokenizers import AddedToken, Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(spec.tokenizer)
+    except Exception as error:  # the library raises nothing more specific
+        message = f"{spec.tokenizer}: not a tokenizer.json of Hugging Face tokenizers ({error})"
+        raise TaskError(message, "set tokenize.tokenizer to a tokenizer.json") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    eod = require_eod(spec, tokenizer)
+    size = require_fit(spec, tokenizer)
+    tokenizer.encode_special_tokens = not spec.special_tokens_in_text
+    added = tokenizer.get_added_tokens_decoder().get(eod)
+    if added is not None and not added.special and not spec.special_tokens_in_text:
+        # An added token that is not marked special would still be recognised inside a text.
+        tokenizer.add_special_tokens([AddedToken(spec.eod_token, special=True)])
+    return Encoder(tokenizer, eod, index_dtype(size))
+
+
+def require_eod(spec: TokenizeSpec, tokenizer: Tokenizer) -> int:
+    """The id of the token that ends a document.
+
+    Raises:
+        TaskError: the vocabulary lacks it.
+    """
+    eod = tokenizer.token_to_id(spec.eod_token)
+    if eod is None:
+        added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+        listed = ", ".join(added[:10]) or "none"
+        hint = f"set tokenize.eod_token to one it has (its added tokens: {listed})"
+        raise TaskError(f"{spec.tokenizer}: no token {spec.eod_token!r} in the vocabulary", hint)
+    return int(eod)
+
+
+def require_fit(spec: TokenizeSpec, tokenizer: Tokenizer) -> int:
+    """The tokenizer's vocabulary size: its largest id and one.
+
+    Raises:
+        TaskError: the model has fewer rows.
+    """
+    size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if size > spec.model_vocab_size:
+        message = (
+            f"{spec.tokenizer}: its vocabulary of {size} does not fit "
+            f"the model's of {spec.model_vocab_size}"
+        )
+        raise TaskError(message, "raise model.vocab_size, or use the tokenizer made for the model")
+    return size
+
+
+def encode_shard(
+    context: Context, spec: TokenizeSpec, encoder: Encoder, dataset: IndexedWriter
+) -> dict[str, Any]:
+    """Encode every document of the shard into the dataset; answers the task's summary.
+
+    Raises:
+        TaskError: a record without text, or documents lost on the way.
+    """
+    started = time.monotonic()
+    path = context.path(spec.input)
+    size = path.stat().st_size
+    read = skipped = eod_in_text = 0
+    due = 0.0
+    for batch in batches(path, spec.text_key):
+        if context.stop:
+            raise Stopped("asked to stop; this shard begins anew at the next start")
+        ids, lengths = encode(encoder, batch.texts)
+        dataset.add(ids, lengths)
+        read += batch.read
+        skipped += batch.read - len(lengths)
+        eod_in_text += int((ids == encoder.eod).sum()) - len(lengths)
+        if (now := time.monotonic()) >= due:
+            context.progress(batch.position, size, "bytes", documents=dataset.documents)
+            due = now + 1.0
+    context.progress(size, size, "bytes", documents=dataset.documents)
+    return {
+        "documents": dataset.documents,
+        "skipped": skipped,
+        "tokens": dataset.tokens,
+        "eod_in_text": eod_in_text,
+        "bytes": size,
+        "dtype": encoder.dtype,
+        "seconds": time.monotonic() - started,
+    }
+
+
+class Batch(NamedTuple):
+    """Some documents of a shard, in order."""
+
+    texts: list[str]
+    """Those that have any text."""
+    read: int
+    """Documents read for it, empty ones too."""
+    position: int
+    """Bytes of the shard read so far."""
+
+
+def batches(path: Path, text_key: str) -> Iterator[Batch]:
+    """The shard's documents, about BATCH_CHARACTERS at a time.
+
+    Raises:
+        TaskError: a line is not a JSON object with a text; curate wrote none such.
+    """
+    from jobs import reading
+
+    texts: list[str] = []
+    read = characters = position = 0
+    for record in reading.read_records(path, (text_key,)):
+        if record.problem:
+            hint = "the shard was changed after curate wrote it; remove it and submit again"
+            raise TaskError(f"{path}:{record.line}: {record.problem}", hint)
+        text = record.value[text_key]
+        read, characters, position = read + 1, characters + len(text), record.position
+        if text:
+            texts.append(text)
+        if characters >= BATCH_CHARACTERS or read >= BATCH_DOCUMENTS:
+            yield Batch(texts, read, position)
+            texts, read, characters = [], 0, 0
+    yield Batch(texts, read, position)
+
+
+def encode(encoder: Encoder, texts: Sequence[str]) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Token ids of the texts back to back, each text followed by the end-of-document id.
+
+    A text without a single token is left out.
+
+    Returns:
+        ids: [tokens], the encoder's dtype.
+        lengths: [documents], int32, tokens of each with its end.
+
+    Raises:
+        TaskError: the tokenizer answered for another number of texts than it was given.
+    """
+    import numpy
+
+    encodings = encoder.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    if len(encodings) != len(texts):
+        message = f"the tokenizer answered {len(encodings)} of {len(texts)} documents"
+        raise TaskError(message, "report this with the tokenizer's version", runtime.FAILED)
+    sequences = [[*encoding.ids, encoder.eod] for encoding in encodings if len(encoding)]
+    lengths = numpy.array([len(sequence) for sequence in sequences], dtype="<i4")
+    tokens = itertools.chain.from_iterable(sequences)
+    ids = numpy.fromiter(tokens, dtype=stored(encoder.dtype), count=int(lengths.sum()))
+    return ids, lengths
+
+
+def describe_output(run: rundir.RunDir, part: PartFile) -> dict[str, Any]:
+    """A written file as the done marker keeps it; its digest was taken while it was written."""
+    found = rundir.describe_file(run, str(part.path.relative_to(run.root)), with_digest=False)
+    return {**found, "sha256": part.sha256}
