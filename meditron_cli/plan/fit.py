@@ -31,7 +31,8 @@ def shape_errors(cluster: Cluster, parallel: ParallelSpec) -> list[str]:
     if world > available:
         return [
             f"parallel.tensor x pipeline x data = {sizes} = {world} ranks, but cluster "
-            f"{cluster.name} has {available} {kind} ({partition.nodes} nodes of {available // partition.nodes})"
+            f"{cluster.name} has {available} {kind} ({partition.nodes} nodes of "
+            f"{available // partition.nodes})"
         ]
     if world % per_node:
         return [
@@ -73,8 +74,8 @@ def memory_findings(
     has = f"cluster {cluster.name} has {cluster.gpu_partition.node.gpu_memory_gb}"
     if need.states > available:
         return [
-            f"weights, gradients and optimizer need {need.states / layout.GIB:.0f} GiB a GPU, {has}; "
-            "raise parallel.tensor or parallel.pipeline"
+            f"weights, gradients and optimizer need {need.states / layout.GIB:.0f} GiB a GPU, "
+            f"{has}; raise parallel.tensor or parallel.pipeline"
         ], []
     if need.total > available:
         return [], [

@@ -125,7 +125,7 @@ def variables(setup: Sequence[str]) -> dict[str, str]:
 
     words = [shlex.split(line) for line in setup]
     pairs = [word[1].split("=", 1) for word in words if len(word) == 2 and word[0] == "export"]
-    return {name: value for name, value in pairs}
+    return {pair[0]: pair[1] for pair in pairs}
 
 
 def job_file(run: Path, stage: str, attempt: int) -> Path:
@@ -196,7 +196,7 @@ class Runner:
         missing = [name for name in self.job["after_stages"] if not finished(self.run, name)]
         if missing:
             rundir.append_event(self.run, "blocked", stage=self.stage, after=missing)
-            print(f"{self.stage} was not started: {missing[0]} did not finish", file=sys.stderr)
+            sys.stderr.write(f"{self.stage} was not started: {missing[0]} did not finish\n")
             return 1
         return self.work()
 

@@ -1,0 +1,47 @@
+# The words of the project; each sets up what it needs. `make test` is the one that must pass.
+PYTHON ?= python3
+BIN := .venv/bin
+# The CPU build of exactly this torch is what the tests run on; megatron-core 0.17 needs Python 3.12.
+TORCH := torch==2.13.0
+DEMO ?= demo
+
+.PHONY: setup demo test test-fast test-slurm check bench slurm-up slurm-down build
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable ".[all,dev]"
+	touch $@
+
+demo: setup
+	test -e $(DEMO)/experiment.yaml || $(BIN)/meditron init $(DEMO)
+	cd $(DEMO) && $(CURDIR)/$(BIN)/meditron submit pipeline --cluster local --size tiny --wait
+	cd $(DEMO) && $(CURDIR)/$(BIN)/meditron report
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slurm and not engine"
+
+test-slurm: setup
+	$(BIN)/python -m pytest -m slurm
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m tests.bench $(ONLY)
+
+slurm-up: setup
+	$(BIN)/python tests/slurm/cluster.py up
+
+slurm-down: setup
+	$(BIN)/python tests/slurm/cluster.py down
+
+build: setup
+	$(BIN)/python -m build --wheel --sdist --outdir dist .

@@ -1,0 +1,135 @@
+"""What a plan means for people: layout, memory, work, time, cost. Pure; no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jobs.specs import PretrainSpec
+from meditron_cli.plan import layout
+from meditron_cli.plan.model import Plan
+
+if TYPE_CHECKING:
+    from meditron_cli.config.schema import Node
+
+MFU = 0.40
+"""Guessed share of peak that training reaches; MEDITRON-70B's published one is 0.423 (section
+4.1).
+"""
+
+
+def stage_rows(plan: Plan) -> list[dict[str, Any]]:
+    """One row a stage: what it asks for, in how many jobs, after what."""
+    return [
+        {
+            "stage": stage.stage,
+            "tasks": len(stage.tasks),
+            "jobs": len(stage.chunks),
+            "nodes": stage.resources.nodes,
+            "ranks": stage.resources.nodes * stage.resources.ranks_per_node,
+            "gpus": stage.resources.nodes * stage.resources.gpus_per_node,
+            "cpus_per_rank": stage.resources.cpus_per_rank,
+            "memory_gb": stage.resources.memory_gb,
+            "time_minutes": stage.resources.time_minutes,
+            "partition": stage.resources.partition,
+            "after": list(stage.after),
+        }
+        for stage in plan.stages
+    ]
+
+
+def training(spec: PretrainSpec, node: Node, nodes: int) -> dict[str, Any]:
+    """Figures of a training run, all computed: sizes in bytes, time in seconds.
+
+    Time is floating-point work over ``MFU`` of the profile's peak, and None where the profile
+    names none.
+    """
+    need = layout.memory(spec.model, spec.parallel, spec.micro_batch_size, spec.precision)
+    batch = layout.Batch(spec.micro_batch_size, spec.global_batch_size, spec.parallel.data)
+    tokens_per_step = spec.global_batch_size * spec.model.seq_length
+    tokens = tokens_per_step * spec.train_steps
+    return {
+        "tensor": spec.parallel.tensor,
+        "pipeline": spec.parallel.pipeline,
+        "data": spec.parallel.data,
+        "sequence_parallel": spec.parallel.sequence_parallel,
+        "ranks": spec.parallel.world_size,
+        "nodes": nodes,
+        "parameters": layout.parameters(spec.model),
+        "padded_vocab_size": spec.model.padded_vocab_size,
+        "micro_batch_size": spec.micro_batch_size,
+        "gradient_accumulation": batch.accumulation,
+        "global_batch_size": spec.global_batch_size,
+        "tokens_per_step": tokens_per_step,
+        "train_steps": spec.train_steps,
+        "tokens": tokens,
+        "weights_bytes": need.weights,
+        "gradients_bytes": need.gradients,
+        "optimizer_bytes": need.optimizer,
+        "activations_bytes": need.activations,
+        "memory_bytes": need.total,
+        "gpu_memory_bytes": node.gpu_memory_gb * layout.GIB,
+        "checkpoint_bytes": layout.checkpoint_bytes(spec.model, spec.precision),
+        **duration(spec, node, tokens),
+    }
+
+
+def duration(spec: PretrainSpec, node: Node, tokens: int) -> dict[str, float | None]:
+    """Seconds and GPU-hours at the guessed MFU."""
+    peak = node.peak_bf16_tflops * 1e12 * spec.parallel.world_size
+    if not peak or not node.gpus:
+        return {"seconds": None, "gpu_hours": None}
+    seconds = tokens * layout.flops_per_token(spec.model) / (peak * MFU)
+    return {"seconds": seconds, "gpu_hours": seconds * spec.parallel.world_size / 3600}
+
+
+def training_lines(facts: dict[str, Any]) -> list[str]:
+    """The same figures as sentences."""
+    parallel = "with" if facts["sequence_parallel"] else "without"
+    lines = [
+        f"layout       tensor {facts['tensor']} x pipeline {facts['pipeline']} x data "
+        f"{facts['data']} = {facts['ranks']} ranks on {facts['nodes']} nodes, {parallel} sequence parallelism",
+        f"model        {count(facts['parameters'])} parameters, vocabulary padded to "
+        f"{facts['padded_vocab_size']}",
+        f"batch        {facts['micro_batch_size']} x {facts['gradient_accumulation']} accumulated "
+        f"x {facts['data']} data parallel = {facts['global_batch_size']} sequences, "
+        f"{count(facts['tokens_per_step'])} tokens a step",
+        f"target       {facts['train_steps']} steps, {count(facts['tokens'])} tokens",
+        f"memory       {size(facts['memory_bytes'])} a rank, computed: weights "
+        f"{size(facts['weights_bytes'])}, gradients {size(facts['gradients_bytes'])}, optimizer "
+        f"{size(facts['optimizer_bytes'])}, activations {size(facts['activations_bytes'])}"
+        + (f"; the GPU has {size(facts['gpu_memory_bytes'])}" if facts["gpu_memory_bytes"] else ""),
+        f"checkpoint   {size(facts['checkpoint_bytes'])}, computed",
+    ]
+    if facts["seconds"] is not None:
+        lines.append(
+            f"time         about {facts['seconds'] / 3600:,.1f} h and {facts['gpu_hours']:,.0f} "
+            f"GPU-hours at a guessed {MFU:.0%} of peak"
+        )
+    return lines
+
+
+def count(value: float) -> str:
+    """``48.2B``, ``3.3M`` …"""
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= limit:
+            return f"{value / limit:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def size(value: float) -> str:
+    """Bytes in binary units: ``19.4 GiB``."""
+    for limit, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
+        if value >= limit:
+            return f"{value / limit:.1f} {unit}"
+    return f"{value / 1024:.1f} KiB"
+
+
+def table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """Columns and cells of ``stage_rows``."""
+    columns = [
+        "stage", "tasks", "jobs", "nodes", "ranks", "gpus", "cpus_per_rank", "memory_gb",
+        "time_minutes", "partition",
+    ]  # fmt: skip
+    cells = [[*(row[column] for column in columns), ", ".join(row["after"])] for row in rows]
+    return [*(column.replace("_", " ") for column in columns), "after"], cells

@@ -1,0 +1,154 @@
+"""3D arithmetic against published figures, and as properties."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.specs import ModelSpec, ParallelSpec
+from meditron_cli.plan import layout
+
+SEVEN = ModelSpec(32, 4096, 11008, 32, 32, 2048, 32000, 32000, 1e4, 1e-5, 0.02)
+SEVENTY = ModelSpec(80, 8192, 28672, 64, 8, 4096, 32000, 32000, 1e4, 1e-5, 0.02)
+PAPER_70B = ParallelSpec(8, 8, 2, True, False, "selective")
+
+models = st.builds(
+    lambda layers, heads, group, width, ffn, rows: ModelSpec(
+        layers,
+        heads * group * width,
+        ffn,
+        heads * group,
+        heads,
+        128,
+        rows,
+        layout.padded_vocabulary(rows, 128, 1),
+        1e4,
+        1e-5,
+        0.02,
+    ),
+    st.integers(1, 8),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from([8, 16]),
+    st.integers(1, 400),
+    st.integers(1, 9000),
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "published"), [(SEVEN, 6_738_415_616), (SEVENTY, 68_976_648_192)]
+)
+def test_the_parameter_count_is_the_published_one(model: ModelSpec, published: int) -> None:
+    assert layout.parameters(model) == published
+
+
+@pytest.mark.parametrize(("tensor", "rows"), [(1, 32128), (2, 32256), (4, 32256), (8, 32768)])
+def test_the_vocabulary_is_padded_as_megatron_pads_it(tensor: int, rows: int) -> None:
+    assert layout.padded_vocabulary(32017, 128, tensor) == rows
+
+
+def test_states_of_the_70b_run_take_19_4_gb_a_gpu_without_a_sharded_optimizer() -> None:
+    memory = layout.memory(SEVENTY, PAPER_70B, 2, "bf16")
+
+    middle_stage = 80 // 8 * layout.layer_parameters(SEVENTY) // 8 * 18
+    assert middle_stage == pytest.approx(19.4e9, rel=0.02)
+    assert memory.states == pytest.approx(middle_stage, rel=0.05)
+
+
+def test_the_70b_run_works_through_128_micro_batches_a_step() -> None:
+    assert layout.Batch(2, 512, 2).accumulation == 128
+
+
+def test_training_flops_are_close_to_six_per_parameter() -> None:
+    assert layout.flops_per_token(SEVENTY) == pytest.approx(6 * 70e9, rel=0.08)
+
+
+@given(models)
+def test_parameters_are_the_sum_of_the_stages(model: ModelSpec) -> None:
+    for pipeline in range(1, model.layers + 1):
+        if model.layers % pipeline == 0:
+            parallel = ParallelSpec(1, pipeline, 1, False, False, "none")
+            embeddings = 2 * model.padded_vocab_size * model.hidden_size
+            layers = model.layers * layout.layer_parameters(model)
+
+            stage = layout.stage_parameters(model, parallel)
+
+            assert stage * pipeline >= layers + embeddings * (pipeline == 1)
+            assert stage <= layers + embeddings
+
+
+@given(models, st.integers(1, 8), st.sampled_from(["bf16", "fp32"]))
+def test_more_data_parallel_ranks_never_need_more_memory(
+    model: ModelSpec, data: int, precision: str
+) -> None:
+    one = ParallelSpec(1, 1, 1, False, True, "none")
+    many = dataclasses.replace(one, data=data)
+
+    assert (
+        layout.memory(model, many, 1, precision).total
+        <= layout.memory(model, one, 1, precision).total
+    )
+
+
+@given(models, st.integers(1, 8))
+def test_recomputing_more_keeps_fewer_activations(model: ModelSpec, micro: int) -> None:
+    kept = [
+        layout.activations(model, ParallelSpec(1, 1, 1, False, False, recompute), micro)
+        for recompute in ("none", "selective", "full")
+    ]
+
+    assert kept == sorted(kept, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parallel", "batch", "sentence"),
+    [
+        (
+            {},
+            {"tensor": 3},
+            (1, 1),
+            "model.attention_heads = 32 is not divisible by parallel.tensor = 3; 30 or 33 would be",
+        ),
+        (
+            {"kv_heads": 2},
+            {"tensor": 4},
+            (1, 1),
+            "model.kv_heads = 2 is not divisible by parallel.tensor = 4; 4 would be",
+        ),
+        (
+            {},
+            {"pipeline": 5},
+            (1, 1),
+            "model.layers = 32 is not divisible by parallel.pipeline = 5; 30 or 35 would be",
+        ),
+        (
+            {},
+            {"data": 2},
+            (3, 16),
+            "pretrain.global_batch_size = 16 is not divisible by pretrain.micro_batch_size x "
+            "parallel.data = 6; 12 or 18 would be",
+        ),
+        (
+            {"seq_length": 2047},
+            {"tensor": 2, "sequence_parallel": True},
+            (1, 1),
+            "model.seq_length = 2047 is not divisible by parallel.tensor = 2; 2046 or 2048 would be",
+        ),
+    ],
+)
+def test_a_layout_that_does_not_divide_names_the_keys(
+    changes: dict[str, int], parallel: dict[str, int], batch: tuple[int, int], sentence: str
+) -> None:
+    model = dataclasses.replace(SEVEN, **changes)
+    base = ParallelSpec(1, 1, 1, False, True, "none")
+
+    errors = layout.layout_errors(model, dataclasses.replace(base, **parallel), *batch)
+
+    assert sentence in errors
+
+
+def test_a_layout_that_divides_has_no_errors() -> None:
+    assert layout.layout_errors(SEVENTY, PAPER_70B, 2, 512) == []
