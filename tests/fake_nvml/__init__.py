@@ -1,7 +1,7 @@
-"""Builds the stand-in ``libnvidia-ml.so.1`` and asks ``jobs.health`` about readings through the real pynvml.
+"""Builds the stand-in ``libnvidia-ml.so.1`` and asks ``jobs.health`` about it through pynvml.
 
-The library is found by name, so it must be on LD_LIBRARY_PATH before a process starts: ``Examiner`` keeps
-one such process and hands it one readings file after the other.
+The library is found by name, so it must be on LD_LIBRARY_PATH before a process starts:
+``Examiner`` keeps one such process and hands it one file of readings after the other.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def build(folder: Path, without: Iterable[str] = ()) -> Path:
 
 
 def environment(library: Path, readings: Path | None = None) -> dict[str, str]:
-    """This process's environment with the stand-in first in line, and no GPU hidden or counted by others."""
+    """This process's environment with the stand-in first in line, and nothing of a job's."""
     hidden = ("CUDA_VISIBLE_DEVICES", "SLURM_GPUS_ON_NODE", "SLURMD_NODENAME")
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
     named = {} if readings is None else {"FAKE_NVML": str(readings)}

@@ -1,0 +1,181 @@
+"""``python -m jobs.preflight RUN_DIR STAGE INDEX ATTEMPT``: is this node fit to start ranks?
+
+Runs once on every node. Leaves ``attempts/<n>/health-<node>.json`` with every finding, prints those
+that are not OK, and exits with 0 (go on), 2 (the task's specification cannot be) or 5 (FATAL).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from jobs import health, rundir, runtime, specs
+from jobs.health_finding import Outcome, Subject, finding_about
+
+STORAGE_LIMIT_SECONDS = 10.0
+PROCESS_TRIES = 3
+PROCESS_WAIT_SECONDS = 5.0
+"""An earlier job's processes may take a moment to leave a GPU."""
+
+_EXERCISE = "import sys; from jobs.preflight import exercise; exercise(sys.argv[1])"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Examine this node for one task; the exit code says whether ranks may start."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.preflight", description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("stage", choices=specs.STAGES)
+    parser.add_argument("index", type=int)
+    parser.add_argument("attempt", type=int)
+    parser.add_argument(
+        "--process-wait", type=float, default=PROCESS_WAIT_SECONDS, metavar="SECONDS"
+    )
+    args = parser.parse_args(argv)
+    run = rundir.RunDir(args.run_dir.resolve())
+    try:
+        expected = expectation(run, args.stage, args.index)
+    except runtime.TaskError as error:
+        print(f"preflight: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        return error.code
+    folder = run.attempt(args.stage, args.attempt)
+    findings = examine(folder, expected, args.process_wait)
+    report(folder, findings)
+    fatal = health.worst(findings) is health.Verdict.FATAL
+    return runtime.UNHEALTHY if fatal else runtime.FINISHED
+
+
+def expectation(run: rundir.RunDir, stage: str, index: int) -> health.Expected:
+    """What the task's specification expects of each node.
+
+    Raises:
+        TaskError: the specification is missing, of another format, or expects something unheard of.
+    """
+    path = run.spec(stage, index)
+    try:
+        task = specs.task_from_json(rundir.read_json(path))
+        return health.expectation(task.health, os.environ)
+    except (OSError, rundir.FormatError, ValueError, TypeError) as error:
+        raise runtime.TaskError(f"{path}: {error}", "submit again to write it anew") from error
+
+
+def examine(folder: Path, expected: health.Expected, process_wait: float) -> list[health.Finding]:
+    """Every finding about this node; ``folder`` lies on the storage the run writes to.
+
+    Storage goes first, and nothing looks at it again if it does not answer.
+    """
+    storage = judge_storage(folder, run_limited(exercise_command(folder), STORAGE_LIMIT_SECONDS))
+    runs = folder if storage.verdict is health.Verdict.OK else None
+
+    def look() -> list[health.Finding]:
+        return health.check(health.read_sample(runs, os.environ), expected)
+
+    findings = settled(look, PROCESS_TRIES, lambda: time.sleep(process_wait))
+    if "storage" in expected.skip:
+        return findings
+    subject = Subject(health.node_name(os.environ))
+    return [finding_about(subject, "storage", storage, time.time()), *findings]
+
+
+def settled(
+    look: Callable[[], list[health.Finding]], tries: int, wait: Callable[[], None]
+) -> list[health.Finding]:
+    """Look until no foreign process computes on a GPU, ``tries`` times at most."""
+    findings = look()
+    for _ in range(tries - 1):
+        if not any(_is_foreign_process(finding) for finding in findings):
+            break
+        wait()
+        findings = look()
+    return findings
+
+
+def _is_foreign_process(finding: health.Finding) -> bool:
+    return finding.code == "foreign_process" and finding.verdict is health.Verdict.FATAL
+
+
+def exercise_command(folder: Path) -> list[str]:
+    """The command of the child that writes to a folder as a run would."""
+    return [sys.executable, "-c", _EXERCISE, str(folder)]
+
+
+def exercise(folder: str) -> None:
+    """Write, fsync, rename and read 4 KB in a folder, then clean up.
+
+    Raises:
+        SystemExit: it failed; the message is the reason.
+    """
+    path = Path(folder) / f"probe-{os.uname().nodename}-{os.getpid()}"
+    content = os.urandom(4096)
+    try:
+        rundir.write_bytes(path, content)
+        found = path.read_bytes()
+        path.unlink()
+    except OSError as error:
+        raise SystemExit(error.strerror or str(error)) from error
+    if found != content:
+        raise SystemExit("what was read is not what was written")
+
+
+def run_limited(command: Sequence[str], limit_seconds: float) -> str:
+    """Run a command; an empty string when it succeeds in time, else the reason.
+
+    A child stuck in the kernel cannot be killed, so nobody waits long for its end.
+    """
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        _, said = child.communicate(timeout=limit_seconds)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.communicate(timeout=1.0)
+        return f"no answer within {limit_seconds:g} s"
+    if child.returncode:
+        lines = said.strip().splitlines()
+        return lines[-1] if lines else f"exit code {child.returncode}"
+    return ""
+
+
+def judge_storage(folder: Path, reason: str) -> Outcome:
+    """Storage that does not take and give back 4 KB; full storage is no node's fault."""
+    if not reason:
+        return Outcome(health.Verdict.OK, f"{folder} can be written and read")
+    full = reason in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+    action = health.Action.RETRY_SAME if full else health.Action.EXCLUDE_NOW
+    evidence = {"path": str(folder), "reason": reason}
+    return Outcome(health.Verdict.FATAL, f"{folder} cannot be used: {reason}", evidence, action)
+
+
+def report(folder: Path, findings: list[health.Finding]) -> None:
+    """Print what is not OK to stderr, and leave all of it in the attempt's folder."""
+    for line in lines(findings):
+        print(line, file=sys.stderr)
+    if any(f.code == "storage" and f.verdict is health.Verdict.FATAL for f in findings):
+        return  # to write there may hang for ever
+    node = health.node_name(os.environ)
+    content = {
+        "node": node,
+        "time": time.time(),
+        "verdict": health.worst(findings).name,
+        "findings": [finding.to_json() for finding in findings],
+    }
+    try:
+        rundir.write_json(folder / f"health-{node}.json", content)
+    except OSError as error:  # what was found counts, written or not
+        print(f"preflight: {error.filename}: {error.strerror}", file=sys.stderr)
+
+
+def lines(findings: Iterable[health.Finding]) -> list[str]:
+    """One line a finding that is not OK, the worst first."""
+    bad = [finding for finding in findings if finding.verdict is not health.Verdict.OK]
+    return [str(f) for f in sorted(bad, key=lambda finding: -finding.verdict)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
