@@ -1,7 +1,8 @@
 """What a person or a program reads: data to stdout, everything else to stderr.
 
-Colour only on a terminal, and not under ``NO_COLOR``; rich is imported only where it draws something, so that
-``status`` in a pipe starts as fast as it can. The streams are looked up at each call, as tests replace them.
+Colour only on a terminal, and not under ``NO_COLOR``; rich is imported only where it draws
+something, so that ``status`` in a pipe starts as fast as it can. The streams are looked up at each
+call, as tests replace them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command table, and the one place where an error becomes text and an exit code.
 
-``--help`` answers from the table; a command's module is imported only when the command runs, so that asking
-what there is costs little more than importing click.
+``--help`` answers from the table; a command's module is imported only when the command runs, so
+that asking what there is costs little more than importing click.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What a command may use of the world: schedulers, the time, the environment. Click's ``obj``.
 
-Everything is built when it is first asked for; tests pass a ``Services`` of their own with fakes in it.
+Everything is built when it is first asked for; tests pass a ``Services`` of their own with fakes
+in it.
 """
 
 from __future__ import annotations

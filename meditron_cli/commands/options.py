@@ -1,0 +1,83 @@
+"""Options that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from meditron_cli import runs
+from meditron_cli.services import Services
+
+if TYPE_CHECKING:
+    from jobs.rundir import RunDir
+    from meditron_cli.config.load import Loaded
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def target_options(function: F) -> F:
+    """``--cluster --size --config --set``: which experiment, on what."""
+    for option in (
+        click.option(
+            "overrides",
+            "--set",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Set a configuration value, above every file; may be repeated.",
+        ),
+        click.option(
+            "config",
+            "--config",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Experiment file; default: experiment.yaml, where there is one.",
+        ),
+        click.option(
+            "size", "--size", required=True, metavar="NAME", help="Recipe: tiny, 7b, 70b."
+        ),
+        click.option(
+            "cluster",
+            "--cluster",
+            required=True,
+            metavar="NAME",
+            help="Cluster profile; `meditron clusters` lists them.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+runs_dir_option = click.option(
+    "runs_dir",
+    "--runs-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where runs lie; default: MEDITRON_RUNS, the profile's, ./runs.",
+)
+
+json_option = click.option("as_json", "--json", is_flag=True, help="Print JSON.")
+
+run_argument = click.argument("name", metavar="RUN")
+
+
+def load_target(cluster: str, size: str, config: Path | None, overrides: tuple[str, ...]) -> Loaded:
+    """Read and check what the target options name.
+
+    Raises:
+        ConfigError: every error of every file, one a line.
+    """
+    from meditron_cli.config.load import load
+
+    return load(cluster, size, config, list(overrides))
+
+
+def find_run(services: Services, runs_dir: Path | None, name: str) -> RunDir:
+    """The run of a name or of the only one that begins so.
+
+    Raises:
+        ConfigError: none, or several.
+    """
+    return runs.find(runs.runs_root(runs_dir, services.environ, None), name)

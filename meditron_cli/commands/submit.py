@@ -1,0 +1,220 @@
+"""``meditron submit``: configuration → plan → run directory → jobs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs import specs
+from meditron_cli import console, runs
+from meditron_cli.commands import options
+from meditron_cli.errors import ConfigError, RunFailed
+from meditron_cli.services import Services
+
+if TYPE_CHECKING:
+    from jobs.rundir import RunDir
+    from meditron_cli.config.load import Loaded
+    from meditron_cli.plan.model import Plan
+
+PIPELINE = "pipeline"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What to submit, and where its run lies."""
+
+    loaded: Loaded
+    plan: Plan
+    root: Path
+    name: str
+    exists: bool
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.name
+
+
+@click.command()
+@click.argument("stage", type=click.Choice([*specs.STAGES, PIPELINE]))
+@options.target_options
+@options.runs_dir_option
+@click.option("--dry-run", is_flag=True, help="Print what sbatch would get; submit nothing.")
+@click.option("--wait", is_flag=True, help="Follow the run to its end; exit 4 when it fails.")
+@click.option("--new", is_flag=True, help="Start another run instead of continuing the last.")
+@options.json_option
+@click.pass_obj
+def command(
+    services: Services,
+    stage: str,
+    cluster: str,
+    size: str,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    runs_dir: Path | None,
+    dry_run: bool,
+    wait: bool,
+    new: bool,
+    as_json: bool,
+) -> None:
+    """Run a stage, or the whole pipeline, on a cluster.
+
+    Submitting the same configuration again continues its run: what is finished is skipped, what
+    is queued or running is left alone, the rest starts.
+    """
+    loaded = options.load_target(cluster, size, config, overrides)
+    submission = resolve(services, loaded, stage, runs_dir, new)
+    if dry_run:
+        show(services, submission)
+        return
+    refuse(submission)
+    run = open_run(services, submission)
+    start(services, submission, run, as_json)
+    if wait:
+        follow(services, run)
+
+
+def resolve(
+    services: Services, loaded: Loaded, stage: str, runs_dir: Path | None, new: bool
+) -> Submission:
+    """Plan a submission and name its run; touches nothing."""
+    from meditron_cli import inputs
+    from meditron_cli.config.identity import run_name
+
+    experiment, cluster = loaded.experiment, loaded.cluster
+    plan = inputs.plan_of(loaded, stages_of(stage, experiment))
+    root = runs.runs_root(runs_dir, services.environ, cluster.runs_dir)
+    identity = run_name(experiment, loaded.size, cluster.name)
+    newest = runs.newest_of(root, identity)
+    name = runs.next_of(root, identity) if new or newest is None else newest
+    return Submission(loaded, plan, root, name, exists=name == newest)
+
+
+def stages_of(stage: str, experiment: Any) -> tuple[str, ...]:
+    """The stages to run; a pipeline leaves out those that have nothing to do.
+
+    Raises:
+        ConfigError: the stage alone has nothing to do.
+    """
+    if stage != PIPELINE:
+        if stage == "evaluate" and not experiment.evaluate.benchmarks:
+            raise ConfigError("evaluate.benchmarks names nothing to score on")
+        return (stage,)
+    idle = {"curate", "tokenize"} if experiment.pretrain.data else set()
+    if not experiment.evaluate.benchmarks:
+        idle.add("evaluate")
+    return tuple(name for name in specs.STAGES if name not in idle)
+
+
+def show(services: Services, submission: Submission) -> None:
+    """Print the batch scripts; say on stderr what would keep ``submit`` from submitting them."""
+    plan = submission.plan
+    for text in (*plan.warnings, *plan.refusals, *input_problems(submission)):
+        console.warning(text)
+    console.data(services.scheduler(plan.site.scheduler).render(plan, submission.path))
+
+
+def input_problems(submission: Submission) -> list[str]:
+    """What is wrong with the inputs of the stages to submit."""
+    from meditron_cli import inputs
+
+    stages = {stage.stage for stage in submission.plan.stages}
+    missing = [item.sentence for item in submission.loaded.missing if stages & set(item.stages)]
+    return missing + inputs.problems(submission.loaded.experiment, stages)
+
+
+def refuse(submission: Submission) -> None:
+    """Refuse what cannot run, before anything is made.
+
+    Raises:
+        ConfigError: placeholders in the profile, inputs that are missing; all of them.
+    """
+    from meditron_cli import launch
+    from meditron_cli.view import RunRecord
+
+    refusals = (*submission.loaded.placeholders, *submission.plan.refusals)
+    if refusals:
+        raise ConfigError("\n".join(refusals), hint="put your own values into the profile")
+    problems = input_problems(submission)
+    if problems:
+        raise ConfigError("\n".join(problems), hint="nothing was submitted")
+    if not submission.exists:
+        launch.decide(submission.plan, RunRecord(submission.name, submission.path), {}, {})
+
+
+def open_run(services: Services, submission: Submission) -> RunDir:
+    """The run's directory, made now unless it is there."""
+    from jobs.rundir import RunDir
+
+    if submission.exists:
+        run = RunDir(submission.path)
+        runs.read_record(run)
+        return run
+    loaded = submission.loaded
+    request = runs.Request(
+        experiment=loaded.experiment.model_dump(mode="json"),
+        cluster=loaded.cluster.model_dump(mode="json"),
+        size=loaded.size,
+        config_file=str(loaded.config_file) if loaded.config_file else None,
+        command=sys.argv,
+        time=services.clock.now(),
+    )
+    return runs.create(submission.root, submission.name, request, submission.plan)
+
+
+def start(services: Services, submission: Submission, run: RunDir, as_json: bool) -> None:
+    """Launch, and say what happened."""
+    from meditron_cli.launch import launch
+
+    plan = submission.plan
+    for text in plan.warnings:
+        console.warning(text)
+    if submission.exists:
+        console.note(
+            f"continuing run {run.name}: it has this very configuration (--new starts another)"
+        )
+    started = launch(plan, services.scheduler(plan.site.scheduler), run)
+    if as_json:
+        console.json_out({"run": run.name, "dir": str(run.root), "jobs": started})
+        return
+    console.data(f"run {run.name} in {run.root}")
+    console.table(
+        ("stage", "tasks", "jobs"),
+        [
+            (stage.stage, len(stage.tasks), short(started[stage.stage]) or "finished already")
+            for stage in plan.stages
+        ],
+    )
+    hint_runs_dir(services, submission)
+
+
+def short(job_ids: list[str]) -> str:
+    """Job ids for a table's cell."""
+    return ", ".join(job_ids) if len(job_ids) <= 3 else f"{job_ids[0]} … {job_ids[-1]}"
+
+
+def hint_runs_dir(services: Services, submission: Submission) -> None:
+    """Say how the other commands find a run that lies where the profile wants it."""
+    if submission.root != runs.runs_root(None, services.environ, None):
+        console.note(f"hint: `export {runs.VARIABLE}={submission.root}` shows it to every command")
+
+
+def follow(services: Services, run: RunDir) -> None:
+    """Watch a run until it ends.
+
+    Raises:
+        RunFailed: it ended without reaching its target.
+    """
+    from meditron_cli import watch
+
+    state = watch.follow(services, run)
+    if state != "succeeded":
+        sentence, hint = watch.why(run)
+        raise RunFailed(
+            f"run {run.name} {state}{': ' + sentence if sentence else ''}",
+            hint=hint or f"`meditron logs {run.name}` shows what it said",
+        )
+    console.note(f"run {run.name} succeeded; `meditron report {run.name}` tells what came out")

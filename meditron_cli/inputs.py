@@ -1,0 +1,123 @@
+"""From a valid configuration to a plan: what the login node must read for it, and the checks of
+the inputs that it can make before anything is created.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs import rundir
+
+if TYPE_CHECKING:
+    from meditron_cli.config.load import Loaded
+    from meditron_cli.config.schema import Cluster, Experiment
+    from meditron_cli.plan.model import Plan
+
+HEAVY_TOKENIZER_BYTES = 256 * 2**20
+"""No tokenizer.json is larger; something else was named by mistake."""
+
+
+def plan_of(loaded: Loaded, stages: Collection[str]) -> Plan:
+    """The plan of some stages of what was loaded; raises like ``make_plan``."""
+    return make_plan(loaded.experiment, loaded.cluster, loaded.size, stages)
+
+
+def make_plan(experiment: Experiment, cluster: Cluster, size: str, stages: Collection[str]) -> Plan:
+    """The plan of some stages, with this machine's tokenizer and interpreter.
+
+    Raises:
+        ConfigError: the layout does not divide or does not fit the cluster.
+    """
+    from meditron_cli.plan.build import build
+
+    digest = tokenizer_digest(experiment.tokenize.tokenizer)
+    return build(experiment, cluster, size, tuple(stages), digest, sys.executable)
+
+
+def tokenizer_digest(path: Path | None) -> str:
+    """SHA-256 of the tokenizer; empty when it cannot be read, which ``problems`` reports."""
+    if path is None:
+        return ""
+    try:
+        return rundir.sha256(path)
+    except OSError:
+        return ""
+
+
+def problems(experiment: Experiment, stages: Collection[str]) -> list[str]:
+    """What is wrong with input files that are there, a sentence each; ``config.load`` reports
+    those that are not.
+    """
+    found: list[str] = []
+    if "curate" in stages:
+        for source in experiment.curate.sources:
+            found += path_problems("curate.sources", source)
+    if "evaluate" in stages:
+        for benchmark in experiment.evaluate.benchmarks:
+            found += path_problems(f"evaluate.benchmarks ({benchmark.name})", benchmark.path)
+    if experiment.tokenize.tokenizer and {"tokenize", "pretrain", "evaluate"} & set(stages):
+        found += tokenizer_problems(experiment, experiment.tokenize.tokenizer)
+    return found
+
+
+def path_problems(key: str, path: Path) -> Iterator[str]:
+    """A file or folder that is there and cannot be read, or is empty."""
+    if not path.exists():
+        return
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        yield f"{key}: {path} cannot be read"
+    elif path.is_dir() and not any(path.iterdir()):
+        yield f"{key}: the folder {path} is empty"
+    elif path.is_file() and path.stat().st_size == 0:
+        yield f"{key}: {path} is empty"
+
+
+def tokenizer_problems(experiment: Experiment, path: Path) -> Iterator[str]:
+    """A tokenizer that is no tokenizer.json, too large for the model, or without EOD."""
+    unreadable = list(path_problems("tokenize.tokenizer", path))
+    if unreadable or not path.exists():
+        yield from unreadable
+        return
+    try:
+        ids = read_vocabulary(path)
+    except ValueError as error:
+        yield f"tokenize.tokenizer: {path} is no tokenizer.json ({error})"
+        return
+    rows, needed = experiment.model.vocab_size, max(ids.values(), default=-1) + 1
+    if needed > rows:
+        yield (
+            f"tokenize.tokenizer: {path} has {needed} tokens, the model only {rows}; "
+            f"set model.vocab_size to {needed} or more"
+        )
+    if experiment.tokenize.eod_token not in ids:
+        yield (
+            f"tokenize.eod_token: {experiment.tokenize.eod_token!r} is not in the vocabulary of "
+            f"{path}"
+        )
+
+
+def read_vocabulary(path: Path) -> dict[str, int]:
+    """Token → id of a Hugging Face ``tokenizer.json``, added tokens included.
+
+    Models keep their vocabulary as a mapping (BPE, WordPiece, WordLevel) or as a list of pairs
+    whose place is the id (Unigram).
+
+    Raises:
+        ValueError: not such a file.
+    """
+    if path.is_dir() or path.stat().st_size > HEAVY_TOKENIZER_BYTES:
+        raise ValueError("a folder, or far too large")
+    try:
+        content: Any = json.loads(path.read_bytes())
+        vocabulary = content["model"]["vocab"]
+        added = {item["content"]: int(item["id"]) for item in content.get("added_tokens") or []}
+        if isinstance(vocabulary, list):
+            vocabulary = {item[0]: number for number, item in enumerate(vocabulary)}
+        return {**{str(token): int(number) for token, number in vocabulary.items()}, **added}
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError("it has no model with a vocabulary") from error

@@ -1,0 +1,299 @@
+"""Plan → jobs, in dependency order; everything is taken back when one submission fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs import rundir, specs
+from jobs.rundir import RunDir
+from meditron_cli import runs, view
+from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
+from meditron_cli.plan.model import Plan, StagePlan
+from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
+from meditron_cli.view import RunRecord, TaskJob
+
+SAVING_STAGES = ("pretrain", "evaluate")
+"""Stages whose ranks look for the STOP file."""
+
+
+@dataclass(frozen=True)
+class StageDecision:
+    """What a launch does with the tasks of one stage."""
+
+    submit: tuple[int, ...]
+    """Tasks to give to new jobs."""
+    keep: dict[int, TaskJob]
+    """Tasks whose jobs are queued or running and stay."""
+    drop: tuple[str, ...]
+    """Jobs to cancel first: they wait for something that can no longer happen."""
+
+
+def launch(plan: Plan, scheduler: Scheduler, run: RunDir) -> dict[str, list[str]]:
+    """Start what is missing of a plan, and answer the job ids that now work on each stage.
+
+    Finished tasks are skipped, tasks with a living job are left alone. Either all of this call's
+    submissions stand or none.
+
+    Raises:
+        ConfigError: another submit of this run is at work, or a stage lacks its inputs.
+        SchedulerError: refused, or no answer about jobs that may be alive.
+    """
+    try:
+        with rundir.locked(run.lock):
+            return _launch(plan, scheduler, run)
+    except rundir.Locked as error:
+        raise ConfigError(
+            f"another submit of run {run.name} is at work",
+            hint=f"wait for it, then look at `meditron status {run.name}`",
+        ) from error
+    except PermissionError as error:
+        raise ConfigError(
+            f"run {run.name} cannot be written: {error.filename}: {error.strerror}",
+            hint="only its owner can continue a run; `--new` with another --runs-dir starts one",
+        ) from error
+
+
+def _launch(plan: Plan, scheduler: Scheduler, run: RunDir) -> dict[str, list[str]]:
+    record = view.read(run)
+    infos = ask(record, scheduler)
+    decisions = decide(plan, record, infos, done_tasks(plan, run))
+    keep = {(stage, index) for stage, decision in decisions.items() for index in decision.keep}
+    prepare(plan, run, decisions, keep)
+    scheduler.cancel([job for decision in decisions.values() for job in decision.drop])
+    live = {stage: live_jobs(found, infos) for stage, found in record.stages.items()}
+    batch = Batch(plan, scheduler, run)
+    try:
+        for stage in plan.stages:
+            decision = decisions[stage.stage]
+            after = [job for name in stage.after for job in live.get(name, [])]
+            new = batch.submit(stage, decision.submit, after)
+            live[stage.stage] = [*unique(job.job_id for job in decision.keep.values()), *new]
+    except BaseException as error:
+        batch.undo(error)
+        raise
+    return {stage.stage: live[stage.stage] for stage in plan.stages}
+
+
+class Batch:
+    """The submissions of one launch, so that all of them can be taken back."""
+
+    def __init__(self, plan: Plan, scheduler: Scheduler, run: RunDir) -> None:
+        self._plan = plan
+        self._scheduler = scheduler
+        self._run = run
+        self._submitted: list[str] = []
+
+    def submit(self, stage: StagePlan, indices: Sequence[int], after: Sequence[str]) -> list[str]:
+        """Submit some tasks of a stage as one new attempt; answers the new ids.
+
+        The intent is written first, so that a crash in between leaves a trace.
+        """
+        if not indices:
+            return []
+        run = self._run
+        attempt = max(run.attempts(stage.stage), default=0) + 1
+        run.attempt(stage.stage, attempt).mkdir(parents=True)
+        fields = {
+            "stage": stage.stage,
+            "attempt": attempt,
+            "indices": list(indices),
+            "scheduler": self._plan.site.scheduler,
+        }
+        rundir.append_event(run, "intent", **fields)
+        ids = self._scheduler.submit(self._plan, stage, indices, run.root, attempt, after)
+        self._submitted += ids
+        rundir.append_event(run, "submit", **fields, job_ids=ids)
+        return ids
+
+    def undo(self, reason: BaseException) -> None:
+        """Cancel what was submitted, and say so in the events."""
+        if not self._submitted:
+            return
+        text = reason.message if isinstance(reason, MeditronError) else type(reason).__name__
+        self._scheduler.cancel(self._submitted)
+        rundir.append_event(self._run, "undo", job_ids=self._submitted, reason=text)
+
+
+def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
+    """What the scheduler says of every job that may be alive.
+
+    Raises:
+        SchedulerError: it does not say; submitting now could start work twice.
+    """
+    open_ids = view.open_jobs(record, now=0.0)
+    ids = sorted(job for ids in open_ids.values() for job in ids)
+    if not ids:
+        return {}
+    infos = scheduler.states(ids)
+    silent = [job for job in ids if job not in infos or infos[job].state is JobState.UNKNOWN]
+    if silent:
+        raise SchedulerError(
+            f"the scheduler does not say whether job {silent[0]} of run {record.name} is alive",
+            hint="submit again when it answers; a second job now could do the work twice",
+        )
+    return infos
+
+
+def done_tasks(plan: Plan, run: RunDir) -> dict[str, set[int]]:
+    """Tasks of each stage whose marker stands for the spec they have now."""
+    return {
+        stage.stage: {
+            task.index
+            for task in stage.tasks
+            if rundir.is_done(run, stage.stage, task.index, specs.digest(task.spec))
+        }
+        for stage in plan.stages
+    }
+
+
+def decide(
+    plan: Plan,
+    record: RunRecord,
+    infos: Mapping[str, JobInfo],
+    done: Mapping[str, Collection[int]],
+) -> dict[str, StageDecision]:
+    """What to do with each stage; pure.
+
+    A stage after one that starts again starts again as a whole, since its inputs are made anew.
+
+    Raises:
+        ConfigError: a stage's inputs are neither there nor being made.
+    """
+    decisions: dict[str, StageDecision] = {}
+    for stage in plan.stages:
+        require_inputs(stage, decisions, record, infos)
+        renewed = any(decisions[name].submit for name in stage.after if name in decisions)
+        known = record.stages.get(stage.stage)
+        jobs = known.jobs if known else {}
+        living = {i: job for i, job in jobs.items() if is_living(infos.get(job.job_id))}
+        stuck = {i: job for i, job in living.items() if is_stuck(infos[job.job_id], renewed)}
+        keep = {i: job for i, job in living.items() if i not in stuck}
+        finished = set() if renewed else set(done[stage.stage])
+        wanted = [task.index for task in stage.tasks]
+        decisions[stage.stage] = StageDecision(
+            submit=tuple(i for i in wanted if i not in keep and i not in finished),
+            keep=keep,
+            drop=tuple(unique(job.job_id for job in stuck.values())),
+        )
+    return decisions
+
+
+def is_living(info: JobInfo | None) -> bool:
+    """Whether a job is queued or running."""
+    return info is not None and info.state in (JobState.QUEUED, JobState.ACTIVE)
+
+
+def is_stuck(info: JobInfo, renewed: bool) -> bool:
+    """Whether a living job waits for jobs that failed, or for ones that this launch replaces."""
+    return info.state is JobState.QUEUED and (renewed or info.reason == view.NEVER)
+
+
+def require_inputs(
+    stage: StagePlan,
+    decisions: Mapping[str, StageDecision],
+    record: RunRecord | None,
+    infos: Mapping[str, JobInfo],
+) -> None:
+    """Refuse a stage whose inputs nobody made or makes.
+
+    Raises:
+        ConfigError: naming the stage that is missing.
+    """
+    if brings_own_data(stage):
+        return
+    for name in stage.after:
+        before = record.stages.get(name) if record else None
+        if name in decisions or (before is not None and will_be_whole(before, infos)):
+            continue
+        raise ConfigError(
+            f"{stage.stage} needs the result of {name}, which this run does not have",
+            hint="`meditron submit pipeline` runs all stages in order",
+        )
+
+
+def will_be_whole(stage: view.StageRecord, infos: Mapping[str, JobInfo]) -> bool:
+    """Whether each task of a stage is done or has a living job."""
+    living = {index for index, job in stage.jobs.items() if is_living(infos.get(job.job_id))}
+    return stage.done | living == set(range(stage.total))
+
+
+def brings_own_data(stage: StagePlan) -> bool:
+    """Whether pretraining reads indexed datasets made elsewhere (``pretrain.data``)."""
+    return any(
+        isinstance(task.spec, specs.PretrainSpec)
+        and task.spec.train_prefixes
+        and all(Path(prefix).is_absolute() for prefix in task.spec.train_prefixes)
+        for task in stage.tasks
+    )
+
+
+def job_ids(stage: view.StageRecord) -> list[str]:
+    """The jobs that a stage's tasks were last given to, each once."""
+    return unique(job.job_id for job in stage.jobs.values())
+
+
+def live_jobs(stage: view.StageRecord, infos: Mapping[str, JobInfo]) -> list[str]:
+    """Those of a stage's jobs that are queued or running."""
+    return [job for job in job_ids(stage) if is_living(infos.get(job))]
+
+
+def unique(values: Iterable[str]) -> list[str]:
+    """Values in order, each once."""
+    return list(dict.fromkeys(values))
+
+
+def prepare(
+    plan: Plan,
+    run: RunDir,
+    decisions: Mapping[str, StageDecision],
+    keep: Collection[tuple[str, int]],
+) -> None:
+    """Remove what would mislead the new jobs, and write their specs and the plan."""
+    run.stop_file.unlink(missing_ok=True)
+    run.save_file.unlink(missing_ok=True)
+    for stage, decision in decisions.items():
+        for index in decision.submit:
+            run.done(stage, index).unlink(missing_ok=True)
+    runs.write_plan(run, plan, keep)
+
+
+def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
+    """End every job of a run that may be alive; answers their ids.
+
+    The event comes first, so that a task that ends in between counts as cancelled.
+    """
+    open_ids = view.open_jobs(view.read(run), time.time())
+    everything = sorted(job for ids in open_ids.values() for job in ids)
+    rundir.append_event(run, "cancel", job_ids=everything)
+    for kind, ids in open_ids.items():
+        schedulers(kind).cancel(sorted(ids))
+    return everything
+
+
+def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
+    """Have running training and evaluation save and leave by themselves, and cancel everything
+    else; answers the ids of the jobs that are left to leave.
+
+    Raises:
+        SchedulerError: no answer about what runs.
+    """
+    record = view.read(run)
+    open_ids = view.open_jobs(record, time.time())
+    leaving: list[str] = []
+    rundir.append_event(run, "stop", job_ids=sorted(set().union(*open_ids.values())))
+    run.stop_file.touch()
+    for kind, ids in open_ids.items():
+        infos = schedulers(kind).states(sorted(ids))
+        saving = {
+            job.job_id
+            for name in SAVING_STAGES
+            if name in record.stages
+            for job in record.stages[name].jobs.values()
+            if job.job_id in infos and infos[job.job_id].state is JobState.ACTIVE
+        }
+        schedulers(kind).cancel(sorted(ids - saving))
+        leaving += sorted(saving)
+    return leaving

@@ -1,0 +1,266 @@
+"""Run directories on the login node: where they lie, making one whole, finding one."""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import os
+import platform
+import re
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from jobs import rundir, specs
+from jobs.rundir import RunDir
+from meditron_cli import __version__
+from meditron_cli.errors import ConfigError
+from meditron_cli.plan.model import Plan, StagePlan
+
+VARIABLE = "MEDITRON_RUNS"
+NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+LIBRARIES = ("torch", "megatron-core", "submitit", "tokenizers", "lm-eval", "numpy")
+SECRET = re.compile(r"(?i)((?:password|passwd|secret|api[_-]?key|credential)[^=\s]*=).*")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asked for, as ``run.json`` keeps it. JSON values only."""
+
+    experiment: dict[str, Any]
+    cluster: dict[str, Any]
+    size: str
+    config_file: str | None
+    command: Sequence[str]
+    time: float
+    """Seconds since 1970."""
+
+
+def runs_root(option: Path | None, environ: Mapping[str, str], profile: Path | None) -> Path:
+    """Where runs lie: ``--runs-dir``, else MEDITRON_RUNS, else the profile's, else ``./runs``."""
+    named = option or (Path(environ[VARIABLE]) if environ.get(VARIABLE) else None) or profile
+    return (named or Path("runs")).expanduser().absolute()
+
+
+def names(root: Path) -> list[str]:
+    """Names of the runs under a root, sorted; a missing root has none."""
+    try:
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if NAME.fullmatch(entry.name))
+    except FileNotFoundError:
+        return []
+    except NotADirectoryError as error:
+        raise ConfigError(f"{root} is a file; runs need a folder", hint=HINT_ROOT) from error
+    except PermissionError as error:
+        raise ConfigError(f"{root} cannot be read: {error.strerror}", hint=HINT_ROOT) from error
+
+
+HINT_ROOT = f"name another with --runs-dir or {VARIABLE}"
+
+
+def find(root: Path, name: str) -> RunDir:
+    """The run of a name, or of the only name that begins so.
+
+    Raises:
+        ConfigError: none, or several; the message says which there are.
+    """
+    known = [found for found in names(root) if (root / found / "run.json").exists()]
+    if name in known:
+        return RunDir(root / name)
+    starting = [found for found in known if found.startswith(name)]
+    if len(starting) == 1:
+        return RunDir(root / starting[0])
+    if starting:
+        raise ConfigError(
+            f"{name!r} begins the names of {len(starting)} runs: {', '.join(starting[:5])}",
+            hint="give more of the name",
+        )
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    instead = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(
+        f"no run is called {name!r} in {root}{instead}", hint="`meditron status` lists the runs"
+    )
+
+
+def newest_of(root: Path, identity: str) -> str | None:
+    """The newest run of an identity (``identity``, ``identity-2``, ``identity-3`` …), or None."""
+    mine = [number for name in names(root) if (number := _number(name, identity))]
+    return numbered(identity, max(mine)) if mine else None
+
+
+def next_of(root: Path, identity: str) -> str:
+    """The name a new run of an identity gets."""
+    mine = [number for name in names(root) if (number := _number(name, identity))]
+    return numbered(identity, max(mine, default=0) + 1)
+
+
+def numbered(identity: str, number: int) -> str:
+    """``identity`` for the first run, ``identity-2`` for the second."""
+    return identity if number == 1 else f"{identity}-{number}"
+
+
+def _number(name: str, identity: str) -> int:
+    """Which run of an identity a name is, counted from 1; 0 when it is none of them."""
+    if name == identity:
+        return 1
+    match = re.fullmatch(re.escape(identity) + r"-([1-9][0-9]*)", name)
+    return int(match[1]) if match else 0
+
+
+def create(root: Path, name: str, request: Request, plan: Plan) -> RunDir:
+    """Make a run directory with everything it holds before the first job.
+
+    It is built under a hidden name and renamed, so that a crash leaves a whole run or none.
+
+    Raises:
+        ConfigError: the root cannot be written, or another process made the run first.
+    """
+    from meditron_cli import snapshot
+
+    if not NAME.fullmatch(name):
+        raise ConfigError(f"{name!r} is no name for a run", hint="lower-case letters, digits and -")
+    part = root / f".{name}.{uuid4().hex}"
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(
+            f"runs directory {root} cannot be written: {error.strerror}", hint=HINT_ROOT
+        ) from error
+    try:
+        run = RunDir(part)
+        snapshot.copy_code(run.code)
+        code = snapshot.describe_code(run.code)
+        rundir.write_json(run.record, record(name, request, code))
+        write_plan(run, plan)
+        run.events.touch()
+        _rename(part, root / name)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return RunDir(root / name)
+
+
+def _rename(part: Path, final: Path) -> None:
+    try:
+        part.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        raise ConfigError(
+            f"run {final.name} was made by another submit just now",
+            hint="submit again to continue it",
+        ) from error
+    rundir.fsync_folder(final.parent)
+
+
+def record(name: str, request: Request, code: dict[str, Any]) -> dict[str, Any]:
+    """The content of ``run.json``: what was asked, by whom, with which programs. No secrets."""
+    return {
+        "run": name,
+        **asdict(request),
+        "command": [redact(word) for word in request.command],
+        "versions": versions(),
+        "code": code,
+        "user": getpass.getuser(),
+        "host": platform.node(),
+    }
+
+
+def redact(word: str) -> str:
+    """A command-line word without the value of anything that sounds secret."""
+    return SECRET.sub(r"\1***", word)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, ours and the libraries a run uses, as far as they are installed here."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"meditron": __version__, "python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_plan(run: RunDir, plan: Plan, live: Collection[tuple[str, int]] = ()) -> None:
+    """Write the specs of the plan's tasks, then ``plan.json``.
+
+    Tasks that are queued or running (``live``: stage and index) keep the spec they were given.
+    Stages of earlier submissions that this plan leaves out stay in ``plan.json``.
+    """
+    for stage in plan.stages:
+        for task in stage.tasks:
+            if (stage.stage, task.index) not in live:
+                write_spec(run, stage.stage, task)
+    earlier = read_plan(run)["stages"] if run.plan.exists() else {}
+    mine = {stage.stage: stage_summary(stage) for stage in plan.stages}
+    both = {**earlier, **mine}
+    rundir.write_json(
+        run.plan,
+        {
+            "name": plan.name,
+            "size": plan.size,
+            "cluster": plan.site.cluster,
+            "scheduler": plan.site.scheduler,
+            "stages": {stage: both[stage] for stage in specs.STAGES if stage in both},
+        },
+    )
+
+
+def write_spec(run: RunDir, stage: str, task: specs.TaskSpec) -> None:
+    """Write one task's spec, unless the very same stands there."""
+    path, value = run.spec(stage, task.index), specs.to_json(task)
+    try:
+        if rundir.read_json(path) == value:
+            return
+    except (FileNotFoundError, rundir.FormatError):
+        pass
+    rundir.write_json(path, value)
+
+
+def stage_summary(stage: StagePlan) -> dict[str, Any]:
+    """What ``status`` needs to know of a stage, without its specs."""
+    summary: dict[str, Any] = {
+        "tasks": len(stage.tasks),
+        "after": list(stage.after),
+        "max_parallel": stage.max_parallel,
+        "resources": asdict(stage.resources),
+    }
+    for task in stage.tasks:
+        if isinstance(task.spec, specs.PretrainSpec):
+            step_tokens = task.spec.global_batch_size * task.spec.model.seq_length
+            summary["target_step"] = task.spec.train_steps
+            summary["step_tokens"] = step_tokens
+            summary["target_tokens"] = task.spec.train_steps * step_tokens
+    return summary
+
+
+def read_plan(run: RunDir) -> dict[str, Any]:
+    """``plan.json``.
+
+    Raises:
+        ConfigError: missing, or of a format this program does not read.
+    """
+    return _read(run.plan)
+
+
+def read_record(run: RunDir) -> dict[str, Any]:
+    """``run.json``; raises like ``read_plan``."""
+    return _read(run.record)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return rundir.read_json(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is missing; this is no whole run directory") from error
+    except rundir.FormatError as error:
+        raise ConfigError(
+            str(error), hint="the run was made by another version of meditron; use that one"
+        ) from error

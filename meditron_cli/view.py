@@ -1,0 +1,398 @@
+"""What is known of a run: the evidence its directory holds, and the state that follows from it
+together with the scheduler's answer. Reading is cheap, folding is pure; nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobs import rundir
+from jobs.rundir import RunDir
+from meditron_cli import runs
+from meditron_cli.errors import ConfigError
+from meditron_cli.scheduler.base import JobInfo, JobState
+
+STATES = ("pending", "running", "succeeded", "failed", "stopped", "cancelled", "unknown")
+
+PRECEDENCE = ("running", "failed", "unknown", "cancelled", "stopped", "pending", "succeeded")
+"""Of tasks in a stage and of stages in a run: the first that occurs is the state of the whole."""
+
+SUCCESSOR = 75
+STOPPED = 130
+"""Exit codes (ARCHITECTURE §7) that are neither success nor failure."""
+
+FORGET_SECONDS = 3600
+"""After a cancellation this old the scheduler is not asked about the run any more."""
+
+NEW_JOB_SECONDS = 120
+"""So long may a job that was just submitted be unknown to Slurm (accounting lags behind)."""
+
+NEVER = "DependencyNeverSatisfied"
+
+KINDS = ("submit", "undo", "cancel", "stop")
+"""Events that decide who works on what."""
+_MARKS = tuple(f'"event": "{kind}"'.encode() for kind in KINDS)
+
+
+@dataclass(frozen=True)
+class TaskJob:
+    """The job that a task was last given to."""
+
+    job_id: str
+    attempt: int
+    time: float
+    """When it was submitted, seconds since 1970."""
+    scheduler: str
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Somebody asked for the end of everything submitted before."""
+
+    time: float
+    state: str
+    """What its tasks are then: ``cancelled``, or ``stopped`` when they were asked to save first."""
+
+
+@dataclass
+class StageRecord:
+    """What the run directory says of one stage."""
+
+    stage: str
+    total: int
+    after: tuple[str, ...] = ()
+    target_step: int | None = None
+    target_tokens: int | None = None
+    step_tokens: int | None = None
+    done: set[int] = field(default_factory=set)
+    jobs: dict[int, TaskJob] = field(default_factory=dict)
+    attempts: int = 0
+    exits: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Exit records of each unfinished task's last attempt."""
+    progress: dict[str, Any] = field(default_factory=dict)
+    """Of pretraining: its progress file."""
+
+
+@dataclass
+class RunRecord:
+    """What the run directory says of a run."""
+
+    name: str
+    path: Path
+    cluster: str = ""
+    stages: dict[str, StageRecord] = field(default_factory=dict)
+    submitted: float | None = None
+    """Time of the first submission."""
+    ending: Ending | None = None
+    """The last cancellation or stop request."""
+    problem: str = ""
+    """Why the directory cannot be read; empty when it can."""
+
+
+@dataclass(frozen=True)
+class StageView:
+    """State of a stage."""
+
+    stage: str
+    state: str
+    total: int
+    done: int
+    attempts: int
+    step: int | None
+    target_step: int | None
+    tokens: int | None
+    target_tokens: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The stage as ``status --json`` prints it."""
+        keys = ("state", "done", "total", "step", "target_step", "tokens", "target_tokens")
+        return {**{key: getattr(self, key) for key in keys}, "attempts": self.attempts}
+
+
+@dataclass(frozen=True)
+class RunView:
+    """State of a run."""
+
+    name: str
+    state: str
+    cluster: str
+    stages: dict[str, StageView]
+    loss: float | None
+    eta_s: float | None
+    """Seconds until pretraining reaches its target at its own pace; None when it does not run."""
+    problem: str
+    goodput: float | None = None
+    """Share of the time since the first submission that went into steps that count; costs reading
+    all step records, so it is known only of a run that is looked at alone."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as ``status --json`` prints it."""
+        return {
+            "run": self.name,
+            "state": self.state,
+            "cluster": self.cluster,
+            "stages": {name: stage.to_json() for name, stage in self.stages.items()},
+            "loss": self.loss,
+            "eta_s": self.eta_s,
+            "goodput": self.goodput,
+        }
+
+
+def read(run: RunDir) -> RunRecord:
+    """Read a run's evidence: plan.json, events, names of done markers, exit records, progress."""
+    record = RunRecord(run.name, run.root)
+    try:
+        plan = runs.read_plan(run)
+    except ConfigError as error:
+        record.problem = error.message
+        return record
+    record.cluster = plan["cluster"]
+    for stage, summary in plan["stages"].items():
+        record.stages[stage] = StageRecord(
+            stage,
+            total=summary["tasks"],
+            after=tuple(summary["after"]),
+            target_step=summary.get("target_step"),
+            target_tokens=summary.get("target_tokens"),
+            step_tokens=summary.get("step_tokens"),
+            done=done_indices(run, stage, summary["tasks"]),
+        )
+    read_events(run, record)
+    for stage_record in record.stages.values():
+        read_exits(run, stage_record)
+    if "pretrain" in record.stages and record.stages["pretrain"].attempts:
+        record.stages["pretrain"].progress = read_small(run.progress("pretrain", 0))
+    return record
+
+
+def done_indices(run: RunDir, stage: str, total: int) -> set[int]:
+    """Indices of the tasks that have a done marker."""
+    try:
+        with os.scandir(run.stage(stage) / "done") as entries:
+            found = [entry.name[:-5] for entry in entries if entry.name.endswith(".json")]
+    except FileNotFoundError:
+        return set()
+    return {int(name) for name in found if name.isdigit() and int(name) < total}
+
+
+def read_events(run: RunDir, record: RunRecord) -> None:
+    """Put submissions and cancellations into the record."""
+    submissions: list[dict[str, Any]] = []
+    for event in few_events(run):
+        if event["event"] == "submit":
+            submissions.append(event)
+        elif event["event"] == "undo":
+            gone = set(event["job_ids"])
+            submissions = [item for item in submissions if not gone.issuperset(item["job_ids"])]
+        else:
+            state = "cancelled" if event["event"] == "cancel" else "stopped"
+            record.ending = Ending(event["time"], state)
+    for event in submissions:
+        if record.submitted is None:
+            record.submitted = event["time"]
+        stage = record.stages.get(event["stage"])
+        if stage is not None:
+            note_submission(stage, event)
+
+
+def note_submission(stage: StageRecord, event: Mapping[str, Any]) -> None:
+    """Give each task of a submission its job; one id may stand for all of them."""
+    indices, ids = event["indices"], event["job_ids"]
+    if len(ids) != len(indices):
+        ids = ids[:1] * len(indices)
+    stage.attempts = max(stage.attempts, event["attempt"])
+    for index, job_id in zip(indices, ids, strict=True):
+        stage.jobs[index] = TaskJob(job_id, event["attempt"], event["time"], event["scheduler"])
+
+
+def few_events(run: RunDir) -> Iterable[dict[str, Any]]:
+    """Events of ``KINDS``, oldest first; lines of other kinds are not even parsed."""
+    try:
+        lines = run.events.read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        if any(mark in line for mark in _MARKS):
+            try:
+                event = json.loads(line)
+            except ValueError:  # the last line, cut short by a crash
+                continue
+            if event.get("event") in KINDS:
+                yield event
+
+
+def read_exits(run: RunDir, stage: StageRecord) -> None:
+    """Read the exit record of each unfinished task's last attempt."""
+    attempts: dict[int, list[int]] = {}
+    for index, job in stage.jobs.items():
+        if index not in stage.done:
+            attempts.setdefault(job.attempt, []).append(index)
+    for attempt, indices in attempts.items():
+        try:
+            present = set(os.listdir(run.attempt(stage.stage, attempt)))
+        except FileNotFoundError:
+            continue
+        for index in indices:
+            path = run.exit_record(stage.stage, attempt, index)
+            if path.name in present and (found := read_small(path)):
+                stage.exits[index] = found
+
+
+def read_small(path: Path) -> dict[str, Any]:
+    """A small JSON object of the run directory; empty when it is missing or cannot be read."""
+    try:
+        return rundir.read_json(path)
+    except (OSError, rundir.FormatError):
+        return {}
+
+
+def open_jobs(record: RunRecord, now: float) -> dict[str, set[str]]:
+    """Job ids by scheduler of which the run directory does not say how they ended."""
+    ending = record.ending
+    settled = ending.time if ending and now - ending.time > FORGET_SECONDS else 0.0
+    found: dict[str, set[str]] = {}
+    for stage in record.stages.values():
+        for index, job in stage.jobs.items():
+            if index not in stage.done and not has_ended(stage, index) and job.time >= settled:
+                found.setdefault(job.scheduler, set()).add(job.job_id)
+    return found
+
+
+def has_ended(stage: StageRecord, index: int) -> bool:
+    """Whether a task's exit record says that nobody works on it any more.
+
+    After a stop it does not: Slurm may have preempted the job and queued it again.
+    """
+    return stage.exits.get(index, {}).get("code", SUCCESSOR) not in (SUCCESSOR, STOPPED)
+
+
+def fold(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> RunView:
+    """The state of a run, from its record and what the scheduler said of its open jobs.
+
+    A job that is not in ``infos`` was not asked about; its task is judged by the record alone.
+    """
+    stages = {name: fold_stage(record, stage, infos, now) for name, stage in record.stages.items()}
+    state = first_of(view.state for view in stages.values()) if stages else "stopped"
+    training = "pretrain" in stages and stages["pretrain"].state == "running"
+    progress = record.stages["pretrain"].progress if "pretrain" in stages else {}
+    return RunView(
+        name=record.name,
+        state="unknown" if record.problem else state,
+        cluster=record.cluster,
+        stages=stages,
+        loss=progress.get("loss"),
+        eta_s=eta(progress, now) if training else None,
+        problem=record.problem,
+    )
+
+
+def fold_stage(
+    record: RunRecord, stage: StageRecord, infos: Mapping[str, JobInfo], now: float
+) -> StageView:
+    """The state of a stage: that of its tasks, by precedence.
+
+    A job that runs while an earlier stage is unfinished only waits for it (a local one does).
+    """
+    before = [record.stages[name] for name in stage.after if name in record.stages]
+    states = {task_state(stage, index, record.ending, infos, now) for index in range(stage.total)}
+    if any(len(earlier.done) < earlier.total for earlier in before):
+        states = {"pending" if state == "running" else state for state in states}
+    step, tokens = steps_and_tokens(stage)
+    return StageView(
+        stage=stage.stage,
+        state=first_of(states),
+        total=stage.total,
+        done=len(stage.done),
+        attempts=stage.attempts,
+        step=step,
+        target_step=stage.target_step,
+        tokens=tokens,
+        target_tokens=stage.target_tokens,
+    )
+
+
+def first_of(states: Iterable[str]) -> str:
+    """The state that speaks for all of them; nothing at all has succeeded."""
+    present = set(states)
+    return next((state for state in PRECEDENCE if state in present), "succeeded")
+
+
+def task_state(
+    stage: StageRecord,
+    index: int,
+    ending: Ending | None,
+    infos: Mapping[str, JobInfo],
+    now: float,
+) -> str:
+    """The state of one task.
+
+    The marker comes first, then an exit record that is final, then a living job, then the rest.
+    """
+    if index in stage.done:
+        return "succeeded"
+    job = stage.jobs.get(index)
+    if job is None:
+        return "stopped"
+    ended = stage.exits.get(index)
+    if ended and ending and ending.time >= job.time and ended["ended"] < ending.time:
+        ending = None
+    asked = ending.state if ending and ending.time >= job.time else None
+    if ended and has_ended(stage, index):
+        return asked or "failed"
+    info = infos.get(job.job_id)
+    if info is not None and info.state in (JobState.QUEUED, JobState.ACTIVE, JobState.UNKNOWN):
+        return living_state(info)
+    if asked or ended:
+        return asked or "stopped"
+    return vanished_state(job, info, now)
+
+
+def living_state(info: JobInfo) -> str:
+    """The state of a task whose job the scheduler still has, or does not answer for."""
+    if info.state is JobState.UNKNOWN:
+        return "unknown"
+    if info.state is JobState.ACTIVE:
+        return "running"
+    return "stopped" if info.reason == NEVER else "pending"
+
+
+def vanished_state(job: TaskJob, info: JobInfo | None, now: float) -> str:
+    """The state of a task whose job is gone and left no exit record."""
+    if info is not None and info.word.upper().startswith("CANCELLED"):
+        return "cancelled"
+    lagging = info is not None and info.state is JobState.MISSING and job.scheduler == "slurm"
+    return "pending" if lagging and now - job.time < NEW_JOB_SECONDS else "failed"
+
+
+def steps_and_tokens(stage: StageRecord) -> tuple[int | None, int | None]:
+    """Steps and tokens of pretraining so far; None for other stages."""
+    if stage.target_step is None:
+        return None, None
+    if len(stage.done) == stage.total:
+        return stage.target_step, stage.target_tokens
+    step = int(stage.progress.get("done", 0))
+    return step, step * (stage.step_tokens or 0)
+
+
+def eta(progress: Mapping[str, Any], now: float) -> float | None:
+    """Seconds until pretraining reaches its target at its present speed, or None without one."""
+    speed = progress.get("tokens_per_s")
+    if not speed:
+        return None
+    left = (progress["target_tokens"] - progress["tokens"]) / speed
+    return float(max(0.0, left - (now - progress["time"])))
+
+
+def last_words(record: RunRecord) -> list[tuple[str, int, dict[str, Any]]]:
+    """Stage, task index and exit record of each unfinished task that left one, stages in order."""
+    return [
+        (name, index, stage.exits[index])
+        for name, stage in record.stages.items()
+        for index in sorted(stage.exits)
+        if index not in stage.done
+    ]

@@ -1,0 +1,129 @@
+"""Follow a run to its end: ``submit --wait``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Protocol
+
+from jobs.rundir import RunDir
+from meditron_cli import console, view
+from meditron_cli.observe import ask
+from meditron_cli.scheduler.base import JobInfo
+from meditron_cli.services import Services
+from meditron_cli.view import RunView, StageView
+
+FINAL = ("succeeded", "failed", "stopped", "cancelled")
+LOOK_SECONDS = 0.5
+ASK_SECONDS = {"local": 0.5, "slurm": 15.0}
+"""Between two questions to a scheduler; the run directory is read more often, for nothing."""
+
+
+class Board(Protocol):
+    """Where the state of a run is shown while it lasts."""
+
+    def show(self, run: RunView) -> None:
+        """Show the run as it is now."""
+        ...
+
+
+class Lines:
+    """A line for each change of a stage, for logs."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[str, int]] = {}
+
+    def show(self, run: RunView) -> None:
+        for name, stage in run.stages.items():
+            if self._said.get(name) != (stage.state, stage.done):
+                self._said[name] = (stage.state, stage.done)
+                console.note(f"{name}: {stage.state} {describe(stage, run)}".rstrip())
+
+
+class Bars:
+    """A progress bar for each stage, for terminals."""
+
+    def __init__(self) -> None:
+        self._progress = console.progress()
+        self._tasks: dict[str, int] = {}
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def show(self, run: RunView) -> None:
+        for name, stage in run.stages.items():
+            if name not in self._tasks:
+                self._tasks[name] = int(self._progress.add_task(name, detail=""))
+            done, total = measure(stage)
+            self._progress.update(
+                self._tasks[name],  # type: ignore[arg-type]
+                description=f"{name} {stage.state}",
+                completed=done,
+                total=total,
+                detail=describe(stage, run),
+            )
+
+
+def measure(stage: StageView) -> tuple[int, int]:
+    """How much of a stage is done, of how much: steps where it has them, else tasks."""
+    if stage.target_step is not None:
+        return stage.step or 0, stage.target_step
+    return stage.done, stage.total
+
+
+def describe(stage: StageView, run: RunView) -> str:
+    """How far a stage is, in words."""
+    done, total = measure(stage)
+    unit = "tasks" if stage.target_step is None else "steps"
+    loss = f", loss {run.loss:.3f}" if stage.target_step and run.loss is not None else ""
+    return f"{done}/{total} {unit}{loss}"
+
+
+def follow(services: Services, run: RunDir) -> str:
+    """Show a run until it has ended; answers its last state.
+
+    An interruption leaves the run going, and says so.
+    """
+    try:
+        if console.fancy(sys.stderr):
+            with Bars() as bars:
+                return until_end(services, run, bars)
+        return until_end(services, run, Lines())
+    except KeyboardInterrupt:
+        console.note(
+            f"run {run.name} goes on; `meditron status {run.name}`, "
+            f"`meditron logs {run.name} --follow`, `meditron cancel {run.name}`"
+        )
+        raise
+
+
+def until_end(services: Services, run: RunDir, board: Board) -> str:
+    """Look again and again, asking the scheduler now and then, until the run has ended."""
+    infos: dict[str, JobInfo] = {}
+    asked = 0.0
+    while True:
+        now = services.clock.now()
+        record = view.read(run)
+        kinds = view.open_jobs(record, now)
+        fresh = bool(kinds) and now - asked >= max(ASK_SECONDS[kind] for kind in kinds)
+        if fresh:
+            infos = ask(services, [record], now)
+            asked = now
+            record = view.read(run)
+        run_view = view.fold(record, infos, now)
+        board.show(run_view)
+        if run_view.state in FINAL and (fresh or not view.open_jobs(record, now)):
+            return run_view.state
+        services.clock.sleep(LOOK_SECONDS)
+
+
+def why(run: RunDir) -> tuple[str, str]:
+    """The first sentence and hint that an unfinished task of a run left; empty when none did."""
+    words = view.last_words(view.read(run))
+    if not words:
+        return "", ""
+    stage, index, said = words[0]
+    return f"{stage} task {index}: {said['message']}", str(said.get("hint", ""))
