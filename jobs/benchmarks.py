@@ -3,8 +3,8 @@
 Prompts follow the released MEDITRON evaluation (epfLLM/meditron:evaluation/benchmarks.py): an exam
 question lists its options under letters and the model is scored on the letters; PubMedQA gives the
 abstract, then the question, and the model is scored on yes, no and maybe. Our own ``mcq`` files
-name no letters: the model is scored on the text of the choices, which tells something about models too
-small to have learnt what a letter stands for as well.
+name no letters: the model is scored on the text of the choices, which tells something even about
+models too small to have learnt what a letter stands for.
 """
 
 from __future__ import annotations

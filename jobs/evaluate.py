@@ -1,0 +1,339 @@
+"""One checkpoint × one benchmark: accuracy by log-likelihood, lm-evaluation-harness, offline."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from jobs import rundir, runtime, specs
+from jobs.runtime import TaskError
+
+if TYPE_CHECKING:
+    import torch
+
+    from jobs.benchmarks import Question
+
+Samples = list[dict[str, Any]]
+"""The harness's record of each question: ``doc``, ``filtered_resps``, ``acc``, ``acc_norm`` …"""
+
+
+def run(context: runtime.Context) -> None:
+    """Score the checkpoint the spec names and leave ``results.json`` and ``questions.jsonl``.
+
+    Raises:
+        TaskError: the benchmark cannot be read, the checkpoint is not there or belongs to an
+            unfinished run, or the model answers something that is not a number.
+        Stopped: asked to stop; nothing is left behind.
+    """
+    from jobs import benchmarks
+
+    spec = cast(specs.EvaluateSpec, context.task.spec)
+    asked, examples = choose(benchmarks.read(Path(spec.path), spec.kind), spec)
+    checkpoint, step = find_checkpoint(context.path(spec.checkpoint_dir), spec)
+    work_offline(context.scratch)
+    try:
+        samples, truncated = score(context, checkpoint, asked, examples)
+    finally:
+        if context.rank == 0:
+            shutil.rmtree(context.scratch, ignore_errors=True)
+    if context.rank != 0:
+        return
+    records = question_records(samples, asked)
+    results = summarise(samples, asked) | {
+        "benchmark": spec.benchmark,
+        "checkpoint_step": step,
+        "shots": spec.shots,
+        "truncated": truncated,
+        "seconds": round(time.time() - context.started, 3),
+    }
+    leave(context, checkpoint, results, records)
+
+
+def choose(
+    questions: Sequence[Question], spec: specs.EvaluateSpec
+) -> tuple[list[Question], list[Question]]:
+    """The questions to ask and the worked examples before each of them, the same for all.
+
+    The released MEDITRON evaluation also puts the same examples before every question, drawn from
+    the train split with a seed (epfLLM/meditron:evaluation/benchmarks.py).
+
+    Raises:
+        TaskError: fewer ``train`` records than ``shots``.
+    """
+    train = [question for question in questions if question.split == "train"]
+    if len(train) < spec.shots:
+        raise TaskError(
+            f"{spec.path}: {spec.shots} worked examples are asked for, "
+            f"the benchmark has {len(train)} train records",
+            "set `shots` to 0, or add train records to the benchmark",
+        )
+    test = [question for question in questions if question.split == "test"]
+    return test[: spec.limit or None], random.Random(spec.seed).sample(train, spec.shots)
+
+
+def find_checkpoint(folder: Path, spec: specs.EvaluateSpec) -> tuple[Path, int]:
+    """Folder and step of the checkpoint the spec means.
+
+    Raises:
+        TaskError: it is missing or damaged, holds another model, or is called ``last`` while the
+            newest one is below the target: an unfinished model is never evaluated as the last.
+    """
+    from jobs.engine import checkpoint
+
+    named = {"first": 0, "last": spec.target_step}
+    step = named[spec.checkpoint] if spec.checkpoint in named else int(spec.checkpoint)
+    found = checkpoint.at_step(folder, step)
+    if found is None:
+        newest = checkpoint.find_latest(folder)
+        raise missing(folder, spec, step, newest[1].iteration if newest else None)
+    path, record = found
+    if record.model != checkpoint.model_digest(spec.model):
+        raise TaskError(
+            f"{path}: holds a model of another shape than this evaluation's",
+            "evaluate the run with the size it was trained with",
+        )
+    return path, record.iteration
+
+
+def missing(folder: Path, spec: specs.EvaluateSpec, step: int, newest: int | None) -> TaskError:
+    """The error for a checkpoint that is not there, saying what is."""
+    if newest is None:
+        return TaskError(f"{folder}: no valid checkpoint", "run pretraining first")
+    if spec.checkpoint == "last" and newest < step:
+        return TaskError(
+            f"{folder}: training is at step {newest} of {step}; no unfinished model is evaluated",
+            "let pretraining finish first, or evaluate `first` or a step number",
+        )
+    return TaskError(
+        f"{folder}: no valid checkpoint of step {step}; the newest is of step {newest}",
+        "evaluate `first`, `last` or a step that was kept (`keep_checkpoints`)",
+    )
+
+
+def work_offline(scratch: Path) -> None:
+    """Keep the Hugging Face libraries off the network, out of the home folder and quiet.
+
+    They read these variables when they are imported, so this comes before the first import.
+    """
+    os.environ.update(
+        HF_HUB_OFFLINE="1",
+        HF_DATASETS_OFFLINE="1",
+        HF_EVALUATE_OFFLINE="1",
+        HF_HOME=str(scratch / "huggingface"),
+        LM_HARNESS_CACHE_PATH=str(scratch / "harness"),
+        TOKENIZERS_PARALLELISM="false",
+        TQDM_DISABLE="1",
+    )
+
+
+def score(
+    context: runtime.Context,
+    checkpoint: Path,
+    asked: Sequence[Question],
+    examples: Sequence[Question],
+) -> tuple[Samples, int]:
+    """Build the model, load its weights and put the questions to it.
+
+    Returns:
+        The harness's samples in the order of ``asked``, and how many prompts were cut to fit.
+    """
+    from jobs import device
+
+    spec = cast(specs.EvaluateSpec, context.task.spec)
+    place = device.start(
+        spec.device,
+        context.rank,
+        context.world_size,
+        context.local_rank,
+        context.task.cpus_per_rank,
+    )
+    try:
+        from jobs.engine import checkpoint as checkpoints
+        from jobs.engine import model
+        from jobs.lm_adapter import Encoder, MegatronLM
+
+        encoder = Encoder.load(Path(spec.tokenizer), spec.eod_token)
+        model.start_parallel(spec.parallel, place, spec.seed)
+        network = model.build(spec.model, spec.parallel, spec.precision, place, for_inference=True)
+        checkpoints.load_weights(checkpoint, network)
+        lm = MegatronLM(
+            lambda tokens: model.logits(network, tokens.to(place)),
+            encoder,
+            max_length=spec.model.seq_length,
+            batch_size=spec.batch_size,
+            after_batch=Watch(context, len(asked), place),
+        )
+        return put(lm, spec.benchmark, asked, examples), lm.truncated
+    finally:
+        device.end()
+
+
+class Watch:
+    """Between batches: leave when any rank was asked to, say how far it is about once a second."""
+
+    def __init__(self, context: runtime.Context, questions: int, place: torch.device) -> None:
+        self._context = context
+        self._questions = questions
+        self._place = place
+        self._said = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Note that ``done`` of ``total`` requests have their answer.
+
+        Raises:
+            Stopped: a rank has a signal, or the run has a STOP file; all ranks leave together.
+        """
+        questions = done * self._questions // total
+        if self._asked_to_stop():
+            raise runtime.Stopped(f"stopped after {questions} of {self._questions} questions")
+        now = time.monotonic()
+        if self._context.rank == 0 and (now - self._said >= 1 or done == total):
+            self._said = now
+            self._context.progress(questions, self._questions, "questions")
+
+    def _asked_to_stop(self) -> bool:
+        import torch
+
+        asked = bool(self._context.stop) or self._context.run.stop_file.exists()
+        if self._context.world_size == 1:
+            return asked
+        flag = torch.tensor(int(asked), device=self._place)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag)
+
+
+def put(lm: Any, name: str, asked: Sequence[Question], examples: Sequence[Question]) -> Samples:
+    """Put questions to a model of the harness, each after the same worked examples."""
+    import logging
+
+    import datasets
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.evaluator import evaluate
+
+    # It warns that a data set of ours could have had arguments.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    test = datasets.Dataset.from_list([document(question) for question in asked])
+    task = ConfigurableTask(
+        config={
+            "task": name,
+            "custom_dataset": lambda: {"test": test},
+            "test_split": "test",
+            "num_fewshot": len(examples),
+            "fewshot_config": {
+                "sampler": "first_n",
+                "samples": [document(question) for question in examples],
+            },
+            "output_type": "multiple_choice",
+            "doc_to_text": "prompt",
+            "doc_to_choice": "continuations",
+            "doc_to_target": "answer",
+            "metric_list": [
+                {"metric": metric, "aggregation": "mean", "higher_is_better": True}
+                for metric in ("acc", "acc_norm")
+            ],
+        }
+    )
+    results = evaluate(lm, {name: task}, bootstrap_iters=0)
+    samples: Samples = results["samples"][name]
+    return sorted(samples, key=lambda sample: sample["doc_id"])
+
+
+def document(question: Question) -> dict[str, Any]:
+    """A question as the harness's task reads it."""
+    return {
+        "prompt": question.prompt,
+        "continuations": list(question.continuations),
+        "answer": question.answer,
+    }
+
+
+def question_records(samples: Samples, asked: Sequence[Question]) -> list[dict[str, Any]]:
+    """One record a question, log-likelihoods in nats in the order of the choices.
+
+    Raises:
+        TaskError: a log-likelihood is not a number, so the weights or the arithmetic are broken.
+    """
+    records = []
+    for question, sample in zip(asked, samples, strict=True):
+        likelihoods = [value for value, _ in sample["filtered_resps"]]
+        if not all(math.isfinite(value) for value in likelihoods):
+            raise TaskError(
+                f"question {question.id}: the model answers {likelihoods}, not log-likelihoods",
+                "the checkpoint's weights are broken; look at the training loss before it",
+                runtime.FAILED,
+            )
+        records.append(
+            {
+                "id": question.id,
+                "subject": question.subject,
+                "choices": list(question.choices),
+                "loglikelihoods": likelihoods,
+                "predicted": likelihoods.index(max(likelihoods)),
+                "answer": question.answer,
+                "correct": bool(sample["acc"]),
+            }
+        )
+    return records
+
+
+def summarise(samples: Samples, asked: Sequence[Question]) -> dict[str, Any]:
+    """Accuracy and how far it can be trusted.
+
+    ``chance`` is the accuracy of guessing; ``majority`` that of always giving the commonest answer
+    (0.552 on PubMedQA's test split, where it is what a model has to beat); ``p_value`` is exact and
+    one-sided, against guessing; ``accuracy_norm`` divides log-likelihoods by the choices' lengths.
+    """
+    from jobs import significance
+
+    n = len(asked)
+    correct = round(sum(sample["acc"] for sample in samples))
+    chances = [1 / len(question.choices) for question in asked]
+    commonest = Counter(question.answer for question in asked).most_common(1)[0][1]
+    return {
+        "mode": "loglikelihood",
+        "n": n,
+        "correct": correct,
+        "accuracy": correct / n,
+        "accuracy_norm": sum(sample["acc_norm"] for sample in samples) / n,
+        "ci95": list(significance.wilson_interval(correct, n)),
+        "chance": statistics.fmean(chances),
+        "majority": commonest / n,
+        "p_value": significance.p_value_above_chance(correct, chances),
+    }
+
+
+def leave(
+    context: runtime.Context,
+    checkpoint: Path,
+    results: dict[str, Any],
+    records: list[dict[str, Any]],
+) -> None:
+    """Write both files and, last, the done marker with what they were made from."""
+    from jobs import benchmarks
+    from jobs.engine.checkpoint import RECORD
+
+    spec = cast(specs.EvaluateSpec, context.task.spec)
+    folder = Path(spec.output_dir)
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    rundir.write_bytes(context.path(str(folder / "questions.jsonl")), lines.encode())
+    rundir.write_json(context.path(str(folder / "results.json")), results)
+    read = [
+        *(str(file) for file in benchmarks.files(Path(spec.path), spec.kind)),
+        spec.tokenizer,
+        f"{spec.checkpoint_dir}/{checkpoint.name}/{RECORD}",
+    ]
+    written = [str(folder / "questions.jsonl"), str(folder / "results.json")]
+    context.finish(
+        inputs=[rundir.describe_file(context.run, name) for name in read],
+        outputs=[rundir.describe_file(context.run, name) for name in written],
+        summary=results,
+    )

@@ -1,0 +1,222 @@
+"""A tiny tokenizer, random checkpoints of the real engine, and runs with one evaluate task."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import rundir, specs
+
+ROOT = Path(__file__).parents[2]
+EOD = "<EOD>"
+
+MODEL = specs.ModelSpec(
+    layers=2,
+    hidden_size=32,
+    ffn_hidden_size=48,
+    attention_heads=4,
+    kv_heads=2,
+    seq_length=128,
+    vocab_size=257,
+    padded_vocab_size=288,
+    rope_theta=10000.0,
+    norm_eps=1e-5,
+    init_std=0.02,
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory) -> Path:
+    """A ``tokenizer.json`` with one token a byte, and ``<EOD>``."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([EOD])
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    made.save(str(path))
+    return path
+
+
+def question(number: int, choices: list[str], answer: int, **more: str) -> dict:
+    return {
+        "id": f"q{number}",
+        "question": f"Which of these is number {number}?",
+        "choices": choices,
+        "answer": answer,
+        **more,
+    }
+
+
+QUESTIONS = [
+    question(0, ["yes", "no", "maybe", "yes please"], 0),
+    question(1, ["aspirin", "heparin", "ibuprofen"], 2),
+    question(2, ["iron", "zinc", "copper", "iodine"], 1),
+    question(3, ["heart", "lung"], 0, subject="anatomy"),
+    question(4, ["red", "green", "blue", "pink"], 3),
+    question(5, ["one", "two", "three"], 1, split="train"),
+    question(6, ["north", "south"], 0, split="train"),
+    {**question(7, ["left", "right"], 1), "question": "Long. " * 40 + "Which side?"},
+]
+
+
+@pytest.fixture(scope="session")
+def benchmark(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("benchmark") / "questions.jsonl"
+    path.write_text("".join(json.dumps(item) + "\n" for item in QUESTIONS))
+    return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Checkpoints of steps 0, 4 and 6 (broken), and what step 4 answers when asked directly."""
+
+    folder: Path
+    answers: dict[str, list[float]]
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory, tokenizer, benchmark) -> Made:
+    from jobs import benchmarks
+
+    folder = tmp_path_factory.mktemp("made")
+    short = [
+        item
+        for item in benchmarks.read(benchmark, "mcq")
+        if item.split == "test" and item.id != "q7"
+    ]
+    pairs = [(item.prompt, f" {text}") for item in short for text in item.continuations]
+    asked = {
+        "model": dataclasses.asdict(MODEL),
+        "tokenizer": str(tokenizer),
+        "eod_token": EOD,
+        "pairs": pairs,
+    }
+    (folder / "spec.json").write_text(json.dumps(asked))
+    names = [str(folder / name) for name in ("spec.json", "checkpoints", "answers.json")]
+    script = Path(__file__).with_name("make_checkpoints.py")
+    subprocess.run(
+        [sys.executable, str(script), *names], check=True, env=environment(), timeout=120
+    )
+    values = iter(json.loads((folder / "answers.json").read_text()))
+    answers = {item.id: [next(values) for _ in item.choices] for item in short}
+    return Made(folder / "checkpoints", answers)
+
+
+def environment(**more: str) -> dict[str, str]:
+    """What a rank is started with; the home folder is not this user's."""
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "HOME": os.environ["HOME"],
+        **more,
+    }
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """A run directory with one evaluate task."""
+
+    run: rundir.RunDir
+    task: specs.TaskSpec
+
+    def start(self, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run every rank of the task to its end; the first rank's outcome."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, "-m", "jobs", "evaluate", str(self.run.root), "0"],
+                env=environment(**(variables | self._rank(rank, port))),
+                cwd=self.run.root,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(self.task.ranks)
+        ]
+        outcomes = [(process.communicate(timeout=120), process) for process in ranks]
+        (stdout, stderr), first = outcomes[0]
+        assert all(process.returncode == first.returncode for _, process in outcomes), outcomes
+        return subprocess.CompletedProcess(first.args, first.returncode, stdout, stderr)
+
+    def _rank(self, rank: int, port: str) -> dict[str, str]:
+        if self.task.ranks == 1:
+            return {}
+        return {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(self.task.ranks),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+
+    @property
+    def folder(self) -> Path:
+        return self.run.path(self.task.spec.output_dir)
+
+    def results(self) -> dict:
+        return rundir.read_json(self.folder / "results.json")
+
+    def questions(self) -> list[dict]:
+        return list(rundir.read_lines(self.folder / "questions.jsonl"))
+
+
+@pytest.fixture(scope="session")
+def evaluation(tmp_path_factory, tokenizer, benchmark, made):
+    """``evaluation(**spec_fields)`` makes a run with one task on the made checkpoints."""
+
+    def make(tensor: int = 1, **fields) -> Evaluation:
+        run = rundir.RunDir(tmp_path_factory.mktemp("run"))
+        spec = specs.EvaluateSpec(
+            **{
+                "benchmark": "sample",
+                "path": str(benchmark),
+                "kind": "mcq",
+                "checkpoint": "last",
+                "target_step": 4,
+                "checkpoint_dir": str(made.folder),
+                "model": MODEL,
+                "parallel": specs.ParallelSpec(tensor, 1, 1, tensor > 1, True, "none"),
+                "device": "cpu",
+                "precision": "fp32",
+                "tokenizer": str(tokenizer),
+                "eod_token": EOD,
+                "shots": 0,
+                "limit": 0,
+                "batch_size": 4,
+                "seed": 3,
+                "output_dir": "evaluations/sample/last",
+                **fields,
+            }
+        )
+        task = specs.TaskSpec(
+            stage="evaluate",
+            index=0,
+            spec=spec,
+            ranks=tensor,
+            ranks_per_node=tensor,
+            nodes=1,
+            gpus_per_node=0,
+            cpus_per_rank=1,
+            launcher="local",
+            python=(sys.executable,),
+            srun_args=(),
+            secrets_file="",
+            health={},
+        )
+        rundir.write_json(run.spec("evaluate", 0), specs.to_json(task))
+        return Evaluation(run, task)
+
+    return make

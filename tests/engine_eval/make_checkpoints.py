@@ -1,0 +1,119 @@
+"""Make tiny random checkpoints with the engine, and say what their model answers when asked.
+
+``python make_checkpoints.py SPEC CHECKPOINTS ANSWERS``: SPEC is a JSON of ``model``, ``tokenizer``,
+``eod_token`` and ``pairs`` of context and continuation; ANSWERS gets one log-likelihood a pair, of
+the weights of step 4. Steps 0 and 4 have random weights, the embeddings of step 6 are not numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from jobs import device, specs
+
+ALONE = specs.ParallelSpec(
+    tensor=1,
+    pipeline=1,
+    data=1,
+    sequence_parallel=False,
+    distributed_optimizer=True,
+    recompute="none",
+)
+
+
+def main(spec_file: Path, folder: Path, answers_file: Path) -> None:
+    asked = json.loads(spec_file.read_text())
+    spec = pretrain_spec(specs.ModelSpec(**asked["model"]), asked)
+    place = device.start("cpu", 0, 1, 0)
+    from jobs.engine import checkpoint, model, optim
+
+    model.start_parallel(ALONE, place, seed=7)
+    network = model.build(spec.model, ALONE, "fp32", place)
+    trained = checkpoint.Trained(network, optim.prepare(network, spec, place).optimizer)
+    for step in (0, 4, 6):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.3)
+            if step == 6:
+                next(network.parameters()).fill_(float("nan"))
+        if step == 4:
+            answers_file.write_text(json.dumps(answers(network, asked)))
+        checkpoint.save(folder, trained, record(step, spec), keep=9)
+    device.end()
+
+
+def answers(network: torch.nn.Module, asked: dict) -> list[float]:
+    """Log-likelihoods one pair at a time: one text, one row, no padding, nothing shared."""
+    tokenizer = Tokenizer.from_file(asked["tokenizer"])
+    found = []
+    for context, continuation in asked["pairs"]:
+        before = tokenizer.encode(context).ids
+        tokens = tokenizer.encode(context + continuation).ids
+        row = torch.tensor([tokens])
+        positions = torch.arange(len(tokens)).unsqueeze(0)
+        with torch.inference_mode():
+            scores = network(row, positions, None)[0, :, : asked["model"]["vocab_size"]]
+        likelihoods = scores.double().log_softmax(-1)
+        found.append(
+            sum(float(likelihoods[i - 1, tokens[i]]) for i in range(len(before), len(tokens)))
+        )
+    return found
+
+
+def record(step: int, spec: specs.PretrainSpec):
+    from jobs.engine import checkpoint
+
+    return checkpoint.Record(
+        iteration=step,
+        consumed_samples=step,
+        layout=dataclasses.asdict(ALONE),
+        precision="fp32",
+        model=checkpoint.model_digest(spec.model),
+        data="",
+        manifest="",
+        bytes=0,
+        files=0,
+    )
+
+
+def pretrain_spec(model: specs.ModelSpec, asked: dict) -> specs.PretrainSpec:
+    return specs.PretrainSpec(
+        model=model,
+        parallel=ALONE,
+        device="cpu",
+        precision="fp32",
+        train_prefixes=(),
+        validation_prefixes=(),
+        tokenizer=asked["tokenizer"],
+        eod_token=asked["eod_token"],
+        micro_batch_size=1,
+        global_batch_size=1,
+        train_steps=4,
+        learning_rate=1e-3,
+        min_learning_rate=1e-4,
+        warmup_steps=1,
+        decay_steps=4,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        adam_eps=1e-5,
+        weight_decay=0.1,
+        clip_grad=1.0,
+        seed=7,
+        validation_interval=0,
+        validation_batches=0,
+        save_interval=2,
+        keep_checkpoints=9,
+        checkpoint_dir="checkpoints",
+        tensorboard_dir="tensorboard",
+        cache_dir="tokens/cache",
+    )
+
+
+if __name__ == "__main__":
+    main(*(Path(argument) for argument in sys.argv[1:]))

@@ -1,0 +1,217 @@
+"""``python -m jobs evaluate``: real checkpoints of the engine, put to lm-evaluation-harness."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import socket
+import threading
+
+import pytest
+
+from jobs import rundir, specs
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="session")
+def finished(evaluation):
+    done = evaluation()
+    outcome = done.start()
+    assert outcome.returncode == 0, outcome.stderr
+    return done
+
+
+def test_choices_get_the_log_likelihoods_the_model_gives_when_asked_directly(finished, made):
+    found = {item["id"]: item["loglikelihoods"] for item in finished.questions()}
+
+    assert found.keys() == made.answers.keys() | {"q7"}
+    for name, expected in made.answers.items():
+        assert found[name] == pytest.approx(expected, abs=1e-3)
+
+
+def test_results_follow_from_the_records_of_the_questions(finished):
+    results, records = finished.results(), finished.questions()
+
+    for record in records:
+        best = max(record["loglikelihoods"])
+        assert record["predicted"] == record["loglikelihoods"].index(best)
+        assert record["correct"] == (record["predicted"] == record["answer"])
+    assert results["n"] == len(records) == 6
+    assert results["correct"] == sum(record["correct"] for record in records)
+    assert results["accuracy"] == results["correct"] / 6
+    assert results["ci95"][0] <= results["accuracy"] <= results["ci95"][1]
+    assert results["chance"] == pytest.approx((1 / 4 + 1 / 3 + 1 / 4 + 1 / 2 + 1 / 4 + 1 / 2) / 6)
+    assert results["majority"] == 2 / 6
+    assert results["checkpoint_step"] == 4
+    assert results["mode"] == "loglikelihood"
+    assert results["truncated"] == 1
+    assert 0 < results["p_value"] <= 1
+
+
+def test_a_finished_task_is_done_until_its_benchmark_changes(evaluation, benchmark, tmp_path):
+    copy = shutil.copy(benchmark, tmp_path / "copy.jsonl")
+    done = evaluation(path=str(copy), limit=2)
+    digest = specs.digest(done.task.spec)
+
+    assert done.start().returncode == 0
+    assert rundir.is_done(done.run, "evaluate", 0, digest)
+
+    (tmp_path / "copy.jsonl").write_text("")
+    assert not rundir.is_done(done.run, "evaluate", 0, digest)
+
+
+def test_progress_ends_with_all_questions_and_no_scratch_is_left(finished):
+    progress = rundir.read_json(finished.run.progress("evaluate", 0))
+
+    assert (progress["done"], progress["total"], progress["unit"]) == (6, 6, "questions")
+    assert not (finished.run.stage("evaluate") / "tmp" / "00000").exists()
+
+
+def test_two_tensor_ranks_answer_as_one(evaluation, finished):
+    split = evaluation(tensor=2)
+
+    outcome = split.start()
+
+    assert outcome.returncode == 0, outcome.stderr
+    assert split.results()["accuracy"] == finished.results()["accuracy"]
+    for ours, theirs in zip(split.questions(), finished.questions(), strict=True):
+        assert ours["loglikelihoods"] == pytest.approx(theirs["loglikelihoods"], abs=1e-3)
+
+
+def test_the_first_checkpoint_and_a_numbered_one_can_be_evaluated(evaluation, finished):
+    first, fourth = evaluation(checkpoint="first"), evaluation(checkpoint="4")
+
+    assert first.start().returncode == fourth.start().returncode == 0
+    assert first.results()["checkpoint_step"] == 0
+    assert first.questions() != finished.questions()
+    assert fourth.questions() == finished.questions()
+
+
+def test_worked_examples_come_before_every_question_and_the_limit_cuts_the_end(
+    evaluation, finished
+):
+    shown = evaluation(shots=2, limit=3)
+
+    assert shown.start().returncode == 0
+    assert [item["id"] for item in shown.questions()] == ["q0", "q1", "q2"]
+    for ours, theirs in zip(shown.questions(), finished.questions(), strict=False):
+        assert ours["loglikelihoods"] != pytest.approx(theirs["loglikelihoods"], abs=1e-3)
+
+
+def test_an_evaluation_asks_nothing_of_the_network_and_leaves_the_home_folder_alone(
+    evaluation, tmp_path_factory
+):
+    home = tmp_path_factory.mktemp("home")
+    callers = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        where = f"http://127.0.0.1:{server.getsockname()[1]}"
+
+        def listen():
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                callers.append(connection.recv(200))
+                connection.close()
+
+        listener = threading.Thread(target=listen, daemon=True)
+        listener.start()
+        proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_ENDPOINT"), where)
+        outcome = evaluation().start(**proxies, HOME=str(home))
+        server.shutdown(socket.SHUT_RDWR)
+        listener.join()
+
+    assert outcome.returncode == 0, outcome.stderr
+    assert callers == []
+    assert list(home.iterdir()) == []
+
+
+REFUSED = [
+    (
+        {"target_step": 8},
+        "{checkpoints}: training is at step 6 of 8; no unfinished model is evaluated",
+        "let pretraining finish first, or evaluate `first` or a step number",
+    ),
+    (
+        {"checkpoint": "3"},
+        "{checkpoints}: no valid checkpoint of step 3; the newest is of step 6",
+        "evaluate `first`, `last` or a step that was kept (`keep_checkpoints`)",
+    ),
+    (
+        {"checkpoint_dir": "checkpoints"},
+        "{run}/checkpoints: no valid checkpoint",
+        "run pretraining first",
+    ),
+    (
+        {"shots": 3},
+        "{benchmark}: 3 worked examples are asked for, the benchmark has 2 train records",
+        "set `shots` to 0, or add train records to the benchmark",
+    ),
+    (
+        {"eod_token": "<end>"},
+        "{tokenizer}: no token '<end>'",
+        "set `eod_token` to one that the tokenizer has",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "message", "hint"), REFUSED)
+def test_what_cannot_be_evaluated_is_refused_and_leaves_nothing(
+    evaluation, made, benchmark, tokenizer, fields, message, hint
+):
+    refused = evaluation(**fields)
+
+    outcome = refused.start()
+
+    message = message.format(
+        checkpoints=made.folder, run=refused.run.root, benchmark=benchmark, tokenizer=tokenizer
+    )
+    assert outcome.returncode == 2
+    assert outcome.stderr.splitlines()[-2:] == [f"evaluate: {message}", f"hint: {hint}"]
+    assert not refused.folder.exists()
+
+
+def test_a_model_of_another_shape_is_refused(evaluation, made):
+    refused = evaluation()
+    spec = dataclasses.replace(refused.task.spec.model, layers=3)
+    refused = evaluation(model=spec)
+
+    outcome = refused.start()
+
+    assert outcome.returncode == 2
+    assert f"{made.folder}/iter_0000004: holds a model of another shape" in outcome.stderr
+
+
+def test_weights_that_are_not_numbers_fail_instead_of_scoring(evaluation):
+    broken = evaluation(target_step=6)
+
+    outcome = broken.start()
+
+    assert outcome.returncode == 1
+    assert "evaluate: question q0: the model answers [nan, nan, nan, nan]" in outcome.stderr
+    assert not broken.folder.exists()
+
+
+def test_an_evaluation_asked_to_stop_leaves_no_results(evaluation):
+    stopped = evaluation()
+    stopped.run.stop_file.touch()
+
+    outcome = stopped.start()
+
+    assert outcome.returncode == 130
+    assert "evaluate: stopped after" in outcome.stderr
+    assert not stopped.folder.exists()
+
+
+def test_a_bad_line_of_the_benchmark_is_named(evaluation, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps({"id": "x"}) + "\n")
+    refused = evaluation(path=str(path))
+
+    outcome = refused.start()
+
+    assert outcome.returncode == 2
+    assert f"evaluate: {path}:1: `question` is missing, empty or not a string" in outcome.stderr
