@@ -1,0 +1,80 @@
+"""The sample benchmark: every fact asked once, with four choices.
+
+The wrong choices are right answers of other facts of the same table, and every answer is a wrong choice
+three times as often as it is the right one. So a reader who likes some answers better than others, but
+does not know what they answer, is right one time in four.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from .facts import Fact, Relation, facts_of
+
+WRONG_CHOICES = 3
+
+
+def questions(relations: Sequence[Relation], seed: int) -> list[dict[str, Any]]:
+    """Records ``{"id", "question", "choices", "answer", "subject"}``; ``answer`` is the index of the right choice.
+
+    Each position holds the right choice equally often, to within one question.
+    """
+    random = Random(f"benchmark {seed}")
+    asked = [pair for relation in relations for pair in _with_wrong_choices(relation, random)]
+    random.shuffle(asked)
+    return [_record(number, fact, wrong, random) for number, (fact, wrong) in enumerate(asked)]
+
+
+def _record(number: int, fact: Fact, wrong: list[str], random: Random) -> dict[str, Any]:
+    position = number % (WRONG_CHOICES + 1)
+    choices = random.sample(wrong, len(wrong))
+    choices.insert(position, fact.answer)
+    return {
+        "id": f"sample-{number:04d}",
+        "question": fact.state(random.choice(fact.relation.stems)),
+        "choices": choices,
+        "answer": position,
+        "subject": fact.relation.subject,
+    }
+
+
+def _with_wrong_choices(relation: Relation, random: Random) -> list[tuple[Fact, list[str]]]:
+    """Deal the table's answers out as wrong choices, three to each fact, every answer as often as it stands there."""
+    facts = facts_of(relation)
+    hands: list[list[str]] = [[] for _ in facts]
+    for _ in range(WRONG_CHOICES):
+        dealt = _deal(facts, hands, random)
+        hands = [[*hand, answer] for hand, answer in zip(hands, dealt, strict=True)]
+    return list(zip(facts, hands, strict=True))
+
+
+def _deal(facts: Sequence[Fact], hands: Sequence[Sequence[str]], random: Random) -> list[str]:
+    """One more wrong choice for each fact: a permutation of the answers in which each fits its fact.
+
+    A bipartite matching by augmenting paths (Kuhn's algorithm), over answers in random order.
+    """
+    answers = [fact.answer for fact in facts]
+    random.shuffle(answers)
+    owner: dict[int, int] = {}  # answer's place -> fact's place
+
+    def place(fact: int, tried: set[int]) -> bool:
+        for answer, text in enumerate(answers):
+            if answer in tried or not _fits(facts[fact], hands[fact], text):
+                continue
+            tried.add(answer)
+            if answer not in owner or place(owner[answer], tried):
+                owner[answer] = fact
+                return True
+        return False
+
+    for fact in range(len(facts)):
+        if not place(fact, set()):
+            name = facts[fact].relation.name
+            raise ValueError(f"table {name}: no {WRONG_CHOICES} wrong choices for every entity; add facts")
+    return [answers[answer] for answer, _ in sorted(owner.items(), key=lambda pair: pair[1])]
+
+
+def _fits(fact: Fact, hand: Sequence[str], answer: str) -> bool:
+    return answer != fact.answer and answer not in hand and answer not in fact.relation.also_right.get(fact.entity, ())

@@ -1,0 +1,76 @@
+"""The tables of facts behind the sample: relations, each with its facts and its wordings.
+
+A relation is a question that has one right answer for each of its entities, such as the antidote to a
+poison. The tables are JSON files in ``facts/``; statements and questions are worded for the corpus,
+stems for the benchmark alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One table: what ``answer`` is to ``entity``, and how to say it.
+
+    Wordings hold the placeholders ``{entity}`` and ``{answer}``.
+    """
+
+    name: str
+    subject: str
+    """The field of medicine, as the benchmark names it."""
+    heading: str
+    """Title of the documents that tell these facts together."""
+    statements: tuple[str, ...]
+    """Sentences of the corpus, without capital and full stop."""
+    questions: tuple[str, ...]
+    """Questions of the corpus."""
+    stems: tuple[str, ...]
+    """Questions of the benchmark; their wording never enters the corpus."""
+    facts: Mapping[str, str]
+    """Entity to answer."""
+    also_right: Mapping[str, tuple[str, ...]]
+    """Answers of other entities that could be defended for this one, so never a wrong choice beside it."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of a table."""
+
+    relation: Relation
+    entity: str
+    answer: str
+
+    def state(self, wording: str) -> str:
+        """A statement, a question or a stem about this fact."""
+        return wording.format(entity=self.entity, answer=self.answer)
+
+
+def load() -> tuple[Relation, ...]:
+    """All relations, in the order of their files' names and of their places in them."""
+    folder = resources.files(__package__) / "facts"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".json")), key=lambda f: f.name)
+    return tuple(_relation(table) for f in files for table in json.loads(f.read_text("utf-8")))
+
+
+def facts_of(relation: Relation) -> tuple[Fact, ...]:
+    """The facts of one relation, in the order of its table."""
+    return tuple(Fact(relation, entity, answer) for entity, answer in relation.facts.items())
+
+
+def _relation(table: dict[str, Any]) -> Relation:
+    return Relation(
+        name=table["name"],
+        subject=table["subject"],
+        heading=table["heading"],
+        statements=tuple(table["statements"]),
+        questions=tuple(table["questions"]),
+        stems=tuple(table["stems"]),
+        facts=table["facts"],
+        also_right={entity: tuple(found) for entity, found in table.get("also_right", {}).items()},
+    )
