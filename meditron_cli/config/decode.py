@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from meditron_cli.config.complaints import translate
-from meditron_cli.config.problems import Problem, Problems
+from meditron_cli.config.files import shipped_profiles
+from meditron_cli.config.problems import Place, Problem, Problems
 from meditron_cli.config.schema import Section, is_placeholder, item_type, section_in
 from meditron_cli.config.tree import (
     ListNode,
@@ -94,6 +95,14 @@ def absolute(node: ScalarNode, where: Location, problems: Problems) -> str:
     return os.path.normpath(node.place.source.folder / Path(node.text).expanduser())
 
 
+def copy_advice(place: Place) -> str:
+    """How to get a profile that one may write in, for a shipped one."""
+    if place.source.folder != shipped_profiles():
+        return ""
+    name = Path(place.source.label).stem
+    return f" into the copy that `meditron clusters {name} --copy` makes"
+
+
 def placeholder_problems(node: Node, where: Location = ()) -> Iterator[Problem]:
     """A problem for each value that still waits for the user's own."""
     if isinstance(node, MapNode):
@@ -103,5 +112,5 @@ def placeholder_problems(node: Node, where: Location = ()) -> Iterator[Problem]:
         for number, item in enumerate(node.items):
             yield from placeholder_problems(item, (*where, number))
     elif isinstance(node.value, str) and is_placeholder(node.value):
-        message = f"{node.value} is a placeholder; write your own in a copy of the profile"
+        message = f"{node.value} is a placeholder; write your own value{copy_advice(node.place)}"
         yield Problem(node.place, key_text(where), message)

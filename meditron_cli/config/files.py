@@ -84,14 +84,14 @@ def source_of(layer: str, label: str, folder: Path) -> Source:
 
 
 def label_of(path: Path) -> str:
-    """How people know a file: as they named it, or from the current folder where it lies below."""
+    """How people know a file: as they named it, or from here where it lies below."""
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
         return str(path.relative_to(Path.cwd()))
     return str(path)
 
 
 def read_mapping(path: Path, layer: str, problems: Problems) -> MapNode | None:
-    """The tree of a file of keys and values; None, with a problem noted, when it is no such file."""
+    """The tree of a file of keys and values; None, with a problem noted, if it is none."""
     source = source_of(layer, label_of(path), path.parent)
     text = read_text(path, lambda message: problems.add(Place(source), "", message))
     root = None if text is None else tree.parse(text, source, problems)

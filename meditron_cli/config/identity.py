@@ -14,11 +14,11 @@ DIGITS = 8
 def run_name(experiment: Experiment, size: str, cluster_name: str) -> str:
     """``med-tiny-3f2a91c0``: the experiment's name, the size, and the start of a digest.
 
-    The digest (SHA-256) covers the names of size and cluster and every key of the experiment, except
-    those that ``schema`` marks ``OPERATIONAL``: time limits, cores, parallel tasks, the micro-batch,
-    saving and keeping checkpoints, and the sections ``parallel`` and ``evaluate``. So a longer time
-    limit, another layout or one more benchmark continues a run; another learning rate starts a new
-    one. Paths count as they are, absolute; the content of files does not.
+    The digest (SHA-256) covers the names of size and cluster and every key of the experiment,
+    except those that ``schema`` marks ``OPERATIONAL``: time limits, cores, parallel tasks, the
+    micro-batch, saving and keeping checkpoints, and the sections ``parallel`` and ``evaluate``. So
+    a longer time limit, another layout or one more benchmark continues a run; another learning
+    rate starts a new one. Paths count as they are, absolute; the content of files does not.
     """
     decisive = {"size": size, "cluster": cluster_name, "experiment": decisive_values(experiment)}
     text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,104 @@
+"""``meditron clusters``: the profiles there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meditron_cli.errors import ConfigError
+
+
+@click.command("clusters", short_help="List cluster profiles, or show one.")
+@click.argument("name", required=False)
+@click.option("copy", "--copy", is_flag=True, help="Copy NAME to ./clusters, to edit it there.")
+@click.option("as_json", "--json", is_flag=True, help="Print JSON.")
+def command(name: str | None, copy: bool, as_json: bool) -> None:
+    """List the cluster profiles that --cluster knows, or print the file of one."""
+    from meditron_cli import console
+
+    if name is None and copy:
+        raise ConfigError("--copy wants a profile's name", hint="`meditron clusters` lists them")
+    if name is None:
+        list_profiles(as_json)
+    elif copy:
+        console.note(f"wrote {copy_profile(name)}")
+    elif as_json:
+        from meditron_cli.config.load import load_cluster
+
+        console.json_out({"cluster": load_cluster(name).model_dump(mode="json")})
+    else:
+        console.data(profile_file(name).read_text(encoding="utf-8"))
+
+
+def list_profiles(as_json: bool) -> None:
+    """Print one line a profile; one with errors is listed as such."""
+    from meditron_cli import console
+    from meditron_cli.config.load import cluster_names
+
+    found = [summary(name) for name in cluster_names()]
+    if as_json:
+        console.json_out({"clusters": found})
+        return
+    columns = ("name", "scheduler", "nodes", "gpus", "description", "file")
+    rows = [[item[column] for column in columns] for item in found]
+    console.table([column.upper() for column in columns], rows)
+
+
+def summary(name: str) -> dict[str, Any]:
+    """What the list says of a profile; ``gpus`` counts those of one node."""
+    from meditron_cli.config.files import label_of
+    from meditron_cli.config.load import load_cluster
+
+    file = label_of(profile_file(name))
+    try:
+        cluster = load_cluster(name)
+    except ConfigError:
+        missing = dict.fromkeys(("scheduler", "nodes", "gpus"))
+        return {"name": name, **missing, "description": f"has errors: check {file}", "file": file}
+    partition = cluster.gpu_partition
+    return {
+        "name": name,
+        "scheduler": cluster.scheduler,
+        "nodes": partition.nodes,
+        "gpus": partition.node.gpus,
+        "description": cluster.description,
+        "file": file,
+    }
+
+
+def profile_file(name: str) -> Path:
+    """The file of a profile.
+
+    Raises:
+        ConfigError: no profile has this name.
+    """
+    from meditron_cli.config.files import find_profile
+    from meditron_cli.config.problems import Problems
+
+    problems = Problems()
+    path = find_profile(name, problems)
+    if path is None:
+        raise problems.error()
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file", hint="`meditron clusters` lists profiles")
+    return path
+
+
+def copy_profile(name: str) -> Path:
+    """Copy a profile, and its schema, to ``./clusters``.
+
+    Raises:
+        ConfigError: there is one already, or none of this name.
+    """
+    from jobs.rundir import write_bytes
+    from meditron_cli.config.reference import schema_text
+
+    source = profile_file(name)
+    target = Path("clusters") / source.name
+    if target.exists():
+        raise ConfigError(f"{target} exists", hint="edit it, or move it away first")
+    write_bytes(target.parent / "profile.schema.json", schema_text("cluster").encode())
+    write_bytes(target, source.read_bytes())
+    return target

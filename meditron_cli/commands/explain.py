@@ -1,0 +1,61 @@
+"""``meditron explain``: what a configuration value is and where it comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from meditron_cli.config.explain import Explanation
+
+
+@click.command("explain", short_help="Say what a configuration value is and where it comes from.")
+@click.argument("key")
+@click.option("cluster", "--cluster", metavar="NAME", help="With the defaults of this cluster.")
+@click.option("size", "--size", metavar="NAME", help="With the values of this recipe.")
+@click.option(
+    "config",
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Experiment file; default: experiment.yaml, where there is one.",
+)
+@click.option("overrides", "--set", multiple=True, metavar="KEY=VALUE", help="Set a value.")
+@click.option("as_json", "--json", is_flag=True, help="Print JSON.")
+def command(
+    key: str,
+    cluster: str | None,
+    size: str | None,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Say what KEY is, its value, and which file and line it comes from.
+
+    KEY is dotted, such as pretrain.learning_rate; a section, such as pretrain, shows its keys. Keys
+    of the profile begin with cluster, such as cluster.gpu_partition.nodes.
+    """
+    from meditron_cli import console
+    from meditron_cli.config.explain import Question, explain
+
+    found = explain(key, Question(cluster, size, config, overrides))
+    if as_json:
+        console.json_out({"keys": [vars(explanation) for explanation in found]})
+    elif len(found) == 1 and found[0].key == key:
+        console.data(one_key(found[0]))
+    else:
+        rows = [(item.key, shown(item), item.place or item.origin) for item in found]
+        console.table(("KEY", "VALUE", "FROM"), rows)
+
+
+def one_key(item: Explanation) -> str:
+    """One key in three lines."""
+    return f"{item.key} = {shown(item)}\n{item.doc}\nfrom: {item.place or item.origin}"
+
+
+def shown(item: Explanation) -> str:
+    """A value as one would write it in YAML."""
+    return "-" if item.origin == "unset" else json.dumps(item.value, ensure_ascii=False)

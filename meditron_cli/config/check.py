@@ -1,0 +1,57 @@
+"""Check one file alone: an experiment, a recipe or a profile, told apart by its keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from meditron_cli.config.decode import check_part, placeholder_problems
+from meditron_cli.config.files import read_mapping
+from meditron_cli.config.load import decode_profile, load
+from meditron_cli.config.problems import Problems
+from meditron_cli.config.schema import Cluster, Experiment
+from meditron_cli.config.tree import MapNode
+from meditron_cli.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a file is, and what is wrong with it."""
+
+    file: str
+    kind: str
+    """``experiment`` (a recipe is one too), ``cluster``, or ``unreadable``."""
+    errors: tuple[str, ...]
+    placeholders: tuple[str, ...]
+
+
+def check_file(path: Path) -> Checked:
+    """Check a file; other layers may complete an experiment, a profile must be whole."""
+    problems = Problems()
+    root = read_mapping(path, "experiment", problems)
+    if root is None:
+        return Checked(str(path), "unreadable", tuple(problems.lines()), ())
+    if is_profile(root):
+        decode_profile(root, problems)
+        waiting = tuple(map(str, placeholder_problems(root)))
+        return Checked(str(path), "cluster", tuple(problems.lines()), waiting)
+    check_part(Experiment, root, problems)
+    return Checked(str(path), "experiment", tuple(problems.lines()), ())
+
+
+def check_merged(checked: Checked, cluster: str, size: str) -> Checked:
+    """The same for an experiment that was found valid alone, merged with profile and recipe."""
+    if checked.errors or checked.kind != "experiment":
+        return checked
+    try:
+        load(cluster, size, Path(checked.file), ())
+    except ConfigError as error:
+        return replace(checked, errors=tuple(error.message.splitlines()))
+    return checked
+
+
+def is_profile(root: MapNode) -> bool:
+    """Whether a file has more keys of a profile than of an experiment."""
+    keys = set(root.entries)
+    profile = keys & set(Cluster.model_fields)
+    return len(profile) > len(keys & set(Experiment.model_fields))

@@ -1,0 +1,127 @@
+"""What a configuration key is, its value, and who wrote it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
+
+from meditron_cli.config import tree
+from meditron_cli.config.complaints import did_you_mean, dotted_keys, section_at
+from meditron_cli.config.decode import check_part, with_paths
+from meditron_cli.config.load import read_layers
+from meditron_cli.config.problems import Problems
+from meditron_cli.config.schema import Cluster, Experiment, Section, item_type, section_in
+from meditron_cli.errors import ConfigError
+
+PROFILE = "cluster."
+"""Keys of the profile are asked for with this in front: ``cluster.gpu_partition.name``."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One key. ``origin`` is a layer's name (``default``, ``recipe``, ``profile``, ``experiment``,
+    ``--set``) or ``unset``; ``place`` says where in it, and is empty for defaults."""
+
+    key: str
+    value: Any
+    """A JSON value; durations are minutes, paths absolute."""
+    doc: str
+    origin: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which configuration a key is explained in; None leaves that layer out."""
+
+    cluster: str | None
+    size: str | None
+    config: Path | None
+    overrides: Sequence[str]
+
+
+def explain(key: str, question: Question) -> list[Explanation]:
+    """Explain a key; a section is explained key by key.
+
+    Raises:
+        ConfigError: no such key, or the files have errors.
+    """
+    problems = Problems()
+    layers = read_layers(
+        question.cluster, question.size, question.config, question.overrides, problems
+    )
+    model: type[Section] = Cluster if key.startswith(PROFILE) else Experiment
+    root = layers.profile if model is Cluster else layers.merged()
+    if root is not None:
+        check_part(model, root, problems)
+    if problems:
+        raise problems.error()
+    if root is None:
+        raise ConfigError(f"{key} is a key of cluster profiles", hint="name one with --cluster")
+    asked = key.removeprefix(PROFILE)
+    prefix = PROFILE if model is Cluster else ""
+    return [explain_one(prefix, name, model, root) for name in keys_below(model, asked)]
+
+
+def keys_below(model: type[Section], key: str) -> list[str]:
+    """The key itself, or the keys in a section of that name.
+
+    Raises:
+        ConfigError: no such key.
+    """
+    known = dotted_keys(model)
+    if key not in known:
+        near = did_you_mean(key, known)
+        raise ConfigError(f"no configuration key is called {key!r}{near}")
+    inside = [name for name in known if name.startswith(f"{key}.")]
+    leaves = [name for name in inside if not any(other.startswith(f"{name}.") for other in inside)]
+    return leaves or [key]
+
+
+def explain_one(prefix: str, key: str, model: type[Section], root: tree.Node) -> Explanation:
+    """Explain a key that is no section."""
+    where = tuple(key.split("."))
+    field = field_at(model, where)
+    doc = one_line(field.description or "")
+    node = tree.find(root, where)
+    if node is None:
+        value, origin = default_of(field)
+        return Explanation(prefix + key, value, doc, origin, "")
+    written = with_paths(node, field.annotation, where, Problems())
+    source = node.place.source
+    return Explanation(prefix + key, json_value(field, written), doc, source.layer, str(node.place))
+
+
+def field_at(model: type[Section], where: tuple[str, ...]) -> FieldInfo:
+    """The field of a key that exists."""
+    section = section_at(model, where[:-1])
+    if section is None:
+        raise ConfigError(f"no configuration key is called {'.'.join(where)!r}")
+    return section.model_fields[where[-1]]
+
+
+def default_of(field: FieldInfo) -> tuple[Any, str]:
+    """A field's default as a JSON value, and ``default``; ``unset`` where it has none."""
+    if field.is_required():
+        return None, "unset"
+    adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
+    return adapter.dump_python(field.get_default(call_default_factory=True), mode="json"), "default"
+
+
+def json_value(field: FieldInfo, written: Any) -> Any:
+    """A checked value as JSON, with durations in minutes."""
+    if section_in(field.annotation) or item_type(field.annotation):
+        return written
+    adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
+    return adapter.dump_python(adapter.validate_python(written), mode="json")
+
+
+def one_line(text: str) -> str:
+    """A docstring without its line breaks and code marks."""
+    return re.sub(r"\s+", " ", text).replace("``", "`").strip()
