@@ -171,7 +171,7 @@ def decide(
         living = {i: job for i, job in jobs.items() if is_living(infos.get(job.job_id))}
         stuck = {i: job for i, job in living.items() if is_stuck(infos[job.job_id], renewed)}
         keep = {i: job for i, job in living.items() if i not in stuck}
-        finished = set() if renewed else set(done[stage.stage])
+        finished = set() if renewed else set(done.get(stage.stage, ()))
         wanted = [task.index for task in stage.tasks]
         decisions[stage.stage] = StageDecision(
             submit=tuple(i for i in wanted if i not in keep and i not in finished),

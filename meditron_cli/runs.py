@@ -157,6 +157,28 @@ def _rename(part: Path, final: Path) -> None:
     rundir.fsync_folder(final.parent)
 
 
+def note_request(run: RunDir, request: Request) -> None:
+    """Note a later submission's request, where it asks for something else than the last one."""
+    asked, last = asdict(request), last_request(run)
+    decisive = ("experiment", "cluster", "size")
+    if any(asked[key] != last[key] for key in decisive):
+        asked["command"] = [redact(word) for word in request.command]
+        rundir.append_event(run, "request", **asked)
+
+
+def last_request(run: RunDir) -> dict[str, Any]:
+    """What was asked for last: of a later submission where there was one, else the first.
+
+    Raises:
+        ConfigError: there is no record, or not one this program reads.
+    """
+    asked = read_record(run)
+    for event in rundir.read_events(run):
+        if event["event"] == "request":
+            asked = event
+    return asked
+
+
 def record(name: str, request: Request, code: dict[str, Any]) -> dict[str, Any]:
     """The content of ``run.json``: what was asked, by whom, with which programs. No secrets."""
     return {
@@ -208,7 +230,7 @@ def write_plan(run: RunDir, plan: Plan, live: Collection[tuple[str, int]] = ()) 
             "size": plan.size,
             "cluster": plan.site.cluster,
             "scheduler": plan.site.scheduler,
-            "stages": {stage: both[stage] for stage in specs.STAGES if stage in both},
+            "stages": both,
         },
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs import rundir
+from jobs import rundir, specs
 from jobs.rundir import RunDir
 from meditron_cli import runs
 from meditron_cli.errors import ConfigError
@@ -108,6 +108,19 @@ class StageView:
     tokens: int | None
     target_tokens: int | None
 
+    @property
+    def measure(self) -> tuple[int, int]:
+        """How much is done, of how much: steps where the stage has them, else tasks."""
+        if self.target_step is not None:
+            return self.step or 0, self.target_step
+        return self.done, self.total
+
+    @property
+    def amount(self) -> str:
+        """``120/600 steps`` of pretraining, ``3/9 tasks`` of other stages."""
+        done, total = self.measure
+        return f"{done}/{total} {'tasks' if self.target_step is None else 'steps'}"
+
     def to_json(self) -> dict[str, Any]:
         """The stage as ``status --json`` prints it."""
         keys = ("state", "done", "total", "step", "target_step", "tokens", "target_tokens")
@@ -152,7 +165,8 @@ def read(run: RunDir) -> RunRecord:
         record.problem = error.message
         return record
     record.cluster = plan["cluster"]
-    for stage, summary in plan["stages"].items():
+    for stage in (name for name in specs.STAGES if name in plan["stages"]):
+        summary = plan["stages"][stage]
         record.stages[stage] = StageRecord(
             stage,
             total=summary["tasks"],

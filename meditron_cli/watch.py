@@ -57,7 +57,7 @@ class Bars:
         for name, stage in run.stages.items():
             if name not in self._tasks:
                 self._tasks[name] = int(self._progress.add_task(name, detail=""))
-            done, total = measure(stage)
+            done, total = stage.measure
             self._progress.update(
                 self._tasks[name],  # type: ignore[arg-type]
                 description=f"{name} {stage.state}",
@@ -67,19 +67,10 @@ class Bars:
             )
 
 
-def measure(stage: StageView) -> tuple[int, int]:
-    """How much of a stage is done, of how much: steps where it has them, else tasks."""
-    if stage.target_step is not None:
-        return stage.step or 0, stage.target_step
-    return stage.done, stage.total
-
-
 def describe(stage: StageView, run: RunView) -> str:
     """How far a stage is, in words."""
-    done, total = measure(stage)
-    unit = "tasks" if stage.target_step is None else "steps"
     loss = f", loss {run.loss:.3f}" if stage.target_step and run.loss is not None else ""
-    return f"{done}/{total} {unit}{loss}"
+    return f"{stage.amount}{loss}"
 
 
 def follow(services: Services, run: RunDir) -> str:

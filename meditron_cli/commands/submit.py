@@ -153,8 +153,14 @@ def open_run(services: Services, submission: Submission) -> RunDir:
         run = RunDir(submission.path)
         runs.read_record(run)
         return run
+    request = request_of(services, submission)
+    return runs.create(submission.root, submission.name, request, submission.plan)
+
+
+def request_of(services: Services, submission: Submission) -> runs.Request:
+    """What is asked for, as the run keeps it."""
     loaded = submission.loaded
-    request = runs.Request(
+    return runs.Request(
         experiment=loaded.experiment.model_dump(mode="json"),
         cluster=loaded.cluster.model_dump(mode="json"),
         size=loaded.size,
@@ -162,7 +168,6 @@ def open_run(services: Services, submission: Submission) -> RunDir:
         command=sys.argv,
         time=services.clock.now(),
     )
-    return runs.create(submission.root, submission.name, request, submission.plan)
 
 
 def start(services: Services, submission: Submission, run: RunDir, as_json: bool) -> None:
@@ -173,10 +178,9 @@ def start(services: Services, submission: Submission, run: RunDir, as_json: bool
     for text in plan.warnings:
         console.warning(text)
     if submission.exists:
-        console.note(
-            f"continuing run {run.name}: it has this very configuration (--new starts another)"
-        )
+        console.note(continuing(run, services.clock.now()))
     started = launch(plan, services.scheduler(plan.site.scheduler), run)
+    runs.note_request(run, request_of(services, submission))
     if as_json:
         console.json_out({"run": run.name, "dir": str(run.root), "jobs": started})
         return
@@ -189,6 +193,18 @@ def start(services: Services, submission: Submission, run: RunDir, as_json: bool
         ],
     )
     hint_runs_dir(services, submission)
+
+
+def continuing(run: RunDir, now: float) -> str:
+    """Which run goes on, from where, and why it is not a new one."""
+    from meditron_cli import view
+
+    stages = view.fold(view.read(run), {}, now).stages.values()
+    far = ", ".join(f"{stage.stage} {stage.amount}" for stage in stages)
+    return (
+        f"continuing run {run.name} ({far or 'nothing done'}): "
+        "it was submitted for the same training; --new starts another"
+    )
 
 
 def short(job_ids: list[str]) -> str:

@@ -1,0 +1,37 @@
+"""``meditron cancel``: stop every job of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from meditron_cli import console
+from meditron_cli.commands import options
+from meditron_cli.services import Services
+
+
+@click.command()
+@options.run_argument
+@options.runs_dir_option
+@click.option(
+    "--save", is_flag=True, help="Let training and evaluation save first and leave by themselves."
+)
+@click.pass_obj
+def command(services: Services, name: str, runs_dir: Path | None, save: bool) -> None:
+    """Stop every job of a run.
+
+    What is finished stays; `meditron resume` continues the run.
+    """
+    from meditron_cli import launch
+
+    run = options.find_run(services, runs_dir, name)
+    if save:
+        leaving = launch.stop(run, services.scheduler)
+        console.data(f"run {run.name}: {len(leaving)} jobs save and leave, the rest is cancelled")
+        return
+    ended = launch.cancel(run, services.scheduler)
+    console.data(f"run {run.name}: {len(ended)} jobs cancelled" if ended else NOTHING)
+
+
+NOTHING = "nothing to cancel: the run has no job that may be alive"

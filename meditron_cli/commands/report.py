@@ -1,0 +1,118 @@
+"""``meditron report``: what a run did and found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meditron_cli import console
+from meditron_cli.commands import options
+from meditron_cli.services import Services
+
+
+@click.command()
+@options.run_argument
+@options.runs_dir_option
+@options.json_option
+@click.pass_obj
+def command(services: Services, name: str, runs_dir: Path | None, as_json: bool) -> None:
+    """Report what a run did and found.
+
+    Tokens, losses, accuracy before and after training with its 95 % interval, time and throughput,
+    and where everything lies. An unfinished run is reported as far as it is.
+    """
+    from meditron_cli import observe, report, view
+
+    run = options.find_run(services, runs_dir, name)
+    record, infos, now = observe.evidence(services, [run])[0]
+    found = report.gather(run, record, view.fold(record, infos, now), now)
+    if as_json:
+        console.json_out(found)
+        return
+    console.data(f"run {found['run']}: {found['state']}")
+    for title, columns, rows in sections(found):
+        if rows:
+            console.data(f"\n{title}")
+            console.table(columns, rows)
+
+
+Section = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
+
+
+def sections(found: Mapping[str, Any]) -> Iterable[Section]:
+    """The report's tables: title, columns, rows."""
+    yield "corpus", ("what", "count"), corpus_rows(found["corpus"])
+    yield "pretraining", ("what", "first", "last"), loss_rows(found["pretrain"])
+    yield (
+        "evaluation",
+        ("benchmark", "step", "accuracy", "95 % interval", "chance", "questions", "p"),
+        [evaluation_row(item) for item in found["evaluations"]],
+    )
+    yield "time", ("stage", "wall", "work", "queued"), time_rows(found)
+    yield (
+        "errors",
+        ("stage", "task", "message"),
+        [(item["stage"], item["task"], item["message"]) for item in found["errors"]],
+    )
+    yield "where", ("what", "path"), list(found["paths"].items())
+
+
+def corpus_rows(corpus: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    """Documents and tokens."""
+    return [(key, f"{corpus[key]:,}") for key in ("documents", "tokens") if corpus[key] is not None]
+
+
+def loss_rows(pretrain: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    """Losses in nats per token, with steps, tokens and speed below them."""
+    if pretrain["steps"] is None:
+        return []
+    return [
+        ("loss", number(pretrain["loss_first"]), number(pretrain["loss_last"])),
+        (
+            "validation loss",
+            number(pretrain["validation_first"]),
+            number(pretrain["validation_last"]),
+        ),
+        ("step", 1, pretrain["steps"]),
+        ("tokens", None, f"{pretrain['tokens']:,}"),
+        ("tokens/s", None, f"{pretrain['tokens_per_s']:,.0f}"),
+    ]
+
+
+def evaluation_row(item: Mapping[str, Any]) -> tuple[object, ...]:
+    """One benchmark on one checkpoint."""
+    low, high = item["ci95"]
+    return (
+        item["benchmark"],
+        item["checkpoint_step"],
+        f"{item['accuracy']:.1%}",
+        f"{low:.1%} to {high:.1%}",
+        f"{item['chance']:.1%}",
+        item["n"],
+        f"{item['p_value']:.2g}",
+    )
+
+
+def time_rows(found: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    """Seconds a stage, and of the whole run."""
+    rows: list[tuple[object, ...]] = [
+        (name, seconds(item["wall_s"]), seconds(item["busy_s"]), seconds(item["queued_s"]))
+        for name, item in found["time"]["stages"].items()
+    ]
+    spent = found["time"]
+    if spent["total_s"] is not None:
+        rows.append(("in all", seconds(spent["total_s"]), None, seconds(spent["queued_s"])))
+    if found["goodput"] is not None:
+        rows.append(("goodput", f"{found['goodput']:.0%}", None, None))
+    return rows
+
+
+def seconds(value: float | None) -> str | None:
+    return None if value is None else f"{value:,.1f} s"
+
+
+def number(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4f}"
