@@ -24,6 +24,8 @@ PROCESS_TRIES = 3
 PROCESS_WAIT_SECONDS = 5.0
 """An earlier job's processes may take a moment to leave a GPU."""
 
+SILENT = "no answer in time"
+
 _EXERCISE = "import sys; from jobs.preflight import exercise; exercise(sys.argv[1])"
 
 
@@ -61,8 +63,12 @@ def expectation(run: rundir.RunDir, stage: str, index: int) -> health.Expected:
     try:
         task = specs.task_from_json(rundir.read_json(path))
         return health.expectation(task.health, os.environ)
-    except (OSError, rundir.FormatError, ValueError, TypeError) as error:
-        raise runtime.TaskError(f"{path}: {error}", "submit again to write it anew") from error
+    except OSError as error:
+        hint = "is this the run directory, and does this node see it?"
+        raise runtime.TaskError(f"{path}: {error.strerror}", hint) from error
+    except (rundir.FormatError, ValueError) as error:
+        hint = "put the cluster profile right, then submit again"
+        raise runtime.TaskError(str(error), hint) from error
 
 
 def examine(folder: Path, expected: health.Expected, process_wait: float) -> list[health.Finding]:
@@ -135,7 +141,7 @@ def run_limited(command: Sequence[str], limit_seconds: float) -> str:
         child.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.communicate(timeout=1.0)
-        return f"no answer within {limit_seconds:g} s"
+        return SILENT
     if child.returncode:
         lines = said.strip().splitlines()
         return lines[-1] if lines else f"exit code {child.returncode}"
@@ -148,7 +154,7 @@ def judge_storage(folder: Path, reason: str) -> Outcome:
         return Outcome(health.Verdict.OK, f"{folder} can be written and read")
     full = reason in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
     action = health.Action.RETRY_SAME if full else health.Action.EXCLUDE_NOW
-    evidence = {"path": str(folder), "reason": reason}
+    evidence = {"path": str(folder), "reason": reason, "silent": reason == SILENT}
     return Outcome(health.Verdict.FATAL, f"{folder} cannot be used: {reason}", evidence, action)
 
 
@@ -156,8 +162,8 @@ def report(folder: Path, findings: list[health.Finding]) -> None:
     """Print what is not OK to stderr, and leave all of it in the attempt's folder."""
     for line in lines(findings):
         print(line, file=sys.stderr)
-    if any(f.code == "storage" and f.verdict is health.Verdict.FATAL for f in findings):
-        return  # to write there may hang for ever
+    if any(finding.evidence.get("silent") for finding in findings):
+        return  # to write there could hang for ever
     node = health.node_name(os.environ)
     content = {
         "node": node,
@@ -168,7 +174,7 @@ def report(folder: Path, findings: list[health.Finding]) -> None:
     try:
         rundir.write_json(folder / f"health-{node}.json", content)
     except OSError as error:  # what was found counts, written or not
-        print(f"preflight: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"preflight: the findings could not be written: {error.strerror}", file=sys.stderr)
 
 
 def lines(findings: Iterable[health.Finding]) -> list[str]:

@@ -1,0 +1,119 @@
+"""``meditron health``: is this machine fit for work?"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meditron_cli.commands import options
+from meditron_cli.errors import ConfigError, Unhealthy
+from meditron_cli.services import Services
+
+if TYPE_CHECKING:
+    from jobs.health import Expected, Finding
+    from meditron_cli.config.schema import Cluster
+
+
+@click.command("health", short_help="Check whether this machine is fit for work.")
+@click.option("--gpus", type=click.IntRange(min=0), metavar="N", help="GPUs that must be here.")
+@click.option("--cluster", metavar="NAME", help="Expect a GPU node of this cluster profile.")
+@options.runs_dir_option
+@options.json_option
+@click.pass_obj
+def command(
+    services: Services, gpus: int | None, cluster: str | None, runs_dir: Path | None, as_json: bool
+) -> None:
+    """Check whether this machine is fit for work: GPUs, disk, shared and host memory.
+
+    Without an expectation it says what is there. Exit code 5 when something is FATAL.
+    """
+    from jobs import health
+    from meditron_cli import console, runs
+
+    profile = load_profile(cluster)
+    expected = expectation(services, gpus, profile)
+    root = runs.runs_root(runs_dir, services.environ, profile.runs_dir if profile else None)
+    findings = health.check(health.read_sample(root, services.environ), expected)
+    node, verdict = health.node_name(services.environ), health.worst(findings)
+    if as_json:
+        found = [finding.to_json() for finding in findings]
+        console.json_out({"node": node, "verdict": verdict.name, "findings": found})
+    else:
+        console.data(f"{node}: {verdict.name}")
+        console.table(("verdict", "check", "where", "what"), rows(findings))
+    if verdict is health.Verdict.FATAL:
+        raise Unhealthy(f"{node} is not fit for work: {reasons(findings)}")
+
+
+def load_profile(name: str | None) -> Cluster | None:
+    """The cluster profile of a name, where one is given.
+
+    Raises:
+        ConfigError: there is none, or it is wrong.
+    """
+    if name is None:
+        return None
+    from meditron_cli.config.load import load_cluster
+
+    return load_cluster(name)
+
+
+def expectation(services: Services, gpus: int | None, profile: Cluster | None) -> Expected:
+    """What to expect of this machine; our own running work is no fault of it.
+
+    Raises:
+        ConfigError: the profile skips a check that does not exist.
+    """
+    from jobs import health
+
+    wanted: dict[str, Any] = {"gpus": gpus}
+    if profile is not None:
+        node = profile.gpu_partition.node
+        on_cuda = profile.device == "cuda"
+        wanted = {
+            "gpus": (node.gpus if on_cuda else 0) if gpus is None else gpus,
+            "gpu_kind": node.gpu_kind if on_cuda else "",
+            "memory_gb": node.memory_gb,
+            "skip": profile.health_skip,
+        }
+    try:
+        return dataclasses.replace(health.expectation(wanted, services.environ), idle=False)
+    except ValueError as error:
+        raise ConfigError(str(error), hint="see health_skip in the cluster profile") from error
+
+
+def rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
+    """Verdict, code, place and message: what is not OK line by line, worst first, then what is."""
+    bad = sorted((f for f in findings if f.verdict), key=lambda finding: -finding.verdict)
+    lines = [(f.verdict.name, f.code, place(f), f.message) for f in bad]
+    well: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if not finding.verdict:
+            well.setdefault(finding.code, []).append(finding)
+    return [*lines, *(merged(group) for group in well.values())]
+
+
+def place(finding: Finding) -> str:
+    """The GPU a finding is about, or the node."""
+    return "node" if finding.subject.gpu is None else f"GPU {finding.subject.gpu}"
+
+
+def merged(group: Sequence[Finding]) -> tuple[str, str, str, str]:
+    """One line for a check that is OK on one GPU or on many."""
+    first = group[0]
+    where = place(first) if len(group) == 1 else f"{len(group)} GPUs"
+    messages = list(dict.fromkeys(finding.message for finding in group))
+    return first.verdict.name, first.code, where, "; ".join(messages)
+
+
+def reasons(findings: Sequence[Finding]) -> str:
+    """Every FATAL finding in a few words."""
+    from jobs.health import Verdict
+
+    fatal = [finding for finding in findings if finding.verdict is Verdict.FATAL]
+    told = (f.message if f.subject.gpu is None else f"{place(f)} {f.message}" for f in fatal)
+    return "; ".join(told)

@@ -1,0 +1,335 @@
+"""Checks on samples made up here: no NVML, no node."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs import health, health_gpu
+from jobs.health import Action, Expected, Finding, Verdict
+from jobs.health_reading import (
+    PROBES,
+    Disk,
+    Driver,
+    Fabric,
+    Gpu,
+    Process,
+    RemappedRows,
+    Sample,
+    SramErrors,
+    Unknown,
+    memory_available,
+    node_name,
+    read_disk,
+)
+
+GIB = 1 << 30
+
+WELL = Gpu(
+    index=0,
+    uuid="GPU-0",
+    serial="1",
+    name="NVIDIA A100-SXM4-80GB",
+    recovery_action=0,
+    ecc_volatile=0,
+    ecc_aggregate=0,
+    sram=SramErrors(False, 0),
+    remapped_rows=RemappedRows(0, 0, False, False),
+    unrepairable_memory=False,
+    retired_pages=0,
+    retired_pages_pending=False,
+    clock_reasons=1,
+    temperature=40,
+    temperature_max=85,
+    temperature_slowdown=89,
+    memory_temperature=45,
+    memory_temperature_max=95,
+    power_limit=400_000,
+    power_limit_default=400_000,
+    pcie_width=16,
+    pcie_width_max=16,
+    nvlinks=(True,) * 12,
+    fabric=Fabric(3, 0, 1),
+    processes=(),
+    ecc_mode=(True, True),
+    mig_mode=False,
+    persistence=True,
+)
+
+NODE = Sample(
+    node="node01",
+    time=1_700_000_000.0,
+    uid=1000,
+    driver=Driver("570.133.20", "12.570.133.20"),
+    gpus=(WELL, dataclasses.replace(WELL, index=1)),
+    unreachable=(),
+    disk=Disk("/runs", 100 * GIB, 1000),
+    shm=Disk("/dev/shm", 10 * GIB, 1000),
+    memory_available=200 * GIB,
+)
+
+CONDEMNING = set(health_gpu.HARD_ERRORS)
+soft_unknowns = st.builds(
+    Unknown, st.text(), st.none() | st.integers(1, 999).filter(lambda code: code not in CONDEMNING)
+)
+unsupported_is_unknown = soft_unknowns.filter(lambda reading: reading.nvml != 3)
+
+
+def findings_of(sample: Sample, code: str, expected: Expected | None = None) -> list[Finding]:
+    found = health.check(sample, expected or Expected())
+    return [finding for finding in found if finding.code == code]
+
+
+def one(sample: Sample, code: str, expected: Expected | None = None) -> tuple[Verdict, Action, str]:
+    (found,) = findings_of(sample, code, expected)
+    return found.verdict, found.action, found.message
+
+
+def with_gpu(**readings: object) -> Sample:
+    """A node whose only GPU has these readings."""
+    return dataclasses.replace(NODE, gpus=(dataclasses.replace(WELL, **readings),))  # type: ignore[arg-type]
+
+
+def test_every_field_of_a_gpu_has_its_probe() -> None:
+    assert [field.name for field in dataclasses.fields(Gpu)] == ["index", *PROBES]
+
+
+def test_verdicts_are_ordered_by_what_they_ask_for() -> None:
+    ordered = [Verdict.OK, Verdict.UNKNOWN, Verdict.WARN, Verdict.DRAIN, Verdict.FATAL]
+
+    assert sorted(Verdict) == ordered
+
+
+def test_a_node_that_is_well_is_ok() -> None:
+    assert health.worst(health.check(NODE, Expected(gpus=2, gpu_kind="a100"))) is Verdict.OK
+
+
+def test_no_finding_at_all_is_unknown() -> None:
+    assert health.worst([]) is Verdict.UNKNOWN
+
+
+@given(
+    reading=unsupported_is_unknown,
+    gpus=st.integers(1, 3),
+    expected=st.builds(Expected, gpus=st.none() | st.integers(1, 8), gpu_kind=st.just("a100")),
+)
+def test_a_node_that_tells_nothing_is_unknown_never_ok_nor_fatal(
+    reading: Unknown, gpus: int, expected: Expected
+) -> None:
+    silent = Gpu(index=0, **dict.fromkeys(PROBES, reading))
+    no_driver = Unknown("no package")
+    sample = Sample("node01", 0.0, 0, no_driver, (silent,) * gpus, (), reading, reading, reading)
+
+    findings = health.check(sample, expected)
+
+    assert {finding.verdict for finding in findings} == {Verdict.UNKNOWN}
+    assert {finding.action for finding in findings} == {Action.NONE}
+
+
+@settings(max_examples=200)
+@given(gpu=st.from_type(Gpu), field=st.sampled_from(sorted(PROBES)), reading=soft_unknowns)
+def test_a_reading_that_is_missing_touches_only_the_checks_that_use_it(
+    gpu: Gpu, field: str, reading: Unknown
+) -> None:
+    users = {check.code for check in health_gpu.CHECKS if field in (*check.needs, *check.also)}
+    users |= {
+        "name": {"gpu_kind", "nvlink"},
+        "temperature": {"temperature_peers"},
+        "nvlinks": {"nvlink"},
+        "processes": {"foreign_process"},
+    }.get(field, set())
+    users |= {code for code, _, _ in health_gpu.HARD_ERRORS.values()}
+    blind = dataclasses.replace(gpu, **{field: reading})
+
+    before, after = (
+        [
+            (finding.code, finding.verdict, finding.message)
+            for finding in health.check(dataclasses.replace(NODE, gpus=(WELL, one)), Expected())
+            if finding.code not in users
+            and finding.subject.gpu == gpu.index
+            and finding.code != "gpu_count"
+        ]
+        for one in (gpu, blind)
+    )
+
+    assert before == after
+
+
+@settings(max_examples=200)
+@given(gpu=st.from_type(Gpu))
+def test_whatever_a_gpu_says_findings_have_known_codes_and_are_json(gpu: Gpu) -> None:
+    expected = Expected(gpus=2, gpu_kind="A100-SXM4-80GB")
+
+    findings = health.check(dataclasses.replace(NODE, gpus=(WELL, gpu)), expected)
+
+    assert {finding.code for finding in findings} <= health.CODES
+    assert json.loads(json.dumps([finding.to_json() for finding in findings]))
+
+
+@pytest.mark.parametrize(
+    ("disk", "verdict", "action", "message"),
+    [
+        (Disk("/runs", 50 * GIB, 9), Verdict.OK, Action.NONE, "/runs has 50.0 GiB free"),
+        (
+            Disk("/runs", 50 * GIB - 1, 9),
+            Verdict.FATAL,
+            Action.RETRY_SAME,
+            "/runs has 50.0 GiB free, 50 are needed",
+        ),
+        (Disk("/runs", 60 * GIB, 0), Verdict.FATAL, Action.RETRY_SAME, "/runs has no free inode"),
+        (Disk("/runs", 60 * GIB, None), Verdict.OK, Action.NONE, "/runs has 60.0 GiB free"),
+        (
+            Unknown("no such device"),
+            Verdict.UNKNOWN,
+            Action.NONE,
+            "could not be read: no such device",
+        ),
+    ],
+)
+def test_full_storage_is_fatal_but_no_fault_of_the_node(
+    disk: Disk | Unknown, verdict: Verdict, action: Action, message: str
+) -> None:
+    sample = dataclasses.replace(NODE, disk=disk)
+
+    assert one(sample, "disk", Expected(min_free_gb=50)) == (verdict, action, message)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "free_gb", "verdict"),
+    [
+        (8, 8.0, Verdict.OK),
+        (8, 7.9, Verdict.FATAL),
+        (0, 0.0, Verdict.OK),
+        (None, 1.9, Verdict.FATAL),
+    ],
+)
+def test_shared_memory_is_needed_per_gpu(
+    gpus: int | None, free_gb: float, verdict: Verdict
+) -> None:
+    sample = dataclasses.replace(NODE, shm=Disk("/dev/shm", int(free_gb * GIB), None))
+
+    assert one(sample, "shm", Expected(gpus=gpus))[0] is verdict
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "verdict"), [(0, Verdict.OK), (222, Verdict.OK), (223, Verdict.WARN)]
+)
+def test_a_tenth_of_the_memory_may_be_in_use(memory_gb: float, verdict: Verdict) -> None:
+    assert one(NODE, "memory", Expected(memory_gb=memory_gb))[0] is verdict
+
+
+def test_our_own_processes_are_in_the_way_only_before_a_start() -> None:
+    sample = with_gpu(processes=(Process(7, NODE.uid, 0),))
+
+    assert one(sample, "foreign_process", Expected(idle=True))[0] is Verdict.FATAL
+    assert one(sample, "foreign_process", Expected(idle=False))[0] is Verdict.OK
+
+
+def test_a_process_of_nobody_we_may_see_is_foreign() -> None:
+    sample = with_gpu(processes=(Process(7, -1, 0),))
+
+    assert one(sample, "foreign_process", Expected(idle=False))[0] is Verdict.FATAL
+
+
+def test_links_of_a_gpu_that_does_not_tell_do_not_count_against_its_peers() -> None:
+    silent = dataclasses.replace(WELL, index=1, nvlinks=Unknown("no answer"))
+    sample = dataclasses.replace(NODE, gpus=(WELL, silent))
+
+    verdicts = [finding.verdict for finding in findings_of(sample, "nvlink")]
+
+    assert verdicts == [Verdict.OK, Verdict.UNKNOWN]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "same"),
+    [
+        ("NVIDIA A100-SXM4-80GB", "a100", True),
+        ("NVIDIA A100-SXM4-80GB", "A100-80GB", True),
+        ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-80GB", True),
+        ("NVIDIA H100 80GB HBM3", "H100-SXM5-80GB", True),
+        ("NVIDIA GH200 120GB", "gh200", True),
+        ("NVIDIA GH200 120GB", "h200", False),
+        ("NVIDIA RTX A1000", "a100", False),
+        ("NVIDIA GeForce RTX 3090", "rtx3090", True),
+        ("NVIDIA GeForce RTX 3090", "rtx4090", False),
+        ("Tesla V100-SXM2-32GB", "v100", True),
+        ("Tesla V100-SXM2-32GB", "a100", False),
+        ("NVIDIA L40S", "l40", False),
+        ("NVIDIA L40S", "nvidia", True),
+    ],
+)
+def test_kinds_are_compared_by_model(name: str, kind: str, same: bool) -> None:
+    assert health_gpu.is_kind(name, kind) is same
+
+
+def test_an_expectation_takes_what_a_specification_holds() -> None:
+    given_by_plan = {
+        "gpus": 4,
+        "gpu_kind": "a100",
+        "min_shm_gb_per_gpu": 2,
+        "memory_gb": 512,
+        "min_free_gb": 30.5,
+        "skip": ["persistence"],
+    }
+
+    expected = health.expectation(given_by_plan, {"SLURM_GPUS_ON_NODE": "8"})
+
+    assert expected == Expected(4, "a100", 2, 512, 30.5, True, frozenset({"persistence"}))
+
+
+@pytest.mark.parametrize(("told", "gpus"), [("8", 8), ("", None), ("a100:8", None)])
+def test_slurms_count_is_expected_when_nobody_else_says(told: str, gpus: int | None) -> None:
+    assert health.expectation({"gpus": None}, {"SLURM_GPUS_ON_NODE": told}).gpus == gpus
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"gpu": 8}, "health: unknown key 'gpu'; did you mean 'gpus'?"),
+        ({"idle": False}, "health: unknown key 'idle'; known are: gpu_kind, gpus, memory_gb, "
+                          "min_free_gb, min_shm_gb_per_gpu, skip"),
+        ({"skip": ["row_remaps"]},
+         "health: unknown code to skip 'row_remaps'; did you mean 'row_remap'?"),
+    ],
+)  # fmt: skip
+def test_an_unknown_expectation_is_refused(wanted: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011  the whole message is compared
+        health.expectation(wanted, {})
+
+    assert str(refusal.value) == message
+
+
+def test_a_finding_reads_as_one_line() -> None:
+    sample = with_gpu(remapped_rows=RemappedRows(0, 1, True, True))
+
+    (found,) = findings_of(sample, "row_remap")
+
+    assert str(found) == (
+        "FATAL node01 GPU 0: row_remap: "
+        "a memory row could not be remapped: the card needs replacing"
+    )
+
+
+def test_available_memory_is_read_from_meminfo() -> None:
+    text = "MemTotal:       24000000 kB\nMemFree: 1 kB\nMemAvailable:   22000000 kB\n"
+
+    assert memory_available(text) == 22_000_000 * 1024
+
+
+def test_meminfo_without_the_line_is_refused() -> None:
+    with pytest.raises(ValueError, match="no MemAvailable"):
+        memory_available("MemTotal: 1 kB\n")
+
+
+def test_the_disk_of_a_folder_to_be_is_that_of_its_parent(tmp_path: Path) -> None:
+    assert read_disk(tmp_path / "not" / "yet").path == str(tmp_path)
+
+
+def test_slurms_name_of_the_node_comes_first() -> None:
+    assert node_name({"SLURMD_NODENAME": "gpu07"}) == "gpu07"
+    assert node_name({}) != ""
