@@ -171,6 +171,13 @@ def test_whatever_a_gpu_says_findings_have_known_codes_and_are_json(gpu: Gpu) ->
     assert json.loads(json.dumps([finding.to_json() for finding in findings]))
 
 
+def test_a_driver_that_hides_its_version_is_unknown_and_its_gpus_still_count() -> None:
+    sample = dataclasses.replace(NODE, driver=Driver(Unknown("no answer", 999), "12"))
+
+    assert one(sample, "driver")[0] is Verdict.UNKNOWN
+    assert one(sample, "gpu_count", Expected(gpus=2))[0] is Verdict.OK
+
+
 @pytest.mark.parametrize(
     ("disk", "verdict", "action", "message"),
     [
