@@ -8,6 +8,8 @@ the same files give the same bytes.
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
 import resource
 import time
@@ -52,10 +54,11 @@ def run(context: Context) -> None:
     from jobs import reading
 
     spec = cast(CurateSpec, context.task.spec)
+    refuse_own_run(context.run, spec.sources)
     files, ignored = reading.find_files(spec.sources)
     inputs = [describe_source(context.run, path) for path in files]
     # From here on the outputs are in flux: an earlier marker must not vouch for them.
-    context.run.done(context.task.stage, context.task.index).unlink(missing_ok=True)
+    rundir.forget_done(context.run, context.task.stage, context.task.index)
     corpus = Corpus(context.path(spec.output_dir), spec)
     try:
         corpus.open()
@@ -66,24 +69,28 @@ def run(context: Context) -> None:
         corpus.discard()
     counts = total_counts(corpus, sources)
     shards = corpus.describe(context.run.root)
-    manifest = f"{spec.output_dir}/manifest.json"
-    skipped_files = [str(path) for path in ignored]
-    content = {"counts": counts, "sources": sources, "shards": shards, "ignored": skipped_files}
-    rundir.write_json(context.path(manifest), content)
-    outputs = [describe_shard(context.run, shard) for shard in shards]
-    context.finish(inputs, [*outputs, rundir.describe_file(context.run, manifest)], counts)
+    content = {"counts": counts, "sources": sources, "shards": shards, "ignored": ignored}
+    manifest = write_manifest(context.path(spec.output_dir) / "manifest.json", content)
+    written = [*(shard.part for shard in corpus.shards), manifest]
+    context.finish(inputs, [part.describe(context.run) for part in written], counts)
+
+
+def refuse_own_run(run: rundir.RunDir, sources: Sequence[str]) -> None:
+    """Refuse a source folder in which the run itself writes.
+
+    Raises:
+        TaskError: the run directory lies in one of the sources.
+    """
+    for source in sources:
+        if run.root.is_relative_to(os.path.realpath(source)):
+            message = f"{source}: this folder holds the run directory {run.root}"
+            raise TaskError(message, "keep documents and runs in different folders")
 
 
 def describe_source(run: rundir.RunDir, path: Path) -> dict[str, Any]:
     """A source as the done marker keeps it."""
     small = path.stat().st_size <= DIGESTED_INPUT_BYTES
     return rundir.describe_file(run, str(path), with_digest=small)
-
-
-def describe_shard(run: rundir.RunDir, shard: Mapping[str, Any]) -> dict[str, Any]:
-    """A shard as the done marker keeps it; its digest was taken while it was written."""
-    found = rundir.describe_file(run, shard["path"], with_digest=False)
-    return {**found, "sha256": shard["sha256"]}
 
 
 def curate_files(context: Context, corpus: Corpus, files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -127,6 +134,20 @@ def total_counts(corpus: Corpus, sources: Sequence[dict[str, Any]]) -> dict[str,
         "validation": corpus.validation.documents,
         "bytes": sum(shard.part.bytes for shard in corpus.shards),
     }
+
+
+def write_manifest(path: Path, content: Mapping[str, Any]) -> PartFile:
+    """Write what a reader wants to know of the corpus; ``ignored`` are files of no kind we read."""
+    manifest = PartFile(path)
+    try:
+        value = {"format": rundir.FORMAT, **content}
+        manifest.write(json.dumps(value, indent=1, sort_keys=True, default=str).encode() + b"\n")
+        manifest.seal()
+        manifest.publish()
+    finally:
+        manifest.discard()
+    rundir.fsync_folder(path.parent)
+    return manifest
 
 
 def require_documents(corpus: Corpus, sources: Sequence[dict[str, Any]]) -> None:
@@ -232,6 +253,7 @@ class Corpus:
         import orjson
 
         if self._rejected is None:
+            require_intact(path, self.keys)
             hint = "correct the record, or set curate.on_bad_record to skip to leave such ones out"
             raise TaskError(f"{path}:{record.line}: {record.problem}", hint)
         aside = {
@@ -272,6 +294,19 @@ class Corpus:
     def _parts(self) -> list[PartFile]:
         parts = [shard.part for shard in self.shards]
         return parts if self._rejected is None else [*parts, self._rejected]
+
+
+def require_intact(path: Path, keys: Sequence[str]) -> None:
+    """Read a compressed file to its end: where it is damaged, that explains a bad record better.
+
+    Raises:
+        TaskError: the file is truncated or corrupt.
+    """
+    from jobs import reading
+
+    if path.suffix.lower() in reading.COMPRESSED:
+        for _ in reading.read_records(path, keys):
+            pass
 
 
 def allow_open_files(count: int) -> None:

@@ -243,22 +243,35 @@ def write_done(  # noqa: PLR0913 - one keyword a field of the marker
     )
 
 
+def forget_done(run: RunDir, stage: str, index: int) -> None:
+    """Remove a task's marker before its outputs change, and what killed attempts left."""
+    run.done(stage, index).unlink(missing_ok=True)
+    for path in (run.done(stage, index), run.progress(stage, index)):
+        for left_over in path.parent.glob(f".{path.name}.*"):
+            left_over.unlink(missing_ok=True)
+
+
 def is_done(run: RunDir, stage: str, index: int, spec_digest: str) -> bool:
-    """Whether a task's marker stands for this spec and its files are still what it says.
+    """Whether a task's marker stands for this spec and its files are still what it says."""
+    return judge_done(run, stage, index, spec_digest) == "done"
+
+
+def judge_done(run: RunDir, stage: str, index: int, spec_digest: str) -> str:
+    """``done``, or what speaks against a task's marker: it is ``missing``, or its ``spec``,
+    ``inputs`` or ``outputs`` are other ones now.
 
     Outputs are compared by size; inputs by size and, where one has changed its modification time,
-    by
-    SHA-256 when the marker holds one.
+    by SHA-256 when the marker holds one.
     """
     try:
         marker = read_json(run.done(stage, index))
     except (FileNotFoundError, FormatError):
-        return False
+        return "missing"
     if marker["spec"] != spec_digest:
-        return False
-    return all(_unchanged(run, item) for item in marker["inputs"]) and all(
-        _same_size(run, item) for item in marker["outputs"]
-    )
+        return "spec"
+    if not all(_unchanged(run, item) for item in marker["inputs"]):
+        return "inputs"
+    return "done" if all(_same_size(run, item) for item in marker["outputs"]) else "outputs"
 
 
 def _same_size(run: RunDir, item: dict[str, Any]) -> bool:

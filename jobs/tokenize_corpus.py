@@ -17,7 +17,6 @@ from jobs import rundir, runtime
 from jobs.indexed import IndexedWriter, index_dtype, stored
 from jobs.runtime import Context, Stopped, TaskError
 from jobs.specs import TokenizeSpec
-from jobs.writing import PartFile
 
 if TYPE_CHECKING:
     import numpy
@@ -49,15 +48,14 @@ def run(context: Context) -> None:
     inputs = [require_input(context.run, spec.input), require_tokenizer(context.run, spec)]
     encoder = load_encoder(spec)
     # From here on the outputs are in flux: an earlier marker must not vouch for them.
-    context.run.done(context.task.stage, context.task.index).unlink(missing_ok=True)
+    rundir.forget_done(context.run, context.task.stage, context.task.index)
     dataset = IndexedWriter(context.path(spec.output_prefix), encoder.dtype)
     try:
         summary = encode_shard(context, spec, encoder, dataset)
         dataset.publish()
     finally:
         dataset.discard()
-    outputs = [describe_output(context.run, part) for part in dataset.parts]
-    context.finish(inputs, outputs, summary)
+    context.finish(inputs, [part.describe(context.run) for part in dataset.parts], summary)
 
 
 def set_threads(count: int) -> None:
@@ -249,9 +247,3 @@ def encode(encoder: Encoder, texts: Sequence[str]) -> tuple[numpy.ndarray, numpy
     tokens = itertools.chain.from_iterable(sequences)
     ids = numpy.fromiter(tokens, dtype=stored(encoder.dtype), count=int(lengths.sum()))
     return ids, lengths
-
-
-def describe_output(run: rundir.RunDir, part: PartFile) -> dict[str, Any]:
-    """A written file as the done marker keeps it; its digest was taken while it was written."""
-    found = rundir.describe_file(run, str(part.path.relative_to(run.root)), with_digest=False)
-    return {**found, "sha256": part.sha256}

@@ -7,7 +7,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
+
+from jobs.rundir import RunDir, describe_file
 
 BUFFER_BYTES = 1 << 16
 
@@ -51,6 +54,11 @@ class PartFile:
         """Give the sealed file its name; rundir.fsync_folder then makes that durable."""
         with _naming(self.path):
             self._part.replace(self.path)
+
+    def describe(self, run: RunDir) -> dict[str, Any]:
+        """The published file as a done marker keeps it, with the digest taken while writing."""
+        name = str(self.path.relative_to(run.root))
+        return {**describe_file(run, name, with_digest=False), "sha256": self.sha256}
 
     def discard(self) -> None:
         """Leave nothing behind; a published file stays."""

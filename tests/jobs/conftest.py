@@ -1,0 +1,161 @@
+"""A run directory to put tasks in, and tasks started as they are on a node: `python -m jobs …`."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import rundir, specs
+
+REPOSITORY = Path(__file__).parents[2]
+
+SIGNAL_AT_EVENT = """
+import os, runpy, sys
+event, left, number = sys.argv.pop(1), int(sys.argv.pop(1)), int(sys.argv.pop(1))
+def watch(name, arguments):
+    global left
+    if name == event:
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), number)
+sys.addaudithook(watch)
+runpy.run_module("jobs", run_name="__main__", alter_sys=True)
+"""
+"""Runs `jobs`, which gets a signal just before the n-th of an audit event (os.rename, open …)."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """One run directory and what a test does with it."""
+
+    run: rundir.RunDir
+
+    def task(self, stage: str, spec: specs.Spec, index: int = 0, cpus: int = 1) -> specs.TaskSpec:
+        """Write a task's spec file, as the login node does."""
+        task = specs.TaskSpec(
+            stage=stage,
+            index=index,
+            spec=spec,
+            ranks=1,
+            ranks_per_node=1,
+            nodes=1,
+            gpus_per_node=0,
+            cpus_per_rank=cpus,
+            launcher="local",
+            python=(sys.executable,),
+            srun_args=(),
+            secrets_file="",
+            health={},
+        )
+        rundir.write_json(self.run.spec(stage, index), specs.to_json(task))
+        return task
+
+    def curate(self, *sources: Path, **changes: Any) -> specs.TaskSpec:
+        """Write the spec of a curate task over some sources."""
+        values: dict[str, Any] = {
+            "sources": tuple(map(str, sources)),
+            "text_key": "text",
+            "id_key": "id",
+            "min_chars": 10,
+            "on_bad_record": "fail",
+            "shards": 2,
+            "validation_fraction": 0.2,
+            "output_dir": "corpus",
+        }
+        return self.task("curate", specs.CurateSpec(**{**values, **changes}))
+
+    def tokenize(self, shard: Path | str, tokenizer: Path, **changes: Any) -> specs.TaskSpec:
+        """Write the spec of a tokenize task over one shard, given by its path in the run."""
+        digest = rundir.sha256(tokenizer) if tokenizer.is_file() else ""
+        values: dict[str, Any] = {
+            "input": str(shard),
+            "output_prefix": "tokens/train/00000",
+            "tokenizer": str(tokenizer),
+            "tokenizer_sha256": digest,
+            "text_key": "text",
+            "eod_token": "<EOD>",
+            "model_vocab_size": 1000,
+            "special_tokens_in_text": False,
+        }
+        return self.task("tokenize", specs.TokenizeSpec(**{**values, **changes}), cpus=2)
+
+    def start(self, stage: str, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
+        """Run task 0 of a stage; a file larger than `file_limit` bytes is refused."""
+        return self._python(["-m", "jobs", stage, str(self.run.root), "0"], file_limit)
+
+    def start_and_signal(
+        self, stage: str, event: str, count: int, number: int
+    ) -> subprocess.CompletedProcess[str]:
+        """Run task 0 of a stage and send it a signal just before the count-th audit event."""
+        program = ["-c", SIGNAL_AT_EVENT, event, str(count), str(int(number))]
+        return self._python([*program, stage, str(self.run.root), "0"], None)
+
+    def done(self, stage: str) -> dict[str, Any]:
+        """The done marker of task 0."""
+        return rundir.read_json(self.run.done(stage, 0))
+
+    def is_done(self, task: specs.TaskSpec) -> bool:
+        return rundir.is_done(self.run, task.stage, task.index, specs.digest(task.spec))
+
+    def files(self, folder: str) -> dict[str, bytes]:
+        """Every file under a folder of the run, hidden ones too, with its content."""
+        root = self.run.path(folder)
+        return {
+            str(path.relative_to(root)): path.read_bytes()
+            for path in sorted(root.rglob("*"))
+            if path.is_file()
+        }
+
+    def documents(self, folder: str = "corpus/train") -> list[dict[str, Any]]:
+        """The documents of all shards in a folder, in order."""
+        shards = sorted(self.run.path(folder).glob("*.jsonl"))
+        return [json.loads(line) for shard in shards for line in shard.read_text().splitlines()]
+
+    def _python(
+        self, arguments: list[str], file_limit: int | None
+    ) -> subprocess.CompletedProcess[str]:
+        def limit() -> None:
+            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))  # what most systems begin with
+            if file_limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            preexec_fn=limit,
+            check=False,
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    """A run directory without any task."""
+    root = tmp_path / "run"
+    root.mkdir()
+    return Workbench(rundir.RunDir(root))
+
+
+@pytest.fixture
+def write_jsonl(tmp_path: Path) -> Callable[..., Path]:
+    """Writes records as JSON lines under a name and answers the path."""
+
+    def write(name: str, *records: Any) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return path
+
+    return write

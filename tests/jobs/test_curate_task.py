@@ -1,0 +1,279 @@
+"""Curate as a task: files of every kind in, shards and a manifest out; kills and stops."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+import zstandard
+from pyarrow import parquet
+
+from jobs import rundir
+
+DOCUMENTS: list[dict[str, Any]] = [
+    {"id": f"doc-{number}", "text": f"Finding {number}: blood pressure {90 + number} mmHg."}
+    for number in range(60)
+]
+
+
+def as_lines(documents: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(document) + "\n" for document in documents).encode()
+
+
+def zstd_frames(*parts: bytes) -> bytes:
+    return b"".join(zstandard.ZstdCompressor().compress(part) for part in parts)
+
+
+def write_as(path: Path, documents: list[dict[str, Any]]) -> Path:
+    """Write documents in the kind of file that the name tells."""
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(documents), path, row_group_size=7)
+        return path
+    content = as_lines(documents)
+    if ".json" in path.suffixes:
+        content = json.dumps(documents, indent=1).encode()
+    packed = {
+        ".gz": lambda: gzip.compress(content[:500]) + gzip.compress(content[500:]),
+        ".zst": lambda: zstd_frames(content[:500], content[500:]),
+    }
+    path.write_bytes(packed.get(path.suffix, lambda: content)())
+    return path
+
+
+def by_id(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(documents, key=lambda document: str(document["id"]))
+
+
+def shard_digests(bench: Any) -> dict[str, str]:
+    shards = rundir.read_json(bench.run.path("corpus/manifest.json"))["shards"]
+    return {
+        Path(shard["path"]).parent.name + Path(shard["path"]).stem: shard["sha256"][:12]
+        for shard in shards
+    }
+
+
+DIGESTS = {
+    "train00000": "42bef2beaa68",
+    "train00001": "81465ed6465a",
+    "validation00000": "e50e1e22746a",
+}
+"""SHA-256 of the shards that DOCUMENTS make, from whatever kind of file."""
+
+KINDS = [
+    "d.jsonl", "d.jsonl.gz", "d.jsonl.zst", "d.json", "d.json.gz", "d.json.zst", "d.gz", "d.zst",
+    "d.parquet",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_kind_of_file_makes_no_difference(name: str, bench: Any, tmp_path: Path) -> None:
+    bench.curate(write_as(tmp_path / name, DOCUMENTS))
+
+    result = bench.start("curate")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    counts = bench.done("curate")["summary"]
+    train, held_out = bench.documents(), bench.documents("corpus/validation")
+    assert by_id(train + held_out) == by_id(DOCUMENTS)
+    assert counts == {
+        "in": 60, "kept": 60, "empty": 0, "short": 0, "duplicate": 0, "bad": 0,
+        "documents": 60, "train": len(train), "validation": len(held_out), "bytes": counts["bytes"],
+    }  # fmt: skip
+    assert 0 < len(held_out) < 30
+    assert shard_digests(bench) == DIGESTS
+
+
+def test_sources_in_another_order_give_the_same_bytes(bench: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    paths = [
+        write_as(folder / "b.jsonl.zst", DOCUMENTS[:30]),
+        write_as(folder / "a.parquet", DOCUMENTS[20:]),
+    ]
+    outputs = []
+
+    for sources in (paths, paths[::-1], [folder], [folder, *paths]):
+        bench.curate(*sources)
+        assert bench.start("curate").returncode == 0
+        outputs.append(bench.files("corpus"))
+
+    assert outputs[1:] == outputs[:-1]
+
+
+def test_equal_texts_of_different_files_and_kinds_are_kept_once(bench: Any, tmp_path: Path) -> None:
+    text = "Sepsis is a dysregulated response to infection."
+    write_as(tmp_path / "in.jsonl", [{"id": "first", "text": text}, *DOCUMENTS])
+    folder = tmp_path / "more" / "deep"
+    folder.mkdir(parents=True)
+    write_as(folder / "b.parquet", [{"id": "second", "text": text + "  \r\n"}])
+    write_as(folder / "c.json.gz", [{"id": "third", "text": "\u200b" + text}, *DOCUMENTS[:5]])
+    bench.curate(tmp_path / "in.jsonl", tmp_path / "more")
+
+    result = bench.start("curate")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    kept = bench.documents() + bench.documents("corpus/validation")
+    assert [document["id"] for document in kept if document["text"] == text] == ["first"]
+    manifest = rundir.read_json(bench.run.path("corpus/manifest.json"))
+    assert [(Path(s["path"]).name, s["in"], s["duplicate"]) for s in manifest["sources"]] == [
+        ("in.jsonl", 61, 0),
+        ("b.parquet", 1, 1),
+        ("c.json.gz", 6, 6),
+    ]
+
+
+def test_the_manifest_counts_every_record_and_names_every_shard(
+    bench: Any, write_jsonl: Any
+) -> None:
+    source = write_jsonl(
+        "in/docs.jsonl",
+        {"id": "a", "text": "A document that is long enough.", "source": "guidelines", "url": "x"},
+        {"id": "b", "text": " \n\x00 "},
+        {"id": "c", "text": "too short"},
+        {"id": "d", "text": "A document that is long enough."},
+        {"text": "No id, but long enough.", "source": 7},
+    )
+    (source.parent / "README.md").write_text("not a document")
+    (source.parent / ".docs.jsonl.swp").write_text("not a document")
+    bench.curate(source.parent, shards=3, validation_fraction=0.0)
+
+    result = bench.start("curate")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    manifest = rundir.read_json(bench.run.path("corpus/manifest.json"))
+    outcomes = {"in": 5, "kept": 2, "empty": 1, "short": 1, "duplicate": 1, "bad": 0}
+    size = source.stat().st_size
+    assert manifest["sources"] == [{"path": str(source), "bytes": size, **outcomes}]
+    assert manifest["ignored"] == [str(source.parent / "README.md")]
+    files = bench.files("corpus")
+    assert manifest["shards"] == [
+        {
+            "path": f"corpus/{name}",
+            "documents": content.count(b"\n"),
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        for name, content in files.items()
+        if name.endswith(".jsonl")
+    ]
+    assert [shard["path"] for shard in manifest["shards"]] == [
+        "corpus/train/00000.jsonl",
+        "corpus/train/00001.jsonl",
+        "corpus/train/00002.jsonl",
+        "corpus/validation/00000.jsonl",
+    ]
+    assert files["validation/00000.jsonl"] == b""
+    lone_id = hashlib.blake2b(b"No id, but long enough.", digest_size=16).hexdigest()
+    assert by_id(bench.documents()) == by_id(
+        [
+            {"id": "a", "text": "A document that is long enough.", "source": "guidelines"},
+            {"id": lone_id, "text": "No id, but long enough."},
+        ]
+    )
+
+
+def test_a_done_marker_stands_until_a_source_changes(bench: Any, write_jsonl: Any) -> None:
+    source = write_jsonl("docs.jsonl", *DOCUMENTS)
+    task = bench.curate(source)
+    assert bench.start("curate").returncode == 0
+    assert bench.is_done(task)
+
+    write_jsonl("docs.jsonl", *DOCUMENTS[:-1])
+
+    assert not bench.is_done(task)
+
+
+def test_keys_of_text_and_id_can_be_named(bench: Any, write_jsonl: Any) -> None:
+    source = write_jsonl("d.jsonl", {"pmid": 31, "abstract": "Long enough to stay.", "text": None})
+    bench.curate(source, text_key="abstract", id_key="pmid", validation_fraction=0.0)
+
+    assert bench.start("curate").returncode == 0
+
+    assert bench.documents() == [{"id": "31", "text": "Long enough to stay."}]
+
+
+def test_progress_tells_bytes_and_documents(bench: Any, write_jsonl: Any) -> None:
+    source = write_jsonl("d.jsonl", *DOCUMENTS)
+    bench.curate(source)
+
+    assert bench.start("curate").returncode == 0
+
+    progress = rundir.read_json(bench.run.progress("curate", 0))
+    size = source.stat().st_size
+    assert {name: progress[name] for name in ("done", "total", "unit", "documents")} == {
+        "done": size, "total": size, "unit": "bytes", "documents": 60,
+    }  # fmt: skip
+
+
+def test_killed_before_any_rename_a_rerun_ends_as_if_undisturbed(
+    bench: Any, write_jsonl: Any
+) -> None:
+    task = bench.curate(write_jsonl("d.jsonl", *DOCUMENTS, "not an object"), on_bad_record="skip")
+    assert bench.start("curate").returncode == 0
+    undisturbed = bench.files("corpus")
+    moments = 0
+
+    while (
+        result := bench.start_and_signal("curate", "os.rename", moments + 1, signal.SIGKILL)
+    ).returncode:
+        moments += 1
+        assert result.returncode == -signal.SIGKILL
+        assert not bench.is_done(task)
+
+    assert moments > 6  # three shards, rejected, manifest, marker, progress
+    assert bench.is_done(task)
+    assert bench.files("corpus") == undisturbed
+    assert sorted(bench.files("stages/curate")) == [
+        "done/00000.json", "progress/00000.json", "spec/00000.json",
+    ]  # fmt: skip
+
+
+def test_killed_on_a_fresh_run_no_shard_stands_half_written(bench: Any, write_jsonl: Any) -> None:
+    bench.curate(write_jsonl("d.jsonl", *DOCUMENTS))
+
+    result = bench.start_and_signal("curate", "os.rename", 2, signal.SIGKILL)
+
+    assert result.returncode == -signal.SIGKILL
+    assert [name for name in bench.files("corpus") if not Path(name).name.startswith(".")] == []
+    assert bench.start("curate").returncode == 0
+    assert [name for name in bench.files("corpus") if Path(name).name.startswith(".")] == []
+
+
+def test_asked_to_stop_it_leaves_nothing_and_can_begin_anew(bench: Any, write_jsonl: Any) -> None:
+    bench.curate(write_jsonl("d.jsonl", *DOCUMENTS))
+
+    result = bench.start_and_signal("curate", "os.rename", 1, signal.SIGTERM)
+
+    assert result.returncode == 130
+    assert result.stderr == "curate: asked to stop; curation begins anew at the next start\n"
+    assert bench.files("corpus") == {}
+    assert bench.start("curate").returncode == 0
+    assert len(bench.documents() + bench.documents("corpus/validation")) == 60
+
+
+def test_a_refused_write_names_the_file_and_leaves_nothing(bench: Any, tmp_path: Path) -> None:
+    many = [{"id": n, "text": f"{n} " + "word " * 200} for n in range(400)]
+    bench.curate(write_as(tmp_path / "d.jsonl.gz", many), shards=1, validation_fraction=0.0)
+
+    result = bench.start("curate", file_limit=200_000)
+
+    assert result.returncode == 1
+    shard = bench.run.path("corpus/train/00000.jsonl")
+    assert f"curate: {shard}: File too large\n" in result.stderr
+    assert bench.files("corpus") == {}
+
+
+def test_more_shards_than_the_usual_limit_of_open_files(bench: Any, write_jsonl: Any) -> None:
+    bench.curate(write_jsonl("d.jsonl", *DOCUMENTS), shards=1500)
+
+    result = bench.start("curate")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(bench.files("corpus/train")) == 1500
+    assert len(bench.documents() + bench.documents("corpus/validation")) == 60
