@@ -40,6 +40,8 @@ def run(context: runtime.Context) -> None:
     asked, examples = choose(benchmarks.read(Path(spec.path), spec.kind), spec)
     checkpoint, step = find_checkpoint(context.path(spec.checkpoint_dir), spec)
     work_offline(context.scratch)
+    if context.rank == 0:
+        context.progress(0, len(asked), "questions")
     try:
         samples, truncated = score(context, checkpoint, asked, examples)
     finally:

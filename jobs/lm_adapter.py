@@ -123,6 +123,13 @@ class MegatronLM(TemplateLM):  # type: ignore[misc]
         del add_special_tokens, unused
         return list(self._encode(string))
 
+    def loglikelihood(
+        self, requests: list[Instance], disable_tqdm: bool = True
+    ) -> list[tuple[float, bool]]:
+        """As the harness defines it; the log of a job is no place for a progress bar."""
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return found
+
     def _loglikelihood_tokens(
         self,
         requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
@@ -134,10 +141,12 @@ class MegatronLM(TemplateLM):  # type: ignore[misc]
             TaskError: a continuation has no token, or more than the model can read.
         """
         del disable_tqdm
-        wanted = [self._fit(texts, context, answer) for texts, context, answer in requests]
+        for texts, _, answer in requests:
+            self._refuse_odd_length(texts[1], answer)
+        wanted = fit([pair for _, *pair in requests], self._encoder.eod, self.max_length)
         cut_short = (
-            texts[0]
-            for item, (texts, context, answer) in zip(wanted, requests, strict=True)
+            tuple(context)
+            for item, (_, context, answer) in zip(wanted, requests, strict=True)
             if len(item.read) + 1 < len(context) + len(answer)
         )
         self.truncated = len(set(cut_short))
@@ -151,16 +160,13 @@ class MegatronLM(TemplateLM):  # type: ignore[misc]
             self._after_batch(len(found), len(wanted))
         return [found[index] for index in range(len(wanted))]
 
-    def _fit(self, texts: tuple[str, str], context: list[int], answer: list[int]) -> Scoring:
+    def _refuse_odd_length(self, text: str, answer: list[int]) -> None:
         if not 1 <= len(answer) <= self.max_length:
             raise TaskError(
-                f"the choice {texts[1].strip()[:60]!r} has {len(answer)} tokens, "
+                f"the choice {text.strip()[:60]!r} has {len(answer)} tokens, "
                 f"the model reads 1 to {self.max_length}",
                 "leave the question out, or evaluate a model with a longer context",
             )
-        known = context or [self._encoder.eod]
-        tokens = (*known, *answer)[-(self.max_length + 1) :]
-        return Scoring(read=tokens[:-1], scored=tuple(answer))
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
@@ -201,6 +207,24 @@ class MegatronLM(TemplateLM):  # type: ignore[misc]
             tokens.append(token)
             text = self._encoder.decode(tokens[start:])
         return cut(text, stops)
+
+
+def fit(pairs: Sequence[Sequence[list[int]]], eod: int, max_length: int) -> list[Scoring]:
+    """Pairs of context and continuation in tokens, cut on the left to what the model can read.
+
+    Continuations of one context are given the same part of it, what the longest of them leaves: the
+    choices of a question are compared on equal terms.
+    """
+    longest: dict[tuple[int, ...], int] = {}
+    for context, answer in pairs:
+        longest[tuple(context)] = max(longest.get(tuple(context), 0), len(answer))
+    return [
+        Scoring(
+            read=(*(context or [eod])[-(max_length + 1 - longest[tuple(context)]) :], *answer[:-1]),
+            scored=tuple(answer),
+        )
+        for context, answer in pairs
+    ]
 
 
 def batches(wanted: Sequence[Scoring], size: int) -> Iterator[list[list[int]]]:

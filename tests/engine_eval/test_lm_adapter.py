@@ -1,0 +1,257 @@
+"""The adapter against log-likelihoods computed one token at a time, on a small recurrent model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
+
+from jobs import runtime
+from jobs.lm_adapter import Encoder, MegatronLM, Scoring, batches, cut
+
+EOD = "<EOD>"
+MAX_LENGTH = 24
+
+
+class Recurrent(torch.nn.Module):
+    """Causal and sensitive to order; counts the rows it is given."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(vocabulary, 16)
+        self.recur = torch.nn.GRU(16, 16, batch_first=True)
+        self.head = torch.nn.Linear(16, vocabulary)
+        self.rows = 0
+
+    @torch.inference_mode()
+    def forward(self, tokens):
+        assert tokens.size(1) <= MAX_LENGTH
+        self.rows += tokens.size(0)
+        return self.head(self.recur(self.embed(tokens))[0]) * 4
+
+
+@pytest.fixture(scope="module")
+def encoder(tokenizer) -> Encoder:
+    return Encoder.load(tokenizer, EOD)
+
+
+@pytest.fixture(scope="module")
+def network(encoder) -> Recurrent:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return Recurrent(encoder.eod + 1)
+
+
+@pytest.fixture(scope="module")
+def lm(encoder, network):
+    return adapter(encoder, network)
+
+
+def adapter(encoder, network, batch_size=3, after_batch=lambda done, total: None):
+    return MegatronLM(
+        network, encoder, max_length=MAX_LENGTH, batch_size=batch_size, after_batch=after_batch
+    )
+
+
+def ask(lm, *pairs):
+    return lm.loglikelihood([Instance("loglikelihood", {}, pair, 0) for pair in pairs])
+
+
+def asked_directly(network, context: list[int], answer: list[int]) -> float:
+    """One forward pass a token; nothing batched, padded or shared."""
+    total = 0.0
+    for i, token in enumerate(answer):
+        scores = network(torch.tensor([context + answer[:i]]))[0, -1]
+        total += float(scores.double().log_softmax(-1)[token])
+    return total
+
+
+TEXT = st.text(alphabet="ab c?", min_size=1, max_size=30).map(lambda text: f"{text}x")
+CHOICE = st.text(alphabet="abc", min_size=1, max_size=6).map(lambda text: f" {text}")
+QUESTION = st.tuples(TEXT, st.lists(CHOICE, min_size=1, max_size=4, unique=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(QUESTION, min_size=1, max_size=5, unique_by=lambda question: question[0]))
+def test_log_likelihoods_are_those_of_the_model_whatever_is_batched_and_shared(
+    encoder, network, questions
+):
+    pairs = [(context, choice) for context, choices in questions for choice in choices]
+
+    found = ask(adapter(encoder, network), *pairs)
+
+    expected = []
+    for context, choices in questions:
+        room = MAX_LENGTH + 1 - max(len(choice) for choice in choices)
+        known = encoder.encode(context)[-room:]
+        expected += [asked_directly(network, known, encoder.encode(choice)) for choice in choices]
+    assert [value for value, _ in found] == pytest.approx(expected, abs=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.text("abc ", min_size=1, max_size=8), CHOICE, CHOICE)
+def test_log_likelihoods_of_the_parts_of_a_text_add_up(lm, context, first, second):
+    context = f"{context}x"
+
+    (whole, _), (start, _), (rest, _) = ask(
+        lm, (context, first + second), (context, first), (context + first, second)
+    )
+
+    assert whole == pytest.approx(start + rest, abs=1e-4)
+
+
+def test_the_order_and_the_batches_of_requests_do_not_matter(encoder, network):
+    pairs = [(f"question {i % 3}", f" {'yes' * (i + 1)}") for i in range(7)]
+
+    alone = ask(adapter(encoder, network, batch_size=1), *pairs)
+    together = ask(adapter(encoder, network, batch_size=7), *reversed(pairs))
+
+    for one, other in zip(alone, reversed(together), strict=True):
+        assert one[0] == pytest.approx(other[0], abs=1e-4)
+        assert one[1] == other[1]
+
+
+@pytest.mark.parametrize("context", ["", "  "])
+def test_an_empty_context_is_the_start_of_a_document(lm, network, encoder, context):
+    ((found, _),) = ask(lm, (context, "heart"))
+
+    expected = asked_directly(network, [encoder.eod], encoder.encode(f"{context}heart"))
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_choices_of_one_token_cost_one_row_a_question(encoder, network):
+    lm = adapter(encoder, network)
+    before = network.rows
+
+    ask(lm, *[(f"{i}. A or B or C?", letter) for i in range(5) for letter in "ABC"])
+
+    assert network.rows - before == 5
+
+
+def test_cut_contexts_are_counted_once_a_question(lm):
+    ask(lm, ("short", " a"), ("long" * 9, " a"), ("long" * 9, " b"))
+
+    assert lm.truncated == 1
+
+
+def test_progress_counts_up_to_all_requests(encoder, network):
+    said = []
+    lm = adapter(encoder, network, 2, lambda done, total: said.append((done, total)))
+
+    ask(lm, *[(f"question {i}", f" {'ab' * (i % 3 + 1)}") for i in range(6)])
+
+    assert said[-1] == (6, 6)
+    assert said == sorted(said)
+
+
+def test_a_whole_text_is_scored_once_a_token_with_the_most_context(lm, network, encoder):
+    text = "The heart pumps blood through the body, the lung takes up air."
+    tokens = encoder.encode(text)
+
+    (found,) = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)])
+
+    first, second = tokens[:MAX_LENGTH], tokens[MAX_LENGTH : 2 * MAX_LENGTH]
+    rest = tokens[2 * MAX_LENGTH :]
+    last_context = tokens[-MAX_LENGTH - 1 : -len(rest)]
+    expected = (
+        asked_directly(network, [encoder.eod], first)
+        + asked_directly(network, first[-1:], second)
+        + asked_directly(network, last_context, rest)
+    )
+    assert len(last_context) > 1
+    assert found == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def writer(encoder, network):
+    """The model, kept to small letters so that what it writes is text."""
+    unlikely = torch.full((encoder.eod + 1,), -50.0)
+    unlikely[encoder.encode("abcdefghijklmnopqrstuvwxyz")] = 0
+    return adapter(encoder, lambda tokens: network(tokens) + unlikely)
+
+
+def generate(lm, context, **arguments):
+    return lm.generate_until([Instance("generate_until", {}, (context, arguments), 0)])[0]
+
+
+def test_what_is_generated_is_what_the_model_finds_likeliest(writer):
+    text = generate(writer, "abc", max_gen_toks=3, until=[])
+
+    ((_, greedy), (_, other)) = ask(writer, ("abc", text), ("abc", "~~~"))
+    assert (len(text), greedy, other) == (3, True, False)
+
+
+def test_generation_ends_before_a_stop_text(writer):
+    text = generate(writer, "abc", max_gen_toks=8, until=[])
+
+    assert generate(writer, "abc", max_gen_toks=8, until=text[2]) == text[: text.index(text[2])]
+
+
+def test_generation_ends_with_the_document(encoder):
+    def always_ends(tokens):
+        scores = torch.zeros(*tokens.shape, encoder.eod + 1)
+        scores[..., encoder.eod] = 1
+        return scores
+
+    assert generate(adapter(encoder, always_ends), "abc", until=["stop"]) == ""
+
+
+def test_a_long_context_leaves_room_for_what_is_generated(writer):
+    assert len(generate(writer, "x" * 100, max_gen_toks=5, until=[])) == 5
+
+
+def test_sampling_is_refused(lm):
+    with pytest.raises(runtime.TaskError, match="this model answers greedily only"):
+        generate(lm, "abc", do_sample=True)
+
+
+@pytest.mark.parametrize(("choice", "tokens"), [("x" * 25, 25), ("", 0)])
+def test_a_choice_the_model_can_not_read_is_refused(lm, choice, tokens):
+    with pytest.raises(runtime.TaskError) as caught:
+        ask(lm, ("context", choice))
+
+    assert caught.value.message == (
+        f"the choice {choice!r} has {tokens} tokens, the model reads 1 to {MAX_LENGTH}"
+    )
+
+
+def test_the_name_of_a_special_token_in_a_text_is_ordinary_text(encoder):
+    assert encoder.eod not in encoder.encode(f"a{EOD}b")
+    assert encoder.decode(encoder.encode(f"a{EOD}b")) == f"a{EOD}b"
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+
+    for path in (tmp_path / "tokenizer.json", tmp_path / "missing.json"):
+        with pytest.raises(runtime.TaskError, match="not a tokenizer"):
+            Encoder.load(path, EOD)
+
+
+ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple), max_size=30)
+
+
+@given(ROWS, st.integers(1, 5))
+def test_every_request_is_in_one_row_and_every_row_is_needed(reads, size):
+    wanted = [Scoring(read, read[:1]) for read in reads]
+
+    made = list(batches(wanted, size))
+
+    rows = [row for batch in made for row in batch]
+    assert sorted(index for row in rows for index in row) == list(range(len(reads)))
+    assert all(1 <= len(batch) <= size for batch in made)
+    carriers = [reads[row[0]] for row in rows]
+    for row in rows:
+        assert all(reads[row[0]][: len(reads[index])] == reads[index] for index in row)
+    for i, carrier in enumerate(carriers):
+        others = carriers[:i] + carriers[i + 1 :]
+        assert not any(other[: len(carrier)] == carrier for other in others)
+    lengths = [len(carrier) for carrier in carriers]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_a_text_is_cut_at_the_first_of_its_stop_texts():
+    assert cut("one. two\n\nthree", ["\n\n", "."]) == "one"
+    assert cut("one", ["\n"]) == "one"
