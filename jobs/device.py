@@ -1,14 +1,15 @@
 """CUDA or CPU: the only module that knows. Torch is imported inside functions.
 
-On CUDA nothing is replaced. On CPU, megatron.core calls ``torch.cuda`` in many places without asking, so
-``start`` puts stand-ins there before megatron.core is imported for the first time: every CUDA device is
-the CPU, streams and events do nothing, the CUDA generator is torch's default generator.
+On CUDA nothing is replaced. On CPU, megatron.core calls ``torch.cuda`` in many places without
+asking, so ``start`` puts stand-ins there before megatron.core is imported for the first time: every
+CUDA device is the CPU, streams and events do nothing, the CUDA generator is torch's default one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import logging
 import os
 import warnings
@@ -25,7 +26,7 @@ T = TypeVar("T")
 KINDS = ("cuda", "cpu")
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
-"""Longer than the slowest checkpoint write: a collective timing out below it would end a healthy run."""
+"""Longer than the slowest checkpoint write: a shorter one would end a healthy run."""
 
 
 def start(kind: str, rank: int, world_size: int, local_rank: int, threads: int = 0) -> torch.device:
@@ -70,9 +71,9 @@ def end() -> None:
 
 
 def decide_once(decision: Callable[[], T]) -> T:
-    """Let rank 0 decide for all: its answer, or the TaskError or OSError it met, reaches every rank.
+    """Let rank 0 decide for all: its answer, or the error it met, reaches every rank.
 
-    What is decided from files is decided once, so that ranks can not see two states of a file system.
+    What depends on files is decided once, so that ranks cannot see two states of a file system.
 
     Raises:
         TaskError, OSError: as rank 0 raised it.
@@ -124,13 +125,13 @@ def _join(kind: str, rank: int, world_size: int) -> None:
 
 
 def _use_loopback_on_one_host(environ: Mapping[str, str]) -> None:
-    """Gloo binds to the host name's address, which need not resolve where all ranks share one host."""
+    """Spare gloo the host name, which need not resolve where all ranks share one host."""
     if environ.get("MASTER_ADDR", "127.0.0.1") in ("127.0.0.1", "localhost"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 class _Stream:
-    """A CUDA stream or event of which nothing is asked: everything has happened when a call returns."""
+    """A CUDA stream or event with nothing to wait for: work is over when a call returns."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
@@ -170,11 +171,10 @@ def _install_stand_ins() -> None:
         torch.cuda.random,
         {"get_rng_state": torch.cuda.get_rng_state, "set_rng_state": torch.cuda.set_rng_state},
     )
-    _replace(torch.Tensor, {"cuda": lambda self, *args, **kwargs: self})
-    _replace(torch.nn.Module, {"cuda": lambda self, *args, **kwargs: self})
+    _replace(torch.Tensor, {"cuda": _itself, "type": _type_name(torch.Tensor.type)})
+    _replace(torch.nn.Module, {"cuda": _itself})
     # Nothing compiled is used on CPU, and importing the compiler costs each process a second.
-    _replace(torch, {"compile": _leave_uncompiled})
-    _device_mode().__enter__()
+    _replace(torch, {"compile": _leave_uncompiled, **_factories(here)})
     _quiet()
 
 
@@ -230,6 +230,11 @@ def _functions(here: torch.device) -> dict[str, Any]:
     }
 
 
+def _itself(owner: Any, *args: Any, **kwargs: Any) -> Any:
+    del args, kwargs
+    return owner
+
+
 def _leave_uncompiled(function: Any = None, **kwargs: Any) -> Any:
     del kwargs
     return function if function is not None else (lambda inner: inner)
@@ -240,33 +245,35 @@ def _replace(owner: Any, names: Mapping[str, Any]) -> None:
         setattr(owner, name, value)
 
 
-def _device_mode() -> Any:
-    """A torch function mode: ``device="cuda"`` means the CPU, and ``Tensor.type()`` names a CUDA type.
+def _factories(here: torch.device) -> dict[str, Any]:
+    """Functions of torch that make tensors: on the CPU where the caller says ``device="cuda"``.
 
-    Optimizers of megatron.core sort parameters by that name and refuse any other.
+    Plain functions, since a torch function mode is off in ``backward``, which recomputes layers.
     """
     import torch
-    from torch.overrides import TorchFunctionMode
 
-    here = torch.device("cpu")
+    def on_cpu(make: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(make)
+        def made(*args: Any, **kwargs: Any) -> Any:
+            if str(kwargs.get("device", "")).startswith("cuda"):
+                kwargs["device"] = here
+            return make(*args, **kwargs)
 
-    class OnCpu(TorchFunctionMode):
-        def __torch_function__(
-            self,
-            func: Callable[..., Any],
-            types: Any,
-            args: tuple[Any, ...] = (),
-            kwargs: dict[str, Any] | None = None,
-        ) -> Any:
-            del types
-            if kwargs and "device" in kwargs and str(kwargs["device"]).startswith("cuda"):
-                kwargs = {**kwargs, "device": here}
-            result = func(*args, **(kwargs or {}))
-            if func is torch.Tensor.type and isinstance(result, str):
-                return result.replace("torch.", "torch.cuda.", 1)
-            return result
+        return made
 
-    return OnCpu()
+    names = ("tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn")
+    likes = ("zeros_like", "ones_like", "empty_like", "full_like")
+    return {name: on_cpu(getattr(torch, name)) for name in (*names, *likes)}
+
+
+def _type_name(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """``Tensor.type`` that names a CUDA type, the only ones megatron.core's optimizers take."""
+
+    def type_name(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        found = plain(self, *args, **kwargs)
+        return found.replace("torch.", "torch.cuda.", 1) if isinstance(found, str) else found
+
+    return type_name
 
 
 def _quiet() -> None:
@@ -275,8 +282,8 @@ def _quiet() -> None:
 
 
 @contextlib.contextmanager
-def quiet_imports() -> Iterator[None]:
-    """Import megatron.core without its remarks on optional packages; what matters of them we say ourselves."""
+def quiet() -> Iterator[None]:
+    """Drop megatron.core's warnings of optional packages; what matters of them we say ourselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,16 +1,18 @@
 """Sharded save and load, written whole; the latest valid one.
 
-``checkpoints/iter_0000500`` holds megatron.core's torch_dist files, then ``manifest.json`` (size and
-SHA-256 of each) and, written last, ``meditron.json``. A folder without a valid ``meditron.json`` does not
-exist. No file names the newest one: the folders are the truth.
+``checkpoints/iter_0000500`` holds megatron.core's torch_dist files, then ``manifest.json`` (size
+and SHA-256 of each) and, written last, ``meditron.json``. A folder without a valid
+``meditron.json`` does not exist. No file names the newest one: the folders are the truth.
 
-Reading (``find_latest``, ``at_step``, ``problem``) needs no torch; what writes or loads imports it inside.
+Reading (``find_latest``, ``at_step``, ``problem``) needs no torch; what writes or loads a model
+imports it inside.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import queue
 import re
 import shutil
 import signal
@@ -33,13 +35,13 @@ MANIFEST = "manifest.json"
 MEGATRON_METADATA = "metadata.json"
 
 OLDER_TRIED = 2
-"""How many checkpoints before the newest may be used when it is damaged (RESILIENCE, rule 3)."""
+"""How many checkpoints before the newest may be used when it is damaged."""
 
 _NAME = re.compile(r"iter_(\d{7,})")
 _ANY_NAME = re.compile(r"iter_(\d{7,})(\.bad-.*)?")
 
 CONTENT = {"distrib_optim_sharding_type": "fully_reshardable"}
-"""Optimizer state as whole parameters, so that tensor, pipeline and data may all change between runs."""
+"""Optimizer state as whole parameters, so that the layout may change from attempt to attempt."""
 
 _HELD_BACK = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
@@ -59,10 +61,11 @@ class Record:
     """``model_digest`` of the model."""
     data: str
     """Digest of the tokens and of their order."""
-    manifest: str
-    """SHA-256 of ``manifest.json``."""
     bytes: int
-    files: int
+    """All its files together; while saving, as many as are expected."""
+    files: int = 0
+    manifest: str = ""
+    """SHA-256 of ``manifest.json``."""
 
 
 Found = tuple[Path, Record]
@@ -74,7 +77,7 @@ def name(iteration: int) -> str:
 
 
 def model_digest(spec: specs.ModelSpec) -> str:
-    """Digest of the architecture. Vocabulary padding is left out: it changes with tensor parallelism."""
+    """Digest of the architecture, without vocabulary padding: that depends on the layout."""
     return specs.digest(replace(spec, padded_vocab_size=0))
 
 
@@ -111,7 +114,10 @@ def read(path: Path) -> Record:
 
 
 def problem(path: Path) -> str:
-    """What is wrong with a checkpoint, empty when nothing is: records parse, every file has its size."""
+    """What is wrong with a checkpoint: records that do not parse, files without their size.
+
+    Empty when nothing is.
+    """
     try:
         record = read(path)
     except FileNotFoundError:
@@ -128,22 +134,11 @@ def problem(path: Path) -> str:
     return _wrong_size(path, json.loads(text)["files"])
 
 
-def damage(path: Path) -> str:
-    """As ``problem``, and every file is read and compared with its SHA-256."""
-    found = problem(path)
-    if found:
-        return found
-    for file, expected in json.loads((path / MANIFEST).read_bytes())["files"].items():
-        if rundir.sha256(path / file) != expected["sha256"]:
-            return f"{file} has another content than when it was saved"
-    return ""
-
-
 def choose_for_resume(folder: Path) -> Found | None:
-    """The checkpoint a run continues from; sets aside what is newer and damaged. Call from one rank alone.
+    """The checkpoint a run continues from; what is newer and damaged is set aside.
 
-    None means that the run may begin: no checkpoint of it went beyond step 0, which holds nothing but
-    the random weights of the seed.
+    Call it from one rank alone. None means that the run may begin: no checkpoint of it went beyond
+    step 0, which holds nothing but the random weights of the seed.
 
     Raises:
         TaskError: there are checkpoints, but the newest and the two before it are all damaged.
@@ -159,13 +154,9 @@ def choose_for_resume(folder: Path) -> Found | None:
         _set_aside(damaged)
         return None
     table = [f"  {path.name}: {wrong}" for path, wrong in damaged.items()]
+    refusal = f"{folder}: no checkpoint can be used, and training will not begin anew at random"
     raise TaskError(
-        "\n".join(
-            [
-                f"{folder}: no checkpoint can be used, and training will not begin anew from random weights",
-                *(table or ["  only folders set aside earlier are left"]),
-            ]
-        ),
+        "\n".join([refusal, *(table or ["  only folders set aside earlier are left"])]),
         "restore one of these folders from a copy, or start another run with `--new`",
         FAILED,
     )
@@ -221,39 +212,38 @@ class Trained:
 
 
 def save(folder: Path, trained: Trained, record: Record, keep: int) -> Found:
-    """Write one checkpoint, make it ours, verify it, and let old ones go. All ranks call it together.
+    """Write one checkpoint, make it ours, verify it, and let old ones go. All ranks call it.
 
-    Step 0, this one and the newest ``keep`` before it stay. One that is there already and valid is left as it is. In
-    ``record``, ``manifest``, ``bytes`` and ``files`` are filled in here.
+    Step 0, this one and the newest ``keep`` before it stay. One that is there already and valid is
+    left as it is.
 
     Raises:
         TaskError: it could not be written; earlier checkpoints are untouched.
     """
     path = folder / name(record.iteration)
-    there = devices.decide_once(lambda: _make_way(path))
+    there = devices.decide_once(lambda: _make_way(path, record.bytes))
     if there is not None:
         return path, there
     with signals_held_back():
         try:
             _write_shards(path, trained)
             described = _describe_together(path)
-        except _write_errors() as error:
+        except _failures() as error:
             raise _not_written(path, error) from error
     return path, devices.decide_once(lambda: _commit(path, record, described, keep))
 
 
 def load(path: Path, trained: Trained, record: Record, layout: dict[str, Any]) -> None:
-    """Load weights, optimizer and generator states; the layout may have changed since. All ranks call it.
+    """Load weights, optimizer and generator states into any layout. All ranks call it together.
 
-    Generator states belong to tensor and pipeline ranks, so they are left out, and that is said, where
-    those numbers changed.
+    Generator states belong to tensor and pipeline ranks, so they are left out, and that is said,
+    where those numbers changed.
 
     Raises:
         TaskError: the files do not hold what the model asks for.
     """
     same = all(record.layout[key] == layout[key] for key in ("tensor", "pipeline"))
-    content = _content()
-    state = _sharded_state(trained, content, is_loading=True, with_generators=same)
+    state = _sharded_state(trained, is_loading=True, with_generators=same)
     loaded = _load_shards(path, state, "raise_all" if same else "raise_unexpected")
     trained.network.load_state_dict(loaded["model"])
     trained.optimizer.load_state_dict(loaded["optimizer"])
@@ -261,7 +251,7 @@ def load(path: Path, trained: Trained, record: Record, layout: dict[str, Any]) -
         _set_generators(loaded["generators"])
     elif _is_rank_zero():
         print(
-            "tensor or pipeline ranks changed: generator states start anew from the seed",
+            "tensor or pipeline ranks changed: generators start anew from the seed",
             flush=True,
         )
 
@@ -276,7 +266,7 @@ def load_weights(path: Path, network: torch.nn.Module) -> None:
     Raises:
         TaskError: the files do not hold what the model asks for.
     """
-    state = {"model": network.sharded_state_dict(metadata=_content())}
+    state = {"model": _model_state(network, _content())}
     network.load_state_dict(_load_shards(path, state, "raise_unexpected")["model"])
 
 
@@ -284,8 +274,8 @@ def load_weights(path: Path, network: torch.nn.Module) -> None:
 def signals_held_back() -> Iterator[None]:
     """Deliver stop requests only after the block.
 
-    Processes started inside inherit the mask: a checkpoint writer that a stop request ended would take
-    the checkpoint, and the rank with it.
+    Processes started inside inherit the mask: a checkpoint writer that a stop request ended would
+    take the checkpoint with it.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     try:
@@ -294,13 +284,18 @@ def signals_held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _make_way(path: Path) -> Record | None:
+def _make_way(path: Path, expected: int) -> Record | None:
+    """An empty folder to write into, or the record of the checkpoint that is there already."""
     if path.exists():
         wrong = problem(path)
         if not wrong:
             return read(path)
         _set_aside({path: wrong})
-    path.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if free < expected:
+        raise _not_written(path, OSError(f"it takes {expected >> 20} MiB, {free >> 20} are free"))
+    path.mkdir()
     return None
 
 
@@ -312,16 +307,17 @@ def _content() -> dict[str, Any]:
     return {**CONTENT, "dp_cp_group": group}
 
 
+def _model_state(network: Any, content: dict[str, Any]) -> Any:
+    return network.sharded_state_dict(metadata=content)
+
+
 def _sharded_state(
-    trained: Trained, content: dict[str, Any], *, is_loading: bool, with_generators: bool = True
+    trained: Trained, *, is_loading: bool, with_generators: bool = True
 ) -> dict[str, Any]:
-    model = trained.network.sharded_state_dict(metadata=content)
-    state: dict[str, Any] = {
-        "model": model,
-        "optimizer": trained.optimizer.sharded_state_dict(
-            model, is_loading=is_loading, metadata=content
-        ),
-    }
+    content = _content()
+    model = _model_state(trained.network, content)
+    optimizer = trained.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=content)
+    state = {"model": model, "optimizer": optimizer}
     if with_generators:
         state["generators"] = _generators()
     return state
@@ -365,16 +361,20 @@ def _set_generators(states: dict[str, Any]) -> None:
 def _write_shards(path: Path, trained: Trained) -> None:
     from megatron.core import dist_checkpointing, parallel_state
     from megatron.core.dist_checkpointing.serialization import get_default_save_sharded_strategy
+    from megatron.core.dist_checkpointing.strategies import filesystem_async
     from megatron.core.dist_checkpointing.strategies.fully_parallel import (
         FullyParallelSaveStrategyWrapper,
     )
 
+    # A save that is waited for returns its results within the process. Left alone, megatron.core
+    # starts a queue server for them, which outlives a rank that is killed.
+    filesystem_async._results_queue = queue.SimpleQueue()
     strategy = FullyParallelSaveStrategyWrapper(
         get_default_save_sharded_strategy("torch_dist"),
         parallel_state.get_data_parallel_group(with_context_parallel=True),
     )
     dist_checkpointing.save(
-        _sharded_state(trained, _content(), is_loading=False),
+        _sharded_state(trained, is_loading=False),
         str(path),
         strategy,
         content_metadata=CONTENT,
@@ -383,11 +383,10 @@ def _write_shards(path: Path, trained: Trained) -> None:
 
 def _load_shards(path: Path, state: dict[str, Any], strict: str) -> dict[str, Any]:
     from megatron.core import dist_checkpointing
-    from megatron.core.dist_checkpointing.core import CheckpointingException
 
     try:
         loaded: dict[str, Any] = dist_checkpointing.load(state, str(path), strict=strict)
-    except (CheckpointingException, *_write_errors()) as error:
+    except _failures() as error:
         raise TaskError(
             f"{path} cannot be loaded into this model: {error}",
             "a checkpoint fits only the architecture it was saved from",
@@ -395,14 +394,16 @@ def _load_shards(path: Path, state: dict[str, Any], strict: str) -> dict[str, An
     return loaded
 
 
-def _write_errors() -> tuple[type[BaseException], ...]:
+def _failures() -> tuple[type[BaseException], ...]:
+    """What megatron.core and torch raise when files cannot be written or read, or do not fit."""
+    from megatron.core.dist_checkpointing.core import CheckpointingException
     from torch.distributed.checkpoint.api import CheckpointException
 
-    return (OSError, CheckpointException)
+    return (OSError, RuntimeError, CheckpointingException, CheckpointException)
 
 
 def _not_written(path: Path, error: BaseException) -> TaskError:
-    """The sentence for a save that failed on this rank; what lies there is worth nothing, and is removed."""
+    """The sentence for a save that failed on this rank; what there is of it is removed."""
     if _is_rank_zero():
         shutil.rmtree(path, ignore_errors=True)
     return TaskError(
@@ -413,11 +414,11 @@ def _not_written(path: Path, error: BaseException) -> TaskError:
 
 
 def _reason(error: BaseException) -> str:
-    """The failure itself, out of what torch wraps around it; empty on ranks that only heard of one."""
-    if isinstance(error, OSError):
+    """The failure itself, out of what torch wraps around it."""
+    causes = getattr(error, "failures", None)
+    if causes is None:
         return str(error)
-    failures = getattr(error, "failures", {})
-    return "; ".join(sorted({str(cause[0]) for cause in failures.values()})) or "on another rank"
+    return "; ".join(sorted({str(cause[0]) for cause in causes.values()})) or "on another rank"
 
 
 def _describe_together(path: Path) -> dict[str, Any]:
@@ -460,8 +461,8 @@ def _commit(path: Path, record: Record, files: dict[str, Any], keep: int) -> Rec
 def _let_go(folder: Path, keep: int) -> None:
     """Delete checkpoints that are neither step 0, nor the newest, nor among the ``keep`` before it.
 
-    Runs only after a newer one was verified. Of the folders set aside, those that were never finished
-    go too; damaged ones stay for a person to look at.
+    Runs only after a newer one was verified. Of the folders set aside, those that were never
+    finished go too; damaged ones stay for a person to look at.
     """
     valid = [path for path in _folders(folder) if (path / RECORD).exists()]
     unfinished = [path for path in folder.glob("iter_*.bad-*") if not (path / RECORD).exists()]

@@ -1,7 +1,8 @@
 """Indexed files → batches; resumable position.
 
-The order of samples is decided by the tokens, the seed, the sequence length and the number of samples in
-the whole run, never by the number of ranks: global batch ``n`` holds samples ``n x size … (n + 1) x size - 1``.
+The order of samples is decided by the tokens, the seed, the sequence length and the number of
+samples in the whole run, never by the number of ranks: with global batches of ``size`` samples,
+batch ``n`` begins with sample ``n x size``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jobs import device as devices
 from jobs import rundir, specs
 from jobs.runtime import CONFIGURATION, TaskError
 
-with devices.quiet_imports():
+with devices.quiet():
     from megatron.core import parallel_state
     from megatron.core.datasets.blended_megatron_dataset_builder import (
         BlendedMegatronDatasetBuilder,
@@ -32,6 +33,9 @@ READY = "ready.json"
 
 SCANNED_BYTES = 64 << 20
 """Tokens of each file looked at before training; every batch is looked at again when it is read."""
+
+
+NO_TOKENS = dict.fromkeys(("tokens", "labels", "positions"))
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,6 @@ class Corpus:
     validation: tuple[Source, ...]
     digest: str
     """Changes when tokens do, or what decides their order."""
-
-    @property
-    def tokens(self) -> int:
-        return sum(source.tokens for source in self.train)
 
 
 @dataclass
@@ -106,9 +106,10 @@ def _source(run: rundir.RunDir, prefix: str, vocab_size: int) -> Source | None:
     if binary.stat().st_size == 0:
         return None
     tokens, kind = _read_index(path)
-    if binary.stat().st_size != tokens * kind.itemsize:
+    size, expected = binary.stat().st_size, tokens * kind.itemsize
+    if size != expected:
         raise TaskError(
-            f"{binary} has {binary.stat().st_size} bytes, its index tells of {tokens * kind.itemsize}",
+            f"{binary} has {size} bytes, its index tells of {expected}",
             "submit the tokenize stage again",
         )
     _check_ids(binary, kind, vocab_size)
@@ -164,70 +165,80 @@ def eod_id(tokenizer: Path, token: str) -> int:
 
 @dataclass
 class Split:
-    """Global batches of one split, this rank's part of them.
-
-    ``dataset`` is None on pipeline stages that see no tokens.
-    """
+    """Global batches of one split, this rank's part of them."""
 
     dataset: Any
+    """None on pipeline stages that see no tokens."""
     spec: specs.PretrainSpec
     place: torch.device
 
-    def micro_batches(self, first_sample: int) -> Iterator[dict[str, torch.Tensor]]:
+    def micro_batches(self, first_sample: int) -> Iterator[dict[str, Any]]:
         """This rank's micro-batches of the global batch that begins with a sample.
 
         Yields:
-            ``tokens``, ``labels`` and ``positions``, int64 ``[micro_batch_size, seq_length]``.
+            ``tokens``, ``labels`` and ``positions``, int64 ``[micro_batch_size, seq_length]``; None
+            for each on pipeline stages that see no tokens.
         """
         size = self.spec.micro_batch_size
         stride = size * self.spec.parallel.data
         first = first_sample + size * parallel_state.get_data_parallel_rank()
         for start in range(first, first_sample + self.spec.global_batch_size, stride):
-            yield self._read(range(start, start + size))
+            yield NO_TOKENS if self.dataset is None else self._read(range(start, start + size))
 
-    def _read(self, samples: range) -> dict[str, torch.Tensor]:
+    def _read(self, samples: range) -> dict[str, Any]:
         items = [self.dataset[index] for index in samples]
         tokens = torch.stack([item["tokens"] for item in items])
         labels = torch.stack([item["labels"] for item in items])
         largest = max(int(tokens.max()), int(labels.max()))
-        _refuse_beyond(
-            largest, self.spec.model.vocab_size, f"sample {samples.start} or one near it"
-        )
+        _refuse_beyond(largest, self.spec.model.vocab_size, f"a sample from {samples.start} on")
         positions = items[0]["position_ids"].expand_as(tokens)
         batch = {"tokens": tokens, "labels": labels, "positions": positions}
         if devices.is_cpu(self.place):
             return batch
         return {
-            key: value.pin_memory().to(self.place, non_blocking=True)
+            key: value.contiguous().pin_memory().to(self.place, non_blocking=True)
             for key, value in batch.items()
         }
 
 
+@dataclass
+class Splits:
+    """What is trained and validated on."""
+
+    train: Split
+    validation: Split | None
+    """None where there are no validation tokens, or no batches of them are asked for."""
+    place: torch.device
+
+
 def open_splits(
     run: rundir.RunDir, spec: specs.PretrainSpec, corpus: Corpus, place: torch.device
-) -> tuple[Split, Split | None]:
-    """Open the training and the validation samples; rank 0 builds the index files that are missing.
+) -> Splits:
+    """Open the training and validation samples; rank 0 builds the index files that are missing.
 
-    Documents are packed with their end-of-document tokens and without masks between them, as
-    design/MEDITRON.md section 3 has it.
-
-    Returns:
-        training, and validation or None where there are no validation tokens.
+    Documents are packed with their end-of-document tokens, without masks between them, as the
+    released MEDITRON models were trained (epfLLM/Megatron-LLM, gpt_dataset.py).
     """
-    eod = eod_id(run.path(spec.tokenizer), spec.eod_token)
+    eod = devices.decide_once(lambda: eod_id(run.path(spec.tokenizer), spec.eod_token))
     cache = run.path(spec.cache_dir)
     devices.decide_once(lambda: _clear_unfinished(cache, corpus))
-    sizes = [spec.train_steps * spec.global_batch_size, 0, 0]
-    if corpus.validation:
-        sizes[1] = spec.validation_batches * spec.global_batch_size
+    validates = bool(corpus.validation) and spec.validation_batches > 0
     train, validation, _ = BlendedMegatronDatasetBuilder(
         GPTDataset,
-        sizes,
+        [
+            spec.train_steps * spec.global_batch_size,
+            spec.validation_batches * spec.global_batch_size,
+            0,
+        ],
         _sees_tokens,
         GPTDatasetConfig(
             random_seed=spec.seed,
             sequence_length=spec.model.seq_length,
-            blend_per_split=[_blend(run, corpus.train), _blend(run, corpus.validation), None],
+            blend_per_split=[
+                _blend(run, corpus.train),
+                _blend(run, corpus.validation) if validates else None,
+                None,
+            ],
             path_to_cache=str(cache),
             tokenizer=Tokenizer(eod, {"eod": eod}),
             reset_position_ids=False,
@@ -237,9 +248,8 @@ def open_splits(
         ),
     ).build()
     devices.decide_once(lambda: rundir.write_json(cache / READY, _cached(cache, corpus)))
-    return (
-        Split(train, spec, place),
-        Split(validation, spec, place) if corpus.validation else None,
+    return Splits(
+        Split(train, spec, place), Split(validation, spec, place) if validates else None, place
     )
 
 
@@ -256,15 +266,15 @@ def _blend(run: rundir.RunDir, sources: tuple[Source, ...]) -> tuple[list[str], 
 
 
 def _cached(cache: Path, corpus: Corpus) -> dict[str, Any]:
-    """What the index files depend on; GPTDataset names them by the absolute paths of the tokens too."""
+    """What the index files depend on; GPTDataset names them by the tokens' absolute paths too."""
     return {"data": corpus.digest, "folder": str(cache)}
 
 
 def _clear_unfinished(cache: Path, corpus: Corpus) -> None:
     """Drop index files that were not finished, or are of other tokens.
 
-    GPTDataset writes them in place and takes whatever lies there the next time, so a kill in between
-    would otherwise be met again at every start.
+    GPTDataset writes them in place and takes whatever lies there the next time, so that a kill in
+    between would be met again at every start.
     """
     try:
         if rundir.read_json(cache / READY) == {"format": rundir.FORMAT, **_cached(cache, corpus)}:

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from jobs import device as devices
 from jobs.specs import ModelSpec, ParallelSpec
 
-with devices.quiet_imports():
+with devices.quiet():
     from megatron.core import parallel_state, tensor_parallel
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import (
@@ -44,7 +44,7 @@ WITHOUT_TRANSFORMER_ENGINE = (
 
 
 class RMSNorm(torch.nn.RMSNorm):
-    """Root-mean-square norm (Zhang and Sennrich 2019, arXiv 1910.07467) that allows sequence parallelism.
+    """Root-mean-square norm (Zhang and Sennrich, arXiv 1910.07467) for sequence parallelism.
 
     The local layer spec's own norm refuses it; all it takes is the mark by which the gradients of a
     weight that every tensor-parallel rank holds are summed over the ranks' parts of the sequence.
@@ -55,13 +55,14 @@ class RMSNorm(torch.nn.RMSNorm):
     ) -> None:
         del unused
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[assignment]
+        mark: Any = self.weight
+        mark.sequence_parallel = config.sequence_parallel
 
 
 def start_parallel(parallel: ParallelSpec, place: torch.device, seed: int) -> None:
     """Make the process groups of the layout and seed the generators of this rank.
 
-    Ranks count tensor first, then data, then pipeline, so that tensor-parallel groups stay in a node.
+    Ranks count tensor first, then data, then pipeline, so that tensor groups stay in a node.
 
     Raises:
         RuntimeError: the world has another size than the layout.
@@ -93,9 +94,9 @@ def build(
 ) -> torch.nn.Module:
     """This rank's part of the model, with random weights.
 
-    For training it is the bare stage of the pipeline, in train mode. ``for_inference`` gives a model
-    in eval mode without gradients for ``logits``: pipeline must be 1, sequence parallelism is off
-    whatever the layout says (any sequence length fits), nothing is recomputed.
+    For training it is the bare stage of the pipeline, in train mode. ``for_inference`` gives a
+    model in eval mode without gradients for ``logits``: pipeline must be 1, sequence parallelism is
+    off whatever the layout says (any sequence length fits), nothing is recomputed.
 
     Args:
         precision: ``bf16`` (parameters in bfloat16) or ``fp32``.
@@ -105,8 +106,9 @@ def build(
     """
     if for_inference and parallel.pipeline != 1:
         raise ValueError(f"inference runs with pipeline 1, not {parallel.pipeline}")
-    config = transformer_config(spec, parallel, precision, place, for_inference=for_inference)
-    network: torch.nn.Module = GPTModel(
+    with devices.quiet():
+        config = transformer_config(spec, parallel, precision, place, for_inference=for_inference)
+    network: Any = GPTModel(
         config=config,
         transformer_layer_spec=_block_spec(config, place),
         vocab_size=spec.padded_vocab_size,
@@ -124,8 +126,9 @@ def build(
         network = Float16Module(config, network)
     if for_inference:
         network = network.eval().requires_grad_(False)
-        network.vocab_size = spec.vocab_size
-    return network
+        network.scored_tokens = spec.vocab_size
+    model: torch.nn.Module = network
+    return model
 
 
 def logits(network: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
@@ -143,8 +146,8 @@ def logits(network: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """
     positions = torch.arange(tokens.size(1), device=tokens.device).unsqueeze(0).expand_as(tokens)
     with torch.inference_mode():
-        scores = network(tokens, positions, None, runtime_gather_output=True)
-    return scores[..., : network.vocab_size].float()
+        scores: torch.Tensor = network(tokens, positions, None, runtime_gather_output=True)
+    return scores[..., : cast(int, network.scored_tokens)].float()
 
 
 def transformer_config(
@@ -155,7 +158,7 @@ def transformer_config(
     *,
     for_inference: bool,
 ) -> TransformerConfig:
-    """megatron.core's configuration of a Llama layer stack (Touvron et al. 2023, arXiv 2307.09288, 2.2).
+    """megatron.core's configuration of Llama layers (Touvron et al., arXiv 2307.09288, 2.2).
 
     Raises:
         ValueError: a combination megatron.core refuses.
@@ -188,7 +191,7 @@ def transformer_config(
 
 
 def _recompute(kind: str) -> dict[str, Any]:
-    """Activation recomputation: attention only, or every layer (Korthikanti et al., arXiv 2205.05198)."""
+    """Recompute attention only, or every layer (Korthikanti et al., arXiv 2205.05198)."""
     if kind == "selective":
         return {"recompute_granularity": "selective"}
     if kind == "full":

@@ -10,7 +10,7 @@ import torch
 from jobs import device as devices
 from jobs.specs import PretrainSpec
 
-with devices.quiet_imports():
+with devices.quiet():
     from megatron.core.distributed import (
         DistributedDataParallel,
         DistributedDataParallelConfig,
@@ -47,11 +47,12 @@ class Updater:
 
 
 def prepare(network: torch.nn.Module, spec: PretrainSpec, place: torch.device) -> Updater:
-    """Wrap the model for data parallelism and make its AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101).
+    """Wrap the model for data parallelism and make its AdamW (Loshchilov and Hutter, 1711.05101).
 
     Gradients are accumulated and reduced in float32, whatever the precision. Parameters with one
     dimension (norm weights) have no weight decay. The learning rate rises linearly over
-    ``warmup_steps``, then falls along a cosine until ``decay_steps``; step ``n`` uses its value at ``n``.
+    ``warmup_steps``, then falls along a cosine until ``decay_steps``; step ``n`` uses its value at
+    ``n``.
     """
     config: Any = network.config
     overlap = not devices.is_cpu(place) and spec.parallel.data > 1
@@ -87,6 +88,11 @@ def prepare(network: torch.nn.Module, spec: PretrainSpec, place: torch.device) -
     config.grad_scale_func = optimizer.scale_loss
     complete_state(optimizer)
     return Updater(wrapped, optimizer, _schedule(optimizer, spec))
+
+
+def bytes_per_parameter(spec: PretrainSpec) -> int:
+    """Bytes of a checkpoint a parameter: the weight, and in float32 its copy and two moments."""
+    return (2 if spec.precision == "bf16" else 4) + 3 * 4
 
 
 def complete_state(optimizer: Any) -> None:

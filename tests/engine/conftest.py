@@ -233,7 +233,7 @@ def write_tokens(prefix: Path, documents: Sequence[Sequence[int]]) -> None:
 
 
 def documents(count: int, seed: int) -> list[list[int]]:
-    """Documents that count upwards from a random token: easy to learn, and every one is different."""
+    """Documents that count upwards from a random token: easy to learn, all different."""
     source = random.Random(seed)
     texts = []
     for _ in range(count):

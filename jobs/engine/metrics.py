@@ -1,0 +1,142 @@
+"""What training tells: metric lines, TensorBoard, progress, and the summary of the done marker."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from jobs import rundir, specs
+from jobs.runtime import Context
+
+TELL_SECONDS = 1.0
+"""Progress and TensorBoard are told at most so often; metric lines hold every step."""
+
+
+class Reporter:
+    """Tells how training goes. Every rank has one, only rank 0 writes."""
+
+    def __init__(self, context: Context, spec: specs.PretrainSpec) -> None:
+        self.context = context
+        self.spec = spec
+        self.active = context.rank == 0
+        self.batch_tokens = spec.global_batch_size * spec.model.seq_length
+        self._lines: TextIO | None = None
+        self._board: Any = None
+        self._told = 0.0
+        self._last: dict[str, float] = {}
+
+    def open(self, step: int) -> None:
+        """Begin after a step; TensorBoard forgets what an earlier attempt drew beyond it."""
+        if not self.active:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._lines = append_lines(self.context.run.metrics())
+        folder = self.context.path(self.spec.tensorboard_dir)
+        self._board = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def close(self) -> None:
+        """Put everything told so far on disk."""
+        if self._lines is not None:
+            self._lines.close()
+            self._board.close()
+
+    def step(self, step: int, loss: float, rate: float, norm: float, seconds: float) -> None:
+        """Tell one training step: its number from 1, and how long it took."""
+        if self._lines is None:
+            return
+        speed = self.batch_tokens / seconds
+        now = time.time()
+        line = {
+            "step": step,
+            "loss": loss,
+            "lr": rate,
+            "grad_norm": norm,
+            "consumed_samples": step * self.spec.global_batch_size,
+            "tokens": step * self.batch_tokens,
+            "seconds": seconds,
+            "tokens_per_s": speed,
+            "time": now,
+            "attempt": self.context.attempt,
+        }
+        self._lines.write(json.dumps(line) + "\n")
+        self._last = {"loss": loss, "tokens_per_s": speed}
+        if now - self._told >= TELL_SECONDS or step == self.spec.train_steps:
+            self._draw(step, {"loss/train": loss, "learning rate": rate, "gradient norm": norm})
+            self._draw(step, {"tokens per second": speed})
+            self.progress(step, "step")
+
+    def validation(self, step: int, loss: float) -> None:
+        """Tell the mean loss over the validation batches after a step."""
+        if self._lines is None:
+            return
+        line = {"step": step, "validation_loss": loss, "time": time.time()}
+        self._lines.write(json.dumps(line) + "\n")
+        self._draw(step, {"loss/validation": loss})
+
+    def progress(self, step: int, phase: str) -> None:
+        """Replace the progress file: ``startup``, ``step``, ``validation`` or ``checkpoint``."""
+        if not self.active:
+            return
+        self._told = time.time()
+        self.context.progress(
+            step,
+            self.spec.train_steps,
+            "steps",
+            step=step,
+            target_step=self.spec.train_steps,
+            tokens=step * self.batch_tokens,
+            target_tokens=self.spec.train_steps * self.batch_tokens,
+            phase=phase,
+            **self._last,
+        )
+
+    def validated(self, step: int) -> bool:
+        """Whether a validation after this step is on record."""
+        return any(
+            line.get("step") == step and "validation_loss" in line
+            for line in rundir.read_lines(self.context.run.metrics())
+        )
+
+    def _draw(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+
+def append_lines(path: Path) -> TextIO:
+    """Open for appending whole lines; a line that a kill cut short is ended first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+    return path.open("a", buffering=1)
+
+
+def summarise(lines: list[dict[str, Any]], steps: int, tokens: int) -> dict[str, Any]:
+    """The done marker's summary, out of metric lines; of a step done twice the later line counts.
+
+    Args:
+        lines: of ``metrics.jsonl``, oldest first.
+        tokens: trained on in ``steps`` steps.
+
+    Returns:
+        ``steps``, ``tokens``, first and last loss and validation loss (None where there is none),
+        ``seconds`` spent in steps, and ``tokens_per_s`` of these.
+    """
+    trained = {line["step"]: line for line in lines if "loss" in line and line["step"] <= steps}
+    checked = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
+    seconds = sum(line["seconds"] for line in trained.values())
+    return {
+        "steps": steps,
+        "tokens": tokens,
+        "loss_first": trained[min(trained)]["loss"] if trained else None,
+        "loss_last": trained[max(trained)]["loss"] if trained else None,
+        "validation_first": checked[min(checked)] if checked else None,
+        "validation_last": checked[max(checked)] if checked else None,
+        "seconds": seconds,
+        "tokens_per_s": tokens / steps * len(trained) / seconds if seconds else None,
+    }
