@@ -395,9 +395,9 @@ class Pretrain(Section):
             )
         if self.signal_lead_seconds >= self.time_minutes * 60:
             yield (
-                "signal_lead_seconds",
-                f"{self.signal_lead_seconds} is not below time_minutes, "
-                f"{self.time_minutes * 60} seconds",
+                "time_minutes",
+                f"{self.time_minutes} minutes do not exceed signal_lead_seconds, "
+                f"{self.signal_lead_seconds}",
             )
 
     @property

@@ -1,0 +1,32 @@
+"""Read back a configuration that a run keeps in its own record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from meditron_cli.config.schema import Cluster, Experiment
+from meditron_cli.errors import ConfigError
+
+
+def restore(asked: Mapping[str, Any]) -> tuple[Experiment, Cluster]:
+    """The experiment and the profile that a run was submitted with, as JSON values.
+
+    Raises:
+        ConfigError: they are not valid for this version of the program.
+    """
+    try:
+        return (
+            Experiment.model_validate_json(json.dumps(asked["experiment"])),
+            Cluster.model_validate_json(json.dumps(asked["cluster"])),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"the run's own configuration is refused: {key}: {first['msg']}",
+            hint="this is another version of meditron; submit the experiment file again",
+        ) from error

@@ -1,0 +1,217 @@
+"""The commands around configuration, as a person types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from meditron_cli.config import files
+from meditron_cli.main import main
+
+
+def meditron(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words))
+
+
+def test_check_names_every_error_of_every_file_and_leaves_with_2(folder: Path) -> None:
+    (folder / "a.yaml").write_text("sede: 1\n")
+    (folder / "b.yaml").write_text("scheduler: pbs\ndevice: cuda\n")
+
+    result = meditron("check", "a.yaml", "b.yaml", "c.yaml")
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.splitlines() == [
+        "error: a.yaml:1:1: sede: unknown key; did you mean 'seed'?",
+        "error: b.yaml:1:1: name: missing",
+        "error: b.yaml:1:1: gpu_partition: missing",
+        "error: b.yaml:1:12: scheduler: expected one of slurm, local, found 'pbs'",
+        "error: c.yaml: no such file",
+    ]
+
+
+def test_check_says_what_a_valid_file_is(folder: Path) -> None:
+    (folder / "experiment.yaml").write_text("seed: 1\n")
+    rcp = f"{files.shipped_profiles()}/rcp.yaml"
+
+    result = meditron("check", "experiment.yaml", rcp)
+
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "experiment.yaml: a valid experiment",
+        f"{rcp}: a valid cluster profile",
+    ]
+    assert result.stderr.count("is a placeholder") == 2
+
+
+def test_check_merges_when_cluster_and_size_are_given(folder: Path) -> None:
+    (folder / "experiment.yaml").write_text("model: {kv_heads: 3}\n")
+
+    alone = meditron("check")
+    merged = meditron("check", "--cluster", "local", "--size", "tiny")
+
+    assert alone.exit_code == 0
+    assert merged.exit_code == 2
+    assert merged.stderr == (
+        "error: experiment.yaml:1:19: model.kv_heads: 3 does not divide attention_heads, 4\n"
+    )
+
+
+def test_check_in_json_lists_files_and_errors(folder: Path) -> None:
+    (folder / "experiment.yaml").write_text("sede: 1\n")
+
+    result = meditron("check", "--json")
+
+    assert result.exit_code == 2
+    assert json.loads(result.stdout) == {
+        "format": 1,
+        "valid": False,
+        "files": [
+            {
+                "file": "experiment.yaml",
+                "kind": "experiment",
+                "errors": ["experiment.yaml:1:1: sede: unknown key; did you mean 'seed'?"],
+                "placeholders": [],
+            }
+        ],
+    }
+
+
+def test_explain_says_value_meaning_and_place(folder: Path) -> None:
+    (folder / "experiment.yaml").write_text("pretrain:\n  time_minutes: 24:00:00\n")
+
+    result = meditron("explain", "pretrain.time_minutes", "--size", "tiny")
+
+    assert result.stdout == (
+        "pretrain.time_minutes = 1440\n"
+        "Time limit of one job; a run may need several.\n"
+        "from: experiment.yaml:2:17\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "origin", "place"),
+    [
+        (["seed"], 1234, "default", ""),
+        (["model.layers"], None, "unset", ""),
+        (["seed", "--set", "seed=5"], 5, "--set", "--set seed=5"),
+        (["model.layers", "--size", "tiny"], 4, "recipe", "tiny.yaml"),
+        (["pretrain.precision", "--cluster", "izar"], "fp32", "profile", "izar.yaml"),
+        (["cluster.gpu_partition.node.gpus", "--cluster", "izar"], 2, "profile", "izar.yaml"),
+        (["cluster.qos", "--cluster", "izar"], "", "default", ""),
+        (["evaluate.checkpoints"], ["first", "last"], "default", ""),
+    ],
+)
+def test_explain_in_json_names_the_layer(
+    folder: Path, words: list[str], value: object, origin: str, place: str
+) -> None:
+    result = meditron("explain", *words, "--json")
+
+    (found,) = json.loads(result.stdout)["keys"]
+    assert (found["value"], found["origin"]) == (value, origin)
+    assert place in found["place"]
+
+
+def test_explain_of_a_section_shows_its_keys(folder: Path) -> None:
+    result = meditron("explain", "parallel", "--size", "7b")
+
+    assert result.stdout.splitlines()[0].split() == ["KEY", "VALUE", "FROM"]
+    assert [line.split()[:2] for line in result.stdout.splitlines()[1:4]] == [
+        ["parallel.tensor", "4"],
+        ["parallel.pipeline", "1"],
+        ["parallel.data", "16"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["pretrain.lerning_rate"],
+            "error: no configuration key is called 'pretrain.lerning_rate'; did you mean "
+            "'pretrain.learning_rate'?",
+        ),
+        (["cluster.name"], "error: cluster.name is a key of cluster profiles"),
+        (["seed", "--set", "sed=1"], "error: --set sed=1: sed: unknown key; did you mean 'seed'?"),
+    ],
+)
+def test_explain_refuses_what_is_not_there(folder: Path, words: list[str], message: str) -> None:
+    result = meditron("explain", *words)
+
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0] == message
+
+
+def test_clusters_lists_every_profile_and_those_with_errors(folder: Path) -> None:
+    (folder / "clusters").mkdir()
+    (folder / "clusters/broken.yaml").write_text("name: broken\n")
+
+    found = {
+        item["name"]: item for item in json.loads(meditron("clusters", "--json").stdout)["clusters"]
+    }
+
+    assert found["rcp"]["nodes"] == 16
+    assert found["broken"]["description"] == "has errors: check clusters/broken.yaml"
+    assert "generic-h100" in meditron("clusters").stdout
+
+
+def test_clusters_prints_and_copies_a_profile_once(folder: Path) -> None:
+    printed = meditron("clusters", "rcp").stdout
+    first = meditron("clusters", "rcp", "--copy")
+    second = meditron("clusters", "rcp", "--copy")
+
+    assert (folder / "clusters/rcp.yaml").read_text() == printed
+    assert (folder / "clusters/profile.schema.json").is_file()
+    assert first.exit_code == 0
+    assert second.exit_code == 2
+    assert second.stderr.splitlines()[0] == "error: clusters/rcp.yaml exists"
+    assert json.loads(meditron("clusters", "rcp", "--json").stdout)["cluster"]["name"] == "rcp"
+
+
+def test_clusters_of_a_wrong_name_names_the_nearest(folder: Path) -> None:
+    result = meditron("clusters", "kumma")
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: --cluster kumma: no profile has this name; did you mean 'kuma'?\n"
+    )
+
+
+def test_schema_prints_or_writes_the_same(folder: Path) -> None:
+    printed = meditron("schema", "cluster")
+    written = meditron("schema", "cluster", "--output", "a/b.json")
+
+    assert json.loads(printed.stdout)["title"] == "meditron cluster profile"
+    assert (folder / "a/b.json").read_text() == printed.stdout
+    assert written.stdout == ""
+    assert json.loads(meditron("schema").stdout)["title"] == "meditron experiment"
+
+
+def test_init_writes_a_starter_that_lacks_nothing_and_overwrites_nothing(folder: Path) -> None:
+    from meditron_cli.config.load import load
+
+    first = meditron("init", "new")
+    second = meditron("init", "new")
+    loaded = load("local", "tiny", Path("new/experiment.yaml"), [])
+
+    assert first.exit_code == 0
+    assert first.stderr.splitlines()[-1] == (
+        "  meditron submit pipeline --cluster local --size tiny --wait"
+    )
+    assert loaded.missing == ()
+    assert (folder / "new/.meditron/experiment.schema.json").is_file()
+    assert second.exit_code == 2
+    assert second.stderr.splitlines()[0] == "error: already there: new/experiment.yaml, new/sample"
+
+
+def test_each_short_help_is_the_one_in_the_table() -> None:
+    import importlib
+
+    from meditron_cli.main import COMMANDS
+
+    for name in ("check", "explain", "schema", "init", "clusters"):
+        module = importlib.import_module(f"meditron_cli.commands.{name}")
+        assert module.command.get_short_help_str(200) == COMMANDS[name]

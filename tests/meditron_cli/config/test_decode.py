@@ -1,0 +1,275 @@
+"""Whole messages: place, key, what is wrong, what to write instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from meditron_cli.config import tree
+from meditron_cli.config.decode import check_part, decode
+from meditron_cli.config.problems import Problems, Source
+from meditron_cli.config.schema import Cluster, Experiment, Section, section_in
+
+MODEL = """\
+model: {layers: 2, hidden_size: 64, ffn_hidden_size: 176, attention_heads: 4, kv_heads: 2,
+  seq_length: 32, vocab_size: 100}
+"""
+PRETRAIN = """\
+pretrain: {micro_batch_size: 2, global_batch_size: 8, train_steps: 100, learning_rate: 1e-3,
+  min_learning_rate: 1e-4, warmup_steps: 10, save_interval: 25}
+"""
+WHOLE = MODEL + PRETRAIN
+SITE = """\
+name: site
+scheduler: slurm
+device: cuda
+gpu_partition: {name: gpu, nodes: 2, node: {gpus: 4, cpus: 8, memory_gb: 32}}
+"""
+
+
+def read(model: type[Section], text: str) -> tuple[Section | None, list[str]]:
+    problems = Problems()
+    root = tree.parse(text, Source("experiment", "e.yaml", Path("/base")), problems)
+    assert root is not None
+    return decode(model, root, problems), problems.lines()
+
+
+def errors(model: type[Section], start: str, text: str) -> list[str]:
+    """Errors of a text below a good start, with lines counted from the text's own."""
+    skipped = start.count("\n")
+    found = read(model, start + text)[1]
+    return [
+        ":".join([line.split(":")[0], str(int(line.split(":")[1]) - skipped), *line.split(":")[2:]])
+        for line in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lerning_rate: 1", "1:1: lerning_rate: unknown key; known here: name, seed, curate, "
+         "tokenize, model, parallel, pretrain, evaluate"),
+        ("curate: {min_char: 1}", "1:10: curate.min_char: unknown key; did you mean 'min_chars'?"),
+        ("warmup_steps: 1", "1:1: warmup_steps: unknown key here; did you mean "
+         "'pretrain.warmup_steps'?"),
+        ("<<: {a: 1}", "1:1: <<: unknown key; known here: name, seed, curate, tokenize, model, "
+         "parallel, pretrain, evaluate"),
+        ("name: 1.10", '1:7: name: expected text, found the number 1.10; put it in quotes: "1.10"'),
+        ("name: true", "1:7: name: expected text, found true; put it in quotes: \"true\""),
+        ("name:", "1:6: name: expected text, found nothing"),
+        ("name: Med", "1:7: name: up to 40 lower-case letters, digits and inner hyphens are "
+         "wanted, found 'Med'"),
+        ("seed: '8'", "1:7: seed: expected a whole number, found the text '8'; write it without "
+         "quotes"),
+        ("seed: 8.0", "1:7: seed: expected a whole number, found the number 8.0"),
+        ("seed: 8.5", "1:7: seed: expected a whole number, found the number 8.5"),
+        ("seed: true", "1:7: seed: expected a whole number, found true"),
+        ("seed: 1_000", "1:7: seed: expected a whole number, found the text '1_000'"),
+        ("seed: [1]", "1:7: seed: expected a whole number, found a list"),
+        ("seed: {a: 1}", "1:7: seed: expected a whole number, found keys with values"),
+        ("seed: -1", "1:7: seed: must be at least 0, found -1"),
+        ("curate:", "1:8: curate: expected keys with values, found nothing"),
+        ("curate: [1]", "1:9: curate: expected keys with values, found a list"),
+        ("curate: {sources: a.jsonl}", "1:19: curate.sources: expected a list, found the text "
+         "'a.jsonl'; write [a.jsonl]"),
+        ("curate: {sources: [1]}", "1:20: curate.sources[0]: expected text, found the number 1; "
+         'put it in quotes: "1"'),
+        ("curate: {sources: ['']}", "1:20: curate.sources[0]: empty; write a path"),
+        ("curate: {sources: [$HOME/a]}", "1:20: curate.sources[0]: variables are not replaced in "
+         "paths; write the path out"),
+        ("curate: {on_bad_record: skp}", "1:25: curate.on_bad_record: expected one of fail, skip, "
+         "found 'skp'; did you mean 'skip'?"),
+        ("curate: {validation_fraction: 1}", "1:31: curate.validation_fraction: must be below 1, "
+         "found 1"),
+        ("curate: {validation_fraction: .nan}", "1:31: curate.validation_fraction: must be a "
+         "finite number, found .nan"),
+        ("curate: {time_minutes: a day}", "1:24: curate.time_minutes: not a duration; write "
+         "24:00:00, 2-00:00:00 or a number of minutes, found 'a day'"),
+        ("curate: {time_minutes: 1.5}", "1:24: curate.time_minutes: not a duration; write "
+         "24:00:00, 2-00:00:00 or a number of minutes, found '1.5'"),
+        ("curate: {time_minutes: 00:00:00}", "1:24: curate.time_minutes: must be above 0, found "
+         "00:00:00"),
+        ("tokenize: {special_tokens_in_text: no}", "1:36: tokenize.special_tokens_in_text: "
+         "expected true or false, found the text 'no'; write false"),
+        ("tokenize: {special_tokens_in_text: 1}", "1:36: tokenize.special_tokens_in_text: "
+         "expected true or false, found the number 1"),
+        ("evaluate: {benchmarks: [{name: a}]}", "1:25: evaluate.benchmarks[0].path: missing"),
+        ("evaluate: {benchmarks: [{name: a, path: x}, {name: a, path: y}]}", "1:52: "
+         "evaluate.benchmarks[1].name: a benchmark before this one is named 'a' too"),
+        ("evaluate: {checkpoints: [frist]}", "1:26: evaluate.checkpoints[0]: expected first, last "
+         "or a step number, found 'frist'"),
+        ("evaluate: {checkpoints: [60]}", "1:26: evaluate.checkpoints[0]: no checkpoint of step 60 "
+         "is kept; pretrain.save_interval and keep_checkpoints keep those of steps 0, 25, 50, 75, "
+         "100"),
+    ],
+)  # fmt: skip
+def test_an_experiment_error_says_where_what_and_what_instead(text: str, message: str) -> None:
+    assert errors(Experiment, WHOLE, text + "\n") == [f"e.yaml:{message}"]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "heads", "groups", "message"),
+    [
+        (65, 4, 2, "4:20: model.attention_heads: 4 does not divide hidden_size, 65"),
+        (
+            12,
+            4,
+            2,
+            "4:20: model.attention_heads: a head would be 3 wide; RoPE needs an even width",
+        ),
+        (64, 4, 3, "5:13: model.kv_heads: 3 does not divide attention_heads, 4"),
+    ],
+)
+def test_heads_must_share_the_width(hidden: int, heads: int, groups: int, message: str) -> None:
+    text = (
+        "model:\n"
+        "  {layers: 2, ffn_hidden_size: 9, seq_length: 9, vocab_size: 9,\n"
+        f"  hidden_size: {hidden},\n"
+        f"  attention_heads: {heads},\n"
+        f"  kv_heads: {groups}}}\n"
+    )
+
+    assert errors(Experiment, PRETRAIN, text) == [f"e.yaml:{message}"]
+
+
+def test_every_error_is_reported_at_once_in_order() -> None:
+    text = (
+        "sed: 1\nname: 5\n"
+        + MODEL
+        + (
+            "pretrain:\n"
+            "  micro_batch_size: 3\n"
+            "  global_batch_size: 8\n"
+            "  train_steps: 100\n"
+            "  learning_rate: 1e-4\n"
+            "  min_learning_rate: 1e-3\n"
+            "  warmup_steps: 100\n"
+            "  time_minutes: 10\n"
+            "  micro_batch_size: 4\n"
+        )
+    )
+
+    assert read(Experiment, text)[1] == [
+        "e.yaml:1:1: sed: unknown key; did you mean 'seed'?",
+        'e.yaml:2:7: name: expected text, found the number 5; put it in quotes: "5"',
+        "e.yaml:7:22: pretrain.global_batch_size: 8 is not a multiple of micro_batch_size, 3",
+        "e.yaml:10:22: pretrain.min_learning_rate: 0.001 is above learning_rate, 0.0001",
+        "e.yaml:11:17: pretrain.warmup_steps: 100 is not below train_steps, 100",
+        "e.yaml:12:17: pretrain.time_minutes: 10 minutes do not exceed signal_lead_seconds, 600",
+        "e.yaml:13:3: pretrain.micro_batch_size: given twice; first at 6:3",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("account: my group", "1:10: account: one word of letters, digits and _./:@%+,=- is wanted,"
+         " found 'my group'"),
+        ("account: $(id)", "1:10: account: one word of letters, digits and _./:@%+,=- is wanted, "
+         "found '$(id)'"),
+        ("slurm: {sbatch: {mem: 3}}", "1:18: slurm.sbatch.mem: meditron sets this option itself, "
+         "from node.memory_gb"),
+        ("slurm: {sbatch: {--x: 3}}", "1:18: slurm.sbatch.--x: an sbatch option by its long name, "
+         "without dashes in front, is wanted"),
+        ("slurm: {sbatch: {nice: true}}", "1:24: slurm.sbatch.nice: expected one word or a whole "
+         "number, found 'true'"),
+        ("environment: {set: {HF_TOKEN: x}}", "1:21: environment.set.HF_TOKEN: looks like a "
+         "secret; put it into the file that secrets_file names"),
+        ("environment: {set: {A-B: x}}", "1:21: environment.set.A-B: not a variable's name"),
+        ("environment: {set: {OMP_NUM_THREADS: 1}}", "1:38: environment.set.OMP_NUM_THREADS: "
+         'expected text, found the number 1; put it in quotes: "1"'),
+        ('environment: {set: {A: "x\\ny"}}', "1:24: environment.set.A: one line of printable "
+         "characters is wanted, found 'x\\ny'"),
+        ("environment: {python: python3}", "1:23: environment.python: 'python3' is not an absolute "
+         "path"),
+        ("environment: {container: {kind: pyxis, image: a.sqsh}}", "1:47: "
+         "environment.container.image: 'a.sqsh' is not an absolute path"),
+        ("environment: {container: {kind: docker, image: /a}}", "1:33: environment.container.kind: "
+         "expected one of pyxis, apptainer, found 'docker'"),
+    ],
+)  # fmt: skip
+def test_a_profile_error_says_where_what_and_what_instead(text: str, message: str) -> None:
+    assert errors(Cluster, SITE, text + "\n") == [f"e.yaml:{message}"]
+
+
+def test_a_cuda_cluster_without_gpus_is_refused() -> None:
+    text = SITE.replace("gpus: 4", "gpus: 0")
+
+    assert read(Cluster, text)[1] == [
+        "e.yaml:4:51: gpu_partition.node.gpus: device is cuda, but the nodes have no GPUs"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [
+        ("24:00:00", 1440),
+        ("2-00:00:00", 2880),
+        ("1-12", 2160),
+        ("1-12:30", 2190),
+        ("30", 30),
+        ("'30'", 30),
+        ("30:00", 30),
+        ("30:01", 31),
+        ("00:00:01", 1),
+    ],
+)
+def test_durations_take_the_forms_of_sbatch(text: str, minutes: int) -> None:
+    found, problems = read(Experiment, WHOLE + f"curate: {{time_minutes: {text}}}\n")
+
+    assert problems == []
+    assert isinstance(found, Experiment)
+    assert found.curate.time_minutes == minutes
+
+
+def test_a_whole_number_serves_where_a_fraction_may_stand() -> None:
+    found, problems = read(Experiment, WHOLE + "curate: {validation_fraction: 0}\n")
+
+    assert problems == []
+    assert isinstance(found, Experiment)
+    assert isinstance(found.curate.validation_fraction, float)
+
+
+def test_relative_paths_start_at_the_folder_of_their_file() -> None:
+    text = WHOLE + "curate: {sources: [a, ../b, /c/./d]}\ntokenize: {tokenizer: t.json}\n"
+
+    found, _ = read(Experiment, text)
+
+    assert isinstance(found, Experiment)
+    assert found.curate.sources == (Path("/base/a"), Path("/b"), Path("/c/d"))
+    assert found.tokenize.tokenizer == Path("/base/t.json")
+
+
+def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+
+    found, _ = read(Cluster, SITE + "runs_dir: ~/runs\n")
+
+    assert isinstance(found, Cluster)
+    assert found.runs_dir == Path("/home/someone/runs")
+
+
+def test_a_part_may_leave_keys_out_but_not_in_a_list() -> None:
+    problems = Problems()
+    text = "pretrain: {train_steps: 5}\nevaluate: {benchmarks: [{name: a}]}\n"
+    root = tree.parse(text, Source("experiment", "e.yaml", Path("/base")), problems)
+    assert root is not None
+
+    check_part(Experiment, root, problems)
+
+    assert problems.lines() == ["e.yaml:2:25: evaluate.benchmarks[0].path: missing"]
+
+
+def every_section(model: type[Section]) -> list[type[Section]]:
+    inside = [section_in(field.annotation) for field in model.model_fields.values()]
+    return [model, *(found for section in inside if section for found in every_section(section))]
+
+
+@pytest.mark.parametrize("section", {*every_section(Experiment), *every_section(Cluster)})
+def test_every_section_is_strict_frozen_and_documented(section: type[Section]) -> None:
+    config = section.model_config
+
+    assert (config["extra"], config["frozen"], config["strict"]) == ("forbid", True, True)
+    assert section.__doc__
+    assert [name for name, field in section.model_fields.items() if not field.description] == []
