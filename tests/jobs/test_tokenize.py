@@ -1,0 +1,445 @@
+"""Tokenize as a task: what it writes, what it refuses, and what a kill leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from jobs import rundir
+
+TEXTS = [
+    "Hypertension is treated with ACE inhibitors; p<0.05 [95% CI 1.2\u20133.4].",
+    "Metformin 500 mg twice daily.\n\n# Follow-up\nHbA1c after 3 months.",
+    "caf\u00e9 \u03b2-blocker \U0001f9ec \u4e2d\u6587",
+    "a",
+    "A text that says <EOD> and <s> as a writer on tokens would.",
+]
+
+
+def train(vocabulary: int = 400) -> Tokenizer:
+    """A small byte-level BPE of our own, with <s> and <EOD>."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<s>", "<EOD>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS * 3, trainer)
+    return tokenizer
+
+
+@pytest.fixture
+def tokenizer_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tokenizer.json"
+    train().save(str(path))
+    return path
+
+
+@pytest.fixture
+def shard(bench: Any) -> Callable[..., str]:
+    """Writes a shard as curate does, under its name in the run."""
+
+    def write(*texts: str, name: str = "corpus/train/00000.jsonl") -> str:
+        path = bench.run.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps({"id": str(n), "text": text}) for n, text in enumerate(texts)]
+        path.write_text("".join(line + "\n" for line in lines))
+        return name
+
+    return write
+
+
+def read_ids(bench: Any, dtype: str = "<u2", prefix: str = "tokens/train/00000") -> list[list[int]]:
+    """Token ids of each document, read by hand from .bin and .idx."""
+    index = bench.run.path(f"{prefix}.idx").read_bytes()
+    count = int.from_bytes(index[18:26], "little")
+    lengths = numpy.frombuffer(index, "<i4", count, 34)
+    ids = numpy.fromfile(bench.run.path(f"{prefix}.bin"), dtype)
+    return [part.tolist() for part in numpy.split(ids, numpy.cumsum(lengths))[:-1]]
+
+
+def expected_ids(path: Path, texts: list[str], special: bool = False) -> list[list[int]]:
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.encode_special_tokens = not special
+    eod = tokenizer.token_to_id("<EOD>")
+    return [[*tokenizer.encode(text, add_special_tokens=False).ids, eod] for text in texts]
+
+
+def test_ids_are_those_of_the_library_and_decode_to_the_text(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    bench.tokenize(shard(*TEXTS), tokenizer_file)
+
+    result = bench.start("tokenize")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    found = read_ids(bench)
+    assert found == expected_ids(tokenizer_file, TEXTS)
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    assert [tokenizer.decode(ids[:-1], skip_special_tokens=False) for ids in found] == TEXTS
+
+
+def test_the_marker_tells_files_digests_and_counts(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    name = shard(*TEXTS, "", "the last")
+    task = bench.tokenize(name, tokenizer_file)
+
+    assert bench.start("tokenize").returncode == 0
+
+    marker = bench.done("tokenize")
+    files = bench.files("tokens/train")
+    assert [item["path"] for item in marker["inputs"]] == [name, str(tokenizer_file)]
+    assert [item["sha256"] for item in marker["inputs"]] == [
+        rundir.sha256(bench.run.path(name)),
+        rundir.sha256(tokenizer_file),
+    ]
+    assert {item["path"]: (item["bytes"], item["sha256"]) for item in marker["outputs"]} == {
+        f"tokens/train/{name}": (len(content), hashlib.sha256(content).hexdigest())
+        for name, content in files.items()
+    }
+    summary = marker["summary"]
+    assert summary.pop("seconds") > 0
+    assert summary == {
+        "documents": 6,
+        "skipped": 1,
+        "tokens": len(files["00000.bin"]) // 2,
+        "eod_in_text": 0,
+        "bytes": bench.run.path(name).stat().st_size,
+        "dtype": "uint16",
+    }
+    assert bench.is_done(task)
+
+
+def test_a_changed_shard_or_a_lost_output_is_done_no_more(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    task = bench.tokenize(shard(*TEXTS), tokenizer_file)
+    assert bench.start("tokenize").returncode == 0
+
+    shard(*TEXTS, "one more")
+    assert not bench.is_done(task)
+    assert bench.start("tokenize").returncode == 0
+    assert bench.is_done(task)
+    bench.run.path("tokens/train/00000.idx").unlink()
+    assert not bench.is_done(task)
+
+
+def test_literal_special_tokens_become_those_tokens_only_where_asked(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    bench.tokenize(shard(*TEXTS), tokenizer_file, special_tokens_in_text=True)
+
+    assert bench.start("tokenize").returncode == 0
+
+    assert read_ids(bench) == expected_ids(tokenizer_file, TEXTS, special=True)
+    assert bench.done("tokenize")["summary"]["eod_in_text"] == 1
+
+
+def test_an_end_token_not_marked_special_is_still_no_end_inside_a_text(
+    bench: Any, shard: Any, tmp_path: Path
+) -> None:
+    tokenizer = train()
+    tokenizer.add_tokens([AddedToken("<END>", normalized=False, special=False)])
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    bench.tokenize(shard("An <END> in a text."), path, eod_token="<END>")
+
+    assert bench.start("tokenize").returncode == 0
+
+    (ids,) = read_ids(bench)
+    assert ids.count(tokenizer.token_to_id("<END>")) == 1
+    assert tokenizer.decode(ids[:-1]) == "An <END> in a text."
+
+
+def test_truncation_padding_and_beginnings_set_in_the_file_are_not_used(
+    bench: Any, shard: Any, tmp_path: Path
+) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = train()
+    plain = tmp_path / "plain.json"
+    tokenizer.save(str(plain))
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=64)
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    bench.tokenize(shard(*TEXTS), path)
+
+    assert bench.start("tokenize").returncode == 0
+
+    assert read_ids(bench) == expected_ids(plain, TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "dtype", "size"),
+    [(65_499, "uint16", 2), (65_500, "int32", 4)],
+)
+def test_large_vocabularies_take_four_bytes_a_token(
+    vocabulary: int, dtype: str, size: int, bench: Any, shard: Any, tmp_path: Path
+) -> None:
+    tokenizer = train()
+    missing = vocabulary - tokenizer.get_vocab_size()
+    tokenizer.add_tokens([f"word-{number}" for number in range(missing)])
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    last = f"word-{missing - 1}"
+    bench.tokenize(shard(*TEXTS, last), path, model_vocab_size=vocabulary)
+
+    assert bench.start("tokenize").returncode == 0
+
+    found = read_ids(bench, dtype=f"<{'u' if size == 2 else 'i'}{size}")
+    assert found == expected_ids(path, [*TEXTS, last])
+    assert found[-1][0] == vocabulary - 1
+    assert bench.done("tokenize")["summary"]["dtype"] == dtype
+
+
+def test_an_empty_shard_becomes_an_empty_dataset(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    bench.tokenize(shard(), tokenizer_file)
+
+    result = bench.start("tokenize")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert bench.files("tokens/train")["00000.bin"] == b""
+    assert read_ids(bench) == []
+    assert bench.done("tokenize")["summary"]["tokens"] == 0
+
+
+LINES = [
+    b'{"text": "one"}\r\n',
+    b"\n",
+    b" \t\r\n",
+    b'{"text": "first", "text": "of two equal keys the last"}\n',
+    b'{"text": ""}\n',
+    json.dumps({"text": "long " * 300_000}).encode() + b"\n",
+    b'{"text": "no newline at the end"}',
+]
+
+
+def test_odd_but_good_lines_are_read(bench: Any, shard: Any, tokenizer_file: Path) -> None:
+    name = shard()
+    bench.run.path(name).write_bytes(b"".join(LINES))
+    bench.tokenize(name, tokenizer_file)
+
+    result = bench.start("tokenize")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    texts = ["one", "of two equal keys the last", "long " * 300_000, "no newline at the end"]
+    assert read_ids(bench) == expected_ids(tokenizer_file, texts)
+    summary = bench.done("tokenize")["summary"]
+    assert (summary["documents"], summary["skipped"]) == (4, 1)
+
+
+def test_the_result_does_not_depend_on_batches_and_threads(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    many = [f"{number} {TEXTS[number % 5]}" for number in range(3000)]
+    bench.tokenize(shard(*many), tokenizer_file)
+
+    assert bench.start("tokenize").returncode == 0
+
+    assert read_ids(bench) == expected_ids(tokenizer_file, many)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b"oops", "not JSON (unexpected character, expected a JSON value, at character 1)"),
+        (b'{"id": "x"}', "no key 'text' (keys: 'id')"),
+        (b'{"text": null}', "'text' is null, not a string"),
+        (b'{"text": 1}', "'text' is a number, not a string"),
+        (b'{"text": "\xff"}', "not UTF-8 (byte 11 is 0xff)"),
+    ],
+)
+def test_a_shard_that_curate_did_not_write_so_is_refused(
+    line: bytes, problem: str, bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    name = shard("good")
+    path = bench.run.path(name)
+    path.write_bytes(path.read_bytes() + line)
+    bench.tokenize(name, tokenizer_file)
+
+    hint = "the shard was changed after curate wrote it; remove it and submit again"
+    check_refused(bench, f"{path}:2: {problem}", hint)
+
+
+def check_refused(bench: Any, message: str, hint: str) -> None:
+    result = bench.start("tokenize")
+
+    assert result.stderr == f"tokenize: {message}\nhint: {hint}\n"
+    assert result.returncode == 2
+    assert bench.files("tokens") == {}
+    assert not bench.run.done("tokenize", 0).exists()
+
+
+SET_TOKENIZER = "set tokenize.tokenizer to a tokenizer.json"
+
+
+def test_a_missing_shard_is_named(bench: Any, tokenizer_file: Path) -> None:
+    bench.tokenize("corpus/train/00000.jsonl", tokenizer_file)
+    path = bench.run.path("corpus/train/00000.jsonl")
+
+    message = f"{path}: the shard cannot be read (No such file or directory)"
+    check_refused(bench, message, "submit curate again; it writes the shards")
+
+
+def test_a_missing_tokenizer_is_named(bench: Any, shard: Any, tmp_path: Path) -> None:
+    bench.tokenize(shard(*TEXTS), tmp_path / "gone.json")
+
+    message = f"{tmp_path / 'gone.json'}: the tokenizer cannot be read (No such file or directory)"
+    check_refused(bench, message, SET_TOKENIZER)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("", "EOF while parsing a value at line 1 column 0"),
+        ("not json", "expected ident at line 1 column 2"),
+        ("{}", "Model missing. at line 1 column 2"),
+    ],
+)
+def test_a_file_that_is_no_tokenizer_is_refused(
+    content: str, why: str, bench: Any, shard: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content)
+    bench.tokenize(shard(*TEXTS), path)
+
+    message = f"{path}: not a tokenizer.json of Hugging Face tokenizers ({why})"
+    check_refused(bench, message, SET_TOKENIZER)
+
+
+def test_an_end_token_not_in_the_vocabulary_is_refused(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    bench.tokenize(shard(*TEXTS), tokenizer_file, eod_token="</s>")
+
+    hint = "set tokenize.eod_token to one it has (its added tokens: <s>, <EOD>)"
+    check_refused(bench, f"{tokenizer_file}: no token '</s>' in the vocabulary", hint)
+
+
+def test_a_vocabulary_larger_than_the_models_is_refused(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    bench.tokenize(shard(*TEXTS), tokenizer_file, model_vocab_size=300)
+    size = Tokenizer.from_file(str(tokenizer_file)).get_vocab_size()
+
+    message = f"{tokenizer_file}: its vocabulary of {size} does not fit the model's of 300"
+    hint = "raise model.vocab_size, or use the tokenizer made for the model"
+    check_refused(bench, message, hint)
+
+
+def test_a_tokenizer_changed_since_the_run_was_made_is_refused(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    old = rundir.sha256(tokenizer_file)
+    bench.tokenize(shard(*TEXTS), tokenizer_file)
+    train(vocabulary=300).save(str(tokenizer_file))
+    new = rundir.sha256(tokenizer_file)
+
+    message = (
+        f"{tokenizer_file}: the tokenizer has changed since the run was made "
+        f"(SHA-256 {new[:12]}, was {old[:12]})"
+    )
+    hint = "put the old file back, or submit with --new for another run"
+    check_refused(bench, message, hint)
+
+
+def test_killed_before_any_rename_nothing_false_stands_and_a_rerun_ends_it(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    task = bench.tokenize(shard(*TEXTS), tokenizer_file)
+    assert bench.start("tokenize").returncode == 0
+    undisturbed = bench.files("tokens")
+    moments = 0
+
+    while (
+        result := bench.start_and_signal("tokenize", "os.rename", moments + 1, signal.SIGKILL)
+    ).returncode:
+        moments += 1
+        assert result.returncode == -signal.SIGKILL
+        assert not bench.is_done(task)
+        named = [name for name in bench.files("tokens/train") if not name.startswith(".")]
+        assert named in (["00000.bin", "00000.idx"], ["00000.bin"])
+
+    assert moments == 5  # two of the progress, .bin, .idx, the marker
+    assert bench.is_done(task)
+    assert bench.files("tokens") == undisturbed
+
+
+def test_killed_on_a_fresh_run_no_file_stands_under_its_name(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    bench.tokenize(shard(*TEXTS), tokenizer_file)
+
+    assert bench.start_and_signal("tokenize", "os.rename", 3, signal.SIGKILL).returncode
+
+    assert [name for name in bench.files("tokens/train") if not name.startswith(".")] == []
+    assert len(bench.files("tokens/train")) == 2
+    assert bench.start("tokenize").returncode == 0
+    assert sorted(bench.files("tokens/train")) == ["00000.bin", "00000.idx"]
+
+
+def test_asked_to_stop_it_leaves_nothing(bench: Any, shard: Any, tokenizer_file: Path) -> None:
+    many = [TEXTS[number % 5] for number in range(3000)]
+    bench.tokenize(shard(*many), tokenizer_file)
+
+    result = bench.start_and_signal("tokenize", "os.rename", 1, signal.SIGTERM)
+
+    assert result.returncode == 130
+    message = "tokenize: asked to stop; this shard begins anew at the next start\n"
+    assert result.stderr == message
+    assert bench.files("tokens") == {}
+
+
+def test_a_refused_write_names_the_file_and_leaves_nothing(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    many = [TEXTS[number % 5] * 9 for number in range(3000)]
+    bench.tokenize(shard(*many), tokenizer_file)
+
+    result = bench.start("tokenize", file_limit=100_000)
+
+    assert result.returncode == 1
+    path = bench.run.path("tokens/train/00000.bin")
+    assert f"tokenize: {path}: File too large\n" in result.stderr
+    assert bench.files("tokens") == {}
+
+
+IMPORTED_AFTER_A_RUN = """
+import runpy, sys
+try:
+    runpy.run_module("jobs", run_name="__main__", alter_sys=True)
+except SystemExit as left:
+    heavy = ("torch", "megatron", "transformers", "pyarrow", "meditron_cli")
+    print(left.code, [name for name in heavy if name in sys.modules])
+"""
+
+
+def test_a_task_imports_neither_torch_nor_megatron(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    bench.tokenize(shard(*TEXTS), tokenizer_file)
+    arguments = ["-c", IMPORTED_AFTER_A_RUN, "tokenize", str(bench.run.root), "0"]
+
+    result = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=True
+    )
+
+    assert result.stdout == "0 []\n"
