@@ -59,7 +59,9 @@ def launch(plan: Plan, scheduler: Scheduler, run: RunDir) -> dict[str, list[str]
 def _launch(plan: Plan, scheduler: Scheduler, run: RunDir) -> dict[str, list[str]]:
     record = view.read(run)
     infos = ask(record, scheduler)
-    decisions = decide(plan, record, infos, done_tasks(plan, run))
+    verdicts = judge_tasks(plan, run)
+    refuse_other_data(record, verdicts)
+    decisions = decide(plan, record, infos, verdicts)
     keep = {(stage, index) for stage, decision in decisions.items() for index in decision.keep}
     prepare(plan, run, decisions, keep)
     scheduler.cancel([job for decision in decisions.values() for job in decision.drop])
@@ -137,23 +139,41 @@ def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
     return infos
 
 
-def done_tasks(plan: Plan, run: RunDir) -> dict[str, set[int]]:
-    """Tasks of each stage whose marker stands for the spec they have now."""
+def judge_tasks(plan: Plan, run: RunDir) -> dict[str, dict[int, str]]:
+    """Of each stage's tasks, what ``rundir.judge_done`` says of the spec they have now."""
     return {
         stage.stage: {
-            task.index
+            task.index: rundir.judge_done(run, stage.stage, task.index, specs.digest(task.spec))
             for task in stage.tasks
-            if rundir.is_done(run, stage.stage, task.index, specs.digest(task.spec))
         }
         for stage in plan.stages
     }
+
+
+def refuse_other_data(record: RunRecord, verdicts: Mapping[str, Mapping[int, str]]) -> None:
+    """Refuse to make a run's tokens anew from other files once it has trained on the old ones.
+
+    Raises:
+        ConfigError: naming the stage whose inputs or settings have changed.
+    """
+    trained = record.stages.get("pretrain")
+    if trained is None or not (trained.progress or trained.done):
+        return
+    for stage in ("curate", "tokenize"):
+        changed = {"spec", "inputs"} & set(verdicts.get(stage, {}).values())
+        if changed:
+            what = "input files" if "inputs" in changed else "settings or tokenizer"
+            raise ConfigError(
+                f"the {what} of {stage} have changed since run {record.name} was trained on them",
+                hint="bring the old ones back, or start another run with `--new`",
+            )
 
 
 def decide(
     plan: Plan,
     record: RunRecord,
     infos: Mapping[str, JobInfo],
-    done: Mapping[str, Collection[int]],
+    verdicts: Mapping[str, Mapping[int, str]],
 ) -> dict[str, StageDecision]:
     """What to do with each stage; pure.
 
@@ -171,7 +191,8 @@ def decide(
         living = {i: job for i, job in jobs.items() if is_living(infos.get(job.job_id))}
         stuck = {i: job for i, job in living.items() if is_stuck(infos[job.job_id], renewed)}
         keep = {i: job for i, job in living.items() if i not in stuck}
-        finished = set() if renewed else set(done.get(stage.stage, ()))
+        judged = {} if renewed else verdicts.get(stage.stage, {})
+        finished = {index for index, verdict in judged.items() if verdict == "done"}
         wanted = [task.index for task in stage.tasks]
         decisions[stage.stage] = StageDecision(
             submit=tuple(i for i in wanted if i not in keep and i not in finished),

@@ -86,6 +86,19 @@ def find(root: Path, name: str) -> RunDir:
     )
 
 
+def latest(root: Path) -> RunDir:
+    """The run that was made last.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    records = [root / name / "run.json" for name in names(root)]
+    made = [path for path in records if path.exists()]
+    if not made:
+        raise ConfigError(f"there are no runs in {root}", hint=HINT_ROOT)
+    return RunDir(max(made, key=lambda path: path.stat().st_mtime_ns).parent)
+
+
 def newest_of(root: Path, identity: str) -> str | None:
     """The newest run of an identity (``identity``, ``identity-2``, ``identity-3`` …), or None."""
     mine = [number for name in names(root) if (number := _number(name, identity))]

@@ -8,25 +8,29 @@ from typing import Any
 
 import click
 
-from meditron_cli import console
+from meditron_cli import console, runs
 from meditron_cli.commands import options
 from meditron_cli.services import Services
 
 
 @click.command()
-@options.run_argument
+@click.argument("name", metavar="[RUN]", required=False)
 @options.runs_dir_option
 @options.json_option
 @click.pass_obj
-def command(services: Services, name: str, runs_dir: Path | None, as_json: bool) -> None:
-    """Report what a run did and found.
+def command(services: Services, name: str | None, runs_dir: Path | None, as_json: bool) -> None:
+    """Report what a run did and found; without RUN, the run that was made last.
 
     Tokens, losses, accuracy before and after training with its 95 % interval, time and throughput,
     and where everything lies. An unfinished run is reported as far as it is.
     """
     from meditron_cli import observe, report, view
 
-    run = options.find_run(services, runs_dir, name)
+    run = (
+        options.find_run(services, runs_dir, name)
+        if name
+        else runs.latest(runs.runs_root(runs_dir, services.environ, None))
+    )
     record, infos, now = observe.evidence(services, [run])[0]
     found = report.gather(run, record, view.fold(record, infos, now), now)
     if as_json:

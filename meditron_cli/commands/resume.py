@@ -9,7 +9,6 @@ import click
 
 from meditron_cli import console, runs, view
 from meditron_cli.commands import options
-from meditron_cli.errors import ConfigError
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -46,21 +45,9 @@ def planned(run: RunDir) -> Plan:
     Raises:
         ConfigError: the record cannot be read, or is one that this version refuses.
     """
-    import json
-
-    from pydantic import ValidationError
-
     from meditron_cli import inputs
-    from meditron_cli.config.schema import Cluster, Experiment
+    from meditron_cli.config.stored import restore
 
     asked = runs.last_request(run)
-    try:
-        experiment = Experiment.model_validate_json(json.dumps(asked["experiment"]))
-        cluster = Cluster.model_validate_json(json.dumps(asked["cluster"]))
-    except ValidationError as error:
-        raise ConfigError(
-            f"{run.record}: this version of meditron refuses the run's configuration: "
-            f"{error.errors()[0]['msg']}",
-            hint="submit it again from its experiment file",
-        ) from error
+    experiment, cluster = restore(asked)
     return inputs.make_plan(experiment, cluster, asked["size"], list(view.read(run).stages))

@@ -1,0 +1,134 @@
+"""Fixtures for tests of the command line: a small project, fakes, and a hermetic `meditron`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs import rundir, specs
+from jobs.rundir import RunDir
+from meditron_cli.main import main
+from meditron_cli.services import Services
+
+from .fakes import FakeClock, FakeScheduler
+
+WORDS = ("<EOD>", "fever", "heart", "insulin")
+
+EXPERIMENT = """\
+name: trial
+curate:
+  sources: [docs.jsonl]
+  shards: 2
+tokenize:
+  tokenizer: tokenizer.json
+model:
+  vocab_size: 4
+evaluate:
+  benchmarks:
+    - {name: quiz, path: quiz.jsonl}
+"""
+
+
+@dataclass
+class Bench:
+    """A project folder, its runs, and `meditron` with fakes for everything outside."""
+
+    folder: Path
+    scheduler: FakeScheduler = field(default_factory=FakeScheduler)
+    clock: FakeClock = field(default_factory=FakeClock)
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    def services(self) -> Services:
+        environ = {"MEDITRON_RUNS": str(self.runs)}
+        return Services(make=lambda kind: self.scheduler, clock=self.clock, environ=environ)
+
+    def __call__(self, *words: str) -> Result:
+        """Run `meditron WORDS`."""
+        return CliRunner().invoke(main, list(words), obj=self.services())
+
+    def submit(self, *words: str, stage: str = "pipeline", size: str = "tiny") -> Result:
+        """Run `meditron submit` on the project's experiment."""
+        config = str(self.folder / "experiment.yaml")
+        target = ("--cluster", "local", "--size", size, "--config", config)
+        return self("submit", stage, *target, *words)
+
+    def run(self, number: int = 0) -> RunDir:
+        """The project's runs, by name."""
+        return RunDir(sorted(path for path in self.runs.iterdir() if path.name[0] != ".")[number])
+
+    def events(self, kind: str) -> list[dict[str, object]]:
+        """Events of a kind of the first run."""
+        return [event for event in rundir.read_events(self.run()) if event["event"] == kind]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with documents, a tokenizer, a benchmark and an experiment that names them."""
+    (tmp_path / "docs.jsonl").write_text(json.dumps({"id": "1", "text": "fever " * 40}) + "\n")
+    (tmp_path / "quiz.jsonl").write_text('{"id": "q1"}\n')
+    vocabulary = {word: number for number, word in enumerate(WORDS)}
+    tokenizer = {"model": {"type": "WordLevel", "vocab": vocabulary}, "added_tokens": []}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (tmp_path / "experiment.yaml").write_text(EXPERIMENT)
+    return tmp_path
+
+
+@pytest.fixture
+def meditron(project: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """`meditron` in an environment of its own."""
+    monkeypatch.chdir(project)
+    for name in [name for name in os.environ if name.startswith(("MEDITRON_", "SLURM_"))]:
+        monkeypatch.delenv(name)
+    return Bench(project)
+
+
+@pytest.fixture
+def finish() -> Callable[..., None]:
+    """Leave the done markers that the tasks of a stage would leave."""
+
+    def leave(run: RunDir, stage: str, *indices: int, **summary: object) -> None:
+        for index in indices:
+            task = specs.task_from_json(rundir.read_json(run.spec(stage, index)))
+            rundir.write_done(
+                run,
+                stage,
+                index,
+                spec_digest=specs.digest(task.spec),
+                inputs=[],
+                outputs=[],
+                summary=dict(summary),
+                seconds=1.0,
+            )
+
+    return leave
+
+
+@pytest.fixture
+def fail() -> Callable[..., None]:
+    """Leave the exit record that a task of a stage would leave on failing."""
+
+    def leave(run: RunDir, stage: str, index: int, *, attempt: int = 1, code: int = 2) -> None:
+        rundir.write_json(
+            run.exit_record(stage, attempt, index),
+            {
+                "code": code,
+                "class": "stopped" if code == 130 else "configuration",
+                "message": "docs.jsonl:7: no text",
+                "hint": "mend the line",
+                "node": "node1",
+                "job_id": "1",
+                "started": 1_700_000_001.0,
+                "ended": 4_000_000_000.0,
+            },
+        )
+
+    return leave

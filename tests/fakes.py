@@ -1,0 +1,102 @@
+"""Stand-ins that satisfy the same protocols as the real things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meditron_cli.errors import SchedulerError
+from meditron_cli.plan.model import Plan, StagePlan
+from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
+from meditron_cli.services import Clock
+
+
+@dataclass
+class Submitted:
+    """What a scheduler was asked to start."""
+
+    stage: str
+    indices: tuple[int, ...]
+    attempt: int
+    after: tuple[str, ...]
+
+
+@dataclass
+class FakeScheduler:
+    """A scheduler that keeps its jobs in a dictionary, queued until the test says otherwise."""
+
+    refuses: str = ""
+    """A stage that it refuses."""
+    silent: bool = False
+    """Whether it does not answer questions about jobs."""
+    submitted: list[Submitted] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+    jobs: dict[str, JobInfo] = field(default_factory=dict)
+    when_asked: Callable[[], None] = lambda: None
+    """Happens before an answer: what jobs do between two looks at the run directory."""
+
+    def render(self, plan: Plan, run: Path) -> str:
+        return "".join(f"{run.name} {stage.stage}\n" for stage in plan.stages)
+
+    def submit(
+        self,
+        plan: Plan,
+        stage: StagePlan,
+        indices: Sequence[int],
+        run: Path,
+        attempt: int,
+        after: Sequence[str],
+    ) -> list[str]:
+        if stage.stage == self.refuses:
+            raise SchedulerError(f"sbatch refused {stage.stage}: no such partition")
+        self.submitted.append(Submitted(stage.stage, tuple(indices), attempt, tuple(after)))
+        number = 100 + len(self.submitted)
+        ids = [f"{number}_{place}" for place in range(len(indices))]
+        for job in ids:
+            self.put(job, JobState.QUEUED)
+        return ids
+
+    def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
+        self.asked.append(tuple(job_ids))
+        self.when_asked()
+        if self.silent:
+            return {job: JobInfo(job, JobState.UNKNOWN, "") for job in job_ids}
+        missing = JobState.MISSING
+        return {job: self.jobs.get(job, JobInfo(job, missing, "")) for job in job_ids}
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        self.cancelled += job_ids
+        for job in job_ids:
+            self.put(job, JobState.ENDED, "CANCELLED by 1000")
+
+    def put(self, job: str, state: JobState, word: str = "", reason: str = "") -> None:
+        """Set what is said of a job from now on."""
+        self.jobs[job] = JobInfo(job, state, word or state.value, reason)
+
+    def put_stage(self, stage: str, state: JobState, word: str = "", reason: str = "") -> None:
+        """Set the state of every job of the stage's last submission."""
+        last = max(n for n, item in enumerate(self.submitted) if item.stage == stage)
+        for job in list(self.jobs):
+            if job.startswith(f"{101 + last}_"):
+                self.put(job, state, word, reason)
+
+
+@dataclass
+class FakeClock:
+    """Time that passes only when somebody sleeps."""
+
+    time: float = 1_700_000_000.0
+    when_slept: Callable[[], None] = lambda: None
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+        self.when_slept()
+
+
+scheduler_protocol: type[Scheduler] = FakeScheduler
+clock_protocol: type[Clock] = FakeClock

@@ -1,0 +1,292 @@
+"""What a submission starts, leaves alone, and takes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from jobs import rundir
+from meditron_cli import launch, runs, view
+from meditron_cli.commands.resume import planned
+from meditron_cli.scheduler.base import JobState
+
+from ..conftest import Bench
+from ..fakes import Submitted
+
+
+def test_a_first_submission_starts_every_task_in_dependency_order(meditron: Bench) -> None:
+    result = meditron.submit()
+
+    assert result.exit_code == 0, result.stderr
+    assert meditron.scheduler.submitted == [
+        Submitted("curate", (0,), 1, ()),
+        Submitted("tokenize", (0, 1, 2), 1, ("101_0",)),
+        Submitted("pretrain", (0,), 1, ("102_0", "102_1", "102_2")),
+        Submitted("evaluate", (0, 1), 1, ("103_0",)),
+    ]
+    assert [event["stage"] for event in meditron.events("intent")] == [
+        "curate",
+        "tokenize",
+        "pretrain",
+        "evaluate",
+    ]
+
+
+def test_submitting_again_leaves_living_jobs_alone(meditron: Bench) -> None:
+    meditron.submit()
+
+    result = meditron.submit()
+
+    assert result.exit_code == 0
+    assert len(meditron.scheduler.submitted) == 4
+    assert "continuing run" in result.stderr
+
+
+def test_submitting_again_starts_only_what_is_missing(
+    meditron: Bench, finish: Callable[..., None], fail: Callable[..., None]
+) -> None:
+    meditron.submit("--set", "evaluate.benchmarks=[]")
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 2)
+    fail(run, "tokenize", 1)
+    meditron.scheduler.put_stage("tokenize", JobState.ENDED, "FAILED")
+    meditron.scheduler.put_stage("pretrain", JobState.QUEUED, reason="DependencyNeverSatisfied")
+
+    meditron.submit("--set", "evaluate.benchmarks=[]")
+
+    assert meditron.scheduler.submitted[3:] == [
+        Submitted("tokenize", (1,), 2, ()),
+        Submitted("pretrain", (0,), 2, ("104_0",)),
+    ]
+    assert "103_0" in meditron.scheduler.cancelled
+
+
+def test_a_stage_after_one_that_starts_again_starts_again(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    for stage, count in (("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)):
+        finish(run, stage, *range(count))
+    run.done("pretrain", 0).unlink()
+    meditron.scheduler.put_stage("pretrain", JobState.ENDED, "COMPLETED")
+
+    meditron.submit()
+
+    assert [(item.stage, item.indices) for item in meditron.scheduler.submitted[4:]] == [
+        ("pretrain", (0,)),
+        ("evaluate", (0, 1)),
+    ]
+    assert not run.done("evaluate", 0).exists()
+
+
+def test_a_finished_run_submits_nothing(meditron: Bench, finish: Callable[..., None]) -> None:
+    meditron.submit()
+    for stage, count in (("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)):
+        finish(meditron.run(), stage, *range(count))
+
+    result = meditron.submit()
+
+    assert len(meditron.scheduler.submitted) == 4
+    assert result.stdout.count("finished already") == 4
+
+
+def test_a_refused_stage_takes_back_the_ones_before_it(meditron: Bench) -> None:
+    meditron.scheduler.refuses = "pretrain"
+
+    result = meditron.submit()
+
+    assert result.exit_code == 3
+    assert result.stderr.endswith("error: sbatch refused pretrain: no such partition\n")
+    assert meditron.scheduler.cancelled == ["101_0", "102_0", "102_1", "102_2"]
+    assert meditron.events("undo")[0]["job_ids"] == meditron.scheduler.cancelled
+
+
+def test_after_a_refusal_the_next_submission_starts_everything(meditron: Bench) -> None:
+    meditron.scheduler.refuses = "pretrain"
+    meditron.submit()
+    meditron.scheduler.refuses = ""
+
+    result = meditron.submit()
+
+    assert result.exit_code == 0
+    assert [item.stage for item in meditron.scheduler.submitted[2:]] == [
+        "curate",
+        "tokenize",
+        "pretrain",
+        "evaluate",
+    ]
+
+
+def test_a_silent_scheduler_gets_no_second_job(meditron: Bench) -> None:
+    meditron.submit()
+    meditron.scheduler.silent = True
+
+    result = meditron.submit()
+
+    assert result.exit_code == 3
+    assert "the scheduler does not say whether job 101_0 of run" in result.stderr
+    assert len(meditron.scheduler.submitted) == 4
+
+
+def test_of_two_submissions_at_once_one_is_refused(meditron: Bench) -> None:
+    meditron.submit()
+    name = meditron.run().name
+
+    with rundir.locked(meditron.run().lock):
+        result = meditron.submit()
+
+    assert result.exit_code == 2
+    assert result.stderr.endswith(
+        f"error: another submit of run {name} is at work\n"
+        f"hint: wait for it, then look at `meditron status {name}`\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "needed"),
+    [("tokenize", "curate"), ("pretrain", "tokenize"), ("evaluate", "pretrain")],
+)
+def test_a_stage_without_its_inputs_is_refused_before_anything_is_made(
+    meditron: Bench, stage: str, needed: str
+) -> None:
+    result = meditron.submit(stage=stage)
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {stage} needs the result of {needed}, which this run does not have\n"
+        "hint: `meditron submit pipeline` runs all stages in order\n"
+    )
+    assert not meditron.runs.exists()
+
+
+def test_a_stage_alone_waits_for_living_jobs_of_the_one_before(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+
+    result = meditron.submit(stage="tokenize")
+
+    assert result.exit_code == 0, result.stderr
+    assert meditron.scheduler.submitted[1] == Submitted("tokenize", (0, 1, 2), 1, ("101_0",))
+
+
+def test_pretraining_with_data_of_its_own_needs_no_tokens(meditron: Bench) -> None:
+    for suffix in (".bin", ".idx"):
+        (meditron.folder / f"books{suffix}").write_bytes(b"x")
+    books = str(meditron.folder / "books")
+
+    result = meditron.submit("--set", f"pretrain.data=[{books}]", stage="pretrain")
+
+    assert result.exit_code == 0, result.stderr
+    assert meditron.scheduler.submitted == [Submitted("pretrain", (0,), 1, ())]
+
+
+def test_changed_documents_are_refused_once_a_run_has_trained_on_the_old_ones(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "pretrain", 0)
+    marker = {"stage": "tokenize", "index": 0, "spec": "another", "inputs": [], "outputs": []}
+    rundir.write_json(run.done("tokenize", 0), marker)
+    meditron.scheduler.jobs.clear()
+
+    result = meditron.submit()
+
+    assert result.exit_code == 2
+    assert "the settings or tokenizer of tokenize have changed since run" in result.stderr
+    assert len(meditron.scheduler.submitted) == 4
+
+
+def test_specs_of_living_tasks_are_not_rewritten(meditron: Bench) -> None:
+    meditron.submit()
+    run = meditron.run()
+    before = run.spec("pretrain", 0).stat().st_mtime_ns
+
+    meditron.submit("--set", "pretrain.save_interval=7")
+
+    assert run.spec("pretrain", 0).stat().st_mtime_ns == before
+    assert runs.last_request(run)["experiment"]["pretrain"]["save_interval"] == 7
+
+
+def test_a_stop_file_does_not_stop_the_next_submission(meditron: Bench) -> None:
+    meditron.submit()
+    meditron.run().stop_file.touch()
+
+    meditron.submit()
+
+    assert not meditron.run().stop_file.exists()
+
+
+def test_cancelling_ends_jobs_whatever_their_state(meditron: Bench) -> None:
+    meditron.submit()
+    meditron.scheduler.put_stage("curate", JobState.ACTIVE)
+    name = meditron.run().name
+
+    result = meditron("cancel", name)
+
+    assert result.stdout == f"run {name}: 7 jobs cancelled\n"
+    assert meditron.events("cancel")[0]["job_ids"] == sorted(meditron.scheduler.cancelled)
+
+
+def test_cancelling_with_save_lets_running_training_leave_by_itself(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+
+    result = meditron("cancel", run.name, "--save")
+
+    assert result.exit_code == 0
+    assert run.stop_file.exists()
+    assert meditron.scheduler.cancelled == ["104_0", "104_1"]
+
+
+def test_resuming_submits_what_a_cancelled_run_lacks(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    meditron("cancel", run.name)
+
+    result = meditron("resume", run.name)
+
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "curate: finished already"
+    assert [item.stage for item in meditron.scheduler.submitted[4:]] == [
+        "tokenize",
+        "pretrain",
+        "evaluate",
+    ]
+
+
+def test_resuming_gives_every_task_the_spec_it_had(meditron: Bench) -> None:
+    meditron.submit("--set", "pretrain.save_interval=7")
+    run = meditron.run()
+    before = run.spec("pretrain", 0).read_bytes()
+    meditron("cancel", run.name)
+    (meditron.folder / "experiment.yaml").unlink()
+
+    result = meditron("resume", run.name)
+
+    assert result.exit_code == 0, result.stderr
+    assert run.spec("pretrain", 0).read_bytes() == before
+
+
+def test_decisions_name_every_task_once(meditron: Bench) -> None:
+    meditron.submit()
+    run = meditron.run()
+    plan, record = planned(run), view.read(run)
+    infos = launch.ask(record, meditron.scheduler)
+
+    decisions = launch.decide(plan, record, infos, launch.judge_tasks(plan, run))
+
+    for stage in plan.stages:
+        decision = decisions[stage.stage]
+        both = [*decision.submit, *decision.keep]
+        assert sorted(both) == [task.index for task in stage.tasks]

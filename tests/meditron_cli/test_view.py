@@ -1,0 +1,189 @@
+"""Which state follows from what a run directory holds and what the scheduler says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meditron_cli import view
+from meditron_cli.scheduler.base import JobInfo, JobState
+from meditron_cli.view import Ending, RunRecord, StageRecord, TaskJob
+
+NOW = 10_000.0
+LONG_AGO = TaskJob("7", 1, 1_000.0, "slurm")
+JUST_NOW = TaskJob("7", 1, NOW - 10, "slurm")
+LOCAL = TaskJob("7", 1, NOW - 10, "local")
+
+
+def said(state: JobState, word: str = "", reason: str = "") -> JobInfo:
+    return JobInfo("7", state, word, reason)
+
+
+def exit_record(code: int, ended: float = 5_000.0) -> dict[str, object]:
+    return {"code": code, "ended": ended, "message": "", "hint": ""}
+
+
+@pytest.mark.parametrize(
+    ("job", "info", "ended", "ending", "expected"),
+    [
+        (None, None, None, None, "stopped"),
+        (LONG_AGO, said(JobState.QUEUED), None, None, "pending"),
+        (LONG_AGO, said(JobState.QUEUED, reason=view.NEVER), None, None, "stopped"),
+        (LONG_AGO, said(JobState.ACTIVE), None, None, "running"),
+        (LONG_AGO, said(JobState.UNKNOWN), None, None, "unknown"),
+        (LONG_AGO, said(JobState.ENDED, "TIMEOUT"), None, None, "failed"),
+        (LONG_AGO, said(JobState.ENDED, "CANCELLED by 0"), None, None, "cancelled"),
+        (LONG_AGO, said(JobState.MISSING), None, None, "failed"),
+        (JUST_NOW, said(JobState.MISSING), None, None, "pending"),
+        (LOCAL, said(JobState.MISSING), None, None, "failed"),
+        (LONG_AGO, None, exit_record(1), None, "failed"),
+        (LONG_AGO, None, exit_record(2), None, "failed"),
+        (LONG_AGO, None, exit_record(0), None, "failed"),
+        (LONG_AGO, said(JobState.ENDED), exit_record(130), None, "stopped"),
+        (LONG_AGO, said(JobState.QUEUED), exit_record(130), None, "pending"),
+        (LONG_AGO, said(JobState.UNKNOWN), exit_record(130), None, "unknown"),
+        (LONG_AGO, said(JobState.ENDED), None, Ending(2_000.0, "cancelled"), "cancelled"),
+        (LONG_AGO, said(JobState.ENDED), None, Ending(2_000.0, "stopped"), "stopped"),
+        (LONG_AGO, said(JobState.ACTIVE), None, Ending(2_000.0, "cancelled"), "running"),
+        (LONG_AGO, None, exit_record(1), Ending(2_000.0, "cancelled"), "cancelled"),
+        (LONG_AGO, None, exit_record(1), Ending(6_000.0, "cancelled"), "failed"),
+        (LONG_AGO, said(JobState.ENDED), None, Ending(500.0, "cancelled"), "failed"),
+    ],
+)
+def test_the_state_of_a_task(
+    job: TaskJob | None,
+    info: JobInfo | None,
+    ended: dict[str, object] | None,
+    ending: Ending | None,
+    expected: str,
+) -> None:
+    stage = StageRecord(
+        "curate", 1, jobs={0: job} if job else {}, exits={0: ended} if ended else {}
+    )
+
+    assert view.task_state(stage, 0, ending, {"7": info} if info else {}, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("states", "whole"),
+    [
+        (["succeeded", "succeeded"], "succeeded"),
+        (["succeeded", "pending"], "pending"),
+        (["failed", "running"], "running"),
+        (["failed", "pending"], "failed"),
+        (["failed", "unknown"], "failed"),
+        (["unknown", "pending"], "unknown"),
+        (["stopped", "cancelled"], "cancelled"),
+        ([], "succeeded"),
+    ],
+)
+def test_the_state_of_the_whole_is_the_first_by_precedence(states: list[str], whole: str) -> None:
+    assert view.first_of(states) == whole
+
+
+def test_a_local_job_that_waits_for_an_earlier_stage_is_pending() -> None:
+    record = RunRecord("run", Path("run"))
+    record.stages["curate"] = StageRecord("curate", 1, jobs={0: LONG_AGO})
+    record.stages["tokenize"] = StageRecord("tokenize", 1, after=("curate",), jobs={0: LOCAL})
+
+    seen = view.fold(record, {"7": said(JobState.ACTIVE)}, NOW)
+
+    assert {name: stage.state for name, stage in seen.stages.items()} == {
+        "curate": "running",
+        "tokenize": "pending",
+    }
+
+
+infos = st.builds(
+    JobInfo,
+    st.just("7"),
+    st.sampled_from(list(JobState)),
+    st.sampled_from(["", "COMPLETED", "CANCELLED by 0", "TIMEOUT"]),
+    st.sampled_from(["", view.NEVER]),
+)
+exits = st.builds(exit_record, st.sampled_from([0, 1, 2, 5, 75, 130]), st.floats(0, NOW))
+stages = st.builds(
+    StageRecord,
+    stage=st.just("curate"),
+    total=st.just(3),
+    done=st.sets(st.integers(0, 2)),
+    jobs=st.dictionaries(st.integers(0, 2), st.sampled_from([LONG_AGO, JUST_NOW, LOCAL])),
+    exits=st.dictionaries(st.integers(0, 2), exits),
+)
+
+
+@given(
+    stages,
+    st.none() | infos,
+    st.none() | st.builds(Ending, st.floats(0, NOW), st.just("cancelled")),
+)
+def test_a_stage_has_succeeded_exactly_when_every_marker_is_there(
+    stage: StageRecord, info: JobInfo | None, ending: Ending | None
+) -> None:
+    record = RunRecord("run", Path("run"), stages={"curate": stage}, ending=ending)
+
+    seen = view.fold(record, {"7": info} if info else {}, NOW)
+
+    assert seen.state in view.STATES
+    assert (seen.state == "succeeded") == (stage.done == {0, 1, 2})
+    assert seen.state == seen.stages["curate"].state
+
+
+@given(stages)
+def test_a_silent_scheduler_is_never_taken_for_an_end(stage: StageRecord) -> None:
+    record = RunRecord("run", Path("run"), stages={"curate": stage})
+    asked = view.open_jobs(record, NOW)
+
+    seen = view.fold(record, {"7": said(JobState.UNKNOWN)} if asked else {}, NOW)
+
+    undecided = set(stage.jobs) - stage.done - {i for i in stage.exits if view.has_ended(stage, i)}
+    assert (seen.state in ("unknown", "failed")) or not undecided
+
+
+def test_of_two_submissions_of_a_task_the_later_counts() -> None:
+    stage = StageRecord("tokenize", 2)
+    for attempt, ids in ((1, ["5_0", "5_1"]), (2, ["6"])):
+        indices = [0, 1] if attempt == 1 else [1]
+        event = {
+            "indices": indices,
+            "job_ids": ids,
+            "attempt": attempt,
+            "time": attempt,
+            "scheduler": "slurm",
+        }
+        view.note_submission(stage, event)
+
+    assert [stage.jobs[index].job_id for index in (0, 1)] == ["5_0", "6"]
+    assert stage.attempts == 2
+
+
+def test_one_job_id_may_stand_for_all_tasks() -> None:
+    stage = StageRecord("tokenize", 3)
+    event = {
+        "indices": [0, 1, 2],
+        "job_ids": ["local:9:1"],
+        "attempt": 1,
+        "time": 1.0,
+        "scheduler": "local",
+    }
+
+    view.note_submission(stage, event)
+
+    assert {job.job_id for job in stage.jobs.values()} == {"local:9:1"}
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [
+        ({}, None),
+        ({"tokens_per_s": 0.0}, None),
+        ({"tokens_per_s": 10.0, "tokens": 100, "target_tokens": 600, "time": NOW}, 50.0),
+        ({"tokens_per_s": 10.0, "tokens": 100, "target_tokens": 600, "time": NOW - 20}, 30.0),
+        ({"tokens_per_s": 10.0, "tokens": 100, "target_tokens": 600, "time": NOW - 90}, 0.0),
+    ],
+)
+def test_time_left_follows_the_speed(progress: dict[str, float], expected: float | None) -> None:
+    assert view.eta(progress, NOW) == expected
