@@ -6,12 +6,13 @@ The tests boot one for a session (``conftest.py``); by hand it is
     python tests/slurm/cluster.py status | env | down
 
 Nothing of the host's own Slurm, munge or MariaDB is read, started or stopped. All files lie below
-one folder, all addresses are 127.0.0.1, and the ports are chosen free at each start, so that two
-clusters can live side by side:
+one folder, and the ports are chosen free at each start, so that two clusters can live side by
+side. All addresses are 127.0.0.1; Slurm's daemons listen on every interface, since only an address
+of the host's own name would do for the narrower setting, but answer none without our munge key.
 
     cluster.json   ports and process ids, written after each daemon that starts
-    etc/           slurm.conf, slurmdbd.conf, gres.conf (from templates/), munge.key, mariadb.sql
-    log/           one log a daemon, and NAME.out with what it printed
+    etc/           the filled-in templates/, and munge.key
+    log/           NAME.out: what a daemon printed; NAME.log: the same with times (Slurm's)
     run/ state/ spool/NODE/ database/ dev/
 """
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import random
@@ -33,6 +35,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypedDict, cast
 
 import psutil
 
@@ -40,8 +43,9 @@ HERE = Path(__file__).resolve().parent
 GPU_NODES = ("gpu01", "gpu02", "gpu03", "gpu04")
 CPU_NODES = ("cpu01", "cpu02")
 NODES = GPU_NODES + CPU_NODES
+SERVICES = ("munged", "mariadbd", "slurmdbd", "slurmctld")
 GPUS_PER_NODE = 4
-PROGRAMS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd", "sbatch")
+PROGRAMS = (*SERVICES, "slurmd", "mariadb-install-db", "sbatch", "srun")
 # A Unix socket's path holds 107 characters; a step's is FOLDER/spool/gpu01/gpu01_JOB.STEP.
 LONGEST_FOLDER = 68
 # Below the range Linux hands out for outgoing connections, so that none takes a port meanwhile.
@@ -68,6 +72,15 @@ class ClusterError(Exception):
     """The test Slurm can't be had, did not start, or refused a command; the text says why."""
 
 
+class State(TypedDict):
+    """What ``cluster.json`` holds: all that a second process needs to use or stop the cluster."""
+
+    format: int
+    owner: int | None
+    first_port: int
+    pids: dict[str, int]
+
+
 class Cluster:
     """One Slurm below one folder; a second object on the same folder uses the same cluster."""
 
@@ -85,10 +98,15 @@ class Cluster:
         return {**kept, "PATH": _search_path(), "SLURM_CONF": str(self.conf)}
 
     @property
+    def exists(self) -> bool:
+        """Whether the folder is one that this class made, its daemons running or not."""
+        return self._state_file.exists()
+
+    @property
     def is_up(self) -> bool:
         """Whether every daemon that was started still runs."""
         pids = self._state()["pids"]
-        return len(pids) == len(NODES) + 4 and all(self._process(name) for name in pids)
+        return len(pids) == len(SERVICES) + len(NODES) and all(self._process(name) for name in pids)
 
     @property
     def has_gpu_devices(self) -> bool:
@@ -117,15 +135,16 @@ class Cluster:
         of_jobs = self._job_processes()
         _end(slurmds)
         _end({*of_jobs, *self._job_processes()}, signal.SIGKILL)
-        for name in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
-            _end([p for p in [self._process(name)] if p])
+        for name in reversed(SERVICES):
+            if process := self._process(name):
+                _end([process])
         for child in self._children.values():
             child.wait()
         self._children.clear()
 
     def remove(self) -> None:
         """Delete the folder; only one that this class made."""
-        if self._state_file.exists():
+        if self.exists:
             shutil.rmtree(self.folder)
 
     def run(self, *command: str | Path, timeout: float = 60, check: bool = True) -> str:
@@ -142,7 +161,8 @@ class Cluster:
         except subprocess.TimeoutExpired as error:
             raise ClusterError(f"{' '.join(words)}: no end after {timeout:g} s") from error
         if check and done.returncode != 0:
-            raise ClusterError(f"{' '.join(words)}: exit {done.returncode}: {done.stderr.strip()}")
+            said = (done.stderr.strip() or done.stdout.strip())[-2000:]
+            raise ClusterError(f"{' '.join(words)}: exit {done.returncode}: {said}")
         return done.stdout
 
     def submit(self, script: str, *options: str) -> int:
@@ -176,6 +196,13 @@ class Cluster:
             f"{details}{self._tail('slurmctld')}"
         )
 
+    def cancel_all(self) -> None:
+        """Cancel every job and wait until none is left, so that a failed test hinders no other."""
+        jobs = self.run("squeue", "-h", "-o", "%A").split()
+        if jobs:
+            self.run("scancel", *jobs)
+        self.wait_nodes(NODES, ["idle"], timeout=60)
+
     def node_states(self) -> dict[str, str]:
         """Slurm's word for each node, such as ``idle``; a trailing ``*`` means it is silent."""
         lines = self.run("sinfo", "-h", "-N", "-o", "%N %T").splitlines()
@@ -206,7 +233,8 @@ class Cluster:
     def set_config(self, **settings: str | None) -> dict[str, str | None]:
         """Change lines of slurm.conf (None removes one), reconfigure, and return what stood there.
 
-        ``set_config(**set_config(KillWait="9"))`` changes nothing in the end.
+        To put it back: ``set_config(**before)``. For a node or a partition, which all share one
+        key, use ``scontrol update``.
         """
         before = dict.fromkeys(settings, None) | {
             key: value
@@ -225,7 +253,7 @@ class Cluster:
         """Make the folder with all settings, the key and the devices; no process yet."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)  # jobs of other users reach the munge socket and slurm.conf
-        self._write_state({"format": 1, "owner": owner, "ports": _free_ports(), "pids": {}})
+        self._write_state(State(format=1, owner=owner, first_port=_free_ports(), pids={}))
         for name in ("etc", "log", "run", "state", "dev", *(f"spool/{node}" for node in NODES)):
             (self.folder / name).mkdir(parents=True)
         self._write_settings()
@@ -233,7 +261,7 @@ class Cluster:
 
     def _write_settings(self) -> None:
         """Fill in the templates, and draw the munge key and the database's password."""
-        port = self._state()["ports"]
+        port = self._state()["first_port"]
         words = {
             "folder": str(self.folder),
             "password": secrets.token_hex(16),
@@ -243,14 +271,14 @@ class Cluster:
             "gpu_ports": f"{port + 3}-{port + 2 + len(GPU_NODES)}",
             "cpu_ports": f"{port + 3 + len(GPU_NODES)}-{port + 2 + len(NODES)}",
         }
-        for name in ("slurm.conf", "slurmdbd.conf", "gres.conf", "mariadb.sql"):
+        for name in ("slurm.conf", "slurmdbd.conf", "gres.conf", "cgroup.conf", "mariadb.sql"):
             template = string.Template((HERE / "templates" / name).read_text())
             mode = 0o600 if name in ("slurmdbd.conf", "mariadb.sql") else 0o644
             _write(self.folder / "etc" / name, template.substitute(words), mode)
         _write(self.folder / "etc" / "munge.key", secrets.token_bytes(1024), 0o400)
 
     def _boot(self) -> None:
-        port = self._state()["ports"]
+        port = self._state()["first_port"]
         self._start_munged()
         self._start_mariadbd(port + 2)
         self._spawn("slurmdbd", "slurmdbd", "-D")
@@ -260,10 +288,14 @@ class Cluster:
         for node in NODES:
             self.start_slurmd(node)
         self._wait("slurmctld", lambda: "UP" in self.run("scontrol", "ping", check=False))
-        self._wait("slurmctld", lambda: set(self.node_states().values()) == {"idle"})
+        for node in NODES:
+            self._wait(f"slurmd-{node}", functools.partial(self._is_idle, node))
+
+    def _is_idle(self, node: str) -> bool:
+        return self.node_states()[node] == "idle"
 
     def _start_munged(self) -> None:
-        run, etc, log = (self.folder / name for name in ("run", "etc", "log"))
+        run, etc = self.folder / "run", self.folder / "etc"
         self._spawn(
             "munged",
             "munged",
@@ -272,7 +304,6 @@ class Cluster:
             f"--key-file={etc / 'munge.key'}",
             f"--socket={run / 'munge.sock'}",
             f"--pid-file={run / 'munged.pid'}",
-            f"--log-file={log / 'munged.log'}",
             f"--seed-file={run / 'munged.seed'}",
         )
         self._wait("munged", (run / "munge.sock").exists)
@@ -304,7 +335,7 @@ class Cluster:
             f"--port={port}",
             "--skip-name-resolve",
             "--innodb-buffer-pool-size=64M",
-            "--innodb-lock-wait-timeout=900",
+            "--innodb-lock-wait-timeout=900",  # what slurmdbd asks for
             "--innodb-flush-log-at-trx-commit=0",
         )
         self._wait("mariadbd", lambda: _answers(port))
@@ -344,24 +375,24 @@ class Cluster:
     def _state_file(self) -> Path:
         return self.folder / "cluster.json"
 
-    def _state(self) -> dict:
+    def _state(self) -> State:
         try:
-            return json.loads(self._state_file.read_text())
+            text = self._state_file.read_text()
         except FileNotFoundError:
-            return {"format": 1, "owner": None, "ports": 0, "pids": {}}
+            return State(format=1, owner=None, first_port=0, pids={})
+        return cast(State, json.loads(text))
 
-    def _write_state(self, state: dict) -> None:
+    def _write_state(self, state: State) -> None:
         _write(self._state_file, json.dumps(state, indent=1) + "\n")
 
     def _conf_lines(self) -> list[str]:
         return self.conf.read_text().splitlines()
 
-    def _tail(self, daemon: str, lines: int = 15) -> str:
-        """The end of a daemon's log, for an error's text."""
-        texts = [f"the end of {self.folder / 'log'}/{daemon}.*:"]
-        for path in sorted((self.folder / "log").glob(f"{daemon}.*")):
-            texts += path.read_text(errors="replace").splitlines()[-lines:]
-        return "\n".join(texts)
+    def _tail(self, daemon: str) -> str:
+        """The end of what a daemon printed, for an error's text."""
+        path = self.folder / "log" / f"{daemon}.out"
+        lines = path.read_text(errors="replace").splitlines()[-15:]
+        return "\n".join([f"the end of {path}:", *lines])
 
     def _process(self, name: str) -> psutil.Process | None:
         """A recorded daemon, if it runs; never another program that got its number since."""
@@ -390,7 +421,8 @@ class Cluster:
 
     def _is_of_a_job(self, process: psutil.Process) -> bool:
         if process.name() == "slurmstepd":
-            return any(Path(f.path).is_relative_to(self.folder) for f in process.open_files())
+            logs = self.folder / "log"
+            return any(Path(opened.path).parent == logs for opened in process.open_files())
         environment = process.environ()
         # slurmd sets the second one; a shell that only uses this cluster lacks it.
         return environment.get("SLURM_CONF") == str(self.conf) and "SLURMD_NODENAME" in environment
@@ -412,7 +444,9 @@ def ensure_installed() -> None:
         return
     if not shutil.which("apt-get"):
         raise ClusterError(f"{', '.join(missing)} missing, and this is no Debian to install them")
-    done = subprocess.run([HERE / "install.sh"], capture_output=True, text=True, check=False)
+    print(f"installing Slurm ({', '.join(missing)} missing) ...", file=sys.stderr)
+    script = ["sh", str(HERE / "install.sh")]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ClusterError(f"{HERE / 'install.sh'} failed: {done.stderr.strip()[-2000:]}")
 
@@ -521,8 +555,9 @@ def up(cluster: Cluster) -> None:
         print(f"the test Slurm in {cluster.folder} is already up")
     else:
         ensure_installed()
-        cluster.stop()  # what is left of one that was killed
-        cluster.remove()
+        if cluster.exists:  # one that was killed
+            cluster.stop()
+            cluster.remove()
         cluster.start()
         print(f"the test Slurm in {cluster.folder} is up: {len(NODES)} nodes")
     print(f"to use it:  export SLURM_CONF={cluster.conf}")
@@ -530,10 +565,12 @@ def up(cluster: Cluster) -> None:
 
 def down(cluster: Cluster) -> None:
     """Stop the cluster and delete its folder; no error when there is none."""
-    was_there = cluster.folder.exists()
-    cluster.stop()
-    cluster.remove()
-    print(f"the test Slurm in {cluster.folder} " + ("is down" if was_there else "was not up"))
+    if cluster.exists:
+        cluster.stop()
+        cluster.remove()
+        print(f"the test Slurm in {cluster.folder} is down")
+    else:
+        print(f"no test Slurm in {cluster.folder}")
 
 
 def status(cluster: Cluster) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,13 +31,19 @@ def slurm(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     remove_orphans(PARENT, PREFIX)
     cluster = Cluster(Path(tempfile.mkdtemp(prefix=PREFIX, dir=PARENT)))
     failed_before = request.session.testsfailed
+    # A CI that gives up on a run sends SIGTERM, which would otherwise end Python at once.
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    cluster.start(owner=os.getpid())
     try:
-        cluster.start(owner=os.getpid())
         yield cluster
     finally:
         cluster.stop()
+        signal.signal(signal.SIGTERM, earlier)
         if request.session.testsfailed == failed_before:
             cluster.remove()
+        else:  # the next session's `remove_orphans` takes it away
+            writer = request.config.get_terminal_writer()
+            writer.line(f"\nlogs of the test Slurm, until the next run: {cluster.folder / 'log'}")
 
 
 @pytest.fixture

@@ -41,9 +41,9 @@ apt-get -o DPkg::Lock::Timeout=120 -qq update
 apt-get -o DPkg::Lock::Timeout=300 -qq install --yes --no-install-recommends $missing >/dev/null
 
 # Not at the next boot either; a service that was here before this script keeps its setting.
+command -v systemctl >/dev/null || exit 0
 for service in $services; do
     case "$missing " in
-        *" $service "* | *" $service-server "*)
-            systemctl --quiet disable "$service" 2>/dev/null || true ;;
+        *" $service "* | *" $service-server "*) systemctl --quiet disable "$service.service" ;;
     esac
 done

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -92,23 +93,28 @@ def test_a_submitit_array_completes_without_srun(
     assert [job.result() for job in jobs] == [6, 24, 120]
 
 
-def test_a_job_in_high_preempts_one_in_low_which_slurm_requeues(slurm: Cluster) -> None:
+@pytest.fixture
+def slurm_without_grace(slurm: Cluster) -> Iterator[Cluster]:
+    """The cluster, with jobs in ``low`` preempted at once instead of after ten seconds."""
     slurm.run("scontrol", "update", "PartitionName=low", "GraceTime=0")
-    low = slurm.submit(
-        "sleep 600", "--partition=low", "--nodes=4", "--exclusive", "--output=/dev/null"
-    )
+    yield slurm
+    slurm.cancel_all()
+    slurm.run("scontrol", "update", "PartitionName=low", "GraceTime=10")
+
+
+def test_a_job_in_high_preempts_one_in_low_which_slurm_requeues(
+    slurm_without_grace: Cluster,
+) -> None:
+    slurm = slurm_without_grace
+    whole = ("--nodes=4", "--exclusive", "--output=/dev/null")
+    low = slurm.submit("sleep 600", "--partition=low", *whole)
     slurm.wait_job(low, "RUNNING", timeout=30)
 
-    high = slurm.submit(
-        "true", "--partition=high", "--nodes=4", "--exclusive", "--output=/dev/null"
-    )
+    high = slurm.submit("true", "--partition=high", *whole)
     slurm.wait_job(high, "COMPLETED", timeout=60)
     slurm.wait_job(low, "RUNNING", timeout=60)
 
     rows = slurm.run("sacct", "-D", "-n", "-P", "-X", "-o", "State", "-j", str(low)).split()
-    slurm.run("scancel", str(low))
-    slurm.wait_job(low, "CANCELLED", timeout=30)
-    slurm.run("scontrol", "update", "PartitionName=low", "GraceTime=10")
     assert rows == ["PREEMPTED", "RUNNING"]
 
 
@@ -127,9 +133,10 @@ def test_a_changed_setting_is_in_force_and_can_be_put_back(slurm: Cluster) -> No
 
 def test_a_node_whose_slurmd_is_killed_goes_down_and_comes_back(slurm: Cluster) -> None:
     slurm.kill_slurmd("cpu02")
-    slurm.wait_nodes(["cpu02"], ["down", "down*"], timeout=60)
-
-    slurm.start_slurmd("cpu02")
+    try:
+        slurm.wait_nodes(["cpu02"], ["down", "down*"], timeout=60)
+    finally:
+        slurm.start_slurmd("cpu02")
 
     slurm.wait_nodes(["cpu02"], ["idle"], timeout=30)
 
@@ -151,7 +158,7 @@ def test_up_and_down_by_hand_leave_no_process_and_no_folder(slurm: Cluster) -> N
         f"the test Slurm in {folder} is already up\n{use}",
         f"the test Slurm in {folder} is up: 6 nodes\n{use}",
         f"the test Slurm in {folder} is down\n",
-        f"the test Slurm in {folder} was not up\n",
+        f"no test Slurm in {folder}\n",
     ]
     assert not folder.exists()
     assert _processes_of(folder) == []
