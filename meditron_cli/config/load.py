@@ -62,7 +62,7 @@ class Layers:
         defaults = tree.find(self.profile, ("defaults",)) if self.profile else None
         nothing: tree.Node = MapNode(Place(Source("default", "defaults", Path.cwd())), {})
         layers = (self.recipe, defaults, self.config, *self.overrides)
-        return reduce(tree.merge, (layer for layer in layers if layer is not None), nothing)
+        return reduce(tree.merge, (node for node in layers if isinstance(node, MapNode)), nothing)
 
 
 def load(cluster: str, size: str, config: Path | None, overrides: Sequence[str]) -> Loaded:

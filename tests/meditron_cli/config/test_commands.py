@@ -60,6 +60,32 @@ def test_check_merges_when_cluster_and_size_are_given(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check", "--cluster", "local"], "error: --cluster and --size go together"),
+        (["clusters", "--copy"], "error: --copy wants a profile's name"),
+        (["clusters", "./gone.yaml"], "error: gone.yaml: no such file"),
+        (["check"], "error: experiment.yaml: no such file"),
+    ],
+)
+def test_words_that_miss_something_are_refused(
+    folder: Path, words: list[str], message: str
+) -> None:
+    result = meditron(*words)
+
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0] == message
+
+
+def test_check_merged_says_what_a_valid_file_is(folder: Path) -> None:
+    (folder / "experiment.yaml").write_text("seed: 1\n")
+
+    result = meditron("check", "--cluster", "local", "--size", "tiny")
+
+    assert (result.exit_code, result.stdout) == (0, "experiment.yaml: a valid experiment\n")
+
+
 def test_check_in_json_lists_files_and_errors(folder: Path) -> None:
     (folder / "experiment.yaml").write_text("sede: 1\n")
 

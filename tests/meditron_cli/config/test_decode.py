@@ -201,6 +201,15 @@ def test_a_cuda_cluster_without_gpus_is_refused() -> None:
     ]
 
 
+def test_pyxis_without_slurm_is_refused() -> None:
+    text = SITE.replace("scheduler: slurm", "scheduler: local")
+    container = "environment: {container: {kind: pyxis, image: /a.sqsh}}\n"
+
+    assert errors(Cluster, text, container) == [
+        "e.yaml:1:33: environment.container.kind: pyxis needs Slurm, and scheduler is local"
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "minutes"),
     [

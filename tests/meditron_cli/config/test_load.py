@@ -275,6 +275,14 @@ def test_set_takes_yaml(folder: Path) -> None:
     assert experiment.pretrain.decay_steps is None
 
 
+def test_defaults_that_are_no_mapping_give_one_error(folder: Path) -> None:
+    (folder / "mine.yaml").write_text(PROFILE + "defaults:\n")
+
+    assert refused("./mine.yaml", "tiny", None, []) == [
+        "mine.yaml:6:10: defaults: expected keys with values, found nothing"
+    ]
+
+
 def test_a_profile_must_bear_the_name_of_its_file(folder: Path) -> None:
     (folder / "clusters").mkdir()
     (folder / "clusters/other.yaml").write_text(PROFILE)
