@@ -118,6 +118,7 @@ def _instead(name: str) -> str:
 
 
 @click.group(
+    "meditron",
     cls=LazyGroup,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -19,10 +19,11 @@ from meditron_cli.services import Services
 @options.json_option
 @click.pass_obj
 def command(services: Services, name: str | None, runs_dir: Path | None, as_json: bool) -> None:
-    """Report what a run did and found; without RUN, the run that was made last.
+    """Report what a run did and found.
 
     Tokens, losses, accuracy before and after training with its 95 % interval, time and throughput,
-    and where everything lies. An unfinished run is reported as far as it is.
+    and where everything lies. Without RUN it is the run that was made last. An unfinished run is
+    reported as far as it is.
     """
     from meditron_cli import observe, report, view
 

@@ -1,0 +1,137 @@
+"""The command table, and how errors leave."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from meditron_cli import __version__
+from meditron_cli.main import COMMANDS, main
+
+from ..conftest import Bench
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def program(*words: str, runs: Path) -> subprocess.CompletedProcess[str]:
+    """`meditron WORDS` in a process of its own."""
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MEDITRON_RUNS": str(runs)}
+    command = [sys.executable, "-m", "meditron_cli", *words]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_says_what_the_command_says_of_itself(name: str) -> None:
+    command: click.Command = import_module(f"meditron_cli.commands.{name}").command
+
+    assert command.get_short_help_str(limit=200).rstrip(".") == COMMANDS[name].rstrip(".")
+
+
+def test_every_command_module_is_in_the_table() -> None:
+    folder = REPOSITORY / "meditron_cli" / "commands"
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "options"}
+
+    assert modules == set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", [(), ("--help",), ("-h",)])
+def test_help_lists_every_command(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(main, words)
+
+    assert result.exit_code == 0
+    listed = result.stdout.split("Commands:")[1]
+    assert [line.split()[0] for line in listed.strip().splitlines()] == list(COMMANDS)
+
+
+def test_the_version_is_printed() -> None:
+    assert CliRunner().invoke(main, ["--version"]).stdout == f"meditron {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "stderr"),
+    [
+        (
+            ["statsu"],
+            "error: no such command: statsu; did you mean `status`?\nhint: see `meditron --help`\n",
+        ),
+        (
+            ["frobnicate"],
+            "error: no such command: frobnicate\nhint: see `meditron --help`\n",
+        ),
+        (
+            ["submit", "bake"],
+            "error: invalid value for '{curate|tokenize|pretrain|evaluate|pipeline}': 'bake' is "
+            "not one of 'curate', 'tokenize', 'pretrain', 'evaluate', 'pipeline'\n"
+            "hint: see `meditron submit --help`\n",
+        ),
+        (
+            ["submit", "curate"],
+            "error: missing option '--cluster'\nhint: see `meditron submit --help`\n",
+        ),
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_a_hint(words: list[str], stderr: str) -> None:
+    result = CliRunner().invoke(main, words)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == stderr
+
+
+def test_a_fault_of_ours_is_one_sentence(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+
+    def break_down() -> None:
+        raise RuntimeError("the answer was 43")
+
+    meditron.scheduler.when_asked = break_down
+    result = meditron("status")
+
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: internal error: RuntimeError: the answer was 43\n"
+        "hint: this is a fault of meditron; `meditron --debug …` shows where\n"
+    )
+    assert "Traceback" in meditron("--debug", "status").stderr
+
+
+def test_every_line_of_a_message_is_an_error(meditron: Bench) -> None:
+    experiment = meditron.folder / "experiment.yaml"
+    experiment.write_text(experiment.read_text() + "pretrain: {lerning_rate: 1, tran_steps: 2}\n")
+
+    result = meditron.submit()
+
+    assert result.exit_code == 2
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert "did you mean" in errors[0]
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "meditron_cli", "--help"],
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    child.stdout.close()
+
+    assert child.stderr.read() == b""
+    child.stderr.close()
+    child.wait()
+
+
+def test_the_module_runs_like_the_program(tmp_path: Path) -> None:
+    done = program("status", "nobody", runs=tmp_path)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no run is called 'nobody'")

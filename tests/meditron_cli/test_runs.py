@@ -1,0 +1,228 @@
+"""Making and finding run directories."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs import rundir, specs
+from jobs.rundir import RunDir
+from meditron_cli import runs
+from meditron_cli.commands.resume import planned
+from meditron_cli.errors import ConfigError
+
+from ..conftest import Bench
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "profile", "expected"),
+    [
+        ("/a", "/b", "/c", "/a"),
+        (None, "/b", "/c", "/b"),
+        (None, None, "/c", "/c"),
+        (None, "", "/c", "/c"),
+        (None, None, None, "runs"),
+    ],
+)
+def test_the_runs_directory_by_precedence(
+    option: str | None, variable: str | None, profile: str | None, expected: str
+) -> None:
+    environ = {} if variable is None else {"MEDITRON_RUNS": variable}
+
+    found = runs.runs_root(
+        Path(option) if option else None, environ, Path(profile) if profile else None
+    )
+
+    assert found == Path(expected).absolute()
+
+
+def test_runs_of_one_identity_are_numbered(tmp_path: Path) -> None:
+    for name in ("med-7b-aa", "med-7b-aa-2", "med-7b-aa-10", "med-7b-aabb", "med-7b-aa-x"):
+        (tmp_path / name).mkdir()
+
+    assert runs.newest_of(tmp_path, "med-7b-aa") == "med-7b-aa-10"
+    assert runs.next_of(tmp_path, "med-7b-aa") == "med-7b-aa-11"
+    assert runs.next_of(tmp_path, "med-7b-cc") == "med-7b-cc"
+    assert runs.newest_of(tmp_path, "med-7b-cc") is None
+
+
+def test_a_run_holds_everything_before_its_first_job(meditron: Bench) -> None:
+    meditron.submit()
+    run = meditron.run()
+
+    record = rundir.read_json(run.record)
+
+    assert record["run"] == run.name
+    assert record["experiment"]["name"] == "trial"
+    assert record["cluster"]["name"] == "local"
+    assert record["size"] == "tiny"
+    assert record["versions"]["python"].startswith("3.")
+    assert {"commit", "dirty"} == set(record["code"])
+    assert sorted(rundir.read_json(run.plan)["stages"]) == [
+        "curate",
+        "evaluate",
+        "pretrain",
+        "tokenize",
+    ]
+
+
+def test_the_code_is_copied_without_bytecode(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    code = meditron.run().code
+
+    copied = {path.relative_to(code).as_posix() for path in code.rglob("*.py")}
+
+    assert {"jobs/entry.py", "meditron_cli/main.py", "clusters/__init__.py"} <= copied
+    assert (code / "jobs" / "rundir.py").read_bytes() == Path(rundir.__file__).read_bytes()
+    assert not list(code.rglob("__pycache__"))
+
+
+def test_the_copied_code_runs_by_itself(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    code = meditron.run().code
+
+    done = subprocess.run(
+        [sys.executable, "-c", "import jobs, meditron_cli.main; print(jobs.__file__)"],
+        cwd=code,
+        env={"PYTHONPATH": str(code), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.strip() == str(code / "jobs" / "__init__.py")
+
+
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ("--set", "--set"),
+        ("pretrain.train_steps=5", "pretrain.train_steps=5"),
+        ("tokenize.tokenizer=t.json", "tokenize.tokenizer=t.json"),
+        ("environment.set.API_KEY=abc", "environment.set.API_KEY=***"),
+        ("db_password=abc def", "db_password=***"),
+    ],
+)
+def test_secrets_stay_out_of_the_record(word: str, kept: str) -> None:
+    assert runs.redact(word) == kept
+
+
+def test_new_starts_another_run(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+
+    result = meditron.submit("--new", stage="curate")
+
+    first, second = (meditron.run(number).name for number in (0, 1))
+    assert second == f"{first}-2"
+    assert "continuing" not in result.stderr
+
+
+def test_submitting_again_continues_the_newest_of_the_identity(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    meditron.submit("--new", stage="curate")
+
+    result = meditron.submit("--json", stage="curate")
+
+    assert json.loads(result.stdout)["run"] == meditron.run(1).name
+
+
+def test_a_runs_directory_that_is_a_file_is_refused(meditron: Bench) -> None:
+    (meditron.folder / "runs").write_text("")
+
+    result = meditron.submit(stage="curate")
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {meditron.runs} is a file; runs need a folder\n"
+        "hint: name another with --runs-dir or MEDITRON_RUNS\n"
+    )
+
+
+def test_a_runs_directory_that_cannot_be_made_is_refused(meditron: Bench) -> None:
+    result = meditron.submit("--runs-dir", "/proc/runs", stage="curate")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: runs directory /proc/runs cannot be written: ")
+
+
+def test_a_run_of_a_newer_format_is_not_continued(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    record = meditron.run().record
+    record.write_text(record.read_text().replace('"format": 1', '"format": 2'))
+
+    result = meditron.submit(stage="curate")
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {record}: format 2, this program reads format 1\n"
+        "hint: the run was made by another version of meditron; use that one\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", ".hidden", "", "UP"])
+def test_a_name_that_could_leave_the_runs_directory_is_refused(meditron: Bench, name: str) -> None:
+    meditron.submit(stage="curate")
+    plan = planned(meditron.run())
+    request = runs.Request({}, {}, "tiny", None, [], 0.0)
+
+    with pytest.raises(ConfigError, match="is no name for a run"):
+        runs.create(meditron.runs, name, request, plan)
+
+
+def test_of_two_that_make_a_run_at_once_one_is_told(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    request = runs.Request({}, {}, "tiny", None, [], 0.0)
+
+    with pytest.raises(ConfigError, match="was made by another submit just now"):
+        runs.create(meditron.runs, run.name, request, planned(run))
+
+    assert [path.name for path in meditron.runs.iterdir()] == [run.name]
+
+
+MAKE_RUNS = """
+import sys
+from pathlib import Path
+from jobs.rundir import RunDir
+from meditron_cli import runs
+from meditron_cli.commands.resume import planned
+root = Path(sys.argv[1])
+plan = planned(RunDir(root / sys.argv[2]))
+request = runs.Request({}, {}, "tiny", None, [], 0.0)
+print("ready", flush=True)
+for number in range(1000):
+    runs.create(root, f"made-{number}", request, plan)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.11, 0.17, 0.23])
+def test_a_kill_while_a_run_is_made_leaves_a_whole_run_or_none(
+    meditron: Bench, delay: float
+) -> None:
+    meditron.submit()
+    child = subprocess.Popen(
+        [sys.executable, "-c", MAKE_RUNS, str(meditron.runs), meditron.run().name],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    time.sleep(delay)
+    child.kill()
+    child.wait()
+    child.stdout.close()
+
+    for name in runs.names(meditron.runs):
+        run = RunDir(meditron.runs / name)
+        assert rundir.read_json(run.record)["run"] == name
+        assert set(rundir.read_json(run.plan)["stages"]) == set(specs.STAGES)
+        assert run.spec("evaluate", 1).exists()
+        assert (run.code / "jobs" / "entry.py").exists()
