@@ -149,8 +149,10 @@ def score(
         The harness's samples in the order of ``asked``, and how many prompts were cut to fit.
     """
     from jobs import device
+    from jobs.lm_adapter import Encoder, MegatronLM
 
     spec = cast(specs.EvaluateSpec, context.task.spec)
+    encoder = Encoder.load(Path(spec.tokenizer), spec.eod_token)
     place = device.start(
         spec.device,
         context.rank,
@@ -161,9 +163,7 @@ def score(
     try:
         from jobs.engine import checkpoint as checkpoints
         from jobs.engine import model
-        from jobs.lm_adapter import Encoder, MegatronLM
 
-        encoder = Encoder.load(Path(spec.tokenizer), spec.eod_token)
         model.start_parallel(spec.parallel, place, spec.seed)
         network = model.build(spec.model, spec.parallel, spec.precision, place, for_inference=True)
         checkpoints.load_weights(checkpoint, network)
