@@ -1,8 +1,8 @@
 """The sample benchmark: every fact asked once, with four choices.
 
-The wrong choices are right answers of other facts of the same table, and every answer is a wrong choice
-three times as often as it is the right one. So a reader who likes some answers better than others, but
-does not know what they answer, is right one time in four.
+The wrong choices are right answers of other facts of the same table, and every answer is a wrong
+choice three times as often as it is the right one. So a reader who likes some answers better than
+others, but does not know what they answer, is right one time in four.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from .facts import Fact, Relation, facts_of
+from meditron_cli.sample.facts import Fact, Relation, facts_of
 
 WRONG_CHOICES = 3
 
 
 def questions(relations: Sequence[Relation], seed: int) -> list[dict[str, Any]]:
-    """Records ``{"id", "question", "choices", "answer", "subject"}``; ``answer`` is the index of the right choice.
+    """Records ``{"id", "question", "choices", "answer", "subject"}``, the same for the same seed.
 
-    Each position holds the right choice equally often, to within one question.
+    ``answer`` is the index of the right choice; each index serves equally often, to within one.
+
+    Raises:
+        ValueError: a table is too small, or too much in it is also right, for three wrong choices.
     """
     random = Random(f"benchmark {seed}")
     asked = [pair for relation in relations for pair in _with_wrong_choices(relation, random)]
@@ -41,7 +44,7 @@ def _record(number: int, fact: Fact, wrong: list[str], random: Random) -> dict[s
 
 
 def _with_wrong_choices(relation: Relation, random: Random) -> list[tuple[Fact, list[str]]]:
-    """Deal the table's answers out as wrong choices, three to each fact, every answer as often as it stands there."""
+    """Deal the table's answers out three times over, so that each fact gets three wrong choices."""
     facts = facts_of(relation)
     hands: list[list[str]] = [[] for _ in facts]
     for _ in range(WRONG_CHOICES):
@@ -51,9 +54,10 @@ def _with_wrong_choices(relation: Relation, random: Random) -> list[tuple[Fact, 
 
 
 def _deal(facts: Sequence[Fact], hands: Sequence[Sequence[str]], random: Random) -> list[str]:
-    """One more wrong choice for each fact: a permutation of the answers in which each fits its fact.
+    """One more wrong choice for each fact: a permutation of the answers that fits every fact.
 
-    A bipartite matching by augmenting paths (Kuhn's algorithm), over answers in random order.
+    Found as a bipartite matching by augmenting paths (Kuhn 1955, the Hungarian method), over the
+    answers in random order.
     """
     answers = [fact.answer for fact in facts]
     random.shuffle(answers)
@@ -72,9 +76,15 @@ def _deal(facts: Sequence[Fact], hands: Sequence[Sequence[str]], random: Random)
     for fact in range(len(facts)):
         if not place(fact, set()):
             name = facts[fact].relation.name
-            raise ValueError(f"table {name}: no {WRONG_CHOICES} wrong choices for every entity; add facts")
+            raise ValueError(
+                f"table {name}: no {WRONG_CHOICES} wrong choices for every entity; add facts"
+            )
     return [answers[answer] for answer, _ in sorted(owner.items(), key=lambda pair: pair[1])]
 
 
 def _fits(fact: Fact, hand: Sequence[str], answer: str) -> bool:
-    return answer != fact.answer and answer not in hand and answer not in fact.relation.also_right.get(fact.entity, ())
+    return (
+        answer != fact.answer
+        and answer not in hand
+        and answer not in fact.relation.also_right.get(fact.entity, ())
+    )

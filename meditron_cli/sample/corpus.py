@@ -1,7 +1,7 @@
 """The sample corpus: every fact told many times, in the manner of several kinds of medical writing.
 
-The corpus is made in rounds. A round tells every fact once in each of two ways: with the facts of its own
-table (guidelines, summaries, question lists) and among facts of other tables (case notes, tutorials,
+The corpus is made in rounds. A round tells every fact twice: with other facts of its own table
+(guidelines, summaries, question lists) and among facts of all tables (case notes, tutorials,
 question lists), so that a reader has to tie the answer to the entity and not to its neighbours.
 """
 
@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
-from .facts import Fact, Relation, facts_of
+from meditron_cli.sample.facts import Fact, Relation, facts_of
 
 Record = dict[str, str]
+Writer = Callable[[Sequence[Fact], Random], str]
 
 ROUNDS = 40
-"""Rounds in the shipped sample; with them the corpus holds some five megabytes."""
+"""Rounds in the shipped sample; with them the corpus holds between four and five megabytes."""
 FACTS_A_DOCUMENT = 6
 
 OPENERS = (
@@ -30,6 +31,7 @@ OPENERS = (
     "For the record, ",
     "At handover: ",
 )
+ANSWER_CUES = ("Answer:", "The answer is:", "In a word:")
 INTRODUCTIONS = (
     "These points were agreed by the panel.",
     "The section below is short on purpose.",
@@ -40,19 +42,12 @@ PEOPLE = ("teacher", "farmer", "nurse", "driver", "student", "baker", "pensioner
 PLACES = ("outpatient clinic", "emergency department", "ward", "health centre")
 
 
-def documents(relations: Sequence[Relation], seed: int, rounds: int = ROUNDS) -> Iterator[Record]:
-    """Records ``{"id", "source", "title", "text"}``, each id and each text once; the same for the same seed."""
+def documents(relations: Sequence[Relation], seed: int) -> Iterator[Record]:
+    """Records ``{"id", "source", "title", "text"}``, no id and no text twice, fixed by the seed."""
     random = Random(f"corpus {seed}")
-    everything = [fact for relation in relations for fact in facts_of(relation)]
-    for turn in range(rounds):
-        for relation in relations:
-            write = (guideline, summary, question_list)[turn % 3]
-            for part, facts in enumerate(_groups(facts_of(relation), random), start=1):
-                heading = f"{relation.heading}, edition {turn + 1}, part {part}"
-                yield _record(write, f"{relation.name}-{turn}-{part}", heading, facts, random)
-        write = (case_note, tutorial, question_list)[turn % 3]
-        for part, facts in enumerate(_groups(everything, random), start=1):
-            yield _record(write, f"mixed-{turn}-{part}", f"Folder {turn + 1}, sheet {part}", facts, random)
+    for turn in range(ROUNDS):
+        yield from _by_table(relations, turn, random)
+        yield from _across_tables(relations, turn, random)
 
 
 def guideline(facts: Sequence[Fact], random: Random) -> str:
@@ -62,38 +57,57 @@ def guideline(facts: Sequence[Fact], random: Random) -> str:
 
 
 def summary(facts: Sequence[Fact], random: Random) -> str:
-    """A list of entity and answer."""
+    """A list of entity and answer, each with a sentence."""
     return "\n".join(f"- {fact.entity}: {fact.answer}. {_sentence(fact, random)}" for fact in facts)
 
 
 def question_list(facts: Sequence[Fact], random: Random) -> str:
     """Questions with their answers, as in a leaflet."""
     return "\n\n".join(
-        f"Question: {_question(fact, random)}\nAnswer: {fact.answer}. {_sentence(fact, random)}" for fact in facts
+        f"Question: {_question(fact, random)}\n"
+        f"{random.choice(ANSWER_CUES)} {fact.answer}. {_sentence(fact, random)}"
+        for fact in facts
     )
 
 
 def case_note(facts: Sequence[Fact], random: Random) -> str:
-    """A visit, and what was said at the discussion after it."""
+    """A visit, and what was said in the discussion after it."""
     person, place, age = random.choice(PEOPLE), random.choice(PLACES), random.randrange(18, 90)
-    visit = f"A {person} aged {age} was seen in the {place}. The discussion touched on several points."
-    return " ".join([visit, *(_sentence(fact, random) for fact in facts)])
+    visit = f"A {person} aged {age} was seen in the {place}."
+    sentences = (_sentence(fact, random) for fact in facts)
+    return " ".join([visit, "The discussion touched on several points.", *sentences])
 
 
 def tutorial(facts: Sequence[Fact], random: Random) -> str:
     """A tutor asks, a student answers."""
     return "\n".join(
-        f"Tutor: {_question(fact, random)}\nStudent: {fact.answer}.\nTutor: {_sentence(fact, random)}"
+        f"Tutor: {_question(fact, random)}\n"
+        f"Student: {fact.answer}.\n"
+        f"Tutor: {_sentence(fact, random)}"
         for fact in facts
     )
 
 
-def _record(
-    write: Callable[[Sequence[Fact], Random], str], name: str, heading: str, facts: Sequence[Fact], random: Random
-) -> Record:
+def _by_table(relations: Sequence[Relation], turn: int, random: Random) -> Iterator[Record]:
+    write = (guideline, summary, question_list)[turn % 3]
+    for relation in relations:
+        for part, facts in enumerate(_groups(facts_of(relation), random), start=1):
+            title = f"{relation.heading}, edition {turn + 1}, part {part}"
+            yield _record(write, f"{relation.name}-{turn + 1}-{part}", title, facts, random)
+
+
+def _across_tables(relations: Sequence[Relation], turn: int, random: Random) -> Iterator[Record]:
+    write = (case_note, tutorial, question_list)[turn % 3]
+    everything = [fact for relation in relations for fact in facts_of(relation)]
+    for part, facts in enumerate(_groups(everything, random), start=1):
+        title = f"Folder {turn + 1}, sheet {part}"
+        yield _record(write, f"mixed-{turn + 1}-{part}", title, facts, random)
+
+
+def _record(write: Writer, name: str, title: str, facts: Sequence[Fact], random: Random) -> Record:
     source = write.__name__
-    text = f"{heading}\n\n{write(facts, random)}\n"
-    return {"id": f"{source}-{name}", "source": source, "title": heading, "text": text}
+    text = f"{title}\n\n{write(facts, random)}\n"
+    return {"id": f"{source}-{name}", "source": source, "title": title, "text": text}
 
 
 def _groups(facts: Sequence[Fact], random: Random) -> Iterator[list[Fact]]:
@@ -104,8 +118,8 @@ def _groups(facts: Sequence[Fact], random: Random) -> Iterator[list[Fact]]:
 
 
 def _sentence(fact: Fact, random: Random) -> str:
-    text = random.choice(OPENERS) + fact.state(random.choice(fact.relation.statements))
-    return f"{_capital(text)}."
+    opener = random.choice(OPENERS)
+    return f"{_capital(opener + fact.state(random.choice(fact.relation.statements)))}."
 
 
 def _question(fact: Fact, random: Random) -> str:

@@ -1,8 +1,8 @@
 """The tables of facts behind the sample: relations, each with its facts and its wordings.
 
-A relation is a question that has one right answer for each of its entities, such as the antidote to a
-poison. The tables are JSON files in ``facts/``; statements and questions are worded for the corpus,
-stems for the benchmark alone.
+A relation is a question that has one right answer for each of its entities, such as the antidote to
+a poison. The tables are JSON files in ``facts/``; statements and questions are worded for the
+corpus, stems for the benchmark alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Relation:
     facts: Mapping[str, str]
     """Entity to answer."""
     also_right: Mapping[str, tuple[str, ...]]
-    """Answers of other entities that could be defended for this one, so never a wrong choice beside it."""
+    """Answers of other entities that could be defended for this one: never its wrong choices."""
 
 
 @dataclass(frozen=True)

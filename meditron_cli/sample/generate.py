@@ -1,37 +1,46 @@
-"""Write the sample: corpus, benchmark and tokenizer, the same bytes for the same seed. Standard library only."""
+"""Write the sample: corpus, benchmark and tokenizer, the same bytes for the same seed.
+
+Needs no third-party library, so that it runs on a login node.
+"""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import benchmark, corpus, facts
+from jobs.rundir import write_bytes
+from meditron_cli.sample import benchmark, corpus, facts
 
 SEED = 7
+"""The seed of the sample whose text the shipped tokenizer was trained on."""
 
 
 def write(folder: Path, seed: int = SEED) -> None:
-    """Write ``corpus/*.jsonl``, ``benchmark/questions.jsonl`` and ``tokenizer.json`` below a folder.
+    """Write ``corpus/*.jsonl``, ``benchmark/questions.jsonl`` and ``tokenizer.json`` in a folder.
+
+    Each file is written whole or not at all; what stood under its name before is replaced.
 
     Raises:
         OSError: the folder cannot be written to.
     """
     relations = facts.load()
-    by_source: dict[str, list[corpus.Record]] = {}
-    for record in corpus.documents(relations, seed):
-        by_source.setdefault(record["source"], []).append(record)
-    for source, records in by_source.items():
-        _write_lines(folder / "corpus" / f"{source}.jsonl", records)
-    _write_lines(folder / "benchmark" / "questions.jsonl", benchmark.questions(relations, seed))
-    with resources.as_file(resources.files(__package__) / "tokenizer.json") as tokenizer:
-        shutil.copyfile(tokenizer, folder / "tokenizer.json")
+    for source, records in _by_source(corpus.documents(relations, seed)).items():
+        write_bytes(folder / "corpus" / f"{source}.jsonl", _lines(records))
+    asked = benchmark.questions(relations, seed)
+    write_bytes(folder / "benchmark" / "questions.jsonl", _lines(asked))
+    tokenizer = resources.files(__package__) / "tokenizer.json"
+    write_bytes(folder / "tokenizer.json", tokenizer.read_bytes())
 
 
-def _write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    path.write_text("".join(lines), encoding="utf-8")
+def _by_source(records: Iterable[corpus.Record]) -> dict[str, list[corpus.Record]]:
+    groups: dict[str, list[corpus.Record]] = {}
+    for record in records:
+        groups.setdefault(record["source"], []).append(record)
+    return groups
+
+
+def _lines(records: Iterable[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()

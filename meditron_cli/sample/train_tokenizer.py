@@ -1,8 +1,9 @@
-"""Train the sample's tokenizer and write it beside this file; for developers, after a change of the corpus.
+"""Train the sample's tokenizer and write it beside this file, after a change of the corpus.
 
     python -m meditron_cli.sample.train_tokenizer
 
-Byte-level BPE without a prefix space: every text can be encoded, and decodes to itself.
+For developers: it needs the ``tokenizers`` library, and its result is shipped. Byte-level BPE
+without a prefix space: every text can be encoded, and decodes to itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import corpus, facts, generate
+from meditron_cli.sample import corpus, facts, generate
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -39,7 +40,7 @@ def train(texts: Iterable[str]) -> Tokenizer:
 
 def main() -> None:
     texts = (record["text"] for record in corpus.documents(facts.load(), generate.SEED))
-    train(texts).save(str(Path(__file__).with_name("tokenizer.json")))
+    train(texts).save(str(Path(__file__).with_name("tokenizer.json")), pretty=False)
 
 
 if __name__ == "__main__":
