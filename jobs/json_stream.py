@@ -102,17 +102,18 @@ def is_array(stream: io.BufferedReader[Any]) -> bool:
 
 
 def elements(path: Path, stream: io.BufferedReader[Any]) -> Iterator[tuple[int, bytes]]:
-    """Elements of one JSON array with the line each begins on.
+    """Elements of one JSON array with the line each begins on; closes the stream.
 
     Bytes that are not UTF-8 travel as surrogates, so that only the element holding them is refused.
 
     Raises:
         TaskError: the array breaks off, or something else follows it.
     """
-    array = _ArrayText(path, io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline=""))
-    array.skip("[")
-    while not array.at_end():
-        yield array.line, array.element().encode("utf-8", "surrogateescape")
+    with io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="") as text:
+        array = _ArrayText(path, text)
+        array.skip("[")
+        while not array.at_end():
+            yield array.line, array.element().encode("utf-8", "surrogateescape")
 
 
 class _ArrayText:

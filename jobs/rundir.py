@@ -149,9 +149,8 @@ def read_json(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         FormatError: written by another version, or not JSON.
     """
-    text = path.read_text()
     try:
-        value = json.loads(text)
+        value = json.loads(path.read_text())
     except ValueError as error:
         raise FormatError(f"{path}: not JSON ({error})") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
@@ -165,8 +164,12 @@ def append_event(run: RunDir, kind: str, **fields: Any) -> None:
     line = json.dumps(
         {"format": FORMAT, "time": time.time(), "event": kind, **fields}, sort_keys=True
     )
-    with open(run.events, "ab") as file:
+    with open(run.events, "a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # cut short by a crash: it must not swallow this one too
+                file.write(b"\n")
         file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())

@@ -244,7 +244,7 @@ def task_from_json(data: dict[str, Any]) -> TaskSpec:
     if data.get("stage") not in SPEC_TYPES:
         raise ValueError(f"task spec names the unknown stage {data.get('stage')!r}")
     body = {key: value for key, value in data.items() if key != "format"}
-    spec = _build(SPEC_TYPES[data["stage"]], body.pop("spec"))
+    spec = _build(SPEC_TYPES[data["stage"]], body.pop("spec", {}))
     return _build(TaskSpec, {**body, "spec": spec})
 
 

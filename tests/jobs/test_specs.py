@@ -1,0 +1,155 @@
+"""Task specs: what the login node writes is what a node reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs import specs
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+LEAVES: dict[str, st.SearchStrategy[Any]] = {
+    "str": st.text(),
+    "int": st.integers(),
+    "float": FINITE,
+    "bool": st.booleans(),
+    "tuple[str, ...]": st.lists(st.text()).map(tuple),
+    "dict[str, Any]": st.dictionaries(st.text(), st.one_of(st.text(), FINITE, st.none())),
+}
+
+
+def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Any value of a spec dataclass, from the types its fields are declared with."""
+    nested = {"ModelSpec": specs.ModelSpec, "ParallelSpec": specs.ParallelSpec}
+    chosen = {
+        field.name: LEAVES[field.type] if field.type in LEAVES else any_of(nested[field.type])
+        for field in dataclasses.fields(kind)
+        if field.name not in given_fields
+    }
+    return st.builds(kind, **chosen, **given_fields)
+
+
+@st.composite
+def any_task(draw: st.DrawFn) -> specs.TaskSpec:
+    stage = draw(st.sampled_from(specs.STAGES))
+    spec = any_of(specs.SPEC_TYPES[stage])
+    task: specs.TaskSpec = draw(any_of(specs.TaskSpec, stage=st.just(stage), spec=spec))
+    return task
+
+
+CURATE = specs.CurateSpec(
+    sources=("/data/a.jsonl", "/data/b.parquet"),
+    text_key="text",
+    id_key="id",
+    min_chars=100,
+    on_bad_record="fail",
+    shards=8,
+    validation_fraction=0.03,
+    output_dir="corpus",
+)
+TASK = specs.TaskSpec(
+    stage="curate",
+    index=0,
+    spec=CURATE,
+    ranks=1,
+    ranks_per_node=1,
+    nodes=1,
+    gpus_per_node=0,
+    cpus_per_rank=4,
+    launcher="srun",
+    python=("python3",),
+    srun_args=(),
+    secrets_file="",
+    health={"gpus": 0},
+)
+
+
+@given(any_task())
+def test_a_task_read_back_is_the_task_written(task: specs.TaskSpec) -> None:
+    written = json.dumps(specs.to_json(task))
+
+    assert specs.task_from_json(json.loads(written)) == task
+
+
+@given(any_task(), any_task())
+def test_digests_are_equal_for_equal_tasks_only(one: specs.TaskSpec, other: specs.TaskSpec) -> None:
+    again = specs.task_from_json(specs.to_json(one))
+
+    assert specs.digest(again) == specs.digest(one)
+    assert (specs.digest(one) == specs.digest(other)) == (
+        specs.to_json(one) == specs.to_json(other)
+    )
+
+
+def test_every_stage_has_a_spec_and_every_spec_a_stage() -> None:
+    assert tuple(specs.SPEC_TYPES) == specs.STAGES
+
+
+def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
+    data = specs.to_json(CURATE)
+
+    assert specs.digest(dict(reversed(data.items()))) == specs.digest(CURATE)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(specs.CurateSpec)])
+def test_a_change_of_any_field_changes_the_digest(field: str) -> None:
+    old = getattr(CURATE, field)
+    new = (*old, "/data/c.jsonl") if field == "sources" else old * 2
+
+    assert specs.digest(dataclasses.replace(CURATE, **{field: new})) != specs.digest(CURATE)
+
+
+@pytest.mark.parametrize("found", [0, 2, "1", None])
+def test_another_format_is_refused(found: object) -> None:
+    with pytest.raises(ValueError, match="reads 1") as refused:
+        specs.task_from_json({**specs.to_json(TASK), "format": found})
+
+    assert str(refused.value) == f"task spec has format {found!r}, this program reads 1"
+
+
+def test_an_unknown_stage_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown stage") as refused:
+        specs.task_from_json({**specs.to_json(TASK), "stage": "convert"})
+
+    assert str(refused.value) == "task spec names the unknown stage 'convert'"
+
+
+def without(data: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: without(data, "ranks"), "TaskSpec: missing or unknown fields: ranks"),
+        (lambda data: {**data, "gpus": 1}, "TaskSpec: missing or unknown fields: gpus"),
+        (
+            lambda data: {**data, "spec": {**without(data["spec"], "shards"), "shard": 8}},
+            "CurateSpec: missing or unknown fields: shard, shards",
+        ),
+        (
+            lambda data: without(data, "spec"),
+            "CurateSpec: missing or unknown fields: id_key, min_chars, on_bad_record, output_dir, "
+            "shards, sources, text_key, validation_fraction",
+        ),
+    ],
+)
+def test_missing_and_unknown_fields_are_refused_by_name(change: Any, message: str) -> None:
+    with pytest.raises(ValueError, match="missing or unknown") as refused:
+        specs.task_from_json(change(specs.to_json(TASK)))
+
+    assert str(refused.value) == message
+
+
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 64))
+def test_world_size_is_the_product_of_the_three_dimensions(
+    tensor: int, pipeline: int, data: int
+) -> None:
+    parallel = specs.ParallelSpec(tensor, pipeline, data, True, True, "none")
+
+    assert parallel.world_size == tensor * pipeline * data
