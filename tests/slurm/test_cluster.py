@@ -24,7 +24,7 @@ def test_all_six_nodes_are_idle(slurm: Cluster) -> None:
 
 def test_accounting_knows_a_finished_job_and_its_exit_code(slurm: Cluster) -> None:
     job = slurm.submit("exit 7", "--output=/dev/null")
-    slurm.wait_job(job, "FAILED", timeout=30)
+    slurm.wait_job(job, "FAILED", timeout=60)
 
     rows = slurm.run("sacct", "-n", "-P", "-X", "-o", "State,ExitCode,NodeList", "-j", str(job))
 
@@ -40,7 +40,7 @@ def test_a_job_sees_the_gpus_it_was_given(slurm: Cluster, tmp_path: Path) -> Non
         "--gpus-per-node=2",
         f"--output={output}",
     )
-    slurm.wait_job(job, "COMPLETED", timeout=30)
+    slurm.wait_job(job, "COMPLETED", timeout=60)
 
     assert output.read_text() == ("2:0,1\n" if slurm.has_gpu_devices else "2:\n")
 
@@ -58,7 +58,7 @@ def test_four_tasks_on_two_nodes_are_told_their_node_and_rank(
         "--gpus-per-node=2",
         f"--output={output}",
     )
-    slurm.wait_job(job, "COMPLETED", timeout=30)
+    slurm.wait_job(job, "COMPLETED", timeout=60)
 
     ranks = sorted(output.read_text().splitlines())
     assert ranks == ["gpu01 0 0", "gpu01 1 1", "gpu02 2 0", "gpu02 3 1"]
@@ -68,7 +68,7 @@ def test_every_element_of_an_array_runs(slurm: Cluster, tmp_path: Path) -> None:
     job = slurm.submit(
         "echo $SLURM_ARRAY_TASK_ID", "--array=0-2", f"--output={tmp_path / 'element-%a'}"
     )
-    slurm.wait_job(job, "COMPLETED", timeout=30)
+    slurm.wait_job(job, "COMPLETED", timeout=60)
 
     written = {path.name: path.read_text() for path in tmp_path.glob("element-*")}
     assert written == {f"element-{index}": f"{index}\n" for index in range(3)}
@@ -108,7 +108,7 @@ def test_a_job_in_high_preempts_one_in_low_which_slurm_requeues(
     slurm = slurm_without_grace
     whole = ("--nodes=4", "--exclusive", "--output=/dev/null")
     low = slurm.submit("sleep 600", "--partition=low", *whole)
-    slurm.wait_job(low, "RUNNING", timeout=30)
+    slurm.wait_job(low, "RUNNING", timeout=60)
 
     high = slurm.submit("true", "--partition=high", *whole)
     slurm.wait_job(high, "COMPLETED", timeout=60)
@@ -134,11 +134,11 @@ def test_a_changed_setting_is_in_force_and_can_be_put_back(slurm: Cluster) -> No
 def test_a_node_whose_slurmd_is_killed_goes_down_and_comes_back(slurm: Cluster) -> None:
     slurm.kill_slurmd("cpu02")
     try:
-        slurm.wait_nodes(["cpu02"], ["down", "down*"], timeout=60)
+        slurm.wait_nodes(["cpu02"], ["down", "down*"], timeout=120)
     finally:
         slurm.start_slurmd("cpu02")
 
-    slurm.wait_nodes(["cpu02"], ["idle"], timeout=30)
+    slurm.wait_nodes(["cpu02"], ["idle"], timeout=60)
 
 
 def test_up_and_down_by_hand_leave_no_process_and_no_folder(slurm: Cluster) -> None:
@@ -148,7 +148,7 @@ def test_up_and_down_by_hand_leave_no_process_and_no_folder(slurm: Cluster) -> N
 
     outputs = [_by_hand("up", folder), _by_hand("up", folder)]
     job = second.submit("setsid sleep 600 & sleep 600", "--output=/dev/null")
-    second.wait_job(job, "RUNNING", timeout=30)
+    second.wait_job(job, "RUNNING", timeout=60)
     _kill_hard(folder, "slurmctld")
     outputs += [_by_hand("up", folder), _by_hand("down", folder), _by_hand("down", folder)]
 
