@@ -192,6 +192,12 @@ def unfit_nodes(run: rundir.RunDir, task: specs.TaskSpec, attempt: int, code: in
             reasons[report["node"]] = (
                 f"{report['node']}: {fatal[0]['message']} ({fatal[0]['code']})"
             )
+    if not reasons and code in (runtime.CONFIGURATION, runtime.UNHEALTHY):
+        return Outcome(
+            code,
+            f"the pre-flight of {task.stage} refused this node and could write no report",
+            "the job's log names the node and the reason",
+        )
     if not reasons:
         return Outcome(runtime.FAILED, f"the pre-flight of {task.stage} ended with code {code}")
     return Outcome(

@@ -1,0 +1,141 @@
+"""Who may import whom, and what a light start must not load."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LIGHT = {"jobs", "jobs.specs", "jobs.rundir", "jobs.runtime", "jobs.health"}
+HEAVY = {"torch", "megatron", "tensorboard", "lm_eval", "datasets", "tokenizers", "pyarrow"}
+CLI_ONLY = {"meditron_cli", "click", "yaml", "pydantic", "rich", "clusters"}
+
+
+def modules() -> dict[str, Path]:
+    """Name and file of every module of the three packages."""
+    found = {}
+    for package in ("meditron_cli", "jobs", "clusters"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found[name] = path
+    return found
+
+
+def imports(path: Path, top_only: bool) -> Iterator[str]:
+    """Modules a file imports; with ``top_only`` only those loaded with it."""
+    tree = ast.parse(path.read_text())
+    nodes = run_on_import(tree.body) if top_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def run_on_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements that run when a module is loaded; blocks for type checkers do not."""
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        for name in ("body", "orelse", "handlers", "finalbody"):
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef)):
+                yield from run_on_import(getattr(node, name, []))
+
+
+def known(name: str, names: set[str]) -> str | None:
+    """The module of ours that an imported name means."""
+    while name and name not in names:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def roots(path: Path, top_only: bool) -> set[str]:
+    return {name.split(".")[0] for name in imports(path, top_only)}
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if name.split(".")[0] == "jobs"])
+def test_the_node_side_never_imports_the_login_side(name: str) -> None:
+    assert not roots(modules()[name], top_only=False) & CLI_ONLY
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in modules()
+        if name.startswith("meditron_cli")
+        or name in LIGHT
+        or name in {"jobs.entry", "jobs.supervisor"}
+    ],
+)
+def test_the_login_node_and_the_batch_step_load_nothing_heavy(name: str) -> None:
+    allowed = {"tokenizers"} if name == "meditron_cli.sample.train_tokenizer" else set()
+    assert not (roots(modules()[name], top_only=True) & HEAVY) - allowed
+
+
+def test_only_the_engine_imports_megatron() -> None:
+    users = [name for name, path in modules().items() if "megatron" in roots(path, top_only=False)]
+
+    assert all(name.startswith("jobs.engine") or name == "jobs.device" for name in users), users
+
+
+def test_only_the_configuration_imports_pydantic_and_yaml() -> None:
+    for name, path in modules().items():
+        if roots(path, top_only=False) & {"pydantic", "yaml"}:
+            assert name.startswith("meditron_cli.config"), name
+
+
+def test_planning_is_pure() -> None:
+    effects = {"os", "subprocess", "time", "yaml", "socket", "shutil"}
+    for name, path in modules().items():
+        if name.startswith("meditron_cli.plan"):
+            assert not roots(path, top_only=False) & effects, name
+
+
+def test_stages_do_not_import_each_other() -> None:
+    stages = {"jobs.curate", "jobs.tokenize_corpus", "jobs.pretrain", "jobs.evaluate"}
+    for name in stages:
+        imported = {known(item, set(modules())) for item in imports(modules()[name], False)}
+        assert not imported & (stages - {name}), name
+
+
+def test_no_two_modules_import_each_other() -> None:
+    names = set(modules())
+    graph = {
+        name: {known(item, names) for item in imports(path, top_only=True)} - {None, name}
+        for name, path in modules().items()
+    }
+
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("command", [["--help"], ["status"]])
+def test_a_light_start_loads_nothing_heavy(command: list[str], tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from meditron_cli.main import main\n"
+        "try:\n"
+        f"    main({command!r})\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0, end.code\n"
+        "heavy = {'torch', 'submitit', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr
