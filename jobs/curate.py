@@ -38,9 +38,14 @@ REJECTED_BYTES = 10_000
 OTHER_FILES = 64
 """Files a process has open besides its shards."""
 
-LINE_BREAK = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
-INVISIBLE = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\ufeff]")
+LINE_BREAKS = "\r\x0b\x0c\x85\u2028\u2029"
+INVISIBLE = "".join(
+    chr(code)
+    for code in (*range(0x20), *range(0x7F, 0xA0), 0xAD, 0x200B, 0xFEFF)
+    if chr(code) not in f"\t\n{LINE_BREAKS}"
+)
 """Control characters but tab and line breaks; soft hyphen, zero-width space, byte order mark."""
+REPLACED = {**dict.fromkeys(map(ord, LINE_BREAKS), "\n"), **dict.fromkeys(map(ord, INVISIBLE))}
 BLANK_LINES = re.compile("\n{3,}")
 
 
@@ -331,10 +336,14 @@ def normalise(text: str) -> str:
     line break become one, and of blank lines in a row one stays. What can be read is kept.
     Applying it twice changes nothing more.
     """
-    text = INVISIBLE.sub("", LINE_BREAK.sub("\n", text))
+    text = text.replace("\r\n", "\n")
+    if any(mark in text for mark in LINE_BREAKS + INVISIBLE):  # few texts need the slower translate
+        text = text.translate(REPLACED)
     text = unicodedata.normalize("NFC", text)
     text = "\n".join(line.rstrip() for line in text.split("\n"))
-    return BLANK_LINES.sub("\n\n", text).strip()
+    if "\n\n\n" in text:
+        text = BLANK_LINES.sub("\n\n", text)
+    return text.strip()
 
 
 def text_digest(text: str) -> bytes:
