@@ -277,7 +277,7 @@ def prepare(
     run.save_file.unlink(missing_ok=True)
     for stage, decision in decisions.items():
         for index in decision.submit:
-            run.done(stage, index).unlink(missing_ok=True)
+            rundir.forget_done(run, stage, index)
     runs.write_plan(run, plan, keep)
 
 

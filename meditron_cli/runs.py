@@ -132,29 +132,39 @@ def create(root: Path, name: str, request: Request, plan: Plan) -> RunDir:
     Raises:
         ConfigError: the root cannot be written, or another process made the run first.
     """
-    from meditron_cli import snapshot
-
     if not NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name for a run", hint="lower-case letters, digits and -")
     part = root / f".{name}.{uuid4().hex}"
     try:
         part.mkdir(parents=True)
-    except OSError as error:
-        raise ConfigError(
-            f"runs directory {root} cannot be written: {error.strerror}", hint=HINT_ROOT
-        ) from error
-    try:
-        run = RunDir(part)
-        snapshot.copy_code(run.code)
-        code = snapshot.describe_code(run.code)
-        rundir.write_json(run.record, record(name, request, code))
-        write_plan(run, plan)
-        run.events.touch()
+        fill(RunDir(part), name, request, plan)
         _rename(part, root / name)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise ConfigError(
+                f"runs directory {root} cannot be written: {reason(error)}", hint=HINT_ROOT
+            ) from error
         raise
     return RunDir(root / name)
+
+
+def reason(error: OSError) -> str:
+    """Why a file could not be written; copying a folder collects its reasons in a list."""
+    if isinstance(error, shutil.Error):
+        return str(error.args[0][0][-1])
+    return error.strerror or str(error)
+
+
+def fill(run: RunDir, name: str, request: Request, plan: Plan) -> None:
+    """Write everything a new run holds."""
+    from meditron_cli import snapshot
+
+    snapshot.copy_code(run.code)
+    code = snapshot.describe_code(run.code)
+    rundir.write_json(run.record, record(name, request, code))
+    write_plan(run, plan)
+    run.events.touch()
 
 
 def _rename(part: Path, final: Path) -> None:

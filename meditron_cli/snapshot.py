@@ -39,7 +39,9 @@ def describe_code(target: Path) -> dict[str, Any]:
     folders = [str(package_folder(package.__file__)) for package in PACKAGES]
     root = Path(folders[0]).parent
     commit = _git(root, "rev-parse", "HEAD")
-    if commit is None:
+    # Installed packages may lie in a virtual environment inside somebody's checkout.
+    tracked = _git(root, "ls-files", "--error-unmatch", "--", f"{folders[0]}/__init__.py")
+    if commit is None or tracked is None:
         return {"commit": None, "dirty": None}
     status = _git(root, "status", "--porcelain", "--", *folders)
     patch = _git(root, "diff", "HEAD", "--binary", "--", *folders)

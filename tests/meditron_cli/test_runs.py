@@ -188,6 +188,32 @@ def test_of_two_that_make_a_run_at_once_one_is_told(meditron: Bench) -> None:
     assert [path.name for path in meditron.runs.iterdir()] == [run.name]
 
 
+FILL_DISK = """
+import resource, sys
+from meditron_cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+main(sys.argv[1:])
+"""
+
+
+def test_a_disk_that_cannot_take_a_run_leaves_nothing_behind(meditron: Bench) -> None:
+    words = ["submit", "curate", "--cluster", "local", "--size", "tiny", "--runs-dir", "runs"]
+
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", FILL_DISK, *words],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    first = done.stderr.splitlines()[0]
+    assert first.startswith(f"error: runs directory {meditron.runs} cannot be written: ")
+    assert "File too large" in first
+    assert list(meditron.runs.iterdir()) == []
+
+
 MAKE_RUNS = """
 import sys
 from pathlib import Path
