@@ -47,9 +47,9 @@ def run(context: runtime.Context) -> None:
     finally:
         if context.rank == 0:
             shutil.rmtree(context.scratch, ignore_errors=True)
+    records = question_records(samples, asked)
     if context.rank != 0:
         return
-    records = question_records(samples, asked)
     results = summarise(samples, asked) | {
         "benchmark": spec.benchmark,
         "checkpoint_step": step,

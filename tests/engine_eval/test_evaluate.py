@@ -196,7 +196,7 @@ def test_weights_that_are_not_numbers_fail_instead_of_scoring(evaluation):
 
 
 def test_an_evaluation_asked_to_stop_leaves_no_results(evaluation):
-    stopped = evaluation()
+    stopped = evaluation(tensor=2)
     stopped.run.stop_file.touch()
 
     outcome = stopped.start()
