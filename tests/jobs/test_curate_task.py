@@ -270,10 +270,10 @@ def test_a_refused_write_names_the_file_and_leaves_nothing(bench: Any, tmp_path:
 
 
 def test_more_shards_than_the_usual_limit_of_open_files(bench: Any, write_jsonl: Any) -> None:
-    bench.curate(write_jsonl("d.jsonl", *DOCUMENTS), shards=1500)
+    bench.curate(write_jsonl("d.jsonl", *DOCUMENTS), shards=1100)
 
     result = bench.start("curate")
 
     assert (result.returncode, result.stderr) == (0, "")
-    assert len(bench.files("corpus/train")) == 1500
+    assert len(bench.files("corpus/train")) == 1100
     assert len(bench.documents() + bench.documents("corpus/validation")) == 60
