@@ -1,0 +1,75 @@
+"""Benchmarks, one module a subject: ``python -m tests.bench [SUBJECT …]``.
+
+A subject's ``figures()`` measures and answers; nothing asserts. Figures are medians, and ratios
+come from runs that take turns, since the machine may be busy with something else at any moment.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of ``bench.json``."""
+
+    name: str
+    value: float
+    aim: str = ""
+    """What we would like it to be, for people."""
+    note: str = ""
+    """What was measured, with spread or parts where they help."""
+
+
+def take_turns(rounds: int, **sides: Callable[[], float]) -> dict[str, list[float]]:
+    """Seconds of each side, one a round; every round runs each side once, in an order that turns
+    around from round to round.
+    """
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
+            found[name].append(sides[name]())
+    return found
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """Median of the ratios of runs that stood beside each other."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def seconds_of(command: Sequence[str], environ: Mapping[str, str], folder: Path) -> float:
+    """Seconds a command takes from start to end, its output thrown away.
+
+    Raises:
+        subprocess.CalledProcessError: it failed, and measured nothing.
+    """
+    started = time.perf_counter()
+    subprocess.run(
+        command,
+        env=environ,
+        cwd=folder,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - started
+
+
+def children_cpu_seconds() -> float:
+    """Processor time of all child processes that have ended; little moved by a busy machine."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment with our packages importable from any folder."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), **more}

@@ -1,0 +1,46 @@
+"""``python -m tests.bench [SUBJECT …]``: measure, print a table, write ``bench.json``."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+import sys
+import traceback
+
+from meditron_cli.console import plain_table
+from tests import bench
+from tests.bench import Figure
+
+
+def subjects() -> list[str]:
+    """Every module beside this one."""
+    return [module.name for module in pkgutil.iter_modules(bench.__path__) if module.name[0] != "_"]
+
+
+def main(wanted: list[str]) -> int:
+    """Measure some subjects, or all."""
+    known = subjects()
+    odd = [name for name in wanted if name not in known]
+    if odd:
+        print(f"no subject is called {odd[0]}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    found: list[Figure] = []
+    broken = 0
+    for name in wanted or known:
+        print(f"measuring {name} …", file=sys.stderr, flush=True)
+        try:
+            found += importlib.import_module(f"tests.bench.{name}").figures()
+        except Exception:  # one broken subject must not cost the figures of the others
+            traceback.print_exc()
+            broken += 1
+    rows = [[figure.name, f"{figure.value:.4g}", figure.aim, figure.note] for figure in found]
+    print("\n".join(plain_table(("figure", "value", "aim", "what"), rows)))
+    figures = {figure.name: figure.value for figure in found}
+    path = bench.REPOSITORY / "bench.json"
+    path.write_text(json.dumps({"format": 1, "figures": figures}, indent=1) + "\n")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

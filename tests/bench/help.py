@@ -1,0 +1,25 @@
+"""How long a person waits for ``meditron --help``, beside what importing click alone takes."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from tests.bench import Figure, environment, ratio, seconds_of, take_turns
+
+ROUNDS = 25
+
+
+def figures() -> list[Figure]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = partial(seconds_of, environ=environment(), folder=Path(folder))
+        ask = partial(run, [sys.executable, "-m", "meditron_cli", "--help"])
+        bare = partial(run, [sys.executable, "-c", "import click"])
+        ask(), bare()  # bytecode is written now
+        seconds = take_turns(ROUNDS, help=ask, click=bare)
+    middle = {name: statistics.median(values) * 1000 for name, values in seconds.items()}
+    note = f"--help {middle['help']:.0f} ms, import click {middle['click']:.0f} ms"
+    return [Figure("help_over_click", ratio(seconds["help"], seconds["click"]), "< 3", note)]

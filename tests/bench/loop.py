@@ -1,0 +1,281 @@
+"""Our training loop beside a bare megatron.core loop: same model, same data, taking turns.
+
+Both live in one process on one CPU thread. ``jobs.engine.loop`` runs as it is, with its metrics,
+TensorBoard, agreement on stop requests and finite checks; its reporter is one that, every few
+steps, stops the clock, lets the bare loop do as many steps, and starts the clock again. The bare
+loop is what megatron.core's own quick start does: read a batch, forward, backward, optimizer step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobs import rundir, specs
+from meditron_cli.config.load import load
+from meditron_cli.inputs import plan_of
+from tests.bench import Figure, environment, ratio
+
+STEPS_A_ROUND = 2
+ROUNDS = 30
+WARM_UP_ROUNDS = 2
+
+
+def figures() -> list[Figure]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = rundir.RunDir(Path(folder))
+        write_task(run)
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.bench.loop", folder],
+            env=environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"),
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        found = json.loads(done.stdout.splitlines()[-1])
+        tokens = round_tokens(task_of(run))
+    ours, bare = found["ours"], found["bare"]
+    speed = [round(tokens / statistics.median(side["wall"])) for side in (ours, bare)]
+    by_processor = ratio(bare["processor"], ours["processor"])
+    note = f"tokens/s: {speed[0]} and {speed[1]} bare; by processor time {by_processor:.3f}"
+    return [Figure("loop_over_bare", ratio(bare["wall"], ours["wall"]), "≥ 0.97", note)]
+
+
+def write_task(run: rundir.RunDir) -> None:
+    """Recipe ``tiny`` on one rank, on made-up tokens."""
+    plan = plan_of(load("local", "tiny", None, []), ("pretrain",))
+    task = plan.stage("pretrain").tasks[0]
+    spec = task.spec
+    assert isinstance(spec, specs.PretrainSpec)
+    steps = STEPS_A_ROUND * (ROUNDS + WARM_UP_ROUNDS)
+    changed = dataclasses.replace(
+        spec,
+        train_prefixes=("tokens/train",),
+        validation_prefixes=(),
+        tokenizer="tokenizer.json",
+        train_steps=steps + 1,  # the clock starts after the first step
+        validation_interval=0,
+        save_interval=10 * steps,
+    )
+    eod = {"id": spec.model.vocab_size - 1, "content": spec.eod_token}
+    (run.root / "tokenizer.json").write_text(json.dumps({"model": {}, "added_tokens": [eod]}))
+    rundir.write_json(
+        run.spec("pretrain", 0), specs.to_json(dataclasses.replace(task, spec=changed))
+    )
+
+
+def task_of(run: rundir.RunDir) -> specs.PretrainSpec:
+    spec = specs.task_from_json(rundir.read_json(run.spec("pretrain", 0))).spec
+    assert isinstance(spec, specs.PretrainSpec)
+    return spec
+
+
+def round_tokens(spec: specs.PretrainSpec) -> int:
+    """Tokens that each side trains on in a round."""
+    return STEPS_A_ROUND * spec.global_batch_size * spec.model.seq_length
+
+
+def measure(root: Path) -> dict[str, dict[str, list[float]]]:
+    """Train in this process; ``Turns.times`` of it."""
+    from jobs import device, runtime
+    from jobs.engine import data, loop, metrics, model, optim
+
+    class Reporter(metrics.Reporter):
+        """Ours, and every few steps the other side's turn."""
+
+        def step(self, step: int, loss: float, rate: float, norm: float, seconds: float) -> None:
+            super().step(step, loss, rate, norm, seconds)
+            turns.step()
+
+    context = runtime.context_from(root, "pretrain", 0, os.environ)
+    spec = task_of(context.run)
+    place = device.start("cpu", 0, 1, 0, threads=1)
+    model.start_parallel(spec.parallel, place, spec.seed)
+    tokens = context.path(spec.train_prefixes[0])
+    write_tokens(tokens, spec)
+    turns = Turns(bare_loop(spec, tokens, root / "bare-cache", place))
+    corpus = data.survey(context.run, spec)
+    network = model.build(spec.model, spec.parallel, spec.precision, place)
+    trainer = loop.Trainer(
+        context=context,
+        spec=spec,
+        corpus=corpus,
+        splits=data.open_splits(context.run, spec, corpus, place),
+        network=network,
+        updater=optim.prepare(network, spec, place),
+        reporter=Reporter(context, spec),
+        requests=loop.Requests(context),
+    )
+    trainer.reporter.open(0)
+    trainer.run()
+    trainer.reporter.close()
+    device.end()
+    return turns.times()
+
+
+@dataclass
+class Times:
+    """Of one side's rounds, seconds on the clock and seconds of processor time."""
+
+    wall: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    _started: tuple[float, float] = (0.0, 0.0)
+
+    def start(self) -> None:
+        self._started = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        self.wall.append(time.perf_counter() - self._started[0])
+        self.processor.append(time.process_time() - self._started[1])
+
+
+@dataclass
+class Turns:
+    """Lets both sides train a few steps after one another, and keeps their times."""
+
+    step_of_bare: Callable[[], None]
+    done: int = -1
+    """Our steps since the clock started, which it does after the first."""
+    ours: Times = field(default_factory=Times)
+    bare: Times = field(default_factory=Times)
+
+    def step(self) -> None:
+        """One of our steps is over."""
+        self.done += 1
+        if self.done % STEPS_A_ROUND:
+            return
+        if self.done:
+            self.ours.stop()
+            self.bare.start()
+            for _ in range(STEPS_A_ROUND):
+                self.step_of_bare()
+            self.bare.stop()
+        self.ours.start()
+
+    def times(self) -> dict[str, dict[str, list[float]]]:
+        """Both sides' rounds without the first ones, in which caches fill."""
+        return {
+            name: {
+                "wall": side.wall[WARM_UP_ROUNDS:],
+                "processor": side.processor[WARM_UP_ROUNDS:],
+            }
+            for name, side in (("ours", self.ours), ("bare", self.bare))
+        }
+
+
+def write_tokens(prefix: Path, spec: specs.PretrainSpec) -> None:
+    """Two million random tokens as an indexed dataset."""
+    import numpy
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    source = numpy.random.default_rng(0)
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=numpy.uint16)
+    for _ in range(2000):
+        document = source.integers(spec.model.vocab_size, size=1000, dtype=numpy.uint16)
+        builder.add_document(document, [len(document)])
+    builder.finalize(f"{prefix}.idx")
+
+
+def bare_loop(
+    spec: specs.PretrainSpec, tokens: Path, cache: Path, place: Any
+) -> Callable[[], None]:
+    """A step of the shortest loop around megatron.core that trains the same model alike."""
+    import torch
+    from megatron.core.distributed import (
+        DistributedDataParallel,
+        DistributedDataParallelConfig,
+        finalize_model_grads,
+    )
+    from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+
+    from jobs.engine import model
+
+    network: Any = model.build(spec.model, spec.parallel, spec.precision, place)
+    network.config.finalize_model_grads_func = finalize_model_grads
+    distributed = spec.parallel.distributed_optimizer
+    wrapped = DistributedDataParallel(
+        network.config,
+        DistributedDataParallelConfig(
+            grad_reduce_in_fp32=True, use_distributed_optimizer=distributed
+        ),
+        network,
+    )
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=spec.learning_rate,
+        weight_decay=spec.weight_decay,
+        adam_beta1=spec.adam_beta1,
+        adam_beta2=spec.adam_beta2,
+        clip_grad=spec.clip_grad,
+        params_dtype=torch.float32,
+        use_distributed_optimizer=distributed,
+    )
+    optimizer = get_megatron_optimizer(config, [wrapped])
+    batches = iter(
+        torch.utils.data.DataLoader(
+            bare_dataset(spec, tokens, cache), batch_size=spec.micro_batch_size
+        )
+    )
+    forward_backward = get_forward_backward_func()
+
+    def forward(batches: Any, network: Any) -> tuple[Any, Any]:
+        batch = next(batches)
+        output = network(batch["tokens"], batch["position_ids"], None, labels=batch["labels"])
+        return output, lambda output: (output.mean(), {"loss": output.mean().detach()})
+
+    def step() -> None:
+        wrapped.zero_grad_buffer()
+        optimizer.zero_grad()
+        forward_backward(
+            forward_step_func=forward,
+            data_iterator=batches,
+            model=wrapped,
+            num_microbatches=spec.global_batch_size // spec.micro_batch_size,
+            seq_length=spec.model.seq_length,
+            micro_batch_size=spec.micro_batch_size,
+            forward_only=False,
+        )
+        optimizer.step()
+
+    return step
+
+
+def bare_dataset(spec: specs.PretrainSpec, tokens: Path, cache: Path) -> Any:
+    """megatron.core's dataset of the same samples."""
+    from megatron.core.datasets.blended_megatron_dataset_builder import (
+        BlendedMegatronDatasetBuilder,
+    )
+    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
+
+    from jobs.engine import data
+
+    config = GPTDatasetConfig(
+        random_seed=spec.seed,
+        sequence_length=spec.model.seq_length,
+        blend_per_split=[([str(tokens)], None), None, None],
+        path_to_cache=str(cache),
+        tokenizer=data.Tokenizer(spec.model.vocab_size - 1, {}),
+        reset_position_ids=False,
+        reset_attention_mask=False,
+        eod_mask_loss=False,
+        create_attention_mask=False,
+    )
+    samples = spec.train_steps * spec.global_batch_size
+    builder = BlendedMegatronDatasetBuilder(GPTDataset, [samples, 0, 0], lambda: True, config)
+    return builder.build()[0]
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Path(sys.argv[1]))))

@@ -1,0 +1,137 @@
+"""How long ``meditron status`` takes with 1,000 runs on disk, and how often it asks Slurm.
+
+900 runs are over; of the 100 live ones the fake squeue shows all jobs but those of ten runs, which
+have just left the queue, so that sacct has to be asked as well.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from jobs import rundir, specs
+from jobs.rundir import RunDir
+from meditron_cli import runs
+from meditron_cli.config.load import load
+from meditron_cli.inputs import plan_of
+from meditron_cli.plan.model import Plan, StagePlan
+from tests.bench import Figure, children_cpu_seconds, environment, seconds_of
+
+RUNS = 1000
+LIVE = 100
+GONE = 10
+"""Live runs of which no job is in the queue any more."""
+ROUNDS = 9
+NUMBER = "NUMBER"
+"""Stands for a run's number in the job ids of the run that is copied."""
+DONE_BEFORE_TRAINING = ("curate", "tokenize")
+
+PROGRAM = """#!/bin/sh
+echo "$0 $*" >> "{calls}"
+cat "{answer}"
+"""
+
+
+def figures() -> list[Figure]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        environ = environment(MEDITRON_RUNS=str(folder / "runs"))
+        environ["PATH"] = f"{folder / 'bin'}:{environ['PATH']}"
+        status = [sys.executable, "-m", "meditron_cli", "status"]
+        plan = make_plan(folder, environ)
+        make_runs(folder / "runs", plan)
+        calls = fake_slurm(folder, plan)
+        seconds_of(status, environ, folder)  # bytecode is written now, and the page cache is warm
+        asked = len(calls.read_text().splitlines())
+        used = children_cpu_seconds()
+        seconds = [seconds_of(status, environ, folder) for _ in range(ROUNDS)]
+        used = (children_cpu_seconds() - used) / ROUNDS
+    note = f"{RUNS} runs, {LIVE} live; best {min(seconds):.2f} s, processor {used:.2f} s"
+    return [
+        Figure("status_1000_runs_s", statistics.median(seconds), "< 1", note),
+        Figure("status_scheduler_calls", asked, "2", "one squeue, one sacct"),
+    ]
+
+
+def make_plan(folder: Path, environ: dict[str, str]) -> Plan:
+    """The starter experiment's plan on a Slurm cluster."""
+    project = folder / "project"
+    seconds_of([sys.executable, "-m", "meditron_cli", "init", str(project)], environ, folder)
+    loaded = load("generic-h100", "tiny", project / "experiment.yaml", [])
+    return plan_of(loaded, specs.STAGES)
+
+
+def make_runs(root: Path, plan: Plan) -> None:
+    """One finished and one training run made as ``submit`` makes them, and copies of both."""
+    finished = make_run(root, "finished", plan, specs.STAGES)
+    training = make_run(root, "training", plan, DONE_BEFORE_TRAINING)
+    for number in range(RUNS):
+        original = training if number < LIVE else finished
+        copy = RunDir(root / f"med-tiny-{number:08x}")
+        shutil.copytree(original.root, copy.root)
+        copy.events.write_text(original.events.read_text().replace(NUMBER, str(number)))
+    shutil.rmtree(finished.root)
+    shutil.rmtree(training.root)
+
+
+def make_run(root: Path, name: str, plan: Plan, done: Iterable[str]) -> RunDir:
+    """A run whose jobs were submitted, and whose ``done`` stages are over."""
+    run = runs.create(root, name, runs.Request({}, {}, "tiny", None, ["meditron"], 0.0), plan)
+    shutil.rmtree(run.code)  # a thousand copies would fill a disk, and status never looks at it
+    for stage in plan.stages:
+        indices = [task.index for task in stage.tasks]
+        fields = {"stage": stage.stage, "attempt": 1, "indices": indices, "scheduler": "slurm"}
+        rundir.append_event(run, "intent", **fields)
+        rundir.append_event(run, "submit", **fields, job_ids=job_ids(stage, NUMBER))
+        run.attempt(stage.stage, 1).mkdir(parents=True)
+        if stage.stage in done:
+            finish(run, stage)
+    return run
+
+
+def job_ids(stage: StagePlan, number: object) -> list[str]:
+    """Ids of a stage's jobs in run ``number``: an array where it has several tasks."""
+    job = f"{number}{specs.STAGES.index(stage.stage)}"
+    return [f"{job}_{task.index}" for task in stage.tasks] if len(stage.tasks) > 1 else [job]
+
+
+def finish(run: RunDir, stage: StagePlan) -> None:
+    """What the tasks of a stage leave behind."""
+    for task in stage.tasks:
+        digest = specs.digest(task.spec)
+        rundir.write_done(
+            run, stage.stage, task.index, spec_digest=digest, inputs=[], outputs=[], summary={},
+            seconds=60.0,
+        )  # fmt: skip
+        fields = {"stage": stage.stage, "index": task.index, "attempt": 1, "code": 0}
+        rundir.write_json(run.exit_record(stage.stage, 1, task.index), {**fields, "ended": 60.0})
+        for kind in ("start", "exit"):
+            rundir.append_event(run, kind, **fields, message="as long as a sentence usually is")
+
+
+def fake_slurm(folder: Path, plan: Plan) -> Path:
+    """Put squeue and sacct into ``folder/bin``; answers the file that gets a line a call."""
+    training, waiting = plan.stage("pretrain"), plan.stage("evaluate")
+    queue = []
+    for number in range(GONE, LIVE):
+        queue += [f"{job}|RUNNING|None" for job in job_ids(training, number)]
+        queue += [f"{job}|PENDING|Dependency" for job in job_ids(waiting, number)]
+    ended = [
+        f"{job}|COMPLETED|2026-01-01T00:00:00|2026-01-01T00:00:01|0:0"
+        for number in range(GONE)
+        for stage in (training, waiting)
+        for job in job_ids(stage, number)
+    ]
+    calls = folder / "calls"
+    (folder / "bin").mkdir()
+    for name, lines in {"squeue": queue, "sacct": ended}.items():
+        answer = folder / f"{name}.txt"
+        answer.write_text("".join(f"{line}\n" for line in lines))
+        program = folder / "bin" / name
+        program.write_text(PROGRAM.format(calls=calls, answer=answer))
+        program.chmod(0o755)
+    return calls
