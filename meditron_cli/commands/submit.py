@@ -112,7 +112,7 @@ def stages_of(stage: str, experiment: Any) -> tuple[str, ...]:
 def show(services: Services, submission: Submission) -> None:
     """Print the batch scripts; say on stderr what would keep ``submit`` from submitting them."""
     plan = submission.plan
-    for text in (*plan.warnings, *plan.refusals, *input_problems(submission)):
+    for text in (*plan.warnings, *submission.loaded.placeholders, *input_problems(submission)):
         console.warning(text)
     console.data(services.scheduler(plan.site.scheduler).render(plan, submission.path))
 
@@ -135,9 +135,9 @@ def refuse(submission: Submission) -> None:
     from meditron_cli import launch
     from meditron_cli.view import RunRecord
 
-    refusals = (*submission.loaded.placeholders, *submission.plan.refusals)
-    if refusals:
-        raise ConfigError("\n".join(refusals), hint="put your own values into the profile")
+    placeholders = submission.loaded.placeholders
+    if placeholders:
+        raise ConfigError("\n".join(placeholders), hint="put your own values into the profile")
     problems = input_problems(submission)
     if problems:
         raise ConfigError("\n".join(problems), hint="nothing was submitted")

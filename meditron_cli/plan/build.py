@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 RUN = "{run}"
 """Stands for the run directory in a rank's command; the supervisor puts the real one in."""
 
+SHORT_LEAD = 60
+"""Seconds before the time limit at which tasks that are simply run again are asked to leave."""
+
+HINT = "`meditron explain KEY` says where a value comes from; --set KEY=VALUE changes it"
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -62,66 +67,59 @@ def build(
         line.
     """
     inputs = Inputs(experiment, cluster, size, tokenizer_sha256, interpreter)
-    errors, warnings = findings(inputs, stages)
-    if errors:
-        raise ConfigError("\n".join(errors), hint="`meditron plan` shows the layout and its memory")
+    found = findings(inputs, stages)
+    if found.errors:
+        raise ConfigError("\n".join(found.errors), hint=HINT)
     return Plan(
         name=experiment.name,
         size=size,
         stages=tuple(BUILDERS[stage](inputs) for stage in specs.STAGES if stage in stages),
         site=site_settings(inputs),
-        warnings=tuple(warnings),
-        refusals=tuple(refusals(inputs)),
+        warnings=found.warnings,
     )
 
 
-def findings(inputs: Inputs, stages: Sequence[str]) -> tuple[list[str], list[str]]:
+def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
     """Errors and warnings about these stages on this cluster."""
-    experiment, cluster = inputs.experiment, inputs.cluster
-    errors: list[str] = []
-    warnings: list[str] = []
+    found = fit.Findings()
     for stage in stages:
-        partition = cluster.gpu_partition if stage in GPU_STAGES else inputs.cpu_partition
-        errors += fit.time_errors(stage, getattr(experiment, stage).time_minutes, partition)
+        found += time_findings(inputs, stage)
     if "pretrain" in stages:
-        model, parallel = model_spec(experiment), parallel_spec(experiment)
-        batch = experiment.pretrain
-        errors += layout.layout_errors(
-            model, parallel, batch.micro_batch_size, batch.global_batch_size
-        )
-        errors += fit.shape_errors(cluster, parallel)
-        refused, doubted = fit.memory_findings(
-            cluster, model, parallel, batch.micro_batch_size, batch.precision
-        )
-        errors += refused
-        warnings += doubted
+        found += training_findings(inputs)
     if "evaluate" in stages:
-        errors += fit.evaluation_errors(
-            cluster,
-            model_spec(experiment),
-            experiment.evaluate.tensor,
-            experiment.pretrain.precision,
-        )
-    if "tokenize" in stages and inputs.cpu_partition.node.cpus < experiment.tokenize.cpus:
-        errors.append(
-            f"tokenize.cpus = {experiment.tokenize.cpus} is more than the "
-            f"{inputs.cpu_partition.node.cpus} cores of a node in {inputs.cpu_partition.name}"
-        )
-    return errors, warnings
+        experiment = inputs.experiment
+        tensor, precision = experiment.evaluate.tensor, experiment.pretrain.precision
+        found += fit.evaluation_findings(inputs.cluster, model_spec(experiment), tensor, precision)
+    if "tokenize" in stages:
+        found += fit.core_findings(inputs.experiment.tokenize.cpus, inputs.cpu_partition)
+    return found
 
 
-def refusals(inputs: Inputs) -> list[str]:
-    """Placeholders that keep ``submit`` from submitting."""
-    cluster = inputs.cluster
-    values = [("account", cluster.account), ("qos", cluster.qos)]
-    for key in ("gpu_partition", "cpu_partition"):
-        partition = getattr(cluster, key)
-        if partition is not None:
-            values += [
-                (f"{key}.{field}", getattr(partition, field))
-                for field in ("name", "account", "qos")
-            ]
-    return [f"cluster {cluster.name}: {text}" for text in fit.placeholders(values)]
+def time_findings(inputs: Inputs, stage: str) -> fit.Findings:
+    """Whether a stage's time limit is within the partition's, and leaves time to work."""
+    cluster, minutes = inputs.cluster, getattr(inputs.experiment, stage).time_minutes
+    partition = cluster.gpu_partition if stage in GPU_STAGES else inputs.cpu_partition
+    found = fit.time_findings(stage, minutes, partition)
+    if cluster.scheduler == "slurm":
+        found += fit.lead_findings(stage, minutes, signal_lead(inputs, stage))
+    return found
+
+
+def signal_lead(inputs: Inputs, stage: str) -> int:
+    """How long before its time limit a stage is asked to save; only training has much to save."""
+    return inputs.experiment.pretrain.signal_lead_seconds if stage == "pretrain" else SHORT_LEAD
+
+
+def training_findings(inputs: Inputs) -> fit.Findings:
+    """Whether the layout divides, fills whole nodes and fits into memory."""
+    experiment, cluster = inputs.experiment, inputs.cluster
+    model, parallel, batch = model_spec(experiment), parallel_spec(experiment), experiment.pretrain
+    errors = layout.layout_errors(model, parallel, batch.micro_batch_size, batch.global_batch_size)
+    return (
+        fit.Findings(tuple(errors))
+        + fit.shape_findings(cluster, parallel)
+        + fit.memory_findings(cluster, model, parallel, batch.micro_batch_size, batch.precision)
+    )
 
 
 def site_settings(inputs: Inputs) -> SiteSettings:
@@ -139,7 +137,6 @@ def site_settings(inputs: Inputs) -> SiteSettings:
         environment=environment.pass_through,
         python=inputs.python,
         sbatch=tuple(sorted((key, str(value)) for key, value in cluster.slurm.sbatch.items())),
-        signal_lead_seconds=inputs.experiment.pretrain.signal_lead_seconds,
     )
 
 
@@ -187,14 +184,14 @@ def curate_stage(inputs: Inputs) -> StagePlan:
         validation_fraction=curate.validation_fraction,
         output_dir="corpus",
     )
-    resources = cpu_resources(inputs, cpus=2, minutes=curate.time_minutes)
+    resources = cpu_resources(inputs, "curate", cpus=2)
     return stage_plan(inputs, "curate", [spec], resources, max_parallel=1)
 
 
 def tokenize_stage(inputs: Inputs) -> StagePlan:
     """A task for each training shard, and a last one for validation."""
     tokenize = inputs.experiment.tokenize
-    resources = cpu_resources(inputs, cpus=tokenize.cpus, minutes=tokenize.time_minutes)
+    resources = cpu_resources(inputs, "tokenize", tokenize.cpus)
     shards = [f"train/{index:05d}" for index in range(inputs.experiment.curate.shards)]
     tasks = [
         specs.TokenizeSpec(
@@ -242,7 +239,7 @@ def pretrain_stage(inputs: Inputs) -> StagePlan:
         cache_dir="tokens/cache",
         **{name: getattr(pretrain, name) for name in copied},
     )
-    resources = rank_resources(inputs, parallel.world_size, pretrain.time_minutes)
+    resources = rank_resources(inputs, "pretrain", parallel.world_size)
     need = 2.2 * layout.checkpoint_bytes(spec.model, spec.precision) / layout.GIB
     return stage_plan(inputs, "pretrain", [spec], resources, max_parallel=1, min_free_gb=need)
 
@@ -275,7 +272,7 @@ def evaluate_stage(inputs: Inputs) -> StagePlan:
         for benchmark in evaluate.benchmarks
         for checkpoint in evaluate.checkpoints
     ]
-    resources = rank_resources(inputs, evaluate.tensor, evaluate.time_minutes)
+    resources = rank_resources(inputs, "evaluate", evaluate.tensor)
     return stage_plan(inputs, "evaluate", tasks, resources, evaluate.max_parallel)
 
 
@@ -296,7 +293,7 @@ AFTER = {
 GPU_STAGES = ("pretrain", "evaluate")
 
 
-def cpu_resources(inputs: Inputs, cpus: int, minutes: int) -> Resources:
+def cpu_resources(inputs: Inputs, stage: str, cpus: int) -> Resources:
     """One process on a CPU node, with 4 GB a core but never more than the node has."""
     partition = inputs.cpu_partition
     cores = min(cpus, partition.node.cpus)
@@ -307,12 +304,13 @@ def cpu_resources(inputs: Inputs, cpus: int, minutes: int) -> Resources:
         gpu_type="",
         cpus_per_rank=cores,
         memory_gb=min(4 * cores, partition.node.memory_gb) if partition.request_memory else 0,
-        time_minutes=minutes,
+        time_minutes=getattr(inputs.experiment, stage).time_minutes,
+        signal_lead_seconds=signal_lead(inputs, stage),
         **site_names(inputs, partition),
     )
 
 
-def rank_resources(inputs: Inputs, ranks: int, minutes: int) -> Resources:
+def rank_resources(inputs: Inputs, stage: str, ranks: int) -> Resources:
     """Ranks on whole GPUs, with their share of the node's cores and memory."""
     partition, cluster = inputs.cluster.gpu_partition, inputs.cluster
     per_node = fit.ranks_per_node(partition, cluster.device, ranks)
@@ -325,7 +323,8 @@ def rank_resources(inputs: Inputs, ranks: int, minutes: int) -> Resources:
         gpu_type=partition.node.gpu_type,
         cpus_per_rank=max(1, partition.node.cpus // slots),
         memory_gb=max(1, int(partition.node.memory_gb * share)) if partition.request_memory else 0,
-        time_minutes=minutes,
+        time_minutes=getattr(inputs.experiment, stage).time_minutes,
+        signal_lead_seconds=signal_lead(inputs, stage),
         **site_names(inputs, partition),
     )
 

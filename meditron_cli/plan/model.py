@@ -21,6 +21,8 @@ class Resources:
     memory_gb: int
     """Per node; 0 leaves it to the site's default."""
     time_minutes: int
+    signal_lead_seconds: int
+    """How long before the time limit Slurm asks the task to save and leave."""
     partition: str
     account: str
     qos: str
@@ -59,8 +61,6 @@ class SiteSettings:
     """Interpreter of the batch step; empty means the one that submits."""
     sbatch: tuple[tuple[str, str], ...]
     """Extra sbatch options, sorted (``constraint``, ``reservation`` …)."""
-    signal_lead_seconds: int
-    """``--signal=B:USR2@lead`` of pretraining."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,7 @@ class Plan:
     stages: tuple[StagePlan, ...]
     site: SiteSettings
     warnings: tuple[str, ...]
-    """Sentences for people: placeholders, guesses, what does not fit well."""
-    refusals: tuple[str, ...]
-    """What ``submit`` refuses: placeholders left in the profile. ``plan`` and ``--dry-run`` show
-    them.
-    """
+    """Sentences for people: what does not fit well."""
 
     def stage(self, name: str) -> StagePlan:
         """The plan of one stage; KeyError when the plan has none of that name."""
