@@ -13,13 +13,10 @@ from jobs import specs
 from jobs.specs import ModelSpec, ParallelSpec
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan import fit, layout
-from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
+from meditron_cli.plan.model import RUN, Plan, Resources, SiteSettings, StagePlan
 
 if TYPE_CHECKING:
     from meditron_cli.config.schema import Cluster, Experiment, Partition
-
-RUN = "{run}"
-"""Stands for the run directory in a rank's command; the supervisor puts the real one in."""
 
 SHORT_LEAD = 60
 """Seconds before the time limit at which tasks that are simply run again are asked to leave."""

@@ -150,12 +150,16 @@ def evaluation_findings(
             f"the weights need {weights / layout.GIB:.0f} GiB a GPU in evaluation, cluster "
             f"{cluster.name} has {node.gpu_memory_gb}; raise evaluate.tensor"
         )
-    cut = ("attention_heads", "kv_heads", "ffn_hidden_size", "padded_vocab_size")
-    values = {name: getattr(model, name) for name in cut}
+    cut = (
+        ("model.attention_heads", model.attention_heads),
+        ("model.kv_heads", model.kv_heads),
+        ("model.ffn_hidden_size", model.ffn_hidden_size),
+        ("the padded vocabulary", model.padded_vocab_size),
+    )
     return refused(
         *(
-            f"model.{name} = {value} is not divisible by evaluate.tensor = {tensor}"
-            for name, value in values.items()
+            f"{name} = {value} is not divisible by evaluate.tensor = {tensor}"
+            for name, value in cut
             if value % tensor
         )
     )

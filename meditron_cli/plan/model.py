@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from jobs.specs import TaskSpec
 
+RUN = "{run}"
+"""Stands for the run directory in a rank's command; the supervisor puts the real one in."""
+
 
 @dataclass(frozen=True)
 class Resources:

@@ -27,8 +27,7 @@ class JobState(Enum):
         """Translate a state as squeue or sacct prints it; never raises.
 
         Only the first word counts (``CANCELLED by 1234``), a trailing ``+`` is dropped. Nothing is
-        MISSING,
-        a new word is UNKNOWN. Words: the squeue manual, JOB STATE CODES.
+        MISSING, a new word is UNKNOWN. Words: the squeue manual, JOB STATE CODES.
         """
         words = word.split()
         if not words:

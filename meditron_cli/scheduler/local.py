@@ -2,48 +2,57 @@
 tasks.
 
 ``python -m meditron_cli.scheduler.local JOB_FILE`` is that process. It waits for the jobs it
-depends on,
-runs the tasks a few at a time, and ends. Its id is its pid and start time, so that a reused pid is
-not
-mistaken for it.
+depends on, runs the tasks a few at a time, and ends. It leads a session of its own, so that
+everything it starts, and whatever that starts, can be found and ended. A job's id names the process
+beyond doubt: ``local:<host>:<pid>:<start>``.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs import rundir, specs
+from jobs import launchers, rundir, specs, supervisor
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState
 
-PREFIX = "local"
+PREFIX = "local:"
 POLL_SECONDS = 0.1
-CANCEL_SECONDS = 60.0
-"""How long a cancelled job may take to save and leave before it is killed."""
+REPEAT_SECONDS = 0.5
+"""Between two stop requests: one that comes while a program starts up is lost."""
+CANCEL_SECONDS = 75.0
+"""How long a cancelled job may take to save and leave; its supervisors give up before."""
+KILL_SECONDS = 10.0
+STAGE_LEAD_SECONDS = 30
+"""From the stop request to the time limit, for stages whose tasks are simply run again."""
 
 
 class LocalScheduler:
     """Jobs as processes of this machine."""
 
+    def __init__(self, cancel_seconds: float = CANCEL_SECONDS) -> None:
+        self._cancel_seconds = cancel_seconds
+        self._started: list[subprocess.Popen[bytes]] = []  # Python wants to know how they ended
+
     def render(self, plan: Plan, run: Path) -> str:
         """The command of every stage, after its variables; equal inputs give equal bytes."""
         lines = [f"# on this machine, in {run / 'code'}", *plan.site.setup]
         for stage in plan.stages:
-            name = job_file(run, stage.stage, 1)
+            command = shlex.join(runner_command(plan, job_file(run, stage.stage, 1)))
             after = f"  # after {', '.join(stage.after)}" if stage.after else ""
             lines.append(
                 f"# {stage.stage}: {len(stage.tasks)} tasks of {stage.tasks[0].ranks} ranks"
             )
-            lines.append(" ".join([*runner_command(plan, name)]) + after)
+            lines.append(command + after)
         return "\n".join(lines) + "\n"
 
     def submit(
@@ -57,7 +66,7 @@ class LocalScheduler:
     ) -> list[str]:
         """Start the background process of an attempt; its one id stands for all its tasks."""
         path = job_file(run, stage.stage, attempt)
-        task = stage.tasks[0]
+        lead = plan.site.signal_lead_seconds if stage.stage == "pretrain" else STAGE_LEAD_SECONDS
         rundir.write_json(
             path,
             {
@@ -67,48 +76,51 @@ class LocalScheduler:
                 "after_jobs": list(after),
                 "after_stages": list(stage.after) if after else [],
                 "time_minutes": stage.resources.time_minutes,
-                "gpus": task.gpus_per_node,
+                "lead_seconds": lead,
+                "gpus": stage.resources.gpus_per_node,
                 "parallel": parallel_tasks(stage),
             },
         )
-        environ = {**os.environ, "PYTHONPATH": str(run / "code"), "PYTHONSAFEPATH": "1"}
-        environ.update(variables(plan.site.setup))
-        with (path.parent / "runner.log").open("ab") as log:
-            process = subprocess.Popen(
-                runner_command(plan, path),
-                cwd=run / "code",
-                env=environ,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        return [job_id(process.pid)]
+        try:
+            with (path.parent / "runner.log").open("ab") as log:
+                process = subprocess.Popen(
+                    runner_command(plan, path),
+                    cwd=run / "code",
+                    env=runner_environment(plan, stage, run),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise SchedulerError(
+                f"{stage.stage} was not started: {error.filename}: {error.strerror}",
+                hint="environment.python of the cluster profile names the interpreter",
+            ) from error
+        self._started.append(process)
+        return [PREFIX + launchers.process_name(process.pid)]
 
     def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
-        """ACTIVE while the process is there, else ENDED."""
-        found = {}
-        for name in job_ids:
-            state = JobState.ACTIVE if alive(name) else JobState.ENDED
-            found[name] = JobInfo(name, state, state.value)
-        return found
+        """ACTIVE while a process of the job is there, else ENDED; UNKNOWN on another machine."""
+        return {name: JobInfo(name, state, state.value) for name, state in map(state_of, job_ids)}
 
     def cancel(self, job_ids: Sequence[str]) -> None:
-        """Ask each process to stop, which stops its tasks; kill what is left after a minute."""
-        import psutil
+        """Ask each job to stop, which stops its tasks; kill what is left after a while.
 
-        trees = {}
-        for name in filter(alive, job_ids):
-            process = psutil.Process(pid_of(name))
-            trees[name] = [process, *process.children(recursive=True)]
-            process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + CANCEL_SECONDS
-        while any(map(alive, trees)) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-        left = [process for tree in trees.values() for process in tree if process.is_running()]
-        for process in left:
-            process.kill()
-        psutil.wait_procs(left, timeout=10)
+        Raises:
+            SchedulerError: a job runs on another machine, or belongs to somebody else.
+        """
+        states = self.states(job_ids)
+        for name in job_ids:
+            if states[name].state is JobState.UNKNOWN:
+                raise SchedulerError(
+                    f"job {name} was started on another machine", hint="cancel the run there"
+                )
+        leaders = [pid_of(name) for name in job_ids if states[name].state is JobState.ACTIVE]
+        send(leaders, signal.SIGTERM)
+        wait_for_sessions(leaders, self._cancel_seconds)
+        send(members(leaders), signal.SIGKILL)
+        wait_for_sessions(leaders, KILL_SECONDS)
 
 
 def runner_command(plan: Plan, path: Path) -> list[str]:
@@ -117,12 +129,24 @@ def runner_command(plan: Plan, path: Path) -> list[str]:
     return [python, "-m", "meditron_cli.scheduler.local", str(path)]
 
 
+def runner_environment(plan: Plan, stage: StagePlan, run: Path) -> dict[str, str]:
+    """Its variables: the run's own code, the profile's settings, this machine's cores divided
+    among the ranks that run at once.
+    """
+    ranks = parallel_tasks(stage) * stage.tasks[0].ranks
+    return {
+        "OMP_NUM_THREADS": str(max(1, launchers.usable_cores() // ranks)),
+        **os.environ,
+        "PYTHONPATH": str(run / "code"),
+        "PYTHONSAFEPATH": "1",
+        **variables(plan.site.setup),
+    }
+
+
 def variables(setup: Sequence[str]) -> dict[str, str]:
     """NAME and value of the ``export`` lines of a profile; other lines need a shell and stay
     behind.
     """
-    import shlex
-
     words = [shlex.split(line) for line in setup]
     pairs = [word[1].split("=", 1) for word in words if len(word) == 2 and word[0] == "export"]
     return {pair[0]: pair[1] for pair in pairs}
@@ -134,42 +158,64 @@ def job_file(run: Path, stage: str, attempt: int) -> Path:
 
 
 def parallel_tasks(stage: StagePlan) -> int:
-    """How many tasks fit this machine's cores at once."""
-    task = stage.tasks[0]
-    return max(
-        1, min(stage.max_parallel, (os.cpu_count() or 1) // (task.ranks * task.cpus_per_rank))
-    )
-
-
-def job_id(pid: int) -> str:
-    """``local:<pid>:<start time>``.
-
-    Raises:
-        SchedulerError: the process is already gone.
+    """How many tasks fit this machine's cores at once; with GPUs one, since all would get the
+    same ones.
     """
-    import psutil
-
-    try:
-        return f"{PREFIX}:{pid}:{psutil.Process(pid).create_time():.2f}"
-    except psutil.NoSuchProcess as error:
-        raise SchedulerError(f"the local scheduler's process {pid} ended at once") from error
+    task = stage.tasks[0]
+    if task.gpus_per_node:
+        return 1
+    fitting = launchers.usable_cores() // (task.ranks * task.cpus_per_rank)
+    return max(1, min(stage.max_parallel, fitting))
 
 
 def pid_of(name: str) -> int:
-    """The process of a job id."""
-    return int(name.split(":")[1])
+    """The process of a job id, which leads the session of the same number."""
+    return int(name.rsplit(":", 2)[1])
 
 
-def alive(name: str) -> bool:
-    """Whether the very process a job id names is still there, and no zombie."""
-    import psutil
+def state_of(name: str) -> tuple[str, JobState]:
+    """A job id and its state.
 
-    try:
-        process = psutil.Process(pid_of(name))
-        same = abs(process.create_time() - float(name.split(":")[2])) < 1.0
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    Tasks may outlive a background process that was killed, until their supervisors notice.
+    """
+    process = name.removeprefix(PREFIX)
+    if process.rsplit(":", 2)[0] != os.uname().nodename:
+        return name, JobState.UNKNOWN
+    pid = pid_of(name)
+    found = launchers.look_up(pid)
+    alive = launchers.is_alive(process) if found else bool(members([pid]))
+    return name, JobState.ACTIVE if alive else JobState.ENDED
+
+
+def members(leaders: Iterable[int]) -> list[int]:
+    """Processes of the sessions that these lead, or led while they lived."""
+    wanted = set(leaders)
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if (found := launchers.look_up(pid)) and found.session in wanted]
+
+
+def send(pids: Iterable[int], number: int) -> None:
+    """Send a signal to processes; those that are gone are no error.
+
+    Raises:
+        SchedulerError: a process belongs to somebody else.
+    """
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
+        except PermissionError as error:
+            raise SchedulerError(
+                f"process {pid} belongs to another user", hint="only its owner can stop it"
+            ) from error
+
+
+def wait_for_sessions(leaders: Sequence[int], seconds: float) -> None:
+    """Wait until the sessions are empty, but no longer than that."""
+    deadline = time.monotonic() + seconds
+    while members(leaders) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
 
 
 class Runner:
@@ -189,7 +235,7 @@ class Runner:
 
     def main(self) -> int:
         """0 when all tasks were run, 1 when this was stopped or had nothing to build on."""
-        while any(map(alive, self.job["after_jobs"])):
+        while any(state_of(name)[1] is JobState.ACTIVE for name in self.job["after_jobs"]):
             if self.stopping:
                 return 1
             time.sleep(POLL_SECONDS)
@@ -198,7 +244,11 @@ class Runner:
             rundir.append_event(self.run, "blocked", stage=self.stage, after=missing)
             sys.stderr.write(f"{self.stage} was not started: {missing[0]} did not finish\n")
             return 1
-        return self.work()
+        try:
+            return self.work()
+        finally:
+            me = os.getpid()
+            send([pid for pid in members([me]) if pid != me], signal.SIGKILL)
 
     def work(self) -> int:
         """Run the tasks, ``parallel`` at a time; on a stop request end those that run."""
@@ -206,35 +256,32 @@ class Runner:
 
         from jobs import entry
 
-        os.environ["MEDITRON_LOCAL_SCHEDULER"] = str(os.getpid())
+        os.environ[supervisor.LOCAL_JOB] = PREFIX + launchers.process_name(os.getpid())
         executor = submitit.LocalExecutor(self.folder)
         executor.update_parameters(
             timeout_min=self.job["time_minutes"],
+            signal_delay_s=self.job["lead_seconds"],
             gpus_per_node=self.job["gpus"],
             stderr_to_stdout=True,
         )
-        waiting = list(self.job["indices"])
+        attempt = str(self.job["attempt"])
+        waiting = [str(index) for index in self.job["indices"]]
         running: list[Any] = []
-        while running or (waiting and not self.stopping):
-            while waiting and len(running) < self.job["parallel"] and not self.stopping:
-                index = str(waiting.pop(0))
-                attempt = str(self.job["attempt"])
-                running.append(
-                    executor.submit(entry.run_task, str(self.run.root), self.stage, index, attempt)
-                )
-            running = [job for job in running if not job.done()]
-            if self.stopping:
-                self.end(running)
-                return 1
+        while (running or waiting) and not self.stopping:
+            while waiting and len(running) < self.job["parallel"]:
+                words = (str(self.run.root), self.stage, waiting.pop(0), attempt)
+                running.append(executor.submit(entry.run_task, *words))
             time.sleep(POLL_SECONDS)
-        return 0
+            running = [job for job in running if not job.done()]
+        self.end(running)
+        return 1 if waiting or self.stopping else 0
 
     def end(self, running: list[Any]) -> None:
         """Pass the stop request to each task's controller, whose pid is its job id, and wait."""
-        for job in running:
-            os.kill(int(job.job_id), signal.SIGTERM)
-        while not all(job.done() for job in running):
-            time.sleep(POLL_SECONDS)
+        while running := [job for job in running if not job.done()]:
+            for job in running:
+                os.kill(int(job.job_id), signal.SIGTERM)
+            time.sleep(REPEAT_SECONDS)
 
 
 def finished(run: rundir.RunDir, stage: str) -> bool:

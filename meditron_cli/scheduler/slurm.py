@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from meditron_cli.errors import SchedulerError
-from meditron_cli.plan.model import Plan, Resources, StagePlan
+from meditron_cli.errors import ConfigError, SchedulerError
+from meditron_cli.plan.model import RUN, Plan, Resources, StagePlan
 from meditron_cli.scheduler import queries
 from meditron_cli.scheduler.base import JobInfo, JobState
 
@@ -22,10 +25,16 @@ KEPT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "SLU
 """Variables of the submitting shell that every job needs."""
 MODULE_PREFIXES = ("LMOD_", "MODULE", "BASH_ENV", "BASH_FUNC_module", "BASH_FUNC_ml", "__LMOD")
 """What the ``module`` command needs in a batch shell."""
-STAGE_LEAD_SECONDS = 60
-"""Lead of the stop signal for stages whose tasks are simply run again."""
+COMMAND_PREFIXES = ("SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_")
+"""Settings of a person or of a surrounding job that would change what Slurm's commands say."""
 MANY_TIMEOUTS = 1000
 """submitit's own count of time-outs plays no part here."""
+SILENT = ("timed out", "Unable to contact", "Connection refused")
+"""What sbatch says when the controller does not answer, which does not mean that it refused."""
+UNWRITABLE = r"[%\\\x00-\x1f\x7f]"
+"""Characters of a path that mean something in ``#SBATCH --output``, or end its line."""
+UNMOUNTABLE = r"[:,%\\\x00-\x1f\x7f]"
+"""The same, and those that mean something in a container's mount option."""
 
 
 class SlurmScheduler:
@@ -33,12 +42,15 @@ class SlurmScheduler:
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._environ = environ
+        self._arrays: dict[str, int] = {}
+        """Arrays submitted here, and their lengths."""
 
     def render(self, plan: Plan, run: Path) -> str:
         """Every batch script of a first submission, byte for byte, each under a line that names it.
 
         Job ids that only submission will know stand as ``<curate>``.
         """
+        refuse_path(plan, run)
         parts = []
         for stage in plan.stages:
             after = [f"<{name}>" for name in stage.after if has_stage(plan, name)]
@@ -58,16 +70,32 @@ class SlurmScheduler:
         after: Sequence[str],
     ) -> list[str]:
         """Submit tasks as arrays no longer than the site allows; all of them, or none."""
+        refuse_path(plan, run)
+        self._refuse_absence()
         longest = max(len(chunk) for chunk in stage.chunks)
         parts = [indices[start : start + longest] for start in range(0, len(indices), longest)]
+        waits_for = whole_arrays(after, self._arrays)
         submitted: list[str] = []
-        for part in parts:
-            try:
-                submitted += self._submit_array(plan, stage, part, run, attempt, after)
-            except SchedulerError:
-                self.cancel(submitted)
-                raise
+        try:
+            for part in parts:
+                submitted += self._submit_array(plan, stage, part, run, attempt, waits_for)
+        except BaseException as error:
+            self._take_back(submitted, run, stage.stage, attempt, error)
+            raise
         return submitted
+
+    def _refuse_absence(self) -> None:
+        """Refuse on a machine without Slurm's commands; submitit looks for srun, and calls sbatch.
+
+        Raises:
+            SchedulerError: naming the one that is missing.
+        """
+        for name in ("sbatch", "srun"):
+            if shutil.which(name, path=self._environ.get("PATH")) is None:
+                raise SchedulerError(
+                    f"{name} is not on PATH, so this machine cannot submit to Slurm",
+                    hint="log in to the cluster, or use `--cluster local`",
+                )
 
     def _submit_array(
         self,
@@ -83,16 +111,12 @@ class SlurmScheduler:
 
         from jobs import entry
 
-        if shutil.which("srun") is None:
-            raise SchedulerError(
-                "srun is not on PATH, so this machine cannot submit to Slurm",
-                hint="log in to the cluster, or use `--cluster local`",
-            )
         folder = job_folder(run, stage.stage, attempt)
         columns = [[str(value)] * len(indices) for value in (run, stage.stage)]
         numbers = [str(index) for index in indices]
         attempts = [str(attempt)] * len(indices)
-        with only_environment(job_environment(plan, self._environ)):
+        # submitit prints what sbatch said; it is part of our sentence.
+        with only_environment(job_environment(plan, self._environ)), redirect_stderr(io.StringIO()):
             try:
                 executor = submitit.SlurmExecutor(
                     folder, max_num_timeout=MANY_TIMEOUTS, python=python_command(plan)
@@ -100,11 +124,42 @@ class SlurmScheduler:
                 executor.update_parameters(**parameters(plan, stage, run, attempt, after))
                 jobs = executor.map_array(entry.run_task, *columns, numbers, attempts)
             except (FailedJobError, FailedSubmissionError) as error:
-                raise SchedulerError(
-                    f"sbatch refused {stage.stage}: {sbatch_reason(str(error))}",
-                    hint=f"`meditron submit {stage.stage} --dry-run` shows the script",
-                ) from error
+                raise refusal(stage.stage, str(error)) from error
+        if len(jobs) > 1:
+            self._arrays[jobs[0].job_id.split("_")[0]] = len(jobs)
         return [job.job_id for job in jobs]
+
+    def _take_back(
+        self, submitted: list[str], run: Path, stage: str, attempt: int, error: BaseException
+    ) -> None:
+        """Cancel what a failed submission has left in the queue.
+
+        Raises:
+            SchedulerError: Slurm does not answer; it says what may still be there.
+        """
+        try:
+            self.cancel([*submitted, *self._find(run, stage, attempt)])
+        except SchedulerError as silence:
+            reason = error.message if isinstance(error, SchedulerError) else type(error).__name__
+            raise SchedulerError(
+                f"{reason}; jobs named {job_name(run, stage)} may be queued all the same",
+                hint=f"when Slurm answers: `scancel --name={job_name(run, stage)}`, submit again",
+            ) from silence
+
+    def _find(self, run: Path, stage: str, attempt: int) -> list[str]:
+        """Jobs of an attempt that are in the queue, by what was written on them.
+
+        An sbatch that got no answer in time may have submitted its job all the same (verified).
+
+        Raises:
+            SchedulerError: no answer.
+        """
+        text = self._ask(queries.squeue_named_command(job_name(run, stage)))
+        if text is None:
+            raise SchedulerError("squeue did not answer", hint="try again when it does")
+        marks = (job_comment(run, attempt), str(code_folder(run)))
+        rows = queries.parse(text, queries.NamedRow)
+        return list(dict.fromkeys(row.job_id for row in rows if (row.comment, row.folder) == marks))
 
     def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
         """One squeue for all, then one sacct for those it does not show.
@@ -158,7 +213,7 @@ class SlurmScheduler:
                 text=True,
                 timeout=TIMEOUT_SECONDS,
                 check=False,
-                env=dict(self._environ),
+                env=command_environment(self._environ),
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
@@ -172,6 +227,52 @@ def has_stage(plan: Plan, name: str) -> bool:
 def job_folder(run: Path, stage: str, attempt: int) -> Path:
     """Where an attempt's scripts, pickles and logs lie."""
     return run / "stages" / stage / "attempts" / str(attempt)
+
+
+def code_folder(run: Path) -> Path:
+    """The run's own copy of the code, where its jobs start."""
+    return run / "code"
+
+
+def job_name(run: Path, stage: str) -> str:
+    """What squeue calls a stage's jobs."""
+    return f"{run.name}.{stage}"
+
+
+def job_comment(run: Path, attempt: int) -> str:
+    """By which a job is known whose id was lost."""
+    return f"run={run.name},attempt={attempt}"
+
+
+def refuse_path(plan: Plan, run: Path) -> None:
+    """Refuse a run directory whose path Slurm, or the container's mount option, would read as
+    something else.
+
+    Raises:
+        ConfigError: naming the characters.
+    """
+    commands = [(*task.python, *task.srun_args) for stage in plan.stages for task in stage.tasks]
+    mounted = any(RUN in word for command in commands for word in command)
+    forbidden = UNMOUNTABLE if mounted else UNWRITABLE
+    found = sorted(set(re.findall(forbidden, str(run))))
+    if found:
+        raise ConfigError(
+            f"the run directory {str(run)!r} has {' '.join(map(repr, found))} in its path, which "
+            "Slurm would not take literally",
+            hint="name another place with --runs-dir",
+        )
+
+
+def whole_arrays(job_ids: Sequence[str], lengths: Mapping[str, int]) -> list[str]:
+    """The same jobs, with the id of the array for the ids of its elements where all are there.
+
+    A dependency on thousands of elements is a burden for Slurm.
+    """
+    counts = Counter(name.split("_")[0] for name in job_ids)
+    whole = {array for array, length in lengths.items() if counts[array] == length}
+    return list(
+        dict.fromkeys(a if (a := name.split("_")[0]) in whole else name for name in job_ids)
+    )
 
 
 def python_command(plan: Plan) -> str:
@@ -203,9 +304,7 @@ def parameters(
     plan: Plan, stage: StagePlan, run: Path, attempt: int, after: Sequence[str]
 ) -> dict[str, Any]:
     """submitit's parameters for a stage; values that are empty are left out."""
-    resources = stage.resources
-    lead = plan.site.signal_lead_seconds if stage.stage == "pretrain" else STAGE_LEAD_SECONDS
-    code = run / "code"
+    resources, code = stage.resources, code_folder(run)
     setup = [
         *plan.site.setup,
         f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}",
@@ -219,7 +318,7 @@ def parameters(
         "dependency": f"afterok:{':'.join(after)}" if after else "",
     }
     return {
-        "job_name": f"{run.name}.{stage.stage}",
+        "job_name": job_name(run, stage.stage),
         "time": resources.time_minutes,
         "nodes": resources.nodes,
         "ntasks_per_node": resources.ranks_per_node,
@@ -229,13 +328,13 @@ def parameters(
         "wckey": "",
         "stderr_to_stdout": True,
         "use_srun": False,
-        "comment": f"run={run.name},attempt={attempt}",
+        "comment": job_comment(run, attempt),
         **{key: value for key, value in named.items() if value},
         **gpu_parameters(resources),
         "additional_parameters": {
             "chdir": str(code),
             "requeue": True,
-            "signal": f"B:USR2@{lead}",
+            "signal": f"B:USR2@{resources.signal_lead_seconds}",
             **dict(plan.site.sbatch),
         },
     }
@@ -277,12 +376,33 @@ def only_environment(wanted: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(saved)
 
 
-def sbatch_reason(text: str) -> str:
-    """The last thing sbatch said, without its prefix."""
-    lines = [line for line in text.splitlines() if "error:" in line]
-    words = (
-        lines[-1].split("error:", 1)[1]
-        if lines
-        else (text.strip().splitlines() or ["no reason"])[-1]
+def command_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What squeue, sacct and scancel are given: everything but what would change their answer."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name == "SLURM_CONF" or not name.startswith(COMMAND_PREFIXES)
+    }
+
+
+def refusal(stage: str, text: str) -> SchedulerError:
+    """The error for what sbatch said."""
+    reason = sbatch_reason(text)
+    if any(word in reason for word in SILENT):
+        return SchedulerError(
+            f"Slurm did not answer sbatch for {stage}: {reason}",
+            hint="submit again when `squeue` works on this machine",
+        )
+    return SchedulerError(
+        f"sbatch refused {stage}: {reason}",
+        hint=f"`meditron submit {stage} --dry-run` shows the script",
     )
-    return words.strip()
+
+
+def sbatch_reason(text: str) -> str:
+    """What sbatch said, in one line: all its errors, since a site's own come before Slurm's."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line.split("error:", 1)[1].strip() for line in lines if "error:" in line]
+    said = [line.removeprefix("Batch job submission failed: ") for line in errors or lines[-1:]]
+    plain = [line for line in dict.fromkeys(said) if line != "Unspecified error"]
+    return "; ".join(plain or said) or "it gave no reason"
