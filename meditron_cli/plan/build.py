@@ -18,7 +18,7 @@ from meditron_cli.plan.model import RUN, Plan, Resources, SiteSettings, StagePla
 if TYPE_CHECKING:
     from meditron_cli.config.schema import Cluster, Experiment, Partition
 
-SHORT_LEAD = 60
+SHORT_LEAD = 30
 """Seconds before the time limit at which tasks that are simply run again are asked to leave."""
 
 HINT = "`meditron explain KEY` says where a value comes from; --set KEY=VALUE changes it"

@@ -88,7 +88,8 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
     parallel = "with" if facts["sequence_parallel"] else "without"
     lines = [
         f"layout       tensor {facts['tensor']} x pipeline {facts['pipeline']} x data "
-        f"{facts['data']} = {facts['ranks']} ranks on {facts['nodes']} nodes, {parallel} sequence parallelism",
+        f"{facts['data']} = {facts['ranks']} ranks on {facts['nodes']} nodes, {parallel} "
+        "sequence parallelism",
         f"model        {count(facts['parameters'])} parameters, vocabulary padded to "
         f"{facts['padded_vocab_size']}",
         f"batch        {facts['micro_batch_size']} x {facts['gradient_accumulation']} accumulated "

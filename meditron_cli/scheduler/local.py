@@ -32,8 +32,6 @@ REPEAT_SECONDS = 0.5
 CANCEL_SECONDS = 75.0
 """How long a cancelled job may take to save and leave; its supervisors give up before."""
 KILL_SECONDS = 10.0
-STAGE_LEAD_SECONDS = 30
-"""From the stop request to the time limit, for stages whose tasks are simply run again."""
 
 
 class LocalScheduler:
@@ -66,7 +64,6 @@ class LocalScheduler:
     ) -> list[str]:
         """Start the background process of an attempt; its one id stands for all its tasks."""
         path = job_file(run, stage.stage, attempt)
-        lead = plan.site.signal_lead_seconds if stage.stage == "pretrain" else STAGE_LEAD_SECONDS
         rundir.write_json(
             path,
             {
@@ -76,7 +73,7 @@ class LocalScheduler:
                 "after_jobs": list(after),
                 "after_stages": list(stage.after) if after else [],
                 "time_minutes": stage.resources.time_minutes,
-                "lead_seconds": lead,
+                "lead_seconds": stage.resources.signal_lead_seconds,
                 "gpus": stage.resources.gpus_per_node,
                 "parallel": parallel_tasks(stage),
             },
