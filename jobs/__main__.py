@@ -5,6 +5,7 @@ hand.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import json
 import os
@@ -32,7 +33,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("index", type=int)
     args = parser.parse_args(argv)
-    context = runtime.context_from(args.run_dir, args.stage, args.index, os.environ)
+    try:
+        context = runtime.context_from(args.run_dir, args.stage, args.index, os.environ)
+    except (OSError, ValueError, rundir.FormatError) as error:
+        print(f"{args.stage} task {args.index} of {args.run_dir}: {error}", file=sys.stderr)
+        return runtime.CONFIGURATION
     context.stop.install()
     stage = importlib.import_module(MODULES[args.stage])
     try:
@@ -51,9 +56,16 @@ def explain(error: Exception) -> tuple[int, str, str, str]:
     """Exit code, kind, sentence and hint for an exception no stage foresaw."""
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
-        hint = "free some space, then submit again" if error.errno == 28 else "see the task's log"
+        hint = (
+            "free some space, then submit again"
+            if error.errno == errno.ENOSPC
+            else "see the task's log"
+        )
         return runtime.FAILED, type(error).__name__, f"{where}{error.strerror}", hint
-    return runtime.FAILED, type(error).__name__, str(error), "see the task's log for the traceback"
+    kind = type(error).__name__
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    message = f"{kind}: {first_line}" if first_line else kind
+    return runtime.FAILED, kind, message, "see the task's log for the traceback"
 
 
 def leave(context: runtime.Context, code: int, kind: str, message: str, hint: str) -> int:

@@ -4,7 +4,6 @@ directory.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import jobs
@@ -16,15 +15,14 @@ def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:
 
     Raises:
         SystemExit: the task did not finish; the code says why (``jobs.runtime``). submitit lets it
-        pass, so
-            that Slurm and its dependents see the truth.
+            pass, so that Slurm and its dependents see the truth.
     """
     run = rundir.RunDir(Path(run_dir))
     stray = wrong_code(run)
     if stray:
-        print(stray, file=sys.stderr)
-        raise SystemExit(runtime.CONFIGURATION)
-    code = supervisor.supervise(run, stage, int(index), int(attempt))
+        code = supervisor.refuse(run, stage, int(index), int(attempt), stray)
+    else:
+        code = supervisor.supervise(run, stage, int(index), int(attempt))
     if code != runtime.FINISHED:
         raise SystemExit(code)
 

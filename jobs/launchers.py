@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from jobs import rundir, specs
 
@@ -20,6 +23,32 @@ RUN = "{run}"
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal a process gets when its parent dies."""
 
+SUDDEN = tuple(
+    -number
+    for number in (
+        signal.SIGKILL,
+        signal.SIGSEGV,
+        signal.SIGBUS,
+        signal.SIGILL,
+        signal.SIGFPE,
+    )
+)
+"""Exit codes of deaths that a lost peer never leads to, so that they are the cause."""
+
+SCANCEL_SECONDS = 20.0
+PORTS = range(20000, 30000)
+"""Below the ports that kernels give to outgoing connections."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long local ranks may take to leave; Slurm has limits of its own."""
+
+    peers_seconds: float = 30.0
+    """Once one rank has failed."""
+    leave_seconds: float = 45.0
+    """Once asked to stop."""
+
 
 class Ranks(Protocol):
     """The processes of one task."""
@@ -28,12 +57,8 @@ class Ranks(Protocol):
         """None while any runs, else 0 or the code of the first that failed (negative: a signal)."""
         ...
 
-    def stop(self) -> None:
-        """Ask all ranks to save and leave."""
-        ...
-
-    def kill(self) -> None:
-        """End all ranks now."""
+    def stop(self) -> bool:
+        """Ask all ranks to save and leave; whether the request has reached them."""
         ...
 
 
@@ -47,26 +72,32 @@ class SrunRanks:
     def poll(self) -> int | None:
         return self._process.poll()
 
-    def stop(self) -> None:
-        self._signal("TERM")
-
-    def kill(self) -> None:
-        self._signal("KILL")
-
-    def _signal(self, name: str) -> None:
+    def stop(self) -> bool:
         # Signals to srun itself would abort the step; scancel delivers them to the ranks.
-        subprocess.run(["scancel", f"--signal={name}", self._step], check=False, timeout=60)
+        command = ["scancel", "--signal=TERM", self._step]
+        try:
+            done = subprocess.run(command, check=False, timeout=SCANCEL_SECONDS)
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        return done.returncode == 0
 
 
 class LocalRanks:
-    """Processes of this machine; each dies with the supervisor."""
+    """Processes of this machine, each with a process group of its own; they die with the
+    supervisor.
+    """
 
-    GRACE_SECONDS = 30.0
-    """How long the others may go on once one rank has failed."""
-
-    def __init__(self, command: list[str], environments: list[dict[str, str]], log: Path) -> None:
-        self._first_failure = 0.0
+    def __init__(
+        self,
+        command: list[str],
+        environments: list[dict[str, str]],
+        log: Path,
+        patience: Patience,
+    ) -> None:
+        self._patience = patience
+        self._deadline = float("inf")
         self._code = 0
+        tie = tie_to_parent()
         with log.open("ab") as file:
             self._processes = [
                 subprocess.Popen(
@@ -75,7 +106,7 @@ class LocalRanks:
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    preexec_fn=die_with_parent,  # safe: this process has one thread
+                    preexec_fn=tie,  # safe: this process has one thread
                 )
                 for environment in environments
             ]
@@ -83,51 +114,111 @@ class LocalRanks:
     def poll(self) -> int | None:
         codes = [process.poll() for process in self._processes]
         failed = [code for code in codes if code]
-        if failed and not self._first_failure:
-            self._first_failure, self._code = time.monotonic(), failed[0]
+        if failed and not self._code:
+            self._code = next((code for code in failed if code in SUDDEN), failed[0])
+            self._end_within(self._patience.peers_seconds)
         if None not in codes:
+            self._kill()  # what the ranks themselves have started and left
             return self._code
-        if self._first_failure and time.monotonic() - self._first_failure > self.GRACE_SECONDS:
-            self.kill()
+        if time.monotonic() > self._deadline:
+            self._kill()
         return None
 
-    def stop(self) -> None:
-        self._send(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self._send(signal.SIGKILL)
-
-    def _send(self, number: int) -> None:
+    def stop(self) -> bool:
+        self._end_within(self._patience.leave_seconds)
         for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(number)
+            process.send_signal(signal.SIGTERM)
+        return True
+
+    def _end_within(self, seconds: float) -> None:
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
-def die_with_parent() -> None:
-    """Have the kernel end this process when its parent dies, however it dies."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def tie_to_parent() -> Callable[[], None]:
+    """What a child does before it becomes its program: lead a process group, and have the kernel
+    end it when this process dies, however it dies.
+    """
+    parent = os.getpid()
+    library = ctypes.CDLL(None)
+
+    def tie() -> None:
+        os.setpgid(0, 0)
+        library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the kernel was told
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return tie
+
+
+class Process(NamedTuple):
+    """A process that is neither gone nor a zombie, from ``/proc/<pid>/stat`` (proc(5))."""
+
+    session: int
+    started: int
+    """Clock ticks since boot: with the pid it names a process beyond doubt."""
+
+
+def look_up(pid: int) -> Process | None:
+    """The process of a pid, or None when it is gone or only waits to be reaped."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
+    if fields[0] in "ZX":
+        return None
+    return Process(session=int(fields[3]), started=int(fields[19]))
+
+
+def process_name(pid: int) -> str:
+    """``<host>:<pid>:<start>`` of a living process; a reused pid has another."""
+    found = look_up(pid)
+    return f"{os.uname().nodename}:{pid}:{found.started if found else 0}"
+
+
+def is_alive(name: str) -> bool:
+    """Whether the process of a name is there; asked on the host it names."""
+    _, pid, started = name.rsplit(":", 2)
+    found = look_up(int(pid))
+    return found is not None and found.started == int(started)
 
 
 def start(
-    run: rundir.RunDir, task: specs.TaskSpec, attempt: int, environ: Mapping[str, str], step: int
+    run: rundir.RunDir,
+    task: specs.TaskSpec,
+    attempt: int,
+    environ: Mapping[str, str],
+    port: int,
+    patience: Patience,
 ) -> Ranks:
     """Start all ranks of a task; their output goes to ``ranks-<task>.log`` of the attempt.
 
-    ``step`` counts the srun steps of this job, from 0.
+    Raises:
+        OSError: the program that starts them is missing, or the log cannot be written.
     """
     log = run.attempt(task.stage, attempt) / f"ranks-{task.index:05d}.log"
     module = ["-u", "-m", "jobs", task.stage, str(run.root), str(task.index)]
-    python = [word.replace(RUN, str(run.root)) for word in task.python]
-    environment = {**environ, **rank_environment(run, task, attempt, environ)}
+    command = [*fill(task.python, run), *module]
+    environment = {**environ, **rank_environment(run, task, attempt, environ, port)}
     if task.launcher == "srun":
-        job = environ["SLURM_JOB_ID"]
-        command = [*srun_command(run, task, log), *python, *module]
-        return SrunRanks(command, environment, f"{job}.{step}")
+        step = 1 if task.nodes > 1 else 0  # the pre-flight of several nodes was step 0
+        name = f"{environ['SLURM_JOB_ID']}.{step}"
+        return SrunRanks([*srun_command(run, task, log), *command], environment, name)
     ranks = [
         {**environment, "RANK": str(rank), "WORLD_SIZE": str(task.ranks), "LOCAL_RANK": str(rank)}
         for rank in range(task.ranks)
     ]
-    return LocalRanks([*python, *module], ranks, log)
+    return LocalRanks(command, ranks, log, patience)
+
+
+def fill(words: Sequence[str], run: rundir.RunDir) -> list[str]:
+    """Words of a command with the run directory in its place."""
+    return [word.replace(RUN, str(run.root)) for word in words]
 
 
 def srun_command(run: rundir.RunDir, task: specs.TaskSpec, log: Path) -> list[str]:
@@ -144,47 +235,57 @@ def srun_command(run: rundir.RunDir, task: specs.TaskSpec, log: Path) -> list[st
         "--label",
         f"--output={log}",
         "--open-mode=append",
-        *(word.replace(RUN, str(run.root)) for word in task.srun_args),
+        *fill(task.srun_args, run),
     ]
 
 
 def rank_environment(
-    run: rundir.RunDir, task: specs.TaskSpec, attempt: int, environ: Mapping[str, str]
+    run: rundir.RunDir, task: specs.TaskSpec, attempt: int, environ: Mapping[str, str], port: int
 ) -> dict[str, str]:
     """What every rank gets beside its number: where rank 0 listens, whose code runs, how many
     threads.
     """
-    cores = task.cpus_per_rank
-    if task.launcher == "local":
-        cores = max(1, (os.cpu_count() or 1) // task.ranks)
+    local = task.launcher == "local"
+    cores = max(1, usable_cores() // task.ranks) if local else task.cpus_per_rank
     return {
         "MEDITRON_ATTEMPT": str(attempt),
         "MASTER_ADDR": "127.0.0.1" if task.nodes == 1 else socket.gethostname(),
-        "MASTER_PORT": str(free_port(f"{environ.get('SLURM_JOB_ID', '')}.{run.name}.{attempt}")),
-        "PYTHONPATH": python_path(run, environ),
-        "PYTHONSAFEPATH": "1",
+        "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS", str(cores)),
         # Tensor-parallel communication overlaps with computation only with one hardware queue.
         "CUDA_DEVICE_MAX_CONNECTIONS": environ.get("CUDA_DEVICE_MAX_CONNECTIONS", "1"),
+        **code_environment(run, environ),
     }
 
 
-def python_path(run: rundir.RunDir, environ: Mapping[str, str]) -> str:
-    """The run's own code before whatever the site put there."""
-    return os.pathsep.join(filter(None, (str(run.code), environ.get("PYTHONPATH", ""))))
+def code_environment(run: rundir.RunDir, environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that put the run's own code before whatever the site has."""
+    path = os.pathsep.join(filter(None, (str(run.code), environ.get("PYTHONPATH", ""))))
+    return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
-def free_port(seed: str) -> int:
-    """A port free on this host now, from 20000 to 29999; the same seed tries the same ports
-    first.
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port of this host that nobody else takes before rank 0 listens on it.
+
+    The socket keeps others from binding the port, other tasks that start at this moment above all;
+    that it allows the reuse of its address, said only after binding, lets rank 0 in (socket(7)).
+
+    Raises:
+        OSError: every port is taken.
     """
-    first = 20000 + sum(seed.encode()) * 7919 % 10000
-    for offset in range(10000):
-        port = 20000 + (first - 20000 + offset) % 10000
-        with socket.socket() as probe:
+    with socket.socket() as holder:
+        for port in random.sample(PORTS, len(PORTS)):
             try:
-                probe.bind(("", port))
+                holder.bind(("", port))
             except OSError:
                 continue
-            return port
-    raise OSError("no free port between 20000 and 29999")
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            yield port
+            return
+    raise OSError(f"no free port from {PORTS.start} to {PORTS.stop - 1}")

@@ -1,0 +1,617 @@
+"""The batch step: real supervisors over ranks that do what each test needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from jobs import rundir, runtime, specs, supervisor
+
+REPOSITORY = Path(__file__).parents[2]
+
+SUPERVISE = """
+import json, sys
+from pathlib import Path
+from jobs import rundir, supervisor
+run, attempt, limits = rundir.RunDir(Path(sys.argv[1])), int(sys.argv[2]), json.loads(sys.argv[3])
+sys.exit(supervisor.supervise(run, "curate", 0, attempt, supervisor.Limits(**limits)))
+"""
+
+PRELUDE = """
+import os, signal, sys, time
+from pathlib import Path
+from jobs import runtime
+from jobs.__main__ import explain, leave
+stage, run, index = sys.argv[4:7]
+context = runtime.context_from(Path(run), stage, int(index), os.environ)
+rank = context.rank
+
+def say(code, message, hint=""):
+    leave(context, code, "TaskError", message, hint)
+    sys.exit(code)
+
+def die(number):
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+def wait_for(name):
+    while not context.path(name).exists():
+        time.sleep(0.01)
+"""
+"""Of every stand-in for a rank: it is started as `python -u -m jobs STAGE RUN INDEX` would be."""
+
+QUICK = {"lock_seconds": 30.0, "preflight_seconds": 30.0, "peers_seconds": 0.5, "leave_seconds": 5}
+
+
+@dataclass
+class Bench:
+    """A run with one task, and supervisors started for it."""
+
+    run: rundir.RunDir
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def task(self, *program: str, ranks: int = 1, **changes: Any) -> specs.TaskSpec:
+        """Write the task's spec; its ranks run the lines of `program`, or the real stage."""
+        python: tuple[str, ...] = (sys.executable,)
+        if program:
+            script = self.run.root / "rank.py"
+            script.write_text(PRELUDE + "\n".join(program) + "\n")
+            python = (sys.executable, str(script))
+        spec = specs.CurateSpec(
+            sources=(str(self.run.root / "missing.jsonl"),),
+            text_key="text",
+            id_key="id",
+            min_chars=1,
+            on_bad_record="fail",
+            shards=1,
+            validation_fraction=0.0,
+            output_dir="corpus",
+        )
+        values: dict[str, Any] = {
+            "ranks": ranks,
+            "ranks_per_node": ranks,
+            "nodes": 1,
+            "gpus_per_node": 0,
+            "cpus_per_rank": 1,
+            "launcher": "local",
+            "python": python,
+            "srun_args": (),
+            "secrets_file": "",
+            "health": {},
+        }
+        task = specs.TaskSpec(stage="curate", index=0, spec=spec, **{**values, **changes})
+        rundir.write_json(self.run.spec("curate", 0), specs.to_json(task))
+        return task
+
+    def start(
+        self, attempt: int = 1, environ: dict[str, str] | None = None, **limits: float
+    ) -> subprocess.Popen[str]:
+        """Start a supervisor in the background."""
+        words = [str(self.run.root), str(attempt), json.dumps({**QUICK, **limits})]
+        process = subprocess.Popen(
+            [sys.executable, "-c", SUPERVISE, *words],
+            cwd=REPOSITORY,
+            env={**os.environ, **(environ or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def end(self, process: subprocess.Popen[str]) -> tuple[int, str]:
+        """Wait for a supervisor; its exit code and all it printed."""
+        said, _ = process.communicate(timeout=60)
+        return process.returncode, said
+
+    def supervise(self, attempt: int = 1, **limits: float) -> dict[str, Any]:
+        """Run a supervisor to its end; answers the exit record, whose code is the exit code."""
+        code, said = self.end(self.start(attempt, **limits))
+        record = self.record(attempt)
+        assert record["code"] == code, said
+        return record
+
+    def record(self, attempt: int = 1) -> dict[str, Any]:
+        return rundir.read_json(self.run.exit_record("curate", attempt, 0))
+
+    def log(self, attempt: int = 1) -> str:
+        """What the ranks printed."""
+        return (self.run.attempt("curate", attempt) / "ranks-00000.log").read_text()
+
+    def wait_for(self, name: str) -> str:
+        """Wait until a rank has left a file in the run; answers what it holds."""
+        path = self.run.root / name
+        wait_until(lambda: path.exists() and path.read_text() != "")
+        return path.read_text()
+
+
+def wait_until(fact: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    root = tmp_path / "run"
+    root.mkdir()
+    (root / "code").symlink_to(REPOSITORY)
+    bench = Bench(rundir.RunDir(root))
+    yield bench
+    for process in bench.started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+FINISH = "context.finish([], [], {})"
+
+
+def test_ranks_that_finish_leave_a_record_and_an_event(bench: Bench) -> None:
+    bench.task(f"if rank == 0: {FINISH}", ranks=2)
+
+    record = bench.supervise()
+
+    assert (record["code"], record["class"]) == (0, "finished")
+    assert record["message"] == "curate task 0 finished"
+    assert record["started"] < record["ended"]
+    assert record["node"] == os.uname().nodename
+    event = rundir.read_events(bench.run)[-1]
+    assert {key: event[key] for key in record} == record
+    assert event["event"] == "exit"
+
+
+def test_what_the_stage_says_is_the_records_message(bench: Bench) -> None:
+    bench.task()  # the real stage, whose source is missing
+
+    record = bench.supervise()
+
+    assert (record["code"], record["class"]) == (2, "configuration")
+    assert record["message"].startswith(str(bench.run.root / "missing.jsonl"))
+    assert record["hint"]
+
+
+def test_an_exception_nobody_foresaw_is_one_line_with_its_kind(bench: Bench) -> None:
+    bench.task("sys.exit(leave(context, *explain(RuntimeError('no such thing\\n  at line 3'))))")
+
+    record = bench.supervise()
+
+    assert (record["code"], record["class"]) == (1, "failed")
+    assert record["message"] == "RuntimeError: no such thing"
+
+
+def test_a_rank_that_was_killed_is_told_by_its_signal(bench: Bench) -> None:
+    bench.task("die(signal.SIGKILL)")
+
+    record = bench.supervise()
+
+    assert (record["code"], record["class"]) == (1, "failed")
+    assert record["message"] == "curate: a rank was ended by SIGKILL"
+    assert record["hint"].endswith("ranks-00000.log")
+
+
+def test_ranks_that_leave_with_0_and_no_marker_have_not_finished(bench: Bench) -> None:
+    bench.task("pass")
+
+    record = bench.supervise()
+
+    assert (record["code"], record["message"]) == (1, "curate left without a done marker")
+
+
+def test_a_killed_rank_is_the_cause_and_not_what_its_peers_say_of_it(bench: Bench) -> None:
+    bench.task(
+        "if rank == 1: wait_for('ready'); die(signal.SIGKILL)",
+        "if rank == 0: context.path('ready').touch(); time.sleep(0.3); say(1, 'lost a peer')",
+        "time.sleep(60)",
+        ranks=3,
+    )
+
+    record = bench.supervise()
+
+    assert record["message"] == "curate: a rank was ended by SIGKILL"
+
+
+def test_of_several_ranks_that_fail_the_first_is_heard(bench: Bench) -> None:
+    bench.task(
+        "if rank == 1: say(2, 'shard 7 is damaged', 'make it anew')",
+        "wait_for('stages/curate/attempts/1/words-00000-00001.json')",
+        "say(1, 'Connection closed by peer')",
+        ranks=3,
+    )
+
+    record = bench.supervise()
+
+    assert (record["code"], record["message"]) == (2, "shard 7 is damaged")
+    assert record["hint"] == "make it anew"
+
+
+def test_a_process_that_a_rank_leaves_behind_is_ended(bench: Bench) -> None:
+    bench.task(
+        "import subprocess",
+        "child = subprocess.Popen(['sleep', '600'])",
+        "context.path('child').write_text(str(child.pid))",
+        FINISH,
+        "child.returncode = 0",
+    )
+
+    bench.supervise()
+
+    child = int(bench.wait_for("child"))
+    wait_until(lambda: is_gone(child))
+
+
+LINGER = (
+    "context.stop.install()",
+    "context.path('ready').write_text(str(os.getpid()))",
+    "while not context.stop: time.sleep(0.01)",
+)
+
+
+def test_a_stop_request_reaches_the_ranks_which_save_and_leave(bench: Bench) -> None:
+    bench.task(*LINGER, "say(130, 'saved step 7')", ranks=2)
+    process = bench.start()
+    bench.wait_for("ready")
+
+    process.send_signal(signal.SIGTERM)
+    code, _ = bench.end(process)
+
+    record = bench.record()
+    assert (code, record["code"], record["class"]) == (130, 130, "stopped")
+    assert record["message"] == "saved step 7"
+    kinds = [event["event"] for event in rundir.read_events(bench.run)]
+    assert kinds == ["signal", "exit"]
+
+
+def test_work_that_is_done_before_the_stop_request_counts_as_finished(bench: Bench) -> None:
+    bench.task(*LINGER, FINISH)
+    process = bench.start()
+    bench.wait_for("ready")
+
+    process.send_signal(signal.SIGUSR2)
+
+    assert bench.end(process)[0] == 0
+    assert bench.record()["class"] == "finished"
+
+
+def test_a_rank_that_cannot_save_on_a_stop_request_has_failed(bench: Bench) -> None:
+    bench.task(*LINGER, "say(1, 'checkpoints: No space left on device')")
+    process = bench.start()
+    bench.wait_for("ready")
+
+    process.send_signal(signal.SIGTERM)
+
+    assert bench.end(process)[0] == 1
+    assert bench.record()["message"] == "checkpoints: No space left on device"
+
+
+def test_a_rank_stopped_before_it_listens_was_stopped_and_did_not_fail(bench: Bench) -> None:
+    bench.task("context.path('ready').write_text('1')", "time.sleep(60)")
+    process = bench.start()
+    bench.wait_for("ready")
+
+    process.send_signal(signal.SIGTERM)
+
+    assert bench.end(process)[0] == 130
+    assert bench.record()["message"] == "curate was stopped: a rank was ended by SIGTERM"
+
+
+def test_a_rank_deaf_to_the_stop_request_is_ended_after_a_grace(bench: Bench) -> None:
+    bench.task(
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+        "context.path('ready').write_text(str(os.getpid()))",
+        "time.sleep(600)",
+    )
+    process = bench.start(leave_seconds=0.5)
+    rank = int(bench.wait_for("ready"))
+
+    process.send_signal(signal.SIGTERM)
+
+    assert bench.end(process)[0] == 130
+    assert bench.record()["message"] == "curate was stopped: a rank was ended by SIGKILL"
+    assert is_gone(rank)
+
+
+def stand_in_preflight(bench: Bench, *lines: str) -> None:
+    """Give the run a copy of the package whose pre-flight does something else."""
+    bench.run.code.unlink()
+    shutil.copytree(REPOSITORY / "jobs", bench.run.code / "jobs")
+    text = "import pathlib, sys, time\nrun = pathlib.Path(sys.argv[1])\n" + "\n".join(lines)
+    (bench.run.code / "jobs" / "preflight.py").write_text(text)
+
+
+SLOW_PREFLIGHT = ("import os", "(run / 'looking').write_text(str(os.getpid()))", "time.sleep(600)")
+
+
+def test_a_stop_request_during_the_pre_flight_starts_no_rank(bench: Bench) -> None:
+    bench.task("context.path('started').touch()")
+    stand_in_preflight(bench, *SLOW_PREFLIGHT)
+    process = bench.start()
+    bench.wait_for("looking")
+
+    process.send_signal(signal.SIGTERM)
+
+    assert bench.end(process)[0] == 130
+    assert bench.record()["message"] == "curate was stopped before its ranks started"
+    assert not bench.run.path("started").exists()
+
+
+def test_a_pre_flight_that_hangs_ends_the_task_and_names_the_node(bench: Bench) -> None:
+    bench.task(FINISH)
+    stand_in_preflight(bench, *SLOW_PREFLIGHT)
+
+    record = bench.supervise(preflight_seconds=1.0)
+
+    node = os.uname().nodename
+    assert (record["code"], record["class"], record["node"]) == (5, "unhealthy", node)
+    assert record["message"] == f"the pre-flight of curate did not end within 1 s on {node}"
+    wait_until(lambda: is_gone(int(bench.wait_for("looking"))))
+
+
+def test_an_unfit_node_is_named_with_its_reason(bench: Bench) -> None:
+    bench.task(FINISH, health={"min_free_gb": 1e9})
+
+    record = bench.supervise()
+
+    node = os.uname().nodename
+    assert (record["code"], record["class"], record["node"]) == (5, "unhealthy", node)
+    assert record["message"].startswith(f"{node}: {bench.run.attempt('curate', 1)} has ")
+    assert record["message"].endswith("are needed (disk)")
+
+
+def test_what_another_node_found_earlier_is_not_this_ones_fault(bench: Bench) -> None:
+    bench.task(FINISH, health={"min_free_gb": 1e9})
+    other = {"node": "node99", "time": 1.0, "verdict": "FATAL", "findings": []}
+    fault = {"verdict": "FATAL", "message": "3 of 4 GPUs answer", "code": "gpu_count"}
+    folder = bench.run.attempt("curate", 1)
+    rundir.write_json(folder / "health-node99.json", {**other, "findings": [fault]})
+
+    record = bench.supervise()
+
+    assert "node99" not in record["message"] + record["node"]
+
+
+def test_a_pre_flight_that_breaks_is_a_failure_with_its_code(bench: Bench) -> None:
+    bench.task(FINISH)
+    stand_in_preflight(bench, "sys.exit(7)")
+
+    record = bench.supervise()
+
+    assert (record["code"], record["message"]) == (1, "the pre-flight of curate ended with code 7")
+
+
+SECRET = "tr0ub4dor"
+
+
+def write_secrets(bench: Bench, text: str, mode: int = 0o600) -> str:
+    path = bench.run.root.parent / "secrets"
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+def test_ranks_get_the_secrets_and_nothing_else_shows_them(bench: Bench) -> None:
+    file = write_secrets(bench, f"# token\n\nHUB_TOKEN = {SECRET}\nEMPTY=\n")
+    bench.task(
+        *LINGER,
+        "context.path('seen').write_text(os.environ['HUB_TOKEN'] + os.environ['EMPTY'])",
+        "say(2, 'a mistake')",
+        secrets_file=file,
+    )
+    process = bench.start()
+    bench.wait_for("ready")
+    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    commands = [" ".join(item.cmdline()) for item in tree]
+    process.send_signal(signal.SIGTERM)
+    _, said = bench.end(process)
+
+    assert bench.wait_for("seen") == SECRET
+    bench.run.path("seen").unlink()
+    files = [path for path in bench.run.root.rglob("*") if path.is_file() and not path.is_symlink()]
+    shown = [path.read_text(errors="replace") for path in files]
+    assert not any(SECRET in text for text in [said, *commands, *shown])
+
+
+@pytest.mark.parametrize(
+    ("text", "mode", "message"),
+    [
+        ("A=b\n", 0o640, "{path}: others may read this secret"),
+        (f"A=b\n{SECRET}\n", 0o600, "{path}:2: no NAME=value"),
+        (f"export A={SECRET}\n", 0o600, "{path}:1: no NAME=value"),
+        ("A=\x00\n", 0o600, "{path}:1: no NAME=value"),
+    ],
+)
+def test_a_secrets_file_that_cannot_be_trusted_is_refused(
+    bench: Bench, text: str, mode: int, message: str
+) -> None:
+    file = write_secrets(bench, text, mode)
+    bench.task(FINISH, secrets_file=file)
+
+    record = bench.supervise()
+
+    assert (record["code"], record["message"]) == (2, message.format(path=file))
+    assert SECRET not in json.dumps(record)
+
+
+def test_a_missing_secrets_file_is_named(bench: Bench) -> None:
+    bench.task(FINISH, secrets_file="/nowhere/secrets")
+
+    record = bench.supervise()
+
+    assert record["code"] == 2
+    assert record["message"] == "/nowhere/secrets: No such file or directory"
+
+
+def test_a_task_that_still_runs_elsewhere_is_not_started_twice(bench: Bench) -> None:
+    bench.task(*LINGER, "say(130, 'saved')")
+    first = bench.start(attempt=1)
+    bench.wait_for("ready")
+
+    record = bench.supervise(attempt=2, lock_seconds=0.5)
+
+    assert record["code"] == 1
+    assert record["message"] == "curate task 0 of run is still running in another job"
+    first.send_signal(signal.SIGTERM)
+    assert bench.end(first)[0] == 130
+
+
+def test_a_stop_request_ends_the_wait_for_an_earlier_attempt(bench: Bench) -> None:
+    bench.task(*LINGER, "say(130, 'saved')")
+    first = bench.start(attempt=1)
+    bench.wait_for("ready")
+    second = bench.start(attempt=2, lock_seconds=600.0)
+    wait_until(lambda: bool(psutil.Process(second.pid).open_files()) or second.poll() is not None)
+    time.sleep(0.5)
+
+    second.send_signal(signal.SIGTERM)
+
+    assert bench.end(second)[0] == 130
+    first.send_signal(signal.SIGTERM)
+    assert bench.end(first)[0] == 130
+
+
+def test_ranks_die_with_a_killed_supervisor_and_the_next_attempt_works(bench: Bench) -> None:
+    bench.task(*LINGER, "say(130, 'saved')")
+    process = bench.start()
+    rank = int(bench.wait_for("ready"))
+
+    process.kill()
+    bench.end(process)
+
+    wait_until(lambda: is_gone(rank))
+    bench.task(FINISH)
+    assert bench.supervise(attempt=2)["code"] == 0
+
+
+def test_a_supervisor_whose_scheduler_is_gone_stops_its_ranks(bench: Bench) -> None:
+    keeper = subprocess.Popen(["sleep", "600"])
+    bench.task(*LINGER, "say(130, 'saved')")
+    from jobs import launchers
+
+    name = launchers.process_name(keeper.pid)
+    process = bench.start(environ={supervisor.LOCAL_JOB: f"local:{name}"})
+    bench.wait_for("ready")
+
+    keeper.kill()  # and nobody waits for it: it stays as a zombie
+
+    assert bench.end(process)[0] == 130
+    keeper.wait()
+
+
+def test_a_requeued_task_is_not_blamed_for_what_an_earlier_start_said(bench: Bench) -> None:
+    bench.task("say(2, 'too few documents')")
+    bench.supervise()
+    bench.task(*LINGER, "die(signal.SIGKILL)")
+
+    process = bench.start()
+    bench.wait_for("ready")
+    record_there = bench.run.exit_record("curate", 1, 0).exists()
+    process.send_signal(signal.SIGTERM)
+    bench.end(process)
+
+    assert not record_there
+    assert bench.record()["message"] == "curate was stopped: a rank was ended by SIGKILL"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "{path}: No such file or directory"),
+        ('{"format": 2}', "{path}: format 2, this program reads format 1"),
+        ('{"format": 1, "stage": "mow"}', "{path}: task spec names the unknown stage 'mow'"),
+        ('{"format": 1, "stage"', "{path}: not JSON"),
+    ],
+)
+def test_a_spec_that_cannot_be_read_is_a_configuration_error(
+    bench: Bench, content: str | None, message: str
+) -> None:
+    path = bench.run.spec("curate", 0)
+    path.parent.mkdir(parents=True)
+    if content is not None:
+        path.write_text(content)
+
+    record = bench.supervise()
+
+    assert record["code"] == 2
+    assert record["message"].startswith(message.format(path=path))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB (needs root, which the tests of bad disks ask for)."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_full_disk_hides_neither_the_exit_code_nor_the_sentence(small_disk: Path) -> None:
+    root = small_disk / "run"
+    root.mkdir()
+    (root / "code").symlink_to(REPOSITORY)
+    bench = Bench(rundir.RunDir(root))
+    bench.task(
+        "import shutil",
+        *LINGER[:2],
+        "with open(context.path('ballast'), 'wb', buffering=0) as file:",
+        "    while shutil.disk_usage(run).free: file.write(bytes(4096))",
+        "Path(run).parent.joinpath('../full').touch()",
+        "while not context.stop: time.sleep(0.01)",
+        "say(130, 'could not save')",
+        health={"skip": ["disk"]},
+    )
+    process = bench.start()
+    wait_until(lambda: (small_disk.parent / "full").exists())
+
+    process.send_signal(signal.SIGTERM)
+    code, said = bench.end(process)
+
+    assert code == 130
+    assert "stopped: curate was stopped" in said
+    assert "the exit record could not be written: No space left on device" in said
+
+
+def test_two_tasks_that_start_together_get_ports_of_their_own(bench: Bench) -> None:
+    bench.task("context.path('port').write_text(os.environ['MASTER_PORT'])", FINISH)
+    ports = []
+    from jobs import launchers
+
+    with launchers.reserved_port() as one, launchers.reserved_port() as two:
+        bench.supervise()
+        ports = [one, two, int(bench.wait_for("port"))]
+
+    assert len(set(ports)) == 3
+
+
+def test_codes_have_words(tmp_path: Path) -> None:
+    words = {
+        code: supervisor.Outcome(code, "").kind
+        for code in (runtime.FINISHED, runtime.FAILED, runtime.CONFIGURATION, 5, 130)
+    }
+
+    assert words == {
+        0: "finished",
+        1: "failed",
+        2: "configuration",
+        5: "unhealthy",
+        130: "stopped",
+    }
