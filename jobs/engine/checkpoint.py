@@ -246,7 +246,7 @@ def load(path: Path, trained: Trained, record: Record, layout: dict[str, Any]) -
     state = _sharded_state(trained, is_loading=True, with_generators=same)
     loaded = _load_shards(path, state, "raise_all" if same else "raise_unexpected")
     trained.network.load_state_dict(loaded["model"])
-    trained.optimizer.load_state_dict(loaded["optimizer"])
+    _load_optimizer(trained.optimizer, loaded["optimizer"])
     if same:
         _set_generators(loaded["generators"])
     elif _is_rank_zero():
@@ -379,6 +379,30 @@ def _write_shards(path: Path, trained: Trained) -> None:
         strategy,
         content_metadata=CONTENT,
     )
+
+
+def _load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
+    """Load optimizer state, with three corrections to megatron.core 0.16.1 around torch's Adam.
+
+    It leaves out a step count of zero; it fills all that is kept of a parameter from tensors of the
+    checkpoint, and the step count has none; and it gives every parameter the same step count, which
+    torch then raises once a parameter.
+    """
+    import torch
+
+    (part,) = optimizer.chained_optimizers
+    moments = state.pop("param_state", None)
+    if moments is None:  # not the distributed optimizer
+        state.get("optimizer", state)["state"].setdefault("common_step", torch.tensor(0.0))
+        optimizer.load_state_dict(state)
+        return
+    optimizer.load_state_dict(state)
+    kept = part.optimizer.state.values()
+    steps = [held.pop("step", None) for held in kept]
+    part.load_parameter_state_from_fully_reshardable(moments)
+    for held, step in zip(kept, steps, strict=True):
+        if step is not None:
+            held["step"] = step.clone()
 
 
 def _load_shards(path: Path, state: dict[str, Any], strict: str) -> dict[str, Any]:

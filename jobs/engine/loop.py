@@ -118,7 +118,6 @@ class Trainer:
                 "start another run with `--new`",
             )
         checkpoint.load(path, self.trained, record, asdict(self.spec.parallel))
-        optim.complete_state(self.updater.optimizer)
         self.step = record.iteration
         self.updater.skip_to(self.step)
 

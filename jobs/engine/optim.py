@@ -86,7 +86,7 @@ def prepare(network: torch.nn.Module, spec: PretrainSpec, place: torch.device) -
         [wrapped],
     )
     config.grad_scale_func = optimizer.scale_loss
-    complete_state(optimizer)
+    _complete_state(optimizer)
     return Updater(wrapped, optimizer, _schedule(optimizer, spec))
 
 
@@ -95,7 +95,7 @@ def bytes_per_parameter(spec: PretrainSpec) -> int:
     return (2 if spec.precision == "bf16" else 4) + 3 * 4
 
 
-def complete_state(optimizer: Any) -> None:
+def _complete_state(optimizer: Any) -> None:
     """Give Adam its moments and its step count where it has none yet, as if zero steps were done.
 
     Optimizers make them at their first step, but megatron.core can neither save nor load without.

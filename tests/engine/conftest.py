@@ -6,12 +6,13 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ MODEL = specs.ModelSpec(
 )
 
 
-def layout(tensor: int = 1, pipeline: int = 1, data: int = 1, **more: Any) -> specs.ParallelSpec:
+def parallel_spec(
+    tensor: int = 1, pipeline: int = 1, data: int = 1, **more: Any
+) -> specs.ParallelSpec:
     """A layout with sequence parallelism wherever there is more than one tensor rank."""
     values = {
         "sequence_parallel": tensor > 1,
@@ -57,7 +60,7 @@ def layout(tensor: int = 1, pipeline: int = 1, data: int = 1, **more: Any) -> sp
 
 SPEC = specs.PretrainSpec(
     model=MODEL,
-    parallel=layout(),
+    parallel=parallel_spec(),
     device="cpu",
     precision="fp32",
     train_prefixes=("tokens/train/00000", "tokens/train/00001", "tokens/train/00002"),
@@ -220,19 +223,47 @@ def free_port() -> int:
         return int(door.getsockname()[1])
 
 
-def write_tokens(prefix: Path, documents: Sequence[Sequence[int]]) -> None:
-    """Write an indexed dataset with megatron.core's own builder."""
-    import numpy
-    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
-
-    prefix.parent.mkdir(parents=True, exist_ok=True)
-    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=numpy.uint16)
+WRITER = """
+import json, sys
+import numpy
+from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+for prefix, documents in json.load(sys.stdin).items():
+    builder = IndexedDatasetBuilder(prefix + ".bin", dtype=numpy.uint16)
     for document in documents:
         builder.add_document(numpy.array(document, dtype=numpy.uint16), [len(document)])
-    builder.finalize(f"{prefix}.idx")
+    builder.finalize(prefix + ".idx")
+"""
 
 
-def documents(count: int, seed: int) -> list[list[int]]:
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Indexed datasets by name, written by megatron.core's own builder, in a process of its own.
+
+    In this one the import would warn, and come before the stand-ins of ``jobs.device``.
+    """
+    folder = tmp_path_factory.mktemp("tokens")
+    datasets = {
+        "train-0": counting_documents(40, seed=0),
+        "train-1": [],
+        "train-2": counting_documents(25, seed=2),
+        "validation": counting_documents(12, seed=99),
+        "other": counting_documents(30, seed=5),
+        "beyond": [[1, 2, VOCABULARY, 3]],
+    }
+    content = json.dumps({str(folder / name): texts for name, texts in datasets.items()})
+    command = [sys.executable, "-W", "ignore", "-c", WRITER]
+    subprocess.run(command, input=content, text=True, check=True)
+    return folder
+
+
+def copy_tokens(source: Path, prefix: Path) -> None:
+    """Put an indexed dataset where a spec looks for it."""
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".bin", ".idx"):
+        shutil.copy(f"{source}{suffix}", f"{prefix}{suffix}")
+
+
+def counting_documents(count: int, seed: int) -> list[list[int]]:
     """Documents that count upwards from a random token: easy to learn, all different."""
     source = random.Random(seed)
     texts = []
@@ -248,15 +279,15 @@ def write_tokenizer(path: Path) -> None:
 
 
 @pytest.fixture
-def make_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
+def make_run(tmp_path: Path, tokens: Path) -> Iterator[Callable[..., Run]]:
     """Make run directories; whatever still runs at the end of the test is killed."""
     runs: list[Run] = []
 
     def make(name: str = "run", **values: Any) -> Run:
         run = Run(tmp_path / name, SPEC)
-        for shard, count in enumerate((40, 0, 25)):
-            write_tokens(run.root / f"tokens/train/{shard:05d}", documents(count, shard))
-        write_tokens(run.root / "tokens/validation/00000", documents(12, 99))
+        for shard in range(3):
+            copy_tokens(tokens / f"train-{shard}", run.root / f"tokens/train/{shard:05d}")
+        copy_tokens(tokens / "validation", run.root / "tokens/validation/00000")
         write_tokenizer(run.root / "tokenizer.json")
         run.change(**values)
         runs.append(run)
@@ -265,3 +296,18 @@ def make_run(tmp_path: Path) -> Iterator[Callable[..., Run]]:
     yield make
     for run in runs:
         run.end_all()
+
+
+@pytest.fixture(scope="session")
+def layout() -> Callable[..., specs.ParallelSpec]:
+    return parallel_spec
+
+
+@pytest.fixture
+def replace_tokens(tokens: Path) -> Callable[[Run, str, str], None]:
+    """Put one of the datasets of ``tokens`` in the place of a run's own."""
+
+    def replace(run: Run, prefix: str, name: str) -> None:
+        copy_tokens(tokens / name, run.root / prefix)
+
+    return replace

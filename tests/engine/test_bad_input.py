@@ -1,0 +1,67 @@
+"""What cannot be trained is refused with one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+
+def refusal(run) -> str:
+    ranks = run.start()
+    assert set(ranks.wait()) == {2}, ranks.words()
+    assert "Traceback" not in ranks.words()
+    return ranks.words()
+
+
+def test_no_tokens_at_all(make_run):
+    run = make_run(train_prefixes=("tokens/train/00001",))
+
+    assert "no training tokens in 1 indexed datasets" in refusal(run)
+
+
+def test_a_token_beyond_the_vocabulary(make_run, replace_tokens):
+    run = make_run()
+    replace_tokens(run, "tokens/train/00002", "beyond")
+
+    assert "00002.bin holds token 96, the model has a vocabulary of 96" in refusal(run)
+
+
+def test_a_missing_file_on_every_rank(make_run, layout):
+    run = make_run(parallel=layout(data=2))
+    (run.root / "tokens/train/00002.idx").unlink()
+
+    assert refusal(run).count("00002.idx is missing") == 2
+
+
+def test_a_file_cut_short(make_run):
+    run = make_run()
+    binary = run.root / "tokens/train/00002.bin"
+    binary.write_bytes(binary.read_bytes()[:-10])
+
+    assert "its index tells of" in refusal(run)
+
+
+def test_an_index_that_is_none(make_run):
+    run = make_run()
+    (run.root / "tokens/train/00002.idx").write_bytes(b"not an index")
+
+    assert "00002.idx is not an index of tokens" in refusal(run)
+
+
+def test_an_end_of_document_token_the_tokenizer_lacks(make_run):
+    run = make_run(eod_token="</s>")
+
+    assert "has no token '</s>'" in refusal(run)
+
+
+def test_a_batch_that_does_not_divide(make_run, layout):
+    run = make_run(parallel=layout(data=2), global_batch_size=6)
+
+    assert "global batch 6 is not a multiple of micro-batch 2 x data 2" in refusal(run)
+
+
+def test_layers_that_do_not_divide(make_run, layout):
+    run = make_run(parallel=layout(pipeline=3))
+
+    assert "2 layers do not divide into 3 pipeline stages" in refusal(run)

@@ -1,0 +1,137 @@
+"""Real ranks train, in every layout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jobs import rundir, specs
+
+pytestmark = pytest.mark.engine
+
+
+def test_one_rank_learns_and_leaves_what_it_did(make_run):
+    run = make_run(train_steps=40, decay_steps=40, validation_interval=20, save_interval=10)
+
+    run.finish()
+
+    losses, validations = run.losses(), run.validations()
+    assert list(losses) == list(range(1, 41))
+    assert losses[40] < losses[1] - 1.5
+    assert list(validations) == [0, 20, 40]
+    assert validations[40] < validations[0] - 1.5
+    assert run.checkpoints() == ["iter_0000000", "iter_0000020", "iter_0000030", "iter_0000040"]
+    assert any((run.root / "tensorboard").iterdir())
+    progress = json.loads(run.files.progress("pretrain", 0).read_text())
+    assert (progress["step"], progress["target_step"], progress["phase"]) == (40, 40, "step")
+    assert progress["tokens"] == progress["target_tokens"] == 40 * 4 * 32
+    summary = rundir.read_json(run.files.done("pretrain", 0))["summary"]
+    assert summary["steps"] == 40
+    assert (summary["loss_first"], summary["loss_last"]) == (losses[1], losses[40])
+    assert summary["validation_last"] == validations[40]
+    assert rundir.is_done(run.files, "pretrain", 0, specs.digest(run.spec))
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_minimum(make_run):
+    run = make_run(train_steps=10, decay_steps=8, warmup_steps=4)
+
+    run.finish()
+
+    rates = {line["step"]: line["lr"] for line in run.lines() if "lr" in line}
+    assert rates[1] == pytest.approx(run.spec.learning_rate / 4)
+    assert rates[4] == pytest.approx(run.spec.learning_rate)
+    middle = (run.spec.learning_rate + run.spec.min_learning_rate) / 2
+    assert rates[6] == pytest.approx(middle)
+    assert rates[8] == rates[10] == pytest.approx(run.spec.min_learning_rate)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"tensor": 2}, {"pipeline": 2}, {"data": 2, "distributed_optimizer": False}],
+    ids=["tensor", "pipeline", "data-whole-optimizer"],
+)
+def test_two_ranks_learn_in_every_direction(make_run, layout, sizes):
+    run = make_run(parallel=layout(**sizes), train_steps=20, decay_steps=20)
+
+    run.finish()
+
+    losses = run.losses()
+    assert list(losses) == list(range(1, 21))
+    assert losses[20] < losses[1] - 0.8
+
+
+def test_data_parallel_ranks_see_the_batch_that_one_rank_sees(make_run, layout):
+    alone = make_run("alone")
+    together = make_run("together", parallel=layout(data=2))
+
+    alone.finish()
+    together.finish()
+
+    assert list(together.losses().values()) == pytest.approx(
+        list(alone.losses().values()), abs=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["selective", "full"])
+def test_recomputed_activations_change_nothing(make_run, layout, kind):
+    kept = make_run("kept")
+    recomputed = make_run("recomputed", parallel=layout(recompute=kind))
+
+    kept.finish()
+    recomputed.finish()
+
+    assert recomputed.losses() == kept.losses()
+
+
+def test_bf16_follows_fp32(make_run):
+    full = make_run("full")
+    half = make_run("half", precision="bf16")
+
+    full.finish()
+    half.finish()
+
+    assert list(half.losses().values()) == pytest.approx(list(full.losses().values()), abs=0.02)
+
+
+def test_a_checkpoint_gives_the_same_validation_loss_in_every_layout(make_run, layout, tmp_path):
+    saved = make_run("saved", parallel=layout(data=2), train_steps=4)
+    saved.finish()
+    expected = saved.validations()[4]
+
+    for name, sizes in {
+        "alone": {},
+        "tensor": {"tensor": 2},
+        "pipeline": {"pipeline": 2},
+        "both": {"tensor": 2, "pipeline": 2},
+    }.items():
+        run = make_run(name, parallel=layout(**sizes), train_steps=4)
+        take_over(saved.root, run.root)
+
+        run.finish()
+
+        assert run.losses() == {}
+        assert run.validations()[4] == pytest.approx(expected, abs=1e-5)
+
+
+def test_training_goes_on_in_another_layout(make_run, layout):
+    whole = make_run("whole")
+    whole.finish()
+    before = make_run("before", save_interval=4, keep_checkpoints=8)
+    before.finish()
+    after = make_run("after", parallel=layout(tensor=2))
+    take_over(before.root, after.root)
+    shutil.rmtree(after.root / "checkpoints" / "iter_0000008")
+
+    after.finish()
+
+    assert list(after.losses()) == [5, 6, 7, 8]
+    expected = [whole.losses()[step] for step in (5, 6, 7, 8)]
+    assert list(after.losses().values()) == pytest.approx(expected, abs=1e-4)
+
+
+def take_over(source: Path, target: Path) -> None:
+    """Give one run directory the checkpoints of another."""
+    shutil.copytree(source / "checkpoints", target / "checkpoints")
