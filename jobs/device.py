@@ -113,7 +113,7 @@ def _join(kind: str, rank: int, world_size: int) -> None:
     import torch.distributed
     from torch._C._distributed_c10d import HashStore
 
-    alone = world_size == 1 and "MASTER_PORT" not in os.environ
+    alone = world_size == 1  # and needs no port, which another task might take first
     torch.distributed.init_process_group(
         "nccl" if kind == "cuda" else "gloo",
         init_method=None if alone else "env://",
