@@ -34,6 +34,28 @@ evaluate:
     - {name: quiz, path: quiz.jsonl}
 """
 
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite the files in tests/golden"
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Hold a text equal to a file in ``golden/``; with ``--update-golden``, write it there."""
+    update = request.config.getoption("--update-golden")
+
+    def hold(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if update:
+            path.write_text(text)
+        assert text == path.read_text()
+
+    return hold
+
 
 @dataclass
 class Bench:

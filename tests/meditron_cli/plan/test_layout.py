@@ -135,7 +135,8 @@ def test_recomputing_more_keeps_fewer_activations(model: ModelSpec, micro: int) 
             {"seq_length": 2047},
             {"tensor": 2, "sequence_parallel": True},
             (1, 1),
-            "model.seq_length = 2047 is not divisible by parallel.tensor = 2; 2046 or 2048 would be",
+            "model.seq_length = 2047 is not divisible by parallel.tensor = 2; "
+            "2046 or 2048 would be",
         ),
     ],
 )

@@ -1,0 +1,122 @@
+#### curate: script 1 of 1, 1 tasks ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-test-slurm/code
+#SBATCH --comment=run=tiny-test-slurm,attempt=1
+#SBATCH --cpus-per-task=2
+#SBATCH --job-name=tiny-test-slurm.curate
+#SBATCH --mem=3G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-test-slurm/stages/curate/attempts/1/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@30
+#SBATCH --time=30
+#SBATCH --wckey=''
+
+# setup
+export GLOO_SOCKET_IFNAME=lo
+export OMP_NUM_THREADS=1
+export PYTHONPATH=/runs/tiny-test-slurm/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/curate/attempts/1
+
+#### tokenize: script 1 of 1, 9 tasks ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --array=0-8%9
+#SBATCH --chdir=/runs/tiny-test-slurm/code
+#SBATCH --comment=run=tiny-test-slurm,attempt=1
+#SBATCH --cpus-per-task=2
+#SBATCH --dependency='afterok:<curate>'
+#SBATCH --job-name=tiny-test-slurm.tokenize
+#SBATCH --mem=3G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-test-slurm/stages/tokenize/attempts/1/%A_%a_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@30
+#SBATCH --time=30
+#SBATCH --wckey=''
+
+# setup
+export GLOO_SOCKET_IFNAME=lo
+export OMP_NUM_THREADS=1
+export PYTHONPATH=/runs/tiny-test-slurm/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/tokenize/attempts/1
+
+#### pretrain: script 1 of 1, 1 tasks ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-test-slurm/code
+#SBATCH --comment=run=tiny-test-slurm,attempt=1
+#SBATCH --cpus-per-task=2
+#SBATCH --dependency='afterok:<tokenize>'
+#SBATCH --gpus-per-node=2
+#SBATCH --job-name=tiny-test-slurm.pretrain
+#SBATCH --mem=3G
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=2
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-test-slurm/stages/pretrain/attempts/1/%j_0_log.out
+#SBATCH --partition=low
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@60
+#SBATCH --time=60
+#SBATCH --wckey=''
+
+# setup
+export GLOO_SOCKET_IFNAME=lo
+export OMP_NUM_THREADS=1
+export PYTHONPATH=/runs/tiny-test-slurm/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/pretrain/attempts/1
+
+#### evaluate: script 1 of 1, 4 tasks ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --array=0-3%4
+#SBATCH --chdir=/runs/tiny-test-slurm/code
+#SBATCH --comment=run=tiny-test-slurm,attempt=1
+#SBATCH --cpus-per-task=2
+#SBATCH --dependency='afterok:<pretrain>'
+#SBATCH --gpus-per-node=1
+#SBATCH --job-name=tiny-test-slurm.evaluate
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-test-slurm/stages/evaluate/attempts/1/%A_%a_0_log.out
+#SBATCH --partition=low
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@30
+#SBATCH --time=30
+#SBATCH --wckey=''
+
+# setup
+export GLOO_SOCKET_IFNAME=lo
+export OMP_NUM_THREADS=1
+export PYTHONPATH=/runs/tiny-test-slurm/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/evaluate/attempts/1

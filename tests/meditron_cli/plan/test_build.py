@@ -1,0 +1,158 @@
+"""Experiment and profile to plan: whole plans held by files, and what each stage asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.specs import STAGES, EvaluateSpec, PretrainSpec, TokenizeSpec
+from meditron_cli.errors import ConfigError
+from meditron_cli.scheduler.slurm import SlurmScheduler
+
+from ...plans import plan_of, plan_on, profile_of, to_text
+
+CASES = [
+    ("tiny-test-slurm", ("test-slurm", "tiny")),
+    ("70b-rcp", ("rcp", "70b")),
+    ("7b-site-pyxis", ("site-pyxis", "7b", "parallel.data=2", "curate.shards=103")),
+    ("tiny-site-apptainer", ("site-apptainer", "tiny", "parallel.tensor=2")),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_a_plan_is_the_one_on_file(
+    name: str, arguments: tuple[str, ...], golden: Callable[[str, str], None]
+) -> None:
+    golden(f"{name}.plan", to_text(plan_of(*arguments)))
+
+
+@pytest.mark.parametrize(("name", "arguments"), CASES)
+def test_batch_scripts_are_the_ones_on_file(
+    name: str, arguments: tuple[str, ...], golden: Callable[[str, str], None]
+) -> None:
+    run = Path("/runs") / name
+
+    golden(f"{name}.sh", SlurmScheduler({}).render(plan_of(*arguments), run))
+
+
+def test_equal_inputs_give_equal_plans() -> None:
+    assert plan_of("rcp", "70b") == plan_of("rcp", "70b")
+
+
+def test_a_plan_holds_the_stages_asked_for_in_pipeline_order() -> None:
+    plan = plan_of("test-slurm", "tiny", stages=("evaluate", "curate"))
+
+    assert [stage.stage for stage in plan.stages] == ["curate", "evaluate"]
+    with pytest.raises(KeyError, match="pretrain"):
+        plan.stage("pretrain")
+
+
+def test_each_stage_waits_for_the_one_before() -> None:
+    plan = plan_of("test-slurm", "tiny")
+
+    assert [stage.after for stage in plan.stages] == [(), *((name,) for name in STAGES[:-1])]
+
+
+def test_every_shard_and_the_validation_has_a_tokenize_task() -> None:
+    tasks = plan_of("test-slurm", "tiny", "curate.shards=3").stage("tokenize").tasks
+
+    inputs = [task.spec.input for task in tasks if isinstance(task.spec, TokenizeSpec)]
+    assert inputs == [
+        "corpus/train/00000.jsonl",
+        "corpus/train/00001.jsonl",
+        "corpus/train/00002.jsonl",
+        "corpus/validation/00000.jsonl",
+    ]
+    assert [task.index for task in tasks] == [0, 1, 2, 3]
+
+
+def test_every_checkpoint_meets_every_benchmark() -> None:
+    tasks = plan_of("test-slurm", "tiny").stage("evaluate").tasks
+
+    outputs = [task.spec.output_dir for task in tasks if isinstance(task.spec, EvaluateSpec)]
+    assert outputs == [
+        "evaluations/quiz/first",
+        "evaluations/quiz/last",
+        "evaluations/pubmedqa/first",
+        "evaluations/pubmedqa/last",
+    ]
+
+
+def test_four_ranks_of_the_test_slurm_lie_on_two_nodes() -> None:
+    resources = plan_of("test-slurm", "tiny").stage("pretrain").resources
+
+    assert (resources.nodes, resources.ranks_per_node, resources.gpus_per_node) == (2, 2, 2)
+
+
+def test_training_on_datasets_of_ones_own_has_no_validation_of_the_run(tmp_path: Path) -> None:
+    plan = plan_of("test-slurm", "tiny", f"pretrain.data=[{tmp_path}/a]", stages=("pretrain",))
+
+    spec = plan.stage("pretrain").tasks[0].spec
+    assert isinstance(spec, PretrainSpec)
+    assert spec.train_prefixes == (f"{tmp_path}/a",)
+    assert spec.validation_prefixes == ()
+
+
+def test_without_a_cpu_partition_everything_runs_where_the_gpus_are() -> None:
+    plan = plan_of("site-apptainer", "tiny")
+
+    assert {stage.resources.partition for stage in plan.stages} == {"batch"}
+    assert plan.stage("curate").resources.gpus_per_node == 0
+
+
+def test_sequence_parallelism_follows_tensor_parallelism_unless_turned_off() -> None:
+    def sequence_parallel(*overrides: str) -> bool:
+        spec = plan_of("test-slurm", "tiny", *overrides).stage("pretrain").tasks[0].spec
+        assert isinstance(spec, PretrainSpec)
+        return spec.parallel.sequence_parallel
+
+    assert sequence_parallel()
+    assert not sequence_parallel("parallel.sequence_parallel=false")
+    assert not sequence_parallel("parallel.tensor=1", "parallel.sequence_parallel=true")
+
+
+def test_evaluation_pads_the_vocabulary_as_training_did() -> None:
+    plan = plan_of("rcp", "70b", "evaluate.tensor=4")
+
+    specs = [plan.stage(stage).tasks[0].spec for stage in ("pretrain", "evaluate")]
+    assert [spec.model.padded_vocab_size for spec in specs if hasattr(spec, "model")] == [32768] * 2
+
+
+def test_every_reason_why_a_plan_cannot_be_is_given_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan_of(
+            "site-pyxis",
+            "7b",
+            "parallel.tensor=3",
+            "parallel.data=16",
+            "pretrain.time_minutes=2-00:00:00",
+            "tokenize.cpus=17",
+        )
+
+    assert caught.value.message.splitlines() == [
+        "pretrain.time_minutes = 2880 is over the 1440 minutes of partition gpu",
+        "model.attention_heads = 32 is not divisible by parallel.tensor = 3; 30 or 33 would be",
+        "model.kv_heads = 32 is not divisible by parallel.tensor = 3; 30 or 33 would be",
+        "model.ffn_hidden_size = 11008 is not divisible by parallel.tensor = 3; 11007 or 11010 "
+        "would be",
+        "model.seq_length = 2048 is not divisible by parallel.tensor = 3; 2046 or 2049 would be",
+        "parallel.tensor x pipeline x data = 3 x 1 x 16 = 48 ranks, but cluster site-pyxis has 8 "
+        "GPUs (2 nodes of 4)",
+        "tokenize.cpus = 17 is more than the 16 cores of a node in cpu",
+    ]
+
+
+def test_a_time_limit_counts_only_for_stages_that_are_planned() -> None:
+    plan = plan_of(
+        "site-pyxis", "7b", "evaluate.time_minutes=2-00:00:00", stages=("curate", "tokenize")
+    )
+
+    assert [stage.stage for stage in plan.stages] == ["curate", "tokenize"]
+
+
+def test_on_this_machine_no_signal_comes_too_early() -> None:
+    plan = plan_on(profile_of("local"), "tiny", "evaluate.time_minutes=1")
+
+    assert plan.warnings == ()

@@ -1,0 +1,178 @@
+"""What fits a cluster and what does not, each with the sentence a person reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.specs import ModelSpec, ParallelSpec
+from meditron_cli.config.schema import Cluster
+from meditron_cli.plan import fit
+
+SEVEN = ModelSpec(32, 4096, 11008, 32, 32, 2048, 32000, 32000, 1e4, 1e-5, 0.02)
+ONE = ParallelSpec(1, 1, 1, False, True, "none")
+
+
+def cluster(nodes: int = 2, device: str = "cuda", **node: Any) -> Cluster:
+    """A profile whose only partition is called gpu."""
+    shape = {"gpus": 4, "cpus": 16, "memory_gb": 64, **node}
+    partition = {"name": "gpu", "nodes": nodes, "node": shape, "max_time_minutes": 60}
+    values = {"name": "site", "scheduler": "slurm", "device": device, "gpu_partition": partition}
+    return Cluster.model_validate(values)
+
+
+def layout(tensor: int = 1, pipeline: int = 1, data: int = 1) -> ParallelSpec:
+    return dataclasses.replace(ONE, tensor=tensor, pipeline=pipeline, data=data)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "sentence"),
+    [
+        (
+            (2, 2, 4),
+            "parallel.tensor x pipeline x data = 2 x 2 x 4 = 16 ranks, but cluster site has 8 GPUs "
+            "(2 nodes of 4)",
+        ),
+        (
+            (1, 1, 5),
+            "parallel.tensor x pipeline x data = 1 x 1 x 5 = 5 ranks do not fill whole nodes of 4 "
+            "GPUs",
+        ),
+        (
+            (8, 1, 1),
+            "parallel.tensor = 8 does not fit within a node of 4 GPUs; tensor parallelism must not "
+            "cross nodes",
+        ),
+    ],
+)
+def test_a_layout_that_cannot_be_laid_over_the_nodes_is_refused(
+    sizes: tuple[int, int, int], sentence: str
+) -> None:
+    assert fit.shape_findings(cluster(), layout(*sizes)) == fit.refused(sentence)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 1), (4, 2, 1), (2, 2, 2), (1, 1, 3)])
+def test_a_layout_on_part_of_a_node_or_on_whole_nodes_fits(sizes: tuple[int, int, int]) -> None:
+    assert fit.shape_findings(cluster(), layout(*sizes)) == fit.Findings()
+
+
+def test_without_gpus_a_rank_takes_a_core() -> None:
+    found = fit.shape_findings(cluster(1, "cpu", gpus=0, cpus=2), layout(data=3))
+
+    assert found.errors == (
+        "parallel.tensor x pipeline x data = 1 x 1 x 3 = 3 ranks, but cluster site has 2 cores "
+        "(1 nodes of 2)",
+    )
+
+
+def test_a_time_limit_over_the_partitions_is_refused() -> None:
+    partition = cluster().gpu_partition
+
+    assert fit.time_findings("evaluate", 60, partition) == fit.Findings()
+    assert fit.time_findings("evaluate", 61, partition) == fit.refused(
+        "evaluate.time_minutes = 61 is over the 60 minutes of partition gpu"
+    )
+
+
+def test_a_signal_that_may_come_before_any_work_is_refused() -> None:
+    assert fit.lead_findings("pretrain", 2, 60) == fit.refused(
+        "pretrain.time_minutes = 2 leaves 0 s to work: Slurm asks the job to save 60 s before the "
+        "end, and up to 60 s too early"
+    )
+
+
+def test_a_signal_that_takes_more_than_half_of_the_job_is_doubted() -> None:
+    found = fit.lead_findings("pretrain", 20, 600)
+
+    assert found.errors == ()
+    assert found.warnings[0].startswith("pretrain.time_minutes = 20 leaves 540 s to work: ")
+
+
+@given(st.integers(1, 10_000), st.integers(1, 100_000))
+def test_a_job_that_is_not_refused_has_time_to_work(minutes: int, lead: int) -> None:
+    found = fit.lead_findings("pretrain", minutes, lead)
+
+    assert bool(found.errors) == (minutes * 60 - lead - fit.SLURM_EARLY_SECONDS <= 0)
+    assert not (found.errors and found.warnings)
+
+
+def test_memory_says_nothing_where_the_profile_says_nothing() -> None:
+    assert fit.memory_findings(cluster(), SEVEN, ONE, 1, "bf16") == fit.Findings()
+
+
+def test_states_beyond_the_gpu_are_refused() -> None:
+    found = fit.memory_findings(cluster(gpu_memory_gb=80), SEVEN, ONE, 1, "bf16")
+
+    assert found == fit.refused(
+        "weights, gradients and optimizer need 113 GiB a GPU, cluster site has 80; raise "
+        "parallel.tensor or parallel.pipeline"
+    )
+
+
+def test_activations_beyond_the_gpu_are_only_doubted_since_they_are_an_estimate() -> None:
+    found = fit.memory_findings(cluster(gpu_memory_gb=120), SEVEN, ONE, 8, "bf16")
+
+    assert found.errors == ()
+    assert found.warnings[0].endswith("lower pretrain.micro_batch_size or set parallel.recompute")
+
+
+def test_what_fits_the_gpu_is_not_doubted() -> None:
+    assert fit.memory_findings(cluster(gpu_memory_gb=800), SEVEN, ONE, 1, "bf16") == fit.Findings()
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensor", "sentences"),
+    [
+        ({}, 8, ("evaluate.tensor = 8 is more than the 4 GPUs of one node",)),
+        (
+            {"kv_heads": 2, "ffn_hidden_size": 11010},
+            4,
+            (
+                "model.kv_heads = 2 is not divisible by evaluate.tensor = 4",
+                "model.ffn_hidden_size = 11010 is not divisible by evaluate.tensor = 4",
+            ),
+        ),
+        (
+            {"padded_vocab_size": 32001},
+            2,
+            ("the padded vocabulary = 32001 is not divisible by evaluate.tensor = 2",),
+        ),
+        ({}, 4, ()),
+    ],
+)
+def test_an_evaluation_divides_and_stays_on_one_node(
+    changes: dict[str, int], tensor: int, sentences: tuple[str, ...]
+) -> None:
+    model = dataclasses.replace(SEVEN, **changes)
+
+    assert fit.evaluation_findings(cluster(), model, tensor, "bf16").errors == sentences
+
+
+def test_weights_beyond_the_gpu_cannot_be_evaluated() -> None:
+    found = fit.evaluation_findings(cluster(gpu_memory_gb=8), SEVEN, 1, "bf16")
+
+    assert found.errors == (
+        "the weights need 13 GiB a GPU in evaluation, cluster site has 8; raise evaluate.tensor",
+    )
+
+
+def test_more_cores_than_a_node_has_are_refused() -> None:
+    partition = cluster().gpu_partition
+
+    assert fit.core_findings(16, partition) == fit.Findings()
+    assert fit.core_findings(17, partition) == fit.refused(
+        "tokenize.cpus = 17 is more than the 16 cores of a node in gpu"
+    )
+
+
+@given(st.integers(0, 3000), st.integers(1, 1001))
+def test_arrays_hold_every_task_once_and_no_index_the_site_refuses(count: int, size: int) -> None:
+    arrays = fit.chunks(count, size)
+
+    assert [index for array in arrays for index in array] == list(range(count))
+    assert all(len(array) - 1 < size for array in arrays)
+    assert len(arrays) == -(-count // size)

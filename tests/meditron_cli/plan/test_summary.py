@@ -1,0 +1,98 @@
+"""What a plan means for people."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.specs import PretrainSpec
+from meditron_cli.config.load import load_cluster
+from meditron_cli.plan import summary
+from meditron_cli.plan.model import Plan
+
+from ...plans import plan_of, profile_of
+
+
+def training(cluster: str, size: str) -> dict[str, object]:
+    """The figures of a plan's training."""
+    stage = plan_of(cluster, size).stage("pretrain")
+    spec = stage.tasks[0].spec
+    assert isinstance(spec, PretrainSpec)
+    node = load_cluster(str(profile_of(cluster))).gpu_partition.node
+    return summary.training(spec, node, stage.resources.nodes)
+
+
+def test_a_stage_is_a_row_with_its_tasks_and_jobs() -> None:
+    plan: Plan = plan_of("site-pyxis", "7b", "parallel.data=2", "curate.shards=103")
+
+    rows = {row["stage"]: row for row in summary.stage_rows(plan)}
+
+    assert rows["tokenize"] == {
+        "stage": "tokenize",
+        "tasks": 104,
+        "jobs": 2,
+        "nodes": 1,
+        "ranks": 1,
+        "gpus": 0,
+        "cpus_per_rank": 4,
+        "memory_gb": 16,
+        "time_minutes": 240,
+        "partition": "cpu",
+        "after": ["curate"],
+    }
+    assert (rows["pretrain"]["ranks"], rows["pretrain"]["gpus"]) == (8, 8)
+
+
+def test_the_table_has_a_cell_for_every_column() -> None:
+    columns, cells = summary.table(summary.stage_rows(plan_of("test-slurm", "tiny")))
+
+    assert columns[0] == "stage"
+    assert columns[-1] == "after"
+    assert {len(row) for row in cells} == {len(columns)}
+    assert cells[2][-1] == "tokenize"
+
+
+def test_the_paper_s_70b_run_is_as_the_paper_tells_it() -> None:
+    """MEDITRON (arXiv 2311.16079), section 4.1: 23,000 steps of 2.1 M tokens on 128 GPUs."""
+    facts = training("rcp", "70b")
+
+    assert facts["ranks"] == 128
+    assert facts["nodes"] == 16
+    assert facts["padded_vocab_size"] == 32768
+    assert facts["gradient_accumulation"] == 128
+    assert facts["tokens_per_step"] == 2_097_152
+    assert facts["tokens"] == pytest.approx(48.2e9, rel=0.01)
+    assert facts["seconds"] == pytest.approx(332 * 3600, rel=0.2)
+
+
+def test_without_a_peak_no_time_is_guessed() -> None:
+    facts = training("test-slurm", "tiny")
+
+    assert facts["seconds"] is None
+    assert not [line for line in summary.training_lines(facts) if line.startswith("time")]
+
+
+def test_figures_become_sentences() -> None:
+    lines = summary.training_lines(training("rcp", "70b"))
+
+    assert lines[0] == (
+        "layout       tensor 8 x pipeline 8 x data 2 = 128 ranks on 16 nodes, with sequence "
+        "parallelism"
+    )
+    assert any("the GPU has 80.0 GiB" in line for line in lines)
+    assert any("at a guessed 40% of peak" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.0K"), (48.2e9, "48.2B"), (2.1e12, "2.1T"), (3.3e6, "3.3M")],
+)
+def test_counts_are_short(value: float, text: str) -> None:
+    assert summary.count(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(512, "0.5 KiB"), (2**20, "1.0 MiB"), (19.4 * 2**30, "19.4 GiB"), (3 * 2**40, "3.0 TiB")],
+)
+def test_sizes_are_in_binary_units(value: float, text: str) -> None:
+    assert summary.size(value) == text

@@ -1,0 +1,17 @@
+"""Slurm's commands as stand-ins on PATH."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ... import fake_slurm
+
+
+@pytest.fixture
+def slurm_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_slurm.FakeSlurm:
+    """The stand-ins, also on this process's PATH."""
+    fake = fake_slurm.install(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", fake.environ["PATH"])
+    return fake

@@ -1,0 +1,491 @@
+"""The Slurm scheduler against stand-ins for Slurm's commands: submitit itself is real."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from meditron_cli.errors import ConfigError, SchedulerError
+from meditron_cli.plan.model import Plan
+from meditron_cli.scheduler import slurm
+from meditron_cli.scheduler.base import JobInfo, JobState
+from meditron_cli.scheduler.slurm import SlurmScheduler
+
+from ...fake_slurm import FakeSlurm
+from ...plans import GOLDEN, plan_of, plan_on
+
+LOST = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
+DOWN = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
+
+
+def scheduler(programs: FakeSlurm, **more: str) -> SlurmScheduler:
+    return SlurmScheduler({**programs.environ, **more})
+
+
+def run_folder(tmp_path: Path, name: str = "med-tiny-0") -> Path:
+    """A run directory with what sbatch needs of it."""
+    run = tmp_path / "runs" / name
+    (run / "code").mkdir(parents=True)
+    return run
+
+
+def submit(
+    programs: FakeSlurm,
+    plan: Plan,
+    stage: str,
+    run: Path,
+    *,
+    indices: range | None = None,
+    attempt: int = 1,
+    after: tuple[str, ...] = (),
+) -> list[str]:
+    """Submit a stage as a launch does."""
+    found = plan.stage(stage)
+    slurm.job_folder(run, stage, attempt).mkdir(parents=True)
+    numbers = range(len(found.tasks)) if indices is None else indices
+    return scheduler(programs).submit(plan, found, numbers, run, attempt, after)
+
+
+# ---- scripts
+
+
+def test_a_dry_run_needs_no_slurm_and_gives_the_same_bytes_each_time() -> None:
+    plan = plan_of("site-pyxis", "7b", "parallel.data=2", "curate.shards=103")
+
+    texts = {SlurmScheduler({"PATH": ""}).render(plan, Path("/runs/r")) for _ in range(3)}
+
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize(
+    ("cluster", "overrides"),
+    [
+        ("test-slurm", ("curate.shards=103",)),
+        ("site-pyxis", ("parallel.data=2", "pretrain.micro_batch_size=8")),
+        ("site-apptainer", ()),
+    ],
+)
+def test_sbatch_gets_the_very_bytes_of_the_dry_run(
+    slurm_programs: FakeSlurm, tmp_path: Path, cluster: str, overrides: tuple[str, ...]
+) -> None:
+    """Only the ids of the jobs a script waits for are not known before."""
+    plan, run = plan_of(cluster, "tiny", *overrides), run_folder(tmp_path)
+    shown = SlurmScheduler({}).render(plan, run)
+    site = scheduler(slurm_programs)
+
+    live: dict[str, list[str]] = {}
+    for stage in plan.stages:
+        after = [job for name in stage.after for job in live[name]]
+        slurm.job_folder(run, stage.stage, 1).mkdir(parents=True)
+        live[stage.stage] = site.submit(plan, stage, range(len(stage.tasks)), run, 1, after)
+
+    scripts = re.split(r"#### .* ####\n", shown)[1:]
+    arrays = {name: dict.fromkeys(job.split("_")[0] for job in ids) for name, ids in live.items()}
+    expected = [fill_in(text, arrays).rstrip("\n") for text in scripts]
+    submitted = [job for ids in arrays.values() for job in ids]
+    assert [slurm_programs.script(job).rstrip("\n") for job in submitted] == expected
+
+
+def fill_in(script: str, arrays: Mapping[str, Mapping[str, None]]) -> str:
+    """Put ids in the place of ``<stage>``; what then needs no quotes has none."""
+    for stage, ids in arrays.items():
+        script = script.replace(f"'afterok:<{stage}>'", f"afterok:{':'.join(ids)}")
+    return script
+
+
+def test_a_stage_waits_for_an_array_by_its_one_id(
+    slurm_programs: FakeSlurm, tmp_path: Path
+) -> None:
+    plan, run = plan_of("test-slurm", "tiny", "curate.shards=103"), run_folder(tmp_path)
+    site = scheduler(slurm_programs)
+    for stage in ("tokenize", "pretrain"):
+        slurm.job_folder(run, stage, 1).mkdir(parents=True)
+
+    tokens = site.submit(plan, plan.stage("tokenize"), range(104), run, 1, ["99"])
+    (training,) = site.submit(plan, plan.stage("pretrain"), [0], run, 1, ["98_3", *tokens])
+
+    assert "#SBATCH --dependency=afterok:98_3:101:102\n" in slurm_programs.script(training)
+
+
+def test_part_of_an_array_is_waited_for_element_by_element() -> None:
+    found = slurm.whole_arrays(["7_0", "7_2", "8_0", "8_1", "9"], {"7": 3, "8": 2})
+
+    assert found == ["7_0", "7_2", "8", "9"]
+
+
+def test_one_task_is_a_plain_job_and_several_are_an_array(
+    slurm_programs: FakeSlurm, tmp_path: Path
+) -> None:
+    plan, run = plan_of("test-slurm", "tiny"), run_folder(tmp_path)
+
+    one = submit(slurm_programs, plan, "tokenize", run, indices=range(3, 4))
+    three = submit(slurm_programs, plan, "tokenize", run, indices=range(3, 6), attempt=2)
+
+    assert one == ["101"]
+    assert three == ["102_0", "102_1", "102_2"]
+    assert "--array" not in slurm_programs.script("101")
+    assert "#SBATCH --array=0-2%3\n" in slurm_programs.script("102")
+
+
+def test_tasks_beyond_the_longest_array_are_several(
+    slurm_programs: FakeSlurm, tmp_path: Path
+) -> None:
+    plan, run = plan_of("test-slurm", "tiny", "curate.shards=103"), run_folder(tmp_path)
+
+    ids = submit(slurm_programs, plan, "tokenize", run)
+
+    assert ids == [*(f"101_{i}" for i in range(101)), "102_0", "102_1", "102_2"]
+
+
+# ---- what a job inherits
+
+
+def test_a_job_inherits_the_allow_list_and_nothing_of_an_outer_job(
+    slurm_programs: FakeSlurm, tmp_path: Path
+) -> None:
+    plan, run = plan_of("site-pyxis", "7b", "parallel.data=2"), run_folder(tmp_path)
+    outer = {
+        "SLURM_CPU_BIND": "none",
+        "SLURM_CONF": "/etc/our.conf",
+        "SBATCH_PARTITION": "wrong",
+        "PMI_RANK": "3",
+        "MASTER_ADDR": "node7",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "HF_HOME": "/data/hf",
+        "LMOD_CMD": "/lmod",
+    }
+    found = plan.stage("curate")
+    slurm.job_folder(run, "curate", 1).mkdir(parents=True)
+
+    scheduler(slurm_programs, **outer).submit(plan, found, [0], run, 1, [])
+
+    inherited = slurm_programs.job_environment("101")
+    assert {name: inherited[name] for name in ("SLURM_CONF", "HF_HOME", "LMOD_CMD")} == {
+        "SLURM_CONF": "/etc/our.conf",
+        "HF_HOME": "/data/hf",
+        "LMOD_CMD": "/lmod",
+    }
+    gone = outer.keys() - {"SLURM_CONF", "HF_HOME", "LMOD_CMD"}
+    assert not gone & inherited.keys()
+
+
+def test_this_process_keeps_its_environment(
+    slurm_programs: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEEP_ME", "1")
+    before = dict(os.environ)
+
+    submit(slurm_programs, plan_of("test-slurm", "tiny"), "curate", run_folder(tmp_path))
+
+    assert dict(os.environ) == before
+
+
+# ---- values that a shell would read as something else
+
+
+HOSTILE = "a b'c\"d$(touch pwned)`touch pwned`;touch pwned;&#"
+
+
+def hostile_profile(folder: Path) -> Path:
+    """A profile whose every free value is hostile."""
+    text = (GOLDEN / "site-apptainer.yaml").read_text()
+    value = HOSTILE.replace("'", "''")
+    lines = f"environment:\n  set: {{TITLE: '{value}'}}\n"
+    path = folder / "hostile.yaml"
+    path.write_text(text.split("environment:")[0].replace("site-apptainer", "hostile") + lines)
+    return path
+
+
+def test_hostile_values_never_become_shell_text(slurm_programs: FakeSlurm, tmp_path: Path) -> None:
+    """The script runs as far as Python, which finds the path whole; nothing else has run."""
+    plan = plan_on(hostile_profile(tmp_path), "tiny")
+    run = run_folder(tmp_path / HOSTILE)
+    python = tmp_path / HOSTILE / "python"
+    python.write_text('#!/bin/bash\nprintf "%s\\n" "$TITLE" "$PYTHONPATH" "$@"\n')
+    python.chmod(0o755)
+    site = dataclasses.replace(plan.site, python=str(python))
+    plan = dataclasses.replace(plan, site=site)
+
+    (job,) = submit(slurm_programs, plan, "curate", run)
+
+    script = slurm_programs.state / f"{job}.sh"
+    subprocess.run(["bash", "-n", script], check=True)
+    done = subprocess.run(
+        ["bash", script],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    folder = slurm.job_folder(run, "curate", 1)
+    assert done.stdout.splitlines() == [
+        HOSTILE,
+        f"{run}/code",
+        *("-u", "-m", "submitit.core._submit"),
+        str(folder),
+    ]
+    assert done.stderr == ""
+    assert not list(tmp_path.rglob("pwned"))
+    options = dict(
+        shlex.split(line.removeprefix("#SBATCH --"))[0].split("=", 1)
+        for line in script.read_text().splitlines()
+        if line.startswith("#SBATCH --") and "=" in line
+    )
+    assert options["chdir"] == f"{run}/code"
+    assert options["output"] == f"{folder}/%j_0_log.out"
+
+
+@pytest.mark.parametrize("name", ["100%done", "back\\slash", "two\nlines"])
+def test_a_path_that_slurm_would_not_take_literally_is_refused(
+    slurm_programs: FakeSlurm, tmp_path: Path, name: str
+) -> None:
+    plan, run = plan_of("test-slurm", "tiny"), tmp_path / name / "med-tiny-0"
+
+    with pytest.raises(ConfigError, match="Slurm would not take literally") as caught:
+        scheduler(slurm_programs).submit(plan, plan.stages[0], [0], run, 1, [])
+
+    assert caught.value.hint == "name another place with --runs-dir"
+    with pytest.raises(ConfigError):
+        SlurmScheduler({}).render(plan, run)
+    assert slurm_programs.calls() == []
+
+
+def test_a_path_that_a_containers_mount_would_split_is_refused_only_there() -> None:
+    run = Path("/runs/a:b,c/r")
+
+    SlurmScheduler({}).render(plan_of("test-slurm", "tiny"), run)
+    with pytest.raises(ConfigError, match=re.escape("has ',' ':' in its path")):
+        SlurmScheduler({}).render(plan_of("site-apptainer", "tiny"), run)
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        (
+            "sbatch: error: Batch job submission failed: Invalid partition name specified\n",
+            "sbatch refused curate: Invalid partition name specified",
+        ),
+        (
+            "sbatch: error: You must name an account\n"
+            "sbatch: error: Batch job submission failed: Unspecified error\n",
+            "sbatch refused curate: You must name an account",
+        ),
+        (
+            "sbatch: error: Batch job submission failed: Unspecified error\n",
+            "sbatch refused curate: Unspecified error",
+        ),
+        ("who are you?\n", "sbatch refused curate: who are you?"),
+        ("", "sbatch refused curate: it gave no reason"),
+        (
+            LOST,
+            "Slurm did not answer sbatch for curate: Socket timed out on send/recv operation",
+        ),
+    ],
+)
+def test_what_sbatch_says_is_one_sentence(
+    slurm_programs: FakeSlurm,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    said: str,
+    sentence: str,
+) -> None:
+    slurm_programs.tell("refuse-1", said)
+
+    with pytest.raises(SchedulerError) as caught:
+        submit(slurm_programs, plan_of("test-slurm", "tiny"), "curate", run_folder(tmp_path))
+
+    assert caught.value.message == sentence
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_second_array_refused_takes_the_first_back(
+    slurm_programs: FakeSlurm, tmp_path: Path
+) -> None:
+    plan, run = plan_of("test-slurm", "tiny", "curate.shards=103"), run_folder(tmp_path)
+    slurm_programs.tell("refuse-2", "sbatch: error: too many jobs\n")
+
+    with pytest.raises(SchedulerError, match=r"^sbatch refused tokenize: too many jobs$"):
+        submit(slurm_programs, plan, "tokenize", run)
+
+    assert slurm_programs.queued() == []
+    assert len(submit(slurm_programs, plan, "tokenize", run, attempt=2)) == 104
+
+
+def test_a_job_whose_id_never_came_is_taken_back(slurm_programs: FakeSlurm, tmp_path: Path) -> None:
+    """A controller that answers too late has queued the job all the same."""
+    plan, run = plan_of("test-slurm", "tiny"), run_folder(tmp_path)
+    other = f"7|PENDING|Priority|{run.name}.curate|7|run={run.name},attempt=1|/elsewhere/code"
+    slurm_programs.queue(other)
+    slurm_programs.tell("lose-1", LOST)
+
+    with pytest.raises(SchedulerError, match="did not answer"):
+        submit(slurm_programs, plan, "curate", run)
+
+    assert slurm_programs.queued() == ["7"]
+
+
+def test_where_nothing_answers_the_sentence_says_what_may_be_queued(
+    slurm_programs: FakeSlurm, tmp_path: Path
+) -> None:
+    slurm_programs.tell("lose-1", LOST)
+    slurm_programs.tell("down", DOWN)
+
+    with pytest.raises(SchedulerError) as caught:
+        submit(slurm_programs, plan_of("test-slurm", "tiny"), "curate", run_folder(tmp_path))
+
+    assert caught.value.message == (
+        "Slurm did not answer sbatch for curate: Socket timed out on send/recv operation; "
+        "jobs named med-tiny-0.curate may be queued all the same"
+    )
+
+
+@pytest.mark.parametrize("program", ["sbatch", "srun"])
+def test_a_machine_without_slurm_cannot_submit(
+    slurm_programs: FakeSlurm, tmp_path: Path, program: str
+) -> None:
+    slurm_programs.remove(program)
+    plan = plan_of("test-slurm", "tiny")
+    site = SlurmScheduler(slurm_programs.alone)
+
+    with pytest.raises(SchedulerError) as caught:
+        site.submit(plan, plan.stage("curate"), [0], run_folder(tmp_path), 1, [])
+
+    assert caught.value.message == (
+        f"{program} is not on PATH, so this machine cannot submit to Slurm"
+    )
+    assert slurm_programs.calls() == []
+
+
+# ---- states
+
+
+def test_no_jobs_are_no_question(slurm_programs: FakeSlurm) -> None:
+    assert scheduler(slurm_programs).states([]) == {}
+    assert slurm_programs.calls() == []
+
+
+def test_jobs_in_the_queue_are_one_call(slurm_programs: FakeSlurm) -> None:
+    slurm_programs.queue(
+        "1|PENDING|Priority", "2_0|RUNNING|None", "3|PENDING|DependencyNeverSatisfied"
+    )
+
+    found = scheduler(slurm_programs).states(["1", "2_0", "3"])
+
+    assert found == {
+        "1": JobInfo("1", JobState.QUEUED, "PENDING", "Priority"),
+        "2_0": JobInfo("2_0", JobState.ACTIVE, "RUNNING", "None"),
+        "3": JobInfo("3", JobState.QUEUED, "PENDING", "DependencyNeverSatisfied"),
+    }
+    assert len(slurm_programs.calls()) == 1
+
+
+def test_all_jobs_that_left_the_queue_are_one_call_more(slurm_programs: FakeSlurm) -> None:
+    slurm_programs.queue("2_1|RUNNING|None")
+    slurm_programs.tell(
+        "accounting",
+        "1|CANCELLED by 0|2026-01-01T10:00:00|None\n"
+        "1.batch|CANCELLED|2026-01-01T10:00:00|2026-01-01T10:00:01\n"
+        "2_0|PREEMPTED|2026-01-01T10:00:00|2026-01-01T10:00:01\n"
+        "2_0|COMPLETED|2026-01-01T10:05:00|2026-01-01T10:06:00\n"
+        "3|NEWSTATE|2026-01-01T10:05:00|2026-01-01T10:06:00\n",
+    )
+
+    found = scheduler(slurm_programs).states(["1", "2_0", "2_1", "3", "4"])
+
+    assert {name: (info.state, info.word) for name, info in found.items()} == {
+        "1": (JobState.ENDED, "CANCELLED by 0"),
+        "2_0": (JobState.ENDED, "COMPLETED"),
+        "2_1": (JobState.ACTIVE, "RUNNING"),
+        "3": (JobState.UNKNOWN, "NEWSTATE"),
+        "4": (JobState.MISSING, ""),
+    }
+    assert [call.split()[0] for call in slurm_programs.calls()] == ["squeue", "sacct"]
+
+
+def test_a_cancelled_array_member_is_missing_not_running(slurm_programs: FakeSlurm) -> None:
+    slurm_programs.queue("5_0|RUNNING|None", "5_2|RUNNING|None")
+
+    found = scheduler(slurm_programs).states(["5_0", "5_1", "5_2"])
+
+    assert found["5_1"].state is JobState.MISSING
+
+
+def test_when_squeue_does_not_answer_every_job_is_unknown(slurm_programs: FakeSlurm) -> None:
+    slurm_programs.tell("down", DOWN)
+    slurm_programs.tell("accounting", "1|COMPLETED|2026-01-01T10:00:00|2026-01-01T10:00:01\n")
+
+    found = scheduler(slurm_programs).states(["1", "2"])
+
+    assert {info.state for info in found.values()} == {JobState.UNKNOWN}
+    assert len(slurm_programs.calls()) == 1
+
+
+def test_without_accounting_a_job_that_left_the_queue_is_missing(
+    slurm_programs: FakeSlurm,
+) -> None:
+    slurm_programs.remove("sacct")
+    slurm_programs.queue("1|RUNNING|None")
+
+    found = SlurmScheduler(slurm_programs.alone).states(["1", "2"])
+
+    assert found["1"].state is JobState.ACTIVE
+    assert found["2"] == JobInfo("2", JobState.MISSING, "", "no accounting")
+
+
+def test_without_slurm_every_job_is_unknown(slurm_programs: FakeSlurm) -> None:
+    slurm_programs.remove("squeue")
+
+    found = SlurmScheduler(slurm_programs.alone).states(["1"])
+
+    assert found["1"].state is JobState.UNKNOWN
+
+
+def test_a_persons_settings_do_not_change_the_questions() -> None:
+    environ = {
+        "SQUEUE_PARTITION": "gpu",
+        "SACCT_FORMAT": "x",
+        "SLURM_TIME_FORMAT": "relative",
+        "SLURM_CONF": "/c",
+        "PATH": "/bin",
+    }
+
+    assert slurm.command_environment(environ) == {"SLURM_CONF": "/c", "PATH": "/bin"}
+
+
+# ---- cancelling
+
+
+def test_cancelling_takes_jobs_out_of_the_queue_and_no_job_is_no_call(
+    slurm_programs: FakeSlurm,
+) -> None:
+    slurm_programs.queue("1|PENDING|None", "2|RUNNING|None", "3_1|RUNNING|None")
+    site = scheduler(slurm_programs)
+
+    site.cancel([])
+    site.cancel(["1", "3_1", "77"])
+
+    assert slurm_programs.queued() == ["2"]
+    assert len(slurm_programs.calls("scancel")) == 1
+
+
+def test_thousands_of_jobs_are_cancelled_in_parts(slurm_programs: FakeSlurm) -> None:
+    scheduler(slurm_programs).cancel([str(number) for number in range(1200)])
+
+    assert [len(call.split()) - 2 for call in slurm_programs.calls("scancel")] == [500, 500, 200]
+
+
+def test_a_cancellation_without_an_answer_is_an_error(slurm_programs: FakeSlurm) -> None:
+    slurm_programs.tell("down", DOWN)
+
+    with pytest.raises(SchedulerError, match=r"^scancel did not answer$"):
+        scheduler(slurm_programs).cancel(["1"])

@@ -1,0 +1,47 @@
+"""Plans of one experiment, small and large, on shipped and made-up clusters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.specs import STAGES
+from meditron_cli.config.files import shipped_profiles
+from meditron_cli.config.load import load
+from meditron_cli.plan.build import build
+from meditron_cli.plan.model import Plan
+
+GOLDEN = Path(__file__).parent / "golden"
+PYTHON = "/venv/bin/python"
+
+
+def plan_of(cluster: str, size: str, *overrides: str, stages: Sequence[str] = STAGES) -> Plan:
+    """The plan of the experiment in ``golden/``, on a profile that is shipped or lies there too."""
+    return plan_on(profile_of(cluster), size, *overrides, stages=stages)
+
+
+def plan_on(profile: Path, size: str, *overrides: str, stages: Sequence[str] = STAGES) -> Plan:
+    """The same on the profile of any file."""
+    loaded = load(str(profile), size, GOLDEN / "experiment.yaml", list(overrides))
+    return build(loaded.experiment, loaded.cluster, loaded.size, stages, "0" * 64, PYTHON)
+
+
+def profile_of(cluster: str) -> Path:
+    """The file of a profile."""
+    own = GOLDEN / f"{cluster}.yaml"
+    return own if own.exists() else shipped_profiles() / f"{cluster}.yaml"
+
+
+def to_text(plan: Plan) -> str:
+    """A plan as JSON: a line a stage, and one each for its first and last task."""
+    values: dict[str, Any] = dataclasses.asdict(plan)
+    stages = values.pop("stages")
+    lines = [json.dumps(values, indent=1, sort_keys=True)]
+    for stage in stages:
+        tasks = stage.pop("tasks")
+        ends = tasks[:1] + tasks[1:][-1:]
+        lines += [json.dumps(value, sort_keys=True) for value in (stage, *ends)]
+    return "\n".join(lines) + "\n"
