@@ -39,7 +39,7 @@ class LocalScheduler:
 
     def __init__(self, cancel_seconds: float = CANCEL_SECONDS) -> None:
         self._cancel_seconds = cancel_seconds
-        self._started: list[subprocess.Popen[bytes]] = []  # Python wants to know how they ended
+        self._started: list[subprocess.Popen[bytes]] = []  # to be reaped
 
     def render(self, plan: Plan, run: Path) -> str:
         """The command of every stage, after its variables; equal inputs give equal bytes."""
@@ -99,6 +99,7 @@ class LocalScheduler:
 
     def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
         """ACTIVE while a process of the job is there, else ENDED; UNKNOWN on another machine."""
+        self._started = [process for process in self._started if process.poll() is None]
         return {name: JobInfo(name, state, state.value) for name, state in map(state_of, job_ids)}
 
     def cancel(self, job_ids: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs import rundir, runtime, specs, supervisor
+from jobs import launchers, rundir, runtime, specs, supervisor
+
+from ..ranks import DEAF, FINISH, LINGER, is_gone, rank_program, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -28,29 +30,6 @@ from jobs import rundir, supervisor
 run, attempt, limits = rundir.RunDir(Path(sys.argv[1])), int(sys.argv[2]), json.loads(sys.argv[3])
 sys.exit(supervisor.supervise(run, "curate", 0, attempt, supervisor.Limits(**limits)))
 """
-
-PRELUDE = """
-import os, signal, sys, time
-from pathlib import Path
-from jobs import runtime
-from jobs.__main__ import explain, leave
-stage, run, index = sys.argv[4:7]
-context = runtime.context_from(Path(run), stage, int(index), os.environ)
-rank = context.rank
-
-def say(code, message, hint=""):
-    leave(context, code, "TaskError", message, hint)
-    sys.exit(code)
-
-def die(number):
-    os.kill(os.getpid(), number)
-    time.sleep(60)
-
-def wait_for(name):
-    while not context.path(name).exists():
-        time.sleep(0.01)
-"""
-"""Of every stand-in for a rank: it is started as `python -u -m jobs STAGE RUN INDEX` would be."""
 
 QUICK = {"lock_seconds": 30.0, "preflight_seconds": 30.0, "peers_seconds": 0.5, "leave_seconds": 5}
 
@@ -66,9 +45,7 @@ class Bench:
         """Write the task's spec; its ranks run the lines of `program`, or the real stage."""
         python: tuple[str, ...] = (sys.executable,)
         if program:
-            script = self.run.root / "rank.py"
-            script.write_text(PRELUDE + "\n".join(program) + "\n")
-            python = (sys.executable, str(script))
+            python = rank_program(self.run.root, *program)
         spec = specs.CurateSpec(
             sources=(str(self.run.root / "missing.jsonl"),),
             text_key="text",
@@ -137,17 +114,6 @@ class Bench:
         return path.read_text()
 
 
-def wait_until(fact: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-
-
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     root = tmp_path / "run"
@@ -159,9 +125,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-FINISH = "context.finish([], [], {})"
 
 
 def test_ranks_that_finish_leave_a_record_and_an_event(bench: Bench) -> None:
@@ -257,13 +220,6 @@ def test_a_process_that_a_rank_leaves_behind_is_ended(bench: Bench) -> None:
     wait_until(lambda: is_gone(child))
 
 
-LINGER = (
-    "context.stop.install()",
-    "context.path('ready').write_text(str(os.getpid()))",
-    "while not context.stop: time.sleep(0.01)",
-)
-
-
 def test_a_stop_request_reaches_the_ranks_which_save_and_leave(bench: Bench) -> None:
     bench.task(*LINGER, "say(130, 'saved step 7')", ranks=2)
     process = bench.start()
@@ -313,11 +269,7 @@ def test_a_rank_stopped_before_it_listens_was_stopped_and_did_not_fail(bench: Be
 
 
 def test_a_rank_deaf_to_the_stop_request_is_ended_after_a_grace(bench: Bench) -> None:
-    bench.task(
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
-        "context.path('ready').write_text(str(os.getpid()))",
-        "time.sleep(600)",
-    )
+    bench.task(*DEAF)
     process = bench.start(leave_seconds=0.5)
     rank = int(bench.wait_for("ready"))
 
@@ -502,8 +454,6 @@ def test_ranks_die_with_a_killed_supervisor_and_the_next_attempt_works(bench: Be
 def test_a_supervisor_whose_scheduler_is_gone_stops_its_ranks(bench: Bench) -> None:
     keeper = subprocess.Popen(["sleep", "600"])
     bench.task(*LINGER, "say(130, 'saved')")
-    from jobs import launchers
-
     name = launchers.process_name(keeper.pid)
     process = bench.start(environ={supervisor.LOCAL_JOB: f"local:{name}"})
     bench.wait_for("ready")
@@ -592,9 +542,6 @@ def test_a_full_disk_hides_neither_the_exit_code_nor_the_sentence(small_disk: Pa
 
 def test_two_tasks_that_start_together_get_ports_of_their_own(bench: Bench) -> None:
     bench.task("context.path('port').write_text(os.environ['MASTER_PORT'])", FINISH)
-    ports = []
-    from jobs import launchers
-
     with launchers.reserved_port() as one, launchers.reserved_port() as two:
         bench.supervise()
         ports = [one, two, int(bench.wait_for("port"))]

@@ -1,0 +1,365 @@
+"""This machine as a cluster: real background processes over ranks that do what each test needs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import launchers, rundir, specs
+from meditron_cli.errors import SchedulerError
+from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
+from meditron_cli.scheduler import local
+from meditron_cli.scheduler.base import JobState, Scheduler
+from meditron_cli.scheduler.local import LocalScheduler
+
+from ...ranks import (
+    DEAF,
+    FINISH,
+    LINGER,
+    is_gone,
+    processes_about,
+    rank_program,
+    wait_until,
+)
+
+REPOSITORY = Path(__file__).parents[3]
+
+scheduler_protocol: type[Scheduler] = LocalScheduler
+
+SITE = SiteSettings(
+    cluster="local",
+    scheduler="local",
+    device="cpu",
+    setup=(),
+    environment=(),
+    python=sys.executable,
+    sbatch=(),
+)
+
+RESOURCES = Resources(
+    nodes=1,
+    ranks_per_node=1,
+    gpus_per_node=0,
+    gpu_type="",
+    cpus_per_rank=1,
+    memory_gb=0,
+    time_minutes=10,
+    signal_lead_seconds=30,
+    partition="local",
+    account="",
+    qos="",
+)
+
+SPECS: dict[str, specs.Spec] = {
+    "curate": specs.CurateSpec((), "text", "id", 1, "fail", 1, 0.0, "corpus"),
+    "tokenize": specs.TokenizeSpec("in", "out", "tok", "", "text", "<EOD>", 9, False),
+}
+
+
+@dataclass
+class Machine:
+    """A run, and the scheduler that works on it."""
+
+    run: rundir.RunDir
+    scheduler: LocalScheduler
+
+    def stage(
+        self, *program: str, stage: str = "curate", tasks: int = 1, **changes: Any
+    ) -> StagePlan:
+        """A stage whose ranks run the lines of a program."""
+        python = rank_program(self.run.root, *program)
+        task = specs.TaskSpec(
+            stage=stage,
+            index=0,
+            spec=SPECS[stage],
+            ranks=1,
+            ranks_per_node=1,
+            nodes=1,
+            gpus_per_node=0,
+            cpus_per_rank=1,
+            launcher="local",
+            python=python,
+            srun_args=(),
+            secrets_file="",
+            health={},
+        )
+        members = tuple(replace(task, index=index) for index in range(tasks))
+        for member in members:
+            rundir.write_json(self.run.spec(stage, member.index), specs.to_json(member))
+        plan = StagePlan(stage, members, RESOURCES, (tuple(range(tasks)),), 16, ())
+        return replace(plan, **changes)
+
+    def submit(
+        self, stage: StagePlan, after: Sequence[str] = (), attempt: int = 1, **site: Any
+    ) -> str:
+        """Submit all tasks of a stage; answers its job id."""
+        self.run.attempt(stage.stage, attempt).mkdir(parents=True)
+        plan = Plan("trial", "tiny", (stage,), replace(SITE, **site), ())
+        indices = [task.index for task in stage.tasks]
+        ids = self.scheduler.submit(plan, stage, indices, self.run.root, attempt, after)
+        return ids[0]
+
+    def state(self, job: str) -> JobState:
+        return self.scheduler.states([job])[job].state
+
+    def wait(self, job: str) -> None:
+        """Wait until a job has ended."""
+        wait_until(lambda: self.state(job) is JobState.ENDED)
+
+    def wait_for(self, name: str) -> str:
+        """Wait until a rank has left a file in the run; answers what it holds."""
+        path = self.run.path(name)
+        wait_until(lambda: path.exists() and path.read_text() != "")
+        return path.read_text()
+
+    def exit(self, stage: str = "curate", index: int = 0, attempt: int = 1) -> dict[str, Any]:
+        return rundir.read_json(self.run.exit_record(stage, attempt, index))
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    root = tmp_path / "run"
+    root.mkdir()
+    (root / "code").symlink_to(REPOSITORY)
+    scheduler = LocalScheduler(cancel_seconds=30.0)
+    yield Machine(rundir.RunDir(root), scheduler)
+    for pid in processes_about(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: processes_about(tmp_path) == [])
+    scheduler.states([])  # it forgets the processes that have ended
+
+
+def test_all_tasks_run_to_their_end_and_nothing_stays(machine: Machine) -> None:
+    job = machine.submit(machine.stage(FINISH, tasks=3))
+
+    machine.wait(job)
+
+    assert [machine.exit(index=index)["class"] for index in range(3)] == ["finished"] * 3
+    assert {machine.exit(index=index)["job_id"] for index in range(3)} == {job}
+    assert processes_about(machine.run.root) == []
+
+
+def test_tasks_run_together_as_far_as_cores_and_the_stage_allow(machine: Machine) -> None:
+    cores = launchers.usable_cores()
+    stage = machine.stage(FINISH)
+
+    def parallel(most: int, **changes: Any) -> int:
+        tasks = (replace(stage.tasks[0], **changes),)
+        return local.parallel_tasks(replace(stage, tasks=tasks, max_parallel=most))
+
+    assert parallel(16) == cores
+    assert parallel(1) == 1
+    assert parallel(16, cpus_per_rank=cores + 1) == 1
+    assert parallel(16, gpus_per_node=1) == 1
+
+
+def test_a_stage_waits_for_the_one_before_and_runs_when_it_is_whole(machine: Machine) -> None:
+    first = machine.submit(machine.stage(*LINGER, FINISH))
+    machine.wait_for("ready")
+    waiting = machine.stage(*LINGER, FINISH, stage="tokenize", after=("curate",))
+    second = machine.submit(waiting, [first])
+    time.sleep(0.5)
+    before = machine.run.exit_record("tokenize", 1, 0).exists()
+
+    os.kill(int(machine.run.path("ready").read_text()), signal.SIGTERM)
+    machine.wait(first)
+    wait_until(lambda: machine.run.attempt("tokenize", 1).joinpath("ranks-00000.log").exists())
+    machine.scheduler.cancel([second])
+
+    assert not before
+    assert machine.exit()["class"] == "finished"
+
+
+def test_a_stage_after_one_that_failed_is_not_started(machine: Machine) -> None:
+    first = machine.submit(machine.stage("say(2, 'no text')"))
+    second = machine.submit(machine.stage(FINISH, stage="tokenize", after=("curate",)), [first])
+
+    machine.wait(second)
+
+    assert not machine.run.exit_record("tokenize", 1, 0).exists()
+    last = rundir.read_events(machine.run)[-1]
+    assert (last["event"], last["stage"], last["after"]) == ("blocked", "tokenize", ["curate"])
+    log = machine.run.attempt("tokenize", 1) / "runner.log"
+    assert log.read_text() == "tokenize was not started: curate did not finish\n"
+
+
+def test_cancel_lets_ranks_save_and_leaves_nothing(machine: Machine) -> None:
+    job = machine.submit(machine.stage(*LINGER, "say(130, 'saved')", tasks=3, max_parallel=1))
+    machine.wait_for("ready")
+
+    machine.scheduler.cancel([job])
+
+    assert machine.state(job) is JobState.ENDED
+    assert machine.exit()["message"] == "saved"
+    assert not machine.run.exit_record("curate", 1, 1).exists()
+    assert processes_about(machine.run.root) == []
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3, 0.6, 0.9, 1.2])
+def test_a_cancellation_at_any_moment_of_the_start_is_not_lost(
+    machine: Machine, delay: float
+) -> None:
+    job = machine.submit(machine.stage(*LINGER, "say(130, 'saved')"))
+    time.sleep(delay)
+
+    machine.scheduler.cancel([job])
+
+    assert machine.state(job) is JobState.ENDED
+    assert processes_about(machine.run.root) == []
+
+
+def test_ranks_deaf_to_a_cancellation_are_killed_with_all_they_started(machine: Machine) -> None:
+    child = ("import subprocess", "p = subprocess.Popen(['sleep', '600'])")
+    tell = "context.path('child').write_text(str(p.pid))"
+    job = machine.submit(machine.stage(*child, tell, *DEAF))
+    rank = int(machine.wait_for("ready"))
+
+    LocalScheduler(cancel_seconds=0.5).cancel([job])
+
+    assert machine.state(job) is JobState.ENDED
+    assert is_gone(rank)
+    assert is_gone(int(machine.run.path("child").read_text()))
+    assert processes_about(machine.run.root) == []
+
+
+def test_a_cancelled_stage_that_only_waits_ends_at_once(machine: Machine) -> None:
+    first = machine.submit(machine.stage(*LINGER, "say(130, 'saved')"))
+    waiting = machine.stage(*LINGER, stage="tokenize", after=("curate",))
+    second = machine.submit(waiting, [first])
+
+    machine.scheduler.cancel([second])
+
+    assert machine.state(second) is JobState.ENDED
+    assert machine.state(first) is JobState.ACTIVE
+    machine.scheduler.cancel([first])
+
+
+def test_ended_and_unknown_jobs_are_no_error_to_cancel(machine: Machine) -> None:
+    job = machine.submit(machine.stage(FINISH))
+    machine.wait(job)
+
+    machine.scheduler.cancel([job])
+    machine.scheduler.cancel([])
+
+
+def test_when_the_background_process_is_killed_its_ranks_save_and_end(machine: Machine) -> None:
+    job = machine.submit(machine.stage(*LINGER, "say(130, 'saved')", tasks=2, max_parallel=1))
+    machine.wait_for("ready")
+
+    os.kill(local.pid_of(job), signal.SIGKILL)
+    still = machine.state(job)
+    machine.wait(job)
+
+    assert still is JobState.ACTIVE  # its ranks work until their supervisor has noticed
+    assert machine.exit()["code"] == 130
+    assert processes_about(machine.run.root) == []
+
+
+def test_what_a_killed_supervisor_left_behind_is_swept_up(machine: Machine) -> None:
+    child = ("import subprocess", "p = subprocess.Popen(['sleep', '600'])")
+    tell = "context.path('child').write_text(str(p.pid))"
+    job = machine.submit(machine.stage(*child, tell, *LINGER))
+    rank = int(machine.wait_for("ready"))
+    stat = Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()
+
+    os.kill(int(stat[1]), signal.SIGKILL)
+    machine.wait(job)
+
+    assert is_gone(rank)
+    assert is_gone(int(machine.run.path("child").read_text()))
+
+
+def test_a_job_of_another_machine_is_unknown_and_cannot_be_cancelled_here(
+    machine: Machine,
+) -> None:
+    job = f"local:elsewhere:{os.getpid()}:1"
+
+    assert machine.state(job) is JobState.UNKNOWN
+    with pytest.raises(SchedulerError) as caught:
+        machine.scheduler.cancel([job])
+    assert caught.value.message == f"job {job} was started on another machine"
+
+
+def test_a_reused_process_number_is_not_the_job(machine: Machine) -> None:
+    mine = launchers.process_name(os.getpid())
+    host, pid, started = mine.rsplit(":", 2)
+
+    assert machine.state(f"local:{mine}") is JobState.ACTIVE
+    assert machine.state(f"local:{host}:{pid}:{int(started) + 1}") is JobState.ENDED
+
+
+def test_a_missing_interpreter_is_the_schedulers_error(machine: Machine) -> None:
+    with pytest.raises(SchedulerError) as caught:
+        machine.submit(machine.stage(FINISH), python="/nowhere/python")
+
+    assert caught.value.message == (
+        "curate was not started: /nowhere/python: No such file or directory"
+    )
+
+
+def test_the_profiles_variables_reach_the_ranks(machine: Machine) -> None:
+    stage = machine.stage(
+        "context.path('seen').write_text(os.environ['GREETING'] + os.environ['OMP_NUM_THREADS'])",
+        FINISH,
+    )
+
+    job = machine.submit(
+        stage,
+        setup=("module load python", "export GREETING='good day'", "export OMP_NUM_THREADS=7"),
+    )
+    machine.wait(job)
+
+    assert machine.wait_for("seen") == "good day7"
+
+
+def test_cores_are_divided_among_the_ranks_that_run_at_once(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    plan = Plan("trial", "tiny", (), SITE, ())
+    one, many = machine.stage(FINISH, max_parallel=1), machine.stage(FINISH, tasks=9)
+
+    threads = [
+        int(local.runner_environment(plan, stage, machine.run.root)["OMP_NUM_THREADS"])
+        for stage in (one, many)
+    ]
+
+    assert threads == [launchers.usable_cores(), 1]
+
+
+def test_render_names_each_command_and_is_the_same_every_time(machine: Machine) -> None:
+    first = machine.stage(FINISH)
+    second = machine.stage(FINISH, stage="tokenize", tasks=2, after=("curate",))
+    plan = Plan("trial", "tiny", (first, second), replace(SITE, python="/opt/my python"), ())
+    run = Path("/runs/trial")
+
+    text = machine.scheduler.render(plan, run)
+
+    assert text == machine.scheduler.render(plan, run)
+    assert text == (
+        "# on this machine, in /runs/trial/code\n"
+        "# curate: 1 tasks of 1 ranks\n"
+        "'/opt/my python' -m meditron_cli.scheduler.local "
+        "/runs/trial/stages/curate/attempts/1/local-job.json\n"
+        "# tokenize: 2 tasks of 1 ranks\n"
+        "'/opt/my python' -m meditron_cli.scheduler.local "
+        "/runs/trial/stages/tokenize/attempts/1/local-job.json  # after curate\n"
+    )
+
+
+def test_a_task_past_its_time_limit_is_asked_to_save_first(machine: Machine) -> None:
+    short = replace(RESOURCES, time_minutes=1, signal_lead_seconds=55)
+    stage = replace(machine.stage(*LINGER, "say(130, 'saved')"), resources=short)
+
+    job = machine.submit(stage)
+    machine.wait(job)
+
+    assert machine.exit()["message"] == "saved"

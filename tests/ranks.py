@@ -1,0 +1,84 @@
+"""Stand-ins for ranks: programs that a task's `python` starts instead of an interpreter."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+from jobs import launchers
+
+PRELUDE = """
+import os, signal, sys, time
+from pathlib import Path
+from jobs import runtime
+from jobs.__main__ import explain, leave
+stage, run, index = sys.argv[4:7]
+context = runtime.context_from(Path(run), stage, int(index), os.environ)
+rank = context.rank
+
+def say(code, message, hint=""):
+    leave(context, code, "TaskError", message, hint)
+    sys.exit(code)
+
+def die(number):
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+def wait_for(name):
+    while not context.path(name).exists():
+        time.sleep(0.01)
+"""
+"""It is started as `python -u -m jobs STAGE RUN INDEX` would be."""
+
+FINISH = "context.finish([], [], {})"
+
+LINGER = (
+    "context.stop.install()",
+    "context.path('ready').write_text(str(os.getpid()))",
+    "while not context.stop: time.sleep(0.01)",
+)
+"""Says that it is there, and waits for a stop request."""
+
+DEAF = (
+    "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+    "context.path('ready').write_text(str(os.getpid()))",
+    "time.sleep(600)",
+)
+
+
+def rank_program(folder: Path, *lines: str) -> tuple[str, ...]:
+    """Write a stand-in that runs these lines; answers the `python` of its task."""
+    script = folder / f"rank-{uuid4().hex}.py"
+    script.write_text(PRELUDE + "\n".join(lines) + "\n")
+    return sys.executable, str(script)
+
+
+def wait_until(fact: Callable[[], object], seconds: float = 60.0) -> None:
+    """Wait for something that will be true soon."""
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended, reaped or not."""
+    return launchers.look_up(pid) is None
+
+
+def processes_about(folder: Path) -> list[int]:
+    """Living processes, other than this one, whose command line names something in a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if os.fsencode(folder) in words and not is_gone(int(entry.name)):
+                found.append(int(entry.name))
+    return found
