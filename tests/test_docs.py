@@ -1,0 +1,235 @@
+"""The pages are true: commands, options, YAML, transcripts, links and paths in them are checked.
+
+A ``console`` block whose first line is ``# tested`` is run: every ``$ meditron …`` in it, in a
+folder where ``meditron init`` was, one page's blocks after another. What follows a command is what
+it must print, stdout and stderr together; ``…`` stands for any text, alone on a line for any lines.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+from meditron_cli import __version__
+from meditron_cli.config.check import check_file
+from meditron_cli.config.load import load
+from meditron_cli.main import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "clusters/README.md"])
+README = ROOT / "README.md"
+SECTIONS = (
+    "Install",
+    "A local demo in minutes",
+    "Write a cluster profile",
+    "The run directory",
+    "Commands",
+    "When things fail",
+    "What it is not",
+)
+REGISTRIES = (
+    "pypi.org",
+    "pythonhosted.org",
+    "pytorch.org/whl",
+    "anaconda.org",
+    "huggingface.co",
+    "nvcr.io",
+    "docker.io",
+    "ghcr.io",
+)
+MACHINE_PATHS = re.compile(r"(?<![\w.])/(work|root|Users|mnt)/\w")
+TESTED = "# tested"
+ANYTHING = "…"
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{name_of(self.page)}:{self.line}"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text()
+    for match in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        line = text.count("\n", 0, match.start()) + 1
+        yield Block(page, line, match[1], match[2])
+
+
+def all_blocks(language: str) -> list[Block]:
+    return [block for page in PAGES for block in blocks(page) if block.language == language]
+
+
+def code(page: Path) -> Iterator[str]:
+    """Everything of a page that is set as code: blocks, and what stands between backticks."""
+    text = page.read_text()
+    yield from (block.text for block in blocks(page))
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    yield from re.findall(r"`([^`\n]+)`", prose)
+
+
+def commands_in(page: Path) -> set[str]:
+    """What follows the word ``meditron`` where it begins a command."""
+    begin = r"(?:^|[$;&(] ?)\s*meditron ([a-z][a-z-]*)"
+    return {name for text in code(page) for name in re.findall(begin, text, re.MULTILINE)}
+
+
+def tracked_files() -> list[Path]:
+    done = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return [path for name in done.stdout.split("\0") if name and (path := ROOT / name).is_file()]
+
+
+def test_the_readme_shows_every_command_and_no_other() -> None:
+    assert commands_in(README) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_names_only_commands_and_options_there_are(page: Path) -> None:
+    assert commands_in(page) <= set(COMMANDS)
+    for text in code(page):
+        for name, rest in re.findall(r"meditron ([a-z]+)([^\n;|#`]*)", text):
+            if name in COMMANDS:
+                assert set(re.findall(r"--[a-z][a-z-]*", rest)) <= options_of(name), (name, rest)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_a_page_names_only_make_words_there_are(page: Path) -> None:
+    words = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    named = {word for text in code(page) for word in re.findall(r"\bmake ([a-z-]+)", text)}
+
+    assert named <= words
+
+
+def options_of(name: str) -> set[str]:
+    command: click.Command = importlib.import_module(f"meditron_cli.commands.{name}").command
+    found = {option for parameter in command.params for option in parameter.opts}
+    return found | {"--help"}
+
+
+@pytest.mark.parametrize("block", all_blocks("yaml"), ids=str)
+def test_yaml_in_a_page_is_valid(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "example.yaml"
+    path.write_text(block.text)
+
+    checked = check_file(path)
+
+    assert checked.errors == ()
+    if checked.kind == "experiment":
+        load("local", "tiny", path, [])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_console_blocks_that_say_so_print_what_they_show(page: Path, tmp_path: Path) -> None:
+    run("meditron init", tmp_path)
+
+    for block in blocks(page):
+        if block.language == "console" and block.text.startswith(TESTED):
+            for command, expected in steps(block.text):
+                printed = run(command, tmp_path)
+                assert matches(expected, printed), f"{block}: {command} printed\n{printed}"
+
+
+def test_some_console_blocks_are_tested() -> None:
+    tested = [block for block in all_blocks("console") if block.text.startswith(TESTED)]
+
+    assert len(tested) >= 5
+
+
+def steps(text: str) -> Iterator[tuple[str, str]]:
+    """Each command of a console block with what is to be printed."""
+    for part in re.split(r"^\$ ", text.removeprefix(TESTED), flags=re.MULTILINE)[1:]:
+        command, _, expected = part.partition("\n")
+        yield command.partition("  #")[0], expected.rstrip("\n")
+
+
+def run(command: str, folder: Path) -> str:
+    """What a command prints, in a folder and with a home of its own."""
+    program, *words = shlex.split(command)
+    assert program == "meditron", f"only meditron is run, not {program}"
+    kept = {"PATH", "LANG", "LC_ALL"}
+    environ = {name: value for name, value in os.environ.items() if name in kept}
+    done = subprocess.run(
+        [sys.executable, "-m", "meditron_cli", *words],
+        cwd=folder,
+        env={**environ, "PYTHONPATH": str(ROOT), "HOME": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.stdout.rstrip("\n")
+
+
+def matches(expected: str, printed: str) -> bool:
+    """Whether a text is what was expected; blanks at line ends do not count."""
+    lines = (re.escape(line.rstrip()) for line in expected.splitlines())
+    pattern = "\n".join("(?s:.*)" if line == ANYTHING else line for line in lines)
+    text = "\n".join(line.rstrip() for line in printed.splitlines())
+    return re.fullmatch(pattern.replace(ANYTHING, ".*"), text) is not None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_relative_links_resolve(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+
+    local = [target for target in targets if "://" not in target]
+
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_files_that_contributing_names_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:jobs|meditron_cli|clusters|tests|\.ci)/[\w./]*)`", text)
+
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_readme_keeps_its_order_and_its_length() -> None:
+    text = README.read_text()
+
+    assert tuple(re.findall(r"^## (.+)$", text, re.MULTILINE)) == SECTIONS
+    assert len(text.splitlines()) < 250
+
+
+def test_the_change_log_has_this_version() -> None:
+    versions = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+    assert versions[0] == "Unreleased"
+    assert __version__ in versions
+
+
+def test_no_tracked_file_knows_a_machine_or_a_package_registry() -> None:
+    found = []
+    for path in tracked_files():
+        if path == Path(__file__).resolve():
+            continue
+        text = path.read_text(errors="replace")
+        words = [word for word in (*REGISTRIES, f"{ROOT}/") if word in text]
+        words += [match[0] for match in MACHINE_PATHS.finditer(text)]
+        found += [f"{path.relative_to(ROOT)}: {word}" for word in words]
+
+    assert found == []
