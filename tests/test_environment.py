@@ -1,0 +1,243 @@
+"""The packaging is whole: environments agree with each other, and the wheel works where nothing
+but its declared dependencies can be imported.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from meditron_cli import __version__
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with pytest there
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("meditron_cli", "jobs", "clusters")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+
+
+def requirements(*extras: str) -> Iterator[Requirement]:
+    """What the base, or some extras, ask for; references to ourselves are followed."""
+    texts = [text for extra in extras for text in EXTRAS[extra]]
+    for text in texts if extras else PROJECT["project"]["dependencies"]:
+        requirement = Requirement(text)
+        if requirement.name == PROJECT["project"]["name"]:
+            yield from requirements(*requirement.extras)
+        else:
+            yield requirement
+
+
+def conda() -> list[Any]:
+    found: list[Any] = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    return found
+
+
+def conda_pip() -> list[str]:
+    """What conda's environment has pip install."""
+    lists: list[list[str]] = [item["pip"] for item in conda() if isinstance(item, dict)]
+    return lists[0]
+
+
+def torch_of_the_makefile() -> str:
+    match = re.search(r"^TORCH := (torch==\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert match
+    return match[1]
+
+
+def test_the_conda_environment_has_the_python_that_is_type_checked_and_promised() -> None:
+    [python] = [item for item in conda() if str(item).startswith("python=")]
+    version = python.removeprefix("python=")
+
+    assert version == PROJECT["tool"]["mypy"]["python_version"]
+    assert version in SpecifierSet(PROJECT["project"]["requires-python"])
+
+
+def test_the_conda_environment_installs_the_tested_torch_and_every_run_time_extra() -> None:
+    assert conda_pip() == [torch_of_the_makefile(), "--editable .[all]"]
+    assert set(requirements("all")) == set(requirements(*(EXTRAS.keys() - {"all", "dev"})))
+
+
+def test_the_tested_torch_satisfies_the_extra_that_asks_for_it() -> None:
+    [wanted] = [item for item in requirements("train") if item.name == "torch"]
+
+    assert torch_of_the_makefile().partition("==")[2] in wanted.specifier
+
+
+def test_the_constraints_pin_every_direct_dependency_to_a_version_it_may_have() -> None:
+    pairs = [line.split("==") for line in (ROOT / ".ci/constraints.txt").read_text().split()]
+    pins = {str(canonicalize_name(name)): version for name, version in pairs}
+    pins["torch"] = torch_of_the_makefile().partition("==")[2]
+
+    direct = [*requirements(), *requirements(*EXTRAS)]
+
+    wrong = [
+        str(item)
+        for item in direct
+        if pins.get(canonicalize_name(item.name), "") not in item.specifier
+    ]
+    assert wrong == []
+
+
+def test_every_dependency_has_its_reason() -> None:
+    page = (ROOT / "docs/dependencies.md").read_text()
+    rows = re.findall(r"^\| ([\w.-]+) \| ([a-z, ]+) \| .+ \|$", page, re.MULTILINE)
+    explained = {name: set(extras.split(", ")) for name, extras in rows if name != "library"}
+
+    asked: dict[str, set[str]] = {}
+    for extra in ("base", *(EXTRAS.keys() - {"all"})):
+        for item in requirements(*({extra} - {"base"})):
+            asked.setdefault(item.name, set()).add(extra)
+
+    assert explained == asked
+
+
+def test_the_list_of_packages_is_every_folder_with_an_init() -> None:
+    folders = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("__init__.py")
+    }
+
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders
+
+
+def test_the_license_is_apache_2() -> None:
+    first, second = (ROOT / "LICENSE").read_text().split("\n", 3)[1:3]
+
+    assert PROJECT["project"]["license"] == "Apache-2.0"
+    assert first.strip() == "Apache License"
+    assert second.strip() == "Version 2.0, January 2004"
+
+
+def test_the_version_is_written_alike_in_both_places() -> None:
+    assert PROJECT["project"]["version"] == __version__
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy, without network."""
+    folder = tmp_path_factory.mktemp("build")
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "."],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [path] = (folder / "dist").iterdir()
+    return path
+
+
+@pytest.fixture(scope="module")
+def bare_environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment's ``bin`` with the wheel and the base dependencies alone.
+
+    These are links to the ones installed here; what they do not ask for is not there.
+    """
+    folder = tmp_path_factory.mktemp("bare") / "venv"
+    python = folder / "bin/python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    [site] = (folder / "lib").glob("python*/site-packages")
+    for name in closure(requirements()):
+        link(metadata.distribution(name), site)
+    install = ["pip", "--python", str(python), "install", "--no-deps", "--no-index", "--quiet"]
+    subprocess.run([sys.executable, "-m", *install, str(wheel)], check=True)
+    return folder / "bin"
+
+
+def closure(wanted: Iterator[Requirement]) -> set[str]:
+    """Names of the distributions that requirements lead to."""
+    names: set[str] = set()
+    waiting = list(wanted)
+    while waiting:
+        item = waiting.pop()
+        if item.name in names or (item.marker and not item.marker.evaluate({"extra": ""})):
+            continue
+        names.add(item.name)
+        waiting += map(Requirement, metadata.requires(item.name) or [])
+    return names
+
+
+def link(distribution: metadata.Distribution, site: Path) -> None:
+    """Make an installed distribution importable from another site-packages."""
+    for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
+        if not (site / top).exists():
+            (site / top).symlink_to(Path(str(distribution.locate_file(top))))
+
+
+def start(command: list[Path | str], folder: Path) -> subprocess.CompletedProcess[str]:
+    kept = {"PATH", "LANG", "LC_ALL"}
+    environ = {name: value for name, value in os.environ.items() if name in kept}
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**environ, "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_wheel_holds_every_data_file_and_no_test(wheel: Path) -> None:
+    held = set(zipfile.ZipFile(wheel).namelist())
+
+    data = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.suffix in {".yaml", ".json", ".md", ".py"}
+    }
+    assert data - held == set()
+    assert [name for name in held if name.split("/")[0] == "tests"] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (("meditron", "--help"), "submit"),
+        (("meditron", "clusters"), "generic-h100"),
+        (("meditron", "plan", "pretrain", "--cluster", "rcp", "--size", "70b"), "128 ranks"),
+        (("meditron", "init", "starter"), ""),
+        (("python", "-m", "jobs", "--help"), "{curate,"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_the_wheel_works_in_an_empty_folder_without_extras(
+    bare_environment: Path, tmp_path: Path, command: tuple[str, ...], expected: str
+) -> None:
+    done = start([bare_environment / command[0], *command[1:]], tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy", "megatron", "tokenizers", "lm_eval"])
+def test_the_bare_environment_has_none_of_the_heavy_libraries(
+    bare_environment: Path, tmp_path: Path, library: str
+) -> None:
+    done = start([bare_environment / "python", "-c", f"import {library}"], tmp_path)
+
+    assert f"No module named '{library}'" in done.stderr
