@@ -50,18 +50,14 @@ def seconds_of(command: Sequence[str], environ: Mapping[str, str], folder: Path)
     """Seconds a command takes from start to end, its output thrown away.
 
     Raises:
-        subprocess.CalledProcessError: it failed, and measured nothing.
+        RuntimeError: it failed, and measured nothing.
     """
     started = time.perf_counter()
-    subprocess.run(
-        command,
-        env=environ,
-        cwd=folder,
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-    )
-    return time.perf_counter() - started
+    done = subprocess.run(command, env=environ, cwd=folder, capture_output=True, check=False)
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.decode()}")
+    return seconds
 
 
 def children_cpu_seconds() -> float:
