@@ -9,6 +9,7 @@ import errno
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -92,4 +93,7 @@ def leave(context: runtime.Context, code: int, kind: str, message: str, hint: st
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    for number in runtime.STOP_SIGNALS:  # or one that comes now would replace the exit code
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(code)

@@ -50,6 +50,9 @@ def start(kind: str, rank: int, world_size: int, local_rank: int, threads: int =
                 f"rank {rank} needs CUDA device {local_rank}, "
                 f"torch sees {torch.cuda.device_count()} on {os.uname().nodename}"
             )
+        # One queue keeps kernels in the order they were asked for, which overlapping communication
+        # of tensor parallelism relies on (megatron/core/tensor_parallel/layers.py).
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
         torch.cuda.set_device(local_rank)
         found = torch.device("cuda", local_rank)
     else:

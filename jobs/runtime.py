@@ -37,6 +37,9 @@ class Stopped(Exception):
     """The stage saved what it had and left because it was asked to."""
 
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
 class StopFlag:
     """Set by SIGTERM, SIGINT or SIGUSR2; handlers only note the signal, the loop acts."""
 
@@ -44,7 +47,7 @@ class StopFlag:
         self.received: list[int] = []
 
     def install(self) -> StopFlag:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._note)
         return self
 

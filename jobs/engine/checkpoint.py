@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import device as devices
 from jobs import rundir, specs
-from jobs.runtime import FAILED, TaskError
+from jobs.runtime import FAILED, STOP_SIGNALS, TaskError
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +42,6 @@ _ANY_NAME = re.compile(r"iter_(\d{7,})(\.bad-.*)?")
 
 CONTENT = {"distrib_optim_sharding_type": "fully_reshardable"}
 """Optimizer state as whole parameters, so that the layout may change from attempt to attempt."""
-
-_HELD_BACK = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -277,7 +275,7 @@ def signals_held_back() -> Iterator[None]:
     Processes started inside inherit the mask: a checkpoint writer that a stop request ended would
     take the checkpoint with it.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:

@@ -186,6 +186,7 @@ class Split:
     """None on pipeline stages that see no tokens."""
     spec: specs.PretrainSpec
     place: torch.device
+    data_rank: int
 
     def micro_batches(self, first_sample: int) -> Iterator[dict[str, Any]]:
         """This rank's micro-batches of the global batch that begins with a sample.
@@ -196,7 +197,7 @@ class Split:
         """
         size = self.spec.micro_batch_size
         stride = size * self.spec.parallel.data
-        first = first_sample + size * parallel_state.get_data_parallel_rank()
+        first = first_sample + size * self.data_rank
         for start in range(first, first_sample + self.spec.global_batch_size, stride):
             yield NO_TOKENS if self.dataset is None else self._read(range(start, start + size))
 
@@ -263,8 +264,11 @@ def open_splits(
         ),
     ).build()
     devices.decide_once(lambda: rundir.write_json(cache / READY, _cached(cache, corpus)))
+    data_rank = parallel_state.get_data_parallel_rank()
     return Splits(
-        Split(train, spec, place), Split(validation, spec, place) if validates else None, place
+        Split(train, spec, place, data_rank),
+        Split(validation, spec, place, data_rank) if validates else None,
+        place,
     )
 
 

@@ -249,7 +249,10 @@ class Trainer:
         self.context.finish(
             inputs=[rundir.describe_file(run, f"{source.prefix}.idx") for source in sources],
             outputs=[rundir.describe_file(run, record)],
-            summary=metrics.summarise(lines, self.step, tokens),
+            summary={
+                **metrics.summarise(lines, self.step, tokens),
+                "peak_memory_bytes": devices.peak_memory_bytes(self.splits.place),
+            },
         )
 
     def _not_a_number(self, what: str, value: float) -> TaskError:

@@ -101,8 +101,9 @@ class Ranks:
         return [process.wait(timeout=300) for process in self.processes]
 
     def signal(self, number: int) -> None:
+        """Send a signal to every rank and to its children, as Slurm does."""
         for process in self.processes:
-            process.send_signal(number)
+            os.killpg(process.pid, number)
 
     def words(self) -> str:
         return "\n".join(log.read_text() for log in self.logs)
@@ -168,6 +169,7 @@ class Run:
                         stdout=output,
                         stderr=subprocess.STDOUT,
                         text=True,
+                        start_new_session=True,
                     )
                 )
         ranks = Ranks(processes, logs)
@@ -213,7 +215,7 @@ class Run:
         for ranks in self.started:
             for process in ranks.processes:
                 if process.poll() is None:
-                    process.send_signal(signal.SIGKILL)
+                    os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
 import signal
+import time
 
 import pytest
 
 from jobs import rundir
+from jobs.engine import checkpoint
 
 pytestmark = pytest.mark.engine
 
@@ -55,18 +58,31 @@ def test_one_rank_asked_to_stop_is_enough(make_run, layout):
     assert len(run.checkpoints()) == 2
 
 
-def test_signals_during_a_save_are_one_request(make_run):
-    run = make_run(**LONG)
+def test_signals_while_everything_is_saved_are_one_request(make_run):
+    run = make_run(**{**LONG, "train_steps": 1000, "save_interval": 1})
 
     ranks = run.start()
     run.until_step(3)
-    for _ in range(5):
-        ranks.signal(signal.SIGTERM)
-        ranks.signal(signal.SIGUSR2)
+    while ranks.processes[0].poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            ranks.signal(signal.SIGTERM)
+            ranks.signal(signal.SIGUSR2)
+        time.sleep(0.01)
 
     assert ranks.wait() == [130], ranks.words()
     step = max(run.losses())
-    assert run.checkpoints() == ["iter_0000000", f"iter_{step:07d}"]
+    assert checkpoint.find_latest(run.root / "checkpoints")[1].iteration == step
+
+
+def test_a_rank_that_dies_takes_the_others_along(make_run, layout):
+    run = make_run(**{**LONG, "train_steps": 100_000}, parallel=layout(data=2))
+
+    ranks = run.start()
+    run.until_step(2)
+    ranks.processes[1].kill()
+
+    first, second = ranks.wait()
+    assert (first != 0, second) == (True, -signal.SIGKILL)
 
 
 def test_killed_and_started_again_goes_on_from_the_last_checkpoint(make_run):
@@ -143,6 +159,20 @@ def test_a_first_save_that_was_killed_is_begun_again(make_run):
     run.finish()
 
     assert list(run.losses()) == list(range(1, 9))
+
+
+def test_a_save_that_was_killed_is_set_aside_and_later_deleted(make_run):
+    run = make_run(save_interval=4)
+    run.finish()
+    whole = run.root / "checkpoints/iter_0000008"
+    (whole / "meditron.json").unlink()
+    (whole / "metadata.json").unlink()
+
+    run.finish()
+
+    assert run.checkpoints() == ["iter_0000000", "iter_0000004", "iter_0000008"]
+    assert "meditron.json is missing: it was never finished" in run.started[-1].words()
+    assert [line["step"] for line in run.lines() if line.get("attempt") == 2] == [5, 6, 7, 8]
 
 
 def test_index_files_that_were_not_finished_are_built_again(make_run):
