@@ -8,14 +8,17 @@ from typing import Protocol
 from jobs.rundir import RunDir
 from meditron_cli import console, view
 from meditron_cli.observe import ask
-from meditron_cli.scheduler.base import JobInfo
+from meditron_cli.scheduler.base import JobInfo, JobState
 from meditron_cli.services import Services
-from meditron_cli.view import RunView, StageView
+from meditron_cli.view import RunRecord, RunView, StageView
 
 FINAL = ("succeeded", "failed", "stopped", "cancelled")
 LOOK_SECONDS = 0.5
 ASK_SECONDS = {"local": 0.5, "slurm": 15.0}
 """Between two questions to a scheduler; the run directory is read more often, for nothing."""
+SETTLE_SECONDS = 60.0
+SETTLE_SECONDS = 5.0
+"""A supervisor that was killed leaves no record, so the wait for it has an end."""
 
 
 class Board(Protocol):
@@ -107,7 +110,21 @@ def until_end(services: Services, run: RunDir, board: Board) -> str:
         run_view = view.fold(record, infos, now)
         board.show(run_view)
         if run_view.state in FINAL and (fresh or not view.open_jobs(record, now)):
+            settle(services, run, record)
             return run_view.state
+        services.clock.sleep(LOOK_SECONDS)
+
+
+def settle(services: Services, run: RunDir, record: RunRecord) -> None:
+    """Let supervisors write how their tasks ended, which they do after the done marker."""
+    pending = [
+        run.exit_record(stage.stage, job.attempt, index)
+        for stage in record.stages.values()
+        for index, job in stage.jobs.items()
+        if index in stage.done
+    ]
+    deadline = services.clock.now() + SETTLE_SECONDS
+    while not all(path.exists() for path in pending) and services.clock.now() < deadline:
         services.clock.sleep(LOOK_SECONDS)
 
 

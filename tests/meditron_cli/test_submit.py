@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meditron_cli import inputs
+from meditron_cli import inputs, watch
 from meditron_cli.scheduler.base import JobState
 
 from ..conftest import Bench
@@ -158,19 +158,46 @@ def test_waiting_ends_when_the_run_has_succeeded(
 ) -> None:
     stages = iter([("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)])
 
+    waited = []
+
     def work() -> None:
-        stage, count = next(stages)
-        finish(meditron.run(), stage, *range(count))
-        meditron.scheduler.put_stage(stage, JobState.ENDED, "COMPLETED")
+        stage, count = next(stages, ("", 0))
+        if stage:
+            finish(meditron.run(), stage, *range(count))
+            meditron.scheduler.put_stage(stage, JobState.ENDED, "COMPLETED")
+        else:  # no supervisor is left to write an exit record, and that wait has an end
+            waited.append(meditron.clock.now())
 
     meditron.clock.when_slept = work
 
     result = meditron.submit("--wait")
 
     assert result.exit_code == 0
+    assert waited[-1] - waited[0] <= watch.SETTLE_SECONDS
     lines = result.stderr.splitlines()
     assert "tokenize: succeeded 3/3 tasks" in lines
     assert lines[-1].endswith("tells what came out")
+
+
+def test_waiting_goes_on_until_the_last_job_has_left(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    looks: list[int] = []
+
+    def work() -> None:
+        looks.append(len(looks))
+        if not looks[-1]:
+            finish(meditron.run(), "curate", 0)
+            meditron.scheduler.put_stage("curate", JobState.ACTIVE, "COMPLETING")
+        if looks[-1] == 3:
+            meditron.scheduler.put_stage("curate", JobState.ENDED, "COMPLETED")
+
+    meditron.clock.when_slept = work
+
+    result = meditron.submit("--wait", stage="curate")
+
+    assert result.exit_code == 0
+    assert len(looks) == 4
 
 
 def test_waiting_for_a_run_that_fails_is_exit_4_with_its_reason(
