@@ -8,7 +8,7 @@ from typing import Protocol
 from jobs.rundir import RunDir
 from meditron_cli import console, view
 from meditron_cli.observe import ask
-from meditron_cli.scheduler.base import JobInfo, JobState
+from meditron_cli.scheduler.base import JobInfo
 from meditron_cli.services import Services
 from meditron_cli.view import RunRecord, RunView, StageView
 
@@ -16,7 +16,6 @@ FINAL = ("succeeded", "failed", "stopped", "cancelled")
 LOOK_SECONDS = 0.5
 ASK_SECONDS = {"local": 0.5, "slurm": 15.0}
 """Between two questions to a scheduler; the run directory is read more often, for nothing."""
-SETTLE_SECONDS = 60.0
 SETTLE_SECONDS = 5.0
 """A supervisor that was killed leaves no record, so the wait for it has an end."""
 

@@ -179,27 +179,6 @@ def test_waiting_ends_when_the_run_has_succeeded(
     assert lines[-1].endswith("tells what came out")
 
 
-def test_waiting_goes_on_until_the_last_job_has_left(
-    meditron: Bench, finish: Callable[..., None]
-) -> None:
-    looks: list[int] = []
-
-    def work() -> None:
-        looks.append(len(looks))
-        if not looks[-1]:
-            finish(meditron.run(), "curate", 0)
-            meditron.scheduler.put_stage("curate", JobState.ACTIVE, "COMPLETING")
-        if looks[-1] == 3:
-            meditron.scheduler.put_stage("curate", JobState.ENDED, "COMPLETED")
-
-    meditron.clock.when_slept = work
-
-    result = meditron.submit("--wait", stage="curate")
-
-    assert result.exit_code == 0
-    assert len(looks) == 4
-
-
 def test_waiting_for_a_run_that_fails_is_exit_4_with_its_reason(
     meditron: Bench, fail: Callable[..., None]
 ) -> None:
