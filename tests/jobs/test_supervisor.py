@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -423,13 +422,19 @@ def test_a_task_that_still_runs_elsewhere_is_not_started_twice(bench: Bench) -> 
     assert bench.end(first)[0] == 130
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal (proc(5), SigCgt)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    mask = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
+
+
 def test_a_stop_request_ends_the_wait_for_an_earlier_attempt(bench: Bench) -> None:
     bench.task(*LINGER, "say(130, 'saved')")
     first = bench.start(attempt=1)
     bench.wait_for("ready")
     second = bench.start(attempt=2, lock_seconds=600.0)
-    wait_until(lambda: bool(psutil.Process(second.pid).open_files()) or second.poll() is not None)
-    time.sleep(0.5)
+    wait_until(lambda: catches(second.pid, signal.SIGTERM))
 
     second.send_signal(signal.SIGTERM)
 

@@ -1,0 +1,243 @@
+"""Forty documents through every stage on this machine, disturbed and undisturbed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import rundir
+from jobs.rundir import RunDir
+
+from ..ranks import processes_about, wait_until
+from .conftest import DOCUMENTS, QUESTIONS, STEPS, Desk, events
+
+pytestmark = pytest.mark.engine
+
+STAGES = ("curate", "tokenize", "pretrain", "evaluate")
+
+
+def report_of(desk: Desk, run: RunDir) -> dict[str, Any]:
+    done = desk("report", run.name, "--json")
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+@pytest.fixture(scope="module")
+def first(long_desk: Desk) -> RunDir:
+    """A run that went through all stages; the checkout was broken after its first submission."""
+    done = long_desk.submit("curate", "--wait")
+    assert done.returncode == 0, done.stderr
+    module = long_desk.source / "jobs" / "tokenize_corpus.py"
+    good = module.read_text()
+    module.write_text("raise RuntimeError('edited after the first submission')\n")
+    done = long_desk.submit("pipeline", "--wait")
+    module.write_text(good)
+    assert done.returncode == 0, done.stderr
+    long_desk.wait_idle()
+    return long_desk.run()
+
+
+def test_a_run_executes_the_code_it_was_first_submitted_with(
+    long_desk: Desk, first: RunDir
+) -> None:
+    state = long_desk.state(first)
+
+    assert state["state"] == "succeeded"
+    assert {name: stage["state"] for name, stage in state["stages"].items()} == dict.fromkeys(
+        STAGES, "succeeded"
+    )
+    assert {name: stage["attempts"] for name, stage in state["stages"].items()} == dict.fromkeys(
+        STAGES, 1
+    )
+
+
+def test_the_report_tells_the_whole_road(long_desk: Desk, first: RunDir) -> None:
+    report = report_of(long_desk, first)
+
+    assert report["run"] == first.name
+    assert report["corpus"]["documents"] == DOCUMENTS
+    assert report["corpus"]["tokens"] > 1000
+    pretrain = report["pretrain"]
+    assert pretrain["steps"] == STEPS
+    assert pretrain["loss_last"] < pretrain["loss_first"]
+    assert pretrain["validation_last"] < pretrain["validation_first"]
+    assert pretrain["tokens_per_s"] > 0
+    assert {item["checkpoint_step"] for item in report["evaluations"]} == {0, STEPS}
+    for item in report["evaluations"]:
+        assert (item["benchmark"], item["mode"], item["n"]) == ("quiz", "loglikelihood", QUESTIONS)
+        low, high = item["ci95"]
+        assert low <= item["accuracy"] <= high
+        assert 0 < item["p_value"] <= 1
+        assert item["chance"] == pytest.approx(0.25)
+    assert report["time"]["total_s"] > 0
+    assert report["time"]["queued_s"] >= 0
+    assert 0 < report["goodput"] <= 1
+    assert all(stage["wall_s"] > 0 for stage in report["time"]["stages"].values())
+    assert report["errors"] == []
+
+
+def test_submitting_a_finished_run_again_does_nothing_and_says_so(
+    long_desk: Desk, first: RunDir
+) -> None:
+    done = long_desk.submit("pipeline", "--wait")
+
+    assert done.returncode == 0
+    assert done.stdout.count("finished already") == len(STAGES)
+    assert f"continuing run {first.name}" in done.stderr
+    assert f"run {first.name} succeeded" in done.stderr
+    assert [len(events(first, "submit", stage)) for stage in STAGES] == [1] * len(STAGES)
+    assert processes_about(long_desk.runs) == []
+
+
+def test_after_damage_to_one_shard_only_it_is_made_again_and_nothing_is_trained_twice(
+    long_desk: Desk, first: RunDir
+) -> None:
+    damaged = first.path("tokens/train/00001.bin")
+    whole, records = damaged.read_bytes(), first.metrics().read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+
+    done = long_desk.submit("pipeline", "--wait")
+    long_desk.wait_idle()
+
+    assert done.returncode == 0, done.stderr
+    assert damaged.read_bytes() == whole
+    assert [event["indices"] for event in events(first, "submit", "tokenize")] == [[0, 1, 2], [1]]
+    assert first.metrics().read_bytes() == records
+
+
+def until_progress(run: RunDir, stage: str, index: int) -> Callable[[], bool]:
+    """Whether a task of a stage has begun its work."""
+    return lambda: run.progress(stage, index).exists()
+
+
+def until_step(run: RunDir, step: int) -> Callable[[], bool]:
+    """Whether training has gone past a step."""
+    return lambda: any(line["step"] > step for line in rundir.read_lines(run.metrics()))
+
+
+def test_a_run_killed_in_every_stage_ends_as_if_nothing_had_happened(
+    long_desk: Desk, first: RunDir
+) -> None:
+    done = long_desk.submit("pipeline", "--new", "--json")
+    run = RunDir(Path(json.loads(done.stdout)["dir"]))
+    moments = [
+        until_progress(run, "curate", 0),
+        until_progress(run, "tokenize", 1),
+        until_step(run, 10),
+        until_progress(run, "evaluate", 1),
+    ]
+
+    for stage, moment in zip(STAGES, moments, strict=True):
+        wait_until(moment, 120.0)
+        long_desk.end_everything()
+        state = long_desk.state(run)
+        assert state["state"] in ("failed", "stopped"), (stage, state)
+        done = long_desk.submit("pipeline")
+        assert done.returncode == 0, done.stderr
+    done = long_desk.submit("pipeline", "--wait")
+    assert done.returncode == 0, done.stderr
+    long_desk.wait_idle()
+
+    undisturbed, disturbed = report_of(long_desk, first), report_of(long_desk, run)
+    for key in ("documents", "tokens"):
+        assert disturbed["corpus"][key] == undisturbed["corpus"][key]
+    for key in ("steps", "tokens", "loss_first", "loss_last", "validation_last"):
+        assert disturbed["pretrain"][key] == undisturbed["pretrain"][key]
+    scores = [
+        {item["checkpoint_step"]: item["accuracy"] for item in report["evaluations"]}
+        for report in (undisturbed, disturbed)
+    ]
+    assert scores[0] == scores[1]
+    finished = [len(list((run.stage(stage) / "done").iterdir())) for stage in STAGES]
+    assert finished == [1, 3, 1, 2]
+    doubled = [
+        (stage, index)
+        for stage in STAGES
+        for index in range(3)
+        if sum(e["index"] == index and e["code"] == 0 for e in events(run, "exit", stage)) > 1
+    ]
+    assert doubled == []
+
+
+def test_cancel_leaves_no_process_and_resume_goes_on(desk: Desk) -> None:
+    done = desk.submit("pipeline", "--json")
+    run = RunDir(Path(json.loads(done.stdout)["dir"]))
+    wait_until(until_progress(run, "tokenize", 0), 60.0)
+
+    cancelled = desk("cancel", run.name)
+    left, state = processes_about(desk.runs), desk.state(run)["state"]
+    resumed = desk("resume", run.name)
+    going = desk.state(run)["state"]
+    desk("cancel", run.name)
+
+    assert (cancelled.returncode, resumed.returncode) == (0, 0), resumed.stderr
+    assert left == []
+    assert (state, going) == ("cancelled", "running")
+    assert "curate: finished already" in resumed.stdout
+    assert processes_about(desk.runs) == []
+
+
+def test_an_interrupted_wait_leaves_the_run_going(desk: Desk) -> None:
+    waiting = desk.start(*desk.submit_words("curate", "--wait"))
+    wait_until(lambda: desk.names() and desk.run().events.exists())
+    run = desk.run()
+    wait_until(lambda: events(run, "submit", "curate"))
+    time.sleep(0.5)
+
+    waiting.send_signal(signal.SIGINT)
+    _, said = waiting.communicate(timeout=60)
+
+    assert waiting.returncode == 130
+    assert f"run {run.name} goes on" in said
+    desk.wait_idle()
+    assert desk.state(run)["state"] == "succeeded"
+
+
+def test_of_two_submits_at_once_exactly_one_acts(desk: Desk) -> None:
+    both = [desk.start(*desk.submit_words("curate")) for _ in range(2)]
+    said = [process.communicate(timeout=60) for process in both]
+    codes = sorted(process.returncode for process in both)
+    run = desk.run()
+    desk.wait_idle()
+
+    assert codes in ([0, 2], [0, 0]), said
+    assert len(events(run, "submit", "curate")) == 1
+    if codes == [0, 2]:
+        loser = said[[process.returncode for process in both].index(2)][1]
+        assert "another submit" in loser
+        assert "hint: " in loser
+
+
+def test_a_submit_during_another_is_refused(desk: Desk) -> None:
+    desk.submit("curate", "--wait")
+    run = desk.run()
+
+    with rundir.locked(run.lock):
+        done = desk.submit("tokenize")
+
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        f"error: another submit of run {run.name} is at work\n"
+        f"hint: wait for it, then look at `meditron status {run.name}`\n"
+    )
+    assert events(run, "submit", "tokenize") == []
+
+
+def test_when_the_background_processes_are_killed_a_submit_goes_on(desk: Desk) -> None:
+    done = desk.submit("curate", "--json")
+    (job,) = json.loads(done.stdout)["jobs"]["curate"]
+    run = desk.run()
+
+    os.kill(int(job.split(":")[2]), signal.SIGKILL)
+    desk.wait_idle()
+
+    assert desk.state(run)["state"] in ("failed", "stopped")
+    assert desk.submit("curate", "--wait").returncode == 0
+    assert desk.state(run)["state"] == "succeeded"
