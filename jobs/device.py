@@ -61,6 +61,7 @@ def start(kind: str, rank: int, world_size: int, local_rank: int, threads: int =
             torch.set_num_threads(threads)
         _use_loopback_on_one_host(os.environ)
         _install_stand_ins()
+    _quiet()
     _join(kind, rank, world_size)
     return found
 
@@ -178,7 +179,6 @@ def _install_stand_ins() -> None:
     _replace(torch.nn.Module, {"cuda": _itself})
     # Nothing compiled is used on CPU, and importing the compiler costs each process a second.
     _replace(torch, {"compile": _leave_uncompiled, **_factories(here)})
-    _quiet()
 
 
 def _functions(here: torch.device) -> dict[str, Any]:
@@ -280,7 +280,12 @@ def _type_name(plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _quiet() -> None:
-    """Drop what megatron.core says because it takes the CPU generator for the GPU's."""
+    """Keep out of the log what nobody who trains can act on.
+
+    Torch announces renamed collectives that megatron.core still uses; megatron.core warns where it
+    takes the CPU's generator for the GPU's.
+    """
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     logging.getLogger("megatron.core.tensor_parallel.random").setLevel(logging.ERROR)
 
 

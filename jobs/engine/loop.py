@@ -47,7 +47,7 @@ def train(context: Context, spec: specs.PretrainSpec, place: torch.device) -> No
         corpus=corpus,
         splits=data.open_splits(context.run, spec, corpus, place),
         network=network,
-        updater=optim.prepare(network, spec, place),
+        updater=optim.prepare(network, spec),
         reporter=reporter,
         requests=Requests(context),
     )

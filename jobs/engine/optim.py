@@ -46,7 +46,7 @@ class Updater:
         return float(self.optimizer.param_groups[0]["lr"]), float(norm)
 
 
-def prepare(network: torch.nn.Module, spec: PretrainSpec, place: torch.device) -> Updater:
+def prepare(network: torch.nn.Module, spec: PretrainSpec) -> Updater:
     """Wrap the model for data parallelism and make its AdamW (Loshchilov and Hutter, 1711.05101).
 
     Gradients are accumulated and reduced in float32, whatever the precision. Parameters with one
@@ -55,7 +55,7 @@ def prepare(network: torch.nn.Module, spec: PretrainSpec, place: torch.device) -
     ``n``.
     """
     config: Any = network.config
-    overlap = not devices.is_cpu(place) and spec.parallel.data > 1
+    overlap = spec.parallel.data > 1
     wrapped = DistributedDataParallel(
         config,
         DistributedDataParallelConfig(

@@ -112,7 +112,7 @@ def measure(root: Path) -> dict[str, dict[str, list[float]]]:
         corpus=corpus,
         splits=data.open_splits(context.run, spec, corpus, place),
         network=network,
-        updater=optim.prepare(network, spec, place),
+        updater=optim.prepare(network, spec),
         reporter=Reporter(context, spec),
         requests=loop.Requests(context),
     )

@@ -35,7 +35,7 @@ def main(spec_file: Path, folder: Path, answers_file: Path) -> None:
 
     model.start_parallel(ALONE, place, seed=7)
     network = model.build(spec.model, ALONE, "fp32", place)
-    trained = checkpoint.Trained(network, optim.prepare(network, spec, place).optimizer)
+    trained = checkpoint.Trained(network, optim.prepare(network, spec).optimizer)
     for step in (0, 4, 6):
         with torch.no_grad():
             for parameter in network.parameters():
