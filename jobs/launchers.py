@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -34,6 +36,15 @@ SUDDEN = tuple(
     )
 )
 """Exit codes of deaths that a lost peer never leads to, so that they are the cause."""
+
+FAILED_TASK = re.compile(
+    r"^srun: error: \S+: tasks? [\d,-]+: (?:Exited with exit code (?P<code>\d+)|(?P<reason>.+))$",
+    re.MULTILINE,
+)
+SIGNAL_CODES = {signal.strsignal(number): -number for number in signal.Signals} | {
+    "Out Of Memory": -signal.SIGKILL
+}
+"""Codes for srun's words for a task that was ended by a signal."""
 
 SCANCEL_SECONDS = 20.0
 PORTS = range(20000, 30000)
@@ -65,12 +76,21 @@ class Ranks(Protocol):
 class SrunRanks:
     """One srun step of the surrounding job."""
 
-    def __init__(self, command: list[str], environment: Mapping[str, str], step: str) -> None:
+    def __init__(
+        self, command: list[str], environment: Mapping[str, str], step: str, said: Path
+    ) -> None:
         self._step = step
-        self._process = subprocess.Popen(command, env=dict(environment))
+        self._said = said
+        with said.open("wb") as file:
+            self._process = subprocess.Popen(command, env=dict(environment), stderr=file)
 
     def poll(self) -> int | None:
-        return self._process.poll()
+        code = self._process.poll()
+        if not code:
+            return code
+        said = self._said.read_text(errors="replace")
+        print(said, file=sys.stderr, end="", flush=True)
+        return first_failure(said) or code
 
     def stop(self) -> bool:
         # Signals to srun itself would abort the step; scancel delivers them to the ranks.
@@ -80,6 +100,20 @@ class SrunRanks:
         except (OSError, subprocess.TimeoutExpired):
             return False
         return done.returncode == 0
+
+
+def first_failure(said: str) -> int | None:
+    """The code of the first task that srun says has failed (negative: a signal), or None.
+
+    srun's own exit code is the highest of all, and the tasks that ``--kill-on-bad-exit`` ends after
+    the first failure have higher ones.
+    """
+    match = FAILED_TASK.search(said)
+    if match is None:
+        return None
+    if match["code"]:
+        return int(match["code"])
+    return SIGNAL_CODES.get(match["reason"].removesuffix("(core dumped)").strip())
 
 
 class LocalRanks:
@@ -208,7 +242,8 @@ def start(
     if task.launcher == "srun":
         step = 1 if task.nodes > 1 else 0  # the pre-flight of several nodes was step 0
         name = f"{environ['SLURM_JOB_ID']}.{step}"
-        return SrunRanks([*srun_command(run, task, log), *command], environment, name)
+        said = log.with_name(f"srun-{task.index:05d}.log")
+        return SrunRanks([*srun_command(run, task, log), *command], environment, name, said)
     ranks = [
         {**environment, "RANK": str(rank), "WORLD_SIZE": str(task.ranks), "LOCAL_RANK": str(rank)}
         for rank in range(task.ranks)

@@ -181,7 +181,8 @@ class SlurmScheduler:
             for name in job_ids
             if name in queue
         }
-        return {**self._ended([name for name in job_ids if name not in found]), **found}
+        found.update(self._ended([name for name in job_ids if name not in found]))
+        return {name: found[name] for name in job_ids}
 
     def _ended(self, job_ids: list[str]) -> dict[str, JobInfo]:
         if not job_ids:

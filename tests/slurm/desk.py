@@ -1,0 +1,213 @@
+"""A person at the login node of the test Slurm: a folder with an experiment, and `meditron`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs import rundir
+from jobs.rundir import RunDir
+from meditron_cli.config.files import shipped_profiles
+from meditron_cli.sample import generate
+
+from .cluster import Cluster
+
+REPOSITORY = Path(__file__).parents[2]
+PATIENCE = 240.0
+"""Seconds that anything may take on a busy machine."""
+
+EXPERIMENT = """\
+name: trial
+curate:
+  sources: [docs.jsonl]
+  shards: 2
+  validation_fraction: 0.2
+tokenize:
+  tokenizer: tokenizer.json
+model:
+  layers: 2
+  hidden_size: 64
+  ffn_hidden_size: 128
+  seq_length: 64
+pretrain:
+  micro_batch_size: 2
+  global_batch_size: 8
+  train_steps: 8
+  warmup_steps: 2
+  save_interval: 4
+  validation_interval: 4
+  validation_batches: 1
+evaluate:
+  benchmarks:
+    - {name: quiz, path: quiz.jsonl, limit: 4}
+"""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """The folder, and the cluster it submits to."""
+
+    folder: Path
+    slurm: Cluster
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    def __call__(self, *words: str, code: int | None = 0, **more: str) -> Answer:
+        """Run `meditron WORDS`, and insist on its exit code unless it is None."""
+        environ = {**self.slurm.env, "MEDITRON_RUNS": str(self.runs), **more}
+        environ.update(PYTHONPATH=str(REPOSITORY), HOME=str(self.folder))
+        done = subprocess.run(
+            [sys.executable, "-m", "meditron_cli", *words],
+            cwd=self.folder,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        answer = Answer(done.returncode, done.stdout, done.stderr)
+        assert code is None or answer.code == code, answer
+        return answer
+
+    def submit(
+        self,
+        stage: str,
+        *overrides: str,
+        cluster: str = "test-slurm",
+        code: int | None = 0,
+        **environ: str,
+    ) -> Answer:
+        """Run `meditron submit --json`."""
+        sets = [word for override in overrides for word in ("--set", override)]
+        words = ("submit", stage, "--cluster", cluster, "--size", "tiny", "--json", *sets)
+        return self(*words, code=code, **environ)
+
+    def status(self, run: RunDir) -> dict[str, Any]:
+        """What `meditron status RUN --json` says of a run."""
+        (found,) = self("status", run.name, "--json").json["runs"]
+        assert isinstance(found, dict)
+        return found
+
+    def profile(self, name: str, *changes: tuple[str, str]) -> None:
+        """Write the shipped profile under another name, with some of its text changed."""
+        text = (shipped_profiles() / "test-slurm.yaml").read_text()
+        for old, new in (("name: test-slurm", f"name: {name}"), *changes):
+            assert old in text
+            text = text.replace(old, new, 1)
+        (self.folder / "clusters").mkdir(exist_ok=True)
+        (self.folder / "clusters" / f"{name}.yaml").write_text(text)
+
+    def queued(self) -> list[str]:
+        """Ids of all jobs of the cluster that wait or run, element by element."""
+        return self.slurm.run("squeue", "-h", "-r", "-o", "%i").split()
+
+    def accounts(self, job_id: str, columns: str) -> list[list[str]]:
+        """Rows of sacct about a job itself, without its steps, all its starts."""
+        text = self.slurm.run("sacct", "-D", "-n", "-P", "-X", "-o", columns, "-j", job_id)
+        return [line.split("|") for line in text.splitlines()]
+
+    def wait_end(self, *job_ids: str) -> None:
+        """Wait until none of the jobs is in the queue."""
+        wait(lambda: not set(job_ids) & set(self.queued()), f"the end of {', '.join(job_ids)}")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command answered."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        found = json.loads(self.stdout)
+        assert isinstance(found, dict)
+        return found
+
+    @property
+    def jobs(self) -> dict[str, list[str]]:
+        """Of `submit` and `resume`: the jobs that work on each stage."""
+        found: dict[str, list[str]] = self.json["jobs"]
+        return found
+
+    @property
+    def run(self) -> RunDir:
+        return RunDir(Path(self.json["dir"]))
+
+
+def make_desk(folder: Path, slurm: Cluster) -> Desk:
+    """Forty documents, a tokenizer, a benchmark and an experiment that names them."""
+    generate.write(folder / "sample")
+    documents = (folder / "sample/corpus/guideline.jsonl").read_text().splitlines()[:40]
+    (folder / "docs.jsonl").write_text("\n".join(documents) + "\n")
+    (folder / "sample/tokenizer.json").rename(folder / "tokenizer.json")
+    (folder / "sample/benchmark/questions.jsonl").rename(folder / "quiz.jsonl")
+    (folder / "experiment.yaml").write_text(EXPERIMENT)
+    return Desk(folder, slurm)
+
+
+def wait(happened: Callable[[], object], what: str) -> None:
+    """Wait until something has happened."""
+    deadline = time.monotonic() + PATIENCE
+    while not happened():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {PATIENCE:.0f} s in vain for {what}")
+        time.sleep(0.2)
+
+
+def steps(run: RunDir, attempt: int | None = None) -> list[int]:
+    """Numbers of the training steps on record, of one attempt or of all."""
+    return [
+        line["step"]
+        for line in rundir.read_lines(run.metrics())
+        if "loss" in line and attempt in (None, line["attempt"])
+    ]
+
+
+def saved_steps(run: RunDir) -> list[int]:
+    """Steps of the checkpoints that are there."""
+    names = (path.name for path in run.path("checkpoints").glob("iter_*"))
+    return sorted(int(name.removeprefix("iter_")) for name in names if name[5:].isdigit())
+
+
+def exit_of(run: RunDir, stage: str, attempt: int, index: int = 0) -> dict[str, Any]:
+    """The exit record of a task's attempt, once it is there."""
+    path = run.exit_record(stage, attempt, index)
+    wait(path.exists, str(path))
+    return rundir.read_json(path)
+
+
+def rank_processes(run: RunDir) -> dict[int, int]:
+    """Process ids of a run's training ranks by rank, from /proc."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            environ = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        rank = re.search(rb"(?:^|\0)SLURM_PROCID=(\d+)\0", environ)
+        if words[2:5] == [b"-m", b"jobs", b"pretrain"] and str(run.root).encode() in words and rank:
+            found[int(rank[1])] = int(folder.name)
+    return found
+
+
+def kill_rank(run: RunDir, rank: int) -> None:
+    """End a rank at once."""
+    os.kill(rank_processes(run)[rank], 9)
+
+
+def array_of(job_ids: Iterable[str]) -> set[str]:
+    """The arrays, or plain jobs, that ids belong to."""
+    return {name.split("_")[0] for name in job_ids}

@@ -1,0 +1,335 @@
+"""The pipeline on a real Slurm, through the command line, with everything that may befall it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from jobs import rundir
+
+from ..fake_nvml import build, write_readings
+from .cluster import Cluster
+from .desk import (
+    Answer,
+    Desk,
+    array_of,
+    exit_of,
+    kill_rank,
+    make_desk,
+    saved_steps,
+    steps,
+    wait,
+)
+
+pytestmark = pytest.mark.slurm
+
+LONG = ("pretrain.train_steps=60", "pretrain.save_interval=20")
+"""Long enough to be hit on the way."""
+
+
+@pytest.fixture(scope="module")
+def desk(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    yield make_desk(tmp_path_factory.mktemp("desk"), slurm)
+    slurm.cancel_all()
+
+
+@pytest.fixture
+def clean(desk: Desk) -> Iterator[Desk]:
+    """The desk, for a test that may leave jobs behind."""
+    yield desk
+    desk.slurm.cancel_all()
+
+
+@pytest.fixture(scope="module")
+def finished(desk: Desk) -> Answer:
+    """A pipeline that has run to its end."""
+    answer = desk.submit("pipeline")
+    desk.wait_end(*(job for ids in answer.jobs.values() for job in ids))
+    return answer
+
+
+@pytest.fixture(scope="module")
+def own_data(finished: Answer) -> tuple[str, ...]:
+    """Settings that train on the finished run's tokens, so that only training is to be done."""
+    tokens = finished.run.path("tokens")
+    return (
+        f"pretrain.data=[{tokens}/train/00000, {tokens}/train/00001]",
+        f"pretrain.validation_data=[{tokens}/validation/00000]",
+    )
+
+
+# ---- the whole pipeline
+
+
+def test_the_pipeline_succeeds(desk: Desk, finished: Answer) -> None:
+    found = desk.status(finished.run)
+
+    assert found["state"] == "succeeded"
+    assert {name: stage["done"] for name, stage in found["stages"].items()} == {
+        "curate": 1,
+        "tokenize": 3,
+        "pretrain": 1,
+        "evaluate": 2,
+    }
+    assert found["stages"]["pretrain"]["step"] == 8
+
+
+def test_arrays_run_on_their_partitions(desk: Desk, finished: Answer) -> None:
+    arrays = {
+        stage: sorted(desk.accounts(array_of(ids).pop(), "JobID,Partition,State"))
+        for stage, ids in finished.jobs.items()
+        if stage in ("tokenize", "evaluate")
+    }
+
+    (tokenize,), (evaluate,) = (array_of(finished.jobs[stage]) for stage in arrays)
+    assert arrays == {
+        "tokenize": [[f"{tokenize}_{index}", "cpu", "COMPLETED"] for index in range(3)],
+        "evaluate": [[f"{evaluate}_{index}", "low", "COMPLETED"] for index in range(2)],
+    }
+
+
+def test_pretraining_is_four_ranks_over_two_nodes(desk: Desk, finished: Answer) -> None:
+    (job,) = finished.jobs["pretrain"]
+
+    text = desk.slurm.run("sacct", "-n", "-P", "-o", "JobID,NTasks,NNodes,State", "-j", f"{job}.1")
+
+    assert text == f"{job}.1|4|2|COMPLETED\n"
+    spec = rundir.read_json(finished.run.spec("pretrain", 0))
+    layout = spec["spec"]["parallel"]
+    assert (layout["tensor"], layout["data"], layout["sequence_parallel"]) == (2, 2, True)
+    log = (finished.run.attempt("pretrain", 1) / "ranks-00000.log").read_text()
+    assert {line.split(":")[0].strip() for line in log.splitlines()} <= {"0", "1", "2", "3"}
+    nodes = {path.stem for path in finished.run.attempt("pretrain", 1).glob("health-*.json")}
+    assert len(nodes) == 2
+    assert exit_of(finished.run, "pretrain", 1)["class"] == "finished"
+
+
+def test_the_scripts_are_those_of_the_dry_run(desk: Desk, finished: Answer) -> None:
+    words = ("submit", "pipeline", "--cluster", "test-slurm", "--size", "tiny", "--dry-run")
+    shown = desk(*words).stdout
+
+    for stage, ids in finished.jobs.items():
+        (array,) = array_of(ids)
+        folder = finished.run.attempt(stage, 1)
+        script = (folder / f"{array}_submission.sh").read_text()
+        for before, (job, *_) in finished.jobs.items():
+            script = script.replace(f"afterok:{job.split('_')[0]}\n", f"'afterok:<{before}>'\n")
+        assert script.rstrip("\n") in shown
+
+
+def test_the_report_has_its_promised_keys(desk: Desk, finished: Answer) -> None:
+    found = desk("report", finished.run.name, "--json").json
+
+    assert {"format", "run", "corpus", "pretrain", "evaluations", "time", "goodput"} <= set(found)
+    assert {"documents", "tokens"} <= set(found["corpus"])
+    pretrain = found["pretrain"]
+    assert {"loss_first", "validation_first", "validation_last", "tokens_per_s"} <= set(pretrain)
+    assert pretrain["steps"] == 8
+    assert pretrain["loss_last"] < pretrain["loss_first"]
+    assert [item["checkpoint_step"] for item in found["evaluations"]] == [0, 8]
+    keys = {"benchmark", "checkpoint_step", "mode", "accuracy", "ci95", "chance", "n", "p_value"}
+    assert all(keys <= set(item) for item in found["evaluations"])
+    assert {item["n"] for item in found["evaluations"]} == {4}
+    assert found["time"]["total_s"] > 0
+    assert found["time"]["queued_s"] is not None
+
+
+def test_submitting_a_finished_pipeline_again_submits_nothing(desk: Desk, finished: Answer) -> None:
+    again = desk.submit("pipeline")
+
+    assert again.run == finished.run
+    assert again.jobs == {stage: [] for stage in finished.jobs}
+    assert desk.queued() == []
+
+
+# ---- training that is hit on the way
+
+
+@pytest.fixture(scope="module")
+def training(desk: Desk, own_data: tuple[str, ...]) -> Answer:
+    """Training of which several steps are done; the tests below go on with it, in their order."""
+    answer = desk.submit("pretrain", *own_data, *LONG)
+    wait(lambda: len(steps(answer.run)) > 5, "the sixth step")
+    return answer
+
+
+def test_a_second_submission_leaves_a_running_job_alone(
+    desk: Desk, training: Answer, own_data: tuple[str, ...]
+) -> None:
+    again = desk.submit("pretrain", *own_data, *LONG)
+
+    assert (again.run, again.jobs) == (training.run, training.jobs)
+    assert desk.queued() == training.jobs["pretrain"]
+    assert desk.status(training.run)["state"] == "running"
+
+
+def test_a_job_that_is_cancelled_saves_first_and_resumes_from_there(
+    desk: Desk, training: Answer
+) -> None:
+    """scancel, as a person types it: TERM to all, and KillWait (5 s) later KILL."""
+    (job,) = training.jobs["pretrain"]
+
+    desk.slurm.run("scancel", job)
+    desk.wait_end(job)
+    saved = saved_steps(training.run)[-1]
+    state = desk.status(training.run)["state"]
+    resumed = desk("resume", training.run.name, "--json")
+    wait(lambda: steps(training.run, attempt=2), "a step of the second attempt")
+
+    assert saved > 5
+    assert saved == steps(training.run, attempt=1)[-1]
+    assert state in ("stopped", "cancelled")
+    assert resumed.jobs["pretrain"] != [job]
+    assert steps(training.run, attempt=2)[0] == saved + 1
+
+
+def test_a_killed_rank_fails_the_attempt_with_a_sentence(desk: Desk, training: Answer) -> None:
+    wait(lambda: len(steps(training.run, attempt=2)) > 2, "the third step of the second attempt")
+
+    kill_rank(training.run, 2)
+    record = exit_of(training.run, "pretrain", 2)
+
+    assert record["class"] == "failed"
+    assert record["message"] == "pretrain: a rank was ended by SIGKILL"
+    wait(lambda: desk.queued() == [], "the end of the job")
+    found = desk.status(training.run)
+    assert found["state"] == "failed"
+    assert found["stages"]["pretrain"]["attempts"] == 2
+
+
+def test_after_a_failure_training_resumes_and_reaches_its_target(
+    desk: Desk, training: Answer
+) -> None:
+    saved = saved_steps(training.run)[-1]
+
+    resumed = desk("resume", training.run.name, "--json")
+    desk.wait_end(*resumed.jobs["pretrain"])
+
+    assert desk.status(training.run)["state"] == "succeeded"
+    assert steps(training.run, attempt=3) == list(range(saved + 1, 61))
+    assert set(steps(training.run)) == set(range(1, 61))
+
+
+def test_before_the_time_limit_training_saves_and_leaves(
+    clean: Desk, own_data: tuple[str, ...]
+) -> None:
+    """The limit is lowered once steps are done, so that nobody waits for a long one."""
+    settings = ("pretrain.train_steps=100000", "pretrain.signal_lead_seconds=50")
+    answer = clean.submit("pretrain", *own_data, *settings, "pretrain.save_interval=100000")
+    (job,) = answer.jobs["pretrain"]
+    wait(lambda: len(steps(answer.run)) > 5, "the sixth step")
+
+    minutes = 1 + int(clean.accounts(job, "ElapsedRaw")[0][0]) // 60
+    clean.slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+    record = exit_of(answer.run, "pretrain", 1)
+
+    assert (record["class"], record["code"]) == ("stopped", 130)
+    assert saved_steps(answer.run)[-1] == steps(answer.run)[-1]
+    clean.wait_end(job)
+    # Not TIMEOUT; Slurm takes 128 from codes above it, so that 130 is 2 here.
+    assert clean.accounts(job, "State,ExitCode") == [["FAILED", "2:0"]]
+    assert clean.status(answer.run)["state"] == "stopped"
+
+
+# ---- refusals and other ends
+
+
+def test_a_partition_that_is_not_there_leaves_nothing_queued_and_the_run_usable(
+    clean: Desk,
+) -> None:
+    """The partition is that of training: the stages before it were accepted, and are taken back."""
+    clean.profile("broken", ("  name: low", "  name: nosuch"))
+
+    refused = clean.submit("pipeline", "seed=1", cluster="broken", code=3)
+    queued = clean.queued()
+    clean.profile("broken")
+    accepted = clean.submit("pipeline", "seed=1", cluster="broken")
+
+    assert refused.stdout == ""
+    assert refused.stderr.splitlines() == [
+        "error: sbatch refused pretrain: invalid partition specified: nosuch; Invalid partition "
+        "name specified",
+        "hint: `meditron submit pretrain --dry-run` shows the script",
+    ]
+    assert queued == []
+    assert [len(ids) for ids in accepted.jobs.values()] == [1, 3, 1, 2]
+
+
+def test_cancel_ends_everything_queued_and_running(clean: Desk) -> None:
+    answer = clean.submit("pipeline", "seed=2")
+    (curate,) = answer.jobs["curate"]
+    clean.slurm.wait_job(curate, ["RUNNING", "COMPLETED"], timeout=60)
+
+    clean("cancel", answer.run.name)
+
+    wait(lambda: clean.queued() == [], "an empty queue")
+    assert clean.status(answer.run)["state"] == "cancelled"
+
+
+def test_dependents_that_can_never_start_are_replaced(clean: Desk) -> None:
+    documents = clean.folder / "docs.jsonl"
+    good = documents.read_text()
+    documents.write_text(good + "{broken\n")
+    first = clean.submit("pipeline", "seed=3")
+    stuck = [job for stage in ("tokenize", "pretrain", "evaluate") for job in first.jobs[stage]]
+    record = exit_of(first.run, "curate", 1)
+    wait(lambda: "DependencyNeverSatisfied" in reasons(clean), "a dependency that never is")
+    failed = clean.status(first.run)
+    documents.write_text(good)
+
+    resumed = clean("resume", first.run.name, "--json")
+
+    assert record["message"].startswith(f"{documents}:41: ")
+    assert failed["state"] == "failed"
+    assert not set(stuck) & set(clean.queued())
+    assert all(set(ids).isdisjoint(first.jobs[stage]) for stage, ids in resumed.jobs.items())
+    wait(lambda: (first.run.done("curate", 0)).exists(), "curate")
+    wait(lambda: (first.run.done("tokenize", 0)).exists(), "tokenize after it")
+
+
+def reasons(desk: Desk) -> str:
+    return desk.slurm.run("squeue", "-h", "-r", "-o", "%r")
+
+
+def test_a_node_that_is_not_fit_stops_the_start_and_is_named(
+    clean: Desk, own_data: tuple[str, ...]
+) -> None:
+    """A prologue of the site gives one node a GPU that wants a reset, through a stand-in driver."""
+    library = build(clean.folder / "lib")
+    well = write_readings(clean.folder / "well", {"count": 2})
+    unwell = write_readings(clean.folder / "unwell", {"count": 2, "gpu.field.230": 1})
+    prologue = clean.folder / "prologue"
+    prologue.write_text(
+        f'#!/bin/sh\n[ "$SLURMD_NODENAME" != gpu02 ] || echo "export FAKE_NVML={unwell}"\n'
+    )
+    prologue.chmod(0o755)
+    variables = f"  set:\n    LD_LIBRARY_PATH: {library}\n    FAKE_NVML: {well}\n"
+    clean.profile("gpus", ("device: cpu", "device: cuda"), ("  set:\n", variables))
+
+    before = clean.slurm.set_config(TaskProlog=str(prologue))
+    try:
+        answer = clean.submit("pretrain", *own_data, "pretrain.precision=fp32", cluster="gpus")
+        clean.wait_end(*answer.jobs["pretrain"])
+    finally:
+        clean.slurm.set_config(**before)
+
+    record = exit_of(answer.run, "pretrain", 1)
+    assert (record["class"], record["code"], record["node"]) == ("unhealthy", 5, "gpu02")
+    assert record["message"].startswith("gpu02: ")
+    assert record["message"].endswith("(recovery_action)")
+    assert not list(answer.run.attempt("pretrain", 1).glob("ranks-*.log"))
+    assert clean.status(answer.run)["state"] == "failed"
+
+
+def test_the_sample_profile_is_the_one_the_cluster_has(desk: Desk) -> None:
+    """What ``clusters/test-slurm.yaml`` says of nodes and arrays is true."""
+    partitions = desk.slurm.run("sinfo", "-h", "-o", "%R|%D").split()
+    limit = next(
+        line.split("=")[1].strip()
+        for line in desk.slurm.run("scontrol", "show", "config").splitlines()
+        if line.startswith("MaxArraySize")
+    )
+
+    assert {"cpu|2", "low|4"} <= set(partitions)
+    assert limit == "101"

@@ -1,0 +1,265 @@
+"""The Slurm scheduler against a real Slurm: what stand-ins cannot prove."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meditron_cli.errors import SchedulerError
+from meditron_cli.plan.model import Plan
+from meditron_cli.scheduler import slurm as adapter
+from meditron_cli.scheduler.base import JobInfo, JobState
+from meditron_cli.scheduler.slurm import SlurmScheduler
+
+from ..plans import plan_of
+from .cluster import Cluster
+from .desk import array_of, wait
+
+pytestmark = pytest.mark.slurm
+
+QUIET = ("--output=/dev/null",)
+HELD = ("--hold", *QUIET)
+HOSTILE = "a b'c\"d$(touch pwned)`touch pwned`;&#é"
+
+
+@pytest.fixture
+def site(slurm: Cluster) -> Iterator[SlurmScheduler]:
+    """The scheduler, on a cluster that is empty before and after."""
+    slurm.cancel_all()
+    yield SlurmScheduler(slurm.env)
+    slurm.cancel_all()
+
+
+def run_folder(tmp_path: Path, name: str = "trial-tiny-0") -> Path:
+    """A run directory with what sbatch needs of it."""
+    run = tmp_path / "runs" / name
+    (run / "code").mkdir(parents=True)
+    return run
+
+
+def submit(
+    site: SlurmScheduler,
+    plan: Plan,
+    run: Path,
+    stage: str = "tokenize",
+    *,
+    attempt: int = 1,
+    after: Sequence[str] = (),
+) -> list[str]:
+    """Submit a whole stage, as a launch does."""
+    found = plan.stage(stage)
+    adapter.job_folder(run, stage, attempt).mkdir(parents=True)
+    return site.submit(plan, found, range(len(found.tasks)), run, attempt, after)
+
+
+def names_in_queue(slurm: Cluster) -> list[str]:
+    return slurm.run("squeue", "-h", "-o", "%j").split()
+
+
+# ---- states
+
+
+def test_waiting_elements_of_an_array_are_known_one_by_one(
+    slurm: Cluster, site: SlurmScheduler
+) -> None:
+    array = slurm.submit("true", "--array=0-9%2", *HELD)
+    line = slurm.run("squeue", "-h", "-o", "%i", "-j", str(array))
+
+    found = site.states([f"{array}_{index}" for index in range(10)])
+
+    assert line == f"{array}_[0-9%2]\n"
+    assert {(info.state, info.reason) for info in found.values()} == {
+        (JobState.QUEUED, "JobHeldUser")
+    }
+
+
+def test_of_an_array_with_one_element_gone_the_others_are_not(
+    slurm: Cluster, site: SlurmScheduler
+) -> None:
+    array = slurm.submit("true", "--array=0-2", *HELD)
+
+    site.cancel([f"{array}_1"])
+
+    found = site.states([f"{array}_{index}" for index in range(3)])
+    states = [info.state for info in found.values()]
+    assert states[0] is states[2] is JobState.QUEUED
+    assert states[1] in (JobState.ENDED, JobState.MISSING)
+
+
+def test_jobs_that_have_ended_are_known_by_how(slurm: Cluster, site: SlurmScheduler) -> None:
+    good, bad = slurm.submit("true", *QUIET), slurm.submit("exit 3", *QUIET)
+    gone = slurm.submit("true", *HELD)
+    slurm.wait_job(good, "COMPLETED", timeout=60)
+    slurm.wait_job(bad, "FAILED", timeout=60)
+    site.cancel([str(gone)])
+    ids = [str(good), str(bad), str(gone), "999999"]
+
+    wait(lambda: all(site.states(ids[:3])[job].word for job in ids[:3]), "the accounting")
+    found = site.states(ids)
+
+    assert [info.state for info in found.values()] == [JobState.ENDED] * 3 + [JobState.MISSING]
+    words = [info.word for info in found.values()]
+    assert words[:2] == ["COMPLETED", "FAILED"]
+    assert words[2].startswith("CANCELLED")
+
+
+def test_a_job_that_slurm_queued_again_is_queued_whatever_its_history(
+    slurm: Cluster, site: SlurmScheduler
+) -> None:
+    job = slurm.submit("sleep 300", "--requeue", *QUIET)
+    slurm.wait_job(job, "RUNNING", timeout=60)
+    slurm.run("scontrol", "requeuehold", str(job))
+    wait(lambda: slurm.job_states(job) == ("PENDING",), "the job to be queued again")
+
+    waiting = site.states([str(job)])[str(job)]
+    history = slurm.run("sacct", "-D", "-X", "-n", "-P", "-o", "State", "-j", str(job)).split()
+    site.cancel([str(job)])
+    wait(lambda: site.states([str(job)])[str(job)].state is JobState.ENDED, "its end")
+
+    assert waiting.state is JobState.QUEUED
+    assert history[0] == "REQUEUED"
+
+
+def test_a_dependency_that_can_never_be_is_said(slurm: Cluster, site: SlurmScheduler) -> None:
+    job = slurm.submit("exit 1", *QUIET)
+    after = slurm.submit("true", f"--dependency=afterok:{job}", *QUIET)
+    never = "DependencyNeverSatisfied"
+
+    wait(lambda: site.states([str(after)])[str(after)].reason == never, never)
+
+    assert site.states([str(after)])[str(after)].state is JobState.QUEUED
+
+
+def test_a_persons_settings_hide_no_job(slurm: Cluster) -> None:
+    job = str(slurm.submit("true", "--partition=low", *HELD))
+    settings = {"SQUEUE_PARTITION": "cpu", "SQUEUE_STATES": "RUNNING", "SQUEUE_FORMAT": "%j"}
+
+    found = SlurmScheduler({**slurm.env, **settings}).states([job])
+    slurm.cancel_all()
+
+    assert found[job].state is JobState.QUEUED
+
+
+def test_without_accounting_what_left_the_queue_is_missing(
+    slurm: Cluster, site: SlurmScheduler, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "squeue").symlink_to("/usr/bin/squeue")
+    job = slurm.submit("true", *QUIET)
+    slurm.wait_job(job, "COMPLETED", timeout=60)
+
+    found = SlurmScheduler({**slurm.env, "PATH": str(tmp_path / "bin")}).states([str(job)])
+
+    assert found[str(job)] == JobInfo(str(job), JobState.MISSING, "", "no accounting")
+
+
+def test_cancelling_what_has_ended_or_never_was_is_no_error(
+    slurm: Cluster, site: SlurmScheduler
+) -> None:
+    job = slurm.submit("true", *QUIET)
+    slurm.wait_job(job, "COMPLETED", timeout=60)
+
+    site.cancel([str(job), "999999", "999999_7"])
+
+
+# ---- submission
+
+
+def test_arrays_are_split_where_the_site_wants_it_and_waited_for_as_wholes(
+    slurm: Cluster, site: SlurmScheduler, tmp_path: Path, slurm_environment: Cluster
+) -> None:
+    plan, run = plan_of("test-slurm", "tiny", "curate.shards=103"), run_folder(tmp_path)
+    held = str(slurm.submit("true", *HELD))
+
+    tokens = submit(site, plan, run, after=[held])
+    (training,) = submit(site, plan, run, "pretrain", after=tokens)
+
+    first, second = sorted(array_of(tokens), key=int)
+    assert tokens == [*(f"{first}_{i}" for i in range(101)), *(f"{second}_{i}" for i in range(3))]
+    waits_for = slurm.run("squeue", "-h", "-o", "%E", "-j", training).strip()
+    assert waits_for == f"afterok:{first}_*(unfulfilled),afterok:{second}_*(unfulfilled)"
+
+
+def test_a_hostile_path_is_taken_literally(
+    slurm: Cluster, site: SlurmScheduler, tmp_path: Path, slurm_environment: Cluster
+) -> None:
+    """The script runs with `echo` in the place of Python, which shows what it is given."""
+    run = run_folder(tmp_path / HOSTILE)
+    plan = plan_of("test-slurm", "tiny")
+    plan = replace(plan, site=replace(plan.site, python="/bin/echo"))
+
+    (job,) = submit(site, plan, run, "curate")
+    slurm.wait_job(job, "COMPLETED", timeout=60)
+
+    folder = adapter.job_folder(run, "curate", 1)
+    log = (folder / f"{job}_0_log.out").read_text()
+    assert log == f"-u -m submitit.core._submit {folder}\n"
+    assert slurm.run("squeue", "-h", "-t", "all", "-o", "%Z", "-j", job) == f"{run}/code\n"
+    assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        (
+            {"partition": "nosuch"},
+            "sbatch refused tokenize: invalid partition specified: nosuch; Invalid partition name "
+            "specified",
+        ),
+        (
+            {"memory_gb": 4000},
+            "sbatch refused tokenize: Memory specification can not be satisfied; Requested node "
+            "configuration is not available",
+        ),
+    ],
+)
+def test_a_refusal_is_slurms_reason_and_leaves_nothing(
+    slurm: Cluster,
+    site: SlurmScheduler,
+    tmp_path: Path,
+    slurm_environment: Cluster,
+    setting: dict[str, object],
+    sentence: str,
+) -> None:
+    plan = plan_of("test-slurm", "tiny", stages=("tokenize",))
+    (stage,) = plan.stages
+    stage = replace(stage, resources=replace(stage.resources, **setting))  # type: ignore[arg-type]
+    plan = replace(plan, stages=(stage,))
+
+    with pytest.raises(SchedulerError) as caught:
+        submit(site, plan, run_folder(tmp_path))
+
+    assert caught.value.message == sentence
+    assert names_in_queue(slurm) == []
+
+
+def test_a_controller_that_answers_too_late_leaves_its_job_named(
+    slurm: Cluster, site: SlurmScheduler, tmp_path: Path, slurm_environment: Cluster
+) -> None:
+    """sbatch gives up after ten seconds; the job is queued when the controller goes on."""
+    plan, run = plan_of("test-slurm", "tiny", stages=("curate",)), run_folder(tmp_path)
+    pid = int((slurm.folder / "run" / "slurmctld.pid").read_text())
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(SchedulerError) as caught:
+            submit(site, plan, run, "curate")
+        silent = site.states(["1"])
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait(lambda: names_in_queue(slurm), "the job that came late")
+
+    name = "trial-tiny-0.curate"
+    assert caught.value.message == (
+        "Slurm did not answer sbatch for curate: Socket timed out on send/recv operation; jobs "
+        f"named {name} may be queued all the same"
+    )
+    assert silent["1"].state is JobState.UNKNOWN
+    assert names_in_queue(slurm) == [name]
+    subprocess.run(["scancel", f"--name={name}"], env=slurm.env, check=True)
