@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jobs import rundir, specs
 from jobs.rundir import RunDir
@@ -57,6 +58,7 @@ def launch(plan: Plan, scheduler: Scheduler, run: RunDir) -> dict[str, list[str]
 
 
 def _launch(plan: Plan, scheduler: Scheduler, run: RunDir) -> dict[str, list[str]]:
+    withdraw_unanswered(run, lambda kind: scheduler)
     record = view.read(run)
     infos = ask(record, scheduler)
     verdicts = judge_tasks(plan, run)
@@ -117,6 +119,29 @@ class Batch:
         text = reason.message if isinstance(reason, MeditronError) else type(reason).__name__
         self._scheduler.cancel(self._submitted)
         rundir.append_event(self._run, "undo", job_ids=self._submitted, reason=text)
+
+
+def withdraw_unanswered(run: RunDir, schedulers: Callable[[str], Scheduler]) -> None:
+    """End what submissions have left that were killed, or got no answer, before their ids were on
+    record.
+
+    Raises:
+        SchedulerError: no answer.
+    """
+    for stage, attempt, kind in unanswered(rundir.read_events(run)):
+        schedulers(kind).withdraw(run.root, stage, attempt)
+        rundir.append_event(run, "withdraw", stage=stage, attempt=attempt)
+
+
+def unanswered(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, str]]:
+    """Stage, attempt and scheduler of each intent to submit of which no result is on record."""
+    found: dict[tuple[str, int], str] = {}
+    for event in events:
+        if event["event"] == "intent":
+            found[event["stage"], event["attempt"]] = event["scheduler"]
+        elif event["event"] in ("submit", "withdraw"):
+            found.pop((event["stage"], event["attempt"]), None)
+    return [(*key, kind) for key, kind in found.items()]
 
 
 def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
@@ -286,6 +311,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
 
     The event comes first, so that a task that ends in between counts as cancelled.
     """
+    withdraw_unanswered(run, schedulers)
     open_ids = view.open_jobs(view.read(run), time.time())
     everything = sorted(job for ids in open_ids.values() for job in ids)
     rundir.append_event(run, "cancel", job_ids=everything)

@@ -32,6 +32,7 @@ class FakeScheduler:
     """Whether it does not answer questions about jobs."""
     submitted: list[Submitted] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    withdrawn: list[tuple[str, int]] = field(default_factory=list)
     asked: list[tuple[str, ...]] = field(default_factory=list)
     jobs: dict[str, JobInfo] = field(default_factory=dict)
     when_asked: Callable[[], None] = lambda: None
@@ -70,6 +71,9 @@ class FakeScheduler:
         self.cancelled += job_ids
         for job in job_ids:
             self.put(job, JobState.ENDED, "CANCELLED by 1000")
+
+    def withdraw(self, run: Path, stage: str, attempt: int) -> None:
+        self.withdrawn.append((stage, attempt))
 
     def put(self, job: str, state: JobState, word: str = "", reason: str = "") -> None:
         """Set what is said of a job from now on."""

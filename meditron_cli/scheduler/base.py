@@ -98,3 +98,12 @@ class Scheduler(Protocol):
     def cancel(self, job_ids: Sequence[str]) -> None:
         """End the jobs, queued or running; unknown and ended ids are no error."""
         ...
+
+    def withdraw(self, run: Path, stage: str, attempt: int) -> None:
+        """End what there may be of a submission whose ids were never told, since it was killed or
+        got no answer in time; nothing found is no error.
+
+        Raises:
+            SchedulerError: no answer.
+        """
+        ...

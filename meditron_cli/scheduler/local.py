@@ -97,6 +97,12 @@ class LocalScheduler:
         self._started.append(process)
         return [PREFIX + launchers.process_name(process.pid)]
 
+    def withdraw(self, run: Path, stage: str, attempt: int) -> None:
+        """Cancel an attempt's background process, if this machine has one."""
+        word = os.fsencode(job_file(run, stage, attempt))
+        found = [pid for pid in all_pids() if word in command_line(pid)]
+        self.cancel([PREFIX + launchers.process_name(pid) for pid in found])
+
     def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
         """ACTIVE while a process of the job is there, else ENDED; UNKNOWN on another machine."""
         self._started = [process for process in self._started if process.poll() is None]
@@ -185,10 +191,23 @@ def state_of(name: str) -> tuple[str, JobState]:
     return name, JobState.ACTIVE if alive else JobState.ENDED
 
 
+def all_pids() -> list[int]:
+    """Processes of this machine."""
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def command_line(pid: int) -> list[bytes]:
+    """Words of a process's command; none when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
 def members(leaders: Iterable[int]) -> list[int]:
     """Processes of the sessions that these lead, or led while they lived."""
     wanted = set(leaders)
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    pids = all_pids()
     return [pid for pid in pids if (found := launchers.look_up(pid)) and found.session in wanted]
 
 

@@ -205,6 +205,10 @@ class SlurmScheduler:
                     "scancel did not answer", hint="try again when `squeue` works on this machine"
                 )
 
+    def withdraw(self, run: Path, stage: str, attempt: int) -> None:
+        """Cancel an attempt's jobs by what was written on them."""
+        self.cancel(self._find(run, stage, attempt))
+
     def _ask(self, command: list[str]) -> str | None:
         """What a Slurm command prints, or None when it fails or does not answer."""
         try:

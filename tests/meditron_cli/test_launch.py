@@ -290,3 +290,34 @@ def test_decisions_name_every_task_once(meditron: Bench) -> None:
         decision = decisions[stage.stage]
         both = [*decision.submit, *decision.keep]
         assert sorted(both) == [task.index for task in stage.tasks]
+
+
+def killed_between_submission_and_answer(meditron: Bench) -> None:
+    """Leave what a submission leaves that dies before the scheduler's answer is on record."""
+    meditron.submit("--set", "evaluate.benchmarks=[]")
+    run = meditron.run()
+    rundir.append_event(run, "intent", stage="curate", attempt=2, indices=[0], scheduler="slurm")
+
+
+def test_a_submission_killed_before_its_answer_is_withdrawn_once(meditron: Bench) -> None:
+    killed_between_submission_and_answer(meditron)
+
+    for _ in range(2):
+        meditron.submit("--set", "evaluate.benchmarks=[]")
+
+    assert meditron.scheduler.withdrawn == [("curate", 2)]
+
+
+def test_cancel_ends_what_a_killed_submission_may_have_left(meditron: Bench) -> None:
+    killed_between_submission_and_answer(meditron)
+
+    meditron("cancel", meditron.run().name)
+
+    assert meditron.scheduler.withdrawn == [("curate", 2)]
+
+
+def test_submissions_that_were_answered_are_not_withdrawn(meditron: Bench) -> None:
+    meditron.submit()
+    meditron.submit()
+
+    assert meditron.scheduler.withdrawn == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -262,4 +261,10 @@ def test_a_controller_that_answers_too_late_leaves_its_job_named(
     )
     assert silent["1"].state is JobState.UNKNOWN
     assert names_in_queue(slurm) == [name]
-    subprocess.run(["scancel", f"--name={name}"], env=slurm.env, check=True)
+
+    site.withdraw(run, "curate", attempt=2)
+    others = names_in_queue(slurm)
+    site.withdraw(run, "curate", attempt=1)
+
+    assert others == [name]
+    wait(lambda: names_in_queue(slurm) == [], "its end")

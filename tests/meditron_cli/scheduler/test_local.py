@@ -191,6 +191,23 @@ def test_a_stage_after_one_that_failed_is_not_started(machine: Machine) -> None:
     assert log.read_text() == "tokenize was not started: curate did not finish\n"
 
 
+def test_an_attempt_is_withdrawn_without_its_id_and_another_goes_on(machine: Machine) -> None:
+    stage = machine.stage(*LINGER, "say(130, 'saved')", tasks=2, max_parallel=1)
+    first = machine.submit(stage)
+    machine.wait_for("ready")
+    second = machine.submit(machine.stage(FINISH, stage="tokenize", after=("curate",)), [first])
+
+    machine.scheduler.withdraw(machine.run.root, "curate", 2)
+    untouched = machine.state(first)
+    machine.scheduler.withdraw(machine.run.root, "tokenize", 1)
+    states = machine.state(first), machine.state(second)
+    machine.scheduler.withdraw(machine.run.root, "curate", 1)
+
+    assert untouched is JobState.ACTIVE
+    assert states == (JobState.ACTIVE, JobState.ENDED)
+    assert machine.state(first) is JobState.ENDED
+
+
 def test_cancel_lets_ranks_save_and_leaves_nothing(machine: Machine) -> None:
     job = machine.submit(machine.stage(*LINGER, "say(130, 'saved')", tasks=3, max_parallel=1))
     machine.wait_for("ready")

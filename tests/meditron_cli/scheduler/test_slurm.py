@@ -349,6 +349,18 @@ def test_where_nothing_answers_the_sentence_says_what_may_be_queued(
     )
 
 
+def test_an_attempt_is_withdrawn_by_what_was_written_on_its_jobs(
+    slurm_programs: FakeSlurm, tmp_path: Path
+) -> None:
+    plan, run = plan_of("test-slurm", "tiny"), run_folder(tmp_path)
+    submit(slurm_programs, plan, "tokenize", run, indices=range(3))
+    (kept,) = submit(slurm_programs, plan, "tokenize", run, indices=range(1), attempt=2)
+
+    scheduler(slurm_programs).withdraw(run, "tokenize", 1)
+
+    assert slurm_programs.queued() == [kept]
+
+
 @pytest.mark.parametrize("program", ["sbatch", "srun"])
 def test_a_machine_without_slurm_cannot_submit(
     slurm_programs: FakeSlurm, tmp_path: Path, program: str
