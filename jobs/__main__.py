@@ -57,11 +57,8 @@ def explain(error: Exception) -> tuple[int, str, str, str]:
     """Exit code, kind, sentence and hint for an exception no stage foresaw."""
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
-        hint = (
-            "free some space, then submit again"
-            if error.errno == errno.ENOSPC
-            else "see the task's log"
-        )
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "free some space, then submit again" if full else "see the task's log"
         return runtime.FAILED, type(error).__name__, f"{where}{error.strerror}", hint
     kind = type(error).__name__
     first_line = next(iter(str(error).strip().splitlines()), "")

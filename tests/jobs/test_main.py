@@ -1,0 +1,124 @@
+"""`python -m jobs`: one rank of one task, and its last words."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import rundir, specs
+from jobs.__main__ import MODULES, explain
+
+from .conftest import REPOSITORY, Workbench
+
+
+def jobs(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "jobs", *words],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_stage_has_a_module() -> None:
+    assert set(MODULES) == set(specs.STAGES)
+    for module in MODULES.values():
+        assert REPOSITORY.joinpath(*module.split(".")).with_suffix(".py").is_file()
+
+
+def test_an_unknown_stage_is_a_usage_error(tmp_path: Path) -> None:
+    done = jobs("mow", str(tmp_path), "0")
+
+    assert done.returncode == 2
+    assert "invalid choice: 'mow'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory"),
+        ('{"format": 2}', "format 2, this program reads format 1"),
+        ('{"format": 1, "stage": "mow"}', "task spec names the unknown stage 'mow'"),
+    ],
+)
+def test_a_spec_that_cannot_be_read_is_one_sentence(
+    bench: Workbench, content: str | None, reason: str
+) -> None:
+    path = bench.run.spec("curate", 0)
+    path.parent.mkdir(parents=True)
+    if content is not None:
+        path.write_text(content)
+
+    done = jobs("curate", str(bench.run.root), "0")
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"curate task 0 of {bench.run.root}: ")
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_last_words_are_printed_and_left_for_the_supervisor(bench: Workbench) -> None:
+    missing = bench.run.root / "missing.jsonl"
+    bench.curate(missing)
+
+    done = bench.start("curate")
+
+    words = rundir.read_json(bench.run.attempt("curate", 0) / "words-00000-00000.json")
+    assert done.returncode == words["code"] == 2
+    assert words["kind"] == "TaskError"
+    assert str(missing) in words["message"]
+    assert (words["rank"], words["node"]) == (0, os.uname().nodename)
+    said = done.stderr.splitlines()
+    assert said == [f"curate: {words['message']}", f"hint: {words['hint']}"]
+
+
+def test_last_words_that_cannot_be_left_are_printed_whole(bench: Workbench) -> None:
+    bench.curate(bench.run.root / "missing.jsonl")
+    bench.run.stage("curate").joinpath("attempts").write_text("no folder")
+
+    done = bench.start("curate")
+
+    words = json.loads(done.stderr.splitlines()[-1])
+    assert done.returncode == 2
+    assert (words["code"], words["kind"]) == (2, "TaskError")
+    assert "Not a directory" in words["unwritten"]
+
+
+SEE_LOG = "see the task's log for the traceback"
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "hint"),
+    [
+        (RuntimeError("NCCL error\nin line 7"), "RuntimeError: NCCL error", SEE_LOG),
+        (MemoryError(), "MemoryError", SEE_LOG),
+        (KeyError("text"), "KeyError: 'text'", SEE_LOG),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/runs/a"),
+            "/runs/a: No space left on device",
+            "free some space, then submit again",
+        ),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            "Disk quota exceeded",
+            "free some space, then submit again",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/runs/a"),
+            "/runs/a: Permission denied",
+            "see the task's log",
+        ),
+        (OSError("no number"), "OSError: no number", SEE_LOG),
+    ],
+)
+def test_an_exception_nobody_foresaw_is_one_sentence(
+    error: Exception, message: str, hint: str
+) -> None:
+    assert explain(error) == (1, type(error).__name__, message, hint)
