@@ -310,16 +310,19 @@ def fold_stage(
 ) -> StageView:
     """The state of a stage: that of its tasks, by precedence.
 
-    A job that runs while an earlier stage is unfinished only waits for it (a local one does).
+    A job that runs while an earlier stage is unfinished only waits for it (a local one does), and
+    one that is gone then has not started its tasks.
     """
     before = [record.stages[name] for name in stage.after if name in record.stages]
-    states = {task_state(stage, index, record.ending, infos, now) for index in range(stage.total)}
+    states = {
+        index: task_state(stage, index, record.ending, infos, now) for index in range(stage.total)
+    }
     if any(len(earlier.done) < earlier.total for earlier in before):
-        states = {"pending" if state == "running" else state for state in states}
+        states = {index: waiting_state(states[index], stage.exits.get(index)) for index in states}
     step, tokens = steps_and_tokens(stage)
     return StageView(
         stage=stage.stage,
-        state=first_of(states),
+        state=first_of(states.values()),
         total=stage.total,
         done=len(stage.done),
         attempts=stage.attempts,
@@ -328,6 +331,15 @@ def fold_stage(
         tokens=tokens,
         target_tokens=stage.target_tokens,
     )
+
+
+def waiting_state(state: str, said: dict[str, Any] | None) -> str:
+    """The state of a task before which something is unfinished: its job waits, or has ended
+    without starting it.
+    """
+    if state == "running":
+        return "pending"
+    return "stopped" if state == "failed" and not said else state
 
 
 def first_of(states: Iterable[str]) -> str:

@@ -84,6 +84,25 @@ def test_the_state_of_the_whole_is_the_first_by_precedence(states: list[str], wh
     assert view.first_of(states) == whole
 
 
+@pytest.mark.parametrize(
+    ("said_before", "expected"), [(None, "stopped"), (exit_record(1), "failed")]
+)
+def test_a_job_that_is_gone_before_its_inputs_were_whole_has_not_started(
+    said_before: dict[str, object] | None, expected: str
+) -> None:
+    record = RunRecord("trial", Path())
+    record.stages["curate"] = StageRecord("curate", 1, exits={0: exit_record(2)}, jobs={0: LOCAL})
+    exits = {0: said_before} if said_before else {}
+    record.stages["tokenize"] = StageRecord(
+        "tokenize", 1, after=("curate",), jobs={0: LOCAL}, exits=exits
+    )
+
+    found = view.fold(record, {"7": said(JobState.ENDED)}, NOW)
+
+    assert found.stages["tokenize"].state == expected
+    assert found.state == "failed"
+
+
 def test_a_local_job_that_waits_for_an_earlier_stage_is_pending() -> None:
     record = RunRecord("run", Path("run"))
     record.stages["curate"] = StageRecord("curate", 1, jobs={0: LONG_AGO})
