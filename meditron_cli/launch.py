@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,13 @@ from meditron_cli.view import RunRecord, TaskJob
 
 SAVING_STAGES = ("pretrain", "evaluate")
 """Stages whose ranks look for the STOP file."""
+
+HINTS = {
+    errno.EACCES: "only its owner can continue a run; `--new` with another --runs-dir starts one",
+    errno.ENOSPC: "free some space, then submit again",
+    errno.EDQUOT: "free some space, then submit again",
+}
+"""What to do about a run directory that cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +58,10 @@ def launch(plan: Plan, scheduler: Scheduler, run: RunDir) -> dict[str, list[str]
             f"another submit of run {run.name} is at work",
             hint=f"wait for it, then look at `meditron status {run.name}`",
         ) from error
-    except PermissionError as error:
+    except OSError as error:
         raise ConfigError(
-            f"run {run.name} cannot be written: {error.filename}: {error.strerror}",
-            hint="only its owner can continue a run; `--new` with another --runs-dir starts one",
+            f"run {run.name} cannot be written: {error.filename or run.root}: {error.strerror}",
+            hint=HINTS.get(error.errno or 0, ""),
         ) from error
 
 

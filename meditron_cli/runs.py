@@ -150,9 +150,10 @@ def create(root: Path, name: str, request: Request, plan: Plan) -> RunDir:
 
 
 def reason(error: OSError) -> str:
-    """Why a file could not be written; copying a folder collects its reasons in a list."""
+    """Why a file could not be written; copying a folder collects its reasons as texts in a list."""
     if isinstance(error, shutil.Error):
-        return str(error.args[0][0][-1])
+        text = str(error.args[0][0][-1])
+        return text.partition("] ")[2].partition(":")[0] or text
     return error.strerror or str(error)
 
 

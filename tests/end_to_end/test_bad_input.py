@@ -1,0 +1,297 @@
+"""What a person is told about input that cannot be: exit code, one sentence, a hint, nothing lost.
+
+What each stage says of its own input has tests beside the stage; here is the way to the person.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from jobs import rundir
+
+from ..ranks import processes_about
+from .conftest import DOCUMENTS, REPOSITORY, Desk, events
+
+WITHOUT_ROOTS_EYES = (
+    ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--") if os.geteuid() == 0 else ()
+)
+"""File modes count for root too."""
+
+
+def run_plainly(desk: Desk, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `meditron WORDS` as somebody to whom file modes apply."""
+    command, settings = desk.command(*words)
+    return subprocess.run(
+        [*WITHOUT_ROOTS_EYES, *command], capture_output=True, check=False, **settings
+    )
+
+
+def nothing(folder: Path) -> None:
+    """The project as it is."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What is wrong, and what is said about it; `{folder}` is the project's."""
+
+    words: Sequence[str]
+    said: str
+    change: Callable[[Path], object] = nothing
+
+
+LAYOUT_HINT = (
+    "hint: `meditron explain KEY` says where a value comes from; --set KEY=VALUE changes it"
+)
+ROOT_HINT = "hint: name another with --runs-dir or MEDITRON_RUNS"
+SUBMIT_HINT = "hint: nothing was submitted"
+
+REFUSED = {
+    "a missing corpus": Refusal(
+        ("--set", 'curate.sources=["no.jsonl"]'),
+        'error: --set curate.sources=["no.jsonl"]: curate.sources[0]: {folder}/no.jsonl: '
+        f"no such file or folder\n{SUBMIT_HINT}\n",
+    ),
+    "an unreadable corpus": Refusal(
+        (),
+        f"error: curate.sources: {{folder}}/docs.jsonl cannot be read\n{SUBMIT_HINT}\n",
+        lambda folder: (folder / "docs.jsonl").chmod(0),
+    ),
+    "an empty corpus": Refusal(
+        (),
+        f"error: curate.sources: {{folder}}/docs.jsonl is empty\n{SUBMIT_HINT}\n",
+        lambda folder: (folder / "docs.jsonl").write_text(""),
+    ),
+    "a missing tokenizer": Refusal(
+        ("--set", "tokenize.tokenizer=no.json"),
+        "error: --set tokenize.tokenizer=no.json: tokenize.tokenizer: {folder}/no.json: "
+        f"no such file or folder\n{SUBMIT_HINT}\n",
+    ),
+    "a vocabulary larger than the model's": Refusal(
+        ("--set", "model.vocab_size=100"),
+        "error: tokenize.tokenizer: {folder}/sample/tokenizer.json has 4096 tokens, the model "
+        f"only 100; set model.vocab_size to 4096 or more\n{SUBMIT_HINT}\n",
+    ),
+    "a layout that does not divide": Refusal(
+        ("--set", "parallel.pipeline=3"),
+        "error: model.layers = 2 is not divisible by parallel.pipeline = 3; 3 would be\n"
+        f"{LAYOUT_HINT}\n",
+    ),
+    "more ranks than the machine has": Refusal(
+        ("--set", "parallel.data=128", "--set", "pretrain.global_batch_size=256"),
+        "error: parallel.tensor x pipeline x data = 1 x 1 x 128 = 128 ranks, but cluster local "
+        f"has 64 cores (1 nodes of 64)\n{LAYOUT_HINT}\n",
+    ),
+    "an unknown key": Refusal(
+        ("--set", "pretrain.lerning_rate=1"),
+        "error: --set pretrain.lerning_rate=1: pretrain.lerning_rate: unknown key; "
+        "did you mean 'learning_rate'?\n",
+    ),
+    "an unknown cluster": Refusal(
+        ("--cluster", "locl"),
+        "error: --cluster locl: no profile has this name; did you mean 'local'?\n",
+    ),
+    "an unknown size": Refusal(
+        ("--size", "giant"),
+        "error: --size giant: no recipe has this name; there are 70b, 7b, tiny\n",
+    ),
+    "a file where runs should lie": Refusal(
+        (),
+        f"error: {{folder}}/runs is a file; runs need a folder\n{ROOT_HINT}\n",
+        lambda folder: (folder / "runs").write_text("mine"),
+    ),
+    "a runs directory that cannot be written": Refusal(
+        (),
+        "error: runs directory {folder}/runs cannot be written: Permission denied\n"
+        f"{ROOT_HINT}\n",
+        lambda folder: (folder / "runs").mkdir(mode=0o555),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_refused_before_anything_is_made(desk: Desk, case: str) -> None:
+    refusal = REFUSED[case]
+    refusal.change(desk.folder)
+
+    done = run_plainly(desk, *desk.submit_words("pipeline", *refusal.words))
+
+    assert done.stderr == refusal.said.replace("{folder}", str(desk.folder))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert not desk.runs.is_dir() or desk.names() == []
+
+
+def test_an_unknown_stage_is_refused_with_those_there_are(desk: Desk) -> None:
+    done = desk.submit("mow")
+
+    assert done.returncode == 2
+    assert "'mow' is not one of 'curate', 'tokenize', 'pretrain', 'evaluate', 'pipeline'" in (
+        done.stderr
+    )
+    assert done.stderr.endswith("hint: see `meditron submit --help`\n")
+
+
+def write_gzip(folder: Path) -> None:
+    data = gzip.compress((folder / "docs.jsonl").read_bytes())
+    (folder / "docs.jsonl.gz").write_bytes(data[: len(data) // 2])
+
+
+def spoil_line(folder: Path) -> None:
+    lines = (folder / "docs.jsonl").read_text().splitlines()
+    lines[6] = '{"id": "seven", "text": '
+    lines[8] = '{"id": "nine"}'
+    (folder / "docs.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def leave_blanks(folder: Path) -> None:
+    (folder / "docs.jsonl").write_text(json.dumps({"text": "  \n "}) + "\n")
+
+
+FAILED = {
+    "a corrupt .gz": (
+        write_gzip,
+        ("--set", 'curate.sources=["docs.jsonl.gz"]'),
+        "{folder}/docs.jsonl.gz: ",
+    ),
+    "a line that is not JSON": (spoil_line, (), "{folder}/docs.jsonl:7: "),
+    "no document worth keeping": (leave_blanks, (), ""),
+}
+
+
+@pytest.mark.parametrize("case", FAILED)
+def test_what_a_stage_cannot_read_fails_the_run_with_its_sentence(desk: Desk, case: str) -> None:
+    spoil, words, said = FAILED[case]
+    spoil(desk.folder)
+
+    done = desk.submit("pipeline", "--wait", *words)
+
+    run = desk.run()
+    start = f"error: run {run.name} failed: curate task 0: " + said.replace(
+        "{folder}", str(desk.folder)
+    )
+    error, hint = done.stderr.splitlines()[-2:]
+    assert error.startswith(start), done.stderr
+    assert hint.startswith("hint: ")
+    assert done.returncode == 4
+    desk.wait_idle()
+    state = desk.state(run)
+    assert state["state"] == "failed"
+    later = [state["stages"][stage]["state"] for stage in ("tokenize", "pretrain", "evaluate")]
+    assert later == ["stopped"] * 3
+    assert list(run.path("corpus").rglob("*.jsonl")) == []
+
+
+def test_bad_records_are_skipped_counted_and_kept_aside_on_request(desk: Desk) -> None:
+    spoil_line(desk.folder)
+
+    done = desk.submit("curate", "--wait", "--set", "curate.on_bad_record=skip")
+
+    assert done.returncode == 0, done.stderr
+    report = json.loads(desk("report", desk.run().name, "--json").stdout)
+    assert report["corpus"]["documents"] == DOCUMENTS - 2
+    rejected = [path for path in desk.run().path("corpus").rglob("*") if "seven" in text_of(path)]
+    assert len(rejected) == 1
+
+
+def text_of(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""
+
+
+def test_a_run_of_a_newer_format_is_left_alone(desk: Desk) -> None:
+    desk.submit("curate", "--wait")
+    run = desk.run()
+    record = json.loads(run.record.read_text())
+    run.record.write_text(json.dumps({**record, "format": 2}))
+    before = run.events.read_bytes()
+
+    done = desk.submit("pipeline")
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {run.record}: format 2, this program reads format 1\n"
+        "hint: the run was made by another version of meditron; use that one\n"
+    )
+    assert run.events.read_bytes() == before
+
+
+@pytest.fixture
+def small_runs(desk: Desk) -> Iterator[Path]:
+    """The desk's runs on a disk of 2 MiB of their own, which the pre-flight must not mind."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    profile = (REPOSITORY / "clusters" / "local.yaml").read_text()
+    (desk.folder / "clusters").mkdir()
+    (desk.folder / "clusters" / "local.yaml").write_text(f"{profile}health_skip: [disk]\n")
+    desk.runs.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", desk.runs], check=True)
+    yield desk.runs
+    desk.end_everything()
+    subprocess.run(["umount", "--lazy", desk.runs], check=True)
+
+
+def fill(folder: Path, leave: int) -> Path:
+    """Fill a small disk but for some bytes."""
+    ballast = folder / ".ballast"
+    ballast.write_bytes(bytes(max(0, shutil.disk_usage(folder).free - leave)))
+    return ballast
+
+
+def test_a_full_disk_refuses_a_new_run_and_leaves_nothing(desk: Desk, small_runs: Path) -> None:
+    fill(small_runs, 100_000)
+
+    done = desk.submit("pipeline")
+
+    assert done.stderr == (
+        f"error: runs directory {small_runs} cannot be written: No space left on device\n"
+        f"{ROOT_HINT}\n"
+    )
+    assert done.returncode == 2
+    assert desk.names() == [".ballast"]
+
+
+def test_a_full_disk_refuses_to_continue_a_run_and_loses_nothing(
+    desk: Desk, small_runs: Path
+) -> None:
+    assert desk.submit("curate", "--wait").returncode == 0
+    (name,) = desk.names()
+    desk.wait_idle()
+    ballast = fill(small_runs, 0)
+
+    done = desk.submit("tokenize")
+
+    assert done.returncode == 2, done.stderr
+    assert f"error: run {name} cannot be written: " in done.stderr
+    assert "No space left on device\nhint: " in done.stderr
+    assert processes_about(desk.runs) == []
+    ballast.unlink()
+    assert desk.submit("tokenize", "--wait").returncode == 0
+
+
+def test_a_disk_that_fills_while_a_stage_writes_is_told_and_a_larger_one_helps(
+    desk: Desk, small_runs: Path
+) -> None:
+    documents = [json.dumps({"id": str(n), "text": f"{n} " * 3000}) for n in range(300)]
+    (desk.folder / "docs.jsonl").write_text("\n".join(documents) + "\n")
+    skip = ("--set", "curate.min_chars=1")
+
+    failed = desk.submit("curate", "--wait", *skip)
+
+    assert failed.returncode == 4, failed.stderr
+    error, hint = failed.stderr.splitlines()[-2:]
+    assert error.endswith("No space left on device")
+    assert hint == "hint: free some space, then submit again"
+    run = desk.run()
+    assert list(run.path("corpus").rglob("*.jsonl")) == []
+    subprocess.run(["mount", "-o", "remount,size=64m", desk.runs], check=True)
+    done = desk.submit("curate", "--wait", *skip)
+    assert done.returncode == 0, done.stderr
+    assert rundir.read_json(run.done("curate", 0))["summary"]["documents"] == len(documents)
+    assert len(events(run, "submit", "curate")) == 2
