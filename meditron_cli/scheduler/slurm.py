@@ -31,10 +31,10 @@ MANY_TIMEOUTS = 1000
 """submitit's own count of time-outs plays no part here."""
 SILENT = ("timed out", "Unable to contact", "Connection refused")
 """What sbatch says when the controller does not answer, which does not mean that it refused."""
-UNWRITABLE = r"[%\\\x00-\x1f\x7f]"
-"""Characters of a path that mean something in ``#SBATCH --output``, or end its line."""
-UNMOUNTABLE = r"[:,%\\\x00-\x1f\x7f]"
-"""The same, and those that mean something in a container's mount option."""
+UNWRITABLE = r"[%\\:\x00-\x1f\x7f]"
+"""Characters of a path that mean something in ``#SBATCH --output`` or PYTHONPATH, or end a line."""
+UNMOUNTABLE = r"[,%\\:\x00-\x1f\x7f]"
+"""The same, and the one that means something in a container's mount option."""
 
 
 class SlurmScheduler:
@@ -250,8 +250,7 @@ def job_comment(run: Path, attempt: int) -> str:
 
 
 def refuse_path(plan: Plan, run: Path) -> None:
-    """Refuse a run directory whose path Slurm, or the container's mount option, would read as
-    something else.
+    """Refuse a run directory whose path would be read as something else on its way to a node.
 
     Raises:
         ConfigError: naming the characters.
@@ -263,7 +262,7 @@ def refuse_path(plan: Plan, run: Path) -> None:
     if found:
         raise ConfigError(
             f"the run directory {str(run)!r} has {' '.join(map(repr, found))} in its path, which "
-            "Slurm would not take literally",
+            "Slurm or Python would not take literally",
             hint="name another place with --runs-dir",
         )
 
