@@ -127,17 +127,21 @@ def judge_driver(driver: Driver | Unknown, expected: Expected) -> Outcome | None
 
 
 def judge_count(sample: Sample, expected: Expected) -> Outcome:
-    """GPUs that answer against GPUs expected."""
+    """GPUs that answer against GPUs expected; GPUs that are needed and cannot be counted, since NVML
+    does not start, are as good as missing.
+    """
     found = len(sample.gpus)
     evidence = {
         "found": found,
         "expected": expected.gpus,
         "gpus": [_identity(g) for g in sample.gpus],
     }
-    if isinstance(sample.driver, Unknown) and (
-        expected.gpus != 0 and not _has_no_driver(sample.driver)
-    ):
-        return no_value({"driver": sample.driver})
+    if isinstance(sample.driver, Unknown) and not _has_no_driver(sample.driver):
+        if expected.gpus:
+            told = f"{expected.gpus} GPUs are needed, none can be counted: {sample.driver.reason}"
+            return Outcome(Verdict.FATAL, told, evidence)
+        if expected.gpus is None:
+            return no_value({"driver": sample.driver})
     if expected.gpus == 0:
         seen = f"{found} there, not examined" if found else "none there"
         return Outcome(Verdict.OK, f"no GPU expected and {seen}", evidence)

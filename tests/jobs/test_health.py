@@ -118,7 +118,7 @@ def test_no_finding_at_all_is_unknown() -> None:
     gpus=st.integers(1, 3),
     expected=st.builds(Expected, gpus=st.none() | st.integers(1, 8), gpu_kind=st.just("a100")),
 )
-def test_a_node_that_tells_nothing_is_unknown_never_ok_nor_fatal(
+def test_a_node_that_tells_nothing_is_unknown_but_for_gpus_that_are_needed(
     reading: Unknown, gpus: int, expected: Expected
 ) -> None:
     silent = Gpu(index=0, **dict.fromkeys(PROBES, reading))
@@ -127,8 +127,11 @@ def test_a_node_that_tells_nothing_is_unknown_never_ok_nor_fatal(
 
     findings = health.check(sample, expected)
 
-    assert {finding.verdict for finding in findings} == {Verdict.UNKNOWN}
-    assert {finding.action for finding in findings} == {Action.NONE}
+    counted = {f.verdict for f in findings if f.code == "gpu_count"}
+    others = [f for f in findings if f.code != "gpu_count"]
+    assert counted == {Verdict.FATAL if expected.gpus else Verdict.UNKNOWN}
+    assert {finding.verdict for finding in others} == {Verdict.UNKNOWN}
+    assert {finding.action for finding in others} == {Action.NONE}
 
 
 @settings(max_examples=200)

@@ -312,9 +312,9 @@ def test_a_process_under_mps_is_foreign_too(node: Examiner) -> None:
 
 INIT = [
     # NVML's start, GPUs expected: code, then what is not OK
-    (18, 8, [("DRAIN", "driver", "exclude_after_job"), ("UNKNOWN", "gpu_count", "none")]),
-    (999, 8, [("DRAIN", "driver", "exclude_after_job"), ("UNKNOWN", "gpu_count", "none")]),
-    (15, 8, [("FATAL", "driver", "exclude_now"), ("UNKNOWN", "gpu_count", "none")]),
+    (18, 8, [("DRAIN", "driver", "exclude_after_job"), ("FATAL", "gpu_count", "exclude_now")]),
+    (999, 8, [("DRAIN", "driver", "exclude_after_job"), ("FATAL", "gpu_count", "exclude_now")]),
+    (15, 8, [("FATAL", "driver", "exclude_now"), ("FATAL", "gpu_count", "exclude_now")]),
     (9, 8, [("FATAL", "gpu_count", "exclude_now")]),
     (9, None, []),
     (9, 0, []),
@@ -330,6 +330,13 @@ def test_a_driver_that_does_not_start(
     findings = node.ask({"init": code}, {"gpus": gpus, "min_shm_gb_per_gpu": 0})
 
     assert [one[:3] for one in unwell(findings)] == expected
+
+
+def test_gpus_that_are_needed_and_cannot_be_counted_are_missing(node: Examiner) -> None:
+    findings = node.ask({"init": 18}, {"gpus": 8, "min_shm_gb_per_gpu": 0})
+
+    told = only(findings, "gpu_count")["message"]
+    assert told.startswith("8 GPUs are needed, none can be counted: ")
 
 
 def test_faults_of_gpus_nobody_uses_are_not_looked_for(node: Examiner) -> None:
