@@ -590,9 +590,9 @@ class Cluster(Section):
     qos: WordOrEmpty = ""
     """Default QOS."""
     gpu_partition: Partition
-    """Where pretraining and evaluation run."""
+    """Where pretraining runs, and evaluation with device cuda."""
     cpu_partition: Partition | None = None
-    """Where curation and tokenization run; default: the GPU partition."""
+    """Where curation, tokenization and evaluation on CPUs run; default: the GPU partition."""
     environment: Environment = Environment()
     """What a job's processes see."""
     runs_dir: Path | None = None

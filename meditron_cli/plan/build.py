@@ -44,6 +44,11 @@ class Inputs:
     def cpu_partition(self) -> Partition:
         return self.cluster.cpu_partition or self.cluster.gpu_partition
 
+    def partition(self, stage: str) -> Partition:
+        """Where a stage runs; an evaluation without CUDA has no use for GPUs."""
+        on_gpus = stage == "pretrain" or (stage == "evaluate" and self.cluster.device == "cuda")
+        return self.cluster.gpu_partition if on_gpus else self.cpu_partition
+
     @property
     def python(self) -> str:
         return self.cluster.environment.python or self.interpreter
@@ -86,7 +91,13 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
     if "evaluate" in stages:
         experiment = inputs.experiment
         tensor, precision = experiment.evaluate.tensor, experiment.pretrain.precision
-        found += fit.evaluation_findings(inputs.cluster, model_spec(experiment), tensor, precision)
+        found += fit.evaluation_findings(
+            inputs.cluster,
+            inputs.partition("evaluate"),
+            model_spec(experiment),
+            tensor,
+            precision,
+        )
     if "tokenize" in stages:
         found += fit.core_findings(inputs.experiment.tokenize.cpus, inputs.cpu_partition)
     return found
@@ -95,7 +106,7 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
 def time_findings(inputs: Inputs, stage: str) -> fit.Findings:
     """Whether a stage's time limit is within the partition's, and leaves time to work."""
     cluster, minutes = inputs.cluster, getattr(inputs.experiment, stage).time_minutes
-    partition = cluster.gpu_partition if stage in GPU_STAGES else inputs.cpu_partition
+    partition = inputs.partition(stage)
     found = fit.time_findings(stage, minutes, partition)
     if cluster.scheduler == "slurm":
         found += fit.lead_findings(stage, minutes, signal_lead(inputs, stage))
@@ -287,8 +298,6 @@ AFTER = {
     "evaluate": ("pretrain",),
 }
 
-GPU_STAGES = ("pretrain", "evaluate")
-
 
 def cpu_resources(inputs: Inputs, stage: str, cpus: int) -> Resources:
     """One process on a CPU node, with 4 GB a core but never more than the node has."""
@@ -308,11 +317,11 @@ def cpu_resources(inputs: Inputs, stage: str, cpus: int) -> Resources:
 
 
 def rank_resources(inputs: Inputs, stage: str, ranks: int) -> Resources:
-    """Ranks on whole GPUs, with their share of the node's cores and memory."""
-    partition, cluster = inputs.cluster.gpu_partition, inputs.cluster
+    """Ranks on whole GPUs, or on cores where there are none, with their share of a node."""
+    partition, cluster = inputs.partition(stage), inputs.cluster
     per_node = fit.ranks_per_node(partition, cluster.device, ranks)
     slots = partition.node.gpus or partition.node.cpus
-    share = per_node / slots if partition.node.gpus else 1.0
+    share = per_node / slots
     return Resources(
         nodes=-(-ranks // per_node),
         ranks_per_node=per_node,

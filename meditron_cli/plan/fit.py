@@ -136,13 +136,13 @@ def memory_findings(
 
 
 def evaluation_findings(
-    cluster: Cluster, model: ModelSpec, tensor: int, precision: str
+    cluster: Cluster, partition: Partition, model: ModelSpec, tensor: int, precision: str
 ) -> Findings:
-    """Whether an evaluation's layout divides and fits one node."""
-    node = cluster.gpu_partition.node
-    slots = ranks_per_node(cluster.gpu_partition, cluster.device, tensor)
+    """Whether an evaluation's layout divides and fits one node of its partition."""
+    node = partition.node
+    slots = ranks_per_node(partition, cluster.device, tensor)
     if tensor > slots:
-        kind = slot_kind(cluster.gpu_partition)
+        kind = slot_kind(partition)
         return refused(f"evaluate.tensor = {tensor} is more than the {slots} {kind} of one node")
     weights = layout.parameters(model) * (2 if precision == "bf16" else 4) // tensor
     if node.gpu_memory_gb and weights > node.gpu_memory_gb * layout.GIB:

@@ -85,7 +85,7 @@ def test_arrays_run_on_their_partitions(desk: Desk, finished: Answer) -> None:
     (tokenize,), (evaluate,) = (array_of(finished.jobs[stage]) for stage in arrays)
     assert arrays == {
         "tokenize": [[f"{tokenize}_{index}", "cpu", "COMPLETED"] for index in range(3)],
-        "evaluate": [[f"{evaluate}_{index}", "low", "COMPLETED"] for index in range(2)],
+        "evaluate": [[f"{evaluate}_{index}", "cpu", "COMPLETED"] for index in range(2)],
     }
 
 

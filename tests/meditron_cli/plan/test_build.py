@@ -102,6 +102,13 @@ def test_without_a_cpu_partition_everything_runs_where_the_gpus_are() -> None:
     assert plan.stage("curate").resources.gpus_per_node == 0
 
 
+def test_without_cuda_evaluation_runs_on_the_cpu_partition_and_asks_for_no_gpu() -> None:
+    resources = plan_of("test-slurm", "tiny", "evaluate.tensor=2").stage("evaluate").resources
+
+    assert (resources.partition, resources.gpus_per_node) == ("cpu", 0)
+    assert (resources.nodes, resources.ranks_per_node) == (1, 2)
+
+
 def test_sequence_parallelism_follows_tensor_parallelism_unless_turned_off() -> None:
     def sequence_parallel(*overrides: str) -> bool:
         spec = plan_of("test-slurm", "tiny", *overrides).stage("pretrain").tasks[0].spec

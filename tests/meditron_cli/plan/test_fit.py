@@ -148,12 +148,17 @@ def test_an_evaluation_divides_and_stays_on_one_node(
     changes: dict[str, int], tensor: int, sentences: tuple[str, ...]
 ) -> None:
     model = dataclasses.replace(SEVEN, **changes)
+    site = cluster()
 
-    assert fit.evaluation_findings(cluster(), model, tensor, "bf16").errors == sentences
+    found = fit.evaluation_findings(site, site.gpu_partition, model, tensor, "bf16")
+
+    assert found.errors == sentences
 
 
 def test_weights_beyond_the_gpu_cannot_be_evaluated() -> None:
-    found = fit.evaluation_findings(cluster(gpu_memory_gb=8), SEVEN, 1, "bf16")
+    site = cluster(gpu_memory_gb=8)
+
+    found = fit.evaluation_findings(site, site.gpu_partition, SEVEN, 1, "bf16")
 
     assert found.errors == (
         "the weights need 13 GiB a GPU in evaluation, cluster site has 8; raise evaluate.tensor",

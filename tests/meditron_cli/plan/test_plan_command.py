@@ -46,7 +46,7 @@ def test_a_plan_that_cannot_be_is_exit_2_with_every_reason(meditron: Bench) -> N
     result = meditron(
         *("plan", "pipeline", "--cluster", "test-slurm", "--size", "tiny"),
         *("--set", "parallel.data=8", "--set", "pretrain.global_batch_size=64"),
-        *("--set", "evaluate.tensor=4"),
+        *("--set", "evaluate.tensor=16"),
     )
 
     assert result.exit_code == 2
@@ -54,7 +54,7 @@ def test_a_plan_that_cannot_be_is_exit_2_with_every_reason(meditron: Bench) -> N
     assert [line for line in result.stderr.splitlines() if line.startswith("error: ")] == [
         "error: parallel.tensor x pipeline x data = 2 x 1 x 8 = 16 ranks, but cluster test-slurm "
         "has 8 GPUs (4 nodes of 2)",
-        "error: evaluate.tensor = 4 is more than the 2 GPUs of one node",
+        "error: evaluate.tensor = 16 is more than the 8 cores of one node",
     ]
 
 
