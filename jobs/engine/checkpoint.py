@@ -384,14 +384,18 @@ def _load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
 
     It leaves out a step count of zero; it fills all that is kept of a parameter from tensors of the
     checkpoint, and the step count has none; and it gives every parameter the same step count, which
-    torch then raises once a parameter.
+    torch then raises once a parameter. transformer-engine's Adam counts steps a group, not a
+    parameter, and refuses a state that has a count, so it is given none.
     """
     import torch
+
+    from jobs.engine import optim
 
     (part,) = optimizer.chained_optimizers
     moments = state.pop("param_state", None)
     if moments is None:  # not the distributed optimizer
-        state.get("optimizer", state)["state"].setdefault("common_step", torch.tensor(0.0))
+        if optim.counts_steps_by_parameter(part.optimizer):
+            state.get("optimizer", state)["state"].setdefault("common_step", torch.tensor(0.0))
         optimizer.load_state_dict(state)
         return
     optimizer.load_state_dict(state)

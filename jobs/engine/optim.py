@@ -95,6 +95,11 @@ def bytes_per_parameter(spec: PretrainSpec) -> int:
     return (2 if spec.precision == "bf16" else 4) + 3 * 4
 
 
+def counts_steps_by_parameter(optimizer: Any) -> bool:
+    """Whether a step count belongs to each parameter's state, as in torch's own Adam."""
+    return isinstance(optimizer, torch.optim.AdamW)
+
+
 def _complete_state(optimizer: Any) -> None:
     """Give Adam its moments and its step count where it has none yet, as if zero steps were done.
 
@@ -102,7 +107,7 @@ def _complete_state(optimizer: Any) -> None:
     """
     for part in optimizer.chained_optimizers:
         part.init_state_fn(part.optimizer, part.config)
-        if isinstance(part.optimizer, torch.optim.AdamW):
+        if counts_steps_by_parameter(part.optimizer):
             for state in part.optimizer.state.values():
                 state.setdefault("step", torch.tensor(0.0))
 
