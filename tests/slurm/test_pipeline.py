@@ -167,11 +167,15 @@ def test_a_second_submission_leaves_a_running_job_alone(
 def test_a_job_that_is_cancelled_saves_first_and_resumes_from_there(
     desk: Desk, training: Answer
 ) -> None:
-    """scancel, as a person types it: TERM to all, and KillWait (5 s) later KILL."""
+    """scancel, as a person types it: TERM to all, and KILL after KillWait, here Slurm's default."""
     (job,) = training.jobs["pretrain"]
 
-    desk.slurm.run("scancel", job)
-    desk.wait_end(job)
+    before = desk.slurm.set_config(KillWait="30")
+    try:
+        desk.slurm.run("scancel", job)
+        desk.wait_end(job)
+    finally:
+        desk.slurm.set_config(**before)
     saved = saved_steps(training.run)[-1]
     state = desk.status(training.run)["state"]
     resumed = desk("resume", training.run.name, "--json")
