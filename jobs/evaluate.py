@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from jobs import rundir, runtime, specs
+from jobs import rundir, runtime, specs, vocabulary
 from jobs.runtime import TaskError
 
 if TYPE_CHECKING:
@@ -30,13 +30,14 @@ def run(context: runtime.Context) -> None:
     """Score the checkpoint the spec names and leave ``results.json`` and ``questions.jsonl``.
 
     Raises:
-        TaskError: the benchmark cannot be read, the checkpoint is not there or belongs to an
-            unfinished run, or the model answers something that is not a number.
+        TaskError: the benchmark or the tokenizer cannot be used, the checkpoint is not there or
+            belongs to an unfinished run, or the model answers something that is not a number.
         Stopped: asked to stop; nothing is left behind.
     """
     from jobs import benchmarks
 
     spec = cast(specs.EvaluateSpec, context.task.spec)
+    vocabulary.require_unchanged(context.run, spec.tokenizer, spec.tokenizer_sha256)
     asked, examples = choose(benchmarks.read(Path(spec.path), spec.kind), spec)
     checkpoint, step = find_checkpoint(context.path(spec.checkpoint_dir), spec)
     work_offline(context.scratch)

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from tokenizers import Tokenizer
 
+from jobs import vocabulary
 from jobs.runtime import TaskError
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
+    from tokenizers import Tokenizer
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 """int64 tokens ``[batch, sequence]`` → float32 scores ``[batch, sequence, vocabulary]``."""
@@ -47,15 +48,8 @@ class Encoder:
         Raises:
             TaskError: the file is missing or no tokenizer, or has no token ``eod_token``.
         """
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises nothing narrower
-            raise TaskError(f"{path}: not a tokenizer ({error})", "check `tokenizer`") from error
-        eod = tokenizer.token_to_id(eod_token)
-        if eod is None:
-            raise TaskError(
-                f"{path}: no token {eod_token!r}", "set `eod_token` to one that the tokenizer has"
-            )
+        tokenizer = vocabulary.load(str(path))
+        eod = vocabulary.eod_id(tokenizer, str(path), eod_token)
         tokenizer.encode_special_tokens = True
         return cls(tokenizer, eod)
 

@@ -120,6 +120,7 @@ class PretrainSpec:
     """
     validation_prefixes: tuple[str, ...]
     tokenizer: str
+    tokenizer_sha256: str
     eod_token: str
     micro_batch_size: int
     global_batch_size: int
@@ -170,6 +171,7 @@ class EvaluateSpec:
     device: str
     precision: str
     tokenizer: str
+    tokenizer_sha256: str
     eod_token: str
     shots: int
     """Worked examples before each question; only from the benchmark's own ``train`` records."""

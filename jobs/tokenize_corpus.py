@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from jobs import rundir, runtime
+from jobs import rundir, runtime, vocabulary
 from jobs.indexed import IndexedWriter, index_dtype, stored
 from jobs.runtime import Context, Stopped, TaskError
 from jobs.specs import TokenizeSpec
@@ -45,7 +45,10 @@ def run(context: Context) -> None:
     """
     spec = cast(TokenizeSpec, context.task.spec)
     set_threads(context.task.cpus_per_rank)
-    inputs = [require_input(context.run, spec.input), require_tokenizer(context.run, spec)]
+    inputs = [
+        require_input(context.run, spec.input),
+        vocabulary.require_unchanged(context.run, spec.tokenizer, spec.tokenizer_sha256),
+    ]
     encoder = load_encoder(spec)
     # From here on the outputs are in flux: an earlier marker must not vouch for them.
     rundir.forget_done(context.run, context.task.stage, context.task.index)
@@ -77,42 +80,18 @@ def require_input(run: rundir.RunDir, name: str) -> dict[str, Any]:
         raise TaskError(message, "submit curate again; it writes the shards") from error
 
 
-def require_tokenizer(run: rundir.RunDir, spec: TokenizeSpec) -> dict[str, Any]:
-    """The tokenizer's file as the done marker keeps it.
-
-    Raises:
-        TaskError: it cannot be read, or is another than the one the run was made with.
-    """
-    try:
-        found = rundir.describe_file(run, spec.tokenizer)
-    except OSError as error:
-        message = f"{spec.tokenizer}: the tokenizer cannot be read ({error.strerror})"
-        raise TaskError(message, "set tokenize.tokenizer to a tokenizer.json") from error
-    if found["sha256"] != spec.tokenizer_sha256:
-        message = (
-            f"{spec.tokenizer}: the tokenizer has changed since the run was made "
-            f"(SHA-256 {found['sha256'][:12]}, was {spec.tokenizer_sha256[:12]})"
-        )
-        raise TaskError(message, "put the old file back, or submit with --new for another run")
-    return found
-
-
 def load_encoder(spec: TokenizeSpec) -> Encoder:
     """Load the tokenizer and check that it fits the model.
 
     Raises:
         TaskError: not a tokenizer.json, no end-of-document token, or more ids than the model has.
     """
-    from tokenizers import AddedToken, Tokenizer
+    from tokenizers import AddedToken
 
-    try:
-        tokenizer = Tokenizer.from_file(spec.tokenizer)
-    except Exception as error:  # the library raises nothing more specific
-        message = f"{spec.tokenizer}: not a tokenizer.json of Hugging Face tokenizers ({error})"
-        raise TaskError(message, "set tokenize.tokenizer to a tokenizer.json") from error
+    tokenizer = vocabulary.load(spec.tokenizer)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    eod = require_eod(spec, tokenizer)
+    eod = vocabulary.eod_id(tokenizer, spec.tokenizer, spec.eod_token)
     size = require_fit(spec, tokenizer)
     tokenizer.encode_special_tokens = not spec.special_tokens_in_text
     added = tokenizer.get_added_tokens_decoder().get(eod)
@@ -120,21 +99,6 @@ def load_encoder(spec: TokenizeSpec) -> Encoder:
         # An added token that is not marked special would still be recognised inside a text.
         tokenizer.add_special_tokens([AddedToken(spec.eod_token, special=True)])
     return Encoder(tokenizer, eod, index_dtype(size))
-
-
-def require_eod(spec: TokenizeSpec, tokenizer: Tokenizer) -> int:
-    """The id of the token that ends a document.
-
-    Raises:
-        TaskError: the vocabulary lacks it.
-    """
-    eod = tokenizer.token_to_id(spec.eod_token)
-    if eod is None:
-        added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
-        listed = ", ".join(added[:10]) or "none"
-        hint = f"set tokenize.eod_token to one it has (its added tokens: {listed})"
-        raise TaskError(f"{spec.tokenizer}: no token {spec.eod_token!r} in the vocabulary", hint)
-    return int(eod)
 
 
 def require_fit(spec: TokenizeSpec, tokenizer: Tokenizer) -> int:

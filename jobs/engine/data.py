@@ -7,7 +7,6 @@ batch ``n`` begins with sample ``n x size``.
 
 from __future__ import annotations
 
-import json
 import shutil
 import struct
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ import numpy
 import torch
 
 from jobs import device as devices
-from jobs import rundir, specs
+from jobs import rundir, specs, vocabulary
 from jobs.runtime import CONFIGURATION, TaskError
 
 with devices.quiet():
@@ -157,27 +156,6 @@ def _refuse_beyond(largest: int, vocab_size: int, where: str) -> None:
         )
 
 
-def eod_id(tokenizer: Path, token: str) -> int:
-    """Id of the end-of-document token in a ``tokenizer.json``.
-
-    Raises:
-        TaskError: the file cannot be read, or has no such token.
-    """
-    try:
-        content = json.loads(tokenizer.read_bytes())
-    except (OSError, ValueError) as error:
-        raise TaskError(f"{tokenizer} is not a tokenizer.json: {error}") from error
-    for added in content.get("added_tokens", []):
-        if added["content"] == token:
-            return int(added["id"])
-    vocabulary = content.get("model", {}).get("vocab", {})
-    if isinstance(vocabulary, dict) and token in vocabulary:
-        return int(vocabulary[token])
-    raise TaskError(
-        f"{tokenizer} has no token {token!r}", "set `tokenizer.eod_token` to one that it has"
-    )
-
-
 @dataclass
 class Split:
     """Global batches of one split, this rank's part of them."""
@@ -235,7 +213,7 @@ def open_splits(
     Documents are packed with their end-of-document tokens, without masks between them, as the
     released MEDITRON models were trained (epfLLM/Megatron-LLM, gpt_dataset.py).
     """
-    eod = devices.decide_once(lambda: eod_id(run.path(spec.tokenizer), spec.eod_token))
+    eod = devices.decide_once(lambda: _end_of_document(run, spec))
     cache = run.path(spec.cache_dir)
     devices.decide_once(lambda: _clear_unfinished(cache, corpus))
     validates = bool(corpus.validation) and spec.validation_batches > 0
@@ -270,6 +248,13 @@ def open_splits(
         Split(validation, spec, place, data_rank) if validates else None,
         place,
     )
+
+
+def _end_of_document(run: rundir.RunDir, spec: specs.PretrainSpec) -> int:
+    """Id of the token that ends a document, from the tokenizer that the run was made with."""
+    vocabulary.require_unchanged(run, spec.tokenizer, spec.tokenizer_sha256)
+    path = str(run.path(spec.tokenizer))
+    return vocabulary.eod_id(vocabulary.load(path), path, spec.eod_token)
 
 
 def _sees_tokens() -> bool:

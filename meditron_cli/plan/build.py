@@ -239,6 +239,7 @@ def pretrain_stage(inputs: Inputs) -> StagePlan:
             or (() if pretrain.data else own_validation)
         ),
         tokenizer=str(experiment.tokenize.tokenizer or ""),
+        tokenizer_sha256=inputs.tokenizer_sha256,
         eod_token=experiment.tokenize.eod_token,
         decay_steps=pretrain.decay_steps or pretrain.train_steps,
         seed=experiment.seed,
@@ -270,6 +271,7 @@ def evaluate_stage(inputs: Inputs) -> StagePlan:
             device=inputs.cluster.device,
             precision=experiment.pretrain.precision,
             tokenizer=str(experiment.tokenize.tokenizer or ""),
+            tokenizer_sha256=inputs.tokenizer_sha256,
             eod_token=experiment.tokenize.eod_token,
             shots=benchmark.shots,
             limit=benchmark.limit,

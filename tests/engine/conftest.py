@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
 
 from jobs import rundir, specs
 
@@ -66,6 +67,7 @@ SPEC = specs.PretrainSpec(
     train_prefixes=("tokens/train/00000", "tokens/train/00001", "tokens/train/00002"),
     validation_prefixes=("tokens/validation/00000",),
     tokenizer="tokenizer.json",
+    tokenizer_sha256="",  # filled in by ``make_run``
     eod_token="<EOD>",
     micro_batch_size=2,
     global_batch_size=4,
@@ -276,8 +278,10 @@ def counting_documents(count: int, seed: int) -> list[list[int]]:
 
 
 def write_tokenizer(path: Path) -> None:
-    content = {"model": {"vocab": {}}, "added_tokens": [{"id": EOD, "content": "<EOD>"}]}
-    path.write_text(json.dumps(content))
+    """A tokenizer of numbers, its vocabulary a list as in models made by SentencePiece."""
+    made = Tokenizer(models.Unigram([(str(token), -1.0) for token in range(EOD)], unk_id=0))
+    made.add_special_tokens(["<EOD>"])
+    made.save(str(path))
 
 
 @pytest.fixture
@@ -291,7 +295,8 @@ def make_run(tmp_path: Path, tokens: Path) -> Iterator[Callable[..., Run]]:
             copy_tokens(tokens / f"train-{shard}", run.root / f"tokens/train/{shard:05d}")
         copy_tokens(tokens / "validation", run.root / "tokens/validation/00000")
         write_tokenizer(run.root / "tokenizer.json")
-        run.change(**values)
+        digest = rundir.sha256(run.root / "tokenizer.json")
+        run.change(**{"tokenizer_sha256": digest, **values})
         runs.append(run)
         return run
 

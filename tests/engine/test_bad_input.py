@@ -53,7 +53,16 @@ def test_an_index_cut_short(make_run):
 def test_an_end_of_document_token_the_tokenizer_lacks(make_run):
     run = make_run(eod_token="</s>")
 
-    assert "has no token '</s>'" in refusal(run)
+    words = refusal(run)
+    assert "tokenizer.json: no token '</s>' in the vocabulary" in words
+    assert "hint: set tokenize.eod_token to one it has (its added tokens: <EOD>)" in words
+
+
+@pytest.mark.parametrize("digest", ["0" * 64, ""])
+def test_a_tokenizer_that_is_not_the_one_the_run_was_made_with(make_run, digest):
+    run = make_run(tokenizer_sha256=digest)
+
+    assert "tokenizer.json: the tokenizer has changed since the run was made" in refusal(run)
 
 
 def test_a_batch_that_does_not_divide(make_run, layout):

@@ -192,6 +192,7 @@ def evaluation(tmp_path_factory, tokenizer, benchmark, made):
                 "device": "cpu",
                 "precision": "fp32",
                 "tokenizer": str(tokenizer),
+                "tokenizer_sha256": rundir.sha256(tokenizer),
                 "eod_token": EOD,
                 "shots": 0,
                 "limit": 0,

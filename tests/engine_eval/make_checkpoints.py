@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from jobs import device, specs
+from jobs import device, rundir, specs
 
 ALONE = specs.ParallelSpec(
     tensor=1,
@@ -91,6 +91,7 @@ def pretrain_spec(model: specs.ModelSpec, asked: dict) -> specs.PretrainSpec:
         train_prefixes=(),
         validation_prefixes=(),
         tokenizer=asked["tokenizer"],
+        tokenizer_sha256=rundir.sha256(Path(asked["tokenizer"])),
         eod_token=asked["eod_token"],
         micro_batch_size=1,
         global_batch_size=1,

@@ -152,8 +152,14 @@ REFUSED = [
     ),
     (
         {"eod_token": "<end>"},
-        "{tokenizer}: no token '<end>'",
-        "set `eod_token` to one that the tokenizer has",
+        "{tokenizer}: no token '<end>' in the vocabulary",
+        "set tokenize.eod_token to one it has (its added tokens: <EOD>)",
+    ),
+    (
+        {"tokenizer_sha256": "0" * 64},
+        "{tokenizer}: the tokenizer has changed since the run was made "
+        "(SHA-256 {digest}, was 000000000000)",
+        "put the old file back, or submit with --new for another run",
     ),
 ]
 
@@ -167,7 +173,11 @@ def test_what_cannot_be_evaluated_is_refused_and_leaves_nothing(
     outcome = refused.start()
 
     message = message.format(
-        checkpoints=made.folder, run=refused.run.root, benchmark=benchmark, tokenizer=tokenizer
+        checkpoints=made.folder,
+        run=refused.run.root,
+        benchmark=benchmark,
+        tokenizer=tokenizer,
+        digest=rundir.sha256(tokenizer)[:12],
     )
     assert outcome.returncode == 2
     assert outcome.stderr.splitlines()[-2:] == [f"evaluate: {message}", f"hint: {hint}"]
