@@ -14,7 +14,7 @@ from jobs.rundir import RunDir
 from meditron_cli import runs, view
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
-from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
+from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState, Scheduler
 from meditron_cli.view import RunRecord, TaskJob
 
 SAVING_STAGES = ("pretrain", "evaluate")
@@ -24,6 +24,8 @@ HINTS = {
     errno.EACCES: "only its owner can continue a run; `--new` with another --runs-dir starts one",
     errno.ENOSPC: "free some space, then submit again",
     errno.EDQUOT: "free some space, then submit again",
+    errno.EOPNOTSUPP: "the file system has no locks (Lustre: mount with -o flock); use another",
+    errno.ENOLCK: "the file system has no locks; use another",
 }
 """What to do about a run directory that cannot be written."""
 
@@ -163,13 +165,18 @@ def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
     if not ids:
         return {}
     infos = scheduler.states(ids)
-    silent = [job for job in ids if job not in infos or infos[job].state is JobState.UNKNOWN]
+    silent = [job for job in ids if is_silent(infos.get(job))]
     if silent:
         raise SchedulerError(
             f"the scheduler does not say whether job {silent[0]} of run {record.name} is alive",
             hint="submit again when it answers; a second job now could do the work twice",
         )
     return infos
+
+
+def is_silent(info: JobInfo | None) -> bool:
+    """Whether a job may be alive for all that the scheduler says."""
+    return info is None or (info.state is JobState.UNKNOWN and info.reason != LEFT_THE_QUEUE)
 
 
 def judge_tasks(plan: Plan, run: RunDir) -> dict[str, dict[int, str]]:
@@ -320,7 +327,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     The event comes first, so that a task that ends in between counts as cancelled.
     """
     withdraw_unanswered(run, schedulers)
-    open_ids = view.open_jobs(view.read(run), time.time())
+    open_ids = view.open_jobs(view.read(run), now=0.0)
     everything = sorted(job for ids in open_ids.values() for job in ids)
     rundir.append_event(run, "cancel", job_ids=everything)
     for kind, ids in open_ids.items():

@@ -13,6 +13,7 @@ from typing import Any
 
 from jobs import rundir, specs
 from jobs.rundir import RunDir
+from jobs.runtime import STOPPED, SUCCESSOR
 from meditron_cli import runs
 from meditron_cli.errors import ConfigError
 from meditron_cli.scheduler.base import JobInfo, JobState
@@ -22,19 +23,20 @@ STATES = ("pending", "running", "succeeded", "failed", "stopped", "cancelled", "
 PRECEDENCE = ("running", "failed", "unknown", "cancelled", "stopped", "pending", "succeeded")
 """Of tasks in a stage and of stages in a run: the first that occurs is the state of the whole."""
 
-SUCCESSOR = 75
-STOPPED = 130
-"""Exit codes (ARCHITECTURE §7) that are neither success nor failure."""
-
 FORGET_SECONDS = 3600
-"""After a cancellation this old the scheduler is not asked about the run any more."""
+"""After a cancellation or a failure this old the scheduler is not asked about what was waiting."""
+
+REQUEUE_SECONDS = 7 * 24 * 3600
+"""So long may a job that stopped wait in the queue again before it counts as over."""
 
 NEW_JOB_SECONDS = 120
 """So long may a job that was just submitted be unknown to Slurm (accounting lags behind)."""
 
 NEVER = "DependencyNeverSatisfied"
 
-KINDS = ("submit", "undo", "cancel", "stop")
+INTENTS = ("intent", "withdraw", "submit")
+ENDINGS = {"cancel": "cancelled", "stop": "stopped"}
+KINDS = (*INTENTS, "undo", *ENDINGS)
 """Events that decide who works on what."""
 _MARKS = tuple(f'"event": "{kind}"'.encode() for kind in KINDS)
 
@@ -74,6 +76,8 @@ class StageRecord:
     attempts: int = 0
     exits: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Exit records of each unfinished task's last attempt."""
+    unanswered: dict[int, list[int]] = field(default_factory=dict)
+    """Tasks by attempt whose submission began and left no job id: it was killed, or is at work."""
     progress: dict[str, Any] = field(default_factory=dict)
     """Of pretraining: its progress file."""
 
@@ -195,23 +199,34 @@ def done_indices(run: RunDir, stage: str, total: int) -> set[int]:
 
 
 def read_events(run: RunDir, record: RunRecord) -> None:
-    """Put submissions and cancellations into the record."""
+    """Put intents, submissions and cancellations into the record."""
     submissions: list[dict[str, Any]] = []
     for event in few_events(run):
-        if event["event"] == "submit":
+        kind = event["event"]
+        if kind in INTENTS:
+            note_intent(record, event)
+        if kind == "submit":
             submissions.append(event)
-        elif event["event"] == "undo":
+        elif kind == "undo":
             gone = set(event["job_ids"])
             submissions = [item for item in submissions if not gone.issuperset(item["job_ids"])]
-        else:
-            state = "cancelled" if event["event"] == "cancel" else "stopped"
-            record.ending = Ending(event["time"], state)
+        elif kind in ENDINGS:
+            record.ending = Ending(event["time"], ENDINGS[kind])
+    record.submitted = submissions[0]["time"] if submissions else None
     for event in submissions:
-        if record.submitted is None:
-            record.submitted = event["time"]
-        stage = record.stages.get(event["stage"])
-        if stage is not None:
-            note_submission(stage, event)
+        if event["stage"] in record.stages:
+            note_submission(record.stages[event["stage"]], event)
+
+
+def note_intent(record: RunRecord, event: Mapping[str, Any]) -> None:
+    """Keep what a submission was about to do until it is known what became of it."""
+    stage = record.stages.get(event["stage"])
+    if stage is None:
+        return
+    if event["event"] == "intent":
+        stage.unanswered[event["attempt"]] = event["indices"]
+    else:
+        stage.unanswered.pop(event["attempt"], None)
 
 
 def note_submission(stage: StageRecord, event: Mapping[str, Any]) -> None:
@@ -271,10 +286,37 @@ def open_jobs(record: RunRecord, now: float) -> dict[str, set[str]]:
     settled = ending.time if ending and now - ending.time > FORGET_SECONDS else 0.0
     found: dict[str, set[str]] = {}
     for stage in record.stages.values():
+        if has_nothing_to_wait_for(record, stage, now):
+            continue
         for index, job in stage.jobs.items():
-            if index not in stage.done and not has_ended(stage, index) and job.time >= settled:
+            if index not in stage.done and not is_over(stage, index, now) and job.time >= settled:
                 found.setdefault(job.scheduler, set()).add(job.job_id)
     return found
+
+
+def is_over(stage: StageRecord, index: int, now: float) -> bool:
+    """Whether nobody will work on a task again by itself: it ended, or stopped very long ago."""
+    ended = stage.exits.get(index)
+    return has_ended(stage, index) or bool(ended and now - ended["ended"] > REQUEUE_SECONDS)
+
+
+def has_nothing_to_wait_for(record: RunRecord, stage: StageRecord, now: float) -> bool:
+    """Whether a stage before this one failed so long ago that its jobs are of no interest."""
+    before = [record.stages[name] for name in stage.after if name in record.stages]
+    return any(
+        failed_long_ago(earlier, now) or has_nothing_to_wait_for(record, earlier, now)
+        for earlier in before
+    )
+
+
+def failed_long_ago(stage: StageRecord, now: float) -> bool:
+    """Whether an unfinished task of a stage has ended for good, and not just now."""
+    return any(
+        index not in stage.done
+        and has_ended(stage, index)
+        and now - ended["ended"] > FORGET_SECONDS
+        for index, ended in stage.exits.items()
+    )
 
 
 def has_ended(stage: StageRecord, index: int) -> bool:
@@ -361,6 +403,8 @@ def task_state(
     """
     if index in stage.done:
         return "succeeded"
+    if any(index in indices for indices in stage.unanswered.values()):
+        return "unknown"
     job = stage.jobs.get(index)
     if job is None:
         return "stopped"

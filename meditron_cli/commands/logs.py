@@ -44,10 +44,11 @@ def command(
     run = options.find_run(services, runs_dir, name)
     printer = Printer(run)
     stages = [stage] if stage else list(specs.STAGES)
-    printer.print_new(stages, attempt)
     if follow:
         follow_logs(services, run, printer, stages, attempt)
-    elif not printer.seen:
+        return
+    printer.print_new(stages, attempt)
+    if not printer.seen:
         raise ConfigError(
             f"run {run.name} has no logs of {stage or 'any stage'} yet",
             hint=f"`meditron status {run.name}` says what it waits for",
@@ -63,21 +64,29 @@ class Printer:
         """Bytes printed of each file."""
         self._last: Path | None = None
 
-    def print_new(self, stages: list[str], attempt: int | None) -> None:
-        """Print everything new, a header before each change of file."""
+    def print_new(self, stages: list[str], attempt: int | None, growing: bool = False) -> None:
+        """Print everything new, a header before each change of file.
+
+        While files are ``growing``, a last line without its end is left for the next time.
+        """
         for stage in stages:
             for path in log_files(self._run, stage, attempt):
-                self._print(path)
+                self._print(path, growing)
 
-    def _print(self, path: Path) -> None:
+    def _print(self, path: Path, growing: bool) -> None:
         with path.open("rb") as file:
             file.seek(self.seen.get(path, 0))
             while block := file.read(BLOCK_BYTES):
+                end = block.rfind(b"\n") + 1
+                if growing and not end:
+                    return
                 if self._last != path:
                     console.data(f"==> {path.relative_to(self._run.root)} <==")
                     self._last = path
-                console.data(block.decode(errors="replace"))
-            self.seen[path] = file.tell()
+                whole = block[:end] or block
+                console.data(whole.decode(errors="replace"))
+                self.seen[path] = self.seen.get(path, 0) + len(whole)
+                file.seek(self.seen[path])
 
 
 def log_files(run: RunDir, stage: str, attempt: int | None) -> Iterator[Path]:
@@ -103,5 +112,5 @@ def follow_logs(
             if ended:
                 printer.print_new(stages, attempt)
                 return
-        printer.print_new(stages, attempt)
+        printer.print_new(stages, attempt, growing=True)
         services.clock.sleep(FOLLOW_SECONDS)

@@ -52,6 +52,10 @@ _SLURM = {
 }
 
 
+LEFT_THE_QUEUE = "left the queue"
+"""Reason of an UNKNOWN job that is surely not alive: how it ended, nobody said."""
+
+
 @dataclass(frozen=True)
 class JobInfo:
     """What the scheduler says of one job id."""

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,21 +24,31 @@ from jobs import launchers, rundir, specs, supervisor
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState
+from meditron_cli.scheduler.environment import job_environment
 
 PREFIX = "local:"
+JOB_FILE = "local-job.json"
 POLL_SECONDS = 0.1
 REPEAT_SECONDS = 0.5
 """Between two stop requests: one that comes while a program starts up is lost."""
 CANCEL_SECONDS = 75.0
-"""How long a cancelled job may take to save and leave; its supervisors give up before."""
+"""How long a cancelled job may take to save and leave, at the least."""
+BEYOND_LEAD_SECONDS = 30.0
+"""For the supervisors of a job to give up on its ranks, and to record it."""
 KILL_SECONDS = 10.0
 
 
 class LocalScheduler:
     """Jobs as processes of this machine."""
 
-    def __init__(self, cancel_seconds: float = CANCEL_SECONDS) -> None:
+    def __init__(
+        self, cancel_seconds: float | None = None, environ: Mapping[str, str] = os.environ
+    ) -> None:
+        """Jobs inherit from ``environ``, and have ``cancel_seconds`` to leave once they are
+        cancelled (default: as long as their own signal lead, and some more).
+        """
         self._cancel_seconds = cancel_seconds
+        self._environ = environ
         self._started: list[subprocess.Popen[bytes]] = []  # to be reaped
 
     def render(self, plan: Plan, run: Path) -> str:
@@ -68,6 +78,7 @@ class LocalScheduler:
             path,
             {
                 "stage": stage.stage,
+                "host": os.uname().nodename,
                 "indices": list(indices),
                 "attempt": attempt,
                 "after_jobs": list(after),
@@ -83,7 +94,7 @@ class LocalScheduler:
                 process = subprocess.Popen(
                     runner_command(plan, path),
                     cwd=run / "code",
-                    env=runner_environment(plan, stage, run),
+                    env=runner_environment(plan, stage, run, self._environ),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -98,8 +109,21 @@ class LocalScheduler:
         return [PREFIX + launchers.process_name(process.pid)]
 
     def withdraw(self, run: Path, stage: str, attempt: int) -> None:
-        """Cancel an attempt's background process, if this machine has one."""
-        word = os.fsencode(job_file(run, stage, attempt))
+        """Cancel an attempt's background process, if one was started.
+
+        Raises:
+            SchedulerError: it was started on another machine.
+        """
+        path = job_file(run, stage, attempt)
+        if not path.exists():
+            return
+        host = rundir.read_json(path)["host"]
+        if host != os.uname().nodename:
+            raise SchedulerError(
+                f"{stage} was being submitted on {host}, and may run there",
+                hint=f"submit again on {host}",
+            )
+        word = os.fsencode(path)
         found = [pid for pid in all_pids() if word in command_line(pid)]
         self.cancel([PREFIX + launchers.process_name(pid) for pid in found])
 
@@ -121,8 +145,9 @@ class LocalScheduler:
                     f"job {name} was started on another machine", hint="cancel the run there"
                 )
         leaders = [pid_of(name) for name in job_ids if states[name].state is JobState.ACTIVE]
+        seconds = self._cancel_seconds or max(map(time_to_leave, leaders), default=CANCEL_SECONDS)
         send(leaders, signal.SIGTERM)
-        wait_for_sessions(leaders, self._cancel_seconds)
+        wait_for_sessions(leaders, seconds)
         send(members(leaders), signal.SIGKILL)
         wait_for_sessions(leaders, KILL_SECONDS)
 
@@ -133,14 +158,16 @@ def runner_command(plan: Plan, path: Path) -> list[str]:
     return [python, "-m", "meditron_cli.scheduler.local", str(path)]
 
 
-def runner_environment(plan: Plan, stage: StagePlan, run: Path) -> dict[str, str]:
-    """Its variables: the run's own code, the profile's settings, this machine's cores divided
-    among the ranks that run at once.
+def runner_environment(
+    plan: Plan, stage: StagePlan, run: Path, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """Its variables: what any job inherits, the run's own code, the profile's settings, this
+    machine's cores divided among the ranks that run at once.
     """
     ranks = parallel_tasks(stage) * stage.tasks[0].ranks
     return {
         "OMP_NUM_THREADS": str(max(1, launchers.usable_cores() // ranks)),
-        **os.environ,
+        **job_environment(plan.site.environment, environ),
         "PYTHONPATH": str(run / "code"),
         "PYTHONSAFEPATH": "1",
         **variables(plan.site.setup),
@@ -148,17 +175,14 @@ def runner_environment(plan: Plan, stage: StagePlan, run: Path) -> dict[str, str
 
 
 def variables(setup: Sequence[str]) -> dict[str, str]:
-    """NAME and value of the ``export`` lines of a profile; other lines need a shell and stay
-    behind.
-    """
-    words = [shlex.split(line) for line in setup]
-    pairs = [word[1].split("=", 1) for word in words if len(word) == 2 and word[0] == "export"]
-    return {pair[0]: pair[1] for pair in pairs}
+    """NAME and value of a profile's ``export`` lines; without Slurm it has no others."""
+    pairs = (shlex.split(line)[1].partition("=") for line in setup)
+    return {name: value for name, _, value in pairs}
 
 
 def job_file(run: Path, stage: str, attempt: int) -> Path:
     """What the background process is given."""
-    return rundir.RunDir(run).attempt(stage, attempt) / "local-job.json"
+    return rundir.RunDir(run).attempt(stage, attempt) / JOB_FILE
 
 
 def parallel_tasks(stage: StagePlan) -> int:
@@ -189,6 +213,16 @@ def state_of(name: str) -> tuple[str, JobState]:
     found = launchers.look_up(pid)
     alive = launchers.is_alive(process) if found else bool(members([pid]))
     return name, JobState.ACTIVE if alive else JobState.ENDED
+
+
+def time_to_leave(pid: int) -> float:
+    """Seconds a job may take to save and leave, by what its background process was given."""
+    words = command_line(pid)
+    path = Path(os.fsdecode(words[-2])) if len(words) > 1 else Path()
+    if path.name != JOB_FILE:  # it was killed, and only its tasks are left
+        return CANCEL_SECONDS
+    lead = float(rundir.read_json(path)["lead_seconds"])
+    return max(CANCEL_SECONDS, lead + BEYOND_LEAD_SECONDS)
 
 
 def all_pids() -> list[int]:

@@ -18,13 +18,15 @@ from typing import Any
 from meditron_cli.errors import ConfigError, SchedulerError
 from meditron_cli.plan.model import RUN, Plan, Resources, StagePlan
 from meditron_cli.scheduler import queries
-from meditron_cli.scheduler.base import JobInfo, JobState
+from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
+from meditron_cli.scheduler.environment import job_environment
 
 TIMEOUT_SECONDS = 20
-KEPT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "SLURM_CONF")
-"""Variables of the submitting shell that every job needs."""
-MODULE_PREFIXES = ("LMOD_", "MODULE", "BASH_ENV", "BASH_FUNC_module", "BASH_FUNC_ml", "__LMOD")
-"""What the ``module`` command needs in a batch shell."""
+SACCT_IDS = 4000
+"""Ids asked for in one call: one argument of a command holds 128 KiB (execve(2))."""
+ACCOUNTING_OFF = "accounting storage is disabled"
+"""What sacct says where a site keeps no accounting (verified on Slurm 22.05)."""
+NO_ACCOUNTING = "no accounting"
 COMMAND_PREFIXES = ("SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_")
 """Settings of a person or of a surrounding job that would change what Slurm's commands say."""
 MANY_TIMEOUTS = 1000
@@ -116,7 +118,8 @@ class SlurmScheduler:
         numbers = [str(index) for index in indices]
         attempts = [str(attempt)] * len(indices)
         # submitit prints what sbatch said; it is part of our sentence.
-        with only_environment(job_environment(plan, self._environ)), redirect_stderr(io.StringIO()):
+        inherited = job_environment(plan.site.environment, self._environ)
+        with only_environment(inherited), redirect_stderr(io.StringIO()):
             try:
                 executor = submitit.SlurmExecutor(
                     folder, max_num_timeout=MANY_TIMEOUTS, python=python_command(plan)
@@ -164,9 +167,9 @@ class SlurmScheduler:
     def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
         """One squeue for all, then one sacct for those it does not show.
 
-        Nothing is guessed: when squeue does not answer, every job is UNKNOWN; a job that has left
-        the queue
-        is MISSING where there is no accounting to say how it ended.
+        Nothing is guessed: when squeue does not answer, every job is UNKNOWN, and so is one that
+        has left the queue while the accounting is silent. Where a site has no accounting at all,
+        such a job is MISSING.
         """
         if not job_ids:
             return {}
@@ -187,13 +190,24 @@ class SlurmScheduler:
     def _ended(self, job_ids: list[str]) -> dict[str, JobInfo]:
         if not job_ids:
             return {}
-        text = self._ask(queries.sacct_command(job_ids))
-        rows = queries.latest(queries.parse(text or "", queries.AccountRow))
-        reason = "no accounting" if text is None else ""
+        if shutil.which("sacct", path=self._environ.get("PATH")) is None:
+            return {name: JobInfo(name, JobState.MISSING, "", NO_ACCOUNTING) for name in job_ids}
+        found: dict[str, JobInfo] = {}
+        for start in range(0, len(job_ids), SACCT_IDS):
+            found.update(self._accounted(job_ids[start : start + SACCT_IDS]))
+        return found
+
+    def _accounted(self, job_ids: list[str]) -> dict[str, JobInfo]:
+        done = self._run(queries.sacct_command(job_ids))
+        if done is None or done.returncode != 0:
+            off = done is not None and ACCOUNTING_OFF in done.stderr
+            state = JobState.MISSING if off else JobState.UNKNOWN
+            reason = NO_ACCOUNTING if off else LEFT_THE_QUEUE
+            return {name: JobInfo(name, state, "", reason) for name in job_ids}
+        rows = queries.latest(queries.parse(done.stdout, queries.AccountRow))
         words = {name: rows[name].state if name in rows else "" for name in job_ids}
         return {
-            name: JobInfo(name, JobState.from_slurm(word), word, reason)
-            for name, word in words.items()
+            name: JobInfo(name, JobState.from_slurm(word), word) for name, word in words.items()
         }
 
     def cancel(self, job_ids: Sequence[str]) -> None:
@@ -211,8 +225,13 @@ class SlurmScheduler:
 
     def _ask(self, command: list[str]) -> str | None:
         """What a Slurm command prints, or None when it fails or does not answer."""
+        done = self._run(command)
+        return done.stdout if done is not None and done.returncode == 0 else None
+
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str] | None:
+        """A Slurm command to its end, or None when it cannot be started or does not answer."""
         try:
-            done = subprocess.run(
+            return subprocess.run(
                 command,
                 capture_output=True,
                 text=True,
@@ -222,10 +241,10 @@ class SlurmScheduler:
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
-        return done.stdout if done.returncode == 0 else None
 
 
 def has_stage(plan: Plan, name: str) -> bool:
+    """Whether a plan runs a stage, so that others can wait for it."""
     return any(stage.stage == name for stage in plan.stages)
 
 
@@ -351,20 +370,6 @@ def gpu_parameters(resources: Resources) -> dict[str, Any]:
     if resources.gpu_type:
         return {"gres": f"gpu:{resources.gpu_type}:{resources.gpus_per_node}"}
     return {"gpus_per_node": resources.gpus_per_node}
-
-
-def job_environment(plan: Plan, environ: Mapping[str, str]) -> dict[str, str]:
-    """What a job inherits: a few variables every program needs, the module system's, the
-    allow-list.
-
-    Everything else stays behind, above all an outer job's SLURM_*, PMI_* and MASTER_*.
-    """
-    names = {*KEPT, *plan.site.environment}
-    return {
-        name: value
-        for name, value in environ.items()
-        if name in names or name.startswith(MODULE_PREFIXES)
-    }
 
 
 @contextmanager

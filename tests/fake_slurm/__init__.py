@@ -36,6 +36,12 @@ class FakeSlurm:
         """Take a program off PATH; use it with ``alone``, since this machine may have its own."""
         (self.bin / program).unlink()
 
+    def replace(self, program: str, script: str) -> None:
+        """Put another program in the place of one."""
+        (self.bin / program).unlink()
+        (self.bin / program).write_text(f"#!/bin/sh\n{script}\n")
+        (self.bin / program).chmod(0o755)
+
     def tell(self, name: str, text: str = "") -> None:
         """Write one of the files that change what the programs do."""
         (self.state / name).write_text(text)

@@ -9,7 +9,7 @@ import pytest
 from jobs import rundir
 from meditron_cli import launch, runs, view
 from meditron_cli.commands.resume import planned
-from meditron_cli.scheduler.base import JobState
+from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
 
 from ..conftest import Bench
 from ..fakes import Submitted
@@ -321,3 +321,20 @@ def test_submissions_that_were_answered_are_not_withdrawn(meditron: Bench) -> No
     meditron.submit()
 
     assert meditron.scheduler.withdrawn == []
+
+
+@pytest.mark.parametrize(
+    ("info", "silent"),
+    [
+        (None, True),
+        (JobInfo("1", JobState.UNKNOWN, ""), True),
+        (JobInfo("1", JobState.UNKNOWN, "", LEFT_THE_QUEUE), False),
+        (JobInfo("1", JobState.MISSING, ""), False),
+        (JobInfo("1", JobState.ACTIVE, "RUNNING"), False),
+    ],
+)
+def test_a_job_that_left_the_queue_keeps_nobody_from_submitting(
+    info: JobInfo | None, silent: bool
+) -> None:
+    """While the accounting is silent its end is unknown, but it surely does not run."""
+    assert launch.is_silent(info) == silent

@@ -83,7 +83,7 @@ def test_training_shows_step_loss_and_time_left(
     result = meditron("status")
 
     assert result.stdout.splitlines()[1].split() == [
-        run.name, "running", "pretrain", "150/600", "steps", "3.25", "5m", "00s",
+        run.name, "running", "pretrain", "150/500", "steps", "3.25", "5m", "00s",
     ]  # fmt: skip
 
 

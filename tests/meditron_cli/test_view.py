@@ -206,3 +206,43 @@ def test_one_job_id_may_stand_for_all_tasks() -> None:
 )
 def test_time_left_follows_the_speed(progress: dict[str, float], expected: float | None) -> None:
     assert view.eta(progress, NOW) == expected
+
+
+def test_a_submission_that_left_no_job_id_makes_its_tasks_unknown() -> None:
+    stage = StageRecord("tokenize", 2, done={0})
+    record = RunRecord("run", Path("run"), stages={"tokenize": stage})
+    begun = {"event": "intent", "stage": "tokenize", "attempt": 2, "indices": [1]}
+
+    view.note_intent(record, begun)
+    during = view.fold(record, {}, NOW).state
+    view.note_intent(record, {**begun, "event": "withdraw"})
+    after = view.fold(record, {}, NOW).state
+
+    assert (during, after) == ("unknown", "stopped")
+
+
+@pytest.mark.parametrize(
+    ("age", "asked"), [(60.0, {"slurm": {"8"}}), (view.FORGET_SECONDS + 60.0, {})]
+)
+def test_what_waits_for_a_stage_that_failed_long_ago_is_not_asked_about(
+    age: float, asked: dict[str, set[str]]
+) -> None:
+    """Every failed run leaves such jobs; asking about all of them for ever would be slow."""
+    waiting = TaskJob("8", 1, 0.0, "slurm")
+    stages = {
+        "pretrain": StageRecord(
+            "pretrain", 1, jobs={0: LONG_AGO}, exits={0: exit_record(1, NOW - age)}
+        ),
+        "evaluate": StageRecord("evaluate", 1, after=("pretrain",), jobs={0: waiting}),
+    }
+
+    assert view.open_jobs(RunRecord("run", Path("run"), stages=stages), NOW) == asked
+
+
+@pytest.mark.parametrize(
+    ("age", "asked"), [(60.0, {"slurm": {"7"}}), (view.REQUEUE_SECONDS + 60.0, {})]
+)
+def test_a_task_that_stopped_very_long_ago_is_over(age: float, asked: dict[str, set[str]]) -> None:
+    stopped = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, exits={0: exit_record(130, NOW - age)})
+
+    assert view.open_jobs(RunRecord("run", Path("run"), stages={"pretrain": stopped}), NOW) == asked

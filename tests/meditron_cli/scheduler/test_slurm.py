@@ -21,8 +21,8 @@ from meditron_cli.errors import ConfigError, SchedulerError
 from meditron_cli.main import main
 from meditron_cli.plan.model import Plan
 from meditron_cli.scheduler import slurm
-from meditron_cli.scheduler.base import JobInfo, JobState
-from meditron_cli.scheduler.slurm import SlurmScheduler
+from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
+from meditron_cli.scheduler.slurm import SACCT_IDS, SlurmScheduler
 
 from ...fake_slurm import FakeSlurm
 from ...plans import GOLDEN, plan_of, plan_on
@@ -483,6 +483,39 @@ def test_without_accounting_a_job_that_left_the_queue_is_missing(
 
     assert found["1"].state is JobState.ACTIVE
     assert found["2"] == JobInfo("2", JobState.MISSING, "", "no accounting")
+
+
+def test_while_the_accounting_is_silent_the_end_of_a_job_is_unknown(
+    slurm_programs: FakeSlurm,
+) -> None:
+    slurm_programs.replace("sacct", "echo 'sacct: error: Connection refused' >&2; exit 1")
+    slurm_programs.queue("1|RUNNING|None")
+
+    found = SlurmScheduler(slurm_programs.alone).states(["1", "2"])
+
+    assert found["2"] == JobInfo("2", JobState.UNKNOWN, "", LEFT_THE_QUEUE)
+
+
+def test_where_accounting_is_switched_off_a_job_that_left_the_queue_is_missing(
+    slurm_programs: FakeSlurm,
+) -> None:
+    words = "Slurm accounting storage is disabled"
+    slurm_programs.replace("sacct", f"echo '{words}' >&2; exit 1")
+    slurm_programs.queue()
+
+    found = SlurmScheduler(slurm_programs.alone).states(["2"])
+
+    assert found["2"] == JobInfo("2", JobState.MISSING, "", "no accounting")
+
+
+def test_thousands_of_ended_jobs_are_asked_for_in_parts(slurm_programs: FakeSlurm) -> None:
+    slurm_programs.queue()
+    ids = [str(number) for number in range(1, SACCT_IDS + 2)]
+
+    found = scheduler(slurm_programs).states(ids)
+
+    assert len(slurm_programs.calls("sacct")) == 2
+    assert len(found) == len(ids)
 
 
 def test_without_slurm_every_job_is_unknown(slurm_programs: FakeSlurm) -> None:
