@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jobs import rundir
+from jobs import rundir, steps
 from jobs.rundir import RunDir
 from meditron_cli import view
 from meditron_cli.view import RunRecord, RunView
@@ -67,9 +67,10 @@ def total(found: Iterable[Mapping[str, Any]], key: str) -> int | None:
 def pretrain(run: RunDir) -> dict[str, Any]:
     """Steps, first and last losses and speed, from the step records.
 
-    Of a step that was done again the later record counts. Losses are in nats per token.
+    Steps that were done again count once, those a resumed attempt went back on not at all. Losses
+    are in nats per token.
     """
-    trained, validated = step_records(run)
+    trained, validated = steps.that_count(rundir.read_lines(run.metrics()))
     seconds = sum(line["seconds"] for line in trained)
     tokens = sum(line["tokens_per_s"] * line["seconds"] for line in trained)
     return {
@@ -82,20 +83,6 @@ def pretrain(run: RunDir) -> dict[str, Any]:
         "tokens_per_s": tokens / seconds if seconds else None,
         "step_seconds": seconds or None,
     }
-
-
-def step_records(run: RunDir) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training and validation records by step, each step once."""
-    trained: dict[int, dict[str, Any]] = {}
-    validated: dict[int, dict[str, Any]] = {}
-    for line in rundir.read_lines(run.metrics()):
-        if "validation_loss" in line:
-            validated[line["step"]] = line
-        elif "loss" in line:
-            trained[line["step"]] = line
-    return [trained[step] for step in sorted(trained)], [
-        validated[step] for step in sorted(validated)
-    ]
 
 
 def evaluations(run: RunDir) -> list[dict[str, Any]]:
@@ -168,7 +155,7 @@ def goodput(run: RunDir, record: RunRecord, now: float) -> float | None:
 
     None before the first step.
     """
-    trained, _ = step_records(run)
+    trained = steps.that_count(rundir.read_lines(run.metrics())).trained
     submitted = [
         event["time"]
         for event in view.few_events(run)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from jobs import rundir, specs
+from jobs import rundir, specs, steps
 from jobs.runtime import Context
 
 TELL_SECONDS = 1.0
@@ -116,27 +116,27 @@ def append_lines(path: Path) -> TextIO:
     return path.open("a", buffering=1)
 
 
-def summarise(lines: list[dict[str, Any]], steps: int, tokens: int) -> dict[str, Any]:
-    """The done marker's summary, out of metric lines; of a step done twice the later line counts.
+def summarise(lines: list[dict[str, Any]], done: int, tokens: int) -> dict[str, Any]:
+    """The done marker's summary, out of metric lines; ``jobs.steps`` says which of them count.
 
     Args:
         lines: of ``metrics.jsonl``, oldest first.
-        tokens: trained on in ``steps`` steps.
+        done: optimizer steps.
+        tokens: trained on in these steps.
 
     Returns:
         ``steps``, ``tokens``, first and last loss and validation loss (None where there is none),
         ``seconds`` spent in steps, and ``tokens_per_s`` of these.
     """
-    trained = {line["step"]: line for line in lines if "loss" in line and line["step"] <= steps}
-    checked = {line["step"]: line["validation_loss"] for line in lines if "validation_loss" in line}
-    seconds = sum(line["seconds"] for line in trained.values())
+    trained, validated = steps.that_count(lines)
+    seconds = sum(line["seconds"] for line in trained)
     return {
-        "steps": steps,
+        "steps": done,
         "tokens": tokens,
-        "loss_first": trained[min(trained)]["loss"] if trained else None,
-        "loss_last": trained[max(trained)]["loss"] if trained else None,
-        "validation_first": checked[min(checked)] if checked else None,
-        "validation_last": checked[max(checked)] if checked else None,
+        "loss_first": trained[0]["loss"] if trained else None,
+        "loss_last": trained[-1]["loss"] if trained else None,
+        "validation_first": validated[0]["validation_loss"] if validated else None,
+        "validation_last": validated[-1]["validation_loss"] if validated else None,
         "seconds": seconds,
-        "tokens_per_s": tokens / steps * len(trained) / seconds if seconds else None,
+        "tokens_per_s": tokens / done * len(trained) / seconds if seconds else None,
     }

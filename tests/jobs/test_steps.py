@@ -1,0 +1,53 @@
+"""Which metric lines count when attempts went back."""
+
+from __future__ import annotations
+
+from jobs import steps
+
+
+def trained(first: int, last: int, attempt: int) -> list[dict]:
+    return [{"step": step, "loss": 1.0, "attempt": attempt} for step in range(first, last + 1)]
+
+
+def validated(step: int, loss: float) -> dict:
+    return {"step": step, "validation_loss": loss}
+
+
+def test_a_resumed_attempt_that_went_back_makes_later_steps_undone():
+    lines = [*trained(1, 150, attempt=1), *trained(101, 120, attempt=2)]
+
+    found = steps.that_count(lines).trained
+
+    assert [line["step"] for line in found] == list(range(1, 121))
+    assert [line["attempt"] for line in found] == [1] * 100 + [2] * 20
+
+
+def test_validations_beyond_the_resumed_step_are_undone_too():
+    lines = [
+        validated(0, 9.0),
+        *trained(1, 100, attempt=1),
+        validated(100, 5.0),
+        *trained(101, 150, attempt=1),
+        validated(150, 4.0),
+        *trained(101, 120, attempt=2),
+    ]
+
+    assert steps.that_count(lines).validated == [validated(0, 9.0), validated(100, 5.0)]
+
+
+def test_going_back_twice_counts_each_step_as_it_was_done_last():
+    lines = [*trained(1, 9, 1), *trained(5, 8, 2), *trained(3, 6, 3)]
+
+    found = steps.that_count(lines).trained
+
+    assert [(line["step"], line["attempt"]) for line in found] == [
+        (1, 1), (2, 1), (3, 3), (4, 3), (5, 3), (6, 3),
+    ]  # fmt: skip
+
+
+def test_an_attempt_that_begins_again_from_nothing_keeps_no_step():
+    assert steps.that_count([*trained(1, 9, 1), *trained(1, 2, 2)]).trained == trained(1, 2, 2)
+
+
+def test_no_lines_are_no_steps():
+    assert steps.that_count([]) == ([], [])
