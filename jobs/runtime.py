@@ -133,8 +133,7 @@ def context_from(run_dir: Path, stage: str, index: int, environ: Mapping[str, st
     """The rank's context, from its spec and the environment srun or the supervisor gives it.
 
     RANK, WORLD_SIZE, LOCAL_RANK first, else SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, else a
-    single rank.
-    MEDITRON_ATTEMPT is the attempt's number, 0 when a task is run by hand.
+    single rank. MEDITRON_ATTEMPT is the attempt's number, 0 when a task is run by hand.
     """
     run = rundir.RunDir(run_dir.resolve())
     task = specs.task_from_json(rundir.read_json(run.spec(stage, index)))

@@ -1,8 +1,7 @@
 """What a task is given: one frozen dataclass a stage, written as JSON by the login node.
 
-Paths in a spec are relative to the run directory when the file lives in it, and absolute
-otherwise, so
-that the same plan gives the same bytes wherever the runs directory lies. Standard library only.
+Paths in a spec are relative to the run directory when the file lives in it, and absolute otherwise,
+so that the same plan gives the same bytes wherever the runs directory lies. Standard library only.
 """
 
 from __future__ import annotations

@@ -81,11 +81,11 @@ def memory(model: ModelSpec, parallel: ParallelSpec, micro_batch: int, precision
     """Bytes on the fullest rank in training.
 
     States: weights in ``precision``, fp32 gradients, fp32 master weights and two Adam moments (18
-    bytes a
-    parameter in bf16); the distributed optimizer divides the last 12 by the data-parallel size.
+    bytes a parameter in bf16); the distributed optimizer divides the last 12 by the data-parallel
+    size.
     Activations: Korthikanti et al. 2022 (arXiv 2205.05198), equations 2 to 4, with as many
-    micro-batches in
-    flight on the first pipeline stage as there are stages; logits in fp32 on the last.
+    micro-batches in flight on the first pipeline stage as there are stages; logits in fp32 on the
+    last.
     """
     count = stage_parameters(model, parallel)
     weight = 2 if precision == "bf16" else 4

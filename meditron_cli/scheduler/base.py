@@ -84,9 +84,8 @@ class Scheduler(Protocol):
         after: Sequence[str],
     ) -> list[str]:
         """Start some tasks of a stage after the jobs ``after`` ended well; answers job ids, one a
-        task, or
-        one for all where the scheduler knows them as one (an array's ids are ``123_0``, ``123_1``
-        …).
+        task, or one for all where the scheduler knows them as one (an array's ids are ``123_0``,
+        ``123_1`` …).
 
         Raises:
             SchedulerError: refused, or no answer; nothing of this call is left in the queue.

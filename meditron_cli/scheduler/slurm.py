@@ -308,9 +308,8 @@ def batch_script(
 ) -> str:
     """The text submitit writes for ``count`` tasks, without building an executor, which needs srun.
 
-    submitit's private script builder is used here and nowhere else; a test holds it equal to what
-    a real
-    submission writes.
+    submitit's private script builder is used here and nowhere else; a test holds it equal to what a
+    real submission writes.
     """
     from submitit.slurm.slurm import _make_sbatch_string
 
