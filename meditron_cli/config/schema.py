@@ -605,9 +605,15 @@ class Cluster(Section):
     """Experiment keys that this cluster presets, below the experiment file and ``--set``."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """A CUDA cluster has GPUs, and pyxis is a plugin of Slurm."""
+        """A CUDA cluster has GPUs; pyxis is a plugin of Slurm, and modules need its script."""
         if self.device == "cuda" and self.gpu_partition.node.gpus == 0:
             yield "gpu_partition.node.gpus", "device is cuda, but the nodes have no GPUs"
         container = self.environment.container
         if self.scheduler == "local" and container and container.kind == "pyxis":
             yield "environment.container.kind", "pyxis needs Slurm, and scheduler is local"
+        if self.scheduler == "local" and self.environment.modules:
+            yield (
+                "environment.modules",
+                "modules are loaded in Slurm's batch script, and scheduler is local; load them in "
+                "the shell and name their variables in environment.pass_through",
+            )

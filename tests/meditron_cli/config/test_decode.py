@@ -210,6 +210,16 @@ def test_pyxis_without_slurm_is_refused() -> None:
     ]
 
 
+def test_modules_without_slurm_are_refused() -> None:
+    text = SITE.replace("scheduler: slurm", "scheduler: local")
+
+    assert errors(Cluster, text, "environment: {modules: [gcc]}\n") == [
+        "e.yaml:1:24: environment.modules: modules are loaded in Slurm's batch script, and "
+        "scheduler is local; load them in the shell and name their variables in "
+        "environment.pass_through"
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "minutes"),
     [

@@ -330,22 +330,41 @@ def test_the_profiles_variables_reach_the_ranks(machine: Machine) -> None:
 
     job = machine.submit(
         stage,
-        setup=("module load python", "export GREETING='good day'", "export OMP_NUM_THREADS=7"),
+        setup=("export GREETING='good day'", "export OMP_NUM_THREADS=7"),
     )
     machine.wait(job)
 
     assert machine.wait_for("seen") == "good day7"
 
 
-def test_cores_are_divided_among_the_ranks_that_run_at_once(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+def test_a_job_inherits_only_what_the_profile_lets_through(machine: Machine) -> None:
+    shell = {**os.environ, "LET_THROUGH": "yes", "LEFT_BEHIND": "no", "OMP_NUM_THREADS": "99"}
+    plan = Plan("trial", "tiny", (), replace(SITE, environment=("LET_THROUGH",)), ())
+
+    found = local.runner_environment(plan, machine.stage(FINISH), machine.run.root, shell)
+
+    assert found["LET_THROUGH"] == "yes"
+    assert found["PATH"] == os.environ["PATH"]
+    assert found["OMP_NUM_THREADS"] != "99"
+    assert "LEFT_BEHIND" not in found
+
+
+def test_a_cancelled_job_has_as_long_as_its_stage_has_to_save(machine: Machine) -> None:
+    resources = replace(RESOURCES, signal_lead_seconds=600)
+    long = machine.submit(machine.stage(*LINGER, "say(130, 'saved')", resources=resources))
+    short = machine.submit(machine.stage(*LINGER, "say(130, 'saved')"), attempt=2)
+
+    assert local.time_to_leave(local.pid_of(long)) > 600
+    assert local.time_to_leave(local.pid_of(short)) == local.CANCEL_SECONDS
+    assert local.time_to_leave(os.getpid()) == local.CANCEL_SECONDS
+
+
+def test_cores_are_divided_among_the_ranks_that_run_at_once(machine: Machine) -> None:
     plan = Plan("trial", "tiny", (), SITE, ())
     one, many = machine.stage(FINISH, max_parallel=1), machine.stage(FINISH, tasks=9)
 
     threads = [
-        int(local.runner_environment(plan, stage, machine.run.root)["OMP_NUM_THREADS"])
+        int(local.runner_environment(plan, stage, machine.run.root, {})["OMP_NUM_THREADS"])
         for stage in (one, many)
     ]
 
