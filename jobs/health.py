@@ -41,8 +41,8 @@ __all__ = [
 
 GIB = 1 << 30
 
-CODES = health_gpu.CODES | {"driver", "gpu_count", "disk", "shm", "memory", "storage"}
-"""Every code a finding may have. ``storage`` is preflight's."""
+CODES = health_gpu.CODES | {"driver", "gpu_count", "disk", "shm", "memory", "storage", "scratch"}
+"""Every code a finding may have. ``storage`` and ``scratch`` are preflight's."""
 
 
 def check(sample: Sample, expected: Expected) -> list[Finding]:
@@ -127,8 +127,9 @@ def judge_driver(driver: Driver | Unknown, expected: Expected) -> Outcome | None
 
 
 def judge_count(sample: Sample, expected: Expected) -> Outcome:
-    """GPUs that answer against GPUs expected; GPUs that are needed and cannot be counted, since NVML
-    does not start, are as good as missing.
+    """GPUs that answer against GPUs expected.
+
+    Those that are needed and cannot be counted, since NVML does not start, are as good as missing.
     """
     found = len(sample.gpus)
     evidence = {

@@ -85,6 +85,7 @@ class SrunRanks:
             self._process = subprocess.Popen(command, env=dict(environment), stderr=file)
 
     def poll(self) -> int | None:
+        """None while the step runs, then 0 or the code of the first rank that failed."""
         code = self._process.poll()
         if not code:
             return code
@@ -93,6 +94,7 @@ class SrunRanks:
         return first_failure(said) or code
 
     def stop(self) -> bool:
+        """Have Slurm send SIGTERM to the ranks; whether it took the request."""
         # Signals to srun itself would abort the step; scancel delivers them to the ranks.
         command = ["scancel", "--signal=TERM", self._step]
         try:
@@ -146,6 +148,9 @@ class LocalRanks:
             ]
 
     def poll(self) -> int | None:
+        """None while any rank runs, then 0 or the code of the first that failed; kills those whose
+        time to leave is over.
+        """
         codes = [process.poll() for process in self._processes]
         failed = [code for code in codes if code]
         if failed and not self._code:
@@ -159,6 +164,7 @@ class LocalRanks:
         return None
 
     def stop(self) -> bool:
+        """Send SIGTERM to each rank; always reaches them."""
         self._end_within(self._patience.leave_seconds)
         for process in self._processes:
             process.send_signal(signal.SIGTERM)

@@ -39,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--process-wait", type=float, default=PROCESS_WAIT_SECONDS, metavar="SECONDS"
     )
+    parser.add_argument("--start", default="", metavar="ID", help="repeated in the report")
+    parser.add_argument("--scratch", type=Path, help="folder to make for temporary files")
     args = parser.parse_args(argv)
     run = rundir.RunDir(args.run_dir.resolve())
     try:
@@ -48,7 +50,9 @@ def main(argv: list[str] | None = None) -> int:
         return error.code
     folder = run.attempt(args.stage, args.attempt)
     findings = examine(folder, expected, args.process_wait)
-    report(folder, findings)
+    if args.scratch and "scratch" not in expected.skip:
+        findings.append(examine_folder("scratch", args.scratch)[1])
+    report(folder, findings, args.start)
     fatal = health.worst(findings) is health.Verdict.FATAL
     return runtime.UNHEALTHY if fatal else runtime.FINISHED
 
@@ -76,7 +80,7 @@ def examine(folder: Path, expected: health.Expected, process_wait: float) -> lis
 
     Storage goes first, and nothing looks at it again if it does not answer.
     """
-    storage = judge_storage(folder, run_limited(exercise_command(folder), STORAGE_LIMIT_SECONDS))
+    storage, finding = examine_folder("storage", folder)
     runs = folder if storage.verdict is health.Verdict.OK else None
 
     def look() -> list[health.Finding]:
@@ -85,8 +89,14 @@ def examine(folder: Path, expected: health.Expected, process_wait: float) -> lis
     findings = settled(look, PROCESS_TRIES, lambda: time.sleep(process_wait))
     if "storage" in expected.skip:
         return findings
+    return [finding, *findings]
+
+
+def examine_folder(code: str, folder: Path) -> tuple[Outcome, health.Finding]:
+    """Whether a folder, made if need be, takes and gives back what is written to it."""
+    outcome = judge_storage(folder, run_limited(exercise_command(folder), STORAGE_LIMIT_SECONDS))
     subject = Subject(health.node_name(os.environ))
-    return [finding_about(subject, "storage", storage, time.time()), *findings]
+    return outcome, finding_about(subject, code, outcome, time.time())
 
 
 def settled(
@@ -120,6 +130,7 @@ def exercise(folder: str) -> None:
     path = Path(folder) / f"probe-{os.uname().nodename}-{os.getpid()}"
     content = os.urandom(4096)
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         rundir.write_bytes(path, content)
         found = path.read_bytes()
         path.unlink()
@@ -158,8 +169,10 @@ def judge_storage(folder: Path, reason: str) -> Outcome:
     return Outcome(health.Verdict.FATAL, f"{folder} cannot be used: {reason}", evidence, action)
 
 
-def report(folder: Path, findings: list[health.Finding]) -> None:
-    """Print what is not OK to stderr, and leave all of it in the attempt's folder."""
+def report(folder: Path, findings: list[health.Finding], start: str) -> None:
+    """Print what is not OK to stderr, and leave all of it in the attempt's folder, under the id of
+    the start that it is about: clocks of nodes differ.
+    """
     for line in lines(findings):
         print(line, file=sys.stderr)
     if any(finding.evidence.get("silent") for finding in findings):
@@ -167,6 +180,7 @@ def report(folder: Path, findings: list[health.Finding]) -> None:
     node = health.node_name(os.environ)
     content = {
         "node": node,
+        "start": start,
         "time": time.time(),
         "verdict": health.worst(findings).name,
         "findings": [finding.to_json() for finding in findings],

@@ -222,6 +222,12 @@ class TaskSpec:
     """What preflight expects: ``gpus``, ``gpu_kind``, ``min_shm_gb_per_gpu``, ``memory_gb``,
     ``min_free_gb``, ``skip``.
     """
+    scratch_dir: str = ""
+    """Absolute path where each start of the task gets a temporary folder on its nodes; empty for
+    none.
+    """
+    leave_seconds: int = 0
+    """How long its ranks may take to save and leave, where the supervisor would grant less."""
 
 
 T = TypeVar("T")

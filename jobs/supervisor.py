@@ -15,12 +15,14 @@ import stat
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from uuid import uuid4
 
 from jobs import launchers, rundir, runtime, specs
 
@@ -30,6 +32,9 @@ ASK_AGAIN_SECONDS = 2.0
 
 LOCAL_JOB = "MEDITRON_LOCAL_JOB"
 """Names the local scheduler's process that started this one (``local:<host>:<pid>:<start>``)."""
+
+SCRATCH_SECONDS = 20.0
+"""For temporary files to be removed."""
 
 SECRET_LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*=([^\0]*)")
 
@@ -51,10 +56,10 @@ class Limits:
     peers_seconds: float = launchers.Patience.peers_seconds
     leave_seconds: float = launchers.Patience.leave_seconds
 
-    @property
-    def patience(self) -> launchers.Patience:
-        """The part that launchers need."""
-        return launchers.Patience(self.peers_seconds, self.leave_seconds)
+    def patience(self, task: specs.TaskSpec) -> launchers.Patience:
+        """The part that launchers need, with all the time to leave that the task wants."""
+        leave_seconds = max(self.leave_seconds, task.leave_seconds)
+        return launchers.Patience(self.peers_seconds, leave_seconds)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,8 @@ class Place:
     index: int
     attempt: int
     began: float
+    start: str = field(default_factory=lambda: uuid4().hex[:12])
+    """Names this start: a requeued job works in the same attempt once more."""
 
     @property
     def folder(self) -> Path:
@@ -106,6 +113,10 @@ def supervise(
             outcome = Outcome(error.code, error.message, error.hint)
         except OSError as error:
             outcome = Outcome(runtime.FAILED, f"{error.filename or stage}: {error.strerror}")
+        except Exception as error:  # a task must not end without a record, whatever went wrong
+            traceback.print_exc()
+            message = f"the supervisor of {stage} met {type(error).__name__}: {error}"
+            outcome = Outcome(runtime.FAILED, message, "the job's log has the traceback")
         record_exit(place, outcome)
     return outcome.code
 
@@ -141,13 +152,18 @@ def attend(place: Place, limits: Limits, signals: Sequence[int], held: ExitStack
     place.folder.mkdir(parents=True, exist_ok=True)
     forget_earlier_start(place)
     environ = {**os.environ, **read_secrets(task.secrets_file)}
+    if task.scratch_dir:
+        held.callback(remove_scratch, place, task)
     unfit = preflight(place, task, environ, limits.preflight_seconds, signals)
     if unfit is not None:
         return unfit
     if signals:
         return before_ranks(place)
+    if task.scratch_dir:
+        environ["TMPDIR"] = str(scratch(place, task))
     with launchers.reserved_port() as port:
-        ranks = launchers.start(place.run, task, place.attempt, environ, port, limits.patience)
+        patience = limits.patience(task)
+        ranks = launchers.start(place.run, task, place.attempt, environ, port, patience)
         code, asked = wait(place, ranks, signals, environ)
     return conclude(place, task, code, asked)
 
@@ -167,6 +183,28 @@ def read_task(place: Place) -> specs.TaskSpec:
         raise runtime.TaskError(str(error)) from error
     except ValueError as error:
         raise runtime.TaskError(f"{path}: {error}") from error
+
+
+def scratch(place: Place, task: specs.TaskSpec) -> Path:
+    """The folder of this start for temporary files; the pre-flight makes it on every node."""
+    return Path(task.scratch_dir) / f"meditron-{place.start}"
+
+
+def remove_scratch(place: Place, task: specs.TaskSpec) -> None:
+    """Remove the temporary files on every node; a node that is gone keeps its own."""
+    command = [*on_every_node(task), "rm", "-rf", "--", str(scratch(place, task))]
+    try:
+        subprocess.run(command, stdin=subprocess.DEVNULL, timeout=SCRATCH_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        say(f"{scratch(place, task)} may be left: {error}")
+
+
+def on_every_node(task: specs.TaskSpec) -> list[str]:
+    """What a command begins with to run once on each node of the job; nothing if it has but one."""
+    if task.launcher != "srun" or task.nodes == 1:
+        return []
+    per_node = [f"--ntasks={task.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
+    return ["srun", *per_node, "--distribution=block"]
 
 
 def before_ranks(place: Place) -> Outcome:
@@ -248,10 +286,10 @@ def preflight(
 ) -> Outcome | None:
     """Check every node of this job before work; None when all are fit."""
     arguments = [str(place.run.root), place.stage, str(place.index), str(place.attempt)]
-    command = [sys.executable, "-m", "jobs.preflight", *arguments]
-    if task.launcher == "srun" and task.nodes > 1:
-        per_node = [f"--ntasks={task.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
-        command = ["srun", *per_node, "--distribution=block", *command]
+    arguments += ["--start", place.start]
+    if task.scratch_dir:
+        arguments += ["--scratch", str(scratch(place, task))]
+    command = [*on_every_node(task), sys.executable, "-m", "jobs.preflight", *arguments]
     environment = {**environ, **launchers.code_environment(place.run, environ)}
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + seconds
@@ -304,7 +342,7 @@ def health_reports(place: Place, task: specs.TaskSpec) -> list[dict[str, Any]]:
     """
     names = f"health-{node_name()}.json" if task.nodes == 1 else "health-*.json"
     reports = [rundir.read_json(path) for path in sorted(place.folder.glob(names))]
-    return [report for report in reports if report["time"] >= place.began]
+    return [report for report in reports if report.get("start") == place.start]
 
 
 def node_name() -> str:

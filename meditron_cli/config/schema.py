@@ -597,6 +597,9 @@ class Cluster(Section):
     """What a job's processes see."""
     runs_dir: Path | None = None
     """Default runs directory, on storage all nodes see."""
+    scratch_dir: Path | None = None
+    """Fast folder for temporary files, each node's own or shared; default: what the node has.
+    Each start of a task works in a folder of its own there (TMPDIR), removed at its end."""
     slurm: Slurm = Slurm()
     """Slurm settings of the site."""
     health_skip: tuple[str, ...] = ()

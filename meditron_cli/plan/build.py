@@ -380,6 +380,8 @@ def stage_plan(
             srun_args=srun_args,
             secrets_file=str(cluster.environment.secrets_file or ""),
             health=health,
+            scratch_dir=str(cluster.scratch_dir or ""),
+            leave_seconds=resources.signal_lead_seconds,
         )
         for index, spec in enumerate(task_specs)
     )

@@ -7,7 +7,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,11 +61,14 @@ class Node:
         rundir.write_json(self.run.spec("curate", 0), specs.to_json(task))
 
     def start(
-        self, readings: Mapping[str, object], file_limit: int = resource.RLIM_INFINITY
+        self,
+        readings: Mapping[str, object],
+        file_limit: int = resource.RLIM_INFINITY,
+        more: Sequence[str] = (),
     ) -> subprocess.CompletedProcess[str]:
         """Run the pre-flight of attempt 3; a file larger than `file_limit` bytes is refused."""
         path = write_readings(self.run.root.parent / "readings", readings)
-        arguments = [str(self.run.root), "curate", "0", "3", "--process-wait", "0.01"]
+        arguments = [str(self.run.root), "curate", "0", "3", "--process-wait", "0.01", *more]
         return subprocess.run(
             [sys.executable, "-m", "jobs.preflight", *arguments],
             cwd=REPOSITORY,
@@ -89,6 +92,33 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def node(library: Path, tmp_path: Path) -> Node:
     return Node(library, rundir.RunDir(tmp_path / "run"))
+
+
+def test_the_report_says_which_start_it_is_about_and_the_scratch_folder_is_there(
+    node: Node,
+) -> None:
+    scratch = node.run.root.parent / "fast" / "meditron-0123"
+    node.expect({"gpus": 2})
+
+    done = node.start({"count": 2}, more=("--start", "0123", "--scratch", str(scratch)))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert node.record()["start"] == "0123"
+    assert scratch.stat().st_mode & 0o777 == 0o700
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_node_without_its_scratch_folder_is_not_fit(node: Node) -> None:
+    file = node.run.root.parent / "file"
+    file.write_text("")
+    node.expect({"gpus": 2})
+
+    done = node.start({"count": 2}, more=("--scratch", str(file / "meditron-0123")))
+
+    assert done.returncode == 5
+    assert done.stderr == (
+        f"FATAL node07: scratch: {file}/meditron-0123 cannot be used: Not a directory\n"
+    )
 
 
 def test_a_fit_node_starts_and_leaves_every_finding(node: Node) -> None:
@@ -258,6 +288,6 @@ def test_only_full_storage_is_no_fault_of_the_node(reason: str, action: Action) 
 def test_silent_storage_is_not_written_to(tmp_path: Path) -> None:
     outcome = preflight.judge_storage(tmp_path, preflight.SILENT)
 
-    preflight.report(tmp_path, [finding_about(Subject("node07"), "storage", outcome, 0.0)])
+    preflight.report(tmp_path, [finding_about(Subject("node07"), "storage", outcome, 0.0)], "")
 
     assert list(tmp_path.iterdir()) == []

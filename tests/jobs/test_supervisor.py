@@ -338,6 +338,40 @@ def test_what_another_node_found_earlier_is_not_this_ones_fault(bench: Bench) ->
     assert "node99" not in record["message"] + record["node"]
 
 
+def test_ranks_have_a_temporary_folder_of_their_own_that_goes_with_them(
+    bench: Bench, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "fast"
+    tell = "import tempfile; context.path('seen').write_text(tempfile.mkdtemp())"
+    bench.task(tell, FINISH, scratch_dir=str(scratch))
+
+    record = bench.supervise()
+
+    assert record["class"] == "finished"
+    assert Path(bench.wait_for("seen")).parents[1] == scratch
+    assert list(scratch.iterdir()) == []
+
+
+def test_ranks_have_as_long_to_save_as_their_stage_says(bench: Bench) -> None:
+    task = bench.task(FINISH, leave_seconds=600)
+
+    assert supervisor.Limits().patience(task).leave_seconds == 600
+    assert supervisor.Limits(leave_seconds=700).patience(task).leave_seconds == 700
+
+
+def test_what_the_supervisor_did_not_foresee_leaves_a_record_too(bench: Bench) -> None:
+    """A rank's last words are cut short, so that they are no JSON."""
+    words = "context.run.attempt('curate', 1).joinpath('words-00000-00009.json').write_text('{')"
+    bench.task(words, "sys.exit(3)")
+
+    code, said = bench.end(bench.start())
+
+    record = bench.record()
+    assert (code, record["code"], record["class"]) == (1, 1, "failed")
+    assert record["message"].startswith("the supervisor of curate met FormatError: ")
+    assert "Traceback" in said
+
+
 def test_a_pre_flight_that_breaks_is_a_failure_with_its_code(bench: Bench) -> None:
     bench.task(FINISH)
     stand_in_preflight(bench, "sys.exit(7)")
