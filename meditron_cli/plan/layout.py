@@ -126,8 +126,11 @@ def flops_per_token(model: ModelSpec) -> float:
 
 
 def checkpoint_bytes(model: ModelSpec, precision: str) -> int:
-    """Bytes of one checkpoint: weights, fp32 master weights and two Adam moments."""
-    return parameters(model) * (14 if precision == "bf16" else 12)
+    """Bytes of one checkpoint: weights, fp32 master weights and two Adam moments.
+
+    In fp32 too: the distributed optimizer keeps its own copy of the weights beside the model's.
+    """
+    return parameters(model) * (14 if precision == "bf16" else 16)
 
 
 def layout_errors(model: ModelSpec, parallel: ParallelSpec, micro: int, global_: int) -> list[str]:
