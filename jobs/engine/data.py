@@ -35,7 +35,8 @@ MAGIC = b"MMIDIDX\0\0"
 TOKEN_TYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 
 SCANNED_BYTES = 64 << 20
-"""Tokens of each file looked at before training; every batch is looked at again when it is read."""
+"""Tokens looked at before training, over all files of a split, an equal share at the start of each:
+a start must not take longer the more shards there are. Every batch is looked at when it is read."""
 
 
 NO_TOKENS = dict.fromkeys(("tokens", "labels", "positions"))
@@ -96,11 +97,12 @@ def survey(run: rundir.RunDir, spec: specs.PretrainSpec) -> Corpus:
 
 
 def _sources(run: rundir.RunDir, prefixes: tuple[str, ...], vocab_size: int) -> tuple[Source, ...]:
-    found = (_source(run, prefix, vocab_size) for prefix in prefixes)
+    share = SCANNED_BYTES // max(1, len(prefixes))
+    found = (_source(run, prefix, vocab_size, share) for prefix in prefixes)
     return tuple(source for source in found if source is not None)
 
 
-def _source(run: rundir.RunDir, prefix: str, vocab_size: int) -> Source | None:
+def _source(run: rundir.RunDir, prefix: str, vocab_size: int, scanned: int) -> Source | None:
     path = run.path(prefix)
     binary, index = path.with_name(path.name + ".bin"), path.with_name(path.name + ".idx")
     for file in (binary, index):
@@ -115,7 +117,7 @@ def _source(run: rundir.RunDir, prefix: str, vocab_size: int) -> Source | None:
             f"{binary} has {size} bytes, its index tells of {expected}",
             "submit the tokenize stage again",
         )
-    _check_ids(binary, kind, vocab_size)
+    _check_ids(binary, kind, vocab_size, scanned)
     return Source(prefix, tokens, rundir.sha256(index))
 
 
@@ -141,9 +143,10 @@ def _read_index(index: Path) -> tuple[int, numpy.dtype[Any]]:
     return int(lengths.sum(dtype=numpy.int64)), numpy.dtype(TOKEN_TYPES[code])
 
 
-def _check_ids(binary: Path, kind: numpy.dtype[Any], vocab_size: int) -> None:
+def _check_ids(binary: Path, kind: numpy.dtype[Any], vocab_size: int, scanned: int) -> None:
+    """Look at the first token and as many more as ``scanned`` bytes hold."""
     tokens = numpy.memmap(binary, dtype=kind, mode="r")
-    head = tokens[: SCANNED_BYTES // kind.itemsize]
+    head = tokens[: max(1, scanned // kind.itemsize)]
     _refuse_beyond(int(head.max()), vocab_size, str(binary))
 
 
