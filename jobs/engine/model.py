@@ -13,7 +13,7 @@ Call order for whoever needs a model (training and evaluation alike)::
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import warnings
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from jobs.specs import ModelSpec, ParallelSpec
 
 with devices.quiet():
     from megatron.core import parallel_state, tensor_parallel
+    from megatron.core.extensions.transformer_engine import HAVE_TE
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import (
         get_gpt_layer_local_spec,
@@ -70,7 +71,9 @@ def start_parallel(parallel: ParallelSpec, place: torch.device, seed: int) -> No
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
-        create_gloo_process_groups=True,
+        # Nothing here needs groups of gloo beside the main ones, and on several GPU nodes gloo may
+        # choose a network interface that does not lead to the others.
+        create_gloo_process_groups=False,
         distributed_timeout_minutes=int(devices.COLLECTIVE_TIMEOUT.total_seconds() // 60),
     )
     found = parallel_state.get_data_parallel_world_size()
@@ -211,18 +214,23 @@ def _fusions(place: torch.device) -> dict[str, Any]:
         "bias_activation_fusion": True,
         "bias_dropout_fusion": True,
         "cross_entropy_loss_fusion": True,
-        "apply_rope_fusion": _importable("transformer_engine"),
-        "gradient_accumulation_fusion": _importable("fused_weight_gradient_mlp_cuda"),
+        "apply_rope_fusion": HAVE_TE,
+        "gradient_accumulation_fusion": _imports("fused_weight_gradient_mlp_cuda"),
     }
 
 
-def _importable(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+def _imports(name: str) -> bool:
+    """Whether a compiled package is there and loads: it may be there for another CUDA or torch."""
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
 
 
 def _block_spec(config: TransformerConfig, place: torch.device) -> Any:
     if not devices.is_cpu(place):
-        if _importable("transformer_engine"):
+        if HAVE_TE:
             return get_gpt_layer_with_transformer_engine_spec()
         warnings.warn(WITHOUT_TRANSFORMER_ENGINE, stacklevel=3)
     layer: ModuleSpec = get_gpt_layer_local_spec(normalization="RMSNorm")

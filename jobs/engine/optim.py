@@ -84,6 +84,7 @@ def prepare(network: torch.nn.Module, spec: PretrainSpec) -> Updater:
             use_distributed_optimizer=spec.parallel.distributed_optimizer,
         ),
         [wrapped],
+        use_gloo_process_groups=False,
     )
     config.grad_scale_func = optimizer.scale_loss
     _complete_state(optimizer)
