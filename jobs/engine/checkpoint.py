@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import queue
 import re
 import shutil
@@ -39,6 +40,12 @@ OLDER_TRIED = 2
 
 _NAME = re.compile(r"iter_(\d{7,})")
 _ANY_NAME = re.compile(r"iter_(\d{7,})(\.bad-.*)?")
+
+DAMAGED = (
+    pickle.UnpicklingError, EOFError, LookupError, ValueError, AttributeError, ImportError,
+)  # fmt: skip
+"""What reading a file raises whose size is right and whose content is not: the ``pickle`` module's
+documentation names most of them."""
 
 CONTENT = {"distrib_optim_sharding_type": "fully_reshardable"}
 """Optimizer state as whole parameters, so that the layout may change from attempt to attempt."""
@@ -412,10 +419,11 @@ def _load_shards(path: Path, state: dict[str, Any], strict: str) -> dict[str, An
 
     try:
         loaded: dict[str, Any] = dist_checkpointing.load(state, str(path), strict=strict)
-    except _failures() as error:
+    except _failures() + DAMAGED as error:
         raise TaskError(
-            f"{path} cannot be loaded into this model: {error}",
-            "a checkpoint fits only the architecture it was saved from",
+            f"{path} cannot be loaded into this model: {type(error).__name__}: {error}",
+            "if its files are damaged, move the folder away and submit again, then the one before "
+            "it is used; a checkpoint fits only the architecture it was saved from",
         ) from error
     return loaded
 
