@@ -139,9 +139,10 @@ class Trainer:
                 stop = self._validate()
             if stop or agreed.save or self._save_is_due():
                 self._save()
-        if stop and self.step < self.spec.train_steps:
+        if self.step == self.spec.train_steps:
+            stop = self._finish()
+        if stop:
             return f"stopped at step {self.step}, all of it saved: {self.requests.reason()}"
-        self._finish()
         return ""
 
     def _validation_is_due(self) -> bool:
@@ -234,10 +235,17 @@ class Trainer:
         )
         self.saved = checkpoint.save(self.folder, self.trained, record, self.spec.keep_checkpoints)
 
-    def _finish(self) -> None:
-        self._validate_once()
+    def _finish(self) -> bool:
+        """Validate, save and say that all is done, or, when asked to stop before that, only save.
+
+        Returns:
+            whether it was asked to stop; the next start then does what is left.
+        """
+        stop = self._validate_once()
         self._save()
-        devices.decide_once(self._write_done)
+        if not stop:
+            devices.decide_once(self._write_done)
+        return stop
 
     def _write_done(self) -> None:
         run = self.context.run

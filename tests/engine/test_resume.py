@@ -136,6 +136,23 @@ def test_a_truncated_newest_checkpoint_is_set_aside_for_the_one_before(make_run)
     assert names[-1].startswith("iter_0000008.bad-")
 
 
+@pytest.mark.parametrize("file", ["__0_0.distcp", ".metadata", "common.pt"])
+def test_a_file_of_the_right_size_that_cannot_be_read_is_one_sentence(make_run, file):
+    run = make_run(train_steps=2, validation_interval=0)
+    run.finish()
+    damaged = run.root / "checkpoints/iter_0000002" / file
+    content = bytearray(damaged.read_bytes())
+    for place in range(0, len(content), 7):
+        content[place] ^= 0xFF
+    damaged.write_bytes(content)
+
+    ranks = run.start()
+
+    assert ranks.wait() == [2], ranks.words()
+    assert "iter_0000002 cannot be loaded into this model: " in ranks.words()
+    assert "hint: if its files are damaged, move the folder away" in ranks.words()
+
+
 def test_damage_to_all_checkpoints_is_refused_and_nothing_is_deleted(make_run):
     run = make_run(train_steps=8, save_interval=4)
     run.finish()
@@ -199,6 +216,25 @@ def test_at_the_target_nothing_is_trained(make_run):
 
     assert run.lines() == lines
     assert run.files.done("pretrain", 0).exists()
+
+
+def test_stopped_in_the_last_validation_the_next_start_does_it_and_finishes(make_run):
+    run = make_run(validation_interval=0, validation_batches=400)
+
+    ranks = run.start()
+    run.until_step(8)
+    ranks.signal(signal.SIGTERM)
+
+    assert ranks.wait() == [130], ranks.words()
+    assert "stopped at step 8, all of it saved: SIGTERM was received" in ranks.words()
+    assert not run.files.done("pretrain", 0).exists()
+    assert run.validations() == {}
+
+    run.finish()
+
+    assert list(run.validations()) == [8]
+    assert run.files.done("pretrain", 0).exists()
+    assert len([line for line in run.lines() if "loss" in line]) == 8
 
 
 def test_other_tokens_are_refused(make_run, replace_tokens):
