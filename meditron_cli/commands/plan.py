@@ -40,7 +40,7 @@ def command(
         for task in item.tasks:
             if isinstance(task.spec, PretrainSpec):
                 node = loaded.cluster.gpu_partition.node
-                facts = summary.training(task.spec, node, item.resources.nodes)
+                facts = summary.training(task.spec, node, item.resources)
     warnings = [*plan.warnings, *loaded.placeholders]
     if as_json:
         console.json_out({"stages": rows, "training": facts, "warnings": warnings})

@@ -71,7 +71,7 @@ def build(
     inputs = Inputs(experiment, cluster, size, tokenizer_sha256, interpreter)
     found = findings(inputs, stages)
     if found.errors:
-        raise ConfigError("\n".join(found.errors), hint=HINT)
+        raise ConfigError("\n".join(found.errors), hint=layout_hint(inputs, stages) or HINT)
     return Plan(
         name=experiment.name,
         size=size,
@@ -121,12 +121,34 @@ def signal_lead(inputs: Inputs, stage: str) -> int:
 def training_findings(inputs: Inputs) -> fit.Findings:
     """Whether the layout divides, fills whole nodes and fits into memory."""
     experiment, cluster = inputs.experiment, inputs.cluster
-    model, parallel, batch = model_spec(experiment), parallel_spec(experiment), experiment.pretrain
-    errors = layout.layout_errors(model, parallel, batch.micro_batch_size, batch.global_batch_size)
+    model, parallel, batch = model_spec(experiment), parallel_spec(experiment), batch_of(experiment)
+    errors = layout.layout_errors(model, parallel, batch.micro, batch.global_)
+    found = fit.Findings(tuple(errors)) + fit.shape_findings(cluster, parallel)
+    precision = experiment.pretrain.precision
+    return found + fit.memory_findings(cluster, model, parallel, batch, precision)
+
+
+def batch_of(experiment: Experiment) -> layout.Batch:
+    """The sequences of a training step."""
+    pretrain = experiment.pretrain
+    return layout.Batch(
+        pretrain.micro_batch_size, pretrain.global_batch_size, experiment.parallel.data
+    )
+
+
+def layout_hint(inputs: Inputs, stages: Sequence[str]) -> str:
+    """Settings of a layout that would fit, when training is planned with one that does not."""
+    if "pretrain" not in stages or not training_findings(inputs).errors:
+        return ""
+    experiment = inputs.experiment
+    model, asked = model_spec(experiment), parallel_spec(experiment)
+    precision = experiment.pretrain.precision
+    near = fit.fitting_layout(inputs.cluster, model, asked, batch_of(experiment), precision)
+    if near is None or near == asked:
+        return ""
     return (
-        fit.Findings(tuple(errors))
-        + fit.shape_findings(cluster, parallel)
-        + fit.memory_findings(cluster, model, parallel, batch.micro_batch_size, batch.precision)
+        f"--set parallel.tensor={near.tensor} --set parallel.pipeline={near.pipeline} "
+        f"--set parallel.data={near.data} would fit"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from jobs.specs import ModelSpec, ParallelSpec
@@ -110,17 +110,19 @@ def core_findings(cpus: int, partition: Partition) -> Findings:
 
 
 def memory_findings(
-    cluster: Cluster, model: ModelSpec, parallel: ParallelSpec, micro_batch: int, precision: str
+    cluster: Cluster, model: ModelSpec, parallel: ParallelSpec, batch: layout.Batch, precision: str
 ) -> Findings:
-    """Whether a rank fits its GPU; nothing where the profile does not say how much there is.
+    """Whether a rank fits its GPU, and a save into the node's memory; nothing about GPUs where the
+    profile does not say how much they have.
 
     Weights, gradients and optimizer alone beyond the GPU are an error; with computed activations,
     which are an estimate, only a warning.
     """
+    need = layout.memory(model, parallel, batch, precision)
+    found = save_findings(cluster, need.save, parallel.world_size)
     available = cluster.gpu_partition.node.gpu_memory_gb * layout.GIB
     if not available:
-        return Findings()
-    need = layout.memory(model, parallel, micro_batch, precision)
+        return found
     has = f"cluster {cluster.name} has {cluster.gpu_partition.node.gpu_memory_gb}"
     if need.states > available:
         return refused(
@@ -128,11 +130,75 @@ def memory_findings(
             f"{has}; raise parallel.tensor or parallel.pipeline"
         )
     if need.total > available:
-        return doubted(
+        found += doubted(
             f"about {need.total / layout.GIB:.0f} GiB a GPU are computed with activations, {has}; "
             "lower pretrain.micro_batch_size or set parallel.recompute"
         )
-    return Findings()
+    return found
+
+
+def save_findings(cluster: Cluster, save: int, world_size: int) -> Findings:
+    """Whether the ranks of a node find the host memory that a save takes them, in bytes."""
+    partition = cluster.gpu_partition
+    need = save * ranks_per_node(partition, cluster.device, world_size)
+    if need <= partition.node.memory_gb * layout.GIB:
+        return Findings()
+    return doubted(
+        f"a save gathers about {need / layout.GIB:.0f} GiB in the memory of each node, cluster "
+        f"{cluster.name} has {partition.node.memory_gb}; raise parallel.tensor or "
+        "parallel.pipeline, or set parallel.distributed_optimizer=false"
+    )
+
+
+def fitting_layout(
+    cluster: Cluster,
+    model: ModelSpec,
+    parallel: ParallelSpec,
+    batch: layout.Batch,
+    precision: str,
+) -> ParallelSpec | None:
+    """The layout nearest to the one asked for that divides and fits the cluster, or None.
+
+    Nearest is: as many ranks of those asked for as there is room for, then the tensor size, then
+    the pipeline.
+    """
+    partition = cluster.gpu_partition
+    slots = partition.node.gpus or partition.node.cpus
+    most = min(parallel.world_size, slots * partition.nodes)
+    tensors = [size for size in range(1, parallel.tensor + 1) if slots % size == 0]
+    pipelines = [size for size in range(1, model.layers + 1) if model.layers % size == 0]
+    found = [
+        candidate
+        for tensor in tensors
+        for pipeline in pipelines
+        for data in range(1, most // (tensor * pipeline) + 1)
+        if is_fitting(
+            cluster,
+            model,
+            candidate := replace(parallel, tensor=tensor, pipeline=pipeline, data=data),
+            replace(batch, data_parallel=data),
+            precision,
+        )
+    ]
+    return max(
+        found, key=lambda one: (one.world_size, one.tensor, -one.pipeline, one.data), default=None
+    )
+
+
+def is_fitting(
+    cluster: Cluster,
+    model: ModelSpec,
+    parallel: ParallelSpec,
+    batch: layout.Batch,
+    precision: str,
+) -> bool:
+    """Whether nothing speaks against a layout."""
+    if layout.layout_errors(model, parallel, batch.micro, batch.global_):
+        return False
+    found = shape_findings(cluster, parallel)
+    return not found.errors and not any(
+        (more := memory_findings(cluster, model, parallel, batch, precision)).errors + more.warnings
+    )
 
 
 def evaluation_findings(

@@ -31,6 +31,8 @@ class Memory:
     gradients: int
     optimizer: int
     activations: int
+    save: int
+    """Of host memory, while a checkpoint is written."""
 
     @property
     def states(self) -> int:
@@ -39,6 +41,7 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """What a GPU holds at the peak of a step."""
         return self.states + self.activations
 
 
@@ -77,15 +80,15 @@ def stage_parameters(model: ModelSpec, parallel: ParallelSpec) -> int:
     return (layers + embedding * (2 if parallel.pipeline == 1 else 1)) // parallel.tensor
 
 
-def memory(model: ModelSpec, parallel: ParallelSpec, micro_batch: int, precision: str) -> Memory:
+def memory(model: ModelSpec, parallel: ParallelSpec, batch: Batch, precision: str) -> Memory:
     """Bytes on the fullest rank in training.
 
     States: weights in ``precision``, fp32 gradients, fp32 master weights and two Adam moments (18
     bytes a parameter in bf16); the distributed optimizer divides the last 12 by the data-parallel
-    size.
-    Activations: Korthikanti et al. 2022 (arXiv 2205.05198), equations 2 to 4, with as many
-    micro-batches in flight on the first pipeline stage as there are stages; logits in fp32 on the
-    last.
+    size. It also gathers the fp32 weights and both moments of all its data-parallel peers into the
+    host memory of every rank to save them (``get_parameter_state_dp_zero`` of megatron.core
+    0.16.1's ``distrib_optimizer.py``), 12 bytes a parameter of the rank; the GPU holds one gradient
+    bucket of them at a time, which is not counted, and neither are buffers of libraries.
     """
     count = stage_parameters(model, parallel)
     weight = 2 if precision == "bf16" else 4
@@ -96,24 +99,38 @@ def memory(model: ModelSpec, parallel: ParallelSpec, micro_batch: int, precision
         weights=count * weight,
         gradients=count * 4,
         optimizer=optimizer,
-        activations=activations(model, parallel, micro_batch) * weight // 2,
+        activations=activations(model, parallel, batch, precision),
+        save=count * 12 if parallel.distributed_optimizer else 0,
     )
 
 
-def activations(model: ModelSpec, parallel: ParallelSpec, micro_batch: int) -> int:
-    """Bytes of activations in 16 bit on the fullest rank; sources in ``memory``."""
-    tokens = model.seq_length * micro_batch
+def activations(model: ModelSpec, parallel: ParallelSpec, batch: Batch, precision: str) -> int:
+    """Bytes of activations on the fullest rank.
+
+    A layer's: Korthikanti et al. 2022 (arXiv 2205.05198), equations 2 to 4, for 16 bit; fp32 takes
+    twice that. The first pipeline stage keeps those of as many micro-batches as there are stages,
+    or as there are; the last has one, and fp32 logits. One layer at a time is computed again, which
+    ``full`` recomputation holds beside its inputs. The equations' masks and GELU stand for SwiGLU
+    and no dropout here, and attention that never stores its scores takes less.
+    """
+    tokens = model.seq_length * batch.micro
     width = tokens * model.hidden_size
-    scores = 5 * model.attention_heads * model.seq_length * tokens
     t = parallel.tensor
-    shared = 10 * width if not parallel.sequence_parallel else 10 * width // t
-    per_layer = {
-        "none": shared + (24 * width + scores) // t,
-        "selective": shared + 24 * width // t,
-        "full": 2 * width // (t if parallel.sequence_parallel else 1),
+    scores = 5 * model.attention_heads * model.seq_length * tokens // t
+    dense = 24 * width // t + 10 * width // (t if parallel.sequence_parallel else 1)
+    inputs = 2 * width // (t if parallel.sequence_parallel else 1)
+    kept, again = {
+        "none": (dense + scores, 0),
+        "selective": (dense, scores),
+        "full": (inputs, dense + scores),
     }[parallel.recompute]
+    scale = 1 if precision == "bf16" else 2
+    per_batch = kept * (model.layers // parallel.pipeline)
     logits = 4 * tokens * model.padded_vocab_size // t
-    return per_layer * model.layers + logits
+    first = per_batch * min(parallel.pipeline, batch.accumulation)
+    if parallel.pipeline == 1:
+        return (first + again) * scale + logits
+    return max((first + again) * scale, (per_batch + again) * scale + logits)
 
 
 def flops_per_token(model: ModelSpec) -> float:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.specs import PretrainSpec
 from meditron_cli.plan import layout
-from meditron_cli.plan.model import Plan
+from meditron_cli.plan.model import Plan, Resources
 
 if TYPE_CHECKING:
     from meditron_cli.config.schema import Node
 
 MFU = 0.40
-"""Guessed share of peak that training reaches; MEDITRON-70B's published one is 0.423 (section
-4.1).
+"""Guessed share of peak that training reaches, with the pipeline's bubble and all else that is no
+computing; MEDITRON-70B's published one is 0.423 (section 4.1).
 """
 
 
@@ -38,14 +39,14 @@ def stage_rows(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def training(spec: PretrainSpec, node: Node, nodes: int) -> dict[str, Any]:
+def training(spec: PretrainSpec, node: Node, resources: Resources) -> dict[str, Any]:
     """Figures of a training run, all computed: sizes in bytes, time in seconds.
 
     Time is floating-point work over ``MFU`` of the profile's peak, and None where the profile
     names none.
     """
-    need = layout.memory(spec.model, spec.parallel, spec.micro_batch_size, spec.precision)
     batch = layout.Batch(spec.micro_batch_size, spec.global_batch_size, spec.parallel.data)
+    need = layout.memory(spec.model, spec.parallel, batch, spec.precision)
     tokens_per_step = spec.global_batch_size * spec.model.seq_length
     tokens = tokens_per_step * spec.train_steps
     return {
@@ -54,7 +55,7 @@ def training(spec: PretrainSpec, node: Node, nodes: int) -> dict[str, Any]:
         "data": spec.parallel.data,
         "sequence_parallel": spec.parallel.sequence_parallel,
         "ranks": spec.parallel.world_size,
-        "nodes": nodes,
+        "nodes": resources.nodes,
         "parameters": layout.parameters(spec.model),
         "padded_vocab_size": spec.model.padded_vocab_size,
         "micro_batch_size": spec.micro_batch_size,
@@ -68,19 +69,29 @@ def training(spec: PretrainSpec, node: Node, nodes: int) -> dict[str, Any]:
         "optimizer_bytes": need.optimizer,
         "activations_bytes": need.activations,
         "memory_bytes": need.total,
+        "save_bytes": need.save,
         "gpu_memory_bytes": node.gpu_memory_gb * layout.GIB,
         "checkpoint_bytes": layout.checkpoint_bytes(spec.model, spec.precision),
-        **duration(spec, node, tokens),
+        **duration(spec, node, tokens, resources),
     }
 
 
-def duration(spec: PretrainSpec, node: Node, tokens: int) -> dict[str, float | None]:
-    """Seconds and GPU-hours at the guessed MFU."""
+def duration(
+    spec: PretrainSpec, node: Node, tokens: int, resources: Resources
+) -> dict[str, float | None]:
+    """Seconds and GPU-hours at the guessed MFU, and how many jobs of ``job_minutes`` that takes."""
+    minutes = resources.time_minutes
     peak = node.peak_bf16_tflops * 1e12 * spec.parallel.world_size
     if not peak or not node.gpus:
-        return {"seconds": None, "gpu_hours": None}
+        return {"seconds": None, "gpu_hours": None, "jobs": None, "job_minutes": minutes}
     seconds = tokens * layout.flops_per_token(spec.model) / (peak * MFU)
-    return {"seconds": seconds, "gpu_hours": seconds * spec.parallel.world_size / 3600}
+    work = minutes * 60 - resources.signal_lead_seconds
+    return {
+        "seconds": seconds,
+        "gpu_hours": seconds * spec.parallel.world_size / 3600,
+        "jobs": math.ceil(seconds / work),
+        "job_minutes": minutes,
+    }
 
 
 def training_lines(facts: dict[str, Any]) -> list[str]:
@@ -100,13 +111,23 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
         f"{size(facts['weights_bytes'])}, gradients {size(facts['gradients_bytes'])}, optimizer "
         f"{size(facts['optimizer_bytes'])}, activations {size(facts['activations_bytes'])}"
         + (f"; the GPU has {size(facts['gpu_memory_bytes'])}" if facts["gpu_memory_bytes"] else ""),
-        f"checkpoint   {size(facts['checkpoint_bytes'])}, computed",
+        f"checkpoint   {size(facts['checkpoint_bytes'])}, computed"
+        + (
+            f"; to write it, a rank takes {size(facts['save_bytes'])} of the node's memory"
+            if facts["save_bytes"]
+            else ""
+        ),
     ]
     if facts["seconds"] is not None:
         lines.append(
             f"time         about {facts['seconds'] / 3600:,.1f} h and {facts['gpu_hours']:,.0f} "
-            f"GPU-hours at a guessed {MFU:.0%} of peak"
+            f"GPU-hours at a guessed {MFU:.0%} of peak, pipeline bubble included"
         )
+        if facts["jobs"] > 1:
+            lines.append(
+                f"jobs         about {facts['jobs']} jobs of {facts['job_minutes'] / 60:g} h; "
+                "`meditron resume` after each"
+            )
     return lines
 
 

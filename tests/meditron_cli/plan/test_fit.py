@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from jobs.specs import ModelSpec, ParallelSpec
 from meditron_cli.config.schema import Cluster
 from meditron_cli.plan import fit
+from meditron_cli.plan.layout import Batch
 
 SEVEN = ModelSpec(32, 4096, 11008, 32, 32, 2048, 32000, 32000, 1e4, 1e-5, 0.02)
 ONE = ParallelSpec(1, 1, 1, False, True, "none")
+BATCH = Batch(1, 1, 1)
 
 
 def cluster(nodes: int = 2, device: str = "cuda", **node: Any) -> Cluster:
@@ -101,11 +103,11 @@ def test_a_job_that_is_not_refused_has_time_to_work(minutes: int, lead: int) -> 
 
 
 def test_memory_says_nothing_where_the_profile_says_nothing() -> None:
-    assert fit.memory_findings(cluster(), SEVEN, ONE, 1, "bf16") == fit.Findings()
+    assert fit.memory_findings(cluster(memory_gb=512), SEVEN, ONE, BATCH, "bf16") == fit.Findings()
 
 
 def test_states_beyond_the_gpu_are_refused() -> None:
-    found = fit.memory_findings(cluster(gpu_memory_gb=80), SEVEN, ONE, 1, "bf16")
+    found = fit.memory_findings(cluster(gpu_memory_gb=80), SEVEN, ONE, BATCH, "bf16")
 
     assert found == fit.refused(
         "weights, gradients and optimizer need 113 GiB a GPU, cluster site has 80; raise "
@@ -114,14 +116,45 @@ def test_states_beyond_the_gpu_are_refused() -> None:
 
 
 def test_activations_beyond_the_gpu_are_only_doubted_since_they_are_an_estimate() -> None:
-    found = fit.memory_findings(cluster(gpu_memory_gb=120), SEVEN, ONE, 8, "bf16")
+    found = fit.memory_findings(
+        cluster(gpu_memory_gb=120, memory_gb=512), SEVEN, ONE, Batch(8, 8, 1), "bf16"
+    )
 
     assert found.errors == ()
     assert found.warnings[0].endswith("lower pretrain.micro_batch_size or set parallel.recompute")
 
 
 def test_what_fits_the_gpu_is_not_doubted() -> None:
-    assert fit.memory_findings(cluster(gpu_memory_gb=800), SEVEN, ONE, 1, "bf16") == fit.Findings()
+    site = cluster(gpu_memory_gb=800, memory_gb=512)
+
+    assert fit.memory_findings(site, SEVEN, ONE, BATCH, "bf16") == fit.Findings()
+
+
+def test_a_save_that_does_not_fit_the_nodes_memory_is_doubted() -> None:
+    site = cluster(gpu_memory_gb=800, memory_gb=64)
+    sharded = dataclasses.replace(layout(data=4), distributed_optimizer=True)
+
+    found = fit.memory_findings(site, SEVEN, sharded, Batch(1, 4, 4), "bf16")
+
+    assert found == fit.doubted(
+        "a save gathers about 301 GiB in the memory of each node, cluster site has 64; raise "
+        "parallel.tensor or parallel.pipeline, or set parallel.distributed_optimizer=false"
+    )
+
+
+def test_the_nearest_layout_that_fits_keeps_the_ranks_then_the_tensor_size() -> None:
+    site = cluster(gpu_memory_gb=80, memory_gb=1000)
+    asked = layout(tensor=8)
+
+    found = fit.fitting_layout(site, SEVEN, asked, Batch(1, 8, 1), "bf16")
+
+    assert found == layout(tensor=4, data=2)
+
+
+def test_no_layout_is_proposed_where_none_fits() -> None:
+    tiny = cluster(gpu_memory_gb=2)
+
+    assert fit.fitting_layout(tiny, SEVEN, layout(tensor=8), Batch(1, 8, 1), "bf16") is None
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,17 @@ def test_a_plan_that_cannot_be_is_exit_2_with_every_reason(meditron: Bench) -> N
     ]
 
 
+def test_a_layout_that_does_not_fit_comes_with_one_that_does(meditron: Bench) -> None:
+    result = meditron("plan", "pretrain", "--cluster", "clariden", "--size", "70b")
+
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "error: parallel.tensor = 8 does not fit within a node of 4 GPUs; tensor parallelism must "
+        "not cross nodes",
+        "hint: --set parallel.tensor=4 --set parallel.pipeline=8 --set parallel.data=4 would fit",
+    ]
+
+
 def test_a_time_limit_that_leaves_no_time_to_work_is_refused(meditron: Bench) -> None:
     result = meditron(
         *("plan", "pretrain", "--cluster", "test-slurm", "--size", "tiny"),

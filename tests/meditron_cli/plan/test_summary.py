@@ -18,7 +18,7 @@ def training(cluster: str, size: str) -> dict[str, object]:
     spec = stage.tasks[0].spec
     assert isinstance(spec, PretrainSpec)
     node = load_cluster(str(profile_of(cluster))).gpu_partition.node
-    return summary.training(spec, node, stage.resources.nodes)
+    return summary.training(spec, node, stage.resources)
 
 
 def test_a_stage_is_a_row_with_its_tasks_and_jobs() -> None:
@@ -79,7 +79,8 @@ def test_figures_become_sentences() -> None:
         "parallelism"
     )
     assert any("the GPU has 80.0 GiB" in line for line in lines)
-    assert any("at a guessed 40% of peak" in line for line in lines)
+    assert any("at a guessed 40% of peak, pipeline bubble included" in line for line in lines)
+    assert lines[-1] == "jobs         about 16 jobs of 24 h; `meditron resume` after each"
 
 
 @pytest.mark.parametrize(
