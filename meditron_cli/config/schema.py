@@ -531,7 +531,7 @@ class Container(Section):
     image: Word
     """Path of the .sqsh or .sif file on shared storage."""
     mounts: tuple[Word, ...] = ()
-    """``host:container`` pairs."""
+    """``host:container`` pairs, beside the run directory and the inputs an experiment names."""
     python: Word = "python"
     """Interpreter inside the image."""
 

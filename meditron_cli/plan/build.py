@@ -88,6 +88,8 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
         found += time_findings(inputs, stage)
     if "pretrain" in stages:
         found += training_findings(inputs)
+    if inputs.cluster.environment.container:
+        found += container_findings(inputs, stages)
     if "evaluate" in stages:
         experiment = inputs.experiment
         tensor, precision = experiment.evaluate.tensor, experiment.pretrain.precision
@@ -101,6 +103,23 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
     if "tokenize" in stages:
         found += fit.core_findings(inputs.experiment.tokenize.cpus, inputs.cpu_partition)
     return found
+
+
+def container_findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
+    """Whether what the tasks read can be named in a container's mount option."""
+    paths = [
+        path
+        for stage in stages
+        for task in BUILDERS[stage](inputs).tasks
+        for path in named_paths(task.spec)
+    ]
+    return fit.refused(
+        *(
+            f"{path!r} cannot be mounted into the container, since its name has a ':' or ','"
+            for path in dict.fromkeys(paths)
+            if ":" in path or "," in path
+        )
+    )
 
 
 def time_findings(inputs: Inputs, stage: str) -> fit.Findings:
@@ -377,7 +396,6 @@ def stage_plan(
     min_free_gb: float = 1.0,
 ) -> StagePlan:
     """Wrap what a stage does in how it is started."""
-    python, srun_args = rank_command(inputs)
     cluster = inputs.cluster
     health = {
         "gpus": resources.gpus_per_node if cluster.device == "cuda" else 0,
@@ -398,14 +416,15 @@ def stage_plan(
             gpus_per_node=resources.gpus_per_node,
             cpus_per_rank=resources.cpus_per_rank,
             launcher=inputs.launcher,
-            python=python,
-            srun_args=srun_args,
+            python=command[0],
+            srun_args=command[1],
             secrets_file=str(cluster.environment.secrets_file or ""),
             health=health,
             scratch_dir=str(cluster.scratch_dir or ""),
             leave_seconds=resources.signal_lead_seconds,
         )
         for index, spec in enumerate(task_specs)
+        for command in [rank_command(inputs, spec)]
     )
     return StagePlan(
         stage=stage,
@@ -417,15 +436,37 @@ def stage_plan(
     )
 
 
-def rank_command(inputs: Inputs) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """How a rank's Python is started, and srun's extra arguments; containers wrap the ranks
-    alone.
+def named_paths(spec: specs.Spec) -> tuple[str, ...]:
+    """Files and folders outside the run directory that a task reads."""
+    if isinstance(spec, specs.CurateSpec):
+        found = spec.sources
+    elif isinstance(spec, specs.TokenizeSpec):
+        found = (spec.tokenizer,)
+    elif isinstance(spec, specs.EvaluateSpec):
+        found = (spec.tokenizer, spec.path)
+    else:  # a dataset is two files beside each other
+        prefixes = (*spec.train_prefixes, *spec.validation_prefixes)
+        found = (spec.tokenizer, *(prefix.rpartition("/")[0] for prefix in prefixes))
+    return tuple(dict.fromkeys(path for path in found if path.startswith("/")))
+
+
+def rank_command(inputs: Inputs, spec: specs.Spec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """How a rank's Python is started, and srun's extra arguments.
+
+    Containers wrap the ranks alone. They see the profile's mounts, the run directory, the scratch
+    folder, and, to read only, what the task's specification names.
     """
     container = inputs.cluster.environment.container
     srun = inputs.cluster.slurm.srun
     if container is None:
         return (inputs.python,), srun
-    mounts = (*container.mounts, f"{RUN}:{RUN}")
+    scratch = inputs.cluster.scratch_dir
+    mounts = (
+        *container.mounts,
+        f"{RUN}:{RUN}",
+        *([f"{scratch}:{scratch}"] if scratch else []),
+        *(f"{path}:{path}:ro" for path in named_paths(spec)),
+    )
     if container.kind == "pyxis":
         return (container.python,), (
             *srun,

@@ -109,6 +109,33 @@ def test_without_cuda_evaluation_runs_on_the_cpu_partition_and_asks_for_no_gpu()
     assert (resources.nodes, resources.ranks_per_node) == (1, 2)
 
 
+def test_containers_see_what_their_task_reads_to_read_only() -> None:
+    plan = plan_of("site-pyxis", "7b", "parallel.data=2", "pretrain.data=[/other/tokens/00000]")
+
+    mounts = {
+        stage.stage: stage.tasks[0].srun_args[2].removeprefix("--container-mounts=").split(",")
+        for stage in plan.stages
+    }
+    both = ["/data:/data", "{run}:{run}"]
+    tokenizer = "/data/tokenizer.json:/data/tokenizer.json:ro"
+    assert mounts == {
+        "curate": [*both, "/data/corpus:/data/corpus:ro"],
+        "tokenize": [*both, tokenizer],
+        "pretrain": [*both, tokenizer, "/other/tokens:/other/tokens:ro"],
+        "evaluate": [*both, tokenizer, "/data/quiz.jsonl:/data/quiz.jsonl:ro"],
+    }
+
+
+def test_what_no_mount_option_can_name_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan_of("site-apptainer", "tiny", "curate.sources=['/data/a,b', '/data/c:d']")
+
+    assert caught.value.message.splitlines() == [
+        "'/data/a,b' cannot be mounted into the container, since its name has a ':' or ','",
+        "'/data/c:d' cannot be mounted into the container, since its name has a ':' or ','",
+    ]
+
+
 def test_sequence_parallelism_follows_tensor_parallelism_unless_turned_off() -> None:
     def sequence_parallel(*overrides: str) -> bool:
         spec = plan_of("test-slurm", "tiny", *overrides).stage("pretrain").tasks[0].spec
