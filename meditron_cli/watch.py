@@ -127,10 +127,12 @@ def settle(services: Services, run: RunDir, record: RunRecord) -> None:
         services.clock.sleep(LOOK_SECONDS)
 
 
-def why(run: RunDir) -> tuple[str, str]:
-    """The first sentence and hint that an unfinished task of a run left; empty when none did."""
+def why(run: RunDir) -> tuple[str, str, int]:
+    """The first sentence and hint that an unfinished task of a run left, and its exit code
+    (``jobs.runtime``); empty and 0 when none did.
+    """
     words = view.last_words(view.read(run))
     if not words:
-        return "", ""
+        return "", "", 0
     stage, index, said = words[0]
-    return f"{stage} task {index}: {said['message']}", str(said.get("hint", ""))
+    return f"{stage} task {index}: {said['message']}", str(said.get("hint", "")), int(said["code"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs import specs
+from jobs import runtime, specs
 from meditron_cli import console, runs
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError, RunFailed
@@ -43,7 +43,9 @@ class Submission:
 @options.target_options
 @options.runs_dir_option
 @click.option("--dry-run", is_flag=True, help="Print what sbatch would get; submit nothing.")
-@click.option("--wait", is_flag=True, help="Follow the run to its end; exit 4 when it fails.")
+@click.option(
+    "--wait", is_flag=True, help="Follow the run to its end; exit 4 when it fails, 2 on bad input."
+)
 @click.option("--new", is_flag=True, help="Start another run instead of continuing the last.")
 @options.json_option
 @click.pass_obj
@@ -222,14 +224,16 @@ def follow(services: Services, run: RunDir) -> None:
     """Watch a run until it ends.
 
     Raises:
-        RunFailed: it ended without reaching its target.
+        ConfigError: it ended since a task met an input or a configuration that cannot be.
+        RunFailed: it ended without reaching its target for another reason.
     """
     from meditron_cli import watch
 
     state = watch.follow(services, run)
     if state != "succeeded":
-        sentence, hint = watch.why(run)
-        raise RunFailed(
+        sentence, hint, code = watch.why(run)
+        error = ConfigError if code == runtime.CONFIGURATION else RunFailed
+        raise error(
             f"run {run.name} {state}{': ' + sentence if sentence else ''}",
             hint=hint or f"`meditron logs {run.name}` shows what it said",
         )

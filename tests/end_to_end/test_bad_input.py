@@ -49,7 +49,7 @@ class Refusal:
 
 
 LAYOUT_HINT = (
-    "hint: `meditron explain KEY` says where a value comes from; --set KEY=VALUE changes it"
+    "hint: --set parallel.tensor=1 --set parallel.pipeline={} --set parallel.data={} would fit\n"
 )
 ROOT_HINT = "hint: name another with --runs-dir or MEDITRON_RUNS"
 SUBMIT_HINT = "hint: nothing was submitted"
@@ -83,12 +83,12 @@ REFUSED = {
     "a layout that does not divide": Refusal(
         ("--set", "parallel.pipeline=3"),
         "error: model.layers = 2 is not divisible by parallel.pipeline = 3; 3 would be\n"
-        f"{LAYOUT_HINT}\n",
+        + LAYOUT_HINT.format(1, 2),
     ),
     "more ranks than the machine has": Refusal(
         ("--set", "parallel.data=128", "--set", "pretrain.global_batch_size=256"),
         "error: parallel.tensor x pipeline x data = 1 x 1 x 128 = 128 ranks, but cluster local "
-        f"has 64 cores (1 nodes of 64)\n{LAYOUT_HINT}\n",
+        "has 64 cores (1 nodes of 64)\n" + LAYOUT_HINT.format(1, 64),
     ),
     "an unknown key": Refusal(
         ("--set", "pretrain.lerning_rate=1"),
@@ -180,7 +180,7 @@ def test_what_a_stage_cannot_read_fails_the_run_with_its_sentence(desk: Desk, ca
     error, hint = done.stderr.splitlines()[-2:]
     assert error.startswith(start), done.stderr
     assert hint.startswith("hint: ")
-    assert done.returncode == 4
+    assert done.returncode == 2
     desk.wait_idle()
     state = desk.state(run)
     assert state["state"] == "failed"

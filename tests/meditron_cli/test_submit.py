@@ -179,11 +179,12 @@ def test_waiting_ends_when_the_run_has_succeeded(
     assert lines[-1].endswith("tells what came out")
 
 
-def test_waiting_for_a_run_that_fails_is_exit_4_with_its_reason(
-    meditron: Bench, fail: Callable[..., None]
+@pytest.mark.parametrize(("code", "exit_code"), [(1, 4), (2, 2), (5, 4)])
+def test_waiting_for_a_run_that_fails_is_exit_4_or_2_on_bad_input_with_its_reason(
+    meditron: Bench, fail: Callable[..., None], code: int, exit_code: int
 ) -> None:
     def break_down() -> None:
-        fail(meditron.run(), "curate", 0)
+        fail(meditron.run(), "curate", 0, code=code)
         for stage in ("tokenize", "pretrain", "evaluate"):
             meditron.scheduler.put_stage(
                 stage, JobState.QUEUED, "PENDING", "DependencyNeverSatisfied"
@@ -193,7 +194,7 @@ def test_waiting_for_a_run_that_fails_is_exit_4_with_its_reason(
 
     result = meditron.submit("--wait")
 
-    assert result.exit_code == 4
+    assert result.exit_code == exit_code
     assert result.stderr.endswith(
         f"error: run {meditron.run().name} failed: curate task 0: docs.jsonl:7: no text\n"
         "hint: mend the line\n"
