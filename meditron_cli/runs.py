@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -137,6 +138,7 @@ def create(root: Path, name: str, request: Request, plan: Plan) -> RunDir:
     part = root / f".{name}.{uuid4().hex}"
     try:
         part.mkdir(parents=True)
+        share(part, root)
         fill(RunDir(part), name, request, plan)
         _rename(part, root / name)
     except BaseException as error:
@@ -147,6 +149,16 @@ def create(root: Path, name: str, request: Request, plan: Plan) -> RunDir:
             ) from error
         raise
     return RunDir(root / name)
+
+
+def share(folder: Path, root: Path) -> None:
+    """Let the group into a run whose runs directory it may write to, whatever the umask: to make
+    STOP and SAVE there.
+    """
+    mine, wanted = folder.stat(), root.stat()
+    if wanted.st_mode & stat.S_IWGRP and mine.st_gid == wanted.st_gid:
+        bits = stat.S_IRWXG | wanted.st_mode & stat.S_ISGID
+        folder.chmod(stat.S_IMODE(mine.st_mode) | bits)
 
 
 def reason(error: OSError) -> str:

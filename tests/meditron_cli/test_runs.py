@@ -74,6 +74,23 @@ def test_a_run_holds_everything_before_its_first_job(meditron: Bench) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("root", "made"), [(0o755, 0o755), (0o775, 0o775), (0o2775, 0o2775), (0o2770, 0o2775)]
+)
+def test_a_run_is_open_to_the_group_that_may_write_to_the_runs_directory(
+    meditron: Bench, root: int, made: int
+) -> None:
+    meditron.runs.mkdir(exist_ok=True)
+    meditron.runs.chmod(root)
+    mask = os.umask(0o022)
+    try:
+        meditron.submit()
+    finally:
+        os.umask(mask)
+
+    assert meditron.run().root.stat().st_mode & 0o7777 == made
+
+
 def test_the_code_is_copied_without_bytecode(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     code = meditron.run().code
