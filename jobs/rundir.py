@@ -43,52 +43,66 @@ class RunDir:
 
     @property
     def name(self) -> str:
+        """The run's name, which is its folder's."""
         return self.root.name
 
     @property
     def record(self) -> Path:
+        """What was asked, by whom, with which programs; written once."""
         return self.root / "run.json"
 
     @property
     def plan(self) -> Path:
+        """Stages, tasks and resources of all submissions so far."""
         return self.root / "plan.json"
 
     @property
     def events(self) -> Path:
+        """What happened, a JSON object a line, appended."""
         return self.root / "events.jsonl"
 
     @property
     def code(self) -> Path:
+        """The packages as first submitted; what the jobs execute."""
         return self.root / "code"
 
     @property
     def lock(self) -> Path:
+        """Held by the command that changes the run."""
         return self.root / "lock"
 
     @property
     def stop_file(self) -> Path:
+        """Its presence asks running stages to save and leave."""
         return self.root / "STOP"
 
     @property
     def save_file(self) -> Path:
+        """Its presence asks training for one checkpoint."""
         return self.root / "SAVE"
 
     def stage(self, stage: str) -> Path:
+        """The folder of a stage's specs, markers and attempts."""
         return self.root / "stages" / stage
 
     def spec(self, stage: str, index: int) -> Path:
+        """What a task is given (``jobs.specs.TaskSpec``)."""
         return self.stage(stage) / "spec" / f"{index:05d}.json"
 
     def done(self, stage: str, index: int) -> Path:
+        """A task's marker, written last."""
         return self.stage(stage) / "done" / f"{index:05d}.json"
 
     def progress(self, stage: str, index: int) -> Path:
+        """How far a running task is, overwritten."""
         return self.stage(stage) / "progress" / f"{index:05d}.json"
 
     def attempt(self, stage: str, number: int) -> Path:
+        """Logs, health reports and exit records of one attempt, counted from 1."""
         return self.stage(stage) / "attempts" / str(number)
 
     def exit_record(self, stage: str, number: int, index: int) -> Path:
+        """How a task of an attempt ended, as its supervisor saw it."""
         return self.attempt(stage, number) / f"exit-{index:05d}.json"
 
     def metrics(self) -> Path:

@@ -47,6 +47,7 @@ class StopFlag:
         self.received: list[int] = []
 
     def install(self) -> StopFlag:
+        """Catch the signals from now on, in place of whatever handled them; answers itself."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._note)
         return self
@@ -72,6 +73,7 @@ class Context:
     started: float = field(default_factory=time.time)
 
     def path(self, name: str) -> Path:
+        """A path as specs write it: relative to the run directory, or absolute."""
         return self.run.path(name)
 
     @property
