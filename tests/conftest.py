@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hypothesis
 import pytest
 from click.testing import CliRunner, Result
 
@@ -17,6 +18,10 @@ from meditron_cli.main import main
 from meditron_cli.services import Services
 
 from .fakes import FakeClock, FakeScheduler
+
+# A slow machine is no fault of an example.
+hypothesis.settings.register_profile("meditron")
+hypothesis.settings.load_profile("meditron")
 
 WORDS = ("<EOD>", "fever", "heart", "insulin")
 

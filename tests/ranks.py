@@ -38,10 +38,13 @@ FINISH = "context.finish([], [], {})"
 
 LINGER = (
     "context.stop.install()",
+    "context.path(f'there-{context.rank}').touch()",
+    "there = [context.path(f'there-{rank}') for rank in range(context.world_size)]",
+    "while not all(path.exists() for path in there): time.sleep(0.01)",
     "context.path('ready').write_text(str(os.getpid()))",
     "while not context.stop: time.sleep(0.01)",
 )
-"""Says that it is there, and waits for a stop request."""
+"""Says that all ranks are there, and waits for a stop request."""
 
 DEAF = (
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)",

@@ -161,11 +161,11 @@ def missing_inputs(experiment: Experiment, root: tree.Node) -> Iterator[Missing]
     if not experiment.curate.sources:
         where: Location = ("curate", "sources")
         message = "no documents are named; list files or folders"
-        yield Missing(("curate",), sentence(root, where, message))
+        yield Missing(("curate",), unnamed(root, where, message))
     if not experiment.tokenize.tokenizer:
         where = ("tokenize", "tokenizer")
         message = "no tokenizer.json is named"
-        yield Missing(("tokenize", "pretrain", "evaluate"), sentence(root, where, message))
+        yield Missing(("tokenize", "pretrain", "evaluate"), unnamed(root, where, message))
     for stages, where, path in inputs(experiment):
         if not path.exists():
             yield Missing(stages, sentence(root, where, f"{path}: no such file or folder"))
@@ -181,6 +181,13 @@ def missing_secrets(cluster: Cluster, root: tree.Node) -> Iterator[Missing]:
         yield Missing(STAGES, sentence(root, where, f"{path}: no such file"))
     elif stat.S_IMODE(path.stat().st_mode) & 0o077:
         yield Missing(STAGES, sentence(root, where, f"others may read {path}; chmod it 600"))
+
+
+def unnamed(root: tree.Node, where: Location, message: str) -> str:
+    """A line about a key that nobody has written: it belongs into the topmost layer, not beside
+    what a profile happens to preset.
+    """
+    return str(Problem(tree.place_at(root, ()), tree.key_text(where), message))
 
 
 def sentence(root: tree.Node, where: Location, message: str) -> str:

@@ -73,7 +73,7 @@ CHOICE = st.text(alphabet="abc", min_size=1, max_size=6).map(lambda text: f" {te
 QUESTION = st.tuples(TEXT, st.lists(CHOICE, min_size=1, max_size=4, unique=True))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(QUESTION, min_size=1, max_size=5, unique_by=lambda question: question[0]))
 def test_log_likelihoods_are_those_of_the_model_whatever_is_batched_and_shared(
     encoder, network, questions
@@ -90,7 +90,7 @@ def test_log_likelihoods_are_those_of_the_model_whatever_is_batched_and_shared(
     assert [value for value, _ in found] == pytest.approx(expected, abs=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.text("abc ", min_size=1, max_size=8), CHOICE, CHOICE)
 def test_log_likelihoods_of_the_parts_of_a_text_add_up(lm, context, first, second):
     context = f"{context}x"

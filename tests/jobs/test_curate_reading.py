@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import json_stream, reading
@@ -57,7 +57,6 @@ JSON = st.recursive(
 
 
 @given(st.lists(JSON), st.sampled_from([None, 0, 2]), st.booleans())
-@settings(deadline=None)
 def test_elements_are_those_of_the_whole_array(
     tmp_path_factory: pytest.TempPathFactory,
     values: list[object],

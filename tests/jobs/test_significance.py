@@ -50,7 +50,7 @@ def exact_tail(correct: int, chances: list[Fraction]) -> Fraction:
     return sum(mass[correct:], Fraction(0))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(2, 6), min_size=1, max_size=40), st.data())
 def test_the_p_value_is_the_exact_poisson_binomial_tail(choices, data):
     correct = data.draw(st.integers(0, len(choices)))

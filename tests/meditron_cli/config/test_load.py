@@ -68,9 +68,7 @@ def write_layer(values: dict[str, int]) -> str:
     return str(nested).replace("'", "") + "\n"
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(
     written=st.fixed_dictionaries(
         {layer: st.dictionaries(st.sampled_from(sorted(KEYS)), st.just(0)) for layer in LAYERS}

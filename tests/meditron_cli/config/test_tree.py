@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from meditron_cli.config import tree
@@ -127,7 +127,6 @@ def test_what_is_no_plain_yaml_gets_one_sentence(text: str, problem: str) -> Non
     assert problems == [problem]
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_no_text_breaks_the_reader(text: str) -> None:
     root, problems = parse(text)
@@ -188,7 +187,6 @@ def leaves(value: object, where: tuple[str, ...] = ()) -> dict[tuple[str, ...], 
     return {where: value}
 
 
-@settings(deadline=None)
 @given(mappings, mappings)
 def test_each_value_of_the_upper_layer_counts_and_keeps_its_source(
     below: dict, above: dict
@@ -204,7 +202,6 @@ def test_each_value_of_the_upper_layer_counts_and_keeps_its_source(
             assert (tree.to_plain(node), node.place.source.label) == (value, "s")
 
 
-@settings(deadline=None)
 @given(mappings, mappings)
 def test_what_the_upper_layer_leaves_out_stays(below: dict, above: dict) -> None:
     lower, upper = (Source("recipe", "r", Path("/r")), Source("--set", "s", Path("/s"), 1))
