@@ -12,6 +12,7 @@ setup: .venv/.ready
 .venv/.ready: pyproject.toml .ci/constraints.txt Makefile
 	@$(PYTHON) -c "import ensurepip, venv" || { echo "$(PYTHON) cannot make a virtual environment: \
 	on Debian, apt-get install python3-venv" >&2; exit 1; }
+	@echo "setting up .venv: some 2 GB of packages, torch first; this takes minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable ".[all,dev]"
