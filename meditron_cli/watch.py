@@ -29,15 +29,17 @@ class Board(Protocol):
 
 
 class Lines:
-    """A line for each change of a stage, for logs."""
+    """A line for each change of a stage, and for each tenth of it, for logs."""
 
     def __init__(self) -> None:
-        self._said: dict[str, tuple[str, int]] = {}
+        self._said: dict[str, tuple[str, int, int]] = {}
 
     def show(self, run: RunView) -> None:
         for name, stage in run.stages.items():
-            if self._said.get(name) != (stage.state, stage.done):
-                self._said[name] = (stage.state, stage.done)
+            done, total = stage.measure
+            news = (stage.state, stage.done, 10 * done // max(total, 1))
+            if self._said.get(name) != news:
+                self._said[name] = news
                 console.note(f"{name}: {stage.state} {describe(stage, run)}".rstrip())
 
 

@@ -20,14 +20,20 @@ def training(step: int) -> RunView:
     return view.fold(RunRecord("run", Path("run"), stages=stages), {}, 0.0)
 
 
-def test_a_log_gets_a_line_for_each_change(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_gets_a_line_for_each_change_and_each_tenth(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     board = Lines()
 
-    for step in (1, 2, 3):
+    for step in (1, 2, 3, 4, 5, 7):
         board.show(training(step))
 
     captured = capsys.readouterr()
-    assert captured.err == "curate: succeeded 1/1 tasks\npretrain: stopped 1/40 steps, loss 2.500\n"
+    assert captured.err.splitlines() == [
+        "curate: succeeded 1/1 tasks",
+        "pretrain: stopped 1/40 steps, loss 2.500",
+        "pretrain: stopped 4/40 steps, loss 2.500",
+    ]
     assert captured.out == ""
 
 
