@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,19 +184,19 @@ def test_cancel_leaves_no_process_and_resume_goes_on(desk: Desk) -> None:
 
 
 def test_an_interrupted_wait_leaves_the_run_going(desk: Desk) -> None:
-    waiting = desk.start(*desk.submit_words("curate", "--wait"))
-    wait_until(lambda: desk.names() and desk.run().events.exists())
+    waiting = desk.start(*desk.submit_words("pipeline", "--wait"))
+    assert waiting.stderr is not None
+    following = next(line for line in waiting.stderr if line.startswith("pretrain: "))
     run = desk.run()
-    wait_until(lambda: events(run, "submit", "curate"))
-    time.sleep(0.5)
 
     waiting.send_signal(signal.SIGINT)
     _, said = waiting.communicate(timeout=60)
+    wait_until(lambda: run.done("tokenize", 0).exists(), 60.0)
+    desk("cancel", run.name)
 
+    assert following == f"pretrain: pending 0/{STEPS} steps\n"
     assert waiting.returncode == 130
     assert f"run {run.name} goes on" in said
-    desk.wait_idle()
-    assert desk.state(run)["state"] == "succeeded"
 
 
 def test_of_two_submits_at_once_exactly_one_acts(desk: Desk) -> None:
