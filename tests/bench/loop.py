@@ -222,7 +222,7 @@ def bare_loop(
         params_dtype=torch.float32,
         use_distributed_optimizer=distributed,
     )
-    optimizer = get_megatron_optimizer(config, [wrapped])
+    optimizer = get_megatron_optimizer(config, [wrapped], use_gloo_process_groups=False)
     batches = iter(
         torch.utils.data.DataLoader(
             bare_dataset(spec, tokens, cache), batch_size=spec.micro_batch_size
