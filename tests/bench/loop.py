@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from jobs import rundir, specs
+from meditron_cli import sample
 from meditron_cli.config.load import load
 from meditron_cli.inputs import plan_of
 from tests.bench import Figure, environment, ratio
 
+TOKENIZER = Path(sample.__file__).with_name("tokenizer.json")
 STEPS_A_ROUND = 2
 ROUNDS = 30
 WARM_UP_ROUNDS = 2
@@ -53,7 +55,8 @@ def figures() -> list[Figure]:
 
 def write_task(run: rundir.RunDir) -> None:
     """Recipe ``tiny`` on one rank, on made-up tokens."""
-    plan = plan_of(load("local", "tiny", None, []), ("pretrain",))
+    settings = [f"tokenize.tokenizer={TOKENIZER}"]
+    plan = plan_of(load("local", "tiny", None, settings), ("pretrain",))
     task = plan.stage("pretrain").tasks[0]
     spec = task.spec
     assert isinstance(spec, specs.PretrainSpec)
@@ -62,13 +65,10 @@ def write_task(run: rundir.RunDir) -> None:
         spec,
         train_prefixes=("tokens/train",),
         validation_prefixes=(),
-        tokenizer="tokenizer.json",
         train_steps=steps + 1,  # the clock starts after the first step
         validation_interval=0,
         save_interval=10 * steps,
     )
-    eod = {"id": spec.model.vocab_size - 1, "content": spec.eod_token}
-    (run.root / "tokenizer.json").write_text(json.dumps({"model": {}, "added_tokens": [eod]}))
     rundir.write_json(
         run.spec("pretrain", 0), specs.to_json(dataclasses.replace(task, spec=changed))
     )
