@@ -184,6 +184,8 @@ def test_cancel_leaves_no_process_and_resume_goes_on(desk: Desk) -> None:
 
 
 def test_an_interrupted_wait_leaves_the_run_going(desk: Desk) -> None:
+    # Where a shell started the tests in its background SIGINT is ignored, and would be in ours.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     waiting = desk.start(*desk.submit_words("pipeline", "--wait"))
     assert waiting.stderr is not None
     following = next(line for line in waiting.stderr if line.startswith("pretrain: "))
