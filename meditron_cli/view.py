@@ -18,8 +18,6 @@ from meditron_cli import runs
 from meditron_cli.errors import ConfigError
 from meditron_cli.scheduler.base import JobInfo, JobState
 
-STATES = ("pending", "running", "succeeded", "failed", "stopped", "cancelled", "unknown")
-
 PRECEDENCE = ("running", "failed", "unknown", "cancelled", "stopped", "pending", "succeeded")
 """Of tasks in a stage and of stages in a run: the first that occurs is the state of the whole."""
 

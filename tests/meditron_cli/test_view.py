@@ -146,7 +146,7 @@ def test_a_stage_has_succeeded_exactly_when_every_marker_is_there(
 
     seen = view.fold(record, {"7": info} if info else {}, NOW)
 
-    assert seen.state in view.STATES
+    assert seen.state in view.PRECEDENCE
     assert (seen.state == "succeeded") == (stage.done == {0, 1, 2})
     assert seen.state == seen.stages["curate"].state
 
