@@ -193,6 +193,24 @@ SPEC_TYPES: dict[str, type[Any]] = {
 
 
 @dataclass(frozen=True)
+class SupervisionSpec:
+    """How patiently a task is watched, and how often it is started again."""
+
+    attempts_without_progress: int = 3
+    """Attempts in a row without a newer checkpoint after which the run stops."""
+    restarts_in_allocation: int = 2
+    """Starts of the ranks after the first in one allocation."""
+    startup_limit_seconds: int = 1200
+    """From the start of the ranks to the first step."""
+    step_limit_seconds: int = 120
+    """Least time that may pass without a step; five times the slowest of a hundred if longer."""
+    retry_delay_seconds: int = 30
+    """Before the second start after a failure; doubled each time, 15 minutes at most."""
+    storage_delay_seconds: int = 600
+    """The same after a full or failing disk; an hour at most."""
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """The content of ``stages/<stage>/spec/<task>.json``."""
 
@@ -228,6 +246,7 @@ class TaskSpec:
     """
     leave_seconds: int = 0
     """How long its ranks may take to save and leave, where the supervisor would grant less."""
+    supervision: SupervisionSpec = SupervisionSpec()
 
 
 T = TypeVar("T")

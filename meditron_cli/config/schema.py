@@ -450,6 +450,23 @@ class Evaluate(Section):
             seen.add(benchmark.name)
 
 
+class Supervision(Section):
+    """How patiently tasks are watched, and how often they are started again."""
+
+    attempts_without_progress: PositiveInt = 3
+    """Attempts in a row without a newer checkpoint after which a run stops."""
+    restarts_in_allocation: NonNegativeInt = 2
+    """Starts of the ranks after the first within one job; then a fresh job goes on."""
+    startup_limit_seconds: PositiveInt = 1200
+    """Longest time from the start of the ranks to their first step; then they count as hung."""
+    step_limit_seconds: PositiveInt = 120
+    """Least time without a step that counts as a hang; five times the slowest step if longer."""
+    retry_delay_seconds: NonNegativeInt = 30
+    """Before the second start after a failure; doubles with each one, up to 15 minutes."""
+    storage_delay_seconds: NonNegativeInt = 600
+    """The same after a full or failing disk; doubles up to an hour."""
+
+
 class Experiment(Section):
     """One experiment: defaults, recipe, cluster defaults, experiment file and ``--set``, merged."""
 
@@ -469,6 +486,8 @@ class Experiment(Section):
     """Continued pretraining; recipes fill it in."""
     evaluate: Annotated[Evaluate, OPERATIONAL] = Evaluate()
     """Checkpoints scored on benchmarks."""
+    supervision: Annotated[Supervision, OPERATIONAL] = Supervision()
+    """Hangs, restarts and retries."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Only checkpoints that training keeps can be evaluated."""
@@ -519,6 +538,8 @@ class Partition(Section):
     """Account for jobs in this partition; overrides the cluster's."""
     qos: WordOrEmpty = ""
     """QOS; overrides the cluster's."""
+    grace_seconds: NonNegativeInt | None = None
+    """GraceTime: between a preemption's notice and the end of the job; none when not known."""
     request_memory: bool = True
     """Ask for memory explicitly (``--mem``); off where the site forbids it."""
 
@@ -568,6 +589,12 @@ class Slurm(Section):
 
     max_array_size: PositiveInt = 1001
     """MaxArraySize of ``scontrol show config``; the highest index is one less."""
+    janitor: bool = True
+    """Queue a small job behind each stage that continues the run if its supervisor could not."""
+    submit_from_jobs: bool = True
+    """Whether compute nodes may call sbatch; if not, the login node continues runs."""
+    requeue: bool = True
+    """Whether Slurm may queue a job again by itself (JobRequeue, ``scontrol requeue``)."""
     sbatch: dict[SbatchOption, SbatchValue] = {}
     """More sbatch options by long name: ``constraint``, ``reservation`` …"""
     srun: tuple[Word, ...] = ()

@@ -422,6 +422,7 @@ def stage_plan(
             health=health,
             scratch_dir=str(cluster.scratch_dir or ""),
             leave_seconds=resources.signal_lead_seconds,
+            supervision=specs.SupervisionSpec(**inputs.experiment.supervision.model_dump()),
         )
         for index, spec in enumerate(task_specs)
         for command in [rank_command(inputs, spec)]

@@ -25,7 +25,8 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
 
 def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Any value of a spec dataclass, from the types its fields are declared with."""
-    nested = {"ModelSpec": specs.ModelSpec, "ParallelSpec": specs.ParallelSpec}
+    names = ("ModelSpec", "ParallelSpec", "SupervisionSpec")
+    nested = {name: getattr(specs, name) for name in names}
     chosen = {
         field.name: LEAVES[field.type] if field.type in LEAVES else any_of(nested[field.type])
         for field in dataclasses.fields(kind)
