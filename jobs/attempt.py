@@ -1,0 +1,221 @@
+"""One start of a task: its number, its folder, and the records it leaves there and in the run's
+events. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from jobs import rundir, runtime
+from jobs.evidence import Action, Cause, Decision, Evidence, Verdict
+
+LOCAL_JOB = "MEDITRON_LOCAL_JOB"
+"""Names the local scheduler's process that started this one (``local:<host>:<pid>:<start>``)."""
+
+CLASSES = {
+    Cause.COMPLETED: "finished",
+    Cause.STOPPED: "stopped",
+    Cause.CANCELLED: "stopped",
+    Cause.PREEMPTED: "stopped",
+    Cause.TIME_LIMIT: "stopped",
+    Cause.CONFIGURATION: "configuration",
+    Cause.UNHEALTHY: "unhealthy",
+}
+"""One word for people for a cause; any other is ``failed``."""
+
+GOES_ON = frozenset({Action.RESTART, Action.REQUEUE, Action.SUBMIT})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which task of which attempt this is, and when it began."""
+
+    run: rundir.RunDir
+    stage: str
+    index: int
+    attempt: int
+    began: float
+    step: int | None = None
+    """Of the newest valid checkpoint when it began; None where it is not known, or there is none.
+    """
+    start: str = field(default_factory=lambda: uuid4().hex[:12])
+    """Names this start in what outlives it on a node."""
+
+    @property
+    def folder(self) -> Path:
+        """The attempt's."""
+        return self.run.attempt(self.stage, self.attempt)
+
+    @property
+    def ranks_log(self) -> Path:
+        """What the ranks printed."""
+        return self.folder / f"ranks-{self.index:05d}.log"
+
+    @property
+    def srun_log(self) -> Path:
+        """What srun said of the ranks."""
+        return self.folder / f"srun-{self.index:05d}.log"
+
+    @property
+    def step_name(self) -> str:
+        """The name of the job step that the ranks are, told from any other of the job by it."""
+        return f"{self.stage}-{self.index}-{self.attempt}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The job of the scheduler that this process belongs to."""
+
+    job_id: str
+    """``ARRAY_INDEX`` of an array's element, as Slurm's tools show it; empty outside any job."""
+    restarts: int = 0
+    """How often Slurm has queued it again."""
+    nodes: tuple[str, ...] = ()
+
+    @staticmethod
+    def here(environ: Mapping[str, str], nodes: tuple[str, ...] = ()) -> Job:
+        """The job that this process's environment names (sbatch(1), OUTPUT ENVIRONMENT VARIABLES).
+
+        A local job has the name of its scheduler's process.
+        """
+        array, element = (environ.get(f"SLURM_ARRAY_{part}_ID", "") for part in ("JOB", "TASK"))
+        name = f"{array}_{element}" if array and element else environ.get("SLURM_JOB_ID", "")
+        restarts = int(environ.get("SLURM_RESTART_COUNT") or 0)
+        return Job(name or environ.get(LOCAL_JOB, ""), restarts, nodes or (node_name(),))
+
+
+def claim(run: rundir.RunDir, stage: str, index: int, first: int) -> int:
+    """The number of this start: ``first`` unless a start of this task has it, else the next free
+    one, with a folder of its own.
+
+    Two processes never get the same number: each creates ``start-<task>.json`` there, or the whole
+    folder, exclusively.
+
+    Raises:
+        OSError: the disk takes nothing.
+    """
+    run.attempt(stage, first).mkdir(parents=True, exist_ok=True)
+    number = first
+    while not _take(run.attempt(stage, number) / f"start-{index:05d}.json"):
+        number = _new_folder(run, stage)
+    return number
+
+
+def _take(path: Path) -> bool:
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _new_folder(run: rundir.RunDir, stage: str) -> int:
+    while True:
+        number = max(run.attempts(stage), default=0) + 1
+        try:
+            run.attempt(stage, number).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return number
+
+
+def record_start(place: Place, job: Job) -> None:
+    """Write the start record, and the event; a disk that is full must not keep ranks from working.
+
+    The event comes first: without it nobody looks for an end.
+    """
+    fields = {
+        "attempt": place.attempt,
+        "job_id": job.job_id,
+        "restarts": job.restarts,
+        "nodes": list(job.nodes),
+        "began": place.began,
+        "step": place.step,
+    }
+    note_event(place, "start", fields)
+    write(place.folder / f"start-{place.index:05d}.json", fields)
+
+
+def record_exit(
+    place: Place, job: Job, evidence: Evidence, verdict: Verdict, decision: Decision
+) -> dict[str, Any]:
+    """Write the exit record and the event of a start; answers their fields."""
+    return leave_record(place, exit_fields(place, job, evidence, verdict, decision))
+
+
+def leave_record(place: Place, fields: dict[str, Any]) -> dict[str, Any]:
+    """Write these fields as the one exit record and event of a start, and into the job's log."""
+    say(f"{fields['class']}: {fields['message']}")
+    if fields["reason"] and fields["reason"] != fields["message"]:
+        say(f"{fields['action']}: {fields['reason']}")
+    write(place.run.exit_record(place.stage, place.attempt, place.index), fields)
+    note_event(place, "exit", fields)
+    return fields
+
+
+def exit_fields(
+    place: Place, job: Job, evidence: Evidence, verdict: Verdict, decision: Decision
+) -> dict[str, Any]:
+    """What an exit record says: how the start ended, why, and what happens next."""
+    hang = evidence.hang
+    return {
+        "stage": place.stage,
+        "index": place.index,
+        "attempt": place.attempt,
+        "job_id": job.job_id,
+        "code": runtime.SUCCESSOR if decision.action in GOES_ON else decision.code,
+        "class": CLASSES.get(verdict.cause, "failed"),
+        "message": verdict.sentence,
+        "hint": verdict.hint,
+        "node": verdict.node,
+        "started": place.began,
+        "ended": evidence.ended,
+        "cause": verdict.cause.value,
+        "fingerprint": verdict.fingerprint,
+        "step_before": evidence.step_before,
+        "step_after": evidence.step_after,
+        "last_step": evidence.last_step,
+        "action": decision.action.value,
+        "reason": decision.reason,
+        "delay": decision.delay,
+        "exclude": list(decision.exclude),
+        "detect_s": None if hang is None else hang.seconds,
+        "by": "supervisor",
+    }
+
+
+def node_name() -> str:
+    """This node as Slurm knows it, else as the kernel does."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
+def note_event(place: Place, kind: str, fields: Mapping[str, Any]) -> None:
+    """Append an event; a disk that refuses it must not keep the ranks from anything."""
+    names = {"stage": place.stage, "index": place.index, "attempt": place.attempt}
+    try:
+        rundir.append_event(place.run, kind, **{**names, **fields})
+    except OSError as error:
+        say(f"the event {kind!r} could not be written: {error.strerror}")
+
+
+def write(path: Path, fields: dict[str, Any]) -> None:
+    """Write a record whole; on a full disk the job's log has to do."""
+    try:
+        rundir.write_json(path, fields)
+    except OSError as error:
+        say(f"{path.name} could not be written: {error.strerror}: {json.dumps(fields)}")
+
+
+def say(text: str) -> None:
+    """Print into the job's log, which may lie on the disk that is full."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,146 @@
+"""The ledger of a task: its starts, how they ended, and the submissions they belong to, as the
+run's events tell them. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jobs import rundir
+from jobs.evidence import Action, Cause, Ending
+
+PERSON = "person"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Ranks of a task were started, or were about to be."""
+
+    stage: str
+    index: int
+    attempt: int
+    job_id: str
+    restarts: int
+    """How often Slurm had queued the job again."""
+    nodes: tuple[str, ...]
+    began: float
+    step: int | None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job was given the task."""
+
+    time: float
+    attempt: int
+    job_id: str
+    by: str
+    """``person``, ``supervisor``, ``janitor`` or ``watch``."""
+    scheduler: str = ""
+
+
+@dataclass(frozen=True)
+class History:
+    """All of that for one task, oldest first."""
+
+    endings: tuple[Ending, ...] = ()
+    starts: tuple[Start, ...] = ()
+    """Those without an ending."""
+    submissions: tuple[Submission, ...] = ()
+    withdrawn: float | None = None
+    """When a person last cancelled the run, or asked it to stop."""
+
+    @property
+    def open(self) -> Start | None:
+        """The last start without an ending: it works, or nobody has said how it ended."""
+        return self.starts[-1] if self.starts else None
+
+    @property
+    def counting(self) -> tuple[Ending, ...]:
+        """The endings since a person last submitted the task: what budgets are about."""
+        first = max((item.attempt for item in self.submissions if item.by == PERSON), default=0)
+        return tuple(item for item in self.endings if item.attempt >= first)
+
+
+def read(run: rundir.RunDir, stage: str, index: int) -> History:
+    """The history of one task."""
+    return fold(rundir.read_events(run), stage, index)
+
+
+def fold(events: Iterable[Mapping[str, Any]], stage: str, index: int) -> History:
+    """The history of one task, from the events of its run.
+
+    Endings of an older version, which name no cause, only close their start.
+    """
+    found = list(events)
+    gone = {job for event in found if event["event"] == "undo" for job in event["job_ids"]}
+    ours = [event for event in found if _is_about(event, stage, index)]
+    submissions = [_submission(event, index) for event in ours if event["event"] == "submit"]
+    kept = tuple(item for item in submissions if item.job_id not in gone)
+    starts = {event["attempt"]: _start(event) for event in ours if event["event"] == "start"}
+    exits = {event["attempt"]: event for event in ours if event["event"] == "exit"}
+    firsts = _first_of_persons(kept, exits)
+    return History(
+        endings=tuple(
+            _ending(event, number in firsts) for number, event in exits.items() if "cause" in event
+        ),
+        starts=tuple(start for number, start in starts.items() if number not in exits),
+        submissions=kept,
+        withdrawn=max(
+            (event["time"] for event in found if event["event"] in ("cancel", "stop")), default=None
+        ),
+    )
+
+
+def _is_about(event: Mapping[str, Any], stage: str, index: int) -> bool:
+    if event.get("stage") != stage:
+        return False
+    return event.get("index") == index or index in event.get("indices", ())
+
+
+def _first_of_persons(submissions: Iterable[Submission], attempts: Iterable[int]) -> set[int]:
+    """The attempts that a person's submission began: the first not below the number it gave."""
+    numbers = sorted(attempts)
+    wanted = (item.attempt for item in submissions if item.by == PERSON)
+    return {next((n for n in numbers if n >= first), 0) for first in wanted}
+
+
+def _submission(event: Mapping[str, Any], index: int) -> Submission:
+    """One id may stand for all tasks of a submission: a local job is one process."""
+    ids = event["job_ids"]
+    job_id = ids[event["indices"].index(index)] if len(ids) == len(event["indices"]) else ids[0]
+    by, scheduler = event.get("by", PERSON), event.get("scheduler", "")
+    return Submission(event["time"], event["attempt"], job_id, by, scheduler)
+
+
+def _start(event: Mapping[str, Any]) -> Start:
+    return Start(
+        event["stage"],
+        event["index"],
+        event["attempt"],
+        event["job_id"],
+        event["restarts"],
+        tuple(event["nodes"]),
+        event["began"],
+        event["step"],
+    )
+
+
+def _ending(event: Mapping[str, Any], by_person: bool) -> Ending:
+    return Ending(
+        stage=event["stage"],
+        index=event["index"],
+        attempt=event["attempt"],
+        job_id=event["job_id"],
+        cause=Cause(event["cause"]),
+        fingerprint=event["fingerprint"],
+        node=event["node"],
+        began=event["started"],
+        ended=event["ended"],
+        step_before=event["step_before"],
+        step_after=event["step_after"],
+        action=Action(event["action"]),
+        by_person=by_person,
+    )
