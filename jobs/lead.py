@@ -1,0 +1,69 @@
+"""How long before its time limit a job must be asked to save, from how long saves and steps take.
+Standard library only: the login node plans with it, a node measures with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobs import rundir
+
+SAVE_FACTOR = 1.5
+"""Saves on storage that others use too vary (design SLURM, section 3b)."""
+EARLY_SECONDS = 60
+"""Slurm may send a signal so much too early, and rounds time limits (sbatch(1), ``--signal``)."""
+MARGIN_SECONDS = 30
+"""For the ranks to end, and for the supervisor to record it (design SLURM, section 3b)."""
+NEWEST_SAVES = 20
+NEWEST_STEPS = 200
+"""How many of the newest count: the storage, or the layout, may have been another before."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long saves and steps of a training take, in seconds: the 95th percentile of each."""
+
+    save_seconds: float
+    step_seconds: float | None
+    """None where it is not known."""
+
+    @property
+    def lead_seconds(self) -> int:
+        """How long before the end Slurm must be asked to send its signal (design SLURM, 3b)."""
+        return math.ceil(self.leave_seconds + EARLY_SECONDS + MARGIN_SECONDS)
+
+    @property
+    def leave_seconds(self) -> float:
+        """From a stop request to the end of the save it leads to: the step that is going on ends
+        first.
+        """
+        return SAVE_FACTOR * self.save_seconds + (self.step_seconds or 0.0)
+
+
+def measured(run: rundir.RunDir) -> Pace | None:
+    """The pace of a run's training so far; None before its first save and its first step."""
+    return pace_of(rundir.read_lines(run.metrics()))
+
+
+def pace_of(lines: Iterable[Mapping[str, Any]]) -> Pace | None:
+    """The pace that metric lines tell, oldest first: ``save`` and ``seconds`` hold the times."""
+    saves: list[float] = []
+    steps: list[float] = []
+    for line in lines:
+        if "save" in line:
+            saves.append(float(line["save"]))
+        elif "seconds" in line:
+            steps.append(float(line["seconds"]))
+    if not saves or not steps:
+        return None
+    newest = percentile_95(saves[-NEWEST_SAVES:]), percentile_95(steps[-NEWEST_STEPS:])
+    return Pace(*newest)
+
+
+def percentile_95(values: Sequence[float]) -> float:
+    """The least value that 95 of a hundred do not exceed (nearest rank); of a few, the largest."""
+    ordered = sorted(values)
+    return ordered[math.ceil(0.95 * len(ordered)) - 1]
