@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from jobs import rundir, specs
+from jobs import processes, rundir, specs
 
 RUN = "{run}"
 """Stands for the run directory in a task's command line."""
@@ -195,24 +195,10 @@ def tie_to_parent() -> Callable[[], None]:
     return tie
 
 
-class Process(NamedTuple):
-    """A process that is neither gone nor a zombie, from ``/proc/<pid>/stat`` (proc(5))."""
-
-    session: int
-    started: int
-    """Clock ticks since boot: with the pid it names a process beyond doubt."""
-
-
-def look_up(pid: int) -> Process | None:
+def look_up(pid: int) -> processes.Process | None:
     """The process of a pid, or None when it is gone or only waits to be reaped."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
-    if fields[0] in "ZX":
-        return None
-    return Process(session=int(fields[3]), started=int(fields[19]))
+    found = processes.read(pid)
+    return None if found is None or found.state in "ZX" else found
 
 
 def process_name(pid: int) -> str:
