@@ -54,7 +54,9 @@ class Action(str, Enum):
     SUBMIT = "submit"
     """A fresh job goes on."""
     WAIT = "wait"
-    """Slurm is ending this job; its next start, or the janitor, decides when that is over."""
+    """Not decided here: Slurm is ending this job, or no job may be submitted from this place. Its
+    next start, the janitor or ``meditron watch`` decides.
+    """
     STOP = "stop"
 
 
@@ -99,6 +101,18 @@ class Finding:
     verdict: str
     """``DRAIN`` or ``FATAL``."""
     message: str
+
+
+@dataclass(frozen=True)
+class LogSign:
+    """A line of the ranks' log that ``jobs.signatures`` knows. Evidence, not a verdict."""
+
+    name: str
+    rank: int | None = None
+    """Of srun's label; None where the line has none."""
+    number: int | None = None
+    """Of an XID."""
+    line: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,8 +165,8 @@ class Evidence:
     oom_kills: int = 0
     findings: tuple[Finding, ...] = ()
     hang: Hang | None = None
-    log_signatures: tuple[str, ...] = ()
-    """Names of the signatures (``jobs.signatures``) found in the ranks' log, first one first."""
+    log_signatures: tuple[LogSign, ...] = ()
+    """What ``jobs.signatures.find`` found in the ranks' log, first one first."""
     step_before: int | None = None
     """Of the newest valid checkpoint when the attempt began; None: not known, which is not 0."""
     step_after: int | None = None
@@ -165,6 +179,14 @@ class Evidence:
     configuration: bool = False
     """The supervisor itself refused: spec, secrets, wrong code."""
     site: Site = Site()
+    run: str = ""
+    """Name of the run, for the node ledger."""
+    world_size: int = 0
+    """Ranks that were to run; 0 where it is not known."""
+    by_person: bool = False
+    """A person started this attempt: what came before it no longer counts for budgets."""
+    known: Verdict | None = None
+    """What the attempt's own supervisor made of it, for who decides again after it."""
 
 
 @dataclass(frozen=True)
@@ -199,6 +221,8 @@ class Ending:
     action: Action
     by_person: bool = False
     """A person started it (submit, resume): what came before it no longer counts."""
+    last_step: int | None = None
+    """Last step on record when it ended, saved or not."""
 
     @property
     def advanced(self) -> bool | None:
@@ -223,6 +247,7 @@ class NodeEntry:
     evidence: str
     expires: float
     gpu_uuid: str = ""
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -239,3 +264,5 @@ class Decision:
     """What goes into the node ledger."""
     code: int = 1
     """The exit code of the supervisor (``jobs.runtime``)."""
+    verdict: Verdict | None = None
+    """Why the attempt ended, as the exit record keeps it; ``policy.decide`` always gives it."""
