@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-from jobs import rundir, runtime, specs
+from jobs import heartbeat, rundir, runtime, specs
 
 MODULES = {
     "curate": "jobs.curate",
@@ -40,7 +40,28 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{args.stage} task {args.index} of {args.run_dir}: {error}", file=sys.stderr)
         return runtime.CONFIGURATION
     context.stop.install()
-    stage = importlib.import_module(MODULES[args.stage])
+    begin_beating(context)
+    try:
+        return run_stage(context)
+    finally:
+        context.heart.close()
+
+
+def begin_beating(context: runtime.Context) -> None:
+    """Give signs of life where the supervisor of this node looks; without them it has only the
+    progress file to go by.
+    """
+    task = context.task
+    node = heartbeat.node_name(os.environ)
+    name = heartbeat.folder_name(context.run, task.stage, task.index, context.attempt, node)
+    heartbeat.forget(context.run, task.stage, task.index, keep=context.attempt)
+    if reason := heartbeat.begin(context.heart, name, context.rank, os.environ):
+        print(f"{task.stage}: no heartbeats, {reason}", file=sys.stderr)
+
+
+def run_stage(context: runtime.Context) -> int:
+    """Run this rank's part of the stage; answers its exit code."""
+    stage = importlib.import_module(MODULES[context.task.stage])
     try:
         stage.run(context)
     except runtime.Stopped as stopped:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from jobs import rundir, runtime, specs, vocabulary
+from jobs.heartbeat import Phase
 from jobs.runtime import TaskError
 
 if TYPE_CHECKING:
@@ -42,12 +43,13 @@ def run(context: runtime.Context) -> None:
     checkpoint, step = find_checkpoint(context.path(spec.checkpoint_dir), spec)
     work_offline(context.scratch)
     if context.rank == 0:
-        context.progress(0, len(asked), "questions")
+        context.progress(0, len(asked), "questions", phase="startup")
     try:
         samples, truncated = score(context, checkpoint, asked, examples)
     finally:
         if context.rank == 0:
             shutil.rmtree(context.scratch, ignore_errors=True)
+    context.heart.beat(Phase.LEAVING)
     records = question_records(samples, asked)
     if context.rank != 0:
         return
@@ -196,12 +198,13 @@ class Watch:
             Stopped: a rank has a signal, or the run has a STOP file; all ranks leave together.
         """
         questions = done * self._questions // total
+        self._context.heart.beat(Phase.STEP, questions)
         if self._asked_to_stop():
             raise runtime.Stopped(f"stopped after {questions} of {self._questions} questions")
         now = time.monotonic()
         if self._context.rank == 0 and (now - self._said >= 1 or done == total):
             self._said = now
-            self._context.progress(questions, self._questions, "questions")
+            self._context.progress(questions, self._questions, "questions", phase="step")
 
     def _asked_to_stop(self) -> bool:
         import torch

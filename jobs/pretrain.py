@@ -26,9 +26,11 @@ def run(context: Context) -> None:
         context.local_rank,
         context.task.cpus_per_rank,
     )
+    context.heart.beat()
     try:
         from jobs.engine import loop, model
 
+        context.heart.beat()
         model.start_parallel(spec.parallel, place, spec.seed)
         loop.train(context, spec, place)
     finally:

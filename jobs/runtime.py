@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs import rundir, specs
+from jobs import heartbeat, rundir, specs
 
 FINISHED = 0
 FAILED = 1
@@ -70,6 +70,7 @@ class Context:
     world_size: int
     local_rank: int
     stop: StopFlag = field(default_factory=StopFlag)
+    heart: heartbeat.Heart = field(default_factory=heartbeat.Heart)
     started: float = field(default_factory=time.time)
 
     def path(self, name: str) -> Path:
@@ -86,7 +87,11 @@ class Context:
     def progress(self, done: float, total: float, unit: str, **more: Any) -> None:
         """Overwrite this task's progress file. Call at most about once a second, from rank 0
         alone.
+
+        It is a sign of life too, unless the caller names a ``phase`` and so gives signs by itself.
         """
+        if "phase" not in more:
+            self.heart.beat(heartbeat.Phase.STEP if done < total else heartbeat.Phase.LEAVING)
         write_progress(self, done, total, unit, more)
 
     def finish(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,8 +16,9 @@ import torch
 import torch.distributed
 
 from jobs import device as devices
-from jobs import rundir, specs
-from jobs.engine import checkpoint, data, metrics, model, optim
+from jobs import checkpoints, claims, rundir, specs
+from jobs.engine import checkpoint, data, metrics, model, optim, shards
+from jobs.heartbeat import Phase
 from jobs.runtime import FAILED, Context, Stopped, TaskError
 
 with devices.quiet():
@@ -26,6 +29,10 @@ POLL_SECONDS = 1.0
 """How often rank 0 looks for the files STOP and SAVE."""
 
 
+class NotANumber(TaskError):
+    """The loss or the gradient norm is infinite or no number."""
+
+
 def train(context: Context, spec: specs.PretrainSpec, place: torch.device) -> None:
     """Train from the newest valid checkpoint, or from random weights, to ``train_steps``.
 
@@ -34,13 +41,25 @@ def train(context: Context, spec: specs.PretrainSpec, place: torch.device) -> No
 
     Raises:
         Stopped: it was asked to stop; everything trained is in a checkpoint.
-        TaskError: the data or the checkpoints cannot be used, a save failed, or the loss is no
-            number.
+        TaskError: the data or the checkpoints cannot be used, a save failed, the loss is no number,
+            or another training writes to the same folder.
     """
     reporter = metrics.Reporter(context, spec)
     reporter.progress(0, "startup")
+    holder = claims.holder_of(context, os.environ)
+    with ExitStack() as held:
+        writer = claims.sole_writer(context.path(spec.checkpoint_dir), holder)
+        devices.decide_once(lambda: held.enter_context(writer))
+        _train(context, spec, place, reporter)
+
+
+def _train(
+    context: Context, spec: specs.PretrainSpec, place: torch.device, reporter: metrics.Reporter
+) -> None:
     corpus = devices.decide_once(lambda: data.survey(context.run, spec))
+    context.heart.beat()
     network = model.build(spec.model, spec.parallel, spec.precision, place)
+    context.heart.beat()
     trainer = Trainer(
         context=context,
         spec=spec,
@@ -51,11 +70,14 @@ def train(context: Context, spec: specs.PretrainSpec, place: torch.device) -> No
         reporter=reporter,
         requests=Requests(context),
     )
+    context.heart.beat()
     trainer.resume()
+    context.heart.beat(step=trainer.step)
     reporter.open(trainer.step)
     try:
         stopped = trainer.run()
     finally:
+        context.heart.beat(Phase.LEAVING)
         reporter.close()
     if stopped:
         torch.distributed.barrier()  # srun ends the other ranks as soon as one leaves with an error
@@ -86,13 +108,13 @@ class Trainer:
     requests: Requests
     step: int = 0
     """Optimizer steps done."""
-    saved: checkpoint.Found | None = None
+    saved: checkpoints.Found | None = None
     """The newest checkpoint."""
 
     def __post_init__(self) -> None:
         spec = self.spec
         self.folder = self.context.path(spec.checkpoint_dir)
-        self.trained = checkpoint.Trained(self.network, self.updater.optimizer)
+        self.trained = shards.Trained(self.network, self.updater.optimizer)
         self.micro_batches = spec.global_batch_size // (spec.micro_batch_size * spec.parallel.data)
         self.forward_backward = get_forward_backward_func()
 
@@ -103,7 +125,7 @@ class Trainer:
             TaskError: none of those there is valid, or tokens or model are not those it was saved
                 with.
         """
-        self.saved = devices.decide_once(lambda: checkpoint.choose_for_resume(self.folder))
+        self.saved = checkpoint.choose(self.folder)
         if self.saved is None:
             return
         path, record = self.saved
@@ -112,7 +134,7 @@ class Trainer:
                 f"tokens changed since {path.name} was saved, so its place in them is lost",
                 "bring the old tokens back, or start another run with `--new`",
             )
-        if record.model != checkpoint.model_digest(self.spec.model):
+        if record.model != checkpoints.model_digest(self.spec.model):
             raise TaskError(
                 f"{path.name} holds a model of another shape than this run asks for",
                 "start another run with `--new`",
@@ -162,6 +184,7 @@ class Trainer:
         if not math.isfinite(norm):
             raise self._not_a_number("the gradient norm", norm)
         self.step += 1
+        self.context.heart.beat(Phase.STEP, self.step)
         self.reporter.step(self.step, agreed.loss, rate, norm, time.perf_counter() - started)
         return agreed
 
@@ -172,7 +195,7 @@ class Trainer:
     def _pass(self, split: data.Split, first_sample: int, *, forward_only: bool) -> list[Any]:
         """Run a global batch; the losses of its micro-batches here, on the last pipeline stage."""
         losses: list[Any] = self.forward_backward(
-            forward_step_func=_forward,
+            forward_step_func=self._forward,
             data_iterator=split.micro_batches(first_sample),
             model=self.updater.wrapped,
             num_microbatches=self.micro_batches,
@@ -181,6 +204,13 @@ class Trainer:
             forward_only=forward_only,
         )
         return losses
+
+    def _forward(self, batches: Iterator[dict[str, torch.Tensor]], network: Any) -> tuple[Any, Any]:
+        """One micro-batch through this pipeline stage, as megatron.core's schedules call it."""
+        self.context.heart.beat()
+        batch = next(batches)
+        output = network(batch["tokens"], batch["positions"], None, labels=batch["labels"])
+        return output, _loss
 
     def _agree(self, losses: list[Any]) -> Agreed:
         """Mean loss over the global batch, and whether any rank was asked to stop or save."""
@@ -205,6 +235,11 @@ class Trainer:
         if split is None:
             return False
         self.reporter.progress(self.step, "validation")
+        started = time.perf_counter()
+        with self.context.heart.during(Phase.VALIDATION):
+            return self._validate_on(split)
+
+    def _validate_on(self, split: data.Split) -> bool:
         self.updater.wrapped.eval()
         total = 0.0
         for number in range(self.spec.validation_batches):
@@ -217,23 +252,28 @@ class Trainer:
                 return True
             total += agreed.loss
         self.updater.wrapped.train()
-        self.reporter.validation(self.step, total / self.spec.validation_batches)
+        seconds = time.perf_counter() - started
+        self.reporter.validation(self.step, total / self.spec.validation_batches, seconds)
         return False
 
     def _save(self) -> None:
         if self.saved is not None and self.saved[1].iteration == self.step:
             return
         self.reporter.progress(self.step, "checkpoint")
-        record = checkpoint.Record(
+        started = time.perf_counter()
+        record = checkpoints.Record(
             iteration=self.step,
             consumed_samples=self._position(),
             layout=asdict(self.spec.parallel),
             precision=self.spec.precision,
-            model=checkpoint.model_digest(self.spec.model),
+            model=checkpoints.model_digest(self.spec.model),
             data=self.corpus.digest,
             bytes=model.parameter_count(self.spec.model) * optim.bytes_per_parameter(self.spec),
         )
-        self.saved = checkpoint.save(self.folder, self.trained, record, self.spec.keep_checkpoints)
+        with self.context.heart.during(Phase.CHECKPOINT):
+            self.saved = checkpoint.save(
+                self.folder, self.trained, record, self.spec.keep_checkpoints
+            )
 
     def _finish(self) -> bool:
         """Validate, save and say that all is done, or, when asked to stop before that, only save.
@@ -251,7 +291,7 @@ class Trainer:
         run = self.context.run
         self.reporter.progress(self.step, "step")
         sources = (*self.corpus.train, *self.corpus.validation)
-        record = f"{self.spec.checkpoint_dir}/{checkpoint.name(self.step)}/{checkpoint.RECORD}"
+        record = f"{self.spec.checkpoint_dir}/{checkpoints.name(self.step)}/{checkpoints.RECORD}"
         tokens = self._position() * self.spec.model.seq_length
         lines = list(rundir.read_lines(run.metrics()))
         self.context.finish(
@@ -263,21 +303,14 @@ class Trainer:
             },
         )
 
-    def _not_a_number(self, what: str, value: float) -> TaskError:
+    def _not_a_number(self, what: str, value: float) -> NotANumber:
         kept = self.saved[0].name if self.saved else "no checkpoint"
-        return TaskError(
+        return NotANumber(
             f"{what} of step {self.step + 1} is {value}; {kept} holds the last good state",
             "submit again to see whether it comes back; if it does, lower the learning rate, or "
             f"look at the samples from {self._position()} on",
             FAILED,
         )
-
-
-def _forward(batches: Iterator[dict[str, torch.Tensor]], network: Any) -> tuple[Any, Any]:
-    """One micro-batch through this pipeline stage, as megatron.core's schedules call it."""
-    batch = next(batches)
-    output = network(batch["tokens"], batch["positions"], None, labels=batch["labels"])
-    return output, _loss
 
 
 def _loss(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
