@@ -106,7 +106,7 @@ def claim(run: rundir.RunDir, stage: str, index: int, first: int) -> int:
     run.attempt(stage, first).mkdir(parents=True, exist_ok=True)
     number = first
     while not _take(run.attempt(stage, number) / f"start-{index:05d}.json"):
-        number = _new_folder(run, stage)
+        number = new_folder(run, stage)
     return number
 
 
@@ -118,7 +118,8 @@ def _take(path: Path) -> bool:
     return True
 
 
-def _new_folder(run: rundir.RunDir, stage: str) -> int:
+def new_folder(run: rundir.RunDir, stage: str) -> int:
+    """The number of a new attempt, with its folder; two processes never get the same."""
     while True:
         number = max(run.attempts(stage), default=0) + 1
         try:
