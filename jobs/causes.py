@@ -1,0 +1,494 @@
+"""Why an attempt ended: a table of questions, asked in order; the first that knows answers.
+
+What is known is weighed as design RESILIENCE, section 5, orders it: who asked the attempt to end,
+then what broke. Of what broke, the first in time is the cause and not the loudest: ranks that lose
+a peer complain at length, the one that died says nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import signal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from jobs import runtime, signatures
+from jobs.evidence import Cause, Evidence, Finding, LogSign, RankExit, Verdict
+from jobs.signatures import Xid
+
+MESSAGE_LIMIT = 300
+"""Characters of an exception's message that a sentence repeats."""
+
+TRAINING = ("pretrain",)
+"""Stages with steps and checkpoints; the tasks of the others begin anew each time."""
+
+STORAGE_FINDINGS = frozenset({"disk"})
+"""Findings about the storage all nodes share."""
+
+KINDS = {
+    "NotANumber": Cause.NOT_A_NUMBER,
+    "CheckpointError": Cause.CHECKPOINT,
+    "CheckpointingException": Cause.CHECKPOINT,
+    "DataError": Cause.DATA,
+    "OutOfMemoryError": Cause.CUDA_OOM,
+    "MemoryError": Cause.HOST_OOM,
+    "AcceleratorError": Cause.CUDA_ERROR,
+    "ModuleNotFoundError": Cause.LAUNCH,
+    "ImportError": Cause.LAUNCH,
+}
+"""Exception types that say by themselves what broke (ours, Megatron-core's, PyTorch's)."""
+
+MESSAGES = (
+    (re.compile(r"no checkpoint can be used|cannot be loaded into this model"), Cause.CHECKPOINT),
+    (re.compile(r"\bloss\b.* is -?(?:nan|inf)|gradient.* is -?(?:nan|inf)"), Cause.NOT_A_NUMBER),
+)
+"""What our own refusals say."""
+
+DATA_FRAMES = ("jobs.engine.data", "jobs.indexed", "megatron.core.datasets")
+PROGRAM_KINDS = frozenset(
+    {"AssertionError", "AttributeError", "KeyError", "NameError", "TypeError"}
+)
+"""Exceptions that come back however often a program is started."""
+
+LEAVING = (-signal.SIGTERM, -signal.SIGKILL, runtime.STOPPED)
+"""Codes of ranks that were told to leave, and of those that took too long."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a verdict is made from, before its fingerprint."""
+
+    cause: Cause
+    sentence: str
+    node: str = ""
+    hint: str = ""
+    same: tuple[str, ...] = ()
+    """What makes two failures the same one; empty when there is nothing to compare."""
+
+
+Rule = Callable[[Evidence], Words | None]
+
+
+def classify(evidence: Evidence) -> Verdict:
+    """Why the attempt ended. Pure; silence is UNKNOWN, never an innocent end.
+
+    What the attempt's own supervisor saw is worth more than what is left to see later; only who
+    asked the attempt to end may become known after it.
+    """
+    asked = first_answer(WHO_ASKED, evidence)
+    if asked is not None:
+        return verdict(asked)
+    if evidence.known is not None and evidence.known.cause is not Cause.UNKNOWN:
+        return evidence.known
+    return verdict(first_answer(WHAT_HAPPENED, evidence) or unknown(evidence))
+
+
+def first_answer(rules: Iterable[Rule], evidence: Evidence) -> Words | None:
+    """What the first rule says that knows."""
+    return next((words for rule in rules if (words := rule(evidence)) is not None), None)
+
+
+def verdict(words: Words) -> Verdict:
+    """The words with their fingerprint."""
+    same = fingerprint(words.cause, *words.same) if words.same else ""
+    return Verdict(words.cause, one_line(words.sentence), words.node, same, words.hint)
+
+
+def fingerprint(cause: Cause, *parts: str) -> str:
+    """Twelve hex digits, equal for the same failure wherever it happens."""
+    return hashlib.sha256("\0".join((cause.value, *parts)).encode()).hexdigest()[:12]
+
+
+def normalised(message: str) -> str:
+    """A message without what differs from one time to the next: addresses, paths, numbers."""
+    text = re.sub(r"0x[0-9a-fA-F]+|\b[0-9a-f]{8,}\b", "#", message)
+    text = re.sub(r"(?:[\w.~+-]*/)+[\w.+-]*", "/", text)
+    return " ".join(re.sub(r"\d+(?:[.,:]\d+)*", "#", text).split())
+
+
+def one_line(text: str) -> str:
+    """A sentence on one line, without its full stop, not longer than a message may be."""
+    line = " ".join(text.split()).rstrip(". ")
+    return line if len(line) <= 2 * MESSAGE_LIMIT else line[: 2 * MESSAGE_LIMIT - 1] + "…"
+
+
+# Who asked the attempt to end ---------------------------------------------------------------------
+
+
+def target_reached(evidence: Evidence) -> Words | None:
+    if not evidence.done:
+        return None
+    return Words(Cause.COMPLETED, f"{evidence.stage} reached its target")
+
+
+def cancelled(evidence: Evidence) -> Words | None:
+    """Before the file STOP: who cancels a run that is leaving does not want the next one either."""
+    if not (evidence.cancelled or first_word(evidence) == "CANCELLED"):
+        return None
+    by = {"admin": "an administrator", "owner": "its owner"}.get(evidence.cancelled_by, "somebody")
+    return Words(Cause.CANCELLED, f"{task(evidence)} was cancelled by {by}")
+
+
+def stop_asked(evidence: Evidence) -> Words | None:
+    if not evidence.stop_asked:
+        return None
+    return Words(Cause.STOPPED, f"{task(evidence)} was asked to save and leave{at_step(evidence)}")
+
+
+def refused(evidence: Evidence) -> Words | None:
+    if not evidence.configuration:
+        return None
+    sentence = evidence.message or f"{evidence.stage} cannot be run as it is configured"
+    return Words(Cause.CONFIGURATION, sentence, hint=evidence.code_hint)
+
+
+def preempted(evidence: Evidence) -> Words | None:
+    if not (evidence.preempted or first_word(evidence) == "PREEMPTED"):
+        return None
+    return Words(Cause.PREEMPTED, f"{job(evidence)} was preempted{at_step(evidence)}")
+
+
+def node_failed(evidence: Evidence) -> Words | None:
+    if not (evidence.failed_node or first_word(evidence) in ("NODE_FAIL", "BOOT_FAIL")):
+        return None
+    node = evidence.failed_node or only_node(evidence)
+    who = node or f"a node of {job(evidence)}, Slurm does not say which,"
+    return Words(Cause.NODE_FAIL, f"{who} failed{at_step(evidence)}", node)
+
+
+def time_limit(evidence: Evidence) -> Words | None:
+    """Slurm's word, or the early signal; not for what broke before, or while saving."""
+    early = signal.SIGUSR2 in evidence.signals and evidence.site.scheduler == "slurm"
+    if not (early or first_word(evidence) == "TIMEOUT") or broken(evidence):
+        return None
+    sentence = f"{job(evidence)} came to its time limit{at_step(evidence)}"
+    return Words(Cause.TIME_LIMIT, sentence)
+
+
+def signalled(evidence: Evidence) -> Words | None:
+    """SIGTERM alone does not say who ends a job of Slurm; on this machine it is a person."""
+    if not evidence.signals or broken(evidence):
+        return None
+    if evidence.site.scheduler != "slurm":
+        return Words(Cause.STOPPED, f"{task(evidence)} was stopped by a signal{at_step(evidence)}")
+    sentence = f"{job(evidence)} is being ended{at_step(evidence)} and Slurm does not say why"
+    return Words(Cause.UNKNOWN, sentence)
+
+
+# What broke ---------------------------------------------------------------------------------------
+
+
+def unfit_node(evidence: Evidence) -> Words | None:
+    """FATAL findings: of the pre-flight, or of a GPU that failed at work."""
+    fatal = [finding for finding in evidence.findings if finding.verdict == "FATAL"]
+    if not fatal:
+        return None
+    first = fatal[0]
+    if all(is_storage(finding) for finding in fatal):
+        return Words(Cause.STORAGE, f"{first.node}: {first.message}", same=("", first.code))
+    cause = Cause.GPU_HARDWARE if evidence.ranks_started else Cause.UNHEALTHY
+    first = next(finding for finding in fatal if not is_storage(finding))
+    sentence = f"{first.node} is not fit for work: {first.message} ({first.code})"
+    return Words(cause, sentence, first.node, same=("", first.code))
+
+
+def is_storage(finding: Finding) -> bool:
+    """Whether a finding is about the disk that all nodes share, so that no node is to blame."""
+    match = signatures.search(finding.message)
+    points_to = signatures.CAUSES[match[0]] if match else None
+    return finding.code in STORAGE_FINDINGS or points_to is Cause.STORAGE
+
+
+def bad_gpu(evidence: Evidence) -> Words | None:
+    """An XID of the hardware, or a rank's CUDA error on a node with a finding against it."""
+    for sign in evidence.log_signatures:
+        number = sign.number
+        if number is not None and signatures.action(number) in (Xid.EXCLUDE, Xid.REPAIR):
+            node = node_of(evidence, sign.rank)
+            sentence = f"a GPU{of_node(node)} reported XID {number}{at_step(evidence)}"
+            return Words(Cause.GPU_HARDWARE, sentence, node, same=(f"XID {number}",))
+    first = first_failure(evidence)
+    if first is None or told_by(evidence, first) is not Cause.CUDA_ERROR:
+        return None
+    for finding in evidence.findings:
+        if finding.node == first.node:
+            sentence = f"{who(first)} met a CUDA error, and {finding.message} ({finding.code})"
+            return Words(Cause.GPU_HARDWARE, sentence, first.node, same=("", finding.code))
+    return None
+
+
+def host_memory(evidence: Evidence) -> Words | None:
+    if not (evidence.oom_kills or first_word(evidence) == "OUT_OF_MEMORY"):
+        return None
+    killed = next((rank for rank in evidence.ranks if rank.code == -signal.SIGKILL), None)
+    who_died = who(killed) if killed else f"a process of {task(evidence)}"
+    sentence = f"{who_died} was ended because its node ran out of memory{at_step(evidence)}"
+    hint = "ask for more memory, or use fewer data workers"
+    return Words(Cause.HOST_OOM, sentence, killed.node if killed else "", hint, ("oom_kill",))
+
+
+def hung(evidence: Evidence) -> Words | None:
+    """Unless a rank failed by itself, which leaves the others waiting."""
+    hang = evidence.hang
+    if hang is None or broken(evidence):
+        return None
+    rank = "" if hang.rank is None else f": rank {hang.rank}{of_node(hang.node)} stopped first"
+    detail = f" ({hang.detail})" if hang.detail and rank else ""
+    sentence = (
+        f"nothing moved in phase {hang.phase} for {hang.seconds:,.0f} s"
+        f"{at_step(evidence)}{rank}{detail}"
+    )
+    same = (hang.phase, "" if hang.rank is None else str(hang.rank))
+    return Words(Cause.HANG, sentence, hang.node, same=same)
+
+
+def rank_failed(evidence: Evidence) -> Words | None:
+    """The first rank that failed by itself: its exception, the signal that ended it, or its log."""
+    first = first_failure(evidence)
+    if first is None:
+        return None
+    cause = told_by(evidence, first)
+    if first.code < 0 and cause is Cause.CRASH:
+        return killed_rank(evidence, first)
+    text = first.message or last_sign(evidence, first) or f"exit code {first.code}"
+    sentence = f"{who(first)} failed{at_step(evidence)}: {shortened(text)}"
+    same = (first.kind, first.frame, normalised(text), str(first.rank))
+    return Words(cause, sentence, first.node, first.hint, same)
+
+
+def killed_rank(evidence: Evidence, rank: RankExit) -> Words:
+    """A rank that a signal ended; SIGKILL comes from outside, so that two are not the same one."""
+    number = -rank.code
+    sentence = f"{who(rank)} was ended by {signal_name(number)}{at_step(evidence)}"
+    hint = "look at the size of /dev/shm on its node" if number == signal.SIGBUS else ""
+    same = () if number == signal.SIGKILL else (signal_name(number), str(rank.rank))
+    return Words(Cause.CRASH, sentence, rank.node, hint, same)
+
+
+def unnamed_rank(evidence: Evidence) -> Words | None:
+    """A signal ended a rank that nobody names."""
+    code = evidence.code
+    if code is None or code >= 0:
+        return None
+    sentence = f"a rank was ended by {signal_name(-code)}{at_step(evidence)}"
+    return Words(Cause.CRASH, sentence, only_node(evidence))
+
+
+def log_alone(evidence: Evidence) -> Words | None:
+    """No rank left words, but the log knows what happened."""
+    for sign in evidence.log_signatures:
+        cause = points_to(sign)
+        if sign.name not in signatures.SYMPTOMS and cause is not Cause.UNKNOWN:
+            place = "" if sign.rank is None else f" of rank {sign.rank}"
+            sentence = f"the log{place} says{at_step(evidence)}: {shortened(sign.line)}"
+            rank = "" if sign.rank is None else str(sign.rank)
+            return Words(cause, sentence, node_of(evidence, sign.rank), same=(sign.name, rank))
+    return None
+
+
+def peers_lost(evidence: Evidence) -> Words | None:
+    """Every rank blames another, and none says why."""
+    symptoms = [rank for rank in evidence.ranks if is_symptom(evidence, rank)]
+    matches = [signatures.search(rank.message) for rank in symptoms]
+    names = {match[0] for match in matches if match}
+    names |= {sign.name for sign in evidence.log_signatures}
+    if not symptoms and not names & signatures.SYMPTOMS:
+        return None
+    one = who(symptoms[0]) if symptoms else "a rank"
+    if any(signatures.CAUSES[name] is Cause.HANG for name in names):
+        sentence = f"{one} waited too long for the others{at_step(evidence)}"
+        return Words(Cause.HANG, sentence, same=("collective",))
+    return Words(Cause.UNKNOWN, f"{one} lost another rank{at_step(evidence)}, and none says why")
+
+
+def not_started(evidence: Evidence) -> Words | None:
+    if evidence.ranks_started:
+        return None
+    sentence = evidence.message or f"the ranks of {task(evidence)} were not started"
+    return Words(Cause.LAUNCH, sentence, hint=evidence.code_hint)
+
+
+def unknown(evidence: Evidence) -> Words:
+    """What can be said when nothing is known."""
+    if evidence.code == 0:
+        return Words(Cause.UNKNOWN, f"the ranks of {task(evidence)} left before their target")
+    state = f" as {evidence.slurm_state}" if evidence.slurm_state else ""
+    told = evidence.message or f"{job(evidence)} ended{state}{at_step(evidence)}, nothing says why"
+    return Words(Cause.UNKNOWN, told)
+
+
+WHO_ASKED: tuple[Rule, ...] = (
+    target_reached,
+    cancelled,
+    stop_asked,
+    refused,
+    preempted,
+    node_failed,
+)
+WHAT_HAPPENED: tuple[Rule, ...] = (
+    time_limit,
+    signalled,
+    unfit_node,
+    bad_gpu,
+    host_memory,
+    hung,
+    rank_failed,
+    unnamed_rank,
+    log_alone,
+    peers_lost,
+    not_started,
+)
+
+
+# The rank that failed first -----------------------------------------------------------------------
+
+
+def first_failure(evidence: Evidence) -> RankExit | None:
+    """The rank that broke first, by itself; None when all left on request or lost a peer.
+
+    A code that srun or the launcher saw first and that is a signal names its rank whatever the
+    times say: who was killed left no time of its own.
+    """
+    failed = [rank for rank in evidence.ranks if failed_itself(evidence, rank)]
+    sudden = evidence.code is not None and evidence.code < 0
+    named = [rank for rank in failed if sudden and rank.code == evidence.code]
+    return min(named or failed, key=lambda rank: rank.time, default=None)
+
+
+def broken(evidence: Evidence) -> bool:
+    """Whether a rank broke although all were asked to leave: those that leave, or are made to
+    because they take too long, did not.
+    """
+    first = first_failure(evidence)
+    return first is not None and first.code not in LEAVING
+
+
+def failed_itself(evidence: Evidence, rank: RankExit) -> bool:
+    left = rank.code in (0, runtime.STOPPED) or rank.kind == "Stopped"
+    return not left and not is_symptom(evidence, rank)
+
+
+def is_symptom(evidence: Evidence, rank: RankExit) -> bool:
+    """Whether a rank only tells of another one's end."""
+    match = signatures.search(f"{rank.kind}: {rank.message}") if rank.kind else None
+    if match is not None:
+        return match[0] in signatures.SYMPTOMS
+    aborted = rank.code == -signal.SIGABRT and not rank.kind
+    return aborted and any(sign.name in signatures.SYMPTOMS for sign in signs_of(evidence, rank))
+
+
+def told_by(evidence: Evidence, rank: RankExit) -> Cause:
+    """What a failed rank's words say, else its log, else that it ended."""
+    cause = said(evidence, rank) if rank.kind else logged(evidence, rank)
+    if cause is Cause.LAUNCH and in_all_ranks(evidence, rank) and rank.kind in KINDS:
+        return Cause.CONFIGURATION  # what cannot be imported anywhere is not installed
+    if cause is Cause.EXCEPTION and is_program_error(evidence, rank):
+        return Cause.CONFIGURATION
+    return cause
+
+
+def said(evidence: Evidence, rank: RankExit) -> Cause:
+    """By an exception: its type, our own refusals, the texts of libraries, its exit code."""
+    match = signatures.search(rank.message)
+    found = (
+        *(cause for pattern, cause in MESSAGES if pattern.search(rank.message)),
+        *((signatures.CAUSES[match[0]],) if match else ()),
+        KINDS.get(rank.kind),
+        Cause.CONFIGURATION if rank.code == runtime.CONFIGURATION else None,
+        Cause.DATA if rank.frame.startswith(DATA_FRAMES) else None,
+    )
+    return next((cause for cause in found if cause is not None), Cause.EXCEPTION)
+
+
+def logged(evidence: Evidence, rank: RankExit) -> Cause:
+    """By the log of a rank that left no words."""
+    if rank.code == runtime.CONFIGURATION:
+        return Cause.CONFIGURATION
+    causes = [points_to(sign) for sign in signs_of(evidence, rank)]
+    plain = Cause.CRASH if rank.code < 0 else Cause.EXCEPTION
+    return next((cause for cause in causes if cause not in (Cause.UNKNOWN, Cause.HANG)), plain)
+
+
+def points_to(sign: LogSign) -> Cause:
+    """What a line of the log points to; an XID of the program is a CUDA error."""
+    if sign.number is None:
+        return signatures.CAUSES[sign.name]
+    harmless = signatures.action(sign.number) is Xid.IGNORE
+    return Cause.UNKNOWN if harmless else Cause.CUDA_ERROR
+
+
+def signs_of(evidence: Evidence, rank: RankExit) -> Iterable[LogSign]:
+    return (sign for sign in evidence.log_signatures if sign.rank == rank.rank)
+
+
+def last_sign(evidence: Evidence, rank: RankExit) -> str:
+    return next((sign.line for sign in signs_of(evidence, rank)), "")
+
+
+def is_program_error(evidence: Evidence, rank: RankExit) -> bool:
+    """Whether an exception before the run's first step comes back however often it is started."""
+    untouched = not evidence.step_before and not evidence.step_after and not evidence.last_step
+    if evidence.stage not in TRAINING or not untouched:
+        return False
+    return rank.kind in PROGRAM_KINDS or in_all_ranks(evidence, rank)
+
+
+def in_all_ranks(evidence: Evidence, rank: RankExit) -> bool:
+    """Whether every rank, of several, left with the same exception."""
+    alike = [
+        other
+        for other in evidence.ranks
+        if (other.kind, other.frame) == (rank.kind, rank.frame)
+        and normalised(other.message) == normalised(rank.message)
+    ]
+    return rank.kind != "" and evidence.world_size > 1 and len(alike) == evidence.world_size
+
+
+# Words --------------------------------------------------------------------------------------------
+
+
+def first_word(evidence: Evidence) -> str:
+    """Slurm's state without what follows it (``CANCELLED by 1000``)."""
+    return (evidence.slurm_state.split() or [""])[0].rstrip("+")
+
+
+def task(evidence: Evidence) -> str:
+    return f"attempt {evidence.attempt} of {evidence.stage}"
+
+
+def job(evidence: Evidence) -> str:
+    return f"job {evidence.job_id}" if evidence.job_id else task(evidence)
+
+
+def who(rank: RankExit) -> str:
+    return f"rank {rank.rank}{of_node(rank.node)}"
+
+
+def of_node(node: str) -> str:
+    return f" on {node}" if node else ""
+
+
+def at_step(evidence: Evidence) -> str:
+    return "" if evidence.last_step is None else f" at step {evidence.last_step:,}"
+
+
+def signal_name(number: int) -> str:
+    known = {item.value: item.name for item in signal.Signals}
+    return known.get(number, f"signal {number}")
+
+
+def shortened(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= MESSAGE_LIMIT else line[: MESSAGE_LIMIT - 1] + "…"
+
+
+def only_node(evidence: Evidence) -> str:
+    """The node of the allocation, where there is but one."""
+    return evidence.site.nodes[0] if len(evidence.site.nodes) == 1 else ""
+
+
+def node_of(evidence: Evidence, rank: int | None) -> str:
+    """Where a rank ran, as far as that is known."""
+    found = (item.node for item in evidence.ranks if item.rank == rank)
+    return next(found, "") or only_node(evidence)

@@ -1,0 +1,217 @@
+"""The node ledger of a cluster: which nodes have failed us, why, and until when that counts.
+
+One file a cluster beside the runs, ``nodes-<cluster>.jsonl``, an entry a line, appended under a
+lock by everybody whose runs lie there. Slurm refuses to let an ordinary user drain a node; what we
+can do is to leave it out of our own jobs. Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs import rundir
+from jobs.evidence import NodeEntry
+
+CLEARED = "CLEARED"
+SEVERITY = ("FATAL", "DRAIN", "SUSPECT")
+"""Verdicts that speak against a node, worst first."""
+
+HOUR = 3600.0
+LIFETIME_SECONDS = {"FATAL": 7 * 24 * HOUR, "DRAIN": 48 * HOUR, "SUSPECT": 24 * HOUR, CLEARED: 0.0}
+"""How long an entry counts (design RESILIENCE, section 6)."""
+
+STRIKES = 2
+"""Suspicions of different attempts, all within their lifetime, that exclude a node."""
+
+CAP_NODES = 2
+CAP_SHARE = 0.1
+"""At most the larger of two nodes and a tenth of the partition is excluded (RESILIENCE, 6)."""
+
+UNSAFE = re.compile(r"[^A-Za-z0-9 _.:,/()=-]+")
+"""What does not go into a command that somebody pastes into a root shell."""
+
+
+def ledger(runs_root: Path, cluster: str) -> Path:
+    """Where the ledger of a cluster lies."""
+    return runs_root / f"nodes-{cluster}.jsonl"
+
+
+def read(path: Path) -> tuple[NodeEntry, ...]:
+    """All entries, oldest first; a missing file has none, a line that is no entry is skipped."""
+    entries = (_entry(line) for line in rundir.read_lines(path))
+    return tuple(entry for entry in entries if entry is not None)
+
+
+def _entry(line: dict[str, Any]) -> NodeEntry | None:
+    names = {field.name for field in dataclasses.fields(NodeEntry)}
+    try:
+        entry = NodeEntry(**{name: value for name, value in line.items() if name in names})
+    except TypeError:  # a field is missing
+        return None
+    numbers = (entry.time, entry.expires)
+    known = isinstance(entry.node, str) and entry.verdict in LIFETIME_SECONDS
+    return entry if known and all(isinstance(number, (int, float)) for number in numbers) else None
+
+
+def append(path: Path, entries: Iterable[NodeEntry]) -> None:
+    """Add entries; the file may be written by whoever may write to its folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    lines = [json.dumps({"format": rundir.FORMAT, **dataclasses.asdict(e)}) for e in entries]
+    if not lines:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644), "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        _share(file.fileno(), path.parent)
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # cut short by a crash: it must not swallow this one too
+                file.write(b"\n")
+        file.write("".join(f"{line}\n" for line in lines).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _share(handle: int, folder: Path) -> None:
+    """Let the group write to our ledger where it may write to the folder, whatever the umask."""
+    now = os.fstat(handle)
+    wanted = stat.S_IMODE(now.st_mode) | (folder.stat().st_mode & stat.S_IWGRP)
+    if now.st_uid == os.getuid() and stat.S_IMODE(now.st_mode) != wanted:
+        os.fchmod(handle, wanted)
+
+
+def strike(  # noqa: PLR0913 - one keyword a field of the entry
+    node: str,
+    verdict: str,
+    code: str,
+    evidence: str,
+    now: float,
+    *,
+    run: str = "",
+    stage: str = "",
+    attempt: int = 0,
+) -> NodeEntry:
+    """An entry that counts from now on for as long as its verdict does."""
+    expires = now + LIFETIME_SECONDS[verdict]
+    return NodeEntry(
+        now, node, code, verdict, run, attempt, " ".join(evidence.split()), expires, stage=stage
+    )
+
+
+def standing(entries: Sequence[NodeEntry], now: float) -> tuple[NodeEntry, ...]:
+    """Entries that have not expired and were not cleared since, single suspicions too."""
+    cleared = {entry.node: place for place, entry in enumerate(entries) if entry.verdict == CLEARED}
+    return tuple(
+        entry
+        for place, entry in enumerate(entries)
+        if place > cleared.get(entry.node, -1) and entry.verdict != CLEARED and entry.expires > now
+    )
+
+
+def active(entries: Sequence[NodeEntry], now: float) -> tuple[NodeEntry, ...]:
+    """Entries that speak against using a node now.
+
+    One suspicion alone does not: anything may have ended an attempt. Asked of its own answer it
+    gives the same.
+    """
+    left = standing(entries, now)
+    return tuple(e for e in left if e.verdict != "SUSPECT" or _strikes(left, e.node) >= STRIKES)
+
+
+def _strikes(entries: Sequence[NodeEntry], node: str) -> int:
+    """Suspicions of one node by different attempts."""
+    suspicions = (e for e in entries if e.node == node and e.verdict == "SUSPECT")
+    return len({(entry.run, entry.stage, entry.attempt) for entry in suspicions})
+
+
+def excluded(
+    entries: Sequence[NodeEntry], now: float, known: Sequence[str] | None, needed_nodes: int
+) -> tuple[tuple[str, ...], str]:
+    """Which nodes the next job leaves out, worst first, and a warning or an empty string.
+
+    Args:
+        entries: the ledger.
+        now: seconds since 1970.
+        known: names of the partition's nodes; None when Slurm does not say. sbatch refuses a job
+            that excludes a single name Slurm does not know (verified), so then none is left out.
+        needed_nodes: how many nodes the job asks for; as many are always left to it.
+    """
+    bad = worst_first(active(entries, now))
+    if known is None:
+        told = f"{', '.join(bad)} should be left out, but Slurm does not say which nodes there are"
+        return (), told if bad else ""
+    here = set(known)
+    names = [name for name in bad if name in here]
+    cap = max(CAP_NODES, int(CAP_SHARE * len(here)))
+    most = max(0, min(cap, len(here) - needed_nodes))
+    return tuple(names[:most]), _over_cap(names[most:], cap, len(here), needed_nodes)
+
+
+def _over_cap(left: Sequence[str], cap: int, known: int, needed: int) -> str:
+    if not left:
+        return ""
+    why = (
+        f"the job needs {needed} of the partition's {known} nodes"
+        if known - needed < cap
+        else f"no more than {cap} of the partition's {known} nodes are left out"
+    )
+    return f"{', '.join(left)} may be used although the node ledger speaks against it: {why}"
+
+
+def worst_first(entries: Sequence[NodeEntry]) -> list[str]:
+    """Names of nodes by what speaks against them, the newest first where that is equal."""
+    ordered = sorted(entries, key=lambda entry: (SEVERITY.index(entry.verdict), -entry.time))
+    return list(dict.fromkeys(entry.node for entry in ordered))
+
+
+def drain_command(entries: Sequence[NodeEntry], node: str) -> str:
+    """What an administrator types to take a node out of service."""
+    codes = ", ".join(dict.fromkeys(entry.code for entry in entries if entry.node == node))
+    reason = UNSAFE.sub(" ", codes)[:120]
+    return (
+        f'scontrol update NodeName={UNSAFE.sub("", node)} State=DRAIN Reason="meditron: {reason}"'
+    )
+
+
+def ticket(entries: Sequence[NodeEntry], node: str, cluster: str) -> str:
+    """A message to the administrators about one node, ready to be sent."""
+    about = [entry for entry in entries if entry.node == node]
+    lines = [
+        f"Subject: {cluster}: please look at node {node}",
+        "",
+        f"Our training jobs on {cluster} met the following on {node}:",
+        "",
+        *(
+            f"- {_day(e.time)}: {e.verdict} {e.code}: {e.evidence}{_gpu(e)} ({_run(e)})"
+            for e in about
+        ),
+        "",
+        "We leave the node out of our own jobs for now. To drain it:",
+        "",
+        f"    {drain_command(entries, node)}",
+    ]
+    return "\n".join(lines)
+
+
+def _day(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(moment))
+
+
+def _gpu(entry: NodeEntry) -> str:
+    return f" [{entry.gpu_uuid}]" if entry.gpu_uuid else ""
+
+
+def _run(entry: NodeEntry) -> str:
+    return f"run {entry.run}, attempt {entry.attempt}" if entry.run else "entered by hand"

@@ -1,0 +1,177 @@
+"""What the logs of ranks say when something breaks, and what NVIDIA's XID numbers mean.
+
+A match is evidence with a place and an order, not a verdict: ``jobs.causes`` weighs it. Programs
+also print advice that names errors they did not meet; such sentences are taken out first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import Enum
+
+from jobs.evidence import Cause, LogSign
+
+LINE_LIMIT = 300
+"""Characters of a matching line that are kept."""
+
+LABEL = re.compile(r"^\s*(\d+): ")
+"""What ``srun --label`` puts before each line."""
+
+SENTENCE = re.compile(r"(?<=[.!?;])\s+")
+ADVICE = re.compile(
+    r"might be|may be caused|could be caused|consider|please try|try setting|for debugging|"
+    r"to avoid|if reserved",
+    re.IGNORECASE,
+)
+"""A sentence with one of these says what to do about an error, or what it may have been."""
+
+SIGNATURES: tuple[tuple[str, str, Cause], ...] = (
+    # name, what a line says, what that points to; the first that fits a line names it
+    ("xid", r"NVRM: Xid \([^)]*\): (?P<number>\d+)", Cause.GPU_HARDWARE),
+    ("node_failure", r"Node failure on \S+|DUE TO NODE FAILURE", Cause.NODE_FAIL),
+    ("time_limit", r"CANCELLED AT \S+ DUE TO TIME LIMIT", Cause.TIME_LIMIT),
+    ("preemption", r"CANCELLED AT \S+ DUE TO PREEMPTION", Cause.PREEMPTED),
+    ("oom_kill", r"[Dd]etected \d+ oom[_-]kill event|Out Of Memory$|\boom-kill:", Cause.HOST_OOM),
+    (
+        "cuda_oom",
+        r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED",
+        Cause.CUDA_OOM,
+    ),
+    (
+        "nccl_timeout",
+        r"caught collective operation timeout|collective operation timed out|"
+        r"Some NCCL operations have failed or timed out",
+        Cause.HANG,
+    ),
+    (
+        "nccl_remote",
+        r"ncclRemoteError|remote process exited or there was a network error",
+        Cause.UNKNOWN,
+    ),
+    ("gloo_timeout", r"gloo.*Timed out|Timed out waiting \d+ ?ms for", Cause.HANG),
+    (
+        "gloo_peer",
+        r"Connection closed by peer|Connection reset by peer|gloo.*(?:Broken pipe|writev)",
+        Cause.UNKNOWN,
+    ),
+    (
+        "rendezvous",
+        r"waiting for clients\. \d+/\d+ clients joined|while trying to connect to|"
+        r"Connection refused",
+        Cause.LAUNCH,
+    ),
+    ("store_lost", r"Did the remote server shutdown or crash", Cause.UNKNOWN),
+    ("address_in_use", r"EADDRINUSE|[Aa]ddress already in use", Cause.LAUNCH),
+    ("import_error", r"\b(?:ModuleNotFoundError|ImportError): ", Cause.LAUNCH),
+    (
+        "cuda_error",
+        r"CUDA error: |CUDA driver error: |CUBLAS_STATUS_[A-Z]|CUDNN_STATUS_(?!SUCCESS)[A-Z]|"
+        r"[Uu]nhandled cuda error|device-side assert",
+        Cause.CUDA_ERROR,
+    ),
+    ("disk_full", r"No space left on device|ENOSPC", Cause.STORAGE),
+    ("quota", r"[Dd]isk quota exceeded|EDQUOT", Cause.STORAGE),
+    ("stale_handle", r"Stale (?:NFS )?file handle|ESTALE", Cause.STORAGE),
+    ("io_error", r"Input/output error|\bEIO\b", Cause.STORAGE),
+    ("read_only", r"Read-only file system|EROFS", Cause.STORAGE),
+    (
+        "host_memory",
+        r"DefaultCPUAllocator: can't allocate memory|Cannot allocate memory|\bMemoryError\b",
+        Cause.HOST_OOM,
+    ),
+    ("bus_error", r"\bBus error\b|\bSIGBUS\b", Cause.CRASH),
+    ("segfault", r"[Ss]egmentation fault|\bSIGSEGV\b", Cause.CRASH),
+)
+"""Texts are those of Slurm 22.05, PyTorch 2, NCCL and gloo as their sources print them; the CUDA,
+NCCL and NVRM ones are unproven on hardware.
+"""
+
+CAUSES = {name: cause for name, _, cause in SIGNATURES}
+
+SYMPTOMS = frozenset({"nccl_timeout", "nccl_remote", "gloo_timeout", "gloo_peer", "store_lost"})
+"""What ranks say when another one is gone or stuck: the cause lies there."""
+
+_PATTERNS = tuple((name, re.compile(pattern)) for name, pattern, _ in SIGNATURES)
+
+
+class Xid(Enum):
+    """What to do about an XID (design RESILIENCE, section 3)."""
+
+    RETRY = "R"
+    """An error of the program: the same nodes."""
+    CONFIRM = "R1"
+    """Once more on the same nodes, then without the node."""
+    EXCLUDE = "X"
+    """The GPU needs a reset."""
+    REPAIR = "XB"
+    """The node needs a reboot, or the GPU to be replaced."""
+    IGNORE = "I"
+
+
+_XIDS: dict[Xid, tuple[int, ...]] = {
+    Xid.RETRY: (68,),
+    Xid.CONFIRM: (8, 13, 31, 32, 38, 44, 60, 69, 94, 109),
+    Xid.EXCLUDE: (
+        *(46, 48, 61, 62, 74, 95, 110, 119, 120, 136, 140),
+        *range(144, 151),
+        *(155, 156, 158, 167, 171, 172),
+    ),
+    Xid.REPAIR: (54, 64, 79, 143, 151),
+    Xid.IGNORE: (
+        *(37, 43, 45, 63, 66, 67, 92, 93, 106, 107, 121, 137, 154, 157, 160, 161),
+        *range(162, 166),
+    ),
+}
+XID = {number: action for action, numbers in _XIDS.items() for number in numbers}
+"""XID number → what to do. From NVIDIA's public XID catalogue and the public checks that design
+RESILIENCE, section 3, compares; unproven on hardware. 43, 45 and 137 follow when ranks are killed.
+"""
+
+
+def action(number: int) -> Xid:
+    """What to do about an XID; one that nobody has heard of is confirmed, never ignored."""
+    return XID.get(number, Xid.CONFIRM)
+
+
+def find(lines: Iterable[str], labelled: bool = True) -> tuple[LogSign, ...]:
+    """Signatures in a log, in order, each once a rank.
+
+    Args:
+        lines: of a rank log; line ends do not matter.
+        labelled: srun put the rank before each line.
+    """
+    found: dict[tuple[str, int | None, int | None], LogSign] = {}
+    for line in lines:
+        sign = read_line(line, labelled)
+        if sign is not None:
+            found.setdefault((sign.name, sign.rank, sign.number), sign)
+    return tuple(found.values())
+
+
+def read_line(line: str, labelled: bool = True) -> LogSign | None:
+    """The signature of one line, if it has one."""
+    label = LABEL.match(line) if labelled else None
+    text = line[label.end() :] if label else line
+    match = search(text)
+    if match is None:
+        return None
+    name, number = match
+    rank = int(label[1]) if label else None
+    return LogSign(name, rank, number, " ".join(text.split())[:LINE_LIMIT])
+
+
+def search(text: str) -> tuple[str, int | None] | None:
+    """Name and number of the first signature that fits a text, its advice left out."""
+    told = without_advice(text)
+    for name, pattern in _PATTERNS:
+        match = pattern.search(told)
+        if match is not None:
+            number = match.groupdict().get("number")
+            return name, None if number is None else int(number)
+    return None
+
+
+def without_advice(text: str) -> str:
+    """A text without the sentences that only advise."""
+    return " ".join(part for part in SENTENCE.split(text.strip()) if not ADVICE.search(part))
