@@ -61,6 +61,7 @@ class Phase(IntEnum):
 class Beat:
     """The newest beat of a rank."""
 
+    file: Path
     rank: int
     pid: int
     started: int
@@ -74,6 +75,11 @@ class Beat:
     """Beats so far. All ranks beat at the same places of the program: one that has fewer ticks than
     its peers is behind them.
     """
+
+    @property
+    def stack_file(self) -> Path:
+        """Where the rank writes the stacks of its threads."""
+        return stack_file(self.file)
 
 
 class Heart:
@@ -129,14 +135,11 @@ class Heart:
         """Take this rank's files away; the last rank of the node takes the folder."""
         if self._path is None:
             return
-        for path in (self._path, stack_file(self._path.parent, self._rank())):
+        for path in (self._path, stack_file(self._path)):
             path.unlink(missing_ok=True)
         with suppress(OSError):
             self._path.parent.rmdir()
         self._path = None
-
-    def _rank(self) -> int:
-        return int(IDENTITY.unpack_from(self._memory, 0)[3])
 
 
 def begin(heart: Heart, folder: str, rank: int, environ: Mapping[str, str]) -> str:
@@ -151,10 +154,10 @@ def begin(heart: Heart, folder: str, rank: int, environ: Mapping[str, str]) -> s
     reason = ""
     for place in places(environ):
         try:
-            path = _private_folder(place / folder)
+            path = _private_folder(place / folder) / f"{rank:05d}.beat"
             # In this order: who finds a beat may send the signal, which ends a process otherwise.
-            faulthandler.register(STACK_SIGNAL, file=stack_file(path, rank).open("w"))
-            heart.open(beat_file(path, rank), rank)
+            faulthandler.register(STACK_SIGNAL, file=stack_file(path).open("w"))
+            heart.open(path, rank)
         except OSError as error:
             reason = f"{error.filename or place}: {error.strerror}"
         else:
@@ -195,7 +198,7 @@ def read(path: Path) -> Beat | None:
         return None
     _, pid, started, rank = IDENTITY.unpack_from(data, 0)
     moment, phase, step, ticks = BEAT.unpack_from(data, IDENTITY.size)
-    return Beat(rank, pid, started, moment, Phase(phase), step, ticks)
+    return Beat(path, rank, pid, started, moment, Phase(phase), step, ticks)
 
 
 def forget(
@@ -227,14 +230,9 @@ def folder_name(run: rundir.RunDir, stage: str, index: int, attempt: int, node: 
     return f"{_prefix(run, stage, index, node)}{attempt}"
 
 
-def beat_file(folder: Path, rank: int) -> Path:
-    """Where a rank beats."""
-    return folder / f"{rank:05d}.beat"
-
-
-def stack_file(folder: Path, rank: int) -> Path:
-    """Where a rank writes the stacks of its threads."""
-    return folder / f"{rank:05d}.stack"
+def stack_file(beats: Path) -> Path:
+    """Beside the file a rank beats into, where it writes the stacks of its threads."""
+    return beats.with_suffix(".stack")
 
 
 def node_name(environ: Mapping[str, str]) -> str:

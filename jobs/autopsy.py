@@ -1,0 +1,188 @@
+"""``python -m jobs.autopsy RUN_DIR STAGE INDEX ATTEMPT``: what do this node's ranks do right now?
+
+Runs once on every node when ranks hang, before they are ended. Asks each rank of the node for the
+stacks of its threads and leaves them in ``stacks-<task>-<rank>.txt`` of the attempt, and what it
+found in ``autopsy-<task>-<node>.json``. Standard library only.
+
+Ranks get SIGUSR1 here and nowhere else (``jobs.heartbeat.STACK_SIGNAL``): ``faulthandler`` answers
+it in the middle of whatever the rank waits for, and while another thread holds the interpreter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jobs import heartbeat, processes, rundir, specs
+
+STACK_SECONDS = 5.0
+"""For all ranks of a node to show their stacks; those that can do so at once."""
+
+POLL_SECONDS = 0.1
+
+STATES = {
+    "R": "running",
+    "S": "asleep",
+    "D": "in a wait that nothing interrupts, as for a disk or a device (state D)",
+    "T": "stopped by a signal (state T)",
+    "t": "stopped by a debugger (state t)",
+    "Z": "dead",
+    "X": "dead",
+    "": "gone",
+}
+"""Words for the letters of proc(5); one of a newer kernel is told as it is."""
+
+SILENT = frozenset({"T", "t", "Z", "X", ""})
+"""A process in such a state runs no handler."""
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """One rank as its node saw it."""
+
+    rank: int
+    node: str
+    pid: int
+    state: str
+    """Letter of ``STATES``; empty when the process is gone."""
+    wchan: str
+    """Where in the kernel it waits; empty where that is not told."""
+    phase: str
+    step: int
+    ticks: int
+    age: float
+    """Seconds since its last beat."""
+    stack: str
+    """Of all its threads, innermost frame first; empty where it showed none."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Examine this node's ranks of one attempt, and leave the report."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.autopsy", description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("stage", choices=specs.STAGES)
+    parser.add_argument("index", type=int)
+    parser.add_argument("attempt", type=int)
+    args = parser.parse_args(argv)
+    run = rundir.RunDir(args.run_dir.resolve())
+    reports = examine(run, args.stage, args.index, args.attempt, os.environ)
+    node = heartbeat.node_name(os.environ)
+    folder = run.attempt(args.stage, args.attempt)
+    fields = {"node": node, "time": time.time(), "ranks": [asdict(report) for report in reports]}
+    rundir.write_json(folder / f"autopsy-{args.index:05d}-{node}.json", fields)
+    for report in reports:
+        path = folder / f"stacks-{args.index:05d}-{report.rank:05d}.txt"
+        rundir.write_bytes(path, describe(report).encode())
+    return 0
+
+
+def command(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[str]:
+    """What a node is to run for its part of the autopsy."""
+    return [sys.executable, "-m", "jobs.autopsy", str(run.root), stage, str(index), str(attempt)]
+
+
+def read(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[RankReport]:
+    """What all nodes that answered have found, by rank."""
+    found = []
+    for path in run.attempt(stage, attempt).glob(f"autopsy-{index:05d}-*.json"):
+        with suppress(OSError, rundir.FormatError):
+            found += [RankReport(**fields) for fields in rundir.read_json(path)["ranks"]]
+    return sorted(found, key=lambda report: report.rank)
+
+
+def examine(
+    run: rundir.RunDir, stage: str, index: int, attempt: int, environ: Mapping[str, str]
+) -> list[RankReport]:
+    """Look at every rank of an attempt that beats on this node, and have it show its stacks."""
+    beats = heartbeat.find(run, stage, index, attempt, environ=environ)
+    now = time.monotonic()
+    asked = [beat for beat in beats.values() if ask(beat)]
+    wait_for(asked)
+    node = heartbeat.node_name(environ)
+    return [report_on(beats[rank], node, now) for rank in sorted(beats)]
+
+
+def ask(beat: heartbeat.Beat) -> bool:
+    """Ask a rank for its stacks; False when it is no more, or runs no handler as it is."""
+    if state_of(beat) in SILENT:
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(beat.pid, heartbeat.STACK_SIGNAL)
+    return True
+
+
+def wait_for(asked: Iterable[heartbeat.Beat]) -> None:
+    """Give these ranks time to show their stacks."""
+    deadline = time.monotonic() + STACK_SECONDS
+    sizes: dict[Path, int] = {}
+    waiting = {beat.stack_file for beat in asked}
+    while waiting and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        for path in list(waiting):
+            size = len(read_stack(path))
+            if size and size == sizes.get(path):  # a stack is written at once: it is whole
+                waiting.remove(path)
+            sizes[path] = size
+
+
+def report_on(beat: heartbeat.Beat, node: str, now: float) -> RankReport:
+    """What can be told of a rank. It is looked at a second time: who waits for a disk by chance
+    has gone on.
+    """
+    return RankReport(
+        rank=beat.rank,
+        node=node,
+        pid=beat.pid,
+        state=state_of(beat),
+        wchan=wchan(beat.pid),
+        phase=beat.phase.label,
+        step=beat.step,
+        ticks=beat.ticks,
+        age=now - beat.time,
+        stack=read_stack(beat.stack_file),
+    )
+
+
+def state_of(beat: heartbeat.Beat) -> str:
+    """The letter of a rank's process; empty when it is gone, whoever has its pid now."""
+    found = processes.read(beat.pid)
+    return found.state if found is not None and found.started == beat.started else ""
+
+
+def wchan(pid: int) -> str:
+    """Where in the kernel a process waits; empty where the kernel does not say (proc(5))."""
+    try:
+        found = Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return ""
+    return "" if found == "0" else found
+
+
+def read_stack(path: Path) -> str:
+    """The stacks in a file; nothing where there is none."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def describe(report: RankReport) -> str:
+    """The text of a rank's stacks file."""
+    state = STATES.get(report.state, f"in state {report.state}")
+    waits = f", waiting in {report.wchan}" if report.wchan else ""
+    head = (
+        f"rank {report.rank} on {report.node}, process {report.pid}: {state}{waits}\n"
+        f"phase {report.phase}, {report.step} steps done, beat {report.ticks}, "
+        f"{report.age:.0f} s ago\n\n"
+    )
+    return head + (report.stack or "It showed no stacks: such a process answers no signal.\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""Do a task's ranks still move, and which of them stopped first? Standard library only."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from jobs import heartbeat, rundir, specs
+from jobs.autopsy import STATES, RankReport
+from jobs.evidence import Hang
+from jobs.heartbeat import Phase
+
+PATIENCE = 5.0
+"""Times the longest seen (NVRx learns its limits alike; design RESILIENCE, section 11)."""
+
+ENOUGH_STEPS = 16
+"""To learn a limit from (likewise)."""
+
+STEPS_KEPT = 1000
+
+SLOWEST = 0.99
+"""The quantile of step times that a limit is learned from: the very slowest may be an accident."""
+
+GAP_SECONDS = 10.0
+"""What counts at most between two looks. A watcher that did not look was itself asleep, as when
+Slurm suspends a job or a machine is halted, and so were the ranks."""
+
+WAITING_FILE = re.compile(r"torch/distributed/|pipeline_parallel/p2p_communication")
+WAITING_NAMES = frozenset({"_agree", "decide_once", "synchronize"})
+"""Frames that show a rank waiting for the others. The functions are those that fetch the result of
+a collective: on a GPU, it is there that Python waits."""
+
+INNERMOST = 6
+"""Frames looked at for that: torch's own lie above the call that waits."""
+
+FRAME = re.compile(r'  File "(.*)", line (\d+) in (.+)')
+
+STOPPED = ("T", "t")
+DEAD = ("", "Z", "X")
+STUCK = ("D",)
+
+
+@dataclass
+class Learned:
+    """How long things take in this run."""
+
+    steps: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
+    longest: dict[Phase, float] = field(default_factory=dict)
+    """Of a checkpoint, of a validation."""
+
+    def took(self, phase: Phase, seconds: float) -> None:
+        """Learn from a phase that is over."""
+        self.longest[phase] = max(self.longest.get(phase, 0.0), seconds)
+
+
+def learn(lines: Iterable[Mapping[str, Any]]) -> Learned:
+    """What the metric lines of earlier attempts tell."""
+    learned = Learned()
+    for line in lines:
+        if "save" in line:
+            learned.took(Phase.CHECKPOINT, line["save"])
+        elif "validation_loss" in line:
+            learned.took(Phase.VALIDATION, line.get("seconds", 0.0))
+        elif "loss" in line:
+            learned.steps.append(line["seconds"])
+    return learned
+
+
+def limit(phase: Phase, learned: Learned, supervision: specs.SupervisionSpec) -> float:
+    """Seconds without a sign of life after which ranks in a phase hang.
+
+    Startup has a limit as a whole; a step, five times the slowest of a hundred, once enough were
+    seen, or the setting if that is longer; checkpoints and validations five times the longest, or
+    the limit of a startup, which reads as much.
+    """
+    if phase is Phase.STEP:
+        slow = quantile(learned.steps, SLOWEST) if len(learned.steps) >= ENOUGH_STEPS else 0.0
+        return max(PATIENCE * slow, supervision.step_limit_seconds)
+    return max(PATIENCE * learned.longest.get(phase, 0.0), supervision.startup_limit_seconds)
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """The smallest value that a share of all does not exceed."""
+    ordered = sorted(values)
+    return ordered[math.ceil(share * len(ordered)) - 1]
+
+
+class Signs(NamedTuple):
+    """What is seen of the ranks at a look."""
+
+    phase: Phase
+    step: int
+    mark: object
+    """Another one whenever anything has moved."""
+
+
+class Watch:
+    """Whether the ranks of one attempt move, as seen from the node of their supervisor.
+
+    It measures by its own clock how long nothing changes, so that nobody's time stamps matter. The
+    ranks of one node are enough: whoever stops elsewhere, these soon wait for it.
+    """
+
+    def __init__(
+        self,
+        run: rundir.RunDir,
+        task: specs.TaskSpec,
+        attempt: int,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        """Create it when the ranks are started. ``environ`` is theirs, as far as TMPDIR goes."""
+        self._run = run
+        self._task = task
+        self._attempt = attempt
+        self._environ = environ
+        self._learned = learn(rundir.read_lines(run.metrics()) if task.stage == "pretrain" else ())
+        self._looked: float | None = None
+        self._clock = 0.0
+        self._beaten = False
+        self._signs = Signs(Phase.STARTUP, 0, None)
+        self._moved = 0.0
+        self._entered = 0.0
+        self._stepped = 0.0
+
+    def look(self, now: float) -> Hang | None:
+        """Look at the ranks, about once a second; the hang when they have not moved for too long.
+
+        Args:
+            now: seconds of a monotonic clock.
+        """
+        if self._looked is not None:
+            self._clock += min(now - self._looked, GAP_SECONDS)
+        self._looked = now
+        self._note(self._see())
+        phase = self._signs.phase
+        quiet = self._clock - (self._entered if phase is Phase.STARTUP else self._moved)
+        allowed = limit(phase, self._learned, self._task.supervision)
+        return Hang(phase.label, quiet, allowed) if quiet > allowed else None
+
+    def _note(self, signs: Signs) -> None:
+        before, self._signs = self._signs, signs
+        if signs.mark != before.mark:
+            self._moved = self._clock
+        if signs.phase is not before.phase:
+            if before.phase in (Phase.CHECKPOINT, Phase.VALIDATION):
+                self._learned.took(before.phase, self._clock - self._entered)
+            self._entered = self._stepped = self._clock
+        elif signs.step > before.step:
+            each = (self._clock - self._stepped) / (signs.step - before.step)
+            self._learned.steps.append(each)
+            self._stepped = self._clock
+
+    def _see(self) -> Signs:
+        """The ranks' beats, else what the progress file says, else nothing new."""
+        task = self._task
+        place = (self._run, task.stage, task.index, self._attempt)
+        beats = heartbeat.find(*place, environ=self._environ)
+        if beats:
+            self._beaten = True
+            return self._seen(beats)
+        if self._beaten:  # they take their files away in the end
+            return self._signs._replace(phase=Phase.LEAVING)
+        return self._told()
+
+    def _seen(self, beats: Mapping[int, heartbeat.Beat]) -> Signs:
+        """Of ranks in several phases, the one with the longest limit counts: the others wait."""
+        phase = max(
+            (beat.phase for beat in beats.values()),
+            key=lambda phase: limit(phase, self._learned, self._task.supervision),
+        )
+        step = max(beat.step for beat in beats.values())
+        return Signs(phase, step, {rank: beat.ticks for rank, beat in beats.items()})
+
+    def _told(self) -> Signs:
+        try:
+            told = rundir.read_json(self._run.progress(self._task.stage, self._task.index))
+        except (OSError, rundir.FormatError):
+            return self._signs
+        if told["attempt"] != self._attempt:
+            return self._signs
+        name = told.get("phase") or ("step" if told["done"] < told["total"] else "leaving")
+        return Signs(Phase[name.upper()], int(told.get("step", 0)), told["time"])
+
+
+class First(NamedTuple):
+    """The rank that stopped first, and what it was doing."""
+
+    rank: int | None
+    """None where nothing tells one rank from the others."""
+    node: str
+    detail: str
+
+
+def blame(hang: Hang, reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> Hang:
+    """The hang with the rank named that stopped first.
+
+    Args:
+        reports: ``jobs.autopsy.read``.
+        nodes: that were to report.
+    """
+    first = name_first(reports, nodes)
+    return replace(hang, rank=first.rank, node=first.node, detail=first.detail)
+
+
+def name_first(reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> First:
+    """The rank that stopped first.
+
+    A node that says nothing comes first, then a process that is stopped, dead or stuck in the
+    kernel. Ranks that wait for others are victims. Of the rest, the one behind all others: fewest
+    beats, and of equals the one silent for longest.
+    """
+    silent = sorted(set(nodes) - {report.node for report in reports})
+    if reports and silent:
+        return First(None, silent[0], "the node did not answer")
+    for states in (STOPPED, DEAD, STUCK):
+        if found := [report for report in reports if report.state in states]:
+            return _first_of(found)
+    busy = [report for report in reports if not waits_for_others(report.stack)]
+    if busy:
+        return _first_of(busy)
+    behind = [report for report in reports if report.ticks == min(r.ticks for r in reports)]
+    if len(behind) == len(reports) > 1:
+        return First(None, "", f"all ranks wait for each other {doing(reports[0])}".rstrip())
+    return _first_of(behind) if behind else First(None, "", "no rank could be looked at")
+
+
+def _first_of(reports: Iterable[RankReport]) -> First:
+    first = min(reports, key=lambda report: (report.ticks, -report.age))
+    return First(first.rank, first.node, doing(first))
+
+
+def doing(report: RankReport) -> str:
+    """What a rank does: how its process is stopped, else its innermost frame."""
+    if report.state in STOPPED + DEAD + STUCK:
+        return STATES[report.state]
+    frames = own_thread(report.stack)
+    if not frames:
+        return f"in phase {report.phase}"
+    file, line, name = frames[0]
+    return f"in {name} ({file.rpartition('/')[2]}:{line})"
+
+
+def waits_for_others(stack: str) -> bool:
+    """Whether the innermost frames show a collective, or a wait for its result."""
+    frames = own_thread(stack)[:INNERMOST]
+    return any(WAITING_FILE.search(file) or name in WAITING_NAMES for file, _, name in frames)
+
+
+def own_thread(stack: str) -> list[tuple[str, str, str]]:
+    """File, line and function of the frames of the thread that got the signal, which is the main
+    one, innermost first (faulthandler calls it ``Current thread``).
+    """
+    _, _, after = stack.partition("Current thread ")
+    matches = map(FRAME.match, after.splitlines()[1:])
+    return [match.groups() for match in itertools.takewhile(bool, matches) if match]
