@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from jobs import rundir, runtime, specs, vocabulary
+from jobs import checkpoints, rundir, runtime, specs, vocabulary
 from jobs.heartbeat import Phase
 from jobs.runtime import TaskError
 
@@ -92,16 +92,14 @@ def find_checkpoint(folder: Path, spec: specs.EvaluateSpec) -> tuple[Path, int]:
         TaskError: it is missing or damaged, holds another model, or is called ``last`` while the
             newest one is below the target: an unfinished model is never evaluated as the last.
     """
-    from jobs.engine import checkpoint
-
     named = {"first": 0, "last": spec.target_step}
     step = named[spec.checkpoint] if spec.checkpoint in named else int(spec.checkpoint)
-    found = checkpoint.at_step(folder, step)
+    found = checkpoints.at_step(folder, step)
     if found is None:
-        newest = checkpoint.find_latest(folder)
+        newest = checkpoints.find_latest(folder)
         raise missing(folder, spec, step, newest[1].iteration if newest else None)
     path, record = found
-    if record.model != checkpoint.model_digest(spec.model):
+    if record.model != checkpoints.model_digest(spec.model):
         raise TaskError(
             f"{path}: holds a model of another shape than this evaluation's",
             "evaluate the run with the size it was trained with",
@@ -164,12 +162,12 @@ def score(
         context.task.cpus_per_rank,
     )
     try:
-        from jobs.engine import checkpoint as checkpoints
+        from jobs.engine import checkpoint as saved
         from jobs.engine import model
 
         model.start_parallel(spec.parallel, place, spec.seed)
         network = model.build(spec.model, spec.parallel, spec.precision, place, for_inference=True)
-        checkpoints.load_weights(checkpoint, network)
+        saved.load_weights(checkpoint, network)
         lm = MegatronLM(
             lambda tokens: model.logits(network, tokens.to(place)),
             encoder,
@@ -325,7 +323,6 @@ def leave(
 ) -> None:
     """Write both files and, last, the done marker with what they were made from."""
     from jobs import benchmarks
-    from jobs.engine.checkpoint import RECORD
 
     spec = cast(specs.EvaluateSpec, context.task.spec)
     folder = Path(spec.output_dir)
@@ -335,7 +332,7 @@ def leave(
     read = [
         *(str(file) for file in benchmarks.files(Path(spec.path), spec.kind)),
         spec.tokenizer,
-        f"{spec.checkpoint_dir}/{checkpoint.name}/{RECORD}",
+        f"{spec.checkpoint_dir}/{checkpoint.name}/{checkpoints.RECORD}",
     ]
     written = [str(folder / "questions.jsonl"), str(folder / "results.json")]
     context.finish(

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import torch.distributed
 
-from jobs import device as devices
 from jobs import checkpoints, claims, rundir, specs
+from jobs import device as devices
 from jobs.engine import checkpoint, data, metrics, model, optim, shards
 from jobs.heartbeat import Phase
 from jobs.runtime import FAILED, Context, Stopped, TaskError
@@ -235,11 +235,11 @@ class Trainer:
         if split is None:
             return False
         self.reporter.progress(self.step, "validation")
-        started = time.perf_counter()
         with self.context.heart.during(Phase.VALIDATION):
             return self._validate_on(split)
 
     def _validate_on(self, split: data.Split) -> bool:
+        started = time.perf_counter()
         self.updater.wrapped.eval()
         total = 0.0
         for number in range(self.spec.validation_batches):
@@ -274,6 +274,7 @@ class Trainer:
             self.saved = checkpoint.save(
                 self.folder, self.trained, record, self.spec.keep_checkpoints
             )
+        self.reporter.saved(self.step, self.saved[1].bytes, time.perf_counter() - started)
 
     def _finish(self) -> bool:
         """Validate, save and say that all is done, or, when asked to stop before that, only save.

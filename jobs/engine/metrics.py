@@ -48,7 +48,6 @@ class Reporter:
         if self._lines is None:
             return
         speed = self.batch_tokens / seconds
-        now = time.time()
         line = {
             "step": step,
             "loss": loss,
@@ -58,23 +57,29 @@ class Reporter:
             "tokens": step * self.batch_tokens,
             "seconds": seconds,
             "tokens_per_s": speed,
-            "time": now,
-            "attempt": self.context.attempt,
         }
-        self._lines.write(json.dumps(line) + "\n")
+        self._write(line)
         self._last = {"loss": loss, "tokens_per_s": speed}
-        if now - self._told >= TELL_SECONDS or step == self.spec.train_steps:
+        if time.time() - self._told >= TELL_SECONDS or step == self.spec.train_steps:
             self._draw(step, {"loss/train": loss, "learning rate": rate, "gradient norm": norm})
             self._draw(step, {"tokens per second": speed})
             self.progress(step, "step")
 
-    def validation(self, step: int, loss: float) -> None:
-        """Tell the mean loss over the validation batches after a step."""
+    def validation(self, step: int, loss: float, seconds: float) -> None:
+        """Tell the mean loss over the validation batches after a step, and how long it took."""
         if self._lines is None:
             return
-        line = {"step": step, "validation_loss": loss, "time": time.time()}
-        self._lines.write(json.dumps(line) + "\n")
+        self._write({"step": step, "validation_loss": loss, "seconds": seconds})
         self._draw(step, {"loss/validation": loss})
+
+    def saved(self, step: int, size: int, seconds: float) -> None:
+        """Tell that a checkpoint of so many bytes was written, and how long training waited."""
+        self._write({"step": step, "save": seconds, "bytes": size})
+
+    def _write(self, values: dict[str, Any]) -> None:
+        if self._lines is not None:
+            line = {**values, "time": time.time(), "attempt": self.context.attempt}
+            self._lines.write(json.dumps(line) + "\n")
 
     def progress(self, step: int, phase: str) -> None:
         """Replace the progress file: ``startup``, ``step``, ``validation`` or ``checkpoint``."""

@@ -11,8 +11,7 @@ import time
 
 import pytest
 
-from jobs import rundir
-from jobs.engine import checkpoint
+from jobs import checkpoints, rundir
 
 pytestmark = pytest.mark.engine
 
@@ -71,7 +70,7 @@ def test_signals_while_everything_is_saved_are_one_request(make_run):
 
     assert ranks.wait() == [130], ranks.words()
     step = max(run.losses())
-    assert checkpoint.find_latest(run.root / "checkpoints")[1].iteration == step
+    assert checkpoints.find_latest(run.root / "checkpoints")[1].iteration == step
 
 
 def test_a_rank_that_dies_takes_the_others_along(make_run, layout):

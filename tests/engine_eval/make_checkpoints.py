@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from jobs import device, rundir, specs
+from jobs import checkpoints, device, rundir, specs
 
 ALONE = specs.ParallelSpec(
     tensor=1,
@@ -31,11 +31,11 @@ def main(spec_file: Path, folder: Path, answers_file: Path) -> None:
     asked = json.loads(spec_file.read_text())
     spec = pretrain_spec(specs.ModelSpec(**asked["model"]), asked)
     place = device.start("cpu", 0, 1, 0)
-    from jobs.engine import checkpoint, model, optim
+    from jobs.engine import checkpoint, model, optim, shards
 
     model.start_parallel(ALONE, place, seed=7)
     network = model.build(spec.model, ALONE, "fp32", place)
-    trained = checkpoint.Trained(network, optim.prepare(network, spec).optimizer)
+    trained = shards.Trained(network, optim.prepare(network, spec).optimizer)
     for step in (0, 4, 6):
         with torch.no_grad():
             for parameter in network.parameters():
@@ -66,15 +66,13 @@ def answers(network: torch.nn.Module, asked: dict) -> list[float]:
     return found
 
 
-def record(step: int, spec: specs.PretrainSpec):
-    from jobs.engine import checkpoint
-
-    return checkpoint.Record(
+def record(step: int, spec: specs.PretrainSpec) -> checkpoints.Record:
+    return checkpoints.Record(
         iteration=step,
         consumed_samples=step,
         layout=dataclasses.asdict(ALONE),
         precision="fp32",
-        model=checkpoint.model_digest(spec.model),
+        model=checkpoints.model_digest(spec.model),
         data="",
         manifest="",
         bytes=0,
