@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import re
@@ -31,13 +30,16 @@ GAP_SECONDS = 10.0
 """What counts at most between two looks. A watcher that did not look was itself asleep, as when
 Slurm suspends a job or a machine is halted, and so were the ranks."""
 
-WAITING_FILE = re.compile(r"torch/distributed/|pipeline_parallel/p2p_communication")
-WAITING_NAMES = frozenset({"_agree", "decide_once", "synchronize"})
-"""Frames that show a rank waiting for the others. The functions are those that fetch the result of
-a collective: on a GPU, it is there that Python waits."""
-
-INNERMOST = 6
-"""Frames looked at for that: torch's own lie above the call that waits."""
+WAITING_FILES = (
+    "torch/distributed/distributed_c10d.py",
+    "torch/distributed/rendezvous.py",
+    "pipeline_parallel/p2p_communication.py",
+)
+WAITING_NAMES = frozenset(
+    {"_agree", "decide_once", "synchronize", "finish_grad_sync", "finish_param_sync"}
+)
+"""An innermost frame that shows a rank waiting for the others. The functions are those that wait
+for a collective begun earlier, or fetch its result: on a GPU, it is there that Python waits."""
 
 FRAME = re.compile(r'  File "(.*)", line (\d+) in (.+)')
 
@@ -239,23 +241,31 @@ def doing(report: RankReport) -> str:
     """What a rank does: how its process is stopped, else its innermost frame."""
     if report.state in STOPPED + DEAD + STUCK:
         return STATES[report.state]
-    frames = own_thread(report.stack)
-    if not frames:
+    frame = innermost(report.stack)
+    if frame is None:
         return f"in phase {report.phase}"
-    file, line, name = frames[0]
-    return f"in {name} ({file.rpartition('/')[2]}:{line})"
+    return f"in {frame.name} ({frame.file.rpartition('/')[2]}:{frame.line})"
 
 
 def waits_for_others(stack: str) -> bool:
-    """Whether the innermost frames show a collective, or a wait for its result."""
-    frames = own_thread(stack)[:INNERMOST]
-    return any(WAITING_FILE.search(file) or name in WAITING_NAMES for file, _, name in frames)
+    """Whether the innermost frame shows a collective, or a wait for its result."""
+    frame = innermost(stack)
+    return frame is not None and (frame.file.endswith(WAITING_FILES) or frame.name in WAITING_NAMES)
 
 
-def own_thread(stack: str) -> list[tuple[str, str, str]]:
-    """File, line and function of the frames of the thread that got the signal, which is the main
-    one, innermost first (faulthandler calls it ``Current thread``).
+class Frame(NamedTuple):
+    """Where a thread is."""
+
+    file: str
+    line: int
+    name: str
+    """Of the function."""
+
+
+def innermost(stack: str) -> Frame | None:
+    """The innermost frame of the thread that got the signal, which is the main one (faulthandler
+    calls it ``Current thread``).
     """
     _, _, after = stack.partition("Current thread ")
-    matches = map(FRAME.match, after.splitlines()[1:])
-    return [match.groups() for match in itertools.takewhile(bool, matches) if match]
+    match = FRAME.match(after.partition("\n")[2])
+    return None if match is None else Frame(match[1], int(match[2]), match[3])

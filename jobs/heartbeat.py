@@ -156,13 +156,25 @@ def begin(heart: Heart, folder: str, rank: int, environ: Mapping[str, str]) -> s
         try:
             path = _private_folder(place / folder) / f"{rank:05d}.beat"
             # In this order: who finds a beat may send the signal, which ends a process otherwise.
-            faulthandler.register(STACK_SIGNAL, file=stack_file(path).open("w"))
+            show_stacks_on_request(stack_file(path))
             heart.open(path, rank)
         except OSError as error:
             reason = f"{error.filename or place}: {error.strerror}"
         else:
             return ""
     return reason
+
+
+def show_stacks_on_request(path: Path) -> None:
+    """Have STACK_SIGNAL write the stacks of all threads into a file from now on.
+
+    It stays open to the end of the process: the signal must not meet a closed one, or no handler.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    faulthandler.register(STACK_SIGNAL, file=handle)
 
 
 def find(
