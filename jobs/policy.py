@@ -1,0 +1,569 @@
+"""What happens after an attempt: one row a cause, then a few rules that hold for all.
+
+Pure: the same history, evidence, ledger and time give the same decision. However often an attempt
+is started without getting further, there is an end to it; what Slurm itself ends is free as long
+as there is progress. Numbers are those of design RESILIENCE, sections 5 and 6, unless said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import cached_property
+
+from jobs import causes, nodes, runtime
+from jobs.evidence import Action, Cause, Decision, Ending, Evidence, NodeEntry, Verdict
+from jobs.specs import SupervisionSpec
+
+STALLED_STARTS = 10
+"""Starts in a row without a newer checkpoint that preemption alone may cost. A guess: at Slurm's
+two minutes until a job that was queued again may start, and one to start the ranks, that is half
+an hour of nothing; a run preempted ten times before its first save does not fit its partition.
+"""
+
+SAME_STEP = 3
+"""The same failure at the same step: it comes from the data, the model or the program."""
+
+RETRY_CAP_SECONDS = 900.0
+STORAGE_CAP_SECONDS = 3600.0
+SPREAD = 0.1
+"""Share by which delays differ from run to run, so that not all come back at one moment."""
+
+RESTART_SECONDS = 120.0
+"""What must be left of an allocation for another start in it; a guess."""
+
+PASSING = frozenset({"foreign_process", "memory", "shm", "scratch", "storage", "gpu_memory"})
+"""Findings that may be gone tomorrow: a suspicion against the node, not a broken part."""
+
+
+class Pace(Enum):
+    """How long to wait before the next start."""
+
+    AT_ONCE = "at once"
+    RETRY = "retry"
+    STORAGE = "storage"
+
+
+class Blame(Enum):
+    """When the next job leaves out the node where it happened."""
+
+    NEVER = "never"
+    SECOND = "second"
+    """When the same failure came twice on it and nowhere else."""
+    FIRST = "first"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one cause leads to."""
+
+    ends: bool = False
+    """Never goes on by itself."""
+    repeats: int | None = None
+    """How often the same failure may come back at one checkpoint; None: as any failure may."""
+    by_cause: bool = False
+    """Any failure of this cause is the same; otherwise the fingerprint says so."""
+    program: bool = False
+    """The same failure on two nodes is the program's."""
+    pace: Pace = Pace.RETRY
+    here: bool = True
+    """Whether the same allocation may be used once more."""
+    blame: Blame = Blame.NEVER
+    entry: str = ""
+    """Verdict on the node for the ledger; empty: none."""
+    code: int = runtime.FAILED
+    """Exit code when it stops."""
+    advice: str = ""
+    """What is at fault, or what to do, when it stops."""
+
+
+ROWS: dict[Cause, Row] = {
+    Cause.COMPLETED: Row(ends=True, code=runtime.FINISHED),
+    Cause.STOPPED: Row(ends=True, code=runtime.STOPPED),
+    Cause.CANCELLED: Row(ends=True, code=runtime.STOPPED),
+    Cause.CONFIGURATION: Row(
+        ends=True, code=runtime.CONFIGURATION, advice="another start would end the same way"
+    ),
+    Cause.PREEMPTED: Row(
+        pace=Pace.AT_ONCE, here=False, advice="save more often, or use another partition"
+    ),
+    Cause.TIME_LIMIT: Row(pace=Pace.AT_ONCE, here=False, code=runtime.CONFIGURATION),
+    Cause.NODE_FAIL: Row(here=False, blame=Blame.FIRST, entry="DRAIN"),
+    Cause.UNHEALTHY: Row(
+        here=False,
+        blame=Blame.FIRST,
+        entry="FATAL",
+        code=runtime.UNHEALTHY,
+        advice="`meditron nodes` lists what is known of the nodes",
+    ),
+    Cause.GPU_HARDWARE: Row(
+        here=False,
+        blame=Blame.FIRST,
+        entry="FATAL",
+        code=runtime.UNHEALTHY,
+        advice="`meditron nodes` lists what is known of the nodes",
+    ),
+    Cause.CUDA_ERROR: Row(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
+    Cause.CUDA_OOM: Row(
+        repeats=1,
+        by_cause=True,
+        code=runtime.CONFIGURATION,
+        advice="lower the micro-batch size, recompute activations, or split the model further",
+    ),
+    Cause.HOST_OOM: Row(
+        repeats=1, by_cause=True, advice="ask for more memory, or use fewer data workers"
+    ),
+    Cause.HANG: Row(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
+    Cause.CRASH: Row(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
+    Cause.EXCEPTION: Row(repeats=2, program=True, advice="the program or its input is at fault"),
+    Cause.NOT_A_NUMBER: Row(
+        repeats=1,
+        by_cause=True,
+        advice="the model or the data is at fault: lower the learning rate, or look at the samples",
+    ),
+    Cause.DATA: Row(repeats=1, advice="look at the file it names"),
+    Cause.CHECKPOINT: Row(
+        repeats=1, by_cause=True, advice="`meditron checkpoints` says what is wrong with each"
+    ),
+    Cause.STORAGE: Row(
+        pace=Pace.STORAGE, here=False, advice="free some space, or ask what the storage says"
+    ),
+    Cause.LAUNCH: Row(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
+    Cause.UNKNOWN: Row(),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One decision to make: what is known, and what follows from it alone."""
+
+    evidence: Evidence
+    verdict: Verdict
+    past: tuple[Ending, ...]
+    """All earlier attempts of the task, oldest first."""
+    ledger: tuple[NodeEntry, ...]
+    now: float
+    limits: SupervisionSpec = field(default_factory=SupervisionSpec)
+
+    @property
+    def row(self) -> Row:
+        return ROWS[self.verdict.cause]
+
+    @property
+    def on_slurm(self) -> bool:
+        return self.evidence.site.scheduler == "slurm"
+
+    @property
+    def live(self) -> bool:
+        """Whether the attempt's own supervisor asks."""
+        return self.evidence.site.in_allocation
+
+    @cached_property
+    def present(self) -> Ending:
+        """The attempt that has just ended, as the ledger will keep it."""
+        evidence, verdict = self.evidence, self.verdict
+        return Ending(
+            stage=evidence.stage,
+            index=0,
+            attempt=evidence.attempt,
+            job_id=evidence.job_id,
+            cause=verdict.cause,
+            fingerprint=verdict.fingerprint,
+            node=verdict.node,
+            began=evidence.began,
+            ended=evidence.ended,
+            step_before=evidence.step_before,
+            step_after=evidence.step_after,
+            action=Action.WAIT,
+            by_person=evidence.by_person,
+            last_step=evidence.last_step,
+        )
+
+    @cached_property
+    def counted(self) -> tuple[Ending, ...]:
+        """Attempts since a person last started the task, this one too."""
+        endings = (*self.past, self.present)
+        first = max((n for n, ending in enumerate(endings) if ending.by_person), default=0)
+        return endings[first:]
+
+    @cached_property
+    def stalled(self) -> tuple[tuple[Ending, bool | None], ...]:
+        """Attempts since the last that made a newer checkpoint, with False for no progress."""
+        steps = tuple(zip(self.counted, progress(self.counted), strict=True))
+        last = max((n for n, (_, newer) in enumerate(steps) if newer), default=-1)
+        return steps[last + 1 :]
+
+    @cached_property
+    def failures(self) -> int:
+        """Attempts in a row that are known to have brought nothing, preemptions aside."""
+        found = (e for e, newer in self.stalled if newer is False)
+        return sum(ending.cause is not Cause.PREEMPTED for ending in found)
+
+    @cached_property
+    def same(self) -> tuple[Ending, ...]:
+        """Attempts that failed as this one, at this checkpoint; this one is the last of them."""
+        here = (e for e in self.counted if e.step_after == self.evidence.step_after)
+        return tuple(ending for ending in here if self.is_alike(ending))
+
+    def is_alike(self, ending: Ending) -> bool:
+        """Whether an attempt failed as this one did."""
+        if ending is self.present or (self.row.by_cause and ending.cause is self.verdict.cause):
+            return True
+        return bool(self.verdict.fingerprint) and ending.fingerprint == self.verdict.fingerprint
+
+    @cached_property
+    def blamed(self) -> tuple[str, ...]:
+        """Nodes that the next job must not use for what they did in this attempt."""
+        if not self.on_slurm or self.row.blame is Blame.NEVER:
+            return ()
+        if self.row.blame is Blame.FIRST:
+            return tuple(dict.fromkeys(filter(None, (self.verdict.node, *self.refused_nodes))))
+        there = {ending.node for ending in self.same}
+        return tuple(there) if len(self.same) > 1 and len(there) == 1 and "" not in there else ()
+
+    @property
+    def refused_nodes(self) -> tuple[str, ...]:
+        """Nodes with a FATAL finding of their own."""
+        findings = self.evidence.findings
+        return tuple(f.node for f in findings if f.verdict == "FATAL" and not causes.is_storage(f))
+
+    @cached_property
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint the task ever had, as far as is known."""
+        steps = [s for e in (*self.past, self.present) for s in (e.step_before, e.step_after)]
+        return max((step for step in steps if step is not None), default=None)
+
+
+def decide(
+    history: Sequence[Ending],
+    evidence: Evidence,
+    ledger: Sequence[NodeEntry],
+    now: float,
+    limits: SupervisionSpec | None = None,
+) -> Decision:
+    """What happens after an attempt, and why in one sentence.
+
+    Args:
+        history: how earlier attempts of this task ended, oldest first; what it holds of this
+            attempt itself, for one who decides again, does not count.
+        evidence: of the attempt that has just ended.
+        ledger: entries of the cluster's node ledger.
+        now: seconds since 1970.
+        limits: how patient to be; the defaults when None.
+    """
+    past = tuple(ending for ending in history if ending.attempt != evidence.attempt)
+    verdict = causes.classify(evidence)
+    active = nodes.active(ledger, now)
+    case = Case(evidence, verdict, past, active, now, limits or SupervisionSpec())
+    for rule in RULES:
+        decision = rule(case)
+        if decision is not None:
+            break
+    else:
+        decision = go_on(case)
+    return replace(
+        decision,
+        reason=causes.one_line(decision.reason),
+        suspects=suspects(case),
+        verdict=decision.verdict or verdict,
+    )
+
+
+def progress(endings: Sequence[Ending]) -> list[bool | None]:
+    """Whether each attempt left a newer checkpoint than any before it; None where that is unknown.
+
+    The checkpoint of step 0 holds nothing that was trained. Where none was ever seen there is no
+    progress: that nothing is known then only says that there is nothing.
+    """
+    best, answers = 0, list[bool | None]()
+    for ending in endings:
+        best = max(best, ending.step_before or 0)
+        if ending.step_after is None:
+            answers.append(None if best else False)
+        else:
+            answers.append(ending.step_after > best)
+            best = max(best, ending.step_after)
+    return answers
+
+
+# Rules that end it, or leave it to another, in order ----------------------------------------------
+
+Rule = Callable[[Case], Decision | None]
+
+
+def finish(case: Case) -> Decision | None:
+    if case.verdict.cause is not Cause.COMPLETED:
+        return None
+    return Decision(Action.FINISH, case.verdict.sentence, code=runtime.FINISHED)
+
+
+def final(case: Case) -> Decision | None:
+    """Somebody asked for it, or another start cannot help."""
+    if not case.row.ends:
+        return None
+    if case.row.code == runtime.STOPPED:
+        name = case.evidence.run or "RUN"
+        reason = f"{case.verdict.sentence}; `meditron resume {name}` goes on"
+        return Decision(Action.STOP, reason, code=runtime.STOPPED)
+    return stop(case, case.row.advice)
+
+
+def lost_checkpoint(case: Case) -> Decision | None:
+    """Nothing that can be loaded is left of what there was; storage that is away may come back."""
+    away = case.verdict.cause is Cause.STORAGE
+    if case.newest is None or case.evidence.step_after is not None or away:
+        return None
+    if case.evidence.stage not in causes.TRAINING:
+        return None
+    sentence = (
+        f"{case.verdict.sentence}, and no checkpoint can be used although there was one of step "
+        f"{case.newest:,}; training does not begin anew at random"
+    )
+    verdict = Verdict(Cause.CHECKPOINT, sentence, case.verdict.node)
+    return Decision(Action.STOP, sentence, code=runtime.FAILED, verdict=verdict)
+
+
+def being_ended(case: Case) -> Decision | None:
+    """Slurm, or a person by way of it, is ending the job; what it is called in the end decides."""
+    if not (case.live and case.on_slurm) or case.verdict.cause is Cause.PREEMPTED:
+        return None
+    signals = case.evidence.signals
+    asked = any(number in signals for number in (signal.SIGTERM, signal.SIGINT))
+    if case.verdict.cause is not Cause.NODE_FAIL and (not asked or signal.SIGUSR2 in signals):
+        return None
+    reason = f"{case.verdict.sentence}; how Slurm records its end decides what comes next"
+    return Decision(Action.WAIT, reason, code=runtime.STOPPED)
+
+
+def allocations_too_short(case: Case) -> Decision | None:
+    """Two allocations in which the time limit came before a newer checkpoint."""
+    spent = [e for e, newer in case.stalled if newer is False and e.cause is Cause.TIME_LIMIT]
+    if case.verdict.cause is not Cause.TIME_LIMIT or len(spent) < 2:
+        return None
+    why = (
+        "the save interval is longer than the allocation"
+        if case.evidence.stage in causes.TRAINING
+        else "the task needs more time than its limit gives"
+    )
+    sentence = f"{case.verdict.sentence}, for the second time without getting further: {why}"
+    verdict = Verdict(Cause.CONFIGURATION, causes.one_line(sentence))
+    return Decision(Action.STOP, sentence, code=runtime.CONFIGURATION, verdict=verdict)
+
+
+def memory_never_sufficed(case: Case) -> Decision | None:
+    """Until a checkpoint shows that this layout fits, it does not."""
+    if case.verdict.cause is not Cause.CUDA_OOM or case.evidence.step_after:
+        return None
+    return stop(case, case.row.advice)
+
+
+def same_step(case: Case) -> Decision | None:
+    """The same failure at the same step, whatever checkpoint it came from."""
+    print_, step = case.verdict.fingerprint, case.evidence.last_step
+    if not print_ or step is None:
+        return None
+    times = sum((e.fingerprint, e.last_step) == (print_, step) for e in case.counted)
+    if times < SAME_STEP:
+        return None
+    return stop(case, f"the same failure ({print_}) came {times} times at step {step:,}")
+
+
+def on_two_nodes(case: Case) -> Decision | None:
+    """What follows the program from node to node is the program's."""
+    places = sorted({ending.node for ending in case.same if ending.node})
+    if not case.row.program or not case.verdict.fingerprint or len(places) < 2:
+        return None
+    listed = " and on ".join(places[-2:])
+    why = f"the same failure ({case.verdict.fingerprint}) came on {listed}, so the program is wrong"
+    return stop(case, why)
+
+
+def came_back(case: Case) -> Decision | None:
+    """The same failure at the same checkpoint more often than its cause allows."""
+    times = len(case.same)
+    if case.row.repeats is None or times <= case.row.repeats:
+        return None
+    return stop(case, f"it came {times} times without getting further", case.row.advice)
+
+
+def no_progress(case: Case) -> Decision | None:
+    """Attempts in a row that brought nothing, whatever ended them."""
+    most = case.limits.attempts_without_progress
+    starts = len(case.stalled)
+    if case.failures >= most and case.verdict.cause is not Cause.PREEMPTED:
+        return stop(
+            case, f"attempt {case.failures} in a row without a newer checkpoint", case.row.advice
+        )
+    if starts >= max(STALLED_STARTS, most):
+        return stop(case, f"start {starts} in a row without a newer checkpoint", case.row.advice)
+    return None
+
+
+RULES: tuple[Rule, ...] = (
+    finish,
+    final,
+    lost_checkpoint,
+    being_ended,
+    allocations_too_short,
+    memory_never_sufficed,
+    same_step,
+    on_two_nodes,
+    came_back,
+    no_progress,
+)
+
+
+def stop(case: Case, *why: str) -> Decision:
+    """Not again, and why."""
+    reason = f"{case.verdict.sentence}; not started again: {', '.join(filter(None, why))}"
+    return Decision(Action.STOP, reason, code=case.row.code)
+
+
+# Going on -----------------------------------------------------------------------------------------
+
+
+def go_on(case: Case) -> Decision:
+    """The cheapest way to go on that this place offers."""
+    site = case.evidence.site
+    delay = delay_before(case)
+    preempted = case.verdict.cause is Cause.PREEMPTED
+    if preempted and case.live and site.can_requeue and site.requeues_left != 0:
+        reason = (
+            f"{case.verdict.sentence}; Slurm queues the job again and it goes on {whence(case)}"
+        )
+        return Decision(Action.REQUEUE, reason, code=runtime.SUCCESSOR)
+    if may_restart(case, delay):
+        return restart(case, delay)
+    if site.can_submit or not case.on_slurm:
+        return submit(case, delay)
+    name = case.evidence.run or "RUN"
+    reason = (
+        f"{case.verdict.sentence}; no job may be submitted from here: `meditron watch` or "
+        f"`meditron resume {name}` on the login node goes on {whence(case)}"
+    )
+    return Decision(Action.WAIT, reason, code=runtime.STOPPED)
+
+
+def may_restart(case: Case, delay: float) -> bool:
+    """Whether the ranks may be started once more in this allocation."""
+    site = case.evidence.site
+    fatal = {entry.node for entry in case.ledger if entry.verdict == "FATAL"}
+    return (
+        case.live
+        and case.row.here
+        and not case.blamed
+        and not fatal & set(site.nodes)
+        and restarts(case) < case.limits.restarts_in_allocation
+        and (site.seconds_left is None or site.seconds_left >= delay + RESTART_SECONDS)
+    )
+
+
+def restarts(case: Case) -> int:
+    """Starts after the first in this allocation; a job that was queued again has a new one."""
+    number = 0
+    for ending in reversed(case.past):
+        if ending.job_id != case.evidence.job_id or ending.action is not Action.RESTART:
+            break
+        number += 1
+    return number
+
+
+def restart(case: Case, delay: float) -> Decision:
+    number, most = restarts(case) + 1, case.limits.restarts_in_allocation
+    reason = (
+        f"{case.verdict.sentence}; starting again {whence(case)} on the same nodes"
+        f"{when(delay)} (restart {number} of {most})"
+    )
+    return Decision(Action.RESTART, reason, delay, code=runtime.SUCCESSOR)
+
+
+def submit(case: Case, delay: float) -> Decision:
+    """A fresh job, without the nodes that are to blame and those the ledger speaks against."""
+    listed = nodes.worst_first(case.ledger) if case.on_slurm else []
+    exclude = tuple(dict.fromkeys((*case.blamed, *listed)))
+    without = f" without {', '.join(exclude)}" if exclude else ""
+    reason = f"{case.verdict.sentence}; a new job goes on {whence(case)}{without}{when(delay)}"
+    return Decision(Action.SUBMIT, reason, delay, exclude, code=runtime.SUCCESSOR)
+
+
+def whence(case: Case) -> str:
+    step = case.evidence.step_after
+    if step is not None:
+        return f"from step {step:,}"
+    return "from its beginning" if case.newest is None else "from its newest checkpoint"
+
+
+def when(delay: float) -> str:
+    if delay < 1:
+        return ""
+    return f" in {delay:.0f} s" if delay < 120 else f" in {delay / 60:.0f} min"
+
+
+def delay_before(case: Case) -> float:
+    """Seconds before the next start: doubled with each failure in a row, up to a cap."""
+    base, cap = {
+        Pace.AT_ONCE: (0.0, 0.0),
+        Pace.RETRY: (float(case.limits.retry_delay_seconds), RETRY_CAP_SECONDS),
+        Pace.STORAGE: (float(case.limits.storage_delay_seconds), STORAGE_CAP_SECONDS),
+    }[case.row.pace]
+    doubled = base * 2.0 ** (max(1, case.failures) - 1)
+    return min(doubled * (1 + SPREAD * chance(case.evidence)), cap)
+
+
+def chance(evidence: Evidence) -> float:
+    """From 0 to 1, other for each run and attempt, and always the same for one."""
+    name = f"{evidence.run}/{evidence.job_id}/{evidence.attempt}"
+    return hashlib.sha256(name.encode()).digest()[0] / 255
+
+
+# The node ledger ----------------------------------------------------------------------------------
+
+
+def suspects(case: Case) -> tuple[NodeEntry, ...]:
+    """What this attempt says against nodes, one entry a node: the worst."""
+    if not case.on_slurm:
+        return ()
+    found = [*finding_entries(case), *cause_entries(case)]
+    found.sort(key=lambda entry: nodes.SEVERITY.index(entry.verdict))
+    return tuple({entry.node: entry for entry in reversed(found)}.values())
+
+
+def cause_entries(case: Case) -> list[NodeEntry]:
+    """The node that the cause names, unless a finding names what is wrong with it."""
+    verdict, told = case.verdict, {finding.node for finding in case.evidence.findings}
+    if not verdict.node or not case.row.entry or verdict.node in told:
+        return []
+    code = verdict.cause.value.upper()
+    return [entry(case, verdict.node, case.row.entry, code, verdict.sentence)]
+
+
+def finding_entries(case: Case) -> list[NodeEntry]:
+    """Every finding that speaks against a node, whatever ended the attempt."""
+    return [
+        entry(
+            case,
+            finding.node,
+            "SUSPECT" if finding.code in PASSING else finding.verdict,
+            finding.code,
+            finding.message,
+        )
+        for finding in case.evidence.findings
+        if finding.verdict in ("FATAL", "DRAIN") and not causes.is_storage(finding)
+    ]
+
+
+def entry(case: Case, node: str, verdict: str, code: str, evidence: str) -> NodeEntry:
+    told = case.evidence
+    return nodes.strike(
+        node,
+        verdict,
+        code,
+        evidence,
+        case.now,
+        run=told.run,
+        stage=told.stage,
+        attempt=told.attempt,
+    )
