@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -147,26 +146,24 @@ def record_start(place: Place, job: Job) -> None:
 
 
 def record_exit(
-    place: Place, job: Job, evidence: Evidence, verdict: Verdict, decision: Decision
-) -> dict[str, Any]:
-    """Write the exit record and the event of a start; answers their fields."""
-    return leave_record(place, exit_fields(place, job, evidence, verdict, decision))
+    place: Place, job: Job, evidence: Evidence, decision: Decision, by: str = "supervisor"
+) -> None:
+    """Write the one exit record and event of a start, and the sentence into the job's log.
 
-
-def leave_record(place: Place, fields: dict[str, Any]) -> dict[str, Any]:
-    """Write these fields as the one exit record and event of a start, and into the job's log."""
+    Args:
+        by: who says how it ended; ``janitor`` and ``watch`` do when its supervisor cannot.
+    """
+    fields = {**exit_fields(place, job, evidence, decision), "by": by}
     say(f"{fields['class']}: {fields['message']}")
     if fields["reason"] and fields["reason"] != fields["message"]:
         say(f"{fields['action']}: {fields['reason']}")
     write(place.run.exit_record(place.stage, place.attempt, place.index), fields)
     note_event(place, "exit", fields)
-    return fields
 
 
-def exit_fields(
-    place: Place, job: Job, evidence: Evidence, verdict: Verdict, decision: Decision
-) -> dict[str, Any]:
+def exit_fields(place: Place, job: Job, evidence: Evidence, decision: Decision) -> dict[str, Any]:
     """What an exit record says: how the start ended, why, and what happens next."""
+    verdict = decision.verdict or Verdict(Cause.UNKNOWN, decision.reason)
     hang = evidence.hang
     return {
         "stage": place.stage,
@@ -190,7 +187,6 @@ def exit_fields(
         "delay": decision.delay,
         "exclude": list(decision.exclude),
         "detect_s": None if hang is None else hang.seconds,
-        "by": "supervisor",
     }
 
 

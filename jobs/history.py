@@ -49,19 +49,23 @@ class History:
     starts: tuple[Start, ...] = ()
     """Those without an ending."""
     submissions: tuple[Submission, ...] = ()
-    withdrawn: float | None = None
-    """When a person last cancelled the run, or asked it to stop."""
+    is_cancelled: bool = False
+    """A person has cancelled the run since the task was last submitted."""
+    is_stopped: bool = False
+    """The same for a stop request (``cancel --save``)."""
 
     @property
     def open(self) -> Start | None:
         """The last start without an ending: it works, or nobody has said how it ended."""
         return self.starts[-1] if self.starts else None
 
-    @property
-    def counting(self) -> tuple[Ending, ...]:
-        """The endings since a person last submitted the task: what budgets are about."""
-        first = max((item.attempt for item in self.submissions if item.by == PERSON), default=0)
-        return tuple(item for item in self.endings if item.attempt >= first)
+    def is_by_person(self, attempt: int) -> bool:
+        """Whether this attempt is the first that came of what a person has submitted."""
+        before = [item.attempt for item in self.endings if item.attempt < attempt]
+        return any(
+            item.by == PERSON and max(before, default=0) < item.attempt <= attempt
+            for item in self.submissions
+        )
 
 
 def read(run: rundir.RunDir, stage: str, index: int) -> History:
@@ -88,10 +92,16 @@ def fold(events: Iterable[Mapping[str, Any]], stage: str, index: int) -> History
         ),
         starts=tuple(start for number, start in starts.items() if number not in exits),
         submissions=kept,
-        withdrawn=max(
-            (event["time"] for event in found if event["event"] in ("cancel", "stop")), default=None
-        ),
+        is_cancelled=_is_last(found, "cancel", kept),
+        is_stopped=_is_last(found, "stop", kept),
     )
+
+
+def _is_last(
+    events: Iterable[Mapping[str, Any]], kind: str, submissions: Iterable[Submission]
+) -> bool:
+    submitted = max((item.time for item in submissions), default=0.0)
+    return any(event["event"] == kind and event["time"] > submitted for event in events)
 
 
 def _is_about(event: Mapping[str, Any], stage: str, index: int) -> bool:
@@ -143,4 +153,5 @@ def _ending(event: Mapping[str, Any], by_person: bool) -> Ending:
         step_after=event["step_after"],
         action=Action(event["action"]),
         by_person=by_person,
+        last_step=event.get("last_step"),
     )

@@ -5,19 +5,21 @@ from __future__ import annotations
 import ctypes
 import os
 import random
-import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from jobs import processes, rundir, specs
+from jobs import attempt, processes, rundir, specs, srun_words
+from jobs.attempt import Place
+
+if TYPE_CHECKING:
+    from jobs.slurm.client import Client
 
 RUN = "{run}"
 """Stands for the run directory in a task's command line."""
@@ -37,16 +39,10 @@ SUDDEN = tuple(
 )
 """Exit codes of deaths that a lost peer never leads to, so that they are the cause."""
 
-FAILED_TASK = re.compile(
-    r"^srun: error: \S+: tasks? [\d,-]+: (?:Exited with exit code (?P<code>\d+)|(?P<reason>.+))$",
-    re.MULTILINE,
-)
-SIGNAL_CODES = {signal.strsignal(number): -number for number in signal.Signals} | {
-    "Out Of Memory": -signal.SIGKILL
-}
-"""Codes for srun's words for a task that was ended by a signal."""
-
-SCANCEL_SECONDS = 20.0
+STEP_GONE_SECONDS = 90.0
+"""Slurm's UnkillableStepTimeout is 60 s by default (slurm.conf(5))."""
+SILENCE_SECONDS = 2.0
+"""Between two questions about a step."""
 PORTS = range(20000, 30000)
 """Below the ports that kernels give to outgoing connections."""
 
@@ -72,12 +68,51 @@ class Ranks(Protocol):
         """Ask all ranks to save and leave; whether the request has reached them."""
         ...
 
+    def end(self) -> None:
+        """End all ranks at once; ``poll`` tells when they are gone."""
+        ...
+
+    def failures(self) -> list[srun_words.Failure]:
+        """The ranks that failed, once all are gone."""
+        ...
+
+
+class Step:
+    """A named step of the surrounding job, whatever its number is."""
+
+    def __init__(self, client: Client, job_id: str, name: str) -> None:
+        self._client = client
+        self._job_id = job_id
+        self._name = name
+
+    def ask_to_leave(self) -> bool:
+        """Have Slurm send SIGTERM to the processes of the job's steps; whether it took that."""
+        return self._client.signal_ranks(self._job_id, "TERM")
+
+    def end(self) -> None:
+        """End the step, wherever anything of it is left, and nothing else of the job."""
+        for step_id in self._client.step_ids(self._job_id, self._name) or ():
+            self._client.end_step(step_id)
+
+    def is_gone(self, seconds: float = STEP_GONE_SECONDS) -> bool:
+        """Whether nothing of the step is left, after ending what is; waits that long at most.
+
+        A Slurm that does not answer is no proof.
+        """
+        deadline = time.monotonic() + seconds
+        while (left := self._client.step_ids(self._job_id, self._name)) is None or left:
+            if time.monotonic() > deadline:
+                return False
+            self.end()
+            time.sleep(SILENCE_SECONDS)
+        return True
+
 
 class SrunRanks:
     """One srun step of the surrounding job."""
 
     def __init__(
-        self, command: list[str], environment: Mapping[str, str], step: str, said: Path
+        self, command: list[str], environment: Mapping[str, str], step: Step, said: Path
     ) -> None:
         self._step = step
         self._said = said
@@ -89,33 +124,27 @@ class SrunRanks:
         code = self._process.poll()
         if not code:
             return code
-        said = self._said.read_text(errors="replace")
-        print(said, file=sys.stderr, end="", flush=True)
-        return first_failure(said) or code
+        return srun_words.first_failure(self._words()) or code
 
     def stop(self) -> bool:
-        """Have Slurm send SIGTERM to the ranks; whether it took the request."""
-        # Signals to srun itself would abort the step; scancel delivers them to the ranks.
-        command = ["scancel", "--signal=TERM", self._step]
-        try:
-            done = subprocess.run(command, check=False, timeout=SCANCEL_SECONDS)
-        except (OSError, subprocess.TimeoutExpired):
-            return False
-        return done.returncode == 0
+        """Have Slurm send SIGTERM to the ranks; whether it took the request.
 
+        Signals to srun itself would abort the step.
+        """
+        return self._step.ask_to_leave()
 
-def first_failure(said: str) -> int | None:
-    """The code of the first task that srun says has failed (negative: a signal), or None.
+    def end(self) -> None:
+        """End the step, and srun with it."""
+        self._step.end()
 
-    srun's own exit code is the highest of all, and the tasks that ``--kill-on-bad-exit`` ends after
-    the first failure have higher ones.
-    """
-    match = FAILED_TASK.search(said)
-    if match is None:
-        return None
-    if match["code"]:
-        return int(match["code"])
-    return SIGNAL_CODES.get(match["reason"].removesuffix("(core dumped)").strip())
+    def failures(self) -> list[srun_words.Failure]:
+        """The tasks that srun says have failed."""
+        said = self._words()
+        attempt.say(said.rstrip("\n"))
+        return srun_words.failures(said)
+
+    def _words(self) -> str:
+        return self._said.read_text(errors="replace")
 
 
 class LocalRanks:
@@ -133,6 +162,7 @@ class LocalRanks:
         self._patience = patience
         self._deadline = float("inf")
         self._code = 0
+        self._failures: list[srun_words.Failure] = []
         tie = tie_to_parent()
         with log.open("ab") as file:
             self._processes = [
@@ -152,10 +182,7 @@ class LocalRanks:
         time to leave is over.
         """
         codes = [process.poll() for process in self._processes]
-        failed = [code for code in codes if code]
-        if failed and not self._code:
-            self._code = next((code for code in failed if code in SUDDEN), failed[0])
-            self._end_within(self._patience.peers_seconds)
+        self._note({rank: code for rank, code in enumerate(codes) if code})
         if None not in codes:
             self._kill()  # what the ranks themselves have started and left
             return self._code
@@ -169,6 +196,28 @@ class LocalRanks:
         for process in self._processes:
             process.send_signal(signal.SIGTERM)
         return True
+
+    def end(self) -> None:
+        """Kill all ranks."""
+        self._kill()
+
+    def failures(self) -> list[srun_words.Failure]:
+        """The ranks that failed, in the order they were seen."""
+        return self._failures
+
+    def _note(self, failed: Mapping[int, int]) -> None:
+        """Keep who failed first, and give the others some time to leave."""
+        known = {failure.rank for failure in self._failures}
+        node = os.uname().nodename
+        self._failures += [
+            srun_words.Failure(rank, node, code, is_cause=not known)
+            for rank, code in failed.items()
+            if rank not in known
+        ]
+        if failed and not self._code:
+            codes = list(failed.values())
+            self._code = next((code for code in codes if code in SUDDEN), codes[0])
+            self._end_within(self._patience.peers_seconds)
 
     def _end_within(self, seconds: float) -> None:
         self._deadline = min(self._deadline, time.monotonic() + seconds)
@@ -215,32 +264,28 @@ def is_alive(name: str) -> bool:
 
 
 def start(
-    run: rundir.RunDir,
+    place: Place,
     task: specs.TaskSpec,
-    attempt: int,
     environ: Mapping[str, str],
-    port: int,
     patience: Patience,
+    step: Step | None,
 ) -> Ranks:
-    """Start all ranks of a task; their output goes to ``ranks-<task>.log`` of the attempt.
+    """Start all ranks of a task, as a step of the job or, without one, as processes of this
+    machine; their output goes to ``ranks-<task>.log`` of the attempt.
 
     Raises:
         OSError: the program that starts them is missing, or the log cannot be written.
     """
-    log = run.attempt(task.stage, attempt) / f"ranks-{task.index:05d}.log"
-    module = ["-u", "-m", "jobs", task.stage, str(run.root), str(task.index)]
-    command = [*fill(task.python, run), *module]
-    environment = {**environ, **rank_environment(run, task, attempt, environ, port)}
-    if task.launcher == "srun":
-        step = 1 if task.nodes > 1 else 0  # the pre-flight of several nodes was step 0
-        name = f"{environ['SLURM_JOB_ID']}.{step}"
-        said = log.with_name(f"srun-{task.index:05d}.log")
-        return SrunRanks([*srun_command(run, task, log), *command], environment, name, said)
+    module = ["-u", "-m", "jobs", task.stage, str(place.run.root), str(task.index)]
+    command = [*fill(task.python, place.run), *module]
+    if step is not None:
+        srun = srun_command(place, task)
+        return SrunRanks([*srun, *command], environ, step, place.srun_log)
     ranks = [
-        {**environment, "RANK": str(rank), "WORLD_SIZE": str(task.ranks), "LOCAL_RANK": str(rank)}
+        {**environ, "RANK": str(rank), "WORLD_SIZE": str(task.ranks), "LOCAL_RANK": str(rank)}
         for rank in range(task.ranks)
     ]
-    return LocalRanks(command, ranks, log, patience)
+    return LocalRanks(command, ranks, place.ranks_log, patience)
 
 
 def fill(words: Sequence[str], run: rundir.RunDir) -> list[str]:
@@ -248,10 +293,11 @@ def fill(words: Sequence[str], run: rundir.RunDir) -> list[str]:
     return [word.replace(RUN, str(run.root)) for word in words]
 
 
-def srun_command(run: rundir.RunDir, task: specs.TaskSpec, log: Path) -> list[str]:
+def srun_command(place: Place, task: specs.TaskSpec) -> list[str]:
     """srun's part of the command; block distribution puts rank 0 on the node of the batch step."""
     return [
         "srun",
+        f"--job-name={place.step_name}",
         f"--ntasks={task.ranks}",
         f"--ntasks-per-node={task.ranks_per_node}",
         f"--cpus-per-task={task.cpus_per_rank}",
@@ -260,14 +306,14 @@ def srun_command(run: rundir.RunDir, task: specs.TaskSpec, log: Path) -> list[st
         "--wait=60",
         "--unbuffered",
         "--label",
-        f"--output={log}",
+        f"--output={place.ranks_log}",
         "--open-mode=append",
-        *fill(task.srun_args, run),
+        *fill(task.srun_args, place.run),
     ]
 
 
 def rank_environment(
-    run: rundir.RunDir, task: specs.TaskSpec, attempt: int, environ: Mapping[str, str], port: int
+    place: Place, task: specs.TaskSpec, environ: Mapping[str, str], port: int
 ) -> dict[str, str]:
     """What every rank gets beside its number: where rank 0 listens, whose code runs, how many
     threads.
@@ -275,13 +321,13 @@ def rank_environment(
     local = task.launcher == "local"
     cores = max(1, usable_cores() // task.ranks) if local else task.cpus_per_rank
     return {
-        "MEDITRON_ATTEMPT": str(attempt),
+        "MEDITRON_ATTEMPT": str(place.attempt),
         "MASTER_ADDR": "127.0.0.1" if task.nodes == 1 else socket.gethostname(),
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS", str(cores)),
         # Tensor-parallel communication overlaps with computation only with one hardware queue.
         "CUDA_DEVICE_MAX_CONNECTIONS": environ.get("CUDA_DEVICE_MAX_CONNECTIONS", "1"),
-        **code_environment(run, environ),
+        **code_environment(place.run, environ),
     }
 
 

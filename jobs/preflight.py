@@ -1,7 +1,8 @@
 """``python -m jobs.preflight RUN_DIR STAGE INDEX ATTEMPT``: is this node fit to start ranks?
 
-Runs once on every node. Leaves ``attempts/<n>/health-<node>.json`` with every finding, prints those
-that are not OK, and exits with 0 (go on), 2 (the task's specification cannot be) or 5 (FATAL).
+Runs once on every node. Leaves ``attempts/<n>/health-<task>-<node>.json`` with every finding,
+prints those that are not OK, and exits with 0 (go on), 2 (the task's specification cannot be) or 5
+(FATAL).
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--process-wait", type=float, default=PROCESS_WAIT_SECONDS, metavar="SECONDS"
     )
-    parser.add_argument("--start", default="", metavar="ID", help="repeated in the report")
     parser.add_argument("--scratch", type=Path, help="folder to make for temporary files")
     args = parser.parse_args(argv)
     run = rundir.RunDir(args.run_dir.resolve())
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     findings = examine(folder, expected, args.process_wait)
     if args.scratch and "scratch" not in expected.skip:
         findings.append(examine_folder("scratch", args.scratch)[1])
-    report(folder, findings, args.start)
+    report(folder / f"health-{args.index:05d}-{health.node_name(os.environ)}.json", findings)
     fatal = health.worst(findings) is health.Verdict.FATAL
     return runtime.UNHEALTHY if fatal else runtime.FINISHED
 
@@ -169,24 +169,20 @@ def judge_storage(folder: Path, reason: str) -> Outcome:
     return Outcome(health.Verdict.FATAL, f"{folder} cannot be used: {reason}", evidence, action)
 
 
-def report(folder: Path, findings: list[health.Finding], start: str) -> None:
-    """Print what is not OK to stderr, and leave all of it in the attempt's folder, under the id of
-    the start that it is about: clocks of nodes differ.
-    """
+def report(path: Path, findings: list[health.Finding]) -> None:
+    """Print what is not OK to stderr, and leave all of it in the attempt's folder."""
     for line in lines(findings):
         print(line, file=sys.stderr)
     if any(finding.evidence.get("silent") for finding in findings):
         return  # to write there could hang for ever
-    node = health.node_name(os.environ)
     content = {
-        "node": node,
-        "start": start,
+        "node": health.node_name(os.environ),
         "time": time.time(),
         "verdict": health.worst(findings).name,
         "findings": [finding.to_json() for finding in findings],
     }
     try:
-        rundir.write_json(folder / f"health-{node}.json", content)
+        rundir.write_json(path, content)
     except OSError as error:  # what was found counts, written or not
         print(f"preflight: the findings could not be written: {error.strerror}", file=sys.stderr)
 

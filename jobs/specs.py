@@ -211,6 +211,18 @@ class SupervisionSpec:
 
 
 @dataclass(frozen=True)
+class SiteSpec:
+    """What a task's supervisor must know of the cluster."""
+
+    cluster: str = ""
+    """Name of its profile, and of its node ledger; empty for no ledger."""
+    requeue: bool = True
+    """Slurm may queue a job again."""
+    submit_from_jobs: bool = True
+    """Compute nodes may call sbatch."""
+
+
+@dataclass(frozen=True)
 class TaskSpec:
     """The content of ``stages/<stage>/spec/<task>.json``."""
 
@@ -247,6 +259,7 @@ class TaskSpec:
     leave_seconds: int = 0
     """How long its ranks may take to save and leave, where the supervisor would grant less."""
     supervision: SupervisionSpec = SupervisionSpec()
+    site: SiteSpec = SiteSpec()
 
 
 T = TypeVar("T")

@@ -1,49 +1,51 @@
-"""The batch step of a task: check the nodes, start the ranks, pass on stop requests, say how it
-ended.
+"""The batch step of a task: start its ranks, watch them, say how each start ended, and see to it
+that the work goes on.
 
-No torch here: it survives a rank that dies. The record it leaves, ``exit-<task>.json`` of the
-attempt, and its exit code (``jobs.runtime``) tell the truth; success is the done marker, never an
-exit code alone.
+No torch here: it survives a rank that dies, and a supervisor that is killed at any moment leaves a
+state from which the next start goes on. What it decides, ``jobs.policy`` says; success is the done
+marker, never an exit code alone.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import signal
-import stat
 import subprocess
-import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
-from uuid import uuid4
 
-from jobs import launchers, rundir, runtime, specs
+from jobs import (
+    attempt,
+    autopsy,
+    cgroups,
+    fitness,
+    gather,
+    hangs,
+    history,
+    launchers,
+    nodes,
+    policy,
+    postmortem,
+    rundir,
+    runtime,
+    secrets_file,
+    specs,
+)
+from jobs.acting import Acting
+from jobs.attempt import LOCAL_JOB, Place, say
+from jobs.evidence import Action, Cause, Decision, Evidence, Hang, NodeEntry, Verdict
+from jobs.gather import Seen
+from jobs.surroundings import Surroundings
+from jobs.watching import Senses, Watching
 
 POLL_SECONDS = 0.2
-ASK_AGAIN_SECONDS = 2.0
-"""Until a stop request that did not reach the ranks is repeated."""
-
-LOCAL_JOB = "MEDITRON_LOCAL_JOB"
-"""Names the local scheduler's process that started this one (``local:<host>:<pid>:<start>``)."""
-
-SCRATCH_SECONDS = 20.0
-"""For temporary files to be removed."""
-
-SECRET_LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*=([^\0]*)")
-
-WORDS = {
-    runtime.FINISHED: "finished",
-    runtime.CONFIGURATION: "configuration",
-    runtime.UNHEALTHY: "unhealthy",
-    runtime.STOPPED: "stopped",
-}
+AUTOPSY_SECONDS = 60.0
+"""For all nodes to look at their ranks."""
 
 
 @dataclass(frozen=True)
@@ -62,70 +64,32 @@ class Limits:
         return launchers.Patience(self.peers_seconds, leave_seconds)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a task ended, for people and for the next attempt."""
-
-    code: int
-    message: str
-    hint: str = ""
-    node: str = ""
-
-    @property
-    def kind(self) -> str:
-        """finished, stopped, configuration, unhealthy or failed."""
-        return WORDS.get(self.code, "failed")
+class Elsewhere(runtime.TaskError):
+    """Another job still works on the task, so that nothing is to be decided here."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Which task of which attempt this is, and when it began."""
+class Settled(Exception):
+    """How an earlier start ended says that none may follow here."""
 
-    run: rundir.RunDir
-    stage: str
-    index: int
-    attempt: int
-    began: float
-    start: str = field(default_factory=lambda: uuid4().hex[:12])
-    """Names this start: a requeued job works in the same attempt once more."""
-
-    @property
-    def folder(self) -> Path:
-        """The attempt's."""
-        return self.run.attempt(self.stage, self.attempt)
-
-    @property
-    def ranks_log(self) -> Path:
-        """What the ranks printed."""
-        return self.folder / f"ranks-{self.index:05d}.log"
+    def __init__(self, decision: Decision) -> None:
+        super().__init__(decision.reason)
+        self.decision = decision
 
 
 def supervise(
-    run: rundir.RunDir, stage: str, index: int, attempt: int, limits: Limits | None = None
+    run: rundir.RunDir, stage: str, index: int, first: int, limits: Limits | None = None
 ) -> int:
-    """Run one task to its end; answers the exit code after writing the exit record and an event."""
-    place = Place(run, stage, index, attempt, time.time())
-    signals = catch_signals()
-    with ExitStack() as held:
-        try:
-            outcome = attend(place, limits or Limits(), signals, held)
-        except runtime.TaskError as error:
-            outcome = Outcome(error.code, error.message, error.hint)
-        except OSError as error:
-            outcome = Outcome(runtime.FAILED, f"{error.filename or stage}: {error.strerror}")
-        except Exception as error:  # a task must not end without a record, whatever went wrong
-            traceback.print_exc()
-            message = f"the supervisor of {stage} met {type(error).__name__}: {error}"
-            outcome = Outcome(runtime.FAILED, message, "the job's log has the traceback")
-        record_exit(place, outcome)
-    return outcome.code
+    """Run one task until it is done or somebody else has to go on; answers the exit code.
+
+    Args:
+        first: the number of the first attempt, unless an earlier start of this task has it.
+    """
+    return Supervisor(run, stage, index, limits or Limits()).supervise(first)
 
 
-def refuse(run: rundir.RunDir, stage: str, index: int, attempt: int, message: str) -> int:
+def refuse(run: rundir.RunDir, stage: str, index: int, first: int, message: str) -> int:
     """Leave the record of a task that must not be started; answers the exit code."""
-    outcome = Outcome(runtime.CONFIGURATION, message)
-    record_exit(Place(run, stage, index, attempt, time.time()), outcome)
-    return outcome.code
+    return Supervisor(run, stage, index, Limits()).refuse(first, message)
 
 
 def catch_signals() -> list[int]:
@@ -140,32 +104,270 @@ def catch_signals() -> list[int]:
     return received
 
 
-def attend(place: Place, limits: Limits, signals: Sequence[int], held: ExitStack) -> Outcome:
-    """Hold the task, look at its nodes, then start its ranks and wait for them.
+class Supervisor:
+    """All starts of one task in one job."""
 
-    Raises:
-        TaskError: the spec or the secrets cannot be used, or the task runs elsewhere.
-        OSError: a program that is needed is missing, or the disk takes nothing.
-    """
-    task = read_task(place)
-    hold_task(held, place, limits.lock_seconds, signals)
-    place.folder.mkdir(parents=True, exist_ok=True)
-    forget_earlier_start(place)
-    environ = {**os.environ, **read_secrets(task.secrets_file)}
-    if task.scratch_dir:
-        held.callback(remove_scratch, place, task)
-    unfit = preflight(place, task, environ, limits.preflight_seconds, signals)
-    if unfit is not None:
-        return unfit
-    if signals:
-        return before_ranks(place)
-    if task.scratch_dir:
-        environ["TMPDIR"] = str(scratch(place, task))
-    with launchers.reserved_port() as port:
-        patience = limits.patience(task)
-        ranks = launchers.start(place.run, task, place.attempt, environ, port, patience)
-        code, asked = wait(place, ranks, signals, environ)
-    return conclude(place, task, code, asked)
+    def __init__(self, run: rundir.RunDir, stage: str, index: int, limits: Limits) -> None:
+        self.run = run
+        self.stage = stage
+        self.index = index
+        self.limits = limits
+        self.signals = catch_signals()
+        self.surroundings = Surroundings.here(os.environ)
+        self.place = Place(run, stage, index, 0, time.time())
+        self.task: specs.TaskSpec | None = None
+        self.usable = True
+        """Ranks may be started once more in this allocation."""
+        self._locked = False
+
+    def supervise(self, first: int) -> int:
+        """Start the ranks, again and again if that is decided; the exit code."""
+        with ExitStack() as held:
+            while True:
+                code = self.start_once(first, lambda: self.attend(held))
+                if code is not None:
+                    return code
+
+    def refuse(self, first: int, message: str) -> int:
+        """Leave the record of a task that must not be started; the exit code."""
+
+        def never() -> Seen:
+            raise runtime.TaskError(message)
+
+        code = self.start_once(first, never)
+        return runtime.CONFIGURATION if code is None else code
+
+    def start_once(self, first: int, attend: Callable[[], Seen]) -> int | None:
+        """One start: from its number to what is done at its end; None to start again."""
+        try:
+            number = attempt.claim(self.run, self.stage, self.index, first)
+        except OSError as error:
+            say(f"failed: {self.run.stage(self.stage)} takes no attempt: {error.strerror}")
+            return runtime.FAILED
+        self.place = Place(self.run, self.stage, self.index, number, time.time())
+        evidence, decision = self.judge(attend)
+        attempt.record_exit(self.place, self.surroundings.job, evidence, decision)
+        self.remember(decision.suspects)
+        return Acting(self.place, self.surroundings, self.is_asked).carry_out(decision)
+
+    # ---- one start
+
+    def attend(self, held: ExitStack) -> Seen:
+        """Hold the task, look at its nodes, then start its ranks and wait for them.
+
+        Raises:
+            TaskError: the spec or the secrets cannot be used, or the task runs elsewhere.
+            Settled: an earlier start is no one to follow.
+            OSError: a program that is needed is missing, or the disk takes nothing.
+        """
+        self.task = task = read_task(self.place)
+        self.hold_task(held)
+        step = gather.checkpoint_step(self.run, task)
+        self.place = replace(self.place, began=time.time(), step=step)
+        attempt.record_start(self.place, self.surroundings.job)
+        self.close_earlier(task)
+        environ = {**os.environ, **secrets_file.read(task.secrets_file)}
+        with ExitStack() as start:
+            if task.scratch_dir:
+                start.callback(fitness.remove_scratch, self.place, task)
+            return self.work(task, environ)
+
+    def work(self, task: specs.TaskSpec, environ: dict[str, str]) -> Seen:
+        """Check the nodes, start the ranks, wait for them."""
+        patience = fitness.Patience(self.limits.preflight_seconds, self.signals)
+        fit = fitness.check(self.place, task, self.surroundings.job.nodes, environ, patience)
+        if fit.problem:
+            return Seen(
+                findings=fit.findings,
+                message=fit.problem,
+                hint=fit.hint,
+                configuration=fit.configuration,
+            )
+        if self.is_asked():
+            return Seen(
+                findings=fit.findings,
+                message=f"{self.stage} was stopped before its ranks started",
+            )
+        if task.scratch_dir:
+            environ["TMPDIR"] = str(fitness.scratch(self.place, task))
+        killed_before = cgroups.oom_kills() or 0
+        with launchers.reserved_port() as port:
+            seen = self.watch(task, environ, port)
+        killed = (cgroups.oom_kills() or 0) - killed_before
+        return replace(seen, findings=fit.findings, oom_kills=max(0, killed))
+
+    def watch(self, task: specs.TaskSpec, environ: dict[str, str], port: int) -> Seen:
+        """Start the ranks and wait until nothing of them is left."""
+        environ = {**environ, **launchers.rank_environment(self.place, task, environ, port)}
+        patience = self.limits.patience(task)
+        step = self.step()
+        ranks = launchers.start(self.place, task, environ, patience, step)
+        watch = hangs.Watch(self.run, task, self.place.attempt, environ)
+        senses = Senses(
+            signals=self.signals,
+            is_asked=self.is_asked,
+            deadline=self.surroundings.deadline,
+            look=watch.look,
+            examine=lambda hang: self.examine(task, hang, environ),
+            note=self.note_request,
+        )
+        watching = Watching(ranks, senses, patience.leave_seconds)
+        code = watching.wait()
+        failures = tuple(ranks.failures())
+        self.usable = step is None or step.is_gone()
+        return Seen(code, ranks_started=True, failures=failures, hang=watching.hang)
+
+    def step(self) -> launchers.Step | None:
+        """The job step that the ranks of this start are; without Slurm there is none."""
+        client, job = self.surroundings.client, self.surroundings.job
+        if client is None:
+            return None
+        return launchers.Step(client, job.job_id, self.place.step_name)
+
+    def examine(self, task: specs.TaskSpec, hang: Hang, environ: Mapping[str, str]) -> Hang:
+        """Have all nodes look at ranks that hang, and name the one that stopped first."""
+        names = (self.run, self.stage, self.index, self.place.attempt)
+        command = [*fitness.beside_ranks(self.place, task), *autopsy.command(*names)]
+        environment = {**environ, **launchers.code_environment(self.run, environ)}
+        try:
+            subprocess.run(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                timeout=AUTOPSY_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            say(f"not all ranks could be looked at: {error}")
+        return hangs.blame(hang, autopsy.read(*names), self.surroundings.job.nodes)
+
+    def is_asked(self) -> bool:
+        """Whether somebody wants the end: a signal, the file STOP, or the local scheduler's process
+        that started this one is gone.
+        """
+        return bool(self.signals) or self.run.stop_file.exists() or is_abandoned(os.environ)
+
+    def note_request(self) -> None:
+        """Write that the ranks were asked to leave."""
+        attempt.note_event(self.place, "signal", {"signals": list(self.signals)})
+
+    # ---- before the ranks
+
+    def hold_task(self, held: ExitStack) -> None:
+        """Make sure that no other start of this task is at work; the lock dies with this process.
+
+        Raises:
+            Elsewhere: another one still is when the wait is over.
+            TaskError: this one is to stop.
+        """
+        path = self.run.stage(self.stage) / "locks" / f"{self.index:05d}"
+        deadline = time.monotonic() + self.limits.lock_seconds
+        while not self._locked:
+            with suppress(rundir.Locked):
+                held.enter_context(rundir.locked(path))
+                self._locked = True
+                return
+            if time.monotonic() > deadline or self.signals:
+                raise Elsewhere(
+                    f"{self.stage} task {self.index} of {self.run.name} is still running in "
+                    "another job",
+                    f"`meditron cancel {self.run.name}` ends it",
+                    runtime.FAILED,
+                )
+            time.sleep(POLL_SECONDS)
+
+    def close_earlier(self, task: specs.TaskSpec) -> None:
+        """Say how earlier starts ended whose supervisors died without saying it.
+
+        Raises:
+            Settled: after such an end none may be started here.
+        """
+        past = history.read(self.run, self.stage, self.index)
+        for start in past.starts:
+            if start.attempt == self.place.attempt:
+                continue
+            site = self.surroundings.said(task.site).site
+            client = self.surroundings.client
+            evidence = postmortem.examine(self.run, start, task, client, site)
+            decision = postmortem.close(self.run, start, evidence, self.ledger(), "supervisor")
+            self.remember(decision.suspects)
+            here = set(decision.exclude) & set(self.surroundings.job.nodes)
+            if decision.action is Action.STOP or here:
+                raise Settled(decision)
+
+    # ---- at the end
+
+    def judge(self, attend: Callable[[], Seen]) -> tuple[Evidence, Decision]:
+        """Make a start, and decide what follows from how it ended.
+
+        Whatever goes wrong in here, the start gets a decision, and so a record.
+        """
+        seen, decided = self.see(attend)
+        seen = replace(seen, signals=tuple(self.heard()))
+        place, task = self.place, self.task
+        site = task.site if task else specs.SiteSpec()
+        said = self.surroundings.said(site, self.usable)
+        try:
+            evidence = gather.evidence(place, task, self.surroundings.job, seen, said)
+            return evidence, decided or self.decide(evidence)
+        except Exception as error:  # a bug in judging must not leave a task without its record
+            traceback.print_exc()
+            now = time.time()
+            job_id = self.surroundings.job.job_id
+            evidence = Evidence(self.stage, place.attempt, job_id, place.began, now)
+            return evidence, stop(f"the end of {self.stage} was not understood: {error}")
+
+    def see(self, attend: Callable[[], Seen]) -> tuple[Seen, Decision | None]:
+        """Make a start; what was seen of it, and a decision where none is to be asked for."""
+        try:
+            return attend(), None
+        except Elsewhere as error:
+            verdict = Verdict(Cause.UNKNOWN, error.message, hint=error.hint)
+            seen = Seen(message=error.message, hint=error.hint)
+            code = runtime.STOPPED if self.signals else error.code
+            return seen, Decision(Action.WAIT, error.message, code=code, verdict=verdict)
+        except Settled as settled:
+            return Seen(message=settled.decision.reason), settled.decision
+        except runtime.TaskError as error:
+            is_ours = error.code == runtime.CONFIGURATION
+            return Seen(message=error.message, hint=error.hint, configuration=is_ours), None
+        except OSError as error:
+            return Seen(message=f"{error.filename or self.stage}: {error.strerror}"), None
+        except Exception as error:  # a task must not end without a record, whatever went wrong
+            traceback.print_exc()
+            message = f"the supervisor of {self.stage} met {type(error).__name__}: {error}"
+            return Seen(message=message, hint="the job's log has the traceback"), None
+
+    def heard(self) -> list[int]:
+        """The signals received; a local scheduler's process that is gone counts as one."""
+        return [*self.signals, *([int(signal.SIGTERM)] if is_abandoned(os.environ) else [])]
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """What follows from the end of this start and of those before it."""
+        past = history.read(self.run, self.stage, self.index)
+        before = [item for item in past.endings if item.attempt != self.place.attempt]
+        limits = self.task.supervision if self.task else specs.SupervisionSpec()
+        return policy.decide(before, evidence, self.ledger(), time.time(), limits)
+
+    def ledger(self) -> tuple[NodeEntry, ...]:
+        """What counts against nodes of this cluster now."""
+        path = self.ledger_path()
+        return nodes.active(nodes.read(path), time.time()) if path else ()
+
+    def remember(self, suspects: Iterable[NodeEntry]) -> None:
+        """Append to the cluster's node ledger."""
+        path = self.ledger_path()
+        if path is None:
+            return
+        try:
+            nodes.append(path, suspects)
+        except OSError as error:
+            say(f"{path} could not be written: {error.strerror}")
+
+    def ledger_path(self) -> Path | None:
+        """Where the cluster's node ledger lies; None without one."""
+        cluster = self.task.site.cluster if self.task else ""
+        return nodes.ledger(self.run.root.parent, cluster) if cluster else None
 
 
 def read_task(place: Place) -> specs.TaskSpec:
@@ -185,266 +387,13 @@ def read_task(place: Place) -> specs.TaskSpec:
         raise runtime.TaskError(f"{path}: {error}") from error
 
 
-def scratch(place: Place, task: specs.TaskSpec) -> Path:
-    """The folder of this start for temporary files; the pre-flight makes it on every node."""
-    return Path(task.scratch_dir) / f"meditron-{place.start}"
-
-
-def remove_scratch(place: Place, task: specs.TaskSpec) -> None:
-    """Remove the temporary files on every node; a node that is gone keeps its own."""
-    command = [*on_every_node(task), "rm", "-rf", "--", str(scratch(place, task))]
-    try:
-        subprocess.run(command, stdin=subprocess.DEVNULL, timeout=SCRATCH_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        say(f"{scratch(place, task)} may be left: {error}")
-
-
-def on_every_node(task: specs.TaskSpec) -> list[str]:
-    """What a command begins with to run once on each node of the job; nothing if it has but one."""
-    if task.launcher != "srun" or task.nodes == 1:
-        return []
-    per_node = [f"--ntasks={task.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
-    return ["srun", *per_node, "--distribution=block"]
-
-
-def before_ranks(place: Place) -> Outcome:
-    """The outcome of a stop request that came early."""
-    return Outcome(runtime.STOPPED, f"{place.stage} was stopped before its ranks started")
-
-
-def hold_task(held: ExitStack, place: Place, seconds: float, signals: Sequence[int]) -> None:
-    """Make sure that no other attempt of this task is writing; the lock dies with this process.
-
-    Raises:
-        TaskError: another one still is when the wait is over, or this one is to stop.
-    """
-    path = place.run.stage(place.stage) / "locks" / f"{place.index:05d}"
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            held.enter_context(rundir.locked(path))
-        except rundir.Locked:
-            if signals:
-                raise runtime.TaskError(before_ranks(place).message, code=runtime.STOPPED) from None
-            if time.monotonic() > deadline:
-                raise runtime.TaskError(
-                    f"{place.stage} task {place.index} of {place.run.name} is still running in "
-                    "another job",
-                    f"`meditron cancel {place.run.name}` ends it",
-                    runtime.FAILED,
-                ) from None
-            time.sleep(POLL_SECONDS)
-        else:
-            return
-
-
-def forget_earlier_start(place: Place) -> None:
-    """A requeued job works in the same attempt folder; what its earlier start said is not about
-    this one. The events keep it.
-    """
-    place.run.exit_record(place.stage, place.attempt, place.index).unlink(missing_ok=True)
-    for path in place.folder.glob(f"words-{place.index:05d}-*.json"):
-        path.unlink()
-
-
-def read_secrets(name: str) -> dict[str, str]:
-    """NAME=value lines of a file only its owner can read; blank lines and # comments are skipped.
-
-    Raises:
-        TaskError: the file is missing, others may read it, or a line is something else; a message
-            never holds what the file does.
-    """
-    if not name:
-        return {}
-    path = Path(name)
-    try:
-        mode = path.stat().st_mode
-        lines = path.read_bytes().decode(errors="replace").splitlines()
-    except OSError as error:
-        raise runtime.TaskError(
-            f"{path}: {error.strerror}", "set environment.secrets_file"
-        ) from error
-    if stat.S_IMODE(mode) & 0o077:
-        raise runtime.TaskError(f"{path}: others may read this secret", f"`chmod 600 {path}`")
-    found = {}
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if not line or line.startswith("#"):
-            continue
-        match = SECRET_LINE.fullmatch(line)
-        if match is None:
-            raise runtime.TaskError(f"{path}:{number}: no NAME=value", "a # begins a comment")
-        found[match[1]] = match[2].strip()
-    return found
-
-
-def preflight(
-    place: Place,
-    task: specs.TaskSpec,
-    environ: Mapping[str, str],
-    seconds: float,
-    signals: Sequence[int],
-) -> Outcome | None:
-    """Check every node of this job before work; None when all are fit."""
-    arguments = [str(place.run.root), place.stage, str(place.index), str(place.attempt)]
-    arguments += ["--start", place.start]
-    if task.scratch_dir:
-        arguments += ["--scratch", str(scratch(place, task))]
-    command = [*on_every_node(task), sys.executable, "-m", "jobs.preflight", *arguments]
-    environment = {**environ, **launchers.code_environment(place.run, environ)}
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
-    deadline = time.monotonic() + seconds
-    while (code := process.poll()) is None:
-        if not signals and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-            continue
-        process.terminate()  # nobody waits for its end: it may be stuck in the kernel
-        return before_ranks(place) if signals else silent_nodes(place, task, seconds)
-    return None if code == 0 else unfit_nodes(place, task, code)
-
-
-def silent_nodes(place: Place, task: specs.TaskSpec, seconds: float) -> Outcome:
-    """The outcome of a pre-flight that does not end."""
-    where = f" on {node_name()}" if task.nodes == 1 else ""
-    return Outcome(
-        runtime.UNHEALTHY,
-        f"the pre-flight of {place.stage} did not end within {seconds:.0f} s{where}",
-        f"a node without a new health file in {place.folder} hangs; submit again without it",
-    )
-
-
-def unfit_nodes(place: Place, task: specs.TaskSpec, code: int) -> Outcome:
-    """Name the nodes that failed, with the reason of the first finding of each."""
-    reasons = {
-        report["node"]: f"{report['node']}: {fatal[0]['message']} ({fatal[0]['code']})"
-        for report in health_reports(place, task)
-        if (fatal := [item for item in report["findings"] if item["verdict"] == "FATAL"])
-    }
-    if reasons:
-        return Outcome(
-            runtime.UNHEALTHY,
-            "; ".join(reasons.values()),
-            "put that right, or submit again without these nodes and tell the site",
-            ",".join(reasons),
-        )
-    if code in (runtime.CONFIGURATION, runtime.UNHEALTHY):
-        return Outcome(
-            code,
-            f"the pre-flight of {place.stage} refused this node and could write no report",
-            "the job's log names the node and the reason",
-        )
-    return Outcome(runtime.FAILED, f"the pre-flight of {place.stage} ended with code {code}")
-
-
-def health_reports(place: Place, task: specs.TaskSpec) -> list[dict[str, Any]]:
-    """What the pre-flight found on this task's nodes.
-
-    Other tasks of the attempt leave their reports in the same folder, and so does an earlier start.
-    """
-    names = f"health-{node_name()}.json" if task.nodes == 1 else "health-*.json"
-    reports = [rundir.read_json(path) for path in sorted(place.folder.glob(names))]
-    return [report for report in reports if report.get("start") == place.start]
-
-
-def node_name() -> str:
-    """This node as Slurm knows it, else as the kernel does."""
-    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
-
-
-def wait(
-    place: Place, ranks: launchers.Ranks, signals: Sequence[int], environ: Mapping[str, str]
-) -> tuple[int, bool]:
-    """Wait for the ranks, and pass a stop request on until it has reached them.
-
-    With the local launcher the scheduler's process is watched too, so that ranks do not outlive it.
-
-    Returns:
-        The code of the first rank that failed, or 0; and whether they were asked to stop.
-    """
-    asked, again = False, 0.0
-    while (code := ranks.poll()) is None:
-        if not asked and time.monotonic() >= again and (signals or abandoned(environ)):
-            asked, again = ranks.stop(), time.monotonic() + ASK_AGAIN_SECONDS
-            if asked:
-                note_event(place, "signal", {"signals": list(signals)})
-        time.sleep(POLL_SECONDS)
-    return code, asked
-
-
-def abandoned(environ: Mapping[str, str]) -> bool:
+def is_abandoned(environ: Mapping[str, str]) -> bool:
     """Whether the local scheduler's process that started this task is gone."""
     _, _, name = environ.get(LOCAL_JOB, "").partition(":")
     return bool(name) and not launchers.is_alive(name)
 
 
-def conclude(place: Place, task: specs.TaskSpec, code: int, asked: bool) -> Outcome:
-    """What the ranks' last words, their exit code and the done marker say together."""
-    digest = specs.digest(task.spec)
-    if code == 0 and rundir.is_done(place.run, place.stage, place.index, digest):
-        return Outcome(runtime.FINISHED, f"{place.stage} task {place.index} finished")
-    words = last_words(place)
-    first = min(words, key=lambda item: float(item["time"])) if words else None
-    see = f"see {place.ranks_log}"
-    if asked and (first is None or ended_by(code) is signal.SIGTERM):
-        message = f"{place.stage} was stopped: {describe_code(code)}"
-        return Outcome(runtime.STOPPED, message, see)
-    if first is not None and (asked or code not in launchers.SUDDEN):
-        return Outcome(first["code"], first["message"], first["hint"], first["node"])
-    if code == 0:
-        return Outcome(runtime.FAILED, f"{place.stage} left without a done marker", see)
-    known = code if code in WORDS else runtime.FAILED
-    return Outcome(known, f"{place.stage}: {describe_code(code)}", see)
-
-
-def describe_code(code: int) -> str:
-    """``a rank was ended by SIGKILL`` or ``a rank left with exit code 3``."""
-    number = ended_by(code)
-    return f"a rank was ended by {number.name}" if number else f"a rank left with exit code {code}"
-
-
-def ended_by(code: int) -> signal.Signals | None:
-    """The signal an exit code stands for, if any; srun reports 128 + signal, and 130 is ours."""
-    number = -code if code < 0 else code - 128
-    known = code != runtime.STOPPED and number in set(signal.Signals)
-    return signal.Signals(number) if known else None
-
-
-def last_words(place: Place) -> list[dict[str, Any]]:
-    """What the ranks wrote on leaving (``jobs.__main__``)."""
-    return [rundir.read_json(path) for path in place.folder.glob(f"words-{place.index:05d}-*.json")]
-
-
-def record_exit(place: Place, outcome: Outcome) -> None:
-    """Write the exit record and the event, and print the sentence into the job's log."""
-    say(f"{outcome.kind}: {outcome.message}")
-    fields = {
-        **asdict(outcome),
-        "class": outcome.kind,
-        "stage": place.stage,
-        "index": place.index,
-        "attempt": place.attempt,
-        "node": outcome.node or node_name(),
-        "job_id": os.environ.get("SLURM_JOB_ID") or os.environ.get(LOCAL_JOB, ""),
-        "started": place.began,
-        "ended": time.time(),
-    }
-    try:
-        rundir.write_json(place.run.exit_record(place.stage, place.attempt, place.index), fields)
-    except OSError as error:  # a full disk: the sentence above is in the log all the same
-        say(f"the exit record could not be written: {error.strerror}")
-    note_event(place, "exit", fields)
-
-
-def note_event(place: Place, kind: str, fields: Mapping[str, Any]) -> None:
-    """Append an event; a disk that refuses it must not keep the ranks from anything."""
-    try:
-        rundir.append_event(
-            place.run, kind, **{"stage": place.stage, "index": place.index, **fields}
-        )
-    except OSError as error:
-        say(f"the event {kind!r} could not be written: {error.strerror}")
-
-
-def say(text: str) -> None:
-    """Print into the job's log, which may lie on the disk that is full."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+def stop(message: str) -> Decision:
+    """The decision where none can be made."""
+    verdict = Verdict(Cause.UNKNOWN, message, hint="the job's log has the traceback")
+    return Decision(Action.STOP, message, code=runtime.FAILED, verdict=verdict)

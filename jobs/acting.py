@@ -1,0 +1,92 @@
+"""Carry out what was decided about a task whose ranks are gone. Standard library only, and submitit
+inside the one function that submits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jobs import runtime
+from jobs.attempt import Place, say
+from jobs.evidence import Action, Decision
+from jobs.slurm import successor
+from jobs.slurm.submission import SubmitError
+from jobs.surroundings import Surroundings
+
+POLL_SECONDS = 0.2
+LOOK_SECONDS = 2.0
+"""Between two looks at the run's files."""
+
+
+@dataclass(frozen=True)
+class Acting:
+    """Where a decision is carried out."""
+
+    place: Place
+    surroundings: Surroundings
+    is_interrupted: Callable[[], bool]
+    """Whether this process was asked to stop, with a signal or otherwise."""
+
+    def carry_out(self, decision: Decision) -> int | None:
+        """Do it; answers the exit code, or None when the ranks are to be started again here."""
+        action = decision.action
+        if action in (Action.FINISH, Action.STOP, Action.WAIT):
+            return decision.code
+        if self.surroundings.client is None:
+            return self._again(decision)
+        if action is Action.RESTART:
+            self._pause(decision.delay)
+            return None
+        if action is Action.REQUEUE and self._requeue():
+            sleep_until_killed()
+        return self._submit(decision)
+
+    def _again(self, decision: Decision) -> int | None:
+        """Without Slurm a task starts again where it is, unless somebody ends this process."""
+        if self.is_interrupted():
+            return decision.code if decision.action is Action.WAIT else runtime.STOPPED
+        self._pause(decision.delay)
+        return None
+
+    def _pause(self, seconds: float) -> None:
+        """Wait; a stop request ends the wait, and the next start sees it."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.is_interrupted():
+            time.sleep(min(LOOK_SECONDS, POLL_SECONDS + seconds / 100))
+
+    def _requeue(self) -> bool:
+        client, job = self.surroundings.client, self.surroundings.job
+        return client is not None and client.requeue(job.job_id)
+
+    def _submit(self, decision: Decision) -> int:
+        """Have a fresh job go on; 75 when one does, whoever submitted it."""
+        place = self.place
+        try:
+            ids = successor.succeed(
+                place.run,
+                place.stage,
+                place.index,
+                replaces=(self.surroundings.job.job_id,),
+                by="supervisor",
+                exclude=decision.exclude,
+                delay=decision.delay,
+                client=self.surroundings.client,
+            )
+        except SubmitError as error:
+            say(f"{error.message}\nhint: `meditron watch` or `meditron resume {place.run.name}`")
+            return runtime.FAILED
+        except OSError as error:
+            say(f"no job was submitted: {error}\nhint: `meditron resume {place.run.name}`")
+            return runtime.FAILED
+        if ids:
+            say(f"job {ids[0]} goes on with {place.stage} task {place.index}")
+        return runtime.SUCCESSOR
+
+
+def sleep_until_killed() -> None:
+    """Wait for Slurm, which ends this job and queues it again."""
+    say("this job is queued again")
+    while True:
+        time.sleep(LOOK_SECONDS)

@@ -1,0 +1,61 @@
+"""How often the kernel ended a process of this job for want of memory (cgroups(7)). Standard
+library only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
+JOB = re.compile(r"job_[\d_]+")
+"""Slurm's folder of a job; its steps have folders below."""
+
+COUNTER = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+
+
+def oom_kills(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int | None:
+    """Processes of this job on this node that the kernel has ended for want of memory so far; None
+    where it does not say.
+
+    With version 2 the job's own ``memory.events`` counts what lies below, with version 1 each
+    folder's ``memory.oom_control`` counts its own (kernel documentation, cgroup-v2.rst and
+    cgroup-v1/memory.rst).
+    """
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            found = _count([_job_folder(root, path) / "memory.events"])
+        elif "memory" in controllers.split(","):
+            folder = _job_folder(root / "memory", path)
+            found = _count(sorted(folder.rglob("memory.oom_control")))
+        else:
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def _job_folder(root: Path, path: str) -> Path:
+    """The folder of the job that a process in ``path`` belongs to, else its own."""
+    parts = path.strip("/").split("/")
+    ends = [number for number, part in enumerate(parts, 1) if JOB.fullmatch(part)]
+    return root.joinpath(*parts[: ends[0]] if ends else parts)
+
+
+def _count(files: Iterable[Path]) -> int | None:
+    found = []
+    for path in files:
+        try:
+            match = COUNTER.search(path.read_text())
+        except OSError:
+            continue
+        if match:
+            found.append(int(match[1]))
+    return sum(found) if found else None

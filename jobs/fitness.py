@@ -1,0 +1,158 @@
+"""Have every node of the job checked before ranks start on it, and say what speaks against one.
+Standard library only; the check itself is ``jobs.preflight``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs import launchers, rundir, runtime, specs
+from jobs.attempt import Place, say
+from jobs.evidence import Finding
+
+POLL_SECONDS = 0.2
+SCRATCH_SECONDS = 20.0
+"""For temporary files to be removed."""
+
+AGAINST = frozenset({"DRAIN", "FATAL"})
+
+
+@dataclass(frozen=True)
+class Fitness:
+    """What the pre-flight says of the job's nodes."""
+
+    problem: str = ""
+    """Why no rank may start, in one sentence; empty when all may."""
+    hint: str = ""
+    findings: tuple[Finding, ...] = ()
+    """What speaks against a node, be it fit or not."""
+    configuration: bool = False
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When the pre-flight has to be over."""
+
+    seconds: float
+    signals: Sequence[int]
+    """Grows when this process is asked to stop."""
+
+
+def check(
+    place: Place,
+    task: specs.TaskSpec,
+    nodes: Collection[str],
+    environ: Mapping[str, str],
+    patience: Patience,
+) -> Fitness:
+    """Check every node of this job; a signal ends the check early, without a problem."""
+    arguments = [str(place.run.root), place.stage, str(place.index), str(place.attempt)]
+    if task.scratch_dir:
+        arguments += ["--scratch", str(scratch(place, task))]
+    command = [*on_every_node(place, task), sys.executable, "-m", "jobs.preflight", *arguments]
+    environment = {**environ, **launchers.code_environment(place.run, environ)}
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    deadline = time.monotonic() + patience.seconds
+    while (code := process.poll()) is None:
+        if not patience.signals and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            continue
+        process.terminate()  # nobody waits for its end: it may be stuck in the kernel
+        return Fitness() if patience.signals else silence(place, nodes, patience.seconds)
+    return judge(place, code)
+
+
+def check_name(place: Place) -> str:
+    """The name of the job step that the pre-flight of several nodes is."""
+    return f"check-{place.step_name}"
+
+
+def on_every_node(place: Place, task: specs.TaskSpec) -> list[str]:
+    """What a command begins with to run once on each node of the job; nothing if it has but one."""
+    if task.launcher != "srun" or task.nodes == 1:
+        return []
+    per_node = [f"--ntasks={task.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
+    return ["srun", f"--job-name={check_name(place)}", *per_node, "--distribution=block"]
+
+
+def beside_ranks(place: Place, task: specs.TaskSpec) -> list[str]:
+    """What a command begins with to run once on each node of the job while the ranks do."""
+    if task.launcher != "srun":
+        return []
+    per_node = [f"--nodes={task.nodes}", f"--ntasks={task.nodes}", "--ntasks-per-node=1"]
+    name = f"--job-name=autopsy-{place.step_name}"
+    return ["srun", "--overlap", name, *per_node, "--kill-on-bad-exit=0"]
+
+
+def judge(place: Place, code: int) -> Fitness:
+    """What the reports and the exit code say together."""
+    findings = tuple(found_in(health_reports(place)))
+    fatal: dict[str, Finding] = {}
+    for finding in findings:
+        if finding.verdict == "FATAL":
+            fatal.setdefault(finding.node, finding)
+    if fatal:
+        return Fitness(
+            "; ".join(f"{item.node}: {item.message} ({item.code})" for item in fatal.values()),
+            "put that right, or submit again without these nodes and tell the site",
+            findings,
+        )
+    if code == 0:
+        return Fitness(findings=findings)
+    if code in (runtime.CONFIGURATION, runtime.UNHEALTHY):
+        return Fitness(
+            f"the pre-flight of {place.stage} refused this node and could write no report",
+            "the job's log names the node and the reason",
+            findings,
+            configuration=code == runtime.CONFIGURATION,
+        )
+    return Fitness(f"the pre-flight of {place.stage} ended with code {code}", findings=findings)
+
+
+def silence(place: Place, nodes: Collection[str], seconds: float) -> Fitness:
+    """What a pre-flight that does not end says of the nodes that have left no report."""
+    heard = {report["node"] for report in health_reports(place)}
+    mute = [name for name in nodes if name not in heard]
+    problem = f"the pre-flight of {place.stage} did not end within {seconds:.0f} s"
+    if mute:
+        problem += f" on {', '.join(mute)}"
+    return Fitness(
+        problem,
+        f"a node without a health file in {place.folder} hangs",
+        tuple(Finding(name, "preflight_silent", "FATAL", problem) for name in mute),
+    )
+
+
+def health_reports(place: Place) -> list[dict[str, Any]]:
+    """What the pre-flight of this start found on its nodes."""
+    paths = sorted(place.folder.glob(f"health-{place.index:05d}-*.json"))
+    return [rundir.read_json(path) for path in paths]
+
+
+def found_in(reports: Iterable[dict[str, Any]]) -> Iterator[Finding]:
+    """The findings that speak against a node."""
+    for report in reports:
+        for item in report["findings"]:
+            if item["verdict"] in AGAINST:
+                yield Finding(report["node"], item["code"], item["verdict"], item["message"])
+
+
+def scratch(place: Place, task: specs.TaskSpec) -> Path:
+    """The folder of this start for temporary files; the pre-flight makes it on every node."""
+    return Path(task.scratch_dir) / f"meditron-{place.start}"
+
+
+def remove_scratch(place: Place, task: specs.TaskSpec) -> None:
+    """Remove the temporary files on every node; a node that is gone keeps its own."""
+    folder = scratch(place, task)
+    command = [*on_every_node(place, task), "rm", "-rf", "--", str(folder)]
+    try:
+        subprocess.run(command, stdin=subprocess.DEVNULL, timeout=SCRATCH_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        say(f"{folder} may be left: {error}")

@@ -1,0 +1,204 @@
+"""What is known of a start that has ended: put together from what its ranks left, what srun and
+Slurm say, and how far training is. Standard library only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from jobs import checkpoints, history, launchers, rundir, signatures, specs, srun_words
+from jobs.attempt import Job, Place
+from jobs.evidence import Evidence, Finding, Hang, RankExit, Site
+
+LOG_TAIL_BYTES = 1 << 20
+"""Of the ranks' log: what led to the end stands there."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the supervisor itself saw of a start; a start it did not see has none of it."""
+
+    code: int | None = None
+    """Of the ranks' step; None when they were never started."""
+    ranks_started: bool = False
+    failures: tuple[srun_words.Failure, ...] = ()
+    signals: tuple[int, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    hang: Hang | None = None
+    oom_kills: int = 0
+    message: str = ""
+    hint: str = ""
+    configuration: bool = False
+
+
+HERE = Site()
+
+
+@dataclass(frozen=True)
+class Said:
+    """What Slurm says of the job."""
+
+    state: str = ""
+    """Its first word; empty when it says none."""
+    preempted: bool = False
+    cancelled: bool = False
+    cancelled_by: str = ""
+    """``owner``, ``admin`` or empty for not known."""
+    out_of_memory: bool = False
+    site: Site = HERE
+
+
+def evidence(
+    place: Place, task: specs.TaskSpec | None, job: Job, seen: Seen, said: Said
+) -> Evidence:
+    """All that is known of a start, which is over now; ``task`` is None when it cannot be read."""
+    past = history.read(place.run, place.stage, place.index)
+    words = read_text(place.srun_log)
+    ended = time.time()
+    return Evidence(
+        stage=place.stage,
+        attempt=place.attempt,
+        job_id=job.job_id,
+        began=place.began,
+        ended=ended,
+        done=task is not None and is_done(place, task),
+        cancelled=past.is_cancelled or said.cancelled,
+        cancelled_by="owner" if past.is_cancelled else said.cancelled_by,
+        stop_asked=past.is_stopped or place.run.stop_file.exists(),
+        signals=seen.signals,
+        preempted=said.preempted,
+        slurm_state=said.state,
+        ranks=tuple(rank_exits(last_words(place), seen.failures, ended)),
+        code=seen.code,
+        ranks_started=seen.ranks_started,
+        failed_node=srun_words.failed_node(words),
+        oom_kills=max(seen.oom_kills, srun_words.oom_kills(words), int(said.out_of_memory)),
+        findings=seen.findings,
+        hang=seen.hang,
+        log_signatures=signatures.find(tail(place.ranks_log).splitlines(), is_labelled(task)),
+        step_before=place.step,
+        step_after=checkpoint_step(place.run, task),
+        last_step=last_step(place, task),
+        target_step=target_step(task),
+        message=seen.message,
+        code_hint=seen.hint,
+        configuration=seen.configuration,
+        site=said.site,
+        run=place.run.name,
+        world_size=task.ranks if task else 0,
+        by_person=past.is_by_person(place.attempt),
+    )
+
+
+def is_done(place: Place, task: specs.TaskSpec) -> bool:
+    """Whether the task's marker stands."""
+    return rundir.is_done(place.run, place.stage, place.index, specs.digest(task.spec))
+
+
+def last_words(place: Place) -> list[RankExit]:
+    """What the ranks wrote on leaving (``jobs.__main__``), the first to leave first; a file that is
+    no record is left out.
+    """
+    found = []
+    for path in place.folder.glob(f"words-{place.index:05d}-*.json"):
+        try:
+            found.append(rank_exit(rundir.read_json(path)))
+        except (OSError, rundir.FormatError, KeyError):
+            continue
+    return sorted(found, key=lambda item: item.time)
+
+
+def rank_exit(words: dict[str, Any]) -> RankExit:
+    """One rank's last words."""
+    return RankExit(
+        rank=words["rank"],
+        node=words["node"],
+        code=words["code"],
+        time=words["time"],
+        kind=words["kind"],
+        message=words["message"],
+        frame=words.get("frame", ""),
+        hint=words["hint"],
+    )
+
+
+def rank_exits(
+    words: Iterable[RankExit], failures: Iterable[srun_words.Failure], ended: float
+) -> list[RankExit]:
+    """How ranks left, the cause first: a death that no lost peer leads to, then those that left
+    words in the order they left, then those of which only the code is known.
+    """
+    left = list(words)
+    spoken = {item.rank for item in left}
+    mute = [item for item in failures if item.rank not in spoken]
+    sudden = [item for item in mute if item.is_cause and item.code in launchers.SUDDEN]
+    rest = [item for item in mute if item not in sudden]
+    began = min((item.time for item in left), default=ended)
+    return [
+        *(RankExit(item.rank, item.node, item.code, began) for item in sudden),
+        *left,
+        *(RankExit(item.rank, item.node, item.code, ended) for item in rest),
+    ]
+
+
+def checkpoint_step(run: rundir.RunDir, task: specs.TaskSpec | None) -> int | None:
+    """The step of the newest valid checkpoint, 0 before the first; None where it is not known, and
+    for a stage without checkpoints.
+    """
+    if task is None or not isinstance(task.spec, specs.PretrainSpec):
+        return None
+    folder = run.path(task.spec.checkpoint_dir)
+    try:
+        found = checkpoints.find_latest(folder)
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    except OSError:
+        return None
+    if found is not None:
+        return found[1].iteration
+    begun = [name for name in names if name.startswith("iter_") and name != checkpoints.name(0)]
+    return None if begun else 0
+
+
+def last_step(place: Place, task: specs.TaskSpec | None) -> int | None:
+    """The last step this start has on record, saved or not; None where there is none."""
+    if task is None or not isinstance(task.spec, specs.PretrainSpec):
+        return None
+    try:
+        progress = rundir.read_json(place.run.progress(place.stage, place.index))
+    except (OSError, rundir.FormatError):
+        return None
+    return int(progress["done"]) if progress.get("attempt") == place.attempt else None
+
+
+def target_step(task: specs.TaskSpec | None) -> int | None:
+    """The step that training is to reach."""
+    training = task is not None and isinstance(task.spec, specs.PretrainSpec)
+    return cast(specs.PretrainSpec, task.spec).train_steps if task and training else None
+
+
+def is_labelled(task: specs.TaskSpec | None) -> bool:
+    """Whether each line of the ranks' log begins with its rank (``srun --label``)."""
+    return task is None or task.launcher == "srun"
+
+
+def read_text(path: Path) -> str:
+    """A log as text; empty when it is missing or cannot be read."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def tail(path: Path) -> str:
+    """The last MiB of a log as text; empty when it is missing or cannot be read."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,66 @@
+"""Say how a start ended whose supervisor died without saying it: from the accounting, and from what
+lies in its folder. Standard library only.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from jobs import attempt, fitness, gather, history, policy, rundir, specs, srun_words, surroundings
+from jobs.attempt import Job, Place
+from jobs.evidence import Decision, Evidence, NodeEntry, Site
+from jobs.gather import Seen
+from jobs.history import Start
+from jobs.slurm.client import Client
+
+
+def examine(
+    run: rundir.RunDir, start: Start, task: specs.TaskSpec | None, client: Client | None, site: Site
+) -> Evidence:
+    """What is known of the start; ``site`` is where the decision is made."""
+    place = place_of(run, start)
+    said = surroundings.recorded(client, start.job_id, start.restarts)
+    seen = Seen(
+        ranks_started=place.ranks_log.exists(),
+        failures=tuple(srun_words.failures(gather.read_text(place.srun_log))),
+        findings=tuple(fitness.found_in(fitness.health_reports(place))),
+    )
+    job = Job(start.job_id, start.restarts, start.nodes)
+    return gather.evidence(place, task, job, seen, replace(said, site=site))
+
+
+def close(
+    run: rundir.RunDir, start: Start, evidence: Evidence, ledger: tuple[NodeEntry, ...], by: str
+) -> Decision:
+    """Decide what follows from a start, and write its exit record and event.
+
+    Args:
+        ledger: active entries of the cluster's node ledger.
+        by: who says it: ``supervisor``, ``janitor`` or ``watch``.
+    """
+    past = history.read(run, start.stage, start.index)
+    limits = evidence_limits(run, start)
+    decision = policy.decide(past.endings, evidence, ledger, time.time(), limits)
+    place, job = place_of(run, start), Job(start.job_id, start.restarts, start.nodes)
+    attempt.record_exit(place, job, evidence, decision, by)
+    return decision
+
+
+def evidence_limits(run: rundir.RunDir, start: Start) -> specs.SupervisionSpec:
+    """How patiently the task is watched; as by default when its spec cannot be read."""
+    task = read_task(run, start.stage, start.index)
+    return task.supervision if task else specs.SupervisionSpec()
+
+
+def read_task(run: rundir.RunDir, stage: str, index: int) -> specs.TaskSpec | None:
+    """What the task is given; None when that cannot be read."""
+    try:
+        return specs.task_from_json(rundir.read_json(run.spec(stage, index)))
+    except (OSError, rundir.FormatError, ValueError):
+        return None
+
+
+def place_of(run: rundir.RunDir, start: Start) -> Place:
+    """Where the start worked."""
+    return Place(run, start.stage, start.index, start.attempt, start.began, start.step)

@@ -1,0 +1,82 @@
+"""What srun says of the tasks of its step: who failed first, and of what (recorded with Slurm
+22.05). Standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+FAILED_TASK = re.compile(
+    r"^srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): "
+    r"(?:Exited with exit code (?P<code>\d+)|(?P<reason>.+))$",
+    re.MULTILINE,
+)
+TERMINATING = re.compile(r"^srun: .*Terminating StepId=", re.MULTILINE)
+NODE_FAILURE = re.compile(r"^srun: error: Node failure on (?P<nodes>\S+)", re.MULTILINE)
+OOM_KILLS = re.compile(r"[Dd]etected (?P<number>\d+) oom[-_]kill event", re.MULTILINE)
+
+SIGNAL_CODES = {signal.strsignal(number): -number for number in signal.Signals} | {
+    "Out Of Memory": -signal.SIGKILL
+}
+"""Codes for srun's words for a task that was ended by a signal."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task of the step that did not leave with 0."""
+
+    rank: int
+    node: str
+    code: int
+    """Negative: the signal that ended it."""
+    is_cause: bool
+    """It failed before srun began to end the others."""
+
+
+def failures(said: str) -> list[Failure]:
+    """Tasks that srun says have failed, in its order; words it does not know are left out."""
+    ending = TERMINATING.search(said)
+    began = ending.start() if ending else len(said)
+    return [
+        Failure(rank, match["node"], code, is_cause=match.start() < began)
+        for match in FAILED_TASK.finditer(said)
+        if (code := _code(match)) is not None
+        for rank in _numbers(match["tasks"])
+    ]
+
+
+def first_failure(said: str) -> int | None:
+    """The code of the first task that srun says has failed (negative: a signal), or None.
+
+    srun's own exit code is the highest of all, and the tasks that ``--kill-on-bad-exit`` ends after
+    the first failure have higher ones.
+    """
+    match = FAILED_TASK.search(said)
+    return None if match is None else _code(match)
+
+
+def failed_node(said: str) -> str:
+    """The first node that srun lost; empty when it lost none."""
+    match = NODE_FAILURE.search(said)
+    return match["nodes"] if match else ""
+
+
+def oom_kills(said: str) -> int:
+    """How many processes srun and its steps say the kernel ended for want of memory."""
+    return sum(int(match["number"]) for match in OOM_KILLS.finditer(said))
+
+
+def _code(match: re.Match[str]) -> int | None:
+    if match["code"]:
+        return int(match["code"])
+    return SIGNAL_CODES.get(match["reason"].removesuffix("(core dumped)").strip())
+
+
+def _numbers(words: str) -> Iterator[int]:
+    """Task numbers of ``0,4-7``."""
+    for part in words.split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)

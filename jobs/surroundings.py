@@ -1,0 +1,120 @@
+"""The job that a supervisor runs in: what Slurm says of it, and what may be done about it. Standard
+library only.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from jobs import specs
+from jobs.attempt import LOCAL_JOB, Job
+from jobs.evidence import Site
+from jobs.gather import Said
+from jobs.slurm import queries
+from jobs.slurm.client import Client
+from jobs.slurm.queries import AccountRow, JobFacts
+from jobs.watching import Deadline
+
+MAX_REQUEUES = "MaxBatchRequeue"
+"""Of ``scontrol show config``; after so many Slurm holds the job."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """A job, and Slurm; without Slurm there is no client."""
+
+    job: Job
+    client: Client | None = None
+
+    @staticmethod
+    def here(environ: Mapping[str, str] = os.environ) -> Surroundings:
+        """Those of this process."""
+        nodes = queries.node_names(environ.get("SLURM_JOB_NODELIST", ""))
+        job = Job.here(environ, nodes)
+        is_slurm = "SLURM_JOB_ID" in environ and LOCAL_JOB not in environ
+        return Surroundings(job, Client(environ) if is_slurm else None)
+
+    def facts(self) -> JobFacts | None:
+        """What Slurm says of the job now; None also when it does not answer."""
+        return None if self.client is None else self.client.job(self.job.job_id)
+
+    def deadline(self) -> Deadline | None:
+        """When the allocation ends."""
+        facts = self.facts()
+        if facts is None or facts.end_time is None:
+            return None
+        return Deadline(facts.end_time, facts.preempt_time is not None)
+
+    def said(self, site: specs.SiteSpec, usable: bool = True) -> Said:
+        """What Slurm says of the job at the end of its ranks.
+
+        Args:
+            site: what the cluster allows.
+            usable: ranks may be started once more in this allocation.
+        """
+        if self.client is None:
+            return Said(site=Site("local", nodes=self.job.nodes))
+        facts = self.facts()
+        here = self._site(self.client, site, facts, usable)
+        if facts is None:
+            return Said(site=here)
+        return Said(facts.state.split()[0], facts.preempt_time is not None, site=here)
+
+    def _site(
+        self, client: Client, site: specs.SiteSpec, facts: JobFacts | None, usable: bool
+    ) -> Site:
+        end = facts.end_time if facts else None
+        return Site(
+            scheduler="slurm",
+            in_allocation=usable,
+            can_requeue=site.requeue and (facts is None or facts.can_requeue),
+            can_submit=site.submit_from_jobs and client.has("sbatch"),
+            requeues_left=self._requeues_left(client, facts),
+            seconds_left=None if end is None else end - time.time(),
+            nodes=self.job.nodes,
+        )
+
+    def _requeues_left(self, client: Client, facts: JobFacts | None) -> int | None:
+        most = (client.config() or {}).get(MAX_REQUEUES, "")
+        restarts = facts.restarts if facts else self.job.restarts
+        return max(0, int(most) - restarts) if most.isdigit() else None
+
+
+def recorded(client: Client | None, job_id: str, restarts: int) -> Said:
+    """What the accounting says of a start whose supervisor is gone; nothing where it is silent.
+
+    Args:
+        client: None without Slurm.
+        job_id: the job's.
+        restarts: how often it had been queued again: each start has a row, oldest first.
+    """
+    rows = (client.accounting([job_id]) if client else None) or {}
+    own = rows.get(job_id, [])
+    if not own:
+        return Said()
+    row = own[min(restarts, len(own) - 1)]
+    word, _, by = row.state.partition(" by ")
+    steps = (
+        item for name, found in rows.items() if name.startswith(f"{job_id}.") for item in found
+    )
+    return Said(
+        state=word,
+        preempted=word == "PREEMPTED",
+        cancelled=word == "CANCELLED",
+        cancelled_by=_person(by),
+        out_of_memory=_any_out_of_memory(row, steps),
+    )
+
+
+def _person(uid: str) -> str:
+    if not uid.isdigit():
+        return ""
+    return "owner" if int(uid) == os.getuid() else "admin"
+
+
+def _any_out_of_memory(start: AccountRow, steps: Iterable[AccountRow]) -> bool:
+    """Whether a step of a start, which began after it, ran out of memory."""
+    return any(row.state == "OUT_OF_MEMORY" and row.start >= start.start for row in steps)

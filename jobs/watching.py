@@ -1,0 +1,127 @@
+"""Wait for the ranks of a task: pass stop requests on to them once, and end those that stay.
+
+Signals are only noted when they come; everything is done here, in the loop (design SLURM, 3b).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from jobs import launchers
+from jobs.attempt import say
+from jobs.evidence import Hang
+
+POLL_SECONDS = 0.2
+LOOK_SECONDS = 1.0
+"""Between two looks for a hang, and at the run's files."""
+ASK_AGAIN_SECONDS = 2.0
+"""Until a stop request that did not reach the ranks is repeated."""
+FACTS_SECONDS = 60.0
+"""Between two questions to Slurm when the job ends: its limit may be changed while it runs."""
+HANG_LEAVE_SECONDS = 30.0
+"""For ranks that hang to leave once they are asked to (design RESILIENCE, section 11)."""
+AFTERWARDS_SECONDS = 20.0
+"""Before the end of the allocation, for what has to be done when the ranks are gone (guess)."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When the allocation ends, as Slurm says."""
+
+    time: float
+    """Seconds since 1970."""
+    preempted: bool = False
+    """It is the end of the grace time."""
+
+    def last_moment(self, now: float) -> float:
+        """When ranks that are still saving have to be ended, so that something can be done about
+        it; in a grace time never, since Slurm itself queues the job again.
+        """
+        if self.preempted:
+            return self.time
+        return max(self.time - AFTERWARDS_SECONDS, now + 0.75 * (self.time - now))
+
+
+@dataclass(frozen=True)
+class Senses:
+    """What the wait asks the world about."""
+
+    signals: Sequence[int]
+    """Grows when this process is asked to stop."""
+    is_asked: Callable[[], bool]
+    """Whether somebody asks for the end without a signal: the file STOP, a scheduler that is gone.
+    """
+    deadline: Callable[[], Deadline | None]
+    """Asks Slurm; None when there is no end, or no answer."""
+    look: Callable[[float], Hang | None]
+    """At the heartbeats (``jobs.hangs``)."""
+    examine: Callable[[Hang], Hang]
+    """Ranks that hang, before they are ended (``jobs.autopsy``)."""
+    note: Callable[[], None]
+    """That the ranks were asked to leave."""
+
+
+class Watching:
+    """One wait for ranks."""
+
+    def __init__(self, ranks: launchers.Ranks, senses: Senses, leave_seconds: float) -> None:
+        self._ranks = ranks
+        self._senses = senses
+        self._leave_seconds = leave_seconds
+        self._asked = False
+        self._ask_at = 0.0
+        self._end_at = float("inf")
+        self._look_at = 0.0
+        self._facts_at = 0.0
+        self._heard = 0
+        self._deadline: Deadline | None = None
+        self.hang: Hang | None = None
+        """What the ranks were ended for, if they hung."""
+
+    def wait(self) -> int:
+        """Wait until all ranks are gone; the code of the first that failed, or 0."""
+        while (code := self._ranks.poll()) is None:
+            now = time.time()
+            if now >= self._look_at:
+                self._look_at = now + LOOK_SECONDS
+                self._look(now)
+            if not self._asked and now >= self._ask_at and self._must_leave(now):
+                self._ask(now)
+            if now >= self._end_at:
+                self._end_at = now + ASK_AGAIN_SECONDS
+                self._ranks.end()
+            time.sleep(POLL_SECONDS)
+        return code
+
+    def _look(self, now: float) -> None:
+        heard = len(self._senses.signals)
+        if now >= self._facts_at or heard > self._heard:
+            self._facts_at, self._heard = now + FACTS_SECONDS, heard
+            self._deadline = self._senses.deadline() or self._deadline
+        if self._asked or self.hang is not None:
+            return
+        hang = self._senses.look(now)
+        if hang is not None:
+            say(f"nothing moved for {hang.seconds:.0f} s in phase {hang.phase}")
+            self.hang = self._senses.examine(hang)
+            self._end_at = time.time() + HANG_LEAVE_SECONDS
+
+    def _must_leave(self, now: float) -> bool:
+        """Whether somebody asks, or the end is so near that saving would not be done by then: not
+        all sites send the early signal.
+        """
+        if self._senses.signals or self.hang is not None or self._senses.is_asked():
+            return True
+        return self._deadline is not None and now >= self._deadline.time - self._leave_seconds
+
+    def _ask(self, now: float) -> None:
+        self._asked = self._ranks.stop()
+        self._ask_at = now + ASK_AGAIN_SECONDS
+        if not self._asked:
+            return
+        self._senses.note()
+        self._end_at = min(self._end_at, now + self._leave_seconds)
+        if self._deadline is not None:
+            self._end_at = min(self._end_at, self._deadline.last_moment(now))
