@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
@@ -71,6 +72,17 @@ class FakeScheduler:
         self.cancelled += job_ids
         for job in job_ids:
             self.put(job, JobState.ENDED, "CANCELLED by 1000")
+
+    def submit_janitor(
+        self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
+    ) -> list[str]:
+        return []
+
+    def adopt(self, run: Path, intent: Mapping[str, Any]) -> bool:
+        return False
+
+    def node_names(self, partition: str) -> tuple[str, ...] | None:
+        return None
 
     def withdraw(self, run: Path, stage: str, attempt: int) -> None:
         self.withdrawn.append((stage, attempt))

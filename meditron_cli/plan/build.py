@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SHORT_LEAD = 30
 """Seconds before the time limit at which tasks that are simply run again are asked to leave."""
 
+JANITOR_MINUTES = 10
+"""For one look at what has ended, and for waiting until Slurm answers."""
+
 HINT = "`meditron explain KEY` says where a value comes from; --set KEY=VALUE changes it"
 
 
@@ -186,6 +189,26 @@ def site_settings(inputs: Inputs) -> SiteSettings:
         environment=environment.pass_through,
         python=inputs.python,
         sbatch=tuple(sorted((key, str(value)) for key, value in cluster.slurm.sbatch.items())),
+        janitor=janitor_resources(inputs),
+    )
+
+
+def janitor_resources(inputs: Inputs) -> Resources | None:
+    """One core for ten minutes; None where there is no Slurm, or jobs may not submit others."""
+    cluster = inputs.cluster
+    wanted = cluster.slurm.janitor and cluster.slurm.submit_from_jobs
+    if cluster.scheduler != "slurm" or not wanted:
+        return None
+    return Resources(
+        nodes=1,
+        ranks_per_node=1,
+        gpus_per_node=0,
+        gpu_type="",
+        cpus_per_rank=1,
+        memory_gb=1 if inputs.cpu_partition.request_memory else 0,
+        time_minutes=JANITOR_MINUTES,
+        signal_lead_seconds=SHORT_LEAD,
+        **site_names(inputs, inputs.cpu_partition),
     )
 
 

@@ -44,6 +44,8 @@ class StagePlan:
     max_parallel: int
     """Array elements running at once."""
     after: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    """Nodes that must not be used; known only when something is submitted."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class SiteSettings:
     """Interpreter of the batch step; empty means the one that submits."""
     sbatch: tuple[tuple[str, str], ...]
     """Extra sbatch options, sorted (``constraint``, ``reservation`` …)."""
+    janitor: Resources | None = None
+    """Of the small job that looks after each stage; None for no such job."""
 
 
 @dataclass(frozen=True)

@@ -1,70 +1,15 @@
-"""What a scheduler can do for us, and the words for a job's state."""
+"""What a scheduler can do for us; the words for a job's state are those of the node side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
 from meditron_cli.plan.model import Plan, StagePlan
 
-
-class JobState(Enum):
-    """Our words for a job's state (ours are fewer than Slurm's)."""
-
-    QUEUED = "queued"
-    ACTIVE = "active"
-    ENDED = "ended"
-    UNKNOWN = "unknown"
-    """The scheduler did not answer, or used a word we do not know."""
-    MISSING = "missing"
-    """The scheduler answered, and knows nothing of the job."""
-
-    @classmethod
-    def from_slurm(cls, word: str) -> JobState:
-        """Translate a state as squeue or sacct prints it; never raises.
-
-        Only the first word counts (``CANCELLED by 1234``), a trailing ``+`` is dropped. Nothing is
-        MISSING, a new word is UNKNOWN. Words: the squeue manual, JOB STATE CODES.
-        """
-        words = word.split()
-        if not words:
-            return cls.MISSING
-        return _SLURM.get(words[0].rstrip("+").upper(), cls.UNKNOWN)
-
-
-_QUEUED = "PENDING REQUEUED REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD"
-_ACTIVE = "RUNNING CONFIGURING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING COMPLETING"
-_ENDED = (
-    "COMPLETED FAILED TIMEOUT CANCELLED NODE_FAIL BOOT_FAIL OUT_OF_MEMORY DEADLINE REVOKED "
-    "PREEMPTED LAUNCH_FAILED RECONFIG_FAIL"
-)
-_SLURM = {
-    word: state
-    for state, words in (
-        (JobState.QUEUED, _QUEUED),
-        (JobState.ACTIVE, _ACTIVE),
-        (JobState.ENDED, _ENDED),
-    )
-    for word in words.split()
-}
-
-
-LEFT_THE_QUEUE = "left the queue"
-"""Reason of an UNKNOWN job that is surely not alive: how it ended, nobody said."""
-
-
-@dataclass(frozen=True)
-class JobInfo:
-    """What the scheduler says of one job id."""
-
-    job_id: str
-    state: JobState
-    word: str
-    """The scheduler's own word."""
-    reason: str = ""
+__all__ = ["LEFT_THE_QUEUE", "JobInfo", "JobState", "Scheduler"]
 
 
 class Scheduler(Protocol):
@@ -90,6 +35,30 @@ class Scheduler(Protocol):
         Raises:
             SchedulerError: refused, or no answer; nothing of this call is left in the queue.
         """
+        ...
+
+    def submit_janitor(
+        self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
+    ) -> list[str]:
+        """Queue what looks after these jobs of an attempt once they are over; answers its ids, none
+        where nothing is needed.
+
+        Raises:
+            SchedulerError: refused, or no answer.
+        """
+        ...
+
+    def adopt(self, run: Path, intent: Mapping[str, Any]) -> bool:
+        """Take over a submission that was killed before its ids were on record (``intent`` is its
+        event), and put them there; False where not all of its jobs are to be found.
+
+        Raises:
+            SchedulerError: no answer.
+        """
+        ...
+
+    def node_names(self, partition: str) -> tuple[str, ...] | None:
+        """The nodes of a partition; None where that is not known."""
         ...
 
     def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:

@@ -20,11 +20,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs import launchers, rundir, specs, supervisor
+from jobs import launchers, rundir, specs
+from jobs.attempt import LOCAL_JOB
+from jobs.slurm.environment import job_environment
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState
-from meditron_cli.scheduler.environment import job_environment
 
 PREFIX = "local:"
 JOB_FILE = "local-job.json"
@@ -107,6 +108,20 @@ class LocalScheduler:
             ) from error
         self._started.append(process)
         return [PREFIX + launchers.process_name(process.pid)]
+
+    def submit_janitor(
+        self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
+    ) -> list[str]:
+        """Nothing: supervisors start their ranks again in place."""
+        return []
+
+    def adopt(self, run: Path, intent: Mapping[str, Any]) -> bool:
+        """Never: a process is started and known, or is not there."""
+        return False
+
+    def node_names(self, partition: str) -> tuple[str, ...] | None:
+        """Not known: there is but this machine."""
+        return None
 
     def withdraw(self, run: Path, stage: str, attempt: int) -> None:
         """Cancel an attempt's background process, if one was started.
@@ -307,7 +322,7 @@ class Runner:
 
         from jobs import entry
 
-        os.environ[supervisor.LOCAL_JOB] = PREFIX + launchers.process_name(os.getpid())
+        os.environ[LOCAL_JOB] = PREFIX + launchers.process_name(os.getpid())
         executor = submitit.LocalExecutor(self.folder)
         executor.update_parameters(
             timeout_min=self.job["time_minutes"],

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-PROGRAMS = ("sbatch", "squeue", "sacct", "scancel", "srun")
+PROGRAMS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo", "srun")
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,19 @@ class FakeSlurm:
         (self.state / name).write_text(text)
 
     def queue(self, *rows: str) -> None:
-        """Set the queue: ``ID|STATE|REASON`` a job."""
+        """Set the queue, a job a row: ``ID|STATE|REASON``, and ``NAME|ARRAY|COMMENT|FOLDER|WAITS
+        FOR`` where that matters.
+        """
         self.tell("queue", "".join(f"{row}\n" for row in rows))
 
     def queued(self) -> list[str]:
         """Ids in the queue, an element a line."""
         return [line.split("|")[0] for line in (self.state / "queue").read_text().splitlines()]
+
+    def waits_for(self) -> dict[str, str]:
+        """What each job in the queue waits for, where it does."""
+        rows = [line.split("|") for line in (self.state / "queue").read_text().splitlines()]
+        return {row[0]: row[7] for row in rows if row[7:] and row[7]}
 
     def calls(self, program: str = "") -> list[str]:
         """Command lines so far, of one program or of all."""
@@ -82,6 +89,6 @@ def install(folder: Path) -> FakeSlurm:
     fake.state.mkdir()
     for name in PROGRAMS:
         (fake.bin / name).symlink_to(Path(__file__).with_name(name))
-    for name in ("log", "queue", "accounting"):
+    for name in ("log", "queue", "accounting", "nodes"):
         fake.tell(name)
     return fake

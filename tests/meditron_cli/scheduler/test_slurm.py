@@ -17,12 +17,12 @@ from click.testing import CliRunner
 
 from jobs import rundir
 from jobs.rundir import RunDir
+from jobs.slurm.client import SACCT_IDS
+from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
 from meditron_cli.errors import ConfigError, SchedulerError
 from meditron_cli.main import main
 from meditron_cli.plan.model import Plan
-from meditron_cli.scheduler import slurm
-from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
-from meditron_cli.scheduler.slurm import SACCT_IDS, SlurmScheduler
+from meditron_cli.scheduler.slurm import SlurmScheduler
 
 from ...fake_slurm import FakeSlurm
 from ...plans import GOLDEN, plan_of, plan_on
@@ -54,9 +54,15 @@ def submit(
 ) -> list[str]:
     """Submit a stage as a launch does."""
     found = plan.stage(stage)
-    slurm.job_folder(run, stage, attempt).mkdir(parents=True)
+    RunDir(run).attempt(stage, attempt).mkdir(parents=True)
     numbers = range(len(found.tasks)) if indices is None else indices
     return scheduler(programs).submit(plan, found, numbers, run, attempt, after)
+
+
+def account(job_id: str, state: str, time: str) -> str:
+    """A line of the accounting of something submitted and started at a time of day."""
+    day = f"2026-01-01T{time}:00"
+    return f"{job_id}|{state}|0:0|{day}|{day}|Unknown|cpu01\n"
 
 
 # ---- scripts
@@ -87,22 +93,25 @@ def test_sbatch_gets_the_very_bytes_of_the_dry_run(
     site = scheduler(slurm_programs)
 
     live: dict[str, list[str]] = {}
+    submitted: list[str] = []
     for stage in plan.stages:
         after = [job for name in stage.after for job in live[name]]
-        slurm.job_folder(run, stage.stage, 1).mkdir(parents=True)
-        live[stage.stage] = site.submit(plan, stage, range(len(stage.tasks)), run, 1, after)
+        RunDir(run).attempt(stage.stage, 1).mkdir(parents=True)
+        ids = site.submit(plan, stage, range(len(stage.tasks)), run, 1, after)
+        live[stage.stage] = list(dict.fromkeys(job.split("_")[0] for job in ids))
+        submitted += [*live[stage.stage], *site.submit_janitor(plan, stage, run, 1, ids)]
 
     scripts = re.split(r"#### .* ####\n", shown)[1:]
-    arrays = {name: dict.fromkeys(job.split("_")[0] for job in ids) for name, ids in live.items()}
-    expected = [fill_in(text, arrays).rstrip("\n") for text in scripts]
-    submitted = [job for ids in arrays.values() for job in ids]
+    expected = [fill_in(text, live).rstrip("\n") for text in scripts]
+    assert len(submitted) > 2 * len(plan.stages) - 1
     assert [slurm_programs.script(job).rstrip("\n") for job in submitted] == expected
 
 
-def fill_in(script: str, arrays: Mapping[str, Mapping[str, None]]) -> str:
+def fill_in(script: str, arrays: Mapping[str, list[str]]) -> str:
     """Put ids in the place of ``<stage>``; what then needs no quotes has none."""
     for stage, ids in arrays.items():
-        script = script.replace(f"'afterok:<{stage}>'", f"afterok:{':'.join(ids)}")
+        for kind in ("afterok", "afterany"):
+            script = script.replace(f"'{kind}:<{stage}>'", f"{kind}:{':'.join(ids)}")
     return script
 
 
@@ -112,18 +121,12 @@ def test_a_stage_waits_for_an_array_by_its_one_id(
     plan, run = plan_of("test-slurm", "tiny", "curate.shards=103"), run_folder(tmp_path)
     site = scheduler(slurm_programs)
     for stage in ("tokenize", "pretrain"):
-        slurm.job_folder(run, stage, 1).mkdir(parents=True)
+        RunDir(run).attempt(stage, 1).mkdir(parents=True)
 
     tokens = site.submit(plan, plan.stage("tokenize"), range(104), run, 1, ["99"])
     (training,) = site.submit(plan, plan.stage("pretrain"), [0], run, 1, ["98_3", *tokens])
 
     assert "#SBATCH --dependency=afterok:98_3:101:102\n" in slurm_programs.script(training)
-
-
-def test_part_of_an_array_is_waited_for_element_by_element() -> None:
-    found = slurm.whole_arrays(["7_0", "7_2", "8_0", "8_1", "9"], {"7": 3, "8": 2})
-
-    assert found == ["7_0", "7_2", "8", "9"]
 
 
 def test_one_task_is_a_plain_job_and_several_are_an_array(
@@ -168,7 +171,7 @@ def test_a_job_inherits_the_allow_list_and_nothing_of_an_outer_job(
         "LMOD_CMD": "/lmod",
     }
     found = plan.stage("curate")
-    slurm.job_folder(run, "curate", 1).mkdir(parents=True)
+    RunDir(run).attempt("curate", 1).mkdir(parents=True)
 
     scheduler(slurm_programs, **outer).submit(plan, found, [0], run, 1, [])
 
@@ -230,7 +233,7 @@ def test_hostile_values_never_become_shell_text(slurm_programs: FakeSlurm, tmp_p
         capture_output=True,
         text=True,
     )
-    folder = slurm.job_folder(run, "curate", 1)
+    folder = RunDir(run).attempt("curate", 1)
     assert done.stdout.splitlines() == [
         HOSTILE,
         f"{run}/code",
@@ -436,11 +439,11 @@ def test_all_jobs_that_left_the_queue_are_one_call_more(slurm_programs: FakeSlur
     slurm_programs.queue("2_1|RUNNING|None")
     slurm_programs.tell(
         "accounting",
-        "1|CANCELLED by 0|2026-01-01T10:00:00|None\n"
-        "1.batch|CANCELLED|2026-01-01T10:00:00|2026-01-01T10:00:01\n"
-        "2_0|PREEMPTED|2026-01-01T10:00:00|2026-01-01T10:00:01\n"
-        "2_0|COMPLETED|2026-01-01T10:05:00|2026-01-01T10:06:00\n"
-        "3|NEWSTATE|2026-01-01T10:05:00|2026-01-01T10:06:00\n",
+        account("1", "CANCELLED by 0", "10:00")
+        + account("1.batch", "CANCELLED", "10:00")
+        + account("2_0", "PREEMPTED", "10:00")
+        + account("2_0", "COMPLETED", "10:05")
+        + account("3", "NEWSTATE", "10:05"),
     )
 
     found = scheduler(slurm_programs).states(["1", "2_0", "2_1", "3", "4"])
@@ -465,7 +468,7 @@ def test_a_cancelled_array_member_is_missing_not_running(slurm_programs: FakeSlu
 
 def test_when_squeue_does_not_answer_every_job_is_unknown(slurm_programs: FakeSlurm) -> None:
     slurm_programs.tell("down", DOWN)
-    slurm_programs.tell("accounting", "1|COMPLETED|2026-01-01T10:00:00|2026-01-01T10:00:01\n")
+    slurm_programs.tell("accounting", account("1", "COMPLETED", "10:00"))
 
     found = scheduler(slurm_programs).states(["1", "2"])
 
@@ -524,18 +527,6 @@ def test_without_slurm_every_job_is_unknown(slurm_programs: FakeSlurm) -> None:
     found = SlurmScheduler(slurm_programs.alone).states(["1"])
 
     assert found["1"].state is JobState.UNKNOWN
-
-
-def test_a_persons_settings_do_not_change_the_questions() -> None:
-    environ = {
-        "SQUEUE_PARTITION": "gpu",
-        "SACCT_FORMAT": "x",
-        "SLURM_TIME_FORMAT": "relative",
-        "SLURM_CONF": "/c",
-        "PATH": "/bin",
-    }
-
-    assert slurm.command_environment(environ) == {"SLURM_CONF": "/c", "PATH": "/bin"}
 
 
 # ---- cancelling

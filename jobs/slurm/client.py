@@ -1,0 +1,202 @@
+"""Slurm's commands, each with an end: silence is None, and nothing is raised for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from jobs.slurm import queries
+from jobs.slurm.environment import command_environment
+from jobs.slurm.queries import AccountRow, Dependent, JobFacts
+from jobs.slurm.states import LEFT_THE_QUEUE, NO_ACCOUNTING, JobInfo, JobState
+
+TIMEOUT_SECONDS = 20.0
+"""slurmctld that is down lets its clients wait 9 s (SLURM.md, section 6)."""
+SACCT_IDS = 4000
+"""Ids asked for in one call: one argument of a command holds 128 KiB (execve(2))."""
+SCANCEL_IDS = 500
+ACCOUNTING_OFF = "accounting storage is disabled"
+"""What sacct says where a site keeps no accounting (verified on Slurm 22.05)."""
+
+
+class Client:
+    """Slurm as this process reaches it, on a login node or in a job."""
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self.environ = environ
+
+    # ---- questions
+
+    def queue(self) -> dict[str, JobInfo] | None:
+        """This user's jobs that wait or run, array elements one by one."""
+        text = self._ask(queries.squeue_command())
+        if text is None:
+            return None
+        rows = queries.parse(text, queries.QueueRow)
+        return {
+            row.job_id: JobInfo(row.job_id, JobState.from_slurm(row.state), row.state, row.reason)
+            for row in rows
+        }
+
+    def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
+        """One squeue for all, then one sacct for those it does not show.
+
+        Nothing is guessed: when squeue does not answer, every job is UNKNOWN, and so is one that
+        has left the queue while the accounting is silent. Where a site has no accounting at all,
+        such a job is MISSING.
+        """
+        if not job_ids:
+            return {}
+        queue = self.queue()
+        if queue is None:
+            return {name: JobInfo(name, JobState.UNKNOWN, "") for name in job_ids}
+        found = {name: queue[name] for name in job_ids if name in queue}
+        found.update(self._ended([name for name in job_ids if name not in found]))
+        return {name: found[name] for name in job_ids}
+
+    def _ended(self, job_ids: list[str]) -> dict[str, JobInfo]:
+        if not job_ids:
+            return {}
+        rows = self.accounting(job_ids)
+        if rows is None:
+            kept = self.keeps_accounts()
+            state = JobState.UNKNOWN if kept else JobState.MISSING
+            reason = LEFT_THE_QUEUE if kept else NO_ACCOUNTING
+            return {name: JobInfo(name, state, "", reason) for name in job_ids}
+        words = {name: rows[name][-1].state if name in rows else "" for name in job_ids}
+        return {
+            name: JobInfo(name, JobState.from_slurm(word), word) for name, word in words.items()
+        }
+
+    def accounting(self, job_ids: Sequence[str]) -> dict[str, list[AccountRow]] | None:
+        """All runs of these jobs, oldest first, by job id; their steps stand apart (``123.batch``).
+
+        None is silence, and also a site that keeps no accounts (``keeps_accounts``).
+        """
+        found: dict[str, list[AccountRow]] = {}
+        for start in range(0, len(job_ids), SACCT_IDS):
+            text = self._ask(queries.sacct_command(job_ids[start : start + SACCT_IDS]))
+            if text is None:
+                return None
+            found.update(queries.by_job(queries.parse(text, AccountRow)))
+        return found
+
+    def keeps_accounts(self) -> bool:
+        """Whether the site has an accounting that may answer, now or later."""
+        if not self.has("sacct"):
+            return False
+        done = self.run(queries.sacct_command(["0"]))
+        return done is None or ACCOUNTING_OFF not in done.stderr
+
+    def job(self, job_id: str) -> JobFacts | None:
+        """What Slurm knows of a job it remembers; None also for one that it has forgotten."""
+        text = self._ask(["scontrol", "show", "job", "--oneliner", job_id])
+        return None if text is None else queries.parse_job(text)
+
+    def find(self, name: str, comment: str, folder: Path) -> list[str] | None:
+        """Ids of the jobs in the queue that carry these marks; of an array its one id."""
+        text = self._ask(queries.squeue_named_command(name))
+        if text is None:
+            return None
+        rows = queries.parse(text, queries.NamedRow)
+        marks = (comment, str(folder))
+        return list(dict.fromkeys(row.job_id for row in rows if (row.comment, row.folder) == marks))
+
+    def dependents(self, job_ids: Collection[str]) -> list[Dependent] | None:
+        """This user's jobs that wait for any of these, or for an array that one of them is of."""
+        text = self._ask(queries.squeue_dependents_command())
+        if text is None:
+            return None
+        wanted = set(job_ids) | {name.split("_")[0] for name in job_ids}
+        return [
+            row
+            for row in queries.parse_dependents(text)
+            if wanted & set(queries.ids_in(row.expression))
+        ]
+
+    def step_ids(self, job_id: str, name: str) -> list[str] | None:
+        """The running steps of a job that have this name (``srun --job-name``)."""
+        text = self._ask(queries.squeue_steps_command(job_id))
+        if text is None:
+            return None
+        return [row.step_id for row in queries.parse(text, queries.StepRow) if row.name == name]
+
+    def node_names(self) -> tuple[str, ...] | None:
+        """All nodes of the cluster, sorted."""
+        return self.partition_nodes("")
+
+    def partition_nodes(self, partition: str) -> tuple[str, ...] | None:
+        """The nodes of a partition, sorted; of an unknown one there are none."""
+        text = self._ask(queries.sinfo_command(partition))
+        return None if text is None else tuple(sorted(set(text.split())))
+
+    def config(self) -> dict[str, str] | None:
+        """Slurm's settings (``scontrol show config``)."""
+        text = self._ask(["scontrol", "show", "config"])
+        return None if text is None else queries.parse_config(text)
+
+    def has(self, program: str) -> bool:
+        """Whether a command of Slurm's is on PATH here."""
+        return shutil.which(program, path=self.environ.get("PATH")) is not None
+
+    # ---- requests: each answers whether Slurm took it
+
+    def requeue(self, job_id: str) -> bool:
+        """Have Slurm end a job and queue it again; it refuses jobs that were not made for it."""
+        return self._tell(["scontrol", "requeue", job_id])
+
+    def cancel(self, job_ids: Sequence[str]) -> bool:
+        """End jobs, queued or running; those that are gone are no error."""
+        parts = [
+            job_ids[start : start + SCANCEL_IDS] for start in range(0, len(job_ids), SCANCEL_IDS)
+        ]
+        return all(self._tell(["scancel", "--quiet", *part]) for part in parts)
+
+    def signal_ranks(self, step_id: str, name: str) -> bool:
+        """Send a signal (``TERM``) to the processes of a step, or of all steps of a job; the batch
+        step gets none.
+        """
+        return self._tell(["scancel", f"--signal={name}", step_id])
+
+    def end_step(self, step_id: str) -> bool:
+        """End a step: TERM, KillWait later KILL."""
+        return self._tell(["scancel", step_id])
+
+    def set_dependency(self, job_id: str, expression: str) -> bool:
+        """Have a waiting job wait for something else; an empty expression lets it start."""
+        return self._tell(["scontrol", "update", f"JobId={job_id}", f"Dependency={expression}"])
+
+    def exclude(self, job_id: str, nodes: Sequence[str]) -> bool:
+        """Keep a waiting job off these nodes; one unknown name makes Slurm refuse them all."""
+        return self._tell(
+            ["scontrol", "update", f"JobId={job_id}", f"ExcNodeList={','.join(nodes)}"]
+        )
+
+    # ---- the edge
+
+    def _tell(self, command: list[str]) -> bool:
+        return self._ask(command) is not None
+
+    def _ask(self, command: list[str]) -> str | None:
+        """What a Slurm command prints, or None when it fails or does not answer."""
+        done = self.run(command)
+        return done.stdout if done is not None and done.returncode == 0 else None
+
+    def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
+        """A Slurm command to its end, or None when it cannot be started or does not answer."""
+        try:
+            return subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                stdin=subprocess.DEVNULL,
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+                env=command_environment(self.environ),
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None

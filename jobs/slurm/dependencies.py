@@ -1,0 +1,60 @@
+"""What waits for what: dependencies of queued jobs, rewritten when another job goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jobs.slurm.client import Client
+from jobs.slurm.queries import TERM, ids_in
+
+
+def retarget(client: Client, current: Mapping[str, str | None]) -> list[str] | None:
+    """Have jobs that wait for replaced ones wait for those that go on; answers the ids of the
+    dependents that now wait rightly, or None when Slurm does not answer.
+
+    ``current`` says of every job a stage was ever given to which job works on its task now, None
+    for a finished task. This also revives dependents that could never have started
+    (DependencyNeverSatisfied). Those that wait for a job that nobody replaces stay as they are.
+    """
+    moved = [old for old, new in current.items() if new != old]
+    found = client.dependents(moved)
+    queue = client.queue() if found else {}
+    if found is None or queue is None:
+        return None
+    right = []
+    for dependent in found:
+        wanted = rewritten(dependent.expression, current)
+        if not set(ids_in(wanted)) & set(current) <= set(queue):
+            continue
+        if client.set_dependency(dependent.job_id, wanted):
+            right.append(dependent.job_id)
+    return right
+
+
+def rewritten(expression: str, current: Mapping[str, str | None]) -> str:
+    """A dependency as scontrol takes it, with the jobs of now in the place of the old ones.
+
+    ``afterok:7_*`` names every element of an array; once one of them has been replaced, those that
+    are not finished are named one by one.
+    """
+    terms = (part for term in expression.split(",") for part in _terms(term, current))
+    return ",".join(dict.fromkeys(terms))
+
+
+def _terms(term: str, current: Mapping[str, str | None]) -> list[str]:
+    match = TERM.fullmatch(term)
+    if match is None:
+        return [term.partition("(")[0]]
+    kind, job, element, delay = match.groups(default="")
+    name = job if element in ("", "*") else f"{job}_{element}"
+    olds = [name] if name in current else _elements(job, current) if name == job else []
+    if not olds:
+        suffix = f"_{element}" if element else ""
+        return [f"{kind}:{job}{suffix}{delay}"]
+    if all(current[old] == old for old in olds):
+        return [f"{kind}:{name}{delay}"]
+    return [f"{kind}:{new}{delay}" for old in olds if (new := current[old]) is not None]
+
+
+def _elements(array: str, current: Mapping[str, str | None]) -> list[str]:
+    return [job for job in current if job.startswith(f"{array}_")]

@@ -1,0 +1,254 @@
+"""What Slurm's commands print, declared once beside its parser (squeue(1), sacct(1), scontrol(1),
+sinfo(1)).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from itertools import product
+from typing import Any, TypeVar
+
+RANGES = re.compile(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]")
+"""Waiting elements of an array on one line: ``123_[0,4-9%2]``."""
+PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)")
+"""``Key=value`` of ``scontrol show job``."""
+NAME_PART = re.compile(r"\[([\d,-]+)\]|([^\[\]]+)")
+"""A plain part of a node name, or a bracket of numbers."""
+TERM = re.compile(r"(after|afterany|afterok|afternotok):(\d+)(?:_(\d+|\*))?(\+\d+)?(?:\(\w+\))?")
+"""One condition of a dependency as squeue prints it: kind, job, element or ``*``, delay."""
+TIME_FORM = "%Y-%m-%dT%H:%M:%S"
+
+
+def column(name: str) -> Any:
+    """A dataclass field that holds the tool's column of this name, as printed."""
+    return field(metadata={"column": name})
+
+
+@dataclass(frozen=True)
+class QueueRow:
+    """One job, or one array element, in the queue."""
+
+    job_id: str = column("%i")
+    state: str = column("%T")
+    reason: str = column("%r")
+
+
+@dataclass(frozen=True)
+class NamedRow:
+    """A job in the queue, by what we wrote on it at submission."""
+
+    job_id: str = column("%F")
+    """Of an array as a whole."""
+    comment: str = column("%k")
+    folder: str = column("%Z")
+
+
+@dataclass(frozen=True)
+class Dependent:
+    """A job that waits for others."""
+
+    job_id: str = column("%i")
+    """As scontrol takes it: the waiting elements of an array are ``123_[0-4]``."""
+    expression: str = column("%E")
+    """``afterok:1_*(unfulfilled),afterany:2(failed)``; ``(null)`` when it waits for nothing."""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """A running step of a job."""
+
+    step_id: str = column("%i")
+    name: str = column("%j")
+
+
+@dataclass(frozen=True)
+class AccountRow:
+    """One run of a job, or of one of its steps (``123.batch``), in the accounting."""
+
+    job_id: str = column("JobID")
+    state: str = column("State")
+    exit_code: str = column("ExitCode")
+    """``code:signal``; ``0:0`` also for what Slurm itself has ended (SLURM.md, section 6)."""
+    submit: str = column("Submit")
+    start: str = column("Start")
+    end: str = column("End")
+    nodes: str = column("NodeList")
+    """Compressed: ``gpu[01-04]``; all of the job's, also when one of them has failed."""
+
+
+@dataclass(frozen=True)
+class JobFacts:
+    """What ``scontrol show job`` says of a job that Slurm remembers."""
+
+    job_id: str
+    state: str
+    reason: str
+    preempt_time: float | None
+    """Set while, and after, Slurm preempts the job; then ``end_time`` is the end of the grace."""
+    start_time: float | None
+    end_time: float | None
+    """Of a running job: when its time limit ends it."""
+    restarts: int
+    can_requeue: bool
+    nodes: tuple[str, ...]
+    partition: str
+
+
+Row = TypeVar("Row", QueueRow, NamedRow, Dependent, StepRow, AccountRow)
+
+
+def squeue_command() -> list[str]:
+    """All jobs of this user, array elements one by one."""
+    return ["squeue", "--me", "--noheader", "--array", f"--format={_columns(QueueRow, '|')}"]
+
+
+def squeue_named_command(name: str) -> list[str]:
+    """This user's jobs of one name."""
+    return ["squeue", "--me", "--noheader", f"--name={name}", f"--format={_columns(NamedRow, '|')}"]
+
+
+def squeue_dependents_command() -> list[str]:
+    """This user's jobs, and what each waits for."""
+    return ["squeue", "--me", "--noheader", f"--format={_columns(Dependent, '|')}"]
+
+
+def squeue_steps_command(job_id: str) -> list[str]:
+    """The running steps of a job."""
+    form = f"--format={_columns(StepRow, '|')}"
+    return ["squeue", "--steps", "--noheader", f"--jobs={job_id}", form]
+
+
+def sacct_command(job_ids: Iterable[str]) -> list[str]:
+    """All runs of these jobs (``-D``: a requeued job has a row a run).
+
+    Arrays are asked for as a whole: thousands of elements would not fit on a command line.
+    """
+    whole = dict.fromkeys(name.split("_")[0] for name in job_ids)
+    return [
+        "sacct", "--duplicates", "--noheader", "--parsable2",
+        f"--format={_columns(AccountRow, ',')}", f"--jobs={','.join(whole)}",
+    ]  # fmt: skip
+
+
+def sinfo_command(partition: str = "") -> list[str]:
+    """Names of all nodes, or of a partition's, one a line."""
+    of = [f"--partition={partition}"] if partition else []
+    return ["sinfo", "--noheader", "--Node", *of, "--format=%N"]
+
+
+def parse(text: str, kind: type[Row]) -> list[Row]:
+    """Rows of ``squeue`` or ``sacct`` output, a row a job; lines of another shape are left out."""
+    return [kind(job_id, *more) for first, *more in _cells(text, kind) for job_id in expand(first)]
+
+
+def parse_dependents(text: str) -> list[Dependent]:
+    """Jobs that wait for others; elements of an array that wait for the same stay together."""
+    rows = (Dependent(*cells) for cells in _cells(text, Dependent))
+    return [row for row in rows if row.expression not in ("", "(null)")]
+
+
+def ids_in(expression: str) -> list[str]:
+    """The jobs, arrays and elements that a dependency names; of a whole array its one id."""
+    return [
+        match[2] if match[3] in (None, "*") else f"{match[2]}_{match[3]}"
+        for match in TERM.finditer(expression)
+    ]
+
+
+def _cells(text: str, kind: type[Any]) -> Iterator[list[str]]:
+    width = len(fields(kind))
+    rows = (line.split("|", width - 1) for line in text.splitlines())
+    return ([cell.strip() for cell in row] for row in rows if len(row) == width)
+
+
+def parse_job(text: str) -> JobFacts | None:
+    """The first job of ``scontrol show job -o``; None when there is none."""
+    found = dict(PAIR.findall(text.partition("\n")[0]))
+    if "JobId" not in found or "JobState" not in found:
+        return None
+    return JobFacts(
+        job_id=found["JobId"],
+        state=found["JobState"],
+        reason=found.get("Reason", ""),
+        preempt_time=seconds(found.get("PreemptTime", "")),
+        start_time=seconds(found.get("StartTime", "")),
+        end_time=seconds(found.get("EndTime", "")),
+        restarts=int(found.get("Restarts") or 0),
+        can_requeue=found.get("Requeue") == "1",
+        nodes=node_names(found.get("NodeList", "")),
+        partition=found.get("Partition", ""),
+    )
+
+
+def parse_config(text: str) -> dict[str, str]:
+    """``Key = value`` lines of ``scontrol show config``."""
+    pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def seconds(text: str) -> float | None:
+    """A time of Slurm's (local, without a zone) in seconds since 1970; None for ``Unknown``,
+    ``None`` and ``N/A``.
+    """
+    try:
+        return time.mktime(time.strptime(text, TIME_FORM))
+    except ValueError:
+        return None
+
+
+def node_names(text: str) -> tuple[str, ...]:
+    """The nodes of ``gpu[01-03,07],login1``, one by one; ``(null)`` and ``None assigned`` are
+    none.
+    """
+    if not text or text.startswith(("(", "None")):
+        return ()
+    return tuple(name for part in re.split(r",(?![^\[]*\])", text) for name in _names(part))
+
+
+def _names(part: str) -> Iterator[str]:
+    pieces = [
+        list(_numbers(match[1])) if match[1] else [match[2]] for match in NAME_PART.finditer(part)
+    ]
+    return ("".join(words) for words in product(*pieces))
+
+
+def _numbers(ranges: str) -> Iterator[str]:
+    """``01``, ``02``, ``07`` of ``01-02,07``: leading zeros stay."""
+    for part in ranges.split(","):
+        first, _, last = part.partition("-")
+        for number in range(int(first), int(last or first) + 1):
+            yield f"{number:0{len(first)}d}"
+
+
+def expand(job_id: str) -> Iterator[str]:
+    """The ids of ``123_[0,4-9%2]`` one by one; any other id stands for itself."""
+    match = RANGES.fullmatch(job_id)
+    if match is None:
+        yield job_id
+        return
+    array, ranges = match.groups()
+    for part in ranges.split(","):
+        first, last, step = _bounds(part)
+        yield from (f"{array}_{index}" for index in range(first, last + 1, step))
+
+
+def by_job(rows: Iterable[AccountRow]) -> dict[str, list[AccountRow]]:
+    """All runs of each job, and apart from them of each step (``123.batch``), oldest first."""
+    found: dict[str, list[AccountRow]] = {}
+    for row in sorted(rows, key=lambda row: (row.submit, row.start)):
+        found.setdefault(row.job_id, []).append(row)
+    return found
+
+
+def _bounds(part: str) -> tuple[int, int, int]:
+    """First, last and step of ``7``, ``4-9`` or ``0-8:2``."""
+    ends, _, step = part.partition(":")
+    first, _, last = ends.partition("-")
+    return int(first), int(last or first), int(step or 1)
+
+
+def _columns(kind: type[Any], separator: str) -> str:
+    return separator.join(item.metadata["column"] for item in fields(kind))

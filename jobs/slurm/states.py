@@ -1,0 +1,73 @@
+"""The words for a job's state: ours are fewer than Slurm's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class JobState(Enum):
+    """Our words for a job's state."""
+
+    QUEUED = "queued"
+    ACTIVE = "active"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+    """The scheduler did not answer, or used a word we do not know."""
+    MISSING = "missing"
+    """The scheduler answered, and knows nothing of the job."""
+
+    @classmethod
+    def from_slurm(cls, word: str) -> JobState:
+        """Translate a state as squeue or sacct prints it; never raises.
+
+        Only the first word counts (``CANCELLED by 1234``), a trailing ``+`` is dropped. Nothing is
+        MISSING, a new word is UNKNOWN. Words: the squeue manual, JOB STATE CODES.
+        """
+        words = word.split()
+        if not words:
+            return cls.MISSING
+        return _SLURM.get(words[0].rstrip("+").upper(), cls.UNKNOWN)
+
+
+_QUEUED = "PENDING REQUEUED REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT RESV_DEL_HOLD"
+_ACTIVE = "RUNNING CONFIGURING SUSPENDED STOPPED SIGNALING STAGE_OUT RESIZING COMPLETING"
+_ENDED = (
+    "COMPLETED FAILED TIMEOUT CANCELLED NODE_FAIL BOOT_FAIL OUT_OF_MEMORY DEADLINE REVOKED "
+    "PREEMPTED LAUNCH_FAILED RECONFIG_FAIL"
+)
+_SLURM = {
+    word: state
+    for state, words in (
+        (JobState.QUEUED, _QUEUED),
+        (JobState.ACTIVE, _ACTIVE),
+        (JobState.ENDED, _ENDED),
+    )
+    for word in words.split()
+}
+
+LEFT_THE_QUEUE = "left the queue"
+"""Reason of an UNKNOWN job that is surely not alive: how it ended, nobody said."""
+NO_ACCOUNTING = "no accounting"
+"""Reason of a MISSING job at a site that keeps no accounts."""
+
+
+@dataclass(frozen=True)
+class JobInfo:
+    """What the scheduler says of one job id."""
+
+    job_id: str
+    state: JobState
+    word: str
+    """The scheduler's own word."""
+    reason: str = ""
+
+    @property
+    def is_living(self) -> bool:
+        """Whether the job is queued or running."""
+        return self.state in (JobState.QUEUED, JobState.ACTIVE)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the scheduler is sure that nobody works on it any more."""
+        return self.state in (JobState.ENDED, JobState.MISSING)

@@ -1,0 +1,369 @@
+"""What is handed to sbatch for some tasks of a stage, and the one function that hands it over.
+
+A submission is written to ``submission.json`` of its attempt first, so that whoever goes on with
+these tasks later, in a job or on a login node, asks for the same again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import shlex
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from jobs import rundir, runtime
+from jobs.rundir import RunDir
+from jobs.slurm.client import Client
+from jobs.slurm.environment import job_environment, only_environment, without_code
+
+MANY_TIMEOUTS = 1000
+"""submitit's own count of time-outs plays no part here."""
+SILENT = ("timed out", "Unable to contact", "Connection refused")
+"""What sbatch says when the controller does not answer, which does not mean that it refused."""
+ANSWERS = "when `squeue` works on this machine"
+
+
+class SubmitError(runtime.TaskError):
+    """Slurm refused a job, or did not answer; nothing of the submission is left in the queue,
+    unless ``message`` says so.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint, runtime.FAILED)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Some tasks of a stage, and how their jobs are asked for."""
+
+    stage: str
+    indices: tuple[int, ...]
+    attempt: int
+    """The first number that a start of these tasks may take."""
+    python: str
+    """Interpreter of the batch step."""
+    environment: tuple[str, ...]
+    """Names of variables that the jobs inherit beside the usual ones."""
+    parameters: dict[str, Any]
+    """submitit's, as far as they are the same for every submission of the stage."""
+    lead_seconds: int
+    """How long before the time limit Slurm asks the job to save and leave."""
+    longest_array: int
+    """Elements of an array that the site takes at most."""
+    janitor: dict[str, Any] | None
+    """submitit's parameters for the job that looks after these; None for no such job."""
+    exclude: tuple[str, ...] = ()
+    """Nodes that must not be used; Slurm refuses a name it does not know."""
+    delay_seconds: int = 0
+    """From now to the earliest start."""
+    after: tuple[str, ...] = field(default=())
+    """Jobs that must have ended well before; of whole arrays their one id."""
+
+
+def path_of(run: RunDir, stage: str, attempt: int) -> Path:
+    """Where a submission is kept."""
+    return run.attempt(stage, attempt) / "submission.json"
+
+
+def write(run: RunDir, submission: Submission) -> None:
+    """Keep a submission, before anything is handed over."""
+    value = json.loads(json.dumps(dataclasses.asdict(submission)))
+    rundir.write_json(path_of(run, submission.stage, submission.attempt), value)
+
+
+def read(run: RunDir, stage: str, attempt: int) -> Submission:
+    """The submission of an attempt.
+
+    Raises:
+        SubmitError: none is kept, or not one that this program reads.
+    """
+    path = path_of(run, stage, attempt)
+    try:
+        value = rundir.read_json(path)
+        value.pop("format")
+        for name in ("indices", "environment", "exclude", "after"):
+            value[name] = tuple(value[name])
+        return Submission(**value)
+    except (OSError, rundir.FormatError, KeyError, TypeError) as error:
+        raise SubmitError(
+            f"{path} does not say how {stage} was submitted ({type(error).__name__})",
+            f"`meditron resume {run.name}` submits it from the run's own record",
+        ) from error
+
+
+# ---- what sbatch is given
+
+
+def job_name(run: RunDir, stage: str) -> str:
+    """What squeue calls a stage's jobs."""
+    return f"{run.name}.{stage}"
+
+
+def job_comment(run: RunDir, attempt: int) -> str:
+    """By which a job is known whose id was lost."""
+    return f"run={run.name},attempt={attempt}"
+
+
+def python_command(python: str) -> str:
+    """How the batch step starts Python: ``exec``, so that signals reach it and not the shell."""
+    return "exec " + shlex.quote(python)
+
+
+def settings(run: RunDir, submission: Submission) -> dict[str, Any]:
+    """submitit's parameters for a submission; values that are empty are left out.
+
+    ``--signal`` in its ``B:`` form reaches the batch step, where the supervisor is.
+    """
+    named = {
+        "dependency": f"afterok:{':'.join(submission.after)}" if submission.after else "",
+        "exclude": ",".join(submission.exclude),
+    }
+    more = {"begin": f"now+{submission.delay_seconds}"} if submission.delay_seconds else {}
+    given = dict(submission.parameters)
+    return {
+        **given,
+        **marks(run, job_name(run, submission.stage), submission.attempt),
+        **{key: value for key, value in named.items() if value},
+        "additional_parameters": {
+            "chdir": str(run.code),
+            "requeue": True,
+            "signal": f"B:USR2@{submission.lead_seconds}",
+            **given.get("additional_parameters", {}),
+            **more,
+        },
+    }
+
+
+def janitor_settings(run: RunDir, submission: Submission, job_ids: Sequence[str]) -> dict[str, Any]:
+    """submitit's parameters for the job that waits for the end of these, however they end."""
+    given = dict(submission.janitor or {})
+    arrays = dict.fromkeys(name.split("_")[0] for name in job_ids)
+    return {
+        **given,
+        **marks(run, janitor_name(run, submission.stage), submission.attempt),
+        "dependency": f"afterany:{':'.join(arrays)}",
+        "additional_parameters": {
+            "chdir": str(run.code),
+            "requeue": True,
+            **given.get("additional_parameters", {}),
+        },
+    }
+
+
+def marks(run: RunDir, name: str, attempt: int) -> dict[str, Any]:
+    """By what every job of ours is known, and what is the same for all of them."""
+    return {
+        "job_name": name,
+        "comment": job_comment(run, attempt),
+        "wckey": "",
+        "stderr_to_stdout": True,
+        "use_srun": False,
+    }
+
+
+def janitor_name(run: RunDir, stage: str) -> str:
+    """What squeue calls a stage's janitor."""
+    return f"{job_name(run, stage)}.janitor"
+
+
+def janitor_folder(run: RunDir, submission: Submission) -> Path:
+    """Where its script, pickle and log lie."""
+    return run.attempt(submission.stage, submission.attempt) / "janitor"
+
+
+def whole_arrays(job_ids: Sequence[str], lengths: Mapping[str, int]) -> list[str]:
+    """The same jobs, with the id of the array for the ids of its elements where all are there.
+
+    A dependency on thousands of elements is a burden for Slurm.
+    """
+    counts = Counter(name.split("_")[0] for name in job_ids)
+    whole = {array for array, length in lengths.items() if counts[array] == length}
+    return list(
+        dict.fromkeys(a if (a := name.split("_")[0]) in whole else name for name in job_ids)
+    )
+
+
+def chunks(submission: Submission) -> list[Submission]:
+    """The same tasks in arrays that the site takes."""
+    length, indices = submission.longest_array, submission.indices
+    return [
+        replace(submission, indices=indices[start : start + length])
+        for start in range(0, len(indices), length)
+    ]
+
+
+def script(run: RunDir, submission: Submission) -> str:
+    """The text that submitit writes for a submission of one array, without building an executor,
+    which needs srun.
+    """
+    folder = run.attempt(submission.stage, submission.attempt)
+    count = len(submission.indices)
+    return _script(submission.python, folder, settings(run, submission), count)
+
+
+def janitor_script(run: RunDir, submission: Submission, job_ids: Sequence[str]) -> str:
+    """The same for its janitor."""
+    folder = janitor_folder(run, submission)
+    return _script(submission.python, folder, janitor_settings(run, submission, job_ids), 1)
+
+
+def _script(python: str, folder: Path, parameters: Mapping[str, Any], count: int) -> str:
+    """submitit's private script builder is used here and nowhere else; a test holds it equal to
+    what a real submission writes.
+    """
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    command = f"{python_command(python)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    text: str = _make_sbatch_string(
+        command=command, folder=folder, map_count=count if count > 1 else None, **parameters
+    )
+    return text
+
+
+# ---- handing over
+
+
+def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:
+    """Hand a submission over, as arrays no longer than the site takes; answers an id a task, in
+    the order of its tasks. All of it stands, or nothing.
+
+    Raises:
+        SubmitError: refused, or no answer.
+    """
+    from jobs import entry
+
+    require_commands(client)
+    submitted: list[str] = []
+    try:
+        write(run, submission)
+        for part in chunks(submission):
+            words = [
+                (str(run.root), part.stage, str(index), str(part.attempt)) for index in part.indices
+            ]
+            folder = run.attempt(part.stage, part.attempt)
+            call = Call(folder, settings(run, part), entry.run_task, words)
+            submitted += hand_over(call, run, submission, client)
+    except BaseException as error:
+        take_back(run, submission, client, submitted, error)
+        raise
+    return submitted
+
+
+def submit_janitor(
+    run: RunDir, submission: Submission, job_ids: Sequence[str], client: Client
+) -> list[str]:
+    """Queue the small job that looks after these once they are over, where the site wants one.
+
+    Raises:
+        SubmitError: refused, or no answer.
+    """
+    if submission.janitor is None:
+        return []
+    from jobs import janitor
+
+    words = [(str(run.root), submission.stage, str(submission.attempt))]
+    parameters = janitor_settings(run, submission, job_ids)
+    call = Call(janitor_folder(run, submission), parameters, janitor.run_janitor, words)
+    return hand_over(call, run, submission, client)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of sbatch."""
+
+    folder: Path
+    parameters: dict[str, Any]
+    function: Callable[..., None]
+    words: Sequence[tuple[str, ...]]
+    """Arguments of the function, of each element."""
+
+
+def hand_over(call: Call, run: RunDir, submission: Submission, client: Client) -> list[str]:
+    """Have submitit call sbatch, in the environment that the job is to inherit.
+
+    Raises:
+        SubmitError: in Slurm's own words.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    inherited = job_environment(submission.environment, client.environ)
+    # submitit prints what sbatch said; it is part of our sentence.
+    with only_environment(without_code(inherited, run.code)), redirect_stderr(io.StringIO()):
+        try:
+            executor = submitit.SlurmExecutor(
+                call.folder,
+                max_num_timeout=MANY_TIMEOUTS,
+                python=python_command(submission.python),
+            )
+            executor.update_parameters(**call.parameters)
+            jobs = executor.map_array(call.function, *zip(*call.words, strict=True))
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise refusal(submission.stage, str(error)) from error
+    return [str(job.job_id) for job in jobs]
+
+
+def require_commands(client: Client) -> None:
+    """Refuse on a machine without Slurm's commands; submitit looks for srun, and calls sbatch.
+
+    Raises:
+        SubmitError: naming the one that is missing.
+    """
+    for name in ("sbatch", "srun"):
+        if not client.has(name):
+            raise SubmitError(
+                f"{name} is not on PATH, so this machine cannot submit to Slurm",
+                "log in to the cluster, or use `--cluster local`",
+            )
+
+
+def take_back(
+    run: RunDir,
+    submission: Submission,
+    client: Client,
+    submitted: Sequence[str],
+    error: BaseException,
+) -> None:
+    """Cancel what a failed submission has left in the queue.
+
+    An sbatch that got no answer in time may have submitted its job all the same (verified).
+
+    Raises:
+        SubmitError: Slurm does not answer; it says what may still be there.
+    """
+    name = job_name(run, submission.stage)
+    lost = client.find(name, job_comment(run, submission.attempt), run.code)
+    if lost is None or not client.cancel([*submitted, *lost]):
+        reason = error.message if isinstance(error, SubmitError) else type(error).__name__
+        raise SubmitError(
+            f"{reason}; jobs named {name} may be queued all the same",
+            f"when Slurm answers: `scancel --name={name}`, submit again",
+        ) from error
+
+
+def refusal(stage: str, text: str) -> SubmitError:
+    """The error for what sbatch said."""
+    reason = sbatch_reason(text)
+    if any(word in reason for word in SILENT):
+        return SubmitError(
+            f"Slurm did not answer sbatch for {stage}: {reason}", f"submit again {ANSWERS}"
+        )
+    return SubmitError(
+        f"sbatch refused {stage}: {reason}",
+        f"`meditron submit {stage} --dry-run` shows the script",
+    )
+
+
+def sbatch_reason(text: str) -> str:
+    """What sbatch said, in one line: all its errors, since a site's own come before Slurm's."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line.split("error:", 1)[1].strip() for line in lines if "error:" in line]
+    said = [line.removeprefix("Batch job submission failed: ") for line in errors or lines[-1:]]
+    plain = [line for line in dict.fromkeys(said) if line != "Unspecified error"]
+    return "; ".join(plain or said) or "it gave no reason"

@@ -1,0 +1,167 @@
+"""A fresh job that goes on with tasks whose job is over, or is about to be.
+
+The supervisor, the janitor, the login node's ``watch`` and a person may all want to go on with the
+same task. Whoever holds the run's lock reads the events again, and acts only if nobody else has.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jobs import attempt, history, rundir
+from jobs.rundir import RunDir
+from jobs.slurm import ledger, submission
+from jobs.slurm.client import Client
+from jobs.slurm.submission import Submission, SubmitError
+
+LOCK_SECONDS = 60.0
+"""For another submission of the run to be made."""
+LOCK_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Which tasks are to go on, how, and who wants it."""
+
+    stage: str
+    indices: tuple[int, ...]
+    replaces: tuple[str, ...]
+    """The jobs whose work goes on: those that the tasks were last given to."""
+    by: str
+    """``supervisor``, ``janitor`` or ``watch``."""
+    exclude: tuple[str, ...] = ()
+    delay: float = 0.0
+    """Seconds from now to the earliest start."""
+    lead_seconds: int | None = None
+    """Signal lead of the new job; None keeps that of the old one."""
+
+
+def succeed(  # noqa: PLR0913 - one keyword a field of the wish
+    run: RunDir,
+    stage: str,
+    indices: int | Sequence[int],
+    *,
+    replaces: Sequence[str],
+    by: str,
+    exclude: Sequence[str] = (),
+    delay: float = 0.0,
+    lead_seconds: int | None = None,
+    client: Client | None = None,
+) -> list[str]:
+    """Submit fresh jobs that go on with tasks, and have everything that waits for the old jobs
+    wait for the new ones; answers their ids.
+
+    Nothing happens, and there are no ids, when somebody else goes on with the tasks already or a
+    person has asked for their end; ``held_back`` says which.
+
+    Raises:
+        SubmitError: Slurm refused, or does not answer; nothing half-done is left.
+        OSError: the run directory cannot be written.
+    """
+    tasks = (indices,) if isinstance(indices, int) else tuple(indices)
+    wish = Wish(stage, tasks, tuple(replaces), by, tuple(exclude), delay, lead_seconds)
+    client = client or Client(os.environ)
+    with waiting_lock(run):
+        ledger.settle(run, client)
+        why = held_back(run, wish.stage, wish.indices, wish.replaces)
+        if why:
+            print(why, file=sys.stderr, flush=True)
+            return []
+        return go_on(run, wish, client)
+
+
+@contextmanager
+def waiting_lock(run: RunDir, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the run's lock, once whoever submits at this moment has done so.
+
+    Raises:
+        SubmitError: somebody holds it longer than that.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            lock = rundir.locked(run.lock)
+            lock.__enter__()
+        except rundir.Locked as error:
+            if time.monotonic() > deadline:
+                raise SubmitError(
+                    f"another submission of run {run.name} has been at work for {seconds:.0f} s",
+                    f"`meditron resume {run.name}` when it is over",
+                ) from error
+            time.sleep(LOCK_POLL_SECONDS)
+        else:
+            break
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def held_back(run: RunDir, stage: str, indices: Sequence[int], replaces: Sequence[str]) -> str:
+    """Why nobody must submit these tasks again now, in one sentence; empty when somebody may."""
+    events = rundir.read_events(run)
+    past = [history.fold(events, stage, index) for index in indices]
+    latest = [item.submissions[-1].job_id for item in past if item.submissions]
+    later = [job for job in latest if job not in replaces]
+    if later:
+        return f"{stage}: job {later[0]} goes on with it already"
+    if any(item.is_cancelled or item.is_stopped for item in past):
+        return f"{stage}: a person has asked for the end of the run, so no job goes on with it"
+    if run.stop_file.exists():
+        return f"{stage}: the file STOP asks for its end, so no job goes on with it"
+    return ""
+
+
+def go_on(run: RunDir, wish: Wish, client: Client) -> list[str]:
+    """Write what is intended, submit it, have dependents wait for it, write what was done."""
+    events = rundir.read_events(run)
+    known = [
+        item
+        for index in wish.indices
+        for item in history.fold(events, wish.stage, index).submissions
+    ]
+    newest = max((item.attempt for item in known), default=0)
+    asked = following(run, submission.read(run, wish.stage, newest), wish)
+    fields = intent_fields(asked, wish)
+    rundir.append_event(run, "intent", **fields)
+    try:
+        ids = submission.submit(run, asked, client)
+    except SubmitError:
+        rundir.append_event(run, "withdraw", stage=asked.stage, attempt=asked.attempt)
+        raise
+    ledger.complete(run, asked, fields, ids, client)
+    return ids
+
+
+def following(run: RunDir, earlier: Submission, wish: Wish) -> Submission:
+    """What goes on with some tasks of an earlier submission: the same again as a new attempt,
+    which waits for no other stage.
+    """
+    return replace(
+        earlier,
+        indices=wish.indices,
+        attempt=attempt.new_folder(run, wish.stage),
+        after=(),
+        exclude=wish.exclude,
+        delay_seconds=round(wish.delay),
+        lead_seconds=wish.lead_seconds or earlier.lead_seconds,
+    )
+
+
+def intent_fields(asked: Submission, wish: Wish) -> dict[str, Any]:
+    """What the events say of a submission that goes on with another."""
+    return {
+        "stage": asked.stage,
+        "attempt": asked.attempt,
+        "indices": list(asked.indices),
+        "scheduler": "slurm",
+        "by": wish.by,
+        "replaces": list(wish.replaces),
+        "exclude": list(asked.exclude),
+    }

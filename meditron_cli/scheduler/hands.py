@@ -1,0 +1,134 @@
+"""What a drill does to its own running job, with the rights of the job's owner."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+from jobs import fault
+from jobs.rundir import RunDir
+from jobs.slurm.client import Client
+from jobs.slurm.environment import command_environment
+from meditron_cli.errors import SchedulerError
+
+STRIKE_SECONDS = 60.0
+"""For a small step on every node of a job to start and end; as long as a pre-flight may take."""
+MINUTES_LEFT = 1
+"""Of the lowered time limit, beyond the minute that has begun: time enough to save a tiny model."""
+
+
+class Hands(Protocol):
+    """Ways to hit a job."""
+
+    def preempt(self, job_id: str) -> None:
+        """Have the scheduler end the job and start it again later."""
+        ...
+
+    def limit(self, job_id: str) -> None:
+        """Let the job come to its time limit soon."""
+        ...
+
+    def strike(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
+        """``kill`` or ``freeze`` a rank of training; answers its node, or nothing if it was not
+        found.
+        """
+        ...
+
+
+class SlurmHands:
+    """A job of Slurm."""
+
+    def __init__(self, python: str, environ: Mapping[str, str] = os.environ) -> None:
+        self._python = python
+        self._environ = environ
+        self._client = Client(environ)
+
+    def preempt(self, job_id: str) -> None:
+        """Queue the job again, which its owner may (verified).
+
+        Raises:
+            SchedulerError: Slurm refuses it.
+        """
+        if not self._client.requeue(job_id):
+            raise SchedulerError(
+                f"Slurm does not queue job {job_id} again",
+                hint="a site without requeue cannot be drilled for it: leave preempt out of "
+                "--faults",
+            )
+
+    def limit(self, job_id: str) -> None:
+        """Lower the job's time limit, which its owner may.
+
+        Raises:
+            SchedulerError: Slurm refuses it, or says nothing of the job.
+        """
+        facts = self._client.job(job_id)
+        if facts is None or facts.start_time is None:
+            raise SchedulerError(f"Slurm says nothing of job {job_id}")
+        minutes = math.ceil((time.time() - facts.start_time) / 60) + MINUTES_LEFT
+        self._call(["scontrol", "update", f"JobId={job_id}", f"TimeLimit={minutes}"], {})
+
+    def strike(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
+        """Run ``jobs.fault`` once on every node of the job, beside its ranks.
+
+        Raises:
+            SchedulerError: no step can be started there.
+        """
+        facts = self._client.job(job_id)
+        nodes = len(facts.nodes) if facts else 1
+        one_each = ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+        command = [self._python, "-m", "jobs.fault", str(run.root), word, str(rank)]
+        code = {"PYTHONPATH": str(run.code), "PYTHONSAFEPATH": "1"}
+        return self._call(["srun", f"--jobid={job_id}", *one_each, *command], code).strip()
+
+    def _call(self, command: list[str], more: Mapping[str, str]) -> str:
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+                timeout=STRIKE_SECONDS,
+                env={**command_environment(self._environ), **more},
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise SchedulerError(f"{command[0]} did not answer: {error}") from error
+        if done.returncode != 0:
+            said = done.stderr.strip().splitlines()
+            raise SchedulerError(f"{command[0]}: {said[-1] if said else 'it gave no reason'}")
+        return done.stdout
+
+
+class LocalHands:
+    """A job of this machine; it has no queue and no time limit to speak of."""
+
+    def preempt(self, job_id: str) -> None:
+        """Nothing preempts here.
+
+        Raises:
+            SchedulerError: always.
+        """
+        raise SchedulerError("this machine preempts no job")
+
+    def limit(self, job_id: str) -> None:
+        """Nothing limits jobs here.
+
+        Raises:
+            SchedulerError: always.
+        """
+        raise SchedulerError("this machine limits no job's time")
+
+    def strike(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
+        number: signal.Signals = fault.SIGNALS[word]
+        return os.uname().nodename if fault.strike(run, number, rank, os.environ) else ""
+
+
+def make_hands(kind: str, python: str, environ: Mapping[str, str]) -> Hands:
+    """The hands for a scheduler, ``slurm`` or ``local``."""
+    return SlurmHands(python, environ) if kind == "slurm" else LocalHands()
