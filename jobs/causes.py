@@ -28,9 +28,10 @@ STORAGE_FINDINGS = frozenset({"disk"})
 
 KINDS = {
     "NotANumber": Cause.NOT_A_NUMBER,
-    "CheckpointError": Cause.CHECKPOINT,
+    "CheckpointsDamaged": Cause.CHECKPOINT,
     "CheckpointingException": Cause.CHECKPOINT,
-    "DataError": Cause.DATA,
+    "StorageError": Cause.STORAGE,
+    "WriterHeld": Cause.UNKNOWN,
     "OutOfMemoryError": Cause.CUDA_OOM,
     "MemoryError": Cause.HOST_OOM,
     "AcceleratorError": Cause.CUDA_ERROR,

@@ -35,7 +35,7 @@ SPREAD = 0.1
 RESTART_SECONDS = 120.0
 """What must be left of an allocation for another start in it; a guess."""
 
-PASSING = frozenset({"foreign_process", "memory", "shm", "scratch", "storage", "gpu_memory"})
+PASSING = frozenset({"foreign_process", "memory", "shm", "scratch", "storage"})
 """Findings that may be gone tomorrow: a suspicion against the node, not a broken part."""
 
 
@@ -313,10 +313,11 @@ def final(case: Case) -> Decision | None:
 
 def lost_checkpoint(case: Case) -> Decision | None:
     """Nothing that can be loaded is left of what there was; storage that is away may come back."""
-    away = case.verdict.cause is Cause.STORAGE
-    if case.newest is None or case.evidence.step_after is not None or away:
+    if case.evidence.stage not in causes.TRAINING or case.evidence.step_after is not None:
         return None
-    if case.evidence.stage not in causes.TRAINING:
+    if case.verdict.cause is Cause.CHECKPOINT:
+        return stop(case, case.row.advice)
+    if not case.newest or case.verdict.cause is Cause.STORAGE:
         return None
     sentence = (
         f"{case.verdict.sentence}, and no checkpoint can be used although there was one of step "
@@ -485,7 +486,8 @@ def submit(case: Case, delay: float) -> Decision:
     listed = nodes.worst_first(case.ledger) if case.on_slurm else []
     exclude = tuple(dict.fromkeys((*case.blamed, *listed)))
     without = f" without {', '.join(exclude)}" if exclude else ""
-    reason = f"{case.verdict.sentence}; a new job goes on {whence(case)}{without}{when(delay)}"
+    who = "a new job" if case.on_slurm else "it"
+    reason = f"{case.verdict.sentence}; {who} goes on {whence(case)}{without}{when(delay)}"
     return Decision(Action.SUBMIT, reason, delay, exclude, code=runtime.SUCCESSOR)
 
 
