@@ -29,6 +29,7 @@ COMMANDS = {
     "cancel": "Stop every job of a run.",
     "report": "Report what a run did and found.",
     "health": "Check whether this machine is fit for work.",
+    "nodes": "Show nodes that failed; clear or report them.",
     "clusters": "List cluster profiles, or show one.",
 }
 """Name and short help of every command, in the order ``--help`` shows them."""
