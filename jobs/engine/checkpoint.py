@@ -180,14 +180,17 @@ def _reason_for_all(error: BaseException) -> str:
     """What went wrong, told to every rank where every rank has met it: torch tells only rank 0."""
     from torch.distributed.checkpoint.api import CheckpointException
 
+    from jobs.engine import shards
+
     if not isinstance(error, CheckpointException):
-        return str(error)
+        return str(shards.system_error(error))
     return devices.decide_once(lambda: _reason(error))
 
 
 def _reason(error: Any) -> str:
     """The failures themselves, out of what torch wraps around them."""
-    return "; ".join(sorted({str(cause[0]) for cause in error.failures.values()}))
+    told = {str(cause[0]).removeprefix("Worker failure: ") for cause in error.failures.values()}
+    return "; ".join(sorted(told))
 
 
 def _describe_together(path: Path) -> dict[str, Any]:

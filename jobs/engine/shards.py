@@ -100,7 +100,17 @@ def _write_buckets(
         list(pool.map(write_bucket, range(len(buckets))))
     outcomes = dict(written.get() for _ in buckets)
     failed = [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)]
-    results.put(failed[0] if failed else outcomes)
+    results.put(system_error(failed[0]) if failed else outcomes)
+
+
+def system_error(error: BaseException) -> BaseException:
+    """What the kernel said, where that is what an error came from: torch covers it with its own."""
+    beneath: BaseException | None = error
+    while beneath is not None:
+        if isinstance(beneath, OSError):
+            return beneath
+        beneath = beneath.__cause__ or beneath.__context__
+    return error
 
 
 class _NoCount:

@@ -186,6 +186,12 @@ class Run:
     def lines(self) -> list[dict[str, Any]]:
         return list(rundir.read_lines(self.files.metrics()))
 
+    def trained(self, attempt: int) -> list[int]:
+        """Steps that an attempt took, in order."""
+        return [
+            line["step"] for line in self.lines() if "loss" in line and line["attempt"] == attempt
+        ]
+
     def losses(self) -> dict[int, float]:
         """Loss of each step; of a step done twice the later one."""
         return {line["step"]: line["loss"] for line in self.lines() if "loss" in line}
@@ -198,7 +204,7 @@ class Run:
         }
 
     def checkpoints(self) -> list[str]:
-        return sorted(path.name for path in (self.root / "checkpoints").iterdir())
+        return sorted(path.name for path in (self.root / "checkpoints").glob("iter_*"))
 
     def until_step(self, step: int) -> None:
         """Wait for a step of the running attempt to be on record."""

@@ -127,7 +127,7 @@ def test_a_truncated_newest_checkpoint_is_set_aside_for_the_one_before(make_run)
 
     assert ranks.wait() == [0], ranks.words()
     assert "__0_0.distcp has 100 bytes instead of" in ranks.words()
-    assert [line["step"] for line in run.lines() if line.get("attempt") == 2] == [5, 6, 7, 8]
+    assert run.trained(2) == [5, 6, 7, 8]
     assert run.losses() == expected
     names = run.checkpoints()
     assert names[:2] == ["iter_0000000", "iter_0000004"]
@@ -135,21 +135,39 @@ def test_a_truncated_newest_checkpoint_is_set_aside_for_the_one_before(make_run)
     assert names[-1].startswith("iter_0000008.bad-")
 
 
-@pytest.mark.parametrize("file", ["__0_0.distcp", ".metadata", "common.pt"])
-def test_a_file_of_the_right_size_that_cannot_be_read_is_one_sentence(make_run, file):
-    run = make_run(train_steps=2, validation_interval=0)
+def flip_a_byte(path):
+    """Change the content of a file, and neither its size nor its time of change."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(before.st_size // 2)
+        byte = file.read(1)
+        file.seek(before.st_size // 2)
+        file.write(bytes([byte[0] ^ 0x40]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_one_flipped_byte_in_each_of_the_newest_two_is_found_and_the_one_before_is_used(
+    make_run, layout
+):
+    run = make_run(train_steps=8, save_interval=2, parallel=layout(data=2))
     run.finish()
-    damaged = run.root / "checkpoints/iter_0000002" / file
-    content = bytearray(damaged.read_bytes())
-    for place in range(0, len(content), 7):
-        content[place] ^= 0xFF
-    damaged.write_bytes(content)
+    expected = run.losses()
+    flip_a_byte(run.root / "checkpoints/iter_0000008/__1_0.distcp")
+    flip_a_byte(run.root / "checkpoints/iter_0000006/common.pt")
 
-    ranks = run.start()
+    run.finish()
 
-    assert ranks.wait() == [2], ranks.words()
-    assert "iter_0000002 cannot be loaded into this model: " in ranks.words()
-    assert "hint: if its files are damaged, move the folder away" in ranks.words()
+    words = run.started[-1].words()
+    content = "has its size, but not the content that was written"
+    assert "iter_0000008 is set aside as iter_0000008.bad-" in words
+    assert f": __1_0.distcp {content}" in words
+    assert f": common.pt {content}" in words
+    assert run.trained(2) == [5, 6, 7, 8]
+    assert run.losses() == expected
+    assert [path.name[:17] for path in (run.root / "checkpoints").glob("*.bad-*")]
+    newest, _ = checkpoints.find_latest(run.root / "checkpoints")
+    assert checkpoints.verified_at(newest) is None
+    assert checkpoints.verified_at(run.root / "checkpoints/iter_0000004") is not None
 
 
 def test_damage_to_all_checkpoints_is_refused_and_nothing_is_deleted(make_run):
@@ -181,14 +199,14 @@ def test_a_save_that_was_killed_is_set_aside_and_later_deleted(make_run):
     run = make_run(save_interval=4)
     run.finish()
     whole = run.root / "checkpoints/iter_0000008"
-    (whole / "meditron.json").unlink()
-    (whole / "metadata.json").unlink()
+    for name in ("meditron.json", "manifest.json", "metadata.json"):
+        (whole / name).unlink()
 
     run.finish()
 
     assert run.checkpoints() == ["iter_0000000", "iter_0000004", "iter_0000008"]
     assert "meditron.json is missing: it was never finished" in run.started[-1].words()
-    assert [line["step"] for line in run.lines() if line.get("attempt") == 2] == [5, 6, 7, 8]
+    assert run.trained(2) == [5, 6, 7, 8]
 
 
 def test_index_files_that_were_not_finished_are_built_again(make_run):
@@ -263,7 +281,8 @@ def test_a_full_disk_leaves_the_checkpoint_before_untouched(make_run, layout):
     assert "iter_0000050 could not be written" in ranks.words()
     assert run.checkpoints() == ["iter_0000000"]
     words = rundir.read_json(run.files.attempt("pretrain", 1) / "words-00000-00000.json")
-    assert "File too large" in words["message"]
+    assert words["kind"] == "StorageError"
+    assert "could not be written: EFBIG: File too large; checkpoints before" in words["message"]
 
 
 def test_a_loss_that_is_no_number_stops_training(make_run):
