@@ -40,11 +40,14 @@ def any_gone(record: RunRecord, infos: dict[str, JobInfo], now: float) -> bool:
 
 
 def ask(services: Services, records: Iterable[RunRecord], now: float) -> dict[str, JobInfo]:
-    """One question to each scheduler that has open jobs; silence makes them UNKNOWN."""
+    """One question to each scheduler that has open jobs, about these and their janitors; silence
+    makes them UNKNOWN.
+    """
     wanted: dict[str, set[str]] = {}
     for record in records:
-        for kind, ids in view.open_jobs(record, now).items():
-            wanted.setdefault(kind, set()).update(ids)
+        for found in (view.open_jobs(record, now), view.janitor_jobs(record, now)):
+            for kind, ids in found.items():
+                wanted.setdefault(kind, set()).update(ids)
     infos: dict[str, JobInfo] = {}
     for kind, ids in wanted.items():
         infos.update({job: JobInfo(job, JobState.UNKNOWN, "") for job in ids})

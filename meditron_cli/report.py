@@ -8,15 +8,14 @@ from typing import Any
 from jobs import rundir, steps
 from jobs.rundir import RunDir
 from meditron_cli import view
+from meditron_cli.times import Times
 from meditron_cli.view import RunRecord, RunView
 
 PLACES = ("corpus", "tokens", "checkpoints", "tensorboard", "evaluations", "stages", "code")
 
 
-def gather(run: RunDir, record: RunRecord, seen: RunView, now: float) -> dict[str, Any]:
+def gather(run: RunDir, record: RunRecord, seen: RunView, spent: Times) -> dict[str, Any]:
     """Everything ``report --json`` prints; None where the run has not come so far."""
-    spent = {name: stage_time(run, record, name) for name in record.stages}
-    queued = [item["queued_s"] for item in spent.values() if item["queued_s"] is not None]
     return {
         "run": run.name,
         "dir": str(run.root),
@@ -26,12 +25,8 @@ def gather(run: RunDir, record: RunRecord, seen: RunView, now: float) -> dict[st
         "corpus": corpus(run),
         "pretrain": pretrain(run),
         "evaluations": evaluations(run),
-        "time": {
-            "total_s": total_seconds(run, record, now),
-            "queued_s": sum(queued) if queued else None,
-            "stages": spent,
-        },
-        "goodput": goodput(run, record, now),
+        **spent.to_json(),
+        "goodput": spent.goodput,
         "errors": [
             {"stage": stage, "task": index, "message": words.get("message", "")}
             for stage, index, words in view.last_words(record)
@@ -93,78 +88,3 @@ def evaluations(run: RunDir) -> list[dict[str, Any]]:
         ({key: value for key, value in result.items() if key != "format"} for result in found),
         key=lambda result: (result["benchmark"], result["checkpoint_step"]),
     )
-
-
-def stage_time(run: RunDir, record: RunRecord, stage: str) -> dict[str, float | None]:
-    """Seconds from first start to last end of a stage, spent in it over all tasks, and queued.
-
-    Queued is the time between a submission and the first task that it started, less the time that
-    the stages before still took; over all attempts.
-    """
-    exits = exit_records(run, stage)
-    starts = [float(item["started"]) for item in exits]
-    ends = [float(item["ended"]) for item in exits]
-    return {
-        "wall_s": max(ends) - min(starts) if exits else None,
-        "busy_s": sum(end - start for start, end in zip(starts, ends, strict=True)) or None,
-        "queued_s": queued_seconds(run, record, stage, exits),
-    }
-
-
-def exit_records(run: RunDir, stage: str) -> list[dict[str, Any]]:
-    """Exit events of a stage's tasks, every attempt, oldest first."""
-    return [
-        event
-        for event in rundir.read_events(run)
-        if event["event"] == "exit" and event["stage"] == stage
-    ]
-
-
-def queued_seconds(
-    run: RunDir, record: RunRecord, stage: str, exits: Iterable[Mapping[str, Any]]
-) -> float | None:
-    """Seconds that attempts waited for a place once they could have started."""
-    ready = [
-        float(item["ended"])
-        for name in record.stages[stage].after
-        for item in exit_records(run, name)
-    ]
-    waits: list[float] = []
-    for event in view.few_events(run):
-        if event["event"] != "submit" or event["stage"] != stage:
-            continue
-        starts = [float(item["started"]) for item in exits if item["attempt"] == event["attempt"]]
-        if starts:
-            before = [time for time in ready if time <= min(starts)]
-            waits.append(max(0.0, min(starts) - max([event["time"], *before])))
-    return sum(waits) if waits else None
-
-
-def total_seconds(run: RunDir, record: RunRecord, now: float) -> float | None:
-    """Seconds from the first submission to the last end, or to now while anything is unfinished."""
-    if record.submitted is None:
-        return None
-    ends = [float(item["ended"]) for name in record.stages for item in exit_records(run, name)]
-    whole = all(len(stage.done) == stage.total for stage in record.stages.values())
-    return (max(ends) if whole and ends else now) - record.submitted
-
-
-def goodput(run: RunDir, record: RunRecord, now: float) -> float | None:
-    """Seconds in steps that count over seconds since pretraining was first submitted, queue
-    included; until its end, or until now.
-
-    None before the first step.
-    """
-    trained = steps.that_count(rundir.read_lines(run.metrics())).trained
-    submitted = [
-        event["time"]
-        for event in view.few_events(run)
-        if event["event"] == "submit" and event["stage"] == "pretrain"
-    ]
-    if not trained or not submitted:
-        return None
-    stage = record.stages["pretrain"]
-    ended = len(stage.done) == stage.total
-    end = max(line["time"] for line in trained) if ended else now
-    elapsed = end - min(submitted)
-    return min(1.0, sum(line["seconds"] for line in trained) / elapsed) if elapsed > 0 else None

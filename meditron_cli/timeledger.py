@@ -347,7 +347,7 @@ def interruptions(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Int
         work: of training; other stages have no steps.
     """
     made = [item for item in work if item.bucket in STEPS]
-    reached = {item.attempt: item.step for item in made}
+    reached = last_steps(made)
     lost = Counter(item.attempt for item in made if item.bucket == "redone")
     fresh = first_new_steps(made)
     return [
@@ -362,6 +362,11 @@ def interruptions(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Int
         for attempt in attempts
         if attempt.interrupted
     ]
+
+
+def last_steps(work: Iterable[Work]) -> dict[int, int]:
+    """The last step of each attempt that made one."""
+    return {item.attempt: item.step for item in work if item.bucket in STEPS}
 
 
 def first_new_steps(made: Iterable[Work]) -> list[tuple[int, float]]:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from jobs import rundir, specs
+from jobs.evidence import Action, Cause
 from jobs.rundir import RunDir
 from jobs.runtime import STOPPED, SUCCESSOR
 from meditron_cli import runs
@@ -34,9 +35,11 @@ NEVER = "DependencyNeverSatisfied"
 
 INTENTS = ("intent", "withdraw", "submit")
 ENDINGS = {"cancel": "cancelled", "stop": "stopped"}
-KINDS = (*INTENTS, "undo", *ENDINGS)
+KINDS = (*INTENTS, "start", "undo", *ENDINGS)
 """Events that decide who works on what."""
-_MARKS = tuple(f'"event": "{kind}"'.encode() for kind in KINDS)
+
+ALIVE = ("running", "pending", "unknown")
+"""States of what may go on by itself."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class TaskJob:
 
     job_id: str
     attempt: int
+    """The last one it started; before its first start the one it is to begin with."""
     time: float
     """When it was submitted, seconds since 1970."""
     scheduler: str
@@ -69,15 +73,26 @@ class StageRecord:
     target_step: int | None = None
     target_tokens: int | None = None
     step_tokens: int | None = None
+    nodes: int = 1
+    gpus_per_node: int = 0
+    """Of one task."""
     done: set[int] = field(default_factory=set)
     jobs: dict[int, TaskJob] = field(default_factory=dict)
-    attempts: int = 0
+    started: set[int] = field(default_factory=set)
+    """Numbers of the attempts that have begun."""
+    janitors: tuple[str, ...] = ()
+    """Jobs that wait for the end of this stage's, to continue what ended without a successor."""
     exits: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Exit records of each unfinished task's last attempt."""
     unanswered: dict[int, list[int]] = field(default_factory=dict)
     """Tasks by attempt whose submission began and left no job id: it was killed, or is at work."""
     progress: dict[str, Any] = field(default_factory=dict)
     """Of pretraining: its progress file."""
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts have begun; the first one counts from its submission on."""
+        return max(len(self.started), 1 if self.jobs else 0)
 
 
 @dataclass
@@ -109,6 +124,11 @@ class StageView:
     target_step: int | None
     tokens: int | None
     target_tokens: int | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every task is done."""
+        return self.done >= self.total
 
     @property
     def measure(self) -> tuple[int, int]:
@@ -176,6 +196,8 @@ def read(run: RunDir) -> RunRecord:
             target_step=summary.get("target_step"),
             target_tokens=summary.get("target_tokens"),
             step_tokens=summary.get("step_tokens"),
+            nodes=summary["resources"]["nodes"],
+            gpus_per_node=summary["resources"]["gpus_per_node"],
             done=done_indices(run, stage, summary["tasks"]),
         )
     read_events(run, record)
@@ -198,22 +220,24 @@ def done_indices(run: RunDir, stage: str, total: int) -> set[int]:
 
 def read_events(run: RunDir, record: RunRecord) -> None:
     """Put intents, submissions and cancellations into the record."""
-    submissions: list[dict[str, Any]] = []
-    for event in few_events(run):
+    given: list[dict[str, Any]] = []
+    for event in events_of(run, KINDS):
         kind = event["event"]
         if kind in INTENTS:
             note_intent(record, event)
-        if kind == "submit":
-            submissions.append(event)
+        if kind in ("submit", "start"):
+            given.append(event)
         elif kind == "undo":
             gone = set(event["job_ids"])
-            submissions = [item for item in submissions if not gone.issuperset(item["job_ids"])]
+            given = [item for item in given if not gone.issuperset(item.get("job_ids", ("",)))]
         elif kind in ENDINGS:
             record.ending = Ending(event["time"], ENDINGS[kind])
-    record.submitted = submissions[0]["time"] if submissions else None
-    for event in submissions:
+    times = [event["time"] for event in given if event["event"] == "submit"]
+    record.submitted = times[0] if times else None
+    for event in given:
         if event["stage"] in record.stages:
-            note_submission(record.stages[event["stage"]], event)
+            note = note_submission if event["event"] == "submit" else note_start
+            note(record.stages[event["stage"]], event)
 
 
 def note_intent(record: RunRecord, event: Mapping[str, Any]) -> None:
@@ -232,24 +256,33 @@ def note_submission(stage: StageRecord, event: Mapping[str, Any]) -> None:
     indices, ids = event["indices"], event["job_ids"]
     if len(ids) != len(indices):
         ids = ids[:1] * len(indices)
-    stage.attempts = max(stage.attempts, event["attempt"])
+    stage.janitors = tuple(event.get("janitors", ())) or stage.janitors
     for index, job_id in zip(indices, ids, strict=True):
         stage.jobs[index] = TaskJob(job_id, event["attempt"], event["time"], event["scheduler"])
 
 
-def few_events(run: RunDir) -> Iterable[dict[str, Any]]:
-    """Events of ``KINDS``, oldest first; lines of other kinds are not even parsed."""
+def note_start(stage: StageRecord, event: Mapping[str, Any]) -> None:
+    """Move a task on to the attempt that its job has begun."""
+    stage.started.add(event["attempt"])
+    job = stage.jobs.get(event["index"])
+    if job is not None:
+        stage.jobs[event["index"]] = replace(job, attempt=event["attempt"])
+
+
+def events_of(run: RunDir, kinds: Collection[str]) -> Iterable[dict[str, Any]]:
+    """Events of these kinds, oldest first; lines of other kinds are not even parsed."""
+    marks = [f'"event": "{kind}"'.encode() for kind in kinds]
     try:
         lines = run.events.read_bytes().splitlines()
     except FileNotFoundError:
         return
     for line in lines:
-        if any(mark in line for mark in _MARKS):
+        if any(mark in line for mark in marks):
             try:
                 event = json.loads(line)
             except ValueError:  # the last line, cut short by a crash
                 continue
-            if event.get("event") in KINDS:
+            if event.get("event") in kinds:
                 yield event
 
 
@@ -292,6 +325,17 @@ def open_jobs(record: RunRecord, now: float) -> dict[str, set[str]]:
     return found
 
 
+def janitor_jobs(record: RunRecord, now: float) -> dict[str, set[str]]:
+    """Janitors by scheduler that may still continue what ``open_jobs`` names."""
+    open_ids = open_jobs(record, now)
+    found: dict[str, set[str]] = {}
+    for stage in record.stages.values():
+        for kind, ids in open_ids.items():
+            if any(job.job_id in ids for job in stage.jobs.values()) and stage.janitors:
+                found.setdefault(kind, set()).update(stage.janitors)
+    return found
+
+
 def is_over(stage: StageRecord, index: int, now: float) -> bool:
     """Whether nobody will work on a task again by itself: it ended, or stopped very long ago."""
     ended = stage.exits.get(index)
@@ -320,9 +364,13 @@ def failed_long_ago(stage: StageRecord, now: float) -> bool:
 def has_ended(stage: StageRecord, index: int) -> bool:
     """Whether a task's exit record says that nobody works on it any more.
 
-    After a stop it does not: Slurm may have preempted the job and queued it again.
+    What was decided decides. A record without a decision is an older version's: after a stop Slurm
+    may have preempted the job and queued it again.
     """
-    return stage.exits.get(index, {}).get("code", SUCCESSOR) not in (SUCCESSOR, STOPPED)
+    said = stage.exits.get(index, {})
+    if "action" in said:
+        return said["action"] in (Action.STOP, Action.FINISH)
+    return said.get("code", SUCCESSOR) not in (SUCCESSOR, STOPPED)
 
 
 def fold(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> RunView:
@@ -330,7 +378,9 @@ def fold(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> RunView
 
     A job that is not in ``infos`` was not asked about; its task is judged by the record alone.
     """
-    stages = {name: fold_stage(record, stage, infos, now) for name, stage in record.stages.items()}
+    stages: dict[str, StageView] = {}
+    for name, stage in record.stages.items():
+        stages[name] = fold_stage(record, stage, infos, now, before=stages)
     state = first_of(view.state for view in stages.values()) if stages else "stopped"
     training = "pretrain" in stages and stages["pretrain"].state == "running"
     progress = record.stages["pretrain"].progress if "pretrain" in stages else {}
@@ -346,19 +396,26 @@ def fold(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> RunView
 
 
 def fold_stage(
-    record: RunRecord, stage: StageRecord, infos: Mapping[str, JobInfo], now: float
+    record: RunRecord,
+    stage: StageRecord,
+    infos: Mapping[str, JobInfo],
+    now: float,
+    before: Mapping[str, StageView],
 ) -> StageView:
-    """The state of a stage: that of its tasks, by precedence.
-
-    A job that runs while an earlier stage is unfinished only waits for it (a local one does), and
-    one that is gone then has not started its tasks.
-    """
-    before = [record.stages[name] for name in stage.after if name in record.stages]
+    """The state of a stage: that of its tasks, by precedence; ``before`` has the earlier stages."""
+    unfinished = [
+        before[name] for name in stage.after if name in before and not before[name].finished
+    ]
     states = {
         index: task_state(stage, index, record.ending, infos, now) for index in range(stage.total)
     }
-    if any(len(earlier.done) < earlier.total for earlier in before):
-        states = {index: waiting_state(states[index], stage.exits.get(index)) for index in states}
+    if unfinished:
+        continued = all(earlier.state in ALIVE for earlier in unfinished)
+        stuck = {index for index in states if continued and is_stuck(stage, index, infos)}
+        states = {
+            index: waiting_state(state, stage.exits.get(index), index in stuck)
+            for index, state in states.items()
+        }
     step, tokens = steps_and_tokens(stage)
     return StageView(
         stage=stage.stage,
@@ -373,13 +430,33 @@ def fold_stage(
     )
 
 
-def waiting_state(state: str, said: dict[str, Any] | None) -> str:
-    """The state of a task before which something is unfinished: its job waits, or has ended
-    without starting it.
+def waiting_state(state: str, said: dict[str, Any] | None, stuck: bool) -> str:
+    """The state of a task before which something is unfinished.
+
+    A job that runs only waits (a local one does), one that is gone has not started its task, and
+    one that is ``stuck`` on a job that ended will be given that one's successor to wait for.
     """
-    if state == "running":
+    if state == "running" or stuck:
         return "pending"
     return "stopped" if state == "failed" and not said else state
+
+
+def is_stuck(stage: StageRecord, index: int, infos: Mapping[str, JobInfo]) -> bool:
+    """Whether a task's job waits for something that cannot happen any more."""
+    job = stage.jobs.get(index)
+    info = infos.get(job.job_id) if job else None
+    return info is not None and info.state is JobState.QUEUED and info.reason == NEVER
+
+
+def stuck_jobs(record: RunRecord, infos: Mapping[str, JobInfo]) -> list[tuple[str, str]]:
+    """Stage and id of each job that waits for something that cannot happen any more."""
+    found = {
+        (name, job.job_id): None
+        for name, stage in record.stages.items()
+        for index, job in sorted(stage.jobs.items())
+        if index not in stage.done and is_stuck(stage, index, infos)
+    }
+    return list(found)
 
 
 def first_of(states: Iterable[str]) -> str:
@@ -397,7 +474,8 @@ def task_state(
 ) -> str:
     """The state of one task.
 
-    The marker comes first, then an exit record that is final, then a living job, then the rest.
+    The marker comes first, then an exit record that is final, then a living job, then a janitor
+    that will look after it, then the rest.
     """
     if index in stage.done:
         return "succeeded"
@@ -411,13 +489,43 @@ def task_state(
         ending = None
     asked = ending.state if ending and ending.time >= job.time else None
     if ended and has_ended(stage, index):
-        return asked or "failed"
+        return asked or final_state(ended)
+    return open_state(stage, index, asked, infos, now)
+
+
+def open_state(
+    stage: StageRecord, index: int, asked: str | None, infos: Mapping[str, JobInfo], now: float
+) -> str:
+    """The state of a task of which nobody decided that nothing goes on; ``asked`` is what it is to
+    be once its job is gone, if a person asked for that.
+    """
+    job, ended = stage.jobs[index], stage.exits.get(index)
     info = infos.get(job.job_id)
     if info is not None and info.state in (JobState.QUEUED, JobState.ACTIVE, JobState.UNKNOWN):
         return living_state(info)
-    if asked or ended:
-        return asked or "stopped"
+    if asked or has_janitor(stage, infos):
+        return asked or "pending"
+    if ended and not was_cancelled(info):
+        return "stopped"
     return vanished_state(job, info, now)
+
+
+def final_state(said: Mapping[str, Any]) -> str:
+    """The state of a task of which was decided that nothing goes on."""
+    if said.get("cause") == Cause.CANCELLED:
+        return "cancelled"
+    return "stopped" if said["code"] == STOPPED else "failed"
+
+
+def has_janitor(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
+    """Whether a job waits to continue what this stage's jobs leave unfinished."""
+    found = (infos.get(job) for job in stage.janitors)
+    return any(info and info.state in (JobState.QUEUED, JobState.ACTIVE) for info in found)
+
+
+def was_cancelled(info: JobInfo | None) -> bool:
+    """Whether the scheduler says that somebody cancelled the job."""
+    return info is not None and info.word.upper().startswith("CANCELLED")
 
 
 def living_state(info: JobInfo) -> str:
@@ -431,10 +539,11 @@ def living_state(info: JobInfo) -> str:
 
 def vanished_state(job: TaskJob, info: JobInfo | None, now: float) -> str:
     """The state of a task whose job is gone and left no exit record."""
-    if info is not None and info.word.upper().startswith("CANCELLED"):
+    if was_cancelled(info):
         return "cancelled"
-    lagging = info is not None and info.state is JobState.MISSING and job.scheduler == "slurm"
-    return "pending" if lagging and now - job.time < NEW_JOB_SECONDS else "failed"
+    # It may have been submitted since the scheduler was asked, or its accounting may lag behind.
+    unseen = info is None or (info.state is JobState.MISSING and job.scheduler == "slurm")
+    return "pending" if unseen and now - job.time < NEW_JOB_SECONDS else "failed"
 
 
 def steps_and_tokens(stage: StageRecord) -> tuple[int | None, int | None]:

@@ -25,7 +25,7 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
     and where everything lies. Without RUN it is the run that was made last. An unfinished run is
     reported as far as it is.
     """
-    from meditron_cli import observe, report, view
+    from meditron_cli import observe, report, time_text, times, view
 
     run = (
         options.find_run(services, runs_dir, name)
@@ -33,12 +33,15 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
         else runs.latest(runs.runs_root(runs_dir, services.environ, None))
     )
     record, infos, now = observe.evidence(services, [run])[0]
-    found = report.gather(run, record, view.fold(record, infos, now), now)
+    seen = view.fold(record, infos, now)
+    spent = times.measure(run, record, seen, now)
+    found = report.gather(run, record, seen, spent)
     if as_json:
         console.json_out(found)
         return
     console.data(f"run {found['run']}: {found['state']}")
-    for title, columns, rows in sections(found):
+    more = (time_text.training_table(spent), time_text.interruption_table(spent))
+    for title, columns, rows in (*sections(found), *more, *places(found)):
         if rows:
             console.data(f"\n{title}")
             console.table(columns, rows)
@@ -57,6 +60,10 @@ def sections(found: Mapping[str, Any]) -> Iterable[Section]:
         [evaluation_row(item) for item in found["evaluations"]],
     )
     yield "time", ("stage", "wall", "work", "queued"), time_rows(found)
+
+
+def places(found: Mapping[str, Any]) -> Iterable[Section]:
+    """The report's last tables: what went wrong, and where everything lies."""
     yield (
         "errors",
         ("stage", "task", "message"),
@@ -110,8 +117,10 @@ def time_rows(found: Mapping[str, Any]) -> list[tuple[object, ...]]:
     spent = found["time"]
     if spent["total_s"] is not None:
         rows.append(("in all", seconds(spent["total_s"]), None, seconds(spent["queued_s"])))
-    if found["goodput"] is not None:
-        rows.append(("goodput", f"{found['goodput']:.0%}", None, None))
+    if spent["node_hours"]:
+        rows.append(("node-hours", f"{spent['node_hours']:,.2f}", None, None))
+    if spent["gpu_hours"]:
+        rows.append(("GPU-hours", f"{spent['gpu_hours']:,.2f}", None, None))
     return rows
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +13,11 @@ from jobs.rundir import RunDir
 from meditron_cli import console, observe, runs, view
 from meditron_cli.commands import options
 from meditron_cli.services import Services
+from meditron_cli.timeledger import TRAINING
 from meditron_cli.view import RunRecord, RunView
+
+if TYPE_CHECKING:
+    from meditron_cli.times import Times
 
 WATCH_SECONDS = 30.0
 """Between two looks of ``--watch``; as often as a polite person asks a scheduler."""
@@ -92,15 +98,14 @@ def duration(seconds: float | None) -> str | None:
 
 def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     """One run in full."""
-    from meditron_cli.report import goodput
+    from meditron_cli import times
 
     record, infos, now = observe.evidence(services, [run])[0]
     seen = view.fold(record, infos, now)
-    share = goodput(run, record, now)
-    errors = [problem(*words) for words in view.last_words(record)]
+    full = Full(run, record, seen, times.measure(run, record, seen, now), now)
+    stuck = view.stuck_jobs(record, infos)
     if as_json:
-        more = {"goodput": share, "dir": str(run.root), "errors": errors, "jobs": jobs_of(record)}
-        console.json_out({"runs": [{**seen.to_json(), **more}]})
+        console.json_out({"runs": [{**to_json(full), "stuck": [list(job) for job in stuck]}]})
         return
     console.data(f"run {seen.name}: {seen.state}\nin  {run.root}")
     console.table(
@@ -110,30 +115,122 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
             for name, stage in seen.stages.items()
         ],
     )
+    say_facts(full)
+    say_tables(full)
+    say_stuck(seen, stuck)
+    say_errors(full)
+
+
+@dataclass(frozen=True)
+class Full:
+    """All that is known of a run that is looked at alone."""
+
+    run: RunDir
+    record: RunRecord
+    seen: RunView
+    times: Times
+    now: float
+
+    @property
+    def errors(self) -> list[dict[str, Any]]:
+        """The exit record of each unfinished task whose last attempt has ended."""
+        return [problem(*words) for words in view.last_words(self.record)]
+
+
+def to_json(full: Full) -> dict[str, Any]:
+    """The run as ``status RUN --json`` prints it."""
+    return {
+        **full.seen.to_json(),
+        **full.times.to_json(),
+        "goodput": full.times.goodput,
+        "dir": str(full.run.root),
+        "errors": full.errors,
+        "jobs": jobs_of(full.record),
+        "checkpoint_step": checkpoint_step(full.run, full.seen),
+    }
+
+
+def say_facts(full: Full) -> None:
+    """What is known of the whole run, a line each."""
+    from meditron_cli import time_text
+
+    step = checkpoint_step(full.run, full.seen)
     for label, value in (
-        ("loss", loss_text(seen)),
-        ("left", duration(seen.eta_s)),
-        ("goodput", None if share is None else f"{share:.0%}"),
-        ("problem", seen.problem or None),
+        ("loss", loss_text(full.seen)),
+        ("left", duration(full.seen.eta_s)),
+        ("goodput", None if full.times.goodput is None else f"{full.times.goodput:.0%}"),
+        ("used", time_text.hours_text(full.times)),
+        ("goes on from", None if step is None else f"the checkpoint of step {step}"),
+        ("problem", full.seen.problem or None),
+        ("last interruption", last_interruption(full)),
     ):
         if value is not None:
             console.data(f"{label}: {value}")
-    say_errors(seen, errors)
 
 
-def say_errors(seen: RunView, errors: list[dict[str, Any]]) -> None:
+def checkpoint_step(run: RunDir, seen: RunView) -> int | None:
+    """The step of the checkpoint that unfinished training would go on from; None where there is
+    none, or the storage does not answer.
+    """
+    from jobs import checkpoints
+
+    training = seen.stages.get(TRAINING)
+    if training is None or training.finished:
+        return None
+    try:
+        found = checkpoints.find_latest(run.path("checkpoints"))
+    except OSError:
+        return None
+    return found[1].iteration if found else None
+
+
+def last_interruption(full: Full) -> str | None:
+    """Why an unfinished stage was interrupted last, where ``errors`` does not tell it."""
+    ended = [
+        item.attempt
+        for item in full.times.interruptions
+        if not full.seen.stages[item.attempt.stage].finished
+    ]
+    if not ended:
+        return None
+    last = max(ended, key=lambda attempt: attempt.ended or 0.0)
+    if (last.stage, last.index) in {(error["stage"], error["task"]) for error in full.errors}:
+        return None
+    return f"{last.stage} attempt {last.number}: {last.sentence}"
+
+
+def say_tables(full: Full) -> None:
+    """Attempts, interruptions, and where the time went."""
+    from meditron_cli import time_text
+
+    for title, columns, rows in time_text.all_tables(full.times, full.seen, full.now):
+        if rows:
+            console.data(f"\n{title}")
+            console.table(columns, rows)
+
+
+def say_stuck(seen: RunView, stuck: Iterable[tuple[str, str]]) -> None:
+    """Jobs that wait for ever, and what helps."""
+    for stage, job_id in stuck:
+        console.data(f"{stage}: job {job_id} waits for a job that did not end well")
+        console.data(f"hint: `meditron resume {seen.name}` gives it another to wait for")
+
+
+def say_errors(full: Full) -> None:
     """The last error sentence of every task that has one, and what to do."""
-    for error in errors:
+    for error in full.errors:
         console.data(f"{error['stage']} task {error['task']}: {error['message']}")
+        if error["reason"] and error["reason"] != error["message"]:
+            console.data(error["reason"])
         if error["hint"]:
             console.data(f"hint: {error['hint']}")
-    if seen.state in ("failed", "stopped", "cancelled"):
-        console.data(f"hint: `meditron resume {seen.name}` continues where it ended")
+    if full.seen.state in ("failed", "stopped", "cancelled"):
+        console.data(f"hint: `meditron resume {full.seen.name}` continues where it ended")
 
 
 def problem(stage: str, index: int, words: dict[str, Any]) -> dict[str, Any]:
     """An exit record in the words of ``status``."""
-    keys = ("message", "hint", "class", "code", "node")
+    keys = ("message", "hint", "class", "code", "node", "cause", "action", "reason")
     return {"stage": stage, "task": index, **{key: words.get(key) for key in keys}}
 
 

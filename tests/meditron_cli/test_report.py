@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from jobs import rundir
-from meditron_cli import view
 
 from ..conftest import Bench
+from .told import Told, interrupt_once
 
 START = 1_700_000_000.0
 
@@ -70,6 +70,19 @@ def trained(meditron: Bench, finish: Callable[..., None]) -> Bench:
         result = {**RESULT, "checkpoint_step": step, "accuracy": accuracy}
         rundir.write_json(run.path(f"evaluations/quiz/{name}/results.json"), result)
     return meditron
+
+
+@pytest.fixture
+def interrupted(meditron: Bench, finish: Callable[..., None]) -> Told:
+    """A finished run that lost two steps to a preemption."""
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    told = interrupt_once(run)
+    told.exit(2, 300, "completed", "finish", code=0)
+    finish(run, "pretrain", 0)
+    return told
 
 
 def report(meditron: Bench) -> dict[str, Any]:
@@ -134,18 +147,44 @@ def test_no_run_at_all_is_said(meditron: Bench) -> None:
 
 
 def test_time_in_the_queue_leaves_out_waiting_for_earlier_stages(meditron: Bench) -> None:
-    from meditron_cli.report import stage_time
-
     meditron.submit(stage="curate")
     meditron.submit(stage="tokenize")
     run = meditron.run()
-    submitted = [event["time"] for event in meditron.events("submit")]
-    first = float(str(submitted[1])) + 100
-    for stage, started in (("curate", first - 60), ("tokenize", first + 7)):
-        rundir.append_event(
-            run, "exit", stage=stage, attempt=1, index=0, started=started, ended=started + 60
-        )
+    submitted = [float(str(event["time"])) for event in meditron.events("submit")]
+    first = Told(run, submitted[1] + 100, stage="curate", job="101_0")
+    first.start(1, -60)
+    first.exit(1, 0, "completed", "finish", code=0)
+    second = Told(run, submitted[1] + 107, stage="tokenize", job="102_0")
+    second.start(1, 0)
+    second.exit(1, 60, "completed", "finish", code=0)
 
-    spent = stage_time(run, view.read(run), "tokenize")
+    spent = report(meditron)["time"]["stages"]["tokenize"]
 
     assert spent == pytest.approx({"wall_s": 60.0, "busy_s": 60.0, "queued_s": 7.0})
+
+
+def test_the_ledger_of_time_is_in_the_report(interrupted: Told, meditron: Bench) -> None:
+    found = report(meditron)
+
+    training = found["time"]["training"]
+    assert {name: value for name, value in training.items() if value} == pytest.approx(
+        {
+            "wall_s": 300.0, "queue_s": 60.0, "startup_s": 40.0, "training_s": 120.0,
+            "redone_s": 20.0, "checkpoint_s": 5.0, "validation_s": 5.0, "stall_s": 50.0,
+            "goodput": 0.4, "goodput_without_queue": 0.5, "ettr": 120 / 280,
+        }
+    )  # fmt: skip
+    assert found["goodput"] == training["goodput"]
+    assert found["time"]["node_hours"] == pytest.approx(240 / 3600)
+    assert found["time"]["gpu_hours"] == 0.0
+    assert [item["steps_redone"] for item in found["interruptions"]] == [2]
+    assert [item["attempt"] for item in found["attempts"]] == [1, 2]
+
+
+def test_the_text_tells_where_the_time_went(interrupted: Told, meditron: Bench) -> None:
+    lines = meditron("report", meditron.run().name).stdout.splitlines()
+
+    rows = [line.split() for line in lines]
+    assert ["training", "0:02:00", "40.0%", "steps", "that", "count"] in rows
+    assert ["1", "preempted", "10", "2", "-", "0:01:30"] in rows
+    assert ["node-hours", "0.07", "-", "-"] in rows

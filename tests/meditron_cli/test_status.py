@@ -6,15 +6,20 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs import rundir
+from jobs import checkpoints, rundir
 from jobs.rundir import RunDir
+from meditron_cli import view
 from meditron_cli.scheduler.base import JobState
+from meditron_cli.timeledger import BUCKETS
 
 from ..conftest import Bench
+from .told import Told, interrupt_once
 
 
 def state_of(meditron: Bench) -> str:
@@ -243,3 +248,117 @@ def test_watching_ends_with_an_interruption(meditron: Bench) -> None:
 
     assert result.exit_code == 130
     assert result.stderr.endswith("interrupted\n")
+
+
+@pytest.fixture
+def resumed(meditron: Bench, finish: Callable[..., None]) -> Told:
+    """A run that was preempted once and trains again, 290 s after it was submitted."""
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    told = interrupt_once(run)
+    meditron.clock.time = told.zero + 290
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+    return told
+
+
+def one(meditron: Bench) -> dict[str, Any]:
+    found = json.loads(meditron("status", meditron.run().name, "--json").stdout)
+    assert found["format"] == 1
+    run: dict[str, Any] = found["runs"][0]
+    return run
+
+
+def test_json_of_one_run_has_its_attempts_and_interruptions(resumed: Told, meditron: Bench) -> None:
+    found = one(meditron)
+
+    assert (found["state"], found["stages"]["pretrain"]["attempts"]) == ("running", 2)
+    assert found["attempts"][1] == {
+        "stage": "pretrain", "task": 0, "attempt": 2, "job_id": resumed.job, "restarts": 1,
+        "nodes": ["node1", "node2"], "began": resumed.zero + 220, "ended": None, "step_from": 8,
+        "step_to": 12, "cause": "", "action": "", "reason": "", "node": "",
+    }  # fmt: skip
+    assert found["interruptions"] == [
+        {
+            "stage": "pretrain", "task": 0, "attempt": 1, "job_id": resumed.job, "node": "",
+            "cause": "preempted", "action": "requeue", "reason": "the partition was taken",
+            "ended": resumed.zero + 180, "detect_s": None, "step": 10, "steps_redone": 2,
+            "resume_s": pytest.approx(90.0),
+        }
+    ]  # fmt: skip
+
+
+def test_json_of_one_run_tells_where_its_time_went(resumed: Told, meditron: Bench) -> None:
+    spent = one(meditron)["time"]
+
+    training = spent["training"]
+    assert training["wall_s"] == pytest.approx(290.0)
+    assert sum(training[f"{name}_s"] for name in BUCKETS) == pytest.approx(290.0)
+    assert one(meditron)["goodput"] == training["goodput"] == pytest.approx(120 / 290)
+    assert spent["total_s"] > 290.0
+    assert spent["node_hours"] == pytest.approx((160 + 70) / 3600)
+
+
+def test_one_run_shows_attempts_reason_and_time(resumed: Told, meditron: Bench) -> None:
+    lines = meditron("status", meditron.run().name).stdout.splitlines()
+
+    rows = [" ".join(line.split()) for line in lines]
+    assert "goodput: 41%" in rows
+    assert "used: 0.06 node-hours" in rows
+    assert "last interruption: pretrain attempt 1: the partition was taken" in rows
+    assert any(row.endswith("0:02:40 to 10 preempted requeue") for row in rows)
+    assert any(row.endswith("0:01:10 8 to 12 running -") for row in rows)
+    assert "1 preempted 10 2 - 0:01:30" in rows
+    assert "queue 0:01:00 20.7% waiting for the scheduler" in rows
+
+
+def test_the_reason_that_nothing_goes_on_is_said_with_what_to_do(
+    resumed: Told, meditron: Bench
+) -> None:
+    resumed.exit(
+        2, 285, "not_a_number", "stop", code=1, message="the loss of step 13 is nan",
+        reason="it was no number twice from the same checkpoint", hint="lower the learning rate",
+    )  # fmt: skip
+
+    lines = meditron("status", meditron.run().name).stdout.splitlines()
+
+    assert lines[-4:] == [
+        "pretrain task 0: the loss of step 13 is nan",
+        "it was no number twice from the same checkpoint",
+        "hint: lower the learning rate",
+        f"hint: `meditron resume {meditron.run().name}` continues where it ended",
+    ]
+
+
+def test_a_job_that_waits_for_ever_is_shown_with_what_helps(resumed: Told, meditron: Bench) -> None:
+    meditron.scheduler.put_stage("evaluate", JobState.QUEUED, "PENDING", view.NEVER)
+    run = meditron.run()
+
+    lines = meditron("status", run.name).stdout.splitlines()
+
+    assert f"hint: `meditron resume {run.name}` gives it another to wait for" in lines
+    assert one(meditron)["stuck"][0][0] == "evaluate"
+
+
+def test_the_checkpoint_that_training_would_go_on_from_is_shown(
+    resumed: Told, meditron: Bench
+) -> None:
+    before = one(meditron)["checkpoint_step"]
+    write_checkpoint(meditron.run().path("checkpoints"), 8)
+
+    result = meditron("status", meditron.run().name)
+
+    assert before is None
+    assert one(meditron)["checkpoint_step"] == 8
+    assert "goes on from: the checkpoint of step 8" in result.stdout.splitlines()
+
+
+def write_checkpoint(folder: Path, step: int) -> None:
+    """A valid checkpoint without shards."""
+    path = folder / checkpoints.name(step)
+    rundir.write_json(path / checkpoints.MANIFEST, {"files": {}})
+    rundir.write_json(path / checkpoints.MEGATRON_METADATA, {})
+    digest = rundir.sha256(path / checkpoints.MANIFEST)
+    record = checkpoints.Record(step, step, {}, "fp32", "", "", 0, manifest=digest)
+    rundir.write_json(path / checkpoints.RECORD, asdict(record))

@@ -8,9 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs import rundir
+from jobs.rundir import RunDir
 from meditron_cli import view
 from meditron_cli.scheduler.base import JobInfo, JobState
 from meditron_cli.view import Ending, RunRecord, StageRecord, TaskJob
+
+from .told import Told
 
 NOW = 10_000.0
 LONG_AGO = TaskJob("7", 1, 1_000.0, "slurm")
@@ -22,8 +26,12 @@ def said(state: JobState, word: str = "", reason: str = "") -> JobInfo:
     return JobInfo("7", state, word, reason)
 
 
-def exit_record(code: int, ended: float = 5_000.0) -> dict[str, object]:
-    return {"code": code, "ended": ended, "message": "", "hint": ""}
+def exit_record(code: int, ended: float = 5_000.0, **more: object) -> dict[str, object]:
+    return {"code": code, "ended": ended, "message": "", "hint": "", **more}
+
+
+def decided(action: str, code: int = 75, cause: str = "crash") -> dict[str, object]:
+    return exit_record(code, action=action, cause=cause)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +59,21 @@ def exit_record(code: int, ended: float = 5_000.0) -> dict[str, object]:
         (LONG_AGO, None, exit_record(1), Ending(2_000.0, "cancelled"), "cancelled"),
         (LONG_AGO, None, exit_record(1), Ending(6_000.0, "cancelled"), "failed"),
         (LONG_AGO, said(JobState.ENDED), None, Ending(500.0, "cancelled"), "failed"),
+        (JUST_NOW, None, None, None, "pending"),
+        (LONG_AGO, said(JobState.ACTIVE), decided("restart"), None, "running"),
+        (LONG_AGO, said(JobState.QUEUED), decided("requeue"), None, "pending"),
+        (LONG_AGO, said(JobState.ACTIVE), decided("submit"), None, "running"),
+        (LONG_AGO, said(JobState.UNKNOWN), decided("wait", 130), None, "unknown"),
+        (LONG_AGO, said(JobState.QUEUED), decided("wait", 130), None, "pending"),
+        (LONG_AGO, said(JobState.ENDED, "PREEMPTED"), decided("wait", 130), None, "stopped"),
+        (LONG_AGO, said(JobState.ENDED, "CANCELLED"), decided("wait", 130), None, "cancelled"),
+        (LONG_AGO, said(JobState.ENDED), decided("submit"), None, "stopped"),
+        (LONG_AGO, said(JobState.ACTIVE), decided("stop", 1), None, "failed"),
+        (LONG_AGO, None, decided("stop", 2), None, "failed"),
+        (LONG_AGO, None, decided("stop", 5), None, "failed"),
+        (LONG_AGO, None, decided("stop", 130), None, "stopped"),
+        (LONG_AGO, None, decided("stop", 130, "cancelled"), None, "cancelled"),
+        (LONG_AGO, None, decided("stop", 130), Ending(2_000.0, "cancelled"), "cancelled"),
     ],
 )
 def test_the_state_of_a_task(
@@ -65,6 +88,52 @@ def test_the_state_of_a_task(
     )
 
     assert view.task_state(stage, 0, ending, {"7": info} if info else {}, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "word", "expected"),
+    [
+        (JobState.QUEUED, "PENDING", "pending"),
+        (JobState.ACTIVE, "RUNNING", "pending"),
+        (JobState.ENDED, "COMPLETED", "failed"),
+        (JobState.MISSING, "", "failed"),
+    ],
+)
+def test_a_task_whose_job_is_gone_is_pending_while_a_janitor_will_look_after_it(
+    state: JobState, word: str, expected: str
+) -> None:
+    stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, janitors=("9",))
+    infos = {"7": said(JobState.ENDED, "NODE_FAIL"), "9": JobInfo("9", state, word)}
+
+    assert view.task_state(stage, 0, None, infos, NOW) == expected
+
+
+def test_a_janitor_is_asked_about_only_while_its_stage_may_need_it() -> None:
+    stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, janitors=("9",))
+    record = RunRecord("run", Path("run"), stages={"pretrain": stage})
+    before = view.janitor_jobs(record, NOW)
+    stage.exits[0] = decided("stop", 1)
+
+    assert before == {"slurm": {"9"}}
+    assert view.janitor_jobs(record, NOW) == {}
+
+
+@pytest.mark.parametrize(
+    ("word", "training", "state"),
+    [("RUNNING", JobState.ACTIVE, "pending"), ("FAILED", JobState.ENDED, "stopped")],
+)
+def test_what_waits_for_a_job_that_ended_is_stuck_unless_a_successor_is_at_work(
+    word: str, training: JobState, state: str
+) -> None:
+    record = RunRecord("run", Path("run"))
+    record.stages["pretrain"] = StageRecord("pretrain", 1, jobs={0: LONG_AGO})
+    waiting = {0: TaskJob("8", 1, 1_000.0, "slurm")}
+    record.stages["evaluate"] = StageRecord("evaluate", 1, after=("pretrain",), jobs=waiting)
+    never = JobInfo("8", JobState.QUEUED, "PENDING", view.NEVER)
+    infos = {"7": said(training, word), "8": never}
+
+    assert view.fold(record, infos, NOW).stages["evaluate"].state == state
+    assert view.stuck_jobs(record, infos) == [("evaluate", "8")]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +192,9 @@ infos = st.builds(
     st.sampled_from(["", "COMPLETED", "CANCELLED by 0", "TIMEOUT"]),
     st.sampled_from(["", view.NEVER]),
 )
-exits = st.builds(exit_record, st.sampled_from([0, 1, 2, 5, 75, 130]), st.floats(0, NOW))
+exits = st.builds(exit_record, st.sampled_from([0, 1, 2, 5, 75, 130]), st.floats(0, NOW)) | (
+    st.builds(decided, st.sampled_from(["restart", "requeue", "submit", "wait", "stop"]))
+)
 stages = st.builds(
     StageRecord,
     stage=st.just("curate"),
@@ -176,7 +247,6 @@ def test_of_two_submissions_of_a_task_the_later_counts() -> None:
         view.note_submission(stage, event)
 
     assert [stage.jobs[index].job_id for index in (0, 1)] == ["5_0", "6"]
-    assert stage.attempts == 2
 
 
 def test_one_job_id_may_stand_for_all_tasks() -> None:
@@ -246,3 +316,64 @@ def test_a_task_that_stopped_very_long_ago_is_over(age: float, asked: dict[str, 
     stopped = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, exits={0: exit_record(130, NOW - age)})
 
     assert view.open_jobs(RunRecord("run", Path("run"), stages={"pretrain": stopped}), NOW) == asked
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Told:
+    """A run of one stage with two tasks, which was submitted as jobs 5_0 and 5_1."""
+    run = RunDir(tmp_path)
+    resources = {"nodes": 1, "gpus_per_node": 0}
+    stage = {"tasks": 2, "after": [], "resources": resources}
+    rundir.write_json(run.plan, {"cluster": "trial", "stages": {"tokenize": stage}})
+    told = Told(run, 1_000.0, stage="tokenize", job="5_1", index=1)
+    fields = {"stage": "tokenize", "attempt": 1, "indices": [0, 1], "scheduler": "slurm"}
+    told.event("submit", 0, job_ids=["5_0", "5_1"], janitors=["6"], **fields)
+    return told
+
+
+def test_a_start_moves_its_task_on_to_a_later_attempt_of_the_same_job(run: Told) -> None:
+    run.start(1, 10)
+    run.exit(1, 20, "preempted", "requeue")
+    run.start(2, 30, restarts=1)
+
+    stage = view.read(run.run).stages["tokenize"]
+
+    assert stage.jobs == {
+        0: TaskJob("5_0", 1, 1_000.0, "slurm"),
+        1: TaskJob("5_1", 2, 1_000.0, "slurm"),
+    }
+    assert (stage.attempts, stage.exits, stage.janitors) == (2, {}, ("6",))
+
+
+def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: Told) -> None:
+    run.start(1, 10)
+    run.exit(1, 20, "crash", "restart")
+    run.start(2, 30)
+    run.exit(2, 40, "crash", "stop", code=1)
+
+    seen = view.fold(view.read(run.run), {"5_0": said(JobState.ACTIVE)}, NOW)
+
+    assert view.last_words(view.read(run.run))[0][2]["attempt"] == 2
+    assert (seen.stages["tokenize"].state, seen.stages["tokenize"].attempts) == ("running", 2)
+
+
+def test_a_successor_replaces_the_job_and_brings_its_own_janitor(run: Told) -> None:
+    run.start(1, 10)
+    run.exit(1, 20, "time_limit", "submit")
+    run.submit(21, 2, "8", replaces=["5_1"], janitors=["9"])
+    infos = {"5_0": said(JobState.ACTIVE), "8": JobInfo("8", JobState.QUEUED, "PENDING")}
+
+    record = view.read(run.run)
+    stage = record.stages["tokenize"]
+
+    assert (stage.jobs[1].job_id, stage.jobs[1].attempt, stage.janitors) == ("8", 2, ("9",))
+    assert stage.exits == {}
+    assert view.task_state(stage, 1, None, infos, NOW) == "pending"
+    assert view.open_jobs(record, NOW) == {"slurm": {"5_0"}, "local": {"8"}}
+
+
+def test_a_submission_that_was_undone_leaves_the_jobs_before_it(run: Told) -> None:
+    run.submit(21, 2, "8")
+    run.event("undo", 22, job_ids=["8"], reason="no place")
+
+    assert view.read(run.run).stages["tokenize"].jobs[1].job_id == "5_1"

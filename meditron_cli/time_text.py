@@ -1,0 +1,169 @@
+"""The time of a run in words and in the rows of tables, for ``status`` and ``report``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from meditron_cli.attempts import Attempt
+from meditron_cli.timeledger import BUCKETS, TRAINING
+from meditron_cli.times import Times
+from meditron_cli.view import RunView
+
+Row = tuple[object, ...]
+Table = tuple[str, tuple[str, ...], list[Row]]
+"""Title, columns, rows."""
+
+LATEST = 20
+"""Rows of a table that grows with every attempt."""
+
+MEANINGS = {
+    "queue": "waiting for the scheduler",
+    "startup": "from a start to its first step",
+    "training": "steps that count",
+    "checkpoint": "saving",
+    "validation": "",
+    "redone": "steps lost, and done again",
+    "down": "between two starts, not queued",
+    "stall": "rest of the attempts",
+}
+
+
+def all_tables(times: Times, seen: RunView, now: float) -> Iterator[Table]:
+    """Attempts that are of interest, what interruptions cost, and where the time went."""
+    yield (
+        "attempts",
+        ("stage", "task", "attempt", "job", "nodes", "began", "lasted", "steps", "ended", "then"),
+        [attempt_row(times, attempt, now) for attempt in latest(of_interest(times, seen))],
+    )
+    yield interruption_table(times)
+    yield training_table(times)
+
+
+def training_table(times: Times) -> Table:
+    """Where the time of training went."""
+    return "time of training", ("what", "h:mm:ss", "share", ""), bucket_rows(times)
+
+
+def latest(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
+    """The last of a list that may be long."""
+    return attempts[-LATEST:]
+
+
+def of_interest(times: Times, seen: RunView) -> list[Attempt]:
+    """Attempts of unfinished or interrupted stages; of a stage of many tasks, those that were
+    interrupted.
+    """
+    interrupted = {attempt.stage for attempt in times.attempts if attempt.interrupted}
+    return [
+        attempt
+        for attempt in times.attempts
+        if attempt.interrupted
+        or (
+            seen.stages[attempt.stage].total == 1
+            and (attempt.stage in interrupted or not seen.stages[attempt.stage].finished)
+        )
+    ]
+
+
+def attempt_row(times: Times, attempt: Attempt, now: float) -> Row:
+    """One attempt."""
+    lasted = (now if attempt.ended is None else attempt.ended) - attempt.began
+    ended, _, action = attempt.outcome.partition(", ")
+    return (
+        attempt.stage,
+        attempt.index,
+        attempt.number,
+        attempt.job_id,
+        nodes_text(attempt.nodes),
+        moment(attempt.began),
+        clock(lasted),
+        steps_text(*times.steps_of(attempt)),
+        ended,
+        action or None,
+    )
+
+
+def interruption_table(times: Times) -> Table:
+    """What each interruption of training cost."""
+    rows: list[Row] = [
+        (
+            item.attempt.number,
+            item.attempt.cause.replace("_", " "),
+            item.step,
+            item.steps_redone,
+            clock(item.attempt.detect_s),
+            clock(item.resume_s),
+        )
+        for item in times.interruptions
+        if item.attempt.stage == TRAINING
+    ]
+    columns = ("attempt", "cause", "at step", "steps redone", "detected after", "resumed after")
+    return "interruptions of training", columns, rows[-LATEST:]
+
+
+def bucket_rows(times: Times) -> list[Row]:
+    """Seconds of training by what they were spent on, and their share of the whole."""
+    ledger = times.training
+    if ledger is None or not ledger.wall:
+        return []
+    rows: list[Row] = [
+        (name, clock(seconds), f"{seconds / ledger.wall:.1%}", MEANINGS[name])
+        for name in BUCKETS
+        if (seconds := ledger.buckets[name])
+    ]
+    ratios = (
+        ("goodput", ledger.goodput, "training, of all this time"),
+        ("without queue", ledger.goodput_without_queue, "training, of the time outside of a queue"),
+        ("ETTR", ledger.ettr, "training, of the time since the first start"),
+    )
+    return [
+        *rows,
+        ("in all", clock(ledger.wall), None, None),
+        *((name, None, f"{share:.1%}", text) for name, share, text in ratios if share is not None),
+    ]
+
+
+def hours_text(times: Times) -> str | None:
+    """``12.5 GPU-hours``; node-hours where there are no GPUs; None before the first start."""
+    if times.gpu_hours:
+        return f"{times.gpu_hours:,.2f} GPU-hours"
+    return f"{times.node_hours:,.2f} node-hours" if times.node_hours else None
+
+
+def heading(attempt: Attempt) -> str:
+    """An attempt in one line: what, where, when, how it ended."""
+    where = f" on {nodes_text(attempt.nodes)}" if attempt.nodes else ""
+    until = f" to {moment(attempt.ended)}" if attempt.ended is not None else ""
+    return (
+        f"{attempt.stage} task {attempt.index} attempt {attempt.number}: job {attempt.job_id}"
+        f"{where}, {moment(attempt.began)}{until}: {attempt.outcome}"
+    )
+
+
+def nodes_text(nodes: Sequence[str]) -> str | None:
+    """The first two nodes, and how many there are."""
+    if not nodes:
+        return None
+    return ", ".join(nodes[:2]) + (f" … {len(nodes)} in all" if len(nodes) > 2 else "")
+
+
+def steps_text(first: int | None, last: int | None) -> str | None:
+    """``100 to 120``: the step an attempt went on from, and its last one."""
+    if first is None:
+        return None if last is None else f"to {last}"
+    return f"{first}" if last is None else f"{first} to {last}"
+
+
+def moment(time: float) -> str:
+    """A time of day of this machine's zone, with its date."""
+    return datetime.fromtimestamp(time).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def clock(seconds: float | None) -> str | None:
+    """``1:05:09``: hours, minutes, seconds."""
+    if seconds is None:
+        return None
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

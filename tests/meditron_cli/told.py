@@ -1,0 +1,81 @@
+"""Events, exit records and metric lines as supervisors and ranks leave them, written by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from jobs import rundir
+from jobs.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is told of one task of a run; times are seconds after ``zero``."""
+
+    run: RunDir
+    zero: float
+    stage: str = "pretrain"
+    index: int = 0
+    job: str = "103_0"
+
+    def event(self, kind: str, time: float, **fields: Any) -> None:
+        rundir.append_event(self.run, kind, time=self.zero + time, **fields)
+
+    def submit(self, time: float, attempt: int, job: str, **more: Any) -> None:
+        fields = {"stage": self.stage, "attempt": attempt, "indices": [self.index]}
+        more = {"by": "supervisor", "replaces": [], "janitors": [], "exclude": [], **more}
+        self.event("submit", time, scheduler="local", job_ids=[job], **fields, **more)
+
+    def start(self, attempt: int, time: float, *, job: str = "", **more: Any) -> None:
+        """`restarts` and `step` are 0 and unknown unless they are given."""
+        fields = {"stage": self.stage, "index": self.index, "attempt": attempt}
+        fields.update(restarts=0, nodes=["node1", "node2"], step=None)
+        fields.update(job_id=job or self.job, began=self.zero + time)
+        self.event("start", time, **{**fields, **more})
+
+    def exit(self, attempt: int, time: float, cause: str, action: str, **more: Any) -> None:
+        """`code` is 75 unless it is given."""
+        fields: dict[str, Any] = {
+            "stage": self.stage, "index": self.index, "attempt": attempt, "job_id": self.job,
+            "code": 75, "class": "stopped", "message": f"it ended: {cause}", "hint": "",
+            "node": "", "cause": cause, "action": action, "reason": f"so it will {action}",
+            "delay": 0.0, "exclude": [], "detect_s": None, "last_step": None,
+            "step_before": None, "step_after": None, "fingerprint": "", "by": "supervisor",
+            "started": self.zero, "ended": self.zero + time, **more,
+        }  # fmt: skip
+        rundir.write_json(self.run.exit_record(self.stage, attempt, self.index), fields)
+        self.event("exit", time, **fields)
+
+    def steps(self, attempt: int, first: int, last: int, begin: float) -> None:
+        """Steps of ten seconds each."""
+        for step in range(first, last + 1):
+            time = begin + 10 * (step - first + 1)
+            more = {"loss": 3.0, "seconds": 10.0, "tokens": 100 * step, "tokens_per_s": 10.0}
+            self.line(attempt, time, step=step, **more)
+
+    def line(self, attempt: int, time: float, **fields: Any) -> None:
+        line = {"time": self.zero + time, "attempt": attempt, **fields}
+        self.run.metrics().parent.mkdir(parents=True, exist_ok=True)
+        with self.run.metrics().open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def interrupt_once(run: RunDir) -> Told:
+    """Training that was submitted, waits 20 s, makes 10 steps, is preempted after 180 s, waits 40 s
+    more and goes on from step 8 to step 12, which is done after 280 s.
+    """
+    submitted = [event for event in rundir.read_events(run) if event["event"] == "submit"]
+    (time, job) = next(
+        (event["time"], event["job_ids"][0]) for event in submitted if event["stage"] == "pretrain"
+    )
+    told = Told(run, time, job=job)
+    told.start(1, 20)
+    told.steps(1, 1, 10, begin=40)
+    told.line(1, 145, step=10, validation_loss=3.0, seconds=5.0)
+    told.line(1, 150, step=8, save=5.0, bytes=1)
+    told.exit(1, 180, "preempted", "requeue", last_step=10, reason="the partition was taken")
+    told.start(2, 220, restarts=1, step=8)
+    told.steps(2, 9, 12, begin=240)
+    return told
