@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import rundir
 
 if TYPE_CHECKING:
+    from jobs.lead import Pace
     from meditron_cli.config.load import Loaded
     from meditron_cli.config.schema import Cluster, Experiment
     from meditron_cli.plan.model import Plan
@@ -22,21 +23,29 @@ HEAVY_TOKENIZER_BYTES = 256 * 2**20
 """No tokenizer.json is larger; something else was named by mistake."""
 
 
-def plan_of(loaded: Loaded, stages: Collection[str]) -> Plan:
+def plan_of(loaded: Loaded, stages: Collection[str], pace: Pace | None = None) -> Plan:
     """The plan of some stages of what was loaded; raises like ``make_plan``."""
-    return make_plan(loaded.experiment, loaded.cluster, loaded.size, stages)
+    return make_plan(loaded.experiment, loaded.cluster, loaded.size, stages, pace)
 
 
-def make_plan(experiment: Experiment, cluster: Cluster, size: str, stages: Collection[str]) -> Plan:
-    """The plan of some stages, with this machine's tokenizer and interpreter.
+def make_plan(
+    experiment: Experiment,
+    cluster: Cluster,
+    size: str,
+    stages: Collection[str],
+    pace: Pace | None = None,
+) -> Plan:
+    """The plan of some stages, with this machine's tokenizer and interpreter, and with the pace of
+    the run that it continues.
 
     Raises:
         ConfigError: the layout does not divide or does not fit the cluster.
     """
-    from meditron_cli.plan.build import build
+    from meditron_cli.plan.build import Inputs, build
 
     digest = tokenizer_digest(experiment.tokenize.tokenizer)
-    return build(experiment, cluster, size, tuple(stages), digest, sys.executable)
+    inputs = Inputs(experiment, cluster, size, digest, sys.executable, pace)
+    return build(inputs, tuple(stages))
 
 
 def tokenizer_digest(path: Path | None) -> str:

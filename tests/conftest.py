@@ -97,6 +97,12 @@ class Bench:
         return [event for event in rundir.read_events(self.run()) if event["event"] == kind]
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what a developer's own `meditron doctor` has found out of the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "no-cache"))
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder with documents, a tokenizer, a benchmark and an experiment that names them."""

@@ -11,7 +11,7 @@ from typing import Any
 from jobs.specs import STAGES
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.config.load import load
-from meditron_cli.plan.build import build
+from meditron_cli.plan.build import Inputs, build
 from meditron_cli.plan.model import Plan
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -26,7 +26,7 @@ def plan_of(cluster: str, size: str, *overrides: str, stages: Sequence[str] = ST
 def plan_on(profile: Path, size: str, *overrides: str, stages: Sequence[str] = STAGES) -> Plan:
     """The same on the profile of any file."""
     loaded = load(str(profile), size, GOLDEN / "experiment.yaml", list(overrides))
-    return build(loaded.experiment, loaded.cluster, loaded.size, stages, "0" * 64, PYTHON)
+    return build(Inputs(loaded.experiment, loaded.cluster, loaded.size, "0" * 64, PYTHON), stages)
 
 
 def profile_of(cluster: str) -> Path:

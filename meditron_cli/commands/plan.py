@@ -38,9 +38,8 @@ def command(
     facts = None
     for item in plan.stages:
         for task in item.tasks:
-            if isinstance(task.spec, PretrainSpec):
-                node = loaded.cluster.gpu_partition.node
-                facts = summary.training(task.spec, node, item.resources)
+            if isinstance(task.spec, PretrainSpec) and plan.lead:
+                facts = summary.training(task.spec, loaded.cluster, item.resources, plan.lead)
     warnings = [*plan.warnings, *loaded.placeholders]
     if as_json:
         console.json_out({"stages": rows, "training": facts, "warnings": warnings})

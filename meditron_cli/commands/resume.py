@@ -45,9 +45,11 @@ def planned(run: RunDir) -> Plan:
     Raises:
         ConfigError: the record cannot be read, or is one that this version refuses.
     """
+    from jobs import lead
     from meditron_cli import inputs
     from meditron_cli.config.stored import restore
 
     asked = runs.last_request(run)
     experiment, cluster = restore(asked)
-    return inputs.make_plan(experiment, cluster, asked["size"], list(view.read(run).stages))
+    stages, pace = list(view.read(run).stages), lead.measured(run)
+    return inputs.make_plan(experiment, cluster, asked["size"], stages, pace)

@@ -83,15 +83,18 @@ def resolve(
     services: Services, loaded: Loaded, stage: str, runs_dir: Path | None, new: bool
 ) -> Submission:
     """Plan a submission and name its run; touches nothing."""
+    from jobs import lead
+    from jobs.rundir import RunDir
     from meditron_cli import inputs
     from meditron_cli.config.identity import run_name
 
     experiment, cluster = loaded.experiment, loaded.cluster
-    plan = inputs.plan_of(loaded, stages_of(stage, experiment))
     root = runs.runs_root(runs_dir, services.environ, cluster.runs_dir)
     identity = run_name(experiment, loaded.size, cluster.name)
     newest = runs.newest_of(root, identity)
     name = runs.next_of(root, identity) if new or newest is None else newest
+    pace = lead.measured(RunDir(root / name))
+    plan = inputs.plan_of(loaded, stages_of(stage, experiment), pace)
     return Submission(loaded, plan, root, name, exists=name == newest)
 
 

@@ -11,7 +11,15 @@ from meditron_cli.config.complaints import did_you_mean
 from meditron_cli.config.problems import Place, Problems, Source
 from meditron_cli.config.tree import Entry, MapNode, ScalarNode
 
-RANKS = {"--cluster": 0, "--size": 0, "recipe": 1, "profile": 2, "experiment": 3, "--set": 4}
+RANKS = {
+    "--cluster": 0,
+    "--size": 0,
+    "recipe": 1,
+    "facts": 1,
+    "profile": 2,
+    "experiment": 3,
+    "--set": 4,
+}
 """Layers by precedence, lowest first."""
 
 DEFAULT_CONFIG = Path("experiment.yaml")

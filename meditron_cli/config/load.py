@@ -1,8 +1,9 @@
 """Merge recipe, profile, experiment and ``--set``, and answer typed objects.
 
 Precedence, lowest first: the models' defaults, the size's recipe, the cluster's ``defaults``, the
-experiment file, ``--set`` (of which the last counts). Trees are merged, not values, so that every
-value keeps the place where it was written.
+experiment file, ``--set`` (of which the last counts). Below a profile lies what ``doctor`` found
+out about its cluster. Trees are merged, not values, so that every value keeps the place where it
+was written.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import reduce
 from pathlib import Path
 
 from jobs.specs import STAGES
-from meditron_cli.config import files, tree
+from meditron_cli.config import facts, files, tree
 from meditron_cli.config.decode import check_part, decode, placeholder_problems
 from meditron_cli.config.files import cluster_names, size_names
 from meditron_cli.config.problems import Place, Problem, Problems, Source
@@ -45,6 +46,8 @@ class Loaded:
     """Sentences with places, about the profile; ``submit`` refuses them."""
     missing: tuple[Missing, ...]
     """Inputs that this machine does not have; ``submit`` refuses those its stages need."""
+    known: facts.Known | None = None
+    """Where what ``doctor`` found out about the cluster comes from; None when it never asked."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Layers:
     config: MapNode | None
     overrides: tuple[MapNode, ...]
     config_file: Path | None
+    known: facts.Known | None = None
+    """What the profile is completed with."""
 
     def merged(self) -> tree.Node:
         """One tree of the experiment's keys."""
@@ -95,6 +100,7 @@ def load(cluster: str, size: str, config: Path | None, overrides: Sequence[str])
         placeholders=tuple(map(str, placeholder_problems(layers.profile))),
         missing=tuple(missing_inputs(experiment, merged))
         + tuple(missing_secrets(profile, layers.profile)),
+        known=layers.known,
     )
 
 
@@ -133,12 +139,15 @@ def read_layers(
         config = files.DEFAULT_CONFIG
     recipe = files.find_recipe(size, problems) if size else None
     sets = [files.read_override(word, problems) for word in overrides]
+    profile = files.read_profile(cluster, problems) if cluster else None
+    completed, known = facts.complete(profile) if profile else (None, None)
     return Layers(
         recipe=files.read_mapping(recipe, "recipe", problems) if recipe else None,
-        profile=files.read_profile(cluster, problems) if cluster else None,
+        profile=completed,
         config=files.read_mapping(config, "experiment", problems) if config else None,
         overrides=tuple(node for node in sets if node is not None),
         config_file=config,
+        known=known,
     )
 
 

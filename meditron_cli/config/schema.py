@@ -373,8 +373,9 @@ class Pretrain(Section):
     """Newest checkpoints kept, besides step 0 and the last."""
     time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 1440
     """Time limit of one job; a run may need several."""
-    signal_lead_seconds: Annotated[PositiveInt, OPERATIONAL] = 600
-    """Seconds before the time limit at which Slurm asks the job to save."""
+    signal_lead_seconds: Annotated[PositiveInt | None, OPERATIONAL] = None
+    """Seconds before the time limit at which Slurm asks the job to save; default: computed from the
+    run's own saves, before the first one estimated from the checkpoint's size."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """The schedule rises, then falls; steps are whole micro-batches; a job has time to save."""
@@ -393,7 +394,7 @@ class Pretrain(Section):
                 f"{self.global_batch_size} is not a multiple of micro_batch_size, "
                 f"{self.micro_batch_size}",
             )
-        if self.signal_lead_seconds >= self.time_minutes * 60:
+        if self.signal_lead_seconds and self.signal_lead_seconds >= self.time_minutes * 60:
             yield (
                 "time_minutes",
                 f"{self.time_minutes} minutes do not exceed signal_lead_seconds, "

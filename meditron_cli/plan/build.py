@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs import specs
+from jobs.lead import Pace
 from jobs.specs import ModelSpec, ParallelSpec
 from meditron_cli.errors import ConfigError
-from meditron_cli.plan import fit, layout
-from meditron_cli.plan.model import RUN, Plan, Resources, SiteSettings, StagePlan
+from meditron_cli.plan import fit, layout, pace
+from meditron_cli.plan.model import RUN, Lead, Plan, Resources, SiteSettings, StagePlan
 
 if TYPE_CHECKING:
     from meditron_cli.config.schema import Cluster, Experiment, Partition
@@ -38,6 +39,8 @@ class Inputs:
     """Of the tokenizer's bytes; it decides what a token file contains."""
     interpreter: str
     """Python of the submitting process, used where the profile names none."""
+    pace: Pace | None = None
+    """Measured in the run that is continued; None for a new one."""
 
     @property
     def launcher(self) -> str:
@@ -57,30 +60,23 @@ class Inputs:
         return self.cluster.environment.python or self.interpreter
 
 
-def build(
-    experiment: Experiment,
-    cluster: Cluster,
-    size: str,
-    stages: Sequence[str],
-    tokenizer_sha256: str,
-    interpreter: str,
-) -> Plan:
+def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
     """Plan the stages of an experiment on a cluster.
 
     Raises:
         ConfigError: the layout does not divide or does not fit the cluster; all reasons, one a
         line.
     """
-    inputs = Inputs(experiment, cluster, size, tokenizer_sha256, interpreter)
     found = findings(inputs, stages)
     if found.errors:
         raise ConfigError("\n".join(found.errors), hint=layout_hint(inputs, stages) or HINT)
     return Plan(
-        name=experiment.name,
-        size=size,
+        name=inputs.experiment.name,
+        size=inputs.size,
         stages=tuple(BUILDERS[stage](inputs) for stage in specs.STAGES if stage in stages),
         site=site_settings(inputs),
         warnings=found.warnings,
+        lead=training_lead(inputs) if "pretrain" in stages else None,
     )
 
 
@@ -137,7 +133,19 @@ def time_findings(inputs: Inputs, stage: str) -> fit.Findings:
 
 def signal_lead(inputs: Inputs, stage: str) -> int:
     """How long before its time limit a stage is asked to save; only training has much to save."""
-    return inputs.experiment.pretrain.signal_lead_seconds if stage == "pretrain" else SHORT_LEAD
+    return training_lead(inputs).seconds if stage == "pretrain" else SHORT_LEAD
+
+
+def training_lead(inputs: Inputs) -> Lead:
+    """How long before its time limit training is asked to save."""
+    experiment = inputs.experiment
+    model, pretrain = model_spec(experiment), experiment.pretrain
+    size = layout.checkpoint_bytes(model, pretrain.precision)
+    tokens = pretrain.global_batch_size * model.seq_length
+    ranks = parallel_spec(experiment).world_size
+    step = pace.step_seconds(model, tokens, ranks, inputs.cluster.gpu_partition.node)
+    estimated = Pace(pace.save_seconds(size), step)
+    return pace.lead_of(pretrain.signal_lead_seconds, inputs.pace, estimated, size)
 
 
 def training_findings(inputs: Inputs) -> fit.Findings:
@@ -147,7 +155,20 @@ def training_findings(inputs: Inputs) -> fit.Findings:
     errors = layout.layout_errors(model, parallel, batch.micro, batch.global_)
     found = fit.Findings(tuple(errors)) + fit.shape_findings(cluster, parallel)
     precision = experiment.pretrain.precision
-    return found + fit.memory_findings(cluster, model, parallel, batch, precision)
+    found += fit.memory_findings(cluster, model, parallel, batch, precision)
+    return found + (save_findings(inputs) if cluster.scheduler == "slurm" else fit.Findings())
+
+
+def save_findings(inputs: Inputs) -> fit.Findings:
+    """Whether what ends a job leaves time to save, and what is lost where it does not."""
+    pretrain, partition = inputs.experiment.pretrain, inputs.cluster.gpu_partition
+    lead = training_lead(inputs)
+    gpus = parallel_spec(inputs.experiment).world_size if partition.node.gpus else 0
+    return (
+        fit.given_lead_findings(lead)
+        + fit.grace_findings(partition, lead, pretrain.save_interval, gpus)
+        + fit.interval_findings(pretrain.time_minutes, lead, pretrain.save_interval)
+    )
 
 
 def batch_of(experiment: Experiment) -> layout.Batch:
@@ -446,6 +467,9 @@ def stage_plan(
             scratch_dir=str(cluster.scratch_dir or ""),
             leave_seconds=resources.signal_lead_seconds,
             supervision=specs.SupervisionSpec(**inputs.experiment.supervision.model_dump()),
+            site=specs.SiteSpec(
+                cluster.name, cluster.slurm.requeue, cluster.slurm.submit_from_jobs
+            ),
         )
         for index, spec in enumerate(task_specs)
         for command in [rank_command(inputs, spec)]

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from jobs.lead import EARLY_SECONDS
 from jobs.specs import ModelSpec, ParallelSpec
 from meditron_cli.plan import layout
+from meditron_cli.plan.model import Lead
 
 if TYPE_CHECKING:
     from meditron_cli.config.schema import Cluster, Partition
-
-SLURM_EARLY_SECONDS = 60
-"""A signal asked for with ``--signal`` may come so much too early (sbatch(1))."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +86,64 @@ def time_findings(stage: str, minutes: int, partition: Partition) -> Findings:
 
 def lead_findings(stage: str, minutes: int, lead_seconds: int) -> Findings:
     """Whether there is time to work before Slurm asks the job to save, which it may do
-    ``SLURM_EARLY_SECONDS`` too soon: none is an error, less than half of the job a warning.
+    ``EARLY_SECONDS`` too soon: none is an error, less than half of the job a warning.
     """
-    limit, lost = minutes * 60, lead_seconds + SLURM_EARLY_SECONDS
+    limit, lost = minutes * 60, lead_seconds + EARLY_SECONDS
     sentence = (
         f"{stage}.time_minutes = {minutes} leaves {max(0, limit - lost)} s to work: Slurm asks the "
-        f"job to save {lead_seconds} s before the end, and up to {SLURM_EARLY_SECONDS} s too early"
+        f"job to save {lead_seconds} s before the end, and up to {EARLY_SECONDS} s too early"
     )
     if lost >= limit:
         return refused(sentence)
     return doubted(sentence) if 2 * lost > limit else Findings()
+
+
+def given_lead_findings(lead: Lead) -> Findings:
+    """Whether a lead that the experiment gives is enough to save in: refused where saves were
+    measured, doubted where they are estimated.
+    """
+    need = lead.pace.leave_seconds
+    if lead.source != "given" or lead.seconds >= need:
+        return Findings()
+    sentence = (
+        f"pretrain.signal_lead_seconds = {lead.seconds} is shorter than a step and a save, which "
+        f"take about {need:.0f} s ({lead.pace_source}); leave it out to have it computed"
+    )
+    return refused(sentence) if lead.pace_source == "measured" else doubted(sentence)
+
+
+def grace_findings(partition: Partition, lead: Lead, save_interval: int, gpus: int) -> Findings:
+    """Whether a preempted job can save in the time it is given, and what is lost if it cannot."""
+    grace, need = partition.grace_seconds, lead.pace.leave_seconds
+    if grace is None or need <= grace:
+        return Findings()
+    lost = loss(lead.pace.step_seconds, save_interval, gpus)
+    return doubted(
+        f"partition {partition.name} gives a preempted job {grace} s, and a step and a save take "
+        f"about {need:.0f} s ({lead.pace_source}): preemption cannot save here; at most {lost} are "
+        "lost each time, fewer with a smaller pretrain.save_interval"
+    )
+
+
+def loss(step_seconds: float | None, steps: int, gpus: int) -> str:
+    """``500 steps (about 83 minutes, 178 GPU-hours)``, as far as it is known."""
+    if step_seconds is None:
+        return f"{steps} steps"
+    seconds = step_seconds * steps
+    cost = f", {seconds * gpus / 3600:,.1f} GPU-hours" if gpus else ""
+    return f"{steps} steps (about {seconds / 60:,.1f} minutes{cost})"
+
+
+def interval_findings(minutes: int, lead: Lead, save_interval: int) -> Findings:
+    """Whether a job lasts longer than the steps from one save to the next."""
+    step, work = lead.pace.step_seconds, minutes * 60 - lead.seconds
+    if step is None or step * save_interval <= work:
+        return Findings()
+    return doubted(
+        f"the {save_interval} steps of pretrain.save_interval take about "
+        f"{step * save_interval / 60:,.0f} minutes ({lead.pace_source}), and a job trains for "
+        f"{work / 60:,.0f}: one that fails loses all it did; lower it"
+    )
 
 
 def core_findings(cpus: int, partition: Partition) -> Findings:

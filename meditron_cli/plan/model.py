@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jobs.lead import Pace
 from jobs.specs import TaskSpec
 
 RUN = "{run}"
@@ -30,6 +31,21 @@ class Resources:
     account: str
     qos: str
     """Empty strings are left out of the batch script."""
+
+
+@dataclass(frozen=True)
+class Lead:
+    """How long before its time limit a training job is asked to save, and where that is known
+    from.
+    """
+
+    seconds: int
+    source: str
+    """``given`` (by the experiment), ``measured`` (in this run) or ``estimated``."""
+    pace: Pace
+    """How long saves and steps take."""
+    pace_source: str
+    """``measured`` or ``estimated``."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,8 @@ class Plan:
     site: SiteSettings
     warnings: tuple[str, ...]
     """Sentences for people: what does not fit well."""
+    lead: Lead | None = None
+    """Of training; None where the plan has none."""
 
     def stage(self, name: str) -> StagePlan:
         """The plan of one stage; KeyError when the plan has none of that name."""

@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.specs import PretrainSpec
 from meditron_cli.plan import layout
-from meditron_cli.plan.model import Plan, Resources
+from meditron_cli.plan.model import Lead, Plan, Resources
+from meditron_cli.plan.pace import MFU, step_seconds
 
 if TYPE_CHECKING:
-    from meditron_cli.config.schema import Node
-
-MFU = 0.40
-"""Guessed share of peak that training reaches, with the pipeline's bubble and all else that is no
-computing; MEDITRON-70B's published one is 0.423 (section 4.1).
-"""
+    from meditron_cli.config.schema import Cluster, Node
 
 
 def stage_rows(plan: Plan) -> list[dict[str, Any]]:
@@ -39,12 +35,16 @@ def stage_rows(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def training(spec: PretrainSpec, node: Node, resources: Resources) -> dict[str, Any]:
-    """Figures of a training run, all computed: sizes in bytes, time in seconds.
+def training(
+    spec: PretrainSpec, cluster: Cluster, resources: Resources, lead: Lead
+) -> dict[str, Any]:
+    """Figures of a training run: sizes in bytes, time in seconds; all computed, but the lead where
+    it is measured.
 
     Time is floating-point work over ``MFU`` of the profile's peak, and None where the profile
     names none.
     """
+    node = cluster.gpu_partition.node
     batch = layout.Batch(spec.micro_batch_size, spec.global_batch_size, spec.parallel.data)
     need = layout.memory(spec.model, spec.parallel, batch, spec.precision)
     tokens_per_step = spec.global_batch_size * spec.model.seq_length
@@ -72,19 +72,32 @@ def training(spec: PretrainSpec, node: Node, resources: Resources) -> dict[str, 
         "save_bytes": need.save,
         "gpu_memory_bytes": node.gpu_memory_gb * layout.GIB,
         "checkpoint_bytes": layout.checkpoint_bytes(spec.model, spec.precision),
-        **duration(spec, node, tokens, resources),
+        **duration(spec, node, resources),
+        **signal(lead, cluster),
     }
 
 
-def duration(
-    spec: PretrainSpec, node: Node, tokens: int, resources: Resources
-) -> dict[str, float | None]:
+def signal(lead: Lead, cluster: Cluster) -> dict[str, Any]:
+    """What is known of saving before a job ends; the grace time is None where it is not known."""
+    return {
+        "lead_seconds": lead.seconds,
+        "lead_source": lead.source,
+        "save_seconds": lead.pace.save_seconds,
+        "step_seconds": lead.pace.step_seconds,
+        "pace_source": lead.pace_source,
+        "grace_seconds": cluster.gpu_partition.grace_seconds,
+        "submit_from_jobs": cluster.scheduler != "slurm" or cluster.slurm.submit_from_jobs,
+    }
+
+
+def duration(spec: PretrainSpec, node: Node, resources: Resources) -> dict[str, float | None]:
     """Seconds and GPU-hours at the guessed MFU, and how many jobs of ``job_minutes`` that takes."""
     minutes = resources.time_minutes
-    peak = node.peak_bf16_tflops * 1e12 * spec.parallel.world_size
-    if not peak or not node.gpus:
+    tokens = spec.global_batch_size * spec.model.seq_length
+    step = step_seconds(spec.model, tokens, spec.parallel.world_size, node)
+    if step is None:
         return {"seconds": None, "gpu_hours": None, "jobs": None, "job_minutes": minutes}
-    seconds = tokens * layout.flops_per_token(spec.model) / (peak * MFU)
+    seconds = step * spec.train_steps
     work = minutes * 60 - resources.signal_lead_seconds
     return {
         "seconds": seconds,
@@ -124,11 +137,31 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
             f"GPU-hours at a guessed {MFU:.0%} of peak, pipeline bubble included"
         )
         if facts["jobs"] > 1:
-            lines.append(
-                f"jobs         about {facts['jobs']} jobs of {facts['job_minutes'] / 60:g} h; "
-                "`meditron resume` after each"
-            )
-    return lines
+            lines.append(jobs_line(facts))
+    return [*lines, signal_line(facts)]
+
+
+def jobs_line(facts: dict[str, Any]) -> str:
+    """How many jobs training takes, and who submits the next."""
+    after = "each submits the next"
+    if not facts["submit_from_jobs"]:
+        after = "`meditron watch` on the login node submits the next"
+    return f"jobs         about {facts['jobs']} jobs of {facts['job_minutes'] / 60:g} h; {after}"
+
+
+def signal_line(facts: dict[str, Any]) -> str:
+    """How early a job is asked to save, and why so early."""
+    why = {
+        "given": "as pretrain.signal_lead_seconds says",
+        "measured": "measured in this run",
+        "estimated": "estimated from the checkpoint's size until the run has saved",
+    }[facts["lead_source"]]
+    grace = facts["grace_seconds"]
+    return (
+        f"signal       {facts['lead_seconds']} s before the time limit a job is asked to save, "
+        f"{why}; a save takes about {facts['save_seconds']:,.1f} s, {facts['pace_source']}"
+        + ("" if grace is None else f"; a preempted job has {grace} s")
+    )
 
 
 def count(value: float) -> str:

@@ -26,6 +26,35 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/curate/attempts/1
 
+#### curate: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account='<account>'
+#SBATCH --chdir=/runs/70b-rcp/code
+#SBATCH --comment=run=70b-rcp,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<curate>'
+#SBATCH --job-name=70b-rcp.curate.janitor
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/70b-rcp/stages/curate/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition='<partition>'
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/70b-rcp/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/curate/attempts/1/janitor
+
 #### tokenize: script 1 of 1, 9 tasks ####
 #!/bin/bash
 
@@ -56,6 +85,35 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/tokenize/attempts/1
 
+#### tokenize: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account='<account>'
+#SBATCH --chdir=/runs/70b-rcp/code
+#SBATCH --comment=run=70b-rcp,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<tokenize>'
+#SBATCH --job-name=70b-rcp.tokenize.janitor
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/70b-rcp/stages/tokenize/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition='<partition>'
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/70b-rcp/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/tokenize/attempts/1/janitor
+
 #### pretrain: script 1 of 1, 1 tasks ####
 #!/bin/bash
 
@@ -74,7 +132,7 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/tokenize/
 #SBATCH --output=/runs/70b-rcp/stages/pretrain/attempts/1/%j_0_log.out
 #SBATCH --partition='<partition>'
 #SBATCH --requeue
-#SBATCH --signal=B:USR2@600
+#SBATCH --signal=B:USR2@873
 #SBATCH --time=1440
 #SBATCH --wckey=''
 
@@ -85,6 +143,35 @@ export PYTHONSAFEPATH=1
 # command
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/pretrain/attempts/1
+
+#### pretrain: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account='<account>'
+#SBATCH --chdir=/runs/70b-rcp/code
+#SBATCH --comment=run=70b-rcp,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<pretrain>'
+#SBATCH --job-name=70b-rcp.pretrain.janitor
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/70b-rcp/stages/pretrain/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition='<partition>'
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/70b-rcp/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/pretrain/attempts/1/janitor
 
 #### evaluate: script 1 of 1, 4 tasks ####
 #!/bin/bash
@@ -116,3 +203,32 @@ export PYTHONSAFEPATH=1
 # command
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/evaluate/attempts/1
+
+#### evaluate: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account='<account>'
+#SBATCH --chdir=/runs/70b-rcp/code
+#SBATCH --comment=run=70b-rcp,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<evaluate>'
+#SBATCH --job-name=70b-rcp.evaluate.janitor
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/70b-rcp/stages/evaluate/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition='<partition>'
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/70b-rcp/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/evaluate/attempts/1/janitor

@@ -33,6 +33,42 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/curate/attempts/1
 
+#### curate: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=med42-cpu
+#SBATCH --chdir=/runs/7b-site-pyxis/code
+#SBATCH --comment=run=7b-site-pyxis,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<curate>'
+#SBATCH --exclusive=user
+#SBATCH --job-name=7b-site-pyxis.curate.janitor
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/7b-site-pyxis/stages/curate/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --qos=normal
+#SBATCH --requeue
+#SBATCH --reservation=med
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+module load gcc/13.2
+module load cuda/12.8
+export NCCL_DEBUG=WARN
+export TITLE='it'"'"'s "quoted" $(date) `date` $HOME \n'
+export PYTHONPATH=/runs/7b-site-pyxis/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/curate/attempts/1/janitor
+
 #### tokenize: script 1 of 2, 101 tasks ####
 #!/bin/bash
 
@@ -107,6 +143,42 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/tokenize/attempts/1
 
+#### tokenize: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=med42-cpu
+#SBATCH --chdir=/runs/7b-site-pyxis/code
+#SBATCH --comment=run=7b-site-pyxis,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<tokenize>'
+#SBATCH --exclusive=user
+#SBATCH --job-name=7b-site-pyxis.tokenize.janitor
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/7b-site-pyxis/stages/tokenize/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --qos=normal
+#SBATCH --requeue
+#SBATCH --reservation=med
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+module load gcc/13.2
+module load cuda/12.8
+export NCCL_DEBUG=WARN
+export TITLE='it'"'"'s "quoted" $(date) `date` $HOME \n'
+export PYTHONPATH=/runs/7b-site-pyxis/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/tokenize/attempts/1/janitor
+
 #### pretrain: script 1 of 1, 1 tasks ####
 #!/bin/bash
 
@@ -143,6 +215,42 @@ export PYTHONSAFEPATH=1
 # command
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/pretrain/attempts/1
+
+#### pretrain: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=med42-cpu
+#SBATCH --chdir=/runs/7b-site-pyxis/code
+#SBATCH --comment=run=7b-site-pyxis,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<pretrain>'
+#SBATCH --exclusive=user
+#SBATCH --job-name=7b-site-pyxis.pretrain.janitor
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/7b-site-pyxis/stages/pretrain/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --qos=normal
+#SBATCH --requeue
+#SBATCH --reservation=med
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+module load gcc/13.2
+module load cuda/12.8
+export NCCL_DEBUG=WARN
+export TITLE='it'"'"'s "quoted" $(date) `date` $HOME \n'
+export PYTHONPATH=/runs/7b-site-pyxis/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/pretrain/attempts/1/janitor
 
 #### evaluate: script 1 of 1, 4 tasks ####
 #!/bin/bash
@@ -181,3 +289,39 @@ export PYTHONSAFEPATH=1
 # command
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/evaluate/attempts/1
+
+#### evaluate: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=med42-cpu
+#SBATCH --chdir=/runs/7b-site-pyxis/code
+#SBATCH --comment=run=7b-site-pyxis,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<evaluate>'
+#SBATCH --exclusive=user
+#SBATCH --job-name=7b-site-pyxis.evaluate.janitor
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/7b-site-pyxis/stages/evaluate/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --qos=normal
+#SBATCH --requeue
+#SBATCH --reservation=med
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+module load gcc/13.2
+module load cuda/12.8
+export NCCL_DEBUG=WARN
+export TITLE='it'"'"'s "quoted" $(date) `date` $HOME \n'
+export PYTHONPATH=/runs/7b-site-pyxis/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/evaluate/attempts/1/janitor

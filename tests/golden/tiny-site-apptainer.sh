@@ -24,6 +24,33 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/curate/attempts/1
 
+#### curate: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-site-apptainer/code
+#SBATCH --comment=run=tiny-site-apptainer,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<curate>'
+#SBATCH --job-name=tiny-site-apptainer.curate.janitor
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-site-apptainer/stages/curate/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition=batch
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/tiny-site-apptainer/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/curate/attempts/1/janitor
+
 #### tokenize: script 1 of 1, 9 tasks ####
 #!/bin/bash
 
@@ -52,6 +79,33 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/tokenize/attempts/1
 
+#### tokenize: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-site-apptainer/code
+#SBATCH --comment=run=tiny-site-apptainer,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<tokenize>'
+#SBATCH --job-name=tiny-site-apptainer.tokenize.janitor
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-site-apptainer/stages/tokenize/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition=batch
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/tiny-site-apptainer/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/tokenize/attempts/1/janitor
+
 #### pretrain: script 1 of 1, 1 tasks ####
 #!/bin/bash
 
@@ -68,7 +122,7 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/s
 #SBATCH --output=/runs/tiny-site-apptainer/stages/pretrain/attempts/1/%j_0_log.out
 #SBATCH --partition=batch
 #SBATCH --requeue
-#SBATCH --signal=B:USR2@120
+#SBATCH --signal=B:USR2@91
 #SBATCH --time=120
 #SBATCH --wckey=''
 
@@ -79,6 +133,33 @@ export PYTHONSAFEPATH=1
 # command
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/pretrain/attempts/1
+
+#### pretrain: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-site-apptainer/code
+#SBATCH --comment=run=tiny-site-apptainer,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<pretrain>'
+#SBATCH --job-name=tiny-site-apptainer.pretrain.janitor
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-site-apptainer/stages/pretrain/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition=batch
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/tiny-site-apptainer/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/pretrain/attempts/1/janitor
 
 #### evaluate: script 1 of 1, 4 tasks ####
 #!/bin/bash
@@ -108,3 +189,30 @@ export PYTHONSAFEPATH=1
 # command
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/evaluate/attempts/1
+
+#### evaluate: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-site-apptainer/code
+#SBATCH --comment=run=tiny-site-apptainer,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<evaluate>'
+#SBATCH --job-name=tiny-site-apptainer.evaluate.janitor
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-site-apptainer/stages/evaluate/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition=batch
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/tiny-site-apptainer/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/evaluate/attempts/1/janitor

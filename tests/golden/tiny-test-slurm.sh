@@ -27,6 +27,36 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/curate/attempts/1
 
+#### curate: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-test-slurm/code
+#SBATCH --comment=run=tiny-test-slurm,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<curate>'
+#SBATCH --job-name=tiny-test-slurm.curate.janitor
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-test-slurm/stages/curate/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export GLOO_SOCKET_IFNAME=lo
+export OMP_NUM_THREADS=1
+export PYTHONPATH=/runs/tiny-test-slurm/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/curate/attempts/1/janitor
+
 #### tokenize: script 1 of 1, 9 tasks ####
 #!/bin/bash
 
@@ -57,6 +87,36 @@ export PYTHONSAFEPATH=1
 # command
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/tokenize/attempts/1
+
+#### tokenize: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-test-slurm/code
+#SBATCH --comment=run=tiny-test-slurm,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<tokenize>'
+#SBATCH --job-name=tiny-test-slurm.tokenize.janitor
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-test-slurm/stages/tokenize/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export GLOO_SOCKET_IFNAME=lo
+export OMP_NUM_THREADS=1
+export PYTHONPATH=/runs/tiny-test-slurm/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/tokenize/attempts/1/janitor
 
 #### pretrain: script 1 of 1, 1 tasks ####
 #!/bin/bash
@@ -89,6 +149,36 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/pretrain/attempts/1
 
+#### pretrain: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-test-slurm/code
+#SBATCH --comment=run=tiny-test-slurm,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<pretrain>'
+#SBATCH --job-name=tiny-test-slurm.pretrain.janitor
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-test-slurm/stages/pretrain/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export GLOO_SOCKET_IFNAME=lo
+export OMP_NUM_THREADS=1
+export PYTHONPATH=/runs/tiny-test-slurm/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/pretrain/attempts/1/janitor
+
 #### evaluate: script 1 of 1, 4 tasks ####
 #!/bin/bash
 
@@ -119,3 +209,33 @@ export PYTHONSAFEPATH=1
 # command
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/evaluate/attempts/1
+
+#### evaluate: what looks after it once it is over ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-test-slurm/code
+#SBATCH --comment=run=tiny-test-slurm,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<evaluate>'
+#SBATCH --job-name=tiny-test-slurm.evaluate.janitor
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-test-slurm/stages/evaluate/attempts/1/janitor/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export GLOO_SOCKET_IFNAME=lo
+export OMP_NUM_THREADS=1
+export PYTHONPATH=/runs/tiny-test-slurm/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/evaluate/attempts/1/janitor

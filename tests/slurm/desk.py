@@ -66,6 +66,7 @@ class Desk:
         """Run `meditron WORDS`, and insist on its exit code unless it is None."""
         environ = {**self.slurm.env, "MEDITRON_RUNS": str(self.runs), **more}
         environ.update(PYTHONPATH=str(REPOSITORY), HOME=str(self.folder))
+        environ.update(XDG_CACHE_HOME=str(self.folder / "cache"))
         done = subprocess.run(
             [sys.executable, "-m", "meditron_cli", *words],
             cwd=self.folder,

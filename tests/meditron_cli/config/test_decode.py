@@ -147,6 +147,7 @@ def test_every_error_is_reported_at_once_in_order() -> None:
             "  warmup_steps: 100\n"
             "  time_minutes: 10\n"
             "  micro_batch_size: 4\n"
+            "  signal_lead_seconds: 600\n"
         )
     )
 

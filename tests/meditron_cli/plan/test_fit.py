@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.lead import EARLY_SECONDS, Pace
 from jobs.specs import ModelSpec, ParallelSpec
-from meditron_cli.config.schema import Cluster
+from meditron_cli.config.schema import Cluster, Partition
 from meditron_cli.plan import fit
 from meditron_cli.plan.layout import Batch
+from meditron_cli.plan.model import Lead
 
 SEVEN = ModelSpec(32, 4096, 11008, 32, 32, 2048, 32000, 32000, 1e4, 1e-5, 0.02)
 ONE = ParallelSpec(1, 1, 1, False, True, "none")
@@ -25,6 +27,13 @@ def cluster(nodes: int = 2, device: str = "cuda", **node: Any) -> Cluster:
     partition = {"name": "gpu", "nodes": nodes, "node": shape, "max_time_minutes": 60}
     values = {"name": "site", "scheduler": "slurm", "device": device, "gpu_partition": partition}
     return Cluster.model_validate(values)
+
+
+def partition(grace: int | None) -> Partition:
+    """A partition whose preempted jobs have so long, in seconds."""
+    node = {"cpus": 16, "memory_gb": 64}
+    values = {"name": "gpu", "nodes": 2, "node": node, "grace_seconds": grace}
+    return Partition.model_validate(values)
 
 
 def layout(tensor: int = 1, pipeline: int = 1, data: int = 1) -> ParallelSpec:
@@ -98,8 +107,66 @@ def test_a_signal_that_takes_more_than_half_of_the_job_is_doubted() -> None:
 def test_a_job_that_is_not_refused_has_time_to_work(minutes: int, lead: int) -> None:
     found = fit.lead_findings("pretrain", minutes, lead)
 
-    assert bool(found.errors) == (minutes * 60 - lead - fit.SLURM_EARLY_SECONDS <= 0)
+    assert bool(found.errors) == (minutes * 60 - lead - EARLY_SECONDS <= 0)
     assert not (found.errors and found.warnings)
+
+
+def lead(seconds: int, save: float, step: float | None, source: str = "measured") -> Lead:
+    """A lead that the experiment gives, beside a pace."""
+    return Lead(seconds, "given", Pace(save, step), source)
+
+
+def test_a_given_lead_shorter_than_a_save_is_refused_where_saves_were_measured() -> None:
+    sentence = (
+        "pretrain.signal_lead_seconds = 50 is shorter than a step and a save, which take about 70 "
+        "s ({}); leave it out to have it computed"
+    )
+
+    assert fit.given_lead_findings(lead(50, 40, 10)) == fit.refused(sentence.format("measured"))
+    estimated = fit.given_lead_findings(lead(50, 40, 10, "estimated"))
+    assert estimated == fit.doubted(sentence.format("estimated"))
+    assert fit.given_lead_findings(lead(70, 40, 10)) == fit.Findings()
+
+
+def test_a_computed_lead_is_never_too_short() -> None:
+    computed = dataclasses.replace(lead(91, 40, 100), source="estimated")
+
+    assert fit.given_lead_findings(computed) == fit.Findings()
+
+
+@pytest.mark.parametrize(
+    ("step", "gpus", "lost"),
+    [
+        (10.0, 16, "500 steps (about 83.3 minutes, 22.2 GPU-hours)"),
+        (10.0, 0, "500 steps (about 83.3 minutes)"),
+        (None, 16, "500 steps"),
+    ],
+)
+def test_a_grace_too_short_to_save_in_is_doubted_with_what_is_lost(
+    step: float | None, gpus: int, lost: str
+) -> None:
+    found = fit.grace_findings(partition(30), lead(600, 40, step), 500, gpus)
+
+    need = 70 if step else 60
+    assert found == fit.doubted(
+        f"partition gpu gives a preempted job 30 s, and a step and a save take about {need} s "
+        f"(measured): preemption cannot save here; at most {lost} are lost each time, fewer with a "
+        "smaller pretrain.save_interval"
+    )
+
+
+@pytest.mark.parametrize("grace", [None, 70, 600])
+def test_a_grace_that_is_not_known_or_long_enough_is_not_doubted(grace: int | None) -> None:
+    assert fit.grace_findings(partition(grace), lead(600, 40, 10), 500, 16) == fit.Findings()
+
+
+def test_a_save_interval_longer_than_a_job_is_doubted() -> None:
+    assert fit.interval_findings(60, lead(600, 40, 6), 500) == fit.Findings()
+    assert fit.interval_findings(60, lead(600, 40, None), 500) == fit.Findings()
+    assert fit.interval_findings(40, lead(600, 40, 6), 500) == fit.doubted(
+        "the 500 steps of pretrain.save_interval take about 50 minutes (measured), and a job "
+        "trains for 30: one that fails loses all it did; lower it"
+    )
 
 
 def test_memory_says_nothing_where_the_profile_says_nothing() -> None:

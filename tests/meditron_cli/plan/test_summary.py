@@ -12,13 +12,16 @@ from meditron_cli.plan.model import Plan
 from ...plans import plan_of, profile_of
 
 
-def training(cluster: str, size: str) -> dict[str, object]:
+def training(cluster: str, size: str, *overrides: str) -> dict[str, object]:
     """The figures of a plan's training."""
-    stage = plan_of(cluster, size).stage("pretrain")
+    plan = plan_of(cluster, size, *overrides)
+    stage = plan.stage("pretrain")
     spec = stage.tasks[0].spec
     assert isinstance(spec, PretrainSpec)
-    node = load_cluster(str(profile_of(cluster))).gpu_partition.node
-    return summary.training(spec, node, stage.resources)
+    assert plan.lead
+    return summary.training(
+        spec, load_cluster(str(profile_of(cluster))), stage.resources, plan.lead
+    )
 
 
 def test_a_stage_is_a_row_with_its_tasks_and_jobs() -> None:
@@ -80,7 +83,28 @@ def test_figures_become_sentences() -> None:
     )
     assert any("the GPU has 80.0 GiB" in line for line in lines)
     assert any("at a guessed 40% of peak, pipeline bubble included" in line for line in lines)
-    assert lines[-1] == "jobs         about 16 jobs of 24 h; `meditron resume` after each"
+    assert lines[-2] == "jobs         about 16 jobs of 24 h; each submits the next"
+
+
+def test_where_jobs_cannot_submit_the_login_node_does() -> None:
+    facts = {**training("rcp", "70b"), "submit_from_jobs": False}
+
+    assert "; `meditron watch` on the login node submits the next" in summary.jobs_line(facts)
+
+
+def test_the_lead_is_said_with_where_it_is_known_from() -> None:
+    estimated = summary.training_lines(training("rcp", "70b"))[-1]
+    given = {**training("rcp", "70b", "pretrain.signal_lead_seconds=900"), "grace_seconds": 120}
+
+    assert estimated == (
+        "signal       873 s before the time limit a job is asked to save, estimated from the "
+        "checkpoint's size until the run has saved; a save takes about 482.9 s, estimated"
+    )
+    assert summary.signal_line(given) == (
+        "signal       900 s before the time limit a job is asked to save, as "
+        "pretrain.signal_lead_seconds says; a save takes about 482.9 s, estimated; a preempted job "
+        "has 120 s"
+    )
 
 
 @pytest.mark.parametrize(

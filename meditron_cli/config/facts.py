@@ -1,0 +1,91 @@
+"""What ``doctor`` found out about a cluster, as the layer below its profile: it fills in what the
+profile leaves out, and every value knows the cache file it comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from meditron_cli.config import files, tree
+from meditron_cli.config.problems import Place
+from meditron_cli.config.tree import Entry, MapNode, Node, ScalarNode
+from meditron_cli.doctor import cache
+from meditron_cli.doctor.cache import Facts
+
+LAYER = "facts"
+PARTITIONS = ("gpu_partition", "cpu_partition")
+
+
+@dataclass(frozen=True)
+class Known:
+    """Which cache file stands below a profile."""
+
+    file: str
+    """As people know it."""
+    time: float | None = None
+    """When the site was asked, in seconds since 1970; None where the file is broken."""
+    warning: str = ""
+    """Why a broken one is left out."""
+
+
+def complete(profile: MapNode) -> tuple[MapNode, Known | None]:
+    """A profile with what is known of its cluster below it, and from where; a cluster that was
+    never asked, and a profile without a name, stay as they are.
+    """
+    name = scalar(profile, "name")
+    if not name:
+        return profile, None
+    path = cache.path_of(name)
+    label = files.label_of(path)
+    try:
+        facts = cache.read(path)
+    except cache.Broken as error:
+        again = f"`meditron doctor --cluster {name}` writes it anew"
+        return profile, Known(label, warning=f"left out: {error}; {again}")
+    if facts is None:
+        return profile, None
+    place = Place(files.source_of(LAYER, label, path.parent))
+    merged = tree.merge(layer(facts, profile, place), profile)
+    return (merged if isinstance(merged, MapNode) else profile), Known(label, facts.time)
+
+
+def layer(facts: Facts, profile: MapNode, place: Place) -> MapNode:
+    """The tree of what is known, for the partitions that the profile names; what is known of a
+    partition for another quality of service is left out.
+    """
+    found = {"slurm": asdict(facts.slurm)}
+    for key in PARTITIONS:
+        node = tree.find(profile, (key,))
+        if not isinstance(node, MapNode):
+            continue
+        known = facts.partitions.get(scalar(node, "name"))
+        if known and known.qos == (scalar(node, "qos") or scalar(profile, "qos")):
+            found[key] = {
+                "grace_seconds": known.grace_seconds,
+                "max_time_minutes": known.max_time_minutes or None,
+            }
+    return mapping({key: mapping_of(values, place) for key, values in found.items()}, place)
+
+
+def mapping_of(values: Mapping[str, int | bool | None], place: Place) -> MapNode:
+    """A section of the values that are known."""
+    return mapping(
+        {
+            key: ScalarNode(place, value, str(value).lower())
+            for key, value in values.items()
+            if value is not None
+        },
+        place,
+    )
+
+
+def mapping(nodes: Mapping[str, Node], place: Place) -> MapNode:
+    """Keys with their values, all written at one place."""
+    return MapNode(place, {key: Entry(place, node) for key, node in nodes.items()})
+
+
+def scalar(node: MapNode, key: str) -> str:
+    """A text of a mapping; empty where there is none."""
+    found = tree.find(node, (key,))
+    return found.value if isinstance(found, ScalarNode) and isinstance(found.value, str) else ""

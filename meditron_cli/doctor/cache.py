@@ -1,0 +1,152 @@
+"""What ``doctor`` found out about a cluster, kept for ``plan`` and ``submit``.
+
+One file a cluster, written whole: ``meditron/clusters/<cluster>.json`` in XDG_CACHE_HOME, or in
+``~/.cache``. A person may delete it at any time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobs import rundir
+
+OLD_DAYS = 30
+"""Sites change their settings a few times a year: a guess."""
+
+
+@dataclass(frozen=True)
+class PartitionFacts:
+    """What is known of a partition, for jobs of one quality of service."""
+
+    qos: str
+    """Of the profile when it was asked; empty for the site's default."""
+    grace_seconds: int | None
+    """None where it is not known, or nothing is preempted."""
+    max_time_minutes: int | None
+    """None where it is not known, or not limited."""
+
+
+@dataclass(frozen=True)
+class SlurmFacts:
+    """What is known of a site's Slurm; None where it is not."""
+
+    max_array_size: int | None = None
+    requeue: bool | None = None
+    submit_from_jobs: bool | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A probe job: where it writes, and what it reported."""
+
+    job_id: str
+    folder: str
+    submitted: float
+    """Seconds since 1970."""
+    report: dict[str, Any] | None = None
+    """None while it waits or runs."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The content of a cache file."""
+
+    cluster: str
+    time: float
+    """When the site was asked, in seconds since 1970."""
+    partitions: Mapping[str, PartitionFacts] = field(default_factory=dict)
+    slurm: SlurmFacts = SlurmFacts()
+    probe: Probe | None = None
+
+
+class Broken(Exception):
+    """A cache file that cannot be read as one; the text says which and why."""
+
+
+def path_of(cluster: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """The cache file of a cluster."""
+    home = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or Path.home()) / ".cache"
+    return Path(home) / "meditron" / "clusters" / f"{cluster}.json"
+
+
+def write(path: Path, facts: Facts) -> None:
+    """Replace a cache file."""
+    rundir.write_json(path, asdict(facts))
+
+
+def read(path: Path) -> Facts | None:
+    """What a cache file holds; None when there is none.
+
+    Raises:
+        Broken: it is unreadable, or was written by another version.
+    """
+    try:
+        return from_json(rundir.read_json(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except rundir.FormatError as error:
+        raise Broken(str(error)) from error
+    except OSError as error:
+        raise Broken(f"{path}: {error.strerror}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Broken(f"{path}: not what `meditron doctor` writes ({error})") from error
+
+
+def from_json(data: Mapping[str, Any]) -> Facts:
+    """Facts from their JSON form, which a person may have edited.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: something is missing, left over, or of
+            another type.
+    """
+    probe = data["probe"]
+    return Facts(
+        cluster=text(data["cluster"]),
+        time=float(data["time"]),
+        partitions={
+            name: PartitionFacts(
+                text(item["qos"]), number(item["grace_seconds"]), number(item["max_time_minutes"])
+            )
+            for name, item in data["partitions"].items()
+        },
+        slurm=SlurmFacts(
+            number(data["slurm"]["max_array_size"]),
+            truth(data["slurm"]["requeue"]),
+            truth(data["slurm"]["submit_from_jobs"]),
+        ),
+        probe=None if probe is None else Probe(**probe),
+    )
+
+
+def text(value: object) -> str:
+    """A text, or TypeError."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def number(value: object) -> int | None:
+    """A count or None, or TypeError."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise TypeError(f"{value!r} is no count")
+    return value
+
+
+def truth(value: object) -> bool | None:
+    """True, False or None, or TypeError."""
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+def age(seconds: float) -> str:
+    """``3 minutes``, ``5 hours``, ``12 days``: an age in words, rounded down."""
+    for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' if count > 1 else ''}"
+    return "less than a minute"

@@ -1,0 +1,226 @@
+"""Whether training can start at a site: version, partitions, nodes, accounts, limits. Pure.
+
+Every function judges some facts and leaves out what does not concern the profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from meditron_cli.doctor import facts
+from meditron_cli.doctor.facts import Partition
+from meditron_cli.doctor.finding import FATAL, OK, WARN, Finding, unknown
+from meditron_cli.doctor.look import ACCOUNTS, CONFIG, PARTITIONS, Look
+
+if TYPE_CHECKING:
+    from meditron_cli.config.schema import Partition as Wanted
+
+MADE_WITH = (22, 5)
+"""The version that this was verified on."""
+
+
+def version(look: Look) -> Iterator[Finding]:
+    """Which Slurm it is."""
+    source = "sbatch --version"
+    if look.site.version is None:
+        yield unknown("version", source)
+        return
+    value = ".".join(
+        f"{part:02d}" if n == 1 else str(part) for n, part in enumerate(look.site.version)
+    )
+    if look.site.version < MADE_WITH:
+        yield Finding(
+            "version", value, WARN, "older than 22.05, with which this was tried: run `meditron "
+            "drill` before a long training", source,
+        )  # fmt: skip
+    else:
+        yield Finding("version", value, OK, "srun is told every rank's cores explicitly", source)
+
+
+def programs(look: Look) -> Iterator[Finding]:
+    """Whether this machine can submit."""
+    missing = look.site.missing_programs
+    if missing:
+        meaning = "this machine cannot submit: log in to the cluster"
+        yield Finding("commands", f"no {', '.join(missing)}", FATAL, meaning, "PATH")
+
+
+def partitions(look: Look) -> Iterator[Finding]:
+    """The partitions that the profile names: there, open, and with enough time."""
+    named = [look.cluster.gpu_partition, look.cluster.cpu_partition]
+    for wanted in [item for item in named if item is not None]:
+        yield from one_partition(look, wanted)
+
+
+def one_partition(look: Look, wanted: Wanted) -> Iterator[Finding]:
+    """One of them."""
+    fact = f"partition {wanted.name}"
+    if look.site.partitions is None:
+        yield unknown(fact, PARTITIONS)
+        return
+    found = look.site.partition(wanted.name)
+    if found is None:
+        names = [item.name for item in look.site.partitions]
+        near = get_close_matches(wanted.name, names, n=1)
+        instead = f"did you mean {near[0]}" if near else f"there are {', '.join(names)}"
+        yield Finding(
+            fact, "missing", FATAL, f"the site has no such partition; {instead}", PARTITIONS
+        )
+        return
+    value = f"{found.total_nodes} nodes, {limit_words(found.max_minutes)}"
+    for verdict, meaning in partition_doubts(look, wanted, found):
+        yield Finding(fact, value, verdict, meaning, PARTITIONS)
+        return
+    yield Finding(fact, value, OK, "open, and as the profile has it", PARTITIONS)
+
+
+def partition_doubts(look: Look, wanted: Wanted, found: Partition) -> Iterator[tuple[str, str]]:
+    """What speaks against a partition, worst first."""
+    account = wanted.account or look.cluster.account
+    if not found.up:
+        yield FATAL, "closed: no job starts there"
+    if found.accounts and account and account not in found.accounts:
+        yield FATAL, f"closed to account {account}; open to {', '.join(found.accounts)}"
+    if wanted.nodes > found.total_nodes:
+        yield (
+            WARN,
+            (f"the profile has {wanted.nodes} nodes, the site {found.total_nodes}: correct it"),
+        )
+    if found.max_nodes is not None and wanted.nodes > found.max_nodes:
+        yield WARN, f"a job may have {found.max_nodes} nodes, the profile says {wanted.nodes}"
+    limit, said = found.max_minutes, wanted.max_time_minutes
+    if limit is not None and said is not None and said > limit:
+        yield WARN, f"the profile allows {said} minutes, the site {limit}: correct the profile"
+
+
+def limit_words(minutes: int | None) -> str:
+    """A time limit for people."""
+    return "no time limit" if minutes is None else f"at most {minutes / 60:g} h"
+
+
+def nodes(look: Look) -> Iterator[Finding]:
+    """The nodes that train: how many can work, and whether they have what the profile says."""
+    source = "sinfo --Node"
+    if look.site.nodes is None:
+        yield unknown("nodes", source, "not answered: no node can be left out by its name")
+        return
+    mine = [node for node in look.site.nodes if look.wanted.name in node.partitions]
+    if not mine:
+        return
+    away = [
+        node.name for node in mine if not node.state.startswith(("idle", "alloc", "mix", "comp"))
+    ]
+    value = f"{len(mine)}, {len(away)} of them away" if away else f"{len(mine)}, all there"
+    meaning = "nodes that failed are left out of later jobs by these names"
+    verdict = WARN if len(mine) - len(away) < 1 else OK
+    yield Finding("nodes", value, verdict, meaning, source)
+    if look.wanted.node.gpus:
+        yield gpus(look, [(node.gpus, node.gpu_kinds) for node in mine], source)
+
+
+def gpus(look: Look, found: list[tuple[int, tuple[str, ...]]], source: str) -> Finding:
+    """Whether nodes have the GPUs that the profile counts on."""
+    node = look.wanted.node
+    kinds = sorted({kind for _, each in found for kind in each})
+    value = f"{max(count for count, _ in found)} a node" + (
+        f" ({', '.join(kinds)})" if kinds else ""
+    )
+    if max(count for count, _ in found) < node.gpus:
+        meaning = f"the profile says {node.gpus}: no job would start; correct the profile"
+        return Finding("GPUs", value, FATAL, meaning, source)
+    if node.gpu_type and node.gpu_type not in kinds:
+        meaning = f"sbatch knows no gpu:{node.gpu_type}; correct node.gpu_type in the profile"
+        return Finding("GPUs", value, FATAL, meaning, source)
+    return Finding("GPUs", value, OK, f"a job asks for up to {node.gpus} a node", source)
+
+
+def accounts(look: Look) -> Iterator[Finding]:
+    """Account and quality of service: known to the site, if it insists."""
+    name = look.wanted.account or look.cluster.account
+    if look.site.associations is None:
+        yield unknown("account", ACCOUNTS, "not answered: sbatch will say whether it is right")
+    elif name and look.account is None:
+        known = ", ".join(item.account for item in look.site.associations)
+        insists = "associations" in facts.options(look.setting("AccountingStorageEnforce"))
+        meaning = f"you have no account {name}; you have {known or 'none'}"
+        yield Finding("account", name, FATAL if insists else WARN, meaning, ACCOUNTS)
+    else:
+        value = look.account.account if look.account else "the default"
+        yield Finding("account", value, OK, "yours", ACCOUNTS)
+    named = look.wanted.qos or look.cluster.qos
+    if named and look.site.qos is not None and look.site.qos_of(named) is None:
+        known = ", ".join(item.name for item in look.site.qos)
+        meaning = f"the site has no such quality of service; there are {known}"
+        yield Finding("QOS", named, FATAL, meaning, ACCOUNTS)
+
+
+def job_limits(look: Look) -> Iterator[Finding]:
+    """How many jobs one may have, and for how long."""
+    qos, account = look.site.qos_of(look.qos), look.account
+    if look.site.qos is None and look.site.associations is None:
+        yield unknown("job limits", ACCOUNTS, "not answered: sbatch refuses what is too much")
+        return
+    both = [item for item in (qos, account) if item is not None]
+    submit = smallest(item.max_submit for item in both)
+    running = smallest(item.max_jobs for item in both)
+    wall = smallest(item.max_wall_minutes for item in both)
+    value = ", ".join(
+        f"{words} {number}"
+        for words, number in (("submit", submit), ("run", running), ("minutes", wall))
+        if number is not None
+    )
+    if submit is not None and submit < look.work.tasks:
+        meaning = (
+            f"the plan has {look.work.tasks} tasks, and {submit} may be queued at once: submit the "
+            "stages one by one, and fewer shards"
+        )
+        yield Finding("job limits", value, WARN, meaning, ACCOUNTS)
+    elif wall is not None and wall < look.work.time_minutes:
+        meaning = f"a training job wants {look.work.time_minutes} minutes; lower its time_minutes"
+        yield Finding("job limits", value, WARN, meaning, ACCOUNTS)
+    else:
+        yield Finding("job limits", value or "none", OK, "enough for the plan", ACCOUNTS)
+
+
+def smallest(values: Iterable[int | None]) -> int | None:
+    """The strictest of some limits; None where there is none."""
+    return min((value for value in values if value is not None), default=None)
+
+
+def arrays(look: Look) -> Iterator[Finding]:
+    """How long an array may be."""
+    shown = look.setting("MaxArraySize")
+    if shown is None:
+        yield unknown("MaxArraySize", CONFIG)
+        return
+    site, profile = int(shown), look.cluster.slurm.max_array_size
+    is_written = "max_array_size" in look.cluster.slurm.model_fields_set
+    if is_written and profile > site:
+        meaning = f"the profile says {profile}, and sbatch refuses such an array: correct it"
+        yield Finding("MaxArraySize", shown, WARN, meaning, CONFIG)
+    else:
+        size = profile if is_written else site
+        yield Finding("MaxArraySize", shown, OK, f"tasks are cut into arrays of {size}", CONFIG)
+
+
+def wckeys(look: Look) -> Iterator[Finding]:
+    """Whether jobs need a key for the accounting."""
+    if "wckeys" not in facts.options(look.setting("AccountingStorageEnforce")):
+        return
+    named = look.cluster.slurm.sbatch.get("wckey")
+    if named:
+        yield Finding("wckey", str(named), OK, "the site wants one, the profile has it", CONFIG)
+    else:
+        meaning = "the site refuses jobs without one: set slurm.sbatch.wckey in the profile"
+        yield Finding("wckey", "none", WARN, meaning, CONFIG)
+
+
+def shapes(look: Look) -> Iterator[Finding]:
+    """What sbatch says of the plan's jobs, which it would queue for ever if they cannot be."""
+    for shape in look.site.shapes:
+        verdict = OK if shape.accepted else FATAL
+        meaning = shape.answer if shape.accepted else f"such a job can never start: {shape.answer}"
+        value = "possible" if shape.accepted else "refused"
+        yield Finding(f"job of {shape.label}", value, verdict, meaning, "sbatch --test-only")

@@ -1,0 +1,60 @@
+"""How long a training's saves and steps will take, and how early its jobs must be asked to save.
+Pure; no I/O.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobs.lead import Pace
+from jobs.specs import ModelSpec
+from meditron_cli.plan import layout
+from meditron_cli.plan.model import Lead
+
+if TYPE_CHECKING:
+    from meditron_cli.config.schema import Node
+
+MFU = 0.40
+"""Guessed share of peak that training reaches, with the pipeline's bubble and all else that is no
+computing; MEDITRON-70B's published one is 0.423 (section 4.1).
+"""
+
+WRITE_BYTES_PER_SECOND = 2e9
+"""Guessed speed at which a job's checkpoint reaches shared storage, on the slow side: one site
+writes 920 GB in about 40 s (design SLURM, section 3b).
+"""
+
+LARGE_BYTES = 10 * layout.GIB
+"""From this size of a checkpoint on, a guess, no estimate below ``FLOOR_SECONDS`` is trusted."""
+FLOOR_SECONDS = 600
+"""What peers grant models of 70B (design SLURM, section 3b)."""
+
+
+def step_seconds(
+    model: ModelSpec, tokens_per_step: int, world_size: int, node: Node
+) -> float | None:
+    """Time of a step at the guessed ``MFU``; None where the profile names no GPUs or no peak."""
+    peak = node.peak_bf16_tflops * 1e12 * world_size
+    if not peak or not node.gpus:
+        return None
+    return tokens_per_step * layout.flops_per_token(model) / (peak * MFU)
+
+
+def save_seconds(checkpoint_bytes: int) -> float:
+    """Time of a save at the guessed speed."""
+    return checkpoint_bytes / WRITE_BYTES_PER_SECOND
+
+
+def lead_of(
+    given: int | None, measured: Pace | None, estimated: Pace, checkpoint_bytes: int
+) -> Lead:
+    """How long before its time limit a job is asked to save, and why: as the experiment says, else
+    as the run's own saves say, else as its checkpoint's size lets expect.
+    """
+    pace, pace_source = (measured, "measured") if measured else (estimated, "estimated")
+    if given is not None:
+        return Lead(given, "given", pace, pace_source)
+    if measured is not None:
+        return Lead(measured.lead_seconds, "measured", pace, pace_source)
+    floor = FLOOR_SECONDS if checkpoint_bytes >= LARGE_BYTES else 0
+    return Lead(max(estimated.lead_seconds, floor), "estimated", pace, pace_source)
