@@ -1,0 +1,131 @@
+"""One writer and many readers of a folder of checkpoints, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs import claims, rundir, runtime
+
+from ..ranks import wait_until
+
+HOLDER = claims.Holder("pretrain", 0, 2, "4711", "n01", 99)
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from jobs import claims
+with claims.sole_writer(Path(sys.argv[1]), claims.Holder("pretrain", 0, 7, "12", "n02", 34)):
+    print("writing", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def other_writer(tmp_path):
+    """Another process that writes until it is killed."""
+    folder = tmp_path / "checkpoints"
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITE, str(folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "writing\n"
+    yield folder, process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_second_writer_leaves_with_the_name_of_the_first(other_writer):
+    folder, _ = other_writer
+
+    with (
+        pytest.raises(claims.WriterHeld) as refused,
+        claims.sole_writer(folder, HOLDER, seconds=0.5),
+    ):
+        pass
+
+    assert refused.value.code == runtime.FAILED
+    assert refused.value.message == (
+        f"{folder}: another training still writes there: "
+        "pretrain task 0 (job 12, attempt 7, on n02), pid 34"
+    )
+
+
+def test_a_writer_that_is_killed_holds_nothing(other_writer):
+    folder, process = other_writer
+    assert claims.writer(folder) == claims.Holder("pretrain", 0, 7, "12", "n02", 34)
+
+    os.kill(process.pid, signal.SIGKILL)
+
+    with claims.sole_writer(folder, HOLDER):
+        assert claims.writer(folder) == HOLDER
+    assert claims.writer(folder) is None
+
+
+def test_nobody_writes_where_nobody_has(tmp_path):
+    assert claims.writer(tmp_path) is None
+    assert claims.leases(tmp_path, time.time()) == []
+
+
+def test_a_lease_says_who_needs_what_and_is_renewed_until_it_is_given_back(tmp_path):
+    with claims.leased(tmp_path, "iter_0000010", HOLDER, seconds=1.0):
+        (lease,) = claims.leases(tmp_path, time.time())
+        assert (lease.checkpoint, lease.holder) == ("iter_0000010", HOLDER)
+        wait_until(lambda: claims.leases(tmp_path, lease.expires + 0.2))
+    assert list((tmp_path / "leases").iterdir()) == []
+
+
+def test_a_lease_whose_owner_was_killed_expires(tmp_path):
+    program = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from jobs import claims\n"
+        "holder = claims.Holder('evaluate', 1, 1, '', 'n01', 2)\n"
+        "with claims.leased(Path(sys.argv[1]), 'iter_0000010', holder, seconds=3):\n"
+        "    print('leased', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    with process.stdout as output:
+        assert output.readline() == "leased\n"
+    process.kill()
+    process.wait()
+
+    (file,) = (tmp_path / "leases").iterdir()
+    expires = json.loads(file.read_text())["expires"]
+    assert claims.leases(tmp_path, expires + 0.1) == []
+    claims.forget_expired(tmp_path, expires - 0.1)
+    assert file.exists()
+    claims.forget_expired(tmp_path, expires)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("environ", "job", "node"),
+    [
+        ({"SLURM_JOB_ID": "12", "SLURMD_NODENAME": "n03"}, "12", "n03"),
+        ({"MEDITRON_LOCAL_JOB": "local:h:1:2"}, "local:h:1:2", os.uname().nodename),
+        ({}, "", os.uname().nodename),
+    ],
+)
+def test_a_holder_names_its_job_and_node(tmp_path, environ, job, node):
+    class Task:
+        stage, index = "evaluate", 4
+
+    context = runtime.Context(rundir.RunDir(Path(tmp_path)), Task(), 3, 0, 1, 0)
+
+    assert claims.holder_of(context, environ) == claims.Holder(
+        "evaluate", 4, 3, job, node, os.getpid()
+    )
+    assert str(claims.Holder("evaluate", 4, 3, "", "n01", 1)) == (
+        "evaluate task 4 (attempt 3, on n01)"
+    )
