@@ -40,13 +40,10 @@ KINDS = {
 }
 """Exception types that say by themselves what broke (ours, Megatron-core's, PyTorch's)."""
 
-MESSAGES = (
-    (re.compile(r"no checkpoint can be used|cannot be loaded into this model"), Cause.CHECKPOINT),
-    (re.compile(r"\bloss\b.* is -?(?:nan|inf)|gradient.* is -?(?:nan|inf)"), Cause.NOT_A_NUMBER),
-)
-"""What our own refusals say."""
+NOT_LOADABLE = "cannot be loaded into this model"
+"""What the engine says of a checkpoint whose bytes are whole and whose content is not."""
 
-DATA_FRAMES = ("jobs.engine.data", "jobs.indexed", "megatron.core.datasets")
+DATA_FRAMES = ("jobs.engine.data", "jobs.indexed")
 PROGRAM_KINDS = frozenset(
     {"AssertionError", "AttributeError", "KeyError", "NameError", "TypeError"}
 )
@@ -220,7 +217,8 @@ def bad_gpu(evidence: Evidence) -> Words | None:
 
 
 def host_memory(evidence: Evidence) -> Words | None:
-    if not (evidence.oom_kills or first_word(evidence) == "OUT_OF_MEMORY"):
+    told = any(sign.name == "oom_kill" for sign in evidence.log_signatures)
+    if not (told or evidence.oom_kills or first_word(evidence) == "OUT_OF_MEMORY"):
         return None
     killed = next((rank for rank in evidence.ranks if rank.code == -signal.SIGKILL), None)
     who_died = who(killed) if killed else f"a process of {task(evidence)}"
@@ -390,11 +388,11 @@ def told_by(evidence: Evidence, rank: RankExit) -> Cause:
 
 
 def said(evidence: Evidence, rank: RankExit) -> Cause:
-    """By an exception: its type, our own refusals, the texts of libraries, its exit code."""
+    """By an exception: what it says, its type, its exit code, where it was raised."""
     match = signatures.search(rank.message)
     found = (
-        *(cause for pattern, cause in MESSAGES if pattern.search(rank.message)),
-        *((signatures.CAUSES[match[0]],) if match else ()),
+        Cause.CHECKPOINT if NOT_LOADABLE in rank.message else None,
+        signatures.CAUSES[match[0]] if match else None,
         KINDS.get(rank.kind),
         Cause.CONFIGURATION if rank.code == runtime.CONFIGURATION else None,
         Cause.DATA if rank.frame.startswith(DATA_FRAMES) else None,

@@ -122,6 +122,8 @@ class Site:
     scheduler: str = "slurm"
     in_allocation: bool = True
     """False for the janitor and the login node: the job is over."""
+    usable: bool = True
+    """Ranks may be started once more here: those before them are gone for certain."""
     can_requeue: bool = True
     can_submit: bool = True
     requeues_left: int | None = None

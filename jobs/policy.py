@@ -454,6 +454,7 @@ def may_restart(case: Case, delay: float) -> bool:
     fatal = {entry.node for entry in case.ledger if entry.verdict == "FATAL"}
     return (
         case.live
+        and site.usable
         and case.row.here
         and not case.blamed
         and not fatal & set(site.nodes)
