@@ -1,7 +1,318 @@
-"""A small job behind each stage: goes on with tasks whose supervisor could not see to it itself."""
+"""Goes on with tasks whose supervisor could not see to it itself: its node died, it was killed, or
+Slurm had to say first how the job ended. A small job behind each stage does so, and ``meditron
+watch`` on the login node. Standard library, and submitit inside the one function that submits.
+"""
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-def run_janitor(run_dir: str, stage: str, attempt: str) -> None:
-    """Wait until Slurm says how the stage's jobs ended, and go on with what is unfinished."""
+from jobs import attempt, gather, history, nodes, postmortem, rundir, runtime, specs
+from jobs.evidence import Action, Decision, Ending, Evidence, Site
+from jobs.history import History, Start
+from jobs.rundir import RunDir
+from jobs.slurm import dependencies, ledger, queries, successor
+from jobs.slurm.client import Client
+from jobs.slurm.queries import AccountRow
+from jobs.slurm.states import JobInfo, JobState
+from jobs.slurm.submission import SubmitError
+
+PATIENCE_SECONDS = 420.0
+"""For Slurm to say how jobs ended; the janitor's own job lasts ten minutes."""
+AGAIN_SECONDS = 20.0
+NEW_JOB_SECONDS = 120.0
+"""So long may a job that was just submitted be unknown to the accounting."""
+
+GOES_ON = (Action.RESTART, Action.REQUEUE, Action.SUBMIT)
+"""Decisions after which somebody is to work on a task."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What came of looking after a stage once."""
+
+    said: tuple[str, ...] = ()
+    """Sentences for people: what was done, or why nothing was."""
+    unclear: bool = False
+    """Slurm does not say how a job ended, or took no new one: look again later."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """An unfinished task of a stage."""
+
+    index: int
+    past: History
+
+    @property
+    def job_id(self) -> str:
+        """The job that it was last given to."""
+        return self.past.submissions[-1].job_id
+
+
+def run_janitor(run_dir: str, stage: str, number: str) -> None:
+    """Look after a stage until Slurm has said how its jobs ended, and write what was done.
+
+    Raises:
+        SystemExit: this is not the run's own code.
+    """
+    from jobs import entry
+
+    run = RunDir(Path(run_dir))
+    stray = entry.wrong_code(run)
+    if stray:
+        attempt.say(stray)
+        raise SystemExit(runtime.CONFIGURATION)
+    said = wait_and_look(run, stage, Client(os.environ), PATIENCE_SECONDS)
+    if said:
+        rundir.append_event(run, "janitor", stage=stage, attempt=int(number), said=said)
+
+
+def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> list[str]:
+    """Look after a stage again and again while something is unclear; answers all that was said."""
+    deadline = time.monotonic() + seconds
+    said: dict[str, None] = {}
+    while True:
+        look = look_after(run, stage, client, "janitor")
+        for sentence in look.said:
+            if sentence not in said:
+                attempt.say(sentence)
+        said.update(dict.fromkeys(look.said))
+        if not look.unclear:
+            return list(said)
+        if time.monotonic() > deadline:
+            last = f"{stage}: Slurm does not say how its jobs ended; `meditron watch` goes on"
+            attempt.say(last)
+            return [*said, last]
+        time.sleep(min(AGAIN_SECONDS, seconds / 10))
+
+
+def look_after(run: RunDir, stage: str, client: Client, by: str) -> Look:
+    """Go on with each unfinished task of a stage whose job is over, as policy decides.
+
+    Silence from Slurm leads to nothing. Nobody else submits for the run meanwhile, and whoever
+    comes second finds that the first has done it.
+
+    Args:
+        by: ``janitor`` or ``watch``.
+    """
+    try:
+        with successor.waiting_lock(run):
+            ledger.settle(run, client)
+            tasks = unfinished(run, stage)
+            over, unclear = sort_out(tasks, client.states([task.job_id for task in tasks]))
+            rows = client.accounting([task.job_id for task in over]) if over else {}
+            judge = Judge(run, stage, client, by, rows or {})
+            wanted = {task: found for task in over if (found := judge.decide(task)) is not None}
+        said, refused = go_on(run, stage, client, by, wanted)
+    except SubmitError as error:
+        return Look((f"{stage}: {error.message}",), unclear=True)
+    said += repair(run, stage, client)
+    return Look(tuple(said), unclear or refused)
+
+
+def unfinished(run: RunDir, stage: str) -> list[Task]:
+    """Tasks of a stage without a done marker that were given to a job; none once a person has asked
+    for the end of the run.
+    """
+    found = [
+        Task(index, history.fold(events, stage, index))
+        for index, events in by_task(rundir.read_events(run), stage).items()
+        if not run.done(stage, index).exists()
+    ]
+    return [
+        task
+        for task in found
+        if task.past.submissions and not task.past.is_cancelled and not task.past.is_stopped
+    ]
+
+
+def by_task(events: Sequence[Mapping[str, Any]], stage: str) -> dict[int, list[Mapping[str, Any]]]:
+    """Of each task of a stage, the events that its history is made of."""
+    shared = [event for event in events if event["event"] in ("cancel", "stop", "undo")]
+    found: dict[int, list[Mapping[str, Any]]] = {}
+    for event in events:
+        if event.get("stage") != stage:
+            continue
+        indices = event.get("indices", [event["index"]] if "index" in event else [])
+        for index in indices:
+            found.setdefault(index, list(shared)).append(event)
+    return found
+
+
+def sort_out(tasks: Iterable[Task], infos: Mapping[str, JobInfo]) -> tuple[list[Task], bool]:
+    """Tasks whose jobs are surely over, and whether Slurm leaves any in doubt."""
+    over, unclear, now = [], False, time.time()
+    for task in tasks:
+        info = infos[task.job_id]
+        lagging = (
+            info.state is JobState.MISSING
+            and not info.reason
+            and now - task.past.submissions[-1].time < NEW_JOB_SECONDS
+        )
+        if info.is_over and not lagging:
+            over.append(task)
+        unclear |= lagging or info.state is JobState.UNKNOWN
+    return over, unclear
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What follows from the end of tasks that nobody is left to decide about."""
+
+    run: RunDir
+    stage: str
+    client: Client
+    by: str
+    rows: Mapping[str, list[AccountRow]]
+    """What the accounting says of their jobs; empty where it says nothing."""
+
+    def decide(self, task: Task) -> Decision | None:
+        """What is to happen with a task whose job is over; None where that is nothing."""
+        for start in task.past.starts[:-1]:
+            self.close(task, start)
+        last = next(iter(task.past.starts[-1:]), None) or self.unsettled(task)
+        decision = self.close(task, last) if last else self.undone(task)
+        return decision if decision and decision.action is not Action.FINISH else None
+
+    def unsettled(self, task: Task) -> Start | None:
+        """The start of which Slurm had to say first how it ended, or the one that never was."""
+        ending = self.last_ending(task)
+        if ending is None:
+            return self.never_was(task)
+        if ending.action is not Action.WAIT:
+            return None
+        path = self.run.attempt(self.stage, ending.attempt) / f"start-{task.index:05d}.json"
+        told = read_small(path)
+        restarts, on = int(told.get("restarts", 0)), tuple(told.get("nodes", ()))
+        return Start(
+            self.stage, task.index, ending.attempt, ending.job_id, restarts, on, ending.began,
+            ending.step_before,
+        )  # fmt: skip
+
+    def last_ending(self, task: Task) -> Ending | None:
+        """How the last start in the task's present job ended."""
+        first = task.past.submissions[-1].attempt
+        endings = [item for item in task.past.endings if item.attempt >= first]
+        return endings[-1] if endings else None
+
+    def never_was(self, task: Task) -> Start:
+        """A job that ended before its supervisor could say that it had started."""
+        submitted = task.past.submissions[-1]
+        rows = self.rows.get(task.job_id, [])
+        began = (queries.seconds(rows[-1].start) if rows else None) or submitted.time
+        spec = postmortem.read_task(self.run, self.stage, task.index)
+        step = gather.checkpoint_step(self.run, spec)
+        return Start(
+            self.stage, task.index, submitted.attempt, task.job_id, max(0, len(rows) - 1), (),
+            began, step,
+        )  # fmt: skip
+
+    def close(self, task: Task, start: Start) -> Decision:
+        """Write how a start ended, and what follows from it."""
+        spec = postmortem.read_task(self.run, self.stage, task.index)
+        here = Site("slurm", in_allocation=False, can_requeue=False)
+        found = postmortem.examine(self.run, start, spec, self.client, here)
+        found = replace(found, ended=self.end_of(task, start, found))
+        path = ledger_path(self.run, spec)
+        entries = nodes.active(nodes.read(path), time.time()) if path else ()
+        decision = postmortem.close(self.run, start, found, entries, self.by)
+        if path:
+            nodes.append(path, decision.suspects)
+        return decision
+
+    def end_of(self, task: Task, start: Start, found: Evidence) -> float:
+        """When a start ended: what its own record says, else the accounting; its supervisor may
+        have been dead for long.
+        """
+        told = read_small(self.run.exit_record(self.stage, start.attempt, task.index))
+        rows = self.rows.get(start.job_id, [])
+        row = rows[min(start.restarts, len(rows) - 1)] if rows else None
+        known = told.get("ended") or (queries.seconds(row.end) if row else None)
+        return float(known or found.ended)
+
+    def undone(self, task: Task) -> Decision | None:
+        """What was decided when the last start ended, but not done: sbatch had refused, or the
+        supervisor was killed. What Slurm says was cancelled is left alone.
+        """
+        ending = self.last_ending(task)
+        rows = self.rows.get(task.job_id, [])
+        if ending is None or (rows and rows[-1].state.startswith("CANCELLED")):
+            return None
+        told = read_small(self.run.exit_record(self.stage, ending.attempt, task.index))
+        if ending.action not in GOES_ON:
+            return None
+        left = ending.ended + float(told.get("delay", 0.0)) - time.time()
+        return Decision(
+            Action.SUBMIT,
+            str(told.get("reason", "")),
+            delay=max(0.0, left),
+            exclude=tuple(told.get("exclude", ())),
+        )
+
+
+def read_small(path: Path) -> dict[str, Any]:
+    """A small JSON object of the run directory; empty when it is missing or cannot be read."""
+    try:
+        return rundir.read_json(path)
+    except (OSError, rundir.FormatError):
+        return {}
+
+
+def ledger_path(run: RunDir, task: specs.TaskSpec | None) -> Path | None:
+    """Where the node ledger of a task's cluster lies; None without one."""
+    return nodes.ledger(run.root.parent, task.site.cluster) if task and task.site.cluster else None
+
+
+def go_on(
+    run: RunDir, stage: str, client: Client, by: str, wanted: Mapping[Task, Decision]
+) -> tuple[list[str], bool]:
+    """Submit what is to go on, as one submission; what was said, and whether Slurm took it."""
+    said = [f"{stage} task {task.index}: {decision.reason}" for task, decision in wanted.items()]
+    going = {task: found for task, found in wanted.items() if found.action in GOES_ON}
+    if not going:
+        return said, False
+    exclude = dict.fromkeys(name for found in going.values() for name in found.exclude)
+    indices = [task.index for task in going]
+    replaces = [task.job_id for task in going]
+    try:
+        ids = successor.succeed(
+            run, stage, indices, replaces=replaces, by=by, exclude=tuple(exclude),
+            delay=max(found.delay for found in going.values()), client=client,
+        )  # fmt: skip
+    except SubmitError as error:
+        return [*said, f"{stage}: {error.message}"], True
+    if not ids:
+        return [successor.held_back(run, stage, indices, replaces)], False
+    return [*said, f"{stage}: {', '.join(ids)} goes on"], False
+
+
+def repair(run: RunDir, stage: str, client: Client) -> list[str]:
+    """Have what still waits for replaced jobs wait for those of now; say what has vanished that
+    was to come after the stage.
+    """
+    current = ledger.current_jobs(run, rundir.read_events(run), stage)
+    if all(new == old for old, new in current.items() if new):
+        return []
+    dependencies.retarget(client, current)
+    return [
+        f"{name}: its jobs have left the queue without a start; `meditron resume {run.name}` "
+        "submits them again"
+        for name in vanished(run, stage, client)
+    ]
+
+
+def vanished(run: RunDir, stage: str, client: Client) -> Iterator[str]:
+    """Stages after this one whose waiting jobs Slurm has removed (kill_invalid_depend)."""
+    for name, summary in read_small(run.plan).get("stages", {}).items():
+        tasks = [task for task in unfinished(run, name) if not task.past.starts]
+        if stage not in summary.get("after", ()) or not tasks:
+            continue
+        infos = client.states([task.job_id for task in tasks])
+        if all(info.is_over for info in infos.values()):
+            yield name

@@ -139,16 +139,26 @@ def _strikes(entries: Sequence[NodeEntry], node: str) -> int:
 def excluded(
     entries: Sequence[NodeEntry], now: float, known: Sequence[str] | None, needed_nodes: int
 ) -> tuple[tuple[str, ...], str]:
-    """Which nodes the next job leaves out, worst first, and a warning or an empty string.
+    """Which nodes the next job leaves out by the ledger, worst first, and a warning or an empty
+    string.
 
     Args:
         entries: the ledger.
         now: seconds since 1970.
-        known: names of the partition's nodes; None when Slurm does not say. sbatch refuses a job
-            that excludes a single name Slurm does not know (verified), so then none is left out.
-        needed_nodes: how many nodes the job asks for; as many are always left to it.
+        known: names of the partition's nodes; None when Slurm does not say.
+        needed_nodes: how many nodes the job asks for.
     """
-    bad = worst_first(active(entries, now))
+    return left_out(worst_first(active(entries, now)), known, needed_nodes)
+
+
+def left_out(
+    bad: Sequence[str], known: Sequence[str] | None, needed_nodes: int
+) -> tuple[tuple[str, ...], str]:
+    """Those of the nodes, worst first, that a job can leave out, and a warning or an empty string.
+
+    sbatch refuses a job that excludes a single name Slurm does not know (verified), so where Slurm
+    does not say which there are none is left out. As many as the job needs are always left to it.
+    """
     if known is None:
         told = f"{', '.join(bad)} should be left out, but Slurm does not say which nodes there are"
         return (), told if bad else ""

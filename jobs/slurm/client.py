@@ -74,15 +74,24 @@ class Client:
     def accounting(self, job_ids: Sequence[str]) -> dict[str, list[AccountRow]] | None:
         """All runs of these jobs, oldest first, by job id; their steps stand apart (``123.batch``).
 
-        None is silence, and also a site that keeps no accounts (``keeps_accounts``).
+        Where a site keeps no accounts, it is what the controller remembers (MinJobAge, five minutes
+        as a rule). None is silence, and a site without accounts whose controller has forgotten.
         """
         found: dict[str, list[AccountRow]] = {}
         for start in range(0, len(job_ids), SACCT_IDS):
             text = self._ask(queries.sacct_command(job_ids[start : start + SACCT_IDS]))
             if text is None:
-                return None
+                return None if self.keeps_accounts() else self._remembered(job_ids)
             found.update(queries.by_job(queries.parse(text, AccountRow)))
         return found
+
+    def _remembered(self, job_ids: Sequence[str]) -> dict[str, list[AccountRow]] | None:
+        """What the controller still knows of jobs and arrays, one run of each."""
+        rows: list[AccountRow] = []
+        for job_id in dict.fromkeys(name.split("_")[0] for name in job_ids):
+            text = self._ask(queries.scontrol_job_command(job_id))
+            rows += queries.parse_remembered(text or "")
+        return queries.by_job(rows) or None
 
     def keeps_accounts(self) -> bool:
         """Whether the site has an accounting that may answer, now or later."""
@@ -93,7 +102,7 @@ class Client:
 
     def job(self, job_id: str) -> JobFacts | None:
         """What Slurm knows of a job it remembers; None also for one that it has forgotten."""
-        text = self._ask(["scontrol", "show", "job", "--oneliner", job_id])
+        text = self._ask(queries.scontrol_job_command(job_id))
         return None if text is None else queries.parse_job(text)
 
     def find(self, name: str, comment: str, folder: Path) -> list[str] | None:

@@ -133,6 +133,11 @@ def sacct_command(job_ids: Iterable[str]) -> list[str]:
     ]  # fmt: skip
 
 
+def scontrol_job_command(job_id: str) -> list[str]:
+    """What the controller remembers of a job, or of each element of an array, one a line."""
+    return ["scontrol", "show", "job", "--oneliner", job_id]
+
+
 def sinfo_command(partition: str = "") -> list[str]:
     """Names of all nodes, or of a partition's, one a line."""
     of = [f"--partition={partition}"] if partition else []
@@ -181,6 +186,30 @@ def parse_job(text: str) -> JobFacts | None:
         nodes=node_names(found.get("NodeList", "")),
         partition=found.get("Partition", ""),
     )
+
+
+def parse_remembered(text: str) -> list[AccountRow]:
+    """All jobs and elements of ``scontrol show job -o``, as the accounting would list them."""
+    found = (dict(PAIR.findall(line)) for line in text.splitlines())
+    return [
+        AccountRow(
+            job_id=_shown_id(item),
+            state=item["JobState"],
+            exit_code=item.get("ExitCode", ""),
+            submit=item.get("SubmitTime", ""),
+            start=item.get("StartTime", ""),
+            end=item.get("EndTime", ""),
+            nodes=item.get("NodeList", ""),
+        )
+        for item in found
+        if "JobId" in item and "JobState" in item
+    ]
+
+
+def _shown_id(job: dict[str, str]) -> str:
+    """``ARRAY_ELEMENT`` where there is one."""
+    element = job.get("ArrayTaskId", "")
+    return f"{job['ArrayJobId']}_{element}" if element.isdigit() else job["JobId"]
 
 
 def parse_config(text: str) -> dict[str, str]:

@@ -62,6 +62,8 @@ class Submission:
     """Nodes that must not be used; Slurm refuses a name it does not know."""
     delay_seconds: int = 0
     """From now to the earliest start."""
+    measures_lead: bool = False
+    """Whether later jobs are asked as early as the run's own saves want (``jobs.lead``)."""
     after: tuple[str, ...] = field(default=())
     """Jobs that must have ended well before; of whole arrays their one id."""
 

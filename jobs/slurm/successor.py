@@ -7,14 +7,13 @@ same task. Whoever holds the run's lock reads the events again, and acts only if
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs import attempt, history, rundir
+from jobs import attempt, history, lead, rundir
 from jobs.rundir import RunDir
 from jobs.slurm import ledger, submission
 from jobs.slurm.client import Client
@@ -71,7 +70,7 @@ def succeed(  # noqa: PLR0913 - one keyword a field of the wish
         ledger.settle(run, client)
         why = held_back(run, wish.stage, wish.indices, wish.replaces)
         if why:
-            print(why, file=sys.stderr, flush=True)
+            ledger.note(why)
             return []
         return go_on(run, wish, client)
 
@@ -127,7 +126,9 @@ def go_on(run: RunDir, wish: Wish, client: Client) -> list[str]:
         for item in history.fold(events, wish.stage, index).submissions
     ]
     newest = max((item.attempt for item in known), default=0)
-    asked = following(run, submission.read(run, wish.stage, newest), wish)
+    earlier = submission.read(run, wish.stage, newest)
+    wish = replace(wish, exclude=usable(wish, earlier, client))
+    asked = following(run, earlier, wish)
     fields = intent_fields(asked, wish)
     rundir.append_event(run, "intent", **fields)
     try:
@@ -137,6 +138,17 @@ def go_on(run: RunDir, wish: Wish, client: Client) -> list[str]:
         raise
     ledger.complete(run, asked, fields, ids, client)
     return ids
+
+
+def usable(wish: Wish, earlier: Submission, client: Client) -> tuple[str, ...]:
+    """The nodes to leave out, as far as the partition has them and can do without them."""
+    if not wish.exclude:
+        return ()
+    known = client.partition_nodes(str(earlier.parameters.get("partition", "")))
+    names, warning = nodes.left_out(wish.exclude, known, int(earlier.parameters.get("nodes", 1)))
+    if warning:
+        ledger.note(f"{wish.stage}: {warning}")
+    return names
 
 
 def following(run: RunDir, earlier: Submission, wish: Wish) -> Submission:
@@ -150,8 +162,18 @@ def following(run: RunDir, earlier: Submission, wish: Wish) -> Submission:
         after=(),
         exclude=wish.exclude,
         delay_seconds=round(wish.delay),
-        lead_seconds=wish.lead_seconds or earlier.lead_seconds,
+        lead_seconds=wish.lead_seconds or next_lead(run, earlier),
     )
+
+
+def next_lead(run: RunDir, earlier: Submission) -> int:
+    """Seconds before its time limit at which the next job is asked to save: as the run's own saves
+    want, but at most half of the job, or it would do nothing else.
+    """
+    pace = lead.measured(run) if earlier.measures_lead else None
+    if pace is None:
+        return earlier.lead_seconds
+    return min(pace.lead_seconds, int(earlier.parameters["time"]) * 60 // 2)
 
 
 def intent_fields(asked: Submission, wish: Wish) -> dict[str, Any]:
