@@ -230,6 +230,32 @@ class Cluster:
         """Start one node's slurmd, as at boot; the node registers by itself."""
         self._spawn(f"slurmd-{node}", "slurmd", "-D", "-f", str(self.conf), "-N", node)
 
+    def kill_node(self, node: str) -> None:
+        """Let one node lose its power: its slurmd and every process of its jobs are gone."""
+        doomed = [p for p in self._job_processes() if _is_on(p, node)]
+        self.kill_slurmd(node)
+        _end(doomed, signal.SIGKILL)
+
+    def stop_service(self, name: str) -> None:
+        """Stop ``slurmctld`` or ``slurmdbd``; jobs run on."""
+        if process := self._process(name):
+            _end([process])
+
+    def start_slurmctld(self) -> None:
+        """Start a controller that was stopped, and wait until it answers."""
+        self._spawn("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
+        self._wait("slurmctld", lambda: "UP" in self.run("scontrol", "ping", check=False))
+
+    def start_slurmdbd(self) -> None:
+        """Start the accounting again, and wait until it answers."""
+        self._spawn("slurmdbd", "slurmdbd", "-D")
+        self._wait("slurmdbd", lambda: _answers(self._state()["first_port"] + 1))
+
+    def update_partition(self, name: str, **settings: str) -> None:
+        """Change a partition (``GraceTime="60"``) until the next reconfiguration."""
+        words = [f"{key}={value}" for key, value in settings.items()]
+        self.run("scontrol", "update", f"PartitionName={name}", *words)
+
     def set_config(self, **settings: str | None) -> dict[str, str | None]:
         """Change lines of slurm.conf (None removes one), reconfigure, and return what stood there.
 
@@ -281,9 +307,8 @@ class Cluster:
         port = self._state()["first_port"]
         self._start_munged()
         self._start_mariadbd(port + 2)
-        self._spawn("slurmdbd", "slurmdbd", "-D")
         # The controller's first start ends at once when it can't ask slurmdbd for its resources.
-        self._wait("slurmdbd", lambda: _answers(port + 1))
+        self.start_slurmdbd()
         self._spawn("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
         for node in NODES:
             self.start_slurmd(node)
@@ -536,6 +561,17 @@ def _end(processes: Iterable[psutil.Process], first: signal.Signals = signal.SIG
         deadline = time.monotonic() + 10
         while (alive := [p for p in alive if _lives(p)]) and time.monotonic() < deadline:
             time.sleep(0.02)
+
+
+def _is_on(process: psutil.Process, node: str) -> bool:
+    """Whether a job's process is of one node: its step daemon, or what that has started."""
+    with contextlib.suppress(psutil.Error):
+        if process.name() == "slurmstepd":
+            return any(
+                Path(opened.path).stem == f"slurmd-{node}" for opened in process.open_files()
+            )
+        return process.environ().get("SLURMD_NODENAME") == node
+    return False
 
 
 def _lives(process: psutil.Process) -> bool:

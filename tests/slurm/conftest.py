@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from . import faults
 from .cluster import Cluster, ClusterError, ensure_installed, remove_orphans
+from .faults import Laboratory, Trial
 
 # Not TMPDIR, which may be long: the paths of Unix sockets hold only some 100 characters.
 PARENT = Path("/tmp")
@@ -54,3 +56,44 @@ def slurm_environment(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluste
     for name, value in slurm.env.items():
         monkeypatch.setenv(name, value)
     return slurm
+
+
+# ---- faults
+
+
+@pytest.fixture(scope="session")
+def laboratory(
+    slurm: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Laboratory:
+    """A desk with tokens that all trials share; what takes minutes begins at once."""
+    rows = request.config.stash.setdefault(faults.ROWS, [])
+    made = faults.make_laboratory(tmp_path_factory.mktemp("faults"), slurm, rows)
+    if any("limited" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        made.begin_limited()
+    return made
+
+
+@pytest.fixture(scope="session")
+def truth(laboratory: Laboratory) -> dict[int, float]:
+    """Losses of a training that nothing befell, by step."""
+    trial = laboratory.begin("undisturbed")
+    trial.wait_end()
+    return faults.truth_of(trial)
+
+
+@pytest.fixture
+def limited(laboratory: Laboratory) -> dict[str, Trial]:
+    """The trainings that were begun in jobs of one minute."""
+    return laboratory.limited
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Show what the fault tests have measured, and keep it in pytest's cache."""
+    rows = config.stash.get(faults.ROWS, [])
+    if rows:
+        config.cache.set("meditron/faults", [vars(row) for row in rows])
+        terminalreporter.section("faults: seconds to detect and to resume, steps trained again")
+        for line in faults.table(rows):
+            terminalreporter.write_line(line)

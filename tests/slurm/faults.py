@@ -1,0 +1,416 @@
+"""What the fault tests share: begin a training, hold it at a step, hit it, and judge what came out.
+
+All trials train the same model on the same tokens with the same seed to the same target on the
+same layout, two ranks on two nodes, and differ in nothing but their name. One of them is left
+alone: its losses are the truth, which every other one must meet bit for bit at every step. Ranks
+are held before a step, or hit at one, by ``misfortune/sitecustomize.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import rundir, steps
+from jobs.rundir import RunDir
+
+from .cluster import Cluster
+from .desk import Desk, make_desk, rank_processes, saved_steps, wait
+
+TARGET = 40
+BATCH = 8
+EVERY = 5
+"""Steps between checkpoints."""
+
+SETTINGS = (
+    f"pretrain.train_steps={TARGET}",
+    f"pretrain.global_batch_size={BATCH}",
+    f"pretrain.save_interval={EVERY}",
+    "pretrain.validation_interval=0",
+    "supervision.retry_delay_seconds=0",
+)
+LAYOUT = (("    gpus: 2 ", "    gpus: 1 "), ("    tensor: 2\n", "    tensor: 1\n"))
+NEVER = 1_000_000
+"""A step that no trial reaches."""
+
+ROWS = pytest.StashKey[list["Row"]]()
+"""What the fault tests have measured, for the table at the session's end."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault, and what became of it: a line of the table."""
+
+    fault: str
+    cause: str
+    """As the attempt's exit record names it."""
+    outcome: str
+    detect_s: float | None
+    """From the fault to the exit record."""
+    resume_s: float | None
+    """From the exit record to the first step of the next attempt."""
+    redone: int | None
+    """Steps trained once more."""
+
+
+@dataclass
+class Laboratory:
+    """The desk, tokens that all trials share, and what was measured."""
+
+    desk: Desk
+    tokens: Path
+    rows: list[Row]
+    limited: dict[str, Trial] = field(default_factory=dict)
+
+    @property
+    def slurm(self) -> Cluster:
+        return self.desk.slurm
+
+    def begin(
+        self,
+        name: str,
+        *overrides: str,
+        hold: int = NEVER,
+        deaf: bool = False,
+        befall: str = "",
+        cluster: str = "faulty",
+        stage: str = "pretrain",
+        runs: Path | None = None,
+    ) -> Trial:
+        """Submit a trial whose ranks wait before the step after ``hold``."""
+        folder = self.desk.folder / "misfortune" / name
+        folder.mkdir(parents=True)
+        (folder / "befall.py").write_text(befall)
+        trial = Trial(self, name, folder, runs or self.desk.runs)
+        trial.hold(hold, deaf)
+        trial.submit(*overrides, cluster=cluster, stage=stage)
+        return trial
+
+    def begin_limited(self) -> None:
+        """Begin two trainings in jobs of one minute: one gets on by a step a job, since it is held
+        until it is asked to leave, and one never comes to save.
+
+        Their nodes are their own, so that they run on while other tests do something to the rest.
+        """
+        self.profile("patient", ("slurm:\n", "slurm:\n  sbatch: {nodelist: 'gpu[03-04]'}\n"))
+        minute = ("pretrain.time_minutes=1", "pretrain.signal_lead_seconds=5")
+        for name, step, deaf in (("limited", 10, False), ("stuck", 3, True)):
+            self.limited[name] = self.begin(name, *minute, hold=step, deaf=deaf, cluster="patient")
+
+    def profile(self, name: str, *changes: tuple[str, str]) -> None:
+        """Write a profile for trials: one rank a node, on two nodes, open to misfortune."""
+        variables = (
+            f"  set:\n    PYTHONPATH: {Path(__file__).parent / 'misfortune'}\n"
+            f"    MISFORTUNE: {self.desk.folder / 'misfortune'}\n"
+        )
+        self.desk.profile(name, *LAYOUT, ("  set:\n", variables), *changes)
+
+    def tell(self, fault: str, attempt: Attempt, since: float | None) -> None:
+        """Keep a line for the table."""
+        action = attempt.exit["action"]
+        if action not in ("stop", "finish"):
+            attempt.wait_follower()
+        detect = round(attempt.exit["ended"] - since, 1) if since else None
+        row = Row(fault, attempt.cause, action, detect, attempt.resume_seconds, attempt.redone)
+        self.rows.append(row)
+
+
+@dataclass
+class Trial:
+    """One training, and what is done to it."""
+
+    laboratory: Laboratory
+    name: str
+    folder: Path
+    runs: Path
+    run: RunDir = field(init=False)
+
+    def submit(self, *overrides: str, cluster: str = "faulty", stage: str = "pretrain") -> None:
+        """Submit it, or submit it again."""
+        tokens = self.laboratory.tokens
+        answer = self.laboratory.desk.submit(
+            stage,
+            f"name={self.name}",
+            f"pretrain.data=[{tokens}/train/00000, {tokens}/train/00001]",
+            f"pretrain.validation_data=[{tokens}/validation/00000]",
+            *SETTINGS,
+            *overrides,
+            cluster=cluster,
+            MEDITRON_RUNS=str(self.runs),
+        )
+        self.run = answer.run
+
+    def state(self) -> str:
+        """What `meditron status` calls it."""
+        answer = self.laboratory.desk(
+            "status", self.run.name, "--json", MEDITRON_RUNS=str(self.runs)
+        )
+        (found,) = answer.json["runs"]
+        return str(found["state"])
+
+    def hold(self, step: int = NEVER, deaf: bool = False) -> None:
+        """Let the ranks train up to a step, and wait there; deaf ones do not heed a request to
+        stop, as in a step that is longer than the time there is.
+        """
+        part = self.folder / "hold.part"
+        part.write_text(f"{step}{' deaf' if deaf else ''}")
+        part.replace(self.folder / "hold")
+
+    def wait_save(self, step: int) -> None:
+        """Wait until the checkpoint of a step is there."""
+        self.wait_for(
+            lambda: step in saved_steps(self.run), f"checkpoint {step} of {self.run.name}"
+        )
+
+    def trained(self) -> list[Record]:
+        """Lines of all training steps, those that were done again too."""
+        return [line for line in rundir.read_lines(self.run.metrics()) if "loss" in line]
+
+    def reach(self, step: int) -> int:
+        """Let the ranks train up to a step and wait there; answers the attempt."""
+        self.hold(step)
+        self.wait_for(
+            lambda: any(
+                (line["step"], line["attempt"]) == (step, self.current) for line in self.trained()
+            ),
+            f"step {step} of the newest attempt",
+        )
+        return self.current
+
+    def wait_exit(self, attempt: int) -> Attempt:
+        """The attempt, once it has ended and that is on record."""
+        self.wait_for(lambda: attempt in self.exits(), f"the end of attempt {attempt}")
+        return self.attempt(attempt)
+
+    def wait_end(self) -> None:
+        """Wait until no job of the run waits or runs."""
+        self.wait_for(lambda: not self.jobs(), f"the end of all jobs of {self.run.name}")
+
+    def wait_for(self, happened: Callable[[], object], what: str) -> None:
+        """Wait until something has happened; what did happen is told when it does not."""
+        try:
+            wait(happened, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.story()}") from None
+
+    def cancel(self) -> None:
+        """End what is left of it after a failed test, so that it hinders no other."""
+        if left := self.jobs():
+            self.laboratory.slurm.run("scancel", *left)
+            wait(lambda: not self.jobs(), f"the end of {self.run.name}")
+
+    def jobs(self) -> list[str]:
+        """Ids of the run's jobs that wait or run."""
+        text = self.laboratory.slurm.run("squeue", "-h", "-r", "-o", "%i %j")
+        lines = (line.split(maxsplit=1) for line in text.splitlines())
+        return [job for job, name in lines if name.startswith(f"{self.run.name}.")]
+
+    def job(self) -> str:
+        """The run's job that runs."""
+        text = self.laboratory.slurm.run("squeue", "-h", "-t", "R", "-o", "%i %j")
+        lines = (line.split(maxsplit=1) for line in text.splitlines())
+        (found,) = (job for job, name in lines if name == f"{self.run.name}.pretrain")
+        return found
+
+    def nodes(self) -> list[str]:
+        """Of the running job, the head node first."""
+        hosts = self.laboratory.slurm.run("squeue", "-h", "-o", "%N", "-j", self.job()).strip()
+        return self.laboratory.slurm.run("scontrol", "show", "hostnames", hosts).split()
+
+    def supervisor(self) -> int:
+        """Process id of the batch step."""
+        attempts = str(self.run.stage("pretrain") / "attempts").encode()
+        words = {pid: words for pid, words in command_lines() if b"submitit.core._submit" in words}
+        (found,) = (pid for pid, line in words.items() if line[-2].startswith(attempts))
+        return found
+
+    def rank(self, number: int) -> int:
+        """Process id of a rank, once it is there."""
+        self.wait_for(lambda: number in rank_processes(self.run), f"rank {number}")
+        return rank_processes(self.run)[number]
+
+    def events(self, kind: str) -> list[Record]:
+        return [
+            event
+            for event in rundir.read_events(self.run)
+            if event["event"] == kind and event.get("stage", "pretrain") == "pretrain"
+        ]
+
+    @property
+    def current(self) -> int:
+        """The attempt that was started last."""
+        return max(event["attempt"] for event in self.events("start"))
+
+    def exits(self) -> dict[int, Record]:
+        """Exit events by attempt."""
+        return {event["attempt"]: event for event in self.events("exit")}
+
+    def attempt(self, number: int) -> Attempt:
+        return Attempt(self, number, self.exits()[number])
+
+    def story(self) -> str:
+        """What happened, for the text of a failed test."""
+        kept = ("event", "attempt", "job_ids", "cause", "action", "reason", "message", "node", "by")
+        told = [
+            " ".join(f"{key}={event[key]}" for key in kept if event.get(key) not in (None, ""))
+            for event in rundir.read_events(self.run)
+        ]
+        queue = self.laboratory.slurm.run("squeue", "-o", "%i %j %T %r %N", check=False)
+        return "\n".join([f"{self.run.root}:", *told, queue])
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a trial's ranks that has ended."""
+
+    trial: Trial
+    number: int
+    exit: Record
+
+    @property
+    def cause(self) -> str:
+        return str(self.exit["cause"])
+
+    @property
+    def node(self) -> str:
+        return str(self.exit["node"])
+
+    @property
+    def trained(self) -> list[Record]:
+        """Its steps."""
+        return [line for line in self.trial.trained() if line["attempt"] == self.number]
+
+    @property
+    def follower(self) -> list[Record]:
+        """The steps of the next attempt that made any."""
+        lines = self.trial.trained()
+        later = [line["attempt"] for line in lines if line["attempt"] > self.number]
+        return [line for line in lines if later and line["attempt"] == min(later)]
+
+    def wait_follower(self) -> None:
+        """Wait until a later attempt has trained a step."""
+        self.trial.wait_for(lambda: self.follower, f"a step after attempt {self.number}")
+
+    @property
+    def resume_seconds(self) -> float | None:
+        follower = self.follower
+        return round(follower[0]["time"] - self.exit["ended"], 1) if follower else None
+
+    @property
+    def redone(self) -> int | None:
+        """Steps that the next attempt trained once more; None where none followed."""
+        known = (line for line in self.trial.trained() if line["attempt"] <= self.number)
+        last = max((line["step"] for line in known), default=0)
+        follower = self.follower
+        return last - follower[0]["step"] + 1 if follower else None
+
+
+def command_lines() -> Iterator[tuple[int, list[bytes]]]:
+    """Process ids of this machine, and the words they were started with."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            yield int(folder.name), (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+
+
+def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> float:
+    """Send a signal; answers the time at which that was done."""
+    now = time.time()
+    os.kill(pid, number)
+    return now
+
+
+def truth_of(trial: Trial) -> dict[int, float]:
+    """Losses of an undisturbed training, by step."""
+    trained, _ = steps.that_count(rundir.read_lines(trial.run.metrics()))
+    return {line["step"]: line["loss"] for line in trained}
+
+
+def check_reached(trial: Trial, truth: dict[int, float]) -> None:
+    """The target was reached with the losses of the undisturbed training, and nothing is left."""
+    trial.wait_end()
+    assert trial.run.done("pretrain", 0).exists(), trial.story()
+    assert trial.state() == "succeeded"
+    check_losses(trial, truth, TARGET)
+    check_ledger(trial)
+
+
+def check_stopped(trial: Trial, truth: dict[int, float], cause: str) -> Record:
+    """It stopped for a stated cause, up to there like the undisturbed one; answers the record."""
+    trial.wait_end()
+    last = max(trial.exits().values(), key=lambda event: int(event["attempt"]))
+    assert (last["cause"], last["action"]) == (cause, "stop"), trial.story()
+    assert last["reason"]
+    trained, _ = steps.that_count(rundir.read_lines(trial.run.metrics()))
+    check_losses(trial, truth, len(trained))
+    check_ledger(trial)
+    return last
+
+
+def check_losses(trial: Trial, truth: dict[int, float], target: int) -> None:
+    """Every step is there once, in order, with its own samples and the very loss of the truth."""
+    trained, _ = steps.that_count(rundir.read_lines(trial.run.metrics()))
+    assert [line["step"] for line in trained] == list(range(1, target + 1))
+    assert [line["consumed_samples"] for line in trained] == list(
+        range(BATCH, BATCH * target + 1, BATCH)
+    )
+    assert {line["step"]: line["loss"] for line in trained} == {
+        step: truth[step] for step in range(1, target + 1)
+    }
+
+
+def check_ledger(trial: Trial) -> None:
+    """Exactly one exit for each start, in a folder of its own, and no process or heartbeat left."""
+    starts = Counter(event["attempt"] for event in trial.events("start"))
+    exits = Counter(event["attempt"] for event in trial.events("exit"))
+    assert starts == exits == Counter(dict.fromkeys(starts, 1)), trial.story()
+    for number in exits:
+        record = rundir.read_json(trial.run.exit_record("pretrain", number, 0))
+        assert record["cause"] == trial.exits()[number]["cause"]
+    wait(lambda: not rank_processes(trial.run), "the end of the last rank")
+    assert left_in_memory(trial) == []
+
+
+def left_in_memory(trial: Trial) -> list[Path]:
+    """Heartbeats of the run that are still there."""
+    found = [path for path in Path("/dev/shm").rglob("*") if trial.run.name in str(path)]
+    return [path for path in found if path.is_file()]
+
+
+def make_laboratory(folder: Path, slurm: Cluster, rows: list[Row]) -> Laboratory:
+    """A desk whose documents are tokenized."""
+    desk = make_desk(folder, slurm)
+    made: dict[str, list[str]] = {}
+    for stage in ("curate", "tokenize"):
+        answer = desk.submit(stage)
+        desk.wait_end(*answer.jobs[stage])
+        made |= answer.jobs
+    found = Laboratory(desk, answer.run.path("tokens"), rows)
+    found.profile("faulty")
+    return found
+
+
+def table(rows: list[Row]) -> list[str]:
+    """The rows as lines of text, for the end of a session."""
+    columns = list(asdict(Row("", "", "", None, None, None)))
+    cells = [columns, *([_cell(value) for value in asdict(row).values()] for row in rows)]
+    widths = [max(len(line[number]) for line in cells) for number in range(len(columns))]
+    return [
+        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,181 @@
+"""What may befall ranks and their supervisor, one thing after another, in one training."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from jobs import rundir
+
+from .faults import EVERY, Laboratory, Trial, check_ledger, check_reached, check_stopped, kill
+
+pytestmark = pytest.mark.slurm
+
+ONCE = """
+def once(name):
+    path = FOLDER / name
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+def before_step(trainer):
+    if trainer.context.rank != 1:
+        return
+    if trainer.step == 13 and once("raised"):
+        raise RuntimeError("the loom broke")
+    if trainer.step == 18 and once("poisoned"):
+        next(trainer.network.parameters()).data.fill_(float("nan"))
+"""
+"""Rank 1 raises after step 13, and computes nonsense after step 18, each the first time only."""
+
+
+@pytest.fixture(scope="module")
+def trial(laboratory: Laboratory) -> Iterator[Trial]:
+    """Training that the tests below go on with, in their order."""
+    begun = laboratory.begin("ranks", hold=7, befall=ONCE)
+    yield begun
+    begun.cancel()
+
+
+def test_a_killed_rank_is_started_again_in_the_same_job(trial: Trial) -> None:
+    attempt = trial.reach(7)
+    job = trial.job()
+
+    since = kill(trial.rank(1))
+    ended = trial.wait_exit(attempt)
+    trial.laboratory.tell("kill -9 a rank", ended, since)
+
+    assert (ended.cause, ended.exit["action"]) == ("crash", "restart")
+    assert ended.node == trial.nodes()[1]
+    assert ended.redone == 2
+    assert trial.job() == job
+
+
+def test_an_exception_of_one_rank_is_named_and_survived(trial: Trial) -> None:
+    attempt = trial.current
+    trial.hold(17)
+
+    ended = trial.wait_exit(attempt)
+    trial.laboratory.tell("an exception in one rank", ended, None)
+
+    assert ended.cause == "exception"
+    assert "the loom broke" in ended.exit["reason"]
+    assert ended.node == trial.nodes()[1]
+    assert ended.redone == 3
+
+
+def test_a_loss_that_is_no_number_once_is_trained_again(trial: Trial) -> None:
+    attempt = trial.reach(17)
+    trial.hold(22)
+
+    ended = trial.wait_exit(attempt)
+    trial.laboratory.tell("NaN loss, once", ended, None)
+
+    assert ended.cause == "not_a_number"
+    assert "step 19" in ended.exit["message"]
+    assert ended.redone == 3
+
+
+def test_after_the_supervisor_is_killed_another_job_goes_on(trial: Trial) -> None:
+    attempt = trial.reach(22)
+    job = trial.job()
+
+    since = kill(trial.supervisor())
+    ended = trial.wait_exit(attempt)
+    trial.laboratory.tell("kill -9 the supervisor", ended, since)
+
+    assert ended.exit["by"] in ("janitor", "supervisor")
+    assert ended.redone == 2
+    assert trial.job() != job
+
+
+def test_after_all_that_the_losses_are_those_of_the_undisturbed_run(
+    trial: Trial, truth: dict[int, float]
+) -> None:
+    trial.hold()
+
+    check_reached(trial, truth)
+
+
+def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_started_again(
+    laboratory: Laboratory, truth: dict[int, float]
+) -> None:
+    """Steps take a while, so that nothing but the freeze comes near the limit."""
+    pace = "import time\ndef before_step(trainer): time.sleep(0.1)\n"
+    trial = laboratory.begin("freeze", "supervision.step_limit_seconds=12", hold=17, befall=pace)
+    attempt = trial.reach(17)
+
+    since = kill(trial.rank(1), signal.SIGSTOP)
+    node = trial.nodes()[1]
+    trial.hold()
+    ended = trial.wait_exit(attempt)
+    laboratory.tell("freeze a rank", ended, since)
+
+    assert (ended.cause, ended.exit["action"], ended.node) == ("hang", "restart", node)
+    assert "rank 1" in ended.exit["reason"]
+    folder = trial.run.attempt("pretrain", attempt)
+    assert [path.name for path in folder.glob("stacks-00000-*")]
+    assert [path.name for path in folder.glob("autopsy-00000-*")]
+    check_reached(trial, truth)
+
+
+@pytest.mark.parametrize(
+    ("name", "befall", "cause"),
+    [
+        (
+            "exception",
+            "def before_step(trainer):\n"
+            "    if trainer.step == 12: raise RuntimeError('the loom broke')\n",
+            "exception",
+        ),
+        (
+            "nan",
+            "def before_step(trainer):\n"
+            "    if trainer.step == 12:\n"
+            "        next(trainer.network.parameters()).data.fill_(float('nan'))\n",
+            "not_a_number",
+        ),
+    ],
+)
+def test_the_same_failure_at_the_same_step_each_time_stops_the_run(
+    laboratory: Laboratory, truth: dict[int, float], name: str, befall: str, cause: str
+) -> None:
+    trial = laboratory.begin(f"always-{name}", befall=befall)
+
+    last = check_stopped(trial, truth, cause)
+    laboratory.tell(f"{cause} at the same step each time", trial.attempt(last["attempt"]), None)
+
+    attempts = trial.exits()
+    assert 2 <= len(attempts) <= 4
+    assert last["step_after"] == 2 * EVERY
+    assert len({record["fingerprint"] for record in attempts.values()}) == 1
+    assert trial.state() == "failed"
+
+
+def test_data_that_cannot_be_read_stops_at_once_and_no_evaluation_starts(
+    laboratory: Laboratory,
+) -> None:
+    """A configuration error: more attempts would meet it again."""
+    broken = laboratory.desk.folder / "broken"
+    for path in (laboratory.tokens / "train").iterdir():
+        (broken / path.name).parent.mkdir(exist_ok=True)
+        (broken / path.name).write_bytes(path.read_bytes())
+    (broken / "00000.bin").write_bytes(b"\0\0")
+
+    trial = laboratory.begin("broken", f"pretrain.data=[{broken}/00000]", stage="pipeline")
+    ended = trial.wait_exit(1)
+    trial.wait_end()
+    laboratory.tell("configuration error", ended, None)
+
+    assert (ended.cause, ended.exit["action"]) == ("configuration", "stop")
+    assert "00000.bin has 2 bytes" in ended.exit["message"]
+    assert not [
+        e
+        for e in rundir.read_events(trial.run)
+        if e.get("stage") == "evaluate" and e["event"] == "start"
+    ]
+    check_ledger(trial)

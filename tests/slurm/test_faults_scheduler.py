@@ -1,0 +1,100 @@
+"""A scheduler that is away, says little, or is asked for the same thing twice."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from .faults import Laboratory, Trial, check_reached, kill
+
+pytestmark = pytest.mark.slurm
+
+AWAY_SECONDS = 120
+
+
+def test_a_run_survives_two_minutes_without_slurmctld_and_a_fault_in_them(
+    laboratory: Laboratory, truth: dict[int, float]
+) -> None:
+    """A rank is killed while nobody could start another; that has to wait."""
+    trial = laboratory.begin("controller", hold=7)
+    attempt = trial.reach(7)
+    pid = trial.rank(1)
+
+    laboratory.slurm.stop_service("slurmctld")
+    away = time.monotonic()
+    trial.hold(12)
+    trial.wait_for(lambda: trial.trained()[-1]["step"] == 12, "step 12 without slurmctld")
+    since = kill(pid)
+    while time.monotonic() < away + AWAY_SECONDS:
+        time.sleep(1)
+    laboratory.slurm.start_slurmctld()
+    trial.hold()
+    ended = trial.wait_exit(attempt)
+    laboratory.tell("slurmctld away for two minutes, and a rank killed", ended, since)
+
+    assert ended.cause == "crash"
+    check_reached(trial, truth)
+
+
+def test_without_sacct_the_run_goes_on_all_the_same(
+    laboratory: Laboratory, truth: dict[int, float]
+) -> None:
+    """A site without accounting: the janitor has the queue alone to ask."""
+    folder = laboratory.desk.folder / "bin"
+    folder.mkdir()
+    for place in laboratory.slurm.env["PATH"].split(os.pathsep):
+        for program in Path(place).glob("*"):
+            if program.name != "sacct" and not (folder / program.name).exists():
+                (folder / program.name).symlink_to(program)
+    laboratory.profile("silent", ("  set:\n", f"  set:\n    PATH: {folder}\n"))
+    trial = laboratory.begin("silent", hold=7, cluster="silent")
+    attempt = trial.reach(7)
+
+    since = kill(trial.supervisor())
+    ended = trial.wait_exit(attempt)
+    trial.hold()
+    laboratory.tell("sacct absent, supervisor killed", ended, since)
+
+    assert ended.exit["action"] == "submit"
+    check_reached(trial, truth)
+
+
+def test_a_requeue_while_resume_is_typed_starts_one_training_only(
+    laboratory: Laboratory, truth: dict[int, float]
+) -> None:
+    trial = laboratory.begin("twice", hold=7)
+    attempt = trial.reach(7)
+    job = trial.job()
+    environ = {**laboratory.slurm.env, "MEDITRON_RUNS": str(laboratory.desk.runs)}
+    words = [sys.executable, "-m", "meditron_cli", "resume", trial.run.name]
+
+    since = time.time()
+    typed = [
+        subprocess.Popen(words, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    laboratory.slurm.run("scontrol", "requeue", job)
+    said = [process.communicate(timeout=240)[1] for process in typed]
+    ended = trial.wait_exit(attempt)
+    trial.hold()
+    laboratory.tell("requeue while resume is typed, twice", ended, since)
+
+    assert {process.returncode for process in typed} <= {0, 2, 3}, said
+    check_reached(trial, truth)
+    assert not overlapping(trial)
+
+
+def overlapping(trial: Trial) -> list[tuple[int, int]]:
+    """Pairs of attempts of which one began before the other had ended."""
+    exits = sorted(trial.exits().values(), key=lambda event: event["began"])
+    return [
+        (before["attempt"], after["attempt"])
+        for before, after in itertools.pairwise(exits)
+        if after["began"] < before["ended"]
+    ]

@@ -1,0 +1,162 @@
+"""Checkpoints that were damaged, disks that are full, and saves that are cut short."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from .desk import saved_steps
+from .faults import EVERY, Laboratory, Trial, check_ledger, check_reached, check_stopped, kill
+
+pytestmark = pytest.mark.slurm
+
+SLOW_SAVE = """
+import time
+def before_save(trainer):
+    if trainer.step == 10 and not (FOLDER / "saved").exists():
+        if trainer.context.rank == 0:
+            (FOLDER / "saving").touch()
+        time.sleep(3)
+"""
+
+
+def checkpoint(trial: Trial, step: int) -> Path:
+    return trial.run.path("checkpoints") / f"iter_{step:07d}"
+
+
+def truncate_shards(folder: Path) -> None:
+    """Cut every shard in half."""
+    shards = list(folder.glob("*.distcp"))
+    assert shards
+    for shard in shards:
+        with shard.open("r+b") as file:
+            file.truncate(shard.stat().st_size // 2)
+
+
+def empty_record(folder: Path) -> None:
+    (folder / "meditron.json").write_bytes(b"")
+
+
+def remove_metadata(folder: Path) -> None:
+    (folder / "metadata.json").unlink()
+
+
+@pytest.fixture(scope="module")
+def trial(laboratory: Laboratory) -> Iterator[Trial]:
+    """Training that the tests below go on with, in their order."""
+    begun = laboratory.begin("damaged", hold=12)
+    yield begun
+    begun.cancel()
+
+
+@pytest.mark.parametrize(
+    ("step", "what", "damage"),
+    [
+        (12, "every shard truncated", truncate_shards),
+        (17, "its record of zero bytes", empty_record),
+        (22, "its metadata missing", remove_metadata),
+    ],
+)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
+    trial: Trial, step: int, what: str, damage: Callable[[Path], None]
+) -> None:
+    attempt = trial.reach(step)
+    newest = step // EVERY * EVERY
+
+    damage(checkpoint(trial, newest))
+    since = kill(trial.rank(1))
+    ended = trial.wait_exit(attempt)
+    trial.laboratory.tell(f"newest checkpoint with {what}, and a rank killed", ended, since)
+
+    assert ended.follower[0]["step"] == newest - EVERY + 1
+    assert ended.redone == step - newest + EVERY
+    assert list(trial.run.path("checkpoints").glob(f"iter_{newest:07d}.bad-*"))
+
+
+def test_after_three_damaged_checkpoints_the_losses_are_those_of_the_undisturbed_run(
+    trial: Trial, truth: dict[int, float]
+) -> None:
+    trial.hold()
+
+    check_reached(trial, truth)
+
+
+def test_when_every_checkpoint_is_damaged_the_run_stops_and_nothing_is_deleted(
+    laboratory: Laboratory, truth: dict[int, float]
+) -> None:
+    trial = laboratory.begin("ruined", hold=17)
+    attempt = trial.reach(17)
+    there = saved_steps(trial.run)
+
+    for step in there:
+        truncate_shards(checkpoint(trial, step))
+    kill(trial.rank(1))
+    last = check_stopped(trial, truth, "checkpoint")
+    laboratory.tell("all checkpoints damaged", trial.attempt(last["attempt"]), None)
+
+    assert last["attempt"] > attempt
+    folders = [path.name[:12] for path in trial.run.path("checkpoints").glob("iter_*")]
+    assert sorted(folders) == [f"iter_{step:07d}" for step in there]
+
+
+@pytest.fixture
+def small_disk(laboratory: Laboratory) -> Iterator[Path]:
+    """A disk of 96 MiB, as a runs directory."""
+    folder = laboratory.desk.folder / "small"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Take all the space there is, and give a little back: events and logs still find their place,
+    a save does not.
+    """
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"\1" * 4096)
+    os.truncate(path, path.stat().st_size - 128 * 1024)
+
+
+def test_a_disk_that_fills_up_during_a_save_is_waited_for(
+    laboratory: Laboratory, truth: dict[int, float], small_disk: Path
+) -> None:
+    trial = laboratory.begin("full", "supervision.storage_delay_seconds=5", hold=7, runs=small_disk)
+    attempt = trial.reach(7)
+
+    ballast = small_disk / "ballast"
+    fill(ballast)
+    trial.hold()
+    ended = trial.wait_exit(attempt)
+    ballast.unlink()
+    laboratory.tell("disk full during a save", ended, None)
+
+    assert ended.cause == "storage"
+    assert ended.exit["step_after"] == EVERY
+    check_reached(trial, truth)
+
+
+def test_a_run_that_is_cancelled_during_a_save_stays_so_until_it_is_resumed(
+    laboratory: Laboratory, truth: dict[int, float]
+) -> None:
+    trial = laboratory.begin("cancelled", befall=SLOW_SAVE)
+    trial.wait_for((trial.folder / "saving").exists, "the save after step 10")
+
+    laboratory.desk("cancel", trial.run.name)
+    trial.wait_end()
+    ended = trial.wait_exit(1)
+    state = trial.state()
+    check_ledger(trial)
+    (trial.folder / "saved").touch()
+    laboratory.desk("resume", trial.run.name)
+    laboratory.tell("cancel during a save, then resume", ended, None)
+
+    assert (ended.cause, state) == ("cancelled", "cancelled")
+    assert len(trial.events("submit")) == 2
+    check_reached(trial, truth)
