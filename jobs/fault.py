@@ -1,0 +1,55 @@
+"""``python -m jobs.fault RUN_DIR {kill,freeze} RANK``: hit a rank of training that runs on this
+node.
+
+``meditron drill`` runs it once on every node of a job; the node of the rank does it and says so,
+the others say nothing. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from jobs import heartbeat, history, processes, rundir
+
+SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
+STAGE = "pretrain"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Hit the rank if it is here, and print the name of this node."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.fault", description=__doc__)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("word", choices=SIGNALS)
+    parser.add_argument("rank", type=int)
+    args = parser.parse_args(argv)
+    if strike(rundir.RunDir(args.run_dir.resolve()), SIGNALS[args.word], args.rank, os.environ):
+        print(heartbeat.node_name(os.environ))
+    return 0
+
+
+def strike(
+    run: rundir.RunDir, number: signal.Signals, rank: int, environ: Mapping[str, str]
+) -> bool:
+    """Send a signal to a rank of the attempt that runs; whether this node has it.
+
+    Raises:
+        PermissionError: the process belongs to somebody else.
+    """
+    start = history.read(run, STAGE, 0).open
+    if start is None:
+        return False
+    beat = heartbeat.find(run, STAGE, 0, start.attempt, environ=environ).get(rank)
+    process = processes.read(beat.pid) if beat else None
+    if beat is None or process is None or process.started != beat.started:
+        return False
+    os.kill(beat.pid, number)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())

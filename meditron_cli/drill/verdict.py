@@ -1,0 +1,147 @@
+"""What a drill found: how each fault ended, and whether both trainings are the same. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jobs import steps
+from meditron_cli.drill.faults import Fault
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Blow:
+    """A fault that was dealt."""
+
+    fault: Fault
+    attempt: int
+    """The one that was hit."""
+    step: int
+    """Last one on record before."""
+    time: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one fault."""
+
+    fault: str
+    step: int | None
+    cause: str
+    """As the attempt's record names it."""
+    detect_s: float | None
+    """From the fault to the end of the attempt."""
+    resume_s: float | None
+    """From the end of the attempt to the first step of the next one."""
+    redone: int | None
+    """Steps trained once more."""
+    verdict: str
+    """``held``, or what did not."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """All of it."""
+
+    rows: tuple[Row, ...]
+    steps: int
+    """Compared."""
+    different: int | None
+    """The first step whose loss or samples differ; None where none does."""
+    reached: bool
+
+    @property
+    def held(self) -> bool:
+        """Whether the run came through everything as if nothing had been."""
+        return (
+            self.reached
+            and self.different is None
+            and all(row.verdict == "held" for row in self.rows)
+        )
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        if not self.reached:
+            return "the run that was hit did not reach its target"
+        if self.different is not None:
+            return f"from step {self.different} on the two trainings are not the same"
+        same = f"the losses of all {self.steps} steps are those of the undisturbed run, bit for bit"
+        missed = [row.fault for row in self.rows if row.verdict != "held"]
+        if missed:
+            return f"{same}, but not all went as it should: {', '.join(missed)}"
+        return f"{same}, and every sample was used once, in order"
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "held": self.held,
+            "sentence": self.sentence,
+            "reached": self.reached,
+            "steps": self.steps,
+            "first_difference": self.different,
+            "faults": [asdict(row) for row in self.rows],
+        }
+
+
+def judge(blow: Blow, exits: Mapping[int, Line], lines: Sequence[Line]) -> Row:
+    """What became of a fault.
+
+    Args:
+        exits: exit events of the run that was hit, by attempt.
+        lines: all its metric lines, oldest first.
+    """
+    name, ended = blow.fault.name, exits.get(blow.attempt)
+    if ended is None:
+        return Row(name, blow.step, "", None, None, None, "the attempt left no record")
+    after = following(lines, blow.attempt)
+    trained = (x["step"] for x in lines if "loss" in x and x["attempt"] <= blow.attempt)
+    last = max(trained, default=0)
+    return Row(
+        fault=name,
+        step=blow.step,
+        cause=str(ended["cause"]),
+        detect_s=round(ended["ended"] - blow.time, 1),
+        resume_s=round(after[0]["time"] - ended["ended"], 1) if after else None,
+        redone=last - after[0]["step"] + 1 if after else None,
+        verdict=verdict(blow, str(ended["cause"]), bool(after)),
+    )
+
+
+def verdict(blow: Blow, cause: str, went_on: bool) -> str:
+    """``held``, or what did not."""
+    expected = [item.value for item in blow.fault.causes]
+    if not went_on:
+        return "nothing went on after it"
+    return "held" if cause in expected else f"taken for {cause}, not {' or '.join(expected)}"
+
+
+def not_dealt(fault: Fault) -> Row:
+    """The line of a fault that came too late."""
+    return Row(fault.name, None, "", None, None, None, "the run was over before it came to this")
+
+
+def following(lines: Iterable[Line], attempt: int) -> list[Line]:
+    """The steps of the next attempt that made any."""
+    later = [line for line in lines if "loss" in line and line["attempt"] > attempt]
+    return [line for line in later if line["attempt"] == later[0]["attempt"]]
+
+
+def difference(undisturbed: Iterable[Line], hit: Iterable[Line], batch: int) -> int | None:
+    """The first step that both do not have with the very same loss, or whose samples are not the
+    next in order; None where there is none.
+    """
+    want, have = (
+        {line["step"]: line for line in steps.that_count(map(dict, lines)).trained}
+        for lines in (undisturbed, hit)
+    )
+    for step in range(1, max([*want, *have], default=0) + 1):
+        if step not in want or step not in have:
+            return step
+        same = want[step]["loss"] == have[step]["loss"]
+        if not same or have[step]["consumed_samples"] != step * batch:
+            return step
+    return None

@@ -1,0 +1,179 @@
+"""What a drill is made of: its faults, what it trains, and what it makes of what it sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meditron_cli.config.load import load, load_cluster
+from meditron_cli.drill import settings
+from meditron_cli.drill.faults import FAULTS, choose
+from meditron_cli.drill.verdict import Blow, Result, Row, difference, judge
+from meditron_cli.errors import ConfigError
+
+from ..conftest import Bench
+
+KILL = FAULTS["kill-rank"]
+
+
+def step(number: int, attempt: int = 1, loss: float | None = None, **more: Any) -> dict[str, Any]:
+    """A metric line of a step of four samples, a second after the one before."""
+    value = loss if loss is not None else 5 - number / 10
+    line = {"step": number, "attempt": attempt, "loss": value, "time": 100.0 + number}
+    return {**line, "consumed_samples": 4 * number, **more}
+
+
+def exit_event(attempt: int, cause: str, ended: float) -> dict[int, dict[str, Any]]:
+    return {attempt: {"attempt": attempt, "cause": cause, "ended": ended, "action": "restart"}}
+
+
+# ---- which faults
+
+
+def test_all_faults_that_the_scheduler_has_are_the_default() -> None:
+    assert [fault.name for fault in choose("", "slurm")] == list(FAULTS)
+    assert [fault.name for fault in choose("", "local")] == [
+        "kill-rank",
+        "freeze-rank",
+        "damage-checkpoint",
+    ]
+
+
+def test_chosen_faults_keep_their_order() -> None:
+    assert [f.name for f in choose("kill-rank, preempt", "slurm")] == ["kill-rank", "preempt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "scheduler", "message"),
+    [
+        ("kil-rank", "slurm", "no fault is called 'kil-rank'"),
+        ("preempt", "local", "preempt needs Slurm, and this cluster's scheduler is local"),
+    ],
+)
+def test_a_fault_that_cannot_be_dealt_is_refused(text: str, scheduler: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        choose(text, scheduler)
+
+    assert refused.value.message == message
+
+
+# ---- what is trained
+
+
+@pytest.mark.parametrize("name", ["local", "test-slurm", "generic-h100", "rcp", "clariden"])
+def test_the_training_of_a_drill_is_valid_on_every_kind_of_cluster(
+    name: str, project: Path
+) -> None:
+    own = settings.settings(load_cluster(name), None, 5)
+
+    loaded = load(name, settings.SIZE, project / "experiment.yaml", list(own))
+
+    layout, training = loaded.experiment.parallel, loaded.experiment.pretrain
+    assert training.global_batch_size % (layout.data * training.micro_batch_size) == 0
+    assert training.train_steps == 720
+
+
+def test_more_nodes_than_the_partition_has_are_refused() -> None:
+    with pytest.raises(ConfigError) as refused:
+        settings.settings(load_cluster("test-slurm"), 5, 1)
+
+    assert refused.value.message == "a drill on 5 nodes does not fit partition low, which has 4"
+
+
+# ---- what is made of it
+
+
+def test_a_fault_that_was_recovered_from_is_told_with_its_times() -> None:
+    lines = [step(1), step(2), step(3), step(2, 2, time=110.0), step(3, 2), step(4, 2)]
+
+    row = judge(Blow(KILL, 1, 3, 103.5), exit_event(1, "crash", 104.75), lines)
+
+    assert row == Row("kill-rank", 3, "crash", 1.2, 5.2, 2, "held")
+
+
+@pytest.mark.parametrize(
+    ("cause", "lines", "verdict"),
+    [
+        ("hang", [step(1), step(2, 2)], "taken for hang, not crash"),
+        ("crash", [step(1)], "nothing went on after it"),
+    ],
+)
+def test_a_fault_that_was_not_recovered_from_as_expected_says_so(
+    cause: str, lines: list[dict[str, Any]], verdict: str
+) -> None:
+    row = judge(Blow(KILL, 1, 1, 100.0), exit_event(1, cause, 101.0), lines)
+
+    assert row.verdict == verdict
+
+
+def test_an_attempt_without_a_record_is_told() -> None:
+    assert judge(Blow(KILL, 1, 1, 100.0), {}, []).verdict == "the attempt left no record"
+
+
+def test_the_same_losses_and_samples_are_the_same_training() -> None:
+    undisturbed = [step(number) for number in range(1, 5)]
+    hit = [step(1), step(2), step(3), step(3, 2), step(4, 2)]
+
+    assert difference(undisturbed, hit, 4) is None
+
+
+@pytest.mark.parametrize(
+    ("hit", "first"),
+    [
+        ([step(1), step(2, loss=4.800000001), step(3)], 2),
+        ([step(1), step(2)], 3),
+        ([step(1), step(2), step(3, consumed_samples=16)], 3),
+        ([step(1), step(2), step(3), step(4)], 4),
+    ],
+)
+def test_the_first_step_that_differs_is_named(hit: list[dict[str, Any]], first: int) -> None:
+    undisturbed = [step(number) for number in range(1, 4)]
+
+    assert difference(undisturbed, hit, 4) == first
+
+
+HELD = Row("kill-rank", 3, "crash", 1.0, 2.0, 1, "held")
+MISSED = Row("preempt", 3, "unknown", 1.0, 2.0, 1, "taken for unknown, not preempted")
+
+
+@pytest.mark.parametrize(
+    ("result", "held", "sentence"),
+    [
+        (
+            Result((HELD,), 9, None, True),
+            True,
+            "the losses of all 9 steps are those of the undisturbed run, bit for bit, and every "
+            "sample was used once, in order",
+        ),
+        (
+            Result((HELD, MISSED), 9, None, True),
+            False,
+            "the losses of all 9 steps are those of the undisturbed run, bit for bit, but not all "
+            "went as it should: preempt",
+        ),
+        (
+            Result((HELD,), 9, 4, True),
+            False,
+            "from step 4 on the two trainings are not the same",
+        ),
+        (
+            Result((HELD,), 9, 4, False),
+            False,
+            "the run that was hit did not reach its target",
+        ),
+    ],
+)
+def test_one_sentence_says_what_came_out(result: Result, held: bool, sentence: str) -> None:
+    assert (result.held, result.sentence) == (held, sentence)
+
+
+def test_placeholders_of_a_profile_are_refused_before_anything_is_submitted(
+    meditron: Bench,
+) -> None:
+    refused = meditron("drill", "--cluster", "generic-h100")
+
+    assert refused.exit_code == 2
+    assert "hint: put your own values into the profile" in refused.stderr
+    assert meditron.scheduler.submitted == []
