@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs import attempt, history, lead, rundir
+from jobs import attempt, history, lead, nodes, rundir
 from jobs.rundir import RunDir
 from jobs.slurm import ledger, submission
 from jobs.slurm.client import Client
