@@ -36,7 +36,12 @@ STYLES = {
 
 def data(text: str) -> None:
     """Print the answer of a command to stdout; a last line break is added where it is missing."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    part(text if text.endswith("\n") else text + "\n")
+
+
+def part(text: str) -> None:
+    """Print a part of an answer to stdout, as it is."""
+    sys.stdout.write(text)
     sys.stdout.flush()
 
 

@@ -141,6 +141,13 @@ def heading(attempt: Attempt) -> str:
     )
 
 
+def ending(attempt: Attempt) -> str:
+    """How an attempt ended and what was done then, with the reason."""
+    sentence = f": {attempt.sentence}" if attempt.sentence else ""
+    name = f"{attempt.stage} task {attempt.index} attempt {attempt.number}"
+    return f"{name} ended: {attempt.outcome}{sentence}"
+
+
 def nodes_text(nodes: Sequence[str]) -> str | None:
     """The first two nodes, and how many there are."""
     if not nodes:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -271,11 +271,16 @@ def note_start(stage: StageRecord, event: Mapping[str, Any]) -> None:
 
 def events_of(run: RunDir, kinds: Collection[str]) -> Iterable[dict[str, Any]]:
     """Events of these kinds, oldest first; lines of other kinds are not even parsed."""
-    marks = [f'"event": "{kind}"'.encode() for kind in kinds]
     try:
         lines = run.events.read_bytes().splitlines()
     except FileNotFoundError:
-        return
+        return []
+    return parse(lines, kinds)
+
+
+def parse(lines: Iterable[bytes], kinds: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The events of these kinds among some lines."""
+    marks = [f'"event": "{kind}"'.encode() for kind in kinds]
     for line in lines:
         if any(mark in line for mark in marks):
             try:

@@ -6,7 +6,8 @@ import sys
 from typing import Protocol
 
 from jobs.rundir import RunDir
-from meditron_cli import console, view
+from meditron_cli import attempts, console, time_text, view
+from meditron_cli.attempts import Attempt
 from meditron_cli.observe import ask
 from meditron_cli.scheduler.base import JobInfo
 from meditron_cli.services import Services
@@ -27,12 +28,41 @@ class Board(Protocol):
         """Show the run as it is now."""
         ...
 
+    def tell(self, sentence: str) -> None:
+        """Say something once."""
+        ...
+
+
+class News:
+    """What was told in a run's events since the last look."""
+
+    def __init__(self, run: RunDir) -> None:
+        """What stands there now is no news."""
+        self._path = run.events
+        self._read = run.events.stat().st_size if run.events.exists() else 0
+
+    def exits(self) -> list[Attempt]:
+        """The attempts that have ended since the last look."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                text = file.read()
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        events = view.parse(whole.splitlines(), ("exit",))
+        return list(attempts.fold(events))
+
 
 class Lines:
     """A line for each change of a stage, and for each tenth of it, for logs."""
 
     def __init__(self) -> None:
         self._said: dict[str, tuple[str, int, int]] = {}
+
+    def tell(self, sentence: str) -> None:
+        console.note(sentence)
 
     def show(self, run: RunView) -> None:
         for name, stage in run.stages.items():
@@ -56,6 +86,9 @@ class Bars:
 
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
+
+    def tell(self, sentence: str) -> None:
+        self._progress.console.print(sentence, markup=False, highlight=False)
 
     def show(self, run: RunView) -> None:
         for name, stage in run.stages.items():
@@ -99,6 +132,7 @@ def until_end(services: Services, run: RunDir, board: Board) -> str:
     """Look again and again, asking the scheduler now and then, until the run has ended."""
     infos: dict[str, JobInfo] = {}
     asked = 0.0
+    news = News(run)
     while True:
         now = services.clock.now()
         record = view.read(run)
@@ -109,11 +143,19 @@ def until_end(services: Services, run: RunDir, board: Board) -> str:
             asked = now
             record = view.read(run)
         run_view = view.fold(record, infos, now)
+        tell_interruptions(news, board)
         board.show(run_view)
         if run_view.state in FINAL and (fresh or not view.open_jobs(record, now)):
             settle(services, run, record)
             return run_view.state
         services.clock.sleep(LOOK_SECONDS)
+
+
+def tell_interruptions(news: News, board: Board) -> None:
+    """A line for each attempt that ended early since the last look."""
+    for attempt in news.exits():
+        if attempt.interrupted:
+            board.tell(time_text.ending(attempt))
 
 
 def settle(services: Services, run: RunDir, record: RunRecord) -> None:

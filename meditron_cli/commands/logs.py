@@ -1,19 +1,23 @@
-"""``meditron logs``: what the tasks of a run said."""
+"""``meditron logs``: what the tasks of a run said, attempt after attempt."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
 
 from jobs import specs
 from jobs.rundir import RunDir
-from meditron_cli import console, observe
+from meditron_cli import attempts as starts
+from meditron_cli import console, observe, time_text, view, watch
+from meditron_cli.attempts import Attempt
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
 from meditron_cli.services import Services
-from meditron_cli.watch import FINAL
 
 SUFFIXES = (".out", ".log", ".err")
 FOLLOW_SECONDS = 1.0
@@ -21,13 +25,63 @@ STATE_SECONDS = 15.0
 """Between two looks at the run's state while following."""
 BLOCK_BYTES = 1 << 20
 
+TASK_FILE = re.compile(r"[a-z]+-(\d{5})\.")
+"""``ranks-00003.log``: of one task, whatever else worked in its attempt."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which logs to print."""
+
+    run: RunDir
+    stages: Sequence[str]
+    attempt: int | None = None
+    task: int | None = None
+    since: dict[str, int] = field(default_factory=dict)
+    """The first attempt by stage; any where none is named."""
+
+    def attempts(self, stage: str) -> list[int]:
+        """Numbers of the attempts of a stage, oldest first."""
+        return [
+            number
+            for number in self.run.attempts(stage)
+            if number >= self.since.get(stage, 0) and self.attempt in (None, number)
+        ]
+
+    def files(self, stage: str, number: int) -> list[Path]:
+        """The log files of an attempt, by name."""
+        others = self._jobs_of_others(stage)
+        return sorted(
+            path
+            for path in self.run.attempt(stage, number).iterdir()
+            if path.suffix in SUFFIXES and self._may_be_mine(path.name, others)
+        )
+
+    def _may_be_mine(self, name: str, others: tuple[str, ...]) -> bool:
+        if self.task is None:
+            return True
+        match = TASK_FILE.match(name)
+        return int(match[1]) == self.task if match else not name.startswith(others)
+
+    def _jobs_of_others(self, stage: str) -> tuple[str, ...]:
+        """What the names of files begin with that the jobs of other tasks print into."""
+        if self.task is None:
+            return ()
+        tasks: dict[str, set[int]] = {}
+        for event in view.events_of(self.run, ("submit",)):
+            if event["stage"] == stage and len(event["job_ids"]) == len(event["indices"]):
+                for index, job in zip(event["indices"], event["job_ids"], strict=True):
+                    tasks.setdefault(f"{job}_", set()).add(index)
+        return tuple(job for job, indices in tasks.items() if self.task not in indices)
+
 
 @click.command()
 @options.run_argument
 @options.runs_dir_option
 @click.option("--stage", type=click.Choice(specs.STAGES), help="Only this stage.")
-@click.option("--attempt", type=click.IntRange(min=1), help="Default: each stage's newest.")
-@click.option("--follow", is_flag=True, help="Go on until the run has ended.")
+@click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt; default: all.")
+@click.option("--task", type=click.IntRange(min=0), help="Only this task, counted from 0.")
+@click.option("--follow", is_flag=True, help="From the newest jobs on, until the run has ended.")
 @click.pass_obj
 def command(
     services: Services,
@@ -35,82 +89,116 @@ def command(
     runs_dir: Path | None,
     stage: str | None,
     attempt: int | None,
+    task: int | None,
     follow: bool,
 ) -> None:
-    """Print the logs of a run.
+    """Print the logs of a run, attempt after attempt.
 
-    Each file is headed by its name inside the run directory.
+    Each attempt is headed by a line that says where it ran, when, and how it ended; each file by
+    its name inside the run directory.
     """
     run = options.find_run(services, runs_dir, name)
-    printer = Printer(run)
     stages = [stage] if stage else list(specs.STAGES)
     if follow:
-        follow_logs(services, run, printer, stages, attempt)
+        since = newest_jobs(run) if attempt is None else {}
+        follow_logs(services, Printer(Wanted(run, stages, attempt, task, since)))
         return
-    printer.print_new(stages, attempt)
-    if not printer.seen:
+    printer = Printer(Wanted(run, stages, attempt, task))
+    printer.print_new()
+    if not printer.printed:
         raise ConfigError(
             f"run {run.name} has no logs of {stage or 'any stage'} yet",
             hint=f"`meditron status {run.name}` says what it waits for",
         )
 
 
+def newest_jobs(run: RunDir) -> dict[str, int]:
+    """The attempt that the last submission of each stage began with: its jobs print there."""
+    return {event["stage"]: event["attempt"] for event in view.events_of(run, ("submit",))}
+
+
 class Printer:
     """Prints what log files have gained since the last look."""
 
-    def __init__(self, run: RunDir) -> None:
-        self._run = run
-        self.seen: dict[Path, int] = {}
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.printed: dict[Path, int] = {}
         """Bytes printed of each file."""
+        self._headed: set[tuple[str, int]] = set()
         self._last: Path | None = None
 
-    def print_new(self, stages: list[str], attempt: int | None, growing: bool = False) -> None:
+    def print_new(self, growing: bool = False) -> None:
         """Print everything new, a header before each change of file.
 
         While files are ``growing``, a last line without its end is left for the next time.
         """
-        for stage in stages:
-            for path in log_files(self._run, stage, attempt):
-                self._print(path, growing)
+        for stage in self.wanted.stages:
+            for number in self.wanted.attempts(stage):
+                for path in self.wanted.files(stage, number):
+                    text = ""
+                    for text in self._new(path, growing):
+                        self._head(stage, number, path)
+                        console.part(text)
+                    if text and not text.endswith("\n"):
+                        console.part("\n")
 
-    def _print(self, path: Path, growing: bool) -> None:
+    def print_ends(self, ended: Sequence[Attempt]) -> None:
+        """Tell how attempts ended whose logs were printed while they worked."""
+        for attempt in ended:
+            if (attempt.stage, attempt.number) in self._headed:
+                console.data(f"=== {time_text.ending(attempt)} ===")
+                self._last = None
+
+    def _new(self, path: Path, growing: bool) -> Iterator[str]:
         with path.open("rb") as file:
-            file.seek(self.seen.get(path, 0))
+            file.seek(self.printed.get(path, 0))
             while block := file.read(BLOCK_BYTES):
                 end = block.rfind(b"\n") + 1
                 if growing and not end:
                     return
-                if self._last != path:
-                    console.data(f"==> {path.relative_to(self._run.root)} <==")
-                    self._last = path
                 whole = block[:end] or block
-                console.data(whole.decode(errors="replace"))
-                self.seen[path] = self.seen.get(path, 0) + len(whole)
-                file.seek(self.seen[path])
+                yield whole.decode(errors="replace")
+                self.printed[path] = self.printed.get(path, 0) + len(whole)
+                file.seek(self.printed[path])
+
+    def _head(self, stage: str, number: int, path: Path) -> None:
+        if (stage, number) not in self._headed:
+            self._headed.add((stage, number))
+            console.data(f"=== {heading(self.wanted.run, stage, number, self.wanted.task)} ===")
+        if self._last != path:
+            self._last = path
+            console.data(f"==> {path.relative_to(self.wanted.run.root)} <==")
 
 
-def log_files(run: RunDir, stage: str, attempt: int | None) -> Iterator[Path]:
-    """Log files of one attempt, by name; of the newest when none is named."""
-    numbers = run.attempts(stage)
-    if attempt is None and numbers:
-        attempt = numbers[-1]
-    if attempt in numbers:
-        folder = run.attempt(stage, attempt)
-        yield from sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+def heading(run: RunDir, stage: str, number: int, task: int | None) -> str:
+    """An attempt in one line; one of several tasks says how many of them ended how."""
+    found = [
+        attempt
+        for attempt in starts.fold(view.events_of(run, starts.KINDS))
+        if (attempt.stage, attempt.number) == (stage, number) and task in (None, attempt.index)
+    ]
+    if len(found) == 1:
+        return time_text.heading(found[0])
+    if not found:
+        return f"{stage} attempt {number}: not started"
+    counts = Counter(attempt.outcome for attempt in found)
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+    began = time_text.moment(min(attempt.began for attempt in found))
+    return f"{stage} attempt {number}: {len(found)} tasks, {began}: {outcomes}"
 
 
-def follow_logs(
-    services: Services, run: RunDir, printer: Printer, stages: list[str], attempt: int | None
-) -> None:
+def follow_logs(services: Services, printer: Printer) -> None:
     """Print until the run has ended, asking for its state now and then."""
     looked = 0.0
+    news = watch.News(printer.wanted.run)
     while True:
-        now = services.clock.now()
+        now, ended = services.clock.now(), False
         if now - looked >= STATE_SECONDS:
-            ended = observe.observe(services, [run])[0].state in FINAL
+            ended = observe.observe(services, [printer.wanted.run])[0].state in watch.FINAL
             looked = now
-            if ended:
-                printer.print_new(stages, attempt)
-                return
-        printer.print_new(stages, attempt, growing=True)
+        exits = news.exits()
+        printer.print_new(growing=not ended)
+        printer.print_ends(exits)
+        if ended:
+            return
         services.clock.sleep(FOLLOW_SECONDS)
