@@ -69,7 +69,7 @@ class Surroundings:
         end = facts.end_time if facts else None
         return Site(
             scheduler="slurm",
-            in_allocation=usable,
+            usable=usable,
             can_requeue=site.requeue and (facts is None or facts.can_requeue),
             can_submit=site.submit_from_jobs and client.has("sbatch"),
             requeues_left=self._requeues_left(client, facts),
