@@ -362,9 +362,12 @@ def memory_never_sufficed(case: Case) -> Decision | None:
 
 
 def same_step(case: Case) -> Decision | None:
-    """The same failure at the same step, whatever checkpoint it came from."""
+    """The same failure at the same step, whatever checkpoint it came from.
+
+    A full disk is met at the same save each time, and yet not for the step's sake.
+    """
     print_, step = case.verdict.fingerprint, case.evidence.last_step
-    if not print_ or step is None:
+    if not print_ or step is None or case.verdict.cause is Cause.STORAGE:
         return None
     times = sum((e.fingerprint, e.last_step) == (print_, step) for e in case.counted)
     if times < SAME_STEP:
@@ -410,8 +413,8 @@ RULES: tuple[Rule, ...] = (
     being_ended,
     allocations_too_short,
     memory_never_sufficed,
-    same_step,
     on_two_nodes,
+    same_step,
     came_back,
     no_progress,
 )

@@ -1,0 +1,123 @@
+"""Attempts as their supervisors would tell of them: short to write, whole to read."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from jobs.evidence import (
+    Action,
+    Cause,
+    Decision,
+    Ending,
+    Evidence,
+    LogSign,
+    NodeEntry,
+    RankExit,
+    Site,
+)
+
+NODES = ("gpu01", "gpu02")
+SITE = Site(nodes=NODES, seconds_left=36_000.0)
+AFTERWARDS = Site(in_allocation=False)
+NOW = 1_800_000_000.0
+
+KILL = -signal.SIGKILL
+
+
+def evidence(**changes: Any) -> Evidence:
+    """The first attempt of a training of four ranks on two nodes, a checkpoint further."""
+    values: dict[str, Any] = {
+        "stage": "pretrain",
+        "attempt": 1,
+        "job_id": "12",
+        "began": NOW - 600,
+        "ended": NOW,
+        "run": "med",
+        "world_size": 4,
+        "step_before": 1100,
+        "step_after": 1200,
+        "last_step": 1204,
+        "target_step": 5000,
+        "site": SITE,
+    }
+    return Evidence(**{**values, **changes})
+
+
+def rank(number: int, code: int = 1, kind: str = "", message: str = "", **changes: Any) -> RankExit:
+    """How one of four ranks left: two a node, the later the higher its number."""
+    values = {"node": NODES[number // 2], "time": NOW - 10 + number}
+    return RankExit(number, code=code, kind=kind, message=message, **{**values, **changes})
+
+
+def killed(number: int = 3, **changes: Any) -> Evidence:
+    """An attempt of which one rank was ended by SIGKILL."""
+    return evidence(ranks=(rank(number, KILL),), code=KILL, **changes)
+
+
+def raised(message: str, kind: str = "RuntimeError", **changes: Any) -> Evidence:
+    """An attempt of which rank 1 left with an exception."""
+    node = changes.pop("node", NODES[0])
+    frame = changes.pop("frame", "jobs.engine.loop:step")
+    left = rank(1, 1, kind, message, node=node, frame=frame)
+    return evidence(ranks=(left,), code=1, **changes)
+
+
+def logged(name: str, number: int | None = None, of: int | None = 3, line: str = "") -> LogSign:
+    """A signature in the log of one rank."""
+    return LogSign(name, of, number, line or name)
+
+
+def ending(told: Evidence, decision: Decision) -> Ending:
+    """What the ledger keeps of an attempt."""
+    assert decision.verdict is not None
+    return Ending(
+        stage=told.stage,
+        index=0,
+        attempt=told.attempt,
+        job_id=told.job_id,
+        cause=decision.verdict.cause,
+        fingerprint=decision.verdict.fingerprint,
+        node=decision.verdict.node,
+        began=told.began,
+        ended=told.ended,
+        step_before=told.step_before,
+        step_after=told.step_after,
+        action=decision.action,
+        by_person=told.by_person,
+        last_step=told.last_step,
+    )
+
+
+def past(cause: Cause = Cause.CRASH, **changes: Any) -> Ending:
+    """An attempt of long ago."""
+    values: dict[str, Any] = {
+        "stage": "pretrain",
+        "index": 0,
+        "attempt": 0,
+        "job_id": "11",
+        "cause": cause,
+        "fingerprint": "",
+        "node": "",
+        "began": NOW - 7200,
+        "ended": NOW - 3600,
+        "step_before": 1100,
+        "step_after": 1100,
+        "action": Action.SUBMIT,
+    }
+    return Ending(**{**values, **changes})
+
+
+def listed(node: str, verdict: str = "FATAL", **changes: Any) -> NodeEntry:
+    """A line of the node ledger that still counts."""
+    values: dict[str, Any] = {
+        "time": NOW - 100,
+        "node": node,
+        "code": "gpu_lost",
+        "verdict": verdict,
+        "run": "other",
+        "attempt": 1,
+        "evidence": "GPU 3 fell off the bus",
+        "expires": NOW + 1000,
+    }
+    return NodeEntry(**{**values, **changes})

@@ -1,0 +1,295 @@
+"""Why an attempt ended, from what is known of it."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs import causes, runtime
+from jobs.evidence import Cause, Evidence, Finding, Hang, Site, Verdict
+
+from .endings import AFTERWARDS, KILL, NODES, evidence, killed, logged, raised, rank
+
+USR2, TERM = int(signal.SIGUSR2), int(signal.SIGTERM)
+STOPPED = rank(0, runtime.STOPPED, "Stopped", "saved")
+PEER = "[/pytorch/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:27531"
+WATCHDOG = "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9)"
+LOCAL = Site(scheduler="local", nodes=("laptop",))
+HANG = Hang("step", 130.0, 120.0, 2, "gpu02", "stopped by a signal (state T)")
+FATAL = Finding("gpu02", "gpu_lost", "FATAL", "GPU 3 has fallen off the bus")
+FULL = Finding("gpu02", "disk", "FATAL", "/runs has 1 GB left")
+
+
+def everywhere(message: str, kind: str = "RuntimeError", **changes: object) -> Evidence:
+    """The same exception in all four ranks of a run that never made a step."""
+    left = tuple(rank(number, 1, kind, f"{message} {number}") for number in range(4))
+    start = {"step_before": 0, "step_after": 0, "last_step": None}
+    return evidence(ranks=left, code=1, **{**start, **changes})
+
+
+CASES: list[tuple[str, Evidence, Cause]] = [
+    ("the target was reached", evidence(done=True, code=0), Cause.COMPLETED),
+    ("cancelled while leaving", evidence(signals=(TERM,), cancelled=True), Cause.CANCELLED),
+    ("Slurm says so", evidence(slurm_state="CANCELLED by 1000"), Cause.CANCELLED),
+    ("the file STOP", evidence(stop_asked=True, ranks=(STOPPED,), code=130), Cause.STOPPED),
+    ("the supervisor refused", evidence(configuration=True), Cause.CONFIGURATION),
+    ("PreemptTime is set", evidence(preempted=True, signals=(USR2,)), Cause.PREEMPTED),
+    ("preempted, no signal seen", evidence(preempted=True, ranks=(STOPPED,)), Cause.PREEMPTED),
+    ("a row PREEMPTED", evidence(slurm_state="PREEMPTED", site=AFTERWARDS), Cause.PREEMPTED),
+    ("the early signal", evidence(signals=(USR2,), ranks=(STOPPED,), code=130), Cause.TIME_LIMIT),
+    ("too slow to save", evidence(signals=(USR2,), ranks=(rank(3, KILL),)), Cause.TIME_LIMIT),
+    ("a row TIMEOUT", evidence(slurm_state="TIMEOUT", site=AFTERWARDS), Cause.TIME_LIMIT),
+    ("a row NODE_FAIL", evidence(slurm_state="NODE_FAIL", site=AFTERWARDS), Cause.NODE_FAIL),
+    ("a row BOOT_FAIL", evidence(slurm_state="BOOT_FAIL", site=AFTERWARDS), Cause.NODE_FAIL),
+    ("srun lost a node, the rest saved", evidence(failed_node="gpu02", code=0), Cause.NODE_FAIL),
+    ("SIGTERM alone", evidence(signals=(TERM,), ranks=(STOPPED,), code=130), Cause.UNKNOWN),
+    ("SIGTERM without Slurm", evidence(signals=(TERM,), site=LOCAL), Cause.STOPPED),
+    ("SIGUSR2 without Slurm", evidence(signals=(USR2,), site=LOCAL), Cause.STOPPED),
+    ("the pre-flight", evidence(findings=(FATAL,), ranks_started=False), Cause.UNHEALTHY),
+    ("a GPU lost at work", evidence(findings=(FATAL,), ranks=(rank(3),)), Cause.GPU_HARDWARE),
+    ("the disk of all", evidence(findings=(FULL,), ranks_started=False), Cause.STORAGE),
+    ("XID 79", evidence(log_signatures=(logged("xid", 79),)), Cause.GPU_HARDWARE),
+    ("XID 31", evidence(log_signatures=(logged("xid", 31),)), Cause.CUDA_ERROR),
+    ("XID 45 after a kill", killed(log_signatures=(logged("xid", 45),)), Cause.CRASH),
+    ("the kernel's OOM killer", killed(oom_kills=1), Cause.HOST_OOM),
+    ("OOM in the log", killed(log_signatures=(logged("oom_kill", of=None),)), Cause.HOST_OOM),
+    ("OOM of a step", evidence(slurm_state="OUT_OF_MEMORY", site=AFTERWARDS), Cause.HOST_OOM),
+    ("a hang that ended in SIGKILL", killed(2, hang=HANG), Cause.HANG),
+    ("NCCL's watchdog", raised(WATCHDOG), Cause.HANG),
+    ("a rank killed", killed(), Cause.CRASH),
+    ("SIGSEGV", evidence(ranks=(rank(3, -11),), code=-11), Cause.CRASH),
+    ("a signal, no rank named", evidence(code=KILL), Cause.CRASH),
+    ("CUDA out of memory", raised("CUDA out of memory. Tried 2 GiB"), Cause.CUDA_OOM),
+    ("by PyTorch's type", raised("Tried to allocate", "OutOfMemoryError"), Cause.CUDA_OOM),
+    ("a CUDA error", raised("CUDA error: an illegal memory access"), Cause.CUDA_ERROR),
+    ("NaN", raised("loss of step 1205 is nan; keeps iter_1200", "NotANumber"), Cause.NOT_A_NUMBER),
+    ("no memory", raised("", "MemoryError"), Cause.HOST_OOM),
+    ("ENOSPC", raised("/runs/x: No space left on device", "OSError"), Cause.STORAGE),
+    ("a save", raised("iter_9 could not be written: ENOSPC: No", "StorageError"), Cause.STORAGE),
+    ("all damaged", raised("no checkpoint can be used", "CheckpointsDamaged"), Cause.CHECKPOINT),
+    ("not loadable", raised("iter_9 cannot be loaded into this model"), Cause.CHECKPOINT),
+    ("the data", raised("index 9", "IndexError", frame="jobs.engine.data:next"), Cause.DATA),
+    ("the port", raised("EADDRINUSE, address already in use"), Cause.LAUNCH),
+    ("no rendezvous", everywhere("Timed out after 601 seconds waiting for clients. 1/2 clients "
+     "joined.", "DistStoreError"), Cause.LAUNCH),
+    ("an import on one node", raised("No module named 'x'", "ModuleNotFoundError"), Cause.LAUNCH),
+    ("an import nowhere", everywhere("No module 'x'", "ModuleNotFoundError"), Cause.CONFIGURATION),
+    ("a wrong setting", evidence(ranks=(rank(0, 2, "TaskError", "?"),)), Cause.CONFIGURATION),
+    ("exit code 2", evidence(ranks=(rank(0, 2),), code=2), Cause.CONFIGURATION),
+    ("all ranks before step 1", everywhere("bad shape"), Cause.CONFIGURATION),
+    ("a KeyError before step 1", raised("'x'", "KeyError", step_before=0, step_after=0,
+     last_step=None), Cause.CONFIGURATION),
+    ("all ranks at work", everywhere("bad shape", last_step=3), Cause.EXCEPTION),
+    ("all ranks after a resume", everywhere("bad shape", step_before=100), Cause.EXCEPTION),
+    ("one rank at work", raised("'x'", "KeyError"), Cause.EXCEPTION),
+    ("an exit code", evidence(ranks=(rank(0, 7),), code=7), Cause.EXCEPTION),
+    ("the log of a mute rank", evidence(ranks=(rank(3),), log_signatures=(logged("cuda_error"),)),
+     Cause.CUDA_ERROR),
+    ("the log alone", evidence(log_signatures=(logged("disk_full"),)), Cause.STORAGE),
+    ("every rank blames another", raised(PEER), Cause.UNKNOWN),
+    ("another training writes", raised("iter: held", "WriterHeld"), Cause.UNKNOWN),
+    ("ranks never started", evidence(ranks_started=False, message="srun: not found"), Cause.LAUNCH),
+    ("exit 0 without the target", evidence(code=0), Cause.UNKNOWN),
+    ("nothing is known", evidence(slurm_state="FAILED", site=AFTERWARDS), Cause.UNKNOWN),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("told", "cause"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
+def test_what_is_known_names_the_cause(told: Evidence, cause: Cause) -> None:
+    assert causes.classify(told).cause is cause
+
+
+def test_every_cause_can_be_told() -> None:
+    assert {cause for _, _, cause in CASES} == set(Cause)
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        (killed(), "rank 3 on gpu02 was ended by SIGKILL at step 1,204"),
+        (
+            evidence(failed_node="gpu02", code=0),
+            "gpu02 failed at step 1,204",
+        ),
+        (
+            killed(2, hang=HANG),
+            "nothing moved in phase step for 130 s at step 1,204: rank 2 on gpu02 stopped first "
+            "(stopped by a signal (state T))",
+        ),
+        (
+            raised("loss is odd.\nsee there", "ValueError"),
+            "rank 1 on gpu01 failed at step 1,204: loss is odd. see there",
+        ),
+        (
+            evidence(slurm_state="CANCELLED by 0", cancelled_by="admin"),
+            "attempt 1 of pretrain was cancelled by an administrator",
+        ),
+        (
+            evidence(findings=(FATAL,), ranks_started=False),
+            "gpu02 is not fit for work: GPU 3 has fallen off the bus (gpu_lost)",
+        ),
+        (
+            killed(oom_kills=2),
+            "rank 3 on gpu02 was ended because its node ran out of memory at step 1,204",
+        ),
+        (
+            evidence(log_signatures=(logged("xid", 79),), site=Site(nodes=("gpu07",))),
+            "a GPU on gpu07 reported XID 79 at step 1,204",
+        ),
+        (raised(PEER, last_step=None), "rank 1 on gpu01 lost another rank, and none says why"),
+        (
+            evidence(slurm_state="NODE_FAIL", job_id="9", last_step=None, site=AFTERWARDS),
+            "a node of job 9, Slurm does not say which, failed",
+        ),
+    ],
+)
+def test_the_sentence_names_rank_node_step_and_event(told: Evidence, sentence: str) -> None:
+    assert causes.classify(told).sentence == sentence
+
+
+def test_a_rank_that_was_killed_is_the_cause_and_not_the_one_that_complains_first() -> None:
+    complains = rank(0, 1, "RuntimeError", PEER, time=5.0)
+
+    verdict = causes.classify(evidence(ranks=(complains, rank(3, KILL, time=30.0)), code=KILL))
+
+    assert (verdict.cause, verdict.node) == (Cause.CRASH, "gpu02")
+
+
+def test_the_first_exception_in_time_is_the_cause_and_not_the_ranks_killed_after_it() -> None:
+    raising = rank(1, 1, "ValueError", "no such id", time=5.0)
+
+    verdict = causes.classify(evidence(ranks=(rank(3, KILL, time=30.0), raising), code=1))
+
+    assert (verdict.cause, verdict.sentence.split(":")[0]) == (
+        Cause.EXCEPTION,
+        "rank 1 on gpu01 failed at step 1,204",
+    )
+
+
+def test_a_rank_aborted_by_the_watchdog_is_a_symptom_of_the_rank_that_failed() -> None:
+    aborted = rank(0, -signal.SIGABRT, time=5.0)
+    raising = rank(3, 1, "ValueError", "no such id", time=9.0)
+    told = evidence(
+        ranks=(aborted, raising), log_signatures=(logged("nccl_timeout", of=0),), code=1
+    )
+
+    assert causes.classify(told).cause is Cause.EXCEPTION
+
+
+def test_a_rank_that_raised_is_the_cause_of_the_hang_it_left_behind() -> None:
+    raising = rank(3, 1, "ValueError", "no such id")
+
+    assert causes.classify(evidence(ranks=(raising,), hang=HANG)).cause is Cause.EXCEPTION
+
+
+@pytest.mark.parametrize("signals", [(USR2,), (TERM,)])
+def test_a_save_that_fails_on_request_is_no_time_limit(signals: tuple[int, ...]) -> None:
+    failing = rank(0, 1, "StorageError", "iter_9 could not be written: ENOSPC: No space left")
+
+    told = evidence(ranks=(failing, STOPPED), signals=signals, code=1)
+
+    assert causes.classify(told).cause is Cause.STORAGE
+
+
+def test_a_full_disk_seen_by_the_pre_flight_is_no_fault_of_the_node() -> None:
+    full = Finding("gpu02", "storage", "FATAL", "/runs: No space left on device")
+
+    verdict = causes.classify(evidence(findings=(full,), ranks_started=False))
+
+    assert (verdict.cause, verdict.node) == (Cause.STORAGE, "")
+
+
+def test_a_finding_against_its_node_makes_a_cuda_error_a_fault_of_the_gpu() -> None:
+    drain = Finding("gpu01", "ecc_uncorrected", "DRAIN", "2 uncorrected memory errors")
+
+    verdict = causes.classify(raised("CUDA error: unspecified launch failure", findings=(drain,)))
+
+    assert (verdict.cause, verdict.node) == (Cause.GPU_HARDWARE, "gpu01")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (raised("a 1 b", node="gpu01"), raised("a 77 b", node="gpu02"), True),
+        (raised("in /a/b.py at 0x7f01"), raised("in /c/d/e.py at 0xaa02"), True),
+        (raised("a 1 b"), raised("a 1 c"), False),
+        (raised("a", frame="m:f"), raised("a", frame="m:g"), False),
+        (raised("a", "ValueError"), raised("a", "RuntimeError"), False),
+        (evidence(ranks=(rank(3, -11),)), evidence(ranks=(rank(3, -7),)), False),
+        (evidence(ranks=(rank(3, -11),)), evidence(ranks=(rank(2, -11),)), False),
+    ],
+)
+def test_a_fingerprint_is_of_the_failure_and_not_of_the_place(
+    one: Evidence, other: Evidence, same: bool
+) -> None:
+    prints = [causes.classify(told).fingerprint for told in (one, other)]
+
+    assert all(prints)
+    assert (prints[0] == prints[1]) is same
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        killed(),
+        evidence(done=True),
+        evidence(preempted=True),
+        evidence(signals=(USR2,)),
+        evidence(failed_node="gpu02"),
+        evidence(code=0),
+    ],
+)
+def test_what_comes_from_outside_has_no_fingerprint(told: Evidence) -> None:
+    assert causes.classify(told).fingerprint == ""
+
+
+def test_what_the_supervisor_saw_stands_when_another_decides_again() -> None:
+    known = Verdict(Cause.CRASH, "rank 3 on gpu02 was ended by SIGBUS", "gpu02", "abc")
+
+    told = evidence(known=known, slurm_state="FAILED", site=AFTERWARDS)
+
+    assert causes.classify(told) == known
+
+
+@pytest.mark.parametrize(
+    ("state", "cause"),
+    [
+        ("CANCELLED by 1000", Cause.CANCELLED),
+        ("TIMEOUT", Cause.TIME_LIMIT),
+        ("NODE_FAIL", Cause.NODE_FAIL),
+        ("PREEMPTED", Cause.PREEMPTED),
+        ("FAILED", Cause.UNKNOWN),
+    ],
+)
+def test_slurms_last_word_settles_what_the_supervisor_did_not_know(
+    state: str, cause: Cause
+) -> None:
+    known = Verdict(Cause.UNKNOWN, "job 12 is being ended and Slurm does not say why")
+
+    told = evidence(known=known, slurm_state=state, site=AFTERWARDS)
+
+    assert causes.classify(told).cause is cause
+
+
+@given(st.text(), st.text(), st.integers(-64, 255), st.text(max_size=9), st.text(max_size=9))
+def test_whatever_ranks_and_slurm_say_the_verdict_is_one_sentence(
+    kind: str, message: str, code: int, state: str, node: str
+) -> None:
+    told = evidence(
+        ranks=(rank(1, code, kind, message, node=node),),
+        code=code,
+        slurm_state=state,
+        message=message,
+    )
+
+    verdict = causes.classify(told)
+
+    assert verdict == causes.classify(told)
+    assert verdict.sentence
+    assert len(verdict.sentence.splitlines()) == 1
+    assert verdict.node in (node, *NODES, "")
