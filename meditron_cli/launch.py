@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import rundir, specs
+from jobs import attempt, nodes, rundir, specs
 from jobs.rundir import RunDir
+from jobs.slurm import ledger, successor
+from jobs.slurm.submission import SubmitError
 from meditron_cli import runs, view
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
@@ -29,6 +32,9 @@ HINTS = {
 }
 """What to do about a run directory that cannot be written."""
 
+Note = Callable[[str], None]
+"""Says a sentence to the person who has called."""
+
 
 @dataclass(frozen=True)
 class StageDecision:
@@ -42,11 +48,13 @@ class StageDecision:
     """Jobs to cancel first: they wait for something that can no longer happen."""
 
 
-def launch(plan: Plan, scheduler: Scheduler, run: RunDir) -> dict[str, list[str]]:
+def launch(
+    plan: Plan, scheduler: Scheduler, run: RunDir, note: Note = lambda sentence: None
+) -> dict[str, list[str]]:
     """Start what is missing of a plan, and answer the job ids that now work on each stage.
 
-    Finished tasks are skipped, tasks with a living job are left alone. Either all of this call's
-    submissions stand or none.
+    Finished tasks are skipped, tasks with a living job are left alone, which ``note`` is told.
+    Either all of this call's submissions stand or none.
 
     Raises:
         ConfigError: another submit of this run is at work, or a stage lacks its inputs.
@@ -54,7 +62,7 @@ def launch(plan: Plan, scheduler: Scheduler, run: RunDir) -> dict[str, list[str]
     """
     try:
         with rundir.locked(run.lock):
-            return _launch(plan, scheduler, run)
+            return _launch(plan, scheduler, run, note)
     except rundir.Locked as error:
         raise ConfigError(
             f"another submit of run {run.name} is at work",
@@ -67,16 +75,20 @@ def launch(plan: Plan, scheduler: Scheduler, run: RunDir) -> dict[str, list[str]
         ) from error
 
 
-def _launch(plan: Plan, scheduler: Scheduler, run: RunDir) -> dict[str, list[str]]:
-    withdraw_unanswered(run, lambda kind: scheduler)
+def _launch(plan: Plan, scheduler: Scheduler, run: RunDir, note: Note) -> dict[str, list[str]]:
+    settle_unanswered(run, scheduler)
     record = view.read(run)
     infos = ask(record, scheduler)
     verdicts = judge_tasks(plan, run)
     refuse_other_data(record, verdicts)
     decisions = decide(plan, record, infos, verdicts)
+    for sentence in left_alone(decisions, infos):
+        note(sentence)
     keep = {(stage, index) for stage, decision in decisions.items() for index in decision.keep}
+    plan = without_bad_nodes(plan, scheduler, run, note)
     prepare(plan, run, decisions, keep)
-    scheduler.cancel([job for decision in decisions.values() for job in decision.drop])
+    dropped = [job for decision in decisions.values() for job in decision.drop]
+    scheduler.cancel([*dropped, *janitors_of(run, dropped)])
     live = {stage: live_jobs(found, infos) for stage, found in record.stages.items()}
     batch = Batch(plan, scheduler, run)
     try:
@@ -89,6 +101,45 @@ def _launch(plan: Plan, scheduler: Scheduler, run: RunDir) -> dict[str, list[str
         batch.undo(error)
         raise
     return {stage.stage: live[stage.stage] for stage in plan.stages}
+
+
+def left_alone(
+    decisions: Mapping[str, StageDecision], infos: Mapping[str, JobInfo]
+) -> Iterator[str]:
+    """A sentence for each stage that goes on in jobs that are there already."""
+    for stage, decision in decisions.items():
+        kept = unique(job.job_id for job in decision.keep.values())
+        if kept and not decision.submit:
+            info = infos[kept[0]]
+            more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
+            why = f": {info.reason}" if info.reason not in ("", "None") else ""
+            yield f"{stage}: job {kept[0]}{more} is there already ({info.state.value}{why})"
+
+
+def without_bad_nodes(plan: Plan, scheduler: Scheduler, run: RunDir, note: Note) -> Plan:
+    """The plan with the nodes that its stages leave out, by the cluster's node ledger."""
+    entries = nodes.read(nodes.ledger(run.root.parent, plan.site.cluster))
+    if plan.site.scheduler != "slurm" or not nodes.active(entries, time.time()):
+        return plan
+    stages = []
+    for stage in plan.stages:
+        known = scheduler.node_names(stage.resources.partition)
+        names, warning = nodes.excluded(entries, time.time(), known, stage.resources.nodes)
+        if warning:
+            note(f"{stage.stage}: {warning}")
+        stages.append(replace(stage, exclude=names))
+    return replace(plan, stages=tuple(stages))
+
+
+def janitors_of(run: RunDir, job_ids: Collection[str]) -> list[str]:
+    """Those who look after any of these jobs."""
+    wanted = set(job_ids)
+    return unique(
+        janitor
+        for event in rundir.read_events(run)
+        if event["event"] == "submit" and wanted & set(event["job_ids"])
+        for janitor in event.get("janitors", ())
+    )
 
 
 class Batch:
@@ -108,18 +159,22 @@ class Batch:
         if not indices:
             return []
         run = self._run
-        attempt = max(run.attempts(stage.stage), default=0) + 1
-        run.attempt(stage.stage, attempt).mkdir(parents=True)
+        number = attempt.new_folder(run, stage.stage)
         fields = {
             "stage": stage.stage,
-            "attempt": attempt,
+            "attempt": number,
             "indices": list(indices),
             "scheduler": self._plan.site.scheduler,
+            "by": "person",
+            "replaces": [],
+            "exclude": list(stage.exclude),
         }
         rundir.append_event(run, "intent", **fields)
-        ids = self._scheduler.submit(self._plan, stage, indices, run.root, attempt, after)
+        ids = self._scheduler.submit(self._plan, stage, indices, run.root, number, after)
         self._submitted += ids
-        rundir.append_event(run, "submit", **fields, job_ids=ids)
+        janitors = self._scheduler.submit_janitor(self._plan, stage, run.root, number, ids)
+        self._submitted += janitors
+        rundir.append_event(run, "submit", **fields, job_ids=ids, janitors=janitors)
         return ids
 
     def undo(self, reason: BaseException) -> None:
@@ -131,27 +186,28 @@ class Batch:
         rundir.append_event(self._run, "undo", job_ids=self._submitted, reason=text)
 
 
-def withdraw_unanswered(run: RunDir, schedulers: Callable[[str], Scheduler]) -> None:
-    """End what submissions have left that were killed, or got no answer, before their ids were on
+def settle_unanswered(run: RunDir, scheduler: Scheduler) -> None:
+    """Take over submissions that were killed before their ids were on record, where they are whole,
+    and end what is left of the others.
+
+    Raises:
+        SchedulerError: no answer.
+    """
+    for intent in ledger.unanswered(rundir.read_events(run)):
+        if not scheduler.adopt(run.root, intent):
+            withdraw(run, intent, scheduler)
+
+
+def withdraw(run: RunDir, intent: Mapping[str, Any], scheduler: Scheduler) -> None:
+    """End what a submission has left that was killed, or got no answer, before its ids were on
     record.
 
     Raises:
         SchedulerError: no answer.
     """
-    for stage, attempt, kind in unanswered(rundir.read_events(run)):
-        schedulers(kind).withdraw(run.root, stage, attempt)
-        rundir.append_event(run, "withdraw", stage=stage, attempt=attempt)
-
-
-def unanswered(events: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, str]]:
-    """Stage, attempt and scheduler of each intent to submit of which no result is on record."""
-    found: dict[tuple[str, int], str] = {}
-    for event in events:
-        if event["event"] == "intent":
-            found[event["stage"], event["attempt"]] = event["scheduler"]
-        elif event["event"] in ("submit", "withdraw"):
-            found.pop((event["stage"], event["attempt"]), None)
-    return [(*key, kind) for key, kind in found.items()]
+    stage, number = intent["stage"], intent["attempt"]
+    scheduler.withdraw(run.root, stage, number)
+    rundir.append_event(run, "withdraw", stage=stage, attempt=number)
 
 
 def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
@@ -322,17 +378,46 @@ def prepare(
 
 
 def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
-    """End every job of a run that may be alive; answers their ids.
+    """End every job of a run that may be alive, and those that would go on with it; answers the ids
+    of the former.
 
     The event comes first, so that a task that ends in between counts as cancelled.
+
+    Raises:
+        SchedulerError: no answer.
     """
-    withdraw_unanswered(run, schedulers)
-    open_ids = view.open_jobs(view.read(run), now=0.0)
-    everything = sorted(job for ids in open_ids.values() for job in ids)
-    rundir.append_event(run, "cancel", job_ids=everything)
-    for kind, ids in open_ids.items():
-        schedulers(kind).cancel(sorted(ids))
+    with nobody_submits(run):
+        for intent in ledger.unanswered(rundir.read_events(run)):
+            withdraw(run, intent, schedulers(intent["scheduler"]))
+        open_ids = view.open_jobs(view.read(run), now=0.0)
+        everything = sorted(job for ids in open_ids.values() for job in ids)
+        rundir.append_event(run, "cancel", job_ids=everything)
+        for kind, ids in open_ids.items():
+            schedulers(kind).cancel(sorted(ids))
+        dismiss_janitors(run, schedulers)
     return everything
+
+
+@contextmanager
+def nobody_submits(run: RunDir) -> Iterator[None]:
+    """Keep everybody from submitting, once a submission that is being made stands.
+
+    Raises:
+        SchedulerError: it takes too long.
+    """
+    try:
+        with successor.waiting_lock(run):
+            yield
+    except SubmitError as error:
+        raise SchedulerError(error.message, hint=error.hint) from error
+
+
+def dismiss_janitors(run: RunDir, schedulers: Callable[[str], Scheduler]) -> None:
+    """Cancel what would look after the jobs of a run."""
+    events = rundir.read_events(run)
+    found = {job for stage in specs.STAGES for job in ledger.janitors(events, stage)}
+    if found:
+        schedulers("slurm").cancel(sorted(found))
 
 
 def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
@@ -342,20 +427,26 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     Raises:
         SchedulerError: no answer about what runs.
     """
-    record = view.read(run)
-    open_ids = view.open_jobs(record, time.time())
-    leaving: list[str] = []
-    rundir.append_event(run, "stop", job_ids=sorted(set().union(*open_ids.values())))
-    run.stop_file.touch()
-    for kind, ids in open_ids.items():
-        infos = schedulers(kind).states(sorted(ids))
-        saving = {
-            job.job_id
-            for name in SAVING_STAGES
-            if name in record.stages
-            for job in record.stages[name].jobs.values()
-            if job.job_id in infos and infos[job.job_id].state is JobState.ACTIVE
-        }
-        schedulers(kind).cancel(sorted(ids - saving))
-        leaving += sorted(saving)
+    with nobody_submits(run):
+        record = view.read(run)
+        open_ids = view.open_jobs(record, time.time())
+        leaving: list[str] = []
+        rundir.append_event(run, "stop", job_ids=sorted(set().union(*open_ids.values())))
+        run.stop_file.touch()
+        for kind, ids in open_ids.items():
+            saving = saving_jobs(record, schedulers(kind).states(sorted(ids)))
+            schedulers(kind).cancel(sorted(ids - saving))
+            leaving += sorted(saving)
+        dismiss_janitors(run, schedulers)
     return leaving
+
+
+def saving_jobs(record: RunRecord, infos: Mapping[str, JobInfo]) -> set[str]:
+    """Jobs that run and look for the file STOP."""
+    return {
+        job.job_id
+        for name in SAVING_STAGES
+        if name in record.stages
+        for job in record.stages[name].jobs.values()
+        if job.job_id in infos and infos[job.job_id].state is JobState.ACTIVE
+    }

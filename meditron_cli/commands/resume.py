@@ -31,7 +31,7 @@ def command(services: Services, name: str, runs_dir: Path | None, as_json: bool)
 
     run = options.find_run(services, runs_dir, name)
     plan = planned(run)
-    started = launch(plan, services.scheduler(plan.site.scheduler), run)
+    started = launch(plan, services.scheduler(plan.site.scheduler), run, console.note)
     if as_json:
         console.json_out({"run": run.name, "dir": str(run.root), "jobs": started})
         return

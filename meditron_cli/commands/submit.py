@@ -184,7 +184,7 @@ def start(services: Services, submission: Submission, run: RunDir, as_json: bool
         console.warning(text)
     if submission.exists:
         console.note(continuing(run, services.clock.now()))
-    started = launch(plan, services.scheduler(plan.site.scheduler), run)
+    started = launch(plan, services.scheduler(plan.site.scheduler), run, console.note)
     runs.note_request(run, request_of(services, submission))
     if as_json:
         console.json_out({"run": run.name, "dir": str(run.root), "jobs": started})
