@@ -21,6 +21,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from jobs import rundir
+from jobs.attempt import Job
+from jobs.heartbeat import node_name
 from jobs.runtime import FAILED, Context, TaskError
 
 LEASE_SECONDS = 900.0
@@ -76,8 +78,8 @@ def holder_of(context: Context, environ: Mapping[str, str]) -> Holder:
         stage=context.task.stage,
         index=context.task.index,
         attempt=context.attempt,
-        job=environ.get("SLURM_JOB_ID") or environ.get("MEDITRON_LOCAL_JOB", ""),
-        node=environ.get("SLURMD_NODENAME") or os.uname().nodename,
+        job=Job.here(environ).job_id,
+        node=node_name(environ),
         pid=os.getpid(),
     )
 

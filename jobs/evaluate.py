@@ -11,10 +11,11 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from jobs import checkpoints, rundir, runtime, specs, vocabulary
+from jobs import checkpoints, claims, keeping, rundir, runtime, specs, vocabulary
 from jobs.heartbeat import Phase
 from jobs.runtime import TaskError
 
@@ -40,6 +41,28 @@ def run(context: runtime.Context) -> None:
     spec = cast(specs.EvaluateSpec, context.task.spec)
     vocabulary.require_unchanged(context.run, spec.tokenizer, spec.tokenizer_sha256)
     asked, examples = choose(benchmarks.read(Path(spec.path), spec.kind), spec)
+    with lease(context, spec):
+        evaluate(context, asked, examples)
+
+
+def lease(context: runtime.Context, spec: specs.EvaluateSpec) -> AbstractContextManager[None]:
+    """Keep the checkpoint from being deleted by a training that goes on; one rank does it for all.
+
+    Raises:
+        OSError: the storage takes nothing.
+    """
+    folder = context.path(spec.checkpoint_dir)
+    if context.rank != 0 or not folder.is_dir():
+        return nullcontext()
+    holder = claims.holder_of(context, os.environ)
+    return claims.leased(folder, checkpoints.name(step_asked_for(spec)), holder)
+
+
+def evaluate(
+    context: runtime.Context, asked: Sequence[Question], examples: Sequence[Question]
+) -> None:
+    """Put the questions to the checkpoint, and leave what it answered."""
+    spec = cast(specs.EvaluateSpec, context.task.spec)
     checkpoint, step = find_checkpoint(context.path(spec.checkpoint_dir), spec)
     work_offline(context.scratch)
     if context.rank == 0:
@@ -85,6 +108,12 @@ def choose(
     return test[: spec.limit or None], random.Random(spec.seed).sample(train, spec.shots)
 
 
+def step_asked_for(spec: specs.EvaluateSpec) -> int:
+    """The step whose checkpoint the spec means."""
+    named = {"first": 0, "last": spec.target_step}
+    return named[spec.checkpoint] if spec.checkpoint in named else int(spec.checkpoint)
+
+
 def find_checkpoint(folder: Path, spec: specs.EvaluateSpec) -> tuple[Path, int]:
     """Folder and step of the checkpoint the spec means.
 
@@ -92,9 +121,10 @@ def find_checkpoint(folder: Path, spec: specs.EvaluateSpec) -> tuple[Path, int]:
         TaskError: it is missing or damaged, holds another model, or is called ``last`` while the
             newest one is below the target: an unfinished model is never evaluated as the last.
     """
-    named = {"first": 0, "last": spec.target_step}
-    step = named[spec.checkpoint] if spec.checkpoint in named else int(spec.checkpoint)
+    step = step_asked_for(spec)
     found = checkpoints.at_step(folder, step)
+    if found is None and keeping.came_back(folder / checkpoints.name(step)):
+        found = checkpoints.at_step(folder, step)
     if found is None:
         newest = checkpoints.find_latest(folder)
         raise missing(folder, spec, step, newest[1].iteration if newest else None)

@@ -18,6 +18,8 @@ from jobs.runtime import FAILED, TaskError
 OLDER_TRIED = 2
 """How many checkpoints before the newest may be used when it is damaged."""
 
+POLL_SECONDS = 0.05
+
 
 class CheckpointsDamaged(TaskError):
     """Steps were trained, and no checkpoint of them can be used."""
@@ -74,9 +76,25 @@ def let_go(folder: Path, keep: int) -> None:
     for path in [*_superfluous(folder, keep), *_unfinished(folder)]:
         if path.name not in leased:
             # In one step: half a checkpoint under its own name would look damaged.
-            path.rename(path.with_name(f".{path.name}.leaving"))
+            path.rename(_leaving(path))
     for leaving in folder.glob(".iter_*.leaving"):
         _delete_unless_leased(leaving)
+
+
+def came_back(path: Path, seconds: float = 10.0) -> bool:
+    """Whether a checkpoint that was just leaving is there again, as it must be for a lease.
+
+    Waits while it is neither there nor gone, so many seconds at most.
+    """
+    deadline = time.monotonic() + seconds
+    while not path.exists() and _leaving(path).exists() and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    return path.exists()
+
+
+def _leaving(path: Path) -> Path:
+    """The name under which a checkpoint is deleted."""
+    return path.with_name(f".{path.name}.leaving")
 
 
 def _superfluous(folder: Path, keep: int) -> list[Path]:

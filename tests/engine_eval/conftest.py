@@ -130,12 +130,12 @@ class Evaluation:
     run: rundir.RunDir
     task: specs.TaskSpec
 
-    def start(self, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run every rank of the task to its end; the first rank's outcome."""
+    def begin(self, **variables: str) -> list[subprocess.Popen[str]]:
+        """Start every rank of the task."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
-        ranks = [
+        return [
             subprocess.Popen(
                 [sys.executable, "-m", "jobs", "evaluate", str(self.run.root), "0"],
                 env=environment(**(variables | self._rank(rank, port))),
@@ -146,6 +146,10 @@ class Evaluation:
             )
             for rank in range(self.task.ranks)
         ]
+
+    def start(self, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run every rank of the task to its end; the first rank's outcome."""
+        ranks = self.begin(**variables)
         outcomes = [(process.communicate(timeout=120), process) for process in ranks]
         (stdout, stderr), first = outcomes[0]
         assert all(process.returncode == first.returncode for _, process in outcomes), outcomes

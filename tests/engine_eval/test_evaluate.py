@@ -7,10 +7,13 @@ import json
 import shutil
 import socket
 import threading
+import time
 
 import pytest
 
-from jobs import rundir, specs
+from jobs import keeping, rundir, specs
+
+from ..ranks import wait_until
 
 pytestmark = pytest.mark.engine
 
@@ -193,6 +196,39 @@ def test_a_model_of_another_shape_is_refused(evaluation, made):
 
     assert outcome.returncode == 2
     assert f"{made.folder}/iter_0000004: holds a model of another shape" in outcome.stderr
+
+
+def test_a_checkpoint_stays_while_it_is_evaluated_although_training_prunes(
+    evaluation, made, tmp_path
+):
+    folder = shutil.copytree(made.folder, tmp_path / "checkpoints")
+    task = evaluation(checkpoint_dir=str(folder), batch_size=1)
+
+    def leases():
+        return sorted((folder / "leases").glob("iter_0000004.*.json"))
+
+    (killed,) = task.begin()
+    wait_until(leases)
+    killed.kill()
+    killed.communicate()
+    keeping.let_go(folder, 0)  # as training does after each save: step 6 is the newest
+    (left,) = leases()
+    (rank,) = task.begin()
+    wait_until(lambda: len(leases()) == 2)
+    left.unlink()
+    while rank.poll() is None:
+        keeping.let_go(folder, 0)
+        time.sleep(0.01)
+    said = rank.communicate()
+
+    assert rank.returncode == 0, said
+    assert task.results()["checkpoint_step"] == 4
+    assert leases() == []
+    keeping.let_go(folder, 0)
+    assert not (folder / "iter_0000004").exists()
+    late = task.start()
+    assert late.returncode == 2
+    assert "no valid checkpoint of step 4; the newest is of step 6" in late.stderr
 
 
 def test_weights_that_are_not_numbers_fail_instead_of_scoring(evaluation):
