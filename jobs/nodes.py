@@ -36,6 +36,9 @@ CAP_NODES = 2
 CAP_SHARE = 0.1
 """At most the larger of two nodes and a tenth of the partition is excluded (RESILIENCE, 6)."""
 
+TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+"""What a field of an entry may hold, by its annotation."""
+
 UNSAFE = re.compile(r"[^A-Za-z0-9 _.:,/()=-]+")
 """What does not go into a command that somebody pastes into a root shell."""
 
@@ -52,14 +55,15 @@ def read(path: Path) -> tuple[NodeEntry, ...]:
 
 
 def _entry(line: dict[str, Any]) -> NodeEntry | None:
-    names = {field.name for field in dataclasses.fields(NodeEntry)}
+    known = {field.name: field for field in dataclasses.fields(NodeEntry)}
+    values = {name: value for name, value in line.items() if name in known}
+    if any(not isinstance(value, TYPES[str(known[name].type)]) for name, value in values.items()):
+        return None
     try:
-        entry = NodeEntry(**{name: value for name, value in line.items() if name in names})
+        entry = NodeEntry(**values)
     except TypeError:  # a field is missing
         return None
-    numbers = (entry.time, entry.expires)
-    known = isinstance(entry.node, str) and entry.verdict in LIFETIME_SECONDS
-    return entry if known and all(isinstance(number, (int, float)) for number in numbers) else None
+    return entry if entry.verdict in LIFETIME_SECONDS else None
 
 
 def append(path: Path, entries: Iterable[NodeEntry]) -> None:

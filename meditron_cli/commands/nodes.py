@@ -50,7 +50,8 @@ class Ledger:
         if not found:
             told = ", ".join(dict.fromkeys(entry.node for entry in self.standing)) or "no node"
             message = f"nothing stands against {node!r} in {self.path}; it speaks against {told}"
-            raise ConfigError(message, hint=f"`meditron nodes --cluster {self.cluster} --all`")
+            hint = f"`meditron nodes --cluster {self.cluster} --all` shows what has expired"
+            raise ConfigError(message, hint=hint)
         return found
 
 
