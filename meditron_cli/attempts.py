@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jobs.evidence import Action
+
 KINDS = ("start", "exit")
 """Events that attempts are made of."""
 
@@ -75,7 +77,8 @@ def fold(events: Iterable[Mapping[str, Any]]) -> tuple[Attempt, ...]:
     """All attempts of all tasks, in the order in which they were started.
 
     An exit without a start is one of a task that was refused, or of a run made by an older version;
-    a second exit of the same start, told twice, changes nothing.
+    none if it only says that the task is at work elsewhere. A second exit of the same start, told
+    twice, changes nothing.
     """
     found: dict[tuple[str, int, int], Attempt] = {}
     for event in events:
@@ -84,9 +87,16 @@ def fold(events: Iterable[Mapping[str, Any]]) -> tuple[Attempt, ...]:
         key = (event["stage"], event["index"], event["attempt"])
         if event["event"] == "start":
             found[key] = started(event)
-        elif key not in found or found[key].ended is None:
-            found[key] = ended(found.get(key) or refused(event), event)
+        elif key in found and found[key].ended is None:
+            found[key] = ended(found[key], event)
+        elif key not in found and not is_elsewhere(event):
+            found[key] = ended(refused(event), event)
     return tuple(found.values())
+
+
+def is_elsewhere(event: Mapping[str, Any]) -> bool:
+    """Whether an ``exit`` without a start says that another job works on the task."""
+    return bool(event.get("action") == Action.WAIT)
 
 
 def started(event: Mapping[str, Any]) -> Attempt:

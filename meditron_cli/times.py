@@ -99,7 +99,7 @@ class Times:
 
 def measure(run: RunDir, record: RunRecord, seen: RunView, now: float) -> Times:
     """Read what a run's files tell of its time."""
-    events = list(view.events_of(run, (*view.KINDS, *starts.KINDS)))
+    events = list(view.events_of(run, view.KINDS))
     work = timeledger.work_of(rundir.read_lines(run.metrics()))
     told = starts.fold(events)
     settled = [

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,10 @@ NEVER = "DependencyNeverSatisfied"
 
 INTENTS = ("intent", "withdraw", "submit")
 ENDINGS = {"cancel": "cancelled", "stop": "stopped"}
-KINDS = (*INTENTS, "start", "undo", *ENDINGS)
+KINDS = (*INTENTS, "start", "exit", "undo", *ENDINGS)
 """Events that decide who works on what."""
+
+EXIT_MARK = b'"event": "exit"'
 
 ALIVE = ("running", "pending", "unknown")
 """States of what may go on by itself."""
@@ -221,11 +223,11 @@ def done_indices(run: RunDir, stage: str, total: int) -> set[int]:
 def read_events(run: RunDir, record: RunRecord) -> None:
     """Put intents, submissions and cancellations into the record."""
     given: list[dict[str, Any]] = []
-    for event in events_of(run, KINDS):
+    for event in parse(worth_parsing(lines_of(run), record), KINDS):
         kind = event["event"]
         if kind in INTENTS:
             note_intent(record, event)
-        if kind in ("submit", "start"):
+        if kind in NOTES:
             given.append(event)
         elif kind == "undo":
             gone = set(event["job_ids"])
@@ -236,8 +238,7 @@ def read_events(run: RunDir, record: RunRecord) -> None:
     record.submitted = times[0] if times else None
     for event in given:
         if event["stage"] in record.stages:
-            note = note_submission if event["event"] == "submit" else note_start
-            note(record.stages[event["stage"]], event)
+            NOTES[event["event"]](record.stages[event["stage"]], event)
 
 
 def note_intent(record: RunRecord, event: Mapping[str, Any]) -> None:
@@ -269,17 +270,47 @@ def note_start(stage: StageRecord, event: Mapping[str, Any]) -> None:
         stage.jobs[event["index"]] = replace(job, attempt=event["attempt"])
 
 
-def events_of(run: RunDir, kinds: Collection[str]) -> Iterable[dict[str, Any]]:
-    """Events of these kinds, oldest first; lines of other kinds are not even parsed."""
+def note_exit(stage: StageRecord, event: Mapping[str, Any]) -> None:
+    """Move a task on to the attempt in which it was refused before anything was started."""
+    job = stage.jobs.get(event["index"])
+    if job is not None and event["attempt"] > job.attempt and event.get("action") != Action.WAIT:
+        note_start(stage, event)
+
+
+NOTES: dict[str, Callable[[StageRecord, Mapping[str, Any]], None]] = {
+    "submit": note_submission,
+    "start": note_start,
+    "exit": note_exit,
+}
+"""What events say of a stage."""
+
+
+def worth_parsing(lines: Iterable[bytes], record: RunRecord) -> Iterator[bytes]:
+    """The lines without the long ones that tell how tasks of finished stages ended."""
+    stages = record.stages.values()
+    unfinished = [
+        f'"stage": "{stage.stage}"'.encode() for stage in stages if len(stage.done) < stage.total
+    ]
+    for line in lines:
+        if EXIT_MARK not in line or any(mark in line for mark in unfinished):
+            yield line
+
+
+def events_of(run: RunDir, kinds: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Events of these kinds, oldest first."""
+    return parse(lines_of(run), kinds)
+
+
+def lines_of(run: RunDir) -> list[bytes]:
+    """The lines of the events file; none where there is no file."""
     try:
-        lines = run.events.read_bytes().splitlines()
+        return run.events.read_bytes().splitlines()
     except FileNotFoundError:
         return []
-    return parse(lines, kinds)
 
 
 def parse(lines: Iterable[bytes], kinds: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The events of these kinds among some lines."""
+    """The events of these kinds among some lines; those of other kinds are not even parsed."""
     marks = [f'"event": "{kind}"'.encode() for kind in kinds]
     for line in lines:
         if any(mark in line for mark in marks):

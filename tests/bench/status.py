@@ -30,6 +30,18 @@ NUMBER = "NUMBER"
 """Stands for a run's number in the job ids of the run that is copied."""
 DONE_BEFORE_TRAINING = ("curate", "tokenize")
 
+START = {"job_id": NUMBER, "restarts": 0, "nodes": ["node1"], "began": 1.0, "step": None}
+EXIT = {
+    **START, "class": "stopped", "message": "as long as a sentence usually is", "hint": "",
+    "node": "", "fingerprint": "", "step_before": 10, "step_after": 20, "last_step": 25,
+    "reason": "a sentence that says what is done, and why it is done now", "delay": 0.0,
+    "exclude": [], "detect_s": None, "by": "supervisor", "started": 1.0, "ended": 60.0,
+}  # fmt: skip
+ENDINGS = (
+    {**EXIT, "code": 75, "cause": "preempted", "action": "requeue"},
+    {**EXIT, "code": 0, "cause": "completed", "action": "finish"},
+)
+
 PROGRAM = """#!/bin/sh
 echo "$0 $*" >> "{calls}"
 cat "{answer}"
@@ -86,7 +98,8 @@ def make_run(root: Path, name: str, plan: Plan, done: Iterable[str]) -> RunDir:
         indices = [task.index for task in stage.tasks]
         fields = {"stage": stage.stage, "attempt": 1, "indices": indices, "scheduler": "slurm"}
         rundir.append_event(run, "intent", **fields)
-        rundir.append_event(run, "submit", **fields, job_ids=job_ids(stage, NUMBER))
+        given = {"by": "person", "replaces": [], "janitors": [f"{NUMBER}9"], "exclude": []}
+        rundir.append_event(run, "submit", **fields, **given, job_ids=job_ids(stage, NUMBER))
         run.attempt(stage.stage, 1).mkdir(parents=True)
         if stage.stage in done:
             finish(run, stage)
@@ -100,17 +113,20 @@ def job_ids(stage: StagePlan, number: object) -> list[str]:
 
 
 def finish(run: RunDir, stage: StagePlan) -> None:
-    """What the tasks of a stage leave behind."""
+    """What the tasks of a stage leave behind, each of which was interrupted once."""
     for task in stage.tasks:
         digest = specs.digest(task.spec)
         rundir.write_done(
             run, stage.stage, task.index, spec_digest=digest, inputs=[], outputs=[], summary={},
             seconds=60.0,
         )  # fmt: skip
-        fields = {"stage": stage.stage, "index": task.index, "attempt": 1, "code": 0}
-        rundir.write_json(run.exit_record(stage.stage, 1, task.index), {**fields, "ended": 60.0})
-        for kind in ("start", "exit"):
-            rundir.append_event(run, kind, **fields, message="as long as a sentence usually is")
+        for attempt, ending in enumerate(ENDINGS, 1):
+            names = {"stage": stage.stage, "index": task.index, "attempt": attempt}
+            rundir.append_event(run, "start", **names, **START)
+            rundir.write_json(
+                run.exit_record(stage.stage, attempt, task.index), {**names, **ending}
+            )
+            rundir.append_event(run, "exit", **names, **ending)
 
 
 def fake_slurm(folder: Path, plan: Plan) -> Path:

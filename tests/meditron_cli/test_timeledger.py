@@ -240,6 +240,13 @@ def test_node_hours_hold_an_allocation_from_its_first_start_to_its_last_end() ->
     assert timeledger.node_seconds(story.attempts, nodes=4) == 4 * (100 + 100)
 
 
+def test_an_exit_that_says_the_task_works_elsewhere_is_no_attempt() -> None:
+    story = Story().start(1, 0).exit(2, 5, "unknown", "wait", started=BEGAN)
+    story.exit(3, 9, "configuration", "stop", started=BEGAN + 8)
+
+    assert [attempt.number for attempt in story.attempts] == [1, 3]
+
+
 moments = st.floats(-20, 400, allow_nan=False)
 lengths = st.floats(0, 50, allow_nan=False)
 

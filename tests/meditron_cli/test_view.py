@@ -357,6 +357,19 @@ def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: Told) -> None:
     assert (seen.stages["tokenize"].state, seen.stages["tokenize"].attempts) == ("running", 2)
 
 
+@pytest.mark.parametrize(("action", "attempts"), [("stop", 2), ("wait", 1)])
+def test_a_task_refused_in_a_later_attempt_has_ended_there_unless_it_works_elsewhere(
+    run: Told, action: str, attempts: int
+) -> None:
+    run.start(1, 10)
+    run.exit(1, 20, "preempted", "requeue")
+    run.exit(2, 30, "configuration", action, code=2)
+
+    stage = view.read(run.run).stages["tokenize"]
+
+    assert (stage.attempts, stage.exits[1]["attempt"]) == (attempts, attempts)
+
+
 def test_a_successor_replaces_the_job_and_brings_its_own_janitor(run: Told) -> None:
     run.start(1, 10)
     run.exit(1, 20, "time_limit", "submit")
