@@ -53,6 +53,8 @@ class Holder:
     pid: int
 
     def __str__(self) -> str:
+        if not self.attempt:  # no rank of a job, but a program on its own
+            return f"{self.stage} on {self.node}"
         job = f"job {self.job}, " if self.job else ""
         return f"{self.stage} task {self.index} ({job}attempt {self.attempt}, on {self.node})"
 

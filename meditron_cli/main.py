@@ -28,9 +28,11 @@ COMMANDS = {
     "resume": "Continue a run as it was first submitted.",
     "cancel": "Stop every job of a run.",
     "report": "Report what a run did and found.",
+    "checkpoints": "Show a run's checkpoints, and what is wrong with them.",
     "health": "Check whether this machine is fit for work.",
     "nodes": "Show nodes that failed; clear or report them.",
     "clusters": "List cluster profiles, or show one.",
+    "drill": "Prove on a cluster that training survives faults.",
 }
 """Name and short help of every command, in the order ``--help`` shows them."""
 
