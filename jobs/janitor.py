@@ -296,10 +296,11 @@ def repair(run: RunDir, stage: str, client: Client) -> list[str]:
     """Have what still waits for replaced jobs wait for those of now; say what has vanished that
     was to come after the stage.
     """
-    current = ledger.current_jobs(run, rundir.read_events(run), stage)
-    if all(new == old for old, new in current.items() if new):
+    events = rundir.read_events(run)
+    given = [index for event in ledger.submits(events, stage) for index, _ in ledger.given(event)]
+    if len(given) == len(set(given)):
         return []
-    dependencies.retarget(client, current)
+    dependencies.retarget(client, ledger.current_jobs(run, events, stage))
     return [
         f"{name}: its jobs have left the queue without a start; `meditron resume {run.name}` "
         "submits them again"

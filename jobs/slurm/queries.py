@@ -51,7 +51,7 @@ class Dependent:
     """A job that waits for others."""
 
     job_id: str = column("%i")
-    """As scontrol takes it: the waiting elements of an array are ``123_[0-4]``."""
+    """As scontrol takes it; of an array whose elements wait, its one id."""
     expression: str = column("%E")
     """``afterok:1_*(unfulfilled),afterany:2(failed)``; ``(null)`` when it waits for nothing."""
 
@@ -150,8 +150,10 @@ def parse(text: str, kind: type[Row]) -> list[Row]:
 
 
 def parse_dependents(text: str) -> list[Dependent]:
-    """Jobs that wait for others; elements of an array that wait for the same stay together."""
-    rows = (Dependent(*cells) for cells in _cells(text, Dependent))
+    """Jobs that wait for others; the waiting elements of an array, which wait for the same, by its
+    one id: squeue shortens a long list of them.
+    """
+    rows = (Dependent(job.partition("_[")[0], on) for job, on in _cells(text, Dependent))
     return [row for row in rows if row.expression not in ("", "(null)")]
 
 

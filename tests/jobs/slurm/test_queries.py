@@ -133,11 +133,11 @@ def test_a_job_is_found_by_what_was_written_on_it() -> None:
 
 
 def test_only_jobs_that_wait_for_others_are_dependents() -> None:
-    text = "3|afterok:1_*(unfulfilled),afterok:2(failed)\n4_[0-2]|afterany:2(failed)\n5|(null)\n"
+    text = "3|afterok:1_*(unfulfilled),afterok:2(failed)\n4_[0-2%2]|afterany:2(failed)\n5|(null)\n"
 
     assert queries.parse_dependents(text) == [
         Dependent("3", "afterok:1_*(unfulfilled),afterok:2(failed)"),
-        Dependent("4_[0-2]", "afterany:2(failed)"),
+        Dependent("4", "afterany:2(failed)"),
     ]
 
 
