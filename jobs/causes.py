@@ -418,7 +418,8 @@ def points_to(sign: LogSign) -> Cause:
 
 
 def signs_of(evidence: Evidence, rank: RankExit) -> Iterable[LogSign]:
-    return (sign for sign in evidence.log_signatures if sign.rank == rank.rank)
+    """What the log says of a rank; a line without a label may be about any."""
+    return (sign for sign in evidence.log_signatures if sign.rank in (rank.rank, None))
 
 
 def last_sign(evidence: Evidence, rank: RankExit) -> str:

@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
-from jobs import signatures
+from jobs import launchers, signatures
 from jobs.evidence import Cause, LogSign
 from jobs.signatures import Xid
+
+JOIN = """
+import datetime, os, signal, sys
+import torch.distributed
+def join(rank, port, seconds=60):
+    method = f"tcp://127.0.0.1:{port}"
+    wait = datetime.timedelta(seconds=seconds)
+    torch.distributed.init_process_group("gloo", method, wait, 2, rank)
+"""
+"""What every rank of these tests begins with."""
+
+PEER = """
+rank, port = map(int, sys.argv[1:])
+join(rank, port)
+ones = torch.ones(1)
+torch.distributed.all_reduce(ones)
+if rank == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+while True:
+    torch.distributed.all_reduce(ones)
+"""
+ALONE = "join(0, int(sys.argv[1]), seconds=1)"
+NOBODY = "join(1, int(sys.argv[1]), seconds=1)"
+TAKEN = """
+import socket
+with socket.socket() as other:
+    other.bind(("", int(sys.argv[1])))
+    other.listen()
+    join(0, int(sys.argv[1]))
+"""
 
 LINES = [
     ("xid", "[ 812.3] NVRM: Xid (PCI:0000:3b:00): 79, pid=1, GPU has fallen off the bus."),
@@ -139,3 +172,36 @@ def test_an_xid_says_what_to_do_and_an_unheard_of_one_is_confirmed(
     number: int, action: Xid
 ) -> None:
     assert signatures.action(number) is action
+
+
+def start(program: str, *arguments: int) -> subprocess.Popen[str]:
+    """Start a rank that uses PyTorch for real."""
+    command = [sys.executable, "-c", JOIN + program, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def signs(process: subprocess.Popen[str]) -> set[str]:
+    """What is found in all a rank printed."""
+    said, _ = process.communicate(timeout=300)
+    return {sign.name for sign in signatures.find(said.splitlines(), labelled=False)}
+
+
+@pytest.mark.engine
+def test_a_rank_that_loses_another_prints_a_symptom_and_nothing_else() -> None:
+    with launchers.reserved_port() as port:
+        survivor, victim = (start(PEER, rank, port) for rank in (0, 1))
+
+        assert signs(victim) == set()
+        assert signs(survivor) == {"gloo_peer"}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [(ALONE, "rendezvous"), (NOBODY, "rendezvous"), (TAKEN, "address_in_use")],
+)
+def test_ranks_that_do_not_find_each_other_say_so(program: str, name: str) -> None:
+    with launchers.reserved_port() as port:
+        pass
+
+    assert signs(start(program, port)) == {name}
