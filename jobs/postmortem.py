@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from jobs import attempt, fitness, gather, history, policy, rundir, specs, srun_words, surroundings
 from jobs.attempt import Job, Place
-from jobs.evidence import Decision, Evidence, NodeEntry, Site
+from jobs.evidence import Cause, Decision, Evidence, NodeEntry, Site, Verdict
 from jobs.gather import Seen
 from jobs.history import Start
 from jobs.slurm.client import Client
@@ -27,7 +27,23 @@ def examine(
         findings=tuple(fitness.found_in(fitness.health_reports(place))),
     )
     job = Job(start.job_id, start.restarts, start.nodes)
-    return gather.evidence(place, task, job, seen, replace(said, site=site))
+    found = gather.evidence(place, task, job, seen, replace(said, site=site))
+    return replace(found, known=told_before(place))
+
+
+def told_before(place: Place) -> Verdict | None:
+    """What the start's own supervisor made of its end; None where it has left no record."""
+    try:
+        record = rundir.read_json(place.run.exit_record(place.stage, place.attempt, place.index))
+        return Verdict(
+            Cause(record["cause"]),
+            record["message"],
+            record["node"],
+            record["fingerprint"],
+            record["hint"],
+        )
+    except (OSError, rundir.FormatError, KeyError, ValueError):  # ValueError: a cause of later
+        return None
 
 
 def close(
