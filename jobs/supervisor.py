@@ -28,6 +28,7 @@ from jobs import (
     hangs,
     history,
     launchers,
+    lead,
     nodes,
     policy,
     postmortem,
@@ -58,9 +59,12 @@ class Limits:
     peers_seconds: float = launchers.Patience.peers_seconds
     leave_seconds: float = launchers.Patience.leave_seconds
 
-    def patience(self, task: specs.TaskSpec) -> launchers.Patience:
-        """The part that launchers need, with all the time to leave that the task wants."""
-        leave_seconds = max(self.leave_seconds, task.leave_seconds)
+    def patience(self, task: specs.TaskSpec, pace: lead.Pace | None = None) -> launchers.Patience:
+        """The part that launchers need, with all the time to leave that the task wants, or that its
+        saves have taken so far.
+        """
+        measured = pace.leave_seconds + lead.MARGIN_SECONDS if pace else 0.0
+        leave_seconds = max(self.leave_seconds, task.leave_seconds, measured)
         return launchers.Patience(self.peers_seconds, leave_seconds)
 
 
@@ -199,7 +203,8 @@ class Supervisor:
     def watch(self, task: specs.TaskSpec, environ: dict[str, str], port: int) -> Seen:
         """Start the ranks and wait until nothing of them is left."""
         environ = {**environ, **launchers.rank_environment(self.place, task, environ, port)}
-        patience = self.limits.patience(task)
+        pace = lead.measured(self.run) if self.stage == "pretrain" else None
+        patience = self.limits.patience(task, pace)
         step = self.step()
         ranks = launchers.start(self.place, task, environ, patience, step)
         watch = hangs.Watch(self.run, task, self.place.attempt, environ)

@@ -134,7 +134,7 @@ def settings(run: RunDir, submission: Submission) -> dict[str, Any]:
         **{key: value for key, value in named.items() if value},
         "additional_parameters": {
             "chdir": str(run.code),
-            "requeue": True,
+            **again(given),
             "signal": f"B:USR2@{submission.lead_seconds}",
             **given.get("additional_parameters", {}),
             **more,
@@ -152,10 +152,15 @@ def janitor_settings(run: RunDir, submission: Submission, job_ids: Sequence[str]
         "dependency": f"afterany:{':'.join(arrays)}",
         "additional_parameters": {
             "chdir": str(run.code),
-            "requeue": True,
+            **again(given),
             **given.get("additional_parameters", {}),
         },
     }
+
+
+def again(given: Mapping[str, Any]) -> dict[str, bool]:
+    """That Slurm may queue the job again, unless the site does not want it."""
+    return {} if "no-requeue" in given.get("additional_parameters", {}) else {"requeue": True}
 
 
 def marks(run: RunDir, name: str, attempt: int) -> dict[str, Any]:

@@ -210,6 +210,7 @@ def site_settings(inputs: Inputs) -> SiteSettings:
         environment=environment.pass_through,
         python=inputs.python,
         sbatch=tuple(sorted((key, str(value)) for key, value in cluster.slurm.sbatch.items())),
+        requeue=cluster.slurm.requeue,
         janitor=janitor_resources(inputs),
     )
 

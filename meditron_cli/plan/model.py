@@ -47,6 +47,11 @@ class Lead:
     pace_source: str
     """``measured`` or ``estimated``."""
 
+    @property
+    def is_computed(self) -> bool:
+        """Whether it may change when more is known."""
+        return self.source != "given"
+
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -82,6 +87,8 @@ class SiteSettings:
     """Interpreter of the batch step; empty means the one that submits."""
     sbatch: tuple[tuple[str, str], ...]
     """Extra sbatch options, sorted (``constraint``, ``reservation`` …)."""
+    requeue: bool = True
+    """Whether Slurm may queue a job again by itself."""
     janitor: Resources | None = None
     """Of the small job that looks after each stage; None for no such job."""
 

@@ -167,6 +167,7 @@ def submission_of(
             "array_parallelism": stage.max_parallel,
         },
         lead_seconds=stage.resources.signal_lead_seconds,
+        measures_lead=stage.stage == "pretrain" and plan.lead is not None and plan.lead.is_computed,
         longest_array=max(len(chunk) for chunk in stage.chunks),
         janitor=None if janitor is None else parameters(plan, janitor, run),
         exclude=stage.exclude,
@@ -194,7 +195,10 @@ def parameters(plan: Plan, resources: Resources, run: Path) -> dict[str, Any]:
         "setup": setup,
         **{key: value for key, value in named.items() if value},
         **gpu_parameters(resources),
-        "additional_parameters": dict(plan.site.sbatch),
+        "additional_parameters": {
+            **dict(plan.site.sbatch),
+            **({} if plan.site.requeue else {"no-requeue": True}),
+        },
     }
 
 

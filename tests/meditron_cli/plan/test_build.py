@@ -37,6 +37,19 @@ def test_batch_scripts_are_the_ones_on_file(
     golden(f"{name}.sh", SlurmScheduler({}).render(plan_of(*arguments), run))
 
 
+def test_a_site_that_wants_no_requeue_gets_jobs_that_slurm_never_queues_again(
+    tmp_path: Path,
+) -> None:
+    profile = tmp_path / "site.yaml"
+    shipped = profile_of("test-slurm").read_text()
+    profile.write_text(shipped.replace("slurm:\n", "slurm:\n  requeue: false\n"))
+
+    script = SlurmScheduler({}).render(plan_on(profile, "tiny"), Path("/runs/trial"))
+
+    assert "#SBATCH --requeue" not in script
+    assert script.count("#SBATCH --no-requeue\n") == script.count("#!/bin/bash")
+
+
 def test_equal_inputs_give_equal_plans() -> None:
     assert plan_of("rcp", "70b") == plan_of("rcp", "70b")
 
