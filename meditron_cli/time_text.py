@@ -92,7 +92,7 @@ def interruption_table(times: Times) -> Table:
             item.attempt.cause.replace("_", " "),
             item.step,
             item.steps_redone,
-            clock(item.attempt.detect_s),
+            clock(item.detect_s),
             clock(item.resume_s),
         )
         for item in times.interruptions
@@ -133,10 +133,11 @@ def hours_text(times: Times) -> str | None:
 
 def heading(attempt: Attempt) -> str:
     """An attempt in one line: what, where, when, how it ended."""
+    job = f"job {attempt.job_id}" if attempt.job_id else "no job"
     where = f" on {nodes_text(attempt.nodes)}" if attempt.nodes else ""
     until = f" to {moment(attempt.ended)}" if attempt.ended is not None else ""
     return (
-        f"{attempt.stage} task {attempt.index} attempt {attempt.number}: job {attempt.job_id}"
+        f"{attempt.stage} task {attempt.index} attempt {attempt.number}: {job}"
         f"{where}, {moment(attempt.began)}{until}: {attempt.outcome}"
     )
 

@@ -28,6 +28,9 @@ STEPS = ("training", "redone")
 TRAINING = "pretrain"
 """The stage that has steps."""
 
+ANNOUNCED = ("preempted", "time_limit", "stopped", "cancelled")
+"""Causes that nobody has to detect: they ask the ranks to leave."""
+
 LEFT_TO_SLURM = ("requeue", "wait")
 """Actions after which Slurm may have the job in its queue."""
 
@@ -62,13 +65,16 @@ class Interruption:
     """The last step it made; None for what has no steps, or made none."""
     steps_redone: int | None
     """Those of its steps that were lost; None for what has no steps."""
+    detect_s: float | None
+    """Seconds from the last sign of life to the moment that the end was noticed; None where that
+    is not known, and for what was announced."""
     resume_s: float | None
     """Seconds from the failure to the first step that nobody had made before; None until then."""
 
     def to_json(self) -> dict[str, Any]:
         """As ``--json`` prints it."""
         attempt = self.attempt
-        names = ("stage", "job_id", "node", "cause", "action", "ended", "detect_s")
+        names = ("stage", "job_id", "node", "cause", "action", "ended")
         return {
             **{name: getattr(attempt, name) for name in names},
             "task": attempt.index,
@@ -76,6 +82,7 @@ class Interruption:
             "reason": attempt.sentence,
             "step": self.step,
             "steps_redone": self.steps_redone,
+            "detect_s": self.detect_s,
             "resume_s": self.resume_s,
         }
 
@@ -195,10 +202,7 @@ def settle(attempts: Sequence[Attempt], work: Iterable[Work], end: float | None)
     """The attempts of one task with an end each: one of which nobody told ended with its last sign
     of life, but the last one goes on until ``end``, where there is one.
     """
-    signs: dict[int, float] = {}
-    for item in work:
-        signs[item.attempt] = max(item.ended, signs.get(item.attempt, 0.0))
-    found = []
+    signs, found = last_signs(work), []
     for attempt in attempts:
         sign = max(attempt.began, signs.get(attempt.number, 0.0))
         last = end if attempt is attempts[-1] and end is not None else sign
@@ -347,21 +351,42 @@ def interruptions(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Int
         work: of training; other stages have no steps.
     """
     made = [item for item in work if item.bucket in STEPS]
-    reached = last_steps(made)
+    reached, signs = last_steps(made), last_signs(work)
     lost = Counter(item.attempt for item in made if item.bucket == "redone")
     fresh = first_new_steps(made)
-    return [
-        Interruption(
-            attempt,
-            reached.get(attempt.number, attempt.last_step),
-            lost[attempt.number],
-            resumed_after(attempt, fresh),
+    found = []
+    for attempt in attempts:
+        number, trains = attempt.number, attempt.stage == TRAINING
+        if not attempt.interrupted:
+            continue
+        detected = detected_after(attempt, signs.get(number) if trains else None)
+        found.append(
+            Interruption(
+                attempt,
+                step=reached.get(number, attempt.last_step) if trains else None,
+                steps_redone=lost[number] if trains else None,
+                detect_s=detected,
+                resume_s=resumed_after(attempt, detected, fresh) if trains else None,
+            )
         )
-        if attempt.stage == TRAINING
-        else Interruption(attempt, None, None, None)
-        for attempt in attempts
-        if attempt.interrupted
-    ]
+    return found
+
+
+def detected_after(attempt: Attempt, sign: float | None) -> float | None:
+    """Seconds from the last sign of life to the end of an attempt, as it was recorded or, where
+    nobody has recorded it, by its last metric line: no less than the detection took.
+    """
+    if attempt.detect_s is not None or sign is None or attempt.cause in ANNOUNCED:
+        return attempt.detect_s
+    return max(0.0, (attempt.ended or 0.0) - sign)
+
+
+def last_signs(work: Iterable[Work]) -> dict[int, float]:
+    """When each attempt did last what a metric line tells of."""
+    signs: dict[int, float] = {}
+    for item in work:
+        signs[item.attempt] = max(item.ended, signs.get(item.attempt, 0.0))
+    return signs
 
 
 def last_steps(work: Iterable[Work]) -> dict[int, int]:
@@ -380,9 +405,11 @@ def first_new_steps(made: Iterable[Work]) -> list[tuple[int, float]]:
     return sorted(found.items())
 
 
-def resumed_after(attempt: Attempt, fresh: Iterable[tuple[int, float]]) -> float | None:
+def resumed_after(
+    attempt: Attempt, detected: float | None, fresh: Iterable[tuple[int, float]]
+) -> float | None:
     """Seconds from a failure to the first new step after it."""
-    failed = (attempt.ended or 0.0) - (attempt.detect_s or 0.0)
+    failed = (attempt.ended or 0.0) - (detected or 0.0)
     times = (time for number, time in fresh if number > attempt.number)
     time = next(times, None)
     return None if time is None else max(0.0, time - failed)

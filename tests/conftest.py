@@ -20,7 +20,9 @@ from meditron_cli.services import Services
 from .fakes import FakeClock, FakeScheduler
 
 # A slow machine is no fault of an example.
-hypothesis.settings.register_profile("meditron")
+hypothesis.settings.register_profile(
+    "meditron", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("meditron")
 
 WORDS = ("<EOD>", "fever", "heart", "insulin")

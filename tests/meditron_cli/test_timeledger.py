@@ -148,6 +148,15 @@ def test_the_time_to_resume_begins_with_the_fault_not_with_its_detection() -> No
     }  # fmt: skip
 
 
+def test_a_fault_that_was_not_announced_was_detected_after_the_last_sign_of_life() -> None:
+    story = Story().submit(0).start(1, 0).steps(1, 1, 4, begin=0)
+    story.exit(1, 45, "crash", "restart").start(2, 60).steps(2, 5, 5, begin=70)
+
+    (found,) = story.interruptions()
+
+    assert (found.detect_s, found.resume_s) == (5.0, 40.0)
+
+
 def test_an_interruption_that_nothing_new_followed_has_no_time_to_resume() -> None:
     story = Story().submit(0).start(1, 0).steps(1, 1, 4, begin=0)
     story.exit(1, 50, "crash", "restart").start(2, 60).steps(2, 3, 4, begin=70)
