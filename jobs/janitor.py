@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,8 @@ def look_after(run: RunDir, stage: str, client: Client, by: str) -> Look:
             tasks = unfinished(run, stage)
             over, unclear = sort_out(tasks, client.states([task.job_id for task in tasks]))
             rows = client.accounting([task.job_id for task in over]) if over else {}
-            judge = Judge(run, stage, client, by, rows or {})
-            wanted = {task: found for task in over if (found := judge.decide(task)) is not None}
+            judge = Judge(run, stage, by, client, rows or {})
+            wanted = judge.decide_all(over)
         said, refused = go_on(run, stage, client, by, wanted)
     except SubmitError as error:
         return Look((f"{stage}: {error.message}",), unclear=True)
@@ -167,10 +167,16 @@ class Judge:
 
     run: RunDir
     stage: str
-    client: Client
     by: str
-    rows: Mapping[str, list[AccountRow]]
+    client: Client | None = None
+    """None without Slurm."""
+    rows: Mapping[str, list[AccountRow]] = field(default_factory=dict)
     """What the accounting says of their jobs; empty where it says nothing."""
+
+    def decide_all(self, tasks: Iterable[Task]) -> dict[Task, Decision]:
+        """What is to happen with tasks whose jobs are over, where that is anything."""
+        found = ((task, self.decide(task)) for task in tasks)
+        return {task: decision for task, decision in found if decision is not None}
 
     def decide(self, task: Task) -> Decision | None:
         """What is to happen with a task whose job is over; None where that is nothing."""
@@ -216,7 +222,7 @@ class Judge:
     def close(self, task: Task, start: Start) -> Decision:
         """Write how a start ended, and what follows from it."""
         spec = postmortem.read_task(self.run, self.stage, task.index)
-        here = Site("slurm", in_allocation=False, can_requeue=False)
+        here = Site("slurm" if self.client else "local", in_allocation=False, can_requeue=False)
         found = postmortem.examine(self.run, start, spec, self.client, here)
         found = replace(found, ended=self.end_of(task, start, found))
         path = ledger_path(self.run, spec)
@@ -273,7 +279,7 @@ def go_on(
     run: RunDir, stage: str, client: Client, by: str, wanted: Mapping[Task, Decision]
 ) -> tuple[list[str], bool]:
     """Submit what is to go on, as one submission; what was said, and whether Slurm took it."""
-    said = [f"{stage} task {task.index}: {decision.reason}" for task, decision in wanted.items()]
+    said = sentences(stage, wanted)
     going = {task: found for task, found in wanted.items() if found.action in GOES_ON}
     if not going:
         return said, False
@@ -290,6 +296,11 @@ def go_on(
     if not ids:
         return [successor.held_back(run, stage, indices, replaces)], False
     return [*said, f"{stage}: {', '.join(ids)} goes on"], False
+
+
+def sentences(stage: str, wanted: Mapping[Task, Decision]) -> list[str]:
+    """What was decided about tasks, and why, for people."""
+    return [f"{stage} task {task.index}: {found.reason}" for task, found in wanted.items()]
 
 
 def repair(run: RunDir, stage: str, client: Client) -> list[str]:

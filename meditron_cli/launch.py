@@ -49,12 +49,19 @@ class StageDecision:
 
 
 def launch(
-    plan: Plan, scheduler: Scheduler, run: RunDir, note: Note = lambda sentence: None
+    plan: Plan,
+    scheduler: Scheduler,
+    run: RunDir,
+    note: Note = lambda sentence: None,
+    by: str = "person",
 ) -> dict[str, list[str]]:
     """Start what is missing of a plan, and answer the job ids that now work on each stage.
 
     Finished tasks are skipped, tasks with a living job are left alone, which ``note`` is told.
     Either all of this call's submissions stand or none.
+
+    Args:
+        by: ``person``, whose word counts more than budgets, or ``watch``.
 
     Raises:
         ConfigError: another submit of this run is at work, or a stage lacks its inputs.
@@ -62,7 +69,7 @@ def launch(
     """
     try:
         with rundir.locked(run.lock):
-            return _launch(plan, scheduler, run, note)
+            return _launch(plan, scheduler, run, note, by)
     except rundir.Locked as error:
         raise ConfigError(
             f"another submit of run {run.name} is at work",
@@ -75,7 +82,9 @@ def launch(
         ) from error
 
 
-def _launch(plan: Plan, scheduler: Scheduler, run: RunDir, note: Note) -> dict[str, list[str]]:
+def _launch(
+    plan: Plan, scheduler: Scheduler, run: RunDir, note: Note, by: str
+) -> dict[str, list[str]]:
     settle_unanswered(run, scheduler)
     record = view.read(run)
     infos = ask(record, scheduler)
@@ -90,7 +99,7 @@ def _launch(plan: Plan, scheduler: Scheduler, run: RunDir, note: Note) -> dict[s
     dropped = [job for decision in decisions.values() for job in decision.drop]
     scheduler.cancel([*dropped, *janitors_of(run, dropped)])
     live = {stage: live_jobs(found, infos) for stage, found in record.stages.items()}
-    batch = Batch(plan, scheduler, run)
+    batch = Batch(plan, scheduler, run, by)
     try:
         for stage in plan.stages:
             decision = decisions[stage.stage]
@@ -145,8 +154,9 @@ def janitors_of(run: RunDir, job_ids: Collection[str]) -> list[str]:
 class Batch:
     """The submissions of one launch, so that all of them can be taken back."""
 
-    def __init__(self, plan: Plan, scheduler: Scheduler, run: RunDir) -> None:
+    def __init__(self, plan: Plan, scheduler: Scheduler, run: RunDir, by: str) -> None:
         self._plan = plan
+        self._by = by
         self._scheduler = scheduler
         self._run = run
         self._submitted: list[str] = []
@@ -165,7 +175,7 @@ class Batch:
             "attempt": number,
             "indices": list(indices),
             "scheduler": self._plan.site.scheduler,
-            "by": "person",
+            "by": self._by,
             "replaces": [],
             "exclude": list(stage.exclude),
         }

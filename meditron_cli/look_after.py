@@ -1,0 +1,101 @@
+"""Go on with runs that nobody else goes on with: what ``meditron watch`` does on the login node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from jobs import janitor
+from jobs.rundir import RunDir
+from jobs.slurm.client import Client
+from jobs.slurm.states import JobInfo
+from meditron_cli import view
+from meditron_cli.errors import MeditronError
+from meditron_cli.observe import ask
+from meditron_cli.services import Services
+from meditron_cli.view import RunRecord
+
+BY = "watch"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was done about a stage, or why nothing was."""
+
+    run: str
+    stage: str
+    sentence: str
+
+
+def look(services: Services, runs: Sequence[RunDir]) -> list[Said]:
+    """Look after each run once: one question to each scheduler for all of them, and more only for
+    stages with a task whose job is over.
+    """
+    records = [record for record in map(view.read, filter(is_mine, runs)) if wants_work(record)]
+    infos = ask(services, records, services.clock.now())
+    return [
+        Said(record.name, stage, sentence)
+        for record in records
+        for stage in stages_to_see(record, infos)
+        for sentence in see(services, record, stage)
+    ]
+
+
+def is_mine(run: RunDir) -> bool:
+    """Whether this user made the run; nobody else can go on with it."""
+    try:
+        return run.events.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
+def wants_work(record: RunRecord) -> bool:
+    """Whether something is left to do that nobody has asked to end."""
+    ending = record.ending
+    last = max(
+        (job.time for stage in record.stages.values() for job in stage.jobs.values()), default=0
+    )
+    return (
+        not record.problem
+        and any(len(stage.done) < stage.total for stage in record.stages.values())
+        and (ending is None or ending.time < last)
+    )
+
+
+def stages_to_see(record: RunRecord, infos: Mapping[str, JobInfo]) -> Iterator[str]:
+    """Stages with an unfinished task whose job is not known to wait or to run."""
+    for name, stage in record.stages.items():
+        open_tasks = [job for index, job in stage.jobs.items() if index not in stage.done]
+        known = (infos.get(job.job_id) for job in open_tasks)
+        if stage.unanswered or any(info is None or not info.is_living for info in known):
+            yield name
+
+
+def see(services: Services, record: RunRecord, stage: str) -> list[str]:
+    """Look after one stage; a scheduler that does not answer is a sentence, not an error."""
+    run = RunDir(record.path)
+    kinds = {job.scheduler for job in record.stages[stage].jobs.values()}
+    try:
+        if kinds == {"local"}:
+            return see_local(services, run, stage)
+        return list(janitor.look_after(run, stage, Client(services.environ), BY).said)
+    except (MeditronError, OSError) as error:
+        return [f"{stage}: {error}"]
+
+
+def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
+    """The same for tasks of this machine, which start anew as a person would start them."""
+    from meditron_cli.commands.resume import planned
+    from meditron_cli.launch import launch
+
+    tasks = janitor.unfinished(run, stage)
+    scheduler = services.scheduler("local")
+    infos = scheduler.states(sorted({task.job_id for task in tasks}))
+    over = [task for task in tasks if infos[task.job_id].is_over]
+    wanted = janitor.Judge(run, stage, BY).decide_all(over)
+    said = janitor.sentences(stage, wanted)
+    if any(found.action in janitor.GOES_ON for found in wanted.values()):
+        started = launch(planned(run), scheduler, run, said.append, by=BY)
+        said.append(f"{stage}: {', '.join(started[stage])} goes on")
+    return said
