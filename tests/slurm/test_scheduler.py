@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.rundir import RunDir
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan
-from meditron_cli.scheduler import slurm as adapter
 from meditron_cli.scheduler.base import JobInfo, JobState
 from meditron_cli.scheduler.slurm import SlurmScheduler
 
@@ -53,7 +53,7 @@ def submit(
 ) -> list[str]:
     """Submit a whole stage, as a launch does."""
     found = plan.stage(stage)
-    adapter.job_folder(run, stage, attempt).mkdir(parents=True)
+    RunDir(run).attempt(stage, attempt).mkdir(parents=True)
     return site.submit(plan, found, range(len(found.tasks)), run, attempt, after)
 
 
@@ -196,7 +196,7 @@ def test_a_hostile_path_is_taken_literally(
     (job,) = submit(site, plan, run, "curate")
     slurm.wait_job(job, "COMPLETED", timeout=60)
 
-    folder = adapter.job_folder(run, "curate", 1)
+    folder = RunDir(run).attempt("curate", 1)
     log = (folder / f"{job}_0_log.out").read_text()
     assert log == f"-u -m submitit.core._submit {folder}\n"
     assert slurm.run("squeue", "-h", "-t", "all", "-o", "%Z", "-j", job) == f"{run}/code\n"

@@ -1,0 +1,266 @@
+"""Fresh jobs that go on with old ones, on a real Slurm: the ranks are left out, and a stand-in for
+Python ends, or waits, as the test wants.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import rundir
+from jobs.rundir import RunDir
+from jobs.slurm import ledger, submission
+from jobs.slurm.client import Client
+from jobs.slurm.submission import Submission
+from jobs.slurm.successor import held_back, succeed
+
+from .cluster import Cluster
+from .desk import REPOSITORY, wait
+
+pytestmark = pytest.mark.slurm
+
+WAITS = "exec sleep 600"
+FAILS = "exit 3"
+QUIET = ("--output=/dev/null",)
+
+
+@pytest.fixture
+def client(slurm: Cluster, slurm_environment: Cluster) -> Iterator[Client]:
+    """Slurm, empty before and after."""
+    slurm.cancel_all()
+    yield Client(slurm.env)
+    slurm.cancel_all()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path / "runs" / "trial-tiny-0")
+    run.code.mkdir(parents=True)
+    run.events.touch()
+    return run
+
+
+@pytest.fixture
+def start(run: RunDir, client: Client) -> Callable[..., Submission]:
+    """Submit tasks of a stage as a person does, whose Python does what a shell line says."""
+
+    def submit(does: str, *, tasks: int = 1, stage: str = "pretrain") -> Submission:
+        python = run.root / "python"
+        python.write_text(f"#!/bin/sh\n{does}\n")
+        python.chmod(0o755)
+        run.attempt(stage, 1).mkdir(parents=True)
+        asked = Submission(
+            stage=stage,
+            indices=tuple(range(tasks)),
+            attempt=1,
+            python=str(python),
+            environment=(),
+            parameters={"time": 30, "nodes": 1, "partition": "cpu", "array_parallelism": tasks},
+            lead_seconds=30,
+            longest_array=101,
+            janitor={"time": 10, "nodes": 1, "partition": "cpu"},
+        )
+        fields = {
+            "stage": stage,
+            "attempt": 1,
+            "indices": list(asked.indices),
+            "scheduler": "slurm",
+            "by": "person",
+        }
+        rundir.append_event(run, "intent", **fields)
+        ids = submission.submit(run, asked, client)
+        janitors = submission.submit_janitor(run, asked, ids, client)
+        rundir.append_event(run, "submit", **fields, job_ids=ids, janitors=janitors)
+        return asked
+
+    return submit
+
+
+def last_submit(run: RunDir) -> dict[str, Any]:
+    return [event for event in rundir.read_events(run) if event["event"] == "submit"][-1]
+
+
+def waits_for(slurm: Cluster, job: object) -> str:
+    return slurm.run("squeue", "-h", "-o", "%E", "-j", str(job)).strip()
+
+
+def test_what_waits_for_a_running_job_waits_for_its_successor(
+    slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
+) -> None:
+    start(WAITS)
+    (old,), (janitor,) = last_submit(run)["job_ids"], last_submit(run)["janitors"]
+    after = slurm.submit("true", f"--dependency=afterok:{old}", "--array=0-5%2", *QUIET)
+    slurm.wait_job(old, "RUNNING", timeout=60)
+
+    (new,) = succeed(run, "pretrain", 0, replaces=[old], by="supervisor", client=client)
+
+    assert waits_for(slurm, after) == f"afterok:{new}(unfulfilled)"
+    assert waits_for(slurm, janitor) == f"afterany:{new}(unfulfilled)"
+    told = last_submit(run)
+    assert (told["job_ids"], told["janitors"], told["replaces"]) == ([new], [janitor], [old])
+    assert (told["attempt"], told["by"]) == (2, "supervisor")
+    script = (run.attempt("pretrain", 2) / f"{new}_submission.sh").read_text()
+    assert f"--comment=run={run.name},attempt=2\n" in script
+    assert "--dependency" not in script
+
+
+def test_what_could_never_start_is_revived(
+    slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
+) -> None:
+    """The janitor of the old job has left, so that the new one gets one of its own."""
+    start(FAILS)
+    (old,), (gone,) = last_submit(run)["job_ids"], last_submit(run)["janitors"]
+    slurm.run("scancel", gone)
+    after = slurm.submit("true", f"--dependency=afterok:{old}", *QUIET)
+    reason = ("squeue", "-h", "-o", "%r", "-j", str(after))
+    wait(lambda: "NeverSatisfied" in slurm.run(*reason), "a dependency that never is")
+
+    (new,) = succeed(run, "pretrain", 0, replaces=[old], by="janitor", client=client)
+
+    assert waits_for(slurm, after).startswith(f"afterok:{new}(")
+    (janitor,) = last_submit(run)["janitors"]
+    assert janitor != gone
+    assert waits_for(slurm, janitor).startswith(f"afterany:{new}(")
+
+
+def test_of_an_array_the_other_elements_are_still_waited_for(
+    slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
+) -> None:
+    start(WAITS, tasks=3, stage="tokenize")
+    array = last_submit(run)["job_ids"][0].split("_")[0]
+    after = slurm.submit("true", f"--dependency=afterok:{array}", *QUIET)
+    slurm.wait_job(array, "RUNNING", timeout=60)
+    rundir.write_json(run.done("tokenize", 0), {})
+
+    (new,) = succeed(run, "tokenize", 1, replaces=[f"{array}_1"], by="supervisor", client=client)
+
+    terms = [f"afterok:{job}(unfulfilled)" for job in (new, f"{array}_2")]
+    assert sorted(waits_for(slurm, after).split(",")) == sorted(terms)
+
+
+def test_a_delay_and_bad_nodes_reach_slurm_and_unknown_nodes_do_not(
+    slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
+) -> None:
+    start(WAITS)
+    (old,) = last_submit(run)["job_ids"]
+
+    (new,) = succeed(
+        run, "pretrain", 0, replaces=[old], by="supervisor",
+        exclude=["nosuch", "cpu02", "gpu01"], delay=300, lead_seconds=90, client=client,
+    )  # fmt: skip
+
+    facts = slurm.run("scontrol", "show", "job", "-o", new)
+    assert "ExcNodeList=cpu02 " in facts
+    wait(lambda: "BeginTime" in slurm.run("squeue", "-h", "-o", "%r", "-j", new), "its delay")
+    script = (run.attempt("pretrain", 2) / f"{new}_submission.sh").read_text()
+    assert "--signal=B:USR2@90\n" in script
+    assert last_submit(run)["exclude"] == ["cpu02"]
+
+
+def test_of_two_who_go_on_at_once_one_submits(
+    slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
+) -> None:
+    start(WAITS)
+    (old,) = last_submit(run)["job_ids"]
+    program = (
+        "import json, sys; from pathlib import Path; from jobs.rundir import RunDir; "
+        "from jobs.slurm.successor import succeed; "
+        f"print(json.dumps(succeed(RunDir(Path({str(run.root)!r})), 'pretrain', 0, "
+        f"replaces=[{old!r}], by=sys.argv[1])))"
+    )
+    environ = {**slurm.env, "PYTHONPATH": str(REPOSITORY)}
+
+    rivals = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, by], env=environ, stdout=subprocess.PIPE, text=True
+        )
+        for by in ("supervisor", "janitor", "watch")
+    ]
+    answers = [json.loads(rival.communicate(timeout=240)[0]) for rival in rivals]
+
+    (new,) = [job for ids in answers for job in ids]
+    assert sorted(map(len, answers)) == [0, 0, 1]
+    assert sorted(slurm.run("squeue", "-h", "-o", "%i", "-n", "trial-tiny-0.pretrain").split()) == (
+        sorted([old, new])
+    )
+    assert held_back(run, "pretrain", [0], [old]) == (
+        f"pretrain: job {new} goes on with it already"
+    )
+
+
+def test_a_submission_that_was_killed_is_taken_over(
+    slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
+) -> None:
+    """It was killed after sbatch had answered, and before anything was on record."""
+    asked = start(WAITS, tasks=2, stage="tokenize")
+    olds = last_submit(run)["job_ids"]
+    after = slurm.submit("true", f"--dependency=afterok:{olds[0].split('_')[0]}", *QUIET)
+    run.attempt("tokenize", 2).mkdir()
+    intent = {
+        "stage": "tokenize",
+        "attempt": 2,
+        "indices": [0, 1],
+        "scheduler": "slurm",
+        "by": "supervisor",
+        "replaces": olds,
+    }
+    rundir.append_event(run, "intent", **intent)
+    news = submission.submit(run, replace(asked, attempt=2), client)
+
+    ids = succeed(run, "tokenize", [0, 1], replaces=olds, by="janitor", client=client)
+
+    told = last_submit(run)
+    assert ids == []
+    assert (told["job_ids"], told["by"], told["replaces"]) == (news, "supervisor", olds)
+    assert len(told["janitors"]) == 1
+    terms = [f"afterok:{job}(unfulfilled)" for job in news]
+    assert waits_for(slurm, after).split(",") == terms
+    assert ledger.unanswered(rundir.read_events(run)) == []
+
+
+def test_after_a_cancellation_nothing_goes_on(
+    slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
+) -> None:
+    start(WAITS)
+    (old,) = last_submit(run)["job_ids"]
+    rundir.append_event(run, "cancel", job_ids=[old])
+
+    assert succeed(run, "pretrain", 0, replaces=[old], by="janitor", client=client) == []
+    assert run.attempts("pretrain") == [1]
+
+
+def test_a_job_inside_a_job_inherits_nothing_of_it(
+    slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
+) -> None:
+    """The outer job submits the inner one, whose batch step writes down what it sees."""
+    seen = run.root / "seen"
+    start(f"env >{seen}.part && mv {seen}.part {seen}; exec sleep 600")
+    (old,) = last_submit(run)["job_ids"]
+    wait(seen.exists, "the first job")
+    seen.unlink()
+    program = (
+        "from pathlib import Path; from jobs.rundir import RunDir; "
+        "from jobs.slurm.successor import succeed; "
+        f"succeed(RunDir(Path({str(run.root)!r})), 'pretrain', 0, replaces=[{old!r}], by='x')"
+    )
+    script = run.root / "outer.sh"
+    script.write_text(
+        f"#!/bin/sh\nexport PYTHONPATH={REPOSITORY} SLURM_CPU_BIND=none MASTER_ADDR=x\n"
+        f'exec {sys.executable} -c "{program}"\n'
+    )
+
+    outer = slurm.run("sbatch", "--parsable", "--cpus-per-task=3", *QUIET, script).strip()
+    wait(seen.exists, "the second job")
+
+    lines = dict(line.split("=", 1) for line in seen.read_text().splitlines() if "=" in line)
+    assert lines["SLURM_JOB_ID"] not in (old, outer)
+    assert not {"SLURM_CPU_BIND", "MASTER_ADDR", "SLURM_CPUS_PER_TASK"} & lines.keys()
+    assert lines["SLURM_CONF"] == os.environ["SLURM_CONF"]
