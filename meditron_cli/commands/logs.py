@@ -92,10 +92,10 @@ def command(
     task: int | None,
     follow: bool,
 ) -> None:
-    """Print the logs of a run, attempt after attempt.
+    """Print the logs of a run.
 
-    Each attempt is headed by a line that says where it ran, when, and how it ended; each file by
-    its name inside the run directory.
+    Attempt after attempt: each is headed by a line that says where it ran, when, and how it ended;
+    each file by its name inside the run directory.
     """
     run = options.find_run(services, runs_dir, name)
     stages = [stage] if stage else list(specs.STAGES)
