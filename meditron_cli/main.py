@@ -32,6 +32,7 @@ COMMANDS = {
     "checkpoints": "Show a run's checkpoints, and what is wrong with them.",
     "health": "Check whether this machine is fit for work.",
     "nodes": "Show nodes that failed; clear or report them.",
+    "doctor": "Ask a cluster what it is like, and say what that means.",
     "clusters": "List cluster profiles, or show one.",
     "drill": "Prove on a cluster that training survives faults.",
 }

@@ -70,7 +70,13 @@ class Layers:
         return reduce(tree.merge, (node for node in layers if isinstance(node, MapNode)), nothing)
 
 
-def load(cluster: str, size: str, config: Path | None, overrides: Sequence[str]) -> Loaded:
+def load(
+    cluster: str,
+    size: str,
+    config: Path | None,
+    overrides: Sequence[str],
+    with_facts: bool = True,
+) -> Loaded:
     """Read everything that an experiment on a cluster consists of.
 
     Args:
@@ -78,12 +84,13 @@ def load(cluster: str, size: str, config: Path | None, overrides: Sequence[str])
         size: a recipe's name.
         config: the experiment file; when None, ``experiment.yaml`` of this folder if it is there.
         overrides: ``KEY=VALUE`` of each ``--set``.
+        with_facts: complete the profile with what ``doctor`` found out.
 
     Raises:
         ConfigError: every error of every layer, one a line.
     """
     problems = Problems()
-    layers = read_layers(cluster, size, config, overrides, problems)
+    layers = read_layers(cluster, size, config, overrides, problems, with_facts)
     merged = layers.merged()
     profile = decode_profile(layers.profile, problems)
     if layers.recipe is None:
@@ -133,6 +140,7 @@ def read_layers(
     config: Path | None,
     overrides: Sequence[str],
     problems: Problems,
+    with_facts: bool = True,
 ) -> Layers:
     """Read the layers that are asked for; None asks for no cluster or no size."""
     if config is None and files.DEFAULT_CONFIG.exists():
@@ -140,7 +148,7 @@ def read_layers(
     recipe = files.find_recipe(size, problems) if size else None
     sets = [files.read_override(word, problems) for word in overrides]
     profile = files.read_profile(cluster, problems) if cluster else None
-    completed, known = facts.complete(profile) if profile else (None, None)
+    completed, known = facts.complete(profile) if profile and with_facts else (profile, None)
     return Layers(
         recipe=files.read_mapping(recipe, "recipe", problems) if recipe else None,
         profile=completed,

@@ -113,3 +113,10 @@ class Plan:
             if stage.stage == name:
                 return stage
         raise KeyError(name)
+
+    @property
+    def training_lead(self) -> Lead:
+        """The lead of training; KeyError when the plan has no training."""
+        if self.lead is None:
+            raise KeyError("pretrain")
+        return self.lead

@@ -1,0 +1,286 @@
+"""What ``meditron doctor`` asks the compute nodes: ``python -m jobs.probe {batch,node} FOLDER``.
+
+The batch step looks for Slurm's commands, and starts one process a node, as ranks are started. The
+first of these waits for the second, which finds it by a file in ``FOLDER``; so they learn whether
+they share storage and locks, reach each other by name, and agree on the time. Whatever fails is a
+line of the report; ``report.json`` is written last. Standard library only.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from jobs import rundir
+from jobs.slurm.client import Client
+from jobs.slurm.environment import job_environment
+
+REQUEST = "request.json"
+REPORT = "report.json"
+COMMANDS = ("srun", "scontrol", "sbatch", "squeue", "scancel", "sacct")
+"""Of Slurm, that the batch step uses."""
+MODULES = ("torch", "megatron.core")
+STEP_SECONDS = 240.0
+IMPORT_SECONDS = 120.0
+"""For a module from a shared disk that all of a site reads."""
+PEER_SECONDS = 70.0
+"""For a file to be seen on another node: NFS believes for up to a minute that it is not there
+(nfs(5), acdirmax).
+"""
+ROUNDS = 5
+"""Questions for the time; the quickest answer counts."""
+LAST_LINES = 5
+
+
+def main(words: list[str]) -> int:
+    """Run one of the two parts; 0 also when what it found is bad."""
+    part, folder = words[0], Path(words[1])
+    if part == "batch":
+        rundir.write_json(folder / REPORT, batch_report(folder, os.environ))
+    else:
+        number = int(os.environ.get("SLURM_PROCID", "0"))
+        rundir.write_json(folder / f"node-{number}.json", node_report(folder, number))
+    return 0
+
+
+# ---- the batch step
+
+
+def batch_report(folder: Path, environ: Mapping[str, str]) -> dict[str, Any]:
+    """What the batch step finds, with the reports of the nodes."""
+    request = rundir.read_json(folder / REQUEST)
+    client = Client(job_environment(request["environment"], environ))
+    code, said = run_step(folder, request)
+    paths = sorted(folder.glob("node-*.json"))
+    return {
+        "time": time.time(),
+        "node": node_name(),
+        "commands": {name: shutil.which(name) is not None for name in COMMANDS},
+        "requeue": can_requeue(client, environ.get("SLURM_JOB_ID", "")),
+        "submit": test_submit(client, request["sbatch"]),
+        "step": {"code": code, "said": said},
+        "asked_nodes": request["nodes"],
+        "asked_cpus": request["cpus"],
+        "nodes": [rundir.read_json(path) for path in paths],
+    }
+
+
+def can_requeue(client: Client, job_id: str) -> bool | None:
+    """Whether Slurm would queue this job again, which asked for it; None when it does not say."""
+    facts = client.job(job_id)
+    return None if facts is None else facts.can_requeue
+
+
+def test_submit(client: Client, options: list[str]) -> dict[str, Any] | None:
+    """What sbatch says here of a job like this one; None when it is missing or silent."""
+    done = client.run(["sbatch", "--test-only", *options, "--wrap=true"])
+    if done is None:
+        return None
+    return {"accepted": done.returncode == 0, "said": last_lines(done.stderr)}
+
+
+def run_step(folder: Path, request: Mapping[str, Any]) -> tuple[int | None, list[str]]:
+    """Start one process a node as ranks are started; its exit code and last words. The code is None
+    when there is no srun, or no end.
+    """
+    command = [*request["step"], "-m", "jobs.probe", "node", str(folder)]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=STEP_SECONDS,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        return None, [f"{error.filename}: no such program"]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, [str(error)]
+    return done.returncode, last_lines(done.stdout + done.stderr)
+
+
+def last_lines(text: str) -> list[str]:
+    """The end of what a program said."""
+    return [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
+
+
+# ---- each node
+
+
+def node_report(folder: Path, number: int) -> dict[str, Any]:
+    """What one node finds."""
+    nodes = int(os.environ.get("SLURM_NNODES", "1"))
+    meet = {0: wait_for_peer, 1: find_peer}.get(number) if nodes > 1 else None
+    found = attempt(lambda: meet(folder)) if meet else {}
+    return {
+        "node": node_name(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "python": sys.executable,
+        "python_version": ".".join(map(str, sys.version_info[:3])),
+        "modules": import_modules(),
+        "storage": attempt(lambda: storage(folder)),
+        **found,
+    }
+
+
+def node_name() -> str:
+    """This node as Slurm knows it, else as the kernel does."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
+def attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a part of the report says, or the error that kept it from saying it."""
+    try:
+        return part()
+    except OSError as error:
+        return {"error": f"{error.filename or type(error).__name__}: {error.strerror or error}"}
+
+
+def storage(folder: Path) -> dict[str, Any]:
+    """Room where runs lie, for us, in bytes and files; that a whole file can be put in place."""
+    rundir.write_json(folder / f"written-{node_name()}.json", {})
+    room = os.statvfs(folder)
+    return {
+        "free_bytes": room.f_bavail * room.f_frsize,
+        # Some file systems count no files, and say 0 of 0.
+        "free_files": room.f_favail if room.f_files else None,
+    }
+
+
+def import_modules() -> dict[str, Any]:
+    """Version of each module that training needs, and how long it took to import; or the reason
+    why it cannot be imported. In a process of its own, since a broken library may take it down.
+    """
+    program = (
+        "import importlib, json, sys, time\n"
+        "for name in sys.argv[1:]:\n"
+        "    began = time.monotonic()\n"
+        "    version = getattr(importlib.import_module(name), '__version__', '')\n"
+        "    print(json.dumps([name, str(version), time.monotonic() - began]), flush=True)\n"
+    )
+    command = [sys.executable, "-c", program, *MODULES]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=IMPORT_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        out, reason = str(error.stdout or ""), f"no end after {IMPORT_SECONDS:.0f} s"
+    else:
+        out, reason = done.stdout, (last_lines(done.stderr) or [f"exit {done.returncode}"])[-1]
+    found: dict[str, Any] = {}
+    for line in out.splitlines():
+        with suppress(ValueError, TypeError):
+            name, version, seconds = json.loads(line)
+            found[name] = {"version": version, "seconds": seconds}
+    for name in MODULES:
+        if name not in found:
+            found[name] = {"error": reason}
+            break
+    return found
+
+
+# ---- two nodes
+
+
+def wait_for_peer(folder: Path) -> dict[str, Any]:
+    """The first node: hold the lock, say where it listens, and tell the time to who asks."""
+    with open(folder / "shared.lock", "ab") as lock, closing(socket.socket()) as listener:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        listener.bind(("", 0))
+        listener.listen()
+        listener.settimeout(PEER_SECONDS)
+        host, port = socket.gethostname(), listener.getsockname()[1]
+        rundir.write_json(folder / "peer-0.json", {"host": host, "port": port})
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            return {"peer": {"answered": False}}
+        with connection, connection.makefile("rw") as lines:
+            connection.settimeout(PEER_SECONDS)
+            for line in lines:
+                if line == "done\n":
+                    break
+                answer(lines, str(time.time()))
+    return {"peer": {"answered": True, "seen": (folder / "peer-1.json").exists()}}
+
+
+def find_peer(folder: Path) -> dict[str, Any]:
+    """The second node: find the first by its file, then ask for the time, and for the lock."""
+    rundir.write_json(folder / "peer-1.json", {})
+    where = read_when_there(folder / "peer-0.json")
+    if where is None:
+        return {"peer": {"seen": False}}
+    found: dict[str, Any] = {"seen": True, "host": where["host"]}
+    try:
+        connection = socket.create_connection((where["host"], where["port"]), PEER_SECONDS)
+    except OSError as error:
+        return {"peer": {**found, "reached": False, "error": str(error.strerror or error)}}
+    with connection, connection.makefile("rw") as lines:
+        found["clock_offset"] = clock_offset(lines)
+        found["lock"] = try_lock(folder / "shared.lock")
+        answer(lines, "done")
+    return {"peer": {**found, "reached": True}}
+
+
+def read_when_there(path: Path) -> dict[str, Any] | None:
+    """A file that another node writes, once it is seen here; None when it is not."""
+    deadline = time.monotonic() + PEER_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(FileNotFoundError):
+            return rundir.read_json(path)
+        os.listdir(path.parent)  # has a network file system look again
+        time.sleep(0.2)
+    return None
+
+
+def answer(lines: TextIO, text: str) -> None:
+    """Send one line."""
+    lines.write(f"{text}\n")
+    lines.flush()
+
+
+def clock_offset(lines: TextIO) -> float:
+    """Seconds by which the other node's clock is ahead, give or take half of the quickest round."""
+    rounds = []
+    for _ in range(ROUNDS):
+        asked = time.time()
+        answer(lines, "time")
+        theirs = float(lines.readline())
+        answered = time.time()
+        rounds.append((answered - asked, theirs - (asked + answered) / 2))
+    return min(rounds)[1]
+
+
+def try_lock(path: Path) -> str:
+    """``held`` when the other node's lock is felt here, ``free`` when it is not, else the error."""
+    with open(path, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "held"
+        except OSError as error:
+            return os.strerror(error.errno or errno.EIO)
+    return "free"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

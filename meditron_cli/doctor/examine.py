@@ -1,0 +1,192 @@
+"""One examination: ask the site, look from its nodes, judge, keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.slurm.client import Client
+from jobs.specs import STAGES
+from meditron_cli import inputs
+from meditron_cli.config.load import Loaded, load
+from meditron_cli.doctor import (
+    asking,
+    cache,
+    known,
+    meaning,
+    meaning_probe,
+    measured,
+    probe,
+    shapes,
+)
+from meditron_cli.doctor.cache import Facts, Probe
+from meditron_cli.doctor.finding import FATAL, Finding, unknown
+from meditron_cli.doctor.look import Look
+from meditron_cli.errors import SchedulerError
+
+if TYPE_CHECKING:
+    from meditron_cli.plan.model import Plan
+    from meditron_cli.services import Clock
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A cluster to examine, and with what."""
+
+    loaded: Loaded
+    root: Path
+    """Where runs lie, and where a probe writes."""
+    size: str | None
+    """Asked for by name; None for whatever runs there."""
+    environ: Mapping[str, str]
+    clock: Clock
+    tell: Callable[[str], None]
+    """Says to people what takes time."""
+
+    @property
+    def name(self) -> str:
+        """The cluster's."""
+        return self.loaded.cluster.name
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What came of it."""
+
+    findings: list[Finding]
+    strategy: str
+    facts: Facts
+    file: Path
+    """Where the facts are kept."""
+
+    @property
+    def is_fatal(self) -> bool:
+        """Whether training cannot work."""
+        return any(finding.verdict == FATAL for finding in self.findings)
+
+
+def load_target(cluster: str, size: str, config: Path | None) -> Loaded:
+    """A profile as it is written, without what was found out before, and an experiment on it.
+
+    Raises:
+        ConfigError: every error of every file.
+    """
+    return load(cluster, size, config, (), with_facts=False)
+
+
+def examine(patient: Patient, wait: float | None) -> Examined:
+    """Ask, probe, judge, keep; with ``wait`` None no job is submitted.
+
+    Raises:
+        ConfigError: no plan fits the profile.
+        SchedulerError: Slurm answers nothing at all.
+    """
+    loaded = patient.loaded
+    plan = inputs.plan_of(loaded, STAGES)
+    client = Client(patient.environ)
+    site = asking.read(client, [] if loaded.placeholders else list(shapes.of_plan(plan)))
+    if meaning.is_silent(site):
+        raise SchedulerError(
+            "Slurm does not answer on this machine", hint="log in to the cluster, or try again"
+        )
+    look = Look(site, loaded.cluster, measured.workload(plan, patient.root, patient.size))
+    findings = meaning.judge(look)
+    file = cache.path_of(loaded.cluster.name, patient.environ)
+    seen = see(patient, plan, client, earlier_probe(file), wait)
+    facts = known.keep(look, seen.probe, patient.clock.now())
+    cache.write(file, facts)
+    return Examined(
+        findings=findings + seen.findings,
+        strategy=meaning.strategy(look, facts.slurm.submit_from_jobs),
+        facts=facts,
+        file=file,
+    )
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What compute nodes are known to be like."""
+
+    findings: list[Finding]
+    probe: Probe | None = None
+    """One that has reported, or still waits."""
+
+
+def see(
+    patient: Patient, plan: Plan, client: Client, earlier: Probe | None, wait: float | None
+) -> Seen:
+    """Look from compute nodes; without ``wait``, tell what an earlier probe saw."""
+    if patient.loaded.placeholders:
+        return Seen([unseen("the profile has placeholders, so no job can look")], earlier)
+    if wait is None:
+        return remembered(patient, plan, earlier)
+    try:
+        found = earlier if is_pending(earlier) else None
+        found = found or probe.submit(plan, patient.root, patient.environ, patient.clock.now())
+    except probe.Refused as error:
+        return Seen([Finding("probe job", "refused", FATAL, error.message, "sbatch")])
+    except SchedulerError as error:
+        return Seen([unseen(error.message)])
+    except OSError as error:
+        meaning = f"{error.filename or patient.root}: {error.strerror}; name another --runs-dir"
+        return Seen([Finding("runs directory", "", FATAL, meaning, "this machine")])
+    patient.tell(
+        f"job {found.job_id} looks from compute nodes; waiting up to {wait:.0f} s (--no-probe "
+        "leaves it out)"
+    )
+    return outcome(patient, plan, probe.wait(found, client, patient.clock, wait))
+
+
+def is_pending(earlier: Probe | None) -> bool:
+    """Whether a probe was submitted that nobody has read yet."""
+    return earlier is not None and earlier.report is None and Path(earlier.folder).is_dir()
+
+
+def remembered(patient: Patient, plan: Plan, earlier: Probe | None) -> Seen:
+    """What an earlier probe saw, with its age."""
+    if earlier is None:
+        return Seen([unseen("not probed: leave --no-probe out")])
+    found = replace(earlier, report=earlier.report or probe.fetch(earlier))
+    if found.report is None:
+        return Seen([unseen(f"job {found.job_id} waits to look")], found)
+    age = cache.age(patient.clock.now() - found.report["time"])
+    patient.tell(f"compute nodes were seen {age} ago")
+    return judged(plan, found)
+
+
+def outcome(patient: Patient, plan: Plan, waited: probe.Waited) -> Seen:
+    """What waiting for a probe has come to."""
+    found = waited.probe
+    if waited.problem:
+        probe.remove(Path(found.folder))
+        return Seen([Finding("probe job", "failed", FATAL, waited.problem, "probe job")])
+    if found.report is None:
+        patient.tell(
+            f"job {found.job_id} still waits; `meditron doctor --cluster {patient.name}` reads "
+            "later what it saw"
+        )
+        return Seen([unseen(f"job {found.job_id} still waits to look")], found)
+    return judged(plan, found)
+
+
+def judged(plan: Plan, found: Probe) -> Seen:
+    """The findings of a report; its folder is no longer needed."""
+    probe.remove(Path(found.folder))
+    need = float(plan.stage("pretrain").tasks[0].health["min_free_gb"])
+    return Seen(meaning_probe.judge(found.report or {}, need), found)
+
+
+def unseen(why: str) -> Finding:
+    """That nobody has looked from a compute node."""
+    return unknown("compute nodes", "probe job", why)
+
+
+def earlier_probe(file: Path) -> Probe | None:
+    """The probe that a cache file knows of; a broken file knows none, and is written anew."""
+    try:
+        facts = cache.read(file)
+    except cache.Broken:
+        return None
+    return facts.probe if facts else None

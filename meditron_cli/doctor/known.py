@@ -1,0 +1,48 @@
+"""What of a site's facts is kept for plans. Pure."""
+
+from __future__ import annotations
+
+from meditron_cli.doctor import facts, meaning_end, meaning_probe
+from meditron_cli.doctor.cache import Facts, PartitionFacts, Probe, SlurmFacts
+from meditron_cli.doctor.look import Look
+from meditron_cli.doctor.meaning_place import smallest
+
+
+def keep(look: Look, probe: Probe | None, now: float) -> Facts:
+    """The facts that a plan is made with; what was not answered is None."""
+    report = probe.report if probe else None
+    requeue = meaning_end.allows_requeue(look.site)
+    if report is not None and report["requeue"] is False:
+        requeue = False
+    return Facts(
+        cluster=look.cluster.name,
+        time=now,
+        partitions=partitions(look),
+        slurm=SlurmFacts(
+            max_array_size=facts.count(look.setting("MaxArraySize") or ""),
+            requeue=requeue,
+            submit_from_jobs=None if report is None else meaning_probe.may_submit(report),
+        ),
+        probe=probe,
+    )
+
+
+def partitions(look: Look) -> dict[str, PartitionFacts]:
+    """What is known of the partitions that the profile names."""
+    named = (look.cluster.gpu_partition, look.cluster.cpu_partition)
+    found = {}
+    for wanted in [item for item in named if item is not None]:
+        partition = look.site.partition(wanted.name)
+        if partition is None:
+            continue
+        qos = wanted.qos or look.cluster.qos
+        rule = look.site.qos_of(qos or look.qos)
+        preemption = facts.preemption(look.site, wanted.name, qos or look.qos)
+        found[wanted.name] = PartitionFacts(
+            qos=qos,
+            grace_seconds=preemption.grace_seconds,
+            max_time_minutes=smallest(
+                (partition.max_minutes, rule.max_wall_minutes if rule else None)
+            ),
+        )
+    return found

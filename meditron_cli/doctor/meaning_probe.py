@@ -1,0 +1,187 @@
+"""What a probe job saw on the compute nodes, and what it means for a run. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from jobs.probe import MODULES
+from meditron_cli.doctor.finding import FATAL, OK, WARN, Finding, unknown
+from meditron_cli.plan.layout import GIB
+
+Report = Mapping[str, Any]
+
+SOURCE = "probe job"
+CLOCK_SECONDS = 5.0
+"""By which clocks may differ before the order of events is in doubt: a guess; NTP keeps
+milliseconds.
+"""
+FEW_FILES = 100_000
+"""Files that a run of some weeks may make, checkpoints' shards above all: a guess."""
+
+
+def judge(report: Report, need_gb: float) -> list[Finding]:
+    """Every fact of a report with its meaning.
+
+    Args:
+        report: of ``jobs.probe``.
+        need_gb: room that training wants where runs lie, in GiB.
+    """
+    found = [finding for judged in JUDGES for finding in judged(report)]
+    return found + list(space(report, need_gb))
+
+
+def commands(report: Report) -> Iterator[Finding]:
+    """Slurm's commands in the batch step."""
+    missing = [name for name, is_there in report["commands"].items() if not is_there]
+    value = f"no {', '.join(missing)}" if missing else "all there"
+    if "srun" in missing:
+        verdict, meaning = FATAL, "no rank can be started"
+    elif "sbatch" in missing:
+        verdict, meaning = WARN, "jobs cannot submit the next: `meditron watch` does"
+    elif "scontrol" in missing:
+        verdict, meaning = WARN, "a preempted job cannot queue itself again, and waits for Slurm"
+    else:
+        verdict, meaning = OK, "the batch step can ask, requeue and submit"
+    yield Finding("commands on nodes", value, verdict, meaning, SOURCE)
+
+
+def submitting(report: Report) -> Iterator[Finding]:
+    """Whether a job may submit the next one."""
+    tested = report["submit"]
+    if tested is None:
+        yield unknown("sbatch on nodes", SOURCE, "missing or silent: `meditron watch` submits")
+    elif tested["accepted"]:
+        yield Finding("sbatch on nodes", "accepted", OK, "a job may submit the next", SOURCE)
+    else:
+        said = tested["said"][-1] if tested["said"] else "no reason"
+        meaning = f"jobs cannot submit the next ({said}): `meditron watch` does"
+        yield Finding("sbatch on nodes", "refused", WARN, meaning, SOURCE)
+
+
+def may_submit(report: Report) -> bool | None:
+    """Whether jobs can submit others; None where nothing answered."""
+    if not report["commands"]["sbatch"]:
+        return False
+    return None if report["submit"] is None else bool(report["submit"]["accepted"])
+
+
+def requeue(report: Report) -> Iterator[Finding]:
+    """Whether Slurm kept the probe's wish to be queued again."""
+    if report["requeue"] is False:
+        meaning = "Slurm does not queue our jobs again, though they ask: a fresh job goes on"
+        yield Finding("requeue", "refused", WARN, meaning, SOURCE)
+
+
+def step(report: Report) -> Iterator[Finding]:
+    """Whether srun started a process on each node."""
+    asked, came = report["asked_nodes"], len(report["nodes"])
+    if came == asked:
+        names = ", ".join(node["node"] for node in report["nodes"])
+        yield Finding("processes on nodes", names, OK, "srun starts ranks", SOURCE)
+        return
+    said = report["step"]["said"]
+    meaning = f"srun could not start ranks: {said[-1] if said else 'it gave no reason'}"
+    yield Finding("processes on nodes", f"{came} of {asked}", FATAL, meaning, SOURCE)
+
+
+def cores(report: Report) -> Iterator[Finding]:
+    """Cores that a process sees, beside those a rank asks for."""
+    asked = report["asked_cpus"]
+    seen = min((node["cpus"] for node in report["nodes"]), default=None)
+    if seen is None:
+        return
+    if seen < asked:
+        meaning = f"a rank asks for {asked}: look at TaskPlugin, or set slurm.srun --cpu-bind=none"
+        yield Finding("cores in a step", str(seen), WARN, meaning, SOURCE)
+    else:
+        yield Finding("cores in a step", str(seen), OK, f"a rank asks for {asked}", SOURCE)
+
+
+def python(report: Report) -> Iterator[Finding]:
+    """Python and the libraries of training, on every node."""
+    for node in report["nodes"]:
+        broken = {name: item for name, item in node["modules"].items() if "error" in item}
+        for name, item in broken.items():
+            meaning = f"{node['python']} on {node['node']} cannot import it: {item['error']}"
+            yield Finding(name, "missing", FATAL, meaning, SOURCE)
+        if broken:
+            return
+    if report["nodes"]:
+        first = report["nodes"][0]
+        shown = [f"{name} {first['modules'][name]['version']}" for name in MODULES]
+        value = ", ".join((f"Python {first['python_version']}", *shown))
+        slowest = max(
+            sum(item["seconds"] for item in node["modules"].values()) for node in report["nodes"]
+        )
+        meaning = f"imported on every node, within {slowest:.0f} s"
+        yield Finding("Python", value, OK, meaning, SOURCE)
+
+
+def peers(report: Report) -> Iterator[Finding]:
+    """What two nodes found out about each other; nothing where one was asked."""
+    if report["asked_nodes"] < 2 or len(report["nodes"]) < 2:
+        return
+    first, second = (node.get("peer", {}) for node in report["nodes"][:2])
+    if not second.get("seen") or first.get("seen") is False:
+        meaning = "a file written on one node does not show on another: runs cannot lie there"
+        yield Finding("shared storage", "no", FATAL, meaning, SOURCE)
+        return
+    meaning = "files written and renamed on one node show on another"
+    yield Finding("shared storage", "yes", OK, meaning, SOURCE)
+    if not second.get("reached"):
+        meaning = f"ranks would not find rank 0 ({second.get('error', 'no answer')})"
+        yield Finding("nodes by name", second.get("host", ""), FATAL, meaning, SOURCE)
+        return
+    yield Finding("nodes by name", second["host"], OK, "reached: ranks find rank 0", SOURCE)
+    yield locks(second["lock"])
+    yield clocks(second["clock_offset"])
+
+
+def locks(found: str) -> Finding:
+    """Whether a lock on one node is felt on another."""
+    if found == "held":
+        return Finding("flock between nodes", "works", OK, "one attempt at a time works", SOURCE)
+    if found == "free":
+        meaning = (
+            "a lock is not felt on other nodes (Lustre: mount with -o flock): two jobs of one run "
+            "would not notice each other"
+        )
+        return Finding("flock between nodes", "no effect", WARN, meaning, SOURCE)
+    meaning = f"no locks ({found}): put runs on a file system that has them"
+    return Finding("flock between nodes", "missing", FATAL, meaning, SOURCE)
+
+
+def clocks(offset: float) -> Finding:
+    """Whether nodes agree on the time."""
+    value = f"{abs(offset):.1f} s apart"
+    if abs(offset) > CLOCK_SECONDS:
+        meaning = "which of two events came first is in doubt: tell the site"
+        return Finding("clocks", value, WARN, meaning, SOURCE)
+    return Finding("clocks", value, OK, "events of nodes are in order", SOURCE)
+
+
+def space(report: Report, need_gb: float) -> Iterator[Finding]:
+    """Room where runs lie."""
+    for node in report["nodes"]:
+        found = node["storage"]
+        if "error" in found:
+            meaning = f"{node['node']} cannot write there: {found['error']}"
+            yield Finding("runs directory", "", FATAL, meaning, SOURCE)
+            return
+        free, files = found["free_bytes"] / GIB, found["free_files"]
+        value = f"{free:,.0f} GiB free" + ("" if files is None else f", {files:,} files")
+        if free < need_gb:
+            meaning = f"training wants {need_gb:,.1f} GiB, 2.2 checkpoints"
+            yield Finding("runs directory", value, WARN, meaning, SOURCE)
+        elif files is not None and files < FEW_FILES:
+            yield Finding("runs directory", value, WARN, "a long run may need more files", SOURCE)
+        else:
+            yield Finding("runs directory", value, OK, "seen and written by the nodes", SOURCE)
+        return
+
+
+JUDGES: tuple[Callable[[Report], Iterator[Finding]], ...] = (
+    commands, submitting, requeue, step, cores, python, peers,
+)  # fmt: skip
+"""In the order of the table."""
