@@ -142,9 +142,13 @@ def refused(evidence: Evidence) -> Words | None:
 
 
 def preempted(evidence: Evidence) -> Words | None:
-    if not (evidence.preempted or first_word(evidence) == "PREEMPTED"):
-        return None
-    return Words(Cause.PREEMPTED, f"{job(evidence)} was preempted{at_step(evidence)}")
+    """Or queued again by somebody's ``scontrol requeue``, which is a preemption by hand."""
+    word = first_word(evidence)
+    if evidence.preempted or word == "PREEMPTED":
+        return Words(Cause.PREEMPTED, f"{job(evidence)} was preempted{at_step(evidence)}")
+    if word == "REQUEUED":
+        return Words(Cause.PREEMPTED, f"{job(evidence)} was queued again{at_step(evidence)}")
+    return None
 
 
 def node_failed(evidence: Evidence) -> Words | None:

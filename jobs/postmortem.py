@@ -20,7 +20,7 @@ def examine(
 ) -> Evidence:
     """What is known of the start; ``site`` is where the decision is made."""
     place = place_of(run, start)
-    said = surroundings.recorded(client, start.job_id, start.restarts)
+    said = surroundings.recorded(client, start.job_id, start.restarts, start.nodes)
     seen = Seen(
         ranks_started=place.ranks_log.exists(),
         failures=tuple(srun_words.failures(gather.read_text(place.srun_log))),

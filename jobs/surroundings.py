@@ -21,6 +21,8 @@ from jobs.watching import Deadline
 MAX_REQUEUES = "MaxBatchRequeue"
 """Of ``scontrol show config``; after so many Slurm holds the job."""
 
+LOST_NODE = ("NODE_FAIL", "BOOT_FAIL")
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -83,13 +85,16 @@ class Surroundings:
         return max(0, int(most) - restarts) if most.isdigit() else None
 
 
-def recorded(client: Client | None, job_id: str, restarts: int) -> Said:
+def recorded(
+    client: Client | None, job_id: str, restarts: int, nodes: tuple[str, ...] = ()
+) -> Said:
     """What the accounting says of a start whose supervisor is gone; nothing where it is silent.
 
     Args:
         client: None without Slurm.
         job_id: the job's.
         restarts: how often it had been queued again: each start has a row, oldest first.
+        nodes: of the start.
     """
     rows = (client.accounting([job_id]) if client else None) or {}
     own = rows.get(job_id, [])
@@ -106,7 +111,16 @@ def recorded(client: Client | None, job_id: str, restarts: int) -> Said:
         cancelled=word == "CANCELLED",
         cancelled_by=_person(by),
         out_of_memory=_any_out_of_memory(row, steps),
+        failed_node=_only_down(client, nodes) if word in LOST_NODE else "",
     )
+
+
+def _only_down(client: Client | None, nodes: tuple[str, ...]) -> str:
+    """The one of these nodes that is down; the accounting lists all nodes of a job that lost one
+    (verified).
+    """
+    down = (client.down_nodes(nodes) if client and nodes else None) or ()
+    return down[0] if len(down) == 1 else ""
 
 
 def _person(uid: str) -> str:

@@ -142,6 +142,11 @@ class Client:
         text = self._ask(queries.sinfo_command(partition))
         return None if text is None else tuple(sorted(set(text.split())))
 
+    def down_nodes(self, nodes: Sequence[str]) -> tuple[str, ...] | None:
+        """Those of these nodes that are down or do not answer, sorted."""
+        text = self._ask(queries.sinfo_down_command(nodes))
+        return None if text is None else tuple(sorted(set(text.split())))
+
     def config(self) -> dict[str, str] | None:
         """Slurm's settings (``scontrol show config``)."""
         text = self._ask(["scontrol", "show", "config"])

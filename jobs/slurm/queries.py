@@ -144,6 +144,12 @@ def sinfo_command(partition: str = "") -> list[str]:
     return ["sinfo", "--noheader", "--Node", *of, "--format=%N"]
 
 
+def sinfo_down_command(nodes: Iterable[str]) -> list[str]:
+    """Names of those of some nodes that are down or do not answer, one a line."""
+    of = [f"--nodes={','.join(nodes)}", "--states=down,no_respond"]
+    return ["sinfo", "--noheader", "--Node", *of, "--format=%N"]
+
+
 def parse(text: str, kind: type[Row]) -> list[Row]:
     """Rows of ``squeue`` or ``sacct`` output, a row a job; lines of another shape are left out."""
     return [kind(job_id, *more) for first, *more in _cells(text, kind) for job_id in expand(first)]

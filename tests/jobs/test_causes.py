@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ WATCHDOG = "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqN
 LOCAL = Site(scheduler="local", nodes=("laptop",))
 HANG = Hang("step", 130.0, 120.0, 2, "gpu02", "stopped by a signal (state T)")
 FATAL = Finding("gpu02", "gpu_lost", "FATAL", "GPU 3 has fallen off the bus")
+DRAIN = replace(FATAL, verdict="DRAIN")
 FULL = Finding("gpu02", "disk", "FATAL", "/runs has 1 GB left")
 
 
@@ -39,6 +41,7 @@ CASES: list[tuple[str, Evidence, Cause]] = [
     ("PreemptTime is set", evidence(preempted=True, signals=(USR2,)), Cause.PREEMPTED),
     ("preempted, no signal seen", evidence(preempted=True, ranks=(STOPPED,)), Cause.PREEMPTED),
     ("a row PREEMPTED", evidence(slurm_state="PREEMPTED", site=AFTERWARDS), Cause.PREEMPTED),
+    ("requeued by hand", evidence(slurm_state="REQUEUED", site=AFTERWARDS), Cause.PREEMPTED),
     ("the early signal", evidence(signals=(USR2,), ranks=(STOPPED,), code=130), Cause.TIME_LIMIT),
     ("too slow to save", evidence(signals=(USR2,), ranks=(rank(3, KILL),)), Cause.TIME_LIMIT),
     ("a row TIMEOUT", evidence(slurm_state="TIMEOUT", site=AFTERWARDS), Cause.TIME_LIMIT),
@@ -89,6 +92,10 @@ CASES: list[tuple[str, Evidence, Cause]] = [
     ("the log of a mute rank", evidence(ranks=(rank(3),), log_signatures=(logged("cuda_error"),)),
      Cause.CUDA_ERROR),
     ("the log alone", evidence(log_signatures=(logged("disk_full"),)), Cause.STORAGE),
+    ("a symptom comes before it", evidence(log_signatures=(logged("gloo_peer"), logged("quota"))),
+     Cause.STORAGE),
+    ("a finding on another node", raised("CUDA error: x", findings=(DRAIN,)),
+     Cause.CUDA_ERROR),
     ("every rank blames another", raised(PEER), Cause.UNKNOWN),
     ("another training writes", raised("iter: held", "WriterHeld"), Cause.UNKNOWN),
     ("ranks never started", evidence(ranks_started=False, message="srun: not found"), Cause.LAUNCH),
