@@ -458,6 +458,7 @@ def may_restart(case: Case, delay: float) -> bool:
     return (
         case.live
         and site.usable
+        and not case.evidence.signals  # the allocation ends, or somebody wants it to
         and case.row.here
         and not case.blamed
         and not fatal & set(site.nodes)

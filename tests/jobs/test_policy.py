@@ -99,6 +99,7 @@ def actions(decisions: Iterable[Decision]) -> list[str]:
         (raised("", "CheckpointingException"), Action.RESTART, runtime.SUCCESSOR),
         (raised("EADDRINUSE"), Action.RESTART, runtime.SUCCESSOR),
         (evidence(code=0), Action.RESTART, runtime.SUCCESSOR),
+        (evidence(ranks=(rank(3, -11),), signals=(USR2,)), Action.SUBMIT, runtime.SUCCESSOR),
         (raised("No space left on device"), Action.SUBMIT, runtime.SUCCESSOR),
         (evidence(findings=(LOST,), ranks_started=False), Action.SUBMIT, runtime.SUCCESSOR),
         (evidence(log_signatures=(logged("xid", 79),)), Action.SUBMIT, runtime.SUCCESSOR),
@@ -258,6 +259,20 @@ def test_progress_between_failures_starts_the_count_anew() -> None:
     stuck, moved = killed(**STUCK), killed(step_before=1200, step_after=1300)
 
     assert len(follow([stuck, stuck, moved, stuck, stuck, stuck, stuck])) == 6
+
+
+@pytest.mark.parametrize(
+    ("told", "attempts"), [(killed(), 3), (evidence(preempted=True), policy.STALLED_STARTS)]
+)
+def test_a_task_without_checkpoints_has_so_many_attempts_in_all(
+    told: Evidence, attempts: int
+) -> None:
+    nothing = {"step_before": None, "step_after": None, "last_step": None}
+
+    decisions = follow([replace(told, stage="tokenize", world_size=1, **nothing)] * 99)
+
+    assert len(decisions) == attempts
+    assert all("from its beginning" in decision.reason for decision in decisions[:-1])
 
 
 def test_a_checkpoint_made_twice_is_no_progress() -> None:
