@@ -13,7 +13,9 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 
 from jobs import heartbeat, rundir, runtime, specs
 
@@ -41,10 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         return runtime.CONFIGURATION
     context.stop.install()
     begin_beating(context)
-    try:
-        return run_stage(context)
-    finally:
-        context.heart.close()
+    return run_stage(context)
 
 
 def begin_beating(context: runtime.Context) -> None:
@@ -53,10 +52,11 @@ def begin_beating(context: runtime.Context) -> None:
     """
     task = context.task
     node = heartbeat.node_name(os.environ)
-    name = heartbeat.folder_name(context.run, task.stage, task.index, context.attempt, node)
-    heartbeat.forget(context.run, task.stage, task.index, keep=context.attempt)
-    if reason := heartbeat.begin(context.heart, name, context.rank, os.environ):
-        print(f"{task.stage}: no heartbeats, {reason}", file=sys.stderr)
+    name = heartbeat.label(context.run, task.stage, task.index, context.attempt, node)
+    try:
+        context.heart.open(name, context.rank, heartbeat.places(os.environ))
+    except OSError as error:
+        print(f"{task.stage}: no heartbeats, {error}", file=sys.stderr)
 
 
 def run_stage(context: runtime.Context) -> int:
@@ -67,10 +67,11 @@ def run_stage(context: runtime.Context) -> int:
     except runtime.Stopped as stopped:
         return leave(context, runtime.STOPPED, "Stopped", str(stopped), "")
     except runtime.TaskError as error:
-        return leave(context, error.code, type(error).__name__, error.message, error.hint)
+        kind = type(error).__name__
+        return leave(context, error.code, kind, error.message, error.hint, error)
     except Exception as error:  # the one place: a rank's last words, whatever went wrong
         traceback.print_exc()
-        return leave(context, *explain(error))
+        return leave(context, *explain(error), error)
     return runtime.FINISHED
 
 
@@ -87,16 +88,25 @@ def explain(error: Exception) -> tuple[int, str, str, str]:
     return runtime.FAILED, kind, message, "see the task's log for the traceback"
 
 
-def leave(context: runtime.Context, code: int, kind: str, message: str, hint: str) -> int:
+def leave(
+    context: runtime.Context,
+    code: int,
+    kind: str,
+    message: str,
+    hint: str,
+    error: Exception | None = None,
+) -> int:
     """Leave this rank's last words where the supervisor looks for them, and print them."""
-    print(f"{context.task.stage}: {message}", file=sys.stderr)
+    say(f"{context.task.stage}: {message}")
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        say(f"hint: {hint}")
     words = {
         "code": code,
         "kind": kind,
         "message": message,
         "hint": hint,
+        "frame": innermost(error.__traceback__ if error else None),
+        "errno": getattr(error, "errno", None),
         "rank": context.rank,
         "node": os.environ.get("SLURMD_NODENAME", os.uname().nodename),
         "time": time.time(),
@@ -105,9 +115,24 @@ def leave(context: runtime.Context, code: int, kind: str, message: str, hint: st
     folder = context.run.attempt(context.task.stage, context.attempt)
     try:
         rundir.write_json(folder / name, words)
-    except OSError as error:  # a full disk must not hide the message above
-        print(json.dumps({**words, "unwritten": str(error)}), file=sys.stderr)
+    except OSError as problem:  # a full disk must not hide the message above
+        say(json.dumps({**words, "unwritten": str(problem)}))
     return code
+
+
+def innermost(trace: TracebackType | None) -> str:
+    """``module:function`` of the innermost frame of ours in a traceback; empty without one."""
+    names = [
+        f"{frame.f_globals.get('__name__', '')}:{frame.f_code.co_name}"
+        for frame, _ in traceback.walk_tb(trace)
+    ]
+    return next((name for name in reversed(names) if name.startswith("jobs.")), "")
+
+
+def say(text: str) -> None:
+    """Print into the ranks' log, which may lie on the disk that is full."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ STATES = {
     "t": "stopped by a debugger (state t)",
     "Z": "dead",
     "X": "dead",
-    "": "gone",
+    "": "not there",
 }
 """Words for the letters of proc(5); one of a newer kernel is told as it is."""
 
@@ -50,7 +50,7 @@ class RankReport:
     node: str
     pid: int
     state: str
-    """Letter of ``STATES``; empty when the process is gone."""
+    """Letter of ``STATES``; empty when there is no process."""
     wchan: str
     """Where in the kernel it waits; empty where that is not told."""
     phase: str
@@ -71,7 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("attempt", type=int)
     args = parser.parse_args(argv)
     run = rundir.RunDir(args.run_dir.resolve())
-    reports = examine(run, args.stage, args.index, args.attempt, os.environ)
+    task = specs.task_from_json(rundir.read_json(run.spec(args.stage, args.index)))
+    reports = examine(run, task, args.attempt, os.environ)
     node = heartbeat.node_name(os.environ)
     folder = run.attempt(args.stage, args.attempt)
     fields = {"node": node, "time": time.time(), "ranks": [asdict(report) for report in reports]}
@@ -97,15 +98,28 @@ def read(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[RankR
 
 
 def examine(
-    run: rundir.RunDir, stage: str, index: int, attempt: int, environ: Mapping[str, str]
+    run: rundir.RunDir, task: specs.TaskSpec, attempt: int, environ: Mapping[str, str]
 ) -> list[RankReport]:
-    """Look at every rank of an attempt that beats on this node, and have it show its stacks."""
-    beats = heartbeat.find(run, stage, index, attempt, environ=environ)
+    """Look at every rank of an attempt on this node, and have those that can show their stacks."""
+    beats = heartbeat.find(run, task.stage, task.index, attempt, environ=environ)
     now = time.monotonic()
-    asked = [beat for beat in beats.values() if ask(beat)]
-    wait_for(asked)
+    before = {rank: len(heartbeat.stacks(beat.file)) for rank, beat in beats.items()}
+    wait_for([beat for beat in beats.values() if ask(beat)], before)
     node = heartbeat.node_name(environ)
-    return [report_on(beats[rank], node, now) for rank in sorted(beats)]
+    return [
+        report_on(beats[rank], node, now) if rank in beats else missing(rank, node)
+        for rank in ranks_here(beats, task.ranks_per_node)
+    ]
+
+
+def ranks_here(seen: Iterable[int], per_node: int) -> list[int]:
+    """All ranks of this node, out of those that were seen: the nodes' ranks are blocks
+    (``jobs.launchers``).
+    """
+    nodes = {rank // per_node for rank in seen}
+    return [
+        rank for node in sorted(nodes) for rank in range(node * per_node, (node + 1) * per_node)
+    ]
 
 
 def ask(beat: heartbeat.Beat) -> bool:
@@ -117,18 +131,18 @@ def ask(beat: heartbeat.Beat) -> bool:
     return True
 
 
-def wait_for(asked: Iterable[heartbeat.Beat]) -> None:
-    """Give these ranks time to show their stacks."""
+def wait_for(asked: Iterable[heartbeat.Beat], before: Mapping[int, int]) -> None:
+    """Give ranks time to show their stacks; ``before`` is how much of them they had shown."""
     deadline = time.monotonic() + STACK_SECONDS
-    sizes: dict[Path, int] = {}
-    waiting = {beat.stack_file for beat in asked}
+    waiting = {beat.rank: beat.file for beat in asked}
+    seen = dict(before)
     while waiting and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-        for path in list(waiting):
-            size = len(read_stack(path))
-            if size and size == sizes.get(path):  # a stack is written at once: it is whole
-                waiting.remove(path)
-            sizes[path] = size
+        for rank, file in list(waiting.items()):
+            size = len(heartbeat.stacks(file))
+            if before[rank] < size == seen[rank]:  # it writes without a pause: that was all
+                del waiting[rank]
+            seen[rank] = size
 
 
 def report_on(beat: heartbeat.Beat, node: str, now: float) -> RankReport:
@@ -145,8 +159,13 @@ def report_on(beat: heartbeat.Beat, node: str, now: float) -> RankReport:
         step=beat.step,
         ticks=beat.ticks,
         age=now - beat.time,
-        stack=read_stack(beat.stack_file),
+        stack=heartbeat.stacks(beat.file),
     )
+
+
+def missing(rank: int, node: str) -> RankReport:
+    """A rank without a process, or with one that has not begun."""
+    return RankReport(rank, node, 0, "", "", "startup", 0, 0, 0.0, "")
 
 
 def state_of(beat: heartbeat.Beat) -> str:
@@ -164,16 +183,10 @@ def wchan(pid: int) -> str:
     return "" if found == "0" else found
 
 
-def read_stack(path: Path) -> str:
-    """The stacks in a file; nothing where there is none."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
-
-
 def describe(report: RankReport) -> str:
     """The text of a rank's stacks file."""
+    if not report.pid:
+        return f"rank {report.rank} on {report.node}: no process\n"
     state = STATES.get(report.state, f"in state {report.state}")
     waits = f", waiting in {report.wchan}" if report.wchan else ""
     head = (

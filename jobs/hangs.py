@@ -8,6 +8,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs import heartbeat, rundir, specs
@@ -116,7 +117,7 @@ class Watch:
         attempt: int,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """Create it when the ranks are started. ``environ`` is theirs, as far as TMPDIR goes."""
+        """Create it when the ranks are started."""
         self._run = run
         self._task = task
         self._attempt = attempt
@@ -124,7 +125,7 @@ class Watch:
         self._learned = learn(rundir.read_lines(run.metrics()) if task.stage == "pretrain" else ())
         self._looked: float | None = None
         self._clock = 0.0
-        self._beaten = False
+        self._files: list[Path] = []
         self._signs = Signs(Phase.STARTUP, 0, None)
         self._moved = 0.0
         self._entered = 0.0
@@ -137,7 +138,7 @@ class Watch:
             now: seconds of a monotonic clock.
         """
         if self._looked is not None:
-            self._clock += min(now - self._looked, GAP_SECONDS)
+            self._clock += min(max(now - self._looked, 0.0), GAP_SECONDS)
         self._looked = now
         self._note(self._see())
         phase = self._signs.phase
@@ -160,15 +161,24 @@ class Watch:
 
     def _see(self) -> Signs:
         """The ranks' beats, else what the progress file says, else nothing new."""
-        task = self._task
-        place = (self._run, task.stage, task.index, self._attempt)
-        beats = heartbeat.find(*place, environ=self._environ)
+        beats = self._beats()
         if beats:
-            self._beaten = True
+            self._files = [beat.file for beat in beats.values()]
             return self._seen(beats)
-        if self._beaten:  # they take their files away in the end
+        if self._files:  # they have left, those of other nodes may be about to
             return self._signs._replace(phase=Phase.LEAVING)
         return self._told()
+
+    def _beats(self) -> dict[int, heartbeat.Beat]:
+        """Of the ranks of this node; all its processes are searched for them only while they start,
+        and when one is missed.
+        """
+        known = [beat for file in self._files if (beat := heartbeat.read(file)) is not None]
+        if len(known) == len(self._files) and self._signs.phase is not Phase.STARTUP:
+            return {beat.rank: beat for beat in known}
+        task = self._task
+        names = (self._run, task.stage, task.index, self._attempt)
+        return heartbeat.find(*names, environ=self._environ)
 
     def _seen(self, beats: Mapping[int, heartbeat.Beat]) -> Signs:
         """Of ranks in several phases, the one with the longest limit counts: the others wait."""
@@ -219,7 +229,7 @@ def name_first(reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> Firs
     """
     silent = sorted(set(nodes) - {report.node for report in reports})
     if reports and silent:
-        return First(None, silent[0], "the node did not answer")
+        return First(None, silent[0], "none of its ranks was found")
     for states in (STOPPED, DEAD, STUCK):
         if found := [report for report in reports if report.state in states]:
             return _first_of(found)

@@ -4,9 +4,10 @@ A beat is a write into a mapped file, about a microsecond. No file system that n
 involved, so that one which hangs looks like what it is: a rank that no longer beats because it
 waits, beside others that still do. Standard library only.
 
-A task of an attempt has one folder on each of its nodes, which only its owner can enter, with
-``<rank>.beat`` and ``<rank>.stack`` (what ``jobs.autopsy`` asks a rank for). Its name holds that of
-the node, since the nodes of a test cluster are one host.
+The file has no name any more once it is made: others of the same user find it among the open files
+of the rank's process, whatever container that is in, and whatever kills the rank takes the file
+along. What the rank's name for it tells, the node above all, since the nodes of a test cluster are
+one host, is left in ``/proc``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import faulthandler
 import hashlib
 import mmap
 import os
-import shutil
 import signal
 import stat
 import struct
@@ -25,6 +25,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
 
 from jobs import processes, rundir
 
@@ -33,12 +35,13 @@ STACK_SIGNAL = signal.SIGUSR1
 sends it while ranks work: only an autopsy does."""
 
 MAGIC = b"mdtbeat1"
-IDENTITY = struct.Struct("<8sqqq")
-"""Magic, pid, start of the process in clock ticks, rank: written once."""
+IDENTITY = struct.Struct("<8sq")
+"""Magic and rank: written once, last."""
 BEAT = struct.Struct("<dqqq")
 """Monotonic seconds, phase, step, ticks: written by each beat. Nobody waits for anybody here: a
 reader may see the old half of one beat and the new half of the next, which harms nothing."""
 SIZE = IDENTITY.size + BEAT.size
+"""The stacks that were asked for follow."""
 
 
 class Phase(IntEnum):
@@ -62,6 +65,7 @@ class Beat:
     """The newest beat of a rank."""
 
     file: Path
+    """Among the open files of its process."""
     rank: int
     pid: int
     started: int
@@ -76,41 +80,37 @@ class Beat:
     its peers is behind them.
     """
 
-    @property
-    def stack_file(self) -> Path:
-        """Where the rank writes the stacks of its threads."""
-        return stack_file(self.file)
-
 
 class Heart:
     """Beats for one rank: into memory nobody sees until ``open`` gives it a file."""
 
     def __init__(self) -> None:
         self._memory: bytearray | mmap.mmap = bytearray(SIZE)
-        self._path: Path | None = None
+        self._handle: int | None = None
         self._phase = Phase.STARTUP
         self._step = 0
         self._ticks = 0
 
-    def open(self, path: Path, rank: int) -> None:
-        """Beat into a file from now on, which appears whole, with the first beat in it.
+    def open(self, name: str, rank: int, places: tuple[Path, ...]) -> None:
+        """Beat into a file from now on, and show stacks in it on request, to the end of the
+        process.
+
+        Args:
+            name: ``label``.
+            places: folders of this node, the first that takes the file gets it.
 
         Raises:
-            OSError: it cannot be made, or the node's memory is full.
+            OSError: none of them does.
         """
-        part = path.with_suffix(".part")
-        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.posix_fallocate(handle, 0, SIZE)  # or a full tmpfs would end the rank with SIGBUS
-            memory = mmap.mmap(handle, SIZE)
-        finally:
-            os.close(handle)
-        own = processes.read(os.getpid())
-        IDENTITY.pack_into(memory, 0, MAGIC, os.getpid(), own.started if own else 0, rank)
-        self._memory = memory
+        handle = _nameless_file(f"{name}-{rank}", places)
+        os.lseek(handle, SIZE, os.SEEK_SET)
+        # Before the beats: who finds one may send the signal, which ends a process otherwise.
+        faulthandler.register(STACK_SIGNAL, file=handle)
+        memory = mmap.mmap(handle, SIZE)
+        self._handle, self._memory = handle, memory
         self.beat()
-        part.replace(path)
-        self._path = path
+        IDENTITY.pack_into(memory, 0, MAGIC, rank)
+        os.register_at_fork(after_in_child=self._leave_to_parent)
 
     def beat(self, phase: Phase | None = None, step: int | None = None) -> None:
         """Say that this rank lives, and what it begins with or how many steps it has done."""
@@ -131,50 +131,13 @@ class Heart:
         yield
         self.beat(before)
 
-    def close(self) -> None:
-        """Take this rank's files away; the last rank of the node takes the folder."""
-        if self._path is None:
-            return
-        for path in (self._path, stack_file(self._path)):
-            path.unlink(missing_ok=True)
-        with suppress(OSError):
-            self._path.parent.rmdir()
-        self._path = None
-
-
-def begin(heart: Heart, folder: str, rank: int, environ: Mapping[str, str]) -> str:
-    """Let a rank beat where its supervisor looks, and show its stacks when asked.
-
-    Args:
-        folder: its name (``folder_name``).
-
-    Returns:
-        why this node takes no beats, or nothing.
-    """
-    reason = ""
-    for place in places(environ):
-        try:
-            path = _private_folder(place / folder) / f"{rank:05d}.beat"
-            # In this order: who finds a beat may send the signal, which ends a process otherwise.
-            show_stacks_on_request(stack_file(path))
-            heart.open(path, rank)
-        except OSError as error:
-            reason = f"{error.filename or place}: {error.strerror}"
-        else:
-            return ""
-    return reason
-
-
-def show_stacks_on_request(path: Path) -> None:
-    """Have STACK_SIGNAL write the stacks of all threads into a file from now on.
-
-    It stays open to the end of the process: the signal must not meet a closed one, or no handler.
-
-    Raises:
-        OSError: the file cannot be made.
-    """
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    faulthandler.register(STACK_SIGNAL, file=handle)
+    def _leave_to_parent(self) -> None:
+        """A process that the rank forks, as to write a checkpoint, is not the rank."""
+        faulthandler.unregister(STACK_SIGNAL)
+        if self._handle is not None and isinstance(self._memory, mmap.mmap):
+            self._memory.close()
+            os.close(self._handle)
+        self._memory, self._handle = bytearray(SIZE), None
 
 
 def find(
@@ -185,66 +148,41 @@ def find(
     node: str = "",
     environ: Mapping[str, str] = os.environ,
 ) -> dict[int, Beat]:
-    """The newest beat of every rank of an attempt on a node of this host, by rank.
+    """The newest beat of every living rank of an attempt on a node of this host, by rank.
 
     Args:
-        node: this one unless it is named.
-        environ: of the ranks; its TMPDIR is looked into where ``/dev/shm`` holds nothing.
+        node: the one that ``environ`` tells, unless it is named.
     """
-    name = folder_name(run, stage, index, attempt, node or node_name(environ))
-    found = {}
-    for place in places(environ):
-        if _is_ours(place / name):
-            beats = map(read, (place / name).glob("*.beat"))
-            found.update({beat.rank: beat for beat in beats if beat is not None})
-    return found
+    name = label(run, stage, index, attempt, node or node_name(environ))
+    beats = (beat for file in _open_files(f"{name}-") if (beat := read(file)) is not None)
+    return {beat.rank: beat for beat in beats}
 
 
-def read(path: Path) -> Beat | None:
-    """The newest beat in a file; None when it is no such file, or gone."""
-    try:
-        data = path.read_bytes()
-    except OSError:
+def read(file: Path) -> Beat | None:
+    """The newest beat in a file that ``find`` has found; None when it is gone."""
+    content = _content(file)
+    pid = int(file.parent.parent.name)
+    process = processes.read(pid)
+    if content is None or process is None:
         return None
-    if len(data) != SIZE or not data.startswith(MAGIC):
-        return None
-    _, pid, started, rank = IDENTITY.unpack_from(data, 0)
-    moment, phase, step, ticks = BEAT.unpack_from(data, IDENTITY.size)
-    return Beat(path, rank, pid, started, moment, Phase(phase), step, ticks)
+    return Beat(file, content.rank, pid, process.started, *content.beat)
 
 
-def forget(
-    run: rundir.RunDir,
-    stage: str,
-    index: int,
-    keep: int | None = None,
-    environ: Mapping[str, str] = os.environ,
-) -> None:
-    """Remove what attempts of a task left on this node, all but those of attempt ``keep``.
-
-    Two attempts of a task never work at once (``jobs.supervisor``), so that the others are dead.
-    """
-    kept = "" if keep is None else folder_name(run, stage, index, keep, node_name(environ))
-    prefix = _prefix(run, stage, index, node_name(environ))
-    for place in places(environ):
-        for path in place.glob(f"{prefix}*"):
-            if path.name != kept and _is_ours(path):
-                shutil.rmtree(path, ignore_errors=True)
+def stacks(file: Path) -> str:
+    """What a rank has shown of its threads so far."""
+    content = _content(file)
+    return "" if content is None else content.stacks
 
 
-def places(environ: Mapping[str, str]) -> tuple[Path, Path]:
-    """Where the folder may lie, best first: in memory, else where temporary files go."""
+def places(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where a rank may have its file: in memory, else where temporary files go."""
     return Path("/dev/shm"), Path(environ.get("TMPDIR") or "/tmp")
 
 
-def folder_name(run: rundir.RunDir, stage: str, index: int, attempt: int, node: str) -> str:
-    """The folder of one attempt of a task on one node."""
-    return f"{_prefix(run, stage, index, node)}{attempt}"
-
-
-def stack_file(beats: Path) -> Path:
-    """Beside the file a rank beats into, where it writes the stacks of its threads."""
-    return beats.with_suffix(".stack")
+def label(run: rundir.RunDir, stage: str, index: int, attempt: int, node: str) -> str:
+    """Tells the ranks of one attempt of a task on one node; two runs may have one name."""
+    digest = hashlib.sha256(os.fsencode(run.root.resolve())).hexdigest()[:12]
+    return f"meditron-{digest}-{node}-{stage}-{index:05d}-{attempt}"
 
 
 def node_name(environ: Mapping[str, str]) -> str:
@@ -252,27 +190,69 @@ def node_name(environ: Mapping[str, str]) -> str:
     return environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
-def _prefix(run: rundir.RunDir, stage: str, index: int, node: str) -> str:
-    """What the names of a task's folders on a node begin with; two runs may have one name."""
-    digest = hashlib.sha256(os.fsencode(run.root.resolve())).hexdigest()[:12]
-    return f"meditron-{os.getuid()}-{digest}-{node}-{stage}-{index:05d}-"
+class _Content(NamedTuple):
+    rank: int
+    beat: tuple[float, Phase, int, int]
+    stacks: str
 
 
-def _private_folder(path: Path) -> Path:
-    """A folder that only this user enters, made if need be.
+def _content(file: Path) -> _Content | None:
+    """What a rank's file holds; None when it is none, not yet, or no more."""
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # it may have become a pipe meanwhile
+    except OSError:
+        return None
+    with open(handle, "rb") as opened:
+        is_file = stat.S_ISREG(os.fstat(handle).st_mode)
+        data = opened.read() if is_file else b""
+    if len(data) < SIZE or not data.startswith(MAGIC):
+        return None
+    _, rank = IDENTITY.unpack_from(data, 0)
+    moment, phase, step, ticks = BEAT.unpack_from(data, IDENTITY.size)
+    return _Content(rank, (moment, Phase(phase), step, ticks), data[SIZE:].decode(errors="replace"))
+
+
+def _open_files(text: str) -> Iterator[Path]:
+    """Open files of this host's processes whose name, as they were made, holds a text.
+
+    Processes of others are passed over: their files cannot be seen.
+    """
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        folder = f"/proc/{process}/fd/"
+        with suppress(OSError):
+            for number in os.listdir(folder):
+                if text in _target(folder + number):
+                    yield Path(folder, number)
+
+
+def _target(link: str) -> str:
+    """What a link says; nothing when it is gone."""
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
+
+
+def _nameless_file(name: str, places: tuple[Path, ...]) -> int:
+    """An open file of SIZE zeros that is in no folder any more.
 
     Raises:
-        OSError: it cannot be made, or somebody else has put something there.
+        OSError: no place takes it.
     """
-    path.mkdir(mode=0o700, exist_ok=True)
-    if not _is_ours(path):
-        raise PermissionError(1, "it belongs to another user", str(path))
-    return path
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    problem = OSError(f"no place for {name}")
+    for place in places:
+        path = place / f"{name}-{uuid4().hex[:8]}"
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            problem = error
+            continue
+        path.unlink()
+        try:
+            os.posix_fallocate(handle, 0, SIZE)  # or a full tmpfs would end the rank with SIGBUS
+        except OSError as error:
+            os.close(handle)
+            problem = error
+        else:
+            return handle
+    raise problem

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from jobs import autopsy, hangs, heartbeat, processes, rundir, specs
+from jobs import autopsy, hangs, heartbeat, rundir, specs
 
 from ..ranks import rank_program, wait_until
 
@@ -38,7 +38,7 @@ class Node:
             env={
                 **os.environ,
                 "RANK": str(rank),
-                "WORLD_SIZE": "9",
+                "WORLD_SIZE": "6",
                 "MEDITRON_ATTEMPT": "1",
                 "SLURMD_NODENAME": self.name,
             },
@@ -61,21 +61,28 @@ class Node:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    run = rundir.RunDir(tmp_path)
-    spec = specs.TokenizeSpec("", "", "", "", "", "", 1, False)
-    task = specs.TaskSpec("tokenize", 0, spec, 9, 9, 1, 0, 1, "local", (), (), "", {})
-    rundir.write_json(run.spec("tokenize", 0), specs.to_json(task))
-    node = Node(run)
-    yield node
-    for process in node.processes:
+def make_node(tmp_path: Path) -> Iterator[Callable[[int], Node]]:
+    """Make the one node, of so many ranks."""
+    made = []
+
+    def make(ranks: int) -> Node:
+        run = rundir.RunDir(tmp_path)
+        spec = specs.TokenizeSpec("", "", "", "", "", "", 1, False)
+        task = specs.TaskSpec(
+            "tokenize", 0, spec, 2 * ranks, ranks, 2, 0, 1, "local", (), (), "", {}
+        )
+        rundir.write_json(run.spec("tokenize", 0), specs.to_json(task))
+        made.append(Node(run))
+        return made[0]
+
+    yield make
+    for process in made[0].processes:
         process.kill()
         process.wait()
-    for name in ("gpu01", "gpu02"):
-        heartbeat.forget(run, "tokenize", 0, environ={"SLURMD_NODENAME": name})
 
 
-def test_a_rank_that_sleeps_shows_where(node: Node) -> None:
+def test_a_rank_that_sleeps_shows_where(make_node) -> None:
+    node = make_node(1)
     sleeper = node.start(*SLEEPS)
 
     (report,) = node.autopsy()
@@ -87,7 +94,8 @@ def test_a_rank_that_sleeps_shows_where(node: Node) -> None:
     assert sleeper.poll() is None
 
 
-def test_a_rank_that_works_goes_on_after_it_was_asked(node: Node) -> None:
+def test_a_rank_that_works_goes_on_after_it_was_asked(make_node) -> None:
+    node = make_node(1)
     worker = node.start("while not context.path('enough').exists(): context.heart.beat()")
 
     (report,) = node.autopsy()
@@ -98,7 +106,8 @@ def test_a_rank_that_works_goes_on_after_it_was_asked(node: Node) -> None:
     assert worker.wait(60) == 0
 
 
-def test_a_stopped_rank_is_named_and_its_peers_show_stacks(node: Node) -> None:
+def test_a_stopped_rank_is_named_and_its_peers_show_stacks(make_node) -> None:
+    node = make_node(2)
     node.start(*SLEEPS)
     stopped = node.start(*SLEEPS)
     stopped.send_signal(signal.SIGSTOP)
@@ -112,36 +121,33 @@ def test_a_stopped_rank_is_named_and_its_peers_show_stacks(node: Node) -> None:
     assert "It showed no stacks" in node.stacks(1)
 
 
-def test_a_dead_rank_is_named_though_others_have_fewer_beats(node: Node) -> None:
+def test_a_dead_rank_is_named_though_others_are_behind(make_node) -> None:
+    node = make_node(3)
     node.start(*SLEEPS)
     killed = node.start("context.heart.beat()", *SLEEPS)
+    node.start(*SLEEPS)
     killed.kill()
     killed.wait()
 
     reports = node.autopsy()
 
-    assert hangs.name_first(reports) == (1, "gpu01", "gone")
+    assert [report.rank for report in reports] == [0, 1, 2]
+    assert hangs.name_first(reports) == (1, "gpu01", "not there")
+    assert node.stacks(1) == "rank 1 on gpu01: no process\n"
 
 
-def test_a_process_that_only_has_the_pid_of_a_rank_gets_no_signal(node: Node) -> None:
+def test_a_process_that_has_the_pid_of_a_rank_gets_no_signal(make_node) -> None:
+    node = make_node(1)
     node.start(*SLEEPS)
-    node.processes[0].kill()
-    node.processes[0].wait()
-    with subprocess.Popen(["sleep", "600"]) as bystander:
-        beat = node.beats()[0]
-        data = bytearray(beat.file.read_bytes())
-        heartbeat.IDENTITY.pack_into(data, 0, heartbeat.MAGIC, bystander.pid, beat.started, 0)
-        beat.file.write_bytes(data)
+    beat = node.beats()[0]
 
-        (report,) = node.autopsy()
-
-        assert (report.pid, report.state) == (bystander.pid, "")
-        assert processes.read(bystander.pid) is not None
-        bystander.kill()
-        assert bystander.wait() == -signal.SIGKILL
+    assert autopsy.ask(beat)
+    assert not autopsy.ask(replace(beat, started=beat.started - 1))
+    assert autopsy.state_of(replace(beat, started=beat.started - 1)) == ""
 
 
-def test_every_node_leaves_a_report_of_its_own(node: Node) -> None:
+def test_every_node_leaves_a_report_of_its_own(make_node) -> None:
+    node = make_node(1)
     node.start(*SLEEPS)
     node.name = "gpu02"
     node.start(*SLEEPS)
@@ -154,7 +160,8 @@ def test_every_node_leaves_a_report_of_its_own(node: Node) -> None:
     assert [(report.rank, report.node) for report in reports] == [(0, "gpu01"), (1, "gpu02")]
 
 
-def test_a_node_without_ranks_says_so(node: Node) -> None:
+def test_a_node_without_ranks_says_so(make_node) -> None:
+    node = make_node(1)
     assert node.autopsy() == []
     names = [path.name for path in node.run.attempt("tokenize", 1).iterdir()]
     assert names == ["autopsy-00000-gpu01.json"]

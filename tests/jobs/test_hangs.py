@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from jobs.autopsy import RankReport
 from jobs.evidence import Hang
 from jobs.hangs import Learned, Watch, limit
 from jobs.heartbeat import Heart, Phase
+
+from ..ranks import wait_until
 
 SUPERVISION = specs.SupervisionSpec(startup_limit_seconds=600, step_limit_seconds=100)
 
@@ -73,16 +76,16 @@ class Ranks:
         self.hearts: list[Heart] = []
 
     def start(self, ranks: int = 1) -> Watch:
-        name = heartbeat.folder_name(self.run, "pretrain", 0, 1, os.uname().nodename)
+        name = heartbeat.label(self.run, "pretrain", 0, 1, os.uname().nodename)
         for rank in range(ranks):
             self.hearts.append(Heart())
-            assert heartbeat.begin(self.hearts[rank], name, rank, {}) == ""
+            self.hearts[rank].open(name, rank, heartbeat.places({}))
         return self.watch()
 
     def watch(self) -> Watch:
         return Watch(self.run, task(), 1, {})
 
-    def quiet(self, watch: Watch, seconds: float, every: float = 1.0) -> Hang | None:
+    def quiet(self, watch: Watch, seconds: float, every: float = 5.0) -> Hang | None:
         """Look for a while without a beat; the first hang."""
         end = self.now + seconds
         while self.now < end:
@@ -102,10 +105,8 @@ class Ranks:
 
 
 @pytest.fixture
-def ranks(tmp_path: Path) -> Iterator[Ranks]:
-    ranks = Ranks(tmp_path)
-    yield ranks
-    heartbeat.forget(ranks.run, "pretrain", 0, environ={})
+def ranks(tmp_path: Path) -> Ranks:
+    return Ranks(tmp_path)
 
 
 def task() -> specs.TaskSpec:
@@ -127,7 +128,7 @@ def test_a_step_that_does_not_end_is_a_hang(ranks: Ranks) -> None:
     ranks.beat(Phase.STEP, 1)
     assert ranks.quiet(watch, 50) is None
 
-    hang = ranks.quiet(watch, 100)
+    hang = ranks.quiet(watch, 100, every=1.0)
 
     assert hang is not None
     assert (hang.phase, hang.limit) == ("step", 100)
@@ -140,6 +141,19 @@ def test_one_rank_that_still_moves_is_enough(ranks: Ranks) -> None:
     for _ in range(10):
         ranks.hearts[1].beat()
         assert ranks.quiet(watch, 60) is None
+
+
+def test_a_clock_that_is_set_back_is_no_hang(ranks: Ranks) -> None:
+    watch = ranks.start()
+    ranks.beat(Phase.STEP, 1)
+    ranks.quiet(watch, 50)
+
+    ranks.now -= 3600
+    hang = watch.look(ranks.now)
+
+    assert hang is None
+    assert ranks.quiet(watch, 40) is None
+    assert ranks.quiet(watch, 30) is not None
 
 
 def test_slow_steps_seen_in_this_attempt_lengthen_the_limit(ranks: Ranks) -> None:
@@ -207,11 +221,19 @@ def test_time_in_which_nobody_looked_does_not_count(ranks: Ranks) -> None:
     assert ranks.quiet(watch, 30) is not None
 
 
-def test_ranks_that_took_their_files_away_are_leaving(ranks: Ranks) -> None:
-    watch = ranks.start()
-    ranks.beat(Phase.STEP, 1)
-    ranks.quiet(watch, 5)
-    ranks.hearts[0].close()
+def test_ranks_that_are_gone_are_leaving(ranks: Ranks) -> None:
+    name = heartbeat.label(ranks.run, "pretrain", 0, 1, os.uname().nodename)
+    program = (
+        "import os, sys, time; from jobs import heartbeat; heart = heartbeat.Heart()\n"
+        f"heart.open({name!r}, 0, heartbeat.places(os.environ))\n"
+        "heart.beat(heartbeat.Phase.STEP, 1)\n"
+        "time.sleep(600)"
+    )
+    watch = ranks.watch()
+    with subprocess.Popen([sys.executable, "-c", program]) as rank:
+        wait_until(lambda: heartbeat.find(ranks.run, "pretrain", 0, 1, environ={}))
+        assert ranks.quiet(watch, 5) is None
+        rank.kill()
 
     assert ranks.quiet(watch, 500) is None
     hang = ranks.quiet(watch, 200)
@@ -299,7 +321,7 @@ def report(rank: int, **values: Any) -> RankReport:
             [report(0), report(1, state="T", stack="", ticks=99)],
             (1, "gpu01", "stopped by a signal (state T)"),
         ),
-        ([report(0, state="D"), report(1, state="")], (1, "gpu01", "gone")),
+        ([report(0, state="D"), report(1, state="")], (1, "gpu01", "not there")),
         (
             [report(0), report(1, state="D"), report(2, stack=BUSY)],
             (1, "gpu01", "in a wait that nothing interrupts, as for a disk or a device (state D)"),
@@ -338,7 +360,7 @@ def test_the_rank_that_stopped_first_is_named(
 def test_a_node_that_does_not_answer_comes_before_all_ranks() -> None:
     found = hangs.name_first([report(0), report(1, state="T")], ("gpu00", "gpu01", "gpu02"))
 
-    assert found == (None, "gpu02", "the node did not answer")
+    assert found == (None, "gpu02", "none of its ranks was found")
 
 
 def test_the_hang_gets_the_name() -> None:

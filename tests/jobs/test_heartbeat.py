@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,29 +15,52 @@ import pytest
 from jobs import heartbeat, processes, rundir
 from jobs.heartbeat import Heart, Phase
 
+from ..ranks import wait_until
+
+RANK = """
+import os, sys, time
+from pathlib import Path
+from jobs import heartbeat
+heart = heartbeat.Heart()
+heart.open(sys.argv[1], int(sys.argv[2]), heartbeat.places(os.environ))
+heart.beat(heartbeat.Phase.CHECKPOINT, 40)
+"""
+
 
 @pytest.fixture
-def run(tmp_path: Path) -> Iterator[rundir.RunDir]:
-    run = rundir.RunDir(tmp_path / "run")
-    yield run
-    for index in range(2):
-        for node in ("", "gpu01", "gpu02"):
-            heartbeat.forget(run, "pretrain", index, environ=at(node))
+def run(tmp_path: Path) -> rundir.RunDir:
+    return rundir.RunDir(tmp_path / "run")
 
 
-def at(node: str) -> dict[str, str]:
-    return {"SLURMD_NODENAME": node}
+@pytest.fixture
+def start(run: rundir.RunDir) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start a process that beats as a rank, does something, and sleeps."""
+    started = []
 
+    def start(rank: int, *lines: str, attempt: int = 1, node: str = "") -> subprocess.Popen[bytes]:
+        name = heartbeat.label(run, "pretrain", 0, attempt, node or os.uname().nodename)
+        program = "\n".join([RANK, *lines, "time.sleep(600)"])
+        process = subprocess.Popen([sys.executable, "-c", program, name, str(rank)])
+        started.append(process)
+        wait_until(lambda: rank in find(run, attempt, node))
+        return process
 
-def begin(run: rundir.RunDir, rank: int = 0, attempt: int = 1, node: str = "") -> Heart:
-    heart = Heart()
-    name = heartbeat.folder_name(run, "pretrain", 0, attempt, node or os.uname().nodename)
-    assert heartbeat.begin(heart, name, rank, at(node)) == ""
-    return heart
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def find(run: rundir.RunDir, attempt: int = 1, node: str = "") -> dict[int, heartbeat.Beat]:
     return heartbeat.find(run, "pretrain", 0, attempt, node, {})
+
+
+def begin(run: rundir.RunDir, rank: int = 0) -> Heart:
+    """Beat in this process."""
+    heart = Heart()
+    name = heartbeat.label(run, "pretrain", 0, 1, os.uname().nodename)
+    heart.open(name, rank, heartbeat.places({}))
+    return heart
 
 
 def test_a_beat_tells_phase_step_and_the_process(run: rundir.RunDir) -> None:
@@ -64,122 +87,93 @@ def test_a_phase_inside_another_ends_in_that_one(run: rundir.RunDir) -> None:
     assert (inside, find(run)[0].phase) == (Phase.CHECKPOINT, Phase.STARTUP)
 
 
-def test_nodes_of_one_host_and_attempts_are_kept_apart(run: rundir.RunDir) -> None:
-    begin(run, rank=0, node="gpu01")
-    begin(run, rank=1, node="gpu02")
-    begin(run, rank=2, attempt=2, node="gpu01")
-
-    assert list(find(run, node="gpu01")) == [0]
-    assert list(find(run, node="gpu02")) == [1]
-    assert list(find(run, attempt=2, node="gpu01")) == [2]
-
-
-def test_only_their_owner_reads_the_beats(run: rundir.RunDir) -> None:
-    begin(run)
-
-    file = find(run)[0].file
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-
-
-def test_the_last_rank_to_close_takes_the_folder_along(run: rundir.RunDir) -> None:
-    first, second = begin(run, 0), begin(run, 1)
-    folder = find(run)[0].file.parent
-
-    first.close()
-    left = list(find(run))
-    second.close()
-
-    assert left == [1]
-    assert not folder.exists()
-
-
-def test_a_closed_heart_still_beats_for_nobody(run: rundir.RunDir) -> None:
-    heart = begin(run)
-    heart.close()
-
-    heart.beat(Phase.LEAVING)
+def test_a_heart_that_was_not_opened_beats_for_nobody(run: rundir.RunDir) -> None:
+    Heart().beat(Phase.STEP, 1)
 
     assert find(run) == {}
 
 
-def test_dead_attempts_are_forgotten_and_the_living_kept(run: rundir.RunDir) -> None:
-    begin(run, attempt=1)
-    begin(run, attempt=2)
+def test_nodes_of_one_host_and_attempts_are_kept_apart(run, start) -> None:
+    start(0, node="gpu01")
+    start(1, node="gpu02")
+    start(2, node="gpu01", attempt=2)
+    start(3, node="gpu01", attempt=21)
 
-    heartbeat.forget(run, "pretrain", 0, keep=2, environ={})
-
-    assert find(run, attempt=1) == {}
-    assert list(find(run, attempt=2)) == [0]
-
-
-def test_other_tasks_of_the_run_are_not_forgotten(run: rundir.RunDir) -> None:
-    begin(run)
-
-    heartbeat.forget(run, "pretrain", 1, environ={})
-
-    assert list(find(run)) == [0]
+    assert list(find(run, node="gpu01")) == [0]
+    assert list(find(run, node="gpu02")) == [1]
+    assert list(find(run, node="gpu01", attempt=2)) == [2]
 
 
-def test_a_place_that_takes_nothing_is_said(run: rundir.RunDir) -> None:
+def test_a_known_file_is_read_again_without_a_search(run, start) -> None:
+    start(0, "while True: heart.beat(); time.sleep(0.01)")
+    beat = find(run)[0]
+
+    wait_until(lambda: heartbeat.read(beat.file).ticks > beat.ticks)
+
+    assert heartbeat.read(beat.file).phase is Phase.CHECKPOINT
+
+
+def test_a_stopped_rank_is_still_found(run, start) -> None:
+    stopped = start(0)
+
+    stopped.send_signal(signal.SIGSTOP)
+
+    assert find(run)[0].step == 40
+
+
+def test_a_killed_rank_leaves_nothing_behind(run, start) -> None:
+    killed = start(5)
+    file = find(run)[5].file
+
+    killed.kill()
+    killed.wait()
+
+    assert find(run) == {}
+    assert heartbeat.read(file) is None
+    name = heartbeat.label(run, "pretrain", 0, 1, os.uname().nodename)
+    assert [path for path in Path("/dev/shm").iterdir() if path.name.startswith(name)] == []
+
+
+def test_a_process_forked_by_a_rank_is_not_the_rank(run, start) -> None:
+    rank = start(0, "child = os.fork()", "heart.beat(heartbeat.Phase.STEP, 50 if child else 99)")
+    wait_until(lambda: find(run)[0].phase is Phase.STEP)
+
+    beat = find(run)[0]
+
+    assert (beat.pid, beat.step) == (rank.pid, 50)
+    (child,) = Path(f"/proc/{rank.pid}/task/{rank.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+
+
+def test_the_files_of_others_are_not_read_even_when_they_took_the_place(run, start) -> None:
+    start(0)
+    known = find(run)[0].file
+
+    for file in known.parent.iterdir():  # standard streams, and whatever else it has open
+        assert (heartbeat.read(file) is None) == ("meditron-" not in os.readlink(file))
+
+
+def test_the_second_place_does_where_the_first_takes_nothing(
+    run: rundir.RunDir, tmp_path: Path
+) -> None:
+    heart = Heart()
+    name = heartbeat.label(run, "pretrain", 0, 1, os.uname().nodename)
+
+    heart.open(name, 4, (Path("/proc"), tmp_path))
+
+    assert list(find(run)) == [4]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_that_takes_no_file_is_said(run: rundir.RunDir) -> None:
     heart = Heart()
 
-    reason = heartbeat.begin(heart, "no-such-folder/beats", 0, {"TMPDIR": "/proc"})
+    with pytest.raises(OSError, match="/proc"):
+        heart.open("name", 0, (Path("/proc"),))
 
-    assert "No such file or directory" in reason
-    heart.beat(Phase.STEP, 1)  # into memory nobody reads
-
-
-def test_temporary_files_are_the_second_place(run: rundir.RunDir, tmp_path: Path) -> None:
-    environ = {"TMPDIR": str(tmp_path)}
-    name = heartbeat.folder_name(run, "pretrain", 0, 1, os.uname().nodename)
-    heart = Heart()
-    (tmp_path / name).mkdir(mode=0o700)
-    heart.open(tmp_path / name / "00000.beat", 0)
-
-    found = heartbeat.find(run, "pretrain", 0, 1, environ=environ)
-    heartbeat.forget(run, "pretrain", 0, environ=environ)
-
-    assert found[0].pid == os.getpid()
-    assert not (tmp_path / name).exists()
+    heart.beat(Phase.STEP, 1)
 
 
-def test_a_link_somebody_put_there_is_not_followed(run: rundir.RunDir, tmp_path: Path) -> None:
-    name = heartbeat.folder_name(run, "pretrain", 0, 1, os.uname().nodename)
-    (tmp_path / "elsewhere").mkdir()
-    Path("/dev/shm", name).symlink_to(tmp_path / "elsewhere")
-    try:
-        reason = heartbeat.begin(Heart(), name, 0, {"TMPDIR": "/proc"})
-    finally:
-        Path("/dev/shm", name).unlink()
-
-    assert reason
-    assert list((tmp_path / "elsewhere").iterdir()) == []
-
-
-def test_rubbish_in_the_folder_is_no_beat(run: rundir.RunDir) -> None:
-    begin(run)
-    folder = find(run)[0].file.parent
-    (folder / "00001.beat").write_bytes(b"short")
-    (folder / "00002.beat").write_bytes(bytes(heartbeat.SIZE))
-
-    assert list(find(run)) == [0]
-
-
-def test_the_beats_of_a_killed_rank_stay_and_tell_where_it_was(run: rundir.RunDir) -> None:
-    program = (
-        "import os, signal, sys\n"
-        "from jobs import heartbeat\n"
-        "heart = heartbeat.Heart()\n"
-        "assert not heartbeat.begin(heart, sys.argv[1], 5, {})\n"
-        "heart.beat(heartbeat.Phase.CHECKPOINT, 40)\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    name = heartbeat.folder_name(run, "pretrain", 0, 1, os.uname().nodename)
-
-    done = subprocess.run([sys.executable, "-c", program, name])
-
-    assert done.returncode == -9
-    beat = find(run)[5]
-    assert (beat.phase, beat.step) == (Phase.CHECKPOINT, 40)
-    assert processes.read(beat.pid) is None
+def test_places_are_memory_and_temporary_files() -> None:
+    assert heartbeat.places({"TMPDIR": "/scratch"}) == (Path("/dev/shm"), Path("/scratch"))
+    assert heartbeat.places({})[1] == Path("/tmp")

@@ -1,0 +1,95 @@
+"""Signs of life of real ranks, and what is told when one of them stops."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from jobs import autopsy, hangs, heartbeat, rundir, specs
+from jobs.heartbeat import Phase
+
+from ..ranks import wait_until
+
+pytestmark = pytest.mark.engine
+
+ENDLESS = {"train_steps": 100_000, "save_interval": 100_000, "validation_interval": 0}
+
+
+def beats(run: Any) -> dict[int, heartbeat.Beat]:
+    return heartbeat.find(run.files, "pretrain", 0, run.attempt)
+
+
+def impatient(run: Any) -> specs.TaskSpec:
+    """The run's task with a step limit of two seconds."""
+    task = specs.task_from_json(rundir.read_json(run.files.spec("pretrain", 0)))
+    return dataclasses.replace(task, supervision=specs.SupervisionSpec(step_limit_seconds=2))
+
+
+def test_a_rank_that_stops_is_found_and_named_and_its_peer_shows_that_it_waits(make_run, layout):
+    run = make_run(**ENDLESS, parallel=layout(data=2))
+    ranks = run.start()
+    run.until_step(2)
+    watch = hangs.Watch(run.files, impatient(run), run.attempt)
+    assert watch.look(time.monotonic()) is None
+    ranks.processes[1].send_signal(signal.SIGSTOP)
+
+    found: list[Any] = []
+    wait_until(lambda: found.append(watch.look(time.monotonic())) or found[-1])
+    assert autopsy.main([str(run.root), "pretrain", "0", str(run.attempt)]) == 0
+
+    reports = autopsy.read(run.files, "pretrain", 0, run.attempt)
+    hang = hangs.blame(found[-1], reports)
+    assert (hang.phase, hang.rank, hang.node) == ("step", 1, os.uname().nodename)
+    assert hang.detail == "stopped by a signal (state T)"
+    assert hangs.waits_for_others(reports[0].stack), reports[0].stack
+    assert (
+        "stopped by a signal"
+        in (run.files.attempt("pretrain", run.attempt) / "stacks-00000-00001.txt").read_text()
+    )
+
+    step = beats(run)[0].step
+    ranks.processes[1].send_signal(signal.SIGCONT)
+    wait_until(lambda: beats(run)[0].step > step + 2)
+    ranks.signal(signal.SIGTERM)
+    assert ranks.wait() == [130, 130], ranks.words()
+
+
+def test_all_ranks_beat_at_the_same_places(make_run, layout):
+    run = make_run(**{**ENDLESS, "save_interval": 7}, parallel=layout(tensor=2))
+    ranks = run.start()
+    run.until_step(10)
+    ranks.processes[1].send_signal(signal.SIGSTOP)
+
+    seen: list[list[int]] = [[]]
+
+    def rest() -> bool:
+        seen.append([beat.ticks for beat in beats(run).values()])
+        time.sleep(0.2)
+        return seen[-1] == seen[-2]
+
+    wait_until(rest)
+
+    first, second = (beats(run)[rank] for rank in range(2))
+    assert abs(first.step - second.step) <= 1
+    assert abs(first.ticks - second.ticks) <= 4  # beats of a step
+    assert first.ticks > 20
+
+
+def test_a_rank_tells_its_phase_while_it_saves_and_validates(make_run):
+    run = make_run(**{**ENDLESS, "save_interval": 2, "validation_interval": 3})
+    ranks = run.start()
+    seen = set()
+
+    def note() -> bool:
+        seen.update(beat.phase for beat in beats(run).values())
+        return {Phase.STARTUP, Phase.STEP, Phase.CHECKPOINT, Phase.VALIDATION} <= seen
+
+    wait_until(note, 120)
+    ranks.signal(signal.SIGTERM)
+    assert ranks.wait() == [130], ranks.words()
+    assert beats(run) == {}
