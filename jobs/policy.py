@@ -1,4 +1,4 @@
-"""What happens after an attempt: one row a cause, then a few rules that hold for all.
+"""What happens after an attempt: one row a cause (``jobs.policy_table``), and a few rules for all.
 
 Pure: the same history, evidence, ledger and time give the same decision. However often an attempt
 is started without getting further, there is an end to it; what Slurm itself ends is free as long
@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
-from functools import cached_property
+from dataclasses import replace
 
 from jobs import causes, nodes, runtime
 from jobs.evidence import Action, Cause, Decision, Ending, Evidence, NodeEntry, Verdict
+from jobs.policy_case import Case
+from jobs.policy_table import Pace
 from jobs.specs import SupervisionSpec
 
 STALLED_STARTS = 10
@@ -37,204 +37,6 @@ RESTART_SECONDS = 120.0
 
 PASSING = frozenset({"foreign_process", "memory", "shm", "scratch", "storage"})
 """Findings that may be gone tomorrow: a suspicion against the node, not a broken part."""
-
-
-class Pace(Enum):
-    """How long to wait before the next start."""
-
-    AT_ONCE = "at once"
-    RETRY = "retry"
-    STORAGE = "storage"
-
-
-class Blame(Enum):
-    """When the next job leaves out the node where it happened."""
-
-    NEVER = "never"
-    SECOND = "second"
-    """When the same failure came twice on it and nowhere else."""
-    FIRST = "first"
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one cause leads to."""
-
-    ends: bool = False
-    """Never goes on by itself."""
-    repeats: int | None = None
-    """How often the same failure may come back at one checkpoint; None: as any failure may."""
-    by_cause: bool = False
-    """Any failure of this cause is the same; otherwise the fingerprint says so."""
-    program: bool = False
-    """The same failure on two nodes is the program's."""
-    pace: Pace = Pace.RETRY
-    here: bool = True
-    """Whether the same allocation may be used once more."""
-    blame: Blame = Blame.NEVER
-    entry: str = ""
-    """Verdict on the node for the ledger; empty: none."""
-    code: int = runtime.FAILED
-    """Exit code when it stops."""
-    advice: str = ""
-    """What is at fault, or what to do, when it stops."""
-
-
-ROWS: dict[Cause, Row] = {
-    Cause.COMPLETED: Row(ends=True, code=runtime.FINISHED),
-    Cause.STOPPED: Row(ends=True, code=runtime.STOPPED),
-    Cause.CANCELLED: Row(ends=True, code=runtime.STOPPED),
-    Cause.CONFIGURATION: Row(
-        ends=True, code=runtime.CONFIGURATION, advice="another start would end the same way"
-    ),
-    Cause.PREEMPTED: Row(
-        pace=Pace.AT_ONCE, here=False, advice="save more often, or use another partition"
-    ),
-    Cause.TIME_LIMIT: Row(pace=Pace.AT_ONCE, here=False, code=runtime.CONFIGURATION),
-    Cause.NODE_FAIL: Row(here=False, blame=Blame.FIRST, entry="DRAIN"),
-    Cause.UNHEALTHY: Row(
-        here=False,
-        blame=Blame.FIRST,
-        entry="FATAL",
-        code=runtime.UNHEALTHY,
-        advice="`meditron nodes` lists what is known of the nodes",
-    ),
-    Cause.GPU_HARDWARE: Row(
-        here=False,
-        blame=Blame.FIRST,
-        entry="FATAL",
-        code=runtime.UNHEALTHY,
-        advice="`meditron nodes` lists what is known of the nodes",
-    ),
-    Cause.CUDA_ERROR: Row(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
-    Cause.CUDA_OOM: Row(
-        repeats=1,
-        by_cause=True,
-        code=runtime.CONFIGURATION,
-        advice="lower the micro-batch size, recompute activations, or split the model further",
-    ),
-    Cause.HOST_OOM: Row(
-        repeats=1, by_cause=True, advice="ask for more memory, or use fewer data workers"
-    ),
-    Cause.HANG: Row(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
-    Cause.CRASH: Row(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
-    Cause.EXCEPTION: Row(repeats=2, program=True, advice="the program or its input is at fault"),
-    Cause.NOT_A_NUMBER: Row(
-        repeats=1,
-        by_cause=True,
-        advice="the model or the data is at fault: lower the learning rate, or look at the samples",
-    ),
-    Cause.DATA: Row(repeats=1, advice="look at the file it names"),
-    Cause.CHECKPOINT: Row(
-        repeats=1, by_cause=True, advice="`meditron checkpoints` says what is wrong with each"
-    ),
-    Cause.STORAGE: Row(
-        pace=Pace.STORAGE, here=False, advice="free some space, or ask what the storage says"
-    ),
-    Cause.LAUNCH: Row(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
-    Cause.UNKNOWN: Row(),
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One decision to make: what is known, and what follows from it alone."""
-
-    evidence: Evidence
-    verdict: Verdict
-    past: tuple[Ending, ...]
-    """All earlier attempts of the task, oldest first."""
-    ledger: tuple[NodeEntry, ...]
-    now: float
-    limits: SupervisionSpec = field(default_factory=SupervisionSpec)
-
-    @property
-    def row(self) -> Row:
-        return ROWS[self.verdict.cause]
-
-    @property
-    def on_slurm(self) -> bool:
-        return self.evidence.site.scheduler == "slurm"
-
-    @property
-    def live(self) -> bool:
-        """Whether the attempt's own supervisor asks."""
-        return self.evidence.site.in_allocation
-
-    @cached_property
-    def present(self) -> Ending:
-        """The attempt that has just ended, as the ledger will keep it."""
-        evidence, verdict = self.evidence, self.verdict
-        return Ending(
-            stage=evidence.stage,
-            index=0,
-            attempt=evidence.attempt,
-            job_id=evidence.job_id,
-            cause=verdict.cause,
-            fingerprint=verdict.fingerprint,
-            node=verdict.node,
-            began=evidence.began,
-            ended=evidence.ended,
-            step_before=evidence.step_before,
-            step_after=evidence.step_after,
-            action=Action.WAIT,
-            by_person=evidence.by_person,
-            last_step=evidence.last_step,
-        )
-
-    @cached_property
-    def counted(self) -> tuple[Ending, ...]:
-        """Attempts since a person last started the task, this one too."""
-        endings = (*self.past, self.present)
-        first = max((n for n, ending in enumerate(endings) if ending.by_person), default=0)
-        return endings[first:]
-
-    @cached_property
-    def stalled(self) -> tuple[tuple[Ending, bool | None], ...]:
-        """Attempts since the last that made a newer checkpoint, with False for no progress."""
-        steps = tuple(zip(self.counted, progress(self.counted), strict=True))
-        last = max((n for n, (_, newer) in enumerate(steps) if newer), default=-1)
-        return steps[last + 1 :]
-
-    @cached_property
-    def failures(self) -> int:
-        """Attempts in a row that are known to have brought nothing, preemptions aside."""
-        found = (e for e, newer in self.stalled if newer is False)
-        return sum(ending.cause is not Cause.PREEMPTED for ending in found)
-
-    @cached_property
-    def same(self) -> tuple[Ending, ...]:
-        """Attempts that failed as this one, at this checkpoint; this one is the last of them."""
-        here = (e for e in self.counted if e.step_after == self.evidence.step_after)
-        return tuple(ending for ending in here if self.is_alike(ending))
-
-    def is_alike(self, ending: Ending) -> bool:
-        """Whether an attempt failed as this one did."""
-        if ending is self.present or (self.row.by_cause and ending.cause is self.verdict.cause):
-            return True
-        return bool(self.verdict.fingerprint) and ending.fingerprint == self.verdict.fingerprint
-
-    @cached_property
-    def blamed(self) -> tuple[str, ...]:
-        """Nodes that the next job must not use for what they did in this attempt."""
-        if not self.on_slurm or self.row.blame is Blame.NEVER:
-            return ()
-        if self.row.blame is Blame.FIRST:
-            return tuple(dict.fromkeys(filter(None, (self.verdict.node, *self.refused_nodes))))
-        there = {ending.node for ending in self.same}
-        return tuple(there) if len(self.same) > 1 and len(there) == 1 and "" not in there else ()
-
-    @property
-    def refused_nodes(self) -> tuple[str, ...]:
-        """Nodes with a FATAL finding of their own."""
-        findings = self.evidence.findings
-        return tuple(f.node for f in findings if f.verdict == "FATAL" and not causes.is_storage(f))
-
-    @cached_property
-    def newest(self) -> int | None:
-        """The step of the newest checkpoint the task ever had, as far as is known."""
-        steps = [s for e in (*self.past, self.present) for s in (e.step_before, e.step_after)]
-        return max((step for step in steps if step is not None), default=None)
 
 
 def decide(
@@ -270,23 +72,6 @@ def decide(
         suspects=suspects(case),
         verdict=decision.verdict or verdict,
     )
-
-
-def progress(endings: Sequence[Ending]) -> list[bool | None]:
-    """Whether each attempt left a newer checkpoint than any before it; None where that is unknown.
-
-    The checkpoint of step 0 holds nothing that was trained. Where none was ever seen there is no
-    progress: that nothing is known then only says that there is nothing.
-    """
-    best, answers = 0, list[bool | None]()
-    for ending in endings:
-        best = max(best, ending.step_before or 0)
-        if ending.step_after is None:
-            answers.append(None if best else False)
-        else:
-            answers.append(ending.step_after > best)
-            best = max(best, ending.step_after)
-    return answers
 
 
 # Rules that end it, or leave it to another, in order ----------------------------------------------

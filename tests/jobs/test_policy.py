@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import nodes, policy, runtime
+from jobs import nodes, policy, policy_case, policy_table, runtime
 from jobs.evidence import (
     Action,
     Cause,
@@ -161,7 +161,7 @@ def test_the_reason_is_a_sentence_for_a_tired_person(told: Evidence, reason: str
 
 
 def test_every_cause_has_a_row() -> None:
-    assert set(policy.ROWS) == set(Cause)
+    assert set(policy_table.ROWS) == set(Cause)
 
 
 # Slurm ends it ------------------------------------------------------------------------------------
@@ -796,7 +796,7 @@ def test_a_job_that_is_over_is_not_restarted_and_not_queued_again(
 
 @given(ENDINGS)
 def test_progress_is_counted_from_the_furthest_checkpoint(history: list[Ending]) -> None:
-    answers = policy.progress(history)
+    answers = policy_case.progress(history)
 
     gains = [e.step_after for e, newer in zip(history, answers, strict=True) if newer]
     assert gains == sorted(set(gains))

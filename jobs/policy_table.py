@@ -1,0 +1,108 @@
+"""What each cause of an end leads to: one row a cause. Numbers are those of design RESILIENCE,
+sections 5 and 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from jobs import runtime
+from jobs.evidence import Cause
+
+
+class Pace(Enum):
+    """How long to wait before the next start."""
+
+    AT_ONCE = "at once"
+    RETRY = "retry"
+    STORAGE = "storage"
+
+
+class Blame(Enum):
+    """When the next job leaves out the node where it happened."""
+
+    NEVER = "never"
+    SECOND = "second"
+    """When the same failure came twice on it and nowhere else."""
+    FIRST = "first"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one cause leads to."""
+
+    ends: bool = False
+    """Never goes on by itself."""
+    repeats: int | None = None
+    """How often the same failure may come back at one checkpoint; None: as any failure may."""
+    by_cause: bool = False
+    """Any failure of this cause is the same; otherwise the fingerprint says so."""
+    program: bool = False
+    """The same failure on two nodes is the program's."""
+    pace: Pace = Pace.RETRY
+    here: bool = True
+    """Whether the same allocation may be used once more."""
+    blame: Blame = Blame.NEVER
+    entry: str = ""
+    """Verdict on the node for the ledger; empty: none."""
+    code: int = runtime.FAILED
+    """Exit code when it stops."""
+    advice: str = ""
+    """What is at fault, or what to do, when it stops."""
+
+
+ROWS: dict[Cause, Row] = {
+    Cause.COMPLETED: Row(ends=True, code=runtime.FINISHED),
+    Cause.STOPPED: Row(ends=True, code=runtime.STOPPED),
+    Cause.CANCELLED: Row(ends=True, code=runtime.STOPPED),
+    Cause.CONFIGURATION: Row(
+        ends=True, code=runtime.CONFIGURATION, advice="another start would end the same way"
+    ),
+    Cause.PREEMPTED: Row(
+        pace=Pace.AT_ONCE, here=False, advice="save more often, or use another partition"
+    ),
+    Cause.TIME_LIMIT: Row(pace=Pace.AT_ONCE, here=False, code=runtime.CONFIGURATION),
+    Cause.NODE_FAIL: Row(here=False, blame=Blame.FIRST, entry="DRAIN"),
+    Cause.UNHEALTHY: Row(
+        here=False,
+        blame=Blame.FIRST,
+        entry="FATAL",
+        code=runtime.UNHEALTHY,
+        advice="`meditron nodes` lists what is known of the nodes",
+    ),
+    Cause.GPU_HARDWARE: Row(
+        here=False,
+        blame=Blame.FIRST,
+        entry="FATAL",
+        code=runtime.UNHEALTHY,
+        advice="`meditron nodes` lists what is known of the nodes",
+    ),
+    Cause.CUDA_ERROR: Row(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
+    Cause.CUDA_OOM: Row(
+        repeats=1,
+        by_cause=True,
+        code=runtime.CONFIGURATION,
+        advice="lower the micro-batch size, recompute activations, or split the model further",
+    ),
+    Cause.HOST_OOM: Row(
+        repeats=1, by_cause=True, advice="ask for more memory, or use fewer data workers"
+    ),
+    Cause.HANG: Row(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
+    Cause.CRASH: Row(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
+    Cause.EXCEPTION: Row(repeats=2, program=True, advice="the program or its input is at fault"),
+    Cause.NOT_A_NUMBER: Row(
+        repeats=1,
+        by_cause=True,
+        advice="the model or the data is at fault: lower the learning rate, or look at the samples",
+    ),
+    Cause.DATA: Row(repeats=1, advice="look at the file it names"),
+    Cause.CHECKPOINT: Row(
+        repeats=1, by_cause=True, advice="`meditron checkpoints` says what is wrong with each"
+    ),
+    Cause.STORAGE: Row(
+        pace=Pace.STORAGE, here=False, advice="free some space, or ask what the storage says"
+    ),
+    Cause.LAUNCH: Row(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
+    Cause.UNKNOWN: Row(),
+}
