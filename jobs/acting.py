@@ -34,21 +34,12 @@ class Acting:
         action = decision.action
         if action in (Action.FINISH, Action.STOP, Action.WAIT):
             return decision.code
-        if self.surroundings.client is None:
-            return self._again(decision)
-        if action is Action.RESTART:
+        if action is Action.RESTART or self.surroundings.client is None:
             self._pause(decision.delay)
             return None
         if action is Action.REQUEUE and self._requeue():
             sleep_until_killed()
         return self._submit(decision)
-
-    def _again(self, decision: Decision) -> int | None:
-        """Without Slurm a task starts again where it is, unless somebody ends this process."""
-        if self.is_interrupted():
-            return decision.code if decision.action is Action.WAIT else runtime.STOPPED
-        self._pause(decision.delay)
-        return None
 
     def _pause(self, seconds: float) -> None:
         """Wait; a stop request ends the wait, and the next start sees it."""

@@ -154,9 +154,7 @@ def record_exit(
         by: who says how it ended; ``janitor`` and ``watch`` do when its supervisor cannot.
     """
     fields = {**exit_fields(place, job, evidence, decision), "by": by}
-    say(f"{fields['class']}: {fields['message']}")
-    if fields["reason"] and fields["reason"] != fields["message"]:
-        say(f"{fields['action']}: {fields['reason']}")
+    say(f"{fields['class']}: {fields['reason']}")
     write(place.run.exit_record(place.stage, place.attempt, place.index), fields)
     note_event(place, "exit", fields)
 

@@ -54,6 +54,9 @@ class History:
     is_stopped: bool = False
     """The same for a stop request (``cancel --save``)."""
 
+    unsettled: tuple[Start, ...] = ()
+    """Those without an ending, and the last one if it was left to Slurm to say how it ended."""
+
     @property
     def open(self) -> Start | None:
         """The last start without an ending: it works, or nobody has said how it ended."""
@@ -91,6 +94,9 @@ def fold(events: Iterable[Mapping[str, Any]], stage: str, index: int) -> History
             _ending(event, number in firsts) for number, event in exits.items() if "cause" in event
         ),
         starts=tuple(start for number, start in starts.items() if number not in exits),
+        unsettled=tuple(
+            start for number, start in starts.items() if number not in {*exits} - _left_open(exits)
+        ),
         submissions=kept,
         is_cancelled=_is_last(found, "cancel", kept),
         is_stopped=_is_last(found, "stop", kept),
@@ -102,6 +108,12 @@ def _is_last(
 ) -> bool:
     submitted = max((item.time for item in submissions), default=0.0)
     return any(event["event"] == kind and event["time"] > submitted for event in events)
+
+
+def _left_open(exits: Mapping[int, Mapping[str, Any]]) -> set[int]:
+    """The last attempt, if how it ended was left to be said by Slurm."""
+    last = max(exits, default=0)
+    return {last} if exits and exits[last].get("action") == Action.WAIT.value else set()
 
 
 def _is_about(event: Mapping[str, Any], stage: str, index: int) -> bool:

@@ -122,6 +122,8 @@ class Supervisor:
         self.task: specs.TaskSpec | None = None
         self.usable = True
         """Ranks may be started once more in this allocation."""
+        self.is_late = False
+        """The ranks had to leave because the allocation ends."""
         self._locked = False
 
     def supervise(self, first: int) -> int:
@@ -220,6 +222,7 @@ class Supervisor:
         code = watching.wait()
         failures = tuple(ranks.failures())
         self.usable = step is None or step.is_gone()
+        self.is_late = watching.is_late
         return Seen(code, ranks_started=True, failures=failures, hang=watching.hang)
 
     def step(self) -> launchers.Step | None:
@@ -282,13 +285,14 @@ class Supervisor:
             time.sleep(POLL_SECONDS)
 
     def close_earlier(self, task: specs.TaskSpec) -> None:
-        """Say how earlier starts ended whose supervisors died without saying it.
+        """Say how earlier starts ended whose supervisors could not: they died, or Slurm had not
+        said yet why it ended their jobs.
 
         Raises:
             Settled: after such an end none may be started here.
         """
         past = history.read(self.run, self.stage, self.index)
-        for start in past.starts:
+        for start in past.unsettled:
             if start.attempt == self.place.attempt:
                 continue
             site = self.surroundings.said(task.site).site
@@ -314,7 +318,7 @@ class Supervisor:
         said = self.surroundings.said(site, self.usable)
         try:
             evidence = gather.evidence(place, task, self.surroundings.job, seen, said)
-            return evidence, decided or self.decide(evidence)
+            return evidence, self.allowed(decided or self.decide(evidence))
         except Exception as error:  # a bug in judging must not leave a task without its record
             traceback.print_exc()
             now = time.time()
@@ -344,8 +348,12 @@ class Supervisor:
             return Seen(message=message, hint="the job's log has the traceback"), None
 
     def heard(self) -> list[int]:
-        """The signals received; a local scheduler's process that is gone counts as one."""
-        return [*self.signals, *([int(signal.SIGTERM)] if is_abandoned(os.environ) else [])]
+        """The signals received. A local scheduler's process that is gone counts as one, and so does
+        the end of the allocation where Slurm has not announced it.
+        """
+        gone = [int(signal.SIGTERM)] if is_abandoned(os.environ) else []
+        late = [int(signal.SIGUSR2)] if self.is_late else []
+        return [*self.signals, *gone, *late]
 
     def decide(self, evidence: Evidence) -> Decision:
         """What follows from the end of this start and of those before it."""
@@ -353,6 +361,20 @@ class Supervisor:
         before = [item for item in past.endings if item.attempt != self.place.attempt]
         limits = self.task.supervision if self.task else specs.SupervisionSpec()
         return policy.decide(before, evidence, self.ledger(), time.time(), limits)
+
+    def allowed(self, decision: Decision) -> Decision:
+        """The decision, or the end where the ranks would start again in this very process although
+        it was asked to stop.
+        """
+        if self.surroundings.client or decision.action not in attempt.GOES_ON:
+            return decision
+        if not self.is_asked():
+            return decision
+        sentence = decision.verdict.sentence if decision.verdict else decision.reason
+        reason = (
+            f"{sentence}, while it was asked to stop; `meditron resume {self.run.name}` goes on"
+        )
+        return replace(decision, action=Action.STOP, reason=reason, code=runtime.FAILED)
 
     def ledger(self) -> tuple[NodeEntry, ...]:
         """What counts against nodes of this cluster now."""

@@ -76,7 +76,11 @@ class Watching:
         self._look_at = 0.0
         self._facts_at = 0.0
         self._heard = 0
+        self._is_wanted = False
         self._deadline: Deadline | None = None
+        self._lead_seconds = leave_seconds
+        self.is_late = False
+        """The ranks were asked to leave because the end of the allocation came near."""
         self.hang: Hang | None = None
         """What the ranks were ended for, if they hung."""
 
@@ -99,10 +103,11 @@ class Watching:
         heard = len(self._senses.signals)
         if now >= self._facts_at or heard > self._heard:
             self._facts_at, self._heard = now + FACTS_SECONDS, heard
-            self._deadline = self._senses.deadline() or self._deadline
+            self._learn_deadline(now)
         if self._asked or self.hang is not None:
             return
-        hang = self._senses.look(now)
+        self._is_wanted = self._senses.is_asked()
+        hang = self._senses.look(time.monotonic())
         if hang is not None:
             say(f"nothing moved for {hang.seconds:.0f} s in phase {hang.phase}")
             self.hang = self._senses.examine(hang)
@@ -112,9 +117,19 @@ class Watching:
         """Whether somebody asks, or the end is so near that saving would not be done by then: not
         all sites send the early signal.
         """
-        if self._senses.signals or self.hang is not None or self._senses.is_asked():
+        if self._senses.signals or self.hang is not None or self._is_wanted:
             return True
-        return self._deadline is not None and now >= self._deadline.time - self._leave_seconds
+        self.is_late = (
+            self._deadline is not None and now >= self._deadline.time - self._lead_seconds
+        )
+        return self.is_late
+
+    def _learn_deadline(self, now: float) -> None:
+        """A short allocation is used for half its time at least, whatever saving may take."""
+        found = self._senses.deadline()
+        if found is not None and self._deadline is None:
+            self._lead_seconds = min(self._leave_seconds, (found.time - now) / 2)
+        self._deadline = found or self._deadline
 
     def _ask(self, now: float) -> None:
         self._asked = self._ranks.stop()
