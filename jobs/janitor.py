@@ -222,7 +222,12 @@ class Judge:
     def close(self, task: Task, start: Start) -> Decision:
         """Write how a start ended, and what follows from it."""
         spec = postmortem.read_task(self.run, self.stage, task.index)
-        here = Site("slurm" if self.client else "local", in_allocation=False, can_requeue=False)
+        here = Site(
+            scheduler="slurm" if self.client else "local",
+            in_allocation=False,
+            can_requeue=False,
+            can_submit=self.client is None or self.client.has("sbatch"),
+        )
         found = postmortem.examine(self.run, start, spec, self.client, here)
         found = replace(found, ended=self.end_of(task, start, found))
         path = ledger_path(self.run, spec)
@@ -322,7 +327,7 @@ def repair(run: RunDir, stage: str, client: Client) -> list[str]:
 def vanished(run: RunDir, stage: str, client: Client) -> Iterator[str]:
     """Stages after this one whose waiting jobs Slurm has removed (kill_invalid_depend)."""
     for name, summary in read_small(run.plan).get("stages", {}).items():
-        tasks = [task for task in unfinished(run, name) if not task.past.starts]
+        tasks = [t for t in unfinished(run, name) if not (t.past.starts or t.past.endings)]
         if stage not in summary.get("after", ()) or not tasks:
             continue
         infos = client.states([task.job_id for task in tasks])
