@@ -14,6 +14,7 @@ KINDS = ("start", "exit")
 """Events that attempts are made of."""
 
 COMPLETED = "completed"
+WAIT = "wait"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def fold(events: Iterable[Mapping[str, Any]]) -> tuple[Attempt, ...]:
 
     An exit without a start is one of a task that was refused, or of a run made by an older version;
     none if it only says that the task is at work elsewhere. A second exit of the same start, told
-    twice, changes nothing.
+    twice, changes nothing, unless the first only waited for Slurm to say how the job ended.
     """
     found: dict[tuple[str, int, int], Attempt] = {}
     for event in events:
@@ -87,7 +88,7 @@ def fold(events: Iterable[Mapping[str, Any]]) -> tuple[Attempt, ...]:
         key = (event["stage"], event["index"], event["attempt"])
         if event["event"] == "start":
             found[key] = started(event)
-        elif key in found and found[key].ended is None:
+        elif key in found and (found[key].ended is None or found[key].action == WAIT):
             found[key] = ended(found[key], event)
         elif key not in found and not is_elsewhere(event):
             found[key] = ended(refused(event), event)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 
 from jobs import janitor
@@ -77,9 +79,10 @@ def see(services: Services, record: RunRecord, stage: str) -> list[str]:
     run = RunDir(record.path)
     kinds = {job.scheduler for job in record.stages[stage].jobs.values()}
     try:
-        if kinds == {"local"}:
-            return see_local(services, run, stage)
-        return list(janitor.look_after(run, stage, Client(services.environ), BY).said)
+        with redirect_stderr(io.StringIO()):  # what a job's log is told, we say in our own way
+            if kinds == {"local"}:
+                return see_local(services, run, stage)
+            return list(janitor.look_after(run, stage, Client(services.environ), BY).said)
     except (MeditronError, OSError) as error:
         return [f"{stage}: {error}"]
 
