@@ -327,7 +327,28 @@ def rank_environment(
         "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS", str(cores)),
         # Tensor-parallel communication overlaps with computation only with one hardware queue.
         "CUDA_DEVICE_MAX_CONNECTIONS": environ.get("CUDA_DEVICE_MAX_CONNECTIONS", "1"),
+        **(flight_recorder(place) if task.gpus_per_node else {}),
         **code_environment(place.run, environ),
+    }
+
+
+def flight_recorder(place: Place) -> dict[str, str]:
+    """Variables that have torch write which collectives a rank was in when one timed out, as
+    ``flight-<task>-<rank>`` of the attempt.
+
+    Under new names and old ones (torch/csrc/distributed/c10d, FlightRecorder.hpp
+    and ProcessGroupNCCL.hpp). Python's stacks are left out: taking them may wait for ever for the
+    interpreter (NVIDIA resiliency extension). Unproven on hardware.
+    """
+    entries, files = "20000", str(place.folder / f"flight-{place.index:05d}-")
+    return {
+        "TORCH_FR_BUFFER_SIZE": entries,
+        "TORCH_NCCL_TRACE_BUFFER_SIZE": entries,
+        "TORCH_FR_DUMP_TEMP_FILE": files,
+        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": files,
+        "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
+        "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
+        "TORCH_INCLUDE_STACK_TRACE": "false",
     }
 
 

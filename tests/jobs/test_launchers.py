@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import launchers
+from jobs import launchers, rundir
+from jobs.attempt import Place
 
 THE_REST = """\
 srun: launch/slurm: _step_signal: Terminating StepId=17.0
@@ -100,3 +101,13 @@ def test_a_processs_name_with_blanks_and_brackets_is_read_past(tmp_path: Path) -
 
     assert found is not None
     assert found.session == os.getsid(0)
+
+
+def test_collectives_that_time_out_are_recorded_in_the_attempt(tmp_path: Path) -> None:
+    place = Place(rundir.RunDir(tmp_path), "pretrain", 0, 3, 0.0)
+
+    variables = launchers.flight_recorder(place)
+
+    files = str(tmp_path / "stages/pretrain/attempts/3/flight-00000-")
+    names = [name for name, value in variables.items() if value == files]
+    assert names == ["TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"]
