@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from meditron_cli.commands.options import json_option, load_target, target_options
+from meditron_cli.services import Services
+
+if TYPE_CHECKING:
+    from jobs.lead import Pace
+    from meditron_cli.config.load import Loaded
 
 
 @click.command("plan", short_help="Show what would run, with what, without submitting.")
@@ -15,7 +21,9 @@ from meditron_cli.commands.options import json_option, load_target, target_optio
 )
 @target_options
 @json_option
+@click.pass_obj
 def command(
+    services: Services,
     stage: str,
     cluster: str,
     size: str,
@@ -25,7 +33,8 @@ def command(
 ) -> None:
     """Show resources, layout, memory, time and cost of STAGE, without submitting anything.
 
-    Sizes are computed and times guessed; nothing is measured here.
+    Sizes are computed and times guessed; how long saves take is measured once a run of the same
+    training has made some.
     """
     from jobs.specs import STAGES, PretrainSpec
     from meditron_cli import console
@@ -33,19 +42,39 @@ def command(
     from meditron_cli.plan import summary
 
     loaded = load_target(cluster, size, config, overrides)
-    plan = plan_of(loaded, STAGES if stage == "pipeline" else (stage,))
+    stages = STAGES if stage == "pipeline" else (stage,)
+    plan = plan_of(loaded, stages, measured_pace(services, loaded))
     rows = summary.stage_rows(plan)
     facts = None
     for item in plan.stages:
         for task in item.tasks:
             if isinstance(task.spec, PretrainSpec) and plan.lead:
                 facts = summary.training(task.spec, loaded.cluster, item.resources, plan.lead)
-    warnings = [*plan.warnings, *loaded.placeholders]
+    known, now = loaded.known, services.clock.now()
+    warnings = [*plan.warnings, *loaded.placeholders, *(known.doubts(now) if known else ())]
     if as_json:
-        console.json_out({"stages": rows, "training": facts, "warnings": warnings})
+        site = {"file": known.file, "time": known.time} if known else None
+        console.json_out({"stages": rows, "training": facts, "warnings": warnings, "facts": site})
         return
     console.table(*summary.table(rows))
     if facts:
         console.data("\n".join(["", *summary.training_lines(facts)]))
     for sentence in warnings:
         console.warning(sentence)
+    if known and known.time is not None:
+        console.note(known.age(now))
+
+
+def measured_pace(services: Services, loaded: Loaded) -> Pace | None:
+    """How long saves and steps take in the run that a submission would continue; None before it
+    has saved.
+    """
+    from jobs import lead
+    from jobs.rundir import RunDir
+    from meditron_cli import runs
+    from meditron_cli.config.identity import run_name
+
+    root = runs.runs_root(None, services.environ, loaded.cluster.runs_dir)
+    identity = run_name(loaded.experiment, loaded.size, loaded.cluster.name)
+    newest = runs.newest_of(root, identity)
+    return lead.measured(RunDir(root / newest)) if newest else None

@@ -116,8 +116,10 @@ def stages_of(stage: str, experiment: Any) -> tuple[str, ...]:
 
 def show(services: Services, submission: Submission) -> None:
     """Print the batch scripts; say on stderr what would keep ``submit`` from submitting them."""
-    plan = submission.plan
-    for text in (*plan.warnings, *submission.loaded.placeholders, *input_problems(submission)):
+    plan, known = submission.plan, submission.loaded.known
+    doubts = known.doubts(services.clock.now()) if known else []
+    problems = (*plan.warnings, *submission.loaded.placeholders, *input_problems(submission))
+    for text in (*problems, *doubts):
         console.warning(text)
     console.data(services.scheduler(plan.site.scheduler).render(plan, submission.path))
 
@@ -179,8 +181,8 @@ def start(services: Services, submission: Submission, run: RunDir, as_json: bool
     """Launch, and say what happened."""
     from meditron_cli.launch import launch
 
-    plan = submission.plan
-    for text in plan.warnings:
+    plan, known = submission.plan, submission.loaded.known
+    for text in (*plan.warnings, *(known.doubts(services.clock.now()) if known else ())):
         console.warning(text)
     if submission.exists:
         console.note(continuing(run, services.clock.now()))

@@ -28,6 +28,20 @@ class Known:
     warning: str = ""
     """Why a broken one is left out."""
 
+    def age(self, now: float) -> str:
+        """How old the facts are, in one sentence; empty where there are none."""
+        if self.time is None:
+            return ""
+        return f"facts about the cluster: {self.file}, {cache.age(now - self.time)} old"
+
+    def doubts(self, now: float) -> list[str]:
+        """What speaks against them: a broken file, or their age."""
+        if self.warning:
+            return [self.warning]
+        if self.time is not None and now - self.time > cache.OLD_DAYS * 86400:
+            return [f"{self.age(now)}; `meditron doctor` asks again"]
+        return []
+
 
 def complete(profile: MapNode) -> tuple[MapNode, Known | None]:
     """A profile with what is known of its cluster below it, and from where; a cluster that was
@@ -42,7 +56,7 @@ def complete(profile: MapNode) -> tuple[MapNode, Known | None]:
         facts = cache.read(path)
     except cache.Broken as error:
         again = f"`meditron doctor --cluster {name}` writes it anew"
-        return profile, Known(label, warning=f"left out: {error}; {again}")
+        return profile, Known(label, warning=f"{error}; left out; {again}")
     if facts is None:
         return profile, None
     place = Place(files.source_of(LAYER, label, path.parent))

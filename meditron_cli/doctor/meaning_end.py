@@ -73,11 +73,11 @@ def grace(look: Look) -> Finding:
     source = ACCOUNTS if look.setting("PreemptType") == "preempt/qos" else PARTITIONS
     pace, value = look.work.pace, f"{seconds} s"
     if pace.leave_seconds <= seconds:
-        meaning = f"a step and a save take about {pace.leave_seconds:.0f} s, {look.work.source}"
+        meaning = f"a step and a save take about {pace.leave_seconds:.1f} s, {look.work.source}"
         return Finding("GraceTime", value, OK, meaning, source)
     lost = fit.loss(pace.step_seconds, look.work.save_interval, look.work.gpus)
     meaning = (
-        f"shorter than a step and a save take (about {pace.leave_seconds:.0f} s, "
+        f"shorter than a step and a save take (about {pace.leave_seconds:.1f} s, "
         f"{look.work.source}): a preemption here loses up to {lost}"
     )
     return Finding("GraceTime", value, WARN, meaning, source)

@@ -110,7 +110,7 @@ def python(report: Report) -> Iterator[Finding]:
     if report["nodes"]:
         first = report["nodes"][0]
         shown = [f"{name} {first['modules'][name]['version']}" for name in MODULES]
-        value = ", ".join((f"Python {first['python_version']}", *shown))
+        value = ", ".join((first["python_version"], *shown))
         slowest = max(
             sum(item["seconds"] for item in node["modules"].values()) for node in report["nodes"]
         )

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from meditron_cli.doctor import cache
+from meditron_cli.doctor.cache import Facts, PartitionFacts
+
 from ...conftest import Bench
 
 
@@ -22,7 +27,7 @@ def test_json_has_stages_training_and_warnings(meditron: Bench) -> None:
     result = meditron("plan", "pretrain", "--cluster", "test-slurm", "--size", "tiny", "--json")
 
     found = json.loads(result.stdout)
-    assert set(found) == {"format", "stages", "training", "warnings"}
+    assert set(found) == {"format", "stages", "training", "warnings", "facts"}
     assert [stage["stage"] for stage in found["stages"]] == ["pretrain"]
     assert found["training"]["ranks"] == 4
 
@@ -77,3 +82,43 @@ def test_a_time_limit_that_leaves_no_time_to_work_is_refused(meditron: Bench) ->
 
     assert result.exit_code == 2
     assert "leaves 0 s to work" in result.stderr
+
+
+def test_a_run_that_is_continued_is_planned_with_its_own_saves_and_the_sites_grace(
+    meditron: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(meditron.folder / "cache"))
+    low = PartitionFacts(qos="", grace_seconds=10, max_time_minutes=None)
+    facts = Facts("test-slurm", meditron.clock.now() - 3600, {"low": low})
+    cache.write(cache.path_of("test-slurm"), facts)
+    target = ("pretrain", "--cluster", "test-slurm", "--size", "tiny")
+    assert meditron("submit", "pipeline", *target[1:]).exit_code == 0
+    lines = [{"save": 20.0, "step": 0}, {"step": 1, "loss": 2.0, "seconds": 3.0}]
+    meditron.run().metrics().write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    result = meditron("plan", *target)
+
+    assert "a save takes about 20.0 s, measured; a preempted job has 10 s" in result.stdout
+    assert result.stderr.splitlines() == [
+        "warning: partition low gives a preempted job 10 s, and a step and a save take about 33 s "
+        "(measured): preemption cannot save here; at most 100 steps (about 5.0 minutes, 0.3 "
+        "GPU-hours) are lost each time, fewer with a smaller pretrain.save_interval",
+        "facts about the cluster: cache/meditron/clusters/test-slurm.json, 1 hour old",
+    ]
+    found = json.loads(meditron("plan", *target, "--json").stdout)
+    assert found["facts"]["time"] == facts.time
+
+
+def test_facts_do_not_make_a_dry_run_differ_from_one_moment_to_the_next(
+    meditron: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(meditron.folder / "cache"))
+    cache.write(cache.path_of("test-slurm"), Facts("test-slurm", meditron.clock.now()))
+    words = ("submit", "pretrain", "--cluster", "test-slurm", "--size", "tiny", "--dry-run")
+
+    first = meditron(*words)
+    meditron.clock.sleep(86400)
+    second = meditron(*words)
+
+    assert first.exit_code == 0
+    assert (first.stdout, first.stderr) == (second.stdout, second.stderr)

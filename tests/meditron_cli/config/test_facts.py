@@ -1,0 +1,176 @@
+"""What `doctor` found out stands below the profile, and says where it comes from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meditron_cli.config.explain import Question, explain
+from meditron_cli.config.load import Loaded, load
+from meditron_cli.doctor import cache
+from meditron_cli.doctor.cache import Facts, PartitionFacts, SlurmFacts
+
+PROFILE = """\
+name: site
+scheduler: slurm
+device: cuda
+qos: normal
+gpu_partition:
+  name: gpu
+  nodes: 2
+  node: {gpus: 4, cpus: 16, memory_gb: 64}
+"""
+
+FACTS = Facts(
+    cluster="site",
+    time=1_700_000_000.0,
+    partitions={"gpu": PartitionFacts("normal", grace_seconds=30, max_time_minutes=1440)},
+    slurm=SlurmFacts(max_array_size=5000, requeue=False, submit_from_jobs=False),
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a profile, and a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "site.yaml").write_text(PROFILE)
+    return tmp_path
+
+
+def loaded(with_facts: bool = True) -> Loaded:
+    return load("site.yaml", "tiny", None, [], with_facts)
+
+
+def explained(key: str) -> tuple[object, str, str]:
+    (found,) = explain(key, Question("site.yaml", None, None, ()))
+    return found.value, found.origin, found.place
+
+
+def test_facts_fill_in_what_a_profile_leaves_out(home: Path) -> None:
+    cache.write(cache.path_of("site"), FACTS)
+
+    cluster = loaded().cluster
+
+    assert cluster.gpu_partition.grace_seconds == 30
+    assert cluster.gpu_partition.max_time_minutes == 1440
+    assert cluster.slurm.max_array_size == 5000
+    assert (cluster.slurm.requeue, cluster.slurm.submit_from_jobs) == (False, False)
+
+
+def test_what_a_profile_says_counts_more(home: Path) -> None:
+    written = PROFILE + "  grace_seconds: 90\nslurm: {max_array_size: 101, requeue: true}\n"
+    (home / "site.yaml").write_text(written)
+    cache.write(cache.path_of("site"), FACTS)
+
+    cluster = loaded().cluster
+
+    assert cluster.gpu_partition.grace_seconds == 90
+    assert (cluster.slurm.max_array_size, cluster.slurm.requeue) == (101, True)
+
+
+def test_what_is_not_known_stays_as_it_was(home: Path) -> None:
+    cache.write(
+        cache.path_of("site"),
+        replace(FACTS, partitions={"gpu": PartitionFacts("normal", None, 0)}, slurm=SlurmFacts()),
+    )
+
+    assert loaded().cluster == loaded(with_facts=False).cluster
+
+
+@pytest.mark.parametrize(
+    "partitions",
+    [
+        {"other": PartitionFacts("normal", 30, 1440)},
+        {"gpu": PartitionFacts("long", 30, 1440)},
+    ],
+)
+def test_facts_of_another_partition_or_quality_of_service_are_left_out(
+    home: Path, partitions: dict[str, PartitionFacts]
+) -> None:
+    cache.write(cache.path_of("site"), replace(FACTS, partitions=partitions))
+
+    assert loaded().cluster.gpu_partition.grace_seconds is None
+
+
+def test_explain_names_the_cache_file_as_the_source(home: Path) -> None:
+    cache.write(cache.path_of("site"), FACTS)
+
+    file = "cache/meditron/clusters/site.json"
+    assert explained("cluster.gpu_partition.grace_seconds") == (30, "facts", file)
+    assert explained("cluster.slurm.requeue") == (False, "facts", file)
+    assert explained("cluster.gpu_partition.nodes") == (2, "profile", "site.yaml:7:10")
+
+
+def test_a_cluster_that_was_never_asked_has_no_facts(home: Path) -> None:
+    assert loaded().known is None
+    assert explained("cluster.gpu_partition.grace_seconds") == (None, "default", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 2}',
+        '{"format": 1}',
+        '{"format": 1, "cluster": "site", "time": 1, "partitions": [], "slurm": {}, "probe": null}',
+        json.dumps(
+            {
+                "format": 1,
+                "cluster": "site",
+                "time": 1.0,
+                "partitions": {"gpu": {"qos": "", "grace_seconds": "30", "max_time_minutes": 5}},
+                "slurm": {"max_array_size": 5, "requeue": True, "submit_from_jobs": True},
+                "probe": None,
+            }
+        ),
+    ],
+)
+def test_a_broken_file_is_left_out_with_a_warning(home: Path, text: str) -> None:
+    path = cache.path_of("site")
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+
+    found = loaded()
+
+    assert found.cluster == loaded(with_facts=False).cluster
+    assert found.known
+    assert found.known.time is None
+    (warning,) = found.known.doubts(now=0.0)
+    assert "site.json" in warning
+    assert "left out; `meditron doctor --cluster site` writes it anew" in warning
+
+
+def test_the_age_of_facts_is_said_and_doubted_when_they_are_old(home: Path) -> None:
+    cache.write(cache.path_of("site"), FACTS)
+    known = loaded().known
+    assert known
+
+    file = "cache/meditron/clusters/site.json"
+    assert known.age(FACTS.time + 7500) == f"facts about the cluster: {file}, 2 hours old"
+    assert known.doubts(FACTS.time + 29 * 86400) == []
+    assert known.doubts(FACTS.time + 31 * 86400) == [
+        f"facts about the cluster: {file}, 31 days old; `meditron doctor` asks again"
+    ]
+
+
+def test_a_cache_file_holds_what_was_written(tmp_path: Path) -> None:
+    probe = cache.Probe("12", "/runs/.doctor-1", 1.0, {"nodes": []})
+    path = tmp_path / "a" / "site.json"
+    cache.write(path, replace(FACTS, probe=probe))
+
+    assert cache.read(path) == replace(FACTS, probe=probe)
+    assert cache.read(tmp_path / "none.json") is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "less than a minute"), (60, "1 minute"), (7199, "1 hour"), (86400 * 3, "3 days")],
+)
+def test_ages_are_short(seconds: float, words: str) -> None:
+    assert cache.age(seconds) == words
