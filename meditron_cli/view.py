@@ -82,6 +82,8 @@ class StageRecord:
     jobs: dict[int, TaskJob] = field(default_factory=dict)
     started: set[int] = field(default_factory=set)
     """Numbers of the attempts that have begun."""
+    began_from: int = 0
+    """Step of the checkpoint that the last attempt went on from."""
     janitors: tuple[str, ...] = ()
     """Jobs that wait for the end of this stage's, to continue what ended without a successor."""
     exits: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -265,6 +267,7 @@ def note_submission(stage: StageRecord, event: Mapping[str, Any]) -> None:
 def note_start(stage: StageRecord, event: Mapping[str, Any]) -> None:
     """Move a task on to the attempt that its job has begun."""
     stage.started.add(event["attempt"])
+    stage.began_from = event.get("step") or 0
     job = stage.jobs.get(event["index"])
     if job is not None:
         stage.jobs[event["index"]] = replace(job, attempt=event["attempt"])
@@ -588,7 +591,8 @@ def steps_and_tokens(stage: StageRecord) -> tuple[int | None, int | None]:
         return None, None
     if len(stage.done) == stage.total:
         return stage.target_step, stage.target_tokens
-    step = int(stage.progress.get("done", 0))
+    # While an attempt starts its progress file says 0.
+    step = max(int(stage.progress.get("done", 0)), stage.began_from)
     return step, step * (stage.step_tokens or 0)
 
 

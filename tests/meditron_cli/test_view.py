@@ -264,6 +264,13 @@ def test_one_job_id_may_stand_for_all_tasks() -> None:
     assert {job.job_id for job in stage.jobs.values()} == {"local:9:1"}
 
 
+def test_a_training_that_starts_again_has_not_lost_its_checkpoint() -> None:
+    stage = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress={"done": 0})
+    view.note_start(stage, {"index": 0, "attempt": 2, "step": 30})
+
+    assert view.steps_and_tokens(stage) == (30, 240)
+
+
 @pytest.mark.parametrize(
     ("progress", "expected"),
     [
