@@ -24,6 +24,8 @@ from jobs import rundir, specs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+JOBS = ("-m", "jobs")
+
 VOCABULARY = 96
 """Tokens of the test tokenizer; the last is the end of a document."""
 
@@ -91,6 +93,9 @@ SPEC = specs.PretrainSpec(
     cache_dir="tokens/cache",
 )
 
+LONG = {"train_steps": 60, "decay_steps": 60, "save_interval": 25, "validation_interval": 0}
+"""What is changed of it for a training that takes long enough to be hit."""
+
 
 @dataclass
 class Ranks:
@@ -100,6 +105,7 @@ class Ranks:
     logs: list[Path]
 
     def wait(self) -> list[int]:
+        """Exit codes, once all have left."""
         return [process.wait(timeout=300) for process in self.processes]
 
     def signal(self, number: int) -> None:
@@ -144,8 +150,8 @@ class Run:
         )
         rundir.write_json(self.files.spec("pretrain", 0), specs.to_json(task))
 
-    def start(self, **environment: str) -> Ranks:
-        """Start every rank, as the supervisor does."""
+    def start(self, *program: str, **environment: str) -> Ranks:
+        """Start every rank, as the supervisor does; another program may stand for ``-m jobs``."""
         self.attempt += 1
         world = self.spec.parallel.world_size
         shared = {
@@ -165,7 +171,7 @@ class Run:
             with log.open("w") as output:
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, "-m", "jobs", "pretrain", str(self.root), "0"],
+                        [sys.executable, *(program or JOBS), "pretrain", str(self.root), "0"],
                         cwd=self.root,
                         env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                         stdout=output,
@@ -202,6 +208,11 @@ class Run:
             for line in self.lines()
             if "validation_loss" in line
         }
+
+    def last_words(self, rank: int = 0) -> dict[str, Any]:
+        """What a rank of the last attempt wrote on leaving."""
+        folder = self.files.attempt("pretrain", self.attempt)
+        return rundir.read_json(folder / f"words-00000-{rank:05d}.json")
 
     def checkpoints(self) -> list[str]:
         return sorted(path.name for path in (self.root / "checkpoints").glob("iter_*"))
@@ -296,19 +307,31 @@ def make_run(tmp_path: Path, tokens: Path) -> Iterator[Callable[..., Run]]:
     runs: list[Run] = []
 
     def make(name: str = "run", **values: Any) -> Run:
-        run = Run(tmp_path / name, SPEC)
-        for shard in range(3):
-            copy_tokens(tokens / f"train-{shard}", run.root / f"tokens/train/{shard:05d}")
-        copy_tokens(tokens / "validation", run.root / "tokens/validation/00000")
-        write_tokenizer(run.root / "tokenizer.json")
-        digest = rundir.sha256(run.root / "tokenizer.json")
-        run.change(**{"tokenizer_sha256": digest, **values})
-        runs.append(run)
-        return run
+        runs.append(new_run(tmp_path / name, tokens, **values))
+        return runs[-1]
 
     yield make
     for run in runs:
         run.end_all()
+
+
+def new_run(root: Path, tokens: Path, **values: Any) -> Run:
+    """A run directory with tokens and a spec with these values in place of ``SPEC``'s."""
+    run = Run(root, SPEC)
+    for shard in range(3):
+        copy_tokens(tokens / f"train-{shard}", root / f"tokens/train/{shard:05d}")
+    copy_tokens(tokens / "validation", root / "tokens/validation/00000")
+    write_tokenizer(root / "tokenizer.json")
+    run.change(**{"tokenizer_sha256": rundir.sha256(root / "tokenizer.json"), **values})
+    return run
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    """Losses of one rank that nothing befalls, of the steps of ``LONG``."""
+    run = new_run(tmp_path_factory.mktemp("undisturbed") / "run", tokens, **LONG)
+    run.finish()
+    return run.losses()
 
 
 @pytest.fixture(scope="session")

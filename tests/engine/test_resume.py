@@ -7,15 +7,17 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 import time
 
 import pytest
 
-from jobs import checkpoints, rundir
+from jobs import checkpoints, claims
+
+from ..ranks import wait_until
+from .conftest import LONG
 
 pytestmark = pytest.mark.engine
-
-LONG = {"train_steps": 60, "decay_steps": 60, "save_interval": 25, "validation_interval": 0}
 
 
 @pytest.mark.parametrize(
@@ -84,20 +86,38 @@ def test_a_rank_that_dies_takes_the_others_along(make_run, layout):
     assert (first != 0, second) == (True, -signal.SIGKILL)
 
 
-def test_killed_and_started_again_goes_on_from_the_last_checkpoint(make_run):
-    whole, killed = make_run("whole", **LONG), make_run("killed", **LONG)
-    whole.finish()
+def test_killed_and_started_again_goes_on_from_the_last_checkpoint(make_run, undisturbed):
+    killed = make_run(**LONG)
 
     ranks = killed.start()
     killed.until_step(27)
+    writer = claims.writer(killed.root / "checkpoints")
     ranks.signal(signal.SIGKILL)
     ranks.wait()
-    before = len(killed.lines())
+    assert writer.pid == ranks.processes[0].pid
+    assert claims.writer(killed.root / "checkpoints") is None
     killed.finish()
 
-    again = [line["step"] for line in killed.lines()[before:] if "loss" in line]
-    assert again[0] in (26, 51)
-    assert killed.losses() == whole.losses()
+    assert killed.trained(2)[0] in (26, 51)
+    assert killed.losses() == undisturbed
+
+
+def test_killed_in_the_middle_of_saves_and_started_again_nothing_is_lost_but_steps(
+    make_run, undisturbed
+):
+    killed = make_run(**{**LONG, "save_interval": 5})
+
+    for save in ("iter_0000010", "iter_0000025"):
+        ranks = killed.start()
+        wait_until((killed.root / "checkpoints" / save).exists)
+        ranks.signal(signal.SIGKILL)
+        ranks.wait()
+    killed.finish()
+
+    assert killed.losses() == undisturbed
+    assert list(killed.losses()) == list(range(1, 61))
+    for name in killed.checkpoints():
+        assert checkpoints.problem(killed.root / "checkpoints" / name) == ""
 
 
 def test_a_file_asks_to_stop_and_another_to_save(make_run):
@@ -275,21 +295,112 @@ def test_a_full_disk_leaves_the_checkpoint_before_untouched(make_run, layout):
     for process in ranks.processes:  # a file may not grow beyond this, as on a disk that is full
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    codes = ranks.wait()
-    assert 1 in codes
-    assert 0 not in codes
-    assert "iter_0000050 could not be written" in ranks.words()
+    assert ranks.wait() == [1, 1]
     assert run.checkpoints() == ["iter_0000000"]
-    words = rundir.read_json(run.files.attempt("pretrain", 1) / "words-00000-00000.json")
-    assert words["kind"] == "StorageError"
-    assert "could not be written: EFBIG: File too large; checkpoints before" in words["message"]
+    for rank in (0, 1):
+        words = run.last_words(rank)
+        assert words["kind"] == "StorageError"
+        assert words["message"].startswith(
+            f"{run.root}/checkpoints/iter_0000050 could not be written: EFBIG: File too large"
+        )
 
 
-def test_a_loss_that_is_no_number_stops_training(make_run):
-    run = make_run(learning_rate=1e30, min_learning_rate=1e29, clip_grad=0.0, warmup_steps=0)
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk that holds the first checkpoint of a run and not much more."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_save_without_space_is_not_begun_and_with_space_all_goes_on(
+    make_run, small_disk, undisturbed
+):
+    run = make_run(**LONG, checkpoint_dir=str(small_disk / "checkpoints"))
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"1" * (1 << 20))
 
     ranks = run.start()
 
     assert ranks.wait() == [1]
-    assert "iter_0000000 holds the last good state" in ranks.words()
+    words = run.last_words()
+    assert words["kind"] == "StorageError"
+    assert "iter_0000025 could not be written: ENOSPC: it takes 1 MiB, 0 MiB" in words["message"]
+    assert [path.name for path in small_disk.glob("checkpoints/iter_*")] == ["iter_0000000"]
+    ballast.unlink()
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    run.finish()
+    assert run.losses() == undisturbed
+
+
+POISON = """
+import sys
+from pathlib import Path
+import torch
+from jobs.__main__ import main
+
+root, passes = Path(sys.argv[2]), []
+
+def poison(module, inputs, output):
+    # The seventh global batch of this attempt; each has two micro-batches.
+    if type(module).__name__ != "GPTModel" or not module.training:
+        return None
+    passes.append(1)
+    if len(passes) == 13 and not (root / "poisoned").exists():
+        (root / "poisoned").touch()
+        return output * float("nan")
+
+if __name__ == "__main__":
+    torch.nn.modules.module.register_module_forward_hook(poison)
+    sys.exit(main())
+"""
+
+
+def test_a_loss_that_is_no_number_once_is_trained_again(make_run, undisturbed):
+    run = make_run(**LONG)
+    program = run.root / "poison.py"
+    program.write_text(POISON)
+
+    ranks = run.start(str(program))
+
+    assert ranks.wait() == [1], ranks.words()
+    words = run.last_words()
+    assert words["kind"] == "NotANumber"
+    assert words["message"] == "the loss of step 7 is nan; iter_0000000 holds the last good state"
     assert run.checkpoints() == ["iter_0000000"]
+    ranks = run.start(str(program))
+    assert ranks.wait() == [0], ranks.words()
+    assert run.losses() == undisturbed
+
+
+def test_a_loss_that_is_no_number_each_time_says_the_same_each_time(make_run):
+    run = make_run(learning_rate=1e30, min_learning_rate=1e29, clip_grad=0.0, warmup_steps=0)
+    said = []
+
+    for _ in range(2):
+        assert run.start().wait() == [1]
+        said.append({key: run.last_words()[key] for key in ("kind", "message", "code")})
+
+    assert said[0] == said[1]
+    assert said[0]["kind"] == "NotANumber"
+    assert "iter_0000000 holds the last good state" in said[0]["message"]
+    assert run.checkpoints() == ["iter_0000000"]
+
+
+def test_saves_and_validations_are_on_record_with_their_time_and_size(make_run):
+    run = make_run(save_interval=4)
+    run.finish()
+
+    saves = [line for line in run.lines() if "save" in line]
+    validations = [line for line in run.lines() if "validation_loss" in line]
+
+    assert [line["step"] for line in saves] == [0, 4, 8]
+    for line in saves:
+        _, record = checkpoints.at_step(run.root / "checkpoints", line["step"])
+        assert line["bytes"] == record.bytes
+        assert line["save"] > 0
+    assert [line["step"] for line in validations] == [0, 4, 8]
+    assert all(line["seconds"] > 0 for line in validations)
+    assert {line["attempt"] for line in (*saves, *validations)} == {1}
