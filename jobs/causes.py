@@ -8,49 +8,19 @@ a peer complain at length, the one that died says nothing.
 from __future__ import annotations
 
 import hashlib
-import re
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jobs import runtime, signatures
-from jobs.evidence import Cause, Evidence, Finding, LogSign, RankExit, Verdict
+from jobs import failed_rank, signatures
+from jobs.evidence import Cause, Evidence, Finding, RankExit, Verdict
 from jobs.signatures import Xid
 
 MESSAGE_LIMIT = 300
 """Characters of an exception's message that a sentence repeats."""
 
-TRAINING = ("pretrain",)
-"""Stages with steps and checkpoints; the tasks of the others begin anew each time."""
-
 STORAGE_FINDINGS = frozenset({"disk"})
 """Findings about the storage all nodes share."""
-
-KINDS = {
-    "NotANumber": Cause.NOT_A_NUMBER,
-    "CheckpointsDamaged": Cause.CHECKPOINT,
-    "CheckpointingException": Cause.CHECKPOINT,
-    "StorageError": Cause.STORAGE,
-    "WriterHeld": Cause.UNKNOWN,
-    "OutOfMemoryError": Cause.CUDA_OOM,
-    "MemoryError": Cause.HOST_OOM,
-    "AcceleratorError": Cause.CUDA_ERROR,
-    "ModuleNotFoundError": Cause.LAUNCH,
-    "ImportError": Cause.LAUNCH,
-}
-"""Exception types that say by themselves what broke (ours, Megatron-core's, PyTorch's)."""
-
-NOT_LOADABLE = "cannot be loaded into this model"
-"""What the engine says of a checkpoint whose bytes are whole and whose content is not."""
-
-DATA_FRAMES = ("jobs.engine.data", "jobs.indexed")
-PROGRAM_KINDS = frozenset(
-    {"AssertionError", "AttributeError", "KeyError", "NameError", "TypeError"}
-)
-"""Exceptions that come back however often a program is started."""
-
-LEAVING = (-signal.SIGTERM, -signal.SIGKILL, runtime.STOPPED)
-"""Codes of ranks that were told to leave, and of those that took too long."""
 
 
 @dataclass(frozen=True)
@@ -96,13 +66,6 @@ def verdict(words: Words) -> Verdict:
 def fingerprint(cause: Cause, *parts: str) -> str:
     """Twelve hex digits, equal for the same failure wherever it happens."""
     return hashlib.sha256("\0".join((cause.value, *parts)).encode()).hexdigest()[:12]
-
-
-def normalised(message: str) -> str:
-    """A message without what differs from one time to the next: addresses, paths, numbers."""
-    text = re.sub(r"0x[0-9a-fA-F]+|\b[0-9a-f]{8,}\b", "#", message)
-    text = re.sub(r"(?:[\w.~+-]*/)+[\w.+-]*", "/", text)
-    return " ".join(re.sub(r"\d+(?:[.,:]\d+)*", "#", text).split())
 
 
 def one_line(text: str) -> str:
@@ -162,7 +125,7 @@ def node_failed(evidence: Evidence) -> Words | None:
 def time_limit(evidence: Evidence) -> Words | None:
     """Slurm's word, or the early signal; not for what broke before, or while saving."""
     early = signal.SIGUSR2 in evidence.signals and evidence.site.scheduler == "slurm"
-    if not (early or first_word(evidence) == "TIMEOUT") or broken(evidence):
+    if not (early or first_word(evidence) == "TIMEOUT") or failed_rank.broken(evidence):
         return None
     sentence = f"{job(evidence)} came to its time limit{at_step(evidence)}"
     return Words(Cause.TIME_LIMIT, sentence)
@@ -170,7 +133,7 @@ def time_limit(evidence: Evidence) -> Words | None:
 
 def signalled(evidence: Evidence) -> Words | None:
     """SIGTERM alone does not say who ends a job of Slurm; on this machine it is a person."""
-    if not evidence.signals or broken(evidence):
+    if not evidence.signals or failed_rank.broken(evidence):
         return None
     if evidence.site.scheduler != "slurm":
         return Words(Cause.STOPPED, f"{task(evidence)} was stopped by a signal{at_step(evidence)}")
@@ -210,8 +173,8 @@ def bad_gpu(evidence: Evidence) -> Words | None:
             node = node_of(evidence, sign.rank)
             sentence = f"a GPU{of_node(node)} reported XID {number}{at_step(evidence)}"
             return Words(Cause.GPU_HARDWARE, sentence, node, same=(f"XID {number}",))
-    first = first_failure(evidence)
-    if first is None or told_by(evidence, first) is not Cause.CUDA_ERROR:
+    first = failed_rank.first_failure(evidence)
+    if first is None or failed_rank.told_by(evidence, first) is not Cause.CUDA_ERROR:
         return None
     for finding in evidence.findings:
         if finding.node == first.node:
@@ -234,7 +197,7 @@ def host_memory(evidence: Evidence) -> Words | None:
 def hung(evidence: Evidence) -> Words | None:
     """Unless a rank failed by itself, which leaves the others waiting."""
     hang = evidence.hang
-    if hang is None or broken(evidence):
+    if hang is None or failed_rank.broken(evidence):
         return None
     rank = "" if hang.rank is None else f": rank {hang.rank}{of_node(hang.node)} stopped first"
     detail = f" ({hang.detail})" if hang.detail and rank else ""
@@ -248,15 +211,16 @@ def hung(evidence: Evidence) -> Words | None:
 
 def rank_failed(evidence: Evidence) -> Words | None:
     """The first rank that failed by itself: its exception, the signal that ended it, or its log."""
-    first = first_failure(evidence)
+    first = failed_rank.first_failure(evidence)
     if first is None:
         return None
-    cause = told_by(evidence, first)
+    cause = failed_rank.told_by(evidence, first)
     if first.code < 0 and cause is Cause.CRASH:
         return killed_rank(evidence, first)
-    text = first.message or last_sign(evidence, first) or f"exit code {first.code}"
+    text = first.message or failed_rank.last_sign(evidence, first) or f"exit code {first.code}"
     sentence = f"{who(first)} failed{at_step(evidence)}: {shortened(text)}"
-    same = (first.kind, first.frame, normalised(text), str(first.rank))
+    rank = str(first.rank) if cause in failed_rank.OF_ONE_RANK else ""
+    same = (first.kind, first.frame, failed_rank.normalised(text), rank)
     return Words(cause, sentence, first.node, first.hint, same)
 
 
@@ -281,7 +245,7 @@ def unnamed_rank(evidence: Evidence) -> Words | None:
 def log_alone(evidence: Evidence) -> Words | None:
     """No rank left words, but the log knows what happened."""
     for sign in evidence.log_signatures:
-        cause = points_to(sign)
+        cause = failed_rank.points_to(sign)
         if sign.name not in signatures.SYMPTOMS and cause is not Cause.UNKNOWN:
             place = "" if sign.rank is None else f" of rank {sign.rank}"
             sentence = f"the log{place} says{at_step(evidence)}: {shortened(sign.line)}"
@@ -292,7 +256,7 @@ def log_alone(evidence: Evidence) -> Words | None:
 
 def peers_lost(evidence: Evidence) -> Words | None:
     """Every rank blames another, and none says why."""
-    symptoms = [rank for rank in evidence.ranks if is_symptom(evidence, rank)]
+    symptoms = [rank for rank in evidence.ranks if failed_rank.is_symptom(evidence, rank)]
     matches = [signatures.search(rank.message) for rank in symptoms]
     names = {match[0] for match in matches if match}
     names |= {sign.name for sign in evidence.log_signatures}
@@ -342,111 +306,6 @@ WHAT_HAPPENED: tuple[Rule, ...] = (
     peers_lost,
     not_started,
 )
-
-
-# The rank that failed first -----------------------------------------------------------------------
-
-
-def first_failure(evidence: Evidence) -> RankExit | None:
-    """The rank that broke first, by itself; None when all left on request or lost a peer.
-
-    A code that srun or the launcher saw first and that is a signal names its rank whatever the
-    times say: who was killed left no time of its own.
-    """
-    failed = [rank for rank in evidence.ranks if failed_itself(evidence, rank)]
-    sudden = evidence.code is not None and evidence.code < 0
-    named = [rank for rank in failed if sudden and rank.code == evidence.code]
-    return min(named or failed, key=lambda rank: rank.time, default=None)
-
-
-def broken(evidence: Evidence) -> bool:
-    """Whether a rank broke although all were asked to leave: those that leave, or are made to
-    because they take too long, did not.
-    """
-    first = first_failure(evidence)
-    return first is not None and first.code not in LEAVING
-
-
-def failed_itself(evidence: Evidence, rank: RankExit) -> bool:
-    left = rank.code in (0, runtime.STOPPED) or rank.kind == "Stopped"
-    return not left and not is_symptom(evidence, rank)
-
-
-def is_symptom(evidence: Evidence, rank: RankExit) -> bool:
-    """Whether a rank only tells of another one's end."""
-    match = signatures.search(f"{rank.kind}: {rank.message}") if rank.kind else None
-    if match is not None:
-        return match[0] in signatures.SYMPTOMS
-    aborted = rank.code == -signal.SIGABRT and not rank.kind
-    return aborted and any(sign.name in signatures.SYMPTOMS for sign in signs_of(evidence, rank))
-
-
-def told_by(evidence: Evidence, rank: RankExit) -> Cause:
-    """What a failed rank's words say, else its log, else that it ended."""
-    cause = said(evidence, rank) if rank.kind else logged(evidence, rank)
-    if cause is Cause.LAUNCH and in_all_ranks(evidence, rank) and rank.kind in KINDS:
-        return Cause.CONFIGURATION  # what cannot be imported anywhere is not installed
-    if cause is Cause.EXCEPTION and is_program_error(evidence, rank):
-        return Cause.CONFIGURATION
-    return cause
-
-
-def said(evidence: Evidence, rank: RankExit) -> Cause:
-    """By an exception: what it says, its type, its exit code, where it was raised."""
-    match = signatures.search(rank.message)
-    found = (
-        Cause.CHECKPOINT if NOT_LOADABLE in rank.message else None,
-        signatures.CAUSES[match[0]] if match else None,
-        KINDS.get(rank.kind),
-        Cause.CONFIGURATION if rank.code == runtime.CONFIGURATION else None,
-        Cause.DATA if rank.frame.startswith(DATA_FRAMES) else None,
-    )
-    return next((cause for cause in found if cause is not None), Cause.EXCEPTION)
-
-
-def logged(evidence: Evidence, rank: RankExit) -> Cause:
-    """By the log of a rank that left no words."""
-    if rank.code == runtime.CONFIGURATION:
-        return Cause.CONFIGURATION
-    causes = [points_to(sign) for sign in signs_of(evidence, rank)]
-    plain = Cause.CRASH if rank.code < 0 else Cause.EXCEPTION
-    return next((cause for cause in causes if cause not in (Cause.UNKNOWN, Cause.HANG)), plain)
-
-
-def points_to(sign: LogSign) -> Cause:
-    """What a line of the log points to; an XID of the program is a CUDA error."""
-    if sign.number is None:
-        return signatures.CAUSES[sign.name]
-    harmless = signatures.action(sign.number) is Xid.IGNORE
-    return Cause.UNKNOWN if harmless else Cause.CUDA_ERROR
-
-
-def signs_of(evidence: Evidence, rank: RankExit) -> Iterable[LogSign]:
-    """What the log says of a rank; a line without a label may be about any."""
-    return (sign for sign in evidence.log_signatures if sign.rank in (rank.rank, None))
-
-
-def last_sign(evidence: Evidence, rank: RankExit) -> str:
-    return next((sign.line for sign in signs_of(evidence, rank)), "")
-
-
-def is_program_error(evidence: Evidence, rank: RankExit) -> bool:
-    """Whether an exception before the run's first step comes back however often it is started."""
-    untouched = not evidence.step_before and not evidence.step_after and not evidence.last_step
-    if evidence.stage not in TRAINING or not untouched:
-        return False
-    return rank.kind in PROGRAM_KINDS or in_all_ranks(evidence, rank)
-
-
-def in_all_ranks(evidence: Evidence, rank: RankExit) -> bool:
-    """Whether every rank, of several, left with the same exception."""
-    alike = [
-        other
-        for other in evidence.ranks
-        if (other.kind, other.frame) == (rank.kind, rank.frame)
-        and normalised(other.message) == normalised(rank.message)
-    ]
-    return rank.kind != "" and evidence.world_size > 1 and len(alike) == evidence.world_size
 
 
 # Words --------------------------------------------------------------------------------------------

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 
+TRAINING = ("pretrain",)
+"""Stages with steps and checkpoints; the tasks of the others begin anew each time."""
+
+
 class Cause(str, Enum):
     """Why an attempt ended (the classes of design RESILIENCE, section 5)."""
 

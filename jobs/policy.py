@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from jobs import causes, nodes, runtime
-from jobs.evidence import Action, Cause, Decision, Ending, Evidence, NodeEntry, Verdict
+from jobs.evidence import TRAINING, Action, Cause, Decision, Ending, Evidence, NodeEntry, Verdict
 from jobs.policy_case import Case
 from jobs.policy_table import Pace
 from jobs.specs import SupervisionSpec
@@ -98,7 +98,7 @@ def final(case: Case) -> Decision | None:
 
 def lost_checkpoint(case: Case) -> Decision | None:
     """Nothing that can be loaded is left of what there was; storage that is away may come back."""
-    if case.evidence.stage not in causes.TRAINING or case.evidence.step_after is not None:
+    if case.evidence.stage not in TRAINING or case.evidence.step_after is not None:
         return None
     if case.verdict.cause is Cause.CHECKPOINT:
         return stop(case, case.row.advice)
@@ -131,7 +131,7 @@ def allocations_too_short(case: Case) -> Decision | None:
         return None
     why = (
         "the save interval is longer than the allocation"
-        if case.evidence.stage in causes.TRAINING
+        if case.evidence.stage in TRAINING
         else "the task needs more time than its limit gives"
     )
     sentence = f"{case.verdict.sentence}, for the second time without getting further: {why}"

@@ -224,6 +224,8 @@ def test_a_finding_against_its_node_makes_a_cuda_error_a_fault_of_the_gpu() -> N
     [
         (raised("a 1 b", node="gpu01"), raised("a 77 b", node="gpu02"), True),
         (raised("in /a/b.py at 0x7f01"), raised("in /c/d/e.py at 0xaa02"), True),
+        (raised("a", by=0), raised("a", by=3), True),
+        (raised("CUDA error: x", by=0), raised("CUDA error: x", by=3), False),
         (raised("a 1 b"), raised("a 1 c"), False),
         (raised("a", frame="m:f"), raised("a", frame="m:g"), False),
         (raised("a", "ValueError"), raised("a", "RuntimeError"), False),

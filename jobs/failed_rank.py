@@ -1,0 +1,152 @@
+"""Which rank broke first, and what it said: ranks that lose a peer complain at length, the one that
+died says nothing. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterable
+
+from jobs import runtime, signatures
+from jobs.evidence import TRAINING, Cause, Evidence, LogSign, RankExit
+from jobs.signatures import Xid
+
+KINDS = {
+    "NotANumber": Cause.NOT_A_NUMBER,
+    "CheckpointsDamaged": Cause.CHECKPOINT,
+    "CheckpointingException": Cause.CHECKPOINT,
+    "StorageError": Cause.STORAGE,
+    "WriterHeld": Cause.UNKNOWN,
+    "OutOfMemoryError": Cause.CUDA_OOM,
+    "MemoryError": Cause.HOST_OOM,
+    "AcceleratorError": Cause.CUDA_ERROR,
+    "ModuleNotFoundError": Cause.LAUNCH,
+    "ImportError": Cause.LAUNCH,
+}
+"""Exception types that say by themselves what broke (ours, Megatron-core's, PyTorch's)."""
+
+NOT_LOADABLE = "cannot be loaded into this model"
+"""What the engine says of a checkpoint whose bytes are whole and whose content is not."""
+
+DATA_FRAMES = ("jobs.engine.data", "jobs.indexed")
+PROGRAM_KINDS = frozenset(
+    {"AssertionError", "AttributeError", "KeyError", "NameError", "TypeError"}
+)
+"""Exceptions that come back however often a program is started."""
+
+OF_ONE_RANK = frozenset({Cause.CUDA_ERROR, Cause.GPU_HARDWARE, Cause.CRASH})
+"""Failures of which it matters whose they are. Others may befall all ranks at the same moment, and
+it is chance who is first to say so."""
+
+LEAVING = (-signal.SIGTERM, -signal.SIGKILL, runtime.STOPPED)
+"""Codes of ranks that were told to leave, and of those that took too long."""
+
+
+def first_failure(evidence: Evidence) -> RankExit | None:
+    """The rank that broke first, by itself; None when all left on request or lost a peer.
+
+    A code that srun or the launcher saw first and that is a signal names its rank whatever the
+    times say: who was killed left no time of its own.
+    """
+    failed = [rank for rank in evidence.ranks if failed_itself(evidence, rank)]
+    sudden = evidence.code is not None and evidence.code < 0
+    named = [rank for rank in failed if sudden and rank.code == evidence.code]
+    return min(named or failed, key=lambda rank: rank.time, default=None)
+
+
+def broken(evidence: Evidence) -> bool:
+    """Whether a rank broke although all were asked to leave: those that leave, or are made to
+    because they take too long, did not.
+    """
+    first = first_failure(evidence)
+    return first is not None and first.code not in LEAVING
+
+
+def failed_itself(evidence: Evidence, rank: RankExit) -> bool:
+    left = rank.code in (0, runtime.STOPPED) or rank.kind == "Stopped"
+    return not left and not is_symptom(evidence, rank)
+
+
+def is_symptom(evidence: Evidence, rank: RankExit) -> bool:
+    """Whether a rank only tells of another one's end."""
+    match = signatures.search(f"{rank.kind}: {rank.message}") if rank.kind else None
+    if match is not None:
+        return match[0] in signatures.SYMPTOMS
+    aborted = rank.code == -signal.SIGABRT and not rank.kind
+    return aborted and any(sign.name in signatures.SYMPTOMS for sign in signs_of(evidence, rank))
+
+
+def told_by(evidence: Evidence, rank: RankExit) -> Cause:
+    """What a failed rank's words say, else its log, else that it ended."""
+    cause = said(evidence, rank) if rank.kind else logged(evidence, rank)
+    if cause is Cause.LAUNCH and in_all_ranks(evidence, rank) and rank.kind in KINDS:
+        return Cause.CONFIGURATION  # what cannot be imported anywhere is not installed
+    if cause is Cause.EXCEPTION and is_program_error(evidence, rank):
+        return Cause.CONFIGURATION
+    return cause
+
+
+def said(evidence: Evidence, rank: RankExit) -> Cause:
+    """By an exception: what it says, its type, its exit code, where it was raised."""
+    match = signatures.search(rank.message)
+    found = (
+        Cause.CHECKPOINT if NOT_LOADABLE in rank.message else None,
+        signatures.CAUSES[match[0]] if match else None,
+        KINDS.get(rank.kind),
+        Cause.CONFIGURATION if rank.code == runtime.CONFIGURATION else None,
+        Cause.DATA if rank.frame.startswith(DATA_FRAMES) else None,
+    )
+    return next((cause for cause in found if cause is not None), Cause.EXCEPTION)
+
+
+def logged(evidence: Evidence, rank: RankExit) -> Cause:
+    """By the log of a rank that left no words."""
+    if rank.code == runtime.CONFIGURATION:
+        return Cause.CONFIGURATION
+    causes = [points_to(sign) for sign in signs_of(evidence, rank)]
+    plain = Cause.CRASH if rank.code < 0 else Cause.EXCEPTION
+    return next((cause for cause in causes if cause not in (Cause.UNKNOWN, Cause.HANG)), plain)
+
+
+def points_to(sign: LogSign) -> Cause:
+    """What a line of the log points to; an XID of the program is a CUDA error."""
+    if sign.number is None:
+        return signatures.CAUSES[sign.name]
+    harmless = signatures.action(sign.number) is Xid.IGNORE
+    return Cause.UNKNOWN if harmless else Cause.CUDA_ERROR
+
+
+def signs_of(evidence: Evidence, rank: RankExit) -> Iterable[LogSign]:
+    """What the log says of a rank; a line without a label may be about any."""
+    return (sign for sign in evidence.log_signatures if sign.rank in (rank.rank, None))
+
+
+def last_sign(evidence: Evidence, rank: RankExit) -> str:
+    return next((sign.line for sign in signs_of(evidence, rank)), "")
+
+
+def is_program_error(evidence: Evidence, rank: RankExit) -> bool:
+    """Whether an exception before the run's first step comes back however often it is started."""
+    untouched = not evidence.step_before and not evidence.step_after and not evidence.last_step
+    if evidence.stage not in TRAINING or not untouched:
+        return False
+    return rank.kind in PROGRAM_KINDS or in_all_ranks(evidence, rank)
+
+
+def in_all_ranks(evidence: Evidence, rank: RankExit) -> bool:
+    """Whether every rank, of several, left with the same exception."""
+    alike = [
+        other
+        for other in evidence.ranks
+        if (other.kind, other.frame) == (rank.kind, rank.frame)
+        and normalised(other.message) == normalised(rank.message)
+    ]
+    return rank.kind != "" and evidence.world_size > 1 and len(alike) == evidence.world_size
+
+
+def normalised(message: str) -> str:
+    """A message without what differs from one time to the next: addresses, paths, numbers."""
+    text = re.sub(r"0x[0-9a-fA-F]+|\b[0-9a-f]{8,}\b", "#", message)
+    text = re.sub(r"(?:[\w.~+-]*/)+[\w.+-]*", "/", text)
+    return " ".join(re.sub(r"\d+(?:[.,:]\d+)*", "#", text).split())
