@@ -19,13 +19,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs import rundir, specs
 from meditron_cli import sample
 from meditron_cli.config.load import load
 from meditron_cli.inputs import plan_of
 from tests.bench import Figure, environment, ratio
+
+if TYPE_CHECKING:
+    import torch
+
+    from jobs import runtime
 
 TOKENIZER = Path(sample.__file__).with_name("tokenizer.json")
 STEPS_A_ROUND = 2
@@ -36,7 +41,7 @@ WARM_UP_ROUNDS = 2
 def figures() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         run = rundir.RunDir(Path(folder))
-        write_task(run)
+        write_task(run, STEPS_A_ROUND * (ROUNDS + WARM_UP_ROUNDS))
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.loop", folder],
             env=environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"),
@@ -53,14 +58,13 @@ def figures() -> list[Figure]:
     return [Figure("loop_over_bare", ratio(bare["wall"], ours["wall"]), "≥ 0.97", note)]
 
 
-def write_task(run: rundir.RunDir) -> None:
-    """Recipe ``tiny`` on one rank, on made-up tokens."""
+def write_task(run: rundir.RunDir, steps: int) -> None:
+    """Recipe ``tiny`` on one rank, on made-up tokens, for so many steps that are measured."""
     settings = [f"tokenize.tokenizer={TOKENIZER}"]
     plan = plan_of(load("local", "tiny", None, settings), ("pretrain",))
     task = plan.stage("pretrain").tasks[0]
     spec = task.spec
     assert isinstance(spec, specs.PretrainSpec)
-    steps = STEPS_A_ROUND * (ROUNDS + WARM_UP_ROUNDS)
     changed = dataclasses.replace(
         spec,
         train_prefixes=("tokens/train",),
@@ -87,7 +91,32 @@ def round_tokens(spec: specs.PretrainSpec) -> int:
 
 def measure(root: Path) -> dict[str, dict[str, list[float]]]:
     """Train in this process; ``Turns.times`` of it."""
-    from jobs import device, runtime
+    from jobs import runtime
+
+    context = runtime.context_from(root, "pretrain", 0, os.environ)
+    spec = task_of(context.run)
+    place = prepare(context)
+    tokens = context.path(spec.train_prefixes[0])
+    turns = Turns(bare_loop(spec, tokens, root / "bare-cache", place))
+    train(context, place, turns.step)
+    return turns.times()
+
+
+def prepare(context: runtime.Context) -> torch.device:
+    """Make this process the one rank, and write its tokens."""
+    from jobs import device
+    from jobs.engine import model
+
+    spec = task_of(context.run)
+    place = device.start("cpu", 0, 1, 0, threads=1)
+    model.start_parallel(spec.parallel, place, spec.seed)
+    write_tokens(context.path(spec.train_prefixes[0]), spec)
+    return place
+
+
+def train(context: runtime.Context, place: torch.device, after_step: Callable[[], None]) -> None:
+    """Run our loop as it is, and something else after each step."""
+    from jobs import device
     from jobs.engine import data, loop, metrics, model, optim
 
     class Reporter(metrics.Reporter):
@@ -95,15 +124,9 @@ def measure(root: Path) -> dict[str, dict[str, list[float]]]:
 
         def step(self, step: int, loss: float, rate: float, norm: float, seconds: float) -> None:
             super().step(step, loss, rate, norm, seconds)
-            turns.step()
+            after_step()
 
-    context = runtime.context_from(root, "pretrain", 0, os.environ)
     spec = task_of(context.run)
-    place = device.start("cpu", 0, 1, 0, threads=1)
-    model.start_parallel(spec.parallel, place, spec.seed)
-    tokens = context.path(spec.train_prefixes[0])
-    write_tokens(tokens, spec)
-    turns = Turns(bare_loop(spec, tokens, root / "bare-cache", place))
     corpus = data.survey(context.run, spec)
     network = model.build(spec.model, spec.parallel, spec.precision, place)
     trainer = loop.Trainer(
@@ -120,7 +143,6 @@ def measure(root: Path) -> dict[str, dict[str, list[float]]]:
     trainer.run()
     trainer.reporter.close()
     device.end()
-    return turns.times()
 
 
 @dataclass
@@ -137,6 +159,10 @@ class Times:
     def stop(self) -> None:
         self.wall.append(time.perf_counter() - self._started[0])
         self.processor.append(time.process_time() - self._started[1])
+
+    def after_warm_up(self) -> dict[str, list[float]]:
+        """Without the first rounds, in which caches fill."""
+        return {"wall": self.wall[WARM_UP_ROUNDS:], "processor": self.processor[WARM_UP_ROUNDS:]}
 
 
 @dataclass
@@ -163,14 +189,8 @@ class Turns:
         self.ours.start()
 
     def times(self) -> dict[str, dict[str, list[float]]]:
-        """Both sides' rounds without the first ones, in which caches fill."""
-        return {
-            name: {
-                "wall": side.wall[WARM_UP_ROUNDS:],
-                "processor": side.processor[WARM_UP_ROUNDS:],
-            }
-            for name, side in (("ours", self.ours), ("bare", self.bare))
-        }
+        """Both sides' rounds."""
+        return {"ours": self.ours.after_warm_up(), "bare": self.bare.after_warm_up()}
 
 
 def write_tokens(prefix: Path, spec: specs.PretrainSpec) -> None:

@@ -1,0 +1,119 @@
+"""What heartbeats cost a training step: the loop with them over the loop without, taking turns.
+
+Both are ``jobs.engine.loop`` in one process on one CPU thread; every few steps the rank's heart is
+silenced, or let beat again. Beside that, what one beat costs alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from jobs import heartbeat, rundir
+from tests.bench import Figure, environment, loop, ratio
+
+BEATS = 200_000
+
+
+def figures() -> list[Figure]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = rundir.RunDir(Path(folder))
+        loop.write_task(run, 2 * loop.STEPS_A_ROUND * (loop.ROUNDS + loop.WARM_UP_ROUNDS))
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.bench.heartbeat", folder],
+            env=environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"),
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    found = json.loads(done.stdout.splitlines()[-1])
+    beating, silent = found["beating"], found["silent"]
+    step_us = 1e6 * statistics.median(silent["wall"]) / loop.STEPS_A_ROUND
+    each = found["beat_ns"]
+    beats = found["beats"] / found["steps"]
+    share = beats * each / 1000 / step_us
+    note = (
+        f"{beats:.0f} beats in a step of {step_us / 1000:.0f} ms, {share:.6%} of it; measured by "
+        f"processor time {ratio(beating['processor'], silent['processor']):.4f}"
+    )
+    return [
+        Figure("heartbeat_overhead", ratio(beating["wall"], silent["wall"]), "< 1.005", note),
+        Figure("heartbeat_ns", each, "≈ 1000", "one beat into the mapped file"),
+    ]
+
+
+class Silenceable(heartbeat.Heart):
+    """A heart that can be told to do nothing, and counts how often it did something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.silent = False
+        self.beats = 0
+
+    def beat(self, phase: heartbeat.Phase | None = None, step: int | None = None) -> None:
+        if not self.silent:
+            self.beats += 1
+            super().beat(phase, step)
+
+
+def measure(root: Path) -> dict[str, object]:
+    """Train in this process."""
+    from jobs import runtime
+
+    heart = Silenceable()
+    heart.open("meditron-bench", 0, heartbeat.places({}))
+    context = dataclasses.replace(runtime.context_from(root, "pretrain", 0, {}), heart=heart)
+    turns = Turns(heart)
+    loop.train(context, loop.prepare(context), turns.step)
+    return {
+        "beating": turns.times[False].after_warm_up(),
+        "silent": turns.times[True].after_warm_up(),
+        "beats": heart.beats,
+        "steps": turns.beaten,
+        "beat_ns": nanoseconds(),
+    }
+
+
+class Turns:
+    """Silences the heart every few steps, and keeps the times of both sides."""
+
+    def __init__(self, heart: Silenceable) -> None:
+        self.heart = heart
+        self.done = -1  # the clock starts after the first step
+        self.beaten = 0
+        """Steps done while it beat."""
+        self.times = {False: loop.Times(), True: loop.Times()}
+
+    def step(self) -> None:
+        """A step is over."""
+        self.done += 1
+        self.beaten += not self.heart.silent
+        if self.done % loop.STEPS_A_ROUND:
+            return
+        if self.done:
+            self.times[self.heart.silent].stop()
+            self.heart.silent = not self.heart.silent
+        self.times[self.heart.silent].start()
+
+
+def nanoseconds() -> float:
+    """Of one beat, the best of several rounds."""
+    heart = heartbeat.Heart()
+    heart.open("meditron-bench", 1, heartbeat.places({}))
+    rounds = []
+    for _ in range(5):
+        started = time.perf_counter_ns()
+        for _ in range(BEATS):
+            heart.beat()
+        rounds.append((time.perf_counter_ns() - started) / BEATS)
+    return min(rounds)
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Path(sys.argv[1]))))
