@@ -1,0 +1,222 @@
+"""Who goes on with a task, and what is asked for, against stand-ins for Slurm's commands."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from jobs import rundir
+from jobs.rundir import RunDir
+from jobs.slurm import ledger, submission
+from jobs.slurm.client import Client
+from jobs.slurm.submission import Submission, SubmitError
+from jobs.slurm.successor import held_back, succeed, waiting_lock
+
+from ...fake_slurm import FakeSlurm
+
+
+def events(run: RunDir, kind: str) -> list[Mapping[str, Any]]:
+    return [event for event in rundir.read_events(run) if event["event"] == kind]
+
+
+@pytest.fixture
+def begun(run: RunDir, training: Submission) -> Submission:
+    """Training was given to job 50, with janitor 51."""
+    submission.write(run, training)
+    fields = {"stage": "pretrain", "attempt": 1, "indices": [0], "scheduler": "slurm"}
+    rundir.append_event(run, "submit", **fields, by="person", job_ids=["50"], janitors=["51"])
+    return training
+
+
+def test_a_successor_asks_for_the_same_as_a_new_attempt(
+    run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
+) -> None:
+    ids = succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+
+    kept = submission.read(run, "pretrain", 2)
+    assert ids == ["101"]
+    assert kept == replace(begun, attempt=2)
+    (intent,), (_, told) = events(run, "intent"), events(run, "submit")
+    fields = ("stage", "attempt", "indices", "by", "replaces", "exclude")
+    assert {name: told[name] for name in fields} == {name: intent[name] for name in fields}
+    assert "#SBATCH --comment=run=med-tiny-0,attempt=2\n" in programs.script("101")
+
+
+def test_nothing_of_the_job_that_submits_is_inherited(
+    run: RunDir, programs: FakeSlurm, begun: Submission
+) -> None:
+    outer = {"SLURM_CPU_BIND": "none", "SUBMITIT_EXECUTOR": "slurm", "MASTER_ADDR": "node7"}
+    path = {"PYTHONPATH": f"{run.code}:/site", "HF_HOME": "/hf"}
+    environ = {**programs.environ, **outer, **path, "SLURM_CONF": "/c"}
+
+    succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=Client(environ))
+
+    inherited = programs.job_environment("101")
+    assert not outer.keys() & inherited.keys()
+    assert (inherited["HF_HOME"], inherited["SLURM_CONF"]) == ("/hf", "/c")
+    assert "PYTHONPATH" not in inherited
+
+
+def test_a_waiting_janitor_waits_for_the_successor(
+    run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
+) -> None:
+    programs.queue("50|RUNNING|None", "51|PENDING|Dependency|||||afterany:50(unfulfilled)")
+
+    succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+
+    assert programs.waits_for() == {"51": "afterany:101"}
+    assert events(run, "submit")[-1]["janitors"] == ["51"]
+    assert len(programs.calls("sbatch")) == 1
+
+
+def test_a_refusal_leaves_nothing(
+    run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
+) -> None:
+    programs.tell("refuse-1", "sbatch: error: too many jobs\n")
+
+    with pytest.raises(SubmitError) as caught:
+        succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+
+    assert caught.value.message == "sbatch refused pretrain: too many jobs"
+    assert programs.queued() == []
+    assert ledger.unanswered(rundir.read_events(run)) == []
+    assert held_back(run, "pretrain", [0], ["50"]) == ""
+
+
+def test_a_janitor_that_slurm_refuses_keeps_no_job_from_going_on(
+    run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
+) -> None:
+    programs.tell("refuse-2", "sbatch: error: too many jobs\n")
+
+    ids = succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
+
+    assert ids == ["101"]
+    assert events(run, "submit")[-1]["janitors"] == []
+
+
+def test_whoever_comes_second_submits_nothing(
+    run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
+) -> None:
+    succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+
+    ids = succeed(run, "pretrain", 0, replaces=["50"], by="watch", client=client)
+
+    assert ids == []
+    assert held_back(run, "pretrain", [0], ["50"]) == "pretrain: job 101 goes on with it already"
+
+
+def test_the_file_stop_keeps_jobs_from_going_on(
+    run: RunDir, client: Client, begun: Submission
+) -> None:
+    run.stop_file.touch()
+
+    assert succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client) == []
+    assert events(run, "intent") == []
+
+
+def hold(run: RunDir, held: threading.Event) -> None:
+    with rundir.locked(run.lock):
+        held.set()
+        time.sleep(0.5)
+
+
+def test_a_run_that_is_submitted_for_too_long_is_not_waited_for(run: RunDir) -> None:
+    with (
+        rundir.locked(run.lock),
+        pytest.raises(SubmitError, match="has been at work for 0 s"),
+        waiting_lock(run, 0),
+    ):
+        pass
+
+
+def test_a_run_that_is_submitted_at_this_moment_is_waited_for(
+    run: RunDir, client: Client, begun: Submission
+) -> None:
+    holder = threading.Thread(target=hold, args=(run, held := threading.Event()))
+    holder.start()
+    held.wait()
+
+    assert succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+    holder.join()
+
+
+def test_a_run_of_an_older_version_says_what_to_do(
+    run: RunDir, client: Client, programs: FakeSlurm
+) -> None:
+    fields = {"stage": "pretrain", "attempt": 1, "indices": [0], "scheduler": "slurm"}
+    rundir.append_event(run, "submit", **fields, job_ids=["50"])
+
+    with pytest.raises(SubmitError) as caught:
+        succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+
+    assert caught.value.hint == (
+        "`meditron resume med-tiny-0` submits it from the run's own record"
+    )
+    assert programs.calls("sbatch") == []
+
+
+# ---- submissions that were killed
+
+
+def intend(run: RunDir, asked: Submission) -> None:
+    run.attempt("pretrain", asked.attempt).mkdir(parents=True, exist_ok=True)
+    fields = {"stage": "pretrain", "attempt": asked.attempt, "scheduler": "slurm"}
+    more = {"indices": list(asked.indices), "by": "supervisor", "replaces": ["50"]}
+    rundir.append_event(run, "intent", **fields, **more)
+
+
+def test_one_that_was_killed_before_sbatch_is_withdrawn(
+    run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
+) -> None:
+    intend(run, replace(begun, attempt=2))
+
+    ids = succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
+
+    assert ids == ["101"]
+    assert events(run, "submit")[-1]["attempt"] == 3
+    assert [event["attempt"] for event in events(run, "withdraw")] == [2]
+
+
+def test_one_of_which_only_a_part_is_there_is_withdrawn(
+    run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
+) -> None:
+    """The site takes arrays of one task; of two the second never was."""
+    half = replace(begun, attempt=2, indices=(0, 1), longest_array=1)
+    intend(run, half)
+    submission.submit(run, replace(half, indices=(0,)), client)
+    submission.write(run, half)
+
+    ids = succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
+
+    assert "101" not in programs.queued()
+    assert ids == ["102"]
+
+
+def test_one_whose_job_has_ended_since_is_taken_over_by_what_it_said(
+    run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
+) -> None:
+    second = replace(begun, attempt=2)
+    intend(run, second)
+    submission.write(run, second)
+    rundir.append_event(run, "start", stage="pretrain", index=0, attempt=2, job_id="77")
+
+    ledger.settle(run, client)
+
+    assert events(run, "submit")[-1]["job_ids"] == ["77"]
+
+
+def test_while_slurm_does_not_say_what_became_of_one_nothing_is_submitted(
+    run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
+) -> None:
+    intend(run, replace(begun, attempt=2))
+    programs.tell("down", "Unable to contact slurm controller")
+
+    with pytest.raises(SubmitError, match="whose submission was killed"):
+        succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
+
+    assert events(run, "withdraw") == []
