@@ -14,11 +14,11 @@ from jobs import attempt, nodes, rundir, specs
 from jobs.rundir import RunDir
 from jobs.slurm import ledger, successor
 from jobs.slurm.submission import SubmitError
-from meditron_cli import runs, view
+from meditron_cli import run_record, runs, view
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
+from meditron_cli.run_record import RunRecord, StageRecord, TaskJob
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState, Scheduler
-from meditron_cli.view import RunRecord, TaskJob
 
 SAVING_STAGES = ("pretrain", "evaluate")
 """Stages whose ranks look for the STOP file."""
@@ -86,7 +86,7 @@ def _launch(
     plan: Plan, scheduler: Scheduler, run: RunDir, note: Note, by: str
 ) -> dict[str, list[str]]:
     settle_unanswered(run, scheduler)
-    record = view.read(run)
+    record = run_record.read(run)
     infos = ask(record, scheduler)
     verdicts = judge_tasks(plan, run)
     refuse_other_data(record, verdicts)
@@ -341,7 +341,7 @@ def require_inputs(
         )
 
 
-def will_be_whole(stage: view.StageRecord, infos: Mapping[str, JobInfo]) -> bool:
+def will_be_whole(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
     """Whether each task of a stage is done or has a living job."""
     living = {index for index, job in stage.jobs.items() if is_living(infos.get(job.job_id))}
     return stage.done | living == set(range(stage.total))
@@ -357,12 +357,12 @@ def brings_own_data(stage: StagePlan) -> bool:
     )
 
 
-def job_ids(stage: view.StageRecord) -> list[str]:
+def job_ids(stage: StageRecord) -> list[str]:
     """The jobs that a stage's tasks were last given to, each once."""
     return unique(job.job_id for job in stage.jobs.values())
 
 
-def live_jobs(stage: view.StageRecord, infos: Mapping[str, JobInfo]) -> list[str]:
+def live_jobs(stage: StageRecord, infos: Mapping[str, JobInfo]) -> list[str]:
     """Those of a stage's jobs that are queued or running."""
     return [job for job in job_ids(stage) if is_living(infos.get(job))]
 
@@ -399,7 +399,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     with nobody_submits(run):
         for intent in ledger.unanswered(rundir.read_events(run)):
             withdraw(run, intent, schedulers(intent["scheduler"]))
-        open_ids = view.open_jobs(view.read(run), now=0.0)
+        open_ids = view.open_jobs(run_record.read(run), now=0.0)
         everything = sorted(job for ids in open_ids.values() for job in ids)
         rundir.append_event(run, "cancel", job_ids=everything)
         for kind, ids in open_ids.items():
@@ -438,7 +438,7 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         SchedulerError: no answer about what runs.
     """
     with nobody_submits(run):
-        record = view.read(run)
+        record = run_record.read(run)
         open_ids = view.open_jobs(record, time.time())
         leaving: list[str] = []
         rundir.append_event(run, "stop", job_ids=sorted(set().union(*open_ids.values())))

@@ -12,11 +12,11 @@ from jobs import janitor
 from jobs.rundir import RunDir
 from jobs.slurm.client import Client
 from jobs.slurm.states import JobInfo
-from meditron_cli import view
+from meditron_cli import run_record
 from meditron_cli.errors import MeditronError
 from meditron_cli.observe import ask
+from meditron_cli.run_record import RunRecord
 from meditron_cli.services import Services
-from meditron_cli.view import RunRecord
 
 BY = "watch"
 
@@ -34,7 +34,9 @@ def look(services: Services, runs: Sequence[RunDir]) -> list[Said]:
     """Look after each run once: one question to each scheduler for all of them, and more only for
     stages with a task whose job is over.
     """
-    records = [record for record in map(view.read, filter(is_mine, runs)) if wants_work(record)]
+    records = [
+        record for record in map(run_record.read, filter(is_mine, runs)) if wants_work(record)
+    ]
     infos = ask(services, records, services.clock.now())
     return [
         Said(record.name, stage, sentence)

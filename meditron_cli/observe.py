@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from jobs.rundir import RunDir
-from meditron_cli import view
+from meditron_cli import run_record, view
 from meditron_cli.errors import SchedulerError
+from meditron_cli.run_record import RunRecord
 from meditron_cli.scheduler.base import JobInfo, JobState
 from meditron_cli.services import Services
-from meditron_cli.view import RunRecord, RunView
+from meditron_cli.view import RunView
 
 
 def observe(services: Services, runs: Sequence[RunDir]) -> list[RunView]:
@@ -22,12 +23,12 @@ def evidence(
 ) -> list[tuple[RunRecord, dict[str, JobInfo], float]]:
     """What is known of each run: its record, what the schedulers say of its open jobs, and when."""
     now = services.clock.now()
-    records = [view.read(run) for run in runs]
+    records = [run_record.read(run) for run in runs]
     infos = ask(services, records, now)
     if infos:
         # A job that ended between the two questions has left its marker or exit record meanwhile.
         records = [
-            view.read(run) if any_gone(record, infos, now) else record
+            run_record.read(run) if any_gone(record, infos, now) else record
             for run, record in zip(runs, records, strict=True)
         ]
     return [(record, infos, now) for record in records]

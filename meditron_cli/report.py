@@ -7,9 +7,10 @@ from typing import Any
 
 from jobs import rundir, steps
 from jobs.rundir import RunDir
-from meditron_cli import view
+from meditron_cli import run_record
+from meditron_cli.run_record import RunRecord
 from meditron_cli.times import Times
-from meditron_cli.view import RunRecord, RunView
+from meditron_cli.view import RunView
 
 PLACES = ("corpus", "tokens", "checkpoints", "tensorboard", "evaluations", "stages", "code")
 
@@ -29,7 +30,7 @@ def gather(run: RunDir, record: RunRecord, seen: RunView, spent: Times) -> dict[
         "goodput": spent.goodput,
         "errors": [
             {"stage": stage, "task": index, "message": words.get("message", "")}
-            for stage, index, words in view.last_words(record)
+            for stage, index, words in run_record.last_words(record)
         ],
         "paths": {name: str(run.path(name)) for name in PLACES if run.path(name).exists()},
     }
@@ -49,7 +50,7 @@ def corpus(run: RunDir) -> dict[str, Any]:
 def summaries(run: RunDir, stage: str) -> list[dict[str, Any]]:
     """What the finished tasks of a stage say of themselves, by index."""
     folder = run.stage(stage) / "done"
-    markers = [view.read_small(path) for path in sorted(folder.glob("[0-9]*.json"))]
+    markers = [run_record.read_small(path) for path in sorted(folder.glob("[0-9]*.json"))]
     return [marker["summary"] for marker in markers if marker]
 
 
@@ -83,7 +84,7 @@ def pretrain(run: RunDir) -> dict[str, Any]:
 def evaluations(run: RunDir) -> list[dict[str, Any]]:
     """Results by benchmark and checkpoint step."""
     files = run.path("evaluations").glob("*/*/results.json")
-    found = [result for path in files if (result := view.read_small(path))]
+    found = [result for path in files if (result := run_record.read_small(path))]
     return sorted(
         ({key: value for key, value in result.items() if key != "format"} for result in found),
         key=lambda result: (result["benchmark"], result["checkpoint_step"]),

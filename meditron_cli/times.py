@@ -11,10 +11,12 @@ from typing import Any
 from jobs import rundir
 from jobs.rundir import RunDir
 from meditron_cli import attempts as starts
-from meditron_cli import timeledger, view
+from meditron_cli import events as log
+from meditron_cli import timeledger
 from meditron_cli.attempts import Attempt
+from meditron_cli.run_record import KINDS, RunRecord
 from meditron_cli.timeledger import TRAINING, Interruption, Ledger, Work
-from meditron_cli.view import RunRecord, RunView
+from meditron_cli.view import ALIVE, RunView
 
 HOUR_SECONDS = 3600.0
 
@@ -99,7 +101,7 @@ class Times:
 
 def measure(run: RunDir, record: RunRecord, seen: RunView, now: float) -> Times:
     """Read what a run's files tell of its time."""
-    events = list(view.events_of(run, view.KINDS))
+    events = list(log.read(run, KINDS))
     work = timeledger.work_of(rundir.read_lines(run.metrics()))
     told = starts.fold(events)
     settled = [
@@ -129,7 +131,7 @@ def measure(run: RunDir, record: RunRecord, seen: RunView, now: float) -> Times:
 
 def now_or_never(state: str, now: float) -> float | None:
     """The present for what may go on by itself, None for what has ended."""
-    return now if state in view.ALIVE else None
+    return now if state in ALIVE else None
 
 
 def settle(told: Iterable[Attempt], work: Sequence[Work], end: float | None) -> list[Attempt]:
@@ -231,7 +233,7 @@ def total_seconds(
     """Seconds from the first submission to the last end, or to now while anything goes on."""
     if record.submitted is None:
         return None
-    alive = any(stage.state in view.ALIVE for stage in seen.stages.values())
+    alive = any(stage.state in ALIVE for stage in seen.stages.values())
     ends = [item.ended or item.began for item in settled]
     end = now if alive or not ends else max(ends)
     return end - record.submitted

@@ -6,12 +6,13 @@ import sys
 from typing import Protocol
 
 from jobs.rundir import RunDir
-from meditron_cli import attempts, console, time_text, view
+from meditron_cli import attempts, console, events, run_record, time_text, view
 from meditron_cli.attempts import Attempt
 from meditron_cli.observe import ask
+from meditron_cli.run_record import RunRecord
 from meditron_cli.scheduler.base import JobInfo
 from meditron_cli.services import Services
-from meditron_cli.view import RunRecord, RunView, StageView
+from meditron_cli.view import RunView, StageView
 
 FINAL = ("succeeded", "failed", "stopped", "cancelled")
 LOOK_SECONDS = 0.5
@@ -51,8 +52,7 @@ class News:
             return []
         whole = text[: text.rfind(b"\n") + 1]
         self._read += len(whole)
-        events = view.parse(whole.splitlines(), ("exit",))
-        return list(attempts.fold(events))
+        return list(attempts.fold(events.parse(whole.splitlines(), ("exit",))))
 
 
 class Lines:
@@ -135,13 +135,13 @@ def until_end(services: Services, run: RunDir, board: Board) -> str:
     news = News(run)
     while True:
         now = services.clock.now()
-        record = view.read(run)
+        record = run_record.read(run)
         kinds = view.open_jobs(record, now)
         fresh = bool(kinds) and now - asked >= max(ASK_SECONDS[kind] for kind in kinds)
         if fresh:
             infos = ask(services, [record], now)
             asked = now
-            record = view.read(run)
+            record = run_record.read(run)
         run_view = view.fold(record, infos, now)
         tell_interruptions(news, board)
         board.show(run_view)
@@ -175,7 +175,7 @@ def why(run: RunDir) -> tuple[str, str, int]:
     """The first sentence and hint that an unfinished task of a run left, and its exit code
     (``jobs.runtime``); empty and 0 when none did.
     """
-    words = view.last_words(view.read(run))
+    words = run_record.last_words(run_record.read(run))
     if not words:
         return "", "", 0
     stage, index, said = words[0]

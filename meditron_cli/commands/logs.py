@@ -13,7 +13,7 @@ import click
 from jobs import specs
 from jobs.rundir import RunDir
 from meditron_cli import attempts as starts
-from meditron_cli import console, observe, time_text, view, watch
+from meditron_cli import console, events, observe, time_text, watch
 from meditron_cli.attempts import Attempt
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
@@ -68,7 +68,7 @@ class Wanted:
         if self.task is None:
             return ()
         tasks: dict[str, set[int]] = {}
-        for event in view.events_of(self.run, ("submit",)):
+        for event in events.read(self.run, ("submit",)):
             if event["stage"] == stage and len(event["job_ids"]) == len(event["indices"]):
                 for index, job in zip(event["indices"], event["job_ids"], strict=True):
                     tasks.setdefault(f"{job}_", set()).add(index)
@@ -114,7 +114,7 @@ def command(
 
 def newest_jobs(run: RunDir) -> dict[str, int]:
     """The attempt that the last submission of each stage began with: its jobs print there."""
-    return {event["stage"]: event["attempt"] for event in view.events_of(run, ("submit",))}
+    return {event["stage"]: event["attempt"] for event in events.read(run, ("submit",))}
 
 
 class Printer:
@@ -174,7 +174,7 @@ def heading(run: RunDir, stage: str, number: int, task: int | None) -> str:
     """An attempt in one line; one of several tasks says how many of them ended how."""
     found = [
         attempt
-        for attempt in starts.fold(view.events_of(run, starts.KINDS))
+        for attempt in starts.fold(events.read(run, starts.KINDS))
         if (attempt.stage, attempt.number) == (stage, number) and task in (None, attempt.index)
     ]
     if len(found) == 1:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meditron_cli import console, runs, view
+from meditron_cli import console, run_record, runs
 from meditron_cli.commands import options
 from meditron_cli.services import Services
 
@@ -51,5 +51,5 @@ def planned(run: RunDir) -> Plan:
 
     asked = runs.last_request(run)
     experiment, cluster = restore(asked)
-    stages, pace = list(view.read(run).stages), lead.measured(run)
+    stages, pace = list(run_record.read(run).stages), lead.measured(run)
     return inputs.make_plan(experiment, cluster, asked["size"], stages, pace)

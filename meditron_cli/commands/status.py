@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.rundir import RunDir
-from meditron_cli import console, observe, runs, view
+from meditron_cli import console, observe, run_record, runs, view
 from meditron_cli.commands import options
+from meditron_cli.run_record import RunRecord
 from meditron_cli.services import Services
 from meditron_cli.timeledger import TRAINING
-from meditron_cli.view import RunRecord, RunView
+from meditron_cli.view import RunView
 
 if TYPE_CHECKING:
     from meditron_cli.times import Times
@@ -134,7 +135,7 @@ class Full:
     @property
     def errors(self) -> list[dict[str, Any]]:
         """The exit record of each unfinished task whose last attempt has ended."""
-        return [problem(*words) for words in view.last_words(self.record)]
+        return [problem(*words) for words in run_record.last_words(self.record)]
 
 
 def to_json(full: Full) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def refuse(submission: Submission) -> None:
         ConfigError: placeholders in the profile, inputs that are missing; all of them.
     """
     from meditron_cli import launch
-    from meditron_cli.view import RunRecord
+    from meditron_cli.run_record import RunRecord
 
     placeholders = submission.loaded.placeholders
     if placeholders:
@@ -204,9 +204,9 @@ def start(services: Services, submission: Submission, run: RunDir, as_json: bool
 
 def continuing(run: RunDir, now: float) -> str:
     """Which run goes on, from where, and why it is not a new one."""
-    from meditron_cli import view
+    from meditron_cli import run_record, view
 
-    stages = view.fold(view.read(run), {}, now).stages.values()
+    stages = view.fold(run_record.read(run), {}, now).stages.values()
     far = ", ".join(f"{stage.stage} {stage.amount}" for stage in stages)
     return (
         f"continuing run {run.name} ({far or 'nothing done'}): "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import rundir
 from jobs.evidence import Action
 from jobs.rundir import RunDir
-from meditron_cli import console, inputs, launch, runs, view, watch
+from meditron_cli import console, inputs, launch, run_record, runs, view, watch
 from meditron_cli.config.identity import run_name
 from meditron_cli.drill import settings
 from meditron_cli.drill.faults import Fault
@@ -182,7 +182,7 @@ class Course:
         from meditron_cli.observe import ask
 
         now = self.services.clock.now()
-        record = view.read(run)
+        record = run_record.read(run)
         return view.fold(record, ask(self.services, [record], now), now).state in watch.FINAL
 
     def compare(

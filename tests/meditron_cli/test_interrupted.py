@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from jobs import rundir, specs
-from meditron_cli import view
+from meditron_cli import events
 from meditron_cli.scheduler.base import JobState
 
 from ..conftest import Bench
@@ -116,7 +116,7 @@ def test_a_rank_that_was_killed_and_started_again_is_in_status_logs_and_report(
 def test_its_time_is_accounted_for_to_the_last_second(survivor: Bench) -> None:
     spent = status(survivor)["time"]["training"]
 
-    exits = list(view.events_of(survivor.run(), ("exit",)))
+    exits = list(events.read(survivor.run(), ("exit",)))
     began = next(
         event["time"] for event in survivor.events("submit") if event["stage"] == "pretrain"
     )

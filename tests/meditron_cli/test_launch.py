@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from jobs import rundir
-from meditron_cli import launch, runs, view
+from meditron_cli import launch, run_record, runs
 from meditron_cli.commands.resume import planned
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
 
@@ -281,7 +281,7 @@ def test_resuming_gives_every_task_the_spec_it_had(meditron: Bench) -> None:
 def test_decisions_name_every_task_once(meditron: Bench) -> None:
     meditron.submit()
     run = meditron.run()
-    plan, record = planned(run), view.read(run)
+    plan, record = planned(run), run_record.read(run)
     infos = launch.ask(record, meditron.scheduler)
 
     decisions = launch.decide(plan, record, infos, launch.judge_tasks(plan, run))

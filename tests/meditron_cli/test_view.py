@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from jobs import rundir
 from jobs.rundir import RunDir
-from meditron_cli import view
+from meditron_cli import run_record, view
+from meditron_cli.run_record import Ending, RunRecord, StageRecord, TaskJob
 from meditron_cli.scheduler.base import JobInfo, JobState
-from meditron_cli.view import Ending, RunRecord, StageRecord, TaskJob
 
 from .told import Told
 
@@ -244,7 +244,7 @@ def test_of_two_submissions_of_a_task_the_later_counts() -> None:
             "time": attempt,
             "scheduler": "slurm",
         }
-        view.note_submission(stage, event)
+        run_record.note_submission(stage, event)
 
     assert [stage.jobs[index].job_id for index in (0, 1)] == ["5_0", "6"]
 
@@ -259,14 +259,14 @@ def test_one_job_id_may_stand_for_all_tasks() -> None:
         "scheduler": "local",
     }
 
-    view.note_submission(stage, event)
+    run_record.note_submission(stage, event)
 
     assert {job.job_id for job in stage.jobs.values()} == {"local:9:1"}
 
 
 def test_a_training_that_starts_again_has_not_lost_its_checkpoint() -> None:
     stage = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress={"done": 0})
-    view.note_start(stage, {"index": 0, "attempt": 2, "step": 30})
+    run_record.note_start(stage, {"index": 0, "attempt": 2, "step": 30})
 
     assert view.steps_and_tokens(stage) == (30, 240)
 
@@ -290,9 +290,9 @@ def test_a_submission_that_left_no_job_id_makes_its_tasks_unknown() -> None:
     record = RunRecord("run", Path("run"), stages={"tokenize": stage})
     begun = {"event": "intent", "stage": "tokenize", "attempt": 2, "indices": [1]}
 
-    view.note_intent(record, begun)
+    run_record.note_intent(record, begun)
     during = view.fold(record, {}, NOW).state
-    view.note_intent(record, {**begun, "event": "withdraw"})
+    run_record.note_intent(record, {**begun, "event": "withdraw"})
     after = view.fold(record, {}, NOW).state
 
     assert (during, after) == ("unknown", "stopped")
@@ -343,7 +343,7 @@ def test_a_start_moves_its_task_on_to_a_later_attempt_of_the_same_job(run: Told)
     run.exit(1, 20, "preempted", "requeue")
     run.start(2, 30, restarts=1)
 
-    stage = view.read(run.run).stages["tokenize"]
+    stage = run_record.read(run.run).stages["tokenize"]
 
     assert stage.jobs == {
         0: TaskJob("5_0", 1, 1_000.0, "slurm"),
@@ -358,9 +358,9 @@ def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: Told) -> None:
     run.start(2, 30)
     run.exit(2, 40, "crash", "stop", code=1)
 
-    seen = view.fold(view.read(run.run), {"5_0": said(JobState.ACTIVE)}, NOW)
+    seen = view.fold(run_record.read(run.run), {"5_0": said(JobState.ACTIVE)}, NOW)
 
-    assert view.last_words(view.read(run.run))[0][2]["attempt"] == 2
+    assert run_record.last_words(run_record.read(run.run))[0][2]["attempt"] == 2
     assert (seen.stages["tokenize"].state, seen.stages["tokenize"].attempts) == ("running", 2)
 
 
@@ -372,7 +372,7 @@ def test_a_task_refused_in_a_later_attempt_has_ended_there_unless_it_works_elsew
     run.exit(1, 20, "preempted", "requeue")
     run.exit(2, 30, "configuration", action, code=2)
 
-    stage = view.read(run.run).stages["tokenize"]
+    stage = run_record.read(run.run).stages["tokenize"]
 
     assert (stage.attempts, stage.exits[1]["attempt"]) == (attempts, attempts)
 
@@ -383,7 +383,7 @@ def test_a_successor_replaces_the_job_and_brings_its_own_janitor(run: Told) -> N
     run.submit(21, 2, "8", replaces=["5_1"], janitors=["9"])
     infos = {"5_0": said(JobState.ACTIVE), "8": JobInfo("8", JobState.QUEUED, "PENDING")}
 
-    record = view.read(run.run)
+    record = run_record.read(run.run)
     stage = record.stages["tokenize"]
 
     assert (stage.jobs[1].job_id, stage.jobs[1].attempt, stage.janitors) == ("8", 2, ("9",))
@@ -396,4 +396,4 @@ def test_a_submission_that_was_undone_leaves_the_jobs_before_it(run: Told) -> No
     run.submit(21, 2, "8")
     run.event("undo", 22, job_ids=["8"], reason="no place")
 
-    assert view.read(run.run).stages["tokenize"].jobs[1].job_id == "5_1"
+    assert run_record.read(run.run).stages["tokenize"].jobs[1].job_id == "5_1"

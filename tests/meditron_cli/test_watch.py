@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from meditron_cli import view
+from meditron_cli.run_record import RunRecord, StageRecord
 from meditron_cli.scheduler.base import JobState
-from meditron_cli.view import RunRecord, RunView, StageRecord
+from meditron_cli.view import RunView
 from meditron_cli.watch import Bars, Lines, until_end, why
 
 from ..conftest import Bench
