@@ -89,7 +89,7 @@ def command(
     profile = load_cluster(cluster)
     wanted = faults.choose(chosen, profile.scheduler)
     root = folder_of(runs.runs_root(runs_dir, services.environ, profile.runs_dir))
-    own = settings.settings(profile, nodes, len(wanted))
+    own = settings.settings(profile, nodes, wanted)
 
     def loaded(more: Sequence[str]) -> Loaded:
         experiment = config or root / "experiment.yaml"
@@ -101,7 +101,7 @@ def command(
         raise ConfigError(
             "\n".join(first.placeholders), hint="put your own values into the profile"
         )
-    console.note(settings.sentence(profile, first.experiment, [fault.does for fault in wanted]))
+    console.note(settings.announcement(profile, first.experiment, wanted))
     python = profile.environment.python or sys.executable
     hands = make_hands(profile.scheduler, python, services.environ)
     course = Course(services, hands, root, loaded)

@@ -15,7 +15,16 @@ from meditron_cli import console, inputs, launch, run_record, runs, view, watch
 from meditron_cli.config.identity import run_name
 from meditron_cli.drill import settings
 from meditron_cli.drill.faults import Fault
-from meditron_cli.drill.verdict import Blow, Result, Row, difference, following, judge, not_dealt
+from meditron_cli.drill.verdict import (
+    TOLERANCE,
+    Blow,
+    Result,
+    Row,
+    difference,
+    following,
+    judge,
+    not_dealt,
+)
 from meditron_cli.errors import RunFailed, SchedulerError
 from meditron_cli.scheduler.hands import Hands
 from meditron_cli.services import Services
@@ -63,7 +72,7 @@ class Course:
         self.finish(undisturbed)
         hit = self.train(settings.HIT, own)
         rows = self.hit(hit, faults)
-        return self.compare(undisturbed, hit, rows, tokens.experiment.pretrain.global_batch_size)
+        return self.compare(undisturbed, hit, rows)
 
     def train(self, name: str, own: Sequence[str]) -> RunDir:
         """Begin one of the two trainings."""
@@ -185,13 +194,18 @@ class Course:
         record = run_record.read(run)
         return view.fold(record, ask(self.services, [record], now), now).state in watch.FINAL
 
-    def compare(
-        self, undisturbed: RunDir, hit: RunDir, rows: tuple[Row, ...], batch: int
-    ) -> Result:
+    def compare(self, undisturbed: RunDir, hit: RunDir, rows: tuple[Row, ...]) -> Result:
         """Hold the two trainings beside each other."""
         want, have = (list(rundir.read_lines(run.metrics())) for run in (undisturbed, hit))
-        target = rundir.read_json(undisturbed.spec("pretrain", 0))["spec"]["train_steps"]
-        return Result(rows, target, difference(want, have, batch), hit.done("pretrain", 0).exists())
+        spec = rundir.read_json(undisturbed.spec("pretrain", 0))["spec"]
+        batch, tolerance = spec["global_batch_size"], TOLERANCE[spec["device"]]
+        return Result(
+            rows,
+            steps=spec["train_steps"],
+            different=difference(want, have, batch, tolerance),
+            reached=hit.done("pretrain", 0).exists(),
+            is_exact=difference(want, have, batch) is None,
+        )
 
     def cancel(self) -> None:
         """End whatever the drill has begun."""
@@ -253,9 +267,9 @@ def went_on(run: RunDir, attempt: int) -> bool:
 
 def damage_newest(run: RunDir) -> Path:
     """Cut the largest file of the newest checkpoint in half; answers its path."""
-    from jobs.engine import checkpoint
+    from jobs import checkpoints
 
-    found = checkpoint.find_latest(run.path("checkpoints"))
+    found = checkpoints.find_latest(run.path("checkpoints"))
     if found is None:
         raise SchedulerError(f"{run.root} has no checkpoint to damage")
     shard = max(found[0].glob("*.distcp"), key=lambda path: path.stat().st_size)

@@ -18,6 +18,9 @@ class Fault:
     causes: tuple[Cause, ...]
     """As which the attempt's exit record may name it."""
     needs_slurm: bool = False
+    steps: int = 100
+    """That training needs for it: two checkpoints before, and what passes until it strikes. Guess.
+    """
 
 
 FAULTS = {
@@ -34,6 +37,7 @@ FAULTS = {
             "lower the running job's time limit, so that it comes to it",
             (Cause.TIME_LIMIT,),
             needs_slurm=True,
+            steps=450,  # Slurm looks at limits every half a minute
         ),
         Fault("kill-rank", "kill the last rank", (Cause.CRASH,)),
         Fault("freeze-rank", "stop the last rank without ending it", (Cause.HANG,)),

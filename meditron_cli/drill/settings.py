@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from meditron_cli.errors import ConfigError
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     from jobs.rundir import RunDir
     from meditron_cli.config.schema import Cluster, Experiment
+    from meditron_cli.drill.faults import Fault
 
 SIZE = "tiny"
 UNDISTURBED = "drill-undisturbed"
@@ -26,19 +28,26 @@ tokenize:
   tokenizer: sample/tokenizer.json
 """
 
-STEPS_A_FAULT = 120
-"""Between two faults there is time for a start, two checkpoints and a look at the files. Guess."""
-MICRO_BATCHES = {"cpu": 2, "cuda": 32}
-"""A rank's micro-batches in a step: they make a step of a tiny model take about a tenth of a
-second on a core, and about half of one on a GPU, so that there is time to hit it. Guess.
-"""
+LAST_STEPS = 100
+"""After the last fault. Guess."""
+MICRO_BATCHES = {"cpu": 8, "cuda": 32}
+"""A rank's micro-batches in a step, so that there is time to hit a training of a tiny model."""
+STEP_SECONDS = {"cpu": 0.1, "cuda": 0.5}
+"""What a step then takes: measured with four ranks on two cores; on GPUs a guess."""
+START_SECONDS = 60
+"""From a fault to the next step, without the wait in the queue. Guess."""
+LEAD_SECONDS = 120
+"""More than a lowered time limit leaves, so that Slurm asks to save when it looks next."""
+LARGEST_TENSOR = LARGEST_PIPELINE = 2
+"""The tiny model has two groups of keys and values, and four layers."""
 
 
-def settings(cluster: Cluster, nodes: int | None, faults: int) -> tuple[str, ...]:
+def settings(cluster: Cluster, nodes: int | None, faults: Sequence[Fault]) -> tuple[str, ...]:
     """``--set`` of the drill, below the user's own.
 
     Args:
         nodes: how many to train on; None for two where the partition has them.
+        faults: that the training is to outlast.
 
     Raises:
         ConfigError: the partition has fewer nodes.
@@ -53,17 +62,21 @@ def settings(cluster: Cluster, nodes: int | None, faults: int) -> tuple[str, ...
         )
     ranks = wanted * (partition.node.gpus or 2)
     layout = cluster.defaults.get("parallel", {})
-    model_parallel = layout.get("tensor", 1) * layout.get("pipeline", 1)
-    data = max(1, ranks // model_parallel)
+    tensor = min(layout.get("tensor", 1), LARGEST_TENSOR, ranks)
+    pipeline = min(layout.get("pipeline", 1), LARGEST_PIPELINE, ranks // tensor)
+    data = ranks // (tensor * pipeline)
     return (
+        f"parallel.tensor={tensor}",
+        f"parallel.pipeline={pipeline}",
         f"parallel.data={data}",
         "pretrain.micro_batch_size=1",
         f"pretrain.global_batch_size={data * MICRO_BATCHES[cluster.device]}",
-        f"pretrain.train_steps={STEPS_A_FAULT * (faults + 1)}",
+        f"pretrain.train_steps={LAST_STEPS + sum(fault.steps for fault in faults)}",
         "pretrain.warmup_steps=20",
         "pretrain.save_interval=20",
         "pretrain.validation_interval=0",
         "pretrain.validation_batches=1",
+        f"pretrain.signal_lead_seconds={LEAD_SECONDS}",
         "supervision.step_limit_seconds=30",
         "supervision.retry_delay_seconds=0",
     )
@@ -84,15 +97,17 @@ def named(name: str) -> str:
     return f"name={name}"
 
 
-def sentence(cluster: Cluster, experiment: Experiment, does: Sequence[str]) -> str:
+def announcement(cluster: Cluster, experiment: Experiment, faults: Sequence[Fault]) -> str:
     """What the drill is going to do, before it does so."""
-    layout = experiment.parallel
+    layout, steps = experiment.parallel, experiment.pretrain.train_steps
     ranks = layout.tensor * layout.pipeline * layout.data
-    steps = experiment.pretrain.train_steps
+    nodes = ranks // (cluster.gpu_partition.node.gpus or ranks)
+    seconds = 2 * steps * STEP_SECONDS[cluster.device] + START_SECONDS * (len(faults) + 3)
     lines = [
-        f"drill on {cluster.name}: {ranks} ranks train a {SIZE} model for {steps} steps, once "
-        "undisturbed and once with these faults on the way:",
-        *(f"  {number}. {text}" for number, text in enumerate(does, 1)),
-        "Nothing but the drill's own jobs is touched; Ctrl-C cancels them.",
+        f"drill on {cluster.name}: {ranks} ranks on {nodes} node{'s' * (nodes > 1)} train a "
+        f"{SIZE} model for {steps} steps, once undisturbed and once with these faults on the way:",
+        *(f"  {number}. {fault.does}" for number, fault in enumerate(faults, 1)),
+        f"About {math.ceil(seconds / 60)} minutes of work, besides waiting in the queue. Nothing "
+        "but the drill's own jobs is touched; Ctrl-C cancels them.",
     ]
     return "\n".join(lines)

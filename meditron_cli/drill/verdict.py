@@ -11,6 +11,10 @@ from meditron_cli.drill.faults import Fault
 
 Line = Mapping[str, Any]
 
+TOLERANCE = {"cpu": 0.0, "cuda": 1e-3}
+"""By which losses may differ. On CPUs the order of additions is fixed; kernels of GPUs add in an
+order of their own (RESILIENCE, section 7, rule 10, allows as much)."""
+
 
 @dataclass(frozen=True)
 class Blow:
@@ -52,6 +56,8 @@ class Result:
     different: int | None
     """The first step whose loss or samples differ; None where none does."""
     reached: bool
+    is_exact: bool = True
+    """Every loss is the same bit for bit, and not only close."""
 
     @property
     def held(self) -> bool:
@@ -69,7 +75,8 @@ class Result:
             return "the run that was hit did not reach its target"
         if self.different is not None:
             return f"from step {self.different} on the two trainings are not the same"
-        same = f"the losses of all {self.steps} steps are those of the undisturbed run, bit for bit"
+        how = "bit for bit" if self.is_exact else f"to within {TOLERANCE['cuda']:g}"
+        same = f"the losses of all {self.steps} steps are those of the undisturbed run, {how}"
         missed = [row.fault for row in self.rows if row.verdict != "held"]
         if missed:
             return f"{same}, but not all went as it should: {', '.join(missed)}"
@@ -82,6 +89,7 @@ class Result:
             "sentence": self.sentence,
             "reached": self.reached,
             "steps": self.steps,
+            "bit_for_bit": self.is_exact,
             "first_difference": self.different,
             "faults": [asdict(row) for row in self.rows],
         }
@@ -130,9 +138,15 @@ def following(lines: Iterable[Line], attempt: int) -> list[Line]:
     return [line for line in later if line["attempt"] == later[0]["attempt"]]
 
 
-def difference(undisturbed: Iterable[Line], hit: Iterable[Line], batch: int) -> int | None:
-    """The first step that both do not have with the very same loss, or whose samples are not the
-    next in order; None where there is none.
+def difference(
+    undisturbed: Iterable[Line], hit: Iterable[Line], batch: int, tolerance: float = 0.0
+) -> int | None:
+    """The first step that both do not have with the same loss, or whose samples are not the next in
+    order; None where there is none.
+
+    Args:
+        batch: samples of a step.
+        tolerance: by which losses may differ; 0 wants the same bits.
     """
     want, have = (
         {line["step"]: line for line in steps.that_count(map(dict, lines)).trained}
@@ -141,7 +155,7 @@ def difference(undisturbed: Iterable[Line], hit: Iterable[Line], batch: int) -> 
     for step in range(1, max([*want, *have], default=0) + 1):
         if step not in want or step not in have:
             return step
-        same = want[step]["loss"] == have[step]["loss"]
-        if not same or have[step]["consumed_samples"] != step * batch:
+        apart = abs(want[step]["loss"] - have[step]["loss"])
+        if apart > tolerance or have[step]["consumed_samples"] != step * batch:
             return step
     return None

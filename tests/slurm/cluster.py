@@ -483,7 +483,8 @@ def remove_orphans(parent: Path, prefix: str) -> None:
         owner = cluster._state()["owner"]
         if owner is not None and not psutil.pid_exists(owner):
             cluster.stop()
-            cluster.remove()
+            with contextlib.suppress(FileNotFoundError):  # another session removes it, too
+                cluster.remove()
 
 
 # ---- small helpers

@@ -66,8 +66,8 @@ def laboratory(
     slurm: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Laboratory:
     """A desk with tokens that all trials share; what takes minutes begins at once."""
-    rows = request.config.stash.setdefault(faults.ROWS, [])
-    made = faults.make_laboratory(tmp_path_factory.mktemp("faults"), slurm, rows)
+    told = request.config.stash.setdefault(faults.TOLD, [])
+    made = faults.make_laboratory(tmp_path_factory.mktemp("faults"), slurm, told)
     if any("limited" in getattr(item, "fixturenames", ()) for item in request.session.items):
         made.begin_limited()
     return made
@@ -90,10 +90,8 @@ def limited(laboratory: Laboratory) -> dict[str, Trial]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Show what the fault tests have measured, and keep it in pytest's cache."""
-    rows = config.stash.get(faults.ROWS, [])
-    if rows:
-        config.cache.set("meditron/faults", [vars(row) for row in rows])
+    """Show what the fault tests have measured."""
+    if rows := [row() for row in config.stash.get(faults.TOLD, [])]:
         terminalreporter.section("faults: seconds to detect and to resume, steps trained again")
         for line in faults.table(rows):
             terminalreporter.write_line(line)

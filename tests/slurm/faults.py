@@ -41,7 +41,7 @@ LAYOUT = (("    gpus: 2 ", "    gpus: 1 "), ("    tensor: 2\n", "    tensor: 1\n
 NEVER = 1_000_000
 """A step that no trial reaches."""
 
-ROWS = pytest.StashKey[list["Row"]]()
+TOLD = pytest.StashKey[list[Callable[[], "Row"]]]()
 """What the fault tests have measured, for the table at the session's end."""
 
 Record = dict[str, Any]
@@ -69,7 +69,7 @@ class Laboratory:
 
     desk: Desk
     tokens: Path
-    rows: list[Row]
+    told: list[Callable[[], Row]]
     limited: dict[str, Trial] = field(default_factory=dict)
 
     @property
@@ -102,7 +102,7 @@ class Laboratory:
 
         Their nodes are their own, so that they run on while other tests do something to the rest.
         """
-        self.profile("patient", ("slurm:\n", "slurm:\n  sbatch: {nodelist: 'gpu[03-04]'}\n"))
+        self.profile("patient", ("slurm:\n", "slurm:\n  sbatch: {nodelist: 'gpu03,gpu04'}\n"))
         minute = ("pretrain.time_minutes=1", "pretrain.signal_lead_seconds=5")
         for name, step, deaf in (("limited", 10, False), ("stuck", 3, True)):
             self.limited[name] = self.begin(name, *minute, hold=step, deaf=deaf, cluster="patient")
@@ -116,13 +116,23 @@ class Laboratory:
         self.desk.profile(name, *LAYOUT, ("  set:\n", variables), *changes)
 
     def tell(self, fault: str, attempt: Attempt, since: float | None) -> None:
-        """Keep a line for the table."""
-        action = attempt.exit["action"]
-        if action not in ("stop", "finish"):
-            attempt.wait_follower()
+        """Keep a line for the table; what follows the attempt is looked up at the end."""
         detect = round(attempt.exit["ended"] - since, 1) if since else None
-        row = Row(fault, attempt.cause, action, detect, attempt.resume_seconds, attempt.redone)
-        self.rows.append(row)
+        self.told.append(
+            lambda: Row(
+                fault,
+                attempt.cause,
+                attempt.exit["action"],
+                detect,
+                attempt.resume_seconds,
+                attempt.redone,
+            )
+        )
+
+    def tell_other(self, fault: str, end: Record, since: float) -> None:
+        """Keep a line for the table about a stage that has no steps."""
+        detect = round(end["ended"] - since, 1)
+        self.told.append(lambda: Row(fault, end["cause"], end["action"], detect, None, None))
 
 
 @dataclass
@@ -215,6 +225,12 @@ class Trial:
         lines = (line.split(maxsplit=1) for line in text.splitlines())
         return [job for job, name in lines if name.startswith(f"{self.run.name}.")]
 
+    def reasons(self) -> str:
+        """Why jobs of the run wait."""
+        return self.laboratory.slurm.run(
+            "squeue", "-h", "-r", "-o", "%r", "-j", ",".join(self.jobs())
+        )
+
     def job(self) -> str:
         """The run's job that runs."""
         text = self.laboratory.slurm.run("squeue", "-h", "-t", "R", "-o", "%i %j")
@@ -297,10 +313,6 @@ class Attempt:
         later = [line["attempt"] for line in lines if line["attempt"] > self.number]
         return [line for line in lines if later and line["attempt"] == min(later)]
 
-    def wait_follower(self) -> None:
-        """Wait until a later attempt has trained a step."""
-        self.trial.wait_for(lambda: self.follower, f"a step after attempt {self.number}")
-
     @property
     def resume_seconds(self) -> float | None:
         follower = self.follower
@@ -308,7 +320,10 @@ class Attempt:
 
     @property
     def redone(self) -> int | None:
-        """Steps that the next attempt trained once more; None where none followed."""
+        """Steps that the next attempt trained once more; None where none followed.
+
+        To be asked when it has trained one: after ``reach``.
+        """
         known = (line for line in self.trial.trained() if line["attempt"] <= self.number)
         last = max((line["step"] for line in known), default=0)
         follower = self.follower
@@ -388,7 +403,7 @@ def left_in_memory(trial: Trial) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def make_laboratory(folder: Path, slurm: Cluster, rows: list[Row]) -> Laboratory:
+def make_laboratory(folder: Path, slurm: Cluster, told: list[Callable[[], Row]]) -> Laboratory:
     """A desk whose documents are tokenized."""
     desk = make_desk(folder, slurm)
     made: dict[str, list[str]] = {}
@@ -396,7 +411,7 @@ def make_laboratory(folder: Path, slurm: Cluster, rows: list[Row]) -> Laboratory
         answer = desk.submit(stage)
         desk.wait_end(*answer.jobs[stage])
         made |= answer.jobs
-    found = Laboratory(desk, answer.run.path("tokens"), rows)
+    found = Laboratory(desk, answer.run.path("tokens"), told)
     found.profile("faulty")
     return found
 

