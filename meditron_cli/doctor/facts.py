@@ -271,9 +271,9 @@ def preemption(site: Site, partition: str, qos: str) -> Preemption:
     """Whether and how jobs here are preempted (slurm.conf(5): PreemptType, PreemptMode,
     GraceTime): by the partitions' priority tiers, or by the qualities of service.
     """
-    kind = site.setting("PreemptType")
-    if kind is None:
+    if site.config is None:
         return Preemption(None)
+    kind = site.setting("PreemptType")  # none is ``preempt/none``, or ``(null)`` since 25.05
     if kind == "preempt/partition_prio":
         return _by_partition(site, partition)
     if kind == "preempt/qos":

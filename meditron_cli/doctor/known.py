@@ -36,13 +36,13 @@ def partitions(look: Look) -> dict[str, PartitionFacts]:
         if partition is None:
             continue
         qos = wanted.qos or look.cluster.qos
-        rule = look.site.qos_of(qos or look.qos)
+        rules = [look.site.qos_of(name) for name in (qos or look.qos, partition.qos)]
         preemption = facts.preemption(look.site, wanted.name, qos or look.qos)
         found[wanted.name] = PartitionFacts(
             qos=qos,
             grace_seconds=preemption.grace_seconds,
             max_time_minutes=smallest(
-                (partition.max_minutes, rule.max_wall_minutes if rule else None)
+                (partition.max_minutes, *(rule.max_wall_minutes for rule in rules if rule))
             ),
         )
     return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jobs.lead import Pace
 from meditron_cli.doctor import facts
-from meditron_cli.doctor.facts import Association, Partition, Preemption, Site
+from meditron_cli.doctor.facts import Association, Partition, Preemption, Qos, Site
 
 if TYPE_CHECKING:
     from meditron_cli.config.schema import Cluster
@@ -67,6 +67,13 @@ class Look:
         """The quality of service that training has; empty where it is not known."""
         named = self.wanted.qos or self.cluster.qos
         return named or (self.account.default_qos or "normal" if self.account else "")
+
+    @property
+    def limits(self) -> list[Qos | Association]:
+        """All that limits a training job: its quality of service, its partition's, its account."""
+        of_partition = self.partition.qos if self.partition else ""
+        rules = [self.site.qos_of(self.qos), self.site.qos_of(of_partition), self.account]
+        return [rule for rule in rules if rule is not None]
 
     @property
     def preemption(self) -> Preemption:

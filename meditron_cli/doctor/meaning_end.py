@@ -25,7 +25,7 @@ def preempted(look: Look) -> Iterator[Finding]:
         return
     if not found.possible:
         meaning = f"nothing takes the nodes of a job in {look.wanted.name}"
-        yield Finding("preemption", kind or "", OK, meaning, CONFIG)
+        yield Finding("preemption", kind or "none", OK, meaning, CONFIG)
         return
     yield Finding("preemption", found.mode, *after_preemption(look), CONFIG)
 

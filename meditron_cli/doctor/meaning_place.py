@@ -158,14 +158,12 @@ def accounts(look: Look) -> Iterator[Finding]:
 
 def job_limits(look: Look) -> Iterator[Finding]:
     """How many jobs one may have, and for how long."""
-    qos, account = look.site.qos_of(look.qos), look.account
     if look.site.qos is None and look.site.associations is None:
         yield unknown("job limits", ACCOUNTS, "not answered: sbatch refuses what is too much")
         return
-    both = [item for item in (qos, account) if item is not None]
-    submit = smallest(item.max_submit for item in both)
-    running = smallest(item.max_jobs for item in both)
-    wall = smallest(item.max_wall_minutes for item in both)
+    submit = smallest(rule.max_submit for rule in look.limits)
+    running = smallest(rule.max_jobs for rule in look.limits)
+    wall = smallest(rule.max_wall_minutes for rule in look.limits)
     value = ", ".join(
         f"{words} {number}"
         for words, number in (("submit", submit), ("run", running), ("minutes", wall))

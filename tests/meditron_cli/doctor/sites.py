@@ -1,0 +1,71 @@
+"""Sites as they answered, from `tests/data`, and profiles to look at them with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jobs.lead import Pace
+from jobs.slurm import queries
+from meditron_cli.config.schema import Cluster
+from meditron_cli.doctor import facts
+from meditron_cli.doctor.facts import Site
+from meditron_cli.doctor.finding import Finding
+from meditron_cli.doctor.look import Look, Workload
+
+DATA = Path(__file__).parents[2] / "data"
+
+WORK = Workload(
+    Pace(save_seconds=30.0, step_seconds=10.0),
+    source="measured in run med-7b-3f2a91c0",
+    save_interval=500,
+    gpus=64,
+    tasks=12,
+    time_minutes=600,
+)
+
+
+def said(version: str, what: str) -> str:
+    """What a command printed there; nothing where it did not answer."""
+    path = DATA / f"slurm-{version}-{what}.txt"
+    return path.read_text() if path.exists() else ""
+
+
+def site(recorded: str, **changes: Any) -> Site:
+    """The site of a version, changed."""
+    config = queries.parse_config(said(recorded, "config"))
+    asked = Site(
+        version=facts.parse_version(said(recorded, "version")),
+        config=config,
+        partitions=facts.parse_partitions(said(recorded, "partitions")) or None,
+        nodes=facts.parse_nodes(said(recorded, "nodes")) or None,
+        qos=facts.parse_qos(said(recorded, "qos")) or None,
+        associations=facts.parse_associations(said(recorded, "associations"), config["ClusterName"])
+        or None,
+        has_accounting=True,
+    )
+    return replace(asked, **changes)
+
+
+def with_settings(asked: Site, **settings: str) -> Site:
+    """A site whose configuration has other lines."""
+    return replace(asked, config={**(asked.config or {}), **settings})
+
+
+def profile(partition: str, **more: Any) -> Cluster:
+    """A profile of two nodes with four GPUs each; `node`, `gpu` and `slurm` change its sections."""
+    node = {"gpus": 4, "cpus": 16, "memory_gb": 64, **more.pop("node", {})}
+    gpu = {"name": partition, "nodes": 2, "node": node, **more.pop("gpu", {})}
+    values = {"name": "site", "scheduler": "slurm", "device": "cuda", "gpu_partition": gpu}
+    return Cluster.model_validate({**values, **more})
+
+
+def look(asked: Site, cluster: Cluster, **work: Any) -> Look:
+    """A look at a site, for a workload."""
+    return Look(asked, cluster, replace(WORK, **work))
+
+
+def by_fact(findings: list[Finding]) -> dict[str, Finding]:
+    """Findings by what they are about."""
+    return {finding.fact: finding for finding in findings}
