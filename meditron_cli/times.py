@@ -12,10 +12,11 @@ from jobs import rundir
 from jobs.rundir import RunDir
 from meditron_cli import attempts as starts
 from meditron_cli import events as log
-from meditron_cli import timeledger
+from meditron_cli import interruptions, timeledger
 from meditron_cli.attempts import Attempt
+from meditron_cli.interruptions import Interruption
 from meditron_cli.run_record import KINDS, RunRecord
-from meditron_cli.timeledger import TRAINING, Interruption, Ledger, Work
+from meditron_cli.timeledger import TRAINING, Ledger, Work
 from meditron_cli.view import ALIVE, RunView
 
 HOUR_SECONDS = 3600.0
@@ -119,7 +120,7 @@ def measure(run: RunDir, record: RunRecord, seen: RunView, now: float) -> Times:
     nodes, gpus = hours(record, settled)
     return Times(
         attempts=told,
-        interruptions=tuple(timeledger.interruptions(told, work)),
+        interruptions=tuple(interruptions.find(told, work)),
         reached=timeledger.last_steps(work),
         training=ledger,
         stages=spent,

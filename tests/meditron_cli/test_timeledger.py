@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meditron_cli import attempts, timeledger
+from meditron_cli import attempts, interruptions, timeledger
 from meditron_cli.attempts import Attempt
-from meditron_cli.timeledger import Interruption, Ledger
+from meditron_cli.interruptions import Interruption
+from meditron_cli.timeledger import Ledger
 
 BEGAN = 1_700_000_000.0
 
@@ -69,7 +70,7 @@ class Story:
         return timeledger.account(self.events, settled, work, BEGAN + ready, until)
 
     def interruptions(self) -> list[Interruption]:
-        return timeledger.interruptions(self.attempts, timeledger.work_of(self.lines))
+        return interruptions.find(self.attempts, timeledger.work_of(self.lines))
 
 
 def spent(ledger: Ledger) -> dict[str, float]:

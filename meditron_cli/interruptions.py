@@ -1,0 +1,105 @@
+"""What the interruptions of a run cost: steps redone, time to detect, time to resume. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meditron_cli import timeledger
+from meditron_cli.attempts import Attempt
+from meditron_cli.timeledger import STEPS, TRAINING, Work
+
+ANNOUNCED = ("preempted", "time_limit", "stopped", "cancelled")
+"""Causes that nobody has to detect: they ask the ranks to leave."""
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """An attempt that ended before its task was done."""
+
+    attempt: Attempt
+    step: int | None
+    """The last step it made; None for what has no steps, or made none."""
+    steps_redone: int | None
+    """Those of its steps that were lost; None for what has no steps."""
+    detect_s: float | None
+    """Seconds from the last sign of life to the moment that the end was noticed; None where that
+    is not known, and for what was announced."""
+    resume_s: float | None
+    """Seconds from the failure to the first step that nobody had made before; None until then."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``--json`` prints it."""
+        attempt = self.attempt
+        names = ("stage", "job_id", "node", "cause", "action", "ended")
+        return {
+            **{name: getattr(attempt, name) for name in names},
+            "task": attempt.index,
+            "attempt": attempt.number,
+            "reason": attempt.sentence,
+            "step": self.step,
+            "steps_redone": self.steps_redone,
+            "detect_s": self.detect_s,
+            "resume_s": self.resume_s,
+        }
+
+
+def find(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Interruption]:
+    """The attempts that ended early, with what they cost.
+
+    Args:
+        attempts: of all stages.
+        work: of training; other stages have no steps.
+    """
+    made = [item for item in work if item.bucket in STEPS]
+    reached, signs = timeledger.last_steps(made), timeledger.last_signs(work)
+    lost = Counter(item.attempt for item in made if item.bucket == "redone")
+    fresh = first_new_steps(made)
+    found = []
+    for attempt in attempts:
+        number, trains = attempt.number, attempt.stage == TRAINING
+        if not attempt.interrupted:
+            continue
+        detected = detected_after(attempt, signs.get(number) if trains else None)
+        found.append(
+            Interruption(
+                attempt,
+                step=reached.get(number, attempt.last_step) if trains else None,
+                steps_redone=lost[number] if trains else None,
+                detect_s=detected,
+                resume_s=resumed_after(attempt, detected, fresh) if trains else None,
+            )
+        )
+    return found
+
+
+def detected_after(attempt: Attempt, sign: float | None) -> float | None:
+    """Seconds from the last sign of life to the end of an attempt, as it was recorded or, where
+    nobody has recorded it, by its last metric line: no less than the detection took.
+    """
+    if attempt.detect_s is not None or sign is None or attempt.cause in ANNOUNCED:
+        return attempt.detect_s
+    return max(0.0, (attempt.ended or 0.0) - sign)
+
+
+def first_new_steps(made: Iterable[Work]) -> list[tuple[int, float]]:
+    """Number and time, oldest first: when attempts finished the first step beyond all before."""
+    highest = 0
+    found: dict[int, float] = {}
+    for item in made:
+        if item.step > highest:
+            highest = item.step
+            found.setdefault(item.attempt, item.ended)
+    return sorted(found.items())
+
+
+def resumed_after(
+    attempt: Attempt, detected: float | None, fresh: Iterable[tuple[int, float]]
+) -> float | None:
+    """Seconds from a failure to the first new step after it."""
+    failed = (attempt.ended or 0.0) - (detected or 0.0)
+    times = (time for number, time in fresh if number > attempt.number)
+    time = next(times, None)
+    return None if time is None else max(0.0, time - failed)
