@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jobs import rundir
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
 from meditron_cli.services import Clock
+
+
+JANITOR = "janitor-"
 
 
 @dataclass
@@ -31,8 +35,12 @@ class FakeScheduler:
     """A stage that it refuses."""
     silent: bool = False
     """Whether it does not answer questions about jobs."""
+    adopts: bool = False
+    """Whether the jobs of killed submissions are there."""
     submitted: list[Submitted] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    dismissed: list[str] = field(default_factory=list)
+    """Janitors that were cancelled."""
     withdrawn: list[tuple[str, int]] = field(default_factory=list)
     asked: list[tuple[str, ...]] = field(default_factory=list)
     jobs: dict[str, JobInfo] = field(default_factory=dict)
@@ -69,17 +77,22 @@ class FakeScheduler:
         return {job: self.jobs.get(job, JobInfo(job, missing, "")) for job in job_ids}
 
     def cancel(self, job_ids: Sequence[str]) -> None:
-        self.cancelled += job_ids
+        self.dismissed += [job for job in job_ids if job.startswith(JANITOR)]
+        self.cancelled += [job for job in job_ids if not job.startswith(JANITOR)]
         for job in job_ids:
             self.put(job, JobState.ENDED, "CANCELLED by 1000")
 
     def submit_janitor(
         self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
     ) -> list[str]:
-        return []
+        return [f"{JANITOR}{job_ids[0]}"]
 
     def adopt(self, run: Path, intent: Mapping[str, Any]) -> bool:
-        return False
+        if self.adopts:
+            fields = {key: intent[key] for key in ("stage", "attempt", "indices", "scheduler")}
+            rundir.append_event(rundir.RunDir(run), "submit", **fields, job_ids=["99"])
+            self.put("99", JobState.QUEUED)
+        return self.adopts
 
     def node_names(self, partition: str) -> tuple[str, ...] | None:
         return None

@@ -101,7 +101,8 @@ def test_a_refused_stage_takes_back_the_ones_before_it(meditron: Bench) -> None:
     assert result.exit_code == 3
     assert result.stderr.endswith("error: sbatch refused pretrain: no such partition\n")
     assert meditron.scheduler.cancelled == ["101_0", "102_0", "102_1", "102_2"]
-    assert meditron.events("undo")[0]["job_ids"] == meditron.scheduler.cancelled
+    undone = meditron.events("undo")[0]["job_ids"]
+    assert set(undone) == {*meditron.scheduler.cancelled, *meditron.scheduler.dismissed}
 
 
 def test_after_a_refusal_the_next_submission_starts_everything(meditron: Bench) -> None:
@@ -321,6 +322,74 @@ def test_submissions_that_were_answered_are_not_withdrawn(meditron: Bench) -> No
     meditron.submit()
 
     assert meditron.scheduler.withdrawn == []
+
+
+def test_a_whole_submission_that_was_killed_is_taken_over(meditron: Bench) -> None:
+    killed_between_submission_and_answer(meditron)
+    meditron.scheduler.adopts = True
+
+    meditron.submit("--set", "evaluate.benchmarks=[]")
+
+    assert meditron.scheduler.withdrawn == []
+    assert len(meditron.scheduler.submitted) == 3
+
+
+# ---- those who look after jobs
+
+
+def test_each_stage_has_a_janitor_and_a_person_stands_behind_it(meditron: Bench) -> None:
+    meditron.submit()
+
+    told = [(event["stage"], event["by"], event["janitors"]) for event in meditron.events("submit")]
+    assert told == [
+        ("curate", "person", ["janitor-101_0"]),
+        ("tokenize", "person", ["janitor-102_0"]),
+        ("pretrain", "person", ["janitor-103_0"]),
+        ("evaluate", "person", ["janitor-104_0"]),
+    ]
+
+
+def test_janitors_are_cancelled_with_what_they_look_after(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+
+    result = meditron("cancel", meditron.run().name)
+
+    assert meditron.scheduler.cancelled == ["101_0"]
+    assert meditron.scheduler.dismissed == ["janitor-101_0"]
+    assert result.stdout.endswith(": 1 jobs cancelled\n")
+
+
+def test_nobody_goes_on_with_a_run_that_saves_and_leaves(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+
+    meditron("cancel", meditron.run().name, "--save")
+
+    assert meditron.scheduler.dismissed == ["janitor-101_0"]
+
+
+def test_dependents_that_are_replaced_lose_their_janitors(
+    meditron: Bench, finish: Callable[..., None], fail: Callable[..., None]
+) -> None:
+    meditron.submit("--set", "evaluate.benchmarks=[]")
+    finish(meditron.run(), "curate", 0)
+    fail(meditron.run(), "tokenize", 1)
+    meditron.scheduler.put_stage("tokenize", JobState.ENDED, "FAILED")
+    meditron.scheduler.put_stage("pretrain", JobState.QUEUED, reason="DependencyNeverSatisfied")
+
+    meditron.submit("--set", "evaluate.benchmarks=[]")
+
+    assert meditron.scheduler.cancelled == ["103_0"]
+    assert meditron.scheduler.dismissed == ["janitor-103_0"]
+
+
+def test_a_run_that_is_at_work_says_in_which_job(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    meditron.scheduler.put_stage("curate", JobState.QUEUED, reason="BeginTime")
+
+    result = meditron("resume", meditron.run().name)
+
+    assert result.stderr == "curate: job 101_0 is there already (queued: BeginTime)\n"
+    assert len(meditron.scheduler.submitted) == 1
 
 
 @pytest.mark.parametrize(
