@@ -233,6 +233,15 @@ def killed_rank(evidence: Evidence, rank: RankExit) -> Words:
     return Words(Cause.CRASH, sentence, rank.node, hint, same)
 
 
+def supervisor_killed(evidence: Evidence) -> Words | None:
+    """Slurm ends the ranks of a job whose batch step is gone."""
+    if not evidence.supervisor_signal:
+        return None
+    name = signal_name(evidence.supervisor_signal)
+    sentence = f"the supervisor of {job(evidence)} was ended by {name}{at_step(evidence)}"
+    return Words(Cause.CRASH, sentence)
+
+
 def unnamed_rank(evidence: Evidence) -> Words | None:
     """A signal ended a rank that nobody names."""
     code = evidence.code
@@ -300,6 +309,7 @@ WHAT_HAPPENED: tuple[Rule, ...] = (
     bad_gpu,
     host_memory,
     hung,
+    supervisor_killed,
     rank_failed,
     unnamed_rank,
     log_alone,

@@ -161,6 +161,8 @@ class Evidence:
     """``PreemptTime`` is set, or the accounting says PREEMPTED."""
     slurm_state: str = ""
     """Slurm's first word for the job (RUNNING, TIMEOUT, NODE_FAIL …); empty when it says none."""
+    supervisor_signal: int = 0
+    """That ended the supervisor itself, as the accounting has it; 0 for none."""
     ranks: tuple[RankExit, ...] = ()
     """Those that left words or failed, first to fail first."""
     code: int | None = None

@@ -49,6 +49,7 @@ class Said:
     cancelled_by: str = ""
     """``owner``, ``admin`` or empty for not known."""
     out_of_memory: bool = False
+    supervisor_signal: int = 0
     failed_node: str = ""
     """The only node of the job that Slurm calls down now."""
     site: Site = HERE
@@ -77,6 +78,7 @@ def evidence(
         ranks=tuple(rank_exits(last_words(place), seen.failures, ended)),
         code=seen.code,
         ranks_started=seen.ranks_started,
+        supervisor_signal=said.supervisor_signal,
         failed_node=srun_words.failed_node(words) or said.failed_node,
         oom_kills=max(seen.oom_kills, srun_words.oom_kills(words), int(said.out_of_memory)),
         findings=seen.findings,

@@ -111,14 +111,23 @@ def recorded(
         cancelled=word == "CANCELLED",
         cancelled_by=_person(by),
         out_of_memory=_any_out_of_memory(row, steps),
+        supervisor_signal=_signal(row) if word == "FAILED" else 0,
         failed_node=_only_down(client, nodes) if word in LOST_NODE else "",
     )
+
+
+def _signal(row: AccountRow) -> int:
+    """What ended the batch step of a job."""
+    number = row.exit_code.partition(":")[2]
+    return int(number) if number.isdigit() else 0
 
 
 def _only_down(client: Client | None, nodes: tuple[str, ...]) -> str:
     """The one of these nodes that is down; the accounting lists all nodes of a job that lost one
     (verified).
     """
+    if len(nodes) == 1:
+        return nodes[0]
     down = (client.down_nodes(nodes) if client and nodes else None) or ()
     return down[0] if len(down) == 1 else ""
 

@@ -41,6 +41,7 @@ CASES: list[tuple[str, Evidence, Cause]] = [
     ("PreemptTime is set", evidence(preempted=True, signals=(USR2,)), Cause.PREEMPTED),
     ("preempted, no signal seen", evidence(preempted=True, ranks=(STOPPED,)), Cause.PREEMPTED),
     ("a row PREEMPTED", evidence(slurm_state="PREEMPTED", site=AFTERWARDS), Cause.PREEMPTED),
+    ("supervisor killed", evidence(slurm_state="FAILED", supervisor_signal=9), Cause.CRASH),
     ("requeued by hand", evidence(slurm_state="REQUEUED", site=AFTERWARDS), Cause.PREEMPTED),
     ("the early signal", evidence(signals=(USR2,), ranks=(STOPPED,), code=130), Cause.TIME_LIMIT),
     ("too slow to save", evidence(signals=(USR2,), ranks=(rank(3, KILL),)), Cause.TIME_LIMIT),

@@ -160,13 +160,11 @@ class Trial:
         )
         self.run = answer.run
 
-    def state(self) -> str:
-        """What `meditron status` calls it."""
-        answer = self.laboratory.desk(
-            "status", self.run.name, "--json", MEDITRON_RUNS=str(self.runs)
-        )
-        (found,) = answer.json["runs"]
-        return str(found["state"])
+    def status(self) -> Record:
+        """What `meditron status` says of it."""
+        words = ("status", self.run.name, "--json")
+        (found,) = self.laboratory.desk(*words, MEDITRON_RUNS=str(self.runs)).json["runs"]
+        return dict(found)
 
     def hold(self, step: int = NEVER, deaf: bool = False) -> None:
         """Let the ranks train up to a step, and wait there; deaf ones do not heed a request to
@@ -356,9 +354,11 @@ def check_reached(trial: Trial, truth: dict[int, float]) -> None:
     """The target was reached with the losses of the undisturbed training, and nothing is left."""
     trial.wait_end()
     assert trial.run.done("pretrain", 0).exists(), trial.story()
-    assert trial.state() == "succeeded"
+    found = trial.status()
+    assert found["state"] == "succeeded"
     check_losses(trial, truth, TARGET)
     check_ledger(trial)
+    check_time(found["time"]["training"])
 
 
 def check_stopped(trial: Trial, truth: dict[int, float], cause: str) -> Record:
@@ -383,6 +383,14 @@ def check_losses(trial: Trial, truth: dict[int, float], target: int) -> None:
     assert {line["step"]: line["loss"] for line in trained} == {
         step: truth[step] for step in range(1, target + 1)
     }
+
+
+def check_time(training: Record) -> None:
+    """The buckets of time sum to the wall-clock."""
+    buckets = {key: value for key, value in training.items() if key.endswith("_s")}
+    wall = buckets.pop("wall_s")
+    assert sum(buckets.values()) == pytest.approx(wall)
+    assert min(buckets.values()) >= 0
 
 
 def check_ledger(trial: Trial) -> None:

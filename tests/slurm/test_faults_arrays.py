@@ -114,7 +114,9 @@ def test_an_evaluation_that_is_preempted_finds_its_checkpoint_although_training_
 
     trial.reach(27)
     since = time.time()
-    urgent = laboratory.slurm.submit("true", "-p", "high", "-w", "gpu04", "--exclusive")
+    urgent = laboratory.slurm.submit(
+        "true", "-p", "high", "-w", "gpu04", "--exclusive", "--output=/dev/null"
+    )
     laboratory.slurm.wait_job(urgent, "COMPLETED", timeout=240)
     trial.reach(37)
     kept = saved_steps(trial.run)

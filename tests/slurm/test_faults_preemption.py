@@ -42,7 +42,9 @@ def preempt(trial: Trial) -> tuple[Attempt, float]:
     attempt, slurm, job = trial.current, trial.laboratory.slurm, trial.job()
     nodes = ",".join(trial.nodes())
     since = time.time()
-    urgent = slurm.submit("true", "--partition=high", f"--nodelist={nodes}", "--exclusive")
+    urgent = slurm.submit(
+        "true", "--partition=high", f"--nodelist={nodes}", "--exclusive", "--output=/dev/null"
+    )
     slurm.wait_job(urgent, "COMPLETED", timeout=240)
     ended = trial.wait_exit(attempt)
     trial.wait_for(lambda: trial.current > attempt, "the next attempt")

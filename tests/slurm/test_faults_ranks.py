@@ -156,7 +156,7 @@ def test_the_same_failure_at_the_same_step_each_time_stops_the_run(
     assert 2 <= len(attempts) <= 4
     assert last["step_after"] == 2 * EVERY
     assert len({record["fingerprint"] for record in attempts.values()}) == 1
-    assert trial.state() == "failed"
+    assert trial.status()["state"] == "failed"
 
 
 def test_data_that_cannot_be_read_stops_at_once_and_no_evaluation_starts(

@@ -151,7 +151,7 @@ def test_a_run_that_is_cancelled_during_a_save_stays_so_until_it_is_resumed(
 
     laboratory.desk("cancel", trial.run.name)
     trial.wait_end()
-    state = trial.state()
+    state = trial.status()["state"]
     (trial.folder / "saved").touch()
     laboratory.desk("resume", trial.run.name)
     ended = trial.wait_exit(1)

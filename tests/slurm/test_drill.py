@@ -1,0 +1,64 @@
+"""A drill on the real Slurm, through the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from jobs import rundir
+from jobs.rundir import RunDir
+
+from .cluster import Cluster
+from .desk import Desk, make_desk
+
+pytestmark = pytest.mark.slurm
+
+SMALL = (
+    "model.layers=2",
+    "model.hidden_size=64",
+    "model.ffn_hidden_size=128",
+    "pretrain.global_batch_size=8",
+)
+
+
+@pytest.fixture(scope="module")
+def desk(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    yield make_desk(tmp_path_factory.mktemp("drill"), slurm)
+    slurm.cancel_all()
+
+
+def test_a_training_that_is_hit_comes_out_like_the_one_that_was_left_alone(desk: Desk) -> None:
+    faults = "kill-rank,damage-checkpoint,preempt"
+    sets = [word for override in SMALL for word in ("--set", override)]
+
+    answer = desk("drill", "--cluster", "test-slurm", "--faults", faults, *sets, "--json")
+
+    found = answer.json
+    assert (found["held"], found["bit_for_bit"]) == (True, True), answer
+    assert [(row["fault"], row["cause"], row["verdict"]) for row in found["faults"]] == [
+        ("kill-rank", "crash", "held"),
+        ("damage-checkpoint", "crash", "held"),
+        ("preempt", "preempted", "held"),
+    ]
+    damaged = found["faults"][1]
+    assert damaged["redone"] >= 20, "it went back to the checkpoint before"
+    assert answer.stderr.startswith("drill on test-slurm: 4 ranks on 2 nodes train a tiny model")
+    assert list(desk.runs.iterdir()) == [], "nothing is kept when all went well"
+
+
+def test_a_fault_that_comes_too_late_fails_the_drill_and_keeps_its_runs(desk: Desk) -> None:
+    answer = desk(
+        *("drill", "--cluster", "test-slurm", "--faults", "kill-rank"),
+        *("--set", "pretrain.train_steps=30", "--set", "model.layers=2"),
+        code=4,
+    )
+
+    (row,) = [line for line in answer.stdout.splitlines() if line.startswith("kill-rank")]
+    assert row.endswith("the run was over before it came to this")
+    (folder,) = desk.runs.iterdir()
+    assert f"hint: the drill's runs are kept in {folder}" in answer.stderr
+    hit = RunDir(next(folder.glob("drill-hit-*")))
+    assert [event["cause"] for event in rundir.read_events(hit) if event["event"] == "exit"] == [
+        "completed"
+    ]
