@@ -13,7 +13,6 @@ from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
 from meditron_cli.services import Clock
 
-
 JANITOR = "janitor-"
 
 

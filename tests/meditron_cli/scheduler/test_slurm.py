@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from jobs import rundir
+from jobs import nodes, rundir
 from jobs.rundir import RunDir
 from jobs.slurm.client import SACCT_IDS
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
@@ -268,12 +268,57 @@ def test_a_whole_stage_runs_in_a_hostile_folder(
     assert result.exit_code == 0, result.stderr
     run = RunDir(Path(json.loads(result.stdout)["dir"]))
     deadline = time.monotonic() + 60
-    while not slurm_programs.ended() and time.monotonic() < deadline:
+    while len(slurm_programs.ended()) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
 
-    assert slurm_programs.ended() == {"101": 0}
+    assert slurm_programs.ended() == {"101": 0, "102": 0}  # the second is its janitor
     assert rundir.read_json(run.done("curate", 0))["summary"]["documents"] == 1
     assert not list(tmp_path.rglob("pwned"))
+
+
+# ---- nodes that failed us
+
+
+@pytest.mark.parametrize(
+    ("bad", "excluded", "said"),
+    [
+        (("cpu02",), "#SBATCH --exclude=cpu02\n", ""),
+        (("nosuch",), "", ""),
+        (
+            ("cpu01", "cpu02", "cpu03"),
+            "#SBATCH --exclude=cpu03,cpu02\n",
+            "curate: cpu01 may be used although the node ledger speaks against it: ",
+        ),
+    ],
+)
+def test_a_submission_leaves_out_nodes_that_the_ledger_speaks_against(
+    slurm_programs: FakeSlurm,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bad: tuple[str, ...],
+    excluded: str,
+    said: str,
+) -> None:
+    monkeypatch.chdir(project)
+    slurm_programs.tell("nodes", "".join(f"cpu0{number}\n" for number in range(1, 5)))
+    now = time.time()
+    entries = [
+        nodes.strike(node, "FATAL", "xid", "an error", now + number)
+        for number, node in enumerate(bad)
+    ]
+    nodes.append(nodes.ledger(project / "runs", "test-slurm"), entries)
+    words = ("submit", "curate", "--cluster", "test-slurm", "--size", "tiny")
+
+    result = CliRunner().invoke(main, [*words, "--runs-dir", str(project / "runs")])
+
+    assert result.exit_code == 0, result.stderr
+    assert excluded in slurm_programs.script("101")
+    assert ("--exclude" in slurm_programs.script("101")) == bool(excluded)
+    assert said in result.stderr
+    (submitted,) = project.glob("runs/*/stages/curate/attempts/1/submission.json")
+    assert list(rundir.read_json(submitted)["exclude"]) == (
+        excluded.strip().partition("--exclude=")[2].split(",") if excluded else []
+    )
 
 
 @pytest.mark.parametrize("name", ["100%done", "back\\slash", "two\nlines", "a:b"])
