@@ -50,7 +50,7 @@ def find(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Interruption
     """The attempts that ended early, with what they cost.
 
     Args:
-        attempts: of all stages.
+        attempts: of all stages; what ended has its true end (``timeledger.settle``).
         work: of training; other stages have no steps.
     """
     made = [item for item in work if item.bucket in STEPS]
@@ -77,11 +77,12 @@ def find(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Interruption
 
 def detected_after(attempt: Attempt, sign: float | None) -> float | None:
     """Seconds from the last sign of life to the end of an attempt, as it was recorded or, where
-    nobody has recorded it, by its last metric line: no less than the detection took.
+    nobody has recorded it, by its last metric line: no less than the detection took. None where
+    that sign is all that is known of the end.
     """
     if attempt.detect_s is not None or sign is None or attempt.cause in ANNOUNCED:
         return attempt.detect_s
-    return max(0.0, (attempt.ended or 0.0) - sign)
+    return max(0.0, (attempt.ended or 0.0) - sign) or None
 
 
 def first_new_steps(made: Iterable[Work]) -> list[tuple[int, float]]:

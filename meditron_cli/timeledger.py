@@ -165,15 +165,26 @@ def account(
 
 
 def settle(attempts: Sequence[Attempt], work: Iterable[Work], end: float | None) -> list[Attempt]:
-    """The attempts of one task with an end each: one of which nobody told ended with its last sign
-    of life, but the last one goes on until ``end``, where there is one.
+    """The attempts of one task with an end each. One that nobody told ended with its last sign of
+    life, and so did one of which is told that it outlived the next start; but the last one goes on
+    until ``end``, where there is one.
     """
     signs, found = last_signs(work), []
-    for attempt in attempts:
+    for attempt, following in zip(attempts, [*attempts[1:], None], strict=False):
         sign = max(attempt.began, signs.get(attempt.number, 0.0))
-        last = end if attempt is attempts[-1] and end is not None else sign
-        found.append(attempt if attempt.ended is not None else replace(attempt, ended=last))
+        if following is not None:
+            found.append(replace(attempt, ended=ended_before(following.began, attempt, sign)))
+        elif attempt.ended is None:
+            found.append(replace(attempt, ended=sign if end is None else end))
+        else:
+            found.append(attempt)
     return found
+
+
+def ended_before(moment: float, attempt: Attempt, sign: float) -> float:
+    """When an attempt ended that the next start followed at this moment."""
+    known = attempt.ended is not None and attempt.ended <= moment
+    return attempt.ended if known and attempt.ended is not None else min(sign, moment)
 
 
 class Mark(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from math import fsum
 from typing import Any
@@ -118,15 +118,27 @@ def measure(run: RunDir, record: RunRecord, seen: RunView, now: float) -> Times:
         known = asdict(spent[TRAINING]) | {"queued_s": ledger.buckets["queue"]}
         spent[TRAINING] = StageTime(**known)
     nodes, gpus = hours(record, settled)
+    corrected = correct(told, settled)
     return Times(
-        attempts=told,
-        interruptions=tuple(interruptions.find(told, work)),
+        attempts=corrected,
+        interruptions=tuple(interruptions.find(corrected, work)),
         reached=timeledger.last_steps(work),
         training=ledger,
         stages=spent,
         total_s=total_seconds(record, seen, settled, now),
         node_hours=nodes,
         gpu_hours=gpus,
+    )
+
+
+def correct(told: Iterable[Attempt], settled: Iterable[Attempt]) -> tuple[Attempt, ...]:
+    """The attempts as they were told, but with the true end of those that have ended."""
+    ends = {(item.stage, item.index, item.number): item.ended for item in settled}
+    return tuple(
+        item
+        if item.ended is None
+        else replace(item, ended=ends.get((item.stage, item.index, item.number), item.ended))
+        for item in told
     )
 
 

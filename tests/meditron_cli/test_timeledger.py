@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meditron_cli import attempts, interruptions, timeledger
+from meditron_cli import attempts, interruptions, timeledger, times
 from meditron_cli.attempts import Attempt
 from meditron_cli.interruptions import Interruption
 from meditron_cli.timeledger import Ledger
@@ -70,7 +70,9 @@ class Story:
         return timeledger.account(self.events, settled, work, BEGAN + ready, until)
 
     def interruptions(self) -> list[Interruption]:
-        return interruptions.find(self.attempts, timeledger.work_of(self.lines))
+        work = timeledger.work_of(self.lines)
+        settled = timeledger.settle(self.attempts, work, None)
+        return interruptions.find(times.correct(self.attempts, settled), work)
 
 
 def spent(ledger: Ledger) -> dict[str, float]:
@@ -197,6 +199,17 @@ def test_an_end_told_after_a_person_resumed_still_lies_before_that() -> None:
     story.exit(1, 100, "node_fail", "wait").start(2, 450, job="8")
 
     assert spent(story.ledger(end=450)) == {"startup": 100.0, "down": 300.0, "queue": 50.0}
+
+
+def test_an_end_told_to_be_after_the_next_start_was_the_last_sign_of_life() -> None:
+    """A post-mortem may know no better than when it was made."""
+    story = Story().submit(0).start(1, 0).steps(1, 1, 2, begin=10).start(2, 100, restarts=1)
+    story.exit(1, 100.2, "crash", "requeue").steps(2, 3, 3, begin=110)
+
+    (found,) = story.interruptions()
+
+    assert (found.detect_s, found.resume_s) == (None, 90.0)
+    assert spent(story.ledger(end=120)) == {"startup": 20.0, "training": 30.0, "queue": 70.0}
 
 
 def test_a_submission_that_was_cancelled_waits_no_more() -> None:
