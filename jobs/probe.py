@@ -30,7 +30,6 @@ REQUEST = "request.json"
 REPORT = "report.json"
 COMMANDS = ("srun", "scontrol", "sbatch", "squeue", "scancel", "sacct")
 """Of Slurm, that the batch step uses."""
-MODULES = ("torch", "megatron.core")
 STEP_SECONDS = 240.0
 IMPORT_SECONDS = 120.0
 """For a module from a shared disk that all of a site reads."""
@@ -130,7 +129,7 @@ def node_report(folder: Path, number: int) -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "python": sys.executable,
         "python_version": ".".join(map(str, sys.version_info[:3])),
-        "modules": import_modules(),
+        "modules": import_modules(rundir.read_json(folder / REQUEST)["modules"]),
         "storage": attempt(lambda: storage(folder)),
         **found,
     }
@@ -160,7 +159,7 @@ def storage(folder: Path) -> dict[str, Any]:
     }
 
 
-def import_modules() -> dict[str, Any]:
+def import_modules(names: list[str]) -> dict[str, Any]:
     """Version of each module that training needs, and how long it took to import; or the reason
     why it cannot be imported. In a process of its own, since a broken library may take it down.
     """
@@ -171,7 +170,7 @@ def import_modules() -> dict[str, Any]:
         "    version = getattr(importlib.import_module(name), '__version__', '')\n"
         "    print(json.dumps([name, str(version), time.monotonic() - began]), flush=True)\n"
     )
-    command = [sys.executable, "-c", program, *MODULES]
+    command = [sys.executable, "-c", program, *names]
     try:
         done = subprocess.run(
             command,
@@ -191,7 +190,7 @@ def import_modules() -> dict[str, Any]:
         with suppress(ValueError, TypeError):
             name, version, seconds = json.loads(line)
             found[name] = {"version": version, "seconds": seconds}
-    for name in MODULES:
+    for name in names:
         if name not in found:
             found[name] = {"error": reason}
             break

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from jobs.probe import MODULES
 from meditron_cli.doctor.finding import FATAL, OK, WARN, Finding, unknown
 from meditron_cli.plan.layout import GIB
 
@@ -109,7 +108,7 @@ def python(report: Report) -> Iterator[Finding]:
             return
     if report["nodes"]:
         first = report["nodes"][0]
-        shown = [f"{name} {first['modules'][name]['version']}" for name in MODULES]
+        shown = [f"{name} {item['version']}" for name, item in first["modules"].items()]
         value = ", ".join((first["python_version"], *shown))
         slowest = max(
             sum(item["seconds"] for item in node["modules"].values()) for node in report["nodes"]

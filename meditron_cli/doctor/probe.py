@@ -25,6 +25,8 @@ from meditron_cli.services import Clock
 
 NAME = "meditron-doctor"
 LOG = "probe.log"
+MODULES = ("torch", "megatron.core")
+"""What the ranks of training import."""
 LOOK_SECONDS = 1.0
 ASK_SECONDS = 10.0
 """Between two questions to Slurm, which matter only when no report comes."""
@@ -60,6 +62,7 @@ def submit(plan: Plan, root: Path, environ: Mapping[str, str], now: float) -> Pr
         "step": shapes.step(plan, resources, {RUN: str(folder)}),
         "nodes": resources.nodes,
         "cpus": resources.cpus_per_rank,
+        "modules": list(MODULES),
     }
     rundir.write_json(folder / node_side.REQUEST, request)
     rundir.write_bytes(folder / "probe.sh", script(plan, folder).encode())

@@ -1,0 +1,141 @@
+"""What a probe finds out on nodes: two processes of this machine stand for two nodes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import probe, rundir
+
+from .. import fake_slurm
+
+ROOT = Path(__file__).parents[2]
+
+
+def start_node(folder: Path, number: int, nodes: int = 2) -> subprocess.Popen[bytes]:
+    """Start the part of a probe that runs on a node."""
+    own = {"SLURM_PROCID": str(number), "SLURM_NNODES": str(nodes), "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, **own, "SLURMD_NODENAME": f"n{number}"}
+    words = [sys.executable, "-m", "jobs.probe", "node", str(folder)]
+    return subprocess.Popen(words, env=environ)
+
+
+def ask(folder: Path, *step: str) -> None:
+    """Leave what the login node asks."""
+    request = {
+        "environment": [],
+        "sbatch": ["--partition=low"],
+        "step": list(step),
+        "nodes": 1,
+        "cpus": 1,
+        "modules": ["json", "none.such", "decimal"],
+    }
+    rundir.write_json(folder / probe.REQUEST, request)
+
+
+def report_of(folder: Path, number: int) -> dict[str, Any]:
+    return rundir.read_json(folder / f"node-{number}.json")
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> list[dict[str, Any]]:
+    """Of two nodes that share a folder."""
+    ask(tmp_path)
+    both = [start_node(tmp_path, number) for number in (0, 1)]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    return [report_of(tmp_path, number) for number in (0, 1)]
+
+
+def test_two_nodes_find_out_what_they_share(reports: list[dict[str, Any]]) -> None:
+    first, second = reports
+
+    assert first["peer"] == {"answered": True, "seen": True}
+    assert (second["peer"]["seen"], second["peer"]["reached"]) == (True, True)
+    assert second["peer"]["lock"] == "held"
+    assert abs(second["peer"]["clock_offset"]) < 1
+    assert [report["node"] for report in reports] == ["n0", "n1"]
+    for report in reports:
+        assert report["cpus"] == len(os.sched_getaffinity(0))
+        assert report["storage"]["free_bytes"] > 0
+        assert report["python"] == sys.executable
+        assert report["modules"]["json"]["seconds"] >= 0
+        assert report["modules"]["none.such"] == {
+            "error": "ModuleNotFoundError: No module named 'none'"
+        }
+        assert "decimal" not in report["modules"]
+
+
+def test_a_lock_that_nobody_holds_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert probe.try_lock(path) == "free"
+
+    with open(path, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert probe.try_lock(path) == "held"
+
+
+def test_what_fails_is_a_line_of_the_report_and_hides_nothing(tmp_path: Path) -> None:
+    def broken() -> dict[str, Any]:
+        return {"free": os.statvfs(tmp_path / "none").f_bavail}
+
+    assert probe.attempt(broken) == {"error": f"{tmp_path}/none: No such file or directory"}
+
+
+def test_a_program_is_remembered_by_its_last_words() -> None:
+    said = "".join(f"line {number}\n\n" for number in range(9))
+
+    assert probe.last_lines(said) == [f"line {number}" for number in range(4, 9)]
+
+
+def batch(
+    folder: Path, slurm: fake_slurm.FakeSlurm, environ: dict[str, str], *step: str
+) -> dict[str, Any]:
+    """The report of a batch step that starts its processes with a command."""
+    ask(folder, *step)
+    return probe.batch_report(folder, {**environ, "SLURM_JOB_ID": "5"})
+
+
+def test_the_batch_step_gathers_what_the_nodes_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = fake_slurm.install(tmp_path / "slurm")
+    slurm.tell("job-5", "JobId=5 JobState=RUNNING Requeue=0 Restarts=0 NodeList=n1 Partition=low")
+    slurm.replace("sbatch", 'echo "sbatch $*" >&2')
+    monkeypatch.setenv("PATH", slurm.environ["PATH"])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("SLURM_NNODES", "1")
+
+    found = batch(tmp_path, slurm, dict(slurm.environ), sys.executable)
+
+    assert all(found["commands"].values())
+    assert found["requeue"] is False
+    assert found["submit"] == {
+        "accepted": True,
+        "said": ["sbatch --test-only --partition=low --wrap=true"],
+    }
+    assert found["step"]["code"] == 0
+    assert [node["node"] for node in found["nodes"]] == [os.uname().nodename]
+    assert found["time"] <= time.time()
+
+
+def test_without_slurms_commands_a_batch_step_still_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm = fake_slurm.install(tmp_path / "slurm")
+    for name in ("srun", "sbatch", "scontrol", "sacct"):
+        slurm.remove(name)
+    monkeypatch.setenv("PATH", str(slurm.bin))
+
+    found = batch(tmp_path, slurm, {"PATH": str(slurm.bin)}, "srun", sys.executable)
+
+    missing = {name for name, is_there in found["commands"].items() if not is_there}
+    assert missing == {"srun", "sbatch", "scontrol", "sacct"}
+    assert (found["requeue"], found["submit"], found["nodes"]) == (None, None, [])
+    assert found["step"] == {"code": None, "said": ["srun: no such program"]}

@@ -1,0 +1,154 @@
+"""What a probe job saw, and what it means."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from meditron_cli.doctor import meaning_probe
+from meditron_cli.doctor.finding import FATAL, OK, UNKNOWN, WARN
+from meditron_cli.plan.layout import GIB
+
+from .sites import by_fact
+
+MODULES = {
+    "torch": {"version": "2.13.0", "seconds": 3.0},
+    "megatron.core": {"version": "0.16.1", "seconds": 2.0},
+}
+
+
+def node(name: str, **more: Any) -> dict[str, Any]:
+    """What one node reports."""
+    return {
+        "node": name,
+        "cpus": 8,
+        "python": "/venv/bin/python",
+        "python_version": "3.11.7",
+        "modules": copy.deepcopy(MODULES),
+        "storage": {"free_bytes": 500 * GIB, "free_files": 10_000_000},
+        **more,
+    }
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    """What two nodes of a site without faults report."""
+    second = {"seen": True, "host": "n1", "reached": True, "clock_offset": -0.02, "lock": "held"}
+    names = ("srun", "scontrol", "sbatch", "squeue", "scancel", "sacct")
+    return {
+        "time": 1.0,
+        "node": "n1",
+        "commands": dict.fromkeys(names, True),
+        "requeue": True,
+        "submit": {"accepted": True, "said": []},
+        "step": {"code": 0, "said": []},
+        "asked_nodes": 2,
+        "asked_cpus": 8,
+        "nodes": [
+            node("n1", peer={"answered": True, "seen": True}),
+            node("n2", peer=second),
+        ],
+        **changes,
+    }
+
+
+def with_peer(**changes: Any) -> dict[str, Any]:
+    """The same with another answer of the second node."""
+    found = report()
+    found["nodes"][1]["peer"].update(changes)
+    return found
+
+
+def without(*commands: str) -> dict[str, Any]:
+    """The same on nodes that lack some of Slurm's commands."""
+    found = report()
+    found["commands"].update(dict.fromkeys(commands, False))
+    return found
+
+
+def on_each(**changes: Any) -> dict[str, Any]:
+    """The same with other answers of both nodes."""
+    found = report()
+    for each in found["nodes"]:
+        each.update(changes)
+    return found
+
+
+def test_a_site_without_faults_has_none() -> None:
+    findings = meaning_probe.judge(report(), need_gb=100)
+
+    assert {finding.verdict for finding in findings} == {OK}
+    assert by_fact(findings)["Python"].value == "3.11.7, torch 2.13.0, megatron.core 0.16.1"
+    assert by_fact(findings)["clocks"].value == "0.0 s apart"
+    assert by_fact(findings)["runs directory"].value == "500 GiB free, 10,000,000 files"
+
+
+@pytest.mark.parametrize(
+    ("seen", "fact", "verdict", "sentence"),
+    [
+        (without("srun"), "commands on nodes", FATAL, "no rank can be started"),
+        (without("sbatch", "sacct"), "commands on nodes", WARN,
+         "jobs cannot submit the next: `meditron watch` does"),
+        (without("scontrol"), "commands on nodes", WARN,
+         "a preempted job cannot queue itself again, and waits for Slurm"),
+        (report(submit=None), "sbatch on nodes", UNKNOWN,
+         "missing or silent: `meditron watch` submits"),
+        (report(submit={"accepted": False, "said": ["Access denied"]}), "sbatch on nodes", WARN,
+         "jobs cannot submit the next (Access denied): `meditron watch` does"),
+        (report(requeue=False), "requeue", WARN,
+         "Slurm does not queue our jobs again, though they ask: a fresh job goes on"),
+        (report(nodes=[], step={"code": 1, "said": ["srun: error: no"]}), "processes on nodes",
+         FATAL, "srun could not start ranks: srun: error: no"),
+        (on_each(cpus=1), "cores in a step", WARN,
+         "a rank asks for 8: look at TaskPlugin, or set slurm.srun --cpu-bind=none"),
+        (on_each(modules={"torch": {"error": "no end after 120 s"}}), "torch", FATAL,
+         "/venv/bin/python on n1 cannot import it: no end after 120 s"),
+        (with_peer(seen=False), "shared storage", FATAL,
+         "a file written on one node does not show on another: runs cannot lie there"),
+        (with_peer(reached=False, error="No route to host"), "nodes by name", FATAL,
+         "ranks would not find rank 0 (No route to host)"),
+        (with_peer(lock="free"), "flock between nodes", WARN,
+         "a lock is not felt on other nodes (Lustre: mount with -o flock): two jobs of one run "
+         "would not notice each other"),
+        (with_peer(lock="Function not implemented"), "flock between nodes", FATAL,
+         "no locks (Function not implemented): put runs on a file system that has them"),
+        (with_peer(clock_offset=-30.0), "clocks", WARN,
+         "which of two events came first is in doubt: tell the site"),
+        (on_each(storage={"error": "/runs: Read-only file system"}), "runs directory", FATAL,
+         "n1 cannot write there: /runs: Read-only file system"),
+        (on_each(storage={"free_bytes": 50 * GIB, "free_files": None}), "runs directory", WARN,
+         "training wants 100.0 GiB, 2.2 checkpoints"),
+        (on_each(storage={"free_bytes": 500 * GIB, "free_files": 5000}), "runs directory", WARN,
+         "a long run may need more files"),
+    ],
+)  # fmt: skip
+def test_a_fault_has_its_sentence(
+    seen: dict[str, Any], fact: str, verdict: str, sentence: str
+) -> None:
+    found = by_fact(meaning_probe.judge(seen, need_gb=100))[fact]
+
+    assert (found.verdict, found.meaning) == (verdict, sentence)
+
+
+def test_of_one_node_nothing_is_said_about_two() -> None:
+    alone = report(asked_nodes=1, nodes=[node("n1")])
+
+    facts = set(by_fact(meaning_probe.judge(alone, need_gb=100)))
+
+    assert not facts & {"shared storage", "nodes by name", "flock between nodes", "clocks"}
+
+
+@pytest.mark.parametrize(
+    ("seen", "may"),
+    [
+        (report(), True),
+        (report(submit={"accepted": False, "said": []}), False),
+        (report(submit=None), None),
+        (without("sbatch"), False),
+    ],
+)
+def test_whether_jobs_may_submit_is_what_the_node_says(
+    seen: dict[str, Any], may: bool | None
+) -> None:
+    assert meaning_probe.may_submit(seen) is may
