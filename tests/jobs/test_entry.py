@@ -12,6 +12,7 @@ from jobs import rundir
 
 REPOSITORY = Path(__file__).parents[2]
 
+NEVER = "not started again: another start would end the same way"
 CALL = "import sys; from jobs import entry; entry.run_task(*sys.argv[1:])"
 
 
@@ -35,7 +36,7 @@ def test_other_code_than_the_runs_own_is_refused_and_recorded(tmp_path: Path) ->
 
     sentence = f"the code in {REPOSITORY} was loaded instead of the run's own in {run.code}"
     assert done.returncode == 2
-    assert done.stderr == f"configuration: {sentence}\n"
+    assert done.stderr == f"configuration: {sentence}; {NEVER}\n"
     record = rundir.read_json(run.exit_record("curate", 1, 0))
     assert (record["code"], record["class"], record["message"]) == (2, "configuration", sentence)
 
@@ -50,4 +51,5 @@ def test_the_exit_code_of_a_task_is_that_of_its_batch_step(tmp_path: Path) -> No
     done = call(run)
 
     assert done.returncode == 2
-    assert done.stderr == f"configuration: {path}: format 9, this program reads format 1\n"
+    reason = "format 9, this program reads format 1"
+    assert done.stderr == f"configuration: {path}: {reason}; {NEVER}\n"

@@ -81,7 +81,7 @@ class Node:
 
     def record(self) -> dict[str, Any]:
         """What the pre-flight left."""
-        return rundir.read_json(self.run.attempt("curate", 3) / "health-node07.json")
+        return rundir.read_json(self.run.attempt("curate", 3) / "health-00000-node07.json")
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +94,13 @@ def node(library: Path, tmp_path: Path) -> Node:
     return Node(library, rundir.RunDir(tmp_path / "run"))
 
 
-def test_the_report_says_which_start_it_is_about_and_the_scratch_folder_is_there(
-    node: Node,
-) -> None:
+def test_a_fit_node_has_its_scratch_folder(node: Node) -> None:
     scratch = node.run.root.parent / "fast" / "meditron-0123"
     node.expect({"gpus": 2})
 
-    done = node.start({"count": 2}, more=("--start", "0123", "--scratch", str(scratch)))
+    done = node.start({"count": 2}, more=("--scratch", str(scratch)))
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert node.record()["start"] == "0123"
     assert scratch.stat().st_mode & 0o777 == 0o700
     assert list(scratch.iterdir()) == []
 
@@ -132,7 +129,9 @@ def test_a_fit_node_starts_and_leaves_every_finding(node: Node) -> None:
     codes = [found["code"] for found in record["findings"]]
     assert codes[0] == "storage"
     assert {"driver", "gpu_count", "disk", "shm", "memory", "row_remap", "nvlink"} <= set(codes)
-    assert [path.name for path in node.run.attempt("curate", 3).iterdir()] == ["health-node07.json"]
+    assert [path.name for path in node.run.attempt("curate", 3).iterdir()] == [
+        "health-00000-node07.json"
+    ]
 
 
 def test_a_node_to_drain_starts_with_a_note(node: Node) -> None:
@@ -288,6 +287,7 @@ def test_only_full_storage_is_no_fault_of_the_node(reason: str, action: Action) 
 def test_silent_storage_is_not_written_to(tmp_path: Path) -> None:
     outcome = preflight.judge_storage(tmp_path, preflight.SILENT)
 
-    preflight.report(tmp_path, [finding_about(Subject("node07"), "storage", outcome, 0.0)], "")
+    finding = finding_about(Subject("node07"), "storage", outcome, 0.0)
+    preflight.report(tmp_path / "health-00000-node07.json", [finding])
 
     assert list(tmp_path.iterdir()) == []

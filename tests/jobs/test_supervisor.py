@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -16,11 +17,15 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs import launchers, rundir, runtime, specs, supervisor
+from jobs import attempt, launchers, rundir, specs, supervisor
 
 from ..ranks import DEAF, FINISH, LINGER, is_gone, rank_program, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
+NODE = os.uname().nodename
+UNFIT = {"gpus": 1, "min_shm_gb_per_gpu": 1e9, "skip": ["gpu_count", "driver"]}
+"""What no node offers."""
+HEALTH = f"health-00000-{NODE}.json"
 
 SUPERVISE = """
 import json, sys
@@ -31,6 +36,11 @@ sys.exit(supervisor.supervise(run, "curate", 0, attempt, supervisor.Limits(**lim
 """
 
 QUICK = {"lock_seconds": 30.0, "preflight_seconds": 30.0, "peers_seconds": 0.5, "leave_seconds": 5}
+
+AGAIN = specs.SupervisionSpec(retry_delay_seconds=0, storage_delay_seconds=0)
+"""Starts again as often as usual, and at once."""
+ONCE = dataclasses.replace(AGAIN, attempts_without_progress=1)
+"""The first failure is the last."""
 
 
 @dataclass
@@ -66,6 +76,7 @@ class Bench:
             "srun_args": (),
             "secrets_file": "",
             "health": {},
+            "supervision": ONCE,
         }
         task = specs.TaskSpec(stage="curate", index=0, spec=spec, **{**values, **changes})
         rundir.write_json(self.run.spec("curate", 0), specs.to_json(task))
@@ -93,9 +104,9 @@ class Bench:
         return process.returncode, said
 
     def supervise(self, attempt: int = 1, **limits: float) -> dict[str, Any]:
-        """Run a supervisor to its end; answers the exit record, whose code is the exit code."""
+        """Run a supervisor to its end; answers its last record, whose code is the exit code."""
         code, said = self.end(self.start(attempt, **limits))
-        record = self.record(attempt)
+        record = self.record(self.run.attempts("curate")[-1])
         assert record["code"] == code, said
         return record
 
@@ -132,12 +143,13 @@ def test_ranks_that_finish_leave_a_record_and_an_event(bench: Bench) -> None:
     record = bench.supervise()
 
     assert (record["code"], record["class"]) == (0, "finished")
-    assert record["message"] == "curate task 0 finished"
+    assert (record["cause"], record["action"]) == ("completed", "finish")
+    assert record["message"] == "curate reached its target"
     assert record["started"] < record["ended"]
-    assert record["node"] == os.uname().nodename
-    event = rundir.read_events(bench.run)[-1]
+    start, event = rundir.read_events(bench.run)
     assert {key: event[key] for key in record} == record
-    assert event["event"] == "exit"
+    assert (start["event"], event["event"]) == ("start", "exit")
+    assert (start["attempt"], start["nodes"]) == (1, [os.uname().nodename])
 
 
 def test_what_the_stage_says_is_the_records_message(bench: Bench) -> None:
@@ -146,7 +158,7 @@ def test_what_the_stage_says_is_the_records_message(bench: Bench) -> None:
     record = bench.supervise()
 
     assert (record["code"], record["class"]) == (2, "configuration")
-    assert record["message"].startswith(str(bench.run.root / "missing.jsonl"))
+    assert str(bench.run.root / "missing.jsonl") in record["message"]
     assert record["hint"]
 
 
@@ -156,7 +168,8 @@ def test_an_exception_nobody_foresaw_is_one_line_with_its_kind(bench: Bench) -> 
     record = bench.supervise()
 
     assert (record["code"], record["class"]) == (1, "failed")
-    assert record["message"] == "RuntimeError: no such thing"
+    assert record["cause"] == "exception"
+    assert record["message"] == f"rank 0 on {NODE} failed: RuntimeError: no such thing"
 
 
 def test_a_rank_that_was_killed_is_told_by_its_signal(bench: Bench) -> None:
@@ -165,8 +178,7 @@ def test_a_rank_that_was_killed_is_told_by_its_signal(bench: Bench) -> None:
     record = bench.supervise()
 
     assert (record["code"], record["class"]) == (1, "failed")
-    assert record["message"] == "curate: a rank was ended by SIGKILL"
-    assert record["hint"].endswith("ranks-00000.log")
+    assert record["message"] == f"rank 0 on {NODE} was ended by SIGKILL"
 
 
 def test_ranks_that_leave_with_0_and_no_marker_have_not_finished(bench: Bench) -> None:
@@ -174,7 +186,8 @@ def test_ranks_that_leave_with_0_and_no_marker_have_not_finished(bench: Bench) -
 
     record = bench.supervise()
 
-    assert (record["code"], record["message"]) == (1, "curate left without a done marker")
+    sentence = "the ranks of attempt 1 of curate left before their target"
+    assert (record["code"], record["message"]) == (1, sentence)
 
 
 def test_a_killed_rank_is_the_cause_and_not_what_its_peers_say_of_it(bench: Bench) -> None:
@@ -187,7 +200,7 @@ def test_a_killed_rank_is_the_cause_and_not_what_its_peers_say_of_it(bench: Benc
 
     record = bench.supervise()
 
-    assert record["message"] == "curate: a rank was ended by SIGKILL"
+    assert record["message"] == f"rank 1 on {NODE} was ended by SIGKILL"
 
 
 def test_of_several_ranks_that_fail_the_first_is_heard(bench: Bench) -> None:
@@ -200,7 +213,8 @@ def test_of_several_ranks_that_fail_the_first_is_heard(bench: Bench) -> None:
 
     record = bench.supervise()
 
-    assert (record["code"], record["message"]) == (2, "shard 7 is damaged")
+    sentence = f"rank 1 on {NODE} failed: shard 7 is damaged"
+    assert (record["code"], record["message"]) == (2, sentence)
     assert record["hint"] == "make it anew"
 
 
@@ -229,9 +243,9 @@ def test_a_stop_request_reaches_the_ranks_which_save_and_leave(bench: Bench) -> 
 
     record = bench.record()
     assert (code, record["code"], record["class"]) == (130, 130, "stopped")
-    assert record["message"] == "saved step 7"
+    assert record["message"] == "attempt 1 of curate was stopped by a signal"
     kinds = [event["event"] for event in rundir.read_events(bench.run)]
-    assert kinds == ["signal", "exit"]
+    assert kinds == ["start", "signal", "exit"]
 
 
 def test_work_that_is_done_before_the_stop_request_counts_as_finished(bench: Bench) -> None:
@@ -253,7 +267,9 @@ def test_a_rank_that_cannot_save_on_a_stop_request_has_failed(bench: Bench) -> N
     process.send_signal(signal.SIGTERM)
 
     assert bench.end(process)[0] == 1
-    assert bench.record()["message"] == "checkpoints: No space left on device"
+    record = bench.record()
+    assert (record["cause"], record["action"]) == ("storage", "stop")
+    assert "checkpoints: No space left on device" in record["message"]
 
 
 def test_a_rank_stopped_before_it_listens_was_stopped_and_did_not_fail(bench: Bench) -> None:
@@ -264,7 +280,7 @@ def test_a_rank_stopped_before_it_listens_was_stopped_and_did_not_fail(bench: Be
     process.send_signal(signal.SIGTERM)
 
     assert bench.end(process)[0] == 130
-    assert bench.record()["message"] == "curate was stopped: a rank was ended by SIGTERM"
+    assert bench.record()["message"] == "attempt 1 of curate was stopped by a signal"
 
 
 def test_a_rank_deaf_to_the_stop_request_is_ended_after_a_grace(bench: Bench) -> None:
@@ -275,7 +291,7 @@ def test_a_rank_deaf_to_the_stop_request_is_ended_after_a_grace(bench: Bench) ->
     process.send_signal(signal.SIGTERM)
 
     assert bench.end(process)[0] == 130
-    assert bench.record()["message"] == "curate was stopped: a rank was ended by SIGKILL"
+    assert bench.record()["message"] == "attempt 1 of curate was stopped by a signal"
     assert is_gone(rank)
 
 
@@ -299,7 +315,7 @@ def test_a_stop_request_during_the_pre_flight_starts_no_rank(bench: Bench) -> No
     process.send_signal(signal.SIGTERM)
 
     assert bench.end(process)[0] == 130
-    assert bench.record()["message"] == "curate was stopped before its ranks started"
+    assert bench.record()["message"] == "attempt 1 of curate was stopped by a signal"
     assert not bench.run.path("started").exists()
 
 
@@ -309,29 +325,38 @@ def test_a_pre_flight_that_hangs_ends_the_task_and_names_the_node(bench: Bench) 
 
     record = bench.supervise(preflight_seconds=1.0)
 
-    node = os.uname().nodename
-    assert (record["code"], record["class"], record["node"]) == (5, "unhealthy", node)
-    assert record["message"] == f"the pre-flight of curate did not end within 1 s on {node}"
+    assert (record["code"], record["class"], record["node"]) == (5, "unhealthy", NODE)
+    sentence = f"the pre-flight of curate did not end within 1 s on {NODE}"
+    assert record["message"] == f"{NODE} is not fit for work: {sentence} (preflight_silent)"
     wait_until(lambda: is_gone(int(bench.wait_for("looking"))))
 
 
 def test_an_unfit_node_is_named_with_its_reason(bench: Bench) -> None:
-    bench.task(FINISH, health={"min_free_gb": 1e9})
+    bench.task(FINISH, health=UNFIT)
 
     record = bench.supervise()
 
-    node = os.uname().nodename
-    assert (record["code"], record["class"], record["node"]) == (5, "unhealthy", node)
-    assert record["message"].startswith(f"{node}: {bench.run.attempt('curate', 1)} has ")
-    assert record["message"].endswith("are needed (disk)")
+    assert (record["code"], record["class"], record["node"]) == (5, "unhealthy", NODE)
+    assert record["message"].startswith(f"{NODE} is not fit for work: ")
+    assert record["message"].endswith("(shm)")
 
 
-def test_what_another_node_found_earlier_is_not_this_ones_fault(bench: Bench) -> None:
-    bench.task(FINISH, health={"min_free_gb": 1e9})
+def test_a_full_disk_is_no_nodes_fault_and_is_looked_at_before_every_start(bench: Bench) -> None:
+    bench.task("say(1, 'later')", health={"min_free_gb": 1e9}, supervision=AGAIN)
+
+    record = bench.supervise()
+
+    assert (record["code"], record["cause"], record["node"]) == (1, "storage", "")
+    assert bench.run.attempts("curate") == [1, 2, 3]
+    assert all((bench.run.attempt("curate", n) / HEALTH).exists() for n in (1, 2, 3))
+
+
+def test_what_another_task_found_is_not_this_ones_fault(bench: Bench) -> None:
+    bench.task(FINISH, health=UNFIT)
     other = {"node": "node99", "time": 1.0, "verdict": "FATAL", "findings": []}
     fault = {"verdict": "FATAL", "message": "3 of 4 GPUs answer", "code": "gpu_count"}
     folder = bench.run.attempt("curate", 1)
-    rundir.write_json(folder / "health-node99.json", {**other, "findings": [fault]})
+    rundir.write_json(folder / "health-00007-node99.json", {**other, "findings": [fault]})
 
     record = bench.supervise()
 
@@ -360,9 +385,9 @@ def test_ranks_have_as_long_to_save_as_their_stage_says(bench: Bench) -> None:
 
 
 def test_what_the_supervisor_did_not_foresee_leaves_a_record_too(bench: Bench) -> None:
-    """A rank's last words are cut short, so that they are no JSON."""
-    words = "context.run.attempt('curate', 1).joinpath('words-00000-00009.json').write_text('{')"
-    bench.task(words, "sys.exit(3)")
+    """The pre-flight writes a report that is no JSON."""
+    bench.task(FINISH)
+    stand_in_preflight(bench, f"(run / 'stages/curate/attempts/1/{HEALTH}').write_text('{{')")
 
     code, said = bench.end(bench.start())
 
@@ -370,6 +395,15 @@ def test_what_the_supervisor_did_not_foresee_leaves_a_record_too(bench: Bench) -
     assert (code, record["code"], record["class"]) == (1, 1, "failed")
     assert record["message"].startswith("the supervisor of curate met FormatError: ")
     assert "Traceback" in said
+
+
+def test_last_words_cut_short_are_no_words(bench: Bench) -> None:
+    words = "context.run.attempt('curate', 1).joinpath('words-00000-00009.json').write_text('{')"
+    bench.task(words, "sys.exit(3)")
+
+    record = bench.supervise()
+
+    assert record["message"] == f"rank 0 on {NODE} failed: exit code 3"
 
 
 def test_a_pre_flight_that_breaks_is_a_failure_with_its_code(bench: Bench) -> None:
@@ -380,6 +414,133 @@ def test_a_pre_flight_that_breaks_is_a_failure_with_its_code(bench: Bench) -> No
 
     assert (record["code"], record["message"]) == (1, "the pre-flight of curate ended with code 7")
 
+
+# ---- starting again
+
+
+def test_a_killed_rank_is_started_again_in_place_and_finishes(bench: Bench) -> None:
+    bench.task(
+        "first = not context.path('killed').exists()",
+        "if first and rank == 1: context.path('killed').touch(); die(signal.SIGKILL)",
+        "if first: time.sleep(60)",
+        f"if rank == 0: {FINISH}",
+        ranks=2,
+        supervision=AGAIN,
+    )
+
+    record = bench.supervise()
+
+    assert (record["attempt"], record["code"], record["action"]) == (2, 0, "finish")
+    before = bench.record(1)
+    assert (before["cause"], before["action"], before["code"]) == ("crash", "restart", 75)
+    assert before["reason"] == (
+        f"rank 1 on {NODE} was ended by SIGKILL; starting again from its beginning on the same "
+        "nodes (restart 1 of 2)"
+    )
+
+
+def test_failures_without_progress_end_with_a_reason_and_a_record_each(bench: Bench) -> None:
+    bench.task("die(signal.SIGKILL)", supervision=AGAIN)
+
+    record = bench.supervise()
+
+    assert (record["attempt"], record["code"], record["action"]) == (3, 1, "stop")
+    assert record["reason"] == (
+        f"rank 0 on {NODE} was ended by SIGKILL; not started again: attempt 3 in a row without a "
+        "newer checkpoint"
+    )
+    events = rundir.read_events(bench.run)
+    for kind in ("start", "exit"):
+        assert [item["attempt"] for item in events if item["event"] == kind] == [1, 2, 3]
+
+
+def test_logs_and_words_of_each_start_are_kept(bench: Bench) -> None:
+    bench.task(
+        "print('try', context.attempt)", "say(1, f'no {context.attempt}')", supervision=AGAIN
+    )
+
+    bench.supervise()
+
+    for number in (1, 2, 3):
+        assert bench.log(number).startswith(f"try {number}\n")
+        words = rundir.read_json(bench.run.attempt("curate", number) / "words-00000-00000.json")
+        assert words["message"] == f"no {number}"
+
+
+def test_a_mistake_in_the_configuration_is_never_tried_again(bench: Bench) -> None:
+    bench.task(supervision=AGAIN)  # the real stage, whose source is missing
+
+    record = bench.supervise()
+
+    assert (record["attempt"], record["cause"], record["action"]) == (1, "configuration", "stop")
+
+
+def test_a_signal_ends_the_pause_before_the_next_start(bench: Bench) -> None:
+    patient = specs.SupervisionSpec(retry_delay_seconds=600)
+    bench.task("say(1, 'no')", supervision=patient)
+    process = bench.start()
+    wait_until(lambda: bench.run.exit_record("curate", 1, 0).exists())
+
+    process.send_signal(signal.SIGTERM)
+
+    assert bench.end(process)[0] == 130
+    assert bench.record(1)["action"] == "restart"
+    assert (bench.record(2)["cause"], bench.record(2)["action"]) == ("stopped", "stop")
+
+
+def test_the_file_stop_ends_a_task_whoever_left_it(bench: Bench) -> None:
+    bench.task(*LINGER, "say(130, 'saved')", supervision=AGAIN)
+    process = bench.start()
+    bench.wait_for("ready")
+
+    bench.run.stop_file.touch()
+
+    assert bench.end(process)[0] == 130
+    record = bench.record()
+    assert (record["cause"], record["action"]) == ("stopped", "stop")
+    assert record["message"] == "attempt 1 of curate was asked to save and leave"
+
+
+def test_a_cancelled_run_says_so(bench: Bench) -> None:
+    bench.task(*LINGER, "say(130, 'saved')", supervision=AGAIN)
+    process = bench.start()
+    bench.wait_for("ready")
+
+    rundir.append_event(bench.run, "cancel", job_ids=[])
+    process.send_signal(signal.SIGTERM)
+
+    assert bench.end(process)[0] == 130
+    assert bench.record()["cause"] == "cancelled"
+
+
+def test_ranks_that_hang_are_looked_at_and_ended(bench: Bench) -> None:
+    impatient = dataclasses.replace(ONCE, startup_limit_seconds=1)
+    bench.task("time.sleep(600)", supervision=impatient)
+
+    record = bench.supervise()
+
+    assert (record["cause"], record["action"]) == ("hang", "stop")
+    assert record["message"].startswith("nothing moved in phase startup for ")
+
+
+def test_two_starts_at_once_never_get_one_number(bench: Bench) -> None:
+    claim = (
+        "import sys; from pathlib import Path; from jobs import attempt, rundir\n"
+        "run = rundir.RunDir(Path(sys.argv[1]))\n"
+        "print(*(attempt.claim(run, 'curate', 0, 1) for _ in range(50)))"
+    )
+    command = [sys.executable, "-c", claim, str(bench.run.root)]
+    both = [
+        subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+
+    numbers = [int(word) for process in both for word in process.communicate()[0].split()]
+
+    assert sorted(numbers) == list(range(1, 101))
+
+
+# ---- secrets, and being alone
 
 SECRET = "tr0ub4dor"
 
@@ -477,7 +638,7 @@ def test_a_stop_request_ends_the_wait_for_an_earlier_attempt(bench: Bench) -> No
     assert bench.end(first)[0] == 130
 
 
-def test_ranks_die_with_a_killed_supervisor_and_the_next_attempt_works(bench: Bench) -> None:
+def test_ranks_die_with_a_killed_supervisor_and_the_next_start_tells_of_it(bench: Bench) -> None:
     bench.task(*LINGER, "say(130, 'saved')")
     process = bench.start()
     rank = int(bench.wait_for("ready"))
@@ -486,36 +647,24 @@ def test_ranks_die_with_a_killed_supervisor_and_the_next_attempt_works(bench: Be
     bench.end(process)
 
     wait_until(lambda: is_gone(rank))
-    bench.task(FINISH)
-    assert bench.supervise(attempt=2)["code"] == 0
+    bench.task(FINISH, supervision=AGAIN)
+    assert bench.supervise()["code"] == 0
+    kinds = [(event["event"], event["attempt"]) for event in rundir.read_events(bench.run)]
+    assert kinds == [("start", 1), ("start", 2), ("exit", 1), ("exit", 2)]
+    assert bench.record(1)["cause"] == "unknown"
 
 
 def test_a_supervisor_whose_scheduler_is_gone_stops_its_ranks(bench: Bench) -> None:
     keeper = subprocess.Popen(["sleep", "600"])
     bench.task(*LINGER, "say(130, 'saved')")
     name = launchers.process_name(keeper.pid)
-    process = bench.start(environ={supervisor.LOCAL_JOB: f"local:{name}"})
+    process = bench.start(environ={attempt.LOCAL_JOB: f"local:{name}"})
     bench.wait_for("ready")
 
     keeper.kill()  # and nobody waits for it: it stays as a zombie
 
     assert bench.end(process)[0] == 130
     keeper.wait()
-
-
-def test_a_requeued_task_is_not_blamed_for_what_an_earlier_start_said(bench: Bench) -> None:
-    bench.task("say(2, 'too few documents')")
-    bench.supervise()
-    bench.task(*LINGER, "die(signal.SIGKILL)")
-
-    process = bench.start()
-    bench.wait_for("ready")
-    record_there = bench.run.exit_record("curate", 1, 0).exists()
-    process.send_signal(signal.SIGTERM)
-    bench.end(process)
-
-    assert not record_there
-    assert bench.record()["message"] == "curate was stopped: a rank was ended by SIGKILL"
 
 
 @pytest.mark.parametrize(
@@ -575,8 +724,8 @@ def test_a_full_disk_hides_neither_the_exit_code_nor_the_sentence(small_disk: Pa
     code, said = bench.end(process)
 
     assert code == 130
-    assert "stopped: curate was stopped" in said
-    assert "the exit record could not be written: No space left on device" in said
+    assert "stopped: attempt 1 of curate was stopped by a signal" in said
+    assert "exit-00000.json could not be written: No space left on device" in said
 
 
 def test_two_tasks_that_start_together_get_ports_of_their_own(bench: Bench) -> None:
@@ -586,18 +735,3 @@ def test_two_tasks_that_start_together_get_ports_of_their_own(bench: Bench) -> N
         ports = [one, two, int(bench.wait_for("port"))]
 
     assert len(set(ports)) == 3
-
-
-def test_codes_have_words(tmp_path: Path) -> None:
-    words = {
-        code: supervisor.Outcome(code, "").kind
-        for code in (runtime.FINISHED, runtime.FAILED, runtime.CONFIGURATION, 5, 130)
-    }
-
-    assert words == {
-        0: "finished",
-        1: "failed",
-        2: "configuration",
-        5: "unhealthy",
-        130: "stopped",
-    }
