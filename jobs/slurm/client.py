@@ -67,9 +67,7 @@ class Client:
             reason = LEFT_THE_QUEUE if kept else NO_ACCOUNTING
             return {name: JobInfo(name, state, "", reason) for name in job_ids}
         words = {name: rows[name][-1].state if name in rows else "" for name in job_ids}
-        return {
-            name: JobInfo(name, JobState.from_slurm(word), word) for name, word in words.items()
-        }
+        return {name: gone(name, word) for name, word in words.items()}
 
     def accounting(self, job_ids: Sequence[str]) -> dict[str, list[AccountRow]] | None:
         """All runs of these jobs, oldest first, by job id; their steps stand apart (``123.batch``).
@@ -214,3 +212,9 @@ class Client:
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
+
+
+def gone(job_id: str, word: str) -> JobInfo:
+    """What is known of a job that has left the queue, by the accounting's word, which may lag."""
+    info = JobInfo(job_id, JobState.from_slurm(word), word)
+    return JobInfo(job_id, JobState.UNKNOWN, word, LEFT_THE_QUEUE) if info.is_living else info

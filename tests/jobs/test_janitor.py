@@ -214,6 +214,16 @@ def test_a_job_just_submitted_may_be_unknown_to_the_accounting(stage: Stage) -> 
     assert stage.look() == Look(unclear=True)
 
 
+def test_an_accounting_that_lags_is_waited_for(stage: Stage) -> None:
+    """The job has left the queue, and is still running there."""
+    stage.submitted("50")
+    stage.started()
+    stage.accounts(j50="RUNNING")
+
+    assert stage.look() == Look(unclear=True)
+    assert stage.events("exit") == []
+
+
 # ---- silence
 
 

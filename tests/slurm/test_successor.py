@@ -146,6 +146,23 @@ def test_of_an_array_the_other_elements_are_still_waited_for(
     assert sorted(waits_for(slurm, after).split(",")) == sorted(terms)
 
 
+def test_what_waits_for_an_array_waits_through_the_requeue_of_an_element(
+    slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
+) -> None:
+    """The other element finishes meanwhile."""
+    start('[ "$SLURM_RESTART_COUNT" ] && exit 0; [ "$SLURM_ARRAY_TASK_ID" = 1 ] || exit 0; '
+          "exec sleep 600", tasks=2, stage="tokenize")  # fmt: skip
+    array = last_submit(run)["job_ids"][0].split("_")[0]
+    after = slurm.submit("true", f"--dependency=afterok:{array}", *QUIET)
+    slurm.wait_job(f"{array}_1", "RUNNING", timeout=60)
+
+    assert client.requeue(f"{array}_1")
+
+    slurm.wait_job(f"{array}_1", "PENDING", timeout=60)
+    assert waits_for(slurm, after) == f"afterok:{array}_*(unfulfilled)"
+    slurm.wait_job(after, "COMPLETED", timeout=120)
+
+
 def test_a_delay_and_bad_nodes_reach_slurm_and_unknown_nodes_do_not(
     slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
 ) -> None:
