@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from jobs import janitor
 from jobs.rundir import RunDir
 from jobs.slurm.client import Client
-from jobs.slurm.states import JobInfo
+from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
 from meditron_cli import run_record
 from meditron_cli.errors import MeditronError
 from meditron_cli.observe import ask
@@ -30,7 +30,16 @@ class Said:
     sentence: str
 
 
-def look(services: Services, runs: Sequence[RunDir]) -> list[Said]:
+@dataclass(frozen=True)
+class Looked:
+    """What came of looking after all runs once."""
+
+    said: tuple[Said, ...]
+    silent: bool
+    """Slurm did not answer, so nothing was done."""
+
+
+def look(services: Services, runs: Sequence[RunDir]) -> Looked:
     """Look after each run once: one question to each scheduler for all of them, and more only for
     stages with a task whose job is over.
     """
@@ -38,12 +47,18 @@ def look(services: Services, runs: Sequence[RunDir]) -> list[Said]:
         record for record in map(run_record.read, filter(is_mine, runs)) if wants_work(record)
     ]
     infos = ask(services, records, services.clock.now())
-    return [
+    said = (
         Said(record.name, stage, sentence)
         for record in records
         for stage in stages_to_see(record, infos)
         for sentence in see(services, record, stage)
-    ]
+    )
+    return Looked(tuple(said), silent=any(map(is_silent, infos.values())))
+
+
+def is_silent(info: JobInfo) -> bool:
+    """Whether nothing is known of a job, not even that it has left the queue."""
+    return info.state is JobState.UNKNOWN and info.reason != LEFT_THE_QUEUE
 
 
 def is_mine(run: RunDir) -> bool:
@@ -68,11 +83,13 @@ def wants_work(record: RunRecord) -> bool:
 
 
 def stages_to_see(record: RunRecord, infos: Mapping[str, JobInfo]) -> Iterator[str]:
-    """Stages with an unfinished task whose job is not known to wait or to run."""
+    """Stages with an unfinished task whose job has surely left the queue, or with a submission that
+    was killed; what the run directory knows to have ended for good was not asked about.
+    """
     for name, stage in record.stages.items():
-        open_tasks = [job for index, job in stage.jobs.items() if index not in stage.done]
-        known = (infos.get(job.job_id) for job in open_tasks)
-        if stage.unanswered or any(info is None or not info.is_living for info in known):
+        jobs = [job.job_id for index, job in stage.jobs.items() if index not in stage.done]
+        known = [infos[job] for job in jobs if job in infos]
+        if stage.unanswered or any(not (info.is_living or is_silent(info)) for info in known):
             yield name
 
 

@@ -13,7 +13,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class Submission:
     """From now to the earliest start."""
     measures_lead: bool = False
     """Whether later jobs are asked as early as the run's own saves want (``jobs.lead``)."""
-    after: tuple[str, ...] = field(default=())
+    after: tuple[str, ...] = ()
     """Jobs that must have ended well before; of whole arrays their one id."""
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,23 +83,24 @@ def waiting_lock(run: RunDir, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         SubmitError: somebody holds it longer than that.
     """
     deadline = time.monotonic() + seconds
-    while True:
-        try:
-            lock = rundir.locked(run.lock)
-            lock.__enter__()
-        except rundir.Locked as error:
+    with ExitStack() as held:
+        while not hold(run, held):
             if time.monotonic() > deadline:
                 raise SubmitError(
                     f"another submission of run {run.name} has been at work for {seconds:.0f} s",
                     f"`meditron resume {run.name}` when it is over",
-                ) from error
+                )
             time.sleep(LOCK_POLL_SECONDS)
-        else:
-            break
-    try:
         yield
-    finally:
-        lock.__exit__(None, None, None)
+
+
+def hold(run: RunDir, held: ExitStack) -> bool:
+    """Take the run's lock, unless somebody else has it; whether it was taken."""
+    try:
+        held.enter_context(rundir.locked(run.lock))
+    except rundir.Locked:
+        return False
+    return True
 
 
 def held_back(run: RunDir, stage: str, indices: Sequence[int], replaces: Sequence[str]) -> str:

@@ -45,15 +45,17 @@ def command(
     not, this does. What a person has stopped or cancelled stays so. It can be interrupted at any
     time, and run twice: only one goes on with a task.
     """
-    from meditron_cli.look_after import look
+    from meditron_cli.look_after import Looked, look
 
-    told: frozenset[Said] = frozenset()
+    before = Looked((), silent=False)
     while True:
-        said = look(services, chosen(services, runs_dir, name))
-        tell([item for item in said if item not in told], as_json)
+        now = look(services, chosen(services, runs_dir, name))
+        tell([item for item in now.said if item not in before.said], as_json)
+        if now.silent and not before.silent:
+            console.note("the scheduler does not answer; nothing is done until it does")
         if once:
             return
-        told = frozenset(said)
+        before = now
         services.clock.sleep(interval)
 
 

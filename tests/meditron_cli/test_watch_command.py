@@ -132,6 +132,10 @@ def test_a_silent_slurm_is_waited_for(desk: Desk) -> None:
     assert result.stdout.splitlines()[-1].endswith("curate: 103 goes on")
     assert result.stdout.count("goes on") == 2
     assert slept[1] - slept[0] == 30
+    assert result.stderr.splitlines()[0] == (
+        "the scheduler does not answer; nothing is done until it does"
+    )
+    assert result.stderr.count("does not answer") == 1
 
 
 def test_a_refusal_is_said_once(desk: Desk) -> None:
