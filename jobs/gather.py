@@ -158,13 +158,13 @@ def checkpoint_step(run: rundir.RunDir, task: specs.TaskSpec | None) -> int | No
     folder = run.path(task.spec.checkpoint_dir)
     try:
         found = checkpoints.find_latest(folder)
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        if found is not None:
+            return found[1].iteration
+        paths = list(folder.iterdir()) if folder.is_dir() else []
+        lost = any(checkpoints.step_of(p) > 0 and checkpoints.was_finished(p) for p in paths)
     except OSError:
         return None
-    if found is not None:
-        return found[1].iteration
-    begun = [name for name in names if name.startswith("iter_") and name != checkpoints.name(0)]
-    return None if begun else 0
+    return None if lost else 0
 
 
 def last_step(place: Place, task: specs.TaskSpec | None) -> int | None:

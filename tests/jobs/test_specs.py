@@ -25,7 +25,7 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
 
 def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Any value of a spec dataclass, from the types its fields are declared with."""
-    names = ("ModelSpec", "ParallelSpec", "SupervisionSpec")
+    names = ("ModelSpec", "ParallelSpec", "SupervisionSpec", "SiteSpec")
     nested = {name: getattr(specs, name) for name in names}
     chosen = {
         field.name: LEAVES[field.type] if field.type in LEAVES else any_of(nested[field.type])
