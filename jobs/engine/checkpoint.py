@@ -1,7 +1,8 @@
 """Sharded save and load, written whole, by all ranks together.
 
 What a checkpoint is on disk stands in ``jobs.checkpoints``, what becomes of old and damaged ones in
-``jobs.keeping``, how the shards are written in ``jobs.engine.shards``.
+``jobs.keeping``, how the shards are written in ``jobs.engine.shards``. Imports torch and
+megatron.core, so import it only after ``jobs.device.start``.
 """
 
 from __future__ import annotations
@@ -9,26 +10,25 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed
+from torch.distributed.checkpoint.api import CheckpointException
 
 from jobs import checkpoints, keeping, rundir
 from jobs import device as devices
-from jobs.checkpoints import MANIFEST, RECORD, Found, Record, find_latest, name
+from jobs.checkpoints import MANIFEST, RECORD, Found, Record
+from jobs.engine import shards
+from jobs.engine.shards import Trained
 from jobs.runtime import FAILED, TaskError
-
-if TYPE_CHECKING:
-    import torch
-
-    from jobs.engine.shards import Trained
 
 T = TypeVar("T")
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
-
-__all__ = ["StorageError", "choose", "find_latest", "load", "load_weights", "name", "save"]
 
 
 class StorageError(TaskError):
@@ -47,8 +47,6 @@ def save(folder: Path, trained: Trained, record: Record, keep: int) -> Found:
     Raises:
         StorageError: it could not be written; earlier checkpoints are untouched.
     """
-    from jobs.engine import shards
-
     path = folder / checkpoints.name(record.iteration)
     there = devices.decide_once(lambda: _make_way(path, record.bytes))
     if there is not None:
@@ -56,8 +54,15 @@ def save(folder: Path, trained: Trained, record: Record, keep: int) -> Found:
     try:
         shards.write(path, trained)
         files = _describe_together(path)
-    except shards.FAILURES as error:
-        raise _not_written(path, _reason_for_all(error)) from error
+    except CheckpointException as error:  # on every rank, and only rank 0 knows why
+        failures = error.failures
+        reason = devices.decide_once(lambda: _reason(failures))
+        raise _not_written(path, reason) from error
+    except (OSError, RuntimeError) as error:
+        beneath = shards.system_error(error)
+        if beneath is None:
+            raise
+        raise _not_written(path, str(beneath)) from error
     return path, devices.decide_once(lambda: _commit(path, record, files, keep))
 
 
@@ -88,8 +93,6 @@ def load(path: Path, trained: Trained, record: Record, layout: dict[str, Any]) -
     Raises:
         TaskError: the files do not hold what the model asks for.
     """
-    from jobs.engine import shards
-
     same = all(record.layout[key] == layout[key] for key in ("tensor", "pipeline"))
     _fitting(path, lambda: shards.load(path, trained, with_generators=same))
     if not same and _rank() == 0:
@@ -109,23 +112,18 @@ def load_weights(path: Path, network: torch.nn.Module) -> None:
     Raises:
         TaskError: the files do not hold what the model asks for.
     """
-    from jobs.engine import shards
-
     _fitting(path, lambda: shards.load_weights(path, network))
 
 
 def _fitting(path: Path, load: Callable[[], None]) -> None:
-    import torch
-
-    from jobs.engine import shards
-
     try:
         load()
-    except torch.OutOfMemoryError:
-        raise
-    except OSError as error:
-        raise _unreadable(path, str(error)) from error
-    except shards.FAILURES + shards.UNREADABLE as error:
+    except (OSError, RuntimeError, CheckpointException, *shards.UNREADABLE) as error:
+        beneath = shards.system_error(error)
+        if beneath is not None:
+            raise _unreadable(path, str(beneath)) from error
+        if isinstance(error, RuntimeError):  # a lost peer, a device, memory: no word about files
+            raise
         raise TaskError(
             f"{path} cannot be loaded into this model: {type(error).__name__}: {error}",
             "a checkpoint fits only the architecture it was saved from; `meditron checkpoints "
@@ -176,20 +174,9 @@ def _with_name(reason: str) -> str:
     return _ERRNO.sub(lambda match: f"{errno.errorcode.get(int(match[1]), match[0])}:", reason)
 
 
-def _reason_for_all(error: BaseException) -> str:
-    """What went wrong, told to every rank where every rank has met it: torch tells only rank 0."""
-    from torch.distributed.checkpoint.api import CheckpointException
-
-    from jobs.engine import shards
-
-    if not isinstance(error, CheckpointException):
-        return str(shards.system_error(error))
-    return devices.decide_once(lambda: _reason(error))
-
-
-def _reason(error: Any) -> str:
-    """The failures themselves, out of what torch wraps around them."""
-    told = {str(cause[0]).removeprefix("Worker failure: ") for cause in error.failures.values()}
+def _reason(failures: Mapping[int, Any]) -> str:
+    """What ranks met, out of what torch wraps around it."""
+    told = {str(error).removeprefix("Worker failure: ") for error, *_ in failures.values()}
     return "; ".join(sorted(told))
 
 
@@ -223,8 +210,6 @@ def _altered_together(path: Path) -> str:
     Raises:
         StorageError: on every rank, if any cannot read its share.
     """
-    import torch.distributed
-
     files = devices.decide_once(lambda: checkpoints.manifest(path))
     mine = checkpoints.shares(files, torch.distributed.get_world_size())[_rank()]
     try:
@@ -254,8 +239,6 @@ def _from_all(work: Callable[[], T]) -> list[T]:
     Raises:
         OSError: as the first rank raised it that did.
     """
-    import torch.distributed
-
     outcome: T | OSError
     try:
         outcome = work()
@@ -290,6 +273,4 @@ def _commit(path: Path, record: Record, files: dict[str, Any], keep: int) -> Rec
 
 
 def _rank() -> int:
-    import torch.distributed
-
     return int(torch.distributed.get_rank())

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 import torch.distributed
-from torch.distributed.checkpoint.api import CheckpointException
 
 from jobs import device as devices
 
@@ -33,14 +32,12 @@ with devices.quiet():
 CONTENT = {"distrib_optim_sharding_type": "fully_reshardable"}
 """Optimizer state as whole parameters, so that the layout may change from attempt to attempt."""
 
-FAILURES = (OSError, RuntimeError, CheckpointingException, CheckpointException)
-"""What megatron.core and torch raise when files cannot be written or read, or do not fit."""
-
 UNREADABLE = (
-    pickle.UnpicklingError, EOFError, LookupError, ValueError, AttributeError, ImportError,
+    CheckpointingException, pickle.UnpicklingError, EOFError, LookupError, ValueError,
+    AttributeError, ImportError,
 )  # fmt: skip
-"""What reading a file raises whose content is not what it should be: the ``pickle`` module's
-documentation names most of them."""
+"""What loading raises, beside torch's ``CheckpointException``, where files do not hold what the
+model asks for: the ``pickle`` module's documentation names most of them."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,8 @@ def write(path: Path, trained: Trained) -> None:
     """Write all of a model and its optimizer into an empty folder. All ranks call it together.
 
     Raises:
-        FAILURES: on every rank, whichever met it, where megatron.core tells the others.
+        CheckpointException: on every rank, when a shard could not be written; rank 0 knows why.
+        OSError, RuntimeError: on the rank that met it, for all other files.
     """
     # Results of a save that is waited for stay within the process. Left alone, megatron.core starts
     # a queue server for them, which outlives a rank that is killed.
@@ -100,17 +98,16 @@ def _write_buckets(
         list(pool.map(write_bucket, range(len(buckets))))
     outcomes = dict(written.get() for _ in buckets)
     failed = [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)]
-    results.put(system_error(failed[0]) if failed else outcomes)
+    results.put(system_error(failed[0]) or failed[0] if failed else outcomes)
 
 
-def system_error(error: BaseException) -> BaseException:
-    """What the kernel said, where that is what an error came from: torch covers it with its own."""
+def system_error(error: BaseException) -> OSError | None:
+    """What the kernel said, where an error came from that: torch covers it with its own."""
     beneath: BaseException | None = error
-    while beneath is not None:
-        if isinstance(beneath, OSError):
-            return beneath
-        beneath = beneath.__cause__ or beneath.__context__
-    return error
+    while beneath is not None and not isinstance(beneath, OSError):
+        failures = list(getattr(beneath, "failures", {}).values())  # of torch's CheckpointException
+        beneath = failures[0][0] if failures else beneath.__cause__ or beneath.__context__
+    return beneath
 
 
 class _NoCount:
@@ -127,7 +124,7 @@ def load(path: Path, trained: Trained, *, with_generators: bool) -> None:
     """Load weights, optimizer and generator states into any layout. All ranks call it together.
 
     Raises:
-        FAILURES, UNREADABLE: the files do not hold what the model asks for.
+        CheckpointException, UNREADABLE: the files do not hold what the model asks for.
     """
     state = sharded_state(trained, is_loading=True, with_generators=with_generators)
     loaded = dist_checkpointing.load(
@@ -143,7 +140,7 @@ def load_weights(path: Path, network: torch.nn.Module) -> None:
     """Load the weights alone, into a model of any layout and precision. All ranks call it together.
 
     Raises:
-        FAILURES, UNREADABLE: the files do not hold what the model asks for.
+        CheckpointException, UNREADABLE: the files do not hold what the model asks for.
     """
     state = {"model": _model_state(network, _content())}
     loaded = dist_checkpointing.load(state, str(path), strict="raise_unexpected")
