@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobs import runtime
+from jobs import history, runtime
 from jobs.attempt import Place, say
 from jobs.evidence import Action, Decision
 from jobs.slurm import successor
@@ -52,7 +52,9 @@ class Acting:
         return client is not None and client.requeue(job.job_id)
 
     def _submit(self, decision: Decision) -> int:
-        """Have a fresh job go on; 75 when one does, whoever submitted it."""
+        """Have a fresh job go on; 75 when one does, whoever submitted it, and 130 when a person has
+        asked for the end meanwhile.
+        """
         place = self.place
         try:
             ids = successor.succeed(
@@ -73,7 +75,10 @@ class Acting:
             return runtime.FAILED
         if ids:
             say(f"job {ids[0]} goes on with {place.stage} task {place.index}")
-        return runtime.SUCCESSOR
+            return runtime.SUCCESSOR
+        past = history.read(place.run, place.stage, place.index)
+        is_over = past.is_cancelled or past.is_stopped or place.run.stop_file.exists()
+        return runtime.STOPPED if is_over else runtime.SUCCESSOR
 
 
 def sleep_until_killed() -> None:
