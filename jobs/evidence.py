@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-
 TRAINING = ("pretrain",)
 """Stages with steps and checkpoints; the tasks of the others begin anew each time."""
 
@@ -126,6 +125,8 @@ class Site:
     scheduler: str = "slurm"
     in_allocation: bool = True
     """False for the janitor and the login node: the job is over."""
+    started_again: bool = False
+    """The same job has been started once more, and this start asks about the one before it."""
     usable: bool = True
     """Ranks may be started once more here: those before them are gone for certain."""
     can_requeue: bool = True

@@ -217,6 +217,9 @@ def stop(case: Case, *why: str) -> Decision:
 def go_on(case: Case) -> Decision:
     """The cheapest way to go on that this place offers."""
     site = case.evidence.site
+    if site.started_again and not set(case.blamed) & set(site.nodes):
+        reason = f"{case.verdict.sentence}; the job was started again and goes on {whence(case)}"
+        return Decision(Action.REQUEUE, reason, code=runtime.SUCCESSOR)
     delay = delay_before(case)
     preempted = case.verdict.cause is Cause.PREEMPTED
     if preempted and case.live and site.can_requeue and site.requeues_left != 0:

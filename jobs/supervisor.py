@@ -295,13 +295,17 @@ class Supervisor:
         for start in past.unsettled:
             if start.attempt == self.place.attempt:
                 continue
-            site = self.surroundings.said(task.site).site
-            client = self.surroundings.client
-            evidence = postmortem.examine(self.run, start, task, client, site)
+            here = self.surroundings
+            site = replace(
+                here.said(task.site).site,
+                in_allocation=False,
+                started_again=start.job_id == here.job.job_id,
+            )
+            evidence = postmortem.examine(self.run, start, task, here.client, site)
             decision = postmortem.close(self.run, start, evidence, self.ledger(), "supervisor")
             self.remember(decision.suspects)
-            here = set(decision.exclude) & set(self.surroundings.job.nodes)
-            if decision.action is Action.STOP or here:
+            unwanted = set(decision.exclude) & set(here.job.nodes)
+            if decision.action is Action.STOP or unwanted:
                 raise Settled(decision)
 
     # ---- at the end

@@ -112,6 +112,20 @@ def test_each_end_has_its_action(told: Evidence, action: Action, code: int) -> N
 
 
 @pytest.mark.parametrize(
+    ("nodes", "action"),
+    [(("gpu01", "gpu03"), Action.REQUEUE), (("gpu01", "gpu02"), Action.SUBMIT)],
+)
+def test_a_job_that_slurm_started_again_goes_on_unless_it_got_the_bad_node_once_more(
+    nodes: tuple[str, ...], action: Action
+) -> None:
+    site = replace(AFTERWARDS, started_again=True, nodes=nodes)
+
+    decision = decide(evidence(slurm_state="NODE_FAIL", failed_node="gpu02", site=site))
+
+    assert decision.action is action
+
+
+@pytest.mark.parametrize(
     ("told", "reason"),
     [
         (
