@@ -1,0 +1,302 @@
+"""`meditron doctor` against programs that answer as recorded: what it prints, keeps and refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs import rundir
+from meditron_cli.doctor import cache
+from meditron_cli.doctor.cache import Probe
+from meditron_cli.main import main
+from meditron_cli.services import Services
+
+from ... import fake_slurm
+from ...conftest import Bench
+from ...fake_slurm import FakeSlurm
+from .sites import DATA
+from .test_meaning_probe import report, without
+
+SBATCH = """
+echo "sbatch $*" >>"$STATE/log"
+case "$*" in
+--version) echo slurm-wlm 22.05.8 ;;
+*--test-only*) echo "sbatch: Job 9 to start at noon" >&2 ;;
+*)
+    [ ! -e "$STATE/refused" ] || { cat "$STATE/refused" >&2; exit 1; }
+    for word; do
+        case $word in --chdir=*) folder=${word#--chdir=} ;; esac
+    done
+    echo "$folder" >"$STATE/folder"
+    echo "$*" >"$STATE/options"
+    [ ! -e "$STATE/report" ] || cp "$STATE/report" "$folder/report.json"
+    echo "77|PENDING|Priority" >"$STATE/queue"
+    echo "77;mini" ;;
+esac
+"""
+
+
+@dataclass
+class Ward:
+    """A login node whose Slurm answers as recorded."""
+
+    bench: Bench
+    slurm: FakeSlurm
+
+    @property
+    def file(self) -> Path:
+        """Where facts are kept."""
+        return self.bench.folder / "cache/meditron/clusters/test-slurm.json"
+
+    @property
+    def folder(self) -> Path:
+        """Of the last probe job."""
+        return Path((self.slurm.state / "folder").read_text().strip())
+
+    def __call__(self, *words: str, cluster: str = "test-slurm") -> Result:
+        """Run `meditron doctor`."""
+        environ = {**self.slurm.environ, "MEDITRON_RUNS": str(self.bench.runs)}
+        services = Services(clock=self.bench.clock, environ=environ)
+        return CliRunner().invoke(main, ["doctor", "--cluster", cluster, *words], obj=services)
+
+    def json(self, *words: str, code: int = 0) -> dict[str, Any]:
+        """What it prints for programs."""
+        result = self(*words, "--json")
+        assert result.exit_code == code, result.stderr
+        found = json.loads(result.stdout)
+        assert isinstance(found, dict)
+        return found
+
+    def kept(self) -> cache.Facts:
+        """What it has kept."""
+        facts = cache.read(self.file)
+        assert facts
+        return facts
+
+    def will_report(self, seen: dict[str, Any]) -> None:
+        """Have the next probe job report at once."""
+        rundir.write_json(self.slurm.state / "report", seen)
+
+
+@pytest.fixture
+def ward(meditron: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ward:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(meditron.folder / "cache"))
+    slurm = fake_slurm.install(tmp_path / "slurm")
+    state, recorded = f"STATE={slurm.state}", f"{DATA}/slurm-22.05.8"
+    slurm.replace("sbatch", f"{state}\n{SBATCH}")
+    slurm.replace("scontrol", f'case "$2" in config|partition) cat {recorded}-"$2"*.txt ;; esac')
+    slurm.replace("sinfo", f"cat {recorded}-nodes.txt")
+    slurm.replace("sacct", '[ "$1" != --helpformat ] || echo JobID State ExitCode Submit Start')
+    (slurm.bin / "sacctmgr").touch()
+    slurm.replace("sacctmgr", f'cat {recorded}-"$4".txt')
+    return Ward(meditron, slurm)
+
+
+def facts_of(found: dict[str, Any], verdict: str) -> list[str]:
+    """What has a verdict."""
+    return [item["fact"] for item in found["findings"] if item["verdict"] == verdict]
+
+
+def test_a_table_a_strategy_and_where_facts_are_kept(ward: Ward) -> None:
+    result = ward("--no-probe")
+
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["FACT", "VALUE", "VERDICT", "MEANING"]
+    assert any(line.startswith("GraceTime ") and " 10 s " in line for line in lines)
+    assert lines[-1].startswith("strategy: a job that is preempted or loses a node is queued again")
+    assert result.stderr.splitlines()[-1] == f"kept for `plan` and `submit` in {ward.file}"
+
+
+def test_without_a_probe_nothing_is_submitted(ward: Ward) -> None:
+    found = ward.json("--no-probe")
+
+    assert not (ward.slurm.state / "folder").exists()
+    assert facts_of(found, "UNKNOWN") == ["compute nodes"]
+    assert (found["works"], found["probe"]) == (True, None)
+
+
+def test_plans_are_made_with_what_was_found_out(ward: Ward) -> None:
+    ward("--no-probe")
+
+    result = ward.bench("explain", "cluster.gpu_partition.grace_seconds", "--cluster", "test-slurm")
+
+    assert "cluster.gpu_partition.grace_seconds = 10\n" in result.stdout
+    assert "from: cache/meditron/clusters/test-slurm.json\n" in result.stdout
+
+
+def test_a_probe_is_a_job_like_training_on_two_nodes(ward: Ward) -> None:
+    ward.will_report(report())
+
+    found = ward.json()
+
+    options = (ward.slurm.state / "options").read_text().split()
+    assert {"--nodes=2", "--ntasks-per-node=1", "--partition=low", "--gpus-per-node=2"} <= set(
+        options
+    )
+    assert {"--requeue", "--time=10", "--job-name=meditron-doctor"} <= set(options)
+    assert found["facts"]["slurm"]["submit_from_jobs"] is True
+    assert "shared storage" in facts_of(found, "OK")
+    assert not ward.folder.exists()
+
+
+def test_a_probe_that_still_waits_is_read_the_next_time(ward: Ward) -> None:
+    first = ward("--wait", "5")
+
+    assert first.exit_code == 0, first.stderr
+    assert first.stderr.splitlines()[1] == (
+        "job 77 still waits; `meditron doctor --cluster test-slurm` reads later what it saw"
+    )
+    waiting = ward.folder
+    rundir.write_json(waiting / "report.json", report())
+    (ward.slurm.state / "folder").unlink()
+
+    second = ward.json()
+
+    assert "shared storage" in facts_of(second, "OK")
+    assert not (ward.slurm.state / "folder").exists()
+    assert not waiting.exists()
+
+
+def test_what_a_probe_saw_is_remembered_with_its_age(ward: Ward) -> None:
+    ward.will_report(report(time=ward.bench.clock.now()))
+    ward()
+    ward.bench.clock.sleep(7200)
+
+    result = ward("--no-probe")
+
+    assert result.stderr.splitlines()[0] == "compute nodes were seen 2 hours ago"
+    assert "shared storage" in result.stdout
+    assert ward.kept().slurm.submit_from_jobs is True
+
+
+def test_compute_nodes_that_cannot_submit_change_the_strategy_and_the_plan(ward: Ward) -> None:
+    ward.will_report({**without("sbatch"), "submit": None})
+
+    found = ward.json()
+
+    assert "`meditron watch` on this machine submits the next" in found["strategy"]
+    assert found["facts"]["slurm"]["submit_from_jobs"] is False
+
+
+def test_training_that_cannot_work_is_exit_5(ward: Ward) -> None:
+    ward.will_report(without("srun"))
+
+    result = ward()
+
+    assert result.exit_code == 5
+    assert "FATAL    no rank can be started" in result.stdout
+    assert result.stderr.splitlines()[-1] == (
+        "error: training cannot work on cluster test-slurm as it is; see FATAL above"
+    )
+
+
+def test_a_probe_that_sbatch_refuses_is_fatal_in_its_words(ward: Ward) -> None:
+    ward.slurm.tell("refused", "sbatch: error: Invalid account specified\n")
+
+    found = ward.json(code=5)
+
+    (item,) = [item for item in found["findings"] if item["fact"] == "probe job"]
+    assert item["meaning"] == "sbatch refused the probe job: Invalid account specified"
+    assert list(ward.bench.runs.glob(".doctor-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("log", "sentence"),
+    [
+        (None, "the probe job ended without a word: compute nodes do not see {runs}; name a runs "
+         "directory on storage that they share"),
+        ("module: not found\n", "the probe job left no report: module: not found"),
+        ("", "the probe job left no report: its log is empty"),
+    ],
+)  # fmt: skip
+def test_a_probe_that_ends_without_a_report_says_why(
+    ward: Ward, log: str | None, sentence: str
+) -> None:
+    def end() -> None:
+        ward.slurm.queue()
+        if log is not None:
+            (ward.folder / "probe.log").write_text(log)
+
+    ward.bench.clock.when_slept = end
+
+    found = ward.json(code=5)
+
+    (item,) = [item for item in found["findings"] if item["fact"] == "probe job"]
+    assert item["meaning"] == sentence.format(runs=ward.bench.runs)
+    assert not ward.folder.exists()
+    assert ward.kept().probe is None
+
+
+def test_ctrl_c_ends_the_probe(ward: Ward) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    ward.bench.clock.when_slept = interrupt
+
+    result = ward()
+
+    assert result.exit_code == 130
+    assert ward.slurm.calls("scancel") == ["scancel --quiet 77"]
+    assert not ward.folder.exists()
+
+
+def test_a_silent_slurm_is_exit_3_and_what_was_kept_stays(ward: Ward) -> None:
+    ward("--no-probe")
+    kept = ward.file.read_bytes()
+    for name in ("scontrol", "sinfo"):
+        ward.slurm.replace(name, "exit 1")
+
+    result = ward("--no-probe")
+
+    assert result.exit_code == 3
+    assert result.stderr.splitlines()[0] == "error: Slurm does not answer on this machine"
+    assert ward.file.read_bytes() == kept
+
+
+def test_one_silent_command_hides_nothing_else(ward: Ward) -> None:
+    ward.slurm.replace("sacctmgr", "exit 1")
+
+    found = ward.json("--no-probe")
+
+    assert facts_of(found, "UNKNOWN") == ["account", "job limits", "compute nodes"]
+
+
+def test_a_profile_with_placeholders_is_asked_about_without_jobs(ward: Ward) -> None:
+    result = ward(cluster="rcp")
+
+    assert result.exit_code == 5
+    assert "there are cpu, low, high" in result.stdout
+    assert not (ward.slurm.state / "folder").exists()
+    assert "--test-only" not in "".join(ward.slurm.calls())
+
+
+def test_this_machine_has_no_slurm_to_ask(ward: Ward) -> None:
+    result = ward(cluster="local")
+
+    assert result.exit_code == 0
+    assert result.stdout.startswith("cluster local is this machine, without Slurm: ")
+    assert json.loads(ward("--json", cluster="local").stdout)["works"] is True
+
+
+def test_a_broken_cache_is_written_anew(ward: Ward) -> None:
+    ward.file.parent.mkdir(parents=True)
+    ward.file.write_text("{")
+
+    assert ward("--no-probe").exit_code == 0
+    assert ward.kept().partitions["low"].grace_seconds == 10
+
+
+def test_a_folder_that_was_removed_meanwhile_is_no_probe_to_wait_for(ward: Ward) -> None:
+    ward("--no-probe")
+    gone = Probe("5", str(ward.bench.folder / "gone"), 1.0)
+    cache.write(ward.file, cache.Facts("test-slurm", 1.0, probe=gone))
+    ward.will_report(report())
+
+    assert ward().exit_code == 0
+    assert ward.folder.parent == ward.bench.runs
