@@ -24,6 +24,8 @@ HANG_LEAVE_SECONDS = 30.0
 """For ranks that hang to leave once they are asked to (design RESILIENCE, section 11)."""
 AFTERWARDS_SECONDS = 20.0
 """Before the end of the allocation, for what has to be done when the ranks are gone (guess)."""
+ENOUGH_SECONDS = 60.0
+"""To save in, and have that time left (guess)."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Deadline:
     """It is the end of the grace time."""
 
     def last_moment(self, now: float) -> float:
-        """When ranks that are still saving have to be ended, so that something can be done about
-        it; in a grace time never, since Slurm itself queues the job again.
+        """When ranks that are still saving have to be ended, so that a fresh job can be submitted.
+
+        Never in a grace time, since Slurm itself queues the job again, and never where little time
+        is left: that belongs to saving, and the janitor goes on with what Slurm has ended.
         """
-        if self.preempted:
-            return self.time
-        return max(self.time - AFTERWARDS_SECONDS, now + 0.75 * (self.time - now))
+        if self.preempted or self.time - now < ENOUGH_SECONDS:
+            return float("inf")
+        return self.time - AFTERWARDS_SECONDS
 
 
 @dataclass(frozen=True)
