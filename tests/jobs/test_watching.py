@@ -1,0 +1,121 @@
+"""The wait for ranks: who is asked to leave, when, and what becomes of those that stay."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from jobs import srun_words
+from jobs.evidence import Hang
+from jobs.watching import AFTERWARDS_SECONDS, Deadline, Senses, Watching
+
+HANG = Hang("step", 130.0, 120.0)
+
+
+@dataclass
+class Ranks:
+    """Ranks that leave once they were asked often enough, or are ended."""
+
+    deaf_to: int = 0
+    """Requests that do not reach them."""
+    stubborn: bool = False
+    asked: int = 0
+    ended: int = 0
+
+    def poll(self) -> int | None:
+        heard = self.asked > self.deaf_to and not self.stubborn
+        return 130 if heard or self.ended else None
+
+    def stop(self) -> bool:
+        self.asked += 1
+        return self.asked > self.deaf_to
+
+    def end(self) -> None:
+        self.ended += 1
+
+    def failures(self) -> list[srun_words.Failure]:
+        return []
+
+
+@dataclass
+class World:
+    """What a wait asks about."""
+
+    signals: list[int] = field(default_factory=list)
+    stop: bool = False
+    deadline: Deadline | None = None
+    hang: Hang | None = None
+    noted: int = 0
+
+    def senses(self) -> Senses:
+        return Senses(
+            signals=self.signals,
+            is_asked=lambda: self.stop,
+            deadline=lambda: self.deadline,
+            look=lambda now: self.hang,
+            examine=lambda hang: Hang(hang.phase, hang.seconds, hang.limit, rank=3),
+            note=self.note,
+        )
+
+    def note(self) -> None:
+        self.noted += 1
+
+
+def watch(ranks: Ranks, world: World, leave_seconds: float = 600.0) -> Watching:
+    watching = Watching(ranks, world.senses(), leave_seconds)
+    assert watching.wait() == 130
+    return watching
+
+
+def test_a_request_that_did_not_reach_the_ranks_is_repeated_and_noted_once() -> None:
+    ranks, world = Ranks(deaf_to=1), World(signals=[12, 15])
+
+    watch(ranks, world)
+
+    assert (ranks.asked, ranks.ended, world.noted) == (2, 0, 1)
+
+
+def test_the_file_stop_is_a_request() -> None:
+    ranks = Ranks()
+
+    watch(ranks, World(stop=True))
+
+    assert (ranks.asked, ranks.ended) == (1, 0)
+
+
+def test_ranks_that_stay_are_ended_when_their_time_is_over() -> None:
+    ranks = Ranks(stubborn=True)
+
+    watch(ranks, World(signals=[15]), leave_seconds=0.1)
+
+    assert (ranks.asked, ranks.ended) == (1, 1)
+
+
+def test_ranks_are_asked_to_leave_before_an_end_that_nobody_announces() -> None:
+    """A short allocation is used for half its time at least, however long saving may take."""
+    ranks = Ranks()
+    world = World(deadline=Deadline(time.time() + 2.0))
+    began = time.time()
+
+    watching = watch(ranks, world, leave_seconds=600.0)
+
+    assert watching.is_late
+    assert time.time() - began >= 0.9
+    assert ranks.asked == 1
+
+
+def test_ranks_that_hang_are_examined_then_asked_to_leave() -> None:
+    ranks = Ranks()
+
+    watching = watch(ranks, World(hang=HANG))
+
+    assert watching.hang is not None
+    assert (watching.hang.rank, ranks.asked, watching.is_late) == (3, 1, False)
+
+
+def test_time_for_a_fresh_job_is_kept_only_where_there_is_time() -> None:
+    now = 1000.0
+
+    assert Deadline(now + 300.0).last_moment(now) == now + 300.0 - AFTERWARDS_SECONDS
+    assert Deadline(now + 30.0).last_moment(now) == float("inf")
+    assert Deadline(now + 300.0, preempted=True).last_moment(now) == float("inf")
