@@ -141,7 +141,7 @@ class PretrainSpec:
     """Global batches per validation."""
     save_interval: int
     keep_checkpoints: int
-    """Newest checkpoints kept besides step 0 and the last."""
+    """Newest checkpoints kept besides step 0 and the last; ``jobs.keeping`` says what stays too."""
     checkpoint_dir: str
     """Relative: ``checkpoints``."""
     tensorboard_dir: str
