@@ -106,8 +106,8 @@ def look_after(run: RunDir, stage: str, client: Client, by: str) -> Look:
             ledger.settle(run, client)
             tasks = unfinished(run, stage)
             over, unclear = sort_out(tasks, client.states([task.job_id for task in tasks]))
-            rows = client.accounting([task.job_id for task in over]) if over else {}
-            judge = Judge(run, stage, by, client, rows or {})
+            told = Told(client, [task.job_id for task in over])
+            judge = Judge(run, stage, by, told, told.rows)
             wanted = judge.decide_all(over)
         said, refused = go_on(run, stage, client, by, wanted)
     except SubmitError as error:
@@ -159,6 +159,17 @@ def sort_out(tasks: Iterable[Task], infos: Mapping[str, JobInfo]) -> tuple[list[
             over.append(task)
         unclear |= lagging or info.state is JobState.UNKNOWN
     return over, unclear
+
+
+class Told(Client):
+    """Slurm, whose accounting has been asked about all jobs at once."""
+
+    def __init__(self, client: Client, job_ids: Sequence[str]) -> None:
+        super().__init__(client.environ)
+        self.rows = (client.accounting(job_ids) if job_ids else None) or {}
+
+    def accounting(self, job_ids: Sequence[str]) -> dict[str, list[AccountRow]] | None:
+        return self.rows or None
 
 
 @dataclass(frozen=True)

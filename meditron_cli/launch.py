@@ -122,7 +122,8 @@ def left_alone(
             info = infos[kept[0]]
             more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
             why = f": {info.reason}" if info.reason not in ("", "None") else ""
-            yield f"{stage}: job {kept[0]}{more} is there already ({info.state.value}{why})"
+            at_work = f"job {kept[0]}{more} ({info.state.value}{why})"
+            yield f"{stage}: nothing to submit, it has {at_work}"
 
 
 def without_bad_nodes(plan: Plan, scheduler: Scheduler, run: RunDir, note: Note) -> Plan:

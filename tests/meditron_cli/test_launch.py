@@ -388,7 +388,7 @@ def test_a_run_that_is_at_work_says_in_which_job(meditron: Bench) -> None:
 
     result = meditron("resume", meditron.run().name)
 
-    assert result.stderr == "curate: job 101_0 is there already (queued: BeginTime)\n"
+    assert result.stderr == ("curate: nothing to submit, it has job 101_0 (queued: BeginTime)\n")
     assert len(meditron.scheduler.submitted) == 1
 
 
