@@ -106,9 +106,11 @@ def look_after(run: RunDir, stage: str, client: Client, by: str) -> Look:
             ledger.settle(run, client)
             tasks = unfinished(run, stage)
             over, unclear = sort_out(tasks, client.states([task.job_id for task in tasks]))
-            told = Told(client, [task.job_id for task in over])
-            judge = Judge(run, stage, by, told, told.rows)
-            wanted = judge.decide_all(over)
+            rows = client.accounting([task.job_id for task in over]) if over else {}
+            if rows is None and client.keeps_accounts():
+                return Look(unclear=True)
+            told = Told(client.environ, rows or {})
+            wanted = Judge(run, stage, by, told, told.rows).decide_all(over)
         said, refused = go_on(run, stage, client, by, wanted)
     except SubmitError as error:
         return Look((f"{stage}: {error.message}",), unclear=True)
@@ -164,9 +166,9 @@ def sort_out(tasks: Iterable[Task], infos: Mapping[str, JobInfo]) -> tuple[list[
 class Told(Client):
     """Slurm, whose accounting has been asked about all jobs at once."""
 
-    def __init__(self, client: Client, job_ids: Sequence[str]) -> None:
-        super().__init__(client.environ)
-        self.rows = (client.accounting(job_ids) if job_ids else None) or {}
+    def __init__(self, environ: Mapping[str, str], rows: dict[str, list[AccountRow]]) -> None:
+        super().__init__(environ)
+        self.rows = rows
 
     def accounting(self, job_ids: Sequence[str]) -> dict[str, list[AccountRow]] | None:
         return self.rows or None
