@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.slurm.client import Client
+from jobs.slurm.environment import job_environment
 from jobs.specs import STAGES
 from meditron_cli import inputs
 from meditron_cli.config.load import Loaded, load
@@ -85,7 +86,7 @@ def examine(patient: Patient, wait: float | None) -> Examined:
     """
     loaded = patient.loaded
     plan = inputs.plan_of(loaded, STAGES)
-    client = Client(patient.environ)
+    client = Client(job_environment(plan.site.environment, patient.environ))
     site = asking.read(client, [] if loaded.placeholders else list(shapes.of_plan(plan)))
     if meaning.is_silent(site):
         raise SchedulerError(
@@ -124,7 +125,7 @@ def see(
         return remembered(patient, plan, earlier)
     try:
         found = earlier if is_pending(earlier) else None
-        found = found or probe.submit(plan, patient.root, patient.environ, patient.clock.now())
+        found = found or probe.submit(plan, patient.root, client, patient.clock.now())
     except probe.Refused as error:
         return Seen([Finding("probe job", "refused", FATAL, error.message, "sbatch")])
     except SchedulerError as error:

@@ -29,8 +29,8 @@ class Workload:
     save_interval: int
     gpus: int
     """0 where the nodes have none."""
-    tasks: int
-    """Of all stages, that may be queued at once."""
+    jobs: int
+    """Of all stages, each task of an array counted, that may be queued at once."""
     time_minutes: int
     """Of one training job."""
 

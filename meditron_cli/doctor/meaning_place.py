@@ -169,9 +169,9 @@ def job_limits(look: Look) -> Iterator[Finding]:
         for words, number in (("submit", submit), ("run", running), ("minutes", wall))
         if number is not None
     )
-    if submit is not None and submit < look.work.tasks:
+    if submit is not None and submit < look.work.jobs:
         meaning = (
-            f"the plan has {look.work.tasks} tasks, and {submit} may be queued at once: submit the "
+            f"the plan has {look.work.jobs} jobs, and {submit} may be queued at once: submit the "
             "stages one by one, and fewer shards"
         )
         yield Finding("job limits", value, WARN, meaning, ACCOUNTS)

@@ -29,12 +29,13 @@ def workload(plan: Plan, root: Path, size: str | None) -> Workload:
 def described(plan: Plan, task: TaskSpec, pace: lead.Pace, source: str) -> Workload:
     """A training task with its pace, among all tasks of a plan."""
     spec = task.spec
+    janitors = len(plan.stages) if plan.site.janitor else 0
     return Workload(
         pace=pace,
         source=source,
         save_interval=spec.save_interval if isinstance(spec, PretrainSpec) else 1,
         gpus=task.nodes * task.gpus_per_node,
-        tasks=sum(len(stage.tasks) for stage in plan.stages),
+        jobs=sum(len(stage.tasks) for stage in plan.stages) + janitors,
         time_minutes=plan.stage("pretrain").resources.time_minutes,
     )
 

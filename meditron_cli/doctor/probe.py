@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from uuid import uuid4
 from jobs import probe as node_side
 from jobs import rundir
 from jobs.slurm.client import Client
-from jobs.slurm.environment import job_environment
 from jobs.slurm.submission import sbatch_reason
 from meditron_cli import snapshot
 from meditron_cli.doctor import shapes
@@ -44,7 +42,7 @@ class Waited:
     problem: str = ""
 
 
-def submit(plan: Plan, root: Path, environ: Mapping[str, str], now: float) -> Probe:
+def submit(plan: Plan, root: Path, client: Client, now: float) -> Probe:
     """Write a probe's folder below the runs directory, and hand its job to sbatch.
 
     Raises:
@@ -67,7 +65,7 @@ def submit(plan: Plan, root: Path, environ: Mapping[str, str], now: float) -> Pr
     rundir.write_json(folder / node_side.REQUEST, request)
     rundir.write_bytes(folder / "probe.sh", script(plan, folder).encode())
     try:
-        job_id = hand_over(plan, folder, options, environ)
+        job_id = hand_over(plan, folder, options, client)
     except BaseException:
         remove(folder)
         raise
@@ -88,14 +86,13 @@ def script(plan: Plan, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def hand_over(plan: Plan, folder: Path, options: list[str], environ: Mapping[str, str]) -> str:
+def hand_over(plan: Plan, folder: Path, options: list[str], client: Client) -> str:
     """Submit the script; answers the job's id.
 
     Raises:
         Refused: by sbatch, in its words.
         SchedulerError: sbatch does not answer.
     """
-    client = Client(job_environment(plan.site.environment, environ))
     own = [f"--job-name={NAME}", f"--output={folder / LOG}", "--open-mode=append"]
     again = ["--requeue"] if plan.site.requeue else []
     done = client.run(

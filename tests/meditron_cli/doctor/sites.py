@@ -21,7 +21,7 @@ WORK = Workload(
     source="measured in run med-7b-3f2a91c0",
     save_interval=500,
     gpus=64,
-    tasks=12,
+    jobs=12,
     time_minutes=600,
 )
 

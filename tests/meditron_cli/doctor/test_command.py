@@ -121,6 +121,26 @@ def test_without_a_probe_nothing_is_submitted(ward: Ward) -> None:
     assert (found["works"], found["probe"]) == (True, None)
 
 
+def test_saves_of_a_run_on_this_cluster_are_measured(ward: Ward) -> None:
+    target = ("--cluster", "test-slurm", "--size", "tiny")
+    assert ward.bench("submit", "pipeline", *target).exit_code == 0
+    run = ward.bench.run()
+    estimated = ward.json("--no-probe")
+    lines = [{"save": 20.0, "step": 0}, {"step": 1, "loss": 2.0, "seconds": 3.0}]
+    run.metrics().write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    measured = ward.json("--no-probe")
+
+    def grace(found: dict[str, Any]) -> str:
+        return next(str(it["meaning"]) for it in found["findings"] if it["fact"] == "GraceTime")
+
+    assert grace(estimated) == "a step and a save take about 0.0 s, estimated for tiny"
+    assert grace(measured) == (
+        f"shorter than a step and a save take (about 33.0 s, measured in run {run.name}): a "
+        "preemption here loses up to 100 steps (about 5.0 minutes, 0.3 GPU-hours)"
+    )
+
+
 def test_plans_are_made_with_what_was_found_out(ward: Ward) -> None:
     ward("--no-probe")
 

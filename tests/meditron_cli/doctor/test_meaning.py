@@ -225,11 +225,11 @@ def test_an_account_that_the_site_insists_on_is_fatal_when_it_is_not_yours() -> 
 def test_the_strictest_limit_on_jobs_counts() -> None:
     cluster = profile("h100", qos="low")
 
-    many = by_fact(meaning.judge(look(site("23.11.4"), cluster, tasks=25)))["job limits"]
+    many = by_fact(meaning.judge(look(site("23.11.4"), cluster, jobs=25)))["job limits"]
     long = by_fact(meaning.judge(look(site("23.11.4"), cluster, time_minutes=2000)))["job limits"]
 
     assert many.value == "submit 20, run 4, minutes 1440"
-    assert many.meaning.startswith("the plan has 25 tasks, and 20 may be queued at once")
+    assert many.meaning.startswith("the plan has 25 jobs, and 20 may be queued at once")
     assert long.meaning == "a training job wants 2000 minutes; lower its time_minutes"
 
 
