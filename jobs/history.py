@@ -70,6 +70,10 @@ class History:
             for item in self.submissions
         )
 
+    def was_resumed_after(self, attempt: int) -> bool:
+        """Whether a person has submitted the task since, whatever came of that attempt."""
+        return any(item.by == PERSON and item.attempt > attempt for item in self.submissions)
+
 
 def read(run: rundir.RunDir, stage: str, index: int) -> History:
     """The history of one task."""

@@ -305,7 +305,8 @@ class Supervisor:
             decision = postmortem.close(self.run, start, evidence, self.ledger(), "supervisor")
             self.remember(decision.suspects)
             unwanted = set(decision.exclude) & set(here.job.nodes)
-            if decision.action is Action.STOP or unwanted:
+            stops = decision.action is Action.STOP and not past.was_resumed_after(start.attempt)
+            if stops or unwanted:
                 raise Settled(decision)
 
     # ---- at the end

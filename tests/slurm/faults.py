@@ -102,7 +102,7 @@ class Laboratory:
 
         Their nodes are their own, so that they run on while other tests do something to the rest.
         """
-        self.profile("patient", ("slurm:\n", "slurm:\n  sbatch: {nodelist: 'gpu03,gpu04'}\n"))
+        self.profile("patient", gpu_partition("right"))
         minute = ("pretrain.time_minutes=1", "pretrain.signal_lead_seconds=5")
         for name, step, deaf in (("limited", 10, False), ("stuck", 3, True)):
             self.limited[name] = self.begin(name, *minute, hold=step, deaf=deaf, cluster="patient")
@@ -184,14 +184,17 @@ class Trial:
         """Lines of all training steps, those that were done again too."""
         return [line for line in rundir.read_lines(self.run.metrics()) if "loss" in line]
 
-    def reach(self, step: int) -> int:
-        """Let the ranks train up to a step and wait there; answers the attempt."""
+    def reach(self, step: int, after: int = 0) -> int:
+        """Let the ranks train up to a step and wait there, in an attempt after that one; answers
+        the attempt.
+        """
         self.hold(step)
         self.wait_for(
             lambda: any(
-                (line["step"], line["attempt"]) == (step, self.current) for line in self.trained()
+                line["step"] == step and line["attempt"] == self.current > after
+                for line in self.trained()
             ),
-            f"step {step} of the newest attempt",
+            f"step {step} of an attempt after {after}",
         )
         return self.current
 
@@ -413,6 +416,11 @@ def left_in_memory(trial: Trial) -> list[Path]:
     """Heartbeats of the run that are still there."""
     found = [path for path in Path("/dev/shm").rglob("*") if trial.run.name in str(path)]
     return [path for path in found if path.is_file()]
+
+
+def gpu_partition(name: str) -> tuple[str, str]:
+    """The change to a profile that keeps its trainings to two nodes, ``left`` or ``right``."""
+    return ("  name: low\n  nodes: 4\n", f"  name: {name}\n  nodes: 2\n")
 
 
 def make_laboratory(folder: Path, slurm: Cluster, told: list[Callable[[], Row]]) -> Laboratory:

@@ -15,7 +15,7 @@ from jobs.rundir import RunDir
 
 from .cluster import Cluster
 from .desk import saved_steps, wait
-from .faults import Laboratory, check_reached, command_lines, kill
+from .faults import Laboratory, check_reached, command_lines, gpu_partition, kill
 
 pytestmark = pytest.mark.slurm
 
@@ -65,9 +65,10 @@ def test_one_killed_task_and_one_truncated_output_are_all_that_is_done_again(
     since = kill(ranks(run, "tokenize", 1)[0])
     wait(lambda: ends(run, "tokenize", 1), "the end of the killed task")
     held.unlink()
+    wait(lambda: len(ends(run, "tokenize", 1)) > 1, "the end of the second start")
     wait(lambda: all(run.done("tokenize", index).exists() for index in range(3)), "all tasks")
     first = starts(run, "tokenize")
-    (killed, finished) = ends(run, "tokenize", 1)
+    killed, finished = ends(run, "tokenize", 1)
     tokens = run.path("tokens/train/00000.bin")
     whole = tokens.read_bytes()
     tokens.write_bytes(whole[:-2])
@@ -82,27 +83,23 @@ def test_one_killed_task_and_one_truncated_output_are_all_that_is_done_again(
     assert tokens.read_bytes() == whole
 
 
-ON = "slurm:\n  sbatch: {{nodelist: '{}'}}\n"
-
-
 @pytest.fixture
 def grace(slurm: Cluster) -> Iterator[None]:
     """Preempted jobs have no time to save."""
-    slurm.update_partition("low", GraceTime="0")
+    slurm.update_partition("right", GraceTime="0")
     yield
-    slurm.update_partition("low", GraceTime="10")
+    slurm.update_partition("right", GraceTime="10")
 
 
 def test_an_evaluation_that_is_preempted_finds_its_checkpoint_although_training_prunes(
     laboratory: Laboratory, truth: dict[int, float], grace: None
 ) -> None:
     """Its lease holds the checkpoint of step 5; those after it go one after another."""
-    low = ("cpu_partition:\n  name: cpu\n", "cpu_partition:\n  name: low\n")
-    laboratory.profile("pruned", low, ("slurm:\n", ON.format("gpu01,gpu02")))
+    apart = ("cpu_partition:\n  name: cpu\n", "cpu_partition:\n  name: right\n")
+    laboratory.profile("pruned", gpu_partition("left"), apart)
     trial = laboratory.begin("pruned", "pretrain.keep_checkpoints=2", hold=7, cluster="pruned")
     trial.reach(7)
     (trial.folder / "hold-evaluate").touch()
-    laboratory.profile("pruned", low, ("slurm:\n", ON.format("gpu04")))
     trial.submit(
         "pretrain.keep_checkpoints=10",
         "evaluate.checkpoints=[5]",
@@ -114,9 +111,9 @@ def test_an_evaluation_that_is_preempted_finds_its_checkpoint_although_training_
 
     trial.reach(27)
     since = time.time()
-    urgent = laboratory.slurm.submit(
-        "true", "-p", "high", "-w", "gpu04", "--exclusive", "--output=/dev/null"
-    )
+    node = laboratory.slurm.run("squeue", "-h", "-t", "R", "-p", "right", "-o", "%N").strip()
+    take = ("--partition=high", f"--nodelist={node}", "--exclusive", "--output=/dev/null")
+    urgent = laboratory.slurm.submit("true", *take)
     laboratory.slurm.wait_job(urgent, "COMPLETED", timeout=240)
     trial.reach(37)
     kept = saved_steps(trial.run)

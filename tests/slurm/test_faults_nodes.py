@@ -51,7 +51,7 @@ def lose(trial: Trial, node: str, how: str, then: int) -> None:
     ended = trial.wait_exit(attempt)
     if how != "is set down":
         slurm.start_slurmd(node)
-    trial.reach(then)
+    trial.reach(then, after=attempt)
     trial.laboratory.tell(f"a node {how}", ended, since)
 
     assert (ended.cause, ended.node) == ("node_fail", node), trial.story()

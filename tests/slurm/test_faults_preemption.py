@@ -81,7 +81,7 @@ def test_without_the_time_to_save_the_last_checkpoint_is_gone_on_from(
     trial.hold(13, deaf=True)
 
     ended, since = preempt(trial)
-    trial.reach(17)
+    trial.reach(17, after=ended.number)
     trial.laboratory.tell("preemption, grace too short to save", ended, since)
 
     assert ended.cause == "preempted"

@@ -47,7 +47,7 @@ def test_a_killed_rank_is_started_again_in_the_same_job(trial: Trial) -> None:
 
     since = kill(trial.rank(1))
     ended = trial.wait_exit(attempt)
-    trial.reach(12)
+    trial.reach(12, after=attempt)
     trial.laboratory.tell("kill -9 a rank", ended, since)
 
     assert (ended.cause, ended.exit["action"]) == ("crash", "restart")
@@ -61,7 +61,7 @@ def test_an_exception_of_one_rank_is_named_and_survived(trial: Trial) -> None:
     trial.hold(17)
 
     ended = trial.wait_exit(attempt)
-    trial.reach(17)
+    trial.reach(17, after=attempt)
     trial.laboratory.tell("an exception in one rank", ended, None)
 
     assert ended.cause == "exception"
@@ -75,7 +75,7 @@ def test_a_loss_that_is_no_number_once_is_trained_again(trial: Trial) -> None:
     trial.hold(22)
 
     ended = trial.wait_exit(attempt)
-    trial.reach(22)
+    trial.reach(22, after=attempt)
     trial.laboratory.tell("NaN loss, once", ended, None)
 
     assert ended.cause == "not_a_number"
@@ -88,7 +88,7 @@ def test_after_the_supervisor_is_killed_another_job_goes_on(trial: Trial) -> Non
 
     since = kill(trial.supervisor())
     ended = trial.wait_exit(attempt)
-    trial.reach(27)
+    trial.reach(27, after=attempt)
     trial.laboratory.tell("kill -9 the supervisor", ended, since)
 
     assert ended.exit["by"] == "janitor"

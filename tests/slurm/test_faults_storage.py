@@ -71,7 +71,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
     damage(checkpoint(trial, newest))
     since = kill(trial.rank(1))
     ended = trial.wait_exit(attempt)
-    trial.reach(step)
+    trial.reach(step, after=attempt)
     trial.laboratory.tell(f"newest checkpoint with {what}, and a rank killed", ended, since)
 
     assert ended.follower[0]["step"] == newest - EVERY + 1
