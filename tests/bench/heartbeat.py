@@ -21,10 +21,10 @@ from tests.bench import Figure, environment, loop, ratio
 BEATS = 200_000
 
 
-def figures() -> list[Figure]:
+def figures(rounds: int = loop.ROUNDS) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         run = rundir.RunDir(Path(folder))
-        loop.write_task(run, 2 * loop.STEPS_A_ROUND * (loop.ROUNDS + loop.WARM_UP_ROUNDS))
+        loop.write_task(run, 2 * loop.STEPS_A_ROUND * (rounds + loop.WARM_UP_ROUNDS))
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.heartbeat", folder],
             env=environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"),

@@ -38,10 +38,10 @@ ROUNDS = 30
 WARM_UP_ROUNDS = 2
 
 
-def figures() -> list[Figure]:
+def figures(rounds: int = ROUNDS) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         run = rundir.RunDir(Path(folder))
-        write_task(run, STEPS_A_ROUND * (ROUNDS + WARM_UP_ROUNDS))
+        write_task(run, STEPS_A_ROUND * (rounds + WARM_UP_ROUNDS))
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.loop", folder],
             env=environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"),

@@ -48,21 +48,21 @@ cat "{answer}"
 """
 
 
-def figures() -> list[Figure]:
+def figures(rounds: int = ROUNDS, count: int = RUNS) -> list[Figure]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         environ = environment(MEDITRON_RUNS=str(folder / "runs"))
         environ["PATH"] = f"{folder / 'bin'}:{environ['PATH']}"
         status = [sys.executable, "-m", "meditron_cli", "status"]
         plan = make_plan(folder, environ)
-        make_runs(folder / "runs", plan)
+        make_runs(folder / "runs", plan, count)
         calls = fake_slurm(folder, plan)
         seconds_of(status, environ, folder)  # bytecode is written now, and the page cache is warm
         asked = len(calls.read_text().splitlines())
         used = children_cpu_seconds()
-        seconds = [seconds_of(status, environ, folder) for _ in range(ROUNDS)]
-        used = (children_cpu_seconds() - used) / ROUNDS
-    note = f"{RUNS} runs, {LIVE} live; best {min(seconds):.2f} s, processor {used:.2f} s"
+        seconds = [seconds_of(status, environ, folder) for _ in range(rounds)]
+        used = (children_cpu_seconds() - used) / rounds
+    note = f"{count} runs, {LIVE} live; best {min(seconds):.2f} s, processor {used:.2f} s"
     return [
         Figure("status_1000_runs_s", statistics.median(seconds), "< 1", note),
         Figure("status_scheduler_calls", asked, "2", "one squeue, one sacct"),
@@ -77,11 +77,11 @@ def make_plan(folder: Path, environ: dict[str, str]) -> Plan:
     return plan_of(loaded, specs.STAGES)
 
 
-def make_runs(root: Path, plan: Plan) -> None:
+def make_runs(root: Path, plan: Plan, count: int) -> None:
     """One finished and one training run made as ``submit`` makes them, and copies of both."""
     finished = make_run(root, "finished", plan, specs.STAGES)
     training = make_run(root, "training", plan, DONE_BEFORE_TRAINING)
-    for number in range(RUNS):
+    for number in range(count):
         original = training if number < LIVE else finished
         copy = RunDir(root / f"med-tiny-{number:08x}")
         shutil.copytree(original.root, copy.root)

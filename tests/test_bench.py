@@ -1,0 +1,45 @@
+"""The benchmarks still run: each in its smallest form, whatever it measures in that."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+from .bench.__main__ import main, subjects
+
+SMALLEST = {
+    "help": {"rounds": 1},
+    "status": {"rounds": 1, "count": 101},
+    "loop": {"rounds": 1},
+    "heartbeat": {"rounds": 1},
+}
+"""The other subjects type commands that the end-to-end tests type too."""
+
+
+@pytest.mark.parametrize("name", subjects())
+def test_a_subject_can_be_loaded(name: str) -> None:
+    assert callable(importlib.import_module(f"tests.bench.{name}").figures)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        pytest.param(name, size, marks=[pytest.mark.engine] * (name in ("loop", "heartbeat")))
+        for name, size in SMALLEST.items()
+    ],
+)
+def test_a_subject_answers_figures(name: str, size: dict[str, Any]) -> None:
+    figures = importlib.import_module(f"tests.bench.{name}").figures(**size)
+
+    assert figures
+    assert all(figure.value > 0 for figure in figures)
+
+
+def test_an_unknown_subject_is_told_with_those_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["hlep"]) == 2
+
+    assert "no subject is called hlep; there are" in capsys.readouterr().err
