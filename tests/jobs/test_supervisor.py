@@ -420,9 +420,8 @@ def test_a_pre_flight_that_breaks_is_a_failure_with_its_code(bench: Bench) -> No
 
 def test_a_killed_rank_is_started_again_in_place_and_finishes(bench: Bench) -> None:
     bench.task(
-        "first = not context.path('killed').exists()",
-        "if first and rank == 1: context.path('killed').touch(); die(signal.SIGKILL)",
-        "if first: time.sleep(60)",
+        "if context.attempt == 1 and rank == 1: die(signal.SIGKILL)",
+        "if context.attempt == 1: time.sleep(60)",
         f"if rank == 0: {FINISH}",
         ranks=2,
         supervision=AGAIN,
