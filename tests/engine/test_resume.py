@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 
 from jobs import checkpoints, claims
@@ -64,13 +65,17 @@ def test_signals_while_everything_is_saved_are_one_request(make_run):
 
     ranks = run.start()
     run.until_step(3)
+    children = []  # a writer of its own, once killed, would leave the rank waiting for ever
     while ranks.processes[0].poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children += psutil.Process(ranks.processes[0].pid).children()
         with contextlib.suppress(ProcessLookupError):
             ranks.signal(signal.SIGTERM)
             ranks.signal(signal.SIGUSR2)
         time.sleep(0.01)
 
     assert ranks.wait() == [130], ranks.words()
+    assert children == []
     step = max(run.losses())
     assert checkpoints.find_latest(run.root / "checkpoints")[1].iteration == step
 
