@@ -67,5 +67,7 @@ def after_preemption(look: Look) -> str:
         return (
             "a job that is preempted or loses a node is queued again, since Slurm keeps its place"
         )
-    why = "JobRequeue=0" if not allowed else f"PreemptMode={look.preemption.mode}"
+    why = f"PreemptMode={look.preemption.mode}"
+    if not allowed:
+        why = "JobRequeue=0" if look.cluster.slurm.requeue else "the profile's slurm.requeue"
     return f"a job that is preempted is followed by a fresh one, since {why} keeps Slurm from it"

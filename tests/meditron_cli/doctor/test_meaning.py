@@ -301,6 +301,15 @@ def test_the_strategy_is_one_sentence_with_its_reason(
     assert meaning.strategy(look(asked, profile(partition)), submits) == sentence
 
 
+def test_a_profile_that_wants_no_requeue_is_the_reason() -> None:
+    cluster = profile("low", slurm={"requeue": False})
+
+    assert meaning.strategy(look(site("22.05.8"), cluster), True).startswith(
+        "a job that is preempted is followed by a fresh one, since the profile's slurm.requeue "
+        "keeps Slurm from it; "
+    )
+
+
 def test_what_plans_are_made_with_is_kept() -> None:
     cluster = profile("h100", qos="low")
 
