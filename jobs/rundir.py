@@ -7,7 +7,8 @@ Layout (``RUN`` is the run's folder)::
     RUN/code/                                  the packages as first submitted
     RUN/stages/<stage>/spec/<task>.json        jobs.specs.TaskSpec
     RUN/stages/<stage>/done/<task>.json        written last, with digests of spec and outputs
-    RUN/stages/<stage>/attempts/<n>/           logs, exit-<task>.json, health-<node>.json
+    RUN/stages/<stage>/attempts/<n>/           logs, start- and exit-<task>.json, health-<node>.json,
+                                               after a hang autopsy- and stacks-<task>-*
     RUN/stages/<stage>/progress/<task>.json    how far a running task is, overwritten
     RUN/corpus  tokens  checkpoints  tensorboard  evaluations  report
 

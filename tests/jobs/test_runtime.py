@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import rundir, runtime, specs
+from jobs import heartbeat, rundir, runtime, specs
 
 from .conftest import Workbench
 
@@ -60,6 +60,20 @@ def test_progress_replaces_what_was_said_before_and_leaves_nothing_else(bench: W
     assert (said["done"], said["total"], said["unit"], said["loss"]) == (7, 10, "steps", 2.5)
     assert said["started"] == task.started <= said["time"]
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_progress_is_a_sign_of_life_unless_the_stage_gives_its_own(bench: Workbench) -> None:
+    task = context(bench, 1, {})
+    name = heartbeat.label(bench.run, "curate", 0, 0, "node")
+    task.heart.open(name, 0, heartbeat.places(os.environ))
+    seen = []
+
+    for done, more in ((1, {}), (2, {}), (2, {"phase": "checkpoint"}), (10, {})):
+        task.progress(done, 10, "files", **more)
+        beat = heartbeat.find(bench.run, "curate", 0, 0, "node")[0]
+        seen.append((beat.phase.label, beat.ticks))
+
+    assert seen == [("step", 2), ("step", 3), ("step", 3), ("leaving", 4)]
 
 
 def test_finish_leaves_a_marker_that_stands_for_the_spec(bench: Workbench) -> None:
