@@ -7,8 +7,9 @@ Layout (``RUN`` is the run's folder)::
     RUN/code/                                  the packages as first submitted
     RUN/stages/<stage>/spec/<task>.json        jobs.specs.TaskSpec
     RUN/stages/<stage>/done/<task>.json        written last, with digests of spec and outputs
-    RUN/stages/<stage>/attempts/<n>/           logs, start- and exit-<task>.json, health-<node>.json,
-                                               after a hang autopsy- and stacks-<task>-*
+    RUN/stages/<stage>/attempts/<n>/           logs, start-<task>.json, exit-<task>.json,
+                                               health-<node>.json; after a hang
+                                               autopsy-<task>-<node>.json and stacks
     RUN/stages/<stage>/progress/<task>.json    how far a running task is, overwritten
     RUN/corpus  tokens  checkpoints  tensorboard  evaluations  report
 
