@@ -83,7 +83,7 @@ def truth(laboratory: Laboratory) -> dict[int, float]:
 
 @pytest.fixture
 def limited(laboratory: Laboratory) -> dict[str, Trial]:
-    """The trainings that were begun in jobs of one minute."""
+    """The trainings that were begun in jobs of two minutes."""
     return laboratory.limited
 
 

@@ -97,15 +97,15 @@ class Laboratory:
         return trial
 
     def begin_limited(self) -> None:
-        """Begin two trainings in jobs of one minute: one gets on by a step a job, since it is held
+        """Begin two trainings in jobs of two minutes: one gets on by a step a job, since it is held
         until it is asked to leave, and one never comes to save.
 
         Their nodes are their own, so that they run on while other tests do something to the rest.
         """
         self.profile("patient", gpu_partition("right"))
-        minute = ("pretrain.time_minutes=1", "pretrain.signal_lead_seconds=5")
+        minutes = ("pretrain.time_minutes=2", "pretrain.signal_lead_seconds=5")
         for name, step, deaf in (("limited", 10, False), ("stuck", 3, True)):
-            self.limited[name] = self.begin(name, *minute, hold=step, deaf=deaf, cluster="patient")
+            self.limited[name] = self.begin(name, *minutes, hold=step, deaf=deaf, cluster="patient")
 
     def profile(self, name: str, *changes: tuple[str, str]) -> None:
         """Write a profile for trials: one rank a node, on two nodes, open to misfortune."""
