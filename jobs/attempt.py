@@ -146,14 +146,20 @@ def record_start(place: Place, job: Job) -> None:
 
 
 def record_exit(
-    place: Place, job: Job, evidence: Evidence, decision: Decision, by: str = "supervisor"
+    place: Place,
+    job: Job,
+    evidence: Evidence,
+    decision: Decision,
+    by: str = "supervisor",
+    follows: int | None = None,
 ) -> None:
     """Write the one exit record and event of a start, and the sentence into the job's log.
 
     Args:
         by: who says how it ended; ``janitor`` and ``watch`` do when its supervisor cannot.
+        follows: the attempt whose end led to this one's, before any rank: it counts once.
     """
-    fields = {**exit_fields(place, job, evidence, decision), "by": by}
+    fields = {**exit_fields(place, job, evidence, decision), "by": by, "follows": follows}
     say(f"{fields['class']}: {fields['reason']}")
     write(place.run.exit_record(place.stage, place.attempt, place.index), fields)
     note_event(place, "exit", fields)

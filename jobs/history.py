@@ -83,7 +83,8 @@ def read(run: rundir.RunDir, stage: str, index: int) -> History:
 def fold(events: Iterable[Mapping[str, Any]], stage: str, index: int) -> History:
     """The history of one task, from the events of its run.
 
-    Endings of an older version, which name no cause, only close their start.
+    Endings of an older version, which name no cause, only close their start, and so do those that
+    tell of an earlier one.
     """
     found = list(events)
     gone = {job for event in found if event["event"] == "undo" for job in event["job_ids"]}
@@ -95,7 +96,9 @@ def fold(events: Iterable[Mapping[str, Any]], stage: str, index: int) -> History
     firsts = _first_of_persons(kept, exits)
     return History(
         endings=tuple(
-            _ending(event, number in firsts) for number, event in exits.items() if "cause" in event
+            _ending(event, number in firsts)
+            for number, event in exits.items()
+            if "cause" in event and event.get("follows") is None
         ),
         starts=tuple(start for number, start in starts.items() if number not in exits),
         unsettled=tuple(

@@ -75,8 +75,9 @@ class Elsewhere(runtime.TaskError):
 class Settled(Exception):
     """How an earlier start ended says that none may follow here."""
 
-    def __init__(self, decision: Decision) -> None:
+    def __init__(self, attempt: int, decision: Decision) -> None:
         super().__init__(decision.reason)
+        self.attempt = attempt
         self.decision = decision
 
 
@@ -124,6 +125,8 @@ class Supervisor:
         """Ranks may be started once more in this allocation."""
         self.is_late = False
         """The ranks had to leave because the allocation ends."""
+        self.follows: int | None = None
+        """The attempt whose end says that none may follow it here."""
         self._locked = False
 
     def supervise(self, first: int) -> int:
@@ -152,7 +155,8 @@ class Supervisor:
             return runtime.FAILED
         self.place = Place(self.run, self.stage, self.index, number, time.time())
         evidence, decision = self.judge(attend)
-        attempt.record_exit(self.place, self.surroundings.job, evidence, decision)
+        job = self.surroundings.job
+        attempt.record_exit(self.place, job, evidence, decision, follows=self.follows)
         self.remember(decision.suspects)
         return Acting(self.place, self.surroundings, self.is_asked).carry_out(decision)
 
@@ -307,7 +311,7 @@ class Supervisor:
             unwanted = set(decision.exclude) & set(here.job.nodes)
             stops = decision.action is Action.STOP and not past.was_resumed_after(start.attempt)
             if stops or unwanted:
-                raise Settled(decision)
+                raise Settled(start.attempt, replace(decision, suspects=()))
 
     # ---- at the end
 
@@ -341,6 +345,7 @@ class Supervisor:
             code = runtime.STOPPED if self.signals else error.code
             return seen, Decision(Action.WAIT, error.message, code=code, verdict=verdict)
         except Settled as settled:
+            self.follows = settled.attempt
             return Seen(message=settled.decision.reason), settled.decision
         except runtime.TaskError as error:
             is_ours = error.code == runtime.CONFIGURATION

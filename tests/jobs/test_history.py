@@ -121,6 +121,15 @@ def test_a_request_to_end_counts_until_the_task_is_submitted_again() -> None:
     assert (again.is_cancelled, again.is_stopped) == (False, False)
 
 
+def test_an_end_that_only_tells_of_an_earlier_one_does_not_count() -> None:
+    """A job was queued again on a node that had failed."""
+    told = {**end(2, Action.SUBMIT, Cause.NODE_FAIL), "follows": 1}
+
+    found = fold(submit(1.0, 1, "7"), start(1), end(1), start(2), told)
+
+    assert ([item.attempt for item in found.endings], found.unsettled) == ([1], ())
+
+
 def test_ends_without_a_cause_are_of_an_older_version_and_only_close_their_start() -> None:
     old = end(1)
     del old["cause"]
