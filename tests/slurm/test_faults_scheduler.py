@@ -92,9 +92,9 @@ def test_a_requeue_while_resume_is_typed_starts_one_training_only(
 
 def overlapping(trial: Trial) -> list[tuple[int, int]]:
     """Pairs of attempts of which one began before the other had ended."""
-    exits = sorted(trial.exits().values(), key=lambda event: event["began"])
+    exits = sorted(trial.exits().values(), key=lambda event: event["started"])
     return [
         (before["attempt"], after["attempt"])
         for before, after in itertools.pairwise(exits)
-        if after["began"] < before["ended"]
+        if after["started"] < before["ended"]
     ]
