@@ -96,11 +96,11 @@ def command(
         return options.load_target(cluster, settings.SIZE, experiment, (*own, *overrides, *more))
 
     write_sample(root)
-    first = loaded([])
-    if first.placeholders:
-        raise ConfigError(
-            "\n".join(first.placeholders), hint="put your own values into the profile"
-        )
+    try:
+        first = checked(loaded([]))
+    except MeditronError:
+        shutil.rmtree(root)
+        raise
     console.note(settings.announcement(profile, first.experiment, wanted))
     python = profile.environment.python or sys.executable
     hands = make_hands(profile.scheduler, python, services.environ)
@@ -109,10 +109,25 @@ def command(
         result = course.run(wanted)
     except (KeyboardInterrupt, click.Abort, MeditronError):
         course.cancel()
-        console.note(f"the drill's runs are in {root}")
+        console.note(f"the drill's jobs are cancelled; its runs are kept in {root}")
         raise
     show(result, as_json)
     tidy(result, root, keep)
+
+
+def checked(loaded: Loaded) -> Loaded:
+    """What was loaded, fit to be submitted.
+
+    Raises:
+        ConfigError: a placeholder is left in the profile, or an input is missing; all of them.
+    """
+    if loaded.placeholders:
+        hint = "put your own values into the profile"
+        raise ConfigError("\n".join(loaded.placeholders), hint=hint)
+    missing = [item.sentence for item in loaded.missing if set(settings.STAGES) & set(item.stages)]
+    if missing:
+        raise ConfigError("\n".join(missing), hint="nothing was submitted")
+    return loaded
 
 
 def folder_of(root: Path) -> Path:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from meditron_cli.drill.faults import Fault
 
 SIZE = "tiny"
+STAGES = ("curate", "tokenize", "pretrain")
 UNDISTURBED = "drill-undisturbed"
 HIT = "drill-hit"
 TOKENS = "drill-tokens"

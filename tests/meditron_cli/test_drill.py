@@ -191,3 +191,4 @@ def test_placeholders_of_a_profile_are_refused_before_anything_is_submitted(
     assert refused.exit_code == 2
     assert "hint: put your own values into the profile" in refused.stderr
     assert meditron.scheduler.submitted == []
+    assert list(meditron.runs.iterdir()) == []
