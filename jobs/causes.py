@@ -219,6 +219,8 @@ def rank_failed(evidence: Evidence) -> Words | None:
         return killed_rank(evidence, first)
     text = first.message or failed_rank.last_sign(evidence, first) or f"exit code {first.code}"
     sentence = f"{who(first)} failed{at_step(evidence)}: {shortened(text)}"
+    if cause is Cause.CONFIGURATION and first.message:
+        sentence = shortened(text)  # it says where; which rank came to it first is chance
     rank = str(first.rank) if cause in failed_rank.OF_ONE_RANK else ""
     same = (first.kind, first.frame, failed_rank.normalised(text), rank)
     return Words(cause, sentence, first.node, first.hint, same)

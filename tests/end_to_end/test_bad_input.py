@@ -224,14 +224,14 @@ def test_a_run_of_a_newer_format_is_left_alone(desk: Desk) -> None:
 
 @pytest.fixture
 def small_runs(desk: Desk) -> Iterator[Path]:
-    """The desk's runs on a disk of 2 MiB of their own, which the pre-flight must not mind."""
+    """The desk's runs on a disk of 4 MiB of their own, which the pre-flight must not mind."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     profile = (REPOSITORY / "clusters" / "local.yaml").read_text()
     (desk.folder / "clusters").mkdir()
     (desk.folder / "clusters" / "local.yaml").write_text(f"{profile}health_skip: [disk]\n")
     desk.runs.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", desk.runs], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", desk.runs], check=True)
     yield desk.runs
     desk.end_everything()
     subprocess.run(["umount", "--lazy", desk.runs], check=True)
@@ -280,7 +280,7 @@ def test_a_disk_that_fills_while_a_stage_writes_is_told_and_a_larger_one_helps(
 ) -> None:
     documents = [json.dumps({"id": str(n), "text": f"{n} " * 3000}) for n in range(300)]
     (desk.folder / "docs.jsonl").write_text("\n".join(documents) + "\n")
-    skip = ("--set", "curate.min_chars=1")
+    skip = ("--set", "curate.min_chars=1", "--set", "supervision.attempts_without_progress=1")
 
     failed = desk.submit("curate", "--wait", *skip)
 
