@@ -23,15 +23,15 @@ def test_three_time_limits_on_the_way_to_the_target_cost_nothing(
 
     ends = [trial.wait_exit(number) for number in trial_attempts(trial, 3)]
     trial.hold()
+    check_reached(trial, truth)
     for ended in ends:
         laboratory.tell("time limit", ended, None)
 
-    assert [ended.cause for ended in ends] == ["time_limit"] * 3
+    assert [ended.cause for ended in ends] == ["time_limit"] * 3, trial.story()
     assert [ended.exit["action"] for ended in ends] == ["submit"] * 3
     assert [ended.redone for ended in ends] == [0, 0, 0]
     assert [ended.exit["step_after"] for ended in ends] == [11, 12, 13]
     assert len({ended.exit["job_id"] for ended in ends}) == 3
-    check_reached(trial, truth)
 
 
 def trial_attempts(trial: Trial, count: int) -> list[int]:
