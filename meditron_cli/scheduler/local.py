@@ -180,12 +180,14 @@ def runner_environment(
     machine's cores divided among the ranks that run at once.
     """
     ranks = parallel_tasks(stage) * stage.tasks[0].ranks
+    chosen = variables(plan.site.setup)
+    path = [str(run / "code"), *filter(None, [chosen.pop("PYTHONPATH", "")])]
     return {
         "OMP_NUM_THREADS": str(max(1, launchers.usable_cores() // ranks)),
         **job_environment(plan.site.environment, environ),
-        "PYTHONPATH": str(run / "code"),
+        "PYTHONPATH": os.pathsep.join(path),
         "PYTHONSAFEPATH": "1",
-        **variables(plan.site.setup),
+        **chosen,
     }
 
 

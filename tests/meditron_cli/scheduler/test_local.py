@@ -341,6 +341,15 @@ def test_the_profiles_variables_reach_the_ranks(machine: Machine) -> None:
     assert machine.wait_for("seen") == "good day7"
 
 
+def test_a_profiles_pythonpath_comes_after_the_runs_own_code(machine: Machine) -> None:
+    site = replace(SITE, setup=("export PYTHONPATH=/site/python",))
+    plan = Plan("trial", "tiny", (), site, ())
+
+    found = local.runner_environment(plan, machine.stage(FINISH), machine.run.root, {})
+
+    assert found["PYTHONPATH"] == f"{machine.run.code}:/site/python"
+
+
 def test_a_job_inherits_only_what_the_profile_lets_through(machine: Machine) -> None:
     shell = {**os.environ, "LET_THROUGH": "yes", "LEFT_BEHIND": "no", "OMP_NUM_THREADS": "99"}
     plan = Plan("trial", "tiny", (), replace(SITE, environment=("LET_THROUGH",)), ())
