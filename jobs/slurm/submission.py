@@ -38,6 +38,10 @@ class SubmitError(runtime.TaskError):
         super().__init__(message, hint, runtime.FAILED)
 
 
+class Unclear(SubmitError):
+    """Whether Slurm has taken jobs of a submission is not known: they may be in the queue."""
+
+
 @dataclass(frozen=True)
 class Submission:
     """Some tasks of a stage, and how their jobs are asked for."""
@@ -242,6 +246,7 @@ def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:
 
     Raises:
         SubmitError: refused, or no answer.
+        Unclear: what it has left in the queue is not known.
     """
     from jobs import entry
 
@@ -342,13 +347,13 @@ def take_back(
     An sbatch that got no answer in time may have submitted its job all the same (verified).
 
     Raises:
-        SubmitError: Slurm does not answer; it says what may still be there.
+        Unclear: Slurm does not answer; it says what may still be there.
     """
     name = job_name(run, submission.stage)
     lost = client.find(name, job_comment(run, submission.attempt), run.code)
     if lost is None or not client.cancel([*submitted, *lost]):
         reason = error.message if isinstance(error, SubmitError) else type(error).__name__
-        raise SubmitError(
+        raise Unclear(
             f"{reason}; jobs named {name} may be queued all the same",
             f"when Slurm answers: `scancel --name={name}`, submit again",
         ) from error

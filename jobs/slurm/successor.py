@@ -17,7 +17,7 @@ from jobs import attempt, history, lead, nodes, rundir
 from jobs.rundir import RunDir
 from jobs.slurm import ledger, submission
 from jobs.slurm.client import Client
-from jobs.slurm.submission import Submission, SubmitError
+from jobs.slurm.submission import Submission, SubmitError, Unclear
 
 LOCK_SECONDS = 60.0
 """For another submission of the run to be made."""
@@ -134,6 +134,8 @@ def go_on(run: RunDir, wish: Wish, client: Client) -> list[str]:
     rundir.append_event(run, "intent", **fields)
     try:
         ids = submission.submit(run, asked, client)
+    except Unclear:
+        raise  # the intent stays open, so that whoever comes next looks for the jobs
     except SubmitError:
         rundir.append_event(run, "withdraw", stage=asked.stage, attempt=asked.attempt)
         raise

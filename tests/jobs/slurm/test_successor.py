@@ -220,3 +220,21 @@ def test_while_slurm_does_not_say_what_became_of_one_nothing_is_submitted(
         succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
 
     assert events(run, "withdraw") == []
+
+
+def test_one_that_got_no_answer_and_may_be_queued_is_taken_over_later(
+    run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
+) -> None:
+    """sbatch timed out although its job was queued, and squeue does not answer either."""
+    lost = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
+    programs.tell("lose-1", lost)
+    programs.tell("down", "Unable to contact slurm controller")
+    with pytest.raises(SubmitError, match="may be queued all the same"):
+        succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+    (programs.state / "down").unlink()
+
+    ids = succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
+
+    assert ids == []
+    assert events(run, "submit")[-1]["job_ids"] == ["101"]
+    assert held_back(run, "pretrain", [0], ["50"]) == "pretrain: job 101 goes on with it already"
