@@ -445,11 +445,28 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         rundir.append_event(run, "stop", job_ids=sorted(set().union(*open_ids.values())))
         run.stop_file.touch()
         for kind, ids in open_ids.items():
-            saving = saving_jobs(record, schedulers(kind).states(sorted(ids)))
+            infos = schedulers(kind).states(sorted(ids))
+            refuse_silence(run, infos)
+            saving = saving_jobs(record, infos)
             schedulers(kind).cancel(sorted(ids - saving))
             leaving += sorted(saving)
         dismiss_janitors(run, schedulers)
     return leaving
+
+
+def refuse_silence(run: RunDir, infos: Mapping[str, JobInfo]) -> None:
+    """Refuse to end jobs that may be at work, and would not be left the time to save.
+
+    Raises:
+        SchedulerError: the scheduler does not say which are.
+    """
+    if any(map(is_silent, infos.values())):
+        raise SchedulerError(
+            f"the scheduler does not say which jobs of run {run.name} run; those that do save and "
+            "leave, the rest may still be queued",
+            hint=f"`meditron cancel {run.name} --save` again when it answers, or on the machine "
+            "where the run was started",
+        )
 
 
 def saving_jobs(record: RunRecord, infos: Mapping[str, JobInfo]) -> set[str]:

@@ -247,6 +247,24 @@ def test_cancelling_with_save_lets_running_training_leave_by_itself(
     assert meditron.scheduler.cancelled == ["104_0", "104_1"]
 
 
+def test_cancelling_with_save_ends_no_job_while_the_scheduler_does_not_say_what_runs(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+    meditron.scheduler.silent = True
+
+    result = meditron("cancel", run.name, "--save")
+
+    assert result.exit_code == 3
+    assert "does not say which jobs" in result.stderr
+    assert run.stop_file.exists()
+    assert meditron.scheduler.cancelled == []
+
+
 def test_resuming_submits_what_a_cancelled_run_lacks(
     meditron: Bench, finish: Callable[..., None]
 ) -> None:
