@@ -131,11 +131,32 @@ class Supervisor:
 
     def supervise(self, first: int) -> int:
         """Start the ranks, again and again if that is decided; the exit code."""
+        unwanted = self.unwanted()
+        if unwanted is not None:
+            return unwanted
         with ExitStack() as held:
             while True:
                 code = self.start_once(first, lambda: self.attend(held))
                 if code is not None:
                     return code
+
+    def unwanted(self) -> int | None:
+        """The exit code when nothing is to be started in this job, which Slurm has queued again
+        although another one was given the task or the run was cancelled; else None.
+
+        A job may start before its submission is on record: what stands there then is about others.
+        """
+        past = history.read(self.run, self.stage, self.index)
+        given = [item.job_id for item in past.submissions]
+        if self.surroundings.job.job_id not in given:
+            return None
+        if past.is_cancelled:
+            say(f"{self.stage} task {self.index} is not started: the run was cancelled")
+            return runtime.STOPPED
+        if given[-1] != self.surroundings.job.job_id:
+            say(f"job {given[-1]} goes on with {self.stage} task {self.index}")
+            return runtime.SUCCESSOR
+        return None
 
     def refuse(self, first: int, message: str) -> int:
         """Leave the record of a task that must not be started; the exit code."""

@@ -734,3 +734,50 @@ def test_two_tasks_that_start_together_get_ports_of_their_own(bench: Bench) -> N
         ports = [one, two, int(bench.wait_for("port"))]
 
     assert len(set(ports)) == 3
+
+
+# ---- jobs that nobody waits for any more
+
+
+def given_to(bench: Bench, job: str, attempt: int) -> None:
+    """Put on record that the task was given to a job."""
+    fields = {"stage": "curate", "indices": [0], "attempt": attempt, "scheduler": "slurm"}
+    rundir.append_event(bench.run, "submit", **fields, by="supervisor", job_ids=[job])
+
+
+def test_a_job_that_is_queued_again_after_another_was_given_its_task_starts_nothing(
+    bench: Bench,
+) -> None:
+    bench.task(FINISH)
+    given_to(bench, "12", 1)
+    given_to(bench, "13", 2)
+
+    code, said = bench.end(bench.start(environ={"MEDITRON_LOCAL_JOB": "12"}))
+
+    assert code == 75
+    assert said == "job 13 goes on with curate task 0\n"
+    assert bench.run.attempts("curate") == []
+
+
+def test_a_job_that_is_queued_again_after_its_run_was_cancelled_starts_nothing(
+    bench: Bench,
+) -> None:
+    bench.task(FINISH)
+    given_to(bench, "12", 1)
+    rundir.append_event(bench.run, "cancel", job_ids=["12"])
+
+    code, said = bench.end(bench.start(environ={"MEDITRON_LOCAL_JOB": "12"}))
+
+    assert code == 130
+    assert said == "curate task 0 is not started: the run was cancelled\n"
+    assert bench.run.attempts("curate") == []
+
+
+def test_a_job_that_starts_before_its_submission_is_on_record_does_its_work(bench: Bench) -> None:
+    bench.task(FINISH)
+    given_to(bench, "12", 1)
+    rundir.append_event(bench.run, "cancel", job_ids=["12"])
+
+    code, said = bench.end(bench.start(2, environ={"SLURM_JOB_ID": "", "MEDITRON_LOCAL_JOB": ""}))
+
+    assert code == 0, said
