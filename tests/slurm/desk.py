@@ -57,6 +57,8 @@ class Desk:
 
     folder: Path
     slurm: Cluster
+    patience: float = PATIENCE
+    """Seconds that a command may take."""
 
     @property
     def runs(self) -> Path:
@@ -73,7 +75,7 @@ class Desk:
             env=environ,
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=self.patience,
             check=False,
         )
         answer = Answer(done.returncode, done.stdout, done.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,9 @@ from .desk import Desk, make_desk
 
 pytestmark = pytest.mark.slurm
 
+PATIENCE = 560.0
+"""Seconds that a drill may take on a busy machine."""
+
 SMALL = (
     "model.layers=2",
     "model.hidden_size=64",
@@ -24,7 +28,8 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def desk(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    yield make_desk(tmp_path_factory.mktemp("drill"), slurm)
+    desk = make_desk(tmp_path_factory.mktemp("drill"), slurm)
+    yield replace(desk, patience=PATIENCE)
     slurm.cancel_all()
 
 
