@@ -70,9 +70,22 @@ def settle(run: RunDir, client: Client) -> None:
     """
     for intent in unanswered(rundir.read_events(run)):
         if intent["scheduler"] == "slurm" and not adopt(run, intent, client):
-            stage, attempt = intent["stage"], intent["attempt"]
-            client.cancel(left_behind(run, stage, attempt, client))
-            rundir.append_event(run, "withdraw", stage=stage, attempt=attempt)
+            withdraw(run, intent["stage"], intent["attempt"], client)
+
+
+def withdraw(run: RunDir, stage: str, attempt: int, client: Client) -> None:
+    """End what is left of a submission that was killed, and put that on record.
+
+    Raises:
+        SubmitError: Slurm does not answer.
+    """
+    if not client.cancel(left_behind(run, stage, attempt, client)):
+        raise SubmitError(
+            f"scancel did not end what attempt {attempt} of {stage} has left, whose submission was "
+            "killed; it may be queued all the same",
+            f"try again {submission.ANSWERS}",
+        )
+    rundir.append_event(run, "withdraw", stage=stage, attempt=attempt)
 
 
 def adopt(run: RunDir, intent: Mapping[str, Any], client: Client) -> bool:

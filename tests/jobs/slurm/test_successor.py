@@ -197,6 +197,22 @@ def test_one_of_which_only_a_part_is_there_is_withdrawn(
     assert ids == ["102"]
 
 
+def test_one_whose_part_cannot_be_cancelled_stays_on_record(
+    run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
+) -> None:
+    half = replace(begun, attempt=2, indices=(0, 1), longest_array=1)
+    intend(run, half)
+    submission.submit(run, replace(half, indices=(0,)), client)
+    submission.write(run, half)
+    programs.replace("scancel", "exit 1")
+
+    with pytest.raises(SubmitError, match="may be queued all the same"):
+        succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
+
+    assert events(run, "withdraw") == []
+    assert programs.queued() == ["101"]
+
+
 def test_one_whose_job_has_ended_since_is_taken_over_by_what_it_said(
     run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
 ) -> None:
