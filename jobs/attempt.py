@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from jobs import rundir, runtime
 from jobs.evidence import Action, Cause, Decision, Evidence, Verdict
+from jobs.heartbeat import node_name
 
 LOCAL_JOB = "MEDITRON_LOCAL_JOB"
 """Names the local scheduler's process that started this one (``local:<host>:<pid>:<start>``)."""
@@ -32,6 +33,7 @@ CLASSES = {
 """One word for people for a cause; any other is ``failed``."""
 
 GOES_ON = frozenset({Action.RESTART, Action.REQUEUE, Action.SUBMIT})
+"""Decisions after which somebody is to work on a task."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Job:
         array, element = (environ.get(f"SLURM_ARRAY_{part}_ID", "") for part in ("JOB", "TASK"))
         name = f"{array}_{element}" if array and element else environ.get("SLURM_JOB_ID", "")
         restarts = int(environ.get("SLURM_RESTART_COUNT") or 0)
-        return Job(name or environ.get(LOCAL_JOB, ""), restarts, nodes or (node_name(),))
+        return Job(name or environ.get(LOCAL_JOB, ""), restarts, nodes or (node_name(environ),))
 
 
 def claim(run: rundir.RunDir, stage: str, index: int, first: int) -> int:
@@ -192,11 +194,6 @@ def exit_fields(place: Place, job: Job, evidence: Evidence, decision: Decision) 
         "exclude": list(decision.exclude),
         "detect_s": None if hang is None else hang.seconds,
     }
-
-
-def node_name() -> str:
-    """This node as Slurm knows it, else as the kernel does."""
-    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
 def note_event(place: Place, kind: str, fields: Mapping[str, Any]) -> None:

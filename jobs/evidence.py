@@ -233,13 +233,6 @@ class Ending:
     last_step: int | None = None
     """Last step on record when it ended, saved or not."""
 
-    @property
-    def advanced(self) -> bool | None:
-        """Whether a newer checkpoint was made; None when that is not known."""
-        if self.step_before is None or self.step_after is None:
-            return None
-        return self.step_after > self.step_before
-
 
 @dataclass(frozen=True)
 class NodeEntry:

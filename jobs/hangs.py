@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections import deque
@@ -15,6 +14,7 @@ from jobs import heartbeat, rundir, specs
 from jobs.autopsy import STATES, RankReport
 from jobs.evidence import Hang
 from jobs.heartbeat import Phase
+from jobs.lead import quantile
 
 PATIENCE = 5.0
 """Times the longest seen (NVRx learns its limits alike; design RESILIENCE, section 11)."""
@@ -86,12 +86,6 @@ def limit(phase: Phase, learned: Learned, supervision: specs.SupervisionSpec) ->
         slow = quantile(learned.steps, SLOWEST) if len(learned.steps) >= ENOUGH_STEPS else 0.0
         return max(PATIENCE * slow, supervision.step_limit_seconds)
     return max(PATIENCE * learned.longest.get(phase, 0.0), supervision.startup_limit_seconds)
-
-
-def quantile(values: Iterable[float], share: float) -> float:
-    """The smallest value that a share of all does not exceed."""
-    ordered = sorted(values)
-    return ordered[math.ceil(share * len(ordered)) - 1]
 
 
 class Signs(NamedTuple):

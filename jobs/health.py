@@ -21,9 +21,9 @@ from jobs.health_reading import (
     Gpu,
     Sample,
     Unknown,
-    node_name,
     read_sample,
 )
+from jobs.heartbeat import node_name
 
 __all__ = [
     "CODES",

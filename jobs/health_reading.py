@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.heartbeat import node_name
+
 LIBRARY_NOT_FOUND = 12
 DRIVER_NOT_LOADED = 9
 NOT_SUPPORTED = 3
@@ -160,11 +162,6 @@ def read_sample(runs: Path | None, environ: Mapping[str, str]) -> Sample:
         shm=_attempt(read_disk, Path("/dev/shm")),
         memory_available=_attempt(_memory_available),
     )
-
-
-def node_name(environ: Mapping[str, str]) -> str:
-    """The node's name as Slurm knows it, else the kernel's."""
-    return environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
 def visible_devices(environ: Mapping[str, str]) -> tuple[str, ...] | None:

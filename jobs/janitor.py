@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import attempt, gather, history, nodes, postmortem, rundir, runtime, specs
+from jobs import attempt, gather, history, nodes, postmortem, rundir, runtime
 from jobs.evidence import Action, Decision, Ending, Evidence, Site
 from jobs.history import History, Start
 from jobs.rundir import RunDir
@@ -27,9 +27,6 @@ PATIENCE_SECONDS = 420.0
 AGAIN_SECONDS = 20.0
 NEW_JOB_SECONDS = 120.0
 """So long may a job that was just submitted be unknown to the accounting."""
-
-GOES_ON = (Action.RESTART, Action.REQUEUE, Action.SUBMIT)
-"""Decisions after which somebody is to work on a task."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +204,7 @@ class Judge:
         if ending.action is not Action.WAIT:
             return None
         path = self.run.attempt(self.stage, ending.attempt) / f"start-{task.index:05d}.json"
-        told = read_small(path)
+        told = rundir.read_small(path)
         restarts, on = int(told.get("restarts", 0)), tuple(told.get("nodes", ()))
         return Start(
             self.stage, task.index, ending.attempt, ending.job_id, restarts, on, ending.began,
@@ -243,7 +240,7 @@ class Judge:
         )
         found = postmortem.examine(self.run, start, spec, self.client, here)
         found = replace(found, ended=self.end_of(task, start, found))
-        path = ledger_path(self.run, spec)
+        path = nodes.ledger_of(self.run, spec)
         entries = nodes.active(nodes.read(path), time.time()) if path else ()
         decision = postmortem.close(self.run, start, found, entries, self.by)
         if path:
@@ -254,7 +251,7 @@ class Judge:
         """When a start ended: what its own record says, else the accounting; its supervisor may
         have been dead for long.
         """
-        told = read_small(self.run.exit_record(self.stage, start.attempt, task.index))
+        told = rundir.read_small(self.run.exit_record(self.stage, start.attempt, task.index))
         rows = self.rows.get(start.job_id, [])
         row = rows[min(start.restarts, len(rows) - 1)] if rows else None
         known = told.get("ended") or (queries.seconds(row.end) if row else None)
@@ -268,8 +265,8 @@ class Judge:
         rows = self.rows.get(task.job_id, [])
         if ending is None or (rows and rows[-1].state.startswith("CANCELLED")):
             return None
-        told = read_small(self.run.exit_record(self.stage, ending.attempt, task.index))
-        if ending.action not in GOES_ON:
+        told = rundir.read_small(self.run.exit_record(self.stage, ending.attempt, task.index))
+        if ending.action not in attempt.GOES_ON:
             return None
         left = ending.ended + float(told.get("delay", 0.0)) - time.time()
         return Decision(
@@ -280,25 +277,12 @@ class Judge:
         )
 
 
-def read_small(path: Path) -> dict[str, Any]:
-    """A small JSON object of the run directory; empty when it is missing or cannot be read."""
-    try:
-        return rundir.read_json(path)
-    except (OSError, rundir.FormatError):
-        return {}
-
-
-def ledger_path(run: RunDir, task: specs.TaskSpec | None) -> Path | None:
-    """Where the node ledger of a task's cluster lies; None without one."""
-    return nodes.ledger(run.root.parent, task.site.cluster) if task and task.site.cluster else None
-
-
 def go_on(
     run: RunDir, stage: str, client: Client, by: str, wanted: Mapping[Task, Decision]
 ) -> tuple[list[str], bool]:
     """Submit what is to go on, as one submission; what was said, and whether Slurm took it."""
     said = sentences(stage, wanted)
-    going = {task: found for task, found in wanted.items() if found.action in GOES_ON}
+    going = {task: found for task, found in wanted.items() if found.action in attempt.GOES_ON}
     if not going:
         return said, False
     exclude = dict.fromkeys(name for found in going.values() for name in found.exclude)
@@ -339,7 +323,7 @@ def repair(run: RunDir, stage: str, client: Client) -> list[str]:
 
 def vanished(run: RunDir, stage: str, client: Client) -> Iterator[str]:
     """Stages after this one whose waiting jobs Slurm has removed (kill_invalid_depend)."""
-    for name, summary in read_small(run.plan).get("stages", {}).items():
+    for name, summary in rundir.read_small(run.plan).get("stages", {}).items():
         tasks = [t for t in unfinished(run, name) if not (t.past.starts or t.past.endings)]
         if stage not in summary.get("after", ()) or not tasks:
             continue

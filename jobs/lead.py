@@ -5,7 +5,7 @@ Standard library only: the login node plans with it, a node measures with it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ EARLY_SECONDS = 60
 """Slurm may send a signal so much too early, and rounds time limits (sbatch(1), ``--signal``)."""
 MARGIN_SECONDS = 30
 """For the ranks to end, and for the supervisor to record it (design SLURM, section 3b)."""
+SLOW = 0.95
+"""The quantile of saves and steps that is reckoned with."""
 NEWEST_SAVES = 20
 NEWEST_STEPS = 200
 """How many of the newest count: the storage, or the layout, may have been another before."""
@@ -59,11 +61,11 @@ def pace_of(lines: Iterable[Mapping[str, Any]]) -> Pace | None:
             steps.append(float(line["seconds"]))
     if not saves or not steps:
         return None
-    newest = percentile_95(saves[-NEWEST_SAVES:]), percentile_95(steps[-NEWEST_STEPS:])
+    newest = quantile(saves[-NEWEST_SAVES:], SLOW), quantile(steps[-NEWEST_STEPS:], SLOW)
     return Pace(*newest)
 
 
-def percentile_95(values: Sequence[float]) -> float:
-    """The least value that 95 of a hundred do not exceed (nearest rank); of a few, the largest."""
+def quantile(values: Iterable[float], share: float) -> float:
+    """The least value that a share of all do not exceed (nearest rank); of a few, the largest."""
     ordered = sorted(values)
-    return ordered[math.ceil(0.95 * len(ordered)) - 1]
+    return ordered[math.ceil(share * len(ordered)) - 1]

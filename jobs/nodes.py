@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs import rundir
+from jobs import rundir, specs
 from jobs.evidence import NodeEntry
 
 CLEARED = "CLEARED"
@@ -46,6 +46,12 @@ UNSAFE = re.compile(r"[^A-Za-z0-9 _.:,/()=-]+")
 def ledger(runs_root: Path, cluster: str) -> Path:
     """Where the ledger of a cluster lies."""
     return runs_root / f"nodes-{cluster}.jsonl"
+
+
+def ledger_of(run: rundir.RunDir, task: specs.TaskSpec | None) -> Path | None:
+    """Where the ledger of a task's cluster lies; None without one, or without the task."""
+    cluster = task.site.cluster if task else ""
+    return ledger(run.root.parent, cluster) if cluster else None
 
 
 def read(path: Path) -> tuple[NodeEntry, ...]:

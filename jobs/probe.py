@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jobs import rundir
+from jobs.heartbeat import node_name
 from jobs.slurm.client import Client
 from jobs.slurm.environment import job_environment
 
@@ -64,7 +65,7 @@ def batch_report(folder: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     paths = sorted(folder.glob("node-*.json"))
     return {
         "time": time.time(),
-        "node": node_name(),
+        "node": node_name(os.environ),
         "commands": {name: shutil.which(name) is not None for name in COMMANDS},
         "requeue": can_requeue(client, environ.get("SLURM_JOB_ID", "")),
         "submit": test_submit(client, request["sbatch"]),
@@ -125,7 +126,7 @@ def node_report(folder: Path, number: int) -> dict[str, Any]:
     meet = {0: wait_for_peer, 1: find_peer}.get(number) if nodes > 1 else None
     found = attempt(lambda: meet(folder)) if meet else {}
     return {
-        "node": node_name(),
+        "node": node_name(os.environ),
         "cpus": len(os.sched_getaffinity(0)),
         "python": sys.executable,
         "python_version": ".".join(map(str, sys.version_info[:3])),
@@ -133,11 +134,6 @@ def node_report(folder: Path, number: int) -> dict[str, Any]:
         "storage": attempt(lambda: storage(folder)),
         **found,
     }
-
-
-def node_name() -> str:
-    """This node as Slurm knows it, else as the kernel does."""
-    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
 def attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -150,7 +146,7 @@ def attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def storage(folder: Path) -> dict[str, Any]:
     """Room where runs lie, for us, in bytes and files; that a whole file can be put in place."""
-    rundir.write_json(folder / f"written-{node_name()}.json", {})
+    rundir.write_json(folder / f"written-{node_name(os.environ)}.json", {})
     room = os.statvfs(folder)
     return {
         "free_bytes": room.f_bavail * room.f_frsize,

@@ -175,6 +175,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_small(path: Path) -> dict[str, Any]:
+    """The same, or nothing where the file is missing or cannot be read."""
+    try:
+        return read_json(path)
+    except (OSError, FormatError):
+        return {}
+
+
 def append_event(run: RunDir, kind: str, **fields: Any) -> None:
     """Append one event: ``{"format", "time", "event", …}`` on one line, under a file lock."""
     line = json.dumps(

@@ -16,7 +16,6 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import FrameType
 
 from jobs import (
@@ -409,23 +408,18 @@ class Supervisor:
 
     def ledger(self) -> tuple[NodeEntry, ...]:
         """What counts against nodes of this cluster now."""
-        path = self.ledger_path()
+        path = nodes.ledger_of(self.run, self.task)
         return nodes.active(nodes.read(path), time.time()) if path else ()
 
     def remember(self, suspects: Iterable[NodeEntry]) -> None:
         """Append to the cluster's node ledger."""
-        path = self.ledger_path()
+        path = nodes.ledger_of(self.run, self.task)
         if path is None:
             return
         try:
             nodes.append(path, suspects)
         except OSError as error:
             say(f"{path} could not be written: {error.strerror}")
-
-    def ledger_path(self) -> Path | None:
-        """Where the cluster's node ledger lies; None without one."""
-        cluster = self.task.site.cluster if self.task else ""
-        return nodes.ledger(self.run.root.parent, cluster) if cluster else None
 
 
 def read_task(place: Place) -> specs.TaskSpec:

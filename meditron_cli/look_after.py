@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 
-from jobs import janitor
+from jobs import attempt, janitor
 from jobs.rundir import RunDir
 from jobs.slurm.client import Client
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
@@ -117,7 +117,7 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
     over = [task for task in tasks if infos[task.job_id].is_over]
     wanted = janitor.Judge(run, stage, BY).decide_all(over)
     said = janitor.sentences(stage, wanted)
-    if any(found.action in janitor.GOES_ON for found in wanted.values()):
+    if any(found.action in attempt.GOES_ON for found in wanted.values()):
         started = launch(planned(run), scheduler, run, said.append, by=BY)
         said.append(f"{stage}: {', '.join(started[stage])} goes on")
     return said

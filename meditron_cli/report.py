@@ -50,7 +50,7 @@ def corpus(run: RunDir) -> dict[str, Any]:
 def summaries(run: RunDir, stage: str) -> list[dict[str, Any]]:
     """What the finished tasks of a stage say of themselves, by index."""
     folder = run.stage(stage) / "done"
-    markers = [run_record.read_small(path) for path in sorted(folder.glob("[0-9]*.json"))]
+    markers = [rundir.read_small(path) for path in sorted(folder.glob("[0-9]*.json"))]
     return [marker["summary"] for marker in markers if marker]
 
 
@@ -84,7 +84,7 @@ def pretrain(run: RunDir) -> dict[str, Any]:
 def evaluations(run: RunDir) -> list[dict[str, Any]]:
     """Results by benchmark and checkpoint step."""
     files = run.path("evaluations").glob("*/*/results.json")
-    found = [result for path in files if (result := run_record.read_small(path))]
+    found = [result for path in files if (result := rundir.read_small(path))]
     return sorted(
         ({key: value for key, value in result.items() if key != "format"} for result in found),
         key=lambda result: (result["benchmark"], result["checkpoint_step"]),

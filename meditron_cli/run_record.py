@@ -121,7 +121,7 @@ def read(run: RunDir) -> RunRecord:
     for stage_record in record.stages.values():
         read_exits(run, stage_record)
     if "pretrain" in record.stages and record.stages["pretrain"].attempts:
-        record.stages["pretrain"].progress = read_small(run.progress("pretrain", 0))
+        record.stages["pretrain"].progress = rundir.read_small(run.progress("pretrain", 0))
     return record
 
 
@@ -225,16 +225,8 @@ def read_exits(run: RunDir, stage: StageRecord) -> None:
             continue
         for index in indices:
             path = run.exit_record(stage.stage, attempt, index)
-            if path.name in present and (found := read_small(path)):
+            if path.name in present and (found := rundir.read_small(path)):
                 stage.exits[index] = found
-
-
-def read_small(path: Path) -> dict[str, Any]:
-    """A small JSON object of the run directory; empty when it is missing or cannot be read."""
-    try:
-        return rundir.read_json(path)
-    except (OSError, rundir.FormatError):
-        return {}
 
 
 def last_words(record: RunRecord) -> list[tuple[str, int, dict[str, Any]]]:

@@ -37,8 +37,6 @@ class Wish:
     exclude: tuple[str, ...] = ()
     delay: float = 0.0
     """Seconds from now to the earliest start."""
-    lead_seconds: int | None = None
-    """Signal lead of the new job; None keeps that of the old one."""
 
 
 def succeed(  # noqa: PLR0913 - one keyword a field of the wish
@@ -50,7 +48,6 @@ def succeed(  # noqa: PLR0913 - one keyword a field of the wish
     by: str,
     exclude: Sequence[str] = (),
     delay: float = 0.0,
-    lead_seconds: int | None = None,
     client: Client | None = None,
 ) -> list[str]:
     """Submit fresh jobs that go on with tasks, and have everything that waits for the old jobs
@@ -64,7 +61,7 @@ def succeed(  # noqa: PLR0913 - one keyword a field of the wish
         OSError: the run directory cannot be written.
     """
     tasks = (indices,) if isinstance(indices, int) else tuple(indices)
-    wish = Wish(stage, tasks, tuple(replaces), by, tuple(exclude), delay, lead_seconds)
+    wish = Wish(stage, tasks, tuple(replaces), by, tuple(exclude), delay)
     client = client or Client(os.environ)
     with waiting_lock(run):
         ledger.settle(run, client)
@@ -165,7 +162,7 @@ def following(run: RunDir, earlier: Submission, wish: Wish) -> Submission:
         after=(),
         exclude=wish.exclude,
         delay_seconds=round(wish.delay),
-        lead_seconds=wish.lead_seconds or next_lead(run, earlier),
+        lead_seconds=next_lead(run, earlier),
     )
 
 

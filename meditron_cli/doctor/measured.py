@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs import lead, rundir, specs
+from jobs import lead
+from jobs.postmortem import read_task
 from jobs.rundir import RunDir
 from jobs.specs import PretrainSpec, TaskSpec
 from meditron_cli import runs
@@ -20,7 +21,7 @@ def workload(plan: Plan, root: Path, size: str | None) -> Workload:
     task = plan.stage("pretrain").tasks[0]
     run = last_trained(root, plan.site.cluster, size)
     pace = lead.measured(run) if run else None
-    kept = read_task(run) if run else None
+    kept = read_task(run, "pretrain", 0) if run else None
     if run is None or pace is None or kept is None:
         return described(plan, task, plan.training_lead.pace, f"estimated for {plan.size}")
     return described(plan, kept, pace, f"measured in run {run.name}")
@@ -54,11 +55,3 @@ def is_of(run: RunDir, cluster: str, size: str | None) -> bool:
     except (ConfigError, OSError):
         return False
     return plan.get("cluster") == cluster and size in (None, plan.get("size"))
-
-
-def read_task(run: RunDir) -> TaskSpec | None:
-    """The training task of a run; None when this program does not read it."""
-    try:
-        return specs.task_from_json(rundir.read_json(run.spec("pretrain", 0)))
-    except (OSError, rundir.FormatError, ValueError):
-        return None

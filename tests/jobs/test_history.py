@@ -47,8 +47,8 @@ def fold(*events: Event) -> history.History:
 def test_every_end_is_one_of_a_start_and_what_is_left_is_open() -> None:
     found = fold(submit(1.0, 1, "7"), start(1), end(1), start(2))
 
-    assert [(item.attempt, item.cause, item.advanced) for item in found.endings] == [
-        (1, Cause.CRASH, True)
+    assert [(item.attempt, item.cause, item.step_after) for item in found.endings] == [
+        (1, Cause.CRASH, 10)
     ]
     assert found.open is not None
     assert (found.open.attempt, found.open.nodes) == (2, ("a",))

@@ -171,14 +171,14 @@ def test_a_delay_and_bad_nodes_reach_slurm_and_unknown_nodes_do_not(
 
     (new,) = succeed(
         run, "pretrain", 0, replaces=[old], by="supervisor",
-        exclude=["nosuch", "cpu02", "gpu01"], delay=300, lead_seconds=90, client=client,
+        exclude=["nosuch", "cpu02", "gpu01"], delay=300, client=client,
     )  # fmt: skip
 
     facts = slurm.run("scontrol", "show", "job", "-o", new)
     assert "ExcNodeList=cpu02 " in facts
     wait(lambda: "BeginTime" in slurm.run("squeue", "-h", "-o", "%r", "-j", new), "its delay")
     script = (run.attempt("pretrain", 2) / f"{new}_submission.sh").read_text()
-    assert "--signal=B:USR2@90\n" in script
+    assert "--signal=B:USR2@30\n" in script
     assert last_submit(run)["exclude"] == ["cpu02"]
 
 
