@@ -17,8 +17,11 @@ from meditron_cli.services import Services
 @click.option(
     "--save", is_flag=True, help="Let training and evaluation save first and leave by themselves."
 )
+@options.json_option
 @click.pass_obj
-def command(services: Services, name: str, runs_dir: Path | None, save: bool) -> None:
+def command(
+    services: Services, name: str, runs_dir: Path | None, save: bool, as_json: bool
+) -> None:
     """Stop every job of a run.
 
     What is finished stays; `meditron resume` continues the run.
@@ -26,12 +29,13 @@ def command(services: Services, name: str, runs_dir: Path | None, save: bool) ->
     from meditron_cli import launch
 
     run = options.find_run(services, runs_dir, name)
-    if save:
-        leaving = launch.stop(run, services.scheduler)
-        console.data(f"run {run.name}: {len(leaving)} jobs save and leave, the rest is cancelled")
-        return
-    ended = launch.cancel(run, services.scheduler)
-    console.data(f"run {run.name}: {len(ended)} jobs cancelled" if ended else NOTHING)
+    jobs = (launch.stop if save else launch.cancel)(run, services.scheduler)
+    if as_json:
+        console.json_out({"run": run.name, "saving" if save else "cancelled": jobs})
+    elif save:
+        console.data(f"run {run.name}: {len(jobs)} jobs save and leave, the rest is cancelled")
+    else:
+        console.data(f"run {run.name}: {len(jobs)} jobs cancelled" if jobs else NOTHING)
 
 
 NOTHING = "nothing to cancel: the run has no job that may be alive"

@@ -163,7 +163,10 @@ class Course:
                 console.note(f"rank {rank} was on {node}")
                 return
             self.services.clock.sleep(STRIKE_AGAIN_SECONDS)
-        raise SchedulerError(f"rank {rank} of job {job} is on none of its nodes")
+        raise SchedulerError(
+            f"rank {rank} of job {job} is on none of its nodes",
+            hint=f"`meditron logs {run.name} --runs-dir {self.root}` shows what it did",
+        )
 
     def last_rank(self, run: RunDir) -> int:
         """The last rank of training, which is not on the node of the supervisor where there are

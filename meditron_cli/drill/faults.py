@@ -65,6 +65,9 @@ def choose(text: str, scheduler: str) -> tuple[Fault, ...]:
         if fault is None:
             raise ConfigError(f"no fault is called {name!r}", hint=f"there are {', '.join(FAULTS)}")
         if fault.needs_slurm and scheduler != "slurm":
-            raise ConfigError(f"{fault.name} needs Slurm, and this cluster's scheduler is local")
+            raise ConfigError(
+                f"{fault.name} needs Slurm, and this cluster's scheduler is local",
+                hint="leave it out of --faults, or name a cluster with Slurm",
+            )
         found.append(fault)
     return tuple(found)

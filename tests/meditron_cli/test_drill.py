@@ -57,6 +57,7 @@ def test_a_fault_that_cannot_be_dealt_is_refused(text: str, scheduler: str, mess
         choose(text, scheduler)
 
     assert refused.value.message == message
+    assert refused.value.hint
 
 
 # ---- what is trained

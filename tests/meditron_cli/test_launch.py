@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -229,6 +230,18 @@ def test_cancelling_ends_jobs_whatever_their_state(meditron: Bench) -> None:
 
     assert result.stdout == f"run {name}: 7 jobs cancelled\n"
     assert meditron.events("cancel")[0]["job_ids"] == sorted(meditron.scheduler.cancelled)
+
+
+def test_programs_are_told_which_jobs_were_cancelled_and_which_save(meditron: Bench) -> None:
+    meditron.submit()
+    name = meditron.run().name
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+
+    saved = json.loads(meditron("cancel", name, "--save", "--json").stdout)
+    ended = json.loads(meditron("cancel", name, "--json").stdout)
+
+    assert (saved["run"], len(saved["saving"])) == (name, 1)
+    assert set(saved["saving"]) <= set(ended["cancelled"])
 
 
 def test_cancelling_with_save_lets_running_training_leave_by_itself(
