@@ -190,10 +190,13 @@ class Judge:
 
     def decide(self, task: Task) -> Decision | None:
         """What is to happen with a task whose job is over; None where that is nothing."""
-        for start in task.past.starts[:-1]:
-            self.close(task, start)
-        last = next(iter(task.past.starts[-1:]), None) or self.unsettled(task)
-        decision = self.close(task, last) if last else self.undone(task)
+        closed = {start.attempt: self.close(task, start) for start in task.past.starts}
+        ending, newest = self.last_ending(task), max(closed, default=0)
+        if newest > (ending.attempt if ending else 0):
+            decision: Decision | None = closed[newest]
+        else:  # what was said of a later start decides
+            left = self.unsettled(task)
+            decision = self.close(task, left) if left else self.undone(task)
         return decision if decision and decision.action is not Action.FINISH else None
 
     def unsettled(self, task: Task) -> Start | None:

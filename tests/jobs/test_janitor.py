@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +162,21 @@ def test_a_task_whose_supervisor_was_killed_goes_on(stage: Stage) -> None:
     assert told["janitors"] == ["102"]
     assert look.said[-1] == "curate: 101 goes on"
     assert not look.unclear
+
+
+def test_a_killed_start_is_only_put_on_record_once_a_later_one_was_stopped(stage: Stage) -> None:
+    """The later one was refused before it could look at those before it."""
+    stage.submitted("50")
+    stage.started()
+    stage.submitted("60", attempt=2)
+    submission.write(stage.run, replace(submission.read(stage.run, "curate", 1), attempt=2))
+    stage.ended("stop", "60", attempt=2, cause="configuration")
+    stage.accounts(j50="FAILED", j60="FAILED")
+
+    stage.look()
+
+    assert [event["attempt"] for event in stage.events("exit")] == [2, 1]
+    assert stage.programs.calls("sbatch") == []
 
 
 def test_a_second_look_finds_that_it_goes_on(stage: Stage) -> None:
