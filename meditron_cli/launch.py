@@ -414,6 +414,7 @@ def nobody_submits(run: RunDir) -> Iterator[None]:
     """Keep everybody from submitting, once a submission that is being made stands.
 
     Raises:
+        ConfigError: the run cannot be written; its group may make STOP there all the same.
         SchedulerError: it takes too long.
     """
     try:
@@ -421,6 +422,12 @@ def nobody_submits(run: RunDir) -> Iterator[None]:
             yield
     except SubmitError as error:
         raise SchedulerError(error.message, hint=error.hint) from error
+    except OSError as error:
+        raise ConfigError(
+            f"run {run.name} cannot be written: {error.filename or run.root}: {error.strerror}",
+            hint=f"`touch {run.stop_file}` has what runs save and leave, where the run's group may "
+            "write there",
+        ) from error
 
 
 def dismiss_janitors(run: RunDir, schedulers: Callable[[str], Scheduler]) -> None:
