@@ -15,7 +15,7 @@ from meditron_cli import console, runs
 from meditron_cli.commands import options
 from meditron_cli.drill import faults, settings
 from meditron_cli.errors import ConfigError, MeditronError, RunFailed
-from meditron_cli.services import Services
+from meditron_cli.services import Clock, Services
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from meditron_cli.config.load import Loaded
     from meditron_cli.drill.verdict import Result, Row
 
+REMOVE_TRIES = 20
+REMOVE_SECONDS = 1.0
 COLUMNS = ("fault", "at step", "cause on record", "detected s", "resumed s", "redone", "verdict")
 
 
@@ -112,7 +114,13 @@ def command(
         console.note(f"the drill's jobs are cancelled; its runs are kept in {root}")
         raise
     show(result, as_json)
-    tidy(result, root, keep)
+    if not result.held:
+        raise RunFailed(result.sentence, hint=f"the drill's runs are kept in {root}")
+    if keep:
+        console.note(f"the drill's runs are kept in {root}")
+        return
+    course.cancel()
+    remove(root, services.clock)
 
 
 def checked(loaded: Loaded) -> Loaded:
@@ -170,15 +178,11 @@ def cells(row: Row) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def tidy(result: Result, root: Path, keep: bool) -> None:
-    """Remove the drill's runs when nobody needs to look at them.
-
-    Raises:
-        RunFailed: the training that was hit is not the same as the other.
-    """
-    if not result.held:
-        raise RunFailed(result.sentence, hint=f"the drill's runs are kept in {root}")
-    if keep:
-        console.note(f"the drill's runs are kept in {root}")
-    else:
-        shutil.rmtree(root)
+def remove(root: Path, clock: Clock) -> None:
+    """Remove the drill's runs, into which jobs that have just ended may still write."""
+    for _ in range(REMOVE_TRIES):
+        shutil.rmtree(root, ignore_errors=True)
+        if not root.exists():
+            return
+        clock.sleep(REMOVE_SECONDS)
+    console.warning(f"not all of {root} could be removed")
