@@ -12,6 +12,7 @@ from jobs.rundir import RunDir
 
 from .cluster import Cluster
 from .desk import Desk, make_desk
+from .faults import LAYOUT
 
 pytestmark = pytest.mark.slurm
 
@@ -29,6 +30,7 @@ SMALL = (
 @pytest.fixture(scope="module")
 def desk(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     desk = make_desk(tmp_path_factory.mktemp("drill"), slurm)
+    desk.profile("two-ranks", *LAYOUT)
     yield replace(desk, patience=PATIENCE)
     slurm.cancel_all()
 
@@ -37,7 +39,7 @@ def test_a_training_that_is_hit_comes_out_like_the_one_that_was_left_alone(desk:
     faults = "kill-rank,damage-checkpoint,preempt"
     sets = [word for override in SMALL for word in ("--set", override)]
 
-    answer = desk("drill", "--cluster", "test-slurm", "--faults", faults, *sets, "--json")
+    answer = desk("drill", "--cluster", "two-ranks", "--faults", faults, *sets, "--json")
 
     found = answer.json
     assert (found["held"], found["bit_for_bit"]) == (True, True), answer
@@ -48,13 +50,13 @@ def test_a_training_that_is_hit_comes_out_like_the_one_that_was_left_alone(desk:
     ]
     damaged = found["faults"][1]
     assert damaged["redone"] >= 20, "it went back to the checkpoint before"
-    assert answer.stderr.startswith("drill on test-slurm: 4 ranks on 2 nodes train a tiny model")
+    assert answer.stderr.startswith("drill on two-ranks: 2 ranks on 2 nodes train a tiny model")
     assert list(desk.runs.iterdir()) == [], "nothing is kept when all went well"
 
 
 def test_a_fault_that_comes_too_late_fails_the_drill_and_keeps_its_runs(desk: Desk) -> None:
     answer = desk(
-        *("drill", "--cluster", "test-slurm", "--faults", "kill-rank"),
+        *("drill", "--cluster", "two-ranks", "--faults", "kill-rank"),
         *("--set", "pretrain.train_steps=30", "--set", "model.layers=2"),
         code=4,
     )
