@@ -106,6 +106,8 @@ class Laboratory:
         minutes = ("pretrain.time_minutes=2", "pretrain.signal_lead_seconds=5")
         for name, step, deaf in (("limited", 10, False), ("stuck", 3, True)):
             self.limited[name] = self.begin(name, *minutes, hold=step, deaf=deaf, cluster="patient")
+        # After three time limits it is on its own, so that no later test's faults meet it.
+        self.limited["limited"].hold(10, end=13)
 
     def profile(self, name: str, *changes: tuple[str, str]) -> None:
         """Write a profile for trials: one rank a node, on two nodes, open to misfortune."""
@@ -166,12 +168,13 @@ class Trial:
         (found,) = self.laboratory.desk(*words, MEDITRON_RUNS=str(self.runs)).json["runs"]
         return dict(found)
 
-    def hold(self, step: int = NEVER, deaf: bool = False) -> None:
-        """Let the ranks train up to a step, and wait there; deaf ones do not heed a request to
-        stop, as in a step that is longer than the time there is.
+    def hold(self, step: int = NEVER, deaf: bool = False, end: int = NEVER) -> None:
+        """Let the ranks train up to a step, and wait there and before each that follows, up to an
+        end; deaf ones do not heed a request to stop, as in a step that is longer than the time
+        there is.
         """
         part = self.folder / "hold.part"
-        part.write_text(f"{step}{' deaf' if deaf else ''}")
+        part.write_text(f"{step} {end}{' deaf' if deaf else ''}")
         part.replace(self.folder / "hold")
 
     def wait_save(self, step: int) -> None:

@@ -85,9 +85,9 @@ def wrap_trainer(trainer, folder):
 
 def wait_while_held(trainer, path):
     while True:
-        number, *deaf = path.read_text().split()
+        first, end, *deaf = path.read_text().split()
         asked = trainer.context.stop or trainer.context.run.stop_file.exists()
-        if trainer.step < int(number) or (asked and not deaf):
+        if not int(first) <= trainer.step < int(end) or (asked and not deaf):
             return
         time.sleep(POLL_SECONDS)
 
