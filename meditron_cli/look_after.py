@@ -107,7 +107,9 @@ def see(services: Services, record: RunRecord, stage: str) -> list[str]:
 
 
 def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
-    """The same for tasks of this machine, which start anew as a person would start them."""
+    """The same for tasks of this machine, which start anew as a person would start them: all that
+    are unfinished, and so none beside one that must not be tried again.
+    """
     from meditron_cli.commands.resume import planned
     from meditron_cli.launch import launch
 
@@ -117,7 +119,10 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
     over = [task for task in tasks if infos[task.job_id].is_over]
     wanted = janitor.Judge(run, stage, BY).decide_all(over)
     said = janitor.sentences(stage, wanted)
-    if any(found.action in attempt.GOES_ON for found in wanted.values()):
+    goes_on = [found.action in attempt.GOES_ON for found in wanted.values()]
+    if any(goes_on) and not all(goes_on):
+        said.append(f"{stage}: nothing was started; mend it, then `meditron resume {run.name}`")
+    elif any(goes_on):
         started = launch(planned(run), scheduler, run, said.append, by=BY)
         said.append(f"{stage}: {', '.join(started[stage])} goes on")
     return said

@@ -189,6 +189,27 @@ def test_a_task_of_this_machine_whose_process_was_killed_starts_anew(meditron: B
     assert [event["by"] for event in meditron.events("submit")] == ["person", "watch"]
 
 
+def test_on_this_machine_nothing_starts_beside_a_task_that_must_not(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit(stage="pipeline")
+    run = meditron.run()
+    finish(run, "curate", 0)
+    for index in (0, 1):
+        start = {"attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
+        rundir.append_event(run, "start", stage="tokenize", index=index, job_id="102_0", **start)
+    words = {"code": 2, "kind": "TaskError", "message": "shard 1 is no JSON", "hint": ""}
+    place = {"rank": 0, "node": "here", "time": 2.0}
+    rundir.write_json(run.attempt("tokenize", 1) / "words-00001-00000.json", {**words, **place})
+    meditron.scheduler.put_stage("tokenize", JobState.ENDED)
+
+    result = meditron("watch", "--once")
+
+    assert "shard 1 is no JSON" in result.stdout
+    assert f"`meditron resume {run.name}`" in result.stdout.splitlines()[-1]
+    assert {event["by"] for event in meditron.events("submit")} == {"person"}
+
+
 def test_a_finished_run_is_not_asked_about(meditron: Bench, finish: Callable[..., None]) -> None:
     meditron.submit(stage="curate")
     finish(meditron.run(), "curate", 0)
