@@ -1,4 +1,4 @@
-"""A real Slurm of six nodes on this one host: its own munge, MariaDB, slurmdbd, slurmctld, slurmd.
+"""A real Slurm of eight nodes on one host: its own munge, MariaDB, slurmdbd, slurmctld and slurmds.
 
 The tests boot one for a session (``conftest.py``); by hand it is
 
@@ -40,7 +40,7 @@ from typing import TypedDict, cast
 import psutil
 
 HERE = Path(__file__).resolve().parent
-GPU_NODES = ("gpu01", "gpu02", "gpu03", "gpu04")
+GPU_NODES = ("gpu01", "gpu02", "gpu03", "gpu04", "gpu05", "gpu06")
 CPU_NODES = ("cpu01", "cpu02")
 NODES = GPU_NODES + CPU_NODES
 SERVICES = ("munged", "mariadbd", "slurmdbd", "slurmctld")
@@ -627,7 +627,7 @@ def env(cluster: Cluster) -> None:
 def main() -> int:
     """Run one of the four words; 1 when it failed, with the reason on stderr."""
     words = {"up": up, "down": down, "status": status, "env": env}
-    parser = argparse.ArgumentParser(description="A real Slurm of six nodes on this host.")
+    parser = argparse.ArgumentParser(description="A real Slurm of eight nodes on this host.")
     parser.add_argument("word", choices=words)
     default = HERE.parents[1] / ".slurm"
     parser.add_argument("--dir", type=Path, default=default, help="its folder (default: .slurm)")

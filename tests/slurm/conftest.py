@@ -21,7 +21,7 @@ PREFIX = "meditron-slurm-"
 
 @pytest.fixture(scope="session")
 def slurm(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A running cluster of four nodes with four fake GPUs each, and two without.
+    """A running cluster of six nodes with four fake GPUs each, and two without.
 
     For tests with the marker ``slurm``. Where Slurm can't be had they are skipped with the reason,
     and fail when ``CI`` is ``true``.
@@ -68,9 +68,18 @@ def laboratory(
     """A desk with tokens that all trials share; what takes minutes begins at once."""
     told = request.config.stash.setdefault(faults.TOLD, [])
     made = faults.make_laboratory(tmp_path_factory.mktemp("faults"), slurm, told)
+    request.config.stash[faults.MADE] = made
     if any("limited" in getattr(item, "fixturenames", ()) for item in request.session.items):
         made.begin_limited()
     return made
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a failed fault test has left behind hinders no other module."""
+    yield
+    if made := request.config.stash.get(faults.MADE, None):
+        made.cancel()
 
 
 @pytest.fixture(scope="session")

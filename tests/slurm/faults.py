@@ -43,6 +43,7 @@ NEVER = 1_000_000
 
 TOLD = pytest.StashKey[list[Callable[[], "Row"]]]()
 """What the fault tests have measured, for the table at the session's end."""
+MADE = pytest.StashKey["Laboratory"]()
 
 Record = dict[str, Any]
 
@@ -70,6 +71,8 @@ class Laboratory:
     desk: Desk
     tokens: Path
     told: list[Callable[[], Row]]
+    trials: list[Trial] = field(default_factory=list)
+    """Those of the module that runs."""
     limited: dict[str, Trial] = field(default_factory=dict)
 
     @property
@@ -94,20 +97,37 @@ class Laboratory:
         trial = Trial(self, name, folder, runs or self.desk.runs)
         trial.hold(hold, deaf)
         trial.submit(*overrides, cluster=cluster, stage=stage)
+        self.trials.append(trial)
         return trial
+
+    def cancel(self) -> None:
+        """End what is left of the trials, but for those in jobs of two minutes."""
+        for trial in self.trials:
+            trial.cancel()
+        self.trials.clear()
 
     def begin_limited(self) -> None:
         """Begin two trainings in jobs of two minutes: one gets on by a step a job, since it is held
         until it is asked to leave, and one never comes to save.
 
-        Their nodes are their own, so that they run on while other tests do something to the rest.
+        Their nodes are their own, in a partition that no other test uses, so that they run on while
+        other tests do something to the rest.
         """
-        self.profile("patient", gpu_partition("right"))
+        self.profile("patient", gpu_partition("apart"))
         minutes = ("pretrain.time_minutes=2", "pretrain.signal_lead_seconds=5")
         for name, step, deaf in (("limited", 10, False), ("stuck", 3, True)):
             self.limited[name] = self.begin(name, *minutes, hold=step, deaf=deaf, cluster="patient")
+        self.trials.clear()
         # After three time limits it is on its own, so that no later test's faults meet it.
         self.limited["limited"].hold(10, end=13)
+
+    def wait_limited(self) -> None:
+        """Wait until the trainings in jobs of two minutes are over."""
+        for trial, jobs in ((self.limited.get("limited"), 3), (self.limited.get("stuck"), 2)):
+            if trial:
+                for attempt in range(1, jobs + 1):
+                    trial.wait_exit(attempt)
+                trial.wait_end()
 
     def profile(self, name: str, *changes: tuple[str, str]) -> None:
         """Write a profile for trials: one rank a node, on two nodes, open to misfortune."""
@@ -422,7 +442,9 @@ def left_in_memory(trial: Trial) -> list[Path]:
 
 
 def gpu_partition(name: str) -> tuple[str, str]:
-    """The change to a profile that keeps its trainings to two nodes, ``left`` or ``right``."""
+    """The change to a profile that keeps its trainings to two nodes, ``left``, ``right`` or
+    ``apart``.
+    """
     return ("  name: low\n  nodes: 4\n", f"  name: {name}\n  nodes: 2\n")
 
 

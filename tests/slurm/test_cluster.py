@@ -18,7 +18,7 @@ from .cluster import CPU_NODES, GPU_NODES, Cluster, ClusterError
 pytestmark = pytest.mark.slurm
 
 
-def test_all_six_nodes_are_idle(slurm: Cluster) -> None:
+def test_all_nodes_are_idle(slurm: Cluster) -> None:
     assert slurm.node_states() == dict.fromkeys([*GPU_NODES, *CPU_NODES], "idle")
 
 
@@ -154,9 +154,9 @@ def test_up_and_down_by_hand_leave_no_process_and_no_folder(slurm: Cluster) -> N
 
     use = f"to use it:  export SLURM_CONF={folder}/etc/slurm.conf\n"
     assert outputs == [
-        f"the test Slurm in {folder} is up: 6 nodes\n{use}",
+        f"the test Slurm in {folder} is up: 8 nodes\n{use}",
         f"the test Slurm in {folder} is already up\n{use}",
-        f"the test Slurm in {folder} is up: 6 nodes\n{use}",
+        f"the test Slurm in {folder} is up: 8 nodes\n{use}",
         f"the test Slurm in {folder} is down\n",
         f"no test Slurm in {folder}\n",
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +14,7 @@ pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture(scope="module")
-def trial(laboratory: Laboratory) -> Iterator[Trial]:
+def trial(laboratory: Laboratory) -> Trial:
     """Training that the tests below go on with, in their order.
 
     Something was found on a node of this runs directory's cluster that is no longer there.
@@ -31,9 +30,7 @@ def trial(laboratory: Laboratory) -> Iterator[Trial]:
         expires=time.time() + 86400,
     )
     nodes.append(laboratory.desk.runs / "nodes-faulty.jsonl", [gone])
-    begun = laboratory.begin("nodes", hold=7)
-    yield begun
-    begun.cancel()
+    return laboratory.begin("nodes", hold=7)
 
 
 def lose(trial: Trial, node: str, how: str, then: int) -> None:

@@ -14,11 +14,9 @@ pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture(scope="module")
-def trial(laboratory: Laboratory) -> Iterator[Trial]:
+def trial(laboratory: Laboratory) -> Trial:
     """Training that the tests below go on with, in their order."""
-    begun = laboratory.begin("preempted", hold=7)
-    yield begun
-    begun.cancel()
+    return laboratory.begin("preempted", hold=7)
 
 
 @pytest.fixture(params=["60"])

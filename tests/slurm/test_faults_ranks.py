@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -34,11 +33,9 @@ def before_step(trainer):
 
 
 @pytest.fixture(scope="module")
-def trial(laboratory: Laboratory) -> Iterator[Trial]:
+def trial(laboratory: Laboratory) -> Trial:
     """Training that the tests below go on with, in their order."""
-    begun = laboratory.begin("ranks", hold=7, befall=ONCE)
-    yield begun
-    begun.cancel()
+    return laboratory.begin("ranks", hold=7, befall=ONCE)
 
 
 def test_a_killed_rank_is_started_again_in_the_same_job(trial: Trial) -> None:

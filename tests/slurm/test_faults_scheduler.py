@@ -20,7 +20,11 @@ AWAY_SECONDS = 120
 def test_a_run_survives_two_minutes_without_slurmctld_and_a_fault_in_them(
     laboratory: Laboratory, truth: dict[int, float]
 ) -> None:
-    """A rank is killed while nobody could start another; that has to wait."""
+    """A rank is killed while nobody could start another; that has to wait.
+
+    No other training comes to its time limit meanwhile, which nobody could tell it.
+    """
+    laboratory.wait_limited()
     trial = laboratory.begin("controller", hold=7)
     attempt = trial.reach(7)
     pid = trial.rank(1)

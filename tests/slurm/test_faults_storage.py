@@ -47,11 +47,9 @@ def remove_metadata(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def trial(laboratory: Laboratory) -> Iterator[Trial]:
+def trial(laboratory: Laboratory) -> Trial:
     """Training that the tests below go on with, in their order."""
-    begun = laboratory.begin("damaged", hold=12)
-    yield begun
-    begun.cancel()
+    return laboratory.begin("damaged", hold=12)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ other stages do when all is ready, so that a test can hold a run there for as lo
 test depends on how quick the machine is), and can have its own lines run there. The product knows
 nothing of it.
 
-    $MISFORTUNE/<experiment's name>/hold    number of a step: none after it is begun; with "deaf",
-                                            not even when the rank is asked to stop
+    $MISFORTUNE/<experiment's name>/hold    two numbers of steps: none from the first up to the
+                                            second is begun; with "deaf" behind them, not even when
+                                            the rank is asked to stop
     $MISFORTUNE/<experiment's name>/hold-<stage>    other stages do nothing while it is there
     $MISFORTUNE/<experiment's name>/befall.py    may define before_step(trainer) and
                                             before_save(trainer); FOLDER is the folder it lies in
