@@ -41,6 +41,8 @@ SUDDEN = tuple(
 
 STEP_GONE_SECONDS = 90.0
 """Slurm's UnkillableStepTimeout is 60 s by default (slurm.conf(5))."""
+SRUN_SECONDS = 30.0
+"""For srun to notice that its step is gone, and to say what became of the tasks (guess)."""
 SILENCE_SECONDS = 2.0
 """Between two questions about a step."""
 PORTS = range(20000, 30000)
@@ -89,10 +91,14 @@ class Step:
         """Have Slurm send SIGTERM to the processes of the job's steps; whether it took that."""
         return self._client.signal_ranks(self._job_id, "TERM")
 
-    def end(self) -> None:
-        """End the step, wherever anything of it is left, and nothing else of the job."""
-        for step_id in self._client.step_ids(self._job_id, self._name) or ():
+    def end(self) -> bool:
+        """End the step, wherever anything of it is left, and nothing else of the job; whether Slurm
+        says that nothing was.
+        """
+        left = self._client.step_ids(self._job_id, self._name)
+        for step_id in left or ():
             self._client.end_step(step_id)
+        return left == []
 
     def is_gone(self, seconds: float = STEP_GONE_SECONDS) -> bool:
         """Whether nothing of the step is left, after ending what is; waits that long at most.
@@ -100,10 +106,9 @@ class Step:
         A Slurm that does not answer is no proof.
         """
         deadline = time.monotonic() + seconds
-        while (left := self._client.step_ids(self._job_id, self._name)) is None or left:
+        while not self.end():
             if time.monotonic() > deadline:
                 return False
-            self.end()
             time.sleep(SILENCE_SECONDS)
         return True
 
@@ -116,6 +121,7 @@ class SrunRanks:
     ) -> None:
         self._step = step
         self._said = said
+        self._alone_since = float("inf")
         with said.open("wb") as file:
             self._process = subprocess.Popen(command, env=dict(environment), stderr=file)
 
@@ -134,8 +140,11 @@ class SrunRanks:
         return self._step.ask_to_leave()
 
     def end(self) -> None:
-        """End the step, and srun with it."""
-        self._step.end()
+        """End the step, and srun with it; one that stays although its step is gone is killed."""
+        now = time.monotonic()
+        self._alone_since = min(self._alone_since, now) if self._step.end() else float("inf")
+        if now - self._alone_since > SRUN_SECONDS:
+            self._process.kill()
 
     def failures(self) -> list[srun_words.Failure]:
         """The tasks that srun says have failed."""

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from jobs import launchers, rundir
 from jobs.attempt import Place
+from jobs.slurm.client import Client
+
+from .. import fake_slurm
+from ..ranks import wait_until
 
 
 def test_a_reserved_port_is_refused_to_everybody_but_the_rank_that_reuses_it() -> None:
@@ -57,6 +63,57 @@ def test_a_process_is_known_by_its_start_and_a_zombie_is_none() -> None:
     host, pid, started = launchers.process_name(os.getpid()).rsplit(":", 2)
     assert (host, int(pid)) == (os.uname().nodename, os.getpid())
     assert not launchers.is_alive(f"{host}:{pid}:{int(started) - 1}")
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> fake_slurm.FakeSlurm:
+    """Slurm whose srun does not end."""
+    fake = fake_slurm.install(tmp_path / "slurm")
+    fake.replace("srun", "exec sleep 600")
+    return fake
+
+
+def srun(programs: fake_slurm.FakeSlurm, said: Path) -> launchers.SrunRanks:
+    step = launchers.Step(Client(programs.environ), "7", "pretrain-0-1")
+    return launchers.SrunRanks([str(programs.bin / "srun")], programs.environ, step, said)
+
+
+def test_an_srun_that_stays_although_its_step_is_gone_is_ended(
+    programs: fake_slurm.FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launchers, "SRUN_SECONDS", 0.0)
+    ranks = srun(programs, tmp_path / "said")
+    programs.queue("7.1|pretrain-0-1")
+
+    ranks.end()
+    left = ranks.poll()
+    programs.queue()
+    ranks.end()
+    ranks.end()
+    wait_until(lambda: ranks.poll() is not None)
+
+    assert left is None
+    assert "scancel 7.1" in programs.calls("scancel")
+    assert ranks.poll() == -signal.SIGKILL
+
+
+def test_a_slurm_that_does_not_answer_is_no_proof_that_a_step_is_gone(
+    programs: fake_slurm.FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launchers, "SRUN_SECONDS", 0.0)
+    ranks = srun(programs, tmp_path / "said")
+    programs.tell("down", "slurm_load_jobs error: Unable to contact slurm controller\n")
+
+    for _ in range(3):
+        ranks.end()
+        time.sleep(0.05)
+    left = ranks.poll()
+    (programs.state / "down").unlink()
+    ranks.end()
+    ranks.end()
+    wait_until(lambda: ranks.poll() is not None)
+
+    assert left is None
 
 
 def test_a_processs_name_with_blanks_and_brackets_is_read_past(tmp_path: Path) -> None:
