@@ -18,6 +18,8 @@ from jobs.surroundings import Surroundings
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0
 """Between two looks at the run's files."""
+REQUEUE_SECONDS = 600.0
+"""For Slurm to end a job that it has taken back: KillWait, and a slurmctld that is busy (guess)."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Acting:
     surroundings: Surroundings
     is_interrupted: Callable[[], bool]
     """Whether this process was asked to stop, with a signal or otherwise."""
+    requeue_seconds: float = REQUEUE_SECONDS
 
     def carry_out(self, decision: Decision) -> int | None:
         """Do it; answers the exit code, or None when the ranks are to be started again here."""
@@ -38,7 +41,7 @@ class Acting:
             self._pause(decision.delay)
             return None
         if action is Action.REQUEUE and self._requeue():
-            sleep_until_killed()
+            self._wait_for_requeue()
         return self._submit(decision)
 
     def _pause(self, seconds: float) -> None:
@@ -50,6 +53,16 @@ class Acting:
     def _requeue(self) -> bool:
         client, job = self.surroundings.client, self.surroundings.job
         return client is not None and client.requeue(job.job_id)
+
+    def _wait_for_requeue(self) -> None:
+        """Wait for Slurm, which ends this job and queues it again.
+
+        One that does not do so in time is told that another job has the task, and should it start
+        this one after all, that start finds so too.
+        """
+        say("this job is queued again")
+        time.sleep(self.requeue_seconds)
+        say(f"Slurm has not queued this job again in {self.requeue_seconds:.0f} s")
 
     def _submit(self, decision: Decision) -> int:
         """Have a fresh job go on; 75 when one does, whoever submitted it, and 130 when a person has
@@ -79,10 +92,3 @@ class Acting:
         past = history.read(place.run, place.stage, place.index)
         is_over = past.is_cancelled or past.is_stopped or place.run.stop_file.exists()
         return runtime.STOPPED if is_over else runtime.SUCCESSOR
-
-
-def sleep_until_killed() -> None:
-    """Wait for Slurm, which ends this job and queues it again."""
-    say("this job is queued again")
-    while True:
-        time.sleep(LOOK_SECONDS)
