@@ -84,16 +84,19 @@ def fold(events: Iterable[Mapping[str, Any]], stage: str, index: int) -> History
     """The history of one task, from the events of its run.
 
     Endings of an older version, which name no cause, only close their start, and so do those that
-    tell of an earlier one.
+    tell of an earlier one. What came after what, the order of the events says: the clocks of those
+    who wrote them may differ.
     """
     found = list(events)
     gone = {job for event in found if event["event"] == "undo" for job in event["job_ids"]}
     ours = [event for event in found if _is_about(event, stage, index)]
-    submissions = [_submission(event, index) for event in ours if event["event"] == "submit"]
-    kept = tuple(item for item in submissions if item.job_id not in gone)
+    given = [(event, _submission(event, index)) for event in ours if event["event"] == "submit"]
+    kept = [(event, item) for event, item in given if item.job_id not in gone]
+    submissions = tuple(item for _, item in kept)
+    since = found[found.index(kept[-1][0]) + 1 :] if kept else found
     starts = {event["attempt"]: _start(event) for event in ours if event["event"] == "start"}
     exits = {event["attempt"]: event for event in ours if event["event"] == "exit"}
-    firsts = _first_of_persons(kept, exits)
+    firsts = _first_of_persons(submissions, exits)
     return History(
         endings=tuple(
             _ending(event, number in firsts)
@@ -104,17 +107,10 @@ def fold(events: Iterable[Mapping[str, Any]], stage: str, index: int) -> History
         unsettled=tuple(
             start for number, start in starts.items() if number not in {*exits} - _left_open(exits)
         ),
-        submissions=kept,
-        is_cancelled=_is_last(found, "cancel", kept),
-        is_stopped=_is_last(found, "stop", kept),
+        submissions=submissions,
+        is_cancelled=any(event["event"] == "cancel" for event in since),
+        is_stopped=any(event["event"] == "stop" for event in since),
     )
-
-
-def _is_last(
-    events: Iterable[Mapping[str, Any]], kind: str, submissions: Iterable[Submission]
-) -> bool:
-    submitted = max((item.time for item in submissions), default=0.0)
-    return any(event["event"] == kind and event["time"] > submitted for event in events)
 
 
 def _left_open(exits: Mapping[int, Mapping[str, Any]]) -> set[int]:

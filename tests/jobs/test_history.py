@@ -119,6 +119,8 @@ def test_a_request_to_end_counts_until_the_task_is_submitted_again() -> None:
     assert fold(submit(1.0, 1, "7"), stop).is_stopped
     again = fold(submit(1.0, 1, "7"), cancel, stop, submit(3.0, 2, "8"))
     assert (again.is_cancelled, again.is_stopped) == (False, False)
+    slow_clock = fold(submit(9.0, 1, "7"), cancel)
+    assert slow_clock.is_cancelled
 
 
 def test_an_end_that_only_tells_of_an_earlier_one_does_not_count() -> None:
