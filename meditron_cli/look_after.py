@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
+from datetime import datetime
 
 from jobs import attempt, janitor
 from jobs.rundir import RunDir
@@ -119,9 +120,13 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
     over = [task for task in tasks if infos[task.job_id].is_over]
     wanted = janitor.Judge(run, stage, BY).decide_all(over)
     said = janitor.sentences(stage, wanted)
+    delay = max((found.delay for found in wanted.values()), default=0.0)
     goes_on = [found.action in attempt.GOES_ON for found in wanted.values()]
     if any(goes_on) and not all(goes_on):
         said.append(f"{stage}: nothing was started; mend it, then `meditron resume {run.name}`")
+    elif any(goes_on) and delay:
+        at = datetime.fromtimestamp(services.clock.now() + delay)
+        said.append(f"{stage}: goes on at the first look after {at:%H:%M}")
     elif any(goes_on):
         started = launch(planned(run), scheduler, run, said.append, by=BY)
         said.append(f"{stage}: {', '.join(started[stage])} goes on")

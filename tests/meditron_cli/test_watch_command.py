@@ -177,7 +177,7 @@ def test_a_run_of_somebody_else_is_left_alone(desk: Desk) -> None:
 
 
 def test_a_task_of_this_machine_whose_process_was_killed_starts_anew(meditron: Bench) -> None:
-    meditron.submit(stage="curate")
+    meditron.submit("--set", "supervision.retry_delay_seconds=0", stage="curate")
     run = meditron.run()
     start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
     rundir.append_event(run, "start", stage="curate", job_id="101_0", **start)
@@ -186,6 +186,28 @@ def test_a_task_of_this_machine_whose_process_was_killed_starts_anew(meditron: B
     result = meditron("watch", "--once")
 
     assert result.stdout.splitlines()[-1] == f"{run.name}: curate: 102_0 goes on"
+    assert [event["by"] for event in meditron.events("submit")] == ["person", "watch"]
+
+
+def test_on_this_machine_a_start_that_has_to_wait_is_waited_for(meditron: Bench) -> None:
+    """The disk was full, and may have room later."""
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
+    rundir.append_event(run, "start", stage="curate", job_id="101_0", **start)
+    words = {"code": 1, "kind": "OSError", "message": "No space left on device", "hint": ""}
+    place = {"rank": 0, "node": "here", "time": 2.0}
+    rundir.write_json(run.attempt("curate", 1) / "words-00000-00000.json", {**words, **place})
+    meditron.scheduler.put_stage("curate", JobState.ENDED)
+
+    first = meditron("watch", "--once")
+    path = run.exit_record("curate", 1, 0)
+    rundir.write_json(path, {**rundir.read_json(path), "delay": 0.0})
+    second = meditron("watch", "--once")
+
+    waits = first.stdout.splitlines()[-1]
+    assert waits.startswith(f"{run.name}: curate: goes on at the first look after ")
+    assert second.stdout.splitlines()[-1] == f"{run.name}: curate: 102_0 goes on"
     assert [event["by"] for event in meditron.events("submit")] == ["person", "watch"]
 
 
