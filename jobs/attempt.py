@@ -154,8 +154,9 @@ def record_exit(
     decision: Decision,
     by: str = "supervisor",
     follows: int | None = None,
-) -> None:
-    """Write the one exit record and event of a start, and the sentence into the job's log.
+) -> bool:
+    """Write the one exit record and event of a start, and the sentence into the job's log; whether
+    the event was taken.
 
     Args:
         by: who says how it ended; ``janitor`` and ``watch`` do when its supervisor cannot.
@@ -164,7 +165,7 @@ def record_exit(
     fields = {**exit_fields(place, job, evidence, decision), "by": by, "follows": follows}
     say(f"{fields['class']}: {fields['reason']}")
     write(place.run.exit_record(place.stage, place.attempt, place.index), fields)
-    note_event(place, "exit", fields)
+    return note_event(place, "exit", fields)
 
 
 def exit_fields(place: Place, job: Job, evidence: Evidence, decision: Decision) -> dict[str, Any]:
@@ -196,13 +197,17 @@ def exit_fields(place: Place, job: Job, evidence: Evidence, decision: Decision) 
     }
 
 
-def note_event(place: Place, kind: str, fields: Mapping[str, Any]) -> None:
-    """Append an event; a disk that refuses it must not keep the ranks from anything."""
+def note_event(place: Place, kind: str, fields: Mapping[str, Any]) -> bool:
+    """Append an event; whether that was possible: a disk that refuses it must not keep the ranks
+    from anything.
+    """
     names = {"stage": place.stage, "index": place.index, "attempt": place.attempt}
     try:
         rundir.append_event(place.run, kind, **{**names, **fields})
     except OSError as error:
         say(f"the event {kind!r} could not be written: {error.strerror}")
+        return False
+    return True
 
 
 def write(path: Path, fields: dict[str, Any]) -> None:

@@ -130,9 +130,9 @@ def silence(place: Place, nodes: Collection[str], seconds: float) -> Fitness:
 
 
 def health_reports(place: Place) -> list[dict[str, Any]]:
-    """What the pre-flight of this start found on its nodes."""
+    """What the pre-flight of this start found on its nodes, as far as it can be read."""
     paths = sorted(place.folder.glob(f"health-{place.index:05d}-*.json"))
-    return [rundir.read_json(path) for path in paths]
+    return [report for path in paths if (report := rundir.read_small(path))]
 
 
 def found_in(reports: Iterable[dict[str, Any]]) -> Iterator[Finding]:

@@ -175,10 +175,14 @@ class Supervisor:
             return runtime.FAILED
         self.place = Place(self.run, self.stage, self.index, number, time.time())
         evidence, decision = self.judge(attend)
-        job = self.surroundings.job
-        attempt.record_exit(self.place, job, evidence, decision, follows=self.follows)
+        told = (self.place, self.surroundings.job, evidence, decision)
+        recorded = attempt.record_exit(*told, follows=self.follows)
         self.remember(decision.suspects)
-        return Acting(self.place, self.surroundings, self.is_asked).carry_out(decision)
+        code = Acting(self.place, self.surroundings, self.is_asked).carry_out(decision)
+        if code is None and not recorded and not attempt.record_exit(*told, follows=self.follows):
+            say(f"{self.stage} is not started again: nobody could count how often it was")
+            return runtime.FAILED
+        return code
 
     # ---- one start
 

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs import attempt, launchers, rundir, specs, supervisor
+from jobs import attempt, launchers, rundir, runtime, specs, supervisor
 
 from ..ranks import DEAF, FINISH, LINGER, is_gone, rank_program, wait_until
 
@@ -385,15 +385,16 @@ def test_ranks_have_as_long_to_save_as_their_stage_says(bench: Bench) -> None:
 
 
 def test_what_the_supervisor_did_not_foresee_leaves_a_record_too(bench: Bench) -> None:
-    """The pre-flight writes a report that is no JSON."""
+    """The pre-flight writes a report without findings."""
     bench.task(FINISH)
-    stand_in_preflight(bench, f"(run / 'stages/curate/attempts/1/{HEALTH}').write_text('{{')")
+    report = f"(run / 'stages/curate/attempts/1/{HEALTH}').write_text('{{\"format\": 1}}')"
+    stand_in_preflight(bench, report)
 
     code, said = bench.end(bench.start())
 
     record = bench.record()
     assert (code, record["code"], record["class"]) == (1, 1, "failed")
-    assert record["message"].startswith("the supervisor of curate met FormatError: ")
+    assert record["message"].startswith("the supervisor of curate met KeyError: ")
     assert "Traceback" in said
 
 
@@ -725,6 +726,29 @@ def test_a_full_disk_hides_neither_the_exit_code_nor_the_sentence(small_disk: Pa
     assert code == 130
     assert "stopped: attempt 1 of curate was stopped by a signal" in said
     assert "exit-00000.json could not be written: No space left on device" in said
+
+
+@pytest.fixture
+def sealed(bench: Bench) -> Iterator[Bench]:
+    """A run whose events take no more (needs root)."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file over itself")
+    events = str(bench.run.events)
+    bench.run.events.touch()
+    subprocess.run(["mount", "--bind", events, events], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", events], check=True)
+    yield bench
+    subprocess.run(["umount", "--lazy", events], check=True)
+
+
+def test_failures_that_nobody_can_count_are_not_tried_for_ever(sealed: Bench) -> None:
+    sealed.task("raise RuntimeError('the loom broke')", supervision=AGAIN)
+
+    code, said = sealed.end(sealed.start())
+
+    assert code == runtime.FAILED
+    assert "curate is not started again: nobody could count how often it was" in said
+    assert sealed.run.attempts("curate") == [1]
 
 
 def test_two_tasks_that_start_together_get_ports_of_their_own(bench: Bench) -> None:
