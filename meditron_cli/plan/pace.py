@@ -4,6 +4,7 @@ Pure; no I/O.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from jobs.lead import Pace
@@ -29,6 +30,13 @@ LARGE_BYTES = 10 * layout.GIB
 FLOOR_SECONDS = 600
 """What peers grant models of 70B (design SLURM, section 3b)."""
 
+NODE_FAILURES_PER_SECOND = 6.5e-3 / 86400
+"""Published for a cluster of 16,000 A100 GPUs over eleven months (arXiv 2410.21680)."""
+OFTEN_SECONDS = 1800.0
+"""No more than this is to be lost where saves are cheap (design RESILIENCE, section 8) ..."""
+CHEAP_SHARE = 0.05
+"""... which they are up to this share of it (guess)."""
+
 
 def step_seconds(
     model: ModelSpec, tokens_per_step: int, world_size: int, node: Node
@@ -43,6 +51,20 @@ def step_seconds(
 def save_seconds(checkpoint_bytes: int) -> float:
     """Time of a save at the guessed speed."""
     return checkpoint_bytes / WRITE_BYTES_PER_SECOND
+
+
+def best_save_interval(pace: Pace, nodes: int, job_seconds: float) -> int | None:
+    """Steps from one save to the next that cost least: those of Young's formula, the square root of
+    twice a save's time times the mean time between failures of the nodes (design RESILIENCE,
+    section 8); at most a quarter of a job, and half an hour where saves are cheap. None where the
+    time of a step is not known.
+    """
+    if pace.step_seconds is None:
+        return None
+    seconds = math.sqrt(2 * pace.save_seconds / (nodes * NODE_FAILURES_PER_SECOND))
+    is_cheap = pace.save_seconds <= CHEAP_SHARE * OFTEN_SECONDS
+    seconds = min(seconds, job_seconds / 4, OFTEN_SECONDS if is_cheap else math.inf)
+    return max(1, int(seconds / pace.step_seconds))
 
 
 def lead_of(
