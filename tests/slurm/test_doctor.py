@@ -65,7 +65,8 @@ def values(found: dict[str, Any], *facts: str) -> list[tuple[str, str]]:
 def test_a_probe_waits_for_nodes_and_tells_later_what_it_saw(desk: Desk) -> None:
     """All of a healthy site is OK, and plans know what was found out."""
     slurm = desk.slurm
-    blocker = slurm.submit("sleep 600", "--partition=high", "--nodes=4", "--exclusive")
+    whole = ("--nodes=4", "--exclusive", "--output=/dev/null")
+    blocker = slurm.submit("sleep 600", "--partition=high", *whole)
     slurm.wait_job(blocker, "RUNNING", timeout=60)
     waiting = examine(desk, "--wait", "0")
     assert waiting["findings"]["compute nodes"]["verdict"] == "UNKNOWN"
@@ -147,7 +148,7 @@ def test_what_a_site_does_not_want_queued_again_is_not(
     settings(JobRequeue="0")
     slurm = desk.slurm
     asking, quiet = (
-        slurm.submit("sleep 600", "--partition=low", *option)
+        slurm.submit("sleep 600", "--partition=low", "--output=/dev/null", *option)
         for option in (["--requeue"], ["--no-requeue"])
     )
     for job in (asking, quiet):
