@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 from meditron_cli.config.complaints import translate
 from meditron_cli.config.files import shipped_profiles
+from meditron_cli.config.kinds import is_placeholder
 from meditron_cli.config.problems import Place, Problem, Problems
-from meditron_cli.config.schema import Section, is_placeholder, item_type, section_in
+from meditron_cli.config.schema import Section, item_type, section_in
 from meditron_cli.config.tree import (
     ListNode,
     Location,

@@ -1,0 +1,162 @@
+"""Kinds of values in what people write: names, words for command lines, durations. Each validator
+speaks in plain words; editors get a pattern.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, WithJsonSchema
+
+NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
+WORD = r"^[A-Za-z0-9_./:@%+,=-]+$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+SBATCH_OPTION = r"^[a-z][a-z-]*$"
+DURATION = r"^([0-9]+-)?[0-9]+(:[0-9]{1,2}){0,2}$"
+PLACEHOLDER = r"^<.+>$"
+
+OPERATIONAL = "operational"
+"""Marks a field that decides how a run is carried out, not what it trains.
+
+Changing such a field continues the run (see ``config.identity``)."""
+
+SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIALS", "KEY"}
+
+SBATCH_OURS = {
+    "account": "account",
+    "array": "the stage's tasks",
+    "chdir": "the run directory",
+    "cpus-per-task": "tokenize.cpus and node.cpus",
+    "dependency": "the order of stages",
+    "error": "the run directory",
+    "export": "environment.pass_through",
+    "gpus-per-node": "node.gpus",
+    "gres": "node.gpus and node.gpu_type",
+    "job-name": "the run's name",
+    "mem": "node.memory_gb",
+    "nodes": "parallel",
+    "ntasks": "parallel",
+    "ntasks-per-node": "node.gpus",
+    "open-mode": "the run directory",
+    "output": "the run directory",
+    "partition": "gpu_partition.name and cpu_partition.name",
+    "qos": "qos",
+    "requeue": "the supervisor",
+    "no-requeue": "the supervisor",
+    "signal": "pretrain.signal_lead_seconds",
+    "time": "the stages' time_minutes",
+}
+"""sbatch options that meditron writes itself, and what decides them."""
+
+
+def parse_duration(value: Any) -> int:
+    """Minutes from ``24:00:00``, ``2-00:00:00``, ``30:00`` (minutes:seconds) or a number of them.
+
+    The forms are those of sbatch's ``--time``. Seconds are rounded up, since Slurm counts minutes.
+
+    Raises:
+        ValueError: another form.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or not re.match(DURATION, value):
+        raise ValueError("not a duration; write 24:00:00, 2-00:00:00 or a number of minutes")
+    days, _, clock = value.rpartition("-")
+    numbers = [int(part) for part in clock.split(":")]
+    if days:  # D-H, D-H:M, D-H:M:S
+        hours, minutes, seconds = (*numbers, 0, 0)[:3]
+    else:  # M, M:S, H:M:S
+        hours, minutes, seconds = (0, *numbers, 0)[:3] if len(numbers) < 3 else numbers
+    total = ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+    return -(-total // 60)
+
+
+def is_placeholder(value: str) -> bool:
+    """Whether a profile's value still waits for the user's own: ``<account>``."""
+    return re.match(PLACEHOLDER, value) is not None
+
+
+def shell_safe(value: str) -> str:
+    """A word that is safe in a batch script and on a command line."""
+    if not re.match(WORD, value) and not is_placeholder(value):
+        raise ValueError("one word of letters, digits and _./:@%+,=- is wanted")
+    return value
+
+
+def shell_safe_or_empty(value: str) -> str:
+    """Likewise, or nothing."""
+    return value and shell_safe(value)
+
+
+def valid_name(value: str) -> str:
+    """A name that is safe in paths, job names and tables."""
+    if not re.match(NAME, value):
+        raise ValueError("up to 40 lower-case letters, digits and inner hyphens are wanted")
+    return value
+
+
+def valid_variable(value: str) -> str:
+    """The name of an environment variable that holds no secret."""
+    if not re.match(VARIABLE, value):
+        raise ValueError("not a variable's name")
+    if SECRET_WORDS & set(value.upper().split("_")):
+        raise ValueError("looks like a secret; put it into the file that secrets_file names")
+    return value
+
+
+def valid_sbatch_option(value: str) -> str:
+    """A long option of sbatch that the profile may set."""
+    if not re.match(SBATCH_OPTION, value):
+        raise ValueError("an sbatch option by its long name, without dashes in front, is wanted")
+    if value in SBATCH_OURS:
+        raise ValueError(f"meditron sets this option itself, from {SBATCH_OURS[value]}")
+    return value
+
+
+def one_line(value: str) -> str:
+    """Text that fits on one line of a batch script."""
+    if not value.isprintable():
+        raise ValueError("one line of printable characters is wanted")
+    return value
+
+
+def valid_checkpoint(value: Any) -> Any:
+    """``first``, ``last`` or a step."""
+    number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not number and value not in ("first", "last"):
+        raise ValueError("expected first, last or a step number")
+    return value
+
+
+def valid_sbatch_value(value: Any) -> Any:
+    """What may follow an sbatch option."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("expected one word or a whole number")
+    return shell_safe(value) if isinstance(value, str) else value
+
+
+def text(pattern: str) -> WithJsonSchema:
+    """What editors are told of a text whose validator speaks in plain words."""
+    return WithJsonSchema({"type": "string", "pattern": pattern})
+
+
+DURATION_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "exclusiveMinimum": 0},
+        {"type": "string", "pattern": DURATION},
+    ]
+}
+
+DurationMinutes = Annotated[
+    int, BeforeValidator(parse_duration), Field(gt=0), WithJsonSchema(DURATION_SCHEMA)
+]
+Name = Annotated[str, AfterValidator(valid_name), text(NAME)]
+Word = Annotated[str, AfterValidator(shell_safe), text(f"{WORD}|{PLACEHOLDER}")]
+WordOrEmpty = Annotated[str, AfterValidator(shell_safe_or_empty), text(f"^$|{WORD}|{PLACEHOLDER}")]
+Line = Annotated[str, AfterValidator(one_line)]
+VariableName = Annotated[str, AfterValidator(valid_variable), text(VARIABLE)]
+SbatchOption = Annotated[str, AfterValidator(valid_sbatch_option), text(SBATCH_OPTION)]
+SbatchValue = Annotated[str | int, BeforeValidator(valid_sbatch_value)]
+Checkpoint = Annotated[Literal["first", "last"] | NonNegativeInt, BeforeValidator(valid_checkpoint)]
+Share = Annotated[float, Field(ge=0, lt=1)]
