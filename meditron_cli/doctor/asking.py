@@ -30,7 +30,7 @@ def read(client: Client, shapes: Sequence[tuple[str, Sequence[str]]]) -> Site:
         version=ask(client, ["sbatch", "--version"], facts.parse_version),
         config=config,
         partitions=ask(
-            client, ["scontrol", "show", "partition", "--oneliner"], facts.parse_partitions
+            client, ["scontrol", "show", "partition", "--all", "--oneliner"], facts.parse_partitions
         ),
         nodes=ask(client, nodes_command(), facts.parse_nodes),
         qos=ask(client, accounts_command("qos", facts.QOS_FIELDS), facts.parse_qos),
@@ -56,7 +56,7 @@ def ask(client: Client, command: Sequence[str], parse: Callable[[str], Answer]) 
 
 def nodes_command() -> list[str]:
     """All nodes, one a line and partition."""
-    return ["sinfo", "--noheader", "--Node", f"--format={facts.NODE_FORMAT}"]
+    return [*queries.NODES, f"--format={facts.NODE_FORMAT}"]
 
 
 def accounts_command(what: str, fields: str, *where: str) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobs import rundir
 from jobs.evidence import Action
 from jobs.rundir import RunDir
-from meditron_cli import console, inputs, launch, run_record, runs, view, watch
+from meditron_cli import console, ending, inputs, launch, run_record, runs, view, watch
 from meditron_cli.config.identity import run_name
 from meditron_cli.drill import settings
 from meditron_cli.drill.faults import Fault
@@ -213,7 +213,7 @@ class Course:
     def cancel(self) -> None:
         """End whatever the drill has begun."""
         for run in self.begun:
-            launch.cancel(run, self.services.scheduler)
+            ending.cancel(run, self.services.scheduler)
 
 
 def events(run: RunDir, kind: str) -> list[dict[str, Any]]:

@@ -1,0 +1,119 @@
+"""End what a run has queued and running: at once, or after it has saved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from jobs import rundir, specs
+from jobs.rundir import RunDir
+from jobs.slurm import ledger, successor
+from jobs.slurm.submission import SubmitError
+from meditron_cli import run_record, view
+from meditron_cli.errors import ConfigError, SchedulerError
+from meditron_cli.launch import is_silent, withdraw
+from meditron_cli.run_record import RunRecord
+from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
+
+SAVING_STAGES = ("pretrain", "evaluate")
+"""Stages whose ranks look for the STOP file."""
+
+
+def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
+    """End every job of a run that may be alive, and those that would go on with it; answers the ids
+    of the former.
+
+    The event comes first, so that a task that ends in between counts as cancelled.
+
+    Raises:
+        SchedulerError: no answer.
+    """
+    with nobody_submits(run):
+        for intent in ledger.unanswered(rundir.read_events(run)):
+            withdraw(run, intent, schedulers(intent["scheduler"]))
+        open_ids = view.open_jobs(run_record.read(run), now=0.0)
+        everything = sorted(job for ids in open_ids.values() for job in ids)
+        rundir.append_event(run, "cancel", job_ids=everything)
+        for kind, ids in open_ids.items():
+            schedulers(kind).cancel(sorted(ids))
+        dismiss_janitors(run, schedulers)
+    return everything
+
+
+@contextmanager
+def nobody_submits(run: RunDir) -> Iterator[None]:
+    """Keep everybody from submitting, once a submission that is being made stands.
+
+    Raises:
+        ConfigError: the run cannot be written; its group may make STOP there all the same.
+        SchedulerError: it takes too long.
+    """
+    try:
+        with successor.waiting_lock(run):
+            yield
+    except SubmitError as error:
+        raise SchedulerError(error.message, hint=error.hint) from error
+    except OSError as error:
+        raise ConfigError(
+            f"run {run.name} cannot be written: {error.filename or run.root}: {error.strerror}",
+            hint=f"`touch {run.stop_file}` has what runs save and leave, where the run's group may "
+            "write there",
+        ) from error
+
+
+def dismiss_janitors(run: RunDir, schedulers: Callable[[str], Scheduler]) -> None:
+    """Cancel what would look after the jobs of a run."""
+    events = rundir.read_events(run)
+    found = {job for stage in specs.STAGES for job in ledger.janitors(events, stage)}
+    if found:
+        schedulers("slurm").cancel(sorted(found))
+
+
+def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
+    """Have running training and evaluation save and leave by themselves, and cancel everything
+    else; answers the ids of the jobs that are left to leave.
+
+    Raises:
+        SchedulerError: no answer about what runs.
+    """
+    with nobody_submits(run):
+        record = run_record.read(run)
+        open_ids = view.open_jobs(record, time.time())
+        leaving: list[str] = []
+        rundir.append_event(run, "stop", job_ids=sorted(set().union(*open_ids.values())))
+        run.stop_file.touch()
+        for kind, ids in open_ids.items():
+            infos = schedulers(kind).states(sorted(ids))
+            refuse_silence(run, infos)
+            saving = saving_jobs(record, infos)
+            schedulers(kind).cancel(sorted(ids - saving))
+            leaving += sorted(saving)
+        dismiss_janitors(run, schedulers)
+    return leaving
+
+
+def refuse_silence(run: RunDir, infos: Mapping[str, JobInfo]) -> None:
+    """Refuse to end jobs that may be at work, and would not be left the time to save.
+
+    Raises:
+        SchedulerError: the scheduler does not say which are.
+    """
+    if any(map(is_silent, infos.values())):
+        raise SchedulerError(
+            f"the scheduler does not say which jobs of run {run.name} run; those that do save and "
+            "leave, the rest may still be queued",
+            hint=f"`meditron cancel {run.name} --save` again when it answers, or on the machine "
+            "where the run was started",
+        )
+
+
+def saving_jobs(record: RunRecord, infos: Mapping[str, JobInfo]) -> set[str]:
+    """Jobs that run and look for the file STOP."""
+    return {
+        job.job_id
+        for name in SAVING_STAGES
+        if name in record.stages
+        for job in record.stages[name].jobs.values()
+        if job.job_id in infos and infos[job.job_id].state is JobState.ACTIVE
+    }
