@@ -41,7 +41,8 @@ def make_plan(
     Raises:
         ConfigError: the layout does not divide or does not fit the cluster.
     """
-    from meditron_cli.plan.build import Inputs, build
+    from meditron_cli.plan.build import build
+    from meditron_cli.plan.stages import Inputs
 
     digest = tokenizer_digest(experiment.tokenize.tokenizer)
     inputs = Inputs(experiment, cluster, size, digest, sys.executable, pace)

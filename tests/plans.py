@@ -11,8 +11,9 @@ from typing import Any
 from jobs.specs import STAGES
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.config.load import load
-from meditron_cli.plan.build import Inputs, build
+from meditron_cli.plan.build import build
 from meditron_cli.plan.model import Plan
+from meditron_cli.plan.stages import Inputs
 
 GOLDEN = Path(__file__).parent / "golden"
 PYTHON = "/venv/bin/python"

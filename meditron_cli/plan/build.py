@@ -5,59 +5,32 @@ touched.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from jobs import specs
-from jobs.lead import Pace
-from jobs.specs import ModelSpec, ParallelSpec
 from meditron_cli.errors import ConfigError
-from meditron_cli.plan import fit, layout, pace
-from meditron_cli.plan.model import RUN, Lead, Plan, Resources, SiteSettings, StagePlan
+from meditron_cli.plan import fit, layout
+from meditron_cli.plan.model import Plan, Resources, SiteSettings
+from meditron_cli.plan.stages import (
+    BUILDERS,
+    SHORT_LEAD,
+    Inputs,
+    model_spec,
+    named_paths,
+    parallel_spec,
+    signal_lead,
+    site_names,
+    training_lead,
+)
 
 if TYPE_CHECKING:
-    from meditron_cli.config.schema import Cluster, Experiment, Partition
-
-SHORT_LEAD = 30
-"""Seconds before the time limit at which tasks that are simply run again are asked to leave."""
+    from meditron_cli.config.schema import Experiment
 
 JANITOR_MINUTES = 10
 """For one look at what has ended, and for waiting until Slurm answers."""
 
 HINT = "`meditron explain KEY` says where a value comes from; --set KEY=VALUE changes it"
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a plan is made of."""
-
-    experiment: Experiment
-    cluster: Cluster
-    size: str
-    tokenizer_sha256: str
-    """Of the tokenizer's bytes; it decides what a token file contains."""
-    interpreter: str
-    """Python of the submitting process, used where the profile names none."""
-    pace: Pace | None = None
-    """Measured in the run that is continued; None for a new one."""
-
-    @property
-    def launcher(self) -> str:
-        return "srun" if self.cluster.scheduler == "slurm" else "local"
-
-    @property
-    def cpu_partition(self) -> Partition:
-        return self.cluster.cpu_partition or self.cluster.gpu_partition
-
-    def partition(self, stage: str) -> Partition:
-        """Where a stage runs; an evaluation without CUDA has no use for GPUs."""
-        on_gpus = stage == "pretrain" or (stage == "evaluate" and self.cluster.device == "cuda")
-        return self.cluster.gpu_partition if on_gpus else self.cpu_partition
-
-    @property
-    def python(self) -> str:
-        return self.cluster.environment.python or self.interpreter
 
 
 def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
@@ -129,23 +102,6 @@ def time_findings(inputs: Inputs, stage: str) -> fit.Findings:
     if cluster.scheduler == "slurm":
         found += fit.lead_findings(stage, minutes, signal_lead(inputs, stage))
     return found
-
-
-def signal_lead(inputs: Inputs, stage: str) -> int:
-    """How long before its time limit a stage is asked to save; only training has much to save."""
-    return training_lead(inputs).seconds if stage == "pretrain" else SHORT_LEAD
-
-
-def training_lead(inputs: Inputs) -> Lead:
-    """How long before its time limit training is asked to save."""
-    experiment = inputs.experiment
-    model, pretrain = model_spec(experiment), experiment.pretrain
-    size = layout.checkpoint_bytes(model, pretrain.precision)
-    tokens = pretrain.global_batch_size * model.seq_length
-    ranks = parallel_spec(experiment).world_size
-    step = pace.step_seconds(model, tokens, ranks, inputs.cluster.gpu_partition.node)
-    estimated = Pace(pace.save_seconds(size), step)
-    return pace.lead_of(pretrain.signal_lead_seconds, inputs.pace, estimated, size)
 
 
 def training_findings(inputs: Inputs) -> fit.Findings:
@@ -232,297 +188,3 @@ def janitor_resources(inputs: Inputs) -> Resources | None:
         signal_lead_seconds=SHORT_LEAD,
         **site_names(inputs, inputs.cpu_partition),
     )
-
-
-def model_spec(experiment: Experiment) -> ModelSpec:
-    """The architecture, with the vocabulary padded for the training layout.
-
-    Evaluation keeps that padding, whatever its own layout, since it loads the same weights.
-    """
-    model = experiment.model
-    fields = ModelSpec.__dataclass_fields__.keys() - {"padded_vocab_size"}
-    return ModelSpec(
-        **{name: getattr(model, name) for name in fields},
-        padded_vocab_size=layout.padded_vocabulary(
-            model.vocab_size, model.vocab_multiple, experiment.parallel.tensor
-        ),
-    )
-
-
-def parallel_spec(experiment: Experiment) -> ParallelSpec:
-    """The training layout; sequence parallelism follows tensor parallelism unless said
-    otherwise.
-    """
-    parallel = experiment.parallel
-    wanted = parallel.sequence_parallel
-    return ParallelSpec(
-        tensor=parallel.tensor,
-        pipeline=parallel.pipeline,
-        data=parallel.data,
-        sequence_parallel=parallel.tensor > 1 and wanted is not False,
-        distributed_optimizer=parallel.distributed_optimizer,
-        recompute=parallel.recompute,
-    )
-
-
-def curate_stage(inputs: Inputs) -> StagePlan:
-    """One task: exact de-duplication sees every document."""
-    curate = inputs.experiment.curate
-    spec = specs.CurateSpec(
-        sources=tuple(str(path) for path in curate.sources),
-        text_key=curate.text_key,
-        id_key=curate.id_key,
-        min_chars=curate.min_chars,
-        on_bad_record=curate.on_bad_record,
-        shards=curate.shards,
-        validation_fraction=curate.validation_fraction,
-        output_dir="corpus",
-    )
-    resources = cpu_resources(inputs, "curate", cpus=2)
-    return stage_plan(inputs, "curate", [spec], resources, max_parallel=1)
-
-
-def tokenize_stage(inputs: Inputs) -> StagePlan:
-    """A task for each training shard, and a last one for validation."""
-    tokenize = inputs.experiment.tokenize
-    resources = cpu_resources(inputs, "tokenize", tokenize.cpus)
-    shards = [f"train/{index:05d}" for index in range(inputs.experiment.curate.shards)]
-    tasks = [
-        specs.TokenizeSpec(
-            input=f"corpus/{shard}.jsonl",
-            output_prefix=f"tokens/{shard}",
-            tokenizer=str(tokenize.tokenizer or ""),
-            tokenizer_sha256=inputs.tokenizer_sha256,
-            text_key="text",
-            eod_token=tokenize.eod_token,
-            model_vocab_size=inputs.experiment.model.vocab_size,
-            special_tokens_in_text=tokenize.special_tokens_in_text,
-        )
-        for shard in [*shards, "validation/00000"]
-    ]
-    return stage_plan(inputs, "tokenize", tasks, resources, tokenize.max_parallel)
-
-
-def pretrain_stage(inputs: Inputs) -> StagePlan:
-    """One job over all ranks."""
-    experiment = inputs.experiment
-    pretrain, parallel = experiment.pretrain, parallel_spec(experiment)
-    own = tuple(f"tokens/train/{index:05d}" for index in range(experiment.curate.shards))
-    own_validation = ("tokens/validation/00000",)
-    copied = (
-        "precision", "micro_batch_size", "global_batch_size", "train_steps", "learning_rate",
-        "min_learning_rate", "warmup_steps", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay",
-        "clip_grad", "validation_interval", "validation_batches", "save_interval",
-        "keep_checkpoints",
-    )  # fmt: skip
-    spec = specs.PretrainSpec(
-        model=model_spec(experiment),
-        parallel=parallel,
-        device=inputs.cluster.device,
-        train_prefixes=tuple(str(path) for path in pretrain.data) or own,
-        validation_prefixes=(
-            tuple(str(path) for path in pretrain.validation_data)
-            or (() if pretrain.data else own_validation)
-        ),
-        tokenizer=str(experiment.tokenize.tokenizer or ""),
-        tokenizer_sha256=inputs.tokenizer_sha256,
-        eod_token=experiment.tokenize.eod_token,
-        decay_steps=pretrain.decay_steps or pretrain.train_steps,
-        seed=experiment.seed,
-        checkpoint_dir="checkpoints",
-        tensorboard_dir="tensorboard",
-        cache_dir="tokens/cache",
-        **{name: getattr(pretrain, name) for name in copied},
-    )
-    resources = rank_resources(inputs, "pretrain", parallel.world_size)
-    need = 2.2 * layout.checkpoint_bytes(spec.model, spec.precision) / layout.GIB
-    return stage_plan(inputs, "pretrain", [spec], resources, max_parallel=1, min_free_gb=need)
-
-
-def evaluate_stage(inputs: Inputs) -> StagePlan:
-    """A task for each pair of checkpoint and benchmark."""
-    experiment = inputs.experiment
-    evaluate = experiment.evaluate
-    parallel = ParallelSpec(evaluate.tensor, 1, 1, evaluate.tensor > 1, False, "none")
-    tasks = [
-        specs.EvaluateSpec(
-            benchmark=benchmark.name,
-            path=str(benchmark.path),
-            kind=benchmark.kind,
-            checkpoint=str(checkpoint),
-            target_step=experiment.pretrain.train_steps,
-            checkpoint_dir="checkpoints",
-            model=model_spec(experiment),
-            parallel=parallel,
-            device=inputs.cluster.device,
-            precision=experiment.pretrain.precision,
-            tokenizer=str(experiment.tokenize.tokenizer or ""),
-            tokenizer_sha256=inputs.tokenizer_sha256,
-            eod_token=experiment.tokenize.eod_token,
-            shots=benchmark.shots,
-            limit=benchmark.limit,
-            batch_size=evaluate.batch_size,
-            seed=experiment.seed,
-            output_dir=f"evaluations/{benchmark.name}/{checkpoint}",
-        )
-        for benchmark in evaluate.benchmarks
-        for checkpoint in evaluate.checkpoints
-    ]
-    resources = rank_resources(inputs, "evaluate", evaluate.tensor)
-    return stage_plan(inputs, "evaluate", tasks, resources, evaluate.max_parallel)
-
-
-BUILDERS: dict[str, Callable[[Inputs], StagePlan]] = {
-    "curate": curate_stage,
-    "tokenize": tokenize_stage,
-    "pretrain": pretrain_stage,
-    "evaluate": evaluate_stage,
-}
-
-AFTER = {
-    "curate": (),
-    "tokenize": ("curate",),
-    "pretrain": ("tokenize",),
-    "evaluate": ("pretrain",),
-}
-
-
-def cpu_resources(inputs: Inputs, stage: str, cpus: int) -> Resources:
-    """One process on a CPU node, with 4 GB a core but never more than the node has."""
-    partition = inputs.cpu_partition
-    cores = min(cpus, partition.node.cpus)
-    return Resources(
-        nodes=1,
-        ranks_per_node=1,
-        gpus_per_node=0,
-        gpu_type="",
-        cpus_per_rank=cores,
-        memory_gb=min(4 * cores, partition.node.memory_gb) if partition.request_memory else 0,
-        time_minutes=getattr(inputs.experiment, stage).time_minutes,
-        signal_lead_seconds=signal_lead(inputs, stage),
-        **site_names(inputs, partition),
-    )
-
-
-def rank_resources(inputs: Inputs, stage: str, ranks: int) -> Resources:
-    """Ranks on whole GPUs, or on cores where there are none, with their share of a node."""
-    partition, cluster = inputs.partition(stage), inputs.cluster
-    per_node = fit.ranks_per_node(partition, cluster.device, ranks)
-    slots = partition.node.gpus or partition.node.cpus
-    share = per_node / slots
-    return Resources(
-        nodes=-(-ranks // per_node),
-        ranks_per_node=per_node,
-        gpus_per_node=per_node if partition.node.gpus else 0,
-        gpu_type=partition.node.gpu_type,
-        cpus_per_rank=max(1, partition.node.cpus // slots),
-        memory_gb=max(1, int(partition.node.memory_gb * share)) if partition.request_memory else 0,
-        time_minutes=getattr(inputs.experiment, stage).time_minutes,
-        signal_lead_seconds=signal_lead(inputs, stage),
-        **site_names(inputs, partition),
-    )
-
-
-def site_names(inputs: Inputs, partition: Partition) -> dict[str, str]:
-    """Partition, account and QOS; a partition's own come before the cluster's."""
-    return {
-        "partition": partition.name,
-        "account": partition.account or inputs.cluster.account,
-        "qos": partition.qos or inputs.cluster.qos,
-    }
-
-
-def stage_plan(
-    inputs: Inputs,
-    stage: str,
-    task_specs: Sequence[specs.Spec],
-    resources: Resources,
-    max_parallel: int,
-    min_free_gb: float = 1.0,
-) -> StagePlan:
-    """Wrap what a stage does in how it is started."""
-    cluster = inputs.cluster
-    health = {
-        "gpus": resources.gpus_per_node if cluster.device == "cuda" else 0,
-        "gpu_kind": cluster.gpu_partition.node.gpu_kind if cluster.device == "cuda" else "",
-        "min_shm_gb_per_gpu": 1,
-        "memory_gb": resources.memory_gb,
-        "min_free_gb": round(min_free_gb, 3),
-        "skip": list(cluster.health_skip),
-    }
-    tasks = tuple(
-        specs.TaskSpec(
-            stage=stage,
-            index=index,
-            spec=spec,
-            ranks=resources.nodes * resources.ranks_per_node,
-            ranks_per_node=resources.ranks_per_node,
-            nodes=resources.nodes,
-            gpus_per_node=resources.gpus_per_node,
-            cpus_per_rank=resources.cpus_per_rank,
-            launcher=inputs.launcher,
-            python=command[0],
-            srun_args=command[1],
-            secrets_file=str(cluster.environment.secrets_file or ""),
-            health=health,
-            scratch_dir=str(cluster.scratch_dir or ""),
-            leave_seconds=resources.signal_lead_seconds,
-            supervision=specs.SupervisionSpec(**inputs.experiment.supervision.model_dump()),
-            site=specs.SiteSpec(
-                cluster.name, cluster.slurm.requeue, cluster.slurm.submit_from_jobs
-            ),
-        )
-        for index, spec in enumerate(task_specs)
-        for command in [rank_command(inputs, spec)]
-    )
-    return StagePlan(
-        stage=stage,
-        tasks=tasks,
-        resources=resources,
-        chunks=fit.chunks(len(tasks), cluster.slurm.max_array_size),
-        max_parallel=max_parallel,
-        after=AFTER[stage],
-    )
-
-
-def named_paths(spec: specs.Spec) -> tuple[str, ...]:
-    """Files and folders outside the run directory that a task reads."""
-    if isinstance(spec, specs.CurateSpec):
-        found = spec.sources
-    elif isinstance(spec, specs.TokenizeSpec):
-        found = (spec.tokenizer,)
-    elif isinstance(spec, specs.EvaluateSpec):
-        found = (spec.tokenizer, spec.path)
-    else:  # a dataset is two files beside each other
-        prefixes = (*spec.train_prefixes, *spec.validation_prefixes)
-        found = (spec.tokenizer, *(prefix.rpartition("/")[0] for prefix in prefixes))
-    return tuple(dict.fromkeys(path for path in found if path.startswith("/")))
-
-
-def rank_command(inputs: Inputs, spec: specs.Spec) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """How a rank's Python is started, and srun's extra arguments.
-
-    Containers wrap the ranks alone. They see the profile's mounts, the run directory, the scratch
-    folder, and, to read only, what the task's specification names.
-    """
-    container = inputs.cluster.environment.container
-    srun = inputs.cluster.slurm.srun
-    if container is None:
-        return (inputs.python,), srun
-    scratch = inputs.cluster.scratch_dir
-    mounts = (
-        *container.mounts,
-        f"{RUN}:{RUN}",
-        *([f"{scratch}:{scratch}"] if scratch else []),
-        *(f"{path}:{path}:ro" for path in named_paths(spec)),
-    )
-    if container.kind == "pyxis":
-        return (container.python,), (
-            *srun,
-            f"--container-image={container.image}",
-            f"--container-mounts={','.join(mounts)}",
-            "--no-container-mount-home",
-        )
-    gpu = ("--nv",) if inputs.cluster.device == "cuda" else ()
-    binds = tuple(word for mount in mounts for word in ("--bind", mount))
-    return ("apptainer", "exec", *gpu, *binds, container.image, container.python), srun

@@ -13,7 +13,7 @@ import pytest
 from jobs import specs
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.config.load import load
-from meditron_cli.plan import build, layout
+from meditron_cli.plan import layout, stages
 
 pytestmark = pytest.mark.engine
 
@@ -62,11 +62,11 @@ def test_plans_count_parameters_and_checkpoint_bytes_as_the_engine_does(make_run
 
 def recipe(size: str) -> specs.ModelSpec:
     profile = str(shipped_profiles() / "rcp.yaml")
-    return build.model_spec(load(profile, size, GOLDEN / "experiment.yaml", []).experiment)
+    return stages.model_spec(load(profile, size, GOLDEN / "experiment.yaml", []).experiment)
 
 
 def test_every_shipped_recipe_is_looked_at():
-    shipped = (Path(build.__file__).parents[1] / "recipes").glob("*.yaml")
+    shipped = (Path(stages.__file__).parents[1] / "recipes").glob("*.yaml")
 
     assert sorted(path.stem for path in shipped) == sorted(SIZES)
 
