@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import rundir, specs
-from jobs.evidence import NodeEntry
+from jobs.evidence import Finding, NodeEntry
 
 CLEARED = "CLEARED"
 SEVERITY = ("FATAL", "DRAIN", "SUSPECT")
@@ -28,6 +28,9 @@ SEVERITY = ("FATAL", "DRAIN", "SUSPECT")
 HOUR = 3600.0
 LIFETIME_SECONDS = {"FATAL": 7 * 24 * HOUR, "DRAIN": 48 * HOUR, "SUSPECT": 24 * HOUR, CLEARED: 0.0}
 """How long an entry counts (design RESILIENCE, section 6)."""
+
+PASSING = frozenset({"foreign_process", "memory", "shm", "scratch", "storage"})
+"""Findings that may be gone tomorrow: a suspicion against the node, not a broken part."""
 
 STRIKES = 2
 """Suspicions of different attempts, all within their lifetime, that exclude a node."""
@@ -118,6 +121,11 @@ def strike(  # noqa: PLR0913 - one keyword a field of the entry
     return NodeEntry(
         now, node, code, verdict, run, attempt, " ".join(evidence.split()), expires, stage=stage
     )
+
+
+def verdict_of(finding: Finding) -> str:
+    """What an entry says that a health finding leads to."""
+    return "SUSPECT" if finding.code in PASSING else finding.verdict
 
 
 def standing(entries: Sequence[NodeEntry], now: float) -> tuple[NodeEntry, ...]:
@@ -234,4 +242,4 @@ def _gpu(entry: NodeEntry) -> str:
 
 
 def _run(entry: NodeEntry) -> str:
-    return f"run {entry.run}, attempt {entry.attempt}" if entry.run else "entered by hand"
+    return f"run {entry.run}, attempt {entry.attempt}" if entry.run else "seen without a run"

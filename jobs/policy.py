@@ -35,9 +35,6 @@ SPREAD = 0.1
 RESTART_SECONDS = 120.0
 """What must be left of an allocation for another start in it; a guess."""
 
-PASSING = frozenset({"foreign_process", "memory", "shm", "scratch", "storage"})
-"""Findings that may be gone tomorrow: a suspicion against the node, not a broken part."""
-
 
 def decide(
     history: Sequence[Ending],
@@ -341,7 +338,7 @@ def finding_entries(case: Case) -> list[NodeEntry]:
         entry(
             case,
             finding.node,
-            "SUSPECT" if finding.code in PASSING else finding.verdict,
+            nodes.verdict_of(finding),
             finding.code,
             finding.message,
         )

@@ -19,10 +19,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from jobs import rundir
+from jobs import health, quota, rundir
 from jobs.heartbeat import node_name
 from jobs.slurm.client import Client
 from jobs.slurm.environment import job_environment
@@ -32,8 +33,8 @@ REPORT = "report.json"
 COMMANDS = ("srun", "scontrol", "sbatch", "squeue", "scancel", "sacct")
 """Of Slurm, that the batch step uses."""
 STEP_SECONDS = 240.0
-IMPORT_SECONDS = 120.0
-"""For a module from a shared disk that all of a site reads."""
+CHILD_SECONDS = 100.0
+"""For modules from a shared disk that all of a site reads, and for drivers that do not answer."""
 PEER_SECONDS = 70.0
 """For a file to be seen on another node: NFS believes for up to a minute that it is not there
 (nfs(5), acdirmax).
@@ -44,7 +45,10 @@ LAST_LINES = 5
 
 
 def main(words: list[str]) -> int:
-    """Run one of the two parts; 0 also when what it found is bad."""
+    """Run one of the parts; 0 also when what it found is bad."""
+    if words[0] == "health":
+        print(json.dumps(health_findings(json.loads(words[1]))))
+        return 0
     part, folder = words[0], Path(words[1])
     if part == "batch":
         rundir.write_json(folder / REPORT, batch_report(folder, os.environ))
@@ -123,6 +127,7 @@ def last_lines(text: str) -> list[str]:
 def node_report(folder: Path, number: int) -> dict[str, Any]:
     """What one node finds."""
     nodes = int(os.environ.get("SLURM_NNODES", "1"))
+    request = rundir.read_json(folder / REQUEST)
     meet = {0: wait_for_peer, 1: find_peer}.get(number) if nodes > 1 else None
     found = attempt(lambda: meet(folder)) if meet else {}
     return {
@@ -130,7 +135,8 @@ def node_report(folder: Path, number: int) -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)),
         "python": sys.executable,
         "python_version": ".".join(map(str, sys.version_info[:3])),
-        "modules": import_modules(rundir.read_json(folder / REQUEST)["modules"]),
+        "modules": import_modules(request["modules"]),
+        "health": health_of(request["health"]),
         "storage": attempt(lambda: storage(folder)),
         **found,
     }
@@ -147,11 +153,12 @@ def attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def storage(folder: Path) -> dict[str, Any]:
     """Room where runs lie, for us, in bytes and files; that a whole file can be put in place."""
     rundir.write_json(folder / f"written-{node_name(os.environ)}.json", {})
-    room = os.statvfs(folder)
+    room, allowed = os.statvfs(folder), quota.room(folder)
     return {
         "free_bytes": room.f_bavail * room.f_frsize,
         # Some file systems count no files, and say 0 of 0.
         "free_files": room.f_favail if room.f_files else None,
+        "quota": None if allowed is None else asdict(allowed),
     }
 
 
@@ -166,21 +173,7 @@ def import_modules(names: list[str]) -> dict[str, Any]:
         "    version = getattr(importlib.import_module(name), '__version__', '')\n"
         "    print(json.dumps([name, str(version), time.monotonic() - began]), flush=True)\n"
     )
-    command = [sys.executable, "-c", program, *names]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=IMPORT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        out, reason = str(error.stdout or ""), f"no end after {IMPORT_SECONDS:.0f} s"
-    else:
-        out, reason = done.stdout, (last_lines(done.stderr) or [f"exit {done.returncode}"])[-1]
+    out, reason = ask_child("-c", program, *names)
     found: dict[str, Any] = {}
     for line in out.splitlines():
         with suppress(ValueError, TypeError):
@@ -191,6 +184,46 @@ def import_modules(names: list[str]) -> dict[str, Any]:
             found[name] = {"error": reason}
             break
     return found
+
+
+def health_of(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What the pre-flight of a training would say of this node (``jobs.preflight``), but for its
+    disks; or the reason why it says nothing. In a process of its own, since a broken driver may not
+    answer.
+    """
+    out, reason = ask_child("-m", "jobs.probe", "health", json.dumps(wanted))
+    try:
+        return {"findings": json.loads(out)}
+    except ValueError:
+        return {"error": reason}
+
+
+def health_findings(wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    """All findings about this node.
+
+    Raises:
+        ValueError: something unheard of is wanted.
+    """
+    expected = health.expectation(wanted, os.environ)
+    sample = health.read_sample(None, os.environ)
+    return [finding.to_json() for finding in health.check(sample, expected)]
+
+
+def ask_child(*words: str) -> tuple[str, str]:
+    """What another Python prints, and its last words when it fails."""
+    try:
+        done = subprocess.run(
+            [sys.executable, *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=CHILD_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        return str(error.stdout or ""), f"no end after {CHILD_SECONDS:.0f} s"
+    return done.stdout, (last_lines(done.stderr) or [f"exit {done.returncode}"])[-1]
 
 
 # ---- two nodes

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jobs import nodes
 from jobs.slurm.client import Client
 from jobs.slurm.environment import job_environment
 from jobs.specs import STAGES
@@ -152,6 +153,8 @@ def remembered(patient: Patient, plan: Plan, earlier: Probe | None) -> Seen:
     found = replace(earlier, report=earlier.report or probe.fetch(earlier))
     if found.report is None:
         return Seen([unseen(f"job {found.job_id} waits to look")], found)
+    if earlier.report is None:
+        remember(patient, found)
     age = cache.age(patient.clock.now() - found.report["time"])
     patient.tell(f"compute nodes were seen {age} ago")
     return judged(plan, found)
@@ -169,7 +172,21 @@ def outcome(patient: Patient, plan: Plan, waited: probe.Waited) -> Seen:
             "later what it saw"
         )
         return Seen([unseen(f"job {found.job_id} still waits to look")], found)
+    remember(patient, found)
     return judged(plan, found)
+
+
+def remember(patient: Patient, found: Probe) -> None:
+    """Put what speaks against a node into the cluster's ledger, so that jobs leave it out."""
+    entries = [
+        nodes.strike(item.node, nodes.verdict_of(item), item.code, item.message, now)
+        for now in [patient.clock.now()]
+        for item in meaning_probe.against_nodes(found.report or {})
+    ]
+    try:
+        nodes.append(nodes.ledger(patient.root, patient.name), entries)
+    except OSError as error:
+        patient.tell(f"{error.filename}: {error.strerror}: no node was put into the ledger")
 
 
 def judged(plan: Plan, found: Probe) -> Seen:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from meditron_cli.doctor.finding import FATAL, OK, WARN, Finding, unknown
+from jobs import evidence, fitness
+from meditron_cli.doctor.finding import FATAL, OK, UNKNOWN, WARN, Finding, unknown
 from meditron_cli.plan.layout import GIB
 
 Report = Mapping[str, Any]
@@ -117,6 +118,33 @@ def python(report: Report) -> Iterator[Finding]:
         yield Finding("Python", value, OK, meaning, SOURCE)
 
 
+def health(report: Report) -> Iterator[Finding]:
+    """What the pre-flight of a training would say of the nodes."""
+    told = {node["node"]: node["health"] for node in report["nodes"]}
+    for name, found in told.items():
+        if "error" in found:
+            meaning = f"{name} could not be examined: {found['error']}"
+            yield Finding("node health", "", UNKNOWN, meaning, SOURCE)
+            return
+    against = against_nodes(report)
+    for item in against:
+        meaning = f"{item.node}: {item.message}; `meditron nodes` has it now"
+        yield Finding("node health", item.code, WARN, meaning, SOURCE)
+    if told and not against:
+        unknown = sum(item["verdict"] == UNKNOWN for it in told.values() for item in it["findings"])
+        meaning = "nothing speaks against them" + (f"; {unknown} checks unknown" if unknown else "")
+        yield Finding("node health", ", ".join(told), OK, meaning, SOURCE)
+
+
+def against_nodes(report: Report) -> list[evidence.Finding]:
+    """What speaks against a node that the probe saw."""
+    reports = (
+        {"node": node["node"], "findings": node["health"].get("findings", ())}
+        for node in report["nodes"]
+    )
+    return list(fitness.found_in(reports))
+
+
 def peers(report: Report) -> Iterator[Finding]:
     """What two nodes found out about each other; nothing where one was asked."""
     if report["asked_nodes"] < 2 or len(report["nodes"]) < 2:
@@ -168,19 +196,30 @@ def space(report: Report, need_gb: float) -> Iterator[Finding]:
             meaning = f"{node['node']} cannot write there: {found['error']}"
             yield Finding("runs directory", "", FATAL, meaning, SOURCE)
             return
-        free, files = found["free_bytes"] / GIB, found["free_files"]
+        allowed = found["quota"] or {"bytes": None, "files": None}
+        free = least(found["free_bytes"], allowed["bytes"]) / GIB
+        files = least(found["free_files"], allowed["files"])
         value = f"{free:,.0f} GiB free" + ("" if files is None else f", {files:,} files")
+        if allowed["bytes"] is not None or allowed["files"] is not None:
+            value += ", by quota"
         if free < need_gb:
             meaning = f"training wants {need_gb:,.1f} GiB, 2.2 checkpoints"
             yield Finding("runs directory", value, WARN, meaning, SOURCE)
         elif files is not None and files < FEW_FILES:
             yield Finding("runs directory", value, WARN, "a long run may need more files", SOURCE)
         else:
-            yield Finding("runs directory", value, OK, "seen and written by the nodes", SOURCE)
+            told = "" if found["quota"] else "; no quota is told, ask the site"
+            meaning = f"seen and written by the nodes{told}"
+            yield Finding("runs directory", value, OK, meaning, SOURCE)
         return
 
 
+def least(*values: int | None) -> Any:
+    """The least of those that are known; None when none is."""
+    return min((value for value in values if value is not None), default=None)
+
+
 JUDGES: tuple[Callable[[Report], Iterator[Finding]], ...] = (
-    commands, submitting, requeue, step, cores, python, peers,
+    commands, submitting, requeue, step, cores, python, health, peers,
 )  # fmt: skip
 """In the order of the table."""

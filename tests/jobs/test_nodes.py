@@ -287,7 +287,7 @@ def test_a_ticket_says_what_happened_and_how_to_drain() -> None:
         "Our training jobs on izar met the following on gpu07:\n"
         "\n"
         "- 1970-01-01 00:00 UTC: FATAL HANG: rank 2 stopped (run med, attempt 1)\n"
-        "- 1970-01-01 00:01 UTC: FATAL row_remap: failed [GPU-1f] (entered by hand)\n"
+        "- 1970-01-01 00:01 UTC: FATAL row_remap: failed [GPU-1f] (seen without a run)\n"
         "\n"
         "We leave the node out of our own jobs for now. To drain it:\n"
         "\n"

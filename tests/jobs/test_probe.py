@@ -15,14 +15,15 @@ import pytest
 from jobs import probe, rundir
 
 from .. import fake_slurm
+from ..fake_nvml import build, environment, write_readings
 
 ROOT = Path(__file__).parents[2]
 
 
-def start_node(folder: Path, number: int, nodes: int = 2) -> subprocess.Popen[bytes]:
+def start_node(folder: Path, number: int, nodes: int = 2, **more: str) -> subprocess.Popen[bytes]:
     """Start the part of a probe that runs on a node."""
     own = {"SLURM_PROCID": str(number), "SLURM_NNODES": str(nodes), "PYTHONPATH": str(ROOT)}
-    environ = {**os.environ, **own, "SLURMD_NODENAME": f"n{number}"}
+    environ = {**os.environ, **own, "SLURMD_NODENAME": f"n{number}", **more}
     words = [sys.executable, "-m", "jobs.probe", "node", str(folder)]
     return subprocess.Popen(words, env=environ)
 
@@ -36,6 +37,7 @@ def ask(folder: Path, *step: str) -> None:
         "nodes": 1,
         "cpus": 1,
         "modules": ["json", "none.such", "decimal"],
+        "health": {"gpus": 1, "skip": ["shm"]},
     }
     rundir.write_json(folder / probe.REQUEST, request)
 
@@ -139,3 +141,30 @@ def test_without_slurms_commands_a_batch_step_still_reports(
     assert missing == {"srun", "sbatch", "scontrol", "sacct"}
     assert (found["requeue"], found["submit"], found["nodes"]) == (None, None, [])
     assert found["step"] == {"code": None, "said": ["srun: no such program"]}
+
+
+# ---- health
+
+
+def test_a_node_is_examined_as_before_a_training(tmp_path: Path) -> None:
+    """Its GPU wants a reset, says a stand-in for the driver's library."""
+    ask(tmp_path)
+    readings = write_readings(tmp_path / "unwell", {"count": 1, "gpu.field.230": 1})
+    driver = environment(build(tmp_path / "lib"), readings)
+
+    process = start_node(tmp_path, 0, nodes=1, **driver)
+
+    assert process.wait(timeout=300) == 0
+    told = {item["code"]: item for item in report_of(tmp_path, 0)["health"]["findings"]}
+    assert told["gpu_count"]["verdict"] == "OK"
+    assert told["recovery_action"]["verdict"] == "FATAL"
+    assert "shm" not in told
+
+
+def test_wishes_that_nobody_knows_are_the_reason_why_nothing_is_said(tmp_path: Path) -> None:
+    ask(tmp_path)
+    request = rundir.read_json(tmp_path / probe.REQUEST)
+    rundir.write_json(tmp_path / probe.REQUEST, {**request, "health": {"skip": ["gpu_cuont"]}})
+
+    assert start_node(tmp_path, 0, nodes=1).wait(timeout=300) == 0
+    assert "gpu_cuont" in report_of(tmp_path, 0)["health"]["error"]

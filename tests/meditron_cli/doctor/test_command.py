@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs import rundir
+from jobs import nodes, rundir
 from meditron_cli.doctor import cache
 from meditron_cli.doctor.cache import Probe
 from meditron_cli.main import main
@@ -20,7 +20,7 @@ from ... import fake_slurm
 from ...conftest import Bench
 from ...fake_slurm import FakeSlurm
 from .sites import DATA
-from .test_meaning_probe import report, without
+from .test_meaning_probe import finding, report, without
 
 SBATCH = """
 echo "sbatch $*" >>"$STATE/log"
@@ -163,6 +163,18 @@ def test_a_probe_is_a_job_like_training_on_two_nodes(ward: Ward) -> None:
     assert found["facts"]["slurm"]["submit_from_jobs"] is True
     assert "shared storage" in facts_of(found, "OK")
     assert not ward.folder.exists()
+
+
+def test_a_node_that_is_not_fit_is_put_into_the_ledger_once(ward: Ward) -> None:
+    seen = report()
+    seen["nodes"][1]["health"] = {"findings": [finding("n2", "FATAL", "recovery_action")]}
+    ward.will_report(seen)
+
+    ward.json()
+    ward.json("--no-probe")
+
+    (entry,) = nodes.read(nodes.ledger(ward.bench.runs, "test-slurm"))
+    assert (entry.node, entry.code, entry.verdict) == ("n2", "recovery_action", "FATAL")
 
 
 def test_a_probe_that_still_waits_is_read_the_next_time(ward: Ward) -> None:

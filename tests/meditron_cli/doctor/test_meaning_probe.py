@@ -19,6 +19,11 @@ MODULES = {
 }
 
 
+def finding(node: str, verdict: str, code: str) -> dict[str, Any]:
+    """What a check of health says, as far as anybody asks here."""
+    return {"verdict": verdict, "code": code, "message": f"{code} of {node} is {verdict}"}
+
+
 def node(name: str, **more: Any) -> dict[str, Any]:
     """What one node reports."""
     return {
@@ -27,7 +32,8 @@ def node(name: str, **more: Any) -> dict[str, Any]:
         "python": "/venv/bin/python",
         "python_version": "3.11.7",
         "modules": copy.deepcopy(MODULES),
-        "storage": {"free_bytes": 500 * GIB, "free_files": 10_000_000},
+        "health": {"findings": [finding(name, "OK", "driver"), finding(name, "UNKNOWN", "disk")]},
+        "storage": {"free_bytes": 500 * GIB, "free_files": 10_000_000, "quota": None},
         **more,
     }
 
@@ -84,6 +90,12 @@ def test_a_site_without_faults_has_none() -> None:
     assert by_fact(findings)["runs directory"].value == "500 GiB free, 10,000,000 files"
 
 
+def room(free: int, files: int | None = None, **quota: int) -> dict[str, Any]:
+    """What a node says of the runs directory; a quota where one is told."""
+    told = {"bytes": None, "files": None, **quota} if quota else None
+    return {"free_bytes": free, "free_files": files, "quota": told}
+
+
 @pytest.mark.parametrize(
     ("seen", "fact", "verdict", "sentence"),
     [
@@ -117,10 +129,23 @@ def test_a_site_without_faults_has_none() -> None:
          "which of two events came first is in doubt: tell the site"),
         (on_each(storage={"error": "/runs: Read-only file system"}), "runs directory", FATAL,
          "n1 cannot write there: /runs: Read-only file system"),
-        (on_each(storage={"free_bytes": 50 * GIB, "free_files": None}), "runs directory", WARN,
+        (on_each(storage=room(50 * GIB)), "runs directory", WARN,
          "training wants 100.0 GiB, 2.2 checkpoints"),
-        (on_each(storage={"free_bytes": 500 * GIB, "free_files": 5000}), "runs directory", WARN,
+        (on_each(storage=room(500 * GIB, bytes=50 * GIB)), "runs directory", WARN,
+         "training wants 100.0 GiB, 2.2 checkpoints"),
+        (on_each(storage=room(500 * GIB, 5000)), "runs directory", WARN,
          "a long run may need more files"),
+        (on_each(storage=room(500 * GIB, files=5000)), "runs directory", WARN,
+         "a long run may need more files"),
+        (on_each(storage=room(500 * GIB, bytes=200 * GIB)), "runs directory", OK,
+         "seen and written by the nodes"),
+        (on_each(storage=room(500 * GIB)), "runs directory", OK,
+         "seen and written by the nodes; no quota is told, ask the site"),
+        (on_each(health={"error": "no end after 100 s"}), "node health", UNKNOWN,
+         "n1 could not be examined: no end after 100 s"),
+        (on_each(health={"findings": [finding("n1", "DRAIN", "recovery_action")]}), "node health",
+         WARN, "n2: recovery_action of n1 is DRAIN; `meditron nodes` has it now"),
+        (report(), "node health", OK, "nothing speaks against them; 2 checks unknown"),
     ],
 )  # fmt: skip
 def test_a_fault_has_its_sentence(

@@ -1,0 +1,91 @@
+"""What quotas leave, as the system's tools tell; stand-ins print what their manuals show."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jobs import quota
+from jobs.quota import Room
+
+KIB = 1024
+
+LOCAL = """\
+Disk quotas for user med (uid 1000):
+     Filesystem  blocks   quota   limit   grace   files   quota   limit   grace
+      /dev/sda1    4500  100000  200000       0     123       0    1000       0
+Disk quotas for group lab (gid 100): none
+"""
+EXCEEDED = """\
+Disk quotas for user med (uid 1000):
+     Filesystem  blocks   quota   limit   grace   files   quota   limit   grace
+      nfs:/home  100001* 100000  200000 1763800000     123       0       0       0
+"""
+LUSTRE = """\
+/capstor/scratch/very/long/name
+              52428800  104857600 157286400       -     800  100000  150000       -
+"""
+FREE = "     /scratch  284156       0       0       -     100       0       0       -\n"
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is all of PATH, but for a shell."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    return folder
+
+
+def tell(tools: Path, name: str, text: str, code: int = 0) -> None:
+    """Have a tool print something, and note what it was asked."""
+    (tools / f"{name}.txt").write_text(text)
+    lines = ("#!/bin/sh", f'echo "$@" >>{tools}/asked', f"/bin/cat {tools}/{name}.txt")
+    (tools / name).write_text("\n".join((*lines, f"exit {code}", "")))
+    (tools / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code", "left"),
+    [
+        ("quota", LOCAL, 0, Room((100000 - 4500) * KIB, 1000 - 123)),
+        ("quota", EXCEEDED, 1, Room(0, None)),
+        ("lfs", LUSTRE, 0, Room(50 * KIB**3, 100000 - 800)),
+        ("lfs", FREE, 0, Room(None, None)),
+        ("quota", "Disk quotas for user med (uid 1000): none\n", 0, None),
+        ("lfs", "lfs quota: cannot resolve mount point '/runs'\n", 1, None),
+    ],
+)
+def test_the_nearest_limit_counts(
+    tools: Path, tmp_path: Path, name: str, text: str, code: int, left: Room | None
+) -> None:
+    tell(tools, name, text, code)
+
+    assert quota.room(tmp_path) == left
+
+
+def test_of_several_quotas_the_tightest_counts(tools: Path, tmp_path: Path) -> None:
+    tell(tools, "lfs", LUSTRE)
+    tell(tools, "quota", LOCAL)
+
+    assert quota.room(tmp_path) == Room((100000 - 4500) * KIB, 1000 - 123)
+
+
+def test_without_tools_nobody_tells(tools: Path, tmp_path: Path) -> None:
+    assert quota.room(tmp_path) is None
+
+
+def test_lustre_is_asked_by_folder_and_others_by_mount_point(tools: Path, tmp_path: Path) -> None:
+    tell(tools, "lfs", "")
+    tell(tools, "quota", "")
+
+    quota.room(tmp_path)
+
+    user, group, other = (tools / "asked").read_text().splitlines()
+    assert user == f"quota -q -u {os.getuid()} {tmp_path}"
+    assert group == f"quota -q -g {tmp_path.stat().st_gid} {tmp_path}"
+    mount = Path(other.split("--filesystem=")[1])
+    assert mount.is_mount()
+    assert tmp_path.is_relative_to(mount)
