@@ -132,15 +132,18 @@ def unfinished(run: RunDir, stage: str) -> list[Task]:
 
 
 def by_task(events: Sequence[Mapping[str, Any]], stage: str) -> dict[int, list[Mapping[str, Any]]]:
-    """Of each task of a stage, the events that its history is made of."""
-    shared = [event for event in events if event["event"] in ("cancel", "stop", "undo")]
+    """Of each task of a stage, the events that its history is made of, in their order."""
     found: dict[int, list[Mapping[str, Any]]] = {}
+    shared: list[Mapping[str, Any]] = []
     for event in events:
-        if event.get("stage") != stage:
-            continue
-        indices = event.get("indices", [event["index"]] if "index" in event else [])
-        for index in indices:
-            found.setdefault(index, list(shared)).append(event)
+        if event["event"] in ("cancel", "stop", "undo"):
+            shared.append(event)
+            for task in found.values():
+                task.append(event)
+        elif event.get("stage") == stage:
+            indices = event.get("indices", [event["index"]] if "index" in event else [])
+            for index in indices:
+                found.setdefault(index, list(shared)).append(event)
     return found
 
 
