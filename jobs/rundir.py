@@ -325,8 +325,11 @@ class Locked(Exception):
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, holder: str = "") -> Iterator[None]:
     """Hold an exclusive lock on a file; the kernel frees it when the process dies.
+
+    Args:
+        holder: a word that ``holder_of`` tells those who find it held.
 
     Raises:
         Locked: somebody else holds it.
@@ -337,4 +340,15 @@ def locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Locked(str(path)) from error
+        file.truncate(0)
+        file.write(holder.encode())
+        file.flush()
         yield
+
+
+def holder_of(path: Path) -> str:
+    """The word that whoever holds a lock has left, or who held it last; empty without one."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from jobs import attempt, nodes, rundir, specs
 from jobs.rundir import RunDir
-from jobs.slurm import ledger
+from jobs.slurm import ledger, successor
 from meditron_cli import run_record, runs, view
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
@@ -63,7 +64,7 @@ def launch(
         SchedulerError: refused, or no answer about jobs that may be alive.
     """
     try:
-        with rundir.locked(run.lock):
+        with nobody_else(run):
             return _launch(plan, scheduler, run, note, by)
     except rundir.Locked as error:
         raise ConfigError(
@@ -75,6 +76,27 @@ def launch(
             f"run {run.name} cannot be written: {error.filename or run.root}: {error.strerror}",
             hint=HINTS.get(error.errno or 0, ""),
         ) from error
+
+
+@contextmanager
+def nobody_else(run: RunDir) -> Iterator[None]:
+    """Hold the run's lock, once jobs that look after the run have let it go.
+
+    Raises:
+        Locked: another submit has it, or they take too long.
+    """
+    deadline = time.monotonic() + successor.LOCK_SECONDS
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(rundir.locked(run.lock))
+                break
+            except rundir.Locked:
+                is_brief = rundir.holder_of(run.lock) == successor.BRIEFLY
+                if not is_brief or time.monotonic() > deadline:
+                    raise
+            time.sleep(successor.LOCK_POLL_SECONDS)
+        yield
 
 
 def _launch(

@@ -22,6 +22,8 @@ from jobs.slurm.submission import Submission, SubmitError, Unclear
 LOCK_SECONDS = 60.0
 """For another submission of the run to be made."""
 LOCK_POLL_SECONDS = 0.2
+BRIEFLY = "briefly"
+"""Said of a lock that is held for a few questions to Slurm, so that people need not try again."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def waiting_lock(run: RunDir, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 def hold(run: RunDir, held: ExitStack) -> bool:
     """Take the run's lock, unless somebody else has it; whether it was taken."""
     try:
-        held.enter_context(rundir.locked(run.lock))
+        held.enter_context(rundir.locked(run.lock, BRIEFLY))
     except rundir.Locked:
         return False
     return True

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
 from jobs import rundir
+from jobs.slurm import successor
 from meditron_cli import launch, run_record, runs
 from meditron_cli.commands.resume import planned
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
@@ -131,6 +134,26 @@ def test_a_silent_scheduler_gets_no_second_job(meditron: Bench) -> None:
     assert result.exit_code == 3
     assert "the scheduler does not say whether job 101_0 of run" in result.stderr
     assert len(meditron.scheduler.submitted) == 4
+
+
+def test_a_submission_waits_for_a_janitor_that_looks_after_the_run(meditron: Bench) -> None:
+    meditron.submit()
+    run = meditron.run()
+    held = threading.Event()
+
+    def look() -> None:
+        with successor.waiting_lock(run):
+            held.set()
+            time.sleep(0.5)
+
+    janitor = threading.Thread(target=look)
+    janitor.start()
+    held.wait()
+
+    result = meditron.submit()
+    janitor.join()
+
+    assert result.exit_code == 0, result.stderr
 
 
 def test_of_two_submissions_at_once_one_is_refused(meditron: Bench) -> None:
