@@ -20,6 +20,9 @@ NAME_PART = re.compile(r"\[([\d,-]+)\]|([^\[\]]+)")
 TERM = re.compile(r"(after|afterany|afterok|afternotok):(\d+)(?:_(\d+|\*))?(\+\d+)?(?:\(\w+\))?")
 """One condition of a dependency as squeue prints it: kind, job, element or ``*``, delay."""
 TIME_FORM = "%Y-%m-%dT%H:%M:%S"
+OWN_JOBS = ("squeue", "--all", "--me", "--noheader")
+"""``--all``, here and below: partitions are hidden from lists, also those one's own jobs are in."""
+NODES = ("sinfo", "--noheader", "--Node")
 
 
 def column(name: str) -> Any:
@@ -102,23 +105,23 @@ Row = TypeVar("Row", QueueRow, NamedRow, Dependent, StepRow, AccountRow)
 
 def squeue_command() -> list[str]:
     """All jobs of this user, array elements one by one."""
-    return ["squeue", "--me", "--noheader", "--array", f"--format={_columns(QueueRow, '|')}"]
+    return [*OWN_JOBS, "--array", f"--format={_columns(QueueRow, '|')}"]
 
 
 def squeue_named_command(name: str) -> list[str]:
     """This user's jobs of one name."""
-    return ["squeue", "--me", "--noheader", f"--name={name}", f"--format={_columns(NamedRow, '|')}"]
+    return [*OWN_JOBS, f"--name={name}", f"--format={_columns(NamedRow, '|')}"]
 
 
 def squeue_dependents_command() -> list[str]:
     """This user's jobs, and what each waits for."""
-    return ["squeue", "--me", "--noheader", f"--format={_columns(Dependent, '|')}"]
+    return [*OWN_JOBS, f"--format={_columns(Dependent, '|')}"]
 
 
 def squeue_steps_command(job_id: str) -> list[str]:
     """The running steps of a job."""
     form = f"--format={_columns(StepRow, '|')}"
-    return ["squeue", "--steps", "--noheader", f"--jobs={job_id}", form]
+    return ["squeue", "--all", "--steps", "--noheader", f"--jobs={job_id}", form]
 
 
 def sacct_command(job_ids: Iterable[str]) -> list[str]:
@@ -135,19 +138,19 @@ def sacct_command(job_ids: Iterable[str]) -> list[str]:
 
 def scontrol_job_command(job_id: str) -> list[str]:
     """What the controller remembers of a job, or of each element of an array, one a line."""
-    return ["scontrol", "show", "job", "--oneliner", job_id]
+    return ["scontrol", "show", "job", "--all", "--oneliner", job_id]
 
 
 def sinfo_command(partition: str = "") -> list[str]:
     """Names of all nodes, or of a partition's, one a line."""
-    of = [f"--partition={partition}"] if partition else []
-    return ["sinfo", "--noheader", "--Node", *of, "--format=%N"]
+    of = f"--partition={partition}" if partition else "--all"  # both at once are refused
+    return [*NODES, of, "--format=%N"]
 
 
 def sinfo_down_command(nodes: Iterable[str]) -> list[str]:
     """Names of those of some nodes that are down or do not answer, one a line."""
     of = [f"--nodes={','.join(nodes)}", "--states=down,no_respond"]
-    return ["sinfo", "--noheader", "--Node", *of, "--format=%N"]
+    return [*NODES, "--all", *of, "--format=%N"]
 
 
 def parse(text: str, kind: type[Row]) -> list[Row]:

@@ -56,7 +56,7 @@ def ask(client: Client, command: Sequence[str], parse: Callable[[str], Answer]) 
 
 def nodes_command() -> list[str]:
     """All nodes, one a line and partition."""
-    return [*queries.NODES, f"--format={facts.NODE_FORMAT}"]
+    return [*queries.NODES, "--all", f"--format={facts.NODE_FORMAT}"]
 
 
 def accounts_command(what: str, fields: str, *where: str) -> list[str]:

@@ -226,6 +226,14 @@ class Trial:
         self.wait_for(lambda: attempt in self.exits(), f"the end of attempt {attempt}")
         return self.attempt(attempt)
 
+    def wait_settled(self, attempt: int) -> Attempt:
+        """The same, once Slurm has said what its supervisor had to leave open."""
+        self.wait_for(
+            lambda: self.exits().get(attempt, {"action": "wait"})["action"] != "wait",
+            f"what ended attempt {attempt}",
+        )
+        return self.attempt(attempt)
+
     def wait_end(self) -> None:
         """Wait until no job of the run waits or runs."""
         self.wait_for(lambda: not self.jobs(), f"the end of all jobs of {self.run.name}")

@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .faults import Laboratory, check_reached, kill
+from .faults import Laboratory, Trial, check_reached, kill
 
 pytestmark = pytest.mark.slurm
 
@@ -45,17 +46,22 @@ def test_a_run_survives_two_minutes_without_slurmctld_and_a_fault_in_them(
     check_reached(trial, truth)
 
 
+def without(laboratory: Laboratory, missing: str) -> tuple[str, str]:
+    """The change to a profile that takes a program off the PATH of jobs."""
+    folder = laboratory.desk.folder / f"without-{missing}"
+    folder.mkdir()
+    for place in laboratory.slurm.env["PATH"].split(os.pathsep):
+        for program in Path(place).glob("*"):
+            if program.name != missing and not (folder / program.name).exists():
+                (folder / program.name).symlink_to(program)
+    return "  set:\n", f"  set:\n    PATH: {folder}\n"
+
+
 def test_without_sacct_the_run_goes_on_all_the_same(
     laboratory: Laboratory, truth: dict[int, float]
 ) -> None:
     """A site without accounting: the janitor has the queue alone to ask."""
-    folder = laboratory.desk.folder / "bin"
-    folder.mkdir()
-    for place in laboratory.slurm.env["PATH"].split(os.pathsep):
-        for program in Path(place).glob("*"):
-            if program.name != "sacct" and not (folder / program.name).exists():
-                (folder / program.name).symlink_to(program)
-    laboratory.profile("silent", ("  set:\n", f"  set:\n    PATH: {folder}\n"))
+    laboratory.profile("silent", without(laboratory, "sacct"))
     trial = laboratory.begin("silent", hold=7, cluster="silent")
     attempt = trial.reach(7)
 
@@ -92,3 +98,42 @@ def test_a_requeue_while_resume_is_typed_starts_one_training_only(
     check_reached(trial, truth)
     order = [line["attempt"] for line in trial.trained()]
     assert order == sorted(order), "no attempt trains while another does"
+
+
+@pytest.fixture
+def watched(laboratory: Laboratory) -> Iterator[Trial]:
+    """A trial on a site whose nodes submit nothing and whose jobs are not queued again, and a
+    person who has typed `meditron watch`.
+    """
+    site = "slurm:\n  requeue: false\n  submit_from_jobs: false\n"
+    laboratory.profile("strict", without(laboratory, "sbatch"), ("slurm:\n", site))
+    trial = laboratory.begin("watched", hold=7, cluster="strict")
+    environ = {**laboratory.slurm.env, "MEDITRON_RUNS": str(laboratory.desk.runs)}
+    words = ["-m", "meditron_cli", "watch", trial.run.name, "--interval", "2"]
+    with (laboratory.desk.folder / "watch.log").open("w") as log:
+        typed = subprocess.Popen([sys.executable, *words], env=environ, stdout=log, stderr=log)
+    yield trial
+    typed.terminate()
+    typed.wait()
+
+
+def test_where_nodes_submit_nothing_watch_goes_on(
+    laboratory: Laboratory, watched: Trial, truth: dict[int, float]
+) -> None:
+    first = watched.reach(7)
+    since = kill(watched.supervisor())
+    killed = watched.wait_exit(first)
+    second = watched.reach(12, after=first)
+    laboratory.tell("no sbatch on nodes, supervisor killed", killed, since)
+
+    since = time.time()
+    take = (f"--nodelist={','.join(watched.nodes())}", "--exclusive", "--output=/dev/null")
+    urgent = laboratory.slurm.submit("true", "--partition=high", *take)
+    laboratory.slurm.wait_job(urgent, "COMPLETED", timeout=240)
+    preempted = watched.wait_settled(second)
+    watched.hold()
+    laboratory.tell("no sbatch on nodes and no requeue, preempted", preempted, since)
+
+    assert (killed.cause, preempted.cause) == ("crash", "preempted")
+    assert [event["by"] for event in watched.events("submit")] == ["person", "watch", "watch"]
+    check_reached(watched, truth)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.rundir import RunDir
+from jobs.slurm import queries
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan
 from meditron_cli.scheduler.base import JobInfo, JobState
@@ -22,6 +24,7 @@ from .desk import array_of, wait
 
 pytestmark = pytest.mark.slurm
 
+NOBODY = 65534
 QUIET = ("--output=/dev/null",)
 HELD = ("--hold", *QUIET)
 HOSTILE = "a b'c\"d$(touch pwned)`touch pwned`;&#é"
@@ -62,6 +65,38 @@ def names_in_queue(slurm: Cluster) -> list[str]:
 
 
 # ---- states
+
+
+@pytest.fixture
+def hidden(slurm: Cluster) -> Iterator[str]:
+    """A partition that lists leave out."""
+    slurm.update_partition("apart", Hidden="YES")
+    yield "apart"
+    slurm.update_partition("apart", Hidden="NO")
+
+
+def ask_as_nobody(slurm: Cluster, *command: str) -> list[str]:
+    """What a command prints to a user who is no administrator: those see all partitions."""
+    who = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    done = subprocess.run(
+        command, env=slurm.env, cwd="/", text=True, capture_output=True, check=True, **who
+    )
+    return done.stdout.splitlines()
+
+
+def test_jobs_and_nodes_of_a_hidden_partition_are_seen(slurm: Cluster, hidden: str) -> None:
+    words = ("sbatch", "--parsable", f"--partition={hidden}", *HELD, "--wrap=true")
+    (job,) = ask_as_nobody(slurm, *words)
+
+    usual = ask_as_nobody(slurm, "squeue", "--me", "--noheader", "--format=%i")
+    ours = ask_as_nobody(slurm, *queries.squeue_command())
+    nodes = ask_as_nobody(slurm, *queries.sinfo_command(hidden))
+    everywhere = ask_as_nobody(slurm, *queries.sinfo_command())
+
+    assert usual == []
+    assert ours == [f"{job}|PENDING|JobHeldUser"]
+    assert nodes == ["gpu05", "gpu06"]
+    assert set(nodes) < set(everywhere)
 
 
 def test_waiting_elements_of_an_array_are_known_one_by_one(
