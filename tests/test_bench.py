@@ -14,8 +14,10 @@ SMALLEST = {
     "status": {"rounds": 1, "count": 101},
     "loop": {"rounds": 1},
     "heartbeat": {"rounds": 1},
+    "resume": {"faults": ("killed", "exception")},
 }
 """The other subjects type commands that the end-to-end tests type too."""
+ON_THE_ENGINE = ("loop", "heartbeat", "resume")
 
 
 @pytest.mark.parametrize("name", subjects())
@@ -26,7 +28,7 @@ def test_a_subject_can_be_loaded(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        pytest.param(name, size, marks=[pytest.mark.engine] * (name in ("loop", "heartbeat")))
+        pytest.param(name, size, marks=[pytest.mark.engine] * (name in ON_THE_ENGINE))
         for name, size in SMALLEST.items()
     ],
 )

@@ -85,7 +85,7 @@ def wrap_trainer(trainer, folder):
 
 
 def wait_while_held(trainer, path):
-    while True:
+    while path.exists():
         first, end, *deaf = path.read_text().split()
         asked = trainer.context.stop or trainer.context.run.stop_file.exists()
         if not int(first) <= trainer.step < int(end) or (asked and not deaf):
