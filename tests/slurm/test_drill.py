@@ -16,7 +16,7 @@ from .faults import LAYOUT
 
 pytestmark = pytest.mark.slurm
 
-PATIENCE = 560.0
+PATIENCE = 1200.0
 """Seconds that a drill may take on a busy machine."""
 
 SMALL = (
@@ -36,19 +36,20 @@ def desk(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
 
 
 def test_a_training_that_is_hit_comes_out_like_the_one_that_was_left_alone(desk: Desk) -> None:
-    faults = "kill-rank,damage-checkpoint,preempt"
     sets = [word for override in SMALL for word in ("--set", override)]
 
-    answer = desk("drill", "--cluster", "two-ranks", "--faults", faults, *sets, "--json")
+    answer = desk("drill", "--cluster", "two-ranks", *sets, "--json")
 
     found = answer.json
     assert (found["held"], found["bit_for_bit"]) == (True, True), answer
     assert [(row["fault"], row["cause"], row["verdict"]) for row in found["faults"]] == [
-        ("kill-rank", "crash", "held"),
-        ("damage-checkpoint", "crash", "held"),
         ("preempt", "preempted", "held"),
+        ("time-limit", "time_limit", "held"),
+        ("kill-rank", "crash", "held"),
+        ("freeze-rank", "hang", "held"),
+        ("damage-checkpoint", "crash", "held"),
     ]
-    damaged = found["faults"][1]
+    damaged = found["faults"][-1]
     assert damaged["redone"] >= 20, "it went back to the checkpoint before"
     assert answer.stderr.startswith("drill on two-ranks: 2 ranks on 2 nodes train a tiny model")
     assert list(desk.runs.iterdir()) == [], "nothing is kept when all went well"
