@@ -35,8 +35,6 @@ RENEWALS = 10
 WRITER_SECONDS = 30.0
 """How long a training waits for the one before it to be gone: KillWait's default (guess)."""
 
-POLL_SECONDS = 0.2
-
 _LEASE = re.compile(r"(iter_\d{7,})\.[0-9a-f]+\.json")
 
 
@@ -95,16 +93,11 @@ def sole_writer(folder: Path, holder: Holder, seconds: float = WRITER_SECONDS) -
         OSError: the storage has no locks, or takes nothing.
     """
     path = _writer_file(folder)
-    deadline = time.monotonic() + seconds
     with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(rundir.locked(path))
-                break
-            except rundir.Locked:
-                if time.monotonic() > deadline:
-                    raise _held(folder) from None
-            time.sleep(POLL_SECONDS)
+        try:
+            held.enter_context(rundir.locked_within(path, seconds))
+        except rundir.Locked:
+            raise _held(folder) from None
         path.write_text(json.dumps(asdict(holder)))  # in place: the lock is on this very file
         yield
 

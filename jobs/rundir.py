@@ -23,14 +23,15 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 FORMAT = 1
+LOCK_POLL_SECONDS = 0.2
 
 
 class FormatError(Exception):
@@ -343,6 +344,35 @@ def locked(path: Path, holder: str = "") -> Iterator[None]:
         file.truncate(0)
         file.write(holder.encode())
         file.flush()
+        yield
+
+
+@contextmanager
+def locked_within(
+    path: Path,
+    seconds: float,
+    holder: str = "",
+    give_up: Callable[[], object] = lambda: False,
+) -> Iterator[None]:
+    """The same, once whoever holds it lets it go.
+
+    Args:
+        seconds: to wait at most.
+        give_up: asked after each failure; whether not to wait any longer.
+
+    Raises:
+        Locked: somebody else still holds it.
+    """
+    deadline = time.monotonic() + seconds
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locked(path, holder))
+                break
+            except Locked:
+                if time.monotonic() > deadline or give_up():
+                    raise
+            time.sleep(LOCK_POLL_SECONDS)
         yield
 
 

@@ -14,7 +14,7 @@ import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import FrameType
 
@@ -297,20 +297,21 @@ class Supervisor:
             TaskError: this one is to stop.
         """
         path = self.run.stage(self.stage) / "locks" / f"{self.index:05d}"
-        deadline = time.monotonic() + self.limits.lock_seconds
-        while not self._locked:
-            with suppress(rundir.Locked):
-                held.enter_context(rundir.locked(path))
-                self._locked = True
-                return
-            if time.monotonic() > deadline or self.signals:
-                raise Elsewhere(
-                    f"{self.stage} task {self.index} of {self.run.name} is still running in "
-                    "another job",
-                    f"`meditron cancel {self.run.name}` ends it",
-                    runtime.FAILED,
-                )
-            time.sleep(POLL_SECONDS)
+        if self._locked:
+            return
+        seconds = self.limits.lock_seconds
+        try:
+            held.enter_context(
+                rundir.locked_within(path, seconds, give_up=lambda: bool(self.signals))
+            )
+        except rundir.Locked as error:
+            raise Elsewhere(
+                f"{self.stage} task {self.index} of {self.run.name} is still running in another "
+                "job",
+                f"`meditron cancel {self.run.name}` ends it",
+                runtime.FAILED,
+            ) from error
+        self._locked = True
 
     def close_earlier(self, task: specs.TaskSpec) -> None:
         """Say how earlier starts ended whose supervisors could not: they died, or Slurm had not

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,9 @@ def launch(
         SchedulerError: refused, or no answer about jobs that may be alive.
     """
     try:
-        with nobody_else(run):
+        with rundir.locked_within(
+            run.lock, successor.LOCK_SECONDS, give_up=lambda: is_submitting(run)
+        ):
             return _launch(plan, scheduler, run, note, by)
     except rundir.Locked as error:
         raise ConfigError(
@@ -78,25 +79,9 @@ def launch(
         ) from error
 
 
-@contextmanager
-def nobody_else(run: RunDir) -> Iterator[None]:
-    """Hold the run's lock, once jobs that look after the run have let it go.
-
-    Raises:
-        Locked: another submit has it, or they take too long.
-    """
-    deadline = time.monotonic() + successor.LOCK_SECONDS
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(rundir.locked(run.lock))
-                break
-            except rundir.Locked:
-                is_brief = rundir.holder_of(run.lock) == successor.BRIEFLY
-                if not is_brief or time.monotonic() > deadline:
-                    raise
-            time.sleep(successor.LOCK_POLL_SECONDS)
-        yield
+def is_submitting(run: RunDir) -> bool:
+    """Whether who holds the run's lock is a person's submit, which may take long."""
+    return rundir.holder_of(run.lock) != successor.BRIEFLY
 
 
 def _launch(

@@ -7,7 +7,6 @@ same task. Whoever holds the run's lock reads the events again, and acts only if
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ from jobs.slurm.submission import Submission, SubmitError, Unclear
 
 LOCK_SECONDS = 60.0
 """For another submission of the run to be made."""
-LOCK_POLL_SECONDS = 0.2
 BRIEFLY = "briefly"
 """Said of a lock that is held for a few questions to Slurm, so that people need not try again."""
 
@@ -81,25 +79,15 @@ def waiting_lock(run: RunDir, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     Raises:
         SubmitError: somebody holds it longer than that.
     """
-    deadline = time.monotonic() + seconds
     with ExitStack() as held:
-        while not hold(run, held):
-            if time.monotonic() > deadline:
-                raise SubmitError(
-                    f"another submission of run {run.name} has been at work for {seconds:.0f} s",
-                    f"`meditron resume {run.name}` when it is over",
-                )
-            time.sleep(LOCK_POLL_SECONDS)
+        try:
+            held.enter_context(rundir.locked_within(run.lock, seconds, BRIEFLY))
+        except rundir.Locked as error:
+            raise SubmitError(
+                f"another submission of run {run.name} has been at work for {seconds:.0f} s",
+                f"`meditron resume {run.name}` when it is over",
+            ) from error
         yield
-
-
-def hold(run: RunDir, held: ExitStack) -> bool:
-    """Take the run's lock, unless somebody else has it; whether it was taken."""
-    try:
-        held.enter_context(rundir.locked(run.lock, BRIEFLY))
-    except rundir.Locked:
-        return False
-    return True
 
 
 def held_back(run: RunDir, stage: str, indices: Sequence[int], replaces: Sequence[str]) -> str:
