@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from jobs import checkpoints, history, launchers, rundir, signatures, specs, srun_words
+from jobs import checkpoints, history, keeping, launchers, rundir, signatures, specs, srun_words
 from jobs.attempt import Job, Place
 from jobs.evidence import Evidence, Finding, Hang, RankExit, Site
 
@@ -150,18 +150,19 @@ def rank_exits(
 
 
 def checkpoint_step(run: rundir.RunDir, task: specs.TaskSpec | None) -> int | None:
-    """The step of the newest valid checkpoint, 0 before the first; None where it is not known, and
-    for a stage without checkpoints.
+    """The step of the newest valid checkpoint, 0 before the first; None where it is not known,
+    where nothing can be used of what was saved, and for a stage without checkpoints.
     """
     if task is None or not isinstance(task.spec, specs.PretrainSpec):
         return None
     folder = run.path(task.spec.checkpoint_dir)
     try:
         found = checkpoints.find_latest(folder)
-        if found is not None:
+        if found is not None and found[1].iteration:
             return found[1].iteration
         paths = list(folder.iterdir()) if folder.is_dir() else []
         lost = any(checkpoints.step_of(p) > 0 and checkpoints.was_finished(p) for p in paths)
+        lost = lost or keeping.highest_saved(run) > 0
     except OSError:
         return None
     return None if lost else 0

@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from jobs import checkpoints, claims
+from jobs import checkpoints, claims, rundir
 from jobs.checkpoints import Found
+from jobs.rundir import RunDir
 from jobs.runtime import FAILED, TaskError
 
 OLDER_TRIED = 2
@@ -25,17 +26,21 @@ class CheckpointsDamaged(TaskError):
     """Steps were trained, and no checkpoint of them can be used."""
 
 
-def choose_for_resume(folder: Path) -> Found | None:
+def choose_for_resume(folder: Path, trained: int = 0) -> Found | None:
     """The checkpoint a run continues from, as far as records and sizes tell; what is newer and
     damaged is set aside.
 
     None means that the run may begin: no checkpoint of it went beyond step 0, which holds nothing
-    but the random weights of the seed. A save that was never finished is no checkpoint, and does
-    not count among those that may be passed over.
+    but the random weights of the seed, and is not gone back to either. A save that was never
+    finished is no checkpoint, and does not count among those that may be passed over.
+
+    Args:
+        trained: the highest step that the run is known to have saved, whatever lies there now.
 
     Raises:
         CheckpointsDamaged: there are checkpoints, but the newest and the two before it are all
-            damaged, now or set aside earlier; nothing is changed then.
+            damaged, now or set aside earlier, or all beyond step 0 are gone; nothing is changed
+            then.
         OSError: the storage does not answer.
     """
     damaged: dict[Path, str] = {}
@@ -43,15 +48,31 @@ def choose_for_resume(folder: Path) -> Found | None:
         wrong = checkpoints.problem(path)
         if wrong:
             damaged[path] = wrong
+        elif checkpoints.step_of(path) == 0 and (trained or _lost_after(folder, path)):
+            raise _refusal(folder, damaged, None, trained)
         elif len(_lost_after(folder, path)) > OLDER_TRIED:
             raise _refusal(folder, damaged, path)
         else:
             set_aside(damaged)
             return path, checkpoints.read(path)
-    if _went_beyond_start(folder):
-        raise _refusal(folder, damaged, None)
+    if trained or _went_beyond_start(folder):
+        raise _refusal(folder, damaged, None, trained)
     set_aside(damaged)
     return None
+
+
+def highest_saved(run: RunDir) -> int:
+    """The highest step of which a run is known to have had a checkpoint, by its records alone: the
+    saves that ranks have told, and what was found at the starts and the ends; 0 before the first.
+    """
+    saved = [line["step"] for line in rundir.read_lines(run.metrics()) if "save" in line]
+    found = [
+        event.get(key) or 0
+        for event in rundir.read_events(run)
+        for key in ("step", "step_before", "step_after")
+        if event.get("stage") == "pretrain"
+    ]
+    return max((*saved, *found), default=0)
 
 
 def set_aside(damaged: Mapping[Path, str]) -> None:
@@ -139,10 +160,14 @@ def _went_beyond_start(folder: Path) -> bool:
     return folder.is_dir() and any(checkpoints.step_of(path) > 0 for path in folder.iterdir())
 
 
-def _refusal(folder: Path, damaged: Mapping[Path, str], whole: Path | None) -> CheckpointsDamaged:
+def _refusal(
+    folder: Path, damaged: Mapping[Path, str], whole: Path | None, trained: int = 0
+) -> CheckpointsDamaged:
     table = [f"  {path.name}: {wrong}" for path, wrong in damaged.items()]
     aside = sorted(path.name for path in folder.glob("iter_*.bad-*"))
     table += [f"  {name}: set aside earlier" for name in reversed(aside)]
+    if trained and not table:
+        table = [f"  step {trained} was saved, and nothing of it is left"]
     if whole is None:
         message = f"{folder}: no checkpoint can be used, and training will not begin anew at random"
         hint = "restore one of these folders from a copy, or start another run with `--new`"

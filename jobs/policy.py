@@ -95,7 +95,8 @@ def final(case: Case) -> Decision | None:
 
 def lost_checkpoint(case: Case) -> Decision | None:
     """Nothing that can be loaded is left of what there was; storage that is away may come back."""
-    if case.evidence.stage not in TRAINING or case.evidence.step_after is not None:
+    left = case.evidence.step_after
+    if case.evidence.stage not in TRAINING or left or (left == 0 and not case.newest):
         return None
     if case.verdict.cause is Cause.CHECKPOINT:
         return stop(case, case.row.advice)

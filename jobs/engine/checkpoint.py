@@ -24,6 +24,7 @@ from jobs import device as devices
 from jobs.checkpoints import MANIFEST, RECORD, Found, Record
 from jobs.engine import shards
 from jobs.engine.shards import Trained
+from jobs.rundir import RunDir
 from jobs.runtime import FAILED, TaskError
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ def save(folder: Path, trained: Trained, record: Record, keep: int) -> Found:
     return path, devices.decide_once(lambda: _commit(path, record, files, keep))
 
 
-def choose(folder: Path) -> Found | None:
+def choose(folder: Path, run: RunDir) -> Found | None:
     """The newest checkpoint of which every byte is as it was written; what is newer is set aside.
 
     All ranks call it, and read a share of the files each. ``jobs.keeping.choose_for_resume`` says
@@ -77,7 +78,9 @@ def choose(folder: Path) -> Found | None:
         StorageError: files cannot be read, which says nothing about what they hold.
     """
     while True:
-        found = devices.decide_once(lambda: keeping.choose_for_resume(folder))
+        found = devices.decide_once(
+            lambda: keeping.choose_for_resume(folder, keeping.highest_saved(run))
+        )
         if found is None:
             return None
         if _is_unaltered(found[0]):

@@ -125,7 +125,7 @@ class Trainer:
             TaskError: none of those there is valid, or tokens or model are not those it was saved
                 with.
         """
-        self.saved = checkpoint.choose(self.folder)
+        self.saved = checkpoint.choose(self.folder, self.context.run)
         if self.saved is None:
             return
         path, record = self.saved

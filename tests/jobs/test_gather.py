@@ -162,6 +162,18 @@ def test_how_far_training_is_is_not_known_once_all_checkpoints_are_damaged(
     assert gather.checkpoint_step(bench.run, task) is None
 
 
+@pytest.mark.parametrize("left", [(), (0,)])
+def test_how_far_training_is_is_not_known_once_its_checkpoints_are_gone(
+    bench: Workbench, left: tuple[int, ...]
+) -> None:
+    task = training(bench)
+    for step in left:
+        leave_checkpoint(bench, step)
+    rundir.append_event(bench.run, "start", stage="pretrain", index=0, step=20)
+
+    assert gather.checkpoint_step(bench.run, task) is None
+
+
 def test_the_last_step_is_that_of_this_start(bench: Workbench) -> None:
     task = training(bench)
     progress = {"attempt": 3, "done": 17}

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from jobs import checkpoints, claims, keeping
+from jobs import checkpoints, claims, keeping, rundir
 
 from .checkpoint_files import write_checkpoint
 
@@ -194,3 +194,50 @@ def test_leases_that_expired_or_say_nothing_hold_for_a_while_only(tmp_path):
     assert names(tmp_path) == ["iter_0000020", "iter_0000030"]
     assert [path.name for path in leases.iterdir()] == ["iter_0000020.0b.json"]
     assert claims.leases(tmp_path, time.time() + claims.LEASE_SECONDS) == []
+
+
+# ---- what was trained, and is not there any more
+
+
+def test_after_training_a_folder_that_is_gone_is_no_beginning(tmp_path):
+    with pytest.raises(
+        keeping.CheckpointsDamaged, match="will not begin anew at random"
+    ) as refused:
+        keeping.choose_for_resume(tmp_path / "nowhere", trained=1200)
+
+    assert refused.value.message.splitlines()[1:] == [
+        "  step 1200 was saved, and nothing of it is left"
+    ]
+    assert "--new" in refused.value.hint
+
+
+def test_the_random_weights_of_step_0_are_not_gone_back_to(tmp_path):
+    write_checkpoint(tmp_path, 0)
+    with pytest.raises(keeping.CheckpointsDamaged, match="will not begin anew at random"):
+        keeping.choose_for_resume(tmp_path, trained=10)
+
+    damage(write_checkpoint(tmp_path, 10))
+    with pytest.raises(keeping.CheckpointsDamaged, match="iter_0000010: __0_0"):
+        keeping.choose_for_resume(tmp_path)
+
+    assert names(tmp_path) == ["iter_0000000", "iter_0000010"]
+
+
+def test_step_0_is_begun_from_before_anything_was_trained(tmp_path):
+    write_checkpoint(tmp_path, 0)
+    (tmp_path / "iter_0000005").mkdir()  # a save that was never finished
+
+    assert chosen(tmp_path) == "iter_0000000"
+
+
+def test_what_was_saved_is_known_from_what_ranks_and_supervisors_have_told(tmp_path):
+    run = rundir.RunDir(tmp_path)
+    nothing = keeping.highest_saved(run)
+    run.metrics().parent.mkdir(parents=True, exist_ok=True)
+    run.metrics().write_text('{"step": 5, "loss": 2.0}\n{"step": 4, "save": 1.0}\n')
+    by_ranks = keeping.highest_saved(run)
+    rundir.append_event(run, "start", stage="pretrain", index=0, step=6)
+    rundir.append_event(run, "exit", stage="pretrain", index=0, step_before=6, step_after=None)
+    rundir.append_event(run, "exit", stage="curate", index=0, step_before=99, step_after=None)
+
+    assert (nothing, by_ranks, keeping.highest_saved(run)) == (0, 4, 6)

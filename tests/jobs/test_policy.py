@@ -787,11 +787,11 @@ def test_what_is_final_is_never_tried_again(
     assert decide(told, history, ledger).action is Action.STOP
 
 
-@given(ATTEMPTS, ENDINGS)
+@given(ATTEMPTS, ENDINGS, st.sampled_from([None, 0]))
 def test_training_never_begins_anew_once_a_checkpoint_existed(
-    told: Evidence, history: list[Ending]
+    told: Evidence, history: list[Ending], left: int | None
 ) -> None:
-    told = replace(told, stage="pretrain", step_before=1200, step_after=None)
+    told = replace(told, stage="pretrain", step_before=1200, step_after=left)
 
     decision = decide(told, history)
 
