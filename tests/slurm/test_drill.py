@@ -35,6 +35,7 @@ def desk(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
     slurm.cancel_all()
 
 
+@pytest.mark.timeout(PATIENCE + 60)
 def test_a_training_that_is_hit_comes_out_like_the_one_that_was_left_alone(desk: Desk) -> None:
     sets = [word for override in SMALL for word in ("--set", override)]
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slurm
 AWAY_SECONDS = 120
 
 
+@pytest.mark.timeout(1500)  # by itself it has to wait for the trainings with time limits first
 def test_a_run_survives_two_minutes_without_slurmctld_and_a_fault_in_them(
     laboratory: Laboratory, truth: dict[int, float]
 ) -> None:
