@@ -24,7 +24,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -341,9 +341,12 @@ def locked(path: Path, holder: str = "") -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Locked(str(path)) from error
-        file.truncate(0)
-        file.write(holder.encode())
-        file.flush()
+        with suppress(OSError):  # a full disk must keep nobody from the lock
+            file.truncate(0)
+            if holder:
+                file.write(holder.encode())
+                file.flush()
+                os.fsync(file.fileno())  # seen on other nodes while it is held
         yield
 
 

@@ -27,6 +27,9 @@ HINTS = {
 }
 """What to do about a run directory that cannot be written."""
 
+SUBMIT = "submit"
+"""Written into the run's lock, so that a second submit gives up at once."""
+
 Note = Callable[[str], None]
 """Says a sentence to the person who has called."""
 
@@ -64,12 +67,13 @@ def launch(
     """
     try:
         with rundir.locked_within(
-            run.lock, successor.LOCK_SECONDS, give_up=lambda: is_submitting(run)
+            run.lock, successor.LOCK_SECONDS, SUBMIT, give_up=lambda: is_submitting(run)
         ):
             return _launch(plan, scheduler, run, note, by)
     except rundir.Locked as error:
+        who = "another submit" if is_submitting(run) else "a janitor"
         raise ConfigError(
-            f"another submit of run {run.name} is at work",
+            f"{who} of run {run.name} is at work",
             hint=f"wait for it, then look at `meditron status {run.name}`",
         ) from error
     except OSError as error:
@@ -80,8 +84,8 @@ def launch(
 
 
 def is_submitting(run: RunDir) -> bool:
-    """Whether who holds the run's lock is a person's submit, which may take long."""
-    return rundir.holder_of(run.lock) != successor.BRIEFLY
+    """Whether who holds the run's lock is another submit, and no job that looks after the run."""
+    return rundir.holder_of(run.lock) == SUBMIT
 
 
 def _launch(

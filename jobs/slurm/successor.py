@@ -20,8 +20,6 @@ from jobs.slurm.submission import Submission, SubmitError, Unclear
 
 LOCK_SECONDS = 60.0
 """For another submission of the run to be made."""
-BRIEFLY = "briefly"
-"""Said of a lock that is held for a few questions to Slurm, so that people need not try again."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def waiting_lock(run: RunDir, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """
     with ExitStack() as held:
         try:
-            held.enter_context(rundir.locked_within(run.lock, seconds, BRIEFLY))
+            held.enter_context(rundir.locked_within(run.lock, seconds))
         except rundir.Locked as error:
             raise SubmitError(
                 f"another submission of run {run.name} has been at work for {seconds:.0f} s",

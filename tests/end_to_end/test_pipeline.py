@@ -220,7 +220,7 @@ def test_a_submit_during_another_is_refused(desk: Desk) -> None:
     desk.submit("curate", "--wait")
     run = desk.run()
 
-    with rundir.locked(run.lock):
+    with rundir.locked(run.lock, "submit"):
         done = desk.submit("tokenize")
 
     assert done.returncode == 2

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import pytest
 
@@ -136,31 +135,30 @@ def test_a_silent_scheduler_gets_no_second_job(meditron: Bench) -> None:
     assert len(meditron.scheduler.submitted) == 4
 
 
-def test_a_submission_waits_for_a_janitor_that_looks_after_the_run(meditron: Bench) -> None:
+def test_a_submission_waits_for_a_janitor_that_looks_after_the_run(
+    meditron: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     meditron.submit()
-    run = meditron.run()
-    held = threading.Event()
+    waited = []
+    with ExitStack() as janitor:
+        janitor.enter_context(successor.waiting_lock(meditron.run()))
 
-    def look() -> None:
-        with successor.waiting_lock(run):
-            held.set()
-            time.sleep(0.5)
+        def sleep(seconds: float) -> None:
+            waited.append(seconds)
+            janitor.close()
 
-    janitor = threading.Thread(target=look)
-    janitor.start()
-    held.wait()
-
-    result = meditron.submit()
-    janitor.join()
+        monkeypatch.setattr(rundir.time, "sleep", sleep)
+        result = meditron.submit()
 
     assert result.exit_code == 0, result.stderr
+    assert len(waited) == 1
 
 
 def test_of_two_submissions_at_once_one_is_refused(meditron: Bench) -> None:
     meditron.submit()
     name = meditron.run().name
 
-    with rundir.locked(meditron.run().lock):
+    with rundir.locked(meditron.run().lock, launch.SUBMIT):
         result = meditron.submit()
 
     assert result.exit_code == 2
