@@ -180,9 +180,9 @@ def no_progress(case: Case) -> Decision | None:
     """Attempts in a row that brought nothing, whatever ended them."""
     most = case.limits.attempts_without_progress
     starts = len(case.stalled)
-    if case.failures >= most and case.verdict.cause is not Cause.PREEMPTED:
+    if case.row.counts and case.spent >= most:
         return stop(
-            case, f"attempt {case.failures} in a row without a newer checkpoint", case.row.advice
+            case, f"attempt {case.spent} in a row without a newer checkpoint", case.row.advice
         )
     if starts >= max(STALLED_STARTS, most):
         return stop(case, f"start {starts} in a row without a newer checkpoint", case.row.advice)

@@ -81,6 +81,11 @@ class Case:
         return sum(ending.cause is not Cause.PREEMPTED for ending in found)
 
     @cached_property
+    def spent(self) -> int:
+        """Those of them that count against the attempts a run may make without progress."""
+        return sum(newer is False and ROWS[ending.cause].counts for ending, newer in self.stalled)
+
+    @cached_property
     def same(self) -> tuple[Ending, ...]:
         """Attempts that failed as this one, at this checkpoint; this one is the last of them."""
         here = (e for e in self.counted if e.step_after == self.evidence.step_after)

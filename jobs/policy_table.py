@@ -40,6 +40,8 @@ class Row:
     """Any failure of this cause is the same; otherwise the fingerprint says so."""
     program: bool = False
     """The same failure on two nodes is the program's."""
+    counts: bool = True
+    """Whether it is one of the attempts that a run may make without progress."""
     pace: Pace = Pace.RETRY
     here: bool = True
     """Whether the same allocation may be used once more."""
@@ -60,7 +62,10 @@ ROWS: dict[Cause, Row] = {
         ends=True, code=runtime.CONFIGURATION, advice="another start would end the same way"
     ),
     Cause.PREEMPTED: Row(
-        pace=Pace.AT_ONCE, here=False, advice="save more often, or use another partition"
+        counts=False,
+        pace=Pace.AT_ONCE,
+        here=False,
+        advice="save more often, or use another partition",
     ),
     Cause.TIME_LIMIT: Row(pace=Pace.AT_ONCE, here=False, code=runtime.CONFIGURATION),
     Cause.NODE_FAIL: Row(here=False, blame=Blame.FIRST, entry="DRAIN"),
@@ -101,7 +106,10 @@ ROWS: dict[Cause, Row] = {
         repeats=1, by_cause=True, advice="`meditron checkpoints` says what is wrong with each"
     ),
     Cause.STORAGE: Row(
-        pace=Pace.STORAGE, here=False, advice="free some space, or ask what the storage says"
+        counts=False,
+        pace=Pace.STORAGE,
+        here=False,
+        advice="free some space, or ask what the storage says",
     ),
     Cause.LAUNCH: Row(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
     Cause.UNKNOWN: Row(),

@@ -340,7 +340,7 @@ def test_a_person_may_set_how_patient_it_is() -> None:
         (raised("", "CheckpointingException", **STUCK), 2),
         (raised("odd", **STUCK), 3),
         (killed(hang=Hang("step", 130, 120), **STUCK), 3),
-        (raised("No space left on device", **STUCK), 3),
+        (raised("No space left on device", **STUCK), policy.STALLED_STARTS),
         (evidence(code=0, **STUCK), 3),
         (evidence(configuration=True), 1),
         (raised("no checkpoint can be used", "CheckpointsDamaged", step_after=None), 1),
@@ -555,12 +555,19 @@ def test_delays_double_up_to_a_quarter_of_an_hour_and_begin_anew_after_progress(
 
 
 def test_a_failing_disk_is_given_ten_minutes_up_to_an_hour() -> None:
-    limits = SupervisionSpec(attempts_without_progress=9)
+    """It outlasts a night of maintenance, and does not go on for ever."""
+    decisions = follow([raised("Stale file handle", **STUCK)] * policy.STALLED_STARTS)
 
-    delays = [d.delay for d in follow([raised("Stale file handle", **STUCK)] * 5, limits)]
+    waits = [600, 1200, 2400, *[3600] * 6]
+    for decision, least in zip(decisions[:-1], waits, strict=True):
+        assert least <= decision.delay <= min(least * 1.1, 3600)
+    assert actions(decisions) == ["submit"] * 9 + ["stop"]
 
-    for delay, least in zip(delays, [600, 1200, 2400, 3600, 3600], strict=True):
-        assert least <= delay <= min(least * 1.1, 3600)
+
+def test_a_failing_disk_uses_up_no_try_of_other_failures() -> None:
+    decisions = follow([raised("Stale file handle", **STUCK)] * 4 + [killed(**STUCK)] * 3)
+
+    assert actions(decisions)[4:] == ["restart", "restart", "stop"]
 
 
 def test_delays_can_be_turned_off() -> None:
