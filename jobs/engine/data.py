@@ -7,10 +7,11 @@ batch ``n`` begins with sample ``n x size``.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import struct
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ READY = "ready.json"
 HEADER = struct.Struct("<9sQBQQ")
 MAGIC = b"MMIDIDX\0\0"
 TOKEN_TYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
+
+WORDS = struct.Struct("<2I")
+"""The hash of a sample."""
 
 SCANNED_BYTES = 64 << 20
 """Tokens looked at before training, over all files of a split, an equal share at the start of each:
@@ -168,6 +172,10 @@ class Split:
     spec: specs.PretrainSpec
     place: torch.device
     data_rank: int
+    is_witness: bool = True
+    """Whether this rank takes fingerprints; one of those that read the same samples is enough."""
+    seen: list[int] = field(default_factory=lambda: [0, 0])
+    """Fingerprint of the samples that were read of the global batch, this rank's part of them."""
 
     def micro_batches(self, first_sample: int) -> Iterator[dict[str, Any]]:
         """This rank's micro-batches of the global batch that begins with a sample.
@@ -178,16 +186,22 @@ class Split:
         """
         size = self.spec.micro_batch_size
         stride = size * self.spec.parallel.data
-        first = first_sample + size * self.data_rank
-        for start in range(first, first_sample + self.spec.global_batch_size, stride):
-            yield NO_TOKENS if self.dataset is None else self._read(range(start, start + size))
+        self.seen = [0, 0]
+        for place in range(size * self.data_rank, self.spec.global_batch_size, stride):
+            start = first_sample + place
+            batch = NO_TOKENS
+            if self.dataset is not None:
+                batch = self._read(range(start, start + size), place)
+            yield batch
 
-    def _read(self, samples: range) -> dict[str, Any]:
+    def _read(self, samples: range, place: int) -> dict[str, Any]:
         items = [self.dataset[index] for index in samples]
         tokens = torch.stack([item["tokens"] for item in items])
         labels = torch.stack([item["labels"] for item in items])
         largest = max(int(tokens.max()), int(labels.max()))
         _refuse_beyond(largest, self.spec.model.vocab_size, f"a sample from {samples.start} on")
+        if self.is_witness:
+            self.seen = add(self.seen, fingerprint(tokens, place))
         positions = items[0]["position_ids"].expand_as(tokens)
         batch = {"tokens": tokens, "labels": labels, "positions": positions}
         if devices.is_cpu(self.place):
@@ -196,6 +210,34 @@ class Split:
             key: value.contiguous().pin_memory().to(self.place, non_blocking=True)
             for key, value in batch.items()
         }
+
+
+def fingerprint(tokens: torch.Tensor, place: int) -> list[int]:
+    """What tells apart the samples that were read, and their order: two sums, over the samples, of
+    32 bits of a hash of a sample's tokens and of its place in the global batch.
+
+    Sums, so that those of all ranks may be added in any order, as floating-point numbers too: they
+    are exact with up to two million samples. One of 8192 tokens takes some 40 microseconds.
+
+    Args:
+        tokens: of a micro-batch, a sample a row.
+        place: of the first of them in the global batch.
+    """
+    found = [0, 0]
+    for number, sample in enumerate(tokens.int().numpy(), place):
+        salt = number.to_bytes(8, "little")
+        found = add(found, WORDS.unpack(hashlib.blake2b(sample, digest_size=8, salt=salt).digest()))
+    return found
+
+
+def add(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """Sum of two fingerprints."""
+    return [left + right for left, right in zip(one, other, strict=True)]
+
+
+def written(seen: Sequence[float]) -> str:
+    """A fingerprint as metric lines hold it, 16 hexadecimal digits."""
+    return "".join(f"{int(part) % (1 << 32):08x}" for part in seen)
 
 
 @dataclass
@@ -247,8 +289,8 @@ def open_splits(
     devices.decide_once(lambda: rundir.write_json(cache / READY, _cached(cache, corpus)))
     data_rank = parallel_state.get_data_parallel_rank()
     return Splits(
-        Split(train, spec, place, data_rank),
-        Split(validation, spec, place, data_rank) if validates else None,
+        Split(train, spec, place, data_rank, _is_witness()),
+        Split(validation, spec, place, data_rank, False) if validates else None,
         place,
     )
 
@@ -262,6 +304,11 @@ def _end_of_document(run: rundir.RunDir, spec: specs.PretrainSpec) -> int:
 
 def _sees_tokens() -> bool:
     return bool(parallel_state.is_pipeline_first_stage() or parallel_state.is_pipeline_last_stage())
+
+
+def _is_witness() -> bool:
+    first_stage = parallel_state.is_pipeline_first_stage()
+    return bool(first_stage and parallel_state.get_tensor_model_parallel_rank() == 0)
 
 
 def _blend(run: rundir.RunDir, sources: tuple[Source, ...]) -> tuple[list[str], list[float]] | None:

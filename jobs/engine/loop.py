@@ -92,6 +92,8 @@ class Agreed:
     """Mean over the batch."""
     stop: bool
     save: bool
+    samples: str
+    """Fingerprint of those of the batch that were read, on all ranks."""
 
 
 @dataclass
@@ -176,8 +178,9 @@ class Trainer:
 
     def _train_step(self) -> Agreed:
         started = time.perf_counter()
-        losses = self._pass(self.splits.train, self._position(), forward_only=False)
-        agreed = self._agree(losses)
+        split = self.splits.train
+        losses = self._pass(split, self._position(), forward_only=False)
+        agreed = self._agree(losses, split)
         if not math.isfinite(agreed.loss):
             raise self._not_a_number("the loss", agreed.loss)
         rate, norm = self.updater.update()
@@ -185,7 +188,8 @@ class Trainer:
             raise self._not_a_number("the gradient norm", norm)
         self.step += 1
         self.context.heart.beat(Phase.STEP, self.step)
-        self.reporter.step(self.step, agreed.loss, rate, norm, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.reporter.step(self.step, agreed.loss, rate, norm, seconds, agreed.samples)
         return agreed
 
     def _position(self) -> int:
@@ -212,16 +216,20 @@ class Trainer:
         output = network(batch["tokens"], batch["positions"], None, labels=batch["labels"])
         return output, _loss
 
-    def _agree(self, losses: list[Any]) -> Agreed:
-        """Mean loss over the global batch, and whether any rank was asked to stop or save."""
+    def _agree(self, losses: list[Any], split: data.Split) -> Agreed:
+        """Mean loss over the global batch, whether any rank was asked to stop or save, and which
+        samples were read.
+        """
         stop, save = self.requests.poll()
-        shared = torch.tensor([0.0, stop, save], dtype=torch.float64, device=self.splits.place)
+        shared = torch.tensor(
+            [0.0, stop, save, *split.seen], dtype=torch.float64, device=self.splits.place
+        )
         if losses and parallel_state.get_tensor_model_parallel_rank() == 0:
             shared[0] = torch.stack(losses).sum()
         torch.distributed.all_reduce(shared)
-        total, stops, saves = shared.tolist()
+        total, stops, saves, *seen = shared.tolist()
         parts = self.micro_batches * self.spec.parallel.data
-        return Agreed(total / parts, stops > 0, saves > 0)
+        return Agreed(total / parts, stops > 0, saves > 0, data.written(seen))
 
     def _validate_once(self) -> bool:
         """Validate unless an earlier attempt did so after this step; True when asked to stop."""
@@ -245,7 +253,7 @@ class Trainer:
         for number in range(self.spec.validation_batches):
             first = number * self.spec.global_batch_size
             with torch.no_grad():
-                agreed = self._agree(self._pass(split, first, forward_only=True))
+                agreed = self._agree(self._pass(split, first, forward_only=True), split)
             if agreed.save:
                 self.requests.save_later()
             if agreed.stop:

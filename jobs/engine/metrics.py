@@ -43,8 +43,12 @@ class Reporter:
             self._lines.close()
             self._board.close()
 
-    def step(self, step: int, loss: float, rate: float, norm: float, seconds: float) -> None:
-        """Tell one training step: its number from 1, and how long it took."""
+    def step(
+        self, step: int, loss: float, rate: float, norm: float, seconds: float, samples: str
+    ) -> None:
+        """Tell one training step: its number from 1, how long it took, and the fingerprint of the
+        samples that were read for it.
+        """
         if self._lines is None:
             return
         speed = self.batch_tokens / seconds
@@ -54,6 +58,7 @@ class Reporter:
             "lr": rate,
             "grad_norm": norm,
             "consumed_samples": step * self.spec.global_batch_size,
+            "samples": samples,
             "tokens": step * self.batch_tokens,
             "seconds": seconds,
             "tokens_per_s": speed,

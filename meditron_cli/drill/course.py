@@ -26,6 +26,7 @@ from meditron_cli.drill.verdict import (
     not_dealt,
 )
 from meditron_cli.errors import RunFailed, SchedulerError
+from meditron_cli.look_after import Said, look
 from meditron_cli.scheduler.hands import Hands
 from meditron_cli.services import Services
 
@@ -38,6 +39,10 @@ ASK_SECONDS = 15.0
 STRIKES = 3
 """Tries to find a rank, which may be about to start."""
 STRIKE_AGAIN_SECONDS = 2.0
+LOOK_AFTER_SECONDS = 5.0
+"""Between two looks after a run with which its own jobs cannot go on."""
+PATIENCE_SECONDS = 120.0
+"""For Slurm to say how such a run's job ended, so that the drill can go on with it."""
 
 Load = Callable[[Sequence[str]], "Loaded"]
 """The drill's configuration with more of ``--set``."""
@@ -53,6 +58,13 @@ class Course:
     """A runs directory of its own, so that no faked trouble goes into the site's node ledger."""
     load: Load
     begun: list[RunDir] = field(default_factory=list)
+    guards: bool = False
+    """Whether it goes on with its runs itself, since nodes may not submit jobs."""
+    looked: float = 0.0
+    """When it last looked after a run."""
+    moved: float = 0.0
+    """When the run that is waited for was last seen to wait or work."""
+    said: set[Said] = field(default_factory=set)
 
     def run(self, faults: Sequence[Fault]) -> Result:
         """Do all of it.
@@ -81,6 +93,8 @@ class Course:
     def begin(self, loaded: Loaded, stages: tuple[str, ...]) -> RunDir:
         """Make a run and submit its stages."""
         plan = inputs.plan_of(loaded, stages)
+        site = loaded.cluster
+        self.guards = site.scheduler == "slurm" and not site.slurm.submit_from_jobs
         name = run_name(loaded.experiment, loaded.size, loaded.cluster.name)
         request = runs.Request(
             experiment=loaded.experiment.model_dump(mode="json"),
@@ -102,13 +116,19 @@ class Course:
         Raises:
             RunFailed: it did not succeed.
         """
-        state = watch.follow(self.services, run)
+        state = self.follow(run)
         if state != "succeeded":
             sentence, hint, _ = watch.why(run)
             raise RunFailed(
                 f"run {run.name} {state} with no fault at all{': ' + sentence if sentence else ''}",
                 hint=hint or "put that right, then drill again",
             )
+
+    def follow(self, run: RunDir) -> str:
+        """Follow a run to its end; answers its last state."""
+        if self.guards:
+            self.wait(run, lambda: False)
+        return watch.follow(self.services, run)
 
     def hit(self, run: RunDir, faults: Sequence[Fault]) -> tuple[Row, ...]:
         """Deal the faults, each after the run has come through the one before; answers a line for
@@ -120,7 +140,7 @@ class Course:
                 break
             blows[fault.name] = self.deal(run, fault)
             self.wait(run, lambda blow=blows[fault.name]: went_on(run, blow.attempt))  # type: ignore[misc]
-        watch.follow(self.services, run)
+        self.follow(run)
         exits, lines = ends(run), list(rundir.read_lines(run.metrics()))
         return tuple(
             judge(blows[fault.name], exits, lines) if fault.name in blows else not_dealt(fault)
@@ -177,8 +197,9 @@ class Course:
 
     def wait(self, run: RunDir, happened: Callable[[], bool]) -> bool:
         """Wait until something has happened, or the run is over; whether it happened."""
-        asked = self.services.clock.now()
+        asked = self.moved = self.services.clock.now()
         while not happened():
+            self.look_after(run)
             now = self.services.clock.now()
             if now - asked > ASK_SECONDS:
                 asked = now
@@ -195,19 +216,34 @@ class Course:
 
         now = self.services.clock.now()
         record = run_record.read(run)
-        return view.fold(record, ask(self.services, [record], now), now).state in watch.FINAL
+        state = view.fold(record, ask(self.services, [record], now), now).state
+        if state in watch.FINAL and state != "succeeded" and self.guards:
+            return now - self.moved > PATIENCE_SECONDS
+        self.moved = now
+        return state in watch.FINAL
+
+    def look_after(self, run: RunDir) -> None:
+        """Go on with a run whose own jobs cannot, as ``meditron watch`` does."""
+        now = self.services.clock.now()
+        if not self.guards or now - self.looked < LOOK_AFTER_SECONDS:
+            return
+        self.looked = now
+        for item in look(self.services, [run]).said:
+            if item not in self.said:
+                console.note(item.sentence)
+            self.said.add(item)
 
     def compare(self, undisturbed: RunDir, hit: RunDir, rows: tuple[Row, ...]) -> Result:
         """Hold the two trainings beside each other."""
         want, have = (list(rundir.read_lines(run.metrics())) for run in (undisturbed, hit))
         spec = rundir.read_json(undisturbed.spec("pretrain", 0))["spec"]
-        batch, tolerance = spec["global_batch_size"], TOLERANCE[spec["device"]]
+        tolerance = TOLERANCE[spec["device"]]
         return Result(
             rows,
             steps=spec["train_steps"],
-            different=difference(want, have, batch, tolerance),
+            different=difference(want, have, tolerance),
             reached=hit.done("pretrain", 0).exists(),
-            is_exact=difference(want, have, batch) is None,
+            is_exact=difference(want, have) is None,
         )
 
     def cancel(self) -> None:

@@ -28,7 +28,7 @@ FAULTS = {
     for fault in (
         Fault(
             "preempt",
-            "have Slurm queue the job again, as a preemption does",
+            "have Slurm queue the job again, as a preemption does, but with no grace time to save",
             (Cause.PREEMPTED,),
             needs_slurm=True,
         ),

@@ -139,23 +139,32 @@ def following(lines: Iterable[Line], attempt: int) -> list[Line]:
 
 
 def difference(
-    undisturbed: Iterable[Line], hit: Iterable[Line], batch: int, tolerance: float = 0.0
+    undisturbed: Iterable[Line], hit: Iterable[Line], tolerance: float = 0.0
 ) -> int | None:
-    """The first step that both do not have with the same loss, or whose samples are not the next in
-    order; None where there is none.
+    """The first step that both do not have with the same loss and from the same samples, or for
+    which the undisturbed one read what it had read before; None where there is none.
+
+    Samples are known by the fingerprints that the engine takes of them as it reads them.
 
     Args:
-        batch: samples of a step.
         tolerance: by which losses may differ; 0 wants the same bits.
     """
     want, have = (
         {line["step"]: line for line in steps.that_count(map(dict, lines)).trained}
         for lines in (undisturbed, hit)
     )
+    known: set[str] = set()
     for step in range(1, max([*want, *have], default=0) + 1):
         if step not in want or step not in have:
             return step
+        samples = want[step].get("samples", "")
         apart = abs(want[step]["loss"] - have[step]["loss"])
-        if apart > tolerance or have[step]["consumed_samples"] != step * batch:
+        if apart > tolerance or samples in known or not is_of(have[step], samples):
             return step
+        known.add(samples)
     return None
+
+
+def is_of(line: Line, samples: str) -> bool:
+    """Whether a step is known to have read samples with this fingerprint."""
+    return samples != "" and line.get("samples") == samples

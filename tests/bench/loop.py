@@ -122,8 +122,10 @@ def train(context: runtime.Context, place: torch.device, after_step: Callable[[]
     class Reporter(metrics.Reporter):
         """Ours, and every few steps the other side's turn."""
 
-        def step(self, step: int, loss: float, rate: float, norm: float, seconds: float) -> None:
-            super().step(step, loss, rate, norm, seconds)
+        def step(
+            self, step: int, loss: float, rate: float, norm: float, seconds: float, samples: str
+        ) -> None:
+            super().step(step, loss, rate, norm, seconds, samples)
             after_step()
 
     spec = task_of(context.run)

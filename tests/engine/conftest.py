@@ -202,6 +202,10 @@ class Run:
         """Loss of each step; of a step done twice the later one."""
         return {line["step"]: line["loss"] for line in self.lines() if "loss" in line}
 
+    def samples(self) -> dict[int, str]:
+        """Fingerprint of the samples that each step read; of a step done twice the later one."""
+        return {line["step"]: line["samples"] for line in self.lines() if "loss" in line}
+
     def validations(self) -> dict[int, float]:
         return {
             line["step"]: line["validation_loss"]

@@ -1,4 +1,4 @@
-"""The order of samples, without ranks."""
+"""The order of samples, and what tells them apart, without ranks."""
 
 from __future__ import annotations
 
@@ -23,33 +23,55 @@ class Numbers:
         number = torch.tensor([index % 96])
         return {"tokens": number, "labels": number, "position_ids": torch.tensor([0])}
 
-orders = {}
+orders, prints = {}, {}
 for ranks, micro in ((1, 2), (2, 2), (4, 1), (3, 4), (1, 12)):
     parallel = dataclasses.replace(task.spec.parallel, data=ranks)
     spec = dataclasses.replace(
         task.spec, parallel=parallel, micro_batch_size=micro, global_batch_size=12
     )
     splits = [data.Split(Numbers(), spec, torch.device("cpu"), rank) for rank in range(ranks)]
-    seen = []
+    seen, prints[f"{ranks}x{micro}"] = [], []
     for batch in range(5):
         parts = zip(*(split.micro_batches(batch * 12) for split in splits), strict=True)
         for micro_batches in parts:
             seen += [int(number) for part in micro_batches for number in part["tokens"].flatten()]
+        sums = [sum(part) for part in zip(*(split.seen for split in splits), strict=True)]
+        prints[f"{ranks}x{micro}"].append(data.written(sums))
     orders[f"{ranks}x{micro}"] = seen
-print(json.dumps(orders))
+
+samples = torch.arange(12 * 32).reshape(12, 32)
+swapped, other = samples[[1, 0, *range(2, 12)]], samples.clone()
+other[11, 31] += 1
+kinds = {"same": samples.clone(), "swapped": swapped, "one other token": other}
+prints |= {name: [data.written(data.fingerprint(rows, 0))] for name, rows in kinds.items()}
+print(json.dumps([orders, prints]))
 """
 
 
-def test_every_sample_comes_once_and_in_order_whatever_the_number_of_ranks(make_run):
-    run = make_run()
+@pytest.fixture
+def told(make_run):
+    """By ranks and size of a micro-batch, the order of samples and the fingerprints of batches;
+    and the fingerprint of twelve samples with something done to them.
+    """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ORDER],
-        input=run.files.spec("pretrain", 0).read_text(),
+        input=make_run().files.spec("pretrain", 0).read_text(),
         capture_output=True,
         text=True,
         check=True,
     )
+    return json.loads(done.stdout)
 
-    orders = json.loads(done.stdout)
+
+def test_every_sample_comes_once_and_in_order_whatever_the_number_of_ranks(told):
+    orders, prints = told
     assert len(orders) == 5
     assert all(order == list(range(60)) for order in orders.values())
+    assert all(prints[name] == prints["1x2"] for name in orders)
+
+
+def test_other_samples_or_another_order_have_another_fingerprint(told):
+    _, prints = told
+    found = [*prints["1x2"], *prints["same"], *prints["swapped"], *prints["one other token"]]
+    assert len(set(found)) == 8
+    assert all(len(text) == 16 for text in found)

@@ -44,9 +44,37 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(make_run, layout, 
     assert parted.losses() == whole.losses()
     steps = [line["step"] for line in parted.lines() if "loss" in line]
     assert steps == list(range(1, 61))
-    samples = [line["consumed_samples"] for line in parted.lines() if "loss" in line]
-    assert samples == [4 * step for step in range(1, 61)]
+    assert parted.samples() == whole.samples()
+    assert len(set(whole.samples().values())) == 60
     assert parted.validations() == whole.validations()
+
+
+BEHIND = """
+import sys
+from jobs.__main__ import main
+from jobs.engine import loop
+
+place = loop.Trainer._position
+loop.Trainer._position = lambda trainer: max(0, place(trainer) - trainer.spec.global_batch_size)
+
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+"""Training that begins each global batch a batch too early."""
+
+
+def test_a_step_that_reads_other_samples_than_its_own_tells_so(make_run):
+    right, wrong = make_run("right"), make_run("wrong")
+    program = wrong.root / "behind.py"
+    program.write_text(BEHIND)
+
+    right.finish()
+    ranks = wrong.start(str(program))
+
+    assert ranks.wait() == [0], ranks.words()
+    own = right.samples()
+    assert wrong.samples() == {1: own[1], **{step: own[step - 1] for step in range(2, 9)}}
+    assert len(set(own.values())) == 8
 
 
 def test_one_rank_asked_to_stop_is_enough(make_run, layout):

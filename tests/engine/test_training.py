@@ -73,6 +73,7 @@ def test_data_parallel_ranks_see_the_batch_that_one_rank_sees(make_run, layout):
     assert list(together.losses().values()) == pytest.approx(
         list(alone.losses().values()), abs=1e-5
     )
+    assert together.samples() == alone.samples()
 
 
 @pytest.mark.parametrize("kind", ["selective", "full"])

@@ -12,7 +12,7 @@ import pytest
 
 from . import faults
 from .cluster import Cluster, ClusterError, ensure_installed, remove_orphans
-from .faults import Laboratory, Trial
+from .faults import Laboratory, Trial, Truth
 
 # Not TMPDIR, which may be long: the paths of Unix sockets hold only some 100 characters.
 PARENT = Path("/tmp")
@@ -83,8 +83,8 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def truth(laboratory: Laboratory) -> dict[int, float]:
-    """Losses of a training that nothing befell, by step."""
+def truth(laboratory: Laboratory) -> Truth:
+    """Loss and samples of a training that nothing befell, by step."""
     trial = laboratory.begin("undisturbed")
     trial.wait_end()
     return faults.truth_of(trial)

@@ -46,6 +46,8 @@ TOLD = pytest.StashKey[list[Callable[[], "Row"]]]()
 MADE = pytest.StashKey["Laboratory"]()
 
 Record = dict[str, Any]
+Truth = dict[int, tuple[float, str]]
+"""Loss and fingerprint of the samples that were read, by step."""
 
 
 @dataclass(frozen=True)
@@ -378,13 +380,22 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> float:
     return now
 
 
-def truth_of(trial: Trial) -> dict[int, float]:
-    """Losses of an undisturbed training, by step."""
+def truth_of(trial: Trial) -> Truth:
+    """What an undisturbed training did, which read other samples at each step."""
+    truth = done_by(trial)
+    samples = [samples for _, samples in truth.values()]
+    assert list(truth) == list(range(1, TARGET + 1))
+    assert len(set(samples)) == TARGET, samples
+    return truth
+
+
+def done_by(trial: Trial) -> Truth:
+    """The steps of a training that count, in their order."""
     trained, _ = steps.that_count(rundir.read_lines(trial.run.metrics()))
-    return {line["step"]: line["loss"] for line in trained}
+    return {line["step"]: (line["loss"], line["samples"]) for line in trained}
 
 
-def check_reached(trial: Trial, truth: dict[int, float]) -> None:
+def check_reached(trial: Trial, truth: Truth) -> None:
     """The target was reached with the losses of the undisturbed training, and nothing is left."""
     trial.wait_end()
     assert trial.run.done("pretrain", 0).exists(), trial.story()
@@ -395,28 +406,22 @@ def check_reached(trial: Trial, truth: dict[int, float]) -> None:
     check_time(found["time"]["training"])
 
 
-def check_stopped(trial: Trial, truth: dict[int, float], cause: str) -> Record:
+def check_stopped(trial: Trial, truth: Truth, cause: str) -> Record:
     """It stopped for a stated cause, up to there like the undisturbed one; answers the record."""
     trial.wait_end()
     last = max(trial.exits().values(), key=lambda event: int(event["attempt"]))
     assert (last["cause"], last["action"]) == (cause, "stop"), trial.story()
     assert last["reason"]
-    trained, _ = steps.that_count(rundir.read_lines(trial.run.metrics()))
-    check_losses(trial, truth, len(trained))
+    check_losses(trial, truth, len(done_by(trial)))
     check_ledger(trial)
     return last
 
 
-def check_losses(trial: Trial, truth: dict[int, float], target: int) -> None:
-    """Every step is there once, in order, with its own samples and the very loss of the truth."""
-    trained, _ = steps.that_count(rundir.read_lines(trial.run.metrics()))
-    assert [line["step"] for line in trained] == list(range(1, target + 1))
-    assert [line["consumed_samples"] for line in trained] == list(
-        range(BATCH, BATCH * target + 1, BATCH)
-    )
-    assert {line["step"]: line["loss"] for line in trained} == {
-        step: truth[step] for step in range(1, target + 1)
-    }
+def check_losses(trial: Trial, truth: Truth, target: int) -> None:
+    """Every step is there once, in order, with the very samples and the very loss of the truth."""
+    found = done_by(trial)
+    assert list(found) == list(range(1, target + 1))
+    assert found == {step: truth[step] for step in range(1, target + 1)}
 
 
 def check_time(training: Record) -> None:
