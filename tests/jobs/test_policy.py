@@ -350,7 +350,7 @@ def test_a_person_may_set_how_patient_it_is() -> None:
 def test_a_failure_may_come_back_as_often_as_its_cause_allows(
     told: Evidence, attempts: int
 ) -> None:
-    decisions = follow([told] * 9)
+    decisions = follow([told] * 11)
 
     assert len(decisions) == attempts
     assert decisions[-1].action is Action.STOP
