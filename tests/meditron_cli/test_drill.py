@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs import rundir
+from jobs.rundir import RunDir
 from meditron_cli.config.load import load, load_cluster
 from meditron_cli.drill import settings
+from meditron_cli.drill.course import ASK_SECONDS, PATIENCE_SECONDS, Course
 from meditron_cli.drill.faults import FAULTS, choose
 from meditron_cli.drill.verdict import Blow, Result, Row, difference, judge
 from meditron_cli.errors import ConfigError
+from meditron_cli.services import Services
 
+from .. import fake_slurm
 from ..conftest import Bench
+from ..fake_slurm import FakeSlurm
+from ..fakes import FakeClock
 
 KILL = FAULTS["kill-rank"]
 
@@ -211,3 +220,103 @@ def test_placeholders_of_a_profile_are_refused_before_anything_is_submitted(
     assert "hint: put your own values into the profile" in refused.stderr
     assert meditron.scheduler.submitted == []
     assert list(meditron.runs.iterdir()) == []
+
+
+# ---- where nodes may not submit
+
+
+FAILED = "|FAILED|1:0|2026-01-01T10:00:00|2026-01-01T10:00:00|2026-01-01T11:00:00|cpu01\n"
+
+
+class NoHands:
+    """Nothing is hit."""
+
+    def preempt(self, job_id: str) -> None:
+        raise AssertionError
+
+    def limit(self, job_id: str) -> None:
+        raise AssertionError
+
+    def strike(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
+        raise AssertionError
+
+
+def begin_and_lose(course: Course, programs: FakeSlurm) -> RunDir:
+    """Begin curation, and let its job be over before its target, with nobody left to go on."""
+    run = course.begin(course.load([]), ("curate",))
+    (job,) = submits(run)[0]["job_ids"]
+    start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
+    rundir.append_event(run, "start", stage="curate", job_id=job, **start)
+    programs.queue()
+    programs.tell("accounting", f"{job}{FAILED}")
+    return run
+
+
+def submits(run: RunDir) -> list[dict[str, Any]]:
+    return [event for event in rundir.read_events(run) if event["event"] == "submit"]
+
+
+@pytest.fixture
+def programs(project: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    monkeypatch.chdir(project)
+    installed = fake_slurm.install(project / "slurm")
+    monkeypatch.setenv("PATH", installed.environ["PATH"])
+    return installed
+
+
+def make_course(project: Path, submit_from_jobs: bool) -> Course:
+    """A drill at the login node of the stand-in Slurm."""
+    loaded = load("test-slurm", settings.SIZE, project / "experiment.yaml", [])
+    slurm = loaded.cluster.slurm.model_copy(update={"submit_from_jobs": submit_from_jobs})
+    cluster = loaded.cluster.model_copy(update={"slurm": slurm})
+    services = Services(clock=FakeClock())
+    return Course(
+        services, NoHands(), project / "drill", lambda more: replace(loaded, cluster=cluster)
+    )
+
+
+@pytest.mark.parametrize(
+    ("submit_from_jobs", "by"), [(False, ["person", "watch"]), (True, ["person"])]
+)
+def test_the_drill_goes_on_with_its_runs_where_nodes_may_not_submit(
+    project: Path, programs: FakeSlurm, submit_from_jobs: bool, by: list[str]
+) -> None:
+    course = make_course(project, submit_from_jobs)
+    run = begin_and_lose(course, programs)
+
+    went_on = course.wait(run, lambda: len(submits(run)) == 2)
+
+    assert went_on is not submit_from_jobs
+    assert [event["by"] for event in submits(run)] == by
+
+
+def test_a_run_with_which_nobody_can_go_on_is_not_waited_for_endlessly(
+    project: Path, programs: FakeSlurm
+) -> None:
+    course = make_course(project, submit_from_jobs=False)
+    run = begin_and_lose(course, programs)
+    for call in range(2, 200):
+        programs.tell(f"refuse-{call}", "sbatch: error: too many jobs\n")
+    began = course.services.clock.now()
+
+    assert course.wait(run, lambda: len(submits(run)) == 2) is False
+
+    waited = course.services.clock.now() - began
+    assert PATIENCE_SECONDS < waited < PATIENCE_SECONDS + 2 * ASK_SECONDS
+    assert len(submits(run)) == 1
+
+
+def test_a_run_that_is_followed_is_gone_on_with_to_its_end(
+    project: Path, programs: FakeSlurm, finish: Callable[..., None]
+) -> None:
+    course = make_course(project, submit_from_jobs=False)
+    run = begin_and_lose(course, programs)
+
+    def sleep() -> None:
+        if len(submits(run)) == 2:
+            finish(run, "curate", 0)
+
+    course.services.clock.when_slept = sleep
+
+    assert course.follow(run) == "succeeded"
+    assert [event["by"] for event in submits(run)] == ["person", "watch"]
