@@ -180,10 +180,11 @@ def no_progress(case: Case) -> Decision | None:
     """Attempts in a row that brought nothing, whatever ended them."""
     most = case.limits.attempts_without_progress
     starts = len(case.stalled)
-    if case.row.counts and case.spent >= most:
-        return stop(
-            case, f"attempt {case.spent} in a row without a newer checkpoint", case.row.advice
-        )
+    # Whoever wants no second try wants none on a full disk either.
+    is_waited_for = not case.row.counts and (most > 1 or case.verdict.cause is Cause.PREEMPTED)
+    tries = case.spent if case.row.counts else case.failures
+    if tries >= most and not is_waited_for:
+        return stop(case, f"attempt {tries} in a row without a newer checkpoint", case.row.advice)
     if starts >= max(STALLED_STARTS, most):
         return stop(case, f"start {starts} in a row without a newer checkpoint", case.row.advice)
     return None

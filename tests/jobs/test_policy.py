@@ -564,6 +564,12 @@ def test_a_failing_disk_is_given_ten_minutes_up_to_an_hour() -> None:
     assert actions(decisions) == ["submit"] * 9 + ["stop"]
 
 
+def test_whoever_wants_no_second_try_gets_none_on_a_full_disk_either() -> None:
+    once = SupervisionSpec(attempts_without_progress=1)
+
+    assert actions(follow([raised("No space left on device", **STUCK)] * 3, once)) == ["stop"]
+
+
 def test_a_failing_disk_uses_up_no_try_of_other_failures() -> None:
     decisions = follow([raised("Stale file handle", **STUCK)] * 4 + [killed(**STUCK)] * 3)
 
