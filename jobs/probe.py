@@ -1,9 +1,11 @@
-"""What ``meditron doctor`` asks the compute nodes: ``python -m jobs.probe {batch,node} FOLDER``.
+"""What ``meditron doctor`` asks compute nodes: ``python -m jobs.probe {batch,node,host} FOLDER``.
 
 The batch step looks for Slurm's commands, and starts one process a node, as ranks are started. The
 first of these waits for the second, which finds it by a file in ``FOLDER``; so they learn whether
-they share storage and locks, reach each other by name, and agree on the time. Whatever fails is a
-line of the report; ``report.json`` is written last. Standard library only.
+they share storage and locks, reach each other by name, and agree on the time. Then it starts one
+process a node as the pre-flight of a training is started, on the host: these look at health and
+quotas. Whatever fails is a line of the report; ``report.json`` is written last. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from jobs import health, quota, rundir
+from jobs import health, limited, preflight, quota, rundir
 from jobs.heartbeat import node_name
 from jobs.slurm.client import Client
 from jobs.slurm.environment import job_environment
@@ -33,12 +34,19 @@ REPORT = "report.json"
 COMMANDS = ("srun", "scontrol", "sbatch", "squeue", "scancel", "sacct")
 """Of Slurm, that the batch step uses."""
 STEP_SECONDS = 240.0
+"""For the step of ranks: both nodes met, modules imported, and a container started before that."""
+HOST_STEP_SECONDS = 200.0
+"""For the step on the hosts: health, and each tool for quotas."""
+STEP_GRACE_SECONDS = 5.0
+"""For srun to end a step that it is asked to end."""
 CHILD_SECONDS = 100.0
 """For modules from a shared disk that all of a site reads, and for drivers that do not answer."""
 PEER_SECONDS = 70.0
 """For a file to be seen on another node: NFS believes for up to a minute that it is not there
 (nfs(5), acdirmax).
 """
+TALK_SECONDS = 10.0
+"""For an answer of a node that was reached."""
 ROUNDS = 5
 """Questions for the time; the quickest answer counts."""
 LAST_LINES = 5
@@ -52,9 +60,10 @@ def main(words: list[str]) -> int:
     part, folder = words[0], Path(words[1])
     if part == "batch":
         rundir.write_json(folder / REPORT, batch_report(folder, os.environ))
-    else:
-        number = int(os.environ.get("SLURM_PROCID", "0"))
-        rundir.write_json(folder / f"node-{number}.json", node_report(folder, number))
+        return 0
+    number = int(os.environ.get("SLURM_PROCID", "0"))
+    found = host_report(folder) if part == "host" else node_report(folder, number)
+    rundir.write_json(folder / f"{part}-{number}.json", found)
     return 0
 
 
@@ -65,19 +74,27 @@ def batch_report(folder: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     """What the batch step finds, with the reports of the nodes."""
     request = rundir.read_json(folder / REQUEST)
     client = Client(job_environment(request["environment"], environ))
-    code, said = run_step(folder, request)
-    paths = sorted(folder.glob("node-*.json"))
+    step = run_step([*request["step"], "-m", "jobs.probe", "node", str(folder)], STEP_SECONDS)
+    host = [*request["host_step"], sys.executable, "-m", "jobs.probe", "host", str(folder)]
+    host_step = run_step(host, HOST_STEP_SECONDS)
     return {
         "time": time.time(),
         "node": node_name(os.environ),
         "commands": {name: shutil.which(name) is not None for name in COMMANDS},
         "requeue": can_requeue(client, environ.get("SLURM_JOB_ID", "")),
         "submit": test_submit(client, request["sbatch"]),
-        "step": {"code": code, "said": said},
+        "step": step,
+        "host_step": host_step,
         "asked_nodes": request["nodes"],
         "asked_cpus": request["cpus"],
-        "nodes": [rundir.read_json(path) for path in paths],
+        "nodes": reports(folder, "node"),
+        "hosts": reports(folder, "host"),
     }
+
+
+def reports(folder: Path, part: str) -> list[dict[str, Any]]:
+    """What the processes of a step have left."""
+    return [rundir.read_json(path) for path in sorted(folder.glob(f"{part}-*.json"))]
 
 
 def can_requeue(client: Client, job_id: str) -> bool | None:
@@ -94,26 +111,20 @@ def test_submit(client: Client, options: list[str]) -> dict[str, Any] | None:
     return {"accepted": done.returncode == 0, "said": last_lines(done.stderr)}
 
 
-def run_step(folder: Path, request: Mapping[str, Any]) -> tuple[int | None, list[str]]:
-    """Start one process a node as ranks are started; its exit code and last words. The code is None
-    when there is no srun, or no end.
+def run_step(command: list[str], seconds: float) -> dict[str, Any]:
+    """Start one process a node; the exit code and last words. The code is None when there is no
+    srun, or no end.
     """
-    command = [*request["step"], "-m", "jobs.probe", "node", str(folder)]
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=STEP_SECONDS,
-            check=False,
-        )
+        said = limited.run(command, seconds, STEP_GRACE_SECONDS)
     except FileNotFoundError as error:
-        return None, [f"{error.filename}: no such program"]
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return None, [str(error)]
-    return done.returncode, last_lines(done.stdout + done.stderr)
+        return {"code": None, "said": [f"{error.filename}: no such program"]}
+    except OSError as error:
+        return {"code": None, "said": [str(error)]}
+    words = last_lines(said.out + said.err)
+    if said.code is None:
+        words.append(f"no end after {seconds:.0f} s")
+    return {"code": said.code, "said": words}
 
 
 def last_lines(text: str) -> list[str]:
@@ -121,7 +132,7 @@ def last_lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
 
 
-# ---- each node
+# ---- each node, as ranks are started
 
 
 def node_report(folder: Path, number: int) -> dict[str, Any]:
@@ -136,7 +147,6 @@ def node_report(folder: Path, number: int) -> dict[str, Any]:
         "python": sys.executable,
         "python_version": ".".join(map(str, sys.version_info[:3])),
         "modules": import_modules(request["modules"]),
-        "health": health_of(request["health"]),
         "storage": attempt(lambda: storage(folder)),
         **found,
     }
@@ -151,14 +161,13 @@ def attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def storage(folder: Path) -> dict[str, Any]:
-    """Room where runs lie, for us, in bytes and files; that a whole file can be put in place."""
+    """Room where runs lie, in bytes and files; that a whole file can be put in place."""
     rundir.write_json(folder / f"written-{node_name(os.environ)}.json", {})
-    room, allowed = os.statvfs(folder), quota.room(folder)
+    room = os.statvfs(folder)
     return {
         "free_bytes": room.f_bavail * room.f_frsize,
         # Some file systems count no files, and say 0 of 0.
         "free_files": room.f_favail if room.f_files else None,
-        "quota": None if allowed is None else asdict(allowed),
     }
 
 
@@ -186,6 +195,33 @@ def import_modules(names: list[str]) -> dict[str, Any]:
     return found
 
 
+def ask_child(*words: str) -> tuple[str, str]:
+    """What another Python prints, and its last words when it fails."""
+    said = limited.run([sys.executable, *words], CHILD_SECONDS)
+    if said.code is None:
+        return said.out, f"no end after {CHILD_SECONDS:.0f} s"
+    return said.out, (last_lines(said.err) or [f"exit {said.code}"])[-1]
+
+
+# ---- each node, as the pre-flight is started
+
+
+def host_report(folder: Path) -> dict[str, Any]:
+    """What the host of a node finds, beside the containers and options of ranks."""
+    request = rundir.read_json(folder / REQUEST)
+    return {
+        "node": node_name(os.environ),
+        "health": health_of(request["health"]),
+        "quota": attempt(lambda: quota_of(folder)),
+    }
+
+
+def quota_of(folder: Path) -> dict[str, Any]:
+    """What quotas leave, in bytes and files; nothing where nobody tells."""
+    allowed = quota.room(folder)
+    return {} if allowed is None else asdict(allowed)
+
+
 def health_of(wanted: Mapping[str, Any]) -> dict[str, Any]:
     """What the pre-flight of a training would say of this node (``jobs.preflight``), but for its
     disks; or the reason why it says nothing. In a process of its own, since a broken driver may not
@@ -205,25 +241,13 @@ def health_findings(wanted: dict[str, Any]) -> list[dict[str, Any]]:
         ValueError: something unheard of is wanted.
     """
     expected = health.expectation(wanted, os.environ)
-    sample = health.read_sample(None, os.environ)
-    return [finding.to_json() for finding in health.check(sample, expected)]
 
+    def look() -> list[health.Finding]:
+        return health.check(health.read_sample(None, os.environ), expected)
 
-def ask_child(*words: str) -> tuple[str, str]:
-    """What another Python prints, and its last words when it fails."""
-    try:
-        done = subprocess.run(
-            [sys.executable, *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=CHILD_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        return str(error.stdout or ""), f"no end after {CHILD_SECONDS:.0f} s"
-    return done.stdout, (last_lines(done.stderr) or [f"exit {done.returncode}"])[-1]
+    tries, seconds = preflight.PROCESS_TRIES, preflight.PROCESS_WAIT_SECONDS
+    found = preflight.settled(look, tries, lambda: time.sleep(seconds))
+    return [finding.to_json() for finding in found]
 
 
 # ---- two nodes
@@ -243,7 +267,7 @@ def wait_for_peer(folder: Path) -> dict[str, Any]:
         except TimeoutError:
             return {"peer": {"answered": False}}
         with connection, connection.makefile("rw") as lines:
-            connection.settimeout(PEER_SECONDS)
+            connection.settimeout(TALK_SECONDS)
             for line in lines:
                 if line == "done\n":
                     break
@@ -253,25 +277,27 @@ def wait_for_peer(folder: Path) -> dict[str, Any]:
 
 def find_peer(folder: Path) -> dict[str, Any]:
     """The second node: find the first by its file, then ask for the time, and for the lock."""
+    deadline = time.monotonic() + PEER_SECONDS
     rundir.write_json(folder / "peer-1.json", {})
-    where = read_when_there(folder / "peer-0.json")
+    where = read_when_there(folder / "peer-0.json", deadline)
     if where is None:
         return {"peer": {"seen": False}}
     found: dict[str, Any] = {"seen": True, "host": where["host"]}
     try:
-        connection = socket.create_connection((where["host"], where["port"]), PEER_SECONDS)
+        left = max(1.0, deadline - time.monotonic())
+        connection = socket.create_connection((where["host"], where["port"]), left)
     except OSError as error:
         return {"peer": {**found, "reached": False, "error": str(error.strerror or error)}}
     with connection, connection.makefile("rw") as lines:
+        connection.settimeout(TALK_SECONDS)
         found["clock_offset"] = clock_offset(lines)
         found["lock"] = try_lock(folder / "shared.lock")
         answer(lines, "done")
     return {"peer": {**found, "reached": True}}
 
 
-def read_when_there(path: Path) -> dict[str, Any] | None:
-    """A file that another node writes, once it is seen here; None when it is not."""
-    deadline = time.monotonic() + PEER_SECONDS
+def read_when_there(path: Path, deadline: float) -> dict[str, Any] | None:
+    """A file that another node writes, once it is seen here; None when it is not in time."""
     while time.monotonic() < deadline:
         with suppress(FileNotFoundError):
             return rundir.read_json(path)

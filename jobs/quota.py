@@ -9,12 +9,14 @@ grace, and the same four for files. The file system's own figures (statvfs(3)) k
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs import limited
+
 TIMEOUT_SECONDS = 20.0
+"""Of each of the ``commands``."""
 COLUMNS = 8
 
 
@@ -52,18 +54,10 @@ def ask(command: list[str]) -> str | None:
     also when a limit is exceeded, so that its lines count, not its code.
     """
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        said = limited.run(command, TIMEOUT_SECONDS)
+    except OSError:
         return None
-    return done.stdout if any(rows(done.stdout)) else None
+    return said.out if said.code is not None and any(rows(said.out)) else None
 
 
 def rows(text: str) -> Iterator[tuple[Room, Room]]:

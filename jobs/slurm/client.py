@@ -18,6 +18,8 @@ TIMEOUT_SECONDS = 20.0
 SACCT_IDS = 4000
 """Ids asked for in one call: one argument of a command holds 128 KiB (execve(2))."""
 SCANCEL_IDS = 500
+REVOKED = "REVOKED"
+"""A job's row on a cluster of a federation where it does not run (squeue(1))."""
 ACCOUNTING_OFF = "accounting storage is disabled"
 """What sacct says where a site keeps no accounting (verified on Slurm 22.05)."""
 
@@ -31,7 +33,11 @@ class Client:
     # ---- questions
 
     def queue(self) -> dict[str, JobInfo] | None:
-        """This user's jobs that wait or run, array elements one by one."""
+        """This user's jobs that wait or run, array elements one by one.
+
+        Of jobs that run on another cluster of a federation the list for all (``--all``) has a row
+        here too, REVOKED: those are that cluster's.
+        """
         text = self._ask(queries.squeue_command())
         if text is None:
             return None
@@ -39,6 +45,7 @@ class Client:
         return {
             row.job_id: JobInfo(row.job_id, JobState.from_slurm(row.state), row.state, row.reason)
             for row in rows
+            if row.state != REVOKED
         }
 
     def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:

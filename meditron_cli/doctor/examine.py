@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs import nodes
+from jobs.evidence import NodeEntry
 from jobs.slurm.client import Client
 from jobs.slurm.environment import job_environment
 from jobs.specs import STAGES
@@ -178,15 +179,35 @@ def outcome(patient: Patient, plan: Plan, waited: probe.Waited) -> Seen:
 
 def remember(patient: Patient, found: Probe) -> None:
     """Put what speaks against a node into the cluster's ledger, so that jobs leave it out."""
-    entries = [
-        nodes.strike(item.node, nodes.verdict_of(item), item.code, item.message, now)
-        for now in [patient.clock.now()]
-        for item in meaning_probe.against_nodes(found.report or {})
-    ]
+    ledger = nodes.ledger(patient.root, patient.name)
     try:
-        nodes.append(nodes.ledger(patient.root, patient.name), entries)
+        known = nodes.read(ledger)
+        entries = still_true(strikes(found.report or {}), known, patient.clock.now())
+        nodes.append(ledger, entries)
     except OSError as error:
-        patient.tell(f"{error.filename}: {error.strerror}: no node was put into the ledger")
+        patient.tell(
+            f"{error.filename or ledger}: {error.strerror}: no node was put into the ledger"
+        )
+
+
+def strikes(report: Mapping[str, Any]) -> list[NodeEntry]:
+    """What a report says against nodes, as of the time when they were seen."""
+    return [
+        nodes.strike(
+            item.node, nodes.verdict_of(item), item.code, item.message, float(report["time"])
+        )
+        for item in meaning_probe.against_nodes(report)
+    ]
+
+
+def still_true(entries: list[NodeEntry], known: Sequence[NodeEntry], now: float) -> list[NodeEntry]:
+    """Entries that have not expired, of nodes that nobody has cleared since."""
+    cleared = {item.node: item.time for item in known if item.verdict == nodes.CLEARED}
+    return [
+        entry
+        for entry in entries
+        if entry.expires > now and cleared.get(entry.node, entry.time) <= entry.time
+    ]
 
 
 def judged(plan: Plan, found: Probe) -> Seen:

@@ -16,6 +16,8 @@ CLOCK_SECONDS = 5.0
 """By which clocks may differ before the order of events is in doubt: a guess; NTP keeps
 milliseconds.
 """
+NOT_ASKED = "not asked by that version; probe again"
+"""Of what an earlier version's probe, kept until now, does not tell."""
 FEW_FILES = 100_000
 """Files that a run of some weeks may make, checkpoints' shards above all: a guess."""
 
@@ -120,29 +122,42 @@ def python(report: Report) -> Iterator[Finding]:
 
 def health(report: Report) -> Iterator[Finding]:
     """What the pre-flight of a training would say of the nodes."""
-    told = {node["node"]: node["health"] for node in report["nodes"]}
-    for name, found in told.items():
-        if "error" in found:
-            meaning = f"{name} could not be examined: {found['error']}"
-            yield Finding("node health", "", UNKNOWN, meaning, SOURCE)
-            return
-    against = against_nodes(report)
+    if "hosts" not in report:
+        yield unknown("node health", SOURCE, NOT_ASKED)
+        return
+    silent, against = list(unexamined(report)), against_nodes(report)
+    for why in silent:
+        yield unknown("node health", SOURCE, why)
     for item in against:
-        meaning = f"{item.node}: {item.message}; `meditron nodes` has it now"
+        meaning = f"{item.node}: {item.message}; jobs should leave it out; see `meditron nodes`"
         yield Finding("node health", item.code, WARN, meaning, SOURCE)
-    if told and not against:
-        unknown = sum(item["verdict"] == UNKNOWN for it in told.values() for item in it["findings"])
-        meaning = "nothing speaks against them" + (f"; {unknown} checks unknown" if unknown else "")
-        yield Finding("node health", ", ".join(told), OK, meaning, SOURCE)
+    if not silent and not against:
+        told = [item for host in report["hosts"] for item in host["health"]["findings"]]
+        count = sum(item["verdict"] == UNKNOWN for item in told)
+        meaning = "nothing speaks against them" + (f"; {count} checks unknown" if count else "")
+        names = ", ".join(host["node"] for host in report["hosts"])
+        yield Finding("node health", names, OK, meaning, SOURCE)
+
+
+def unexamined(report: Report) -> Iterator[str]:
+    """Nodes of which the pre-flight would say nothing, each with the reason."""
+    for host in report["hosts"]:
+        if "error" in host["health"]:
+            yield f"{host['node']} could not be examined: {host['health']['error']}"
+    asked, came = report["asked_nodes"], len(report["hosts"])
+    if came < asked:
+        said = report["host_step"]["said"]
+        reason = said[-1] if said else "no reason was given"
+        yield f"{asked - came} of {asked} nodes could not be examined: {reason}"
 
 
 def against_nodes(report: Report) -> list[evidence.Finding]:
     """What speaks against a node that the probe saw."""
-    reports = (
-        {"node": node["node"], "findings": node["health"].get("findings", ())}
-        for node in report["nodes"]
+    found = (
+        {"node": host["node"], "findings": host["health"].get("findings", ())}
+        for host in report.get("hosts", ())
     )
-    return list(fitness.found_in(reports))
+    return list(fitness.found_in(found))
 
 
 def peers(report: Report) -> Iterator[Finding]:
@@ -190,17 +205,19 @@ def clocks(offset: float) -> Finding:
 
 def space(report: Report, need_gb: float) -> Iterator[Finding]:
     """Room where runs lie."""
+    if "hosts" not in report:
+        yield unknown("quota", SOURCE, NOT_ASKED)
+    allowed = quotas(report)
     for node in report["nodes"]:
         found = node["storage"]
         if "error" in found:
             meaning = f"{node['node']} cannot write there: {found['error']}"
             yield Finding("runs directory", "", FATAL, meaning, SOURCE)
             return
-        allowed = found["quota"] or {"bytes": None, "files": None}
-        free = least(found["free_bytes"], allowed["bytes"]) / GIB
-        files = least(found["free_files"], allowed["files"])
+        free = least(found["free_bytes"], *allowed["bytes"]) / GIB
+        files = least(found["free_files"], *allowed["files"])
         value = f"{free:,.0f} GiB free" + ("" if files is None else f", {files:,} files")
-        if allowed["bytes"] is not None or allowed["files"] is not None:
+        if least(*allowed["bytes"], *allowed["files"]) is not None:
             value += ", by quota"
         if free < need_gb:
             meaning = f"training wants {need_gb:,.1f} GiB, 2.2 checkpoints"
@@ -208,10 +225,17 @@ def space(report: Report, need_gb: float) -> Iterator[Finding]:
         elif files is not None and files < FEW_FILES:
             yield Finding("runs directory", value, WARN, "a long run may need more files", SOURCE)
         else:
-            told = "" if found["quota"] else "; no quota is told, ask the site"
+            is_told = allowed["bytes"] or "hosts" not in report
+            told = "" if is_told else "; no quota is told, ask the site"
             meaning = f"seen and written by the nodes{told}"
             yield Finding("runs directory", value, OK, meaning, SOURCE)
         return
+
+
+def quotas(report: Report) -> dict[str, list[int | None]]:
+    """What quotas leave, in bytes and in files, by each node that tells; None is no limit."""
+    told = [host["quota"] for host in report.get("hosts", ()) if "bytes" in host["quota"]]
+    return {what: [quota[what] for quota in told] for what in ("bytes", "files")}
 
 
 def least(*values: int | None) -> Any:

@@ -58,6 +58,7 @@ def submit(plan: Plan, root: Path, client: Client, now: float) -> Probe:
         "environment": list(plan.site.environment),
         "sbatch": options,
         "step": shapes.step(plan, resources, {RUN: str(folder)}),
+        "host_step": shapes.on_every_node(resources),
         "nodes": resources.nodes,
         "cpus": resources.cpus_per_rank,
         "modules": list(MODULES),

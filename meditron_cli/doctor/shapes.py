@@ -70,3 +70,13 @@ def step(plan: Plan, resources: Resources, words: Mapping[str, str]) -> list[str
     for mark, word in words.items():
         command = [part.replace(mark, word) for part in command]
     return command
+
+
+def on_every_node(resources: Resources) -> list[str]:
+    """What a command begins with to run once on each node as the pre-flight of a training does
+    (``jobs.fitness``): on the host, without what the profile gives to ranks.
+    """
+    if resources.nodes == 1:
+        return []
+    per_node = [f"--ntasks={resources.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
+    return ["srun", "--job-name=check", *per_node, "--distribution=block"]

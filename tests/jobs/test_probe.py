@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from jobs import probe, rundir
+from jobs import health, preflight, probe, quota, rundir
+from jobs.health_finding import Outcome, Subject, finding_about
+from meditron_cli.doctor import shapes
 
 from .. import fake_slurm
 from ..fake_nvml import build, environment, write_readings
@@ -20,11 +22,13 @@ from ..fake_nvml import build, environment, write_readings
 ROOT = Path(__file__).parents[2]
 
 
-def start_node(folder: Path, number: int, nodes: int = 2, **more: str) -> subprocess.Popen[bytes]:
-    """Start the part of a probe that runs on a node."""
+def start_node(
+    folder: Path, number: int, nodes: int = 2, part: str = "node", **more: str
+) -> subprocess.Popen[bytes]:
+    """Start a part of a probe that runs on a node."""
     own = {"SLURM_PROCID": str(number), "SLURM_NNODES": str(nodes), "PYTHONPATH": str(ROOT)}
     environ = {**os.environ, **own, "SLURMD_NODENAME": f"n{number}", **more}
-    words = [sys.executable, "-m", "jobs.probe", "node", str(folder)]
+    words = [sys.executable, "-m", "jobs.probe", part, str(folder)]
     return subprocess.Popen(words, env=environ)
 
 
@@ -34,6 +38,7 @@ def ask(folder: Path, *step: str) -> None:
         "environment": [],
         "sbatch": ["--partition=low"],
         "step": list(step),
+        "host_step": [],
         "nodes": 1,
         "cpus": 1,
         "modules": ["json", "none.such", "decimal"],
@@ -42,8 +47,8 @@ def ask(folder: Path, *step: str) -> None:
     rundir.write_json(folder / probe.REQUEST, request)
 
 
-def report_of(folder: Path, number: int) -> dict[str, Any]:
-    return rundir.read_json(folder / f"node-{number}.json")
+def report_of(folder: Path, number: int, part: str = "node") -> dict[str, Any]:
+    return rundir.read_json(folder / f"{part}-{number}.json")
 
 
 @pytest.fixture
@@ -113,6 +118,7 @@ def test_the_batch_step_gathers_what_the_nodes_say(
     monkeypatch.setenv("PATH", slurm.environ["PATH"])
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("SLURM_NNODES", "1")
+    monkeypatch.delenv("SLURM_PROCID", raising=False)
 
     found = batch(tmp_path, slurm, dict(slurm.environ), sys.executable)
 
@@ -124,6 +130,8 @@ def test_the_batch_step_gathers_what_the_nodes_say(
     }
     assert found["step"]["code"] == 0
     assert [node["node"] for node in found["nodes"]] == [os.uname().nodename]
+    assert "gpu_count" in {item["code"] for item in found["hosts"][0]["health"]["findings"]}
+    assert found["hosts"][0]["node"] == os.uname().nodename
     assert found["time"] <= time.time()
 
 
@@ -140,6 +148,7 @@ def test_without_slurms_commands_a_batch_step_still_reports(
     missing = {name for name, is_there in found["commands"].items() if not is_there}
     assert missing == {"srun", "sbatch", "scontrol", "sacct"}
     assert (found["requeue"], found["submit"], found["nodes"]) == (None, None, [])
+    assert found["host_step"]["code"] == 0
     assert found["step"] == {"code": None, "said": ["srun: no such program"]}
 
 
@@ -152,10 +161,11 @@ def test_a_node_is_examined_as_before_a_training(tmp_path: Path) -> None:
     readings = write_readings(tmp_path / "unwell", {"count": 1, "gpu.field.230": 1})
     driver = environment(build(tmp_path / "lib"), readings)
 
-    process = start_node(tmp_path, 0, nodes=1, **driver)
+    process = start_node(tmp_path, 0, nodes=1, part="host", **driver)
 
     assert process.wait(timeout=300) == 0
-    told = {item["code"]: item for item in report_of(tmp_path, 0)["health"]["findings"]}
+    findings = report_of(tmp_path, 0, "host")["health"]["findings"]
+    told = {item["code"]: item for item in findings}
     assert told["gpu_count"]["verdict"] == "OK"
     assert told["recovery_action"]["verdict"] == "FATAL"
     assert "shm" not in told
@@ -166,5 +176,55 @@ def test_wishes_that_nobody_knows_are_the_reason_why_nothing_is_said(tmp_path: P
     request = rundir.read_json(tmp_path / probe.REQUEST)
     rundir.write_json(tmp_path / probe.REQUEST, {**request, "health": {"skip": ["gpu_cuont"]}})
 
-    assert start_node(tmp_path, 0, nodes=1).wait(timeout=300) == 0
-    assert "gpu_cuont" in report_of(tmp_path, 0)["health"]["error"]
+    assert start_node(tmp_path, 0, nodes=1, part="host").wait(timeout=300) == 0
+    assert "gpu_cuont" in report_of(tmp_path, 0, "host")["health"]["error"]
+
+
+def test_the_steps_of_ranks_say_nothing_of_health(reports: list[dict[str, Any]]) -> None:
+    """A container, or an option of srun, may hide GPUs from them that the node has."""
+    assert not {"health", "quota"} & {*reports[0], *reports[0]["storage"]}
+
+
+def test_a_process_that_leaves_its_gpu_is_not_held_against_a_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def found(verdict: health.Verdict) -> list[health.Finding]:
+        outcome = Outcome(verdict, "", {}, health.Action.EXCLUDE_NOW)
+        return [finding_about(Subject("n1"), "foreign_process", outcome, 1.0)]
+
+    looks = iter([found(health.Verdict.FATAL), found(health.Verdict.OK)])
+    slept: list[float] = []
+    monkeypatch.setattr(health, "read_sample", lambda *_: None)
+    monkeypatch.setattr(health, "check", lambda *_: next(looks))
+    monkeypatch.setattr(time, "sleep", slept.append)
+
+    assert [item["verdict"] for item in probe.health_findings({})] == ["OK"]
+    assert slept == [preflight.PROCESS_WAIT_SECONDS]
+
+
+# ---- time
+
+
+def test_a_process_has_time_for_all_that_it_may_wait_for(tmp_path: Path) -> None:
+    ends = 5.0
+    tools = len(list(quota.commands(tmp_path))) * (quota.TIMEOUT_SECONDS + ends)
+
+    assert probe.PEER_SECONDS + probe.CHILD_SECONDS + ends < probe.STEP_SECONDS
+    assert probe.CHILD_SECONDS + tools + ends < probe.HOST_STEP_SECONDS
+    steps = probe.STEP_SECONDS + probe.HOST_STEP_SECONDS + 2 * probe.STEP_GRACE_SECONDS
+    assert steps + 60 < 60 * shapes.PROBE_MINUTES
+
+
+def test_a_step_without_an_end_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "STEP_GRACE_SECONDS", 0.5)
+
+    found = probe.run_step(["sh", "-c", "echo busy; exec sleep 50"], 1.0)
+
+    assert found == {"code": None, "said": ["busy", "no end after 1 s"]}
+
+
+def test_a_child_without_an_end_has_said_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "CHILD_SECONDS", 3.0)
+    program = "import time; print('torch', flush=True); time.sleep(50)"
+
+    assert probe.ask_child("-c", program) == ("torch\n", "no end after 3 s")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,22 @@ def test_of_several_quotas_the_tightest_counts(tools: Path, tmp_path: Path) -> N
 
 def test_without_tools_nobody_tells(tools: Path, tmp_path: Path) -> None:
     assert quota.room(tmp_path) is None
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_tool_that_cannot_be_killed_is_not_waited_for(
+    tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quota, "TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda _: None)  # as if stuck in the kernel
+    pid = tmp_path / "pid"
+    (tools / "lfs").write_text(f"#!/bin/sh\necho $$ >{pid}\nexec /bin/sleep 50\n")
+    (tools / "lfs").chmod(0o755)
+    began = time.monotonic()
+
+    assert quota.ask(["lfs"]) is None
+    assert time.monotonic() - began < 30
+    os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 def test_lustre_is_asked_by_folder_and_others_by_mount_point(tools: Path, tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ def ask_as_nobody(slurm: Cluster, *command: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as somebody else")
+@pytest.mark.usefixtures("site")
 def test_jobs_and_nodes_of_a_hidden_partition_are_seen(slurm: Cluster, hidden: str) -> None:
     words = ("sbatch", "--parsable", f"--partition={hidden}", *HELD, "--wrap=true")
     (job,) = ask_as_nobody(slurm, *words)

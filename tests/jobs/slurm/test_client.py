@@ -87,6 +87,14 @@ def test_only_jobs_that_wait_for_the_given_ones_are_dependents(
     assert [row.job_id for row in found] == ["2", "4"]
 
 
+def test_rows_of_jobs_that_run_elsewhere_in_a_federation_are_left_out(
+    programs: FakeSlurm, client: Client
+) -> None:
+    programs.queue("5|RUNNING|None", "67108865|REVOKED|None")
+
+    assert list(client.queue() or {}) == ["5"]
+
+
 def test_nodes_are_named_once_each(programs: FakeSlurm, client: Client) -> None:
     programs.tell("nodes", "gpu02\ngpu01\ngpu01\n")
 

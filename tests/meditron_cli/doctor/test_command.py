@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs import nodes, rundir
-from meditron_cli.doctor import cache
+from meditron_cli.doctor import cache, probe
 from meditron_cli.doctor.cache import Probe
+from meditron_cli.doctor.probe import Waited
 from meditron_cli.main import main
 from meditron_cli.services import Services
 
@@ -97,6 +100,13 @@ def ward(meditron: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wa
     return Ward(meditron, slurm)
 
 
+def unfit(seen_at: float) -> dict[str, Any]:
+    """What a probe reports of two nodes, the second of which is not fit."""
+    seen = report(time=seen_at)
+    seen["hosts"][1]["health"] = {"findings": [finding("n2", "FATAL", "recovery_action")]}
+    return seen
+
+
 def facts_of(found: dict[str, Any], verdict: str) -> list[str]:
     """What has a verdict."""
     return [item["fact"] for item in found["findings"] if item["verdict"] == verdict]
@@ -165,16 +175,83 @@ def test_a_probe_is_a_job_like_training_on_two_nodes(ward: Ward) -> None:
     assert not ward.folder.exists()
 
 
+def test_health_is_looked_at_on_the_host_as_the_preflight_does(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as ranks are started: with the profile's Python, container and options of srun."""
+    asked: list[dict[str, Any]] = []
+
+    def wait(found: Probe, *_: object) -> Waited:
+        asked.append(rundir.read_json(Path(found.folder) / "request.json"))
+        return Waited(found)
+
+    monkeypatch.setattr(probe, "wait", wait)
+
+    ward()
+
+    per_node = ["--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
+    assert asked[0]["host_step"] == [
+        "srun", "--job-name=check", *per_node, "--distribution=block"
+    ]  # fmt: skip
+
+
 def test_a_node_that_is_not_fit_is_put_into_the_ledger_once(ward: Ward) -> None:
-    seen = report()
-    seen["nodes"][1]["health"] = {"findings": [finding("n2", "FATAL", "recovery_action")]}
-    ward.will_report(seen)
+    seen_at = ward.bench.clock.now() - 3600
+    ward.will_report(unfit(seen_at))
 
     ward.json()
     ward.json("--no-probe")
 
     (entry,) = nodes.read(nodes.ledger(ward.bench.runs, "test-slurm"))
     assert (entry.node, entry.code, entry.verdict) == ("n2", "recovery_action", "FATAL")
+    assert (entry.time, entry.expires) == (seen_at, seen_at + 7 * 86400)
+
+
+def test_what_has_expired_since_a_node_was_seen_is_not_put_into_the_ledger(ward: Ward) -> None:
+    ward.will_report(unfit(ward.bench.clock.now() - 8 * 86400))
+
+    ward.json()
+
+    assert nodes.read(nodes.ledger(ward.bench.runs, "test-slurm")) == ()
+
+
+@pytest.mark.parametrize(("cleared", "count"), [(60, 0), (-60, 1)])
+def test_a_node_that_was_cleared_since_it_was_seen_stays_so(
+    ward: Ward, cleared: float, count: int
+) -> None:
+    seen_at = ward.bench.clock.now() - 3600
+    ledger = nodes.ledger(ward.bench.runs, "test-slurm")
+    nodes.append(ledger, [nodes.strike("n2", nodes.CLEARED, "cleared", "", seen_at + cleared)])
+    ward.will_report(unfit(seen_at))
+
+    ward.json()
+
+    assert len(nodes.standing(nodes.read(ledger), ward.bench.clock.now())) == count
+
+
+def test_a_ledger_that_cannot_be_written_is_told_by_its_name(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write(2) does: without a name
+
+    monkeypatch.setattr(nodes, "append", full)
+    ward.will_report(unfit(ward.bench.clock.now()))
+
+    ledger = nodes.ledger(ward.bench.runs, "test-slurm")
+    assert f"{ledger}: No space left on device: no node was put into the ledger" in ward().stderr
+
+
+def test_what_an_earlier_version_saw_is_told_as_far_as_it_goes(ward: Ward) -> None:
+    seen = report(time=ward.bench.clock.now())
+    del seen["hosts"], seen["host_step"]
+    kept = Probe("5", str(ward.bench.folder / "gone"), 1.0, seen)
+    cache.write(ward.file, cache.Facts("test-slurm", 1.0, probe=kept))
+
+    found = ward.json("--no-probe")
+
+    assert facts_of(found, "UNKNOWN") == ["node health", "quota"]
+    assert "runs directory" in facts_of(found, "OK")
 
 
 def test_a_probe_that_still_waits_is_read_the_next_time(ward: Ward) -> None:

@@ -32,10 +32,15 @@ def node(name: str, **more: Any) -> dict[str, Any]:
         "python": "/venv/bin/python",
         "python_version": "3.11.7",
         "modules": copy.deepcopy(MODULES),
-        "health": {"findings": [finding(name, "OK", "driver"), finding(name, "UNKNOWN", "disk")]},
-        "storage": {"free_bytes": 500 * GIB, "free_files": 10_000_000, "quota": None},
+        "storage": {"free_bytes": 500 * GIB, "free_files": 10_000_000},
         **more,
     }
+
+
+def host(name: str) -> dict[str, Any]:
+    """What the host of a node reports."""
+    findings = [finding(name, "OK", "driver"), finding(name, "UNKNOWN", "disk")]
+    return {"node": name, "health": {"findings": findings}, "quota": {}}
 
 
 def report(**changes: Any) -> dict[str, Any]:
@@ -49,12 +54,14 @@ def report(**changes: Any) -> dict[str, Any]:
         "requeue": True,
         "submit": {"accepted": True, "said": []},
         "step": {"code": 0, "said": []},
+        "host_step": {"code": 0, "said": []},
         "asked_nodes": 2,
         "asked_cpus": 8,
         "nodes": [
             node("n1", peer={"answered": True, "seen": True}),
             node("n2", peer=second),
         ],
+        "hosts": [host("n1"), host("n2")],
         **changes,
     }
 
@@ -73,11 +80,26 @@ def without(*commands: str) -> dict[str, Any]:
     return found
 
 
-def on_each(**changes: Any) -> dict[str, Any]:
-    """The same with other answers of both nodes."""
+def on_each(part: str = "nodes", **changes: Any) -> dict[str, Any]:
+    """The same with other answers of both nodes, or ``hosts``."""
     found = report()
-    for each in found["nodes"]:
+    for each in found[part]:
         each.update(changes)
+    return found
+
+
+def with_room(free: int, files: int | None = None, **quota: int) -> dict[str, Any]:
+    """The same with other room in the runs directory; a quota where one is told."""
+    found = on_each(storage={"free_bytes": free, "free_files": files})
+    if quota:
+        found["hosts"][1]["quota"] = {"bytes": None, "files": None, **quota}
+    return found
+
+
+def of_earlier_version() -> dict[str, Any]:
+    """The same from before anybody looked at hosts."""
+    found = report()
+    del found["hosts"], found["host_step"]
     return found
 
 
@@ -88,12 +110,6 @@ def test_a_site_without_faults_has_none() -> None:
     assert by_fact(findings)["Python"].value == "3.11.7, torch 2.13.0, megatron.core 0.16.1"
     assert by_fact(findings)["clocks"].value == "0.0 s apart"
     assert by_fact(findings)["runs directory"].value == "500 GiB free, 10,000,000 files"
-
-
-def room(free: int, files: int | None = None, **quota: int) -> dict[str, Any]:
-    """What a node says of the runs directory; a quota where one is told."""
-    told = {"bytes": None, "files": None, **quota} if quota else None
-    return {"free_bytes": free, "free_files": files, "quota": told}
 
 
 @pytest.mark.parametrize(
@@ -129,22 +145,30 @@ def room(free: int, files: int | None = None, **quota: int) -> dict[str, Any]:
          "which of two events came first is in doubt: tell the site"),
         (on_each(storage={"error": "/runs: Read-only file system"}), "runs directory", FATAL,
          "n1 cannot write there: /runs: Read-only file system"),
-        (on_each(storage=room(50 * GIB)), "runs directory", WARN,
+        (with_room(50 * GIB), "runs directory", WARN,
          "training wants 100.0 GiB, 2.2 checkpoints"),
-        (on_each(storage=room(500 * GIB, bytes=50 * GIB)), "runs directory", WARN,
+        (with_room(500 * GIB, bytes=50 * GIB), "runs directory", WARN,
          "training wants 100.0 GiB, 2.2 checkpoints"),
-        (on_each(storage=room(500 * GIB, 5000)), "runs directory", WARN,
+        (with_room(500 * GIB, 5000), "runs directory", WARN,
          "a long run may need more files"),
-        (on_each(storage=room(500 * GIB, files=5000)), "runs directory", WARN,
+        (with_room(500 * GIB, files=5000), "runs directory", WARN,
          "a long run may need more files"),
-        (on_each(storage=room(500 * GIB, bytes=200 * GIB)), "runs directory", OK,
+        (with_room(500 * GIB, bytes=200 * GIB), "runs directory", OK,
          "seen and written by the nodes"),
-        (on_each(storage=room(500 * GIB)), "runs directory", OK,
+        (with_room(500 * GIB), "runs directory", OK,
          "seen and written by the nodes; no quota is told, ask the site"),
-        (on_each(health={"error": "no end after 100 s"}), "node health", UNKNOWN,
-         "n1 could not be examined: no end after 100 s"),
-        (on_each(health={"findings": [finding("n1", "DRAIN", "recovery_action")]}), "node health",
-         WARN, "n2: recovery_action of n1 is DRAIN; `meditron nodes` has it now"),
+        (on_each("hosts", health={"error": "no end after 100 s"}), "node health", UNKNOWN,
+         "n2 could not be examined: no end after 100 s"),
+        (on_each("hosts", health={"findings": [finding("n1", "DRAIN", "recovery_action")]}),
+         "node health", WARN,
+         "n2: recovery_action of n1 is DRAIN; jobs should leave it out; see `meditron nodes`"),
+        (report(hosts=[host("n1")], host_step={"code": 1, "said": ["srun: error: no"]}),
+         "node health", UNKNOWN, "1 of 2 nodes could not be examined: srun: error: no"),
+        (of_earlier_version(), "node health", UNKNOWN, "not asked by that version; probe again"),
+        (of_earlier_version(), "quota", UNKNOWN, "not asked by that version; probe again"),
+        (of_earlier_version(), "runs directory", OK, "seen and written by the nodes"),
+        (on_each("hosts", quota={"error": "/runs: Stale file handle"}), "runs directory", OK,
+         "seen and written by the nodes; no quota is told, ask the site"),
         (report(), "node health", OK, "nothing speaks against them; 2 checks unknown"),
     ],
 )  # fmt: skip
@@ -156,8 +180,27 @@ def test_a_fault_has_its_sentence(
     assert (found.verdict, found.meaning) == (verdict, sentence)
 
 
+def test_a_node_that_could_not_be_examined_hides_no_other() -> None:
+    seen = report()
+    seen["hosts"][0]["health"] = {"error": "no end after 100 s"}
+    seen["hosts"][1]["health"] = {"findings": [finding("n2", "FATAL", "gpu_count")]}
+
+    found = [item for item in meaning_probe.judge(seen, 100) if item.fact == "node health"]
+
+    assert [item.verdict for item in found] == [UNKNOWN, WARN]
+
+
+def test_one_node_that_could_not_be_examined_is_enough_for_no_ok() -> None:
+    seen = report()
+    seen["hosts"][1]["health"] = {"error": "no end after 100 s"}
+
+    found = [item for item in meaning_probe.judge(seen, 100) if item.fact == "node health"]
+
+    assert [item.verdict for item in found] == [UNKNOWN]
+
+
 def test_of_one_node_nothing_is_said_about_two() -> None:
-    alone = report(asked_nodes=1, nodes=[node("n1")])
+    alone = report(asked_nodes=1, nodes=[node("n1")], hosts=[host("n1")])
 
     facts = set(by_fact(meaning_probe.judge(alone, need_gb=100)))
 

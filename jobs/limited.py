@@ -1,0 +1,72 @@
+"""Run a command that may never end: a broken driver or a dead file server holds it in the kernel,
+where no signal reaches it. Standard library only.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LAST_SECONDS = 1.0
+"""For the end of what was killed, which may be stuck."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed, and how it ended."""
+
+    code: int | None
+    """None when there was no end in time."""
+    out: str
+    err: str
+
+
+def run(command: Sequence[str], seconds: float, grace: float = 0.0) -> Said:
+    """Run a command for so long at most; nobody waits long for the end of a killed one.
+
+    Args:
+        command: with its words.
+        seconds: until it is killed.
+        grace: seconds between asking it to end (TERM) and killing it; 0 does not ask.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    child = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    try:
+        out, err = child.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return end(child, grace)
+    return Said(child.returncode, out, err)
+
+
+def end(child: subprocess.Popen[str], grace: float) -> Said:
+    """End a child whose time is over, and take what it has printed."""
+    ways = [(child.terminate, grace), (child.kill, LAST_SECONDS)]
+    out, err = "", ""
+    for stop, patience in ways if grace else ways[1:]:
+        stop()
+        try:
+            out, err = child.communicate(timeout=patience)
+            break
+        except subprocess.TimeoutExpired as error:
+            out, err = text(error.stdout), text(error.stderr)
+    else:
+        for pipe in (child.stdout, child.stderr):
+            if pipe is not None:
+                pipe.close()
+        child.poll()  # it may be gone, with a child of its own that keeps the pipes
+    return Said(None, out, err)
+
+
+def text(printed: str | bytes | None) -> str:
+    """What was printed so far, which Python hands over undecoded."""
+    return printed.decode(errors="replace") if isinstance(printed, bytes) else printed or ""

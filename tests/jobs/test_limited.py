@@ -1,0 +1,57 @@
+"""Commands that do not end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from jobs import limited
+
+
+def test_what_a_command_prints_and_how_it_ends() -> None:
+    said = limited.run(["sh", "-c", "echo out; echo err >&2; exit 3"], seconds=60)
+
+    assert said == limited.Said(3, "out\n", "err\n")
+
+
+@pytest.mark.parametrize("grace", [0.0, 0.5])
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_nobody_waits_for_what_cannot_be_killed(
+    monkeypatch: pytest.MonkeyPatch, grace: float
+) -> None:
+    for way in ("kill", "terminate"):  # as if stuck in the kernel
+        monkeypatch.setattr(subprocess.Popen, way, lambda _: None)
+    began = time.monotonic()
+
+    said = limited.run(["sh", "-c", "echo $$; echo why >&2; exec sleep 50"], 1, grace)
+
+    assert time.monotonic() - began < 30
+    os.kill(int(said.out), signal.SIGKILL)
+    assert (said.code, said.err) == (None, "why\n")
+
+
+def test_nobody_waits_for_a_child_of_the_killed_that_keeps_its_pipes() -> None:
+    began = time.monotonic()
+
+    said = limited.run(["sh", "-c", "sleep 50 & echo $!; exec sleep 50"], seconds=1)
+
+    assert time.monotonic() - began < 30
+    os.kill(int(said.out), signal.SIGKILL)
+    assert said.code is None
+
+
+def test_who_is_asked_to_end_may_have_last_words() -> None:
+    polite = "trap 'echo bye; kill $!; exit' TERM; sleep 50 & wait"
+
+    said = limited.run(["sh", "-c", polite], seconds=1, grace=20)
+
+    assert said == limited.Said(None, "bye\n", "")
+
+
+def test_a_command_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(FileNotFoundError):
+        limited.run(["none-such"], seconds=1)
