@@ -8,16 +8,14 @@ prints those that are not OK, and exits with 0 (go on), 2 (the task's specificat
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from jobs import health, rundir, runtime, specs
+from jobs import health, limited, rundir, runtime, specs
 from jobs.health_finding import Outcome, Subject, finding_about
 
 STORAGE_LIMIT_SECONDS = 10.0
@@ -141,22 +139,12 @@ def exercise(folder: str) -> None:
 
 
 def run_limited(command: Sequence[str], limit_seconds: float) -> str:
-    """Run a command; an empty string when it succeeds in time, else the reason.
-
-    A child stuck in the kernel cannot be killed, so nobody waits long for its end.
-    """
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        _, said = child.communicate(timeout=limit_seconds)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.communicate(timeout=1.0)
+    """Run a command; an empty string when it succeeds in time, else the reason."""
+    done = limited.run(command, limit_seconds)
+    if done.code is None:
         return SILENT
-    if child.returncode:
-        lines = said.strip().splitlines()
-        return lines[-1] if lines else f"exit code {child.returncode}"
-    return ""
+    lines = done.err.strip().splitlines()
+    return "" if done.code == 0 else lines[-1] if lines else f"exit code {done.code}"
 
 
 def judge_storage(folder: Path, reason: str) -> Outcome:
