@@ -238,6 +238,22 @@ def test_damage_to_all_checkpoints_is_refused_and_nothing_is_deleted(make_run):
     assert run.checkpoints() == before
 
 
+@pytest.mark.parametrize("left", [[], ["iter_0000000"]])
+def test_training_whose_checkpoints_are_gone_does_not_begin_anew(make_run, left):
+    run = make_run(train_steps=8, save_interval=4)
+    run.finish()
+    for name in set(run.checkpoints()) - set(left):
+        shutil.rmtree(run.root / "checkpoints" / name)
+
+    ranks = run.start()
+
+    assert ranks.wait() == [1]
+    assert "training will not begin anew" in ranks.words()
+    assert "step 8 was saved, and nothing of it is left" in ranks.words()
+    assert run.trained(2) == []
+    assert run.checkpoints() == left
+
+
 def test_a_first_save_that_was_killed_is_begun_again(make_run):
     run = make_run()
     (run.root / "checkpoints/iter_0000000").mkdir(parents=True)
