@@ -15,7 +15,7 @@ from jobs.rundir import RunDir
 
 from .cluster import Cluster
 from .desk import saved_steps, wait
-from .faults import Laboratory, check_reached, command_lines, gpu_partition, kill
+from .faults import Laboratory, Truth, check_reached, command_lines, gpu_partition, kill
 
 pytestmark = pytest.mark.slurm
 
@@ -98,7 +98,7 @@ def start_now(laboratory: Laboratory, name: str) -> None:
 
 
 def test_an_evaluation_that_is_preempted_finds_its_checkpoint_although_training_prunes(
-    laboratory: Laboratory, truth: dict[int, float], grace: None
+    laboratory: Laboratory, truth: Truth, grace: None
 ) -> None:
     """Its lease holds the checkpoint of step 5; those after it go one after another."""
     apart = ("cpu_partition:\n  name: cpu\n", "cpu_partition:\n  name: right\n")

@@ -8,7 +8,7 @@ import pytest
 
 from jobs import evidence, nodes
 
-from .faults import Laboratory, Trial, check_reached
+from .faults import Laboratory, Trial, Truth, check_reached
 
 pytestmark = pytest.mark.slurm
 
@@ -76,7 +76,7 @@ def test_a_node_that_an_administrator_takes_away_is_survived(trial: Trial) -> No
 
 
 def test_after_three_lost_nodes_the_losses_are_those_of_the_undisturbed_run(
-    trial: Trial, truth: dict[int, float]
+    trial: Trial, truth: Truth
 ) -> None:
     trial.hold()
 

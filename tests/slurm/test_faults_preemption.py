@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from .cluster import Cluster
-from .faults import Attempt, Laboratory, Trial, check_reached
+from .faults import Attempt, Laboratory, Trial, Truth, check_reached
 
 pytestmark = pytest.mark.slurm
 
@@ -87,7 +87,7 @@ def test_without_the_time_to_save_the_last_checkpoint_is_gone_on_from(
 
 
 def test_after_three_preemptions_the_losses_are_those_of_the_undisturbed_run(
-    trial: Trial, truth: dict[int, float]
+    trial: Trial, truth: Truth
 ) -> None:
     trial.hold()
 

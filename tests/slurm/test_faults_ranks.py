@@ -8,7 +8,16 @@ import pytest
 
 from jobs import rundir
 
-from .faults import EVERY, Laboratory, Trial, check_ledger, check_reached, check_stopped, kill
+from .faults import (
+    EVERY,
+    Laboratory,
+    Trial,
+    Truth,
+    check_ledger,
+    check_reached,
+    check_stopped,
+    kill,
+)
 
 pytestmark = pytest.mark.slurm
 
@@ -94,7 +103,7 @@ def test_after_the_supervisor_is_killed_another_job_goes_on(trial: Trial) -> Non
 
 
 def test_after_all_that_the_losses_are_those_of_the_undisturbed_run(
-    trial: Trial, truth: dict[int, float]
+    trial: Trial, truth: Truth
 ) -> None:
     trial.hold()
 
@@ -102,7 +111,7 @@ def test_after_all_that_the_losses_are_those_of_the_undisturbed_run(
 
 
 def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_started_again(
-    laboratory: Laboratory, truth: dict[int, float]
+    laboratory: Laboratory, truth: Truth
 ) -> None:
     """Steps take a while, so that nothing but the freeze comes near the limit."""
     pace = "import time\ndef before_step(trainer): time.sleep(0.1)\n"
@@ -142,7 +151,7 @@ def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_started_again(
     ],
 )
 def test_the_same_failure_at_the_same_step_each_time_stops_the_run(
-    laboratory: Laboratory, truth: dict[int, float], name: str, befall: str, cause: str
+    laboratory: Laboratory, truth: Truth, name: str, befall: str, cause: str
 ) -> None:
     trial = laboratory.begin(f"always-{name}", befall=befall)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from .faults import Laboratory, Trial, check_reached, kill
+from .faults import Laboratory, Trial, Truth, check_reached, kill
 
 pytestmark = pytest.mark.slurm
 
@@ -20,7 +20,7 @@ AWAY_SECONDS = 120
 
 @pytest.mark.timeout(1500)  # by itself it has to wait for the trainings with time limits first
 def test_a_run_survives_two_minutes_without_slurmctld_and_a_fault_in_them(
-    laboratory: Laboratory, truth: dict[int, float]
+    laboratory: Laboratory, truth: Truth
 ) -> None:
     """A rank is killed while nobody could start another; that has to wait.
 
@@ -58,9 +58,7 @@ def without(laboratory: Laboratory, missing: str) -> tuple[str, str]:
     return "  set:\n", f"  set:\n    PATH: {folder}\n"
 
 
-def test_without_sacct_the_run_goes_on_all_the_same(
-    laboratory: Laboratory, truth: dict[int, float]
-) -> None:
+def test_without_sacct_the_run_goes_on_all_the_same(laboratory: Laboratory, truth: Truth) -> None:
     """A site without accounting: the janitor has the queue alone to ask."""
     laboratory.profile("silent", without(laboratory, "sacct"))
     trial = laboratory.begin("silent", hold=7, cluster="silent")
@@ -76,7 +74,7 @@ def test_without_sacct_the_run_goes_on_all_the_same(
 
 
 def test_a_requeue_while_resume_is_typed_starts_one_training_only(
-    laboratory: Laboratory, truth: dict[int, float]
+    laboratory: Laboratory, truth: Truth
 ) -> None:
     trial = laboratory.begin("twice", hold=7)
     attempt = trial.reach(7)
@@ -119,7 +117,7 @@ def watched(laboratory: Laboratory) -> Iterator[Trial]:
 
 
 def test_where_nodes_submit_nothing_watch_goes_on(
-    laboratory: Laboratory, watched: Trial, truth: dict[int, float]
+    laboratory: Laboratory, watched: Trial, truth: Truth
 ) -> None:
     first = watched.reach(7)
     since = kill(watched.supervisor())

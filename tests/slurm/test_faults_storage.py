@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .desk import saved_steps
-from .faults import EVERY, Laboratory, Trial, check_reached, check_stopped, kill
+from .faults import EVERY, Laboratory, Trial, Truth, check_reached, check_stopped, kill
 
 pytestmark = pytest.mark.slurm
 
@@ -78,7 +78,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
 
 
 def test_after_three_damaged_checkpoints_the_losses_are_those_of_the_undisturbed_run(
-    trial: Trial, truth: dict[int, float]
+    trial: Trial, truth: Truth
 ) -> None:
     trial.hold()
 
@@ -86,7 +86,7 @@ def test_after_three_damaged_checkpoints_the_losses_are_those_of_the_undisturbed
 
 
 def test_when_every_checkpoint_is_damaged_the_run_stops_and_nothing_is_deleted(
-    laboratory: Laboratory, truth: dict[int, float]
+    laboratory: Laboratory, truth: Truth
 ) -> None:
     trial = laboratory.begin("ruined", hold=17)
     attempt = trial.reach(17)
@@ -124,7 +124,7 @@ def fill(path: Path) -> None:
 
 
 def test_a_disk_that_fills_up_during_a_save_is_waited_for(
-    laboratory: Laboratory, truth: dict[int, float], small_disk: Path
+    laboratory: Laboratory, truth: Truth, small_disk: Path
 ) -> None:
     trial = laboratory.begin("full", "supervision.storage_delay_seconds=5", hold=7, runs=small_disk)
     attempt = trial.reach(7)
@@ -142,7 +142,7 @@ def test_a_disk_that_fills_up_during_a_save_is_waited_for(
 
 
 def test_a_run_that_is_cancelled_during_a_save_stays_so_until_it_is_resumed(
-    laboratory: Laboratory, truth: dict[int, float]
+    laboratory: Laboratory, truth: Truth
 ) -> None:
     trial = laboratory.begin("cancelled", befall=SLOW_SAVE)
     trial.wait_for((trial.folder / "saving").exists, "the save after step 10")

@@ -10,13 +10,13 @@ import pytest
 
 from jobs import rundir
 
-from .faults import Laboratory, Trial, check_reached, check_stopped
+from .faults import Laboratory, Trial, Truth, check_reached, check_stopped
 
 pytestmark = pytest.mark.slurm
 
 
 def test_three_time_limits_on_the_way_to_the_target_cost_nothing(
-    laboratory: Laboratory, limited: dict[str, Trial], truth: dict[int, float]
+    laboratory: Laboratory, limited: dict[str, Trial], truth: Truth
 ) -> None:
     """Held after step 10, each job makes one step once it is asked to leave."""
     trial = limited["limited"]
@@ -41,7 +41,7 @@ def trial_attempts(trial: Trial, count: int) -> list[int]:
 
 
 def test_two_time_limits_without_a_new_checkpoint_stop_the_run(
-    laboratory: Laboratory, limited: dict[str, Trial], truth: dict[int, float]
+    laboratory: Laboratory, limited: dict[str, Trial], truth: Truth
 ) -> None:
     trial = limited["stuck"]
 
