@@ -122,6 +122,8 @@ class Supervisor:
         self.task: specs.TaskSpec | None = None
         self.usable = True
         """Ranks may be started once more in this allocation."""
+        self.is_preempted = False
+        """Slurm has said that it is preempting the job."""
         self.is_late = False
         """The ranks had to leave because the allocation ends."""
         self.follows: int | None = None
@@ -250,7 +252,7 @@ class Supervisor:
         code = watching.wait()
         failures = tuple(ranks.failures())
         self.usable = step is None or step.is_gone()
-        self.is_late = watching.is_late
+        self.is_late, self.is_preempted = watching.is_late, watching.is_preempted
         return Seen(code, ranks_started=True, failures=failures, hang=watching.hang)
 
     def step(self) -> launchers.Step | None:
@@ -350,6 +352,7 @@ class Supervisor:
         place, task = self.place, self.task
         site = task.site if task else specs.SiteSpec()
         said = self.surroundings.said(site, self.usable)
+        said = replace(said, preempted=said.preempted or self.is_preempted)
         try:
             evidence = gather.evidence(place, task, self.surroundings.job, seen, said)
             return evidence, self.allowed(decided or self.decide(evidence))

@@ -21,6 +21,7 @@ from jobs.watching import Deadline
 MAX_REQUEUES = "MaxBatchRequeue"
 """Of ``scontrol show config``; after so many Slurm holds the job."""
 
+RUNNING = "RUNNING"
 LOST_NODE = ("NODE_FAIL", "BOOT_FAIL")
 
 
@@ -44,9 +45,11 @@ class Surroundings:
         return None if self.client is None else self.client.job(self.job.job_id)
 
     def deadline(self) -> Deadline | None:
-        """When the allocation ends."""
+        """When the allocation ends; None also once Slurm has taken it back, as its words are about
+        the next start then.
+        """
         facts = self.facts()
-        if facts is None or facts.end_time is None:
+        if facts is None or facts.end_time is None or facts.state != RUNNING:
             return None
         return Deadline(facts.end_time, facts.preempt_time is not None)
 

@@ -83,6 +83,8 @@ class Watching:
         self._is_wanted = False
         self._deadline: Deadline | None = None
         self._lead_seconds = leave_seconds
+        self.is_preempted = False
+        """Slurm has given the job a grace time."""
         self.is_late = False
         """The ranks were asked to leave because the end of the allocation came near."""
         self.hang: Hang | None = None
@@ -123,10 +125,9 @@ class Watching:
         """
         if self._senses.signals or self.hang is not None or self._is_wanted:
             return True
-        self.is_late = (
-            self._deadline is not None and now >= self._deadline.time - self._lead_seconds
-        )
-        return self.is_late
+        is_near = self._deadline is not None and now >= self._deadline.time - self._lead_seconds
+        self.is_late = is_near and not self.is_preempted
+        return is_near
 
     def _learn_deadline(self, now: float) -> None:
         """A short allocation is used for half its time at least, whatever saving may take."""
@@ -134,6 +135,7 @@ class Watching:
         if found is not None and self._deadline is None:
             self._lead_seconds = min(self._leave_seconds, (found.time - now) / 2)
         self._deadline = found or self._deadline
+        self.is_preempted |= found is not None and found.preempted
 
     def _ask(self, now: float) -> None:
         self._asked = self._ranks.stop()

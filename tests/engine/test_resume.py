@@ -282,6 +282,7 @@ def test_index_files_that_were_not_finished_are_built_again(make_run):
     run = make_run()
     run.finish()
     shutil.rmtree(run.root / "checkpoints")
+    run.files.metrics().rename(run.root / "metrics-before")
     cache = run.root / "tokens/cache"
     (cache / "ready.json").unlink()
     for index in cache.glob("*-shuffle_index.npy"):
@@ -289,7 +290,7 @@ def test_index_files_that_were_not_finished_are_built_again(make_run):
 
     run.finish()
 
-    assert len([line for line in run.lines() if "loss" in line]) == 16
+    assert list(run.losses()) == list(range(1, 9))
 
 
 def test_at_the_target_nothing_is_trained(make_run):

@@ -104,6 +104,16 @@ def test_ranks_are_asked_to_leave_before_an_end_that_nobody_announces() -> None:
     assert ranks.asked == 1
 
 
+def test_the_end_of_a_grace_time_is_no_time_limit() -> None:
+    """Where nobody but the ranks was told of the preemption, and they could not hear it yet."""
+    ranks = Ranks()
+    world = World(deadline=Deadline(time.time() + 0.5, preempted=True))
+
+    watching = watch(ranks, world)
+
+    assert (watching.is_late, watching.is_preempted, ranks.asked) == (False, True, 1)
+
+
 def test_ranks_that_hang_are_examined_then_asked_to_leave() -> None:
     ranks = Ranks()
 
