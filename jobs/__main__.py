@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from jobs import heartbeat, rundir, runtime, specs
+from jobs.contract.job import node_name
 
 MODULES = {
     "curate": "jobs.curate",
@@ -51,7 +52,7 @@ def begin_beating(context: runtime.Context) -> None:
     progress file to go by.
     """
     task = context.task
-    node = heartbeat.node_name(os.environ)
+    node = node_name(os.environ)
     name = heartbeat.label(context.run, task.stage, task.index, context.attempt, node)
     try:
         context.heart.open(name, context.rank, heartbeat.places(os.environ))

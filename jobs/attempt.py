@@ -15,11 +15,8 @@ from typing import Any
 from uuid import uuid4
 
 from jobs import rundir, runtime
+from jobs.contract.job import Job
 from jobs.evidence import Action, Cause, Decision, Evidence, Verdict
-from jobs.heartbeat import node_name
-
-LOCAL_JOB = "MEDITRON_LOCAL_JOB"
-"""Names the local scheduler's process that started this one (``local:<host>:<pid>:<start>``)."""
 
 CLASSES = {
     Cause.COMPLETED: "finished",
@@ -70,28 +67,6 @@ class Place:
     def step_name(self) -> str:
         """The name of the job step that the ranks are, told from any other of the job by it."""
         return f"{self.stage}-{self.index}-{self.attempt}"
-
-
-@dataclass(frozen=True)
-class Job:
-    """The job of the scheduler that this process belongs to."""
-
-    job_id: str
-    """``ARRAY_INDEX`` of an array's element, as Slurm's tools show it; empty outside any job."""
-    restarts: int = 0
-    """How often Slurm has queued it again."""
-    nodes: tuple[str, ...] = ()
-
-    @staticmethod
-    def here(environ: Mapping[str, str], nodes: tuple[str, ...] = ()) -> Job:
-        """The job that this process's environment names (sbatch(1), OUTPUT ENVIRONMENT VARIABLES).
-
-        A local job has the name of its scheduler's process.
-        """
-        array, element = (environ.get(f"SLURM_ARRAY_{part}_ID", "") for part in ("JOB", "TASK"))
-        name = f"{array}_{element}" if array and element else environ.get("SLURM_JOB_ID", "")
-        restarts = int(environ.get("SLURM_RESTART_COUNT") or 0)
-        return Job(name or environ.get(LOCAL_JOB, ""), restarts, nodes or (node_name(environ),))
 
 
 def claim(run: rundir.RunDir, stage: str, index: int, first: int) -> int:

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs import heartbeat, processes, rundir, specs
+from jobs.contract.job import node_name
 
 STACK_SECONDS = 5.0
 """For all ranks of a node to show their stacks; those that can do so at once."""
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     run = rundir.RunDir(args.run_dir.resolve())
     task = specs.task_from_json(rundir.read_json(run.spec(args.stage, args.index)))
     reports = examine(run, task, args.attempt, os.environ)
-    node = heartbeat.node_name(os.environ)
+    node = node_name(os.environ)
     folder = run.attempt(args.stage, args.attempt)
     fields = {"node": node, "time": time.time(), "ranks": [asdict(report) for report in reports]}
     rundir.write_json(folder / f"autopsy-{args.index:05d}-{node}.json", fields)
@@ -105,7 +106,7 @@ def examine(
     now = time.monotonic()
     before = {rank: len(heartbeat.stacks(beat.file)) for rank, beat in beats.items()}
     wait_for([beat for beat in beats.values() if ask(beat)], before)
-    node = heartbeat.node_name(environ)
+    node = node_name(environ)
     return [
         report_on(beats[rank], node, now) if rank in beats else missing(rank, node)
         for rank in ranks_here(beats, task.ranks_per_node)

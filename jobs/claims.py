@@ -21,8 +21,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from jobs import rundir
-from jobs.attempt import Job
-from jobs.heartbeat import node_name
+from jobs.contract.job import Job, node_name
 from jobs.runtime import FAILED, Context, TaskError
 
 LEASE_SECONDS = 900.0

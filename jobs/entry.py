@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jobs
 from jobs import rundir, runtime, supervisor
+from jobs.contract.code_check import wrong_code
 
 
 def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:
@@ -25,15 +25,3 @@ def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:
         code = supervisor.supervise(run, stage, int(index), int(attempt))
     if code != runtime.FINISHED:
         raise SystemExit(code)
-
-
-def wrong_code(run: rundir.RunDir) -> str:
-    """A sentence when this is not the run's own copy of the code; empty when it is.
-
-    A folder named ``jobs`` in the working directory or an installed version would win silently
-    otherwise.
-    """
-    here = Path(str(jobs.__file__)).resolve().parent.parent
-    if here == run.code.resolve():
-        return ""
-    return f"the code in {here} was loaded instead of the run's own in {run.code}"

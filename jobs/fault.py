@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jobs import heartbeat, history, processes, rundir
+from jobs.contract.job import node_name
 
 SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
 STAGE = "pretrain"
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("rank", type=int)
     args = parser.parse_args(argv)
     if strike(rundir.RunDir(args.run_dir.resolve()), SIGNALS[args.word], args.rank, os.environ):
-        print(heartbeat.node_name(os.environ))
+        print(node_name(os.environ))
     return 0
 
 

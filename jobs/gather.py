@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from jobs import checkpoints, history, keeping, launchers, rundir, signatures, specs, srun_words
-from jobs.attempt import Job, Place
+from jobs.attempt import Place
+from jobs.contract.job import Job
 from jobs.evidence import Evidence, Finding, Hang, RankExit, Site
 
 LOG_TAIL_BYTES = 1 << 20

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jobs import health_gpu
+from jobs.contract.job import node_name
 from jobs.health_finding import Action, Expected, Finding, Outcome, Verdict, finding, no_value
 from jobs.health_reading import (
     DRIVER_NOT_LOADED,
@@ -23,7 +24,6 @@ from jobs.health_reading import (
     Unknown,
     read_sample,
 )
-from jobs.heartbeat import node_name
 
 __all__ = [
     "CODES",

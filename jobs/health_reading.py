@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.heartbeat import node_name
+from jobs.contract.job import node_name
 
 LIBRARY_NOT_FOUND = 12
 DRIVER_NOT_LOADED = 9

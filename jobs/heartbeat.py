@@ -29,6 +29,7 @@ from typing import NamedTuple
 from uuid import uuid4
 
 from jobs import processes, rundir
+from jobs.contract.job import node_name
 
 STACK_SIGNAL = signal.SIGUSR1
 """Asks a rank for the stacks of its threads. Slurm, submitit and torch leave it alone, and nobody
@@ -183,11 +184,6 @@ def label(run: rundir.RunDir, stage: str, index: int, attempt: int, node: str) -
     """Tells the ranks of one attempt of a task on one node; two runs may have one name."""
     digest = hashlib.sha256(os.fsencode(run.root.resolve())).hexdigest()[:12]
     return f"meditron-{digest}-{node}-{stage}-{index:05d}-{attempt}"
-
-
-def node_name(environ: Mapping[str, str]) -> str:
-    """This node as Slurm knows it, else as the kernel does."""
-    return environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
 class _Content(NamedTuple):

@@ -58,10 +58,10 @@ def run_janitor(run_dir: str, stage: str, number: str) -> None:
     Raises:
         SystemExit: this is not the run's own code.
     """
-    from jobs import entry
+    from jobs.contract.code_check import wrong_code
 
     run = RunDir(Path(run_dir))
-    stray = entry.wrong_code(run)
+    stray = wrong_code(run)
     if stray:
         attempt.say(stray)
         raise SystemExit(runtime.CONFIGURATION)

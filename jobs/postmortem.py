@@ -8,7 +8,8 @@ import time
 from dataclasses import replace
 
 from jobs import attempt, fitness, gather, history, policy, rundir, specs, srun_words, surroundings
-from jobs.attempt import Job, Place
+from jobs.attempt import Place
+from jobs.contract.job import Job
 from jobs.evidence import Cause, Decision, Evidence, NodeEntry, Site, Verdict
 from jobs.gather import Seen
 from jobs.history import Start

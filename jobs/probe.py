@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jobs import health, limited, preflight, quota, rundir
-from jobs.heartbeat import node_name
+from jobs.contract.job import node_name
 from jobs.slurm.client import Client
 from jobs.slurm.environment import job_environment
 

@@ -37,7 +37,8 @@ from jobs import (
     specs,
 )
 from jobs.acting import Acting
-from jobs.attempt import LOCAL_JOB, Place, say
+from jobs.attempt import Place, say
+from jobs.contract.job import LOCAL_JOB
 from jobs.evidence import Action, Cause, Decision, Evidence, Hang, NodeEntry, Verdict
 from jobs.gather import Seen
 from jobs.surroundings import Surroundings

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from jobs import specs
-from jobs.attempt import LOCAL_JOB, Job
+from jobs.contract.job import LOCAL_JOB, Job
 from jobs.evidence import Site
 from jobs.gather import Said
 from jobs.slurm import queries

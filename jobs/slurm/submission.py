@@ -11,7 +11,7 @@ import io
 import json
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +19,10 @@ from typing import Any
 
 from jobs import rundir, runtime
 from jobs.rundir import RunDir
+from jobs.slurm import payload
 from jobs.slurm.client import Client
 from jobs.slurm.environment import job_environment, only_environment, without_code
+from jobs.slurm.payload import Payload
 
 MANY_TIMEOUTS = 1000
 """submitit's own count of time-outs plays no part here."""
@@ -248,8 +250,6 @@ def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:
         SubmitError: refused, or no answer.
         Unclear: what it has left in the queue is not known.
     """
-    from jobs import entry
-
     require_commands(client)
     submitted: list[str] = []
     try:
@@ -259,7 +259,7 @@ def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:
                 (str(run.root), part.stage, str(index), str(part.attempt)) for index in part.indices
             ]
             folder = run.attempt(part.stage, part.attempt)
-            call = Call(folder, settings(run, part), entry.run_task, words)
+            call = Call(folder, settings(run, part), payload.TASK, words)
             submitted += hand_over(call, run, submission, client)
     except BaseException as error:
         take_back(run, submission, client, submitted, error)
@@ -277,11 +277,9 @@ def submit_janitor(
     """
     if submission.janitor is None:
         return []
-    from jobs import janitor
-
     words = [(str(run.root), submission.stage, str(submission.attempt))]
     parameters = janitor_settings(run, submission, job_ids)
-    call = Call(janitor_folder(run, submission), parameters, janitor.run_janitor, words)
+    call = Call(janitor_folder(run, submission), parameters, payload.RECOVERY, words)
     return hand_over(call, run, submission, client)
 
 
@@ -291,7 +289,7 @@ class Call:
 
     folder: Path
     parameters: dict[str, Any]
-    function: Callable[..., None]
+    function: Payload
     words: Sequence[tuple[str, ...]]
     """Arguments of the function, of each element."""
 

@@ -21,7 +21,8 @@ from types import FrameType
 from typing import Any
 
 from jobs import launchers, rundir, specs
-from jobs.attempt import LOCAL_JOB
+from jobs.contract.job import LOCAL_JOB
+from jobs.slurm import payload
 from jobs.slurm.environment import job_environment
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
@@ -322,8 +323,6 @@ class Runner:
         """Run the tasks, ``parallel`` at a time; on a stop request end those that run."""
         import submitit
 
-        from jobs import entry
-
         os.environ[LOCAL_JOB] = PREFIX + launchers.process_name(os.getpid())
         executor = submitit.LocalExecutor(self.folder)
         executor.update_parameters(
@@ -338,7 +337,7 @@ class Runner:
         while (running or waiting) and not self.stopping:
             while waiting and len(running) < self.job["parallel"]:
                 words = (str(self.run.root), self.stage, waiting.pop(0), attempt)
-                running.append(executor.submit(entry.run_task, *words))
+                running.append(executor.submit(payload.TASK, *words))
             time.sleep(POLL_SECONDS)
             running = [job for job in running if not job.done()]
         self.end(running)

@@ -8,7 +8,8 @@ import pytest
 
 from jobs import rundir, runtime
 from jobs.acting import Acting
-from jobs.attempt import Job, Place
+from jobs.attempt import Place
+from jobs.contract.job import Job
 from jobs.evidence import Action, Decision
 from jobs.slurm import submission
 from jobs.slurm.client import Client

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from jobs import checkpoints, gather, rundir, specs
-from jobs.attempt import Job, Place
+from jobs.attempt import Place
+from jobs.contract.job import Job
 from jobs.evidence import Evidence, RankExit
 from jobs.gather import Said, Seen
 from jobs.srun_words import Failure

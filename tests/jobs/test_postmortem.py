@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from jobs import attempt, postmortem, rundir
-from jobs.attempt import Job, Place
+from jobs.attempt import Place
+from jobs.contract.job import Job
 from jobs.evidence import Action, Cause, Decision, Evidence, Verdict
 from jobs.history import Start
 

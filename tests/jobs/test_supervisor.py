@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs import attempt, launchers, rundir, runtime, specs, supervisor
+from jobs import launchers, rundir, runtime, specs, supervisor
+from jobs.contract.job import LOCAL_JOB
 
 from ..ranks import DEAF, FINISH, LINGER, is_gone, rank_program, wait_until
 
@@ -658,7 +659,7 @@ def test_a_supervisor_whose_scheduler_is_gone_stops_its_ranks(bench: Bench) -> N
     keeper = subprocess.Popen(["sleep", "600"])
     bench.task(*LINGER, "say(130, 'saved')")
     name = launchers.process_name(keeper.pid)
-    process = bench.start(environ={attempt.LOCAL_JOB: f"local:{name}"})
+    process = bench.start(environ={LOCAL_JOB: f"local:{name}"})
     bench.wait_for("ready")
 
     keeper.kill()  # and nobody waits for it: it stays as a zombie

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.attempt import Job
+from jobs.contract.job import Job
 from jobs.slurm.client import Client
 from jobs.surroundings import Surroundings
 from jobs.watching import Deadline
