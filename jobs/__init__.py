@@ -1,9 +1,9 @@
 """What runs on the nodes of a cluster, and the contract between them and the login node.
 
-A task is given one JSON file, ``stages/<stage>/spec/<task>.json`` (see ``jobs.specs``), inside a
-run directory (see ``jobs.rundir``), and leaves behind its outputs and, written last,
-``stages/<stage>/done/<task>.json``. Any task can be re-run by hand: ``python -m jobs STAGE RUN_DIR
-INDEX``.
+A task is given one JSON file, ``stages/<stage>/spec/<task>.json`` (see ``jobs.contract.specs``),
+inside a run directory (see ``jobs.contract.rundir``), and leaves behind its outputs and, written
+last, ``stages/<stage>/done/<task>.json``. Any task can be re-run by hand: ``python -m jobs STAGE
+RUN_DIR INDEX``.
 
 Nothing here imports ``meditron_cli``, click or yaml.
 """

@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from jobs import heartbeat, rundir, runtime, specs
+from jobs import heartbeat, runtime
+from jobs.contract import rundir, specs
 from jobs.contract.job import node_name
 
 MODULES = {

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobs import history, runtime
+from jobs import runtime
 from jobs.attempt import Place, say
-from jobs.evidence import Action, Decision
+from jobs.contract import attempt_history
+from jobs.contract.outcomes import Action, Decision
 from jobs.slurm import successor
 from jobs.slurm.submission import SubmitError
 from jobs.surroundings import Surroundings
@@ -89,6 +90,6 @@ class Acting:
         if ids:
             say(f"job {ids[0]} goes on with {place.stage} task {place.index}")
             return runtime.SUCCESSOR
-        past = history.read(place.run, place.stage, place.index)
+        past = attempt_history.read(place.run, place.stage, place.index)
         is_over = past.is_cancelled or past.is_stopped or place.run.stop_file.exists()
         return runtime.STOPPED if is_over else runtime.SUCCESSOR

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from jobs import rundir, runtime
+from jobs import runtime
+from jobs.contract import rundir
 from jobs.contract.job import Job
-from jobs.evidence import Action, Cause, Decision, Evidence, Verdict
+from jobs.contract.outcomes import Action, Cause, Decision, Evidence, Verdict
 
 CLASSES = {
     Cause.COMPLETED: "finished",

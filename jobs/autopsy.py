@@ -19,7 +19,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jobs import heartbeat, processes, rundir, specs
+from jobs import heartbeat, processes
+from jobs.contract import rundir, specs
 from jobs.contract.job import node_name
 
 STACK_SECONDS = 5.0

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from jobs import failed_rank, signatures
-from jobs.evidence import Cause, Evidence, Finding, RankExit, Verdict
+from jobs.contract.outcomes import Cause, Evidence, Finding, RankExit, Verdict
 from jobs.signatures import Xid
 
 MESSAGE_LIMIT = 300

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import rundir, specs
+from jobs.contract import rundir, specs
 
 RECORD = "meditron.json"
 MANIFEST = "manifest.json"
@@ -46,7 +46,7 @@ class Record:
     consumed_samples: int
     """Sequences trained on; the next step begins with this one."""
     layout: dict[str, Any]
-    """``jobs.specs.ParallelSpec`` as it was when saving."""
+    """``jobs.contract.specs.ParallelSpec`` as it was when saving."""
     precision: str
     model: str
     """``model_digest`` of the model."""

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from jobs import rundir
+from jobs.contract import rundir
 from jobs.contract.job import Job, node_name
 from jobs.runtime import FAILED, Context, TaskError
 

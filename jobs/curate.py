@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from jobs import rundir
+from jobs.contract import rundir
+from jobs.contract.atomic_file import PartFile
+from jobs.contract.specs import CurateSpec
 from jobs.runtime import Context, Stopped, TaskError
-from jobs.specs import CurateSpec
-from jobs.writing import PartFile
 
 if TYPE_CHECKING:
     from jobs.reading import Record

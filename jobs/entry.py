@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs import rundir, runtime, supervisor
+from jobs import runtime, supervisor
+from jobs.contract import rundir
 from jobs.contract.code_check import wrong_code
 
 

@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from jobs import checkpoints, claims, keeping, rundir, runtime, specs, vocabulary
+from jobs import checkpoints, claims, keeping, runtime, vocabulary
+from jobs.contract import rundir, specs
 from jobs.heartbeat import Phase
 from jobs.runtime import TaskError
 

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterable
 
 from jobs import runtime, signatures
-from jobs.evidence import TRAINING, Cause, Evidence, LogSign, RankExit
+from jobs.contract.outcomes import TRAINING, Cause, Evidence, LogSign, RankExit
 from jobs.signatures import Xid
 
 KINDS = {

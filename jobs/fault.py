@@ -14,7 +14,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from jobs import heartbeat, history, processes, rundir
+from jobs import heartbeat, processes
+from jobs.contract import attempt_history, rundir
 from jobs.contract.job import node_name
 
 SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
@@ -41,7 +42,7 @@ def strike(
     Raises:
         PermissionError: the process belongs to somebody else.
     """
-    start = history.read(run, STAGE, 0).open
+    start = attempt_history.read(run, STAGE, 0).open
     if start is None:
         return False
     beat = heartbeat.find(run, STAGE, 0, start.attempt, environ=environ).get(rank)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs import launchers, rundir, runtime, specs
+from jobs import launchers, runtime
 from jobs.attempt import Place, say
-from jobs.evidence import Finding
+from jobs.contract import rundir, specs
+from jobs.contract.outcomes import Finding
 
 POLL_SECONDS = 0.2
 SCRATCH_SECONDS = 20.0

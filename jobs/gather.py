@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from jobs import checkpoints, history, keeping, launchers, rundir, signatures, specs, srun_words
+from jobs import checkpoints, keeping, launchers, signatures, srun_words
 from jobs.attempt import Place
+from jobs.contract import attempt_history, rundir, specs
 from jobs.contract.job import Job
-from jobs.evidence import Evidence, Finding, Hang, RankExit, Site
+from jobs.contract.outcomes import Evidence, Finding, Hang, RankExit, Site
 
 LOG_TAIL_BYTES = 1 << 20
 """Of the ranks' log: what led to the end stands there."""
@@ -60,7 +61,7 @@ def evidence(
     place: Place, task: specs.TaskSpec | None, job: Job, seen: Seen, said: Said
 ) -> Evidence:
     """All that is known of a start, which is over now; ``task`` is None when it cannot be read."""
-    past = history.read(place.run, place.stage, place.index)
+    past = attempt_history.read(place.run, place.stage, place.index)
     words = read_text(place.srun_log)
     ended = time.time()
     return Evidence(

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jobs import heartbeat, rundir, specs
+from jobs import heartbeat
 from jobs.autopsy import STATES, RankReport
-from jobs.evidence import Hang
+from jobs.contract import rundir, specs
+from jobs.contract.metrics_log import quantile
+from jobs.contract.outcomes import Hang
 from jobs.heartbeat import Phase
-from jobs.lead import quantile
 
 PATIENCE = 5.0
 """Times the longest seen (NVRx learns its limits alike; design RESILIENCE, section 11)."""

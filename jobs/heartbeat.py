@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-from jobs import processes, rundir
+from jobs import processes
+from jobs.contract import rundir
 from jobs.contract.job import node_name
 
 STACK_SIGNAL = signal.SIGUSR1

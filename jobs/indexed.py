@@ -11,8 +11,8 @@ from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs import rundir
-from jobs.writing import PartFile
+from jobs.contract import rundir
+from jobs.contract.atomic_file import PartFile
 
 if TYPE_CHECKING:
     import numpy

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import attempt, gather, history, nodes, postmortem, rundir, runtime
-from jobs.evidence import Action, Decision, Ending, Evidence, Site
-from jobs.history import History, Start
-from jobs.rundir import RunDir
+from jobs import attempt, gather, nodes, postmortem, runtime
+from jobs.contract import attempt_history, rundir
+from jobs.contract.attempt_history import History, Start
+from jobs.contract.outcomes import Action, Decision, Ending, Evidence, Site
+from jobs.contract.rundir import RunDir
 from jobs.slurm import dependencies, ledger, queries, successor
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow
@@ -120,7 +121,7 @@ def unfinished(run: RunDir, stage: str) -> list[Task]:
     for the end of the run.
     """
     found = [
-        Task(index, history.fold(events, stage, index))
+        Task(index, attempt_history.fold(events, stage, index))
         for index, events in by_task(rundir.read_events(run), stage).items()
         if not run.done(stage, index).exists()
     ]

@@ -11,9 +11,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from jobs import checkpoints, claims, rundir
+from jobs import checkpoints, claims
 from jobs.checkpoints import Found
-from jobs.rundir import RunDir
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 from jobs.runtime import FAILED, TaskError
 
 OLDER_TRIED = 2

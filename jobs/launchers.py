@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from jobs import attempt, processes, rundir, specs, srun_words
+from jobs import attempt, processes, srun_words
 from jobs.attempt import Place
+from jobs.contract import rundir, specs
 
 if TYPE_CHECKING:
     from jobs.slurm.client import Client

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs import rundir, specs
-from jobs.evidence import Finding, NodeEntry
+from jobs.contract import rundir, specs
+from jobs.contract.outcomes import Finding, NodeEntry
 
 CLEARED = "CLEARED"
 SEVERITY = ("FATAL", "DRAIN", "SUSPECT")

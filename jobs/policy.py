@@ -13,10 +13,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from jobs import causes, nodes, runtime
-from jobs.evidence import TRAINING, Action, Cause, Decision, Ending, Evidence, NodeEntry, Verdict
+from jobs.contract.outcomes import (
+    TRAINING,
+    Action,
+    Cause,
+    Decision,
+    Ending,
+    Evidence,
+    NodeEntry,
+    Verdict,
+)
+from jobs.contract.specs import SupervisionSpec
 from jobs.policy_case import Case
 from jobs.policy_table import Pace
-from jobs.specs import SupervisionSpec
 
 STALLED_STARTS = 10
 """Starts in a row without a newer checkpoint that preemption alone may cost. A guess: at Slurm's

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from jobs import causes
-from jobs.evidence import Action, Cause, Ending, Evidence, NodeEntry, Verdict
+from jobs.contract.outcomes import Action, Cause, Ending, Evidence, NodeEntry, Verdict
+from jobs.contract.specs import SupervisionSpec
 from jobs.policy_table import ROWS, Blame, Row
-from jobs.specs import SupervisionSpec
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from jobs import runtime
-from jobs.evidence import Cause
+from jobs.contract.outcomes import Cause
 
 
 class Pace(Enum):

@@ -7,12 +7,13 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from jobs import attempt, fitness, gather, history, policy, rundir, specs, srun_words, surroundings
+from jobs import attempt, fitness, gather, policy, srun_words, surroundings
 from jobs.attempt import Place
+from jobs.contract import attempt_history, rundir, specs
+from jobs.contract.attempt_history import Start
 from jobs.contract.job import Job
-from jobs.evidence import Cause, Decision, Evidence, NodeEntry, Site, Verdict
+from jobs.contract.outcomes import Cause, Decision, Evidence, NodeEntry, Site, Verdict
 from jobs.gather import Seen
-from jobs.history import Start
 from jobs.slurm.client import Client
 
 
@@ -56,7 +57,7 @@ def close(
         ledger: active entries of the cluster's node ledger.
         by: who says it: ``supervisor``, ``janitor`` or ``watch``.
     """
-    past = history.read(run, start.stage, start.index)
+    past = attempt_history.read(run, start.stage, start.index)
     limits = evidence_limits(run, start)
     decision = policy.decide(past.endings, evidence, ledger, time.time(), limits)
     place, job = place_of(run, start), Job(start.job_id, start.restarts, start.nodes)

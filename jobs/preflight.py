@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from jobs import health, limited, rundir, runtime, specs
+from jobs import health, limited, runtime
+from jobs.contract import rundir, specs
 from jobs.health_finding import Outcome, Subject, finding_about
 
 STORAGE_LIMIT_SECONDS = 10.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from jobs import specs
+from jobs.contract import specs
 from jobs.runtime import Context, TaskError
 
 

@@ -24,7 +24,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from jobs import health, limited, preflight, quota, rundir
+from jobs import health, limited, preflight, quota
+from jobs.contract import rundir
 from jobs.contract.job import node_name
 from jobs.slurm.client import Client
 from jobs.slurm.environment import job_environment

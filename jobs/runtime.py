@@ -13,7 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs import heartbeat, rundir, specs
+from jobs import heartbeat
+from jobs.contract import rundir, specs
 
 FINISHED = 0
 FAILED = 1

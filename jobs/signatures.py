@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from enum import Enum
 
-from jobs.evidence import Cause, LogSign
+from jobs.contract.outcomes import Cause, LogSign
 
 LINE_LIMIT = 300
 """Characters of a matching line that are kept."""

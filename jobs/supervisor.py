@@ -25,21 +25,18 @@ from jobs import (
     fitness,
     gather,
     hangs,
-    history,
     launchers,
-    lead,
     nodes,
     policy,
     postmortem,
-    rundir,
     runtime,
     secrets_file,
-    specs,
 )
 from jobs.acting import Acting
 from jobs.attempt import Place, say
+from jobs.contract import attempt_history, metrics_log, rundir, specs
 from jobs.contract.job import LOCAL_JOB
-from jobs.evidence import Action, Cause, Decision, Evidence, Hang, NodeEntry, Verdict
+from jobs.contract.outcomes import Action, Cause, Decision, Evidence, Hang, NodeEntry, Verdict
 from jobs.gather import Seen
 from jobs.surroundings import Surroundings
 from jobs.watching import Senses, Watching
@@ -59,11 +56,13 @@ class Limits:
     peers_seconds: float = launchers.Patience.peers_seconds
     leave_seconds: float = launchers.Patience.leave_seconds
 
-    def patience(self, task: specs.TaskSpec, pace: lead.Pace | None = None) -> launchers.Patience:
+    def patience(
+        self, task: specs.TaskSpec, pace: metrics_log.Pace | None = None
+    ) -> launchers.Patience:
         """The part that launchers need, with all the time to leave that the task wants, or that its
         saves have taken so far.
         """
-        measured = pace.leave_seconds + lead.MARGIN_SECONDS if pace else 0.0
+        measured = pace.leave_seconds + metrics_log.MARGIN_SECONDS if pace else 0.0
         leave_seconds = max(self.leave_seconds, task.leave_seconds, measured)
         return launchers.Patience(self.peers_seconds, leave_seconds)
 
@@ -148,7 +147,7 @@ class Supervisor:
 
         A job may start before its submission is on record: what stands there then is about others.
         """
-        past = history.read(self.run, self.stage, self.index)
+        past = attempt_history.read(self.run, self.stage, self.index)
         given = [item.job_id for item in past.submissions]
         if self.surroundings.job.job_id not in given:
             return None
@@ -236,7 +235,7 @@ class Supervisor:
     def watch(self, task: specs.TaskSpec, environ: dict[str, str], port: int) -> Seen:
         """Start the ranks and wait until nothing of them is left."""
         environ = {**environ, **launchers.rank_environment(self.place, task, environ, port)}
-        pace = lead.measured(self.run) if self.stage == "pretrain" else None
+        pace = metrics_log.measured(self.run) if self.stage == "pretrain" else None
         patience = self.limits.patience(task, pace)
         step = self.step()
         ranks = launchers.start(self.place, task, environ, patience, step)
@@ -323,7 +322,7 @@ class Supervisor:
         Raises:
             Settled: after such an end none may be started here.
         """
-        past = history.read(self.run, self.stage, self.index)
+        past = attempt_history.read(self.run, self.stage, self.index)
         for start in past.unsettled:
             if start.attempt == self.place.attempt:
                 continue
@@ -396,7 +395,7 @@ class Supervisor:
 
     def decide(self, evidence: Evidence) -> Decision:
         """What follows from the end of this start and of those before it."""
-        past = history.read(self.run, self.stage, self.index)
+        past = attempt_history.read(self.run, self.stage, self.index)
         before = [item for item in past.endings if item.attempt != self.place.attempt]
         limits = self.task.supervision if self.task else specs.SupervisionSpec()
         return policy.decide(before, evidence, self.ledger(), time.time(), limits)

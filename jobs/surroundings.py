@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from jobs import specs
+from jobs.contract import specs
 from jobs.contract.job import LOCAL_JOB, Job
-from jobs.evidence import Site
+from jobs.contract.outcomes import Site
 from jobs.gather import Said
 from jobs.slurm import queries
 from jobs.slurm.client import Client

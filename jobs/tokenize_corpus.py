@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from jobs import rundir, runtime, vocabulary
+from jobs import runtime, vocabulary
+from jobs.contract import rundir
+from jobs.contract.specs import TokenizeSpec
 from jobs.indexed import IndexedWriter, index_dtype, stored
 from jobs.runtime import Context, Stopped, TaskError
-from jobs.specs import TokenizeSpec
 
 if TYPE_CHECKING:
     import numpy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jobs import rundir
+from jobs.contract import rundir
 from jobs.runtime import TaskError
 
 if TYPE_CHECKING:

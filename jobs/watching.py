@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from jobs import launchers
 from jobs.attempt import say
-from jobs.evidence import Hang
+from jobs.contract.outcomes import Hang
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 1.0

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.evidence import Action
+from jobs.contract.outcomes import Action
 
 KINDS = ("start", "exit")
 """Events that attempts are made of."""
@@ -34,9 +34,9 @@ class Attempt:
     ended: float | None = None
     """None while it works, or when nobody has said how it ended."""
     cause: str = ""
-    """``jobs.evidence.Cause``; empty while it works."""
+    """``jobs.contract.outcomes.Cause``; empty while it works."""
     action: str = ""
-    """``jobs.evidence.Action``: what was done then."""
+    """``jobs.contract.outcomes.Action``: what was done then."""
     message: str = ""
     reason: str = ""
     """Why that was done, in one sentence."""

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from jobs import rundir, specs
-from jobs.rundir import RunDir
+from jobs.contract import rundir, specs
+from jobs.contract.rundir import RunDir
 from jobs.slurm import ledger, successor
 from jobs.slurm.submission import SubmitError
 from meditron_cli import run_record, view

@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
-from jobs.rundir import RunDir
+from jobs.contract.rundir import RunDir
 
 
 def read(run: RunDir, kinds: Collection[str]) -> Iterator[dict[str, Any]]:

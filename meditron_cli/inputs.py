@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import rundir
+from jobs.contract import rundir
 
 if TYPE_CHECKING:
-    from jobs.lead import Pace
+    from jobs.contract.metrics_log import Pace
     from meditron_cli.config.load import Loaded
     from meditron_cli.config.schema import Cluster, Experiment
     from meditron_cli.plan.model import Plan

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import attempt, nodes, rundir, specs
-from jobs.rundir import RunDir
+from jobs import attempt, nodes
+from jobs.contract import rundir, specs
+from jobs.contract.rundir import RunDir
 from jobs.slurm import ledger, successor
 from meditron_cli import run_record, runs, view
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from jobs import attempt, janitor
-from jobs.rundir import RunDir
+from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
 from meditron_cli import run_record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from jobs.rundir import RunDir
+from jobs.contract.rundir import RunDir
 from meditron_cli import run_record, view
 from meditron_cli.errors import SchedulerError
 from meditron_cli.run_record import RunRecord

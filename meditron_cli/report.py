@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jobs import rundir, steps
-from jobs.rundir import RunDir
+from jobs import steps
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 from meditron_cli import run_record
 from meditron_cli.run_record import RunRecord
 from meditron_cli.times import Times

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import rundir, specs
-from jobs.evidence import Action
-from jobs.rundir import RunDir
+from jobs.contract import rundir, specs
+from jobs.contract.outcomes import Action
+from jobs.contract.rundir import RunDir
 from meditron_cli import events, runs
 from meditron_cli.errors import ConfigError
 

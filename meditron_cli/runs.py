@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from jobs import rundir, specs
-from jobs.rundir import RunDir
+from jobs.contract import rundir, specs
+from jobs.contract.rundir import RunDir
 from meditron_cli import __version__
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan, StagePlan

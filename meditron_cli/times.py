@@ -8,8 +8,8 @@ from itertools import groupby
 from math import fsum
 from typing import Any
 
-from jobs import rundir
-from jobs.rundir import RunDir
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 from meditron_cli import attempts as starts
 from meditron_cli import events as log
 from meditron_cli import interruptions, timeledger

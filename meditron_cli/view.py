@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.evidence import Action, Cause
+from jobs.contract.outcomes import Action, Cause
 from jobs.runtime import STOPPED, SUCCESSOR
 from meditron_cli.run_record import Ending, RunRecord, StageRecord, TaskJob
 from meditron_cli.scheduler.base import JobInfo, JobState

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Protocol
 
-from jobs.rundir import RunDir
+from jobs.contract.rundir import RunDir
 from meditron_cli import attempts, console, events, run_record, time_text, view
 from meditron_cli.attempts import Attempt
 from meditron_cli.observe import ask

@@ -12,8 +12,8 @@ import hypothesis
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs import rundir, specs
-from jobs.rundir import RunDir
+from jobs.contract import rundir, specs
+from jobs.contract.rundir import RunDir
 from meditron_cli.main import main
 from meditron_cli.services import Services
 

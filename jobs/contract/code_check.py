@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import jobs
-from jobs import rundir
+from jobs.contract import rundir
 
 
 def wrong_code(run: rundir.RunDir) -> str:

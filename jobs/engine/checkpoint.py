@@ -19,12 +19,13 @@ import torch
 import torch.distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
-from jobs import checkpoints, keeping, rundir
+from jobs import checkpoints, keeping
 from jobs import device as devices
 from jobs.checkpoints import MANIFEST, RECORD, Found, Record
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 from jobs.engine import shards
 from jobs.engine.shards import Trained
-from jobs.rundir import RunDir
 from jobs.runtime import FAILED, TaskError
 
 T = TypeVar("T")

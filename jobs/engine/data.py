@@ -19,7 +19,8 @@ import numpy
 import torch
 
 from jobs import device as devices
-from jobs import rundir, specs, vocabulary
+from jobs import vocabulary
+from jobs.contract import rundir, specs
 from jobs.runtime import CONFIGURATION, TaskError
 
 with devices.quiet():

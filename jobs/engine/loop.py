@@ -15,8 +15,9 @@ from typing import Any
 import torch
 import torch.distributed
 
-from jobs import checkpoints, claims, rundir, specs
+from jobs import checkpoints, claims
 from jobs import device as devices
+from jobs.contract import rundir, specs
 from jobs.engine import checkpoint, data, metrics, model, optim, shards
 from jobs.heartbeat import Phase
 from jobs.runtime import FAILED, Context, Stopped, TaskError

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from jobs import rundir, specs, steps
+from jobs import steps
+from jobs.contract import rundir, specs
 from jobs.runtime import Context
 
 TELL_SECONDS = 1.0

@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 
 from jobs import device as devices
-from jobs.specs import ModelSpec, ParallelSpec
+from jobs.contract.specs import ModelSpec, ParallelSpec
 
 with devices.quiet():
     from megatron.core import parallel_state, tensor_parallel

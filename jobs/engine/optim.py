@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from jobs import device as devices
-from jobs.specs import PretrainSpec
+from jobs.contract.specs import PretrainSpec
 
 with devices.quiet():
     from megatron.core.distributed import (

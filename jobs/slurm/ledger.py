@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jobs import rundir
-from jobs.rundir import RunDir
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 from jobs.slurm import dependencies, submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError

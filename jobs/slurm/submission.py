@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import rundir, runtime
-from jobs.rundir import RunDir
+from jobs import runtime
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 from jobs.slurm import payload
 from jobs.slurm.client import Client
 from jobs.slurm.environment import job_environment, only_environment, without_code
@@ -69,7 +70,9 @@ class Submission:
     delay_seconds: int = 0
     """From now to the earliest start."""
     measures_lead: bool = False
-    """Whether later jobs are asked as early as the run's own saves want (``jobs.lead``)."""
+    """Whether later jobs are asked as early as the run's own saves want
+    (``jobs.contract.metrics_log``).
+    """
     after: tuple[str, ...] = ()
     """Jobs that must have ended well before; of whole arrays their one id."""
 

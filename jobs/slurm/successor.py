@@ -12,8 +12,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs import attempt, history, lead, nodes, rundir
-from jobs.rundir import RunDir
+from jobs import attempt, nodes
+from jobs.contract import attempt_history, metrics_log, rundir
+from jobs.contract.rundir import RunDir
 from jobs.slurm import ledger, submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError, Unclear
@@ -91,7 +92,7 @@ def waiting_lock(run: RunDir, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 def held_back(run: RunDir, stage: str, indices: Sequence[int], replaces: Sequence[str]) -> str:
     """Why nobody must submit these tasks again now, in one sentence; empty when somebody may."""
     events = rundir.read_events(run)
-    past = [history.fold(events, stage, index) for index in indices]
+    past = [attempt_history.fold(events, stage, index) for index in indices]
     latest = [item.submissions[-1].job_id for item in past if item.submissions]
     later = [job for job in latest if job not in replaces]
     if later:
@@ -109,7 +110,7 @@ def go_on(run: RunDir, wish: Wish, client: Client) -> list[str]:
     known = [
         item
         for index in wish.indices
-        for item in history.fold(events, wish.stage, index).submissions
+        for item in attempt_history.fold(events, wish.stage, index).submissions
     ]
     newest = max((item.attempt for item in known), default=0)
     earlier = submission.read(run, wish.stage, newest)
@@ -158,7 +159,7 @@ def next_lead(run: RunDir, earlier: Submission) -> int:
     """Seconds before its time limit at which the next job is asked to save: as the run's own saves
     want, but at most half of the job, or it would do nothing else.
     """
-    pace = lead.measured(run) if earlier.measures_lead else None
+    pace = metrics_log.measured(run) if earlier.measures_lead else None
     if pace is None:
         return earlier.lead_seconds
     return min(pace.lead_seconds, int(earlier.parameters["time"]) * 60 // 2)

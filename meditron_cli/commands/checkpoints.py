@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from jobs import checkpoints, claims, rundir
+from jobs import checkpoints, claims
+from jobs.contract import rundir
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import RunFailed

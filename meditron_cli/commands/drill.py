@@ -149,7 +149,7 @@ def write_sample(root: Path) -> None:
     Raises:
         ConfigError: the runs directory cannot be written.
     """
-    from jobs.rundir import write_bytes
+    from jobs.contract.rundir import write_bytes
     from meditron_cli.sample import generate
 
     try:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from jobs import specs
-from jobs.rundir import RunDir
+from jobs.contract import specs
+from jobs.contract.rundir import RunDir
 from meditron_cli import attempts as starts
 from meditron_cli import console, events, observe, time_text, watch
 from meditron_cli.attempts import Attempt

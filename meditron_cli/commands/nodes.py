@@ -14,7 +14,7 @@ from meditron_cli.errors import ConfigError
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
-    from jobs.evidence import NodeEntry
+    from jobs.contract.outcomes import NodeEntry
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from meditron_cli import runs
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
-    from jobs.rundir import RunDir
+    from jobs.contract.rundir import RunDir
     from meditron_cli.config.load import Loaded
 
 F = TypeVar("F", bound=Callable[..., Any])

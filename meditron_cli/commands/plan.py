@@ -11,7 +11,7 @@ from meditron_cli.commands.options import json_option, load_target, target_optio
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
-    from jobs.lead import Pace
+    from jobs.contract.metrics_log import Pace
     from meditron_cli.config.load import Loaded
 
 
@@ -36,7 +36,7 @@ def command(
     Sizes are computed and times guessed; how long saves take is measured once a run of the same
     training has made some.
     """
-    from jobs.specs import STAGES, PretrainSpec
+    from jobs.contract.specs import STAGES, PretrainSpec
     from meditron_cli import console
     from meditron_cli.inputs import plan_of
     from meditron_cli.plan import summary
@@ -69,12 +69,12 @@ def measured_pace(services: Services, loaded: Loaded) -> Pace | None:
     """How long saves and steps take in the run that a submission would continue; None before it
     has saved.
     """
-    from jobs import lead
-    from jobs.rundir import RunDir
+    from jobs.contract import metrics_log
+    from jobs.contract.rundir import RunDir
     from meditron_cli import runs
     from meditron_cli.config.identity import run_name
 
     root = runs.runs_root(None, services.environ, loaded.cluster.runs_dir)
     identity = run_name(loaded.experiment, loaded.size, loaded.cluster.name)
     newest = runs.newest_of(root, identity)
-    return lead.measured(RunDir(root / newest)) if newest else None
+    return metrics_log.measured(RunDir(root / newest)) if newest else None

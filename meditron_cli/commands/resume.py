@@ -12,7 +12,7 @@ from meditron_cli.commands import options
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
-    from jobs.rundir import RunDir
+    from jobs.contract.rundir import RunDir
     from meditron_cli.plan.model import Plan
 
 
@@ -45,11 +45,11 @@ def planned(run: RunDir) -> Plan:
     Raises:
         ConfigError: the record cannot be read, or is one that this version refuses.
     """
-    from jobs import lead
+    from jobs.contract import metrics_log
     from meditron_cli import inputs
     from meditron_cli.config.stored import restore
 
     asked = runs.last_request(run)
     experiment, cluster = restore(asked)
-    stages, pace = list(run_record.read(run).stages), lead.measured(run)
+    stages, pace = list(run_record.read(run).stages), metrics_log.measured(run)
     return inputs.make_plan(experiment, cluster, asked["size"], stages, pace)

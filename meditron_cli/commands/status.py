@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.rundir import RunDir
+from jobs.contract.rundir import RunDir
 from meditron_cli import console, observe, run_record, runs, view
 from meditron_cli.commands import options
 from meditron_cli.run_record import RunRecord

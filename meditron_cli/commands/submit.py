@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs import runtime, specs
+from jobs import runtime
+from jobs.contract import specs
 from meditron_cli import console, runs
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError, RunFailed
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
-    from jobs.rundir import RunDir
+    from jobs.contract.rundir import RunDir
     from meditron_cli.config.load import Loaded
     from meditron_cli.plan.model import Plan
 
@@ -83,8 +84,8 @@ def resolve(
     services: Services, loaded: Loaded, stage: str, runs_dir: Path | None, new: bool
 ) -> Submission:
     """Plan a submission and name its run; touches nothing."""
-    from jobs import lead
-    from jobs.rundir import RunDir
+    from jobs.contract import metrics_log
+    from jobs.contract.rundir import RunDir
     from meditron_cli import inputs
     from meditron_cli.config.identity import run_name
 
@@ -93,7 +94,7 @@ def resolve(
     identity = run_name(experiment, loaded.size, cluster.name)
     newest = runs.newest_of(root, identity)
     name = runs.next_of(root, identity) if new or newest is None else newest
-    pace = lead.measured(RunDir(root / name))
+    pace = metrics_log.measured(RunDir(root / name))
     plan = inputs.plan_of(loaded, stages_of(stage, experiment), pace)
     return Submission(loaded, plan, root, name, exists=name == newest)
 
@@ -154,7 +155,7 @@ def refuse(submission: Submission) -> None:
 
 def open_run(services: Services, submission: Submission) -> RunDir:
     """The run's directory, made now unless it is there."""
-    from jobs.rundir import RunDir
+    from jobs.contract.rundir import RunDir
 
     if submission.exists:
         run = RunDir(submission.path)

@@ -13,7 +13,7 @@ from meditron_cli.commands import options
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
-    from jobs.rundir import RunDir
+    from jobs.contract.rundir import RunDir
     from meditron_cli.look_after import Said
 
 
@@ -61,7 +61,7 @@ def command(
 
 def chosen(services: Services, runs_dir: Path | None, name: str | None) -> list[RunDir]:
     """The run of a name, or all there are now."""
-    from jobs.rundir import RunDir
+    from jobs.contract.rundir import RunDir
 
     if name is not None:
         return [options.find_run(services, runs_dir, name)]

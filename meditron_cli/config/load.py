@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
-from jobs.specs import STAGES
+from jobs.contract.specs import STAGES
 from meditron_cli.config import facts, files, tree
 from meditron_cli.config.decode import check_part, decode, placeholder_problems
 from meditron_cli.config.files import cluster_names, size_names

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs import rundir
+from jobs.contract import rundir
 
 OLD_DAYS = 30
 """Sites change their settings a few times a year: a guess."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import nodes
-from jobs.evidence import NodeEntry
+from jobs.contract.outcomes import NodeEntry
+from jobs.contract.specs import STAGES
 from jobs.slurm.client import Client
 from jobs.slurm.environment import job_environment
-from jobs.specs import STAGES
 from meditron_cli import inputs
 from meditron_cli.config.load import Loaded, load
 from meditron_cli.doctor import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobs.lead import Pace
+from jobs.contract.metrics_log import Pace
 from meditron_cli.doctor import facts
 from meditron_cli.doctor.facts import Association, Partition, Preemption, Qos, Site
 

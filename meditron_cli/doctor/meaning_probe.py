@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from jobs import evidence, fitness
+from jobs import fitness
+from jobs.contract import outcomes
 from meditron_cli.doctor.finding import FATAL, OK, UNKNOWN, WARN, Finding, unknown
 from meditron_cli.plan.layout import GIB
 
@@ -151,7 +152,7 @@ def unexamined(report: Report) -> Iterator[str]:
         yield f"{asked - came} of {asked} nodes could not be examined: {reason}"
 
 
-def against_nodes(report: Report) -> list[evidence.Finding]:
+def against_nodes(report: Report) -> list[outcomes.Finding]:
     """What speaks against a node that the probe saw."""
     found = (
         {"node": host["node"], "findings": host["health"].get("findings", ())}

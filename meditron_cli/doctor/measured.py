@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs import lead
+from jobs.contract import metrics_log
+from jobs.contract.rundir import RunDir
+from jobs.contract.specs import PretrainSpec, TaskSpec
 from jobs.postmortem import read_task
-from jobs.rundir import RunDir
-from jobs.specs import PretrainSpec, TaskSpec
 from meditron_cli import runs
 from meditron_cli.doctor.look import Workload
 from meditron_cli.errors import ConfigError
@@ -20,14 +20,14 @@ def workload(plan: Plan, root: Path, size: str | None) -> Workload:
     """
     task = plan.stage("pretrain").tasks[0]
     run = last_trained(root, plan.site.cluster, size)
-    pace = lead.measured(run) if run else None
+    pace = metrics_log.measured(run) if run else None
     kept = read_task(run, "pretrain", 0) if run else None
     if run is None or pace is None or kept is None:
         return described(plan, task, plan.training_lead.pace, f"estimated for {plan.size}")
     return described(plan, kept, pace, f"measured in run {run.name}")
 
 
-def described(plan: Plan, task: TaskSpec, pace: lead.Pace, source: str) -> Workload:
+def described(plan: Plan, task: TaskSpec, pace: metrics_log.Pace, source: str) -> Workload:
     """A training task with its pace, among all tasks of a plan."""
     spec = task.spec
     janitors = len(plan.stages) if plan.site.janitor else 0

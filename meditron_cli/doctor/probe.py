@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from jobs import probe as node_side
-from jobs import rundir
+from jobs.contract import rundir
 from jobs.slurm.client import Client
 from jobs.slurm.submission import sbatch_reason
 from meditron_cli import snapshot

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import rundir
-from jobs.evidence import Action
-from jobs.rundir import RunDir
+from jobs.contract import rundir
+from jobs.contract.outcomes import Action
+from jobs.contract.rundir import RunDir
 from meditron_cli import console, ending, inputs, launch, run_record, runs, view, watch
 from meditron_cli.config.identity import run_name
 from meditron_cli.drill import settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.evidence import Cause
+from jobs.contract.outcomes import Cause
 from meditron_cli.errors import ConfigError
 
 

@@ -10,7 +10,7 @@ from meditron_cli.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jobs.rundir import RunDir
+    from jobs.contract.rundir import RunDir
     from meditron_cli.config.schema import Cluster, Experiment
     from meditron_cli.drill.faults import Fault
 

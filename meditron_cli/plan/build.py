@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs import specs
+from jobs.contract import specs
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan import fit, layout
 from meditron_cli.plan.model import Plan, Resources, SiteSettings

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from jobs.lead import EARLY_SECONDS
-from jobs.specs import ModelSpec, ParallelSpec
+from jobs.contract.metrics_log import EARLY_SECONDS
+from jobs.contract.specs import ModelSpec, ParallelSpec
 from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead
 

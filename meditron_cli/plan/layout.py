@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.specs import ModelSpec, ParallelSpec
+from jobs.contract.specs import ModelSpec, ParallelSpec
 
 GIB = 2**30
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.lead import Pace
-from jobs.specs import TaskSpec
+from jobs.contract.metrics_log import Pace
+from jobs.contract.specs import TaskSpec
 
 RUN = "{run}"
 """Stands for the run directory in a rank's command; the supervisor puts the real one in."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from jobs.lead import Pace
-from jobs.specs import ModelSpec
+from jobs.contract.metrics_log import Pace
+from jobs.contract.specs import ModelSpec
 from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead
 

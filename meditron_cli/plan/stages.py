@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobs import specs
-from jobs.lead import Pace
-from jobs.specs import ModelSpec, ParallelSpec
+from jobs.contract import specs
+from jobs.contract.metrics_log import Pace
+from jobs.contract.specs import ModelSpec, ParallelSpec
 from meditron_cli.plan import fit, layout, pace
 from meditron_cli.plan.model import RUN, Lead, Resources, StagePlan
 

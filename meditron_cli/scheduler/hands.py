@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from jobs import fault
-from jobs.rundir import RunDir
+from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
 from jobs.slurm.environment import command_environment
 from meditron_cli.errors import SchedulerError

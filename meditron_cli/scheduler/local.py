@@ -20,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs import launchers, rundir, specs
+from jobs import launchers
+from jobs.contract import rundir, specs
 from jobs.contract.job import LOCAL_JOB
 from jobs.slurm import payload
 from jobs.slurm.environment import job_environment

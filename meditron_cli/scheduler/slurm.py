@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobs.rundir import RunDir
+from jobs.contract.rundir import RunDir
 from jobs.slurm import ledger, submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError

@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from jobs import heartbeat, rundir
+from jobs import heartbeat
+from jobs.contract import rundir
 from tests.bench import Figure, environment, loop, ratio
 
 BEATS = 200_000

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import rundir, specs
+from jobs.contract import rundir, specs
 from meditron_cli import sample
 from meditron_cli.config.load import load
 from meditron_cli.inputs import plan_of

@@ -21,8 +21,9 @@ from typing import Any
 
 import psutil
 
-from jobs import heartbeat, rundir
-from jobs.rundir import RunDir
+from jobs import heartbeat
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 from tests.bench import REPOSITORY, Figure
 from tests.bench.submit import meditron
 

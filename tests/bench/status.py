@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from jobs import rundir, specs
-from jobs.rundir import RunDir
+from jobs.contract import rundir, specs
+from jobs.contract.rundir import RunDir
 from meditron_cli import runs
 from meditron_cli.config.load import load
 from meditron_cli.inputs import plan_of

@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from jobs.rundir import RunDir
+from jobs.contract.rundir import RunDir
 from tests.bench import Figure, environment
 
 ROUNDS = 3

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from jobs import rundir
-from jobs.rundir import RunDir
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 
 from ..ranks import processes_about, wait_until
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import rundir
+from jobs.contract import rundir
 
 from ..ranks import processes_about
 from .conftest import DOCUMENTS, REPOSITORY, Desk, events

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models
 
-from jobs import rundir, specs
+from jobs.contract import rundir, specs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

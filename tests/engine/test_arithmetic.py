@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import specs
+from jobs.contract import specs
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.config.load import load
 from meditron_cli.plan import layout, stages

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from jobs import autopsy, hangs, heartbeat, rundir, specs
+from jobs import autopsy, hangs, heartbeat
+from jobs.contract import rundir, specs
 from jobs.heartbeat import Phase
 
 from ..ranks import wait_until

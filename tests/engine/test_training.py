@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import rundir, specs
+from jobs.contract import rundir, specs
 
 pytestmark = pytest.mark.engine
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs import rundir, specs
+from jobs.contract import rundir, specs
 
 ROOT = Path(__file__).parents[2]
 EOD = "<EOD>"

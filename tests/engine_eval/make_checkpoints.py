@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from jobs import checkpoints, device, rundir, specs
+from jobs import checkpoints, device
+from jobs.contract import rundir, specs
 
 ALONE = specs.ParallelSpec(
     tensor=1,

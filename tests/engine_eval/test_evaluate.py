@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from jobs import keeping, rundir, specs
+from jobs import keeping
+from jobs.contract import rundir, specs
 
 from ..ranks import wait_until
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs import checkpoints, rundir
+from jobs import checkpoints
+from jobs.contract import rundir
 
 
 def write_checkpoint(folder: Path, step: int, content: bytes = b"weights") -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from jobs import rundir, specs
+from jobs.contract import rundir, specs
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from jobs.evidence import (
+from jobs.contract.outcomes import (
     Action,
     Cause,
     Decision,

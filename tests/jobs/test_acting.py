@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs import rundir, runtime
+from jobs import runtime
 from jobs.acting import Acting
 from jobs.attempt import Place
+from jobs.contract import rundir
 from jobs.contract.job import Job
-from jobs.evidence import Action, Decision
+from jobs.contract.outcomes import Action, Decision
 from jobs.slurm import submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission

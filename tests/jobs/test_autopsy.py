@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import autopsy, hangs, heartbeat, rundir, specs
+from jobs import autopsy, hangs, heartbeat
+from jobs.contract import rundir, specs
 
 from ..ranks import rank_program, wait_until
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import causes, runtime
-from jobs.evidence import Cause, Evidence, Finding, Hang, Site, Verdict
+from jobs.contract.outcomes import Cause, Evidence, Finding, Hang, Site, Verdict
 
 from .endings import AFTERWARDS, KILL, NODES, evidence, killed, logged, raised, rank
 

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from jobs import checkpoints, rundir
+from jobs import checkpoints
+from jobs.contract import rundir
 
 from .checkpoint_files import write_checkpoint
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import claims, rundir, runtime
+from jobs import claims, runtime
+from jobs.contract import rundir
 
 from ..ranks import wait_until
 

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from jobs import rundir
+from jobs.contract import rundir
 
 DOCUMENTS: list[dict[str, Any]] = [
     {"id": f"doc-{number}", "text": f"Finding {number}: blood pressure {90 + number} mmHg."}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jobs import rundir
+from jobs.contract import rundir
 
 REPOSITORY = Path(__file__).parents[2]
 

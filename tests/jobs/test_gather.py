@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from jobs import checkpoints, gather, rundir, specs
+from jobs import checkpoints, gather
 from jobs.attempt import Place
+from jobs.contract import rundir, specs
 from jobs.contract.job import Job
-from jobs.evidence import Evidence, RankExit
+from jobs.contract.outcomes import Evidence, RankExit
 from jobs.gather import Said, Seen
 from jobs.srun_words import Failure
 
@@ -56,7 +57,7 @@ def evidence(place: Place, task: specs.TaskSpec | None, seen: Seen) -> Evidence:
 def test_words_are_read_in_the_order_they_were_left(place: Place) -> None:
     for rank, time in ((0, 7.0), (1, 5.0)):
         fields = {"rank": rank, "node": "n", "code": 1, "time": time, "kind": "OSError"}
-        more = {"message": "full", "hint": "", "frame": "jobs.rundir:write", "errno": 28}
+        more = {"message": "full", "hint": "", "frame": "jobs.contract.rundir:write", "errno": 28}
         rundir.write_json(place.folder / f"words-00000-{rank:05d}.json", {**fields, **more})
     (place.folder / "words-00000-00002.json").write_text("{")
     (place.folder / "words-00001-00003.json").write_text("{}")  # of another task
@@ -64,7 +65,7 @@ def test_words_are_read_in_the_order_they_were_left(place: Place) -> None:
     found = gather.last_words(place)
 
     assert [item.rank for item in found] == [1, 0]
-    assert (found[0].kind, found[0].frame) == ("OSError", "jobs.rundir:write")
+    assert (found[0].kind, found[0].frame) == ("OSError", "jobs.contract.rundir:write")
 
 
 def test_srun_and_the_log_speak_for_ranks_that_cannot(bench: Workbench, place: Place) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from jobs import hangs, heartbeat, rundir, specs
+from jobs import hangs, heartbeat
 from jobs.autopsy import RankReport
-from jobs.evidence import Hang
+from jobs.contract import rundir, specs
+from jobs.contract.outcomes import Hang
 from jobs.hangs import Learned, Watch, limit
 from jobs.heartbeat import Heart, Phase
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import heartbeat, processes, rundir
+from jobs import heartbeat, processes
+from jobs.contract import rundir
 from jobs.heartbeat import Heart, Phase
 
 from ..ranks import wait_until

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs import history
-from jobs.evidence import Action, Cause
+from jobs.contract import attempt_history
+from jobs.contract.outcomes import Action, Cause
 
 Event = dict[str, Any]
 
@@ -40,8 +40,8 @@ def end(attempt: int, action: Action = Action.RESTART, cause: Cause = Cause.CRAS
     }
 
 
-def fold(*events: Event) -> history.History:
-    return history.fold(events, "pretrain", 0)
+def fold(*events: Event) -> attempt_history.History:
+    return attempt_history.fold(events, "pretrain", 0)
 
 
 def test_every_end_is_one_of_a_start_and_what_is_left_is_open() -> None:

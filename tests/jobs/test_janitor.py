@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from jobs import janitor, rundir, specs
+from jobs import janitor
+from jobs.contract import rundir, specs
+from jobs.contract.rundir import RunDir
 from jobs.janitor import Look, look_after
-from jobs.rundir import RunDir
 from jobs.slurm import submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from jobs import checkpoints, claims, keeping, rundir
+from jobs import checkpoints, claims, keeping
+from jobs.contract import rundir
 
 from .checkpoint_files import write_checkpoint
 

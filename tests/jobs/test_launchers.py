@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import launchers, rundir
+from jobs import launchers
 from jobs.attempt import Place
+from jobs.contract import rundir
 from jobs.slurm.client import Client
 
 from .. import fake_slurm

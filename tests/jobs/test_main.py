@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import rundir, specs
 from jobs.__main__ import MODULES, explain
+from jobs.contract import rundir, specs
 
 from .conftest import REPOSITORY, Workbench
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import nodes
-from jobs.evidence import NodeEntry
+from jobs.contract.outcomes import NodeEntry
 
 from .endings import NOW, listed
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import nodes, policy, policy_case, policy_table, runtime
-from jobs.evidence import (
+from jobs.contract.outcomes import (
     Action,
     Cause,
     Decision,
@@ -24,7 +24,7 @@ from jobs.evidence import (
     Site,
     Verdict,
 )
-from jobs.specs import SupervisionSpec
+from jobs.contract.specs import SupervisionSpec
 
 from .endings import (
     AFTERWARDS,

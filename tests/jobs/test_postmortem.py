@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from jobs import attempt, postmortem, rundir
+from jobs import attempt, postmortem
 from jobs.attempt import Place
+from jobs.contract import rundir
+from jobs.contract.attempt_history import Start
 from jobs.contract.job import Job
-from jobs.evidence import Action, Cause, Decision, Evidence, Verdict
-from jobs.history import Start
+from jobs.contract.outcomes import Action, Cause, Decision, Evidence, Verdict
 
 from .conftest import Workbench
 from .endings import AFTERWARDS, NOW

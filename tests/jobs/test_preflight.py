@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from jobs import preflight, rundir, specs
+from jobs import preflight
+from jobs.contract import rundir, specs
 from jobs.health import Action, Finding, Verdict
 from jobs.health_finding import Outcome, Subject, finding_about
 

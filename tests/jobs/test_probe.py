@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from jobs import health, preflight, probe, quota, rundir
+from jobs import health, preflight, probe, quota
+from jobs.contract import rundir
 from jobs.health_finding import Outcome, Subject, finding_about
 from meditron_cli.doctor import shapes
 

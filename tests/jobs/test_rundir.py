@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from jobs import rundir
+from jobs.contract import rundir
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import heartbeat, rundir, runtime, specs
+from jobs import heartbeat, runtime
+from jobs.contract import rundir, specs
 
 from .conftest import Workbench
 

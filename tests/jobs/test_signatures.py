@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from jobs import launchers, signatures
-from jobs.evidence import Cause, LogSign
+from jobs.contract.outcomes import Cause, LogSign
 from jobs.signatures import Xid
 
 JOIN = """

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import specs
+from jobs.contract import specs
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 LEAVES: dict[str, st.SearchStrategy[Any]] = {

@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs import launchers, rundir, runtime, specs, supervisor
+from jobs import launchers, runtime, supervisor
+from jobs.contract import rundir, specs
 from jobs.contract.job import LOCAL_JOB
 
 from ..ranks import DEAF, FINISH, LINGER, is_gone, rank_program, wait_until

@@ -15,7 +15,7 @@ import numpy
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from jobs import rundir
+from jobs.contract import rundir
 
 TEXTS = [
     "Hypertension is treated with ACE inhibitors; p<0.05 [95% CI 1.2\u20133.4].",

@@ -13,8 +13,8 @@ import numpy
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from jobs.contract.atomic_file import PartFile
 from jobs.indexed import write_index
-from jobs.writing import PartFile
 
 pytestmark = pytest.mark.engine
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from jobs import srun_words
-from jobs.evidence import Hang
+from jobs.contract.outcomes import Hang
 from jobs.watching import AFTERWARDS_SECONDS, Deadline, Senses, Watching
 
 HANG = Hang("step", 130.0, 120.0)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from jobs import rundir
-from jobs.rundir import RunDir
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 from meditron_cli.config.load import load, load_cluster
 from meditron_cli.drill import settings
 from meditron_cli.drill.course import ASK_SECONDS, PATIENCE_SECONDS, Course

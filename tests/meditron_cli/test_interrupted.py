@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from jobs import rundir, specs
+from jobs.contract import rundir, specs
 from meditron_cli import events
 from meditron_cli.scheduler.base import JobState
 

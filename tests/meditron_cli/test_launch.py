@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from jobs import rundir
+from jobs.contract import rundir
 from jobs.slurm import successor
 from meditron_cli import launch, run_record, runs
 from meditron_cli.commands.resume import planned

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import nodes
-from jobs.evidence import NodeEntry
+from jobs.contract.outcomes import NodeEntry
 
 from ..conftest import Bench
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs import rundir
+from jobs.contract import rundir
 
 from ..conftest import Bench
 from .told import Told, interrupt_once

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import rundir, specs
-from jobs.rundir import RunDir
+from jobs.contract import rundir, specs
+from jobs.contract.rundir import RunDir
 from meditron_cli import runs
 from meditron_cli.commands.resume import planned
 from meditron_cli.errors import ConfigError
@@ -234,7 +234,7 @@ def test_a_disk_that_cannot_take_a_run_leaves_nothing_behind(meditron: Bench) ->
 MAKE_RUNS = """
 import sys
 from pathlib import Path
-from jobs.rundir import RunDir
+from jobs.contract.rundir import RunDir
 from meditron_cli import runs
 from meditron_cli.commands.resume import planned
 root = Path(sys.argv[1])

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from jobs import checkpoints, rundir
-from jobs.rundir import RunDir
+from jobs import checkpoints
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 from meditron_cli import view
 from meditron_cli.scheduler.base import JobState
 from meditron_cli.timeledger import BUCKETS

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import rundir
-from jobs.rundir import RunDir
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 from meditron_cli import run_record, view
 from meditron_cli.run_record import Ending, RunRecord, StageRecord, TaskJob
 from meditron_cli.scheduler.base import JobInfo, JobState

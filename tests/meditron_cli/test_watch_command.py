@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs import rundir
-from jobs.rundir import RunDir
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 from meditron_cli.main import main
 from meditron_cli.scheduler.base import JobState
 from meditron_cli.services import Services

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from jobs import rundir, steps
-from jobs.rundir import RunDir
+from jobs import steps
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 
 from .cluster import Cluster
 from .desk import Desk, make_desk, rank_processes, saved_steps, wait

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from jobs import rundir
-from jobs.rundir import RunDir
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 
 from .cluster import Cluster
 from .desk import Desk, make_desk

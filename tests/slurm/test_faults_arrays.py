@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from jobs import rundir
-from jobs.rundir import RunDir
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 
 from .cluster import Cluster
 from .desk import saved_steps, wait

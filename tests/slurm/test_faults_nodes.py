@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from jobs import evidence, nodes
+from jobs import nodes
+from jobs.contract import outcomes
 
 from .faults import Laboratory, Trial, Truth, check_reached
 
@@ -19,7 +20,7 @@ def trial(laboratory: Laboratory) -> Trial:
 
     Something was found on a node of this runs directory's cluster that is no longer there.
     """
-    gone = evidence.NodeEntry(
+    gone = outcomes.NodeEntry(
         time=time.time(),
         node="gpu99",
         code="XID_79",

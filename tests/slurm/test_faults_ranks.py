@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from jobs import rundir
+from jobs.contract import rundir
 
 from .faults import (
     EVERY,

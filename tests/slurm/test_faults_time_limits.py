@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs import rundir
+from jobs.contract import rundir
 
 from .faults import Laboratory, Trial, Truth, check_reached, check_stopped
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs import rundir
+from jobs.contract import rundir
 
 from ..fake_nvml import build, write_readings
 from .cluster import Cluster

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.rundir import RunDir
+from jobs.contract.rundir import RunDir
 from jobs.slurm import queries
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from jobs import rundir
-from jobs.rundir import RunDir
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 from jobs.slurm import ledger, submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
@@ -188,7 +188,7 @@ def test_of_two_who_go_on_at_once_one_submits(
     start(WAITS)
     (old,) = last_submit(run)["job_ids"]
     program = (
-        "import json, sys; from pathlib import Path; from jobs.rundir import RunDir; "
+        "import json, sys; from pathlib import Path; from jobs.contract.rundir import RunDir; "
         "from jobs.slurm.successor import succeed; "
         f"print(json.dumps(succeed(RunDir(Path({str(run.root)!r})), 'pretrain', 0, "
         f"replaces=[{old!r}], by=sys.argv[1])))"
@@ -264,7 +264,7 @@ def test_a_job_inside_a_job_inherits_nothing_of_it(
     wait(seen.exists, "the first job")
     seen.unlink()
     program = (
-        "from pathlib import Path; from jobs.rundir import RunDir; "
+        "from pathlib import Path; from jobs.contract.rundir import RunDir; "
         "from jobs.slurm.successor import succeed; "
         f"succeed(RunDir(Path({str(run.root)!r})), 'pretrain', 0, replaces=[{old!r}], by='x')"
     )

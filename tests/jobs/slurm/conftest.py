@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.rundir import RunDir
+from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from jobs.rundir import RunDir
+from jobs.contract.rundir import RunDir
 from jobs.slurm.submission import Submission
 from jobs.slurm.successor import Wish, following, next_lead
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobs.lead import Pace
+from jobs.contract.metrics_log import Pace
 from jobs.slurm import queries
 from meditron_cli.config.schema import Cluster
 from meditron_cli.doctor import facts

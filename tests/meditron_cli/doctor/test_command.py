@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs import nodes, rundir
+from jobs import nodes
+from jobs.contract import rundir
 from meditron_cli.doctor import cache, probe
 from meditron_cli.doctor.cache import Probe
 from meditron_cli.doctor.probe import Waited

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs.lead import Pace
+from jobs.contract.metrics_log import Pace
 from meditron_cli.doctor import meaning
 from meditron_cli.doctor.cache import PartitionFacts, Probe, SlurmFacts
 from meditron_cli.doctor.facts import Shape, Site

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.lead import EARLY_SECONDS, Pace
-from jobs.specs import ModelSpec, ParallelSpec
+from jobs.contract.metrics_log import EARLY_SECONDS, Pace
+from jobs.contract.specs import ModelSpec, ParallelSpec
 from meditron_cli.config.schema import Cluster, Partition
 from meditron_cli.plan import fit
 from meditron_cli.plan.layout import Batch

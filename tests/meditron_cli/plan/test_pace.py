@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.lead import Pace
+from jobs.contract.metrics_log import Pace
 from meditron_cli.plan.pace import best_save_interval
 
 DAY = 86400.0

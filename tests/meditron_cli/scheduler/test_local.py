@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from jobs import launchers, rundir, specs
+from jobs import launchers
+from jobs.contract import rundir, specs
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
 from meditron_cli.scheduler import local

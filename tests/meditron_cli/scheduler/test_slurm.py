@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from jobs import nodes, rundir
-from jobs.rundir import RunDir
+from jobs import nodes
+from jobs.contract import rundir
+from jobs.contract.rundir import RunDir
 from jobs.slurm.client import SACCT_IDS
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
 from meditron_cli.errors import ConfigError, SchedulerError

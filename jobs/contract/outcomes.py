@@ -2,8 +2,8 @@
 policy and the janitor share. Standard library only.
 
 An *attempt* is one start of a task's ranks: in a new job, in a job that Slurm queued again, or once
-more in the same allocation. Each leaves a ``start`` and an ``exit`` event, which ``jobs.history``
-reads.
+more in the same allocation. Each leaves a ``start`` and an ``exit`` event, which
+``jobs.contract.attempt_history`` reads.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from jobs.rundir import RunDir, describe_file
+from jobs.contract.rundir import RunDir, describe_file
 
 BUFFER_BYTES = 1 << 16
 

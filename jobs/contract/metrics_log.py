@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs import rundir
+from jobs.contract import rundir
 
 SAVE_FACTOR = 1.5
 """Saves on storage that others use too vary (design SLURM, section 3b)."""

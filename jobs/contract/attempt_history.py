@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs import rundir
-from jobs.evidence import Action, Cause, Ending
+from jobs.contract import rundir
+from jobs.contract.outcomes import Action, Cause, Ending
 
 PERSON = "person"
 

@@ -5,7 +5,7 @@ Layout (``RUN`` is the run's folder)::
 
     RUN/run.json  plan.json  events.jsonl  STOP  SAVE  lock
     RUN/code/                                  the packages as first submitted
-    RUN/stages/<stage>/spec/<task>.json        jobs.specs.TaskSpec
+    RUN/stages/<stage>/spec/<task>.json        jobs.contract.specs.TaskSpec
     RUN/stages/<stage>/done/<task>.json        written last, with digests of spec and outputs
     RUN/stages/<stage>/attempts/<n>/           logs, start-<task>.json, exit-<task>.json,
                                                health-<node>.json; after a hang
@@ -89,7 +89,7 @@ class RunDir:
         return self.root / "stages" / stage
 
     def spec(self, stage: str, index: int) -> Path:
-        """What a task is given (``jobs.specs.TaskSpec``)."""
+        """What a task is given (``jobs.contract.specs.TaskSpec``)."""
         return self.stage(stage) / "spec" / f"{index:05d}.json"
 
     def done(self, stage: str, index: int) -> Path:
