@@ -17,9 +17,20 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from jobs import heartbeat, runtime
 from jobs.contract import rundir, specs
 from jobs.contract.job import node_name
+from jobs.runtime import heartbeat
+from jobs.runtime.context import (
+    CONFIGURATION,
+    FAILED,
+    FINISHED,
+    STOP_SIGNALS,
+    STOPPED,
+    Context,
+    Stopped,
+    TaskError,
+    context_from,
+)
 
 MODULES = {
     "curate": "jobs.curate",
@@ -30,7 +41,7 @@ MODULES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one rank of one task and say with the exit code how it went (jobs.runtime has the
+    """Run one rank of one task and say with the exit code how it went (jobs.runtime.context has the
     codes).
     """
     parser = argparse.ArgumentParser(prog="python -m jobs", description=__doc__)
@@ -39,16 +50,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("index", type=int)
     args = parser.parse_args(argv)
     try:
-        context = runtime.context_from(args.run_dir, args.stage, args.index, os.environ)
+        context = context_from(args.run_dir, args.stage, args.index, os.environ)
     except (OSError, ValueError, rundir.FormatError) as error:
         print(f"{args.stage} task {args.index} of {args.run_dir}: {error}", file=sys.stderr)
-        return runtime.CONFIGURATION
+        return CONFIGURATION
     context.stop.install()
     begin_beating(context)
     return run_stage(context)
 
 
-def begin_beating(context: runtime.Context) -> None:
+def begin_beating(context: Context) -> None:
     """Give signs of life where the supervisor of this node looks; without them it has only the
     progress file to go by.
     """
@@ -61,20 +72,20 @@ def begin_beating(context: runtime.Context) -> None:
         print(f"{task.stage}: no heartbeats, {error}", file=sys.stderr)
 
 
-def run_stage(context: runtime.Context) -> int:
+def run_stage(context: Context) -> int:
     """Run this rank's part of the stage; answers its exit code."""
     stage = importlib.import_module(MODULES[context.task.stage])
     try:
         stage.run(context)
-    except runtime.Stopped as stopped:
-        return leave(context, runtime.STOPPED, "Stopped", str(stopped), "")
-    except runtime.TaskError as error:
+    except Stopped as stopped:
+        return leave(context, STOPPED, "Stopped", str(stopped), "")
+    except TaskError as error:
         kind = type(error).__name__
         return leave(context, error.code, kind, error.message, error.hint, error)
     except Exception as error:  # the one place: a rank's last words, whatever went wrong
         traceback.print_exc()
         return leave(context, *explain(error), error)
-    return runtime.FINISHED
+    return FINISHED
 
 
 def explain(error: Exception) -> tuple[int, str, str, str]:
@@ -83,15 +94,15 @@ def explain(error: Exception) -> tuple[int, str, str, str]:
         where = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         hint = "free some space, then submit again" if full else "see the task's log"
-        return runtime.FAILED, type(error).__name__, f"{where}{error.strerror}", hint
+        return FAILED, type(error).__name__, f"{where}{error.strerror}", hint
     kind = type(error).__name__
     first_line = next(iter(str(error).strip().splitlines()), "")
     message = f"{kind}: {first_line}" if first_line else kind
-    return runtime.FAILED, kind, message, "see the task's log for the traceback"
+    return FAILED, kind, message, "see the task's log for the traceback"
 
 
 def leave(
-    context: runtime.Context,
+    context: Context,
     code: int,
     kind: str,
     message: str,
@@ -139,6 +150,6 @@ def say(text: str) -> None:
 
 if __name__ == "__main__":
     code = main()
-    for number in runtime.STOP_SIGNALS:  # or one that comes now would replace the exit code
+    for number in STOP_SIGNALS:  # or one that comes now would replace the exit code
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobs import runtime
 from jobs.attempt import Place, say
 from jobs.contract import attempt_history
 from jobs.contract.outcomes import Action, Decision
+from jobs.runtime import context
 from jobs.slurm import successor
 from jobs.slurm.submission import SubmitError
 from jobs.surroundings import Surroundings
@@ -83,13 +83,13 @@ class Acting:
             )
         except SubmitError as error:
             say(f"{error.message}\nhint: `meditron watch` or `meditron resume {place.run.name}`")
-            return runtime.FAILED
+            return context.FAILED
         except OSError as error:
             say(f"no job was submitted: {error}\nhint: `meditron resume {place.run.name}`")
-            return runtime.FAILED
+            return context.FAILED
         if ids:
             say(f"job {ids[0]} goes on with {place.stage} task {place.index}")
-            return runtime.SUCCESSOR
+            return context.SUCCESSOR
         past = attempt_history.read(place.run, place.stage, place.index)
         is_over = past.is_cancelled or past.is_stopped or place.run.stop_file.exists()
-        return runtime.STOPPED if is_over else runtime.SUCCESSOR
+        return context.STOPPED if is_over else context.SUCCESSOR

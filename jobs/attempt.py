@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from jobs import runtime
 from jobs.contract import rundir
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Action, Cause, Decision, Evidence, Verdict
+from jobs.runtime import context
 
 CLASSES = {
     Cause.COMPLETED: "finished",
@@ -153,7 +153,7 @@ def exit_fields(place: Place, job: Job, evidence: Evidence, decision: Decision) 
         "index": place.index,
         "attempt": place.attempt,
         "job_id": job.job_id,
-        "code": runtime.SUCCESSOR if decision.action in GOES_ON else decision.code,
+        "code": context.SUCCESSOR if decision.action in GOES_ON else decision.code,
         "class": CLASSES.get(verdict.cause, "failed"),
         "message": verdict.sentence,
         "hint": verdict.hint,

@@ -4,8 +4,9 @@ Runs once on every node when ranks hang, before they are ended. Asks each rank o
 stacks of its threads and leaves them in ``stacks-<task>-<rank>.txt`` of the attempt, and what it
 found in ``autopsy-<task>-<node>.json``. Standard library only.
 
-Ranks get SIGUSR1 here and nowhere else (``jobs.heartbeat.STACK_SIGNAL``): ``faulthandler`` answers
-it in the middle of whatever the rank waits for, and while another thread holds the interpreter.
+Ranks get SIGUSR1 here and nowhere else (``jobs.runtime.heartbeat.STACK_SIGNAL``): ``faulthandler``
+answers it in the middle of whatever the rank waits for, and while another thread holds the
+interpreter.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jobs import heartbeat, processes
 from jobs.contract import rundir, specs
 from jobs.contract.job import node_name
+from jobs.runtime import heartbeat, processes
 
 STACK_SECONDS = 5.0
 """For all ranks of a node to show their stacks; those that can do so at once."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jobs.runtime import TaskError
+from jobs.runtime.context import TaskError
 
 LETTERS = "ABCDEFGHIJ"
 ANSWER_CUE = "\nThe answer is:"

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from jobs.contract import rundir
 from jobs.contract.job import Job, node_name
-from jobs.runtime import FAILED, Context, TaskError
+from jobs.runtime.context import FAILED, Context, TaskError
 
 LEASE_SECONDS = 900.0
 """A lease counts so long after it was taken or renewed: longer than a node may be silent, and than

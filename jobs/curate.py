@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from jobs.contract import rundir
 from jobs.contract.atomic_file import PartFile
 from jobs.contract.specs import CurateSpec
-from jobs.runtime import Context, Stopped, TaskError
+from jobs.runtime.context import Context, Stopped, TaskError
 
 if TYPE_CHECKING:
     from jobs.reading import Record

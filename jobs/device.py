@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jobs.runtime import TaskError
+from jobs.runtime.context import TaskError
 
 if TYPE_CHECKING:
     import torch

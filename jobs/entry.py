@@ -6,16 +6,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs import runtime, supervisor
+from jobs import supervisor
 from jobs.contract import rundir
 from jobs.contract.code_check import wrong_code
+from jobs.runtime import context
 
 
 def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:
     """Run one task of a stage in this batch step, and leave with its exit code.
 
     Raises:
-        SystemExit: the task did not finish; the code says why (``jobs.runtime``). submitit lets it
+        SystemExit: the task did not finish; the code says why (``jobs.runtime.context``). submitit
+        lets it
             pass, so that Slurm and its dependents see the truth.
     """
     run = rundir.RunDir(Path(run_dir))
@@ -24,5 +26,5 @@ def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:
         code = supervisor.refuse(run, stage, int(index), int(attempt), stray)
     else:
         code = supervisor.supervise(run, stage, int(index), int(attempt))
-    if code != runtime.FINISHED:
+    if code != context.FINISHED:
         raise SystemExit(code)

@@ -15,10 +15,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from jobs import checkpoints, claims, keeping, runtime, vocabulary
+from jobs import checkpoints, claims, keeping, vocabulary
 from jobs.contract import rundir, specs
-from jobs.heartbeat import Phase
-from jobs.runtime import TaskError
+from jobs.runtime.context import FAILED, Context, Stopped, TaskError
+from jobs.runtime.heartbeat import Phase
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ Samples = list[dict[str, Any]]
 """The harness's record of each question: ``doc``, ``filtered_resps``, ``acc``, ``acc_norm`` …"""
 
 
-def run(context: runtime.Context) -> None:
+def run(context: Context) -> None:
     """Score the checkpoint the spec names and leave ``results.json`` and ``questions.jsonl``.
 
     Raises:
@@ -46,7 +46,7 @@ def run(context: runtime.Context) -> None:
         evaluate(context, asked, examples)
 
 
-def lease(context: runtime.Context, spec: specs.EvaluateSpec) -> AbstractContextManager[None]:
+def lease(context: Context, spec: specs.EvaluateSpec) -> AbstractContextManager[None]:
     """Keep the checkpoint from being deleted by a training that goes on; one rank does it for all.
 
     Raises:
@@ -59,9 +59,7 @@ def lease(context: runtime.Context, spec: specs.EvaluateSpec) -> AbstractContext
     return claims.leased(folder, checkpoints.name(step_asked_for(spec)), holder)
 
 
-def evaluate(
-    context: runtime.Context, asked: Sequence[Question], examples: Sequence[Question]
-) -> None:
+def evaluate(context: Context, asked: Sequence[Question], examples: Sequence[Question]) -> None:
     """Put the questions to the checkpoint, and leave what it answered."""
     spec = cast(specs.EvaluateSpec, context.task.spec)
     checkpoint, step = find_checkpoint(context.path(spec.checkpoint_dir), spec)
@@ -170,7 +168,7 @@ def work_offline(scratch: Path) -> None:
 
 
 def score(
-    context: runtime.Context,
+    context: Context,
     checkpoint: Path,
     asked: Sequence[Question],
     examples: Sequence[Question],
@@ -214,7 +212,7 @@ def score(
 class Watch:
     """Between batches: leave when any rank was asked to, say how far it is about once a second."""
 
-    def __init__(self, context: runtime.Context, questions: int, place: torch.device) -> None:
+    def __init__(self, context: Context, questions: int, place: torch.device) -> None:
         self._context = context
         self._questions = questions
         self._place = place
@@ -229,7 +227,7 @@ class Watch:
         questions = done * self._questions // total
         self._context.heart.beat(Phase.STEP, questions)
         if self._asked_to_stop():
-            raise runtime.Stopped(f"stopped after {questions} of {self._questions} questions")
+            raise Stopped(f"stopped after {questions} of {self._questions} questions")
         now = time.monotonic()
         if self._context.rank == 0 and (now - self._said >= 1 or done == total):
             self._said = now
@@ -304,7 +302,7 @@ def question_records(samples: Samples, asked: Sequence[Question]) -> list[dict[s
             raise TaskError(
                 f"question {question.id}: the model answers {likelihoods}, not log-likelihoods",
                 "the checkpoint's weights are broken; look at the training loss before it",
-                runtime.FAILED,
+                FAILED,
             )
         records.append(
             {
@@ -347,7 +345,7 @@ def summarise(samples: Samples, asked: Sequence[Question]) -> dict[str, Any]:
 
 
 def leave(
-    context: runtime.Context,
+    context: Context,
     checkpoint: Path,
     results: dict[str, Any],
     records: list[dict[str, Any]],

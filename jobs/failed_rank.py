@@ -8,8 +8,9 @@ import re
 import signal
 from collections.abc import Iterable
 
-from jobs import runtime, signatures
+from jobs import signatures
 from jobs.contract.outcomes import TRAINING, Cause, Evidence, LogSign, RankExit
+from jobs.runtime import context
 from jobs.signatures import Xid
 
 KINDS = {
@@ -39,7 +40,7 @@ OF_ONE_RANK = frozenset({Cause.CUDA_ERROR, Cause.GPU_HARDWARE, Cause.CRASH})
 """Failures of which it matters whose they are. Others may befall all ranks at the same moment, and
 it is chance who is first to say so."""
 
-LEAVING = (-signal.SIGTERM, -signal.SIGKILL, runtime.STOPPED)
+LEAVING = (-signal.SIGTERM, -signal.SIGKILL, context.STOPPED)
 """Codes of ranks that were told to leave, and of those that took too long."""
 
 
@@ -64,7 +65,7 @@ def broken(evidence: Evidence) -> bool:
 
 
 def failed_itself(evidence: Evidence, rank: RankExit) -> bool:
-    left = rank.code in (0, runtime.STOPPED) or rank.kind == "Stopped"
+    left = rank.code in (0, context.STOPPED) or rank.kind == "Stopped"
     return not left and not is_symptom(evidence, rank)
 
 
@@ -94,7 +95,7 @@ def said(evidence: Evidence, rank: RankExit) -> Cause:
         Cause.CHECKPOINT if NOT_LOADABLE in rank.message else None,
         signatures.CAUSES[match[0]] if match else None,
         KINDS.get(rank.kind),
-        Cause.CONFIGURATION if rank.code == runtime.CONFIGURATION else None,
+        Cause.CONFIGURATION if rank.code == context.CONFIGURATION else None,
         Cause.DATA if rank.frame.startswith(DATA_FRAMES) else None,
     )
     return next((cause for cause in found if cause is not None), Cause.EXCEPTION)
@@ -102,7 +103,7 @@ def said(evidence: Evidence, rank: RankExit) -> Cause:
 
 def logged(evidence: Evidence, rank: RankExit) -> Cause:
     """By the log of a rank that left no words."""
-    if rank.code == runtime.CONFIGURATION:
+    if rank.code == context.CONFIGURATION:
         return Cause.CONFIGURATION
     causes = [points_to(sign) for sign in signs_of(evidence, rank)]
     plain = Cause.CRASH if rank.code < 0 else Cause.EXCEPTION

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from jobs import heartbeat, processes
 from jobs.contract import attempt_history, rundir
 from jobs.contract.job import node_name
+from jobs.runtime import heartbeat, processes
 
 SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
 STAGE = "pretrain"

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs import launchers, runtime
+from jobs import launchers
 from jobs.attempt import Place, say
 from jobs.contract import rundir, specs
 from jobs.contract.outcomes import Finding
+from jobs.runtime import context
 
 POLL_SECONDS = 0.2
 SCRATCH_SECONDS = 20.0
@@ -106,12 +107,12 @@ def judge(place: Place, code: int) -> Fitness:
         )
     if code == 0:
         return Fitness(findings=findings)
-    if code in (runtime.CONFIGURATION, runtime.UNHEALTHY):
+    if code in (context.CONFIGURATION, context.UNHEALTHY):
         return Fitness(
             f"the pre-flight of {place.stage} refused this node and could write no report",
             "the job's log names the node and the reason",
             findings,
-            configuration=code == runtime.CONFIGURATION,
+            configuration=code == context.CONFIGURATION,
         )
     return Fitness(f"the pre-flight of {place.stage} ended with code {code}", findings=findings)
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jobs import heartbeat
 from jobs.autopsy import STATES, RankReport
 from jobs.contract import rundir, specs
 from jobs.contract.metrics_log import quantile
 from jobs.contract.outcomes import Hang
-from jobs.heartbeat import Phase
+from jobs.runtime import heartbeat
+from jobs.runtime.heartbeat import Phase
 
 PATIENCE = 5.0
 """Times the longest seen (NVRx learns its limits alike; design RESILIENCE, section 11)."""

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import attempt, gather, nodes, postmortem, runtime
+from jobs import attempt, gather, nodes, postmortem
 from jobs.contract import attempt_history, rundir
 from jobs.contract.attempt_history import History, Start
 from jobs.contract.outcomes import Action, Decision, Ending, Evidence, Site
 from jobs.contract.rundir import RunDir
+from jobs.runtime import context
 from jobs.slurm import dependencies, ledger, queries, successor
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow
@@ -65,7 +66,7 @@ def run_janitor(run_dir: str, stage: str, number: str) -> None:
     stray = wrong_code(run)
     if stray:
         attempt.say(stray)
-        raise SystemExit(runtime.CONFIGURATION)
+        raise SystemExit(context.CONFIGURATION)
     said = wait_and_look(run, stage, Client(os.environ), PATIENCE_SECONDS)
     if said:
         rundir.append_event(run, "janitor", stage=stage, attempt=int(number), said=said)

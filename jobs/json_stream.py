@@ -15,7 +15,7 @@ from typing import Any
 import zstandard
 from isal import igzip
 
-from jobs.runtime import TaskError
+from jobs.runtime.context import TaskError
 
 BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 1 << 28

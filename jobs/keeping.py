@@ -15,7 +15,7 @@ from jobs import checkpoints, claims
 from jobs.checkpoints import Found
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
-from jobs.runtime import FAILED, TaskError
+from jobs.runtime.context import FAILED, TaskError
 
 OLDER_TRIED = 2
 """How many checkpoints before the newest may be used when it is damaged."""

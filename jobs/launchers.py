@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from jobs import attempt, processes, srun_words
+from jobs import attempt, srun_words
 from jobs.attempt import Place
 from jobs.contract import rundir, specs
+from jobs.runtime import processes
 
 if TYPE_CHECKING:
     from jobs.slurm.client import Client

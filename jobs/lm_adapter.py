@@ -23,7 +23,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from jobs import vocabulary
-from jobs.runtime import TaskError
+from jobs.runtime.context import TaskError
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

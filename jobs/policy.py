@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from jobs import causes, nodes, runtime
+from jobs import causes, nodes
 from jobs.contract.outcomes import (
     TRAINING,
     Action,
@@ -26,6 +26,7 @@ from jobs.contract.outcomes import (
 from jobs.contract.specs import SupervisionSpec
 from jobs.policy_case import Case
 from jobs.policy_table import Pace
+from jobs.runtime import context
 
 STALLED_STARTS = 10
 """Starts in a row without a newer checkpoint that preemption alone may cost. A guess: at Slurm's
@@ -88,17 +89,17 @@ Rule = Callable[[Case], Decision | None]
 def finish(case: Case) -> Decision | None:
     if case.verdict.cause is not Cause.COMPLETED:
         return None
-    return Decision(Action.FINISH, case.verdict.sentence, code=runtime.FINISHED)
+    return Decision(Action.FINISH, case.verdict.sentence, code=context.FINISHED)
 
 
 def final(case: Case) -> Decision | None:
     """Somebody asked for it, or another start cannot help."""
     if not case.row.ends:
         return None
-    if case.row.code == runtime.STOPPED:
+    if case.row.code == context.STOPPED:
         name = case.evidence.run or "RUN"
         reason = f"{case.verdict.sentence}; `meditron resume {name}` goes on"
-        return Decision(Action.STOP, reason, code=runtime.STOPPED)
+        return Decision(Action.STOP, reason, code=context.STOPPED)
     return stop(case, case.row.advice)
 
 
@@ -116,7 +117,7 @@ def lost_checkpoint(case: Case) -> Decision | None:
         f"{case.newest:,}; training does not begin anew at random"
     )
     verdict = Verdict(Cause.CHECKPOINT, sentence, case.verdict.node)
-    return Decision(Action.STOP, sentence, code=runtime.FAILED, verdict=verdict)
+    return Decision(Action.STOP, sentence, code=context.FAILED, verdict=verdict)
 
 
 def being_ended(case: Case) -> Decision | None:
@@ -128,7 +129,7 @@ def being_ended(case: Case) -> Decision | None:
     if case.verdict.cause is not Cause.NODE_FAIL and (not asked or signal.SIGUSR2 in signals):
         return None
     reason = f"{case.verdict.sentence}; how Slurm records its end decides what comes next"
-    return Decision(Action.WAIT, reason, code=runtime.STOPPED)
+    return Decision(Action.WAIT, reason, code=context.STOPPED)
 
 
 def allocations_too_short(case: Case) -> Decision | None:
@@ -143,7 +144,7 @@ def allocations_too_short(case: Case) -> Decision | None:
     )
     sentence = f"{case.verdict.sentence}, for the second time without getting further: {why}"
     verdict = Verdict(Cause.CONFIGURATION, causes.one_line(sentence))
-    return Decision(Action.STOP, sentence, code=runtime.CONFIGURATION, verdict=verdict)
+    return Decision(Action.STOP, sentence, code=context.CONFIGURATION, verdict=verdict)
 
 
 def memory_never_sufficed(case: Case) -> Decision | None:
@@ -227,14 +228,14 @@ def go_on(case: Case) -> Decision:
     site = case.evidence.site
     if site.started_again and not set(case.blamed) & set(site.nodes):
         reason = f"{case.verdict.sentence}; the job was started again and goes on {whence(case)}"
-        return Decision(Action.REQUEUE, reason, code=runtime.SUCCESSOR)
+        return Decision(Action.REQUEUE, reason, code=context.SUCCESSOR)
     delay = delay_before(case)
     preempted = case.verdict.cause is Cause.PREEMPTED
     if preempted and case.live and site.can_requeue and site.requeues_left != 0:
         reason = (
             f"{case.verdict.sentence}; Slurm queues the job again and it goes on {whence(case)}"
         )
-        return Decision(Action.REQUEUE, reason, code=runtime.SUCCESSOR)
+        return Decision(Action.REQUEUE, reason, code=context.SUCCESSOR)
     if may_restart(case, delay):
         return restart(case, delay)
     if site.can_submit or not case.on_slurm:
@@ -244,7 +245,7 @@ def go_on(case: Case) -> Decision:
         f"{case.verdict.sentence}; no job may be submitted from here: `meditron watch` or "
         f"`meditron resume {name}` on the login node goes on {whence(case)}"
     )
-    return Decision(Action.WAIT, reason, code=runtime.STOPPED)
+    return Decision(Action.WAIT, reason, code=context.STOPPED)
 
 
 def may_restart(case: Case, delay: float) -> bool:
@@ -279,7 +280,7 @@ def restart(case: Case, delay: float) -> Decision:
         f"{case.verdict.sentence}; starting again {whence(case)} on the same nodes"
         f"{when(delay)} (restart {number} of {most})"
     )
-    return Decision(Action.RESTART, reason, delay, code=runtime.SUCCESSOR)
+    return Decision(Action.RESTART, reason, delay, code=context.SUCCESSOR)
 
 
 def submit(case: Case, delay: float) -> Decision:
@@ -289,7 +290,7 @@ def submit(case: Case, delay: float) -> Decision:
     without = f" without {', '.join(exclude)}" if exclude else ""
     who = "a new job" if case.on_slurm else "it"
     reason = f"{case.verdict.sentence}; {who} goes on {whence(case)}{without}{when(delay)}"
-    return Decision(Action.SUBMIT, reason, delay, exclude, code=runtime.SUCCESSOR)
+    return Decision(Action.SUBMIT, reason, delay, exclude, code=context.SUCCESSOR)
 
 
 def whence(case: Case) -> str:

@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from jobs import health, limited, runtime
+from jobs import health
 from jobs.contract import rundir, specs
 from jobs.health_finding import Outcome, Subject, finding_about
+from jobs.runtime import context, subprocesses
 
 STORAGE_LIMIT_SECONDS = 10.0
 PROCESS_TRIES = 3
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     run = rundir.RunDir(args.run_dir.resolve())
     try:
         expected = expectation(run, args.stage, args.index)
-    except runtime.TaskError as error:
+    except context.TaskError as error:
         print(f"preflight: {error.message}\nhint: {error.hint}", file=sys.stderr)
         return error.code
     folder = run.attempt(args.stage, args.attempt)
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         findings.append(examine_folder("scratch", args.scratch)[1])
     report(folder / f"health-{args.index:05d}-{health.node_name(os.environ)}.json", findings)
     fatal = health.worst(findings) is health.Verdict.FATAL
-    return runtime.UNHEALTHY if fatal else runtime.FINISHED
+    return context.UNHEALTHY if fatal else context.FINISHED
 
 
 def expectation(run: rundir.RunDir, stage: str, index: int) -> health.Expected:
@@ -68,10 +69,10 @@ def expectation(run: rundir.RunDir, stage: str, index: int) -> health.Expected:
         return health.expectation(task.health, os.environ)
     except OSError as error:
         hint = "is this the run directory, and does this node see it?"
-        raise runtime.TaskError(f"{path}: {error.strerror}", hint) from error
+        raise context.TaskError(f"{path}: {error.strerror}", hint) from error
     except (rundir.FormatError, ValueError) as error:
         hint = "put the cluster profile right, then submit again"
-        raise runtime.TaskError(str(error), hint) from error
+        raise context.TaskError(str(error), hint) from error
 
 
 def examine(folder: Path, expected: health.Expected, process_wait: float) -> list[health.Finding]:
@@ -141,7 +142,7 @@ def exercise(folder: str) -> None:
 
 def run_limited(command: Sequence[str], limit_seconds: float) -> str:
     """Run a command; an empty string when it succeeds in time, else the reason."""
-    done = limited.run(command, limit_seconds)
+    done = subprocesses.run(command, limit_seconds)
     if done.code is None:
         return SILENT
     lines = done.err.strip().splitlines()

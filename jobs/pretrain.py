@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from jobs.contract import specs
-from jobs.runtime import Context, TaskError
+from jobs.runtime.context import Context, TaskError
 
 
 def run(context: Context) -> None:

@@ -24,9 +24,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from jobs import health, limited, preflight, quota
+from jobs import health, preflight, quota
 from jobs.contract import rundir
 from jobs.contract.job import node_name
+from jobs.runtime import subprocesses
 from jobs.slurm.client import Client
 from jobs.slurm.environment import job_environment
 
@@ -117,7 +118,7 @@ def run_step(command: list[str], seconds: float) -> dict[str, Any]:
     srun, or no end.
     """
     try:
-        said = limited.run(command, seconds, STEP_GRACE_SECONDS)
+        said = subprocesses.run(command, seconds, STEP_GRACE_SECONDS)
     except FileNotFoundError as error:
         return {"code": None, "said": [f"{error.filename}: no such program"]}
     except OSError as error:
@@ -198,7 +199,7 @@ def import_modules(names: list[str]) -> dict[str, Any]:
 
 def ask_child(*words: str) -> tuple[str, str]:
     """What another Python prints, and its last words when it fails."""
-    said = limited.run([sys.executable, *words], CHILD_SECONDS)
+    said = subprocesses.run([sys.executable, *words], CHILD_SECONDS)
     if said.code is None:
         return said.out, f"no end after {CHILD_SECONDS:.0f} s"
     return said.out, (last_lines(said.err) or [f"exit {said.code}"])[-1]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs import limited
+from jobs.runtime import subprocesses
 
 TIMEOUT_SECONDS = 20.0
 """Of each of the ``commands``."""
@@ -54,7 +54,7 @@ def ask(command: list[str]) -> str | None:
     also when a limit is exceeded, so that its lines count, not its code.
     """
     try:
-        said = limited.run(command, TIMEOUT_SECONDS)
+        said = subprocesses.run(command, TIMEOUT_SECONDS)
     except OSError:
         return None
     return said.out if said.code is not None and any(rows(said.out)) else None

@@ -19,7 +19,7 @@ import zstandard
 from isal import isal_zlib
 
 from jobs import json_stream
-from jobs.runtime import TaskError
+from jobs.runtime.context import TaskError
 
 JSON_SUFFIXES = (".jsonl", ".json")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}

@@ -18,26 +18,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import FrameType
 
-from jobs import (
-    attempt,
-    autopsy,
-    cgroups,
-    fitness,
-    gather,
-    hangs,
-    launchers,
-    nodes,
-    policy,
-    postmortem,
-    runtime,
-    secrets_file,
-)
+from jobs import attempt, autopsy, fitness, gather, hangs, launchers, nodes, policy, postmortem
 from jobs.acting import Acting
 from jobs.attempt import Place, say
 from jobs.contract import attempt_history, metrics_log, rundir, specs
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.outcomes import Action, Cause, Decision, Evidence, Hang, NodeEntry, Verdict
 from jobs.gather import Seen
+from jobs.runtime import cgroups, context, secrets_file
 from jobs.surroundings import Surroundings
 from jobs.watching import Senses, Watching
 
@@ -67,7 +55,7 @@ class Limits:
         return launchers.Patience(self.peers_seconds, leave_seconds)
 
 
-class Elsewhere(runtime.TaskError):
+class Elsewhere(context.TaskError):
     """Another job still works on the task, so that nothing is to be decided here."""
 
 
@@ -153,20 +141,20 @@ class Supervisor:
             return None
         if past.is_cancelled:
             say(f"{self.stage} task {self.index} is not started: the run was cancelled")
-            return runtime.STOPPED
+            return context.STOPPED
         if given[-1] != self.surroundings.job.job_id:
             say(f"job {given[-1]} goes on with {self.stage} task {self.index}")
-            return runtime.SUCCESSOR
+            return context.SUCCESSOR
         return None
 
     def refuse(self, first: int, message: str) -> int:
         """Leave the record of a task that must not be started; the exit code."""
 
         def never() -> Seen:
-            raise runtime.TaskError(message)
+            raise context.TaskError(message)
 
         code = self.start_once(first, never)
-        return runtime.CONFIGURATION if code is None else code
+        return context.CONFIGURATION if code is None else code
 
     def start_once(self, first: int, attend: Callable[[], Seen]) -> int | None:
         """One start: from its number to what is done at its end; None to start again."""
@@ -174,7 +162,7 @@ class Supervisor:
             number = attempt.claim(self.run, self.stage, self.index, first)
         except OSError as error:
             say(f"failed: {self.run.stage(self.stage)} takes no attempt: {error.strerror}")
-            return runtime.FAILED
+            return context.FAILED
         self.place = Place(self.run, self.stage, self.index, number, time.time())
         evidence, decision = self.judge(attend)
         told = (self.place, self.surroundings.job, evidence, decision)
@@ -183,7 +171,7 @@ class Supervisor:
         code = Acting(self.place, self.surroundings, self.is_asked).carry_out(decision)
         if code is None and not recorded and not attempt.record_exit(*told, follows=self.follows):
             say(f"{self.stage} is not started again: nobody could count how often it was")
-            return runtime.FAILED
+            return context.FAILED
         return code
 
     # ---- one start
@@ -311,7 +299,7 @@ class Supervisor:
                 f"{self.stage} task {self.index} of {self.run.name} is still running in another "
                 "job",
                 f"`meditron cancel {self.run.name}` ends it",
-                runtime.FAILED,
+                context.FAILED,
             ) from error
         self._locked = True
 
@@ -370,13 +358,13 @@ class Supervisor:
         except Elsewhere as error:
             verdict = Verdict(Cause.UNKNOWN, error.message, hint=error.hint)
             seen = Seen(message=error.message, hint=error.hint)
-            code = runtime.STOPPED if self.signals else error.code
+            code = context.STOPPED if self.signals else error.code
             return seen, Decision(Action.WAIT, error.message, code=code, verdict=verdict)
         except Settled as settled:
             self.follows = settled.attempt
             return Seen(message=settled.decision.reason), settled.decision
-        except runtime.TaskError as error:
-            is_ours = error.code == runtime.CONFIGURATION
+        except context.TaskError as error:
+            is_ours = error.code == context.CONFIGURATION
             return Seen(message=error.message, hint=error.hint, configuration=is_ours), None
         except OSError as error:
             return Seen(message=f"{error.filename or self.stage}: {error.strerror}"), None
@@ -412,7 +400,7 @@ class Supervisor:
         reason = (
             f"{sentence}, while it was asked to stop; `meditron resume {self.run.name}` goes on"
         )
-        return replace(decision, action=Action.STOP, reason=reason, code=runtime.FAILED)
+        return replace(decision, action=Action.STOP, reason=reason, code=context.FAILED)
 
     def ledger(self) -> tuple[NodeEntry, ...]:
         """What counts against nodes of this cluster now."""
@@ -440,11 +428,11 @@ def read_task(place: Place) -> specs.TaskSpec:
     try:
         return specs.task_from_json(rundir.read_json(path))
     except OSError as error:
-        raise runtime.TaskError(f"{path}: {error.strerror}", "submit again") from error
+        raise context.TaskError(f"{path}: {error.strerror}", "submit again") from error
     except rundir.FormatError as error:
-        raise runtime.TaskError(str(error)) from error
+        raise context.TaskError(str(error)) from error
     except ValueError as error:
-        raise runtime.TaskError(f"{path}: {error}") from error
+        raise context.TaskError(f"{path}: {error}") from error
 
 
 def is_abandoned(environ: Mapping[str, str]) -> bool:
@@ -456,4 +444,4 @@ def is_abandoned(environ: Mapping[str, str]) -> bool:
 def stop(message: str) -> Decision:
     """The decision where none can be made."""
     verdict = Verdict(Cause.UNKNOWN, message, hint="the job's log has the traceback")
-    return Decision(Action.STOP, message, code=runtime.FAILED, verdict=verdict)
+    return Decision(Action.STOP, message, code=context.FAILED, verdict=verdict)

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from jobs import runtime, vocabulary
+from jobs import vocabulary
 from jobs.contract import rundir
 from jobs.contract.specs import TokenizeSpec
 from jobs.indexed import IndexedWriter, index_dtype, stored
-from jobs.runtime import Context, Stopped, TaskError
+from jobs.runtime.context import FAILED, Context, Stopped, TaskError
 
 if TYPE_CHECKING:
     import numpy
@@ -206,7 +206,7 @@ def encode(encoder: Encoder, texts: Sequence[str]) -> tuple[numpy.ndarray, numpy
     encodings = encoder.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     if len(encodings) != len(texts):
         message = f"the tokenizer answered {len(encodings)} of {len(texts)} documents"
-        raise TaskError(message, "report this with the tokenizer's version", runtime.FAILED)
+        raise TaskError(message, "report this with the tokenizer's version", FAILED)
     sequences = [[*encoding.ids, encoder.eod] for encoding in encodings if len(encoding)]
     lengths = numpy.array([len(sequence) for sequence in sequences], dtype="<i4")
     tokens = itertools.chain.from_iterable(sequences)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract import rundir
-from jobs.runtime import TaskError
+from jobs.runtime.context import TaskError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

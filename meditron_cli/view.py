@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.contract.outcomes import Action, Cause
-from jobs.runtime import STOPPED, SUCCESSOR
+from jobs.runtime.context import STOPPED, SUCCESSOR
 from meditron_cli.run_record import Ending, RunRecord, StageRecord, TaskJob
 from meditron_cli.scheduler.base import JobInfo, JobState
 

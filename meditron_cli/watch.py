@@ -173,7 +173,7 @@ def settle(services: Services, run: RunDir, record: RunRecord) -> None:
 
 def why(run: RunDir) -> tuple[str, str, int]:
     """The first sentence and hint that an unfinished task of a run left, and its exit code
-    (``jobs.runtime``); empty and 0 when none did.
+    (``jobs.runtime.context``); empty and 0 when none did.
     """
     words = run_record.last_words(run_record.read(run))
     if not words:

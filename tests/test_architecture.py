@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIGHT = {"jobs", "jobs.contract.specs", "jobs.contract.rundir", "jobs.runtime", "jobs.health"}
+LIGHT = {
+    "jobs",
+    "jobs.contract.specs",
+    "jobs.contract.rundir",
+    "jobs.runtime.context",
+    "jobs.health",
+}
 HEAVY = {"torch", "megatron", "tensorboard", "lm_eval", "datasets", "tokenizers", "pyarrow"}
 CLI_ONLY = {"meditron_cli", "click", "yaml", "pydantic", "rich", "clusters"}
 

@@ -265,6 +265,6 @@ class Decision:
     suspects: tuple[NodeEntry, ...] = ()
     """What goes into the node ledger."""
     code: int = 1
-    """The exit code of the supervisor (``jobs.runtime``)."""
+    """The exit code of the supervisor (``jobs.runtime.context``)."""
     verdict: Verdict | None = None
     """Why the attempt ended, as the exit record keeps it; ``policy.decide`` always gives it."""

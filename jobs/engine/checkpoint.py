@@ -26,7 +26,7 @@ from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
 from jobs.engine import shards
 from jobs.engine.shards import Trained
-from jobs.runtime import FAILED, TaskError
+from jobs.runtime.context import FAILED, TaskError
 
 T = TypeVar("T")
 

@@ -21,7 +21,7 @@ import torch
 from jobs import device as devices
 from jobs import vocabulary
 from jobs.contract import rundir, specs
-from jobs.runtime import CONFIGURATION, TaskError
+from jobs.runtime.context import CONFIGURATION, TaskError
 
 with devices.quiet():
     from megatron.core import parallel_state

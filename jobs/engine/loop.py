@@ -19,8 +19,8 @@ from jobs import checkpoints, claims
 from jobs import device as devices
 from jobs.contract import rundir, specs
 from jobs.engine import checkpoint, data, metrics, model, optim, shards
-from jobs.heartbeat import Phase
-from jobs.runtime import FAILED, Context, Stopped, TaskError
+from jobs.runtime.context import FAILED, Context, Stopped, TaskError
+from jobs.runtime.heartbeat import Phase
 
 with devices.quiet():
     from megatron.core import parallel_state

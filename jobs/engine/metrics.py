@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from jobs import steps
 from jobs.contract import rundir, specs
-from jobs.runtime import Context
+from jobs.runtime.context import Context
 
 TELL_SECONDS = 1.0
 """Progress and TensorBoard are told at most so often; metric lines hold every step."""

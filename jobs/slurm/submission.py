@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import runtime
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
+from jobs.runtime import context
 from jobs.slurm import payload
 from jobs.slurm.client import Client
 from jobs.slurm.environment import job_environment, only_environment, without_code
@@ -32,13 +32,13 @@ SILENT = ("timed out", "Unable to contact", "Connection refused")
 ANSWERS = "when `squeue` works on this machine"
 
 
-class SubmitError(runtime.TaskError):
+class SubmitError(context.TaskError):
     """Slurm refused a job, or did not answer; nothing of the submission is left in the queue,
     unless ``message`` says so.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint, runtime.FAILED)
+        super().__init__(message, hint, context.FAILED)
 
 
 class Unclear(SubmitError):

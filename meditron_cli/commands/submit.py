@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs import runtime
 from jobs.contract import specs
+from jobs.runtime import context
 from meditron_cli import console, runs
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError, RunFailed
@@ -238,7 +238,7 @@ def follow(services: Services, run: RunDir) -> None:
     state = watch.follow(services, run)
     if state != "succeeded":
         sentence, hint, code = watch.why(run)
-        error = ConfigError if code == runtime.CONFIGURATION else RunFailed
+        error = ConfigError if code == context.CONFIGURATION else RunFailed
         raise error(
             f"run {run.name} {state}{': ' + sentence if sentence else ''}",
             hint=hint or f"`meditron logs {run.name}` shows what it said",

@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from jobs import heartbeat
 from jobs.contract import rundir
+from jobs.runtime import heartbeat
 from tests.bench import Figure, environment, loop, ratio
 
 BEATS = 200_000
@@ -65,11 +65,11 @@ class Silenceable(heartbeat.Heart):
 
 def measure(root: Path) -> dict[str, object]:
     """Train in this process."""
-    from jobs import runtime
+    from jobs.runtime.context import context_from
 
     heart = Silenceable()
     heart.open("meditron-bench", 0, heartbeat.places({}))
-    context = dataclasses.replace(runtime.context_from(root, "pretrain", 0, {}), heart=heart)
+    context = dataclasses.replace(context_from(root, "pretrain", 0, {}), heart=heart)
     turns = Turns(heart)
     loop.train(context, loop.prepare(context), turns.step)
     return {

@@ -30,7 +30,7 @@ from tests.bench import Figure, environment, ratio
 if TYPE_CHECKING:
     import torch
 
-    from jobs import runtime
+    from jobs.runtime.context import Context
 
 TOKENIZER = Path(sample.__file__).with_name("tokenizer.json")
 STEPS_A_ROUND = 2
@@ -91,9 +91,9 @@ def round_tokens(spec: specs.PretrainSpec) -> int:
 
 def measure(root: Path) -> dict[str, dict[str, list[float]]]:
     """Train in this process; ``Turns.times`` of it."""
-    from jobs import runtime
+    from jobs.runtime.context import context_from
 
-    context = runtime.context_from(root, "pretrain", 0, os.environ)
+    context = context_from(root, "pretrain", 0, os.environ)
     spec = task_of(context.run)
     place = prepare(context)
     tokens = context.path(spec.train_prefixes[0])
@@ -102,7 +102,7 @@ def measure(root: Path) -> dict[str, dict[str, list[float]]]:
     return turns.times()
 
 
-def prepare(context: runtime.Context) -> torch.device:
+def prepare(context: Context) -> torch.device:
     """Make this process the one rank, and write its tokens."""
     from jobs import device
     from jobs.engine import model
@@ -114,7 +114,7 @@ def prepare(context: runtime.Context) -> torch.device:
     return place
 
 
-def train(context: runtime.Context, place: torch.device, after_step: Callable[[], None]) -> None:
+def train(context: Context, place: torch.device, after_step: Callable[[], None]) -> None:
     """Run our loop as it is, and something else after each step."""
     from jobs import device
     from jobs.engine import data, loop, metrics, model, optim

@@ -21,9 +21,9 @@ from typing import Any
 
 import psutil
 
-from jobs import heartbeat
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
+from jobs.runtime import heartbeat
 from tests.bench import REPOSITORY, Figure
 from tests.bench.submit import meditron
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from jobs import autopsy, hangs, heartbeat
+from jobs import autopsy, hangs
 from jobs.contract import rundir, specs
-from jobs.heartbeat import Phase
+from jobs.runtime import heartbeat
+from jobs.runtime.heartbeat import Phase
 
 from ..ranks import wait_until
 

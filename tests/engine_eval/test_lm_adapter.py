@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 
-from jobs import runtime
 from jobs.lm_adapter import Encoder, MegatronLM, Scoring, batches, cut
+from jobs.runtime.context import TaskError
 
 EOD = "<EOD>"
 MAX_LENGTH = 24
@@ -203,13 +203,13 @@ def test_a_long_context_leaves_room_for_what_is_generated(writer):
 
 
 def test_sampling_is_refused(lm):
-    with pytest.raises(runtime.TaskError, match="this model answers greedily only"):
+    with pytest.raises(TaskError, match="this model answers greedily only"):
         generate(lm, "abc", do_sample=True)
 
 
 @pytest.mark.parametrize(("choice", "tokens"), [("x" * 25, 25), ("", 0)])
 def test_a_choice_the_model_can_not_read_is_refused(lm, choice, tokens):
-    with pytest.raises(runtime.TaskError) as caught:
+    with pytest.raises(TaskError) as caught:
         ask(lm, ("context", choice))
 
     assert caught.value.message == (
@@ -226,7 +226,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
 
     for path in (tmp_path / "tokenizer.json", tmp_path / "missing.json"):
-        with pytest.raises(runtime.TaskError, match="not a tokenizer"):
+        with pytest.raises(TaskError, match="not a tokenizer"):
             Encoder.load(path, EOD)
 
 

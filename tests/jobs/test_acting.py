@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from jobs import runtime
 from jobs.acting import Acting
 from jobs.attempt import Place
 from jobs.contract import rundir
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Action, Decision
+from jobs.runtime import context
 from jobs.slurm import submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
@@ -49,7 +49,7 @@ def test_a_requeue_that_slurm_takes_and_does_not_carry_out_is_not_waited_for_for
     acting = Acting(place, here, lambda: False, requeue_seconds=0.1)
     code = acting.carry_out(Decision(Action.REQUEUE, "it was preempted"))
 
-    assert code == runtime.SUCCESSOR
+    assert code == context.SUCCESSOR
     assert programs.calls("scontrol requeue") == ["scontrol requeue 50"]
     last = [event for event in rundir.read_events(run) if event["event"] == "submit"][-1]
     assert (last["by"], last["replaces"]) == ("supervisor", ["50"])

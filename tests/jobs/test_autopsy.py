@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import autopsy, hangs, heartbeat
+from jobs import autopsy, hangs
 from jobs.contract import rundir, specs
+from jobs.runtime import heartbeat
 
 from ..ranks import rank_program, wait_until
 

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import causes, runtime
+from jobs import causes
 from jobs.contract.outcomes import Cause, Evidence, Finding, Hang, Site, Verdict
+from jobs.runtime import context
 
 from .endings import AFTERWARDS, KILL, NODES, evidence, killed, logged, raised, rank
 
 USR2, TERM = int(signal.SIGUSR2), int(signal.SIGTERM)
-STOPPED = rank(0, runtime.STOPPED, "Stopped", "saved")
+STOPPED = rank(0, context.STOPPED, "Stopped", "saved")
 PEER = "[/pytorch/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:27531"
 WATCHDOG = "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9)"
 LOCAL = Site(scheduler="local", nodes=("laptop",))

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import claims, runtime
+from jobs import claims
 from jobs.contract import rundir
+from jobs.runtime.context import FAILED, Context
 
 from ..ranks import wait_until
 
@@ -52,7 +53,7 @@ def test_a_second_writer_leaves_with_the_name_of_the_first(other_writer):
     ):
         pass
 
-    assert refused.value.code == runtime.FAILED
+    assert refused.value.code == FAILED
     assert refused.value.message == (
         f"{folder}: another training still writes there: "
         "pretrain task 0 (job 12, attempt 7, on n02), pid 34"
@@ -122,7 +123,7 @@ def test_a_holder_names_its_job_and_node(tmp_path, environ, job, node):
     class Task:
         stage, index = "evaluate", 4
 
-    context = runtime.Context(rundir.RunDir(Path(tmp_path)), Task(), 3, 0, 1, 0)
+    context = Context(rundir.RunDir(Path(tmp_path)), Task(), 3, 0, 1, 0)
 
     assert claims.holder_of(context, environ) == claims.Holder(
         "evaluate", 4, 3, job, node, os.getpid()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs import json_stream, reading
-from jobs.runtime import TaskError
+from jobs.runtime.context import TaskError
 
 TEXT = 'Warfarin interacts with [many] drugs, {among others} "amiodarone", \\ and more. ' * 40
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from jobs import hangs, heartbeat
+from jobs import hangs
 from jobs.autopsy import RankReport
 from jobs.contract import rundir, specs
 from jobs.contract.outcomes import Hang
 from jobs.hangs import Learned, Watch, limit
-from jobs.heartbeat import Heart, Phase
+from jobs.runtime import heartbeat
+from jobs.runtime.heartbeat import Heart, Phase
 
 from ..ranks import wait_until
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import heartbeat, processes
 from jobs.contract import rundir
-from jobs.heartbeat import Heart, Phase
+from jobs.runtime import heartbeat, processes
+from jobs.runtime.heartbeat import Heart, Phase
 
 from ..ranks import wait_until
 

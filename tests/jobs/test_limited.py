@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from jobs import limited
+from jobs.runtime import subprocesses
 
 
 def test_what_a_command_prints_and_how_it_ends() -> None:
-    said = limited.run(["sh", "-c", "echo out; echo err >&2; exit 3"], seconds=60)
+    said = subprocesses.run(["sh", "-c", "echo out; echo err >&2; exit 3"], seconds=60)
 
-    assert said == limited.Said(3, "out\n", "err\n")
+    assert said == subprocesses.Said(3, "out\n", "err\n")
 
 
 @pytest.mark.parametrize("grace", [0.0, 0.5])
@@ -27,7 +27,7 @@ def test_nobody_waits_for_what_cannot_be_killed(
         monkeypatch.setattr(subprocess.Popen, way, lambda _: None)
     began = time.monotonic()
 
-    said = limited.run(["sh", "-c", "echo $$; echo why >&2; exec sleep 50"], 1, grace)
+    said = subprocesses.run(["sh", "-c", "echo $$; echo why >&2; exec sleep 50"], 1, grace)
 
     assert time.monotonic() - began < 30
     os.kill(int(said.out), signal.SIGKILL)
@@ -37,7 +37,7 @@ def test_nobody_waits_for_what_cannot_be_killed(
 def test_nobody_waits_for_a_child_of_the_killed_that_keeps_its_pipes() -> None:
     began = time.monotonic()
 
-    said = limited.run(["sh", "-c", "sleep 50 & echo $!; exec sleep 50"], seconds=1)
+    said = subprocesses.run(["sh", "-c", "sleep 50 & echo $!; exec sleep 50"], seconds=1)
 
     assert time.monotonic() - began < 30
     os.kill(int(said.out), signal.SIGKILL)
@@ -47,11 +47,11 @@ def test_nobody_waits_for_a_child_of_the_killed_that_keeps_its_pipes() -> None:
 def test_who_is_asked_to_end_may_have_last_words() -> None:
     polite = "trap 'echo bye; kill $!; exit' TERM; sleep 50 & wait"
 
-    said = limited.run(["sh", "-c", polite], seconds=1, grace=20)
+    said = subprocesses.run(["sh", "-c", polite], seconds=1, grace=20)
 
-    assert said == limited.Said(None, "bye\n", "")
+    assert said == subprocesses.Said(None, "bye\n", "")
 
 
 def test_a_command_that_is_not_there_is_an_error() -> None:
     with pytest.raises(FileNotFoundError):
-        limited.run(["none-such"], seconds=1)
+        subprocesses.run(["none-such"], seconds=1)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import nodes, policy, policy_case, policy_table, runtime
+from jobs import nodes, policy, policy_case, policy_table
 from jobs.contract.outcomes import (
     Action,
     Cause,
@@ -25,6 +25,7 @@ from jobs.contract.outcomes import (
     Verdict,
 )
 from jobs.contract.specs import SupervisionSpec
+from jobs.runtime import context
 
 from .endings import (
     AFTERWARDS,
@@ -82,27 +83,27 @@ def actions(decisions: Iterable[Decision]) -> list[str]:
 @pytest.mark.parametrize(
     ("told", "action", "code"),
     [
-        (evidence(done=True, code=0), Action.FINISH, runtime.FINISHED),
-        (evidence(stop_asked=True), Action.STOP, runtime.STOPPED),
-        (evidence(cancelled=True, signals=(TERM,)), Action.STOP, runtime.STOPPED),
-        (evidence(configuration=True), Action.STOP, runtime.CONFIGURATION),
-        (evidence(preempted=True, signals=(USR2,)), Action.REQUEUE, runtime.SUCCESSOR),
-        (evidence(signals=(USR2,)), Action.SUBMIT, runtime.SUCCESSOR),
-        (evidence(signals=(TERM,)), Action.WAIT, runtime.STOPPED),
-        (killed(signals=(TERM,)), Action.WAIT, runtime.STOPPED),
-        (evidence(failed_node="gpu02"), Action.WAIT, runtime.STOPPED),
-        (killed(), Action.RESTART, runtime.SUCCESSOR),
-        (raised("odd"), Action.RESTART, runtime.SUCCESSOR),
-        (raised(CUDA), Action.RESTART, runtime.SUCCESSOR),
-        (killed(oom_kills=1), Action.RESTART, runtime.SUCCESSOR),
-        (raised("nan", "NotANumber"), Action.RESTART, runtime.SUCCESSOR),
-        (raised("", "CheckpointingException"), Action.RESTART, runtime.SUCCESSOR),
-        (raised("EADDRINUSE"), Action.RESTART, runtime.SUCCESSOR),
-        (evidence(code=0), Action.RESTART, runtime.SUCCESSOR),
-        (evidence(ranks=(rank(3, -11),), signals=(USR2,)), Action.SUBMIT, runtime.SUCCESSOR),
-        (raised("No space left on device"), Action.SUBMIT, runtime.SUCCESSOR),
-        (evidence(findings=(LOST,), ranks_started=False), Action.SUBMIT, runtime.SUCCESSOR),
-        (evidence(log_signatures=(logged("xid", 79),)), Action.SUBMIT, runtime.SUCCESSOR),
+        (evidence(done=True, code=0), Action.FINISH, context.FINISHED),
+        (evidence(stop_asked=True), Action.STOP, context.STOPPED),
+        (evidence(cancelled=True, signals=(TERM,)), Action.STOP, context.STOPPED),
+        (evidence(configuration=True), Action.STOP, context.CONFIGURATION),
+        (evidence(preempted=True, signals=(USR2,)), Action.REQUEUE, context.SUCCESSOR),
+        (evidence(signals=(USR2,)), Action.SUBMIT, context.SUCCESSOR),
+        (evidence(signals=(TERM,)), Action.WAIT, context.STOPPED),
+        (killed(signals=(TERM,)), Action.WAIT, context.STOPPED),
+        (evidence(failed_node="gpu02"), Action.WAIT, context.STOPPED),
+        (killed(), Action.RESTART, context.SUCCESSOR),
+        (raised("odd"), Action.RESTART, context.SUCCESSOR),
+        (raised(CUDA), Action.RESTART, context.SUCCESSOR),
+        (killed(oom_kills=1), Action.RESTART, context.SUCCESSOR),
+        (raised("nan", "NotANumber"), Action.RESTART, context.SUCCESSOR),
+        (raised("", "CheckpointingException"), Action.RESTART, context.SUCCESSOR),
+        (raised("EADDRINUSE"), Action.RESTART, context.SUCCESSOR),
+        (evidence(code=0), Action.RESTART, context.SUCCESSOR),
+        (evidence(ranks=(rank(3, -11),), signals=(USR2,)), Action.SUBMIT, context.SUCCESSOR),
+        (raised("No space left on device"), Action.SUBMIT, context.SUCCESSOR),
+        (evidence(findings=(LOST,), ranks_started=False), Action.SUBMIT, context.SUCCESSOR),
+        (evidence(log_signatures=(logged("xid", 79),)), Action.SUBMIT, context.SUCCESSOR),
     ],
 )
 def test_each_end_has_its_action(told: Evidence, action: Action, code: int) -> None:
@@ -219,7 +220,7 @@ def test_two_allocations_without_a_newer_checkpoint_are_a_configuration_error() 
     decisions = follow([evidence(signals=(USR2,), **STUCK)] * 9)
 
     assert actions(decisions) == ["submit", "stop"]
-    assert decisions[-1].code == runtime.CONFIGURATION
+    assert decisions[-1].code == context.CONFIGURATION
     assert decisions[-1].verdict is not None
     assert decisions[-1].verdict.cause is Cause.CONFIGURATION
     assert decisions[-1].reason == (
@@ -475,7 +476,7 @@ def test_unfit_nodes_one_after_the_other_end_in_exit_code_5() -> None:
     decisions = follow(attempts)
 
     assert actions(decisions) == ["submit", "submit", "stop"]
-    assert decisions[-1].code == runtime.UNHEALTHY
+    assert decisions[-1].code == context.UNHEALTHY
 
 
 def test_a_new_job_leaves_out_what_the_ledger_speaks_against_the_worst_first() -> None:

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from jobs import heartbeat, runtime
 from jobs.contract import rundir, specs
+from jobs.runtime import heartbeat
+from jobs.runtime.context import Context, StopFlag, context_from
 
 from .conftest import Workbench
 
 
-def context(bench: Workbench, ranks: int, environ: Mapping[str, str]) -> runtime.Context:
+def context(bench: Workbench, ranks: int, environ: Mapping[str, str]) -> Context:
     task = bench.curate(Path("/missing"))
     data = {**specs.to_json(task), "ranks": ranks, "ranks_per_node": ranks}
     rundir.write_json(bench.run.spec("curate", 0), data)
-    return runtime.context_from(bench.run.root, "curate", 0, environ)
+    return context_from(bench.run.root, "curate", 0, environ)
 
 
 SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}
@@ -89,7 +90,7 @@ def test_finish_leaves_a_marker_that_stands_for_the_spec(bench: Workbench) -> No
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
 def test_a_signal_sets_the_flag_and_interrupts_nothing(number: signal.Signals) -> None:
     kept = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)}
-    flag = runtime.StopFlag()
+    flag = StopFlag()
     before = bool(flag)
     try:
         flag.install()

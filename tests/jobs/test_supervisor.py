@@ -17,9 +17,10 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs import launchers, runtime, supervisor
+from jobs import launchers, supervisor
 from jobs.contract import rundir, specs
 from jobs.contract.job import LOCAL_JOB
+from jobs.runtime import context
 
 from ..ranks import DEAF, FINISH, LINGER, is_gone, rank_program, wait_until
 
@@ -748,7 +749,7 @@ def test_failures_that_nobody_can_count_are_not_tried_for_ever(sealed: Bench) ->
 
     code, said = sealed.end(sealed.start())
 
-    assert code == runtime.FAILED
+    assert code == context.FAILED
     assert "curate is not started again: nobody could count how often it was" in said
     assert sealed.run.attempts("curate") == [1]
 

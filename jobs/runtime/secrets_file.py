@@ -8,7 +8,7 @@ import re
 import stat
 from pathlib import Path
 
-from jobs.runtime import TaskError
+from jobs.runtime.context import TaskError
 
 LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*=([^\0]*)")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs import heartbeat
 from jobs.contract import rundir, specs
+from jobs.runtime import heartbeat
 
 FINISHED = 0
 FAILED = 1

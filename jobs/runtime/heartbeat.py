@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-from jobs import processes
 from jobs.contract import rundir
 from jobs.contract.job import node_name
+from jobs.runtime import processes
 
 STACK_SIGNAL = signal.SIGUSR1
 """Asks a rank for the stacks of its threads. Slurm, submitit and torch leave it alone, and nobody
@@ -71,7 +71,8 @@ class Beat:
     rank: int
     pid: int
     started: int
-    """Start of its process (``jobs.processes``), which tells it from a later one of the same pid.
+    """Start of its process (``jobs.runtime.processes``), which tells it from a later one of the
+    same pid.
     """
     time: float
     """On this node's monotonic clock, seconds."""
