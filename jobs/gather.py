@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from jobs import checkpoints, keeping, launchers, signatures, srun_words
+from jobs import checkpoints, keeping, launchers, signatures
 from jobs.attempt import Place
 from jobs.contract import attempt_history, rundir, specs
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Evidence, Finding, Hang, RankExit, Site
+from jobs.slurm import srun_output
 
 LOG_TAIL_BYTES = 1 << 20
 """Of the ranks' log: what led to the end stands there."""
@@ -27,7 +28,7 @@ class Seen:
     code: int | None = None
     """Of the ranks' step; None when they were never started."""
     ranks_started: bool = False
-    failures: tuple[srun_words.Failure, ...] = ()
+    failures: tuple[srun_output.Failure, ...] = ()
     signals: tuple[int, ...] = ()
     findings: tuple[Finding, ...] = ()
     hang: Hang | None = None
@@ -81,8 +82,8 @@ def evidence(
         code=seen.code,
         ranks_started=seen.ranks_started,
         supervisor_signal=said.supervisor_signal,
-        failed_node=srun_words.failed_node(words) or said.failed_node,
-        oom_kills=max(seen.oom_kills, srun_words.oom_kills(words), int(said.out_of_memory)),
+        failed_node=srun_output.failed_node(words) or said.failed_node,
+        oom_kills=max(seen.oom_kills, srun_output.oom_kills(words), int(said.out_of_memory)),
         findings=seen.findings,
         hang=seen.hang,
         log_signatures=signatures.find(tail(place.ranks_log).splitlines(), is_labelled(task)),
@@ -133,7 +134,7 @@ def rank_exit(words: dict[str, Any]) -> RankExit:
 
 
 def rank_exits(
-    words: Iterable[RankExit], failures: Iterable[srun_words.Failure], ended: float
+    words: Iterable[RankExit], failures: Iterable[srun_output.Failure], ended: float
 ) -> list[RankExit]:
     """How ranks left, the cause first: a death that no lost peer leads to, then those that left
     words in the order they left, then those of which only the code is known.

@@ -18,7 +18,7 @@ from jobs.contract.attempt_history import History, Start
 from jobs.contract.outcomes import Action, Decision, Ending, Evidence, Site
 from jobs.contract.rundir import RunDir
 from jobs.runtime import context
-from jobs.slurm import dependencies, ledger, queries, successor
+from jobs.slurm import dependencies, queries, submission_log, successor
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow
 from jobs.slurm.states import JobInfo, JobState
@@ -102,7 +102,7 @@ def look_after(run: RunDir, stage: str, client: Client, by: str) -> Look:
     """
     try:
         with successor.waiting_lock(run):
-            ledger.settle(run, client)
+            submission_log.settle(run, client)
             tasks = unfinished(run, stage)
             over, unclear = sort_out(tasks, client.states([task.job_id for task in tasks]))
             rows = client.accounting([task.job_id for task in over]) if over else {}
@@ -318,10 +318,14 @@ def repair(run: RunDir, stage: str, client: Client) -> list[str]:
     was to come after the stage.
     """
     events = rundir.read_events(run)
-    given = [index for event in ledger.submits(events, stage) for index, _ in ledger.given(event)]
+    given = [
+        index
+        for event in submission_log.submits(events, stage)
+        for index, _ in submission_log.given(event)
+    ]
     if len(given) == len(set(given)):
         return []
-    dependencies.retarget(client, ledger.current_jobs(run, events, stage))
+    dependencies.retarget(client, submission_log.current_jobs(run, events, stage))
     return [
         f"{name}: its jobs have left the queue without a start; `meditron resume {run.name}` "
         "submits them again"

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from jobs import attempt, srun_words
+from jobs import attempt
 from jobs.attempt import Place
 from jobs.contract import rundir, specs
 from jobs.runtime import processes
+from jobs.slurm import srun_output
 
 if TYPE_CHECKING:
     from jobs.slurm.client import Client
@@ -76,7 +77,7 @@ class Ranks(Protocol):
         """End all ranks at once; ``poll`` tells when they are gone."""
         ...
 
-    def failures(self) -> list[srun_words.Failure]:
+    def failures(self) -> list[srun_output.Failure]:
         """The ranks that failed, once all are gone."""
         ...
 
@@ -132,7 +133,7 @@ class SrunRanks:
         code = self._process.poll()
         if not code:
             return code
-        return srun_words.first_failure(self._words()) or code
+        return srun_output.first_failure(self._words()) or code
 
     def stop(self) -> bool:
         """Have Slurm send SIGTERM to the ranks; whether it took the request.
@@ -148,11 +149,11 @@ class SrunRanks:
         if now - self._alone_since > SRUN_SECONDS:
             self._process.kill()
 
-    def failures(self) -> list[srun_words.Failure]:
+    def failures(self) -> list[srun_output.Failure]:
         """The tasks that srun says have failed."""
         said = self._words()
         attempt.say(said.rstrip("\n"))
-        return srun_words.failures(said)
+        return srun_output.failures(said)
 
     def _words(self) -> str:
         return self._said.read_text(errors="replace")
@@ -173,7 +174,7 @@ class LocalRanks:
         self._patience = patience
         self._deadline = float("inf")
         self._code = 0
-        self._failures: list[srun_words.Failure] = []
+        self._failures: list[srun_output.Failure] = []
         tie = tie_to_parent()
         with log.open("ab") as file:
             self._processes = [
@@ -212,7 +213,7 @@ class LocalRanks:
         """Kill all ranks."""
         self._kill()
 
-    def failures(self) -> list[srun_words.Failure]:
+    def failures(self) -> list[srun_output.Failure]:
         """The ranks that failed, in the order they were seen."""
         return self._failures
 
@@ -221,7 +222,7 @@ class LocalRanks:
         known = {failure.rank for failure in self._failures}
         node = os.uname().nodename
         self._failures += [
-            srun_words.Failure(rank, node, code, is_cause=not known)
+            srun_output.Failure(rank, node, code, is_cause=not known)
             for rank, code in failed.items()
             if rank not in known
         ]

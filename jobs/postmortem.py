@@ -7,13 +7,14 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from jobs import attempt, fitness, gather, policy, srun_words, surroundings
+from jobs import attempt, fitness, gather, policy, surroundings
 from jobs.attempt import Place
 from jobs.contract import attempt_history, rundir, specs
 from jobs.contract.attempt_history import Start
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Cause, Decision, Evidence, NodeEntry, Site, Verdict
 from jobs.gather import Seen
+from jobs.slurm import srun_output
 from jobs.slurm.client import Client
 
 
@@ -25,7 +26,7 @@ def examine(
     said = surroundings.recorded(client, start.job_id, start.restarts, start.nodes)
     seen = Seen(
         ranks_started=place.ranks_log.exists(),
-        failures=tuple(srun_words.failures(gather.read_text(place.srun_log))),
+        failures=tuple(srun_output.failures(gather.read_text(place.srun_log))),
         findings=tuple(fitness.found_in(fitness.health_reports(place))),
     )
     job = Job(start.job_id, start.restarts, start.nodes)

@@ -29,7 +29,7 @@ from jobs.contract import rundir
 from jobs.contract.job import node_name
 from jobs.runtime import subprocesses
 from jobs.slurm.client import Client
-from jobs.slurm.environment import job_environment
+from jobs.slurm.job_environment import job_environment
 
 REQUEST = "request.json"
 REPORT = "report.json"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from jobs.contract import rundir, specs
 from jobs.contract.rundir import RunDir
-from jobs.slurm import ledger, successor
+from jobs.slurm import submission_log, successor
 from jobs.slurm.submission import SubmitError
 from meditron_cli import run_record, view
 from meditron_cli.errors import ConfigError, SchedulerError
@@ -30,7 +30,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         SchedulerError: no answer.
     """
     with nobody_submits(run):
-        for intent in ledger.unanswered(rundir.read_events(run)):
+        for intent in submission_log.unanswered(rundir.read_events(run)):
             withdraw(run, intent, schedulers(intent["scheduler"]))
         open_ids = view.open_jobs(run_record.read(run), now=0.0)
         everything = sorted(job for ids in open_ids.values() for job in ids)
@@ -65,7 +65,7 @@ def nobody_submits(run: RunDir) -> Iterator[None]:
 def dismiss_janitors(run: RunDir, schedulers: Callable[[str], Scheduler]) -> None:
     """Cancel what would look after the jobs of a run."""
     events = rundir.read_events(run)
-    found = {job for stage in specs.STAGES for job in ledger.janitors(events, stage)}
+    found = {job for stage in specs.STAGES for job in submission_log.janitors(events, stage)}
     if found:
         schedulers("slurm").cancel(sorted(found))
 

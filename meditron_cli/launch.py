@@ -12,7 +12,7 @@ from typing import Any
 from jobs import attempt, nodes
 from jobs.contract import rundir, specs
 from jobs.contract.rundir import RunDir
-from jobs.slurm import ledger, successor
+from jobs.slurm import submission_log, successor
 from meditron_cli import run_record, runs, view
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
@@ -211,7 +211,7 @@ def settle_unanswered(run: RunDir, scheduler: Scheduler) -> None:
     Raises:
         SchedulerError: no answer.
     """
-    for intent in ledger.unanswered(rundir.read_events(run)):
+    for intent in submission_log.unanswered(rundir.read_events(run)):
         if not scheduler.adopt(run.root, intent):
             withdraw(run, intent, scheduler)
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from jobs.slurm import queries
-from jobs.slurm.environment import command_environment
+from jobs.slurm.job_environment import command_environment
 from jobs.slurm.queries import AccountRow, Dependent, JobFacts
 from jobs.slurm.states import LEFT_THE_QUEUE, NO_ACCOUNTING, JobInfo, JobState
 

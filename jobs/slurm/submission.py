@@ -22,7 +22,7 @@ from jobs.contract.rundir import RunDir
 from jobs.runtime import context
 from jobs.slurm import payload
 from jobs.slurm.client import Client
-from jobs.slurm.environment import job_environment, only_environment, without_code
+from jobs.slurm.job_environment import job_environment, only_environment, without_code
 from jobs.slurm.payload import Payload
 
 MANY_TIMEOUTS = 1000

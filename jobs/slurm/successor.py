@@ -15,7 +15,7 @@ from typing import Any
 from jobs import attempt, nodes
 from jobs.contract import attempt_history, metrics_log, rundir
 from jobs.contract.rundir import RunDir
-from jobs.slurm import ledger, submission
+from jobs.slurm import submission, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError, Unclear
 
@@ -63,10 +63,10 @@ def succeed(  # noqa: PLR0913 - one keyword a field of the wish
     wish = Wish(stage, tasks, tuple(replaces), by, tuple(exclude), delay)
     client = client or Client(os.environ)
     with waiting_lock(run):
-        ledger.settle(run, client)
+        submission_log.settle(run, client)
         why = held_back(run, wish.stage, wish.indices, wish.replaces)
         if why:
-            ledger.note(why)
+            submission_log.note(why)
             return []
         return go_on(run, wish, client)
 
@@ -125,7 +125,7 @@ def go_on(run: RunDir, wish: Wish, client: Client) -> list[str]:
     except SubmitError:
         rundir.append_event(run, "withdraw", stage=asked.stage, attempt=asked.attempt)
         raise
-    ledger.complete(run, asked, fields, ids, client)
+    submission_log.complete(run, asked, fields, ids, client)
     return ids
 
 
@@ -136,7 +136,7 @@ def usable(wish: Wish, earlier: Submission, client: Client) -> tuple[str, ...]:
     known = client.partition_nodes(str(earlier.parameters.get("partition", "")))
     names, warning = nodes.left_out(wish.exclude, known, int(earlier.parameters.get("nodes", 1)))
     if warning:
-        ledger.note(f"{wish.stage}: {warning}")
+        submission_log.note(f"{wish.stage}: {warning}")
     return names
 
 

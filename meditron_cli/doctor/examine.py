@@ -11,7 +11,7 @@ from jobs import nodes
 from jobs.contract.outcomes import NodeEntry
 from jobs.contract.specs import STAGES
 from jobs.slurm.client import Client
-from jobs.slurm.environment import job_environment
+from jobs.slurm.job_environment import job_environment
 from meditron_cli import inputs
 from meditron_cli.config.load import Loaded, load
 from meditron_cli.doctor import (

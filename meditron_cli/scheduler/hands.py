@@ -13,7 +13,7 @@ from typing import Protocol
 from jobs import fault
 from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
-from jobs.slurm.environment import command_environment
+from jobs.slurm.job_environment import command_environment
 from meditron_cli.errors import SchedulerError
 
 STRIKE_SECONDS = 60.0

@@ -24,7 +24,7 @@ from jobs import launchers
 from jobs.contract import rundir, specs
 from jobs.contract.job import LOCAL_JOB
 from jobs.slurm import payload
-from jobs.slurm.environment import job_environment
+from jobs.slurm.job_environment import job_environment
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState

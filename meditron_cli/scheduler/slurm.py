@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract.rundir import RunDir
-from jobs.slurm import ledger, submission
+from jobs.slurm import submission, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError
 from meditron_cli.errors import ConfigError, SchedulerError
@@ -78,12 +78,12 @@ class SlurmScheduler:
     def adopt(self, run: Path, intent: Mapping[str, Any]) -> bool:
         """Take over a submission that was killed, where all of its jobs are there."""
         with translated():
-            return ledger.adopt(RunDir(run), intent, self._client)
+            return submission_log.adopt(RunDir(run), intent, self._client)
 
     def withdraw(self, run: Path, stage: str, attempt: int) -> None:
         """Cancel an attempt's jobs by what was written on them."""
         with translated():
-            self.cancel(ledger.left_behind(RunDir(run), stage, attempt, self._client))
+            self.cancel(submission_log.left_behind(RunDir(run), stage, attempt, self._client))
 
     def node_names(self, partition: str) -> tuple[str, ...] | None:
         """What sinfo lists."""

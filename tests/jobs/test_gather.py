@@ -14,7 +14,7 @@ from jobs.contract import rundir, specs
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Evidence, RankExit
 from jobs.gather import Said, Seen
-from jobs.srun_words import Failure
+from jobs.slurm.srun_output import Failure
 
 from .conftest import Workbench
 

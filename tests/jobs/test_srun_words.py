@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobs import srun_words
-from jobs.srun_words import Failure
+from jobs.slurm import srun_output
+from jobs.slurm.srun_output import Failure
 
 THE_REST = """\
 srun: launch/slurm: _step_signal: Terminating StepId=17.0
@@ -28,18 +28,18 @@ srun: Force Terminated StepId=17.0
     ],
 )
 def test_the_first_task_to_fail_is_the_cause(line: str, code: int | None) -> None:
-    assert srun_words.first_failure(f"{line}\n{THE_REST}") == code
+    assert srun_output.first_failure(f"{line}\n{THE_REST}") == code
 
 
 @pytest.mark.parametrize("said", ["", "srun: error: Node failure on gpu03\n", "rubbish\n"])
 def test_other_words_name_no_task(said: str) -> None:
-    assert srun_words.first_failure(said) is None
+    assert srun_output.first_failure(said) is None
 
 
 def test_who_failed_before_srun_ended_the_others_is_a_cause() -> None:
     said = f"srun: error: gpu02: task 2: Killed\n{THE_REST}"
 
-    assert srun_words.failures(said) == [
+    assert srun_output.failures(said) == [
         Failure(2, "gpu02", -9, is_cause=True),
         Failure(3, "gpu02", -15, is_cause=False),
         Failure(0, "gpu01", 1, is_cause=False),
@@ -50,8 +50,8 @@ def test_who_failed_before_srun_ended_the_others_is_a_cause() -> None:
 def test_a_node_that_failed_is_named() -> None:
     said = f"srun: error: Node failure on gpu03\n{THE_REST}"
 
-    assert srun_words.failed_node(said) == "gpu03"
-    assert srun_words.failed_node(THE_REST) == ""
+    assert srun_output.failed_node(said) == "gpu03"
+    assert srun_output.failed_node(THE_REST) == ""
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,4 @@ def test_a_node_that_failed_is_named() -> None:
 )
 def test_processes_that_found_no_memory_are_counted(line: str, number: int) -> None:
     """Words of Slurm 22.05 and of older releases."""
-    assert srun_words.oom_kills(f"{line}\n{THE_REST}") == number
+    assert srun_output.oom_kills(f"{line}\n{THE_REST}") == number

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from jobs import srun_words
 from jobs.contract.outcomes import Hang
+from jobs.slurm import srun_output
 from jobs.watching import AFTERWARDS_SECONDS, Deadline, Senses, Watching
 
 HANG = Hang("step", 130.0, 120.0)
@@ -33,7 +33,7 @@ class Ranks:
     def end(self) -> None:
         self.ended += 1
 
-    def failures(self) -> list[srun_words.Failure]:
+    def failures(self) -> list[srun_output.Failure]:
         return []
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
-from jobs.slurm import ledger, submission
+from jobs.slurm import submission, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 from jobs.slurm.successor import held_back, succeed
@@ -240,7 +240,7 @@ def test_a_submission_that_was_killed_is_taken_over(
     assert len(told["janitors"]) == 1
     terms = [f"afterok:{job}(unfulfilled)" for job in news]
     assert waits_for(slurm, after).split(",") == terms
-    assert ledger.unanswered(rundir.read_events(run)) == []
+    assert submission_log.unanswered(rundir.read_events(run)) == []
 
 
 def test_after_a_cancellation_nothing_goes_on(

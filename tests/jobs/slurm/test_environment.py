@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.slurm.environment import command_environment, job_environment, without_code
+from jobs.slurm.job_environment import command_environment, job_environment, without_code
 
 
 def test_settings_of_a_person_or_an_outer_job_do_not_change_the_questions() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
-from jobs.slurm import ledger, submission
+from jobs.slurm import submission, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError
 from jobs.slurm.successor import held_back, succeed, waiting_lock
@@ -84,7 +84,7 @@ def test_a_refusal_leaves_nothing(
 
     assert caught.value.message == "sbatch refused pretrain: too many jobs"
     assert programs.queued() == []
-    assert ledger.unanswered(rundir.read_events(run)) == []
+    assert submission_log.unanswered(rundir.read_events(run)) == []
     assert held_back(run, "pretrain", [0], ["50"]) == ""
 
 
@@ -221,7 +221,7 @@ def test_one_whose_job_has_ended_since_is_taken_over_by_what_it_said(
     submission.write(run, second)
     rundir.append_event(run, "start", stage="pretrain", index=0, attempt=2, job_id="77")
 
-    ledger.settle(run, client)
+    submission_log.settle(run, client)
 
     assert events(run, "submit")[-1]["job_ids"] == ["77"]
 
