@@ -1,5 +1,5 @@
 """Have every node of the job checked before ranks start on it, and say what speaks against one.
-Standard library only; the check itself is ``jobs.preflight``.
+Standard library only; the check itself is ``jobs.health.preflight``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,13 @@ def check(
     arguments = [str(place.run.root), place.stage, str(place.index), str(place.attempt)]
     if task.scratch_dir:
         arguments += ["--scratch", str(scratch(place, task))]
-    command = [*on_every_node(place, task), sys.executable, "-m", "jobs.preflight", *arguments]
+    command = [
+        *on_every_node(place, task),
+        sys.executable,
+        "-m",
+        "jobs.health.preflight",
+        *arguments,
+    ]
     environment = {**environ, **launchers.code_environment(place.run, environ)}
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + patience.seconds

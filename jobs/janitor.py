@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import attempt, gather, nodes, postmortem
+from jobs import attempt, gather, postmortem
 from jobs.contract import attempt_history, rundir
 from jobs.contract.attempt_history import History, Start
 from jobs.contract.outcomes import Action, Decision, Ending, Evidence, Site
 from jobs.contract.rundir import RunDir
+from jobs.health import node_ledger
 from jobs.runtime import context
 from jobs.slurm import dependencies, queries, submission_log, successor
 from jobs.slurm.client import Client
@@ -248,11 +249,11 @@ class Judge:
         )
         found = postmortem.examine(self.run, start, spec, self.client, here)
         found = replace(found, ended=self.end_of(task, start, found))
-        path = nodes.ledger_of(self.run, spec)
-        entries = nodes.active(nodes.read(path), time.time()) if path else ()
+        path = node_ledger.ledger_of(self.run, spec)
+        entries = node_ledger.active(node_ledger.read(path), time.time()) if path else ()
         decision = postmortem.close(self.run, start, found, entries, self.by)
         if path:
-            nodes.append(path, decision.suspects)
+            node_ledger.append(path, decision.suspects)
         return decision
 
     def end_of(self, task: Task, start: Start, found: Evidence) -> float:

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from jobs import causes, nodes
+from jobs import causes
 from jobs.contract.outcomes import (
     TRAINING,
     Action,
@@ -24,6 +24,7 @@ from jobs.contract.outcomes import (
     Verdict,
 )
 from jobs.contract.specs import SupervisionSpec
+from jobs.health import node_ledger
 from jobs.policy_case import Case
 from jobs.policy_table import Pace
 from jobs.runtime import context
@@ -65,7 +66,7 @@ def decide(
     """
     past = tuple(ending for ending in history if ending.attempt != evidence.attempt)
     verdict = causes.classify(evidence)
-    active = nodes.active(ledger, now)
+    active = node_ledger.active(ledger, now)
     case = Case(evidence, verdict, past, active, now, limits or SupervisionSpec())
     for rule in RULES:
         decision = rule(case)
@@ -285,7 +286,7 @@ def restart(case: Case, delay: float) -> Decision:
 
 def submit(case: Case, delay: float) -> Decision:
     """A fresh job, without the nodes that are to blame and those the ledger speaks against."""
-    listed = nodes.worst_first(case.ledger) if case.on_slurm else []
+    listed = node_ledger.worst_first(case.ledger) if case.on_slurm else []
     exclude = tuple(dict.fromkeys((*case.blamed, *listed)))
     without = f" without {', '.join(exclude)}" if exclude else ""
     who = "a new job" if case.on_slurm else "it"
@@ -331,7 +332,7 @@ def suspects(case: Case) -> tuple[NodeEntry, ...]:
     if not case.on_slurm:
         return ()
     found = [*finding_entries(case), *cause_entries(case)]
-    found.sort(key=lambda entry: nodes.SEVERITY.index(entry.verdict))
+    found.sort(key=lambda entry: node_ledger.SEVERITY.index(entry.verdict))
     return tuple({entry.node: entry for entry in reversed(found)}.values())
 
 
@@ -350,7 +351,7 @@ def finding_entries(case: Case) -> list[NodeEntry]:
         entry(
             case,
             finding.node,
-            nodes.verdict_of(finding),
+            node_ledger.verdict_of(finding),
             finding.code,
             finding.message,
         )
@@ -361,7 +362,7 @@ def finding_entries(case: Case) -> list[NodeEntry]:
 
 def entry(case: Case, node: str, verdict: str, code: str, evidence: str) -> NodeEntry:
     told = case.evidence
-    return nodes.strike(
+    return node_ledger.strike(
         node,
         verdict,
         code,

@@ -18,13 +18,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import FrameType
 
-from jobs import attempt, autopsy, fitness, gather, hangs, launchers, nodes, policy, postmortem
+from jobs import attempt, autopsy, fitness, gather, hangs, launchers, policy, postmortem
 from jobs.acting import Acting
 from jobs.attempt import Place, say
 from jobs.contract import attempt_history, metrics_log, rundir, specs
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.outcomes import Action, Cause, Decision, Evidence, Hang, NodeEntry, Verdict
 from jobs.gather import Seen
+from jobs.health import node_ledger
 from jobs.runtime import cgroups, context, secrets_file
 from jobs.surroundings import Surroundings
 from jobs.watching import Senses, Watching
@@ -404,16 +405,16 @@ class Supervisor:
 
     def ledger(self) -> tuple[NodeEntry, ...]:
         """What counts against nodes of this cluster now."""
-        path = nodes.ledger_of(self.run, self.task)
-        return nodes.active(nodes.read(path), time.time()) if path else ()
+        path = node_ledger.ledger_of(self.run, self.task)
+        return node_ledger.active(node_ledger.read(path), time.time()) if path else ()
 
     def remember(self, suspects: Iterable[NodeEntry]) -> None:
         """Append to the cluster's node ledger."""
-        path = nodes.ledger_of(self.run, self.task)
+        path = node_ledger.ledger_of(self.run, self.task)
         if path is None:
             return
         try:
-            nodes.append(path, suspects)
+            node_ledger.append(path, suspects)
         except OSError as error:
             say(f"{path} could not be written: {error.strerror}")
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import attempt, nodes
+from jobs import attempt
 from jobs.contract import rundir, specs
 from jobs.contract.rundir import RunDir
+from jobs.health import node_ledger
 from jobs.slurm import submission_log, successor
 from meditron_cli import run_record, runs, view
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
@@ -135,13 +136,13 @@ def left_alone(
 
 def without_bad_nodes(plan: Plan, scheduler: Scheduler, run: RunDir, note: Note) -> Plan:
     """The plan with the nodes that its stages leave out, by the cluster's node ledger."""
-    entries = nodes.read(nodes.ledger(run.root.parent, plan.site.cluster))
-    if plan.site.scheduler != "slurm" or not nodes.active(entries, time.time()):
+    entries = node_ledger.read(node_ledger.ledger(run.root.parent, plan.site.cluster))
+    if plan.site.scheduler != "slurm" or not node_ledger.active(entries, time.time()):
         return plan
     stages = []
     for stage in plan.stages:
         known = scheduler.node_names(stage.resources.partition)
-        names, warning = nodes.excluded(entries, time.time(), known, stage.resources.nodes)
+        names, warning = node_ledger.excluded(entries, time.time(), known, stage.resources.nodes)
         if warning:
             note(f"{stage.stage}: {warning}")
         stages.append(replace(stage, exclude=names))

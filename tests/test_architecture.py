@@ -17,7 +17,7 @@ LIGHT = {
     "jobs.contract.specs",
     "jobs.contract.rundir",
     "jobs.runtime.context",
-    "jobs.health",
+    "jobs.health.node_checks",
 }
 HEAVY = {"torch", "megatron", "tensorboard", "lm_eval", "datasets", "tokenizers", "pyarrow"}
 CLI_ONLY = {"meditron_cli", "click", "yaml", "pydantic", "rich", "clusters"}

@@ -12,9 +12,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs import attempt, nodes
+from jobs import attempt
 from jobs.contract import attempt_history, metrics_log, rundir
 from jobs.contract.rundir import RunDir
+from jobs.health import node_ledger
 from jobs.slurm import submission, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError, Unclear
@@ -134,7 +135,9 @@ def usable(wish: Wish, earlier: Submission, client: Client) -> tuple[str, ...]:
     if not wish.exclude:
         return ()
     known = client.partition_nodes(str(earlier.parameters.get("partition", "")))
-    names, warning = nodes.left_out(wish.exclude, known, int(earlier.parameters.get("nodes", 1)))
+    names, warning = node_ledger.left_out(
+        wish.exclude, known, int(earlier.parameters.get("nodes", 1))
+    )
     if warning:
         submission_log.note(f"{wish.stage}: {warning}")
     return names

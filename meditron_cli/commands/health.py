@@ -14,7 +14,7 @@ from meditron_cli.errors import ConfigError, Unhealthy
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
-    from jobs.health import Expected, Finding
+    from jobs.health.node_checks import Expected, Finding
     from meditron_cli.config.schema import Cluster
 
 
@@ -31,21 +31,21 @@ def command(
 
     Without an expectation it says what is there. Exit code 5 when something is FATAL.
     """
-    from jobs import health
+    from jobs.health import node_checks
     from meditron_cli import console, runs
 
     profile = load_profile(cluster)
     expected = expectation(services, gpus, profile)
     root = runs.runs_root(runs_dir, services.environ, profile.runs_dir if profile else None)
-    findings = health.check(health.read_sample(root, services.environ), expected)
-    node, verdict = health.node_name(services.environ), health.worst(findings)
+    findings = node_checks.check(node_checks.read_sample(root, services.environ), expected)
+    node, verdict = node_checks.node_name(services.environ), node_checks.worst(findings)
     if as_json:
         found = [finding.to_json() for finding in findings]
         console.json_out({"node": node, "verdict": verdict.name, "findings": found})
     else:
         console.data(f"{node}: {verdict.name}")
         console.table(("verdict", "check", "where", "what"), rows(findings))
-    if verdict is health.Verdict.FATAL:
+    if verdict is node_checks.Verdict.FATAL:
         raise Unhealthy(f"{node} is not fit for work: {reasons(findings)}")
 
 
@@ -68,7 +68,7 @@ def expectation(services: Services, gpus: int | None, profile: Cluster | None) -
     Raises:
         ConfigError: the profile skips a check that does not exist.
     """
-    from jobs import health
+    from jobs.health import node_checks
 
     wanted: dict[str, Any] = {"gpus": gpus}
     if profile is not None:
@@ -81,7 +81,7 @@ def expectation(services: Services, gpus: int | None, profile: Cluster | None) -
             "skip": profile.health_skip,
         }
     try:
-        return dataclasses.replace(health.expectation(wanted, services.environ), idle=False)
+        return dataclasses.replace(node_checks.expectation(wanted, services.environ), idle=False)
     except ValueError as error:
         raise ConfigError(str(error), hint="see health_skip in the cluster profile") from error
 
@@ -112,7 +112,7 @@ def merged(group: Sequence[Finding]) -> tuple[str, str, str, str]:
 
 def reasons(findings: Sequence[Finding]) -> str:
     """Every FATAL finding in a few words."""
-    from jobs.health import Verdict
+    from jobs.health.node_checks import Verdict
 
     fatal = [finding for finding in findings if finding.verdict is Verdict.FATAL]
     told = (f.message if f.subject.gpu is None else f"{place(f)} {f.message}" for f in fatal)

@@ -29,16 +29,16 @@ class Ledger:
     @property
     def standing(self) -> tuple[NodeEntry, ...]:
         """Entries that count, and single suspicions, which do not yet."""
-        from jobs import nodes
+        from jobs.health import node_ledger
 
-        return nodes.standing(self.entries, self.now)
+        return node_ledger.standing(self.entries, self.now)
 
     @property
     def active(self) -> tuple[NodeEntry, ...]:
         """Entries for which jobs leave a node out."""
-        from jobs import nodes
+        from jobs.health import node_ledger
 
-        return nodes.active(self.entries, self.now)
+        return node_ledger.active(self.entries, self.now)
 
     def of(self, node: str) -> tuple[NodeEntry, ...]:
         """What stands against one node.
@@ -76,7 +76,7 @@ def command(
 
     A suspicion counts once a second one of another attempt stands beside it.
     """
-    from jobs import nodes
+    from jobs.health import node_ledger
     from meditron_cli import console
 
     if clear is not None and ticket is not None:
@@ -86,7 +86,7 @@ def command(
         forget(ledger, clear)
         console.note(f"{clear} is used again")
     elif ticket is not None:
-        console.data(nodes.ticket(ledger.of(ticket), ticket, cluster))
+        console.data(node_ledger.ticket(ledger.of(ticket), ticket, cluster))
     else:
         show(ledger, ledger.entries if show_all else ledger.standing, as_json)
 
@@ -97,14 +97,14 @@ def read_ledger(services: Services, cluster: str, runs_dir: Path | None) -> Ledg
     Raises:
         ConfigError: no such cluster, or its profile is wrong.
     """
-    from jobs import nodes
+    from jobs.health import node_ledger
     from meditron_cli import runs
     from meditron_cli.config.load import load_cluster
 
     profile = load_cluster(cluster)
     root = runs.runs_root(runs_dir, services.environ, profile.runs_dir)
-    path = nodes.ledger(root, profile.name)
-    return Ledger(profile.name, path, nodes.read(path), services.clock.now())
+    path = node_ledger.ledger(root, profile.name)
+    return Ledger(profile.name, path, node_ledger.read(path), services.clock.now())
 
 
 def forget(ledger: Ledger, node: str) -> None:
@@ -113,11 +113,13 @@ def forget(ledger: Ledger, node: str) -> None:
     Raises:
         ConfigError: nothing does.
     """
-    from jobs import nodes
+    from jobs.health import node_ledger
 
     ledger.of(node)
     said = "taken back with `meditron nodes --clear`"
-    nodes.append(ledger.path, [nodes.strike(node, nodes.CLEARED, "CLEARED", said, ledger.now)])
+    node_ledger.append(
+        ledger.path, [node_ledger.strike(node, node_ledger.CLEARED, "CLEARED", said, ledger.now)]
+    )
 
 
 def show(ledger: Ledger, entries: Sequence[NodeEntry], as_json: bool) -> None:

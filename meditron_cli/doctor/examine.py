@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs import nodes
 from jobs.contract.outcomes import NodeEntry
 from jobs.contract.specs import STAGES
+from jobs.health import node_ledger
 from jobs.slurm.client import Client
 from jobs.slurm.job_environment import job_environment
 from meditron_cli import inputs
@@ -179,11 +179,11 @@ def outcome(patient: Patient, plan: Plan, waited: probe.Waited) -> Seen:
 
 def remember(patient: Patient, found: Probe) -> None:
     """Put what speaks against a node into the cluster's ledger, so that jobs leave it out."""
-    ledger = nodes.ledger(patient.root, patient.name)
+    ledger = node_ledger.ledger(patient.root, patient.name)
     try:
-        known = nodes.read(ledger)
+        known = node_ledger.read(ledger)
         entries = still_true(strikes(found.report or {}), known, patient.clock.now())
-        nodes.append(ledger, entries)
+        node_ledger.append(ledger, entries)
     except OSError as error:
         patient.tell(
             f"{error.filename or ledger}: {error.strerror}: no node was put into the ledger"
@@ -193,8 +193,8 @@ def remember(patient: Patient, found: Probe) -> None:
 def strikes(report: Mapping[str, Any]) -> list[NodeEntry]:
     """What a report says against nodes, as of the time when they were seen."""
     return [
-        nodes.strike(
-            item.node, nodes.verdict_of(item), item.code, item.message, float(report["time"])
+        node_ledger.strike(
+            item.node, node_ledger.verdict_of(item), item.code, item.message, float(report["time"])
         )
         for item in meaning_probe.against_nodes(report)
     ]
@@ -202,7 +202,7 @@ def strikes(report: Mapping[str, Any]) -> list[NodeEntry]:
 
 def still_true(entries: list[NodeEntry], known: Sequence[NodeEntry], now: float) -> list[NodeEntry]:
     """Entries that have not expired, of nodes that nobody has cleared since."""
-    cleared = {item.node: item.time for item in known if item.verdict == nodes.CLEARED}
+    cleared = {item.node: item.time for item in known if item.verdict == node_ledger.CLEARED}
     return [
         entry
         for entry in entries

@@ -27,7 +27,7 @@ def judge(report: Report, need_gb: float) -> list[Finding]:
     """Every fact of a report with its meaning.
 
     Args:
-        report: of ``jobs.probe``.
+        report: of ``jobs.health.site_probe``.
         need_gb: room that training wants where runs lie, in GiB.
     """
     found = [finding for judged in JUDGES for finding in judged(report)]

@@ -1,4 +1,5 @@
-"""The probe job: made, submitted, waited for, fetched (``jobs.probe`` is what it runs)."""
+"""The probe job: made, submitted, waited for, fetched (``jobs.health.site_probe`` is what it runs).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from jobs import probe as node_side
 from jobs.contract import rundir
+from jobs.health import site_probe as node_side
 from jobs.slurm.client import Client
 from jobs.slurm.submission import sbatch_reason
 from meditron_cli import snapshot
@@ -75,7 +76,7 @@ def submit(plan: Plan, root: Path, client: Client, now: float) -> Probe:
 
 
 def script(plan: Plan, folder: Path) -> str:
-    """The batch script: what the site wants first, then ``jobs.probe``."""
+    """The batch script: what the site wants first, then ``jobs.health.site_probe``."""
     python = shlex.quote(plan.site.python or sys.executable)
     code = shlex.quote(str(folder / "code"))
     lines = [
@@ -83,7 +84,7 @@ def script(plan: Plan, folder: Path) -> str:
         *plan.site.setup,
         f"export PYTHONPATH={code}${{PYTHONPATH:+:$PYTHONPATH}}",
         "export PYTHONSAFEPATH=1",
-        f"exec {python} -u -m jobs.probe batch {shlex.quote(str(folder))}",
+        f"exec {python} -u -m jobs.health.site_probe batch {shlex.quote(str(folder))}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,5 @@
-"""Builds the stand-in ``libnvidia-ml.so.1`` and asks ``jobs.health`` about it through pynvml.
+"""Builds the stand-in ``libnvidia-ml.so.1`` and asks ``jobs.health.node_checks`` about it through
+pynvml.
 
 The library is found by name, so it must be on LD_LIBRARY_PATH before a process starts:
 ``Examiner`` keeps one such process and hands it one file of readings after the other.

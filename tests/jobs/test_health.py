@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import health, health_gpu
-from jobs.health import Action, Expected, Finding, Verdict
-from jobs.health_reading import (
+from jobs.health import gpu_checks, node_checks
+from jobs.health.node_checks import Action, Expected, Finding, Verdict
+from jobs.health.nvml import (
     PROBES,
     Disk,
     Driver,
@@ -73,7 +73,7 @@ NODE = Sample(
     memory_available=200 * GIB,
 )
 
-CONDEMNING = set(health_gpu.HARD_ERRORS)
+CONDEMNING = set(gpu_checks.HARD_ERRORS)
 soft_unknowns = st.builds(
     Unknown, st.text(), st.none() | st.integers(1, 999).filter(lambda code: code not in CONDEMNING)
 )
@@ -81,7 +81,7 @@ unsupported_is_unknown = soft_unknowns.filter(lambda reading: reading.nvml != 3)
 
 
 def findings_of(sample: Sample, code: str, expected: Expected | None = None) -> list[Finding]:
-    found = health.check(sample, expected or Expected())
+    found = node_checks.check(sample, expected or Expected())
     return [finding for finding in found if finding.code == code]
 
 
@@ -106,11 +106,13 @@ def test_verdicts_are_ordered_by_what_they_ask_for() -> None:
 
 
 def test_a_node_that_is_well_is_ok() -> None:
-    assert health.worst(health.check(NODE, Expected(gpus=2, gpu_kind="a100"))) is Verdict.OK
+    assert (
+        node_checks.worst(node_checks.check(NODE, Expected(gpus=2, gpu_kind="a100"))) is Verdict.OK
+    )
 
 
 def test_no_finding_at_all_is_unknown() -> None:
-    assert health.worst([]) is Verdict.UNKNOWN
+    assert node_checks.worst([]) is Verdict.UNKNOWN
 
 
 @given(
@@ -125,7 +127,7 @@ def test_a_node_that_tells_nothing_is_unknown_but_for_gpus_that_are_needed(
     no_driver = Unknown("no package")
     sample = Sample("node01", 0.0, 0, no_driver, (silent,) * gpus, (), reading, reading, reading)
 
-    findings = health.check(sample, expected)
+    findings = node_checks.check(sample, expected)
 
     counted = {f.verdict for f in findings if f.code == "gpu_count"}
     others = [f for f in findings if f.code != "gpu_count"]
@@ -139,20 +141,22 @@ def test_a_node_that_tells_nothing_is_unknown_but_for_gpus_that_are_needed(
 def test_a_reading_that_is_missing_touches_only_the_checks_that_use_it(
     gpu: Gpu, field: str, reading: Unknown
 ) -> None:
-    users = {check.code for check in health_gpu.CHECKS if field in (*check.needs, *check.also)}
+    users = {check.code for check in gpu_checks.CHECKS if field in (*check.needs, *check.also)}
     users |= {
         "name": {"gpu_kind", "nvlink"},
         "temperature": {"temperature_peers"},
         "nvlinks": {"nvlink"},
         "processes": {"foreign_process"},
     }.get(field, set())
-    users |= {code for code, _, _ in health_gpu.HARD_ERRORS.values()}
+    users |= {code for code, _, _ in gpu_checks.HARD_ERRORS.values()}
     blind = dataclasses.replace(gpu, **{field: reading})
 
     before, after = (
         [
             (finding.code, finding.verdict, finding.message)
-            for finding in health.check(dataclasses.replace(NODE, gpus=(WELL, one)), Expected())
+            for finding in node_checks.check(
+                dataclasses.replace(NODE, gpus=(WELL, one)), Expected()
+            )
             if finding.code not in users
             and finding.subject.gpu == gpu.index
             and finding.code != "gpu_count"
@@ -168,9 +172,9 @@ def test_a_reading_that_is_missing_touches_only_the_checks_that_use_it(
 def test_whatever_a_gpu_says_findings_have_known_codes_and_are_json(gpu: Gpu) -> None:
     expected = Expected(gpus=2, gpu_kind="A100-SXM4-80GB")
 
-    findings = health.check(dataclasses.replace(NODE, gpus=(WELL, gpu)), expected)
+    findings = node_checks.check(dataclasses.replace(NODE, gpus=(WELL, gpu)), expected)
 
-    assert {finding.code for finding in findings} <= health.CODES
+    assert {finding.code for finding in findings} <= node_checks.CODES
     assert json.loads(json.dumps([finding.to_json() for finding in findings]))
 
 
@@ -274,7 +278,7 @@ def test_links_of_a_gpu_that_does_not_tell_do_not_count_against_its_peers() -> N
     ],
 )
 def test_kinds_are_compared_by_model(name: str, kind: str, same: bool) -> None:
-    assert health_gpu.is_kind(name, kind) is same
+    assert gpu_checks.is_kind(name, kind) is same
 
 
 def test_an_expectation_takes_what_a_specification_holds() -> None:
@@ -287,14 +291,14 @@ def test_an_expectation_takes_what_a_specification_holds() -> None:
         "skip": ["persistence"],
     }
 
-    expected = health.expectation(given_by_plan, {"SLURM_GPUS_ON_NODE": "8"})
+    expected = node_checks.expectation(given_by_plan, {"SLURM_GPUS_ON_NODE": "8"})
 
     assert expected == Expected(4, "a100", 2, 512, 30.5, True, frozenset({"persistence"}))
 
 
 @pytest.mark.parametrize(("told", "gpus"), [("8", 8), ("", None), ("a100:8", None)])
 def test_slurms_count_is_expected_when_nobody_else_says(told: str, gpus: int | None) -> None:
-    assert health.expectation({"gpus": None}, {"SLURM_GPUS_ON_NODE": told}).gpus == gpus
+    assert node_checks.expectation({"gpus": None}, {"SLURM_GPUS_ON_NODE": told}).gpus == gpus
 
 
 @pytest.mark.parametrize(
@@ -309,7 +313,7 @@ def test_slurms_count_is_expected_when_nobody_else_says(told: str, gpus: int | N
 )  # fmt: skip
 def test_an_unknown_expectation_is_refused(wanted: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError) as refusal:  # noqa: PT011  the whole message is compared
-        health.expectation(wanted, {})
+        node_checks.expectation(wanted, {})
 
     assert str(refusal.value) == message
 

@@ -414,7 +414,9 @@ def test_a_machine_without_gpu_says_so_and_is_well(without_nvml: Examiner) -> No
 
 
 def test_importing_health_loads_nothing_but_the_standard_library() -> None:
-    code = "import sys, jobs.preflight; print({'pynvml', 'torch', 'click'} & set(sys.modules))"
+    code = (
+        "import sys, jobs.health.preflight; print({'pynvml', 'torch', 'click'} & set(sys.modules))"
+    )
 
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

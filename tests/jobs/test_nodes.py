@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import nodes
 from jobs.contract.outcomes import NodeEntry
+from jobs.health import node_ledger
 
 from .endings import NOW, listed
 
@@ -35,7 +35,7 @@ def strike(
     node: str = "gpu01", verdict: str = "SUSPECT", now: float = NOW, **about: object
 ) -> NodeEntry:
     values = {"run": "med", "stage": "pretrain", "attempt": 1, **about}
-    return nodes.strike(node, verdict, "HANG", "rank 2 stopped", now, **values)
+    return node_ledger.strike(node, verdict, "HANG", "rank 2 stopped", now, **values)
 
 
 def names(entries: tuple[NodeEntry, ...]) -> set[str]:
@@ -43,37 +43,37 @@ def names(entries: tuple[NodeEntry, ...]) -> set[str]:
 
 
 def test_entries_come_back_as_they_were_written_oldest_first(tmp_path: Path) -> None:
-    path = nodes.ledger(tmp_path / "runs", "izar")
+    path = node_ledger.ledger(tmp_path / "runs", "izar")
     first, second, third = strike(), strike("gpu02", "FATAL"), strike("gpu03", attempt=9)
 
-    nodes.append(path, [first, second])
-    nodes.append(path, [third])
+    node_ledger.append(path, [first, second])
+    node_ledger.append(path, [third])
 
     assert path == tmp_path / "runs" / "nodes-izar.jsonl"
-    assert nodes.read(path) == (first, second, third)
+    assert node_ledger.read(path) == (first, second, third)
 
 
 def test_a_cluster_without_a_ledger_has_no_entries(tmp_path: Path) -> None:
-    assert nodes.read(tmp_path / "nodes-izar.jsonl") == ()
+    assert node_ledger.read(tmp_path / "nodes-izar.jsonl") == ()
 
 
 def test_nothing_to_add_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "nodes-izar.jsonl"
 
-    nodes.append(path, [])
+    node_ledger.append(path, [])
 
     assert not path.exists()
 
 
 def test_a_line_cut_short_hides_no_other(tmp_path: Path) -> None:
     path = tmp_path / "nodes-izar.jsonl"
-    nodes.append(path, [strike()])
+    node_ledger.append(path, [strike()])
     with path.open("ab") as file:
         file.write(b'{"node": "gpu09", "verd')
 
-    nodes.append(path, [strike("gpu02")])
+    node_ledger.append(path, [strike("gpu02")])
 
-    assert names(nodes.read(path)) == {"gpu01", "gpu02"}
+    assert names(node_ledger.read(path)) == {"gpu01", "gpu02"}
 
 
 @pytest.mark.parametrize(
@@ -89,21 +89,21 @@ def test_a_line_cut_short_hides_no_other(tmp_path: Path) -> None:
 )
 def test_a_line_that_is_no_entry_is_skipped(tmp_path: Path, change: dict[str, object]) -> None:
     path = tmp_path / "nodes-izar.jsonl"
-    nodes.append(path, [strike()])
+    node_ledger.append(path, [strike()])
     good = json.loads(path.read_text())
 
     path.write_text("\n".join(map(json.dumps, [{**good, **change}, {"node": "gpu05"}, [], good])))
 
-    assert nodes.read(path) == (strike(),)
+    assert node_ledger.read(path) == (strike(),)
 
 
 def test_a_line_of_a_later_version_is_read_for_what_is_known(tmp_path: Path) -> None:
     path = tmp_path / "nodes-izar.jsonl"
-    nodes.append(path, [strike()])
+    node_ledger.append(path, [strike()])
 
     path.write_text(json.dumps({**json.loads(path.read_text()), "rack": "B7"}))
 
-    assert nodes.read(path) == (strike(),)
+    assert node_ledger.read(path) == (strike(),)
 
 
 def test_two_who_write_at_once_lose_nothing(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_two_who_write_at_once_lose_nothing(tmp_path: Path) -> None:
     ]
 
     assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
-    assert len(names(nodes.read(path))) == 100
+    assert len(names(node_ledger.read(path))) == 100
 
 
 @pytest.mark.parametrize(("folder", "file"), [(0o2775, 0o664), (0o755, 0o644)])
@@ -125,9 +125,9 @@ def test_the_group_may_write_to_it_where_it_may_write_to_the_folder(
 ) -> None:
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs").chmod(folder)
-    path = nodes.ledger(tmp_path / "runs", "izar")
+    path = node_ledger.ledger(tmp_path / "runs", "izar")
 
-    nodes.append(path, [strike()])
+    node_ledger.append(path, [strike()])
 
     assert stat.S_IMODE(path.stat().st_mode) == file
 
@@ -139,8 +139,8 @@ def test_the_group_may_write_to_it_where_it_may_write_to_the_folder(
 def test_an_entry_counts_for_as_long_as_its_verdict_does(verdict: str, days: int) -> None:
     entries = [strike(verdict=verdict), strike(verdict=verdict, attempt=2)]
 
-    assert names(nodes.active(entries, NOW + days * DAY - 1)) == {"gpu01"}
-    assert nodes.active(entries, NOW + days * DAY) == ()
+    assert names(node_ledger.active(entries, NOW + days * DAY - 1)) == {"gpu01"}
+    assert node_ledger.active(entries, NOW + days * DAY) == ()
 
 
 @pytest.mark.parametrize(
@@ -160,15 +160,15 @@ def test_two_suspicions_of_different_attempts_within_a_day_exclude_a_node(
 ) -> None:
     entries = [strike(**second), strike()]
 
-    assert ("gpu01" in names(nodes.active(entries, NOW))) is counts
+    assert ("gpu01" in names(node_ledger.active(entries, NOW))) is counts
 
 
 def test_what_stands_before_a_clearing_is_taken_back_and_nothing_after_it() -> None:
     cleared = strike(verdict="CLEARED")
     fatal, other = strike(verdict="FATAL"), strike("gpu02", "FATAL")
 
-    assert names(nodes.active([fatal, other, cleared], NOW)) == {"gpu02"}
-    assert names(nodes.active([fatal, cleared, fatal], NOW)) == {"gpu01"}
+    assert names(node_ledger.active([fatal, other, cleared], NOW)) == {"gpu02"}
+    assert names(node_ledger.active([fatal, cleared, fatal], NOW)) == {"gpu01"}
 
 
 # What is left out ---------------------------------------------------------------------------------
@@ -182,19 +182,19 @@ def test_the_worst_nodes_of_the_partition_are_left_out_first() -> None:
         listed("cpu01"),
     ]
 
-    assert nodes.excluded(entries, NOW, PARTITION, 8) == (("gpu01", "gpu02", "gpu03"), "")
+    assert node_ledger.excluded(entries, NOW, PARTITION, 8) == (("gpu01", "gpu02", "gpu03"), "")
 
 
 def test_a_name_slurm_does_not_know_is_not_given_to_it() -> None:
-    assert nodes.excluded([listed("gone01")], NOW, PARTITION, 1) == ((), "")
+    assert node_ledger.excluded([listed("gone01")], NOW, PARTITION, 1) == ((), "")
 
 
 def test_without_the_names_of_the_nodes_none_is_left_out_and_that_is_said() -> None:
-    assert nodes.excluded([listed("gpu01")], NOW, None, 1) == (
+    assert node_ledger.excluded([listed("gpu01")], NOW, None, 1) == (
         (),
         "gpu01 should be left out, but Slurm does not say which nodes there are",
     )
-    assert nodes.excluded([], NOW, None, 1) == ((), "")
+    assert node_ledger.excluded([], NOW, None, 1) == ((), "")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_without_the_names_of_the_nodes_none_is_left_out_and_that_is_said() -> N
 def test_a_job_can_still_start(known: int, needed: int, out: int, warning: str) -> None:
     entries = [listed(f"gpu0{number}", time=NOW - number) for number in (1, 2, 3)]
 
-    found = nodes.excluded(entries, NOW, PARTITION[:known], needed)
+    found = node_ledger.excluded(entries, NOW, PARTITION[:known], needed)
 
     assert found == (("gpu01", "gpu02", "gpu03")[:out], warning)
 
@@ -236,7 +236,7 @@ ENTRIES = st.lists(
     st.builds(
         listed,
         node=st.sampled_from([*PARTITION[:12], "other"]),
-        verdict=st.sampled_from([*nodes.SEVERITY, nodes.CLEARED]),
+        verdict=st.sampled_from([*node_ledger.SEVERITY, node_ledger.CLEARED]),
         time=st.floats(NOW - 2 * DAY, NOW),
         expires=st.floats(NOW - DAY, NOW + DAY),
         run=st.sampled_from("ab"),
@@ -252,9 +252,9 @@ def test_never_so_many_are_left_out_that_a_job_cannot_start(
 ) -> None:
     known = PARTITION[:size]
 
-    out, warning = nodes.excluded(entries, NOW, known, needed)
+    out, warning = node_ledger.excluded(entries, NOW, known, needed)
 
-    bad = names(nodes.active(entries, NOW)) & set(known)
+    bad = names(node_ledger.active(entries, NOW)) & set(known)
     assert set(out) <= bad
     assert len(out) == len(set(out)) <= max(2, size // 10)
     assert not out or size - len(out) >= needed
@@ -263,10 +263,10 @@ def test_never_so_many_are_left_out_that_a_job_cannot_start(
 
 @given(ENTRIES)
 def test_what_counts_still_counts_when_asked_again(entries: list[NodeEntry]) -> None:
-    active = nodes.active(entries, NOW)
+    active = node_ledger.active(entries, NOW)
 
-    assert nodes.active(active, NOW) == active
-    assert set(active) <= set(nodes.standing(entries, NOW))
+    assert node_ledger.active(active, NOW) == active
+    assert set(active) <= set(node_ledger.standing(entries, NOW))
 
 
 # What administrators read -------------------------------------------------------------------------
@@ -279,7 +279,7 @@ def test_a_ticket_says_what_happened_and_how_to_drain() -> None:
         strike("gpu08"),
     ]
 
-    text = nodes.ticket(entries, "gpu07", "izar")
+    text = node_ledger.ticket(entries, "gpu07", "izar")
 
     assert text == (
         "Subject: izar: please look at node gpu07\n"
@@ -297,7 +297,7 @@ def test_a_ticket_says_what_happened_and_how_to_drain() -> None:
 
 @given(st.text(), st.text())
 def test_a_drain_command_runs_nothing_else(node: str, code: str) -> None:
-    command = nodes.drain_command([listed(node, code=code)], node)
+    command = node_ledger.drain_command([listed(node, code=code)], node)
 
     assert command.count('"') == 2
     assert not set(command) & set("`$\\;|&<>\n'!")

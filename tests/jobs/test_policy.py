@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import nodes, policy, policy_case, policy_table
+from jobs import policy, policy_case, policy_table
 from jobs.contract.outcomes import (
     Action,
     Cause,
@@ -25,6 +25,7 @@ from jobs.contract.outcomes import (
     Verdict,
 )
 from jobs.contract.specs import SupervisionSpec
+from jobs.health import node_ledger
 from jobs.runtime import context
 
 from .endings import (
@@ -431,7 +432,7 @@ def test_a_gpu_off_the_bus_is_listed_and_left_out_at_once() -> None:
     assert (decision.action, decision.exclude) == (Action.SUBMIT, ("gpu02",))
     (entry,) = decision.suspects
     assert (entry.verdict, entry.code, entry.run) == ("FATAL", "gpu_lost", "med")
-    assert entry.expires - NOW == nodes.LIFETIME_SECONDS["FATAL"]
+    assert entry.expires - NOW == node_ledger.LIFETIME_SECONDS["FATAL"]
 
 
 def test_every_node_the_pre_flight_refuses_is_left_out() -> None:
@@ -786,7 +787,7 @@ def test_nothing_is_left_out_without_a_reason(
 ) -> None:
     decision = decide(told, history, ledger)
 
-    speaks_against = {entry.node for entry in nodes.active(ledger, NOW)}
+    speaks_against = {entry.node for entry in node_ledger.active(ledger, NOW)}
     assert set(decision.exclude) <= speaks_against | {entry.node for entry in decision.suspects}
     assert decision.action is Action.SUBMIT or decision.exclude == ()
     assert len({entry.node for entry in decision.suspects}) == len(decision.suspects)

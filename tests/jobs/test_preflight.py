@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from jobs import preflight
 from jobs.contract import rundir, specs
-from jobs.health import Action, Finding, Verdict
-from jobs.health_finding import Outcome, Subject, finding_about
+from jobs.health import preflight
+from jobs.health.findings import Outcome, Subject, finding_about
+from jobs.health.node_checks import Action, Finding, Verdict
 
 from ..fake_nvml import build, environment, write_readings
 
@@ -71,7 +71,7 @@ class Node:
         path = write_readings(self.run.root.parent / "readings", readings)
         arguments = [str(self.run.root), "curate", "0", "3", "--process-wait", "0.01", *more]
         return subprocess.run(
-            [sys.executable, "-m", "jobs.preflight", *arguments],
+            [sys.executable, "-m", "jobs.health.preflight", *arguments],
             cwd=REPOSITORY,
             env={**environment(self.library, path), "SLURMD_NODENAME": "node07"},
             capture_output=True,

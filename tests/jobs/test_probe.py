@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from jobs import health, preflight, probe, quota
 from jobs.contract import rundir
-from jobs.health_finding import Outcome, Subject, finding_about
+from jobs.health import node_checks, preflight, quota, site_probe
+from jobs.health.findings import Outcome, Subject, finding_about
 from meditron_cli.doctor import shapes
 
 from .. import fake_slurm
@@ -29,7 +29,7 @@ def start_node(
     """Start a part of a probe that runs on a node."""
     own = {"SLURM_PROCID": str(number), "SLURM_NNODES": str(nodes), "PYTHONPATH": str(ROOT)}
     environ = {**os.environ, **own, "SLURMD_NODENAME": f"n{number}", **more}
-    words = [sys.executable, "-m", "jobs.probe", part, str(folder)]
+    words = [sys.executable, "-m", "jobs.health.site_probe", part, str(folder)]
     return subprocess.Popen(words, env=environ)
 
 
@@ -45,7 +45,7 @@ def ask(folder: Path, *step: str) -> None:
         "modules": ["json", "none.such", "decimal"],
         "health": {"gpus": 1, "skip": ["shm"]},
     }
-    rundir.write_json(folder / probe.REQUEST, request)
+    rundir.write_json(folder / site_probe.REQUEST, request)
 
 
 def report_of(folder: Path, number: int, part: str = "node") -> dict[str, Any]:
@@ -82,24 +82,24 @@ def test_two_nodes_find_out_what_they_share(reports: list[dict[str, Any]]) -> No
 
 def test_a_lock_that_nobody_holds_is_free(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    assert probe.try_lock(path) == "free"
+    assert site_probe.try_lock(path) == "free"
 
     with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert probe.try_lock(path) == "held"
+        assert site_probe.try_lock(path) == "held"
 
 
 def test_what_fails_is_a_line_of_the_report_and_hides_nothing(tmp_path: Path) -> None:
     def broken() -> dict[str, Any]:
         return {"free": os.statvfs(tmp_path / "none").f_bavail}
 
-    assert probe.attempt(broken) == {"error": f"{tmp_path}/none: No such file or directory"}
+    assert site_probe.attempt(broken) == {"error": f"{tmp_path}/none: No such file or directory"}
 
 
 def test_a_program_is_remembered_by_its_last_words() -> None:
     said = "".join(f"line {number}\n\n" for number in range(9))
 
-    assert probe.last_lines(said) == [f"line {number}" for number in range(4, 9)]
+    assert site_probe.last_lines(said) == [f"line {number}" for number in range(4, 9)]
 
 
 def batch(
@@ -107,7 +107,7 @@ def batch(
 ) -> dict[str, Any]:
     """The report of a batch step that starts its processes with a command."""
     ask(folder, *step)
-    return probe.batch_report(folder, {**environ, "SLURM_JOB_ID": "5"})
+    return site_probe.batch_report(folder, {**environ, "SLURM_JOB_ID": "5"})
 
 
 def test_the_batch_step_gathers_what_the_nodes_say(
@@ -174,8 +174,8 @@ def test_a_node_is_examined_as_before_a_training(tmp_path: Path) -> None:
 
 def test_wishes_that_nobody_knows_are_the_reason_why_nothing_is_said(tmp_path: Path) -> None:
     ask(tmp_path)
-    request = rundir.read_json(tmp_path / probe.REQUEST)
-    rundir.write_json(tmp_path / probe.REQUEST, {**request, "health": {"skip": ["gpu_cuont"]}})
+    request = rundir.read_json(tmp_path / site_probe.REQUEST)
+    rundir.write_json(tmp_path / site_probe.REQUEST, {**request, "health": {"skip": ["gpu_cuont"]}})
 
     assert start_node(tmp_path, 0, nodes=1, part="host").wait(timeout=300) == 0
     assert "gpu_cuont" in report_of(tmp_path, 0, "host")["health"]["error"]
@@ -189,17 +189,17 @@ def test_the_steps_of_ranks_say_nothing_of_health(reports: list[dict[str, Any]])
 def test_a_process_that_leaves_its_gpu_is_not_held_against_a_node(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def found(verdict: health.Verdict) -> list[health.Finding]:
-        outcome = Outcome(verdict, "", {}, health.Action.EXCLUDE_NOW)
+    def found(verdict: node_checks.Verdict) -> list[node_checks.Finding]:
+        outcome = Outcome(verdict, "", {}, node_checks.Action.EXCLUDE_NOW)
         return [finding_about(Subject("n1"), "foreign_process", outcome, 1.0)]
 
-    looks = iter([found(health.Verdict.FATAL), found(health.Verdict.OK)])
+    looks = iter([found(node_checks.Verdict.FATAL), found(node_checks.Verdict.OK)])
     slept: list[float] = []
-    monkeypatch.setattr(health, "read_sample", lambda *_: None)
-    monkeypatch.setattr(health, "check", lambda *_: next(looks))
+    monkeypatch.setattr(node_checks, "read_sample", lambda *_: None)
+    monkeypatch.setattr(node_checks, "check", lambda *_: next(looks))
     monkeypatch.setattr(time, "sleep", slept.append)
 
-    assert [item["verdict"] for item in probe.health_findings({})] == ["OK"]
+    assert [item["verdict"] for item in site_probe.health_findings({})] == ["OK"]
     assert slept == [preflight.PROCESS_WAIT_SECONDS]
 
 
@@ -210,22 +210,24 @@ def test_a_process_has_time_for_all_that_it_may_wait_for(tmp_path: Path) -> None
     ends = 5.0
     tools = len(list(quota.commands(tmp_path))) * (quota.TIMEOUT_SECONDS + ends)
 
-    assert probe.PEER_SECONDS + probe.CHILD_SECONDS + ends < probe.STEP_SECONDS
-    assert probe.CHILD_SECONDS + tools + ends < probe.HOST_STEP_SECONDS
-    steps = probe.STEP_SECONDS + probe.HOST_STEP_SECONDS + 2 * probe.STEP_GRACE_SECONDS
+    assert site_probe.PEER_SECONDS + site_probe.CHILD_SECONDS + ends < site_probe.STEP_SECONDS
+    assert site_probe.CHILD_SECONDS + tools + ends < site_probe.HOST_STEP_SECONDS
+    steps = (
+        site_probe.STEP_SECONDS + site_probe.HOST_STEP_SECONDS + 2 * site_probe.STEP_GRACE_SECONDS
+    )
     assert steps + 60 < 60 * shapes.PROBE_MINUTES
 
 
 def test_a_step_without_an_end_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "STEP_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(site_probe, "STEP_GRACE_SECONDS", 0.5)
 
-    found = probe.run_step(["sh", "-c", "echo busy; exec sleep 50"], 1.0)
+    found = site_probe.run_step(["sh", "-c", "echo busy; exec sleep 50"], 1.0)
 
     assert found == {"code": None, "said": ["busy", "no end after 1 s"]}
 
 
 def test_a_child_without_an_end_has_said_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "CHILD_SECONDS", 3.0)
+    monkeypatch.setattr(site_probe, "CHILD_SECONDS", 3.0)
     program = "import time; print('torch', flush=True); time.sleep(50)"
 
-    assert probe.ask_child("-c", program) == ("torch\n", "no end after 3 s")
+    assert site_probe.ask_child("-c", program) == ("torch\n", "no end after 3 s")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import quota
-from jobs.quota import Room
+from jobs.health import quota
+from jobs.health.quota import Room
 
 KIB = 1024
 

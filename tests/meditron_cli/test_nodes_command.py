@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import nodes
 from jobs.contract.outcomes import NodeEntry
+from jobs.health import node_ledger
 
 from ..conftest import Bench
 
@@ -18,22 +18,26 @@ CLUSTER = ("nodes", "--cluster", "test-slurm")
 @pytest.fixture
 def path(meditron: Bench) -> Path:
     """The ledger of a cluster with one bad node and one that is only suspected."""
-    path = nodes.ledger(meditron.runs, "test-slurm")
+    path = node_ledger.ledger(meditron.runs, "test-slurm")
     now = meditron.clock.now()
     about = {"run": "med", "stage": "pretrain"}
-    nodes.append(
+    node_ledger.append(
         path,
         [
-            nodes.strike("node02", "FATAL", "gpu_lost", "GPU 3 is gone", now, attempt=2, **about),
-            nodes.strike("node03", "SUSPECT", "HANG", "rank 2 stopped", now, attempt=1, **about),
-            nodes.strike("node04", "DRAIN", "NODE_FAIL", "node04 failed", now - 1e7),
+            node_ledger.strike(
+                "node02", "FATAL", "gpu_lost", "GPU 3 is gone", now, attempt=2, **about
+            ),
+            node_ledger.strike(
+                "node03", "SUSPECT", "HANG", "rank 2 stopped", now, attempt=1, **about
+            ),
+            node_ledger.strike("node04", "DRAIN", "NODE_FAIL", "node04 failed", now - 1e7),
         ],
     )
     return path
 
 
 def listed(path: Path) -> list[NodeEntry]:
-    return [entry for entry in nodes.read(path) if entry.node == "node02"]
+    return [entry for entry in node_ledger.read(path) if entry.node == "node02"]
 
 
 @pytest.mark.usefixtures("path")
@@ -115,9 +119,9 @@ def test_a_cluster_without_a_ledger_has_nothing_to_show(meditron: Bench) -> None
 
 def test_the_ledger_of_another_runs_directory_can_be_named(meditron: Bench, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    nodes.append(
-        nodes.ledger(other, "test-slurm"),
-        [nodes.strike("node05", "FATAL", "gpu_lost", "", meditron.clock.now())],
+    node_ledger.append(
+        node_ledger.ledger(other, "test-slurm"),
+        [node_ledger.strike("node05", "FATAL", "gpu_lost", "", meditron.clock.now())],
     )
 
     assert "node05" in meditron(*CLUSTER, "--runs-dir", str(other)).stdout

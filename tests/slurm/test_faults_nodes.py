@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from jobs import nodes
 from jobs.contract import outcomes
+from jobs.health import node_ledger
 
 from .faults import Laboratory, Trial, Truth, check_reached
 
@@ -30,7 +30,7 @@ def trial(laboratory: Laboratory) -> Trial:
         evidence="fell off the bus",
         expires=time.time() + 86400,
     )
-    nodes.append(laboratory.desk.runs / "nodes-faulty.jsonl", [gone])
+    node_ledger.append(laboratory.desk.runs / "nodes-faulty.jsonl", [gone])
     return laboratory.begin("nodes", hold=7)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs import nodes
 from jobs.contract import rundir
+from jobs.health import node_ledger
 from meditron_cli.doctor import cache, probe
 from meditron_cli.doctor.cache import Probe
 from meditron_cli.doctor.probe import Waited
@@ -203,7 +203,7 @@ def test_a_node_that_is_not_fit_is_put_into_the_ledger_once(ward: Ward) -> None:
     ward.json()
     ward.json("--no-probe")
 
-    (entry,) = nodes.read(nodes.ledger(ward.bench.runs, "test-slurm"))
+    (entry,) = node_ledger.read(node_ledger.ledger(ward.bench.runs, "test-slurm"))
     assert (entry.node, entry.code, entry.verdict) == ("n2", "recovery_action", "FATAL")
     assert (entry.time, entry.expires) == (seen_at, seen_at + 7 * 86400)
 
@@ -213,7 +213,7 @@ def test_what_has_expired_since_a_node_was_seen_is_not_put_into_the_ledger(ward:
 
     ward.json()
 
-    assert nodes.read(nodes.ledger(ward.bench.runs, "test-slurm")) == ()
+    assert node_ledger.read(node_ledger.ledger(ward.bench.runs, "test-slurm")) == ()
 
 
 @pytest.mark.parametrize(("cleared", "count"), [(60, 0), (-60, 1)])
@@ -221,13 +221,15 @@ def test_a_node_that_was_cleared_since_it_was_seen_stays_so(
     ward: Ward, cleared: float, count: int
 ) -> None:
     seen_at = ward.bench.clock.now() - 3600
-    ledger = nodes.ledger(ward.bench.runs, "test-slurm")
-    nodes.append(ledger, [nodes.strike("n2", nodes.CLEARED, "cleared", "", seen_at + cleared)])
+    ledger = node_ledger.ledger(ward.bench.runs, "test-slurm")
+    node_ledger.append(
+        ledger, [node_ledger.strike("n2", node_ledger.CLEARED, "cleared", "", seen_at + cleared)]
+    )
     ward.will_report(unfit(seen_at))
 
     ward.json()
 
-    assert len(nodes.standing(nodes.read(ledger), ward.bench.clock.now())) == count
+    assert len(node_ledger.standing(node_ledger.read(ledger), ward.bench.clock.now())) == count
 
 
 def test_a_ledger_that_cannot_be_written_is_told_by_its_name(
@@ -236,10 +238,10 @@ def test_a_ledger_that_cannot_be_written_is_told_by_its_name(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write(2) does: without a name
 
-    monkeypatch.setattr(nodes, "append", full)
+    monkeypatch.setattr(node_ledger, "append", full)
     ward.will_report(unfit(ward.bench.clock.now()))
 
-    ledger = nodes.ledger(ward.bench.runs, "test-slurm")
+    ledger = node_ledger.ledger(ward.bench.runs, "test-slurm")
     assert f"{ledger}: No space left on device: no node was put into the ledger" in ward().stderr
 
 

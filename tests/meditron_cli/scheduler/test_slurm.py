@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from jobs import nodes
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
+from jobs.health import node_ledger
 from jobs.slurm.client import SACCT_IDS
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
 from meditron_cli.errors import ConfigError, SchedulerError
@@ -304,10 +304,10 @@ def test_a_submission_leaves_out_nodes_that_the_ledger_speaks_against(
     slurm_programs.tell("nodes", "".join(f"cpu0{number}\n" for number in range(1, 5)))
     now = time.time()
     entries = [
-        nodes.strike(node, "FATAL", "xid", "an error", now + number)
+        node_ledger.strike(node, "FATAL", "xid", "an error", now + number)
         for number, node in enumerate(bad)
     ]
-    nodes.append(nodes.ledger(project / "runs", "test-slurm"), entries)
+    node_ledger.append(node_ledger.ledger(project / "runs", "test-slurm"), entries)
     words = ("submit", "curate", "--cluster", "test-slurm", "--size", "tiny")
 
     result = CliRunner().invoke(main, [*words, "--runs-dir", str(project / "runs")])

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.health_finding import Expected, Finding, Outcome, Subject, Verdict, finding, no_value
-from jobs.health_reading import (
+from jobs.health.findings import Expected, Finding, Outcome, Subject, Verdict, finding, no_value
+from jobs.health.nvml import (
     NOT_SUPPORTED,
     Fabric,
     Gpu,

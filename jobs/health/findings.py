@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.health_reading import Gpu, Sample, Unknown
+from jobs.health.nvml import Gpu, Sample, Unknown
 
 
 class Verdict(enum.IntEnum):
@@ -55,7 +55,7 @@ class Finding:
     """One observation."""
 
     code: str
-    """Stable and machine-readable; one of ``jobs.health.CODES``."""
+    """Stable and machine-readable; one of ``jobs.health.node_checks.CODES``."""
     verdict: Verdict
     action: Action
     subject: Subject

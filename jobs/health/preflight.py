@@ -1,4 +1,4 @@
-"""``python -m jobs.preflight RUN_DIR STAGE INDEX ATTEMPT``: is this node fit to start ranks?
+"""``python -m jobs.health.preflight RUN_DIR STAGE INDEX ATTEMPT``: is this node fit to start ranks?
 
 Runs once on every node. Leaves ``attempts/<n>/health-<task>-<node>.json`` with every finding,
 prints those that are not OK, and exits with 0 (go on), 2 (the task's specification cannot be) or 5
@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from jobs import health
 from jobs.contract import rundir, specs
-from jobs.health_finding import Outcome, Subject, finding_about
+from jobs.health import node_checks
+from jobs.health.findings import Outcome, Subject, finding_about
 from jobs.runtime import context, subprocesses
 
 STORAGE_LIMIT_SECONDS = 10.0
@@ -27,12 +27,12 @@ PROCESS_WAIT_SECONDS = 5.0
 
 SILENT = "no answer in time"
 
-_EXERCISE = "import sys; from jobs.preflight import exercise; exercise(sys.argv[1])"
+_EXERCISE = "import sys; from jobs.health.preflight import exercise; exercise(sys.argv[1])"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Examine this node for one task; the exit code says whether ranks may start."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.preflight", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m jobs.health.preflight", description=__doc__)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("stage", choices=specs.STAGES)
     parser.add_argument("index", type=int)
@@ -52,12 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     findings = examine(folder, expected, args.process_wait)
     if args.scratch and "scratch" not in expected.skip:
         findings.append(examine_folder("scratch", args.scratch)[1])
-    report(folder / f"health-{args.index:05d}-{health.node_name(os.environ)}.json", findings)
-    fatal = health.worst(findings) is health.Verdict.FATAL
+    report(folder / f"health-{args.index:05d}-{node_checks.node_name(os.environ)}.json", findings)
+    fatal = node_checks.worst(findings) is node_checks.Verdict.FATAL
     return context.UNHEALTHY if fatal else context.FINISHED
 
 
-def expectation(run: rundir.RunDir, stage: str, index: int) -> health.Expected:
+def expectation(run: rundir.RunDir, stage: str, index: int) -> node_checks.Expected:
     """What the task's specification expects of each node.
 
     Raises:
@@ -66,7 +66,7 @@ def expectation(run: rundir.RunDir, stage: str, index: int) -> health.Expected:
     path = run.spec(stage, index)
     try:
         task = specs.task_from_json(rundir.read_json(path))
-        return health.expectation(task.health, os.environ)
+        return node_checks.expectation(task.health, os.environ)
     except OSError as error:
         hint = "is this the run directory, and does this node see it?"
         raise context.TaskError(f"{path}: {error.strerror}", hint) from error
@@ -75,16 +75,18 @@ def expectation(run: rundir.RunDir, stage: str, index: int) -> health.Expected:
         raise context.TaskError(str(error), hint) from error
 
 
-def examine(folder: Path, expected: health.Expected, process_wait: float) -> list[health.Finding]:
+def examine(
+    folder: Path, expected: node_checks.Expected, process_wait: float
+) -> list[node_checks.Finding]:
     """Every finding about this node; ``folder`` lies on the storage the run writes to.
 
     Storage goes first, and nothing looks at it again if it does not answer.
     """
     storage, finding = examine_folder("storage", folder)
-    runs = folder if storage.verdict is health.Verdict.OK else None
+    runs = folder if storage.verdict is node_checks.Verdict.OK else None
 
-    def look() -> list[health.Finding]:
-        return health.check(health.read_sample(runs, os.environ), expected)
+    def look() -> list[node_checks.Finding]:
+        return node_checks.check(node_checks.read_sample(runs, os.environ), expected)
 
     findings = settled(look, PROCESS_TRIES, lambda: time.sleep(process_wait))
     if "storage" in expected.skip:
@@ -92,16 +94,16 @@ def examine(folder: Path, expected: health.Expected, process_wait: float) -> lis
     return [finding, *findings]
 
 
-def examine_folder(code: str, folder: Path) -> tuple[Outcome, health.Finding]:
+def examine_folder(code: str, folder: Path) -> tuple[Outcome, node_checks.Finding]:
     """Whether a folder, made if need be, takes and gives back what is written to it."""
     outcome = judge_storage(folder, run_limited(exercise_command(folder), STORAGE_LIMIT_SECONDS))
-    subject = Subject(health.node_name(os.environ))
+    subject = Subject(node_checks.node_name(os.environ))
     return outcome, finding_about(subject, code, outcome, time.time())
 
 
 def settled(
-    look: Callable[[], list[health.Finding]], tries: int, wait: Callable[[], None]
-) -> list[health.Finding]:
+    look: Callable[[], list[node_checks.Finding]], tries: int, wait: Callable[[], None]
+) -> list[node_checks.Finding]:
     """Look until no foreign process computes on a GPU, ``tries`` times at most."""
     findings = look()
     for _ in range(tries - 1):
@@ -112,8 +114,8 @@ def settled(
     return findings
 
 
-def _is_foreign_process(finding: health.Finding) -> bool:
-    return finding.code == "foreign_process" and finding.verdict is health.Verdict.FATAL
+def _is_foreign_process(finding: node_checks.Finding) -> bool:
+    return finding.code == "foreign_process" and finding.verdict is node_checks.Verdict.FATAL
 
 
 def exercise_command(folder: Path) -> list[str]:
@@ -152,23 +154,25 @@ def run_limited(command: Sequence[str], limit_seconds: float) -> str:
 def judge_storage(folder: Path, reason: str) -> Outcome:
     """Storage that does not take and give back 4 KB; full storage is no node's fault."""
     if not reason:
-        return Outcome(health.Verdict.OK, f"{folder} can be written and read")
+        return Outcome(node_checks.Verdict.OK, f"{folder} can be written and read")
     full = reason in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
-    action = health.Action.RETRY_SAME if full else health.Action.EXCLUDE_NOW
+    action = node_checks.Action.RETRY_SAME if full else node_checks.Action.EXCLUDE_NOW
     evidence = {"path": str(folder), "reason": reason, "silent": reason == SILENT}
-    return Outcome(health.Verdict.FATAL, f"{folder} cannot be used: {reason}", evidence, action)
+    return Outcome(
+        node_checks.Verdict.FATAL, f"{folder} cannot be used: {reason}", evidence, action
+    )
 
 
-def report(path: Path, findings: list[health.Finding]) -> None:
+def report(path: Path, findings: list[node_checks.Finding]) -> None:
     """Print what is not OK to stderr, and leave all of it in the attempt's folder."""
     for line in lines(findings):
         print(line, file=sys.stderr)
     if any(finding.evidence.get("silent") for finding in findings):
         return  # to write there could hang for ever
     content = {
-        "node": health.node_name(os.environ),
+        "node": node_checks.node_name(os.environ),
         "time": time.time(),
-        "verdict": health.worst(findings).name,
+        "verdict": node_checks.worst(findings).name,
         "findings": [finding.to_json() for finding in findings],
     }
     try:
@@ -177,9 +181,9 @@ def report(path: Path, findings: list[health.Finding]) -> None:
         print(f"preflight: the findings could not be written: {error.strerror}", file=sys.stderr)
 
 
-def lines(findings: Iterable[health.Finding]) -> list[str]:
+def lines(findings: Iterable[node_checks.Finding]) -> list[str]:
     """One line a finding that is not OK, the worst first."""
-    bad = [finding for finding in findings if finding.verdict is not health.Verdict.OK]
+    bad = [finding for finding in findings if finding.verdict is not node_checks.Verdict.OK]
     return [str(f) for f in sorted(bad, key=lambda finding: -finding.verdict)]
 
 

@@ -11,10 +11,10 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from jobs import health_gpu
 from jobs.contract.job import node_name
-from jobs.health_finding import Action, Expected, Finding, Outcome, Verdict, finding, no_value
-from jobs.health_reading import (
+from jobs.health import gpu_checks
+from jobs.health.findings import Action, Expected, Finding, Outcome, Verdict, finding, no_value
+from jobs.health.nvml import (
     DRIVER_NOT_LOADED,
     LIBRARY_NOT_FOUND,
     Disk,
@@ -41,7 +41,7 @@ __all__ = [
 
 GIB = 1 << 30
 
-CODES = health_gpu.CODES | {"driver", "gpu_count", "disk", "shm", "memory", "storage", "scratch"}
+CODES = gpu_checks.CODES | {"driver", "gpu_count", "disk", "shm", "memory", "storage", "scratch"}
 """Every code a finding may have. ``storage`` and ``scratch`` are preflight's."""
 
 
@@ -49,7 +49,7 @@ def check(sample: Sample, expected: Expected) -> list[Finding]:
     """Every finding about a node, OK ones too; codes in ``expected.skip`` are left out."""
     findings = [
         *_node_findings(sample, expected),
-        *(health_gpu.gpu_findings(sample, expected) if expected.gpus != 0 else ()),
+        *(gpu_checks.gpu_findings(sample, expected) if expected.gpus != 0 else ()),
     ]
     return [finding for finding in findings if finding.code not in expected.skip]
 
@@ -121,7 +121,7 @@ def judge_driver(driver: Driver | Unknown, expected: Expected) -> Outcome | None
     evidence = dataclasses.asdict(driver)
     if expected.gpus == 0:
         return Outcome(Verdict.WARN, f"the NVIDIA driver does not start: {driver.reason}", evidence)
-    return health_gpu.hard_error(driver) or Outcome(
+    return gpu_checks.hard_error(driver) or Outcome(
         Verdict.DRAIN, f"the NVIDIA driver does not start: {driver.reason}", evidence
     )
 

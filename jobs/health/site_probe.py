@@ -1,4 +1,5 @@
-"""What ``meditron doctor`` asks compute nodes: ``python -m jobs.probe {batch,node,host} FOLDER``.
+"""What ``meditron doctor`` asks compute nodes: ``python -m jobs.health.site_probe {batch,node,host}
+FOLDER``.
 
 The batch step looks for Slurm's commands, and starts one process a node, as ranks are started. The
 first of these waits for the second, which finds it by a file in ``FOLDER``; so they learn whether
@@ -24,9 +25,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from jobs import health, preflight, quota
 from jobs.contract import rundir
 from jobs.contract.job import node_name
+from jobs.health import node_checks, preflight, quota
 from jobs.runtime import subprocesses
 from jobs.slurm.client import Client
 from jobs.slurm.job_environment import job_environment
@@ -76,8 +77,17 @@ def batch_report(folder: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     """What the batch step finds, with the reports of the nodes."""
     request = rundir.read_json(folder / REQUEST)
     client = Client(job_environment(request["environment"], environ))
-    step = run_step([*request["step"], "-m", "jobs.probe", "node", str(folder)], STEP_SECONDS)
-    host = [*request["host_step"], sys.executable, "-m", "jobs.probe", "host", str(folder)]
+    step = run_step(
+        [*request["step"], "-m", "jobs.health.site_probe", "node", str(folder)], STEP_SECONDS
+    )
+    host = [
+        *request["host_step"],
+        sys.executable,
+        "-m",
+        "jobs.health.site_probe",
+        "host",
+        str(folder),
+    ]
     host_step = run_step(host, HOST_STEP_SECONDS)
     return {
         "time": time.time(),
@@ -225,11 +235,11 @@ def quota_of(folder: Path) -> dict[str, Any]:
 
 
 def health_of(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """What the pre-flight of a training would say of this node (``jobs.preflight``), but for its
-    disks; or the reason why it says nothing. In a process of its own, since a broken driver may not
-    answer.
+    """What the pre-flight of a training would say of this node (``jobs.health.preflight``), but for
+    its disks; or the reason why it says nothing. In a process of its own, since a broken driver may
+    not answer.
     """
-    out, reason = ask_child("-m", "jobs.probe", "health", json.dumps(wanted))
+    out, reason = ask_child("-m", "jobs.health.site_probe", "health", json.dumps(wanted))
     try:
         return {"findings": json.loads(out)}
     except ValueError:
@@ -242,10 +252,10 @@ def health_findings(wanted: dict[str, Any]) -> list[dict[str, Any]]:
     Raises:
         ValueError: something unheard of is wanted.
     """
-    expected = health.expectation(wanted, os.environ)
+    expected = node_checks.expectation(wanted, os.environ)
 
-    def look() -> list[health.Finding]:
-        return health.check(health.read_sample(None, os.environ), expected)
+    def look() -> list[node_checks.Finding]:
+        return node_checks.check(node_checks.read_sample(None, os.environ), expected)
 
     tries, seconds = preflight.PROCESS_TRIES, preflight.PROCESS_WAIT_SECONDS
     found = preflight.settled(look, tries, lambda: time.sleep(seconds))
