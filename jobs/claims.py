@@ -101,7 +101,7 @@ def sole_writer(folder: Path, holder: Holder, seconds: float = WRITER_SECONDS) -
         yield
 
 
-def writer(folder: Path) -> Holder | None:
+def read_writer(folder: Path) -> Holder | None:
     """Who writes to a folder of checkpoints now, or None."""
     try:
         with _writer_file(folder).open("rb") as file:
@@ -119,7 +119,7 @@ def _writer_file(folder: Path) -> Path:
 
 
 def _held(folder: Path) -> WriterHeld:
-    other = writer(folder)
+    other = read_writer(folder)
     who = f": {other}, pid {other.pid}" if other else ""
     return WriterHeld(
         f"{folder}: another training still writes there{who}",
@@ -162,7 +162,7 @@ def leased(
         path.unlink(missing_ok=True)
 
 
-def leases(folder: Path, now: float) -> list[Lease]:
+def read_leases(folder: Path, now: float) -> list[Lease]:
     """Leases on the checkpoints of a folder that have not expired.
 
     One that cannot be understood counts as if it had been renewed when its file was last written.

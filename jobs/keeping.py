@@ -94,7 +94,7 @@ def let_go(folder: Path, keep: int) -> None:
     """
     now = time.time()
     claims.forget_expired(folder, now)
-    leased = {lease.checkpoint for lease in claims.leases(folder, now)}
+    leased = {lease.checkpoint for lease in claims.read_leases(folder, now)}
     for path in [*_superfluous(folder, keep), *_unfinished(folder)]:
         if path.name not in leased:
             # In one step: half a checkpoint under its own name would look damaged.
@@ -137,7 +137,7 @@ def _delete_unless_leased(leaving: Path) -> None:
     before waits for it to come back.
     """
     original = leaving.with_name(leaving.name.removeprefix(".").removesuffix(".leaving"))
-    leased = {lease.checkpoint for lease in claims.leases(leaving.parent, time.time())}
+    leased = {lease.checkpoint for lease in claims.read_leases(leaving.parent, time.time())}
     if original.name in leased and not original.exists():
         leaving.rename(original)
     else:

@@ -48,9 +48,9 @@ class Entry:
     def to_json(self) -> dict[str, Any]:
         """The checkpoint as ``checkpoints --json`` prints it."""
         known = {key: getattr(self, key) for key in ("step", "state", "problem", "bytes")}
-        leases = [{**_fields(lease.holder), "expires": lease.expires} for lease in self.leases]
+        rows = [{**_fields(lease.holder), "expires": lease.expires} for lease in self.leases]
         times = {"saved": self.saved, "verified": self.verified}
-        return {"name": self.path.name, **known, **times, "leases": leases}
+        return {"name": self.path.name, **known, **times, "leases": rows}
 
 
 @click.command("checkpoints", short_help="Show a run's checkpoints, and what is wrong with them.")
@@ -85,12 +85,12 @@ def command(
 
 def look(folder: Path, now: float) -> Iterator[Entry]:
     """Every folder that is a checkpoint or was one, newest first."""
-    leases = claims.leases(folder, now)
+    known = claims.read_leases(folder, now)
     aside = [path for path in folder.glob("iter_*.bad-*") if checkpoints.is_folder(path)]
     both = [*checkpoints.folders(folder), *aside]
     for path in sorted(both, key=lambda path: (-checkpoints.step_of(path), path.name)):
         state, problem = judge(path)
-        with_lease = tuple(lease for lease in leases if lease.checkpoint == path.name)
+        with_lease = tuple(lease for lease in known if lease.checkpoint == path.name)
         yield Entry(
             path=path,
             state=state,
@@ -174,7 +174,7 @@ def progress(total: int) -> Iterator[Callable[[Path, int], None]]:
 
 def show(run: str, folder: Path, entries: list[Entry], as_json: bool) -> None:
     """Print what was found."""
-    writer = claims.writer(folder)
+    writer = claims.read_writer(folder)
     if as_json:
         found = [entry.to_json() for entry in entries]
         held = None if writer is None else asdict(writer)

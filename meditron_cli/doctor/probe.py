@@ -1,5 +1,4 @@
-"""The probe job: made, submitted, waited for, fetched (``jobs.health.site_probe`` is what it runs).
-"""
+"""The probe job: made, submitted, waited for, fetched (``jobs.health.site_probe`` is what it runs)."""
 
 from __future__ import annotations
 

@@ -124,11 +124,11 @@ def test_killed_and_started_again_goes_on_from_the_last_checkpoint(make_run, und
 
     ranks = killed.start()
     killed.until_step(27)
-    writer = claims.writer(killed.root / "checkpoints")
+    writer = claims.read_writer(killed.root / "checkpoints")
     ranks.signal(signal.SIGKILL)
     ranks.wait()
     assert writer.pid == ranks.processes[0].pid
-    assert claims.writer(killed.root / "checkpoints") is None
+    assert claims.read_writer(killed.root / "checkpoints") is None
     killed.finish()
 
     assert killed.trained(2)[0] in (26, 51)

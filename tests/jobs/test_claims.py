@@ -62,25 +62,25 @@ def test_a_second_writer_leaves_with_the_name_of_the_first(other_writer):
 
 def test_a_writer_that_is_killed_holds_nothing(other_writer):
     folder, process = other_writer
-    assert claims.writer(folder) == claims.Holder("pretrain", 0, 7, "12", "n02", 34)
+    assert claims.read_writer(folder) == claims.Holder("pretrain", 0, 7, "12", "n02", 34)
 
     os.kill(process.pid, signal.SIGKILL)
 
     with claims.sole_writer(folder, HOLDER):
-        assert claims.writer(folder) == HOLDER
-    assert claims.writer(folder) is None
+        assert claims.read_writer(folder) == HOLDER
+    assert claims.read_writer(folder) is None
 
 
 def test_nobody_writes_where_nobody_has(tmp_path):
-    assert claims.writer(tmp_path) is None
-    assert claims.leases(tmp_path, time.time()) == []
+    assert claims.read_writer(tmp_path) is None
+    assert claims.read_leases(tmp_path, time.time()) == []
 
 
 def test_a_lease_says_who_needs_what_and_is_renewed_until_it_is_given_back(tmp_path):
     with claims.leased(tmp_path, "iter_0000010", HOLDER, seconds=1.0):
-        (lease,) = claims.leases(tmp_path, time.time())
+        (lease,) = claims.read_leases(tmp_path, time.time())
         assert (lease.checkpoint, lease.holder) == ("iter_0000010", HOLDER)
-        wait_until(lambda: claims.leases(tmp_path, lease.expires + 0.2))
+        wait_until(lambda: claims.read_leases(tmp_path, lease.expires + 0.2))
     assert list((tmp_path / "leases").iterdir()) == []
 
 
@@ -104,7 +104,7 @@ def test_a_lease_whose_owner_was_killed_expires(tmp_path):
 
     (file,) = (tmp_path / "leases").iterdir()
     expires = json.loads(file.read_text())["expires"]
-    assert claims.leases(tmp_path, expires + 0.1) == []
+    assert claims.read_leases(tmp_path, expires + 0.1) == []
     claims.forget_expired(tmp_path, expires - 0.1)
     assert file.exists()
     claims.forget_expired(tmp_path, expires)

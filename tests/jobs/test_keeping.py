@@ -182,19 +182,19 @@ def test_a_lease_taken_while_a_checkpoint_was_leaving_brings_it_back(tmp_path):
 def test_leases_that_expired_or_say_nothing_hold_for_a_while_only(tmp_path):
     for step in (10, 20, 30):
         write_checkpoint(tmp_path, step)
-    leases = tmp_path / "leases"
-    leases.mkdir()
-    (leases / "iter_0000010.0a.json").write_text('{"format": 1, "expires": 5}')
-    (leases / "iter_0000020.0b.json").write_text("")
+    folder = tmp_path / "leases"
+    folder.mkdir()
+    (folder / "iter_0000010.0a.json").write_text('{"format": 1, "expires": 5}')
+    (folder / "iter_0000020.0b.json").write_text("")
 
-    assert [(lease.checkpoint, lease.holder) for lease in claims.leases(tmp_path, time.time())] == [
-        ("iter_0000020", None)
-    ]
+    assert [
+        (lease.checkpoint, lease.holder) for lease in claims.read_leases(tmp_path, time.time())
+    ] == [("iter_0000020", None)]
     keeping.let_go(tmp_path, 0)
 
     assert names(tmp_path) == ["iter_0000020", "iter_0000030"]
-    assert [path.name for path in leases.iterdir()] == ["iter_0000020.0b.json"]
-    assert claims.leases(tmp_path, time.time() + claims.LEASE_SECONDS) == []
+    assert [path.name for path in folder.iterdir()] == ["iter_0000020.0b.json"]
+    assert claims.read_leases(tmp_path, time.time() + claims.LEASE_SECONDS) == []
 
 
 # ---- what was trained, and is not there any more

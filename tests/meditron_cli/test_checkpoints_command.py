@@ -134,7 +134,7 @@ def test_deep_says_on_stderr_what_it_reads(meditron, run):
     assert done.stderr.splitlines() == [
         "reading iter_0000020", "reading iter_0000010", "reading iter_0000000",
     ]  # fmt: skip
-    assert claims.leases(run.path("checkpoints"), time.time()) == []
+    assert claims.read_leases(run.path("checkpoints"), time.time()) == []
 
 
 def test_storage_that_does_not_answer_is_told(meditron, run):
