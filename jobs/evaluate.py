@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from jobs import checkpoints, claims, keeping, vocabulary
+from jobs import vocabulary
+from jobs.checkpoints import leases, manifest, retention
 from jobs.contract import rundir, specs
 from jobs.runtime.context import FAILED, Context, Stopped, TaskError
 from jobs.runtime.heartbeat import Phase
@@ -55,8 +56,8 @@ def lease(context: Context, spec: specs.EvaluateSpec) -> AbstractContextManager[
     folder = context.path(spec.checkpoint_dir)
     if context.rank != 0 or not folder.is_dir():
         return nullcontext()
-    holder = claims.holder_of(context, os.environ)
-    return claims.leased(folder, checkpoints.name(step_asked_for(spec)), holder)
+    holder = leases.holder_of(context, os.environ)
+    return leases.leased(folder, manifest.name(step_asked_for(spec)), holder)
 
 
 def evaluate(context: Context, asked: Sequence[Question], examples: Sequence[Question]) -> None:
@@ -121,14 +122,14 @@ def find_checkpoint(folder: Path, spec: specs.EvaluateSpec) -> tuple[Path, int]:
             newest one is below the target: an unfinished model is never evaluated as the last.
     """
     step = step_asked_for(spec)
-    found = checkpoints.at_step(folder, step)
-    if found is None and keeping.came_back(folder / checkpoints.name(step)):
-        found = checkpoints.at_step(folder, step)
+    found = manifest.at_step(folder, step)
+    if found is None and retention.came_back(folder / manifest.name(step)):
+        found = manifest.at_step(folder, step)
     if found is None:
-        newest = checkpoints.find_latest(folder)
+        newest = manifest.find_latest(folder)
         raise missing(folder, spec, step, newest[1].iteration if newest else None)
     path, record = found
-    if record.model != checkpoints.model_digest(spec.model):
+    if record.model != manifest.model_digest(spec.model):
         raise TaskError(
             f"{path}: holds a model of another shape than this evaluation's",
             "evaluate the run with the size it was trained with",
@@ -361,7 +362,7 @@ def leave(
     read = [
         *(str(file) for file in benchmarks.files(Path(spec.path), spec.kind)),
         spec.tokenizer,
-        f"{spec.checkpoint_dir}/{checkpoint.name}/{checkpoints.RECORD}",
+        f"{spec.checkpoint_dir}/{checkpoint.name}/{manifest.RECORD}",
     ]
     written = [str(folder / "questions.jsonl"), str(folder / "results.json")]
     context.finish(

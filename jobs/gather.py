@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from jobs import checkpoints, keeping, launchers, signatures
+from jobs import launchers, signatures
 from jobs.attempt import Place
+from jobs.checkpoints import manifest, retention
 from jobs.contract import attempt_history, rundir, specs
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Evidence, Finding, Hang, RankExit, Site
@@ -160,12 +161,12 @@ def checkpoint_step(run: rundir.RunDir, task: specs.TaskSpec | None) -> int | No
         return None
     folder = run.path(task.spec.checkpoint_dir)
     try:
-        found = checkpoints.find_latest(folder)
+        found = manifest.find_latest(folder)
         if found is not None and found[1].iteration:
             return found[1].iteration
         paths = list(folder.iterdir()) if folder.is_dir() else []
-        lost = any(checkpoints.step_of(p) > 0 and checkpoints.was_finished(p) for p in paths)
-        lost = lost or keeping.highest_saved(run) > 0
+        lost = any(manifest.step_of(p) > 0 and manifest.was_finished(p) for p in paths)
+        lost = lost or retention.highest_saved(run) > 0
     except OSError:
         return None
     return None if lost else 0

@@ -141,7 +141,9 @@ class PretrainSpec:
     """Global batches per validation."""
     save_interval: int
     keep_checkpoints: int
-    """Newest checkpoints kept besides step 0 and the last; ``jobs.keeping`` says what stays too."""
+    """Newest checkpoints kept besides step 0 and the last; ``jobs.checkpoints.retention`` says what
+    stays too.
+    """
     checkpoint_dir: str
     """Relative: ``checkpoints``."""
     tensorboard_dir: str

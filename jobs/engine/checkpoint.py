@@ -1,8 +1,9 @@
 """Sharded save and load, written whole, by all ranks together.
 
-What a checkpoint is on disk stands in ``jobs.checkpoints``, what becomes of old and damaged ones in
-``jobs.keeping``, how the shards are written in ``jobs.engine.shards``. Imports torch and
-megatron.core, so import it only after ``jobs.device.start``.
+What a checkpoint is on disk stands in ``jobs.checkpoints.manifest``, what becomes of old and
+damaged ones in ``jobs.checkpoints.retention``, how the shards are written in
+``jobs.engine.shards``. Imports torch and megatron.core, so import it only after
+``jobs.device.start``.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ import torch
 import torch.distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
-from jobs import checkpoints, keeping
 from jobs import device as devices
-from jobs.checkpoints import MANIFEST, RECORD, Found, Record
+from jobs.checkpoints import manifest, retention
+from jobs.checkpoints.manifest import MANIFEST, RECORD, Found, Record
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
 from jobs.engine import shards
@@ -43,13 +44,13 @@ class StorageError(TaskError):
 def save(folder: Path, trained: Trained, record: Record, keep: int) -> Found:
     """Write one checkpoint, make it ours, verify it, and let old ones go. All ranks call it.
 
-    ``jobs.keeping.let_go`` says which ones stay. One that is there already and valid is left as it
-    is.
+    ``jobs.checkpoints.retention.let_go`` says which ones stay. One that is there already and valid
+    is left as it is.
 
     Raises:
         StorageError: it could not be written; earlier checkpoints are untouched.
     """
-    path = folder / checkpoints.name(record.iteration)
+    path = folder / manifest.name(record.iteration)
     there = devices.decide_once(lambda: _make_way(path, record.bytes))
     if there is not None:
         return path, there
@@ -71,8 +72,8 @@ def save(folder: Path, trained: Trained, record: Record, keep: int) -> Found:
 def choose(folder: Path, run: RunDir) -> Found | None:
     """The newest checkpoint of which every byte is as it was written; what is newer is set aside.
 
-    All ranks call it, and read a share of the files each. ``jobs.keeping.choose_for_resume`` says
-    how far back it goes, and what None means.
+    All ranks call it, and read a share of the files each.
+    ``jobs.checkpoints.retention.choose_for_resume`` says how far back it goes, and what None means.
 
     Raises:
         CheckpointsDamaged: none can be used.
@@ -80,7 +81,7 @@ def choose(folder: Path, run: RunDir) -> Found | None:
     """
     while True:
         found = devices.decide_once(
-            lambda: keeping.choose_for_resume(folder, keeping.highest_saved(run))
+            lambda: retention.choose_for_resume(folder, retention.highest_saved(run))
         )
         if found is None:
             return None
@@ -138,10 +139,10 @@ def _fitting(path: Path, load: Callable[[], None]) -> None:
 def _make_way(path: Path, expected: int) -> Record | None:
     """An empty folder to write into, or the record of the checkpoint that is there already."""
     if path.exists():
-        wrong = checkpoints.problem(path)
+        wrong = manifest.problem(path)
         if not wrong:
-            return checkpoints.read(path)
-        keeping.set_aside({path: wrong})
+            return manifest.read(path)
+        retention.set_aside({path: wrong})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
@@ -214,10 +215,10 @@ def _altered_together(path: Path) -> str:
     Raises:
         StorageError: on every rank, if any cannot read its share.
     """
-    files = devices.decide_once(lambda: checkpoints.manifest(path))
-    mine = checkpoints.shares(files, torch.distributed.get_world_size())[_rank()]
+    files = devices.decide_once(lambda: manifest.manifest(path))
+    mine = manifest.shares(files, torch.distributed.get_world_size())[_rank()]
     try:
-        found = _from_all(lambda: checkpoints.altered(path, mine))
+        found = _from_all(lambda: manifest.altered(path, mine))
     except OSError as error:
         raise _unreadable(path, str(error)) from error
     return next(filter(None, found), "")
@@ -229,9 +230,9 @@ def _is_unaltered(path: Path) -> bool:
 
     def judge() -> None:
         if wrong:
-            keeping.set_aside({path: wrong})
+            retention.set_aside({path: wrong})
         else:
-            checkpoints.note_verified(path)
+            manifest.note_verified(path)
 
     devices.decide_once(judge)
     return not wrong
@@ -267,12 +268,12 @@ def _commit(path: Path, record: Record, files: dict[str, Any], keep: int) -> Rec
         )
         rundir.write_json(path / RECORD, asdict(record))
         rundir.fsync_folder(path.parent)
-        wrong = checkpoints.problem(path)
+        wrong = manifest.problem(path)
     except OSError as error:
         raise _not_written(path, str(error)) from error
     if wrong:
         raise _not_written(path, wrong)
-    keeping.let_go(path.parent, keep)
+    retention.let_go(path.parent, keep)
     return record
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import torch.distributed
 
-from jobs import checkpoints, claims
 from jobs import device as devices
+from jobs.checkpoints import leases, manifest
 from jobs.contract import rundir, specs
 from jobs.engine import checkpoint, data, metrics, model, optim, shards
 from jobs.runtime.context import FAILED, Context, Stopped, TaskError
@@ -47,9 +47,9 @@ def train(context: Context, spec: specs.PretrainSpec, place: torch.device) -> No
     """
     reporter = metrics.Reporter(context, spec)
     reporter.progress(0, "startup")
-    holder = claims.holder_of(context, os.environ)
+    holder = leases.holder_of(context, os.environ)
     with ExitStack() as held:
-        writer = claims.sole_writer(context.path(spec.checkpoint_dir), holder)
+        writer = leases.sole_writer(context.path(spec.checkpoint_dir), holder)
         devices.decide_once(lambda: held.enter_context(writer))
         _train(context, spec, place, reporter)
 
@@ -111,7 +111,7 @@ class Trainer:
     requests: Requests
     step: int = 0
     """Optimizer steps done."""
-    saved: checkpoints.Found | None = None
+    saved: manifest.Found | None = None
     """The newest checkpoint."""
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ class Trainer:
                 f"tokens changed since {path.name} was saved, so its place in them is lost",
                 "bring the old tokens back, or start another run with `--new`",
             )
-        if record.model != checkpoints.model_digest(self.spec.model):
+        if record.model != manifest.model_digest(self.spec.model):
             raise TaskError(
                 f"{path.name} holds a model of another shape than this run asks for",
                 "start another run with `--new`",
@@ -270,12 +270,12 @@ class Trainer:
             return
         self.reporter.progress(self.step, "checkpoint")
         started = time.perf_counter()
-        record = checkpoints.Record(
+        record = manifest.Record(
             iteration=self.step,
             consumed_samples=self._position(),
             layout=asdict(self.spec.parallel),
             precision=self.spec.precision,
-            model=checkpoints.model_digest(self.spec.model),
+            model=manifest.model_digest(self.spec.model),
             data=self.corpus.digest,
             bytes=model.parameter_count(self.spec.model) * optim.bytes_per_parameter(self.spec),
         )
@@ -301,7 +301,7 @@ class Trainer:
         run = self.context.run
         self.reporter.progress(self.step, "step")
         sources = (*self.corpus.train, *self.corpus.validation)
-        record = f"{self.spec.checkpoint_dir}/{checkpoints.name(self.step)}/{checkpoints.RECORD}"
+        record = f"{self.spec.checkpoint_dir}/{manifest.name(self.step)}/{manifest.RECORD}"
         tokens = self._position() * self.spec.model.seq_length
         lines = list(rundir.read_lines(run.metrics()))
         self.context.finish(

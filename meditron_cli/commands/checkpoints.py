@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from jobs import checkpoints, claims
+from jobs.checkpoints import leases, manifest
 from jobs.contract import rundir
 from meditron_cli import console
 from meditron_cli.commands import options
@@ -39,11 +39,11 @@ class Entry:
     """Seconds since 1970."""
     verified: float | None
     """When every byte was last read and found right."""
-    leases: tuple[claims.Lease, ...]
+    leases: tuple[leases.Lease, ...]
 
     @property
     def step(self) -> int:
-        return checkpoints.step_of(self.path)
+        return manifest.step_of(self.path)
 
     def to_json(self) -> dict[str, Any]:
         """The checkpoint as ``checkpoints --json`` prints it."""
@@ -85,10 +85,10 @@ def command(
 
 def look(folder: Path, now: float) -> Iterator[Entry]:
     """Every folder that is a checkpoint or was one, newest first."""
-    known = claims.read_leases(folder, now)
-    aside = [path for path in folder.glob("iter_*.bad-*") if checkpoints.is_folder(path)]
-    both = [*checkpoints.folders(folder), *aside]
-    for path in sorted(both, key=lambda path: (-checkpoints.step_of(path), path.name)):
+    known = leases.read_leases(folder, now)
+    aside = [path for path in folder.glob("iter_*.bad-*") if manifest.is_folder(path)]
+    both = [*manifest.folders(folder), *aside]
+    for path in sorted(both, key=lambda path: (-manifest.step_of(path), path.name)):
         state, problem = judge(path)
         with_lease = tuple(lease for lease in known if lease.checkpoint == path.name)
         yield Entry(
@@ -97,7 +97,7 @@ def look(folder: Path, now: float) -> Iterator[Entry]:
             problem=problem,
             bytes=known_size(path),
             saved=saved_at(path),
-            verified=checkpoints.verified_at(path),
+            verified=manifest.verified_at(path),
             leases=with_lease,
         )
 
@@ -105,20 +105,20 @@ def look(folder: Path, now: float) -> Iterator[Entry]:
 def judge(path: Path) -> tuple[str, str]:
     """State of a checkpoint, and what is wrong with it, as far as records and sizes tell."""
     if ".bad-" in path.name:
-        return "set aside", "" if checkpoints.was_finished(path) else "it was never finished"
+        return "set aside", "" if manifest.was_finished(path) else "it was never finished"
     try:
-        problem = checkpoints.problem(path)
+        problem = manifest.problem(path)
     except OSError as error:
         return "unreadable", error.strerror or str(error)
     if not problem:
         return "valid", ""
-    return "damaged" if checkpoints.was_finished(path) else "unfinished", problem
+    return "damaged" if manifest.was_finished(path) else "unfinished", problem
 
 
 def known_size(path: Path) -> int | None:
     """Bytes by the record of a checkpoint; None without one."""
     try:
-        return checkpoints.read(path).bytes
+        return manifest.read(path).bytes
     except (OSError, rundir.FormatError):
         return None
 
@@ -126,7 +126,7 @@ def known_size(path: Path) -> int | None:
 def saved_at(path: Path) -> float | None:
     """When the record of a checkpoint was written; None without one."""
     with suppress(OSError):
-        return (path / checkpoints.RECORD).stat().st_mtime
+        return (path / manifest.RECORD).stat().st_mtime
     return None
 
 
@@ -143,18 +143,18 @@ def verify_all(folder: Path, entries: Iterable[Entry]) -> list[Entry]:
 def verify(folder: Path, entry: Entry, tell: Callable[[Path, int], None]) -> Entry:
     """Read every byte of a checkpoint, which nobody deletes meanwhile, and leave word of it."""
     path = entry.path
-    reader = claims.Holder("meditron checkpoints", 0, 0, "", os.uname().nodename, os.getpid())
+    reader = leases.Holder("meditron checkpoints", 0, 0, "", os.uname().nodename, os.getpid())
     try:
-        with claims.leased(folder, path.name, reader):
+        with leases.leased(folder, path.name, reader):
             tell(path, 0)
-            files = checkpoints.manifest(path)
-            wrong = checkpoints.altered(path, files, lambda count: tell(path, count))
+            files = manifest.manifest(path)
+            wrong = manifest.altered(path, files, lambda count: tell(path, count))
             if wrong:
                 return replace(entry, state="damaged", problem=wrong)
-            checkpoints.note_verified(path)
+            manifest.note_verified(path)
     except OSError as error:
         return replace(entry, state="unreadable", problem=error.strerror or str(error))
-    return replace(entry, verified=checkpoints.verified_at(path))
+    return replace(entry, verified=manifest.verified_at(path))
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def progress(total: int) -> Iterator[Callable[[Path, int], None]]:
 
 def show(run: str, folder: Path, entries: list[Entry], as_json: bool) -> None:
     """Print what was found."""
-    writer = claims.read_writer(folder)
+    writer = leases.read_writer(folder)
     if as_json:
         found = [entry.to_json() for entry in entries]
         held = None if writer is None else asdict(writer)
@@ -204,5 +204,5 @@ def row(entry: Entry) -> tuple[object, ...]:
     )
 
 
-def _fields(holder: claims.Holder | None) -> dict[str, Any]:
+def _fields(holder: leases.Holder | None) -> dict[str, Any]:
     return {} if holder is None else asdict(holder)

@@ -173,13 +173,13 @@ def checkpoint_step(run: RunDir, seen: RunView) -> int | None:
     """The step of the checkpoint that unfinished training would go on from; None where there is
     none, or the storage does not answer.
     """
-    from jobs import checkpoints
+    from jobs.checkpoints import manifest
 
     training = seen.stages.get(TRAINING)
     if training is None or training.finished:
         return None
     try:
-        found = checkpoints.find_latest(run.path("checkpoints"))
+        found = manifest.find_latest(run.path("checkpoints"))
     except OSError:
         return None
     return found[1].iteration if found else None

@@ -1,4 +1,6 @@
-"""The probe job: made, submitted, waited for, fetched (``jobs.health.site_probe`` is what it runs)."""
+"""The probe job: made, submitted, waited for, fetched (``jobs.health.site_probe`` is what
+it runs).
+"""
 
 from __future__ import annotations
 

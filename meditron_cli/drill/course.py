@@ -306,9 +306,9 @@ def went_on(run: RunDir, attempt: int) -> bool:
 
 def damage_newest(run: RunDir) -> Path:
     """Cut the largest file of the newest checkpoint in half; answers its path."""
-    from jobs import checkpoints
+    from jobs.checkpoints import manifest
 
-    found = checkpoints.find_latest(run.path("checkpoints"))
+    found = manifest.find_latest(run.path("checkpoints"))
     if found is None:
         raise SchedulerError(f"{run.root} has no checkpoint to damage")
     shard = max(found[0].glob("*.distcp"), key=lambda path: path.stat().st_size)

@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 
-from jobs import checkpoints, claims
+from jobs.checkpoints import leases, manifest
 
 from ..ranks import wait_until
 from .conftest import LONG
@@ -105,7 +105,7 @@ def test_signals_while_everything_is_saved_are_one_request(make_run):
     assert ranks.wait() == [130], ranks.words()
     assert children == []
     step = max(run.losses())
-    assert checkpoints.find_latest(run.root / "checkpoints")[1].iteration == step
+    assert manifest.find_latest(run.root / "checkpoints")[1].iteration == step
 
 
 def test_a_rank_that_dies_takes_the_others_along(make_run, layout):
@@ -124,11 +124,11 @@ def test_killed_and_started_again_goes_on_from_the_last_checkpoint(make_run, und
 
     ranks = killed.start()
     killed.until_step(27)
-    writer = claims.read_writer(killed.root / "checkpoints")
+    writer = leases.read_writer(killed.root / "checkpoints")
     ranks.signal(signal.SIGKILL)
     ranks.wait()
     assert writer.pid == ranks.processes[0].pid
-    assert claims.read_writer(killed.root / "checkpoints") is None
+    assert leases.read_writer(killed.root / "checkpoints") is None
     killed.finish()
 
     assert killed.trained(2)[0] in (26, 51)
@@ -150,7 +150,7 @@ def test_killed_in_the_middle_of_saves_and_started_again_nothing_is_lost_but_ste
     assert killed.losses() == undisturbed
     assert list(killed.losses()) == list(range(1, 61))
     for name in killed.checkpoints():
-        assert checkpoints.problem(killed.root / "checkpoints" / name) == ""
+        assert manifest.problem(killed.root / "checkpoints" / name) == ""
 
 
 def test_a_file_asks_to_stop_and_another_to_save(make_run):
@@ -218,9 +218,9 @@ def test_one_flipped_byte_in_each_of_the_newest_two_is_found_and_the_one_before_
     assert run.trained(2) == [5, 6, 7, 8]
     assert run.losses() == expected
     assert [path.name[:17] for path in (run.root / "checkpoints").glob("*.bad-*")]
-    newest, _ = checkpoints.find_latest(run.root / "checkpoints")
-    assert checkpoints.verified_at(newest) is None
-    assert checkpoints.verified_at(run.root / "checkpoints/iter_0000004") is not None
+    newest, _ = manifest.find_latest(run.root / "checkpoints")
+    assert manifest.verified_at(newest) is None
+    assert manifest.verified_at(run.root / "checkpoints/iter_0000004") is not None
 
 
 def test_damage_to_all_checkpoints_is_refused_and_nothing_is_deleted(make_run):
@@ -448,7 +448,7 @@ def test_saves_and_validations_are_on_record_with_their_time_and_size(make_run):
 
     assert [line["step"] for line in saves] == [0, 4, 8]
     for line in saves:
-        _, record = checkpoints.at_step(run.root / "checkpoints", line["step"])
+        _, record = manifest.at_step(run.root / "checkpoints", line["step"])
         assert line["bytes"] == record.bytes
         assert line["save"] > 0
     assert [line["step"] for line in validations] == [0, 4, 8]

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from jobs import checkpoints, device
+from jobs import device
+from jobs.checkpoints import manifest
 from jobs.contract import rundir, specs
 
 ALONE = specs.ParallelSpec(
@@ -67,13 +68,13 @@ def answers(network: torch.nn.Module, asked: dict) -> list[float]:
     return found
 
 
-def record(step: int, spec: specs.PretrainSpec) -> checkpoints.Record:
-    return checkpoints.Record(
+def record(step: int, spec: specs.PretrainSpec) -> manifest.Record:
+    return manifest.Record(
         iteration=step,
         consumed_samples=step,
         layout=dataclasses.asdict(ALONE),
         precision="fp32",
-        model=checkpoints.model_digest(spec.model),
+        model=manifest.model_digest(spec.model),
         data="",
         manifest="",
         bytes=0,

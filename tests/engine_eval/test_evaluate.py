@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from jobs import keeping
+from jobs.checkpoints import retention
 from jobs.contract import rundir, specs
 
 from ..ranks import wait_until
@@ -212,20 +212,20 @@ def test_a_checkpoint_stays_while_it_is_evaluated_although_training_prunes(
     wait_until(leases)
     killed.kill()
     killed.communicate()
-    keeping.let_go(folder, 0)  # as training does after each save: step 6 is the newest
+    retention.let_go(folder, 0)  # as training does after each save: step 6 is the newest
     (left,) = leases()
     (rank,) = task.begin()
     wait_until(lambda: len(leases()) == 2)
     left.unlink()
     while rank.poll() is None:
-        keeping.let_go(folder, 0)
+        retention.let_go(folder, 0)
         time.sleep(0.01)
     said = rank.communicate()
 
     assert rank.returncode == 0, said
     assert task.results()["checkpoint_step"] == 4
     assert leases() == []
-    keeping.let_go(folder, 0)
+    retention.let_go(folder, 0)
     assert not (folder / "iter_0000004").exists()
     late = task.start()
     assert late.returncode == 2

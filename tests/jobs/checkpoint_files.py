@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs import checkpoints
+from jobs.checkpoints import manifest
 from jobs.contract import rundir
 
 
 def write_checkpoint(folder: Path, step: int, content: bytes = b"weights") -> Path:
     """Write a checkpoint of a shard and megatron.core's metadata."""
-    path = folder / checkpoints.name(step)
+    path = folder / manifest.name(step)
     path.mkdir(parents=True)
     (path / "metadata.json").write_text("{}")
     (path / "__0_0.distcp").write_bytes(content)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from jobs import checkpoints
+from jobs.checkpoints import manifest
 from jobs.contract import rundir
 
 from .checkpoint_files import write_checkpoint
@@ -30,15 +30,15 @@ def test_the_newest_by_step_is_the_latest(tmp_path):
     for step in (0, 900, 1000):
         write_checkpoint(tmp_path, step)
 
-    path, record = checkpoints.find_latest(tmp_path)
+    path, record = manifest.find_latest(tmp_path)
 
     assert path.name == "iter_0001000"
     assert (record.iteration, record.consumed_samples) == (1000, 4000)
 
 
 def test_no_folder_is_no_checkpoint(tmp_path):
-    assert checkpoints.find_latest(tmp_path / "nowhere") is None
-    assert checkpoints.at_step(tmp_path / "nowhere", 0) is None
+    assert manifest.find_latest(tmp_path / "nowhere") is None
+    assert manifest.at_step(tmp_path / "nowhere", 0) is None
 
 
 def unfinished(path):
@@ -84,9 +84,9 @@ def test_damage_is_named_and_the_one_before_is_the_latest(tmp_path, spoil, words
 
     spoil(damaged)
 
-    assert words in checkpoints.problem(damaged)
-    assert checkpoints.find_latest(tmp_path)[0].name == "iter_0000010"
-    assert checkpoints.at_step(tmp_path, 20) is None
+    assert words in manifest.problem(damaged)
+    assert manifest.find_latest(tmp_path)[0].name == "iter_0000010"
+    assert manifest.at_step(tmp_path, 20) is None
     assert damaged.exists()
 
 
@@ -99,33 +99,33 @@ def test_links_files_and_other_names_are_no_checkpoints(tmp_path):
     (folder / "iter_60").mkdir()
     (folder / "iter_0000070.bad-20260101T000000").mkdir()
 
-    assert [path.name for path in checkpoints.folders(folder)] == ["iter_0000010"]
-    assert checkpoints.at_step(folder, 40) is None
+    assert [path.name for path in manifest.folders(folder)] == ["iter_0000010"]
+    assert manifest.at_step(folder, 40) is None
 
 
 def test_a_changed_byte_of_the_right_size_is_found_only_by_reading_all(tmp_path):
     path = write_checkpoint(tmp_path, 10)
     (path / "__0_0.distcp").write_bytes(b"Weights")
 
-    words = checkpoints.altered(path, checkpoints.manifest(path))
+    words = manifest.altered(path, manifest.manifest(path))
 
-    assert checkpoints.problem(path) == ""
+    assert manifest.problem(path) == ""
     assert words == "__0_0.distcp has its size, but not the content that was written"
 
 
 def test_a_checkpoint_counts_as_verified_until_it_is_another_one(tmp_path):
     path = write_checkpoint(tmp_path, 10)
     told = []
-    assert checkpoints.altered(path, checkpoints.manifest(path), told.append) == ""
+    assert manifest.altered(path, manifest.manifest(path), told.append) == ""
     assert sorted(told) == [2, 7]
-    assert checkpoints.verified_at(path) is None
+    assert manifest.verified_at(path) is None
 
-    checkpoints.note_verified(path)
+    manifest.note_verified(path)
 
-    assert checkpoints.verified_at(path) == pytest.approx(path.stat().st_mtime, abs=60)
-    assert checkpoints.problem(path) == ""
+    assert manifest.verified_at(path) == pytest.approx(path.stat().st_mtime, abs=60)
+    assert manifest.problem(path) == ""
     change(path, manifest="0" * 64)
-    assert checkpoints.verified_at(path) is None
+    assert manifest.verified_at(path) is None
 
 
 def test_storage_that_does_not_answer_is_no_damage(tmp_path):
@@ -134,13 +134,13 @@ def test_storage_that_does_not_answer_is_no_damage(tmp_path):
     (path / "meditron.json").symlink_to(path / "meditron.json")  # an error that is not "missing"
 
     with pytest.raises(OSError, match="Too many levels"):
-        checkpoints.problem(path)
+        manifest.problem(path)
     with pytest.raises(OSError, match="Too many levels"):
-        checkpoints.find_latest(tmp_path)
+        manifest.find_latest(tmp_path)
 
 
 def test_files_are_shared_out_by_their_size():
     files = {name: {"bytes": size} for name, size in (("a", 9), ("b", 5), ("c", 4), ("d", 1))}
 
-    assert [sorted(share) for share in checkpoints.shares(files, 2)] == [["a", "d"], ["b", "c"]]
-    assert checkpoints.shares({}, 2) == [{}, {}]
+    assert [sorted(share) for share in manifest.shares(files, 2)] == [["a", "d"], ["b", "c"]]
+    assert manifest.shares({}, 2) == [{}, {}]

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs import claims
+from jobs.checkpoints import leases
 from jobs.contract import rundir
 from jobs.runtime.context import FAILED, Context
 
 from ..ranks import wait_until
 
-HOLDER = claims.Holder("pretrain", 0, 2, "4711", "n01", 99)
+HOLDER = leases.Holder("pretrain", 0, 2, "4711", "n01", 99)
 
 WRITE = """
 import sys, time
@@ -48,8 +48,8 @@ def test_a_second_writer_leaves_with_the_name_of_the_first(other_writer):
     folder, _ = other_writer
 
     with (
-        pytest.raises(claims.WriterHeld) as refused,
-        claims.sole_writer(folder, HOLDER, seconds=0.5),
+        pytest.raises(leases.WriterHeld) as refused,
+        leases.sole_writer(folder, HOLDER, seconds=0.5),
     ):
         pass
 
@@ -62,25 +62,25 @@ def test_a_second_writer_leaves_with_the_name_of_the_first(other_writer):
 
 def test_a_writer_that_is_killed_holds_nothing(other_writer):
     folder, process = other_writer
-    assert claims.read_writer(folder) == claims.Holder("pretrain", 0, 7, "12", "n02", 34)
+    assert leases.read_writer(folder) == leases.Holder("pretrain", 0, 7, "12", "n02", 34)
 
     os.kill(process.pid, signal.SIGKILL)
 
-    with claims.sole_writer(folder, HOLDER):
-        assert claims.read_writer(folder) == HOLDER
-    assert claims.read_writer(folder) is None
+    with leases.sole_writer(folder, HOLDER):
+        assert leases.read_writer(folder) == HOLDER
+    assert leases.read_writer(folder) is None
 
 
 def test_nobody_writes_where_nobody_has(tmp_path):
-    assert claims.read_writer(tmp_path) is None
-    assert claims.read_leases(tmp_path, time.time()) == []
+    assert leases.read_writer(tmp_path) is None
+    assert leases.read_leases(tmp_path, time.time()) == []
 
 
 def test_a_lease_says_who_needs_what_and_is_renewed_until_it_is_given_back(tmp_path):
-    with claims.leased(tmp_path, "iter_0000010", HOLDER, seconds=1.0):
-        (lease,) = claims.read_leases(tmp_path, time.time())
+    with leases.leased(tmp_path, "iter_0000010", HOLDER, seconds=1.0):
+        (lease,) = leases.read_leases(tmp_path, time.time())
         assert (lease.checkpoint, lease.holder) == ("iter_0000010", HOLDER)
-        wait_until(lambda: claims.read_leases(tmp_path, lease.expires + 0.2))
+        wait_until(lambda: leases.read_leases(tmp_path, lease.expires + 0.2))
     assert list((tmp_path / "leases").iterdir()) == []
 
 
@@ -104,10 +104,10 @@ def test_a_lease_whose_owner_was_killed_expires(tmp_path):
 
     (file,) = (tmp_path / "leases").iterdir()
     expires = json.loads(file.read_text())["expires"]
-    assert claims.read_leases(tmp_path, expires + 0.1) == []
-    claims.forget_expired(tmp_path, expires - 0.1)
+    assert leases.read_leases(tmp_path, expires + 0.1) == []
+    leases.forget_expired(tmp_path, expires - 0.1)
     assert file.exists()
-    claims.forget_expired(tmp_path, expires)
+    leases.forget_expired(tmp_path, expires)
     assert not file.exists()
 
 
@@ -125,9 +125,9 @@ def test_a_holder_names_its_job_and_node(tmp_path, environ, job, node):
 
     context = Context(rundir.RunDir(Path(tmp_path)), Task(), 3, 0, 1, 0)
 
-    assert claims.holder_of(context, environ) == claims.Holder(
+    assert leases.holder_of(context, environ) == leases.Holder(
         "evaluate", 4, 3, job, node, os.getpid()
     )
-    assert str(claims.Holder("evaluate", 4, 3, "", "n01", 1)) == (
+    assert str(leases.Holder("evaluate", 4, 3, "", "n01", 1)) == (
         "evaluate task 4 (attempt 3, on n01)"
     )

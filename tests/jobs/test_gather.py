@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from jobs import checkpoints, gather
+from jobs import gather
 from jobs.attempt import Place
+from jobs.checkpoints import manifest
 from jobs.contract import rundir, specs
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Evidence, RankExit
@@ -126,13 +127,13 @@ def training(bench: Workbench) -> specs.TaskSpec:
 
 def leave_checkpoint(bench: Workbench, step: int, name: str = "", finished: bool = True) -> Path:
     """A checkpoint of one small file; an unfinished one lacks what is written last."""
-    folder = bench.run.path("checkpoints") / (name or checkpoints.name(step))
+    folder = bench.run.path("checkpoints") / (name or manifest.name(step))
     folder.mkdir(parents=True)
     (folder / "metadata.json").write_text("{}")
     if finished:
         rundir.write_json(folder / "manifest.json", {"files": {"metadata.json": {"bytes": 2}}})
         digest = rundir.sha256(folder / "manifest.json")
-        record = checkpoints.Record(step, 0, {}, "fp32", "", "", 2, 1, digest)
+        record = manifest.Record(step, 0, {}, "fp32", "", "", 2, 1, digest)
         rundir.write_json(folder / "meditron.json", dataclasses.asdict(record))
     return folder
 

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from jobs import checkpoints, claims, keeping
+from jobs.checkpoints import leases, manifest, retention
 from jobs.contract import rundir
 
 from .checkpoint_files import write_checkpoint
 
-READER = claims.Holder("evaluate", 3, 1, "77", "n01", 5)
+READER = leases.Holder("evaluate", 3, 1, "77", "n01", 5)
 
 
 def damage(path):
@@ -25,7 +25,7 @@ def cut_off(path):
 
 
 def chosen(folder):
-    found = keeping.choose_for_resume(folder)
+    found = retention.choose_for_resume(folder)
     return found and found[0].name
 
 
@@ -59,8 +59,8 @@ def test_three_damaged_ones_stop_the_run_with_a_table_and_nothing_is_changed(tmp
         damage(write_checkpoint(tmp_path, step))
     before = names(tmp_path)
 
-    with pytest.raises(keeping.CheckpointsDamaged) as refused:
-        keeping.choose_for_resume(tmp_path)
+    with pytest.raises(retention.CheckpointsDamaged) as refused:
+        retention.choose_for_resume(tmp_path)
 
     assert refused.value.code == 1
     assert refused.value.message.splitlines() == [
@@ -77,12 +77,14 @@ def test_those_set_aside_by_earlier_starts_count_too(tmp_path):
     for step in (10, 20, 30, 40):
         write_checkpoint(tmp_path, step)
     for step, left in ((40, "iter_0000030"), (30, "iter_0000020")):
-        damage(tmp_path / checkpoints.name(step))
+        damage(tmp_path / manifest.name(step))
         assert chosen(tmp_path) == left
     damage(tmp_path / "iter_0000020")
 
-    with pytest.raises(keeping.CheckpointsDamaged, match="iter_0000010 is whole, but more than 2"):
-        keeping.choose_for_resume(tmp_path)
+    with pytest.raises(
+        retention.CheckpointsDamaged, match="iter_0000010 is whole, but more than 2"
+    ):
+        retention.choose_for_resume(tmp_path)
 
 
 def test_damage_long_before_a_newer_checkpoint_is_forgotten(tmp_path):
@@ -109,8 +111,8 @@ def test_all_damaged_is_refused_and_nothing_is_changed(tmp_path):
     for step in (0, 10):
         damage(write_checkpoint(tmp_path, step))
 
-    with pytest.raises(keeping.CheckpointsDamaged, match="will not begin anew at random"):
-        keeping.choose_for_resume(tmp_path)
+    with pytest.raises(retention.CheckpointsDamaged, match="will not begin anew at random"):
+        retention.choose_for_resume(tmp_path)
 
     assert names(tmp_path) == ["iter_0000000", "iter_0000010"]
 
@@ -119,9 +121,9 @@ def test_random_weights_are_refused_after_training_even_when_all_is_set_aside(tm
     (tmp_path / "iter_0000020.bad-20260101T000000").mkdir()
 
     with pytest.raises(
-        keeping.CheckpointsDamaged, match=r"iter_0000020\.bad-20260101T000000: set aside earlier"
+        retention.CheckpointsDamaged, match=r"iter_0000020\.bad-20260101T000000: set aside earlier"
     ):
-        keeping.choose_for_resume(tmp_path)
+        retention.choose_for_resume(tmp_path)
 
 
 def test_a_damaged_step_0_alone_may_begin_again(tmp_path):
@@ -139,7 +141,7 @@ def test_step_0_the_newest_and_those_before_it_stay(tmp_path):
     damage(write_checkpoint(tmp_path, 36))
     (tmp_path / "iter_0000036").rename(tmp_path / "iter_0000036.bad-1")
 
-    keeping.let_go(tmp_path, 2)
+    retention.let_go(tmp_path, 2)
 
     kept = ["iter_0000000", "iter_0000020", "iter_0000030", "iter_0000036.bad-1", "iter_0000040"]
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
@@ -149,9 +151,9 @@ def test_the_newest_of_which_every_byte_was_read_stays(tmp_path):
     for step in (10, 20, 30, 40, 50):
         write_checkpoint(tmp_path, step)
     for step in (10, 20):
-        checkpoints.note_verified(tmp_path / checkpoints.name(step))
+        manifest.note_verified(tmp_path / manifest.name(step))
 
-    keeping.let_go(tmp_path, 1)
+    retention.let_go(tmp_path, 1)
 
     assert names(tmp_path) == ["iter_0000020", "iter_0000040", "iter_0000050"]
 
@@ -160,10 +162,10 @@ def test_a_leased_one_stays_until_it_is_given_back(tmp_path):
     for step in (10, 20, 30):
         write_checkpoint(tmp_path, step)
 
-    with claims.leased(tmp_path, "iter_0000010", READER):
-        keeping.let_go(tmp_path, 0)
+    with leases.leased(tmp_path, "iter_0000010", READER):
+        retention.let_go(tmp_path, 0)
         assert names(tmp_path) == ["iter_0000010", "iter_0000030"]
-    keeping.let_go(tmp_path, 0)
+    retention.let_go(tmp_path, 0)
 
     assert names(tmp_path) == ["iter_0000030"]
 
@@ -172,8 +174,8 @@ def test_a_lease_taken_while_a_checkpoint_was_leaving_brings_it_back(tmp_path):
     write_checkpoint(tmp_path, 10).rename(tmp_path / ".iter_0000010.leaving")
     write_checkpoint(tmp_path, 20).rename(tmp_path / ".iter_0000020.leaving")
 
-    with claims.leased(tmp_path, "iter_0000010", READER):
-        keeping.let_go(tmp_path, 0)
+    with leases.leased(tmp_path, "iter_0000010", READER):
+        retention.let_go(tmp_path, 0)
 
     assert names(tmp_path) == ["iter_0000010"]
     assert not list(tmp_path.glob(".*.leaving"))
@@ -188,13 +190,13 @@ def test_leases_that_expired_or_say_nothing_hold_for_a_while_only(tmp_path):
     (folder / "iter_0000020.0b.json").write_text("")
 
     assert [
-        (lease.checkpoint, lease.holder) for lease in claims.read_leases(tmp_path, time.time())
+        (lease.checkpoint, lease.holder) for lease in leases.read_leases(tmp_path, time.time())
     ] == [("iter_0000020", None)]
-    keeping.let_go(tmp_path, 0)
+    retention.let_go(tmp_path, 0)
 
     assert names(tmp_path) == ["iter_0000020", "iter_0000030"]
     assert [path.name for path in folder.iterdir()] == ["iter_0000020.0b.json"]
-    assert claims.read_leases(tmp_path, time.time() + claims.LEASE_SECONDS) == []
+    assert leases.read_leases(tmp_path, time.time() + leases.LEASE_SECONDS) == []
 
 
 # ---- what was trained, and is not there any more
@@ -202,9 +204,9 @@ def test_leases_that_expired_or_say_nothing_hold_for_a_while_only(tmp_path):
 
 def test_after_training_a_folder_that_is_gone_is_no_beginning(tmp_path):
     with pytest.raises(
-        keeping.CheckpointsDamaged, match="will not begin anew at random"
+        retention.CheckpointsDamaged, match="will not begin anew at random"
     ) as refused:
-        keeping.choose_for_resume(tmp_path / "nowhere", trained=1200)
+        retention.choose_for_resume(tmp_path / "nowhere", trained=1200)
 
     assert refused.value.message.splitlines()[1:] == [
         "  step 1200 was saved, and nothing of it is left"
@@ -214,12 +216,12 @@ def test_after_training_a_folder_that_is_gone_is_no_beginning(tmp_path):
 
 def test_the_random_weights_of_step_0_are_not_gone_back_to(tmp_path):
     write_checkpoint(tmp_path, 0)
-    with pytest.raises(keeping.CheckpointsDamaged, match="will not begin anew at random"):
-        keeping.choose_for_resume(tmp_path, trained=10)
+    with pytest.raises(retention.CheckpointsDamaged, match="will not begin anew at random"):
+        retention.choose_for_resume(tmp_path, trained=10)
 
     damage(write_checkpoint(tmp_path, 10))
-    with pytest.raises(keeping.CheckpointsDamaged, match="iter_0000010: __0_0"):
-        keeping.choose_for_resume(tmp_path)
+    with pytest.raises(retention.CheckpointsDamaged, match="iter_0000010: __0_0"):
+        retention.choose_for_resume(tmp_path)
 
     assert names(tmp_path) == ["iter_0000000", "iter_0000010"]
 
@@ -233,12 +235,12 @@ def test_step_0_is_begun_from_before_anything_was_trained(tmp_path):
 
 def test_what_was_saved_is_known_from_what_ranks_and_supervisors_have_told(tmp_path):
     run = rundir.RunDir(tmp_path)
-    nothing = keeping.highest_saved(run)
+    nothing = retention.highest_saved(run)
     run.metrics().parent.mkdir(parents=True, exist_ok=True)
     run.metrics().write_text('{"step": 5, "loss": 2.0}\n{"step": 4, "save": 1.0}\n')
-    by_ranks = keeping.highest_saved(run)
+    by_ranks = retention.highest_saved(run)
     rundir.append_event(run, "start", stage="pretrain", index=0, step=6)
     rundir.append_event(run, "exit", stage="pretrain", index=0, step_before=6, step_after=None)
     rundir.append_event(run, "exit", stage="curate", index=0, step_before=99, step_after=None)
 
-    assert (nothing, by_ranks, keeping.highest_saved(run)) == (0, 4, 6)
+    assert (nothing, by_ranks, retention.highest_saved(run)) == (0, 4, 6)

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from jobs import checkpoints, claims, keeping
+from jobs.checkpoints import leases, manifest, retention
 
 from ..conftest import Bench
 from ..jobs.checkpoint_files import write_checkpoint
 
-READER = claims.Holder("evaluate", 3, 1, "77_3", "n01", 5)
+READER = leases.Holder("evaluate", 3, 1, "77_3", "n01", 5)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def listed(meditron, run, *words):
 
 
 def test_a_table_newest_first(meditron, run):
-    with claims.leased(run.path("checkpoints"), "iter_0000000", READER):
+    with leases.leased(run.path("checkpoints"), "iter_0000000", READER):
         done = meditron("checkpoints", run.name[:5])
 
     assert done.exit_code == 0, done.output
@@ -57,9 +57,9 @@ def test_no_checkpoints_is_said(meditron):
 
 def test_json_says_who_needs_what_and_who_writes(meditron, run):
     folder = run.path("checkpoints")
-    writer = claims.Holder("pretrain", 0, 2, "12", "n02", 34)
+    writer = leases.Holder("pretrain", 0, 2, "12", "n02", 34)
 
-    with claims.leased(folder, "iter_0000010", READER), claims.sole_writer(folder, writer):
+    with leases.leased(folder, "iter_0000010", READER), leases.sole_writer(folder, writer):
         done = meditron("checkpoints", run.name, "--json")
 
     told = json.loads(done.stdout)
@@ -119,10 +119,10 @@ def test_only_deep_finds_a_changed_byte_and_training_keeps_what_passed(meditron,
     assert found["iter_0000020"]["state"] == "damaged"
     assert found["iter_0000020"]["problem"].startswith("__0_0.distcp has its size, but not")
     assert found["iter_0000010"]["verified"] == pytest.approx(time.time(), abs=300)
-    assert checkpoints.verified_at(folder / "iter_0000020") is None
+    assert manifest.verified_at(folder / "iter_0000020") is None
     for step in (30, 40):
         write_checkpoint(folder, step)
-    keeping.let_go(folder, 0)
+    retention.let_go(folder, 0)
     names = sorted(path.name for path in folder.glob("iter_*"))
     assert names == ["iter_0000000", "iter_0000010", "iter_0000040"]
 
@@ -134,7 +134,7 @@ def test_deep_says_on_stderr_what_it_reads(meditron, run):
     assert done.stderr.splitlines() == [
         "reading iter_0000020", "reading iter_0000010", "reading iter_0000000",
     ]  # fmt: skip
-    assert claims.read_leases(run.path("checkpoints"), time.time()) == []
+    assert leases.read_leases(run.path("checkpoints"), time.time()) == []
 
 
 def test_storage_that_does_not_answer_is_told(meditron, run):

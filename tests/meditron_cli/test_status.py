@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobs import checkpoints
+from jobs.checkpoints import manifest
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
 from meditron_cli import view
@@ -357,9 +357,9 @@ def test_the_checkpoint_that_training_would_go_on_from_is_shown(
 
 def write_checkpoint(folder: Path, step: int) -> None:
     """A valid checkpoint without shards."""
-    path = folder / checkpoints.name(step)
-    rundir.write_json(path / checkpoints.MANIFEST, {"files": {}})
-    rundir.write_json(path / checkpoints.MEGATRON_METADATA, {})
-    digest = rundir.sha256(path / checkpoints.MANIFEST)
-    record = checkpoints.Record(step, step, {}, "fp32", "", "", 0, manifest=digest)
-    rundir.write_json(path / checkpoints.RECORD, asdict(record))
+    path = folder / manifest.name(step)
+    rundir.write_json(path / manifest.MANIFEST, {"files": {}})
+    rundir.write_json(path / manifest.MEGATRON_METADATA, {})
+    digest = rundir.sha256(path / manifest.MANIFEST)
+    record = manifest.Record(step, step, {}, "fp32", "", "", 0, manifest=digest)
+    rundir.write_json(path / manifest.RECORD, asdict(record))

@@ -1,7 +1,8 @@
 """Which checkpoint a run goes on from, and which may go: set aside, keep, delete. Standard library
 only.
 
-Only the one writer of the folder (``jobs.claims.sole_writer``) calls this, from one process.
+Only the one writer of the folder (``jobs.checkpoints.leases.sole_writer``) calls this, from one
+process.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from jobs import checkpoints, claims
-from jobs.checkpoints import Found
+from jobs.checkpoints import leases, manifest
+from jobs.checkpoints.manifest import Found
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
 from jobs.runtime.context import FAILED, TaskError
@@ -45,17 +46,17 @@ def choose_for_resume(folder: Path, trained: int = 0) -> Found | None:
         OSError: the storage does not answer.
     """
     damaged: dict[Path, str] = {}
-    for path in checkpoints.folders(folder):
-        wrong = checkpoints.problem(path)
+    for path in manifest.folders(folder):
+        wrong = manifest.problem(path)
         if wrong:
             damaged[path] = wrong
-        elif checkpoints.step_of(path) == 0 and (trained or _lost_after(folder, path)):
+        elif manifest.step_of(path) == 0 and (trained or _lost_after(folder, path)):
             raise _refusal(folder, damaged, None, trained)
         elif len(_lost_after(folder, path)) > OLDER_TRIED:
             raise _refusal(folder, damaged, path)
         else:
             set_aside(damaged)
-            return path, checkpoints.read(path)
+            return path, manifest.read(path)
     if trained or _went_beyond_start(folder):
         raise _refusal(folder, damaged, None, trained)
     set_aside(damaged)
@@ -93,8 +94,8 @@ def let_go(folder: Path, keep: int) -> None:
     were never finished go too; damaged ones stay for a person to look at.
     """
     now = time.time()
-    claims.forget_expired(folder, now)
-    leased = {lease.checkpoint for lease in claims.read_leases(folder, now)}
+    leases.forget_expired(folder, now)
+    leased = {lease.checkpoint for lease in leases.read_leases(folder, now)}
     for path in [*_superfluous(folder, keep), *_unfinished(folder)]:
         if path.name not in leased:
             # In one step: half a checkpoint under its own name would look damaged.
@@ -120,16 +121,16 @@ def _leaving(path: Path) -> Path:
 
 
 def _superfluous(folder: Path, keep: int) -> list[Path]:
-    whole = [path for path in checkpoints.folders(folder) if (path / checkpoints.RECORD).exists()]
-    verified = [path for path in whole if checkpoints.verified_at(path)][:1]
+    whole = [path for path in manifest.folders(folder) if (path / manifest.RECORD).exists()]
+    verified = [path for path in whole if manifest.verified_at(path)][:1]
     return [
-        path for path in whole[keep + 1 :] if checkpoints.step_of(path) > 0 and path not in verified
+        path for path in whole[keep + 1 :] if manifest.step_of(path) > 0 and path not in verified
     ]
 
 
 def _unfinished(folder: Path) -> list[Path]:
     """Saves that were killed, among the folders set aside."""
-    return [path for path in folder.glob("iter_*.bad-*") if not checkpoints.was_finished(path)]
+    return [path for path in folder.glob("iter_*.bad-*") if not manifest.was_finished(path)]
 
 
 def _delete_unless_leased(leaving: Path) -> None:
@@ -137,7 +138,7 @@ def _delete_unless_leased(leaving: Path) -> None:
     before waits for it to come back.
     """
     original = leaving.with_name(leaving.name.removeprefix(".").removesuffix(".leaving"))
-    leased = {lease.checkpoint for lease in claims.read_leases(leaving.parent, time.time())}
+    leased = {lease.checkpoint for lease in leases.read_leases(leaving.parent, time.time())}
     if original.name in leased and not original.exists():
         leaving.rename(original)
     else:
@@ -148,17 +149,17 @@ def _lost_after(folder: Path, path: Path) -> set[int]:
     """Steps after that of a checkpoint whose own checkpoints are damaged or set aside; those that
     are valid lie before it.
     """
-    step = checkpoints.step_of(path)
+    step = manifest.step_of(path)
     return {
-        checkpoints.step_of(other)
+        manifest.step_of(other)
         for other in folder.iterdir()
-        if checkpoints.step_of(other) > step and checkpoints.was_finished(other)
+        if manifest.step_of(other) > step and manifest.was_finished(other)
     }
 
 
 def _went_beyond_start(folder: Path) -> bool:
     """Whether anything, good, damaged or set aside, shows that steps were trained here."""
-    return folder.is_dir() and any(checkpoints.step_of(path) > 0 for path in folder.iterdir())
+    return folder.is_dir() and any(manifest.step_of(path) > 0 for path in folder.iterdir())
 
 
 def _refusal(
