@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from jobs.contract import rundir, specs
 from jobs.contract.rundir import RunDir
-from jobs.slurm import submission_log, successor
+from jobs.slurm import submission_log
 from jobs.slurm.submission import SubmitError
+from jobs.supervision.recovery import resubmission
 from meditron_cli import run_record, view
 from meditron_cli.errors import ConfigError, SchedulerError
 from meditron_cli.launch import is_silent, withdraw
@@ -50,7 +51,7 @@ def nobody_submits(run: RunDir) -> Iterator[None]:
         SchedulerError: it takes too long.
     """
     try:
-        with successor.waiting_lock(run):
+        with resubmission.waiting_lock(run):
             yield
     except SubmitError as error:
         raise SchedulerError(error.message, hint=error.hint) from error

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import attempt
 from jobs.contract import rundir, specs
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
-from jobs.slurm import submission_log, successor
+from jobs.slurm import submission_log
+from jobs.supervision import attempt_records
+from jobs.supervision.recovery import resubmission
 from meditron_cli import run_record, runs, view
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
@@ -69,7 +70,7 @@ def launch(
     """
     try:
         with rundir.locked_within(
-            run.lock, successor.LOCK_SECONDS, SUBMIT, give_up=lambda: is_submitting(run)
+            run.lock, resubmission.LOCK_SECONDS, SUBMIT, give_up=lambda: is_submitting(run)
         ):
             return _launch(plan, scheduler, run, note, by)
     except rundir.Locked as error:
@@ -178,7 +179,7 @@ class Batch:
         if not indices:
             return []
         run = self._run
-        number = attempt.new_folder(run, stage.stage)
+        number = attempt_records.new_folder(run, stage.stage)
         fields = {
             "stage": stage.stage,
             "attempt": number,

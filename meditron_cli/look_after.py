@@ -9,10 +9,11 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import datetime
 
-from jobs import attempt, janitor
 from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
+from jobs.supervision import attempt_records
+from jobs.supervision.recovery import recovery_job
 from meditron_cli import run_record
 from meditron_cli.errors import MeditronError
 from meditron_cli.observe import ask
@@ -102,7 +103,7 @@ def see(services: Services, record: RunRecord, stage: str) -> list[str]:
         with redirect_stderr(io.StringIO()):  # what a job's log is told, we say in our own way
             if kinds == {"local"}:
                 return see_local(services, run, stage)
-            return list(janitor.look_after(run, stage, Client(services.environ), BY).said)
+            return list(recovery_job.look_after(run, stage, Client(services.environ), BY).said)
     except (MeditronError, OSError) as error:
         return [f"{stage}: {error}"]
 
@@ -114,14 +115,14 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
     from meditron_cli.commands.resume import planned
     from meditron_cli.launch import launch
 
-    tasks = janitor.unfinished(run, stage)
+    tasks = recovery_job.unfinished(run, stage)
     scheduler = services.scheduler("local")
     infos = scheduler.states(sorted({task.job_id for task in tasks}))
     over = [task for task in tasks if infos[task.job_id].is_over]
-    wanted = janitor.Judge(run, stage, BY).decide_all(over)
-    said = janitor.sentences(stage, wanted)
+    wanted = recovery_job.Judge(run, stage, BY).decide_all(over)
+    said = recovery_job.sentences(stage, wanted)
     delay = max((found.delay for found in wanted.values()), default=0.0)
-    goes_on = [found.action in attempt.GOES_ON for found in wanted.values()]
+    goes_on = [found.action in attempt_records.GOES_ON for found in wanted.values()]
     if any(goes_on) and not all(goes_on):
         said.append(f"{stage}: nothing was started; mend it, then `meditron resume {run.name}`")
     elif any(goes_on) and delay:

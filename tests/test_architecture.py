@@ -79,7 +79,12 @@ def test_the_node_side_never_imports_the_login_side(name: str) -> None:
         for name in modules()
         if name.startswith(("meditron_cli", "jobs.slurm"))
         or name in LIGHT
-        or name in {"jobs.entry", "jobs.supervisor", "jobs.janitor"}
+        or name
+        in {
+            "jobs.supervision.batch_step",
+            "jobs.supervision.supervisor",
+            "jobs.supervision.recovery.recovery_job",
+        }
     ],
 )
 def test_the_login_node_and_the_batch_step_load_nothing_heavy(name: str) -> None:

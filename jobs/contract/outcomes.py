@@ -82,7 +82,9 @@ class RankExit:
 
 @dataclass(frozen=True)
 class Hang:
-    """Ranks that made no step for longer than they may (``jobs.hangs``)."""
+    """Ranks that made no step for longer than they may
+    (``jobs.supervision.ranks.hang_detector``).
+    """
 
     phase: str
     seconds: float
@@ -108,7 +110,9 @@ class Finding:
 
 @dataclass(frozen=True)
 class LogSign:
-    """A line of the ranks' log that ``jobs.signatures`` knows. Evidence, not a verdict."""
+    """A line of the ranks' log that ``jobs.supervision.diagnosis.log_patterns`` knows. Evidence,
+    not a verdict.
+    """
 
     name: str
     rank: int | None = None
@@ -175,7 +179,9 @@ class Evidence:
     findings: tuple[Finding, ...] = ()
     hang: Hang | None = None
     log_signatures: tuple[LogSign, ...] = ()
-    """What ``jobs.signatures.find`` found in the ranks' log, first one first."""
+    """What ``jobs.supervision.diagnosis.log_patterns.find`` found in the ranks' log,
+    first one first.
+    """
     step_before: int | None = None
     """Of the newest valid checkpoint when the attempt began; None: not known, which is not 0."""
     step_after: int | None = None
@@ -200,7 +206,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the evidence says: pure ``jobs.causes.classify`` answers it."""
+    """What the evidence says: pure ``jobs.supervision.diagnosis.root_cause.classify``
+    answers it.
+    """
 
     cause: Cause
     sentence: str

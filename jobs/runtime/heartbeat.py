@@ -47,7 +47,9 @@ SIZE = IDENTITY.size + BEAT.size
 
 
 class Phase(IntEnum):
-    """What a rank is doing; each has a limit of its own (``jobs.hangs``)."""
+    """What a rank is doing; each has a limit of its own
+    (``jobs.supervision.ranks.hang_detector``).
+    """
 
     STARTUP = 0
     """Until the first step of the attempt is done."""

@@ -23,8 +23,8 @@ class Payload:
         getattr(importlib.import_module(module), name)(*arguments)
 
 
-TASK = Payload("jobs.entry:run_task")
+TASK = Payload("jobs.supervision.batch_step:run_task")
 """The supervisor of one task."""
 
-RECOVERY = Payload("jobs.janitor:run_janitor")
+RECOVERY = Payload("jobs.supervision.recovery.recovery_job:run_janitor")
 """The job that waits for the end of a stage's jobs."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from jobs import fitness
 from jobs.contract import outcomes
+from jobs.supervision import preflight_step
 from meditron_cli.doctor.finding import FATAL, OK, UNKNOWN, WARN, Finding, unknown
 from meditron_cli.plan.layout import GIB
 
@@ -158,7 +158,7 @@ def against_nodes(report: Report) -> list[outcomes.Finding]:
         {"node": host["node"], "findings": host["health"].get("findings", ())}
         for host in report.get("hosts", ())
     )
-    return list(fitness.found_in(found))
+    return list(preflight_step.found_in(found))
 
 
 def peers(report: Report) -> Iterator[Finding]:

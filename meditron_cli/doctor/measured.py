@@ -7,7 +7,7 @@ from pathlib import Path
 from jobs.contract import metrics_log
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import PretrainSpec, TaskSpec
-from jobs.postmortem import read_task
+from jobs.supervision.diagnosis.postmortem import read_task
 from meditron_cli import runs
 from meditron_cli.doctor.look import Workload
 from meditron_cli.errors import ConfigError

@@ -74,7 +74,7 @@ def step(plan: Plan, resources: Resources, words: Mapping[str, str]) -> list[str
 
 def on_every_node(resources: Resources) -> list[str]:
     """What a command begins with to run once on each node as the pre-flight of a training does
-    (``jobs.fitness``): on the host, without what the profile gives to ranks.
+    (``jobs.supervision.preflight_step``): on the host, without what the profile gives to ranks.
     """
     if resources.nodes == 1:
         return []

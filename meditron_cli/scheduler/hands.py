@@ -10,10 +10,10 @@ import time
 from collections.abc import Mapping
 from typing import Protocol
 
-from jobs import fault
 from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
 from jobs.slurm.job_environment import command_environment
+from jobs.supervision.ranks import fault_injection
 from meditron_cli.errors import SchedulerError
 
 STRIKE_SECONDS = 60.0
@@ -74,7 +74,8 @@ class SlurmHands:
         self._call(["scontrol", "update", f"JobId={job_id}", f"TimeLimit={minutes}"], {})
 
     def strike(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
-        """Run ``jobs.fault`` once on every node of the job, beside its ranks.
+        """Run ``jobs.supervision.ranks.fault_injection`` once on every node of the job, beside its
+        ranks.
 
         Raises:
             SchedulerError: no step can be started there.
@@ -82,7 +83,14 @@ class SlurmHands:
         facts = self._client.job(job_id)
         nodes = len(facts.nodes) if facts else 1
         one_each = ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
-        command = [self._python, "-m", "jobs.fault", str(run.root), word, str(rank)]
+        command = [
+            self._python,
+            "-m",
+            "jobs.supervision.ranks.fault_injection",
+            str(run.root),
+            word,
+            str(rank),
+        ]
         code = {"PYTHONPATH": str(run.code), "PYTHONSAFEPATH": "1"}
         return self._call(["srun", f"--jobid={job_id}", *one_each, *command], code).strip()
 
@@ -125,8 +133,8 @@ class LocalHands:
         raise SchedulerError("this machine limits no job's time")
 
     def strike(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
-        number: signal.Signals = fault.SIGNALS[word]
-        return os.uname().nodename if fault.strike(run, number, rank, os.environ) else ""
+        number: signal.Signals = fault_injection.SIGNALS[word]
+        return os.uname().nodename if fault_injection.strike(run, number, rank, os.environ) else ""
 
 
 def make_hands(kind: str, python: str, environ: Mapping[str, str]) -> Hands:

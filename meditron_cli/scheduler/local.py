@@ -20,11 +20,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs import launchers
 from jobs.contract import rundir, specs
 from jobs.contract.job import LOCAL_JOB
 from jobs.slurm import payload
 from jobs.slurm.job_environment import job_environment
+from jobs.supervision.ranks import launcher
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState
@@ -109,7 +109,7 @@ class LocalScheduler:
                 hint="environment.python of the cluster profile names the interpreter",
             ) from error
         self._started.append(process)
-        return [PREFIX + launchers.process_name(process.pid)]
+        return [PREFIX + launcher.process_name(process.pid)]
 
     def submit_janitor(
         self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
@@ -142,7 +142,7 @@ class LocalScheduler:
             )
         word = os.fsencode(path)
         found = [pid for pid in all_pids() if word in command_line(pid)]
-        self.cancel([PREFIX + launchers.process_name(pid) for pid in found])
+        self.cancel([PREFIX + launcher.process_name(pid) for pid in found])
 
     def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
         """ACTIVE while a process of the job is there, else ENDED; UNKNOWN on another machine."""
@@ -185,7 +185,7 @@ def runner_environment(
     chosen = variables(plan.site.setup)
     path = [str(run / "code"), *filter(None, [chosen.pop("PYTHONPATH", "")])]
     return {
-        "OMP_NUM_THREADS": str(max(1, launchers.usable_cores() // ranks)),
+        "OMP_NUM_THREADS": str(max(1, launcher.usable_cores() // ranks)),
         **job_environment(plan.site.environment, environ),
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONSAFEPATH": "1",
@@ -211,7 +211,7 @@ def parallel_tasks(stage: StagePlan) -> int:
     task = stage.tasks[0]
     if task.gpus_per_node:
         return 1
-    fitting = launchers.usable_cores() // (task.ranks * task.cpus_per_rank)
+    fitting = launcher.usable_cores() // (task.ranks * task.cpus_per_rank)
     return max(1, min(stage.max_parallel, fitting))
 
 
@@ -229,8 +229,8 @@ def state_of(name: str) -> tuple[str, JobState]:
     if process.rsplit(":", 2)[0] != os.uname().nodename:
         return name, JobState.UNKNOWN
     pid = pid_of(name)
-    found = launchers.look_up(pid)
-    alive = launchers.is_alive(process) if found else bool(members([pid]))
+    found = launcher.look_up(pid)
+    alive = launcher.is_alive(process) if found else bool(members([pid]))
     return name, JobState.ACTIVE if alive else JobState.ENDED
 
 
@@ -261,7 +261,7 @@ def members(leaders: Iterable[int]) -> list[int]:
     """Processes of the sessions that these lead, or led while they lived."""
     wanted = set(leaders)
     pids = all_pids()
-    return [pid for pid in pids if (found := launchers.look_up(pid)) and found.session in wanted]
+    return [pid for pid in pids if (found := launcher.look_up(pid)) and found.session in wanted]
 
 
 def send(pids: Iterable[int], number: int) -> None:
@@ -324,7 +324,7 @@ class Runner:
         """Run the tasks, ``parallel`` at a time; on a stop request end those that run."""
         import submitit
 
-        os.environ[LOCAL_JOB] = PREFIX + launchers.process_name(os.getpid())
+        os.environ[LOCAL_JOB] = PREFIX + launcher.process_name(os.getpid())
         executor = submitit.LocalExecutor(self.folder)
         executor.update_parameters(
             timeout_min=self.job["time_minutes"],

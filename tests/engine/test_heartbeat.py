@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from jobs import autopsy, hangs
 from jobs.contract import rundir, specs
 from jobs.runtime import heartbeat
 from jobs.runtime.heartbeat import Phase
+from jobs.supervision.ranks import hang_detector, stack_dump
 
 from ..ranks import wait_until
 
@@ -36,19 +36,19 @@ def test_a_rank_that_stops_is_found_and_named_and_its_peer_shows_that_it_waits(m
     run = make_run(**ENDLESS, parallel=layout(data=2))
     ranks = run.start()
     run.until_step(2)
-    watch = hangs.Watch(run.files, impatient(run), run.attempt)
+    watch = hang_detector.Watch(run.files, impatient(run), run.attempt)
     assert watch.look(time.monotonic()) is None
     ranks.processes[1].send_signal(signal.SIGSTOP)
 
     found: list[Any] = []
     wait_until(lambda: found.append(watch.look(time.monotonic())) or found[-1])
-    assert autopsy.main([str(run.root), "pretrain", "0", str(run.attempt)]) == 0
+    assert stack_dump.main([str(run.root), "pretrain", "0", str(run.attempt)]) == 0
 
-    reports = autopsy.read(run.files, "pretrain", 0, run.attempt)
-    hang = hangs.blame(found[-1], reports)
+    reports = stack_dump.read(run.files, "pretrain", 0, run.attempt)
+    hang = hang_detector.blame(found[-1], reports)
     assert (hang.phase, hang.rank, hang.node) == ("step", 1, os.uname().nodename)
     assert hang.detail == "stopped by a signal (state T)"
-    assert hangs.waits_for_others(reports[0].stack), reports[0].stack
+    assert hang_detector.waits_for_others(reports[0].stack), reports[0].stack
     assert (
         "stopped by a signal"
         in (run.files.attempt("pretrain", run.attempt) / "stacks-00000-00001.txt").read_text()

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from jobs.acting import Acting
-from jobs.attempt import Place
 from jobs.contract import rundir
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Action, Decision
@@ -15,7 +13,9 @@ from jobs.runtime import context
 from jobs.slurm import submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
-from jobs.surroundings import Surroundings
+from jobs.supervision.allocation import Surroundings
+from jobs.supervision.attempt_records import Place
+from jobs.supervision.recovery.actions import Acting
 
 from .. import fake_slurm
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs import autopsy, hangs
 from jobs.contract import rundir, specs
 from jobs.runtime import heartbeat
+from jobs.supervision.ranks import hang_detector, stack_dump
 
 from ..ranks import rank_program, wait_until
 
@@ -52,11 +52,11 @@ class Node:
     def beats(self) -> dict[int, heartbeat.Beat]:
         return heartbeat.find(self.run, "tokenize", 0, 1, self.name)
 
-    def autopsy(self) -> list[autopsy.RankReport]:
+    def autopsy(self) -> list[stack_dump.RankReport]:
         """Have the node examine its ranks as the supervisor would; what it left, by rank."""
-        command = autopsy.command(self.run, "tokenize", 0, 1)
+        command = stack_dump.command(self.run, "tokenize", 0, 1)
         subprocess.run(command, env={**os.environ, "SLURMD_NODENAME": self.name}, check=True)
-        return autopsy.read(self.run, "tokenize", 0, 1)
+        return stack_dump.read(self.run, "tokenize", 0, 1)
 
     def stacks(self, rank: int) -> str:
         return (self.run.attempt("tokenize", 1) / f"stacks-00000-{rank:05d}.txt").read_text()
@@ -91,7 +91,7 @@ def test_a_rank_that_sleeps_shows_where(make_node) -> None:
 
     assert (report.rank, report.node, report.pid) == (0, "gpu01", sleeper.pid)
     assert (report.state, report.phase, report.step) == ("S", "startup", 0)
-    assert hangs.doing(report).startswith("in sleep_for_ever (rank-")
+    assert hang_detector.doing(report).startswith("in sleep_for_ever (rank-")
     assert "in sleep_for_ever" in node.stacks(0)
     assert sleeper.poll() is None
 
@@ -113,11 +113,11 @@ def test_a_stopped_rank_is_named_and_its_peers_show_stacks(make_node) -> None:
     node.start(*SLEEPS)
     stopped = node.start(*SLEEPS)
     stopped.send_signal(signal.SIGSTOP)
-    wait_until(lambda: node.beats() and autopsy.state_of(node.beats()[1]) == "T")
+    wait_until(lambda: node.beats() and stack_dump.state_of(node.beats()[1]) == "T")
 
     reports = node.autopsy()
 
-    assert hangs.name_first(reports) == (1, "gpu01", "stopped by a signal (state T)")
+    assert hang_detector.name_first(reports) == (1, "gpu01", "stopped by a signal (state T)")
     assert "in sleep_for_ever" in node.stacks(0)
     assert "stopped by a signal (state T)" in node.stacks(1)
     assert "It showed no stacks" in node.stacks(1)
@@ -134,7 +134,7 @@ def test_a_dead_rank_is_named_though_others_are_behind(make_node) -> None:
     reports = node.autopsy()
 
     assert [report.rank for report in reports] == [0, 1, 2]
-    assert hangs.name_first(reports) == (1, "gpu01", "not there")
+    assert hang_detector.name_first(reports) == (1, "gpu01", "not there")
     assert node.stacks(1) == "rank 1 on gpu01: no process\n"
 
 
@@ -143,9 +143,9 @@ def test_a_process_that_has_the_pid_of_a_rank_gets_no_signal(make_node) -> None:
     node.start(*SLEEPS)
     beat = node.beats()[0]
 
-    assert autopsy.ask(beat)
-    assert not autopsy.ask(replace(beat, started=beat.started - 1))
-    assert autopsy.state_of(replace(beat, started=beat.started - 1)) == ""
+    assert stack_dump.ask(beat)
+    assert not stack_dump.ask(replace(beat, started=beat.started - 1))
+    assert stack_dump.state_of(replace(beat, started=beat.started - 1)) == ""
 
 
 def test_every_node_leaves_a_report_of_its_own(make_node) -> None:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import causes
 from jobs.contract.outcomes import Cause, Evidence, Finding, Hang, Site, Verdict
 from jobs.runtime import context
+from jobs.supervision.diagnosis import root_cause
 
 from .endings import AFTERWARDS, KILL, NODES, evidence, killed, logged, raised, rank
 
@@ -110,7 +110,7 @@ CASES: list[tuple[str, Evidence, Cause]] = [
     ("told", "cause"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
 def test_what_is_known_names_the_cause(told: Evidence, cause: Cause) -> None:
-    assert causes.classify(told).cause is cause
+    assert root_cause.classify(told).cause is cause
 
 
 def test_every_cause_can_be_told() -> None:
@@ -158,13 +158,13 @@ def test_every_cause_can_be_told() -> None:
     ],
 )
 def test_the_sentence_names_rank_node_step_and_event(told: Evidence, sentence: str) -> None:
-    assert causes.classify(told).sentence == sentence
+    assert root_cause.classify(told).sentence == sentence
 
 
 def test_a_rank_that_was_killed_is_the_cause_and_not_the_one_that_complains_first() -> None:
     complains = rank(0, 1, "RuntimeError", PEER, time=5.0)
 
-    verdict = causes.classify(evidence(ranks=(complains, rank(3, KILL, time=30.0)), code=KILL))
+    verdict = root_cause.classify(evidence(ranks=(complains, rank(3, KILL, time=30.0)), code=KILL))
 
     assert (verdict.cause, verdict.node) == (Cause.CRASH, "gpu02")
 
@@ -172,7 +172,7 @@ def test_a_rank_that_was_killed_is_the_cause_and_not_the_one_that_complains_firs
 def test_the_first_exception_in_time_is_the_cause_and_not_the_ranks_killed_after_it() -> None:
     raising = rank(1, 1, "ValueError", "no such id", time=5.0)
 
-    verdict = causes.classify(evidence(ranks=(rank(3, KILL, time=30.0), raising), code=1))
+    verdict = root_cause.classify(evidence(ranks=(rank(3, KILL, time=30.0), raising), code=1))
 
     assert (verdict.cause, verdict.sentence.split(":")[0]) == (
         Cause.EXCEPTION,
@@ -187,13 +187,13 @@ def test_a_rank_aborted_by_the_watchdog_is_a_symptom_of_the_rank_that_failed() -
         ranks=(aborted, raising), log_signatures=(logged("nccl_timeout", of=0),), code=1
     )
 
-    assert causes.classify(told).cause is Cause.EXCEPTION
+    assert root_cause.classify(told).cause is Cause.EXCEPTION
 
 
 def test_a_rank_that_raised_is_the_cause_of_the_hang_it_left_behind() -> None:
     raising = rank(3, 1, "ValueError", "no such id")
 
-    assert causes.classify(evidence(ranks=(raising,), hang=HANG)).cause is Cause.EXCEPTION
+    assert root_cause.classify(evidence(ranks=(raising,), hang=HANG)).cause is Cause.EXCEPTION
 
 
 @pytest.mark.parametrize("signals", [(USR2,), (TERM,)])
@@ -202,13 +202,13 @@ def test_a_save_that_fails_on_request_is_no_time_limit(signals: tuple[int, ...])
 
     told = evidence(ranks=(failing, STOPPED), signals=signals, code=1)
 
-    assert causes.classify(told).cause is Cause.STORAGE
+    assert root_cause.classify(told).cause is Cause.STORAGE
 
 
 def test_a_full_disk_seen_by_the_pre_flight_is_no_fault_of_the_node() -> None:
     full = Finding("gpu02", "storage", "FATAL", "/runs: No space left on device")
 
-    verdict = causes.classify(evidence(findings=(full,), ranks_started=False))
+    verdict = root_cause.classify(evidence(findings=(full,), ranks_started=False))
 
     assert (verdict.cause, verdict.node) == (Cause.STORAGE, "")
 
@@ -216,7 +216,9 @@ def test_a_full_disk_seen_by_the_pre_flight_is_no_fault_of_the_node() -> None:
 def test_a_finding_against_its_node_makes_a_cuda_error_a_fault_of_the_gpu() -> None:
     drain = Finding("gpu01", "ecc_uncorrected", "DRAIN", "2 uncorrected memory errors")
 
-    verdict = causes.classify(raised("CUDA error: unspecified launch failure", findings=(drain,)))
+    verdict = root_cause.classify(
+        raised("CUDA error: unspecified launch failure", findings=(drain,))
+    )
 
     assert (verdict.cause, verdict.node) == (Cause.GPU_HARDWARE, "gpu01")
 
@@ -238,7 +240,7 @@ def test_a_finding_against_its_node_makes_a_cuda_error_a_fault_of_the_gpu() -> N
 def test_a_fingerprint_is_of_the_failure_and_not_of_the_place(
     one: Evidence, other: Evidence, same: bool
 ) -> None:
-    prints = [causes.classify(told).fingerprint for told in (one, other)]
+    prints = [root_cause.classify(told).fingerprint for told in (one, other)]
 
     assert all(prints)
     assert (prints[0] == prints[1]) is same
@@ -256,7 +258,7 @@ def test_a_fingerprint_is_of_the_failure_and_not_of_the_place(
     ],
 )
 def test_what_comes_from_outside_has_no_fingerprint(told: Evidence) -> None:
-    assert causes.classify(told).fingerprint == ""
+    assert root_cause.classify(told).fingerprint == ""
 
 
 def test_what_the_supervisor_saw_stands_when_another_decides_again() -> None:
@@ -264,7 +266,7 @@ def test_what_the_supervisor_saw_stands_when_another_decides_again() -> None:
 
     told = evidence(known=known, slurm_state="FAILED", site=AFTERWARDS)
 
-    assert causes.classify(told) == known
+    assert root_cause.classify(told) == known
 
 
 @pytest.mark.parametrize(
@@ -284,7 +286,7 @@ def test_slurms_last_word_settles_what_the_supervisor_did_not_know(
 
     told = evidence(known=known, slurm_state=state, site=AFTERWARDS)
 
-    assert causes.classify(told).cause is cause
+    assert root_cause.classify(told).cause is cause
 
 
 @given(st.text(), st.text(), st.integers(-64, 255), st.text(max_size=9), st.text(max_size=9))
@@ -298,9 +300,9 @@ def test_whatever_ranks_and_slurm_say_the_verdict_is_one_sentence(
         message=message,
     )
 
-    verdict = causes.classify(told)
+    verdict = root_cause.classify(told)
 
-    assert verdict == causes.classify(told)
+    assert verdict == root_cause.classify(told)
     assert verdict.sentence
     assert len(verdict.sentence.splitlines()) == 1
     assert verdict.node in (node, *NODES, "")

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from jobs import gather
-from jobs.attempt import Place
 from jobs.checkpoints import manifest
 from jobs.contract import rundir, specs
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Evidence, RankExit
-from jobs.gather import Said, Seen
 from jobs.slurm.srun_output import Failure
+from jobs.supervision.attempt_records import Place
+from jobs.supervision.diagnosis import evidence_collection
+from jobs.supervision.diagnosis.evidence_collection import Said, Seen
 
 from .conftest import Workbench
 
@@ -34,7 +34,7 @@ def test_a_sudden_death_comes_before_all_words() -> None:
     """Who was killed left none; the others tell of a lost peer."""
     failures = [Failure(2, "gpu02", -9, is_cause=True), Failure(3, "gpu02", -15, is_cause=False)]
 
-    found = gather.rank_exits([words(0, 5.0), words(1, 6.0)], failures, ended=9.0)
+    found = evidence_collection.rank_exits([words(0, 5.0), words(1, 6.0)], failures, ended=9.0)
 
     assert ranks(found) == [(2, -9), (0, 1), (1, 1), (3, -15)]
     assert (found[0].time, found[-1].time) == (5.0, 9.0)
@@ -43,7 +43,10 @@ def test_a_sudden_death_comes_before_all_words() -> None:
 def test_who_was_ended_for_the_sake_of_another_is_no_cause() -> None:
     failures = [Failure(0, "gpu01", 1, is_cause=True), Failure(3, "gpu02", -9, is_cause=False)]
 
-    assert ranks(gather.rank_exits([words(0, 5.0)], failures, 9.0)) == [(0, 1), (3, -9)]
+    assert ranks(evidence_collection.rank_exits([words(0, 5.0)], failures, 9.0)) == [
+        (0, 1),
+        (3, -9),
+    ]
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def place(bench: Workbench) -> Place:
 
 
 def evidence(place: Place, task: specs.TaskSpec | None, seen: Seen) -> Evidence:
-    return gather.evidence(place, task, JOB, seen, Said())
+    return evidence_collection.evidence(place, task, JOB, seen, Said())
 
 
 def test_words_are_read_in_the_order_they_were_left(place: Place) -> None:
@@ -63,7 +66,7 @@ def test_words_are_read_in_the_order_they_were_left(place: Place) -> None:
     (place.folder / "words-00000-00002.json").write_text("{")
     (place.folder / "words-00001-00003.json").write_text("{}")  # of another task
 
-    found = gather.last_words(place)
+    found = evidence_collection.last_words(place)
 
     assert [item.rank for item in found] == [1, 0]
     assert (found[0].kind, found[0].frame) == ("OSError", "jobs.contract.rundir:write")
@@ -91,12 +94,12 @@ def test_a_task_without_a_readable_spec_has_evidence_too(place: Place) -> None:
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    path.write_bytes(b"first\n" + b"x" * gather.LOG_TAIL_BYTES + b"\nlast\n")
+    path.write_bytes(b"first\n" + b"x" * evidence_collection.LOG_TAIL_BYTES + b"\nlast\n")
 
-    found = gather.tail(path)
+    found = evidence_collection.tail(path)
 
-    assert (len(found), found.endswith("\nlast\n")) == (gather.LOG_TAIL_BYTES, True)
-    assert gather.tail(tmp_path / "missing") == ""
+    assert (len(found), found.endswith("\nlast\n")) == (evidence_collection.LOG_TAIL_BYTES, True)
+    assert evidence_collection.tail(tmp_path / "missing") == ""
 
 
 # ---- how far training is
@@ -140,18 +143,18 @@ def leave_checkpoint(bench: Workbench, step: int, name: str = "", finished: bool
 
 def test_the_newest_valid_checkpoint_is_how_far_training_is(bench: Workbench) -> None:
     task = training(bench)
-    before = gather.checkpoint_step(bench.run, task)
+    before = evidence_collection.checkpoint_step(bench.run, task)
     leave_checkpoint(bench, 20)
     leave_checkpoint(bench, 40, finished=False)
 
-    assert (before, gather.checkpoint_step(bench.run, task)) == (0, 20)
+    assert (before, evidence_collection.checkpoint_step(bench.run, task)) == (0, 20)
 
 
 def test_a_first_checkpoint_that_was_never_finished_is_no_loss(bench: Workbench) -> None:
     task = training(bench)
     leave_checkpoint(bench, 20, finished=False)
 
-    assert gather.checkpoint_step(bench.run, task) == 0
+    assert evidence_collection.checkpoint_step(bench.run, task) == 0
 
 
 def test_how_far_training_is_is_not_known_once_all_checkpoints_are_damaged(
@@ -162,7 +165,7 @@ def test_how_far_training_is_is_not_known_once_all_checkpoints_are_damaged(
     leave_checkpoint(bench, 20, "iter_0000020.bad-1")
     (leave_checkpoint(bench, 40) / "metadata.json").unlink()
 
-    assert gather.checkpoint_step(bench.run, task) is None
+    assert evidence_collection.checkpoint_step(bench.run, task) is None
 
 
 @pytest.mark.parametrize("left", [(), (0,)])
@@ -174,7 +177,7 @@ def test_how_far_training_is_is_not_known_once_its_checkpoints_are_gone(
         leave_checkpoint(bench, step)
     rundir.append_event(bench.run, "start", stage="pretrain", index=0, step=20)
 
-    assert gather.checkpoint_step(bench.run, task) is None
+    assert evidence_collection.checkpoint_step(bench.run, task) is None
 
 
 def test_the_last_step_is_that_of_this_start(bench: Workbench) -> None:
@@ -183,6 +186,6 @@ def test_the_last_step_is_that_of_this_start(bench: Workbench) -> None:
     rundir.write_json(bench.run.progress("pretrain", 0), progress)
     place = Place(bench.run, "pretrain", 0, 3, began=1.0)
 
-    assert gather.last_step(place, task) == 17
-    assert gather.last_step(dataclasses.replace(place, attempt=4), task) is None
-    assert gather.target_step(task) == 60
+    assert evidence_collection.last_step(place, task) == 17
+    assert evidence_collection.last_step(dataclasses.replace(place, attempt=4), task) is None
+    assert evidence_collection.target_step(task) == 60

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from jobs import hangs
-from jobs.autopsy import RankReport
 from jobs.contract import rundir, specs
 from jobs.contract.outcomes import Hang
-from jobs.hangs import Learned, Watch, limit
 from jobs.runtime import heartbeat
 from jobs.runtime.heartbeat import Heart, Phase
+from jobs.supervision.ranks import hang_detector
+from jobs.supervision.ranks.hang_detector import Learned, Watch, limit
+from jobs.supervision.ranks.stack_dump import RankReport
 
 from ..ranks import wait_until
 
@@ -63,7 +63,7 @@ def test_earlier_attempts_teach_how_long_things_take() -> None:
         {"step": 2, "save": 30.0, "attempt": 1},
     ]
 
-    found = hangs.learn(lines)
+    found = hang_detector.learn(lines)
 
     assert list(found.steps) == [2.5]
     assert found.longest == {Phase.CHECKPOINT: 40.0, Phase.VALIDATION: 70.0}
@@ -356,16 +356,16 @@ def report(rank: int, **values: Any) -> RankReport:
 def test_the_rank_that_stopped_first_is_named(
     reports: list[RankReport], expected: tuple[int | None, str, str]
 ) -> None:
-    assert hangs.name_first(reports) == expected
+    assert hang_detector.name_first(reports) == expected
 
 
 def test_a_node_that_does_not_answer_comes_before_all_ranks() -> None:
-    found = hangs.name_first([report(0), report(1, state="T")], ("gpu00", "gpu01", "gpu02"))
+    found = hang_detector.name_first([report(0), report(1, state="T")], ("gpu00", "gpu01", "gpu02"))
 
     assert found == (None, "gpu02", "none of its ranks was found")
 
 
 def test_the_hang_gets_the_name() -> None:
-    hang = hangs.blame(Hang("step", 130.0, 120.0), [report(0), report(1, state="T")])
+    hang = hang_detector.blame(Hang("step", 130.0, 120.0), [report(0), report(1, state="T")])
 
     assert hang == Hang("step", 130.0, 120.0, 1, "gpu01", "stopped by a signal (state T)")

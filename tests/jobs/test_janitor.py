@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from jobs import janitor
 from jobs.contract import rundir, specs
 from jobs.contract.rundir import RunDir
-from jobs.janitor import Look, look_after
 from jobs.slurm import submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
+from jobs.supervision.recovery import recovery_job
+from jobs.supervision.recovery.recovery_job import Look, look_after
 
 from .. import fake_slurm
 from ..fake_slurm import FakeSlurm
@@ -277,7 +277,7 @@ def test_a_janitor_that_hears_nothing_says_so_and_leaves(stage: Stage) -> None:
     stage.submitted("50")
     stage.programs.tell("down", "Unable to contact slurm controller")
 
-    said = janitor.wait_and_look(stage.run, "curate", stage.client, seconds=0)
+    said = recovery_job.wait_and_look(stage.run, "curate", stage.client, seconds=0)
 
     assert said == ["curate: Slurm does not say how its jobs ended; `meditron watch` goes on"]
 

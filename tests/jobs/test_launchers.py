@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from jobs import launchers
-from jobs.attempt import Place
 from jobs.contract import rundir
 from jobs.slurm.client import Client
+from jobs.supervision.attempt_records import Place
+from jobs.supervision.ranks import launcher
 
 from .. import fake_slurm
 from ..ranks import wait_until
 
 
 def test_a_reserved_port_is_refused_to_everybody_but_the_rank_that_reuses_it() -> None:
-    with launchers.reserved_port() as port, socket.socket() as stranger, socket.socket() as rank:
+    with launcher.reserved_port() as port, socket.socket() as stranger, socket.socket() as rank:
         rank.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
         with pytest.raises(OSError, match="Address already in use"):
@@ -31,14 +31,14 @@ def test_a_reserved_port_is_refused_to_everybody_but_the_rank_that_reuses_it() -
         rank.bind(("", port))
         rank.listen()
 
-    assert port in launchers.PORTS
+    assert port in launcher.PORTS
 
 
 def test_torch_listens_on_a_reserved_port() -> None:
     program = (
         "import torch.distributed as d; d.init_process_group('gloo'); d.destroy_process_group()"
     )
-    with launchers.reserved_port() as port:
+    with launcher.reserved_port() as port:
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         rank = {"RANK": "0", "WORLD_SIZE": "1", **meeting}
         done = subprocess.run(
@@ -50,20 +50,20 @@ def test_torch_listens_on_a_reserved_port() -> None:
 
 def test_a_process_is_known_by_its_start_and_a_zombie_is_none() -> None:
     child = subprocess.Popen(["sleep", "600"])
-    name = launchers.process_name(child.pid)
-    alive = launchers.is_alive(name)
+    name = launcher.process_name(child.pid)
+    alive = launcher.is_alive(name)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody reaped it
 
-    zombie = launchers.look_up(child.pid)
+    zombie = launcher.look_up(child.pid)
     child.wait()
 
     assert alive
     assert zombie is None
-    assert not launchers.is_alive(name)
-    host, pid, started = launchers.process_name(os.getpid()).rsplit(":", 2)
+    assert not launcher.is_alive(name)
+    host, pid, started = launcher.process_name(os.getpid()).rsplit(":", 2)
     assert (host, int(pid)) == (os.uname().nodename, os.getpid())
-    assert not launchers.is_alive(f"{host}:{pid}:{int(started) - 1}")
+    assert not launcher.is_alive(f"{host}:{pid}:{int(started) - 1}")
 
 
 @pytest.fixture
@@ -74,15 +74,15 @@ def programs(tmp_path: Path) -> fake_slurm.FakeSlurm:
     return fake
 
 
-def srun(programs: fake_slurm.FakeSlurm, said: Path) -> launchers.SrunRanks:
-    step = launchers.Step(Client(programs.environ), "7", "pretrain-0-1")
-    return launchers.SrunRanks([str(programs.bin / "srun")], programs.environ, step, said)
+def srun(programs: fake_slurm.FakeSlurm, said: Path) -> launcher.SrunRanks:
+    step = launcher.Step(Client(programs.environ), "7", "pretrain-0-1")
+    return launcher.SrunRanks([str(programs.bin / "srun")], programs.environ, step, said)
 
 
 def test_an_srun_that_stays_although_its_step_is_gone_is_ended(
     programs: fake_slurm.FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launchers, "SRUN_SECONDS", 0.0)
+    monkeypatch.setattr(launcher, "SRUN_SECONDS", 0.0)
     ranks = srun(programs, tmp_path / "said")
     programs.queue("7.1|pretrain-0-1")
 
@@ -101,7 +101,7 @@ def test_an_srun_that_stays_although_its_step_is_gone_is_ended(
 def test_a_slurm_that_does_not_answer_is_no_proof_that_a_step_is_gone(
     programs: fake_slurm.FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launchers, "SRUN_SECONDS", 0.0)
+    monkeypatch.setattr(launcher, "SRUN_SECONDS", 0.0)
     ranks = srun(programs, tmp_path / "said")
     programs.tell("down", "slurm_load_jobs error: Unable to contact slurm controller\n")
 
@@ -122,7 +122,7 @@ def test_a_processs_name_with_blanks_and_brackets_is_read_past(tmp_path: Path) -
     odd.symlink_to(shutil.which("sleep") or "")
     child = subprocess.Popen([str(odd), "600"])
     try:
-        found = launchers.look_up(child.pid)
+        found = launcher.look_up(child.pid)
     finally:
         child.kill()
         child.wait()
@@ -134,7 +134,7 @@ def test_a_processs_name_with_blanks_and_brackets_is_read_past(tmp_path: Path) -
 def test_collectives_that_time_out_are_recorded_in_the_attempt(tmp_path: Path) -> None:
     place = Place(rundir.RunDir(tmp_path), "pretrain", 0, 3, 0.0)
 
-    variables = launchers.flight_recorder(place)
+    variables = launcher.flight_recorder(place)
 
     files = str(tmp_path / "stages/pretrain/attempts/3/flight-00000-")
     names = [name for name, value in variables.items() if value == files]

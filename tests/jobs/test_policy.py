@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import policy, policy_case, policy_table
 from jobs.contract.outcomes import (
     Action,
     Cause,
@@ -27,6 +26,7 @@ from jobs.contract.outcomes import (
 from jobs.contract.specs import SupervisionSpec
 from jobs.health import node_ledger
 from jobs.runtime import context
+from jobs.supervision.recovery import retry_policy, retry_state, retry_table
 
 from .endings import (
     AFTERWARDS,
@@ -57,7 +57,7 @@ def decide(
     ledger: Sequence[NodeEntry] = (),
     limits: SupervisionSpec = LIMITS,
 ) -> Decision:
-    return policy.decide(history, told, ledger, NOW, limits)
+    return retry_policy.decide(history, told, ledger, NOW, limits)
 
 
 def follow(attempts: Iterable[Evidence], limits: SupervisionSpec = LIMITS) -> list[Decision]:
@@ -177,7 +177,7 @@ def test_the_reason_is_a_sentence_for_a_tired_person(told: Evidence, reason: str
 
 
 def test_every_cause_has_a_row() -> None:
-    assert set(policy_table.ROWS) == set(Cause)
+    assert set(retry_table.ROWS) == set(Cause)
 
 
 # Slurm ends it ------------------------------------------------------------------------------------
@@ -250,8 +250,8 @@ def test_a_task_without_checkpoints_that_meets_its_limit_twice_needs_more_time()
 def test_preemption_without_progress_is_free_for_long_and_not_for_ever() -> None:
     decisions = follow([evidence(preempted=True, **STUCK)] * 99)
 
-    assert len(decisions) == policy.STALLED_STARTS
-    assert actions(decisions[:-1]) == ["requeue"] * (policy.STALLED_STARTS - 1)
+    assert len(decisions) == retry_policy.STALLED_STARTS
+    assert actions(decisions[:-1]) == ["requeue"] * (retry_policy.STALLED_STARTS - 1)
     assert decisions[-1].reason.endswith(
         "not started again: start 10 in a row without a newer checkpoint, save more often, or use "
         "another partition"
@@ -278,7 +278,7 @@ def test_progress_between_failures_starts_the_count_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "attempts"), [(killed(), 3), (evidence(preempted=True), policy.STALLED_STARTS)]
+    ("told", "attempts"), [(killed(), 3), (evidence(preempted=True), retry_policy.STALLED_STARTS)]
 )
 def test_a_task_without_checkpoints_has_so_many_attempts_in_all(
     told: Evidence, attempts: int
@@ -342,7 +342,7 @@ def test_a_person_may_set_how_patient_it_is() -> None:
         (raised("", "CheckpointingException", **STUCK), 2),
         (raised("odd", **STUCK), 3),
         (killed(hang=Hang("step", 130, 120), **STUCK), 3),
-        (raised("No space left on device", **STUCK), policy.STALLED_STARTS),
+        (raised("No space left on device", **STUCK), retry_policy.STALLED_STARTS),
         (evidence(code=0, **STUCK), 3),
         (evidence(configuration=True), 1),
         (raised("no checkpoint can be used", "CheckpointsDamaged", step_after=None), 1),
@@ -558,7 +558,7 @@ def test_delays_double_up_to_a_quarter_of_an_hour_and_begin_anew_after_progress(
 
 def test_a_failing_disk_is_given_ten_minutes_up_to_an_hour() -> None:
     """It outlasts a night of maintenance, and does not go on for ever."""
-    decisions = follow([raised("Stale file handle", **STUCK)] * policy.STALLED_STARTS)
+    decisions = follow([raised("Stale file handle", **STUCK)] * retry_policy.STALLED_STARTS)
 
     waits = [600, 1200, 2400, *[3600] * 6]
     for decision, least in zip(decisions[:-1], waits, strict=True):
@@ -726,7 +726,7 @@ class Machine:
         return decision.action
 
     def decide(self, told: Evidence) -> Decision:
-        decision = policy.decide(self.history, told, self.ledger, NOW, self.limits)
+        decision = retry_policy.decide(self.history, told, self.ledger, NOW, self.limits)
         self.ledger += decision.suspects
         return decision
 
@@ -741,7 +741,7 @@ def test_it_ends_however_long_faults_go_on_without_progress(
     faults: list[Evidence], patience: int, restarts: int, step: int | None
 ) -> None:
     machine = Machine(SupervisionSpec(patience, restarts), [], [])
-    bound = 1 + max(policy.STALLED_STARTS, patience)  # the first may bring the checkpoint
+    bound = 1 + max(retry_policy.STALLED_STARTS, patience)  # the first may bring the checkpoint
 
     stuck = (replace(told, step_before=step, step_after=step) for told in cycle(faults))
     for told in islice(stuck, bound):
@@ -765,7 +765,7 @@ def test_it_ends_in_proportion_to_the_progress_there_is(
         if machine.attempt(told) not in GOES_ON:
             break
 
-    assert len(machine.history) <= (advances + 1) * policy.STALLED_STARTS
+    assert len(machine.history) <= (advances + 1) * retry_policy.STALLED_STARTS
 
 
 @given(ATTEMPTS, ENDINGS, LEDGERS)
@@ -825,7 +825,7 @@ def test_a_job_that_is_over_is_not_restarted_and_not_queued_again(
 
 @given(ENDINGS)
 def test_progress_is_counted_from_the_furthest_checkpoint(history: list[Ending]) -> None:
-    answers = policy_case.progress(history)
+    answers = retry_state.progress(history)
 
     gains = [e.step_after for e, newer in zip(history, answers, strict=True) if newer]
     assert gains == sorted(set(gains))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from jobs import attempt, postmortem
-from jobs.attempt import Place
 from jobs.contract import rundir
 from jobs.contract.attempt_history import Start
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Action, Cause, Decision, Evidence, Verdict
+from jobs.supervision import attempt_records
+from jobs.supervision.attempt_records import Place
+from jobs.supervision.diagnosis import postmortem
 
 from .conftest import Workbench
 from .endings import AFTERWARDS, NOW
@@ -27,7 +28,7 @@ def record(bench: Workbench) -> None:
     rundir.append_event(bench.run, "submit", stage="curate", indices=[0], attempt=1, job_ids=["12"])
     decision = Decision(Action.WAIT, "the login node goes on", verdict=SEEN)
     evidence = Evidence("curate", 1, "12", NOW - 600, NOW)
-    attempt.record_exit(place(bench), Job("12"), evidence, decision)
+    attempt_records.record_exit(place(bench), Job("12"), evidence, decision)
 
 
 def examine(bench: Workbench) -> Evidence:

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from jobs import launchers, signatures
 from jobs.contract.outcomes import Cause, LogSign
-from jobs.signatures import Xid
+from jobs.supervision.diagnosis import log_patterns
+from jobs.supervision.diagnosis.log_patterns import Xid
+from jobs.supervision.ranks import launcher
 
 JOIN = """
 import datetime, os, signal, sys
@@ -89,14 +90,14 @@ LINES = [
 
 @pytest.mark.parametrize(("name", "line"), LINES)
 def test_a_line_is_known_by_its_signature(name: str, line: str) -> None:
-    sign = signatures.read_line(f"3: {line}")
+    sign = log_patterns.read_line(f"3: {line}")
 
     assert sign is not None
     assert (sign.name, sign.rank) == (name, 3)
 
 
 def test_every_signature_has_a_line_that_shows_it() -> None:
-    assert {name for name, _ in LINES} == set(signatures.CAUSES)
+    assert {name for name, _ in LINES} == set(log_patterns.CAUSES)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_every_signature_has_a_line_that_shows_it() -> None:
     ],
 )
 def test_advice_and_ordinary_lines_are_no_evidence(line: str) -> None:
-    assert signatures.read_line(line) is None
+    assert log_patterns.read_line(line) is None
 
 
 def test_signs_come_in_order_once_a_rank_with_the_rank_of_the_label() -> None:
@@ -123,7 +124,7 @@ def test_signs_come_in_order_once_a_rank_with_the_rank_of_the_label() -> None:
         "NVRM: Xid (PCI:0000:3b:00): 31, pid=77",
     ]
 
-    assert signatures.find(log) == (
+    assert log_patterns.find(log) == (
         LogSign("cuda_error", 1, None, "RuntimeError: CUDA error: device-side assert triggered"),
         LogSign("gloo_peer", 10, None, "Connection closed by peer [127.0.0.1]:1"),
         LogSign("xid", None, 31, "NVRM: Xid (PCI:0000:3b:00): 31, pid=77"),
@@ -131,19 +132,19 @@ def test_signs_come_in_order_once_a_rank_with_the_rank_of_the_label() -> None:
 
 
 def test_a_log_of_local_ranks_has_no_labels() -> None:
-    (sign,) = signatures.find(["12: No space left on device"], labelled=False)
+    (sign,) = log_patterns.find(["12: No space left on device"], labelled=False)
 
     assert (sign.name, sign.rank) == ("disk_full", None)
 
 
 def test_a_long_line_is_kept_in_part() -> None:
-    (sign,) = signatures.find(["3: Segmentation fault " + "x" * 10_000])
+    (sign,) = log_patterns.find(["3: Segmentation fault " + "x" * 10_000])
 
-    assert len(sign.line) == signatures.LINE_LIMIT
+    assert len(sign.line) == log_patterns.LINE_LIMIT
 
 
 def test_symptoms_are_signatures_and_point_to_no_cause_of_their_own() -> None:
-    causes = {signatures.CAUSES[name] for name in signatures.SYMPTOMS}
+    causes = {log_patterns.CAUSES[name] for name in log_patterns.SYMPTOMS}
 
     assert causes == {Cause.UNKNOWN, Cause.HANG}
 
@@ -171,7 +172,7 @@ def test_symptoms_are_signatures_and_point_to_no_cause_of_their_own() -> None:
 def test_an_xid_says_what_to_do_and_an_unheard_of_one_is_confirmed(
     number: int, action: Xid
 ) -> None:
-    assert signatures.action(number) is action
+    assert log_patterns.action(number) is action
 
 
 def start(program: str, *arguments: int) -> subprocess.Popen[str]:
@@ -183,12 +184,12 @@ def start(program: str, *arguments: int) -> subprocess.Popen[str]:
 def signs(process: subprocess.Popen[str]) -> set[str]:
     """What is found in all a rank printed."""
     said, _ = process.communicate(timeout=300)
-    return {sign.name for sign in signatures.find(said.splitlines(), labelled=False)}
+    return {sign.name for sign in log_patterns.find(said.splitlines(), labelled=False)}
 
 
 @pytest.mark.engine
 def test_a_rank_that_loses_another_prints_a_symptom_and_nothing_else() -> None:
-    with launchers.reserved_port() as port:
+    with launcher.reserved_port() as port:
         survivor, victim = (start(PEER, rank, port) for rank in (0, 1))
 
         assert signs(victim) == set()
@@ -201,7 +202,7 @@ def test_a_rank_that_loses_another_prints_a_symptom_and_nothing_else() -> None:
     [(ALONE, "rendezvous"), (NOBODY, "rendezvous"), (TAKEN, "address_in_use")],
 )
 def test_ranks_that_do_not_find_each_other_say_so(program: str, name: str) -> None:
-    with launchers.reserved_port() as port:
+    with launcher.reserved_port() as port:
         pass
 
     assert signs(start(program, port)) == {name}

@@ -17,10 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs import launchers, supervisor
 from jobs.contract import rundir, specs
 from jobs.contract.job import LOCAL_JOB
 from jobs.runtime import context
+from jobs.supervision import supervisor
+from jobs.supervision.ranks import launcher
 
 from ..ranks import DEAF, FINISH, LINGER, is_gone, rank_program, wait_until
 
@@ -660,7 +661,7 @@ def test_ranks_die_with_a_killed_supervisor_and_the_next_start_tells_of_it(bench
 def test_a_supervisor_whose_scheduler_is_gone_stops_its_ranks(bench: Bench) -> None:
     keeper = subprocess.Popen(["sleep", "600"])
     bench.task(*LINGER, "say(130, 'saved')")
-    name = launchers.process_name(keeper.pid)
+    name = launcher.process_name(keeper.pid)
     process = bench.start(environ={LOCAL_JOB: f"local:{name}"})
     bench.wait_for("ready")
 
@@ -756,7 +757,7 @@ def test_failures_that_nobody_can_count_are_not_tried_for_ever(sealed: Bench) ->
 
 def test_two_tasks_that_start_together_get_ports_of_their_own(bench: Bench) -> None:
     bench.task("context.path('port').write_text(os.environ['MASTER_PORT'])", FINISH)
-    with launchers.reserved_port() as one, launchers.reserved_port() as two:
+    with launcher.reserved_port() as one, launcher.reserved_port() as two:
         bench.supervise()
         ports = [one, two, int(bench.wait_for("port"))]
 

@@ -8,8 +8,8 @@ import pytest
 
 from jobs.contract.job import Job
 from jobs.slurm.client import Client
-from jobs.surroundings import Surroundings
-from jobs.watching import Deadline
+from jobs.supervision.allocation import Surroundings
+from jobs.supervision.ranks.rank_monitor import Deadline
 
 from .. import fake_slurm
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from jobs.contract.outcomes import Hang
 from jobs.slurm import srun_output
-from jobs.watching import AFTERWARDS_SECONDS, Deadline, Senses, Watching
+from jobs.supervision.ranks.rank_monitor import AFTERWARDS_SECONDS, Deadline, Senses, Watching
 
 HANG = Hang("step", 130.0, 120.0)
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from jobs.contract import rundir
-from jobs.slurm import successor
+from jobs.supervision.recovery import resubmission
 from meditron_cli import launch, run_record, runs
 from meditron_cli.commands.resume import planned
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
@@ -141,7 +141,7 @@ def test_a_submission_waits_for_a_janitor_that_looks_after_the_run(
     meditron.submit()
     waited = []
     with ExitStack() as janitor:
-        janitor.enter_context(successor.waiting_lock(meditron.run()))
+        janitor.enter_context(resubmission.waiting_lock(meditron.run()))
 
         def sleep(seconds: float) -> None:
             waited.append(seconds)

@@ -97,7 +97,11 @@ def test_the_code_is_copied_without_bytecode(meditron: Bench) -> None:
 
     copied = {path.relative_to(code).as_posix() for path in code.rglob("*.py")}
 
-    assert {"jobs/entry.py", "meditron_cli/main.py", "clusters/__init__.py"} <= copied
+    assert {
+        "jobs/supervision/batch_step.py",
+        "meditron_cli/main.py",
+        "clusters/__init__.py",
+    } <= copied
     assert (code / "jobs" / "rundir.py").read_bytes() == Path(rundir.__file__).read_bytes()
     assert not list(code.rglob("__pycache__"))
 

@@ -20,7 +20,7 @@ from jobs.contract.rundir import RunDir
 from jobs.slurm import submission, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
-from jobs.slurm.successor import held_back, succeed
+from jobs.supervision.recovery.resubmission import held_back, succeed
 
 from .cluster import Cluster
 from .desk import REPOSITORY, wait
@@ -189,7 +189,7 @@ def test_of_two_who_go_on_at_once_one_submits(
     (old,) = last_submit(run)["job_ids"]
     program = (
         "import json, sys; from pathlib import Path; from jobs.contract.rundir import RunDir; "
-        "from jobs.slurm.successor import succeed; "
+        "from jobs.supervision.recovery.resubmission import succeed; "
         f"print(json.dumps(succeed(RunDir(Path({str(run.root)!r})), 'pretrain', 0, "
         f"replaces=[{old!r}], by=sys.argv[1])))"
     )
@@ -265,7 +265,7 @@ def test_a_job_inside_a_job_inherits_nothing_of_it(
     seen.unlink()
     program = (
         "from pathlib import Path; from jobs.contract.rundir import RunDir; "
-        "from jobs.slurm.successor import succeed; "
+        "from jobs.supervision.recovery.resubmission import succeed; "
         f"succeed(RunDir(Path({str(run.root)!r})), 'pretrain', 0, replaces=[{old!r}], by='x')"
     )
     script = run.root / "outer.sh"

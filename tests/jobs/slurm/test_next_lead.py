@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from jobs.contract.rundir import RunDir
 from jobs.slurm.submission import Submission
-from jobs.slurm.successor import Wish, following, next_lead
+from jobs.supervision.recovery.resubmission import Wish, following, next_lead
 
 WISH = Wish("pretrain", (0,), replaces=("7",), by="supervisor")
 

@@ -15,7 +15,7 @@ from jobs.contract.rundir import RunDir
 from jobs.slurm import submission, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError
-from jobs.slurm.successor import held_back, succeed, waiting_lock
+from jobs.supervision.recovery.resubmission import held_back, succeed, waiting_lock
 
 from ...fake_slurm import FakeSlurm
 

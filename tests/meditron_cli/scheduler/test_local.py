@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from jobs import launchers
 from jobs.contract import rundir, specs
+from jobs.supervision.ranks import launcher
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
 from meditron_cli.scheduler import local
@@ -153,7 +153,7 @@ def test_all_tasks_run_to_their_end_and_nothing_stays(machine: Machine) -> None:
 
 
 def test_tasks_run_together_as_far_as_cores_and_the_stage_allow(machine: Machine) -> None:
-    cores = launchers.usable_cores()
+    cores = launcher.usable_cores()
     stage = machine.stage(FINISH)
 
     def parallel(most: int, **changes: Any) -> int:
@@ -311,7 +311,7 @@ def test_a_job_of_another_machine_is_unknown_and_cannot_be_cancelled_here(
 
 
 def test_a_reused_process_number_is_not_the_job(machine: Machine) -> None:
-    mine = launchers.process_name(os.getpid())
+    mine = launcher.process_name(os.getpid())
     host, pid, started = mine.rsplit(":", 2)
 
     assert machine.state(f"local:{mine}") is JobState.ACTIVE
@@ -382,7 +382,7 @@ def test_cores_are_divided_among_the_ranks_that_run_at_once(machine: Machine) ->
         for stage in (one, many)
     ]
 
-    assert threads == [launchers.usable_cores(), 1]
+    assert threads == [launcher.usable_cores(), 1]
 
 
 def test_render_names_each_command_and_is_the_same_every_time(machine: Machine) -> None:

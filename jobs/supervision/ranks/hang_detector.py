@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jobs.autopsy import STATES, RankReport
 from jobs.contract import rundir, specs
 from jobs.contract.metrics_log import quantile
 from jobs.contract.outcomes import Hang
 from jobs.runtime import heartbeat
 from jobs.runtime.heartbeat import Phase
+from jobs.supervision.ranks.stack_dump import STATES, RankReport
 
 PATIENCE = 5.0
 """Times the longest seen (NVRx learns its limits alike; design RESILIENCE, section 11)."""
@@ -208,7 +208,7 @@ def blame(hang: Hang, reports: Sequence[RankReport], nodes: Sequence[str] = ()) 
     """The hang with the rank named that stopped first.
 
     Args:
-        reports: ``jobs.autopsy.read``.
+        reports: ``jobs.supervision.ranks.stack_dump.read``.
         nodes: that were to report.
     """
     first = name_first(reports, nodes)

@@ -1,7 +1,8 @@
 """What the logs of ranks say when something breaks, and what NVIDIA's XID numbers mean.
 
-A match is evidence with a place and an order, not a verdict: ``jobs.causes`` weighs it. Programs
-also print advice that names errors they did not meet; such sentences are taken out first.
+A match is evidence with a place and an order, not a verdict:
+``jobs.supervision.diagnosis.root_cause`` weighs it. Programs also print advice that names errors
+they did not meet; such sentences are taken out first.
 """
 
 from __future__ import annotations

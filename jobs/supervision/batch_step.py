@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jobs import supervisor
 from jobs.contract import rundir
 from jobs.contract.code_check import wrong_code
 from jobs.runtime import context
+from jobs.supervision import supervisor
 
 
 def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:

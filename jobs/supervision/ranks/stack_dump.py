@@ -1,4 +1,5 @@
-"""``python -m jobs.autopsy RUN_DIR STAGE INDEX ATTEMPT``: what do this node's ranks do right now?
+"""``python -m jobs.supervision.ranks.stack_dump RUN_DIR STAGE INDEX ATTEMPT``: what do this node's
+ranks do right now?
 
 Runs once on every node when ranks hang, before they are ended. Asks each rank of the node for the
 stacks of its threads and leaves them in ``stacks-<task>-<rank>.txt`` of the attempt, and what it
@@ -67,7 +68,9 @@ class RankReport:
 
 def main(argv: list[str] | None = None) -> int:
     """Examine this node's ranks of one attempt, and leave the report."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.autopsy", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.supervision.ranks.stack_dump", description=__doc__
+    )
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("stage", choices=specs.STAGES)
     parser.add_argument("index", type=int)
@@ -88,7 +91,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def command(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[str]:
     """What a node is to run for its part of the autopsy."""
-    return [sys.executable, "-m", "jobs.autopsy", str(run.root), stage, str(index), str(attempt)]
+    return [
+        sys.executable,
+        "-m",
+        "jobs.supervision.ranks.stack_dump",
+        str(run.root),
+        stage,
+        str(index),
+        str(attempt),
+    ]
 
 
 def read(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[RankReport]:
@@ -117,7 +128,7 @@ def examine(
 
 def ranks_here(seen: Iterable[int], per_node: int) -> list[int]:
     """All ranks of this node, out of those that were seen: the nodes' ranks are blocks
-    (``jobs.launchers``).
+    (``jobs.supervision.ranks.launcher``).
     """
     nodes = {rank // per_node for rank in seen}
     return [

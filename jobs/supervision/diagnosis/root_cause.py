@@ -12,9 +12,9 @@ import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jobs import failed_rank, signatures
 from jobs.contract.outcomes import Cause, Evidence, Finding, RankExit, Verdict
-from jobs.signatures import Xid
+from jobs.supervision.diagnosis import first_failure, log_patterns
+from jobs.supervision.diagnosis.log_patterns import Xid
 
 MESSAGE_LIMIT = 300
 """Characters of an exception's message that a sentence repeats."""
@@ -125,7 +125,7 @@ def node_failed(evidence: Evidence) -> Words | None:
 def time_limit(evidence: Evidence) -> Words | None:
     """Slurm's word, or the early signal; not for what broke before, or while saving."""
     early = signal.SIGUSR2 in evidence.signals and evidence.site.scheduler == "slurm"
-    if not (early or first_word(evidence) == "TIMEOUT") or failed_rank.broken(evidence):
+    if not (early or first_word(evidence) == "TIMEOUT") or first_failure.broken(evidence):
         return None
     sentence = f"{job(evidence)} came to its time limit{at_step(evidence)}"
     return Words(Cause.TIME_LIMIT, sentence)
@@ -133,7 +133,7 @@ def time_limit(evidence: Evidence) -> Words | None:
 
 def signalled(evidence: Evidence) -> Words | None:
     """SIGTERM alone does not say who ends a job of Slurm; on this machine it is a person."""
-    if not evidence.signals or failed_rank.broken(evidence):
+    if not evidence.signals or first_failure.broken(evidence):
         return None
     if evidence.site.scheduler != "slurm":
         return Words(Cause.STOPPED, f"{task(evidence)} was stopped by a signal{at_step(evidence)}")
@@ -160,8 +160,8 @@ def unfit_node(evidence: Evidence) -> Words | None:
 
 def is_storage(finding: Finding) -> bool:
     """Whether a finding is about the disk that all nodes share, so that no node is to blame."""
-    match = signatures.search(finding.message)
-    points_to = signatures.CAUSES[match[0]] if match else None
+    match = log_patterns.search(finding.message)
+    points_to = log_patterns.CAUSES[match[0]] if match else None
     return finding.code in STORAGE_FINDINGS or points_to is Cause.STORAGE
 
 
@@ -169,12 +169,12 @@ def bad_gpu(evidence: Evidence) -> Words | None:
     """An XID of the hardware, or a rank's CUDA error on a node with a finding against it."""
     for sign in evidence.log_signatures:
         number = sign.number
-        if number is not None and signatures.action(number) in (Xid.EXCLUDE, Xid.REPAIR):
+        if number is not None and log_patterns.action(number) in (Xid.EXCLUDE, Xid.REPAIR):
             node = node_of(evidence, sign.rank)
             sentence = f"a GPU{of_node(node)} reported XID {number}{at_step(evidence)}"
             return Words(Cause.GPU_HARDWARE, sentence, node, same=(f"XID {number}",))
-    first = failed_rank.first_failure(evidence)
-    if first is None or failed_rank.told_by(evidence, first) is not Cause.CUDA_ERROR:
+    first = first_failure.first_failure(evidence)
+    if first is None or first_failure.told_by(evidence, first) is not Cause.CUDA_ERROR:
         return None
     for finding in evidence.findings:
         if finding.node == first.node:
@@ -197,7 +197,7 @@ def host_memory(evidence: Evidence) -> Words | None:
 def hung(evidence: Evidence) -> Words | None:
     """Unless a rank failed by itself, which leaves the others waiting."""
     hang = evidence.hang
-    if hang is None or failed_rank.broken(evidence):
+    if hang is None or first_failure.broken(evidence):
         return None
     rank = "" if hang.rank is None else f": rank {hang.rank}{of_node(hang.node)} stopped first"
     detail = f" ({hang.detail})" if hang.detail and rank else ""
@@ -211,18 +211,18 @@ def hung(evidence: Evidence) -> Words | None:
 
 def rank_failed(evidence: Evidence) -> Words | None:
     """The first rank that failed by itself: its exception, the signal that ended it, or its log."""
-    first = failed_rank.first_failure(evidence)
+    first = first_failure.first_failure(evidence)
     if first is None:
         return None
-    cause = failed_rank.told_by(evidence, first)
+    cause = first_failure.told_by(evidence, first)
     if first.code < 0 and cause is Cause.CRASH:
         return killed_rank(evidence, first)
-    text = first.message or failed_rank.last_sign(evidence, first) or f"exit code {first.code}"
+    text = first.message or first_failure.last_sign(evidence, first) or f"exit code {first.code}"
     sentence = f"{who(first)} failed{at_step(evidence)}: {shortened(text)}"
     if cause is Cause.CONFIGURATION and first.message:
         sentence = shortened(text)  # it says where; which rank came to it first is chance
-    rank = str(first.rank) if cause in failed_rank.OF_ONE_RANK else ""
-    same = (first.kind, first.frame, failed_rank.normalised(text), rank)
+    rank = str(first.rank) if cause in first_failure.OF_ONE_RANK else ""
+    same = (first.kind, first.frame, first_failure.normalised(text), rank)
     return Words(cause, sentence, first.node, first.hint, same)
 
 
@@ -256,8 +256,8 @@ def unnamed_rank(evidence: Evidence) -> Words | None:
 def log_alone(evidence: Evidence) -> Words | None:
     """No rank left words, but the log knows what happened."""
     for sign in evidence.log_signatures:
-        cause = failed_rank.points_to(sign)
-        if sign.name not in signatures.SYMPTOMS and cause is not Cause.UNKNOWN:
+        cause = first_failure.points_to(sign)
+        if sign.name not in log_patterns.SYMPTOMS and cause is not Cause.UNKNOWN:
             place = "" if sign.rank is None else f" of rank {sign.rank}"
             sentence = f"the log{place} says{at_step(evidence)}: {shortened(sign.line)}"
             rank = "" if sign.rank is None else str(sign.rank)
@@ -267,14 +267,14 @@ def log_alone(evidence: Evidence) -> Words | None:
 
 def peers_lost(evidence: Evidence) -> Words | None:
     """Every rank blames another, and none says why."""
-    symptoms = [rank for rank in evidence.ranks if failed_rank.is_symptom(evidence, rank)]
-    matches = [signatures.search(rank.message) for rank in symptoms]
+    symptoms = [rank for rank in evidence.ranks if first_failure.is_symptom(evidence, rank)]
+    matches = [log_patterns.search(rank.message) for rank in symptoms]
     names = {match[0] for match in matches if match}
     names |= {sign.name for sign in evidence.log_signatures}
-    if not symptoms and not names & signatures.SYMPTOMS:
+    if not symptoms and not names & log_patterns.SYMPTOMS:
         return None
     one = who(symptoms[0]) if symptoms else "a rank"
-    if any(signatures.CAUSES[name] is Cause.HANG for name in names):
+    if any(log_patterns.CAUSES[name] is Cause.HANG for name in names):
         sentence = f"{one} waited too long for the others{at_step(evidence)}"
         return Words(Cause.HANG, sentence, same=("collective",))
     return Words(Cause.UNKNOWN, f"{one} lost another rank{at_step(evidence)}, and none says why")

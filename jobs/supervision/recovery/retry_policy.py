@@ -1,4 +1,5 @@
-"""What happens after an attempt: one row a cause (``jobs.policy_table``), and a few rules for all.
+"""What happens after an attempt: one row a cause (``jobs.supervision.recovery.retry_table``), and a
+few rules for all.
 
 Pure: the same history, evidence, ledger and time give the same decision. However often an attempt
 is started without getting further, there is an end to it; what Slurm itself ends is free as long
@@ -12,7 +13,6 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from jobs import causes
 from jobs.contract.outcomes import (
     TRAINING,
     Action,
@@ -25,9 +25,10 @@ from jobs.contract.outcomes import (
 )
 from jobs.contract.specs import SupervisionSpec
 from jobs.health import node_ledger
-from jobs.policy_case import Case
-from jobs.policy_table import Pace
 from jobs.runtime import context
+from jobs.supervision.diagnosis import root_cause
+from jobs.supervision.recovery.retry_state import Case
+from jobs.supervision.recovery.retry_table import Pace
 
 STALLED_STARTS = 10
 """Starts in a row without a newer checkpoint that preemption alone may cost. A guess: at Slurm's
@@ -65,7 +66,7 @@ def decide(
         limits: how patient to be; the defaults when None.
     """
     past = tuple(ending for ending in history if ending.attempt != evidence.attempt)
-    verdict = causes.classify(evidence)
+    verdict = root_cause.classify(evidence)
     active = node_ledger.active(ledger, now)
     case = Case(evidence, verdict, past, active, now, limits or SupervisionSpec())
     for rule in RULES:
@@ -76,7 +77,7 @@ def decide(
         decision = go_on(case)
     return replace(
         decision,
-        reason=causes.one_line(decision.reason),
+        reason=root_cause.one_line(decision.reason),
         suspects=suspects(case),
         verdict=decision.verdict or verdict,
     )
@@ -144,7 +145,7 @@ def allocations_too_short(case: Case) -> Decision | None:
         else "the task needs more time than its limit gives"
     )
     sentence = f"{case.verdict.sentence}, for the second time without getting further: {why}"
-    verdict = Verdict(Cause.CONFIGURATION, causes.one_line(sentence))
+    verdict = Verdict(Cause.CONFIGURATION, root_cause.one_line(sentence))
     return Decision(Action.STOP, sentence, code=context.CONFIGURATION, verdict=verdict)
 
 
@@ -356,7 +357,7 @@ def finding_entries(case: Case) -> list[NodeEntry]:
             finding.message,
         )
         for finding in case.evidence.findings
-        if finding.verdict in ("FATAL", "DRAIN") and not causes.is_storage(finding)
+        if finding.verdict in ("FATAL", "DRAIN") and not root_cause.is_storage(finding)
     ]
 
 

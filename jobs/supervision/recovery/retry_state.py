@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from jobs import causes
 from jobs.contract.outcomes import Action, Cause, Ending, Evidence, NodeEntry, Verdict
 from jobs.contract.specs import SupervisionSpec
-from jobs.policy_table import ROWS, Blame, Row
+from jobs.supervision.diagnosis import root_cause
+from jobs.supervision.recovery.retry_table import ROWS, Blame, Row
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,9 @@ class Case:
     def refused_nodes(self) -> tuple[str, ...]:
         """Nodes with a FATAL finding of their own."""
         findings = self.evidence.findings
-        return tuple(f.node for f in findings if f.verdict == "FATAL" and not causes.is_storage(f))
+        return tuple(
+            f.node for f in findings if f.verdict == "FATAL" and not root_cause.is_storage(f)
+        )
 
     @cached_property
     def newest(self) -> int | None:

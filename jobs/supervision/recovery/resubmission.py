@@ -12,13 +12,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs import attempt
 from jobs.contract import attempt_history, metrics_log, rundir
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
 from jobs.slurm import submission, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError, Unclear
+from jobs.supervision import attempt_records
 
 LOCK_SECONDS = 60.0
 """For another submission of the run to be made."""
@@ -150,7 +150,7 @@ def following(run: RunDir, earlier: Submission, wish: Wish) -> Submission:
     return replace(
         earlier,
         indices=wish.indices,
-        attempt=attempt.new_folder(run, wish.stage),
+        attempt=attempt_records.new_folder(run, wish.stage),
         after=(),
         exclude=wish.exclude,
         delay_seconds=round(wish.delay),

@@ -8,10 +8,10 @@ import re
 import signal
 from collections.abc import Iterable
 
-from jobs import signatures
 from jobs.contract.outcomes import TRAINING, Cause, Evidence, LogSign, RankExit
 from jobs.runtime import context
-from jobs.signatures import Xid
+from jobs.supervision.diagnosis import log_patterns
+from jobs.supervision.diagnosis.log_patterns import Xid
 
 KINDS = {
     "NotANumber": Cause.NOT_A_NUMBER,
@@ -71,11 +71,11 @@ def failed_itself(evidence: Evidence, rank: RankExit) -> bool:
 
 def is_symptom(evidence: Evidence, rank: RankExit) -> bool:
     """Whether a rank only tells of another one's end."""
-    match = signatures.search(f"{rank.kind}: {rank.message}") if rank.kind else None
+    match = log_patterns.search(f"{rank.kind}: {rank.message}") if rank.kind else None
     if match is not None:
-        return match[0] in signatures.SYMPTOMS
+        return match[0] in log_patterns.SYMPTOMS
     aborted = rank.code == -signal.SIGABRT and not rank.kind
-    return aborted and any(sign.name in signatures.SYMPTOMS for sign in signs_of(evidence, rank))
+    return aborted and any(sign.name in log_patterns.SYMPTOMS for sign in signs_of(evidence, rank))
 
 
 def told_by(evidence: Evidence, rank: RankExit) -> Cause:
@@ -90,10 +90,10 @@ def told_by(evidence: Evidence, rank: RankExit) -> Cause:
 
 def said(evidence: Evidence, rank: RankExit) -> Cause:
     """By an exception: what it says, its type, its exit code, where it was raised."""
-    match = signatures.search(rank.message)
+    match = log_patterns.search(rank.message)
     found = (
         Cause.CHECKPOINT if NOT_LOADABLE in rank.message else None,
-        signatures.CAUSES[match[0]] if match else None,
+        log_patterns.CAUSES[match[0]] if match else None,
         KINDS.get(rank.kind),
         Cause.CONFIGURATION if rank.code == context.CONFIGURATION else None,
         Cause.DATA if rank.frame.startswith(DATA_FRAMES) else None,
@@ -113,8 +113,8 @@ def logged(evidence: Evidence, rank: RankExit) -> Cause:
 def points_to(sign: LogSign) -> Cause:
     """What a line of the log points to; an XID of the program is a CUDA error."""
     if sign.number is None:
-        return signatures.CAUSES[sign.name]
-    harmless = signatures.action(sign.number) is Xid.IGNORE
+        return log_patterns.CAUSES[sign.name]
+    harmless = log_patterns.action(sign.number) is Xid.IGNORE
     return Cause.UNKNOWN if harmless else Cause.CUDA_ERROR
 
 

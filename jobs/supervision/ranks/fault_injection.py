@@ -1,5 +1,5 @@
-"""``python -m jobs.fault RUN_DIR {kill,freeze} RANK``: hit a rank of training that runs on this
-node.
+"""``python -m jobs.supervision.ranks.fault_injection RUN_DIR {kill,freeze} RANK``: hit a rank of
+training that runs on this node.
 
 ``meditron drill`` runs it once on every node of a job; the node of the rank does it and says so,
 the others say nothing. Standard library only.
@@ -24,7 +24,9 @@ STAGE = "pretrain"
 
 def main(argv: list[str] | None = None) -> int:
     """Hit the rank if it is here, and print the name of this node."""
-    parser = argparse.ArgumentParser(prog="python -m jobs.fault", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.supervision.ranks.fault_injection", description=__doc__
+    )
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("word", choices=SIGNALS)
     parser.add_argument("rank", type=int)

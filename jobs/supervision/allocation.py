@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from jobs.contract import specs
 from jobs.contract.job import LOCAL_JOB, Job
 from jobs.contract.outcomes import Site
-from jobs.gather import Said
 from jobs.slurm import queries
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow, JobFacts
-from jobs.watching import Deadline
+from jobs.supervision.diagnosis.evidence_collection import Said
+from jobs.supervision.ranks.rank_monitor import Deadline
 
 MAX_REQUEUES = "MaxBatchRequeue"
 """Of ``scontrol show config``; after so many Slurm holds the job."""

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobs.attempt import Place, say
 from jobs.contract import attempt_history
 from jobs.contract.outcomes import Action, Decision
 from jobs.runtime import context
-from jobs.slurm import successor
 from jobs.slurm.submission import SubmitError
-from jobs.surroundings import Surroundings
+from jobs.supervision.allocation import Surroundings
+from jobs.supervision.attempt_records import Place, say
+from jobs.supervision.recovery import resubmission
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0
@@ -71,7 +71,7 @@ class Acting:
         """
         place = self.place
         try:
-            ids = successor.succeed(
+            ids = resubmission.succeed(
                 place.run,
                 place.stage,
                 place.index,

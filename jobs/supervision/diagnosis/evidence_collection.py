@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from jobs import launchers, signatures
-from jobs.attempt import Place
 from jobs.checkpoints import manifest, retention
 from jobs.contract import attempt_history, rundir, specs
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Evidence, Finding, Hang, RankExit, Site
 from jobs.slurm import srun_output
+from jobs.supervision.attempt_records import Place
+from jobs.supervision.diagnosis import log_patterns
+from jobs.supervision.ranks import launcher
 
 LOG_TAIL_BYTES = 1 << 20
 """Of the ranks' log: what led to the end stands there."""
@@ -87,7 +88,7 @@ def evidence(
         oom_kills=max(seen.oom_kills, srun_output.oom_kills(words), int(said.out_of_memory)),
         findings=seen.findings,
         hang=seen.hang,
-        log_signatures=signatures.find(tail(place.ranks_log).splitlines(), is_labelled(task)),
+        log_signatures=log_patterns.find(tail(place.ranks_log).splitlines(), is_labelled(task)),
         step_before=place.step,
         step_after=checkpoint_step(place.run, task),
         last_step=last_step(place, task),
@@ -143,7 +144,7 @@ def rank_exits(
     left = list(words)
     spoken = {item.rank for item in left}
     mute = [item for item in failures if item.rank not in spoken]
-    sudden = [item for item in mute if item.is_cause and item.code in launchers.SUDDEN]
+    sudden = [item for item in mute if item.is_cause and item.code in launcher.SUDDEN]
     rest = [item for item in mute if item not in sudden]
     began = min((item.time for item in left), default=ended)
     return [

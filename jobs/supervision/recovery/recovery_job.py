@@ -12,18 +12,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import attempt, gather, postmortem
 from jobs.contract import attempt_history, rundir
 from jobs.contract.attempt_history import History, Start
 from jobs.contract.outcomes import Action, Decision, Ending, Evidence, Site
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
 from jobs.runtime import context
-from jobs.slurm import dependencies, queries, submission_log, successor
+from jobs.slurm import dependencies, queries, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow
 from jobs.slurm.states import JobInfo, JobState
 from jobs.slurm.submission import SubmitError
+from jobs.supervision import attempt_records
+from jobs.supervision.diagnosis import evidence_collection, postmortem
+from jobs.supervision.recovery import resubmission
 
 PATIENCE_SECONDS = 420.0
 """For Slurm to say how jobs ended; the janitor's own job lasts ten minutes."""
@@ -66,7 +68,7 @@ def run_janitor(run_dir: str, stage: str, number: str) -> None:
     run = RunDir(Path(run_dir))
     stray = wrong_code(run)
     if stray:
-        attempt.say(stray)
+        attempt_records.say(stray)
         raise SystemExit(context.CONFIGURATION)
     said = wait_and_look(run, stage, Client(os.environ), PATIENCE_SECONDS)
     if said:
@@ -81,13 +83,13 @@ def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> li
         look = look_after(run, stage, client, "janitor")
         for sentence in look.said:
             if sentence not in said:
-                attempt.say(sentence)
+                attempt_records.say(sentence)
         said.update(dict.fromkeys(look.said))
         if not look.unclear:
             return list(said)
         if time.monotonic() > deadline:
             last = f"{stage}: Slurm does not say how its jobs ended; `meditron watch` goes on"
-            attempt.say(last)
+            attempt_records.say(last)
             return [*said, last]
         time.sleep(min(AGAIN_SECONDS, seconds / 10))
 
@@ -102,7 +104,7 @@ def look_after(run: RunDir, stage: str, client: Client, by: str) -> Look:
         by: ``janitor`` or ``watch``.
     """
     try:
-        with successor.waiting_lock(run):
+        with resubmission.waiting_lock(run):
             submission_log.settle(run, client)
             tasks = unfinished(run, stage)
             over, unclear = sort_out(tasks, client.states([task.job_id for task in tasks]))
@@ -232,7 +234,7 @@ class Judge:
         rows = self.rows.get(task.job_id, [])
         began = (queries.seconds(rows[-1].start) if rows else None) or submitted.time
         spec = postmortem.read_task(self.run, self.stage, task.index)
-        step = gather.checkpoint_step(self.run, spec)
+        step = evidence_collection.checkpoint_step(self.run, spec)
         return Start(
             self.stage, task.index, submitted.attempt, task.job_id, max(0, len(rows) - 1), (),
             began, step,
@@ -275,7 +277,7 @@ class Judge:
         if ending is None or (rows and rows[-1].state.startswith("CANCELLED")):
             return None
         told = rundir.read_small(self.run.exit_record(self.stage, ending.attempt, task.index))
-        if ending.action not in attempt.GOES_ON:
+        if ending.action not in attempt_records.GOES_ON:
             return None
         left = ending.ended + float(told.get("delay", 0.0)) - time.time()
         return Decision(
@@ -291,21 +293,23 @@ def go_on(
 ) -> tuple[list[str], bool]:
     """Submit what is to go on, as one submission; what was said, and whether Slurm took it."""
     said = sentences(stage, wanted)
-    going = {task: found for task, found in wanted.items() if found.action in attempt.GOES_ON}
+    going = {
+        task: found for task, found in wanted.items() if found.action in attempt_records.GOES_ON
+    }
     if not going:
         return said, False
     exclude = dict.fromkeys(name for found in going.values() for name in found.exclude)
     indices = [task.index for task in going]
     replaces = [task.job_id for task in going]
     try:
-        ids = successor.succeed(
+        ids = resubmission.succeed(
             run, stage, indices, replaces=replaces, by=by, exclude=tuple(exclude),
             delay=max(found.delay for found in going.values()), client=client,
         )  # fmt: skip
     except SubmitError as error:
         return [*said, f"{stage}: {error.message}"], True
     if not ids:
-        return [successor.held_back(run, stage, indices, replaces)], False
+        return [resubmission.held_back(run, stage, indices, replaces)], False
     return [*said, f"{stage}: {', '.join(ids)} goes on"], False
 
 

@@ -2,8 +2,8 @@
 that the work goes on.
 
 No torch here: it survives a rank that dies, and a supervisor that is killed at any moment leaves a
-state from which the next start goes on. What it decides, ``jobs.policy`` says; success is the done
-marker, never an exit code alone.
+state from which the next start goes on. What it decides, ``jobs.supervision.recovery.retry_policy``
+says; success is the done marker, never an exit code alone.
 """
 
 from __future__ import annotations
@@ -18,17 +18,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import FrameType
 
-from jobs import attempt, autopsy, fitness, gather, hangs, launchers, policy, postmortem
-from jobs.acting import Acting
-from jobs.attempt import Place, say
 from jobs.contract import attempt_history, metrics_log, rundir, specs
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.outcomes import Action, Cause, Decision, Evidence, Hang, NodeEntry, Verdict
-from jobs.gather import Seen
 from jobs.health import node_ledger
 from jobs.runtime import cgroups, context, secrets_file
-from jobs.surroundings import Surroundings
-from jobs.watching import Senses, Watching
+from jobs.supervision import attempt_records, preflight_step
+from jobs.supervision.allocation import Surroundings
+from jobs.supervision.attempt_records import Place, say
+from jobs.supervision.diagnosis import evidence_collection, postmortem
+from jobs.supervision.diagnosis.evidence_collection import Seen
+from jobs.supervision.ranks import hang_detector, launcher, stack_dump
+from jobs.supervision.ranks.rank_monitor import Senses, Watching
+from jobs.supervision.recovery import retry_policy
+from jobs.supervision.recovery.actions import Acting
 
 POLL_SECONDS = 0.2
 AUTOPSY_SECONDS = 60.0
@@ -42,18 +45,18 @@ class Limits:
     lock_seconds: float = 60.0
     """For an earlier attempt of the same task to be gone."""
     preflight_seconds: float = 60.0
-    peers_seconds: float = launchers.Patience.peers_seconds
-    leave_seconds: float = launchers.Patience.leave_seconds
+    peers_seconds: float = launcher.Patience.peers_seconds
+    leave_seconds: float = launcher.Patience.leave_seconds
 
     def patience(
         self, task: specs.TaskSpec, pace: metrics_log.Pace | None = None
-    ) -> launchers.Patience:
+    ) -> launcher.Patience:
         """The part that launchers need, with all the time to leave that the task wants, or that its
         saves have taken so far.
         """
         measured = pace.leave_seconds + metrics_log.MARGIN_SECONDS if pace else 0.0
         leave_seconds = max(self.leave_seconds, task.leave_seconds, measured)
-        return launchers.Patience(self.peers_seconds, leave_seconds)
+        return launcher.Patience(self.peers_seconds, leave_seconds)
 
 
 class Elsewhere(context.TaskError):
@@ -160,17 +163,21 @@ class Supervisor:
     def start_once(self, first: int, attend: Callable[[], Seen]) -> int | None:
         """One start: from its number to what is done at its end; None to start again."""
         try:
-            number = attempt.claim(self.run, self.stage, self.index, first)
+            number = attempt_records.claim(self.run, self.stage, self.index, first)
         except OSError as error:
             say(f"failed: {self.run.stage(self.stage)} takes no attempt: {error.strerror}")
             return context.FAILED
         self.place = Place(self.run, self.stage, self.index, number, time.time())
         evidence, decision = self.judge(attend)
         told = (self.place, self.surroundings.job, evidence, decision)
-        recorded = attempt.record_exit(*told, follows=self.follows)
+        recorded = attempt_records.record_exit(*told, follows=self.follows)
         self.remember(decision.suspects)
         code = Acting(self.place, self.surroundings, self.is_asked).carry_out(decision)
-        if code is None and not recorded and not attempt.record_exit(*told, follows=self.follows):
+        if (
+            code is None
+            and not recorded
+            and not attempt_records.record_exit(*told, follows=self.follows)
+        ):
             say(f"{self.stage} is not started again: nobody could count how often it was")
             return context.FAILED
         return code
@@ -187,20 +194,20 @@ class Supervisor:
         """
         self.task = task = read_task(self.place)
         self.hold_task(held)
-        step = gather.checkpoint_step(self.run, task)
+        step = evidence_collection.checkpoint_step(self.run, task)
         self.place = replace(self.place, began=time.time(), step=step)
-        attempt.record_start(self.place, self.surroundings.job)
+        attempt_records.record_start(self.place, self.surroundings.job)
         self.close_earlier(task)
         environ = {**os.environ, **secrets_file.read(task.secrets_file)}
         with ExitStack() as start:
             if task.scratch_dir:
-                start.callback(fitness.remove_scratch, self.place, task)
+                start.callback(preflight_step.remove_scratch, self.place, task)
             return self.work(task, environ)
 
     def work(self, task: specs.TaskSpec, environ: dict[str, str]) -> Seen:
         """Check the nodes, start the ranks, wait for them."""
-        patience = fitness.Patience(self.limits.preflight_seconds, self.signals)
-        fit = fitness.check(self.place, task, self.surroundings.job.nodes, environ, patience)
+        patience = preflight_step.Patience(self.limits.preflight_seconds, self.signals)
+        fit = preflight_step.check(self.place, task, self.surroundings.job.nodes, environ, patience)
         if fit.problem:
             return Seen(
                 findings=fit.findings,
@@ -214,21 +221,21 @@ class Supervisor:
                 message=f"{self.stage} was stopped before its ranks started",
             )
         if task.scratch_dir:
-            environ["TMPDIR"] = str(fitness.scratch(self.place, task))
+            environ["TMPDIR"] = str(preflight_step.scratch(self.place, task))
         killed_before = cgroups.oom_kills() or 0
-        with launchers.reserved_port() as port:
+        with launcher.reserved_port() as port:
             seen = self.watch(task, environ, port)
         killed = (cgroups.oom_kills() or 0) - killed_before
         return replace(seen, findings=fit.findings, oom_kills=max(0, killed))
 
     def watch(self, task: specs.TaskSpec, environ: dict[str, str], port: int) -> Seen:
         """Start the ranks and wait until nothing of them is left."""
-        environ = {**environ, **launchers.rank_environment(self.place, task, environ, port)}
+        environ = {**environ, **launcher.rank_environment(self.place, task, environ, port)}
         pace = metrics_log.measured(self.run) if self.stage == "pretrain" else None
         patience = self.limits.patience(task, pace)
         step = self.step()
-        ranks = launchers.start(self.place, task, environ, patience, step)
-        watch = hangs.Watch(self.run, task, self.place.attempt, environ)
+        ranks = launcher.start(self.place, task, environ, patience, step)
+        watch = hang_detector.Watch(self.run, task, self.place.attempt, environ)
         senses = Senses(
             signals=self.signals,
             is_asked=self.is_asked,
@@ -244,18 +251,18 @@ class Supervisor:
         self.is_late, self.is_preempted = watching.is_late, watching.is_preempted
         return Seen(code, ranks_started=True, failures=failures, hang=watching.hang)
 
-    def step(self) -> launchers.Step | None:
+    def step(self) -> launcher.Step | None:
         """The job step that the ranks of this start are; without Slurm there is none."""
         client, job = self.surroundings.client, self.surroundings.job
         if client is None:
             return None
-        return launchers.Step(client, job.job_id, self.place.step_name)
+        return launcher.Step(client, job.job_id, self.place.step_name)
 
     def examine(self, task: specs.TaskSpec, hang: Hang, environ: Mapping[str, str]) -> Hang:
         """Have all nodes look at ranks that hang, and name the one that stopped first."""
         names = (self.run, self.stage, self.index, self.place.attempt)
-        command = [*fitness.beside_ranks(self.place, task), *autopsy.command(*names)]
-        environment = {**environ, **launchers.code_environment(self.run, environ)}
+        command = [*preflight_step.beside_ranks(self.place, task), *stack_dump.command(*names)]
+        environment = {**environ, **launcher.code_environment(self.run, environ)}
         try:
             subprocess.run(
                 command,
@@ -266,7 +273,7 @@ class Supervisor:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             say(f"not all ranks could be looked at: {error}")
-        return hangs.blame(hang, autopsy.read(*names), self.surroundings.job.nodes)
+        return hang_detector.blame(hang, stack_dump.read(*names), self.surroundings.job.nodes)
 
     def is_asked(self) -> bool:
         """Whether somebody wants the end: a signal, the file STOP, or the local scheduler's process
@@ -276,7 +283,7 @@ class Supervisor:
 
     def note_request(self) -> None:
         """Write that the ranks were asked to leave."""
-        attempt.note_event(self.place, "signal", {"signals": list(self.signals)})
+        attempt_records.note_event(self.place, "signal", {"signals": list(self.signals)})
 
     # ---- before the ranks
 
@@ -343,7 +350,7 @@ class Supervisor:
         said = self.surroundings.said(site, self.usable)
         said = replace(said, preempted=said.preempted or self.is_preempted)
         try:
-            evidence = gather.evidence(place, task, self.surroundings.job, seen, said)
+            evidence = evidence_collection.evidence(place, task, self.surroundings.job, seen, said)
             return evidence, self.allowed(decided or self.decide(evidence))
         except Exception as error:  # a bug in judging must not leave a task without its record
             traceback.print_exc()
@@ -387,13 +394,13 @@ class Supervisor:
         past = attempt_history.read(self.run, self.stage, self.index)
         before = [item for item in past.endings if item.attempt != self.place.attempt]
         limits = self.task.supervision if self.task else specs.SupervisionSpec()
-        return policy.decide(before, evidence, self.ledger(), time.time(), limits)
+        return retry_policy.decide(before, evidence, self.ledger(), time.time(), limits)
 
     def allowed(self, decision: Decision) -> Decision:
         """The decision, or the end where the ranks would start again in this very process although
         it was asked to stop.
         """
-        if self.surroundings.client or decision.action not in attempt.GOES_ON:
+        if self.surroundings.client or decision.action not in attempt_records.GOES_ON:
             return decision
         if not self.is_asked():
             return decision
@@ -439,7 +446,7 @@ def read_task(place: Place) -> specs.TaskSpec:
 def is_abandoned(environ: Mapping[str, str]) -> bool:
     """Whether the local scheduler's process that started this task is gone."""
     _, _, name = environ.get(LOCAL_JOB, "").partition(":")
-    return bool(name) and not launchers.is_alive(name)
+    return bool(name) and not launcher.is_alive(name)
 
 
 def stop(message: str) -> Decision:

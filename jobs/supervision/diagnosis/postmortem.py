@@ -7,15 +7,17 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from jobs import attempt, fitness, gather, policy, surroundings
-from jobs.attempt import Place
 from jobs.contract import attempt_history, rundir, specs
 from jobs.contract.attempt_history import Start
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Cause, Decision, Evidence, NodeEntry, Site, Verdict
-from jobs.gather import Seen
 from jobs.slurm import srun_output
 from jobs.slurm.client import Client
+from jobs.supervision import allocation, attempt_records, preflight_step
+from jobs.supervision.attempt_records import Place
+from jobs.supervision.diagnosis import evidence_collection
+from jobs.supervision.diagnosis.evidence_collection import Seen
+from jobs.supervision.recovery import retry_policy
 
 
 def examine(
@@ -23,14 +25,14 @@ def examine(
 ) -> Evidence:
     """What is known of the start; ``site`` is where the decision is made."""
     place = place_of(run, start)
-    said = surroundings.recorded(client, start.job_id, start.restarts, start.nodes)
+    said = allocation.recorded(client, start.job_id, start.restarts, start.nodes)
     seen = Seen(
         ranks_started=place.ranks_log.exists(),
-        failures=tuple(srun_output.failures(gather.read_text(place.srun_log))),
-        findings=tuple(fitness.found_in(fitness.health_reports(place))),
+        failures=tuple(srun_output.failures(evidence_collection.read_text(place.srun_log))),
+        findings=tuple(preflight_step.found_in(preflight_step.health_reports(place))),
     )
     job = Job(start.job_id, start.restarts, start.nodes)
-    found = gather.evidence(place, task, job, seen, replace(said, site=site))
+    found = evidence_collection.evidence(place, task, job, seen, replace(said, site=site))
     return replace(found, known=told_before(place))
 
 
@@ -60,9 +62,9 @@ def close(
     """
     past = attempt_history.read(run, start.stage, start.index)
     limits = evidence_limits(run, start)
-    decision = policy.decide(past.endings, evidence, ledger, time.time(), limits)
+    decision = retry_policy.decide(past.endings, evidence, ledger, time.time(), limits)
     place, job = place_of(run, start), Job(start.job_id, start.restarts, start.nodes)
-    attempt.record_exit(place, job, evidence, decision, by)
+    attempt_records.record_exit(place, job, evidence, decision, by)
     return decision
 
 

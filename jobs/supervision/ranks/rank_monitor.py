@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from jobs import launchers
-from jobs.attempt import say
 from jobs.contract.outcomes import Hang
+from jobs.supervision.attempt_records import say
+from jobs.supervision.ranks import launcher
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 1.0
@@ -60,9 +60,9 @@ class Senses:
     deadline: Callable[[], Deadline | None]
     """Asks Slurm; None when there is no end, or no answer."""
     look: Callable[[float], Hang | None]
-    """At the heartbeats (``jobs.hangs``)."""
+    """At the heartbeats (``jobs.supervision.ranks.hang_detector``)."""
     examine: Callable[[Hang], Hang]
-    """Ranks that hang, before they are ended (``jobs.autopsy``)."""
+    """Ranks that hang, before they are ended (``jobs.supervision.ranks.stack_dump``)."""
     note: Callable[[], None]
     """That the ranks were asked to leave."""
 
@@ -70,7 +70,7 @@ class Senses:
 class Watching:
     """One wait for ranks."""
 
-    def __init__(self, ranks: launchers.Ranks, senses: Senses, leave_seconds: float) -> None:
+    def __init__(self, ranks: launcher.Ranks, senses: Senses, leave_seconds: float) -> None:
         self._ranks = ranks
         self._senses = senses
         self._leave_seconds = leave_seconds

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs import launchers
-from jobs.attempt import Place, say
 from jobs.contract import rundir, specs
 from jobs.contract.outcomes import Finding
 from jobs.runtime import context
+from jobs.supervision.attempt_records import Place, say
+from jobs.supervision.ranks import launcher
 
 POLL_SECONDS = 0.2
 SCRATCH_SECONDS = 20.0
@@ -64,7 +64,7 @@ def check(
         "jobs.health.preflight",
         *arguments,
     ]
-    environment = {**environ, **launchers.code_environment(place.run, environ)}
+    environment = {**environ, **launcher.code_environment(place.run, environ)}
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + patience.seconds
     while (code := process.poll()) is None:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from jobs import attempt
-from jobs.attempt import Place
 from jobs.contract import rundir, specs
 from jobs.runtime import processes
 from jobs.slurm import srun_output
+from jobs.supervision import attempt_records
+from jobs.supervision.attempt_records import Place
 
 if TYPE_CHECKING:
     from jobs.slurm.client import Client
@@ -152,7 +152,7 @@ class SrunRanks:
     def failures(self) -> list[srun_output.Failure]:
         """The tasks that srun says have failed."""
         said = self._words()
-        attempt.say(said.rstrip("\n"))
+        attempt_records.say(said.rstrip("\n"))
         return srun_output.failures(said)
 
     def _words(self) -> str:
