@@ -25,7 +25,7 @@ from jobs.contract.specs import CurateSpec
 from jobs.runtime.context import Context, Stopped, TaskError
 
 if TYPE_CHECKING:
-    from jobs.reading import Record
+    from jobs.data.readers import Record
 
 OUTCOMES = ("kept", "empty", "short", "duplicate", "bad")
 """What becomes of a record; every record counts under exactly one."""
@@ -56,11 +56,11 @@ def run(context: Context) -> None:
         TaskError: a source that cannot be read, a bad record under ``fail``, or no document left.
         Stopped: asked to stop; nothing is left behind, the next start begins anew.
     """
-    from jobs import reading
+    from jobs.data import readers
 
     spec = cast(CurateSpec, context.task.spec)
     refuse_own_run(context.run, spec.sources)
-    files, ignored = reading.find_files(spec.sources)
+    files, ignored = readers.find_files(spec.sources)
     inputs = [describe_source(context.run, path) for path in files]
     # From here on the outputs are in flux: an earlier marker must not vouch for them.
     rundir.forget_done(context.run, context.task.stage, context.task.index)
@@ -100,14 +100,14 @@ def describe_source(run: rundir.RunDir, path: Path) -> dict[str, Any]:
 
 def curate_files(context: Context, corpus: Corpus, files: Sequence[Path]) -> list[dict[str, Any]]:
     """Take every record of every file into the corpus; answers the counts of each file."""
-    from jobs import reading
+    from jobs.data import readers
 
     sizes = [path.stat().st_size for path in files]
     counted = []
     due = 0.0
     for number, path in enumerate(files):
         counts: Counter[str] = Counter()
-        for record in reading.read_records(path, corpus.keys):
+        for record in readers.read_records(path, corpus.keys):
             if context.stop:
                 raise Stopped("asked to stop; curation begins anew at the next start")
             counts[corpus.take(path, record)] += 1
@@ -307,10 +307,10 @@ def require_intact(path: Path, keys: Sequence[str]) -> None:
     Raises:
         TaskError: the file is truncated or corrupt.
     """
-    from jobs import reading
+    from jobs.data import readers
 
-    if path.suffix.lower() in reading.COMPRESSED:
-        for _ in reading.read_records(path, keys):
+    if path.suffix.lower() in readers.COMPRESSED:
+        for _ in readers.read_records(path, keys):
             pass
 
 

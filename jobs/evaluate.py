@@ -15,9 +15,9 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from jobs import vocabulary
 from jobs.checkpoints import leases, manifest, retention
 from jobs.contract import rundir, specs
+from jobs.data import tokenizer_file
 from jobs.runtime.context import FAILED, Context, Stopped, TaskError
 from jobs.runtime.heartbeat import Phase
 
@@ -41,7 +41,7 @@ def run(context: Context) -> None:
     from jobs import benchmarks
 
     spec = cast(specs.EvaluateSpec, context.task.spec)
-    vocabulary.require_unchanged(context.run, spec.tokenizer, spec.tokenizer_sha256)
+    tokenizer_file.require_unchanged(context.run, spec.tokenizer, spec.tokenizer_sha256)
     asked, examples = choose(benchmarks.read(Path(spec.path), spec.kind), spec)
     with lease(context, spec):
         evaluate(context, asked, examples)

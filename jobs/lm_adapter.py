@@ -22,7 +22,7 @@ import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from jobs import vocabulary
+from jobs.data import tokenizer_file
 from jobs.runtime.context import TaskError
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Encoder:
         Raises:
             TaskError: the file is missing or no tokenizer, or has no token ``eod_token``.
         """
-        tokenizer = vocabulary.load(str(path))
-        eod = vocabulary.eod_id(tokenizer, str(path), eod_token)
+        tokenizer = tokenizer_file.load(str(path))
+        eod = tokenizer_file.eod_id(tokenizer, str(path), eod_token)
         tokenizer.encode_special_tokens = True
         return cls(tokenizer, eod)
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from jobs import vocabulary
 from jobs.contract import rundir
 from jobs.contract.specs import TokenizeSpec
-from jobs.indexed import IndexedWriter, index_dtype, stored
+from jobs.data import tokenizer_file
+from jobs.data.indexed_dataset import IndexedWriter, index_dtype, stored
 from jobs.runtime.context import FAILED, Context, Stopped, TaskError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run(context: Context) -> None:
     set_threads(context.task.cpus_per_rank)
     inputs = [
         require_input(context.run, spec.input),
-        vocabulary.require_unchanged(context.run, spec.tokenizer, spec.tokenizer_sha256),
+        tokenizer_file.require_unchanged(context.run, spec.tokenizer, spec.tokenizer_sha256),
     ]
     encoder = load_encoder(spec)
     # From here on the outputs are in flux: an earlier marker must not vouch for them.
@@ -89,10 +89,10 @@ def load_encoder(spec: TokenizeSpec) -> Encoder:
     """
     from tokenizers import AddedToken
 
-    tokenizer = vocabulary.load(spec.tokenizer)
+    tokenizer = tokenizer_file.load(spec.tokenizer)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    eod = vocabulary.eod_id(tokenizer, spec.tokenizer, spec.eod_token)
+    eod = tokenizer_file.eod_id(tokenizer, spec.tokenizer, spec.eod_token)
     size = require_fit(spec, tokenizer)
     tokenizer.encode_special_tokens = not spec.special_tokens_in_text
     added = tokenizer.get_added_tokens_decoder().get(eod)
@@ -171,11 +171,11 @@ def batches(path: Path, text_key: str) -> Iterator[Batch]:
     Raises:
         TaskError: a line is not a JSON object with a text; curate wrote none such.
     """
-    from jobs import reading
+    from jobs.data import readers
 
     texts: list[str] = []
     read = characters = position = 0
-    for record in reading.read_records(path, (text_key,)):
+    for record in readers.read_records(path, (text_key,)):
         if record.problem:
             hint = "the shard was changed after curate wrote it; remove it and submit again"
             raise TaskError(f"{path}:{record.line}: {record.problem}", hint)

@@ -19,8 +19,8 @@ import numpy
 import torch
 
 from jobs import device as devices
-from jobs import vocabulary
 from jobs.contract import rundir, specs
+from jobs.data import tokenizer_file
 from jobs.runtime.context import CONFIGURATION, TaskError
 
 with devices.quiet():
@@ -298,9 +298,9 @@ def open_splits(
 
 def _end_of_document(run: rundir.RunDir, spec: specs.PretrainSpec) -> int:
     """Id of the token that ends a document, from the tokenizer that the run was made with."""
-    vocabulary.require_unchanged(run, spec.tokenizer, spec.tokenizer_sha256)
+    tokenizer_file.require_unchanged(run, spec.tokenizer, spec.tokenizer_sha256)
     path = str(run.path(spec.tokenizer))
-    return vocabulary.eod_id(vocabulary.load(path), path, spec.eod_token)
+    return tokenizer_file.eod_id(tokenizer_file.load(path), path, spec.eod_token)
 
 
 def _sees_tokens() -> bool:

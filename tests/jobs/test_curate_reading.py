@@ -10,14 +10,14 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import json_stream, reading
+from jobs.data import json_stream, readers
 from jobs.runtime.context import TaskError
 
 TEXT = 'Warfarin interacts with [many] drugs, {among others} "amiodarone", \\ and more. ' * 40
 
 
-def records(path: Path) -> list[reading.Record]:
-    return list(reading.read_records(path, ("text", "id")))
+def records(path: Path) -> list[readers.Record]:
+    return list(readers.read_records(path, ("text", "id")))
 
 
 def test_an_array_of_many_blocks_is_read_element_by_element(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_folder_linked_into_itself_is_read_once(tmp_path: Path) -> None:
     (elsewhere / "more.jsonl.gz").write_bytes(b"")
     (folder / "linked").symlink_to(elsewhere)
 
-    found, ignored = reading.find_files([str(folder)])
+    found, ignored = readers.find_files([str(folder)])
 
     assert found == [folder / "docs.jsonl", folder / "linked" / "more.jsonl.gz"]
     assert ignored == []
@@ -162,4 +162,4 @@ def test_a_folder_linked_into_itself_is_read_once(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_name_tells_whether_a_file_is_read(name: str, readable: bool) -> None:
-    assert reading.is_readable_kind(Path(name)) is readable
+    assert readers.is_readable_kind(Path(name)) is readable

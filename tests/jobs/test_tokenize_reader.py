@@ -14,7 +14,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from jobs.contract.atomic_file import PartFile
-from jobs.indexed import write_index
+from jobs.data.indexed_dataset import write_index
 
 pytestmark = pytest.mark.engine
 

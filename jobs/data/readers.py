@@ -18,7 +18,7 @@ import orjson
 import zstandard
 from isal import isal_zlib
 
-from jobs import json_stream
+from jobs.data import json_stream
 from jobs.runtime.context import TaskError
 
 JSON_SUFFIXES = (".jsonl", ".json")
