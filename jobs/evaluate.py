@@ -179,7 +179,7 @@ def score(
     Returns:
         The harness's samples in the order of ``asked``, and how many prompts were cut to fit.
     """
-    from jobs import device
+    from jobs.engine import device
     from jobs.lm_adapter import Encoder, MegatronLM
 
     spec = cast(specs.EvaluateSpec, context.task.spec)

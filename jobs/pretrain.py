@@ -17,7 +17,7 @@ def run(context: Context) -> None:
     """
     spec = cast(specs.PretrainSpec, context.task.spec)
     check(spec, context.world_size)
-    from jobs import device
+    from jobs.engine import device
 
     place = device.start(
         spec.device,
@@ -28,11 +28,11 @@ def run(context: Context) -> None:
     )
     context.heart.beat()
     try:
-        from jobs.engine import loop, model
+        from jobs.engine import model, trainer
 
         context.heart.beat()
         model.start_parallel(spec.parallel, place, spec.seed)
-        loop.train(context, spec, place)
+        trainer.train(context, spec, place)
     finally:
         device.end()
 

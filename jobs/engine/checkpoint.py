@@ -2,8 +2,8 @@
 
 What a checkpoint is on disk stands in ``jobs.checkpoints.manifest``, what becomes of old and
 damaged ones in ``jobs.checkpoints.retention``, how the shards are written in
-``jobs.engine.shards``. Imports torch and megatron.core, so import it only after
-``jobs.device.start``.
+``jobs.engine.sharded_state``. Imports torch and megatron.core, so import it only after
+``jobs.engine.device.start``.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import torch
 import torch.distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
-from jobs import device as devices
 from jobs.checkpoints import manifest, retention
 from jobs.checkpoints.manifest import MANIFEST, RECORD, Found, Record
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
-from jobs.engine import shards
-from jobs.engine.shards import Trained
+from jobs.engine import device as devices
+from jobs.engine import sharded_state
+from jobs.engine.sharded_state import Trained
 from jobs.runtime.context import FAILED, TaskError
 
 T = TypeVar("T")
@@ -55,14 +55,14 @@ def save(folder: Path, trained: Trained, record: Record, keep: int) -> Found:
     if there is not None:
         return path, there
     try:
-        shards.write(path, trained)
+        sharded_state.write(path, trained)
         files = _describe_together(path)
     except CheckpointException as error:  # on every rank, and only rank 0 knows why
         failures = error.failures
         reason = devices.decide_once(lambda: _reason(failures))
         raise _not_written(path, reason) from error
     except (OSError, RuntimeError) as error:
-        beneath = shards.system_error(error)
+        beneath = sharded_state.system_error(error)
         if beneath is None:
             raise
         raise _not_written(path, str(beneath)) from error
@@ -99,7 +99,7 @@ def load(path: Path, trained: Trained, record: Record, layout: dict[str, Any]) -
         TaskError: the files do not hold what the model asks for.
     """
     same = all(record.layout[key] == layout[key] for key in ("tensor", "pipeline"))
-    _fitting(path, lambda: shards.load(path, trained, with_generators=same))
+    _fitting(path, lambda: sharded_state.load(path, trained, with_generators=same))
     if not same and _rank() == 0:
         print(
             "tensor or pipeline ranks changed: generators start anew from the seed",
@@ -117,14 +117,14 @@ def load_weights(path: Path, network: torch.nn.Module) -> None:
     Raises:
         TaskError: the files do not hold what the model asks for.
     """
-    _fitting(path, lambda: shards.load_weights(path, network))
+    _fitting(path, lambda: sharded_state.load_weights(path, network))
 
 
 def _fitting(path: Path, load: Callable[[], None]) -> None:
     try:
         load()
-    except (OSError, RuntimeError, CheckpointException, *shards.UNREADABLE) as error:
-        beneath = shards.system_error(error)
+    except (OSError, RuntimeError, CheckpointException, *sharded_state.UNREADABLE) as error:
+        beneath = sharded_state.system_error(error)
         if beneath is not None:
             raise _unreadable(path, str(beneath)) from error
         if isinstance(error, RuntimeError):  # a lost peer, a device, memory: no word about files

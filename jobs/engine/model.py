@@ -8,7 +8,8 @@ Call order for whoever needs a model (training and evaluation alike)::
     checkpoint.load_weights(path, network)
     scores = model.logits(network, tokens)
 
-``jobs.device.start`` has to run before this module is imported, since it imports megatron.core.
+``jobs.engine.device.start`` has to run before this module is imported, since it imports
+megatron.core.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any, cast
 
 import torch
 
-from jobs import device as devices
 from jobs.contract.specs import ModelSpec, ParallelSpec
+from jobs.engine import device as devices
 
 with devices.quiet():
     from megatron.core import parallel_state, tensor_parallel

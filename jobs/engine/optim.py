@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from jobs import device as devices
 from jobs.contract.specs import PretrainSpec
+from jobs.engine import device as devices
 
 with devices.quiet():
     from megatron.core.distributed import (

@@ -1,7 +1,7 @@
 """What heartbeats cost a training step: the loop with them over the loop without, taking turns.
 
-Both are ``jobs.engine.loop`` in one process on one CPU thread; every few steps the rank's heart is
-silenced, or let beat again. Beside that, what one beat costs alone.
+Both are ``jobs.engine.trainer`` in one process on one CPU thread; every few steps the rank's heart
+is silenced, or let beat again. Beside that, what one beat costs alone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Our training loop beside a bare megatron.core loop: same model, same data, taking turns.
 
-Both live in one process on one CPU thread. ``jobs.engine.loop`` runs as it is, with its metrics,
+Both live in one process on one CPU thread. ``jobs.engine.trainer`` runs as it is, with its metrics,
 TensorBoard, agreement on stop requests and finite checks; its reporter is one that, every few
 steps, stops the clock, lets the bare loop do as many steps, and starts the clock again. The bare
 loop is what megatron.core's own quick start does: read a batch, forward, backward, optimizer step.
@@ -104,8 +104,7 @@ def measure(root: Path) -> dict[str, dict[str, list[float]]]:
 
 def prepare(context: Context) -> torch.device:
     """Make this process the one rank, and write its tokens."""
-    from jobs import device
-    from jobs.engine import model
+    from jobs.engine import device, model
 
     spec = task_of(context.run)
     place = device.start("cpu", 0, 1, 0, threads=1)
@@ -116,10 +115,10 @@ def prepare(context: Context) -> torch.device:
 
 def train(context: Context, place: torch.device, after_step: Callable[[], None]) -> None:
     """Run our loop as it is, and something else after each step."""
-    from jobs import device
-    from jobs.engine import data, loop, metrics, model, optim
+    from jobs.engine import dataset, device, model, optim, reporter
+    from jobs.engine.trainer import Requests, Trainer
 
-    class Reporter(metrics.Reporter):
+    class Reporter(reporter.Reporter):
         """Ours, and every few steps the other side's turn."""
 
         def step(
@@ -129,17 +128,17 @@ def train(context: Context, place: torch.device, after_step: Callable[[], None])
             after_step()
 
     spec = task_of(context.run)
-    corpus = data.survey(context.run, spec)
+    corpus = dataset.survey(context.run, spec)
     network = model.build(spec.model, spec.parallel, spec.precision, place)
-    trainer = loop.Trainer(
+    trainer = Trainer(
         context=context,
         spec=spec,
         corpus=corpus,
-        splits=data.open_splits(context.run, spec, corpus, place),
+        splits=dataset.open_splits(context.run, spec, corpus, place),
         network=network,
         updater=optim.prepare(network, spec),
         reporter=Reporter(context, spec),
-        requests=loop.Requests(context),
+        requests=Requests(context),
     )
     trainer.reporter.open(0)
     trainer.run()
@@ -281,14 +280,14 @@ def bare_dataset(spec: specs.PretrainSpec, tokens: Path, cache: Path) -> Any:
     )
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
-    from jobs.engine import data
+    from jobs.engine import dataset
 
     config = GPTDatasetConfig(
         random_seed=spec.seed,
         sequence_length=spec.model.seq_length,
         blend_per_split=[([str(tokens)], None), None, None],
         path_to_cache=str(cache),
-        tokenizer=data.Tokenizer(spec.model.vocab_size - 1, {}),
+        tokenizer=dataset.Tokenizer(spec.model.vocab_size - 1, {}),
         reset_position_ids=False,
         reset_attention_mask=False,
         eod_mask_loss=False,

@@ -264,7 +264,7 @@ for prefix, documents in json.load(sys.stdin).items():
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Indexed datasets by name, written by megatron.core's own builder, in a process of its own.
 
-    In this one the import would warn, and come before the stand-ins of ``jobs.device``.
+    In this one the import would warn, and come before the stand-ins of ``jobs.engine.device``.
     """
     folder = tmp_path_factory.mktemp("tokens")
     datasets = {

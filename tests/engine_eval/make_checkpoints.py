@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from jobs import device
 from jobs.checkpoints import manifest
 from jobs.contract import rundir, specs
+from jobs.engine import device
 
 ALONE = specs.ParallelSpec(
     tensor=1,
@@ -33,11 +33,11 @@ def main(spec_file: Path, folder: Path, answers_file: Path) -> None:
     asked = json.loads(spec_file.read_text())
     spec = pretrain_spec(specs.ModelSpec(**asked["model"]), asked)
     place = device.start("cpu", 0, 1, 0)
-    from jobs.engine import checkpoint, model, optim, shards
+    from jobs.engine import checkpoint, model, optim, sharded_state
 
     model.start_parallel(ALONE, place, seed=7)
     network = model.build(spec.model, ALONE, "fp32", place)
-    trained = shards.Trained(network, optim.prepare(network, spec).optimizer)
+    trained = sharded_state.Trained(network, optim.prepare(network, spec).optimizer)
     for step in (0, 4, 6):
         with torch.no_grad():
             for parameter in network.parameters():

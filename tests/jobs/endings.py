@@ -58,7 +58,7 @@ def killed(number: int = 3, **changes: Any) -> Evidence:
 def raised(message: str, kind: str = "RuntimeError", **changes: Any) -> Evidence:
     """An attempt of which one rank, ``by``, left with an exception."""
     node = changes.pop("node", NODES[0])
-    frame = changes.pop("frame", "jobs.engine.loop:step")
+    frame = changes.pop("frame", "jobs.engine.trainer:step")
     left = rank(changes.pop("by", 1), 1, kind, message, node=node, frame=frame)
     return evidence(ranks=(left,), code=1, **changes)
 

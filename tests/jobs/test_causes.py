@@ -76,7 +76,7 @@ CASES: list[tuple[str, Evidence, Cause]] = [
     ("a save", raised("iter_9 could not be written: ENOSPC: No", "StorageError"), Cause.STORAGE),
     ("all damaged", raised("no checkpoint can be used", "CheckpointsDamaged"), Cause.CHECKPOINT),
     ("not loadable", raised("iter_9 cannot be loaded into this model"), Cause.CHECKPOINT),
-    ("the data", raised("index 9", "IndexError", frame="jobs.engine.data:next"), Cause.DATA),
+    ("the data", raised("index 9", "IndexError", frame="jobs.engine.dataset:next"), Cause.DATA),
     ("the port", raised("EADDRINUSE, address already in use"), Cause.LAUNCH),
     ("no rendezvous", everywhere("Timed out after 601 seconds waiting for clients. 1/2 clients "
      "joined.", "DistStoreError"), Cause.LAUNCH),

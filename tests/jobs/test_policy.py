@@ -335,7 +335,7 @@ def test_a_person_may_set_how_patient_it_is() -> None:
 @pytest.mark.parametrize(
     ("told", "attempts"),
     [
-        (raised("no tokens", "TaskError", frame="jobs.engine.data:x", **STUCK), 2),
+        (raised("no tokens", "TaskError", frame="jobs.engine.dataset:x", **STUCK), 2),
         (raised("nan", "NotANumber", **STUCK), 2),
         (killed(oom_kills=1, **STUCK), 2),
         (raised("CUDA out of memory", **STUCK), 2),

@@ -30,7 +30,7 @@ KINDS = {
 NOT_LOADABLE = "cannot be loaded into this model"
 """What the engine says of a checkpoint whose bytes are whole and whose content is not."""
 
-DATA_FRAMES = ("jobs.engine.data", "jobs.data.indexed_dataset")
+DATA_FRAMES = ("jobs.engine.dataset", "jobs.data.indexed_dataset")
 PROGRAM_KINDS = frozenset(
     {"AssertionError", "AttributeError", "KeyError", "NameError", "TypeError"}
 )

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 WRAPPED = {
-    "pretrain": ("jobs.engine.loop", "Trainer"),
+    "pretrain": ("jobs.engine.trainer", "Trainer"),
     "tokenize": ("jobs.tokenize_corpus", "encode_shard"),
     "evaluate": ("jobs.evaluate", "score"),
 }

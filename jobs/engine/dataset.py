@@ -18,9 +18,9 @@ from typing import Any
 import numpy
 import torch
 
-from jobs import device as devices
 from jobs.contract import rundir, specs
 from jobs.data import tokenizer_file
+from jobs.engine import device as devices
 from jobs.runtime.context import CONFIGURATION, TaskError
 
 with devices.quiet():

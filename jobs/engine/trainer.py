@@ -15,10 +15,11 @@ from typing import Any
 import torch
 import torch.distributed
 
-from jobs import device as devices
 from jobs.checkpoints import leases, manifest
 from jobs.contract import rundir, specs
-from jobs.engine import checkpoint, data, metrics, model, optim, shards
+from jobs.engine import checkpoint, dataset, model, optim, sharded_state
+from jobs.engine import device as devices
+from jobs.engine.reporter import Reporter, summarise
 from jobs.runtime.context import FAILED, Context, Stopped, TaskError
 from jobs.runtime.heartbeat import Phase
 
@@ -45,7 +46,7 @@ def train(context: Context, spec: specs.PretrainSpec, place: torch.device) -> No
         TaskError: the data or the checkpoints cannot be used, a save failed, the loss is no number,
             or another training writes to the same folder.
     """
-    reporter = metrics.Reporter(context, spec)
+    reporter = Reporter(context, spec)
     reporter.progress(0, "startup")
     holder = leases.holder_of(context, os.environ)
     with ExitStack() as held:
@@ -55,9 +56,9 @@ def train(context: Context, spec: specs.PretrainSpec, place: torch.device) -> No
 
 
 def _train(
-    context: Context, spec: specs.PretrainSpec, place: torch.device, reporter: metrics.Reporter
+    context: Context, spec: specs.PretrainSpec, place: torch.device, reporter: Reporter
 ) -> None:
-    corpus = devices.decide_once(lambda: data.survey(context.run, spec))
+    corpus = devices.decide_once(lambda: dataset.survey(context.run, spec))
     context.heart.beat()
     network = model.build(spec.model, spec.parallel, spec.precision, place)
     context.heart.beat()
@@ -65,7 +66,7 @@ def _train(
         context=context,
         spec=spec,
         corpus=corpus,
-        splits=data.open_splits(context.run, spec, corpus, place),
+        splits=dataset.open_splits(context.run, spec, corpus, place),
         network=network,
         updater=optim.prepare(network, spec),
         reporter=reporter,
@@ -103,11 +104,11 @@ class Trainer:
 
     context: Context
     spec: specs.PretrainSpec
-    corpus: data.Corpus
-    splits: data.Splits
+    corpus: dataset.Corpus
+    splits: dataset.Splits
     network: torch.nn.Module
     updater: optim.Updater
-    reporter: metrics.Reporter
+    reporter: Reporter
     requests: Requests
     step: int = 0
     """Optimizer steps done."""
@@ -117,7 +118,7 @@ class Trainer:
     def __post_init__(self) -> None:
         spec = self.spec
         self.folder = self.context.path(spec.checkpoint_dir)
-        self.trained = shards.Trained(self.network, self.updater.optimizer)
+        self.trained = sharded_state.Trained(self.network, self.updater.optimizer)
         self.micro_batches = spec.global_batch_size // (spec.micro_batch_size * spec.parallel.data)
         self.forward_backward = get_forward_backward_func()
 
@@ -197,7 +198,7 @@ class Trainer:
         """First sample of the next global batch."""
         return self.step * self.spec.global_batch_size
 
-    def _pass(self, split: data.Split, first_sample: int, *, forward_only: bool) -> list[Any]:
+    def _pass(self, split: dataset.Split, first_sample: int, *, forward_only: bool) -> list[Any]:
         """Run a global batch; the losses of its micro-batches here, on the last pipeline stage."""
         losses: list[Any] = self.forward_backward(
             forward_step_func=self._forward,
@@ -217,7 +218,7 @@ class Trainer:
         output = network(batch["tokens"], batch["positions"], None, labels=batch["labels"])
         return output, _loss
 
-    def _agree(self, losses: list[Any], split: data.Split) -> Agreed:
+    def _agree(self, losses: list[Any], split: dataset.Split) -> Agreed:
         """Mean loss over the global batch, whether any rank was asked to stop or save, and which
         samples were read.
         """
@@ -230,7 +231,7 @@ class Trainer:
         torch.distributed.all_reduce(shared)
         total, stops, saves, *seen = shared.tolist()
         parts = self.micro_batches * self.spec.parallel.data
-        return Agreed(total / parts, stops > 0, saves > 0, data.written(seen))
+        return Agreed(total / parts, stops > 0, saves > 0, dataset.written(seen))
 
     def _validate_once(self) -> bool:
         """Validate unless an earlier attempt did so after this step; True when asked to stop."""
@@ -247,7 +248,7 @@ class Trainer:
         with self.context.heart.during(Phase.VALIDATION):
             return self._validate_on(split)
 
-    def _validate_on(self, split: data.Split) -> bool:
+    def _validate_on(self, split: dataset.Split) -> bool:
         started = time.perf_counter()
         self.updater.wrapped.eval()
         total = 0.0
@@ -308,7 +309,7 @@ class Trainer:
             inputs=[rundir.describe_file(run, f"{source.prefix}.idx") for source in sources],
             outputs=[rundir.describe_file(run, record)],
             summary={
-                **metrics.summarise(lines, self.step, tokens),
+                **summarise(lines, self.step, tokens),
                 "peak_memory_bytes": devices.peak_memory_bytes(self.splits.place),
             },
         )

@@ -1,6 +1,6 @@
 """megatron.core's torch_dist files: the sharded state of a rank, writing and loading it.
 
-Imports torch and megatron.core, so import it only after ``jobs.device.start``.
+Imports torch and megatron.core, so import it only after ``jobs.engine.device.start``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from jobs import device as devices
+from jobs.engine import device as devices
 
 with devices.quiet():
     from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
