@@ -24,7 +24,7 @@ from jobs.runtime.heartbeat import Phase
 if TYPE_CHECKING:
     import torch
 
-    from jobs.benchmarks import Question
+    from jobs.evaluation.benchmarks import Question
 
 Samples = list[dict[str, Any]]
 """The harness's record of each question: ``doc``, ``filtered_resps``, ``acc``, ``acc_norm`` …"""
@@ -38,7 +38,7 @@ def run(context: Context) -> None:
             belongs to an unfinished run, or the model answers something that is not a number.
         Stopped: asked to stop; nothing is left behind.
     """
-    from jobs import benchmarks
+    from jobs.evaluation import benchmarks
 
     spec = cast(specs.EvaluateSpec, context.task.spec)
     tokenizer_file.require_unchanged(context.run, spec.tokenizer, spec.tokenizer_sha256)
@@ -180,7 +180,7 @@ def score(
         The harness's samples in the order of ``asked``, and how many prompts were cut to fit.
     """
     from jobs.engine import device
-    from jobs.lm_adapter import Encoder, MegatronLM
+    from jobs.evaluation.harness_model import Encoder, MegatronLM
 
     spec = cast(specs.EvaluateSpec, context.task.spec)
     encoder = Encoder.load(Path(spec.tokenizer), spec.eod_token)
@@ -326,7 +326,7 @@ def summarise(samples: Samples, asked: Sequence[Question]) -> dict[str, Any]:
     (0.552 on PubMedQA's test split, where it is what a model has to beat); ``p_value`` is exact and
     one-sided, against guessing; ``accuracy_norm`` divides log-likelihoods by the choices' lengths.
     """
-    from jobs import significance
+    from jobs.evaluation import significance
 
     n = len(asked)
     correct = round(sum(sample["acc"] for sample in samples))
@@ -352,7 +352,7 @@ def leave(
     records: list[dict[str, Any]],
 ) -> None:
     """Write both files and, last, the done marker with what they were made from."""
-    from jobs import benchmarks
+    from jobs.evaluation import benchmarks
 
     spec = cast(specs.EvaluateSpec, context.task.spec)
     folder = Path(spec.output_dir)

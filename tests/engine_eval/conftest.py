@@ -86,7 +86,7 @@ class Made:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory, tokenizer, benchmark) -> Made:
-    from jobs import benchmarks
+    from jobs.evaluation import benchmarks
 
     folder = tmp_path_factory.mktemp("made")
     short = [

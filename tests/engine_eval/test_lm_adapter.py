@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 
-from jobs.lm_adapter import Encoder, MegatronLM, Scoring, batches, cut
+from jobs.evaluation.harness_model import Encoder, MegatronLM, Scoring, batches, cut
 from jobs.runtime.context import TaskError
 
 EOD = "<EOD>"

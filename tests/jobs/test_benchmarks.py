@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from jobs import benchmarks
+from jobs.evaluation import benchmarks
 from jobs.runtime import context
 
 MCQ = {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import significance
+from jobs.evaluation import significance
 
 # Newcombe 1998, table I, method 3 (score, no continuity correction).
 PUBLISHED_INTERVALS = [
