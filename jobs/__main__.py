@@ -33,10 +33,10 @@ from jobs.runtime.context import (
 )
 
 MODULES = {
-    "curate": "jobs.curate",
-    "tokenize": "jobs.tokenize_corpus",
-    "pretrain": "jobs.pretrain",
-    "evaluate": "jobs.evaluate",
+    "curate": "jobs.stages.curate",
+    "tokenize": "jobs.stages.tokenize_corpus",
+    "pretrain": "jobs.stages.pretrain",
+    "evaluate": "jobs.stages.evaluate",
 }
 
 

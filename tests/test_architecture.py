@@ -114,7 +114,12 @@ def test_planning_is_pure() -> None:
 
 
 def test_stages_do_not_import_each_other() -> None:
-    stages = {"jobs.curate", "jobs.tokenize_corpus", "jobs.pretrain", "jobs.evaluate"}
+    stages = {
+        "jobs.stages.curate",
+        "jobs.stages.tokenize_corpus",
+        "jobs.stages.pretrain",
+        "jobs.stages.evaluate",
+    }
     for name in stages:
         imported = {known(item, set(modules())) for item in imports(modules()[name], False)}
         assert not imported & (stages - {name}), name

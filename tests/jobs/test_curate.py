@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import curate
+from jobs.stages import curate
 
 AWKWARD = st.text(
     st.one_of(

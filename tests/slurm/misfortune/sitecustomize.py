@@ -23,8 +23,8 @@ from pathlib import Path
 
 WRAPPED = {
     "pretrain": ("jobs.engine.trainer", "Trainer"),
-    "tokenize": ("jobs.tokenize_corpus", "encode_shard"),
-    "evaluate": ("jobs.evaluate", "score"),
+    "tokenize": ("jobs.stages.tokenize_corpus", "encode_shard"),
+    "evaluate": ("jobs.stages.evaluate", "score"),
 }
 """By stage, a module and what is wrapped in it once it is loaded."""
 POLL_SECONDS = 0.02
