@@ -8,10 +8,9 @@ from typing import Any
 from jobs import steps
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
-from meditron_cli import run_record
-from meditron_cli.run_record import RunRecord
+from meditron_cli.runs.record import RunRecord, last_words
+from meditron_cli.runs.state import RunView
 from meditron_cli.times import Times
-from meditron_cli.view import RunView
 
 PLACES = ("corpus", "tokens", "checkpoints", "tensorboard", "evaluations", "stages", "code")
 
@@ -31,7 +30,7 @@ def gather(run: RunDir, record: RunRecord, seen: RunView, spent: Times) -> dict[
         "goodput": spent.goodput,
         "errors": [
             {"stage": stage, "task": index, "message": words.get("message", "")}
-            for stage, index, words in run_record.last_words(record)
+            for stage, index, words in last_words(record)
         ],
         "paths": {name: str(run.path(name)) for name in PLACES if run.path(name).exists()},
     }

@@ -15,9 +15,9 @@ from meditron_cli import events as log
 from meditron_cli import interruptions, timeledger
 from meditron_cli.attempts import Attempt
 from meditron_cli.interruptions import Interruption
-from meditron_cli.run_record import KINDS, RunRecord
+from meditron_cli.runs.record import KINDS, RunRecord
+from meditron_cli.runs.state import ALIVE, RunView
 from meditron_cli.timeledger import TRAINING, Ledger, Work
-from meditron_cli.view import ALIVE, RunView
 
 HOUR_SECONDS = 3600.0
 

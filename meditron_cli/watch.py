@@ -6,13 +6,14 @@ import sys
 from typing import Protocol
 
 from jobs.contract.rundir import RunDir
-from meditron_cli import attempts, console, events, run_record, time_text, view
+from meditron_cli import attempts, console, events, time_text
 from meditron_cli.attempts import Attempt
-from meditron_cli.observe import ask
-from meditron_cli.run_record import RunRecord
+from meditron_cli.runs import state
+from meditron_cli.runs.query import ask
+from meditron_cli.runs.record import RunRecord, last_words, read
+from meditron_cli.runs.state import RunView, StageView
 from meditron_cli.scheduler.base import JobInfo
 from meditron_cli.services import Services
-from meditron_cli.view import RunView, StageView
 
 FINAL = ("succeeded", "failed", "stopped", "cancelled")
 LOOK_SECONDS = 0.5
@@ -135,17 +136,17 @@ def until_end(services: Services, run: RunDir, board: Board) -> str:
     news = News(run)
     while True:
         now = services.clock.now()
-        record = run_record.read(run)
-        kinds = view.open_jobs(record, now)
+        record = read(run)
+        kinds = state.open_jobs(record, now)
         fresh = bool(kinds) and now - asked >= max(ASK_SECONDS[kind] for kind in kinds)
         if fresh:
             infos = ask(services, [record], now)
             asked = now
-            record = run_record.read(run)
-        run_view = view.fold(record, infos, now)
+            record = read(run)
+        run_view = state.fold(record, infos, now)
         tell_interruptions(news, board)
         board.show(run_view)
-        if run_view.state in FINAL and (fresh or not view.open_jobs(record, now)):
+        if run_view.state in FINAL and (fresh or not state.open_jobs(record, now)):
             settle(services, run, record)
             return run_view.state
         services.clock.sleep(LOOK_SECONDS)
@@ -175,7 +176,7 @@ def why(run: RunDir) -> tuple[str, str, int]:
     """The first sentence and hint that an unfinished task of a run left, and its exit code
     (``jobs.runtime.context``); empty and 0 when none did.
     """
-    words = run_record.last_words(run_record.read(run))
+    words = last_words(read(run))
     if not words:
         return "", "", 0
     stage, index, said = words[0]

@@ -26,10 +26,10 @@ def command(
 
     What is finished stays; `meditron resume` continues the run.
     """
-    from meditron_cli import ending
+    from meditron_cli.runs import cancel
 
     run = options.find_run(services, runs_dir, name)
-    jobs = (ending.stop if save else ending.cancel)(run, services.scheduler)
+    jobs = (cancel.stop if save else cancel.cancel)(run, services.scheduler)
     if as_json:
         console.json_out({"run": run.name, "saving" if save else "cancelled": jobs})
     elif save:

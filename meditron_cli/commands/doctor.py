@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meditron_cli import console, runs
+from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import Unhealthy
+from meditron_cli.runs import store
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def command(
     if loaded.cluster.scheduler != "slurm":
         tell_local(loaded.cluster.name, as_json)
         return
-    root = runs.runs_root(runs_dir, services.environ, loaded.cluster.runs_dir)
+    root = store.runs_root(runs_dir, services.environ, loaded.cluster.runs_dir)
     patient = examine.Patient(
         loaded, root, size, services.environ, services.clock, tell=console.note
     )

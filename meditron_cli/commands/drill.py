@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meditron_cli import console, runs
+from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.drill import faults, settings
 from meditron_cli.errors import ConfigError, MeditronError, RunFailed
+from meditron_cli.runs import store
 from meditron_cli.services import Clock, Services
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def command(
 
     profile = load_cluster(cluster)
     wanted = faults.choose(chosen, profile.scheduler)
-    root = folder_of(runs.runs_root(runs_dir, services.environ, profile.runs_dir))
+    root = folder_of(store.runs_root(runs_dir, services.environ, profile.runs_dir))
     own = settings.settings(profile, nodes, wanted)
 
     def loaded(more: Sequence[str]) -> Loaded:
@@ -158,7 +159,7 @@ def write_sample(root: Path) -> None:
     except OSError as error:
         raise ConfigError(
             f"{root} cannot be written: {error.strerror}",
-            hint=f"name another place with --runs-dir or {runs.VARIABLE}",
+            hint=f"name another place with --runs-dir or {store.VARIABLE}",
         ) from error
 
 

@@ -32,11 +32,12 @@ def command(
     Without an expectation it says what is there. Exit code 5 when something is FATAL.
     """
     from jobs.health import node_checks
-    from meditron_cli import console, runs
+    from meditron_cli import console
+    from meditron_cli.runs import store
 
     profile = load_profile(cluster)
     expected = expectation(services, gpus, profile)
-    root = runs.runs_root(runs_dir, services.environ, profile.runs_dir if profile else None)
+    root = store.runs_root(runs_dir, services.environ, profile.runs_dir if profile else None)
     findings = node_checks.check(node_checks.read_sample(root, services.environ), expected)
     node, verdict = node_checks.node_name(services.environ), node_checks.worst(findings)
     if as_json:

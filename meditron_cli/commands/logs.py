@@ -13,10 +13,11 @@ import click
 from jobs.contract import specs
 from jobs.contract.rundir import RunDir
 from meditron_cli import attempts as starts
-from meditron_cli import console, events, observe, time_text, watch
+from meditron_cli import console, events, time_text, watch
 from meditron_cli.attempts import Attempt
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
+from meditron_cli.runs import query
 from meditron_cli.services import Services
 
 SUFFIXES = (".out", ".log", ".err")
@@ -194,7 +195,7 @@ def follow_logs(services: Services, printer: Printer) -> None:
     while True:
         now, ended = services.clock.now(), False
         if now - looked >= STATE_SECONDS:
-            ended = observe.observe(services, [printer.wanted.run])[0].state in watch.FINAL
+            ended = query.observe(services, [printer.wanted.run])[0].state in watch.FINAL
             looked = now
         exits = news.exits()
         printer.print_new(growing=not ended)

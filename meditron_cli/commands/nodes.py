@@ -98,11 +98,11 @@ def read_ledger(services: Services, cluster: str, runs_dir: Path | None) -> Ledg
         ConfigError: no such cluster, or its profile is wrong.
     """
     from jobs.health import node_ledger
-    from meditron_cli import runs
     from meditron_cli.config.load import load_cluster
+    from meditron_cli.runs import store
 
     profile = load_cluster(cluster)
-    root = runs.runs_root(runs_dir, services.environ, profile.runs_dir)
+    root = store.runs_root(runs_dir, services.environ, profile.runs_dir)
     path = node_ledger.ledger(root, profile.name)
     return Ledger(profile.name, path, node_ledger.read(path), services.clock.now())
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from meditron_cli import runs
+from meditron_cli.runs import store
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -80,4 +80,4 @@ def find_run(services: Services, runs_dir: Path | None, name: str) -> RunDir:
     Raises:
         ConfigError: none, or several.
     """
-    return runs.find(runs.runs_root(runs_dir, services.environ, None), name)
+    return store.find(store.runs_root(runs_dir, services.environ, None), name)

@@ -38,8 +38,8 @@ def command(
     """
     from jobs.contract.specs import STAGES, PretrainSpec
     from meditron_cli import console
-    from meditron_cli.inputs import plan_of
     from meditron_cli.plan import summary
+    from meditron_cli.runs.prepare import plan_of
 
     loaded = load_target(cluster, size, config, overrides)
     stages = STAGES if stage == "pipeline" else (stage,)
@@ -71,10 +71,10 @@ def measured_pace(services: Services, loaded: Loaded) -> Pace | None:
     """
     from jobs.contract import metrics_log
     from jobs.contract.rundir import RunDir
-    from meditron_cli import runs
     from meditron_cli.config.identity import run_name
+    from meditron_cli.runs import store
 
-    root = runs.runs_root(None, services.environ, loaded.cluster.runs_dir)
+    root = store.runs_root(None, services.environ, loaded.cluster.runs_dir)
     identity = run_name(loaded.experiment, loaded.size, loaded.cluster.name)
-    newest = runs.newest_of(root, identity)
+    newest = store.newest_of(root, identity)
     return metrics_log.measured(RunDir(root / newest)) if newest else None

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from meditron_cli import console, runs
+from meditron_cli import console
 from meditron_cli.commands import options
+from meditron_cli.runs import store
 from meditron_cli.services import Services
 
 
@@ -25,15 +26,16 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
     and where everything lies. Without RUN it is the run that was made last. An unfinished run is
     reported as far as it is.
     """
-    from meditron_cli import observe, report, time_text, times, view
+    from meditron_cli import report, time_text, times
+    from meditron_cli.runs import query, state
 
     run = (
         options.find_run(services, runs_dir, name)
         if name
-        else runs.latest(runs.runs_root(runs_dir, services.environ, None))
+        else store.latest(store.runs_root(runs_dir, services.environ, None))
     )
-    record, infos, now = observe.evidence(services, [run])[0]
-    seen = view.fold(record, infos, now)
+    record, infos, now = query.evidence(services, [run])[0]
+    seen = state.fold(record, infos, now)
     spent = times.measure(run, record, seen, now)
     found = report.gather(run, record, seen, spent)
     if as_json:

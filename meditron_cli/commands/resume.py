@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meditron_cli import console, run_record, runs
+from meditron_cli import console
 from meditron_cli.commands import options
+from meditron_cli.runs import record, store
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def command(services: Services, name: str, runs_dir: Path | None, as_json: bool)
     Its configuration is read from its own record and cannot be changed; what is finished is
     skipped, what is queued or running is left alone.
     """
-    from meditron_cli.launch import launch
+    from meditron_cli.runs.launch import launch
 
     run = options.find_run(services, runs_dir, name)
     plan = planned(run)
@@ -46,10 +47,10 @@ def planned(run: RunDir) -> Plan:
         ConfigError: the record cannot be read, or is one that this version refuses.
     """
     from jobs.contract import metrics_log
-    from meditron_cli import inputs
     from meditron_cli.config.stored import restore
+    from meditron_cli.runs import prepare
 
-    asked = runs.last_request(run)
+    asked = store.last_request(run)
     experiment, cluster = restore(asked)
-    stages, pace = list(run_record.read(run).stages), metrics_log.measured(run)
-    return inputs.make_plan(experiment, cluster, asked["size"], stages, pace)
+    stages, pace = list(record.read(run).stages), metrics_log.measured(run)
+    return prepare.make_plan(experiment, cluster, asked["size"], stages, pace)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.contract.rundir import RunDir
-from meditron_cli import console, observe, run_record, runs, view
+from meditron_cli import console
 from meditron_cli.commands import options
-from meditron_cli.run_record import RunRecord
+from meditron_cli.runs import query, state, store
+from meditron_cli.runs.record import RunRecord, last_words
+from meditron_cli.runs.state import RunView
 from meditron_cli.services import Services
 from meditron_cli.timeledger import TRAINING
-from meditron_cli.view import RunView
 
 if TYPE_CHECKING:
     from meditron_cli.times import Times
@@ -38,12 +39,12 @@ def command(
     Without RUN one line a run; with RUN its stages, attempts and last errors. A state that the
     scheduler did not confirm is `unknown`, never guessed.
     """
-    root = runs.runs_root(runs_dir, services.environ, None)
+    root = store.runs_root(runs_dir, services.environ, None)
     while True:
         if name is None:
             show_all(services, root, as_json)
         else:
-            show_one(services, runs.find(root, name), as_json)
+            show_one(services, store.find(root, name), as_json)
         if not watch:
             return
         services.clock.sleep(WATCH_SECONDS)
@@ -52,13 +53,13 @@ def command(
 
 def show_all(services: Services, root: Path, as_json: bool) -> None:
     """One line a run."""
-    found = [RunDir(root / name) for name in runs.names(root)]
-    views = observe.observe(services, [run for run in found if run.record.exists()])
+    found = [RunDir(root / name) for name in store.names(root)]
+    views = query.observe(services, [run for run in found if run.record.exists()])
     if as_json:
         console.json_out({"runs": [run.to_json() for run in views]})
         return
     if not views:
-        console.note(f"no runs in {root}; --runs-dir or {runs.VARIABLE} names another place")
+        console.note(f"no runs in {root}; --runs-dir or {store.VARIABLE} names another place")
         return
     console.table(("run", "state", "stage", "done", "loss", "left"), [line(run) for run in views])
     for run in views:
@@ -101,10 +102,10 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     """One run in full."""
     from meditron_cli import times
 
-    record, infos, now = observe.evidence(services, [run])[0]
-    seen = view.fold(record, infos, now)
+    record, infos, now = query.evidence(services, [run])[0]
+    seen = state.fold(record, infos, now)
     full = Full(run, record, seen, times.measure(run, record, seen, now), now)
-    stuck = view.stuck_jobs(record, infos)
+    stuck = state.stuck_jobs(record, infos)
     if as_json:
         console.json_out({"runs": [{**to_json(full), "stuck": [list(job) for job in stuck]}]})
         return
@@ -135,7 +136,7 @@ class Full:
     @property
     def errors(self) -> list[dict[str, Any]]:
         """The exit record of each unfinished task whose last attempt has ended."""
-        return [problem(*words) for words in run_record.last_words(self.record)]
+        return [problem(*words) for words in last_words(self.record)]
 
 
 def to_json(full: Full) -> dict[str, Any]:

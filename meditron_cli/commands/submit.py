@@ -11,9 +11,10 @@ import click
 
 from jobs.contract import specs
 from jobs.runtime import context
-from meditron_cli import console, runs
+from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError, RunFailed
+from meditron_cli.runs import store
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -86,16 +87,16 @@ def resolve(
     """Plan a submission and name its run; touches nothing."""
     from jobs.contract import metrics_log
     from jobs.contract.rundir import RunDir
-    from meditron_cli import inputs
     from meditron_cli.config.identity import run_name
+    from meditron_cli.runs import prepare
 
     experiment, cluster = loaded.experiment, loaded.cluster
-    root = runs.runs_root(runs_dir, services.environ, cluster.runs_dir)
+    root = store.runs_root(runs_dir, services.environ, cluster.runs_dir)
     identity = run_name(experiment, loaded.size, cluster.name)
-    newest = runs.newest_of(root, identity)
-    name = runs.next_of(root, identity) if new or newest is None else newest
+    newest = store.newest_of(root, identity)
+    name = store.next_of(root, identity) if new or newest is None else newest
     pace = metrics_log.measured(RunDir(root / name))
-    plan = inputs.plan_of(loaded, stages_of(stage, experiment), pace)
+    plan = prepare.plan_of(loaded, stages_of(stage, experiment), pace)
     return Submission(loaded, plan, root, name, exists=name == newest)
 
 
@@ -127,11 +128,11 @@ def show(services: Services, submission: Submission) -> None:
 
 def input_problems(submission: Submission) -> list[str]:
     """What is wrong with the inputs of the stages to submit."""
-    from meditron_cli import inputs
+    from meditron_cli.runs import prepare
 
     stages = {stage.stage for stage in submission.plan.stages}
     missing = [item.sentence for item in submission.loaded.missing if stages & set(item.stages)]
-    return missing + inputs.problems(submission.loaded.experiment, stages)
+    return missing + prepare.problems(submission.loaded.experiment, stages)
 
 
 def refuse(submission: Submission) -> None:
@@ -140,8 +141,8 @@ def refuse(submission: Submission) -> None:
     Raises:
         ConfigError: placeholders in the profile, inputs that are missing; all of them.
     """
-    from meditron_cli import launch
-    from meditron_cli.run_record import RunRecord
+    from meditron_cli.runs import launch
+    from meditron_cli.runs.record import RunRecord
 
     placeholders = submission.loaded.placeholders
     if placeholders:
@@ -159,16 +160,16 @@ def open_run(services: Services, submission: Submission) -> RunDir:
 
     if submission.exists:
         run = RunDir(submission.path)
-        runs.read_record(run)
+        store.read_record(run)
         return run
     request = request_of(services, submission)
-    return runs.create(submission.root, submission.name, request, submission.plan)
+    return store.create(submission.root, submission.name, request, submission.plan)
 
 
-def request_of(services: Services, submission: Submission) -> runs.Request:
+def request_of(services: Services, submission: Submission) -> store.Request:
     """What is asked for, as the run keeps it."""
     loaded = submission.loaded
-    return runs.Request(
+    return store.Request(
         experiment=loaded.experiment.model_dump(mode="json"),
         cluster=loaded.cluster.model_dump(mode="json"),
         size=loaded.size,
@@ -180,7 +181,7 @@ def request_of(services: Services, submission: Submission) -> runs.Request:
 
 def start(services: Services, submission: Submission, run: RunDir, as_json: bool) -> None:
     """Launch, and say what happened."""
-    from meditron_cli.launch import launch
+    from meditron_cli.runs.launch import launch
 
     plan, known = submission.plan, submission.loaded.known
     for text in (*plan.warnings, *(known.doubts(services.clock.now()) if known else ())):
@@ -188,7 +189,7 @@ def start(services: Services, submission: Submission, run: RunDir, as_json: bool
     if submission.exists:
         console.note(continuing(run, services.clock.now()))
     started = launch(plan, services.scheduler(plan.site.scheduler), run, console.note)
-    runs.note_request(run, request_of(services, submission))
+    store.note_request(run, request_of(services, submission))
     if as_json:
         console.json_out({"run": run.name, "dir": str(run.root), "jobs": started})
         return
@@ -205,9 +206,10 @@ def start(services: Services, submission: Submission, run: RunDir, as_json: bool
 
 def continuing(run: RunDir, now: float) -> str:
     """Which run goes on, from where, and why it is not a new one."""
-    from meditron_cli import run_record, view
+    from meditron_cli.runs import record
+    from meditron_cli.runs.state import fold
 
-    stages = view.fold(run_record.read(run), {}, now).stages.values()
+    stages = fold(record.read(run), {}, now).stages.values()
     far = ", ".join(f"{stage.stage} {stage.amount}" for stage in stages)
     return (
         f"continuing run {run.name} ({far or 'nothing done'}): "
@@ -222,8 +224,8 @@ def short(job_ids: list[str]) -> str:
 
 def hint_runs_dir(services: Services, submission: Submission) -> None:
     """Say how the other commands find a run that lies where the profile wants it."""
-    if submission.root != runs.runs_root(None, services.environ, None):
-        console.note(f"hint: `export {runs.VARIABLE}={submission.root}` shows it to every command")
+    if submission.root != store.runs_root(None, services.environ, None):
+        console.note(f"hint: `export {store.VARIABLE}={submission.root}` shows it to every command")
 
 
 def follow(services: Services, run: RunDir) -> None:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meditron_cli import console, runs
+from meditron_cli import console
 from meditron_cli.commands import options
+from meditron_cli.runs import store
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
     from jobs.contract.rundir import RunDir
-    from meditron_cli.look_after import Said
+    from meditron_cli.runs.recover import Said
 
 
 @click.command()
@@ -45,7 +46,7 @@ def command(
     not, this does. What a person has stopped or cancelled stays so. It can be interrupted at any
     time, and run twice: only one goes on with a task.
     """
-    from meditron_cli.look_after import Looked, look
+    from meditron_cli.runs.recover import Looked, look
 
     before = Looked((), silent=False)
     while True:
@@ -65,8 +66,8 @@ def chosen(services: Services, runs_dir: Path | None, name: str | None) -> list[
 
     if name is not None:
         return [options.find_run(services, runs_dir, name)]
-    root = runs.runs_root(runs_dir, services.environ, None)
-    return [RunDir(root / found) for found in runs.names(root)]
+    root = store.runs_root(runs_dir, services.environ, None)
+    return [RunDir(root / found) for found in store.names(root)]
 
 
 def tell(said: list[Said], as_json: bool) -> None:

@@ -12,7 +12,6 @@ from jobs.contract.specs import STAGES
 from jobs.health import node_ledger
 from jobs.slurm.client import Client
 from jobs.slurm.job_environment import job_environment
-from meditron_cli import inputs
 from meditron_cli.config.load import Loaded, load
 from meditron_cli.doctor import (
     asking,
@@ -28,6 +27,7 @@ from meditron_cli.doctor.cache import Facts, Probe
 from meditron_cli.doctor.finding import FATAL, Finding, unknown
 from meditron_cli.doctor.look import Look
 from meditron_cli.errors import SchedulerError
+from meditron_cli.runs import prepare
 
 if TYPE_CHECKING:
     from meditron_cli.plan.model import Plan
@@ -87,7 +87,7 @@ def examine(patient: Patient, wait: float | None) -> Examined:
         SchedulerError: Slurm answers nothing at all.
     """
     loaded = patient.loaded
-    plan = inputs.plan_of(loaded, STAGES)
+    plan = prepare.plan_of(loaded, STAGES)
     client = Client(job_environment(plan.site.environment, patient.environ))
     site = asking.read(client, [] if loaded.placeholders else list(shapes.of_plan(plan)))
     if meaning.is_silent(site):

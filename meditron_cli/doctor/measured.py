@@ -8,10 +8,10 @@ from jobs.contract import metrics_log
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import PretrainSpec, TaskSpec
 from jobs.supervision.diagnosis.postmortem import read_task
-from meditron_cli import runs
 from meditron_cli.doctor.look import Workload
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan
+from meditron_cli.runs import store
 
 
 def workload(plan: Plan, root: Path, size: str | None) -> Workload:
@@ -43,7 +43,7 @@ def described(plan: Plan, task: TaskSpec, pace: metrics_log.Pace, source: str) -
 
 def last_trained(root: Path, cluster: str, size: str | None) -> RunDir | None:
     """The run on a cluster whose training spoke last."""
-    found = [run for name in runs.names(root) if (run := RunDir(root / name)).metrics().exists()]
+    found = [run for name in store.names(root) if (run := RunDir(root / name)).metrics().exists()]
     found.sort(key=lambda run: run.metrics().stat().st_mtime_ns, reverse=True)
     return next((run for run in found if is_of(run, cluster, size)), None)
 
@@ -51,7 +51,7 @@ def last_trained(root: Path, cluster: str, size: str | None) -> RunDir | None:
 def is_of(run: RunDir, cluster: str, size: str | None) -> bool:
     """Whether a run was planned for a cluster, and a size."""
     try:
-        plan = runs.read_plan(run)
+        plan = store.read_plan(run)
     except (ConfigError, OSError):
         return False
     return plan.get("cluster") == cluster and size in (None, plan.get("size"))

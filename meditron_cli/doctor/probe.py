@@ -16,11 +16,11 @@ from jobs.contract import rundir
 from jobs.health import site_probe as node_side
 from jobs.slurm.client import Client
 from jobs.slurm.submission import sbatch_reason
-from meditron_cli import snapshot
 from meditron_cli.doctor import shapes
 from meditron_cli.doctor.cache import Probe
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import RUN, Plan
+from meditron_cli.runs import code_snapshot
 from meditron_cli.services import Clock
 
 NAME = "meditron-doctor"
@@ -55,7 +55,7 @@ def submit(plan: Plan, root: Path, client: Client, now: float) -> Probe:
     folder = root / f".doctor-{uuid4().hex}"
     resources = shapes.probe_resources(plan)
     options = shapes.options(plan, resources)
-    snapshot.copy_code(folder / "code")
+    code_snapshot.copy_code(folder / "code")
     request = {
         "environment": list(plan.site.environment),
         "sbatch": options,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.contract import rundir
 from jobs.contract.outcomes import Action
 from jobs.contract.rundir import RunDir
-from meditron_cli import console, ending, inputs, launch, run_record, runs, view, watch
+from meditron_cli import console, watch
 from meditron_cli.config.identity import run_name
 from meditron_cli.drill import settings
 from meditron_cli.drill.faults import Fault
@@ -26,7 +26,10 @@ from meditron_cli.drill.verdict import (
     not_dealt,
 )
 from meditron_cli.errors import RunFailed, SchedulerError
-from meditron_cli.look_after import Said, look
+from meditron_cli.runs import cancel, launch, prepare, store
+from meditron_cli.runs.record import read
+from meditron_cli.runs.recover import Said, look
+from meditron_cli.runs.state import fold
 from meditron_cli.scheduler.hands import Hands
 from meditron_cli.services import Services
 
@@ -92,11 +95,11 @@ class Course:
 
     def begin(self, loaded: Loaded, stages: tuple[str, ...]) -> RunDir:
         """Make a run and submit its stages."""
-        plan = inputs.plan_of(loaded, stages)
+        plan = prepare.plan_of(loaded, stages)
         site = loaded.cluster
         self.guards = site.scheduler == "slurm" and not site.slurm.submit_from_jobs
         name = run_name(loaded.experiment, loaded.size, loaded.cluster.name)
-        request = runs.Request(
+        request = store.Request(
             experiment=loaded.experiment.model_dump(mode="json"),
             cluster=loaded.cluster.model_dump(mode="json"),
             size=loaded.size,
@@ -104,7 +107,7 @@ class Course:
             command=sys.argv,
             time=self.services.clock.now(),
         )
-        run = runs.create(self.root, name, request, plan)
+        run = store.create(self.root, name, request, plan)
         self.begun.append(run)
         launch.launch(plan, self.services.scheduler(plan.site.scheduler), run)
         console.note(f"begun: {run.root}")
@@ -212,11 +215,11 @@ class Course:
 
     def is_over(self, run: RunDir) -> bool:
         """Whether nobody works on a run any more, and nobody will."""
-        from meditron_cli.observe import ask
+        from meditron_cli.runs.query import ask
 
         now = self.services.clock.now()
-        record = run_record.read(run)
-        state = view.fold(record, ask(self.services, [record], now), now).state
+        record = read(run)
+        state = fold(record, ask(self.services, [record], now), now).state
         if state in watch.FINAL and state != "succeeded" and self.guards:
             return now - self.moved > PATIENCE_SECONDS
         self.moved = now
@@ -249,7 +252,7 @@ class Course:
     def cancel(self) -> None:
         """End whatever the drill has begun."""
         for run in self.begun:
-            ending.cancel(run, self.services.scheduler)
+            cancel.cancel(run, self.services.scheduler)
 
 
 def events(run: RunDir, kind: str) -> list[dict[str, Any]]:

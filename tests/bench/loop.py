@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.contract import rundir, specs
 from meditron_cli import sample
 from meditron_cli.config.load import load
-from meditron_cli.inputs import plan_of
+from meditron_cli.runs.prepare import plan_of
 from tests.bench import Figure, environment, ratio
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from jobs.contract import rundir, specs
 from jobs.contract.rundir import RunDir
-from meditron_cli import runs
 from meditron_cli.config.load import load
-from meditron_cli.inputs import plan_of
 from meditron_cli.plan.model import Plan, StagePlan
+from meditron_cli.runs import store
+from meditron_cli.runs.prepare import plan_of
 from tests.bench import Figure, children_cpu_seconds, environment, seconds_of
 
 RUNS = 1000
@@ -92,7 +92,7 @@ def make_runs(root: Path, plan: Plan, count: int) -> None:
 
 def make_run(root: Path, name: str, plan: Plan, done: Iterable[str]) -> RunDir:
     """A run whose jobs were submitted, and whose ``done`` stages are over."""
-    run = runs.create(root, name, runs.Request({}, {}, "tiny", None, ["meditron"], 0.0), plan)
+    run = store.create(root, name, store.Request({}, {}, "tiny", None, ["meditron"], 0.0), plan)
     shutil.rmtree(run.code)  # a thousand copies would fill a disk, and status never looks at it
     for stage in plan.stages:
         indices = [task.index for task in stage.tasks]

@@ -10,8 +10,9 @@ import pytest
 
 from jobs.contract import rundir
 from jobs.supervision.recovery import resubmission
-from meditron_cli import launch, run_record, runs
 from meditron_cli.commands.resume import planned
+from meditron_cli.runs import launch, store
+from meditron_cli.runs.record import read
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
 
 from ..conftest import Bench
@@ -230,7 +231,7 @@ def test_specs_of_living_tasks_are_not_rewritten(meditron: Bench) -> None:
     meditron.submit("--set", "pretrain.save_interval=7")
 
     assert run.spec("pretrain", 0).stat().st_mtime_ns == before
-    assert runs.last_request(run)["experiment"]["pretrain"]["save_interval"] == 7
+    assert store.last_request(run)["experiment"]["pretrain"]["save_interval"] == 7
 
 
 def test_a_stop_file_does_not_stop_the_next_submission(meditron: Bench) -> None:
@@ -349,7 +350,7 @@ def test_resuming_gives_every_task_the_spec_it_had(meditron: Bench) -> None:
 def test_decisions_name_every_task_once(meditron: Bench) -> None:
     meditron.submit()
     run = meditron.run()
-    plan, record = planned(run), run_record.read(run)
+    plan, record = planned(run), read(run)
     infos = launch.ask(record, meditron.scheduler)
 
     decisions = launch.decide(plan, record, infos, launch.judge_tasks(plan, run))

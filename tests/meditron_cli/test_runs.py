@@ -13,9 +13,9 @@ import pytest
 
 from jobs.contract import rundir, specs
 from jobs.contract.rundir import RunDir
-from meditron_cli import runs
 from meditron_cli.commands.resume import planned
 from meditron_cli.errors import ConfigError
+from meditron_cli.runs import store
 
 from ..conftest import Bench
 
@@ -37,7 +37,7 @@ def test_the_runs_directory_by_precedence(
 ) -> None:
     environ = {} if variable is None else {"MEDITRON_RUNS": variable}
 
-    found = runs.runs_root(
+    found = store.runs_root(
         Path(option) if option else None, environ, Path(profile) if profile else None
     )
 
@@ -48,10 +48,10 @@ def test_runs_of_one_identity_are_numbered(tmp_path: Path) -> None:
     for name in ("med-7b-aa", "med-7b-aa-2", "med-7b-aa-10", "med-7b-aabb", "med-7b-aa-x"):
         (tmp_path / name).mkdir()
 
-    assert runs.newest_of(tmp_path, "med-7b-aa") == "med-7b-aa-10"
-    assert runs.next_of(tmp_path, "med-7b-aa") == "med-7b-aa-11"
-    assert runs.next_of(tmp_path, "med-7b-cc") == "med-7b-cc"
-    assert runs.newest_of(tmp_path, "med-7b-cc") is None
+    assert store.newest_of(tmp_path, "med-7b-aa") == "med-7b-aa-10"
+    assert store.next_of(tmp_path, "med-7b-aa") == "med-7b-aa-11"
+    assert store.next_of(tmp_path, "med-7b-cc") == "med-7b-cc"
+    assert store.newest_of(tmp_path, "med-7b-cc") is None
 
 
 def test_a_run_holds_everything_before_its_first_job(meditron: Bench) -> None:
@@ -133,7 +133,7 @@ def test_the_copied_code_runs_by_itself(meditron: Bench) -> None:
     ],
 )
 def test_secrets_stay_out_of_the_record(word: str, kept: str) -> None:
-    assert runs.redact(word) == kept
+    assert store.redact(word) == kept
 
 
 def test_new_starts_another_run(meditron: Bench) -> None:
@@ -192,19 +192,19 @@ def test_a_run_of_a_newer_format_is_not_continued(meditron: Bench) -> None:
 def test_a_name_that_could_leave_the_runs_directory_is_refused(meditron: Bench, name: str) -> None:
     meditron.submit(stage="curate")
     plan = planned(meditron.run())
-    request = runs.Request({}, {}, "tiny", None, [], 0.0)
+    request = store.Request({}, {}, "tiny", None, [], 0.0)
 
     with pytest.raises(ConfigError, match="is no name for a run"):
-        runs.create(meditron.runs, name, request, plan)
+        store.create(meditron.runs, name, request, plan)
 
 
 def test_of_two_that_make_a_run_at_once_one_is_told(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     run = meditron.run()
-    request = runs.Request({}, {}, "tiny", None, [], 0.0)
+    request = store.Request({}, {}, "tiny", None, [], 0.0)
 
     with pytest.raises(ConfigError, match="was made by another submit just now"):
-        runs.create(meditron.runs, run.name, request, planned(run))
+        store.create(meditron.runs, run.name, request, planned(run))
 
     assert [path.name for path in meditron.runs.iterdir()] == [run.name]
 
@@ -267,7 +267,7 @@ def test_a_kill_while_a_run_is_made_leaves_a_whole_run_or_none(
     child.wait()
     child.stdout.close()
 
-    for name in runs.names(meditron.runs):
+    for name in store.names(meditron.runs):
         run = RunDir(meditron.runs / name)
         assert rundir.read_json(run.record)["run"] == name
         assert set(rundir.read_json(run.plan)["stages"]) == set(specs.STAGES)

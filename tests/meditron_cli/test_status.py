@@ -15,7 +15,7 @@ import pytest
 from jobs.checkpoints import manifest
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
-from meditron_cli import view
+from meditron_cli.runs import state
 from meditron_cli.scheduler.base import JobState
 from meditron_cli.timeledger import BUCKETS
 
@@ -333,7 +333,7 @@ def test_the_reason_that_nothing_goes_on_is_said_with_what_to_do(
 
 
 def test_a_job_that_waits_for_ever_is_shown_with_what_helps(resumed: Told, meditron: Bench) -> None:
-    meditron.scheduler.put_stage("evaluate", JobState.QUEUED, "PENDING", view.NEVER)
+    meditron.scheduler.put_stage("evaluate", JobState.QUEUED, "PENDING", state.NEVER)
     run = meditron.run()
 
     lines = meditron("status", run.name).stdout.splitlines()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from meditron_cli import inputs, watch
+from meditron_cli import watch
+from meditron_cli.runs import prepare
 from meditron_cli.scheduler.base import JobState
 
 from ..conftest import Bench
@@ -130,7 +131,7 @@ def test_a_tokenizer_that_is_not_json_is_refused(meditron: Bench) -> None:
 def test_a_unigram_vocabulary_counts_by_place(tmp_path: Path) -> None:
     write_tokenizer(tmp_path, [["<EOD>", 0.0], ["a", -1.5]])
 
-    assert inputs.read_vocabulary(tmp_path / "tokenizer.json") == {"<EOD>": 0, "a": 1}
+    assert prepare.read_vocabulary(tmp_path / "tokenizer.json") == {"<EOD>": 0, "a": 1}
 
 
 @pytest.mark.parametrize("name", ["docs.jsonl", "quiz.jsonl"])

@@ -10,8 +10,32 @@ from hypothesis import strategies as st
 
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
-from meditron_cli import run_record, view
-from meditron_cli.run_record import Ending, RunRecord, StageRecord, TaskJob
+from meditron_cli.runs.record import (
+    Ending,
+    RunRecord,
+    StageRecord,
+    TaskJob,
+    last_words,
+    note_intent,
+    note_start,
+    note_submission,
+    read,
+)
+from meditron_cli.runs.state import (
+    FORGET_SECONDS,
+    NEVER,
+    PRECEDENCE,
+    REQUEUE_SECONDS,
+    eta,
+    first_of,
+    fold,
+    has_ended,
+    janitor_jobs,
+    open_jobs,
+    steps_and_tokens,
+    stuck_jobs,
+    task_state,
+)
 from meditron_cli.scheduler.base import JobInfo, JobState
 
 from .told import Told
@@ -39,7 +63,7 @@ def decided(action: str, code: int = 75, cause: str = "crash") -> dict[str, obje
     [
         (None, None, None, None, "stopped"),
         (LONG_AGO, said(JobState.QUEUED), None, None, "pending"),
-        (LONG_AGO, said(JobState.QUEUED, reason=view.NEVER), None, None, "stopped"),
+        (LONG_AGO, said(JobState.QUEUED, reason=NEVER), None, None, "stopped"),
         (LONG_AGO, said(JobState.ACTIVE), None, None, "running"),
         (LONG_AGO, said(JobState.UNKNOWN), None, None, "unknown"),
         (LONG_AGO, said(JobState.ENDED, "TIMEOUT"), None, None, "failed"),
@@ -87,7 +111,7 @@ def test_the_state_of_a_task(
         "curate", 1, jobs={0: job} if job else {}, exits={0: ended} if ended else {}
     )
 
-    assert view.task_state(stage, 0, ending, {"7": info} if info else {}, NOW) == expected
+    assert task_state(stage, 0, ending, {"7": info} if info else {}, NOW) == expected
 
 
 @pytest.mark.parametrize(
@@ -105,17 +129,17 @@ def test_a_task_whose_job_is_gone_is_pending_while_a_janitor_will_look_after_it(
     stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, janitors=("9",))
     infos = {"7": said(JobState.ENDED, "NODE_FAIL"), "9": JobInfo("9", state, word)}
 
-    assert view.task_state(stage, 0, None, infos, NOW) == expected
+    assert task_state(stage, 0, None, infos, NOW) == expected
 
 
 def test_a_janitor_is_asked_about_only_while_its_stage_may_need_it() -> None:
     stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, janitors=("9",))
     record = RunRecord("run", Path("run"), stages={"pretrain": stage})
-    before = view.janitor_jobs(record, NOW)
+    before = janitor_jobs(record, NOW)
     stage.exits[0] = decided("stop", 1)
 
     assert before == {"slurm": {"9"}}
-    assert view.janitor_jobs(record, NOW) == {}
+    assert janitor_jobs(record, NOW) == {}
 
 
 @pytest.mark.parametrize(
@@ -129,11 +153,11 @@ def test_what_waits_for_a_job_that_ended_is_stuck_unless_a_successor_is_at_work(
     record.stages["pretrain"] = StageRecord("pretrain", 1, jobs={0: LONG_AGO})
     waiting = {0: TaskJob("8", 1, 1_000.0, "slurm")}
     record.stages["evaluate"] = StageRecord("evaluate", 1, after=("pretrain",), jobs=waiting)
-    never = JobInfo("8", JobState.QUEUED, "PENDING", view.NEVER)
+    never = JobInfo("8", JobState.QUEUED, "PENDING", NEVER)
     infos = {"7": said(training, word), "8": never}
 
-    assert view.fold(record, infos, NOW).stages["evaluate"].state == state
-    assert view.stuck_jobs(record, infos) == [("evaluate", "8")]
+    assert fold(record, infos, NOW).stages["evaluate"].state == state
+    assert stuck_jobs(record, infos) == [("evaluate", "8")]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +174,7 @@ def test_what_waits_for_a_job_that_ended_is_stuck_unless_a_successor_is_at_work(
     ],
 )
 def test_the_state_of_the_whole_is_the_first_by_precedence(states: list[str], whole: str) -> None:
-    assert view.first_of(states) == whole
+    assert first_of(states) == whole
 
 
 @pytest.mark.parametrize(
@@ -166,7 +190,7 @@ def test_a_job_that_is_gone_before_its_inputs_were_whole_has_not_started(
         "tokenize", 1, after=("curate",), jobs={0: LOCAL}, exits=exits
     )
 
-    found = view.fold(record, {"7": said(JobState.ENDED)}, NOW)
+    found = fold(record, {"7": said(JobState.ENDED)}, NOW)
 
     assert found.stages["tokenize"].state == expected
     assert found.state == "failed"
@@ -177,7 +201,7 @@ def test_a_local_job_that_waits_for_an_earlier_stage_is_pending() -> None:
     record.stages["curate"] = StageRecord("curate", 1, jobs={0: LONG_AGO})
     record.stages["tokenize"] = StageRecord("tokenize", 1, after=("curate",), jobs={0: LOCAL})
 
-    seen = view.fold(record, {"7": said(JobState.ACTIVE)}, NOW)
+    seen = fold(record, {"7": said(JobState.ACTIVE)}, NOW)
 
     assert {name: stage.state for name, stage in seen.stages.items()} == {
         "curate": "running",
@@ -190,7 +214,7 @@ infos = st.builds(
     st.just("7"),
     st.sampled_from(list(JobState)),
     st.sampled_from(["", "COMPLETED", "CANCELLED by 0", "TIMEOUT"]),
-    st.sampled_from(["", view.NEVER]),
+    st.sampled_from(["", NEVER]),
 )
 exits = st.builds(exit_record, st.sampled_from([0, 1, 2, 5, 75, 130]), st.floats(0, NOW)) | (
     st.builds(decided, st.sampled_from(["restart", "requeue", "submit", "wait", "stop"]))
@@ -215,9 +239,9 @@ def test_a_stage_has_succeeded_exactly_when_every_marker_is_there(
 ) -> None:
     record = RunRecord("run", Path("run"), stages={"curate": stage}, ending=ending)
 
-    seen = view.fold(record, {"7": info} if info else {}, NOW)
+    seen = fold(record, {"7": info} if info else {}, NOW)
 
-    assert seen.state in view.PRECEDENCE
+    assert seen.state in PRECEDENCE
     assert (seen.state == "succeeded") == (stage.done == {0, 1, 2})
     assert seen.state == seen.stages["curate"].state
 
@@ -225,11 +249,11 @@ def test_a_stage_has_succeeded_exactly_when_every_marker_is_there(
 @given(stages)
 def test_a_silent_scheduler_is_never_taken_for_an_end(stage: StageRecord) -> None:
     record = RunRecord("run", Path("run"), stages={"curate": stage})
-    asked = view.open_jobs(record, NOW)
+    asked = open_jobs(record, NOW)
 
-    seen = view.fold(record, {"7": said(JobState.UNKNOWN)} if asked else {}, NOW)
+    seen = fold(record, {"7": said(JobState.UNKNOWN)} if asked else {}, NOW)
 
-    undecided = set(stage.jobs) - stage.done - {i for i in stage.exits if view.has_ended(stage, i)}
+    undecided = set(stage.jobs) - stage.done - {i for i in stage.exits if has_ended(stage, i)}
     assert (seen.state in ("unknown", "failed")) or not undecided
 
 
@@ -244,7 +268,7 @@ def test_of_two_submissions_of_a_task_the_later_counts() -> None:
             "time": attempt,
             "scheduler": "slurm",
         }
-        run_record.note_submission(stage, event)
+        note_submission(stage, event)
 
     assert [stage.jobs[index].job_id for index in (0, 1)] == ["5_0", "6"]
 
@@ -259,16 +283,16 @@ def test_one_job_id_may_stand_for_all_tasks() -> None:
         "scheduler": "local",
     }
 
-    run_record.note_submission(stage, event)
+    note_submission(stage, event)
 
     assert {job.job_id for job in stage.jobs.values()} == {"local:9:1"}
 
 
 def test_a_training_that_starts_again_has_not_lost_its_checkpoint() -> None:
     stage = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress={"done": 0})
-    run_record.note_start(stage, {"index": 0, "attempt": 2, "step": 30})
+    note_start(stage, {"index": 0, "attempt": 2, "step": 30})
 
-    assert view.steps_and_tokens(stage) == (30, 240)
+    assert steps_and_tokens(stage) == (30, 240)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +306,7 @@ def test_a_training_that_starts_again_has_not_lost_its_checkpoint() -> None:
     ],
 )
 def test_time_left_follows_the_speed(progress: dict[str, float], expected: float | None) -> None:
-    assert view.eta(progress, NOW) == expected
+    assert eta(progress, NOW) == expected
 
 
 def test_a_submission_that_left_no_job_id_makes_its_tasks_unknown() -> None:
@@ -290,17 +314,15 @@ def test_a_submission_that_left_no_job_id_makes_its_tasks_unknown() -> None:
     record = RunRecord("run", Path("run"), stages={"tokenize": stage})
     begun = {"event": "intent", "stage": "tokenize", "attempt": 2, "indices": [1]}
 
-    run_record.note_intent(record, begun)
-    during = view.fold(record, {}, NOW).state
-    run_record.note_intent(record, {**begun, "event": "withdraw"})
-    after = view.fold(record, {}, NOW).state
+    note_intent(record, begun)
+    during = fold(record, {}, NOW).state
+    note_intent(record, {**begun, "event": "withdraw"})
+    after = fold(record, {}, NOW).state
 
     assert (during, after) == ("unknown", "stopped")
 
 
-@pytest.mark.parametrize(
-    ("age", "asked"), [(60.0, {"slurm": {"8"}}), (view.FORGET_SECONDS + 60.0, {})]
-)
+@pytest.mark.parametrize(("age", "asked"), [(60.0, {"slurm": {"8"}}), (FORGET_SECONDS + 60.0, {})])
 def test_what_waits_for_a_stage_that_failed_long_ago_is_not_asked_about(
     age: float, asked: dict[str, set[str]]
 ) -> None:
@@ -313,16 +335,14 @@ def test_what_waits_for_a_stage_that_failed_long_ago_is_not_asked_about(
         "evaluate": StageRecord("evaluate", 1, after=("pretrain",), jobs={0: waiting}),
     }
 
-    assert view.open_jobs(RunRecord("run", Path("run"), stages=stages), NOW) == asked
+    assert open_jobs(RunRecord("run", Path("run"), stages=stages), NOW) == asked
 
 
-@pytest.mark.parametrize(
-    ("age", "asked"), [(60.0, {"slurm": {"7"}}), (view.REQUEUE_SECONDS + 60.0, {})]
-)
+@pytest.mark.parametrize(("age", "asked"), [(60.0, {"slurm": {"7"}}), (REQUEUE_SECONDS + 60.0, {})])
 def test_a_task_that_stopped_very_long_ago_is_over(age: float, asked: dict[str, set[str]]) -> None:
     stopped = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, exits={0: exit_record(130, NOW - age)})
 
-    assert view.open_jobs(RunRecord("run", Path("run"), stages={"pretrain": stopped}), NOW) == asked
+    assert open_jobs(RunRecord("run", Path("run"), stages={"pretrain": stopped}), NOW) == asked
 
 
 @pytest.fixture
@@ -343,7 +363,7 @@ def test_a_start_moves_its_task_on_to_a_later_attempt_of_the_same_job(run: Told)
     run.exit(1, 20, "preempted", "requeue")
     run.start(2, 30, restarts=1)
 
-    stage = run_record.read(run.run).stages["tokenize"]
+    stage = read(run.run).stages["tokenize"]
 
     assert stage.jobs == {
         0: TaskJob("5_0", 1, 1_000.0, "slurm"),
@@ -358,9 +378,9 @@ def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: Told) -> None:
     run.start(2, 30)
     run.exit(2, 40, "crash", "stop", code=1)
 
-    seen = view.fold(run_record.read(run.run), {"5_0": said(JobState.ACTIVE)}, NOW)
+    seen = fold(read(run.run), {"5_0": said(JobState.ACTIVE)}, NOW)
 
-    assert run_record.last_words(run_record.read(run.run))[0][2]["attempt"] == 2
+    assert last_words(read(run.run))[0][2]["attempt"] == 2
     assert (seen.stages["tokenize"].state, seen.stages["tokenize"].attempts) == ("running", 2)
 
 
@@ -372,7 +392,7 @@ def test_a_task_refused_in_a_later_attempt_has_ended_there_unless_it_works_elsew
     run.exit(1, 20, "preempted", "requeue")
     run.exit(2, 30, "configuration", action, code=2)
 
-    stage = run_record.read(run.run).stages["tokenize"]
+    stage = read(run.run).stages["tokenize"]
 
     assert (stage.attempts, stage.exits[1]["attempt"]) == (attempts, attempts)
 
@@ -383,17 +403,17 @@ def test_a_successor_replaces_the_job_and_brings_its_own_janitor(run: Told) -> N
     run.submit(21, 2, "8", replaces=["5_1"], janitors=["9"])
     infos = {"5_0": said(JobState.ACTIVE), "8": JobInfo("8", JobState.QUEUED, "PENDING")}
 
-    record = run_record.read(run.run)
+    record = read(run.run)
     stage = record.stages["tokenize"]
 
     assert (stage.jobs[1].job_id, stage.jobs[1].attempt, stage.janitors) == ("8", 2, ("9",))
     assert stage.exits == {}
-    assert view.task_state(stage, 1, None, infos, NOW) == "pending"
-    assert view.open_jobs(record, NOW) == {"slurm": {"5_0"}, "local": {"8"}}
+    assert task_state(stage, 1, None, infos, NOW) == "pending"
+    assert open_jobs(record, NOW) == {"slurm": {"5_0"}, "local": {"8"}}
 
 
 def test_a_submission_that_was_undone_leaves_the_jobs_before_it(run: Told) -> None:
     run.submit(21, 2, "8")
     run.event("undo", 22, job_ids=["8"], reason="no place")
 
-    assert run_record.read(run.run).stages["tokenize"].jobs[1].job_id == "5_1"
+    assert read(run.run).stages["tokenize"].jobs[1].job_id == "5_1"

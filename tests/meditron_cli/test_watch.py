@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from meditron_cli import view
-from meditron_cli.run_record import RunRecord, StageRecord
+from meditron_cli.runs.record import RunRecord, StageRecord
+from meditron_cli.runs.state import RunView, fold
 from meditron_cli.scheduler.base import JobState
-from meditron_cli.view import RunView
 from meditron_cli.watch import Bars, Lines, until_end, why
 
 from ..conftest import Bench
@@ -23,7 +22,7 @@ def training(step: int) -> RunView:
     pretrain = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress=progress)
     curate = StageRecord("curate", 1, done={0})
     stages = {"curate": curate, "pretrain": pretrain}
-    return view.fold(RunRecord("run", Path("run"), stages=stages), {}, 0.0)
+    return fold(RunRecord("run", Path("run"), stages=stages), {}, 0.0)
 
 
 def test_a_log_gets_a_line_for_each_change_and_each_tenth(

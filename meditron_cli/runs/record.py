@@ -13,8 +13,9 @@ from typing import Any
 from jobs.contract import rundir, specs
 from jobs.contract.outcomes import Action
 from jobs.contract.rundir import RunDir
-from meditron_cli import events, runs
+from meditron_cli import events
 from meditron_cli.errors import ConfigError
+from meditron_cli.runs import store
 
 INTENTS = ("intent", "withdraw", "submit")
 ENDINGS = {"cancel": "cancelled", "stop": "stopped"}
@@ -99,7 +100,7 @@ def read(run: RunDir) -> RunRecord:
     """Read a run's evidence: plan.json, events, names of done markers, exit records, progress."""
     record = RunRecord(run.name, run.root)
     try:
-        plan = runs.read_plan(run)
+        plan = store.read_plan(run)
     except ConfigError as error:
         record.problem = error.message
         return record

@@ -15,10 +15,10 @@ from jobs.health import node_ledger
 from jobs.slurm import submission_log
 from jobs.supervision import attempt_records
 from jobs.supervision.recovery import resubmission
-from meditron_cli import run_record, runs, view
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
-from meditron_cli.run_record import RunRecord, StageRecord, TaskJob
+from meditron_cli.runs import state, store
+from meditron_cli.runs.record import RunRecord, StageRecord, TaskJob, read
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState, Scheduler
 
 HINTS = {
@@ -95,7 +95,7 @@ def _launch(
     plan: Plan, scheduler: Scheduler, run: RunDir, note: Note, by: str
 ) -> dict[str, list[str]]:
     settle_unanswered(run, scheduler)
-    record = run_record.read(run)
+    record = read(run)
     infos = ask(record, scheduler)
     verdicts = judge_tasks(plan, run)
     refuse_other_data(record, verdicts)
@@ -236,7 +236,7 @@ def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
     Raises:
         SchedulerError: it does not say; submitting now could start work twice.
     """
-    open_ids = view.open_jobs(record, now=0.0)
+    open_ids = state.open_jobs(record, now=0.0)
     ids = sorted(job for ids in open_ids.values() for job in ids)
     if not ids:
         return {}
@@ -325,7 +325,7 @@ def is_living(info: JobInfo | None) -> bool:
 
 def is_stuck(info: JobInfo, renewed: bool) -> bool:
     """Whether a living job waits for jobs that failed, or for ones that this launch replaces."""
-    return info.state is JobState.QUEUED and (renewed or info.reason == view.NEVER)
+    return info.state is JobState.QUEUED and (renewed or info.reason == state.NEVER)
 
 
 def require_inputs(
@@ -394,4 +394,4 @@ def prepare(
     for stage, decision in decisions.items():
         for index in decision.submit:
             rundir.forget_done(run, stage, index)
-    runs.write_plan(run, plan, keep)
+    store.write_plan(run, plan, keep)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from jobs.contract.rundir import RunDir
-from meditron_cli import run_record, view
 from meditron_cli.errors import SchedulerError
-from meditron_cli.run_record import RunRecord
+from meditron_cli.runs import state
+from meditron_cli.runs.record import RunRecord, read
+from meditron_cli.runs.state import RunView
 from meditron_cli.scheduler.base import JobInfo, JobState
 from meditron_cli.services import Services
-from meditron_cli.view import RunView
 
 
 def observe(services: Services, runs: Sequence[RunDir]) -> list[RunView]:
     """The state of each run, in the order given."""
-    return [view.fold(record, infos, now) for record, infos, now in evidence(services, runs)]
+    return [state.fold(record, infos, now) for record, infos, now in evidence(services, runs)]
 
 
 def evidence(
@@ -23,12 +23,12 @@ def evidence(
 ) -> list[tuple[RunRecord, dict[str, JobInfo], float]]:
     """What is known of each run: its record, what the schedulers say of its open jobs, and when."""
     now = services.clock.now()
-    records = [run_record.read(run) for run in runs]
+    records = [read(run) for run in runs]
     infos = ask(services, records, now)
     if infos:
         # A job that ended between the two questions has left its marker or exit record meanwhile.
         records = [
-            run_record.read(run) if any_gone(record, infos, now) else record
+            read(run) if any_gone(record, infos, now) else record
             for run, record in zip(runs, records, strict=True)
         ]
     return [(record, infos, now) for record in records]
@@ -36,7 +36,7 @@ def evidence(
 
 def any_gone(record: RunRecord, infos: dict[str, JobInfo], now: float) -> bool:
     """Whether a job that the record holds for open is not in the queue any more."""
-    open_ids = [job for ids in view.open_jobs(record, now).values() for job in ids]
+    open_ids = [job for ids in state.open_jobs(record, now).values() for job in ids]
     return any(infos[job].state in (JobState.ENDED, JobState.MISSING) for job in open_ids)
 
 
@@ -46,7 +46,7 @@ def ask(services: Services, records: Iterable[RunRecord], now: float) -> dict[st
     """
     wanted: dict[str, set[str]] = {}
     for record in records:
-        for found in (view.open_jobs(record, now), view.janitor_jobs(record, now)):
+        for found in (state.open_jobs(record, now), state.janitor_jobs(record, now)):
             for kind, ids in found.items():
                 wanted.setdefault(kind, set()).update(ids)
     infos: dict[str, JobInfo] = {}

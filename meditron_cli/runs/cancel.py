@@ -11,10 +11,10 @@ from jobs.contract.rundir import RunDir
 from jobs.slurm import submission_log
 from jobs.slurm.submission import SubmitError
 from jobs.supervision.recovery import resubmission
-from meditron_cli import run_record, view
 from meditron_cli.errors import ConfigError, SchedulerError
-from meditron_cli.launch import is_silent, withdraw
-from meditron_cli.run_record import RunRecord
+from meditron_cli.runs import state
+from meditron_cli.runs.launch import is_silent, withdraw
+from meditron_cli.runs.record import RunRecord, read
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
 
 SAVING_STAGES = ("pretrain", "evaluate")
@@ -33,7 +33,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     with nobody_submits(run):
         for intent in submission_log.unanswered(rundir.read_events(run)):
             withdraw(run, intent, schedulers(intent["scheduler"]))
-        open_ids = view.open_jobs(run_record.read(run), now=0.0)
+        open_ids = state.open_jobs(read(run), now=0.0)
         everything = sorted(job for ids in open_ids.values() for job in ids)
         rundir.append_event(run, "cancel", job_ids=everything)
         for kind, ids in open_ids.items():
@@ -79,8 +79,8 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         SchedulerError: no answer about what runs.
     """
     with nobody_submits(run):
-        record = run_record.read(run)
-        open_ids = view.open_jobs(record, time.time())
+        record = read(run)
+        open_ids = state.open_jobs(record, time.time())
         leaving: list[str] = []
         rundir.append_event(run, "stop", job_ids=sorted(set().union(*open_ids.values())))
         run.stop_file.touch()

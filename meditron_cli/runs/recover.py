@@ -14,10 +14,9 @@ from jobs.slurm.client import Client
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
 from jobs.supervision import attempt_records
 from jobs.supervision.recovery import recovery_job
-from meditron_cli import run_record
 from meditron_cli.errors import MeditronError
-from meditron_cli.observe import ask
-from meditron_cli.run_record import RunRecord
+from meditron_cli.runs.query import ask
+from meditron_cli.runs.record import RunRecord, read
 from meditron_cli.services import Services
 
 BY = "watch"
@@ -45,9 +44,7 @@ def look(services: Services, runs: Sequence[RunDir]) -> Looked:
     """Look after each run once: one question to each scheduler for all of them, and more only for
     stages with a task whose job is over.
     """
-    records = [
-        record for record in map(run_record.read, filter(is_mine, runs)) if wants_work(record)
-    ]
+    records = [record for record in map(read, filter(is_mine, runs)) if wants_work(record)]
     infos = ask(services, records, services.clock.now())
     said = (
         Said(record.name, stage, sentence)
@@ -113,7 +110,7 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
     are unfinished, and so none beside one that must not be tried again.
     """
     from meditron_cli.commands.resume import planned
-    from meditron_cli.launch import launch
+    from meditron_cli.runs.launch import launch
 
     tasks = recovery_job.unfinished(run, stage)
     scheduler = services.scheduler("local")

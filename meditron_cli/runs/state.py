@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.contract.outcomes import Action, Cause
 from jobs.runtime.context import STOPPED, SUCCESSOR
-from meditron_cli.run_record import Ending, RunRecord, StageRecord, TaskJob
+from meditron_cli.runs.record import Ending, RunRecord, StageRecord, TaskJob
 from meditron_cli.scheduler.base import JobInfo, JobState
 
 PRECEDENCE = ("running", "failed", "unknown", "cancelled", "stopped", "pending", "succeeded")

@@ -171,10 +171,10 @@ def reason(error: OSError) -> str:
 
 def fill(run: RunDir, name: str, request: Request, plan: Plan) -> None:
     """Write everything a new run holds."""
-    from meditron_cli import snapshot
+    from meditron_cli.runs import code_snapshot
 
-    snapshot.copy_code(run.code)
-    code = snapshot.describe_code(run.code)
+    code_snapshot.copy_code(run.code)
+    code = code_snapshot.describe_code(run.code)
     rundir.write_json(run.record, record(name, request, code))
     write_plan(run, plan)
     run.events.touch()
