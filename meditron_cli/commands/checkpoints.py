@@ -18,8 +18,8 @@ from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import RunFailed
 from meditron_cli.plan.summary import size
+from meditron_cli.reporting.tables import moment
 from meditron_cli.services import Services
-from meditron_cli.time_text import moment
 
 UNTRUSTED = ("damaged", "unreadable")
 

@@ -13,10 +13,12 @@ import click
 from jobs.contract import specs
 from jobs.contract.rundir import RunDir
 from meditron_cli import attempts as starts
-from meditron_cli import console, events, time_text, watch
+from meditron_cli import console, events
 from meditron_cli.attempts import Attempt
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
+from meditron_cli.reporting import tables
+from meditron_cli.reporting.follow import FINAL, News
 from meditron_cli.runs import query
 from meditron_cli.services import Services
 
@@ -147,7 +149,7 @@ class Printer:
         """Tell how attempts ended whose logs were printed while they worked."""
         for attempt in ended:
             if (attempt.stage, attempt.number) in self._headed:
-                console.data(f"=== {time_text.ending(attempt)} ===")
+                console.data(f"=== {tables.ending(attempt)} ===")
                 self._last = None
 
     def _new(self, path: Path, growing: bool) -> Iterator[str]:
@@ -179,23 +181,23 @@ def heading(run: RunDir, stage: str, number: int, task: int | None) -> str:
         if (attempt.stage, attempt.number) == (stage, number) and task in (None, attempt.index)
     ]
     if len(found) == 1:
-        return time_text.heading(found[0])
+        return tables.heading(found[0])
     if not found:
         return f"{stage} attempt {number}: not started"
     counts = Counter(attempt.outcome for attempt in found)
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-    began = time_text.moment(min(attempt.began for attempt in found))
+    began = tables.moment(min(attempt.began for attempt in found))
     return f"{stage} attempt {number}: {len(found)} tasks, {began}: {outcomes}"
 
 
 def follow_logs(services: Services, printer: Printer) -> None:
     """Print until the run has ended, asking for its state now and then."""
     looked = 0.0
-    news = watch.News(printer.wanted.run)
+    news = News(printer.wanted.run)
     while True:
         now, ended = services.clock.now(), False
         if now - looked >= STATE_SECONDS:
-            ended = query.observe(services, [printer.wanted.run])[0].state in watch.FINAL
+            ended = query.observe(services, [printer.wanted.run])[0].state in FINAL
             looked = now
         exits = news.exits()
         printer.print_new(growing=not ended)

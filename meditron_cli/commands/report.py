@@ -26,7 +26,7 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
     and where everything lies. Without RUN it is the run that was made last. An unfinished run is
     reported as far as it is.
     """
-    from meditron_cli import report, time_text, times
+    from meditron_cli.reporting import report, run_times, tables
     from meditron_cli.runs import query, state
 
     run = (
@@ -36,13 +36,13 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
     )
     record, infos, now = query.evidence(services, [run])[0]
     seen = state.fold(record, infos, now)
-    spent = times.measure(run, record, seen, now)
+    spent = run_times.measure(run, record, seen, now)
     found = report.gather(run, record, seen, spent)
     if as_json:
         console.json_out(found)
         return
     console.data(f"run {found['run']}: {found['state']}")
-    more = (time_text.training_table(spent), time_text.interruption_table(spent))
+    more = (tables.training_table(spent), tables.interruption_table(spent))
     for title, columns, rows in (*sections(found), *more, *places(found)):
         if rows:
             console.data(f"\n{title}")

@@ -12,14 +12,14 @@ import click
 from jobs.contract.rundir import RunDir
 from meditron_cli import console
 from meditron_cli.commands import options
+from meditron_cli.reporting.goodput import TRAINING
 from meditron_cli.runs import query, state, store
 from meditron_cli.runs.record import RunRecord, last_words
 from meditron_cli.runs.state import RunView
 from meditron_cli.services import Services
-from meditron_cli.timeledger import TRAINING
 
 if TYPE_CHECKING:
-    from meditron_cli.times import Times
+    from meditron_cli.reporting.run_times import Times
 
 WATCH_SECONDS = 30.0
 """Between two looks of ``--watch``; as often as a polite person asks a scheduler."""
@@ -100,11 +100,11 @@ def duration(seconds: float | None) -> str | None:
 
 def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     """One run in full."""
-    from meditron_cli import times
+    from meditron_cli.reporting import run_times
 
     record, infos, now = query.evidence(services, [run])[0]
     seen = state.fold(record, infos, now)
-    full = Full(run, record, seen, times.measure(run, record, seen, now), now)
+    full = Full(run, record, seen, run_times.measure(run, record, seen, now), now)
     stuck = state.stuck_jobs(record, infos)
     if as_json:
         console.json_out({"runs": [{**to_json(full), "stuck": [list(job) for job in stuck]}]})
@@ -154,14 +154,14 @@ def to_json(full: Full) -> dict[str, Any]:
 
 def say_facts(full: Full) -> None:
     """What is known of the whole run, a line each."""
-    from meditron_cli import time_text
+    from meditron_cli.reporting import tables
 
     step = checkpoint_step(full.run, full.seen)
     for label, value in (
         ("loss", loss_text(full.seen)),
         ("left", duration(full.seen.eta_s)),
         ("goodput", None if full.times.goodput is None else f"{full.times.goodput:.0%}"),
-        ("used", time_text.hours_text(full.times)),
+        ("used", tables.hours_text(full.times)),
         ("goes on from", None if step is None else f"the checkpoint of step {step}"),
         ("problem", full.seen.problem or None),
         ("last interruption", last_interruption(full)),
@@ -203,9 +203,9 @@ def last_interruption(full: Full) -> str | None:
 
 def say_tables(full: Full) -> None:
     """Attempts, interruptions, and where the time went."""
-    from meditron_cli import time_text
+    from meditron_cli.reporting import tables
 
-    for title, columns, rows in time_text.all_tables(full.times, full.seen, full.now):
+    for title, columns, rows in tables.all_tables(full.times, full.seen, full.now):
         if rows:
             console.data(f"\n{title}")
             console.table(columns, rows)

@@ -235,11 +235,11 @@ def follow(services: Services, run: RunDir) -> None:
         ConfigError: it ended since a task met an input or a configuration that cannot be.
         RunFailed: it ended without reaching its target for another reason.
     """
-    from meditron_cli import watch
+    from meditron_cli.reporting.follow import follow, why
 
-    state = watch.follow(services, run)
+    state = follow(services, run)
     if state != "succeeded":
-        sentence, hint, code = watch.why(run)
+        sentence, hint, code = why(run)
         error = ConfigError if code == context.CONFIGURATION else RunFailed
         raise error(
             f"run {run.name} {state}{': ' + sentence if sentence else ''}",

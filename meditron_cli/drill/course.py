@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.contract import rundir
 from jobs.contract.outcomes import Action
 from jobs.contract.rundir import RunDir
-from meditron_cli import console, watch
+from meditron_cli import console
 from meditron_cli.config.identity import run_name
 from meditron_cli.drill import settings
 from meditron_cli.drill.faults import Fault
@@ -26,6 +26,7 @@ from meditron_cli.drill.verdict import (
     not_dealt,
 )
 from meditron_cli.errors import RunFailed, SchedulerError
+from meditron_cli.reporting import follow
 from meditron_cli.runs import cancel, launch, prepare, store
 from meditron_cli.runs.record import read
 from meditron_cli.runs.recover import Said, look
@@ -121,7 +122,7 @@ class Course:
         """
         state = self.follow(run)
         if state != "succeeded":
-            sentence, hint, _ = watch.why(run)
+            sentence, hint, _ = follow.why(run)
             raise RunFailed(
                 f"run {run.name} {state} with no fault at all{': ' + sentence if sentence else ''}",
                 hint=hint or "put that right, then drill again",
@@ -131,7 +132,7 @@ class Course:
         """Follow a run to its end; answers its last state."""
         if self.guards:
             self.wait(run, lambda: False)
-        return watch.follow(self.services, run)
+        return follow.follow(self.services, run)
 
     def hit(self, run: RunDir, faults: Sequence[Fault]) -> tuple[Row, ...]:
         """Deal the faults, each after the run has come through the one before; answers a line for
@@ -220,10 +221,10 @@ class Course:
         now = self.services.clock.now()
         record = read(run)
         state = fold(record, ask(self.services, [record], now), now).state
-        if state in watch.FINAL and state != "succeeded" and self.guards:
+        if state in follow.FINAL and state != "succeeded" and self.guards:
             return now - self.moved > PATIENCE_SECONDS
         self.moved = now
-        return state in watch.FINAL
+        return state in follow.FINAL
 
     def look_after(self, run: RunDir) -> None:
         """Go on with a run whose own jobs cannot, as ``meditron watch`` does."""

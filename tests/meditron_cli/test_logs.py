@@ -189,7 +189,7 @@ def test_following_begins_with_the_newest_job(meditron: Bench, finish: Callable[
 
 
 def test_events_cut_short_are_left_until_they_are_whole(meditron: Bench) -> None:
-    from meditron_cli.watch import News
+    from meditron_cli.reporting.follow import News
 
     meditron.submit(stage="curate")
     told = of(meditron)

@@ -15,9 +15,9 @@ import pytest
 from jobs.checkpoints import manifest
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
+from meditron_cli.reporting.goodput import BUCKETS
 from meditron_cli.runs import state
 from meditron_cli.scheduler.base import JobState
-from meditron_cli.timeledger import BUCKETS
 
 from ..conftest import Bench
 from .told import Told, interrupt_once

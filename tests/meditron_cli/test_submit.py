@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meditron_cli import watch
+from meditron_cli.reporting import follow
 from meditron_cli.runs import prepare
 from meditron_cli.scheduler.base import JobState
 
@@ -174,7 +174,7 @@ def test_waiting_ends_when_the_run_has_succeeded(
     result = meditron.submit("--wait")
 
     assert result.exit_code == 0
-    assert waited[-1] - waited[0] <= watch.SETTLE_SECONDS
+    assert waited[-1] - waited[0] <= follow.SETTLE_SECONDS
     lines = result.stderr.splitlines()
     assert "tokenize: succeeded 3/3 tasks" in lines
     assert lines[-1].endswith("tells what came out")

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meditron_cli import attempts, interruptions, timeledger, times
+from meditron_cli import attempts
 from meditron_cli.attempts import Attempt
-from meditron_cli.interruptions import Interruption
-from meditron_cli.timeledger import Ledger
+from meditron_cli.reporting import goodput, interruptions, run_times
+from meditron_cli.reporting.goodput import Ledger
+from meditron_cli.reporting.interruptions import Interruption
 
 BEGAN = 1_700_000_000.0
 
@@ -64,15 +65,15 @@ class Story:
         return attempts.fold(self.events)
 
     def ledger(self, end: float | None = None, ready: float = 0.0) -> Ledger:
-        work = timeledger.work_of(self.lines)
+        work = goodput.work_of(self.lines)
         until = None if end is None else BEGAN + end
-        settled = timeledger.settle(self.attempts, work, until)
-        return timeledger.account(self.events, settled, work, BEGAN + ready, until)
+        settled = goodput.settle(self.attempts, work, until)
+        return goodput.account(self.events, settled, work, BEGAN + ready, until)
 
     def interruptions(self) -> list[Interruption]:
-        work = timeledger.work_of(self.lines)
-        settled = timeledger.settle(self.attempts, work, None)
-        return interruptions.find(times.correct(self.attempts, settled), work)
+        work = goodput.work_of(self.lines)
+        settled = goodput.settle(self.attempts, work, None)
+        return interruptions.find(run_times.correct(self.attempts, settled), work)
 
 
 def spent(ledger: Ledger) -> dict[str, float]:
@@ -260,7 +261,7 @@ def test_node_hours_hold_an_allocation_from_its_first_start_to_its_last_end() ->
     story.exit(2, 100, "preempted", "requeue").start(3, 500, restarts=1)
     story.exit(3, 600, "completed", "finish")
 
-    assert timeledger.node_seconds(story.attempts, nodes=4) == 4 * (100 + 100)
+    assert goodput.node_seconds(story.attempts, nodes=4) == 4 * (100 + 100)
 
 
 def test_an_exit_that_says_the_task_works_elsewhere_is_no_attempt() -> None:
@@ -307,10 +308,10 @@ def test_the_buckets_sum_to_the_wall_clock_whatever_was_told(
     story: Story, end: float | None
 ) -> None:
     ledger = story.ledger(end)
-    settled = timeledger.settle(
-        story.attempts, timeledger.work_of(story.lines), None if end is None else BEGAN + end
+    settled = goodput.settle(
+        story.attempts, goodput.work_of(story.lines), None if end is None else BEGAN + end
     )
-    spans = timeledger.cut(story.events, settled, BEGAN, None if end is None else BEGAN + end)
+    spans = goodput.cut(story.events, settled, BEGAN, None if end is None else BEGAN + end)
 
     assert ledger.wall == pytest.approx(spans[-1].ended - BEGAN if spans else 0.0, abs=1e-6)
     assert end is None or ledger.wall >= end - 1e-6

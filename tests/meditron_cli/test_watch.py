@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from meditron_cli.reporting.follow import Bars, Lines, until_end, why
 from meditron_cli.runs.record import RunRecord, StageRecord
 from meditron_cli.runs.state import RunView, fold
 from meditron_cli.scheduler.base import JobState
-from meditron_cli.watch import Bars, Lines, until_end, why
 
 from ..conftest import Bench
 from .told import Told

@@ -6,8 +6,9 @@ import sys
 from typing import Protocol
 
 from jobs.contract.rundir import RunDir
-from meditron_cli import attempts, console, events, time_text
+from meditron_cli import attempts, console, events
 from meditron_cli.attempts import Attempt
+from meditron_cli.reporting import tables
 from meditron_cli.runs import state
 from meditron_cli.runs.query import ask
 from meditron_cli.runs.record import RunRecord, last_words, read
@@ -156,7 +157,7 @@ def tell_interruptions(news: News, board: Board) -> None:
     """A line for each attempt that ended early since the last look."""
     for attempt in news.exits():
         if attempt.interrupted:
-            board.tell(time_text.ending(attempt))
+            board.tell(tables.ending(attempt))
 
 
 def settle(services: Services, run: RunDir, record: RunRecord) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meditron_cli import timeledger
 from meditron_cli.attempts import Attempt
-from meditron_cli.timeledger import STEPS, TRAINING, Work
+from meditron_cli.reporting import goodput
+from meditron_cli.reporting.goodput import STEPS, TRAINING, Work
 
 ANNOUNCED = ("preempted", "time_limit", "stopped", "cancelled")
 """Causes that nobody has to detect: they ask the ranks to leave."""
@@ -54,7 +54,7 @@ def find(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Interruption
         work: of training; other stages have no steps.
     """
     made = [item for item in work if item.bucket in STEPS]
-    reached, signs = timeledger.last_steps(made), timeledger.last_signs(work)
+    reached, signs = goodput.last_steps(made), goodput.last_signs(work)
     lost = Counter(item.attempt for item in made if item.bucket == "redone")
     fresh = first_new_steps(made)
     found = []

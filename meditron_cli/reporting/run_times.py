@@ -12,12 +12,12 @@ from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
 from meditron_cli import attempts as starts
 from meditron_cli import events as log
-from meditron_cli import interruptions, timeledger
 from meditron_cli.attempts import Attempt
-from meditron_cli.interruptions import Interruption
+from meditron_cli.reporting import goodput, interruptions
+from meditron_cli.reporting.goodput import TRAINING, Ledger, Work
+from meditron_cli.reporting.interruptions import Interruption
 from meditron_cli.runs.record import KINDS, RunRecord
 from meditron_cli.runs.state import ALIVE, RunView
-from meditron_cli.timeledger import TRAINING, Ledger, Work
 
 HOUR_SECONDS = 3600.0
 
@@ -103,7 +103,7 @@ class Times:
 def measure(run: RunDir, record: RunRecord, seen: RunView, now: float) -> Times:
     """Read what a run's files tell of its time."""
     events = list(log.read(run, KINDS))
-    work = timeledger.work_of(rundir.read_lines(run.metrics()))
+    work = goodput.work_of(rundir.read_lines(run.metrics()))
     told = starts.fold(events)
     settled = [
         attempt
@@ -122,7 +122,7 @@ def measure(run: RunDir, record: RunRecord, seen: RunView, now: float) -> Times:
     return Times(
         attempts=corrected,
         interruptions=tuple(interruptions.find(corrected, work)),
-        reached=timeledger.last_steps(work),
+        reached=goodput.last_steps(work),
         training=ledger,
         stages=spent,
         total_s=total_seconds(record, seen, settled, now),
@@ -159,7 +159,7 @@ def settle(told: Iterable[Attempt], work: Sequence[Work], end: float | None) -> 
 
 def settle_task(told: list[Attempt], work: Sequence[Work], end: float | None) -> list[Attempt]:
     """The attempts of one task, each with an end."""
-    return timeledger.settle(told, work if told[0].stage == TRAINING else (), end)
+    return goodput.settle(told, work if told[0].stage == TRAINING else (), end)
 
 
 def account(
@@ -179,7 +179,7 @@ def account(
     if ready is None:
         return None
     end = now_or_never(seen.stages[TRAINING].state, now)
-    return timeledger.account(mine, attempts, work, ready, end)
+    return goodput.account(mine, attempts, work, ready, end)
 
 
 def ready_at(
@@ -257,7 +257,7 @@ def hours(record: RunRecord, settled: Sequence[Attempt]) -> tuple[float, float]:
     nodes = gpus = 0.0
     for name, stage in record.stages.items():
         mine = [item for item in settled if item.stage == name]
-        held = timeledger.node_seconds(mine, stage.nodes) / HOUR_SECONDS
+        held = goodput.node_seconds(mine, stage.nodes) / HOUR_SECONDS
         nodes += held
         gpus += held * stage.gpus_per_node
     return nodes, gpus

@@ -8,9 +8,9 @@ from typing import Any
 from jobs import steps
 from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
+from meditron_cli.reporting.run_times import Times
 from meditron_cli.runs.record import RunRecord, last_words
 from meditron_cli.runs.state import RunView
-from meditron_cli.times import Times
 
 PLACES = ("corpus", "tokens", "checkpoints", "tensorboard", "evaluations", "stages", "code")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from meditron_cli.attempts import Attempt
+from meditron_cli.reporting.goodput import BUCKETS, TRAINING
+from meditron_cli.reporting.run_times import Times
 from meditron_cli.runs.state import RunView
-from meditron_cli.timeledger import BUCKETS, TRAINING
-from meditron_cli.times import Times
 
 Row = tuple[object, ...]
 Table = tuple[str, tuple[str, ...], list[Row]]
