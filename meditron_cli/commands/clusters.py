@@ -74,8 +74,8 @@ def profile_file(name: str) -> Path:
     Raises:
         ConfigError: no profile has this name.
     """
+    from meditron_cli.config.diagnostics import Problems
     from meditron_cli.config.files import find_profile
-    from meditron_cli.config.problems import Problems
 
     problems = Problems()
     path = find_profile(name, problems)

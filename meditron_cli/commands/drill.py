@@ -86,8 +86,8 @@ def command(
     by faults. Exit code 4 when the second did not come out bit for bit like the first.
     """
     from meditron_cli.config.load import load_cluster
-    from meditron_cli.drill.course import Course
-    from meditron_cli.scheduler.hands import make_hands
+    from meditron_cli.drill.procedure import Course
+    from meditron_cli.scheduler.fault_injection import make_hands
 
     profile = load_cluster(cluster)
     wanted = faults.choose(chosen, profile.scheduler)

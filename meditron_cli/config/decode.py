@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from meditron_cli.config.complaints import translate
+from meditron_cli.config.diagnostics import Place, Problem, Problems
+from meditron_cli.config.error_messages import translate
+from meditron_cli.config.field_types import is_placeholder
 from meditron_cli.config.files import shipped_profiles
-from meditron_cli.config.kinds import is_placeholder
-from meditron_cli.config.problems import Place, Problem, Problems
 from meditron_cli.config.schema import Section, item_type, section_in
-from meditron_cli.config.tree import (
+from meditron_cli.config.yaml_tree import (
     ListNode,
     Location,
     MapNode,

@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from meditron_cli.config import tree
-from meditron_cli.config.complaints import did_you_mean, dotted_keys, section_at
+from meditron_cli.config import yaml_tree
 from meditron_cli.config.decode import check_part, with_paths
+from meditron_cli.config.diagnostics import Problems
+from meditron_cli.config.error_messages import did_you_mean, dotted_keys, section_at
 from meditron_cli.config.load import read_layers
-from meditron_cli.config.problems import Problems
 from meditron_cli.config.schema import Cluster, Experiment, Section, item_type, section_in
 from meditron_cli.errors import ConfigError
 
@@ -84,12 +84,12 @@ def keys_below(model: type[Section], key: str) -> list[str]:
     return leaves or [key]
 
 
-def explain_one(prefix: str, key: str, model: type[Section], root: tree.Node) -> Explanation:
+def explain_one(prefix: str, key: str, model: type[Section], root: yaml_tree.Node) -> Explanation:
     """Explain a key that is no section."""
     where = tuple(key.split("."))
     field = field_at(model, where)
     doc = one_line(field.description or "")
-    node = tree.find(root, where)
+    node = yaml_tree.find(root, where)
     if node is None:
         value, origin = default_of(field)
         return Explanation(prefix + key, value, doc, origin, "")

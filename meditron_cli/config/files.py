@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 
-from meditron_cli.config import tree
-from meditron_cli.config.complaints import did_you_mean
-from meditron_cli.config.problems import Place, Problems, Source
-from meditron_cli.config.tree import Entry, MapNode, ScalarNode
+from meditron_cli.config import yaml_tree
+from meditron_cli.config.diagnostics import Place, Problems, Source
+from meditron_cli.config.error_messages import did_you_mean
+from meditron_cli.config.yaml_tree import Entry, MapNode, ScalarNode
 
 RANKS = {
     "--cluster": 0,
@@ -102,7 +102,7 @@ def read_mapping(path: Path, layer: str, problems: Problems) -> MapNode | None:
     """The tree of a file of keys and values; None, with a problem noted, if it is none."""
     source = source_of(layer, label_of(path), path.parent)
     text = read_text(path, lambda message: problems.add(Place(source), "", message))
-    root = None if text is None else tree.parse(text, source, problems)
+    root = None if text is None else yaml_tree.parse(text, source, problems)
     if root is not None and not isinstance(root, MapNode):
         problems.add(root.place, "", "expected keys with values, such as `name: med`")
         return None
@@ -151,7 +151,7 @@ def read_override(word: str, problems: Problems) -> MapNode | None:
     if not equals or not all(steps):
         problems.add(place, "", "write KEY=VALUE, such as pretrain.train_steps=100")
         return None
-    value = tree.parse(text, source, problems) if text.strip() else ScalarNode(place, None, "")
+    value = yaml_tree.parse(text, source, problems) if text.strip() else ScalarNode(place, None, "")
     if value is None:
         return None
     for step in reversed(steps):

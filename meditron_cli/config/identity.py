@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from meditron_cli.config.kinds import OPERATIONAL
+from meditron_cli.config.field_types import OPERATIONAL
 from meditron_cli.config.schema import Experiment, Section
 
 DIGITS = 8

@@ -15,12 +15,12 @@ from functools import reduce
 from pathlib import Path
 
 from jobs.contract.specs import STAGES
-from meditron_cli.config import facts, files, tree
+from meditron_cli.config import files, site_facts, yaml_tree
 from meditron_cli.config.decode import check_part, decode, placeholder_problems
+from meditron_cli.config.diagnostics import Place, Problem, Problems, Source
 from meditron_cli.config.files import cluster_names, size_names
-from meditron_cli.config.problems import Place, Problem, Problems, Source
 from meditron_cli.config.schema import Cluster, Experiment
-from meditron_cli.config.tree import Location, MapNode
+from meditron_cli.config.yaml_tree import Location, MapNode
 
 __all__ = ["Loaded", "Missing", "cluster_names", "load", "load_cluster", "size_names"]
 
@@ -46,7 +46,7 @@ class Loaded:
     """Sentences with places, about the profile; ``submit`` refuses them."""
     missing: tuple[Missing, ...]
     """Inputs that this machine does not have; ``submit`` refuses those its stages need."""
-    known: facts.Known | None = None
+    known: site_facts.Known | None = None
     """Where what ``doctor`` found out about the cluster comes from; None when it never asked."""
 
 
@@ -59,15 +59,17 @@ class Layers:
     config: MapNode | None
     overrides: tuple[MapNode, ...]
     config_file: Path | None
-    known: facts.Known | None = None
+    known: site_facts.Known | None = None
     """What the profile is completed with."""
 
-    def merged(self) -> tree.Node:
+    def merged(self) -> yaml_tree.Node:
         """One tree of the experiment's keys."""
-        defaults = tree.find(self.profile, ("defaults",)) if self.profile else None
-        nothing: tree.Node = MapNode(Place(Source("default", "defaults", Path.cwd())), {})
+        defaults = yaml_tree.find(self.profile, ("defaults",)) if self.profile else None
+        nothing: yaml_tree.Node = MapNode(Place(Source("default", "defaults", Path.cwd())), {})
         layers = (self.recipe, defaults, self.config, *self.overrides)
-        return reduce(tree.merge, (node for node in layers if isinstance(node, MapNode)), nothing)
+        return reduce(
+            yaml_tree.merge, (node for node in layers if isinstance(node, MapNode)), nothing
+        )
 
 
 def load(
@@ -128,7 +130,7 @@ def decode_profile(root: MapNode | None, problems: Problems) -> Cluster | None:
     """The profile of a tree; its ``defaults`` are checked as a part of an experiment."""
     if root is None:
         return None
-    defaults = tree.find(root, ("defaults",))
+    defaults = yaml_tree.find(root, ("defaults",))
     if isinstance(defaults, MapNode):
         check_part(Experiment, defaults, problems)
     return decode(Cluster, root, problems)
@@ -148,7 +150,7 @@ def read_layers(
     recipe = files.find_recipe(size, problems) if size else None
     sets = [files.read_override(word, problems) for word in overrides]
     profile = files.read_profile(cluster, problems) if cluster else None
-    completed, known = facts.complete(profile) if profile and with_facts else (profile, None)
+    completed, known = site_facts.complete(profile) if profile and with_facts else (profile, None)
     return Layers(
         recipe=files.read_mapping(recipe, "recipe", problems) if recipe else None,
         profile=completed,
@@ -173,7 +175,7 @@ def inputs(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], Location, 
         yield ("evaluate",), ("evaluate", "benchmarks", number, "path"), benchmark.path
 
 
-def missing_inputs(experiment: Experiment, root: tree.Node) -> Iterator[Missing]:
+def missing_inputs(experiment: Experiment, root: yaml_tree.Node) -> Iterator[Missing]:
     """Inputs that are not there, or that the stages need and nobody names."""
     if not experiment.curate.sources:
         where: Location = ("curate", "sources")
@@ -188,7 +190,7 @@ def missing_inputs(experiment: Experiment, root: tree.Node) -> Iterator[Missing]
             yield Missing(stages, sentence(root, where, f"{path}: no such file or folder"))
 
 
-def missing_secrets(cluster: Cluster, root: tree.Node) -> Iterator[Missing]:
+def missing_secrets(cluster: Cluster, root: yaml_tree.Node) -> Iterator[Missing]:
     """The secrets file, when it is not there or others may read it."""
     where = ("environment", "secrets_file")
     path = cluster.environment.secrets_file
@@ -200,13 +202,13 @@ def missing_secrets(cluster: Cluster, root: tree.Node) -> Iterator[Missing]:
         yield Missing(STAGES, sentence(root, where, f"others may read {path}; chmod it 600"))
 
 
-def unnamed(root: tree.Node, where: Location, message: str) -> str:
+def unnamed(root: yaml_tree.Node, where: Location, message: str) -> str:
     """A line about a key that nobody has written: it belongs into the topmost layer, not beside
     what a profile happens to preset.
     """
-    return str(Problem(tree.place_at(root, ()), tree.key_text(where), message))
+    return str(Problem(yaml_tree.place_at(root, ()), yaml_tree.key_text(where), message))
 
 
-def sentence(root: tree.Node, where: Location, message: str) -> str:
+def sentence(root: yaml_tree.Node, where: Location, message: str) -> str:
     """A problem as one line."""
-    return str(Problem(tree.place_at(root, where), tree.key_text(where), message))
+    return str(Problem(yaml_tree.place_at(root, where), yaml_tree.key_text(where), message))

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from meditron_cli.config.kinds import (
+from meditron_cli.config.field_types import (
     OPERATIONAL,
     Checkpoint,
     DurationMinutes,

@@ -14,18 +14,18 @@ from jobs.slurm.client import Client
 from jobs.slurm.job_environment import job_environment
 from meditron_cli.config.load import Loaded, load
 from meditron_cli.doctor import (
-    asking,
     cache,
+    job_options,
     known,
-    meaning,
-    meaning_probe,
-    measured,
     probe,
-    shapes,
+    queries,
+    rules,
+    rules_probe,
+    run_measurements,
 )
 from meditron_cli.doctor.cache import Facts, Probe
 from meditron_cli.doctor.finding import FATAL, Finding, unknown
-from meditron_cli.doctor.look import Look
+from meditron_cli.doctor.site_view import Look
 from meditron_cli.errors import SchedulerError
 from meditron_cli.runs import prepare
 
@@ -89,20 +89,20 @@ def examine(patient: Patient, wait: float | None) -> Examined:
     loaded = patient.loaded
     plan = prepare.plan_of(loaded, STAGES)
     client = Client(job_environment(plan.site.environment, patient.environ))
-    site = asking.read(client, [] if loaded.placeholders else list(shapes.of_plan(plan)))
-    if meaning.is_silent(site):
+    site = queries.read(client, [] if loaded.placeholders else list(job_options.of_plan(plan)))
+    if rules.is_silent(site):
         raise SchedulerError(
             "Slurm does not answer on this machine", hint="log in to the cluster, or try again"
         )
-    look = Look(site, loaded.cluster, measured.workload(plan, patient.root, patient.size))
-    findings = meaning.judge(look)
+    look = Look(site, loaded.cluster, run_measurements.workload(plan, patient.root, patient.size))
+    findings = rules.judge(look)
     file = cache.path_of(loaded.cluster.name, patient.environ)
     seen = see(patient, plan, client, earlier_probe(file), wait)
     facts = known.keep(look, seen.probe, patient.clock.now())
     cache.write(file, facts)
     return Examined(
         findings=findings + seen.findings,
-        strategy=meaning.strategy(look, facts.slurm.submit_from_jobs),
+        strategy=rules.strategy(look, facts.slurm.submit_from_jobs),
         facts=facts,
         file=file,
     )
@@ -196,7 +196,7 @@ def strikes(report: Mapping[str, Any]) -> list[NodeEntry]:
         node_ledger.strike(
             item.node, node_ledger.verdict_of(item), item.code, item.message, float(report["time"])
         )
-        for item in meaning_probe.against_nodes(report)
+        for item in rules_probe.against_nodes(report)
     ]
 
 
@@ -214,7 +214,7 @@ def judged(plan: Plan, found: Probe) -> Seen:
     """The findings of a report; its folder is no longer needed."""
     probe.remove(Path(found.folder))
     need = float(plan.stage("pretrain").tasks[0].health["min_free_gb"])
-    return Seen(meaning_probe.judge(found.report or {}, need), found)
+    return Seen(rules_probe.judge(found.report or {}, need), found)
 
 
 def unseen(why: str) -> Finding:

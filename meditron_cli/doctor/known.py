@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from meditron_cli.doctor import facts, meaning_end, meaning_probe
+from meditron_cli.doctor import facts, rules_probe, rules_termination
 from meditron_cli.doctor.cache import Facts, PartitionFacts, Probe, SlurmFacts
-from meditron_cli.doctor.look import Look
-from meditron_cli.doctor.meaning_place import smallest
+from meditron_cli.doctor.rules_placement import smallest
+from meditron_cli.doctor.site_view import Look
 
 
 def keep(look: Look, probe: Probe | None, now: float) -> Facts:
     """The facts that a plan is made with; what was not answered is None."""
     report = probe.report if probe else None
-    requeue = meaning_end.allows_requeue(look.site)
+    requeue = rules_termination.allows_requeue(look.site)
     if report is not None and report["requeue"] is False:
         requeue = False
     return Facts(
@@ -21,7 +21,7 @@ def keep(look: Look, probe: Probe | None, now: float) -> Facts:
         slurm=SlurmFacts(
             max_array_size=facts.count(look.setting("MaxArraySize") or ""),
             requeue=requeue,
-            submit_from_jobs=None if report is None else meaning_probe.may_submit(report),
+            submit_from_jobs=None if report is None else rules_probe.may_submit(report),
         ),
         probe=probe,
     )

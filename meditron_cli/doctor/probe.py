@@ -16,7 +16,7 @@ from jobs.contract import rundir
 from jobs.health import site_probe as node_side
 from jobs.slurm.client import Client
 from jobs.slurm.submission import sbatch_reason
-from meditron_cli.doctor import shapes
+from meditron_cli.doctor import job_options
 from meditron_cli.doctor.cache import Probe
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import RUN, Plan
@@ -53,14 +53,14 @@ def submit(plan: Plan, root: Path, client: Client, now: float) -> Probe:
         OSError: the folder cannot be written.
     """
     folder = root / f".doctor-{uuid4().hex}"
-    resources = shapes.probe_resources(plan)
-    options = shapes.options(plan, resources)
+    resources = job_options.probe_resources(plan)
+    options = job_options.options(plan, resources)
     code_snapshot.copy_code(folder / "code")
     request = {
         "environment": list(plan.site.environment),
         "sbatch": options,
-        "step": shapes.step(plan, resources, {RUN: str(folder)}),
-        "host_step": shapes.on_every_node(resources),
+        "step": job_options.step(plan, resources, {RUN: str(folder)}),
+        "host_step": job_options.on_every_node(resources),
         "nodes": resources.nodes,
         "cpus": resources.cpus_per_rank,
         "modules": list(MODULES),

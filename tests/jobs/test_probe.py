@@ -15,7 +15,7 @@ import pytest
 from jobs.contract import rundir
 from jobs.health import node_checks, preflight, quota, site_probe
 from jobs.health.findings import Outcome, Subject, finding_about
-from meditron_cli.doctor import shapes
+from meditron_cli.doctor import job_options
 
 from .. import fake_slurm
 from ..fake_nvml import build, environment, write_readings
@@ -215,7 +215,7 @@ def test_a_process_has_time_for_all_that_it_may_wait_for(tmp_path: Path) -> None
     steps = (
         site_probe.STEP_SECONDS + site_probe.HOST_STEP_SECONDS + 2 * site_probe.STEP_GRACE_SECONDS
     )
-    assert steps + 60 < 60 * shapes.PROBE_MINUTES
+    assert steps + 60 < 60 * job_options.PROBE_MINUTES
 
 
 def test_a_step_without_an_end_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ from jobs.contract import rundir
 from jobs.contract.rundir import RunDir
 from meditron_cli.config.load import load, load_cluster
 from meditron_cli.drill import settings
-from meditron_cli.drill.course import ASK_SECONDS, PATIENCE_SECONDS, Course
 from meditron_cli.drill.faults import FAULTS, choose
+from meditron_cli.drill.procedure import ASK_SECONDS, PATIENCE_SECONDS, Course
 from meditron_cli.drill.verdict import Blow, Result, Row, difference, judge
 from meditron_cli.errors import ConfigError
 from meditron_cli.services import Services

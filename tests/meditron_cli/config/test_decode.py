@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from meditron_cli.config import tree
+from meditron_cli.config import yaml_tree
 from meditron_cli.config.decode import check_part, decode
-from meditron_cli.config.problems import Problems, Source
+from meditron_cli.config.diagnostics import Problems, Source
 from meditron_cli.config.schema import Cluster, Experiment, Section, section_in
 
 MODEL = """\
@@ -30,7 +30,7 @@ gpu_partition: {name: gpu, nodes: 2, node: {gpus: 4, cpus: 8, memory_gb: 32}}
 
 def read(model: type[Section], text: str) -> tuple[Section | None, list[str]]:
     problems = Problems()
-    root = tree.parse(text, Source("experiment", "e.yaml", Path("/base")), problems)
+    root = yaml_tree.parse(text, Source("experiment", "e.yaml", Path("/base")), problems)
     assert root is not None
     return decode(model, root, problems), problems.lines()
 
@@ -273,7 +273,7 @@ def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_part_may_leave_keys_out_but_not_in_a_list() -> None:
     problems = Problems()
     text = "pretrain: {train_steps: 5}\nevaluate: {benchmarks: [{name: a}]}\n"
-    root = tree.parse(text, Source("experiment", "e.yaml", Path("/base")), problems)
+    root = yaml_tree.parse(text, Source("experiment", "e.yaml", Path("/base")), problems)
     assert root is not None
 
     check_part(Experiment, root, problems)

@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 import yaml
 
-from meditron_cli.config import files, tree
+from meditron_cli.config import files, yaml_tree
 from meditron_cli.config.check import check_file
+from meditron_cli.config.diagnostics import Problems
 from meditron_cli.config.load import load
-from meditron_cli.config.problems import Problems
 from meditron_cli.config.reference import SCHEMAS, profile_reference, schema_text
 
 PROFILES = sorted(files.shipped_profiles().glob("*.yaml"))
@@ -23,7 +23,7 @@ TEMPLATE = files.shipped_recipes().parent / "templates" / "experiment.yaml"
 def plain(path: Path) -> object:
     root = files.read_mapping(path, "experiment", Problems())
     assert root is not None
-    return tree.to_plain(root)
+    return yaml_tree.to_plain(root)
 
 
 @pytest.mark.parametrize("path", [*PROFILES, *RECIPES, TEMPLATE], ids=lambda path: path.name)

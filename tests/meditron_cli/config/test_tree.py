@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meditron_cli.config import tree
-from meditron_cli.config.problems import Problems, Source
+from meditron_cli.config import yaml_tree
+from meditron_cli.config.diagnostics import Problems, Source
 
 SOURCE = Source("experiment", "e.yaml", Path("/somewhere"))
 
 
-def parse(text: str) -> tuple[tree.Node | None, list[str]]:
+def parse(text: str) -> tuple[yaml_tree.Node | None, list[str]]:
     problems = Problems()
-    return tree.parse(text, SOURCE, problems), problems.lines()
+    return yaml_tree.parse(text, SOURCE, problems), problems.lines()
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def parse(text: str) -> tuple[tree.Node | None, list[str]]:
     ],
 )
 def test_an_unquoted_scalar_is_read_by_yaml_1_2(text: str, value: object) -> None:
-    found = tree.plain_scalar(text)
+    found = yaml_tree.plain_scalar(text)
 
     assert (type(found), found) == (type(value), value)
 
@@ -69,7 +69,7 @@ def test_a_quoted_scalar_is_text_whatever_it_holds() -> None:
     root, problems = parse("""{a: "10", b: 'true', c: ""}""")
 
     assert root is not None
-    assert tree.to_plain(root) == {"a": "10", "b": "true", "c": ""}
+    assert yaml_tree.to_plain(root) == {"a": "10", "b": "true", "c": ""}
     assert problems == []
 
 
@@ -77,11 +77,11 @@ def test_a_block_scalar_is_text() -> None:
     root, _ = parse("a: |-\n  10\nb: >-\n  true\n")
 
     assert root is not None
-    assert tree.to_plain(root) == {"a": "10", "b": "true"}
+    assert yaml_tree.to_plain(root) == {"a": "10", "b": "true"}
 
 
 def test_a_number_of_very_many_digits_does_not_break_the_reader() -> None:
-    assert tree.plain_scalar("9" * 5000) == math.inf
+    assert yaml_tree.plain_scalar("9" * 5000) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_keys_are_text_as_they_are_written() -> None:
     root, _ = parse("010: a\ntrue: b\nno: c\n")
 
     assert root is not None
-    assert tree.to_plain(root) == {"010": "a", "true": "b", "no": "c"}
+    assert yaml_tree.to_plain(root) == {"010": "a", "true": "b", "no": "c"}
 
 
 def test_every_value_knows_its_line_and_column() -> None:
@@ -146,7 +146,7 @@ def test_every_value_knows_its_line_and_column() -> None:
 
     assert root is not None
     places = {
-        where: str(tree.place_at(root, where))
+        where: str(yaml_tree.place_at(root, where))
         for where in [("a", "b"), ("a", "c", 0), ("a", "c", 1, "d"), ("a", "z"), ("z",)]
     }
     assert places == {
@@ -156,8 +156,8 @@ def test_every_value_knows_its_line_and_column() -> None:
         ("a", "z"): "e.yaml:2:3",
         ("z",): "e.yaml:1:1",
     }
-    assert str(tree.key_place_at(root, ("a", "c"))) == "e.yaml:3:3"
-    assert str(tree.key_place_at(root, ("a", "c", 1))) == "e.yaml:3:10"
+    assert str(yaml_tree.key_place_at(root, ("a", "c"))) == "e.yaml:3:3"
+    assert str(yaml_tree.key_place_at(root, ("a", "c", 1))) == "e.yaml:3:10"
 
 
 values = st.one_of(
@@ -170,15 +170,15 @@ mappings = st.recursive(
 )
 
 
-def build(value: object, source: Source) -> tree.Node:
-    place = tree.Place(source)
+def build(value: object, source: Source) -> yaml_tree.Node:
+    place = yaml_tree.Place(source)
     if isinstance(value, dict):
-        return tree.MapNode(
-            place, {key: tree.Entry(place, build(item, source)) for key, item in value.items()}
+        return yaml_tree.MapNode(
+            place, {key: yaml_tree.Entry(place, build(item, source)) for key, item in value.items()}
         )
     if isinstance(value, list):
-        return tree.ListNode(place, tuple(build(item, source) for item in value))
-    return tree.ScalarNode(place, value, str(value))
+        return yaml_tree.ListNode(place, tuple(build(item, source) for item in value))
+    return yaml_tree.ScalarNode(place, value, str(value))
 
 
 def leaves(value: object, where: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
@@ -193,20 +193,20 @@ def test_each_value_of_the_upper_layer_counts_and_keeps_its_source(
 ) -> None:
     lower, upper = (Source("recipe", "r", Path("/r")), Source("--set", "s", Path("/s"), 1))
 
-    merged = tree.merge(build(below, lower), build(above, upper))
+    merged = yaml_tree.merge(build(below, lower), build(above, upper))
 
     for where, value in leaves(above).items():
-        node = tree.find(merged, where)
+        node = yaml_tree.find(merged, where)
         assert node is not None
         if value != {}:
-            assert (tree.to_plain(node), node.place.source.label) == (value, "s")
+            assert (yaml_tree.to_plain(node), node.place.source.label) == (value, "s")
 
 
 @given(mappings, mappings)
 def test_what_the_upper_layer_leaves_out_stays(below: dict, above: dict) -> None:
     lower, upper = (Source("recipe", "r", Path("/r")), Source("--set", "s", Path("/s"), 1))
 
-    merged = tree.merge(build(below, lower), build(above, upper))
+    merged = yaml_tree.merge(build(below, lower), build(above, upper))
 
     for where, value in leaves(below).items():
         over: object = above
@@ -215,6 +215,6 @@ def test_what_the_upper_layer_leaves_out_stays(below: dict, above: dict) -> None
             if not isinstance(over, dict):
                 break
         if over is None:
-            node = tree.find(merged, where)
+            node = yaml_tree.find(merged, where)
             assert node is not None
-            assert (tree.to_plain(node), node.place.source.label) == (value, "r")
+            assert (yaml_tree.to_plain(node), node.place.source.label) == (value, "r")

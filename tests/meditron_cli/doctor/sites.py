@@ -12,7 +12,7 @@ from meditron_cli.config.schema import Cluster
 from meditron_cli.doctor import facts
 from meditron_cli.doctor.facts import Site
 from meditron_cli.doctor.finding import Finding
-from meditron_cli.doctor.look import Look, Workload
+from meditron_cli.doctor.site_view import Look, Workload
 
 DATA = Path(__file__).parents[2] / "data"
 

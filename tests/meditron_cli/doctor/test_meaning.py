@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.contract.metrics_log import Pace
-from meditron_cli.doctor import meaning
+from meditron_cli.doctor import rules
 from meditron_cli.doctor.cache import PartitionFacts, Probe, SlurmFacts
 from meditron_cli.doctor.facts import Shape, Site
 from meditron_cli.doctor.finding import FATAL, OK, UNKNOWN, WARN
@@ -21,19 +21,19 @@ SHAPE = "job of pretrain (2 nodes of low)"
 
 def verdict(asked: Site, fact: str, partition: str = "low", **more: Any) -> tuple[str, str]:
     """Verdict and sentence about one fact."""
-    found = by_fact(meaning.judge(look(asked, profile(partition, **more))))[fact]
+    found = by_fact(rules.judge(look(asked, profile(partition, **more))))[fact]
     return found.verdict, found.meaning
 
 
 def test_the_test_slurm_is_fit() -> None:
-    findings = meaning.judge(look(site("22.05.8"), profile("low"), pace=QUICK))
+    findings = rules.judge(look(site("22.05.8"), profile("low"), pace=QUICK))
 
     assert {finding.verdict for finding in findings} == {OK}
 
 
 def test_nothing_is_unknown_of_a_site_that_answers() -> None:
     for version, partition in (("23.11.4", "h100"), ("24.05.2", "spare"), ("25.05.1", "low")):
-        findings = meaning.judge(look(site(version), profile(partition)))
+        findings = rules.judge(look(site(version), profile(partition)))
         silent = {finding.fact for finding in findings if finding.verdict == UNKNOWN}
         no_accounts = {"24.05.2": {"account", "job limits"}, "25.05.1": {"account", "job limits"}}
         no_nodes = {"25.05.1": {"nodes"}}
@@ -41,9 +41,9 @@ def test_nothing_is_unknown_of_a_site_that_answers() -> None:
 
 
 def test_each_silence_stands_alone_and_hides_nothing() -> None:
-    whole = by_fact(meaning.judge(look(site("22.05.8"), profile("low"))))
+    whole = by_fact(rules.judge(look(site("22.05.8"), profile("low"))))
 
-    without_nodes = by_fact(meaning.judge(look(site("22.05.8", nodes=None), profile("low"))))
+    without_nodes = by_fact(rules.judge(look(site("22.05.8", nodes=None), profile("low"))))
 
     assert without_nodes["nodes"].verdict == UNKNOWN
     kept = {fact: finding for fact, finding in whole.items() if fact not in ("nodes", "GPUs")}
@@ -51,11 +51,11 @@ def test_each_silence_stands_alone_and_hides_nothing() -> None:
 
 
 def test_of_a_silent_site_nothing_is_claimed() -> None:
-    findings = meaning.judge(look(Site(), profile("low")))
+    findings = rules.judge(look(Site(), profile("low")))
 
     assert {finding.verdict for finding in findings} == {UNKNOWN}
-    assert meaning.is_silent(Site())
-    assert not meaning.is_silent(site("22.05.8", config=None))
+    assert rules.is_silent(Site())
+    assert not rules.is_silent(site("22.05.8", config=None))
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_an_account_that_the_site_insists_on_is_fatal_when_it_is_not_yours() -> 
 def test_the_strictest_limit_on_jobs_counts() -> None:
     cluster = profile("h100", qos="low")
 
-    many = by_fact(meaning.judge(look(site("23.11.4"), cluster, jobs=25)))["job limits"]
-    long = by_fact(meaning.judge(look(site("23.11.4"), cluster, time_minutes=2000)))["job limits"]
+    many = by_fact(rules.judge(look(site("23.11.4"), cluster, jobs=25)))["job limits"]
+    long = by_fact(rules.judge(look(site("23.11.4"), cluster, time_minutes=2000)))["job limits"]
 
     assert many.value == "submit 20, run 4, minutes 1440"
     assert many.meaning.startswith("the plan has 25 jobs, and 20 may be queued at once")
@@ -234,7 +234,7 @@ def test_the_strictest_limit_on_jobs_counts() -> None:
 
 
 def test_a_grace_too_short_for_a_save_says_what_is_lost() -> None:
-    found = by_fact(meaning.judge(look(site("22.05.8"), profile("low"))))["GraceTime"]
+    found = by_fact(rules.judge(look(site("22.05.8"), profile("low"))))["GraceTime"]
 
     assert (found.value, found.verdict) == ("10 s", WARN)
     assert found.meaning == (
@@ -244,14 +244,14 @@ def test_a_grace_too_short_for_a_save_says_what_is_lost() -> None:
 
 
 def test_a_grace_long_enough_is_said_to_be() -> None:
-    found = by_fact(meaning.judge(look(site("23.11.4"), profile("h100", qos="low"))))["GraceTime"]
+    found = by_fact(rules.judge(look(site("23.11.4"), profile("h100", qos="low"))))["GraceTime"]
 
     assert (found.value, found.verdict, found.source) == ("120 s", OK, "sacctmgr")
     assert found.meaning == "a step and a save take about 55.0 s, measured in run med-7b-3f2a91c0"
 
 
 def test_nodes_that_are_away_are_counted() -> None:
-    found = by_fact(meaning.judge(look(site("23.11.4"), profile("h100"))))["nodes"]
+    found = by_fact(rules.judge(look(site("23.11.4"), profile("h100"))))["nodes"]
 
     assert (found.value, found.verdict) == ("4, 2 of them away", OK)
 
@@ -260,7 +260,7 @@ def test_a_job_that_is_only_halted_is_doubted() -> None:
     config = {"PreemptType": "preempt/qos", "PreemptMode": "GANG,SUSPEND"}
     asked = with_settings(site("23.11.4"), **config)
 
-    found = by_fact(meaning.judge(look(asked, profile("h100", qos="normal"))))["preemption"]
+    found = by_fact(rules.judge(look(asked, profile("h100", qos="normal"))))["preemption"]
 
     assert (found.value, found.verdict) == ("SUSPEND", WARN)
 
@@ -298,13 +298,13 @@ def test_a_job_that_is_only_halted_is_doubted() -> None:
 def test_the_strategy_is_one_sentence_with_its_reason(
     asked: Site, partition: str, submits: bool | None, sentence: str
 ) -> None:
-    assert meaning.strategy(look(asked, profile(partition)), submits) == sentence
+    assert rules.strategy(look(asked, profile(partition)), submits) == sentence
 
 
 def test_a_profile_that_wants_no_requeue_is_the_reason() -> None:
     cluster = profile("low", slurm={"requeue": False})
 
-    assert meaning.strategy(look(site("22.05.8"), cluster), True).startswith(
+    assert rules.strategy(look(site("22.05.8"), cluster), True).startswith(
         "a job that is preempted is followed by a fresh one, since the profile's slurm.requeue "
         "keeps Slurm from it; "
     )

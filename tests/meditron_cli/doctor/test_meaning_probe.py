@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meditron_cli.doctor import meaning_probe
+from meditron_cli.doctor import rules_probe
 from meditron_cli.doctor.finding import FATAL, OK, UNKNOWN, WARN
 from meditron_cli.plan.layout import GIB
 
@@ -104,7 +104,7 @@ def of_earlier_version() -> dict[str, Any]:
 
 
 def test_a_site_without_faults_has_none() -> None:
-    findings = meaning_probe.judge(report(), need_gb=100)
+    findings = rules_probe.judge(report(), need_gb=100)
 
     assert {finding.verdict for finding in findings} == {OK}
     assert by_fact(findings)["Python"].value == "3.11.7, torch 2.13.0, megatron.core 0.16.1"
@@ -175,7 +175,7 @@ def test_a_site_without_faults_has_none() -> None:
 def test_a_fault_has_its_sentence(
     seen: dict[str, Any], fact: str, verdict: str, sentence: str
 ) -> None:
-    found = by_fact(meaning_probe.judge(seen, need_gb=100))[fact]
+    found = by_fact(rules_probe.judge(seen, need_gb=100))[fact]
 
     assert (found.verdict, found.meaning) == (verdict, sentence)
 
@@ -185,7 +185,7 @@ def test_a_node_that_could_not_be_examined_hides_no_other() -> None:
     seen["hosts"][0]["health"] = {"error": "no end after 100 s"}
     seen["hosts"][1]["health"] = {"findings": [finding("n2", "FATAL", "gpu_count")]}
 
-    found = [item for item in meaning_probe.judge(seen, 100) if item.fact == "node health"]
+    found = [item for item in rules_probe.judge(seen, 100) if item.fact == "node health"]
 
     assert [item.verdict for item in found] == [UNKNOWN, WARN]
 
@@ -194,7 +194,7 @@ def test_one_node_that_could_not_be_examined_is_enough_for_no_ok() -> None:
     seen = report()
     seen["hosts"][1]["health"] = {"error": "no end after 100 s"}
 
-    found = [item for item in meaning_probe.judge(seen, 100) if item.fact == "node health"]
+    found = [item for item in rules_probe.judge(seen, 100) if item.fact == "node health"]
 
     assert [item.verdict for item in found] == [UNKNOWN]
 
@@ -202,7 +202,7 @@ def test_one_node_that_could_not_be_examined_is_enough_for_no_ok() -> None:
 def test_of_one_node_nothing_is_said_about_two() -> None:
     alone = report(asked_nodes=1, nodes=[node("n1")], hosts=[host("n1")])
 
-    facts = set(by_fact(meaning_probe.judge(alone, need_gb=100)))
+    facts = set(by_fact(rules_probe.judge(alone, need_gb=100)))
 
     assert not facts & {"shared storage", "nodes by name", "flock between nodes", "clocks"}
 
@@ -219,4 +219,4 @@ def test_of_one_node_nothing_is_said_about_two() -> None:
 def test_whether_jobs_may_submit_is_what_the_node_says(
     seen: dict[str, Any], may: bool | None
 ) -> None:
-    assert meaning_probe.may_submit(seen) is may
+    assert rules_probe.may_submit(seen) is may

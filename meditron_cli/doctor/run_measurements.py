@@ -8,7 +8,7 @@ from jobs.contract import metrics_log
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import PretrainSpec, TaskSpec
 from jobs.supervision.diagnosis.postmortem import read_task
-from meditron_cli.doctor.look import Workload
+from meditron_cli.doctor.site_view import Workload
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan
 from meditron_cli.runs import store

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from meditron_cli.config import files, tree
-from meditron_cli.config.problems import Place
-from meditron_cli.config.tree import Entry, MapNode, Node, ScalarNode
+from meditron_cli.config import files, yaml_tree
+from meditron_cli.config.diagnostics import Place
+from meditron_cli.config.yaml_tree import Entry, MapNode, Node, ScalarNode
 from meditron_cli.doctor import cache
 from meditron_cli.doctor.cache import Facts
 
@@ -60,7 +60,7 @@ def complete(profile: MapNode) -> tuple[MapNode, Known | None]:
     if facts is None:
         return profile, None
     place = Place(files.source_of(LAYER, label, path.parent))
-    merged = tree.merge(layer(facts, profile, place), profile)
+    merged = yaml_tree.merge(layer(facts, profile, place), profile)
     return (merged if isinstance(merged, MapNode) else profile), Known(label, facts.time)
 
 
@@ -70,7 +70,7 @@ def layer(facts: Facts, profile: MapNode, place: Place) -> MapNode:
     """
     found = {"slurm": asdict(facts.slurm)}
     for key in PARTITIONS:
-        node = tree.find(profile, (key,))
+        node = yaml_tree.find(profile, (key,))
         if not isinstance(node, MapNode):
             continue
         known = facts.partitions.get(scalar(node, "name"))
@@ -101,5 +101,5 @@ def mapping(nodes: Mapping[str, Node], place: Place) -> MapNode:
 
 def scalar(node: MapNode, key: str) -> str:
     """A text of a mapping; empty where there is none."""
-    found = tree.find(node, (key,))
+    found = yaml_tree.find(node, (key,))
     return found.value if isinstance(found, ScalarNode) and isinstance(found.value, str) else ""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from meditron_cli.doctor import meaning_end as end
-from meditron_cli.doctor import meaning_place as place
+from meditron_cli.doctor import rules_placement as place
+from meditron_cli.doctor import rules_termination as end
 from meditron_cli.doctor.facts import Site
 from meditron_cli.doctor.finding import FATAL, Finding
-from meditron_cli.doctor.look import Look
+from meditron_cli.doctor.site_view import Look
 
 JUDGES: tuple[Callable[[Look], Iterator[Finding]], ...] = (
     place.version, place.programs, place.partitions, place.nodes, place.accounts, place.job_limits,

@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from meditron_cli.config.problems import Problems
+from meditron_cli.config.diagnostics import Problems
 from meditron_cli.config.schema import Conflicts, Section, item_type, section_in
-from meditron_cli.config.tree import (
+from meditron_cli.config.yaml_tree import (
     ListNode,
     Location,
     MapNode,

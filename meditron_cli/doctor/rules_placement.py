@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from meditron_cli.doctor import facts
 from meditron_cli.doctor.facts import Partition
 from meditron_cli.doctor.finding import FATAL, OK, WARN, Finding, unknown
-from meditron_cli.doctor.look import ACCOUNTS, CONFIG, PARTITIONS, Look
+from meditron_cli.doctor.site_view import ACCOUNTS, CONFIG, PARTITIONS, Look
 
 if TYPE_CHECKING:
     from meditron_cli.config.schema import Partition as Wanted

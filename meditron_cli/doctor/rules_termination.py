@@ -8,7 +8,7 @@ from jobs.slurm.queries import AccountRow
 from meditron_cli.doctor import facts
 from meditron_cli.doctor.facts import Site
 from meditron_cli.doctor.finding import OK, WARN, Finding, unknown
-from meditron_cli.doctor.look import ACCOUNTS, CONFIG, PARTITIONS, Look
+from meditron_cli.doctor.site_view import ACCOUNTS, CONFIG, PARTITIONS, Look
 from meditron_cli.plan import fit
 
 REQUEUES = 5

@@ -31,7 +31,7 @@ from meditron_cli.runs import cancel, launch, prepare, store
 from meditron_cli.runs.record import read
 from meditron_cli.runs.recover import Said, look
 from meditron_cli.runs.state import fold
-from meditron_cli.scheduler.hands import Hands
+from meditron_cli.scheduler.fault_injection import Hands
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:

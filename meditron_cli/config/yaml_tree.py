@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from meditron_cli.config.problems import Place, Problems, Source
+from meditron_cli.config.diagnostics import Place, Problems, Source
 
 
 @dataclass(frozen=True)
