@@ -78,7 +78,7 @@ def command(
     run = open_run(services, submission)
     start(services, submission, run, as_json)
     if wait:
-        follow(services, run)
+        wait_for_end(services, run)
 
 
 def resolve(
@@ -228,7 +228,7 @@ def hint_runs_dir(services: Services, submission: Submission) -> None:
         console.note(f"hint: `export {store.VARIABLE}={submission.root}` shows it to every command")
 
 
-def follow(services: Services, run: RunDir) -> None:
+def wait_for_end(services: Services, run: RunDir) -> None:
     """Watch a run until it ends.
 
     Raises:
