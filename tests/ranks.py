@@ -14,10 +14,10 @@ from jobs.supervision.ranks import launcher
 PRELUDE = """
 import os, signal, sys, time
 from pathlib import Path
-from jobs import runtime
+from jobs.runtime.context import context_from
 from jobs.__main__ import explain, leave
 stage, run, index = sys.argv[4:7]
-context = runtime.context_from(Path(run), stage, int(index), os.environ)
+context = context_from(Path(run), stage, int(index), os.environ)
 rank = context.rank
 
 def say(code, message, hint=""):

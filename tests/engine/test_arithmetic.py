@@ -22,7 +22,8 @@ SIZES = ["tiny", "7b", "70b"]
 
 COUNT = """
 import json, sys
-from jobs import device, specs
+from jobs.engine import device
+from jobs.contract import specs
 device.start("cpu", 0, 1, 0)
 from jobs.engine import model, optim
 for data in json.load(sys.stdin):

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.engine
 ORDER = """
 import dataclasses, json, sys
 import torch
-from jobs import specs
-from jobs.engine import data
+from jobs.contract import specs
+from jobs.engine import dataset
 
 task = specs.task_from_json(json.load(sys.stdin))
 
@@ -29,21 +29,21 @@ for ranks, micro in ((1, 2), (2, 2), (4, 1), (3, 4), (1, 12)):
     spec = dataclasses.replace(
         task.spec, parallel=parallel, micro_batch_size=micro, global_batch_size=12
     )
-    splits = [data.Split(Numbers(), spec, torch.device("cpu"), rank) for rank in range(ranks)]
+    splits = [dataset.Split(Numbers(), spec, torch.device("cpu"), rank) for rank in range(ranks)]
     seen, prints[f"{ranks}x{micro}"] = [], []
     for batch in range(5):
         parts = zip(*(split.micro_batches(batch * 12) for split in splits), strict=True)
         for micro_batches in parts:
             seen += [int(number) for part in micro_batches for number in part["tokens"].flatten()]
         sums = [sum(part) for part in zip(*(split.seen for split in splits), strict=True)]
-        prints[f"{ranks}x{micro}"].append(data.written(sums))
+        prints[f"{ranks}x{micro}"].append(dataset.written(sums))
     orders[f"{ranks}x{micro}"] = seen
 
 samples = torch.arange(12 * 32).reshape(12, 32)
 swapped, other = samples[[1, 0, *range(2, 12)]], samples.clone()
 other[11, 31] += 1
 kinds = {"same": samples.clone(), "swapped": swapped, "one other token": other}
-prints |= {name: [data.written(data.fingerprint(rows, 0))] for name, rows in kinds.items()}
+prints |= {name: [dataset.written(dataset.fingerprint(rows, 0))] for name, rows in kinds.items()}
 print(json.dumps([orders, prints]))
 """
 

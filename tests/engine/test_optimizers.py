@@ -13,12 +13,15 @@ ROUND_TRIP = """
 import dataclasses, json, sys
 from pathlib import Path
 import torch
-from jobs import checkpoints, device, specs
+from jobs.checkpoints import manifest
+from jobs.engine import device
+from jobs.contract import specs
 
 task = specs.task_from_json(json.load(sys.stdin))
 spec = task.spec
 place = device.start("cpu", 0, 1, 0)
-from jobs.engine import checkpoint, model, optim, shards
+from jobs.engine import checkpoint, model, optim
+from jobs.engine import sharded_state
 
 
 class GroupAdam(torch.optim.Optimizer):
@@ -48,13 +51,13 @@ def trained(fills):
     part.init_state_fn(part.optimizer, part.config)
     for _ in range(fills):
         part.optimizer.step()
-    return shards.Trained(network, whole), part.optimizer
+    return sharded_state.Trained(network, whole), part.optimizer
 
 
 model.start_parallel(spec.parallel, place, spec.seed)
 layout = dataclasses.asdict(spec.parallel)
 for steps in (0, 3):
-    record = checkpoints.Record(steps, 0, layout, spec.precision, "", "", 0)
+    record = manifest.Record(steps, 0, layout, spec.precision, "", "", 0)
     path, saved = checkpoint.save(Path(sys.argv[1]), trained(steps)[0], record, 9)
     again, optimizer = trained(0)
     checkpoint.load(path, again, saved, layout)

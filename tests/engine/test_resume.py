@@ -52,10 +52,10 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(make_run, layout, 
 BEHIND = """
 import sys
 from jobs.__main__ import main
-from jobs.engine import loop
+from jobs.engine.trainer import Trainer
 
-place = loop.Trainer._position
-loop.Trainer._position = lambda trainer: max(0, place(trainer) - trainer.spec.global_batch_size)
+place = Trainer._position
+Trainer._position = lambda trainer: max(0, place(trainer) - trainer.spec.global_batch_size)
 
 if __name__ == "__main__":
     sys.exit(main())

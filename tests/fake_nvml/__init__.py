@@ -21,13 +21,13 @@ NAME = "libnvidia-ml.so.1"
 _SERVE = """
 import json, os, sys
 from pathlib import Path
-from jobs import health
+from jobs.health import node_checks
 for line in sys.stdin:
     question = json.loads(line)
     os.environ["FAKE_NVML"] = question["readings"]
-    sample = health.read_sample(Path(question["runs"]), question["environ"])
-    expected = health.expectation(question["health"], question["environ"])
-    findings = health.check(sample, expected)
+    sample = node_checks.read_sample(Path(question["runs"]), question["environ"])
+    expected = node_checks.expectation(question["health"], question["environ"])
+    findings = node_checks.check(sample, expected)
     print(json.dumps([finding.to_json() for finding in findings]), flush=True)
 """
 

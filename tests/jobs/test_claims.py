@@ -23,8 +23,8 @@ HOLDER = leases.Holder("pretrain", 0, 2, "4711", "n01", 99)
 WRITE = """
 import sys, time
 from pathlib import Path
-from jobs import claims
-with claims.sole_writer(Path(sys.argv[1]), claims.Holder("pretrain", 0, 7, "12", "n02", 34)):
+from jobs.checkpoints import leases
+with leases.sole_writer(Path(sys.argv[1]), leases.Holder("pretrain", 0, 7, "12", "n02", 34)):
     print("writing", flush=True)
     time.sleep(600)
 """
@@ -88,9 +88,9 @@ def test_a_lease_whose_owner_was_killed_expires(tmp_path):
     program = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from jobs import claims\n"
-        "holder = claims.Holder('evaluate', 1, 1, '', 'n01', 2)\n"
-        "with claims.leased(Path(sys.argv[1]), 'iter_0000010', holder, seconds=3):\n"
+        "from jobs.checkpoints import leases\n"
+        "holder = leases.Holder('evaluate', 1, 1, '', 'n01', 2)\n"
+        "with leases.leased(Path(sys.argv[1]), 'iter_0000010', holder, seconds=3):\n"
         "    print('leased', flush=True)\n"
         "    time.sleep(600)\n"
     )

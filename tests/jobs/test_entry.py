@@ -13,7 +13,7 @@ from jobs.contract import rundir
 REPOSITORY = Path(__file__).parents[2]
 
 NEVER = "not started again: another start would end the same way"
-CALL = "import sys; from jobs import entry; entry.run_task(*sys.argv[1:])"
+CALL = "import sys; from jobs.supervision import batch_step; batch_step.run_task(*sys.argv[1:])"
 
 
 def call(run: rundir.RunDir) -> subprocess.CompletedProcess[str]:

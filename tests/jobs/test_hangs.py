@@ -226,7 +226,7 @@ def test_time_in_which_nobody_looked_does_not_count(ranks: Ranks) -> None:
 def test_ranks_that_are_gone_are_leaving(ranks: Ranks) -> None:
     name = heartbeat.label(ranks.run, "pretrain", 0, 1, os.uname().nodename)
     program = (
-        "import os, sys, time; from jobs import heartbeat; heart = heartbeat.Heart()\n"
+        "import os, sys, time; from jobs.runtime import heartbeat; heart = heartbeat.Heart()\n"
         f"heart.open({name!r}, 0, heartbeat.places(os.environ))\n"
         "heart.beat(heartbeat.Phase.STEP, 1)\n"
         "time.sleep(600)"
@@ -299,11 +299,11 @@ ALL_REDUCE = """Thread 0x00007f27d8b3e6c0 (most recent call first):
 Current thread 0x00007f281b75a740 (most recent call first):
   File "/opt/site-packages/torch/distributed/distributed_c10d.py", line 3082 in all_reduce
   File "/opt/site-packages/torch/distributed/c10d_logger.py", line 83 in wrapper
-  File "/runs/a/code/jobs/engine/loop.py", line 208 in _agree
+  File "/runs/a/code/jobs/engine/trainer.py", line 208 in _agree
 """
 BUSY = """Current thread 0x00007f281b75a740 (most recent call first):
-  File "/runs/a/code/jobs/engine/data.py", line 91 in collate
-  File "/runs/a/code/jobs/engine/loop.py", line 195 in _forward
+  File "/runs/a/code/jobs/engine/dataset.py", line 91 in collate
+  File "/runs/a/code/jobs/engine/trainer.py", line 195 in _forward
 """
 SAVING = """Current thread 0x00007f281b75a740 (most recent call first):
   File "/opt/site-packages/torch/distributed/checkpoint/filesystem.py", line 500 in write_data

@@ -21,7 +21,7 @@ from ..ranks import wait_until
 RANK = """
 import os, sys, time
 from pathlib import Path
-from jobs import heartbeat
+from jobs.runtime import heartbeat
 heart = heartbeat.Heart()
 heart.open(sys.argv[1], int(sys.argv[2]), heartbeat.places(os.environ))
 heart.beat(heartbeat.Phase.CHECKPOINT, 40)

@@ -24,10 +24,10 @@ PARTITION = tuple(f"gpu{number:02d}" for number in range(1, 41))
 WRITER = """
 import sys
 from pathlib import Path
-from jobs import nodes
+from jobs.health import node_ledger
 for number in range(50):
-    entry = nodes.strike(f"{sys.argv[2]}-{number}", "SUSPECT", "CRASH", "x" * 5000, 1.0)
-    nodes.append(Path(sys.argv[1]), [entry])
+    entry = node_ledger.strike(f"{sys.argv[2]}-{number}", "SUSPECT", "CRASH", "x" * 5000, 1.0)
+    node_ledger.append(Path(sys.argv[1]), [entry])
 """
 
 

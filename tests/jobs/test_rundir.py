@@ -110,7 +110,7 @@ def test_a_missing_file_is_missing_not_malformed(tmp_path: Path) -> None:
 WRITE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from jobs import rundir
+from jobs.contract import rundir
 def watch(name, arguments):
     if name == "os.rename":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -132,7 +132,7 @@ def test_a_writer_killed_before_the_rename_leaves_the_old_file(tmp_path: Path) -
 WRITE_TOO_MUCH = """
 import sys
 from pathlib import Path
-from jobs import rundir
+from jobs.contract import rundir
 try:
     rundir.write_bytes(Path(sys.argv[1]), b"x" * 100_000)
 except OSError as error:
@@ -158,7 +158,7 @@ def test_a_refused_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) ->
 WRITE_OFTEN = """
 import sys
 from pathlib import Path
-from jobs import rundir
+from jobs.contract import rundir
 for number in range(200):
     rundir.write_json(Path(sys.argv[1]), {"number": number, "ballast": str(number) * 5000})
 """
@@ -182,7 +182,7 @@ def test_a_reader_beside_a_writer_sees_whole_files_only(tmp_path: Path) -> None:
 APPEND = """
 import sys
 from pathlib import Path
-from jobs import rundir
+from jobs.contract import rundir
 run = rundir.RunDir(Path(sys.argv[1]))
 for number in range(50):
     rundir.append_event(run, "step", writer=sys.argv[2], number=number, note="x" * 9000)
@@ -347,7 +347,7 @@ def test_lines_that_are_no_objects_are_skipped(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from jobs import rundir
+from jobs.contract import rundir
 with rundir.locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)

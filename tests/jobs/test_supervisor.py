@@ -34,7 +34,8 @@ HEALTH = f"health-00000-{NODE}.json"
 SUPERVISE = """
 import json, sys
 from pathlib import Path
-from jobs import rundir, supervisor
+from jobs.contract import rundir
+from jobs.supervision import supervisor
 run, attempt, limits = rundir.RunDir(Path(sys.argv[1])), int(sys.argv[2]), json.loads(sys.argv[3])
 sys.exit(supervisor.supervise(run, "curate", 0, attempt, supervisor.Limits(**limits)))
 """
@@ -529,9 +530,10 @@ def test_ranks_that_hang_are_looked_at_and_ended(bench: Bench) -> None:
 
 def test_two_starts_at_once_never_get_one_number(bench: Bench) -> None:
     claim = (
-        "import sys; from pathlib import Path; from jobs import attempt, rundir\n"
+        "import sys; from pathlib import Path; from jobs.contract import rundir\n"
+        "from jobs.supervision import attempt_records\n"
         "run = rundir.RunDir(Path(sys.argv[1]))\n"
-        "print(*(attempt.claim(run, 'curate', 0, 1) for _ in range(50)))"
+        "print(*(attempt_records.claim(run, 'curate', 0, 1) for _ in range(50)))"
     )
     command = [sys.executable, "-c", claim, str(bench.run.root)]
     both = [

@@ -25,7 +25,8 @@ REPOSITORY = Path(__file__).parents[2]
 SUPERVISE = """
 import sys
 from pathlib import Path
-from jobs import rundir, supervisor
+from jobs.contract import rundir
+from jobs.supervision import supervisor
 run, limits = rundir.RunDir(Path(sys.argv[1])), supervisor.Limits(peers_seconds=0.5)
 sys.exit(supervisor.supervise(run, "pretrain", 0, 1, limits))
 """

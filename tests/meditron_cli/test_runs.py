@@ -239,14 +239,14 @@ MAKE_RUNS = """
 import sys
 from pathlib import Path
 from jobs.contract.rundir import RunDir
-from meditron_cli import runs
+from meditron_cli.runs import store
 from meditron_cli.commands.resume import planned
 root = Path(sys.argv[1])
 plan = planned(RunDir(root / sys.argv[2]))
-request = runs.Request({}, {}, "tiny", None, [], 0.0)
+request = store.Request({}, {}, "tiny", None, [], 0.0)
 print("ready", flush=True)
 for number in range(1000):
-    runs.create(root, f"made-{number}", request, plan)
+    store.create(root, f"made-{number}", request, plan)
 """
 
 
