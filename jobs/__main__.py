@@ -17,20 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from jobs.contract import rundir, specs
+from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, Stopped, TaskError
+from jobs.contract.files import FormatError, write_json
 from jobs.contract.job import node_name
+from jobs.contract.stage_specs import STAGES
 from jobs.runtime import heartbeat
-from jobs.runtime.context import (
-    CONFIGURATION,
-    FAILED,
-    FINISHED,
-    STOP_SIGNALS,
-    STOPPED,
-    Context,
-    Stopped,
-    TaskError,
-    context_from,
-)
+from jobs.runtime.context import STOP_SIGNALS, Context, context_from
 
 MODULES = {
     "curate": "jobs.stages.curate",
@@ -45,13 +37,13 @@ def main(argv: list[str] | None = None) -> int:
     codes).
     """
     parser = argparse.ArgumentParser(prog="python -m jobs", description=__doc__)
-    parser.add_argument("stage", choices=specs.STAGES)
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("index", type=int)
     args = parser.parse_args(argv)
     try:
         context = context_from(args.run_dir, args.stage, args.index, os.environ)
-    except (OSError, ValueError, rundir.FormatError) as error:
+    except (OSError, ValueError, FormatError) as error:
         print(f"{args.stage} task {args.index} of {args.run_dir}: {error}", file=sys.stderr)
         return CONFIGURATION
     context.stop.install()
@@ -127,7 +119,7 @@ def leave(
     name = f"words-{context.task.index:05d}-{context.rank:05d}.json"
     folder = context.run.attempt(context.task.stage, context.attempt)
     try:
-        rundir.write_json(folder / name, words)
+        write_json(folder / name, words)
     except OSError as problem:  # a full disk must not hide the message above
         say(json.dumps({**words, "unwritten": str(problem)}))
     return code

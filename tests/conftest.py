@@ -12,7 +12,9 @@ import hypothesis
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs.contract import rundir, specs
+from jobs.contract import done_markers, specs
+from jobs.contract.events import read_events
+from jobs.contract.files import read_json, write_json
 from jobs.contract.rundir import RunDir
 from meditron_cli.main import main
 from meditron_cli.services import Services
@@ -96,7 +98,7 @@ class Bench:
 
     def events(self, kind: str) -> list[dict[str, object]]:
         """Events of a kind of the first run."""
-        return [event for event in rundir.read_events(self.run()) if event["event"] == kind]
+        return [event for event in read_events(self.run()) if event["event"] == kind]
 
 
 @pytest.fixture(autouse=True)
@@ -132,8 +134,8 @@ def finish() -> Callable[..., None]:
 
     def leave(run: RunDir, stage: str, *indices: int, **summary: object) -> None:
         for index in indices:
-            task = specs.task_from_json(rundir.read_json(run.spec(stage, index)))
-            rundir.write_done(
+            task = specs.task_from_json(read_json(run.spec(stage, index)))
+            done_markers.write_done(
                 run,
                 stage,
                 index,
@@ -152,7 +154,7 @@ def fail() -> Callable[..., None]:
     """Leave the exit record that a task of a stage would leave on failing."""
 
     def leave(run: RunDir, stage: str, index: int, *, attempt: int = 1, code: int = 2) -> None:
-        rundir.write_json(
+        write_json(
             run.exit_record(stage, attempt, index),
             {
                 "code": code,

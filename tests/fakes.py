@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract import rundir
+from jobs.contract.events import append_event
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
@@ -89,7 +90,7 @@ class FakeScheduler:
     def adopt(self, run: Path, intent: Mapping[str, Any]) -> bool:
         if self.adopts:
             fields = {key: intent[key] for key in ("stage", "attempt", "indices", "scheduler")}
-            rundir.append_event(rundir.RunDir(run), "submit", **fields, job_ids=["99"])
+            append_event(rundir.RunDir(run), "submit", **fields, job_ids=["99"])
             self.put("99", JobState.QUEUED)
         return self.adopts
 

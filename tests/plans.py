@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.contract.specs import STAGES
+from jobs.contract.stage_specs import STAGES
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.config.load import load
 from meditron_cli.plan.build import build

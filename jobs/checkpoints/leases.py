@@ -20,9 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from jobs.contract import rundir
+from jobs.contract.errors import FAILED, TaskError
+from jobs.contract.files import FormatError, read_json, write_json
 from jobs.contract.job import Job, node_name
-from jobs.runtime.context import FAILED, Context, TaskError
+from jobs.contract.locks import Locked, locked_within
+from jobs.runtime.context import Context
 
 LEASE_SECONDS = 900.0
 """A lease counts so long after it was taken or renewed: longer than a node may be silent, and than
@@ -94,8 +96,8 @@ def sole_writer(folder: Path, holder: Holder, seconds: float = WRITER_SECONDS) -
     path = _writer_file(folder)
     with ExitStack() as held:
         try:
-            held.enter_context(rundir.locked_within(path, seconds))
-        except rundir.Locked:
+            held.enter_context(locked_within(path, seconds))
+        except Locked:
             raise _held(folder) from None
         path.write_text(json.dumps(asdict(holder)))  # in place: the lock is on this very file
         yield
@@ -144,7 +146,7 @@ def leased(
     over = threading.Event()
 
     def write() -> None:
-        rundir.write_json(path, {**asdict(holder), "expires": time.time() + seconds})
+        write_json(path, {**asdict(holder), "expires": time.time() + seconds})
 
     def renew() -> None:
         while not over.wait(seconds / RENEWALS):
@@ -192,11 +194,11 @@ def _read_lease(path: Path) -> Lease | None:
     match = _LEASE.fullmatch(path.name)
     name = match[1] if match else ""
     try:
-        value = rundir.read_json(path)
+        value = read_json(path)
         return Lease(name, _holder(value), float(value["expires"]))
     except FileNotFoundError:
         return None
-    except (rundir.FormatError, LookupError, TypeError, ValueError):
+    except (FormatError, LookupError, TypeError, ValueError):
         with suppress(FileNotFoundError):
             return Lease(name, None, path.stat().st_mtime + LEASE_SECONDS)
         return None

@@ -21,7 +21,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.contract import rundir, specs
+from jobs.contract import specs
+from jobs.contract.files import FormatError, read_json, sha256, write_json
+from jobs.contract.stage_specs import ModelSpec
 
 RECORD = "meditron.json"
 MANIFEST = "manifest.json"
@@ -46,7 +48,7 @@ class Record:
     consumed_samples: int
     """Sequences trained on; the next step begins with this one."""
     layout: dict[str, Any]
-    """``jobs.contract.specs.ParallelSpec`` as it was when saving."""
+    """``jobs.contract.stage_specs.ParallelSpec`` as it was when saving."""
     precision: str
     model: str
     """``model_digest`` of the model."""
@@ -67,7 +69,7 @@ def name(iteration: int) -> str:
     return f"iter_{iteration:07d}"
 
 
-def model_digest(spec: specs.ModelSpec) -> str:
+def model_digest(spec: ModelSpec) -> str:
     """Digest of the architecture, without vocabulary padding: that depends on the layout."""
     return specs.digest(replace(spec, padded_vocab_size=0))
 
@@ -124,15 +126,15 @@ def read(path: Path) -> Record:
         FileNotFoundError: it was never finished.
         rundir.FormatError: written by another version, or damaged.
     """
-    value = rundir.read_json(path / RECORD)
+    value = read_json(path / RECORD)
     value.pop("format")
     try:
         record = Record(**value)
     except TypeError as error:
-        raise rundir.FormatError(f"{path / RECORD}: {error}") from error
+        raise FormatError(f"{path / RECORD}: {error}") from error
     for field, kind in typing.get_type_hints(Record).items():
         if not isinstance(getattr(record, field), typing.get_origin(kind) or kind):
-            raise rundir.FormatError(f"{path / RECORD}: {field} is {getattr(record, field)!r}")
+            raise FormatError(f"{path / RECORD}: {field} is {getattr(record, field)!r}")
     return record
 
 
@@ -153,7 +155,7 @@ def problem(path: Path) -> str:
         record = read(path)
         text = (path / MANIFEST).read_bytes()
         json.loads((path / MEGATRON_METADATA).read_bytes())
-    except rundir.FormatError as error:
+    except FormatError as error:
         return str(error)
     except _ABSENT as error:
         return _absence(path, error)
@@ -189,7 +191,7 @@ def _wrong_size(path: Path, files: Mapping[str, Any]) -> str:
 
 def manifest(path: Path) -> dict[str, dict[str, Any]]:
     """``bytes`` and ``sha256`` of every file of a checkpoint in which ``problem`` found none."""
-    found: dict[str, dict[str, Any]] = rundir.read_json(path / MANIFEST)["files"]
+    found: dict[str, dict[str, Any]] = read_json(path / MANIFEST)["files"]
     return found
 
 
@@ -208,7 +210,7 @@ def altered(
     """
     for file, expected in files.items():
         try:
-            digest = rundir.sha256(path / file)
+            digest = sha256(path / file)
         except _ABSENT:
             return f"{file} is missing"
         if digest != expected["sha256"]:
@@ -223,15 +225,15 @@ def note_verified(path: Path) -> None:
     Raises:
         OSError: the storage takes nothing.
     """
-    rundir.write_json(path / VERIFIED, {"manifest": read(path).manifest, "time": time.time()})
+    write_json(path / VERIFIED, {"manifest": read(path).manifest, "time": time.time()})
 
 
 def verified_at(path: Path) -> float | None:
     """When every byte of a checkpoint was last read and found right, seconds since 1970."""
     try:
-        word = rundir.read_json(path / VERIFIED)
+        word = read_json(path / VERIFIED)
         return float(word["time"]) if word["manifest"] == read(path).manifest else None
-    except (OSError, rundir.FormatError, LookupError, TypeError, ValueError):
+    except (OSError, FormatError, LookupError, TypeError, ValueError):
         return None
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from jobs.checkpoints import leases, manifest
 from jobs.checkpoints.manifest import Found
-from jobs.contract import rundir
+from jobs.contract.errors import FAILED, TaskError
+from jobs.contract.events import read_events
+from jobs.contract.files import read_lines
 from jobs.contract.rundir import RunDir
-from jobs.runtime.context import FAILED, TaskError
 
 OLDER_TRIED = 2
 """How many checkpoints before the newest may be used when it is damaged."""
@@ -67,10 +68,10 @@ def highest_saved(run: RunDir) -> int:
     """The highest step of which a run is known to have had a checkpoint, by its records alone: the
     saves that ranks have told, and what was found at the starts and the ends; 0 before the first.
     """
-    saved = [line["step"] for line in rundir.read_lines(run.metrics()) if "save" in line]
+    saved = [line["step"] for line in read_lines(run.metrics()) if "save" in line]
     found = [
         event.get(key) or 0
-        for event in rundir.read_events(run)
+        for event in read_events(run)
         for key in ("step", "step_before", "step_after")
         if event.get("stage") == "pretrain"
     ]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from jobs.contract.rundir import RunDir, describe_file
+from jobs.contract.done_markers import describe_file
+from jobs.contract.rundir import RunDir
 
 BUFFER_BYTES = 1 << 16
 

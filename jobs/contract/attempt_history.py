@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.contract import rundir
+from jobs.contract.events import read_events
 from jobs.contract.outcomes import Action, Cause, Ending
 
 PERSON = "person"
@@ -77,7 +78,7 @@ class History:
 
 def read(run: rundir.RunDir, stage: str, index: int) -> History:
     """The history of one task."""
-    return fold(rundir.read_events(run), stage, index)
+    return fold(read_events(run), stage, index)
 
 
 def fold(events: Iterable[Mapping[str, Any]], stage: str, index: int) -> History:

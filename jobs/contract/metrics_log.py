@@ -7,9 +7,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs.contract import rundir
+from jobs.contract.files import read_lines
 
 SAVE_FACTOR = 1.5
 """Saves on storage that others use too vary (design SLURM, section 3b)."""
@@ -47,7 +48,7 @@ class Pace:
 
 def measured(run: rundir.RunDir) -> Pace | None:
     """The pace of a run's training so far; None before its first save and its first step."""
-    return pace_of(rundir.read_lines(run.metrics()))
+    return pace_of(read_lines(run.metrics()))
 
 
 def pace_of(lines: Iterable[Mapping[str, Any]]) -> Pace | None:
@@ -69,3 +70,41 @@ def quantile(values: Iterable[float], share: float) -> float:
     """The least value that a share of all do not exceed (nearest rank); of a few, the largest."""
     ordered = sorted(values)
     return ordered[math.ceil(share * len(ordered)) - 1]
+
+
+Line = dict[str, Any]
+
+
+class Steps(NamedTuple):
+    """The steps that the newest attempt builds on, each once."""
+
+    trained: list[Line]
+    """Lines with a training loss, by step."""
+    validated: list[Line]
+    """Lines with a validation loss, by step."""
+
+
+def that_count(lines: Iterable[Line]) -> Steps:
+    """Leave out what was done again, or undone by going back to an older checkpoint.
+
+    A training step that does not follow the ones before it shows that an attempt went back to the
+    checkpoint before that step: nothing told earlier about this step and later ones counts.
+
+    Args:
+        lines: of ``metrics.jsonl``, oldest first.
+    """
+    trained: dict[int, Line] = {}
+    validated: dict[int, Line] = {}
+    for line in lines:
+        if "validation_loss" in line:
+            validated[line["step"]] = line
+        elif "loss" in line:
+            if trained and line["step"] <= next(reversed(trained)):
+                trained = _before(trained, line["step"])
+                validated = _before(validated, line["step"])
+            trained[line["step"]] = line
+    return Steps(list(trained.values()), [validated[step] for step in sorted(validated)])
+
+
+def _before(lines: dict[int, Line], step: int) -> dict[int, Line]:
+    return {number: line for number, line in lines.items() if number < step}

@@ -11,8 +11,8 @@ from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.contract import rundir
 from jobs.contract.atomic_file import PartFile
+from jobs.contract.files import fsync_folder
 
 if TYPE_CHECKING:
     import numpy
@@ -71,7 +71,7 @@ class IndexedWriter:
         index.path.unlink(missing_ok=True)  # an old index must never stand beside new data
         for part in self.parts:
             part.publish()
-        rundir.fsync_folder(index.path.parent)
+        fsync_folder(index.path.parent)
 
     def discard(self) -> None:
         """Remove what was not published."""

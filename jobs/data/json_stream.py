@@ -15,7 +15,7 @@ from typing import Any
 import zstandard
 from isal import igzip
 
-from jobs.runtime.context import TaskError
+from jobs.contract.errors import TaskError
 
 BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 1 << 28

@@ -18,8 +18,8 @@ import orjson
 import zstandard
 from isal import isal_zlib
 
+from jobs.contract.errors import TaskError
 from jobs.data import json_stream
-from jobs.runtime.context import TaskError
 
 JSON_SUFFIXES = (".jsonl", ".json")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}

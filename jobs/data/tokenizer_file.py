@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jobs.contract import rundir
-from jobs.runtime.context import TaskError
+from jobs.contract import done_markers, rundir
+from jobs.contract.errors import TaskError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,7 +24,7 @@ def require_unchanged(run: rundir.RunDir, name: str, sha256: str) -> dict[str, A
         TaskError: it cannot be read, or is another than the one the run was made with.
     """
     try:
-        found = rundir.describe_file(run, name)
+        found = done_markers.describe_file(run, name)
     except OSError as error:
         message = f"{name}: the tokenizer cannot be read ({error.strerror})"
         raise TaskError(message, HINT) from error

@@ -22,12 +22,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from jobs.checkpoints import manifest, retention
 from jobs.checkpoints.manifest import MANIFEST, RECORD, Found, Record
-from jobs.contract import rundir
+from jobs.contract.errors import FAILED, TaskError
+from jobs.contract.files import fsync_folder, sha256, write_json
 from jobs.contract.rundir import RunDir
 from jobs.engine import device as devices
 from jobs.engine import sharded_state
 from jobs.engine.sharded_state import Trained
-from jobs.runtime.context import FAILED, TaskError
 
 T = TypeVar("T")
 
@@ -197,7 +197,7 @@ def _describe_together(path: Path) -> dict[str, Any]:
         names = [file.name for file in path.iterdir()]
         mine = [name for name in names if own.fullmatch(name) or _is_common(name)]
         return {
-            name: {"bytes": (path / name).stat().st_size, "sha256": rundir.sha256(path / name)}
+            name: {"bytes": (path / name).stat().st_size, "sha256": sha256(path / name)}
             for name in mine
         }
 
@@ -259,15 +259,15 @@ def _from_all(work: Callable[[], T]) -> list[T]:
 
 def _commit(path: Path, record: Record, files: dict[str, Any], keep: int) -> Record:
     try:
-        rundir.write_json(path / MANIFEST, {"files": files})
+        write_json(path / MANIFEST, {"files": files})
         record = replace(
             record,
-            manifest=rundir.sha256(path / MANIFEST),
+            manifest=sha256(path / MANIFEST),
             bytes=sum(entry["bytes"] for entry in files.values()),
             files=len(files),
         )
-        rundir.write_json(path / RECORD, asdict(record))
-        rundir.fsync_folder(path.parent)
+        write_json(path / RECORD, asdict(record))
+        fsync_folder(path.parent)
         wrong = manifest.problem(path)
     except OSError as error:
         raise _not_written(path, str(error)) from error

@@ -19,9 +19,11 @@ import numpy
 import torch
 
 from jobs.contract import rundir, specs
+from jobs.contract.errors import CONFIGURATION, TaskError
+from jobs.contract.files import FORMAT, FormatError, read_json, sha256, write_json
+from jobs.contract.stage_specs import PretrainSpec
 from jobs.data import tokenizer_file
 from jobs.engine import device as devices
-from jobs.runtime.context import CONFIGURATION, TaskError
 
 with devices.quiet():
     from megatron.core import parallel_state
@@ -77,7 +79,7 @@ class Tokenizer:
     """None lets the header of each file say how wide its tokens are."""
 
 
-def survey(run: rundir.RunDir, spec: specs.PretrainSpec) -> Corpus:
+def survey(run: rundir.RunDir, spec: PretrainSpec) -> Corpus:
     """Look at every indexed dataset of the spec. Call from one rank alone.
 
     Raises:
@@ -123,7 +125,7 @@ def _source(run: rundir.RunDir, prefix: str, vocab_size: int, scanned: int) -> S
             "submit the tokenize stage again",
         )
     _check_ids(binary, kind, vocab_size, scanned)
-    return Source(prefix, tokens, rundir.sha256(index))
+    return Source(prefix, tokens, sha256(index))
 
 
 def _read_index(index: Path) -> tuple[int, numpy.dtype[Any]]:
@@ -170,7 +172,7 @@ class Split:
 
     dataset: Any
     """None on pipeline stages that see no tokens."""
-    spec: specs.PretrainSpec
+    spec: PretrainSpec
     place: torch.device
     data_rank: int
     is_witness: bool = True
@@ -252,7 +254,7 @@ class Splits:
 
 
 def open_splits(
-    run: rundir.RunDir, spec: specs.PretrainSpec, corpus: Corpus, place: torch.device
+    run: rundir.RunDir, spec: PretrainSpec, corpus: Corpus, place: torch.device
 ) -> Splits:
     """Open the training and validation samples; rank 0 builds the index files that are missing.
 
@@ -287,7 +289,7 @@ def open_splits(
             create_attention_mask=False,
         ),
     ).build()
-    devices.decide_once(lambda: rundir.write_json(cache / READY, _cached(cache, corpus)))
+    devices.decide_once(lambda: write_json(cache / READY, _cached(cache, corpus)))
     data_rank = parallel_state.get_data_parallel_rank()
     return Splits(
         Split(train, spec, place, data_rank, _is_witness()),
@@ -296,7 +298,7 @@ def open_splits(
     )
 
 
-def _end_of_document(run: rundir.RunDir, spec: specs.PretrainSpec) -> int:
+def _end_of_document(run: rundir.RunDir, spec: PretrainSpec) -> int:
     """Id of the token that ends a document, from the tokenizer that the run was made with."""
     tokenizer_file.require_unchanged(run, spec.tokenizer, spec.tokenizer_sha256)
     path = str(run.path(spec.tokenizer))
@@ -332,9 +334,9 @@ def _clear_unfinished(cache: Path, corpus: Corpus) -> None:
     between would be met again at every start.
     """
     try:
-        if rundir.read_json(cache / READY) == {"format": rundir.FORMAT, **_cached(cache, corpus)}:
+        if read_json(cache / READY) == {"format": FORMAT, **_cached(cache, corpus)}:
             return
-    except (FileNotFoundError, rundir.FormatError):
+    except (FileNotFoundError, FormatError):
         pass
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from jobs.runtime.context import TaskError
+from jobs.contract.errors import TaskError
 
 if TYPE_CHECKING:
     import torch

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import torch
 
-from jobs.contract.specs import ModelSpec, ParallelSpec
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 from jobs.engine import device as devices
 
 with devices.quiet():

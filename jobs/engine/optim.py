@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from jobs.contract.specs import PretrainSpec
+from jobs.contract.stage_specs import PretrainSpec
 from jobs.engine import device as devices
 
 with devices.quiet():

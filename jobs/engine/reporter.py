@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from jobs import steps
-from jobs.contract import rundir, specs
+from jobs.contract.files import read_lines
+from jobs.contract.metrics_log import that_count
+from jobs.contract.stage_specs import PretrainSpec
 from jobs.runtime.context import Context
 
 TELL_SECONDS = 1.0
@@ -18,7 +19,7 @@ TELL_SECONDS = 1.0
 class Reporter:
     """Tells how training goes. Every rank has one, only rank 0 writes."""
 
-    def __init__(self, context: Context, spec: specs.PretrainSpec) -> None:
+    def __init__(self, context: Context, spec: PretrainSpec) -> None:
         self.context = context
         self.spec = spec
         self.active = context.rank == 0
@@ -108,7 +109,7 @@ class Reporter:
         """Whether a validation after this step is on record."""
         return any(
             line.get("step") == step and "validation_loss" in line
-            for line in rundir.read_lines(self.context.run.metrics())
+            for line in read_lines(self.context.run.metrics())
         )
 
     def _draw(self, step: int, values: dict[str, float]) -> None:
@@ -139,7 +140,7 @@ def summarise(lines: list[dict[str, Any]], done: int, tokens: int) -> dict[str, 
         ``steps``, ``tokens``, first and last loss and validation loss (None where there is none),
         ``seconds`` spent in steps, and ``tokens_per_s`` of these.
     """
-    trained, validated = steps.that_count(lines)
+    trained, validated = that_count(lines)
     seconds = sum(line["seconds"] for line in trained)
     return {
         "steps": done,

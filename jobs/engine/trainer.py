@@ -16,11 +16,14 @@ import torch
 import torch.distributed
 
 from jobs.checkpoints import leases, manifest
-from jobs.contract import rundir, specs
+from jobs.contract import done_markers
+from jobs.contract.errors import FAILED, Stopped, TaskError
+from jobs.contract.files import read_lines
+from jobs.contract.stage_specs import PretrainSpec
 from jobs.engine import checkpoint, dataset, model, optim, sharded_state
 from jobs.engine import device as devices
 from jobs.engine.reporter import Reporter, summarise
-from jobs.runtime.context import FAILED, Context, Stopped, TaskError
+from jobs.runtime.context import Context
 from jobs.runtime.heartbeat import Phase
 
 with devices.quiet():
@@ -35,7 +38,7 @@ class NotANumber(TaskError):
     """The loss or the gradient norm is infinite or no number."""
 
 
-def train(context: Context, spec: specs.PretrainSpec, place: torch.device) -> None:
+def train(context: Context, spec: PretrainSpec, place: torch.device) -> None:
     """Train from the newest valid checkpoint, or from random weights, to ``train_steps``.
 
     Every rank of the layout calls it. Rank 0 writes metrics, progress and, at the target, the done
@@ -55,9 +58,7 @@ def train(context: Context, spec: specs.PretrainSpec, place: torch.device) -> No
         _train(context, spec, place, reporter)
 
 
-def _train(
-    context: Context, spec: specs.PretrainSpec, place: torch.device, reporter: Reporter
-) -> None:
+def _train(context: Context, spec: PretrainSpec, place: torch.device, reporter: Reporter) -> None:
     corpus = devices.decide_once(lambda: dataset.survey(context.run, spec))
     context.heart.beat()
     network = model.build(spec.model, spec.parallel, spec.precision, place)
@@ -103,7 +104,7 @@ class Trainer:
     """The state of a training run on this rank, and its steps."""
 
     context: Context
-    spec: specs.PretrainSpec
+    spec: PretrainSpec
     corpus: dataset.Corpus
     splits: dataset.Splits
     network: torch.nn.Module
@@ -304,10 +305,10 @@ class Trainer:
         sources = (*self.corpus.train, *self.corpus.validation)
         record = f"{self.spec.checkpoint_dir}/{manifest.name(self.step)}/{manifest.RECORD}"
         tokens = self._position() * self.spec.model.seq_length
-        lines = list(rundir.read_lines(run.metrics()))
+        lines = list(read_lines(run.metrics()))
         self.context.finish(
-            inputs=[rundir.describe_file(run, f"{source.prefix}.idx") for source in sources],
-            outputs=[rundir.describe_file(run, record)],
+            inputs=[done_markers.describe_file(run, f"{source.prefix}.idx") for source in sources],
+            outputs=[done_markers.describe_file(run, record)],
             summary={
                 **summarise(lines, self.step, tokens),
                 "peak_memory_bytes": devices.peak_memory_bytes(self.splits.place),

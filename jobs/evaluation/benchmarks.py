@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jobs.runtime.context import TaskError
+from jobs.contract.errors import TaskError
 
 LETTERS = "ABCDEFGHIJ"
 ANSWER_CUE = "\nThe answer is:"

@@ -22,8 +22,8 @@ import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from jobs.contract.errors import TaskError
 from jobs.data import tokenizer_file
-from jobs.runtime.context import TaskError
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract import rundir, specs
+from jobs.contract.files import FORMAT, read_lines
 from jobs.contract.outcomes import Finding, NodeEntry
 
 CLEARED = "CLEARED"
@@ -59,7 +60,7 @@ def ledger_of(run: rundir.RunDir, task: specs.TaskSpec | None) -> Path | None:
 
 def read(path: Path) -> tuple[NodeEntry, ...]:
     """All entries, oldest first; a missing file has none, a line that is no entry is skipped."""
-    entries = (_entry(line) for line in rundir.read_lines(path))
+    entries = (_entry(line) for line in read_lines(path))
     return tuple(entry for entry in entries if entry is not None)
 
 
@@ -81,7 +82,7 @@ def append(path: Path, entries: Iterable[NodeEntry]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    lines = [json.dumps({"format": rundir.FORMAT, **dataclasses.asdict(e)}) for e in entries]
+    lines = [json.dumps({"format": FORMAT, **dataclasses.asdict(e)}) for e in entries]
     if not lines:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

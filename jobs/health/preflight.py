@@ -16,9 +16,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from jobs.contract import rundir, specs
+from jobs.contract.errors import FINISHED, UNHEALTHY, TaskError
+from jobs.contract.files import FormatError, read_json, write_bytes, write_json
+from jobs.contract.stage_specs import STAGES
 from jobs.health import node_checks
 from jobs.health.findings import Outcome, Subject, finding_about
-from jobs.runtime import context, subprocesses
+from jobs.runtime import subprocesses
 
 STORAGE_LIMIT_SECONDS = 10.0
 PROCESS_TRIES = 3
@@ -34,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     """Examine this node for one task; the exit code says whether ranks may start."""
     parser = argparse.ArgumentParser(prog="python -m jobs.health.preflight", description=__doc__)
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("stage", choices=specs.STAGES)
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("index", type=int)
     parser.add_argument("attempt", type=int)
     parser.add_argument(
@@ -45,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     run = rundir.RunDir(args.run_dir.resolve())
     try:
         expected = expectation(run, args.stage, args.index)
-    except context.TaskError as error:
+    except TaskError as error:
         print(f"preflight: {error.message}\nhint: {error.hint}", file=sys.stderr)
         return error.code
     folder = run.attempt(args.stage, args.attempt)
@@ -54,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         findings.append(examine_folder("scratch", args.scratch)[1])
     report(folder / f"health-{args.index:05d}-{node_checks.node_name(os.environ)}.json", findings)
     fatal = node_checks.worst(findings) is node_checks.Verdict.FATAL
-    return context.UNHEALTHY if fatal else context.FINISHED
+    return UNHEALTHY if fatal else FINISHED
 
 
 def expectation(run: rundir.RunDir, stage: str, index: int) -> node_checks.Expected:
@@ -65,14 +68,14 @@ def expectation(run: rundir.RunDir, stage: str, index: int) -> node_checks.Expec
     """
     path = run.spec(stage, index)
     try:
-        task = specs.task_from_json(rundir.read_json(path))
+        task = specs.task_from_json(read_json(path))
         return node_checks.expectation(task.health, os.environ)
     except OSError as error:
         hint = "is this the run directory, and does this node see it?"
-        raise context.TaskError(f"{path}: {error.strerror}", hint) from error
-    except (rundir.FormatError, ValueError) as error:
+        raise TaskError(f"{path}: {error.strerror}", hint) from error
+    except (FormatError, ValueError) as error:
         hint = "put the cluster profile right, then submit again"
-        raise context.TaskError(str(error), hint) from error
+        raise TaskError(str(error), hint) from error
 
 
 def examine(
@@ -133,7 +136,7 @@ def exercise(folder: str) -> None:
     content = os.urandom(4096)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        rundir.write_bytes(path, content)
+        write_bytes(path, content)
         found = path.read_bytes()
         path.unlink()
     except OSError as error:
@@ -176,7 +179,7 @@ def report(path: Path, findings: list[node_checks.Finding]) -> None:
         "findings": [finding.to_json() for finding in findings],
     }
     try:
-        rundir.write_json(path, content)
+        write_json(path, content)
     except OSError as error:  # what was found counts, written or not
         print(f"preflight: the findings could not be written: {error.strerror}", file=sys.stderr)
 

@@ -25,7 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from jobs.contract import rundir
+from jobs.contract.files import read_json, write_json
 from jobs.contract.job import node_name
 from jobs.health import node_checks, preflight, quota
 from jobs.runtime import subprocesses
@@ -62,11 +62,11 @@ def main(words: list[str]) -> int:
         return 0
     part, folder = words[0], Path(words[1])
     if part == "batch":
-        rundir.write_json(folder / REPORT, batch_report(folder, os.environ))
+        write_json(folder / REPORT, batch_report(folder, os.environ))
         return 0
     number = int(os.environ.get("SLURM_PROCID", "0"))
     found = host_report(folder) if part == "host" else node_report(folder, number)
-    rundir.write_json(folder / f"{part}-{number}.json", found)
+    write_json(folder / f"{part}-{number}.json", found)
     return 0
 
 
@@ -75,7 +75,7 @@ def main(words: list[str]) -> int:
 
 def batch_report(folder: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     """What the batch step finds, with the reports of the nodes."""
-    request = rundir.read_json(folder / REQUEST)
+    request = read_json(folder / REQUEST)
     client = Client(job_environment(request["environment"], environ))
     step = run_step(
         [*request["step"], "-m", "jobs.health.site_probe", "node", str(folder)], STEP_SECONDS
@@ -106,7 +106,7 @@ def batch_report(folder: Path, environ: Mapping[str, str]) -> dict[str, Any]:
 
 def reports(folder: Path, part: str) -> list[dict[str, Any]]:
     """What the processes of a step have left."""
-    return [rundir.read_json(path) for path in sorted(folder.glob(f"{part}-*.json"))]
+    return [read_json(path) for path in sorted(folder.glob(f"{part}-*.json"))]
 
 
 def can_requeue(client: Client, job_id: str) -> bool | None:
@@ -150,7 +150,7 @@ def last_lines(text: str) -> list[str]:
 def node_report(folder: Path, number: int) -> dict[str, Any]:
     """What one node finds."""
     nodes = int(os.environ.get("SLURM_NNODES", "1"))
-    request = rundir.read_json(folder / REQUEST)
+    request = read_json(folder / REQUEST)
     meet = {0: wait_for_peer, 1: find_peer}.get(number) if nodes > 1 else None
     found = attempt(lambda: meet(folder)) if meet else {}
     return {
@@ -174,7 +174,7 @@ def attempt(part: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def storage(folder: Path) -> dict[str, Any]:
     """Room where runs lie, in bytes and files; that a whole file can be put in place."""
-    rundir.write_json(folder / f"written-{node_name(os.environ)}.json", {})
+    write_json(folder / f"written-{node_name(os.environ)}.json", {})
     room = os.statvfs(folder)
     return {
         "free_bytes": room.f_bavail * room.f_frsize,
@@ -220,7 +220,7 @@ def ask_child(*words: str) -> tuple[str, str]:
 
 def host_report(folder: Path) -> dict[str, Any]:
     """What the host of a node finds, beside the containers and options of ranks."""
-    request = rundir.read_json(folder / REQUEST)
+    request = read_json(folder / REQUEST)
     return {
         "node": node_name(os.environ),
         "health": health_of(request["health"]),
@@ -273,7 +273,7 @@ def wait_for_peer(folder: Path) -> dict[str, Any]:
         listener.listen()
         listener.settimeout(PEER_SECONDS)
         host, port = socket.gethostname(), listener.getsockname()[1]
-        rundir.write_json(folder / "peer-0.json", {"host": host, "port": port})
+        write_json(folder / "peer-0.json", {"host": host, "port": port})
         try:
             connection, _ = listener.accept()
         except TimeoutError:
@@ -290,7 +290,7 @@ def wait_for_peer(folder: Path) -> dict[str, Any]:
 def find_peer(folder: Path) -> dict[str, Any]:
     """The second node: find the first by its file, then ask for the time, and for the lock."""
     deadline = time.monotonic() + PEER_SECONDS
-    rundir.write_json(folder / "peer-1.json", {})
+    write_json(folder / "peer-1.json", {})
     where = read_when_there(folder / "peer-0.json", deadline)
     if where is None:
         return {"peer": {"seen": False}}
@@ -312,7 +312,7 @@ def read_when_there(path: Path, deadline: float) -> dict[str, Any] | None:
     """A file that another node writes, once it is seen here; None when it is not in time."""
     while time.monotonic() < deadline:
         with suppress(FileNotFoundError):
-            return rundir.read_json(path)
+            return read_json(path)
         os.listdir(path.parent)  # has a network file system look again
         time.sleep(0.2)
     return None

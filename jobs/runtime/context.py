@@ -13,30 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs.contract import rundir, specs
+from jobs.contract import done_markers, rundir, specs
+from jobs.contract.files import FORMAT, read_json
 from jobs.runtime import heartbeat
-
-FINISHED = 0
-FAILED = 1
-CONFIGURATION = 2
-UNHEALTHY = 5
-SUCCESSOR = 75
-STOPPED = 130
-
-
-class TaskError(Exception):
-    """A stage cannot go on. One sentence for people: where, what, what instead; then a hint."""
-
-    def __init__(self, message: str, hint: str = "", code: int = CONFIGURATION) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-        self.code = code
-
-
-class Stopped(Exception):
-    """The stage saved what it had and left because it was asked to."""
-
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
@@ -102,7 +81,7 @@ class Context:
         summary: dict[str, Any],
     ) -> None:
         """Write the done marker; the last thing a task does, from rank 0 alone."""
-        rundir.write_done(
+        done_markers.write_done(
             self.run,
             self.task.stage,
             self.task.index,
@@ -124,7 +103,7 @@ def write_progress(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     value = {
-        "format": rundir.FORMAT,
+        "format": FORMAT,
         "time": time.time(),
         "started": context.started,
         "attempt": context.attempt,
@@ -144,7 +123,7 @@ def context_from(run_dir: Path, stage: str, index: int, environ: Mapping[str, st
     single rank. MEDITRON_ATTEMPT is the attempt's number, 0 when a task is run by hand.
     """
     run = rundir.RunDir(run_dir.resolve())
-    task = specs.task_from_json(rundir.read_json(run.spec(stage, index)))
+    task = specs.task_from_json(read_json(run.spec(stage, index)))
     if task.ranks == 1:
         rank, world, local = 0, 1, 0
     else:

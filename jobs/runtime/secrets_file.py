@@ -8,7 +8,7 @@ import re
 import stat
 from pathlib import Path
 
-from jobs.runtime.context import TaskError
+from jobs.contract.errors import TaskError
 
 LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*=([^\0]*)")
 

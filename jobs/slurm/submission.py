@@ -17,9 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.contract import rundir
+from jobs.contract.errors import FAILED, TaskError
+from jobs.contract.files import FormatError, read_json, write_json
 from jobs.contract.rundir import RunDir
-from jobs.runtime import context
 from jobs.slurm import payload
 from jobs.slurm.client import Client
 from jobs.slurm.job_environment import job_environment, only_environment, without_code
@@ -32,13 +32,13 @@ SILENT = ("timed out", "Unable to contact", "Connection refused")
 ANSWERS = "when `squeue` works on this machine"
 
 
-class SubmitError(context.TaskError):
+class SubmitError(TaskError):
     """Slurm refused a job, or did not answer; nothing of the submission is left in the queue,
     unless ``message`` says so.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint, context.FAILED)
+        super().__init__(message, hint, FAILED)
 
 
 class Unclear(SubmitError):
@@ -85,7 +85,7 @@ def path_of(run: RunDir, stage: str, attempt: int) -> Path:
 def write(run: RunDir, submission: Submission) -> None:
     """Keep a submission, before anything is handed over."""
     value = json.loads(json.dumps(dataclasses.asdict(submission)))
-    rundir.write_json(path_of(run, submission.stage, submission.attempt), value)
+    write_json(path_of(run, submission.stage, submission.attempt), value)
 
 
 def read(run: RunDir, stage: str, attempt: int) -> Submission:
@@ -96,12 +96,12 @@ def read(run: RunDir, stage: str, attempt: int) -> Submission:
     """
     path = path_of(run, stage, attempt)
     try:
-        value = rundir.read_json(path)
+        value = read_json(path)
         value.pop("format")
         for name in ("indices", "environment", "exclude", "after"):
             value[name] = tuple(value[name])
         return Submission(**value)
-    except (OSError, rundir.FormatError, KeyError, TypeError) as error:
+    except (OSError, FormatError, KeyError, TypeError) as error:
         raise SubmitError(
             f"{path} does not say how {stage} was submitted ({type(error).__name__})",
             f"`meditron resume {run.name}` submits it from the run's own record",

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jobs.contract import rundir
+from jobs.contract.events import append_event, read_events
 from jobs.contract.rundir import RunDir
 from jobs.slurm import dependencies, submission
 from jobs.slurm.client import Client
@@ -68,7 +68,7 @@ def settle(run: RunDir, client: Client) -> None:
     Raises:
         SubmitError: Slurm does not answer.
     """
-    for intent in unanswered(rundir.read_events(run)):
+    for intent in unanswered(read_events(run)):
         if intent["scheduler"] == "slurm" and not adopt(run, intent, client):
             withdraw(run, intent["stage"], intent["attempt"], client)
 
@@ -85,7 +85,7 @@ def withdraw(run: RunDir, stage: str, attempt: int, client: Client) -> None:
             "killed; it may be queued all the same",
             f"try again {submission.ANSWERS}",
         )
-    rundir.append_event(run, "withdraw", stage=stage, attempt=attempt)
+    append_event(run, "withdraw", stage=stage, attempt=attempt)
 
 
 def adopt(run: RunDir, intent: Mapping[str, Any], client: Client) -> bool:
@@ -148,7 +148,7 @@ def started(run: RunDir, intent: Mapping[str, Any]) -> list[str]:
     """The ids of a submission that has left the queue, from what its starts have said."""
     starts = [
         event["job_id"]
-        for event in rundir.read_events(run)
+        for event in read_events(run)
         if event["event"] == "start"
         and (event["stage"], event["attempt"]) == (intent["stage"], intent["attempt"])
     ]
@@ -163,14 +163,14 @@ def complete(
     put the submission on record.
     """
     event = {"event": "submit", **fields, "job_ids": list(ids)}
-    events = [*rundir.read_events(run), event]
+    events = [*read_events(run), event]
     waiting = dependencies.retarget(client, current_jobs(run, events, asked.stage))
     if waiting is None:
         note(f"{asked.stage}: Slurm does not say what waits for the replaced jobs")
     guards = sorted(janitors(events, asked.stage) & set(waiting or ()))
     if not guards:
         guards = new_janitor(run, asked, ids, client)
-    rundir.append_event(run, "submit", **fields, job_ids=list(ids), janitors=guards)
+    append_event(run, "submit", **fields, job_ids=list(ids), janitors=guards)
 
 
 def new_janitor(run: RunDir, asked: Submission, ids: Sequence[str], client: Client) -> list[str]:

@@ -19,10 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from jobs.contract import rundir
+from jobs.contract import done_markers, rundir
 from jobs.contract.atomic_file import PartFile
-from jobs.contract.specs import CurateSpec
-from jobs.runtime.context import Context, Stopped, TaskError
+from jobs.contract.errors import Stopped, TaskError
+from jobs.contract.files import FORMAT, fsync_folder
+from jobs.contract.stage_specs import CurateSpec
+from jobs.runtime.context import Context
 
 if TYPE_CHECKING:
     from jobs.data.readers import Record
@@ -63,7 +65,7 @@ def run(context: Context) -> None:
     files, ignored = readers.find_files(spec.sources)
     inputs = [describe_source(context.run, path) for path in files]
     # From here on the outputs are in flux: an earlier marker must not vouch for them.
-    rundir.forget_done(context.run, context.task.stage, context.task.index)
+    done_markers.forget_done(context.run, context.task.stage, context.task.index)
     corpus = Corpus(context.path(spec.output_dir), spec)
     try:
         corpus.open()
@@ -95,7 +97,7 @@ def refuse_own_run(run: rundir.RunDir, sources: Sequence[str]) -> None:
 def describe_source(run: rundir.RunDir, path: Path) -> dict[str, Any]:
     """A source as the done marker keeps it."""
     small = path.stat().st_size <= DIGESTED_INPUT_BYTES
-    return rundir.describe_file(run, str(path), with_digest=small)
+    return done_markers.describe_file(run, str(path), with_digest=small)
 
 
 def curate_files(context: Context, corpus: Corpus, files: Sequence[Path]) -> list[dict[str, Any]]:
@@ -145,13 +147,13 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> PartFile:
     """Write what a reader wants to know of the corpus; ``ignored`` are files of no kind we read."""
     manifest = PartFile(path)
     try:
-        value = {"format": rundir.FORMAT, **content}
+        value = {"format": FORMAT, **content}
         manifest.write(json.dumps(value, indent=1, sort_keys=True, default=str).encode() + b"\n")
         manifest.seal()
         manifest.publish()
     finally:
         manifest.discard()
-    rundir.fsync_folder(path.parent)
+    fsync_folder(path.parent)
     return manifest
 
 
@@ -277,7 +279,7 @@ class Corpus:
         for part in self._parts():
             part.publish()
         for folder in {part.path.parent for part in self._parts()}:
-            rundir.fsync_folder(folder)
+            fsync_folder(folder)
 
     def discard(self) -> None:
         """Remove what was not published."""

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from jobs.checkpoints import leases, manifest, retention
-from jobs.contract import rundir, specs
+from jobs.contract import done_markers
+from jobs.contract.errors import FAILED, Stopped, TaskError
+from jobs.contract.files import write_bytes, write_json
+from jobs.contract.stage_specs import EvaluateSpec
 from jobs.data import tokenizer_file
-from jobs.runtime.context import FAILED, Context, Stopped, TaskError
+from jobs.runtime.context import Context
 from jobs.runtime.heartbeat import Phase
 
 if TYPE_CHECKING:
@@ -40,14 +43,14 @@ def run(context: Context) -> None:
     """
     from jobs.evaluation import benchmarks
 
-    spec = cast(specs.EvaluateSpec, context.task.spec)
+    spec = cast(EvaluateSpec, context.task.spec)
     tokenizer_file.require_unchanged(context.run, spec.tokenizer, spec.tokenizer_sha256)
     asked, examples = choose(benchmarks.read(Path(spec.path), spec.kind), spec)
     with lease(context, spec):
         evaluate(context, asked, examples)
 
 
-def lease(context: Context, spec: specs.EvaluateSpec) -> AbstractContextManager[None]:
+def lease(context: Context, spec: EvaluateSpec) -> AbstractContextManager[None]:
     """Keep the checkpoint from being deleted by a training that goes on; one rank does it for all.
 
     Raises:
@@ -62,7 +65,7 @@ def lease(context: Context, spec: specs.EvaluateSpec) -> AbstractContextManager[
 
 def evaluate(context: Context, asked: Sequence[Question], examples: Sequence[Question]) -> None:
     """Put the questions to the checkpoint, and leave what it answered."""
-    spec = cast(specs.EvaluateSpec, context.task.spec)
+    spec = cast(EvaluateSpec, context.task.spec)
     checkpoint, step = find_checkpoint(context.path(spec.checkpoint_dir), spec)
     work_offline(context.scratch)
     if context.rank == 0:
@@ -87,7 +90,7 @@ def evaluate(context: Context, asked: Sequence[Question], examples: Sequence[Que
 
 
 def choose(
-    questions: Sequence[Question], spec: specs.EvaluateSpec
+    questions: Sequence[Question], spec: EvaluateSpec
 ) -> tuple[list[Question], list[Question]]:
     """The questions to ask and the worked examples before each of them, the same for all.
 
@@ -108,13 +111,13 @@ def choose(
     return test[: spec.limit or None], random.Random(spec.seed).sample(train, spec.shots)
 
 
-def step_asked_for(spec: specs.EvaluateSpec) -> int:
+def step_asked_for(spec: EvaluateSpec) -> int:
     """The step whose checkpoint the spec means."""
     named = {"first": 0, "last": spec.target_step}
     return named[spec.checkpoint] if spec.checkpoint in named else int(spec.checkpoint)
 
 
-def find_checkpoint(folder: Path, spec: specs.EvaluateSpec) -> tuple[Path, int]:
+def find_checkpoint(folder: Path, spec: EvaluateSpec) -> tuple[Path, int]:
     """Folder and step of the checkpoint the spec means.
 
     Raises:
@@ -137,7 +140,7 @@ def find_checkpoint(folder: Path, spec: specs.EvaluateSpec) -> tuple[Path, int]:
     return path, record.iteration
 
 
-def missing(folder: Path, spec: specs.EvaluateSpec, step: int, newest: int | None) -> TaskError:
+def missing(folder: Path, spec: EvaluateSpec, step: int, newest: int | None) -> TaskError:
     """The error for a checkpoint that is not there, saying what is."""
     if newest is None:
         return TaskError(f"{folder}: no valid checkpoint", "run pretraining first")
@@ -182,7 +185,7 @@ def score(
     from jobs.engine import device
     from jobs.evaluation.harness_model import Encoder, MegatronLM
 
-    spec = cast(specs.EvaluateSpec, context.task.spec)
+    spec = cast(EvaluateSpec, context.task.spec)
     encoder = Encoder.load(Path(spec.tokenizer), spec.eod_token)
     place = device.start(
         spec.device,
@@ -354,11 +357,11 @@ def leave(
     """Write both files and, last, the done marker with what they were made from."""
     from jobs.evaluation import benchmarks
 
-    spec = cast(specs.EvaluateSpec, context.task.spec)
+    spec = cast(EvaluateSpec, context.task.spec)
     folder = Path(spec.output_dir)
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    rundir.write_bytes(context.path(str(folder / "questions.jsonl")), lines.encode())
-    rundir.write_json(context.path(str(folder / "results.json")), results)
+    write_bytes(context.path(str(folder / "questions.jsonl")), lines.encode())
+    write_json(context.path(str(folder / "results.json")), results)
     read = [
         *(str(file) for file in benchmarks.files(Path(spec.path), spec.kind)),
         spec.tokenizer,
@@ -366,7 +369,7 @@ def leave(
     ]
     written = [str(folder / "questions.jsonl"), str(folder / "results.json")]
     context.finish(
-        inputs=[rundir.describe_file(context.run, name) for name in read],
-        outputs=[rundir.describe_file(context.run, name) for name in written],
+        inputs=[done_markers.describe_file(context.run, name) for name in read],
+        outputs=[done_markers.describe_file(context.run, name) for name in written],
         summary=results,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import cast
 
-from jobs.contract import specs
-from jobs.runtime.context import Context, TaskError
+from jobs.contract.errors import TaskError
+from jobs.contract.stage_specs import PretrainSpec
+from jobs.runtime.context import Context
 
 
 def run(context: Context) -> None:
@@ -15,7 +16,7 @@ def run(context: Context) -> None:
         Stopped: asked to stop; what was trained is saved.
         TaskError: the spec, the data or the checkpoints do not allow it.
     """
-    spec = cast(specs.PretrainSpec, context.task.spec)
+    spec = cast(PretrainSpec, context.task.spec)
     check(spec, context.world_size)
     from jobs.engine import device
 
@@ -37,7 +38,7 @@ def run(context: Context) -> None:
         device.end()
 
 
-def check(spec: specs.PretrainSpec, world_size: int) -> None:
+def check(spec: PretrainSpec, world_size: int) -> None:
     """Refuse what cannot be trained before anything is started.
 
     Raises:

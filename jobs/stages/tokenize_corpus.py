@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from jobs.contract import rundir
-from jobs.contract.specs import TokenizeSpec
+from jobs.contract import done_markers, rundir
+from jobs.contract.errors import FAILED, Stopped, TaskError
+from jobs.contract.stage_specs import TokenizeSpec
 from jobs.data import tokenizer_file
 from jobs.data.indexed_dataset import IndexedWriter, index_dtype, stored
-from jobs.runtime.context import FAILED, Context, Stopped, TaskError
+from jobs.runtime.context import Context
 
 if TYPE_CHECKING:
     import numpy
@@ -52,7 +53,7 @@ def run(context: Context) -> None:
     ]
     encoder = load_encoder(spec)
     # From here on the outputs are in flux: an earlier marker must not vouch for them.
-    rundir.forget_done(context.run, context.task.stage, context.task.index)
+    done_markers.forget_done(context.run, context.task.stage, context.task.index)
     dataset = IndexedWriter(context.path(spec.output_prefix), encoder.dtype)
     try:
         summary = encode_shard(context, spec, encoder, dataset)
@@ -75,7 +76,7 @@ def require_input(run: rundir.RunDir, name: str) -> dict[str, Any]:
         TaskError: it cannot be read.
     """
     try:
-        return rundir.describe_file(run, name)
+        return done_markers.describe_file(run, name)
     except OSError as error:
         message = f"{run.path(name)}: the shard cannot be read ({error.strerror})"
         raise TaskError(message, "submit curate again; it writes the shards") from error

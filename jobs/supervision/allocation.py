@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from jobs.contract import specs
 from jobs.contract.job import LOCAL_JOB, Job
-from jobs.contract.outcomes import Site
 from jobs.slurm import queries
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow, JobFacts
+from jobs.supervision.diagnosis.evidence import Site
 from jobs.supervision.diagnosis.evidence_collection import Said
 from jobs.supervision.ranks.rank_monitor import Deadline
 

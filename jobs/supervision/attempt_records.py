@@ -15,9 +15,12 @@ from typing import Any
 from uuid import uuid4
 
 from jobs.contract import rundir
+from jobs.contract.errors import SUCCESSOR
+from jobs.contract.events import append_event
+from jobs.contract.files import write_json
 from jobs.contract.job import Job
-from jobs.contract.outcomes import Action, Cause, Decision, Evidence, Verdict
-from jobs.runtime import context
+from jobs.contract.outcomes import Action, Cause, Decision, Verdict
+from jobs.supervision.diagnosis.evidence import Evidence
 
 CLASSES = {
     Cause.COMPLETED: "finished",
@@ -153,7 +156,7 @@ def exit_fields(place: Place, job: Job, evidence: Evidence, decision: Decision) 
         "index": place.index,
         "attempt": place.attempt,
         "job_id": job.job_id,
-        "code": context.SUCCESSOR if decision.action in GOES_ON else decision.code,
+        "code": SUCCESSOR if decision.action in GOES_ON else decision.code,
         "class": CLASSES.get(verdict.cause, "failed"),
         "message": verdict.sentence,
         "hint": verdict.hint,
@@ -179,7 +182,7 @@ def note_event(place: Place, kind: str, fields: Mapping[str, Any]) -> bool:
     """
     names = {"stage": place.stage, "index": place.index, "attempt": place.attempt}
     try:
-        rundir.append_event(place.run, kind, **{**names, **fields})
+        append_event(place.run, kind, **{**names, **fields})
     except OSError as error:
         say(f"the event {kind!r} could not be written: {error.strerror}")
         return False
@@ -189,7 +192,7 @@ def note_event(place: Place, kind: str, fields: Mapping[str, Any]) -> bool:
 def write(path: Path, fields: dict[str, Any]) -> None:
     """Write a record whole; on a full disk the job's log has to do."""
     try:
-        rundir.write_json(path, fields)
+        write_json(path, fields)
     except OSError as error:
         say(f"{path.name} could not be written: {error.strerror}: {json.dumps(fields)}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jobs.contract import rundir
 from jobs.contract.code_check import wrong_code
-from jobs.runtime import context
+from jobs.contract.errors import FINISHED
 from jobs.supervision import supervisor
 
 
@@ -26,5 +26,5 @@ def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:
         code = supervisor.refuse(run, stage, int(index), int(attempt), stray)
     else:
         code = supervisor.supervise(run, stage, int(index), int(attempt))
-    if code != context.FINISHED:
+    if code != FINISHED:
         raise SystemExit(code)

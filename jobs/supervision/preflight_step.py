@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.contract import rundir, specs
+from jobs.contract import specs
+from jobs.contract.errors import CONFIGURATION, UNHEALTHY
+from jobs.contract.files import read_small
 from jobs.contract.outcomes import Finding
-from jobs.runtime import context
 from jobs.supervision.attempt_records import Place, say
 from jobs.supervision.ranks import launcher
 
@@ -113,12 +114,12 @@ def judge(place: Place, code: int) -> Fitness:
         )
     if code == 0:
         return Fitness(findings=findings)
-    if code in (context.CONFIGURATION, context.UNHEALTHY):
+    if code in (CONFIGURATION, UNHEALTHY):
         return Fitness(
             f"the pre-flight of {place.stage} refused this node and could write no report",
             "the job's log names the node and the reason",
             findings,
-            configuration=code == context.CONFIGURATION,
+            configuration=code == CONFIGURATION,
         )
     return Fitness(f"the pre-flight of {place.stage} ended with code {code}", findings=findings)
 
@@ -140,7 +141,7 @@ def silence(place: Place, nodes: Collection[str], seconds: float) -> Fitness:
 def health_reports(place: Place) -> list[dict[str, Any]]:
     """What the pre-flight of this start found on its nodes, as far as it can be read."""
     paths = sorted(place.folder.glob(f"health-{place.index:05d}-*.json"))
-    return [report for path in paths if (report := rundir.read_small(path))]
+    return [report for path in paths if (report := read_small(path))]
 
 
 def found_in(reports: Iterable[dict[str, Any]]) -> Iterator[Finding]:

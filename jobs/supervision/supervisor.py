@@ -19,14 +19,18 @@ from dataclasses import dataclass, replace
 from types import FrameType
 
 from jobs.contract import attempt_history, metrics_log, rundir, specs
+from jobs.contract.errors import CONFIGURATION, FAILED, STOPPED, SUCCESSOR, TaskError
+from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import LOCAL_JOB
-from jobs.contract.outcomes import Action, Cause, Decision, Evidence, Hang, NodeEntry, Verdict
+from jobs.contract.locks import Locked, locked_within
+from jobs.contract.outcomes import Action, Cause, Decision, Hang, NodeEntry, Verdict
 from jobs.health import node_ledger
-from jobs.runtime import cgroups, context, secrets_file
+from jobs.runtime import cgroups, secrets_file
 from jobs.supervision import attempt_records, preflight_step
 from jobs.supervision.allocation import Surroundings
 from jobs.supervision.attempt_records import Place, say
 from jobs.supervision.diagnosis import evidence_collection, postmortem
+from jobs.supervision.diagnosis.evidence import Evidence
 from jobs.supervision.diagnosis.evidence_collection import Seen
 from jobs.supervision.ranks import hang_detector, launcher, stack_dump
 from jobs.supervision.ranks.rank_monitor import Senses, Watching
@@ -59,7 +63,7 @@ class Limits:
         return launcher.Patience(self.peers_seconds, leave_seconds)
 
 
-class Elsewhere(context.TaskError):
+class Elsewhere(TaskError):
     """Another job still works on the task, so that nothing is to be decided here."""
 
 
@@ -145,20 +149,20 @@ class Supervisor:
             return None
         if past.is_cancelled:
             say(f"{self.stage} task {self.index} is not started: the run was cancelled")
-            return context.STOPPED
+            return STOPPED
         if given[-1] != self.surroundings.job.job_id:
             say(f"job {given[-1]} goes on with {self.stage} task {self.index}")
-            return context.SUCCESSOR
+            return SUCCESSOR
         return None
 
     def refuse(self, first: int, message: str) -> int:
         """Leave the record of a task that must not be started; the exit code."""
 
         def never() -> Seen:
-            raise context.TaskError(message)
+            raise TaskError(message)
 
         code = self.start_once(first, never)
-        return context.CONFIGURATION if code is None else code
+        return CONFIGURATION if code is None else code
 
     def start_once(self, first: int, attend: Callable[[], Seen]) -> int | None:
         """One start: from its number to what is done at its end; None to start again."""
@@ -166,7 +170,7 @@ class Supervisor:
             number = attempt_records.claim(self.run, self.stage, self.index, first)
         except OSError as error:
             say(f"failed: {self.run.stage(self.stage)} takes no attempt: {error.strerror}")
-            return context.FAILED
+            return FAILED
         self.place = Place(self.run, self.stage, self.index, number, time.time())
         evidence, decision = self.judge(attend)
         told = (self.place, self.surroundings.job, evidence, decision)
@@ -179,7 +183,7 @@ class Supervisor:
             and not attempt_records.record_exit(*told, follows=self.follows)
         ):
             say(f"{self.stage} is not started again: nobody could count how often it was")
-            return context.FAILED
+            return FAILED
         return code
 
     # ---- one start
@@ -299,15 +303,13 @@ class Supervisor:
             return
         seconds = self.limits.lock_seconds
         try:
-            held.enter_context(
-                rundir.locked_within(path, seconds, give_up=lambda: bool(self.signals))
-            )
-        except rundir.Locked as error:
+            held.enter_context(locked_within(path, seconds, give_up=lambda: bool(self.signals)))
+        except Locked as error:
             raise Elsewhere(
                 f"{self.stage} task {self.index} of {self.run.name} is still running in another "
                 "job",
                 f"`meditron cancel {self.run.name}` ends it",
-                context.FAILED,
+                FAILED,
             ) from error
         self._locked = True
 
@@ -366,13 +368,13 @@ class Supervisor:
         except Elsewhere as error:
             verdict = Verdict(Cause.UNKNOWN, error.message, hint=error.hint)
             seen = Seen(message=error.message, hint=error.hint)
-            code = context.STOPPED if self.signals else error.code
+            code = STOPPED if self.signals else error.code
             return seen, Decision(Action.WAIT, error.message, code=code, verdict=verdict)
         except Settled as settled:
             self.follows = settled.attempt
             return Seen(message=settled.decision.reason), settled.decision
-        except context.TaskError as error:
-            is_ours = error.code == context.CONFIGURATION
+        except TaskError as error:
+            is_ours = error.code == CONFIGURATION
             return Seen(message=error.message, hint=error.hint, configuration=is_ours), None
         except OSError as error:
             return Seen(message=f"{error.filename or self.stage}: {error.strerror}"), None
@@ -408,7 +410,7 @@ class Supervisor:
         reason = (
             f"{sentence}, while it was asked to stop; `meditron resume {self.run.name}` goes on"
         )
-        return replace(decision, action=Action.STOP, reason=reason, code=context.FAILED)
+        return replace(decision, action=Action.STOP, reason=reason, code=FAILED)
 
     def ledger(self) -> tuple[NodeEntry, ...]:
         """What counts against nodes of this cluster now."""
@@ -434,13 +436,13 @@ def read_task(place: Place) -> specs.TaskSpec:
     """
     path = place.run.spec(place.stage, place.index)
     try:
-        return specs.task_from_json(rundir.read_json(path))
+        return specs.task_from_json(read_json(path))
     except OSError as error:
-        raise context.TaskError(f"{path}: {error.strerror}", "submit again") from error
-    except rundir.FormatError as error:
-        raise context.TaskError(str(error)) from error
+        raise TaskError(f"{path}: {error.strerror}", "submit again") from error
+    except FormatError as error:
+        raise TaskError(str(error)) from error
     except ValueError as error:
-        raise context.TaskError(f"{path}: {error}") from error
+        raise TaskError(f"{path}: {error}") from error
 
 
 def is_abandoned(environ: Mapping[str, str]) -> bool:
@@ -452,4 +454,4 @@ def is_abandoned(environ: Mapping[str, str]) -> bool:
 def stop(message: str) -> Decision:
     """The decision where none can be made."""
     verdict = Verdict(Cause.UNKNOWN, message, hint="the job's log has the traceback")
-    return Decision(Action.STOP, message, code=context.FAILED, verdict=verdict)
+    return Decision(Action.STOP, message, code=FAILED, verdict=verdict)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from jobs.checkpoints import leases, manifest
-from jobs.contract import rundir
+from jobs.contract.files import FormatError
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import RunFailed
@@ -119,7 +119,7 @@ def known_size(path: Path) -> int | None:
     """Bytes by the record of a checkpoint; None without one."""
     try:
         return manifest.read(path).bytes
-    except (OSError, rundir.FormatError):
+    except (OSError, FormatError):
         return None
 
 

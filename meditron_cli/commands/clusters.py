@@ -92,7 +92,7 @@ def copy_profile(name: str) -> Path:
     Raises:
         ConfigError: there is one already, or none of this name.
     """
-    from jobs.contract.rundir import write_bytes
+    from jobs.contract.files import write_bytes
     from meditron_cli.config.reference import schema_text
 
     source = profile_file(name)

@@ -150,7 +150,7 @@ def write_sample(root: Path) -> None:
     Raises:
         ConfigError: the runs directory cannot be written.
     """
-    from jobs.contract.rundir import write_bytes
+    from jobs.contract.files import write_bytes
     from meditron_cli.sample import generate
 
     try:

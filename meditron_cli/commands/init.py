@@ -22,7 +22,7 @@ def command(folder: Path) -> None:
     """
     from importlib import resources
 
-    from jobs.contract.rundir import write_bytes
+    from jobs.contract.files import write_bytes
     from meditron_cli import console
     from meditron_cli.config.reference import schema_text
     from meditron_cli.sample import generate

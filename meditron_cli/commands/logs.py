@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from jobs.contract import specs
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import STAGES
 from meditron_cli import attempts as starts
 from meditron_cli import console, events
 from meditron_cli.attempts import Attempt
@@ -81,7 +81,7 @@ class Wanted:
 @click.command()
 @options.run_argument
 @options.runs_dir_option
-@click.option("--stage", type=click.Choice(specs.STAGES), help="Only this stage.")
+@click.option("--stage", type=click.Choice(STAGES), help="Only this stage.")
 @click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt; default: all.")
 @click.option("--task", type=click.IntRange(min=0), help="Only this task, counted from 0.")
 @click.option("--follow", is_flag=True, help="From the newest jobs on, until the run has ended.")
@@ -101,7 +101,7 @@ def command(
     each file by its name inside the run directory.
     """
     run = options.find_run(services, runs_dir, name)
-    stages = [stage] if stage else list(specs.STAGES)
+    stages = [stage] if stage else list(STAGES)
     if follow:
         since = newest_jobs(run) if attempt is None else {}
         follow_logs(services, Printer(Wanted(run, stages, attempt, task, since)))

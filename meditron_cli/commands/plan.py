@@ -36,7 +36,7 @@ def command(
     Sizes are computed and times guessed; how long saves take is measured once a run of the same
     training has made some.
     """
-    from jobs.contract.specs import STAGES, PretrainSpec
+    from jobs.contract.stage_specs import STAGES, PretrainSpec
     from meditron_cli import console
     from meditron_cli.plan import summary
     from meditron_cli.runs.prepare import plan_of

@@ -18,7 +18,7 @@ def command(kind: str, output: Path | None) -> None:
     An editor that speaks to the YAML language server uses the schema that a file's first line
     names: # yaml-language-server: $schema=FILE
     """
-    from jobs.contract.rundir import write_bytes
+    from jobs.contract.files import write_bytes
     from meditron_cli import console
     from meditron_cli.config.reference import schema_text
 

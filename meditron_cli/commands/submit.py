@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.contract import specs
-from jobs.runtime import context
+from jobs.contract.errors import CONFIGURATION
+from jobs.contract.stage_specs import STAGES
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError, RunFailed
@@ -41,7 +41,7 @@ class Submission:
 
 
 @click.command()
-@click.argument("stage", type=click.Choice([*specs.STAGES, PIPELINE]))
+@click.argument("stage", type=click.Choice([*STAGES, PIPELINE]))
 @options.target_options
 @options.runs_dir_option
 @click.option("--dry-run", is_flag=True, help="Print what sbatch would get; submit nothing.")
@@ -113,7 +113,7 @@ def stages_of(stage: str, experiment: Any) -> tuple[str, ...]:
     idle = {"curate", "tokenize"} if experiment.pretrain.data else set()
     if not experiment.evaluate.benchmarks:
         idle.add("evaluate")
-    return tuple(name for name in specs.STAGES if name not in idle)
+    return tuple(name for name in STAGES if name not in idle)
 
 
 def show(services: Services, submission: Submission) -> None:
@@ -240,7 +240,7 @@ def wait_for_end(services: Services, run: RunDir) -> None:
     state = follow(services, run)
     if state != "succeeded":
         sentence, hint, code = why(run)
-        error = ConfigError if code == context.CONFIGURATION else RunFailed
+        error = ConfigError if code == CONFIGURATION else RunFailed
         raise error(
             f"run {run.name} {state}{': ' + sentence if sentence else ''}",
             hint=hint or f"`meditron logs {run.name}` shows what it said",

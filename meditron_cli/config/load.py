@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
-from jobs.contract.specs import STAGES
+from jobs.contract.stage_specs import STAGES
 from meditron_cli.config import files, site_facts, yaml_tree
 from meditron_cli.config.decode import check_part, decode, placeholder_problems
 from meditron_cli.config.diagnostics import Place, Problem, Problems, Source

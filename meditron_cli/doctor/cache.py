@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.contract import rundir
+from jobs.contract.files import FormatError, read_json, write_json
 
 OLD_DAYS = 30
 """Sites change their settings a few times a year: a guess."""
@@ -75,7 +75,7 @@ def path_of(cluster: str, environ: Mapping[str, str] = os.environ) -> Path:
 
 def write(path: Path, facts: Facts) -> None:
     """Replace a cache file."""
-    rundir.write_json(path, asdict(facts))
+    write_json(path, asdict(facts))
 
 
 def read(path: Path) -> Facts | None:
@@ -85,10 +85,10 @@ def read(path: Path) -> Facts | None:
         Broken: it is unreadable, or was written by another version.
     """
     try:
-        return from_json(rundir.read_json(path))
+        return from_json(read_json(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except rundir.FormatError as error:
+    except FormatError as error:
         raise Broken(str(error)) from error
     except OSError as error:
         raise Broken(f"{path}: {error.strerror}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.outcomes import NodeEntry
-from jobs.contract.specs import STAGES
+from jobs.contract.stage_specs import STAGES
 from jobs.health import node_ledger
 from jobs.slurm.client import Client
 from jobs.slurm.job_environment import job_environment

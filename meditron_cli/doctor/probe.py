@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from jobs.contract import rundir
+from jobs.contract.files import FormatError, read_json, write_bytes, write_json
 from jobs.health import site_probe as node_side
 from jobs.slurm.client import Client
 from jobs.slurm.submission import sbatch_reason
@@ -66,8 +66,8 @@ def submit(plan: Plan, root: Path, client: Client, now: float) -> Probe:
         "modules": list(MODULES),
         "health": plan.stage("pretrain").tasks[0].health,
     }
-    rundir.write_json(folder / node_side.REQUEST, request)
-    rundir.write_bytes(folder / "probe.sh", script(plan, folder).encode())
+    write_json(folder / node_side.REQUEST, request)
+    write_bytes(folder / "probe.sh", script(plan, folder).encode())
     try:
         job_id = hand_over(plan, folder, options, client)
     except BaseException:
@@ -153,8 +153,8 @@ def watch(probe: Probe, client: Client, clock: Clock, seconds: float) -> Waited:
 def fetch(probe: Probe) -> dict[str, Any] | None:
     """The report, when it is there."""
     try:
-        return rundir.read_json(Path(probe.folder) / node_side.REPORT)
-    except (OSError, rundir.FormatError):
+        return read_json(Path(probe.folder) / node_side.REPORT)
+    except (OSError, FormatError):
         return None
 
 

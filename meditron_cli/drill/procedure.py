@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.contract import rundir
+from jobs.contract.events import read_events
+from jobs.contract.files import read_json, read_lines
 from jobs.contract.outcomes import Action
 from jobs.contract.rundir import RunDir
 from meditron_cli import console
@@ -145,7 +146,7 @@ class Course:
             blows[fault.name] = self.deal(run, fault)
             self.wait(run, lambda blow=blows[fault.name]: went_on(run, blow.attempt))  # type: ignore[misc]
         self.follow(run)
-        exits, lines = ends(run), list(rundir.read_lines(run.metrics()))
+        exits, lines = ends(run), list(read_lines(run.metrics()))
         return tuple(
             judge(blows[fault.name], exits, lines) if fault.name in blows else not_dealt(fault)
             for fault in faults
@@ -196,7 +197,7 @@ class Course:
         """The last rank of training, which is not on the node of the supervisor where there are
         several.
         """
-        task = rundir.read_json(run.spec("pretrain", 0))
+        task = read_json(run.spec("pretrain", 0))
         return int(task["ranks"]) - 1
 
     def wait(self, run: RunDir, happened: Callable[[], bool]) -> bool:
@@ -239,8 +240,8 @@ class Course:
 
     def compare(self, undisturbed: RunDir, hit: RunDir, rows: tuple[Row, ...]) -> Result:
         """Hold the two trainings beside each other."""
-        want, have = (list(rundir.read_lines(run.metrics())) for run in (undisturbed, hit))
-        spec = rundir.read_json(undisturbed.spec("pretrain", 0))["spec"]
+        want, have = (list(read_lines(run.metrics())) for run in (undisturbed, hit))
+        spec = read_json(undisturbed.spec("pretrain", 0))["spec"]
         tolerance = TOLERANCE[spec["device"]]
         return Result(
             rows,
@@ -260,7 +261,7 @@ def events(run: RunDir, kind: str) -> list[dict[str, Any]]:
     """Events of a kind about training, oldest first."""
     return [
         event
-        for event in rundir.read_events(run)
+        for event in read_events(run)
         if event["event"] == kind and event.get("stage") == "pretrain"
     ]
 
@@ -277,7 +278,7 @@ def last_start(run: RunDir) -> Mapping[str, Any]:
 
 def trained(run: RunDir) -> list[dict[str, Any]]:
     """Metric lines of training steps."""
-    return [line for line in rundir.read_lines(run.metrics()) if "loss" in line]
+    return [line for line in read_lines(run.metrics()) if "loss" in line]
 
 
 def last_step(run: RunDir) -> int:
@@ -291,7 +292,7 @@ def is_under_way(run: RunDir) -> bool:
     starts = events(run, "start")
     if not starts or int(starts[-1]["attempt"]) in ends(run):
         return False
-    interval = rundir.read_json(run.spec("pretrain", 0))["spec"]["save_interval"]
+    interval = read_json(run.spec("pretrain", 0))["spec"]["save_interval"]
     steps = [line["step"] for line in trained(run) if line["attempt"] == starts[-1]["attempt"]]
     return (
         bool(steps)

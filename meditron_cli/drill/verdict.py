@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs import steps
+from jobs.contract.metrics_log import that_count
 from meditron_cli.drill.faults import Fault
 
 Line = Mapping[str, Any]
@@ -150,7 +150,7 @@ def difference(
         tolerance: by which losses may differ; 0 wants the same bits.
     """
     want, have = (
-        {line["step"]: line for line in steps.that_count(map(dict, lines)).trained}
+        {line["step"]: line for line in that_count(map(dict, lines)).trained}
         for lines in (undisturbed, hit)
     )
     known: set[str] = set()

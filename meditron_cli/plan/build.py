@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs.contract import specs
+from jobs.contract.stage_specs import STAGES
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan import fit, layout
 from meditron_cli.plan.model import Plan, Resources, SiteSettings
@@ -46,7 +46,7 @@ def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
     return Plan(
         name=inputs.experiment.name,
         size=inputs.size,
-        stages=tuple(BUILDERS[stage](inputs) for stage in specs.STAGES if stage in stages),
+        stages=tuple(BUILDERS[stage](inputs) for stage in STAGES if stage in stages),
         site=site_settings(inputs),
         warnings=found.warnings,
         lead=training_lead(inputs) if "pretrain" in stages else None,

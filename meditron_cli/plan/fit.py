@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from jobs.contract.metrics_log import EARLY_SECONDS
-from jobs.contract.specs import ModelSpec, ParallelSpec
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.contract.specs import ModelSpec, ParallelSpec
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 
 GIB = 2**30
 

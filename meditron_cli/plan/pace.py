@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING
 
 from jobs.contract.metrics_log import Pace
-from jobs.contract.specs import ModelSpec
+from jobs.contract.stage_specs import ModelSpec
 from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead
 

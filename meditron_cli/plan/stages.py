@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 from jobs.contract import specs
 from jobs.contract.metrics_log import Pace
-from jobs.contract.specs import ModelSpec, ParallelSpec
+from jobs.contract.stage_specs import (
+    CurateSpec,
+    EvaluateSpec,
+    ModelSpec,
+    ParallelSpec,
+    PretrainSpec,
+    Spec,
+    TokenizeSpec,
+)
 from meditron_cli.plan import fit, layout, pace
 from meditron_cli.plan.model import RUN, Lead, Resources, StagePlan
 
@@ -102,7 +110,7 @@ def parallel_spec(experiment: Experiment) -> ParallelSpec:
 def curate_stage(inputs: Inputs) -> StagePlan:
     """One task: exact de-duplication sees every document."""
     curate = inputs.experiment.curate
-    spec = specs.CurateSpec(
+    spec = CurateSpec(
         sources=tuple(str(path) for path in curate.sources),
         text_key=curate.text_key,
         id_key=curate.id_key,
@@ -122,7 +130,7 @@ def tokenize_stage(inputs: Inputs) -> StagePlan:
     resources = cpu_resources(inputs, "tokenize", tokenize.cpus)
     shards = [f"train/{index:05d}" for index in range(inputs.experiment.curate.shards)]
     tasks = [
-        specs.TokenizeSpec(
+        TokenizeSpec(
             input=f"corpus/{shard}.jsonl",
             output_prefix=f"tokens/{shard}",
             tokenizer=str(tokenize.tokenizer or ""),
@@ -149,7 +157,7 @@ def pretrain_stage(inputs: Inputs) -> StagePlan:
         "clip_grad", "validation_interval", "validation_batches", "save_interval",
         "keep_checkpoints",
     )  # fmt: skip
-    spec = specs.PretrainSpec(
+    spec = PretrainSpec(
         model=model_spec(experiment),
         parallel=parallel,
         device=inputs.cluster.device,
@@ -179,7 +187,7 @@ def evaluate_stage(inputs: Inputs) -> StagePlan:
     evaluate = experiment.evaluate
     parallel = ParallelSpec(evaluate.tensor, 1, 1, evaluate.tensor > 1, False, "none")
     tasks = [
-        specs.EvaluateSpec(
+        EvaluateSpec(
             benchmark=benchmark.name,
             path=str(benchmark.path),
             kind=benchmark.kind,
@@ -269,7 +277,7 @@ def site_names(inputs: Inputs, partition: Partition) -> dict[str, str]:
 def stage_plan(
     inputs: Inputs,
     stage: str,
-    task_specs: Sequence[specs.Spec],
+    task_specs: Sequence[Spec],
     resources: Resources,
     max_parallel: int,
     min_free_gb: float = 1.0,
@@ -319,13 +327,13 @@ def stage_plan(
     )
 
 
-def named_paths(spec: specs.Spec) -> tuple[str, ...]:
+def named_paths(spec: Spec) -> tuple[str, ...]:
     """Files and folders outside the run directory that a task reads."""
-    if isinstance(spec, specs.CurateSpec):
+    if isinstance(spec, CurateSpec):
         found = spec.sources
-    elif isinstance(spec, specs.TokenizeSpec):
+    elif isinstance(spec, TokenizeSpec):
         found = (spec.tokenizer,)
-    elif isinstance(spec, specs.EvaluateSpec):
+    elif isinstance(spec, EvaluateSpec):
         found = (spec.tokenizer, spec.path)
     else:  # a dataset is two files beside each other
         prefixes = (*spec.train_prefixes, *spec.validation_prefixes)
@@ -333,7 +341,7 @@ def named_paths(spec: specs.Spec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path for path in found if path.startswith("/")))
 
 
-def rank_command(inputs: Inputs, spec: specs.Spec) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def rank_command(inputs: Inputs, spec: Spec) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """How a rank's Python is started, and srun's extra arguments.
 
     Containers wrap the ranks alone. They see the profile's mounts, the run directory, the scratch

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jobs.contract.specs import PretrainSpec
+from jobs.contract.stage_specs import PretrainSpec
 from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead, Plan, Resources
 from meditron_cli.plan.pace import MFU, best_save_interval, step_seconds

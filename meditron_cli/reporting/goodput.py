@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from math import fsum
 from typing import Any, NamedTuple
 
-from jobs import steps
+from jobs.contract.metrics_log import that_count
 from meditron_cli.attempts import Attempt
 
 BUCKETS = ("queue", "startup", "training", "checkpoint", "validation", "redone", "down", "stall")
@@ -121,7 +121,7 @@ def work_of(lines: Iterable[Mapping[str, Any]]) -> list[Work]:
             numbered.append({"step": line["step"], "loss": 0.0, "place": len(found)})
         end = float(line["time"])
         found.append(Work(bucket, line["step"], end - max(seconds, 0.0), end, attempt))
-    counting = {line["place"] for line in steps.that_count(numbered).trained}
+    counting = {line["place"] for line in that_count(numbered).trained}
     for line in numbered:
         if line["place"] not in counting:
             found[line["place"]] = found[line["place"]]._replace(bucket="redone")

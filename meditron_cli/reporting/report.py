@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jobs import steps
-from jobs.contract import rundir
+from jobs.contract.files import read_lines, read_small
+from jobs.contract.metrics_log import that_count
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting.run_times import Times
 from meditron_cli.runs.record import RunRecord, last_words
@@ -50,7 +50,7 @@ def corpus(run: RunDir) -> dict[str, Any]:
 def summaries(run: RunDir, stage: str) -> list[dict[str, Any]]:
     """What the finished tasks of a stage say of themselves, by index."""
     folder = run.stage(stage) / "done"
-    markers = [rundir.read_small(path) for path in sorted(folder.glob("[0-9]*.json"))]
+    markers = [read_small(path) for path in sorted(folder.glob("[0-9]*.json"))]
     return [marker["summary"] for marker in markers if marker]
 
 
@@ -66,7 +66,7 @@ def pretrain(run: RunDir) -> dict[str, Any]:
     Steps that were done again count once, those a resumed attempt went back on not at all. Losses
     are in nats per token.
     """
-    trained, validated = steps.that_count(rundir.read_lines(run.metrics()))
+    trained, validated = that_count(read_lines(run.metrics()))
     seconds = sum(line["seconds"] for line in trained)
     tokens = sum(line["tokens_per_s"] * line["seconds"] for line in trained)
     return {
@@ -84,7 +84,7 @@ def pretrain(run: RunDir) -> dict[str, Any]:
 def evaluations(run: RunDir) -> list[dict[str, Any]]:
     """Results by benchmark and checkpoint step."""
     files = run.path("evaluations").glob("*/*/results.json")
-    found = [result for path in files if (result := rundir.read_small(path))]
+    found = [result for path in files if (result := read_small(path))]
     return sorted(
         ({key: value for key, value in result.items() if key != "format"} for result in found),
         key=lambda result: (result["benchmark"], result["checkpoint_step"]),

@@ -8,7 +8,7 @@ from itertools import groupby
 from math import fsum
 from typing import Any
 
-from jobs.contract import rundir
+from jobs.contract.files import read_lines
 from jobs.contract.rundir import RunDir
 from meditron_cli import attempts as starts
 from meditron_cli import events as log
@@ -103,7 +103,7 @@ class Times:
 def measure(run: RunDir, record: RunRecord, seen: RunView, now: float) -> Times:
     """Read what a run's files tell of its time."""
     events = list(log.read(run, KINDS))
-    work = goodput.work_of(rundir.read_lines(run.metrics()))
+    work = goodput.work_of(read_lines(run.metrics()))
     told = starts.fold(events)
     settled = [
         attempt

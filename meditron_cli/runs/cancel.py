@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from jobs.contract import rundir, specs
+from jobs.contract.events import append_event, read_events
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import STAGES
 from jobs.slurm import submission_log
 from jobs.slurm.submission import SubmitError
 from jobs.supervision.recovery import resubmission
@@ -31,11 +32,11 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         SchedulerError: no answer.
     """
     with nobody_submits(run):
-        for intent in submission_log.unanswered(rundir.read_events(run)):
+        for intent in submission_log.unanswered(read_events(run)):
             withdraw(run, intent, schedulers(intent["scheduler"]))
         open_ids = state.open_jobs(read(run), now=0.0)
         everything = sorted(job for ids in open_ids.values() for job in ids)
-        rundir.append_event(run, "cancel", job_ids=everything)
+        append_event(run, "cancel", job_ids=everything)
         for kind, ids in open_ids.items():
             schedulers(kind).cancel(sorted(ids))
         dismiss_janitors(run, schedulers)
@@ -65,8 +66,8 @@ def nobody_submits(run: RunDir) -> Iterator[None]:
 
 def dismiss_janitors(run: RunDir, schedulers: Callable[[str], Scheduler]) -> None:
     """Cancel what would look after the jobs of a run."""
-    events = rundir.read_events(run)
-    found = {job for stage in specs.STAGES for job in submission_log.janitors(events, stage)}
+    events = read_events(run)
+    found = {job for stage in STAGES for job in submission_log.janitors(events, stage)}
     if found:
         schedulers("slurm").cancel(sorted(found))
 
@@ -82,7 +83,7 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         record = read(run)
         open_ids = state.open_jobs(record, time.time())
         leaving: list[str] = []
-        rundir.append_event(run, "stop", job_ids=sorted(set().union(*open_ids.values())))
+        append_event(run, "stop", job_ids=sorted(set().union(*open_ids.values())))
         run.stop_file.touch()
         for kind, ids in open_ids.items():
             infos = schedulers(kind).states(sorted(ids))

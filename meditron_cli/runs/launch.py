@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.contract import rundir, specs
+from jobs.contract import done_markers, specs
+from jobs.contract.events import append_event, read_events
+from jobs.contract.locks import Locked, holder_of, locked_within
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import PretrainSpec
 from jobs.health import node_ledger
 from jobs.slurm import submission_log
 from jobs.supervision import attempt_records
@@ -69,11 +72,11 @@ def launch(
         SchedulerError: refused, or no answer about jobs that may be alive.
     """
     try:
-        with rundir.locked_within(
+        with locked_within(
             run.lock, resubmission.LOCK_SECONDS, SUBMIT, give_up=lambda: is_submitting(run)
         ):
             return _launch(plan, scheduler, run, note, by)
-    except rundir.Locked as error:
+    except Locked as error:
         who = "another submit" if is_submitting(run) else "a janitor"
         raise ConfigError(
             f"{who} of run {run.name} is at work",
@@ -88,7 +91,7 @@ def launch(
 
 def is_submitting(run: RunDir) -> bool:
     """Whether who holds the run's lock is another submit, and no job that looks after the run."""
-    return rundir.holder_of(run.lock) == SUBMIT
+    return holder_of(run.lock) == SUBMIT
 
 
 def _launch(
@@ -155,7 +158,7 @@ def janitors_of(run: RunDir, job_ids: Collection[str]) -> list[str]:
     wanted = set(job_ids)
     return unique(
         janitor
-        for event in rundir.read_events(run)
+        for event in read_events(run)
         if event["event"] == "submit" and wanted & set(event["job_ids"])
         for janitor in event.get("janitors", ())
     )
@@ -189,12 +192,12 @@ class Batch:
             "replaces": [],
             "exclude": list(stage.exclude),
         }
-        rundir.append_event(run, "intent", **fields)
+        append_event(run, "intent", **fields)
         ids = self._scheduler.submit(self._plan, stage, indices, run.root, number, after)
         self._submitted += ids
         janitors = self._scheduler.submit_janitor(self._plan, stage, run.root, number, ids)
         self._submitted += janitors
-        rundir.append_event(run, "submit", **fields, job_ids=ids, janitors=janitors)
+        append_event(run, "submit", **fields, job_ids=ids, janitors=janitors)
         return ids
 
     def undo(self, reason: BaseException) -> None:
@@ -203,7 +206,7 @@ class Batch:
             return
         text = reason.message if isinstance(reason, MeditronError) else type(reason).__name__
         self._scheduler.cancel(self._submitted)
-        rundir.append_event(self._run, "undo", job_ids=self._submitted, reason=text)
+        append_event(self._run, "undo", job_ids=self._submitted, reason=text)
 
 
 def settle_unanswered(run: RunDir, scheduler: Scheduler) -> None:
@@ -213,7 +216,7 @@ def settle_unanswered(run: RunDir, scheduler: Scheduler) -> None:
     Raises:
         SchedulerError: no answer.
     """
-    for intent in submission_log.unanswered(rundir.read_events(run)):
+    for intent in submission_log.unanswered(read_events(run)):
         if not scheduler.adopt(run.root, intent):
             withdraw(run, intent, scheduler)
 
@@ -227,7 +230,7 @@ def withdraw(run: RunDir, intent: Mapping[str, Any], scheduler: Scheduler) -> No
     """
     stage, number = intent["stage"], intent["attempt"]
     scheduler.withdraw(run.root, stage, number)
-    rundir.append_event(run, "withdraw", stage=stage, attempt=number)
+    append_event(run, "withdraw", stage=stage, attempt=number)
 
 
 def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
@@ -259,7 +262,9 @@ def judge_tasks(plan: Plan, run: RunDir) -> dict[str, dict[int, str]]:
     """Of each stage's tasks, what ``rundir.judge_done`` says of the spec they have now."""
     return {
         stage.stage: {
-            task.index: rundir.judge_done(run, stage.stage, task.index, specs.digest(task.spec))
+            task.index: done_markers.judge_done(
+                run, stage.stage, task.index, specs.digest(task.spec)
+            )
             for task in stage.tasks
         }
         for stage in plan.stages
@@ -360,7 +365,7 @@ def will_be_whole(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
 def brings_own_data(stage: StagePlan) -> bool:
     """Whether pretraining reads indexed datasets made elsewhere (``pretrain.data``)."""
     return any(
-        isinstance(task.spec, specs.PretrainSpec)
+        isinstance(task.spec, PretrainSpec)
         and task.spec.train_prefixes
         and all(Path(prefix).is_absolute() for prefix in task.spec.train_prefixes)
         for task in stage.tasks
@@ -393,5 +398,5 @@ def prepare(
     run.save_file.unlink(missing_ok=True)
     for stage, decision in decisions.items():
         for index in decision.submit:
-            rundir.forget_done(run, stage, index)
+            done_markers.forget_done(run, stage, index)
     store.write_plan(run, plan, keep)

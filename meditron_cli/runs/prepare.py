@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.contract import rundir
+from jobs.contract.files import sha256
 
 if TYPE_CHECKING:
     from jobs.contract.metrics_log import Pace
@@ -54,7 +54,7 @@ def tokenizer_digest(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        return rundir.sha256(path)
+        return sha256(path)
     except OSError:
         return ""
 

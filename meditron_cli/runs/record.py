@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.contract import rundir, specs
+from jobs.contract.files import read_small
 from jobs.contract.outcomes import Action
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import STAGES
 from meditron_cli import events
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import store
@@ -105,7 +106,7 @@ def read(run: RunDir) -> RunRecord:
         record.problem = error.message
         return record
     record.cluster = plan["cluster"]
-    for stage in (name for name in specs.STAGES if name in plan["stages"]):
+    for stage in (name for name in STAGES if name in plan["stages"]):
         summary = plan["stages"][stage]
         record.stages[stage] = StageRecord(
             stage,
@@ -122,7 +123,7 @@ def read(run: RunDir) -> RunRecord:
     for stage_record in record.stages.values():
         read_exits(run, stage_record)
     if "pretrain" in record.stages and record.stages["pretrain"].attempts:
-        record.stages["pretrain"].progress = rundir.read_small(run.progress("pretrain", 0))
+        record.stages["pretrain"].progress = read_small(run.progress("pretrain", 0))
     return record
 
 
@@ -226,7 +227,7 @@ def read_exits(run: RunDir, stage: StageRecord) -> None:
             continue
         for index in indices:
             path = run.exit_record(stage.stage, attempt, index)
-            if path.name in present and (found := rundir.read_small(path)):
+            if path.name in present and (found := read_small(path)):
                 stage.exits[index] = found
 
 

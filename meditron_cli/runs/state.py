@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.contract.errors import STOPPED, SUCCESSOR
 from jobs.contract.outcomes import Action, Cause
-from jobs.runtime.context import STOPPED, SUCCESSOR
 from meditron_cli.runs.record import Ending, RunRecord, StageRecord, TaskJob
 from meditron_cli.scheduler.base import JobInfo, JobState
 

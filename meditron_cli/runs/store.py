@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from jobs.contract import rundir, specs
+from jobs.contract import specs
+from jobs.contract.events import append_event, read_events
+from jobs.contract.files import FormatError, fsync_folder, read_json, write_json
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import PretrainSpec
 from meditron_cli import __version__
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan, StagePlan
@@ -175,7 +178,7 @@ def fill(run: RunDir, name: str, request: Request, plan: Plan) -> None:
 
     code_snapshot.copy_code(run.code)
     code = code_snapshot.describe_code(run.code)
-    rundir.write_json(run.record, record(name, request, code))
+    write_json(run.record, record(name, request, code))
     write_plan(run, plan)
     run.events.touch()
 
@@ -190,7 +193,7 @@ def _rename(part: Path, final: Path) -> None:
             f"run {final.name} was made by another submit just now",
             hint="submit again to continue it",
         ) from error
-    rundir.fsync_folder(final.parent)
+    fsync_folder(final.parent)
 
 
 def note_request(run: RunDir, request: Request) -> None:
@@ -199,7 +202,7 @@ def note_request(run: RunDir, request: Request) -> None:
     decisive = ("experiment", "cluster", "size")
     if any(asked[key] != last[key] for key in decisive):
         asked["command"] = [redact(word) for word in request.command]
-        rundir.append_event(run, "request", **asked)
+        append_event(run, "request", **asked)
 
 
 def last_request(run: RunDir) -> dict[str, Any]:
@@ -209,7 +212,7 @@ def last_request(run: RunDir) -> dict[str, Any]:
         ConfigError: there is no record, or not one this program reads.
     """
     asked = read_record(run)
-    for event in rundir.read_events(run):
+    for event in read_events(run):
         if event["event"] == "request":
             asked = event
     return asked
@@ -259,7 +262,7 @@ def write_plan(run: RunDir, plan: Plan, live: Collection[tuple[str, int]] = ()) 
     earlier = read_plan(run)["stages"] if run.plan.exists() else {}
     mine = {stage.stage: stage_summary(stage) for stage in plan.stages}
     both = {**earlier, **mine}
-    rundir.write_json(
+    write_json(
         run.plan,
         {
             "name": plan.name,
@@ -275,11 +278,11 @@ def write_spec(run: RunDir, stage: str, task: specs.TaskSpec) -> None:
     """Write one task's spec, unless the very same stands there."""
     path, value = run.spec(stage, task.index), specs.to_json(task)
     try:
-        if rundir.read_json(path) == value:
+        if read_json(path) == value:
             return
-    except (FileNotFoundError, rundir.FormatError):
+    except (FileNotFoundError, FormatError):
         pass
-    rundir.write_json(path, value)
+    write_json(path, value)
 
 
 def stage_summary(stage: StagePlan) -> dict[str, Any]:
@@ -291,7 +294,7 @@ def stage_summary(stage: StagePlan) -> dict[str, Any]:
         "resources": asdict(stage.resources),
     }
     for task in stage.tasks:
-        if isinstance(task.spec, specs.PretrainSpec):
+        if isinstance(task.spec, PretrainSpec):
             step_tokens = task.spec.global_batch_size * task.spec.model.seq_length
             summary["target_step"] = task.spec.train_steps
             summary["step_tokens"] = step_tokens
@@ -315,10 +318,10 @@ def read_record(run: RunDir) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return rundir.read_json(path)
+        return read_json(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is missing; this is no whole run directory") from error
-    except rundir.FormatError as error:
+    except FormatError as error:
         raise ConfigError(
             str(error), hint="the run was made by another version of meditron; use that one"
         ) from error

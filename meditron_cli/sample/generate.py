@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jobs.contract.rundir import write_bytes
+from jobs.contract.files import write_bytes
 from meditron_cli.sample import benchmark, corpus, facts
 
 SEED = 7

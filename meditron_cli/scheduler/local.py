@@ -20,7 +20,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs.contract import rundir, specs
+from jobs.contract import done_markers, rundir, specs
+from jobs.contract.events import append_event
+from jobs.contract.files import read_json, write_json
 from jobs.contract.job import LOCAL_JOB
 from jobs.slurm import payload
 from jobs.slurm.job_environment import job_environment
@@ -77,7 +79,7 @@ class LocalScheduler:
     ) -> list[str]:
         """Start the background process of an attempt; its one id stands for all its tasks."""
         path = job_file(run, stage.stage, attempt)
-        rundir.write_json(
+        write_json(
             path,
             {
                 "stage": stage.stage,
@@ -134,7 +136,7 @@ class LocalScheduler:
         path = job_file(run, stage, attempt)
         if not path.exists():
             return
-        host = rundir.read_json(path)["host"]
+        host = read_json(path)["host"]
         if host != os.uname().nodename:
             raise SchedulerError(
                 f"{stage} was being submitted on {host}, and may run there",
@@ -240,7 +242,7 @@ def time_to_leave(pid: int) -> float:
     path = Path(os.fsdecode(words[-2])) if len(words) > 1 else Path()
     if path.name != JOB_FILE:  # it was killed, and only its tasks are left
         return CANCEL_SECONDS
-    lead = float(rundir.read_json(path)["lead_seconds"])
+    lead = float(read_json(path)["lead_seconds"])
     return max(CANCEL_SECONDS, lead + BEYOND_LEAD_SECONDS)
 
 
@@ -292,7 +294,7 @@ class Runner:
     """The background process: wait, run the tasks, end."""
 
     def __init__(self, path: Path) -> None:
-        self.job = rundir.read_json(path)
+        self.job = read_json(path)
         self.stage: str = self.job["stage"]
         self.run = rundir.RunDir(path.parents[4])
         self.folder = path.parent
@@ -311,7 +313,7 @@ class Runner:
             time.sleep(POLL_SECONDS)
         missing = [name for name in self.job["after_stages"] if not finished(self.run, name)]
         if missing:
-            rundir.append_event(self.run, "blocked", stage=self.stage, after=missing)
+            append_event(self.run, "blocked", stage=self.stage, after=missing)
             sys.stderr.write(f"{self.stage} was not started: {missing[0]} did not finish\n")
             return 1
         try:
@@ -355,9 +357,10 @@ class Runner:
 def finished(run: rundir.RunDir, stage: str) -> bool:
     """Whether every task of a stage is done."""
     indices = [int(path.stem) for path in (run.stage(stage) / "spec").glob("*.json")]
-    tasks = {i: specs.task_from_json(rundir.read_json(run.spec(stage, i))) for i in indices}
+    tasks = {i: specs.task_from_json(read_json(run.spec(stage, i))) for i in indices}
     return bool(tasks) and all(
-        rundir.is_done(run, stage, index, specs.digest(task.spec)) for index, task in tasks.items()
+        done_markers.is_done(run, stage, index, specs.digest(task.spec))
+        for index, task in tasks.items()
     )
 
 

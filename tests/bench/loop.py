@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract import rundir, specs
+from jobs.contract.files import read_json, write_json
+from jobs.contract.stage_specs import PretrainSpec
 from meditron_cli import sample
 from meditron_cli.config.load import load
 from meditron_cli.runs.prepare import plan_of
@@ -64,7 +66,7 @@ def write_task(run: rundir.RunDir, steps: int) -> None:
     plan = plan_of(load("local", "tiny", None, settings), ("pretrain",))
     task = plan.stage("pretrain").tasks[0]
     spec = task.spec
-    assert isinstance(spec, specs.PretrainSpec)
+    assert isinstance(spec, PretrainSpec)
     changed = dataclasses.replace(
         spec,
         train_prefixes=("tokens/train",),
@@ -73,18 +75,16 @@ def write_task(run: rundir.RunDir, steps: int) -> None:
         validation_interval=0,
         save_interval=10 * steps,
     )
-    rundir.write_json(
-        run.spec("pretrain", 0), specs.to_json(dataclasses.replace(task, spec=changed))
-    )
+    write_json(run.spec("pretrain", 0), specs.to_json(dataclasses.replace(task, spec=changed)))
 
 
-def task_of(run: rundir.RunDir) -> specs.PretrainSpec:
-    spec = specs.task_from_json(rundir.read_json(run.spec("pretrain", 0))).spec
-    assert isinstance(spec, specs.PretrainSpec)
+def task_of(run: rundir.RunDir) -> PretrainSpec:
+    spec = specs.task_from_json(read_json(run.spec("pretrain", 0))).spec
+    assert isinstance(spec, PretrainSpec)
     return spec
 
 
-def round_tokens(spec: specs.PretrainSpec) -> int:
+def round_tokens(spec: PretrainSpec) -> int:
     """Tokens that each side trains on in a round."""
     return STEPS_A_ROUND * spec.global_batch_size * spec.model.seq_length
 
@@ -194,7 +194,7 @@ class Turns:
         return {"ours": self.ours.after_warm_up(), "bare": self.bare.after_warm_up()}
 
 
-def write_tokens(prefix: Path, spec: specs.PretrainSpec) -> None:
+def write_tokens(prefix: Path, spec: PretrainSpec) -> None:
     """Two million random tokens as an indexed dataset."""
     import numpy
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
@@ -208,9 +208,7 @@ def write_tokens(prefix: Path, spec: specs.PretrainSpec) -> None:
     builder.finalize(f"{prefix}.idx")
 
 
-def bare_loop(
-    spec: specs.PretrainSpec, tokens: Path, cache: Path, place: Any
-) -> Callable[[], None]:
+def bare_loop(spec: PretrainSpec, tokens: Path, cache: Path, place: Any) -> Callable[[], None]:
     """A step of the shortest loop around megatron.core that trains the same model alike."""
     import torch
     from megatron.core.distributed import (
@@ -273,7 +271,7 @@ def bare_loop(
     return step
 
 
-def bare_dataset(spec: specs.PretrainSpec, tokens: Path, cache: Path) -> Any:
+def bare_dataset(spec: PretrainSpec, tokens: Path, cache: Path) -> Any:
     """megatron.core's dataset of the same samples."""
     from megatron.core.datasets.blended_megatron_dataset_builder import (
         BlendedMegatronDatasetBuilder,

@@ -21,7 +21,8 @@ from typing import Any
 
 import psutil
 
-from jobs.contract import rundir
+from jobs.contract.events import read_events
+from jobs.contract.files import read_lines
 from jobs.contract.rundir import RunDir
 from jobs.runtime import heartbeat
 from tests.bench import REPOSITORY, Figure
@@ -181,12 +182,12 @@ class Trial:
 
     def steps(self, attempt: int) -> list[dict[str, Any]]:
         """Metric lines of training steps of an attempt."""
-        lines = rundir.read_lines(self.run.metrics())
+        lines = read_lines(self.run.metrics())
         return [line for line in lines if "loss" in line and line["attempt"] == attempt]
 
     def event(self, kind: str) -> dict[str, Any]:
         """The event of this attempt of training; empty as long as there is none."""
-        for event in rundir.read_events(self.run):
+        for event in read_events(self.run):
             names = (event["event"], event.get("stage"), event.get("attempt"))
             if names == (kind, "pretrain", self.attempt):
                 return event

@@ -13,8 +13,11 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from jobs.contract import rundir, specs
+from jobs.contract import done_markers, specs
+from jobs.contract.events import append_event
+from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import STAGES
 from meditron_cli.config.load import load
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.runs import store
@@ -74,12 +77,12 @@ def make_plan(folder: Path, environ: dict[str, str]) -> Plan:
     project = folder / "project"
     seconds_of([sys.executable, "-m", "meditron_cli", "init", str(project)], environ, folder)
     loaded = load("generic-h100", "tiny", project / "experiment.yaml", [])
-    return plan_of(loaded, specs.STAGES)
+    return plan_of(loaded, STAGES)
 
 
 def make_runs(root: Path, plan: Plan, count: int) -> None:
     """One finished and one training run made as ``submit`` makes them, and copies of both."""
-    finished = make_run(root, "finished", plan, specs.STAGES)
+    finished = make_run(root, "finished", plan, STAGES)
     training = make_run(root, "training", plan, DONE_BEFORE_TRAINING)
     for number in range(count):
         original = training if number < LIVE else finished
@@ -97,9 +100,9 @@ def make_run(root: Path, name: str, plan: Plan, done: Iterable[str]) -> RunDir:
     for stage in plan.stages:
         indices = [task.index for task in stage.tasks]
         fields = {"stage": stage.stage, "attempt": 1, "indices": indices, "scheduler": "slurm"}
-        rundir.append_event(run, "intent", **fields)
+        append_event(run, "intent", **fields)
         given = {"by": "person", "replaces": [], "janitors": [f"{NUMBER}9"], "exclude": []}
-        rundir.append_event(run, "submit", **fields, **given, job_ids=job_ids(stage, NUMBER))
+        append_event(run, "submit", **fields, **given, job_ids=job_ids(stage, NUMBER))
         run.attempt(stage.stage, 1).mkdir(parents=True)
         if stage.stage in done:
             finish(run, stage)
@@ -108,7 +111,7 @@ def make_run(root: Path, name: str, plan: Plan, done: Iterable[str]) -> RunDir:
 
 def job_ids(stage: StagePlan, number: object) -> list[str]:
     """Ids of a stage's jobs in run ``number``: an array where it has several tasks."""
-    job = f"{number}{specs.STAGES.index(stage.stage)}"
+    job = f"{number}{STAGES.index(stage.stage)}"
     return [f"{job}_{task.index}" for task in stage.tasks] if len(stage.tasks) > 1 else [job]
 
 
@@ -116,17 +119,15 @@ def finish(run: RunDir, stage: StagePlan) -> None:
     """What the tasks of a stage leave behind, each of which was interrupted once."""
     for task in stage.tasks:
         digest = specs.digest(task.spec)
-        rundir.write_done(
+        done_markers.write_done(
             run, stage.stage, task.index, spec_digest=digest, inputs=[], outputs=[], summary={},
             seconds=60.0,
         )  # fmt: skip
         for attempt, ending in enumerate(ENDINGS, 1):
             names = {"stage": stage.stage, "index": task.index, "attempt": attempt}
-            rundir.append_event(run, "start", **names, **START)
-            rundir.write_json(
-                run.exit_record(stage.stage, attempt, task.index), {**names, **ending}
-            )
-            rundir.append_event(run, "exit", **names, **ending)
+            append_event(run, "start", **names, **START)
+            write_json(run.exit_record(stage.stage, attempt, task.index), {**names, **ending})
+            append_event(run, "exit", **names, **ending)
 
 
 def fake_slurm(folder: Path, plan: Plan) -> Path:

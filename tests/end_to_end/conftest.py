@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract.events import read_events
 from jobs.contract.rundir import RunDir
 
 from ..ranks import processes_about, wait_until
@@ -129,9 +129,7 @@ class Desk:
 def events(run: RunDir, kind: str, stage: str) -> list[dict[str, Any]]:
     """Events of a kind of one stage, oldest first."""
     return [
-        event
-        for event in rundir.read_events(run)
-        if event["event"] == kind and event["stage"] == stage
+        event for event in read_events(run) if event["event"] == kind and event["stage"] == stage
     ]
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract.files import read_json
 
 from ..ranks import processes_about
 from .conftest import DOCUMENTS, REPOSITORY, Desk, events
@@ -293,5 +293,5 @@ def test_a_disk_that_fills_while_a_stage_writes_is_told_and_a_larger_one_helps(
     subprocess.run(["mount", "-o", "remount,size=64m", desk.runs], check=True)
     done = desk.submit("curate", "--wait", *skip)
     assert done.returncode == 0, done.stderr
-    assert rundir.read_json(run.done("curate", 0))["summary"]["documents"] == len(documents)
+    assert read_json(run.done("curate", 0))["summary"]["documents"] == len(documents)
     assert len(events(run, "submit", "curate")) == 2

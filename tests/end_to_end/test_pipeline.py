@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract.files import read_lines
+from jobs.contract.locks import locked
 from jobs.contract.rundir import RunDir
 
 from ..ranks import processes_about, wait_until
@@ -118,7 +119,7 @@ def until_progress(run: RunDir, stage: str, index: int) -> Callable[[], bool]:
 
 def until_step(run: RunDir, step: int) -> Callable[[], bool]:
     """Whether training has gone past a step."""
-    return lambda: any(line["step"] > step for line in rundir.read_lines(run.metrics()))
+    return lambda: any(line["step"] > step for line in read_lines(run.metrics()))
 
 
 def test_a_run_killed_in_every_stage_ends_as_if_nothing_had_happened(
@@ -220,7 +221,7 @@ def test_a_submit_during_another_is_refused(desk: Desk) -> None:
     desk.submit("curate", "--wait")
     run = desk.run()
 
-    with rundir.locked(run.lock, "submit"):
+    with locked(run.lock, "submit"):
         done = desk.submit("tokenize")
 
     assert done.returncode == 2

@@ -21,6 +21,8 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from jobs.contract import rundir, specs
+from jobs.contract.files import read_json, read_lines, sha256, write_json
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -33,7 +35,7 @@ EOD = VOCABULARY - 1
 
 SEQUENCE = 32
 
-MODEL = specs.ModelSpec(
+MODEL = ModelSpec(
     layers=2,
     hidden_size=64,
     ffn_hidden_size=128,
@@ -48,9 +50,7 @@ MODEL = specs.ModelSpec(
 )
 
 
-def parallel_spec(
-    tensor: int = 1, pipeline: int = 1, data: int = 1, **more: Any
-) -> specs.ParallelSpec:
+def parallel_spec(tensor: int = 1, pipeline: int = 1, data: int = 1, **more: Any) -> ParallelSpec:
     """A layout with sequence parallelism wherever there is more than one tensor rank."""
     values = {
         "sequence_parallel": tensor > 1,
@@ -58,10 +58,10 @@ def parallel_spec(
         "recompute": "none",
         **more,
     }
-    return specs.ParallelSpec(tensor=tensor, pipeline=pipeline, data=data, **values)
+    return ParallelSpec(tensor=tensor, pipeline=pipeline, data=data, **values)
 
 
-SPEC = specs.PretrainSpec(
+SPEC = PretrainSpec(
     model=MODEL,
     parallel=parallel_spec(),
     device="cpu",
@@ -122,7 +122,7 @@ class Run:
     """A run directory with a pretraining task."""
 
     root: Path
-    spec: specs.PretrainSpec
+    spec: PretrainSpec
     attempt: int = 0
     started: list[Ranks] = field(default_factory=list)
 
@@ -148,7 +148,7 @@ class Run:
             secrets_file="",
             health={},
         )
-        rundir.write_json(self.files.spec("pretrain", 0), specs.to_json(task))
+        write_json(self.files.spec("pretrain", 0), specs.to_json(task))
 
     def start(self, *program: str, **environment: str) -> Ranks:
         """Start every rank, as the supervisor does; another program may stand for ``-m jobs``."""
@@ -190,7 +190,7 @@ class Run:
         assert ranks.wait() == [0] * self.spec.parallel.world_size, ranks.words()
 
     def lines(self) -> list[dict[str, Any]]:
-        return list(rundir.read_lines(self.files.metrics()))
+        return list(read_lines(self.files.metrics()))
 
     def trained(self, attempt: int) -> list[int]:
         """Steps that an attempt took, in order."""
@@ -216,7 +216,7 @@ class Run:
     def last_words(self, rank: int = 0) -> dict[str, Any]:
         """What a rank of the last attempt wrote on leaving."""
         folder = self.files.attempt("pretrain", self.attempt)
-        return rundir.read_json(folder / f"words-00000-{rank:05d}.json")
+        return read_json(folder / f"words-00000-{rank:05d}.json")
 
     def checkpoints(self) -> list[str]:
         return sorted(path.name for path in (self.root / "checkpoints").glob("iter_*"))
@@ -326,7 +326,7 @@ def new_run(root: Path, tokens: Path, **values: Any) -> Run:
         copy_tokens(tokens / f"train-{shard}", root / f"tokens/train/{shard:05d}")
     copy_tokens(tokens / "validation", root / "tokens/validation/00000")
     write_tokenizer(root / "tokenizer.json")
-    run.change(**{"tokenizer_sha256": rundir.sha256(root / "tokenizer.json"), **values})
+    run.change(**{"tokenizer_sha256": sha256(root / "tokenizer.json"), **values})
     return run
 
 
@@ -339,7 +339,7 @@ def undisturbed(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.fixture(scope="session")
-def layout() -> Callable[..., specs.ParallelSpec]:
+def layout() -> Callable[..., ParallelSpec]:
     return parallel_spec
 
 

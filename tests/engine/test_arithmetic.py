@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs.contract import specs
+from jobs.contract.stage_specs import ModelSpec
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.config.load import load
 from meditron_cli.plan import layout, stages
@@ -61,7 +62,7 @@ def test_plans_count_parameters_and_checkpoint_bytes_as_the_engine_does(make_run
     ]
 
 
-def recipe(size: str) -> specs.ModelSpec:
+def recipe(size: str) -> ModelSpec:
     profile = str(shipped_profiles() / "rcp.yaml")
     return stages.model_spec(load(profile, size, GOLDEN / "experiment.yaml", []).experiment)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from jobs.contract import rundir, specs
+from jobs.contract import specs
+from jobs.contract.files import read_json
 from jobs.runtime import heartbeat
 from jobs.runtime.heartbeat import Phase
 from jobs.supervision.ranks import hang_detector, stack_dump
@@ -28,7 +29,7 @@ def beats(run: Any) -> dict[int, heartbeat.Beat]:
 
 def impatient(run: Any) -> specs.TaskSpec:
     """The run's task with a step limit of two seconds."""
-    task = specs.task_from_json(rundir.read_json(run.files.spec("pretrain", 0)))
+    task = specs.task_from_json(read_json(run.files.spec("pretrain", 0)))
     return dataclasses.replace(task, supervision=specs.SupervisionSpec(step_limit_seconds=2))
 
 

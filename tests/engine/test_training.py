@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.contract import rundir, specs
+from jobs.contract import done_markers, specs
+from jobs.contract.files import read_json
 
 pytestmark = pytest.mark.engine
 
@@ -28,11 +29,11 @@ def test_one_rank_learns_and_leaves_what_it_did(make_run):
     progress = json.loads(run.files.progress("pretrain", 0).read_text())
     assert (progress["step"], progress["target_step"], progress["phase"]) == (40, 40, "step")
     assert progress["tokens"] == progress["target_tokens"] == 40 * 4 * 32
-    summary = rundir.read_json(run.files.done("pretrain", 0))["summary"]
+    summary = read_json(run.files.done("pretrain", 0))["summary"]
     assert summary["steps"] == 40
     assert (summary["loss_first"], summary["loss_last"]) == (losses[1], losses[40])
     assert summary["validation_last"] == validations[40]
-    assert rundir.is_done(run.files, "pretrain", 0, specs.digest(run.spec))
+    assert done_markers.is_done(run.files, "pretrain", 0, specs.digest(run.spec))
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_minimum(make_run):

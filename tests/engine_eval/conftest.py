@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 
 from jobs.contract import rundir, specs
+from jobs.contract.files import read_json, read_lines, sha256, write_json
+from jobs.contract.stage_specs import EvaluateSpec, ModelSpec, ParallelSpec
 
 ROOT = Path(__file__).parents[2]
 EOD = "<EOD>"
 
-MODEL = specs.ModelSpec(
+MODEL = ModelSpec(
     layers=2,
     hidden_size=32,
     ffn_hidden_size=48,
@@ -171,10 +173,10 @@ class Evaluation:
         return self.run.path(self.task.spec.output_dir)
 
     def results(self) -> dict:
-        return rundir.read_json(self.folder / "results.json")
+        return read_json(self.folder / "results.json")
 
     def questions(self) -> list[dict]:
-        return list(rundir.read_lines(self.folder / "questions.jsonl"))
+        return list(read_lines(self.folder / "questions.jsonl"))
 
 
 @pytest.fixture(scope="session")
@@ -183,7 +185,7 @@ def evaluation(tmp_path_factory, tokenizer, benchmark, made):
 
     def make(tensor: int = 1, **fields) -> Evaluation:
         run = rundir.RunDir(tmp_path_factory.mktemp("run"))
-        spec = specs.EvaluateSpec(
+        spec = EvaluateSpec(
             **{
                 "benchmark": "sample",
                 "path": str(benchmark),
@@ -192,11 +194,11 @@ def evaluation(tmp_path_factory, tokenizer, benchmark, made):
                 "target_step": 4,
                 "checkpoint_dir": str(made.folder),
                 "model": MODEL,
-                "parallel": specs.ParallelSpec(tensor, 1, 1, tensor > 1, True, "none"),
+                "parallel": ParallelSpec(tensor, 1, 1, tensor > 1, True, "none"),
                 "device": "cpu",
                 "precision": "fp32",
                 "tokenizer": str(tokenizer),
-                "tokenizer_sha256": rundir.sha256(tokenizer),
+                "tokenizer_sha256": sha256(tokenizer),
                 "eod_token": EOD,
                 "shots": 0,
                 "limit": 0,
@@ -221,7 +223,7 @@ def evaluation(tmp_path_factory, tokenizer, benchmark, made):
             secrets_file="",
             health={},
         )
-        rundir.write_json(run.spec("evaluate", 0), specs.to_json(task))
+        write_json(run.spec("evaluate", 0), specs.to_json(task))
         return Evaluation(run, task)
 
     return make

@@ -16,10 +16,11 @@ import torch
 from tokenizers import Tokenizer
 
 from jobs.checkpoints import manifest
-from jobs.contract import rundir, specs
+from jobs.contract.files import sha256
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec
 from jobs.engine import device
 
-ALONE = specs.ParallelSpec(
+ALONE = ParallelSpec(
     tensor=1,
     pipeline=1,
     data=1,
@@ -31,7 +32,7 @@ ALONE = specs.ParallelSpec(
 
 def main(spec_file: Path, folder: Path, answers_file: Path) -> None:
     asked = json.loads(spec_file.read_text())
-    spec = pretrain_spec(specs.ModelSpec(**asked["model"]), asked)
+    spec = pretrain_spec(ModelSpec(**asked["model"]), asked)
     place = device.start("cpu", 0, 1, 0)
     from jobs.engine import checkpoint, model, optim, sharded_state
 
@@ -68,7 +69,7 @@ def answers(network: torch.nn.Module, asked: dict) -> list[float]:
     return found
 
 
-def record(step: int, spec: specs.PretrainSpec) -> manifest.Record:
+def record(step: int, spec: PretrainSpec) -> manifest.Record:
     return manifest.Record(
         iteration=step,
         consumed_samples=step,
@@ -82,8 +83,8 @@ def record(step: int, spec: specs.PretrainSpec) -> manifest.Record:
     )
 
 
-def pretrain_spec(model: specs.ModelSpec, asked: dict) -> specs.PretrainSpec:
-    return specs.PretrainSpec(
+def pretrain_spec(model: ModelSpec, asked: dict) -> PretrainSpec:
+    return PretrainSpec(
         model=model,
         parallel=ALONE,
         device="cpu",
@@ -91,7 +92,7 @@ def pretrain_spec(model: specs.ModelSpec, asked: dict) -> specs.PretrainSpec:
         train_prefixes=(),
         validation_prefixes=(),
         tokenizer=asked["tokenizer"],
-        tokenizer_sha256=rundir.sha256(Path(asked["tokenizer"])),
+        tokenizer_sha256=sha256(Path(asked["tokenizer"])),
         eod_token=asked["eod_token"],
         micro_batch_size=1,
         global_batch_size=1,

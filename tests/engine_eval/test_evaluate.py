@@ -12,7 +12,8 @@ import time
 import pytest
 
 from jobs.checkpoints import retention
-from jobs.contract import rundir, specs
+from jobs.contract import done_markers, specs
+from jobs.contract.files import read_json, sha256
 
 from ..ranks import wait_until
 
@@ -61,14 +62,14 @@ def test_a_finished_task_is_done_until_its_benchmark_changes(evaluation, benchma
 
     assert done.start().returncode == 0
     assert (done.results()["n"], done.results()["checkpoint_step"]) == (2, 4)
-    assert rundir.is_done(done.run, "evaluate", 0, digest)
+    assert done_markers.is_done(done.run, "evaluate", 0, digest)
 
     (tmp_path / "copy.jsonl").write_text("")
-    assert not rundir.is_done(done.run, "evaluate", 0, digest)
+    assert not done_markers.is_done(done.run, "evaluate", 0, digest)
 
 
 def test_progress_ends_with_all_questions_and_no_scratch_is_left(finished):
-    progress = rundir.read_json(finished.run.progress("evaluate", 0))
+    progress = read_json(finished.run.progress("evaluate", 0))
 
     assert (progress["done"], progress["total"], progress["unit"]) == (6, 6, "questions")
     assert not (finished.run.stage("evaluate") / "tmp" / "00000").exists()
@@ -181,7 +182,7 @@ def test_what_cannot_be_evaluated_is_refused_and_leaves_nothing(
         run=refused.run.root,
         benchmark=benchmark,
         tokenizer=tokenizer,
-        digest=rundir.sha256(tokenizer)[:12],
+        digest=sha256(tokenizer)[:12],
     )
     assert outcome.returncode == 2
     assert outcome.stderr.splitlines()[-2:] == [f"evaluate: {message}", f"hint: {hint}"]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 
+from jobs.contract.errors import TaskError
 from jobs.evaluation.harness_model import Encoder, MegatronLM, Scoring, batches, cut
-from jobs.runtime.context import TaskError
 
 EOD = "<EOD>"
 MAX_LENGTH = 24

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.checkpoints import manifest
-from jobs.contract import rundir
+from jobs.contract.files import sha256, write_json
 
 
 def write_checkpoint(folder: Path, step: int, content: bytes = b"weights") -> Path:
@@ -15,10 +15,10 @@ def write_checkpoint(folder: Path, step: int, content: bytes = b"weights") -> Pa
     (path / "metadata.json").write_text("{}")
     (path / "__0_0.distcp").write_bytes(content)
     files = {
-        name: {"bytes": (path / name).stat().st_size, "sha256": rundir.sha256(path / name)}
+        name: {"bytes": (path / name).stat().st_size, "sha256": sha256(path / name)}
         for name in ("metadata.json", "__0_0.distcp")
     }
-    rundir.write_json(path / "manifest.json", {"files": files})
+    write_json(path / "manifest.json", {"files": files})
     record = {
         "iteration": step,
         "consumed_samples": step * 4,
@@ -28,7 +28,7 @@ def write_checkpoint(folder: Path, step: int, content: bytes = b"weights") -> Pa
         "data": "d",
         "bytes": 9,
         "files": 2,
-        "manifest": rundir.sha256(path / "manifest.json"),
+        "manifest": sha256(path / "manifest.json"),
     }
-    rundir.write_json(path / "meditron.json", record)
+    write_json(path / "meditron.json", record)
     return path

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from jobs.contract import rundir, specs
+from jobs.contract import done_markers, rundir, specs
+from jobs.contract.files import read_json, sha256, write_json
+from jobs.contract.stage_specs import CurateSpec, Spec, TokenizeSpec
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -39,7 +41,7 @@ class Workbench:
 
     run: rundir.RunDir
 
-    def task(self, stage: str, spec: specs.Spec, index: int = 0, cpus: int = 1) -> specs.TaskSpec:
+    def task(self, stage: str, spec: Spec, index: int = 0, cpus: int = 1) -> specs.TaskSpec:
         """Write a task's spec file, as the login node does."""
         task = specs.TaskSpec(
             stage=stage,
@@ -56,7 +58,7 @@ class Workbench:
             secrets_file="",
             health={},
         )
-        rundir.write_json(self.run.spec(stage, index), specs.to_json(task))
+        write_json(self.run.spec(stage, index), specs.to_json(task))
         return task
 
     def curate(self, *sources: Path, **changes: Any) -> specs.TaskSpec:
@@ -71,11 +73,11 @@ class Workbench:
             "validation_fraction": 0.2,
             "output_dir": "corpus",
         }
-        return self.task("curate", specs.CurateSpec(**{**values, **changes}))
+        return self.task("curate", CurateSpec(**{**values, **changes}))
 
     def tokenize(self, shard: Path | str, tokenizer: Path, **changes: Any) -> specs.TaskSpec:
         """Write the spec of a tokenize task over one shard, given by its path in the run."""
-        digest = rundir.sha256(tokenizer) if tokenizer.is_file() else ""
+        digest = sha256(tokenizer) if tokenizer.is_file() else ""
         values: dict[str, Any] = {
             "input": str(shard),
             "output_prefix": "tokens/train/00000",
@@ -86,7 +88,7 @@ class Workbench:
             "model_vocab_size": 1000,
             "special_tokens_in_text": False,
         }
-        return self.task("tokenize", specs.TokenizeSpec(**{**values, **changes}), cpus=2)
+        return self.task("tokenize", TokenizeSpec(**{**values, **changes}), cpus=2)
 
     def start(self, stage: str, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
         """Run task 0 of a stage; a file larger than `file_limit` bytes is refused."""
@@ -101,10 +103,10 @@ class Workbench:
 
     def done(self, stage: str) -> dict[str, Any]:
         """The done marker of task 0."""
-        return rundir.read_json(self.run.done(stage, 0))
+        return read_json(self.run.done(stage, 0))
 
     def is_done(self, task: specs.TaskSpec) -> bool:
-        return rundir.is_done(self.run, task.stage, task.index, specs.digest(task.spec))
+        return done_markers.is_done(self.run, task.stage, task.index, specs.digest(task.spec))
 
     def files(self, folder: str) -> dict[str, bytes]:
         """Every file under a folder of the run, hidden ones too, with its content."""

@@ -5,17 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from jobs.contract.outcomes import (
-    Action,
-    Cause,
-    Decision,
-    Ending,
-    Evidence,
-    LogSign,
-    NodeEntry,
-    RankExit,
-    Site,
-)
+from jobs.contract.outcomes import Action, Cause, Decision, Ending, NodeEntry
+from jobs.supervision.diagnosis.evidence import Evidence, LogSign, RankExit, Site
 
 NODES = ("gpu01", "gpu02")
 SITE = Site(nodes=NODES, seconds_left=36_000.0)

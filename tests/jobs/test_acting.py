@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from jobs.contract import rundir
+from jobs.contract.errors import SUCCESSOR
+from jobs.contract.events import append_event, read_events
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Action, Decision
-from jobs.runtime import context
 from jobs.slurm import submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
@@ -39,7 +40,7 @@ def test_a_requeue_that_slurm_takes_and_does_not_carry_out_is_not_waited_for_for
     )  # fmt: skip
     submission.write(run, asked)
     fields = {"stage": "pretrain", "attempt": 1, "indices": [0], "scheduler": "slurm"}
-    rundir.append_event(run, "submit", **fields, by="person", job_ids=["50"], janitors=[])
+    append_event(run, "submit", **fields, by="person", job_ids=["50"], janitors=[])
     programs.tell("requeue")
     place, here = (
         Place(run, "pretrain", 0, 1, 1.0),
@@ -49,7 +50,7 @@ def test_a_requeue_that_slurm_takes_and_does_not_carry_out_is_not_waited_for_for
     acting = Acting(place, here, lambda: False, requeue_seconds=0.1)
     code = acting.carry_out(Decision(Action.REQUEUE, "it was preempted"))
 
-    assert code == context.SUCCESSOR
+    assert code == SUCCESSOR
     assert programs.calls("scontrol requeue") == ["scontrol requeue 50"]
-    last = [event for event in rundir.read_events(run) if event["event"] == "submit"][-1]
+    last = [event for event in read_events(run) if event["event"] == "submit"][-1]
     assert (last["by"], last["replaces"]) == ("supervisor", ["50"])

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs.contract import rundir, specs
+from jobs.contract.files import write_json
+from jobs.contract.stage_specs import TokenizeSpec
 from jobs.runtime import heartbeat
 from jobs.supervision.ranks import hang_detector, stack_dump
 
@@ -69,11 +71,11 @@ def make_node(tmp_path: Path) -> Iterator[Callable[[int], Node]]:
 
     def make(ranks: int) -> Node:
         run = rundir.RunDir(tmp_path)
-        spec = specs.TokenizeSpec("", "", "", "", "", "", 1, False)
+        spec = TokenizeSpec("", "", "", "", "", "", 1, False)
         task = specs.TaskSpec(
             "tokenize", 0, spec, 2 * ranks, ranks, 2, 0, 1, "local", (), (), "", {}
         )
-        rundir.write_json(run.spec("tokenize", 0), specs.to_json(task))
+        write_json(run.spec("tokenize", 0), specs.to_json(task))
         made.append(Node(run))
         return made[0]
 

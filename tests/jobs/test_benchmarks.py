@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from jobs.contract.errors import CONFIGURATION, TaskError
 from jobs.evaluation import benchmarks
-from jobs.runtime import context
 
 MCQ = {
     "id": "q1",
@@ -163,11 +163,11 @@ def test_a_bad_question_is_refused_with_file_and_line(tmp_path, record, message)
     with path.open("a") as file:
         file.write(record if isinstance(record, str) else json.dumps(record))
 
-    with pytest.raises(context.TaskError) as caught:
+    with pytest.raises(TaskError) as caught:
         benchmarks.read(path, "mcq")
 
     assert caught.value.message == f"{path}:2: {message}"
-    assert caught.value.code == context.CONFIGURATION
+    assert caught.value.code == CONFIGURATION
     assert caught.value.hint
 
 
@@ -184,7 +184,7 @@ def test_a_bad_row_is_refused_with_file_and_line(tmp_path, text, message):
     path = tmp_path / "anatomy_test.csv"
     path.write_text(text)
 
-    with pytest.raises(context.TaskError) as caught:
+    with pytest.raises(TaskError) as caught:
         benchmarks.read(path, "mmlu")
 
     assert caught.value.message == f"{path}{message}"
@@ -194,7 +194,7 @@ def test_a_bad_row_is_refused_with_file_and_line(tmp_path, text, message):
 def test_medmcqa_that_does_not_count_from_one_is_refused(tmp_path, right):
     path = lines(tmp_path / "dev.jsonl", {**MEDMCQA, "cop": right})
 
-    with pytest.raises(context.TaskError) as caught:
+    with pytest.raises(TaskError) as caught:
         benchmarks.read(path, "medmcqa")
 
     assert caught.value.message == f"{path}:1: `cop` is {right!r}"
@@ -211,7 +211,7 @@ BAD_PUBMEDQA = [
 def test_pubmedqa_files_that_do_not_agree_are_refused(tmp_path, truth, message):
     pubmedqa_folder(tmp_path, PUBMEDQA, truth)
 
-    with pytest.raises(context.TaskError) as caught:
+    with pytest.raises(TaskError) as caught:
         benchmarks.read(tmp_path, "pubmedqa")
 
     assert caught.value.message == f"{tmp_path}/{message}"
@@ -229,7 +229,7 @@ def test_a_bad_pubmedqa_record_is_refused_by_its_pmid(tmp_path, change, message)
     records = {**PUBMEDQA, "13": {**PUBMEDQA["13"], **change}}
     pubmedqa_folder(tmp_path, records, {"11": "maybe"})
 
-    with pytest.raises(context.TaskError) as caught:
+    with pytest.raises(TaskError) as caught:
         benchmarks.read(tmp_path, "pubmedqa")
 
     assert caught.value.message == f"{tmp_path}/ori_pqal.json: 13: {message}"
@@ -238,25 +238,25 @@ def test_a_bad_pubmedqa_record_is_refused_by_its_pmid(tmp_path, change, message)
 def test_an_id_given_twice_is_refused(tmp_path):
     path = lines(tmp_path / "q.jsonl", MCQ, MCQ)
 
-    with pytest.raises(context.TaskError, match="the id 'q1' is given twice"):
+    with pytest.raises(TaskError, match="the id 'q1' is given twice"):
         benchmarks.read(path, "mcq")
 
 
 def test_a_benchmark_without_test_questions_is_refused(tmp_path):
     path = lines(tmp_path / "q.jsonl", {**MCQ, "split": "train"})
 
-    with pytest.raises(context.TaskError, match="no question to test"):
+    with pytest.raises(TaskError, match="no question to test"):
         benchmarks.read(path, "mcq")
 
 
 def test_a_folder_without_mmlu_files_is_refused(tmp_path):
-    with pytest.raises(context.TaskError, match=r"no \*_test.csv in this folder"):
+    with pytest.raises(TaskError, match=r"no \*_test.csv in this folder"):
         benchmarks.read(tmp_path, "mmlu")
 
 
 @pytest.mark.parametrize("kind", ["mcq", "medmcqa", "mmlu", "pubmedqa"])
 def test_a_missing_file_is_named(tmp_path, kind):
-    with pytest.raises(context.TaskError) as caught:
+    with pytest.raises(TaskError) as caught:
         benchmarks.read(tmp_path / "nowhere", kind)
 
     assert caught.value.message == f"{tmp_path}/nowhere: No such file or directory"
@@ -266,12 +266,12 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_bytes(b'{"id": "\xff"}\n')
 
-    with pytest.raises(context.TaskError, match="not UTF-8"):
+    with pytest.raises(TaskError, match="not UTF-8"):
         benchmarks.read(path, "mcq")
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones(tmp_path):
-    with pytest.raises(context.TaskError) as caught:
+    with pytest.raises(TaskError) as caught:
         benchmarks.read(tmp_path, "medqa")
 
     assert caught.value.message == f"{tmp_path}: unknown kind of benchmark 'medqa'"

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from jobs.checkpoints import manifest
-from jobs.contract import rundir
+from jobs.contract.files import sha256, write_json
 
 from .checkpoint_files import write_checkpoint
 
@@ -22,8 +22,8 @@ def name_in_manifest(path, name):
     """Have the manifest, and the record of its digest, name another file."""
     files = json.loads((path / "manifest.json").read_text())["files"]
     files[name] = files.pop("__0_0.distcp")
-    rundir.write_json(path / "manifest.json", {"files": files})
-    change(path, manifest=rundir.sha256(path / "manifest.json"))
+    write_json(path / "manifest.json", {"files": files})
+    change(path, manifest=sha256(path / "manifest.json"))
 
 
 def test_the_newest_by_step_is_the_latest(tmp_path):

@@ -14,7 +14,8 @@ import pytest
 
 from jobs.checkpoints import leases
 from jobs.contract import rundir
-from jobs.runtime.context import FAILED, Context
+from jobs.contract.errors import FAILED
+from jobs.runtime.context import Context
 
 from ..ranks import wait_until
 

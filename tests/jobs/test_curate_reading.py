@@ -10,8 +10,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.contract.errors import TaskError
 from jobs.data import json_stream, readers
-from jobs.runtime.context import TaskError
 
 TEXT = 'Warfarin interacts with [many] drugs, {among others} "amiodarone", \\ and more. ' * 40
 

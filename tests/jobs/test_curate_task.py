@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from pyarrow import parquet
 
-from jobs.contract import rundir
+from jobs.contract.files import read_json
 
 DOCUMENTS: list[dict[str, Any]] = [
     {"id": f"doc-{number}", "text": f"Finding {number}: blood pressure {90 + number} mmHg."}
@@ -51,7 +51,7 @@ def by_id(documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def shard_digests(bench: Any) -> dict[str, str]:
-    shards = rundir.read_json(bench.run.path("corpus/manifest.json"))["shards"]
+    shards = read_json(bench.run.path("corpus/manifest.json"))["shards"]
     return {
         Path(shard["path"]).parent.name + Path(shard["path"]).stem: shard["sha256"][:12]
         for shard in shards
@@ -120,7 +120,7 @@ def test_equal_texts_of_different_files_and_kinds_are_kept_once(bench: Any, tmp_
     assert (result.returncode, result.stderr) == (0, "")
     kept = bench.documents() + bench.documents("corpus/validation")
     assert [document["id"] for document in kept if document["text"] == text] == ["first"]
-    manifest = rundir.read_json(bench.run.path("corpus/manifest.json"))
+    manifest = read_json(bench.run.path("corpus/manifest.json"))
     assert [(Path(s["path"]).name, s["in"], s["duplicate"]) for s in manifest["sources"]] == [
         ("in.jsonl", 61, 0),
         ("b.parquet", 1, 1),
@@ -146,7 +146,7 @@ def test_the_manifest_counts_every_record_and_names_every_shard(
     result = bench.start("curate")
 
     assert (result.returncode, result.stderr) == (0, "")
-    manifest = rundir.read_json(bench.run.path("corpus/manifest.json"))
+    manifest = read_json(bench.run.path("corpus/manifest.json"))
     outcomes = {"in": 5, "kept": 2, "empty": 1, "short": 1, "duplicate": 1, "bad": 0}
     size = source.stat().st_size
     assert manifest["sources"] == [{"path": str(source), "bytes": size, **outcomes}]
@@ -204,7 +204,7 @@ def test_progress_tells_bytes_and_documents(bench: Any, write_jsonl: Any) -> Non
 
     assert bench.start("curate").returncode == 0
 
-    progress = rundir.read_json(bench.run.progress("curate", 0))
+    progress = read_json(bench.run.progress("curate", 0))
     size = source.stat().st_size
     assert {name: progress[name] for name in ("done", "total", "unit", "documents")} == {
         "done": size, "total": size, "unit": "bytes", "documents": 60,

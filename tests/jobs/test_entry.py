@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from jobs.contract import rundir
+from jobs.contract.files import read_json
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -37,7 +38,7 @@ def test_other_code_than_the_runs_own_is_refused_and_recorded(tmp_path: Path) ->
     sentence = f"the code in {REPOSITORY} was loaded instead of the run's own in {run.code}"
     assert done.returncode == 2
     assert done.stderr == f"configuration: {sentence}; {NEVER}\n"
-    record = rundir.read_json(run.exit_record("curate", 1, 0))
+    record = read_json(run.exit_record("curate", 1, 0))
     assert (record["code"], record["class"], record["message"]) == (2, "configuration", sentence)
 
 

@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from jobs.checkpoints import manifest
-from jobs.contract import rundir, specs
+from jobs.contract import specs
+from jobs.contract.events import append_event
+from jobs.contract.files import sha256, write_json
 from jobs.contract.job import Job
-from jobs.contract.outcomes import Evidence, RankExit
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec
 from jobs.slurm.srun_output import Failure
 from jobs.supervision.attempt_records import Place
 from jobs.supervision.diagnosis import evidence_collection
+from jobs.supervision.diagnosis.evidence import Evidence, RankExit
 from jobs.supervision.diagnosis.evidence_collection import Said, Seen
 
 from .conftest import Workbench
@@ -62,7 +65,7 @@ def test_words_are_read_in_the_order_they_were_left(place: Place) -> None:
     for rank, time in ((0, 7.0), (1, 5.0)):
         fields = {"rank": rank, "node": "n", "code": 1, "time": time, "kind": "OSError"}
         more = {"message": "full", "hint": "", "frame": "jobs.contract.rundir:write", "errno": 28}
-        rundir.write_json(place.folder / f"words-00000-{rank:05d}.json", {**fields, **more})
+        write_json(place.folder / f"words-00000-{rank:05d}.json", {**fields, **more})
     (place.folder / "words-00000-00002.json").write_text("{")
     (place.folder / "words-00001-00003.json").write_text("{}")  # of another task
 
@@ -104,14 +107,14 @@ def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
 
 # ---- how far training is
 
-MODEL = specs.ModelSpec(2, 64, 128, 4, 2, 64, 500, 512, 1e4, 1e-5, 0.02)
+MODEL = ModelSpec(2, 64, 128, 4, 2, 64, 500, 512, 1e4, 1e-5, 0.02)
 
 
 def training(bench: Workbench) -> specs.TaskSpec:
     """Write the spec of a pretraining that is to reach step 60."""
     values: dict[str, Any] = {
         "model": MODEL,
-        "parallel": specs.ParallelSpec(1, 1, 1, False, False, "none"),
+        "parallel": ParallelSpec(1, 1, 1, False, False, "none"),
         "device": "cpu",
         "precision": "fp32",
         "train_prefixes": (),
@@ -122,10 +125,10 @@ def training(bench: Workbench) -> specs.TaskSpec:
     kinds = {"str": "", "int": 1, "float": 0.1}
     rest = {
         field.name: kinds[str(field.type)]
-        for field in dataclasses.fields(specs.PretrainSpec)
+        for field in dataclasses.fields(PretrainSpec)
         if field.name not in values
     }
-    return bench.task("pretrain", specs.PretrainSpec(**rest, **values))
+    return bench.task("pretrain", PretrainSpec(**rest, **values))
 
 
 def leave_checkpoint(bench: Workbench, step: int, name: str = "", finished: bool = True) -> Path:
@@ -134,10 +137,10 @@ def leave_checkpoint(bench: Workbench, step: int, name: str = "", finished: bool
     folder.mkdir(parents=True)
     (folder / "metadata.json").write_text("{}")
     if finished:
-        rundir.write_json(folder / "manifest.json", {"files": {"metadata.json": {"bytes": 2}}})
-        digest = rundir.sha256(folder / "manifest.json")
+        write_json(folder / "manifest.json", {"files": {"metadata.json": {"bytes": 2}}})
+        digest = sha256(folder / "manifest.json")
         record = manifest.Record(step, 0, {}, "fp32", "", "", 2, 1, digest)
-        rundir.write_json(folder / "meditron.json", dataclasses.asdict(record))
+        write_json(folder / "meditron.json", dataclasses.asdict(record))
     return folder
 
 
@@ -175,7 +178,7 @@ def test_how_far_training_is_is_not_known_once_its_checkpoints_are_gone(
     task = training(bench)
     for step in left:
         leave_checkpoint(bench, step)
-    rundir.append_event(bench.run, "start", stage="pretrain", index=0, step=20)
+    append_event(bench.run, "start", stage="pretrain", index=0, step=20)
 
     assert evidence_collection.checkpoint_step(bench.run, task) is None
 
@@ -183,7 +186,7 @@ def test_how_far_training_is_is_not_known_once_its_checkpoints_are_gone(
 def test_the_last_step_is_that_of_this_start(bench: Workbench) -> None:
     task = training(bench)
     progress = {"attempt": 3, "done": 17}
-    rundir.write_json(bench.run.progress("pretrain", 0), progress)
+    write_json(bench.run.progress("pretrain", 0), progress)
     place = Place(bench.run, "pretrain", 0, 3, began=1.0)
 
     assert evidence_collection.last_step(place, task) == 17

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from jobs.contract import rundir, specs
+from jobs.contract.files import write_json
 from jobs.contract.outcomes import Hang
+from jobs.contract.stage_specs import TokenizeSpec
 from jobs.runtime import heartbeat
 from jobs.runtime.heartbeat import Heart, Phase
 from jobs.supervision.ranks import hang_detector
@@ -103,7 +105,7 @@ class Ranks:
     def tell(self, **fields: Any) -> None:
         """Write the progress file as rank 0 would."""
         path = self.run.progress("pretrain", 0)
-        rundir.write_json(path, {"attempt": 1, "done": 1, "total": 9, "time": self.now, **fields})
+        write_json(path, {"attempt": 1, "done": 1, "total": 9, "time": self.now, **fields})
 
 
 @pytest.fixture
@@ -112,7 +114,7 @@ def ranks(tmp_path: Path) -> Ranks:
 
 
 def task() -> specs.TaskSpec:
-    spec = specs.TokenizeSpec("", "", "", "", "", "", 1, False)
+    spec = TokenizeSpec("", "", "", "", "", "", 1, False)
     return specs.TaskSpec(
         "pretrain", 0, spec, 2, 2, 1, 0, 1, "local", (), (), "", {}, supervision=SUPERVISION
     )

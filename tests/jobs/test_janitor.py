@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from jobs.contract import rundir, specs
+from jobs.contract import specs
+from jobs.contract.events import append_event, read_events
+from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import CurateSpec
 from jobs.slurm import submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
@@ -47,7 +50,7 @@ class Stage:
         fields = {"index": index, "attempt": attempt, "job_id": job_id, "restarts": 0}
         more = {"nodes": ["cpu01"], "began": self.ago(1800), "step": None}
         self.event("start", stage="curate", **fields, **more)
-        rundir.write_json(
+        write_json(
             self.run.attempt("curate", attempt) / f"start-{index:05d}.json", {**fields, **more}
         )
 
@@ -77,10 +80,10 @@ class Stage:
             **more,
         }
         self.event("exit", **fields)
-        rundir.write_json(self.run.exit_record("curate", attempt, 0), fields)
+        write_json(self.run.exit_record("curate", attempt, 0), fields)
 
     def event(self, kind: str, **fields: Any) -> None:
-        rundir.append_event(self.run, kind, **fields)
+        append_event(self.run, kind, **fields)
 
     def accounts(self, **states: str) -> None:
         """What sacct says of jobs, by ``j<id>``."""
@@ -88,7 +91,7 @@ class Stage:
         self.programs.tell("accounting", "".join(f"{row}\n" for row in rows))
 
     def events(self, kind: str) -> list[Mapping[str, Any]]:
-        return [item for item in rundir.read_events(self.run) if item["event"] == kind]
+        return [item for item in read_events(self.run) if item["event"] == kind]
 
     @staticmethod
     def ago(seconds: float) -> float:
@@ -97,7 +100,7 @@ class Stage:
 
 def curate(index: int) -> specs.TaskSpec:
     """A task; only what it may cost matters here."""
-    spec = specs.CurateSpec(("/docs",), "text", "id", 1, "fail", 1, 0.0, "corpus")
+    spec = CurateSpec(("/docs",), "text", "id", 1, "fail", 1, 0.0, "corpus")
     return specs.TaskSpec(
         "curate", index, spec, 1, 1, 1, 0, 1, "srun", ("python",), (), "", {},
         supervision=specs.SupervisionSpec(retry_delay_seconds=0),
@@ -113,7 +116,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     run = RunDir(tmp_path / "runs" / "med-tiny-0")
     run.code.mkdir(parents=True)
     for index in range(3):
-        rundir.write_json(run.spec("curate", index), specs.to_json(curate(index)))
+        write_json(run.spec("curate", index), specs.to_json(curate(index)))
     asked = Submission(
         stage="curate",
         indices=(0, 1, 2),
@@ -131,7 +134,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 def test_a_finished_stage_is_left_without_a_word(stage: Stage) -> None:
     stage.submitted("50")
-    rundir.write_json(stage.run.done("curate", 0), {})
+    write_json(stage.run.done("curate", 0), {})
 
     assert stage.look() == Look()
     assert stage.programs.calls() == []
@@ -392,7 +395,7 @@ def test_later_stages_that_slurm_has_removed_are_named(stage: Stage) -> None:
     stage.started()
     fields = {"stage": "tokenize", "attempt": 1, "indices": [0], "scheduler": "slurm"}
     stage.event("submit", **fields, by="person", job_ids=["52"])
-    rundir.write_json(
+    write_json(
         stage.run.plan, {"stages": {"curate": {"after": []}, "tokenize": {"after": ["curate"]}}}
     )
     stage.accounts(j50="FAILED", j52="CANCELLED by 0")

@@ -8,6 +8,7 @@ import pytest
 
 from jobs.checkpoints import leases, manifest, retention
 from jobs.contract import rundir
+from jobs.contract.events import append_event
 
 from .checkpoint_files import write_checkpoint
 
@@ -239,8 +240,8 @@ def test_what_was_saved_is_known_from_what_ranks_and_supervisors_have_told(tmp_p
     run.metrics().parent.mkdir(parents=True, exist_ok=True)
     run.metrics().write_text('{"step": 5, "loss": 2.0}\n{"step": 4, "save": 1.0}\n')
     by_ranks = retention.highest_saved(run)
-    rundir.append_event(run, "start", stage="pretrain", index=0, step=6)
-    rundir.append_event(run, "exit", stage="pretrain", index=0, step_before=6, step_after=None)
-    rundir.append_event(run, "exit", stage="curate", index=0, step_before=99, step_after=None)
+    append_event(run, "start", stage="pretrain", index=0, step=6)
+    append_event(run, "exit", stage="pretrain", index=0, step_before=6, step_after=None)
+    append_event(run, "exit", stage="curate", index=0, step_before=99, step_after=None)
 
     assert (nothing, by_ranks, retention.highest_saved(run)) == (0, 4, 6)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs.__main__ import MODULES, explain
-from jobs.contract import rundir, specs
+from jobs.contract.files import read_json
+from jobs.contract.stage_specs import STAGES
 
 from .conftest import REPOSITORY, Workbench
 
@@ -28,7 +29,7 @@ def jobs(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_stage_has_a_module() -> None:
-    assert set(MODULES) == set(specs.STAGES)
+    assert set(MODULES) == set(STAGES)
     for module in MODULES.values():
         assert REPOSITORY.joinpath(*module.split(".")).with_suffix(".py").is_file()
 
@@ -70,7 +71,7 @@ def test_last_words_are_printed_and_left_for_the_supervisor(bench: Workbench) ->
 
     done = bench.start("curate")
 
-    words = rundir.read_json(bench.run.attempt("curate", 0) / "words-00000-00000.json")
+    words = read_json(bench.run.attempt("curate", 0) / "words-00000-00000.json")
     assert done.returncode == words["code"] == 2
     assert words["kind"] == "TaskError"
     assert str(missing) in words["message"]

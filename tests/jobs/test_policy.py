@@ -11,21 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.contract.errors import CONFIGURATION, FINISHED, STOPPED, SUCCESSOR, UNHEALTHY
 from jobs.contract.outcomes import (
     Action,
     Cause,
     Decision,
     Ending,
-    Evidence,
     Finding,
     Hang,
     NodeEntry,
-    Site,
     Verdict,
 )
 from jobs.contract.specs import SupervisionSpec
 from jobs.health import node_ledger
-from jobs.runtime import context
+from jobs.supervision.diagnosis.evidence import Evidence, Site
 from jobs.supervision.recovery import retry_policy, retry_state, retry_table
 
 from .endings import (
@@ -84,27 +83,27 @@ def actions(decisions: Iterable[Decision]) -> list[str]:
 @pytest.mark.parametrize(
     ("told", "action", "code"),
     [
-        (evidence(done=True, code=0), Action.FINISH, context.FINISHED),
-        (evidence(stop_asked=True), Action.STOP, context.STOPPED),
-        (evidence(cancelled=True, signals=(TERM,)), Action.STOP, context.STOPPED),
-        (evidence(configuration=True), Action.STOP, context.CONFIGURATION),
-        (evidence(preempted=True, signals=(USR2,)), Action.REQUEUE, context.SUCCESSOR),
-        (evidence(signals=(USR2,)), Action.SUBMIT, context.SUCCESSOR),
-        (evidence(signals=(TERM,)), Action.WAIT, context.STOPPED),
-        (killed(signals=(TERM,)), Action.WAIT, context.STOPPED),
-        (evidence(failed_node="gpu02"), Action.WAIT, context.STOPPED),
-        (killed(), Action.RESTART, context.SUCCESSOR),
-        (raised("odd"), Action.RESTART, context.SUCCESSOR),
-        (raised(CUDA), Action.RESTART, context.SUCCESSOR),
-        (killed(oom_kills=1), Action.RESTART, context.SUCCESSOR),
-        (raised("nan", "NotANumber"), Action.RESTART, context.SUCCESSOR),
-        (raised("", "CheckpointingException"), Action.RESTART, context.SUCCESSOR),
-        (raised("EADDRINUSE"), Action.RESTART, context.SUCCESSOR),
-        (evidence(code=0), Action.RESTART, context.SUCCESSOR),
-        (evidence(ranks=(rank(3, -11),), signals=(USR2,)), Action.SUBMIT, context.SUCCESSOR),
-        (raised("No space left on device"), Action.SUBMIT, context.SUCCESSOR),
-        (evidence(findings=(LOST,), ranks_started=False), Action.SUBMIT, context.SUCCESSOR),
-        (evidence(log_signatures=(logged("xid", 79),)), Action.SUBMIT, context.SUCCESSOR),
+        (evidence(done=True, code=0), Action.FINISH, FINISHED),
+        (evidence(stop_asked=True), Action.STOP, STOPPED),
+        (evidence(cancelled=True, signals=(TERM,)), Action.STOP, STOPPED),
+        (evidence(configuration=True), Action.STOP, CONFIGURATION),
+        (evidence(preempted=True, signals=(USR2,)), Action.REQUEUE, SUCCESSOR),
+        (evidence(signals=(USR2,)), Action.SUBMIT, SUCCESSOR),
+        (evidence(signals=(TERM,)), Action.WAIT, STOPPED),
+        (killed(signals=(TERM,)), Action.WAIT, STOPPED),
+        (evidence(failed_node="gpu02"), Action.WAIT, STOPPED),
+        (killed(), Action.RESTART, SUCCESSOR),
+        (raised("odd"), Action.RESTART, SUCCESSOR),
+        (raised(CUDA), Action.RESTART, SUCCESSOR),
+        (killed(oom_kills=1), Action.RESTART, SUCCESSOR),
+        (raised("nan", "NotANumber"), Action.RESTART, SUCCESSOR),
+        (raised("", "CheckpointingException"), Action.RESTART, SUCCESSOR),
+        (raised("EADDRINUSE"), Action.RESTART, SUCCESSOR),
+        (evidence(code=0), Action.RESTART, SUCCESSOR),
+        (evidence(ranks=(rank(3, -11),), signals=(USR2,)), Action.SUBMIT, SUCCESSOR),
+        (raised("No space left on device"), Action.SUBMIT, SUCCESSOR),
+        (evidence(findings=(LOST,), ranks_started=False), Action.SUBMIT, SUCCESSOR),
+        (evidence(log_signatures=(logged("xid", 79),)), Action.SUBMIT, SUCCESSOR),
     ],
 )
 def test_each_end_has_its_action(told: Evidence, action: Action, code: int) -> None:
@@ -221,7 +220,7 @@ def test_two_allocations_without_a_newer_checkpoint_are_a_configuration_error() 
     decisions = follow([evidence(signals=(USR2,), **STUCK)] * 9)
 
     assert actions(decisions) == ["submit", "stop"]
-    assert decisions[-1].code == context.CONFIGURATION
+    assert decisions[-1].code == CONFIGURATION
     assert decisions[-1].verdict is not None
     assert decisions[-1].verdict.cause is Cause.CONFIGURATION
     assert decisions[-1].reason == (
@@ -477,7 +476,7 @@ def test_unfit_nodes_one_after_the_other_end_in_exit_code_5() -> None:
     decisions = follow(attempts)
 
     assert actions(decisions) == ["submit", "submit", "stop"]
-    assert decisions[-1].code == context.UNHEALTHY
+    assert decisions[-1].code == UNHEALTHY
 
 
 def test_a_new_job_leaves_out_what_the_ledger_speaks_against_the_worst_first() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.contract import rundir
 from jobs.contract.attempt_history import Start
+from jobs.contract.events import append_event
+from jobs.contract.files import read_json, write_json
 from jobs.contract.job import Job
-from jobs.contract.outcomes import Action, Cause, Decision, Evidence, Verdict
+from jobs.contract.outcomes import Action, Cause, Decision, Verdict
 from jobs.supervision import attempt_records
 from jobs.supervision.attempt_records import Place
 from jobs.supervision.diagnosis import postmortem
+from jobs.supervision.diagnosis.evidence import Evidence
 
 from .conftest import Workbench
 from .endings import AFTERWARDS, NOW
@@ -25,7 +27,7 @@ def place(bench: Workbench) -> Place:
 
 def record(bench: Workbench) -> None:
     """Leave the record of a supervisor that could submit nothing."""
-    rundir.append_event(bench.run, "submit", stage="curate", indices=[0], attempt=1, job_ids=["12"])
+    append_event(bench.run, "submit", stage="curate", indices=[0], attempt=1, job_ids=["12"])
     decision = Decision(Action.WAIT, "the login node goes on", verdict=SEEN)
     evidence = Evidence("curate", 1, "12", NOW - 600, NOW)
     attempt_records.record_exit(place(bench), Job("12"), evidence, decision)
@@ -51,7 +53,7 @@ def test_a_record_of_another_version_says_nothing(
 ) -> None:
     record(bench)
     path = bench.run.exit_record("curate", 1, 0)
-    told = {**rundir.read_json(path), **change}
-    rundir.write_json(path, {name: value for name, value in told.items() if value is not None})
+    told = {**read_json(path), **change}
+    write_json(path, {name: value for name, value in told.items() if value is not None})
 
     assert examine(bench).known is None

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from jobs.contract import rundir, specs
+from jobs.contract.files import read_json, write_json
+from jobs.contract.stage_specs import CurateSpec
 from jobs.health import preflight
 from jobs.health.findings import Outcome, Subject, finding_about
 from jobs.health.node_checks import Action, Finding, Verdict
@@ -23,7 +25,7 @@ from ..fake_nvml import build, environment, write_readings
 
 REPOSITORY = Path(__file__).parents[2]
 
-SPEC = specs.CurateSpec(
+SPEC = CurateSpec(
     sources=(),
     text_key="text",
     id_key="id",
@@ -59,7 +61,7 @@ class Node:
             secrets_file="",
             health=health,
         )
-        rundir.write_json(self.run.spec("curate", 0), specs.to_json(task))
+        write_json(self.run.spec("curate", 0), specs.to_json(task))
 
     def start(
         self,
@@ -82,7 +84,7 @@ class Node:
 
     def record(self) -> dict[str, Any]:
         """What the pre-flight left."""
-        return rundir.read_json(self.run.attempt("curate", 3) / "health-00000-node07.json")
+        return read_json(self.run.attempt("curate", 3) / "health-00000-node07.json")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract.files import read_json, write_json
 from jobs.health import node_checks, preflight, quota, site_probe
 from jobs.health.findings import Outcome, Subject, finding_about
 from meditron_cli.doctor import job_options
@@ -45,11 +45,11 @@ def ask(folder: Path, *step: str) -> None:
         "modules": ["json", "none.such", "decimal"],
         "health": {"gpus": 1, "skip": ["shm"]},
     }
-    rundir.write_json(folder / site_probe.REQUEST, request)
+    write_json(folder / site_probe.REQUEST, request)
 
 
 def report_of(folder: Path, number: int, part: str = "node") -> dict[str, Any]:
-    return rundir.read_json(folder / f"{part}-{number}.json")
+    return read_json(folder / f"{part}-{number}.json")
 
 
 @pytest.fixture
@@ -174,8 +174,8 @@ def test_a_node_is_examined_as_before_a_training(tmp_path: Path) -> None:
 
 def test_wishes_that_nobody_knows_are_the_reason_why_nothing_is_said(tmp_path: Path) -> None:
     ask(tmp_path)
-    request = rundir.read_json(tmp_path / site_probe.REQUEST)
-    rundir.write_json(tmp_path / site_probe.REQUEST, {**request, "health": {"skip": ["gpu_cuont"]}})
+    request = read_json(tmp_path / site_probe.REQUEST)
+    write_json(tmp_path / site_probe.REQUEST, {**request, "health": {"skip": ["gpu_cuont"]}})
 
     assert start_node(tmp_path, 0, nodes=1, part="host").wait(timeout=300) == 0
     assert "gpu_cuont" in report_of(tmp_path, 0, "host")["health"]["error"]

@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract import done_markers, rundir
+from jobs.contract.events import append_event, read_events
+from jobs.contract.files import FormatError, read_json, read_lines, sha256, write_bytes, write_json
+from jobs.contract.locks import Locked, locked
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -64,14 +67,14 @@ def test_attempts_are_counted_in_order_of_number(run: rundir.RunDir) -> None:
 def test_what_was_written_is_read_back_with_its_format(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "in" / "value.json"
 
-    rundir.write_json(path, {"b": [1, None], "a": "\u00b5g"})
+    write_json(path, {"b": [1, None], "a": "\u00b5g"})
 
-    assert rundir.read_json(path) == {"format": 1, "a": "\u00b5g", "b": [1, None]}
+    assert read_json(path) == {"format": 1, "a": "\u00b5g", "b": [1, None]}
     assert [entry.name for entry in path.parent.iterdir()] == ["value.json"]
 
 
 def test_a_file_is_written_with_the_mode_asked_for(tmp_path: Path) -> None:
-    rundir.write_bytes(tmp_path / "secret", b"NAME=value\n", mode=0o600)
+    write_bytes(tmp_path / "secret", b"NAME=value\n", mode=0o600)
 
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
 
@@ -96,45 +99,45 @@ def test_a_file_of_another_format_is_refused_by_name(
     path = tmp_path / "run.json"
     path.write_bytes(content)
 
-    with pytest.raises(rundir.FormatError) as refused:
-        rundir.read_json(path)
+    with pytest.raises(FormatError) as refused:
+        read_json(path)
 
     assert str(refused.value) == f"{path}: {message}"
 
 
 def test_a_missing_file_is_missing_not_malformed(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        rundir.read_json(tmp_path / "run.json")
+        read_json(tmp_path / "run.json")
 
 
 WRITE_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from jobs.contract import rundir
+from jobs.contract.files import write_json
 def watch(name, arguments):
     if name == "os.rename":
         os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(watch)
-rundir.write_json(Path(sys.argv[1]), {"value": "new"})
+write_json(Path(sys.argv[1]), {"value": "new"})
 """
 
 
 def test_a_writer_killed_before_the_rename_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
-    rundir.write_json(path, {"value": "old"})
+    write_json(path, {"value": "old"})
 
     with start(WRITE_AND_DIE, path) as writer:
         assert writer.wait() == -signal.SIGKILL
 
-    assert rundir.read_json(path)["value"] == "old"
+    assert read_json(path)["value"] == "old"
 
 
 WRITE_TOO_MUCH = """
 import sys
 from pathlib import Path
-from jobs.contract import rundir
+from jobs.contract.files import write_bytes
 try:
-    rundir.write_bytes(Path(sys.argv[1]), b"x" * 100_000)
+    write_bytes(Path(sys.argv[1]), b"x" * 100_000)
 except OSError as error:
     print(error.strerror)
 """
@@ -158,34 +161,35 @@ def test_a_refused_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) ->
 WRITE_OFTEN = """
 import sys
 from pathlib import Path
-from jobs.contract import rundir
+from jobs.contract.files import write_json
 for number in range(200):
-    rundir.write_json(Path(sys.argv[1]), {"number": number, "ballast": str(number) * 5000})
+    write_json(Path(sys.argv[1]), {"number": number, "ballast": str(number) * 5000})
 """
 
 
 def test_a_reader_beside_a_writer_sees_whole_files_only(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
-    rundir.write_json(path, {"number": 0, "ballast": "0" * 5000})
+    write_json(path, {"number": 0, "ballast": "0" * 5000})
     seen = [0]
 
     with start(WRITE_OFTEN, path) as writer:
         while writer.poll() is None:
-            value = rundir.read_json(path)
+            value = read_json(path)
             assert value["ballast"] == str(value["number"]) * 5000
             seen.append(value["number"])
 
     assert seen == sorted(seen)
-    assert rundir.read_json(path)["number"] == 199
+    assert read_json(path)["number"] == 199
 
 
 APPEND = """
 import sys
 from pathlib import Path
 from jobs.contract import rundir
+from jobs.contract.events import append_event
 run = rundir.RunDir(Path(sys.argv[1]))
 for number in range(50):
-    rundir.append_event(run, "step", writer=sys.argv[2], number=number, note="x" * 9000)
+    append_event(run, "step", writer=sys.argv[2], number=number, note="x" * 9000)
 """
 
 
@@ -194,7 +198,7 @@ def test_events_of_several_processes_are_all_there_and_whole(run: rundir.RunDir)
     for writer in writers:
         writer.communicate()
 
-    events = rundir.read_events(run)
+    events = read_events(run)
 
     assert [writer.returncode for writer in writers] == [0, 0, 0, 0]
     assert run.events.read_bytes().count(b"\n") == len(events) == 200
@@ -205,30 +209,30 @@ def test_events_of_several_processes_are_all_there_and_whole(run: rundir.RunDir)
 
 
 def test_a_run_without_events_has_none(run: rundir.RunDir) -> None:
-    assert rundir.read_events(run) == []
+    assert read_events(run) == []
 
 
 def test_an_event_cut_short_is_left_out_and_does_not_harm_the_next(run: rundir.RunDir) -> None:
-    rundir.append_event(run, "submit", jobs=["17"])
+    append_event(run, "submit", jobs=["17"])
     whole = run.events.read_bytes()
     run.events.write_bytes(whole + whole[:20])
 
-    assert [event["event"] for event in rundir.read_events(run)] == ["submit"]
-    rundir.append_event(run, "exit", code=0)
-    assert [event["event"] for event in rundir.read_events(run)] == ["submit", "exit"]
+    assert [event["event"] for event in read_events(run)] == ["submit"]
+    append_event(run, "exit", code=0)
+    assert [event["event"] for event in read_events(run)] == ["submit", "exit"]
 
 
 def finish(run: rundir.RunDir, *, with_digest: bool = True) -> None:
     """Write the files and the marker of a task of the spec `digest`."""
     run.path("in.jsonl").write_text("input")
     run.path("out.bin").write_text("output")
-    rundir.write_done(
+    done_markers.write_done(
         run,
         "tokenize",
         3,
         spec_digest="digest",
-        inputs=[rundir.describe_file(run, "in.jsonl", with_digest)],
-        outputs=[rundir.describe_file(run, "out.bin")],
+        inputs=[done_markers.describe_file(run, "in.jsonl", with_digest)],
+        outputs=[done_markers.describe_file(run, "out.bin")],
         summary={"documents": 1},
         seconds=1.5,
     )
@@ -244,7 +248,7 @@ def touch_later(path: Path, text: str) -> None:
 def test_a_marker_holds_what_was_given(run: rundir.RunDir) -> None:
     finish(run)
 
-    marker = rundir.read_json(run.done("tokenize", 3))
+    marker = read_json(run.done("tokenize", 3))
     assert marker.pop("time") > 0
     assert [item.pop("mtime_ns") > 0 for item in (*marker["inputs"], *marker["outputs"])] == [
         True
@@ -255,10 +259,10 @@ def test_a_marker_holds_what_was_given(run: rundir.RunDir) -> None:
         "index": 3,
         "spec": "digest",
         "inputs": [
-            {"path": "in.jsonl", "bytes": 5, "sha256": rundir.sha256(run.path("in.jsonl"))}
+            {"path": "in.jsonl", "bytes": 5, "sha256": sha256(run.path("in.jsonl"))}
         ],
         "outputs": [
-            {"path": "out.bin", "bytes": 6, "sha256": rundir.sha256(run.path("out.bin"))}
+            {"path": "out.bin", "bytes": 6, "sha256": sha256(run.path("out.bin"))}
         ],
         "summary": {"documents": 1},
         "seconds": 1.5,
@@ -291,26 +295,26 @@ def test_a_marker_vouches_only_for_what_is_still_there(
 
     change(run)
 
-    assert rundir.judge_done(run, "tokenize", 3, "digest") == verdict
-    assert rundir.is_done(run, "tokenize", 3, "digest") == (verdict == "done")
+    assert done_markers.judge_done(run, "tokenize", 3, "digest") == verdict
+    assert done_markers.is_done(run, "tokenize", 3, "digest") == (verdict == "done")
 
 
 def test_a_marker_of_another_spec_does_not_vouch(run: rundir.RunDir) -> None:
     finish(run)
 
-    assert rundir.judge_done(run, "tokenize", 3, "another") == "spec"
-    assert rundir.judge_done(run, "tokenize", 4, "digest") == "missing"
+    assert done_markers.judge_done(run, "tokenize", 3, "another") == "spec"
+    assert done_markers.judge_done(run, "tokenize", 4, "digest") == "missing"
 
 
 def test_a_large_input_known_by_time_alone_counts_as_changed_when_touched(
     run: rundir.RunDir,
 ) -> None:
     finish(run, with_digest=False)
-    assert rundir.is_done(run, "tokenize", 3, "digest")
+    assert done_markers.is_done(run, "tokenize", 3, "digest")
 
     touch_later(run.path("in.jsonl"), "input")
 
-    assert not rundir.is_done(run, "tokenize", 3, "digest")
+    assert not done_markers.is_done(run, "tokenize", 3, "digest")
 
 
 def test_forgetting_removes_the_marker_and_half_written_ones_of_that_task_only(
@@ -322,7 +326,7 @@ def test_forgetting_removes_the_marker_and_half_written_ones_of_that_task_only(
     for path in kept + gone:
         path.write_text("{}")
 
-    rundir.forget_done(run, "tokenize", 3)
+    done_markers.forget_done(run, "tokenize", 3)
 
     assert sorted(run.done("tokenize", 3).parent.iterdir()) == sorted(kept)
 
@@ -333,7 +337,7 @@ def test_sha256_is_that_of_the_whole_file(tmp_path: Path) -> None:
     content = bytes(range(256)) * 10_000
     (tmp_path / "file").write_bytes(content)
 
-    assert rundir.sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+    assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
 def test_lines_that_are_no_objects_are_skipped(tmp_path: Path) -> None:
@@ -341,14 +345,14 @@ def test_lines_that_are_no_objects_are_skipped(tmp_path: Path) -> None:
     values: list[object] = [{"step": 1}, 7, {"step": 2}]
     path.write_text("".join(json.dumps(value) + "\n" for value in values) + '{"step": 3')
 
-    assert list(rundir.read_lines(path)) == [{"step": 1}, {"step": 2}]
+    assert list(read_lines(path)) == [{"step": 1}, {"step": 2}]
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from jobs.contract import rundir
-with rundir.locked(Path(sys.argv[1])):
+from jobs.contract.locks import locked
+with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -358,9 +362,9 @@ def test_a_lock_is_one_processs_until_it_dies(run: rundir.RunDir) -> None:
     with start(HOLD, run.lock) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(rundir.Locked), rundir.locked(run.lock):
+        with pytest.raises(Locked), locked(run.lock):
             pass
         holder.kill()
 
-    with rundir.locked(run.lock):
+    with locked(run.lock):
         assert run.lock.exists()

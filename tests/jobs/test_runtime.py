@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.contract import rundir, specs
+from jobs.contract import specs
+from jobs.contract.files import read_json, write_json
 from jobs.runtime import heartbeat
 from jobs.runtime.context import Context, StopFlag, context_from
 
@@ -19,7 +20,7 @@ from .conftest import Workbench
 def context(bench: Workbench, ranks: int, environ: Mapping[str, str]) -> Context:
     task = bench.curate(Path("/missing"))
     data = {**specs.to_json(task), "ranks": ranks, "ranks_per_node": ranks}
-    rundir.write_json(bench.run.spec("curate", 0), data)
+    write_json(bench.run.spec("curate", 0), data)
     return context_from(bench.run.root, "curate", 0, environ)
 
 
@@ -58,7 +59,7 @@ def test_progress_replaces_what_was_said_before_and_leaves_nothing_else(bench: W
     task.progress(7, 10, "steps", loss=2.5)
 
     path = bench.run.progress("curate", 0)
-    said = rundir.read_json(path)
+    said = read_json(path)
     assert (said["done"], said["total"], said["unit"], said["loss"]) == (7, 10, "steps", 2.5)
     assert said["started"] == task.started <= said["time"]
     assert os.listdir(path.parent) == [path.name]

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from jobs.contract.outcomes import Cause, LogSign
+from jobs.contract.outcomes import Cause
 from jobs.supervision.diagnosis import log_patterns
+from jobs.supervision.diagnosis.evidence import LogSign
 from jobs.supervision.diagnosis.log_patterns import Xid
 from jobs.supervision.ranks import launcher
 

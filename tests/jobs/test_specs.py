@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract import specs
+from jobs.contract.stage_specs import SPEC_TYPES, STAGES, CurateSpec, ParallelSpec
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 LEAVES: dict[str, st.SearchStrategy[Any]] = {
@@ -37,13 +38,13 @@ def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.Search
 
 @st.composite
 def any_task(draw: st.DrawFn) -> specs.TaskSpec:
-    stage = draw(st.sampled_from(specs.STAGES))
-    spec = any_of(specs.SPEC_TYPES[stage])
+    stage = draw(st.sampled_from(STAGES))
+    spec = any_of(SPEC_TYPES[stage])
     task: specs.TaskSpec = draw(any_of(specs.TaskSpec, stage=st.just(stage), spec=spec))
     return task
 
 
-CURATE = specs.CurateSpec(
+CURATE = CurateSpec(
     sources=("/data/a.jsonl", "/data/b.parquet"),
     text_key="text",
     id_key="id",
@@ -88,7 +89,7 @@ def test_digests_are_equal_for_equal_tasks_only(one: specs.TaskSpec, other: spec
 
 
 def test_every_stage_has_a_spec_and_every_spec_a_stage() -> None:
-    assert tuple(specs.SPEC_TYPES) == specs.STAGES
+    assert tuple(SPEC_TYPES) == STAGES
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
@@ -97,7 +98,7 @@ def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert specs.digest(dict(reversed(data.items()))) == specs.digest(CURATE)
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(specs.CurateSpec)])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(CurateSpec)])
 def test_a_change_of_any_field_changes_the_digest(field: str) -> None:
     old = getattr(CURATE, field)
     new = (*old, "/data/c.jsonl") if field == "sources" else old * 2
@@ -151,6 +152,6 @@ def test_missing_and_unknown_fields_are_refused_by_name(change: Any, message: st
 def test_world_size_is_the_product_of_the_three_dimensions(
     tensor: int, pipeline: int, data: int
 ) -> None:
-    parallel = specs.ParallelSpec(tensor, pipeline, data, True, True, "none")
+    parallel = ParallelSpec(tensor, pipeline, data, True, True, "none")
 
     assert parallel.world_size == tensor * pipeline * data

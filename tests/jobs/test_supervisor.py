@@ -18,8 +18,11 @@ import psutil
 import pytest
 
 from jobs.contract import rundir, specs
+from jobs.contract.errors import FAILED
+from jobs.contract.events import append_event, read_events
+from jobs.contract.files import read_json, write_json
 from jobs.contract.job import LOCAL_JOB
-from jobs.runtime import context
+from jobs.contract.stage_specs import CurateSpec
 from jobs.supervision import supervisor
 from jobs.supervision.ranks import launcher
 
@@ -60,7 +63,7 @@ class Bench:
         python: tuple[str, ...] = (sys.executable,)
         if program:
             python = rank_program(self.run.root, *program)
-        spec = specs.CurateSpec(
+        spec = CurateSpec(
             sources=(str(self.run.root / "missing.jsonl"),),
             text_key="text",
             id_key="id",
@@ -84,7 +87,7 @@ class Bench:
             "supervision": ONCE,
         }
         task = specs.TaskSpec(stage="curate", index=0, spec=spec, **{**values, **changes})
-        rundir.write_json(self.run.spec("curate", 0), specs.to_json(task))
+        write_json(self.run.spec("curate", 0), specs.to_json(task))
         return task
 
     def start(
@@ -116,7 +119,7 @@ class Bench:
         return record
 
     def record(self, attempt: int = 1) -> dict[str, Any]:
-        return rundir.read_json(self.run.exit_record("curate", attempt, 0))
+        return read_json(self.run.exit_record("curate", attempt, 0))
 
     def log(self, attempt: int = 1) -> str:
         """What the ranks printed."""
@@ -151,7 +154,7 @@ def test_ranks_that_finish_leave_a_record_and_an_event(bench: Bench) -> None:
     assert (record["cause"], record["action"]) == ("completed", "finish")
     assert record["message"] == "curate reached its target"
     assert record["started"] < record["ended"]
-    start, event = rundir.read_events(bench.run)
+    start, event = read_events(bench.run)
     assert {key: event[key] for key in record} == record
     assert (start["event"], event["event"]) == ("start", "exit")
     assert (start["attempt"], start["nodes"]) == (1, [os.uname().nodename])
@@ -249,7 +252,7 @@ def test_a_stop_request_reaches_the_ranks_which_save_and_leave(bench: Bench) -> 
     record = bench.record()
     assert (code, record["code"], record["class"]) == (130, 130, "stopped")
     assert record["message"] == "attempt 1 of curate was stopped by a signal"
-    kinds = [event["event"] for event in rundir.read_events(bench.run)]
+    kinds = [event["event"] for event in read_events(bench.run)]
     assert kinds == ["start", "signal", "exit"]
 
 
@@ -361,7 +364,7 @@ def test_what_another_task_found_is_not_this_ones_fault(bench: Bench) -> None:
     other = {"node": "node99", "time": 1.0, "verdict": "FATAL", "findings": []}
     fault = {"verdict": "FATAL", "message": "3 of 4 GPUs answer", "code": "gpu_count"}
     folder = bench.run.attempt("curate", 1)
-    rundir.write_json(folder / "health-00007-node99.json", {**other, "findings": [fault]})
+    write_json(folder / "health-00007-node99.json", {**other, "findings": [fault]})
 
     record = bench.supervise()
 
@@ -454,7 +457,7 @@ def test_failures_without_progress_end_with_a_reason_and_a_record_each(bench: Be
         f"rank 0 on {NODE} was ended by SIGKILL; not started again: attempt 3 in a row without a "
         "newer checkpoint"
     )
-    events = rundir.read_events(bench.run)
+    events = read_events(bench.run)
     for kind in ("start", "exit"):
         assert [item["attempt"] for item in events if item["event"] == kind] == [1, 2, 3]
 
@@ -468,7 +471,7 @@ def test_logs_and_words_of_each_start_are_kept(bench: Bench) -> None:
 
     for number in (1, 2, 3):
         assert bench.log(number).startswith(f"try {number}\n")
-        words = rundir.read_json(bench.run.attempt("curate", number) / "words-00000-00000.json")
+        words = read_json(bench.run.attempt("curate", number) / "words-00000-00000.json")
         assert words["message"] == f"no {number}"
 
 
@@ -511,7 +514,7 @@ def test_a_cancelled_run_says_so(bench: Bench) -> None:
     process = bench.start()
     bench.wait_for("ready")
 
-    rundir.append_event(bench.run, "cancel", job_ids=[])
+    append_event(bench.run, "cancel", job_ids=[])
     process.send_signal(signal.SIGTERM)
 
     assert bench.end(process)[0] == 130
@@ -655,7 +658,7 @@ def test_ranks_die_with_a_killed_supervisor_and_the_next_start_tells_of_it(bench
     wait_until(lambda: is_gone(rank))
     bench.task(FINISH, supervision=AGAIN)
     assert bench.supervise()["code"] == 0
-    kinds = [(event["event"], event["attempt"]) for event in rundir.read_events(bench.run)]
+    kinds = [(event["event"], event["attempt"]) for event in read_events(bench.run)]
     assert kinds == [("start", 1), ("start", 2), ("exit", 1), ("exit", 2)]
     assert bench.record(1)["cause"] == "unknown"
 
@@ -752,7 +755,7 @@ def test_failures_that_nobody_can_count_are_not_tried_for_ever(sealed: Bench) ->
 
     code, said = sealed.end(sealed.start())
 
-    assert code == context.FAILED
+    assert code == FAILED
     assert "curate is not started again: nobody could count how often it was" in said
     assert sealed.run.attempts("curate") == [1]
 
@@ -772,7 +775,7 @@ def test_two_tasks_that_start_together_get_ports_of_their_own(bench: Bench) -> N
 def given_to(bench: Bench, job: str, attempt: int) -> None:
     """Put on record that the task was given to a job."""
     fields = {"stage": "curate", "indices": [0], "attempt": attempt, "scheduler": "slurm"}
-    rundir.append_event(bench.run, "submit", **fields, by="supervisor", job_ids=[job])
+    append_event(bench.run, "submit", **fields, by="supervisor", job_ids=[job])
 
 
 def test_a_job_that_is_queued_again_after_another_was_given_its_task_starts_nothing(
@@ -794,7 +797,7 @@ def test_a_job_that_is_queued_again_after_its_run_was_cancelled_starts_nothing(
 ) -> None:
     bench.task(FINISH)
     given_to(bench, "12", 1)
-    rundir.append_event(bench.run, "cancel", job_ids=["12"])
+    append_event(bench.run, "cancel", job_ids=["12"])
 
     code, said = bench.end(bench.start(environ={"MEDITRON_LOCAL_JOB": "12"}))
 
@@ -806,7 +809,7 @@ def test_a_job_that_is_queued_again_after_its_run_was_cancelled_starts_nothing(
 def test_a_job_that_starts_before_its_submission_is_on_record_does_its_work(bench: Bench) -> None:
     bench.task(FINISH)
     given_to(bench, "12", 1)
-    rundir.append_event(bench.run, "cancel", job_ids=["12"])
+    append_event(bench.run, "cancel", job_ids=["12"])
 
     code, said = bench.end(bench.start(2, environ={"SLURM_JOB_ID": "", "MEDITRON_LOCAL_JOB": ""}))
 

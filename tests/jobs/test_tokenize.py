@@ -15,7 +15,7 @@ import numpy
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from jobs.contract import rundir
+from jobs.contract.files import sha256
 
 TEXTS = [
     "Hypertension is treated with ACE inhibitors; p<0.05 [95% CI 1.2\u20133.4].",
@@ -104,8 +104,8 @@ def test_the_marker_tells_files_digests_and_counts(
     files = bench.files("tokens/train")
     assert [item["path"] for item in marker["inputs"]] == [name, str(tokenizer_file)]
     assert [item["sha256"] for item in marker["inputs"]] == [
-        rundir.sha256(bench.run.path(name)),
-        rundir.sha256(tokenizer_file),
+        sha256(bench.run.path(name)),
+        sha256(tokenizer_file),
     ]
     assert {item["path"]: (item["bytes"], item["sha256"]) for item in marker["outputs"]} == {
         f"tokens/train/{name}": (len(content), hashlib.sha256(content).hexdigest())
@@ -348,10 +348,10 @@ def test_a_vocabulary_larger_than_the_models_is_refused(
 def test_a_tokenizer_changed_since_the_run_was_made_is_refused(
     bench: Any, shard: Any, tokenizer_file: Path
 ) -> None:
-    old = rundir.sha256(tokenizer_file)
+    old = sha256(tokenizer_file)
     bench.tokenize(shard(*TEXTS), tokenizer_file)
     train(vocabulary=300).save(str(tokenizer_file))
-    new = rundir.sha256(tokenizer_file)
+    new = sha256(tokenizer_file)
 
     message = (
         f"{tokenizer_file}: the tokenizer has changed since the run was made "

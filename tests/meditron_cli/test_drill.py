@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract.events import append_event, read_events
 from jobs.contract.rundir import RunDir
 from meditron_cli.config.load import load, load_cluster
 from meditron_cli.drill import settings
@@ -246,14 +246,14 @@ def begin_and_lose(course: Course, programs: FakeSlurm) -> RunDir:
     run = course.begin(course.load([]), ("curate",))
     (job,) = submits(run)[0]["job_ids"]
     start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
-    rundir.append_event(run, "start", stage="curate", job_id=job, **start)
+    append_event(run, "start", stage="curate", job_id=job, **start)
     programs.queue()
     programs.tell("accounting", f"{job}{FAILED}")
     return run
 
 
 def submits(run: RunDir) -> list[dict[str, Any]]:
-    return [event for event in rundir.read_events(run) if event["event"] == "submit"]
+    return [event for event in read_events(run) if event["event"] == "submit"]
 
 
 @pytest.fixture

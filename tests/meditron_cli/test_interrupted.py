@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from jobs.contract import rundir, specs
+from jobs.contract import specs
+from jobs.contract.files import read_json, write_json
 from meditron_cli import events
 from meditron_cli.scheduler.base import JobState
 
@@ -60,7 +61,7 @@ def survivor(meditron: Bench, finish: Callable[..., None]) -> Bench:
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
-    task = specs.task_from_json(rundir.read_json(run.spec("pretrain", 0)))
+    task = specs.task_from_json(read_json(run.spec("pretrain", 0)))
     changed = replace(
         task,
         ranks=2,
@@ -70,7 +71,7 @@ def survivor(meditron: Bench, finish: Callable[..., None]) -> Bench:
         scratch_dir="",
         supervision=specs.SupervisionSpec(retry_delay_seconds=0),
     )
-    rundir.write_json(run.spec("pretrain", 0), specs.to_json(changed))
+    write_json(run.spec("pretrain", 0), specs.to_json(changed))
     done = subprocess.run(
         [sys.executable, "-c", SUPERVISE, str(run.root)],
         cwd=REPOSITORY,

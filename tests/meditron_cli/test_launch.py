@@ -9,6 +9,9 @@ from contextlib import ExitStack
 import pytest
 
 from jobs.contract import rundir
+from jobs.contract.events import append_event
+from jobs.contract.files import write_json
+from jobs.contract.locks import locked
 from jobs.supervision.recovery import resubmission
 from meditron_cli.commands.resume import planned
 from meditron_cli.runs import launch, store
@@ -159,7 +162,7 @@ def test_of_two_submissions_at_once_one_is_refused(meditron: Bench) -> None:
     meditron.submit()
     name = meditron.run().name
 
-    with rundir.locked(meditron.run().lock, launch.SUBMIT):
+    with locked(meditron.run().lock, launch.SUBMIT):
         result = meditron.submit()
 
     assert result.exit_code == 2
@@ -213,7 +216,7 @@ def test_changed_documents_are_refused_once_a_run_has_trained_on_the_old_ones(
     run = meditron.run()
     finish(run, "pretrain", 0)
     marker = {"stage": "tokenize", "index": 0, "spec": "another", "inputs": [], "outputs": []}
-    rundir.write_json(run.done("tokenize", 0), marker)
+    write_json(run.done("tokenize", 0), marker)
     meditron.scheduler.jobs.clear()
 
     result = meditron.submit()
@@ -365,7 +368,7 @@ def killed_between_submission_and_answer(meditron: Bench) -> None:
     """Leave what a submission leaves that dies before the scheduler's answer is on record."""
     meditron.submit("--set", "evaluate.benchmarks=[]")
     run = meditron.run()
-    rundir.append_event(run, "intent", stage="curate", attempt=2, indices=[0], scheduler="slurm")
+    append_event(run, "intent", stage="curate", attempt=2, indices=[0], scheduler="slurm")
 
 
 def test_a_submission_killed_before_its_answer_is_withdrawn_once(meditron: Bench) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract.files import write_json
 
 from ..conftest import Bench
 from .told import Told, interrupt_once
@@ -68,7 +68,7 @@ def trained(meditron: Bench, finish: Callable[..., None]) -> Bench:
     run.metrics().write_text("".join(json.dumps(line) + "\n" for line in lines))
     for name, step, accuracy in (("first", 0, 0.25), ("last", 600, 0.75)):
         result = {**RESULT, "checkpoint_step": step, "accuracy": accuracy}
-        rundir.write_json(run.path(f"evaluations/quiz/{name}/results.json"), result)
+        write_json(run.path(f"evaluations/quiz/{name}/results.json"), result)
     return meditron
 
 

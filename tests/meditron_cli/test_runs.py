@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from jobs.contract import rundir, specs
+from jobs.contract import rundir
+from jobs.contract.files import read_json
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import STAGES
 from meditron_cli.commands.resume import planned
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import store
@@ -58,7 +60,7 @@ def test_a_run_holds_everything_before_its_first_job(meditron: Bench) -> None:
     meditron.submit()
     run = meditron.run()
 
-    record = rundir.read_json(run.record)
+    record = read_json(run.record)
 
     assert record["run"] == run.name
     assert record["experiment"]["name"] == "trial"
@@ -66,7 +68,7 @@ def test_a_run_holds_everything_before_its_first_job(meditron: Bench) -> None:
     assert record["size"] == "tiny"
     assert record["versions"]["python"].startswith("3.")
     assert {"commit", "dirty"} == set(record["code"])
-    assert sorted(rundir.read_json(run.plan)["stages"]) == [
+    assert sorted(read_json(run.plan)["stages"]) == [
         "curate",
         "evaluate",
         "pretrain",
@@ -269,7 +271,7 @@ def test_a_kill_while_a_run_is_made_leaves_a_whole_run_or_none(
 
     for name in store.names(meditron.runs):
         run = RunDir(meditron.runs / name)
-        assert rundir.read_json(run.record)["run"] == name
-        assert set(rundir.read_json(run.plan)["stages"]) == set(specs.STAGES)
+        assert read_json(run.record)["run"] == name
+        assert set(read_json(run.plan)["stages"]) == set(STAGES)
         assert run.spec("evaluate", 1).exists()
         assert (run.code / "jobs" / "entry.py").exists()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jobs.checkpoints import manifest
-from jobs.contract import rundir
+from jobs.contract.files import sha256, write_json
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting.goodput import BUCKETS
 from meditron_cli.runs import state
@@ -84,7 +84,7 @@ def test_training_shows_step_loss_and_time_left(
         "loss": 3.25,
         "tokens_per_s": target / 400,
     }
-    rundir.write_json(run.progress("pretrain", 0), progress)
+    write_json(run.progress("pretrain", 0), progress)
 
     result = meditron("status")
 
@@ -358,8 +358,8 @@ def test_the_checkpoint_that_training_would_go_on_from_is_shown(
 def write_checkpoint(folder: Path, step: int) -> None:
     """A valid checkpoint without shards."""
     path = folder / manifest.name(step)
-    rundir.write_json(path / manifest.MANIFEST, {"files": {}})
-    rundir.write_json(path / manifest.MEGATRON_METADATA, {})
-    digest = rundir.sha256(path / manifest.MANIFEST)
+    write_json(path / manifest.MANIFEST, {"files": {}})
+    write_json(path / manifest.MEGATRON_METADATA, {})
+    digest = sha256(path / manifest.MANIFEST)
     record = manifest.Record(step, step, {}, "fp32", "", "", 0, manifest=digest)
-    rundir.write_json(path / manifest.RECORD, asdict(record))
+    write_json(path / manifest.RECORD, asdict(record))

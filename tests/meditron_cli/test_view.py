@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.contract import rundir
+from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
 from meditron_cli.runs.record import (
     Ending,
@@ -351,7 +351,7 @@ def run(tmp_path: Path) -> Told:
     run = RunDir(tmp_path)
     resources = {"nodes": 1, "gpus_per_node": 0}
     stage = {"tasks": 2, "after": [], "resources": resources}
-    rundir.write_json(run.plan, {"cluster": "trial", "stages": {"tokenize": stage}})
+    write_json(run.plan, {"cluster": "trial", "stages": {"tokenize": stage}})
     told = Told(run, 1_000.0, stage="tokenize", job="5_1", index=1)
     fields = {"stage": "tokenize", "attempt": 1, "indices": [0, 1], "scheduler": "slurm"}
     told.event("submit", 0, job_ids=["5_0", "5_1"], janitors=["6"], **fields)

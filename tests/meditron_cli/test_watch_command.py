@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs.contract import rundir
+from jobs.contract.events import append_event, read_events
+from jobs.contract.files import read_json, write_json
 from jobs.contract.rundir import RunDir
 from meditron_cli.main import main
 from meditron_cli.scheduler.base import JobState
@@ -48,7 +49,7 @@ class Desk:
         answer = json.loads(result.stdout)
         run, (job,) = RunDir(Path(answer["dir"])), answer["jobs"]["curate"]
         start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
-        rundir.append_event(run, "start", stage="curate", job_id=job, **start)
+        append_event(run, "start", stage="curate", job_id=job, **start)
         self.programs.queue()
         self.programs.tell("accounting", f"{job}{FAILED}")
         return run
@@ -72,7 +73,7 @@ def test_a_run_whose_job_is_over_goes_on(desk: Desk) -> None:
     assert first.startswith(f"{run.name}: curate task 0: ")
     assert last == f"{run.name}: curate: 103 goes on"
     assert result.stderr == ""
-    submits = [event for event in rundir.read_events(run) if event["event"] == "submit"]
+    submits = [event for event in read_events(run) if event["event"] == "submit"]
     assert [(event["by"], event["job_ids"]) for event in submits] == [
         ("person", ["101"]),
         ("watch", ["103"]),
@@ -180,7 +181,7 @@ def test_a_task_of_this_machine_whose_process_was_killed_starts_anew(meditron: B
     meditron.submit("--set", "supervision.retry_delay_seconds=0", stage="curate")
     run = meditron.run()
     start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
-    rundir.append_event(run, "start", stage="curate", job_id="101_0", **start)
+    append_event(run, "start", stage="curate", job_id="101_0", **start)
     meditron.scheduler.put_stage("curate", JobState.ENDED)
 
     result = meditron("watch", "--once")
@@ -194,15 +195,15 @@ def test_on_this_machine_a_start_that_has_to_wait_is_waited_for(meditron: Bench)
     meditron.submit(stage="curate")
     run = meditron.run()
     start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
-    rundir.append_event(run, "start", stage="curate", job_id="101_0", **start)
+    append_event(run, "start", stage="curate", job_id="101_0", **start)
     words = {"code": 1, "kind": "OSError", "message": "No space left on device", "hint": ""}
     place = {"rank": 0, "node": "here", "time": 2.0}
-    rundir.write_json(run.attempt("curate", 1) / "words-00000-00000.json", {**words, **place})
+    write_json(run.attempt("curate", 1) / "words-00000-00000.json", {**words, **place})
     meditron.scheduler.put_stage("curate", JobState.ENDED)
 
     first = meditron("watch", "--once")
     path = run.exit_record("curate", 1, 0)
-    rundir.write_json(path, {**rundir.read_json(path), "delay": 0.0})
+    write_json(path, {**read_json(path), "delay": 0.0})
     second = meditron("watch", "--once")
 
     waits = first.stdout.splitlines()[-1]
@@ -219,10 +220,10 @@ def test_on_this_machine_nothing_starts_beside_a_task_that_must_not(
     finish(run, "curate", 0)
     for index in (0, 1):
         start = {"attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
-        rundir.append_event(run, "start", stage="tokenize", index=index, job_id="102_0", **start)
+        append_event(run, "start", stage="tokenize", index=index, job_id="102_0", **start)
     words = {"code": 2, "kind": "TaskError", "message": "shard 1 is no JSON", "hint": ""}
     place = {"rank": 0, "node": "here", "time": 2.0}
-    rundir.write_json(run.attempt("tokenize", 1) / "words-00001-00000.json", {**words, **place})
+    write_json(run.attempt("tokenize", 1) / "words-00001-00000.json", {**words, **place})
     meditron.scheduler.put_stage("tokenize", JobState.ENDED)
 
     result = meditron("watch", "--once")

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.contract import rundir
+from jobs.contract.events import append_event, read_events
+from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
 
 
@@ -21,7 +22,7 @@ class Told:
     job: str = "103_0"
 
     def event(self, kind: str, time: float, **fields: Any) -> None:
-        rundir.append_event(self.run, kind, time=self.zero + time, **fields)
+        append_event(self.run, kind, time=self.zero + time, **fields)
 
     def submit(self, time: float, attempt: int, job: str, **more: Any) -> None:
         fields = {"stage": self.stage, "attempt": attempt, "indices": [self.index]}
@@ -45,7 +46,7 @@ class Told:
             "step_before": None, "step_after": None, "fingerprint": "", "by": "supervisor",
             "started": self.zero, "ended": self.zero + time, **more,
         }  # fmt: skip
-        rundir.write_json(self.run.exit_record(self.stage, attempt, self.index), fields)
+        write_json(self.run.exit_record(self.stage, attempt, self.index), fields)
         self.event("exit", time, **fields)
 
     def steps(self, attempt: int, first: int, last: int, begin: float) -> None:
@@ -66,7 +67,7 @@ def interrupt_once(run: RunDir) -> Told:
     """Training that was submitted, waits 20 s, makes 10 steps, is preempted after 180 s, waits 40 s
     more and goes on from step 8 to step 12, which is done after 280 s.
     """
-    submitted = [event for event in rundir.read_events(run) if event["event"] == "submit"]
+    submitted = [event for event in read_events(run) if event["event"] == "submit"]
     (time, job) = next(
         (event["time"], event["job_ids"][0]) for event in submitted if event["stage"] == "pretrain"
     )

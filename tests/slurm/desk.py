@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.contract import rundir
+from jobs.contract.files import read_json, read_lines
 from jobs.contract.rundir import RunDir
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.sample import generate
@@ -173,7 +173,7 @@ def steps(run: RunDir, attempt: int | None = None) -> list[int]:
     """Numbers of the training steps on record, of one attempt or of all."""
     return [
         line["step"]
-        for line in rundir.read_lines(run.metrics())
+        for line in read_lines(run.metrics())
         if "loss" in line and attempt in (None, line["attempt"])
     ]
 
@@ -188,7 +188,7 @@ def exit_of(run: RunDir, stage: str, attempt: int, index: int = 0) -> dict[str, 
     """The exit record of a task's attempt, once it is there."""
     path = run.exit_record(stage, attempt, index)
     wait(path.exists, str(path))
-    return rundir.read_json(path)
+    return read_json(path)
 
 
 def rank_processes(run: RunDir) -> dict[int, int]:

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from jobs import steps
-from jobs.contract import rundir
+from jobs.contract.events import read_events
+from jobs.contract.files import read_json, read_lines
+from jobs.contract.metrics_log import that_count
 from jobs.contract.rundir import RunDir
 
 from .cluster import Cluster
@@ -208,7 +209,7 @@ class Trial:
 
     def trained(self) -> list[Record]:
         """Lines of all training steps, those that were done again too."""
-        return [line for line in rundir.read_lines(self.run.metrics()) if "loss" in line]
+        return [line for line in read_lines(self.run.metrics()) if "loss" in line]
 
     def reach(self, step: int, after: int = 0) -> int:
         """Let the ranks train up to a step and wait there, in an attempt after that one; answers
@@ -293,7 +294,7 @@ class Trial:
     def events(self, kind: str) -> list[Record]:
         return [
             event
-            for event in rundir.read_events(self.run)
+            for event in read_events(self.run)
             if event["event"] == kind and event.get("stage", "pretrain") == "pretrain"
         ]
 
@@ -314,7 +315,7 @@ class Trial:
         kept = ("event", "attempt", "job_ids", "cause", "action", "reason", "message", "node", "by")
         told = [
             " ".join(f"{key}={event[key]}" for key in kept if event.get(key) not in (None, ""))
-            for event in rundir.read_events(self.run)
+            for event in read_events(self.run)
         ]
         queue = self.laboratory.slurm.run("squeue", "-o", "%i %j %T %r %N", check=False)
         return "\n".join([f"{self.run.root}:", *told, queue])
@@ -392,7 +393,7 @@ def truth_of(trial: Trial) -> Truth:
 
 def done_by(trial: Trial) -> Truth:
     """The steps of a training that count, in their order."""
-    trained, _ = steps.that_count(rundir.read_lines(trial.run.metrics()))
+    trained, _ = that_count(read_lines(trial.run.metrics()))
     return {line["step"]: (line["loss"], line["samples"]) for line in trained}
 
 
@@ -443,7 +444,7 @@ def check_ledger(trial: Trial) -> None:
     exits = Counter(event["attempt"] for event in settled)
     assert starts == exits == Counter(dict.fromkeys(starts, 1)), trial.story()
     for number in exits:
-        record = rundir.read_json(trial.run.exit_record("pretrain", number, 0))
+        record = read_json(trial.run.exit_record("pretrain", number, 0))
         assert record["cause"] == trial.exits()[number]["cause"]
     wait(lambda: not rank_processes(trial.run), "the end of the last rank")
     assert left_in_memory(trial) == []

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract.events import read_events
 from jobs.contract.rundir import RunDir
 
 from .cluster import Cluster
@@ -68,6 +68,6 @@ def test_a_fault_that_comes_too_late_fails_the_drill_and_keeps_its_runs(desk: De
     (folder,) = desk.runs.iterdir()
     assert f"hint: the drill's runs are kept in {folder}" in answer.stderr
     hit = RunDir(next(folder.glob("drill-hit-*")))
-    assert [event["cause"] for event in rundir.read_events(hit) if event["event"] == "exit"] == [
+    assert [event["cause"] for event in read_events(hit) if event["event"] == "exit"] == [
         "completed"
     ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract.events import read_events
 from jobs.contract.rundir import RunDir
 
 from .cluster import Cluster
@@ -24,7 +24,7 @@ def starts(run: RunDir, stage: str) -> Counter[int]:
     """How often each task of a stage was started."""
     return Counter(
         event["index"]
-        for event in rundir.read_events(run)
+        for event in read_events(run)
         if event["event"] == "start" and event["stage"] == stage
     )
 
@@ -32,7 +32,7 @@ def starts(run: RunDir, stage: str) -> Counter[int]:
 def ends(run: RunDir, stage: str, index: int) -> list[dict[str, Any]]:
     return [
         event
-        for event in rundir.read_events(run)
+        for event in read_events(run)
         if event["event"] == "exit" and event["stage"] == stage and event["index"] == index
     ]
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract.events import read_events
 
 from .faults import (
     EVERY,
@@ -185,8 +185,6 @@ def test_data_that_cannot_be_read_stops_at_once_and_no_evaluation_starts(
     assert (ended.cause, ended.exit["action"]) == ("configuration", "stop")
     assert "00000.bin has 2 bytes" in ended.exit["message"]
     assert not [
-        e
-        for e in rundir.read_events(trial.run)
-        if e.get("stage") == "evaluate" and e["event"] == "start"
+        e for e in read_events(trial.run) if e.get("stage") == "evaluate" and e["event"] == "start"
     ]
     check_ledger(trial)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract.files import read_json
 
 from .faults import Laboratory, Trial, Truth, check_reached, check_stopped
 
@@ -50,4 +50,4 @@ def test_two_time_limits_without_a_new_checkpoint_stop_the_run(
 
     assert len(trial.exits()) == 2
     assert "save" in last["reason"]
-    assert rundir.read_json(trial.run.exit_record("pretrain", last["attempt"], 0))["code"] == 2
+    assert read_json(trial.run.exit_record("pretrain", last["attempt"], 0))["code"] == 2

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from jobs.contract import rundir
+from jobs.contract.events import read_events
+from jobs.contract.files import read_json
 
 from ..fake_nvml import build, write_readings
 from .cluster import Cluster
@@ -100,7 +102,7 @@ def test_pretraining_is_four_ranks_over_two_nodes(desk: Desk, finished: Answer) 
     text = desk.slurm.run("sacct", "-n", "-P", "-o", "JobID,NTasks,NNodes,State", "-j", f"{job}.1")
 
     assert text == f"{job}.1|4|2|COMPLETED\n"
-    spec = rundir.read_json(finished.run.spec("pretrain", 0))
+    spec = read_json(finished.run.spec("pretrain", 0))
     layout = spec["spec"]["parallel"]
     assert (layout["tensor"], layout["data"], layout["sequence_parallel"]) == (2, 2, True)
     log = (finished.run.attempt("pretrain", 1) / "ranks-00000.log").read_text()
@@ -336,11 +338,11 @@ def test_a_node_that_is_not_fit_stops_the_start_and_the_next_job_leaves_it_out(
 
 
 def submissions(run: rundir.RunDir) -> list[dict[str, Any]]:
-    return [event for event in rundir.read_events(run) if event["event"] == "submit"]
+    return [event for event in read_events(run) if event["event"] == "submit"]
 
 
 def starts(run: rundir.RunDir) -> list[dict[str, Any]]:
-    return [event for event in rundir.read_events(run) if event["event"] == "start"]
+    return [event for event in read_events(run) if event["event"] == "start"]
 
 
 def test_the_sample_profile_is_the_one_the_cluster_has(desk: Desk) -> None:

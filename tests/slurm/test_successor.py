@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract.events import append_event, read_events
+from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
 from jobs.slurm import submission, submission_log
 from jobs.slurm.client import Client
@@ -75,17 +76,17 @@ def start(run: RunDir, client: Client) -> Callable[..., Submission]:
             "scheduler": "slurm",
             "by": "person",
         }
-        rundir.append_event(run, "intent", **fields)
+        append_event(run, "intent", **fields)
         ids = submission.submit(run, asked, client)
         janitors = submission.submit_janitor(run, asked, ids, client)
-        rundir.append_event(run, "submit", **fields, job_ids=ids, janitors=janitors)
+        append_event(run, "submit", **fields, job_ids=ids, janitors=janitors)
         return asked
 
     return submit
 
 
 def last_submit(run: RunDir) -> dict[str, Any]:
-    return [event for event in rundir.read_events(run) if event["event"] == "submit"][-1]
+    return [event for event in read_events(run) if event["event"] == "submit"][-1]
 
 
 def waits_for(slurm: Cluster, job: object) -> str:
@@ -138,7 +139,7 @@ def test_of_an_array_the_other_elements_are_still_waited_for(
     array = last_submit(run)["job_ids"][0].split("_")[0]
     after = slurm.submit("true", f"--dependency=afterok:{array}", *QUIET)
     slurm.wait_job(array, "RUNNING", timeout=60)
-    rundir.write_json(run.done("tokenize", 0), {})
+    write_json(run.done("tokenize", 0), {})
 
     (new,) = succeed(run, "tokenize", 1, replaces=[f"{array}_1"], by="supervisor", client=client)
 
@@ -229,7 +230,7 @@ def test_a_submission_that_was_killed_is_taken_over(
         "by": "supervisor",
         "replaces": olds,
     }
-    rundir.append_event(run, "intent", **intent)
+    append_event(run, "intent", **intent)
     news = submission.submit(run, replace(asked, attempt=2), client)
 
     ids = succeed(run, "tokenize", [0, 1], replaces=olds, by="janitor", client=client)
@@ -240,7 +241,7 @@ def test_a_submission_that_was_killed_is_taken_over(
     assert len(told["janitors"]) == 1
     terms = [f"afterok:{job}(unfulfilled)" for job in news]
     assert waits_for(slurm, after).split(",") == terms
-    assert submission_log.unanswered(rundir.read_events(run)) == []
+    assert submission_log.unanswered(read_events(run)) == []
 
 
 def test_after_a_cancellation_nothing_goes_on(
@@ -248,7 +249,7 @@ def test_after_a_cancellation_nothing_goes_on(
 ) -> None:
     start(WAITS)
     (old,) = last_submit(run)["job_ids"]
-    rundir.append_event(run, "cancel", job_ids=[old])
+    append_event(run, "cancel", job_ids=[old])
 
     assert succeed(run, "pretrain", 0, replaces=[old], by="janitor", client=client) == []
     assert run.attempts("pretrain") == [1]

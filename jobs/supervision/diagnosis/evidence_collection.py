@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from jobs.checkpoints import manifest, retention
-from jobs.contract import attempt_history, rundir, specs
+from jobs.contract import attempt_history, done_markers, rundir, specs
+from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import Job
-from jobs.contract.outcomes import Evidence, Finding, Hang, RankExit, Site
+from jobs.contract.outcomes import Finding, Hang
+from jobs.contract.stage_specs import PretrainSpec
 from jobs.slurm import srun_output
 from jobs.supervision.attempt_records import Place
 from jobs.supervision.diagnosis import log_patterns
+from jobs.supervision.diagnosis.evidence import Evidence, RankExit, Site
 from jobs.supervision.ranks import launcher
 
 LOG_TAIL_BYTES = 1 << 20
@@ -105,7 +108,7 @@ def evidence(
 
 def is_done(place: Place, task: specs.TaskSpec) -> bool:
     """Whether the task's marker stands."""
-    return rundir.is_done(place.run, place.stage, place.index, specs.digest(task.spec))
+    return done_markers.is_done(place.run, place.stage, place.index, specs.digest(task.spec))
 
 
 def last_words(place: Place) -> list[RankExit]:
@@ -115,8 +118,8 @@ def last_words(place: Place) -> list[RankExit]:
     found = []
     for path in place.folder.glob(f"words-{place.index:05d}-*.json"):
         try:
-            found.append(rank_exit(rundir.read_json(path)))
-        except (OSError, rundir.FormatError, KeyError):
+            found.append(rank_exit(read_json(path)))
+        except (OSError, FormatError, KeyError):
             continue
     return sorted(found, key=lambda item: item.time)
 
@@ -158,7 +161,7 @@ def checkpoint_step(run: rundir.RunDir, task: specs.TaskSpec | None) -> int | No
     """The step of the newest valid checkpoint, 0 before the first; None where it is not known,
     where nothing can be used of what was saved, and for a stage without checkpoints.
     """
-    if task is None or not isinstance(task.spec, specs.PretrainSpec):
+    if task is None or not isinstance(task.spec, PretrainSpec):
         return None
     folder = run.path(task.spec.checkpoint_dir)
     try:
@@ -175,19 +178,19 @@ def checkpoint_step(run: rundir.RunDir, task: specs.TaskSpec | None) -> int | No
 
 def last_step(place: Place, task: specs.TaskSpec | None) -> int | None:
     """The last step this start has on record, saved or not; None where there is none."""
-    if task is None or not isinstance(task.spec, specs.PretrainSpec):
+    if task is None or not isinstance(task.spec, PretrainSpec):
         return None
     try:
-        progress = rundir.read_json(place.run.progress(place.stage, place.index))
-    except (OSError, rundir.FormatError):
+        progress = read_json(place.run.progress(place.stage, place.index))
+    except (OSError, FormatError):
         return None
     return int(progress["done"]) if progress.get("attempt") == place.attempt else None
 
 
 def target_step(task: specs.TaskSpec | None) -> int | None:
     """The step that training is to reach."""
-    training = task is not None and isinstance(task.spec, specs.PretrainSpec)
-    return cast(specs.PretrainSpec, task.spec).train_steps if task and training else None
+    training = task is not None and isinstance(task.spec, PretrainSpec)
+    return cast(PretrainSpec, task.spec).train_steps if task and training else None
 
 
 def is_labelled(task: specs.TaskSpec | None) -> bool:

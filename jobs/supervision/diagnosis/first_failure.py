@@ -8,9 +8,10 @@ import re
 import signal
 from collections.abc import Iterable
 
-from jobs.contract.outcomes import TRAINING, Cause, Evidence, LogSign, RankExit
-from jobs.runtime import context
+from jobs.contract.errors import CONFIGURATION, STOPPED
+from jobs.contract.outcomes import TRAINING, Cause
 from jobs.supervision.diagnosis import log_patterns
+from jobs.supervision.diagnosis.evidence import Evidence, LogSign, RankExit
 from jobs.supervision.diagnosis.log_patterns import Xid
 
 KINDS = {
@@ -40,7 +41,7 @@ OF_ONE_RANK = frozenset({Cause.CUDA_ERROR, Cause.GPU_HARDWARE, Cause.CRASH})
 """Failures of which it matters whose they are. Others may befall all ranks at the same moment, and
 it is chance who is first to say so."""
 
-LEAVING = (-signal.SIGTERM, -signal.SIGKILL, context.STOPPED)
+LEAVING = (-signal.SIGTERM, -signal.SIGKILL, STOPPED)
 """Codes of ranks that were told to leave, and of those that took too long."""
 
 
@@ -65,7 +66,7 @@ def broken(evidence: Evidence) -> bool:
 
 
 def failed_itself(evidence: Evidence, rank: RankExit) -> bool:
-    left = rank.code in (0, context.STOPPED) or rank.kind == "Stopped"
+    left = rank.code in (0, STOPPED) or rank.kind == "Stopped"
     return not left and not is_symptom(evidence, rank)
 
 
@@ -95,7 +96,7 @@ def said(evidence: Evidence, rank: RankExit) -> Cause:
         Cause.CHECKPOINT if NOT_LOADABLE in rank.message else None,
         log_patterns.CAUSES[match[0]] if match else None,
         KINDS.get(rank.kind),
-        Cause.CONFIGURATION if rank.code == context.CONFIGURATION else None,
+        Cause.CONFIGURATION if rank.code == CONFIGURATION else None,
         Cause.DATA if rank.frame.startswith(DATA_FRAMES) else None,
     )
     return next((cause for cause in found if cause is not None), Cause.EXCEPTION)
@@ -103,7 +104,7 @@ def said(evidence: Evidence, rank: RankExit) -> Cause:
 
 def logged(evidence: Evidence, rank: RankExit) -> Cause:
     """By the log of a rank that left no words."""
-    if rank.code == context.CONFIGURATION:
+    if rank.code == CONFIGURATION:
         return Cause.CONFIGURATION
     causes = [points_to(sign) for sign in signs_of(evidence, rank)]
     plain = Cause.CRASH if rank.code < 0 else Cause.EXCEPTION

@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable
 from enum import Enum
 
-from jobs.contract.outcomes import Cause, LogSign
+from jobs.contract.outcomes import Cause
+from jobs.supervision.diagnosis.evidence import LogSign
 
 LINE_LIMIT = 300
 """Characters of a matching line that are kept."""

@@ -9,13 +9,15 @@ from dataclasses import replace
 
 from jobs.contract import attempt_history, rundir, specs
 from jobs.contract.attempt_history import Start
+from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import Job
-from jobs.contract.outcomes import Cause, Decision, Evidence, NodeEntry, Site, Verdict
+from jobs.contract.outcomes import Cause, Decision, NodeEntry, Verdict
 from jobs.slurm import srun_output
 from jobs.slurm.client import Client
 from jobs.supervision import allocation, attempt_records, preflight_step
 from jobs.supervision.attempt_records import Place
 from jobs.supervision.diagnosis import evidence_collection
+from jobs.supervision.diagnosis.evidence import Evidence, Site
 from jobs.supervision.diagnosis.evidence_collection import Seen
 from jobs.supervision.recovery import retry_policy
 
@@ -39,7 +41,7 @@ def examine(
 def told_before(place: Place) -> Verdict | None:
     """What the start's own supervisor made of its end; None where it has left no record."""
     try:
-        record = rundir.read_json(place.run.exit_record(place.stage, place.attempt, place.index))
+        record = read_json(place.run.exit_record(place.stage, place.attempt, place.index))
         return Verdict(
             Cause(record["cause"]),
             record["message"],
@@ -47,7 +49,7 @@ def told_before(place: Place) -> Verdict | None:
             record["fingerprint"],
             record["hint"],
         )
-    except (OSError, rundir.FormatError, KeyError, ValueError):  # ValueError: a cause of later
+    except (OSError, FormatError, KeyError, ValueError):  # ValueError: a cause of later
         return None
 
 
@@ -77,8 +79,8 @@ def evidence_limits(run: rundir.RunDir, start: Start) -> specs.SupervisionSpec:
 def read_task(run: rundir.RunDir, stage: str, index: int) -> specs.TaskSpec | None:
     """What the task is given; None when that cannot be read."""
     try:
-        return specs.task_from_json(rundir.read_json(run.spec(stage, index)))
-    except (OSError, rundir.FormatError, ValueError):
+        return specs.task_from_json(read_json(run.spec(stage, index)))
+    except (OSError, FormatError, ValueError):
         return None
 
 

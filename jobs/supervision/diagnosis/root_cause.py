@@ -12,8 +12,9 @@ import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jobs.contract.outcomes import Cause, Evidence, Finding, RankExit, Verdict
+from jobs.contract.outcomes import Cause, Finding, Verdict
 from jobs.supervision.diagnosis import first_failure, log_patterns
+from jobs.supervision.diagnosis.evidence import Evidence, RankExit
 from jobs.supervision.diagnosis.log_patterns import Xid
 
 MESSAGE_LIMIT = 300

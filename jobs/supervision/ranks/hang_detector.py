@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jobs.contract import rundir, specs
+from jobs.contract.files import FormatError, read_json, read_lines
 from jobs.contract.metrics_log import quantile
 from jobs.contract.outcomes import Hang
 from jobs.runtime import heartbeat
@@ -117,7 +118,7 @@ class Watch:
         self._task = task
         self._attempt = attempt
         self._environ = environ
-        self._learned = learn(rundir.read_lines(run.metrics()) if task.stage == "pretrain" else ())
+        self._learned = learn(read_lines(run.metrics()) if task.stage == "pretrain" else ())
         self._looked: float | None = None
         self._clock = 0.0
         self._files: list[Path] = []
@@ -186,8 +187,8 @@ class Watch:
 
     def _told(self) -> Signs:
         try:
-            told = rundir.read_json(self._run.progress(self._task.stage, self._task.index))
-        except (OSError, rundir.FormatError):
+            told = read_json(self._run.progress(self._task.stage, self._task.index))
+        except (OSError, FormatError):
             return self._signs
         if told["attempt"] != self._attempt:
             return self._signs

@@ -22,7 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jobs.contract import rundir, specs
+from jobs.contract.files import FormatError, read_json, write_bytes, write_json
 from jobs.contract.job import node_name
+from jobs.contract.stage_specs import STAGES
 from jobs.runtime import heartbeat, processes
 
 STACK_SECONDS = 5.0
@@ -72,20 +74,20 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m jobs.supervision.ranks.stack_dump", description=__doc__
     )
     parser.add_argument("run_dir", type=Path)
-    parser.add_argument("stage", choices=specs.STAGES)
+    parser.add_argument("stage", choices=STAGES)
     parser.add_argument("index", type=int)
     parser.add_argument("attempt", type=int)
     args = parser.parse_args(argv)
     run = rundir.RunDir(args.run_dir.resolve())
-    task = specs.task_from_json(rundir.read_json(run.spec(args.stage, args.index)))
+    task = specs.task_from_json(read_json(run.spec(args.stage, args.index)))
     reports = examine(run, task, args.attempt, os.environ)
     node = node_name(os.environ)
     folder = run.attempt(args.stage, args.attempt)
     fields = {"node": node, "time": time.time(), "ranks": [asdict(report) for report in reports]}
-    rundir.write_json(folder / f"autopsy-{args.index:05d}-{node}.json", fields)
+    write_json(folder / f"autopsy-{args.index:05d}-{node}.json", fields)
     for report in reports:
         path = folder / f"stacks-{args.index:05d}-{report.rank:05d}.txt"
-        rundir.write_bytes(path, describe(report).encode())
+        write_bytes(path, describe(report).encode())
     return 0
 
 
@@ -106,8 +108,8 @@ def read(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[RankR
     """What all nodes that answered have found, by rank."""
     found = []
     for path in run.attempt(stage, attempt).glob(f"autopsy-{index:05d}-*.json"):
-        with suppress(OSError, rundir.FormatError):
-            found += [RankReport(**fields) for fields in rundir.read_json(path)["ranks"]]
+        with suppress(OSError, FormatError):
+            found += [RankReport(**fields) for fields in read_json(path)["ranks"]]
     return sorted(found, key=lambda report: report.rank)
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jobs.contract import attempt_history
+from jobs.contract.errors import FAILED, STOPPED, SUCCESSOR
 from jobs.contract.outcomes import Action, Decision
-from jobs.runtime import context
 from jobs.slurm.submission import SubmitError
 from jobs.supervision.allocation import Surroundings
 from jobs.supervision.attempt_records import Place, say
@@ -83,13 +83,13 @@ class Acting:
             )
         except SubmitError as error:
             say(f"{error.message}\nhint: `meditron watch` or `meditron resume {place.run.name}`")
-            return context.FAILED
+            return FAILED
         except OSError as error:
             say(f"no job was submitted: {error}\nhint: `meditron resume {place.run.name}`")
-            return context.FAILED
+            return FAILED
         if ids:
             say(f"job {ids[0]} goes on with {place.stage} task {place.index}")
-            return context.SUCCESSOR
+            return SUCCESSOR
         past = attempt_history.read(place.run, place.stage, place.index)
         is_over = past.is_cancelled or past.is_stopped or place.run.stop_file.exists()
-        return context.STOPPED if is_over else context.SUCCESSOR
+        return STOPPED if is_over else SUCCESSOR

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.contract import attempt_history, rundir
+from jobs.contract import attempt_history
 from jobs.contract.attempt_history import History, Start
-from jobs.contract.outcomes import Action, Decision, Ending, Evidence, Site
+from jobs.contract.errors import CONFIGURATION
+from jobs.contract.events import append_event, read_events
+from jobs.contract.files import read_small
+from jobs.contract.outcomes import Action, Decision, Ending
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
-from jobs.runtime import context
 from jobs.slurm import dependencies, queries, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow
@@ -25,6 +27,7 @@ from jobs.slurm.states import JobInfo, JobState
 from jobs.slurm.submission import SubmitError
 from jobs.supervision import attempt_records
 from jobs.supervision.diagnosis import evidence_collection, postmortem
+from jobs.supervision.diagnosis.evidence import Evidence, Site
 from jobs.supervision.recovery import resubmission
 
 PATIENCE_SECONDS = 420.0
@@ -69,10 +72,10 @@ def run_janitor(run_dir: str, stage: str, number: str) -> None:
     stray = wrong_code(run)
     if stray:
         attempt_records.say(stray)
-        raise SystemExit(context.CONFIGURATION)
+        raise SystemExit(CONFIGURATION)
     said = wait_and_look(run, stage, Client(os.environ), PATIENCE_SECONDS)
     if said:
-        rundir.append_event(run, "janitor", stage=stage, attempt=int(number), said=said)
+        append_event(run, "janitor", stage=stage, attempt=int(number), said=said)
 
 
 def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> list[str]:
@@ -126,7 +129,7 @@ def unfinished(run: RunDir, stage: str) -> list[Task]:
     """
     found = [
         Task(index, attempt_history.fold(events, stage, index))
-        for index, events in by_task(rundir.read_events(run), stage).items()
+        for index, events in by_task(read_events(run), stage).items()
         if not run.done(stage, index).exists()
     ]
     return [
@@ -215,7 +218,7 @@ class Judge:
         if ending.action is not Action.WAIT:
             return None
         path = self.run.attempt(self.stage, ending.attempt) / f"start-{task.index:05d}.json"
-        told = rundir.read_small(path)
+        told = read_small(path)
         restarts, on = int(told.get("restarts", 0)), tuple(told.get("nodes", ()))
         return Start(
             self.stage, task.index, ending.attempt, ending.job_id, restarts, on, ending.began,
@@ -262,7 +265,7 @@ class Judge:
         """When a start ended: what its own record says, else the accounting; its supervisor may
         have been dead for long.
         """
-        told = rundir.read_small(self.run.exit_record(self.stage, start.attempt, task.index))
+        told = read_small(self.run.exit_record(self.stage, start.attempt, task.index))
         rows = self.rows.get(start.job_id, [])
         row = rows[min(start.restarts, len(rows) - 1)] if rows else None
         known = told.get("ended") or (queries.seconds(row.end) if row else None)
@@ -276,7 +279,7 @@ class Judge:
         rows = self.rows.get(task.job_id, [])
         if ending is None or (rows and rows[-1].state.startswith("CANCELLED")):
             return None
-        told = rundir.read_small(self.run.exit_record(self.stage, ending.attempt, task.index))
+        told = read_small(self.run.exit_record(self.stage, ending.attempt, task.index))
         if ending.action not in attempt_records.GOES_ON:
             return None
         left = ending.ended + float(told.get("delay", 0.0)) - time.time()
@@ -322,7 +325,7 @@ def repair(run: RunDir, stage: str, client: Client) -> list[str]:
     """Have what still waits for replaced jobs wait for those of now; say what has vanished that
     was to come after the stage.
     """
-    events = rundir.read_events(run)
+    events = read_events(run)
     given = [
         index
         for event in submission_log.submits(events, stage)
@@ -340,7 +343,7 @@ def repair(run: RunDir, stage: str, client: Client) -> list[str]:
 
 def vanished(run: RunDir, stage: str, client: Client) -> Iterator[str]:
     """Stages after this one whose waiting jobs Slurm has removed (kill_invalid_depend)."""
-    for name, summary in rundir.read_small(run.plan).get("stages", {}).items():
+    for name, summary in read_small(run.plan).get("stages", {}).items():
         tasks = [t for t in unfinished(run, name) if not (t.past.starts or t.past.endings)]
         if stage not in summary.get("after", ()) or not tasks:
             continue

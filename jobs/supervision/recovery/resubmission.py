@@ -12,7 +12,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.contract import attempt_history, metrics_log, rundir
+from jobs.contract import attempt_history, metrics_log
+from jobs.contract.events import append_event, read_events
+from jobs.contract.locks import Locked, locked_within
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
 from jobs.slurm import submission, submission_log
@@ -81,8 +83,8 @@ def waiting_lock(run: RunDir, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """
     with ExitStack() as held:
         try:
-            held.enter_context(rundir.locked_within(run.lock, seconds))
-        except rundir.Locked as error:
+            held.enter_context(locked_within(run.lock, seconds))
+        except Locked as error:
             raise SubmitError(
                 f"another submission of run {run.name} has been at work for {seconds:.0f} s",
                 f"`meditron resume {run.name}` when it is over",
@@ -92,7 +94,7 @@ def waiting_lock(run: RunDir, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 
 def held_back(run: RunDir, stage: str, indices: Sequence[int], replaces: Sequence[str]) -> str:
     """Why nobody must submit these tasks again now, in one sentence; empty when somebody may."""
-    events = rundir.read_events(run)
+    events = read_events(run)
     past = [attempt_history.fold(events, stage, index) for index in indices]
     latest = [item.submissions[-1].job_id for item in past if item.submissions]
     later = [job for job in latest if job not in replaces]
@@ -107,7 +109,7 @@ def held_back(run: RunDir, stage: str, indices: Sequence[int], replaces: Sequenc
 
 def go_on(run: RunDir, wish: Wish, client: Client) -> list[str]:
     """Write what is intended, submit it, have dependents wait for it, write what was done."""
-    events = rundir.read_events(run)
+    events = read_events(run)
     known = [
         item
         for index in wish.indices
@@ -118,13 +120,13 @@ def go_on(run: RunDir, wish: Wish, client: Client) -> list[str]:
     wish = replace(wish, exclude=usable(wish, earlier, client))
     asked = following(run, earlier, wish)
     fields = intent_fields(asked, wish)
-    rundir.append_event(run, "intent", **fields)
+    append_event(run, "intent", **fields)
     try:
         ids = submission.submit(run, asked, client)
     except Unclear:
         raise  # the intent stays open, so that whoever comes next looks for the jobs
     except SubmitError:
-        rundir.append_event(run, "withdraw", stage=asked.stage, attempt=asked.attempt)
+        append_event(run, "withdraw", stage=asked.stage, attempt=asked.attempt)
         raise
     submission_log.complete(run, asked, fields, ids, client)
     return ids

@@ -13,20 +13,12 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from jobs.contract.outcomes import (
-    TRAINING,
-    Action,
-    Cause,
-    Decision,
-    Ending,
-    Evidence,
-    NodeEntry,
-    Verdict,
-)
+from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, SUCCESSOR
+from jobs.contract.outcomes import TRAINING, Action, Cause, Decision, Ending, NodeEntry, Verdict
 from jobs.contract.specs import SupervisionSpec
 from jobs.health import node_ledger
-from jobs.runtime import context
 from jobs.supervision.diagnosis import root_cause
+from jobs.supervision.diagnosis.evidence import Evidence
 from jobs.supervision.recovery.retry_state import Case
 from jobs.supervision.recovery.retry_table import Pace
 
@@ -91,17 +83,17 @@ Rule = Callable[[Case], Decision | None]
 def finish(case: Case) -> Decision | None:
     if case.verdict.cause is not Cause.COMPLETED:
         return None
-    return Decision(Action.FINISH, case.verdict.sentence, code=context.FINISHED)
+    return Decision(Action.FINISH, case.verdict.sentence, code=FINISHED)
 
 
 def final(case: Case) -> Decision | None:
     """Somebody asked for it, or another start cannot help."""
     if not case.row.ends:
         return None
-    if case.row.code == context.STOPPED:
+    if case.row.code == STOPPED:
         name = case.evidence.run or "RUN"
         reason = f"{case.verdict.sentence}; `meditron resume {name}` goes on"
-        return Decision(Action.STOP, reason, code=context.STOPPED)
+        return Decision(Action.STOP, reason, code=STOPPED)
     return stop(case, case.row.advice)
 
 
@@ -119,7 +111,7 @@ def lost_checkpoint(case: Case) -> Decision | None:
         f"{case.newest:,}; training does not begin anew at random"
     )
     verdict = Verdict(Cause.CHECKPOINT, sentence, case.verdict.node)
-    return Decision(Action.STOP, sentence, code=context.FAILED, verdict=verdict)
+    return Decision(Action.STOP, sentence, code=FAILED, verdict=verdict)
 
 
 def being_ended(case: Case) -> Decision | None:
@@ -131,7 +123,7 @@ def being_ended(case: Case) -> Decision | None:
     if case.verdict.cause is not Cause.NODE_FAIL and (not asked or signal.SIGUSR2 in signals):
         return None
     reason = f"{case.verdict.sentence}; how Slurm records its end decides what comes next"
-    return Decision(Action.WAIT, reason, code=context.STOPPED)
+    return Decision(Action.WAIT, reason, code=STOPPED)
 
 
 def allocations_too_short(case: Case) -> Decision | None:
@@ -146,7 +138,7 @@ def allocations_too_short(case: Case) -> Decision | None:
     )
     sentence = f"{case.verdict.sentence}, for the second time without getting further: {why}"
     verdict = Verdict(Cause.CONFIGURATION, root_cause.one_line(sentence))
-    return Decision(Action.STOP, sentence, code=context.CONFIGURATION, verdict=verdict)
+    return Decision(Action.STOP, sentence, code=CONFIGURATION, verdict=verdict)
 
 
 def memory_never_sufficed(case: Case) -> Decision | None:
@@ -230,14 +222,14 @@ def go_on(case: Case) -> Decision:
     site = case.evidence.site
     if site.started_again and not set(case.blamed) & set(site.nodes):
         reason = f"{case.verdict.sentence}; the job was started again and goes on {whence(case)}"
-        return Decision(Action.REQUEUE, reason, code=context.SUCCESSOR)
+        return Decision(Action.REQUEUE, reason, code=SUCCESSOR)
     delay = delay_before(case)
     preempted = case.verdict.cause is Cause.PREEMPTED
     if preempted and case.live and site.can_requeue and site.requeues_left != 0:
         reason = (
             f"{case.verdict.sentence}; Slurm queues the job again and it goes on {whence(case)}"
         )
-        return Decision(Action.REQUEUE, reason, code=context.SUCCESSOR)
+        return Decision(Action.REQUEUE, reason, code=SUCCESSOR)
     if may_restart(case, delay):
         return restart(case, delay)
     if site.can_submit or not case.on_slurm:
@@ -247,7 +239,7 @@ def go_on(case: Case) -> Decision:
         f"{case.verdict.sentence}; no job may be submitted from here: `meditron watch` or "
         f"`meditron resume {name}` on the login node goes on {whence(case)}"
     )
-    return Decision(Action.WAIT, reason, code=context.STOPPED)
+    return Decision(Action.WAIT, reason, code=STOPPED)
 
 
 def may_restart(case: Case, delay: float) -> bool:
@@ -282,7 +274,7 @@ def restart(case: Case, delay: float) -> Decision:
         f"{case.verdict.sentence}; starting again {whence(case)} on the same nodes"
         f"{when(delay)} (restart {number} of {most})"
     )
-    return Decision(Action.RESTART, reason, delay, code=context.SUCCESSOR)
+    return Decision(Action.RESTART, reason, delay, code=SUCCESSOR)
 
 
 def submit(case: Case, delay: float) -> Decision:
@@ -292,7 +284,7 @@ def submit(case: Case, delay: float) -> Decision:
     without = f" without {', '.join(exclude)}" if exclude else ""
     who = "a new job" if case.on_slurm else "it"
     reason = f"{case.verdict.sentence}; {who} goes on {whence(case)}{without}{when(delay)}"
-    return Decision(Action.SUBMIT, reason, delay, exclude, code=context.SUCCESSOR)
+    return Decision(Action.SUBMIT, reason, delay, exclude, code=SUCCESSOR)
 
 
 def whence(case: Case) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from jobs.contract.outcomes import Action, Cause, Ending, Evidence, NodeEntry, Verdict
+from jobs.contract.outcomes import Action, Cause, Ending, NodeEntry, Verdict
 from jobs.contract.specs import SupervisionSpec
 from jobs.supervision.diagnosis import root_cause
+from jobs.supervision.diagnosis.evidence import Evidence
 from jobs.supervision.recovery.retry_table import ROWS, Blame, Row
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, UNHEALTHY
 from jobs.contract.outcomes import Cause
-from jobs.runtime import context
 
 
 class Pace(Enum):
@@ -48,18 +48,18 @@ class Row:
     blame: Blame = Blame.NEVER
     entry: str = ""
     """Verdict on the node for the ledger; empty: none."""
-    code: int = context.FAILED
+    code: int = FAILED
     """Exit code when it stops."""
     advice: str = ""
     """What is at fault, or what to do, when it stops."""
 
 
 ROWS: dict[Cause, Row] = {
-    Cause.COMPLETED: Row(ends=True, code=context.FINISHED),
-    Cause.STOPPED: Row(ends=True, code=context.STOPPED),
-    Cause.CANCELLED: Row(ends=True, code=context.STOPPED),
+    Cause.COMPLETED: Row(ends=True, code=FINISHED),
+    Cause.STOPPED: Row(ends=True, code=STOPPED),
+    Cause.CANCELLED: Row(ends=True, code=STOPPED),
     Cause.CONFIGURATION: Row(
-        ends=True, code=context.CONFIGURATION, advice="another start would end the same way"
+        ends=True, code=CONFIGURATION, advice="another start would end the same way"
     ),
     Cause.PREEMPTED: Row(
         counts=False,
@@ -67,27 +67,27 @@ ROWS: dict[Cause, Row] = {
         here=False,
         advice="save more often, or use another partition",
     ),
-    Cause.TIME_LIMIT: Row(pace=Pace.AT_ONCE, here=False, code=context.CONFIGURATION),
+    Cause.TIME_LIMIT: Row(pace=Pace.AT_ONCE, here=False, code=CONFIGURATION),
     Cause.NODE_FAIL: Row(here=False, blame=Blame.FIRST, entry="DRAIN"),
     Cause.UNHEALTHY: Row(
         here=False,
         blame=Blame.FIRST,
         entry="FATAL",
-        code=context.UNHEALTHY,
+        code=UNHEALTHY,
         advice="`meditron nodes` lists what is known of the nodes",
     ),
     Cause.GPU_HARDWARE: Row(
         here=False,
         blame=Blame.FIRST,
         entry="FATAL",
-        code=context.UNHEALTHY,
+        code=UNHEALTHY,
         advice="`meditron nodes` lists what is known of the nodes",
     ),
     Cause.CUDA_ERROR: Row(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
     Cause.CUDA_OOM: Row(
         repeats=1,
         by_cause=True,
-        code=context.CONFIGURATION,
+        code=CONFIGURATION,
         advice="lower the micro-batch size, recompute activations, or split the model further",
     ),
     Cause.HOST_OOM: Row(

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract.events import append_event, read_events
+from jobs.contract.locks import locked
 from jobs.contract.rundir import RunDir
 from jobs.slurm import submission, submission_log
 from jobs.slurm.client import Client
@@ -21,7 +22,7 @@ from ...fake_slurm import FakeSlurm
 
 
 def events(run: RunDir, kind: str) -> list[Mapping[str, Any]]:
-    return [event for event in rundir.read_events(run) if event["event"] == kind]
+    return [event for event in read_events(run) if event["event"] == kind]
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def begun(run: RunDir, training: Submission) -> Submission:
     """Training was given to job 50, with janitor 51."""
     submission.write(run, training)
     fields = {"stage": "pretrain", "attempt": 1, "indices": [0], "scheduler": "slurm"}
-    rundir.append_event(run, "submit", **fields, by="person", job_ids=["50"], janitors=["51"])
+    append_event(run, "submit", **fields, by="person", job_ids=["50"], janitors=["51"])
     return training
 
 
@@ -84,7 +85,7 @@ def test_a_refusal_leaves_nothing(
 
     assert caught.value.message == "sbatch refused pretrain: too many jobs"
     assert programs.queued() == []
-    assert submission_log.unanswered(rundir.read_events(run)) == []
+    assert submission_log.unanswered(read_events(run)) == []
     assert held_back(run, "pretrain", [0], ["50"]) == ""
 
 
@@ -120,14 +121,14 @@ def test_the_file_stop_keeps_jobs_from_going_on(
 
 
 def hold(run: RunDir, held: threading.Event) -> None:
-    with rundir.locked(run.lock):
+    with locked(run.lock):
         held.set()
         time.sleep(0.5)
 
 
 def test_a_run_that_is_submitted_for_too_long_is_not_waited_for(run: RunDir) -> None:
     with (
-        rundir.locked(run.lock),
+        locked(run.lock),
         pytest.raises(SubmitError, match="has been at work for 0 s"),
         waiting_lock(run, 0),
     ):
@@ -149,7 +150,7 @@ def test_a_run_of_an_older_version_says_what_to_do(
     run: RunDir, client: Client, programs: FakeSlurm
 ) -> None:
     fields = {"stage": "pretrain", "attempt": 1, "indices": [0], "scheduler": "slurm"}
-    rundir.append_event(run, "submit", **fields, job_ids=["50"])
+    append_event(run, "submit", **fields, job_ids=["50"])
 
     with pytest.raises(SubmitError) as caught:
         succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
@@ -167,7 +168,7 @@ def intend(run: RunDir, asked: Submission) -> None:
     run.attempt("pretrain", asked.attempt).mkdir(parents=True, exist_ok=True)
     fields = {"stage": "pretrain", "attempt": asked.attempt, "scheduler": "slurm"}
     more = {"indices": list(asked.indices), "by": "supervisor", "replaces": ["50"]}
-    rundir.append_event(run, "intent", **fields, **more)
+    append_event(run, "intent", **fields, **more)
 
 
 def test_one_that_was_killed_before_sbatch_is_withdrawn(
@@ -219,7 +220,7 @@ def test_one_whose_job_has_ended_since_is_taken_over_by_what_it_said(
     second = replace(begun, attempt=2)
     intend(run, second)
     submission.write(run, second)
-    rundir.append_event(run, "start", stage="pretrain", index=0, attempt=2, job_id="77")
+    append_event(run, "start", stage="pretrain", index=0, attempt=2, job_id="77")
 
     submission_log.settle(run, client)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs.contract import rundir
+from jobs.contract.files import read_json, write_json
 from jobs.health import node_ledger
 from meditron_cli.doctor import cache, probe
 from meditron_cli.doctor.cache import Probe
@@ -84,7 +84,7 @@ class Ward:
 
     def will_report(self, seen: dict[str, Any]) -> None:
         """Have the next probe job report at once."""
-        rundir.write_json(self.slurm.state / "report", seen)
+        write_json(self.slurm.state / "report", seen)
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_health_is_looked_at_on_the_host_as_the_preflight_does(
     asked: list[dict[str, Any]] = []
 
     def wait(found: Probe, *_: object) -> Waited:
-        asked.append(rundir.read_json(Path(found.folder) / "request.json"))
+        asked.append(read_json(Path(found.folder) / "request.json"))
         return Waited(found)
 
     monkeypatch.setattr(probe, "wait", wait)
@@ -265,7 +265,7 @@ def test_a_probe_that_still_waits_is_read_the_next_time(ward: Ward) -> None:
         "job 77 still waits; `meditron doctor --cluster test-slurm` reads later what it saw"
     )
     waiting = ward.folder
-    rundir.write_json(waiting / "report.json", report())
+    write_json(waiting / "report.json", report())
     (ward.slurm.state / "folder").unlink()
 
     second = ward.json()

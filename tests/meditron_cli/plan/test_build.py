@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.contract.specs import STAGES, EvaluateSpec, PretrainSpec, TokenizeSpec
+from jobs.contract.stage_specs import STAGES, EvaluateSpec, PretrainSpec, TokenizeSpec
 from meditron_cli.errors import ConfigError
 from meditron_cli.scheduler.slurm import SlurmScheduler
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract.metrics_log import EARLY_SECONDS, Pace
-from jobs.contract.specs import ModelSpec, ParallelSpec
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 from meditron_cli.config.schema import Cluster, Partition
 from meditron_cli.plan import fit
 from meditron_cli.plan.layout import Batch

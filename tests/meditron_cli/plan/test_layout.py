@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.contract.specs import ModelSpec, ParallelSpec
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 from meditron_cli.plan import layout
 
 SEVEN = ModelSpec(32, 4096, 11008, 32, 32, 2048, 32000, 32000, 1e4, 1e-5, 0.02)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.contract.specs import PretrainSpec
+from jobs.contract.stage_specs import PretrainSpec
 from meditron_cli.config.load import load_cluster
 from meditron_cli.plan import summary
 from meditron_cli.plan.model import Plan

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from jobs.contract import rundir, specs
+from jobs.contract.events import read_events
+from jobs.contract.files import read_json, write_json
+from jobs.contract.stage_specs import CurateSpec, Spec, TokenizeSpec
 from jobs.supervision.ranks import launcher
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
@@ -59,9 +62,9 @@ RESOURCES = Resources(
     qos="",
 )
 
-SPECS: dict[str, specs.Spec] = {
-    "curate": specs.CurateSpec((), "text", "id", 1, "fail", 1, 0.0, "corpus"),
-    "tokenize": specs.TokenizeSpec("in", "out", "tok", "", "text", "<EOD>", 9, False),
+SPECS: dict[str, Spec] = {
+    "curate": CurateSpec((), "text", "id", 1, "fail", 1, 0.0, "corpus"),
+    "tokenize": TokenizeSpec("in", "out", "tok", "", "text", "<EOD>", 9, False),
 }
 
 
@@ -94,7 +97,7 @@ class Machine:
         )
         members = tuple(replace(task, index=index) for index in range(tasks))
         for member in members:
-            rundir.write_json(self.run.spec(stage, member.index), specs.to_json(member))
+            write_json(self.run.spec(stage, member.index), specs.to_json(member))
         plan = StagePlan(stage, members, RESOURCES, (tuple(range(tasks)),), 16, ())
         return replace(plan, **changes)
 
@@ -122,11 +125,11 @@ class Machine:
         return path.read_text()
 
     def exit(self, stage: str = "curate", index: int = 0, attempt: int = 1) -> dict[str, Any]:
-        return rundir.read_json(self.run.exit_record(stage, attempt, index))
+        return read_json(self.run.exit_record(stage, attempt, index))
 
     def words(self) -> dict[str, Any]:
         """The last words of the first task's rank."""
-        return rundir.read_json(self.run.attempt("curate", 1) / "words-00000-00000.json")
+        return read_json(self.run.attempt("curate", 1) / "words-00000-00000.json")
 
 
 @pytest.fixture
@@ -190,7 +193,7 @@ def test_a_stage_after_one_that_failed_is_not_started(machine: Machine) -> None:
     machine.wait(second)
 
     assert not machine.run.exit_record("tokenize", 1, 0).exists()
-    last = rundir.read_events(machine.run)[-1]
+    last = read_events(machine.run)[-1]
     assert (last["event"], last["stage"], last["after"]) == ("blocked", "tokenize", ["curate"])
     log = machine.run.attempt("tokenize", 1) / "runner.log"
     assert log.read_text() == "tokenize was not started: curate did not finish\n"

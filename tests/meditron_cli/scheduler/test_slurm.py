@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from jobs.contract import rundir
+from jobs.contract.files import read_json
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
 from jobs.slurm.client import SACCT_IDS
@@ -273,7 +273,7 @@ def test_a_whole_stage_runs_in_a_hostile_folder(
         time.sleep(0.05)
 
     assert slurm_programs.ended() == {"101": 0, "102": 0}  # the second is its janitor
-    assert rundir.read_json(run.done("curate", 0))["summary"]["documents"] == 1
+    assert read_json(run.done("curate", 0))["summary"]["documents"] == 1
     assert not list(tmp_path.rglob("pwned"))
 
 
@@ -317,7 +317,7 @@ def test_a_submission_leaves_out_nodes_that_the_ledger_speaks_against(
     assert ("--exclude" in slurm_programs.script("101")) == bool(excluded)
     assert said in result.stderr
     (submitted,) = project.glob("runs/*/stages/curate/attempts/1/submission.json")
-    assert list(rundir.read_json(submitted)["exclude"]) == (
+    assert list(read_json(submitted)["exclude"]) == (
         excluded.strip().partition("--exclude=")[2].split(",") if excluded else []
     )
 

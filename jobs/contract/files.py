@@ -1,0 +1,100 @@
+"""Read and write files of the run directory whole: JSON, JSONL and bytes. Standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+FORMAT = 1
+
+
+class FormatError(Exception):
+    """A file of the run directory has a format this program does not read."""
+
+
+def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file whole or not at all: temporary name in the same folder, fsync, rename, fsync of
+    the folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the renames in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object whole or not at all; ``format`` is added."""
+    text = json.dumps({"format": FORMAT, **value}, indent=1, sort_keys=True)
+    write_bytes(path, text.encode() + b"\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of our format.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FormatError: written by another version, or not JSON.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except ValueError as error:
+        raise FormatError(f"{path}: not JSON ({error})") from error
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        found = value.get("format") if isinstance(value, dict) else None
+        raise FormatError(f"{path}: format {found!r}, this program reads format {FORMAT}")
+    return value
+
+
+def read_small(path: Path) -> dict[str, Any]:
+    """The same, or nothing where the file is missing or cannot be read."""
+    try:
+        return read_json(path)
+    except (OSError, FormatError):
+        return {}
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """JSON objects of a .jsonl file; a missing file has none, and a line cut short is skipped."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                yield value
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file, read in blocks."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()

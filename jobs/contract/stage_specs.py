@@ -1,0 +1,184 @@
+"""The settings of one task of each stage. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+STAGES = ("curate", "tokenize", "pretrain", "evaluate")
+"""Stages in pipeline order."""
+
+
+@dataclass(frozen=True)
+class CurateSpec:
+    """Read every source, keep what is worth training on, write ``shards`` JSONL files and a
+    manifest.
+    """
+
+    sources: tuple[str, ...]
+    """Files or folders: .jsonl, .json, .gz and .zst of them, .parquet; absolute paths."""
+    text_key: str
+    id_key: str
+    """Record key of the document id; a record without it is known by the digest of its text."""
+    min_chars: int
+    """Documents with fewer characters after normalisation are dropped."""
+    on_bad_record: str
+    """``fail`` stops at the first record that is not JSON or has no text; ``skip`` counts it and
+    keeps it aside.
+    """
+    shards: int
+    """Training shards to write; document digest modulo this number decides the shard."""
+    validation_fraction: float
+    """Share of documents, chosen by hashed id, that goes to validation."""
+    output_dir: str
+    """Relative: ``corpus``. Gets ``train/00000.jsonl …``, ``validation/00000.jsonl``,
+    ``manifest.json``.
+    """
+
+
+@dataclass(frozen=True)
+class TokenizeSpec:
+    """Turn one JSONL shard into one Megatron indexed dataset."""
+
+    input: str
+    """Relative path of a JSONL shard written by curate."""
+    output_prefix: str
+    """Relative path without suffix; ``.bin`` and ``.idx`` are added."""
+    tokenizer: str
+    """Absolute path of a ``tokenizer.json``."""
+    tokenizer_sha256: str
+    text_key: str
+    eod_token: str
+    """Appended after each document; must be in the vocabulary."""
+    model_vocab_size: int
+    """Rows of the model's embedding before padding; ids must be below it."""
+    special_tokens_in_text: bool
+    """False: a literal special token inside a text is encoded as ordinary text."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A Llama-architecture decoder: RMSNorm, SwiGLU, RoPE, GQA, untied embeddings, no biases."""
+
+    layers: int
+    hidden_size: int
+    ffn_hidden_size: int
+    attention_heads: int
+    kv_heads: int
+    seq_length: int
+    vocab_size: int
+    """Rows used by the tokenizer, before padding."""
+    padded_vocab_size: int
+    """A multiple of ``vocab_multiple x tensor``."""
+    rope_theta: float
+    norm_eps: float
+    init_std: float
+
+
+@dataclass(frozen=True)
+class ParallelSpec:
+    """3D layout. World size is ``tensor x pipeline x data``."""
+
+    tensor: int
+    pipeline: int
+    data: int
+    sequence_parallel: bool
+    distributed_optimizer: bool
+    recompute: str
+    """``none``, ``selective`` or ``full`` activation recomputation."""
+
+    @property
+    def world_size(self) -> int:
+        return self.tensor * self.pipeline * self.data
+
+
+@dataclass(frozen=True)
+class PretrainSpec:
+    """Continue or start pretraining until ``train_steps``."""
+
+    model: ModelSpec
+    parallel: ParallelSpec
+    device: str
+    """``cuda`` or ``cpu``."""
+    precision: str
+    """``bf16`` or ``fp32``."""
+    train_prefixes: tuple[str, ...]
+    """Indexed datasets without suffix. Empty ones are left out; each is weighted by its token
+    count.
+    """
+    validation_prefixes: tuple[str, ...]
+    tokenizer: str
+    tokenizer_sha256: str
+    eod_token: str
+    micro_batch_size: int
+    global_batch_size: int
+    train_steps: int
+    learning_rate: float
+    min_learning_rate: float
+    warmup_steps: int
+    decay_steps: int
+    """The cosine ends here; may lie beyond ``train_steps``."""
+    adam_beta1: float
+    adam_beta2: float
+    adam_eps: float
+    weight_decay: float
+    clip_grad: float
+    seed: int
+    validation_interval: int
+    """Steps between validations; 0 turns them off (a last one still runs at the end)."""
+    validation_batches: int
+    """Global batches per validation."""
+    save_interval: int
+    keep_checkpoints: int
+    """Newest checkpoints kept besides step 0 and the last; ``jobs.checkpoints.retention`` says what
+    stays too.
+    """
+    checkpoint_dir: str
+    """Relative: ``checkpoints``."""
+    tensorboard_dir: str
+    """Relative: ``tensorboard``."""
+    cache_dir: str
+    """Relative: ``tokens/cache``, where GPTDataset keeps its index files."""
+
+
+@dataclass(frozen=True)
+class EvaluateSpec:
+    """Score one checkpoint on one benchmark."""
+
+    benchmark: str
+    path: str
+    """Absolute path of the benchmark's questions (a file, or a folder for pubmedqa)."""
+    kind: str
+    """``mcq``, ``pubmedqa``, ``mmlu`` or ``medmcqa``: the layout of the file."""
+    checkpoint: str
+    """``first`` (step 0), ``last`` (the target step) or a step number."""
+    target_step: int
+    """Training target; ``last`` is refused while the newest checkpoint is below it."""
+    checkpoint_dir: str
+    model: ModelSpec
+    parallel: ParallelSpec
+    """Layout of the evaluation itself: ``tensor`` ranks on one node; pipeline and data are 1."""
+    device: str
+    precision: str
+    tokenizer: str
+    tokenizer_sha256: str
+    eod_token: str
+    shots: int
+    """Worked examples before each question; only from the benchmark's own ``train`` records."""
+    limit: int
+    """Questions scored, from the start; 0 means all."""
+    batch_size: int
+    seed: int
+    output_dir: str
+    """Relative: ``evaluations/<benchmark>/<checkpoint>``."""
+
+
+Spec = CurateSpec | TokenizeSpec | PretrainSpec | EvaluateSpec
+
+
+SPEC_TYPES: dict[str, type[Any]] = {
+    "curate": CurateSpec,
+    "tokenize": TokenizeSpec,
+    "pretrain": PretrainSpec,
+    "evaluate": EvaluateSpec,
+}
