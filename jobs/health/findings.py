@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.health.nvml import Gpu, Sample, Unknown
+from jobs.health.sample import Gpu, Sample, Unknown
 
 
 class Verdict(enum.IntEnum):

@@ -14,16 +14,8 @@ from typing import Any
 from jobs.contract.job import node_name
 from jobs.health import gpu_checks
 from jobs.health.findings import Action, Expected, Finding, Outcome, Verdict, finding, no_value
-from jobs.health.nvml import (
-    DRIVER_NOT_LOADED,
-    LIBRARY_NOT_FOUND,
-    Disk,
-    Driver,
-    Gpu,
-    Sample,
-    Unknown,
-    read_sample,
-)
+from jobs.health.nvml import DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, read_sample
+from jobs.health.sample import Disk, Driver, Gpu, Sample, Unknown
 
 __all__ = [
     "CODES",

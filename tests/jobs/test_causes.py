@@ -17,7 +17,7 @@ from jobs.supervision.diagnosis.evidence import Evidence, Site
 from .endings import AFTERWARDS, KILL, NODES, evidence, killed, logged, raised, rank
 
 USR2, TERM = int(signal.SIGUSR2), int(signal.SIGTERM)
-STOPPED_RANK = rank(0, STOPPED, "Stopped", "saved")
+SAVED = rank(0, STOPPED, "Stopped", "saved")
 PEER = "[/pytorch/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:27531"
 WATCHDOG = "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9)"
 LOCAL = Site(scheduler="local", nodes=("laptop",))
@@ -38,20 +38,20 @@ CASES: list[tuple[str, Evidence, Cause]] = [
     ("the target was reached", evidence(done=True, code=0), Cause.COMPLETED),
     ("cancelled while leaving", evidence(signals=(TERM,), cancelled=True), Cause.CANCELLED),
     ("Slurm says so", evidence(slurm_state="CANCELLED by 1000"), Cause.CANCELLED),
-    ("the file STOP", evidence(stop_asked=True, ranks=(STOPPED_RANK,), code=130), Cause.STOPPED),
+    ("the file STOP", evidence(stop_asked=True, ranks=(SAVED,), code=130), Cause.STOPPED),
     ("the supervisor refused", evidence(configuration=True), Cause.CONFIGURATION),
     ("PreemptTime is set", evidence(preempted=True, signals=(USR2,)), Cause.PREEMPTED),
-    ("preempted, no signal seen", evidence(preempted=True, ranks=(STOPPED_RANK,)), Cause.PREEMPTED),
+    ("preempted, no signal seen", evidence(preempted=True, ranks=(SAVED,)), Cause.PREEMPTED),
     ("a row PREEMPTED", evidence(slurm_state="PREEMPTED", site=AFTERWARDS), Cause.PREEMPTED),
     ("supervisor killed", evidence(slurm_state="FAILED", supervisor_signal=9), Cause.CRASH),
     ("requeued by hand", evidence(slurm_state="REQUEUED", site=AFTERWARDS), Cause.PREEMPTED),
-    ("the early signal", evidence(signals=(USR2,), ranks=(STOPPED_RANK,), code=130), Cause.TIME_LIMIT),
+    ("the early signal", evidence(signals=(USR2,), ranks=(SAVED,), code=130), Cause.TIME_LIMIT),
     ("too slow to save", evidence(signals=(USR2,), ranks=(rank(3, KILL),)), Cause.TIME_LIMIT),
     ("a row TIMEOUT", evidence(slurm_state="TIMEOUT", site=AFTERWARDS), Cause.TIME_LIMIT),
     ("a row NODE_FAIL", evidence(slurm_state="NODE_FAIL", site=AFTERWARDS), Cause.NODE_FAIL),
     ("a row BOOT_FAIL", evidence(slurm_state="BOOT_FAIL", site=AFTERWARDS), Cause.NODE_FAIL),
     ("srun lost a node, the rest saved", evidence(failed_node="gpu02", code=0), Cause.NODE_FAIL),
-    ("SIGTERM alone", evidence(signals=(TERM,), ranks=(STOPPED_RANK,), code=130), Cause.UNKNOWN),
+    ("SIGTERM alone", evidence(signals=(TERM,), ranks=(SAVED,), code=130), Cause.UNKNOWN),
     ("SIGTERM without Slurm", evidence(signals=(TERM,), site=LOCAL), Cause.STOPPED),
     ("SIGUSR2 without Slurm", evidence(signals=(USR2,), site=LOCAL), Cause.STOPPED),
     ("the pre-flight", evidence(findings=(FATAL,), ranks_started=False), Cause.UNHEALTHY),
@@ -201,7 +201,7 @@ def test_a_rank_that_raised_is_the_cause_of_the_hang_it_left_behind() -> None:
 def test_a_save_that_fails_on_request_is_no_time_limit(signals: tuple[int, ...]) -> None:
     failing = rank(0, 1, "StorageError", "iter_9 could not be written: ENOSPC: No space left")
 
-    told = evidence(ranks=(failing, STOPPED_RANK), signals=signals, code=1)
+    told = evidence(ranks=(failing, SAVED), signals=signals, code=1)
 
     assert root_cause.classify(told).cause is Cause.STORAGE
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from jobs.health import gpu_checks, node_checks
 from jobs.health.node_checks import Action, Expected, Finding, Verdict
-from jobs.health.nvml import (
-    PROBES,
+from jobs.health.nvml import PROBES, memory_available, node_name, read_disk
+from jobs.health.sample import (
     Disk,
     Driver,
     Fabric,
@@ -23,9 +23,6 @@ from jobs.health.nvml import (
     Sample,
     SramErrors,
     Unknown,
-    memory_available,
-    node_name,
-    read_disk,
 )
 
 GIB = 1 << 30

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jobs.contract.files import read_json, write_json
-from jobs.health import node_checks, preflight, quota, site_probe
+from jobs.health import node_checks, preflight, quota, site_probe, site_probe_peers
 from jobs.health.findings import Outcome, Subject, finding_about
 from meditron_cli.doctor import job_options
 
@@ -82,11 +82,11 @@ def test_two_nodes_find_out_what_they_share(reports: list[dict[str, Any]]) -> No
 
 def test_a_lock_that_nobody_holds_is_free(tmp_path: Path) -> None:
     path = tmp_path / "lock"
-    assert site_probe.try_lock(path) == "free"
+    assert site_probe_peers.try_lock(path) == "free"
 
     with open(path, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert site_probe.try_lock(path) == "held"
+        assert site_probe_peers.try_lock(path) == "held"
 
 
 def test_what_fails_is_a_line_of_the_report_and_hides_nothing(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_process_has_time_for_all_that_it_may_wait_for(tmp_path: Path) -> None
     ends = 5.0
     tools = len(list(quota.commands(tmp_path))) * (quota.TIMEOUT_SECONDS + ends)
 
-    assert site_probe.PEER_SECONDS + site_probe.CHILD_SECONDS + ends < site_probe.STEP_SECONDS
+    assert site_probe_peers.PEER_SECONDS + site_probe.CHILD_SECONDS + ends < site_probe.STEP_SECONDS
     assert site_probe.CHILD_SECONDS + tools + ends < site_probe.HOST_STEP_SECONDS
     steps = (
         site_probe.STEP_SECONDS + site_probe.HOST_STEP_SECONDS + 2 * site_probe.STEP_GRACE_SECONDS

@@ -8,9 +8,10 @@ import sys
 import pytest
 
 from jobs.contract.outcomes import Cause
+from jobs.health import xid
+from jobs.health.xid import Xid
 from jobs.supervision.diagnosis import log_patterns
 from jobs.supervision.diagnosis.evidence import LogSign
-from jobs.supervision.diagnosis.log_patterns import Xid
 from jobs.supervision.ranks import launcher
 
 JOIN = """
@@ -173,7 +174,7 @@ def test_symptoms_are_signatures_and_point_to_no_cause_of_their_own() -> None:
 def test_an_xid_says_what_to_do_and_an_unheard_of_one_is_confirmed(
     number: int, action: Xid
 ) -> None:
-    assert log_patterns.action(number) is action
+    assert xid.action(number) is action
 
 
 def start(program: str, *arguments: int) -> subprocess.Popen[str]:

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 
 from jobs.contract.errors import CONFIGURATION, STOPPED
 from jobs.contract.outcomes import TRAINING, Cause
+from jobs.health import xid
+from jobs.health.xid import Xid
 from jobs.supervision.diagnosis import log_patterns
 from jobs.supervision.diagnosis.evidence import Evidence, LogSign, RankExit
-from jobs.supervision.diagnosis.log_patterns import Xid
 
 KINDS = {
     "NotANumber": Cause.NOT_A_NUMBER,
@@ -115,7 +116,7 @@ def points_to(sign: LogSign) -> Cause:
     """What a line of the log points to; an XID of the program is a CUDA error."""
     if sign.number is None:
         return log_patterns.CAUSES[sign.name]
-    harmless = log_patterns.action(sign.number) is Xid.IGNORE
+    harmless = xid.action(sign.number) is Xid.IGNORE
     return Cause.UNKNOWN if harmless else Cause.CUDA_ERROR
 
 

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from jobs.contract.outcomes import Cause, Finding, Verdict
+from jobs.health import xid
+from jobs.health.xid import Xid
 from jobs.supervision.diagnosis import first_failure, log_patterns
 from jobs.supervision.diagnosis.evidence import Evidence, RankExit
-from jobs.supervision.diagnosis.log_patterns import Xid
 
 MESSAGE_LIMIT = 300
 """Characters of an exception's message that a sentence repeats."""
@@ -170,7 +171,7 @@ def bad_gpu(evidence: Evidence) -> Words | None:
     """An XID of the hardware, or a rank's CUDA error on a node with a finding against it."""
     for sign in evidence.log_signatures:
         number = sign.number
-        if number is not None and log_patterns.action(number) in (Xid.EXCLUDE, Xid.REPAIR):
+        if number is not None and xid.action(number) in (Xid.EXCLUDE, Xid.REPAIR):
             node = node_of(evidence, sign.rank)
             sentence = f"a GPU{of_node(node)} reported XID {number}{at_step(evidence)}"
             return Words(Cause.GPU_HARDWARE, sentence, node, same=(f"XID {number}",))

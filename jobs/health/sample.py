@@ -1,0 +1,120 @@
+"""Readings of one node and its GPUs at one moment. Standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Why a probe has no value."""
+
+    reason: str
+    nvml: int | None = None
+    """NVML's return code, when the reason is one."""
+
+
+@dataclass(frozen=True)
+class SramErrors:
+    """Uncorrectable errors of on-chip memory."""
+
+    threshold_exceeded: bool
+    aggregate: int
+
+
+@dataclass(frozen=True)
+class RemappedRows:
+    """Rows of memory replaced by spare ones, and whether that waits for a reset or failed."""
+
+    corrected: int
+    uncorrected: int
+    pending: bool
+    failed: bool
+
+
+@dataclass(frozen=True)
+class Fabric:
+    """Registration with the NVSwitch fabric; ``summary`` is 0 where the driver has none."""
+
+    state: int
+    status: int
+    summary: int
+
+
+@dataclass(frozen=True)
+class Process:
+    """A living process that computes on a GPU; ``uid`` is -1 when it may not be seen."""
+
+    pid: int
+    uid: int
+    memory: int
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU this task may use; field names are those of ``PROBES``."""
+
+    index: int
+    uuid: str | Unknown
+    serial: str | Unknown
+    name: str | Unknown
+    recovery_action: int | Unknown
+    ecc_volatile: int | Unknown
+    ecc_aggregate: int | Unknown
+    sram: SramErrors | Unknown
+    remapped_rows: RemappedRows | Unknown
+    unrepairable_memory: bool | Unknown
+    retired_pages: int | Unknown
+    retired_pages_pending: bool | Unknown
+    clock_reasons: int | Unknown
+    temperature: int | Unknown
+    temperature_max: int | Unknown
+    temperature_slowdown: int | Unknown
+    memory_temperature: int | Unknown
+    memory_temperature_max: int | Unknown
+    power_limit: int | Unknown
+    power_limit_default: int | Unknown
+    pcie_width: int | Unknown
+    pcie_width_max: int | Unknown
+    nvlinks: tuple[bool, ...] | Unknown
+    """One entry a link the card has, True while it is active; empty for a card without NVLink."""
+    fabric: Fabric | Unknown
+    processes: tuple[Process, ...] | Unknown
+    ecc_mode: tuple[bool, bool] | Unknown
+    """Now, and after the next reset."""
+    mig_mode: bool | Unknown
+    persistence: bool | Unknown
+
+
+@dataclass(frozen=True)
+class Driver:
+    """Version words as NVML gives them."""
+
+    driver: str | Unknown
+    nvml: str | Unknown
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What an ordinary user may still write; ``inodes`` is None where there is no such limit."""
+
+    path: str
+    free: int
+    inodes: int | None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One node at one moment."""
+
+    node: str
+    time: float
+    uid: int
+    driver: Driver | Unknown
+    """Unknown when NVML did not start; then there are no GPUs below."""
+    gpus: tuple[Gpu, ...]
+    unreachable: tuple[tuple[int, Unknown], ...]
+    """Indices of GPUs NVML counts but gives no handle for."""
+    disk: Disk | Unknown
+    shm: Disk | Unknown
+    memory_available: int | Unknown

@@ -1,0 +1,46 @@
+"""Classes of NVIDIA Xid errors."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Xid(Enum):
+    """What to do about an XID (design RESILIENCE, section 3)."""
+
+    RETRY = "R"
+    """An error of the program: the same nodes."""
+    CONFIRM = "R1"
+    """Once more on the same nodes, then without the node."""
+    EXCLUDE = "X"
+    """The GPU needs a reset."""
+    REPAIR = "XB"
+    """The node needs a reboot, or the GPU to be replaced."""
+    IGNORE = "I"
+
+
+_XIDS: dict[Xid, tuple[int, ...]] = {
+    Xid.RETRY: (68,),
+    Xid.CONFIRM: (8, 13, 31, 32, 38, 44, 60, 69, 94, 109),
+    Xid.EXCLUDE: (
+        *(46, 48, 61, 62, 74, 95, 110, 119, 120, 136, 140),
+        *range(144, 151),
+        *(155, 156, 158, 167, 171, 172),
+    ),
+    Xid.REPAIR: (54, 64, 79, 143, 151),
+    Xid.IGNORE: (
+        *(37, 43, 45, 63, 66, 67, 92, 93, 106, 107, 121, 137, 154, 157, 160, 161),
+        *range(162, 166),
+    ),
+}
+
+
+XID = {number: action for action, numbers in _XIDS.items() for number in numbers}
+"""XID number → what to do. From NVIDIA's public XID catalogue and the public checks that design
+RESILIENCE, section 3, compares; unproven on hardware. 43, 45 and 137 follow when ranks are killed.
+"""
+
+
+def action(number: int) -> Xid:
+    """What to do about an XID; one that nobody has heard of is confirmed, never ignored."""
+    return XID.get(number, Xid.CONFIRM)
