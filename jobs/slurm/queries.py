@@ -8,15 +8,14 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
-from itertools import product
 from typing import Any, TypeVar
+
+from jobs.slurm.hostlist import _bounds, node_names
 
 RANGES = re.compile(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]")
 """Waiting elements of an array on one line: ``123_[0,4-9%2]``."""
 PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)")
 """``Key=value`` of ``scontrol show job``."""
-NAME_PART = re.compile(r"\[([\d,-]+)\]|([^\[\]]+)")
-"""A plain part of a node name, or a bracket of numbers."""
 TERM = re.compile(r"(after|afterany|afterok|afternotok):(\d+)(?:_(\d+|\*))?(\+\d+)?(?:\(\w+\))?")
 """One condition of a dependency as squeue prints it: kind, job, element or ``*``, delay."""
 TIME_FORM = "%Y-%m-%dT%H:%M:%S"
@@ -239,30 +238,6 @@ def seconds(text: str) -> float | None:
         return None
 
 
-def node_names(text: str) -> tuple[str, ...]:
-    """The nodes of ``gpu[01-03,07],login1``, one by one; ``(null)`` and ``None assigned`` are
-    none.
-    """
-    if not text or text.startswith(("(", "None")):
-        return ()
-    return tuple(name for part in re.split(r",(?![^\[]*\])", text) for name in _names(part))
-
-
-def _names(part: str) -> Iterator[str]:
-    pieces = [
-        list(_numbers(match[1])) if match[1] else [match[2]] for match in NAME_PART.finditer(part)
-    ]
-    return ("".join(words) for words in product(*pieces))
-
-
-def _numbers(ranges: str) -> Iterator[str]:
-    """``01``, ``02``, ``07`` of ``01-02,07``: leading zeros stay."""
-    for part in ranges.split(","):
-        first, _, last = part.partition("-")
-        for number in range(int(first), int(last or first) + 1):
-            yield f"{number:0{len(first)}d}"
-
-
 def expand(job_id: str) -> Iterator[str]:
     """The ids of ``123_[0,4-9%2]`` one by one; any other id stands for itself."""
     match = RANGES.fullmatch(job_id)
@@ -281,13 +256,6 @@ def by_job(rows: Iterable[AccountRow]) -> dict[str, list[AccountRow]]:
     for row in sorted(rows, key=lambda row: (row.submit, row.start)):
         found.setdefault(row.job_id, []).append(row)
     return found
-
-
-def _bounds(part: str) -> tuple[int, int, int]:
-    """First, last and step of ``7``, ``4-9`` or ``0-8:2``."""
-    ends, _, step = part.partition(":")
-    first, _, last = ends.partition("-")
-    return int(first), int(last or first), int(step or 1)
 
 
 def _columns(kind: type[Any], separator: str) -> str:

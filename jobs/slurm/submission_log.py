@@ -8,9 +8,10 @@ from typing import Any
 
 from jobs.contract.events import append_event, read_events
 from jobs.contract.rundir import RunDir
-from jobs.slurm import dependencies, submission
+from jobs.slurm import dependencies, sbatch, submission
 from jobs.slurm.client import Client
-from jobs.slurm.submission import Submission, SubmitError
+from jobs.slurm.sbatch import SubmitError
+from jobs.slurm.submission import Submission
 
 
 def unanswered(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -83,7 +84,7 @@ def withdraw(run: RunDir, stage: str, attempt: int, client: Client) -> None:
         raise SubmitError(
             f"scancel did not end what attempt {attempt} of {stage} has left, whose submission was "
             "killed; it may be queued all the same",
-            f"try again {submission.ANSWERS}",
+            f"try again {sbatch.ANSWERS}",
         )
     append_event(run, "withdraw", stage=stage, attempt=attempt)
 
@@ -120,7 +121,7 @@ def left_behind(run: RunDir, stage: str, attempt: int, client: Client) -> list[s
         raise SubmitError(
             f"Slurm does not say what became of attempt {attempt} of {stage}, whose submission was "
             "killed",
-            f"try again {submission.ANSWERS}",
+            f"try again {sbatch.ANSWERS}",
         )
     return found
 
@@ -176,7 +177,7 @@ def complete(
 def new_janitor(run: RunDir, asked: Submission, ids: Sequence[str], client: Client) -> list[str]:
     """A janitor for jobs that go on; they do without one where Slurm refuses it."""
     try:
-        return submission.submit_janitor(run, asked, ids, client)
+        return sbatch.submit_janitor(run, asked, ids, client)
     except SubmitError as error:
         note(f"{asked.stage} has no janitor: {error.message}")
         return []

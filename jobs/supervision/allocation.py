@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from jobs.contract import specs
 from jobs.contract.job import LOCAL_JOB, Job
-from jobs.slurm import queries
+from jobs.slurm import hostlist
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow, JobFacts
 from jobs.supervision.diagnosis.evidence import Site
@@ -35,7 +35,7 @@ class Surroundings:
     @staticmethod
     def here(environ: Mapping[str, str] = os.environ) -> Surroundings:
         """Those of this process."""
-        nodes = queries.node_names(environ.get("SLURM_JOB_NODELIST", ""))
+        nodes = hostlist.node_names(environ.get("SLURM_JOB_NODELIST", ""))
         job = Job.here(environ, nodes)
         is_slurm = "SLURM_JOB_ID" in environ and LOCAL_JOB not in environ
         return Surroundings(job, Client(environ) if is_slurm else None)

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from jobs.slurm.queries import PAIR, node_names
+from jobs.slurm.hostlist import node_names
+from jobs.slurm.queries import PAIR
 
 UNLIMITED = {"UNLIMITED", "INFINITE", "NONE", "N/A", "", "(null)", "Partition_Limit"}
 """Slurm's words for no limit, and for a limit that is another's."""

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract.rundir import RunDir
-from jobs.slurm import submission, submission_log
+from jobs.slurm import sbatch, submission, submission_log
 from jobs.slurm.client import Client
-from jobs.slurm.submission import Submission, SubmitError
+from jobs.slurm.sbatch import SubmitError
+from jobs.slurm.submission import Submission
 from meditron_cli.errors import ConfigError, SchedulerError
 from meditron_cli.plan.model import RUN, Plan, Resources, StagePlan
 from meditron_cli.scheduler.base import JobInfo
@@ -60,7 +61,7 @@ class SlurmScheduler:
         waits_for = tuple(submission.whole_arrays(after, self._arrays))
         asked = replace(submission_of(plan, stage, run, indices, attempt), after=waits_for)
         with translated():
-            ids = submission.submit(RunDir(run), asked, self._client)
+            ids = sbatch.submit(RunDir(run), asked, self._client)
         for part in submission.chunks(asked):
             if len(part.indices) > 1:
                 first = ids[asked.indices.index(part.indices[0])]
@@ -73,7 +74,7 @@ class SlurmScheduler:
         """Queue the small job that waits for the end of these."""
         asked = submission_of(plan, stage, run, (), attempt)
         with translated():
-            return submission.submit_janitor(RunDir(run), asked, job_ids, self._client)
+            return sbatch.submit_janitor(RunDir(run), asked, job_ids, self._client)
 
     def adopt(self, run: Path, intent: Mapping[str, Any]) -> bool:
         """Take over a submission that was killed, where all of its jobs are there."""

@@ -18,7 +18,7 @@ import pytest
 from jobs.contract.events import append_event, read_events
 from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
-from jobs.slurm import submission, submission_log
+from jobs.slurm import sbatch, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 from jobs.supervision.recovery.resubmission import held_back, succeed
@@ -77,8 +77,8 @@ def start(run: RunDir, client: Client) -> Callable[..., Submission]:
             "by": "person",
         }
         append_event(run, "intent", **fields)
-        ids = submission.submit(run, asked, client)
-        janitors = submission.submit_janitor(run, asked, ids, client)
+        ids = sbatch.submit(run, asked, client)
+        janitors = sbatch.submit_janitor(run, asked, ids, client)
         append_event(run, "submit", **fields, job_ids=ids, janitors=janitors)
         return asked
 
@@ -231,7 +231,7 @@ def test_a_submission_that_was_killed_is_taken_over(
         "replaces": olds,
     }
     append_event(run, "intent", **intent)
-    news = submission.submit(run, replace(asked, attempt=2), client)
+    news = sbatch.submit(run, replace(asked, attempt=2), client)
 
     ids = succeed(run, "tokenize", [0, 1], replaces=olds, by="janitor", client=client)
 

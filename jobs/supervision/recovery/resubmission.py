@@ -17,9 +17,10 @@ from jobs.contract.events import append_event, read_events
 from jobs.contract.locks import Locked, locked_within
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
-from jobs.slurm import submission, submission_log
+from jobs.slurm import sbatch, submission, submission_log
 from jobs.slurm.client import Client
-from jobs.slurm.submission import Submission, SubmitError, Unclear
+from jobs.slurm.sbatch import SubmitError, Unclear
+from jobs.slurm.submission import Submission
 from jobs.supervision import attempt_records
 
 LOCK_SECONDS = 60.0
@@ -122,7 +123,7 @@ def go_on(run: RunDir, wish: Wish, client: Client) -> list[str]:
     fields = intent_fields(asked, wish)
     append_event(run, "intent", **fields)
     try:
-        ids = submission.submit(run, asked, client)
+        ids = sbatch.submit(run, asked, client)
     except Unclear:
         raise  # the intent stays open, so that whoever comes next looks for the jobs
     except SubmitError:

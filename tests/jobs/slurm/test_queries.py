@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.slurm import queries
+from jobs.slurm import hostlist, queries
 from jobs.slurm.queries import AccountRow, Dependent, NamedRow, QueueRow
 from jobs.slurm.states import JobState
 
@@ -211,7 +211,7 @@ def test_a_job_that_slurm_has_forgotten_has_no_facts() -> None:
     ],
 )
 def test_the_nodes_of_a_compressed_list(text: str, names: tuple[str, ...]) -> None:
-    assert queries.node_names(text) == names
+    assert hostlist.node_names(text) == names
 
 
 def test_settings_of_slurm_are_pairs() -> None:

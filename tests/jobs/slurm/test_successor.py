@@ -13,9 +13,10 @@ import pytest
 from jobs.contract.events import append_event, read_events
 from jobs.contract.locks import locked
 from jobs.contract.rundir import RunDir
-from jobs.slurm import submission, submission_log
+from jobs.slurm import sbatch, submission, submission_log
 from jobs.slurm.client import Client
-from jobs.slurm.submission import Submission, SubmitError
+from jobs.slurm.sbatch import SubmitError
+from jobs.slurm.submission import Submission
 from jobs.supervision.recovery.resubmission import held_back, succeed, waiting_lock
 
 from ...fake_slurm import FakeSlurm
@@ -189,7 +190,7 @@ def test_one_of_which_only_a_part_is_there_is_withdrawn(
     """The site takes arrays of one task; of two the second never was."""
     half = replace(begun, attempt=2, indices=(0, 1), longest_array=1)
     intend(run, half)
-    submission.submit(run, replace(half, indices=(0,)), client)
+    sbatch.submit(run, replace(half, indices=(0,)), client)
     submission.write(run, half)
 
     ids = succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
@@ -203,7 +204,7 @@ def test_one_whose_part_cannot_be_cancelled_stays_on_record(
 ) -> None:
     half = replace(begun, attempt=2, indices=(0, 1), longest_array=1)
     intend(run, half)
-    submission.submit(run, replace(half, indices=(0,)), client)
+    sbatch.submit(run, replace(half, indices=(0,)), client)
     submission.write(run, half)
     programs.replace("scancel", "exit 1")
 

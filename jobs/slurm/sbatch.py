@@ -1,0 +1,188 @@
+"""Hand a submission to sbatch through submitit, and take back what a failure leaves."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.contract.errors import FAILED, TaskError
+from jobs.contract.rundir import RunDir
+from jobs.slurm import payload
+from jobs.slurm.client import Client
+from jobs.slurm.job_environment import job_environment, only_environment, without_code
+from jobs.slurm.payload import Payload
+from jobs.slurm.submission import (
+    Submission,
+    chunks,
+    janitor_folder,
+    janitor_settings,
+    job_comment,
+    job_name,
+    python_command,
+    settings,
+    write,
+)
+
+MANY_TIMEOUTS = 1000
+"""submitit's own count of time-outs plays no part here."""
+
+
+SILENT = ("timed out", "Unable to contact", "Connection refused")
+"""What sbatch says when the controller does not answer, which does not mean that it refused."""
+
+
+ANSWERS = "when `squeue` works on this machine"
+
+
+class SubmitError(TaskError):
+    """Slurm refused a job, or did not answer; nothing of the submission is left in the queue,
+    unless ``message`` says so.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint, FAILED)
+
+
+class Unclear(SubmitError):
+    """Whether Slurm has taken jobs of a submission is not known: they may be in the queue."""
+
+
+def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:
+    """Hand a submission over, as arrays no longer than the site takes; answers an id a task, in
+    the order of its tasks. All of it stands, or nothing.
+
+    Raises:
+        SubmitError: refused, or no answer.
+        Unclear: what it has left in the queue is not known.
+    """
+    require_commands(client)
+    submitted: list[str] = []
+    try:
+        write(run, submission)
+        for part in chunks(submission):
+            words = [
+                (str(run.root), part.stage, str(index), str(part.attempt)) for index in part.indices
+            ]
+            folder = run.attempt(part.stage, part.attempt)
+            call = Call(folder, settings(run, part), payload.TASK, words)
+            submitted += hand_over(call, run, submission, client)
+    except BaseException as error:
+        take_back(run, submission, client, submitted, error)
+        raise
+    return submitted
+
+
+def submit_janitor(
+    run: RunDir, submission: Submission, job_ids: Sequence[str], client: Client
+) -> list[str]:
+    """Queue the small job that looks after these once they are over, where the site wants one.
+
+    Raises:
+        SubmitError: refused, or no answer.
+    """
+    if submission.janitor is None:
+        return []
+    words = [(str(run.root), submission.stage, str(submission.attempt))]
+    parameters = janitor_settings(run, submission, job_ids)
+    call = Call(janitor_folder(run, submission), parameters, payload.RECOVERY, words)
+    return hand_over(call, run, submission, client)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of sbatch."""
+
+    folder: Path
+    parameters: dict[str, Any]
+    function: Payload
+    words: Sequence[tuple[str, ...]]
+    """Arguments of the function, of each element."""
+
+
+def hand_over(call: Call, run: RunDir, submission: Submission, client: Client) -> list[str]:
+    """Have submitit call sbatch, in the environment that the job is to inherit.
+
+    Raises:
+        SubmitError: in Slurm's own words.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    inherited = job_environment(submission.environment, client.environ)
+    # submitit prints what sbatch said; it is part of our sentence.
+    with only_environment(without_code(inherited, run.code)), redirect_stderr(io.StringIO()):
+        try:
+            executor = submitit.SlurmExecutor(
+                call.folder,
+                max_num_timeout=MANY_TIMEOUTS,
+                python=python_command(submission.python),
+            )
+            executor.update_parameters(**call.parameters)
+            jobs = executor.map_array(call.function, *zip(*call.words, strict=True))
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise refusal(submission.stage, str(error)) from error
+    return [str(job.job_id) for job in jobs]
+
+
+def require_commands(client: Client) -> None:
+    """Refuse on a machine without Slurm's commands; submitit looks for srun, and calls sbatch.
+
+    Raises:
+        SubmitError: naming the one that is missing.
+    """
+    for name in ("sbatch", "srun"):
+        if not client.has(name):
+            raise SubmitError(
+                f"{name} is not on PATH, so this machine cannot submit to Slurm",
+                "log in to the cluster, or use `--cluster local`",
+            )
+
+
+def take_back(
+    run: RunDir,
+    submission: Submission,
+    client: Client,
+    submitted: Sequence[str],
+    error: BaseException,
+) -> None:
+    """Cancel what a failed submission has left in the queue.
+
+    An sbatch that got no answer in time may have submitted its job all the same (verified).
+
+    Raises:
+        Unclear: Slurm does not answer; it says what may still be there.
+    """
+    name = job_name(run, submission.stage)
+    lost = client.find(name, job_comment(run, submission.attempt), run.code)
+    if lost is None or not client.cancel([*submitted, *lost]):
+        reason = error.message if isinstance(error, SubmitError) else type(error).__name__
+        raise Unclear(
+            f"{reason}; jobs named {name} may be queued all the same",
+            f"when Slurm answers: `scancel --name={name}`, submit again",
+        ) from error
+
+
+def refusal(stage: str, text: str) -> SubmitError:
+    """The error for what sbatch said."""
+    reason = sbatch_reason(text)
+    if any(word in reason for word in SILENT):
+        return SubmitError(
+            f"Slurm did not answer sbatch for {stage}: {reason}", f"submit again {ANSWERS}"
+        )
+    return SubmitError(
+        f"sbatch refused {stage}: {reason}",
+        f"`meditron submit {stage} --dry-run` shows the script",
+    )
+
+
+def sbatch_reason(text: str) -> str:
+    """What sbatch said, in one line: all its errors, since a site's own come before Slurm's."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line.split("error:", 1)[1].strip() for line in lines if "error:" in line]
+    said = [line.removeprefix("Batch job submission failed: ") for line in errors or lines[-1:]]
+    plain = [line for line in dict.fromkeys(said) if line != "Unspecified error"]
+    return "; ".join(plain or said) or "it gave no reason"
