@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
-from jobs.supervision.ranks import launcher
+from jobs.supervision.ranks import local_ranks
 
 PRELUDE = """
 import os, signal, sys, time
@@ -70,7 +70,7 @@ def wait_until(fact: Callable[[], object], seconds: float = 60.0) -> None:
 
 def is_gone(pid: int) -> bool:
     """Whether a process has ended, reaped or not."""
-    return launcher.look_up(pid) is None
+    return local_ranks.look_up(pid) is None
 
 
 def processes_about(folder: Path) -> list[int]:

@@ -32,7 +32,14 @@ from jobs.supervision.attempt_records import Place, say
 from jobs.supervision.diagnosis import evidence_collection, postmortem
 from jobs.supervision.diagnosis.evidence import Evidence
 from jobs.supervision.diagnosis.evidence_collection import Seen
-from jobs.supervision.ranks import hang_detector, launcher, stack_dump
+from jobs.supervision.ranks import (
+    hang_attribution,
+    hang_detector,
+    launcher,
+    local_ranks,
+    srun_ranks,
+    stack_dump,
+)
 from jobs.supervision.ranks.rank_monitor import Senses, Watching
 from jobs.supervision.recovery import retry_policy
 from jobs.supervision.recovery.actions import Acting
@@ -49,18 +56,18 @@ class Limits:
     lock_seconds: float = 60.0
     """For an earlier attempt of the same task to be gone."""
     preflight_seconds: float = 60.0
-    peers_seconds: float = launcher.Patience.peers_seconds
-    leave_seconds: float = launcher.Patience.leave_seconds
+    peers_seconds: float = local_ranks.Patience.peers_seconds
+    leave_seconds: float = local_ranks.Patience.leave_seconds
 
     def patience(
         self, task: specs.TaskSpec, pace: metrics_log.Pace | None = None
-    ) -> launcher.Patience:
+    ) -> local_ranks.Patience:
         """The part that launchers need, with all the time to leave that the task wants, or that its
         saves have taken so far.
         """
         measured = pace.leave_seconds + metrics_log.MARGIN_SECONDS if pace else 0.0
         leave_seconds = max(self.leave_seconds, task.leave_seconds, measured)
-        return launcher.Patience(self.peers_seconds, leave_seconds)
+        return local_ranks.Patience(self.peers_seconds, leave_seconds)
 
 
 class Elsewhere(TaskError):
@@ -255,12 +262,12 @@ class Supervisor:
         self.is_late, self.is_preempted = watching.is_late, watching.is_preempted
         return Seen(code, ranks_started=True, failures=failures, hang=watching.hang)
 
-    def step(self) -> launcher.Step | None:
+    def step(self) -> srun_ranks.Step | None:
         """The job step that the ranks of this start are; without Slurm there is none."""
         client, job = self.surroundings.client, self.surroundings.job
         if client is None:
             return None
-        return launcher.Step(client, job.job_id, self.place.step_name)
+        return srun_ranks.Step(client, job.job_id, self.place.step_name)
 
     def examine(self, task: specs.TaskSpec, hang: Hang, environ: Mapping[str, str]) -> Hang:
         """Have all nodes look at ranks that hang, and name the one that stopped first."""
@@ -277,7 +284,7 @@ class Supervisor:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             say(f"not all ranks could be looked at: {error}")
-        return hang_detector.blame(hang, stack_dump.read(*names), self.surroundings.job.nodes)
+        return hang_attribution.blame(hang, stack_dump.read(*names), self.surroundings.job.nodes)
 
     def is_asked(self) -> bool:
         """Whether somebody wants the end: a signal, the file STOP, or the local scheduler's process
@@ -448,7 +455,7 @@ def read_task(place: Place) -> specs.TaskSpec:
 def is_abandoned(environ: Mapping[str, str]) -> bool:
     """Whether the local scheduler's process that started this task is gone."""
     _, _, name = environ.get(LOCAL_JOB, "").partition(":")
-    return bool(name) and not launcher.is_alive(name)
+    return bool(name) and not local_ranks.is_alive(name)
 
 
 def stop(message: str) -> Decision:

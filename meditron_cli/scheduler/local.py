@@ -26,7 +26,7 @@ from jobs.contract.files import read_json, write_json
 from jobs.contract.job import LOCAL_JOB
 from jobs.slurm import payload
 from jobs.slurm.job_environment import job_environment
-from jobs.supervision.ranks import launcher
+from jobs.supervision.ranks import launcher, local_ranks
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState
@@ -111,7 +111,7 @@ class LocalScheduler:
                 hint="environment.python of the cluster profile names the interpreter",
             ) from error
         self._started.append(process)
-        return [PREFIX + launcher.process_name(process.pid)]
+        return [PREFIX + local_ranks.process_name(process.pid)]
 
     def submit_janitor(
         self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
@@ -144,7 +144,7 @@ class LocalScheduler:
             )
         word = os.fsencode(path)
         found = [pid for pid in all_pids() if word in command_line(pid)]
-        self.cancel([PREFIX + launcher.process_name(pid) for pid in found])
+        self.cancel([PREFIX + local_ranks.process_name(pid) for pid in found])
 
     def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
         """ACTIVE while a process of the job is there, else ENDED; UNKNOWN on another machine."""
@@ -231,8 +231,8 @@ def state_of(name: str) -> tuple[str, JobState]:
     if process.rsplit(":", 2)[0] != os.uname().nodename:
         return name, JobState.UNKNOWN
     pid = pid_of(name)
-    found = launcher.look_up(pid)
-    alive = launcher.is_alive(process) if found else bool(members([pid]))
+    found = local_ranks.look_up(pid)
+    alive = local_ranks.is_alive(process) if found else bool(members([pid]))
     return name, JobState.ACTIVE if alive else JobState.ENDED
 
 
@@ -263,7 +263,7 @@ def members(leaders: Iterable[int]) -> list[int]:
     """Processes of the sessions that these lead, or led while they lived."""
     wanted = set(leaders)
     pids = all_pids()
-    return [pid for pid in pids if (found := launcher.look_up(pid)) and found.session in wanted]
+    return [pid for pid in pids if (found := local_ranks.look_up(pid)) and found.session in wanted]
 
 
 def send(pids: Iterable[int], number: int) -> None:
@@ -326,7 +326,7 @@ class Runner:
         """Run the tasks, ``parallel`` at a time; on a stop request end those that run."""
         import submitit
 
-        os.environ[LOCAL_JOB] = PREFIX + launcher.process_name(os.getpid())
+        os.environ[LOCAL_JOB] = PREFIX + local_ranks.process_name(os.getpid())
         executor = submitit.LocalExecutor(self.folder)
         executor.update_parameters(
             timeout_min=self.job["time_minutes"],

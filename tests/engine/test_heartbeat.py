@@ -14,7 +14,7 @@ from jobs.contract import specs
 from jobs.contract.files import read_json
 from jobs.runtime import heartbeat
 from jobs.runtime.heartbeat import Phase
-from jobs.supervision.ranks import hang_detector, stack_dump
+from jobs.supervision.ranks import hang_attribution, hang_detector, stack_dump
 
 from ..ranks import wait_until
 
@@ -46,10 +46,10 @@ def test_a_rank_that_stops_is_found_and_named_and_its_peer_shows_that_it_waits(m
     assert stack_dump.main([str(run.root), "pretrain", "0", str(run.attempt)]) == 0
 
     reports = stack_dump.read(run.files, "pretrain", 0, run.attempt)
-    hang = hang_detector.blame(found[-1], reports)
+    hang = hang_attribution.blame(found[-1], reports)
     assert (hang.phase, hang.rank, hang.node) == ("step", 1, os.uname().nodename)
     assert hang.detail == "stopped by a signal (state T)"
-    assert hang_detector.waits_for_others(reports[0].stack), reports[0].stack
+    assert hang_attribution.waits_for_others(reports[0].stack), reports[0].stack
     assert (
         "stopped by a signal"
         in (run.files.attempt("pretrain", run.attempt) / "stacks-00000-00001.txt").read_text()

@@ -15,7 +15,7 @@ from jobs.contract import rundir, specs
 from jobs.contract.files import write_json
 from jobs.contract.stage_specs import TokenizeSpec
 from jobs.runtime import heartbeat
-from jobs.supervision.ranks import hang_detector, stack_dump
+from jobs.supervision.ranks import hang_attribution, stack_dump
 
 from ..ranks import rank_program, wait_until
 
@@ -93,7 +93,7 @@ def test_a_rank_that_sleeps_shows_where(make_node) -> None:
 
     assert (report.rank, report.node, report.pid) == (0, "gpu01", sleeper.pid)
     assert (report.state, report.phase, report.step) == ("S", "startup", 0)
-    assert hang_detector.doing(report).startswith("in sleep_for_ever (rank-")
+    assert hang_attribution.doing(report).startswith("in sleep_for_ever (rank-")
     assert "in sleep_for_ever" in node.stacks(0)
     assert sleeper.poll() is None
 
@@ -119,7 +119,7 @@ def test_a_stopped_rank_is_named_and_its_peers_show_stacks(make_node) -> None:
 
     reports = node.autopsy()
 
-    assert hang_detector.name_first(reports) == (1, "gpu01", "stopped by a signal (state T)")
+    assert hang_attribution.name_first(reports) == (1, "gpu01", "stopped by a signal (state T)")
     assert "in sleep_for_ever" in node.stacks(0)
     assert "stopped by a signal (state T)" in node.stacks(1)
     assert "It showed no stacks" in node.stacks(1)
@@ -136,7 +136,7 @@ def test_a_dead_rank_is_named_though_others_are_behind(make_node) -> None:
     reports = node.autopsy()
 
     assert [report.rank for report in reports] == [0, 1, 2]
-    assert hang_detector.name_first(reports) == (1, "gpu01", "not there")
+    assert hang_attribution.name_first(reports) == (1, "gpu01", "not there")
     assert node.stacks(1) == "rank 1 on gpu01: no process\n"
 
 

@@ -18,7 +18,7 @@ from jobs.contract.outcomes import Hang
 from jobs.contract.stage_specs import TokenizeSpec
 from jobs.runtime import heartbeat
 from jobs.runtime.heartbeat import Heart, Phase
-from jobs.supervision.ranks import hang_detector
+from jobs.supervision.ranks import hang_attribution, hang_detector
 from jobs.supervision.ranks.hang_detector import Learned, Watch, limit
 from jobs.supervision.ranks.stack_dump import RankReport
 
@@ -358,16 +358,18 @@ def report(rank: int, **values: Any) -> RankReport:
 def test_the_rank_that_stopped_first_is_named(
     reports: list[RankReport], expected: tuple[int | None, str, str]
 ) -> None:
-    assert hang_detector.name_first(reports) == expected
+    assert hang_attribution.name_first(reports) == expected
 
 
 def test_a_node_that_does_not_answer_comes_before_all_ranks() -> None:
-    found = hang_detector.name_first([report(0), report(1, state="T")], ("gpu00", "gpu01", "gpu02"))
+    found = hang_attribution.name_first(
+        [report(0), report(1, state="T")], ("gpu00", "gpu01", "gpu02")
+    )
 
     assert found == (None, "gpu02", "none of its ranks was found")
 
 
 def test_the_hang_gets_the_name() -> None:
-    hang = hang_detector.blame(Hang("step", 130.0, 120.0), [report(0), report(1, state="T")])
+    hang = hang_attribution.blame(Hang("step", 130.0, 120.0), [report(0), report(1, state="T")])
 
     assert hang == Hang("step", 130.0, 120.0, 1, "gpu01", "stopped by a signal (state T)")

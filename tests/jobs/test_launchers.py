@@ -16,7 +16,7 @@ import pytest
 from jobs.contract import rundir
 from jobs.slurm.client import Client
 from jobs.supervision.attempt_records import Place
-from jobs.supervision.ranks import launcher
+from jobs.supervision.ranks import launcher, local_ranks, srun_ranks
 
 from .. import fake_slurm
 from ..ranks import wait_until
@@ -50,20 +50,20 @@ def test_torch_listens_on_a_reserved_port() -> None:
 
 def test_a_process_is_known_by_its_start_and_a_zombie_is_none() -> None:
     child = subprocess.Popen(["sleep", "600"])
-    name = launcher.process_name(child.pid)
-    alive = launcher.is_alive(name)
+    name = local_ranks.process_name(child.pid)
+    alive = local_ranks.is_alive(name)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody reaped it
 
-    zombie = launcher.look_up(child.pid)
+    zombie = local_ranks.look_up(child.pid)
     child.wait()
 
     assert alive
     assert zombie is None
-    assert not launcher.is_alive(name)
-    host, pid, started = launcher.process_name(os.getpid()).rsplit(":", 2)
+    assert not local_ranks.is_alive(name)
+    host, pid, started = local_ranks.process_name(os.getpid()).rsplit(":", 2)
     assert (host, int(pid)) == (os.uname().nodename, os.getpid())
-    assert not launcher.is_alive(f"{host}:{pid}:{int(started) - 1}")
+    assert not local_ranks.is_alive(f"{host}:{pid}:{int(started) - 1}")
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def programs(tmp_path: Path) -> fake_slurm.FakeSlurm:
     return fake
 
 
-def srun(programs: fake_slurm.FakeSlurm, said: Path) -> launcher.SrunRanks:
-    step = launcher.Step(Client(programs.environ), "7", "pretrain-0-1")
-    return launcher.SrunRanks([str(programs.bin / "srun")], programs.environ, step, said)
+def srun(programs: fake_slurm.FakeSlurm, said: Path) -> srun_ranks.SrunRanks:
+    step = srun_ranks.Step(Client(programs.environ), "7", "pretrain-0-1")
+    return srun_ranks.SrunRanks([str(programs.bin / "srun")], programs.environ, step, said)
 
 
 def test_an_srun_that_stays_although_its_step_is_gone_is_ended(
@@ -122,7 +122,7 @@ def test_a_processs_name_with_blanks_and_brackets_is_read_past(tmp_path: Path) -
     odd.symlink_to(shutil.which("sleep") or "")
     child = subprocess.Popen([str(odd), "600"])
     try:
-        found = launcher.look_up(child.pid)
+        found = local_ranks.look_up(child.pid)
     finally:
         child.kill()
         child.wait()

@@ -24,7 +24,7 @@ from jobs.contract.files import read_json, write_json
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.stage_specs import CurateSpec
 from jobs.supervision import supervisor
-from jobs.supervision.ranks import launcher
+from jobs.supervision.ranks import launcher, local_ranks
 
 from ..ranks import DEAF, FINISH, LINGER, is_gone, rank_program, wait_until
 
@@ -666,7 +666,7 @@ def test_ranks_die_with_a_killed_supervisor_and_the_next_start_tells_of_it(bench
 def test_a_supervisor_whose_scheduler_is_gone_stops_its_ranks(bench: Bench) -> None:
     keeper = subprocess.Popen(["sleep", "600"])
     bench.task(*LINGER, "say(130, 'saved')")
-    name = launcher.process_name(keeper.pid)
+    name = local_ranks.process_name(keeper.pid)
     process = bench.start(environ={LOCAL_JOB: f"local:{name}"})
     bench.wait_for("ready")
 

@@ -20,7 +20,7 @@ from jobs.slurm import srun_output
 from jobs.supervision.attempt_records import Place
 from jobs.supervision.diagnosis import log_patterns
 from jobs.supervision.diagnosis.evidence import Evidence, RankExit, Site
-from jobs.supervision.ranks import launcher
+from jobs.supervision.ranks import local_ranks
 
 LOG_TAIL_BYTES = 1 << 20
 """Of the ranks' log: what led to the end stands there."""
@@ -147,7 +147,7 @@ def rank_exits(
     left = list(words)
     spoken = {item.rank for item in left}
     mute = [item for item in failures if item.rank not in spoken]
-    sudden = [item for item in mute if item.is_cause and item.code in launcher.SUDDEN]
+    sudden = [item for item in mute if item.is_cause and item.code in local_ranks.SUDDEN]
     rest = [item for item in mute if item not in sudden]
     began = min((item.time for item in left), default=ended)
     return [

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ from jobs.contract.metrics_log import quantile
 from jobs.contract.outcomes import Hang
 from jobs.runtime import heartbeat
 from jobs.runtime.heartbeat import Phase
-from jobs.supervision.ranks.stack_dump import STATES, RankReport
 
 PATIENCE = 5.0
 """Times the longest seen (NVRx learns its limits alike; design RESILIENCE, section 11)."""
@@ -32,23 +30,6 @@ SLOWEST = 0.99
 GAP_SECONDS = 10.0
 """What counts at most between two looks. A watcher that did not look was itself asleep, as when
 Slurm suspends a job or a machine is halted, and so were the ranks."""
-
-WAITING_FILES = (
-    "torch/distributed/distributed_c10d.py",
-    "torch/distributed/rendezvous.py",
-    "pipeline_parallel/p2p_communication.py",
-)
-WAITING_NAMES = frozenset(
-    {"_agree", "decide_once", "synchronize", "finish_grad_sync", "finish_param_sync"}
-)
-"""An innermost frame that shows a rank waiting for the others. The functions are those that wait
-for a collective begun earlier, or fetch its result: on a GPU, it is there that Python waits."""
-
-FRAME = re.compile(r'  File "(.*)", line (\d+) in (.+)')
-
-STOPPED = ("T", "t")
-DEAD = ("", "Z", "X")
-STUCK = ("D",)
 
 
 @dataclass
@@ -194,84 +175,3 @@ class Watch:
             return self._signs
         name = told.get("phase") or ("step" if told["done"] < told["total"] else "leaving")
         return Signs(Phase[name.upper()], int(told.get("step", 0)), told["time"])
-
-
-class First(NamedTuple):
-    """The rank that stopped first, and what it was doing."""
-
-    rank: int | None
-    """None where nothing tells one rank from the others."""
-    node: str
-    detail: str
-
-
-def blame(hang: Hang, reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> Hang:
-    """The hang with the rank named that stopped first.
-
-    Args:
-        reports: ``jobs.supervision.ranks.stack_dump.read``.
-        nodes: that were to report.
-    """
-    first = name_first(reports, nodes)
-    return replace(hang, rank=first.rank, node=first.node, detail=first.detail)
-
-
-def name_first(reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> First:
-    """The rank that stopped first.
-
-    A node that says nothing comes first, then a process that is stopped, dead or stuck in the
-    kernel. Ranks that wait for others are victims. Of the rest, the one behind all others: fewest
-    beats, and of equals the one silent for longest.
-    """
-    silent = sorted(set(nodes) - {report.node for report in reports})
-    if reports and silent:
-        return First(None, silent[0], "none of its ranks was found")
-    for states in (STOPPED, DEAD, STUCK):
-        if found := [report for report in reports if report.state in states]:
-            return _first_of(found)
-    busy = [report for report in reports if not waits_for_others(report.stack)]
-    if busy:
-        return _first_of(busy)
-    behind = [report for report in reports if report.ticks == min(r.ticks for r in reports)]
-    if len(behind) == len(reports) > 1:
-        return First(None, "", f"all ranks wait for each other {doing(reports[0])}".rstrip())
-    return _first_of(behind) if behind else First(None, "", "no rank could be looked at")
-
-
-def _first_of(reports: Iterable[RankReport]) -> First:
-    first = min(reports, key=lambda report: (report.ticks, -report.age))
-    return First(first.rank, first.node, doing(first))
-
-
-def doing(report: RankReport) -> str:
-    """What a rank does: how its process is stopped, else its innermost frame."""
-    if report.state in STOPPED + DEAD + STUCK:
-        return STATES[report.state]
-    frame = innermost(report.stack)
-    if frame is None:
-        return f"in phase {report.phase}"
-    return f"in {frame.name} ({frame.file.rpartition('/')[2]}:{frame.line})"
-
-
-def waits_for_others(stack: str) -> bool:
-    """Whether the innermost frame shows a collective, or a wait for its result."""
-    frame = innermost(stack)
-    return frame is not None and (frame.file.endswith(WAITING_FILES) or frame.name in WAITING_NAMES)
-
-
-class Frame(NamedTuple):
-    """Where a thread is."""
-
-    file: str
-    line: int
-    name: str
-    """Of the function."""
-
-
-def innermost(stack: str) -> Frame | None:
-    """The innermost frame of the thread that got the signal, which is the main one (faulthandler
-    calls it ``Current thread``).
-    """
-    _, _, after = stack.partition("Current thread ")
-    match = FRAME.match(after.partition("\n")[2])
-    return None if match is None else Frame(match[1], int(match[2]), match[3])

@@ -17,7 +17,7 @@ from jobs.contract import rundir, specs
 from jobs.contract.events import read_events
 from jobs.contract.files import read_json, write_json
 from jobs.contract.stage_specs import CurateSpec, Spec, TokenizeSpec
-from jobs.supervision.ranks import launcher
+from jobs.supervision.ranks import launcher, local_ranks
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
 from meditron_cli.scheduler import local
@@ -314,7 +314,7 @@ def test_a_job_of_another_machine_is_unknown_and_cannot_be_cancelled_here(
 
 
 def test_a_reused_process_number_is_not_the_job(machine: Machine) -> None:
-    mine = launcher.process_name(os.getpid())
+    mine = local_ranks.process_name(os.getpid())
     host, pid, started = mine.rsplit(":", 2)
 
     assert machine.state(f"local:{mine}") is JobState.ACTIVE

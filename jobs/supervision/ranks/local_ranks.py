@@ -1,0 +1,163 @@
+"""Ranks as processes of this machine."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.runtime import processes
+from jobs.slurm import srun_output
+
+if TYPE_CHECKING:
+    pass
+
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal a process gets when its parent dies."""
+
+
+SUDDEN = tuple(
+    -number
+    for number in (
+        signal.SIGKILL,
+        signal.SIGSEGV,
+        signal.SIGBUS,
+        signal.SIGILL,
+        signal.SIGFPE,
+    )
+)
+"""Exit codes of deaths that a lost peer never leads to, so that they are the cause."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long local ranks may take to leave; Slurm has limits of its own."""
+
+    peers_seconds: float = 30.0
+    """Once one rank has failed."""
+    leave_seconds: float = 45.0
+    """Once asked to stop."""
+
+
+class LocalRanks:
+    """Processes of this machine, each with a process group of its own; they die with the
+    supervisor.
+    """
+
+    def __init__(
+        self,
+        command: list[str],
+        environments: list[dict[str, str]],
+        log: Path,
+        patience: Patience,
+    ) -> None:
+        self._patience = patience
+        self._deadline = float("inf")
+        self._code = 0
+        self._failures: list[srun_output.Failure] = []
+        tie = tie_to_parent()
+        with log.open("ab") as file:
+            self._processes = [
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    preexec_fn=tie,  # safe: this process has one thread
+                )
+                for environment in environments
+            ]
+
+    def poll(self) -> int | None:
+        """None while any rank runs, then 0 or the code of the first that failed; kills those whose
+        time to leave is over.
+        """
+        codes = [process.poll() for process in self._processes]
+        self._note({rank: code for rank, code in enumerate(codes) if code})
+        if None not in codes:
+            self._kill()  # what the ranks themselves have started and left
+            return self._code
+        if time.monotonic() > self._deadline:
+            self._kill()
+        return None
+
+    def stop(self) -> bool:
+        """Send SIGTERM to each rank; always reaches them."""
+        self._end_within(self._patience.leave_seconds)
+        for process in self._processes:
+            process.send_signal(signal.SIGTERM)
+        return True
+
+    def end(self) -> None:
+        """Kill all ranks."""
+        self._kill()
+
+    def failures(self) -> list[srun_output.Failure]:
+        """The ranks that failed, in the order they were seen."""
+        return self._failures
+
+    def _note(self, failed: Mapping[int, int]) -> None:
+        """Keep who failed first, and give the others some time to leave."""
+        known = {failure.rank for failure in self._failures}
+        node = os.uname().nodename
+        self._failures += [
+            srun_output.Failure(rank, node, code, is_cause=not known)
+            for rank, code in failed.items()
+            if rank not in known
+        ]
+        if failed and not self._code:
+            codes = list(failed.values())
+            self._code = next((code for code in codes if code in SUDDEN), codes[0])
+            self._end_within(self._patience.peers_seconds)
+
+    def _end_within(self, seconds: float) -> None:
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def tie_to_parent() -> Callable[[], None]:
+    """What a child does before it becomes its program: lead a process group, and have the kernel
+    end it when this process dies, however it dies.
+    """
+    parent = os.getpid()
+    library = ctypes.CDLL(None)
+
+    def tie() -> None:
+        os.setpgid(0, 0)
+        library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the kernel was told
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return tie
+
+
+def look_up(pid: int) -> processes.Process | None:
+    """The process of a pid, or None when it is gone or only waits to be reaped."""
+    found = processes.read(pid)
+    return None if found is None or found.state in "ZX" else found
+
+
+def process_name(pid: int) -> str:
+    """``<host>:<pid>:<start>`` of a living process; a reused pid has another."""
+    found = look_up(pid)
+    return f"{os.uname().nodename}:{pid}:{found.started if found else 0}"
+
+
+def is_alive(name: str) -> bool:
+    """Whether the process of a name is there; asked on the host it names."""
+    _, pid, started = name.rsplit(":", 2)
+    found = look_up(int(pid))
+    return found is not None and found.started == int(started)

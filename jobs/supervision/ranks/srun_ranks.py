@@ -1,0 +1,134 @@
+"""Ranks as one srun step of the job."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jobs.contract import rundir, specs
+from jobs.slurm import srun_output
+from jobs.supervision import attempt_records
+from jobs.supervision.attempt_records import Place
+
+if TYPE_CHECKING:
+    from jobs.slurm.client import Client
+
+
+RUN = "{run}"
+"""Stands for the run directory in a task's command line."""
+
+
+STEP_GONE_SECONDS = 90.0
+"""Slurm's UnkillableStepTimeout is 60 s by default (slurm.conf(5))."""
+
+
+SRUN_SECONDS = 30.0
+"""For srun to notice that its step is gone, and to say what became of the tasks (guess)."""
+
+
+SILENCE_SECONDS = 2.0
+"""Between two questions about a step."""
+
+
+class Step:
+    """A named step of the surrounding job, whatever its number is."""
+
+    def __init__(self, client: Client, job_id: str, name: str) -> None:
+        self._client = client
+        self._job_id = job_id
+        self._name = name
+
+    def ask_to_leave(self) -> bool:
+        """Have Slurm send SIGTERM to the processes of the job's steps; whether it took that."""
+        return self._client.signal_ranks(self._job_id, "TERM")
+
+    def end(self) -> bool:
+        """End the step, wherever anything of it is left, and nothing else of the job; whether Slurm
+        says that nothing was.
+        """
+        left = self._client.step_ids(self._job_id, self._name)
+        for step_id in left or ():
+            self._client.end_step(step_id)
+        return left == []
+
+    def is_gone(self, seconds: float = STEP_GONE_SECONDS) -> bool:
+        """Whether nothing of the step is left, after ending what is; waits that long at most.
+
+        A Slurm that does not answer is no proof.
+        """
+        deadline = time.monotonic() + seconds
+        while not self.end():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(SILENCE_SECONDS)
+        return True
+
+
+class SrunRanks:
+    """One srun step of the surrounding job."""
+
+    def __init__(
+        self, command: list[str], environment: Mapping[str, str], step: Step, said: Path
+    ) -> None:
+        self._step = step
+        self._said = said
+        self._alone_since = float("inf")
+        with said.open("wb") as file:
+            self._process = subprocess.Popen(command, env=dict(environment), stderr=file)
+
+    def poll(self) -> int | None:
+        """None while the step runs, then 0 or the code of the first rank that failed."""
+        code = self._process.poll()
+        if not code:
+            return code
+        return srun_output.first_failure(self._words()) or code
+
+    def stop(self) -> bool:
+        """Have Slurm send SIGTERM to the ranks; whether it took the request.
+
+        Signals to srun itself would abort the step.
+        """
+        return self._step.ask_to_leave()
+
+    def end(self) -> None:
+        """End the step, and srun with it; one that stays although its step is gone is killed."""
+        now = time.monotonic()
+        self._alone_since = min(self._alone_since, now) if self._step.end() else float("inf")
+        if now - self._alone_since > SRUN_SECONDS:
+            self._process.kill()
+
+    def failures(self) -> list[srun_output.Failure]:
+        """The tasks that srun says have failed."""
+        said = self._words()
+        attempt_records.say(said.rstrip("\n"))
+        return srun_output.failures(said)
+
+    def _words(self) -> str:
+        return self._said.read_text(errors="replace")
+
+
+def fill(words: Sequence[str], run: rundir.RunDir) -> list[str]:
+    """Words of a command with the run directory in its place."""
+    return [word.replace(RUN, str(run.root)) for word in words]
+
+
+def srun_command(place: Place, task: specs.TaskSpec) -> list[str]:
+    """srun's part of the command; block distribution puts rank 0 on the node of the batch step."""
+    return [
+        "srun",
+        f"--job-name={place.step_name}",
+        f"--ntasks={task.ranks}",
+        f"--ntasks-per-node={task.ranks_per_node}",
+        f"--cpus-per-task={task.cpus_per_rank}",
+        "--distribution=block",
+        "--kill-on-bad-exit=1",
+        "--wait=60",
+        "--unbuffered",
+        "--label",
+        f"--output={place.ranks_log}",
+        "--open-mode=append",
+        *fill(task.srun_args, place.run),
+    ]
