@@ -9,9 +9,10 @@ from __future__ import annotations
 import struct
 from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.contract.atomic_file import PartFile
+from jobs.contract.errors import TaskError
 from jobs.contract.files import fsync_folder
 
 if TYPE_CHECKING:
@@ -103,3 +104,33 @@ def write_index(index: PartFile, lengths: numpy.ndarray, dtype: str) -> None:
         offset = int(ends[-1])
     for start in range(0, count + 1, BLOCK):
         index.write(numpy.arange(start, min(start + BLOCK, count + 1), dtype="<i8").tobytes())
+
+
+HEADER = struct.Struct("<9sQBQQ")
+
+
+TOKEN_TYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
+
+
+def _read_index(index: Path) -> tuple[int, numpy.dtype[Any]]:
+    """Tokens in an indexed dataset, and their type.
+
+    Layout of an index (megatron/core/datasets/indexed_dataset.py), little-endian: 9 bytes of magic,
+    u64 version, u8 type of token, u64 sequences N, u64 documents M; then i32[N] lengths, i64[N]
+    offsets, i64[M] documents.
+    """
+    import numpy
+
+    with index.open("rb") as file:
+        head = file.read(HEADER.size)
+    magic, version, code, sequences, ends = (b"", 0, 0, 0, 0)
+    if len(head) == HEADER.size:
+        magic, version, code, sequences, ends = HEADER.unpack(head)
+    size = HEADER.size + 12 * sequences + 8 * ends
+    whole = index.stat().st_size == size
+    if magic != MAGIC or version != 1 or code not in TOKEN_TYPES or not whole:
+        raise TaskError(
+            f"{index} is not a whole index of tokens", "submit the tokenize stage again"
+        )
+    lengths = numpy.memmap(index, "<i4", "r", offset=HEADER.size, shape=(sequences,))
+    return int(lengths.sum(dtype=numpy.int64)), numpy.dtype(TOKEN_TYPES[code])

@@ -23,6 +23,7 @@ from jobs.contract.errors import CONFIGURATION, TaskError
 from jobs.contract.files import FORMAT, FormatError, read_json, sha256, write_json
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.data import tokenizer_file
+from jobs.data.indexed_dataset import _read_index
 from jobs.engine import device as devices
 
 with devices.quiet():
@@ -34,9 +35,6 @@ with devices.quiet():
 
 READY = "ready.json"
 
-HEADER = struct.Struct("<9sQBQQ")
-MAGIC = b"MMIDIDX\0\0"
-TOKEN_TYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
 
 WORDS = struct.Struct("<2I")
 """The hash of a sample."""
@@ -126,28 +124,6 @@ def _source(run: rundir.RunDir, prefix: str, vocab_size: int, scanned: int) -> S
         )
     _check_ids(binary, kind, vocab_size, scanned)
     return Source(prefix, tokens, sha256(index))
-
-
-def _read_index(index: Path) -> tuple[int, numpy.dtype[Any]]:
-    """Tokens in an indexed dataset, and their type.
-
-    Layout of an index (megatron/core/datasets/indexed_dataset.py), little-endian: 9 bytes of magic,
-    u64 version, u8 type of token, u64 sequences N, u64 documents M; then i32[N] lengths, i64[N]
-    offsets, i64[M] documents.
-    """
-    with index.open("rb") as file:
-        head = file.read(HEADER.size)
-    magic, version, code, sequences, ends = (b"", 0, 0, 0, 0)
-    if len(head) == HEADER.size:
-        magic, version, code, sequences, ends = HEADER.unpack(head)
-    size = HEADER.size + 12 * sequences + 8 * ends
-    whole = index.stat().st_size == size
-    if magic != MAGIC or version != 1 or code not in TOKEN_TYPES or not whole:
-        raise TaskError(
-            f"{index} is not a whole index of tokens", "submit the tokenize stage again"
-        )
-    lengths = numpy.memmap(index, "<i4", "r", offset=HEADER.size, shape=(sequences,))
-    return int(lengths.sum(dtype=numpy.int64)), numpy.dtype(TOKEN_TYPES[code])
 
 
 def _check_ids(binary: Path, kind: numpy.dtype[Any], vocab_size: int, scanned: int) -> None:

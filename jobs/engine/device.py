@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import functools
 import logging
 import os
 import warnings
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobs.contract.errors import TaskError
+from jobs.engine.cpu_backend import _install_stand_ins
 
 if TYPE_CHECKING:
     import torch
@@ -132,151 +132,6 @@ def _use_loopback_on_one_host(environ: Mapping[str, str]) -> None:
     """Spare gloo the host name, which need not resolve where all ranks share one host."""
     if environ.get("MASTER_ADDR", "127.0.0.1") in ("127.0.0.1", "localhost"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-
-
-class _Stream:
-    """A CUDA stream or event with nothing to wait for: work is over when a call returns."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        del args, kwargs
-
-    def _nothing(self, *args: Any, **kwargs: Any) -> None:
-        del args, kwargs
-
-    wait_stream = wait_event = synchronize = wait = record = _nothing
-
-    def record_event(self, event: Any = None) -> Any:
-        return event or _Stream()
-
-    def query(self) -> bool:
-        return True
-
-
-class _Markers:
-    """Profiler ranges nobody reads."""
-
-    def range_push(self, *args: Any) -> None:
-        del args
-
-    def range_pop(self) -> None:
-        return
-
-
-def _install_stand_ins() -> None:
-    """Make ``torch.cuda`` mean the CPU, once a process."""
-    import torch
-    import torch._dynamo  # torch's optimizers load it; it indexes torch.cuda, so it must come first
-
-    here = torch.device("cpu")
-    if hasattr(torch.cuda, "stood_in_for"):
-        return
-    _replace(torch.cuda, _functions(here))
-    _replace(
-        torch.cuda.random,
-        {"get_rng_state": torch.cuda.get_rng_state, "set_rng_state": torch.cuda.set_rng_state},
-    )
-    _replace(torch.Tensor, {"cuda": _itself, "type": _type_name(torch.Tensor.type)})
-    _replace(torch.nn.Module, {"cuda": _itself})
-    # Nothing compiled is used on CPU, and importing the compiler costs each process a second.
-    _replace(torch, {"compile": _leave_uncompiled, **_factories(here)})
-
-
-def _functions(here: torch.device) -> dict[str, Any]:
-    import torch
-
-    def get_state(device: Any = None) -> torch.Tensor:
-        del device
-        return torch.get_rng_state()
-
-    def set_state(state: torch.Tensor, device: Any = None) -> None:
-        del device
-        torch.set_rng_state(state)
-
-    def seed(number: int) -> None:
-        torch.default_generator.manual_seed(number)  # torch.manual_seed would come back here
-
-    def nothing(*args: Any, **kwargs: Any) -> None:
-        del args, kwargs
-
-    def zero(*args: Any, **kwargs: Any) -> int:
-        del args, kwargs
-        return 0
-
-    stream = _Stream()
-    return {
-        "stood_in_for": True,
-        "current_device": lambda: here,
-        "device_count": lambda: 1,
-        "set_device": nothing,
-        "synchronize": nothing,
-        "empty_cache": nothing,
-        "Stream": _Stream,
-        "Event": _Stream,
-        "current_stream": lambda device=None: stream,
-        "default_stream": lambda device=None: stream,
-        "set_stream": nothing,
-        "stream": lambda stream: contextlib.nullcontext(),
-        "manual_seed": seed,
-        "manual_seed_all": seed,
-        "get_rng_state": get_state,
-        "set_rng_state": set_state,
-        "default_generators": {here: torch.default_generator},
-        "_lazy_call": lambda call, **kwargs: call(),
-        "_lazy_init": nothing,
-        "nvtx": _Markers(),
-        "memory_allocated": zero,
-        "max_memory_allocated": zero,
-        "memory_reserved": zero,
-        "FloatTensor": torch.FloatTensor,
-        "HalfTensor": torch.HalfTensor,
-        "BFloat16Tensor": torch.BFloat16Tensor,
-    }
-
-
-def _itself(owner: Any, *args: Any, **kwargs: Any) -> Any:
-    del args, kwargs
-    return owner
-
-
-def _leave_uncompiled(function: Any = None, **kwargs: Any) -> Any:
-    del kwargs
-    return function if function is not None else (lambda inner: inner)
-
-
-def _replace(owner: Any, names: Mapping[str, Any]) -> None:
-    for name, value in names.items():
-        setattr(owner, name, value)
-
-
-def _factories(here: torch.device) -> dict[str, Any]:
-    """Functions of torch that make tensors: on the CPU where the caller says ``device="cuda"``.
-
-    Plain functions, since a torch function mode is off in ``backward``, which recomputes layers.
-    """
-    import torch
-
-    def on_cpu(make: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(make)
-        def made(*args: Any, **kwargs: Any) -> Any:
-            if str(kwargs.get("device", "")).startswith("cuda"):
-                kwargs["device"] = here
-            return make(*args, **kwargs)
-
-        return made
-
-    names = ("tensor", "zeros", "ones", "empty", "full", "arange", "rand", "randn")
-    likes = ("zeros_like", "ones_like", "empty_like", "full_like")
-    return {name: on_cpu(getattr(torch, name)) for name in (*names, *likes)}
-
-
-def _type_name(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """``Tensor.type`` that names a CUDA type, the only ones megatron.core's optimizers take."""
-
-    def type_name(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        found = plain(self, *args, **kwargs)
-        return found.replace("torch.", "torch.cuda.", 1) if isinstance(found, str) else found
-
-    return type_name
 
 
 def _quiet() -> None:

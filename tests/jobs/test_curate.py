@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.stages import curate
+from jobs.data import cleaning, corpus_writer
 
 AWKWARD = st.text(
     st.one_of(
@@ -29,7 +29,7 @@ MEDICAL = [
 
 @pytest.mark.parametrize("text", MEDICAL)
 def test_medical_text_stays_as_it_is(text: str) -> None:
-    assert curate.normalise(text) == text
+    assert cleaning.normalise(text) == text
 
 
 @pytest.mark.parametrize(
@@ -49,19 +49,19 @@ def test_medical_text_stays_as_it_is(text: str) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_seen_goes(text: str, clean: str) -> None:
-    assert curate.normalise(text) == clean
+    assert cleaning.normalise(text) == clean
 
 
 @given(AWKWARD)
 def test_normalising_twice_changes_nothing_more(text: str) -> None:
-    once = curate.normalise(text)
+    once = cleaning.normalise(text)
 
-    assert curate.normalise(once) == once
+    assert cleaning.normalise(once) == once
 
 
 @given(AWKWARD)
 def test_normalised_text_is_nfc_without_control_characters_or_trailing_space(text: str) -> None:
-    clean = curate.normalise(text)
+    clean = cleaning.normalise(text)
 
     assert unicodedata.is_normalized("NFC", clean)
     assert not [mark for mark in clean if unicodedata.category(mark) == "Cc" and mark not in "\n\t"]
@@ -75,11 +75,11 @@ def test_every_visible_character_survives_in_order(text: str) -> None:
         kept = (mark for mark in value if mark.isprintable() and not mark.isspace())
         return unicodedata.normalize("NFD", "".join(kept))
 
-    assert visible(curate.normalise(text)) == visible(text)
+    assert visible(cleaning.normalise(text)) == visible(text)
 
 
 def test_a_long_run_of_spaces_costs_no_more_than_other_text() -> None:
-    assert curate.normalise("a" + " " * 2_000_000 + "b") == "a" + " " * 2_000_000 + "b"
+    assert cleaning.normalise("a" + " " * 2_000_000 + "b") == "a" + " " * 2_000_000 + "b"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_long_run_of_spaces_costs_no_more_than_other_text() -> None:
     ],
 )
 def test_a_record_without_a_usable_id_is_known_by_its_digest(value: object, identity: str) -> None:
-    assert curate.document_id(value, b"ab" * 8) == identity
+    assert corpus_writer.document_id(value, b"ab" * 8) == identity
 
 
 @given(st.text(), st.floats(0, 1), st.floats(0, 1))
@@ -104,13 +104,13 @@ def test_a_document_held_out_stays_held_out_when_the_fraction_grows(
 ) -> None:
     low, high = sorted((one, other))
 
-    assert curate.is_validation(identity, low) <= curate.is_validation(identity, high)
-    assert not curate.is_validation(identity, 0.0)
-    assert curate.is_validation(identity, 1.0)
+    assert corpus_writer.is_validation(identity, low) <= corpus_writer.is_validation(identity, high)
+    assert not corpus_writer.is_validation(identity, 0.0)
+    assert corpus_writer.is_validation(identity, 1.0)
 
 
 def test_the_split_is_as_large_as_asked_and_never_changes() -> None:
-    held_out = [n for n in range(20_000) if curate.is_validation(f"doc-{n}", 0.03)]
+    held_out = [n for n in range(20_000) if corpus_writer.is_validation(f"doc-{n}", 0.03)]
 
     assert 480 < len(held_out) < 720  # 600 expected, five standard deviations either way
     assert held_out[:5] == [13, 22, 68, 84, 91]  # other numbers would move documents of old runs
@@ -118,4 +118,4 @@ def test_the_split_is_as_large_as_asked_and_never_changes() -> None:
 
 @given(st.binary(min_size=16, max_size=16), st.integers(1, 10_000))
 def test_a_text_has_one_shard(digest: bytes, shards: int) -> None:
-    assert 0 <= curate.shard_of(digest, shards) < shards
+    assert 0 <= corpus_writer.shard_of(digest, shards) < shards

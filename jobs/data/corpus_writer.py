@@ -1,0 +1,213 @@
+"""Write kept documents into training and validation shards."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.contract.atomic_file import PartFile
+from jobs.contract.errors import TaskError
+from jobs.contract.files import fsync_folder
+from jobs.contract.stage_specs import CurateSpec
+from jobs.data.cleaning import normalise, text_digest
+
+if TYPE_CHECKING:
+    from jobs.data.readers import Record
+
+
+OUTCOMES = ("kept", "empty", "short", "duplicate", "bad")
+"""What becomes of a record; every record counts under exactly one."""
+
+
+SOURCE_KEY = "source"
+"""Key of a record's origin, kept when it is a string."""
+
+
+REJECTED_BYTES = 10_000
+"""How much of a bad record is kept aside."""
+
+
+OTHER_FILES = 64
+"""Files a process has open besides its shards."""
+
+
+class Shard:
+    """One JSONL file of the corpus while it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.part = PartFile(path)
+        self.documents = 0
+
+    def add(self, line: bytes) -> None:
+        self.part.write(line)
+        self.documents += 1
+
+
+class Corpus:
+    """What is kept: the shards, all under temporary names until ``publish``."""
+
+    def __init__(self, folder: Path, spec: CurateSpec) -> None:
+        self.min_chars = spec.min_chars
+        self.keys = (spec.text_key, spec.id_key, SOURCE_KEY)
+        self.shards: list[Shard] = []
+        self._folder = folder
+        self._spec = spec
+        self._seen: set[bytes] = set()
+        self._rejected: PartFile | None = None
+
+    def open(self) -> None:
+        """Begin every file; ``discard`` belongs in a ``finally`` after it.
+
+        Raises:
+            TaskError: this node does not allow as many open files.
+        """
+        allow_open_files(self._spec.shards + OTHER_FILES)
+        for number in range(self._spec.shards):
+            self.shards.append(Shard(self._folder / "train" / f"{number:05d}.jsonl"))
+        self.shards.append(Shard(self._folder / "validation" / "00000.jsonl"))
+        if self._spec.on_bad_record == "skip":
+            self._rejected = PartFile(self._folder / "rejected.jsonl")
+
+    @property
+    def train(self) -> list[Shard]:
+        return self.shards[:-1]
+
+    @property
+    def validation(self) -> Shard:
+        return self.shards[-1]
+
+    @property
+    def documents(self) -> int:
+        """Documents kept so far."""
+        return len(self._seen)
+
+    def take(self, path: Path, record: Record) -> str:
+        """Keep a record's document or leave it out; answers one of OUTCOMES.
+
+        Raises:
+            TaskError: the record is bad and the spec says ``fail``.
+        """
+        if record.problem:
+            return self._reject(path, record)
+        text = normalise(record.value[self._spec.text_key])
+        if not text:
+            return "empty"
+        if len(text) < self.min_chars:
+            return "short"
+        digest = text_digest(text)
+        if digest in self._seen:
+            return "duplicate"
+        self._seen.add(digest)
+        self._keep(text, digest, record.value)
+        return "kept"
+
+    def _keep(self, text: str, digest: bytes, value: Mapping[str, Any]) -> None:
+        import orjson
+
+        document = {"id": document_id(value.get(self._spec.id_key), digest), "text": text}
+        if isinstance(value.get(SOURCE_KEY), str):
+            document[SOURCE_KEY] = value[SOURCE_KEY]
+        held_out = is_validation(document["id"], self._spec.validation_fraction)
+        shard = self.validation if held_out else self.train[shard_of(digest, self._spec.shards)]
+        shard.add(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
+
+    def _reject(self, path: Path, record: Record) -> str:
+        import orjson
+
+        if self._rejected is None:
+            require_intact(path, self.keys)
+            hint = "correct the record, or set curate.on_bad_record to skip to leave such ones out"
+            raise TaskError(f"{path}:{record.line}: {record.problem}", hint)
+        aside = {
+            "file": str(path),
+            "line": record.line,
+            "reason": record.problem,
+            "record": record.raw[:REJECTED_BYTES].decode(errors="replace"),
+        }
+        self._rejected.write(orjson.dumps(aside, option=orjson.OPT_APPEND_NEWLINE))
+        return "bad"
+
+    def publish(self) -> None:
+        """Give every file its name, once all are safely on the disk."""
+        for part in self._parts():
+            part.seal()
+        for part in self._parts():
+            part.publish()
+        for folder in {part.path.parent for part in self._parts()}:
+            fsync_folder(folder)
+
+    def discard(self) -> None:
+        """Remove what was not published."""
+        for part in self._parts():
+            part.discard()
+
+    def describe(self, root: Path) -> list[dict[str, Any]]:
+        """Path (relative to the run), documents, bytes and SHA-256 of every shard."""
+        return [
+            {
+                "path": str(shard.part.path.relative_to(root)),
+                "documents": shard.documents,
+                "bytes": shard.part.bytes,
+                "sha256": shard.part.sha256,
+            }
+            for shard in self.shards
+        ]
+
+    def _parts(self) -> list[PartFile]:
+        parts = [shard.part for shard in self.shards]
+        return parts if self._rejected is None else [*parts, self._rejected]
+
+
+def require_intact(path: Path, keys: Sequence[str]) -> None:
+    """Read a compressed file to its end: where it is damaged, that explains a bad record better.
+
+    Raises:
+        TaskError: the file is truncated or corrupt.
+    """
+    from jobs.data import readers
+
+    if path.suffix.lower() in readers.COMPRESSED:
+        for _ in readers.read_records(path, keys):
+            pass
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's own limit of open files where it is lower.
+
+    Raises:
+        TaskError: the machine does not allow as many.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= count:
+        return
+    if hard < count:
+        message = f"{count} open files are needed, one a shard, and this node allows {hard}"
+        raise TaskError(message, "lower curate.shards")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+def document_id(value: Any, digest: bytes) -> str:
+    """A record's own id when it is a word or a whole number, else its text's digest in hex."""
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return digest.hex()
+
+
+def is_validation(identity: str, fraction: float) -> bool:
+    """Whether a document is held out: its id, hashed to [0, 1), lies below the fraction.
+
+    An id's side does not depend on the other documents, and one held out stays so when the
+    fraction grows.
+    """
+    hashed = hashlib.blake2b(identity.encode(), digest_size=8).digest()
+    return int.from_bytes(hashed, "big") < fraction * 2.0**64
+
+
+def shard_of(digest: bytes, shards: int) -> int:
+    """The training shard of a text, from its digest."""
+    return int.from_bytes(digest, "big") % shards
