@@ -9,7 +9,7 @@ import click
 
 from meditron_cli import console
 from meditron_cli.commands import options
-from meditron_cli.runs import record, store
+from meditron_cli.runs import record, request
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def planned(run: RunDir) -> Plan:
     from meditron_cli.config.stored import restore
     from meditron_cli.runs import prepare
 
-    asked = store.last_request(run)
+    asked = request.last_request(run)
     experiment, cluster = restore(asked)
     stages, pace = list(record.read(run).stages), metrics_log.measured(run)
     return prepare.make_plan(experiment, cluster, asked["size"], stages, pace)

@@ -15,6 +15,7 @@ from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError, RunFailed
 from meditron_cli.runs import store
+from meditron_cli.runs.request import Request, note_request
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def refuse(submission: Submission) -> None:
     Raises:
         ConfigError: placeholders in the profile, inputs that are missing; all of them.
     """
-    from meditron_cli.runs import launch
+    from meditron_cli.runs import launch_plan
     from meditron_cli.runs.record import RunRecord
 
     placeholders = submission.loaded.placeholders
@@ -151,7 +152,7 @@ def refuse(submission: Submission) -> None:
     if problems:
         raise ConfigError("\n".join(problems), hint="nothing was submitted")
     if not submission.exists:
-        launch.decide(submission.plan, RunRecord(submission.name, submission.path), {}, {})
+        launch_plan.decide(submission.plan, RunRecord(submission.name, submission.path), {}, {})
 
 
 def open_run(services: Services, submission: Submission) -> RunDir:
@@ -166,10 +167,10 @@ def open_run(services: Services, submission: Submission) -> RunDir:
     return store.create(submission.root, submission.name, request, submission.plan)
 
 
-def request_of(services: Services, submission: Submission) -> store.Request:
+def request_of(services: Services, submission: Submission) -> Request:
     """What is asked for, as the run keeps it."""
     loaded = submission.loaded
-    return store.Request(
+    return Request(
         experiment=loaded.experiment.model_dump(mode="json"),
         cluster=loaded.cluster.model_dump(mode="json"),
         size=loaded.size,
@@ -189,7 +190,7 @@ def start(services: Services, submission: Submission, run: RunDir, as_json: bool
     if submission.exists:
         console.note(continuing(run, services.clock.now()))
     started = launch(plan, services.scheduler(plan.site.scheduler), run, console.note)
-    store.note_request(run, request_of(services, submission))
+    note_request(run, request_of(services, submission))
     if as_json:
         console.json_out({"run": run.name, "dir": str(run.root), "jobs": started})
         return

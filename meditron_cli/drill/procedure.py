@@ -31,6 +31,7 @@ from meditron_cli.reporting import follow
 from meditron_cli.runs import cancel, launch, prepare, store
 from meditron_cli.runs.record import read
 from meditron_cli.runs.recover import Said, look
+from meditron_cli.runs.request import Request
 from meditron_cli.runs.state import fold
 from meditron_cli.scheduler.fault_injection import Hands
 from meditron_cli.services import Services
@@ -101,7 +102,7 @@ class Course:
         site = loaded.cluster
         self.guards = site.scheduler == "slurm" and not site.slurm.submit_from_jobs
         name = run_name(loaded.experiment, loaded.size, loaded.cluster.name)
-        request = store.Request(
+        request = Request(
             experiment=loaded.experiment.model_dump(mode="json"),
             cluster=loaded.cluster.model_dump(mode="json"),
             size=loaded.size,

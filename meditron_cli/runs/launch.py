@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from jobs.contract import done_markers, specs
 from jobs.contract.events import append_event, read_events
 from jobs.contract.locks import Locked, holder_of, locked_within
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import PretrainSpec
 from jobs.health import node_ledger
 from jobs.slurm import submission_log
 from jobs.supervision import attempt_records
@@ -21,7 +19,14 @@ from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.runs import state, store
-from meditron_cli.runs.record import RunRecord, StageRecord, TaskJob, read
+from meditron_cli.runs.launch_plan import (
+    StageDecision,
+    decide,
+    live_jobs,
+    refuse_other_data,
+    unique,
+)
+from meditron_cli.runs.record import RunRecord, read
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState, Scheduler
 
 HINTS = {
@@ -38,18 +43,6 @@ SUBMIT = "submit"
 
 Note = Callable[[str], None]
 """Says a sentence to the person who has called."""
-
-
-@dataclass(frozen=True)
-class StageDecision:
-    """What a launch does with the tasks of one stage."""
-
-    submit: tuple[int, ...]
-    """Tasks to give to new jobs."""
-    keep: dict[int, TaskJob]
-    """Tasks whose jobs are queued or running and stay."""
-    drop: tuple[str, ...]
-    """Jobs to cancel first: they wait for something that can no longer happen."""
 
 
 def launch(
@@ -269,122 +262,6 @@ def judge_tasks(plan: Plan, run: RunDir) -> dict[str, dict[int, str]]:
         }
         for stage in plan.stages
     }
-
-
-def refuse_other_data(record: RunRecord, verdicts: Mapping[str, Mapping[int, str]]) -> None:
-    """Refuse to make a run's tokens anew from other files once it has trained on the old ones.
-
-    Raises:
-        ConfigError: naming the stage whose inputs or settings have changed.
-    """
-    trained = record.stages.get("pretrain")
-    if trained is None or not (trained.progress or trained.done):
-        return
-    for stage in ("curate", "tokenize"):
-        changed = {"spec", "inputs"} & set(verdicts.get(stage, {}).values())
-        if changed:
-            what = "input files" if "inputs" in changed else "settings or tokenizer"
-            raise ConfigError(
-                f"the {what} of {stage} have changed since run {record.name} was trained on them",
-                hint="bring the old ones back, or start another run with `--new`",
-            )
-
-
-def decide(
-    plan: Plan,
-    record: RunRecord,
-    infos: Mapping[str, JobInfo],
-    verdicts: Mapping[str, Mapping[int, str]],
-) -> dict[str, StageDecision]:
-    """What to do with each stage; pure.
-
-    A stage after one that starts again starts again as a whole, since its inputs are made anew.
-
-    Raises:
-        ConfigError: a stage's inputs are neither there nor being made.
-    """
-    decisions: dict[str, StageDecision] = {}
-    for stage in plan.stages:
-        require_inputs(stage, decisions, record, infos)
-        renewed = any(decisions[name].submit for name in stage.after if name in decisions)
-        known = record.stages.get(stage.stage)
-        jobs = known.jobs if known else {}
-        living = {i: job for i, job in jobs.items() if is_living(infos.get(job.job_id))}
-        stuck = {i: job for i, job in living.items() if is_stuck(infos[job.job_id], renewed)}
-        keep = {i: job for i, job in living.items() if i not in stuck}
-        judged = {} if renewed else verdicts.get(stage.stage, {})
-        finished = {index for index, verdict in judged.items() if verdict == "done"}
-        wanted = [task.index for task in stage.tasks]
-        decisions[stage.stage] = StageDecision(
-            submit=tuple(i for i in wanted if i not in keep and i not in finished),
-            keep=keep,
-            drop=tuple(unique(job.job_id for job in stuck.values())),
-        )
-    return decisions
-
-
-def is_living(info: JobInfo | None) -> bool:
-    """Whether a job is queued or running."""
-    return info is not None and info.state in (JobState.QUEUED, JobState.ACTIVE)
-
-
-def is_stuck(info: JobInfo, renewed: bool) -> bool:
-    """Whether a living job waits for jobs that failed, or for ones that this launch replaces."""
-    return info.state is JobState.QUEUED and (renewed or info.reason == state.NEVER)
-
-
-def require_inputs(
-    stage: StagePlan,
-    decisions: Mapping[str, StageDecision],
-    record: RunRecord | None,
-    infos: Mapping[str, JobInfo],
-) -> None:
-    """Refuse a stage whose inputs nobody made or makes.
-
-    Raises:
-        ConfigError: naming the stage that is missing.
-    """
-    if brings_own_data(stage):
-        return
-    for name in stage.after:
-        before = record.stages.get(name) if record else None
-        if name in decisions or (before is not None and will_be_whole(before, infos)):
-            continue
-        raise ConfigError(
-            f"{stage.stage} needs the result of {name}, which this run does not have",
-            hint="`meditron submit pipeline` runs all stages in order",
-        )
-
-
-def will_be_whole(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
-    """Whether each task of a stage is done or has a living job."""
-    living = {index for index, job in stage.jobs.items() if is_living(infos.get(job.job_id))}
-    return stage.done | living == set(range(stage.total))
-
-
-def brings_own_data(stage: StagePlan) -> bool:
-    """Whether pretraining reads indexed datasets made elsewhere (``pretrain.data``)."""
-    return any(
-        isinstance(task.spec, PretrainSpec)
-        and task.spec.train_prefixes
-        and all(Path(prefix).is_absolute() for prefix in task.spec.train_prefixes)
-        for task in stage.tasks
-    )
-
-
-def job_ids(stage: StageRecord) -> list[str]:
-    """The jobs that a stage's tasks were last given to, each once."""
-    return unique(job.job_id for job in stage.jobs.values())
-
-
-def live_jobs(stage: StageRecord, infos: Mapping[str, JobInfo]) -> list[str]:
-    """Those of a stage's jobs that are queued or running."""
-    return [job for job in job_ids(stage) if is_living(infos.get(job))]
-
-
-def unique(values: Iterable[str]) -> list[str]:
-    """Values in order, each once."""
-    return list(dict.fromkeys(values))
 
 
 def prepare(

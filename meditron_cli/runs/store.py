@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import errno
-import getpass
 import os
-import platform
 import re
 import shutil
 import stat
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from jobs.contract import specs
-from jobs.contract.events import append_event, read_events
 from jobs.contract.files import FormatError, fsync_folder, read_json, write_json
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PretrainSpec
-from meditron_cli import __version__
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan, StagePlan
+from meditron_cli.runs.request import Request, record
 
 VARIABLE = "MEDITRON_RUNS"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
-LIBRARIES = ("torch", "megatron-core", "submitit", "tokenizers", "lm-eval", "numpy")
-SECRET = re.compile(r"(?i)((?:password|passwd|secret|api[_-]?key|credential)[^=\s]*=).*")
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a person asked for, as ``run.json`` keeps it. JSON values only."""
-
-    experiment: dict[str, Any]
-    cluster: dict[str, Any]
-    size: str
-    config_file: str | None
-    command: Sequence[str]
-    time: float
-    """Seconds since 1970."""
 
 
 def runs_root(option: Path | None, environ: Mapping[str, str], profile: Path | None) -> Path:
@@ -194,59 +176,6 @@ def _rename(part: Path, final: Path) -> None:
             hint="submit again to continue it",
         ) from error
     fsync_folder(final.parent)
-
-
-def note_request(run: RunDir, request: Request) -> None:
-    """Note a later submission's request, where it asks for something else than the last one."""
-    asked, last = asdict(request), last_request(run)
-    decisive = ("experiment", "cluster", "size")
-    if any(asked[key] != last[key] for key in decisive):
-        asked["command"] = [redact(word) for word in request.command]
-        append_event(run, "request", **asked)
-
-
-def last_request(run: RunDir) -> dict[str, Any]:
-    """What was asked for last: of a later submission where there was one, else the first.
-
-    Raises:
-        ConfigError: there is no record, or not one this program reads.
-    """
-    asked = read_record(run)
-    for event in read_events(run):
-        if event["event"] == "request":
-            asked = event
-    return asked
-
-
-def record(name: str, request: Request, code: dict[str, Any]) -> dict[str, Any]:
-    """The content of ``run.json``: what was asked, by whom, with which programs. No secrets."""
-    return {
-        "run": name,
-        **asdict(request),
-        "command": [redact(word) for word in request.command],
-        "versions": versions(),
-        "code": code,
-        "user": getpass.getuser(),
-        "host": platform.node(),
-    }
-
-
-def redact(word: str) -> str:
-    """A command-line word without the value of anything that sounds secret."""
-    return SECRET.sub(r"\1***", word)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, ours and the libraries a run uses, as far as they are installed here."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"meditron": __version__, "python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def write_plan(run: RunDir, plan: Plan, live: Collection[tuple[str, int]] = ()) -> None:

@@ -20,7 +20,7 @@ from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
 from meditron_cli.config.load import load
 from meditron_cli.plan.model import Plan, StagePlan
-from meditron_cli.runs import store
+from meditron_cli.runs import request, store
 from meditron_cli.runs.prepare import plan_of
 from tests.bench import Figure, children_cpu_seconds, environment, seconds_of
 
@@ -95,7 +95,7 @@ def make_runs(root: Path, plan: Plan, count: int) -> None:
 
 def make_run(root: Path, name: str, plan: Plan, done: Iterable[str]) -> RunDir:
     """A run whose jobs were submitted, and whose ``done`` stages are over."""
-    run = store.create(root, name, store.Request({}, {}, "tiny", None, ["meditron"], 0.0), plan)
+    run = store.create(root, name, request.Request({}, {}, "tiny", None, ["meditron"], 0.0), plan)
     shutil.rmtree(run.code)  # a thousand copies would fill a disk, and status never looks at it
     for stage in plan.stages:
         indices = [task.index for task in stage.tasks]

@@ -14,7 +14,7 @@ from jobs.contract.files import write_json
 from jobs.contract.locks import locked
 from jobs.supervision.recovery import resubmission
 from meditron_cli.commands.resume import planned
-from meditron_cli.runs import launch, store
+from meditron_cli.runs import launch, launch_plan, request
 from meditron_cli.runs.record import read
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
 
@@ -234,7 +234,7 @@ def test_specs_of_living_tasks_are_not_rewritten(meditron: Bench) -> None:
     meditron.submit("--set", "pretrain.save_interval=7")
 
     assert run.spec("pretrain", 0).stat().st_mtime_ns == before
-    assert store.last_request(run)["experiment"]["pretrain"]["save_interval"] == 7
+    assert request.last_request(run)["experiment"]["pretrain"]["save_interval"] == 7
 
 
 def test_a_stop_file_does_not_stop_the_next_submission(meditron: Bench) -> None:
@@ -356,7 +356,7 @@ def test_decisions_name_every_task_once(meditron: Bench) -> None:
     plan, record = planned(run), read(run)
     infos = launch.ask(record, meditron.scheduler)
 
-    decisions = launch.decide(plan, record, infos, launch.judge_tasks(plan, run))
+    decisions = launch_plan.decide(plan, record, infos, launch.judge_tasks(plan, run))
 
     for stage in plan.stages:
         decision = decisions[stage.stage]

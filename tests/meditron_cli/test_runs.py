@@ -18,6 +18,7 @@ from jobs.contract.stage_specs import STAGES
 from meditron_cli.commands.resume import planned
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import store
+from meditron_cli.runs.request import Request, redact
 
 from ..conftest import Bench
 
@@ -135,7 +136,7 @@ def test_the_copied_code_runs_by_itself(meditron: Bench) -> None:
     ],
 )
 def test_secrets_stay_out_of_the_record(word: str, kept: str) -> None:
-    assert store.redact(word) == kept
+    assert redact(word) == kept
 
 
 def test_new_starts_another_run(meditron: Bench) -> None:
@@ -194,7 +195,7 @@ def test_a_run_of_a_newer_format_is_not_continued(meditron: Bench) -> None:
 def test_a_name_that_could_leave_the_runs_directory_is_refused(meditron: Bench, name: str) -> None:
     meditron.submit(stage="curate")
     plan = planned(meditron.run())
-    request = store.Request({}, {}, "tiny", None, [], 0.0)
+    request = Request({}, {}, "tiny", None, [], 0.0)
 
     with pytest.raises(ConfigError, match="is no name for a run"):
         store.create(meditron.runs, name, request, plan)
@@ -203,7 +204,7 @@ def test_a_name_that_could_leave_the_runs_directory_is_refused(meditron: Bench, 
 def test_of_two_that_make_a_run_at_once_one_is_told(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     run = meditron.run()
-    request = store.Request({}, {}, "tiny", None, [], 0.0)
+    request = Request({}, {}, "tiny", None, [], 0.0)
 
     with pytest.raises(ConfigError, match="was made by another submit just now"):
         store.create(meditron.runs, run.name, request, planned(run))
@@ -241,11 +242,12 @@ MAKE_RUNS = """
 import sys
 from pathlib import Path
 from jobs.contract.rundir import RunDir
+from meditron_cli.runs.request import Request
 from meditron_cli.runs import store
 from meditron_cli.commands.resume import planned
 root = Path(sys.argv[1])
 plan = planned(RunDir(root / sys.argv[2]))
-request = store.Request({}, {}, "tiny", None, [], 0.0)
+request = Request({}, {}, "tiny", None, [], 0.0)
 print("ready", flush=True)
 for number in range(1000):
     store.create(root, f"made-{number}", request, plan)
