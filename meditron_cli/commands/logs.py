@@ -12,14 +12,14 @@ import click
 
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
-from meditron_cli import attempts as starts
-from meditron_cli import console, events
-from meditron_cli.attempts import Attempt
+from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
 from meditron_cli.reporting import tables
 from meditron_cli.reporting.follow import FINAL, News
-from meditron_cli.runs import query
+from meditron_cli.runs import attempts as starts
+from meditron_cli.runs import events, query
+from meditron_cli.runs.attempts import Attempt
 from meditron_cli.services import Services
 
 SUFFIXES = (".out", ".log", ".err")

@@ -7,11 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from meditron_cli.config import files, yaml_tree
+from meditron_cli.config import facts_file, files, yaml_tree
 from meditron_cli.config.diagnostics import Place
+from meditron_cli.config.facts_file import Facts
 from meditron_cli.config.yaml_tree import Entry, MapNode, Node, ScalarNode
-from meditron_cli.doctor import cache
-from meditron_cli.doctor.cache import Facts
 
 LAYER = "facts"
 PARTITIONS = ("gpu_partition", "cpu_partition")
@@ -32,13 +31,13 @@ class Known:
         """How old the facts are, in one sentence; empty where there are none."""
         if self.time is None:
             return ""
-        return f"facts about the cluster: {self.file}, {cache.age(now - self.time)} old"
+        return f"facts about the cluster: {self.file}, {facts_file.age(now - self.time)} old"
 
     def doubts(self, now: float) -> list[str]:
         """What speaks against them: a broken file, or their age."""
         if self.warning:
             return [self.warning]
-        if self.time is not None and now - self.time > cache.OLD_DAYS * 86400:
+        if self.time is not None and now - self.time > facts_file.OLD_DAYS * 86400:
             return [f"{self.age(now)}; `meditron doctor` asks again"]
         return []
 
@@ -50,11 +49,11 @@ def complete(profile: MapNode) -> tuple[MapNode, Known | None]:
     name = scalar(profile, "name")
     if not name:
         return profile, None
-    path = cache.path_of(name)
+    path = facts_file.path_of(name)
     label = files.label_of(path)
     try:
-        facts = cache.read(path)
-    except cache.Broken as error:
+        facts = facts_file.read(path)
+    except facts_file.Broken as error:
         again = f"`meditron doctor --cluster {name}` writes it anew"
         return profile, Known(label, warning=f"{error}; left out; {again}")
     if facts is None:

@@ -12,9 +12,10 @@ from jobs.contract.stage_specs import STAGES
 from jobs.health import node_ledger
 from jobs.slurm.client import Client
 from jobs.slurm.job_environment import job_environment
+from meditron_cli.config import facts_file
+from meditron_cli.config.facts_file import Facts, Probe
 from meditron_cli.config.load import Loaded, load
 from meditron_cli.doctor import (
-    cache,
     job_options,
     known,
     probe,
@@ -23,7 +24,6 @@ from meditron_cli.doctor import (
     rules_probe,
     run_measurements,
 )
-from meditron_cli.doctor.cache import Facts, Probe
 from meditron_cli.doctor.finding import FATAL, Finding, unknown
 from meditron_cli.doctor.site_view import Look
 from meditron_cli.errors import SchedulerError
@@ -96,10 +96,10 @@ def examine(patient: Patient, wait: float | None) -> Examined:
         )
     look = Look(site, loaded.cluster, run_measurements.workload(plan, patient.root, patient.size))
     findings = rules.judge(look)
-    file = cache.path_of(loaded.cluster.name, patient.environ)
+    file = facts_file.path_of(loaded.cluster.name, patient.environ)
     seen = see(patient, plan, client, earlier_probe(file), wait)
     facts = known.keep(look, seen.probe, patient.clock.now())
-    cache.write(file, facts)
+    facts_file.write(file, facts)
     return Examined(
         findings=findings + seen.findings,
         strategy=rules.strategy(look, facts.slurm.submit_from_jobs),
@@ -156,7 +156,7 @@ def remembered(patient: Patient, plan: Plan, earlier: Probe | None) -> Seen:
         return Seen([unseen(f"job {found.job_id} waits to look")], found)
     if earlier.report is None:
         remember(patient, found)
-    age = cache.age(patient.clock.now() - found.report["time"])
+    age = facts_file.age(patient.clock.now() - found.report["time"])
     patient.tell(f"compute nodes were seen {age} ago")
     return judged(plan, found)
 
@@ -225,7 +225,7 @@ def unseen(why: str) -> Finding:
 def earlier_probe(file: Path) -> Probe | None:
     """The probe that a cache file knows of; a broken file knows none, and is written anew."""
     try:
-        facts = cache.read(file)
-    except cache.Broken:
+        facts = facts_file.read(file)
+    except facts_file.Broken:
         return None
     return facts.probe if facts else None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from meditron_cli.config.facts_file import Facts, PartitionFacts, Probe, SlurmFacts
 from meditron_cli.doctor import facts, rules_probe, rules_termination
-from meditron_cli.doctor.cache import Facts, PartitionFacts, Probe, SlurmFacts
 from meditron_cli.doctor.rules_placement import smallest
 from meditron_cli.doctor.site_view import Look
 

@@ -6,10 +6,10 @@ import sys
 from typing import Protocol
 
 from jobs.contract.rundir import RunDir
-from meditron_cli import attempts, console, events
-from meditron_cli.attempts import Attempt
+from meditron_cli import console
 from meditron_cli.reporting import tables
-from meditron_cli.runs import state
+from meditron_cli.runs import attempts, events, state
+from meditron_cli.runs.attempts import Attempt
 from meditron_cli.runs.query import ask
 from meditron_cli.runs.record import RunRecord, last_words, read
 from meditron_cli.runs.state import RunView, StageView

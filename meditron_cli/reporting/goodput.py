@@ -16,7 +16,7 @@ from math import fsum
 from typing import Any, NamedTuple
 
 from jobs.contract.metrics_log import that_count
-from meditron_cli.attempts import Attempt
+from meditron_cli.runs.attempts import Attempt
 
 BUCKETS = ("queue", "startup", "training", "checkpoint", "validation", "redone", "down", "stall")
 """``queue``: waiting for the scheduler. ``startup``: from a start to its first step. ``training``:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from meditron_cli.attempts import Attempt
 from meditron_cli.reporting import goodput
 from meditron_cli.reporting.goodput import STEPS, TRAINING, Work
+from meditron_cli.runs.attempts import Attempt
 
 ANNOUNCED = ("preempted", "time_limit", "stopped", "cancelled")
 """Causes that nobody has to detect: they ask the ranks to leave."""

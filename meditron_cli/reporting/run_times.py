@@ -10,12 +10,12 @@ from typing import Any
 
 from jobs.contract.files import read_lines
 from jobs.contract.rundir import RunDir
-from meditron_cli import attempts as starts
-from meditron_cli import events as log
-from meditron_cli.attempts import Attempt
 from meditron_cli.reporting import goodput, interruptions
 from meditron_cli.reporting.goodput import TRAINING, Ledger, Work
 from meditron_cli.reporting.interruptions import Interruption
+from meditron_cli.runs import attempts as starts
+from meditron_cli.runs import events as log
+from meditron_cli.runs.attempts import Attempt
 from meditron_cli.runs.record import KINDS, RunRecord
 from meditron_cli.runs.state import ALIVE, RunView
 

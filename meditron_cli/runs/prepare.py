@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.files import sha256
+from meditron_cli.runs import record, request
 
 if TYPE_CHECKING:
     from jobs.contract.metrics_log import Pace
+    from jobs.contract.rundir import RunDir
     from meditron_cli.config.load import Loaded
     from meditron_cli.config.schema import Cluster, Experiment
     from meditron_cli.plan.model import Plan
@@ -131,3 +133,18 @@ def read_vocabulary(path: Path) -> dict[str, int]:
         return {**{str(token): int(number) for token, number in vocabulary.items()}, **added}
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError("it has no model with a vocabulary") from error
+
+
+def planned(run: RunDir) -> Plan:
+    """The plan of all the run's stages, from the configuration it was last submitted with.
+
+    Raises:
+        ConfigError: the record cannot be read, or is one that this version refuses.
+    """
+    from jobs.contract import metrics_log
+    from meditron_cli.config.stored import restore
+
+    asked = request.last_request(run)
+    experiment, cluster = restore(asked)
+    stages, pace = list(record.read(run).stages), metrics_log.measured(run)
+    return make_plan(experiment, cluster, asked["size"], stages, pace)

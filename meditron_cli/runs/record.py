@@ -14,9 +14,8 @@ from jobs.contract.files import read_small
 from jobs.contract.outcomes import Action
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
-from meditron_cli import events
 from meditron_cli.errors import ConfigError
-from meditron_cli.runs import store
+from meditron_cli.runs import events, store
 
 INTENTS = ("intent", "withdraw", "submit")
 ENDINGS = {"cancel": "cancelled", "stop": "stopped"}

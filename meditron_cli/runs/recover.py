@@ -109,8 +109,8 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
     """The same for tasks of this machine, which start anew as a person would start them: all that
     are unfinished, and so none beside one that must not be tried again.
     """
-    from meditron_cli.commands.resume import planned
     from meditron_cli.runs.launch import launch
+    from meditron_cli.runs.prepare import planned
 
     tasks = recovery_job.unfinished(run, stage)
     scheduler = services.scheduler("local")

@@ -15,7 +15,7 @@ import pytest
 
 from jobs.contract import specs
 from jobs.contract.files import read_json, write_json
-from meditron_cli import events
+from meditron_cli.runs import events
 from meditron_cli.scheduler.base import JobState
 
 from ..conftest import Bench

@@ -13,8 +13,8 @@ from jobs.contract.events import append_event
 from jobs.contract.files import write_json
 from jobs.contract.locks import locked
 from jobs.supervision.recovery import resubmission
-from meditron_cli.commands.resume import planned
 from meditron_cli.runs import launch, launch_plan, request
+from meditron_cli.runs.prepare import planned
 from meditron_cli.runs.record import read
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
 

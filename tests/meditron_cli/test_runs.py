@@ -15,9 +15,9 @@ from jobs.contract import rundir
 from jobs.contract.files import read_json
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
-from meditron_cli.commands.resume import planned
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import store
+from meditron_cli.runs.prepare import planned
 from meditron_cli.runs.request import Request, redact
 
 from ..conftest import Bench
@@ -244,7 +244,7 @@ from pathlib import Path
 from jobs.contract.rundir import RunDir
 from meditron_cli.runs.request import Request
 from meditron_cli.runs import store
-from meditron_cli.commands.resume import planned
+from meditron_cli.runs.prepare import planned
 root = Path(sys.argv[1])
 plan = planned(RunDir(root / sys.argv[2]))
 request = Request({}, {}, "tiny", None, [], 0.0)

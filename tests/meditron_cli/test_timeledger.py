@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meditron_cli import attempts
-from meditron_cli.attempts import Attempt
 from meditron_cli.reporting import goodput, interruptions, run_times
 from meditron_cli.reporting.goodput import Ledger
 from meditron_cli.reporting.interruptions import Interruption
+from meditron_cli.runs import attempts
+from meditron_cli.runs.attempts import Attempt
 
 BEGAN = 1_700_000_000.0
 

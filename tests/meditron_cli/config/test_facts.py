@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from meditron_cli.config import facts_file
 from meditron_cli.config.explain import Question, explain
+from meditron_cli.config.facts_file import Facts, PartitionFacts, SlurmFacts
 from meditron_cli.config.load import Loaded, load
-from meditron_cli.doctor import cache
-from meditron_cli.doctor.cache import Facts, PartitionFacts, SlurmFacts
 
 PROFILE = """\
 name: site
@@ -51,7 +51,7 @@ def explained(key: str) -> tuple[object, str, str]:
 
 
 def test_facts_fill_in_what_a_profile_leaves_out(home: Path) -> None:
-    cache.write(cache.path_of("site"), FACTS)
+    facts_file.write(facts_file.path_of("site"), FACTS)
 
     cluster = loaded().cluster
 
@@ -64,7 +64,7 @@ def test_facts_fill_in_what_a_profile_leaves_out(home: Path) -> None:
 def test_what_a_profile_says_counts_more(home: Path) -> None:
     written = PROFILE + "  grace_seconds: 90\nslurm: {max_array_size: 101, requeue: true}\n"
     (home / "site.yaml").write_text(written)
-    cache.write(cache.path_of("site"), FACTS)
+    facts_file.write(facts_file.path_of("site"), FACTS)
 
     cluster = loaded().cluster
 
@@ -73,8 +73,8 @@ def test_what_a_profile_says_counts_more(home: Path) -> None:
 
 
 def test_what_is_not_known_stays_as_it_was(home: Path) -> None:
-    cache.write(
-        cache.path_of("site"),
+    facts_file.write(
+        facts_file.path_of("site"),
         replace(FACTS, partitions={"gpu": PartitionFacts("normal", None, 0)}, slurm=SlurmFacts()),
     )
 
@@ -91,13 +91,13 @@ def test_what_is_not_known_stays_as_it_was(home: Path) -> None:
 def test_facts_of_another_partition_or_quality_of_service_are_left_out(
     home: Path, partitions: dict[str, PartitionFacts]
 ) -> None:
-    cache.write(cache.path_of("site"), replace(FACTS, partitions=partitions))
+    facts_file.write(facts_file.path_of("site"), replace(FACTS, partitions=partitions))
 
     assert loaded().cluster.gpu_partition.grace_seconds is None
 
 
 def test_explain_names_the_cache_file_as_the_source(home: Path) -> None:
-    cache.write(cache.path_of("site"), FACTS)
+    facts_file.write(facts_file.path_of("site"), FACTS)
 
     file = "cache/meditron/clusters/site.json"
     assert explained("cluster.gpu_partition.grace_seconds") == (30, "facts", file)
@@ -132,7 +132,7 @@ def test_a_cluster_that_was_never_asked_has_no_facts(home: Path) -> None:
     ],
 )
 def test_a_broken_file_is_left_out_with_a_warning(home: Path, text: str) -> None:
-    path = cache.path_of("site")
+    path = facts_file.path_of("site")
     path.parent.mkdir(parents=True)
     path.write_text(text)
 
@@ -147,7 +147,7 @@ def test_a_broken_file_is_left_out_with_a_warning(home: Path, text: str) -> None
 
 
 def test_the_age_of_facts_is_said_and_doubted_when_they_are_old(home: Path) -> None:
-    cache.write(cache.path_of("site"), FACTS)
+    facts_file.write(facts_file.path_of("site"), FACTS)
     known = loaded().known
     assert known
 
@@ -160,12 +160,12 @@ def test_the_age_of_facts_is_said_and_doubted_when_they_are_old(home: Path) -> N
 
 
 def test_a_cache_file_holds_what_was_written(tmp_path: Path) -> None:
-    probe = cache.Probe("12", "/runs/.doctor-1", 1.0, {"nodes": []})
+    probe = facts_file.Probe("12", "/runs/.doctor-1", 1.0, {"nodes": []})
     path = tmp_path / "a" / "site.json"
-    cache.write(path, replace(FACTS, probe=probe))
+    facts_file.write(path, replace(FACTS, probe=probe))
 
-    assert cache.read(path) == replace(FACTS, probe=probe)
-    assert cache.read(tmp_path / "none.json") is None
+    assert facts_file.read(path) == replace(FACTS, probe=probe)
+    assert facts_file.read(tmp_path / "none.json") is None
 
 
 @pytest.mark.parametrize(
@@ -173,4 +173,4 @@ def test_a_cache_file_holds_what_was_written(tmp_path: Path) -> None:
     [(0, "less than a minute"), (60, "1 minute"), (7199, "1 hour"), (86400 * 3, "3 days")],
 )
 def test_ages_are_short(seconds: float, words: str) -> None:
-    assert cache.age(seconds) == words
+    assert facts_file.age(seconds) == words

@@ -14,8 +14,9 @@ from click.testing import CliRunner, Result
 
 from jobs.contract.files import read_json, write_json
 from jobs.health import node_ledger
-from meditron_cli.doctor import cache, probe
-from meditron_cli.doctor.cache import Probe
+from meditron_cli.config import facts_file
+from meditron_cli.config.facts_file import Probe
+from meditron_cli.doctor import probe
 from meditron_cli.doctor.probe import Waited
 from meditron_cli.main import main
 from meditron_cli.services import Services
@@ -76,9 +77,9 @@ class Ward:
         assert isinstance(found, dict)
         return found
 
-    def kept(self) -> cache.Facts:
+    def kept(self) -> facts_file.Facts:
         """What it has kept."""
-        facts = cache.read(self.file)
+        facts = facts_file.read(self.file)
         assert facts
         return facts
 
@@ -249,7 +250,7 @@ def test_what_an_earlier_version_saw_is_told_as_far_as_it_goes(ward: Ward) -> No
     seen = report(time=ward.bench.clock.now())
     del seen["hosts"], seen["host_step"]
     kept = Probe("5", str(ward.bench.folder / "gone"), 1.0, seen)
-    cache.write(ward.file, cache.Facts("test-slurm", 1.0, probe=kept))
+    facts_file.write(ward.file, facts_file.Facts("test-slurm", 1.0, probe=kept))
 
     found = ward.json("--no-probe")
 
@@ -407,7 +408,7 @@ def test_a_broken_cache_is_written_anew(ward: Ward) -> None:
 def test_a_folder_that_was_removed_meanwhile_is_no_probe_to_wait_for(ward: Ward) -> None:
     ward("--no-probe")
     gone = Probe("5", str(ward.bench.folder / "gone"), 1.0)
-    cache.write(ward.file, cache.Facts("test-slurm", 1.0, probe=gone))
+    facts_file.write(ward.file, facts_file.Facts("test-slurm", 1.0, probe=gone))
     ward.will_report(report())
 
     assert ward().exit_code == 0

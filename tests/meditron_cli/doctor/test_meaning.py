@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from jobs.contract.metrics_log import Pace
+from meditron_cli.config.facts_file import PartitionFacts, Probe, SlurmFacts
 from meditron_cli.doctor import rules
-from meditron_cli.doctor.cache import PartitionFacts, Probe, SlurmFacts
 from meditron_cli.doctor.facts import Shape, Site
 from meditron_cli.doctor.finding import FATAL, OK, UNKNOWN, WARN
 from meditron_cli.doctor.known import keep

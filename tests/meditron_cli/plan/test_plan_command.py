@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from meditron_cli.doctor import cache
-from meditron_cli.doctor.cache import Facts, PartitionFacts
+from meditron_cli.config import facts_file
+from meditron_cli.config.facts_file import Facts, PartitionFacts
 
 from ...conftest import Bench
 
@@ -90,7 +90,7 @@ def test_a_run_that_is_continued_is_planned_with_its_own_saves_and_the_sites_gra
     monkeypatch.setenv("XDG_CACHE_HOME", str(meditron.folder / "cache"))
     low = PartitionFacts(qos="", grace_seconds=10, max_time_minutes=None)
     facts = Facts("test-slurm", meditron.clock.now() - 3600, {"low": low})
-    cache.write(cache.path_of("test-slurm"), facts)
+    facts_file.write(facts_file.path_of("test-slurm"), facts)
     target = ("pretrain", "--cluster", "test-slurm", "--size", "tiny")
     assert meditron("submit", "pipeline", *target[1:]).exit_code == 0
     lines = [{"save": 20.0, "step": 0}, {"step": 1, "loss": 2.0, "seconds": 3.0}]
@@ -113,7 +113,7 @@ def test_facts_do_not_make_a_dry_run_differ_from_one_moment_to_the_next(
     meditron: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(meditron.folder / "cache"))
-    cache.write(cache.path_of("test-slurm"), Facts("test-slurm", meditron.clock.now()))
+    facts_file.write(facts_file.path_of("test-slurm"), Facts("test-slurm", meditron.clock.now()))
     words = ("submit", "pretrain", "--cluster", "test-slurm", "--size", "tiny", "--dry-run")
 
     first = meditron(*words)
