@@ -161,7 +161,7 @@ def open_run(services: Services, submission: Submission) -> RunDir:
 
     if submission.exists:
         run = RunDir(submission.path)
-        store.read_record(run)
+        request.read_record(run)
         return run
     request = request_of(services, submission)
     return store.create(submission.root, submission.name, request, submission.plan)

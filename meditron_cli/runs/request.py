@@ -7,12 +7,14 @@ import platform
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from jobs.contract.events import append_event, read_events
+from jobs.contract.files import FormatError, read_json
 from jobs.contract.rundir import RunDir
 from meditron_cli import __version__
-from meditron_cli.runs.store import read_record
+from meditron_cli.errors import ConfigError
 
 LIBRARIES = ("torch", "megatron-core", "submitit", "tokenizers", "lm-eval", "numpy")
 
@@ -84,3 +86,24 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def read_record(run: RunDir) -> dict[str, Any]:
+    """``run.json``; raises like ``read_run_file``."""
+    return read_run_file(run.record)
+
+
+def read_run_file(path: Path) -> dict[str, Any]:
+    """Read a JSON file that every run directory has.
+
+    Raises:
+        ConfigError: missing, or of a format this program does not read.
+    """
+    try:
+        return read_json(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is missing; this is no whole run directory") from error
+    except FormatError as error:
+        raise ConfigError(
+            str(error), hint="the run was made by another version of meditron; use that one"
+        ) from error

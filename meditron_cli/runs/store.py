@@ -20,7 +20,7 @@ from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import PretrainSpec
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan, StagePlan
-from meditron_cli.runs.request import Request, record
+from meditron_cli.runs.request import Request, read_run_file, record
 
 VARIABLE = "MEDITRON_RUNS"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -237,20 +237,4 @@ def read_plan(run: RunDir) -> dict[str, Any]:
     Raises:
         ConfigError: missing, or of a format this program does not read.
     """
-    return _read(run.plan)
-
-
-def read_record(run: RunDir) -> dict[str, Any]:
-    """``run.json``; raises like ``read_plan``."""
-    return _read(run.record)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path} is missing; this is no whole run directory") from error
-    except FormatError as error:
-        raise ConfigError(
-            str(error), hint="the run was made by another version of meditron; use that one"
-        ) from error
+    return read_run_file(run.plan)
