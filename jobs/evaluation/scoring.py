@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.errors import FAILED, TaskError
-from jobs.stages.evaluate import Samples
 
 if TYPE_CHECKING:
     from jobs.evaluation.benchmarks import Question
+
+Samples = list[dict[str, Any]]
+"""The harness's record of each question: ``doc``, ``filtered_resps``, ``acc``, ``acc_norm`` …"""
 
 
 def put(lm: Any, name: str, asked: Sequence[Question], examples: Sequence[Question]) -> Samples:

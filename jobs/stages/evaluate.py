@@ -18,7 +18,7 @@ from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.files import write_bytes, write_json
 from jobs.contract.stage_specs import EvaluateSpec
 from jobs.data import tokenizer_file
-from jobs.evaluation.scoring import put, question_records, summarise
+from jobs.evaluation.scoring import Samples, put, question_records, summarise
 from jobs.runtime.context import Context
 from jobs.runtime.heartbeat import Phase
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from jobs.evaluation.benchmarks import Question
-
-Samples = list[dict[str, Any]]
-"""The harness's record of each question: ``doc``, ``filtered_resps``, ``acc``, ``acc_norm`` …"""
 
 
 def run(context: Context) -> None:

@@ -29,9 +29,10 @@ from jobs.runtime import cgroups, secrets_file
 from jobs.supervision import attempt_records, preflight_step
 from jobs.supervision.allocation import Surroundings
 from jobs.supervision.attempt_records import Place, say
-from jobs.supervision.diagnosis import evidence_collection, postmortem
+from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import Evidence
 from jobs.supervision.diagnosis.evidence_collection import Seen
+from jobs.supervision.diagnosis.postmortem import examine
 from jobs.supervision.ranks import (
     hang_attribution,
     hang_detector,
@@ -41,7 +42,7 @@ from jobs.supervision.ranks import (
     stack_dump,
 )
 from jobs.supervision.ranks.rank_monitor import Senses, Watching
-from jobs.supervision.recovery import retry_policy
+from jobs.supervision.recovery import closing, retry_policy
 from jobs.supervision.recovery.actions import Acting
 
 POLL_SECONDS = 0.2
@@ -337,8 +338,8 @@ class Supervisor:
                 in_allocation=False,
                 started_again=start.job_id == here.job.job_id,
             )
-            evidence = postmortem.examine(self.run, start, task, here.client, site)
-            decision = postmortem.close(self.run, start, evidence, self.ledger(), "supervisor")
+            evidence = examine(self.run, start, task, here.client, site)
+            decision = closing.close(self.run, start, evidence, self.ledger(), "supervisor")
             self.remember(decision.suspects)
             unwanted = set(decision.exclude) & set(here.job.nodes)
             stops = decision.action is Action.STOP and not past.was_resumed_after(start.attempt)

@@ -15,7 +15,7 @@ from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError, RunFailed
 from meditron_cli.runs import store
-from meditron_cli.runs.request import Request, note_request
+from meditron_cli.runs.request import Request, note_request, read_record
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def open_run(services: Services, submission: Submission) -> RunDir:
 
     if submission.exists:
         run = RunDir(submission.path)
-        request.read_record(run)
+        read_record(run)
         return run
     request = request_of(services, submission)
     return store.create(submission.root, submission.name, request, submission.plan)

@@ -4,22 +4,20 @@ lies in its folder. Standard library only.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
-from jobs.contract import attempt_history, rundir, specs
+from jobs.contract import rundir, specs
 from jobs.contract.attempt_history import Start
 from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import Job
-from jobs.contract.outcomes import Cause, Decision, NodeEntry, Verdict
+from jobs.contract.outcomes import Cause, Verdict
 from jobs.slurm import srun_output
 from jobs.slurm.client import Client
-from jobs.supervision import allocation, attempt_records, preflight_step
+from jobs.supervision import allocation, preflight_step
 from jobs.supervision.attempt_records import Place
 from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import Evidence, Site
 from jobs.supervision.diagnosis.evidence_collection import Seen
-from jobs.supervision.recovery import retry_policy
 
 
 def examine(
@@ -51,29 +49,6 @@ def told_before(place: Place) -> Verdict | None:
         )
     except (OSError, FormatError, KeyError, ValueError):  # ValueError: a cause of later
         return None
-
-
-def close(
-    run: rundir.RunDir, start: Start, evidence: Evidence, ledger: tuple[NodeEntry, ...], by: str
-) -> Decision:
-    """Decide what follows from a start, and write its exit record and event.
-
-    Args:
-        ledger: active entries of the cluster's node ledger.
-        by: who says it: ``supervisor``, ``janitor`` or ``watch``.
-    """
-    past = attempt_history.read(run, start.stage, start.index)
-    limits = evidence_limits(run, start)
-    decision = retry_policy.decide(past.endings, evidence, ledger, time.time(), limits)
-    place, job = place_of(run, start), Job(start.job_id, start.restarts, start.nodes)
-    attempt_records.record_exit(place, job, evidence, decision, by)
-    return decision
-
-
-def evidence_limits(run: rundir.RunDir, start: Start) -> specs.SupervisionSpec:
-    """How patiently the task is watched; as by default when its spec cannot be read."""
-    task = read_task(run, start.stage, start.index)
-    return task.supervision if task else specs.SupervisionSpec()
 
 
 def read_task(run: rundir.RunDir, stage: str, index: int) -> specs.TaskSpec | None:

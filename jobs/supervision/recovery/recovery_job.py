@@ -26,9 +26,10 @@ from jobs.slurm.queries import AccountRow
 from jobs.slurm.sbatch import SubmitError
 from jobs.slurm.states import JobInfo, JobState
 from jobs.supervision import attempt_records
-from jobs.supervision.diagnosis import evidence_collection, postmortem
+from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import Evidence, Site
-from jobs.supervision.recovery import resubmission
+from jobs.supervision.diagnosis.postmortem import examine, read_task
+from jobs.supervision.recovery import closing, resubmission
 
 PATIENCE_SECONDS = 420.0
 """For Slurm to say how jobs ended; the janitor's own job lasts ten minutes."""
@@ -236,7 +237,7 @@ class Judge:
         submitted = task.past.submissions[-1]
         rows = self.rows.get(task.job_id, [])
         began = (queries.seconds(rows[-1].start) if rows else None) or submitted.time
-        spec = postmortem.read_task(self.run, self.stage, task.index)
+        spec = read_task(self.run, self.stage, task.index)
         step = evidence_collection.checkpoint_step(self.run, spec)
         return Start(
             self.stage, task.index, submitted.attempt, task.job_id, max(0, len(rows) - 1), (),
@@ -245,18 +246,18 @@ class Judge:
 
     def close(self, task: Task, start: Start) -> Decision:
         """Write how a start ended, and what follows from it."""
-        spec = postmortem.read_task(self.run, self.stage, task.index)
+        spec = read_task(self.run, self.stage, task.index)
         here = Site(
             scheduler="slurm" if self.client else "local",
             in_allocation=False,
             can_requeue=False,
             can_submit=self.client is None or self.client.has("sbatch"),
         )
-        found = postmortem.examine(self.run, start, spec, self.client, here)
+        found = examine(self.run, start, spec, self.client, here)
         found = replace(found, ended=self.end_of(task, start, found))
         path = node_ledger.ledger_of(self.run, spec)
         entries = node_ledger.active(node_ledger.read(path), time.time()) if path else ()
-        decision = postmortem.close(self.run, start, found, entries, self.by)
+        decision = closing.close(self.run, start, found, entries, self.by)
         if path:
             node_ledger.append(path, decision.suspects)
         return decision
