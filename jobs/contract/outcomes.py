@@ -163,3 +163,7 @@ class Decision:
     """The exit code of the supervisor (``jobs.runtime.context``)."""
     verdict: Verdict | None = None
     """Why the attempt ended, as the exit record keeps it; ``policy.decide`` always gives it."""
+
+
+GOES_ON = frozenset({Action.RESTART, Action.REQUEUE, Action.SUBMIT})
+"""Decisions after which somebody is to work on a task."""

@@ -14,6 +14,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from jobs.contract import rundir
+from jobs.contract.files import FormatError, read_json
 from jobs.contract.stage_specs import SPEC_TYPES, Spec
 
 FORMAT = 1
@@ -137,3 +139,11 @@ def _convert(hint: Any, value: Any) -> Any:
     if isinstance(hint, types.UnionType):
         return value
     return value
+
+
+def read_task(run: rundir.RunDir, stage: str, index: int) -> TaskSpec | None:
+    """What the task is given; None when that cannot be read."""
+    try:
+        return task_from_json(read_json(run.spec(stage, index)))
+    except (OSError, FormatError, ValueError):
+        return None

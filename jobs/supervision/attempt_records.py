@@ -19,7 +19,7 @@ from jobs.contract.errors import SUCCESSOR
 from jobs.contract.events import append_event
 from jobs.contract.files import write_json
 from jobs.contract.job import Job
-from jobs.contract.outcomes import Action, Cause, Decision, Verdict
+from jobs.contract.outcomes import GOES_ON, Cause, Decision, Verdict
 from jobs.supervision.diagnosis.evidence import Evidence
 
 CLASSES = {
@@ -32,9 +32,6 @@ CLASSES = {
     Cause.UNHEALTHY: "unhealthy",
 }
 """One word for people for a cause; any other is ``failed``."""
-
-GOES_ON = frozenset({Action.RESTART, Action.REQUEUE, Action.SUBMIT})
-"""Decisions after which somebody is to work on a task."""
 
 
 @dataclass(frozen=True)

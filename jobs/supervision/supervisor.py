@@ -23,7 +23,7 @@ from jobs.contract.errors import CONFIGURATION, FAILED, STOPPED, SUCCESSOR, Task
 from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.locks import Locked, locked_within
-from jobs.contract.outcomes import Action, Cause, Decision, Hang, NodeEntry, Verdict
+from jobs.contract.outcomes import GOES_ON, Action, Cause, Decision, Hang, NodeEntry, Verdict
 from jobs.health import node_ledger
 from jobs.runtime import cgroups, secrets_file
 from jobs.supervision import attempt_records, preflight_step
@@ -410,7 +410,7 @@ class Supervisor:
         """The decision, or the end where the ranks would start again in this very process although
         it was asked to stop.
         """
-        if self.surroundings.client or decision.action not in attempt_records.GOES_ON:
+        if self.surroundings.client or decision.action not in GOES_ON:
             return decision
         if not self.is_asked():
             return decision

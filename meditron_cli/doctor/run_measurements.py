@@ -6,9 +6,8 @@ from pathlib import Path
 
 from jobs.contract import metrics_log
 from jobs.contract.rundir import RunDir
-from jobs.contract.specs import TaskSpec
+from jobs.contract.specs import TaskSpec, read_task
 from jobs.contract.stage_specs import PretrainSpec
-from jobs.supervision.diagnosis.postmortem import read_task
 from meditron_cli.doctor.site_view import Workload
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan

@@ -9,10 +9,10 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import datetime
 
+from jobs.contract.outcomes import GOES_ON
 from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
-from jobs.supervision import attempt_records
 from jobs.supervision.recovery import recovery_job
 from meditron_cli.errors import MeditronError
 from meditron_cli.runs.query import ask
@@ -119,7 +119,7 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
     wanted = recovery_job.Judge(run, stage, BY).decide_all(over)
     said = recovery_job.sentences(stage, wanted)
     delay = max((found.delay for found in wanted.values()), default=0.0)
-    goes_on = [found.action in attempt_records.GOES_ON for found in wanted.values()]
+    goes_on = [found.action in GOES_ON for found in wanted.values()]
     if any(goes_on) and not all(goes_on):
         said.append(f"{stage}: nothing was started; mend it, then `meditron resume {run.name}`")
     elif any(goes_on) and delay:

@@ -51,14 +51,6 @@ def told_before(place: Place) -> Verdict | None:
         return None
 
 
-def read_task(run: rundir.RunDir, stage: str, index: int) -> specs.TaskSpec | None:
-    """What the task is given; None when that cannot be read."""
-    try:
-        return specs.task_from_json(read_json(run.spec(stage, index)))
-    except (OSError, FormatError, ValueError):
-        return None
-
-
 def place_of(run: rundir.RunDir, start: Start) -> Place:
     """Where the start worked."""
     return Place(run, start.stage, start.index, start.attempt, start.began, start.step)

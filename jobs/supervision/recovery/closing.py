@@ -8,9 +8,10 @@ from jobs.contract import attempt_history, rundir, specs
 from jobs.contract.attempt_history import Start
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Decision, NodeEntry
+from jobs.contract.specs import read_task
 from jobs.supervision import attempt_records
 from jobs.supervision.diagnosis.evidence import Evidence
-from jobs.supervision.diagnosis.postmortem import place_of, read_task
+from jobs.supervision.diagnosis.postmortem import place_of
 from jobs.supervision.recovery import retry_policy
 
 

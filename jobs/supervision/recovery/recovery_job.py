@@ -17,8 +17,9 @@ from jobs.contract.attempt_history import History, Start
 from jobs.contract.errors import CONFIGURATION
 from jobs.contract.events import append_event, read_events
 from jobs.contract.files import read_small
-from jobs.contract.outcomes import Action, Decision, Ending
+from jobs.contract.outcomes import GOES_ON, Action, Decision, Ending
 from jobs.contract.rundir import RunDir
+from jobs.contract.specs import read_task
 from jobs.health import node_ledger
 from jobs.slurm import dependencies, queries, submission_log
 from jobs.slurm.client import Client
@@ -28,7 +29,7 @@ from jobs.slurm.states import JobInfo, JobState
 from jobs.supervision import attempt_records
 from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import Evidence, Site
-from jobs.supervision.diagnosis.postmortem import examine, read_task
+from jobs.supervision.diagnosis.postmortem import examine
 from jobs.supervision.recovery import closing, resubmission
 
 PATIENCE_SECONDS = 420.0
@@ -281,7 +282,7 @@ class Judge:
         if ending is None or (rows and rows[-1].state.startswith("CANCELLED")):
             return None
         told = read_small(self.run.exit_record(self.stage, ending.attempt, task.index))
-        if ending.action not in attempt_records.GOES_ON:
+        if ending.action not in GOES_ON:
             return None
         left = ending.ended + float(told.get("delay", 0.0)) - time.time()
         return Decision(
@@ -297,9 +298,7 @@ def go_on(
 ) -> tuple[list[str], bool]:
     """Submit what is to go on, as one submission; what was said, and whether Slurm took it."""
     said = sentences(stage, wanted)
-    going = {
-        task: found for task, found in wanted.items() if found.action in attempt_records.GOES_ON
-    }
+    going = {task: found for task, found in wanted.items() if found.action in GOES_ON}
     if not going:
         return said, False
     exclude = dict.fromkeys(name for found in going.values() for name in found.exclude)
