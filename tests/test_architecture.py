@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
@@ -12,17 +13,61 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LIGHT = {
-    "jobs",
-    "jobs.contract.specs",
-    "jobs.contract.rundir",
-    "jobs.runtime.context",
-    "jobs.health.node_checks",
-}
+LIGHT = tuple(
+    f"jobs.{package}"
+    for package in ("contract", "runtime", "slurm", "health", "checkpoints", "supervision")
+)
 HEAVY = {"torch", "megatron", "tensorboard", "lm_eval", "datasets", "tokenizers", "pyarrow"}
 CLI_ONLY = {"meditron_cli", "click", "yaml", "pydantic", "rich", "clusters"}
 
 
+LOWEST = {"jobs.contract"}
+NODE = LOWEST | {"jobs.runtime"}
+SHELL = {"meditron_cli", "meditron_cli.errors", "meditron_cli.console", "meditron_cli.services"}
+ROOMS = {f"jobs.supervision.{room}" for room in ("ranks", "diagnosis", "recovery")}
+ALLOWED: dict[str, set[str]] = {
+    "jobs.contract": {"jobs"},
+    "jobs.runtime": LOWEST,
+    "jobs.slurm": NODE,
+    "jobs.checkpoints": NODE,
+    "jobs.data": NODE,
+    "jobs.health": NODE | {"jobs.slurm"},
+    "jobs.supervision.ranks": NODE | {"jobs.slurm", "jobs.supervision"},
+    "jobs.supervision.diagnosis": NODE
+    | {"jobs.slurm", "jobs.health", "jobs.checkpoints"}
+    | {"jobs.supervision", "jobs.supervision.ranks"},
+    "jobs.supervision.recovery": NODE
+    | {"jobs.slurm", "jobs.health"}
+    | {"jobs.supervision", "jobs.supervision.diagnosis"},
+    "jobs.supervision": NODE | {"jobs.slurm", "jobs.health", "jobs.checkpoints"} | ROOMS,
+    "jobs.engine": NODE | {"jobs.checkpoints", "jobs.data"},
+    "jobs.evaluation": NODE | {"jobs.data", "jobs.engine"},
+    "jobs.stages": NODE
+    | {"jobs.checkpoints", "jobs.data", "jobs.engine", "jobs.evaluation", "jobs.health"},
+    "meditron_cli.config": LOWEST | {"meditron_cli.errors"},
+    "meditron_cli.plan": LOWEST | {"meditron_cli.errors", "meditron_cli.config"},
+    "meditron_cli.sample": LOWEST,
+    "meditron_cli.scheduler": LOWEST
+    | {"jobs.slurm", "jobs.supervision.ranks", "meditron_cli.plan", "meditron_cli.errors"},
+    "meditron_cli.runs": LOWEST
+    | {"jobs", "clusters", "jobs.slurm", "jobs.health", "jobs.supervision.recovery"}
+    | {"meditron_cli.plan", "meditron_cli.config", "meditron_cli.scheduler"}
+    | SHELL,
+    "meditron_cli.reporting": LOWEST | {"meditron_cli.runs", "meditron_cli.scheduler"} | SHELL,
+    "jobs": NODE,
+    "clusters": set(),
+}
+"""What the modules of each package may import, beside each other."""
+TOP = {
+    "meditron_cli",
+    "meditron_cli.commands",
+    "meditron_cli.doctor",
+    "meditron_cli.drill",
+}
+"""May import whatever lies below."""
+
+
+@functools.cache
 def modules() -> dict[str, Path]:
     """Name and file of every module of the three packages."""
     found = {}
@@ -73,19 +118,7 @@ def test_the_node_side_never_imports_the_login_side(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for name in modules()
-        if name.startswith(("meditron_cli", "jobs.slurm"))
-        or name in LIGHT
-        or name
-        in {
-            "jobs.supervision.batch_step",
-            "jobs.supervision.supervisor",
-            "jobs.supervision.recovery.recovery_job",
-        }
-    ],
+    "name", [name for name in modules() if name.startswith(("meditron_cli", *LIGHT))]
 )
 def test_the_login_node_and_the_batch_step_load_nothing_heavy(name: str) -> None:
     allowed = {"tokenizers"} if name == "meditron_cli.sample.train_tokenizer" else set()
@@ -95,9 +128,7 @@ def test_the_login_node_and_the_batch_step_load_nothing_heavy(name: str) -> None
 def test_only_the_engine_imports_megatron() -> None:
     users = [name for name, path in modules().items() if "megatron" in roots(path, top_only=False)]
 
-    assert all(name.startswith("jobs.engine") or name == "jobs.engine.device" for name in users), (
-        users
-    )
+    assert all(name.startswith("jobs.engine.") for name in users), users
 
 
 def test_only_the_configuration_imports_pydantic_and_yaml() -> None:
@@ -113,26 +144,46 @@ def test_planning_is_pure() -> None:
             assert not roots(path, top_only=False) & effects, name
 
 
-def test_stages_do_not_import_each_other() -> None:
-    stages = {
-        "jobs.stages.curate",
-        "jobs.stages.tokenize_corpus",
-        "jobs.stages.pretrain",
-        "jobs.stages.evaluate",
-    }
-    for name in stages:
-        imported = {known(item, set(modules())) for item in imports(modules()[name], False)}
-        assert not imported & (stages - {name}), name
-
-
-def test_no_two_modules_import_each_other() -> None:
+@functools.cache
+def edges() -> dict[str, set[str]]:
+    """For each of our modules, those it imports, inside functions too."""
     names = set(modules())
-    graph = {
-        name: {known(item, names) for item in imports(path, top_only=True)} - {None, name}
+    return {
+        name: {target for item in imports(path, top_only=False) if (target := known(item, names))}
+        - {name}
         for name, path in modules().items()
     }
 
-    assert list(graphlib.TopologicalSorter(graph).static_order())
+
+def package(name: str) -> str:
+    """Return the package that a module belongs to, the innermost one."""
+    keys = {*ALLOWED, *TOP, *SHELL}
+    fitting = [key for key in keys if name == key or name.startswith(f"{key}.")]
+    return max(fitting, key=len, default=name)
+
+
+@pytest.mark.parametrize("name", sorted(modules()))
+def test_a_module_imports_only_what_its_package_may(name: str) -> None:
+    own = package(name)
+    used = {package(target) for target in edges()[name]} - {own}
+
+    assert own in TOP | SHELL or not used - ALLOWED[own], f"{name} imports {sorted(edges()[name])}"
+
+
+def test_stages_do_not_import_each_other() -> None:
+    for name, targets in edges().items():
+        if name.startswith("jobs.stages."):
+            assert not {t for t in targets if t.startswith("jobs.stages.")}, name
+
+
+def test_no_modules_import_each_other() -> None:
+    assert list(graphlib.TopologicalSorter(edges()).static_order())
+
+
+def test_no_folder_holds_more_than_twenty_modules() -> None:
+    for folder in {path.parent for path in modules().values()}:
+        count = len([path for path in folder.glob("*.py") if path.name != "__init__.py"])
+        assert count <= 20 or folder.name == "commands", folder
 
 
 @pytest.mark.parametrize("command", [["--help"], ["status"]])

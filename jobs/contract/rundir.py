@@ -108,3 +108,16 @@ class RunDir:
         if not folder.is_dir():
             return []
         return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+
+    def new_attempt(self, stage: str) -> int:
+        """Create the directory of a new attempt and return its number.
+
+        Two processes never get the same number.
+        """
+        while True:
+            number = max(self.attempts(stage), default=0) + 1
+            try:
+                self.attempt(stage, number).mkdir(parents=True)
+            except FileExistsError:
+                continue
+            return number

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.contract.errors import FAILED, TaskError
 from jobs.contract.rundir import RunDir
 from jobs.slurm import payload
 from jobs.slurm.client import Client
@@ -17,6 +16,8 @@ from jobs.slurm.job_environment import job_environment, only_environment, withou
 from jobs.slurm.payload import Payload
 from jobs.slurm.submission import (
     Submission,
+    SubmitError,
+    Unclear,
     chunks,
     janitor_folder,
     janitor_settings,
@@ -36,19 +37,6 @@ SILENT = ("timed out", "Unable to contact", "Connection refused")
 
 
 ANSWERS = "when `squeue` works on this machine"
-
-
-class SubmitError(TaskError):
-    """Slurm refused a job, or did not answer; nothing of the submission is left in the queue,
-    unless ``message`` says so.
-    """
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint, FAILED)
-
-
-class Unclear(SubmitError):
-    """Whether Slurm has taken jobs of a submission is not known: they may be in the queue."""
 
 
 def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:

@@ -15,9 +15,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jobs.contract.errors import FAILED, TaskError
 from jobs.contract.files import FormatError, read_json, write_json
 from jobs.contract.rundir import RunDir
-from jobs.slurm.sbatch import SubmitError
+
+
+class SubmitError(TaskError):
+    """Slurm refused a job, or did not answer; nothing of the submission is left in the queue,
+    unless ``message`` says so.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint, FAILED)
+
+
+class Unclear(SubmitError):
+    """Whether Slurm has taken jobs of a submission is not known: they may be in the queue."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from jobs.contract.events import append_event, read_events
 from jobs.contract.rundir import RunDir
 from jobs.slurm import dependencies, sbatch, submission
 from jobs.slurm.client import Client
-from jobs.slurm.sbatch import SubmitError
-from jobs.slurm.submission import Submission
+from jobs.slurm.submission import Submission, SubmitError
 
 
 def unanswered(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -83,7 +83,7 @@ def claim(run: rundir.RunDir, stage: str, index: int, first: int) -> int:
     run.attempt(stage, first).mkdir(parents=True, exist_ok=True)
     number = first
     while not _take(run.attempt(stage, number) / f"start-{index:05d}.json"):
-        number = new_folder(run, stage)
+        number = run.new_attempt(stage)
     return number
 
 
@@ -93,17 +93,6 @@ def _take(path: Path) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def new_folder(run: rundir.RunDir, stage: str) -> int:
-    """The number of a new attempt, with its folder; two processes never get the same."""
-    while True:
-        number = max(run.attempts(stage), default=0) + 1
-        try:
-            run.attempt(stage, number).mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return number
 
 
 def record_start(place: Place, job: Job) -> None:

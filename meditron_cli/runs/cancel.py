@@ -10,7 +10,7 @@ from jobs.contract.events import append_event, read_events
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
 from jobs.slurm import submission_log
-from jobs.slurm.sbatch import SubmitError
+from jobs.slurm.submission import SubmitError
 from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, SchedulerError
 from meditron_cli.runs import state

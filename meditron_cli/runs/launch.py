@@ -14,7 +14,6 @@ from jobs.contract.locks import Locked, holder_of, locked_within
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
 from jobs.slurm import submission_log
-from jobs.supervision import attempt_records
 from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
@@ -175,7 +174,7 @@ class Batch:
         if not indices:
             return []
         run = self._run
-        number = attempt_records.new_folder(run, stage.stage)
+        number = run.new_attempt(stage.stage)
         fields = {
             "stage": stage.stage,
             "attempt": number,

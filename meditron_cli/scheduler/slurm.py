@@ -15,8 +15,7 @@ from typing import Any
 from jobs.contract.rundir import RunDir
 from jobs.slurm import sbatch, submission, submission_log
 from jobs.slurm.client import Client
-from jobs.slurm.sbatch import SubmitError
-from jobs.slurm.submission import Submission
+from jobs.slurm.submission import Submission, SubmitError
 from meditron_cli.errors import ConfigError, SchedulerError
 from meditron_cli.plan.model import RUN, Plan, Resources, StagePlan
 from meditron_cli.scheduler.base import JobInfo

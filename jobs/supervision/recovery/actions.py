@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from jobs.contract import attempt_history
 from jobs.contract.errors import FAILED, STOPPED, SUCCESSOR
 from jobs.contract.outcomes import Action, Decision
-from jobs.slurm.sbatch import SubmitError
+from jobs.slurm.submission import SubmitError
 from jobs.supervision.allocation import Surroundings
 from jobs.supervision.attempt_records import Place, say
 from jobs.supervision.recovery import resubmission

@@ -24,8 +24,8 @@ from jobs.health import node_ledger
 from jobs.slurm import dependencies, queries, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow
-from jobs.slurm.sbatch import SubmitError
 from jobs.slurm.states import JobInfo, JobState
+from jobs.slurm.submission import SubmitError
 from jobs.supervision import attempt_records
 from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import Evidence, Site

@@ -19,9 +19,7 @@ from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
 from jobs.slurm import sbatch, submission, submission_log
 from jobs.slurm.client import Client
-from jobs.slurm.sbatch import SubmitError, Unclear
-from jobs.slurm.submission import Submission
-from jobs.supervision import attempt_records
+from jobs.slurm.submission import Submission, SubmitError, Unclear
 
 LOCK_SECONDS = 60.0
 """For another submission of the run to be made."""
@@ -153,7 +151,7 @@ def following(run: RunDir, earlier: Submission, wish: Wish) -> Submission:
     return replace(
         earlier,
         indices=wish.indices,
-        attempt=attempt_records.new_folder(run, wish.stage),
+        attempt=run.new_attempt(wish.stage),
         after=(),
         exclude=wish.exclude,
         delay_seconds=round(wish.delay),

@@ -15,8 +15,7 @@ from jobs.contract.locks import locked
 from jobs.contract.rundir import RunDir
 from jobs.slurm import sbatch, submission, submission_log
 from jobs.slurm.client import Client
-from jobs.slurm.sbatch import SubmitError
-from jobs.slurm.submission import Submission
+from jobs.slurm.submission import Submission, SubmitError
 from jobs.supervision.recovery.resubmission import held_back, succeed, waiting_lock
 
 from ...fake_slurm import FakeSlurm
