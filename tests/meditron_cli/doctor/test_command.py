@@ -25,7 +25,7 @@ from ... import fake_slurm
 from ...conftest import Bench
 from ...fake_slurm import FakeSlurm
 from .sites import DATA
-from .test_meaning_probe import finding, report, without
+from .test_rules_probe import finding, report, without
 
 SBATCH = """
 echo "sbatch $*" >>"$STATE/log"

@@ -1,0 +1,146 @@
+"""Which folder is a checkpoint, and what is wrong with those that are none: files, no ranks."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jobs.checkpoints import manifest
+from jobs.contract.files import sha256, write_json
+
+from ..checkpoint_files import write_checkpoint
+
+
+def change(path, **values):
+    """Change a record, whatever it is then."""
+    record = json.loads((path / "meditron.json").read_text())
+    (path / "meditron.json").write_text(json.dumps(record | values))
+
+
+def name_in_manifest(path, name):
+    """Have the manifest, and the record of its digest, name another file."""
+    files = json.loads((path / "manifest.json").read_text())["files"]
+    files[name] = files.pop("__0_0.distcp")
+    write_json(path / "manifest.json", {"files": files})
+    change(path, manifest=sha256(path / "manifest.json"))
+
+
+def test_the_newest_by_step_is_the_latest(tmp_path):
+    for step in (0, 900, 1000):
+        write_checkpoint(tmp_path, step)
+
+    path, record = manifest.find_latest(tmp_path)
+
+    assert path.name == "iter_0001000"
+    assert (record.iteration, record.consumed_samples) == (1000, 4000)
+
+
+def test_no_folder_is_no_checkpoint(tmp_path):
+    assert manifest.find_latest(tmp_path / "nowhere") is None
+    assert manifest.at_step(tmp_path / "nowhere", 0) is None
+
+
+def unfinished(path):
+    for name in ("meditron.json", "manifest.json"):
+        (path / name).unlink()
+
+
+def linked(path):
+    (path / "__0_0.distcp").rename(path.parent / "elsewhere")
+    (path / "__0_0.distcp").symlink_to(path.parent / "elsewhere")
+
+
+DAMAGE = {
+    "never finished": (unfinished, "meditron.json is missing: it was never finished"),
+    "no record": (lambda path: (path / "meditron.json").unlink(), "meditron.json is missing"),
+    "empty record": (lambda path: (path / "meditron.json").write_text(""), "not JSON"),
+    "newer record": (lambda path: (path / "meditron.json").write_text('{"format": 2}'), "format 2"),
+    "bare record": (lambda path: (path / "meditron.json").write_text('{"format": 1}'), "missing"),
+    "odd record": (lambda path: change(path, layout="2x2"), "layout is '2x2'"),
+    "another step": (lambda path: change(path, iteration=30), "is that of step 30"),
+    "another manifest": (lambda path: (path / "manifest.json").write_text("{}"), "is not the one"),
+    "no manifest": (lambda path: (path / "manifest.json").unlink(), "manifest.json is missing"),
+    "cut metadata": (lambda path: (path / "metadata.json").write_text("{"), "is not JSON"),
+    "no metadata": (lambda path: (path / "metadata.json").unlink(), "metadata.json is missing"),
+    "no shard": (lambda path: (path / "__0_0.distcp").unlink(), "__0_0.distcp is missing"),
+    "cut shard": (
+        lambda path: (path / "__0_0.distcp").write_bytes(b""),
+        "has 0 bytes instead of 7",
+    ),
+    "linked shard": (linked, "__0_0.distcp is no plain file"),
+    "shard outside": (lambda path: name_in_manifest(path, "../x"), "'../x', which lies elsewhere"),
+    "shard at an absolute path": (
+        lambda path: name_in_manifest(path, "/etc/passwd"),
+        "'/etc/passwd', which lies elsewhere",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "words"), DAMAGE.values(), ids=list(DAMAGE))
+def test_damage_is_named_and_the_one_before_is_the_latest(tmp_path, spoil, words):
+    write_checkpoint(tmp_path, 10)
+    damaged = write_checkpoint(tmp_path, 20)
+
+    spoil(damaged)
+
+    assert words in manifest.problem(damaged)
+    assert manifest.find_latest(tmp_path)[0].name == "iter_0000010"
+    assert manifest.at_step(tmp_path, 20) is None
+    assert damaged.exists()
+
+
+def test_links_files_and_other_names_are_no_checkpoints(tmp_path):
+    elsewhere = write_checkpoint(tmp_path / "elsewhere", 40)
+    folder = tmp_path / "checkpoints"
+    write_checkpoint(folder, 10)
+    (folder / "iter_0000040").symlink_to(elsewhere)
+    (folder / "iter_0000050").touch()
+    (folder / "iter_60").mkdir()
+    (folder / "iter_0000070.bad-20260101T000000").mkdir()
+
+    assert [path.name for path in manifest.folders(folder)] == ["iter_0000010"]
+    assert manifest.at_step(folder, 40) is None
+
+
+def test_a_changed_byte_of_the_right_size_is_found_only_by_reading_all(tmp_path):
+    path = write_checkpoint(tmp_path, 10)
+    (path / "__0_0.distcp").write_bytes(b"Weights")
+
+    words = manifest.altered(path, manifest.manifest(path))
+
+    assert manifest.problem(path) == ""
+    assert words == "__0_0.distcp has its size, but not the content that was written"
+
+
+def test_a_checkpoint_counts_as_verified_until_it_is_another_one(tmp_path):
+    path = write_checkpoint(tmp_path, 10)
+    told = []
+    assert manifest.altered(path, manifest.manifest(path), told.append) == ""
+    assert sorted(told) == [2, 7]
+    assert manifest.verified_at(path) is None
+
+    manifest.note_verified(path)
+
+    assert manifest.verified_at(path) == pytest.approx(path.stat().st_mtime, abs=60)
+    assert manifest.problem(path) == ""
+    change(path, manifest="0" * 64)
+    assert manifest.verified_at(path) is None
+
+
+def test_storage_that_does_not_answer_is_no_damage(tmp_path):
+    path = write_checkpoint(tmp_path, 10)
+    (path / "meditron.json").unlink()
+    (path / "meditron.json").symlink_to(path / "meditron.json")  # an error that is not "missing"
+
+    with pytest.raises(OSError, match="Too many levels"):
+        manifest.problem(path)
+    with pytest.raises(OSError, match="Too many levels"):
+        manifest.find_latest(tmp_path)
+
+
+def test_files_are_shared_out_by_their_size():
+    files = {name: {"bytes": size} for name, size in (("a", 9), ("b", 5), ("c", 4), ("d", 1))}
+
+    assert [sorted(share) for share in manifest.shares(files, 2)] == [["a", "d"], ["b", "c"]]
+    assert manifest.shares({}, 2) == [{}, {}]

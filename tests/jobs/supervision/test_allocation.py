@@ -1,0 +1,39 @@
+"""What Slurm says of the job around a supervisor, against stand-ins for its commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.contract.job import Job
+from jobs.slurm.client import Client
+from jobs.supervision.allocation import Surroundings
+from jobs.supervision.ranks.rank_monitor import Deadline
+
+from ... import fake_slurm
+
+END = "2026-01-01T10:00:00"
+
+
+@pytest.mark.parametrize(
+    ("state", "preempted", "found"),
+    [
+        ("RUNNING", "None", False),
+        ("RUNNING", "2026-01-01T09:59:00", True),
+        ("COMPLETING", "None", None),
+        ("PENDING", "None", None),
+    ],
+)
+def test_only_a_job_that_runs_has_an_end_to_be_reckoned_with(
+    tmp_path: Path, state: str, preempted: str, found: bool | None
+) -> None:
+    """Once Slurm has taken the nodes back, its words are about the next start."""
+    slurm = fake_slurm.install(tmp_path)
+    told = f"JobId=7 JobState={state} Reason=None EndTime={END} PreemptTime={preempted}"
+    slurm.tell("job-7", told)
+
+    deadline = Surroundings(Job("7"), Client(slurm.environ)).deadline()
+
+    assert (deadline.preempted if deadline else None) == found
+    assert deadline is None or isinstance(deadline, Deadline)

@@ -1,0 +1,56 @@
+"""The callable that submitit calls: which code it runs, and how it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from jobs.contract import rundir
+from jobs.contract.files import read_json
+
+REPOSITORY = Path(__file__).parents[3]
+
+NEVER = "not started again: another start would end the same way"
+CALL = "import sys; from jobs.supervision import batch_step; batch_step.run_task(*sys.argv[1:])"
+
+
+def call(run: rundir.RunDir) -> subprocess.CompletedProcess[str]:
+    """Call the entry point as submitit does in the batch step: four strings."""
+    return subprocess.run(
+        [sys.executable, "-c", CALL, str(run.root), "curate", "0", "1"],
+        cwd=REPOSITORY,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_other_code_than_the_runs_own_is_refused_and_recorded(tmp_path: Path) -> None:
+    run = rundir.RunDir(tmp_path)
+    run.code.mkdir()
+
+    done = call(run)
+
+    sentence = f"the code in {REPOSITORY} was loaded instead of the run's own in {run.code}"
+    assert done.returncode == 2
+    assert done.stderr == f"configuration: {sentence}; {NEVER}\n"
+    record = read_json(run.exit_record("curate", 1, 0))
+    assert (record["code"], record["class"], record["message"]) == (2, "configuration", sentence)
+
+
+def test_the_exit_code_of_a_task_is_that_of_its_batch_step(tmp_path: Path) -> None:
+    run = rundir.RunDir(tmp_path)
+    run.code.symlink_to(REPOSITORY)
+    path = run.spec("curate", 0)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"format": 9}))
+
+    done = call(run)
+
+    assert done.returncode == 2
+    reason = "format 9, this program reads format 1"
+    assert done.stderr == f"configuration: {path}: {reason}; {NEVER}\n"

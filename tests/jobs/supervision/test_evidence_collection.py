@@ -1,0 +1,194 @@
+"""What is put together of a start that has ended, from what lies in its folder and the run's."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.checkpoints import manifest
+from jobs.contract import specs
+from jobs.contract.events import append_event
+from jobs.contract.files import sha256, write_json
+from jobs.contract.job import Job
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec
+from jobs.slurm.srun_output import Failure
+from jobs.supervision.attempt_records import Place
+from jobs.supervision.diagnosis import evidence_collection
+from jobs.supervision.diagnosis.evidence import Evidence, RankExit
+from jobs.supervision.diagnosis.evidence_collection import Said, Seen
+
+from ..conftest import Workbench
+
+JOB = Job("7", nodes=("gpu01", "gpu02"))
+
+
+def words(rank: int, time: float, **more: Any) -> RankExit:
+    return RankExit(rank, "gpu01", 1, time, **{"kind": "RuntimeError", "message": "no", **more})
+
+
+def ranks(exits: list[RankExit]) -> list[tuple[int, int]]:
+    return [(item.rank, item.code) for item in exits]
+
+
+def test_a_sudden_death_comes_before_all_words() -> None:
+    """Who was killed left none; the others tell of a lost peer."""
+    failures = [Failure(2, "gpu02", -9, is_cause=True), Failure(3, "gpu02", -15, is_cause=False)]
+
+    found = evidence_collection.rank_exits([words(0, 5.0), words(1, 6.0)], failures, ended=9.0)
+
+    assert ranks(found) == [(2, -9), (0, 1), (1, 1), (3, -15)]
+    assert (found[0].time, found[-1].time) == (5.0, 9.0)
+
+
+def test_who_was_ended_for_the_sake_of_another_is_no_cause() -> None:
+    failures = [Failure(0, "gpu01", 1, is_cause=True), Failure(3, "gpu02", -9, is_cause=False)]
+
+    assert ranks(evidence_collection.rank_exits([words(0, 5.0)], failures, 9.0)) == [
+        (0, 1),
+        (3, -9),
+    ]
+
+
+@pytest.fixture
+def place(bench: Workbench) -> Place:
+    return Place(bench.run, "curate", 0, 1, began=1.0)
+
+
+def evidence(place: Place, task: specs.TaskSpec | None, seen: Seen) -> Evidence:
+    return evidence_collection.evidence(place, task, JOB, seen, Said())
+
+
+def test_words_are_read_in_the_order_they_were_left(place: Place) -> None:
+    for rank, time in ((0, 7.0), (1, 5.0)):
+        fields = {"rank": rank, "node": "n", "code": 1, "time": time, "kind": "OSError"}
+        more = {"message": "full", "hint": "", "frame": "jobs.contract.rundir:write", "errno": 28}
+        write_json(place.folder / f"words-00000-{rank:05d}.json", {**fields, **more})
+    (place.folder / "words-00000-00002.json").write_text("{")
+    (place.folder / "words-00001-00003.json").write_text("{}")  # of another task
+
+    found = evidence_collection.last_words(place)
+
+    assert [item.rank for item in found] == [1, 0]
+    assert (found[0].kind, found[0].frame) == ("OSError", "jobs.contract.rundir:write")
+
+
+def test_srun_and_the_log_speak_for_ranks_that_cannot(bench: Workbench, place: Place) -> None:
+    task = bench.curate(Path("/data"))
+    place.folder.mkdir(parents=True)
+    place.srun_log.write_text("srun: error: Node failure on gpu02\n")
+    place.ranks_log.write_text("2: RuntimeError: CUDA out of memory. Tried to allocate\n")
+
+    found = evidence(place, task, Seen(ranks_started=True))
+
+    assert found.failed_node == "gpu02"
+    assert [sign.name for sign in found.log_signatures] != []
+    assert (found.job_id, found.run, found.world_size) == ("7", bench.run.name, 1)
+    assert (found.done, found.step_after, found.target_step) == (False, None, None)
+
+
+def test_a_task_without_a_readable_spec_has_evidence_too(place: Place) -> None:
+    found = evidence(place, None, Seen(message="no spec", configuration=True))
+
+    assert (found.configuration, found.message, found.world_size) == (True, "no spec", 0)
+
+
+def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"first\n" + b"x" * evidence_collection.LOG_TAIL_BYTES + b"\nlast\n")
+
+    found = evidence_collection.tail(path)
+
+    assert (len(found), found.endswith("\nlast\n")) == (evidence_collection.LOG_TAIL_BYTES, True)
+    assert evidence_collection.tail(tmp_path / "missing") == ""
+
+
+# ---- how far training is
+
+MODEL = ModelSpec(2, 64, 128, 4, 2, 64, 500, 512, 1e4, 1e-5, 0.02)
+
+
+def training(bench: Workbench) -> specs.TaskSpec:
+    """Write the spec of a pretraining that is to reach step 60."""
+    values: dict[str, Any] = {
+        "model": MODEL,
+        "parallel": ParallelSpec(1, 1, 1, False, False, "none"),
+        "device": "cpu",
+        "precision": "fp32",
+        "train_prefixes": (),
+        "validation_prefixes": (),
+        "train_steps": 60,
+        "checkpoint_dir": "checkpoints",
+    }
+    kinds = {"str": "", "int": 1, "float": 0.1}
+    rest = {
+        field.name: kinds[str(field.type)]
+        for field in dataclasses.fields(PretrainSpec)
+        if field.name not in values
+    }
+    return bench.task("pretrain", PretrainSpec(**rest, **values))
+
+
+def leave_checkpoint(bench: Workbench, step: int, name: str = "", finished: bool = True) -> Path:
+    """A checkpoint of one small file; an unfinished one lacks what is written last."""
+    folder = bench.run.path("checkpoints") / (name or manifest.name(step))
+    folder.mkdir(parents=True)
+    (folder / "metadata.json").write_text("{}")
+    if finished:
+        write_json(folder / "manifest.json", {"files": {"metadata.json": {"bytes": 2}}})
+        digest = sha256(folder / "manifest.json")
+        record = manifest.Record(step, 0, {}, "fp32", "", "", 2, 1, digest)
+        write_json(folder / "meditron.json", dataclasses.asdict(record))
+    return folder
+
+
+def test_the_newest_valid_checkpoint_is_how_far_training_is(bench: Workbench) -> None:
+    task = training(bench)
+    before = evidence_collection.checkpoint_step(bench.run, task)
+    leave_checkpoint(bench, 20)
+    leave_checkpoint(bench, 40, finished=False)
+
+    assert (before, evidence_collection.checkpoint_step(bench.run, task)) == (0, 20)
+
+
+def test_a_first_checkpoint_that_was_never_finished_is_no_loss(bench: Workbench) -> None:
+    task = training(bench)
+    leave_checkpoint(bench, 20, finished=False)
+
+    assert evidence_collection.checkpoint_step(bench.run, task) == 0
+
+
+def test_how_far_training_is_is_not_known_once_all_checkpoints_are_damaged(
+    bench: Workbench,
+) -> None:
+    """It is not 0: that would let training begin anew."""
+    task = training(bench)
+    leave_checkpoint(bench, 20, "iter_0000020.bad-1")
+    (leave_checkpoint(bench, 40) / "metadata.json").unlink()
+
+    assert evidence_collection.checkpoint_step(bench.run, task) is None
+
+
+@pytest.mark.parametrize("left", [(), (0,)])
+def test_how_far_training_is_is_not_known_once_its_checkpoints_are_gone(
+    bench: Workbench, left: tuple[int, ...]
+) -> None:
+    task = training(bench)
+    for step in left:
+        leave_checkpoint(bench, step)
+    append_event(bench.run, "start", stage="pretrain", index=0, step=20)
+
+    assert evidence_collection.checkpoint_step(bench.run, task) is None
+
+
+def test_the_last_step_is_that_of_this_start(bench: Workbench) -> None:
+    task = training(bench)
+    progress = {"attempt": 3, "done": 17}
+    write_json(bench.run.progress("pretrain", 0), progress)
+    place = Place(bench.run, "pretrain", 0, 3, began=1.0)
+
+    assert evidence_collection.last_step(place, task) == 17
+    assert evidence_collection.last_step(dataclasses.replace(place, attempt=4), task) is None
+    assert evidence_collection.target_step(task) == 60

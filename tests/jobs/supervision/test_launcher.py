@@ -1,0 +1,141 @@
+"""How ranks are started and known."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.contract import rundir
+from jobs.slurm.client import Client
+from jobs.supervision.attempt_records import Place
+from jobs.supervision.ranks import launcher, local_ranks, srun_ranks
+
+from ... import fake_slurm
+from ...ranks import wait_until
+
+
+def test_a_reserved_port_is_refused_to_everybody_but_the_rank_that_reuses_it() -> None:
+    with launcher.reserved_port() as port, socket.socket() as stranger, socket.socket() as rank:
+        rank.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+        with pytest.raises(OSError, match="Address already in use"):
+            stranger.bind(("", port))
+        rank.bind(("", port))
+        rank.listen()
+
+    assert port in launcher.PORTS
+
+
+def test_torch_listens_on_a_reserved_port() -> None:
+    program = (
+        "import torch.distributed as d; d.init_process_group('gloo'); d.destroy_process_group()"
+    )
+    with launcher.reserved_port() as port:
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        rank = {"RANK": "0", "WORLD_SIZE": "1", **meeting}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, **rank}, capture_output=True
+        )
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_process_is_known_by_its_start_and_a_zombie_is_none() -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    name = local_ranks.process_name(child.pid)
+    alive = local_ranks.is_alive(name)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody reaped it
+
+    zombie = local_ranks.look_up(child.pid)
+    child.wait()
+
+    assert alive
+    assert zombie is None
+    assert not local_ranks.is_alive(name)
+    host, pid, started = local_ranks.process_name(os.getpid()).rsplit(":", 2)
+    assert (host, int(pid)) == (os.uname().nodename, os.getpid())
+    assert not local_ranks.is_alive(f"{host}:{pid}:{int(started) - 1}")
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> fake_slurm.FakeSlurm:
+    """Slurm whose srun does not end."""
+    fake = fake_slurm.install(tmp_path / "slurm")
+    fake.replace("srun", "exec sleep 600")
+    return fake
+
+
+def srun(programs: fake_slurm.FakeSlurm, said: Path) -> srun_ranks.SrunRanks:
+    step = srun_ranks.Step(Client(programs.environ), "7", "pretrain-0-1")
+    return srun_ranks.SrunRanks([str(programs.bin / "srun")], programs.environ, step, said)
+
+
+def test_an_srun_that_stays_although_its_step_is_gone_is_ended(
+    programs: fake_slurm.FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "SRUN_SECONDS", 0.0)
+    ranks = srun(programs, tmp_path / "said")
+    programs.queue("7.1|pretrain-0-1")
+
+    ranks.end()
+    left = ranks.poll()
+    programs.queue()
+    ranks.end()
+    ranks.end()
+    wait_until(lambda: ranks.poll() is not None)
+
+    assert left is None
+    assert "scancel 7.1" in programs.calls("scancel")
+    assert ranks.poll() == -signal.SIGKILL
+
+
+def test_a_slurm_that_does_not_answer_is_no_proof_that_a_step_is_gone(
+    programs: fake_slurm.FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launcher, "SRUN_SECONDS", 0.0)
+    ranks = srun(programs, tmp_path / "said")
+    programs.tell("down", "slurm_load_jobs error: Unable to contact slurm controller\n")
+
+    for _ in range(3):
+        ranks.end()
+        time.sleep(0.05)
+    left = ranks.poll()
+    (programs.state / "down").unlink()
+    ranks.end()
+    ranks.end()
+    wait_until(lambda: ranks.poll() is not None)
+
+    assert left is None
+
+
+def test_a_processs_name_with_blanks_and_brackets_is_read_past(tmp_path: Path) -> None:
+    odd = tmp_path / "a ) R 1 (b"
+    odd.symlink_to(shutil.which("sleep") or "")
+    child = subprocess.Popen([str(odd), "600"])
+    try:
+        found = local_ranks.look_up(child.pid)
+    finally:
+        child.kill()
+        child.wait()
+
+    assert found is not None
+    assert found.session == os.getsid(0)
+
+
+def test_collectives_that_time_out_are_recorded_in_the_attempt(tmp_path: Path) -> None:
+    place = Place(rundir.RunDir(tmp_path), "pretrain", 0, 3, 0.0)
+
+    variables = launcher.flight_recorder(place)
+
+    files = str(tmp_path / "stages/pretrain/attempts/3/flight-00000-")
+    names = [name for name, value in variables.items() if value == files]
+    assert names == ["TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"]

@@ -1,0 +1,408 @@
+"""What looks after tasks whose jobs are over, against stand-ins for Slurm's commands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.contract import specs
+from jobs.contract.events import append_event, read_events
+from jobs.contract.files import write_json
+from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import CurateSpec
+from jobs.slurm import submission
+from jobs.slurm.client import Client
+from jobs.slurm.submission import Submission
+from jobs.supervision.recovery import recovery_job
+from jobs.supervision.recovery.recovery_job import Look, look_after
+
+from ... import fake_slurm
+from ...fake_slurm import FakeSlurm
+
+NOW = "2026-01-01T10:00:00"
+LATER = "2026-01-01T11:00:00"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a run on the stand-in Slurm, submitted an hour ago as job 50 with janitor 51."""
+
+    run: RunDir
+    programs: FakeSlurm
+    client: Client
+
+    def look(self, by: str = "janitor") -> Look:
+        return look_after(self.run, "curate", self.client, by)
+
+    def submitted(self, *job_ids: str, attempt: int = 1, by: str = "person") -> None:
+        """Note that tasks were given to these jobs."""
+        indices = list(range(len(job_ids)))
+        fields = {"stage": "curate", "attempt": attempt, "indices": indices, "scheduler": "slurm"}
+        self.event("submit", **fields, by=by, job_ids=list(job_ids), janitors=["51"])
+
+    def started(self, job_id: str = "50", index: int = 0, attempt: int = 1) -> None:
+        """Note that a supervisor has started."""
+        fields = {"index": index, "attempt": attempt, "job_id": job_id, "restarts": 0}
+        more = {"nodes": ["cpu01"], "began": self.ago(1800), "step": None}
+        self.event("start", stage="curate", **fields, **more)
+        write_json(
+            self.run.attempt("curate", attempt) / f"start-{index:05d}.json", {**fields, **more}
+        )
+
+    def ended(self, action: str, job_id: str = "50", attempt: int = 1, **more: Any) -> None:
+        """Note what its supervisor has said of its end."""
+        fields = {
+            "stage": "curate",
+            "index": 0,
+            "attempt": attempt,
+            "job_id": job_id,
+            "cause": "unknown",
+            "code": 1,
+            "class": "failed",
+            "message": "a rank left",
+            "hint": "",
+            "reason": "a rank left; a new job goes on",
+            "fingerprint": "",
+            "node": "",
+            "started": self.ago(1800),
+            "ended": self.ago(600),
+            "step_before": None,
+            "step_after": None,
+            "last_step": None,
+            "action": action,
+            "delay": 0.0,
+            "exclude": [],
+            **more,
+        }
+        self.event("exit", **fields)
+        write_json(self.run.exit_record("curate", attempt, 0), fields)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        append_event(self.run, kind, **fields)
+
+    def accounts(self, **states: str) -> None:
+        """What sacct says of jobs, by ``j<id>``."""
+        rows = [f"{job[1:]}|{state}|1:0|{NOW}|{NOW}|{LATER}|cpu01" for job, state in states.items()]
+        self.programs.tell("accounting", "".join(f"{row}\n" for row in rows))
+
+    def events(self, kind: str) -> list[Mapping[str, Any]]:
+        return [item for item in read_events(self.run) if item["event"] == kind]
+
+    @staticmethod
+    def ago(seconds: float) -> float:
+        return time.time() - seconds
+
+
+def curate(index: int) -> specs.TaskSpec:
+    """A task; only what it may cost matters here."""
+    spec = CurateSpec(("/docs",), "text", "id", 1, "fail", 1, 0.0, "corpus")
+    return specs.TaskSpec(
+        "curate", index, spec, 1, 1, 1, 0, 1, "srun", ("python",), (), "", {},
+        supervision=specs.SupervisionSpec(retry_delay_seconds=0),
+        site=specs.SiteSpec("site"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    programs = fake_slurm.install(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", programs.environ["PATH"])
+    programs.tell("nodes", "cpu01\ncpu02\ncpu03\n")
+    run = RunDir(tmp_path / "runs" / "med-tiny-0")
+    run.code.mkdir(parents=True)
+    for index in range(3):
+        write_json(run.spec("curate", index), specs.to_json(curate(index)))
+    asked = Submission(
+        stage="curate",
+        indices=(0, 1, 2),
+        attempt=1,
+        python="/venv/bin/python",
+        environment=(),
+        parameters={"time": 30, "nodes": 1, "partition": "cpu"},
+        lead_seconds=30,
+        longest_array=100,
+        janitor={"time": 10, "nodes": 1},
+    )
+    submission.write(run, asked)
+    return Stage(run, programs, Client(programs.environ))
+
+
+def test_a_finished_stage_is_left_without_a_word(stage: Stage) -> None:
+    stage.submitted("50")
+    write_json(stage.run.done("curate", 0), {})
+
+    assert stage.look() == Look()
+    assert stage.programs.calls() == []
+
+
+def test_a_job_that_waits_or_runs_is_left_alone(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.programs.queue("50|RUNNING|None")
+
+    assert stage.look() == Look()
+    assert stage.programs.calls("sbatch") == []
+
+
+def test_a_task_whose_supervisor_was_killed_goes_on(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.started()
+    stage.accounts(j50="FAILED")
+
+    look = stage.look()
+
+    (ending,) = stage.events("exit")
+    (_, told) = stage.events("submit")
+    assert (ending["by"], ending["action"], ending["ended"]) == (
+        "janitor",
+        "submit",
+        time.mktime(time.strptime(LATER, "%Y-%m-%dT%H:%M:%S")),
+    )
+    assert (told["by"], told["job_ids"], told["replaces"]) == ("janitor", ["101"], ["50"])
+    assert told["janitors"] == ["102"]
+    assert look.said[-1] == "curate: 101 goes on"
+    assert not look.unclear
+
+
+def test_a_killed_start_is_only_put_on_record_once_a_later_one_was_stopped(stage: Stage) -> None:
+    """The later one was refused before it could look at those before it."""
+    stage.submitted("50")
+    stage.started()
+    stage.submitted("60", attempt=2)
+    submission.write(stage.run, replace(submission.read(stage.run, "curate", 1), attempt=2))
+    stage.ended("stop", "60", attempt=2, cause="configuration")
+    stage.accounts(j50="FAILED", j60="FAILED")
+
+    stage.look()
+
+    assert [event["attempt"] for event in stage.events("exit")] == [2, 1]
+    assert stage.programs.calls("sbatch") == []
+
+
+def test_a_second_look_finds_that_it_goes_on(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.started()
+    stage.accounts(j50="NODE_FAIL")
+    stage.look()
+
+    assert stage.look("watch") == Look()
+    assert len(stage.programs.calls("sbatch")) == 2
+    assert len(stage.events("exit")) == 1
+
+
+def test_what_a_person_cancelled_at_slurm_does_not_go_on(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.started()
+    stage.accounts(j50="CANCELLED by 0")
+
+    look = stage.look()
+
+    assert stage.events("exit")[0]["action"] == "stop"
+    assert "cancelled" in look.said[0]
+    assert stage.programs.calls("sbatch") == []
+
+
+@pytest.mark.parametrize("kind", ["cancel", "stop"])
+def test_after_a_person_asked_for_the_end_nothing_is_done(stage: Stage, kind: str) -> None:
+    stage.submitted("50")
+    stage.started()
+    stage.event(kind, job_ids=["50"])
+    stage.accounts(j50="FAILED")
+
+    assert stage.look() == Look()
+    assert stage.events("exit") == []
+
+
+def test_a_job_that_never_started_its_task_goes_on(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.accounts(j50="BOOT_FAIL")
+
+    look = stage.look()
+
+    assert stage.events("exit")[0]["by"] == "janitor"
+    assert look.said[-1] == "curate: 101 goes on"
+
+
+def test_a_job_just_submitted_may_be_unknown_to_the_accounting(stage: Stage) -> None:
+    stage.submitted("50")
+
+    assert stage.look() == Look(unclear=True)
+
+
+def test_an_accounting_that_lags_is_waited_for(stage: Stage) -> None:
+    """The job has left the queue, and is still running there."""
+    stage.submitted("50")
+    stage.started()
+    stage.accounts(j50="RUNNING")
+
+    assert stage.look() == Look(unclear=True)
+    assert stage.events("exit") == []
+
+
+# ---- silence
+
+
+@pytest.mark.parametrize("program", ["squeue", "sacct"])
+def test_silence_leads_to_nothing(stage: Stage, program: str) -> None:
+    stage.submitted("50")
+    stage.started()
+    stage.programs.replace(program, "echo 'Connection refused' >&2; exit 1")
+
+    assert stage.look() == Look(unclear=True)
+    assert stage.events("exit") == []
+
+
+def test_without_accounting_the_controller_says_how_a_job_ended(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.started()
+    stage.programs.replace("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    stage.programs.tell("job-50", "JobId=50 JobState=CANCELLED Reason=None Restarts=0\n")
+
+    look = stage.look()
+
+    assert "cancelled" in look.said[0]
+    assert stage.programs.calls("sbatch") == []
+
+
+def test_without_accounting_a_forgotten_job_goes_on(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.started()
+    stage.programs.replace("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+
+    assert stage.look().said[-1] == "curate: 101 goes on"
+
+
+def test_a_janitor_that_hears_nothing_says_so_and_leaves(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.programs.tell("down", "Unable to contact slurm controller")
+
+    said = recovery_job.wait_and_look(stage.run, "curate", stage.client, seconds=0)
+
+    assert said == ["curate: Slurm does not say how its jobs ended; `meditron watch` goes on"]
+
+
+# ---- what was decided before
+
+
+def test_what_was_decided_but_not_done_is_done(stage: Stage) -> None:
+    """sbatch had refused, or the supervisor was killed before it could ask."""
+    stage.submitted("50")
+    stage.started()
+    stage.ended("submit", delay=900.0, exclude=["cpu02", "nosuch"])
+    stage.accounts(j50="FAILED")
+
+    look = stage.look()
+
+    script = stage.programs.script("101")
+    begin = next(line for line in script.splitlines() if "--begin=now+" in line)
+    assert 200 < int(begin.rpartition("+")[2]) <= 300
+    assert "#SBATCH --exclude=cpu02\n" in script
+    assert look.said[0] == "curate task 0: a rank left; a new job goes on"
+    assert len(stage.events("exit")) == 1
+
+
+def test_what_was_decided_is_not_done_once_a_person_has_cancelled_the_job(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.started()
+    stage.ended("requeue")
+    stage.accounts(j50="CANCELLED by 0")
+
+    assert stage.look() == Look()
+    assert stage.programs.calls("sbatch") == []
+
+
+def test_a_stop_stays_one(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.started()
+    stage.ended("stop")
+    stage.accounts(j50="FAILED")
+
+    assert stage.look() == Look()
+
+
+@pytest.mark.parametrize(
+    ("state", "action", "scripts"), [("TIMEOUT", "submit", 2), ("CANCELLED by 0", "stop", 0)]
+)
+def test_how_slurm_records_the_end_decides_what_was_left_to_it(
+    stage: Stage, state: str, action: str, scripts: int
+) -> None:
+    stage.submitted("50")
+    stage.started()
+    stage.ended("wait")
+    stage.accounts(j50=state)
+
+    stage.look()
+
+    first, second = stage.events("exit")
+    assert (second["action"], second["by"]) == (action, "janitor")
+    assert second["ended"] == first["ended"]
+    assert len(stage.programs.calls("sbatch")) == scripts
+
+
+# ---- arrays, refusals, and what comes after
+
+
+def test_elements_that_ended_badly_go_on_together(stage: Stage) -> None:
+    stage.submitted("50_0", "50_1", "50_2")
+    for index in range(3):
+        stage.started(f"50_{index}", index)
+    stage.programs.queue("50_1|RUNNING|None", "60|PENDING|Dependency|||||afterok:50_*(failed)")
+    stage.accounts(j50_0="FAILED", j50_2="NODE_FAIL")
+
+    stage.look()
+
+    (_, told) = stage.events("submit")
+    assert (told["indices"], told["job_ids"]) == ([0, 2], ["101_0", "101_1"])
+    waits = stage.programs.waits_for()
+    assert waits["60"] == "afterok:101_0,afterok:50_1,afterok:101_1"
+
+
+def test_a_refusal_is_said_and_tried_again(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.started()
+    stage.accounts(j50="FAILED")
+    stage.programs.tell("refuse-1", "sbatch: error: too many jobs\n")
+
+    refused = stage.look()
+    again = stage.look()
+
+    assert refused.unclear
+    assert refused.said[-1] == "curate: sbatch refused curate: too many jobs"
+    assert again.said[-1] == "curate: 102 goes on"
+    assert len(stage.events("exit")) == 1
+
+
+def test_where_jobs_cannot_submit_it_says_who_can(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.started()
+    stage.accounts(j50="FAILED")
+    stage.programs.remove("sbatch")
+
+    look = look_after(stage.run, "curate", Client(stage.programs.alone), "janitor")
+
+    assert "`meditron watch`" in look.said[0]
+    assert not look.unclear
+    assert stage.events("intent") == []
+
+
+def test_later_stages_that_slurm_has_removed_are_named(stage: Stage) -> None:
+    """kill_invalid_depend cancels what could never start."""
+    stage.submitted("50")
+    stage.started()
+    fields = {"stage": "tokenize", "attempt": 1, "indices": [0], "scheduler": "slurm"}
+    stage.event("submit", **fields, by="person", job_ids=["52"])
+    write_json(
+        stage.run.plan, {"stages": {"curate": {"after": []}, "tokenize": {"after": ["curate"]}}}
+    )
+    stage.accounts(j50="FAILED", j52="CANCELLED by 0")
+
+    look = stage.look()
+
+    assert look.said[-1] == (
+        "tokenize: its jobs have left the queue without a start; `meditron resume med-tiny-0` "
+        "submits them again"
+    )

@@ -1,0 +1,171 @@
+"""What a node tells of ranks that hang: real processes, stopped, dead, asleep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from jobs.contract import rundir, specs
+from jobs.contract.files import write_json
+from jobs.contract.stage_specs import TokenizeSpec
+from jobs.runtime import heartbeat
+from jobs.supervision.ranks import hang_attribution, stack_dump
+
+from ...ranks import rank_program, wait_until
+
+BEGIN = "from jobs.__main__ import begin_beating; begin_beating(context)"
+"""A stand-in that beats as ranks do."""
+
+SLEEPS = ("def sleep_for_ever():", "    time.sleep(600)", "sleep_for_ever()")
+
+
+@dataclass
+class Node:
+    """Stand-ins for the ranks of a node, and what an autopsy finds of them."""
+
+    run: rundir.RunDir
+    name: str = "gpu01"
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self, *lines: str) -> subprocess.Popen[bytes]:
+        """Start one more rank and wait until it beats."""
+        rank = len(self.processes)
+        program = rank_program(self.run.root, BEGIN, *lines)
+        process = subprocess.Popen(
+            [*program, "-u", "-m", "jobs", "tokenize", str(self.run.root), "0"],
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "WORLD_SIZE": "6",
+                "MEDITRON_ATTEMPT": "1",
+                "SLURMD_NODENAME": self.name,
+            },
+        )
+        self.processes.append(process)
+        wait_until(lambda: rank in self.beats())
+        return process
+
+    def beats(self) -> dict[int, heartbeat.Beat]:
+        return heartbeat.find(self.run, "tokenize", 0, 1, self.name)
+
+    def autopsy(self) -> list[stack_dump.RankReport]:
+        """Have the node examine its ranks as the supervisor would; what it left, by rank."""
+        command = stack_dump.command(self.run, "tokenize", 0, 1)
+        subprocess.run(command, env={**os.environ, "SLURMD_NODENAME": self.name}, check=True)
+        return stack_dump.read(self.run, "tokenize", 0, 1)
+
+    def stacks(self, rank: int) -> str:
+        return (self.run.attempt("tokenize", 1) / f"stacks-00000-{rank:05d}.txt").read_text()
+
+
+@pytest.fixture
+def make_node(tmp_path: Path) -> Iterator[Callable[[int], Node]]:
+    """Make the one node, of so many ranks."""
+    made = []
+
+    def make(ranks: int) -> Node:
+        run = rundir.RunDir(tmp_path)
+        spec = TokenizeSpec("", "", "", "", "", "", 1, False)
+        task = specs.TaskSpec(
+            "tokenize", 0, spec, 2 * ranks, ranks, 2, 0, 1, "local", (), (), "", {}
+        )
+        write_json(run.spec("tokenize", 0), specs.to_json(task))
+        made.append(Node(run))
+        return made[0]
+
+    yield make
+    for process in made[0].processes:
+        process.kill()
+        process.wait()
+
+
+def test_a_rank_that_sleeps_shows_where(make_node) -> None:
+    node = make_node(1)
+    sleeper = node.start(*SLEEPS)
+
+    (report,) = node.autopsy()
+
+    assert (report.rank, report.node, report.pid) == (0, "gpu01", sleeper.pid)
+    assert (report.state, report.phase, report.step) == ("S", "startup", 0)
+    assert hang_attribution.doing(report).startswith("in sleep_for_ever (rank-")
+    assert "in sleep_for_ever" in node.stacks(0)
+    assert sleeper.poll() is None
+
+
+def test_a_rank_that_works_goes_on_after_it_was_asked(make_node) -> None:
+    node = make_node(1)
+    worker = node.start("while not context.path('enough').exists(): context.heart.beat()")
+
+    (report,) = node.autopsy()
+
+    assert report.stack.count("most recent call first") == 1
+    wait_until(lambda: node.beats()[0].ticks > report.ticks)
+    (node.run.root / "enough").touch()
+    assert worker.wait(60) == 0
+
+
+def test_a_stopped_rank_is_named_and_its_peers_show_stacks(make_node) -> None:
+    node = make_node(2)
+    node.start(*SLEEPS)
+    stopped = node.start(*SLEEPS)
+    stopped.send_signal(signal.SIGSTOP)
+    wait_until(lambda: node.beats() and stack_dump.state_of(node.beats()[1]) == "T")
+
+    reports = node.autopsy()
+
+    assert hang_attribution.name_first(reports) == (1, "gpu01", "stopped by a signal (state T)")
+    assert "in sleep_for_ever" in node.stacks(0)
+    assert "stopped by a signal (state T)" in node.stacks(1)
+    assert "It showed no stacks" in node.stacks(1)
+
+
+def test_a_dead_rank_is_named_though_others_are_behind(make_node) -> None:
+    node = make_node(3)
+    node.start(*SLEEPS)
+    killed = node.start("context.heart.beat()", *SLEEPS)
+    node.start(*SLEEPS)
+    killed.kill()
+    killed.wait()
+
+    reports = node.autopsy()
+
+    assert [report.rank for report in reports] == [0, 1, 2]
+    assert hang_attribution.name_first(reports) == (1, "gpu01", "not there")
+    assert node.stacks(1) == "rank 1 on gpu01: no process\n"
+
+
+def test_a_process_that_has_the_pid_of_a_rank_gets_no_signal(make_node) -> None:
+    node = make_node(1)
+    node.start(*SLEEPS)
+    beat = node.beats()[0]
+
+    assert stack_dump.ask(beat)
+    assert not stack_dump.ask(replace(beat, started=beat.started - 1))
+    assert stack_dump.state_of(replace(beat, started=beat.started - 1)) == ""
+
+
+def test_every_node_leaves_a_report_of_its_own(make_node) -> None:
+    node = make_node(1)
+    node.start(*SLEEPS)
+    node.name = "gpu02"
+    node.start(*SLEEPS)
+    on_second = node.autopsy()
+    node.name = "gpu01"
+
+    reports = node.autopsy()
+
+    assert [(report.rank, report.node) for report in on_second] == [(1, "gpu02")]
+    assert [(report.rank, report.node) for report in reports] == [(0, "gpu01"), (1, "gpu02")]
+
+
+def test_a_node_without_ranks_says_so(make_node) -> None:
+    node = make_node(1)
+    assert node.autopsy() == []
+    names = [path.name for path in node.run.attempt("tokenize", 1).iterdir()]
+    assert names == ["autopsy-00000-gpu01.json"]

@@ -1,0 +1,241 @@
+"""`meditron watch` on the stand-in Slurm, and on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs.contract.events import append_event, read_events
+from jobs.contract.files import read_json, write_json
+from jobs.contract.rundir import RunDir
+from meditron_cli.main import main
+from meditron_cli.scheduler.base import JobState
+from meditron_cli.services import Services
+
+from ... import fake_slurm
+from ...conftest import Bench
+from ...fake_slurm import FakeSlurm
+from ...fakes import FakeClock
+
+DOWN = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
+FAILED = "|FAILED|1:0|2026-01-01T10:00:00|2026-01-01T10:00:00|2026-01-01T11:00:00|cpu01\n"
+
+
+@dataclass
+class Desk:
+    """A person at the login node of the stand-in Slurm."""
+
+    folder: Path
+    programs: FakeSlurm
+    clock: FakeClock = field(default_factory=FakeClock)
+
+    def __call__(self, *words: str) -> Result:
+        environ = {**os.environ, "MEDITRON_RUNS": str(self.folder / "runs")}
+        services = Services(clock=self.clock, environ=environ)
+        return CliRunner().invoke(main, list(words), obj=services)
+
+    def submit(self, *words: str) -> RunDir:
+        """Submit curation as job 101, or the next, with a janitor; its node died as it started."""
+        config = str(self.folder / "experiment.yaml")
+        target = ("--cluster", "test-slurm", "--size", "tiny", "--config", config, "--json")
+        result = self("submit", "curate", *target, *words)
+        assert result.exit_code == 0, result.stderr
+        answer = json.loads(result.stdout)
+        run, (job,) = RunDir(Path(answer["dir"])), answer["jobs"]["curate"]
+        start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
+        append_event(run, "start", stage="curate", job_id=job, **start)
+        self.programs.queue()
+        self.programs.tell("accounting", f"{job}{FAILED}")
+        return run
+
+
+@pytest.fixture
+def desk(project: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    monkeypatch.chdir(project)
+    programs = fake_slurm.install(project / "slurm")
+    monkeypatch.setenv("PATH", programs.environ["PATH"])
+    return Desk(project, programs)
+
+
+def test_a_run_whose_job_is_over_goes_on(desk: Desk) -> None:
+    run = desk.submit()
+
+    result = desk("watch", "--once")
+
+    assert result.exit_code == 0, result.stderr
+    first, last = result.stdout.splitlines()
+    assert first.startswith(f"{run.name}: curate task 0: ")
+    assert last == f"{run.name}: curate: 103 goes on"
+    assert result.stderr == ""
+    submits = [event for event in read_events(run) if event["event"] == "submit"]
+    assert [(event["by"], event["job_ids"]) for event in submits] == [
+        ("person", ["101"]),
+        ("watch", ["103"]),
+    ]
+
+
+def test_a_second_look_has_nothing_to_say(desk: Desk) -> None:
+    desk.submit()
+    desk("watch", "--once")
+
+    result = desk("watch", "--once", "--json")
+
+    assert (result.exit_code, result.stdout) == (0, "")
+
+
+def test_json_is_an_object_a_line(desk: Desk) -> None:
+    run = desk.submit()
+
+    lines = [json.loads(line) for line in desk("watch", "--once", "--json").stdout.splitlines()]
+
+    assert lines[-1] == {
+        "format": 1,
+        "run": run.name,
+        "stage": "curate",
+        "said": "curate: 103 goes on",
+    }
+
+
+def test_only_the_named_run_is_looked_after(desk: Desk) -> None:
+    run = desk.submit()
+    other = desk.submit("--new")
+
+    result = desk("watch", other.name, "--once")
+
+    assert run.name != other.name
+    assert {line.split(":")[0] for line in result.stdout.splitlines()} == {other.name}
+
+
+def test_a_silent_slurm_is_waited_for(desk: Desk) -> None:
+    """Slurm answers again after two looks; then somebody interrupts."""
+    desk.submit()
+    desk.programs.tell("down", DOWN)
+    slept = []
+
+    def sleep() -> None:
+        slept.append(desk.clock.now())
+        if len(slept) == 2:
+            (desk.programs.state / "down").unlink()
+        if len(slept) == 4:
+            raise KeyboardInterrupt
+
+    desk.clock.when_slept = sleep
+
+    result = desk("watch", "--interval", "30")
+
+    assert result.exit_code == 130
+    assert result.stdout.splitlines()[-1].endswith("curate: 103 goes on")
+    assert result.stdout.count("goes on") == 2
+    assert slept[1] - slept[0] == 30
+    assert result.stderr.splitlines()[0] == (
+        "the scheduler does not answer; nothing is done until it does"
+    )
+    assert result.stderr.count("does not answer") == 1
+
+
+def test_a_refusal_is_said_once(desk: Desk) -> None:
+    desk.submit()
+    for call in range(3, 9):
+        desk.programs.tell(f"refuse-{call}", "sbatch: error: too many jobs\n")
+    looks = []
+
+    def sleep() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    desk.clock.when_slept = sleep
+
+    result = desk("watch")
+
+    assert result.stdout.count("sbatch refused curate: too many jobs") == 1
+
+
+def test_what_a_person_cancelled_stays_cancelled(desk: Desk) -> None:
+    run = desk.submit()
+    desk("cancel", run.name)
+
+    result = desk("watch", "--once")
+
+    assert result.stdout == ""
+    assert len(desk.programs.calls("sbatch")) == 2
+
+
+def test_a_run_of_somebody_else_is_left_alone(desk: Desk) -> None:
+    run = desk.submit()
+    os.chown(run.events, 65534, -1)
+
+    assert desk("watch", "--once").stdout == ""
+
+
+# ---- this machine
+
+
+def test_a_task_of_this_machine_whose_process_was_killed_starts_anew(meditron: Bench) -> None:
+    meditron.submit("--set", "supervision.retry_delay_seconds=0", stage="curate")
+    run = meditron.run()
+    start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
+    append_event(run, "start", stage="curate", job_id="101_0", **start)
+    meditron.scheduler.put_stage("curate", JobState.ENDED)
+
+    result = meditron("watch", "--once")
+
+    assert result.stdout.splitlines()[-1] == f"{run.name}: curate: 102_0 goes on"
+    assert [event["by"] for event in meditron.events("submit")] == ["person", "watch"]
+
+
+def test_on_this_machine_a_start_that_has_to_wait_is_waited_for(meditron: Bench) -> None:
+    """The disk was full, and may have room later."""
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
+    append_event(run, "start", stage="curate", job_id="101_0", **start)
+    words = {"code": 1, "kind": "OSError", "message": "No space left on device", "hint": ""}
+    place = {"rank": 0, "node": "here", "time": 2.0}
+    write_json(run.attempt("curate", 1) / "words-00000-00000.json", {**words, **place})
+    meditron.scheduler.put_stage("curate", JobState.ENDED)
+
+    first = meditron("watch", "--once")
+    path = run.exit_record("curate", 1, 0)
+    write_json(path, {**read_json(path), "delay": 0.0})
+    second = meditron("watch", "--once")
+
+    waits = first.stdout.splitlines()[-1]
+    assert waits.startswith(f"{run.name}: curate: goes on at the first look after ")
+    assert second.stdout.splitlines()[-1] == f"{run.name}: curate: 102_0 goes on"
+    assert [event["by"] for event in meditron.events("submit")] == ["person", "watch"]
+
+
+def test_on_this_machine_nothing_starts_beside_a_task_that_must_not(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit(stage="pipeline")
+    run = meditron.run()
+    finish(run, "curate", 0)
+    for index in (0, 1):
+        start = {"attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
+        append_event(run, "start", stage="tokenize", index=index, job_id="102_0", **start)
+    words = {"code": 2, "kind": "TaskError", "message": "shard 1 is no JSON", "hint": ""}
+    place = {"rank": 0, "node": "here", "time": 2.0}
+    write_json(run.attempt("tokenize", 1) / "words-00001-00000.json", {**words, **place})
+    meditron.scheduler.put_stage("tokenize", JobState.ENDED)
+
+    result = meditron("watch", "--once")
+
+    assert "shard 1 is no JSON" in result.stdout
+    assert f"`meditron resume {run.name}`" in result.stdout.splitlines()[-1]
+    assert {event["by"] for event in meditron.events("submit")} == {"person"}
+
+
+def test_a_finished_run_is_not_asked_about(meditron: Bench, finish: Callable[..., None]) -> None:
+    meditron.submit(stage="curate")
+    finish(meditron.run(), "curate", 0)
+
+    assert meditron("watch", "--once").stdout == ""
+    assert meditron.scheduler.asked == []

@@ -1,0 +1,365 @@
+"""`meditron status`, from the run directories and two questions at most."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.checkpoints import manifest
+from jobs.contract.files import sha256, write_json
+from jobs.contract.rundir import RunDir
+from meditron_cli.reporting.goodput import BUCKETS
+from meditron_cli.runs import state
+from meditron_cli.scheduler.base import JobState
+
+from ...conftest import Bench
+from ..told import Told, interrupt_once
+
+
+def state_of(meditron: Bench) -> str:
+    found: dict[str, Any] = json.loads(meditron("status", "--json").stdout)["runs"][0]
+    return str(found["state"])
+
+
+def test_no_runs_is_an_answer(meditron: Bench) -> None:
+    result = meditron("status")
+
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr.startswith(f"no runs in {meditron.runs}")
+
+
+def test_json_has_exactly_the_promised_keys(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+
+    found = json.loads(meditron("status", "--json").stdout)
+
+    assert found == {
+        "format": 1,
+        "runs": [
+            {
+                "run": meditron.run().name,
+                "state": "pending",
+                "cluster": "local",
+                "stages": {
+                    "curate": {
+                        "state": "pending",
+                        "done": 0,
+                        "total": 1,
+                        "step": None,
+                        "target_step": None,
+                        "tokens": None,
+                        "target_tokens": None,
+                        "attempts": 1,
+                    }
+                },
+                "loss": None,
+                "eta_s": None,
+                "goodput": None,
+            }
+        ],
+    }
+
+
+def test_training_shows_step_loss_and_time_left(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+    target = 600 * 32 * 128
+    progress = {
+        "time": meditron.clock.time,
+        "done": 150,
+        "tokens": target // 4,
+        "target_tokens": target,
+        "loss": 3.25,
+        "tokens_per_s": target / 400,
+    }
+    write_json(run.progress("pretrain", 0), progress)
+
+    result = meditron("status")
+
+    assert result.stdout.splitlines()[1].split() == [
+        run.name, "running", "pretrain", "150/500", "steps", "3.25", "5m", "00s",
+    ]  # fmt: skip
+
+
+def test_a_scheduler_that_does_not_answer_makes_a_run_unknown(meditron: Bench) -> None:
+    meditron.submit()
+    meditron.scheduler.silent = True
+
+    assert state_of(meditron) == "unknown"
+
+
+def test_a_task_that_ends_between_the_two_looks_is_not_taken_for_failed(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit(stage="curate")
+
+    def end() -> None:
+        finish(meditron.run(), "curate", 0)
+        meditron.scheduler.put_stage("curate", JobState.ENDED, "COMPLETED")
+
+    meditron.scheduler.when_asked = end
+
+    assert state_of(meditron) == "succeeded"
+
+
+def test_a_cancelled_array_member_is_missing_not_running(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    finish(meditron.run(), "curate", 0)
+    meditron.scheduler.put_stage("tokenize", JobState.ACTIVE)
+    del meditron.scheduler.jobs["102_1"]
+    for index in (0, 2):
+        finish(meditron.run(), "tokenize", index)
+    meditron.clock.time = time.time() + 1_000
+
+    stages = json.loads(meditron("status", "--json").stdout)["runs"][0]["stages"]
+
+    assert (stages["tokenize"]["state"], stages["tokenize"]["done"]) == ("failed", 2)
+
+
+def test_one_run_shows_its_last_error_and_what_to_do(
+    meditron: Bench, fail: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    fail(run, "curate", 0)
+
+    result = meditron("status", run.name)
+
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-3:] == [
+        "curate task 0: docs.jsonl:7: no text",
+        "hint: mend the line",
+        f"hint: `meditron resume {run.name}` continues where it ended",
+    ]
+
+
+def test_one_run_in_json_has_its_errors_and_jobs(
+    meditron: Bench, fail: Callable[..., None]
+) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    fail(run, "curate", 0)
+
+    found = json.loads(meditron("status", run.name[:8], "--json").stdout)["runs"][0]
+
+    assert found["jobs"] == {"curate": ["101_0"]}
+    assert found["errors"][0]["message"] == "docs.jsonl:7: no text"
+    assert found["errors"][0]["class"] == "configuration"
+
+
+def test_ended_runs_are_not_asked_about(
+    meditron: Bench, finish: Callable[..., None], fail: Callable[..., None]
+) -> None:
+    meditron.submit(stage="curate")
+    finish(meditron.run(), "curate", 0)
+    meditron.submit("--new", stage="curate")
+    fail(meditron.run(1), "curate", 0)
+
+    meditron("status")
+
+    assert meditron.scheduler.asked == []
+
+
+def test_a_run_cancelled_long_ago_is_not_asked_about(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    meditron("cancel", meditron.run().name)
+    meditron.clock.time = time.time() + 4_000
+
+    assert state_of(meditron) == "cancelled"
+    assert meditron.scheduler.asked == []
+
+
+def test_a_run_of_a_newer_format_is_unknown_and_hides_no_other(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    meditron.submit("--new", stage="curate")
+    plan = meditron.run().plan
+    plan.write_text(plan.read_text().replace('"format": 1', '"format": 2'))
+
+    result = meditron("status")
+
+    assert [line.split()[1] for line in result.stdout.splitlines()[1:]] == ["unknown", "pending"]
+    assert "format 2, this program reads format 1" in result.stderr
+
+
+def test_a_thousand_runs_cost_one_question(meditron: Bench, finish: Callable[..., None]) -> None:
+    meditron.submit(stage="curate")
+    live = meditron.run()
+    shutil.rmtree(live.code)
+    finish(live, "curate", 0)
+    for number in range(2, 1001):
+        shutil.copytree(live.root, live.root.with_name(f"{live.name}-{number}"))
+    for number in range(2, 102):
+        RunDir(live.root.with_name(f"{live.name}-{number}")).done("curate", 0).unlink()
+
+    result = meditron("status", "--json")
+
+    states = [run["state"] for run in json.loads(result.stdout)["runs"]]
+    assert (len(states), states.count("succeeded"), states.count("pending")) == (1000, 900, 100)
+    assert len(meditron.scheduler.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent", "no run is called 'absent' in {runs}"),
+        ("../trial", "no run is called '../trial' in {runs}"),
+    ],
+)
+def test_a_run_that_is_not_there(meditron: Bench, name: str, message: str) -> None:
+    meditron.runs.mkdir()
+
+    result = meditron("status", name)
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {message.format(runs=meditron.runs)}\nhint: `meditron status` lists the runs\n"
+    )
+
+
+def test_a_misspelt_run_is_answered_with_the_right_name(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    name = meditron.run().name
+
+    result = meditron("status", name.replace("trial", "trail"))
+
+    assert f"; did you mean '{name}'?" in result.stderr
+
+
+def test_watching_ends_with_an_interruption(meditron: Bench) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    meditron.clock.when_slept = interrupt
+
+    result = meditron("status", "--watch")
+
+    assert result.exit_code == 130
+    assert result.stderr.endswith("interrupted\n")
+
+
+@pytest.fixture
+def resumed(meditron: Bench, finish: Callable[..., None]) -> Told:
+    """A run that was preempted once and trains again, 290 s after it was submitted."""
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    told = interrupt_once(run)
+    meditron.clock.time = told.zero + 290
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+    return told
+
+
+def one(meditron: Bench) -> dict[str, Any]:
+    found = json.loads(meditron("status", meditron.run().name, "--json").stdout)
+    assert found["format"] == 1
+    run: dict[str, Any] = found["runs"][0]
+    return run
+
+
+def test_json_of_one_run_has_its_attempts_and_interruptions(resumed: Told, meditron: Bench) -> None:
+    found = one(meditron)
+
+    assert (found["state"], found["stages"]["pretrain"]["attempts"]) == ("running", 2)
+    assert found["attempts"][1] == {
+        "stage": "pretrain", "task": 0, "attempt": 2, "job_id": resumed.job, "restarts": 1,
+        "nodes": ["node1", "node2"], "began": resumed.zero + 220, "ended": None, "step_from": 8,
+        "step_to": 12, "cause": "", "action": "", "reason": "", "node": "",
+    }  # fmt: skip
+    assert found["interruptions"] == [
+        {
+            "stage": "pretrain", "task": 0, "attempt": 1, "job_id": resumed.job, "node": "",
+            "cause": "preempted", "action": "requeue", "reason": "the partition was taken",
+            "ended": resumed.zero + 180, "detect_s": None, "step": 10, "steps_redone": 2,
+            "resume_s": pytest.approx(90.0),
+        }
+    ]  # fmt: skip
+
+
+def test_json_of_one_run_tells_where_its_time_went(resumed: Told, meditron: Bench) -> None:
+    spent = one(meditron)["time"]
+
+    training = spent["training"]
+    assert training["wall_s"] == pytest.approx(290.0)
+    assert sum(training[f"{name}_s"] for name in BUCKETS) == pytest.approx(290.0)
+    assert one(meditron)["goodput"] == training["goodput"] == pytest.approx(120 / 290)
+    assert spent["total_s"] > 290.0
+    assert spent["node_hours"] == pytest.approx((160 + 70) / 3600)
+
+
+def test_one_run_shows_attempts_reason_and_time(resumed: Told, meditron: Bench) -> None:
+    lines = meditron("status", meditron.run().name).stdout.splitlines()
+
+    rows = [" ".join(line.split()) for line in lines]
+    assert "goodput: 41%" in rows
+    assert "used: 0.06 node-hours" in rows
+    assert "last interruption: pretrain attempt 1: the partition was taken" in rows
+    assert any(row.endswith("0:02:40 to 10 preempted requeue") for row in rows)
+    assert any(row.endswith("0:01:10 8 to 12 running -") for row in rows)
+    assert "1 preempted 10 2 - 0:01:30" in rows
+    assert "queue 0:01:00 20.7% waiting for the scheduler" in rows
+
+
+def test_the_reason_that_nothing_goes_on_is_said_with_what_to_do(
+    resumed: Told, meditron: Bench
+) -> None:
+    resumed.exit(
+        2, 285, "not_a_number", "stop", code=1, message="the loss of step 13 is nan",
+        reason="it was no number twice from the same checkpoint", hint="lower the learning rate",
+    )  # fmt: skip
+
+    lines = meditron("status", meditron.run().name).stdout.splitlines()
+
+    assert lines[-4:] == [
+        "pretrain task 0: the loss of step 13 is nan",
+        "it was no number twice from the same checkpoint",
+        "hint: lower the learning rate",
+        f"hint: `meditron resume {meditron.run().name}` continues where it ended",
+    ]
+
+
+def test_a_job_that_waits_for_ever_is_shown_with_what_helps(resumed: Told, meditron: Bench) -> None:
+    meditron.scheduler.put_stage("evaluate", JobState.QUEUED, "PENDING", state.NEVER)
+    run = meditron.run()
+
+    lines = meditron("status", run.name).stdout.splitlines()
+
+    assert f"hint: `meditron resume {run.name}` gives it another to wait for" in lines
+    assert one(meditron)["stuck"][0][0] == "evaluate"
+
+
+def test_the_checkpoint_that_training_would_go_on_from_is_shown(
+    resumed: Told, meditron: Bench
+) -> None:
+    before = one(meditron)["checkpoint_step"]
+    write_checkpoint(meditron.run().path("checkpoints"), 8)
+
+    result = meditron("status", meditron.run().name)
+
+    assert before is None
+    assert one(meditron)["checkpoint_step"] == 8
+    assert "goes on from: the checkpoint of step 8" in result.stdout.splitlines()
+
+
+def write_checkpoint(folder: Path, step: int) -> None:
+    """A valid checkpoint without shards."""
+    path = folder / manifest.name(step)
+    write_json(path / manifest.MANIFEST, {"files": {}})
+    write_json(path / manifest.MEGATRON_METADATA, {})
+    digest = sha256(path / manifest.MANIFEST)
+    record = manifest.Record(step, step, {}, "fp32", "", "", 0, manifest=digest)
+    write_json(path / manifest.RECORD, asdict(record))

@@ -1,0 +1,227 @@
+"""`meditron submit`: what it prints, refuses and waits for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from meditron_cli.reporting import follow
+from meditron_cli.runs import prepare
+from meditron_cli.scheduler.base import JobState
+
+from ...conftest import Bench
+
+
+def test_json_names_the_run_its_folder_and_its_jobs(meditron: Bench) -> None:
+    result = meditron.submit("--json")
+
+    run = meditron.run()
+    assert json.loads(result.stdout) == {
+        "format": 1,
+        "run": run.name,
+        "dir": str(run.root),
+        "jobs": {
+            "curate": ["101_0"],
+            "tokenize": ["102_0", "102_1", "102_2"],
+            "pretrain": ["103_0"],
+            "evaluate": ["104_0", "104_1"],
+        },
+    }
+
+
+def test_a_dry_run_prints_what_the_scheduler_renders_and_makes_nothing(meditron: Bench) -> None:
+    result = meditron.submit("--dry-run")
+
+    assert result.exit_code == 0
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert [line[1] for line in lines] == ["curate", "tokenize", "pretrain", "evaluate"]
+    assert lines[0][0].startswith("trial-tiny-")
+    assert not meditron.runs.exists()
+    assert meditron.scheduler.submitted == []
+
+
+def test_a_dry_run_shows_a_profile_that_is_not_filled_in_and_submit_refuses_it(
+    meditron: Bench,
+) -> None:
+    words = ("pretrain", "--cluster", "rcp", "--size", "7b", "--set", "tokenize.tokenizer=t.json")
+
+    shown = meditron("submit", *words, "--dry-run")
+    refused = meditron("submit", *words)
+
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.endswith(" pretrain\n")
+    assert "warning: " in shown.stderr
+    assert refused.exit_code == 2
+    assert "rcp.yaml" in refused.stderr
+    assert not meditron.runs.exists()
+
+
+def test_a_pipeline_without_benchmarks_has_no_evaluation(meditron: Bench) -> None:
+    result = meditron.submit("--json", "--set", "evaluate.benchmarks=[]")
+
+    assert list(json.loads(result.stdout)["jobs"]) == ["curate", "tokenize", "pretrain"]
+
+
+def test_an_evaluation_of_nothing_is_refused(meditron: Bench) -> None:
+    result = meditron.submit("--set", "evaluate.benchmarks=[]", stage="evaluate")
+
+    assert result.exit_code == 2
+    assert result.stderr == "error: evaluate.benchmarks names nothing to score on\n"
+
+
+def test_every_missing_input_is_named_before_anything_is_made(meditron: Bench) -> None:
+    for name in ("docs.jsonl", "tokenizer.json", "quiz.jsonl"):
+        (meditron.folder / name).unlink()
+
+    result = meditron.submit()
+
+    assert result.exit_code == 2
+    for name in ("docs.jsonl", "tokenizer.json", "quiz.jsonl"):
+        assert result.stderr.count(f"{name}: no such file or folder") == 1
+    assert not meditron.runs.exists()
+
+
+def write_tokenizer(folder: Path, vocabulary: object, added: object = None) -> None:
+    content = {"model": {"vocab": vocabulary}, "added_tokens": added}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "added", "message"),
+    [
+        (
+            {"<EOD>": 0, "a": 7},
+            None,
+            "{path} has 8 tokens, the model only 4; set model.vocab_size to 8 or more",
+        ),
+        (
+            {"a": 0},
+            [{"content": "<EOD>", "id": 4}],
+            "{path} has 5 tokens, the model only 4; set model.vocab_size to 5 or more",
+        ),
+        ({"a": 0}, None, "'<EOD>' is not in the vocabulary of {path}"),
+        (3, None, "{path} is no tokenizer.json (it has no model with a vocabulary)"),
+    ],
+)
+def test_a_tokenizer_that_cannot_serve_is_refused(
+    meditron: Bench, vocabulary: object, added: object, message: str
+) -> None:
+    write_tokenizer(meditron.folder, vocabulary, added)
+
+    result = meditron.submit()
+
+    assert result.exit_code == 2
+    path = meditron.folder / "tokenizer.json"
+    assert result.stderr.splitlines()[0].endswith(message.format(path=path))
+    assert not meditron.runs.exists()
+
+
+def test_a_tokenizer_that_is_not_json_is_refused(meditron: Bench) -> None:
+    (meditron.folder / "tokenizer.json").write_bytes(b"\xff\xfe{")
+
+    result = meditron.submit()
+
+    assert result.exit_code == 2
+    assert "tokenizer.json is no tokenizer.json" in result.stderr
+
+
+def test_a_unigram_vocabulary_counts_by_place(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, [["<EOD>", 0.0], ["a", -1.5]])
+
+    assert prepare.read_vocabulary(tmp_path / "tokenizer.json") == {"<EOD>": 0, "a": 1}
+
+
+@pytest.mark.parametrize("name", ["docs.jsonl", "quiz.jsonl"])
+def test_an_empty_input_is_refused(meditron: Bench, name: str) -> None:
+    (meditron.folder / name).write_text("")
+
+    result = meditron.submit()
+
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0].endswith(f"{meditron.folder / name} is empty")
+
+
+def test_an_empty_folder_of_sources_is_refused(meditron: Bench) -> None:
+    (meditron.folder / "docs.jsonl").unlink()
+    (meditron.folder / "docs.jsonl").mkdir()
+
+    result = meditron.submit()
+
+    assert result.exit_code == 2
+    assert f"the folder {meditron.folder / 'docs.jsonl'} is empty" in result.stderr
+
+
+def test_waiting_ends_when_the_run_has_succeeded(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    stages = iter([("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)])
+
+    waited = []
+
+    def work() -> None:
+        stage, count = next(stages, ("", 0))
+        if stage:
+            finish(meditron.run(), stage, *range(count))
+            meditron.scheduler.put_stage(stage, JobState.ENDED, "COMPLETED")
+        else:  # no supervisor is left to write an exit record, and that wait has an end
+            waited.append(meditron.clock.now())
+
+    meditron.clock.when_slept = work
+
+    result = meditron.submit("--wait")
+
+    assert result.exit_code == 0
+    assert waited[-1] - waited[0] <= follow.SETTLE_SECONDS
+    lines = result.stderr.splitlines()
+    assert "tokenize: succeeded 3/3 tasks" in lines
+    assert lines[-1].endswith("tells what came out")
+
+
+@pytest.mark.parametrize(("code", "exit_code"), [(1, 4), (2, 2), (5, 4)])
+def test_waiting_for_a_run_that_fails_is_exit_4_or_2_on_bad_input_with_its_reason(
+    meditron: Bench, fail: Callable[..., None], code: int, exit_code: int
+) -> None:
+    def break_down() -> None:
+        fail(meditron.run(), "curate", 0, code=code)
+        for stage in ("tokenize", "pretrain", "evaluate"):
+            meditron.scheduler.put_stage(
+                stage, JobState.QUEUED, "PENDING", "DependencyNeverSatisfied"
+            )
+
+    meditron.clock.when_slept = break_down
+
+    result = meditron.submit("--wait")
+
+    assert result.exit_code == exit_code
+    assert result.stderr.endswith(
+        f"error: run {meditron.run().name} failed: curate task 0: docs.jsonl:7: no text\n"
+        "hint: mend the line\n"
+    )
+
+
+def test_an_interruption_while_waiting_leaves_the_run_going(meditron: Bench) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    meditron.clock.when_slept = interrupt
+
+    result = meditron.submit("--wait")
+
+    name = meditron.run().name
+    assert result.exit_code == 130
+    assert meditron.scheduler.cancelled == []
+    assert (
+        f"run {name} goes on; `meditron status {name}`, `meditron logs {name} --follow`, "
+        f"`meditron cancel {name}`" in result.stderr
+    )
+
+
+def test_a_run_outside_the_usual_place_comes_with_a_hint(meditron: Bench) -> None:
+    elsewhere = meditron.folder / "elsewhere"
+
+    result = meditron.submit("--runs-dir", str(elsewhere))
+
+    assert f"hint: `export MEDITRON_RUNS={elsewhere}` shows it" in result.stderr

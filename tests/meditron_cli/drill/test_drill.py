@@ -1,0 +1,322 @@
+"""What a drill is made of: its faults, what it trains, and what it makes of what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.contract.events import append_event, read_events
+from jobs.contract.rundir import RunDir
+from meditron_cli.config.load import load, load_cluster
+from meditron_cli.drill import settings
+from meditron_cli.drill.faults import FAULTS, choose
+from meditron_cli.drill.procedure import ASK_SECONDS, PATIENCE_SECONDS, Course
+from meditron_cli.drill.verdict import Blow, Result, Row, difference, judge
+from meditron_cli.errors import ConfigError
+from meditron_cli.services import Services
+
+from ... import fake_slurm
+from ...conftest import Bench
+from ...fake_slurm import FakeSlurm
+from ...fakes import FakeClock
+
+KILL = FAULTS["kill-rank"]
+
+
+def step(number: int, attempt: int = 1, loss: float | None = None, **more: Any) -> dict[str, Any]:
+    """A metric line of a step of four samples, a second after the one before."""
+    value = loss if loss is not None else 5 - number / 10
+    line = {"step": number, "attempt": attempt, "loss": value, "time": 100.0 + number}
+    return {**line, "samples": f"{number:016x}", **more}
+
+
+def without_samples(line: dict[str, Any]) -> dict[str, Any]:
+    """The line, as an engine wrote it that did not look at samples."""
+    return {key: value for key, value in line.items() if key != "samples"}
+
+
+def exit_event(attempt: int, cause: str, ended: float) -> dict[int, dict[str, Any]]:
+    return {attempt: {"attempt": attempt, "cause": cause, "ended": ended, "action": "restart"}}
+
+
+# ---- which faults
+
+
+def test_all_faults_that_the_scheduler_has_are_the_default() -> None:
+    assert [fault.name for fault in choose("", "slurm")] == list(FAULTS)
+    assert [fault.name for fault in choose("", "local")] == [
+        "kill-rank",
+        "freeze-rank",
+        "damage-checkpoint",
+    ]
+
+
+def test_chosen_faults_keep_their_order() -> None:
+    assert [f.name for f in choose("kill-rank, preempt", "slurm")] == ["kill-rank", "preempt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "scheduler", "message"),
+    [
+        ("kil-rank", "slurm", "no fault is called 'kil-rank'"),
+        ("preempt", "local", "preempt needs Slurm, and this cluster's scheduler is local"),
+    ],
+)
+def test_a_fault_that_cannot_be_dealt_is_refused(text: str, scheduler: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        choose(text, scheduler)
+
+    assert refused.value.message == message
+    assert refused.value.hint
+
+
+# ---- what is trained
+
+
+@pytest.mark.parametrize("name", ["local", "test-slurm", "generic-h100", "rcp", "clariden"])
+def test_the_training_of_a_drill_is_valid_on_every_kind_of_cluster(
+    name: str, project: Path
+) -> None:
+    own = settings.settings(load_cluster(name), None, tuple(FAULTS.values()))
+
+    loaded = load(name, settings.SIZE, project / "experiment.yaml", list(own))
+
+    layout, training = loaded.experiment.parallel, loaded.experiment.pretrain
+    assert training.global_batch_size % (layout.data * training.micro_batch_size) == 0
+    assert training.train_steps == 950
+
+
+def test_more_nodes_than_the_partition_has_are_refused() -> None:
+    with pytest.raises(ConfigError) as refused:
+        settings.settings(load_cluster("test-slurm"), 5, ())
+
+    assert refused.value.message == "a drill on 5 nodes does not fit partition low, which has 4"
+
+
+# ---- what is made of it
+
+
+def test_a_fault_that_was_recovered_from_is_told_with_its_times() -> None:
+    lines = [step(1), step(2), step(3), step(2, 2, time=110.0), step(3, 2), step(4, 2)]
+
+    row = judge(Blow(KILL, 1, 3, 103.5), exit_event(1, "crash", 104.75), lines)
+
+    assert row == Row("kill-rank", 3, "crash", 1.2, 5.2, 2, "held")
+
+
+@pytest.mark.parametrize(
+    ("cause", "lines", "verdict"),
+    [
+        ("hang", [step(1), step(2, 2)], "taken for hang, not crash"),
+        ("crash", [step(1)], "nothing went on after it"),
+    ],
+)
+def test_a_fault_that_was_not_recovered_from_as_expected_says_so(
+    cause: str, lines: list[dict[str, Any]], verdict: str
+) -> None:
+    row = judge(Blow(KILL, 1, 1, 100.0), exit_event(1, cause, 101.0), lines)
+
+    assert row.verdict == verdict
+
+
+def test_an_attempt_without_a_record_is_told() -> None:
+    assert judge(Blow(KILL, 1, 1, 100.0), {}, []).verdict == "the attempt left no record"
+
+
+def test_the_same_losses_and_samples_are_the_same_training() -> None:
+    undisturbed = [step(number) for number in range(1, 5)]
+    hit = [step(1), step(2), step(3), step(3, 2), step(4, 2)]
+
+    assert difference(undisturbed, hit) is None
+
+
+@pytest.mark.parametrize(
+    ("hit", "first"),
+    [
+        ([step(1), step(2, loss=4.800000001), step(3)], 2),
+        ([step(1), step(2)], 3),
+        ([step(1), step(2), step(3, samples=f"{2:016x}")], 3),
+        ([step(1), without_samples(step(2)), step(3)], 2),
+        ([step(1), step(2), step(3), step(4)], 4),
+    ],
+)
+def test_the_first_step_that_differs_is_named(hit: list[dict[str, Any]], first: int) -> None:
+    undisturbed = [step(number) for number in range(1, 4)]
+
+    assert difference(undisturbed, hit) == first
+
+
+def test_samples_that_come_twice_are_told_though_both_trainings_have_them() -> None:
+    lines = [step(1), step(2), step(3, samples=f"{1:016x}"), step(4)]
+
+    assert difference(lines, lines) == 3
+
+
+def test_nothing_is_said_of_samples_that_nobody_looked_at() -> None:
+    lines = [without_samples(step(1)), without_samples(step(2))]
+
+    assert difference(lines, lines) == 1
+
+
+def test_losses_may_be_as_far_apart_as_is_allowed_and_no_further() -> None:
+    hit = [step(1), step(2, loss=4.8005)]
+
+    apart = [difference([step(1), step(2)], hit, tolerance) for tolerance in (1e-3, 1e-4)]
+
+    assert apart == [None, 2]
+
+
+HELD = Row("kill-rank", 3, "crash", 1.0, 2.0, 1, "held")
+MISSED = Row("preempt", 3, "unknown", 1.0, 2.0, 1, "taken for unknown, not preempted")
+
+
+@pytest.mark.parametrize(
+    ("result", "held", "sentence"),
+    [
+        (
+            Result((HELD,), 9, None, True),
+            True,
+            "the losses of all 9 steps are those of the undisturbed run, bit for bit, and every "
+            "sample was used once, in order",
+        ),
+        (
+            Result((HELD,), 9, None, True, is_exact=False),
+            True,
+            "the losses of all 9 steps are those of the undisturbed run, to within 0.001, and "
+            "every sample was used once, in order",
+        ),
+        (
+            Result((HELD, MISSED), 9, None, True),
+            False,
+            "the losses of all 9 steps are those of the undisturbed run, bit for bit, but not all "
+            "went as it should: preempt",
+        ),
+        (
+            Result((HELD,), 9, 4, True),
+            False,
+            "from step 4 on the two trainings are not the same",
+        ),
+        (
+            Result((HELD,), 9, 4, False),
+            False,
+            "the run that was hit did not reach its target",
+        ),
+    ],
+)
+def test_one_sentence_says_what_came_out(result: Result, held: bool, sentence: str) -> None:
+    assert (result.held, result.sentence) == (held, sentence)
+
+
+def test_placeholders_of_a_profile_are_refused_before_anything_is_submitted(
+    meditron: Bench,
+) -> None:
+    refused = meditron("drill", "--cluster", "generic-h100")
+
+    assert refused.exit_code == 2
+    assert "hint: put your own values into the profile" in refused.stderr
+    assert meditron.scheduler.submitted == []
+    assert list(meditron.runs.iterdir()) == []
+
+
+# ---- where nodes may not submit
+
+
+FAILED = "|FAILED|1:0|2026-01-01T10:00:00|2026-01-01T10:00:00|2026-01-01T11:00:00|cpu01\n"
+
+
+class NoHands:
+    """Nothing is hit."""
+
+    def preempt(self, job_id: str) -> None:
+        raise AssertionError
+
+    def limit(self, job_id: str) -> None:
+        raise AssertionError
+
+    def strike(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
+        raise AssertionError
+
+
+def begin_and_lose(course: Course, programs: FakeSlurm) -> RunDir:
+    """Begin curation, and let its job be over before its target, with nobody left to go on."""
+    run = course.begin(course.load([]), ("curate",))
+    (job,) = submits(run)[0]["job_ids"]
+    start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
+    append_event(run, "start", stage="curate", job_id=job, **start)
+    programs.queue()
+    programs.tell("accounting", f"{job}{FAILED}")
+    return run
+
+
+def submits(run: RunDir) -> list[dict[str, Any]]:
+    return [event for event in read_events(run) if event["event"] == "submit"]
+
+
+@pytest.fixture
+def programs(project: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    monkeypatch.chdir(project)
+    installed = fake_slurm.install(project / "slurm")
+    monkeypatch.setenv("PATH", installed.environ["PATH"])
+    return installed
+
+
+def make_course(project: Path, submit_from_jobs: bool) -> Course:
+    """A drill at the login node of the stand-in Slurm."""
+    loaded = load("test-slurm", settings.SIZE, project / "experiment.yaml", [])
+    slurm = loaded.cluster.slurm.model_copy(update={"submit_from_jobs": submit_from_jobs})
+    cluster = loaded.cluster.model_copy(update={"slurm": slurm})
+    services = Services(clock=FakeClock())
+    return Course(
+        services, NoHands(), project / "drill", lambda more: replace(loaded, cluster=cluster)
+    )
+
+
+@pytest.mark.parametrize(
+    ("submit_from_jobs", "by"), [(False, ["person", "watch"]), (True, ["person"])]
+)
+def test_the_drill_goes_on_with_its_runs_where_nodes_may_not_submit(
+    project: Path, programs: FakeSlurm, submit_from_jobs: bool, by: list[str]
+) -> None:
+    course = make_course(project, submit_from_jobs)
+    run = begin_and_lose(course, programs)
+
+    went_on = course.wait(run, lambda: len(submits(run)) == 2)
+
+    assert went_on is not submit_from_jobs
+    assert [event["by"] for event in submits(run)] == by
+
+
+def test_a_run_with_which_nobody_can_go_on_is_not_waited_for_endlessly(
+    project: Path, programs: FakeSlurm
+) -> None:
+    course = make_course(project, submit_from_jobs=False)
+    run = begin_and_lose(course, programs)
+    for call in range(2, 200):
+        programs.tell(f"refuse-{call}", "sbatch: error: too many jobs\n")
+    began = course.services.clock.now()
+
+    assert course.wait(run, lambda: len(submits(run)) == 2) is False
+
+    waited = course.services.clock.now() - began
+    assert PATIENCE_SECONDS < waited < PATIENCE_SECONDS + 2 * ASK_SECONDS
+    assert len(submits(run)) == 1
+
+
+def test_a_run_that_is_followed_is_gone_on_with_to_its_end(
+    project: Path, programs: FakeSlurm, finish: Callable[..., None]
+) -> None:
+    course = make_course(project, submit_from_jobs=False)
+    run = begin_and_lose(course, programs)
+
+    def sleep() -> None:
+        if len(submits(run)) == 2:
+            finish(run, "curate", 0)
+
+    course.services.clock.when_slept = sleep
+
+    assert course.follow(run) == "succeeded"
+    assert [event["by"] for event in submits(run)] == ["person", "watch"]

@@ -1,0 +1,174 @@
+"""How a run is shown while it lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from meditron_cli.reporting.follow import Bars, Lines, until_end, why
+from meditron_cli.runs.record import RunRecord, StageRecord
+from meditron_cli.runs.state import RunView, fold
+from meditron_cli.scheduler.base import JobState
+
+from ...conftest import Bench
+from ..told import Told
+
+
+def training(step: int) -> RunView:
+    """A run that has trained some of 40 steps."""
+    progress = {"done": step, "loss": 2.5}
+    pretrain = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress=progress)
+    curate = StageRecord("curate", 1, done={0})
+    stages = {"curate": curate, "pretrain": pretrain}
+    return fold(RunRecord("run", Path("run"), stages=stages), {}, 0.0)
+
+
+def test_a_log_gets_a_line_for_each_change_and_each_tenth(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    board = Lines()
+
+    for step in (1, 2, 3, 4, 5, 7):
+        board.show(training(step))
+
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
+        "curate: succeeded 1/1 tasks",
+        "pretrain: stopped 1/40 steps, loss 2.500",
+        "pretrain: stopped 4/40 steps, loss 2.500",
+    ]
+    assert captured.out == ""
+
+
+def test_bars_count_steps_of_training_and_tasks_of_the_rest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Bars() as board:
+        board.show(training(10))
+        board.show(training(30))
+
+    captured = capsys.readouterr()
+    assert "curate succeeded" in captured.err
+    assert "30/40 steps, loss 2.500" in captured.err
+    assert captured.out == ""
+
+
+def followed(meditron: Bench, moments: Iterator[Callable[[], None]]) -> str:
+    """Follow the run; what happens comes one thing a look, a question to the scheduler apart."""
+
+    def go_on() -> None:
+        meditron.clock.time += 15
+        next(moments, lambda: None)()
+
+    meditron.clock.when_slept = go_on
+    return until_end(meditron.services(), meditron.run(), Lines())
+
+
+@pytest.fixture
+def training_run(meditron: Bench, finish: Callable[..., None]) -> Told:
+    """A run whose training has begun."""
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    (submitted,) = [event for event in meditron.events("submit") if event["stage"] == "pretrain"]
+    told = Told(run, float(str(submitted["time"])))
+    meditron.clock.time = told.zero
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+    told.start(1, 0)
+    return told
+
+
+def test_following_goes_on_through_restart_requeue_and_successor(
+    training_run: Told,
+    meditron: Bench,
+    finish: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told, scheduler = training_run, meditron.scheduler
+
+    def requeue() -> None:
+        told.exit(2, 40, "preempted", "requeue", reason="the partition was taken")
+        scheduler.put_stage("pretrain", JobState.QUEUED)
+
+    def succeed() -> None:
+        told.exit(3, 80, "time_limit", "submit", reason="its time was over")
+        told.submit(81, 4, "900_0")
+        scheduler.put_stage("pretrain", JobState.ENDED, "COMPLETED")
+        scheduler.put("900_0", JobState.QUEUED)
+
+    def end() -> None:
+        told.exit(4, 200, "completed", "finish", code=0)
+        finish(told.run, "pretrain", 0)
+        finish(told.run, "evaluate", 0, 1)
+
+    state = followed(
+        meditron,
+        iter(
+            [
+                lambda: told.exit(1, 10, "crash", "restart", reason="rank 1 was ended by SIGKILL"),
+                lambda: told.start(2, 20),
+                requeue,
+                lambda: told.start(3, 60, restarts=1),
+                succeed,
+                lambda: told.start(4, 100, job="900_0"),
+                end,
+            ]
+        ),
+    )
+
+    said = capsys.readouterr().err.splitlines()
+    assert state == "succeeded"
+    assert [line for line in said if " ended: " in line] == [
+        "pretrain task 0 attempt 1 ended: crash, restart: rank 1 was ended by SIGKILL",
+        "pretrain task 0 attempt 2 ended: preempted, requeue: the partition was taken",
+        "pretrain task 0 attempt 3 ended: time limit, submit: its time was over",
+    ]
+    assert not [line for line in said if "failed" in line or "stopped" in line]
+
+
+def test_following_waits_for_the_janitor_of_a_job_that_vanished(
+    training_run: Told, meditron: Bench, finish: Callable[..., None]
+) -> None:
+    told, scheduler = training_run, meditron.scheduler
+    told.submit(1, 1, told.job, janitors=["700"])
+    scheduler.put("700", JobState.QUEUED)
+
+    def vanish() -> None:
+        scheduler.put(told.job, JobState.ENDED, "NODE_FAIL")
+        scheduler.put("700", JobState.ACTIVE)
+
+    def succeed() -> None:
+        told.exit(1, 30, "node_fail", "submit", by="janitor")
+        told.submit(31, 2, "900_0", by="janitor")
+        scheduler.put("900_0", JobState.QUEUED)
+        scheduler.put("700", JobState.ENDED)
+
+    def end() -> None:
+        finish(told.run, "pretrain", 0)
+        finish(told.run, "evaluate", 0, 1)
+
+    assert followed(meditron, iter([vanish, succeed, end])) == "succeeded"
+
+
+def test_following_ends_when_nothing_goes_on(
+    training_run: Told, meditron: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop() -> None:
+        training_run.exit(1, 30, "data", "stop", code=1, reason="a token is out of range")
+
+    state = followed(meditron, iter([stop]))
+
+    assert state == "failed"
+    assert why(meditron.run()) == ("pretrain task 0: it ended: data", "", 1)
+    assert "a token is out of range" in capsys.readouterr().err
+
+
+def test_bars_have_interruptions_above_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bars() as board:
+        board.show(training(10))
+        board.tell("attempt 1 ended: [crash]")
+
+    assert "attempt 1 ended: [crash]" in capsys.readouterr().err

@@ -1,0 +1,190 @@
+"""`meditron report`: figures out of a run's own files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jobs.contract.files import write_json
+
+from ...conftest import Bench
+from ..told import Told, interrupt_once
+
+START = 1_700_000_000.0
+
+RESULT = {
+    "benchmark": "quiz",
+    "checkpoint_step": 600,
+    "mode": "loglikelihood",
+    "accuracy": 0.75,
+    "ci95": [0.7, 0.8],
+    "chance": 0.25,
+    "n": 200,
+    "p_value": 1e-9,
+}
+
+
+@pytest.fixture
+def trained(meditron: Bench, finish: Callable[..., None]) -> Bench:
+    """A finished run: step 2 was done twice, validation before and after."""
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0, documents=12)
+    for index, tokens in enumerate((300, 400, 20)):
+        finish(run, "tokenize", index, tokens=tokens)
+    finish(run, "pretrain", 0)
+    finish(run, "evaluate", 0, 1)
+    lines = [
+        {"step": 0, "validation_loss": 8.5, "time": START},
+        {
+            "step": 1,
+            "loss": 8.0,
+            "tokens": 100,
+            "seconds": 2.0,
+            "tokens_per_s": 50.0,
+            "time": START,
+        },
+        {
+            "step": 2,
+            "loss": 9.9,
+            "tokens": 200,
+            "seconds": 9.0,
+            "tokens_per_s": 11.0,
+            "time": START,
+        },
+        {
+            "step": 2,
+            "loss": 6.0,
+            "tokens": 200,
+            "seconds": 2.0,
+            "tokens_per_s": 50.0,
+            "time": START,
+        },
+        {"step": 2, "validation_loss": 6.5, "time": START},
+    ]
+    run.metrics().write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name, step, accuracy in (("first", 0, 0.25), ("last", 600, 0.75)):
+        result = {**RESULT, "checkpoint_step": step, "accuracy": accuracy}
+        write_json(run.path(f"evaluations/quiz/{name}/results.json"), result)
+    return meditron
+
+
+@pytest.fixture
+def interrupted(meditron: Bench, finish: Callable[..., None]) -> Told:
+    """A finished run that lost two steps to a preemption."""
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    told = interrupt_once(run)
+    told.exit(2, 300, "completed", "finish", code=0)
+    finish(run, "pretrain", 0)
+    return told
+
+
+def report(meditron: Bench) -> dict[str, Any]:
+    result = meditron("report", meditron.run().name, "--json")
+    assert result.exit_code == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_the_promised_keys_are_there(trained: Bench) -> None:
+    found = report(trained)
+
+    assert found["format"] == 1
+    assert (found["corpus"]["documents"], found["corpus"]["tokens"]) == (12, 720)
+    assert found["pretrain"] == {
+        "steps": 2,
+        "tokens": 200,
+        "loss_first": 8.0,
+        "loss_last": 6.0,
+        "validation_first": 8.5,
+        "validation_last": 6.5,
+        "tokens_per_s": 50.0,
+        "step_seconds": 4.0,
+    }
+    assert found["evaluations"][1] == RESULT
+    assert {"total_s", "queued_s"} <= set(found["time"])
+    assert "goodput" in found
+
+
+def test_the_text_shows_accuracy_before_and_after(trained: Bench) -> None:
+    result = trained("report", trained.run().name)
+
+    lines = [line.split("  ") for line in result.stdout.splitlines()]
+    rows = [[cell.strip() for cell in line if cell] for line in lines if line[0] == "quiz"]
+    assert rows == [
+        ["quiz", "0", "25.0%", "70.0% to 80.0%", "25.0%", "200", "1e-09"],
+        ["quiz", "600", "75.0%", "70.0% to 80.0%", "25.0%", "200", "1e-09"],
+    ]
+
+
+def test_without_a_name_the_run_made_last_is_reported(trained: Bench) -> None:
+    assert trained("report").stdout == trained("report", trained.run().name).stdout
+
+
+def test_a_run_that_has_only_begun_is_reported_as_far_as_it_is(meditron: Bench) -> None:
+    meditron.submit()
+
+    found = report(meditron)
+
+    assert found["state"] == "pending"
+    assert found["pretrain"]["loss_last"] is None
+    assert found["evaluations"] == []
+    assert found["goodput"] is None
+    assert meditron("report", meditron.run().name).exit_code == 0
+
+
+def test_no_run_at_all_is_said(meditron: Bench) -> None:
+    result = meditron("report")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: there are no runs in {meditron.runs}\n")
+
+
+def test_time_in_the_queue_leaves_out_waiting_for_earlier_stages(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    meditron.submit(stage="tokenize")
+    run = meditron.run()
+    submitted = [float(str(event["time"])) for event in meditron.events("submit")]
+    first = Told(run, submitted[1] + 100, stage="curate", job="101_0")
+    first.start(1, -60)
+    first.exit(1, 0, "completed", "finish", code=0)
+    second = Told(run, submitted[1] + 107, stage="tokenize", job="102_0")
+    second.start(1, 0)
+    second.exit(1, 60, "completed", "finish", code=0)
+
+    spent = report(meditron)["time"]["stages"]["tokenize"]
+
+    assert spent == pytest.approx({"wall_s": 60.0, "busy_s": 60.0, "queued_s": 7.0})
+
+
+def test_the_ledger_of_time_is_in_the_report(interrupted: Told, meditron: Bench) -> None:
+    found = report(meditron)
+
+    training = found["time"]["training"]
+    assert {name: value for name, value in training.items() if value} == pytest.approx(
+        {
+            "wall_s": 300.0, "queue_s": 60.0, "startup_s": 40.0, "training_s": 120.0,
+            "redone_s": 20.0, "checkpoint_s": 5.0, "validation_s": 5.0, "stall_s": 50.0,
+            "goodput": 0.4, "goodput_without_queue": 0.5, "ettr": 120 / 280,
+        }
+    )  # fmt: skip
+    assert found["goodput"] == training["goodput"]
+    assert found["time"]["node_hours"] == pytest.approx(240 / 3600)
+    assert found["time"]["gpu_hours"] == 0.0
+    assert [item["steps_redone"] for item in found["interruptions"]] == [2]
+    assert [item["attempt"] for item in found["attempts"]] == [1, 2]
+
+
+def test_the_text_tells_where_the_time_went(interrupted: Told, meditron: Bench) -> None:
+    lines = meditron("report", meditron.run().name).stdout.splitlines()
+
+    rows = [line.split() for line in lines]
+    assert ["training", "0:02:00", "40.0%", "steps", "that", "count"] in rows
+    assert ["1", "preempted", "10", "2", "-", "0:01:30"] in rows
+    assert ["node-hours", "0.07", "-", "-"] in rows

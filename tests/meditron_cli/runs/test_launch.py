@@ -1,0 +1,480 @@
+"""What a submission starts, leaves alone, and takes back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pytest
+
+from jobs.contract import rundir
+from jobs.contract.events import append_event
+from jobs.contract.files import write_json
+from jobs.contract.locks import locked
+from jobs.supervision.recovery import resubmission
+from meditron_cli.runs import launch, launch_plan, request
+from meditron_cli.runs.prepare import planned
+from meditron_cli.runs.record import read
+from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
+
+from ...conftest import Bench
+from ...fakes import Submitted
+
+
+def test_a_first_submission_starts_every_task_in_dependency_order(meditron: Bench) -> None:
+    result = meditron.submit()
+
+    assert result.exit_code == 0, result.stderr
+    assert meditron.scheduler.submitted == [
+        Submitted("curate", (0,), 1, ()),
+        Submitted("tokenize", (0, 1, 2), 1, ("101_0",)),
+        Submitted("pretrain", (0,), 1, ("102_0", "102_1", "102_2")),
+        Submitted("evaluate", (0, 1), 1, ("103_0",)),
+    ]
+    assert [event["stage"] for event in meditron.events("intent")] == [
+        "curate",
+        "tokenize",
+        "pretrain",
+        "evaluate",
+    ]
+
+
+def test_submitting_again_leaves_living_jobs_alone(meditron: Bench) -> None:
+    meditron.submit()
+
+    result = meditron.submit()
+
+    assert result.exit_code == 0
+    assert len(meditron.scheduler.submitted) == 4
+    assert "continuing run" in result.stderr
+
+
+def test_submitting_again_starts_only_what_is_missing(
+    meditron: Bench, finish: Callable[..., None], fail: Callable[..., None]
+) -> None:
+    meditron.submit("--set", "evaluate.benchmarks=[]")
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 2)
+    fail(run, "tokenize", 1)
+    meditron.scheduler.put_stage("tokenize", JobState.ENDED, "FAILED")
+    meditron.scheduler.put_stage("pretrain", JobState.QUEUED, reason="DependencyNeverSatisfied")
+
+    meditron.submit("--set", "evaluate.benchmarks=[]")
+
+    assert meditron.scheduler.submitted[3:] == [
+        Submitted("tokenize", (1,), 2, ()),
+        Submitted("pretrain", (0,), 2, ("104_0",)),
+    ]
+    assert "103_0" in meditron.scheduler.cancelled
+
+
+def test_a_stage_after_one_that_starts_again_starts_again(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    for stage, count in (("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)):
+        finish(run, stage, *range(count))
+    run.done("pretrain", 0).unlink()
+    meditron.scheduler.put_stage("pretrain", JobState.ENDED, "COMPLETED")
+
+    meditron.submit()
+
+    assert [(item.stage, item.indices) for item in meditron.scheduler.submitted[4:]] == [
+        ("pretrain", (0,)),
+        ("evaluate", (0, 1)),
+    ]
+    assert not run.done("evaluate", 0).exists()
+
+
+def test_a_finished_run_submits_nothing(meditron: Bench, finish: Callable[..., None]) -> None:
+    meditron.submit()
+    for stage, count in (("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)):
+        finish(meditron.run(), stage, *range(count))
+
+    result = meditron.submit()
+
+    assert len(meditron.scheduler.submitted) == 4
+    assert result.stdout.count("finished already") == 4
+
+
+def test_a_refused_stage_takes_back_the_ones_before_it(meditron: Bench) -> None:
+    meditron.scheduler.refuses = "pretrain"
+
+    result = meditron.submit()
+
+    assert result.exit_code == 3
+    assert result.stderr.endswith("error: sbatch refused pretrain: no such partition\n")
+    assert meditron.scheduler.cancelled == ["101_0", "102_0", "102_1", "102_2"]
+    undone = meditron.events("undo")[0]["job_ids"]
+    assert set(undone) == {*meditron.scheduler.cancelled, *meditron.scheduler.dismissed}
+
+
+def test_after_a_refusal_the_next_submission_starts_everything(meditron: Bench) -> None:
+    meditron.scheduler.refuses = "pretrain"
+    meditron.submit()
+    meditron.scheduler.refuses = ""
+
+    result = meditron.submit()
+
+    assert result.exit_code == 0
+    assert [item.stage for item in meditron.scheduler.submitted[2:]] == [
+        "curate",
+        "tokenize",
+        "pretrain",
+        "evaluate",
+    ]
+
+
+def test_a_silent_scheduler_gets_no_second_job(meditron: Bench) -> None:
+    meditron.submit()
+    meditron.scheduler.silent = True
+
+    result = meditron.submit()
+
+    assert result.exit_code == 3
+    assert "the scheduler does not say whether job 101_0 of run" in result.stderr
+    assert len(meditron.scheduler.submitted) == 4
+
+
+def test_a_submission_waits_for_a_janitor_that_looks_after_the_run(
+    meditron: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meditron.submit()
+    waited = []
+    with ExitStack() as janitor:
+        janitor.enter_context(resubmission.waiting_lock(meditron.run()))
+
+        def sleep(seconds: float) -> None:
+            waited.append(seconds)
+            janitor.close()
+
+        monkeypatch.setattr(rundir.time, "sleep", sleep)
+        result = meditron.submit()
+
+    assert result.exit_code == 0, result.stderr
+    assert len(waited) == 1
+
+
+def test_of_two_submissions_at_once_one_is_refused(meditron: Bench) -> None:
+    meditron.submit()
+    name = meditron.run().name
+
+    with locked(meditron.run().lock, launch.SUBMIT):
+        result = meditron.submit()
+
+    assert result.exit_code == 2
+    assert result.stderr.endswith(
+        f"error: another submit of run {name} is at work\n"
+        f"hint: wait for it, then look at `meditron status {name}`\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "needed"),
+    [("tokenize", "curate"), ("pretrain", "tokenize"), ("evaluate", "pretrain")],
+)
+def test_a_stage_without_its_inputs_is_refused_before_anything_is_made(
+    meditron: Bench, stage: str, needed: str
+) -> None:
+    result = meditron.submit(stage=stage)
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {stage} needs the result of {needed}, which this run does not have\n"
+        "hint: `meditron submit pipeline` runs all stages in order\n"
+    )
+    assert not meditron.runs.exists()
+
+
+def test_a_stage_alone_waits_for_living_jobs_of_the_one_before(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+
+    result = meditron.submit(stage="tokenize")
+
+    assert result.exit_code == 0, result.stderr
+    assert meditron.scheduler.submitted[1] == Submitted("tokenize", (0, 1, 2), 1, ("101_0",))
+
+
+def test_pretraining_with_data_of_its_own_needs_no_tokens(meditron: Bench) -> None:
+    for suffix in (".bin", ".idx"):
+        (meditron.folder / f"books{suffix}").write_bytes(b"x")
+    books = str(meditron.folder / "books")
+
+    result = meditron.submit("--set", f"pretrain.data=[{books}]", stage="pretrain")
+
+    assert result.exit_code == 0, result.stderr
+    assert meditron.scheduler.submitted == [Submitted("pretrain", (0,), 1, ())]
+
+
+def test_changed_documents_are_refused_once_a_run_has_trained_on_the_old_ones(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "pretrain", 0)
+    marker = {"stage": "tokenize", "index": 0, "spec": "another", "inputs": [], "outputs": []}
+    write_json(run.done("tokenize", 0), marker)
+    meditron.scheduler.jobs.clear()
+
+    result = meditron.submit()
+
+    assert result.exit_code == 2
+    assert "the settings or tokenizer of tokenize have changed since run" in result.stderr
+    assert len(meditron.scheduler.submitted) == 4
+
+
+def test_specs_of_living_tasks_are_not_rewritten(meditron: Bench) -> None:
+    meditron.submit()
+    run = meditron.run()
+    before = run.spec("pretrain", 0).stat().st_mtime_ns
+
+    meditron.submit("--set", "pretrain.save_interval=7")
+
+    assert run.spec("pretrain", 0).stat().st_mtime_ns == before
+    assert request.last_request(run)["experiment"]["pretrain"]["save_interval"] == 7
+
+
+def test_a_stop_file_does_not_stop_the_next_submission(meditron: Bench) -> None:
+    meditron.submit()
+    meditron.run().stop_file.touch()
+
+    meditron.submit()
+
+    assert not meditron.run().stop_file.exists()
+
+
+def test_cancelling_ends_jobs_whatever_their_state(meditron: Bench) -> None:
+    meditron.submit()
+    meditron.scheduler.put_stage("curate", JobState.ACTIVE)
+    name = meditron.run().name
+
+    result = meditron("cancel", name)
+
+    assert result.stdout == f"run {name}: 7 jobs cancelled\n"
+    assert meditron.events("cancel")[0]["job_ids"] == sorted(meditron.scheduler.cancelled)
+
+
+def test_programs_are_told_which_jobs_were_cancelled_and_which_save(meditron: Bench) -> None:
+    meditron.submit()
+    name = meditron.run().name
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+
+    saved = json.loads(meditron("cancel", name, "--save", "--json").stdout)
+    ended = json.loads(meditron("cancel", name, "--json").stdout)
+
+    assert (saved["run"], len(saved["saving"])) == (name, 1)
+    assert set(saved["saving"]) <= set(ended["cancelled"])
+
+
+def test_cancelling_with_save_lets_running_training_leave_by_itself(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+
+    result = meditron("cancel", run.name, "--save")
+
+    assert result.exit_code == 0
+    assert run.stop_file.exists()
+    assert meditron.scheduler.cancelled == ["104_0", "104_1"]
+
+
+def test_a_run_that_cannot_be_written_says_how_it_may_be_stopped(meditron: Bench) -> None:
+    """A folder in the place of the lock stands for one that belongs to somebody else."""
+    meditron.submit()
+    run = meditron.run()
+    run.lock.unlink()
+    run.lock.mkdir()
+
+    result = meditron("cancel", run.name, "--save")
+
+    assert result.exit_code == 2
+    assert f"error: run {run.name} cannot be written: {run.lock}" in result.stderr
+    assert f"hint: `touch {run.stop_file}`" in result.stderr
+    assert not run.stop_file.exists()
+
+
+def test_cancelling_with_save_ends_no_job_while_the_scheduler_does_not_say_what_runs(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+    meditron.scheduler.silent = True
+
+    result = meditron("cancel", run.name, "--save")
+
+    assert result.exit_code == 3
+    assert "does not say which jobs" in result.stderr
+    assert run.stop_file.exists()
+    assert meditron.scheduler.cancelled == []
+
+
+def test_resuming_submits_what_a_cancelled_run_lacks(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    meditron("cancel", run.name)
+
+    result = meditron("resume", run.name)
+
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines()[0] == "curate: finished already"
+    assert [item.stage for item in meditron.scheduler.submitted[4:]] == [
+        "tokenize",
+        "pretrain",
+        "evaluate",
+    ]
+
+
+def test_resuming_gives_every_task_the_spec_it_had(meditron: Bench) -> None:
+    meditron.submit("--set", "pretrain.save_interval=7")
+    run = meditron.run()
+    before = run.spec("pretrain", 0).read_bytes()
+    meditron("cancel", run.name)
+    (meditron.folder / "experiment.yaml").unlink()
+
+    result = meditron("resume", run.name)
+
+    assert result.exit_code == 0, result.stderr
+    assert run.spec("pretrain", 0).read_bytes() == before
+
+
+def test_decisions_name_every_task_once(meditron: Bench) -> None:
+    meditron.submit()
+    run = meditron.run()
+    plan, record = planned(run), read(run)
+    infos = launch.ask(record, meditron.scheduler)
+
+    decisions = launch_plan.decide(plan, record, infos, launch.judge_tasks(plan, run))
+
+    for stage in plan.stages:
+        decision = decisions[stage.stage]
+        both = [*decision.submit, *decision.keep]
+        assert sorted(both) == [task.index for task in stage.tasks]
+
+
+def killed_between_submission_and_answer(meditron: Bench) -> None:
+    """Leave what a submission leaves that dies before the scheduler's answer is on record."""
+    meditron.submit("--set", "evaluate.benchmarks=[]")
+    run = meditron.run()
+    append_event(run, "intent", stage="curate", attempt=2, indices=[0], scheduler="slurm")
+
+
+def test_a_submission_killed_before_its_answer_is_withdrawn_once(meditron: Bench) -> None:
+    killed_between_submission_and_answer(meditron)
+
+    for _ in range(2):
+        meditron.submit("--set", "evaluate.benchmarks=[]")
+
+    assert meditron.scheduler.withdrawn == [("curate", 2)]
+
+
+def test_cancel_ends_what_a_killed_submission_may_have_left(meditron: Bench) -> None:
+    killed_between_submission_and_answer(meditron)
+
+    meditron("cancel", meditron.run().name)
+
+    assert meditron.scheduler.withdrawn == [("curate", 2)]
+
+
+def test_submissions_that_were_answered_are_not_withdrawn(meditron: Bench) -> None:
+    meditron.submit()
+    meditron.submit()
+
+    assert meditron.scheduler.withdrawn == []
+
+
+def test_a_whole_submission_that_was_killed_is_taken_over(meditron: Bench) -> None:
+    killed_between_submission_and_answer(meditron)
+    meditron.scheduler.adopts = True
+
+    meditron.submit("--set", "evaluate.benchmarks=[]")
+
+    assert meditron.scheduler.withdrawn == []
+    assert len(meditron.scheduler.submitted) == 3
+
+
+# ---- those who look after jobs
+
+
+def test_each_stage_has_a_janitor_and_a_person_stands_behind_it(meditron: Bench) -> None:
+    meditron.submit()
+
+    told = [(event["stage"], event["by"], event["janitors"]) for event in meditron.events("submit")]
+    assert told == [
+        ("curate", "person", ["janitor-101_0"]),
+        ("tokenize", "person", ["janitor-102_0"]),
+        ("pretrain", "person", ["janitor-103_0"]),
+        ("evaluate", "person", ["janitor-104_0"]),
+    ]
+
+
+def test_janitors_are_cancelled_with_what_they_look_after(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+
+    result = meditron("cancel", meditron.run().name)
+
+    assert meditron.scheduler.cancelled == ["101_0"]
+    assert meditron.scheduler.dismissed == ["janitor-101_0"]
+    assert result.stdout.endswith(": 1 jobs cancelled\n")
+
+
+def test_nobody_goes_on_with_a_run_that_saves_and_leaves(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+
+    meditron("cancel", meditron.run().name, "--save")
+
+    assert meditron.scheduler.dismissed == ["janitor-101_0"]
+
+
+def test_dependents_that_are_replaced_lose_their_janitors(
+    meditron: Bench, finish: Callable[..., None], fail: Callable[..., None]
+) -> None:
+    meditron.submit("--set", "evaluate.benchmarks=[]")
+    finish(meditron.run(), "curate", 0)
+    fail(meditron.run(), "tokenize", 1)
+    meditron.scheduler.put_stage("tokenize", JobState.ENDED, "FAILED")
+    meditron.scheduler.put_stage("pretrain", JobState.QUEUED, reason="DependencyNeverSatisfied")
+
+    meditron.submit("--set", "evaluate.benchmarks=[]")
+
+    assert meditron.scheduler.cancelled == ["103_0"]
+    assert meditron.scheduler.dismissed == ["janitor-103_0"]
+
+
+def test_a_run_that_is_at_work_says_in_which_job(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    meditron.scheduler.put_stage("curate", JobState.QUEUED, reason="BeginTime")
+
+    result = meditron("resume", meditron.run().name)
+
+    assert result.stderr == ("curate: nothing to submit, it has job 101_0 (queued: BeginTime)\n")
+    assert len(meditron.scheduler.submitted) == 1
+
+
+@pytest.mark.parametrize(
+    ("info", "silent"),
+    [
+        (None, True),
+        (JobInfo("1", JobState.UNKNOWN, ""), True),
+        (JobInfo("1", JobState.UNKNOWN, "", LEFT_THE_QUEUE), False),
+        (JobInfo("1", JobState.MISSING, ""), False),
+        (JobInfo("1", JobState.ACTIVE, "RUNNING"), False),
+    ],
+)
+def test_a_job_that_left_the_queue_keeps_nobody_from_submitting(
+    info: JobInfo | None, silent: bool
+) -> None:
+    """While the accounting is silent its end is unknown, but it surely does not run."""
+    assert launch.is_silent(info) == silent

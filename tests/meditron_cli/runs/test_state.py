@@ -1,0 +1,419 @@
+"""Which state follows from what a run directory holds and what the scheduler says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.contract.files import write_json
+from jobs.contract.rundir import RunDir
+from meditron_cli.runs.record import (
+    Ending,
+    RunRecord,
+    StageRecord,
+    TaskJob,
+    last_words,
+    note_intent,
+    note_start,
+    note_submission,
+    read,
+)
+from meditron_cli.runs.state import (
+    FORGET_SECONDS,
+    NEVER,
+    PRECEDENCE,
+    REQUEUE_SECONDS,
+    eta,
+    first_of,
+    fold,
+    has_ended,
+    janitor_jobs,
+    open_jobs,
+    steps_and_tokens,
+    stuck_jobs,
+    task_state,
+)
+from meditron_cli.scheduler.base import JobInfo, JobState
+
+from ..told import Told
+
+NOW = 10_000.0
+LONG_AGO = TaskJob("7", 1, 1_000.0, "slurm")
+JUST_NOW = TaskJob("7", 1, NOW - 10, "slurm")
+LOCAL = TaskJob("7", 1, NOW - 10, "local")
+
+
+def said(state: JobState, word: str = "", reason: str = "") -> JobInfo:
+    return JobInfo("7", state, word, reason)
+
+
+def exit_record(code: int, ended: float = 5_000.0, **more: object) -> dict[str, object]:
+    return {"code": code, "ended": ended, "message": "", "hint": "", **more}
+
+
+def decided(action: str, code: int = 75, cause: str = "crash") -> dict[str, object]:
+    return exit_record(code, action=action, cause=cause)
+
+
+@pytest.mark.parametrize(
+    ("job", "info", "ended", "ending", "expected"),
+    [
+        (None, None, None, None, "stopped"),
+        (LONG_AGO, said(JobState.QUEUED), None, None, "pending"),
+        (LONG_AGO, said(JobState.QUEUED, reason=NEVER), None, None, "stopped"),
+        (LONG_AGO, said(JobState.ACTIVE), None, None, "running"),
+        (LONG_AGO, said(JobState.UNKNOWN), None, None, "unknown"),
+        (LONG_AGO, said(JobState.ENDED, "TIMEOUT"), None, None, "failed"),
+        (LONG_AGO, said(JobState.ENDED, "CANCELLED by 0"), None, None, "cancelled"),
+        (LONG_AGO, said(JobState.MISSING), None, None, "failed"),
+        (JUST_NOW, said(JobState.MISSING), None, None, "pending"),
+        (LOCAL, said(JobState.MISSING), None, None, "failed"),
+        (LONG_AGO, None, exit_record(1), None, "failed"),
+        (LONG_AGO, None, exit_record(2), None, "failed"),
+        (LONG_AGO, None, exit_record(0), None, "failed"),
+        (LONG_AGO, said(JobState.ENDED), exit_record(130), None, "stopped"),
+        (LONG_AGO, said(JobState.QUEUED), exit_record(130), None, "pending"),
+        (LONG_AGO, said(JobState.UNKNOWN), exit_record(130), None, "unknown"),
+        (LONG_AGO, said(JobState.ENDED), None, Ending(2_000.0, "cancelled"), "cancelled"),
+        (LONG_AGO, said(JobState.ENDED), None, Ending(2_000.0, "stopped"), "stopped"),
+        (LONG_AGO, said(JobState.ACTIVE), None, Ending(2_000.0, "cancelled"), "running"),
+        (LONG_AGO, None, exit_record(1), Ending(2_000.0, "cancelled"), "cancelled"),
+        (LONG_AGO, None, exit_record(1), Ending(6_000.0, "cancelled"), "failed"),
+        (LONG_AGO, said(JobState.ENDED), None, Ending(500.0, "cancelled"), "failed"),
+        (JUST_NOW, None, None, None, "pending"),
+        (LONG_AGO, said(JobState.ACTIVE), decided("restart"), None, "running"),
+        (LONG_AGO, said(JobState.QUEUED), decided("requeue"), None, "pending"),
+        (LONG_AGO, said(JobState.ACTIVE), decided("submit"), None, "running"),
+        (LONG_AGO, said(JobState.UNKNOWN), decided("wait", 130), None, "unknown"),
+        (LONG_AGO, said(JobState.QUEUED), decided("wait", 130), None, "pending"),
+        (LONG_AGO, said(JobState.ENDED, "PREEMPTED"), decided("wait", 130), None, "stopped"),
+        (LONG_AGO, said(JobState.ENDED, "CANCELLED"), decided("wait", 130), None, "cancelled"),
+        (LONG_AGO, said(JobState.ENDED), decided("submit"), None, "stopped"),
+        (LONG_AGO, said(JobState.ACTIVE), decided("stop", 1), None, "failed"),
+        (LONG_AGO, None, decided("stop", 2), None, "failed"),
+        (LONG_AGO, None, decided("stop", 5), None, "failed"),
+        (LONG_AGO, None, decided("stop", 130), None, "stopped"),
+        (LONG_AGO, None, decided("stop", 130, "cancelled"), None, "cancelled"),
+        (LONG_AGO, None, decided("stop", 130), Ending(2_000.0, "cancelled"), "cancelled"),
+    ],
+)
+def test_the_state_of_a_task(
+    job: TaskJob | None,
+    info: JobInfo | None,
+    ended: dict[str, object] | None,
+    ending: Ending | None,
+    expected: str,
+) -> None:
+    stage = StageRecord(
+        "curate", 1, jobs={0: job} if job else {}, exits={0: ended} if ended else {}
+    )
+
+    assert task_state(stage, 0, ending, {"7": info} if info else {}, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("state", "word", "expected"),
+    [
+        (JobState.QUEUED, "PENDING", "pending"),
+        (JobState.ACTIVE, "RUNNING", "pending"),
+        (JobState.ENDED, "COMPLETED", "failed"),
+        (JobState.MISSING, "", "failed"),
+    ],
+)
+def test_a_task_whose_job_is_gone_is_pending_while_a_janitor_will_look_after_it(
+    state: JobState, word: str, expected: str
+) -> None:
+    stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, janitors=("9",))
+    infos = {"7": said(JobState.ENDED, "NODE_FAIL"), "9": JobInfo("9", state, word)}
+
+    assert task_state(stage, 0, None, infos, NOW) == expected
+
+
+def test_a_janitor_is_asked_about_only_while_its_stage_may_need_it() -> None:
+    stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, janitors=("9",))
+    record = RunRecord("run", Path("run"), stages={"pretrain": stage})
+    before = janitor_jobs(record, NOW)
+    stage.exits[0] = decided("stop", 1)
+
+    assert before == {"slurm": {"9"}}
+    assert janitor_jobs(record, NOW) == {}
+
+
+@pytest.mark.parametrize(
+    ("word", "training", "state"),
+    [("RUNNING", JobState.ACTIVE, "pending"), ("FAILED", JobState.ENDED, "stopped")],
+)
+def test_what_waits_for_a_job_that_ended_is_stuck_unless_a_successor_is_at_work(
+    word: str, training: JobState, state: str
+) -> None:
+    record = RunRecord("run", Path("run"))
+    record.stages["pretrain"] = StageRecord("pretrain", 1, jobs={0: LONG_AGO})
+    waiting = {0: TaskJob("8", 1, 1_000.0, "slurm")}
+    record.stages["evaluate"] = StageRecord("evaluate", 1, after=("pretrain",), jobs=waiting)
+    never = JobInfo("8", JobState.QUEUED, "PENDING", NEVER)
+    infos = {"7": said(training, word), "8": never}
+
+    assert fold(record, infos, NOW).stages["evaluate"].state == state
+    assert stuck_jobs(record, infos) == [("evaluate", "8")]
+
+
+@pytest.mark.parametrize(
+    ("states", "whole"),
+    [
+        (["succeeded", "succeeded"], "succeeded"),
+        (["succeeded", "pending"], "pending"),
+        (["failed", "running"], "running"),
+        (["failed", "pending"], "failed"),
+        (["failed", "unknown"], "failed"),
+        (["unknown", "pending"], "unknown"),
+        (["stopped", "cancelled"], "cancelled"),
+        ([], "succeeded"),
+    ],
+)
+def test_the_state_of_the_whole_is_the_first_by_precedence(states: list[str], whole: str) -> None:
+    assert first_of(states) == whole
+
+
+@pytest.mark.parametrize(
+    ("said_before", "expected"), [(None, "stopped"), (exit_record(1), "failed")]
+)
+def test_a_job_that_is_gone_before_its_inputs_were_whole_has_not_started(
+    said_before: dict[str, object] | None, expected: str
+) -> None:
+    record = RunRecord("trial", Path())
+    record.stages["curate"] = StageRecord("curate", 1, exits={0: exit_record(2)}, jobs={0: LOCAL})
+    exits = {0: said_before} if said_before else {}
+    record.stages["tokenize"] = StageRecord(
+        "tokenize", 1, after=("curate",), jobs={0: LOCAL}, exits=exits
+    )
+
+    found = fold(record, {"7": said(JobState.ENDED)}, NOW)
+
+    assert found.stages["tokenize"].state == expected
+    assert found.state == "failed"
+
+
+def test_a_local_job_that_waits_for_an_earlier_stage_is_pending() -> None:
+    record = RunRecord("run", Path("run"))
+    record.stages["curate"] = StageRecord("curate", 1, jobs={0: LONG_AGO})
+    record.stages["tokenize"] = StageRecord("tokenize", 1, after=("curate",), jobs={0: LOCAL})
+
+    seen = fold(record, {"7": said(JobState.ACTIVE)}, NOW)
+
+    assert {name: stage.state for name, stage in seen.stages.items()} == {
+        "curate": "running",
+        "tokenize": "pending",
+    }
+
+
+infos = st.builds(
+    JobInfo,
+    st.just("7"),
+    st.sampled_from(list(JobState)),
+    st.sampled_from(["", "COMPLETED", "CANCELLED by 0", "TIMEOUT"]),
+    st.sampled_from(["", NEVER]),
+)
+exits = st.builds(exit_record, st.sampled_from([0, 1, 2, 5, 75, 130]), st.floats(0, NOW)) | (
+    st.builds(decided, st.sampled_from(["restart", "requeue", "submit", "wait", "stop"]))
+)
+stages = st.builds(
+    StageRecord,
+    stage=st.just("curate"),
+    total=st.just(3),
+    done=st.sets(st.integers(0, 2)),
+    jobs=st.dictionaries(st.integers(0, 2), st.sampled_from([LONG_AGO, JUST_NOW, LOCAL])),
+    exits=st.dictionaries(st.integers(0, 2), exits),
+)
+
+
+@given(
+    stages,
+    st.none() | infos,
+    st.none() | st.builds(Ending, st.floats(0, NOW), st.just("cancelled")),
+)
+def test_a_stage_has_succeeded_exactly_when_every_marker_is_there(
+    stage: StageRecord, info: JobInfo | None, ending: Ending | None
+) -> None:
+    record = RunRecord("run", Path("run"), stages={"curate": stage}, ending=ending)
+
+    seen = fold(record, {"7": info} if info else {}, NOW)
+
+    assert seen.state in PRECEDENCE
+    assert (seen.state == "succeeded") == (stage.done == {0, 1, 2})
+    assert seen.state == seen.stages["curate"].state
+
+
+@given(stages)
+def test_a_silent_scheduler_is_never_taken_for_an_end(stage: StageRecord) -> None:
+    record = RunRecord("run", Path("run"), stages={"curate": stage})
+    asked = open_jobs(record, NOW)
+
+    seen = fold(record, {"7": said(JobState.UNKNOWN)} if asked else {}, NOW)
+
+    undecided = set(stage.jobs) - stage.done - {i for i in stage.exits if has_ended(stage, i)}
+    assert (seen.state in ("unknown", "failed")) or not undecided
+
+
+def test_of_two_submissions_of_a_task_the_later_counts() -> None:
+    stage = StageRecord("tokenize", 2)
+    for attempt, ids in ((1, ["5_0", "5_1"]), (2, ["6"])):
+        indices = [0, 1] if attempt == 1 else [1]
+        event = {
+            "indices": indices,
+            "job_ids": ids,
+            "attempt": attempt,
+            "time": attempt,
+            "scheduler": "slurm",
+        }
+        note_submission(stage, event)
+
+    assert [stage.jobs[index].job_id for index in (0, 1)] == ["5_0", "6"]
+
+
+def test_one_job_id_may_stand_for_all_tasks() -> None:
+    stage = StageRecord("tokenize", 3)
+    event = {
+        "indices": [0, 1, 2],
+        "job_ids": ["local:9:1"],
+        "attempt": 1,
+        "time": 1.0,
+        "scheduler": "local",
+    }
+
+    note_submission(stage, event)
+
+    assert {job.job_id for job in stage.jobs.values()} == {"local:9:1"}
+
+
+def test_a_training_that_starts_again_has_not_lost_its_checkpoint() -> None:
+    stage = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress={"done": 0})
+    note_start(stage, {"index": 0, "attempt": 2, "step": 30})
+
+    assert steps_and_tokens(stage) == (30, 240)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [
+        ({}, None),
+        ({"tokens_per_s": 0.0}, None),
+        ({"tokens_per_s": 10.0, "tokens": 100, "target_tokens": 600, "time": NOW}, 50.0),
+        ({"tokens_per_s": 10.0, "tokens": 100, "target_tokens": 600, "time": NOW - 20}, 30.0),
+        ({"tokens_per_s": 10.0, "tokens": 100, "target_tokens": 600, "time": NOW - 90}, 0.0),
+    ],
+)
+def test_time_left_follows_the_speed(progress: dict[str, float], expected: float | None) -> None:
+    assert eta(progress, NOW) == expected
+
+
+def test_a_submission_that_left_no_job_id_makes_its_tasks_unknown() -> None:
+    stage = StageRecord("tokenize", 2, done={0})
+    record = RunRecord("run", Path("run"), stages={"tokenize": stage})
+    begun = {"event": "intent", "stage": "tokenize", "attempt": 2, "indices": [1]}
+
+    note_intent(record, begun)
+    during = fold(record, {}, NOW).state
+    note_intent(record, {**begun, "event": "withdraw"})
+    after = fold(record, {}, NOW).state
+
+    assert (during, after) == ("unknown", "stopped")
+
+
+@pytest.mark.parametrize(("age", "asked"), [(60.0, {"slurm": {"8"}}), (FORGET_SECONDS + 60.0, {})])
+def test_what_waits_for_a_stage_that_failed_long_ago_is_not_asked_about(
+    age: float, asked: dict[str, set[str]]
+) -> None:
+    """Every failed run leaves such jobs; asking about all of them for ever would be slow."""
+    waiting = TaskJob("8", 1, 0.0, "slurm")
+    stages = {
+        "pretrain": StageRecord(
+            "pretrain", 1, jobs={0: LONG_AGO}, exits={0: exit_record(1, NOW - age)}
+        ),
+        "evaluate": StageRecord("evaluate", 1, after=("pretrain",), jobs={0: waiting}),
+    }
+
+    assert open_jobs(RunRecord("run", Path("run"), stages=stages), NOW) == asked
+
+
+@pytest.mark.parametrize(("age", "asked"), [(60.0, {"slurm": {"7"}}), (REQUEUE_SECONDS + 60.0, {})])
+def test_a_task_that_stopped_very_long_ago_is_over(age: float, asked: dict[str, set[str]]) -> None:
+    stopped = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, exits={0: exit_record(130, NOW - age)})
+
+    assert open_jobs(RunRecord("run", Path("run"), stages={"pretrain": stopped}), NOW) == asked
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Told:
+    """A run of one stage with two tasks, which was submitted as jobs 5_0 and 5_1."""
+    run = RunDir(tmp_path)
+    resources = {"nodes": 1, "gpus_per_node": 0}
+    stage = {"tasks": 2, "after": [], "resources": resources}
+    write_json(run.plan, {"cluster": "trial", "stages": {"tokenize": stage}})
+    told = Told(run, 1_000.0, stage="tokenize", job="5_1", index=1)
+    fields = {"stage": "tokenize", "attempt": 1, "indices": [0, 1], "scheduler": "slurm"}
+    told.event("submit", 0, job_ids=["5_0", "5_1"], janitors=["6"], **fields)
+    return told
+
+
+def test_a_start_moves_its_task_on_to_a_later_attempt_of_the_same_job(run: Told) -> None:
+    run.start(1, 10)
+    run.exit(1, 20, "preempted", "requeue")
+    run.start(2, 30, restarts=1)
+
+    stage = read(run.run).stages["tokenize"]
+
+    assert stage.jobs == {
+        0: TaskJob("5_0", 1, 1_000.0, "slurm"),
+        1: TaskJob("5_1", 2, 1_000.0, "slurm"),
+    }
+    assert (stage.attempts, stage.exits, stage.janitors) == (2, {}, ("6",))
+
+
+def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: Told) -> None:
+    run.start(1, 10)
+    run.exit(1, 20, "crash", "restart")
+    run.start(2, 30)
+    run.exit(2, 40, "crash", "stop", code=1)
+
+    seen = fold(read(run.run), {"5_0": said(JobState.ACTIVE)}, NOW)
+
+    assert last_words(read(run.run))[0][2]["attempt"] == 2
+    assert (seen.stages["tokenize"].state, seen.stages["tokenize"].attempts) == ("running", 2)
+
+
+@pytest.mark.parametrize(("action", "attempts"), [("stop", 2), ("wait", 1)])
+def test_a_task_refused_in_a_later_attempt_has_ended_there_unless_it_works_elsewhere(
+    run: Told, action: str, attempts: int
+) -> None:
+    run.start(1, 10)
+    run.exit(1, 20, "preempted", "requeue")
+    run.exit(2, 30, "configuration", action, code=2)
+
+    stage = read(run.run).stages["tokenize"]
+
+    assert (stage.attempts, stage.exits[1]["attempt"]) == (attempts, attempts)
+
+
+def test_a_successor_replaces_the_job_and_brings_its_own_janitor(run: Told) -> None:
+    run.start(1, 10)
+    run.exit(1, 20, "time_limit", "submit")
+    run.submit(21, 2, "8", replaces=["5_1"], janitors=["9"])
+    infos = {"5_0": said(JobState.ACTIVE), "8": JobInfo("8", JobState.QUEUED, "PENDING")}
+
+    record = read(run.run)
+    stage = record.stages["tokenize"]
+
+    assert (stage.jobs[1].job_id, stage.jobs[1].attempt, stage.janitors) == ("8", 2, ("9",))
+    assert stage.exits == {}
+    assert task_state(stage, 1, None, infos, NOW) == "pending"
+    assert open_jobs(record, NOW) == {"slurm": {"5_0"}, "local": {"8"}}
+
+
+def test_a_submission_that_was_undone_leaves_the_jobs_before_it(run: Told) -> None:
+    run.submit(21, 2, "8")
+    run.event("undo", 22, job_ids=["8"], reason="no place")
+
+    assert read(run.run).stages["tokenize"].jobs[1].job_id == "5_1"

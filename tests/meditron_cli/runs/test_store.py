@@ -1,0 +1,281 @@
+"""Making and finding run directories."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.contract import rundir
+from jobs.contract.files import read_json
+from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import STAGES
+from meditron_cli.errors import ConfigError
+from meditron_cli.runs import store
+from meditron_cli.runs.prepare import planned
+from meditron_cli.runs.request import Request, redact
+
+from ...conftest import Bench
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "profile", "expected"),
+    [
+        ("/a", "/b", "/c", "/a"),
+        (None, "/b", "/c", "/b"),
+        (None, None, "/c", "/c"),
+        (None, "", "/c", "/c"),
+        (None, None, None, "runs"),
+    ],
+)
+def test_the_runs_directory_by_precedence(
+    option: str | None, variable: str | None, profile: str | None, expected: str
+) -> None:
+    environ = {} if variable is None else {"MEDITRON_RUNS": variable}
+
+    found = store.runs_root(
+        Path(option) if option else None, environ, Path(profile) if profile else None
+    )
+
+    assert found == Path(expected).absolute()
+
+
+def test_runs_of_one_identity_are_numbered(tmp_path: Path) -> None:
+    for name in ("med-7b-aa", "med-7b-aa-2", "med-7b-aa-10", "med-7b-aabb", "med-7b-aa-x"):
+        (tmp_path / name).mkdir()
+
+    assert store.newest_of(tmp_path, "med-7b-aa") == "med-7b-aa-10"
+    assert store.next_of(tmp_path, "med-7b-aa") == "med-7b-aa-11"
+    assert store.next_of(tmp_path, "med-7b-cc") == "med-7b-cc"
+    assert store.newest_of(tmp_path, "med-7b-cc") is None
+
+
+def test_a_run_holds_everything_before_its_first_job(meditron: Bench) -> None:
+    meditron.submit()
+    run = meditron.run()
+
+    record = read_json(run.record)
+
+    assert record["run"] == run.name
+    assert record["experiment"]["name"] == "trial"
+    assert record["cluster"]["name"] == "local"
+    assert record["size"] == "tiny"
+    assert record["versions"]["python"].startswith("3.")
+    assert {"commit", "dirty"} == set(record["code"])
+    assert sorted(read_json(run.plan)["stages"]) == [
+        "curate",
+        "evaluate",
+        "pretrain",
+        "tokenize",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("root", "made"), [(0o755, 0o755), (0o775, 0o775), (0o2775, 0o2775), (0o2770, 0o2775)]
+)
+def test_a_run_is_open_to_the_group_that_may_write_to_the_runs_directory(
+    meditron: Bench, root: int, made: int
+) -> None:
+    meditron.runs.mkdir(exist_ok=True)
+    meditron.runs.chmod(root)
+    mask = os.umask(0o022)
+    try:
+        meditron.submit()
+    finally:
+        os.umask(mask)
+
+    assert meditron.run().root.stat().st_mode & 0o7777 == made
+
+
+def test_the_code_is_copied_without_bytecode(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    code = meditron.run().code
+
+    copied = {path.relative_to(code).as_posix() for path in code.rglob("*.py")}
+
+    assert {
+        "jobs/supervision/batch_step.py",
+        "meditron_cli/main.py",
+        "clusters/__init__.py",
+    } <= copied
+    assert (code / "jobs" / "contract" / "rundir.py").read_bytes() == Path(
+        rundir.__file__
+    ).read_bytes()
+    assert not list(code.rglob("__pycache__"))
+
+
+def test_the_copied_code_runs_by_itself(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    code = meditron.run().code
+
+    done = subprocess.run(
+        [sys.executable, "-c", "import jobs, meditron_cli.main; print(jobs.__file__)"],
+        cwd=code,
+        env={"PYTHONPATH": str(code), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.strip() == str(code / "jobs" / "__init__.py")
+
+
+@pytest.mark.parametrize(
+    ("word", "kept"),
+    [
+        ("--set", "--set"),
+        ("pretrain.train_steps=5", "pretrain.train_steps=5"),
+        ("tokenize.tokenizer=t.json", "tokenize.tokenizer=t.json"),
+        ("environment.set.API_KEY=abc", "environment.set.API_KEY=***"),
+        ("db_password=abc def", "db_password=***"),
+    ],
+)
+def test_secrets_stay_out_of_the_record(word: str, kept: str) -> None:
+    assert redact(word) == kept
+
+
+def test_new_starts_another_run(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+
+    result = meditron.submit("--new", stage="curate")
+
+    first, second = (meditron.run(number).name for number in (0, 1))
+    assert second == f"{first}-2"
+    assert "continuing" not in result.stderr
+
+
+def test_submitting_again_continues_the_newest_of_the_identity(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    meditron.submit("--new", stage="curate")
+
+    result = meditron.submit("--json", stage="curate")
+
+    assert json.loads(result.stdout)["run"] == meditron.run(1).name
+
+
+def test_a_runs_directory_that_is_a_file_is_refused(meditron: Bench) -> None:
+    (meditron.folder / "runs").write_text("")
+
+    result = meditron.submit(stage="curate")
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {meditron.runs} is a file; runs need a folder\n"
+        "hint: name another with --runs-dir or MEDITRON_RUNS\n"
+    )
+
+
+def test_a_runs_directory_that_cannot_be_made_is_refused(meditron: Bench) -> None:
+    result = meditron.submit("--runs-dir", "/proc/runs", stage="curate")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: runs directory /proc/runs cannot be written: ")
+
+
+def test_a_run_of_a_newer_format_is_not_continued(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    record = meditron.run().record
+    record.write_text(record.read_text().replace('"format": 1', '"format": 2'))
+
+    result = meditron.submit(stage="curate")
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {record}: format 2, this program reads format 1\n"
+        "hint: the run was made by another version of meditron; use that one\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", ".hidden", "", "UP"])
+def test_a_name_that_could_leave_the_runs_directory_is_refused(meditron: Bench, name: str) -> None:
+    meditron.submit(stage="curate")
+    plan = planned(meditron.run())
+    request = Request({}, {}, "tiny", None, [], 0.0)
+
+    with pytest.raises(ConfigError, match="is no name for a run"):
+        store.create(meditron.runs, name, request, plan)
+
+
+def test_of_two_that_make_a_run_at_once_one_is_told(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    request = Request({}, {}, "tiny", None, [], 0.0)
+
+    with pytest.raises(ConfigError, match="was made by another submit just now"):
+        store.create(meditron.runs, run.name, request, planned(run))
+
+    assert [path.name for path in meditron.runs.iterdir()] == [run.name]
+
+
+FILL_DISK = """
+import resource, sys
+from meditron_cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+main(sys.argv[1:])
+"""
+
+
+def test_a_disk_that_cannot_take_a_run_leaves_nothing_behind(meditron: Bench) -> None:
+    words = ["submit", "curate", "--cluster", "local", "--size", "tiny", "--runs-dir", "runs"]
+
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", FILL_DISK, *words],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    first = done.stderr.splitlines()[0]
+    assert first.startswith(f"error: runs directory {meditron.runs} cannot be written: ")
+    assert "File too large" in first
+    assert list(meditron.runs.iterdir()) == []
+
+
+MAKE_RUNS = """
+import sys
+from pathlib import Path
+from jobs.contract.rundir import RunDir
+from meditron_cli.runs.request import Request
+from meditron_cli.runs import store
+from meditron_cli.runs.prepare import planned
+root = Path(sys.argv[1])
+plan = planned(RunDir(root / sys.argv[2]))
+request = Request({}, {}, "tiny", None, [], 0.0)
+print("ready", flush=True)
+for number in range(1000):
+    store.create(root, f"made-{number}", request, plan)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.11, 0.17, 0.23])
+def test_a_kill_while_a_run_is_made_leaves_a_whole_run_or_none(
+    meditron: Bench, delay: float
+) -> None:
+    meditron.submit()
+    child = subprocess.Popen(
+        [sys.executable, "-c", MAKE_RUNS, str(meditron.runs), meditron.run().name],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    time.sleep(delay)
+    child.kill()
+    child.wait()
+    child.stdout.close()
+
+    for name in store.names(meditron.runs):
+        run = RunDir(meditron.runs / name)
+        assert read_json(run.record)["run"] == name
+        assert set(read_json(run.plan)["stages"]) == set(STAGES)
+        assert run.spec("evaluate", 1).exists()
+        assert (run.code / "jobs" / "entry.py").exists()
