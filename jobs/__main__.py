@@ -116,7 +116,7 @@ def leave(
         "node": os.environ.get("SLURMD_NODENAME", os.uname().nodename),
         "time": time.time(),
     }
-    name = f"words-{context.task.index:05d}-{context.rank:05d}.json"
+    name = f"rank-exit-{context.task.index:05d}-{context.rank:05d}.json"
     folder = context.run.attempt(context.task.stage, context.attempt)
     try:
         write_json(folder / name, words)

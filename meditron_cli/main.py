@@ -26,7 +26,7 @@ COMMANDS = {
     "status": "Show runs and how far they are.",
     "logs": "Print the logs of a run.",
     "resume": "Continue a run as it was first submitted.",
-    "watch": "Continue runs whose jobs are over before their target is reached.",
+    "recover": "Resume interrupted runs (for sites where compute nodes cannot submit jobs).",
     "cancel": "Stop every job of a run.",
     "report": "Report what a run did and found.",
     "checkpoints": "Show a run's checkpoints, and what is wrong with them.",

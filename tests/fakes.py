@@ -14,7 +14,7 @@ from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
 from meditron_cli.services import Clock
 
-JANITOR = "janitor-"
+RECOVERY_JOB = "recovery_job-"
 
 
 @dataclass
@@ -40,7 +40,7 @@ class FakeScheduler:
     submitted: list[Submitted] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     dismissed: list[str] = field(default_factory=list)
-    """Janitors that were cancelled."""
+    """Recovery jobs that were cancelled."""
     withdrawn: list[tuple[str, int]] = field(default_factory=list)
     asked: list[tuple[str, ...]] = field(default_factory=list)
     jobs: dict[str, JobInfo] = field(default_factory=dict)
@@ -77,15 +77,15 @@ class FakeScheduler:
         return {job: self.jobs.get(job, JobInfo(job, missing, "")) for job in job_ids}
 
     def cancel(self, job_ids: Sequence[str]) -> None:
-        self.dismissed += [job for job in job_ids if job.startswith(JANITOR)]
-        self.cancelled += [job for job in job_ids if not job.startswith(JANITOR)]
+        self.dismissed += [job for job in job_ids if job.startswith(RECOVERY_JOB)]
+        self.cancelled += [job for job in job_ids if not job.startswith(RECOVERY_JOB)]
         for job in job_ids:
             self.put(job, JobState.ENDED, "CANCELLED by 1000")
 
-    def submit_janitor(
+    def submit_recovery_job(
         self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
     ) -> list[str]:
-        return [f"{JANITOR}{job_ids[0]}"]
+        return [f"{RECOVERY_JOB}{job_ids[0]}"]
 
     def adopt(self, run: Path, intent: Mapping[str, Any]) -> bool:
         if self.adopts:

@@ -40,7 +40,7 @@ _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 @dataclass(frozen=True)
-class Record:
+class CheckpointRecord:
     """What ``meditron.json`` says of a checkpoint."""
 
     iteration: int
@@ -61,7 +61,7 @@ class Record:
     """SHA-256 of ``manifest.json``."""
 
 
-Found = tuple[Path, Record]
+Found = tuple[Path, CheckpointRecord]
 
 
 def name(iteration: int) -> str:
@@ -119,7 +119,7 @@ def at_step(folder: Path, iteration: int) -> Found | None:
     return None if not is_folder(path) or problem(path) else (path, read(path))
 
 
-def read(path: Path) -> Record:
+def read(path: Path) -> CheckpointRecord:
     """The record of a checkpoint.
 
     Raises:
@@ -129,10 +129,10 @@ def read(path: Path) -> Record:
     value = read_json(path / RECORD)
     value.pop("format")
     try:
-        record = Record(**value)
+        record = CheckpointRecord(**value)
     except TypeError as error:
         raise FormatError(f"{path / RECORD}: {error}") from error
-    for field, kind in typing.get_type_hints(Record).items():
+    for field, kind in typing.get_type_hints(CheckpointRecord).items():
         if not isinstance(getattr(record, field), typing.get_origin(kind) or kind):
             raise FormatError(f"{path / RECORD}: {field} is {getattr(record, field)!r}")
     return record

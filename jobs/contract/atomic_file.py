@@ -16,7 +16,7 @@ from jobs.contract.rundir import RunDir
 BUFFER_BYTES = 1 << 16
 
 
-class PartFile:
+class AtomicFile:
     """A file under a temporary name beside its place: written, sealed, then renamed or thrown away.
 
     What a killed process left of the same file goes away when the next one begins it.

@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.contract import rundir
 from jobs.contract.events import read_events
-from jobs.contract.outcomes import Action, Cause, Ending
+from jobs.contract.outcomes import AttemptOutcome, RetryAction, RootCause
 
 PERSON = "person"
 
@@ -31,14 +31,14 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmittedJob:
     """A job was given the task."""
 
     time: float
     attempt: int
     job_id: str
     by: str
-    """``person``, ``supervisor``, ``janitor`` or ``watch``."""
+    """``person``, ``supervisor``, ``recovery_job`` or ``recover``."""
     scheduler: str = ""
 
 
@@ -46,10 +46,10 @@ class Submission:
 class History:
     """All of that for one task, oldest first."""
 
-    endings: tuple[Ending, ...] = ()
+    endings: tuple[AttemptOutcome, ...] = ()
     starts: tuple[Start, ...] = ()
     """Those without an ending."""
-    submissions: tuple[Submission, ...] = ()
+    submissions: tuple[SubmittedJob, ...] = ()
     is_cancelled: bool = False
     """A person has cancelled the run since the task was last submitted."""
     is_stopped: bool = False
@@ -117,7 +117,7 @@ def fold(events: Iterable[Mapping[str, Any]], stage: str, index: int) -> History
 def _left_open(exits: Mapping[int, Mapping[str, Any]]) -> set[int]:
     """The last attempt, if how it ended was left to be said by Slurm."""
     last = max(exits, default=0)
-    return {last} if exits and exits[last].get("action") == Action.WAIT.value else set()
+    return {last} if exits and exits[last].get("action") == RetryAction.WAIT.value else set()
 
 
 def _is_about(event: Mapping[str, Any], stage: str, index: int) -> bool:
@@ -126,19 +126,19 @@ def _is_about(event: Mapping[str, Any], stage: str, index: int) -> bool:
     return event.get("index") == index or index in event.get("indices", ())
 
 
-def _first_of_persons(submissions: Iterable[Submission], attempts: Iterable[int]) -> set[int]:
+def _first_of_persons(submissions: Iterable[SubmittedJob], attempts: Iterable[int]) -> set[int]:
     """The attempts that a person's submission began: the first not below the number it gave."""
     numbers = sorted(attempts)
     wanted = (item.attempt for item in submissions if item.by == PERSON)
     return {next((n for n in numbers if n >= first), 0) for first in wanted}
 
 
-def _submission(event: Mapping[str, Any], index: int) -> Submission:
+def _submission(event: Mapping[str, Any], index: int) -> SubmittedJob:
     """One id may stand for all tasks of a submission: a local job is one process."""
     ids = event["job_ids"]
     job_id = ids[event["indices"].index(index)] if len(ids) == len(event["indices"]) else ids[0]
     by, scheduler = event.get("by", PERSON), event.get("scheduler", "")
-    return Submission(event["time"], event["attempt"], job_id, by, scheduler)
+    return SubmittedJob(event["time"], event["attempt"], job_id, by, scheduler)
 
 
 def _start(event: Mapping[str, Any]) -> Start:
@@ -154,20 +154,20 @@ def _start(event: Mapping[str, Any]) -> Start:
     )
 
 
-def _ending(event: Mapping[str, Any], by_person: bool) -> Ending:
-    return Ending(
+def _ending(event: Mapping[str, Any], by_person: bool) -> AttemptOutcome:
+    return AttemptOutcome(
         stage=event["stage"],
         index=event["index"],
         attempt=event["attempt"],
         job_id=event["job_id"],
-        cause=Cause(event["cause"]),
+        cause=RootCause(event["cause"]),
         fingerprint=event["fingerprint"],
         node=event["node"],
         began=event["started"],
         ended=event["ended"],
         step_before=event["step_before"],
         step_after=event["step_after"],
-        action=Action(event["action"]),
+        action=RetryAction(event["action"]),
         by_person=by_person,
         last_step=event.get("last_step"),
     )

@@ -26,7 +26,7 @@ NEWEST_STEPS = 200
 
 
 @dataclass(frozen=True)
-class Pace:
+class StepTimes:
     """How long saves and steps of a training take, in seconds: the 95th percentile of each."""
 
     save_seconds: float
@@ -46,12 +46,12 @@ class Pace:
         return SAVE_FACTOR * self.save_seconds + (self.step_seconds or 0.0)
 
 
-def measured(run: rundir.RunDir) -> Pace | None:
+def measured_step_times(run: rundir.RunDir) -> StepTimes | None:
     """The pace of a run's training so far; None before its first save and its first step."""
-    return pace_of(read_lines(run.metrics()))
+    return step_times(read_lines(run.metrics()))
 
 
-def pace_of(lines: Iterable[Mapping[str, Any]]) -> Pace | None:
+def step_times(lines: Iterable[Mapping[str, Any]]) -> StepTimes | None:
     """The pace that metric lines tell, oldest first: ``save`` and ``seconds`` hold the times."""
     saves: list[float] = []
     steps: list[float] = []
@@ -63,7 +63,7 @@ def pace_of(lines: Iterable[Mapping[str, Any]]) -> Pace | None:
     if not saves or not steps:
         return None
     newest = quantile(saves[-NEWEST_SAVES:], SLOW), quantile(steps[-NEWEST_STEPS:], SLOW)
-    return Pace(*newest)
+    return StepTimes(*newest)
 
 
 def quantile(values: Iterable[float], share: float) -> float:
@@ -75,7 +75,7 @@ def quantile(values: Iterable[float], share: float) -> float:
 Line = dict[str, Any]
 
 
-class Steps(NamedTuple):
+class CountedSteps(NamedTuple):
     """The steps that the newest attempt builds on, each once."""
 
     trained: list[Line]
@@ -84,7 +84,7 @@ class Steps(NamedTuple):
     """Lines with a validation loss, by step."""
 
 
-def that_count(lines: Iterable[Line]) -> Steps:
+def counted_steps(lines: Iterable[Line]) -> CountedSteps:
     """Leave out what was done again, or undone by going back to an older checkpoint.
 
     A training step that does not follow the ones before it shows that an attempt went back to the
@@ -103,7 +103,7 @@ def that_count(lines: Iterable[Line]) -> Steps:
                 trained = _before(trained, line["step"])
                 validated = _before(validated, line["step"])
             trained[line["step"]] = line
-    return Steps(list(trained.values()), [validated[step] for step in sorted(validated)])
+    return CountedSteps(list(trained.values()), [validated[step] for step in sorted(validated)])
 
 
 def _before(lines: dict[int, Line], step: int) -> dict[int, Line]:

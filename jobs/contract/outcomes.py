@@ -1,5 +1,5 @@
 """What is known of how an attempt ended, and what is made of it: the words that the supervisor, the
-policy and the janitor share. Standard library only.
+policy and the recovery job share. Standard library only.
 
 An *attempt* is one start of a task's ranks: in a new job, in a job that Slurm queued again, or once
 more in the same allocation. Each leaves a ``start`` and an ``exit`` event, which
@@ -15,7 +15,7 @@ TRAINING = ("pretrain",)
 """Stages with steps and checkpoints; the tasks of the others begin anew each time."""
 
 
-class Cause(str, Enum):
+class RootCause(str, Enum):
     """Why an attempt ended (the classes of design RESILIENCE, section 5)."""
 
     COMPLETED = "completed"
@@ -33,7 +33,7 @@ class Cause(str, Enum):
     """A rank was ended by a signal."""
     EXCEPTION = "exception"
     """A rank left with an exception of the program."""
-    NOT_A_NUMBER = "not_a_number"
+    NON_FINITE = "non_finite"
     DATA = "data"
     CHECKPOINT = "checkpoint"
     STORAGE = "storage"
@@ -46,7 +46,7 @@ class Cause(str, Enum):
     UNKNOWN = "unknown"
 
 
-class Action(str, Enum):
+class RetryAction(str, Enum):
     """What happens next."""
 
     FINISH = "finish"
@@ -58,7 +58,7 @@ class Action(str, Enum):
     """A fresh job goes on."""
     WAIT = "wait"
     """Not decided here: Slurm is ending this job, or no job may be submitted from this place. Its
-    next start, the janitor or ``meditron watch`` decides.
+    next start, the recovery job or ``meditron recover`` decides.
     """
     STOP = "stop"
 
@@ -81,7 +81,7 @@ class Hang:
 
 
 @dataclass(frozen=True)
-class Finding:
+class NodeFinding:
     """A health finding that speaks against a node."""
 
     node: str
@@ -92,12 +92,12 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Diagnosis:
     """What the evidence says: pure ``jobs.supervision.diagnosis.root_cause.classify``
     answers it.
     """
 
-    cause: Cause
+    cause: RootCause
     sentence: str
     """For people: where and what."""
     node: str = ""
@@ -108,21 +108,21 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Ending:
+class AttemptOutcome:
     """An attempt as the ledger keeps it."""
 
     stage: str
     index: int
     attempt: int
     job_id: str
-    cause: Cause
+    cause: RootCause
     fingerprint: str
     node: str
     began: float
     ended: float
     step_before: int | None
     step_after: int | None
-    action: Action
+    action: RetryAction
     by_person: bool = False
     """A person started it (submit, resume): what came before it no longer counts."""
     last_step: int | None = None
@@ -151,7 +151,7 @@ class NodeEntry:
 class Decision:
     """What happens next, and why in one sentence."""
 
-    action: Action
+    action: RetryAction
     reason: str
     delay: float = 0.0
     """Seconds before the next start."""
@@ -161,9 +161,9 @@ class Decision:
     """What goes into the node ledger."""
     code: int = 1
     """The exit code of the supervisor (``jobs.runtime.context``)."""
-    verdict: Verdict | None = None
+    verdict: Diagnosis | None = None
     """Why the attempt ended, as the exit record keeps it; ``policy.decide`` always gives it."""
 
 
-GOES_ON = frozenset({Action.RESTART, Action.REQUEUE, Action.SUBMIT})
+CONTINUES = frozenset({RetryAction.RESTART, RetryAction.REQUEUE, RetryAction.SUBMIT})
 """Decisions after which somebody is to work on a task."""

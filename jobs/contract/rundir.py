@@ -9,7 +9,7 @@ Layout (``RUN`` is the run's folder)::
     RUN/stages/<stage>/done/<task>.json        written last, with digests of spec and outputs
     RUN/stages/<stage>/attempts/<n>/           logs, start-<task>.json, exit-<task>.json,
                                                health-<node>.json; after a hang
-                                               autopsy-<task>-<node>.json and stacks
+                                               stack-dump-<task>-<node>.json and stacks
     RUN/stages/<stage>/progress/<task>.json    how far a running task is, overwritten
     RUN/corpus  tokens  checkpoints  tensorboard  evaluations  report
 

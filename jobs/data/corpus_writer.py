@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.contract.atomic_file import PartFile
+from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.errors import TaskError
 from jobs.contract.files import fsync_folder
 from jobs.contract.stage_specs import CurateSpec
 from jobs.data.cleaning import normalise, text_digest
 
 if TYPE_CHECKING:
-    from jobs.data.readers import Record
+    from jobs.data.readers import SourceRecord
 
 
 OUTCOMES = ("kept", "empty", "short", "duplicate", "bad")
@@ -38,7 +38,7 @@ class Shard:
     """One JSONL file of the corpus while it is written."""
 
     def __init__(self, path: Path) -> None:
-        self.part = PartFile(path)
+        self.part = AtomicFile(path)
         self.documents = 0
 
     def add(self, line: bytes) -> None:
@@ -46,7 +46,7 @@ class Shard:
         self.documents += 1
 
 
-class Corpus:
+class CorpusWriter:
     """What is kept: the shards, all under temporary names until ``publish``."""
 
     def __init__(self, folder: Path, spec: CurateSpec) -> None:
@@ -56,7 +56,7 @@ class Corpus:
         self._folder = folder
         self._spec = spec
         self._seen: set[bytes] = set()
-        self._rejected: PartFile | None = None
+        self._rejected: AtomicFile | None = None
 
     def open(self) -> None:
         """Begin every file; ``discard`` belongs in a ``finally`` after it.
@@ -69,7 +69,7 @@ class Corpus:
             self.shards.append(Shard(self._folder / "train" / f"{number:05d}.jsonl"))
         self.shards.append(Shard(self._folder / "validation" / "00000.jsonl"))
         if self._spec.on_bad_record == "skip":
-            self._rejected = PartFile(self._folder / "rejected.jsonl")
+            self._rejected = AtomicFile(self._folder / "rejected.jsonl")
 
     @property
     def train(self) -> list[Shard]:
@@ -84,7 +84,7 @@ class Corpus:
         """Documents kept so far."""
         return len(self._seen)
 
-    def take(self, path: Path, record: Record) -> str:
+    def take(self, path: Path, record: SourceRecord) -> str:
         """Keep a record's document or leave it out; answers one of OUTCOMES.
 
         Raises:
@@ -114,7 +114,7 @@ class Corpus:
         shard = self.validation if held_out else self.train[shard_of(digest, self._spec.shards)]
         shard.add(orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE))
 
-    def _reject(self, path: Path, record: Record) -> str:
+    def _reject(self, path: Path, record: SourceRecord) -> str:
         import orjson
 
         if self._rejected is None:
@@ -156,7 +156,7 @@ class Corpus:
             for shard in self.shards
         ]
 
-    def _parts(self) -> list[PartFile]:
+    def _parts(self) -> list[AtomicFile]:
         parts = [shard.part for shard in self.shards]
         return parts if self._rejected is None else [*parts, self._rejected]
 

@@ -11,7 +11,7 @@ from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.contract.atomic_file import PartFile
+from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.errors import TaskError
 from jobs.contract.files import fsync_folder
 
@@ -45,7 +45,7 @@ class IndexedWriter:
     def __init__(self, prefix: Path, dtype: str) -> None:
         self.dtype = dtype
         self.tokens = 0
-        self.parts = [PartFile(prefix.with_name(f"{prefix.name}.bin"))]
+        self.parts = [AtomicFile(prefix.with_name(f"{prefix.name}.bin"))]
         """The .bin and, once published, the .idx."""
         self._prefix = prefix
         self._lengths = array("i")
@@ -64,7 +64,7 @@ class IndexedWriter:
         """Write the index and name both files; the index comes last and vouches for the data."""
         import numpy
 
-        index = PartFile(self._prefix.with_name(f"{self._prefix.name}.idx"))
+        index = AtomicFile(self._prefix.with_name(f"{self._prefix.name}.idx"))
         self.parts.append(index)
         write_index(index, numpy.asarray(self._lengths), self.dtype)
         for part in self.parts:
@@ -80,7 +80,7 @@ class IndexedWriter:
             part.discard()
 
 
-def write_index(index: PartFile, lengths: numpy.ndarray, dtype: str) -> None:
+def write_index(index: AtomicFile, lengths: numpy.ndarray, dtype: str) -> None:
     """Write the content of an .idx, little-endian and unaligned.
 
     Magic; version u64; dtype code u8; N documents u64; N + 1 bounds u64; lengths i32[N]; byte

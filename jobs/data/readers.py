@@ -34,7 +34,7 @@ PARQUET_ROWS = 256
 """Rows decoded at a time: some 25 MB of full-text articles."""
 
 
-class Record(NamedTuple):
+class SourceRecord(NamedTuple):
     """One record of a file, good or bad."""
 
     line: int
@@ -105,7 +105,7 @@ def is_readable_kind(path: Path) -> bool:
     return suffix in JSON_SUFFIXES or suffix == ".parquet"
 
 
-def read_records(path: Path, keys: Sequence[str]) -> Iterator[Record]:
+def read_records(path: Path, keys: Sequence[str]) -> Iterator[SourceRecord]:
     """The records of one file, in order. Of a key given twice, the last counts.
 
     Args:
@@ -137,7 +137,7 @@ def unreadable(path: Path, error: OSError) -> TaskError:
     return TaskError(f"{path}: cannot be read ({error.strerror})", "see its permissions and disk")
 
 
-def _json_records(path: Path, text_key: str) -> Iterator[Record]:
+def _json_records(path: Path, text_key: str) -> Iterator[SourceRecord]:
     inner = Path(path.stem) if path.suffix.lower() in COMPRESSED else path
     with io.BufferedReader(io.FileIO(path), json_stream.BLOCK_BYTES) as file:
         stream = json_stream.decompressed(path, file)
@@ -145,7 +145,7 @@ def _json_records(path: Path, text_key: str) -> Iterator[Record]:
         split = json_stream.elements if is_array else json_stream.lines
         for line, raw in split(path, stream):
             value, problem = parse(raw, text_key)
-            yield Record(line, value, problem, raw if problem else b"", file.tell())
+            yield SourceRecord(line, value, problem, raw if problem else b"", file.tell())
 
 
 def parse(raw: bytes, text_key: str) -> tuple[dict[str, Any], str]:
@@ -185,7 +185,7 @@ def _kind(value: Any) -> str:
     return words.get(type(value), "a number" if isinstance(value, (int, float)) else "binary")
 
 
-def _parquet_records(path: Path, keys: Sequence[str]) -> Iterator[Record]:
+def _parquet_records(path: Path, keys: Sequence[str]) -> Iterator[SourceRecord]:
     import pyarrow
     from pyarrow import parquet
 
@@ -198,7 +198,7 @@ def _parquet_records(path: Path, keys: Sequence[str]) -> Iterator[Record]:
             for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=columns):
                 for value, problem in _rows(batch, keys[0]):
                     row += 1
-                    yield Record(row, value, problem, b"", size * row // total)
+                    yield SourceRecord(row, value, problem, b"", size * row // total)
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise

@@ -21,13 +21,13 @@ import torch.distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
 from jobs.checkpoints import manifest, retention
-from jobs.checkpoints.manifest import MANIFEST, RECORD, Found, Record
+from jobs.checkpoints.manifest import MANIFEST, RECORD, CheckpointRecord, Found
 from jobs.contract.errors import FAILED, TaskError
 from jobs.contract.files import fsync_folder, sha256, write_json
 from jobs.contract.rundir import RunDir
 from jobs.engine import device as devices
 from jobs.engine import sharded_state
-from jobs.engine.sharded_state import Trained
+from jobs.engine.sharded_state import TrainingState
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ class StorageError(TaskError):
     """
 
 
-def save(folder: Path, trained: Trained, record: Record, keep: int) -> Found:
+def save(folder: Path, trained: TrainingState, record: CheckpointRecord, keep: int) -> Found:
     """Write one checkpoint, make it ours, verify it, and let old ones go. All ranks call it.
 
     ``jobs.checkpoints.retention.let_go`` says which ones stay. One that is there already and valid
@@ -89,7 +89,9 @@ def choose(folder: Path, run: RunDir) -> Found | None:
             return found
 
 
-def load(path: Path, trained: Trained, record: Record, layout: dict[str, Any]) -> None:
+def load(
+    path: Path, trained: TrainingState, record: CheckpointRecord, layout: dict[str, Any]
+) -> None:
     """Load weights, optimizer and generator states into any layout. All ranks call it together.
 
     Generator states belong to tensor and pipeline ranks, so they are left out, and that is said,
@@ -136,7 +138,7 @@ def _fitting(path: Path, load: Callable[[], None]) -> None:
         ) from error
 
 
-def _make_way(path: Path, expected: int) -> Record | None:
+def _make_way(path: Path, expected: int) -> CheckpointRecord | None:
     """An empty folder to write into, or the record of the checkpoint that is there already."""
     if path.exists():
         wrong = manifest.problem(path)
@@ -257,7 +259,9 @@ def _from_all(work: Callable[[], T]) -> list[T]:
     return gathered
 
 
-def _commit(path: Path, record: Record, files: dict[str, Any], keep: int) -> Record:
+def _commit(
+    path: Path, record: CheckpointRecord, files: dict[str, Any], keep: int
+) -> CheckpointRecord:
     try:
         write_json(path / MANIFEST, {"files": files})
         record = replace(

@@ -48,7 +48,7 @@ NO_TOKENS = dict.fromkeys(("tokens", "labels", "positions"))
 
 
 @dataclass(frozen=True)
-class Source:
+class IndexedSource:
     """One indexed dataset that has tokens."""
 
     prefix: str
@@ -58,11 +58,11 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Corpus:
+class DatasetSurvey:
     """What there is to train and validate on."""
 
-    train: tuple[Source, ...]
-    validation: tuple[Source, ...]
+    train: tuple[IndexedSource, ...]
+    validation: tuple[IndexedSource, ...]
     digest: str
     """Changes when tokens do, or what decides their order."""
 
@@ -77,7 +77,7 @@ class Tokenizer:
     """None lets the header of each file say how wide its tokens are."""
 
 
-def survey(run: rundir.RunDir, spec: PretrainSpec) -> Corpus:
+def survey(run: rundir.RunDir, spec: PretrainSpec) -> DatasetSurvey:
     """Look at every indexed dataset of the spec. Call from one rank alone.
 
     Raises:
@@ -98,16 +98,18 @@ def survey(run: rundir.RunDir, spec: PretrainSpec) -> Corpus:
         "seq_length": spec.model.seq_length,
         "samples": spec.train_steps * spec.global_batch_size,
     }
-    return Corpus(train, validation, specs.digest(order))
+    return DatasetSurvey(train, validation, specs.digest(order))
 
 
-def _sources(run: rundir.RunDir, prefixes: tuple[str, ...], vocab_size: int) -> tuple[Source, ...]:
+def _sources(
+    run: rundir.RunDir, prefixes: tuple[str, ...], vocab_size: int
+) -> tuple[IndexedSource, ...]:
     share = SCANNED_BYTES // max(1, len(prefixes))
     found = (_source(run, prefix, vocab_size, share) for prefix in prefixes)
     return tuple(source for source in found if source is not None)
 
 
-def _source(run: rundir.RunDir, prefix: str, vocab_size: int, scanned: int) -> Source | None:
+def _source(run: rundir.RunDir, prefix: str, vocab_size: int, scanned: int) -> IndexedSource | None:
     path = run.path(prefix)
     binary, index = path.with_name(path.name + ".bin"), path.with_name(path.name + ".idx")
     for file in (binary, index):
@@ -123,7 +125,7 @@ def _source(run: rundir.RunDir, prefix: str, vocab_size: int, scanned: int) -> S
             "submit the tokenize stage again",
         )
     _check_ids(binary, kind, vocab_size, scanned)
-    return Source(prefix, tokens, sha256(index))
+    return IndexedSource(prefix, tokens, sha256(index))
 
 
 def _check_ids(binary: Path, kind: numpy.dtype[Any], vocab_size: int, scanned: int) -> None:
@@ -230,7 +232,7 @@ class Splits:
 
 
 def open_splits(
-    run: rundir.RunDir, spec: PretrainSpec, corpus: Corpus, place: torch.device
+    run: rundir.RunDir, spec: PretrainSpec, corpus: DatasetSurvey, place: torch.device
 ) -> Splits:
     """Open the training and validation samples; rank 0 builds the index files that are missing.
 
@@ -290,7 +292,9 @@ def _is_witness() -> bool:
     return bool(first_stage and parallel_state.get_tensor_model_parallel_rank() == 0)
 
 
-def _blend(run: rundir.RunDir, sources: tuple[Source, ...]) -> tuple[list[str], list[float]] | None:
+def _blend(
+    run: rundir.RunDir, sources: tuple[IndexedSource, ...]
+) -> tuple[list[str], list[float]] | None:
     """Weights are token counts: megatron.core would otherwise stop after one epoch of the whole."""
     if not sources:
         return None
@@ -298,12 +302,12 @@ def _blend(run: rundir.RunDir, sources: tuple[Source, ...]) -> tuple[list[str], 
     return prefixes, [float(source.tokens) for source in sources]
 
 
-def _cached(cache: Path, corpus: Corpus) -> dict[str, Any]:
+def _cached(cache: Path, corpus: DatasetSurvey) -> dict[str, Any]:
     """What the index files depend on; GPTDataset names them by the tokens' absolute paths too."""
     return {"data": corpus.digest, "folder": str(cache)}
 
 
-def _clear_unfinished(cache: Path, corpus: Corpus) -> None:
+def _clear_unfinished(cache: Path, corpus: DatasetSurvey) -> None:
     """Drop index files that were not finished, or are of other tokens.
 
     GPTDataset writes them in place and takes whatever lies there the next time, so that a kill in

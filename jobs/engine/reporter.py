@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from jobs.contract.files import read_lines
-from jobs.contract.metrics_log import that_count
+from jobs.contract.metrics_log import counted_steps
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.runtime.context import Context
 
@@ -140,7 +140,7 @@ def summarise(lines: list[dict[str, Any]], done: int, tokens: int) -> dict[str, 
         ``steps``, ``tokens``, first and last loss and validation loss (None where there is none),
         ``seconds`` spent in steps, and ``tokens_per_s`` of these.
     """
-    trained, validated = that_count(lines)
+    trained, validated = counted_steps(lines)
     seconds = sum(line["seconds"] for line in trained)
     return {
         "steps": done,

@@ -41,7 +41,7 @@ model asks for: the ``pickle`` module's documentation names most of them."""
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingState:
     """What is saved and loaded: this rank's model and, for training, its optimizer."""
 
     network: torch.nn.Module
@@ -49,7 +49,7 @@ class Trained:
     optimizer: Any
 
 
-def write(path: Path, trained: Trained) -> None:
+def write(path: Path, trained: TrainingState) -> None:
     """Write all of a model and its optimizer into an empty folder. All ranks call it together.
 
     Raises:
@@ -120,7 +120,7 @@ class _NoCount:
         return
 
 
-def load(path: Path, trained: Trained, *, with_generators: bool) -> None:
+def load(path: Path, trained: TrainingState, *, with_generators: bool) -> None:
     """Load weights, optimizer and generator states into any layout. All ranks call it together.
 
     Raises:
@@ -148,7 +148,7 @@ def load_weights(path: Path, network: torch.nn.Module) -> None:
 
 
 def sharded_state(
-    trained: Trained, *, is_loading: bool, with_generators: bool = True
+    trained: TrainingState, *, is_loading: bool, with_generators: bool = True
 ) -> dict[str, Any]:
     """What is saved of this rank, or asked for when loading, with its place in the whole."""
     content = _content()

@@ -34,7 +34,7 @@ POLL_SECONDS = 1.0
 """How often rank 0 looks for the files STOP and SAVE."""
 
 
-class NotANumber(TaskError):
+class NonFiniteLoss(TaskError):
     """The loss or the gradient norm is infinite or no number."""
 
 
@@ -71,7 +71,7 @@ def _train(context: Context, spec: PretrainSpec, place: torch.device, reporter: 
         network=network,
         updater=optim.prepare(network, spec),
         reporter=reporter,
-        requests=Requests(context),
+        requests=StopRequests(context),
     )
     context.heart.beat()
     trainer.resume()
@@ -88,7 +88,7 @@ def _train(context: Context, spec: PretrainSpec, place: torch.device, reporter: 
 
 
 @dataclass
-class Agreed:
+class BatchAgreement:
     """What one collective told every rank about a global batch."""
 
     loss: float
@@ -105,12 +105,12 @@ class Trainer:
 
     context: Context
     spec: PretrainSpec
-    corpus: dataset.Corpus
+    corpus: dataset.DatasetSurvey
     splits: dataset.Splits
     network: torch.nn.Module
     updater: optim.Updater
     reporter: Reporter
-    requests: Requests
+    requests: StopRequests
     step: int = 0
     """Optimizer steps done."""
     saved: manifest.Found | None = None
@@ -119,7 +119,7 @@ class Trainer:
     def __post_init__(self) -> None:
         spec = self.spec
         self.folder = self.context.path(spec.checkpoint_dir)
-        self.trained = sharded_state.Trained(self.network, self.updater.optimizer)
+        self.trained = sharded_state.TrainingState(self.network, self.updater.optimizer)
         self.micro_batches = spec.global_batch_size // (spec.micro_batch_size * spec.parallel.data)
         self.forward_backward = get_forward_backward_func()
 
@@ -179,16 +179,16 @@ class Trainer:
     def _save_is_due(self) -> bool:
         return self.step % self.spec.save_interval == 0 and self.step < self.spec.train_steps
 
-    def _train_step(self) -> Agreed:
+    def _train_step(self) -> BatchAgreement:
         started = time.perf_counter()
         split = self.splits.train
         losses = self._pass(split, self._position(), forward_only=False)
         agreed = self._agree(losses, split)
         if not math.isfinite(agreed.loss):
-            raise self._not_a_number("the loss", agreed.loss)
+            raise self._non_finite("the loss", agreed.loss)
         rate, norm = self.updater.update()
         if not math.isfinite(norm):
-            raise self._not_a_number("the gradient norm", norm)
+            raise self._non_finite("the gradient norm", norm)
         self.step += 1
         self.context.heart.beat(Phase.STEP, self.step)
         seconds = time.perf_counter() - started
@@ -219,7 +219,7 @@ class Trainer:
         output = network(batch["tokens"], batch["positions"], None, labels=batch["labels"])
         return output, _loss
 
-    def _agree(self, losses: list[Any], split: dataset.Split) -> Agreed:
+    def _agree(self, losses: list[Any], split: dataset.Split) -> BatchAgreement:
         """Mean loss over the global batch, whether any rank was asked to stop or save, and which
         samples were read.
         """
@@ -232,7 +232,7 @@ class Trainer:
         torch.distributed.all_reduce(shared)
         total, stops, saves, *seen = shared.tolist()
         parts = self.micro_batches * self.spec.parallel.data
-        return Agreed(total / parts, stops > 0, saves > 0, dataset.written(seen))
+        return BatchAgreement(total / parts, stops > 0, saves > 0, dataset.written(seen))
 
     def _validate_once(self) -> bool:
         """Validate unless an earlier attempt did so after this step; True when asked to stop."""
@@ -272,7 +272,7 @@ class Trainer:
             return
         self.reporter.progress(self.step, "checkpoint")
         started = time.perf_counter()
-        record = manifest.Record(
+        record = manifest.CheckpointRecord(
             iteration=self.step,
             consumed_samples=self._position(),
             layout=asdict(self.spec.parallel),
@@ -315,9 +315,9 @@ class Trainer:
             },
         )
 
-    def _not_a_number(self, what: str, value: float) -> NotANumber:
+    def _non_finite(self, what: str, value: float) -> NonFiniteLoss:
         kept = self.saved[0].name if self.saved else "no checkpoint"
-        return NotANumber(
+        return NonFiniteLoss(
             f"{what} of step {self.step + 1} is {value}; {kept} holds the last good state",
             "submit again to see whether it comes back; if it does, lower the learning rate, or "
             f"look at the samples from {self._position()} on",
@@ -331,7 +331,7 @@ def _loss(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return mean, mean.detach().double()
 
 
-class Requests:
+class StopRequests:
     """Who asks to stop or save: signals on any rank, files in the run directory, seen by rank 0."""
 
     def __init__(self, context: Context) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from jobs.health.sample import Gpu, Sample, Unknown
 
 
-class Verdict(enum.IntEnum):
+class HealthVerdict(enum.IntEnum):
     """How bad it is; a larger one wins. UNKNOWN beats OK: what was not seen is not well."""
 
     OK = 0
@@ -25,7 +25,7 @@ class Verdict(enum.IntEnum):
     """The node cannot do the job."""
 
 
-class Action(enum.Enum):
+class NodeAction(enum.Enum):
     """What to do with the node."""
 
     NONE = "none"
@@ -35,7 +35,10 @@ class Action(enum.Enum):
     EXCLUDE_NOW = "exclude_now"
 
 
-_ACTIONS = {Verdict.DRAIN: Action.EXCLUDE_AFTER_JOB, Verdict.FATAL: Action.EXCLUDE_NOW}
+_ACTIONS = {
+    HealthVerdict.DRAIN: NodeAction.EXCLUDE_AFTER_JOB,
+    HealthVerdict.FATAL: NodeAction.EXCLUDE_NOW,
+}
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,13 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Finding:
+class HealthFinding:
     """One observation."""
 
     code: str
     """Stable and machine-readable; one of ``jobs.health.node_checks.CODES``."""
-    verdict: Verdict
-    action: Action
+    verdict: HealthVerdict
+    action: NodeAction
     subject: Subject
     evidence: dict[str, Any]
     message: str
@@ -78,10 +81,10 @@ class Finding:
 class Outcome:
     """What a check says; ``action`` is the verdict's usual one unless given."""
 
-    verdict: Verdict
+    verdict: HealthVerdict
     message: str
     evidence: dict[str, Any] = dataclasses.field(default_factory=dict)
-    action: Action | None = None
+    action: NodeAction | None = None
 
 
 @dataclass(frozen=True)
@@ -102,17 +105,17 @@ class Expected:
     """Codes not to look for."""
 
 
-def finding(sample: Sample, code: str, outcome: Outcome, gpu: Gpu | None = None) -> Finding:
+def finding(sample: Sample, code: str, outcome: Outcome, gpu: Gpu | None = None) -> HealthFinding:
     """An outcome about a sampled node, or about one of its GPUs, as a finding."""
     return finding_about(_subject(sample.node, gpu), code, outcome, sample.time)
 
 
-def finding_about(subject: Subject, code: str, outcome: Outcome, time: float) -> Finding:
+def finding_about(subject: Subject, code: str, outcome: Outcome, time: float) -> HealthFinding:
     """An outcome as a finding, with the verdict's usual action unless it names another."""
-    return Finding(
+    return HealthFinding(
         code=code,
         verdict=outcome.verdict,
-        action=outcome.action or _ACTIONS.get(outcome.verdict, Action.NONE),
+        action=outcome.action or _ACTIONS.get(outcome.verdict, NodeAction.NONE),
         subject=subject,
         evidence=outcome.evidence,
         message=outcome.message,
@@ -130,4 +133,4 @@ def no_value(readings: Mapping[str, Unknown]) -> Outcome:
     """UNKNOWN, with the reasons why these readings (name → reason) are missing."""
     reasons = sorted({reading.reason for reading in readings.values()})
     evidence = {name: dataclasses.asdict(reading) for name, reading in readings.items()}
-    return Outcome(Verdict.UNKNOWN, f"could not be read: {'; '.join(reasons)}", evidence)
+    return Outcome(HealthVerdict.UNKNOWN, f"could not be read: {'; '.join(reasons)}", evidence)

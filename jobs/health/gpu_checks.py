@@ -11,10 +11,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.health.findings import Expected, Finding, Outcome, Subject, Verdict, finding, no_value
+from jobs.health.findings import (
+    Expected,
+    HealthFinding,
+    HealthVerdict,
+    Outcome,
+    Subject,
+    finding,
+    no_value,
+)
 from jobs.health.gpu_peer_checks import judge_nvlink, judge_peer_temperature
 from jobs.health.nvml import NOT_SUPPORTED
-from jobs.health.sample import Fabric, Gpu, Process, RemappedRows, Sample, SramErrors, Unknown
+from jobs.health.sample import Fabric, Gpu, GpuProcess, RemappedRows, Sample, SramErrors, Unknown
 
 
 @dataclass(frozen=True)
@@ -41,22 +49,24 @@ class Check:
 
 def judge_recovery(action: int) -> Outcome:
     """NVML's own verdict, field 230, since driver 570."""
-    name, verdict = RECOVERY.get(action, ("an action this program does not know", Verdict.DRAIN))
+    name, verdict = RECOVERY.get(
+        action, ("an action this program does not know", HealthVerdict.DRAIN)
+    )
     evidence = {"recovery_action": action}
-    if verdict is Verdict.OK:
+    if verdict is HealthVerdict.OK:
         return Outcome(verdict, "needs no recovery", evidence)
     return Outcome(verdict, f"the driver asks for {name} (recovery action {action})", evidence)
 
 
 RECOVERY = {
-    0: ("nothing", Verdict.OK),
-    1: ("a GPU reset", Verdict.FATAL),
-    2: ("a reboot of the node", Verdict.FATAL),
-    3: ("draining its peer-to-peer traffic", Verdict.DRAIN),
-    4: ("draining and a reset", Verdict.DRAIN),
-    5: ("a recovery of the IMEX domain", Verdict.DRAIN),
-    6: ("a bus reset", Verdict.FATAL),
-    7: ("a reboot of the system", Verdict.FATAL),
+    0: ("nothing", HealthVerdict.OK),
+    1: ("a GPU reset", HealthVerdict.FATAL),
+    2: ("a reboot of the node", HealthVerdict.FATAL),
+    3: ("draining its peer-to-peer traffic", HealthVerdict.DRAIN),
+    4: ("draining and a reset", HealthVerdict.DRAIN),
+    5: ("a recovery of the IMEX domain", HealthVerdict.DRAIN),
+    6: ("a bus reset", HealthVerdict.FATAL),
+    7: ("a reboot of the system", HealthVerdict.FATAL),
 }
 """NVML_GPU_RECOVERY_ACTION_* → what it asks for, and our verdict."""
 
@@ -66,8 +76,8 @@ def judge_ecc(volatile: int, aggregate: int | Unknown) -> Outcome:
     evidence = {"volatile": volatile, "aggregate": _or_none(aggregate)}
     if volatile:
         told = f"{volatile} uncorrected ECC errors since the last reset"
-        return Outcome(Verdict.DRAIN, told, evidence)
-    return Outcome(Verdict.OK, "no uncorrected ECC error since the last reset", evidence)
+        return Outcome(HealthVerdict.DRAIN, told, evidence)
+    return Outcome(HealthVerdict.OK, "no uncorrected ECC error since the last reset", evidence)
 
 
 def judge_sram(sram: SramErrors) -> Outcome:
@@ -75,12 +85,14 @@ def judge_sram(sram: SramErrors) -> Outcome:
     evidence = dataclasses.asdict(sram)
     if sram.threshold_exceeded:
         return Outcome(
-            Verdict.FATAL, "on-chip memory errors passed NVIDIA's replacement threshold", evidence
+            HealthVerdict.FATAL,
+            "on-chip memory errors passed NVIDIA's replacement threshold",
+            evidence,
         )
     told = f"{sram.aggregate} uncorrectable on-chip memory errors in its life"
     if sram.aggregate > 4:
-        return Outcome(Verdict.DRAIN, told, evidence)
-    return Outcome(Verdict.WARN if sram.aggregate else Verdict.OK, told, evidence)
+        return Outcome(HealthVerdict.DRAIN, told, evidence)
+    return Outcome(HealthVerdict.WARN if sram.aggregate else HealthVerdict.OK, told, evidence)
 
 
 def judge_rows(rows: RemappedRows) -> Outcome:
@@ -91,22 +103,26 @@ def judge_rows(rows: RemappedRows) -> Outcome:
     evidence = dataclasses.asdict(rows)
     if rows.failed:
         return Outcome(
-            Verdict.FATAL, "a memory row could not be remapped: the card needs replacing", evidence
+            HealthVerdict.FATAL,
+            "a memory row could not be remapped: the card needs replacing",
+            evidence,
         )
     if rows.pending:
         return Outcome(
-            Verdict.WARN, "a row remap is pending: reset the GPU when the node is idle", evidence
+            HealthVerdict.WARN,
+            "a row remap is pending: reset the GPU when the node is idle",
+            evidence,
         )
     remapped = rows.corrected + rows.uncorrected
-    return Outcome(Verdict.OK, f"{remapped} rows remapped, none pending", evidence)
+    return Outcome(HealthVerdict.OK, f"{remapped} rows remapped, none pending", evidence)
 
 
 def judge_unrepairable(unrepairable: bool) -> Outcome:
     """The card's own word on memory that neither ECC nor remapping can help."""
     evidence = {"unrepairable": unrepairable}
     if unrepairable:
-        return Outcome(Verdict.FATAL, "the card reports memory it cannot repair", evidence)
-    return Outcome(Verdict.OK, "no unrepairable memory", evidence)
+        return Outcome(HealthVerdict.FATAL, "the card reports memory it cannot repair", evidence)
+    return Outcome(HealthVerdict.OK, "no unrepairable memory", evidence)
 
 
 def judge_retired(pages: int, pending: bool | Unknown) -> Outcome:
@@ -117,11 +133,11 @@ def judge_retired(pages: int, pending: bool | Unknown) -> Outcome:
     evidence = {"pages": pages, "pending": _or_none(pending)}
     if pages > 60:
         return Outcome(
-            Verdict.FATAL, f"{pages} memory pages are retired, 60 is the limit", evidence
+            HealthVerdict.FATAL, f"{pages} memory pages are retired, 60 is the limit", evidence
         )
     if pending is True:
-        return Outcome(Verdict.DRAIN, "a page retirement waits for a reboot", evidence)
-    return Outcome(Verdict.OK, f"{pages} memory pages are retired", evidence)
+        return Outcome(HealthVerdict.DRAIN, "a page retirement waits for a reboot", evidence)
+    return Outcome(HealthVerdict.OK, f"{pages} memory pages are retired", evidence)
 
 
 SLOWDOWNS = {
@@ -138,8 +154,8 @@ def judge_clocks(reasons: int) -> Outcome:
     told = [name for bit, name in SLOWDOWNS.items() if reasons & bit]
     evidence = {"reasons": f"{reasons:#x}"}
     if told:
-        return Outcome(Verdict.WARN, f"clocks are held back: {', '.join(told)}", evidence)
-    return Outcome(Verdict.OK, "clocks are not held back", evidence)
+        return Outcome(HealthVerdict.WARN, f"clocks are held back: {', '.join(told)}", evidence)
+    return Outcome(HealthVerdict.OK, "clocks are not held back", evidence)
 
 
 def judge_temperature(degrees: int, limit: int | Unknown, slowdown: int | Unknown) -> Outcome:
@@ -147,13 +163,15 @@ def judge_temperature(degrees: int, limit: int | Unknown, slowdown: int | Unknow
     evidence = {"celsius": degrees, "max": _or_none(limit), "slowdown": _or_none(slowdown)}
     if isinstance(slowdown, int) and degrees >= slowdown:
         return Outcome(
-            Verdict.DRAIN, f"{degrees} °C, and it slows down from {slowdown} °C", evidence
+            HealthVerdict.DRAIN, f"{degrees} °C, and it slows down from {slowdown} °C", evidence
         )
     if isinstance(limit, int) and degrees > limit:
-        return Outcome(Verdict.WARN, f"{degrees} °C, above its limit of {limit} °C", evidence)
+        return Outcome(HealthVerdict.WARN, f"{degrees} °C, above its limit of {limit} °C", evidence)
     if isinstance(limit, Unknown) and isinstance(slowdown, Unknown):
-        return Outcome(Verdict.UNKNOWN, f"{degrees} °C, but the card names no limit", evidence)
-    return Outcome(Verdict.OK, f"{degrees} °C", evidence)
+        return Outcome(
+            HealthVerdict.UNKNOWN, f"{degrees} °C, but the card names no limit", evidence
+        )
+    return Outcome(HealthVerdict.OK, f"{degrees} °C", evidence)
 
 
 def judge_memory_temperature(degrees: int, limit: int | Unknown) -> Outcome:
@@ -161,13 +179,13 @@ def judge_memory_temperature(degrees: int, limit: int | Unknown) -> Outcome:
     evidence = {"celsius": degrees, "max": _or_none(limit)}
     if isinstance(limit, Unknown):
         return Outcome(
-            Verdict.UNKNOWN, f"memory {degrees} °C, but the card names no limit", evidence
+            HealthVerdict.UNKNOWN, f"memory {degrees} °C, but the card names no limit", evidence
         )
     if degrees > limit:
         return Outcome(
-            Verdict.WARN, f"memory {degrees} °C, above its limit of {limit} °C", evidence
+            HealthVerdict.WARN, f"memory {degrees} °C, above its limit of {limit} °C", evidence
         )
-    return Outcome(Verdict.OK, f"memory {degrees} °C", evidence)
+    return Outcome(HealthVerdict.OK, f"memory {degrees} °C", evidence)
 
 
 def judge_power(limit: int, default: int) -> Outcome:
@@ -175,16 +193,16 @@ def judge_power(limit: int, default: int) -> Outcome:
     evidence = {"watts": limit / 1000, "default": default / 1000}
     if limit < default:
         told = f"power is capped at {limit / 1000:g} W, the default is {default / 1000:g} W"
-        return Outcome(Verdict.WARN, told, evidence)
-    return Outcome(Verdict.OK, f"power limit {limit / 1000:g} W", evidence)
+        return Outcome(HealthVerdict.WARN, told, evidence)
+    return Outcome(HealthVerdict.OK, f"power limit {limit / 1000:g} W", evidence)
 
 
 def judge_pcie(width: int, widest: int) -> Outcome:
     """Lanes; unlike the link's generation they do not drop when the card idles."""
     evidence = {"width": width, "max": widest}
     if width < widest:
-        return Outcome(Verdict.DRAIN, f"PCIe runs on {width} of {widest} lanes", evidence)
-    return Outcome(Verdict.OK, f"PCIe runs on {width} lanes", evidence)
+        return Outcome(HealthVerdict.DRAIN, f"PCIe runs on {width} of {widest} lanes", evidence)
+    return Outcome(HealthVerdict.OK, f"PCIe runs on {width} lanes", evidence)
 
 
 FABRIC_COMPLETED = 3
@@ -198,12 +216,12 @@ def judge_fabric(fabric: Fabric) -> Outcome | None:
     if fabric.state == 0:  # this system has no such fabric
         return None
     if fabric.state != FABRIC_COMPLETED or fabric.status:
-        return Outcome(Verdict.FATAL, "not registered with the NVSwitch fabric", evidence)
+        return Outcome(HealthVerdict.FATAL, "not registered with the NVSwitch fabric", evidence)
     if fabric.summary == FABRIC_UNHEALTHY:
-        return Outcome(Verdict.DRAIN, "its NVSwitch fabric is unhealthy", evidence)
+        return Outcome(HealthVerdict.DRAIN, "its NVSwitch fabric is unhealthy", evidence)
     if fabric.summary == FABRIC_LIMITED:
-        return Outcome(Verdict.WARN, "its NVSwitch fabric has limited capacity", evidence)
-    return Outcome(Verdict.OK, "registered with the NVSwitch fabric", evidence)
+        return Outcome(HealthVerdict.WARN, "its NVSwitch fabric has limited capacity", evidence)
+    return Outcome(HealthVerdict.OK, "registered with the NVSwitch fabric", evidence)
 
 
 def judge_ecc_mode(mode: tuple[bool, bool], name: str | Unknown) -> Outcome:
@@ -212,11 +230,11 @@ def judge_ecc_mode(mode: tuple[bool, bool], name: str | Unknown) -> Outcome:
     evidence = {"current": current, "pending": pending}
     if pending != current:
         told = f"ECC is {_on(current)} and will be {_on(pending)} after the next reset"
-        return Outcome(Verdict.WARN if current else Verdict.DRAIN, told, evidence)
+        return Outcome(HealthVerdict.WARN if current else HealthVerdict.DRAIN, told, evidence)
     workstation = isinstance(name, str) and WORKSTATION.search(name)
     if not current and not workstation:
-        return Outcome(Verdict.DRAIN, "ECC is off", evidence)
-    return Outcome(Verdict.OK, f"ECC is {_on(current)}", evidence)
+        return Outcome(HealthVerdict.DRAIN, "ECC is off", evidence)
+    return Outcome(HealthVerdict.OK, f"ECC is {_on(current)}", evidence)
 
 
 WORKSTATION = re.compile(r"GeForce|Quadro|RTX|TITAN", re.IGNORECASE)
@@ -225,13 +243,13 @@ WORKSTATION = re.compile(r"GeForce|Quadro|RTX|TITAN", re.IGNORECASE)
 def judge_mig(enabled: bool) -> Outcome:
     """A card cut into instances cannot run a rank of a training."""
     if enabled:
-        return Outcome(Verdict.FATAL, "MIG mode is on", {"mig": True})
-    return Outcome(Verdict.OK, "MIG mode is off", {"mig": False})
+        return Outcome(HealthVerdict.FATAL, "MIG mode is on", {"mig": True})
+    return Outcome(HealthVerdict.OK, "MIG mode is off", {"mig": False})
 
 
 def judge_persistence(enabled: bool) -> Outcome:
     """Without persistence the driver unloads between processes: slow starts, lost settings."""
-    verdict = Verdict.OK if enabled else Verdict.WARN
+    verdict = HealthVerdict.OK if enabled else HealthVerdict.WARN
     return Outcome(verdict, f"persistence mode is {_on(enabled)}", {"persistence": enabled})
 
 
@@ -280,7 +298,7 @@ CHECKS = (
 """Checks that look at one GPU alone."""
 
 
-def gpu_findings(sample: Sample, expected: Expected) -> Iterator[Finding]:
+def gpu_findings(sample: Sample, expected: Expected) -> Iterator[HealthFinding]:
     """Findings about every GPU of a sample, reachable or not."""
     for index, reason in sample.unreachable:
         outcome = hard_error(reason) or no_value({"handle": reason})
@@ -294,7 +312,7 @@ def gpu_findings(sample: Sample, expected: Expected) -> Iterator[Finding]:
         yield from _compared(sample, expected, gpu)
 
 
-def _compared(sample: Sample, expected: Expected, gpu: Gpu) -> Iterator[Finding]:
+def _compared(sample: Sample, expected: Expected, gpu: Gpu) -> Iterator[HealthFinding]:
     outcomes = (
         ("gpu_kind", judge_kind(gpu.name, expected.gpu_kind)),
         ("temperature_peers", judge_peer_temperature(gpu, sample.gpus)),
@@ -307,9 +325,9 @@ def _compared(sample: Sample, expected: Expected, gpu: Gpu) -> Iterator[Finding]
 
 
 HARD_ERRORS = {
-    14: ("inforom_corrupted", Verdict.DRAIN, "its InfoROM is corrupted"),
-    15: ("gpu_lost", Verdict.FATAL, "has fallen off the bus or is otherwise lost"),
-    16: ("gpu_reset_required", Verdict.FATAL, "needs a reset before it works again"),
+    14: ("inforom_corrupted", HealthVerdict.DRAIN, "its InfoROM is corrupted"),
+    15: ("gpu_lost", HealthVerdict.FATAL, "has fallen off the bus or is otherwise lost"),
+    16: ("gpu_reset_required", HealthVerdict.FATAL, "needs a reset before it works again"),
 }
 """NVML return codes that condemn the card, whichever call they come from."""
 
@@ -324,7 +342,7 @@ def hard_error(reason: Unknown) -> Outcome | None:
     return Outcome(verdict, told, dataclasses.asdict(reason))
 
 
-def _hard_errors(sample: Sample, gpu: Gpu) -> Iterator[Finding]:
+def _hard_errors(sample: Sample, gpu: Gpu) -> Iterator[HealthFinding]:
     """One finding for each kind of hard error, however many probes met it."""
     readings = {name: value for name, value in vars(gpu).items() if isinstance(value, Unknown)}
     for number, (code, verdict, told) in HARD_ERRORS.items():
@@ -343,8 +361,8 @@ def judge_kind(name: str | Unknown, kind: str) -> Outcome | None:
         return no_value({"name": name})
     evidence = {"name": name, "expected": kind}
     if is_kind(name, kind):
-        return Outcome(Verdict.OK, name, evidence)
-    return Outcome(Verdict.FATAL, f"is a {name}, expected {kind}", evidence)
+        return Outcome(HealthVerdict.OK, name, evidence)
+    return Outcome(HealthVerdict.FATAL, f"is a {name}, expected {kind}", evidence)
 
 
 def is_kind(name: str, kind: str) -> bool:
@@ -366,7 +384,7 @@ def _words(text: str) -> list[str]:
 
 
 def judge_processes(
-    processes: tuple[Process, ...] | Unknown, uid: int, idle: bool
+    processes: tuple[GpuProcess, ...] | Unknown, uid: int, idle: bool
 ) -> Outcome | None:
     """Others' work on our GPU; before a start (``idle``) our own leftovers are in the way too."""
     if isinstance(processes, Unknown):
@@ -374,9 +392,9 @@ def judge_processes(
     foreign = [process for process in processes if idle or process.uid != uid]
     evidence = {"processes": [dataclasses.asdict(process) for process in processes]}
     if not foreign:
-        return Outcome(Verdict.OK, "nobody else computes on it", evidence)
+        return Outcome(HealthVerdict.OK, "nobody else computes on it", evidence)
     told = ", ".join(f"{process.pid} of user {process.uid}" for process in foreign)
-    return Outcome(Verdict.FATAL, f"other processes compute on it: {told}", evidence)
+    return Outcome(HealthVerdict.FATAL, f"other processes compute on it: {told}", evidence)
 
 
 CODES = frozenset(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 
-from jobs.health.findings import Outcome, Verdict, no_value
+from jobs.health.findings import HealthVerdict, Outcome, no_value
 from jobs.health.sample import Gpu, Unknown
 
 
@@ -18,7 +18,7 @@ def judge_peer_temperature(gpu: Gpu, gpus: tuple[Gpu, ...]) -> Outcome | None:
         return None
     evidence = {"celsius": gpu.temperature, "median": median}
     told = f"{gpu.temperature} °C, while the node's median is {median:g} °C"
-    return Outcome(Verdict.WARN, told, evidence)
+    return Outcome(HealthVerdict.WARN, told, evidence)
 
 
 SOLDERED = re.compile(r"SXM|HBM3|GH200|GB200|GB300|\bB[23]00|H200(?! NVL)", re.IGNORECASE)
@@ -36,8 +36,10 @@ def judge_nvlink(gpu: Gpu, gpus: tuple[Gpu, ...]) -> Outcome | None:
     evidence = {"active": active, "links": len(gpu.nvlinks), "most_on_node": most}
     soldered = isinstance(gpu.name, str) and SOLDERED.search(gpu.name)
     if not active and soldered:
-        return Outcome(Verdict.FATAL, f"none of its {len(gpu.nvlinks)} NVLinks is active", evidence)
+        return Outcome(
+            HealthVerdict.FATAL, f"none of its {len(gpu.nvlinks)} NVLinks is active", evidence
+        )
     if active < most:
         told = f"{active} NVLinks are active, {most} on the best GPU of the node"
-        return Outcome(Verdict.DRAIN, told, evidence)
-    return Outcome(Verdict.OK, f"{active} NVLinks are active", evidence)
+        return Outcome(HealthVerdict.DRAIN, told, evidence)
+    return Outcome(HealthVerdict.OK, f"{active} NVLinks are active", evidence)

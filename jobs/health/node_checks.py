@@ -13,17 +13,25 @@ from typing import Any
 
 from jobs.contract.job import node_name
 from jobs.health import gpu_checks
-from jobs.health.findings import Action, Expected, Finding, Outcome, Verdict, finding, no_value
+from jobs.health.findings import (
+    Expected,
+    HealthFinding,
+    HealthVerdict,
+    NodeAction,
+    Outcome,
+    finding,
+    no_value,
+)
 from jobs.health.nvml import DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, read_sample
 from jobs.health.sample import Disk, Driver, Gpu, Sample, Unknown
 
 __all__ = [
     "CODES",
-    "Action",
+    "NodeAction",
     "Expected",
-    "Finding",
+    "HealthFinding",
     "Sample",
-    "Verdict",
+    "HealthVerdict",
     "check",
     "expectation",
     "node_name",
@@ -37,7 +45,7 @@ CODES = gpu_checks.CODES | {"driver", "gpu_count", "disk", "shm", "memory", "sto
 """Every code a finding may have. ``storage`` and ``scratch`` are preflight's."""
 
 
-def check(sample: Sample, expected: Expected) -> list[Finding]:
+def check(sample: Sample, expected: Expected) -> list[HealthFinding]:
     """Every finding about a node, OK ones too; codes in ``expected.skip`` are left out."""
     findings = [
         *_node_findings(sample, expected),
@@ -46,9 +54,9 @@ def check(sample: Sample, expected: Expected) -> list[Finding]:
     return [finding for finding in findings if finding.code not in expected.skip]
 
 
-def worst(findings: Iterable[Finding]) -> Verdict:
+def worst(findings: Iterable[HealthFinding]) -> HealthVerdict:
     """The verdict on the whole; UNKNOWN when nothing was found at all."""
-    return max((finding.verdict for finding in findings), default=Verdict.UNKNOWN)
+    return max((finding.verdict for finding in findings), default=HealthVerdict.UNKNOWN)
 
 
 def expectation(health: Mapping[str, Any], environ: Mapping[str, str]) -> Expected:
@@ -75,7 +83,7 @@ def _refuse_unknown(what: str, odd: Iterable[str], known: Iterable[str]) -> None
         raise ValueError(f"health: unknown {what} {name!r}; {instead}")
 
 
-def _node_findings(sample: Sample, expected: Expected) -> Iterator[Finding]:
+def _node_findings(sample: Sample, expected: Expected) -> Iterator[HealthFinding]:
     outcomes: tuple[tuple[str, Outcome | None], ...] = (
         ("driver", judge_driver(sample.driver, expected)),
         ("gpu_count", judge_count(sample, expected)),
@@ -105,16 +113,18 @@ def judge_driver(driver: Driver | Unknown, expected: Expected) -> Outcome | None
         unread = {k: v for k, v in vars(driver).items() if isinstance(v, Unknown)}
         if unread:
             return no_value(unread)
-        return Outcome(Verdict.OK, f"driver {driver.driver} answers", dict(vars(driver)))
+        return Outcome(HealthVerdict.OK, f"driver {driver.driver} answers", dict(vars(driver)))
     if _has_no_driver(driver):
         return None
     if driver.nvml is None:
         return no_value({"nvml": driver})
     evidence = dataclasses.asdict(driver)
     if expected.gpus == 0:
-        return Outcome(Verdict.WARN, f"the NVIDIA driver does not start: {driver.reason}", evidence)
+        return Outcome(
+            HealthVerdict.WARN, f"the NVIDIA driver does not start: {driver.reason}", evidence
+        )
     return gpu_checks.hard_error(driver) or Outcome(
-        Verdict.DRAIN, f"the NVIDIA driver does not start: {driver.reason}", evidence
+        HealthVerdict.DRAIN, f"the NVIDIA driver does not start: {driver.reason}", evidence
     )
 
 
@@ -132,23 +142,25 @@ def judge_count(sample: Sample, expected: Expected) -> Outcome:
     if isinstance(sample.driver, Unknown) and not _has_no_driver(sample.driver):
         if expected.gpus:
             told = f"{expected.gpus} GPUs are needed, none can be counted: {sample.driver.reason}"
-            return Outcome(Verdict.FATAL, told, evidence)
+            return Outcome(HealthVerdict.FATAL, told, evidence)
         if expected.gpus is None:
             return no_value({"driver": sample.driver})
     if expected.gpus == 0:
         seen = f"{found} there, not examined" if found else "none there"
-        return Outcome(Verdict.OK, f"no GPU expected and {seen}", evidence)
+        return Outcome(HealthVerdict.OK, f"no GPU expected and {seen}", evidence)
     if expected.gpus is None:
         known = (
             f"{found} GPUs answer, no number was expected"
             if found
             else "no GPU here, none expected"
         )
-        return Outcome(Verdict.OK, known, evidence)
+        return Outcome(HealthVerdict.OK, known, evidence)
     if found < expected.gpus:
         why = f" ({sample.driver.reason})" if isinstance(sample.driver, Unknown) else ""
-        return Outcome(Verdict.FATAL, f"{found} of {expected.gpus} GPUs answer{why}", evidence)
-    return Outcome(Verdict.OK, f"{found} GPUs answer, {expected.gpus} are needed", evidence)
+        return Outcome(
+            HealthVerdict.FATAL, f"{found} of {expected.gpus} GPUs answer{why}", evidence
+        )
+    return Outcome(HealthVerdict.OK, f"{found} GPUs answer, {expected.gpus} are needed", evidence)
 
 
 def _identity(gpu: Gpu) -> dict[str, Any]:
@@ -169,10 +181,12 @@ def judge_disk(disk: Disk, expected: Expected) -> Outcome:
     evidence = {"path": disk.path, "free_gb": round(free, 1), "inodes": disk.inodes}
     if free < expected.min_free_gb:
         told = f"{disk.path} has {free:.1f} GiB free, {expected.min_free_gb:g} are needed"
-        return Outcome(Verdict.FATAL, told, evidence, Action.RETRY_SAME)
+        return Outcome(HealthVerdict.FATAL, told, evidence, NodeAction.RETRY_SAME)
     if disk.inodes == 0:
-        return Outcome(Verdict.FATAL, f"{disk.path} has no free inode", evidence, Action.RETRY_SAME)
-    return Outcome(Verdict.OK, f"{disk.path} has {free:.1f} GiB free", evidence)
+        return Outcome(
+            HealthVerdict.FATAL, f"{disk.path} has no free inode", evidence, NodeAction.RETRY_SAME
+        )
+    return Outcome(HealthVerdict.OK, f"{disk.path} has {free:.1f} GiB free", evidence)
 
 
 def judge_shm(shm: Disk, expected: Expected, found: int) -> Outcome:
@@ -182,8 +196,8 @@ def judge_shm(shm: Disk, expected: Expected, found: int) -> Outcome:
     evidence = {"free_gb": round(free, 1), "needed_gb": needed}
     if free < needed:
         told = f"/dev/shm has {free:.1f} GiB free, {gpus} GPUs need {needed:g}"
-        return Outcome(Verdict.FATAL, told, evidence)
-    return Outcome(Verdict.OK, f"/dev/shm has {free:.1f} GiB free", evidence)
+        return Outcome(HealthVerdict.FATAL, told, evidence)
+    return Outcome(HealthVerdict.OK, f"/dev/shm has {free:.1f} GiB free", evidence)
 
 
 def judge_memory(available: int, expected: Expected) -> Outcome:
@@ -192,5 +206,5 @@ def judge_memory(available: int, expected: Expected) -> Outcome:
     evidence = {"available_gb": round(free, 1), "expected_gb": expected.memory_gb}
     if free < 0.9 * expected.memory_gb:
         told = f"{free:.1f} GiB of memory are available, {expected.memory_gb:g} are expected"
-        return Outcome(Verdict.WARN, told, evidence)
-    return Outcome(Verdict.OK, f"{free:.1f} GiB of memory are available", evidence)
+        return Outcome(HealthVerdict.WARN, told, evidence)
+    return Outcome(HealthVerdict.OK, f"{free:.1f} GiB of memory are available", evidence)

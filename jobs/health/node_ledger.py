@@ -20,7 +20,7 @@ from typing import Any
 
 from jobs.contract import rundir, specs
 from jobs.contract.files import FORMAT, read_lines
-from jobs.contract.outcomes import Finding, NodeEntry
+from jobs.contract.outcomes import NodeEntry, NodeFinding
 
 CLEARED = "CLEARED"
 SEVERITY = ("FATAL", "DRAIN", "SUSPECT")
@@ -124,7 +124,7 @@ def strike(  # noqa: PLR0913 - one keyword a field of the entry
     )
 
 
-def verdict_of(finding: Finding) -> str:
+def verdict_of(finding: NodeFinding) -> str:
     """What an entry says that a health finding leads to."""
     return "SUSPECT" if finding.code in PASSING else finding.verdict
 

@@ -22,7 +22,7 @@ from jobs.health.sample import (
     Driver,
     Fabric,
     Gpu,
-    Process,
+    GpuProcess,
     RemappedRows,
     Sample,
     SramErrors,
@@ -264,13 +264,13 @@ def _fabric(nvml: Any, handle: Any) -> Fabric:
     return Fabric(info.state, info.status, nvml.NVML_GPU_FABRIC_HEALTH_SUMMARY_NOT_SUPPORTED)
 
 
-def _processes(nvml: Any, handle: Any) -> tuple[Process, ...]:
+def _processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
     """Compute processes, those under MPS too; one that has ended since is left out."""
     found = {entry.pid: entry for entry in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
     mps = _attempt(nvml.nvmlDeviceGetMPSComputeRunningProcesses, handle)
     found |= {} if isinstance(mps, Unknown) else {entry.pid: entry for entry in mps}
     return tuple(
-        Process(pid, _owner(pid), entry.usedGpuMemory or 0)
+        GpuProcess(pid, _owner(pid), entry.usedGpuMemory or 0)
         for pid, entry in sorted(found.items())
         if _is_alive(pid)
     )

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.scratch and "scratch" not in expected.skip:
         findings.append(examine_folder("scratch", args.scratch)[1])
     report(folder / f"health-{args.index:05d}-{node_checks.node_name(os.environ)}.json", findings)
-    fatal = node_checks.worst(findings) is node_checks.Verdict.FATAL
+    fatal = node_checks.worst(findings) is node_checks.HealthVerdict.FATAL
     return UNHEALTHY if fatal else FINISHED
 
 
@@ -80,15 +80,15 @@ def expectation(run: rundir.RunDir, stage: str, index: int) -> node_checks.Expec
 
 def examine(
     folder: Path, expected: node_checks.Expected, process_wait: float
-) -> list[node_checks.Finding]:
+) -> list[node_checks.HealthFinding]:
     """Every finding about this node; ``folder`` lies on the storage the run writes to.
 
     Storage goes first, and nothing looks at it again if it does not answer.
     """
     storage, finding = examine_folder("storage", folder)
-    runs = folder if storage.verdict is node_checks.Verdict.OK else None
+    runs = folder if storage.verdict is node_checks.HealthVerdict.OK else None
 
-    def look() -> list[node_checks.Finding]:
+    def look() -> list[node_checks.HealthFinding]:
         return node_checks.check(node_checks.read_sample(runs, os.environ), expected)
 
     findings = settled(look, PROCESS_TRIES, lambda: time.sleep(process_wait))
@@ -97,7 +97,7 @@ def examine(
     return [finding, *findings]
 
 
-def examine_folder(code: str, folder: Path) -> tuple[Outcome, node_checks.Finding]:
+def examine_folder(code: str, folder: Path) -> tuple[Outcome, node_checks.HealthFinding]:
     """Whether a folder, made if need be, takes and gives back what is written to it."""
     outcome = judge_storage(folder, run_limited(exercise_command(folder), STORAGE_LIMIT_SECONDS))
     subject = Subject(node_checks.node_name(os.environ))
@@ -105,8 +105,8 @@ def examine_folder(code: str, folder: Path) -> tuple[Outcome, node_checks.Findin
 
 
 def settled(
-    look: Callable[[], list[node_checks.Finding]], tries: int, wait: Callable[[], None]
-) -> list[node_checks.Finding]:
+    look: Callable[[], list[node_checks.HealthFinding]], tries: int, wait: Callable[[], None]
+) -> list[node_checks.HealthFinding]:
     """Look until no foreign process computes on a GPU, ``tries`` times at most."""
     findings = look()
     for _ in range(tries - 1):
@@ -117,8 +117,8 @@ def settled(
     return findings
 
 
-def _is_foreign_process(finding: node_checks.Finding) -> bool:
-    return finding.code == "foreign_process" and finding.verdict is node_checks.Verdict.FATAL
+def _is_foreign_process(finding: node_checks.HealthFinding) -> bool:
+    return finding.code == "foreign_process" and finding.verdict is node_checks.HealthVerdict.FATAL
 
 
 def exercise_command(folder: Path) -> list[str]:
@@ -157,16 +157,16 @@ def run_limited(command: Sequence[str], limit_seconds: float) -> str:
 def judge_storage(folder: Path, reason: str) -> Outcome:
     """Storage that does not take and give back 4 KB; full storage is no node's fault."""
     if not reason:
-        return Outcome(node_checks.Verdict.OK, f"{folder} can be written and read")
+        return Outcome(node_checks.HealthVerdict.OK, f"{folder} can be written and read")
     full = reason in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
-    action = node_checks.Action.RETRY_SAME if full else node_checks.Action.EXCLUDE_NOW
+    action = node_checks.NodeAction.RETRY_SAME if full else node_checks.NodeAction.EXCLUDE_NOW
     evidence = {"path": str(folder), "reason": reason, "silent": reason == SILENT}
     return Outcome(
-        node_checks.Verdict.FATAL, f"{folder} cannot be used: {reason}", evidence, action
+        node_checks.HealthVerdict.FATAL, f"{folder} cannot be used: {reason}", evidence, action
     )
 
 
-def report(path: Path, findings: list[node_checks.Finding]) -> None:
+def report(path: Path, findings: list[node_checks.HealthFinding]) -> None:
     """Print what is not OK to stderr, and leave all of it in the attempt's folder."""
     for line in lines(findings):
         print(line, file=sys.stderr)
@@ -184,9 +184,9 @@ def report(path: Path, findings: list[node_checks.Finding]) -> None:
         print(f"preflight: the findings could not be written: {error.strerror}", file=sys.stderr)
 
 
-def lines(findings: Iterable[node_checks.Finding]) -> list[str]:
+def lines(findings: Iterable[node_checks.HealthFinding]) -> list[str]:
     """One line a finding that is not OK, the worst first."""
-    bad = [finding for finding in findings if finding.verdict is not node_checks.Verdict.OK]
+    bad = [finding for finding in findings if finding.verdict is not node_checks.HealthVerdict.OK]
     return [str(f) for f in sorted(bad, key=lambda finding: -finding.verdict)]
 
 

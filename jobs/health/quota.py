@@ -21,14 +21,14 @@ COLUMNS = 8
 
 
 @dataclass(frozen=True)
-class Room:
+class QuotaLeft:
     """What is left until the nearest limit; None where there is none."""
 
     bytes: int | None = None
     files: int | None = None
 
 
-def room(folder: Path) -> Room | None:
+def room(folder: Path) -> QuotaLeft | None:
     """What the quotas of this user, and of the folder's group, leave; None where nobody tells."""
     said = [text for command in commands(folder) if (text := ask(command)) is not None]
     return tightest(row for text in said for row in rows(text)) if said else None
@@ -60,7 +60,7 @@ def ask(command: list[str]) -> str | None:
     return said.out if said.code is not None and any(rows(said.out)) else None
 
 
-def rows(text: str) -> Iterator[tuple[Room, Room]]:
+def rows(text: str) -> Iterator[tuple[QuotaLeft, QuotaLeft]]:
     """Of each quota in a tool's output: what is left until the soft and until the hard limit.
 
     A long name of a file system stands on a line of its own.
@@ -72,8 +72,8 @@ def rows(text: str) -> Iterator[tuple[Room, Room]]:
         if numbers and all(number.isdigit() for number in numbers):
             used, soft, hard, files, soft_files, hard_files = map(int, numbers)
             yield (
-                Room(left(soft * 1024, used * 1024), left(soft_files, files)),
-                Room(left(hard * 1024, used * 1024), left(hard_files, files)),
+                QuotaLeft(left(soft * 1024, used * 1024), left(soft_files, files)),
+                QuotaLeft(left(hard * 1024, used * 1024), left(hard_files, files)),
             )
 
 
@@ -82,9 +82,9 @@ def left(limit: int, used: int) -> int | None:
     return max(0, limit - used) if limit else None
 
 
-def tightest(found: Iterable[tuple[Room, Room]]) -> Room:
+def tightest(found: Iterable[tuple[QuotaLeft, QuotaLeft]]) -> QuotaLeft:
     """The least of all that is left."""
     rooms = [item for pair in found for item in pair]
     sizes = [item.bytes for item in rooms if item.bytes is not None]
     counts = [item.files for item in rooms if item.files is not None]
-    return Room(min(sizes, default=None), min(counts, default=None))
+    return QuotaLeft(min(sizes, default=None), min(counts, default=None))

@@ -42,7 +42,7 @@ class Fabric:
 
 
 @dataclass(frozen=True)
-class Process:
+class GpuProcess:
     """A living process that computes on a GPU; ``uid`` is -1 when it may not be seen."""
 
     pid: int
@@ -79,7 +79,7 @@ class Gpu:
     nvlinks: tuple[bool, ...] | Unknown
     """One entry a link the card has, True while it is active; empty for a card without NVLink."""
     fabric: Fabric | Unknown
-    processes: tuple[Process, ...] | Unknown
+    processes: tuple[GpuProcess, ...] | Unknown
     ecc_mode: tuple[bool, bool] | Unknown
     """Now, and after the next reset."""
     mig_mode: bool | Unknown

@@ -244,7 +244,7 @@ def health_findings(wanted: dict[str, Any]) -> list[dict[str, Any]]:
     """
     expected = node_checks.expectation(wanted, os.environ)
 
-    def look() -> list[node_checks.Finding]:
+    def look() -> list[node_checks.HealthFinding]:
         return node_checks.check(node_checks.read_sample(None, os.environ), expected)
 
     tries, seconds = preflight.PROCESS_TRIES, preflight.PROCESS_WAIT_SECONDS

@@ -50,7 +50,7 @@ class Context:
     world_size: int
     local_rank: int
     stop: StopFlag = field(default_factory=StopFlag)
-    heart: heartbeat.Heart = field(default_factory=heartbeat.Heart)
+    heart: heartbeat.HeartbeatWriter = field(default_factory=heartbeat.HeartbeatWriter)
     started: float = field(default_factory=time.time)
 
     def path(self, name: str) -> Path:

@@ -65,7 +65,7 @@ class Phase(IntEnum):
 
 
 @dataclass(frozen=True)
-class Beat:
+class Heartbeat:
     """The newest beat of a rank."""
 
     file: Path
@@ -86,7 +86,7 @@ class Beat:
     """
 
 
-class Heart:
+class HeartbeatWriter:
     """Beats for one rank: into memory nobody sees until ``open`` gives it a file."""
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ def find(
     attempt: int,
     node: str = "",
     environ: Mapping[str, str] = os.environ,
-) -> dict[int, Beat]:
+) -> dict[int, Heartbeat]:
     """The newest beat of every living rank of an attempt on a node of this host, by rank.
 
     Args:
@@ -163,14 +163,14 @@ def find(
     return {beat.rank: beat for beat in beats}
 
 
-def read(file: Path) -> Beat | None:
+def read(file: Path) -> Heartbeat | None:
     """The newest beat in a file that ``find`` has found; None when it is gone."""
     content = _content(file)
     pid = int(file.parent.parent.name)
     process = processes.read(pid)
     if content is None or process is None:
         return None
-    return Beat(file, content.rank, pid, process.started, *content.beat)
+    return Heartbeat(file, content.rank, pid, process.started, *content.beat)
 
 
 def stacks(file: Path) -> str:

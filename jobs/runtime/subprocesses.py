@@ -13,7 +13,7 @@ LAST_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandResult:
     """What a command printed, and how it ended."""
 
     code: int | None
@@ -22,7 +22,7 @@ class Said:
     err: str
 
 
-def run(command: Sequence[str], seconds: float, grace: float = 0.0) -> Said:
+def run(command: Sequence[str], seconds: float, grace: float = 0.0) -> CommandResult:
     """Run a command for so long at most; nobody waits long for the end of a killed one.
 
     Args:
@@ -45,10 +45,10 @@ def run(command: Sequence[str], seconds: float, grace: float = 0.0) -> Said:
         out, err = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         return end(child, grace)
-    return Said(child.returncode, out, err)
+    return CommandResult(child.returncode, out, err)
 
 
-def end(child: subprocess.Popen[str], grace: float) -> Said:
+def end(child: subprocess.Popen[str], grace: float) -> CommandResult:
     """End a child whose time is over, and take what it has printed."""
     ways = [(child.terminate, grace), (child.kill, LAST_SECONDS)]
     out, err = "", ""
@@ -64,7 +64,7 @@ def end(child: subprocess.Popen[str], grace: float) -> Said:
             if pipe is not None:
                 pipe.close()
         child.poll()  # it may be gone, with a child of its own that keeps the pipes
-    return Said(None, out, err)
+    return CommandResult(None, out, err)
 
 
 def text(printed: str | bytes | None) -> str:

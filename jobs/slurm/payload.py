@@ -26,5 +26,5 @@ class Payload:
 TASK = Payload("jobs.supervision.batch_step:run_task")
 """The supervisor of one task."""
 
-RECOVERY = Payload("jobs.supervision.recovery.recovery_job:run_janitor")
+RECOVERY = Payload("jobs.supervision.recovery.recovery_job:run_recovery")
 """The job that waits for the end of a stage's jobs."""

@@ -19,11 +19,11 @@ from jobs.slurm.submission import (
     SubmitError,
     Unclear,
     chunks,
-    janitor_folder,
-    janitor_settings,
     job_comment,
     job_name,
     python_command,
+    recovery_job_folder,
+    recovery_job_settings,
     settings,
     write,
 )
@@ -64,7 +64,7 @@ def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:
     return submitted
 
 
-def submit_janitor(
+def submit_recovery_job(
     run: RunDir, submission: Submission, job_ids: Sequence[str], client: Client
 ) -> list[str]:
     """Queue the small job that looks after these once they are over, where the site wants one.
@@ -72,11 +72,11 @@ def submit_janitor(
     Raises:
         SubmitError: refused, or no answer.
     """
-    if submission.janitor is None:
+    if submission.recovery_job is None:
         return []
     words = [(str(run.root), submission.stage, str(submission.attempt))]
-    parameters = janitor_settings(run, submission, job_ids)
-    call = Call(janitor_folder(run, submission), parameters, payload.RECOVERY, words)
+    parameters = recovery_job_settings(run, submission, job_ids)
+    call = Call(recovery_job_folder(run, submission), parameters, payload.RECOVERY, words)
     return hand_over(call, run, submission, client)
 
 

@@ -25,7 +25,7 @@ SIGNAL_CODES = {signal.strsignal(number): -number for number in signal.Signals} 
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedTask:
     """A task of the step that did not leave with 0."""
 
     rank: int
@@ -36,12 +36,12 @@ class Failure:
     """It failed before srun began to end the others."""
 
 
-def failures(said: str) -> list[Failure]:
+def failures(said: str) -> list[FailedTask]:
     """Tasks that srun says have failed, in its order; words it does not know are left out."""
     ending = TERMINATING.search(said)
     began = ending.start() if ending else len(said)
     return [
-        Failure(rank, match["node"], code, is_cause=match.start() < began)
+        FailedTask(rank, match["node"], code, is_cause=match.start() < began)
         for match in FAILED_TASK.finditer(said)
         if (code := _code(match)) is not None
         for rank in _numbers(match["tasks"])

@@ -51,7 +51,7 @@ class Submission:
     """How long before the time limit Slurm asks the job to save and leave."""
     longest_array: int
     """Elements of an array that the site takes at most."""
-    janitor: dict[str, Any] | None
+    recovery_job: dict[str, Any] | None
     """submitit's parameters for the job that looks after these; None for no such job."""
     exclude: tuple[str, ...] = ()
     """Nodes that must not be used; Slurm refuses a name it does not know."""
@@ -139,13 +139,15 @@ def settings(run: RunDir, submission: Submission) -> dict[str, Any]:
     }
 
 
-def janitor_settings(run: RunDir, submission: Submission, job_ids: Sequence[str]) -> dict[str, Any]:
+def recovery_job_settings(
+    run: RunDir, submission: Submission, job_ids: Sequence[str]
+) -> dict[str, Any]:
     """submitit's parameters for the job that waits for the end of these, however they end."""
-    given = dict(submission.janitor or {})
+    given = dict(submission.recovery_job or {})
     arrays = dict.fromkeys(name.split("_")[0] for name in job_ids)
     return {
         **given,
-        **marks(run, janitor_name(run, submission.stage), submission.attempt),
+        **marks(run, recovery_job_name(run, submission.stage), submission.attempt),
         "dependency": f"afterany:{':'.join(arrays)}",
         "additional_parameters": {
             "chdir": str(run.code),
@@ -171,14 +173,14 @@ def marks(run: RunDir, name: str, attempt: int) -> dict[str, Any]:
     }
 
 
-def janitor_name(run: RunDir, stage: str) -> str:
-    """What squeue calls a stage's janitor."""
-    return f"{job_name(run, stage)}.janitor"
+def recovery_job_name(run: RunDir, stage: str) -> str:
+    """What squeue calls a stage's recovery job."""
+    return f"{job_name(run, stage)}.recovery_job"
 
 
-def janitor_folder(run: RunDir, submission: Submission) -> Path:
+def recovery_job_folder(run: RunDir, submission: Submission) -> Path:
     """Where its script, pickle and log lie."""
-    return run.attempt(submission.stage, submission.attempt) / "janitor"
+    return run.attempt(submission.stage, submission.attempt) / "recovery_job"
 
 
 def whole_arrays(job_ids: Sequence[str], lengths: Mapping[str, int]) -> list[str]:
@@ -211,10 +213,10 @@ def script(run: RunDir, submission: Submission) -> str:
     return _script(submission.python, folder, settings(run, submission), count)
 
 
-def janitor_script(run: RunDir, submission: Submission, job_ids: Sequence[str]) -> str:
-    """The same for its janitor."""
-    folder = janitor_folder(run, submission)
-    return _script(submission.python, folder, janitor_settings(run, submission, job_ids), 1)
+def recovery_job_script(run: RunDir, submission: Submission, job_ids: Sequence[str]) -> str:
+    """The same for its recovery job."""
+    folder = recovery_job_folder(run, submission)
+    return _script(submission.python, folder, recovery_job_settings(run, submission, job_ids), 1)
 
 
 def _script(python: str, folder: Path, parameters: Mapping[str, Any], count: int) -> str:

@@ -56,9 +56,9 @@ def current_jobs(
     return {job: None if index in done else last[index] for index, job in pairs}
 
 
-def janitors(events: Sequence[Mapping[str, Any]], stage: str) -> set[str]:
-    """Every janitor that a stage ever had."""
-    return {job for event in submits(events, stage) for job in event.get("janitors", ())}
+def recovery_jobs(events: Sequence[Mapping[str, Any]], stage: str) -> set[str]:
+    """Every recovery job that a stage ever had."""
+    return {job for event in submits(events, stage) for job in event.get("recovery_jobs", ())}
 
 
 def settle(run: RunDir, client: Client) -> None:
@@ -159,26 +159,28 @@ def started(run: RunDir, intent: Mapping[str, Any]) -> list[str]:
 def complete(
     run: RunDir, asked: Submission, fields: Mapping[str, Any], ids: Sequence[str], client: Client
 ) -> None:
-    """Have what waits for the replaced jobs wait for these, see that a janitor waits for them, and
-    put the submission on record.
+    """Have what waits for the replaced jobs wait for these, see that a recovery job waits for them,
+    and put the submission on record.
     """
     event = {"event": "submit", **fields, "job_ids": list(ids)}
     events = [*read_events(run), event]
     waiting = dependencies.retarget(client, current_jobs(run, events, asked.stage))
     if waiting is None:
         note(f"{asked.stage}: Slurm does not say what waits for the replaced jobs")
-    guards = sorted(janitors(events, asked.stage) & set(waiting or ()))
+    guards = sorted(recovery_jobs(events, asked.stage) & set(waiting or ()))
     if not guards:
-        guards = new_janitor(run, asked, ids, client)
-    append_event(run, "submit", **fields, job_ids=list(ids), janitors=guards)
+        guards = new_recovery_job(run, asked, ids, client)
+    append_event(run, "submit", **fields, job_ids=list(ids), recovery_jobs=guards)
 
 
-def new_janitor(run: RunDir, asked: Submission, ids: Sequence[str], client: Client) -> list[str]:
-    """A janitor for jobs that go on; they do without one where Slurm refuses it."""
+def new_recovery_job(
+    run: RunDir, asked: Submission, ids: Sequence[str], client: Client
+) -> list[str]:
+    """A recovery job for jobs that go on; they do without one where Slurm refuses it."""
     try:
-        return sbatch.submit_janitor(run, asked, ids, client)
+        return sbatch.submit_recovery_job(run, asked, ids, client)
     except SubmitError as error:
-        note(f"{asked.stage} has no janitor: {error.message}")
+        note(f"{asked.stage} has no recovery job: {error.message}")
         return []
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from jobs.contract import done_markers, rundir
-from jobs.contract.atomic_file import PartFile
+from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.files import FORMAT, fsync_folder
 from jobs.contract.stage_specs import CurateSpec
-from jobs.data.corpus_writer import OUTCOMES, Corpus
+from jobs.data.corpus_writer import OUTCOMES, CorpusWriter
 from jobs.runtime.context import Context
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def run(context: Context) -> None:
     inputs = [describe_source(context.run, path) for path in files]
     # From here on the outputs are in flux: an earlier marker must not vouch for them.
     done_markers.forget_done(context.run, context.task.stage, context.task.index)
-    corpus = Corpus(context.path(spec.output_dir), spec)
+    corpus = CorpusWriter(context.path(spec.output_dir), spec)
     try:
         corpus.open()
         sources = curate_files(context, corpus, files)
@@ -79,7 +79,9 @@ def describe_source(run: rundir.RunDir, path: Path) -> dict[str, Any]:
     return done_markers.describe_file(run, str(path), with_digest=small)
 
 
-def curate_files(context: Context, corpus: Corpus, files: Sequence[Path]) -> list[dict[str, Any]]:
+def curate_files(
+    context: Context, corpus: CorpusWriter, files: Sequence[Path]
+) -> list[dict[str, Any]]:
     """Take every record of every file into the corpus; answers the counts of each file."""
     from jobs.data import readers
 
@@ -111,7 +113,7 @@ def sum_counts(sources: Sequence[dict[str, Any]]) -> dict[str, int]:
     return {name: sum(source[name] for source in sources) for name in ("in", *OUTCOMES)}
 
 
-def total_counts(corpus: Corpus, sources: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def total_counts(corpus: CorpusWriter, sources: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The task's summary: all files' counts, documents of each split, bytes of all shards."""
     return {
         **sum_counts(sources),
@@ -122,9 +124,9 @@ def total_counts(corpus: Corpus, sources: Sequence[dict[str, Any]]) -> dict[str,
     }
 
 
-def write_manifest(path: Path, content: Mapping[str, Any]) -> PartFile:
+def write_manifest(path: Path, content: Mapping[str, Any]) -> AtomicFile:
     """Write what a reader wants to know of the corpus; ``ignored`` are files of no kind we read."""
-    manifest = PartFile(path)
+    manifest = AtomicFile(path)
     try:
         value = {"format": FORMAT, **content}
         manifest.write(json.dumps(value, indent=1, sort_keys=True, default=str).encode() + b"\n")
@@ -136,7 +138,7 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> PartFile:
     return manifest
 
 
-def require_documents(corpus: Corpus, sources: Sequence[dict[str, Any]]) -> None:
+def require_documents(corpus: CorpusWriter, sources: Sequence[dict[str, Any]]) -> None:
     """Refuse a corpus that nothing can be trained on.
 
     Raises:

@@ -201,14 +201,14 @@ def score(
             encoder,
             max_length=spec.model.seq_length,
             batch_size=spec.batch_size,
-            after_batch=Watch(context, len(asked), place),
+            after_batch=StopCheck(context, len(asked), place),
         )
         return put(lm, spec.benchmark, asked, examples), lm.truncated
     finally:
         device.end()
 
 
-class Watch:
+class StopCheck:
     """Between batches: leave when any rank was asked to, say how far it is about once a second."""
 
     def __init__(self, context: Context, questions: int, place: torch.device) -> None:

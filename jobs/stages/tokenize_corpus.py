@@ -155,7 +155,7 @@ def encode_shard(
     }
 
 
-class Batch(NamedTuple):
+class DocumentBatch(NamedTuple):
     """Some documents of a shard, in order."""
 
     texts: list[str]
@@ -166,7 +166,7 @@ class Batch(NamedTuple):
     """Bytes of the shard read so far."""
 
 
-def batches(path: Path, text_key: str) -> Iterator[Batch]:
+def batches(path: Path, text_key: str) -> Iterator[DocumentBatch]:
     """The shard's documents, about BATCH_CHARACTERS at a time.
 
     Raises:
@@ -185,9 +185,9 @@ def batches(path: Path, text_key: str) -> Iterator[Batch]:
         if text:
             texts.append(text)
         if characters >= BATCH_CHARACTERS or read >= BATCH_DOCUMENTS:
-            yield Batch(texts, read, position)
+            yield DocumentBatch(texts, read, position)
             texts, read, characters = [], 0, 0
-    yield Batch(texts, read, position)
+    yield DocumentBatch(texts, read, position)
 
 
 def encode(encoder: Encoder, texts: Sequence[str]) -> tuple[numpy.ndarray, numpy.ndarray]:

@@ -14,8 +14,8 @@ from jobs.contract.job import LOCAL_JOB, Job
 from jobs.slurm import hostlist
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow, JobFacts
-from jobs.supervision.diagnosis.evidence import Site
-from jobs.supervision.diagnosis.evidence_collection import Said
+from jobs.supervision.diagnosis.evidence import RecoveryOptions
+from jobs.supervision.diagnosis.evidence_collection import SlurmReport
 from jobs.supervision.ranks.rank_monitor import Deadline
 
 MAX_REQUEUES = "MaxBatchRequeue"
@@ -26,19 +26,19 @@ LOST_NODE = ("NODE_FAIL", "BOOT_FAIL")
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class Allocation:
     """A job, and Slurm; without Slurm there is no client."""
 
     job: Job
     client: Client | None = None
 
     @staticmethod
-    def here(environ: Mapping[str, str] = os.environ) -> Surroundings:
+    def here(environ: Mapping[str, str] = os.environ) -> Allocation:
         """Those of this process."""
         nodes = hostlist.node_names(environ.get("SLURM_JOB_NODELIST", ""))
         job = Job.here(environ, nodes)
         is_slurm = "SLURM_JOB_ID" in environ and LOCAL_JOB not in environ
-        return Surroundings(job, Client(environ) if is_slurm else None)
+        return Allocation(job, Client(environ) if is_slurm else None)
 
     def facts(self) -> JobFacts | None:
         """What Slurm says of the job now; None also when it does not answer."""
@@ -53,7 +53,7 @@ class Surroundings:
             return None
         return Deadline(facts.end_time, facts.preempt_time is not None)
 
-    def said(self, site: specs.SiteSpec, usable: bool = True) -> Said:
+    def said(self, site: specs.SiteSpec, usable: bool = True) -> SlurmReport:
         """What Slurm says of the job at the end of its ranks.
 
         Args:
@@ -61,18 +61,18 @@ class Surroundings:
             usable: ranks may be started once more in this allocation.
         """
         if self.client is None:
-            return Said(site=Site("local", nodes=self.job.nodes))
+            return SlurmReport(site=RecoveryOptions("local", nodes=self.job.nodes))
         facts = self.facts()
         here = self._site(self.client, site, facts, usable)
         if facts is None:
-            return Said(site=here)
-        return Said(facts.state.split()[0], facts.preempt_time is not None, site=here)
+            return SlurmReport(site=here)
+        return SlurmReport(facts.state.split()[0], facts.preempt_time is not None, site=here)
 
     def _site(
         self, client: Client, site: specs.SiteSpec, facts: JobFacts | None, usable: bool
-    ) -> Site:
+    ) -> RecoveryOptions:
         end = facts.end_time if facts else None
-        return Site(
+        return RecoveryOptions(
             scheduler="slurm",
             usable=usable,
             can_requeue=site.requeue and (facts is None or facts.can_requeue),
@@ -90,7 +90,7 @@ class Surroundings:
 
 def recorded(
     client: Client | None, job_id: str, restarts: int, nodes: tuple[str, ...] = ()
-) -> Said:
+) -> SlurmReport:
     """What the accounting says of a start whose supervisor is gone; nothing where it is silent.
 
     Args:
@@ -102,13 +102,13 @@ def recorded(
     rows = (client.accounting([job_id]) if client else None) or {}
     own = rows.get(job_id, [])
     if not own:
-        return Said()
+        return SlurmReport()
     row = own[min(restarts, len(own) - 1)]
     word, _, by = row.state.partition(" by ")
     steps = (
         item for name, found in rows.items() if name.startswith(f"{job_id}.") for item in found
     )
-    return Said(
+    return SlurmReport(
         state=word,
         preempted=word == "PREEMPTED",
         cancelled=word == "CANCELLED",

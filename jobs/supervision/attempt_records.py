@@ -19,23 +19,23 @@ from jobs.contract.errors import SUCCESSOR
 from jobs.contract.events import append_event
 from jobs.contract.files import write_json
 from jobs.contract.job import Job
-from jobs.contract.outcomes import GOES_ON, Cause, Decision, Verdict
+from jobs.contract.outcomes import CONTINUES, Decision, Diagnosis, RootCause
 from jobs.supervision.diagnosis.evidence import Evidence
 
 CLASSES = {
-    Cause.COMPLETED: "finished",
-    Cause.STOPPED: "stopped",
-    Cause.CANCELLED: "stopped",
-    Cause.PREEMPTED: "stopped",
-    Cause.TIME_LIMIT: "stopped",
-    Cause.CONFIGURATION: "configuration",
-    Cause.UNHEALTHY: "unhealthy",
+    RootCause.COMPLETED: "finished",
+    RootCause.STOPPED: "stopped",
+    RootCause.CANCELLED: "stopped",
+    RootCause.PREEMPTED: "stopped",
+    RootCause.TIME_LIMIT: "stopped",
+    RootCause.CONFIGURATION: "configuration",
+    RootCause.UNHEALTHY: "unhealthy",
 }
 """One word for people for a cause; any other is ``failed``."""
 
 
 @dataclass(frozen=True)
-class Place:
+class AttemptRef:
     """Which task of which attempt this is, and when it began."""
 
     run: rundir.RunDir
@@ -95,7 +95,7 @@ def _take(path: Path) -> bool:
     return True
 
 
-def record_start(place: Place, job: Job) -> None:
+def record_start(place: AttemptRef, job: Job) -> None:
     """Write the start record, and the event; a disk that is full must not keep ranks from working.
 
     The event comes first: without it nobody looks for an end.
@@ -113,7 +113,7 @@ def record_start(place: Place, job: Job) -> None:
 
 
 def record_exit(
-    place: Place,
+    place: AttemptRef,
     job: Job,
     evidence: Evidence,
     decision: Decision,
@@ -124,7 +124,7 @@ def record_exit(
     the event was taken.
 
     Args:
-        by: who says how it ended; ``janitor`` and ``watch`` do when its supervisor cannot.
+        by: who says how it ended; ``recovery_job`` and ``recover`` do when its supervisor cannot.
         follows: the attempt whose end led to this one's, before any rank: it counts once.
     """
     fields = {**exit_fields(place, job, evidence, decision), "by": by, "follows": follows}
@@ -133,16 +133,18 @@ def record_exit(
     return note_event(place, "exit", fields)
 
 
-def exit_fields(place: Place, job: Job, evidence: Evidence, decision: Decision) -> dict[str, Any]:
+def exit_fields(
+    place: AttemptRef, job: Job, evidence: Evidence, decision: Decision
+) -> dict[str, Any]:
     """What an exit record says: how the start ended, why, and what happens next."""
-    verdict = decision.verdict or Verdict(Cause.UNKNOWN, decision.reason)
+    verdict = decision.verdict or Diagnosis(RootCause.UNKNOWN, decision.reason)
     hang = evidence.hang
     return {
         "stage": place.stage,
         "index": place.index,
         "attempt": place.attempt,
         "job_id": job.job_id,
-        "code": SUCCESSOR if decision.action in GOES_ON else decision.code,
+        "code": SUCCESSOR if decision.action in CONTINUES else decision.code,
         "class": CLASSES.get(verdict.cause, "failed"),
         "message": verdict.sentence,
         "hint": verdict.hint,
@@ -162,7 +164,7 @@ def exit_fields(place: Place, job: Job, evidence: Evidence, decision: Decision) 
     }
 
 
-def note_event(place: Place, kind: str, fields: Mapping[str, Any]) -> bool:
+def note_event(place: AttemptRef, kind: str, fields: Mapping[str, Any]) -> bool:
     """Append an event; whether that was possible: a disk that refuses it must not keep the ranks
     from anything.
     """

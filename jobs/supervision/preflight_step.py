@@ -15,8 +15,8 @@ from typing import Any
 from jobs.contract import specs
 from jobs.contract.errors import CONFIGURATION, UNHEALTHY
 from jobs.contract.files import read_small
-from jobs.contract.outcomes import Finding
-from jobs.supervision.attempt_records import Place, say
+from jobs.contract.outcomes import NodeFinding
+from jobs.supervision.attempt_records import AttemptRef, say
 from jobs.supervision.ranks import launcher
 
 POLL_SECONDS = 0.2
@@ -27,19 +27,19 @@ AGAINST = frozenset({"DRAIN", "FATAL"})
 
 
 @dataclass(frozen=True)
-class Fitness:
+class PreflightResult:
     """What the pre-flight says of the job's nodes."""
 
     problem: str = ""
     """Why no rank may start, in one sentence; empty when all may."""
     hint: str = ""
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[NodeFinding, ...] = ()
     """What speaks against a node, be it fit or not."""
     configuration: bool = False
 
 
 @dataclass(frozen=True)
-class Patience:
+class PreflightTimeout:
     """When the pre-flight has to be over."""
 
     seconds: float
@@ -48,12 +48,12 @@ class Patience:
 
 
 def check(
-    place: Place,
+    place: AttemptRef,
     task: specs.TaskSpec,
     nodes: Collection[str],
     environ: Mapping[str, str],
-    patience: Patience,
-) -> Fitness:
+    patience: PreflightTimeout,
+) -> PreflightResult:
     """Check every node of this job; a signal ends the check early, without a problem."""
     arguments = [str(place.run.root), place.stage, str(place.index), str(place.attempt)]
     if task.scratch_dir:
@@ -73,16 +73,16 @@ def check(
             time.sleep(POLL_SECONDS)
             continue
         process.terminate()  # nobody waits for its end: it may be stuck in the kernel
-        return Fitness() if patience.signals else silence(place, nodes, patience.seconds)
+        return PreflightResult() if patience.signals else silence(place, nodes, patience.seconds)
     return judge(place, code)
 
 
-def check_name(place: Place) -> str:
+def check_name(place: AttemptRef) -> str:
     """The name of the job step that the pre-flight of several nodes is."""
     return f"check-{place.step_name}"
 
 
-def on_every_node(place: Place, task: specs.TaskSpec) -> list[str]:
+def on_every_node(place: AttemptRef, task: specs.TaskSpec) -> list[str]:
     """What a command begins with to run once on each node of the job; nothing if it has but one."""
     if task.launcher != "srun" or task.nodes == 1:
         return []
@@ -90,74 +90,76 @@ def on_every_node(place: Place, task: specs.TaskSpec) -> list[str]:
     return ["srun", f"--job-name={check_name(place)}", *per_node, "--distribution=block"]
 
 
-def beside_ranks(place: Place, task: specs.TaskSpec) -> list[str]:
+def beside_ranks(place: AttemptRef, task: specs.TaskSpec) -> list[str]:
     """What a command begins with to run once on each node of the job while the ranks do."""
     if task.launcher != "srun":
         return []
     per_node = [f"--nodes={task.nodes}", f"--ntasks={task.nodes}", "--ntasks-per-node=1"]
-    name = f"--job-name=autopsy-{place.step_name}"
+    name = f"--job-name=stack-dump-{place.step_name}"
     return ["srun", "--overlap", name, *per_node, "--kill-on-bad-exit=0"]
 
 
-def judge(place: Place, code: int) -> Fitness:
+def judge(place: AttemptRef, code: int) -> PreflightResult:
     """What the reports and the exit code say together."""
     findings = tuple(found_in(health_reports(place)))
-    fatal: dict[str, Finding] = {}
+    fatal: dict[str, NodeFinding] = {}
     for finding in findings:
         if finding.verdict == "FATAL":
             fatal.setdefault(finding.node, finding)
     if fatal:
-        return Fitness(
+        return PreflightResult(
             "; ".join(f"{item.node}: {item.message} ({item.code})" for item in fatal.values()),
             "put that right, or submit again without these nodes and tell the site",
             findings,
         )
     if code == 0:
-        return Fitness(findings=findings)
+        return PreflightResult(findings=findings)
     if code in (CONFIGURATION, UNHEALTHY):
-        return Fitness(
+        return PreflightResult(
             f"the pre-flight of {place.stage} refused this node and could write no report",
             "the job's log names the node and the reason",
             findings,
             configuration=code == CONFIGURATION,
         )
-    return Fitness(f"the pre-flight of {place.stage} ended with code {code}", findings=findings)
+    return PreflightResult(
+        f"the pre-flight of {place.stage} ended with code {code}", findings=findings
+    )
 
 
-def silence(place: Place, nodes: Collection[str], seconds: float) -> Fitness:
+def silence(place: AttemptRef, nodes: Collection[str], seconds: float) -> PreflightResult:
     """What a pre-flight that does not end says of the nodes that have left no report."""
     heard = {report["node"] for report in health_reports(place)}
     mute = [name for name in nodes if name not in heard]
     problem = f"the pre-flight of {place.stage} did not end within {seconds:.0f} s"
     if mute:
         problem += f" on {', '.join(mute)}"
-    return Fitness(
+    return PreflightResult(
         problem,
         f"a node without a health file in {place.folder} hangs",
-        tuple(Finding(name, "preflight_silent", "FATAL", problem) for name in mute),
+        tuple(NodeFinding(name, "preflight_silent", "FATAL", problem) for name in mute),
     )
 
 
-def health_reports(place: Place) -> list[dict[str, Any]]:
+def health_reports(place: AttemptRef) -> list[dict[str, Any]]:
     """What the pre-flight of this start found on its nodes, as far as it can be read."""
     paths = sorted(place.folder.glob(f"health-{place.index:05d}-*.json"))
     return [report for path in paths if (report := read_small(path))]
 
 
-def found_in(reports: Iterable[dict[str, Any]]) -> Iterator[Finding]:
+def found_in(reports: Iterable[dict[str, Any]]) -> Iterator[NodeFinding]:
     """The findings that speak against a node."""
     for report in reports:
         for item in report["findings"]:
             if item["verdict"] in AGAINST:
-                yield Finding(report["node"], item["code"], item["verdict"], item["message"])
+                yield NodeFinding(report["node"], item["code"], item["verdict"], item["message"])
 
 
-def scratch(place: Place, task: specs.TaskSpec) -> Path:
+def scratch(place: AttemptRef, task: specs.TaskSpec) -> Path:
     """The folder of this start for temporary files; the pre-flight makes it on every node."""
     return Path(task.scratch_dir) / f"meditron-{place.start}"
 
 
-def remove_scratch(place: Place, task: specs.TaskSpec) -> None:
+def remove_scratch(place: AttemptRef, task: specs.TaskSpec) -> None:
     """Remove the temporary files on every node; a node that is gone keeps its own."""
     folder = scratch(place, task)
     command = [*on_every_node(place, task), "rm", "-rf", "--", str(folder)]

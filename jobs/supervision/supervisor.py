@@ -23,15 +23,23 @@ from jobs.contract.errors import CONFIGURATION, FAILED, STOPPED, SUCCESSOR, Task
 from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.locks import Locked, locked_within
-from jobs.contract.outcomes import GOES_ON, Action, Cause, Decision, Hang, NodeEntry, Verdict
+from jobs.contract.outcomes import (
+    CONTINUES,
+    Decision,
+    Diagnosis,
+    Hang,
+    NodeEntry,
+    RetryAction,
+    RootCause,
+)
 from jobs.health import node_ledger
 from jobs.runtime import cgroups, secrets_file
 from jobs.supervision import attempt_records, preflight_step
-from jobs.supervision.allocation import Surroundings
-from jobs.supervision.attempt_records import Place, say
+from jobs.supervision.allocation import Allocation
+from jobs.supervision.attempt_records import AttemptRef, say
 from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import Evidence
-from jobs.supervision.diagnosis.evidence_collection import Seen
+from jobs.supervision.diagnosis.evidence_collection import Observed
 from jobs.supervision.diagnosis.postmortem import examine
 from jobs.supervision.ranks import (
     hang_attribution,
@@ -41,12 +49,12 @@ from jobs.supervision.ranks import (
     srun_ranks,
     stack_dump,
 )
-from jobs.supervision.ranks.rank_monitor import Senses, Watching
+from jobs.supervision.ranks.rank_monitor import MonitorInputs, RankMonitor
 from jobs.supervision.recovery import closing, retry_policy
-from jobs.supervision.recovery.actions import Acting
+from jobs.supervision.recovery.actions import ActionRunner
 
 POLL_SECONDS = 0.2
-AUTOPSY_SECONDS = 60.0
+STACK_DUMP_SECONDS = 60.0
 """For all nodes to look at their ranks."""
 
 
@@ -57,25 +65,25 @@ class Limits:
     lock_seconds: float = 60.0
     """For an earlier attempt of the same task to be gone."""
     preflight_seconds: float = 60.0
-    peers_seconds: float = local_ranks.Patience.peers_seconds
-    leave_seconds: float = local_ranks.Patience.leave_seconds
+    peers_seconds: float = local_ranks.LeaveTimeouts.peers_seconds
+    leave_seconds: float = local_ranks.LeaveTimeouts.leave_seconds
 
     def patience(
-        self, task: specs.TaskSpec, pace: metrics_log.Pace | None = None
-    ) -> local_ranks.Patience:
+        self, task: specs.TaskSpec, pace: metrics_log.StepTimes | None = None
+    ) -> local_ranks.LeaveTimeouts:
         """The part that launchers need, with all the time to leave that the task wants, or that its
         saves have taken so far.
         """
         measured = pace.leave_seconds + metrics_log.MARGIN_SECONDS if pace else 0.0
         leave_seconds = max(self.leave_seconds, task.leave_seconds, measured)
-        return local_ranks.Patience(self.peers_seconds, leave_seconds)
+        return local_ranks.LeaveTimeouts(self.peers_seconds, leave_seconds)
 
 
-class Elsewhere(TaskError):
+class HeldElsewhere(TaskError):
     """Another job still works on the task, so that nothing is to be decided here."""
 
 
-class Settled(Exception):
+class ClosedEarlier(Exception):
     """How an earlier start ended says that none may follow here."""
 
     def __init__(self, attempt: int, decision: Decision) -> None:
@@ -121,8 +129,8 @@ class Supervisor:
         self.index = index
         self.limits = limits
         self.signals = catch_signals()
-        self.surroundings = Surroundings.here(os.environ)
-        self.place = Place(run, stage, index, 0, time.time())
+        self.surroundings = Allocation.here(os.environ)
+        self.place = AttemptRef(run, stage, index, 0, time.time())
         self.task: specs.TaskSpec | None = None
         self.usable = True
         """Ranks may be started once more in this allocation."""
@@ -166,25 +174,25 @@ class Supervisor:
     def refuse(self, first: int, message: str) -> int:
         """Leave the record of a task that must not be started; the exit code."""
 
-        def never() -> Seen:
+        def never() -> Observed:
             raise TaskError(message)
 
         code = self.start_once(first, never)
         return CONFIGURATION if code is None else code
 
-    def start_once(self, first: int, attend: Callable[[], Seen]) -> int | None:
+    def start_once(self, first: int, attend: Callable[[], Observed]) -> int | None:
         """One start: from its number to what is done at its end; None to start again."""
         try:
             number = attempt_records.claim(self.run, self.stage, self.index, first)
         except OSError as error:
             say(f"failed: {self.run.stage(self.stage)} takes no attempt: {error.strerror}")
             return FAILED
-        self.place = Place(self.run, self.stage, self.index, number, time.time())
+        self.place = AttemptRef(self.run, self.stage, self.index, number, time.time())
         evidence, decision = self.judge(attend)
         told = (self.place, self.surroundings.job, evidence, decision)
         recorded = attempt_records.record_exit(*told, follows=self.follows)
         self.remember(decision.suspects)
-        code = Acting(self.place, self.surroundings, self.is_asked).carry_out(decision)
+        code = ActionRunner(self.place, self.surroundings, self.is_asked).carry_out(decision)
         if (
             code is None
             and not recorded
@@ -196,7 +204,7 @@ class Supervisor:
 
     # ---- one start
 
-    def attend(self, held: ExitStack) -> Seen:
+    def attend(self, held: ExitStack) -> Observed:
         """Hold the task, look at its nodes, then start its ranks and wait for them.
 
         Raises:
@@ -216,19 +224,19 @@ class Supervisor:
                 start.callback(preflight_step.remove_scratch, self.place, task)
             return self.work(task, environ)
 
-    def work(self, task: specs.TaskSpec, environ: dict[str, str]) -> Seen:
+    def work(self, task: specs.TaskSpec, environ: dict[str, str]) -> Observed:
         """Check the nodes, start the ranks, wait for them."""
-        patience = preflight_step.Patience(self.limits.preflight_seconds, self.signals)
+        patience = preflight_step.PreflightTimeout(self.limits.preflight_seconds, self.signals)
         fit = preflight_step.check(self.place, task, self.surroundings.job.nodes, environ, patience)
         if fit.problem:
-            return Seen(
+            return Observed(
                 findings=fit.findings,
                 message=fit.problem,
                 hint=fit.hint,
                 configuration=fit.configuration,
             )
         if self.is_asked():
-            return Seen(
+            return Observed(
                 findings=fit.findings,
                 message=f"{self.stage} was stopped before its ranks started",
             )
@@ -240,15 +248,15 @@ class Supervisor:
         killed = (cgroups.oom_kills() or 0) - killed_before
         return replace(seen, findings=fit.findings, oom_kills=max(0, killed))
 
-    def watch(self, task: specs.TaskSpec, environ: dict[str, str], port: int) -> Seen:
+    def watch(self, task: specs.TaskSpec, environ: dict[str, str], port: int) -> Observed:
         """Start the ranks and wait until nothing of them is left."""
         environ = {**environ, **launcher.rank_environment(self.place, task, environ, port)}
-        pace = metrics_log.measured(self.run) if self.stage == "pretrain" else None
+        pace = metrics_log.measured_step_times(self.run) if self.stage == "pretrain" else None
         patience = self.limits.patience(task, pace)
         step = self.step()
         ranks = launcher.start(self.place, task, environ, patience, step)
-        watch = hang_detector.Watch(self.run, task, self.place.attempt, environ)
-        senses = Senses(
+        watch = hang_detector.HangDetector(self.run, task, self.place.attempt, environ)
+        senses = MonitorInputs(
             signals=self.signals,
             is_asked=self.is_asked,
             deadline=self.surroundings.deadline,
@@ -256,12 +264,12 @@ class Supervisor:
             examine=lambda hang: self.examine(task, hang, environ),
             note=self.note_request,
         )
-        watching = Watching(ranks, senses, patience.leave_seconds)
+        watching = RankMonitor(ranks, senses, patience.leave_seconds)
         code = watching.wait()
         failures = tuple(ranks.failures())
         self.usable = step is None or step.is_gone()
         self.is_late, self.is_preempted = watching.is_late, watching.is_preempted
-        return Seen(code, ranks_started=True, failures=failures, hang=watching.hang)
+        return Observed(code, ranks_started=True, failures=failures, hang=watching.hang)
 
     def step(self) -> srun_ranks.Step | None:
         """The job step that the ranks of this start are; without Slurm there is none."""
@@ -280,7 +288,7 @@ class Supervisor:
                 command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                timeout=AUTOPSY_SECONDS,
+                timeout=STACK_DUMP_SECONDS,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -313,7 +321,7 @@ class Supervisor:
         try:
             held.enter_context(locked_within(path, seconds, give_up=lambda: bool(self.signals)))
         except Locked as error:
-            raise Elsewhere(
+            raise HeldElsewhere(
                 f"{self.stage} task {self.index} of {self.run.name} is still running in another "
                 "job",
                 f"`meditron cancel {self.run.name}` ends it",
@@ -342,13 +350,15 @@ class Supervisor:
             decision = closing.close(self.run, start, evidence, self.ledger(), "supervisor")
             self.remember(decision.suspects)
             unwanted = set(decision.exclude) & set(here.job.nodes)
-            stops = decision.action is Action.STOP and not past.was_resumed_after(start.attempt)
+            stops = decision.action is RetryAction.STOP and not past.was_resumed_after(
+                start.attempt
+            )
             if stops or unwanted:
-                raise Settled(start.attempt, replace(decision, suspects=()))
+                raise ClosedEarlier(start.attempt, replace(decision, suspects=()))
 
     # ---- at the end
 
-    def judge(self, attend: Callable[[], Seen]) -> tuple[Evidence, Decision]:
+    def judge(self, attend: Callable[[], Observed]) -> tuple[Evidence, Decision]:
         """Make a start, and decide what follows from how it ended.
 
         Whatever goes wrong in here, the start gets a decision, and so a record.
@@ -369,27 +379,27 @@ class Supervisor:
             evidence = Evidence(self.stage, place.attempt, job_id, place.began, now)
             return evidence, stop(f"the end of {self.stage} was not understood: {error}")
 
-    def see(self, attend: Callable[[], Seen]) -> tuple[Seen, Decision | None]:
+    def see(self, attend: Callable[[], Observed]) -> tuple[Observed, Decision | None]:
         """Make a start; what was seen of it, and a decision where none is to be asked for."""
         try:
             return attend(), None
-        except Elsewhere as error:
-            verdict = Verdict(Cause.UNKNOWN, error.message, hint=error.hint)
-            seen = Seen(message=error.message, hint=error.hint)
+        except HeldElsewhere as error:
+            verdict = Diagnosis(RootCause.UNKNOWN, error.message, hint=error.hint)
+            seen = Observed(message=error.message, hint=error.hint)
             code = STOPPED if self.signals else error.code
-            return seen, Decision(Action.WAIT, error.message, code=code, verdict=verdict)
-        except Settled as settled:
+            return seen, Decision(RetryAction.WAIT, error.message, code=code, verdict=verdict)
+        except ClosedEarlier as settled:
             self.follows = settled.attempt
-            return Seen(message=settled.decision.reason), settled.decision
+            return Observed(message=settled.decision.reason), settled.decision
         except TaskError as error:
             is_ours = error.code == CONFIGURATION
-            return Seen(message=error.message, hint=error.hint, configuration=is_ours), None
+            return Observed(message=error.message, hint=error.hint, configuration=is_ours), None
         except OSError as error:
-            return Seen(message=f"{error.filename or self.stage}: {error.strerror}"), None
+            return Observed(message=f"{error.filename or self.stage}: {error.strerror}"), None
         except Exception as error:  # a task must not end without a record, whatever went wrong
             traceback.print_exc()
             message = f"the supervisor of {self.stage} met {type(error).__name__}: {error}"
-            return Seen(message=message, hint="the job's log has the traceback"), None
+            return Observed(message=message, hint="the job's log has the traceback"), None
 
     def heard(self) -> list[int]:
         """The signals received. A local scheduler's process that is gone counts as one, and so does
@@ -410,7 +420,7 @@ class Supervisor:
         """The decision, or the end where the ranks would start again in this very process although
         it was asked to stop.
         """
-        if self.surroundings.client or decision.action not in GOES_ON:
+        if self.surroundings.client or decision.action not in CONTINUES:
             return decision
         if not self.is_asked():
             return decision
@@ -418,7 +428,7 @@ class Supervisor:
         reason = (
             f"{sentence}, while it was asked to stop; `meditron resume {self.run.name}` goes on"
         )
-        return replace(decision, action=Action.STOP, reason=reason, code=FAILED)
+        return replace(decision, action=RetryAction.STOP, reason=reason, code=FAILED)
 
     def ledger(self) -> tuple[NodeEntry, ...]:
         """What counts against nodes of this cluster now."""
@@ -436,7 +446,7 @@ class Supervisor:
             say(f"{path} could not be written: {error.strerror}")
 
 
-def read_task(place: Place) -> specs.TaskSpec:
+def read_task(place: AttemptRef) -> specs.TaskSpec:
     """What the task is given.
 
     Raises:
@@ -461,5 +471,5 @@ def is_abandoned(environ: Mapping[str, str]) -> bool:
 
 def stop(message: str) -> Decision:
     """The decision where none can be made."""
-    verdict = Verdict(Cause.UNKNOWN, message, hint="the job's log has the traceback")
-    return Decision(Action.STOP, message, code=FAILED, verdict=verdict)
+    verdict = Diagnosis(RootCause.UNKNOWN, message, hint="the job's log has the traceback")
+    return Decision(RetryAction.STOP, message, code=FAILED, verdict=verdict)

@@ -25,7 +25,7 @@ UNTRUSTED = ("damaged", "unreadable")
 
 
 @dataclass(frozen=True)
-class Entry:
+class CheckpointEntry:
     """A checkpoint, or a folder that has the name of one."""
 
     path: Path
@@ -83,7 +83,7 @@ def command(
         )
 
 
-def look(folder: Path, now: float) -> Iterator[Entry]:
+def look(folder: Path, now: float) -> Iterator[CheckpointEntry]:
     """Every folder that is a checkpoint or was one, newest first."""
     known = leases.read_leases(folder, now)
     aside = [path for path in folder.glob("iter_*.bad-*") if manifest.is_folder(path)]
@@ -91,7 +91,7 @@ def look(folder: Path, now: float) -> Iterator[Entry]:
     for path in sorted(both, key=lambda path: (-manifest.step_of(path), path.name)):
         state, problem = judge(path)
         with_lease = tuple(lease for lease in known if lease.checkpoint == path.name)
-        yield Entry(
+        yield CheckpointEntry(
             path=path,
             state=state,
             problem=problem,
@@ -130,7 +130,7 @@ def saved_at(path: Path) -> float | None:
     return None
 
 
-def verify_all(folder: Path, entries: Iterable[Entry]) -> list[Entry]:
+def verify_all(folder: Path, entries: Iterable[CheckpointEntry]) -> list[CheckpointEntry]:
     """Read every byte of the valid ones, with progress on stderr."""
     entries = list(entries)
     total = sum(entry.bytes or 0 for entry in entries if entry.state == "valid")
@@ -140,7 +140,9 @@ def verify_all(folder: Path, entries: Iterable[Entry]) -> list[Entry]:
         ]
 
 
-def verify(folder: Path, entry: Entry, tell: Callable[[Path, int], None]) -> Entry:
+def verify(
+    folder: Path, entry: CheckpointEntry, tell: Callable[[Path, int], None]
+) -> CheckpointEntry:
     """Read every byte of a checkpoint, which nobody deletes meanwhile, and leave word of it."""
     path = entry.path
     reader = leases.Holder("meditron checkpoints", 0, 0, "", os.uname().nodename, os.getpid())
@@ -172,7 +174,7 @@ def progress(total: int) -> Iterator[Callable[[Path, int], None]]:
         yield tell
 
 
-def show(run: str, folder: Path, entries: list[Entry], as_json: bool) -> None:
+def show(run: str, folder: Path, entries: list[CheckpointEntry], as_json: bool) -> None:
     """Print what was found."""
     writer = leases.read_writer(folder)
     if as_json:
@@ -192,7 +194,7 @@ def show(run: str, folder: Path, entries: list[Entry], as_json: bool) -> None:
         console.note(f"written by {writer}")
 
 
-def row(entry: Entry) -> tuple[object, ...]:
+def row(entry: CheckpointEntry) -> tuple[object, ...]:
     """A line of the table."""
     return (
         entry.path.name,

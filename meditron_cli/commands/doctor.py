@@ -15,7 +15,7 @@ from meditron_cli.runs import store
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
-    from meditron_cli.doctor.examine import Examined
+    from meditron_cli.doctor.examine import DoctorReport
 
 DEFAULT_SIZE = "tiny"
 """The recipe whose jobs are asked about where none is named; any site can run it."""
@@ -66,7 +66,7 @@ def command(
         tell_local(loaded.cluster.name, as_json)
         return
     root = store.runs_root(runs_dir, services.environ, loaded.cluster.runs_dir)
-    patient = examine.Patient(
+    patient = examine.ExaminedCluster(
         loaded, root, size, services.environ, services.clock, tell=console.note
     )
     found = examine.examine(patient, None if no_probe else wait)
@@ -84,7 +84,7 @@ def tell_local(name: str, as_json: bool) -> None:
         console.data(f"cluster {name} is this machine, without Slurm: {strategy}")
 
 
-def tell(found: Examined, as_json: bool) -> None:
+def tell(found: DoctorReport, as_json: bool) -> None:
     """Print the findings, the strategy, and what was kept where."""
     if as_json:
         console.json_out(as_dict(found))
@@ -95,7 +95,7 @@ def tell(found: Examined, as_json: bool) -> None:
     console.note(f"kept for `plan` and `submit` in {found.file}")
 
 
-def as_dict(found: Examined) -> dict[str, Any]:
+def as_dict(found: DoctorReport) -> dict[str, Any]:
     """The same for programs."""
     facts = asdict(found.facts)
     probe = facts.pop("probe")

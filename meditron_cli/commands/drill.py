@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meditron_cli.config.load import Loaded
-    from meditron_cli.drill.verdict import Result, Row
+    from meditron_cli.drill.verdict import FaultRow, Result
 
 REMOVE_TRIES = 20
 REMOVE_SECONDS = 1.0
@@ -86,8 +86,8 @@ def command(
     by faults. Exit code 4 when the second did not come out bit for bit like the first.
     """
     from meditron_cli.config.load import load_cluster
-    from meditron_cli.drill.procedure import Course
-    from meditron_cli.scheduler.fault_injection import make_hands
+    from meditron_cli.drill.procedure import Drill
+    from meditron_cli.scheduler.fault_injection import make_injector
 
     profile = load_cluster(cluster)
     wanted = faults.choose(chosen, profile.scheduler)
@@ -106,8 +106,8 @@ def command(
         raise
     console.note(settings.announcement(profile, first.experiment, wanted))
     python = profile.environment.python or sys.executable
-    hands = make_hands(profile.scheduler, python, services.environ)
-    course = Course(services, hands, root, loaded)
+    hands = make_injector(profile.scheduler, python, services.environ)
+    course = Drill(services, hands, root, loaded)
     try:
         result = course.run(wanted)
     except (KeyboardInterrupt, click.Abort, MeditronError):
@@ -172,7 +172,7 @@ def show(result: Result, as_json: bool) -> None:
     console.data(result.sentence)
 
 
-def cells(row: Row) -> tuple[object, ...]:
+def cells(row: FaultRow) -> tuple[object, ...]:
     """A line of the table."""
     return (
         row.fault, row.step, row.cause or None, row.detect_s, row.resume_s, row.redone, row.verdict,

@@ -39,9 +39,9 @@ def command(
     of the profile begin with cluster, such as cluster.gpu_partition.nodes.
     """
     from meditron_cli import console
-    from meditron_cli.config.explain import Question, explain
+    from meditron_cli.config.explain import ExplainQuery, explain
 
-    found = explain(key, Question(cluster, size, config, overrides))
+    found = explain(key, ExplainQuery(cluster, size, config, overrides))
     if as_json:
         console.json_out({"keys": [vars(explanation) for explanation in found]})
     elif len(found) == 1 and found[0].key == key:

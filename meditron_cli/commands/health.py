@@ -14,7 +14,7 @@ from meditron_cli.errors import ConfigError, Unhealthy
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
-    from jobs.health.node_checks import Expected, Finding
+    from jobs.health.node_checks import Expected, HealthFinding
     from meditron_cli.config.schema import Cluster
 
 
@@ -46,7 +46,7 @@ def command(
     else:
         console.data(f"{node}: {verdict.name}")
         console.table(("verdict", "check", "where", "what"), rows(findings))
-    if verdict is node_checks.Verdict.FATAL:
+    if verdict is node_checks.HealthVerdict.FATAL:
         raise Unhealthy(f"{node} is not fit for work: {reasons(findings)}")
 
 
@@ -87,23 +87,23 @@ def expectation(services: Services, gpus: int | None, profile: Cluster | None) -
         raise ConfigError(str(error), hint="see health_skip in the cluster profile") from error
 
 
-def rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
+def rows(findings: Sequence[HealthFinding]) -> list[tuple[str, str, str, str]]:
     """Verdict, code, place and message: what is not OK line by line, worst first, then what is."""
     bad = sorted((f for f in findings if f.verdict), key=lambda finding: -finding.verdict)
     lines = [(f.verdict.name, f.code, place(f), f.message) for f in bad]
-    well: dict[str, list[Finding]] = {}
+    well: dict[str, list[HealthFinding]] = {}
     for finding in findings:
         if not finding.verdict:
             well.setdefault(finding.code, []).append(finding)
     return [*lines, *(merged(group) for group in well.values())]
 
 
-def place(finding: Finding) -> str:
+def place(finding: HealthFinding) -> str:
     """The GPU a finding is about, or the node."""
     return "node" if finding.subject.gpu is None else f"GPU {finding.subject.gpu}"
 
 
-def merged(group: Sequence[Finding]) -> tuple[str, str, str, str]:
+def merged(group: Sequence[HealthFinding]) -> tuple[str, str, str, str]:
     """One line for a check that is OK on one GPU or on many."""
     first = group[0]
     where = place(first) if len(group) == 1 else f"{len(group)} GPUs"
@@ -111,10 +111,10 @@ def merged(group: Sequence[Finding]) -> tuple[str, str, str, str]:
     return first.verdict.name, first.code, where, "; ".join(messages)
 
 
-def reasons(findings: Sequence[Finding]) -> str:
+def reasons(findings: Sequence[HealthFinding]) -> str:
     """Every FATAL finding in a few words."""
-    from jobs.health.node_checks import Verdict
+    from jobs.health.node_checks import HealthVerdict
 
-    fatal = [finding for finding in findings if finding.verdict is Verdict.FATAL]
+    fatal = [finding for finding in findings if finding.verdict is HealthVerdict.FATAL]
     told = (f.message if f.subject.gpu is None else f"{place(f)} {f.message}" for f in fatal)
     return "; ".join(told)

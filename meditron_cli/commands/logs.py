@@ -16,7 +16,7 @@ from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
 from meditron_cli.reporting import tables
-from meditron_cli.reporting.follow import FINAL, News
+from meditron_cli.reporting.follow import FINAL, NewEvents
 from meditron_cli.runs import attempts as starts
 from meditron_cli.runs import events, query
 from meditron_cli.runs.attempts import Attempt
@@ -33,7 +33,7 @@ TASK_FILE = re.compile(r"[a-z]+-(\d{5})\.")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LogSelection:
     """Which logs to print."""
 
     run: RunDir
@@ -104,9 +104,9 @@ def command(
     stages = [stage] if stage else list(STAGES)
     if follow:
         since = newest_jobs(run) if attempt is None else {}
-        follow_logs(services, Printer(Wanted(run, stages, attempt, task, since)))
+        follow_logs(services, Printer(LogSelection(run, stages, attempt, task, since)))
         return
-    printer = Printer(Wanted(run, stages, attempt, task))
+    printer = Printer(LogSelection(run, stages, attempt, task))
     printer.print_new()
     if not printer.printed:
         raise ConfigError(
@@ -123,7 +123,7 @@ def newest_jobs(run: RunDir) -> dict[str, int]:
 class Printer:
     """Prints what log files have gained since the last look."""
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: LogSelection) -> None:
         self.wanted = wanted
         self.printed: dict[Path, int] = {}
         """Bytes printed of each file."""
@@ -193,7 +193,7 @@ def heading(run: RunDir, stage: str, number: int, task: int | None) -> str:
 def follow_logs(services: Services, printer: Printer) -> None:
     """Print until the run has ended, asking for its state now and then."""
     looked = 0.0
-    news = News(printer.wanted.run)
+    news = NewEvents(printer.wanted.run)
     while True:
         now, ended = services.clock.now(), False
         if now - looked >= STATE_SECONDS:

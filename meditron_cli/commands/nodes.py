@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ledger:
+class NodeLedgerView:
     """The node ledger of a cluster, as it is now."""
 
     cluster: str
@@ -91,7 +91,7 @@ def command(
         show(ledger, ledger.entries if show_all else ledger.standing, as_json)
 
 
-def read_ledger(services: Services, cluster: str, runs_dir: Path | None) -> Ledger:
+def read_ledger(services: Services, cluster: str, runs_dir: Path | None) -> NodeLedgerView:
     """The ledger that the runs of a cluster write.
 
     Raises:
@@ -104,10 +104,10 @@ def read_ledger(services: Services, cluster: str, runs_dir: Path | None) -> Ledg
     profile = load_cluster(cluster)
     root = store.runs_root(runs_dir, services.environ, profile.runs_dir)
     path = node_ledger.ledger(root, profile.name)
-    return Ledger(profile.name, path, node_ledger.read(path), services.clock.now())
+    return NodeLedgerView(profile.name, path, node_ledger.read(path), services.clock.now())
 
 
-def forget(ledger: Ledger, node: str) -> None:
+def forget(ledger: NodeLedgerView, node: str) -> None:
     """Take back what stands against a node.
 
     Raises:
@@ -122,7 +122,7 @@ def forget(ledger: Ledger, node: str) -> None:
     )
 
 
-def show(ledger: Ledger, entries: Sequence[NodeEntry], as_json: bool) -> None:
+def show(ledger: NodeLedgerView, entries: Sequence[NodeEntry], as_json: bool) -> None:
     """List entries, the newest last."""
     from meditron_cli import console
 
@@ -139,7 +139,7 @@ def show(ledger: Ledger, entries: Sequence[NodeEntry], as_json: bool) -> None:
     console.table(columns, [row(ledger, entry) for entry in entries])
 
 
-def row(ledger: Ledger, entry: NodeEntry) -> tuple[str | None, ...]:
+def row(ledger: NodeLedgerView, entry: NodeEntry) -> tuple[str | None, ...]:
     """An entry in one line; one that keeps no job away has no end."""
     until = day(entry.expires) if entry in ledger.active else None
     run = f"{entry.run} attempt {entry.attempt}" if entry.run else None

@@ -11,7 +11,7 @@ from meditron_cli.commands.options import json_option, load_target, target_optio
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
-    from jobs.contract.metrics_log import Pace
+    from jobs.contract.metrics_log import StepTimes
     from meditron_cli.config.load import Loaded
 
 
@@ -65,7 +65,7 @@ def command(
         console.note(known.age(now))
 
 
-def measured_pace(services: Services, loaded: Loaded) -> Pace | None:
+def measured_pace(services: Services, loaded: Loaded) -> StepTimes | None:
     """How long saves and steps take in the run that a submission would continue; None before it
     has saved.
     """
@@ -77,4 +77,4 @@ def measured_pace(services: Services, loaded: Loaded) -> Pace | None:
     root = store.runs_root(None, services.environ, loaded.cluster.runs_dir)
     identity = run_name(loaded.experiment, loaded.size, loaded.cluster.name)
     newest = store.newest_of(root, identity)
-    return metrics_log.measured(RunDir(root / newest)) if newest else None
+    return metrics_log.measured_step_times(RunDir(root / newest)) if newest else None

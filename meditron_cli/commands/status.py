@@ -14,12 +14,12 @@ from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.reporting.goodput import TRAINING
 from meditron_cli.runs import query, state, store
-from meditron_cli.runs.record import RunRecord, last_words
+from meditron_cli.runs.record import RunRecord, exit_records
 from meditron_cli.runs.state import RunView
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
-    from meditron_cli.reporting.run_times import Times
+    from meditron_cli.reporting.run_times import RunTimes
 
 WATCH_SECONDS = 30.0
 """Between two looks of ``--watch``; as often as a polite person asks a scheduler."""
@@ -104,7 +104,7 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
 
     record, infos, now = query.evidence(services, [run])[0]
     seen = state.fold(record, infos, now)
-    full = Full(run, record, seen, run_times.measure(run, record, seen, now), now)
+    full = RunDetail(run, record, seen, run_times.measure(run, record, seen, now), now)
     stuck = state.stuck_jobs(record, infos)
     if as_json:
         console.json_out({"runs": [{**to_json(full), "stuck": [list(job) for job in stuck]}]})
@@ -124,22 +124,22 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
 
 
 @dataclass(frozen=True)
-class Full:
+class RunDetail:
     """All that is known of a run that is looked at alone."""
 
     run: RunDir
     record: RunRecord
     seen: RunView
-    times: Times
+    times: RunTimes
     now: float
 
     @property
     def errors(self) -> list[dict[str, Any]]:
         """The exit record of each unfinished task whose last attempt has ended."""
-        return [problem(*words) for words in last_words(self.record)]
+        return [problem(*words) for words in exit_records(self.record)]
 
 
-def to_json(full: Full) -> dict[str, Any]:
+def to_json(full: RunDetail) -> dict[str, Any]:
     """The run as ``status RUN --json`` prints it."""
     return {
         **full.seen.to_json(),
@@ -152,7 +152,7 @@ def to_json(full: Full) -> dict[str, Any]:
     }
 
 
-def say_facts(full: Full) -> None:
+def say_facts(full: RunDetail) -> None:
     """What is known of the whole run, a line each."""
     from meditron_cli.reporting import tables
 
@@ -186,7 +186,7 @@ def checkpoint_step(run: RunDir, seen: RunView) -> int | None:
     return found[1].iteration if found else None
 
 
-def last_interruption(full: Full) -> str | None:
+def last_interruption(full: RunDetail) -> str | None:
     """Why an unfinished stage was interrupted last, where ``errors`` does not tell it."""
     ended = [
         item.attempt
@@ -201,7 +201,7 @@ def last_interruption(full: Full) -> str | None:
     return f"{last.stage} attempt {last.number}: {last.sentence}"
 
 
-def say_tables(full: Full) -> None:
+def say_tables(full: RunDetail) -> None:
     """Attempts, interruptions, and where the time went."""
     from meditron_cli.reporting import tables
 
@@ -218,7 +218,7 @@ def say_stuck(seen: RunView, stuck: Iterable[tuple[str, str]]) -> None:
         console.data(f"hint: `meditron resume {seen.name}` gives it another to wait for")
 
 
-def say_errors(full: Full) -> None:
+def say_errors(full: RunDetail) -> None:
     """The last error sentence of every task that has one, and what to do."""
     for error in full.errors:
         console.data(f"{error['stage']} task {error['task']}: {error['message']}")

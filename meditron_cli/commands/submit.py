@@ -27,7 +27,7 @@ PIPELINE = "pipeline"
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmitTarget:
     """What to submit, and where its run lies."""
 
     loaded: Loaded
@@ -84,7 +84,7 @@ def command(
 
 def resolve(
     services: Services, loaded: Loaded, stage: str, runs_dir: Path | None, new: bool
-) -> Submission:
+) -> SubmitTarget:
     """Plan a submission and name its run; touches nothing."""
     from jobs.contract import metrics_log
     from jobs.contract.rundir import RunDir
@@ -96,9 +96,9 @@ def resolve(
     identity = run_name(experiment, loaded.size, cluster.name)
     newest = store.newest_of(root, identity)
     name = store.next_of(root, identity) if new or newest is None else newest
-    pace = metrics_log.measured(RunDir(root / name))
+    pace = metrics_log.measured_step_times(RunDir(root / name))
     plan = prepare.plan_of(loaded, stages_of(stage, experiment), pace)
-    return Submission(loaded, plan, root, name, exists=name == newest)
+    return SubmitTarget(loaded, plan, root, name, exists=name == newest)
 
 
 def stages_of(stage: str, experiment: Any) -> tuple[str, ...]:
@@ -117,7 +117,7 @@ def stages_of(stage: str, experiment: Any) -> tuple[str, ...]:
     return tuple(name for name in STAGES if name not in idle)
 
 
-def show(services: Services, submission: Submission) -> None:
+def show(services: Services, submission: SubmitTarget) -> None:
     """Print the batch scripts; say on stderr what would keep ``submit`` from submitting them."""
     plan, known = submission.plan, submission.loaded.known
     doubts = known.doubts(services.clock.now()) if known else []
@@ -127,7 +127,7 @@ def show(services: Services, submission: Submission) -> None:
     console.data(services.scheduler(plan.site.scheduler).render(plan, submission.path))
 
 
-def input_problems(submission: Submission) -> list[str]:
+def input_problems(submission: SubmitTarget) -> list[str]:
     """What is wrong with the inputs of the stages to submit."""
     from meditron_cli.runs import prepare
 
@@ -136,7 +136,7 @@ def input_problems(submission: Submission) -> list[str]:
     return missing + prepare.problems(submission.loaded.experiment, stages)
 
 
-def refuse(submission: Submission) -> None:
+def refuse(submission: SubmitTarget) -> None:
     """Refuse what cannot run, before anything is made.
 
     Raises:
@@ -155,7 +155,7 @@ def refuse(submission: Submission) -> None:
         launch_plan.decide(submission.plan, RunRecord(submission.name, submission.path), {}, {})
 
 
-def open_run(services: Services, submission: Submission) -> RunDir:
+def open_run(services: Services, submission: SubmitTarget) -> RunDir:
     """The run's directory, made now unless it is there."""
     from jobs.contract.rundir import RunDir
 
@@ -167,7 +167,7 @@ def open_run(services: Services, submission: Submission) -> RunDir:
     return store.create(submission.root, submission.name, request, submission.plan)
 
 
-def request_of(services: Services, submission: Submission) -> Request:
+def request_of(services: Services, submission: SubmitTarget) -> Request:
     """What is asked for, as the run keeps it."""
     loaded = submission.loaded
     return Request(
@@ -180,7 +180,7 @@ def request_of(services: Services, submission: Submission) -> Request:
     )
 
 
-def start(services: Services, submission: Submission, run: RunDir, as_json: bool) -> None:
+def start(services: Services, submission: SubmitTarget, run: RunDir, as_json: bool) -> None:
     """Launch, and say what happened."""
     from meditron_cli.runs.launch import launch
 
@@ -223,7 +223,7 @@ def short(job_ids: list[str]) -> str:
     return ", ".join(job_ids) if len(job_ids) <= 3 else f"{job_ids[0]} … {job_ids[-1]}"
 
 
-def hint_runs_dir(services: Services, submission: Submission) -> None:
+def hint_runs_dir(services: Services, submission: SubmitTarget) -> None:
     """Say how the other commands find a run that lies where the profile wants it."""
     if submission.root != store.runs_root(None, services.environ, None):
         console.note(f"hint: `export {store.VARIABLE}={submission.root}` shows it to every command")

@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from meditron_cli.config.diagnostics import Place, Problem, Problems
+from meditron_cli.config.diagnostics import Location, Problem, Problems
 from meditron_cli.config.error_messages import translate
 from meditron_cli.config.field_types import is_placeholder
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.config.schema import Section, item_type, section_in
 from meditron_cli.config.yaml_tree import (
+    KeyPath,
     ListNode,
-    Location,
     MapNode,
     Node,
     ScalarNode,
@@ -54,7 +54,7 @@ def _validate(
         return None
 
 
-def with_paths(node: Node, annotation: Any, where: Location, problems: Problems) -> Any:
+def with_paths(node: Node, annotation: Any, where: KeyPath, problems: Problems) -> Any:
     """Plain data of a tree, in which each path is absolute."""
     if isinstance(node, ListNode):
         item = item_type(annotation)
@@ -86,7 +86,7 @@ def is_path(annotation: Any) -> bool:
     return annotation is Path
 
 
-def absolute(node: ScalarNode, where: Location, problems: Problems) -> str:
+def absolute(node: ScalarNode, where: KeyPath, problems: Problems) -> str:
     """An absolute path: ``~`` is the home, relative ones start at the folder of their file."""
     if node.text.strip() == "":
         problems.add(node.place, key_text(where), "empty; write a path")
@@ -96,7 +96,7 @@ def absolute(node: ScalarNode, where: Location, problems: Problems) -> str:
     return os.path.normpath(node.place.source.folder / Path(node.text).expanduser())
 
 
-def copy_advice(place: Place) -> str:
+def copy_advice(place: Location) -> str:
     """How to get a profile that one may write in, for a shipped one."""
     if place.source.folder != shipped_profiles():
         return ""
@@ -104,7 +104,7 @@ def copy_advice(place: Place) -> str:
     return f" into the copy that `meditron clusters {name} --copy` makes"
 
 
-def placeholder_problems(node: Node, where: Location = ()) -> Iterator[Problem]:
+def placeholder_problems(node: Node, where: KeyPath = ()) -> Iterator[Problem]:
     """A problem for each value that still waits for the user's own."""
     if isinstance(node, MapNode):
         for key, entry in node.entries.items():

@@ -23,7 +23,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where something was written; line and column count from 1, 0 means the whole file."""
 
     source: Source
@@ -41,7 +41,7 @@ class Place:
 class Problem:
     """One sentence about one place; ``key`` is empty where no key is meant."""
 
-    place: Place
+    place: Location
     key: str
     message: str
 
@@ -55,7 +55,7 @@ class Problems:
 
     found: list[Problem] = field(default_factory=list)
 
-    def add(self, place: Place, key: str, message: str) -> None:
+    def add(self, place: Location, key: str, message: str) -> None:
         self.found.append(Problem(place, key, message))
 
     def __bool__(self) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 from meditron_cli.config.diagnostics import Problems
 from meditron_cli.config.schema import Conflicts, Section, item_type, section_in
 from meditron_cli.config.yaml_tree import (
+    KeyPath,
     ListNode,
-    Location,
     MapNode,
     Node,
     ScalarNode,
@@ -54,7 +54,7 @@ def translate(
     partial: bool,
 ) -> None:
     """Note pydantic's errors in our words; several at one value (of a union) become one."""
-    wanted: dict[Location, list[str]] = {}
+    wanted: dict[KeyPath, list[str]] = {}
     for error in errors:
         where = error["loc"]
         kind = error["type"]
@@ -76,7 +76,7 @@ def translate(
 
 def note_value(root: Node, error: ErrorDetails, problems: Problems) -> None:
     """Note a value of the right type that cannot be, or several that cannot stand together."""
-    where: Location = error["loc"]
+    where: KeyPath = error["loc"]
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, Conflicts):
         for key, message in cause.found:
@@ -137,7 +137,7 @@ def text_advice(node: ScalarNode, wanted: str) -> str:
     return "; write it without quotes" if isinstance(value, int | float) else ""
 
 
-def unknown_key(model: type[Section], where: Location) -> str:
+def unknown_key(model: type[Section], where: KeyPath) -> str:
     """Why a key is refused: the nearest known one, the section it is of, or all that there are."""
     known = keys_at(model, where[:-1])
     key = str(where[-1])
@@ -155,7 +155,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def section_at(model: type[Section], where: Location) -> type[Section] | None:
+def section_at(model: type[Section], where: KeyPath) -> type[Section] | None:
     """The section type at a location, None where there is none."""
     section: type[Section] | None = model
     for step in where:
@@ -166,7 +166,7 @@ def section_at(model: type[Section], where: Location) -> type[Section] | None:
     return section
 
 
-def keys_at(model: type[Section], where: Location) -> list[str]:
+def keys_at(model: type[Section], where: KeyPath) -> list[str]:
     """Keys of the section at a location."""
     section = section_at(model, where)
     return list(section.model_fields) if section else []

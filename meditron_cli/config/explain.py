@@ -37,7 +37,7 @@ class Explanation:
 
 
 @dataclass(frozen=True)
-class Question:
+class ExplainQuery:
     """Which configuration a key is explained in; None leaves that layer out."""
 
     cluster: str | None
@@ -46,7 +46,7 @@ class Question:
     overrides: Sequence[str]
 
 
-def explain(key: str, question: Question) -> list[Explanation]:
+def explain(key: str, question: ExplainQuery) -> list[Explanation]:
     """Explain a key; a section is explained key by key.
 
     Raises:

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from meditron_cli.config import yaml_tree
-from meditron_cli.config.diagnostics import Place, Problems, Source
+from meditron_cli.config.diagnostics import Location, Problems, Source
 from meditron_cli.config.error_messages import did_you_mean
 from meditron_cli.config.yaml_tree import Entry, MapNode, ScalarNode
 
@@ -81,7 +81,7 @@ def find_recipe(size: str, problems: Problems) -> Path | None:
 
 def note_unknown(option: str, name: str, kind: str, known: list[str], problems: Problems) -> None:
     """Note that an option names what is not there; say what is."""
-    place = Place(source_of(option, f"{option} {name}", Path.cwd()))
+    place = Location(source_of(option, f"{option} {name}", Path.cwd()))
     near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
     problems.add(place, "", f"no {kind} has this name{near}")
 
@@ -101,7 +101,7 @@ def label_of(path: Path) -> str:
 def read_mapping(path: Path, layer: str, problems: Problems) -> MapNode | None:
     """The tree of a file of keys and values; None, with a problem noted, if it is none."""
     source = source_of(layer, label_of(path), path.parent)
-    text = read_text(path, lambda message: problems.add(Place(source), "", message))
+    text = read_text(path, lambda message: problems.add(Location(source), "", message))
     root = None if text is None else yaml_tree.parse(text, source, problems)
     if root is not None and not isinstance(root, MapNode):
         problems.add(root.place, "", "expected keys with values, such as `name: med`")
@@ -145,7 +145,7 @@ def check_name(root: MapNode, name: str, problems: Problems) -> None:
 def read_override(word: str, problems: Problems) -> MapNode | None:
     """The tree of one ``--set KEY=VALUE``; the value is YAML."""
     source = source_of("--set", f"--set {word}", Path.cwd())
-    place = Place(source)
+    place = Location(source)
     key, equals, text = word.partition("=")
     steps = key.strip().split(".")
     if not equals or not all(steps):

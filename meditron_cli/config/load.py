@@ -17,10 +17,10 @@ from pathlib import Path
 from jobs.contract.stage_specs import STAGES
 from meditron_cli.config import files, site_facts, yaml_tree
 from meditron_cli.config.decode import check_part, decode, placeholder_problems
-from meditron_cli.config.diagnostics import Place, Problem, Problems, Source
+from meditron_cli.config.diagnostics import Location, Problem, Problems, Source
 from meditron_cli.config.files import cluster_names, size_names
 from meditron_cli.config.schema import Cluster, Experiment
-from meditron_cli.config.yaml_tree import Location, MapNode
+from meditron_cli.config.yaml_tree import KeyPath, MapNode
 
 __all__ = ["Loaded", "Missing", "cluster_names", "load", "load_cluster", "size_names"]
 
@@ -46,7 +46,7 @@ class Loaded:
     """Sentences with places, about the profile; ``submit`` refuses them."""
     missing: tuple[Missing, ...]
     """Inputs that this machine does not have; ``submit`` refuses those its stages need."""
-    known: site_facts.Known | None = None
+    known: site_facts.KnownFacts | None = None
     """Where what ``doctor`` found out about the cluster comes from; None when it never asked."""
 
 
@@ -59,13 +59,13 @@ class Layers:
     config: MapNode | None
     overrides: tuple[MapNode, ...]
     config_file: Path | None
-    known: site_facts.Known | None = None
+    known: site_facts.KnownFacts | None = None
     """What the profile is completed with."""
 
     def merged(self) -> yaml_tree.Node:
         """One tree of the experiment's keys."""
         defaults = yaml_tree.find(self.profile, ("defaults",)) if self.profile else None
-        nothing: yaml_tree.Node = MapNode(Place(Source("default", "defaults", Path.cwd())), {})
+        nothing: yaml_tree.Node = MapNode(Location(Source("default", "defaults", Path.cwd())), {})
         layers = (self.recipe, defaults, self.config, *self.overrides)
         return reduce(
             yaml_tree.merge, (node for node in layers if isinstance(node, MapNode)), nothing
@@ -161,7 +161,7 @@ def read_layers(
     )
 
 
-def inputs(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], Location, Path]]:
+def inputs(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPath, Path]]:
     """Files that stages read: the stages, the key and the path of each."""
     for number, path in enumerate(experiment.curate.sources):
         yield ("curate",), ("curate", "sources", number), path
@@ -178,7 +178,7 @@ def inputs(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], Location, 
 def missing_inputs(experiment: Experiment, root: yaml_tree.Node) -> Iterator[Missing]:
     """Inputs that are not there, or that the stages need and nobody names."""
     if not experiment.curate.sources:
-        where: Location = ("curate", "sources")
+        where: KeyPath = ("curate", "sources")
         message = "no documents are named; list files or folders"
         yield Missing(("curate",), unnamed(root, where, message))
     if not experiment.tokenize.tokenizer:
@@ -202,13 +202,13 @@ def missing_secrets(cluster: Cluster, root: yaml_tree.Node) -> Iterator[Missing]
         yield Missing(STAGES, sentence(root, where, f"others may read {path}; chmod it 600"))
 
 
-def unnamed(root: yaml_tree.Node, where: Location, message: str) -> str:
+def unnamed(root: yaml_tree.Node, where: KeyPath, message: str) -> str:
     """A line about a key that nobody has written: it belongs into the topmost layer, not beside
     what a profile happens to preset.
     """
     return str(Problem(yaml_tree.place_at(root, ()), yaml_tree.key_text(where), message))
 
 
-def sentence(root: yaml_tree.Node, where: Location, message: str) -> str:
+def sentence(root: yaml_tree.Node, where: KeyPath, message: str) -> str:
     """A problem as one line."""
     return str(Problem(yaml_tree.place_at(root, where), yaml_tree.key_text(where), message))

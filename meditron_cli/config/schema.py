@@ -449,7 +449,7 @@ class Slurm(Section):
 
     max_array_size: PositiveInt = 1001
     """MaxArraySize of ``scontrol show config``; the highest index is one less."""
-    janitor: bool = True
+    recovery_job: bool = True
     """Queue a small job behind each stage that continues the run if its supervisor could not."""
     submit_from_jobs: bool = True
     """Whether compute nodes may call sbatch; if not, the login node continues runs."""

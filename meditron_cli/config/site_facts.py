@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from meditron_cli.config import facts_file, files, yaml_tree
-from meditron_cli.config.diagnostics import Place
+from meditron_cli.config.diagnostics import Location
 from meditron_cli.config.facts_file import Facts
 from meditron_cli.config.yaml_tree import Entry, MapNode, Node, ScalarNode
 
@@ -17,7 +17,7 @@ PARTITIONS = ("gpu_partition", "cpu_partition")
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownFacts:
     """Which cache file stands below a profile."""
 
     file: str
@@ -42,7 +42,7 @@ class Known:
         return []
 
 
-def complete(profile: MapNode) -> tuple[MapNode, Known | None]:
+def complete(profile: MapNode) -> tuple[MapNode, KnownFacts | None]:
     """A profile with what is known of its cluster below it, and from where; a cluster that was
     never asked, and a profile without a name, stay as they are.
     """
@@ -55,15 +55,15 @@ def complete(profile: MapNode) -> tuple[MapNode, Known | None]:
         facts = facts_file.read(path)
     except facts_file.Broken as error:
         again = f"`meditron doctor --cluster {name}` writes it anew"
-        return profile, Known(label, warning=f"{error}; left out; {again}")
+        return profile, KnownFacts(label, warning=f"{error}; left out; {again}")
     if facts is None:
         return profile, None
-    place = Place(files.source_of(LAYER, label, path.parent))
+    place = Location(files.source_of(LAYER, label, path.parent))
     merged = yaml_tree.merge(layer(facts, profile, place), profile)
-    return (merged if isinstance(merged, MapNode) else profile), Known(label, facts.time)
+    return (merged if isinstance(merged, MapNode) else profile), KnownFacts(label, facts.time)
 
 
-def layer(facts: Facts, profile: MapNode, place: Place) -> MapNode:
+def layer(facts: Facts, profile: MapNode, place: Location) -> MapNode:
     """The tree of what is known, for the partitions that the profile names; what is known of a
     partition for another quality of service is left out.
     """
@@ -81,7 +81,7 @@ def layer(facts: Facts, profile: MapNode, place: Place) -> MapNode:
     return mapping({key: mapping_of(values, place) for key, values in found.items()}, place)
 
 
-def mapping_of(values: Mapping[str, int | bool | None], place: Place) -> MapNode:
+def mapping_of(values: Mapping[str, int | bool | None], place: Location) -> MapNode:
     """A section of the values that are known."""
     return mapping(
         {
@@ -93,7 +93,7 @@ def mapping_of(values: Mapping[str, int | bool | None], place: Place) -> MapNode
     )
 
 
-def mapping(nodes: Mapping[str, Node], place: Place) -> MapNode:
+def mapping(nodes: Mapping[str, Node], place: Location) -> MapNode:
     """Keys with their values, all written at one place."""
     return MapNode(place, {key: Entry(place, node) for key, node in nodes.items()})
 

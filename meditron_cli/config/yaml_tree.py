@@ -14,14 +14,14 @@ from typing import Any
 
 import yaml
 
-from meditron_cli.config.diagnostics import Place, Problems, Source
+from meditron_cli.config.diagnostics import Location, Problems, Source
 
 
 @dataclass(frozen=True)
 class ScalarNode:
     """A single value."""
 
-    place: Place
+    place: Location
     value: str | int | float | bool | None
     text: str
     """As it was written, without quotes."""
@@ -31,7 +31,7 @@ class ScalarNode:
 class ListNode:
     """A list."""
 
-    place: Place
+    place: Location
     items: tuple[Node, ...]
 
 
@@ -39,7 +39,7 @@ class ListNode:
 class Entry:
     """A key's place, and its value."""
 
-    key_place: Place
+    key_place: Location
     node: Node
 
 
@@ -47,12 +47,12 @@ class Entry:
 class MapNode:
     """Keys with values."""
 
-    place: Place
+    place: Location
     entries: Mapping[str, Entry]
 
 
 Node = ScalarNode | ListNode | MapNode
-Location = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 CONSTANTS: dict[str, bool | float | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -112,23 +112,23 @@ def parse(text: str, source: Source, problems: Problems) -> Node | None:
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = Place(source, mark.line + 1, mark.column + 1) if mark else Place(source)
+        place = Location(source, mark.line + 1, mark.column + 1) if mark else Location(source)
         problems.add(place, "", in_our_words(error))
         return None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - text.rfind("\n", 0, error.position)
         problems.add(
-            Place(source, line, column),
+            Location(source, line, column),
             "",
             f"the character U+{ord(text[error.position]):04X} is not allowed in YAML",
         )
         return None
     except RecursionError:
-        problems.add(Place(source), "", "lists and mappings are nested too deeply")
+        problems.add(Location(source), "", "lists and mappings are nested too deeply")
         return None
     if root is None:
-        problems.add(Place(source), "", "empty; write at least one key")
+        problems.add(Location(source), "", "empty; write at least one key")
         return None
     return from_yaml(root, source, (), problems)
 
@@ -160,9 +160,9 @@ def in_our_words(error: yaml.MarkedYAMLError) -> str:
     return next(known, f"not YAML: {said}")
 
 
-def from_yaml(node: yaml.Node, source: Source, where: Location, problems: Problems) -> Node:
+def from_yaml(node: yaml.Node, source: Source, where: KeyPath, problems: Problems) -> Node:
     """Our tree of PyYAML's; keys given twice and keys that are no text are noted."""
-    place = Place(source, node.start_mark.line + 1, node.start_mark.column + 1)
+    place = Location(source, node.start_mark.line + 1, node.start_mark.column + 1)
     if isinstance(node, yaml.ScalarNode):
         value = plain_scalar(node.value) if node.style is None else node.value
         return ScalarNode(place, value, node.value)
@@ -173,7 +173,7 @@ def from_yaml(node: yaml.Node, source: Source, where: Location, problems: Proble
         return ListNode(place, tuple(items))
     entries: dict[str, Entry] = {}
     for key, value in node.value:
-        key_place = Place(source, key.start_mark.line + 1, key.start_mark.column + 1)
+        key_place = Location(source, key.start_mark.line + 1, key.start_mark.column + 1)
         if not isinstance(key, yaml.ScalarNode):
             problems.add(key_place, key_text(where), "a list or mapping cannot be a key")
             continue
@@ -188,7 +188,7 @@ def from_yaml(node: yaml.Node, source: Source, where: Location, problems: Proble
     return MapNode(place, entries)
 
 
-def key_text(where: Location) -> str:
+def key_text(where: KeyPath) -> str:
     """How people read a location: ``evaluate.benchmarks[0].path``."""
     parts = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in where)
     return "".join(parts).removeprefix(".")
@@ -218,7 +218,7 @@ def inside(node: Node, step: str | int) -> Node | None:
     return None
 
 
-def find(root: Node, where: Location) -> Node | None:
+def find(root: Node, where: KeyPath) -> Node | None:
     """The value at a location, None where nothing was written."""
     node: Node | None = root
     for step in where:
@@ -226,7 +226,7 @@ def find(root: Node, where: Location) -> Node | None:
     return node
 
 
-def place_at(root: Node, where: Location) -> Place:
+def place_at(root: Node, where: KeyPath) -> Location:
     """Where the value at a location was written, or the innermost value around it."""
     node = root
     for step in where:
@@ -237,7 +237,7 @@ def place_at(root: Node, where: Location) -> Place:
     return node.place
 
 
-def key_place_at(root: Node, where: Location) -> Place:
+def key_place_at(root: Node, where: KeyPath) -> Location:
     """Where the key at a location was written; the place of the value where there is no key."""
     parent = find(root, where[:-1])
     if isinstance(parent, MapNode) and where[-1] in parent.entries:

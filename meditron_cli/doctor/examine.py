@@ -24,8 +24,8 @@ from meditron_cli.doctor import (
     rules_probe,
     run_measurements,
 )
-from meditron_cli.doctor.finding import FATAL, Finding, unknown
-from meditron_cli.doctor.site_view import Look
+from meditron_cli.doctor.finding import FATAL, SiteFinding, unknown
+from meditron_cli.doctor.site_view import SiteView
 from meditron_cli.errors import SchedulerError
 from meditron_cli.runs import prepare
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Patient:
+class ExaminedCluster:
     """A cluster to examine, and with what."""
 
     loaded: Loaded
@@ -55,10 +55,10 @@ class Patient:
 
 
 @dataclass(frozen=True)
-class Examined:
+class DoctorReport:
     """What came of it."""
 
-    findings: list[Finding]
+    findings: list[SiteFinding]
     strategy: str
     facts: Facts
     file: Path
@@ -79,7 +79,7 @@ def load_target(cluster: str, size: str, config: Path | None) -> Loaded:
     return load(cluster, size, config, (), with_facts=False)
 
 
-def examine(patient: Patient, wait: float | None) -> Examined:
+def examine(patient: ExaminedCluster, wait: float | None) -> DoctorReport:
     """Ask, probe, judge, keep; with ``wait`` None no job is submitted.
 
     Raises:
@@ -94,13 +94,15 @@ def examine(patient: Patient, wait: float | None) -> Examined:
         raise SchedulerError(
             "Slurm does not answer on this machine", hint="log in to the cluster, or try again"
         )
-    look = Look(site, loaded.cluster, run_measurements.workload(plan, patient.root, patient.size))
+    look = SiteView(
+        site, loaded.cluster, run_measurements.workload(plan, patient.root, patient.size)
+    )
     findings = rules.judge(look)
     file = facts_file.path_of(loaded.cluster.name, patient.environ)
     seen = see(patient, plan, client, earlier_probe(file), wait)
     facts = known.keep(look, seen.probe, patient.clock.now())
     facts_file.write(file, facts)
-    return Examined(
+    return DoctorReport(
         findings=findings + seen.findings,
         strategy=rules.strategy(look, facts.slurm.submit_from_jobs),
         facts=facts,
@@ -109,32 +111,32 @@ def examine(patient: Patient, wait: float | None) -> Examined:
 
 
 @dataclass(frozen=True)
-class Seen:
+class KnownNodes:
     """What compute nodes are known to be like."""
 
-    findings: list[Finding]
+    findings: list[SiteFinding]
     probe: Probe | None = None
     """One that has reported, or still waits."""
 
 
 def see(
-    patient: Patient, plan: Plan, client: Client, earlier: Probe | None, wait: float | None
-) -> Seen:
+    patient: ExaminedCluster, plan: Plan, client: Client, earlier: Probe | None, wait: float | None
+) -> KnownNodes:
     """Look from compute nodes; without ``wait``, tell what an earlier probe saw."""
     if patient.loaded.placeholders:
-        return Seen([unseen("the profile has placeholders, so no job can look")], earlier)
+        return KnownNodes([unseen("the profile has placeholders, so no job can look")], earlier)
     if wait is None:
         return remembered(patient, plan, earlier)
     try:
         found = earlier if is_pending(earlier) else None
         found = found or probe.submit(plan, patient.root, client, patient.clock.now())
-    except probe.Refused as error:
-        return Seen([Finding("probe job", "refused", FATAL, error.message, "sbatch")])
+    except probe.ProbeRefused as error:
+        return KnownNodes([SiteFinding("probe job", "refused", FATAL, error.message, "sbatch")])
     except SchedulerError as error:
-        return Seen([unseen(error.message)])
+        return KnownNodes([unseen(error.message)])
     except OSError as error:
         meaning = f"{error.filename or patient.root}: {error.strerror}; name another --runs-dir"
-        return Seen([Finding("runs directory", "", FATAL, meaning, "this machine")])
+        return KnownNodes([SiteFinding("runs directory", "", FATAL, meaning, "this machine")])
     patient.tell(
         f"job {found.job_id} looks from compute nodes; waiting up to {wait:.0f} s (--no-probe "
         "leaves it out)"
@@ -147,13 +149,13 @@ def is_pending(earlier: Probe | None) -> bool:
     return earlier is not None and earlier.report is None and Path(earlier.folder).is_dir()
 
 
-def remembered(patient: Patient, plan: Plan, earlier: Probe | None) -> Seen:
+def remembered(patient: ExaminedCluster, plan: Plan, earlier: Probe | None) -> KnownNodes:
     """What an earlier probe saw, with its age."""
     if earlier is None:
-        return Seen([unseen("not probed: leave --no-probe out")])
+        return KnownNodes([unseen("not probed: leave --no-probe out")])
     found = replace(earlier, report=earlier.report or probe.fetch(earlier))
     if found.report is None:
-        return Seen([unseen(f"job {found.job_id} waits to look")], found)
+        return KnownNodes([unseen(f"job {found.job_id} waits to look")], found)
     if earlier.report is None:
         remember(patient, found)
     age = facts_file.age(patient.clock.now() - found.report["time"])
@@ -161,23 +163,23 @@ def remembered(patient: Patient, plan: Plan, earlier: Probe | None) -> Seen:
     return judged(plan, found)
 
 
-def outcome(patient: Patient, plan: Plan, waited: probe.Waited) -> Seen:
+def outcome(patient: ExaminedCluster, plan: Plan, waited: probe.ProbeWait) -> KnownNodes:
     """What waiting for a probe has come to."""
     found = waited.probe
     if waited.problem:
         probe.remove(Path(found.folder))
-        return Seen([Finding("probe job", "failed", FATAL, waited.problem, "probe job")])
+        return KnownNodes([SiteFinding("probe job", "failed", FATAL, waited.problem, "probe job")])
     if found.report is None:
         patient.tell(
             f"job {found.job_id} still waits; `meditron doctor --cluster {patient.name}` reads "
             "later what it saw"
         )
-        return Seen([unseen(f"job {found.job_id} still waits to look")], found)
+        return KnownNodes([unseen(f"job {found.job_id} still waits to look")], found)
     remember(patient, found)
     return judged(plan, found)
 
 
-def remember(patient: Patient, found: Probe) -> None:
+def remember(patient: ExaminedCluster, found: Probe) -> None:
     """Put what speaks against a node into the cluster's ledger, so that jobs leave it out."""
     ledger = node_ledger.ledger(patient.root, patient.name)
     try:
@@ -210,14 +212,14 @@ def still_true(entries: list[NodeEntry], known: Sequence[NodeEntry], now: float)
     ]
 
 
-def judged(plan: Plan, found: Probe) -> Seen:
+def judged(plan: Plan, found: Probe) -> KnownNodes:
     """The findings of a report; its folder is no longer needed."""
     probe.remove(Path(found.folder))
     need = float(plan.stage("pretrain").tasks[0].health["min_free_gb"])
-    return Seen(rules_probe.judge(found.report or {}, need), found)
+    return KnownNodes(rules_probe.judge(found.report or {}, need), found)
 
 
-def unseen(why: str) -> Finding:
+def unseen(why: str) -> SiteFinding:
     """That nobody has looked from a compute node."""
     return unknown("compute nodes", "probe job", why)
 

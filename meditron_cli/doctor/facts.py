@@ -24,7 +24,7 @@ NODE_FORMAT = "%N|%R|%T|%c|%m|%G|%f"
 
 
 @dataclass(frozen=True)
-class Partition:
+class PartitionRow:
     """One line of ``scontrol show partition --oneliner``."""
 
     name: str
@@ -46,7 +46,7 @@ class Partition:
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeRow:
     """A node, as sinfo tells it."""
 
     name: str
@@ -98,13 +98,13 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Site:
+class SiteFacts:
     """What a site answered. None: it did not."""
 
     version: tuple[int, ...] | None = None
     config: Mapping[str, str] | None = None
-    partitions: tuple[Partition, ...] | None = None
-    nodes: tuple[Node, ...] | None = None
+    partitions: tuple[PartitionRow, ...] | None = None
+    nodes: tuple[NodeRow, ...] | None = None
     qos: tuple[Qos, ...] | None = None
     associations: tuple[Association, ...] | None = None
     has_accounting: bool | None = None
@@ -120,7 +120,7 @@ class Site:
         value = (self.config or {}).get(name)
         return None if value in (None, "(null)") else value
 
-    def partition(self, name: str) -> Partition | None:
+    def partition(self, name: str) -> PartitionRow | None:
         """The partition of a name."""
         return next((item for item in self.partitions or () if item.name == name), None)
 
@@ -135,15 +135,15 @@ def parse_version(text: str) -> tuple[int, ...] | None:
     return tuple(int(part) for part in found.groups() if part is not None) if found else None
 
 
-def parse_partitions(text: str) -> tuple[Partition, ...]:
+def parse_partitions(text: str) -> tuple[PartitionRow, ...]:
     """The lines of ``scontrol show partition --oneliner``."""
     lines = (dict(PAIR.findall(line)) for line in text.splitlines())
     return tuple(_partition(line) for line in lines if "PartitionName" in line)
 
 
-def _partition(line: Mapping[str, str]) -> Partition:
+def _partition(line: Mapping[str, str]) -> PartitionRow:
     accounts = line.get("AllowAccounts", "ALL")
-    return Partition(
+    return PartitionRow(
         name=line["PartitionName"],
         up=line.get("State", "UP") == "UP",
         max_minutes=minutes(line.get("MaxTime", "")),
@@ -159,7 +159,7 @@ def _partition(line: Mapping[str, str]) -> Partition:
     )
 
 
-def parse_nodes(text: str) -> tuple[Node, ...]:
+def parse_nodes(text: str) -> tuple[NodeRow, ...]:
     """Lines of ``sinfo --Node --format=NODE_FORMAT``, one a node and partition: nodes, sorted."""
     cells = [line.split("|") for line in text.splitlines() if line.count("|") == 6]
     partitions: dict[str, list[str]] = {}
@@ -169,10 +169,10 @@ def parse_nodes(text: str) -> tuple[Node, ...]:
     return tuple(_node(last[name], tuple(partitions[name])) for name in sorted(last))
 
 
-def _node(row: list[str], partitions: tuple[str, ...]) -> Node:
+def _node(row: list[str], partitions: tuple[str, ...]) -> NodeRow:
     name, _, state, cpus, memory, gres, features = row
     gpus = list(GRES.finditer(gres))
-    return Node(
+    return NodeRow(
         name=name,
         partitions=partitions,
         state=state.rstrip("*~#!%$@^-+"),
@@ -268,7 +268,7 @@ class Preemption:
     grace_seconds: int | None = None
 
 
-def preemption(site: Site, partition: str, qos: str) -> Preemption:
+def preemption(site: SiteFacts, partition: str, qos: str) -> Preemption:
     """Whether and how jobs here are preempted (slurm.conf(5): PreemptType, PreemptMode,
     GraceTime): by the partitions' priority tiers, or by the qualities of service.
     """
@@ -282,7 +282,7 @@ def preemption(site: Site, partition: str, qos: str) -> Preemption:
     return Preemption(False)
 
 
-def _by_partition(site: Site, name: str) -> Preemption:
+def _by_partition(site: SiteFacts, name: str) -> Preemption:
     mine = site.partition(name)
     if mine is None:
         return Preemption(None)
@@ -296,7 +296,7 @@ def _by_partition(site: Site, name: str) -> Preemption:
     return Preemption(True, plain_mode(mine.preempt_mode), mine.grace_seconds)
 
 
-def _by_qos(site: Site, name: str) -> Preemption:
+def _by_qos(site: SiteFacts, name: str) -> Preemption:
     mine = site.qos_of(name)
     if mine is None or site.qos is None:
         return Preemption(None)
@@ -314,7 +314,7 @@ def plain_mode(text: str) -> str:
     return kept[0] if kept else ""
 
 
-def tells_batch_step(site: Site) -> bool | None:
+def tells_batch_step(site: SiteFacts) -> bool | None:
     """Whether a preemption sends the batch step its signal: ``preempt_send_user_signal`` of
     SlurmctldParameters, which newer versions also know as ``send_user_signal`` of
     PreemptParameters (slurm.conf(5)).

@@ -11,7 +11,7 @@ UNKNOWN = "UNKNOWN"
 
 
 @dataclass(frozen=True)
-class Finding:
+class SiteFinding:
     """A line of the doctor's table."""
 
     fact: str
@@ -25,6 +25,6 @@ class Finding:
     """The command or the job that says so."""
 
 
-def unknown(fact: str, source: str, meaning: str = "not answered") -> Finding:
+def unknown(fact: str, source: str, meaning: str = "not answered") -> SiteFinding:
     """A fact that nobody told."""
-    return Finding(fact, "", UNKNOWN, meaning, source)
+    return SiteFinding(fact, "", UNKNOWN, meaning, source)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from meditron_cli.config.facts_file import Facts, PartitionFacts, Probe, SlurmFacts
 from meditron_cli.doctor import facts, rules_probe, rules_termination
 from meditron_cli.doctor.rules_placement import smallest
-from meditron_cli.doctor.site_view import Look
+from meditron_cli.doctor.site_view import SiteView
 
 
-def keep(look: Look, probe: Probe | None, now: float) -> Facts:
+def keep(look: SiteView, probe: Probe | None, now: float) -> Facts:
     """The facts that a plan is made with; what was not answered is None."""
     report = probe.report if probe else None
     requeue = rules_termination.allows_requeue(look.site)
@@ -27,7 +27,7 @@ def keep(look: Look, probe: Probe | None, now: float) -> Facts:
     )
 
 
-def partitions(look: Look) -> dict[str, PartitionFacts]:
+def partitions(look: SiteView) -> dict[str, PartitionFacts]:
     """What is known of the partitions that the profile names."""
     named = (look.cluster.gpu_partition, look.cluster.cpu_partition)
     found = {}

@@ -32,12 +32,12 @@ ASK_SECONDS = 10.0
 """Between two questions to Slurm, which matter only when no report comes."""
 
 
-class Refused(SchedulerError):
+class ProbeRefused(SchedulerError):
     """sbatch does not take the probe job."""
 
 
 @dataclass(frozen=True)
-class Waited:
+class ProbeWait:
     """What waiting came to: a report, a reason why there will be none, or neither yet."""
 
     probe: Probe
@@ -114,11 +114,11 @@ def hand_over(plan: Plan, folder: Path, options: list[str], client: Client) -> s
         raise SchedulerError("sbatch did not answer", hint="try again, or add --no-probe")
     if done.returncode != 0:
         reason = sbatch_reason(done.stderr)
-        raise Refused(f"sbatch refused the probe job: {reason}", hint="add --no-probe")
+        raise ProbeRefused(f"sbatch refused the probe job: {reason}", hint="add --no-probe")
     return done.stdout.strip().split(";")[0]
 
 
-def wait(probe: Probe, client: Client, clock: Clock, seconds: float) -> Waited:
+def wait(probe: Probe, client: Client, clock: Clock, seconds: float) -> ProbeWait:
     """Wait for a report, until it is there, the job is over, or the time is.
 
     A person who interrupts this ends the probe.
@@ -131,22 +131,22 @@ def wait(probe: Probe, client: Client, clock: Clock, seconds: float) -> Waited:
         raise
 
 
-def watch(probe: Probe, client: Client, clock: Clock, seconds: float) -> Waited:
+def watch(probe: Probe, client: Client, clock: Clock, seconds: float) -> ProbeWait:
     """The same, without an end to the probe."""
     deadline, ask_at = clock.now() + seconds, clock.now() + ASK_SECONDS
     is_over = False
     while True:
         report = fetch(probe)
         if report is not None:
-            return Waited(replace(probe, report=report))
+            return ProbeWait(replace(probe, report=report))
         if is_over:
-            return Waited(probe, problem(Path(probe.folder)))
+            return ProbeWait(probe, problem(Path(probe.folder)))
         now = clock.now()
         if now >= min(ask_at, deadline):
             ask_at = now + ASK_SECONDS
             is_over = client.states([probe.job_id])[probe.job_id].is_over
         if now >= deadline and not is_over:
-            return Waited(probe)
+            return ProbeWait(probe)
         clock.sleep(LOOK_SECONDS)
 
 

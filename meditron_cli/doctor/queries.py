@@ -9,7 +9,7 @@ from typing import TypeVar
 from jobs.slurm import queries
 from jobs.slurm.client import Client
 from meditron_cli.doctor import facts
-from meditron_cli.doctor.facts import Shape, Site
+from meditron_cli.doctor.facts import Shape, SiteFacts
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol", "sinfo", "scancel")
 """Commands that submitting and watching need."""
@@ -17,7 +17,7 @@ PROGRAMS = ("sbatch", "srun", "squeue", "scontrol", "sinfo", "scancel")
 Answer = TypeVar("Answer")
 
 
-def read(client: Client, shapes: Sequence[tuple[str, Sequence[str]]]) -> Site:
+def read(client: Client, shapes: Sequence[tuple[str, Sequence[str]]]) -> SiteFacts:
     """Everything that ``doctor`` wants to know of a site.
 
     Args:
@@ -26,7 +26,7 @@ def read(client: Client, shapes: Sequence[tuple[str, Sequence[str]]]) -> Site:
     """
     config = ask(client, ["scontrol", "show", "config"], queries.parse_config)
     cluster = (config or {}).get("ClusterName", "")
-    return Site(
+    return SiteFacts(
         version=ask(client, ["sbatch", "--version"], facts.parse_version),
         config=config,
         partitions=ask(

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 from meditron_cli.doctor import rules_placement as place
 from meditron_cli.doctor import rules_termination as end
-from meditron_cli.doctor.facts import Site
-from meditron_cli.doctor.finding import FATAL, Finding
-from meditron_cli.doctor.site_view import Look
+from meditron_cli.doctor.facts import SiteFacts
+from meditron_cli.doctor.finding import FATAL, SiteFinding
+from meditron_cli.doctor.site_view import SiteView
 
-JUDGES: tuple[Callable[[Look], Iterator[Finding]], ...] = (
+JUDGES: tuple[Callable[[SiteView], Iterator[SiteFinding]], ...] = (
     place.version, place.programs, place.partitions, place.nodes, place.accounts, place.job_limits,
     place.wckeys, place.arrays, place.shapes, end.preempted, end.notice, end.requeue, end.endings,
     end.binding, end.accounting, end.dependencies,
@@ -22,22 +22,22 @@ JUDGES: tuple[Callable[[Look], Iterator[Finding]], ...] = (
 """In the order of the table."""
 
 
-def judge(look: Look) -> list[Finding]:
+def judge(look: SiteView) -> list[SiteFinding]:
     """Every fact of a site with its meaning."""
     return [finding for judged in JUDGES for finding in judged(look)]
 
 
-def is_fatal(findings: list[Finding]) -> bool:
+def is_fatal(findings: list[SiteFinding]) -> bool:
     """Whether training cannot work there."""
     return any(finding.verdict == FATAL for finding in findings)
 
 
-def is_silent(site: Site) -> bool:
+def is_silent(site: SiteFacts) -> bool:
     """Whether Slurm itself answered nothing, which says nothing about the site."""
     return site.config is None and site.partitions is None and site.nodes is None
 
 
-def strategy(look: Look, submits: bool | None) -> str:
+def strategy(look: SiteView, submits: bool | None) -> str:
     """How a run goes on here, and why, in one sentence.
 
     Args:
@@ -47,17 +47,19 @@ def strategy(look: Look, submits: bool | None) -> str:
     first = after_preemption(look)
     if submits is False or not look.cluster.slurm.submit_from_jobs:
         return (
-            f"{first}; whatever else ends a job before its target, `meditron watch` on this "
+            f"{first}; whatever else ends a job before its target, `meditron recover` on this "
             "machine submits the next, since compute nodes cannot"
         )
     doubt = "" if submits else " (not probed: whether compute nodes may submit)"
     spare = (
-        ", and a small janitor job does so where it could not" if look.cluster.slurm.janitor else ""
+        ", and a small recovery job does so where it could not"
+        if look.cluster.slurm.recovery_job
+        else ""
     )
     return f"{first}; after a time limit or a failure the job itself submits the next{spare}{doubt}"
 
 
-def after_preemption(look: Look) -> str:
+def after_preemption(look: SiteView) -> str:
     """The first half: what Slurm itself ends."""
     allowed = end.allows_requeue(look.site) and look.cluster.slurm.requeue
     if look.preemption.possible is False:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from jobs.slurm.queries import AccountRow
 from meditron_cli.doctor import facts
-from meditron_cli.doctor.facts import Site
-from meditron_cli.doctor.finding import OK, WARN, Finding, unknown
-from meditron_cli.doctor.site_view import ACCOUNTS, CONFIG, PARTITIONS, Look
+from meditron_cli.doctor.facts import SiteFacts
+from meditron_cli.doctor.finding import OK, WARN, SiteFinding, unknown
+from meditron_cli.doctor.site_view import ACCOUNTS, CONFIG, PARTITIONS, SiteView
 from meditron_cli.plan import fit
 
 REQUEUES = 5
@@ -17,7 +17,7 @@ SHORT_MEMORY = 60
 """Below so many seconds of MinJobAge, an ended job may be forgotten between two looks: a guess."""
 
 
-def preempted(look: Look) -> Iterator[Finding]:
+def preempted(look: SiteView) -> Iterator[SiteFinding]:
     """Whether others may take a training's nodes, and what then happens."""
     kind, found = look.setting("PreemptType"), look.preemption
     if found.possible is None:
@@ -25,12 +25,12 @@ def preempted(look: Look) -> Iterator[Finding]:
         return
     if not found.possible:
         meaning = f"nothing takes the nodes of a job in {look.wanted.name}"
-        yield Finding("preemption", kind or "none", OK, meaning, CONFIG)
+        yield SiteFinding("preemption", kind or "none", OK, meaning, CONFIG)
         return
-    yield Finding("preemption", found.mode, *after_preemption(look), CONFIG)
+    yield SiteFinding("preemption", found.mode, *after_preemption(look), CONFIG)
 
 
-def after_preemption(look: Look) -> tuple[str, str]:
+def after_preemption(look: SiteView) -> tuple[str, str]:
     """Verdict and sentence about what becomes of a preempted job."""
     mode = look.preemption.mode
     if mode == "REQUEUE" and allows_requeue(look.site):
@@ -43,7 +43,7 @@ def after_preemption(look: Look) -> tuple[str, str]:
     )
 
 
-def allows_requeue(site: Site) -> bool | None:
+def allows_requeue(site: SiteFacts) -> bool | None:
     """Whether the site queues ended jobs again; None where it is not known.
 
     With ``JobRequeue=0`` a job may still ask for it (verified on 22.05); a site that sets it does
@@ -54,7 +54,7 @@ def allows_requeue(site: Site) -> bool | None:
     return site.setting("JobRequeue") != "0"
 
 
-def notice(look: Look) -> Iterator[Finding]:
+def notice(look: SiteView) -> Iterator[SiteFinding]:
     """Who hears of a preemption, and how long before the end."""
     if not look.preemption.possible:
         return
@@ -63,59 +63,59 @@ def notice(look: Look) -> Iterator[Finding]:
         meaning = "the batch step hears of a preemption at once, and has the ranks save"
     else:
         meaning = "only the ranks hear of a preemption; handled: they save, and Slurm is asked why"
-    yield Finding("preempt_send_user_signal", "on" if told else "off", OK, meaning, CONFIG)
+    yield SiteFinding("preempt_send_user_signal", "on" if told else "off", OK, meaning, CONFIG)
     yield grace(look)
 
 
-def grace(look: Look) -> Finding:
+def grace(look: SiteView) -> SiteFinding:
     """Whether a preempted job can save in the time it has."""
     seconds = look.preemption.grace_seconds or 0
     source = ACCOUNTS if look.setting("PreemptType") == "preempt/qos" else PARTITIONS
     pace, value = look.work.pace, f"{seconds} s"
     if pace.leave_seconds <= seconds:
         meaning = f"a step and a save take about {pace.leave_seconds:.1f} s, {look.work.source}"
-        return Finding("GraceTime", value, OK, meaning, source)
+        return SiteFinding("GraceTime", value, OK, meaning, source)
     lost = fit.loss(pace.step_seconds, look.work.save_interval, look.work.gpus)
     meaning = (
         f"shorter than a step and a save take (about {pace.leave_seconds:.1f} s, "
         f"{look.work.source}): a preemption here loses up to {lost}"
     )
-    return Finding("GraceTime", value, WARN, meaning, source)
+    return SiteFinding("GraceTime", value, WARN, meaning, source)
 
 
-def requeue(look: Look) -> Iterator[Finding]:
+def requeue(look: SiteView) -> Iterator[SiteFinding]:
     """Whether Slurm queues an ended job again, and how often."""
     allowed = allows_requeue(look.site)
     if allowed is None:
         yield unknown("JobRequeue", CONFIG)
     elif not allowed:
         meaning = "the site does not want jobs queued again: a fresh job goes on instead"
-        yield Finding("JobRequeue", "0", OK, meaning, CONFIG)
+        yield SiteFinding("JobRequeue", "0", OK, meaning, CONFIG)
     else:
         shown = look.setting("MaxBatchRequeue")
         value = f"1, at most {shown} times" if shown else f"1, at most {REQUEUES} times by default"
         meaning = "what Slurm itself ends, it queues again; after so many times a fresh job goes on"
-        yield Finding("JobRequeue", value, OK, meaning, CONFIG)
+        yield SiteFinding("JobRequeue", value, OK, meaning, CONFIG)
 
 
-def endings(look: Look) -> Iterator[Finding]:
+def endings(look: SiteView) -> Iterator[SiteFinding]:
     """What Slurm does to the processes of a job that ends."""
     if look.site.config is None:
         yield unknown("KillWait", CONFIG)
         return
     wait = look.setting("KillWait") or ""
     meaning = "from SIGTERM to SIGKILL; runs save at the signal before the time limit, not in this"
-    yield Finding("KillWait", wait, OK, meaning, CONFIG)
+    yield SiteFinding("KillWait", wait, OK, meaning, CONFIG)
     value = look.setting("KillOnBadExit") or ""
     meaning = "every step of ours says --kill-on-bad-exit=1 itself"
-    yield Finding("KillOnBadExit", value, OK, meaning, CONFIG)
+    yield SiteFinding("KillOnBadExit", value, OK, meaning, CONFIG)
     kind = (look.setting("ProctrackType") or "").rpartition("/")[2]
     reach = "the direct children of a step" if kind == "cgroup" else "every process below a step"
     meaning = f"a signal reaches {reach}; helpers of the ranks ignore it"
-    yield Finding("ProctrackType", kind, OK, meaning, CONFIG)
+    yield SiteFinding("ProctrackType", kind, OK, meaning, CONFIG)
 
 
-def binding(look: Look) -> Iterator[Finding]:
+def binding(look: SiteView) -> Iterator[SiteFinding]:
     """Whether ranks are bound to cores, and jobs to their memory."""
     if look.site.config is None:
         yield unknown("TaskPlugin", CONFIG)
@@ -123,7 +123,7 @@ def binding(look: Look) -> Iterator[Finding]:
     plugins = look.setting("TaskPlugin") or ""
     bound = "affinity" in plugins or "cgroup" in plugins
     meaning = "ranks are bound to the cores they ask for" if bound else "ranks share all cores"
-    yield Finding("TaskPlugin", plugins, OK, meaning, CONFIG)
+    yield SiteFinding("TaskPlugin", plugins, OK, meaning, CONFIG)
     chosen = look.setting("SelectTypeParameters") or ""
     counted = "MEMORY" in chosen.upper()
     meaning = (
@@ -131,10 +131,10 @@ def binding(look: Look) -> Iterator[Finding]:
         if counted
         else "memory is not counted: jobs that share a node may take each other's"
     )
-    yield Finding("SelectTypeParameters", chosen, OK, meaning, CONFIG)
+    yield SiteFinding("SelectTypeParameters", chosen, OK, meaning, CONFIG)
 
 
-def accounting(look: Look) -> Iterator[Finding]:
+def accounting(look: SiteView) -> Iterator[SiteFinding]:
     """How the end of a job is known."""
     kept = look.site.has_accounting
     if kept is None:
@@ -143,7 +143,7 @@ def accounting(look: Look) -> Iterator[Finding]:
         )
     elif not kept:
         meaning = "no accounting: endings are judged by squeue and the run directory"
-        yield Finding("accounting", "none", WARN, meaning, "sacct")
+        yield SiteFinding("accounting", "none", WARN, meaning, "sacct")
     else:
         yield from account_fields(look)
     age = facts.count(look.setting("MinJobAge") or "")
@@ -151,24 +151,24 @@ def accounting(look: Look) -> Iterator[Finding]:
         yield unknown("MinJobAge", CONFIG)
     elif age < SHORT_MEMORY and not kept:
         meaning = "Slurm forgets an ended job so soon that its cause may be missed"
-        yield Finding("MinJobAge", f"{age} s", WARN, meaning, CONFIG)
+        yield SiteFinding("MinJobAge", f"{age} s", WARN, meaning, CONFIG)
     else:
         meaning = "so long Slurm itself remembers an ended job"
-        yield Finding("MinJobAge", f"{age} s", OK, meaning, CONFIG)
+        yield SiteFinding("MinJobAge", f"{age} s", OK, meaning, CONFIG)
 
 
-def account_fields(look: Look) -> Iterator[Finding]:
+def account_fields(look: SiteView) -> Iterator[SiteFinding]:
     """Whether sacct knows the columns that are asked for."""
     asked = {item.metadata["column"] for item in AccountRow.__dataclass_fields__.values()}
     missing = sorted(asked - (look.site.account_fields or asked))
     if missing:
         meaning = f"sacct has no column {', '.join(missing)}: endings are judged without it"
-        yield Finding("accounting", "answers", WARN, meaning, "sacct --helpformat")
+        yield SiteFinding("accounting", "answers", WARN, meaning, "sacct --helpformat")
     else:
-        yield Finding("accounting", "answers", OK, "tells how each job ended", "sacct")
+        yield SiteFinding("accounting", "answers", OK, "tells how each job ended", "sacct")
 
 
-def dependencies(look: Look) -> Iterator[Finding]:
+def dependencies(look: SiteView) -> Iterator[SiteFinding]:
     """What happens to jobs that wait for one that failed."""
     if look.site.config is None:
         yield unknown("kill_invalid_depend", CONFIG)
@@ -177,7 +177,7 @@ def dependencies(look: Look) -> Iterator[Finding]:
             "Slurm cancels what waits for a job that failed: later stages are then submitted again "
             "by `meditron resume`"
         )
-        yield Finding("kill_invalid_depend", "on", WARN, meaning, CONFIG)
+        yield SiteFinding("kill_invalid_depend", "on", WARN, meaning, CONFIG)
     else:
         meaning = "what waits for a job that failed stays queued, and waits for its successor"
-        yield Finding("kill_invalid_depend", "off", OK, meaning, CONFIG)
+        yield SiteFinding("kill_invalid_depend", "off", OK, meaning, CONFIG)

@@ -20,23 +20,23 @@ def workload(plan: Plan, root: Path, size: str | None) -> Workload:
     """
     task = plan.stage("pretrain").tasks[0]
     run = last_trained(root, plan.site.cluster, size)
-    pace = metrics_log.measured(run) if run else None
+    pace = metrics_log.measured_step_times(run) if run else None
     kept = read_task(run, "pretrain", 0) if run else None
     if run is None or pace is None or kept is None:
         return described(plan, task, plan.training_lead.pace, f"estimated for {plan.size}")
     return described(plan, kept, pace, f"measured in run {run.name}")
 
 
-def described(plan: Plan, task: TaskSpec, pace: metrics_log.Pace, source: str) -> Workload:
+def described(plan: Plan, task: TaskSpec, pace: metrics_log.StepTimes, source: str) -> Workload:
     """A training task with its pace, among all tasks of a plan."""
     spec = task.spec
-    janitors = len(plan.stages) if plan.site.janitor else 0
+    recovery_jobs = len(plan.stages) if plan.site.recovery_job else 0
     return Workload(
         pace=pace,
         source=source,
         save_interval=spec.save_interval if isinstance(spec, PretrainSpec) else 1,
         gpus=task.nodes * task.gpus_per_node,
-        jobs=sum(len(stage.tasks) for stage in plan.stages) + janitors,
+        jobs=sum(len(stage.tasks) for stage in plan.stages) + recovery_jobs,
         time_minutes=plan.stage("pretrain").resources.time_minutes,
     )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobs.contract.metrics_log import Pace
+from jobs.contract.metrics_log import StepTimes
 from meditron_cli.doctor import facts
-from meditron_cli.doctor.facts import Association, Partition, Preemption, Qos, Site
+from meditron_cli.doctor.facts import Association, PartitionRow, Preemption, Qos, SiteFacts
 
 if TYPE_CHECKING:
     from meditron_cli.config.schema import Cluster
@@ -23,7 +23,7 @@ ACCOUNTS = "sacctmgr"
 class Workload:
     """A training that is to run there."""
 
-    pace: Pace
+    pace: StepTimes
     source: str
     """``measured in run …`` or ``estimated``."""
     save_interval: int
@@ -36,10 +36,10 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Look:
+class SiteView:
     """What is judged: a site, for a profile and a training."""
 
-    site: Site
+    site: SiteFacts
     cluster: Cluster
     work: Workload
 
@@ -49,7 +49,7 @@ class Look:
         return self.cluster.gpu_partition
 
     @property
-    def partition(self) -> Partition | None:
+    def partition(self) -> PartitionRow | None:
         """The same as the site has it."""
         return self.site.partition(self.wanted.name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.contract.outcomes import Cause
+from jobs.contract.outcomes import RootCause
 from meditron_cli.errors import ConfigError
 
 
@@ -15,7 +15,7 @@ class Fault:
     name: str
     does: str
     """For people, before it is done."""
-    causes: tuple[Cause, ...]
+    causes: tuple[RootCause, ...]
     """As which the attempt's exit record may name it."""
     needs_slurm: bool = False
     steps: int = 100
@@ -29,22 +29,22 @@ FAULTS = {
         Fault(
             "preempt",
             "have Slurm queue the job again, as a preemption does, but with no grace time to save",
-            (Cause.PREEMPTED,),
+            (RootCause.PREEMPTED,),
             needs_slurm=True,
         ),
         Fault(
             "time-limit",
             "lower the running job's time limit, so that it comes to it",
-            (Cause.TIME_LIMIT,),
+            (RootCause.TIME_LIMIT,),
             needs_slurm=True,
             steps=450,  # Slurm looks at limits every half a minute
         ),
-        Fault("kill-rank", "kill the last rank", (Cause.CRASH,)),
-        Fault("freeze-rank", "stop the last rank without ending it", (Cause.HANG,)),
+        Fault("kill-rank", "kill the last rank", (RootCause.CRASH,)),
+        Fault("freeze-rank", "stop the last rank without ending it", (RootCause.HANG,)),
         Fault(
             "damage-checkpoint",
             "cut a file of the newest checkpoint in half, then kill the last rank",
-            (Cause.CRASH,),
+            (RootCause.CRASH,),
         ),
     )
 }

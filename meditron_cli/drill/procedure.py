@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.contract.events import read_events
 from jobs.contract.files import read_json, read_lines
-from jobs.contract.outcomes import Action
+from jobs.contract.outcomes import RetryAction
 from jobs.contract.rundir import RunDir
 from meditron_cli import console
 from meditron_cli.config.identity import run_name
@@ -18,9 +18,9 @@ from meditron_cli.drill import settings
 from meditron_cli.drill.faults import Fault
 from meditron_cli.drill.verdict import (
     TOLERANCE,
-    Blow,
+    FaultRow,
+    InjectedFault,
     Result,
-    Row,
     difference,
     following,
     judge,
@@ -30,10 +30,10 @@ from meditron_cli.errors import RunFailed, SchedulerError
 from meditron_cli.reporting import follow
 from meditron_cli.runs import cancel, launch, prepare, store
 from meditron_cli.runs.record import read
-from meditron_cli.runs.recover import Said, look
+from meditron_cli.runs.recover import Notice, look
 from meditron_cli.runs.request import Request
 from meditron_cli.runs.state import fold
-from meditron_cli.scheduler.fault_injection import Hands
+from meditron_cli.scheduler.fault_injection import FaultInjector
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -55,11 +55,11 @@ Load = Callable[[Sequence[str]], "Loaded"]
 
 
 @dataclass
-class Course:
+class Drill:
     """One drill."""
 
     services: Services
-    hands: Hands
+    hands: FaultInjector
     root: Path
     """A runs directory of its own, so that no faked trouble goes into the site's node ledger."""
     load: Load
@@ -70,7 +70,7 @@ class Course:
     """When it last looked after a run."""
     moved: float = 0.0
     """When the run that is waited for was last seen to wait or work."""
-    said: set[Said] = field(default_factory=set)
+    said: set[Notice] = field(default_factory=set)
 
     def run(self, faults: Sequence[Fault]) -> Result:
         """Do all of it.
@@ -136,11 +136,11 @@ class Course:
             self.wait(run, lambda: False)
         return follow.follow(self.services, run)
 
-    def hit(self, run: RunDir, faults: Sequence[Fault]) -> tuple[Row, ...]:
+    def hit(self, run: RunDir, faults: Sequence[Fault]) -> tuple[FaultRow, ...]:
         """Deal the faults, each after the run has come through the one before; answers a line for
         each.
         """
-        blows: dict[str, Blow] = {}
+        blows: dict[str, InjectedFault] = {}
         for fault in faults:
             if not self.wait_for_progress(run):
                 break
@@ -159,11 +159,13 @@ class Course:
         """
         return self.wait(run, lambda: is_under_way(run))
 
-    def deal(self, run: RunDir, fault: Fault) -> Blow:
+    def deal(self, run: RunDir, fault: Fault) -> InjectedFault:
         """Let a fault befall the run."""
         start = last_start(run)
         job, rank = str(start["job_id"]), self.last_rank(run)
-        blow = Blow(fault, int(start["attempt"]), last_step(run), self.services.clock.now())
+        blow = InjectedFault(
+            fault, int(start["attempt"]), last_step(run), self.services.clock.now()
+        )
         console.note(f"step {blow.step}: {fault.does}")
         if fault.name == "preempt":
             self.hands.preempt(job)
@@ -229,7 +231,7 @@ class Course:
         return state in follow.FINAL
 
     def look_after(self, run: RunDir) -> None:
-        """Go on with a run whose own jobs cannot, as ``meditron watch`` does."""
+        """Go on with a run whose own jobs cannot, as ``meditron recover`` does."""
         now = self.services.clock.now()
         if not self.guards or now - self.looked < LOOK_AFTER_SECONDS:
             return
@@ -239,7 +241,7 @@ class Course:
                 console.note(item.sentence)
             self.said.add(item)
 
-    def compare(self, undisturbed: RunDir, hit: RunDir, rows: tuple[Row, ...]) -> Result:
+    def compare(self, undisturbed: RunDir, hit: RunDir, rows: tuple[FaultRow, ...]) -> Result:
         """Hold the two trainings beside each other."""
         want, have = (list(read_lines(run.metrics())) for run in (undisturbed, hit))
         spec = read_json(undisturbed.spec("pretrain", 0))["spec"]
@@ -305,7 +307,7 @@ def is_under_way(run: RunDir) -> bool:
 def went_on(run: RunDir, attempt: int) -> bool:
     """Whether a later attempt has trained a step, or there will be none."""
     end = ends(run).get(attempt)
-    if end is not None and end["action"] in (Action.STOP.value, Action.FINISH.value):
+    if end is not None and end["action"] in (RetryAction.STOP.value, RetryAction.FINISH.value):
         return True
     return bool(following(trained(run), attempt))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs.contract.metrics_log import that_count
+from jobs.contract.metrics_log import counted_steps
 from meditron_cli.drill.faults import Fault
 
 Line = Mapping[str, Any]
@@ -17,7 +17,7 @@ order of their own (RESILIENCE, section 7, rule 10, allows as much)."""
 
 
 @dataclass(frozen=True)
-class Blow:
+class InjectedFault:
     """A fault that was dealt."""
 
     fault: Fault
@@ -29,7 +29,7 @@ class Blow:
 
 
 @dataclass(frozen=True)
-class Row:
+class FaultRow:
     """What became of one fault."""
 
     fault: str
@@ -50,7 +50,7 @@ class Row:
 class Result:
     """All of it."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[FaultRow, ...]
     steps: int
     """Compared."""
     different: int | None
@@ -95,7 +95,7 @@ class Result:
         }
 
 
-def judge(blow: Blow, exits: Mapping[int, Line], lines: Sequence[Line]) -> Row:
+def judge(blow: InjectedFault, exits: Mapping[int, Line], lines: Sequence[Line]) -> FaultRow:
     """What became of a fault.
 
     Args:
@@ -104,11 +104,11 @@ def judge(blow: Blow, exits: Mapping[int, Line], lines: Sequence[Line]) -> Row:
     """
     name, ended = blow.fault.name, exits.get(blow.attempt)
     if ended is None:
-        return Row(name, blow.step, "", None, None, None, "the attempt left no record")
+        return FaultRow(name, blow.step, "", None, None, None, "the attempt left no record")
     after = following(lines, blow.attempt)
     trained = (x["step"] for x in lines if "loss" in x and x["attempt"] <= blow.attempt)
     last = max(trained, default=0)
-    return Row(
+    return FaultRow(
         fault=name,
         step=blow.step,
         cause=str(ended["cause"]),
@@ -119,7 +119,7 @@ def judge(blow: Blow, exits: Mapping[int, Line], lines: Sequence[Line]) -> Row:
     )
 
 
-def verdict(blow: Blow, cause: str, went_on: bool) -> str:
+def verdict(blow: InjectedFault, cause: str, went_on: bool) -> str:
     """``held``, or what did not."""
     expected = [item.value for item in blow.fault.causes]
     if not went_on:
@@ -127,9 +127,11 @@ def verdict(blow: Blow, cause: str, went_on: bool) -> str:
     return "held" if cause in expected else f"taken for {cause}, not {' or '.join(expected)}"
 
 
-def not_dealt(fault: Fault) -> Row:
+def not_dealt(fault: Fault) -> FaultRow:
     """The line of a fault that came too late."""
-    return Row(fault.name, None, "", None, None, None, "the run was over before it came to this")
+    return FaultRow(
+        fault.name, None, "", None, None, None, "the run was over before it came to this"
+    )
 
 
 def following(lines: Iterable[Line], attempt: int) -> list[Line]:
@@ -150,7 +152,7 @@ def difference(
         tolerance: by which losses may differ; 0 wants the same bits.
     """
     want, have = (
-        {line["step"]: line for line in that_count(map(dict, lines)).trained}
+        {line["step"]: line for line in counted_steps(map(dict, lines)).trained}
         for lines in (undisturbed, hit)
     )
     known: set[str] = set()

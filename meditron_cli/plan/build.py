@@ -27,7 +27,7 @@ from meditron_cli.plan.stages import (
 if TYPE_CHECKING:
     from meditron_cli.config.schema import Experiment
 
-JANITOR_MINUTES = 10
+RECOVERY_JOB_MINUTES = 10
 """For one look at what has ended, and for waiting until Slurm answers."""
 
 HINT = "`meditron explain KEY` says where a value comes from; --set KEY=VALUE changes it"
@@ -127,10 +127,10 @@ def save_findings(inputs: Inputs) -> fit.Findings:
     )
 
 
-def batch_of(experiment: Experiment) -> layout.Batch:
+def batch_of(experiment: Experiment) -> layout.BatchLayout:
     """The sequences of a training step."""
     pretrain = experiment.pretrain
-    return layout.Batch(
+    return layout.BatchLayout(
         pretrain.micro_batch_size, pretrain.global_batch_size, experiment.parallel.data
     )
 
@@ -167,14 +167,14 @@ def site_settings(inputs: Inputs) -> SiteSettings:
         python=inputs.python,
         sbatch=tuple(sorted((key, str(value)) for key, value in cluster.slurm.sbatch.items())),
         requeue=cluster.slurm.requeue,
-        janitor=janitor_resources(inputs),
+        recovery_job=recovery_job_resources(inputs),
     )
 
 
-def janitor_resources(inputs: Inputs) -> Resources | None:
+def recovery_job_resources(inputs: Inputs) -> Resources | None:
     """One core for ten minutes; None where there is no Slurm, or jobs may not submit others."""
     cluster = inputs.cluster
-    wanted = cluster.slurm.janitor and cluster.slurm.submit_from_jobs
+    wanted = cluster.slurm.recovery_job and cluster.slurm.submit_from_jobs
     if cluster.scheduler != "slurm" or not wanted:
         return None
     return Resources(
@@ -184,7 +184,7 @@ def janitor_resources(inputs: Inputs) -> Resources | None:
         gpu_type="",
         cpus_per_rank=1,
         memory_gb=1 if inputs.cpu_partition.request_memory else 0,
-        time_minutes=JANITOR_MINUTES,
+        time_minutes=RECOVERY_JOB_MINUTES,
         signal_lead_seconds=SHORT_LEAD,
         **site_names(inputs, inputs.cpu_partition),
     )

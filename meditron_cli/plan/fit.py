@@ -157,7 +157,11 @@ def core_findings(cpus: int, partition: Partition) -> Findings:
 
 
 def memory_findings(
-    cluster: Cluster, model: ModelSpec, parallel: ParallelSpec, batch: layout.Batch, precision: str
+    cluster: Cluster,
+    model: ModelSpec,
+    parallel: ParallelSpec,
+    batch: layout.BatchLayout,
+    precision: str,
 ) -> Findings:
     """Whether a rank fits its GPU, and a save into the node's memory; nothing about GPUs where the
     profile does not say how much they have.
@@ -201,7 +205,7 @@ def fitting_layout(
     cluster: Cluster,
     model: ModelSpec,
     parallel: ParallelSpec,
-    batch: layout.Batch,
+    batch: layout.BatchLayout,
     precision: str,
 ) -> ParallelSpec | None:
     """The layout nearest to the one asked for that divides and fits the cluster, or None.
@@ -236,7 +240,7 @@ def is_fitting(
     cluster: Cluster,
     model: ModelSpec,
     parallel: ParallelSpec,
-    batch: layout.Batch,
+    batch: layout.BatchLayout,
     precision: str,
 ) -> bool:
     """Whether nothing speaks against a layout."""

@@ -10,7 +10,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchLayout:
     """Sequences per step and how they are cut up."""
 
     micro: int
@@ -80,7 +80,7 @@ def stage_parameters(model: ModelSpec, parallel: ParallelSpec) -> int:
     return (layers + embedding * (2 if parallel.pipeline == 1 else 1)) // parallel.tensor
 
 
-def memory(model: ModelSpec, parallel: ParallelSpec, batch: Batch, precision: str) -> Memory:
+def memory(model: ModelSpec, parallel: ParallelSpec, batch: BatchLayout, precision: str) -> Memory:
     """Bytes on the fullest rank in training.
 
     States: weights in ``precision``, fp32 gradients, fp32 master weights and two Adam moments (18
@@ -104,7 +104,9 @@ def memory(model: ModelSpec, parallel: ParallelSpec, batch: Batch, precision: st
     )
 
 
-def activations(model: ModelSpec, parallel: ParallelSpec, batch: Batch, precision: str) -> int:
+def activations(
+    model: ModelSpec, parallel: ParallelSpec, batch: BatchLayout, precision: str
+) -> int:
     """Bytes of activations on the fullest rank.
 
     A layer's: Korthikanti et al. 2022 (arXiv 2205.05198), equations 2 to 4, for 16 bit; fp32 takes

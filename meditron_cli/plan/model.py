@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.contract.metrics_log import Pace
+from jobs.contract.metrics_log import StepTimes
 from jobs.contract.specs import TaskSpec
 
 RUN = "{run}"
@@ -42,7 +42,7 @@ class Lead:
     seconds: int
     source: str
     """``given`` (by the experiment), ``measured`` (in this run) or ``estimated``."""
-    pace: Pace
+    pace: StepTimes
     """How long saves and steps take."""
     pace_source: str
     """``measured`` or ``estimated``."""
@@ -89,7 +89,7 @@ class SiteSettings:
     """Extra sbatch options, sorted (``constraint``, ``reservation`` …)."""
     requeue: bool = True
     """Whether Slurm may queue a job again by itself."""
-    janitor: Resources | None = None
+    recovery_job: Resources | None = None
     """Of the small job that looks after each stage; None for no such job."""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from jobs.contract.metrics_log import Pace
+from jobs.contract.metrics_log import StepTimes
 from jobs.contract.stage_specs import ModelSpec
 from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead
@@ -53,7 +53,7 @@ def save_seconds(checkpoint_bytes: int) -> float:
     return checkpoint_bytes / WRITE_BYTES_PER_SECOND
 
 
-def best_save_interval(pace: Pace, nodes: int, job_seconds: float) -> int | None:
+def best_save_interval(pace: StepTimes, nodes: int, job_seconds: float) -> int | None:
     """Steps from one save to the next that cost least: those of Young's formula, the square root of
     twice a save's time times the mean time between failures of the nodes (design RESILIENCE,
     section 8); at most a quarter of a job, and half an hour where saves are cheap. None where the
@@ -68,7 +68,7 @@ def best_save_interval(pace: Pace, nodes: int, job_seconds: float) -> int | None
 
 
 def lead_of(
-    given: int | None, measured: Pace | None, estimated: Pace, checkpoint_bytes: int
+    given: int | None, measured: StepTimes | None, estimated: StepTimes, checkpoint_bytes: int
 ) -> Lead:
     """How long before its time limit a job is asked to save, and why: as the experiment says, else
     as the run's own saves say, else as its checkpoint's size lets expect.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.contract import specs
-from jobs.contract.metrics_log import Pace
+from jobs.contract.metrics_log import StepTimes
 from jobs.contract.stage_specs import (
     CurateSpec,
     EvaluateSpec,
@@ -38,7 +38,7 @@ class Inputs:
     """Of the tokenizer's bytes; it decides what a token file contains."""
     interpreter: str
     """Python of the submitting process, used where the profile names none."""
-    pace: Pace | None = None
+    pace: StepTimes | None = None
     """Measured in the run that is continued; None for a new one."""
 
     @property
@@ -72,7 +72,7 @@ def training_lead(inputs: Inputs) -> Lead:
     tokens = pretrain.global_batch_size * model.seq_length
     ranks = parallel_spec(experiment).world_size
     step = pace.step_seconds(model, tokens, ranks, inputs.cluster.gpu_partition.node)
-    estimated = Pace(pace.save_seconds(size), step)
+    estimated = StepTimes(pace.save_seconds(size), step)
     return pace.lead_of(pretrain.signal_lead_seconds, inputs.pace, estimated, size)
 
 

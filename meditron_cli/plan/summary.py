@@ -45,7 +45,7 @@ def training(
     names none.
     """
     node = cluster.gpu_partition.node
-    batch = layout.Batch(spec.micro_batch_size, spec.global_batch_size, spec.parallel.data)
+    batch = layout.BatchLayout(spec.micro_batch_size, spec.global_batch_size, spec.parallel.data)
     need = layout.memory(spec.model, spec.parallel, batch, spec.precision)
     tokens_per_step = spec.global_batch_size * spec.model.seq_length
     tokens = tokens_per_step * spec.train_steps
@@ -151,7 +151,7 @@ def jobs_line(facts: dict[str, Any]) -> str:
     """How many jobs training takes, and who submits the next."""
     after = "each submits the next"
     if not facts["submit_from_jobs"]:
-        after = "`meditron watch` on the login node submits the next"
+        after = "`meditron recover` on the login node submits the next"
     return f"jobs         about {facts['jobs']} jobs of {facts['job_minutes'] / 60:g} h; {after}"
 
 

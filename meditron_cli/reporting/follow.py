@@ -11,7 +11,7 @@ from meditron_cli.reporting import tables
 from meditron_cli.runs import attempts, events, state
 from meditron_cli.runs.attempts import Attempt
 from meditron_cli.runs.query import ask
-from meditron_cli.runs.record import RunRecord, last_words, read
+from meditron_cli.runs.record import RunRecord, exit_records, read
 from meditron_cli.runs.state import RunView, StageView
 from meditron_cli.scheduler.base import JobInfo
 from meditron_cli.services import Services
@@ -24,7 +24,7 @@ SETTLE_SECONDS = 5.0
 """A supervisor that was killed leaves no record, so the wait for it has an end."""
 
 
-class Board(Protocol):
+class ProgressDisplay(Protocol):
     """Where the state of a run is shown while it lasts."""
 
     def show(self, run: RunView) -> None:
@@ -36,7 +36,7 @@ class Board(Protocol):
         ...
 
 
-class News:
+class NewEvents:
     """What was told in a run's events since the last look."""
 
     def __init__(self, run: RunDir) -> None:
@@ -57,7 +57,7 @@ class News:
         return list(attempts.fold(events.parse(whole.splitlines(), ("exit",))))
 
 
-class Lines:
+class ProgressLines:
     """A line for each change of a stage, and for each tenth of it, for logs."""
 
     def __init__(self) -> None:
@@ -75,14 +75,14 @@ class Lines:
                 console.note(f"{name}: {stage.state} {describe(stage, run)}".rstrip())
 
 
-class Bars:
+class ProgressBars:
     """A progress bar for each stage, for terminals."""
 
     def __init__(self) -> None:
         self._progress = console.progress()
         self._tasks: dict[str, int] = {}
 
-    def __enter__(self) -> Bars:
+    def __enter__(self) -> ProgressBars:
         self._progress.start()
         return self
 
@@ -119,9 +119,9 @@ def follow(services: Services, run: RunDir) -> str:
     """
     try:
         if console.fancy(sys.stderr):
-            with Bars() as bars:
+            with ProgressBars() as bars:
                 return until_end(services, run, bars)
-        return until_end(services, run, Lines())
+        return until_end(services, run, ProgressLines())
     except KeyboardInterrupt:
         console.note(
             f"run {run.name} goes on; `meditron status {run.name}`, "
@@ -130,11 +130,11 @@ def follow(services: Services, run: RunDir) -> str:
         raise
 
 
-def until_end(services: Services, run: RunDir, board: Board) -> str:
+def until_end(services: Services, run: RunDir, board: ProgressDisplay) -> str:
     """Look again and again, asking the scheduler now and then, until the run has ended."""
     infos: dict[str, JobInfo] = {}
     asked = 0.0
-    news = News(run)
+    news = NewEvents(run)
     while True:
         now = services.clock.now()
         record = read(run)
@@ -153,7 +153,7 @@ def until_end(services: Services, run: RunDir, board: Board) -> str:
         services.clock.sleep(LOOK_SECONDS)
 
 
-def tell_interruptions(news: News, board: Board) -> None:
+def tell_interruptions(news: NewEvents, board: ProgressDisplay) -> None:
     """A line for each attempt that ended early since the last look."""
     for attempt in news.exits():
         if attempt.interrupted:
@@ -177,7 +177,7 @@ def why(run: RunDir) -> tuple[str, str, int]:
     """The first sentence and hint that an unfinished task of a run left, and its exit code
     (``jobs.runtime.context``); empty and 0 when none did.
     """
-    words = last_words(read(run))
+    words = exit_records(read(run))
     if not words:
         return "", "", 0
     stage, index, said = words[0]

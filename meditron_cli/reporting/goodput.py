@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from math import fsum
 from typing import Any, NamedTuple
 
-from jobs.contract.metrics_log import that_count
+from jobs.contract.metrics_log import counted_steps
 from meditron_cli.runs.attempts import Attempt
 
 BUCKETS = ("queue", "startup", "training", "checkpoint", "validation", "redone", "down", "stall")
@@ -54,7 +54,7 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ledger:
+class TimeAccount:
     """The time of one training, from the moment it could have started."""
 
     buckets: Mapping[str, float]
@@ -121,7 +121,7 @@ def work_of(lines: Iterable[Mapping[str, Any]]) -> list[Work]:
             numbered.append({"step": line["step"], "loss": 0.0, "place": len(found)})
         end = float(line["time"])
         found.append(Work(bucket, line["step"], end - max(seconds, 0.0), end, attempt))
-    counting = {line["place"] for line in that_count(numbered).trained}
+    counting = {line["place"] for line in counted_steps(numbered).trained}
     for line in numbered:
         if line["place"] not in counting:
             found[line["place"]] = found[line["place"]]._replace(bucket="redone")
@@ -143,7 +143,7 @@ def account(
     work: Iterable[Work],
     ready: float,
     end: float | None,
-) -> Ledger:
+) -> TimeAccount:
     """The ledger of one task.
 
     Args:
@@ -161,7 +161,7 @@ def account(
     for span in spans:
         for bucket, length in fill(span, lines):
             seconds[bucket].append(length)
-    return Ledger({name: fsum(parts) for name, parts in seconds.items()}, first_queue(spans))
+    return TimeAccount({name: fsum(parts) for name, parts in seconds.items()}, first_queue(spans))
 
 
 def settle(attempts: Sequence[Attempt], work: Iterable[Work], end: float | None) -> list[Attempt]:

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jobs.contract.files import read_lines, read_small
-from jobs.contract.metrics_log import that_count
+from jobs.contract.metrics_log import counted_steps
 from jobs.contract.rundir import RunDir
-from meditron_cli.reporting.run_times import Times
-from meditron_cli.runs.record import RunRecord, last_words
+from meditron_cli.reporting.run_times import RunTimes
+from meditron_cli.runs.record import RunRecord, exit_records
 from meditron_cli.runs.state import RunView
 
 PLACES = ("corpus", "tokens", "checkpoints", "tensorboard", "evaluations", "stages", "code")
 
 
-def gather(run: RunDir, record: RunRecord, seen: RunView, spent: Times) -> dict[str, Any]:
+def gather(run: RunDir, record: RunRecord, seen: RunView, spent: RunTimes) -> dict[str, Any]:
     """Everything ``report --json`` prints; None where the run has not come so far."""
     return {
         "run": run.name,
@@ -30,7 +30,7 @@ def gather(run: RunDir, record: RunRecord, seen: RunView, spent: Times) -> dict[
         "goodput": spent.goodput,
         "errors": [
             {"stage": stage, "task": index, "message": words.get("message", "")}
-            for stage, index, words in last_words(record)
+            for stage, index, words in exit_records(record)
         ],
         "paths": {name: str(run.path(name)) for name in PLACES if run.path(name).exists()},
     }
@@ -66,7 +66,7 @@ def pretrain(run: RunDir) -> dict[str, Any]:
     Steps that were done again count once, those a resumed attempt went back on not at all. Losses
     are in nats per token.
     """
-    trained, validated = that_count(read_lines(run.metrics()))
+    trained, validated = counted_steps(read_lines(run.metrics()))
     seconds = sum(line["seconds"] for line in trained)
     tokens = sum(line["tokens_per_s"] * line["seconds"] for line in trained)
     return {

@@ -11,7 +11,7 @@ from typing import Any
 from jobs.contract.files import read_lines
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting import goodput, interruptions
-from meditron_cli.reporting.goodput import TRAINING, Ledger, Work
+from meditron_cli.reporting.goodput import TRAINING, TimeAccount, Work
 from meditron_cli.reporting.interruptions import Interruption
 from meditron_cli.runs import attempts as starts
 from meditron_cli.runs import events as log
@@ -36,7 +36,7 @@ class StageTime:
 
 
 @dataclass(frozen=True)
-class Times:
+class RunTimes:
     """The time of a run."""
 
     attempts: tuple[Attempt, ...]
@@ -44,7 +44,7 @@ class Times:
     interruptions: tuple[Interruption, ...]
     reached: Mapping[int, int]
     """The last step of each attempt of training that made one."""
-    training: Ledger | None
+    training: TimeAccount | None
     """None before training could start."""
     stages: Mapping[str, StageTime]
     total_s: float | None
@@ -100,7 +100,7 @@ class Times:
         }
 
 
-def measure(run: RunDir, record: RunRecord, seen: RunView, now: float) -> Times:
+def measure(run: RunDir, record: RunRecord, seen: RunView, now: float) -> RunTimes:
     """Read what a run's files tell of its time."""
     events = list(log.read(run, KINDS))
     work = goodput.work_of(read_lines(run.metrics()))
@@ -119,7 +119,7 @@ def measure(run: RunDir, record: RunRecord, seen: RunView, now: float) -> Times:
         spent[TRAINING] = StageTime(**known)
     nodes, gpus = hours(record, settled)
     corrected = correct(told, settled)
-    return Times(
+    return RunTimes(
         attempts=corrected,
         interruptions=tuple(interruptions.find(corrected, work)),
         reached=goodput.last_steps(work),
@@ -169,7 +169,7 @@ def account(
     settled: Sequence[Attempt],
     work: Sequence[Work],
     now: float,
-) -> Ledger | None:
+) -> TimeAccount | None:
     """The ledger of training; None before it could start."""
     if TRAINING not in seen.stages:
         return None

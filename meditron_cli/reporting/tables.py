@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from meditron_cli.reporting.goodput import BUCKETS, TRAINING
-from meditron_cli.reporting.run_times import Times
+from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.runs.attempts import Attempt
 from meditron_cli.runs.state import RunView
 
@@ -29,7 +29,7 @@ MEANINGS = {
 }
 
 
-def all_tables(times: Times, seen: RunView, now: float) -> Iterator[Table]:
+def all_tables(times: RunTimes, seen: RunView, now: float) -> Iterator[Table]:
     """Attempts that are of interest, what interruptions cost, and where the time went."""
     yield (
         "attempts",
@@ -40,7 +40,7 @@ def all_tables(times: Times, seen: RunView, now: float) -> Iterator[Table]:
     yield training_table(times)
 
 
-def training_table(times: Times) -> Table:
+def training_table(times: RunTimes) -> Table:
     """Where the time of training went."""
     return "time of training", ("what", "h:mm:ss", "share", ""), bucket_rows(times)
 
@@ -50,7 +50,7 @@ def latest(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
     return attempts[-LATEST:]
 
 
-def of_interest(times: Times, seen: RunView) -> list[Attempt]:
+def of_interest(times: RunTimes, seen: RunView) -> list[Attempt]:
     """Attempts of unfinished or interrupted stages; of a stage of many tasks, those that were
     interrupted.
     """
@@ -66,7 +66,7 @@ def of_interest(times: Times, seen: RunView) -> list[Attempt]:
     ]
 
 
-def attempt_row(times: Times, attempt: Attempt, now: float) -> Row:
+def attempt_row(times: RunTimes, attempt: Attempt, now: float) -> Row:
     """One attempt."""
     lasted = (now if attempt.ended is None else attempt.ended) - attempt.began
     ended, _, action = attempt.outcome.partition(", ")
@@ -84,7 +84,7 @@ def attempt_row(times: Times, attempt: Attempt, now: float) -> Row:
     )
 
 
-def interruption_table(times: Times) -> Table:
+def interruption_table(times: RunTimes) -> Table:
     """What each interruption of training cost."""
     rows: list[Row] = [
         (
@@ -102,7 +102,7 @@ def interruption_table(times: Times) -> Table:
     return "interruptions of training", columns, rows[-LATEST:]
 
 
-def bucket_rows(times: Times) -> list[Row]:
+def bucket_rows(times: RunTimes) -> list[Row]:
     """Seconds of training by what they were spent on, and their share of the whole."""
     ledger = times.training
     if ledger is None or not ledger.wall:
@@ -124,7 +124,7 @@ def bucket_rows(times: Times) -> list[Row]:
     ]
 
 
-def hours_text(times: Times) -> str | None:
+def hours_text(times: RunTimes) -> str | None:
     """``12.5 GPU-hours``; node-hours where there are no GPUs; None before the first start."""
     if times.gpu_hours:
         return f"{times.gpu_hours:,.2f} GPU-hours"

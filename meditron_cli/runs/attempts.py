@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.contract.outcomes import Action
+from jobs.contract.outcomes import RetryAction
 
 KINDS = ("start", "exit")
 """Events that attempts are made of."""
@@ -34,9 +34,9 @@ class Attempt:
     ended: float | None = None
     """None while it works, or when nobody has said how it ended."""
     cause: str = ""
-    """``jobs.contract.outcomes.Cause``; empty while it works."""
+    """``jobs.contract.outcomes.RootCause``; empty while it works."""
     action: str = ""
-    """``jobs.contract.outcomes.Action``: what was done then."""
+    """``jobs.contract.outcomes.RetryAction``: what was done then."""
     message: str = ""
     reason: str = ""
     """Why that was done, in one sentence."""
@@ -97,7 +97,7 @@ def fold(events: Iterable[Mapping[str, Any]]) -> tuple[Attempt, ...]:
 
 def is_elsewhere(event: Mapping[str, Any]) -> bool:
     """Whether an ``exit`` without a start says that another job works on the task."""
-    return bool(event.get("action") == Action.WAIT)
+    return bool(event.get("action") == RetryAction.WAIT)
 
 
 def started(event: Mapping[str, Any]) -> Attempt:

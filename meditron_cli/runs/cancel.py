@@ -39,7 +39,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         append_event(run, "cancel", job_ids=everything)
         for kind, ids in open_ids.items():
             schedulers(kind).cancel(sorted(ids))
-        dismiss_janitors(run, schedulers)
+        dismiss_recovery_jobs(run, schedulers)
     return everything
 
 
@@ -64,10 +64,10 @@ def nobody_submits(run: RunDir) -> Iterator[None]:
         ) from error
 
 
-def dismiss_janitors(run: RunDir, schedulers: Callable[[str], Scheduler]) -> None:
+def dismiss_recovery_jobs(run: RunDir, schedulers: Callable[[str], Scheduler]) -> None:
     """Cancel what would look after the jobs of a run."""
     events = read_events(run)
-    found = {job for stage in STAGES for job in submission_log.janitors(events, stage)}
+    found = {job for stage in STAGES for job in submission_log.recovery_jobs(events, stage)}
     if found:
         schedulers("slurm").cancel(sorted(found))
 
@@ -91,7 +91,7 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
             saving = saving_jobs(record, infos)
             schedulers(kind).cancel(sorted(ids - saving))
             leaving += sorted(saving)
-        dismiss_janitors(run, schedulers)
+        dismiss_recovery_jobs(run, schedulers)
     return leaving
 
 

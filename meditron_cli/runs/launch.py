@@ -57,7 +57,7 @@ def launch(
     Either all of this call's submissions stand or none.
 
     Args:
-        by: ``person``, whose word counts more than budgets, or ``watch``.
+        by: ``person``, whose word counts more than budgets, or ``recover``.
 
     Raises:
         ConfigError: another submit of this run is at work, or a stage lacks its inputs.
@@ -69,7 +69,7 @@ def launch(
         ):
             return _launch(plan, scheduler, run, note, by)
     except Locked as error:
-        who = "another submit" if is_submitting(run) else "a janitor"
+        who = "another submit" if is_submitting(run) else "a recovery job"
         raise ConfigError(
             f"{who} of run {run.name} is at work",
             hint=f"wait for it, then look at `meditron status {run.name}`",
@@ -101,9 +101,9 @@ def _launch(
     plan = without_bad_nodes(plan, scheduler, run, note)
     prepare(plan, run, decisions, keep)
     dropped = [job for decision in decisions.values() for job in decision.drop]
-    scheduler.cancel([*dropped, *janitors_of(run, dropped)])
+    scheduler.cancel([*dropped, *recovery_jobs_of(run, dropped)])
     live = {stage: live_jobs(found, infos) for stage, found in record.stages.items()}
-    batch = Batch(plan, scheduler, run, by)
+    batch = LaunchTransaction(plan, scheduler, run, by)
     try:
         for stage in plan.stages:
             decision = decisions[stage.stage]
@@ -145,18 +145,18 @@ def without_bad_nodes(plan: Plan, scheduler: Scheduler, run: RunDir, note: Note)
     return replace(plan, stages=tuple(stages))
 
 
-def janitors_of(run: RunDir, job_ids: Collection[str]) -> list[str]:
+def recovery_jobs_of(run: RunDir, job_ids: Collection[str]) -> list[str]:
     """Those who look after any of these jobs."""
     wanted = set(job_ids)
     return unique(
-        janitor
+        recovery_job
         for event in read_events(run)
         if event["event"] == "submit" and wanted & set(event["job_ids"])
-        for janitor in event.get("janitors", ())
+        for recovery_job in event.get("recovery_jobs", ())
     )
 
 
-class Batch:
+class LaunchTransaction:
     """The submissions of one launch, so that all of them can be taken back."""
 
     def __init__(self, plan: Plan, scheduler: Scheduler, run: RunDir, by: str) -> None:
@@ -187,9 +187,11 @@ class Batch:
         append_event(run, "intent", **fields)
         ids = self._scheduler.submit(self._plan, stage, indices, run.root, number, after)
         self._submitted += ids
-        janitors = self._scheduler.submit_janitor(self._plan, stage, run.root, number, ids)
-        self._submitted += janitors
-        append_event(run, "submit", **fields, job_ids=ids, janitors=janitors)
+        recovery_jobs = self._scheduler.submit_recovery_job(
+            self._plan, stage, run.root, number, ids
+        )
+        self._submitted += recovery_jobs
+        append_event(run, "submit", **fields, job_ids=ids, recovery_jobs=recovery_jobs)
         return ids
 
     def undo(self, reason: BaseException) -> None:

@@ -15,7 +15,7 @@ from jobs.contract.files import sha256
 from meditron_cli.runs import record, request
 
 if TYPE_CHECKING:
-    from jobs.contract.metrics_log import Pace
+    from jobs.contract.metrics_log import StepTimes
     from jobs.contract.rundir import RunDir
     from meditron_cli.config.load import Loaded
     from meditron_cli.config.schema import Cluster, Experiment
@@ -25,7 +25,7 @@ HEAVY_TOKENIZER_BYTES = 256 * 2**20
 """No tokenizer.json is larger; something else was named by mistake."""
 
 
-def plan_of(loaded: Loaded, stages: Collection[str], pace: Pace | None = None) -> Plan:
+def plan_of(loaded: Loaded, stages: Collection[str], pace: StepTimes | None = None) -> Plan:
     """The plan of some stages of what was loaded; raises like ``make_plan``."""
     return make_plan(loaded.experiment, loaded.cluster, loaded.size, stages, pace)
 
@@ -35,7 +35,7 @@ def make_plan(
     cluster: Cluster,
     size: str,
     stages: Collection[str],
-    pace: Pace | None = None,
+    pace: StepTimes | None = None,
 ) -> Plan:
     """The plan of some stages, with this machine's tokenizer and interpreter, and with the pace of
     the run that it continues.
@@ -146,5 +146,5 @@ def planned(run: RunDir) -> Plan:
 
     asked = request.last_request(run)
     experiment, cluster = restore(asked)
-    stages, pace = list(record.read(run).stages), metrics_log.measured(run)
+    stages, pace = list(record.read(run).stages), metrics_log.measured_step_times(run)
     return make_plan(experiment, cluster, asked["size"], stages, pace)

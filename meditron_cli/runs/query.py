@@ -41,12 +41,12 @@ def any_gone(record: RunRecord, infos: dict[str, JobInfo], now: float) -> bool:
 
 
 def ask(services: Services, records: Iterable[RunRecord], now: float) -> dict[str, JobInfo]:
-    """One question to each scheduler that has open jobs, about these and their janitors; silence
-    makes them UNKNOWN.
+    """One question to each scheduler that has open jobs, about these and their recovery jobs;
+    silence makes them UNKNOWN.
     """
     wanted: dict[str, set[str]] = {}
     for record in records:
-        for found in (state.open_jobs(record, now), state.janitor_jobs(record, now)):
+        for found in (state.open_jobs(record, now), state.recovery_job_ids(record, now)):
             for kind, ids in found.items():
                 wanted.setdefault(kind, set()).update(ids)
     infos: dict[str, JobInfo] = {}

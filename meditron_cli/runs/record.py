@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract.files import read_small
-from jobs.contract.outcomes import Action
+from jobs.contract.outcomes import RetryAction
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
 from meditron_cli.errors import ConfigError
@@ -38,7 +38,7 @@ class TaskJob:
 
 
 @dataclass(frozen=True)
-class Ending:
+class StopRequest:
     """Somebody asked for the end of everything submitted before."""
 
     time: float
@@ -65,7 +65,7 @@ class StageRecord:
     """Numbers of the attempts that have begun."""
     began_from: int = 0
     """Step of the checkpoint that the last attempt went on from."""
-    janitors: tuple[str, ...] = ()
+    recovery_jobs: tuple[str, ...] = ()
     """Jobs that wait for the end of this stage's, to continue what ended without a successor."""
     exits: dict[int, dict[str, Any]] = field(default_factory=dict)
     """Exit records of each unfinished task's last attempt."""
@@ -90,7 +90,7 @@ class RunRecord:
     stages: dict[str, StageRecord] = field(default_factory=dict)
     submitted: float | None = None
     """Time of the first submission."""
-    ending: Ending | None = None
+    ending: StopRequest | None = None
     """The last cancellation or stop request."""
     problem: str = ""
     """Why the directory cannot be read; empty when it can."""
@@ -149,7 +149,7 @@ def read_events(run: RunDir, record: RunRecord) -> None:
             gone = set(event["job_ids"])
             given = [item for item in given if not gone.issuperset(item.get("job_ids", ("",)))]
         elif kind in ENDINGS:
-            record.ending = Ending(event["time"], ENDINGS[kind])
+            record.ending = StopRequest(event["time"], ENDINGS[kind])
     times = [event["time"] for event in given if event["event"] == "submit"]
     record.submitted = times[0] if times else None
     for event in given:
@@ -173,7 +173,7 @@ def note_submission(stage: StageRecord, event: Mapping[str, Any]) -> None:
     indices, ids = event["indices"], event["job_ids"]
     if len(ids) != len(indices):
         ids = ids[:1] * len(indices)
-    stage.janitors = tuple(event.get("janitors", ())) or stage.janitors
+    stage.recovery_jobs = tuple(event.get("recovery_jobs", ())) or stage.recovery_jobs
     for index, job_id in zip(indices, ids, strict=True):
         stage.jobs[index] = TaskJob(job_id, event["attempt"], event["time"], event["scheduler"])
 
@@ -190,7 +190,11 @@ def note_start(stage: StageRecord, event: Mapping[str, Any]) -> None:
 def note_exit(stage: StageRecord, event: Mapping[str, Any]) -> None:
     """Move a task on to the attempt in which it was refused before anything was started."""
     job = stage.jobs.get(event["index"])
-    if job is not None and event["attempt"] > job.attempt and event.get("action") != Action.WAIT:
+    if (
+        job is not None
+        and event["attempt"] > job.attempt
+        and event.get("action") != RetryAction.WAIT
+    ):
         note_start(stage, event)
 
 
@@ -230,7 +234,7 @@ def read_exits(run: RunDir, stage: StageRecord) -> None:
                 stage.exits[index] = found
 
 
-def last_words(record: RunRecord) -> list[tuple[str, int, dict[str, Any]]]:
+def exit_records(record: RunRecord) -> list[tuple[str, int, dict[str, Any]]]:
     """Stage, task index and exit record of each unfinished task that left one, stages in order."""
     return [
         (name, index, stage.exits[index])

@@ -1,4 +1,6 @@
-"""Go on with runs that nobody else goes on with: what ``meditron watch`` does on the login node."""
+"""Go on with runs that nobody else goes on with: what ``meditron recover`` does on the
+login node.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import datetime
 
-from jobs.contract.outcomes import GOES_ON
+from jobs.contract.outcomes import CONTINUES
 from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
@@ -19,11 +21,11 @@ from meditron_cli.runs.query import ask
 from meditron_cli.runs.record import RunRecord, read
 from meditron_cli.services import Services
 
-BY = "watch"
+BY = "recover"
 
 
 @dataclass(frozen=True)
-class Said:
+class Notice:
     """What was done about a stage, or why nothing was."""
 
     run: str
@@ -32,27 +34,27 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Looked:
+class RecoveryReport:
     """What came of looking after all runs once."""
 
-    said: tuple[Said, ...]
+    said: tuple[Notice, ...]
     silent: bool
     """Slurm did not answer, so nothing was done."""
 
 
-def look(services: Services, runs: Sequence[RunDir]) -> Looked:
+def look(services: Services, runs: Sequence[RunDir]) -> RecoveryReport:
     """Look after each run once: one question to each scheduler for all of them, and more only for
     stages with a task whose job is over.
     """
     records = [record for record in map(read, filter(is_mine, runs)) if wants_work(record)]
     infos = ask(services, records, services.clock.now())
     said = (
-        Said(record.name, stage, sentence)
+        Notice(record.name, stage, sentence)
         for record in records
         for stage in stages_to_see(record, infos)
         for sentence in see(services, record, stage)
     )
-    return Looked(tuple(said), silent=any(map(is_silent, infos.values())))
+    return RecoveryReport(tuple(said), silent=any(map(is_silent, infos.values())))
 
 
 def is_silent(info: JobInfo) -> bool:
@@ -116,10 +118,10 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
     scheduler = services.scheduler("local")
     infos = scheduler.states(sorted({task.job_id for task in tasks}))
     over = [task for task in tasks if infos[task.job_id].is_over]
-    wanted = recovery_job.Judge(run, stage, BY).decide_all(over)
+    wanted = recovery_job.Recoverer(run, stage, BY).decide_all(over)
     said = recovery_job.sentences(stage, wanted)
     delay = max((found.delay for found in wanted.values()), default=0.0)
-    goes_on = [found.action in GOES_ON for found in wanted.values()]
+    goes_on = [found.action in CONTINUES for found in wanted.values()]
     if any(goes_on) and not all(goes_on):
         said.append(f"{stage}: nothing was started; mend it, then `meditron resume {run.name}`")
     elif any(goes_on) and delay:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.contract.errors import STOPPED, SUCCESSOR
-from jobs.contract.outcomes import Action, Cause
-from meditron_cli.runs.record import Ending, RunRecord, StageRecord, TaskJob
+from jobs.contract.outcomes import RetryAction, RootCause
+from meditron_cli.runs.record import RunRecord, StageRecord, StopRequest, TaskJob
 from meditron_cli.scheduler.base import JobInfo, JobState
 
 PRECEDENCE = ("running", "failed", "unknown", "cancelled", "stopped", "pending", "succeeded")
@@ -110,14 +110,14 @@ def open_jobs(record: RunRecord, now: float) -> dict[str, set[str]]:
     return found
 
 
-def janitor_jobs(record: RunRecord, now: float) -> dict[str, set[str]]:
-    """Janitors by scheduler that may still continue what ``open_jobs`` names."""
+def recovery_job_ids(record: RunRecord, now: float) -> dict[str, set[str]]:
+    """Recovery jobs by scheduler that may still continue what ``open_jobs`` names."""
     open_ids = open_jobs(record, now)
     found: dict[str, set[str]] = {}
     for stage in record.stages.values():
         for kind, ids in open_ids.items():
-            if any(job.job_id in ids for job in stage.jobs.values()) and stage.janitors:
-                found.setdefault(kind, set()).update(stage.janitors)
+            if any(job.job_id in ids for job in stage.jobs.values()) and stage.recovery_jobs:
+                found.setdefault(kind, set()).update(stage.recovery_jobs)
     return found
 
 
@@ -154,7 +154,7 @@ def has_ended(stage: StageRecord, index: int) -> bool:
     """
     said = stage.exits.get(index, {})
     if "action" in said:
-        return said["action"] in (Action.STOP, Action.FINISH)
+        return said["action"] in (RetryAction.STOP, RetryAction.FINISH)
     return said.get("code", SUCCESSOR) not in (SUCCESSOR, STOPPED)
 
 
@@ -253,14 +253,14 @@ def first_of(states: Iterable[str]) -> str:
 def task_state(
     stage: StageRecord,
     index: int,
-    ending: Ending | None,
+    ending: StopRequest | None,
     infos: Mapping[str, JobInfo],
     now: float,
 ) -> str:
     """The state of one task.
 
-    The marker comes first, then an exit record that is final, then a living job, then a janitor
-    that will look after it, then the rest.
+    The marker comes first, then an exit record that is final, then a living job, then a recovery
+    job that will look after it, then the rest.
     """
     if index in stage.done:
         return "succeeded"
@@ -288,7 +288,7 @@ def open_state(
     info = infos.get(job.job_id)
     if info is not None and info.state in (JobState.QUEUED, JobState.ACTIVE, JobState.UNKNOWN):
         return living_state(info)
-    if asked or has_janitor(stage, infos):
+    if asked or has_recovery_job(stage, infos):
         return asked or "pending"
     if ended and not was_cancelled(info):
         return "stopped"
@@ -297,14 +297,14 @@ def open_state(
 
 def final_state(said: Mapping[str, Any]) -> str:
     """The state of a task of which was decided that nothing goes on."""
-    if said.get("cause") == Cause.CANCELLED:
+    if said.get("cause") == RootCause.CANCELLED:
         return "cancelled"
     return "stopped" if said["code"] == STOPPED else "failed"
 
 
-def has_janitor(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
+def has_recovery_job(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
     """Whether a job waits to continue what this stage's jobs leave unfinished."""
-    found = (infos.get(job) for job in stage.janitors)
+    found = (infos.get(job) for job in stage.recovery_jobs)
     return any(info and info.state in (JobState.QUEUED, JobState.ACTIVE) for info in found)
 
 

@@ -37,7 +37,7 @@ class Scheduler(Protocol):
         """
         ...
 
-    def submit_janitor(
+    def submit_recovery_job(
         self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
     ) -> list[str]:
         """Queue what looks after these jobs of an attempt once they are over; answers its ids, none

@@ -22,7 +22,7 @@ MINUTES_LEFT = 1
 """Of the lowered time limit, beyond the minute that has begun: time enough to save a tiny model."""
 
 
-class Hands(Protocol):
+class FaultInjector(Protocol):
     """Ways to hit a job."""
 
     def preempt(self, job_id: str) -> None:
@@ -40,7 +40,7 @@ class Hands(Protocol):
         ...
 
 
-class SlurmHands:
+class SlurmFaultInjector:
     """A job of Slurm."""
 
     def __init__(self, python: str, environ: Mapping[str, str] = os.environ) -> None:
@@ -113,7 +113,7 @@ class SlurmHands:
         return done.stdout
 
 
-class LocalHands:
+class LocalFaultInjector:
     """A job of this machine; it has no queue and no time limit to speak of."""
 
     def preempt(self, job_id: str) -> None:
@@ -137,6 +137,6 @@ class LocalHands:
         return os.uname().nodename if fault_injection.strike(run, number, rank, os.environ) else ""
 
 
-def make_hands(kind: str, python: str, environ: Mapping[str, str]) -> Hands:
+def make_injector(kind: str, python: str, environ: Mapping[str, str]) -> FaultInjector:
     """The hands for a scheduler, ``slurm`` or ``local``."""
-    return SlurmHands(python, environ) if kind == "slurm" else LocalHands()
+    return SlurmFaultInjector(python, environ) if kind == "slurm" else LocalFaultInjector()

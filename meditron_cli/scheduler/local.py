@@ -113,7 +113,7 @@ class LocalScheduler:
         self._started.append(process)
         return [PREFIX + local_ranks.process_name(process.pid)]
 
-    def submit_janitor(
+    def submit_recovery_job(
         self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
     ) -> list[str]:
         """Nothing: supervisors start their ranks again in place."""

@@ -67,13 +67,13 @@ class SlurmScheduler:
                 self._arrays[first.split("_")[0]] = len(part.indices)
         return ids
 
-    def submit_janitor(
+    def submit_recovery_job(
         self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
     ) -> list[str]:
         """Queue the small job that waits for the end of these."""
         asked = submission_of(plan, stage, run, (), attempt)
         with translated():
-            return sbatch.submit_janitor(RunDir(run), asked, job_ids, self._client)
+            return sbatch.submit_recovery_job(RunDir(run), asked, job_ids, self._client)
 
     def adopt(self, run: Path, intent: Mapping[str, Any]) -> bool:
         """Take over a submission that was killed, where all of its jobs are there."""
@@ -123,9 +123,9 @@ def scripts(plan: Plan, stage: StagePlan, run: RunDir) -> Iterator[tuple[str, st
     for number, part in enumerate(parts, 1):
         title = f"{stage.stage}: script {number} of {len(parts)}, {len(part.indices)} tasks"
         yield title, submission.script(run, part)
-    if asked.janitor is not None:
+    if asked.recovery_job is not None:
         title = f"{stage.stage}: what looks after it once it is over"
-        yield title, submission.janitor_script(run, asked, [f"<{stage.stage}>"])
+        yield title, submission.recovery_job_script(run, asked, [f"<{stage.stage}>"])
 
 
 def has_stage(plan: Plan, name: str) -> bool:
@@ -155,7 +155,7 @@ def submission_of(
     plan: Plan, stage: StagePlan, run: Path, indices: Sequence[int], attempt: int
 ) -> Submission:
     """Some tasks of a stage as its attempt asks for them; pure."""
-    janitor = plan.site.janitor
+    recovery_job = plan.site.recovery_job
     return Submission(
         stage=stage.stage,
         indices=tuple(indices),
@@ -169,7 +169,7 @@ def submission_of(
         lead_seconds=stage.resources.signal_lead_seconds,
         measures_lead=stage.stage == "pretrain" and plan.lead is not None and plan.lead.is_computed,
         longest_array=max(len(chunk) for chunk in stage.chunks),
-        janitor=None if janitor is None else parameters(plan, janitor, run),
+        recovery_job=None if recovery_job is None else parameters(plan, recovery_job, run),
         exclude=stage.exclude,
     )
 

@@ -49,7 +49,7 @@ def figures(rounds: int = loop.ROUNDS) -> list[Figure]:
     ]
 
 
-class Silenceable(heartbeat.Heart):
+class Silenceable(heartbeat.HeartbeatWriter):
     """A heart that can be told to do nothing, and counts how often it did something."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Turns:
 
 def nanoseconds() -> float:
     """Of one beat, the best of several rounds."""
-    heart = heartbeat.Heart()
+    heart = heartbeat.HeartbeatWriter()
     heart.open("meditron-bench", 1, heartbeat.places({}))
     rounds = []
     for _ in range(5):

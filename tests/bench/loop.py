@@ -116,7 +116,7 @@ def prepare(context: Context) -> torch.device:
 def train(context: Context, place: torch.device, after_step: Callable[[], None]) -> None:
     """Run our loop as it is, and something else after each step."""
     from jobs.engine import dataset, device, model, optim, reporter
-    from jobs.engine.trainer import Requests, Trainer
+    from jobs.engine.trainer import StopRequests, Trainer
 
     class Reporter(reporter.Reporter):
         """Ours, and every few steps the other side's turn."""
@@ -138,7 +138,7 @@ def train(context: Context, place: torch.device, after_step: Callable[[], None])
         network=network,
         updater=optim.prepare(network, spec),
         reporter=Reporter(context, spec),
-        requests=Requests(context),
+        requests=StopRequests(context),
     )
     trainer.reporter.open(0)
     trainer.run()

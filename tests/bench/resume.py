@@ -177,7 +177,7 @@ class Trial:
         raised.unlink()
         return float(moment)
 
-    def rank(self, number: int) -> heartbeat.Beat:
+    def rank(self, number: int) -> heartbeat.Heartbeat:
         return heartbeat.find(self.run, "pretrain", 0, self.attempt)[number]
 
     def steps(self, attempt: int) -> list[dict[str, Any]]:

@@ -101,7 +101,7 @@ def make_run(root: Path, name: str, plan: Plan, done: Iterable[str]) -> RunDir:
         indices = [task.index for task in stage.tasks]
         fields = {"stage": stage.stage, "attempt": 1, "indices": indices, "scheduler": "slurm"}
         append_event(run, "intent", **fields)
-        given = {"by": "person", "replaces": [], "janitors": [f"{NUMBER}9"], "exclude": []}
+        given = {"by": "person", "replaces": [], "recovery_jobs": [f"{NUMBER}9"], "exclude": []}
         append_event(run, "submit", **fields, **given, job_ids=job_ids(stage, NUMBER))
         run.attempt(stage.stage, 1).mkdir(parents=True)
         if stage.stage in done:

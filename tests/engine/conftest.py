@@ -216,7 +216,7 @@ class Run:
     def last_words(self, rank: int = 0) -> dict[str, Any]:
         """What a rank of the last attempt wrote on leaving."""
         folder = self.files.attempt("pretrain", self.attempt)
-        return read_json(folder / f"words-00000-{rank:05d}.json")
+        return read_json(folder / f"rank-exit-00000-{rank:05d}.json")
 
     def checkpoints(self) -> list[str]:
         return sorted(path.name for path in (self.root / "checkpoints").glob("iter_*"))

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.engine
 ENDLESS = {"train_steps": 100_000, "save_interval": 100_000, "validation_interval": 0}
 
 
-def beats(run: Any) -> dict[int, heartbeat.Beat]:
+def beats(run: Any) -> dict[int, heartbeat.Heartbeat]:
     return heartbeat.find(run.files, "pretrain", 0, run.attempt)
 
 
@@ -37,7 +37,7 @@ def test_a_rank_that_stops_is_found_and_named_and_its_peer_shows_that_it_waits(m
     run = make_run(**ENDLESS, parallel=layout(data=2))
     ranks = run.start()
     run.until_step(2)
-    watch = hang_detector.Watch(run.files, impatient(run), run.attempt)
+    watch = hang_detector.HangDetector(run.files, impatient(run), run.attempt)
     assert watch.look(time.monotonic()) is None
     ranks.processes[1].send_signal(signal.SIGSTOP)
 

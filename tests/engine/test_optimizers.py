@@ -51,13 +51,13 @@ def trained(fills):
     part.init_state_fn(part.optimizer, part.config)
     for _ in range(fills):
         part.optimizer.step()
-    return sharded_state.Trained(network, whole), part.optimizer
+    return sharded_state.TrainingState(network, whole), part.optimizer
 
 
 model.start_parallel(spec.parallel, place, spec.seed)
 layout = dataclasses.asdict(spec.parallel)
 for steps in (0, 3):
-    record = manifest.Record(steps, 0, layout, spec.precision, "", "", 0)
+    record = manifest.CheckpointRecord(steps, 0, layout, spec.precision, "", "", 0)
     path, saved = checkpoint.save(Path(sys.argv[1]), trained(steps)[0], record, 9)
     again, optimizer = trained(0)
     checkpoint.load(path, again, saved, layout)

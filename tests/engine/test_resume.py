@@ -417,7 +417,7 @@ def test_a_loss_that_is_no_number_once_is_trained_again(make_run, undisturbed):
 
     assert ranks.wait() == [1], ranks.words()
     words = run.last_words()
-    assert words["kind"] == "NotANumber"
+    assert words["kind"] == "NonFiniteLoss"
     assert words["message"] == "the loss of step 7 is nan; iter_0000000 holds the last good state"
     assert run.checkpoints() == ["iter_0000000"]
     ranks = run.start(str(program))
@@ -434,7 +434,7 @@ def test_a_loss_that_is_no_number_each_time_says_the_same_each_time(make_run):
         said.append({key: run.last_words()[key] for key in ("kind", "message", "code")})
 
     assert said[0] == said[1]
-    assert said[0]["kind"] == "NotANumber"
+    assert said[0]["kind"] == "NonFiniteLoss"
     assert "iter_0000000 holds the last good state" in said[0]["message"]
     assert run.checkpoints() == ["iter_0000000"]
 

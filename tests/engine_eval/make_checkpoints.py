@@ -38,7 +38,7 @@ def main(spec_file: Path, folder: Path, answers_file: Path) -> None:
 
     model.start_parallel(ALONE, place, seed=7)
     network = model.build(spec.model, ALONE, "fp32", place)
-    trained = sharded_state.Trained(network, optim.prepare(network, spec).optimizer)
+    trained = sharded_state.TrainingState(network, optim.prepare(network, spec).optimizer)
     for step in (0, 4, 6):
         with torch.no_grad():
             for parameter in network.parameters():
@@ -69,8 +69,8 @@ def answers(network: torch.nn.Module, asked: dict) -> list[float]:
     return found
 
 
-def record(step: int, spec: PretrainSpec) -> manifest.Record:
-    return manifest.Record(
+def record(step: int, spec: PretrainSpec) -> manifest.CheckpointRecord:
+    return manifest.CheckpointRecord(
         iteration=step,
         consumed_samples=step,
         layout=dataclasses.asdict(ALONE),

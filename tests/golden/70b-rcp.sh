@@ -35,12 +35,12 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/curate/at
 #SBATCH --comment=run=70b-rcp,attempt=1
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<curate>'
-#SBATCH --job-name=70b-rcp.curate.janitor
+#SBATCH --job-name=70b-rcp.curate.recovery_job
 #SBATCH --mem=1G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/70b-rcp/stages/curate/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/70b-rcp/stages/curate/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition='<partition>'
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -53,7 +53,7 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/curate/attempts/1/janitor
+exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/curate/attempts/1/recovery_job
 
 #### tokenize: script 1 of 1, 9 tasks ####
 #!/bin/bash
@@ -94,12 +94,12 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/tokenize/
 #SBATCH --comment=run=70b-rcp,attempt=1
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<tokenize>'
-#SBATCH --job-name=70b-rcp.tokenize.janitor
+#SBATCH --job-name=70b-rcp.tokenize.recovery_job
 #SBATCH --mem=1G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/70b-rcp/stages/tokenize/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/70b-rcp/stages/tokenize/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition='<partition>'
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -112,7 +112,7 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/tokenize/attempts/1/janitor
+exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/tokenize/attempts/1/recovery_job
 
 #### pretrain: script 1 of 1, 1 tasks ####
 #!/bin/bash
@@ -153,12 +153,12 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/pretrain/
 #SBATCH --comment=run=70b-rcp,attempt=1
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<pretrain>'
-#SBATCH --job-name=70b-rcp.pretrain.janitor
+#SBATCH --job-name=70b-rcp.pretrain.recovery_job
 #SBATCH --mem=1G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/70b-rcp/stages/pretrain/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/70b-rcp/stages/pretrain/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition='<partition>'
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -171,7 +171,7 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/pretrain/attempts/1/janitor
+exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/pretrain/attempts/1/recovery_job
 
 #### evaluate: script 1 of 1, 4 tasks ####
 #!/bin/bash
@@ -213,12 +213,12 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/evaluate/
 #SBATCH --comment=run=70b-rcp,attempt=1
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<evaluate>'
-#SBATCH --job-name=70b-rcp.evaluate.janitor
+#SBATCH --job-name=70b-rcp.evaluate.recovery_job
 #SBATCH --mem=1G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/70b-rcp/stages/evaluate/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/70b-rcp/stages/evaluate/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition='<partition>'
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -231,4 +231,4 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/evaluate/attempts/1/janitor
+exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/evaluate/attempts/1/recovery_job

@@ -43,12 +43,12 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<curate>'
 #SBATCH --exclusive=user
-#SBATCH --job-name=7b-site-pyxis.curate.janitor
+#SBATCH --job-name=7b-site-pyxis.curate.recovery_job
 #SBATCH --mem=1G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/7b-site-pyxis/stages/curate/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/7b-site-pyxis/stages/curate/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition=cpu
 #SBATCH --qos=normal
 #SBATCH --requeue
@@ -67,7 +67,7 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/curate/attempts/1/janitor
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/curate/attempts/1/recovery_job
 
 #### tokenize: script 1 of 2, 101 tasks ####
 #!/bin/bash
@@ -153,12 +153,12 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<tokenize>'
 #SBATCH --exclusive=user
-#SBATCH --job-name=7b-site-pyxis.tokenize.janitor
+#SBATCH --job-name=7b-site-pyxis.tokenize.recovery_job
 #SBATCH --mem=1G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/7b-site-pyxis/stages/tokenize/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/7b-site-pyxis/stages/tokenize/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition=cpu
 #SBATCH --qos=normal
 #SBATCH --requeue
@@ -177,7 +177,7 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/tokenize/attempts/1/janitor
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/tokenize/attempts/1/recovery_job
 
 #### pretrain: script 1 of 1, 1 tasks ####
 #!/bin/bash
@@ -226,12 +226,12 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<pretrain>'
 #SBATCH --exclusive=user
-#SBATCH --job-name=7b-site-pyxis.pretrain.janitor
+#SBATCH --job-name=7b-site-pyxis.pretrain.recovery_job
 #SBATCH --mem=1G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/7b-site-pyxis/stages/pretrain/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/7b-site-pyxis/stages/pretrain/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition=cpu
 #SBATCH --qos=normal
 #SBATCH --requeue
@@ -250,7 +250,7 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/pretrain/attempts/1/janitor
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/pretrain/attempts/1/recovery_job
 
 #### evaluate: script 1 of 1, 4 tasks ####
 #!/bin/bash
@@ -300,12 +300,12 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<evaluate>'
 #SBATCH --exclusive=user
-#SBATCH --job-name=7b-site-pyxis.evaluate.janitor
+#SBATCH --job-name=7b-site-pyxis.evaluate.recovery_job
 #SBATCH --mem=1G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/7b-site-pyxis/stages/evaluate/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/7b-site-pyxis/stages/evaluate/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition=cpu
 #SBATCH --qos=normal
 #SBATCH --requeue
@@ -324,4 +324,4 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/evaluate/attempts/1/janitor
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/evaluate/attempts/1/recovery_job

@@ -32,11 +32,11 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/s
 #SBATCH --comment=run=tiny-site-apptainer,attempt=1
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<curate>'
-#SBATCH --job-name=tiny-site-apptainer.curate.janitor
+#SBATCH --job-name=tiny-site-apptainer.curate.recovery_job
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-site-apptainer/stages/curate/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/tiny-site-apptainer/stages/curate/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition=batch
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -49,7 +49,7 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/curate/attempts/1/janitor
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/curate/attempts/1/recovery_job
 
 #### tokenize: script 1 of 1, 9 tasks ####
 #!/bin/bash
@@ -87,11 +87,11 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/s
 #SBATCH --comment=run=tiny-site-apptainer,attempt=1
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<tokenize>'
-#SBATCH --job-name=tiny-site-apptainer.tokenize.janitor
+#SBATCH --job-name=tiny-site-apptainer.tokenize.recovery_job
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-site-apptainer/stages/tokenize/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/tiny-site-apptainer/stages/tokenize/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition=batch
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -104,7 +104,7 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/tokenize/attempts/1/janitor
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/tokenize/attempts/1/recovery_job
 
 #### pretrain: script 1 of 1, 1 tasks ####
 #!/bin/bash
@@ -142,11 +142,11 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/s
 #SBATCH --comment=run=tiny-site-apptainer,attempt=1
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<pretrain>'
-#SBATCH --job-name=tiny-site-apptainer.pretrain.janitor
+#SBATCH --job-name=tiny-site-apptainer.pretrain.recovery_job
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-site-apptainer/stages/pretrain/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/tiny-site-apptainer/stages/pretrain/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition=batch
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -159,7 +159,7 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/pretrain/attempts/1/janitor
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/pretrain/attempts/1/recovery_job
 
 #### evaluate: script 1 of 1, 4 tasks ####
 #!/bin/bash
@@ -198,11 +198,11 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/s
 #SBATCH --comment=run=tiny-site-apptainer,attempt=1
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<evaluate>'
-#SBATCH --job-name=tiny-site-apptainer.evaluate.janitor
+#SBATCH --job-name=tiny-site-apptainer.evaluate.recovery_job
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-site-apptainer/stages/evaluate/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/tiny-site-apptainer/stages/evaluate/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition=batch
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -215,4 +215,4 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/evaluate/attempts/1/janitor
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/evaluate/attempts/1/recovery_job

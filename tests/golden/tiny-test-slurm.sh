@@ -35,12 +35,12 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/c
 #SBATCH --comment=run=tiny-test-slurm,attempt=1
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<curate>'
-#SBATCH --job-name=tiny-test-slurm.curate.janitor
+#SBATCH --job-name=tiny-test-slurm.curate.recovery_job
 #SBATCH --mem=1G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-test-slurm/stages/curate/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/tiny-test-slurm/stages/curate/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition=cpu
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -55,7 +55,7 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/curate/attempts/1/janitor
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/curate/attempts/1/recovery_job
 
 #### tokenize: script 1 of 1, 9 tasks ####
 #!/bin/bash
@@ -96,12 +96,12 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/t
 #SBATCH --comment=run=tiny-test-slurm,attempt=1
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<tokenize>'
-#SBATCH --job-name=tiny-test-slurm.tokenize.janitor
+#SBATCH --job-name=tiny-test-slurm.tokenize.recovery_job
 #SBATCH --mem=1G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-test-slurm/stages/tokenize/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/tiny-test-slurm/stages/tokenize/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition=cpu
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -116,7 +116,7 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/tokenize/attempts/1/janitor
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/tokenize/attempts/1/recovery_job
 
 #### pretrain: script 1 of 1, 1 tasks ####
 #!/bin/bash
@@ -157,12 +157,12 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/p
 #SBATCH --comment=run=tiny-test-slurm,attempt=1
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<pretrain>'
-#SBATCH --job-name=tiny-test-slurm.pretrain.janitor
+#SBATCH --job-name=tiny-test-slurm.pretrain.recovery_job
 #SBATCH --mem=1G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-test-slurm/stages/pretrain/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/tiny-test-slurm/stages/pretrain/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition=cpu
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -177,7 +177,7 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/pretrain/attempts/1/janitor
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/pretrain/attempts/1/recovery_job
 
 #### evaluate: script 1 of 1, 4 tasks ####
 #!/bin/bash
@@ -218,12 +218,12 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/e
 #SBATCH --comment=run=tiny-test-slurm,attempt=1
 #SBATCH --cpus-per-task=1
 #SBATCH --dependency='afterany:<evaluate>'
-#SBATCH --job-name=tiny-test-slurm.evaluate.janitor
+#SBATCH --job-name=tiny-test-slurm.evaluate.recovery_job
 #SBATCH --mem=1G
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-test-slurm/stages/evaluate/attempts/1/janitor/%j_0_log.out
+#SBATCH --output=/runs/tiny-test-slurm/stages/evaluate/attempts/1/recovery_job/%j_0_log.out
 #SBATCH --partition=cpu
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -238,4 +238,4 @@ export PYTHONSAFEPATH=1
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/evaluate/attempts/1/janitor
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/evaluate/attempts/1/recovery_job

@@ -202,5 +202,5 @@ def training() -> Submission:
         parameters={"time": 60, "nodes": 2, "partition": "low", "setup": ["export A=1"]},
         lead_seconds=60,
         longest_array=100,
-        janitor={"time": 10, "nodes": 1, "cpus_per_task": 1, "partition": "cpu"},
+        recovery_job={"time": 10, "nodes": 1, "cpus_per_task": 1, "partition": "cpu"},
     )

@@ -71,7 +71,7 @@ def test_last_words_are_printed_and_left_for_the_supervisor(bench: Workbench) ->
 
     done = bench.start("curate")
 
-    words = read_json(bench.run.attempt("curate", 0) / "words-00000-00000.json")
+    words = read_json(bench.run.attempt("curate", 0) / "rank-exit-00000-00000.json")
     assert done.returncode == words["code"] == 2
     assert words["kind"] == "TaskError"
     assert str(missing) in words["message"]

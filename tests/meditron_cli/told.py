@@ -26,7 +26,7 @@ class Told:
 
     def submit(self, time: float, attempt: int, job: str, **more: Any) -> None:
         fields = {"stage": self.stage, "attempt": attempt, "indices": [self.index]}
-        more = {"by": "supervisor", "replaces": [], "janitors": [], "exclude": [], **more}
+        more = {"by": "supervisor", "replaces": [], "recovery_jobs": [], "exclude": [], **more}
         self.event("submit", time, scheduler="local", job_ids=[job], **fields, **more)
 
     def start(self, attempt: int, time: float, *, job: str = "", **more: Any) -> None:

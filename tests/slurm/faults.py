@@ -21,7 +21,7 @@ import pytest
 
 from jobs.contract.events import read_events
 from jobs.contract.files import read_json, read_lines
-from jobs.contract.metrics_log import that_count
+from jobs.contract.metrics_log import counted_steps
 from jobs.contract.rundir import RunDir
 
 from .cluster import Cluster
@@ -393,7 +393,7 @@ def truth_of(trial: Trial) -> Truth:
 
 def done_by(trial: Trial) -> Truth:
     """The steps of a training that count, in their order."""
-    trained, _ = that_count(read_lines(trial.run.metrics()))
+    trained, _ = counted_steps(read_lines(trial.run.metrics()))
     return {line["step"]: (line["loss"], line["samples"]) for line in trained}
 
 

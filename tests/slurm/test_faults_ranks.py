@@ -84,7 +84,7 @@ def test_a_loss_that_is_no_number_once_is_trained_again(trial: Trial) -> None:
     trial.reach(22, after=attempt)
     trial.laboratory.tell("NaN loss, once", ended, None)
 
-    assert ended.cause == "not_a_number"
+    assert ended.cause == "non_finite"
     assert "step 19" in ended.exit["message"]
     assert ended.redone == 3
 
@@ -97,7 +97,7 @@ def test_after_the_supervisor_is_killed_another_job_goes_on(trial: Trial) -> Non
     trial.reach(27, after=attempt)
     trial.laboratory.tell("kill -9 the supervisor", ended, since)
 
-    assert ended.exit["by"] == "janitor"
+    assert ended.exit["by"] == "recovery_job"
     assert ended.redone in (0, 1, 2), "Slurm asks the ranks to leave, which may save in time"
     assert trial.job() != job
 
@@ -128,7 +128,7 @@ def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_started_again(
     assert "rank 1" in ended.exit["reason"]
     folder = trial.run.attempt("pretrain", attempt)
     assert [path.name for path in folder.glob("stacks-00000-*")]
-    assert [path.name for path in folder.glob("autopsy-00000-*")]
+    assert [path.name for path in folder.glob("stack-dump-00000-*")]
     check_reached(trial, truth)
 
 
@@ -146,7 +146,7 @@ def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_started_again(
             "def before_step(trainer):\n"
             "    if trainer.step == 12:\n"
             "        next(trainer.network.parameters()).data.fill_(float('nan'))\n",
-            "not_a_number",
+            "non_finite",
         ),
     ],
 )

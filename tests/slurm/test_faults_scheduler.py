@@ -59,7 +59,7 @@ def without(laboratory: Laboratory, missing: str) -> tuple[str, str]:
 
 
 def test_without_sacct_the_run_goes_on_all_the_same(laboratory: Laboratory, truth: Truth) -> None:
-    """A site without accounting: the janitor has the queue alone to ask."""
+    """A site without accounting: the recovery job has the queue alone to ask."""
     laboratory.profile("silent", without(laboratory, "sacct"))
     trial = laboratory.begin("silent", hold=7, cluster="silent")
     attempt = trial.reach(7)
@@ -102,13 +102,13 @@ def test_a_requeue_while_resume_is_typed_starts_one_training_only(
 @pytest.fixture
 def watched(laboratory: Laboratory) -> Iterator[Trial]:
     """A trial on a site whose nodes submit nothing and whose jobs are not queued again, and a
-    person who has typed `meditron watch`.
+    person who has typed `meditron recover`.
     """
     site = "slurm:\n  requeue: false\n  submit_from_jobs: false\n"
     laboratory.profile("strict", without(laboratory, "sbatch"), ("slurm:\n", site))
     trial = laboratory.begin("watched", hold=7, cluster="strict")
     environ = {**laboratory.slurm.env, "MEDITRON_RUNS": str(laboratory.desk.runs)}
-    words = ["-m", "meditron_cli", "watch", trial.run.name, "--interval", "2"]
+    words = ["-m", "meditron_cli", "recover", trial.run.name, "--interval", "2"]
     with (laboratory.desk.folder / "watch.log").open("w") as log:
         typed = subprocess.Popen([sys.executable, *words], env=environ, stdout=log, stderr=log)
     yield trial
@@ -134,5 +134,5 @@ def test_where_nodes_submit_nothing_watch_goes_on(
     laboratory.tell("no sbatch on nodes and no requeue, preempted", preempted, since)
 
     assert (killed.cause, preempted.cause) == ("crash", "preempted")
-    assert [event["by"] for event in watched.events("submit")] == ["person", "watch", "watch"]
+    assert [event["by"] for event in watched.events("submit")] == ["person", "recover", "recover"]
     check_reached(watched, truth)

@@ -143,7 +143,7 @@ def test_the_report_has_its_promised_keys(desk: Desk, finished: Answer) -> None:
 
 
 def test_submitting_a_finished_pipeline_again_submits_nothing(desk: Desk, finished: Answer) -> None:
-    wait(lambda: desk.queued() == [], "the end of the last janitor")
+    wait(lambda: desk.queued() == [], "the end of the last recovery_job")
 
     again = desk.submit("pipeline")
 
@@ -171,7 +171,7 @@ def test_a_second_submission_leaves_a_running_job_alone(
     again = desk.submit("pretrain", *own_data, *LONG)
 
     assert (again.run, again.jobs) == (training.run, training.jobs)
-    assert set(training.jobs["pretrain"]) < set(queued)  # the other one is the janitor
+    assert set(training.jobs["pretrain"]) < set(queued)  # the other one is the recovery job
     assert desk.queued() == queued
     assert desk.status(training.run)["state"] == "running"
 
@@ -189,7 +189,7 @@ def test_a_job_that_is_cancelled_saves_first_and_resumes_from_there(
     finally:
         desk.slurm.set_config(**before)
     saved = saved_steps(training.run)[-1]
-    wait(lambda: desk.status(training.run)["state"] == "cancelled", "the janitor's word")
+    wait(lambda: desk.status(training.run)["state"] == "cancelled", "the recovery_job's word")
     resumed = desk("resume", training.run.name, "--json")
     wait(lambda: steps(training.run, attempt=2), "a step of the second attempt")
 
@@ -207,7 +207,7 @@ def test_after_a_killed_rank_training_starts_again_in_place_and_reaches_its_targ
     kill_rank(training.run, 2)
     record = exit_of(training.run, "pretrain", 2)
     saved = saved_steps(training.run)[-1]
-    wait(lambda: desk.queued() == [], "the end of the job and of its janitor")
+    wait(lambda: desk.queued() == [], "the end of the job and of its recovery_job")
 
     assert (record["cause"], record["action"]) == ("crash", "restart")
     second = record["node"]  # of the two, wherever there was room

@@ -21,7 +21,7 @@ from jobs.contract.rundir import RunDir
 from jobs.slurm import sbatch, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
-from jobs.supervision.recovery.resubmission import held_back, succeed
+from jobs.supervision.recovery.resubmission import held_back, resubmit
 
 from .cluster import Cluster
 from .desk import REPOSITORY, wait
@@ -67,7 +67,7 @@ def start(run: RunDir, client: Client) -> Callable[..., Submission]:
             parameters={"time": 30, "nodes": 1, "partition": "cpu", "array_parallelism": tasks},
             lead_seconds=30,
             longest_array=101,
-            janitor={"time": 10, "nodes": 1, "partition": "cpu"},
+            recovery_job={"time": 10, "nodes": 1, "partition": "cpu"},
         )
         fields = {
             "stage": stage,
@@ -78,8 +78,8 @@ def start(run: RunDir, client: Client) -> Callable[..., Submission]:
         }
         append_event(run, "intent", **fields)
         ids = sbatch.submit(run, asked, client)
-        janitors = sbatch.submit_janitor(run, asked, ids, client)
-        append_event(run, "submit", **fields, job_ids=ids, janitors=janitors)
+        recovery_jobs = sbatch.submit_recovery_job(run, asked, ids, client)
+        append_event(run, "submit", **fields, job_ids=ids, recovery_jobs=recovery_jobs)
         return asked
 
     return submit
@@ -97,16 +97,20 @@ def test_what_waits_for_a_running_job_waits_for_its_successor(
     slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
 ) -> None:
     start(WAITS)
-    (old,), (janitor,) = last_submit(run)["job_ids"], last_submit(run)["janitors"]
+    (old,), (recovery_job,) = last_submit(run)["job_ids"], last_submit(run)["recovery_jobs"]
     after = slurm.submit("true", f"--dependency=afterok:{old}", "--array=0-5%2", *QUIET)
     slurm.wait_job(old, "RUNNING", timeout=60)
 
-    (new,) = succeed(run, "pretrain", 0, replaces=[old], by="supervisor", client=client)
+    (new,) = resubmit(run, "pretrain", 0, replaces=[old], by="supervisor", client=client)
 
     assert waits_for(slurm, after) == f"afterok:{new}(unfulfilled)"
-    assert waits_for(slurm, janitor) == f"afterany:{new}(unfulfilled)"
+    assert waits_for(slurm, recovery_job) == f"afterany:{new}(unfulfilled)"
     told = last_submit(run)
-    assert (told["job_ids"], told["janitors"], told["replaces"]) == ([new], [janitor], [old])
+    assert (told["job_ids"], told["recovery_jobs"], told["replaces"]) == (
+        [new],
+        [recovery_job],
+        [old],
+    )
     assert (told["attempt"], told["by"]) == (2, "supervisor")
     script = (run.attempt("pretrain", 2) / f"{new}_submission.sh").read_text()
     assert f"--comment=run={run.name},attempt=2\n" in script
@@ -116,20 +120,20 @@ def test_what_waits_for_a_running_job_waits_for_its_successor(
 def test_what_could_never_start_is_revived(
     slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
 ) -> None:
-    """The janitor of the old job has left, so that the new one gets one of its own."""
+    """The recovery job of the old job has left, so that the new one gets one of its own."""
     start(FAILS)
-    (old,), (gone,) = last_submit(run)["job_ids"], last_submit(run)["janitors"]
+    (old,), (gone,) = last_submit(run)["job_ids"], last_submit(run)["recovery_jobs"]
     slurm.run("scancel", gone)
     after = slurm.submit("true", f"--dependency=afterok:{old}", *QUIET)
     reason = ("squeue", "-h", "-o", "%r", "-j", str(after))
     wait(lambda: "NeverSatisfied" in slurm.run(*reason), "a dependency that never is")
 
-    (new,) = succeed(run, "pretrain", 0, replaces=[old], by="janitor", client=client)
+    (new,) = resubmit(run, "pretrain", 0, replaces=[old], by="recovery_job", client=client)
 
     assert waits_for(slurm, after).startswith(f"afterok:{new}(")
-    (janitor,) = last_submit(run)["janitors"]
-    assert janitor != gone
-    assert waits_for(slurm, janitor).startswith(f"afterany:{new}(")
+    (recovery_job,) = last_submit(run)["recovery_jobs"]
+    assert recovery_job != gone
+    assert waits_for(slurm, recovery_job).startswith(f"afterany:{new}(")
 
 
 def test_of_an_array_the_other_elements_are_still_waited_for(
@@ -141,7 +145,7 @@ def test_of_an_array_the_other_elements_are_still_waited_for(
     slurm.wait_job(array, "RUNNING", timeout=60)
     write_json(run.done("tokenize", 0), {})
 
-    (new,) = succeed(run, "tokenize", 1, replaces=[f"{array}_1"], by="supervisor", client=client)
+    (new,) = resubmit(run, "tokenize", 1, replaces=[f"{array}_1"], by="supervisor", client=client)
 
     terms = [f"afterok:{job}(unfulfilled)" for job in (new, f"{array}_2")]
     assert sorted(waits_for(slurm, after).split(",")) == sorted(terms)
@@ -170,7 +174,7 @@ def test_a_delay_and_bad_nodes_reach_slurm_and_unknown_nodes_do_not(
     start(WAITS)
     (old,) = last_submit(run)["job_ids"]
 
-    (new,) = succeed(
+    (new,) = resubmit(
         run, "pretrain", 0, replaces=[old], by="supervisor",
         exclude=["nosuch", "cpu02", "gpu01"], delay=300, client=client,
     )  # fmt: skip
@@ -190,7 +194,7 @@ def test_of_two_who_go_on_at_once_one_submits(
     (old,) = last_submit(run)["job_ids"]
     program = (
         "import json, sys; from pathlib import Path; from jobs.contract.rundir import RunDir; "
-        "from jobs.supervision.recovery.resubmission import succeed; "
+        "from jobs.supervision.recovery.resubmission import resubmit; "
         f"print(json.dumps(succeed(RunDir(Path({str(run.root)!r})), 'pretrain', 0, "
         f"replaces=[{old!r}], by=sys.argv[1])))"
     )
@@ -200,7 +204,7 @@ def test_of_two_who_go_on_at_once_one_submits(
         subprocess.Popen(
             [sys.executable, "-c", program, by], env=environ, stdout=subprocess.PIPE, text=True
         )
-        for by in ("supervisor", "janitor", "watch")
+        for by in ("supervisor", "recovery_job", "recover")
     ]
     answers = [json.loads(rival.communicate(timeout=240)[0]) for rival in rivals]
 
@@ -233,12 +237,12 @@ def test_a_submission_that_was_killed_is_taken_over(
     append_event(run, "intent", **intent)
     news = sbatch.submit(run, replace(asked, attempt=2), client)
 
-    ids = succeed(run, "tokenize", [0, 1], replaces=olds, by="janitor", client=client)
+    ids = resubmit(run, "tokenize", [0, 1], replaces=olds, by="recovery_job", client=client)
 
     told = last_submit(run)
     assert ids == []
     assert (told["job_ids"], told["by"], told["replaces"]) == (news, "supervisor", olds)
-    assert len(told["janitors"]) == 1
+    assert len(told["recovery_jobs"]) == 1
     terms = [f"afterok:{job}(unfulfilled)" for job in news]
     assert waits_for(slurm, after).split(",") == terms
     assert submission_log.unanswered(read_events(run)) == []
@@ -251,7 +255,7 @@ def test_after_a_cancellation_nothing_goes_on(
     (old,) = last_submit(run)["job_ids"]
     append_event(run, "cancel", job_ids=[old])
 
-    assert succeed(run, "pretrain", 0, replaces=[old], by="janitor", client=client) == []
+    assert resubmit(run, "pretrain", 0, replaces=[old], by="recovery_job", client=client) == []
     assert run.attempts("pretrain") == [1]
 
 
@@ -266,7 +270,7 @@ def test_a_job_inside_a_job_inherits_nothing_of_it(
     seen.unlink()
     program = (
         "from pathlib import Path; from jobs.contract.rundir import RunDir; "
-        "from jobs.supervision.recovery.resubmission import succeed; "
+        "from jobs.supervision.recovery.resubmission import resubmit; "
         f"succeed(RunDir(Path({str(run.root)!r})), 'pretrain', 0, replaces=[{old!r}], by='x')"
     )
     script = run.root / "outer.sh"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jobs.contract.outcomes import Finding, Hang, Verdict
+from jobs.contract.outcomes import Diagnosis, Hang, NodeFinding
 
 
 @dataclass(frozen=True)
 class RankExit:
-    """The last words of one rank (``words-<task>-<rank>.json``), or what srun said of it."""
+    """The last words of one rank (``rank-exit-<task>-<rank>.json``), or what srun said of it."""
 
     rank: int
     node: str
@@ -39,12 +39,12 @@ class LogSign:
 
 
 @dataclass(frozen=True)
-class Site:
+class RecoveryOptions:
     """What the place where the decision is made can do."""
 
     scheduler: str = "slurm"
     in_allocation: bool = True
-    """False for the janitor and the login node: the job is over."""
+    """False for the recovery job and the login node: the job is over."""
     started_again: bool = False
     """The same job has been started once more, and this start asks about the one before it."""
     usable: bool = True
@@ -92,7 +92,7 @@ class Evidence:
     failed_node: str = ""
     """From ``srun: error: Node failure on X``."""
     oom_kills: int = 0
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[NodeFinding, ...] = ()
     hang: Hang | None = None
     log_signatures: tuple[LogSign, ...] = ()
     """What ``jobs.supervision.diagnosis.log_patterns.find`` found in the ranks' log,
@@ -109,12 +109,12 @@ class Evidence:
     code_hint: str = ""
     configuration: bool = False
     """The supervisor itself refused: spec, secrets, wrong code."""
-    site: Site = Site()
+    site: RecoveryOptions = RecoveryOptions()
     run: str = ""
     """Name of the run, for the node ledger."""
     world_size: int = 0
     """Ranks that were to run; 0 where it is not known."""
     by_person: bool = False
     """A person started this attempt: what came before it no longer counts for budgets."""
-    known: Verdict | None = None
+    known: Diagnosis | None = None
     """What the attempt's own supervisor made of it, for who decides again after it."""

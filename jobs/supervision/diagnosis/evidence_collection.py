@@ -14,12 +14,12 @@ from jobs.checkpoints import manifest, retention
 from jobs.contract import attempt_history, done_markers, rundir, specs
 from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import Job
-from jobs.contract.outcomes import Finding, Hang
+from jobs.contract.outcomes import Hang, NodeFinding
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.slurm import srun_output
-from jobs.supervision.attempt_records import Place
+from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import log_patterns
-from jobs.supervision.diagnosis.evidence import Evidence, RankExit, Site
+from jobs.supervision.diagnosis.evidence import Evidence, RankExit, RecoveryOptions
 from jobs.supervision.ranks import local_ranks
 
 LOG_TAIL_BYTES = 1 << 20
@@ -27,15 +27,15 @@ LOG_TAIL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observed:
     """What the supervisor itself saw of a start; a start it did not see has none of it."""
 
     code: int | None = None
     """Of the ranks' step; None when they were never started."""
     ranks_started: bool = False
-    failures: tuple[srun_output.Failure, ...] = ()
+    failures: tuple[srun_output.FailedTask, ...] = ()
     signals: tuple[int, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[NodeFinding, ...] = ()
     hang: Hang | None = None
     oom_kills: int = 0
     message: str = ""
@@ -43,11 +43,11 @@ class Seen:
     configuration: bool = False
 
 
-HERE = Site()
+HERE = RecoveryOptions()
 
 
 @dataclass(frozen=True)
-class Said:
+class SlurmReport:
     """What Slurm says of the job."""
 
     state: str = ""
@@ -60,11 +60,11 @@ class Said:
     supervisor_signal: int = 0
     failed_node: str = ""
     """The only node of the job that Slurm calls down now."""
-    site: Site = HERE
+    site: RecoveryOptions = HERE
 
 
 def evidence(
-    place: Place, task: specs.TaskSpec | None, job: Job, seen: Seen, said: Said
+    place: AttemptRef, task: specs.TaskSpec | None, job: Job, seen: Observed, said: SlurmReport
 ) -> Evidence:
     """All that is known of a start, which is over now; ``task`` is None when it cannot be read."""
     past = attempt_history.read(place.run, place.stage, place.index)
@@ -83,7 +83,7 @@ def evidence(
         signals=seen.signals,
         preempted=said.preempted,
         slurm_state=said.state,
-        ranks=tuple(rank_exits(last_words(place), seen.failures, ended)),
+        ranks=tuple(rank_exits(read_rank_exits(place), seen.failures, ended)),
         code=seen.code,
         ranks_started=seen.ranks_started,
         supervisor_signal=said.supervisor_signal,
@@ -106,17 +106,17 @@ def evidence(
     )
 
 
-def is_done(place: Place, task: specs.TaskSpec) -> bool:
+def is_done(place: AttemptRef, task: specs.TaskSpec) -> bool:
     """Whether the task's marker stands."""
     return done_markers.is_done(place.run, place.stage, place.index, specs.digest(task.spec))
 
 
-def last_words(place: Place) -> list[RankExit]:
+def read_rank_exits(place: AttemptRef) -> list[RankExit]:
     """What the ranks wrote on leaving (``jobs.__main__``), the first to leave first; a file that is
     no record is left out.
     """
     found = []
-    for path in place.folder.glob(f"words-{place.index:05d}-*.json"):
+    for path in place.folder.glob(f"rank-exit-{place.index:05d}-*.json"):
         try:
             found.append(rank_exit(read_json(path)))
         except (OSError, FormatError, KeyError):
@@ -139,7 +139,7 @@ def rank_exit(words: dict[str, Any]) -> RankExit:
 
 
 def rank_exits(
-    words: Iterable[RankExit], failures: Iterable[srun_output.Failure], ended: float
+    words: Iterable[RankExit], failures: Iterable[srun_output.FailedTask], ended: float
 ) -> list[RankExit]:
     """How ranks left, the cause first: a death that no lost peer leads to, then those that left
     words in the order they left, then those of which only the code is known.
@@ -176,7 +176,7 @@ def checkpoint_step(run: rundir.RunDir, task: specs.TaskSpec | None) -> int | No
     return None if lost else 0
 
 
-def last_step(place: Place, task: specs.TaskSpec | None) -> int | None:
+def last_step(place: AttemptRef, task: specs.TaskSpec | None) -> int | None:
     """The last step this start has on record, saved or not; None where there is none."""
     if task is None or not isinstance(task.spec, PretrainSpec):
         return None

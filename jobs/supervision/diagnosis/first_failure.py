@@ -9,23 +9,23 @@ import signal
 from collections.abc import Iterable
 
 from jobs.contract.errors import CONFIGURATION, STOPPED
-from jobs.contract.outcomes import TRAINING, Cause
+from jobs.contract.outcomes import TRAINING, RootCause
 from jobs.health import xid
 from jobs.health.xid import Xid
 from jobs.supervision.diagnosis import log_patterns
 from jobs.supervision.diagnosis.evidence import Evidence, LogSign, RankExit
 
 KINDS = {
-    "NotANumber": Cause.NOT_A_NUMBER,
-    "CheckpointsDamaged": Cause.CHECKPOINT,
-    "CheckpointingException": Cause.CHECKPOINT,
-    "StorageError": Cause.STORAGE,
-    "WriterHeld": Cause.UNKNOWN,
-    "OutOfMemoryError": Cause.CUDA_OOM,
-    "MemoryError": Cause.HOST_OOM,
-    "AcceleratorError": Cause.CUDA_ERROR,
-    "ModuleNotFoundError": Cause.LAUNCH,
-    "ImportError": Cause.LAUNCH,
+    "NonFiniteLoss": RootCause.NON_FINITE,
+    "CheckpointsDamaged": RootCause.CHECKPOINT,
+    "CheckpointingException": RootCause.CHECKPOINT,
+    "StorageError": RootCause.STORAGE,
+    "WriterHeld": RootCause.UNKNOWN,
+    "OutOfMemoryError": RootCause.CUDA_OOM,
+    "MemoryError": RootCause.HOST_OOM,
+    "AcceleratorError": RootCause.CUDA_ERROR,
+    "ModuleNotFoundError": RootCause.LAUNCH,
+    "ImportError": RootCause.LAUNCH,
 }
 """Exception types that say by themselves what broke (ours, Megatron-core's, PyTorch's)."""
 
@@ -38,7 +38,7 @@ PROGRAM_KINDS = frozenset(
 )
 """Exceptions that come back however often a program is started."""
 
-OF_ONE_RANK = frozenset({Cause.CUDA_ERROR, Cause.GPU_HARDWARE, Cause.CRASH})
+OF_ONE_RANK = frozenset({RootCause.CUDA_ERROR, RootCause.GPU_HARDWARE, RootCause.CRASH})
 """Failures of which it matters whose they are. Others may befall all ranks at the same moment, and
 it is chance who is first to say so."""
 
@@ -80,44 +80,46 @@ def is_symptom(evidence: Evidence, rank: RankExit) -> bool:
     return aborted and any(sign.name in log_patterns.SYMPTOMS for sign in signs_of(evidence, rank))
 
 
-def told_by(evidence: Evidence, rank: RankExit) -> Cause:
+def told_by(evidence: Evidence, rank: RankExit) -> RootCause:
     """What a failed rank's words say, else its log, else that it ended."""
     cause = said(evidence, rank) if rank.kind else logged(evidence, rank)
-    if cause is Cause.LAUNCH and in_all_ranks(evidence, rank) and rank.kind in KINDS:
-        return Cause.CONFIGURATION  # what cannot be imported anywhere is not installed
-    if cause is Cause.EXCEPTION and is_program_error(evidence, rank):
-        return Cause.CONFIGURATION
+    if cause is RootCause.LAUNCH and in_all_ranks(evidence, rank) and rank.kind in KINDS:
+        return RootCause.CONFIGURATION  # what cannot be imported anywhere is not installed
+    if cause is RootCause.EXCEPTION and is_program_error(evidence, rank):
+        return RootCause.CONFIGURATION
     return cause
 
 
-def said(evidence: Evidence, rank: RankExit) -> Cause:
+def said(evidence: Evidence, rank: RankExit) -> RootCause:
     """By an exception: what it says, its type, its exit code, where it was raised."""
     match = log_patterns.search(rank.message)
     found = (
-        Cause.CHECKPOINT if NOT_LOADABLE in rank.message else None,
+        RootCause.CHECKPOINT if NOT_LOADABLE in rank.message else None,
         log_patterns.CAUSES[match[0]] if match else None,
         KINDS.get(rank.kind),
-        Cause.CONFIGURATION if rank.code == CONFIGURATION else None,
-        Cause.DATA if rank.frame.startswith(DATA_FRAMES) else None,
+        RootCause.CONFIGURATION if rank.code == CONFIGURATION else None,
+        RootCause.DATA if rank.frame.startswith(DATA_FRAMES) else None,
     )
-    return next((cause for cause in found if cause is not None), Cause.EXCEPTION)
+    return next((cause for cause in found if cause is not None), RootCause.EXCEPTION)
 
 
-def logged(evidence: Evidence, rank: RankExit) -> Cause:
+def logged(evidence: Evidence, rank: RankExit) -> RootCause:
     """By the log of a rank that left no words."""
     if rank.code == CONFIGURATION:
-        return Cause.CONFIGURATION
+        return RootCause.CONFIGURATION
     causes = [points_to(sign) for sign in signs_of(evidence, rank)]
-    plain = Cause.CRASH if rank.code < 0 else Cause.EXCEPTION
-    return next((cause for cause in causes if cause not in (Cause.UNKNOWN, Cause.HANG)), plain)
+    plain = RootCause.CRASH if rank.code < 0 else RootCause.EXCEPTION
+    return next(
+        (cause for cause in causes if cause not in (RootCause.UNKNOWN, RootCause.HANG)), plain
+    )
 
 
-def points_to(sign: LogSign) -> Cause:
+def points_to(sign: LogSign) -> RootCause:
     """What a line of the log points to; an XID of the program is a CUDA error."""
     if sign.number is None:
         return log_patterns.CAUSES[sign.name]
     harmless = xid.action(sign.number) is Xid.IGNORE
-    return Cause.UNKNOWN if harmless else Cause.CUDA_ERROR
+    return RootCause.UNKNOWN if harmless else RootCause.CUDA_ERROR
 
 
 def signs_of(evidence: Evidence, rank: RankExit) -> Iterable[LogSign]:

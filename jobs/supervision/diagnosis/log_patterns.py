@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from jobs.contract.outcomes import Cause
+from jobs.contract.outcomes import RootCause
 from jobs.supervision.diagnosis.evidence import LogSign
 
 LINE_LIMIT = 300
@@ -27,62 +27,66 @@ ADVICE = re.compile(
 )
 """A sentence with one of these says what to do about an error, or what it may have been."""
 
-SIGNATURES: tuple[tuple[str, str, Cause], ...] = (
+SIGNATURES: tuple[tuple[str, str, RootCause], ...] = (
     # name, what a line says, what that points to; the first that fits a line names it
-    ("xid", r"NVRM: Xid \([^)]*\): (?P<number>\d+)", Cause.GPU_HARDWARE),
-    ("node_failure", r"Node failure on \S+|DUE TO NODE FAILURE", Cause.NODE_FAIL),
-    ("time_limit", r"CANCELLED AT \S+ DUE TO TIME LIMIT", Cause.TIME_LIMIT),
-    ("preemption", r"CANCELLED AT \S+ DUE TO PREEMPTION", Cause.PREEMPTED),
-    ("oom_kill", r"[Dd]etected \d+ oom[_-]kill event|Out Of Memory$|\boom-kill:", Cause.HOST_OOM),
+    ("xid", r"NVRM: Xid \([^)]*\): (?P<number>\d+)", RootCause.GPU_HARDWARE),
+    ("node_failure", r"Node failure on \S+|DUE TO NODE FAILURE", RootCause.NODE_FAIL),
+    ("time_limit", r"CANCELLED AT \S+ DUE TO TIME LIMIT", RootCause.TIME_LIMIT),
+    ("preemption", r"CANCELLED AT \S+ DUE TO PREEMPTION", RootCause.PREEMPTED),
+    (
+        "oom_kill",
+        r"[Dd]etected \d+ oom[_-]kill event|Out Of Memory$|\boom-kill:",
+        RootCause.HOST_OOM,
+    ),
     (
         "cuda_oom",
         r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED",
-        Cause.CUDA_OOM,
+        RootCause.CUDA_OOM,
     ),
     (
         "nccl_timeout",
         r"caught collective operation timeout|collective operation timed out|"
         r"Some NCCL operations have failed or timed out",
-        Cause.HANG,
+        RootCause.HANG,
     ),
     (
         "nccl_remote",
         r"ncclRemoteError|remote process exited or there was a network error",
-        Cause.UNKNOWN,
+        RootCause.UNKNOWN,
     ),
-    ("gloo_timeout", r"gloo.*Timed out|Timed out waiting \d+ ?ms for", Cause.HANG),
+    ("gloo_timeout", r"gloo.*Timed out|Timed out waiting \d+ ?ms for", RootCause.HANG),
     (
         "gloo_peer",
         r"Connection closed by peer|Connection reset by peer|gloo.*(?:Broken pipe|writev)",
-        Cause.UNKNOWN,
+        RootCause.UNKNOWN,
     ),
     (
         "rendezvous",
         r"waiting for clients\. \d+/\d+ clients joined|while trying to connect to|"
         r"Connection refused",
-        Cause.LAUNCH,
+        RootCause.LAUNCH,
     ),
-    ("store_lost", r"Did the remote server shutdown or crash", Cause.UNKNOWN),
-    ("address_in_use", r"EADDRINUSE|[Aa]ddress already in use", Cause.LAUNCH),
-    ("import_error", r"\b(?:ModuleNotFoundError|ImportError): ", Cause.LAUNCH),
+    ("store_lost", r"Did the remote server shutdown or crash", RootCause.UNKNOWN),
+    ("address_in_use", r"EADDRINUSE|[Aa]ddress already in use", RootCause.LAUNCH),
+    ("import_error", r"\b(?:ModuleNotFoundError|ImportError): ", RootCause.LAUNCH),
     (
         "cuda_error",
         r"CUDA error: |CUDA driver error: |CUBLAS_STATUS_[A-Z]|CUDNN_STATUS_(?!SUCCESS)[A-Z]|"
         r"[Uu]nhandled cuda error|device-side assert",
-        Cause.CUDA_ERROR,
+        RootCause.CUDA_ERROR,
     ),
-    ("disk_full", r"No space left on device|ENOSPC", Cause.STORAGE),
-    ("quota", r"[Dd]isk quota exceeded|EDQUOT", Cause.STORAGE),
-    ("stale_handle", r"Stale (?:NFS )?file handle|ESTALE", Cause.STORAGE),
-    ("io_error", r"Input/output error|\bEIO\b", Cause.STORAGE),
-    ("read_only", r"Read-only file system|EROFS", Cause.STORAGE),
+    ("disk_full", r"No space left on device|ENOSPC", RootCause.STORAGE),
+    ("quota", r"[Dd]isk quota exceeded|EDQUOT", RootCause.STORAGE),
+    ("stale_handle", r"Stale (?:NFS )?file handle|ESTALE", RootCause.STORAGE),
+    ("io_error", r"Input/output error|\bEIO\b", RootCause.STORAGE),
+    ("read_only", r"Read-only file system|EROFS", RootCause.STORAGE),
     (
         "host_memory",
         r"DefaultCPUAllocator: can't allocate memory|Cannot allocate memory|\bMemoryError\b",
-        Cause.HOST_OOM,
+        RootCause.HOST_OOM,
     ),
-    ("bus_error", r"\bBus error\b|\bSIGBUS\b", Cause.CRASH),
-    ("segfault", r"[Ss]egmentation fault|\bSIGSEGV\b", Cause.CRASH),
+    ("bus_error", r"\bBus error\b|\bSIGBUS\b", RootCause.CRASH),
+    ("segfault", r"[Ss]egmentation fault|\bSIGSEGV\b", RootCause.CRASH),
 )
 """Texts are those of Slurm 22.05, PyTorch 2, NCCL and gloo as their sources print them; the CUDA,
 NCCL and NVRM ones are unproven on hardware.

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from jobs.contract.outcomes import Cause, Finding, Verdict
+from jobs.contract.outcomes import Diagnosis, NodeFinding, RootCause
 from jobs.health import xid
 from jobs.health.xid import Xid
 from jobs.supervision.diagnosis import first_failure, log_patterns
@@ -26,10 +26,10 @@ STORAGE_FINDINGS = frozenset({"disk"})
 
 
 @dataclass(frozen=True)
-class Words:
+class DiagnosisText:
     """What a verdict is made from, before its fingerprint."""
 
-    cause: Cause
+    cause: RootCause
     sentence: str
     node: str = ""
     hint: str = ""
@@ -37,10 +37,10 @@ class Words:
     """What makes two failures the same one; empty when there is nothing to compare."""
 
 
-Rule = Callable[[Evidence], Words | None]
+Rule = Callable[[Evidence], DiagnosisText | None]
 
 
-def classify(evidence: Evidence) -> Verdict:
+def classify(evidence: Evidence) -> Diagnosis:
     """Why the attempt ended. Pure; silence is UNKNOWN, never an innocent end.
 
     What the attempt's own supervisor saw is worth more than what is left to see later; only who
@@ -49,23 +49,23 @@ def classify(evidence: Evidence) -> Verdict:
     asked = first_answer(WHO_ASKED, evidence)
     if asked is not None:
         return verdict(asked)
-    if evidence.known is not None and evidence.known.cause is not Cause.UNKNOWN:
+    if evidence.known is not None and evidence.known.cause is not RootCause.UNKNOWN:
         return evidence.known
     return verdict(first_answer(WHAT_HAPPENED, evidence) or unknown(evidence))
 
 
-def first_answer(rules: Iterable[Rule], evidence: Evidence) -> Words | None:
+def first_answer(rules: Iterable[Rule], evidence: Evidence) -> DiagnosisText | None:
     """What the first rule says that knows."""
     return next((words for rule in rules if (words := rule(evidence)) is not None), None)
 
 
-def verdict(words: Words) -> Verdict:
+def verdict(words: DiagnosisText) -> Diagnosis:
     """The words with their fingerprint."""
     same = fingerprint(words.cause, *words.same) if words.same else ""
-    return Verdict(words.cause, one_line(words.sentence), words.node, same, words.hint)
+    return Diagnosis(words.cause, one_line(words.sentence), words.node, same, words.hint)
 
 
-def fingerprint(cause: Cause, *parts: str) -> str:
+def fingerprint(cause: RootCause, *parts: str) -> str:
     """Twelve hex digits, equal for the same failure wherever it happens."""
     return hashlib.sha256("\0".join((cause.value, *parts)).encode()).hexdigest()[:12]
 
@@ -79,113 +79,125 @@ def one_line(text: str) -> str:
 # Who asked the attempt to end ---------------------------------------------------------------------
 
 
-def target_reached(evidence: Evidence) -> Words | None:
+def target_reached(evidence: Evidence) -> DiagnosisText | None:
     if not evidence.done:
         return None
-    return Words(Cause.COMPLETED, f"{evidence.stage} reached its target")
+    return DiagnosisText(RootCause.COMPLETED, f"{evidence.stage} reached its target")
 
 
-def cancelled(evidence: Evidence) -> Words | None:
+def cancelled(evidence: Evidence) -> DiagnosisText | None:
     """Before the file STOP: who cancels a run that is leaving does not want the next one either."""
     if not (evidence.cancelled or first_word(evidence) == "CANCELLED"):
         return None
     by = {"admin": "an administrator", "owner": "its owner"}.get(evidence.cancelled_by, "somebody")
-    return Words(Cause.CANCELLED, f"{task(evidence)} was cancelled by {by}")
+    return DiagnosisText(RootCause.CANCELLED, f"{task(evidence)} was cancelled by {by}")
 
 
-def stop_asked(evidence: Evidence) -> Words | None:
+def stop_asked(evidence: Evidence) -> DiagnosisText | None:
     if not evidence.stop_asked:
         return None
-    return Words(Cause.STOPPED, f"{task(evidence)} was asked to save and leave{at_step(evidence)}")
+    return DiagnosisText(
+        RootCause.STOPPED, f"{task(evidence)} was asked to save and leave{at_step(evidence)}"
+    )
 
 
-def refused(evidence: Evidence) -> Words | None:
+def refused(evidence: Evidence) -> DiagnosisText | None:
     if not evidence.configuration:
         return None
     sentence = evidence.message or f"{evidence.stage} cannot be run as it is configured"
-    return Words(Cause.CONFIGURATION, sentence, hint=evidence.code_hint)
+    return DiagnosisText(RootCause.CONFIGURATION, sentence, hint=evidence.code_hint)
 
 
-def preempted(evidence: Evidence) -> Words | None:
+def preempted(evidence: Evidence) -> DiagnosisText | None:
     """Or queued again by somebody's ``scontrol requeue``, which is a preemption by hand."""
     word = first_word(evidence)
     if evidence.preempted or word == "PREEMPTED":
-        return Words(Cause.PREEMPTED, f"{job(evidence)} was preempted{at_step(evidence)}")
+        return DiagnosisText(
+            RootCause.PREEMPTED, f"{job(evidence)} was preempted{at_step(evidence)}"
+        )
     if word == "REQUEUED":
-        return Words(Cause.PREEMPTED, f"{job(evidence)} was queued again{at_step(evidence)}")
+        return DiagnosisText(
+            RootCause.PREEMPTED, f"{job(evidence)} was queued again{at_step(evidence)}"
+        )
     return None
 
 
-def node_failed(evidence: Evidence) -> Words | None:
+def node_failed(evidence: Evidence) -> DiagnosisText | None:
     if not (evidence.failed_node or first_word(evidence) in ("NODE_FAIL", "BOOT_FAIL")):
         return None
     node = evidence.failed_node or only_node(evidence)
     who = node or f"a node of {job(evidence)}, Slurm does not say which,"
-    return Words(Cause.NODE_FAIL, f"{who} failed{at_step(evidence)}", node)
+    return DiagnosisText(RootCause.NODE_FAIL, f"{who} failed{at_step(evidence)}", node)
 
 
-def time_limit(evidence: Evidence) -> Words | None:
+def time_limit(evidence: Evidence) -> DiagnosisText | None:
     """Slurm's word, or the early signal; not for what broke before, or while saving."""
     early = signal.SIGUSR2 in evidence.signals and evidence.site.scheduler == "slurm"
     if not (early or first_word(evidence) == "TIMEOUT") or first_failure.broken(evidence):
         return None
     sentence = f"{job(evidence)} came to its time limit{at_step(evidence)}"
-    return Words(Cause.TIME_LIMIT, sentence)
+    return DiagnosisText(RootCause.TIME_LIMIT, sentence)
 
 
-def signalled(evidence: Evidence) -> Words | None:
+def signalled(evidence: Evidence) -> DiagnosisText | None:
     """SIGTERM alone does not say who ends a job of Slurm; on this machine it is a person."""
     if not evidence.signals or first_failure.broken(evidence):
         return None
     if evidence.site.scheduler != "slurm":
-        return Words(Cause.STOPPED, f"{task(evidence)} was stopped by a signal{at_step(evidence)}")
+        return DiagnosisText(
+            RootCause.STOPPED, f"{task(evidence)} was stopped by a signal{at_step(evidence)}"
+        )
     sentence = f"{job(evidence)} is being ended{at_step(evidence)} and Slurm does not say why"
-    return Words(Cause.UNKNOWN, sentence)
+    return DiagnosisText(RootCause.UNKNOWN, sentence)
 
 
 # What broke ---------------------------------------------------------------------------------------
 
 
-def unfit_node(evidence: Evidence) -> Words | None:
+def unfit_node(evidence: Evidence) -> DiagnosisText | None:
     """FATAL findings: of the pre-flight, or of a GPU that failed at work."""
     fatal = [finding for finding in evidence.findings if finding.verdict == "FATAL"]
     if not fatal:
         return None
     first = fatal[0]
     if all(is_storage(finding) for finding in fatal):
-        return Words(Cause.STORAGE, f"{first.node}: {first.message}", same=("", first.code))
-    cause = Cause.GPU_HARDWARE if evidence.ranks_started else Cause.UNHEALTHY
+        return DiagnosisText(
+            RootCause.STORAGE, f"{first.node}: {first.message}", same=("", first.code)
+        )
+    cause = RootCause.GPU_HARDWARE if evidence.ranks_started else RootCause.UNHEALTHY
     first = next(finding for finding in fatal if not is_storage(finding))
     sentence = f"{first.node} is not fit for work: {first.message} ({first.code})"
-    return Words(cause, sentence, first.node, same=("", first.code))
+    return DiagnosisText(cause, sentence, first.node, same=("", first.code))
 
 
-def is_storage(finding: Finding) -> bool:
+def is_storage(finding: NodeFinding) -> bool:
     """Whether a finding is about the disk that all nodes share, so that no node is to blame."""
     match = log_patterns.search(finding.message)
     points_to = log_patterns.CAUSES[match[0]] if match else None
-    return finding.code in STORAGE_FINDINGS or points_to is Cause.STORAGE
+    return finding.code in STORAGE_FINDINGS or points_to is RootCause.STORAGE
 
 
-def bad_gpu(evidence: Evidence) -> Words | None:
+def bad_gpu(evidence: Evidence) -> DiagnosisText | None:
     """An XID of the hardware, or a rank's CUDA error on a node with a finding against it."""
     for sign in evidence.log_signatures:
         number = sign.number
         if number is not None and xid.action(number) in (Xid.EXCLUDE, Xid.REPAIR):
             node = node_of(evidence, sign.rank)
             sentence = f"a GPU{of_node(node)} reported XID {number}{at_step(evidence)}"
-            return Words(Cause.GPU_HARDWARE, sentence, node, same=(f"XID {number}",))
+            return DiagnosisText(RootCause.GPU_HARDWARE, sentence, node, same=(f"XID {number}",))
     first = first_failure.first_failure(evidence)
-    if first is None or first_failure.told_by(evidence, first) is not Cause.CUDA_ERROR:
+    if first is None or first_failure.told_by(evidence, first) is not RootCause.CUDA_ERROR:
         return None
     for finding in evidence.findings:
         if finding.node == first.node:
             sentence = f"{who(first)} met a CUDA error, and {finding.message} ({finding.code})"
-            return Words(Cause.GPU_HARDWARE, sentence, first.node, same=("", finding.code))
+            return DiagnosisText(
+                RootCause.GPU_HARDWARE, sentence, first.node, same=("", finding.code)
+            )
     return None
 
 
-def host_memory(evidence: Evidence) -> Words | None:
+def host_memory(evidence: Evidence) -> DiagnosisText | None:
     told = any(sign.name == "oom_kill" for sign in evidence.log_signatures)
     if not (told or evidence.oom_kills or first_word(evidence) == "OUT_OF_MEMORY"):
         return None
@@ -193,10 +205,12 @@ def host_memory(evidence: Evidence) -> Words | None:
     who_died = who(killed) if killed else f"a process of {task(evidence)}"
     sentence = f"{who_died} was ended because its node ran out of memory{at_step(evidence)}"
     hint = "ask for more memory, or use fewer data workers"
-    return Words(Cause.HOST_OOM, sentence, killed.node if killed else "", hint, ("oom_kill",))
+    return DiagnosisText(
+        RootCause.HOST_OOM, sentence, killed.node if killed else "", hint, ("oom_kill",)
+    )
 
 
-def hung(evidence: Evidence) -> Words | None:
+def hung(evidence: Evidence) -> DiagnosisText | None:
     """Unless a rank failed by itself, which leaves the others waiting."""
     hang = evidence.hang
     if hang is None or first_failure.broken(evidence):
@@ -208,66 +222,68 @@ def hung(evidence: Evidence) -> Words | None:
         f"{at_step(evidence)}{rank}{detail}"
     )
     same = (hang.phase, "" if hang.rank is None else str(hang.rank))
-    return Words(Cause.HANG, sentence, hang.node, same=same)
+    return DiagnosisText(RootCause.HANG, sentence, hang.node, same=same)
 
 
-def rank_failed(evidence: Evidence) -> Words | None:
+def rank_failed(evidence: Evidence) -> DiagnosisText | None:
     """The first rank that failed by itself: its exception, the signal that ended it, or its log."""
     first = first_failure.first_failure(evidence)
     if first is None:
         return None
     cause = first_failure.told_by(evidence, first)
-    if first.code < 0 and cause is Cause.CRASH:
+    if first.code < 0 and cause is RootCause.CRASH:
         return killed_rank(evidence, first)
     text = first.message or first_failure.last_sign(evidence, first) or f"exit code {first.code}"
     sentence = f"{who(first)} failed{at_step(evidence)}: {shortened(text)}"
-    if cause is Cause.CONFIGURATION and first.message:
+    if cause is RootCause.CONFIGURATION and first.message:
         sentence = shortened(text)  # it says where; which rank came to it first is chance
     rank = str(first.rank) if cause in first_failure.OF_ONE_RANK else ""
     same = (first.kind, first.frame, first_failure.normalised(text), rank)
-    return Words(cause, sentence, first.node, first.hint, same)
+    return DiagnosisText(cause, sentence, first.node, first.hint, same)
 
 
-def killed_rank(evidence: Evidence, rank: RankExit) -> Words:
+def killed_rank(evidence: Evidence, rank: RankExit) -> DiagnosisText:
     """A rank that a signal ended; SIGKILL comes from outside, so that two are not the same one."""
     number = -rank.code
     sentence = f"{who(rank)} was ended by {signal_name(number)}{at_step(evidence)}"
     hint = "look at the size of /dev/shm on its node" if number == signal.SIGBUS else ""
     same = () if number == signal.SIGKILL else (signal_name(number), str(rank.rank))
-    return Words(Cause.CRASH, sentence, rank.node, hint, same)
+    return DiagnosisText(RootCause.CRASH, sentence, rank.node, hint, same)
 
 
-def supervisor_killed(evidence: Evidence) -> Words | None:
+def supervisor_killed(evidence: Evidence) -> DiagnosisText | None:
     """Slurm ends the ranks of a job whose batch step is gone."""
     if not evidence.supervisor_signal:
         return None
     name = signal_name(evidence.supervisor_signal)
     sentence = f"the supervisor of {job(evidence)} was ended by {name}{at_step(evidence)}"
-    return Words(Cause.CRASH, sentence)
+    return DiagnosisText(RootCause.CRASH, sentence)
 
 
-def unnamed_rank(evidence: Evidence) -> Words | None:
+def unnamed_rank(evidence: Evidence) -> DiagnosisText | None:
     """A signal ended a rank that nobody names."""
     code = evidence.code
     if code is None or code >= 0:
         return None
     sentence = f"a rank was ended by {signal_name(-code)}{at_step(evidence)}"
-    return Words(Cause.CRASH, sentence, only_node(evidence))
+    return DiagnosisText(RootCause.CRASH, sentence, only_node(evidence))
 
 
-def log_alone(evidence: Evidence) -> Words | None:
+def log_alone(evidence: Evidence) -> DiagnosisText | None:
     """No rank left words, but the log knows what happened."""
     for sign in evidence.log_signatures:
         cause = first_failure.points_to(sign)
-        if sign.name not in log_patterns.SYMPTOMS and cause is not Cause.UNKNOWN:
+        if sign.name not in log_patterns.SYMPTOMS and cause is not RootCause.UNKNOWN:
             place = "" if sign.rank is None else f" of rank {sign.rank}"
             sentence = f"the log{place} says{at_step(evidence)}: {shortened(sign.line)}"
             rank = "" if sign.rank is None else str(sign.rank)
-            return Words(cause, sentence, node_of(evidence, sign.rank), same=(sign.name, rank))
+            return DiagnosisText(
+                cause, sentence, node_of(evidence, sign.rank), same=(sign.name, rank)
+            )
     return None
 
 
-def peers_lost(evidence: Evidence) -> Words | None:
+def peers_lost(evidence: Evidence) -> DiagnosisText | None:
     """Every rank blames another, and none says why."""
     symptoms = [rank for rank in evidence.ranks if first_failure.is_symptom(evidence, rank)]
     matches = [log_patterns.search(rank.message) for rank in symptoms]
@@ -276,26 +292,30 @@ def peers_lost(evidence: Evidence) -> Words | None:
     if not symptoms and not names & log_patterns.SYMPTOMS:
         return None
     one = who(symptoms[0]) if symptoms else "a rank"
-    if any(log_patterns.CAUSES[name] is Cause.HANG for name in names):
+    if any(log_patterns.CAUSES[name] is RootCause.HANG for name in names):
         sentence = f"{one} waited too long for the others{at_step(evidence)}"
-        return Words(Cause.HANG, sentence, same=("collective",))
-    return Words(Cause.UNKNOWN, f"{one} lost another rank{at_step(evidence)}, and none says why")
+        return DiagnosisText(RootCause.HANG, sentence, same=("collective",))
+    return DiagnosisText(
+        RootCause.UNKNOWN, f"{one} lost another rank{at_step(evidence)}, and none says why"
+    )
 
 
-def not_started(evidence: Evidence) -> Words | None:
+def not_started(evidence: Evidence) -> DiagnosisText | None:
     if evidence.ranks_started:
         return None
     sentence = evidence.message or f"the ranks of {task(evidence)} were not started"
-    return Words(Cause.LAUNCH, sentence, hint=evidence.code_hint)
+    return DiagnosisText(RootCause.LAUNCH, sentence, hint=evidence.code_hint)
 
 
-def unknown(evidence: Evidence) -> Words:
+def unknown(evidence: Evidence) -> DiagnosisText:
     """What can be said when nothing is known."""
     if evidence.code == 0:
-        return Words(Cause.UNKNOWN, f"the ranks of {task(evidence)} left before their target")
+        return DiagnosisText(
+            RootCause.UNKNOWN, f"the ranks of {task(evidence)} left before their target"
+        )
     state = f" as {evidence.slurm_state}" if evidence.slurm_state else ""
     told = evidence.message or f"{job(evidence)} ended{state}{at_step(evidence)}, nothing says why"
-    return Words(Cause.UNKNOWN, told)
+    return DiagnosisText(RootCause.UNKNOWN, told)
 
 
 WHO_ASKED: tuple[Rule, ...] = (

@@ -36,7 +36,7 @@ DEAD = ("", "Z", "X")
 STUCK = ("D",)
 
 
-class First(NamedTuple):
+class StalledRank(NamedTuple):
     """The rank that stopped first, and what it was doing."""
 
     rank: int | None
@@ -56,7 +56,7 @@ def blame(hang: Hang, reports: Sequence[RankReport], nodes: Sequence[str] = ()) 
     return replace(hang, rank=first.rank, node=first.node, detail=first.detail)
 
 
-def name_first(reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> First:
+def name_first(reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> StalledRank:
     """The rank that stopped first.
 
     A node that says nothing comes first, then a process that is stopped, dead or stuck in the
@@ -65,7 +65,7 @@ def name_first(reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> Firs
     """
     silent = sorted(set(nodes) - {report.node for report in reports})
     if reports and silent:
-        return First(None, silent[0], "none of its ranks was found")
+        return StalledRank(None, silent[0], "none of its ranks was found")
     for states in (STOPPED, DEAD, STUCK):
         if found := [report for report in reports if report.state in states]:
             return _first_of(found)
@@ -74,13 +74,13 @@ def name_first(reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> Firs
         return _first_of(busy)
     behind = [report for report in reports if report.ticks == min(r.ticks for r in reports)]
     if len(behind) == len(reports) > 1:
-        return First(None, "", f"all ranks wait for each other {doing(reports[0])}".rstrip())
-    return _first_of(behind) if behind else First(None, "", "no rank could be looked at")
+        return StalledRank(None, "", f"all ranks wait for each other {doing(reports[0])}".rstrip())
+    return _first_of(behind) if behind else StalledRank(None, "", "no rank could be looked at")
 
 
-def _first_of(reports: Iterable[RankReport]) -> First:
+def _first_of(reports: Iterable[RankReport]) -> StalledRank:
     first = min(reports, key=lambda report: (report.ticks, -report.age))
-    return First(first.rank, first.node, doing(first))
+    return StalledRank(first.rank, first.node, doing(first))
 
 
 def doing(report: RankReport) -> str:

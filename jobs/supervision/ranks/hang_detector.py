@@ -33,7 +33,7 @@ Slurm suspends a job or a machine is halted, and so were the ranks."""
 
 
 @dataclass
-class Learned:
+class LearnedDurations:
     """How long things take in this run."""
 
     steps: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
@@ -45,9 +45,9 @@ class Learned:
         self.longest[phase] = max(self.longest.get(phase, 0.0), seconds)
 
 
-def learn(lines: Iterable[Mapping[str, Any]]) -> Learned:
+def learn(lines: Iterable[Mapping[str, Any]]) -> LearnedDurations:
     """What the metric lines of earlier attempts tell."""
-    learned = Learned()
+    learned = LearnedDurations()
     for line in lines:
         if "save" in line:
             learned.took(Phase.CHECKPOINT, line["save"])
@@ -58,7 +58,7 @@ def learn(lines: Iterable[Mapping[str, Any]]) -> Learned:
     return learned
 
 
-def limit(phase: Phase, learned: Learned, supervision: specs.SupervisionSpec) -> float:
+def limit(phase: Phase, learned: LearnedDurations, supervision: specs.SupervisionSpec) -> float:
     """Seconds without a sign of life after which ranks in a phase hang.
 
     Startup has a limit as a whole; a step, five times the slowest of a hundred, once enough were
@@ -71,7 +71,7 @@ def limit(phase: Phase, learned: Learned, supervision: specs.SupervisionSpec) ->
     return max(PATIENCE * learned.longest.get(phase, 0.0), supervision.startup_limit_seconds)
 
 
-class Signs(NamedTuple):
+class RankProgress(NamedTuple):
     """What is seen of the ranks at a look."""
 
     phase: Phase
@@ -80,7 +80,7 @@ class Signs(NamedTuple):
     """Another one whenever anything has moved."""
 
 
-class Watch:
+class HangDetector:
     """Whether the ranks of one attempt move, as seen from the node of their supervisor.
 
     It measures by its own clock how long nothing changes, so that nobody's time stamps matter. The
@@ -103,7 +103,7 @@ class Watch:
         self._looked: float | None = None
         self._clock = 0.0
         self._files: list[Path] = []
-        self._signs = Signs(Phase.STARTUP, 0, None)
+        self._signs = RankProgress(Phase.STARTUP, 0, None)
         self._moved = 0.0
         self._entered = 0.0
         self._stepped = 0.0
@@ -123,7 +123,7 @@ class Watch:
         allowed = limit(phase, self._learned, self._task.supervision)
         return Hang(phase.label, quiet, allowed) if quiet > allowed else None
 
-    def _note(self, signs: Signs) -> None:
+    def _note(self, signs: RankProgress) -> None:
         before, self._signs = self._signs, signs
         if signs.mark != before.mark:
             self._moved = self._clock
@@ -136,7 +136,7 @@ class Watch:
             self._learned.steps.append(each)
             self._stepped = self._clock
 
-    def _see(self) -> Signs:
+    def _see(self) -> RankProgress:
         """The ranks' beats, else what the progress file says, else nothing new."""
         beats = self._beats()
         if beats:
@@ -146,7 +146,7 @@ class Watch:
             return self._signs._replace(phase=Phase.LEAVING)
         return self._told()
 
-    def _beats(self) -> dict[int, heartbeat.Beat]:
+    def _beats(self) -> dict[int, heartbeat.Heartbeat]:
         """Of the ranks of this node; all its processes are searched for them only while they start,
         and when one is missed.
         """
@@ -157,16 +157,16 @@ class Watch:
         names = (self._run, task.stage, task.index, self._attempt)
         return heartbeat.find(*names, environ=self._environ)
 
-    def _seen(self, beats: Mapping[int, heartbeat.Beat]) -> Signs:
+    def _seen(self, beats: Mapping[int, heartbeat.Heartbeat]) -> RankProgress:
         """Of ranks in several phases, the one with the longest limit counts: the others wait."""
         phase = max(
             (beat.phase for beat in beats.values()),
             key=lambda phase: limit(phase, self._learned, self._task.supervision),
         )
         step = max(beat.step for beat in beats.values())
-        return Signs(phase, step, {rank: beat.ticks for rank, beat in beats.items()})
+        return RankProgress(phase, step, {rank: beat.ticks for rank, beat in beats.items()})
 
-    def _told(self) -> Signs:
+    def _told(self) -> RankProgress:
         try:
             told = read_json(self._run.progress(self._task.stage, self._task.index))
         except (OSError, FormatError):
@@ -174,4 +174,4 @@ class Watch:
         if told["attempt"] != self._attempt:
             return self._signs
         name = told.get("phase") or ("step" if told["done"] < told["total"] else "leaving")
-        return Signs(Phase[name.upper()], int(told.get("step", 0)), told["time"])
+        return RankProgress(Phase[name.upper()], int(told.get("step", 0)), told["time"])

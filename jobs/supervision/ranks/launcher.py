@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from jobs.contract import rundir, specs
 from jobs.slurm import srun_output
-from jobs.supervision.attempt_records import Place
-from jobs.supervision.ranks.local_ranks import LocalRanks, Patience
+from jobs.supervision.attempt_records import AttemptRef
+from jobs.supervision.ranks.local_ranks import LeaveTimeouts, LocalRanks
 from jobs.supervision.ranks.srun_ranks import SrunRanks, Step, fill, srun_command
 
 if TYPE_CHECKING:
@@ -38,16 +38,16 @@ class Ranks(Protocol):
         """End all ranks at once; ``poll`` tells when they are gone."""
         ...
 
-    def failures(self) -> list[srun_output.Failure]:
+    def failures(self) -> list[srun_output.FailedTask]:
         """The ranks that failed, once all are gone."""
         ...
 
 
 def start(
-    place: Place,
+    place: AttemptRef,
     task: specs.TaskSpec,
     environ: Mapping[str, str],
-    patience: Patience,
+    patience: LeaveTimeouts,
     step: Step | None,
 ) -> Ranks:
     """Start all ranks of a task, as a step of the job or, without one, as processes of this
@@ -69,7 +69,7 @@ def start(
 
 
 def rank_environment(
-    place: Place, task: specs.TaskSpec, environ: Mapping[str, str], port: int
+    place: AttemptRef, task: specs.TaskSpec, environ: Mapping[str, str], port: int
 ) -> dict[str, str]:
     """What every rank gets beside its number: where rank 0 listens, whose code runs, how many
     threads.
@@ -88,7 +88,7 @@ def rank_environment(
     }
 
 
-def flight_recorder(place: Place) -> dict[str, str]:
+def flight_recorder(place: AttemptRef) -> dict[str, str]:
     """Variables that have torch write which collectives a rank was in when one timed out, as
     ``flight-<task>-<rank>`` of the attempt.
 

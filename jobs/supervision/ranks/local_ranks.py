@@ -38,7 +38,7 @@ SUDDEN = tuple(
 
 
 @dataclass(frozen=True)
-class Patience:
+class LeaveTimeouts:
     """How long local ranks may take to leave; Slurm has limits of its own."""
 
     peers_seconds: float = 30.0
@@ -57,12 +57,12 @@ class LocalRanks:
         command: list[str],
         environments: list[dict[str, str]],
         log: Path,
-        patience: Patience,
+        patience: LeaveTimeouts,
     ) -> None:
         self._patience = patience
         self._deadline = float("inf")
         self._code = 0
-        self._failures: list[srun_output.Failure] = []
+        self._failures: list[srun_output.FailedTask] = []
         tie = tie_to_parent()
         with log.open("ab") as file:
             self._processes = [
@@ -101,7 +101,7 @@ class LocalRanks:
         """Kill all ranks."""
         self._kill()
 
-    def failures(self) -> list[srun_output.Failure]:
+    def failures(self) -> list[srun_output.FailedTask]:
         """The ranks that failed, in the order they were seen."""
         return self._failures
 
@@ -110,7 +110,7 @@ class LocalRanks:
         known = {failure.rank for failure in self._failures}
         node = os.uname().nodename
         self._failures += [
-            srun_output.Failure(rank, node, code, is_cause=not known)
+            srun_output.FailedTask(rank, node, code, is_cause=not known)
             for rank, code in failed.items()
             if rank not in known
         ]

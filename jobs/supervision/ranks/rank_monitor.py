@@ -41,7 +41,7 @@ class Deadline:
         """When ranks that are still saving have to be ended, so that a fresh job can be submitted.
 
         Never in a grace time, since Slurm itself queues the job again, and never where little time
-        is left: that belongs to saving, and the janitor goes on with what Slurm has ended.
+        is left: that belongs to saving, and the recovery job goes on with what Slurm has ended.
         """
         if self.preempted or self.time - now < ENOUGH_SECONDS:
             return float("inf")
@@ -49,7 +49,7 @@ class Deadline:
 
 
 @dataclass(frozen=True)
-class Senses:
+class MonitorInputs:
     """What the wait asks the world about."""
 
     signals: Sequence[int]
@@ -67,10 +67,10 @@ class Senses:
     """That the ranks were asked to leave."""
 
 
-class Watching:
+class RankMonitor:
     """One wait for ranks."""
 
-    def __init__(self, ranks: launcher.Ranks, senses: Senses, leave_seconds: float) -> None:
+    def __init__(self, ranks: launcher.Ranks, senses: MonitorInputs, leave_seconds: float) -> None:
         self._ranks = ranks
         self._senses = senses
         self._leave_seconds = leave_seconds

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jobs.contract import rundir, specs
 from jobs.slurm import srun_output
 from jobs.supervision import attempt_records
-from jobs.supervision.attempt_records import Place
+from jobs.supervision.attempt_records import AttemptRef
 
 if TYPE_CHECKING:
     from jobs.slurm.client import Client
@@ -100,7 +100,7 @@ class SrunRanks:
         if now - self._alone_since > SRUN_SECONDS:
             self._process.kill()
 
-    def failures(self) -> list[srun_output.Failure]:
+    def failures(self) -> list[srun_output.FailedTask]:
         """The tasks that srun says have failed."""
         said = self._words()
         attempt_records.say(said.rstrip("\n"))
@@ -115,7 +115,7 @@ def fill(words: Sequence[str], run: rundir.RunDir) -> list[str]:
     return [word.replace(RUN, str(run.root)) for word in words]
 
 
-def srun_command(place: Place, task: specs.TaskSpec) -> list[str]:
+def srun_command(place: AttemptRef, task: specs.TaskSpec) -> list[str]:
     """srun's part of the command; block distribution puts rank 0 on the node of the batch step."""
     return [
         "srun",

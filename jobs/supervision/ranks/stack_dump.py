@@ -3,7 +3,7 @@ ranks do right now?
 
 Runs once on every node when ranks hang, before they are ended. Asks each rank of the node for the
 stacks of its threads and leaves them in ``stacks-<task>-<rank>.txt`` of the attempt, and what it
-found in ``autopsy-<task>-<node>.json``. Standard library only.
+found in ``stack-dump-<task>-<node>.json``. Standard library only.
 
 Ranks get SIGUSR1 here and nowhere else (``jobs.runtime.heartbeat.STACK_SIGNAL``): ``faulthandler``
 answers it in the middle of whatever the rank waits for, and while another thread holds the
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     node = node_name(os.environ)
     folder = run.attempt(args.stage, args.attempt)
     fields = {"node": node, "time": time.time(), "ranks": [asdict(report) for report in reports]}
-    write_json(folder / f"autopsy-{args.index:05d}-{node}.json", fields)
+    write_json(folder / f"stack-dump-{args.index:05d}-{node}.json", fields)
     for report in reports:
         path = folder / f"stacks-{args.index:05d}-{report.rank:05d}.txt"
         write_bytes(path, describe(report).encode())
@@ -107,7 +107,7 @@ def command(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[st
 def read(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[RankReport]:
     """What all nodes that answered have found, by rank."""
     found = []
-    for path in run.attempt(stage, attempt).glob(f"autopsy-{index:05d}-*.json"):
+    for path in run.attempt(stage, attempt).glob(f"stack-dump-{index:05d}-*.json"):
         with suppress(OSError, FormatError):
             found += [RankReport(**fields) for fields in read_json(path)["ranks"]]
     return sorted(found, key=lambda report: report.rank)
@@ -138,7 +138,7 @@ def ranks_here(seen: Iterable[int], per_node: int) -> list[int]:
     ]
 
 
-def ask(beat: heartbeat.Beat) -> bool:
+def ask(beat: heartbeat.Heartbeat) -> bool:
     """Ask a rank for its stacks; False when it is no more, or runs no handler as it is."""
     if state_of(beat) in SILENT:
         return False
@@ -147,7 +147,7 @@ def ask(beat: heartbeat.Beat) -> bool:
     return True
 
 
-def wait_for(asked: Iterable[heartbeat.Beat], before: Mapping[int, int]) -> None:
+def wait_for(asked: Iterable[heartbeat.Heartbeat], before: Mapping[int, int]) -> None:
     """Give ranks time to show their stacks; ``before`` is how much of them they had shown."""
     deadline = time.monotonic() + STACK_SECONDS
     waiting = {beat.rank: beat.file for beat in asked}
@@ -161,7 +161,7 @@ def wait_for(asked: Iterable[heartbeat.Beat], before: Mapping[int, int]) -> None
             seen[rank] = size
 
 
-def report_on(beat: heartbeat.Beat, node: str, now: float) -> RankReport:
+def report_on(beat: heartbeat.Heartbeat, node: str, now: float) -> RankReport:
     """What can be told of a rank. It is looked at a second time: who waits for a disk by chance
     has gone on.
     """
@@ -184,7 +184,7 @@ def missing(rank: int, node: str) -> RankReport:
     return RankReport(rank, node, 0, "", "", "startup", 0, 0, 0.0, "")
 
 
-def state_of(beat: heartbeat.Beat) -> str:
+def state_of(beat: heartbeat.Heartbeat) -> str:
     """The letter of a rank's process; empty when it is gone, whoever has its pid now."""
     found = processes.read(beat.pid)
     return found.state if found is not None and found.started == beat.started else ""

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from jobs.contract import attempt_history
 from jobs.contract.errors import FAILED, STOPPED, SUCCESSOR
-from jobs.contract.outcomes import Action, Decision
+from jobs.contract.outcomes import Decision, RetryAction
 from jobs.slurm.submission import SubmitError
-from jobs.supervision.allocation import Surroundings
-from jobs.supervision.attempt_records import Place, say
+from jobs.supervision.allocation import Allocation
+from jobs.supervision.attempt_records import AttemptRef, say
 from jobs.supervision.recovery import resubmission
 
 POLL_SECONDS = 0.2
@@ -24,11 +24,11 @@ REQUEUE_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
-class Acting:
+class ActionRunner:
     """Where a decision is carried out."""
 
-    place: Place
-    surroundings: Surroundings
+    place: AttemptRef
+    surroundings: Allocation
     is_interrupted: Callable[[], bool]
     """Whether this process was asked to stop, with a signal or otherwise."""
     requeue_seconds: float = REQUEUE_SECONDS
@@ -36,12 +36,12 @@ class Acting:
     def carry_out(self, decision: Decision) -> int | None:
         """Do it; answers the exit code, or None when the ranks are to be started again here."""
         action = decision.action
-        if action in (Action.FINISH, Action.STOP, Action.WAIT):
+        if action in (RetryAction.FINISH, RetryAction.STOP, RetryAction.WAIT):
             return decision.code
-        if action is Action.RESTART or self.surroundings.client is None:
+        if action is RetryAction.RESTART or self.surroundings.client is None:
             self._pause(decision.delay)
             return None
-        if action is Action.REQUEUE and self._requeue():
+        if action is RetryAction.REQUEUE and self._requeue():
             self._wait_for_requeue()
         return self._submit(decision)
 
@@ -71,7 +71,7 @@ class Acting:
         """
         place = self.place
         try:
-            ids = resubmission.succeed(
+            ids = resubmission.resubmit(
                 place.run,
                 place.stage,
                 place.index,
@@ -82,7 +82,7 @@ class Acting:
                 client=self.surroundings.client,
             )
         except SubmitError as error:
-            say(f"{error.message}\nhint: `meditron watch` or `meditron resume {place.run.name}`")
+            say(f"{error.message}\nhint: `meditron recover` or `meditron resume {place.run.name}`")
             return FAILED
         except OSError as error:
             say(f"no job was submitted: {error}\nhint: `meditron resume {place.run.name}`")

@@ -22,7 +22,7 @@ def close(
 
     Args:
         ledger: active entries of the cluster's node ledger.
-        by: who says it: ``supervisor``, ``janitor`` or ``watch``.
+        by: who says it: ``supervisor``, ``recovery_job`` or ``recover``.
     """
     past = attempt_history.read(run, start.stage, start.index)
     limits = evidence_limits(run, start)

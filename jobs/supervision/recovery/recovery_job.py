@@ -17,7 +17,7 @@ from jobs.contract.attempt_history import History, Start
 from jobs.contract.errors import CONFIGURATION
 from jobs.contract.events import append_event, read_events
 from jobs.contract.files import read_small
-from jobs.contract.outcomes import GOES_ON, Action, Decision, Ending
+from jobs.contract.outcomes import CONTINUES, AttemptOutcome, Decision, RetryAction
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import read_task
 from jobs.health import node_ledger
@@ -28,19 +28,19 @@ from jobs.slurm.states import JobInfo, JobState
 from jobs.slurm.submission import SubmitError
 from jobs.supervision import attempt_records
 from jobs.supervision.diagnosis import evidence_collection
-from jobs.supervision.diagnosis.evidence import Evidence, Site
+from jobs.supervision.diagnosis.evidence import Evidence, RecoveryOptions
 from jobs.supervision.diagnosis.postmortem import examine
 from jobs.supervision.recovery import closing, resubmission
 
 PATIENCE_SECONDS = 420.0
-"""For Slurm to say how jobs ended; the janitor's own job lasts ten minutes."""
+"""For Slurm to say how jobs ended; the recovery job lasts ten minutes."""
 AGAIN_SECONDS = 20.0
 NEW_JOB_SECONDS = 120.0
 """So long may a job that was just submitted be unknown to the accounting."""
 
 
 @dataclass(frozen=True)
-class Look:
+class StageRecovery:
     """What came of looking after a stage once."""
 
     said: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Task:
+class UnfinishedTask:
     """An unfinished task of a stage."""
 
     index: int
@@ -62,7 +62,7 @@ class Task:
         return self.past.submissions[-1].job_id
 
 
-def run_janitor(run_dir: str, stage: str, number: str) -> None:
+def run_recovery(run_dir: str, stage: str, number: str) -> None:
     """Look after a stage until Slurm has said how its jobs ended, and write what was done.
 
     Raises:
@@ -77,7 +77,7 @@ def run_janitor(run_dir: str, stage: str, number: str) -> None:
         raise SystemExit(CONFIGURATION)
     said = wait_and_look(run, stage, Client(os.environ), PATIENCE_SECONDS)
     if said:
-        append_event(run, "janitor", stage=stage, attempt=int(number), said=said)
+        append_event(run, "recovery_job", stage=stage, attempt=int(number), said=said)
 
 
 def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> list[str]:
@@ -85,7 +85,7 @@ def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> li
     deadline = time.monotonic() + seconds
     said: dict[str, None] = {}
     while True:
-        look = look_after(run, stage, client, "janitor")
+        look = look_after(run, stage, client, "recovery_job")
         for sentence in look.said:
             if sentence not in said:
                 attempt_records.say(sentence)
@@ -93,20 +93,20 @@ def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> li
         if not look.unclear:
             return list(said)
         if time.monotonic() > deadline:
-            last = f"{stage}: Slurm does not say how its jobs ended; `meditron watch` goes on"
+            last = f"{stage}: Slurm does not say how its jobs ended; `meditron recover` goes on"
             attempt_records.say(last)
             return [*said, last]
         time.sleep(min(AGAIN_SECONDS, seconds / 10))
 
 
-def look_after(run: RunDir, stage: str, client: Client, by: str) -> Look:
+def look_after(run: RunDir, stage: str, client: Client, by: str) -> StageRecovery:
     """Go on with each unfinished task of a stage whose job is over, as policy decides.
 
     Silence from Slurm leads to nothing. Nobody else submits for the run meanwhile, and whoever
     comes second finds that the first has done it.
 
     Args:
-        by: ``janitor`` or ``watch``.
+        by: ``recovery_job`` or ``recover``.
     """
     try:
         with resubmission.waiting_lock(run):
@@ -115,22 +115,22 @@ def look_after(run: RunDir, stage: str, client: Client, by: str) -> Look:
             over, unclear = sort_out(tasks, client.states([task.job_id for task in tasks]))
             rows = client.accounting([task.job_id for task in over]) if over else {}
             if rows is None and client.keeps_accounts():
-                return Look(unclear=True)
-            told = Told(client.environ, rows or {})
-            wanted = Judge(run, stage, by, told, told.rows).decide_all(over)
+                return StageRecovery(unclear=True)
+            told = CachedAccounting(client.environ, rows or {})
+            wanted = Recoverer(run, stage, by, told, told.rows).decide_all(over)
         said, refused = go_on(run, stage, client, by, wanted)
     except SubmitError as error:
-        return Look((f"{stage}: {error.message}",), unclear=True)
+        return StageRecovery((f"{stage}: {error.message}",), unclear=True)
     said += repair(run, stage, client)
-    return Look(tuple(said), unclear or refused)
+    return StageRecovery(tuple(said), unclear or refused)
 
 
-def unfinished(run: RunDir, stage: str) -> list[Task]:
+def unfinished(run: RunDir, stage: str) -> list[UnfinishedTask]:
     """Tasks of a stage without a done marker that were given to a job; none once a person has asked
     for the end of the run.
     """
     found = [
-        Task(index, attempt_history.fold(events, stage, index))
+        UnfinishedTask(index, attempt_history.fold(events, stage, index))
         for index, events in by_task(read_events(run), stage).items()
         if not run.done(stage, index).exists()
     ]
@@ -157,7 +157,9 @@ def by_task(events: Sequence[Mapping[str, Any]], stage: str) -> dict[int, list[M
     return found
 
 
-def sort_out(tasks: Iterable[Task], infos: Mapping[str, JobInfo]) -> tuple[list[Task], bool]:
+def sort_out(
+    tasks: Iterable[UnfinishedTask], infos: Mapping[str, JobInfo]
+) -> tuple[list[UnfinishedTask], bool]:
     """Tasks whose jobs are surely over, and whether Slurm leaves any in doubt."""
     over, unclear, now = [], False, time.time()
     for task in tasks:
@@ -173,7 +175,7 @@ def sort_out(tasks: Iterable[Task], infos: Mapping[str, JobInfo]) -> tuple[list[
     return over, unclear
 
 
-class Told(Client):
+class CachedAccounting(Client):
     """Slurm, whose accounting has been asked about all jobs at once."""
 
     def __init__(self, environ: Mapping[str, str], rows: dict[str, list[AccountRow]]) -> None:
@@ -185,7 +187,7 @@ class Told(Client):
 
 
 @dataclass(frozen=True)
-class Judge:
+class Recoverer:
     """What follows from the end of tasks that nobody is left to decide about."""
 
     run: RunDir
@@ -196,12 +198,12 @@ class Judge:
     rows: Mapping[str, list[AccountRow]] = field(default_factory=dict)
     """What the accounting says of their jobs; empty where it says nothing."""
 
-    def decide_all(self, tasks: Iterable[Task]) -> dict[Task, Decision]:
+    def decide_all(self, tasks: Iterable[UnfinishedTask]) -> dict[UnfinishedTask, Decision]:
         """What is to happen with tasks whose jobs are over, where that is anything."""
         found = ((task, self.decide(task)) for task in tasks)
         return {task: decision for task, decision in found if decision is not None}
 
-    def decide(self, task: Task) -> Decision | None:
+    def decide(self, task: UnfinishedTask) -> Decision | None:
         """What is to happen with a task whose job is over; None where that is nothing."""
         closed = {start.attempt: self.close(task, start) for start in task.past.starts}
         ending, newest = self.last_ending(task), max(closed, default=0)
@@ -210,14 +212,14 @@ class Judge:
         else:  # what was said of a later start decides
             left = self.unsettled(task)
             decision = self.close(task, left) if left else self.undone(task)
-        return decision if decision and decision.action is not Action.FINISH else None
+        return decision if decision and decision.action is not RetryAction.FINISH else None
 
-    def unsettled(self, task: Task) -> Start | None:
+    def unsettled(self, task: UnfinishedTask) -> Start | None:
         """The start of which Slurm had to say first how it ended, or the one that never was."""
         ending = self.last_ending(task)
         if ending is None:
             return self.never_was(task)
-        if ending.action is not Action.WAIT:
+        if ending.action is not RetryAction.WAIT:
             return None
         path = self.run.attempt(self.stage, ending.attempt) / f"start-{task.index:05d}.json"
         told = read_small(path)
@@ -227,13 +229,13 @@ class Judge:
             ending.step_before,
         )  # fmt: skip
 
-    def last_ending(self, task: Task) -> Ending | None:
+    def last_ending(self, task: UnfinishedTask) -> AttemptOutcome | None:
         """How the last start in the task's present job ended."""
         first = task.past.submissions[-1].attempt
         endings = [item for item in task.past.endings if item.attempt >= first]
         return endings[-1] if endings else None
 
-    def never_was(self, task: Task) -> Start:
+    def never_was(self, task: UnfinishedTask) -> Start:
         """A job that ended before its supervisor could say that it had started."""
         submitted = task.past.submissions[-1]
         rows = self.rows.get(task.job_id, [])
@@ -245,10 +247,10 @@ class Judge:
             began, step,
         )  # fmt: skip
 
-    def close(self, task: Task, start: Start) -> Decision:
+    def close(self, task: UnfinishedTask, start: Start) -> Decision:
         """Write how a start ended, and what follows from it."""
         spec = read_task(self.run, self.stage, task.index)
-        here = Site(
+        here = RecoveryOptions(
             scheduler="slurm" if self.client else "local",
             in_allocation=False,
             can_requeue=False,
@@ -263,7 +265,7 @@ class Judge:
             node_ledger.append(path, decision.suspects)
         return decision
 
-    def end_of(self, task: Task, start: Start, found: Evidence) -> float:
+    def end_of(self, task: UnfinishedTask, start: Start, found: Evidence) -> float:
         """When a start ended: what its own record says, else the accounting; its supervisor may
         have been dead for long.
         """
@@ -273,7 +275,7 @@ class Judge:
         known = told.get("ended") or (queries.seconds(row.end) if row else None)
         return float(known or found.ended)
 
-    def undone(self, task: Task) -> Decision | None:
+    def undone(self, task: UnfinishedTask) -> Decision | None:
         """What was decided when the last start ended, but not done: sbatch had refused, or the
         supervisor was killed. What Slurm says was cancelled is left alone.
         """
@@ -282,11 +284,11 @@ class Judge:
         if ending is None or (rows and rows[-1].state.startswith("CANCELLED")):
             return None
         told = read_small(self.run.exit_record(self.stage, ending.attempt, task.index))
-        if ending.action not in GOES_ON:
+        if ending.action not in CONTINUES:
             return None
         left = ending.ended + float(told.get("delay", 0.0)) - time.time()
         return Decision(
-            Action.SUBMIT,
+            RetryAction.SUBMIT,
             str(told.get("reason", "")),
             delay=max(0.0, left),
             exclude=tuple(told.get("exclude", ())),
@@ -294,18 +296,18 @@ class Judge:
 
 
 def go_on(
-    run: RunDir, stage: str, client: Client, by: str, wanted: Mapping[Task, Decision]
+    run: RunDir, stage: str, client: Client, by: str, wanted: Mapping[UnfinishedTask, Decision]
 ) -> tuple[list[str], bool]:
     """Submit what is to go on, as one submission; what was said, and whether Slurm took it."""
     said = sentences(stage, wanted)
-    going = {task: found for task, found in wanted.items() if found.action in GOES_ON}
+    going = {task: found for task, found in wanted.items() if found.action in CONTINUES}
     if not going:
         return said, False
     exclude = dict.fromkeys(name for found in going.values() for name in found.exclude)
     indices = [task.index for task in going]
     replaces = [task.job_id for task in going]
     try:
-        ids = resubmission.succeed(
+        ids = resubmission.resubmit(
             run, stage, indices, replaces=replaces, by=by, exclude=tuple(exclude),
             delay=max(found.delay for found in going.values()), client=client,
         )  # fmt: skip
@@ -316,7 +318,7 @@ def go_on(
     return [*said, f"{stage}: {', '.join(ids)} goes on"], False
 
 
-def sentences(stage: str, wanted: Mapping[Task, Decision]) -> list[str]:
+def sentences(stage: str, wanted: Mapping[UnfinishedTask, Decision]) -> list[str]:
     """What was decided about tasks, and why, for people."""
     return [f"{stage} task {task.index}: {found.reason}" for task, found in wanted.items()]
 

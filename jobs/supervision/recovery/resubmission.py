@@ -1,7 +1,8 @@
 """A fresh job that goes on with tasks whose job is over, or is about to be.
 
-The supervisor, the janitor, the login node's ``watch`` and a person may all want to go on with the
-same task. Whoever holds the run's lock reads the events again, and acts only if nobody else has.
+The supervisor, the recovery job, the login node's ``recover`` and a person may all want to go on
+with the same task. Whoever holds the run's lock reads the events again, and acts only if nobody
+else has.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LOCK_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Wish:
+class ResubmitRequest:
     """Which tasks are to go on, how, and who wants it."""
 
     stage: str
@@ -34,13 +35,13 @@ class Wish:
     replaces: tuple[str, ...]
     """The jobs whose work goes on: those that the tasks were last given to."""
     by: str
-    """``supervisor``, ``janitor`` or ``watch``."""
+    """``supervisor``, ``recovery_job`` or ``recover``."""
     exclude: tuple[str, ...] = ()
     delay: float = 0.0
     """Seconds from now to the earliest start."""
 
 
-def succeed(  # noqa: PLR0913 - one keyword a field of the wish
+def resubmit(  # noqa: PLR0913 - one keyword a field of the wish
     run: RunDir,
     stage: str,
     indices: int | Sequence[int],
@@ -62,7 +63,7 @@ def succeed(  # noqa: PLR0913 - one keyword a field of the wish
         OSError: the run directory cannot be written.
     """
     tasks = (indices,) if isinstance(indices, int) else tuple(indices)
-    wish = Wish(stage, tasks, tuple(replaces), by, tuple(exclude), delay)
+    wish = ResubmitRequest(stage, tasks, tuple(replaces), by, tuple(exclude), delay)
     client = client or Client(os.environ)
     with waiting_lock(run):
         submission_log.settle(run, client)
@@ -106,7 +107,7 @@ def held_back(run: RunDir, stage: str, indices: Sequence[int], replaces: Sequenc
     return ""
 
 
-def go_on(run: RunDir, wish: Wish, client: Client) -> list[str]:
+def go_on(run: RunDir, wish: ResubmitRequest, client: Client) -> list[str]:
     """Write what is intended, submit it, have dependents wait for it, write what was done."""
     events = read_events(run)
     known = [
@@ -131,7 +132,7 @@ def go_on(run: RunDir, wish: Wish, client: Client) -> list[str]:
     return ids
 
 
-def usable(wish: Wish, earlier: Submission, client: Client) -> tuple[str, ...]:
+def usable(wish: ResubmitRequest, earlier: Submission, client: Client) -> tuple[str, ...]:
     """The nodes to leave out, as far as the partition has them and can do without them."""
     if not wish.exclude:
         return ()
@@ -144,7 +145,7 @@ def usable(wish: Wish, earlier: Submission, client: Client) -> tuple[str, ...]:
     return names
 
 
-def following(run: RunDir, earlier: Submission, wish: Wish) -> Submission:
+def following(run: RunDir, earlier: Submission, wish: ResubmitRequest) -> Submission:
     """What goes on with some tasks of an earlier submission: the same again as a new attempt,
     which waits for no other stage.
     """
@@ -163,13 +164,13 @@ def next_lead(run: RunDir, earlier: Submission) -> int:
     """Seconds before its time limit at which the next job is asked to save: as the run's own saves
     want, but at most half of the job, or it would do nothing else.
     """
-    pace = metrics_log.measured(run) if earlier.measures_lead else None
+    pace = metrics_log.measured_step_times(run) if earlier.measures_lead else None
     if pace is None:
         return earlier.lead_seconds
     return min(pace.lead_seconds, int(earlier.parameters["time"]) * 60 // 2)
 
 
-def intent_fields(asked: Submission, wish: Wish) -> dict[str, Any]:
+def intent_fields(asked: Submission, wish: ResubmitRequest) -> dict[str, Any]:
     """What the events say of a submission that goes on with another."""
     return {
         "stage": asked.stage,

@@ -14,13 +14,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, SUCCESSOR
-from jobs.contract.outcomes import TRAINING, Action, Cause, Decision, Ending, NodeEntry, Verdict
+from jobs.contract.outcomes import (
+    TRAINING,
+    AttemptOutcome,
+    Decision,
+    Diagnosis,
+    NodeEntry,
+    RetryAction,
+    RootCause,
+)
 from jobs.contract.specs import SupervisionSpec
 from jobs.health import node_ledger
 from jobs.supervision.diagnosis import root_cause
 from jobs.supervision.diagnosis.evidence import Evidence
-from jobs.supervision.recovery.retry_state import Case
-from jobs.supervision.recovery.retry_table import Pace
+from jobs.supervision.recovery.retry_state import RetryCase
+from jobs.supervision.recovery.retry_table import Backoff
 
 STALLED_STARTS = 10
 """Starts in a row without a newer checkpoint that preemption alone may cost. A guess: at Slurm's
@@ -41,7 +49,7 @@ RESTART_SECONDS = 120.0
 
 
 def decide(
-    history: Sequence[Ending],
+    history: Sequence[AttemptOutcome],
     evidence: Evidence,
     ledger: Sequence[NodeEntry],
     now: float,
@@ -60,7 +68,7 @@ def decide(
     past = tuple(ending for ending in history if ending.attempt != evidence.attempt)
     verdict = root_cause.classify(evidence)
     active = node_ledger.active(ledger, now)
-    case = Case(evidence, verdict, past, active, now, limits or SupervisionSpec())
+    case = RetryCase(evidence, verdict, past, active, now, limits or SupervisionSpec())
     for rule in RULES:
         decision = rule(case)
         if decision is not None:
@@ -77,59 +85,59 @@ def decide(
 
 # Rules that end it, or leave it to another, in order ----------------------------------------------
 
-Rule = Callable[[Case], Decision | None]
+Rule = Callable[[RetryCase], Decision | None]
 
 
-def finish(case: Case) -> Decision | None:
-    if case.verdict.cause is not Cause.COMPLETED:
+def finish(case: RetryCase) -> Decision | None:
+    if case.verdict.cause is not RootCause.COMPLETED:
         return None
-    return Decision(Action.FINISH, case.verdict.sentence, code=FINISHED)
+    return Decision(RetryAction.FINISH, case.verdict.sentence, code=FINISHED)
 
 
-def final(case: Case) -> Decision | None:
+def final(case: RetryCase) -> Decision | None:
     """Somebody asked for it, or another start cannot help."""
     if not case.row.ends:
         return None
     if case.row.code == STOPPED:
         name = case.evidence.run or "RUN"
         reason = f"{case.verdict.sentence}; `meditron resume {name}` goes on"
-        return Decision(Action.STOP, reason, code=STOPPED)
+        return Decision(RetryAction.STOP, reason, code=STOPPED)
     return stop(case, case.row.advice)
 
 
-def lost_checkpoint(case: Case) -> Decision | None:
+def lost_checkpoint(case: RetryCase) -> Decision | None:
     """Nothing that can be loaded is left of what there was; storage that is away may come back."""
     left = case.evidence.step_after
     if case.evidence.stage not in TRAINING or left or (left == 0 and not case.newest):
         return None
-    if case.verdict.cause is Cause.CHECKPOINT:
+    if case.verdict.cause is RootCause.CHECKPOINT:
         return stop(case, case.row.advice)
-    if not case.newest or case.verdict.cause is Cause.STORAGE:
+    if not case.newest or case.verdict.cause is RootCause.STORAGE:
         return None
     sentence = (
         f"{case.verdict.sentence}, and no checkpoint can be used although there was one of step "
         f"{case.newest:,}; training does not begin anew at random"
     )
-    verdict = Verdict(Cause.CHECKPOINT, sentence, case.verdict.node)
-    return Decision(Action.STOP, sentence, code=FAILED, verdict=verdict)
+    verdict = Diagnosis(RootCause.CHECKPOINT, sentence, case.verdict.node)
+    return Decision(RetryAction.STOP, sentence, code=FAILED, verdict=verdict)
 
 
-def being_ended(case: Case) -> Decision | None:
+def being_ended(case: RetryCase) -> Decision | None:
     """Slurm, or a person by way of it, is ending the job; what it is called in the end decides."""
-    if not (case.live and case.on_slurm) or case.verdict.cause is Cause.PREEMPTED:
+    if not (case.live and case.on_slurm) or case.verdict.cause is RootCause.PREEMPTED:
         return None
     signals = case.evidence.signals
     asked = any(number in signals for number in (signal.SIGTERM, signal.SIGINT))
-    if case.verdict.cause is not Cause.NODE_FAIL and (not asked or signal.SIGUSR2 in signals):
+    if case.verdict.cause is not RootCause.NODE_FAIL and (not asked or signal.SIGUSR2 in signals):
         return None
     reason = f"{case.verdict.sentence}; how Slurm records its end decides what comes next"
-    return Decision(Action.WAIT, reason, code=STOPPED)
+    return Decision(RetryAction.WAIT, reason, code=STOPPED)
 
 
-def allocations_too_short(case: Case) -> Decision | None:
+def allocations_too_short(case: RetryCase) -> Decision | None:
     """Two allocations in which the time limit came before a newer checkpoint."""
-    spent = [e for e, newer in case.stalled if newer is False and e.cause is Cause.TIME_LIMIT]
-    if case.verdict.cause is not Cause.TIME_LIMIT or len(spent) < 2:
+    spent = [e for e, newer in case.stalled if newer is False and e.cause is RootCause.TIME_LIMIT]
+    if case.verdict.cause is not RootCause.TIME_LIMIT or len(spent) < 2:
         return None
     why = (
         "the save interval is longer than the allocation"
@@ -137,24 +145,24 @@ def allocations_too_short(case: Case) -> Decision | None:
         else "the task needs more time than its limit gives"
     )
     sentence = f"{case.verdict.sentence}, for the second time without getting further: {why}"
-    verdict = Verdict(Cause.CONFIGURATION, root_cause.one_line(sentence))
-    return Decision(Action.STOP, sentence, code=CONFIGURATION, verdict=verdict)
+    verdict = Diagnosis(RootCause.CONFIGURATION, root_cause.one_line(sentence))
+    return Decision(RetryAction.STOP, sentence, code=CONFIGURATION, verdict=verdict)
 
 
-def memory_never_sufficed(case: Case) -> Decision | None:
+def memory_never_sufficed(case: RetryCase) -> Decision | None:
     """Until a checkpoint shows that this layout fits, it does not."""
-    if case.verdict.cause is not Cause.CUDA_OOM or case.evidence.step_after:
+    if case.verdict.cause is not RootCause.CUDA_OOM or case.evidence.step_after:
         return None
     return stop(case, case.row.advice)
 
 
-def same_step(case: Case) -> Decision | None:
+def same_step(case: RetryCase) -> Decision | None:
     """The same failure at the same step, whatever checkpoint it came from.
 
     A full disk is met at the same save each time, and yet not for the step's sake.
     """
     print_, step = case.verdict.fingerprint, case.evidence.last_step
-    if not print_ or step is None or case.verdict.cause is Cause.STORAGE:
+    if not print_ or step is None or case.verdict.cause is RootCause.STORAGE:
         return None
     times = sum((e.fingerprint, e.last_step) == (print_, step) for e in case.counted)
     if times < SAME_STEP:
@@ -162,7 +170,7 @@ def same_step(case: Case) -> Decision | None:
     return stop(case, f"the same failure ({print_}) came {times} times at step {step:,}")
 
 
-def on_two_nodes(case: Case) -> Decision | None:
+def on_two_nodes(case: RetryCase) -> Decision | None:
     """What follows the program from node to node is the program's."""
     places = sorted({ending.node for ending in case.same if ending.node})
     if not case.row.program or not case.verdict.fingerprint or len(places) < 2:
@@ -172,7 +180,7 @@ def on_two_nodes(case: Case) -> Decision | None:
     return stop(case, why)
 
 
-def came_back(case: Case) -> Decision | None:
+def came_back(case: RetryCase) -> Decision | None:
     """The same failure at the same checkpoint more often than its cause allows."""
     times = len(case.same)
     if case.row.repeats is None or times <= case.row.repeats:
@@ -180,12 +188,12 @@ def came_back(case: Case) -> Decision | None:
     return stop(case, f"it came {times} times without getting further", case.row.advice)
 
 
-def no_progress(case: Case) -> Decision | None:
+def no_progress(case: RetryCase) -> Decision | None:
     """Attempts in a row that brought nothing, whatever ended them."""
     most = case.limits.attempts_without_progress
     starts = len(case.stalled)
     # Whoever wants no second try wants none on a full disk either.
-    is_waited_for = not case.row.counts and (most > 1 or case.verdict.cause is Cause.PREEMPTED)
+    is_waited_for = not case.row.counts and (most > 1 or case.verdict.cause is RootCause.PREEMPTED)
     tries = case.spent if case.row.counts else case.failures
     if tries >= most and not is_waited_for:
         return stop(case, f"attempt {tries} in a row without a newer checkpoint", case.row.advice)
@@ -208,41 +216,41 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def stop(case: Case, *why: str) -> Decision:
+def stop(case: RetryCase, *why: str) -> Decision:
     """Not again, and why."""
     reason = f"{case.verdict.sentence}; not started again: {', '.join(filter(None, why))}"
-    return Decision(Action.STOP, reason, code=case.row.code)
+    return Decision(RetryAction.STOP, reason, code=case.row.code)
 
 
 # Going on -----------------------------------------------------------------------------------------
 
 
-def go_on(case: Case) -> Decision:
+def go_on(case: RetryCase) -> Decision:
     """The cheapest way to go on that this place offers."""
     site = case.evidence.site
     if site.started_again and not set(case.blamed) & set(site.nodes):
         reason = f"{case.verdict.sentence}; the job was started again and goes on {whence(case)}"
-        return Decision(Action.REQUEUE, reason, code=SUCCESSOR)
+        return Decision(RetryAction.REQUEUE, reason, code=SUCCESSOR)
     delay = delay_before(case)
-    preempted = case.verdict.cause is Cause.PREEMPTED
+    preempted = case.verdict.cause is RootCause.PREEMPTED
     if preempted and case.live and site.can_requeue and site.requeues_left != 0:
         reason = (
             f"{case.verdict.sentence}; Slurm queues the job again and it goes on {whence(case)}"
         )
-        return Decision(Action.REQUEUE, reason, code=SUCCESSOR)
+        return Decision(RetryAction.REQUEUE, reason, code=SUCCESSOR)
     if may_restart(case, delay):
         return restart(case, delay)
     if site.can_submit or not case.on_slurm:
         return submit(case, delay)
     name = case.evidence.run or "RUN"
     reason = (
-        f"{case.verdict.sentence}; no job may be submitted from here: `meditron watch` or "
+        f"{case.verdict.sentence}; no job may be submitted from here: `meditron recover` or "
         f"`meditron resume {name}` on the login node goes on {whence(case)}"
     )
-    return Decision(Action.WAIT, reason, code=STOPPED)
+    return Decision(RetryAction.WAIT, reason, code=STOPPED)
 
 
-def may_restart(case: Case, delay: float) -> bool:
+def may_restart(case: RetryCase, delay: float) -> bool:
     """Whether the ranks may be started once more in this allocation."""
     site = case.evidence.site
     fatal = {entry.node for entry in case.ledger if entry.verdict == "FATAL"}
@@ -258,36 +266,36 @@ def may_restart(case: Case, delay: float) -> bool:
     )
 
 
-def restarts(case: Case) -> int:
+def restarts(case: RetryCase) -> int:
     """Starts after the first in this allocation; a job that was queued again has a new one."""
     number = 0
     for ending in reversed(case.past):
-        if ending.job_id != case.evidence.job_id or ending.action is not Action.RESTART:
+        if ending.job_id != case.evidence.job_id or ending.action is not RetryAction.RESTART:
             break
         number += 1
     return number
 
 
-def restart(case: Case, delay: float) -> Decision:
+def restart(case: RetryCase, delay: float) -> Decision:
     number, most = restarts(case) + 1, case.limits.restarts_in_allocation
     reason = (
         f"{case.verdict.sentence}; starting again {whence(case)} on the same nodes"
         f"{when(delay)} (restart {number} of {most})"
     )
-    return Decision(Action.RESTART, reason, delay, code=SUCCESSOR)
+    return Decision(RetryAction.RESTART, reason, delay, code=SUCCESSOR)
 
 
-def submit(case: Case, delay: float) -> Decision:
+def submit(case: RetryCase, delay: float) -> Decision:
     """A fresh job, without the nodes that are to blame and those the ledger speaks against."""
     listed = node_ledger.worst_first(case.ledger) if case.on_slurm else []
     exclude = tuple(dict.fromkeys((*case.blamed, *listed)))
     without = f" without {', '.join(exclude)}" if exclude else ""
     who = "a new job" if case.on_slurm else "it"
     reason = f"{case.verdict.sentence}; {who} goes on {whence(case)}{without}{when(delay)}"
-    return Decision(Action.SUBMIT, reason, delay, exclude, code=SUCCESSOR)
+    return Decision(RetryAction.SUBMIT, reason, delay, exclude, code=SUCCESSOR)
 
 
-def whence(case: Case) -> str:
+def whence(case: RetryCase) -> str:
     step = case.evidence.step_after
     if step is not None:
         return f"from step {step:,}"
@@ -300,12 +308,12 @@ def when(delay: float) -> str:
     return f" in {delay:.0f} s" if delay < 120 else f" in {delay / 60:.0f} min"
 
 
-def delay_before(case: Case) -> float:
+def delay_before(case: RetryCase) -> float:
     """Seconds before the next start: doubled with each failure in a row, up to a cap."""
     base, cap = {
-        Pace.AT_ONCE: (0.0, 0.0),
-        Pace.RETRY: (float(case.limits.retry_delay_seconds), RETRY_CAP_SECONDS),
-        Pace.STORAGE: (float(case.limits.storage_delay_seconds), STORAGE_CAP_SECONDS),
+        Backoff.AT_ONCE: (0.0, 0.0),
+        Backoff.RETRY: (float(case.limits.retry_delay_seconds), RETRY_CAP_SECONDS),
+        Backoff.STORAGE: (float(case.limits.storage_delay_seconds), STORAGE_CAP_SECONDS),
     }[case.row.pace]
     doubled = base * 2.0 ** (max(1, case.failures) - 1)
     return min(doubled * (1 + SPREAD * chance(case.evidence)), cap)
@@ -320,7 +328,7 @@ def chance(evidence: Evidence) -> float:
 # The node ledger ----------------------------------------------------------------------------------
 
 
-def suspects(case: Case) -> tuple[NodeEntry, ...]:
+def suspects(case: RetryCase) -> tuple[NodeEntry, ...]:
     """What this attempt says against nodes, one entry a node: the worst."""
     if not case.on_slurm:
         return ()
@@ -329,7 +337,7 @@ def suspects(case: Case) -> tuple[NodeEntry, ...]:
     return tuple({entry.node: entry for entry in reversed(found)}.values())
 
 
-def cause_entries(case: Case) -> list[NodeEntry]:
+def cause_entries(case: RetryCase) -> list[NodeEntry]:
     """The node that the cause names, unless a finding names what is wrong with it."""
     verdict, told = case.verdict, {finding.node for finding in case.evidence.findings}
     if not verdict.node or not case.row.entry or verdict.node in told:
@@ -338,7 +346,7 @@ def cause_entries(case: Case) -> list[NodeEntry]:
     return [entry(case, verdict.node, case.row.entry, code, verdict.sentence)]
 
 
-def finding_entries(case: Case) -> list[NodeEntry]:
+def finding_entries(case: RetryCase) -> list[NodeEntry]:
     """Every finding that speaks against a node, whatever ended the attempt."""
     return [
         entry(
@@ -353,7 +361,7 @@ def finding_entries(case: Case) -> list[NodeEntry]:
     ]
 
 
-def entry(case: Case, node: str, verdict: str, code: str, evidence: str) -> NodeEntry:
+def entry(case: RetryCase, node: str, verdict: str, code: str, evidence: str) -> NodeEntry:
     told = case.evidence
     return node_ledger.strike(
         node,

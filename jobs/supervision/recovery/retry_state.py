@@ -8,27 +8,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from jobs.contract.outcomes import Action, Cause, Ending, NodeEntry, Verdict
+from jobs.contract.outcomes import AttemptOutcome, Diagnosis, NodeEntry, RetryAction, RootCause
 from jobs.contract.specs import SupervisionSpec
 from jobs.supervision.diagnosis import root_cause
 from jobs.supervision.diagnosis.evidence import Evidence
-from jobs.supervision.recovery.retry_table import ROWS, Blame, Row
+from jobs.supervision.recovery.retry_table import ROWS, Blame, RetryRow
 
 
 @dataclass(frozen=True)
-class Case:
+class RetryCase:
     """One decision to make: what is known, and what follows from it alone."""
 
     evidence: Evidence
-    verdict: Verdict
-    past: tuple[Ending, ...]
+    verdict: Diagnosis
+    past: tuple[AttemptOutcome, ...]
     """All earlier attempts of the task, oldest first."""
     ledger: tuple[NodeEntry, ...]
     now: float
     limits: SupervisionSpec = field(default_factory=SupervisionSpec)
 
     @property
-    def row(self) -> Row:
+    def row(self) -> RetryRow:
         return ROWS[self.verdict.cause]
 
     @property
@@ -41,10 +41,10 @@ class Case:
         return self.evidence.site.in_allocation
 
     @cached_property
-    def present(self) -> Ending:
+    def present(self) -> AttemptOutcome:
         """The attempt that has just ended, as the ledger will keep it."""
         evidence, verdict = self.evidence, self.verdict
-        return Ending(
+        return AttemptOutcome(
             stage=evidence.stage,
             index=0,
             attempt=evidence.attempt,
@@ -56,20 +56,20 @@ class Case:
             ended=evidence.ended,
             step_before=evidence.step_before,
             step_after=evidence.step_after,
-            action=Action.WAIT,
+            action=RetryAction.WAIT,
             by_person=evidence.by_person,
             last_step=evidence.last_step,
         )
 
     @cached_property
-    def counted(self) -> tuple[Ending, ...]:
+    def counted(self) -> tuple[AttemptOutcome, ...]:
         """Attempts since a person last started the task, this one too."""
         endings = (*self.past, self.present)
         first = max((n for n, ending in enumerate(endings) if ending.by_person), default=0)
         return endings[first:]
 
     @cached_property
-    def stalled(self) -> tuple[tuple[Ending, bool | None], ...]:
+    def stalled(self) -> tuple[tuple[AttemptOutcome, bool | None], ...]:
         """Attempts since the last that made a newer checkpoint, with False for no progress."""
         steps = tuple(zip(self.counted, progress(self.counted), strict=True))
         last = max((n for n, (_, newer) in enumerate(steps) if newer), default=-1)
@@ -79,7 +79,7 @@ class Case:
     def failures(self) -> int:
         """Attempts in a row that are known to have brought nothing, preemptions aside."""
         found = (e for e, newer in self.stalled if newer is False)
-        return sum(ending.cause is not Cause.PREEMPTED for ending in found)
+        return sum(ending.cause is not RootCause.PREEMPTED for ending in found)
 
     @cached_property
     def spent(self) -> int:
@@ -87,12 +87,12 @@ class Case:
         return sum(newer is False and ROWS[ending.cause].counts for ending, newer in self.stalled)
 
     @cached_property
-    def same(self) -> tuple[Ending, ...]:
+    def same(self) -> tuple[AttemptOutcome, ...]:
         """Attempts that failed as this one, at this checkpoint; this one is the last of them."""
         here = (e for e in self.counted if e.step_after == self.evidence.step_after)
         return tuple(ending for ending in here if self.is_alike(ending))
 
-    def is_alike(self, ending: Ending) -> bool:
+    def is_alike(self, ending: AttemptOutcome) -> bool:
         """Whether an attempt failed as this one did."""
         if ending is self.present or (self.row.by_cause and ending.cause is self.verdict.cause):
             return True
@@ -123,7 +123,7 @@ class Case:
         return max((step for step in steps if step is not None), default=None)
 
 
-def progress(endings: Sequence[Ending]) -> list[bool | None]:
+def progress(endings: Sequence[AttemptOutcome]) -> list[bool | None]:
     """Whether each attempt left a newer checkpoint than any before it; None where that is unknown.
 
     The checkpoint of step 0 holds nothing that was trained. Where none was ever seen there is no

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, UNHEALTHY
-from jobs.contract.outcomes import Cause
+from jobs.contract.outcomes import RootCause
 
 
-class Pace(Enum):
+class Backoff(Enum):
     """How long to wait before the next start."""
 
     AT_ONCE = "at once"
@@ -29,7 +29,7 @@ class Blame(Enum):
 
 
 @dataclass(frozen=True)
-class Row:
+class RetryRow:
     """What one cause leads to."""
 
     ends: bool = False
@@ -42,7 +42,7 @@ class Row:
     """The same failure on two nodes is the program's."""
     counts: bool = True
     """Whether it is one of the attempts that a run may make without progress."""
-    pace: Pace = Pace.RETRY
+    pace: Backoff = Backoff.RETRY
     here: bool = True
     """Whether the same allocation may be used once more."""
     blame: Blame = Blame.NEVER
@@ -54,63 +54,65 @@ class Row:
     """What is at fault, or what to do, when it stops."""
 
 
-ROWS: dict[Cause, Row] = {
-    Cause.COMPLETED: Row(ends=True, code=FINISHED),
-    Cause.STOPPED: Row(ends=True, code=STOPPED),
-    Cause.CANCELLED: Row(ends=True, code=STOPPED),
-    Cause.CONFIGURATION: Row(
+ROWS: dict[RootCause, RetryRow] = {
+    RootCause.COMPLETED: RetryRow(ends=True, code=FINISHED),
+    RootCause.STOPPED: RetryRow(ends=True, code=STOPPED),
+    RootCause.CANCELLED: RetryRow(ends=True, code=STOPPED),
+    RootCause.CONFIGURATION: RetryRow(
         ends=True, code=CONFIGURATION, advice="another start would end the same way"
     ),
-    Cause.PREEMPTED: Row(
+    RootCause.PREEMPTED: RetryRow(
         counts=False,
-        pace=Pace.AT_ONCE,
+        pace=Backoff.AT_ONCE,
         here=False,
         advice="save more often, or use another partition",
     ),
-    Cause.TIME_LIMIT: Row(pace=Pace.AT_ONCE, here=False, code=CONFIGURATION),
-    Cause.NODE_FAIL: Row(here=False, blame=Blame.FIRST, entry="DRAIN"),
-    Cause.UNHEALTHY: Row(
+    RootCause.TIME_LIMIT: RetryRow(pace=Backoff.AT_ONCE, here=False, code=CONFIGURATION),
+    RootCause.NODE_FAIL: RetryRow(here=False, blame=Blame.FIRST, entry="DRAIN"),
+    RootCause.UNHEALTHY: RetryRow(
         here=False,
         blame=Blame.FIRST,
         entry="FATAL",
         code=UNHEALTHY,
         advice="`meditron nodes` lists what is known of the nodes",
     ),
-    Cause.GPU_HARDWARE: Row(
+    RootCause.GPU_HARDWARE: RetryRow(
         here=False,
         blame=Blame.FIRST,
         entry="FATAL",
         code=UNHEALTHY,
         advice="`meditron nodes` lists what is known of the nodes",
     ),
-    Cause.CUDA_ERROR: Row(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
-    Cause.CUDA_OOM: Row(
+    RootCause.CUDA_ERROR: RetryRow(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
+    RootCause.CUDA_OOM: RetryRow(
         repeats=1,
         by_cause=True,
         code=CONFIGURATION,
         advice="lower the micro-batch size, recompute activations, or split the model further",
     ),
-    Cause.HOST_OOM: Row(
+    RootCause.HOST_OOM: RetryRow(
         repeats=1, by_cause=True, advice="ask for more memory, or use fewer data workers"
     ),
-    Cause.HANG: Row(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
-    Cause.CRASH: Row(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
-    Cause.EXCEPTION: Row(repeats=2, program=True, advice="the program or its input is at fault"),
-    Cause.NOT_A_NUMBER: Row(
+    RootCause.HANG: RetryRow(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
+    RootCause.CRASH: RetryRow(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
+    RootCause.EXCEPTION: RetryRow(
+        repeats=2, program=True, advice="the program or its input is at fault"
+    ),
+    RootCause.NON_FINITE: RetryRow(
         repeats=1,
         by_cause=True,
         advice="the model or the data is at fault: lower the learning rate, or look at the samples",
     ),
-    Cause.DATA: Row(repeats=1, advice="look at the file it names"),
-    Cause.CHECKPOINT: Row(
+    RootCause.DATA: RetryRow(repeats=1, advice="look at the file it names"),
+    RootCause.CHECKPOINT: RetryRow(
         repeats=1, by_cause=True, advice="`meditron checkpoints` says what is wrong with each"
     ),
-    Cause.STORAGE: Row(
+    RootCause.STORAGE: RetryRow(
         counts=False,
-        pace=Pace.STORAGE,
+        pace=Backoff.STORAGE,
         here=False,
         advice="free some space, or ask what the storage says",
     ),
-    Cause.LAUNCH: Row(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
-    Cause.UNKNOWN: Row(),
+    RootCause.LAUNCH: RetryRow(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
+    RootCause.UNKNOWN: RetryRow(),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.contract import attempt_history
-from jobs.contract.outcomes import Action, Cause
+from jobs.contract.outcomes import RetryAction, RootCause
 
 Event = dict[str, Any]
 
@@ -20,7 +20,9 @@ def start(attempt: int, job: str = "7") -> Event:
     return {"event": "start", "time": 1.0, **fields, "nodes": ["a"], "began": 1.0, "step": 0}
 
 
-def end(attempt: int, action: Action = Action.RESTART, cause: Cause = Cause.CRASH) -> Event:
+def end(
+    attempt: int, action: RetryAction = RetryAction.RESTART, cause: RootCause = RootCause.CRASH
+) -> Event:
     return {
         "event": "exit",
         "time": 2.0,
@@ -48,7 +50,7 @@ def test_every_end_is_one_of_a_start_and_what_is_left_is_open() -> None:
     found = fold(submit(1.0, 1, "7"), start(1), end(1), start(2))
 
     assert [(item.attempt, item.cause, item.step_after) for item in found.endings] == [
-        (1, Cause.CRASH, 10)
+        (1, RootCause.CRASH, 10)
     ]
     assert found.open is not None
     assert (found.open.attempt, found.open.nodes) == (2, ("a",))
@@ -94,7 +96,7 @@ def test_the_first_start_of_a_persons_submission_says_so() -> None:
 
 
 def test_a_start_whose_end_slurm_had_to_name_is_unsettled_until_another_is_over() -> None:
-    waiting = end(1, Action.WAIT, Cause.UNKNOWN)
+    waiting = end(1, RetryAction.WAIT, RootCause.UNKNOWN)
 
     found = fold(submit(1.0, 1, "7"), start(1), waiting)
     later = fold(submit(1.0, 1, "7"), start(1), waiting, start(2), end(2))
@@ -104,11 +106,15 @@ def test_a_start_whose_end_slurm_had_to_name_is_unsettled_until_another_is_over(
 
 
 def test_the_last_word_about_a_start_counts() -> None:
-    first = end(1, Action.WAIT, Cause.UNKNOWN)
+    first = end(1, RetryAction.WAIT, RootCause.UNKNOWN)
 
-    found = fold(submit(1.0, 1, "7"), start(1), first, end(1, Action.STOP, Cause.CANCELLED))
+    found = fold(
+        submit(1.0, 1, "7"), start(1), first, end(1, RetryAction.STOP, RootCause.CANCELLED)
+    )
 
-    assert [(item.cause, item.action) for item in found.endings] == [(Cause.CANCELLED, Action.STOP)]
+    assert [(item.cause, item.action) for item in found.endings] == [
+        (RootCause.CANCELLED, RetryAction.STOP)
+    ]
 
 
 def test_a_request_to_end_counts_until_the_task_is_submitted_again() -> None:
@@ -125,7 +131,7 @@ def test_a_request_to_end_counts_until_the_task_is_submitted_again() -> None:
 
 def test_an_end_that_only_tells_of_an_earlier_one_does_not_count() -> None:
     """A job was queued again on a node that had failed."""
-    told = {**end(2, Action.SUBMIT, Cause.NODE_FAIL), "follows": 1}
+    told = {**end(2, RetryAction.SUBMIT, RootCause.NODE_FAIL), "follows": 1}
 
     found = fold(submit(1.0, 1, "7"), start(1), end(1), start(2), told)
 

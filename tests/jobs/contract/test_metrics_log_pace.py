@@ -14,11 +14,14 @@ from jobs.contract.rundir import RunDir
 
 
 def test_the_lead_has_room_for_a_slow_save_a_step_and_an_early_signal() -> None:
-    assert metrics_log.Pace(save_seconds=40.0, step_seconds=14.2).lead_seconds == 60 + 60 + 15 + 30
+    assert (
+        metrics_log.StepTimes(save_seconds=40.0, step_seconds=14.2).lead_seconds
+        == 60 + 60 + 15 + 30
+    )
 
 
 def test_without_a_known_step_the_save_alone_counts() -> None:
-    assert metrics_log.Pace(save_seconds=40.0, step_seconds=None).lead_seconds == 60 + 60 + 30
+    assert metrics_log.StepTimes(save_seconds=40.0, step_seconds=None).lead_seconds == 60 + 60 + 30
 
 
 def test_the_newest_saves_and_steps_of_a_run_are_measured(tmp_path: Path) -> None:
@@ -31,12 +34,14 @@ def test_the_newest_saves_and_steps_of_a_run_are_measured(tmp_path: Path) -> Non
     run.metrics().parent.mkdir(parents=True)
     run.metrics().write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    assert metrics_log.measured(run) == metrics_log.Pace(save_seconds=29.0, step_seconds=2.29)
+    assert metrics_log.measured_step_times(run) == metrics_log.StepTimes(
+        save_seconds=29.0, step_seconds=2.29
+    )
 
 
 @pytest.mark.parametrize("lines", [[], [{"save": 1.0}], [{"step": 1, "seconds": 1.0}]])
 def test_before_the_first_save_and_step_nothing_is_measured(lines: list[dict[str, float]]) -> None:
-    assert metrics_log.pace_of(lines) is None
+    assert metrics_log.step_times(lines) is None
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1))

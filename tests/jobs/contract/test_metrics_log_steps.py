@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.contract.metrics_log import that_count
+from jobs.contract.metrics_log import counted_steps
 
 
 def trained(first: int, last: int, attempt: int) -> list[dict]:
@@ -16,7 +16,7 @@ def validated(step: int, loss: float) -> dict:
 def test_a_resumed_attempt_that_went_back_makes_later_steps_undone():
     lines = [*trained(1, 150, attempt=1), *trained(101, 120, attempt=2)]
 
-    found = that_count(lines).trained
+    found = counted_steps(lines).trained
 
     assert [line["step"] for line in found] == list(range(1, 121))
     assert [line["attempt"] for line in found] == [1] * 100 + [2] * 20
@@ -32,13 +32,13 @@ def test_validations_beyond_the_resumed_step_are_undone_too():
         *trained(101, 120, attempt=2),
     ]
 
-    assert that_count(lines).validated == [validated(0, 9.0), validated(100, 5.0)]
+    assert counted_steps(lines).validated == [validated(0, 9.0), validated(100, 5.0)]
 
 
 def test_going_back_twice_counts_each_step_as_it_was_done_last():
     lines = [*trained(1, 9, 1), *trained(5, 8, 2), *trained(3, 6, 3)]
 
-    found = that_count(lines).trained
+    found = counted_steps(lines).trained
 
     assert [(line["step"], line["attempt"]) for line in found] == [
         (1, 1), (2, 1), (3, 3), (4, 3), (5, 3), (6, 3),
@@ -46,8 +46,8 @@ def test_going_back_twice_counts_each_step_as_it_was_done_last():
 
 
 def test_an_attempt_that_begins_again_from_nothing_keeps_no_step():
-    assert that_count([*trained(1, 9, 1), *trained(1, 2, 2)]).trained == trained(1, 2, 2)
+    assert counted_steps([*trained(1, 9, 1), *trained(1, 2, 2)]).trained == trained(1, 2, 2)
 
 
 def test_no_lines_are_no_steps():
-    assert that_count([]) == ([], [])
+    assert counted_steps([]) == ([], [])

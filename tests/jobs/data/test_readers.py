@@ -16,7 +16,7 @@ from jobs.data import json_stream, readers
 TEXT = 'Warfarin interacts with [many] drugs, {among others} "amiodarone", \\ and more. ' * 40
 
 
-def records(path: Path) -> list[readers.Record]:
+def records(path: Path) -> list[readers.SourceRecord]:
     return list(readers.read_records(path, ("text", "id")))
 
 

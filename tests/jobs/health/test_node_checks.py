@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.health import gpu_checks, node_checks
-from jobs.health.node_checks import Action, Expected, Finding, Verdict
+from jobs.health.node_checks import Expected, HealthFinding, HealthVerdict, NodeAction
 from jobs.health.nvml import PROBES, memory_available, node_name, read_disk
 from jobs.health.sample import (
     Disk,
     Driver,
     Fabric,
     Gpu,
-    Process,
+    GpuProcess,
     RemappedRows,
     Sample,
     SramErrors,
@@ -77,12 +77,14 @@ soft_unknowns = st.builds(
 unsupported_is_unknown = soft_unknowns.filter(lambda reading: reading.nvml != 3)
 
 
-def findings_of(sample: Sample, code: str, expected: Expected | None = None) -> list[Finding]:
+def findings_of(sample: Sample, code: str, expected: Expected | None = None) -> list[HealthFinding]:
     found = node_checks.check(sample, expected or Expected())
     return [finding for finding in found if finding.code == code]
 
 
-def one(sample: Sample, code: str, expected: Expected | None = None) -> tuple[Verdict, Action, str]:
+def one(
+    sample: Sample, code: str, expected: Expected | None = None
+) -> tuple[HealthVerdict, NodeAction, str]:
     (found,) = findings_of(sample, code, expected)
     return found.verdict, found.action, found.message
 
@@ -97,19 +99,26 @@ def test_every_field_of_a_gpu_has_its_probe() -> None:
 
 
 def test_verdicts_are_ordered_by_what_they_ask_for() -> None:
-    ordered = [Verdict.OK, Verdict.UNKNOWN, Verdict.WARN, Verdict.DRAIN, Verdict.FATAL]
+    ordered = [
+        HealthVerdict.OK,
+        HealthVerdict.UNKNOWN,
+        HealthVerdict.WARN,
+        HealthVerdict.DRAIN,
+        HealthVerdict.FATAL,
+    ]
 
-    assert sorted(Verdict) == ordered
+    assert sorted(HealthVerdict) == ordered
 
 
 def test_a_node_that_is_well_is_ok() -> None:
     assert (
-        node_checks.worst(node_checks.check(NODE, Expected(gpus=2, gpu_kind="a100"))) is Verdict.OK
+        node_checks.worst(node_checks.check(NODE, Expected(gpus=2, gpu_kind="a100")))
+        is HealthVerdict.OK
     )
 
 
 def test_no_finding_at_all_is_unknown() -> None:
-    assert node_checks.worst([]) is Verdict.UNKNOWN
+    assert node_checks.worst([]) is HealthVerdict.UNKNOWN
 
 
 @given(
@@ -128,9 +137,9 @@ def test_a_node_that_tells_nothing_is_unknown_but_for_gpus_that_are_needed(
 
     counted = {f.verdict for f in findings if f.code == "gpu_count"}
     others = [f for f in findings if f.code != "gpu_count"]
-    assert counted == {Verdict.FATAL if expected.gpus else Verdict.UNKNOWN}
-    assert {finding.verdict for finding in others} == {Verdict.UNKNOWN}
-    assert {finding.action for finding in others} == {Action.NONE}
+    assert counted == {HealthVerdict.FATAL if expected.gpus else HealthVerdict.UNKNOWN}
+    assert {finding.verdict for finding in others} == {HealthVerdict.UNKNOWN}
+    assert {finding.action for finding in others} == {NodeAction.NONE}
 
 
 @settings(max_examples=200)
@@ -178,32 +187,42 @@ def test_whatever_a_gpu_says_findings_have_known_codes_and_are_json(gpu: Gpu) ->
 def test_a_driver_that_hides_its_version_is_unknown_and_its_gpus_still_count() -> None:
     sample = dataclasses.replace(NODE, driver=Driver(Unknown("no answer", 999), "12"))
 
-    assert one(sample, "driver")[0] is Verdict.UNKNOWN
-    assert one(sample, "gpu_count", Expected(gpus=2))[0] is Verdict.OK
+    assert one(sample, "driver")[0] is HealthVerdict.UNKNOWN
+    assert one(sample, "gpu_count", Expected(gpus=2))[0] is HealthVerdict.OK
 
 
 @pytest.mark.parametrize(
     ("disk", "verdict", "action", "message"),
     [
-        (Disk("/runs", 50 * GIB, 9), Verdict.OK, Action.NONE, "/runs has 50.0 GiB free"),
+        (Disk("/runs", 50 * GIB, 9), HealthVerdict.OK, NodeAction.NONE, "/runs has 50.0 GiB free"),
         (
             Disk("/runs", 50 * GIB - 1, 9),
-            Verdict.FATAL,
-            Action.RETRY_SAME,
+            HealthVerdict.FATAL,
+            NodeAction.RETRY_SAME,
             "/runs has 50.0 GiB free, 50 are needed",
         ),
-        (Disk("/runs", 60 * GIB, 0), Verdict.FATAL, Action.RETRY_SAME, "/runs has no free inode"),
-        (Disk("/runs", 60 * GIB, None), Verdict.OK, Action.NONE, "/runs has 60.0 GiB free"),
+        (
+            Disk("/runs", 60 * GIB, 0),
+            HealthVerdict.FATAL,
+            NodeAction.RETRY_SAME,
+            "/runs has no free inode",
+        ),
+        (
+            Disk("/runs", 60 * GIB, None),
+            HealthVerdict.OK,
+            NodeAction.NONE,
+            "/runs has 60.0 GiB free",
+        ),
         (
             Unknown("no such device"),
-            Verdict.UNKNOWN,
-            Action.NONE,
+            HealthVerdict.UNKNOWN,
+            NodeAction.NONE,
             "could not be read: no such device",
         ),
     ],
 )
 def test_full_storage_is_fatal_but_no_fault_of_the_node(
-    disk: Disk | Unknown, verdict: Verdict, action: Action, message: str
+    disk: Disk | Unknown, verdict: HealthVerdict, action: NodeAction, message: str
 ) -> None:
     sample = dataclasses.replace(NODE, disk=disk)
 
@@ -213,14 +232,14 @@ def test_full_storage_is_fatal_but_no_fault_of_the_node(
 @pytest.mark.parametrize(
     ("gpus", "free_gb", "verdict"),
     [
-        (8, 8.0, Verdict.OK),
-        (8, 7.9, Verdict.FATAL),
-        (0, 0.0, Verdict.OK),
-        (None, 1.9, Verdict.FATAL),
+        (8, 8.0, HealthVerdict.OK),
+        (8, 7.9, HealthVerdict.FATAL),
+        (0, 0.0, HealthVerdict.OK),
+        (None, 1.9, HealthVerdict.FATAL),
     ],
 )
 def test_shared_memory_is_needed_per_gpu(
-    gpus: int | None, free_gb: float, verdict: Verdict
+    gpus: int | None, free_gb: float, verdict: HealthVerdict
 ) -> None:
     sample = dataclasses.replace(NODE, shm=Disk("/dev/shm", int(free_gb * GIB), None))
 
@@ -228,23 +247,24 @@ def test_shared_memory_is_needed_per_gpu(
 
 
 @pytest.mark.parametrize(
-    ("memory_gb", "verdict"), [(0, Verdict.OK), (222, Verdict.OK), (223, Verdict.WARN)]
+    ("memory_gb", "verdict"),
+    [(0, HealthVerdict.OK), (222, HealthVerdict.OK), (223, HealthVerdict.WARN)],
 )
-def test_a_tenth_of_the_memory_may_be_in_use(memory_gb: float, verdict: Verdict) -> None:
+def test_a_tenth_of_the_memory_may_be_in_use(memory_gb: float, verdict: HealthVerdict) -> None:
     assert one(NODE, "memory", Expected(memory_gb=memory_gb))[0] is verdict
 
 
 def test_our_own_processes_are_in_the_way_only_before_a_start() -> None:
-    sample = with_gpu(processes=(Process(7, NODE.uid, 0),))
+    sample = with_gpu(processes=(GpuProcess(7, NODE.uid, 0),))
 
-    assert one(sample, "foreign_process", Expected(idle=True))[0] is Verdict.FATAL
-    assert one(sample, "foreign_process", Expected(idle=False))[0] is Verdict.OK
+    assert one(sample, "foreign_process", Expected(idle=True))[0] is HealthVerdict.FATAL
+    assert one(sample, "foreign_process", Expected(idle=False))[0] is HealthVerdict.OK
 
 
 def test_a_process_of_nobody_we_may_see_is_foreign() -> None:
-    sample = with_gpu(processes=(Process(7, -1, 0),))
+    sample = with_gpu(processes=(GpuProcess(7, -1, 0),))
 
-    assert one(sample, "foreign_process", Expected(idle=False))[0] is Verdict.FATAL
+    assert one(sample, "foreign_process", Expected(idle=False))[0] is HealthVerdict.FATAL
 
 
 def test_links_of_a_gpu_that_does_not_tell_do_not_count_against_its_peers() -> None:
@@ -253,7 +273,7 @@ def test_links_of_a_gpu_that_does_not_tell_do_not_count_against_its_peers() -> N
 
     verdicts = [finding.verdict for finding in findings_of(sample, "nvlink")]
 
-    assert verdicts == [Verdict.OK, Verdict.UNKNOWN]
+    assert verdicts == [HealthVerdict.OK, HealthVerdict.UNKNOWN]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from jobs.contract.files import read_json, write_json
 from jobs.contract.stage_specs import CurateSpec
 from jobs.health import preflight
 from jobs.health.findings import Outcome, Subject, finding_about
-from jobs.health.node_checks import Action, Finding, Verdict
+from jobs.health.node_checks import HealthFinding, HealthVerdict, NodeAction
 
 from ...fake_nvml import build, environment, write_readings
 
@@ -229,22 +229,22 @@ def test_a_task_without_specification_is_a_configuration_error(node: Node) -> No
     )
 
 
-def foreign(verdict: Verdict) -> list[Finding]:
+def foreign(verdict: HealthVerdict) -> list[HealthFinding]:
     return [finding_about(Subject("node07", 0), "foreign_process", Outcome(verdict, ""), 0.0)]
 
 
 @pytest.mark.parametrize(
     ("looks", "waits", "last"),
     [
-        ([Verdict.OK], 0, Verdict.OK),
-        ([Verdict.FATAL, Verdict.OK], 1, Verdict.OK),
-        ([Verdict.FATAL, Verdict.FATAL, Verdict.OK], 2, Verdict.OK),
-        ([Verdict.FATAL, Verdict.FATAL, Verdict.FATAL], 2, Verdict.FATAL),
-        ([Verdict.UNKNOWN], 0, Verdict.UNKNOWN),
+        ([HealthVerdict.OK], 0, HealthVerdict.OK),
+        ([HealthVerdict.FATAL, HealthVerdict.OK], 1, HealthVerdict.OK),
+        ([HealthVerdict.FATAL, HealthVerdict.FATAL, HealthVerdict.OK], 2, HealthVerdict.OK),
+        ([HealthVerdict.FATAL, HealthVerdict.FATAL, HealthVerdict.FATAL], 2, HealthVerdict.FATAL),
+        ([HealthVerdict.UNKNOWN], 0, HealthVerdict.UNKNOWN),
     ],
 )
 def test_processes_get_three_looks_to_be_gone(
-    looks: list[Verdict], waits: int, last: Verdict
+    looks: list[HealthVerdict], waits: int, last: HealthVerdict
 ) -> None:
     left, waited = iter(looks), []
 
@@ -275,16 +275,16 @@ def test_a_child_says_what_went_wrong(program: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("reason", "action"),
     [
-        (os.strerror(errno.ENOSPC), Action.RETRY_SAME),
-        (os.strerror(errno.EDQUOT), Action.RETRY_SAME),
-        (os.strerror(errno.EROFS), Action.EXCLUDE_NOW),
-        (preflight.SILENT, Action.EXCLUDE_NOW),
+        (os.strerror(errno.ENOSPC), NodeAction.RETRY_SAME),
+        (os.strerror(errno.EDQUOT), NodeAction.RETRY_SAME),
+        (os.strerror(errno.EROFS), NodeAction.EXCLUDE_NOW),
+        (preflight.SILENT, NodeAction.EXCLUDE_NOW),
     ],
 )
-def test_only_full_storage_is_no_fault_of_the_node(reason: str, action: Action) -> None:
+def test_only_full_storage_is_no_fault_of_the_node(reason: str, action: NodeAction) -> None:
     outcome = preflight.judge_storage(Path("/runs"), reason)
 
-    assert (outcome.verdict, outcome.action) == (Verdict.FATAL, action)
+    assert (outcome.verdict, outcome.action) == (HealthVerdict.FATAL, action)
 
 
 def test_silent_storage_is_not_written_to(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs.health import quota
-from jobs.health.quota import Room
+from jobs.health.quota import QuotaLeft
 
 KIB = 1024
 
@@ -53,16 +53,16 @@ def tell(tools: Path, name: str, text: str, code: int = 0) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "code", "left"),
     [
-        ("quota", LOCAL, 0, Room((100000 - 4500) * KIB, 1000 - 123)),
-        ("quota", EXCEEDED, 1, Room(0, None)),
-        ("lfs", LUSTRE, 0, Room(50 * KIB**3, 100000 - 800)),
-        ("lfs", FREE, 0, Room(None, None)),
+        ("quota", LOCAL, 0, QuotaLeft((100000 - 4500) * KIB, 1000 - 123)),
+        ("quota", EXCEEDED, 1, QuotaLeft(0, None)),
+        ("lfs", LUSTRE, 0, QuotaLeft(50 * KIB**3, 100000 - 800)),
+        ("lfs", FREE, 0, QuotaLeft(None, None)),
         ("quota", "Disk quotas for user med (uid 1000): none\n", 0, None),
         ("lfs", "lfs quota: cannot resolve mount point '/runs'\n", 1, None),
     ],
 )
 def test_the_nearest_limit_counts(
-    tools: Path, tmp_path: Path, name: str, text: str, code: int, left: Room | None
+    tools: Path, tmp_path: Path, name: str, text: str, code: int, left: QuotaLeft | None
 ) -> None:
     tell(tools, name, text, code)
 
@@ -73,7 +73,7 @@ def test_of_several_quotas_the_tightest_counts(tools: Path, tmp_path: Path) -> N
     tell(tools, "lfs", LUSTRE)
     tell(tools, "quota", LOCAL)
 
-    assert quota.room(tmp_path) == Room((100000 - 4500) * KIB, 1000 - 123)
+    assert quota.room(tmp_path) == QuotaLeft((100000 - 4500) * KIB, 1000 - 123)
 
 
 def test_without_tools_nobody_tells(tools: Path, tmp_path: Path) -> None:

@@ -189,11 +189,11 @@ def test_the_steps_of_ranks_say_nothing_of_health(reports: list[dict[str, Any]])
 def test_a_process_that_leaves_its_gpu_is_not_held_against_a_node(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def found(verdict: node_checks.Verdict) -> list[node_checks.Finding]:
-        outcome = Outcome(verdict, "", {}, node_checks.Action.EXCLUDE_NOW)
+    def found(verdict: node_checks.HealthVerdict) -> list[node_checks.HealthFinding]:
+        outcome = Outcome(verdict, "", {}, node_checks.NodeAction.EXCLUDE_NOW)
         return [finding_about(Subject("n1"), "foreign_process", outcome, 1.0)]
 
-    looks = iter([found(node_checks.Verdict.FATAL), found(node_checks.Verdict.OK)])
+    looks = iter([found(node_checks.HealthVerdict.FATAL), found(node_checks.HealthVerdict.OK)])
     slept: list[float] = []
     monkeypatch.setattr(node_checks, "read_sample", lambda *_: None)
     monkeypatch.setattr(node_checks, "check", lambda *_: next(looks))

@@ -14,7 +14,7 @@ import pytest
 
 from jobs.contract import rundir
 from jobs.runtime import heartbeat, processes
-from jobs.runtime.heartbeat import Heart, Phase
+from jobs.runtime.heartbeat import HeartbeatWriter, Phase
 
 from ...ranks import wait_until
 
@@ -22,7 +22,7 @@ RANK = """
 import os, sys, time
 from pathlib import Path
 from jobs.runtime import heartbeat
-heart = heartbeat.Heart()
+heart = heartbeat.HeartbeatWriter()
 heart.open(sys.argv[1], int(sys.argv[2]), heartbeat.places(os.environ))
 heart.beat(heartbeat.Phase.CHECKPOINT, 40)
 """
@@ -52,13 +52,13 @@ def start(run: rundir.RunDir) -> Iterator[Callable[..., subprocess.Popen[bytes]]
         process.wait()
 
 
-def find(run: rundir.RunDir, attempt: int = 1, node: str = "") -> dict[int, heartbeat.Beat]:
+def find(run: rundir.RunDir, attempt: int = 1, node: str = "") -> dict[int, heartbeat.Heartbeat]:
     return heartbeat.find(run, "pretrain", 0, attempt, node, {})
 
 
-def begin(run: rundir.RunDir, rank: int = 0) -> Heart:
+def begin(run: rundir.RunDir, rank: int = 0) -> HeartbeatWriter:
     """Beat in this process."""
-    heart = Heart()
+    heart = HeartbeatWriter()
     name = heartbeat.label(run, "pretrain", 0, 1, os.uname().nodename)
     heart.open(name, rank, heartbeat.places({}))
     return heart
@@ -89,7 +89,7 @@ def test_a_phase_inside_another_ends_in_that_one(run: rundir.RunDir) -> None:
 
 
 def test_a_heart_that_was_not_opened_beats_for_nobody(run: rundir.RunDir) -> None:
-    Heart().beat(Phase.STEP, 1)
+    HeartbeatWriter().beat(Phase.STEP, 1)
 
     assert find(run) == {}
 
@@ -157,7 +157,7 @@ def test_the_files_of_others_are_not_read_even_when_they_took_the_place(run, sta
 def test_the_second_place_does_where_the_first_takes_nothing(
     run: rundir.RunDir, tmp_path: Path
 ) -> None:
-    heart = Heart()
+    heart = HeartbeatWriter()
     name = heartbeat.label(run, "pretrain", 0, 1, os.uname().nodename)
 
     heart.open(name, 4, (Path("/proc"), tmp_path))
@@ -167,7 +167,7 @@ def test_the_second_place_does_where_the_first_takes_nothing(
 
 
 def test_a_node_that_takes_no_file_is_said(run: rundir.RunDir) -> None:
-    heart = Heart()
+    heart = HeartbeatWriter()
 
     with pytest.raises(OSError, match="/proc"):
         heart.open("name", 0, (Path("/proc"),))

@@ -15,7 +15,7 @@ from jobs.runtime import subprocesses
 def test_what_a_command_prints_and_how_it_ends() -> None:
     said = subprocesses.run(["sh", "-c", "echo out; echo err >&2; exit 3"], seconds=60)
 
-    assert said == subprocesses.Said(3, "out\n", "err\n")
+    assert said == subprocesses.CommandResult(3, "out\n", "err\n")
 
 
 @pytest.mark.parametrize("grace", [0.0, 0.5])
@@ -49,7 +49,7 @@ def test_who_is_asked_to_end_may_have_last_words() -> None:
 
     said = subprocesses.run(["sh", "-c", polite], seconds=1, grace=20)
 
-    assert said == subprocesses.Said(None, "bye\n", "")
+    assert said == subprocesses.CommandResult(None, "bye\n", "")
 
 
 def test_a_command_that_is_not_there_is_an_error() -> None:

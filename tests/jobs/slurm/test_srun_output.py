@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.slurm import srun_output
-from jobs.slurm.srun_output import Failure
+from jobs.slurm.srun_output import FailedTask
 
 THE_REST = """\
 srun: launch/slurm: _step_signal: Terminating StepId=17.0
@@ -40,10 +40,10 @@ def test_who_failed_before_srun_ended_the_others_is_a_cause() -> None:
     said = f"srun: error: gpu02: task 2: Killed\n{THE_REST}"
 
     assert srun_output.failures(said) == [
-        Failure(2, "gpu02", -9, is_cause=True),
-        Failure(3, "gpu02", -15, is_cause=False),
-        Failure(0, "gpu01", 1, is_cause=False),
-        Failure(1, "gpu01", 1, is_cause=False),
+        FailedTask(2, "gpu02", -9, is_cause=True),
+        FailedTask(3, "gpu02", -15, is_cause=False),
+        FailedTask(0, "gpu01", 1, is_cause=False),
+        FailedTask(1, "gpu01", 1, is_cause=False),
     ]
 
 

@@ -13,7 +13,7 @@ import numpy
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from jobs.contract.atomic_file import PartFile
+from jobs.contract.atomic_file import AtomicFile
 from jobs.data.indexed_dataset import write_index
 
 pytestmark = pytest.mark.engine
@@ -142,7 +142,7 @@ def test_offsets_beyond_four_gigabytes_are_right(megatron: Any, tmp_path: Path) 
 
     lengths = numpy.array([2**30, 2**30, 2**31 - 1, 5], dtype=numpy.int32)
     starts = [0, 2**30, 2**31, 2**31 + 2**31 - 1]
-    index = PartFile(tmp_path / "big.idx")
+    index = AtomicFile(tmp_path / "big.idx")
     write_index(index, lengths, "int32")
     index.seal()
     index.publish()
@@ -160,7 +160,7 @@ def test_offsets_beyond_four_gigabytes_are_right(megatron: Any, tmp_path: Path) 
 def test_many_documents_are_indexed_alike_across_blocks(tmp_path: Path) -> None:
     count = (1 << 20) * 2 + 3
     lengths = numpy.random.default_rng(1).integers(1, 5000, count, dtype=numpy.int32)
-    index = PartFile(tmp_path / "many.idx")
+    index = AtomicFile(tmp_path / "many.idx")
 
     write_index(index, lengths, "uint16")
     index.seal()

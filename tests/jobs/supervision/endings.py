@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from jobs.contract.outcomes import Action, Cause, Decision, Ending, NodeEntry
-from jobs.supervision.diagnosis.evidence import Evidence, LogSign, RankExit, Site
+from jobs.contract.outcomes import AttemptOutcome, Decision, NodeEntry, RetryAction, RootCause
+from jobs.supervision.diagnosis.evidence import Evidence, LogSign, RankExit, RecoveryOptions
 
 NODES = ("gpu01", "gpu02")
-SITE = Site(nodes=NODES, seconds_left=36_000.0)
-AFTERWARDS = Site(in_allocation=False)
+SITE = RecoveryOptions(nodes=NODES, seconds_left=36_000.0)
+AFTERWARDS = RecoveryOptions(in_allocation=False)
 NOW = 1_800_000_000.0
 
 KILL = -signal.SIGKILL
@@ -59,10 +59,10 @@ def logged(name: str, number: int | None = None, of: int | None = 3, line: str =
     return LogSign(name, of, number, line or name)
 
 
-def ending(told: Evidence, decision: Decision) -> Ending:
+def ending(told: Evidence, decision: Decision) -> AttemptOutcome:
     """What the ledger keeps of an attempt."""
     assert decision.verdict is not None
-    return Ending(
+    return AttemptOutcome(
         stage=told.stage,
         index=0,
         attempt=told.attempt,
@@ -80,7 +80,7 @@ def ending(told: Evidence, decision: Decision) -> Ending:
     )
 
 
-def past(cause: Cause = Cause.CRASH, **changes: Any) -> Ending:
+def past(cause: RootCause = RootCause.CRASH, **changes: Any) -> AttemptOutcome:
     """An attempt of long ago."""
     values: dict[str, Any] = {
         "stage": "pretrain",
@@ -94,9 +94,9 @@ def past(cause: Cause = Cause.CRASH, **changes: Any) -> Ending:
         "ended": NOW - 3600,
         "step_before": 1100,
         "step_after": 1100,
-        "action": Action.SUBMIT,
+        "action": RetryAction.SUBMIT,
     }
-    return Ending(**{**values, **changes})
+    return AttemptOutcome(**{**values, **changes})
 
 
 def listed(node: str, verdict: str = "FATAL", **changes: Any) -> NodeEntry:

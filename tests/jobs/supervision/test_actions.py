@@ -10,13 +10,13 @@ from jobs.contract import rundir
 from jobs.contract.errors import SUCCESSOR
 from jobs.contract.events import append_event, read_events
 from jobs.contract.job import Job
-from jobs.contract.outcomes import Action, Decision
+from jobs.contract.outcomes import Decision, RetryAction
 from jobs.slurm import submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
-from jobs.supervision.allocation import Surroundings
-from jobs.supervision.attempt_records import Place
-from jobs.supervision.recovery.actions import Acting
+from jobs.supervision.allocation import Allocation
+from jobs.supervision.attempt_records import AttemptRef
+from jobs.supervision.recovery.actions import ActionRunner
 
 from ... import fake_slurm
 
@@ -36,19 +36,19 @@ def test_a_requeue_that_slurm_takes_and_does_not_carry_out_is_not_waited_for_for
     asked = Submission(
         stage="pretrain", indices=(0,), attempt=1, python="/venv/bin/python", environment=(),
         parameters={"time": 60, "nodes": 2, "partition": "low", "setup": []}, lead_seconds=60,
-        longest_array=100, janitor=None,
+        longest_array=100, recovery_job=None,
     )  # fmt: skip
     submission.write(run, asked)
     fields = {"stage": "pretrain", "attempt": 1, "indices": [0], "scheduler": "slurm"}
-    append_event(run, "submit", **fields, by="person", job_ids=["50"], janitors=[])
+    append_event(run, "submit", **fields, by="person", job_ids=["50"], recovery_jobs=[])
     programs.tell("requeue")
     place, here = (
-        Place(run, "pretrain", 0, 1, 1.0),
-        Surroundings(Job("50"), Client(programs.environ)),
+        AttemptRef(run, "pretrain", 0, 1, 1.0),
+        Allocation(Job("50"), Client(programs.environ)),
     )
 
-    acting = Acting(place, here, lambda: False, requeue_seconds=0.1)
-    code = acting.carry_out(Decision(Action.REQUEUE, "it was preempted"))
+    acting = ActionRunner(place, here, lambda: False, requeue_seconds=0.1)
+    code = acting.carry_out(Decision(RetryAction.REQUEUE, "it was preempted"))
 
     assert code == SUCCESSOR
     assert programs.calls("scontrol requeue") == ["scontrol requeue 50"]

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.contract.job import Job
 from jobs.slurm.client import Client
-from jobs.supervision.allocation import Surroundings
+from jobs.supervision.allocation import Allocation
 from jobs.supervision.ranks.rank_monitor import Deadline
 
 from ... import fake_slurm
@@ -33,7 +33,7 @@ def test_only_a_job_that_runs_has_an_end_to_be_reckoned_with(
     told = f"JobId=7 JobState={state} Reason=None EndTime={END} PreemptTime={preempted}"
     slurm.tell("job-7", told)
 
-    deadline = Surroundings(Job("7"), Client(slurm.environ)).deadline()
+    deadline = Allocation(Job("7"), Client(slurm.environ)).deadline()
 
     assert (deadline.preempted if deadline else None) == found
     assert deadline is None or isinstance(deadline, Deadline)

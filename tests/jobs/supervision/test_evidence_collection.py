@@ -14,11 +14,11 @@ from jobs.contract.events import append_event
 from jobs.contract.files import sha256, write_json
 from jobs.contract.job import Job
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec
-from jobs.slurm.srun_output import Failure
-from jobs.supervision.attempt_records import Place
+from jobs.slurm.srun_output import FailedTask
+from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import Evidence, RankExit
-from jobs.supervision.diagnosis.evidence_collection import Said, Seen
+from jobs.supervision.diagnosis.evidence_collection import Observed, SlurmReport
 
 from ..conftest import Workbench
 
@@ -35,7 +35,10 @@ def ranks(exits: list[RankExit]) -> list[tuple[int, int]]:
 
 def test_a_sudden_death_comes_before_all_words() -> None:
     """Who was killed left none; the others tell of a lost peer."""
-    failures = [Failure(2, "gpu02", -9, is_cause=True), Failure(3, "gpu02", -15, is_cause=False)]
+    failures = [
+        FailedTask(2, "gpu02", -9, is_cause=True),
+        FailedTask(3, "gpu02", -15, is_cause=False),
+    ]
 
     found = evidence_collection.rank_exits([words(0, 5.0), words(1, 6.0)], failures, ended=9.0)
 
@@ -44,7 +47,10 @@ def test_a_sudden_death_comes_before_all_words() -> None:
 
 
 def test_who_was_ended_for_the_sake_of_another_is_no_cause() -> None:
-    failures = [Failure(0, "gpu01", 1, is_cause=True), Failure(3, "gpu02", -9, is_cause=False)]
+    failures = [
+        FailedTask(0, "gpu01", 1, is_cause=True),
+        FailedTask(3, "gpu02", -9, is_cause=False),
+    ]
 
     assert ranks(evidence_collection.rank_exits([words(0, 5.0)], failures, 9.0)) == [
         (0, 1),
@@ -53,35 +59,35 @@ def test_who_was_ended_for_the_sake_of_another_is_no_cause() -> None:
 
 
 @pytest.fixture
-def place(bench: Workbench) -> Place:
-    return Place(bench.run, "curate", 0, 1, began=1.0)
+def place(bench: Workbench) -> AttemptRef:
+    return AttemptRef(bench.run, "curate", 0, 1, began=1.0)
 
 
-def evidence(place: Place, task: specs.TaskSpec | None, seen: Seen) -> Evidence:
-    return evidence_collection.evidence(place, task, JOB, seen, Said())
+def evidence(place: AttemptRef, task: specs.TaskSpec | None, seen: Observed) -> Evidence:
+    return evidence_collection.evidence(place, task, JOB, seen, SlurmReport())
 
 
-def test_words_are_read_in_the_order_they_were_left(place: Place) -> None:
+def test_words_are_read_in_the_order_they_were_left(place: AttemptRef) -> None:
     for rank, time in ((0, 7.0), (1, 5.0)):
         fields = {"rank": rank, "node": "n", "code": 1, "time": time, "kind": "OSError"}
         more = {"message": "full", "hint": "", "frame": "jobs.contract.rundir:write", "errno": 28}
-        write_json(place.folder / f"words-00000-{rank:05d}.json", {**fields, **more})
-    (place.folder / "words-00000-00002.json").write_text("{")
-    (place.folder / "words-00001-00003.json").write_text("{}")  # of another task
+        write_json(place.folder / f"rank-exit-00000-{rank:05d}.json", {**fields, **more})
+    (place.folder / "rank-exit-00000-00002.json").write_text("{")
+    (place.folder / "rank-exit-00001-00003.json").write_text("{}")  # of another task
 
-    found = evidence_collection.last_words(place)
+    found = evidence_collection.read_rank_exits(place)
 
     assert [item.rank for item in found] == [1, 0]
     assert (found[0].kind, found[0].frame) == ("OSError", "jobs.contract.rundir:write")
 
 
-def test_srun_and_the_log_speak_for_ranks_that_cannot(bench: Workbench, place: Place) -> None:
+def test_srun_and_the_log_speak_for_ranks_that_cannot(bench: Workbench, place: AttemptRef) -> None:
     task = bench.curate(Path("/data"))
     place.folder.mkdir(parents=True)
     place.srun_log.write_text("srun: error: Node failure on gpu02\n")
     place.ranks_log.write_text("2: RuntimeError: CUDA out of memory. Tried to allocate\n")
 
-    found = evidence(place, task, Seen(ranks_started=True))
+    found = evidence(place, task, Observed(ranks_started=True))
 
     assert found.failed_node == "gpu02"
     assert [sign.name for sign in found.log_signatures] != []
@@ -89,8 +95,8 @@ def test_srun_and_the_log_speak_for_ranks_that_cannot(bench: Workbench, place: P
     assert (found.done, found.step_after, found.target_step) == (False, None, None)
 
 
-def test_a_task_without_a_readable_spec_has_evidence_too(place: Place) -> None:
-    found = evidence(place, None, Seen(message="no spec", configuration=True))
+def test_a_task_without_a_readable_spec_has_evidence_too(place: AttemptRef) -> None:
+    found = evidence(place, None, Observed(message="no spec", configuration=True))
 
     assert (found.configuration, found.message, found.world_size) == (True, "no spec", 0)
 
@@ -139,7 +145,7 @@ def leave_checkpoint(bench: Workbench, step: int, name: str = "", finished: bool
     if finished:
         write_json(folder / "manifest.json", {"files": {"metadata.json": {"bytes": 2}}})
         digest = sha256(folder / "manifest.json")
-        record = manifest.Record(step, 0, {}, "fp32", "", "", 2, 1, digest)
+        record = manifest.CheckpointRecord(step, 0, {}, "fp32", "", "", 2, 1, digest)
         write_json(folder / "meditron.json", dataclasses.asdict(record))
     return folder
 
@@ -187,7 +193,7 @@ def test_the_last_step_is_that_of_this_start(bench: Workbench) -> None:
     task = training(bench)
     progress = {"attempt": 3, "done": 17}
     write_json(bench.run.progress("pretrain", 0), progress)
-    place = Place(bench.run, "pretrain", 0, 3, began=1.0)
+    place = AttemptRef(bench.run, "pretrain", 0, 3, began=1.0)
 
     assert evidence_collection.last_step(place, task) == 17
     assert evidence_collection.last_step(dataclasses.replace(place, attempt=4), task) is None

@@ -17,9 +17,9 @@ from jobs.contract.files import write_json
 from jobs.contract.outcomes import Hang
 from jobs.contract.stage_specs import TokenizeSpec
 from jobs.runtime import heartbeat
-from jobs.runtime.heartbeat import Heart, Phase
+from jobs.runtime.heartbeat import HeartbeatWriter, Phase
 from jobs.supervision.ranks import hang_attribution, hang_detector
-from jobs.supervision.ranks.hang_detector import Learned, Watch, limit
+from jobs.supervision.ranks.hang_detector import HangDetector, LearnedDurations, limit
 from jobs.supervision.ranks.stack_dump import RankReport
 
 from ...ranks import wait_until
@@ -27,8 +27,10 @@ from ...ranks import wait_until
 SUPERVISION = specs.SupervisionSpec(startup_limit_seconds=600, step_limit_seconds=100)
 
 
-def learned(steps: list[float], **longest: float) -> Learned:
-    found = Learned(longest={Phase[name.upper()]: value for name, value in longest.items()})
+def learned(steps: list[float], **longest: float) -> LearnedDurations:
+    found = LearnedDurations(
+        longest={Phase[name.upper()]: value for name, value in longest.items()}
+    )
     found.steps.extend(steps)
     return found
 
@@ -51,7 +53,7 @@ def learned(steps: list[float], **longest: float) -> Learned:
     ],
 )
 def test_the_limit_of_a_phase_is_the_setting_or_learned(
-    phase: Phase, known: Learned, expected: float
+    phase: Phase, known: LearnedDurations, expected: float
 ) -> None:
     assert limit(phase, known, SUPERVISION) == expected
 
@@ -77,19 +79,19 @@ class Ranks:
     def __init__(self, root: Path) -> None:
         self.run = rundir.RunDir(root)
         self.now = 1000.0
-        self.hearts: list[Heart] = []
+        self.hearts: list[HeartbeatWriter] = []
 
-    def start(self, ranks: int = 1) -> Watch:
+    def start(self, ranks: int = 1) -> HangDetector:
         name = heartbeat.label(self.run, "pretrain", 0, 1, os.uname().nodename)
         for rank in range(ranks):
-            self.hearts.append(Heart())
+            self.hearts.append(HeartbeatWriter())
             self.hearts[rank].open(name, rank, heartbeat.places({}))
         return self.watch()
 
-    def watch(self) -> Watch:
-        return Watch(self.run, task(), 1, {})
+    def watch(self) -> HangDetector:
+        return HangDetector(self.run, task(), 1, {})
 
-    def quiet(self, watch: Watch, seconds: float, every: float = 5.0) -> Hang | None:
+    def quiet(self, watch: HangDetector, seconds: float, every: float = 5.0) -> Hang | None:
         """Look for a while without a beat; the first hang."""
         end = self.now + seconds
         while self.now < end:

@@ -15,7 +15,7 @@ import pytest
 
 from jobs.contract import rundir
 from jobs.slurm.client import Client
-from jobs.supervision.attempt_records import Place
+from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.ranks import launcher, local_ranks, srun_ranks
 
 from ... import fake_slurm
@@ -132,7 +132,7 @@ def test_a_processs_name_with_blanks_and_brackets_is_read_past(tmp_path: Path) -
 
 
 def test_collectives_that_time_out_are_recorded_in_the_attempt(tmp_path: Path) -> None:
-    place = Place(rundir.RunDir(tmp_path), "pretrain", 0, 3, 0.0)
+    place = AttemptRef(rundir.RunDir(tmp_path), "pretrain", 0, 3, 0.0)
 
     variables = launcher.flight_recorder(place)
 

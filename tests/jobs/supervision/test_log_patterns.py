@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jobs.contract.outcomes import Cause
+from jobs.contract.outcomes import RootCause
 from jobs.health import xid
 from jobs.health.xid import Xid
 from jobs.supervision.diagnosis import log_patterns
@@ -148,7 +148,7 @@ def test_a_long_line_is_kept_in_part() -> None:
 def test_symptoms_are_signatures_and_point_to_no_cause_of_their_own() -> None:
     causes = {log_patterns.CAUSES[name] for name in log_patterns.SYMPTOMS}
 
-    assert causes == {Cause.UNKNOWN, Cause.HANG}
+    assert causes == {RootCause.UNKNOWN, RootCause.HANG}
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from jobs.contract.rundir import RunDir
 from jobs.slurm.submission import Submission
-from jobs.supervision.recovery.resubmission import Wish, following, next_lead
+from jobs.supervision.recovery.resubmission import ResubmitRequest, following, next_lead
 
-WISH = Wish("pretrain", (0,), replaces=("7",), by="supervisor")
+WISH = ResubmitRequest("pretrain", (0,), replaces=("7",), by="supervisor")
 
 
 def train(run: RunDir, save_seconds: float) -> None:

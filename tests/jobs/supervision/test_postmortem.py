@@ -8,9 +8,9 @@ from jobs.contract.attempt_history import Start
 from jobs.contract.events import append_event
 from jobs.contract.files import read_json, write_json
 from jobs.contract.job import Job
-from jobs.contract.outcomes import Action, Cause, Decision, Verdict
+from jobs.contract.outcomes import Decision, Diagnosis, RetryAction, RootCause
 from jobs.supervision import attempt_records
-from jobs.supervision.attempt_records import Place
+from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import postmortem
 from jobs.supervision.diagnosis.evidence import Evidence
 
@@ -18,17 +18,17 @@ from ..conftest import Workbench
 from .endings import AFTERWARDS, NOW
 
 START = Start("curate", 0, 1, "12", 0, ("gpu01",), NOW - 600, None)
-SEEN = Verdict(Cause.TIME_LIMIT, "job 12 came to its time limit", "", "", "save earlier")
+SEEN = Diagnosis(RootCause.TIME_LIMIT, "job 12 came to its time limit", "", "", "save earlier")
 
 
-def place(bench: Workbench) -> Place:
-    return Place(bench.run, "curate", 0, 1, NOW - 600)
+def place(bench: Workbench) -> AttemptRef:
+    return AttemptRef(bench.run, "curate", 0, 1, NOW - 600)
 
 
 def record(bench: Workbench) -> None:
     """Leave the record of a supervisor that could submit nothing."""
     append_event(bench.run, "submit", stage="curate", indices=[0], attempt=1, job_ids=["12"])
-    decision = Decision(Action.WAIT, "the login node goes on", verdict=SEEN)
+    decision = Decision(RetryAction.WAIT, "the login node goes on", verdict=SEEN)
     evidence = Evidence("curate", 1, "12", NOW - 600, NOW)
     attempt_records.record_exit(place(bench), Job("12"), evidence, decision)
 

@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 
 from jobs.contract.outcomes import Hang
 from jobs.slurm import srun_output
-from jobs.supervision.ranks.rank_monitor import AFTERWARDS_SECONDS, Deadline, Senses, Watching
+from jobs.supervision.ranks.rank_monitor import (
+    AFTERWARDS_SECONDS,
+    Deadline,
+    MonitorInputs,
+    RankMonitor,
+)
 
 HANG = Hang("step", 130.0, 120.0)
 
@@ -33,7 +38,7 @@ class Ranks:
     def end(self) -> None:
         self.ended += 1
 
-    def failures(self) -> list[srun_output.Failure]:
+    def failures(self) -> list[srun_output.FailedTask]:
         return []
 
 
@@ -47,8 +52,8 @@ class World:
     hang: Hang | None = None
     noted: int = 0
 
-    def senses(self) -> Senses:
-        return Senses(
+    def senses(self) -> MonitorInputs:
+        return MonitorInputs(
             signals=self.signals,
             is_asked=lambda: self.stop,
             deadline=lambda: self.deadline,
@@ -61,8 +66,8 @@ class World:
         self.noted += 1
 
 
-def watch(ranks: Ranks, world: World, leave_seconds: float = 600.0) -> Watching:
-    watching = Watching(ranks, world.senses(), leave_seconds)
+def watch(ranks: Ranks, world: World, leave_seconds: float = 600.0) -> RankMonitor:
+    watching = RankMonitor(ranks, world.senses(), leave_seconds)
     assert watching.wait() == 130
     return watching
 

@@ -19,7 +19,7 @@ from jobs.slurm import submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 from jobs.supervision.recovery import recovery_job
-from jobs.supervision.recovery.recovery_job import Look, look_after
+from jobs.supervision.recovery.recovery_job import StageRecovery, look_after
 
 from ... import fake_slurm
 from ...fake_slurm import FakeSlurm
@@ -30,20 +30,22 @@ LATER = "2026-01-01T11:00:00"
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of a run on the stand-in Slurm, submitted an hour ago as job 50 with janitor 51."""
+    """A stage of a run on the stand-in Slurm, submitted an hour ago as job 50 with
+    recovery job 51.
+    """
 
     run: RunDir
     programs: FakeSlurm
     client: Client
 
-    def look(self, by: str = "janitor") -> Look:
+    def look(self, by: str = "recovery_job") -> StageRecovery:
         return look_after(self.run, "curate", self.client, by)
 
     def submitted(self, *job_ids: str, attempt: int = 1, by: str = "person") -> None:
         """Note that tasks were given to these jobs."""
         indices = list(range(len(job_ids)))
         fields = {"stage": "curate", "attempt": attempt, "indices": indices, "scheduler": "slurm"}
-        self.event("submit", **fields, by=by, job_ids=list(job_ids), janitors=["51"])
+        self.event("submit", **fields, by=by, job_ids=list(job_ids), recovery_jobs=["51"])
 
     def started(self, job_id: str = "50", index: int = 0, attempt: int = 1) -> None:
         """Note that a supervisor has started."""
@@ -126,7 +128,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
         parameters={"time": 30, "nodes": 1, "partition": "cpu"},
         lead_seconds=30,
         longest_array=100,
-        janitor={"time": 10, "nodes": 1},
+        recovery_job={"time": 10, "nodes": 1},
     )
     submission.write(run, asked)
     return Stage(run, programs, Client(programs.environ))
@@ -136,7 +138,7 @@ def test_a_finished_stage_is_left_without_a_word(stage: Stage) -> None:
     stage.submitted("50")
     write_json(stage.run.done("curate", 0), {})
 
-    assert stage.look() == Look()
+    assert stage.look() == StageRecovery()
     assert stage.programs.calls() == []
 
 
@@ -144,7 +146,7 @@ def test_a_job_that_waits_or_runs_is_left_alone(stage: Stage) -> None:
     stage.submitted("50")
     stage.programs.queue("50|RUNNING|None")
 
-    assert stage.look() == Look()
+    assert stage.look() == StageRecovery()
     assert stage.programs.calls("sbatch") == []
 
 
@@ -158,12 +160,12 @@ def test_a_task_whose_supervisor_was_killed_goes_on(stage: Stage) -> None:
     (ending,) = stage.events("exit")
     (_, told) = stage.events("submit")
     assert (ending["by"], ending["action"], ending["ended"]) == (
-        "janitor",
+        "recovery_job",
         "submit",
         time.mktime(time.strptime(LATER, "%Y-%m-%dT%H:%M:%S")),
     )
-    assert (told["by"], told["job_ids"], told["replaces"]) == ("janitor", ["101"], ["50"])
-    assert told["janitors"] == ["102"]
+    assert (told["by"], told["job_ids"], told["replaces"]) == ("recovery_job", ["101"], ["50"])
+    assert told["recovery_jobs"] == ["102"]
     assert look.said[-1] == "curate: 101 goes on"
     assert not look.unclear
 
@@ -189,7 +191,7 @@ def test_a_second_look_finds_that_it_goes_on(stage: Stage) -> None:
     stage.accounts(j50="NODE_FAIL")
     stage.look()
 
-    assert stage.look("watch") == Look()
+    assert stage.look("watch") == StageRecovery()
     assert len(stage.programs.calls("sbatch")) == 2
     assert len(stage.events("exit")) == 1
 
@@ -213,7 +215,7 @@ def test_after_a_person_asked_for_the_end_nothing_is_done(stage: Stage, kind: st
     stage.event(kind, job_ids=["50"])
     stage.accounts(j50="FAILED")
 
-    assert stage.look() == Look()
+    assert stage.look() == StageRecovery()
     assert stage.events("exit") == []
 
 
@@ -223,14 +225,14 @@ def test_a_job_that_never_started_its_task_goes_on(stage: Stage) -> None:
 
     look = stage.look()
 
-    assert stage.events("exit")[0]["by"] == "janitor"
+    assert stage.events("exit")[0]["by"] == "recovery_job"
     assert look.said[-1] == "curate: 101 goes on"
 
 
 def test_a_job_just_submitted_may_be_unknown_to_the_accounting(stage: Stage) -> None:
     stage.submitted("50")
 
-    assert stage.look() == Look(unclear=True)
+    assert stage.look() == StageRecovery(unclear=True)
 
 
 def test_an_accounting_that_lags_is_waited_for(stage: Stage) -> None:
@@ -239,7 +241,7 @@ def test_an_accounting_that_lags_is_waited_for(stage: Stage) -> None:
     stage.started()
     stage.accounts(j50="RUNNING")
 
-    assert stage.look() == Look(unclear=True)
+    assert stage.look() == StageRecovery(unclear=True)
     assert stage.events("exit") == []
 
 
@@ -252,7 +254,7 @@ def test_silence_leads_to_nothing(stage: Stage, program: str) -> None:
     stage.started()
     stage.programs.replace(program, "echo 'Connection refused' >&2; exit 1")
 
-    assert stage.look() == Look(unclear=True)
+    assert stage.look() == StageRecovery(unclear=True)
     assert stage.events("exit") == []
 
 
@@ -276,13 +278,13 @@ def test_without_accounting_a_forgotten_job_goes_on(stage: Stage) -> None:
     assert stage.look().said[-1] == "curate: 101 goes on"
 
 
-def test_a_janitor_that_hears_nothing_says_so_and_leaves(stage: Stage) -> None:
+def test_a_recovery_job_that_hears_nothing_says_so_and_leaves(stage: Stage) -> None:
     stage.submitted("50")
     stage.programs.tell("down", "Unable to contact slurm controller")
 
     said = recovery_job.wait_and_look(stage.run, "curate", stage.client, seconds=0)
 
-    assert said == ["curate: Slurm does not say how its jobs ended; `meditron watch` goes on"]
+    assert said == ["curate: Slurm does not say how its jobs ended; `meditron recover` goes on"]
 
 
 # ---- what was decided before
@@ -311,7 +313,7 @@ def test_what_was_decided_is_not_done_once_a_person_has_cancelled_the_job(stage:
     stage.ended("requeue")
     stage.accounts(j50="CANCELLED by 0")
 
-    assert stage.look() == Look()
+    assert stage.look() == StageRecovery()
     assert stage.programs.calls("sbatch") == []
 
 
@@ -321,7 +323,7 @@ def test_a_stop_stays_one(stage: Stage) -> None:
     stage.ended("stop")
     stage.accounts(j50="FAILED")
 
-    assert stage.look() == Look()
+    assert stage.look() == StageRecovery()
 
 
 @pytest.mark.parametrize(
@@ -338,7 +340,7 @@ def test_how_slurm_records_the_end_decides_what_was_left_to_it(
     stage.look()
 
     first, second = stage.events("exit")
-    assert (second["action"], second["by"]) == (action, "janitor")
+    assert (second["action"], second["by"]) == (action, "recovery_job")
     assert second["ended"] == first["ended"]
     assert len(stage.programs.calls("sbatch")) == scripts
 
@@ -382,9 +384,9 @@ def test_where_jobs_cannot_submit_it_says_who_can(stage: Stage) -> None:
     stage.accounts(j50="FAILED")
     stage.programs.remove("sbatch")
 
-    look = look_after(stage.run, "curate", Client(stage.programs.alone), "janitor")
+    look = look_after(stage.run, "curate", Client(stage.programs.alone), "recovery_job")
 
-    assert "`meditron watch`" in look.said[0]
+    assert "`meditron recover`" in look.said[0]
     assert not look.unclear
     assert stage.events("intent") == []
 

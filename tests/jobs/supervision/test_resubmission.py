@@ -16,7 +16,7 @@ from jobs.contract.rundir import RunDir
 from jobs.slurm import sbatch, submission, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError
-from jobs.supervision.recovery.resubmission import held_back, succeed, waiting_lock
+from jobs.supervision.recovery.resubmission import held_back, resubmit, waiting_lock
 
 from ...fake_slurm import FakeSlurm
 
@@ -27,17 +27,17 @@ def events(run: RunDir, kind: str) -> list[Mapping[str, Any]]:
 
 @pytest.fixture
 def begun(run: RunDir, training: Submission) -> Submission:
-    """Training was given to job 50, with janitor 51."""
+    """Training was given to job 50, with recovery job 51."""
     submission.write(run, training)
     fields = {"stage": "pretrain", "attempt": 1, "indices": [0], "scheduler": "slurm"}
-    append_event(run, "submit", **fields, by="person", job_ids=["50"], janitors=["51"])
+    append_event(run, "submit", **fields, by="person", job_ids=["50"], recovery_jobs=["51"])
     return training
 
 
 def test_a_successor_asks_for_the_same_as_a_new_attempt(
     run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
 ) -> None:
-    ids = succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+    ids = resubmit(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
 
     kept = submission.read(run, "pretrain", 2)
     assert ids == ["101"]
@@ -55,7 +55,7 @@ def test_nothing_of_the_job_that_submits_is_inherited(
     path = {"PYTHONPATH": f"{run.code}:/site", "HF_HOME": "/hf"}
     environ = {**programs.environ, **outer, **path, "SLURM_CONF": "/c"}
 
-    succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=Client(environ))
+    resubmit(run, "pretrain", 0, replaces=["50"], by="supervisor", client=Client(environ))
 
     inherited = programs.job_environment("101")
     assert not outer.keys() & inherited.keys()
@@ -63,15 +63,15 @@ def test_nothing_of_the_job_that_submits_is_inherited(
     assert "PYTHONPATH" not in inherited
 
 
-def test_a_waiting_janitor_waits_for_the_successor(
+def test_a_waiting_recovery_job_waits_for_the_successor(
     run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
 ) -> None:
     programs.queue("50|RUNNING|None", "51|PENDING|Dependency|||||afterany:50(unfulfilled)")
 
-    succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+    resubmit(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
 
     assert programs.waits_for() == {"51": "afterany:101"}
-    assert events(run, "submit")[-1]["janitors"] == ["51"]
+    assert events(run, "submit")[-1]["recovery_jobs"] == ["51"]
     assert len(programs.calls("sbatch")) == 1
 
 
@@ -81,7 +81,7 @@ def test_a_refusal_leaves_nothing(
     programs.tell("refuse-1", "sbatch: error: too many jobs\n")
 
     with pytest.raises(SubmitError) as caught:
-        succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+        resubmit(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
 
     assert caught.value.message == "sbatch refused pretrain: too many jobs"
     assert programs.queued() == []
@@ -89,23 +89,23 @@ def test_a_refusal_leaves_nothing(
     assert held_back(run, "pretrain", [0], ["50"]) == ""
 
 
-def test_a_janitor_that_slurm_refuses_keeps_no_job_from_going_on(
+def test_a_recovery_job_that_slurm_refuses_keeps_no_job_from_going_on(
     run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
 ) -> None:
     programs.tell("refuse-2", "sbatch: error: too many jobs\n")
 
-    ids = succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
+    ids = resubmit(run, "pretrain", 0, replaces=["50"], by="recovery_job", client=client)
 
     assert ids == ["101"]
-    assert events(run, "submit")[-1]["janitors"] == []
+    assert events(run, "submit")[-1]["recovery_jobs"] == []
 
 
 def test_whoever_comes_second_submits_nothing(
     run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
 ) -> None:
-    succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+    resubmit(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
 
-    ids = succeed(run, "pretrain", 0, replaces=["50"], by="watch", client=client)
+    ids = resubmit(run, "pretrain", 0, replaces=["50"], by="watch", client=client)
 
     assert ids == []
     assert held_back(run, "pretrain", [0], ["50"]) == "pretrain: job 101 goes on with it already"
@@ -116,7 +116,7 @@ def test_the_file_stop_keeps_jobs_from_going_on(
 ) -> None:
     run.stop_file.touch()
 
-    assert succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client) == []
+    assert resubmit(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client) == []
     assert events(run, "intent") == []
 
 
@@ -142,7 +142,7 @@ def test_a_run_that_is_submitted_at_this_moment_is_waited_for(
     holder.start()
     held.wait()
 
-    assert succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+    assert resubmit(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
     holder.join()
 
 
@@ -153,7 +153,7 @@ def test_a_run_of_an_older_version_says_what_to_do(
     append_event(run, "submit", **fields, job_ids=["50"])
 
     with pytest.raises(SubmitError) as caught:
-        succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+        resubmit(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
 
     assert caught.value.hint == (
         "`meditron resume med-tiny-0` submits it from the run's own record"
@@ -176,7 +176,7 @@ def test_one_that_was_killed_before_sbatch_is_withdrawn(
 ) -> None:
     intend(run, replace(begun, attempt=2))
 
-    ids = succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
+    ids = resubmit(run, "pretrain", 0, replaces=["50"], by="recovery_job", client=client)
 
     assert ids == ["101"]
     assert events(run, "submit")[-1]["attempt"] == 3
@@ -192,7 +192,7 @@ def test_one_of_which_only_a_part_is_there_is_withdrawn(
     sbatch.submit(run, replace(half, indices=(0,)), client)
     submission.write(run, half)
 
-    ids = succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
+    ids = resubmit(run, "pretrain", 0, replaces=["50"], by="recovery_job", client=client)
 
     assert "101" not in programs.queued()
     assert ids == ["102"]
@@ -208,7 +208,7 @@ def test_one_whose_part_cannot_be_cancelled_stays_on_record(
     programs.replace("scancel", "exit 1")
 
     with pytest.raises(SubmitError, match="may be queued all the same"):
-        succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
+        resubmit(run, "pretrain", 0, replaces=["50"], by="recovery_job", client=client)
 
     assert events(run, "withdraw") == []
     assert programs.queued() == ["101"]
@@ -234,7 +234,7 @@ def test_while_slurm_does_not_say_what_became_of_one_nothing_is_submitted(
     programs.tell("down", "Unable to contact slurm controller")
 
     with pytest.raises(SubmitError, match="whose submission was killed"):
-        succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
+        resubmit(run, "pretrain", 0, replaces=["50"], by="recovery_job", client=client)
 
     assert events(run, "withdraw") == []
 
@@ -247,10 +247,10 @@ def test_one_that_got_no_answer_and_may_be_queued_is_taken_over_later(
     programs.tell("lose-1", lost)
     programs.tell("down", "Unable to contact slurm controller")
     with pytest.raises(SubmitError, match="may be queued all the same"):
-        succeed(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
+        resubmit(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
     (programs.state / "down").unlink()
 
-    ids = succeed(run, "pretrain", 0, replaces=["50"], by="janitor", client=client)
+    ids = resubmit(run, "pretrain", 0, replaces=["50"], by="recovery_job", client=client)
 
     assert ids == []
     assert events(run, "submit")[-1]["job_ids"] == ["101"]

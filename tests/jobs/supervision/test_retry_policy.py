@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 from jobs.contract.errors import CONFIGURATION, FINISHED, STOPPED, SUCCESSOR, UNHEALTHY
 from jobs.contract.outcomes import (
-    Action,
-    Cause,
+    AttemptOutcome,
     Decision,
-    Ending,
-    Finding,
+    Diagnosis,
     Hang,
     NodeEntry,
-    Verdict,
+    NodeFinding,
+    RetryAction,
+    RootCause,
 )
 from jobs.contract.specs import SupervisionSpec
 from jobs.health import node_ledger
-from jobs.supervision.diagnosis.evidence import Evidence, Site
+from jobs.supervision.diagnosis.evidence import Evidence, RecoveryOptions
 from jobs.supervision.recovery import retry_policy, retry_state, retry_table
 
 from .endings import (
@@ -43,16 +43,16 @@ from .endings import (
 )
 
 USR2, TERM = int(signal.SIGUSR2), int(signal.SIGTERM)
-GOES_ON = (Action.RESTART, Action.REQUEUE, Action.SUBMIT)
+GOES_ON = (RetryAction.RESTART, RetryAction.REQUEUE, RetryAction.SUBMIT)
 STUCK = {"step_before": 1200, "step_after": 1200}
 CUDA = "CUDA error: an illegal memory access was encountered"
-LOST = Finding("gpu02", "gpu_lost", "FATAL", "GPU 3 has fallen off the bus")
+LOST = NodeFinding("gpu02", "gpu_lost", "FATAL", "GPU 3 has fallen off the bus")
 LIMITS = SupervisionSpec()
 
 
 def decide(
     told: Evidence,
-    history: Sequence[Ending] = (),
+    history: Sequence[AttemptOutcome] = (),
     ledger: Sequence[NodeEntry] = (),
     limits: SupervisionSpec = LIMITS,
 ) -> Decision:
@@ -61,7 +61,7 @@ def decide(
 
 def follow(attempts: Iterable[Evidence], limits: SupervisionSpec = LIMITS) -> list[Decision]:
     """Decide after each attempt in turn, until one is the last; each is the next attempt."""
-    history: list[Ending] = []
+    history: list[AttemptOutcome] = []
     decisions = []
     for number, told in enumerate(attempts, 1):
         told = replace(told, attempt=number)
@@ -83,30 +83,30 @@ def actions(decisions: Iterable[Decision]) -> list[str]:
 @pytest.mark.parametrize(
     ("told", "action", "code"),
     [
-        (evidence(done=True, code=0), Action.FINISH, FINISHED),
-        (evidence(stop_asked=True), Action.STOP, STOPPED),
-        (evidence(cancelled=True, signals=(TERM,)), Action.STOP, STOPPED),
-        (evidence(configuration=True), Action.STOP, CONFIGURATION),
-        (evidence(preempted=True, signals=(USR2,)), Action.REQUEUE, SUCCESSOR),
-        (evidence(signals=(USR2,)), Action.SUBMIT, SUCCESSOR),
-        (evidence(signals=(TERM,)), Action.WAIT, STOPPED),
-        (killed(signals=(TERM,)), Action.WAIT, STOPPED),
-        (evidence(failed_node="gpu02"), Action.WAIT, STOPPED),
-        (killed(), Action.RESTART, SUCCESSOR),
-        (raised("odd"), Action.RESTART, SUCCESSOR),
-        (raised(CUDA), Action.RESTART, SUCCESSOR),
-        (killed(oom_kills=1), Action.RESTART, SUCCESSOR),
-        (raised("nan", "NotANumber"), Action.RESTART, SUCCESSOR),
-        (raised("", "CheckpointingException"), Action.RESTART, SUCCESSOR),
-        (raised("EADDRINUSE"), Action.RESTART, SUCCESSOR),
-        (evidence(code=0), Action.RESTART, SUCCESSOR),
-        (evidence(ranks=(rank(3, -11),), signals=(USR2,)), Action.SUBMIT, SUCCESSOR),
-        (raised("No space left on device"), Action.SUBMIT, SUCCESSOR),
-        (evidence(findings=(LOST,), ranks_started=False), Action.SUBMIT, SUCCESSOR),
-        (evidence(log_signatures=(logged("xid", 79),)), Action.SUBMIT, SUCCESSOR),
+        (evidence(done=True, code=0), RetryAction.FINISH, FINISHED),
+        (evidence(stop_asked=True), RetryAction.STOP, STOPPED),
+        (evidence(cancelled=True, signals=(TERM,)), RetryAction.STOP, STOPPED),
+        (evidence(configuration=True), RetryAction.STOP, CONFIGURATION),
+        (evidence(preempted=True, signals=(USR2,)), RetryAction.REQUEUE, SUCCESSOR),
+        (evidence(signals=(USR2,)), RetryAction.SUBMIT, SUCCESSOR),
+        (evidence(signals=(TERM,)), RetryAction.WAIT, STOPPED),
+        (killed(signals=(TERM,)), RetryAction.WAIT, STOPPED),
+        (evidence(failed_node="gpu02"), RetryAction.WAIT, STOPPED),
+        (killed(), RetryAction.RESTART, SUCCESSOR),
+        (raised("odd"), RetryAction.RESTART, SUCCESSOR),
+        (raised(CUDA), RetryAction.RESTART, SUCCESSOR),
+        (killed(oom_kills=1), RetryAction.RESTART, SUCCESSOR),
+        (raised("nan", "NonFiniteLoss"), RetryAction.RESTART, SUCCESSOR),
+        (raised("", "CheckpointingException"), RetryAction.RESTART, SUCCESSOR),
+        (raised("EADDRINUSE"), RetryAction.RESTART, SUCCESSOR),
+        (evidence(code=0), RetryAction.RESTART, SUCCESSOR),
+        (evidence(ranks=(rank(3, -11),), signals=(USR2,)), RetryAction.SUBMIT, SUCCESSOR),
+        (raised("No space left on device"), RetryAction.SUBMIT, SUCCESSOR),
+        (evidence(findings=(LOST,), ranks_started=False), RetryAction.SUBMIT, SUCCESSOR),
+        (evidence(log_signatures=(logged("xid", 79),)), RetryAction.SUBMIT, SUCCESSOR),
     ],
 )
-def test_each_end_has_its_action(told: Evidence, action: Action, code: int) -> None:
+def test_each_end_has_its_action(told: Evidence, action: RetryAction, code: int) -> None:
     decision = decide(told)
 
     assert (decision.action, decision.code) == (action, code)
@@ -114,10 +114,10 @@ def test_each_end_has_its_action(told: Evidence, action: Action, code: int) -> N
 
 @pytest.mark.parametrize(
     ("nodes", "action"),
-    [(("gpu01", "gpu03"), Action.REQUEUE), (("gpu01", "gpu02"), Action.SUBMIT)],
+    [(("gpu01", "gpu03"), RetryAction.REQUEUE), (("gpu01", "gpu02"), RetryAction.SUBMIT)],
 )
 def test_a_job_that_slurm_started_again_goes_on_unless_it_got_the_bad_node_once_more(
-    nodes: tuple[str, ...], action: Action
+    nodes: tuple[str, ...], action: RetryAction
 ) -> None:
     site = replace(AFTERWARDS, started_again=True, nodes=nodes)
 
@@ -146,7 +146,7 @@ def test_a_job_that_slurm_started_again_goes_on_unless_it_got_the_bad_node_once_
         (
             evidence(signals=(USR2,), site=replace(SITE, can_submit=False)),
             "job 12 came to its time limit at step 1,204; no job may be submitted from here: "
-            "`meditron watch` or `meditron resume med` on the login node goes on from step 1,200",
+            "`meditron recover` or `meditron resume med` on the login node goes on from step 1,200",
         ),
         (
             evidence(signals=(TERM,)),
@@ -176,7 +176,7 @@ def test_the_reason_is_a_sentence_for_a_tired_person(told: Evidence, reason: str
 
 
 def test_every_cause_has_a_row() -> None:
-    assert set(retry_table.ROWS) == set(Cause)
+    assert set(retry_table.ROWS) == set(RootCause)
 
 
 # Slurm ends it ------------------------------------------------------------------------------------
@@ -185,22 +185,24 @@ def test_every_cause_has_a_row() -> None:
 @pytest.mark.parametrize(
     ("site", "action"),
     [
-        (SITE, Action.REQUEUE),
-        (replace(SITE, requeues_left=1), Action.REQUEUE),
-        (replace(SITE, requeues_left=0), Action.SUBMIT),
-        (replace(SITE, can_requeue=False), Action.SUBMIT),
-        (replace(SITE, usable=False), Action.REQUEUE),
-        (replace(SITE, can_requeue=False, can_submit=False), Action.WAIT),
-        (AFTERWARDS, Action.SUBMIT),
+        (SITE, RetryAction.REQUEUE),
+        (replace(SITE, requeues_left=1), RetryAction.REQUEUE),
+        (replace(SITE, requeues_left=0), RetryAction.SUBMIT),
+        (replace(SITE, can_requeue=False), RetryAction.SUBMIT),
+        (replace(SITE, usable=False), RetryAction.REQUEUE),
+        (replace(SITE, can_requeue=False, can_submit=False), RetryAction.WAIT),
+        (AFTERWARDS, RetryAction.SUBMIT),
     ],
 )
-def test_a_preempted_job_goes_on_as_its_site_allows(site: Site, action: Action) -> None:
+def test_a_preempted_job_goes_on_as_its_site_allows(
+    site: RecoveryOptions, action: RetryAction
+) -> None:
     assert decide(evidence(preempted=True, site=site)).action is action
 
 
 @pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL", "TIMEOUT", "FAILED", ""])
 def test_a_job_that_is_over_goes_on_in_a_fresh_one(state: str) -> None:
-    assert decide(evidence(slurm_state=state, site=AFTERWARDS)).action is Action.SUBMIT
+    assert decide(evidence(slurm_state=state, site=AFTERWARDS)).action is RetryAction.SUBMIT
 
 
 def test_preemption_and_time_limits_with_progress_are_free() -> None:
@@ -222,7 +224,7 @@ def test_two_allocations_without_a_newer_checkpoint_are_a_configuration_error() 
     assert actions(decisions) == ["submit", "stop"]
     assert decisions[-1].code == CONFIGURATION
     assert decisions[-1].verdict is not None
-    assert decisions[-1].verdict.cause is Cause.CONFIGURATION
+    assert decisions[-1].verdict.cause is RootCause.CONFIGURATION
     assert decisions[-1].reason == (
         "job 12 came to its time limit at step 1,204, for the second time without getting further: "
         "the save interval is longer than the allocation"
@@ -312,17 +314,17 @@ def test_an_attempt_of_unknown_progress_does_not_count_as_a_failure() -> None:
     unknown = past(step_before=1200, step_after=None, attempt=-1)
     known = past(step_before=1200, step_after=1200, attempt=0)
 
-    assert decide(killed(**STUCK), [unknown, known]).action is Action.RESTART
-    assert decide(killed(**STUCK), [known, replace(known, attempt=-1)]).action is Action.STOP
+    assert decide(killed(**STUCK), [unknown, known]).action is RetryAction.RESTART
+    assert decide(killed(**STUCK), [known, replace(known, attempt=-1)]).action is RetryAction.STOP
 
 
 def test_a_person_starts_the_count_anew() -> None:
     stuck = [past(attempt=-number, **STUCK) for number in (2, 1, 0)]
 
-    assert decide(killed(**STUCK), stuck).action is Action.STOP
-    assert decide(killed(by_person=True, **STUCK), stuck).action is Action.RESTART
+    assert decide(killed(**STUCK), stuck).action is RetryAction.STOP
+    assert decide(killed(by_person=True, **STUCK), stuck).action is RetryAction.RESTART
     by_person = [*stuck[:2], replace(stuck[2], by_person=True)]
-    assert decide(killed(**STUCK), by_person).action is Action.RESTART
+    assert decide(killed(**STUCK), by_person).action is RetryAction.RESTART
 
 
 def test_a_person_may_set_how_patient_it_is() -> None:
@@ -335,7 +337,7 @@ def test_a_person_may_set_how_patient_it_is() -> None:
     ("told", "attempts"),
     [
         (raised("no tokens", "TaskError", frame="jobs.engine.dataset:x", **STUCK), 2),
-        (raised("nan", "NotANumber", **STUCK), 2),
+        (raised("nan", "NonFiniteLoss", **STUCK), 2),
         (killed(oom_kills=1, **STUCK), 2),
         (raised("CUDA out of memory", **STUCK), 2),
         (raised("", "CheckpointingException", **STUCK), 2),
@@ -354,13 +356,13 @@ def test_a_failure_may_come_back_as_often_as_its_cause_allows(
     decisions = follow([told] * 11)
 
     assert len(decisions) == attempts
-    assert decisions[-1].action is Action.STOP
+    assert decisions[-1].action is RetryAction.STOP
 
 
 def test_nan_that_comes_back_from_the_same_checkpoint_stops() -> None:
     """The first attempt made that checkpoint, so it had progress; still it is the same NaN."""
-    first = raised("loss of step 1205 is nan", "NotANumber")
-    again = raised("gradient norm of step 1206 is inf", "NotANumber", **STUCK)
+    first = raised("loss of step 1205 is nan", "NonFiniteLoss")
+    again = raised("gradient norm of step 1206 is inf", "NonFiniteLoss", **STUCK)
 
     decisions = follow([first, again])
 
@@ -416,7 +418,7 @@ def test_the_same_failure_on_two_nodes_is_the_programs() -> None:
 
 def test_xid_31_is_confirmed_then_excluded_then_the_programs() -> None:
     def attempt(node: str, job: str) -> Evidence:
-        site = Site(nodes=(node,), seconds_left=36_000.0)
+        site = RecoveryOptions(nodes=(node,), seconds_left=36_000.0)
         return evidence(log_signatures=(logged("xid", 31),), site=site, job_id=job, **STUCK)
 
     decisions = follow([attempt("gpu02", "1"), attempt("gpu02", "1"), attempt("gpu05", "2")])
@@ -428,7 +430,7 @@ def test_xid_31_is_confirmed_then_excluded_then_the_programs() -> None:
 def test_a_gpu_off_the_bus_is_listed_and_left_out_at_once() -> None:
     decision = decide(evidence(findings=(LOST,), ranks=(rank(3),)))
 
-    assert (decision.action, decision.exclude) == (Action.SUBMIT, ("gpu02",))
+    assert (decision.action, decision.exclude) == (RetryAction.SUBMIT, ("gpu02",))
     (entry,) = decision.suspects
     assert (entry.verdict, entry.code, entry.run) == ("FATAL", "gpu_lost", "med")
     assert entry.expires - NOW == node_ledger.LIFETIME_SECONDS["FATAL"]
@@ -447,11 +449,11 @@ def test_every_node_the_pre_flight_refuses_is_left_out() -> None:
 
 
 def test_a_finding_that_does_not_end_the_work_is_listed_all_the_same() -> None:
-    drain = Finding("gpu01", "pcie_width", "DRAIN", "x8 of x16")
+    drain = NodeFinding("gpu01", "pcie_width", "DRAIN", "x8 of x16")
 
     decision = decide(killed(findings=(drain,)))
 
-    assert decision.action is Action.RESTART
+    assert decision.action is RetryAction.RESTART
     assert {entry.node: entry.verdict for entry in decision.suspects} == {
         "gpu01": "DRAIN",
         "gpu02": "SUSPECT",
@@ -461,7 +463,7 @@ def test_a_finding_that_does_not_end_the_work_is_listed_all_the_same() -> None:
 def test_a_failed_node_is_listed_although_slurm_acts() -> None:
     decision = decide(evidence(failed_node="gpu02"))
 
-    assert decision.action is Action.WAIT
+    assert decision.action is RetryAction.WAIT
     assert [(entry.node, entry.verdict, entry.code) for entry in decision.suspects] == [
         ("gpu02", "DRAIN", "NODE_FAIL")
     ]
@@ -489,9 +491,9 @@ def test_a_new_job_leaves_out_what_the_ledger_speaks_against_the_worst_first() -
 
 
 def test_ranks_do_not_start_again_on_a_node_that_the_ledger_calls_fatal() -> None:
-    assert decide(killed(), ledger=[listed("gpu01")]).action is Action.SUBMIT
-    assert decide(killed(), ledger=[listed("gpu01", "DRAIN")]).action is Action.RESTART
-    assert decide(killed(), ledger=[listed("gpu09")]).action is Action.RESTART
+    assert decide(killed(), ledger=[listed("gpu01")]).action is RetryAction.SUBMIT
+    assert decide(killed(), ledger=[listed("gpu01", "DRAIN")]).action is RetryAction.RESTART
+    assert decide(killed(), ledger=[listed("gpu09")]).action is RetryAction.RESTART
 
 
 # The same allocation ------------------------------------------------------------------------------
@@ -500,16 +502,18 @@ def test_ranks_do_not_start_again_on_a_node_that_the_ledger_calls_fatal() -> Non
 @pytest.mark.parametrize(
     ("site", "action"),
     [
-        (SITE, Action.RESTART),
-        (replace(SITE, seconds_left=None), Action.RESTART),
-        (replace(SITE, seconds_left=140.0), Action.SUBMIT),
-        (replace(SITE, usable=False), Action.SUBMIT),
-        (replace(SITE, can_submit=False), Action.RESTART),
-        (replace(SITE, seconds_left=140.0, can_submit=False), Action.WAIT),
-        (replace(AFTERWARDS, can_submit=False), Action.WAIT),
+        (SITE, RetryAction.RESTART),
+        (replace(SITE, seconds_left=None), RetryAction.RESTART),
+        (replace(SITE, seconds_left=140.0), RetryAction.SUBMIT),
+        (replace(SITE, usable=False), RetryAction.SUBMIT),
+        (replace(SITE, can_submit=False), RetryAction.RESTART),
+        (replace(SITE, seconds_left=140.0, can_submit=False), RetryAction.WAIT),
+        (replace(AFTERWARDS, can_submit=False), RetryAction.WAIT),
     ],
 )
-def test_ranks_start_again_where_they_are_if_that_can_help(site: Site, action: Action) -> None:
+def test_ranks_start_again_where_they_are_if_that_can_help(
+    site: RecoveryOptions, action: RetryAction
+) -> None:
     assert decide(killed(site=site)).action is action
 
 
@@ -517,23 +521,23 @@ def test_an_allocation_is_used_three_times_and_the_next_one_again() -> None:
     history = [
         past(action=action, job_id=job, attempt=-9 + n, step_before=n * 10, step_after=n * 10 + 10)
         for n, (action, job) in enumerate(
-            [(Action.REQUEUE, "12"), (Action.RESTART, "12"), (Action.RESTART, "12")]
+            [(RetryAction.REQUEUE, "12"), (RetryAction.RESTART, "12"), (RetryAction.RESTART, "12")]
         )
     ]
 
-    assert decide(killed(job_id="12"), history[:2]).action is Action.RESTART
-    assert decide(killed(job_id="12"), history).action is Action.SUBMIT
-    assert decide(killed(job_id="13"), history).action is Action.RESTART
+    assert decide(killed(job_id="12"), history[:2]).action is RetryAction.RESTART
+    assert decide(killed(job_id="12"), history).action is RetryAction.SUBMIT
+    assert decide(killed(job_id="13"), history).action is RetryAction.RESTART
 
 
 def test_restarts_can_be_turned_off() -> None:
     limits = SupervisionSpec(restarts_in_allocation=0)
 
-    assert decide(killed(), limits=limits).action is Action.SUBMIT
+    assert decide(killed(), limits=limits).action is RetryAction.SUBMIT
 
 
 def test_on_this_machine_it_goes_on_here_and_blames_no_node() -> None:
-    local = Site(scheduler="local", nodes=("laptop",))
+    local = RecoveryOptions(scheduler="local", nodes=("laptop",))
     attempts = [raised(CUDA, node="laptop", site=local, **STUCK)] * 9
 
     decisions = follow(attempts)
@@ -589,20 +593,20 @@ def test_delays_can_be_turned_off() -> None:
 @pytest.mark.parametrize(
     ("state", "action"),
     [
-        ("CANCELLED by 1000", Action.STOP),
-        ("TIMEOUT", Action.SUBMIT),
-        ("NODE_FAIL", Action.SUBMIT),
-        ("PREEMPTED", Action.SUBMIT),
+        ("CANCELLED by 1000", RetryAction.STOP),
+        ("TIMEOUT", RetryAction.SUBMIT),
+        ("NODE_FAIL", RetryAction.SUBMIT),
+        ("PREEMPTED", RetryAction.SUBMIT),
     ],
 )
-def test_what_waited_is_decided_by_slurms_last_word(state: str, action: Action) -> None:
+def test_what_waited_is_decided_by_slurms_last_word(state: str, action: RetryAction) -> None:
     told = evidence(signals=(TERM,))
     first = decide(told)
     history = [ending(told, first)]
 
     later = replace(told, signals=(), slurm_state=state, site=AFTERWARDS, known=first.verdict)
 
-    assert first.action is Action.WAIT
+    assert first.action is RetryAction.WAIT
     assert decide(later, history).action is action
 
 
@@ -613,7 +617,7 @@ def test_what_could_not_be_submitted_from_a_node_is_from_the_login_node() -> Non
     known = replace(told, ranks=(), known=first.verdict, slurm_state="FAILED", site=AFTERWARDS)
     decision = decide(known, [ending(told, first)])
 
-    assert (first.action, decision.action) == (Action.WAIT, Action.SUBMIT)
+    assert (first.action, decision.action) == (RetryAction.WAIT, RetryAction.SUBMIT)
     assert decision.verdict == first.verdict
 
 
@@ -634,7 +638,7 @@ FAULTS = st.sampled_from(
         {"ranks": (rank(0, 1, "RuntimeError", CUDA),)},
         {"ranks": (rank(0, 1, "RuntimeError", "CUDA out of memory"),)},
         {"ranks": (rank(0, 1, "OSError", "No space left on device"),)},
-        {"ranks": (rank(0, 1, "NotANumber", "loss of step 7 is nan"),)},
+        {"ranks": (rank(0, 1, "NonFiniteLoss", "loss of step 7 is nan"),)},
         {"ranks": (rank(0, 1, "CheckpointingException", "shard 3"),)},
         {"hang": Hang("step", 130, 120, 2, "gpu02")},
         {"oom_kills": 1},
@@ -645,7 +649,7 @@ FAULTS = st.sampled_from(
     ]
 )
 SITES = st.builds(
-    Site,
+    RecoveryOptions,
     scheduler=st.sampled_from(["slurm", "local"]),
     in_allocation=st.booleans(),
     usable=st.booleans(),
@@ -673,19 +677,19 @@ ATTEMPTS = st.builds(
 )
 ENDINGS = st.lists(
     st.builds(
-        Ending,
+        AttemptOutcome,
         stage=st.just("pretrain"),
         index=st.just(0),
         attempt=st.integers(-9, 1),
         job_id=st.sampled_from(["11", "12"]),
-        cause=st.sampled_from(Cause),
+        cause=st.sampled_from(RootCause),
         fingerprint=st.sampled_from(["", "abc"]),
         node=st.sampled_from(["", "gpu01", "gpu02"]),
         began=st.just(NOW),
         ended=st.just(NOW),
         step_before=STEPS,
         step_after=STEPS,
-        action=st.sampled_from(Action),
+        action=st.sampled_from(RetryAction),
         by_person=st.booleans(),
         last_step=STEPS,
     ),
@@ -707,20 +711,20 @@ class Machine:
     """A cluster that does what is decided, while faults keep coming."""
 
     limits: SupervisionSpec
-    history: list[Ending]
+    history: list[AttemptOutcome]
     ledger: list[NodeEntry]
     job: int = 1
 
-    def attempt(self, told: Evidence) -> Action:
+    def attempt(self, told: Evidence) -> RetryAction:
         """One attempt: a decision that waits is taken once more when the job is over."""
         told = replace(told, attempt=len(self.history) + 1, job_id=str(self.job), by_person=False)
         decision = self.decide(told)
-        if decision.action is Action.WAIT:
+        if decision.action is RetryAction.WAIT:
             site = replace(told.site, in_allocation=False, can_submit=True)
             told = replace(told, site=site, signals=(), known=decision.verdict)
             decision = self.decide(told)
         self.history.append(ending(told, decision))
-        if decision.action is Action.SUBMIT:
+        if decision.action is RetryAction.SUBMIT:
             self.job += 1
         return decision.action
 
@@ -769,61 +773,65 @@ def test_it_ends_in_proportion_to_the_progress_there_is(
 
 @given(ATTEMPTS, ENDINGS, LEDGERS)
 def test_a_decision_is_one_sentence_and_always_the_same(
-    told: Evidence, history: list[Ending], ledger: list[NodeEntry]
+    told: Evidence, history: list[AttemptOutcome], ledger: list[NodeEntry]
 ) -> None:
     decision = decide(told, history, ledger)
 
     assert decision == decide(told, list(history), tuple(ledger))
     assert decision.reason
     assert len(decision.reason.splitlines()) == 1
-    assert isinstance(decision.verdict, Verdict)
+    assert isinstance(decision.verdict, Diagnosis)
     assert decision.delay >= 0.0
 
 
 @given(ATTEMPTS, ENDINGS, LEDGERS)
 def test_nothing_is_left_out_without_a_reason(
-    told: Evidence, history: list[Ending], ledger: list[NodeEntry]
+    told: Evidence, history: list[AttemptOutcome], ledger: list[NodeEntry]
 ) -> None:
     decision = decide(told, history, ledger)
 
     speaks_against = {entry.node for entry in node_ledger.active(ledger, NOW)}
     assert set(decision.exclude) <= speaks_against | {entry.node for entry in decision.suspects}
-    assert decision.action is Action.SUBMIT or decision.exclude == ()
+    assert decision.action is RetryAction.SUBMIT or decision.exclude == ()
     assert len({entry.node for entry in decision.suspects}) == len(decision.suspects)
 
 
 @given(ATTEMPTS, ENDINGS, LEDGERS, st.sampled_from(["configuration", "cancelled", "stop_asked"]))
 def test_what_is_final_is_never_tried_again(
-    told: Evidence, history: list[Ending], ledger: list[NodeEntry], how: str
+    told: Evidence, history: list[AttemptOutcome], ledger: list[NodeEntry], how: str
 ) -> None:
     told = replace(told, preempted=False, slurm_state="", failed_node="", **{how: True})
 
-    assert decide(told, history, ledger).action is Action.STOP
+    assert decide(told, history, ledger).action is RetryAction.STOP
 
 
 @given(ATTEMPTS, ENDINGS, st.sampled_from([None, 0]))
 def test_training_never_begins_anew_once_a_checkpoint_existed(
-    told: Evidence, history: list[Ending], left: int | None
+    told: Evidence, history: list[AttemptOutcome], left: int | None
 ) -> None:
     told = replace(told, stage="pretrain", step_before=1200, step_after=left)
 
     decision = decide(told, history)
 
-    on_a_disk_that_is_away = decision.verdict and decision.verdict.cause is Cause.STORAGE
-    assert decision.action is Action.STOP or on_a_disk_that_is_away
+    on_a_disk_that_is_away = decision.verdict and decision.verdict.cause is RootCause.STORAGE
+    assert decision.action is RetryAction.STOP or on_a_disk_that_is_away
 
 
 @given(ATTEMPTS, ENDINGS, LEDGERS)
 def test_a_job_that_is_over_is_not_restarted_and_not_queued_again(
-    told: Evidence, history: list[Ending], ledger: list[NodeEntry]
+    told: Evidence, history: list[AttemptOutcome], ledger: list[NodeEntry]
 ) -> None:
     told = replace(told, site=AFTERWARDS)
 
-    assert decide(told, history, ledger).action in (Action.FINISH, Action.SUBMIT, Action.STOP)
+    assert decide(told, history, ledger).action in (
+        RetryAction.FINISH,
+        RetryAction.SUBMIT,
+        RetryAction.STOP,
+    )
 
 
 @given(ENDINGS)
-def test_progress_is_counted_from_the_furthest_checkpoint(history: list[Ending]) -> None:
+def test_progress_is_counted_from_the_furthest_checkpoint(history: list[AttemptOutcome]) -> None:
     answers = retry_state.progress(history)
 
     gains = [e.step_after for e, newer in zip(history, answers, strict=True) if newer]

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract.errors import STOPPED
-from jobs.contract.outcomes import Cause, Finding, Hang, Verdict
+from jobs.contract.outcomes import Diagnosis, Hang, NodeFinding, RootCause
 from jobs.supervision.diagnosis import root_cause
-from jobs.supervision.diagnosis.evidence import Evidence, Site
+from jobs.supervision.diagnosis.evidence import Evidence, RecoveryOptions
 
 from .endings import AFTERWARDS, KILL, NODES, evidence, killed, logged, raised, rank
 
@@ -20,11 +20,11 @@ USR2, TERM = int(signal.SIGUSR2), int(signal.SIGTERM)
 SAVED = rank(0, STOPPED, "Stopped", "saved")
 PEER = "[/pytorch/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:27531"
 WATCHDOG = "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9)"
-LOCAL = Site(scheduler="local", nodes=("laptop",))
+LOCAL = RecoveryOptions(scheduler="local", nodes=("laptop",))
 HANG = Hang("step", 130.0, 120.0, 2, "gpu02", "stopped by a signal (state T)")
-FATAL = Finding("gpu02", "gpu_lost", "FATAL", "GPU 3 has fallen off the bus")
+FATAL = NodeFinding("gpu02", "gpu_lost", "FATAL", "GPU 3 has fallen off the bus")
 DRAIN = replace(FATAL, verdict="DRAIN")
-FULL = Finding("gpu02", "disk", "FATAL", "/runs has 1 GB left")
+FULL = NodeFinding("gpu02", "disk", "FATAL", "/runs has 1 GB left")
 
 
 def everywhere(message: str, kind: str = "RuntimeError", **changes: object) -> Evidence:
@@ -34,88 +34,129 @@ def everywhere(message: str, kind: str = "RuntimeError", **changes: object) -> E
     return evidence(ranks=left, code=1, **{**start, **changes})
 
 
-CASES: list[tuple[str, Evidence, Cause]] = [
-    ("the target was reached", evidence(done=True, code=0), Cause.COMPLETED),
-    ("cancelled while leaving", evidence(signals=(TERM,), cancelled=True), Cause.CANCELLED),
-    ("Slurm says so", evidence(slurm_state="CANCELLED by 1000"), Cause.CANCELLED),
-    ("the file STOP", evidence(stop_asked=True, ranks=(SAVED,), code=130), Cause.STOPPED),
-    ("the supervisor refused", evidence(configuration=True), Cause.CONFIGURATION),
-    ("PreemptTime is set", evidence(preempted=True, signals=(USR2,)), Cause.PREEMPTED),
-    ("preempted, no signal seen", evidence(preempted=True, ranks=(SAVED,)), Cause.PREEMPTED),
-    ("a row PREEMPTED", evidence(slurm_state="PREEMPTED", site=AFTERWARDS), Cause.PREEMPTED),
-    ("supervisor killed", evidence(slurm_state="FAILED", supervisor_signal=9), Cause.CRASH),
-    ("requeued by hand", evidence(slurm_state="REQUEUED", site=AFTERWARDS), Cause.PREEMPTED),
-    ("the early signal", evidence(signals=(USR2,), ranks=(SAVED,), code=130), Cause.TIME_LIMIT),
-    ("too slow to save", evidence(signals=(USR2,), ranks=(rank(3, KILL),)), Cause.TIME_LIMIT),
-    ("a row TIMEOUT", evidence(slurm_state="TIMEOUT", site=AFTERWARDS), Cause.TIME_LIMIT),
-    ("a row NODE_FAIL", evidence(slurm_state="NODE_FAIL", site=AFTERWARDS), Cause.NODE_FAIL),
-    ("a row BOOT_FAIL", evidence(slurm_state="BOOT_FAIL", site=AFTERWARDS), Cause.NODE_FAIL),
-    ("srun lost a node, the rest saved", evidence(failed_node="gpu02", code=0), Cause.NODE_FAIL),
-    ("SIGTERM alone", evidence(signals=(TERM,), ranks=(SAVED,), code=130), Cause.UNKNOWN),
-    ("SIGTERM without Slurm", evidence(signals=(TERM,), site=LOCAL), Cause.STOPPED),
-    ("SIGUSR2 without Slurm", evidence(signals=(USR2,), site=LOCAL), Cause.STOPPED),
-    ("the pre-flight", evidence(findings=(FATAL,), ranks_started=False), Cause.UNHEALTHY),
-    ("a GPU lost at work", evidence(findings=(FATAL,), ranks=(rank(3),)), Cause.GPU_HARDWARE),
-    ("the disk of all", evidence(findings=(FULL,), ranks_started=False), Cause.STORAGE),
-    ("XID 79", evidence(log_signatures=(logged("xid", 79),)), Cause.GPU_HARDWARE),
-    ("XID 31", evidence(log_signatures=(logged("xid", 31),)), Cause.CUDA_ERROR),
-    ("XID 45 after a kill", killed(log_signatures=(logged("xid", 45),)), Cause.CRASH),
-    ("the kernel's OOM killer", killed(oom_kills=1), Cause.HOST_OOM),
-    ("OOM in the log", killed(log_signatures=(logged("oom_kill", of=None),)), Cause.HOST_OOM),
-    ("OOM of a step", evidence(slurm_state="OUT_OF_MEMORY", site=AFTERWARDS), Cause.HOST_OOM),
-    ("a hang that ended in SIGKILL", killed(2, hang=HANG), Cause.HANG),
-    ("NCCL's watchdog", raised(WATCHDOG), Cause.HANG),
-    ("a rank killed", killed(), Cause.CRASH),
-    ("SIGSEGV", evidence(ranks=(rank(3, -11),), code=-11), Cause.CRASH),
-    ("a signal, no rank named", evidence(code=KILL), Cause.CRASH),
-    ("CUDA out of memory", raised("CUDA out of memory. Tried 2 GiB"), Cause.CUDA_OOM),
-    ("by PyTorch's type", raised("Tried to allocate", "OutOfMemoryError"), Cause.CUDA_OOM),
-    ("a CUDA error", raised("CUDA error: an illegal memory access"), Cause.CUDA_ERROR),
-    ("NaN", raised("loss of step 1205 is nan; keeps iter_1200", "NotANumber"), Cause.NOT_A_NUMBER),
-    ("no memory", raised("", "MemoryError"), Cause.HOST_OOM),
-    ("ENOSPC", raised("/runs/x: No space left on device", "OSError"), Cause.STORAGE),
-    ("a save", raised("iter_9 could not be written: ENOSPC: No", "StorageError"), Cause.STORAGE),
-    ("all damaged", raised("no checkpoint can be used", "CheckpointsDamaged"), Cause.CHECKPOINT),
-    ("not loadable", raised("iter_9 cannot be loaded into this model"), Cause.CHECKPOINT),
-    ("the data", raised("index 9", "IndexError", frame="jobs.engine.dataset:next"), Cause.DATA),
-    ("the port", raised("EADDRINUSE, address already in use"), Cause.LAUNCH),
-    ("no rendezvous", everywhere("Timed out after 601 seconds waiting for clients. 1/2 clients "
-     "joined.", "DistStoreError"), Cause.LAUNCH),
-    ("an import on one node", raised("No module named 'x'", "ModuleNotFoundError"), Cause.LAUNCH),
-    ("an import nowhere", everywhere("No module 'x'", "ModuleNotFoundError"), Cause.CONFIGURATION),
-    ("a wrong setting", evidence(ranks=(rank(0, 2, "TaskError", "?"),)), Cause.CONFIGURATION),
-    ("exit code 2", evidence(ranks=(rank(0, 2),), code=2), Cause.CONFIGURATION),
-    ("all ranks before step 1", everywhere("bad shape"), Cause.CONFIGURATION),
-    ("a KeyError before step 1", raised("'x'", "KeyError", step_before=0, step_after=0,
-     last_step=None), Cause.CONFIGURATION),
-    ("all ranks at work", everywhere("bad shape", last_step=3), Cause.EXCEPTION),
-    ("all ranks after a resume", everywhere("bad shape", step_before=100), Cause.EXCEPTION),
-    ("one rank at work", raised("'x'", "KeyError"), Cause.EXCEPTION),
-    ("an exit code", evidence(ranks=(rank(0, 7),), code=7), Cause.EXCEPTION),
-    ("the log of a mute rank", evidence(ranks=(rank(3),), log_signatures=(logged("cuda_error"),)),
-     Cause.CUDA_ERROR),
-    ("the log alone", evidence(log_signatures=(logged("disk_full"),)), Cause.STORAGE),
-    ("a symptom comes before it", evidence(log_signatures=(logged("gloo_peer"), logged("quota"))),
-     Cause.STORAGE),
-    ("a finding on another node", raised("CUDA error: x", findings=(DRAIN,)),
-     Cause.CUDA_ERROR),
-    ("every rank blames another", raised(PEER), Cause.UNKNOWN),
-    ("another training writes", raised("iter: held", "WriterHeld"), Cause.UNKNOWN),
-    ("ranks never started", evidence(ranks_started=False, message="srun: not found"), Cause.LAUNCH),
-    ("exit 0 without the target", evidence(code=0), Cause.UNKNOWN),
-    ("nothing is known", evidence(slurm_state="FAILED", site=AFTERWARDS), Cause.UNKNOWN),
-]  # fmt: skip
+CASES: list[tuple[str, Evidence, RootCause]] = [
+    ("the target was reached", evidence(done=True, code=0), RootCause.COMPLETED),
+    ("cancelled while leaving", evidence(signals=(TERM,), cancelled=True), RootCause.CANCELLED),
+    ("Slurm says so", evidence(slurm_state="CANCELLED by 1000"), RootCause.CANCELLED),
+    ("the file STOP", evidence(stop_asked=True, ranks=(SAVED,), code=130), RootCause.STOPPED),
+    ("the supervisor refused", evidence(configuration=True), RootCause.CONFIGURATION),
+    ("PreemptTime is set", evidence(preempted=True, signals=(USR2,)), RootCause.PREEMPTED),
+    ("preempted, no signal seen", evidence(preempted=True, ranks=(SAVED,)), RootCause.PREEMPTED),
+    ("a row PREEMPTED", evidence(slurm_state="PREEMPTED", site=AFTERWARDS), RootCause.PREEMPTED),
+    ("supervisor killed", evidence(slurm_state="FAILED", supervisor_signal=9), RootCause.CRASH),
+    ("requeued by hand", evidence(slurm_state="REQUEUED", site=AFTERWARDS), RootCause.PREEMPTED),
+    ("the early signal", evidence(signals=(USR2,), ranks=(SAVED,), code=130), RootCause.TIME_LIMIT),
+    ("too slow to save", evidence(signals=(USR2,), ranks=(rank(3, KILL),)), RootCause.TIME_LIMIT),
+    ("a row TIMEOUT", evidence(slurm_state="TIMEOUT", site=AFTERWARDS), RootCause.TIME_LIMIT),
+    ("a row NODE_FAIL", evidence(slurm_state="NODE_FAIL", site=AFTERWARDS), RootCause.NODE_FAIL),
+    ("a row BOOT_FAIL", evidence(slurm_state="BOOT_FAIL", site=AFTERWARDS), RootCause.NODE_FAIL),
+    (
+        "srun lost a node, the rest saved",
+        evidence(failed_node="gpu02", code=0),
+        RootCause.NODE_FAIL,
+    ),
+    ("SIGTERM alone", evidence(signals=(TERM,), ranks=(SAVED,), code=130), RootCause.UNKNOWN),
+    ("SIGTERM without Slurm", evidence(signals=(TERM,), site=LOCAL), RootCause.STOPPED),
+    ("SIGUSR2 without Slurm", evidence(signals=(USR2,), site=LOCAL), RootCause.STOPPED),
+    ("the pre-flight", evidence(findings=(FATAL,), ranks_started=False), RootCause.UNHEALTHY),
+    ("a GPU lost at work", evidence(findings=(FATAL,), ranks=(rank(3),)), RootCause.GPU_HARDWARE),
+    ("the disk of all", evidence(findings=(FULL,), ranks_started=False), RootCause.STORAGE),
+    ("XID 79", evidence(log_signatures=(logged("xid", 79),)), RootCause.GPU_HARDWARE),
+    ("XID 31", evidence(log_signatures=(logged("xid", 31),)), RootCause.CUDA_ERROR),
+    ("XID 45 after a kill", killed(log_signatures=(logged("xid", 45),)), RootCause.CRASH),
+    ("the kernel's OOM killer", killed(oom_kills=1), RootCause.HOST_OOM),
+    ("OOM in the log", killed(log_signatures=(logged("oom_kill", of=None),)), RootCause.HOST_OOM),
+    ("OOM of a step", evidence(slurm_state="OUT_OF_MEMORY", site=AFTERWARDS), RootCause.HOST_OOM),
+    ("a hang that ended in SIGKILL", killed(2, hang=HANG), RootCause.HANG),
+    ("NCCL's watchdog", raised(WATCHDOG), RootCause.HANG),
+    ("a rank killed", killed(), RootCause.CRASH),
+    ("SIGSEGV", evidence(ranks=(rank(3, -11),), code=-11), RootCause.CRASH),
+    ("a signal, no rank named", evidence(code=KILL), RootCause.CRASH),
+    ("CUDA out of memory", raised("CUDA out of memory. Tried 2 GiB"), RootCause.CUDA_OOM),
+    ("by PyTorch's type", raised("Tried to allocate", "OutOfMemoryError"), RootCause.CUDA_OOM),
+    ("a CUDA error", raised("CUDA error: an illegal memory access"), RootCause.CUDA_ERROR),
+    (
+        "NaN",
+        raised("loss of step 1205 is nan; keeps iter_1200", "NonFiniteLoss"),
+        RootCause.NON_FINITE,
+    ),
+    ("no memory", raised("", "MemoryError"), RootCause.HOST_OOM),
+    ("ENOSPC", raised("/runs/x: No space left on device", "OSError"), RootCause.STORAGE),
+    (
+        "a save",
+        raised("iter_9 could not be written: ENOSPC: No", "StorageError"),
+        RootCause.STORAGE,
+    ),
+    (
+        "all damaged",
+        raised("no checkpoint can be used", "CheckpointsDamaged"),
+        RootCause.CHECKPOINT,
+    ),
+    ("not loadable", raised("iter_9 cannot be loaded into this model"), RootCause.CHECKPOINT),
+    ("the data", raised("index 9", "IndexError", frame="jobs.engine.dataset:next"), RootCause.DATA),
+    ("the port", raised("EADDRINUSE, address already in use"), RootCause.LAUNCH),
+    (
+        "no rendezvous",
+        everywhere(
+            "Timed out after 601 seconds waiting for clients. 1/2 clients joined.", "DistStoreError"
+        ),
+        RootCause.LAUNCH,
+    ),
+    (
+        "an import on one node",
+        raised("No module named 'x'", "ModuleNotFoundError"),
+        RootCause.LAUNCH,
+    ),
+    (
+        "an import nowhere",
+        everywhere("No module 'x'", "ModuleNotFoundError"),
+        RootCause.CONFIGURATION,
+    ),
+    ("a wrong setting", evidence(ranks=(rank(0, 2, "TaskError", "?"),)), RootCause.CONFIGURATION),
+    ("exit code 2", evidence(ranks=(rank(0, 2),), code=2), RootCause.CONFIGURATION),
+    ("all ranks before step 1", everywhere("bad shape"), RootCause.CONFIGURATION),
+    (
+        "a KeyError before step 1",
+        raised("'x'", "KeyError", step_before=0, step_after=0, last_step=None),
+        RootCause.CONFIGURATION,
+    ),
+    ("all ranks at work", everywhere("bad shape", last_step=3), RootCause.EXCEPTION),
+    ("all ranks after a resume", everywhere("bad shape", step_before=100), RootCause.EXCEPTION),
+    ("one rank at work", raised("'x'", "KeyError"), RootCause.EXCEPTION),
+    ("an exit code", evidence(ranks=(rank(0, 7),), code=7), RootCause.EXCEPTION),
+    (
+        "the log of a mute rank",
+        evidence(ranks=(rank(3),), log_signatures=(logged("cuda_error"),)),
+        RootCause.CUDA_ERROR,
+    ),
+    ("the log alone", evidence(log_signatures=(logged("disk_full"),)), RootCause.STORAGE),
+    (
+        "a symptom comes before it",
+        evidence(log_signatures=(logged("gloo_peer"), logged("quota"))),
+        RootCause.STORAGE,
+    ),
+    ("a finding on another node", raised("CUDA error: x", findings=(DRAIN,)), RootCause.CUDA_ERROR),
+    ("every rank blames another", raised(PEER), RootCause.UNKNOWN),
+    ("another training writes", raised("iter: held", "WriterHeld"), RootCause.UNKNOWN),
+    (
+        "ranks never started",
+        evidence(ranks_started=False, message="srun: not found"),
+        RootCause.LAUNCH,
+    ),
+    ("exit 0 without the target", evidence(code=0), RootCause.UNKNOWN),
+    ("nothing is known", evidence(slurm_state="FAILED", site=AFTERWARDS), RootCause.UNKNOWN),
+]
 
 
 @pytest.mark.parametrize(
     ("told", "cause"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
-def test_what_is_known_names_the_cause(told: Evidence, cause: Cause) -> None:
+def test_what_is_known_names_the_cause(told: Evidence, cause: RootCause) -> None:
     assert root_cause.classify(told).cause is cause
 
 
 def test_every_cause_can_be_told() -> None:
-    assert {cause for _, _, cause in CASES} == set(Cause)
+    assert {cause for _, _, cause in CASES} == set(RootCause)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +189,7 @@ def test_every_cause_can_be_told() -> None:
             "rank 3 on gpu02 was ended because its node ran out of memory at step 1,204",
         ),
         (
-            evidence(log_signatures=(logged("xid", 79),), site=Site(nodes=("gpu07",))),
+            evidence(log_signatures=(logged("xid", 79),), site=RecoveryOptions(nodes=("gpu07",))),
             "a GPU on gpu07 reported XID 79 at step 1,204",
         ),
         (raised(PEER, last_step=None), "rank 1 on gpu01 lost another rank, and none says why"),
@@ -167,7 +208,7 @@ def test_a_rank_that_was_killed_is_the_cause_and_not_the_one_that_complains_firs
 
     verdict = root_cause.classify(evidence(ranks=(complains, rank(3, KILL, time=30.0)), code=KILL))
 
-    assert (verdict.cause, verdict.node) == (Cause.CRASH, "gpu02")
+    assert (verdict.cause, verdict.node) == (RootCause.CRASH, "gpu02")
 
 
 def test_the_first_exception_in_time_is_the_cause_and_not_the_ranks_killed_after_it() -> None:
@@ -176,7 +217,7 @@ def test_the_first_exception_in_time_is_the_cause_and_not_the_ranks_killed_after
     verdict = root_cause.classify(evidence(ranks=(rank(3, KILL, time=30.0), raising), code=1))
 
     assert (verdict.cause, verdict.sentence.split(":")[0]) == (
-        Cause.EXCEPTION,
+        RootCause.EXCEPTION,
         "rank 1 on gpu01 failed at step 1,204",
     )
 
@@ -188,13 +229,13 @@ def test_a_rank_aborted_by_the_watchdog_is_a_symptom_of_the_rank_that_failed() -
         ranks=(aborted, raising), log_signatures=(logged("nccl_timeout", of=0),), code=1
     )
 
-    assert root_cause.classify(told).cause is Cause.EXCEPTION
+    assert root_cause.classify(told).cause is RootCause.EXCEPTION
 
 
 def test_a_rank_that_raised_is_the_cause_of_the_hang_it_left_behind() -> None:
     raising = rank(3, 1, "ValueError", "no such id")
 
-    assert root_cause.classify(evidence(ranks=(raising,), hang=HANG)).cause is Cause.EXCEPTION
+    assert root_cause.classify(evidence(ranks=(raising,), hang=HANG)).cause is RootCause.EXCEPTION
 
 
 @pytest.mark.parametrize("signals", [(USR2,), (TERM,)])
@@ -203,25 +244,25 @@ def test_a_save_that_fails_on_request_is_no_time_limit(signals: tuple[int, ...])
 
     told = evidence(ranks=(failing, SAVED), signals=signals, code=1)
 
-    assert root_cause.classify(told).cause is Cause.STORAGE
+    assert root_cause.classify(told).cause is RootCause.STORAGE
 
 
 def test_a_full_disk_seen_by_the_pre_flight_is_no_fault_of_the_node() -> None:
-    full = Finding("gpu02", "storage", "FATAL", "/runs: No space left on device")
+    full = NodeFinding("gpu02", "storage", "FATAL", "/runs: No space left on device")
 
     verdict = root_cause.classify(evidence(findings=(full,), ranks_started=False))
 
-    assert (verdict.cause, verdict.node) == (Cause.STORAGE, "")
+    assert (verdict.cause, verdict.node) == (RootCause.STORAGE, "")
 
 
 def test_a_finding_against_its_node_makes_a_cuda_error_a_fault_of_the_gpu() -> None:
-    drain = Finding("gpu01", "ecc_uncorrected", "DRAIN", "2 uncorrected memory errors")
+    drain = NodeFinding("gpu01", "ecc_uncorrected", "DRAIN", "2 uncorrected memory errors")
 
     verdict = root_cause.classify(
         raised("CUDA error: unspecified launch failure", findings=(drain,))
     )
 
-    assert (verdict.cause, verdict.node) == (Cause.GPU_HARDWARE, "gpu01")
+    assert (verdict.cause, verdict.node) == (RootCause.GPU_HARDWARE, "gpu01")
 
 
 @pytest.mark.parametrize(
@@ -263,7 +304,7 @@ def test_what_comes_from_outside_has_no_fingerprint(told: Evidence) -> None:
 
 
 def test_what_the_supervisor_saw_stands_when_another_decides_again() -> None:
-    known = Verdict(Cause.CRASH, "rank 3 on gpu02 was ended by SIGBUS", "gpu02", "abc")
+    known = Diagnosis(RootCause.CRASH, "rank 3 on gpu02 was ended by SIGBUS", "gpu02", "abc")
 
     told = evidence(known=known, slurm_state="FAILED", site=AFTERWARDS)
 
@@ -273,17 +314,17 @@ def test_what_the_supervisor_saw_stands_when_another_decides_again() -> None:
 @pytest.mark.parametrize(
     ("state", "cause"),
     [
-        ("CANCELLED by 1000", Cause.CANCELLED),
-        ("TIMEOUT", Cause.TIME_LIMIT),
-        ("NODE_FAIL", Cause.NODE_FAIL),
-        ("PREEMPTED", Cause.PREEMPTED),
-        ("FAILED", Cause.UNKNOWN),
+        ("CANCELLED by 1000", RootCause.CANCELLED),
+        ("TIMEOUT", RootCause.TIME_LIMIT),
+        ("NODE_FAIL", RootCause.NODE_FAIL),
+        ("PREEMPTED", RootCause.PREEMPTED),
+        ("FAILED", RootCause.UNKNOWN),
     ],
 )
 def test_slurms_last_word_settles_what_the_supervisor_did_not_know(
-    state: str, cause: Cause
+    state: str, cause: RootCause
 ) -> None:
-    known = Verdict(Cause.UNKNOWN, "job 12 is being ended and Slurm does not say why")
+    known = Diagnosis(RootCause.UNKNOWN, "job 12 is being ended and Slurm does not say why")
 
     told = evidence(known=known, slurm_state=state, site=AFTERWARDS)
 

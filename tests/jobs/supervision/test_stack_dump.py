@@ -51,10 +51,10 @@ class Node:
         wait_until(lambda: rank in self.beats())
         return process
 
-    def beats(self) -> dict[int, heartbeat.Beat]:
+    def beats(self) -> dict[int, heartbeat.Heartbeat]:
         return heartbeat.find(self.run, "tokenize", 0, 1, self.name)
 
-    def autopsy(self) -> list[stack_dump.RankReport]:
+    def stack_dump(self) -> list[stack_dump.RankReport]:
         """Have the node examine its ranks as the supervisor would; what it left, by rank."""
         command = stack_dump.command(self.run, "tokenize", 0, 1)
         subprocess.run(command, env={**os.environ, "SLURMD_NODENAME": self.name}, check=True)
@@ -89,7 +89,7 @@ def test_a_rank_that_sleeps_shows_where(make_node) -> None:
     node = make_node(1)
     sleeper = node.start(*SLEEPS)
 
-    (report,) = node.autopsy()
+    (report,) = node.stack_dump()
 
     assert (report.rank, report.node, report.pid) == (0, "gpu01", sleeper.pid)
     assert (report.state, report.phase, report.step) == ("S", "startup", 0)
@@ -102,7 +102,7 @@ def test_a_rank_that_works_goes_on_after_it_was_asked(make_node) -> None:
     node = make_node(1)
     worker = node.start("while not context.path('enough').exists(): context.heart.beat()")
 
-    (report,) = node.autopsy()
+    (report,) = node.stack_dump()
 
     assert report.stack.count("most recent call first") == 1
     wait_until(lambda: node.beats()[0].ticks > report.ticks)
@@ -117,7 +117,7 @@ def test_a_stopped_rank_is_named_and_its_peers_show_stacks(make_node) -> None:
     stopped.send_signal(signal.SIGSTOP)
     wait_until(lambda: node.beats() and stack_dump.state_of(node.beats()[1]) == "T")
 
-    reports = node.autopsy()
+    reports = node.stack_dump()
 
     assert hang_attribution.name_first(reports) == (1, "gpu01", "stopped by a signal (state T)")
     assert "in sleep_for_ever" in node.stacks(0)
@@ -133,7 +133,7 @@ def test_a_dead_rank_is_named_though_others_are_behind(make_node) -> None:
     killed.kill()
     killed.wait()
 
-    reports = node.autopsy()
+    reports = node.stack_dump()
 
     assert [report.rank for report in reports] == [0, 1, 2]
     assert hang_attribution.name_first(reports) == (1, "gpu01", "not there")
@@ -155,10 +155,10 @@ def test_every_node_leaves_a_report_of_its_own(make_node) -> None:
     node.start(*SLEEPS)
     node.name = "gpu02"
     node.start(*SLEEPS)
-    on_second = node.autopsy()
+    on_second = node.stack_dump()
     node.name = "gpu01"
 
-    reports = node.autopsy()
+    reports = node.stack_dump()
 
     assert [(report.rank, report.node) for report in on_second] == [(1, "gpu02")]
     assert [(report.rank, report.node) for report in reports] == [(0, "gpu01"), (1, "gpu02")]
@@ -166,6 +166,6 @@ def test_every_node_leaves_a_report_of_its_own(make_node) -> None:
 
 def test_a_node_without_ranks_says_so(make_node) -> None:
     node = make_node(1)
-    assert node.autopsy() == []
+    assert node.stack_dump() == []
     names = [path.name for path in node.run.attempt("tokenize", 1).iterdir()]
-    assert names == ["autopsy-00000-gpu01.json"]
+    assert names == ["stack-dump-00000-gpu01.json"]

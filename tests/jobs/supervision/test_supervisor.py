@@ -214,7 +214,7 @@ def test_a_killed_rank_is_the_cause_and_not_what_its_peers_say_of_it(bench: Benc
 def test_of_several_ranks_that_fail_the_first_is_heard(bench: Bench) -> None:
     bench.task(
         "if rank == 1: say(2, 'shard 7 is damaged', 'make it anew')",
-        "wait_for('stages/curate/attempts/1/words-00000-00001.json')",
+        "wait_for('stages/curate/attempts/1/rank-exit-00000-00001.json')",
         "say(1, 'Connection closed by peer')",
         ranks=3,
     )
@@ -407,7 +407,9 @@ def test_what_the_supervisor_did_not_foresee_leaves_a_record_too(bench: Bench) -
 
 
 def test_last_words_cut_short_are_no_words(bench: Bench) -> None:
-    words = "context.run.attempt('curate', 1).joinpath('words-00000-00009.json').write_text('{')"
+    words = (
+        "context.run.attempt('curate', 1).joinpath('rank-exit-00000-00009.json').write_text('{')"
+    )
     bench.task(words, "sys.exit(3)")
 
     record = bench.supervise()
@@ -471,7 +473,7 @@ def test_logs_and_words_of_each_start_are_kept(bench: Bench) -> None:
 
     for number in (1, 2, 3):
         assert bench.log(number).startswith(f"try {number}\n")
-        words = read_json(bench.run.attempt("curate", number) / "words-00000-00000.json")
+        words = read_json(bench.run.attempt("curate", number) / "rank-exit-00000-00000.json")
         assert words["message"] == f"no {number}"
 
 

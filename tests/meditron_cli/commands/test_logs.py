@@ -189,11 +189,11 @@ def test_following_begins_with_the_newest_job(meditron: Bench, finish: Callable[
 
 
 def test_events_cut_short_are_left_until_they_are_whole(meditron: Bench) -> None:
-    from meditron_cli.reporting.follow import News
+    from meditron_cli.reporting.follow import NewEvents
 
     meditron.submit(stage="curate")
     told = of(meditron)
-    news = News(meditron.run())
+    news = NewEvents(meditron.run())
     told.exit(1, 20, "crash", "restart")
     events = meditron.run().events
     whole = events.read_bytes()

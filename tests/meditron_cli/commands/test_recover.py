@@ -1,4 +1,4 @@
-"""`meditron watch` on the stand-in Slurm, and on this machine."""
+"""`meditron recover` on the stand-in Slurm, and on this machine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ class Desk:
         return CliRunner().invoke(main, list(words), obj=services)
 
     def submit(self, *words: str) -> RunDir:
-        """Submit curation as job 101, or the next, with a janitor; its node died as it started."""
+        """Submit curation as job 101, or the next, with a recovery job; its node died as
+        it started.
+        """
         config = str(self.folder / "experiment.yaml")
         target = ("--cluster", "test-slurm", "--size", "tiny", "--config", config, "--json")
         result = self("submit", "curate", *target, *words)
@@ -66,7 +68,7 @@ def desk(project: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 def test_a_run_whose_job_is_over_goes_on(desk: Desk) -> None:
     run = desk.submit()
 
-    result = desk("watch", "--once")
+    result = desk("recover", "--once")
 
     assert result.exit_code == 0, result.stderr
     first, last = result.stdout.splitlines()
@@ -76,15 +78,15 @@ def test_a_run_whose_job_is_over_goes_on(desk: Desk) -> None:
     submits = [event for event in read_events(run) if event["event"] == "submit"]
     assert [(event["by"], event["job_ids"]) for event in submits] == [
         ("person", ["101"]),
-        ("watch", ["103"]),
+        ("recover", ["103"]),
     ]
 
 
 def test_a_second_look_has_nothing_to_say(desk: Desk) -> None:
     desk.submit()
-    desk("watch", "--once")
+    desk("recover", "--once")
 
-    result = desk("watch", "--once", "--json")
+    result = desk("recover", "--once", "--json")
 
     assert (result.exit_code, result.stdout) == (0, "")
 
@@ -92,7 +94,7 @@ def test_a_second_look_has_nothing_to_say(desk: Desk) -> None:
 def test_json_is_an_object_a_line(desk: Desk) -> None:
     run = desk.submit()
 
-    lines = [json.loads(line) for line in desk("watch", "--once", "--json").stdout.splitlines()]
+    lines = [json.loads(line) for line in desk("recover", "--once", "--json").stdout.splitlines()]
 
     assert lines[-1] == {
         "format": 1,
@@ -106,7 +108,7 @@ def test_only_the_named_run_is_looked_after(desk: Desk) -> None:
     run = desk.submit()
     other = desk.submit("--new")
 
-    result = desk("watch", other.name, "--once")
+    result = desk("recover", other.name, "--once")
 
     assert run.name != other.name
     assert {line.split(":")[0] for line in result.stdout.splitlines()} == {other.name}
@@ -127,7 +129,7 @@ def test_a_silent_slurm_is_waited_for(desk: Desk) -> None:
 
     desk.clock.when_slept = sleep
 
-    result = desk("watch", "--interval", "30")
+    result = desk("recover", "--interval", "30")
 
     assert result.exit_code == 130
     assert result.stdout.splitlines()[-1].endswith("curate: 103 goes on")
@@ -152,7 +154,7 @@ def test_a_refusal_is_said_once(desk: Desk) -> None:
 
     desk.clock.when_slept = sleep
 
-    result = desk("watch")
+    result = desk("recover")
 
     assert result.stdout.count("sbatch refused curate: too many jobs") == 1
 
@@ -161,7 +163,7 @@ def test_what_a_person_cancelled_stays_cancelled(desk: Desk) -> None:
     run = desk.submit()
     desk("cancel", run.name)
 
-    result = desk("watch", "--once")
+    result = desk("recover", "--once")
 
     assert result.stdout == ""
     assert len(desk.programs.calls("sbatch")) == 2
@@ -171,7 +173,7 @@ def test_a_run_of_somebody_else_is_left_alone(desk: Desk) -> None:
     run = desk.submit()
     os.chown(run.events, 65534, -1)
 
-    assert desk("watch", "--once").stdout == ""
+    assert desk("recover", "--once").stdout == ""
 
 
 # ---- this machine
@@ -184,10 +186,10 @@ def test_a_task_of_this_machine_whose_process_was_killed_starts_anew(meditron: B
     append_event(run, "start", stage="curate", job_id="101_0", **start)
     meditron.scheduler.put_stage("curate", JobState.ENDED)
 
-    result = meditron("watch", "--once")
+    result = meditron("recover", "--once")
 
     assert result.stdout.splitlines()[-1] == f"{run.name}: curate: 102_0 goes on"
-    assert [event["by"] for event in meditron.events("submit")] == ["person", "watch"]
+    assert [event["by"] for event in meditron.events("submit")] == ["person", "recover"]
 
 
 def test_on_this_machine_a_start_that_has_to_wait_is_waited_for(meditron: Bench) -> None:
@@ -198,18 +200,18 @@ def test_on_this_machine_a_start_that_has_to_wait_is_waited_for(meditron: Bench)
     append_event(run, "start", stage="curate", job_id="101_0", **start)
     words = {"code": 1, "kind": "OSError", "message": "No space left on device", "hint": ""}
     place = {"rank": 0, "node": "here", "time": 2.0}
-    write_json(run.attempt("curate", 1) / "words-00000-00000.json", {**words, **place})
+    write_json(run.attempt("curate", 1) / "rank-exit-00000-00000.json", {**words, **place})
     meditron.scheduler.put_stage("curate", JobState.ENDED)
 
-    first = meditron("watch", "--once")
+    first = meditron("recover", "--once")
     path = run.exit_record("curate", 1, 0)
     write_json(path, {**read_json(path), "delay": 0.0})
-    second = meditron("watch", "--once")
+    second = meditron("recover", "--once")
 
     waits = first.stdout.splitlines()[-1]
     assert waits.startswith(f"{run.name}: curate: goes on at the first look after ")
     assert second.stdout.splitlines()[-1] == f"{run.name}: curate: 102_0 goes on"
-    assert [event["by"] for event in meditron.events("submit")] == ["person", "watch"]
+    assert [event["by"] for event in meditron.events("submit")] == ["person", "recover"]
 
 
 def test_on_this_machine_nothing_starts_beside_a_task_that_must_not(
@@ -223,10 +225,10 @@ def test_on_this_machine_nothing_starts_beside_a_task_that_must_not(
         append_event(run, "start", stage="tokenize", index=index, job_id="102_0", **start)
     words = {"code": 2, "kind": "TaskError", "message": "shard 1 is no JSON", "hint": ""}
     place = {"rank": 0, "node": "here", "time": 2.0}
-    write_json(run.attempt("tokenize", 1) / "words-00001-00000.json", {**words, **place})
+    write_json(run.attempt("tokenize", 1) / "rank-exit-00001-00000.json", {**words, **place})
     meditron.scheduler.put_stage("tokenize", JobState.ENDED)
 
-    result = meditron("watch", "--once")
+    result = meditron("recover", "--once")
 
     assert "shard 1 is no JSON" in result.stdout
     assert f"`meditron resume {run.name}`" in result.stdout.splitlines()[-1]
@@ -237,5 +239,5 @@ def test_a_finished_run_is_not_asked_about(meditron: Bench, finish: Callable[...
     meditron.submit(stage="curate")
     finish(meditron.run(), "curate", 0)
 
-    assert meditron("watch", "--once").stdout == ""
+    assert meditron("recover", "--once").stdout == ""
     assert meditron.scheduler.asked == []

@@ -318,7 +318,7 @@ def test_the_reason_that_nothing_goes_on_is_said_with_what_to_do(
     resumed: Told, meditron: Bench
 ) -> None:
     resumed.exit(
-        2, 285, "not_a_number", "stop", code=1, message="the loss of step 13 is nan",
+        2, 285, "non_finite", "stop", code=1, message="the loss of step 13 is nan",
         reason="it was no number twice from the same checkpoint", hint="lower the learning rate",
     )  # fmt: skip
 
@@ -361,5 +361,5 @@ def write_checkpoint(folder: Path, step: int) -> None:
     write_json(path / manifest.MANIFEST, {"files": {}})
     write_json(path / manifest.MEGATRON_METADATA, {})
     digest = sha256(path / manifest.MANIFEST)
-    record = manifest.Record(step, step, {}, "fp32", "", "", 0, manifest=digest)
+    record = manifest.CheckpointRecord(step, step, {}, "fp32", "", "", 0, manifest=digest)
     write_json(path / manifest.RECORD, asdict(record))

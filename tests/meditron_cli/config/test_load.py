@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from meditron_cli.config import files
-from meditron_cli.config.explain import Question, explain
+from meditron_cli.config.explain import ExplainQuery, explain
 from meditron_cli.config.load import cluster_names, load, load_cluster, size_names
 from meditron_cli.errors import ConfigError
 
@@ -85,7 +85,7 @@ def test_the_highest_layer_that_writes_a_key_counts_and_is_named(
     loaded = load("./mine.yaml", "tiny", Path("e.yaml"), sets)
 
     for key, lowest in KEYS.items():
-        (found,) = explain(key, Question("./mine.yaml", "tiny", Path("e.yaml"), sets))
+        (found,) = explain(key, ExplainQuery("./mine.yaml", "tiny", Path("e.yaml"), sets))
         highest = next((layer for layer in reversed(LAYERS) if key in values[layer]), lowest)
         section, _, name = key.rpartition(".")
         owner = getattr(loaded.experiment, section) if section else loaded.experiment

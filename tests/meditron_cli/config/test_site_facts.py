@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from meditron_cli.config import facts_file
-from meditron_cli.config.explain import Question, explain
+from meditron_cli.config.explain import ExplainQuery, explain
 from meditron_cli.config.facts_file import Facts, PartitionFacts, SlurmFacts
 from meditron_cli.config.load import Loaded, load
 
@@ -46,7 +46,7 @@ def loaded(with_facts: bool = True) -> Loaded:
 
 
 def explained(key: str) -> tuple[object, str, str]:
-    (found,) = explain(key, Question("site.yaml", None, None, ()))
+    (found,) = explain(key, ExplainQuery("site.yaml", None, None, ()))
     return found.value, found.origin, found.place
 
 

@@ -6,18 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jobs.contract.metrics_log import Pace
+from jobs.contract.metrics_log import StepTimes
 from jobs.slurm import queries
 from meditron_cli.config.schema import Cluster
 from meditron_cli.doctor import facts
-from meditron_cli.doctor.facts import Site
-from meditron_cli.doctor.finding import Finding
-from meditron_cli.doctor.site_view import Look, Workload
+from meditron_cli.doctor.facts import SiteFacts
+from meditron_cli.doctor.finding import SiteFinding
+from meditron_cli.doctor.site_view import SiteView, Workload
 
 DATA = Path(__file__).parents[2] / "data"
 
 WORK = Workload(
-    Pace(save_seconds=30.0, step_seconds=10.0),
+    StepTimes(save_seconds=30.0, step_seconds=10.0),
     source="measured in run med-7b-3f2a91c0",
     save_interval=500,
     gpus=64,
@@ -32,10 +32,10 @@ def said(version: str, what: str) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def site(recorded: str, **changes: Any) -> Site:
+def site(recorded: str, **changes: Any) -> SiteFacts:
     """The site of a version, changed."""
     config = queries.parse_config(said(recorded, "config"))
-    asked = Site(
+    asked = SiteFacts(
         version=facts.parse_version(said(recorded, "version")),
         config=config,
         partitions=facts.parse_partitions(said(recorded, "partitions")) or None,
@@ -48,7 +48,7 @@ def site(recorded: str, **changes: Any) -> Site:
     return replace(asked, **changes)
 
 
-def with_settings(asked: Site, **settings: str) -> Site:
+def with_settings(asked: SiteFacts, **settings: str) -> SiteFacts:
     """A site whose configuration has other lines."""
     return replace(asked, config={**(asked.config or {}), **settings})
 
@@ -61,11 +61,11 @@ def profile(partition: str, **more: Any) -> Cluster:
     return Cluster.model_validate({**values, **more})
 
 
-def look(asked: Site, cluster: Cluster, **work: Any) -> Look:
+def look(asked: SiteFacts, cluster: Cluster, **work: Any) -> SiteView:
     """A look at a site, for a workload."""
-    return Look(asked, cluster, replace(WORK, **work))
+    return SiteView(asked, cluster, replace(WORK, **work))
 
 
-def by_fact(findings: list[Finding]) -> dict[str, Finding]:
+def by_fact(findings: list[SiteFinding]) -> dict[str, SiteFinding]:
     """Findings by what they are about."""
     return {finding.fact: finding for finding in findings}

@@ -17,7 +17,7 @@ from jobs.health import node_ledger
 from meditron_cli.config import facts_file
 from meditron_cli.config.facts_file import Probe
 from meditron_cli.doctor import probe
-from meditron_cli.doctor.probe import Waited
+from meditron_cli.doctor.probe import ProbeWait
 from meditron_cli.main import main
 from meditron_cli.services import Services
 
@@ -183,9 +183,9 @@ def test_health_is_looked_at_on_the_host_as_the_preflight_does(
     """Not as ranks are started: with the profile's Python, container and options of srun."""
     asked: list[dict[str, Any]] = []
 
-    def wait(found: Probe, *_: object) -> Waited:
+    def wait(found: Probe, *_: object) -> ProbeWait:
         asked.append(read_json(Path(found.folder) / "request.json"))
-        return Waited(found)
+        return ProbeWait(found)
 
     monkeypatch.setattr(probe, "wait", wait)
 
@@ -293,7 +293,7 @@ def test_compute_nodes_that_cannot_submit_change_the_strategy_and_the_plan(ward:
 
     found = ward.json()
 
-    assert "`meditron watch` on this machine submits the next" in found["strategy"]
+    assert "`meditron recover` on this machine submits the next" in found["strategy"]
     assert found["facts"]["slurm"]["submit_from_jobs"] is False
 
 

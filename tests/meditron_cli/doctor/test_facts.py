@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meditron_cli.doctor import facts
-from meditron_cli.doctor.facts import Association, Node, Preemption, Site
+from meditron_cli.doctor.facts import Association, NodeRow, Preemption, SiteFacts
 
 from .sites import said, site, with_settings
 
@@ -66,7 +66,7 @@ def test_a_node_of_two_partitions_is_one_node() -> None:
     nodes = facts.parse_nodes(said("22.05.8", "nodes"))
 
     assert len(nodes) == 6
-    assert nodes[2] == Node("gpu01", ("low", "high"), "idle", 16, 4000, 4, ("fake",), ())
+    assert nodes[2] == NodeRow("gpu01", ("low", "high"), "idle", 16, 4000, 4, ("fake",), ())
 
 
 def test_gpus_are_counted_among_other_resources_and_marks_are_left_out() -> None:
@@ -118,7 +118,7 @@ def test_preemption_is_by_partition_or_by_quality_of_service(
 
 
 def test_without_an_answer_preemption_is_not_known() -> None:
-    assert facts.preemption(Site(), "low", "") == Preemption(None)
+    assert facts.preemption(SiteFacts(), "low", "") == Preemption(None)
 
 
 def test_the_mode_stands_without_its_additions() -> None:
@@ -134,4 +134,4 @@ def test_the_batch_step_is_told_under_either_name_of_the_setting() -> None:
     assert facts.tells_batch_step(
         with_settings(site("24.05.2"), SlurmctldParameters="a=1,preempt_send_user_signal")
     )
-    assert facts.tells_batch_step(Site()) is None
+    assert facts.tells_batch_step(SiteFacts()) is None

@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from jobs.contract.metrics_log import Pace
+from jobs.contract.metrics_log import StepTimes
 from meditron_cli.config.facts_file import PartitionFacts, Probe, SlurmFacts
 from meditron_cli.doctor import rules
-from meditron_cli.doctor.facts import Shape, Site
+from meditron_cli.doctor.facts import Shape, SiteFacts
 from meditron_cli.doctor.finding import FATAL, OK, UNKNOWN, WARN
 from meditron_cli.doctor.known import keep
 
 from .sites import by_fact, look, profile, site, with_settings
 
-QUICK = Pace(save_seconds=2.0, step_seconds=1.0)
+QUICK = StepTimes(save_seconds=2.0, step_seconds=1.0)
 SHAPE = "job of pretrain (2 nodes of low)"
 
 
-def verdict(asked: Site, fact: str, partition: str = "low", **more: Any) -> tuple[str, str]:
+def verdict(asked: SiteFacts, fact: str, partition: str = "low", **more: Any) -> tuple[str, str]:
     """Verdict and sentence about one fact."""
     found = by_fact(rules.judge(look(asked, profile(partition, **more))))[fact]
     return found.verdict, found.meaning
@@ -51,10 +51,10 @@ def test_each_silence_stands_alone_and_hides_nothing() -> None:
 
 
 def test_of_a_silent_site_nothing_is_claimed() -> None:
-    findings = rules.judge(look(Site(), profile("low")))
+    findings = rules.judge(look(SiteFacts(), profile("low")))
 
     assert {finding.verdict for finding in findings} == {UNKNOWN}
-    assert rules.is_silent(Site())
+    assert rules.is_silent(SiteFacts())
     assert not rules.is_silent(site("22.05.8", config=None))
 
 
@@ -155,7 +155,7 @@ def test_of_a_silent_site_nothing_is_claimed() -> None:
         ),
     ],
 )  # fmt: skip
-def test_a_setting_has_its_sentence(asked: Site, fact: str, found: tuple[str, str]) -> None:
+def test_a_setting_has_its_sentence(asked: SiteFacts, fact: str, found: tuple[str, str]) -> None:
     assert verdict(asked, fact) == found
 
 
@@ -271,32 +271,32 @@ def test_a_job_that_is_only_halted_is_doubted() -> None:
         (
             site("22.05.8"), "low", True,
             "a job that is preempted or loses a node is queued again, since Slurm keeps its place; "
-            "after a time limit or a failure the job itself submits the next, and a small janitor "
+            "after a time limit or a failure the job itself submits the next, and a small recovery "
             "job does so where it could not",
         ),
         (
             with_settings(site("22.05.8"), JobRequeue="0"), "low", True,
             "a job that is preempted is followed by a fresh one, since JobRequeue=0 keeps Slurm "
             "from it; after a time limit or a failure the job itself submits the next, and a small "
-            "janitor job does so where it could not",
+            "recovery job does so where it could not",
         ),
         (
             site("24.05.2"), "spare", None,
             "a job that is preempted is followed by a fresh one, since PreemptMode=CANCEL keeps "
             "Slurm from it; after a time limit or a failure the job itself submits the next, and a "
-            "small janitor job does so where it could not (not probed: whether compute nodes may "
+            "small recovery job does so where it could not (not probed: whether compute nodes may "
             "submit)",
         ),
         (
             site("25.05.1"), "low", False,
             "nothing is preempted here, and a job that loses a node is queued again by Slurm; "
-            "whatever else ends a job before its target, `meditron watch` on this machine submits "
-            "the next, since compute nodes cannot",
+            "whatever else ends a job before its target, `meditron recover` on this machine "
+            "submits the next, since compute nodes cannot",
         ),
     ],
 )  # fmt: skip
 def test_the_strategy_is_one_sentence_with_its_reason(
-    asked: Site, partition: str, submits: bool | None, sentence: str
+    asked: SiteFacts, partition: str, submits: bool | None, sentence: str
 ) -> None:
     assert rules.strategy(look(asked, profile(partition)), submits) == sentence
 

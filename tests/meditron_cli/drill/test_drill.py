@@ -14,8 +14,8 @@ from jobs.contract.rundir import RunDir
 from meditron_cli.config.load import load, load_cluster
 from meditron_cli.drill import settings
 from meditron_cli.drill.faults import FAULTS, choose
-from meditron_cli.drill.procedure import ASK_SECONDS, PATIENCE_SECONDS, Course
-from meditron_cli.drill.verdict import Blow, Result, Row, difference, judge
+from meditron_cli.drill.procedure import ASK_SECONDS, PATIENCE_SECONDS, Drill
+from meditron_cli.drill.verdict import FaultRow, InjectedFault, Result, difference, judge
 from meditron_cli.errors import ConfigError
 from meditron_cli.services import Services
 
@@ -103,9 +103,9 @@ def test_more_nodes_than_the_partition_has_are_refused() -> None:
 def test_a_fault_that_was_recovered_from_is_told_with_its_times() -> None:
     lines = [step(1), step(2), step(3), step(2, 2, time=110.0), step(3, 2), step(4, 2)]
 
-    row = judge(Blow(KILL, 1, 3, 103.5), exit_event(1, "crash", 104.75), lines)
+    row = judge(InjectedFault(KILL, 1, 3, 103.5), exit_event(1, "crash", 104.75), lines)
 
-    assert row == Row("kill-rank", 3, "crash", 1.2, 5.2, 2, "held")
+    assert row == FaultRow("kill-rank", 3, "crash", 1.2, 5.2, 2, "held")
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,13 @@ def test_a_fault_that_was_recovered_from_is_told_with_its_times() -> None:
 def test_a_fault_that_was_not_recovered_from_as_expected_says_so(
     cause: str, lines: list[dict[str, Any]], verdict: str
 ) -> None:
-    row = judge(Blow(KILL, 1, 1, 100.0), exit_event(1, cause, 101.0), lines)
+    row = judge(InjectedFault(KILL, 1, 1, 100.0), exit_event(1, cause, 101.0), lines)
 
     assert row.verdict == verdict
 
 
 def test_an_attempt_without_a_record_is_told() -> None:
-    assert judge(Blow(KILL, 1, 1, 100.0), {}, []).verdict == "the attempt left no record"
+    assert judge(InjectedFault(KILL, 1, 1, 100.0), {}, []).verdict == "the attempt left no record"
 
 
 def test_the_same_losses_and_samples_are_the_same_training() -> None:
@@ -170,8 +170,8 @@ def test_losses_may_be_as_far_apart_as_is_allowed_and_no_further() -> None:
     assert apart == [None, 2]
 
 
-HELD = Row("kill-rank", 3, "crash", 1.0, 2.0, 1, "held")
-MISSED = Row("preempt", 3, "unknown", 1.0, 2.0, 1, "taken for unknown, not preempted")
+HELD = FaultRow("kill-rank", 3, "crash", 1.0, 2.0, 1, "held")
+MISSED = FaultRow("preempt", 3, "unknown", 1.0, 2.0, 1, "taken for unknown, not preempted")
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ class NoHands:
         raise AssertionError
 
 
-def begin_and_lose(course: Course, programs: FakeSlurm) -> RunDir:
+def begin_and_lose(course: Drill, programs: FakeSlurm) -> RunDir:
     """Begin curation, and let its job be over before its target, with nobody left to go on."""
     run = course.begin(course.load([]), ("curate",))
     (job,) = submits(run)[0]["job_ids"]
@@ -264,13 +264,13 @@ def programs(project: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     return installed
 
 
-def make_course(project: Path, submit_from_jobs: bool) -> Course:
+def make_course(project: Path, submit_from_jobs: bool) -> Drill:
     """A drill at the login node of the stand-in Slurm."""
     loaded = load("test-slurm", settings.SIZE, project / "experiment.yaml", [])
     slurm = loaded.cluster.slurm.model_copy(update={"submit_from_jobs": submit_from_jobs})
     cluster = loaded.cluster.model_copy(update={"slurm": slurm})
     services = Services(clock=FakeClock())
-    return Course(
+    return Drill(
         services, NoHands(), project / "drill", lambda more: replace(loaded, cluster=cluster)
     )
 

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.contract.metrics_log import EARLY_SECONDS, Pace
+from jobs.contract.metrics_log import EARLY_SECONDS, StepTimes
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 from meditron_cli.config.schema import Cluster, Partition
 from meditron_cli.plan import fit
-from meditron_cli.plan.layout import Batch
+from meditron_cli.plan.layout import BatchLayout
 from meditron_cli.plan.model import Lead
 
 SEVEN = ModelSpec(32, 4096, 11008, 32, 32, 2048, 32000, 32000, 1e4, 1e-5, 0.02)
 ONE = ParallelSpec(1, 1, 1, False, True, "none")
-BATCH = Batch(1, 1, 1)
+BATCH = BatchLayout(1, 1, 1)
 
 
 def cluster(nodes: int = 2, device: str = "cuda", **node: Any) -> Cluster:
@@ -113,7 +113,7 @@ def test_a_job_that_is_not_refused_has_time_to_work(minutes: int, lead: int) -> 
 
 def lead(seconds: int, save: float, step: float | None, source: str = "measured") -> Lead:
     """A lead that the experiment gives, beside a pace."""
-    return Lead(seconds, "given", Pace(save, step), source)
+    return Lead(seconds, "given", StepTimes(save, step), source)
 
 
 def test_a_given_lead_shorter_than_a_save_is_refused_where_saves_were_measured() -> None:
@@ -184,7 +184,7 @@ def test_states_beyond_the_gpu_are_refused() -> None:
 
 def test_activations_beyond_the_gpu_are_only_doubted_since_they_are_an_estimate() -> None:
     found = fit.memory_findings(
-        cluster(gpu_memory_gb=120, memory_gb=512), SEVEN, ONE, Batch(8, 8, 1), "bf16"
+        cluster(gpu_memory_gb=120, memory_gb=512), SEVEN, ONE, BatchLayout(8, 8, 1), "bf16"
     )
 
     assert found.errors == ()
@@ -201,7 +201,7 @@ def test_a_save_that_does_not_fit_the_nodes_memory_is_doubted() -> None:
     site = cluster(gpu_memory_gb=800, memory_gb=64)
     sharded = dataclasses.replace(layout(data=4), distributed_optimizer=True)
 
-    found = fit.memory_findings(site, SEVEN, sharded, Batch(1, 4, 4), "bf16")
+    found = fit.memory_findings(site, SEVEN, sharded, BatchLayout(1, 4, 4), "bf16")
 
     assert found == fit.doubted(
         "a save gathers about 301 GiB in the memory of each node, cluster site has 64; raise "
@@ -213,7 +213,7 @@ def test_the_nearest_layout_that_fits_keeps_the_ranks_then_the_tensor_size() -> 
     site = cluster(gpu_memory_gb=80, memory_gb=1000)
     asked = layout(tensor=8)
 
-    found = fit.fitting_layout(site, SEVEN, asked, Batch(1, 8, 1), "bf16")
+    found = fit.fitting_layout(site, SEVEN, asked, BatchLayout(1, 8, 1), "bf16")
 
     assert found == layout(tensor=4, data=2)
 
@@ -221,7 +221,7 @@ def test_the_nearest_layout_that_fits_keeps_the_ranks_then_the_tensor_size() -> 
 def test_no_layout_is_proposed_where_none_fits() -> None:
     tiny = cluster(gpu_memory_gb=2)
 
-    assert fit.fitting_layout(tiny, SEVEN, layout(tensor=8), Batch(1, 8, 1), "bf16") is None
+    assert fit.fitting_layout(tiny, SEVEN, layout(tensor=8), BatchLayout(1, 8, 1), "bf16") is None
 
 
 @pytest.mark.parametrize(

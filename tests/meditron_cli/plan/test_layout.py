@@ -51,7 +51,7 @@ def test_the_vocabulary_is_padded_as_megatron_pads_it(tensor: int, rows: int) ->
 
 
 def test_states_of_the_70b_run_take_19_4_gb_a_gpu_without_a_sharded_optimizer() -> None:
-    memory = layout.memory(SEVENTY, PAPER_70B, layout.Batch(2, 512, 2), "bf16")
+    memory = layout.memory(SEVENTY, PAPER_70B, layout.BatchLayout(2, 512, 2), "bf16")
 
     middle_stage = 80 // 8 * layout.layer_parameters(SEVENTY) // 8 * 18
     assert middle_stage == pytest.approx(19.4e9, rel=0.02)
@@ -59,7 +59,7 @@ def test_states_of_the_70b_run_take_19_4_gb_a_gpu_without_a_sharded_optimizer() 
 
 
 def test_the_70b_run_works_through_128_micro_batches_a_step() -> None:
-    assert layout.Batch(2, 512, 2).accumulation == 128
+    assert layout.BatchLayout(2, 512, 2).accumulation == 128
 
 
 def test_training_flops_are_close_to_six_per_parameter() -> None:
@@ -88,13 +88,13 @@ def test_more_data_parallel_ranks_never_need_more_memory(
     many = dataclasses.replace(one, data=data)
 
     assert (
-        layout.memory(model, many, layout.Batch(1, data, data), precision).total
-        <= layout.memory(model, one, layout.Batch(1, 1, 1), precision).total
+        layout.memory(model, many, layout.BatchLayout(1, data, data), precision).total
+        <= layout.memory(model, one, layout.BatchLayout(1, 1, 1), precision).total
     )
 
 
 def test_fp32_doubles_what_layers_keep_and_not_the_logits() -> None:
-    one, batch = ParallelSpec(1, 1, 1, False, False, "none"), layout.Batch(1, 1, 1)
+    one, batch = ParallelSpec(1, 1, 1, False, False, "none"), layout.BatchLayout(1, 1, 1)
 
     half, full = (layout.activations(SEVEN, one, batch, word) for word in ("bf16", "fp32"))
 
@@ -106,7 +106,8 @@ def test_no_more_micro_batches_are_in_flight_than_there_are() -> None:
     deep = ParallelSpec(1, 8, 1, False, False, "none")
 
     one, four, many = (
-        layout.activations(SEVEN, deep, layout.Batch(1, count, 1), "bf16") for count in (1, 4, 64)
+        layout.activations(SEVEN, deep, layout.BatchLayout(1, count, 1), "bf16")
+        for count in (1, 4, 64)
     )
 
     assert one < four
@@ -116,7 +117,7 @@ def test_no_more_micro_batches_are_in_flight_than_there_are() -> None:
 def test_a_save_gathers_12_bytes_a_parameter_only_with_the_distributed_optimizer() -> None:
     own = ParallelSpec(2, 2, 4, True, False, "none")
     shared = dataclasses.replace(own, distributed_optimizer=True)
-    batch = layout.Batch(1, 4, 4)
+    batch = layout.BatchLayout(1, 4, 4)
 
     assert layout.memory(SEVEN, own, batch, "bf16").save == 0
     count = layout.stage_parameters(SEVEN, shared)
@@ -131,7 +132,7 @@ def test_recomputing_more_keeps_fewer_activations(model: ModelSpec, micro: int) 
         layout.activations(
             two,
             ParallelSpec(1, 1, 1, False, False, recompute),
-            layout.Batch(micro, micro, 1),
+            layout.BatchLayout(micro, micro, 1),
             "bf16",
         )
         for recompute in ("none", "selective", "full")

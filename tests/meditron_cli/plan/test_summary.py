@@ -90,7 +90,7 @@ def test_figures_become_sentences() -> None:
 def test_where_jobs_cannot_submit_the_login_node_does() -> None:
     facts = {**training("rcp", "70b"), "submit_from_jobs": False}
 
-    assert "; `meditron watch` on the login node submits the next" in summary.jobs_line(facts)
+    assert "; `meditron recover` on the login node submits the next" in summary.jobs_line(facts)
 
 
 def test_the_lead_is_said_with_where_it_is_known_from() -> None:

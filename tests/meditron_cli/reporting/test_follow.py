@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meditron_cli.reporting.follow import Bars, Lines, until_end, why
+from meditron_cli.reporting.follow import ProgressBars, ProgressLines, until_end, why
 from meditron_cli.runs.record import RunRecord, StageRecord
 from meditron_cli.runs.state import RunView, fold
 from meditron_cli.scheduler.base import JobState
@@ -28,7 +28,7 @@ def training(step: int) -> RunView:
 def test_a_log_gets_a_line_for_each_change_and_each_tenth(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    board = Lines()
+    board = ProgressLines()
 
     for step in (1, 2, 3, 4, 5, 7):
         board.show(training(step))
@@ -45,7 +45,7 @@ def test_a_log_gets_a_line_for_each_change_and_each_tenth(
 def test_bars_count_steps_of_training_and_tasks_of_the_rest(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with Bars() as board:
+    with ProgressBars() as board:
         board.show(training(10))
         board.show(training(30))
 
@@ -63,7 +63,7 @@ def followed(meditron: Bench, moments: Iterator[Callable[[], None]]) -> str:
         next(moments, lambda: None)()
 
     meditron.clock.when_slept = go_on
-    return until_end(meditron.services(), meditron.run(), Lines())
+    return until_end(meditron.services(), meditron.run(), ProgressLines())
 
 
 @pytest.fixture
@@ -129,11 +129,11 @@ def test_following_goes_on_through_restart_requeue_and_successor(
     assert not [line for line in said if "failed" in line or "stopped" in line]
 
 
-def test_following_waits_for_the_janitor_of_a_job_that_vanished(
+def test_following_waits_for_the_recovery_job_of_a_job_that_vanished(
     training_run: Told, meditron: Bench, finish: Callable[..., None]
 ) -> None:
     told, scheduler = training_run, meditron.scheduler
-    told.submit(1, 1, told.job, janitors=["700"])
+    told.submit(1, 1, told.job, recovery_jobs=["700"])
     scheduler.put("700", JobState.QUEUED)
 
     def vanish() -> None:
@@ -141,8 +141,8 @@ def test_following_waits_for_the_janitor_of_a_job_that_vanished(
         scheduler.put("700", JobState.ACTIVE)
 
     def succeed() -> None:
-        told.exit(1, 30, "node_fail", "submit", by="janitor")
-        told.submit(31, 2, "900_0", by="janitor")
+        told.exit(1, 30, "node_fail", "submit", by="recovery_job")
+        told.submit(31, 2, "900_0", by="recovery_job")
         scheduler.put("900_0", JobState.QUEUED)
         scheduler.put("700", JobState.ENDED)
 
@@ -167,7 +167,7 @@ def test_following_ends_when_nothing_goes_on(
 
 
 def test_bars_have_interruptions_above_them(capsys: pytest.CaptureFixture[str]) -> None:
-    with Bars() as board:
+    with ProgressBars() as board:
         board.show(training(10))
         board.tell("attempt 1 ended: [crash]")
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meditron_cli.reporting import goodput, interruptions, run_times
-from meditron_cli.reporting.goodput import Ledger
+from meditron_cli.reporting.goodput import TimeAccount
 from meditron_cli.reporting.interruptions import Interruption
 from meditron_cli.runs import attempts
 from meditron_cli.runs.attempts import Attempt
@@ -64,7 +64,7 @@ class Story:
     def attempts(self) -> tuple[Attempt, ...]:
         return attempts.fold(self.events)
 
-    def ledger(self, end: float | None = None, ready: float = 0.0) -> Ledger:
+    def ledger(self, end: float | None = None, ready: float = 0.0) -> TimeAccount:
         work = goodput.work_of(self.lines)
         until = None if end is None else BEGAN + end
         settled = goodput.settle(self.attempts, work, until)
@@ -76,7 +76,7 @@ class Story:
         return interruptions.find(run_times.correct(self.attempts, settled), work)
 
 
-def spent(ledger: Ledger) -> dict[str, float]:
+def spent(ledger: TimeAccount) -> dict[str, float]:
     """The buckets that hold anything."""
     return {name: seconds for name, seconds in ledger.buckets.items() if seconds}
 

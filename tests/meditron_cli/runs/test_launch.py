@@ -139,17 +139,17 @@ def test_a_silent_scheduler_gets_no_second_job(meditron: Bench) -> None:
     assert len(meditron.scheduler.submitted) == 4
 
 
-def test_a_submission_waits_for_a_janitor_that_looks_after_the_run(
+def test_a_submission_waits_for_a_recovery_job_that_looks_after_the_run(
     meditron: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     meditron.submit()
     waited = []
-    with ExitStack() as janitor:
-        janitor.enter_context(resubmission.waiting_lock(meditron.run()))
+    with ExitStack() as recovery_job:
+        recovery_job.enter_context(resubmission.waiting_lock(meditron.run()))
 
         def sleep(seconds: float) -> None:
             waited.append(seconds)
-            janitor.close()
+            recovery_job.close()
 
         monkeypatch.setattr(rundir.time, "sleep", sleep)
         result = meditron.submit()
@@ -408,25 +408,27 @@ def test_a_whole_submission_that_was_killed_is_taken_over(meditron: Bench) -> No
 # ---- those who look after jobs
 
 
-def test_each_stage_has_a_janitor_and_a_person_stands_behind_it(meditron: Bench) -> None:
+def test_each_stage_has_a_recovery_job_and_a_person_stands_behind_it(meditron: Bench) -> None:
     meditron.submit()
 
-    told = [(event["stage"], event["by"], event["janitors"]) for event in meditron.events("submit")]
+    told = [
+        (event["stage"], event["by"], event["recovery_jobs"]) for event in meditron.events("submit")
+    ]
     assert told == [
-        ("curate", "person", ["janitor-101_0"]),
-        ("tokenize", "person", ["janitor-102_0"]),
-        ("pretrain", "person", ["janitor-103_0"]),
-        ("evaluate", "person", ["janitor-104_0"]),
+        ("curate", "person", ["recovery_job-101_0"]),
+        ("tokenize", "person", ["recovery_job-102_0"]),
+        ("pretrain", "person", ["recovery_job-103_0"]),
+        ("evaluate", "person", ["recovery_job-104_0"]),
     ]
 
 
-def test_janitors_are_cancelled_with_what_they_look_after(meditron: Bench) -> None:
+def test_recovery_jobs_are_cancelled_with_what_they_look_after(meditron: Bench) -> None:
     meditron.submit(stage="curate")
 
     result = meditron("cancel", meditron.run().name)
 
     assert meditron.scheduler.cancelled == ["101_0"]
-    assert meditron.scheduler.dismissed == ["janitor-101_0"]
+    assert meditron.scheduler.dismissed == ["recovery_job-101_0"]
     assert result.stdout.endswith(": 1 jobs cancelled\n")
 
 
@@ -435,10 +437,10 @@ def test_nobody_goes_on_with_a_run_that_saves_and_leaves(meditron: Bench) -> Non
 
     meditron("cancel", meditron.run().name, "--save")
 
-    assert meditron.scheduler.dismissed == ["janitor-101_0"]
+    assert meditron.scheduler.dismissed == ["recovery_job-101_0"]
 
 
-def test_dependents_that_are_replaced_lose_their_janitors(
+def test_dependents_that_are_replaced_lose_their_recovery_jobs(
     meditron: Bench, finish: Callable[..., None], fail: Callable[..., None]
 ) -> None:
     meditron.submit("--set", "evaluate.benchmarks=[]")
@@ -450,7 +452,7 @@ def test_dependents_that_are_replaced_lose_their_janitors(
     meditron.submit("--set", "evaluate.benchmarks=[]")
 
     assert meditron.scheduler.cancelled == ["103_0"]
-    assert meditron.scheduler.dismissed == ["janitor-103_0"]
+    assert meditron.scheduler.dismissed == ["recovery_job-103_0"]
 
 
 def test_a_run_that_is_at_work_says_in_which_job(meditron: Bench) -> None:

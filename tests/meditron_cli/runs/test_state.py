@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
 from meditron_cli.runs.record import (
-    Ending,
     RunRecord,
     StageRecord,
+    StopRequest,
     TaskJob,
-    last_words,
+    exit_records,
     note_intent,
     note_start,
     note_submission,
@@ -30,8 +30,8 @@ from meditron_cli.runs.state import (
     first_of,
     fold,
     has_ended,
-    janitor_jobs,
     open_jobs,
+    recovery_job_ids,
     steps_and_tokens,
     stuck_jobs,
     task_state,
@@ -77,12 +77,12 @@ def decided(action: str, code: int = 75, cause: str = "crash") -> dict[str, obje
         (LONG_AGO, said(JobState.ENDED), exit_record(130), None, "stopped"),
         (LONG_AGO, said(JobState.QUEUED), exit_record(130), None, "pending"),
         (LONG_AGO, said(JobState.UNKNOWN), exit_record(130), None, "unknown"),
-        (LONG_AGO, said(JobState.ENDED), None, Ending(2_000.0, "cancelled"), "cancelled"),
-        (LONG_AGO, said(JobState.ENDED), None, Ending(2_000.0, "stopped"), "stopped"),
-        (LONG_AGO, said(JobState.ACTIVE), None, Ending(2_000.0, "cancelled"), "running"),
-        (LONG_AGO, None, exit_record(1), Ending(2_000.0, "cancelled"), "cancelled"),
-        (LONG_AGO, None, exit_record(1), Ending(6_000.0, "cancelled"), "failed"),
-        (LONG_AGO, said(JobState.ENDED), None, Ending(500.0, "cancelled"), "failed"),
+        (LONG_AGO, said(JobState.ENDED), None, StopRequest(2_000.0, "cancelled"), "cancelled"),
+        (LONG_AGO, said(JobState.ENDED), None, StopRequest(2_000.0, "stopped"), "stopped"),
+        (LONG_AGO, said(JobState.ACTIVE), None, StopRequest(2_000.0, "cancelled"), "running"),
+        (LONG_AGO, None, exit_record(1), StopRequest(2_000.0, "cancelled"), "cancelled"),
+        (LONG_AGO, None, exit_record(1), StopRequest(6_000.0, "cancelled"), "failed"),
+        (LONG_AGO, said(JobState.ENDED), None, StopRequest(500.0, "cancelled"), "failed"),
         (JUST_NOW, None, None, None, "pending"),
         (LONG_AGO, said(JobState.ACTIVE), decided("restart"), None, "running"),
         (LONG_AGO, said(JobState.QUEUED), decided("requeue"), None, "pending"),
@@ -97,14 +97,14 @@ def decided(action: str, code: int = 75, cause: str = "crash") -> dict[str, obje
         (LONG_AGO, None, decided("stop", 5), None, "failed"),
         (LONG_AGO, None, decided("stop", 130), None, "stopped"),
         (LONG_AGO, None, decided("stop", 130, "cancelled"), None, "cancelled"),
-        (LONG_AGO, None, decided("stop", 130), Ending(2_000.0, "cancelled"), "cancelled"),
+        (LONG_AGO, None, decided("stop", 130), StopRequest(2_000.0, "cancelled"), "cancelled"),
     ],
 )
 def test_the_state_of_a_task(
     job: TaskJob | None,
     info: JobInfo | None,
     ended: dict[str, object] | None,
-    ending: Ending | None,
+    ending: StopRequest | None,
     expected: str,
 ) -> None:
     stage = StageRecord(
@@ -123,23 +123,23 @@ def test_the_state_of_a_task(
         (JobState.MISSING, "", "failed"),
     ],
 )
-def test_a_task_whose_job_is_gone_is_pending_while_a_janitor_will_look_after_it(
+def test_a_task_whose_job_is_gone_is_pending_while_a_recovery_job_will_look_after_it(
     state: JobState, word: str, expected: str
 ) -> None:
-    stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, janitors=("9",))
+    stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, recovery_jobs=("9",))
     infos = {"7": said(JobState.ENDED, "NODE_FAIL"), "9": JobInfo("9", state, word)}
 
     assert task_state(stage, 0, None, infos, NOW) == expected
 
 
-def test_a_janitor_is_asked_about_only_while_its_stage_may_need_it() -> None:
-    stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, janitors=("9",))
+def test_a_recovery_job_is_asked_about_only_while_its_stage_may_need_it() -> None:
+    stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, recovery_jobs=("9",))
     record = RunRecord("run", Path("run"), stages={"pretrain": stage})
-    before = janitor_jobs(record, NOW)
+    before = recovery_job_ids(record, NOW)
     stage.exits[0] = decided("stop", 1)
 
     assert before == {"slurm": {"9"}}
-    assert janitor_jobs(record, NOW) == {}
+    assert recovery_job_ids(record, NOW) == {}
 
 
 @pytest.mark.parametrize(
@@ -232,10 +232,10 @@ stages = st.builds(
 @given(
     stages,
     st.none() | infos,
-    st.none() | st.builds(Ending, st.floats(0, NOW), st.just("cancelled")),
+    st.none() | st.builds(StopRequest, st.floats(0, NOW), st.just("cancelled")),
 )
 def test_a_stage_has_succeeded_exactly_when_every_marker_is_there(
-    stage: StageRecord, info: JobInfo | None, ending: Ending | None
+    stage: StageRecord, info: JobInfo | None, ending: StopRequest | None
 ) -> None:
     record = RunRecord("run", Path("run"), stages={"curate": stage}, ending=ending)
 
@@ -354,7 +354,7 @@ def run(tmp_path: Path) -> Told:
     write_json(run.plan, {"cluster": "trial", "stages": {"tokenize": stage}})
     told = Told(run, 1_000.0, stage="tokenize", job="5_1", index=1)
     fields = {"stage": "tokenize", "attempt": 1, "indices": [0, 1], "scheduler": "slurm"}
-    told.event("submit", 0, job_ids=["5_0", "5_1"], janitors=["6"], **fields)
+    told.event("submit", 0, job_ids=["5_0", "5_1"], recovery_jobs=["6"], **fields)
     return told
 
 
@@ -369,7 +369,7 @@ def test_a_start_moves_its_task_on_to_a_later_attempt_of_the_same_job(run: Told)
         0: TaskJob("5_0", 1, 1_000.0, "slurm"),
         1: TaskJob("5_1", 2, 1_000.0, "slurm"),
     }
-    assert (stage.attempts, stage.exits, stage.janitors) == (2, {}, ("6",))
+    assert (stage.attempts, stage.exits, stage.recovery_jobs) == (2, {}, ("6",))
 
 
 def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: Told) -> None:
@@ -380,7 +380,7 @@ def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: Told) -> None:
 
     seen = fold(read(run.run), {"5_0": said(JobState.ACTIVE)}, NOW)
 
-    assert last_words(read(run.run))[0][2]["attempt"] == 2
+    assert exit_records(read(run.run))[0][2]["attempt"] == 2
     assert (seen.stages["tokenize"].state, seen.stages["tokenize"].attempts) == ("running", 2)
 
 
@@ -397,16 +397,16 @@ def test_a_task_refused_in_a_later_attempt_has_ended_there_unless_it_works_elsew
     assert (stage.attempts, stage.exits[1]["attempt"]) == (attempts, attempts)
 
 
-def test_a_successor_replaces_the_job_and_brings_its_own_janitor(run: Told) -> None:
+def test_a_successor_replaces_the_job_and_brings_its_own_recovery_job(run: Told) -> None:
     run.start(1, 10)
     run.exit(1, 20, "time_limit", "submit")
-    run.submit(21, 2, "8", replaces=["5_1"], janitors=["9"])
+    run.submit(21, 2, "8", replaces=["5_1"], recovery_jobs=["9"])
     infos = {"5_0": said(JobState.ACTIVE), "8": JobInfo("8", JobState.QUEUED, "PENDING")}
 
     record = read(run.run)
     stage = record.stages["tokenize"]
 
-    assert (stage.jobs[1].job_id, stage.jobs[1].attempt, stage.janitors) == ("8", 2, ("9",))
+    assert (stage.jobs[1].job_id, stage.jobs[1].attempt, stage.recovery_jobs) == ("8", 2, ("9",))
     assert stage.exits == {}
     assert task_state(stage, 1, None, infos, NOW) == "pending"
     assert open_jobs(record, NOW) == {"slurm": {"5_0"}, "local": {"8"}}

@@ -129,7 +129,7 @@ class Machine:
 
     def words(self) -> dict[str, Any]:
         """The last words of the first task's rank."""
-        return read_json(self.run.attempt("curate", 1) / "words-00000-00000.json")
+        return read_json(self.run.attempt("curate", 1) / "rank-exit-00000-00000.json")
 
 
 @pytest.fixture

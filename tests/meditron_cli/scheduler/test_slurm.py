@@ -100,7 +100,7 @@ def test_sbatch_gets_the_very_bytes_of_the_dry_run(
         RunDir(run).attempt(stage.stage, 1).mkdir(parents=True)
         ids = site.submit(plan, stage, range(len(stage.tasks)), run, 1, after)
         live[stage.stage] = list(dict.fromkeys(job.split("_")[0] for job in ids))
-        submitted += [*live[stage.stage], *site.submit_janitor(plan, stage, run, 1, ids)]
+        submitted += [*live[stage.stage], *site.submit_recovery_job(plan, stage, run, 1, ids)]
 
     scripts = re.split(r"#### .* ####\n", shown)[1:]
     expected = [fill_in(text, live).rstrip("\n") for text in scripts]
@@ -272,7 +272,7 @@ def test_a_whole_stage_runs_in_a_hostile_folder(
     while len(slurm_programs.ended()) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
 
-    assert slurm_programs.ended() == {"101": 0, "102": 0}  # the second is its janitor
+    assert slurm_programs.ended() == {"101": 0, "102": 0}  # the second is its recovery job
     assert read_json(run.done("curate", 0))["summary"]["documents"] == 1
     assert not list(tmp_path.rglob("pwned"))
 

@@ -1,4 +1,4 @@
-"""``meditron watch``: go on with runs whose jobs could not see to it themselves."""
+"""``meditron recover``: resume interrupted runs from the login node."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meditron_cli.services import Services
 
 if TYPE_CHECKING:
     from jobs.contract.rundir import RunDir
-    from meditron_cli.runs.recover import Said
+    from meditron_cli.runs.recover import Notice
 
 
 @click.command()
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     default=60,
     show_default=True,
     metavar="SECONDS",
-    help="Between two looks.",
+    help="Seconds between two passes.",
 )
-@click.option("--once", is_flag=True, help="Look once, and leave.")
-@click.option("as_json", "--json", is_flag=True, help="Print a JSON object a line.")
+@click.option("--once", is_flag=True, help="Make one pass and exit.")
+@click.option("as_json", "--json", is_flag=True, help="Print one JSON object per line.")
 @click.pass_obj
 def command(
     services: Services,
@@ -40,15 +40,15 @@ def command(
     once: bool,
     as_json: bool,
 ) -> None:
-    """Continue runs whose jobs are over before their target is reached.
+    """Resume interrupted runs (for sites where compute nodes cannot submit jobs).
 
-    Supervisors and janitors do so by themselves where compute nodes may submit jobs; where they may
-    not, this does. What a person has stopped or cancelled stays so. It can be interrupted at any
-    time, and run twice: only one goes on with a task.
+    Supervisors and recovery jobs resubmit by themselves where compute nodes may submit jobs; at
+    other sites this command does. Runs that a person stopped or cancelled stay so. It can be
+    interrupted at any time and started twice: a task is resubmitted once.
     """
-    from meditron_cli.runs.recover import Looked, look
+    from meditron_cli.runs.recover import RecoveryReport, look
 
-    before = Looked((), silent=False)
+    before = RecoveryReport((), silent=False)
     while True:
         now = look(services, chosen(services, runs_dir, name))
         tell([item for item in now.said if item not in before.said], as_json)
@@ -70,7 +70,7 @@ def chosen(services: Services, runs_dir: Path | None, name: str | None) -> list[
     return [RunDir(root / found) for found in store.names(root)]
 
 
-def tell(said: list[Said], as_json: bool) -> None:
+def tell(said: list[Notice], as_json: bool) -> None:
     """Print what is new, a line each, and as JSON an object a line."""
     for item in said:
         if as_json:
