@@ -20,6 +20,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from setuptools import find_packages
 
 from meditron_cli import __version__
 
@@ -116,7 +117,9 @@ def test_the_list_of_packages_is_every_folder_with_an_init() -> None:
         for path in (ROOT / package).rglob("__init__.py")
     }
 
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders
+    include = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+
+    assert set(find_packages(str(ROOT), include=include)) == folders
 
 
 def test_the_license_is_apache_2() -> None:

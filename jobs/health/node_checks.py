@@ -27,11 +27,11 @@ from jobs.health.sample import Disk, Driver, Gpu, Sample, Unknown
 
 __all__ = [
     "CODES",
-    "NodeAction",
     "Expected",
     "HealthFinding",
-    "Sample",
     "HealthVerdict",
+    "NodeAction",
+    "Sample",
     "check",
     "expectation",
     "node_name",

@@ -34,7 +34,7 @@ def first(long_desk: Desk) -> RunDir:
     """A run that went through all stages; the checkout was broken after its first submission."""
     done = long_desk.submit("curate", "--wait")
     assert done.returncode == 0, done.stderr
-    module = long_desk.source / "jobs" / "tokenize_corpus.py"
+    module = long_desk.source / "jobs" / "stages" / "tokenize_corpus.py"
     good = module.read_text()
     module.write_text("raise RuntimeError('edited after the first submission')\n")
     done = long_desk.submit("pipeline", "--wait")

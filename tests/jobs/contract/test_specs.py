@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract import specs
-from jobs.contract.stage_specs import SPEC_TYPES, STAGES, CurateSpec, ParallelSpec
+from jobs.contract.stage_specs import SPEC_TYPES, STAGES, CurateSpec, ModelSpec, ParallelSpec
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 LEAVES: dict[str, st.SearchStrategy[Any]] = {
@@ -26,8 +26,8 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
 
 def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Any value of a spec dataclass, from the types its fields are declared with."""
-    names = ("ModelSpec", "ParallelSpec", "SupervisionSpec", "SiteSpec")
-    nested = {name: getattr(specs, name) for name in names}
+    kinds = (ModelSpec, ParallelSpec, specs.SupervisionSpec, specs.SiteSpec)
+    nested = {kind.__name__: kind for kind in kinds}
     chosen = {
         field.name: LEAVES[field.type] if field.type in LEAVES else any_of(nested[field.type])
         for field in dataclasses.fields(kind)

@@ -230,7 +230,9 @@ def test_time_in_which_nobody_looked_does_not_count(ranks: Ranks) -> None:
 def test_ranks_that_are_gone_are_leaving(ranks: Ranks) -> None:
     name = heartbeat.label(ranks.run, "pretrain", 0, 1, os.uname().nodename)
     program = (
-        "import os, sys, time; from jobs.runtime import heartbeat; heart = heartbeat.Heart()\n"
+        "import os, sys, time\n"
+        "from jobs.runtime import heartbeat\n"
+        "heart = heartbeat.HeartbeatWriter()\n"
         f"heart.open({name!r}, 0, heartbeat.places(os.environ))\n"
         "heart.beat(heartbeat.Phase.STEP, 1)\n"
         "time.sleep(600)"
@@ -332,14 +334,14 @@ def report(rank: int, **values: Any) -> RankReport:
             [report(0), report(1, state="D"), report(2, stack=BUSY)],
             (1, "gpu01", "in a wait that nothing interrupts, as for a disk or a device (state D)"),
         ),
-        ([report(0, ticks=10), report(1, stack=BUSY)], (1, "gpu01", "in collate (data.py:91)")),
+        ([report(0, ticks=10), report(1, stack=BUSY)], (1, "gpu01", "in collate (dataset.py:91)")),
         (
             [report(0, stack=BUSY, ticks=91), report(1, stack=SAVING, ticks=90), report(2)],
             (1, "gpu01", "in write_data (filesystem.py:500)"),
         ),
         (
             [report(0, stack=BUSY, age=130.0), report(1, stack=BUSY, age=131.0)],
-            (1, "gpu01", "in collate (data.py:91)"),
+            (1, "gpu01", "in collate (dataset.py:91)"),
         ),
         ([report(0), report(1, stack="")], (1, "gpu01", "in phase step")),
         (

@@ -82,7 +82,7 @@ def srun(programs: fake_slurm.FakeSlurm, said: Path) -> srun_ranks.SrunRanks:
 def test_an_srun_that_stays_although_its_step_is_gone_is_ended(
     programs: fake_slurm.FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "SRUN_SECONDS", 0.0)
+    monkeypatch.setattr(srun_ranks, "SRUN_SECONDS", 0.0)
     ranks = srun(programs, tmp_path / "said")
     programs.queue("7.1|pretrain-0-1")
 
@@ -101,7 +101,7 @@ def test_an_srun_that_stays_although_its_step_is_gone_is_ended(
 def test_a_slurm_that_does_not_answer_is_no_proof_that_a_step_is_gone(
     programs: fake_slurm.FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launcher, "SRUN_SECONDS", 0.0)
+    monkeypatch.setattr(srun_ranks, "SRUN_SECONDS", 0.0)
     ranks = srun(programs, tmp_path / "said")
     programs.tell("down", "slurm_load_jobs error: Unable to contact slurm controller\n")
 

@@ -308,7 +308,7 @@ def stand_in_preflight(bench: Bench, *lines: str) -> None:
     bench.run.code.unlink()
     shutil.copytree(REPOSITORY / "jobs", bench.run.code / "jobs")
     text = "import pathlib, sys, time\nrun = pathlib.Path(sys.argv[1])\n" + "\n".join(lines)
-    (bench.run.code / "jobs" / "preflight.py").write_text(text)
+    (bench.run.code / "jobs" / "health" / "preflight.py").write_text(text)
 
 
 SLOW_PREFLIGHT = ("import os", "(run / 'looking').write_text(str(os.getpid()))", "time.sleep(600)")

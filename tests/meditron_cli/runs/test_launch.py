@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from jobs.contract import rundir
+from jobs.contract import locks
 from jobs.contract.events import append_event
 from jobs.contract.files import write_json
 from jobs.contract.locks import locked
@@ -151,7 +151,7 @@ def test_a_submission_waits_for_a_recovery_job_that_looks_after_the_run(
             waited.append(seconds)
             recovery_job.close()
 
-        monkeypatch.setattr(rundir.time, "sleep", sleep)
+        monkeypatch.setattr(locks.time, "sleep", sleep)
         result = meditron.submit()
 
     assert result.exit_code == 0, result.stderr

@@ -278,4 +278,4 @@ def test_a_kill_while_a_run_is_made_leaves_a_whole_run_or_none(
         assert read_json(run.record)["run"] == name
         assert set(read_json(run.plan)["stages"]) == set(STAGES)
         assert run.spec("evaluate", 1).exists()
-        assert (run.code / "jobs" / "entry.py").exists()
+        assert (run.code / "jobs" / "__main__.py").exists()
