@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, Stopped, TaskError
-from jobs.contract.files import FormatError, write_json
+from jobs.contract.errors import FAILED, FINISHED, STOPPED, Stopped, TaskError
+from jobs.contract.files import write_json
 from jobs.contract.job import node_name
 from jobs.contract.stage_specs import STAGES
 from jobs.runtime import heartbeat
@@ -43,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         context = context_from(args.run_dir, args.stage, args.index, os.environ)
-    except (OSError, ValueError, FormatError) as error:
+    except TaskError as error:
         print(f"{args.stage} task {args.index} of {args.run_dir}: {error}", file=sys.stderr)
-        return CONFIGURATION
+        return error.code
     context.stop.install()
     begin_beating(context)
     return run_stage(context)

@@ -11,9 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-TRAINING = ("pretrain",)
-"""Stages with steps and checkpoints; the tasks of the others begin anew each time."""
-
 
 class RootCause(str, Enum):
     """Why an attempt ended (the classes of design RESILIENCE, section 5)."""

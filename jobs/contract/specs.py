@@ -9,14 +9,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import types
 import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from jobs.contract import rundir
+from jobs.contract.errors import TaskError
 from jobs.contract.files import FormatError, read_json
-from jobs.contract.stage_specs import SPEC_TYPES, Spec
+from jobs.contract.stage_specs import SPEC_TYPES, TRAINING_STAGES, PretrainSpec, Spec
 
 FORMAT = 1
 
@@ -90,6 +90,13 @@ class TaskSpec:
     supervision: SupervisionSpec = SupervisionSpec()
     site: SiteSpec = SiteSpec()
 
+    @property
+    def training(self) -> PretrainSpec | None:
+        """The training's settings; None for a task of a stage that does not train."""
+        if self.stage not in TRAINING_STAGES:
+            return None
+        return typing.cast(PretrainSpec, self.spec)
+
 
 T = TypeVar("T")
 
@@ -136,14 +143,30 @@ def _convert(hint: Any, value: Any) -> Any:
         return _build(typing.cast(type[Any], hint), value)
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         return tuple(value)
-    if isinstance(hint, types.UnionType):
-        return value
     return value
 
 
-def read_task(run: rundir.RunDir, stage: str, index: int) -> TaskSpec | None:
-    """What the task is given; None when that cannot be read."""
+def load_task(run: rundir.RunDir, stage: str, index: int) -> TaskSpec:
+    """Read the spec of one task.
+
+    Raises:
+        TaskError: the spec is missing, unreadable, damaged or of another format.
+    """
+    path = run.spec(stage, index)
     try:
-        return task_from_json(read_json(run.spec(stage, index)))
-    except (OSError, FormatError, ValueError):
+        return task_from_json(read_json(path))
+    except OSError as error:
+        hint = "is this the run directory, and does this node see it?"
+        raise TaskError(f"{path}: {error.strerror}", hint) from error
+    except FormatError as error:
+        raise TaskError(str(error), "submit the stage again") from error
+    except ValueError as error:
+        raise TaskError(f"{path}: {error}", "submit the stage again") from error
+
+
+def read_task(run: rundir.RunDir, stage: str, index: int) -> TaskSpec | None:
+    """Return the spec of one task; None where it cannot be read."""
+    try:
+        return load_task(run, stage, index)
+    except TaskError:
         return None

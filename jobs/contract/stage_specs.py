@@ -8,6 +8,9 @@ from typing import Any
 STAGES = ("curate", "tokenize", "pretrain", "evaluate")
 """Stages in pipeline order."""
 
+TRAINING_STAGES = ("pretrain",)
+"""Stages with steps and checkpoints; tasks of the others start from scratch in each attempt."""
+
 
 @dataclass(frozen=True)
 class CurateSpec:

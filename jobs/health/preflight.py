@@ -17,7 +17,7 @@ from pathlib import Path
 
 from jobs.contract import rundir, specs
 from jobs.contract.errors import FINISHED, UNHEALTHY, TaskError
-from jobs.contract.files import FormatError, read_json, write_bytes, write_json
+from jobs.contract.files import write_bytes, write_json
 from jobs.contract.stage_specs import STAGES
 from jobs.health import node_checks
 from jobs.health.findings import Outcome, Subject, finding_about
@@ -66,14 +66,10 @@ def expectation(run: rundir.RunDir, stage: str, index: int) -> node_checks.Expec
     Raises:
         TaskError: the specification is missing, of another format, or expects something unheard of.
     """
-    path = run.spec(stage, index)
+    task = specs.load_task(run, stage, index)
     try:
-        task = specs.task_from_json(read_json(path))
         return node_checks.expectation(task.health, os.environ)
-    except OSError as error:
-        hint = "is this the run directory, and does this node see it?"
-        raise TaskError(f"{path}: {error.strerror}", hint) from error
-    except (FormatError, ValueError) as error:
+    except ValueError as error:
         hint = "put the cluster profile right, then submit again"
         raise TaskError(str(error), hint) from error
 

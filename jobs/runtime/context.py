@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from jobs.contract import done_markers, rundir, specs
-from jobs.contract.files import FORMAT, read_json
+from jobs.contract.files import FORMAT
 from jobs.runtime import heartbeat
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -123,7 +123,7 @@ def context_from(run_dir: Path, stage: str, index: int, environ: Mapping[str, st
     single rank. MEDITRON_ATTEMPT is the attempt's number, 0 when a task is run by hand.
     """
     run = rundir.RunDir(run_dir.resolve())
-    task = specs.task_from_json(read_json(run.spec(stage, index)))
+    task = specs.load_task(run, stage, index)
     if task.ranks == 1:
         rank, world, local = 0, 1, 0
     else:

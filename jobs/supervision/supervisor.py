@@ -20,7 +20,6 @@ from types import FrameType
 
 from jobs.contract import attempt_history, metrics_log, rundir, specs
 from jobs.contract.errors import CONFIGURATION, FAILED, STOPPED, SUCCESSOR, TaskError
-from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.locks import Locked, locked_within
 from jobs.contract.outcomes import (
@@ -32,6 +31,7 @@ from jobs.contract.outcomes import (
     RetryAction,
     RootCause,
 )
+from jobs.contract.stage_specs import TRAINING_STAGES
 from jobs.health import node_ledger
 from jobs.runtime import cgroups, secrets_file
 from jobs.supervision import attempt_records, preflight_step
@@ -212,7 +212,7 @@ class Supervisor:
             Settled: an earlier start is no one to follow.
             OSError: a program that is needed is missing, or the disk takes nothing.
         """
-        self.task = task = read_task(self.place)
+        self.task = task = specs.load_task(self.run, self.stage, self.place.index)
         self.hold_task(held)
         step = evidence_collection.checkpoint_step(self.run, task)
         self.place = replace(self.place, began=time.time(), step=step)
@@ -251,7 +251,7 @@ class Supervisor:
     def watch(self, task: specs.TaskSpec, environ: dict[str, str], port: int) -> Observed:
         """Start the ranks and wait until nothing of them is left."""
         environ = {**environ, **launcher.rank_environment(self.place, task, environ, port)}
-        pace = metrics_log.measured_step_times(self.run) if self.stage == "pretrain" else None
+        pace = metrics_log.measured_step_times(self.run) if self.stage in TRAINING_STAGES else None
         patience = self.limits.patience(task, pace)
         step = self.step()
         ranks = launcher.start(self.place, task, environ, patience, step)
@@ -444,23 +444,6 @@ class Supervisor:
             node_ledger.append(path, suspects)
         except OSError as error:
             say(f"{path} could not be written: {error.strerror}")
-
-
-def read_task(place: AttemptRef) -> specs.TaskSpec:
-    """What the task is given.
-
-    Raises:
-        TaskError: the spec is missing, or one this program does not read.
-    """
-    path = place.run.spec(place.stage, place.index)
-    try:
-        return specs.task_from_json(read_json(path))
-    except OSError as error:
-        raise TaskError(f"{path}: {error.strerror}", "submit again") from error
-    except FormatError as error:
-        raise TaskError(str(error)) from error
-    except ValueError as error:
-        raise TaskError(f"{path}: {error}") from error
 
 
 def is_abandoned(environ: Mapping[str, str]) -> bool:

@@ -36,7 +36,7 @@ def command(
     Sizes are computed and times guessed; how long saves take is measured once a run of the same
     training has made some.
     """
-    from jobs.contract.stage_specs import STAGES, PretrainSpec
+    from jobs.contract.stage_specs import STAGES
     from meditron_cli import console
     from meditron_cli.plan import summary
     from meditron_cli.runs.prepare import plan_of
@@ -48,8 +48,8 @@ def command(
     facts = None
     for item in plan.stages:
         for task in item.tasks:
-            if isinstance(task.spec, PretrainSpec) and plan.lead:
-                facts = summary.training(task.spec, loaded.cluster, item.resources, plan.lead)
+            if task.training and plan.lead:
+                facts = summary.training(task.training, loaded.cluster, item.resources, plan.lead)
     known, now = loaded.known, services.clock.now()
     warnings = [*plan.warnings, *loaded.placeholders, *(known.doubts(now) if known else ())]
     if as_json:

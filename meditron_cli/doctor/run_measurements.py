@@ -7,7 +7,6 @@ from pathlib import Path
 from jobs.contract import metrics_log
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import TaskSpec, read_task
-from jobs.contract.stage_specs import PretrainSpec
 from meditron_cli.doctor.site_view import Workload
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan
@@ -29,12 +28,11 @@ def workload(plan: Plan, root: Path, size: str | None) -> Workload:
 
 def described(plan: Plan, task: TaskSpec, pace: metrics_log.StepTimes, source: str) -> Workload:
     """A training task with its pace, among all tasks of a plan."""
-    spec = task.spec
     recovery_jobs = len(plan.stages) if plan.site.recovery_job else 0
     return Workload(
         pace=pace,
         source=source,
-        save_interval=spec.save_interval if isinstance(spec, PretrainSpec) else 1,
+        save_interval=task.training.save_interval if task.training else 1,
         gpus=task.nodes * task.gpus_per_node,
         jobs=sum(len(stage.tasks) for stage in plan.stages) + recovery_jobs,
         time_minutes=plan.stage("pretrain").resources.time_minutes,

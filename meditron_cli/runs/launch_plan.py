@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.contract.stage_specs import PretrainSpec
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.runs import state
@@ -120,10 +119,10 @@ def will_be_whole(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
 def brings_own_data(stage: StagePlan) -> bool:
     """Whether pretraining reads indexed datasets made elsewhere (``pretrain.data``)."""
     return any(
-        isinstance(task.spec, PretrainSpec)
-        and task.spec.train_prefixes
-        and all(Path(prefix).is_absolute() for prefix in task.spec.train_prefixes)
+        training.train_prefixes
+        and all(Path(prefix).is_absolute() for prefix in training.train_prefixes)
         for task in stage.tasks
+        if (training := task.training)
     )
 
 

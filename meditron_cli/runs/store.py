@@ -17,7 +17,6 @@ from uuid import uuid4
 from jobs.contract import specs
 from jobs.contract.files import FormatError, fsync_folder, read_json, write_json
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import PretrainSpec
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.runs.request import Request, read_run_file, record
@@ -223,11 +222,11 @@ def stage_summary(stage: StagePlan) -> dict[str, Any]:
         "resources": asdict(stage.resources),
     }
     for task in stage.tasks:
-        if isinstance(task.spec, PretrainSpec):
-            step_tokens = task.spec.global_batch_size * task.spec.model.seq_length
-            summary["target_step"] = task.spec.train_steps
+        if training := task.training:
+            step_tokens = training.global_batch_size * training.model.seq_length
+            summary["target_step"] = training.train_steps
             summary["step_tokens"] = step_tokens
-            summary["target_tokens"] = task.spec.train_steps * step_tokens
+            summary["target_tokens"] = training.train_steps * step_tokens
     return summary
 
 

@@ -357,7 +357,7 @@ class Runner:
 def finished(run: rundir.RunDir, stage: str) -> bool:
     """Whether every task of a stage is done."""
     indices = [int(path.stem) for path in (run.stage(stage) / "spec").glob("*.json")]
-    tasks = {i: specs.task_from_json(read_json(run.spec(stage, i))) for i in indices}
+    tasks = {i: specs.load_task(run, stage, i) for i in indices}
     return bool(tasks) and all(
         done_markers.is_done(run, stage, index, specs.digest(task.spec))
         for index, task in tasks.items()

@@ -8,14 +8,13 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from jobs.checkpoints import manifest, retention
 from jobs.contract import attempt_history, done_markers, rundir, specs
 from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Hang, NodeFinding
-from jobs.contract.stage_specs import PretrainSpec
 from jobs.slurm import srun_output
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import log_patterns
@@ -161,9 +160,9 @@ def checkpoint_step(run: rundir.RunDir, task: specs.TaskSpec | None) -> int | No
     """The step of the newest valid checkpoint, 0 before the first; None where it is not known,
     where nothing can be used of what was saved, and for a stage without checkpoints.
     """
-    if task is None or not isinstance(task.spec, PretrainSpec):
+    if task is None or task.training is None:
         return None
-    folder = run.path(task.spec.checkpoint_dir)
+    folder = run.path(task.training.checkpoint_dir)
     try:
         found = manifest.find_latest(folder)
         if found is not None and found[1].iteration:
@@ -178,7 +177,7 @@ def checkpoint_step(run: rundir.RunDir, task: specs.TaskSpec | None) -> int | No
 
 def last_step(place: AttemptRef, task: specs.TaskSpec | None) -> int | None:
     """The last step this start has on record, saved or not; None where there is none."""
-    if task is None or not isinstance(task.spec, PretrainSpec):
+    if task is None or task.training is None:
         return None
     try:
         progress = read_json(place.run.progress(place.stage, place.index))
@@ -189,8 +188,7 @@ def last_step(place: AttemptRef, task: specs.TaskSpec | None) -> int | None:
 
 def target_step(task: specs.TaskSpec | None) -> int | None:
     """The step that training is to reach."""
-    training = task is not None and isinstance(task.spec, PretrainSpec)
-    return cast(PretrainSpec, task.spec).train_steps if task and training else None
+    return task.training.train_steps if task and task.training else None
 
 
 def is_labelled(task: specs.TaskSpec | None) -> bool:

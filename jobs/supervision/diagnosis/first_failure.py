@@ -9,7 +9,8 @@ import signal
 from collections.abc import Iterable
 
 from jobs.contract.errors import CONFIGURATION, STOPPED
-from jobs.contract.outcomes import TRAINING, RootCause
+from jobs.contract.outcomes import RootCause
+from jobs.contract.stage_specs import TRAINING_STAGES
 from jobs.health import xid
 from jobs.health.xid import Xid
 from jobs.supervision.diagnosis import log_patterns
@@ -134,7 +135,7 @@ def last_sign(evidence: Evidence, rank: RankExit) -> str:
 def is_program_error(evidence: Evidence, rank: RankExit) -> bool:
     """Whether an exception before the run's first step comes back however often it is started."""
     untouched = not evidence.step_before and not evidence.step_after and not evidence.last_step
-    if evidence.stage not in TRAINING or not untouched:
+    if evidence.stage not in TRAINING_STAGES or not untouched:
         return False
     return rank.kind in PROGRAM_KINDS or in_all_ranks(evidence, rank)
 

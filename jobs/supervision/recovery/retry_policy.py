@@ -15,7 +15,6 @@ from dataclasses import replace
 
 from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, SUCCESSOR
 from jobs.contract.outcomes import (
-    TRAINING,
     AttemptOutcome,
     Decision,
     Diagnosis,
@@ -24,6 +23,7 @@ from jobs.contract.outcomes import (
     RootCause,
 )
 from jobs.contract.specs import SupervisionSpec
+from jobs.contract.stage_specs import TRAINING_STAGES
 from jobs.health import node_ledger
 from jobs.supervision.diagnosis import root_cause
 from jobs.supervision.diagnosis.evidence import Evidence
@@ -108,7 +108,7 @@ def final(case: RetryCase) -> Decision | None:
 def lost_checkpoint(case: RetryCase) -> Decision | None:
     """Nothing that can be loaded is left of what there was; storage that is away may come back."""
     left = case.evidence.step_after
-    if case.evidence.stage not in TRAINING or left or (left == 0 and not case.newest):
+    if case.evidence.stage not in TRAINING_STAGES or left or (left == 0 and not case.newest):
         return None
     if case.verdict.cause is RootCause.CHECKPOINT:
         return stop(case, case.row.advice)
@@ -141,7 +141,7 @@ def allocations_too_short(case: RetryCase) -> Decision | None:
         return None
     why = (
         "the save interval is longer than the allocation"
-        if case.evidence.stage in TRAINING
+        if case.evidence.stage in TRAINING_STAGES
         else "the task needs more time than its limit gives"
     )
     sentence = f"{case.verdict.sentence}, for the second time without getting further: {why}"
