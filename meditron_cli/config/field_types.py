@@ -1,5 +1,6 @@
-"""Kinds of values in what people write: names, words for command lines, durations. Each validator
-speaks in plain words; editors get a pattern.
+"""Field types of configuration files: names, words for command lines, durations.
+
+Validators raise sentences; the JSON Schema has patterns for editors.
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 WORD = r"^[A-Za-z0-9_./:@%+,=-]+$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 SBATCH_OPTION = r"^[a-z][a-z-]*$"
-DURATION = r"^([0-9]+-)?[0-9]+(:[0-9]{1,2}){0,2}$"
+DURATION = r"^([0-9]+(:[0-5]?[0-9]){0,2}|[0-9]+-([01]?[0-9]|2[0-3])(:[0-5]?[0-9]){0,2})$"
 PLACEHOLDER = r"^<.+>$"
 
 OPERATIONAL = "operational"
-"""Marks a field that decides how a run is carried out, not what it trains.
+"""Mark of a field that decides how a run is executed, not what it trains.
 
-Changing such a field continues the run (see ``config.identity``)."""
+A change of such a field continues the run (see ``config.identity``)."""
 
-SECRET_WORDS = {"TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIALS", "KEY"}
+SECRET_NAME = re.compile(
+    "PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL"
+    "|(TOKEN|KEYS?)(_|$)"  # APIKEY and HF_TOKEN, but not TOKENIZERS_PARALLELISM
+    "|(^|_)(PAT|PASS)(_|$)|_PWD(_|$)"
+)
+"""Parts of a variable's name, in upper case, that suggest that its value is a secret."""
 
 SBATCH_OURS = {
     "account": "account",
@@ -50,17 +56,27 @@ SBATCH_OURS = {
 """sbatch options that meditron writes itself, and what decides them."""
 
 
-def parse_duration(value: Any) -> int:
-    """Minutes from ``24:00:00``, ``2-00:00:00``, ``30:00`` (minutes:seconds) or a number of them.
+def has_form(pattern: str, value: str) -> bool:
+    """Return whether a pattern describes a whole value.
 
-    The forms are those of sbatch's ``--time``. Seconds are rounded up, since Slurm counts minutes.
+    ``re.match`` with ``$`` would accept a line break at the end, which ends a line of a batch
+    script.
+    """
+    return re.fullmatch(pattern, value) is not None
+
+
+def parse_duration(value: Any) -> int:
+    """Parse ``24:00:00``, ``2-00:00:00``, ``30:00`` (minutes:seconds) or a number of minutes.
+
+    The forms are those of sbatch's ``--time``, save that minutes and seconds after a colon are
+    below 60 and hours after a dash below 24. Seconds are rounded up, since Slurm counts minutes.
 
     Raises:
         ValueError: another form.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if not isinstance(value, str) or not re.match(DURATION, value):
+    if not isinstance(value, str) or not has_form(DURATION, value):
         raise ValueError("not a duration; write 24:00:00, 2-00:00:00 or a number of minutes")
     days, _, clock = value.rpartition("-")
     numbers = [int(part) for part in clock.split(":")]
@@ -73,56 +89,56 @@ def parse_duration(value: Any) -> int:
 
 
 def is_placeholder(value: str) -> bool:
-    """Whether a profile's value still waits for the user's own: ``<account>``."""
-    return re.match(PLACEHOLDER, value) is not None
+    """Return whether a value of a profile is a placeholder such as ``<account>``."""
+    return has_form(PLACEHOLDER, value)
 
 
 def shell_safe(value: str) -> str:
-    """A word that is safe in a batch script and on a command line."""
-    if not re.match(WORD, value) and not is_placeholder(value):
-        raise ValueError("one word of letters, digits and _./:@%+,=- is wanted")
+    """Accept a word that is safe in a batch script and on a command line."""
+    if not has_form(WORD, value) and not is_placeholder(value):
+        raise ValueError("expected one word of letters, digits and _./:@%+,=-")
     return value
 
 
 def shell_safe_or_empty(value: str) -> str:
-    """Likewise, or nothing."""
+    """Accept such a word, or an empty text."""
     return value and shell_safe(value)
 
 
 def valid_name(value: str) -> str:
-    """A name that is safe in paths, job names and tables."""
-    if not re.match(NAME, value):
-        raise ValueError("up to 40 lower-case letters, digits and inner hyphens are wanted")
+    """Accept a name that is safe in paths, job names and tables."""
+    if not has_form(NAME, value):
+        raise ValueError("expected up to 40 lower-case letters, digits and inner hyphens")
     return value
 
 
 def valid_variable(value: str) -> str:
-    """The name of an environment variable that holds no secret."""
-    if not re.match(VARIABLE, value):
-        raise ValueError("not a variable's name")
-    if SECRET_WORDS & set(value.upper().split("_")):
+    """Accept the name of an environment variable that does not sound like a secret."""
+    if not has_form(VARIABLE, value):
+        raise ValueError("not the name of an environment variable")
+    if SECRET_NAME.search(value.upper()):
         raise ValueError("looks like a secret; put it into the file that secrets_file names")
     return value
 
 
 def valid_sbatch_option(value: str) -> str:
-    """A long option of sbatch that the profile may set."""
-    if not re.match(SBATCH_OPTION, value):
-        raise ValueError("an sbatch option by its long name, without dashes in front, is wanted")
+    """Accept a long option of sbatch that meditron does not set itself."""
+    if not has_form(SBATCH_OPTION, value):
+        raise ValueError("expected the long name of an sbatch option, without dashes in front")
     if value in SBATCH_OURS:
         raise ValueError(f"meditron sets this option itself, from {SBATCH_OURS[value]}")
     return value
 
 
 def one_line(value: str) -> str:
-    """Text that fits on one line of a batch script."""
+    """Accept text that fits on one line of a batch script."""
     if not value.isprintable():
-        raise ValueError("one line of printable characters is wanted")
+        raise ValueError("expected one line of printable characters")
     return value
 
 
 def valid_checkpoint(value: Any) -> Any:
-    """``first``, ``last`` or a step."""
+    """Accept ``first``, ``last`` or a step."""
     number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if not number and value not in ("first", "last"):
         raise ValueError("expected first, last or a step number")
@@ -130,14 +146,14 @@ def valid_checkpoint(value: Any) -> Any:
 
 
 def valid_sbatch_value(value: Any) -> Any:
-    """What may follow an sbatch option."""
+    """Accept the value of an sbatch option: one word or an integer."""
     if isinstance(value, bool) or not isinstance(value, int | str):
-        raise ValueError("expected one word or a whole number")
+        raise ValueError("expected one word or an integer")
     return shell_safe(value) if isinstance(value, str) else value
 
 
 def text(pattern: str) -> WithJsonSchema:
-    """What editors are told of a text whose validator speaks in plain words."""
+    """Return the JSON Schema of a text field whose validator raises a sentence."""
     return WithJsonSchema({"type": "string", "pattern": pattern})
 
 

@@ -19,7 +19,7 @@ from meditron_cli.errors import ConfigError
 LIBRARIES = ("torch", "megatron-core", "submitit", "tokenizers", "lm-eval", "numpy")
 
 
-SECRET = re.compile(r"(?i)((?:password|passwd|secret|api[_-]?key|credential)[^=\s]*=).*")
+SECRET = re.compile(r"(?is)((?:password|passwd|secret|api[_-]?key|credential)[^=\s]*=).*")
 
 
 @dataclass(frozen=True)

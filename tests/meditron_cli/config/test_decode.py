@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from meditron_cli.config import yaml_tree
 from meditron_cli.config.decode import check_part, decode
@@ -58,8 +62,8 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
         ("name: 1.10", '1:7: name: expected text, found the number 1.10; put it in quotes: "1.10"'),
         ("name: true", "1:7: name: expected text, found true; put it in quotes: \"true\""),
         ("name:", "1:6: name: expected text, found nothing"),
-        ("name: Med", "1:7: name: up to 40 lower-case letters, digits and inner hyphens are "
-         "wanted, found 'Med'"),
+        ("name: Med", "1:7: name: expected up to 40 lower-case letters, digits and inner "
+         "hyphens, found 'Med'"),
         ("seed: '8'", "1:7: seed: expected a whole number, found the text '8'; write it without "
          "quotes"),
         ("seed: 8.0", "1:7: seed: expected a whole number, found the number 8.0"),
@@ -165,23 +169,24 @@ def test_every_error_is_reported_at_once_in_order() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("account: my group", "1:10: account: one word of letters, digits and _./:@%+,=- is wanted,"
-         " found 'my group'"),
-        ("account: $(id)", "1:10: account: one word of letters, digits and _./:@%+,=- is wanted, "
-         "found '$(id)'"),
+        ("account: my group", "1:10: account: expected one word of letters, digits and "
+         "_./:@%+,=-, found 'my group'"),
+        ("account: $(id)", "1:10: account: expected one word of letters, digits and "
+         "_./:@%+,=-, found '$(id)'"),
         ("slurm: {sbatch: {mem: 3}}", "1:18: slurm.sbatch.mem: meditron sets this option itself, "
          "from node.memory_gb"),
-        ("slurm: {sbatch: {--x: 3}}", "1:18: slurm.sbatch.--x: an sbatch option by its long name, "
-         "without dashes in front, is wanted"),
-        ("slurm: {sbatch: {nice: true}}", "1:24: slurm.sbatch.nice: expected one word or a whole "
-         "number, found 'true'"),
+        ("slurm: {sbatch: {--x: 3}}", "1:18: slurm.sbatch.--x: expected the long name of an sbatch "
+         "option, without dashes in front"),
+        ("slurm: {sbatch: {nice: true}}", "1:24: slurm.sbatch.nice: expected one word or an "
+         "integer, found 'true'"),
         ("environment: {set: {HF_TOKEN: x}}", "1:21: environment.set.HF_TOKEN: looks like a "
          "secret; put it into the file that secrets_file names"),
-        ("environment: {set: {A-B: x}}", "1:21: environment.set.A-B: not a variable's name"),
+        ("environment: {set: {A-B: x}}", "1:21: environment.set.A-B: not the name of an "
+         "environment variable"),
         ("environment: {set: {OMP_NUM_THREADS: 1}}", "1:38: environment.set.OMP_NUM_THREADS: "
          'expected text, found the number 1; put it in quotes: "1"'),
-        ('environment: {set: {A: "x\\ny"}}', "1:24: environment.set.A: one line of printable "
-         "characters is wanted, found 'x\\ny'"),
+        ('environment: {set: {A: "x\\ny"}}', "1:24: environment.set.A: expected one line of "
+         "printable characters, found 'x\\ny'"),
         ("environment: {python: python3}", "1:23: environment.python: 'python3' is not an absolute "
          "path"),
         ("environment: {container: {kind: pyxis, image: a.sqsh}}", "1:47: "
@@ -219,6 +224,97 @@ def test_modules_without_slurm_are_refused() -> None:
         "scheduler is local; load them in the shell and name their variables in "
         "environment.pass_through"
     ]
+
+
+@pytest.mark.parametrize("words", ["1:99:99", "1:60:00", "1-24", "90:60", "30\n", "-5"])
+def test_a_duration_that_no_clock_shows_is_refused(words: str) -> None:
+    found = errors(Experiment, WHOLE, f"curate: {{time_minutes: {json.dumps(words)}}}\n")
+
+    assert len(found) == 1
+    assert "curate.time_minutes: not a duration; write 24:00:00" in found[0]
+
+
+ONE_LINE_WORDS = [
+    (["account"], "site"),
+    (["qos"], "site"),
+    (["name"], "site"),
+    (["gpu_partition", "name"], "gpu"),
+    (["gpu_partition", "qos"], "gpu"),
+    (["gpu_partition", "node", "gpu_type"], "a100"),
+    (["slurm", "sbatch", "constraint"], "gpu"),
+    (["slurm", "srun", 0], "--cpu-bind=none"),
+    (["environment", "modules", 0], "gcc"),
+    (["environment", "python"], "/usr/bin/python3"),
+    (["environment", "pass_through", 0], "LANG"),
+    (["environment", "container", "image"], "/a.sqsh"),
+    (["environment", "container", "mounts", 0], "/a:/b"),
+    (["environment", "container", "python"], "python3"),
+]
+
+
+def one_line_site() -> dict[str, Any]:
+    site: dict[str, Any] = yaml.safe_load(SITE)
+    site["slurm"] = {"sbatch": {}, "srun": [""]}
+    container = {"kind": "pyxis", "image": "/a.sqsh", "mounts": [""]}
+    site["environment"] = {"modules": [""], "pass_through": [""], "container": container}
+    for keys, word in ONE_LINE_WORDS:
+        put(site, keys, word)
+    return site
+
+
+def put(site: Any, keys: Sequence[str | int], value: object) -> None:
+    for key in keys[:-1]:
+        site = site[key]
+    site[keys[-1]] = value
+
+
+@pytest.mark.parametrize(("keys", "word"), ONE_LINE_WORDS)
+def test_a_word_with_a_line_break_at_its_end_is_refused(
+    keys: Sequence[str | int], word: str
+) -> None:
+    site = one_line_site()
+    assert read(Cluster, json.dumps(site))[1] == []
+
+    put(site, keys, word + "\n")
+
+    assert len(read(Cluster, json.dumps(site))[1]) == 1
+
+
+@pytest.mark.parametrize("section", [("environment", "set"), ("slurm", "sbatch")])
+def test_a_key_with_a_line_break_at_its_end_is_refused(section: tuple[str, str]) -> None:
+    site = one_line_site()
+
+    site[section[0]][section[1]] = {"nice\n": "1"}
+
+    assert len(read(Cluster, json.dumps(site))[1]) == 1
+
+
+@pytest.mark.parametrize("key", ["name", "benchmark"])
+def test_a_name_with_a_line_break_at_its_end_is_refused(key: str) -> None:
+    benchmark = 'evaluate: {benchmarks: [{name: "a\\n", path: x}]}\n'
+    text = 'name: "a\\n"\n' if key == "name" else benchmark
+
+    assert len(read(Experiment, WHOLE + text)[1]) == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["MYPASSWORD", "APIKEY", "GITHUB_PAT", "HF_TOKEN", "wandb_api_key", "DB_PASS", "HF_TOKEN\n",
+     "AWS_SECRET_ACCESS_KEY", "GOOGLE_APPLICATION_CREDENTIALS", "MYSQL_PWD", "ACCESSTOKEN"],
+)  # fmt: skip
+def test_a_variable_that_sounds_like_a_secret_is_refused(name: str) -> None:
+    site = {**yaml.safe_load(SITE), "environment": {"set": {name: "x"}}}
+
+    assert len(read(Cluster, json.dumps(site))[1]) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["TOKENIZERS_PARALLELISM", "PWD", "PATH", "PYTHONPATH", "NCCL_DEBUG", "KEYBOARD_MAP"]
+)
+def test_a_variable_that_only_resembles_a_secret_is_accepted(name: str) -> None:
+    site = {**yaml.safe_load(SITE), "environment": {"set": {name: "x"}}}
+
+    assert read(Cluster, json.dumps(site))[1] == []
 
 
 @pytest.mark.parametrize(

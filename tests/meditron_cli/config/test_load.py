@@ -212,7 +212,7 @@ def test_errors_of_all_layers_come_at_once_lowest_layer_first(folder: Path) -> N
         "e.yaml:1:12: pretrain.train_step: unknown key; did you mean 'train_steps'?",
         "e.yaml:2:7: seed: expected a whole number, found the text 'x'",
         "--set model.layer=1: model.layer: unknown key; did you mean 'layers'?",
-        "--set name=A: name: up to 40 lower-case letters, digits and inner hyphens are wanted, "
+        "--set name=A: name: expected up to 40 lower-case letters, digits and inner hyphens, "
         "found 'A'",
         "--set x: write KEY=VALUE, such as pretrain.train_steps=100",
     ]

@@ -171,7 +171,7 @@ mappings = st.recursive(
 
 
 def build(value: object, source: Source) -> yaml_tree.Node:
-    place = yaml_tree.Place(source)
+    place = yaml_tree.Location(source)
     if isinstance(value, dict):
         return yaml_tree.MapNode(
             place, {key: yaml_tree.Entry(place, build(item, source)) for key, item in value.items()}

@@ -135,6 +135,7 @@ def test_the_copied_code_runs_by_itself(meditron: Bench) -> None:
         ("tokenize.tokenizer=t.json", "tokenize.tokenizer=t.json"),
         ("environment.set.API_KEY=abc", "environment.set.API_KEY=***"),
         ("db_password=abc def", "db_password=***"),
+        ("db_password=abc\ndef", "db_password=***"),
     ],
 )
 def test_secrets_stay_out_of_the_record(word: str, kept: str) -> None:
