@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
 from meditron_cli.reporting import tables
 from meditron_cli.reporting.follow import FINAL, NewEvents
+from meditron_cli.reporting.log_filter import LogFilter
 from meditron_cli.runs import attempts as starts
 from meditron_cli.runs import events, query
 from meditron_cli.runs.attempts import Attempt
@@ -84,7 +85,10 @@ class LogSelection:
 @click.option("--stage", type=click.Choice(STAGES), help="Only this stage.")
 @click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt; default: all.")
 @click.option("--task", type=click.IntRange(min=0), help="Only this task, counted from 0.")
-@click.option("--follow", is_flag=True, help="From the newest jobs on, until the run has ended.")
+@click.option("--follow", is_flag=True, help="Print the newest jobs' logs until the run has ended.")
+@click.option(
+    "--all", "unfiltered", is_flag=True, help="Also print lines of submitit and library warnings."
+)
 @click.pass_obj
 def command(
     services: Services,
@@ -94,20 +98,27 @@ def command(
     attempt: int | None,
     task: int | None,
     follow: bool,
+    unfiltered: bool,
 ) -> None:
     """Print the logs of a run.
 
-    Attempt after attempt: each is headed by a line that says where it ran, when, and how it ended;
-    each file by its name inside the run directory.
+    Attempt after attempt. A line before each attempt gives its job, nodes, times and outcome; a
+    line before each file gives its path inside the run directory. submitit's own lines and known
+    warnings of libraries are hidden unless --all is given.
     """
     run = options.find_run(services, runs_dir, name)
     stages = [stage] if stage else list(STAGES)
     if follow:
         since = newest_jobs(run) if attempt is None else {}
-        follow_logs(services, Printer(LogSelection(run, stages, attempt, task, since)))
+        selection = LogSelection(run, stages, attempt, task, since)
+        follow_logs(services, Printer(selection, unfiltered))
         return
-    printer = Printer(LogSelection(run, stages, attempt, task))
+    printer = Printer(LogSelection(run, stages, attempt, task), unfiltered)
     printer.print_new()
+    if printer.hidden:
+        console.note(
+            f"{printer.hidden} lines of submitit and library warnings hidden; --all shows them"
+        )
     if not printer.printed:
         raise ConfigError(
             f"run {run.name} has no logs of {stage or 'any stage'} yet",
@@ -121,14 +132,22 @@ def newest_jobs(run: RunDir) -> dict[str, int]:
 
 
 class Printer:
-    """Prints what log files have gained since the last look."""
+    """A printer of the text that log files gain from one call to the next."""
 
-    def __init__(self, wanted: LogSelection) -> None:
+    def __init__(self, wanted: LogSelection, unfiltered: bool = False) -> None:
         self.wanted = wanted
+        self._filters: defaultdict[Path, LogFilter] | None = None
+        if not unfiltered:
+            self._filters = defaultdict(LogFilter)
         self.printed: dict[Path, int] = {}
         """Bytes printed of each file."""
         self._headed: set[tuple[str, int]] = set()
         self._last: Path | None = None
+
+    @property
+    def hidden(self) -> int:
+        """Lines that were not printed."""
+        return sum(log.dropped for log in (self._filters or {}).values())
 
     def print_new(self, growing: bool = False) -> None:
         """Print everything new, a header before each change of file.
@@ -139,7 +158,7 @@ class Printer:
             for number in self.wanted.attempts(stage):
                 for path in self.wanted.files(stage, number):
                     text = ""
-                    for text in self._new(path, growing):
+                    for text in self._shown(path, growing):
                         self._head(stage, number, path)
                         console.part(text)
                     if text and not text.endswith("\n"):
@@ -151,6 +170,12 @@ class Printer:
             if (attempt.stage, attempt.number) in self._headed:
                 console.data(f"=== {tables.ending(attempt)} ===")
                 self._last = None
+
+    def _shown(self, path: Path, growing: bool) -> Iterator[str]:
+        for text in self._new(path, growing):
+            shown = text if self._filters is None else self._filters[path].keep(text)
+            if shown:
+                yield shown
 
     def _new(self, path: Path, growing: bool) -> Iterator[str]:
         with path.open("rb") as file:

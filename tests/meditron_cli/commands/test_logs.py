@@ -101,6 +101,21 @@ def test_a_line_longer_than_any_buffer_is_printed_whole(meditron: Bench) -> None
     assert shown.count("progress") == 300_000
 
 
+def test_lines_of_submitit_are_hidden_unless_all_are_asked_for(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    noise = "submitit INFO (2026-11-28 10:56:41,093) - Loading pickle: a.pkl\n"
+    write(meditron, "curate", 1, "101_0.out", f"{noise}{noise}ours\n")
+    write(meditron, "curate", 1, "only.out", noise)
+    name = meditron.run().name
+
+    short, full = meditron("logs", name), meditron("logs", name, "--all")
+
+    assert short.stdout.splitlines()[1:] == ["==> stages/curate/attempts/1/101_0.out <==", "ours"]
+    assert short.stderr == "3 lines of submitit and library warnings hidden; --all shows them\n"
+    assert full.stdout.count("submitit INFO") == 3
+    assert full.stderr == ""
+
+
 def test_no_logs_yet_is_said(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     name = meditron.run().name
