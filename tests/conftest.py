@@ -19,6 +19,7 @@ from jobs.contract.rundir import RunDir
 from meditron_cli.main import main
 from meditron_cli.services import Services
 
+from .durations import Durations
 from .fakes import FakeClock, FakeScheduler
 
 # A slow machine is no fault of an example.
@@ -50,6 +51,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="rewrite the files in tests/golden"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Durations(config))
 
 
 @pytest.fixture

@@ -17,7 +17,11 @@ SMALLEST = {
     "resume": {"faults": ("killed", "exception")},
 }
 """The other subjects type commands that the end-to-end tests type too."""
-ON_THE_ENGINE = ("loop", "heartbeat", "resume")
+MARKS = {
+    "loop": [pytest.mark.engine],
+    "heartbeat": [pytest.mark.engine],
+    "resume": [pytest.mark.engine, pytest.mark.full],
+}
 
 
 @pytest.mark.parametrize("name", subjects())
@@ -27,10 +31,7 @@ def test_a_subject_can_be_loaded(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [
-        pytest.param(name, size, marks=[pytest.mark.engine] * (name in ON_THE_ENGINE))
-        for name, size in SMALLEST.items()
-    ],
+    [pytest.param(name, size, marks=MARKS.get(name, [])) for name, size in SMALLEST.items()],
 )
 def test_a_subject_answers_figures(name: str, size: dict[str, Any]) -> None:
     figures = importlib.import_module(f"tests.bench.{name}").figures(**size)

@@ -6,6 +6,7 @@ come from runs that take turns, since the machine may be busy with something els
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import statistics
@@ -28,6 +29,17 @@ class Figure:
     """What we would like it to be, for people."""
     note: str = ""
     """What was measured, with spread or parts where they help."""
+
+
+def record(figures: Mapping[str, float], path: Path = REPOSITORY / "bench.json") -> None:
+    """Merge figures into ``bench.json``: `make bench` and `make test` write different ones."""
+    if not figures:
+        return
+    before = json.loads(path.read_text())["figures"] if path.exists() else {}
+    content = {"format": 1, "figures": {**before, **figures}}
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(path)
 
 
 def take_turns(rounds: int, **sides: Callable[[], float]) -> dict[str, list[float]]:

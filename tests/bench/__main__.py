@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 import sys
 import traceback
@@ -36,9 +35,7 @@ def main(wanted: list[str]) -> int:
             broken += 1
     rows = [[figure.name, f"{figure.value:.4g}", figure.aim, figure.note] for figure in found]
     print("\n".join(plain_table(("figure", "value", "aim", "what"), rows)))
-    figures = {figure.name: figure.value for figure in found}
-    path = bench.REPOSITORY / "bench.json"
-    path.write_text(json.dumps({"format": 1, "figures": figures}, indent=1) + "\n")
+    bench.record({figure.name: figure.value for figure in found})
     return 1 if broken else 0
 
 

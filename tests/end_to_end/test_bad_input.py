@@ -21,6 +21,8 @@ from jobs.contract.files import read_json
 from ..ranks import processes_about
 from .conftest import DOCUMENTS, REPOSITORY, Desk, events
 
+pytestmark = pytest.mark.end_to_end
+
 WITHOUT_ROOTS_EYES = (
     ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--") if os.geteuid() == 0 else ()
 )

@@ -18,7 +18,7 @@ from jobs.contract.rundir import RunDir
 from ..ranks import processes_about, wait_until
 from .conftest import DOCUMENTS, QUESTIONS, STEPS, Desk, events
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.end_to_end]
 
 STAGES = ("curate", "tokenize", "pretrain", "evaluate")
 
@@ -96,6 +96,7 @@ def test_submitting_a_finished_run_again_does_nothing_and_says_so(
     assert processes_about(long_desk.runs) == []
 
 
+@pytest.mark.full
 def test_after_damage_to_one_shard_only_it_is_made_again_and_nothing_is_trained_twice(
     long_desk: Desk, first: RunDir
 ) -> None:

@@ -23,8 +23,11 @@ pytestmark = pytest.mark.engine
 
 @pytest.mark.parametrize(
     ("sizes", "precision"),
-    [({"data": 2}, "fp32"), ({"tensor": 2}, "bf16"), ({"pipeline": 2}, "fp32")],
-    ids=["data", "tensor-bf16", "pipeline"],
+    [
+        pytest.param({"data": 2}, "fp32", id="data"),
+        pytest.param({"tensor": 2}, "bf16", id="tensor-bf16", marks=pytest.mark.full),
+        pytest.param({"pipeline": 2}, "fp32", id="pipeline", marks=pytest.mark.full),
+    ],
 )
 def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(make_run, layout, sizes, precision):
     values = {**LONG, "parallel": layout(**sizes), "precision": precision}
@@ -63,6 +66,7 @@ if __name__ == "__main__":
 """Training that begins each global batch a batch too early."""
 
 
+@pytest.mark.full
 def test_a_step_that_reads_other_samples_than_its_own_tells_so(make_run):
     right, wrong = make_run("right"), make_run("wrong")
     program = wrong.root / "behind.py"
@@ -88,6 +92,7 @@ def test_one_rank_asked_to_stop_is_enough(make_run, layout):
     assert len(run.checkpoints()) == 2
 
 
+@pytest.mark.full
 def test_signals_while_everything_is_saved_are_one_request(make_run):
     run = make_run(**{**LONG, "train_steps": 1000, "save_interval": 1})
 
@@ -135,6 +140,7 @@ def test_killed_and_started_again_goes_on_from_the_last_checkpoint(make_run, und
     assert killed.losses() == undisturbed
 
 
+@pytest.mark.full
 def test_killed_in_the_middle_of_saves_and_started_again_nothing_is_lost_but_steps(
     make_run, undisturbed
 ):
@@ -199,6 +205,7 @@ def flip_a_byte(path):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+@pytest.mark.full
 def test_one_flipped_byte_in_each_of_the_newest_two_is_found_and_the_one_before_is_used(
     make_run, layout
 ):
@@ -223,6 +230,7 @@ def test_one_flipped_byte_in_each_of_the_newest_two_is_found_and_the_one_before_
     assert manifest.verified_at(run.root / "checkpoints/iter_0000004") is not None
 
 
+@pytest.mark.full
 def test_damage_to_all_checkpoints_is_refused_and_nothing_is_deleted(make_run):
     run = make_run(train_steps=8, save_interval=4)
     run.finish()
@@ -238,6 +246,7 @@ def test_damage_to_all_checkpoints_is_refused_and_nothing_is_deleted(make_run):
     assert run.checkpoints() == before
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("left", [[], ["iter_0000000"]])
 def test_training_whose_checkpoints_are_gone_does_not_begin_anew(make_run, left):
     run = make_run(train_steps=8, save_interval=4)
@@ -254,6 +263,7 @@ def test_training_whose_checkpoints_are_gone_does_not_begin_anew(make_run, left)
     assert run.checkpoints() == left
 
 
+@pytest.mark.full
 def test_a_first_save_that_was_killed_is_begun_again(make_run):
     run = make_run()
     (run.root / "checkpoints/iter_0000000").mkdir(parents=True)
@@ -264,6 +274,7 @@ def test_a_first_save_that_was_killed_is_begun_again(make_run):
     assert list(run.losses()) == list(range(1, 9))
 
 
+@pytest.mark.full
 def test_a_save_that_was_killed_is_set_aside_and_later_deleted(make_run):
     run = make_run(save_interval=4)
     run.finish()
@@ -278,6 +289,7 @@ def test_a_save_that_was_killed_is_set_aside_and_later_deleted(make_run):
     assert run.trained(2) == [5, 6, 7, 8]
 
 
+@pytest.mark.full
 def test_index_files_that_were_not_finished_are_built_again(make_run):
     run = make_run()
     run.finish()
@@ -293,6 +305,7 @@ def test_index_files_that_were_not_finished_are_built_again(make_run):
     assert list(run.losses()) == list(range(1, 9))
 
 
+@pytest.mark.full
 def test_at_the_target_nothing_is_trained(make_run):
     run = make_run()
     run.finish()
@@ -305,6 +318,7 @@ def test_at_the_target_nothing_is_trained(make_run):
     assert run.files.done("pretrain", 0).exists()
 
 
+@pytest.mark.full
 def test_stopped_in_the_last_validation_the_next_start_does_it_and_finishes(make_run):
     run = make_run(validation_interval=0, validation_batches=400)
 
@@ -324,6 +338,7 @@ def test_stopped_in_the_last_validation_the_next_start_does_it_and_finishes(make
     assert len([line for line in run.lines() if "loss" in line]) == 8
 
 
+@pytest.mark.full
 def test_other_tokens_are_refused(make_run, replace_tokens):
     run = make_run(save_interval=2)
     run.finish()
@@ -365,6 +380,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.full
 def test_a_save_without_space_is_not_begun_and_with_space_all_goes_on(
     make_run, small_disk, undisturbed
 ):
@@ -425,6 +441,7 @@ def test_a_loss_that_is_no_number_once_is_trained_again(make_run, undisturbed):
     assert run.losses() == undisturbed
 
 
+@pytest.mark.full
 def test_a_loss_that_is_no_number_each_time_says_the_same_each_time(make_run):
     run = make_run(learning_rate=1e30, min_learning_rate=1e29, clip_grad=0.0, warmup_steps=0)
     said = []
@@ -439,6 +456,7 @@ def test_a_loss_that_is_no_number_each_time_says_the_same_each_time(make_run):
     assert run.checkpoints() == ["iter_0000000"]
 
 
+@pytest.mark.full
 def test_saves_and_validations_are_on_record_with_their_time_and_size(make_run):
     run = make_run(save_interval=4)
     run.finish()

@@ -77,7 +77,7 @@ def test_data_parallel_ranks_see_the_batch_that_one_rank_sees(make_run, layout):
     assert together.samples() == alone.samples()
 
 
-@pytest.mark.parametrize("kind", ["selective", "full"])
+@pytest.mark.parametrize("kind", [pytest.param("selective", marks=pytest.mark.full), "full"])
 def test_recomputed_activations_change_nothing(make_run, layout, kind):
     kept = make_run("kept")
     recomputed = make_run("recomputed", parallel=layout(recompute=kind))
@@ -98,6 +98,7 @@ def test_bf16_follows_fp32(make_run):
     assert list(half.losses().values()) == pytest.approx(list(full.losses().values()), abs=0.02)
 
 
+@pytest.mark.full
 def test_a_checkpoint_gives_the_same_validation_loss_in_every_layout(make_run, layout, tmp_path):
     saved = make_run("saved", parallel=layout(data=2), train_steps=4)
     saved.finish()

@@ -102,6 +102,7 @@ def slurm_without_grace(slurm: Cluster) -> Iterator[Cluster]:
     slurm.run("scontrol", "update", "PartitionName=low", "GraceTime=10")
 
 
+@pytest.mark.full
 def test_a_job_in_high_preempts_one_in_low_which_slurm_requeues(
     slurm_without_grace: Cluster,
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_changed_setting_is_in_force_and_can_be_put_back(slurm: Cluster) -> No
     assert [without.strip(), in_force()] == ["(null)", "preempt_send_user_signal"]
 
 
+@pytest.mark.full
 def test_a_node_whose_slurmd_is_killed_goes_down_and_comes_back(slurm: Cluster) -> None:
     slurm.kill_slurmd("cpu02")
     try:
@@ -141,6 +143,7 @@ def test_a_node_whose_slurmd_is_killed_goes_down_and_comes_back(slurm: Cluster) 
     slurm.wait_nodes(["cpu02"], ["idle"], timeout=60)
 
 
+@pytest.mark.full
 def test_up_and_down_by_hand_leave_no_process_and_no_folder(slurm: Cluster) -> None:
     """It lives beside the session's cluster, whose nodes must not notice."""
     folder = slurm.folder.with_name(f"{slurm.folder.name}-b")

@@ -97,6 +97,7 @@ def test_a_probe_waits_for_nodes_and_tells_later_what_it_saw(desk: Desk) -> None
     assert f"from: {found['cache']}" in explained.replace("from: ", f"from: {desk.folder}/")
 
 
+@pytest.mark.full
 def test_settings_turned_the_other_way_are_found_and_change_the_plan(
     desk: Desk, settings: Callable[..., None], low: Callable[..., None]
 ) -> None:
@@ -143,6 +144,7 @@ def test_settings_turned_the_other_way_are_found_and_change_the_plan(
     assert "tokenize: script 3 of 3" in scripts
 
 
+@pytest.mark.full
 def test_what_a_site_does_not_want_queued_again_is_not(
     desk: Desk, settings: Callable[..., None]
 ) -> None:
@@ -165,6 +167,7 @@ def test_what_a_site_does_not_want_queued_again_is_not(
     slurm.run("scancel", str(asking), str(quiet))
 
 
+@pytest.mark.full
 def test_nothing_is_preempted_where_no_partition_is_above(
     desk: Desk, settings: Callable[..., None], low: Callable[..., None]
 ) -> None:
@@ -195,6 +198,7 @@ def test_a_site_without_accounting_is_judged_by_what_there_is(desk: Desk, tmp_pa
     assert answer["works"]
 
 
+@pytest.mark.full
 def test_a_site_where_training_cannot_work_is_exit_5(desk: Desk, low: Callable[..., None]) -> None:
     low(State="DOWN")
     desk.profile("big", ("gpus: 2 ", "gpus: 8 "))

@@ -14,7 +14,7 @@ from .cluster import Cluster
 from .desk import Desk, make_desk
 from .faults import LAYOUT
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.full]
 
 PATIENCE = 1200.0
 """Seconds that a drill may take on a busy machine."""

@@ -275,6 +275,7 @@ def test_a_refusal_is_slurms_reason_and_leaves_nothing(
     assert names_in_queue(slurm) == []
 
 
+@pytest.mark.full
 def test_a_controller_that_answers_too_late_leaves_its_job_named(
     slurm: Cluster, site: SlurmScheduler, tmp_path: Path, slurm_environment: Cluster
 ) -> None:

@@ -195,7 +195,7 @@ def test_of_two_who_go_on_at_once_one_submits(
     program = (
         "import json, sys; from pathlib import Path; from jobs.contract.rundir import RunDir; "
         "from jobs.supervision.recovery.resubmission import resubmit; "
-        f"print(json.dumps(succeed(RunDir(Path({str(run.root)!r})), 'pretrain', 0, "
+        f"print(json.dumps(resubmit(RunDir(Path({str(run.root)!r})), 'pretrain', 0, "
         f"replaces=[{old!r}], by=sys.argv[1])))"
     )
     environ = {**slurm.env, "PYTHONPATH": str(REPOSITORY)}
@@ -271,7 +271,7 @@ def test_a_job_inside_a_job_inherits_nothing_of_it(
     program = (
         "from pathlib import Path; from jobs.contract.rundir import RunDir; "
         "from jobs.supervision.recovery.resubmission import resubmit; "
-        f"succeed(RunDir(Path({str(run.root)!r})), 'pretrain', 0, replaces=[{old!r}], by='x')"
+        f"resubmit(RunDir(Path({str(run.root)!r})), 'pretrain', 0, replaces=[{old!r}], by='x')"
     )
     script = run.root / "outer.sh"
     script.write_text(
