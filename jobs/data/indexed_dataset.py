@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
-DTYPE_CODES = {"int32": 4, "uint16": 8}
+HEADER = struct.Struct("<9sQBQQ")
+"""Of an .idx, little-endian and unaligned: magic; version; code of the token type; sequences N;
+document bounds M. After it: lengths i32[N], byte offsets in .bin i64[N], the first sequence of each
+document and their number i64[M]."""
+TOKEN_TYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
+"""Integer types of tokens in .bin by their code (DType of the same module)."""
 SMALL_VOCABULARY = 65500
-"""Smaller vocabularies take two bytes a token, others four (the same module's DType)."""
+"""Smaller vocabularies take two bytes per token, others four (the same DType)."""
 BLOCK = 1 << 20
 """Documents whose offsets are computed at a time."""
 
@@ -33,10 +38,15 @@ def index_dtype(vocab_size: int) -> str:
 
 
 def stored(dtype: str) -> numpy.dtype:
-    """A token's type in .bin: little-endian whatever the machine."""
+    """Return the type of a token in .bin, little-endian on every machine."""
     import numpy
 
     return numpy.dtype(dtype).newbyteorder("<")
+
+
+def type_code(dtype: str) -> int:
+    """Return the code of a token type in the header of an .idx."""
+    return next(code for code, name in TOKEN_TYPES.items() if stored(name) == stored(dtype))
 
 
 class IndexedWriter:
@@ -81,20 +91,17 @@ class IndexedWriter:
 
 
 def write_index(index: AtomicFile, lengths: numpy.ndarray, dtype: str) -> None:
-    """Write the content of an .idx, little-endian and unaligned.
-
-    Magic; version u64; dtype code u8; N documents u64; N + 1 bounds u64; lengths i32[N]; byte
-    offsets in .bin i64[N]; bounds of documents in sequences i64[N + 1], here 0 … N.
+    """Write the content of an .idx in which each document is one sequence.
 
     Args:
-        index: where to.
-        lengths: [documents], int32, tokens of each document.
-        dtype: ``uint16`` or ``int32``, a token's type in .bin.
+        index: the file to write to.
+        lengths: [documents], int32, tokens per document.
+        dtype: ``uint16`` or ``int32``, the type of a token in .bin.
     """
     import numpy
 
     count = len(lengths)
-    index.write(struct.pack("<9sQBQQ", MAGIC, VERSION, DTYPE_CODES[dtype], count, count + 1))
+    index.write(HEADER.pack(MAGIC, VERSION, type_code(dtype), count, count + 1))
     index.write(lengths.astype("<i4").tobytes())
     offset = 0
     for start in range(0, count, BLOCK):
@@ -106,31 +113,28 @@ def write_index(index: AtomicFile, lengths: numpy.ndarray, dtype: str) -> None:
         index.write(numpy.arange(start, min(start + BLOCK, count + 1), dtype="<i8").tobytes())
 
 
-HEADER = struct.Struct("<9sQBQQ")
+def read_index(path: Path) -> tuple[int, numpy.dtype[Any]]:
+    """Return the number of tokens of an indexed dataset, and their type.
 
-
-TOKEN_TYPES = {1: "<u1", 2: "<i1", 3: "<i2", 4: "<i4", 5: "<i8", 8: "<u2"}
-
-
-def _read_index(index: Path) -> tuple[int, numpy.dtype[Any]]:
-    """Tokens in an indexed dataset, and their type.
-
-    Layout of an index (megatron/core/datasets/indexed_dataset.py), little-endian: 9 bytes of magic,
-    u64 version, u8 type of token, u64 sequences N, u64 documents M; then i32[N] lengths, i64[N]
-    offsets, i64[M] documents.
+    Raises:
+        TaskError: the file is no complete .idx of integer tokens.
+        OSError: it cannot be read.
     """
     import numpy
 
-    with index.open("rb") as file:
+    with path.open("rb") as file:
         head = file.read(HEADER.size)
-    magic, version, code, sequences, ends = (b"", 0, 0, 0, 0)
-    if len(head) == HEADER.size:
-        magic, version, code, sequences, ends = HEADER.unpack(head)
-    size = HEADER.size + 12 * sequences + 8 * ends
-    whole = index.stat().st_size == size
-    if magic != MAGIC or version != 1 or code not in TOKEN_TYPES or not whole:
-        raise TaskError(
-            f"{index} is not a whole index of tokens", "submit the tokenize stage again"
-        )
-    lengths = numpy.memmap(index, "<i4", "r", offset=HEADER.size, shape=(sequences,))
+    if len(head) < HEADER.size:
+        raise _incomplete(path)
+    magic, version, code, sequences, bounds = HEADER.unpack(head)
+    size = HEADER.size + 12 * sequences + 8 * bounds
+    is_whole = path.stat().st_size == size
+    if magic != MAGIC or version != VERSION or code not in TOKEN_TYPES or not is_whole:
+        raise _incomplete(path)
+    lengths = numpy.memmap(path, "<i4", "r", offset=HEADER.size, shape=(sequences,))
     return int(lengths.sum(dtype=numpy.int64)), numpy.dtype(TOKEN_TYPES[code])
+
+
+def _incomplete(path: Path) -> TaskError:
+    message = f"{path} is not a complete index of tokens"
+    return TaskError(message, "submit the tokenize stage again")

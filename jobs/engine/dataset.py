@@ -23,7 +23,7 @@ from jobs.contract.errors import CONFIGURATION, TaskError
 from jobs.contract.files import FORMAT, FormatError, read_json, sha256, write_json
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.data import tokenizer_file
-from jobs.data.indexed_dataset import _read_index
+from jobs.data.indexed_dataset import read_index
 from jobs.engine import device as devices
 
 with devices.quiet():
@@ -117,7 +117,7 @@ def _source(run: rundir.RunDir, prefix: str, vocab_size: int, scanned: int) -> I
             raise TaskError(f"{file} is missing", "submit the tokenize stage again")
     if binary.stat().st_size == 0:
         return None
-    tokens, kind = _read_index(index)
+    tokens, kind = read_index(index)
     size, expected = binary.stat().st_size, tokens * kind.itemsize
     if size != expected:
         raise TaskError(

@@ -47,7 +47,7 @@ def test_an_index_cut_short(make_run):
     index = run.root / "tokens/train/00002.idx"
     index.write_bytes(index.read_bytes()[:-1])
 
-    assert "00002.idx is not a whole index of tokens" in refusal(run)
+    assert "00002.idx is not a complete index of tokens" in refusal(run)
 
 
 def test_an_end_of_document_token_the_tokenizer_lacks(make_run):
