@@ -77,6 +77,29 @@ class ModelSpec:
     norm_eps: float
     init_std: float
 
+    @property
+    def layer_parameters(self) -> int:
+        """Parameters of one decoder layer: q, k, v, output, gated MLP and two norms."""
+        head = self.hidden_size // self.attention_heads
+        attention = self.hidden_size * (2 * self.hidden_size + 2 * self.kv_heads * head)
+        return attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the whole model, padding rows of the vocabulary included.
+
+        With 32,000 rows this gives Llama-2's published 6,738,415,616 (7B) and 68,976,648,192 (70B).
+        """
+        embeddings = 2 * self.padded_vocab_size * self.hidden_size
+        return self.layers * self.layer_parameters + embeddings + self.hidden_size
+
+    def checkpoint_bytes(self, precision: str) -> int:
+        """Return the bytes of one checkpoint: weights, fp32 master weights and two Adam moments.
+
+        In fp32 too: the distributed optimizer keeps its own copy of the weights beside the model's.
+        """
+        return self.parameters * ((2 if precision == "bf16" else 4) + 3 * 4)
+
 
 @dataclass(frozen=True)
 class ParallelSpec:

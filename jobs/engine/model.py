@@ -239,11 +239,3 @@ def _block_spec(config: TransformerConfig, place: torch.device) -> Any:
     layer.submodules.pre_mlp_layernorm = RMSNorm
     layers = [layer] * get_num_layers_to_build(config)
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
-
-
-def parameter_count(spec: ModelSpec) -> int:
-    """Parameters of the whole model, padding rows included."""
-    head = spec.hidden_size // spec.attention_heads
-    attention = spec.hidden_size * head * (2 * spec.attention_heads + 2 * spec.kv_heads)
-    layer = attention + 3 * spec.hidden_size * spec.ffn_hidden_size + 2 * spec.hidden_size
-    return spec.layers * layer + 2 * spec.padded_vocab_size * spec.hidden_size + spec.hidden_size

@@ -91,11 +91,6 @@ def prepare(network: torch.nn.Module, spec: PretrainSpec) -> Updater:
     return Updater(wrapped, optimizer, _schedule(optimizer, spec))
 
 
-def bytes_per_parameter(spec: PretrainSpec) -> int:
-    """Bytes of a checkpoint a parameter: the weight, and in float32 its copy and two moments."""
-    return (2 if spec.precision == "bf16" else 4) + 3 * 4
-
-
 def counts_steps_by_parameter(optimizer: Any) -> bool:
     """Whether a step count belongs to each parameter's state, as in torch's own Adam."""
     return isinstance(optimizer, torch.optim.AdamW)

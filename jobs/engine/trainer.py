@@ -279,7 +279,7 @@ class Trainer:
             precision=self.spec.precision,
             model=manifest.model_digest(self.spec.model),
             data=self.corpus.digest,
-            bytes=model.parameter_count(self.spec.model) * optim.bytes_per_parameter(self.spec),
+            bytes=self.spec.model.checkpoint_bytes(self.spec.precision),
         )
         with self.context.heart.during(Phase.CHECKPOINT):
             self.saved = checkpoint.save(

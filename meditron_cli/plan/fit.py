@@ -261,7 +261,7 @@ def evaluation_findings(
     if tensor > slots:
         kind = slot_kind(partition)
         return refused(f"evaluate.tensor = {tensor} is more than the {slots} {kind} of one node")
-    weights = layout.parameters(model) * (2 if precision == "bf16" else 4) // tensor
+    weights = model.parameters * (2 if precision == "bf16" else 4) // tensor
     if node.gpu_memory_gb and weights > node.gpu_memory_gb * layout.GIB:
         return refused(
             f"the weights need {weights / layout.GIB:.0f} GiB a GPU in evaluation, cluster "

@@ -54,28 +54,12 @@ def padded_vocabulary(vocab_size: int, multiple: int, tensor: int) -> int:
     return -(-vocab_size // step) * step
 
 
-def layer_parameters(model: ModelSpec) -> int:
-    """Parameters of one decoder layer: q, k, v, output, gated MLP and two norms; no biases."""
-    head = model.hidden_size // model.attention_heads
-    attention = model.hidden_size * (2 * model.hidden_size + 2 * model.kv_heads * head)
-    return attention + 3 * model.hidden_size * model.ffn_hidden_size + 2 * model.hidden_size
-
-
-def parameters(model: ModelSpec, vocabulary: int | None = None) -> int:
-    """Parameters of the whole model with ``vocabulary`` embedding rows (default: the padded ones).
-
-    With 32,000 rows this gives Llama-2's published 6,738,415,616 (7B) and 68,976,648,192 (70B).
-    """
-    rows = model.padded_vocab_size if vocabulary is None else vocabulary
-    return model.layers * layer_parameters(model) + 2 * rows * model.hidden_size + model.hidden_size
-
-
 def stage_parameters(model: ModelSpec, parallel: ParallelSpec) -> int:
     """Parameters on one rank of the fullest pipeline stage.
 
     The first stage holds the embedding, the last the output layer; with one stage both lie on it.
     """
-    layers = model.layers // parallel.pipeline * layer_parameters(model)
+    layers = model.layers // parallel.pipeline * model.layer_parameters
     embedding = model.padded_vocab_size * model.hidden_size
     return (layers + embedding * (2 if parallel.pipeline == 1 else 1)) // parallel.tensor
 
@@ -140,16 +124,8 @@ def flops_per_token(model: ModelSpec) -> float:
 
     Narayanan et al. 2021 (arXiv 2104.04473), with N without the input embedding's rows.
     """
-    dense = parameters(model) - model.padded_vocab_size * model.hidden_size
+    dense = model.parameters - model.padded_vocab_size * model.hidden_size
     return 6.0 * dense + 12.0 * model.layers * model.hidden_size * model.seq_length
-
-
-def checkpoint_bytes(model: ModelSpec, precision: str) -> int:
-    """Bytes of one checkpoint: weights, fp32 master weights and two Adam moments.
-
-    In fp32 too: the distributed optimizer keeps its own copy of the weights beside the model's.
-    """
-    return parameters(model) * (14 if precision == "bf16" else 16)
 
 
 def layout_errors(model: ModelSpec, parallel: ParallelSpec, micro: int, global_: int) -> list[str]:

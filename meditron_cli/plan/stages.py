@@ -68,7 +68,7 @@ def training_lead(inputs: Inputs) -> Lead:
     """How long before its time limit training is asked to save."""
     experiment = inputs.experiment
     model, pretrain = model_spec(experiment), experiment.pretrain
-    size = layout.checkpoint_bytes(model, pretrain.precision)
+    size = model.checkpoint_bytes(pretrain.precision)
     tokens = pretrain.global_batch_size * model.seq_length
     ranks = parallel_spec(experiment).world_size
     step = pace.step_seconds(model, tokens, ranks, inputs.cluster.gpu_partition.node)
@@ -177,7 +177,7 @@ def pretrain_stage(inputs: Inputs) -> StagePlan:
         **{name: getattr(pretrain, name) for name in copied},
     )
     resources = rank_resources(inputs, "pretrain", parallel.world_size)
-    need = 2.2 * layout.checkpoint_bytes(spec.model, spec.precision) / layout.GIB
+    need = 2.2 * spec.model.checkpoint_bytes(spec.precision) / layout.GIB
     return stage_plan(inputs, "pretrain", [spec], resources, max_parallel=1, min_free_gb=need)
 
 

@@ -56,7 +56,7 @@ def training(
         "sequence_parallel": spec.parallel.sequence_parallel,
         "ranks": spec.parallel.world_size,
         "nodes": resources.nodes,
-        "parameters": layout.parameters(spec.model),
+        "parameters": spec.model.parameters,
         "padded_vocab_size": spec.model.padded_vocab_size,
         "micro_batch_size": spec.micro_batch_size,
         "gradient_accumulation": batch.accumulation,
@@ -71,7 +71,7 @@ def training(
         "memory_bytes": need.total,
         "save_bytes": need.save,
         "gpu_memory_bytes": node.gpu_memory_gb * layout.GIB,
-        "checkpoint_bytes": layout.checkpoint_bytes(spec.model, spec.precision),
+        "checkpoint_bytes": spec.model.checkpoint_bytes(spec.precision),
         **duration(spec, node, resources),
         "save_interval": spec.save_interval,
         "best_save_interval": best_save_interval(

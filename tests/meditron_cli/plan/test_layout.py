@@ -42,7 +42,7 @@ models = st.builds(
     ("model", "published"), [(SEVEN, 6_738_415_616), (SEVENTY, 68_976_648_192)]
 )
 def test_the_parameter_count_is_the_published_one(model: ModelSpec, published: int) -> None:
-    assert layout.parameters(model) == published
+    assert model.parameters == published
 
 
 @pytest.mark.parametrize(("tensor", "rows"), [(1, 32128), (2, 32256), (4, 32256), (8, 32768)])
@@ -53,7 +53,7 @@ def test_the_vocabulary_is_padded_as_megatron_pads_it(tensor: int, rows: int) ->
 def test_states_of_the_70b_run_take_19_4_gb_a_gpu_without_a_sharded_optimizer() -> None:
     memory = layout.memory(SEVENTY, PAPER_70B, layout.BatchLayout(2, 512, 2), "bf16")
 
-    middle_stage = 80 // 8 * layout.layer_parameters(SEVENTY) // 8 * 18
+    middle_stage = 80 // 8 * SEVENTY.layer_parameters // 8 * 18
     assert middle_stage == pytest.approx(19.4e9, rel=0.02)
     assert memory.states == pytest.approx(middle_stage, rel=0.05)
 
@@ -72,7 +72,7 @@ def test_parameters_are_the_sum_of_the_stages(model: ModelSpec) -> None:
         if model.layers % pipeline == 0:
             parallel = ParallelSpec(1, pipeline, 1, False, False, "none")
             embeddings = 2 * model.padded_vocab_size * model.hidden_size
-            layers = model.layers * layout.layer_parameters(model)
+            layers = model.layers * model.layer_parameters
 
             stage = layout.stage_parameters(model, parallel)
 
