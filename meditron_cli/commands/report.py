@@ -26,7 +26,7 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
     and where everything lies. Without RUN it is the run that was made last. An unfinished run is
     reported as far as it is.
     """
-    from meditron_cli.reporting import report, run_times, tables
+    from meditron_cli.reporting import report, run_times, tables, task_errors
     from meditron_cli.runs import query, state
 
     run = (
@@ -37,7 +37,8 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
     record, infos, now = query.evidence(services, [run])[0]
     seen = state.fold(record, infos, now)
     spent = run_times.measure(run, record, seen, now)
-    found = report.gather(run, record, seen, spent)
+    errors = task_errors.of_run(run, record, infos, now)
+    found = report.gather(run, record, seen, spent, errors)
     if as_json:
         console.json_out(found)
         return

@@ -14,12 +14,13 @@ from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.reporting.goodput import TRAINING
 from meditron_cli.runs import query, state, store
-from meditron_cli.runs.record import RunRecord, exit_records
+from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.state import RunView
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
     from meditron_cli.reporting.run_times import RunTimes
+    from meditron_cli.reporting.task_errors import TaskError
 
 WATCH_SECONDS = 30.0
 """Between two looks of ``--watch``; as often as a polite person asks a scheduler."""
@@ -100,11 +101,12 @@ def duration(seconds: float | None) -> str | None:
 
 def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     """One run in full."""
-    from meditron_cli.reporting import run_times
+    from meditron_cli.reporting import run_times, task_errors
 
     record, infos, now = query.evidence(services, [run])[0]
     seen = state.fold(record, infos, now)
-    full = RunDetail(run, record, seen, run_times.measure(run, record, seen, now), now)
+    times = run_times.measure(run, record, seen, now)
+    full = RunDetail(run, record, seen, times, task_errors.of_run(run, record, infos, now), now)
     stuck = state.stuck_jobs(record, infos)
     if as_json:
         console.json_out({"runs": [{**to_json(full), "stuck": [list(job) for job in stuck]}]})
@@ -131,12 +133,8 @@ class RunDetail:
     record: RunRecord
     seen: RunView
     times: RunTimes
+    errors: list[TaskError]
     now: float
-
-    @property
-    def errors(self) -> list[dict[str, Any]]:
-        """The exit record of each unfinished task whose last attempt has ended."""
-        return [problem(*words) for words in exit_records(self.record)]
 
 
 def to_json(full: RunDetail) -> dict[str, Any]:
@@ -146,7 +144,7 @@ def to_json(full: RunDetail) -> dict[str, Any]:
         **full.times.to_json(),
         "goodput": full.times.goodput,
         "dir": str(full.run.root),
-        "errors": full.errors,
+        "errors": [error.to_json() for error in full.errors],
         "jobs": jobs_of(full.record),
         "checkpoint_step": checkpoint_step(full.run, full.seen),
     }
@@ -196,7 +194,7 @@ def last_interruption(full: RunDetail) -> str | None:
     if not ended:
         return None
     last = max(ended, key=lambda attempt: attempt.ended or 0.0)
-    if (last.stage, last.index) in {(error["stage"], error["task"]) for error in full.errors}:
+    if (last.stage, last.index) in {(error.stage, error.index) for error in full.errors}:
         return None
     return f"{last.stage} attempt {last.number}: {last.sentence}"
 
@@ -221,19 +219,13 @@ def say_stuck(seen: RunView, stuck: Iterable[tuple[str, str]]) -> None:
 def say_errors(full: RunDetail) -> None:
     """The last error sentence of every task that has one, and what to do."""
     for error in full.errors:
-        console.data(f"{error['stage']} task {error['task']}: {error['message']}")
-        if error["reason"] and error["reason"] != error["message"]:
-            console.data(error["reason"])
-        if error["hint"]:
-            console.data(f"hint: {error['hint']}")
+        console.data(f"{error.stage} task {error.index}: {error.message}")
+        if error.reason and error.reason != error.message:
+            console.data(error.reason)
+        if error.hint:
+            console.data(f"hint: {error.hint}")
     if full.seen.state in ("failed", "stopped", "cancelled"):
         console.data(f"hint: `meditron resume {full.seen.name}` continues where it ended")
-
-
-def problem(stage: str, index: int, words: dict[str, Any]) -> dict[str, Any]:
-    """An exit record in the words of ``status``."""
-    keys = ("message", "hint", "class", "code", "node", "cause", "action", "reason")
-    return {"stage": stage, "task": index, **{key: words.get(key) for key in keys}}
 
 
 def jobs_of(record: RunRecord) -> dict[str, list[str]]:

@@ -240,7 +240,7 @@ def wait_for_end(services: Services, run: RunDir) -> None:
 
     state = follow(services, run)
     if state != "succeeded":
-        sentence, hint, code = why(run)
+        sentence, hint, code = why(services, run)
         error = ConfigError if code == CONFIGURATION else RunFailed
         raise error(
             f"run {run.name} {state}{': ' + sentence if sentence else ''}",

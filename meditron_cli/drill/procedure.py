@@ -124,7 +124,7 @@ class Drill:
         """
         state = self.follow(run)
         if state != "succeeded":
-            sentence, hint, _ = follow.why(run)
+            sentence, hint, _ = follow.why(self.services, run)
             raise RunFailed(
                 f"run {run.name} {state} with no fault at all{': ' + sentence if sentence else ''}",
                 hint=hint or "put that right, then drill again",

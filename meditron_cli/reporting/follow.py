@@ -7,11 +7,11 @@ from typing import Protocol
 
 from jobs.contract.rundir import RunDir
 from meditron_cli import console
-from meditron_cli.reporting import tables
+from meditron_cli.reporting import tables, task_errors
 from meditron_cli.runs import attempts, events, state
 from meditron_cli.runs.attempts import Attempt
-from meditron_cli.runs.query import ask
-from meditron_cli.runs.record import RunRecord, exit_records, read
+from meditron_cli.runs.query import ask, evidence
+from meditron_cli.runs.record import RunRecord, read
 from meditron_cli.runs.state import RunView, StageView
 from meditron_cli.scheduler.base import JobInfo
 from meditron_cli.services import Services
@@ -173,12 +173,13 @@ def settle(services: Services, run: RunDir, record: RunRecord) -> None:
         services.clock.sleep(LOOK_SECONDS)
 
 
-def why(run: RunDir) -> tuple[str, str, int]:
-    """The first sentence and hint that an unfinished task of a run left, and its exit code
-    (``jobs.runtime.context``); empty and 0 when none did.
+def why(services: Services, run: RunDir) -> tuple[str, str, int]:
+    """Return the sentence and hint of the first unfinished task that ended, and its exit code
+    (``jobs.contract.errors``); empty and 0 where there is none.
     """
-    words = exit_records(read(run))
-    if not words:
+    record, infos, now = evidence(services, [run])[0]
+    errors = task_errors.of_run(run, record, infos, now)
+    if not errors:
         return "", "", 0
-    stage, index, said = words[0]
-    return f"{stage} task {index}: {said['message']}", str(said.get("hint", "")), int(said["code"])
+    first = errors[0]
+    return f"{first.stage} task {first.index}: {first.message}", first.hint, first.code

@@ -9,13 +9,20 @@ from jobs.contract.files import read_lines, read_small
 from jobs.contract.metrics_log import counted_steps
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting.run_times import RunTimes
-from meditron_cli.runs.record import RunRecord, exit_records
+from meditron_cli.reporting.task_errors import TaskError
+from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.state import RunView
 
 PLACES = ("corpus", "tokens", "checkpoints", "tensorboard", "evaluations", "stages", "code")
 
 
-def gather(run: RunDir, record: RunRecord, seen: RunView, spent: RunTimes) -> dict[str, Any]:
+def gather(
+    run: RunDir,
+    record: RunRecord,
+    seen: RunView,
+    spent: RunTimes,
+    errors: Iterable[TaskError],
+) -> dict[str, Any]:
     """Everything ``report --json`` prints; None where the run has not come so far."""
     return {
         "run": run.name,
@@ -29,8 +36,8 @@ def gather(run: RunDir, record: RunRecord, seen: RunView, spent: RunTimes) -> di
         **spent.to_json(),
         "goodput": spent.goodput,
         "errors": [
-            {"stage": stage, "task": index, "message": words.get("message", "")}
-            for stage, index, words in exit_records(record)
+            {"stage": error.stage, "task": error.index, "message": error.message}
+            for error in errors
         ],
         "paths": {name: str(run.path(name)) for name in PLACES if run.path(name).exists()},
     }

@@ -15,6 +15,7 @@ import pytest
 from jobs.checkpoints import manifest
 from jobs.contract.files import sha256, write_json
 from jobs.contract.rundir import RunDir
+from meditron_cli.reporting import follow
 from meditron_cli.reporting.goodput import BUCKETS
 from meditron_cli.runs import state
 from meditron_cli.scheduler.base import JobState
@@ -145,6 +146,46 @@ def test_one_run_shows_its_last_error_and_what_to_do(
         "hint: mend the line",
         f"hint: `meditron resume {run.name}` continues where it ended",
     ]
+
+
+@pytest.fixture
+def unrecorded(meditron: Bench) -> Bench:
+    """A run whose first job died before its supervisor wrote anything."""
+    meditron.submit(stage="curate")
+    meditron.scheduler.put_stage("curate", JobState.ENDED, "FAILED")
+    meditron.clock.time = time.time() + 1_000
+    log = meditron.run().attempt("curate", 1) / "101_0_0_log.out"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("Traceback (most recent call last):\nMemoryError\n\nsubmitit INFO (x) - end\n")
+    return meditron
+
+
+def test_job_without_an_exit_record_is_explained_by_the_last_line_of_its_log(
+    unrecorded: Bench,
+) -> None:
+    name = unrecorded.run().name
+
+    shown = unrecorded("status", name)
+    error = json.loads(unrecorded("status", name, "--json").stdout)["runs"][0]["errors"][0]
+    report = json.loads(unrecorded("report", name, "--json").stdout)["errors"]
+
+    message = (
+        "job 101_0 ended without an exit record; "
+        "the last line of stages/curate/attempts/1/101_0_0_log.out: MemoryError"
+    )
+    assert f"curate task 0: {message}" in shown.stdout.splitlines()
+    assert (error["message"], error["code"]) == (message, 1)
+    assert [item["message"] for item in report] == [message]
+
+
+def test_waiting_for_a_job_without_an_exit_record_ends_with_the_last_line_of_its_log(
+    unrecorded: Bench,
+) -> None:
+    sentence, _, code = follow.why(unrecorded.services(), unrecorded.run())
+
+    assert sentence.startswith("curate task 0: job 101_0 ended without")
+    assert sentence.endswith(": MemoryError")
+    assert code == 1
 
 
 def test_one_run_in_json_has_its_errors_and_jobs(

@@ -162,7 +162,7 @@ def test_following_ends_when_nothing_goes_on(
     state = followed(meditron, iter([stop]))
 
     assert state == "failed"
-    assert why(meditron.run()) == ("pretrain task 0: it ended: data", "", 1)
+    assert why(meditron.services(), meditron.run()) == ("pretrain task 0: it ended: data", "", 1)
     assert "a token is out of range" in capsys.readouterr().err
 
 

@@ -1,0 +1,124 @@
+"""The reason why each unfinished task of a run failed: its exit record, else the end of its log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.contract.errors import FAILED
+from jobs.contract.rundir import RunDir
+from meditron_cli.reporting.log_filter import NOISE
+from meditron_cli.runs import state
+from meditron_cli.runs.record import RunRecord, TaskJob, exit_records
+from meditron_cli.scheduler.base import JobInfo, JobState
+
+TAIL_BYTES = 64 * 1024
+LINE_LIMIT = 300
+"""Characters of a log line that a message quotes."""
+
+ERROR_KEYS = ("message", "hint", "class", "code", "node", "cause", "action", "reason")
+
+
+@dataclass(frozen=True)
+class TaskError:
+    """Why an unfinished task ended, as ``status RUN --json`` prints it."""
+
+    stage: str
+    index: int
+    fields: Mapping[str, object]
+    """Those of ``ERROR_KEYS``; None where nothing is known."""
+
+    @property
+    def message(self) -> str:
+        """One sentence; empty where the exit record has none."""
+        return str(self.fields["message"] or "")
+
+    @property
+    def hint(self) -> str:
+        """What to do, or nothing."""
+        return str(self.fields["hint"] or "")
+
+    @property
+    def reason(self) -> str:
+        """Why it was not started again, or nothing."""
+        return str(self.fields["reason"] or "")
+
+    @property
+    def code(self) -> int:
+        """The task's exit code (``jobs.contract.errors``)."""
+        return int(str(self.fields["code"]))
+
+    def to_json(self) -> dict[str, object]:
+        """The error as ``status RUN --json`` prints it."""
+        return {"stage": self.stage, "task": self.index, **self.fields}
+
+
+def of_run(
+    run: RunDir, record: RunRecord, infos: Mapping[str, JobInfo], now: float
+) -> list[TaskError]:
+    """Return an error per unfinished task that ended, stages in order.
+
+    A job process that dies before its supervisor can write (no memory, no disk) leaves no exit
+    record; the last line of its log is the reason then.
+    """
+    recorded = [
+        TaskError(stage, index, {key: fields.get(key) for key in ERROR_KEYS})
+        for stage, index, fields in exit_records(record)
+    ]
+    unrecorded = [
+        unrecorded_error(run, name, index, stage.jobs[index], infos)
+        for name, stage in record.stages.items()
+        for index in sorted(stage.jobs)
+        if index not in stage.exits
+        and state.task_state(stage, index, record.ending, infos, now) == "failed"
+    ]
+    order = list(record.stages)
+    return sorted(
+        [*recorded, *unrecorded], key=lambda error: (order.index(error.stage), error.index)
+    )
+
+
+def unrecorded_error(
+    run: RunDir, stage: str, index: int, job: TaskJob, infos: Mapping[str, JobInfo]
+) -> TaskError:
+    """Return the error of a task whose job ended without an exit record."""
+    info = infos.get(job.job_id)
+    word = info.word if info and info.state is JobState.ENDED and job.scheduler == "slurm" else ""
+    ended = f"job {job.job_id} ended{f' as {word}' if word else ''}"
+    line = last_line(run, stage, index, job)
+    message = f"{ended} without an exit record; {line or 'its log is empty'}"
+    return TaskError(
+        stage, index, {**dict.fromkeys(ERROR_KEYS), "message": message, "code": FAILED}
+    )
+
+
+def last_line(run: RunDir, stage: str, index: int, job: TaskJob) -> str:
+    """Return where and what the job of a task printed last; empty where it printed nothing.
+
+    A local job's logs bear the numbers of processes that nobody knows any more, so that all logs of
+    the attempt count, the newest first.
+    """
+    folder = run.attempt(stage, job.attempt)
+    logs = [*folder.glob(f"{job.job_id}_*.out"), folder / f"ranks-{index:05d}.log"]
+    if job.scheduler == "local":
+        logs = [*folder.glob("*.out"), *logs, folder / "runner.log"]
+    for path in sorted((path for path in logs if path.is_file()), key=modified, reverse=True):
+        line = last_line_of(path)
+        if line:
+            return f"the last line of {path.relative_to(run.root)}: {line}"
+    return ""
+
+
+def modified(path: Path) -> float:
+    """Return a file's modification time."""
+    return path.stat().st_mtime
+
+
+def last_line_of(path: Path) -> str:
+    """Return the last line of a log that is neither empty nor a library's."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    wanted = (line.strip() for line in reversed(lines) if line.strip() and not NOISE.match(line))
+    return next(wanted, "")[:LINE_LIMIT]
