@@ -7,6 +7,7 @@ that asking what there is costs little more than importing click.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from meditron_cli import __version__, console
-from meditron_cli.errors import MeditronError
+from meditron_cli.errors import ConfigError, MeditronError
 
 COMMANDS = {
     "init": "Write a starter experiment.",
@@ -26,7 +27,7 @@ COMMANDS = {
     "status": "Show runs and how far they are.",
     "logs": "Print the logs of a run.",
     "resume": "Continue a run as it was first submitted.",
-    "recover": "Resume interrupted runs (for sites where compute nodes cannot submit jobs).",
+    "recover": "Resume interrupted runs where jobs cannot submit jobs.",
     "cancel": "Stop every job of a run.",
     "report": "Report what a run did and found.",
     "checkpoints": "Show a run's checkpoints, and what is wrong with them.",
@@ -68,13 +69,45 @@ class LazyGroup(click.Group):
 
     def main(self, args: Sequence[str] | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         """Run a command and leave with its exit code; errors become text on stderr here alone."""
+        reopen_closed_streams()
         words = sys.argv[1:] if args is None else list(args)
         extra = {"prog_name": "meditron", **extra, "standalone_mode": False}
         try:
+            refuse_empty(words)
             code = super().main(args=words, **extra)
         except Exception as error:  # the one place; everything below is made for people
             code = say(error, debug="--debug" in words)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def reopen_closed_streams() -> None:
+    """Open the null device as stdin, stdout or stderr where the caller closed it (cron, systemd).
+
+    Otherwise the next file opened would get that descriptor, and print would have no stream.
+    """
+    for descriptor, mode in ((0, "r"), (1, "w"), (2, "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            name = ("stdin", "stdout", "stderr")[descriptor]
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+
+
+def refuse_empty(words: Sequence[str]) -> None:
+    """Refuse an empty argument: no option or command takes one, and a shell passes one for an
+    unset variable.
+
+    Raises:
+        ConfigError: it names the argument before the empty one.
+    """
+    for before, word in zip(("meditron", *words), words, strict=False):
+        option, equals, value = word.partition("=")
+        if not word or (option.startswith("--") and equals and not value):
+            raise ConfigError(
+                f"the argument after `{before if not word else option}` is empty",
+                hint="check that the shell variable is set",
+            )
 
 
 def say(error: Exception, debug: bool) -> int:

@@ -17,6 +17,10 @@ class FormatError(Exception):
     """A file of the run directory has a format this program does not read."""
 
 
+class DamagedFile(FormatError):
+    """A file of the run directory is not JSON: cut short or overwritten."""
+
+
 def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a file whole or not at all: temporary name in the same folder, fsync, rename, fsync of
     the folder.
@@ -55,12 +59,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        FormatError: written by another version, or not JSON.
+        DamagedFile: not JSON.
+        FormatError: written by another version.
     """
     try:
         value = json.loads(path.read_text())
     except ValueError as error:
-        raise FormatError(f"{path}: not JSON ({error})") from error
+        raise DamagedFile(f"{path}: not JSON ({error})") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         found = value.get("format") if isinstance(value, dict) else None
         raise FormatError(f"{path}: format {found!r}, this program reads format {FORMAT}")

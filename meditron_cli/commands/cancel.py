@@ -28,7 +28,7 @@ def command(
     """
     from meditron_cli.runs import cancel
 
-    run = options.find_run(services, runs_dir, name)
+    run = options.find_run(services, runs_dir, name, destructive=True)
     jobs = (cancel.stop if save else cancel.cancel)(run, services.scheduler)
     if as_json:
         console.json_out({"run": run.name, "saving" if save else "cancelled": jobs})

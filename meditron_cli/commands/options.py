@@ -74,10 +74,8 @@ def load_target(cluster: str, size: str, config: Path | None, overrides: tuple[s
     return load(cluster, size, config, list(overrides))
 
 
-def find_run(services: Services, runs_dir: Path | None, name: str) -> RunDir:
-    """The run of a name or of the only one that begins so.
-
-    Raises:
-        ConfigError: none, or several.
-    """
-    return store.find(store.runs_root(runs_dir, services.environ, None), name)
+def find_run(
+    services: Services, runs_dir: Path | None, name: str, destructive: bool = False
+) -> RunDir:
+    """Find the run that RUN names; raises like ``store.find``, which explains ``destructive``."""
+    return store.find(store.runs_root(runs_dir, services.environ, None), name, destructive)

@@ -40,7 +40,7 @@ def command(
     once: bool,
     as_json: bool,
 ) -> None:
-    """Resume interrupted runs (for sites where compute nodes cannot submit jobs).
+    """Resume interrupted runs where jobs cannot submit jobs.
 
     Supervisors and recovery jobs resubmit by themselves where compute nodes may submit jobs; at
     other sites this command does. Runs that a person stopped or cancelled stay so. It can be

@@ -31,10 +31,11 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
 
     run = (
         options.find_run(services, runs_dir, name)
-        if name
+        if name is not None
         else store.latest(store.runs_root(runs_dir, services.environ, None))
     )
     record, infos, now = query.evidence(services, [run])[0]
+    record.require_readable()
     seen = state.fold(record, infos, now)
     spent = run_times.measure(run, record, seen, now)
     errors = task_errors.of_run(run, record, infos, now)

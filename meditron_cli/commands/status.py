@@ -104,6 +104,7 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     from meditron_cli.reporting import run_times, task_errors
 
     record, infos, now = query.evidence(services, [run])[0]
+    record.require_readable()
     seen = state.fold(record, infos, now)
     times = run_times.measure(run, record, seen, now)
     full = RunDetail(run, record, seen, times, task_errors.of_run(run, record, infos, now), now)

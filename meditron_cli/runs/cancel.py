@@ -34,7 +34,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     with nobody_submits(run):
         for intent in submission_log.unanswered(read_events(run)):
             withdraw(run, intent, schedulers(intent["scheduler"]))
-        open_ids = state.open_jobs(read(run), now=0.0)
+        open_ids = state.open_jobs(read(run).require_readable(), now=0.0)
         everything = sorted(job for ids in open_ids.values() for job in ids)
         append_event(run, "cancel", job_ids=everything)
         for kind, ids in open_ids.items():
@@ -80,7 +80,7 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         SchedulerError: no answer about what runs.
     """
     with nobody_submits(run):
-        record = read(run)
+        record = read(run).require_readable()
         open_ids = state.open_jobs(record, time.time())
         leaving: list[str] = []
         append_event(run, "stop", job_ids=sorted(set().union(*open_ids.values())))

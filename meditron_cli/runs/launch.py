@@ -90,7 +90,7 @@ def _launch(
     plan: Plan, scheduler: Scheduler, run: RunDir, note: Note, by: str
 ) -> dict[str, list[str]]:
     settle_unanswered(run, scheduler)
-    record = read(run)
+    record = read(run).require_readable()
     infos = ask(record, scheduler)
     verdicts = judge_tasks(plan, run)
     refuse_other_data(record, verdicts)

@@ -146,5 +146,8 @@ def planned(run: RunDir) -> Plan:
 
     asked = request.last_request(run)
     experiment, cluster = restore(asked)
-    stages, pace = list(record.read(run).stages), metrics_log.measured_step_times(run)
+    stages, pace = (
+        list(record.read(run).require_readable().stages),
+        metrics_log.measured_step_times(run),
+    )
     return make_plan(experiment, cluster, asked["size"], stages, pace)

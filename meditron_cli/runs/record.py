@@ -15,7 +15,7 @@ from jobs.contract.outcomes import RetryAction
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
 from meditron_cli.errors import ConfigError
-from meditron_cli.runs import events, store
+from meditron_cli.runs import events, request, store
 
 INTENTS = ("intent", "withdraw", "submit")
 ENDINGS = {"cancel": "cancelled", "stop": "stopped"}
@@ -94,6 +94,18 @@ class RunRecord:
     """The last cancellation or stop request."""
     problem: str = ""
     """Why the directory cannot be read; empty when it can."""
+    hint: str = ""
+    """What to do about the problem."""
+
+    def require_readable(self) -> RunRecord:
+        """Return the record itself, where the directory can be read.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        if self.problem:
+            raise ConfigError(self.problem, hint=self.hint)
+        return self
 
 
 def read(run: RunDir) -> RunRecord:
@@ -102,28 +114,42 @@ def read(run: RunDir) -> RunRecord:
     try:
         plan = store.read_plan(run)
     except ConfigError as error:
-        record.problem = error.message
+        record.problem, record.hint = error.message, error.hint
         return record
     record.cluster = plan["cluster"]
-    for stage in (name for name in STAGES if name in plan["stages"]):
-        summary = plan["stages"][stage]
-        record.stages[stage] = StageRecord(
-            stage,
-            total=summary["tasks"],
-            after=tuple(summary["after"]),
-            target_step=summary.get("target_step"),
-            target_tokens=summary.get("target_tokens"),
-            step_tokens=summary.get("step_tokens"),
-            nodes=summary["resources"]["nodes"],
-            gpus_per_node=summary["resources"]["gpus_per_node"],
-            done=done_indices(run, stage, summary["tasks"]),
-        )
+    try:
+        record.stages = dict(planned_stages(run, plan["stages"]))
+    except (KeyError, TypeError, AttributeError):
+        record.problem, record.hint = f"{run.plan}: the file is damaged", request.HINT_DAMAGED
+        return record
     read_events(run, record)
     for stage_record in record.stages.values():
         read_exits(run, stage_record)
     if "pretrain" in record.stages and record.stages["pretrain"].attempts:
         record.stages["pretrain"].progress = read_small(run.progress("pretrain", 0))
     return record
+
+
+def planned_stages(
+    run: RunDir, summaries: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, StageRecord]]:
+    """Yield the record of each planned stage, in pipeline order, with its finished tasks."""
+    for stage in (name for name in STAGES if name in summaries):
+        summary = summaries[stage]
+        yield (
+            stage,
+            StageRecord(
+                stage,
+                total=summary["tasks"],
+                after=tuple(summary["after"]),
+                target_step=summary.get("target_step"),
+                target_tokens=summary.get("target_tokens"),
+                step_tokens=summary.get("step_tokens"),
+                nodes=summary["resources"]["nodes"],
+                gpus_per_node=summary["resources"]["gpus_per_node"],
+                done=done_indices(run, stage, summary["tasks"]),
+            ),
+        )
 
 
 def done_indices(run: RunDir, stage: str, total: int) -> set[int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract.events import append_event, read_events
-from jobs.contract.files import FormatError, read_json
+from jobs.contract.files import DamagedFile, FormatError, read_json
 from jobs.contract.rundir import RunDir
 from meditron_cli import __version__
 from meditron_cli.errors import ConfigError
@@ -89,21 +89,34 @@ def versions() -> dict[str, str]:
 
 
 def read_record(run: RunDir) -> dict[str, Any]:
-    """``run.json``; raises like ``read_run_file``."""
-    return read_run_file(run.record)
+    """Read ``run.json``; raises like ``read_run_file``."""
+    return read_run_file(run.record, ("experiment", "cluster", "size"))
 
 
-def read_run_file(path: Path) -> dict[str, Any]:
+def read_run_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """Read a JSON file that every run directory has.
 
     Raises:
-        ConfigError: missing, or of a format this program does not read.
+        ConfigError: missing, damaged, without one of the keys, or of a format that this program
+            does not read.
     """
     try:
-        return read_json(path)
+        content = read_json(path)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path} is missing; this is no whole run directory") from error
+        raise ConfigError(f"{path} is missing; the run directory is not complete") from error
+    except DamagedFile as error:
+        raise ConfigError(f"{error}; the file is damaged", hint=HINT_DAMAGED) from error
     except FormatError as error:
         raise ConfigError(
             str(error), hint="the run was made by another version of meditron; use that one"
         ) from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    if missing := [key for key in keys if key not in content]:
+        raise ConfigError(
+            f"{path}: {missing[0]} is missing; the file is damaged", hint=HINT_DAMAGED
+        )
+    return content
+
+
+HINT_DAMAGED = "restore it from a backup, or start another run with `meditron submit … --new`"

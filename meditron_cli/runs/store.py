@@ -47,16 +47,27 @@ def names(root: Path) -> list[str]:
 HINT_ROOT = f"name another with --runs-dir or {VARIABLE}"
 
 
-def find(root: Path, name: str) -> RunDir:
-    """The run of a name, or of the only name that begins so.
+def find(root: Path, name: str, destructive: bool = False) -> RunDir:
+    """Find the run of a name, or the only one whose name begins so.
+
+    Args:
+        root: the runs directory.
+        name: a run's name or its first letters.
+        destructive: for commands that end or delete a run. They accept a beginning only if it
+            covers the name up to the digest, ``med-tiny`` of ``med-tiny-3f2a91c0``.
 
     Raises:
-        ConfigError: none, or several; the message says which there are.
+        ConfigError: no run, or several; the message names them.
     """
     known = [found for found in names(root) if (root / found / "run.json").exists()]
     if name in known:
         return RunDir(root / name)
     starting = [found for found in known if found.startswith(name)]
+    if len(starting) == 1 and destructive and len(name) < len(without_digest(starting[0])):
+        raise ConfigError(
+            f"{name!r} is too short for a run that would be ended or deleted",
+            hint=f"give the whole name: {starting[0]}",
+        )
     if len(starting) == 1:
         return RunDir(root / starting[0])
     if starting:
@@ -69,6 +80,11 @@ def find(root: Path, name: str) -> RunDir:
     raise ConfigError(
         f"no run is called {name!r} in {root}{instead}", hint="`meditron status` lists the runs"
     )
+
+
+def without_digest(name: str) -> str:
+    """Return a run's name up to its digest: ``med-tiny`` for ``med-tiny-3f2a91c0-2``."""
+    return re.sub(r"-[0-9a-f]{8}(-[0-9]+)?", "", name)
 
 
 def latest(root: Path) -> RunDir:
@@ -231,9 +247,5 @@ def stage_summary(stage: StagePlan) -> dict[str, Any]:
 
 
 def read_plan(run: RunDir) -> dict[str, Any]:
-    """``plan.json``.
-
-    Raises:
-        ConfigError: missing, or of a format this program does not read.
-    """
-    return read_run_file(run.plan)
+    """Read ``plan.json``; raises like ``read_run_file``."""
+    return read_run_file(run.plan, ("cluster", "stages"))

@@ -135,3 +135,38 @@ def test_the_module_runs_like_the_program(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert done.stderr.startswith("error: no run is called 'nobody'")
+
+
+@pytest.mark.parametrize(
+    ("words", "before"),
+    [
+        (["cancel", ""], "cancel"),
+        (["resume", ""], "resume"),
+        (["logs", ""], "logs"),
+        (["report", ""], "report"),
+        (["plan", "pretrain", "--cluster", "", "--size", "tiny"], "--cluster"),
+        (["plan", "pretrain", "--cluster", "local", "--size="], "--size"),
+        (["status", "--runs-dir", ""], "--runs-dir"),
+    ],
+)
+def test_an_empty_argument_is_refused(meditron: Bench, words: list[str], before: str) -> None:
+    meditron.submit(stage="curate")
+
+    result = meditron(*words)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"error: the argument after `{before}` is empty\n"
+        "hint: check that the shell variable is set\n"
+    )
+    assert meditron.scheduler.cancelled == []
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_error(tmp_path: Path, closed: str) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MEDITRON_RUNS": str(tmp_path)}
+    command = f"{sys.executable} -m meditron_cli clusters {closed}"
+
+    done = subprocess.run(["sh", "-c", command], env=environ, capture_output=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -280,3 +280,68 @@ def test_a_kill_while_a_run_is_made_leaves_a_whole_run_or_none(
         assert set(read_json(run.plan)["stages"]) == set(STAGES)
         assert run.spec("evaluate", 1).exists()
         assert (run.code / "jobs" / "__main__.py").exists()
+
+
+PLAN_DAMAGES = {
+    "missing": None,
+    "cut": b'{"format": 1, "clu',
+    "empty": b"",
+    "other": b'{"format": 2}',
+    "no stages": b'{"format": 1, "cluster": "local"}',
+    "other stages": b'{"format": 1, "cluster": "c", "stages": {"curate": 3}}',
+}
+
+
+@pytest.mark.parametrize("command", ["resume", "status", "report", "cancel"])
+@pytest.mark.parametrize("damage", PLAN_DAMAGES)
+def test_a_damaged_plan_is_one_sentence_and_changes_nothing(
+    meditron: Bench, damage: str, command: str
+) -> None:
+    meditron.submit(stage="curate")
+    run, content = meditron.run(), PLAN_DAMAGES[damage]
+    run.plan.unlink()
+    if content is not None:
+        run.plan.write_bytes(content)
+
+    result = meditron(command, run.name)
+
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith(f"error: {run.plan}")
+    assert result.stderr.count("error: ") == 1
+    assert (run.plan.read_bytes() if run.plan.exists() else None) == content
+    assert meditron.scheduler.cancelled == []
+    assert len(meditron.events("submit")) == 1
+
+
+def test_a_run_record_that_was_cut_is_called_damaged(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    run.record.write_bytes(run.record.read_bytes()[:100])
+
+    result = meditron("resume", run.name)
+
+    assert result.exit_code == 2
+    assert "the file is damaged\nhint: restore it from a backup" in result.stderr
+
+
+@pytest.mark.parametrize("length", [1, 3, 9])
+def test_cancel_refuses_a_short_beginning_of_a_name(meditron: Bench, length: int) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+
+    result = meditron("cancel", run.name[:length])
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        f"error: {run.name[:length]!r} is too short for a run that would be ended or deleted\n"
+        f"hint: give the whole name: {run.name}\n"
+    )
+    assert meditron.scheduler.cancelled == []
+
+
+@pytest.mark.parametrize("length", [len("trial-tiny"), len("trial-tiny-3f2a"), None])
+def test_cancel_accepts_a_name_without_its_digest(meditron: Bench, length: int | None) -> None:
+    meditron.submit(stage="curate")
+
+    assert meditron("cancel", meditron.run().name[:length]).exit_code == 0
+    assert meditron.scheduler.cancelled == ["101_0"]
