@@ -8,21 +8,27 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import zstandard
 from isal import igzip
 
 from jobs.contract.errors import TaskError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 1 << 28
 """A longer line is no document: it would be read into memory whole."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-LONGEST_WINDOW = 1 << 31
-"""Bytes of history ``zstd --long=31`` looks back on; some public web corpora are packed so."""
+ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 31}
+"""Accept windows of 2 GiB, as ``zstd --long=31`` writes them; some public web corpora have them."""
+ZstdError = zstd.ZstdError
 
 
 def decompressed(path: Path, file: io.BufferedReader[Any]) -> io.BufferedReader[Any]:
@@ -36,46 +42,9 @@ def decompressed(path: Path, file: io.BufferedReader[Any]) -> io.BufferedReader[
         return file
     if os.fstat(file.fileno()).st_size == 0:
         raise EOFError("no compressed data at all")
-    stream = igzip.IGzipFile(fileobj=file) if suffix == ".gz" else ZstdStream(file)
-    return io.BufferedReader(stream, BLOCK_BYTES)
-
-
-class ZstdStream(io.RawIOBase):
-    """The content of a .zst file of one or more frames.
-
-    zstandard's own stream reader takes a file cut in mid-frame for a whole one; this one raises.
-    """
-
-    def __init__(self, file: io.BufferedReader[Any]) -> None:
-        self._file = file
-        self._decompressor = zstandard.ZstdDecompressor(max_window_size=LONGEST_WINDOW)
-        self._frame: Any = None
-        self._packed = b""
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            self._packed = self._packed or self._file.read(BLOCK_BYTES // 8)
-            if not self._packed:
-                if self._frame is not None:
-                    raise EOFError("the last frame is not complete")
-                return 0
-            self._unpack()
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
-
-    def _unpack(self) -> None:
-        if self._frame is None:
-            self._frame = self._decompressor.decompressobj()
-        self._ready = memoryview(self._frame.decompress(self._packed))
-        self._packed = b""
-        if self._frame.eof:
-            self._packed, self._frame = self._frame.unused_data, None
+    if suffix == ".gz":
+        return io.BufferedReader(igzip.IGzipFile(fileobj=file), BLOCK_BYTES)
+    return io.BufferedReader(zstd.ZstdFile(file, options=ZSTD_OPTIONS), BLOCK_BYTES)
 
 
 def lines(path: Path, stream: io.BufferedReader[Any]) -> Iterator[tuple[int, bytes]]:

@@ -1,7 +1,6 @@
-"""Reading documents from files of several kinds, one record at a time.
+"""Read documents from JSONL, JSON and parquet files, one record at a time.
 
-Imported by stages inside their ``run``: orjson, isal and zstandard are needed here, and pyarrow for
-parquet.
+Stages import it inside ``run``: it needs orjson, isal and backports.zstd, and pyarrow for parquet.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from stat import S_ISDIR, S_ISREG
 from typing import Any, NamedTuple, NoReturn, cast
 
 import orjson
-import zstandard
 from isal import isal_zlib
 
 from jobs.contract.errors import TaskError
@@ -25,7 +23,7 @@ JSON_SUFFIXES = (".jsonl", ".json")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 CORRUPT: tuple[type[Exception], ...] = (
     gzip.BadGzipFile,
-    zstandard.ZstdError,
+    json_stream.ZstdError,
     cast(type[Exception], isal_zlib.error),  # isal's stub declares an instance
 )
 READABLE = "files to read end in .jsonl or .json, alone or with .gz or .zst, or in .parquet"

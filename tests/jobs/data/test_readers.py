@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract.errors import TaskError
 from jobs.data import json_stream, readers
+from jobs.data.json_stream import zstd
 
 TEXT = 'Warfarin interacts with [many] drugs, {among others} "amiodarone", \\ and more. ' * 40
 
@@ -93,20 +93,19 @@ def test_a_json_file_of_lines_is_read_as_lines(tmp_path: Path) -> None:
     assert [(record.line, record.value["text"]) for record in records(path)] == [(2, "a"), (3, "b")]
 
 
-def test_zstd_with_a_window_beyond_the_usual_limit_is_read(tmp_path: Path) -> None:
-    settings_of_long_28 = zstandard.ZstdCompressionParameters(
-        window_log=28, enable_ldm=True, compression_level=1
-    )
-    compressor = zstandard.ZstdCompressor(compression_params=settings_of_long_28)
+@pytest.mark.parametrize("window_log", [28, 31])
+def test_zstd_with_a_window_beyond_the_usual_limit_is_read(tmp_path: Path, window_log: int) -> None:
+    parameter = zstd.CompressionParameter
+    options = {parameter.window_log: window_log, parameter.compression_level: 1}
     path = tmp_path / "docs.jsonl.zst"
-    with path.open("wb") as file, compressor.stream_writer(file) as stream:
-        stream.write(b'{"text": "a"}\n' * 1000)
+    with zstd.ZstdFile(path, "w", options=options) as file:  # as `zstd --long=31` on a pipe
+        file.write(b'{"text": "a"}\n' * 1000)
 
     assert len(records(path)) == 1000
 
 
 def test_skippable_frames_between_others_are_passed_over(tmp_path: Path) -> None:
-    frame = zstandard.ZstdCompressor().compress(b'{"text": "a"}\n')
+    frame = zstd.compress(b'{"text": "a"}\n')
     skippable = b"\x50\x2a\x4d\x18" + (4).to_bytes(4, "little") + b"note"
     path = tmp_path / "docs.jsonl.zst"
     path.write_bytes(skippable + frame + skippable + frame)

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow
 import pytest
-import zstandard
 from pyarrow import parquet
 
 from jobs.contract.files import read_json
+from jobs.data.json_stream import zstd
 
 DOCUMENTS: list[dict[str, Any]] = [
     {"id": f"doc-{number}", "text": f"Finding {number}: blood pressure {90 + number} mmHg."}
@@ -27,7 +27,7 @@ def as_lines(documents: list[dict[str, Any]]) -> bytes:
 
 
 def zstd_frames(*parts: bytes) -> bytes:
-    return b"".join(zstandard.ZstdCompressor().compress(part) for part in parts)
+    return b"".join(zstd.compress(part) for part in parts)
 
 
 def write_as(path: Path, documents: list[dict[str, Any]]) -> Path:
