@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,15 +68,17 @@ class FakeScheduler:
             self.put(job, JobState.QUEUED)
         return ids
 
-    def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
-        self.asked.append(tuple(job_ids))
+    def states(self, jobs: Mapping[str, Collection[str]]) -> dict[str, dict[str, JobInfo]]:
+        self.asked.append(tuple(job for ids in jobs.values() for job in ids))
         self.when_asked()
-        if self.silent:
-            return {job: JobInfo(job, JobState.UNKNOWN, "") for job in job_ids}
-        missing = JobState.MISSING
-        return {job: self.jobs.get(job, JobInfo(job, missing, "")) for job in job_ids}
+        known = {} if self.silent else self.jobs
+        otherwise = JobState.UNKNOWN if self.silent else JobState.MISSING
+        return {
+            run: {job: known.get(job, JobInfo(job, otherwise, "")) for job in ids}
+            for run, ids in jobs.items()
+        }
 
-    def cancel(self, job_ids: Sequence[str]) -> None:
+    def cancel(self, run: str, job_ids: Collection[str]) -> None:
         self.dismissed += [job for job in job_ids if job.startswith(RECOVERY_JOB)]
         self.cancelled += [job for job in job_ids if not job.startswith(RECOVERY_JOB)]
         for job in job_ids:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jobs.slurm import queries
 from jobs.slurm.job_environment import command_environment
-from jobs.slurm.queries import AccountRow, Dependent, JobFacts
+from jobs.slurm.queries import AccountRow, Dependent, JobFacts, QueueRow
 from jobs.slurm.states import LEFT_THE_QUEUE, NO_ACCOUNTING, JobInfo, JobState
 
 TIMEOUT_SECONDS = 20.0
@@ -32,71 +32,84 @@ class Client:
 
     # ---- questions
 
-    def queue(self) -> dict[str, JobInfo] | None:
-        """This user's jobs that wait or run, array elements one by one.
+    def queue(self) -> dict[str, QueueRow] | None:
+        """Return this user's pending and running jobs by id, array elements one by one.
 
-        Of jobs that run on another cluster of a federation the list for all (``--all``) has a row
-        here too, REVOKED: those are that cluster's.
+        A job that runs on another cluster of a federation has a row here too (``--all``), in state
+        REVOKED, and is left out.
         """
         text = self._ask(queries.squeue_command())
         if text is None:
             return None
-        rows = queries.parse(text, queries.QueueRow)
-        return {
-            row.job_id: JobInfo(row.job_id, JobState.from_slurm(row.state), row.state, row.reason)
-            for row in rows
-            if row.state != REVOKED
-        }
+        rows = queries.parse(text, QueueRow)
+        return {row.job_id: row for row in rows if row.state != REVOKED}
 
-    def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
-        """One squeue for all, then one sacct for those it does not show.
+    def states(self, jobs: Mapping[str, Collection[str]]) -> dict[str, dict[str, JobInfo]]:
+        """Return the states of jobs, by run and id, from one squeue and one sacct.
 
         Nothing is guessed: when squeue does not answer, every job is UNKNOWN, and so is one that
         has left the queue while the accounting is silent. Where a site has no accounting at all,
         such a job is MISSING.
-        """
-        if not job_ids:
-            return {}
-        queue = self.queue()
-        if queue is None:
-            return {name: JobInfo(name, JobState.UNKNOWN, "") for name in job_ids}
-        found = {name: queue[name] for name in job_ids if name in queue}
-        found.update(self._ended([name for name in job_ids if name not in found]))
-        return {name: found[name] for name in job_ids}
 
-    def _ended(self, job_ids: list[str]) -> dict[str, JobInfo]:
-        if not job_ids:
+        Args:
+            jobs: job ids by the name of their run. A job of another run, or of none, that has the
+                same id is not that job. An empty name accepts any job.
+        """
+        pairs = [(run, job_id) for run, ids in jobs.items() for job_id in ids]
+        queue = self.queue() if pairs else {}
+        if queue is None:
+            silence = {job: JobInfo(job[1], JobState.UNKNOWN, "") for job in pairs}
+            return by_run(jobs, silence)
+        found = {
+            (run, job_id): queued(queue[job_id])
+            for run, job_id in pairs
+            if job_id in queue and queries.is_of_run(queue[job_id], run)
+        }
+        return by_run(jobs, {**found, **self._ended([job for job in pairs if job not in found])})
+
+    def _ended(self, jobs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], JobInfo]:
+        """Return the states of jobs, as run and id, that are not in the queue."""
+        if not jobs:
             return {}
-        rows = self.accounting(job_ids)
+        rows = self.accounting(list(dict.fromkeys(job_id for _, job_id in jobs)))
         if rows is None:
             kept = self.keeps_accounts()
             state = JobState.UNKNOWN if kept else JobState.MISSING
             reason = LEFT_THE_QUEUE if kept else NO_ACCOUNTING
-            return {name: JobInfo(name, state, "", reason) for name in job_ids}
-        words = {name: rows[name][-1].state if name in rows else "" for name in job_ids}
-        return {name: gone(name, word) for name, word in words.items()}
+            return {job: JobInfo(job[1], state, "", reason) for job in jobs}
+        own = {
+            (run, job_id): [row for row in rows.get(job_id, ()) if queries.is_of_run(row, run)]
+            for run, job_id in jobs
+        }
+        return {job: gone(job[1], kept[-1].state if kept else "") for job, kept in own.items()}
 
-    def accounting(self, job_ids: Sequence[str]) -> dict[str, list[AccountRow]] | None:
-        """All runs of these jobs, oldest first, by job id; their steps stand apart (``123.batch``).
+    def accounting(
+        self, job_ids: Sequence[str], run: str = ""
+    ) -> dict[str, list[AccountRow]] | None:
+        """Return all rows of these jobs, oldest first, by job id; steps apart (``123.batch``).
 
         Where a site keeps no accounts, it is what the controller remembers (MinJobAge, five minutes
         as a rule). None is silence, and a site without accounts whose controller has forgotten.
+
+        Args:
+            job_ids: of jobs and elements; an array is asked for as a whole.
+            run: rows of other jobs with the same id are left out; empty keeps them.
         """
         found: dict[str, list[AccountRow]] = {}
         for start in range(0, len(job_ids), SACCT_IDS):
             text = self._ask(queries.sacct_command(job_ids[start : start + SACCT_IDS]))
             if text is None:
-                return None if self.keeps_accounts() else self._remembered(job_ids)
+                return None if self.keeps_accounts() else self._remembered(job_ids, run)
             found.update(queries.by_job(queries.parse(text, AccountRow)))
-        return found
+        return queries.own_rows(found, run)
 
-    def _remembered(self, job_ids: Sequence[str]) -> dict[str, list[AccountRow]] | None:
-        """What the controller still knows of jobs and arrays, one run of each."""
+    def _remembered(self, job_ids: Sequence[str], run: str) -> dict[str, list[AccountRow]] | None:
+        """Return what the controller still knows of jobs and arrays, one row each."""
         rows: list[AccountRow] = []
         for job_id in dict.fromkeys(name.split("_")[0] for name in job_ids):
             text = self._ask(queries.scontrol_job_command(job_id))
             rows += queries.parse_remembered(text or "")
-        return queries.by_job(rows) or None
+        return queries.own_rows(queries.by_job(rows), run) or None
 
     def keeps_accounts(self) -> bool:
         """Whether the site has an accounting that may answer, now or later."""
@@ -167,8 +180,19 @@ class Client:
         """Have Slurm end a job and queue it again; it refuses jobs that were not made for it."""
         return self._tell(["scontrol", "requeue", job_id])
 
+    def cancel_of_run(self, run: str, job_ids: Collection[str]) -> bool:
+        """Cancel those of these jobs that belong to a run and are still in the queue."""
+        if not job_ids:
+            return True
+        queue = self.queue()
+        if queue is None:
+            return False
+        return self.cancel(
+            [name for name in job_ids if name in queue and queries.is_of_run(queue[name], run)]
+        )
+
     def cancel(self, job_ids: Sequence[str]) -> bool:
-        """End jobs, queued or running; those that are gone are no error."""
+        """Cancel jobs that are known to be ours; those that have ended are no error."""
         parts = [
             job_ids[start : start + SCANCEL_IDS] for start in range(0, len(job_ids), SCANCEL_IDS)
         ]
@@ -219,6 +243,20 @@ class Client:
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
+
+
+def by_run(
+    jobs: Mapping[str, Collection[str]], infos: Mapping[tuple[str, str], JobInfo]
+) -> dict[str, dict[str, JobInfo]]:
+    """Return the states of jobs by run and id, in the order of the request."""
+    return {run: {job_id: infos[run, job_id] for job_id in ids} for run, ids in jobs.items()}
+
+
+def queued(row: QueueRow) -> JobInfo:
+    """Return the state of a job that squeue lists."""
+    state = JobState.from_slurm(row.state)
+    start = queries.seconds(row.start) if state is JobState.QUEUED else None
+    return JobInfo(row.job_id, state, row.state, row.reason, start)
 
 
 def gone(job_id: str, word: str) -> JobInfo:

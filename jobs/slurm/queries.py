@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from jobs.contract.stage_specs import STAGES
 from jobs.slurm.hostlist import _bounds, node_names
 
 RANGES = re.compile(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]")
@@ -18,6 +19,12 @@ PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)")
 """``Key=value`` of ``scontrol show job``."""
 TERM = re.compile(r"(after|afterany|afterok|afternotok):(\d+)(?:_(\d+|\*))?(\+\d+)?(?:\(\w+\))?")
 """One condition of a dependency as squeue prints it: kind, job, element or ``*``, delay."""
+COMMENT = re.compile(r"run=([^,]+),attempt=\d+")
+"""What ``submission.job_comment`` writes on every job of a run."""
+JOB_NAME = re.compile(rf"([^.]+)\.(?:{'|'.join(STAGES)})(?:\.recovery_job)?")
+"""What ``submission.job_name`` and ``submission.recovery_job_name`` call them."""
+CLOCK_SKEW_SECONDS = 3.0
+"""Between a node's clock and the controller's; less than Slurm holds a job back after a requeue."""
 TIME_FORM = "%Y-%m-%dT%H:%M:%S"
 OWN_JOBS = ("squeue", "--all", "--me", "--noheader")
 """``--all``, here and below: partitions are hidden from lists, also those one's own jobs are in."""
@@ -35,7 +42,12 @@ class QueueRow:
 
     job_id: str = column("%i")
     state: str = column("%T")
+    start: str = column("%S")
+    """Actual or expected start time; ``N/A`` where the scheduler has not estimated it."""
+    name: str = column("%j")
+    comment: str = column("%k")
     reason: str = column("%r")
+    """May hold anything, so that it is the last column."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,10 @@ class AccountRow:
     end: str = column("End")
     nodes: str = column("NodeList")
     """Compressed: ``gpu[01-04]``; all of the job's, also when one of them has failed."""
+    name: str = column("JobName")
+    """Of a step, the step's own."""
+    comment: str = column("Comment")
+    """Empty unless the site stores it (AccountingStoreFlags=job_comment, slurm.conf(5))."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +226,8 @@ def parse_remembered(text: str) -> list[AccountRow]:
             start=item.get("StartTime", ""),
             end=item.get("EndTime", ""),
             nodes=item.get("NodeList", ""),
+            name=item.get("JobName", ""),
+            comment=item.get("Comment", ""),
         )
         for item in found
         if "JobId" in item and "JobState" in item
@@ -256,6 +274,61 @@ def by_job(rows: Iterable[AccountRow]) -> dict[str, list[AccountRow]]:
     for row in sorted(rows, key=lambda row: (row.submit, row.start)):
         found.setdefault(row.job_id, []).append(row)
     return found
+
+
+def own_rows(rows: Mapping[str, list[AccountRow]], run: str) -> dict[str, list[AccountRow]]:
+    """Return the rows of jobs that belong to a run, and those of their steps, oldest first.
+
+    A job id is used again once the controller has lost its state or the ids have wrapped around;
+    the accounting then lists both jobs under it. A step belongs to the job row that started last
+    before it.
+
+    Args:
+        rows: by job or step id (``by_job``).
+        run: its name; an empty one accepts any job.
+    """
+    found: dict[str, list[AccountRow]] = {}
+    for name, listed in rows.items():
+        job_id, _, step = name.partition(".")
+        starts = rows.get(job_id, [])
+        kept = [
+            row
+            for row in listed
+            if (of := _started_by(row.start, starts) if step else row) and is_of_run(of, run)
+        ]
+        if kept:
+            found[name] = kept
+    return found
+
+
+def start_row(rows: Sequence[AccountRow], began: float) -> AccountRow | None:
+    """Return the row of the start during which a supervisor began, by start time.
+
+    Args:
+        rows: of one job, oldest first; each requeue adds one.
+        began: seconds since 1970, by the node's clock.
+    """
+    latest = began + CLOCK_SKEW_SECONDS
+    started = [row for row in rows if (at := seconds(row.start)) is not None and at <= latest]
+    return next(iter([*started[-1:], *rows[:1]]), None)
+
+
+def is_of_run(row: QueueRow | AccountRow, run: str) -> bool:
+    """Return whether a job belongs to a run; every job belongs to the run without a name."""
+    return run in ("", run_of_job(row.name, row.comment))
+
+
+def run_of_job(name: str, comment: str) -> str:
+    """Return the run that a job's marks name, or nothing for a job that meditron did not submit.
+
+    Either mark is enough: not all sites store comments, and an owner may rename a job.
+    """
+    match = COMMENT.match(comment) or JOB_NAME.fullmatch(name)
+    return match[1] if match else ""
+
+
+def _started_by(start: str, jobs: Sequence[AccountRow]) -> AccountRow | None:
+    return next((row for row in reversed(jobs) if row.start <= start), None)
 
 
 def _columns(kind: type[Any], separator: str) -> str:

@@ -61,6 +61,8 @@ class JobInfo:
     word: str
     """The scheduler's own word."""
     reason: str = ""
+    start: float | None = None
+    """Of a pending job: when the scheduler expects to start it, seconds since 1970."""
 
     @property
     def is_living(self) -> bool:

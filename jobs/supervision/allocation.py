@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from jobs.contract import specs
+from jobs.contract.attempt_history import Start
 from jobs.contract.job import LOCAL_JOB, Job
-from jobs.slurm import hostlist
+from jobs.slurm import hostlist, queries
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow, JobFacts
 from jobs.supervision.diagnosis.evidence import RecoveryOptions
@@ -88,22 +89,19 @@ class Allocation:
         return max(0, int(most) - restarts) if most.isdigit() else None
 
 
-def recorded(
-    client: Client | None, job_id: str, restarts: int, nodes: tuple[str, ...] = ()
-) -> SlurmReport:
-    """What the accounting says of a start whose supervisor is gone; nothing where it is silent.
+def recorded(client: Client | None, run: str, start: Start) -> SlurmReport:
+    """Return what the accounting has of a start whose supervisor is gone, or an empty report.
 
     Args:
         client: None without Slurm.
-        job_id: the job's.
-        restarts: how often it had been queued again: each start has a row, oldest first.
-        nodes: of the start.
+        run: the name of the run.
+        start: of one of its tasks.
     """
-    rows = (client.accounting([job_id]) if client else None) or {}
-    own = rows.get(job_id, [])
-    if not own:
+    job_id, nodes = start.job_id, start.nodes
+    rows = (client.accounting([job_id], run) if client else None) or {}
+    row = queries.start_row(rows.get(job_id, []), start.began)
+    if row is None:
         return SlurmReport()
-    row = own[min(restarts, len(own) - 1)]
     word, _, by = row.state.partition(" by ")
     steps = (
         item for name, found in rows.items() if name.startswith(f"{job_id}.") for item in found

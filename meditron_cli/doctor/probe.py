@@ -144,7 +144,7 @@ def watch(probe: Probe, client: Client, clock: Clock, seconds: float) -> ProbeWa
         now = clock.now()
         if now >= min(ask_at, deadline):
             ask_at = now + ASK_SECONDS
-            is_over = client.states([probe.job_id])[probe.job_id].is_over
+            is_over = client.states({"": [probe.job_id]})[""][probe.job_id].is_over
         if now >= deadline and not is_over:
             return ProbeWait(probe)
         clock.sleep(LOOK_SECONDS)

@@ -224,7 +224,8 @@ class Drill:
 
         now = self.services.clock.now()
         record = read(run)
-        state = fold(record, ask(self.services, [record], now), now).state
+        (infos,) = ask(self.services, [record], now)
+        state = fold(record, infos, now).state
         if state in follow.FINAL and state != "succeeded" and self.guards:
             return now - self.moved > PATIENCE_SECONDS
         self.moved = now

@@ -141,7 +141,7 @@ def until_end(services: Services, run: RunDir, board: ProgressDisplay) -> str:
         kinds = state.open_jobs(record, now)
         fresh = bool(kinds) and now - asked >= max(ASK_SECONDS[kind] for kind in kinds)
         if fresh:
-            infos = ask(services, [record], now)
+            (infos,) = ask(services, [record], now)
             asked = now
             record = read(run)
         run_view = state.fold(record, infos, now)

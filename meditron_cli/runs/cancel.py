@@ -38,7 +38,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         everything = sorted(job for ids in open_ids.values() for job in ids)
         append_event(run, "cancel", job_ids=everything)
         for kind, ids in open_ids.items():
-            schedulers(kind).cancel(sorted(ids))
+            schedulers(kind).cancel(run.name, sorted(ids))
         dismiss_recovery_jobs(run, schedulers)
     return everything
 
@@ -69,7 +69,7 @@ def dismiss_recovery_jobs(run: RunDir, schedulers: Callable[[str], Scheduler]) -
     events = read_events(run)
     found = {job for stage in STAGES for job in submission_log.recovery_jobs(events, stage)}
     if found:
-        schedulers("slurm").cancel(sorted(found))
+        schedulers("slurm").cancel(run.name, sorted(found))
 
 
 def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
@@ -86,10 +86,10 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         append_event(run, "stop", job_ids=sorted(set().union(*open_ids.values())))
         run.stop_file.touch()
         for kind, ids in open_ids.items():
-            infos = schedulers(kind).states(sorted(ids))
+            infos = schedulers(kind).states({run.name: sorted(ids)})[run.name]
             refuse_silence(run, infos)
             saving = saving_jobs(record, infos)
-            schedulers(kind).cancel(sorted(ids - saving))
+            schedulers(kind).cancel(run.name, sorted(ids - saving))
             leaving += sorted(saving)
         dismiss_recovery_jobs(run, schedulers)
     return leaving

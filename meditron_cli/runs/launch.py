@@ -101,7 +101,7 @@ def _launch(
     plan = without_bad_nodes(plan, scheduler, run, note)
     prepare(plan, run, decisions, keep)
     dropped = [job for decision in decisions.values() for job in decision.drop]
-    scheduler.cancel([*dropped, *recovery_jobs_of(run, dropped)])
+    scheduler.cancel(run.name, [*dropped, *recovery_jobs_of(run, dropped)])
     live = {stage: live_jobs(found, infos) for stage, found in record.stages.items()}
     batch = LaunchTransaction(plan, scheduler, run, by)
     try:
@@ -199,7 +199,7 @@ class LaunchTransaction:
         if not self._submitted:
             return
         text = reason.message if isinstance(reason, MeditronError) else type(reason).__name__
-        self._scheduler.cancel(self._submitted)
+        self._scheduler.cancel(self._run.name, self._submitted)
         append_event(self._run, "undo", job_ids=self._submitted, reason=text)
 
 
@@ -237,7 +237,7 @@ def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
     ids = sorted(job for ids in open_ids.values() for job in ids)
     if not ids:
         return {}
-    infos = scheduler.states(ids)
+    infos = scheduler.states({record.name: ids})[record.name]
     silent = [job for job in ids if is_silent(infos.get(job))]
     if silent:
         raise SchedulerError(

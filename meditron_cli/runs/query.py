@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import SchedulerError
@@ -25,13 +25,12 @@ def evidence(
     now = services.clock.now()
     records = [read(run) for run in runs]
     infos = ask(services, records, now)
-    if infos:
-        # A job that ended between the two questions has left its marker or exit record meanwhile.
-        records = [
-            read(run) if any_gone(record, infos, now) else record
-            for run, record in zip(runs, records, strict=True)
-        ]
-    return [(record, infos, now) for record in records]
+    # A job that ended between the two questions has left its marker or exit record meanwhile.
+    records = [
+        read(run) if any_gone(record, known, now) else record
+        for run, record, known in zip(runs, records, infos, strict=True)
+    ]
+    return [(record, known, now) for record, known in zip(records, infos, strict=True)]
 
 
 def any_gone(record: RunRecord, infos: dict[str, JobInfo], now: float) -> bool:
@@ -40,20 +39,31 @@ def any_gone(record: RunRecord, infos: dict[str, JobInfo], now: float) -> bool:
     return any(infos[job].state in (JobState.ENDED, JobState.MISSING) for job in open_ids)
 
 
-def ask(services: Services, records: Iterable[RunRecord], now: float) -> dict[str, JobInfo]:
-    """One question to each scheduler that has open jobs, about these and their recovery jobs;
-    silence makes them UNKNOWN.
+def ask(services: Services, records: Sequence[RunRecord], now: float) -> list[dict[str, JobInfo]]:
+    """Return the states of each run's open jobs and of their recovery jobs, by job id.
+
+    Each scheduler is queried once for all runs; without an answer its jobs are UNKNOWN.
     """
-    wanted: dict[str, set[str]] = {}
+    wanted: dict[str, dict[str, set[str]]] = {}
     for record in records:
         for found in (state.open_jobs(record, now), state.recovery_job_ids(record, now)):
             for kind, ids in found.items():
-                wanted.setdefault(kind, set()).update(ids)
-    infos: dict[str, JobInfo] = {}
-    for kind, ids in wanted.items():
-        infos.update({job: JobInfo(job, JobState.UNKNOWN, "") for job in ids})
-        try:
-            infos.update(services.scheduler(kind).states(sorted(ids)))
-        except SchedulerError:
-            continue
-    return infos
+                wanted.setdefault(kind, {}).setdefault(record.name, set()).update(ids)
+    infos: dict[str, dict[str, JobInfo]] = {record.name: {} for record in records}
+    for kind, jobs in wanted.items():
+        for run, states in query(services, kind, jobs).items():
+            infos[run].update(states)
+    return [infos[record.name] for record in records]
+
+
+def query(
+    services: Services, kind: str, jobs: Mapping[str, Collection[str]]
+) -> dict[str, dict[str, JobInfo]]:
+    """Return the states of jobs, by run and id; UNKNOWN without an answer."""
+    try:
+        return services.scheduler(kind).states({run: sorted(ids) for run, ids in jobs.items()})
+    except SchedulerError:
+        return {
+            run: {job: JobInfo(job, JobState.UNKNOWN, "") for job in ids}
+            for run, ids in jobs.items()
+        }

@@ -50,11 +50,13 @@ def look(services: Services, runs: Sequence[RunDir]) -> RecoveryReport:
     infos = ask(services, records, services.clock.now())
     said = (
         Notice(record.name, stage, sentence)
-        for record in records
-        for stage in stages_to_see(record, infos)
+        for record, known in zip(records, infos, strict=True)
+        for stage in stages_to_see(record, known)
         for sentence in see(services, record, stage)
     )
-    return RecoveryReport(tuple(said), silent=any(map(is_silent, infos.values())))
+    return RecoveryReport(
+        tuple(said), silent=any(is_silent(info) for known in infos for info in known.values())
+    )
 
 
 def is_silent(info: JobInfo) -> bool:
@@ -116,7 +118,7 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
 
     tasks = recovery_job.unfinished(run, stage)
     scheduler = services.scheduler("local")
-    infos = scheduler.states(sorted({task.job_id for task in tasks}))
+    infos = scheduler.states({run.name: {task.job_id for task in tasks}})[run.name]
     over = [task for task in tasks if infos[task.job_id].is_over]
     wanted = recovery_job.Recoverer(run, stage, BY).decide_all(over)
     said = recovery_job.sentences(stage, wanted)

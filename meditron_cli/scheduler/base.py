@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -61,14 +61,20 @@ class Scheduler(Protocol):
         """The nodes of a partition; None where that is not known."""
         ...
 
-    def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
-        """State of each id, in as few calls as can be (one squeue, then one sacct for what it does
-        not show).
+    def states(self, jobs: Mapping[str, Collection[str]]) -> dict[str, dict[str, JobInfo]]:
+        """Return the state of each job, by run and job id, from as few calls as possible.
+
+        Args:
+            jobs: job ids by the name of their run; another job with the same id is not that job.
         """
         ...
 
-    def cancel(self, job_ids: Sequence[str]) -> None:
-        """End the jobs, queued or running; unknown and ended ids are no error."""
+    def cancel(self, run: str, job_ids: Collection[str]) -> None:
+        """Cancel jobs of a run; ids that are unknown, have ended or name other jobs are no error.
+
+        Raises:
+            SchedulerError: refused, or no answer.
+        """
         ...
 
     def withdraw(self, run: Path, stage: str, attempt: int) -> None:

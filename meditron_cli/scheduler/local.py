@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -144,20 +144,23 @@ class LocalScheduler:
             )
         word = os.fsencode(path)
         found = [pid for pid in all_pids() if word in command_line(pid)]
-        self.cancel([PREFIX + local_ranks.process_name(pid) for pid in found])
+        self.cancel(run.name, [PREFIX + local_ranks.process_name(pid) for pid in found])
 
-    def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
+    def states(self, jobs: Mapping[str, Collection[str]]) -> dict[str, dict[str, JobInfo]]:
         """ACTIVE while a process of the job is there, else ENDED; UNKNOWN on another machine."""
         self._started = [process for process in self._started if process.poll() is None]
-        return {name: JobInfo(name, state, state.value) for name, state in map(state_of, job_ids)}
+        return {
+            run: {name: JobInfo(name, state, state.value) for name, state in map(state_of, ids)}
+            for run, ids in jobs.items()
+        }
 
-    def cancel(self, job_ids: Sequence[str]) -> None:
+    def cancel(self, run: str, job_ids: Collection[str]) -> None:
         """Ask each job to stop, which stops its tasks; kill what is left after a while.
 
         Raises:
             SchedulerError: a job runs on another machine, or belongs to somebody else.
         """
-        states = self.states(job_ids)
+        states = self.states({run: job_ids})[run]
         for name in job_ids:
             if states[name].state is JobState.UNKNOWN:
                 raise SchedulerError(

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -83,22 +83,32 @@ class SlurmScheduler:
     def withdraw(self, run: Path, stage: str, attempt: int) -> None:
         """Cancel an attempt's jobs by what was written on them."""
         with translated():
-            self.cancel(submission_log.left_behind(RunDir(run), stage, attempt, self._client))
+            left = submission_log.left_behind(RunDir(run), stage, attempt, self._client)
+        require_answer(self._client.cancel(left))
 
     def node_names(self, partition: str) -> tuple[str, ...] | None:
         """What sinfo lists."""
         return self._client.partition_nodes(partition)
 
-    def states(self, job_ids: Sequence[str]) -> dict[str, JobInfo]:
-        """One squeue for all, then one sacct for those it does not show."""
-        return self._client.states(job_ids)
+    def states(self, jobs: Mapping[str, Collection[str]]) -> dict[str, dict[str, JobInfo]]:
+        """Return the states of jobs, from one squeue and one sacct for those it does not list."""
+        return self._client.states(jobs)
 
-    def cancel(self, job_ids: Sequence[str]) -> None:
-        """End the jobs; those that are gone are no error."""
-        if not self._client.cancel(job_ids):
-            raise SchedulerError(
-                "scancel did not answer", hint="try again when `squeue` works on this machine"
-            )
+    def cancel(self, run: str, job_ids: Collection[str]) -> None:
+        """Cancel jobs of a run; jobs that have ended are no error."""
+        require_answer(self._client.cancel_of_run(run, job_ids))
+
+
+def require_answer(accepted: bool) -> None:
+    """Raise the error for a cancellation that Slurm has not accepted.
+
+    Raises:
+        SchedulerError: it was not.
+    """
+    if not accepted:
+        raise SchedulerError(
+            "scancel did not answer", hint="try again when `squeue` works on this machine"
+        )
 
 
 @contextmanager

@@ -135,10 +135,12 @@ def fake_slurm(folder: Path, plan: Plan) -> Path:
     training, waiting = plan.stage("pretrain"), plan.stage("evaluate")
     queue = []
     for number in range(GONE, LIVE):
-        queue += [f"{job}|RUNNING|None" for job in job_ids(training, number)]
-        queue += [f"{job}|PENDING|Dependency" for job in job_ids(waiting, number)]
+        name = f"med-tiny-{number:08x}.pretrain"
+        queue += [f"{job}|RUNNING|N/A|{name}||None" for job in job_ids(training, number)]
+        queue += [f"{job}|PENDING|N/A|{name}||Dependency" for job in job_ids(waiting, number)]
+    day = "2026-01-01T00:00"
     ended = [
-        f"{job}|COMPLETED|2026-01-01T00:00:00|2026-01-01T00:00:01|0:0"
+        f"{job}|COMPLETED|0:0|{day}:00|{day}:01|{day}:09|cpu01|med-tiny-{number:08x}.pretrain|"
         for number in range(GONE)
         for stage in (training, waiting)
         for job in job_ids(stage, number)

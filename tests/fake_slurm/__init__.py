@@ -47,10 +47,14 @@ class FakeSlurm:
         (self.state / name).write_text(text)
 
     def queue(self, *rows: str) -> None:
-        """Set the queue, a job a row: ``ID|STATE|REASON``, and ``NAME|ARRAY|COMMENT|FOLDER|WAITS
-        FOR`` where that matters.
+        """Set the queue, one job per row: ``ID|STATE|REASON``, and ``NAME|ARRAY|COMMENT|FOLDER|
+        WAITS FOR|START`` where that matters.
         """
         self.tell("queue", "".join(f"{row}\n" for row in rows))
+
+    def name_jobs(self, name: str, comment: str = "") -> None:
+        """Set the name and comment of rows in the queue and the accounting that have none."""
+        self.tell("marks", f"{name}|{comment}")
 
     def queued(self) -> list[str]:
         """Ids in the queue, an element a line."""
@@ -89,6 +93,6 @@ def install(folder: Path) -> FakeSlurm:
     fake.state.mkdir()
     for name in PROGRAMS:
         (fake.bin / name).symlink_to(Path(__file__).with_name(name))
-    for name in ("log", "queue", "accounting", "nodes"):
+    for name in ("log", "queue", "accounting", "nodes", "marks"):
         fake.tell(name)
     return fake

@@ -96,9 +96,14 @@ def test_jobs_and_nodes_of_a_hidden_partition_are_seen(slurm: Cluster, hidden: s
     everywhere = ask_as_nobody(slurm, *queries.sinfo_command())
 
     assert usual == []
-    assert ours == [f"{job}|PENDING|JobHeldUser"]
+    assert [queries.parse(line, queries.QueueRow)[0].job_id for line in ours] == [job]
     assert nodes == ["gpu05", "gpu06"]
     assert set(nodes) < set(everywhere)
+
+
+def states(site: SlurmScheduler, job_ids: list[str]) -> dict[str, JobInfo]:
+    """States of jobs, whatever run they belong to."""
+    return site.states({"": job_ids})[""]
 
 
 def test_waiting_elements_of_an_array_are_known_one_by_one(
@@ -107,7 +112,7 @@ def test_waiting_elements_of_an_array_are_known_one_by_one(
     array = slurm.submit("true", "--array=0-9%2", *HELD)
     line = slurm.run("squeue", "-h", "-o", "%i", "-j", str(array))
 
-    found = site.states([f"{array}_{index}" for index in range(10)])
+    found = states(site, [f"{array}_{index}" for index in range(10)])
 
     assert line == f"{array}_[0-9%2]\n"
     assert {(info.state, info.reason) for info in found.values()} == {
@@ -120,12 +125,12 @@ def test_of_an_array_with_one_element_gone_the_others_are_not(
 ) -> None:
     array = slurm.submit("true", "--array=0-2", *HELD)
 
-    site.cancel([f"{array}_1"])
+    site.cancel("", [f"{array}_1"])
 
-    found = site.states([f"{array}_{index}" for index in range(3)])
-    states = [info.state for info in found.values()]
-    assert states[0] is states[2] is JobState.QUEUED
-    assert states[1] in (JobState.ENDED, JobState.MISSING)
+    found = states(site, [f"{array}_{index}" for index in range(3)])
+    first, gone, last = (info.state for info in found.values())
+    assert first is last is JobState.QUEUED
+    assert gone in (JobState.ENDED, JobState.MISSING)
 
 
 def test_jobs_that_have_ended_are_known_by_how(slurm: Cluster, site: SlurmScheduler) -> None:
@@ -133,11 +138,14 @@ def test_jobs_that_have_ended_are_known_by_how(slurm: Cluster, site: SlurmSchedu
     gone = slurm.submit("true", *HELD)
     slurm.wait_job(good, "COMPLETED", timeout=60)
     slurm.wait_job(bad, "FAILED", timeout=60)
-    site.cancel([str(gone)])
+    site.cancel("", [str(gone)])
     ids = [str(good), str(bad), str(gone), "999999"]
 
-    wait(lambda: all(site.states(ids[:3])[job].word for job in ids[:3]), "the accounting")
-    found = site.states(ids)
+    wait(
+        lambda: all(states(site, ids[:3])[job].word for job in ids[:3]),
+        "the accounting",
+    )
+    found = states(site, ids)
 
     assert [info.state for info in found.values()] == [JobState.ENDED] * 3 + [JobState.MISSING]
     words = [info.word for info in found.values()]
@@ -153,10 +161,10 @@ def test_a_job_that_slurm_queued_again_is_queued_whatever_its_history(
     slurm.run("scontrol", "requeuehold", str(job))
     wait(lambda: slurm.job_states(job) == ("PENDING",), "the job to be queued again")
 
-    waiting = site.states([str(job)])[str(job)]
+    waiting = states(site, [str(job)])[str(job)]
     history = slurm.run("sacct", "-D", "-X", "-n", "-P", "-o", "State", "-j", str(job)).split()
-    site.cancel([str(job)])
-    wait(lambda: site.states([str(job)])[str(job)].state is JobState.ENDED, "its end")
+    site.cancel("", [str(job)])
+    wait(lambda: states(site, [str(job)])[str(job)].state is JobState.ENDED, "its end")
 
     assert waiting.state is JobState.QUEUED
     assert history[0] == "REQUEUED"
@@ -167,16 +175,16 @@ def test_a_dependency_that_can_never_be_is_said(slurm: Cluster, site: SlurmSched
     after = slurm.submit("true", f"--dependency=afterok:{job}", *QUIET)
     never = "DependencyNeverSatisfied"
 
-    wait(lambda: site.states([str(after)])[str(after)].reason == never, never)
+    wait(lambda: states(site, [str(after)])[str(after)].reason == never, never)
 
-    assert site.states([str(after)])[str(after)].state is JobState.QUEUED
+    assert states(site, [str(after)])[str(after)].state is JobState.QUEUED
 
 
 def test_a_persons_settings_hide_no_job(slurm: Cluster) -> None:
     job = str(slurm.submit("true", "--partition=low", *HELD))
     settings = {"SQUEUE_PARTITION": "cpu", "SQUEUE_STATES": "RUNNING", "SQUEUE_FORMAT": "%j"}
 
-    found = SlurmScheduler({**slurm.env, **settings}).states([job])
+    found = states(SlurmScheduler({**slurm.env, **settings}), [job])
     slurm.cancel_all()
 
     assert found[job].state is JobState.QUEUED
@@ -190,7 +198,7 @@ def test_without_accounting_what_left_the_queue_is_missing(
     job = slurm.submit("true", *QUIET)
     slurm.wait_job(job, "COMPLETED", timeout=60)
 
-    found = SlurmScheduler({**slurm.env, "PATH": str(tmp_path / "bin")}).states([str(job)])
+    found = states(SlurmScheduler({**slurm.env, "PATH": str(tmp_path / "bin")}), [str(job)])
 
     assert found[str(job)] == JobInfo(str(job), JobState.MISSING, "", "no accounting")
 
@@ -201,7 +209,7 @@ def test_cancelling_what_has_ended_or_never_was_is_no_error(
     job = slurm.submit("true", *QUIET)
     slurm.wait_job(job, "COMPLETED", timeout=60)
 
-    site.cancel([str(job), "999999", "999999_7"])
+    site.cancel("", [str(job), "999999", "999999_7"])
 
 
 # ---- submission
@@ -287,7 +295,7 @@ def test_a_controller_that_answers_too_late_leaves_its_job_named(
     try:
         with pytest.raises(SchedulerError) as caught:
             submit(site, plan, run, "curate")
-        silent = site.states(["1"])
+        silent = states(site, ["1"])
     finally:
         os.kill(pid, signal.SIGCONT)
     wait(lambda: names_in_queue(slurm), "the job that came late")

@@ -29,7 +29,7 @@ def examine(
 ) -> Evidence:
     """What is known of the start; ``site`` is where the decision is made."""
     place = place_of(run, start)
-    said = allocation.recorded(client, start.job_id, start.restarts, start.nodes)
+    said = allocation.recorded(client, run.name, start)
     seen = Observed(
         ranks_started=place.ranks_log.exists(),
         failures=tuple(srun_output.failures(evidence_collection.read_text(place.srun_log))),

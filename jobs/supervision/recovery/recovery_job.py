@@ -112,8 +112,10 @@ def look_after(run: RunDir, stage: str, client: Client, by: str) -> StageRecover
         with resubmission.waiting_lock(run):
             submission_log.settle(run, client)
             tasks = unfinished(run, stage)
-            over, unclear = sort_out(tasks, client.states([task.job_id for task in tasks]))
-            rows = client.accounting([task.job_id for task in over]) if over else {}
+            over, unclear = sort_out(
+                tasks, client.states({run.name: [task.job_id for task in tasks]})[run.name]
+            )
+            rows = client.accounting([task.job_id for task in over], run.name) if over else {}
             if rows is None and client.keeps_accounts():
                 return StageRecovery(unclear=True)
             told = CachedAccounting(client.environ, rows or {})
@@ -182,7 +184,9 @@ class CachedAccounting(Client):
         super().__init__(environ)
         self.rows = rows
 
-    def accounting(self, job_ids: Sequence[str]) -> dict[str, list[AccountRow]] | None:
+    def accounting(
+        self, job_ids: Sequence[str], run: str = ""
+    ) -> dict[str, list[AccountRow]] | None:
         return self.rows or None
 
 
@@ -270,8 +274,7 @@ class Recoverer:
         have been dead for long.
         """
         told = read_small(self.run.exit_record(self.stage, start.attempt, task.index))
-        rows = self.rows.get(start.job_id, [])
-        row = rows[min(start.restarts, len(rows) - 1)] if rows else None
+        row = queries.start_row(self.rows.get(start.job_id, []), start.began)
         known = told.get("ended") or (queries.seconds(row.end) if row else None)
         return float(known or found.ended)
 
@@ -349,6 +352,6 @@ def vanished(run: RunDir, stage: str, client: Client) -> Iterator[str]:
         tasks = [t for t in unfinished(run, name) if not (t.past.starts or t.past.endings)]
         if stage not in summary.get("after", ()) or not tasks:
             continue
-        infos = client.states([task.job_id for task in tasks])
+        infos = client.states({run.name: [task.job_id for task in tasks]})[run.name]
         if all(info.is_over for info in infos.values()):
             yield name

@@ -42,8 +42,11 @@ def test_every_word_of_slurm_has_one_of_our_states(word: str, state: JobState) -
 
 
 def test_the_columns_asked_for_are_those_of_the_row() -> None:
-    assert "--format=%i|%T|%r" in queries.squeue_command()
-    assert "--format=JobID,State,ExitCode,Submit,Start,End,NodeList" in queries.sacct_command(["1"])
+    assert "--format=%i|%T|%S|%j|%k|%r" in queries.squeue_command()
+    assert (
+        "--format=JobID,State,ExitCode,Submit,Start,End,NodeList,JobName,Comment"
+        in queries.sacct_command(["1"])
+    )
 
 
 def test_thousands_of_elements_are_asked_for_as_one_array() -> None:
@@ -53,25 +56,25 @@ def test_thousands_of_elements_are_asked_for_as_one_array() -> None:
 
 
 def test_a_queue_has_a_row_an_element() -> None:
-    text = "12|PENDING|Priority\n13_4|RUNNING|None\n"
+    text = "12|PENDING|N/A|a.curate|x|Priority\n13_4|RUNNING|2026-01-01T10:00:00|b||None\n"
 
     assert queries.parse(text, QueueRow) == [
-        QueueRow("12", "PENDING", "Priority"),
-        QueueRow("13_4", "RUNNING", "None"),
+        QueueRow("12", "PENDING", "N/A", "a.curate", "x", "Priority"),
+        QueueRow("13_4", "RUNNING", "2026-01-01T10:00:00", "b", "", "None"),
     ]
 
 
 def test_a_reason_may_hold_anything() -> None:
-    text = "12|PENDING|(Nodes required | for job are DOWN)\n"
+    text = "12|PENDING|N/A|a|b|(Nodes required | for job are DOWN)\n"
 
     assert queries.parse(text, QueueRow)[0].reason == "(Nodes required | for job are DOWN)"
 
 
 @pytest.mark.parametrize("line", ["", "rubbish", "slurm_load_jobs error: x", "1|2"])
 def test_lines_of_another_shape_are_left_out(line: str) -> None:
-    assert queries.parse(f"{line}\n1|RUNNING|None\n", QueueRow) == [
-        QueueRow("1", "RUNNING", "None")
-    ]
+    rows = queries.parse(f"{line}\n1|RUNNING|N/A|a|b|None\n", QueueRow)
+
+    assert [row.job_id for row in rows] == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -92,8 +95,11 @@ def test_waiting_elements_on_one_line_are_told_apart(printed: str, ids: list[str
     assert list(queries.expand(printed)) == ids
 
 
-def account(job_id: str, state: str, submit: str, start: str) -> str:
-    return f"{job_id}|{state}|0:0|2026-01-01T{submit}|{start}|Unknown|gpu01\n"
+def account(
+    job_id: str, state: str, submit: str, start: str, name: str = "", mark: str = ""
+) -> str:
+    day = "2026-01-01T"
+    return f"{job_id}|{state}|0:0|{day}{submit}|{start}|Unknown|gpu01|{name}|{mark}\n"
 
 
 def test_the_runs_of_a_requeued_job_stand_in_order_and_its_steps_apart() -> None:
@@ -127,6 +133,63 @@ def test_a_job_is_found_by_what_was_written_on_it() -> None:
     text = "31|run=med,attempt=2|/runs/a|b/code\n"
 
     assert queries.parse(text, NamedRow) == [NamedRow("31", "run=med,attempt=2", "/runs/a|b/code")]
+
+
+# ---- whose job it is
+
+
+@pytest.mark.parametrize(
+    ("name", "comment", "run"),
+    [
+        ("med-7b-0.pretrain", "run=med-7b-0,attempt=2", "med-7b-0"),
+        ("med-7b-0.curate.recovery_job", "(null)", "med-7b-0"),
+        ("med-7b-0.curate", "", "med-7b-0"),  # a site that stores no comments
+        ("renamed", "run=med-7b-0,attempt=2", "med-7b-0"),
+        ("med-7b-0.train", "", ""),
+        ("bash", "run it", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_job_names_its_run_by_its_comment_or_its_name(name: str, comment: str, run: str) -> None:
+    assert queries.run_of_job(name, comment) == run
+
+
+def test_rows_of_another_job_with_the_same_id_are_dropped_with_their_steps() -> None:
+    ours, theirs = "2026-01-01T10:00:05", "2026-01-02T10:00:05"
+    text = (
+        account("5", "COMPLETED", "10:00:00", ours, "med.pretrain")
+        + account("5.batch", "OUT_OF_MEMORY", "10:00:00", ours, "batch")
+        + account("5", "FAILED", "11:00:00", theirs, "bash")
+        + account("5.batch", "FAILED", "11:00:00", theirs, "batch")
+    )
+    rows = queries.by_job(queries.parse(text, AccountRow))
+
+    def states(run: str) -> dict[str, list[str]]:
+        own = queries.own_rows(rows, run)
+        return {name: [row.state for row in kept] for name, kept in own.items()}
+
+    assert states("med") == {"5": ["COMPLETED"], "5.batch": ["OUT_OF_MEMORY"]}
+    assert states("other") == {}
+    assert states("")["5"] == ["COMPLETED", "FAILED"]
+
+
+@pytest.mark.parametrize(
+    ("began", "state"),
+    [("10:00:07", "PREEMPTED"), ("10:30:00", "PREEMPTED"), ("11:02:59", "NODE_FAIL")],
+)
+def test_the_row_of_a_start_is_chosen_by_its_start_time(began: str, state: str) -> None:
+    text = (
+        account("5", "PREEMPTED", "10:00:00", "2026-01-01T10:00:05")
+        + account("5", "NODE_FAIL", "11:00:00", "2026-01-01T11:03:00")
+        + account("5", "PENDING", "12:00:00", "Unknown")
+    )
+    rows = queries.by_job(queries.parse(text, AccountRow))["5"]
+    at = queries.seconds(f"2026-01-01T{began}")
+
+    row = queries.start_row(rows, at or 0.0)
+
+    assert row is not None
+    assert row.state == state
 
 
 # ---- what waits for what

@@ -113,6 +113,7 @@ def curate(index: int) -> specs.TaskSpec:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     programs = fake_slurm.install(tmp_path / "slurm")
+    programs.name_jobs("med-tiny-0.curate")
     monkeypatch.setenv("PATH", programs.environ["PATH"])
     programs.tell("nodes", "cpu01\ncpu02\ncpu03\n")
     run = RunDir(tmp_path / "runs" / "med-tiny-0")
@@ -262,7 +263,9 @@ def test_without_accounting_the_controller_says_how_a_job_ended(stage: Stage) ->
     stage.submitted("50")
     stage.started()
     stage.programs.replace("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
-    stage.programs.tell("job-50", "JobId=50 JobState=CANCELLED Reason=None Restarts=0\n")
+    stage.programs.tell(
+        "job-50", "JobId=50 JobName=med-tiny-0.curate JobState=CANCELLED Reason=None\n"
+    )
 
     look = stage.look()
 

@@ -52,6 +52,7 @@ class Desk:
         run, (job,) = RunDir(Path(answer["dir"])), answer["jobs"]["curate"]
         start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
         append_event(run, "start", stage="curate", job_id=job, **start)
+        self.programs.name_jobs(f"{run.name}.curate")
         self.programs.queue()
         self.programs.tell("accounting", f"{job}{FAILED}")
         return run

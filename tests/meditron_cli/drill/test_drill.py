@@ -247,6 +247,7 @@ def begin_and_lose(course: Drill, programs: FakeSlurm) -> RunDir:
     (job,) = submits(run)[0]["job_ids"]
     start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
     append_event(run, "start", stage="curate", job_id=job, **start)
+    programs.name_jobs(f"{run.name}.curate")
     programs.queue()
     programs.tell("accounting", f"{job}{FAILED}")
     return run

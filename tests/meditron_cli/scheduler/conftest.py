@@ -13,5 +13,6 @@ from ... import fake_slurm
 def slurm_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_slurm.FakeSlurm:
     """The stand-ins, also on this process's PATH."""
     fake = fake_slurm.install(tmp_path / "slurm")
+    fake.name_jobs("med-tiny-0.pretrain")
     monkeypatch.setenv("PATH", fake.environ["PATH"])
     return fake

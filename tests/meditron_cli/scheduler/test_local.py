@@ -38,6 +38,8 @@ REPOSITORY = Path(__file__).parents[3]
 
 scheduler_protocol: type[Scheduler] = LocalScheduler
 
+RUN = "run"
+
 SITE = SiteSettings(
     cluster="local",
     scheduler="local",
@@ -112,7 +114,7 @@ class Machine:
         return ids[0]
 
     def state(self, job: str) -> JobState:
-        return self.scheduler.states([job])[job].state
+        return self.scheduler.states({RUN: [job]})[RUN][job].state
 
     def wait(self, job: str) -> None:
         """Wait until a job has ended."""
@@ -142,7 +144,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     for pid in processes_about(tmp_path):
         os.kill(pid, signal.SIGKILL)
     wait_until(lambda: processes_about(tmp_path) == [])
-    scheduler.states([])  # it forgets the processes that have ended
+    scheduler.states({})  # it forgets the processes that have ended
 
 
 def test_all_tasks_run_to_their_end_and_nothing_stays(machine: Machine) -> None:
@@ -180,7 +182,7 @@ def test_a_stage_waits_for_the_one_before_and_runs_when_it_is_whole(machine: Mac
     os.kill(int(machine.run.path("ready").read_text()), signal.SIGTERM)
     machine.wait(first)
     wait_until(lambda: machine.run.attempt("tokenize", 1).joinpath("ranks-00000.log").exists())
-    machine.scheduler.cancel([second])
+    machine.scheduler.cancel(RUN, [second])
 
     assert not before
     assert machine.exit()["class"] == "finished"
@@ -220,7 +222,7 @@ def test_cancel_lets_ranks_save_and_leaves_nothing(machine: Machine) -> None:
     job = machine.submit(machine.stage(*LINGER, "say(130, 'saved')", tasks=3, max_parallel=1))
     machine.wait_for("ready")
 
-    machine.scheduler.cancel([job])
+    machine.scheduler.cancel(RUN, [job])
 
     assert machine.state(job) is JobState.ENDED
     assert machine.words()["message"] == "saved"
@@ -235,7 +237,7 @@ def test_a_cancellation_at_any_moment_of_the_start_is_not_lost(
     job = machine.submit(machine.stage(*LINGER, "say(130, 'saved')"))
     time.sleep(delay)
 
-    machine.scheduler.cancel([job])
+    machine.scheduler.cancel(RUN, [job])
 
     assert machine.state(job) is JobState.ENDED
     assert processes_about(machine.run.root) == []
@@ -247,7 +249,7 @@ def test_ranks_deaf_to_a_cancellation_are_killed_with_all_they_started(machine: 
     job = machine.submit(machine.stage(*child, tell, *DEAF))
     rank = int(machine.wait_for("ready"))
 
-    LocalScheduler(cancel_seconds=0.5).cancel([job])
+    LocalScheduler(cancel_seconds=0.5).cancel(RUN, [job])
 
     assert machine.state(job) is JobState.ENDED
     assert is_gone(rank)
@@ -260,19 +262,19 @@ def test_a_cancelled_stage_that_only_waits_ends_at_once(machine: Machine) -> Non
     waiting = machine.stage(*LINGER, stage="tokenize", after=("curate",))
     second = machine.submit(waiting, [first])
 
-    machine.scheduler.cancel([second])
+    machine.scheduler.cancel(RUN, [second])
 
     assert machine.state(second) is JobState.ENDED
     assert machine.state(first) is JobState.ACTIVE
-    machine.scheduler.cancel([first])
+    machine.scheduler.cancel(RUN, [first])
 
 
 def test_ended_and_unknown_jobs_are_no_error_to_cancel(machine: Machine) -> None:
     job = machine.submit(machine.stage(FINISH))
     machine.wait(job)
 
-    machine.scheduler.cancel([job])
-    machine.scheduler.cancel([])
+    machine.scheduler.cancel(RUN, [job])
+    machine.scheduler.cancel(RUN, [])
 
 
 def test_when_the_background_process_is_killed_its_ranks_save_and_end(machine: Machine) -> None:
@@ -309,7 +311,7 @@ def test_a_job_of_another_machine_is_unknown_and_cannot_be_cancelled_here(
 
     assert machine.state(job) is JobState.UNKNOWN
     with pytest.raises(SchedulerError) as caught:
-        machine.scheduler.cancel([job])
+        machine.scheduler.cancel(RUN, [job])
     assert caught.value.message == f"job {job} was started on another machine"
 
 

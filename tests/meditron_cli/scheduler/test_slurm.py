@@ -28,6 +28,8 @@ from meditron_cli.scheduler.slurm import SlurmScheduler
 from ...fake_slurm import FakeSlurm
 from ...plans import GOLDEN, plan_of, plan_on
 
+RUN = "med-tiny-0"
+"""The run that owns what is in the stand-in queue without a name."""
 LOST = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation\n"
 DOWN = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
 
@@ -462,7 +464,7 @@ def test_a_machine_without_slurm_cannot_submit(
 
 
 def test_no_jobs_are_no_question(slurm_programs: FakeSlurm) -> None:
-    assert scheduler(slurm_programs).states([]) == {}
+    assert scheduler(slurm_programs).states({RUN: []})[RUN] == {}
     assert slurm_programs.calls() == []
 
 
@@ -471,7 +473,7 @@ def test_jobs_in_the_queue_are_one_call(slurm_programs: FakeSlurm) -> None:
         "1|PENDING|Priority", "2_0|RUNNING|None", "3|PENDING|DependencyNeverSatisfied"
     )
 
-    found = scheduler(slurm_programs).states(["1", "2_0", "3"])
+    found = scheduler(slurm_programs).states({RUN: ["1", "2_0", "3"]})[RUN]
 
     assert found == {
         "1": JobInfo("1", JobState.QUEUED, "PENDING", "Priority"),
@@ -492,7 +494,7 @@ def test_all_jobs_that_left_the_queue_are_one_call_more(slurm_programs: FakeSlur
         + account("3", "NEWSTATE", "10:05"),
     )
 
-    found = scheduler(slurm_programs).states(["1", "2_0", "2_1", "3", "4"])
+    found = scheduler(slurm_programs).states({RUN: ["1", "2_0", "2_1", "3", "4"]})[RUN]
 
     assert {name: (info.state, info.word) for name, info in found.items()} == {
         "1": (JobState.ENDED, "CANCELLED by 0"),
@@ -507,7 +509,7 @@ def test_all_jobs_that_left_the_queue_are_one_call_more(slurm_programs: FakeSlur
 def test_a_cancelled_array_member_is_missing_not_running(slurm_programs: FakeSlurm) -> None:
     slurm_programs.queue("5_0|RUNNING|None", "5_2|RUNNING|None")
 
-    found = scheduler(slurm_programs).states(["5_0", "5_1", "5_2"])
+    found = scheduler(slurm_programs).states({RUN: ["5_0", "5_1", "5_2"]})[RUN]
 
     assert found["5_1"].state is JobState.MISSING
 
@@ -516,7 +518,7 @@ def test_when_squeue_does_not_answer_every_job_is_unknown(slurm_programs: FakeSl
     slurm_programs.tell("down", DOWN)
     slurm_programs.tell("accounting", account("1", "COMPLETED", "10:00"))
 
-    found = scheduler(slurm_programs).states(["1", "2"])
+    found = scheduler(slurm_programs).states({RUN: ["1", "2"]})[RUN]
 
     assert {info.state for info in found.values()} == {JobState.UNKNOWN}
     assert len(slurm_programs.calls()) == 1
@@ -528,7 +530,7 @@ def test_without_accounting_a_job_that_left_the_queue_is_missing(
     slurm_programs.remove("sacct")
     slurm_programs.queue("1|RUNNING|None")
 
-    found = SlurmScheduler(slurm_programs.alone).states(["1", "2"])
+    found = SlurmScheduler(slurm_programs.alone).states({RUN: ["1", "2"]})[RUN]
 
     assert found["1"].state is JobState.ACTIVE
     assert found["2"] == JobInfo("2", JobState.MISSING, "", "no accounting")
@@ -540,7 +542,7 @@ def test_while_the_accounting_is_silent_the_end_of_a_job_is_unknown(
     slurm_programs.replace("sacct", "echo 'sacct: error: Connection refused' >&2; exit 1")
     slurm_programs.queue("1|RUNNING|None")
 
-    found = SlurmScheduler(slurm_programs.alone).states(["1", "2"])
+    found = SlurmScheduler(slurm_programs.alone).states({RUN: ["1", "2"]})[RUN]
 
     assert found["2"] == JobInfo("2", JobState.UNKNOWN, "", LEFT_THE_QUEUE)
 
@@ -552,7 +554,7 @@ def test_where_accounting_is_switched_off_a_job_that_left_the_queue_is_missing(
     slurm_programs.replace("sacct", f"echo '{words}' >&2; exit 1")
     slurm_programs.queue()
 
-    found = SlurmScheduler(slurm_programs.alone).states(["2"])
+    found = SlurmScheduler(slurm_programs.alone).states({RUN: ["2"]})[RUN]
 
     assert found["2"] == JobInfo("2", JobState.MISSING, "", "no accounting")
 
@@ -561,7 +563,7 @@ def test_thousands_of_ended_jobs_are_asked_for_in_parts(slurm_programs: FakeSlur
     slurm_programs.queue()
     ids = [str(number) for number in range(1, SACCT_IDS + 2)]
 
-    found = scheduler(slurm_programs).states(ids)
+    found = scheduler(slurm_programs).states({RUN: ids})[RUN]
 
     assert len(slurm_programs.calls("sacct")) == 2
     assert len(found) == len(ids)
@@ -570,12 +572,46 @@ def test_thousands_of_ended_jobs_are_asked_for_in_parts(slurm_programs: FakeSlur
 def test_without_slurm_every_job_is_unknown(slurm_programs: FakeSlurm) -> None:
     slurm_programs.remove("squeue")
 
-    found = SlurmScheduler(slurm_programs.alone).states(["1"])
+    found = SlurmScheduler(slurm_programs.alone).states({RUN: ["1"]})[RUN]
 
     assert found["1"].state is JobState.UNKNOWN
 
 
+@pytest.mark.parametrize("other", ["bash||", "med-tiny-1.pretrain||run=med-tiny-1,attempt=1"])
+def test_a_job_id_that_another_job_has_now_is_not_that_job(
+    slurm_programs: FakeSlurm, other: str
+) -> None:
+    """A controller that has lost its state counts job ids from 1 again."""
+    name, _, mark = other.split("|")
+    row = account("1", "RUNNING", "11:00").removesuffix("\n")
+    slurm_programs.queue(f"1|RUNNING|None|{name}|1|{mark}")
+    slurm_programs.tell("accounting", account("1", "FAILED", "10:00") + f"{row}|{name}|{mark}\n")
+
+    found = scheduler(slurm_programs).states({RUN: ["1"]})[RUN]
+
+    assert found["1"] == JobInfo("1", JobState.ENDED, "FAILED")
+
+
+def test_the_expected_start_of_a_pending_job_is_known(slurm_programs: FakeSlurm) -> None:
+    slurm_programs.queue(
+        "1|PENDING|Priority||||||2026-01-01T10:00:00", "2|RUNNING|None||||||2026-01-01T10:00:00"
+    )
+
+    found = scheduler(slurm_programs).states({RUN: ["1", "2"]})[RUN]
+
+    assert found["1"].start == time.mktime((2026, 1, 1, 10, 0, 0, 0, 1, -1))
+    assert found["2"].start is None
+
+
 # ---- cancelling
+
+
+def test_a_foreign_job_with_a_recorded_id_is_not_cancelled(slurm_programs: FakeSlurm) -> None:
+    slurm_programs.queue("1|RUNNING|None|bash|1", "2|RUNNING|None")
+
+    scheduler(slurm_programs).cancel(RUN, ["1", "2"])
+
+    assert slurm_programs.queued() == ["1"]
 
 
 def test_cancelling_takes_jobs_out_of_the_queue_and_no_job_is_no_call(
@@ -584,15 +620,17 @@ def test_cancelling_takes_jobs_out_of_the_queue_and_no_job_is_no_call(
     slurm_programs.queue("1|PENDING|None", "2|RUNNING|None", "3_1|RUNNING|None")
     site = scheduler(slurm_programs)
 
-    site.cancel([])
-    site.cancel(["1", "3_1", "77"])
+    site.cancel(RUN, [])
+    site.cancel(RUN, ["1", "3_1", "77"])
 
     assert slurm_programs.queued() == ["2"]
     assert len(slurm_programs.calls("scancel")) == 1
 
 
 def test_thousands_of_jobs_are_cancelled_in_parts(slurm_programs: FakeSlurm) -> None:
-    scheduler(slurm_programs).cancel([str(number) for number in range(1200)])
+    slurm_programs.queue(*(f"{number}|PENDING|None" for number in range(1200)))
+
+    scheduler(slurm_programs).cancel(RUN, [str(number) for number in range(1200)])
 
     assert [len(call.split()) - 2 for call in slurm_programs.calls("scancel")] == [500, 500, 200]
 
@@ -601,4 +639,4 @@ def test_a_cancellation_without_an_answer_is_an_error(slurm_programs: FakeSlurm)
     slurm_programs.tell("down", DOWN)
 
     with pytest.raises(SchedulerError, match=r"^scancel did not answer$"):
-        scheduler(slurm_programs).cancel(["1"])
+        scheduler(slurm_programs).cancel(RUN, ["1"])
