@@ -69,10 +69,13 @@ class ProgressLines:
     def show(self, run: RunView) -> None:
         for name, stage in run.stages.items():
             done, total = stage.measure
-            news = (stage.state, stage.done, 10 * done // max(total, 1))
+            news = (stage.state, stage.done, int(10 * done / max(total, 1)))
             if self._said.get(name) != news:
                 self._said[name] = news
-                console.note(f"{name}: {stage.state} {describe(stage, run)}".rstrip())
+                state = (
+                    "" if stage.state == "failed" and stage.names_failures else f"{stage.state} "
+                )
+                console.note(f"{name}: {state}{describe(stage, run)}")
 
 
 class ProgressBars:

@@ -167,7 +167,8 @@ def account(
 def settle(attempts: Sequence[Attempt], work: Iterable[Work], end: float | None) -> list[Attempt]:
     """The attempts of one task with an end each. One that nobody told ended with its last sign of
     life, and so did one of which is told that it outlived the next start; but the last one goes on
-    until ``end``, where there is one.
+    until ``end``, where there is one. A clock that was set back makes no attempt end before it
+    began.
     """
     signs, found = last_signs(work), []
     for attempt, following in zip(attempts, [*attempts[1:], None], strict=False):
@@ -175,16 +176,17 @@ def settle(attempts: Sequence[Attempt], work: Iterable[Work], end: float | None)
         if following is not None:
             found.append(replace(attempt, ended=ended_before(following.began, attempt, sign)))
         elif attempt.ended is None:
-            found.append(replace(attempt, ended=sign if end is None else end))
+            found.append(replace(attempt, ended=sign if end is None else max(attempt.began, end)))
         else:
-            found.append(attempt)
+            found.append(replace(attempt, ended=max(attempt.began, attempt.ended)))
     return found
 
 
 def ended_before(moment: float, attempt: Attempt, sign: float) -> float:
     """When an attempt ended that the next start followed at this moment."""
     known = attempt.ended is not None and attempt.ended <= moment
-    return attempt.ended if known and attempt.ended is not None else min(sign, moment)
+    ended = attempt.ended if known and attempt.ended is not None else min(sign, moment)
+    return max(attempt.began, ended)
 
 
 class Mark(NamedTuple):

@@ -249,7 +249,7 @@ def total_seconds(
     alive = any(stage.state in ALIVE for stage in seen.stages.values())
     ends = [item.ended or item.began for item in settled]
     end = now if alive or not ends else max(ends)
-    return end - record.submitted
+    return max(0.0, end - record.submitted)
 
 
 def hours(record: RunRecord, settled: Sequence[Attempt]) -> tuple[float, float]:

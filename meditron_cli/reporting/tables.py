@@ -17,6 +17,10 @@ Table = tuple[str, tuple[str, ...], list[Row]]
 LATEST = 20
 """Rows of a table that grows with every attempt."""
 
+RUNNING = "running"
+NOT_RECORDED = "not recorded"
+"""End of an attempt whose supervisor died, or whose job was queued again, without a record yet."""
+
 MEANINGS = {
     "queue": "waiting for the scheduler",
     "startup": "from a start to its first step",
@@ -34,7 +38,7 @@ def all_tables(times: RunTimes, seen: RunView, now: float) -> Iterator[Table]:
     yield (
         "attempts",
         ("stage", "task", "attempt", "job", "nodes", "began", "lasted", "steps", "ended", "then"),
-        [attempt_row(times, attempt, now) for attempt in latest(of_interest(times, seen))],
+        [attempt_row(times, attempt, seen, now) for attempt in latest(of_interest(times, seen))],
     )
     yield interruption_table(times)
     yield training_table(times)
@@ -66,10 +70,10 @@ def of_interest(times: RunTimes, seen: RunView) -> list[Attempt]:
     ]
 
 
-def attempt_row(times: RunTimes, attempt: Attempt, now: float) -> Row:
+def attempt_row(times: RunTimes, attempt: Attempt, seen: RunView, now: float) -> Row:
     """One attempt."""
-    lasted = (now if attempt.ended is None else attempt.ended) - attempt.began
-    ended, _, action = attempt.outcome.partition(", ")
+    ended, action = outcome(times, attempt, seen)
+    end = now if attempt.ended is None and ended == RUNNING else attempt.ended
     return (
         attempt.stage,
         attempt.index,
@@ -77,11 +81,28 @@ def attempt_row(times: RunTimes, attempt: Attempt, now: float) -> Row:
         attempt.job_id,
         nodes_text(attempt.nodes),
         moment(attempt.began),
-        clock(lasted),
+        clock(None if end is None else end - attempt.began),
         steps_text(*times.steps_of(attempt)),
         ended,
-        action or None,
+        action,
     )
+
+
+def outcome(times: RunTimes, attempt: Attempt, seen: RunView) -> tuple[str, str | None]:
+    """Return how an attempt ended and what followed.
+
+    One without a recorded end runs only if it is the last of its task and its job runs; else what
+    followed is the state of the task: pending, cancelled, failed, unknown.
+    """
+    if attempt.ended is not None:
+        ended, _, action = attempt.outcome.partition(", ")
+        return ended, action or None
+    task = (attempt.stage, attempt.index)
+    numbers = [item.number for item in times.attempts if (item.stage, item.index) == task]
+    if attempt.number < max(numbers):
+        return NOT_RECORDED, None
+    state = seen.stages[attempt.stage].task_states.get(attempt.index, "unknown")
+    return (RUNNING, None) if state == RUNNING else (NOT_RECORDED, state)
 
 
 def interruption_table(times: RunTimes) -> Table:

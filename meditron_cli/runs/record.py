@@ -22,6 +22,9 @@ ENDINGS = {"cancel": "cancelled", "stop": "stopped"}
 KINDS = (*INTENTS, "start", "exit", "undo", *ENDINGS)
 """Events that decide who works on what."""
 
+PROGRESS_FILES = 32
+"""Progress files of a stage that are read at most."""
+
 EXIT_MARK = b'"event": "exit"'
 
 
@@ -73,6 +76,9 @@ class StageRecord:
     """Tasks by attempt whose submission began and left no job id: it was killed, or is at work."""
     progress: dict[str, Any] = field(default_factory=dict)
     """Of pretraining: its progress file."""
+    running: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Progress files of the current attempts of unfinished tasks; of other stages than pretraining,
+    and at most of ``PROGRESS_FILES`` tasks."""
 
     @property
     def attempts(self) -> int:
@@ -125,6 +131,8 @@ def read(run: RunDir) -> RunRecord:
     read_events(run, record)
     for stage_record in record.stages.values():
         read_exits(run, stage_record)
+        if stage_record.stage != "pretrain":
+            read_progress(run, stage_record)
     if "pretrain" in record.stages and record.stages["pretrain"].attempts:
         record.stages["pretrain"].progress = read_small(run.progress("pretrain", 0))
     return record
@@ -150,6 +158,21 @@ def planned_stages(
                 done=done_indices(run, stage, summary["tasks"]),
             ),
         )
+
+
+def read_progress(run: RunDir, stage: StageRecord) -> None:
+    """Read the progress of unfinished tasks, where they are few: the finished ones of many tell
+    how far a stage is.
+    """
+    unfinished = [
+        index for index in stage.jobs if index not in stage.done and index not in stage.exits
+    ]
+    if len(unfinished) > PROGRESS_FILES:
+        return
+    for index in unfinished:
+        progress = read_small(run.progress(stage.stage, index))
+        if progress.get("attempt") == stage.jobs[index].attempt:
+            stage.running[index] = progress
 
 
 def done_indices(run: RunDir, stage: str, total: int) -> set[int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.contract.errors import STOPPED, SUCCESSOR
@@ -30,6 +30,33 @@ ALIVE = ("running", "pending", "unknown")
 
 
 @dataclass(frozen=True)
+class TaskProgress:
+    """How far the running tasks of a stage are, together."""
+
+    fraction: float
+    """Tasks that the running ones amount to: 0.5 for one task halfway."""
+    share: float
+    """Done of the total, in the tasks' own unit."""
+    total: float
+    unit: str
+    """``bytes``, ``questions`` …."""
+
+    @property
+    def text(self) -> str:
+        """``43% of 1.2 GB``, ``43% of 400 questions``."""
+        size = f"{self.total:,.0f} {self.unit}"
+        return f"{self.share:.0%} of {bytes_text(self.total) if self.unit == 'bytes' else size}"
+
+
+def bytes_text(count: float) -> str:
+    """Return bytes in decimal units, as disks and downloads are measured: ``1.2 GB``."""
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            return f"{count / limit:,.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+@dataclass(frozen=True)
 class StageView:
     """State of a stage."""
 
@@ -42,6 +69,9 @@ class StageView:
     target_step: int | None
     tokens: int | None
     target_tokens: int | None
+    task_states: Mapping[int, str] = field(default_factory=dict)
+    progress: TaskProgress | None = None
+    """Of running tasks, where the stage has no steps."""
 
     @property
     def finished(self) -> bool:
@@ -49,17 +79,33 @@ class StageView:
         return self.done >= self.total
 
     @property
-    def measure(self) -> tuple[int, int]:
+    def failed(self) -> int:
+        """How many tasks failed."""
+        return sum(word == "failed" for word in self.task_states.values())
+
+    @property
+    def names_failures(self) -> bool:
+        """Whether ``amount`` says how many of several tasks failed."""
+        return self.total > 1 and self.failed > 0
+
+    @property
+    def measure(self) -> tuple[float, int]:
         """How much is done, of how much: steps where the stage has them, else tasks."""
         if self.target_step is not None:
             return self.step or 0, self.target_step
-        return self.done, self.total
+        return self.done + (self.progress.fraction if self.progress else 0.0), self.total
 
     @property
     def amount(self) -> str:
-        """``120/600 steps`` of pretraining, ``3/9 tasks`` of other stages."""
-        done, total = self.measure
-        return f"{done}/{total} {'tasks' if self.target_step is None else 'steps'}"
+        """``120/600 steps`` of pretraining; of other stages ``3/9 tasks``, with the progress of
+        running tasks and the number of failed ones.
+        """
+        if self.target_step is not None:
+            return f"{self.step or 0}/{self.target_step} steps"
+        if self.names_failures:
+            return f"{self.failed} of {self.total} tasks failed, {self.done} done"
+        tasks = f"{self.done}/{self.total} tasks"
+        return f"{tasks}, {self.progress.text}" if self.progress else tasks
 
     def to_json(self) -> dict[str, Any]:
         """The stage as ``status --json`` prints it."""
@@ -175,9 +221,15 @@ def fold(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> RunView
         cluster=record.cluster,
         stages=stages,
         loss=progress.get("loss"),
-        eta_s=eta(progress, now) if training else None,
+        eta_s=eta(progress, now) if training and not is_suspended(record, infos) else None,
         problem=record.problem,
     )
+
+
+def is_suspended(record: RunRecord, infos: Mapping[str, JobInfo]) -> bool:
+    """Return whether the job of pretraining holds its nodes without running on them."""
+    jobs = (infos.get(job.job_id) for job in record.stages["pretrain"].jobs.values())
+    return any(info is not None and info.word == "SUSPENDED" for info in jobs)
 
 
 def fold_stage(
@@ -202,6 +254,7 @@ def fold_stage(
             for index, state in states.items()
         }
     step, tokens = steps_and_tokens(stage)
+    working = [index for index, word in states.items() if word == "running"]
     return StageView(
         stage=stage.stage,
         state=first_of(states.values()),
@@ -212,7 +265,20 @@ def fold_stage(
         target_step=stage.target_step,
         tokens=tokens,
         target_tokens=stage.target_tokens,
+        task_states=states,
+        progress=progress_of([stage.running[i] for i in working if i in stage.running]),
     )
+
+
+def progress_of(files: Sequence[Mapping[str, Any]]) -> TaskProgress | None:
+    """Add up the progress files of running tasks; None without any that has begun."""
+    begun = [progress for progress in files if progress["total"] > 0]
+    if not begun:
+        return None
+    done = sum(progress["done"] for progress in begun)
+    total = sum(progress["total"] for progress in begun)
+    fraction = sum(progress["done"] / progress["total"] for progress in begun)
+    return TaskProgress(min(fraction, len(begun)), done / total, total, begun[0]["unit"])
 
 
 def waiting_state(state: str, said: dict[str, Any] | None, stuck: bool) -> str:
@@ -343,9 +409,13 @@ def steps_and_tokens(stage: StageRecord) -> tuple[int | None, int | None]:
 
 
 def eta(progress: Mapping[str, Any], now: float) -> float | None:
-    """Seconds until pretraining reaches its target at its present speed, or None without one."""
+    """Return the seconds until pretraining reaches its target at its present speed.
+
+    None without a speed, and when the estimate has run out: nothing was reported for longer than
+    the rest was to take, as in a suspended job.
+    """
     speed = progress.get("tokens_per_s")
     if not speed:
         return None
-    left = (progress["target_tokens"] - progress["tokens"]) / speed
-    return float(max(0.0, left - (now - progress["time"])))
+    left = (progress["target_tokens"] - progress["tokens"]) / speed - (now - progress["time"])
+    return float(left) if left > 0 else None

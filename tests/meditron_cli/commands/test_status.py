@@ -148,6 +148,72 @@ def test_one_run_shows_its_last_error_and_what_to_do(
     ]
 
 
+def table_row(meditron: Bench, *cells: str) -> str:
+    """The first line of `meditron status RUN` that begins with these cells, single-spaced."""
+    lines = meditron("status", meditron.run().name).stdout.splitlines()
+    rows = [" ".join(line.split()) for line in lines]
+    return next(row for row in rows if row.startswith(" ".join(cells)))
+
+
+@pytest.mark.parametrize(
+    ("state_now", "word", "shown"),
+    [
+        (JobState.ACTIVE, "RUNNING", "running -"),
+        (JobState.QUEUED, "PENDING", "not recorded pending"),
+        (JobState.ENDED, "CANCELLED by 1000", "not recorded cancelled"),
+        (JobState.ENDED, "NODE_FAIL", "not recorded failed"),
+        (JobState.UNKNOWN, "", "not recorded unknown"),
+    ],
+)
+def test_attempt_without_a_recorded_end_runs_only_while_its_job_does(
+    resumed: Told, meditron: Bench, state_now: JobState, word: str, shown: str
+) -> None:
+    meditron.scheduler.put_stage("pretrain", state_now, word)
+    meditron.clock.time = resumed.zero + 1_000
+
+    assert table_row(meditron, "pretrain 0 2").endswith(shown)
+
+
+def test_suspended_training_has_no_time_left(meditron: Bench, finish: Callable[..., None]) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE, "SUSPENDED")
+    progress = {"done": 1, "tokens": 1, "target_tokens": 9, "tokens_per_s": 1.0}
+    write_json(run.progress("pretrain", 0), {**progress, "time": meditron.clock.time})
+
+    assert json.loads(meditron("status", "--json").stdout)["runs"][0]["eta_s"] is None
+
+
+def test_failed_tasks_of_many_are_counted(
+    meditron: Bench, finish: Callable[..., None], fail: Callable[..., None]
+) -> None:
+    meditron.submit(stage="pipeline")
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 2)
+    fail(run, "tokenize", 1)
+
+    assert table_row(meditron, "tokenize failed").startswith(
+        "tokenize failed 1 of 3 tasks failed, 2 done"
+    )
+
+
+def test_running_task_shows_how_far_it_is(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    meditron.scheduler.put_stage("curate", JobState.ACTIVE)
+    run = meditron.run()
+    progress = {"attempt": 1, "done": 516_000_000, "total": 1_200_000_000, "unit": "bytes"}
+    write_json(run.progress("curate", 0), progress)
+
+    shown = meditron("status").stdout
+    write_json(run.progress("curate", 0), {**progress, "attempt": 9})
+
+    assert "0/1 tasks, 43% of 1.2 GB" in shown
+    assert "43%" not in meditron("status").stdout
+
+
 @pytest.fixture
 def unrecorded(meditron: Bench) -> Bench:
     """A run whose first job died before its supervisor wrote anything."""

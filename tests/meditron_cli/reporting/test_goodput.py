@@ -256,6 +256,16 @@ def test_lines_of_work_that_overlap_are_not_counted_twice() -> None:
     assert story.ledger(end=20).wall == 20.0
 
 
+def test_clock_that_was_set_back_gives_no_negative_time() -> None:
+    story = Story().submit(3600).start(1, 3600).exit(1, 30, "crash", "restart")
+
+    (settled,) = goodput.settle(story.attempts, [], None)
+
+    assert settled.ended == settled.began
+    assert goodput.node_seconds([settled], nodes=4) == 0.0
+    assert goodput.settle(story.attempts, [], BEGAN + 30)[0].ended == settled.began
+
+
 def test_node_hours_hold_an_allocation_from_its_first_start_to_its_last_end() -> None:
     story = Story().start(1, 0).exit(1, 50, "crash", "restart").start(2, 60)
     story.exit(2, 100, "preempted", "requeue").start(3, 500, restarts=1)
