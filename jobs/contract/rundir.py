@@ -5,6 +5,7 @@ Layout (``RUN`` is the run's folder)::
 
     RUN/run.json  plan.json  events.jsonl  STOP  SAVE  lock
     RUN/code/                                  the packages as first submitted
+    RUN/code.json                              path, size and SHA-256 of each file in code/
     RUN/stages/<stage>/spec/<task>.json        jobs.contract.specs.TaskSpec
     RUN/stages/<stage>/done/<task>.json        written last, with digests of spec and outputs
     RUN/stages/<stage>/attempts/<n>/           logs, start-<task>.json, exit-<task>.json,
@@ -52,6 +53,11 @@ class RunDir:
     def code(self) -> Path:
         """The packages as first submitted; what the jobs execute."""
         return self.root / "code"
+
+    @property
+    def code_record(self) -> Path:
+        """Path, size and SHA-256 of each file of the code, written once."""
+        return self.root / "code.json"
 
     @property
     def lock(self) -> Path:

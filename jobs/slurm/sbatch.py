@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.contract.files import fsync_tree
 from jobs.contract.rundir import RunDir
 from jobs.slurm import payload
 from jobs.slurm.client import Client
@@ -113,6 +114,7 @@ def hand_over(call: Call, run: RunDir, submission: Submission, client: Client) -
             jobs = executor.map_array(call.function, *zip(*call.words, strict=True))
         except (FailedJobError, FailedSubmissionError) as error:
             raise refusal(submission.stage, str(error)) from error
+    fsync_tree(call.folder)  # the pickles: a job that is requeued reads them again
     return [str(job.job_id) for job in jobs]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from jobs.contract.files import FormatError, read_json, write_bytes, write_json
+from jobs.contract.rundir import RunDir
 from jobs.health import site_probe as node_side
 from jobs.slurm.client import Client
 from jobs.slurm.sbatch import sbatch_reason
@@ -55,7 +56,7 @@ def submit(plan: Plan, root: Path, client: Client, now: float) -> Probe:
     folder = root / f".doctor-{uuid4().hex}"
     resources = job_options.probe_resources(plan)
     options = job_options.options(plan, resources)
-    code_snapshot.copy_code(folder / "code")
+    code_snapshot.copy_code(RunDir(folder))
     request = {
         "environment": list(plan.site.environment),
         "sbatch": options,

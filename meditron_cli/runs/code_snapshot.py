@@ -1,10 +1,10 @@
-"""A copy of our packages as they are imported now, so that a run executes what it was submitted
-with, whatever is edited later; and what git says of them.
+"""Copy our packages as they are imported now into a run, so that it executes what it was submitted
+with, whatever is edited later; record their git state; restore the copy where it is damaged.
 """
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 import subprocess  # noqa: TID251 - git is asked here and nowhere else
 from pathlib import Path
 from typing import Any
@@ -12,27 +12,66 @@ from typing import Any
 import clusters
 import jobs
 import meditron_cli
+from jobs.contract.code_check import damage_sentence, damaged_files, is_intact
+from jobs.contract.files import read_json, write_bytes, write_json
+from jobs.contract.rundir import RunDir
+from meditron_cli.errors import ConfigError
 
 PACKAGES = (jobs, meditron_cli, clusters)
 PATCH = "uncommitted.patch"
 TIMEOUT_SECONDS = 20
 
 
-def copy_code(target: Path) -> None:
-    """Copy the three packages into ``target``, without bytecode."""
+def copy_code(run: RunDir) -> None:
+    """Copy the three packages into the run, without bytecode, and record them in ``code.json``.
+
+    Permissions follow the umask. The caller makes the files durable.
+    """
+    files = []
     for package in PACKAGES:
         source = package_folder(package.__file__)
-        skip = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(source, target / source.name, ignore=skip)
+        for path in sorted(source.rglob("*")):
+            if not path.is_file() or "__pycache__" in path.parts:
+                continue
+            name = path.relative_to(source.parent).as_posix()
+            content = path.read_bytes()
+            target = run.code / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+            digest = hashlib.sha256(content).hexdigest()
+            files.append({"path": name, "bytes": len(content), "sha256": digest})
+    write_json(run.code_record, {"files": files})
+
+
+def restore_code(run: RunDir) -> list[str]:
+    """Write damaged files of the run's code again, from the installed packages where these have the
+    recorded content; return the names of the files.
+
+    Raises:
+        ConfigError: the installed packages are of another version.
+    """
+    damaged = damaged_files(run)
+    if not damaged:
+        return []
+    recorded = {item["path"]: item for item in read_json(run.code_record)["files"]}
+    root = package_folder(jobs.__file__).parent
+    if not all(is_intact(root / name, recorded[name]) for name in damaged):
+        raise ConfigError(
+            f"{damage_sentence(run, damaged)}; the installed meditron is another version",
+            hint=f"install the version of {run.record} (`code` and `versions`), then submit again",
+        )
+    for name in damaged:
+        write_bytes(run.code / name, (root / name).read_bytes())
+    return damaged
 
 
 def package_folder(file: str | None) -> Path:
-    """The folder of a package's ``__init__.py``."""
+    """Return the folder of a package's ``__init__.py``."""
     return Path(file or "").resolve().parent
 
 
 def describe_code(target: Path) -> dict[str, Any]:
-    """Commit and cleanliness of the checkout our packages lie in; both None outside of one.
+    """Return commit and cleanliness of the checkout of our packages; both None outside of one.
 
     Uncommitted changes to tracked files of the packages go to ``target/uncommitted.patch``.
     """
@@ -46,14 +85,14 @@ def describe_code(target: Path) -> dict[str, Any]:
     status = _git(root, "status", "--porcelain", "--", *folders)
     patch = _git(root, "diff", "HEAD", "--binary", "--", *folders)
     if patch:
-        (target / PATCH).write_text(patch)
+        write_bytes(target / PATCH, patch.encode())
     return {"commit": commit.strip(), "dirty": bool(status)}
 
 
 def _git(folder: Path, *words: str) -> str | None:
-    """What git prints, or None where there is no git or no checkout."""
+    """Return git's output; None without git or outside of a checkout."""
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(folder), *words],
             capture_output=True,
             text=True,
@@ -63,4 +102,4 @@ def _git(folder: Path, *words: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout
+    return result.stdout

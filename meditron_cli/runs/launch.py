@@ -17,7 +17,7 @@ from jobs.slurm import submission_log
 from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
-from meditron_cli.runs import state, store
+from meditron_cli.runs import code_snapshot, state, store
 from meditron_cli.runs.launch_plan import (
     StageDecision,
     decide,
@@ -89,6 +89,8 @@ def is_submitting(run: RunDir) -> bool:
 def _launch(
     plan: Plan, scheduler: Scheduler, run: RunDir, note: Note, by: str
 ) -> dict[str, list[str]]:
+    if restored := code_snapshot.restore_code(run):
+        note(f"restored {len(restored)} damaged files of the run's code")
     settle_unanswered(run, scheduler)
     record = read(run).require_readable()
     infos = ask(record, scheduler)

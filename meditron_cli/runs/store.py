@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from jobs.contract import specs
-from jobs.contract.files import FormatError, fsync_folder, read_json, write_json
+from jobs.contract.files import FormatError, fsync_folder, fsync_tree, read_json, write_json
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan, StagePlan
@@ -23,6 +25,9 @@ from meditron_cli.runs.request import Request, read_run_file, record
 
 VARIABLE = "MEDITRON_RUNS"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+PART = re.compile(rf"\.{NAME.pattern}\.[0-9a-f]{{32}}")
+"""The hidden name of a run that is being made."""
+STALE_SECONDS = 3600.0
 
 
 def runs_root(option: Path | None, environ: Mapping[str, str], profile: Path | None) -> Path:
@@ -135,6 +140,7 @@ def create(root: Path, name: str, request: Request, plan: Plan) -> RunDir:
     """
     if not NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name for a run", hint="lower-case letters, digits and -")
+    remove_stale(root)
     part = root / f".{name}.{uuid4().hex}"
     try:
         part.mkdir(parents=True)
@@ -149,6 +155,21 @@ def create(root: Path, name: str, request: Request, plan: Plan) -> RunDir:
             ) from error
         raise
     return RunDir(root / name)
+
+
+def remove_stale(root: Path) -> None:
+    """Remove what killed submits of this user left under hidden names.
+
+    A folder counts as left behind when nothing was added to it for ``STALE_SECONDS``; making a run
+    takes seconds.
+    """
+    with suppress(OSError), os.scandir(root) as entries:
+        for entry in entries:
+            if not PART.fullmatch(entry.name) or not entry.is_dir(follow_symlinks=False):
+                continue
+            status = entry.stat(follow_symlinks=False)
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > STALE_SECONDS:
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def share(folder: Path, root: Path) -> None:
@@ -173,11 +194,12 @@ def fill(run: RunDir, name: str, request: Request, plan: Plan) -> None:
     """Write everything a new run holds."""
     from meditron_cli.runs import code_snapshot
 
-    code_snapshot.copy_code(run.code)
+    code_snapshot.copy_code(run)
     code = code_snapshot.describe_code(run.code)
     write_json(run.record, record(name, request, code))
     write_plan(run, plan)
     run.events.touch()
+    fsync_tree(run.root)
 
 
 def _rename(part: Path, final: Path) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from jobs.contract import rundir
-from jobs.contract.files import read_json
+from jobs.contract.files import read_json, write_json
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -40,6 +40,22 @@ def test_other_code_than_the_runs_own_is_refused_and_recorded(tmp_path: Path) ->
     assert done.stderr == f"configuration: {sentence}; {NEVER}\n"
     record = read_json(run.exit_record("curate", 1, 0))
     assert (record["code"], record["class"], record["message"]) == (2, "configuration", sentence)
+
+
+def test_damaged_code_of_the_run_is_refused_and_recorded(tmp_path: Path) -> None:
+    run = rundir.RunDir(tmp_path)
+    run.code.symlink_to(REPOSITORY)
+    good = {"path": "jobs/__init__.py", "bytes": 0, "sha256": ""}
+    write_json(run.code_record, {"files": [good, {**good, "path": "jobs/gone.py"}]})
+
+    done = call(run)
+
+    sentence = (
+        f"the run's code in {run.code} is damaged: jobs/__init__.py and 1 more; "
+        f"`meditron resume {run.name}` restores it"
+    )
+    assert done.returncode == 2
+    assert read_json(run.exit_record("curate", 1, 0))["message"] == sentence
 
 
 def test_the_exit_code_of_a_task_is_that_of_its_batch_step(tmp_path: Path) -> None:

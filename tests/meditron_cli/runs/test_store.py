@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from jobs.contract import rundir
-from jobs.contract.files import read_json
+from jobs.contract.code_check import damaged_files
+from jobs.contract.files import read_json, write_json
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
 from meditron_cli.errors import ConfigError
@@ -345,3 +346,74 @@ def test_cancel_accepts_a_name_without_its_digest(meditron: Bench, length: int |
 
     assert meditron("cancel", meditron.run().name[:length]).exit_code == 0
     assert meditron.scheduler.cancelled == ["101_0"]
+
+
+def test_code_json_lists_every_copied_file(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+
+    listed = {item["path"] for item in read_json(run.code_record)["files"]}
+
+    copied = {path.relative_to(run.code).as_posix() for path in run.code.rglob("*.*")}
+    assert listed == copied - {"uncommitted.patch"}
+    assert damaged_files(run) == []
+
+
+def test_resume_restores_damaged_code_from_the_same_installed_version(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    damaged = [run.code / "jobs" / "__init__.py", run.code / "jobs" / "contract" / "rundir.py"]
+    damaged[0].write_bytes(b"")
+    damaged[1].unlink()
+
+    result = meditron("resume", run.name)
+
+    assert result.exit_code == 0
+    assert "restored 2 damaged files of the run's code\n" in result.stderr
+    assert damaged_files(run) == []
+    assert damaged[1].read_bytes() == Path(rundir.__file__).read_bytes()
+
+
+def test_resume_refuses_damaged_code_of_another_version(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    record = read_json(run.code_record)
+    record["files"][0]["sha256"] = "0" * 64
+    write_json(run.code_record, record)
+    name = record["files"][0]["path"]
+
+    result = meditron("resume", run.name)
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        f"error: the run's code in {run.code} is damaged: {name}; the installed meditron is "
+        "another version\nhint: "
+    )
+    assert len(meditron.events("submit")) == 1
+
+
+def test_the_code_of_a_run_has_the_permissions_of_the_umask(meditron: Bench) -> None:
+    mask = os.umask(0o077)
+    try:
+        meditron.submit(stage="curate")
+    finally:
+        os.umask(mask)
+
+    run = meditron.run()
+    modes = {path.stat().st_mode & 0o077 for path in (run.code, *run.code.rglob("*"))}
+    assert modes == {0}
+
+
+def test_old_staging_folders_of_killed_submits_are_removed(meditron: Bench) -> None:
+    digest = "0123456789abcdef" * 2
+    old, new, other = (
+        meditron.runs / name for name in (f".a-tiny-1.{digest}", f".b-tiny-1.{digest}", ".config")
+    )
+    for folder in (old, new, other):
+        (folder / "code").mkdir(parents=True)
+    for folder in (old, other):
+        os.utime(folder, (0, 0))
+
+    meditron.submit(stage="curate")
+
+    assert [folder.exists() for folder in (old, new, other)] == [False, True, True]
