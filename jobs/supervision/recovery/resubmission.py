@@ -8,6 +8,7 @@ else has.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 
 from jobs.contract import attempt_history, metrics_log
 from jobs.contract.events import append_event, read_events
+from jobs.contract.files import read_small
 from jobs.contract.locks import Locked, locked_within
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
@@ -118,7 +120,7 @@ def go_on(run: RunDir, wish: ResubmitRequest, client: Client) -> list[str]:
     newest = max((item.attempt for item in known), default=0)
     earlier = submission.read(run, wish.stage, newest)
     wish = replace(wish, exclude=usable(wish, earlier, client))
-    asked = following(run, earlier, wish)
+    asked = replace(following(run, earlier, wish), after=awaited(run, wish.stage, client))
     fields = intent_fields(asked, wish)
     append_event(run, "intent", **fields)
     try:
@@ -145,10 +147,32 @@ def usable(wish: ResubmitRequest, earlier: Submission, client: Client) -> tuple[
     return names
 
 
-def following(run: RunDir, earlier: Submission, wish: ResubmitRequest) -> Submission:
-    """What goes on with some tasks of an earlier submission: the same again as a new attempt,
-    which waits for no other stage.
+def awaited(run: RunDir, stage: str, client: Client) -> tuple[str, ...]:
+    """Return the jobs that a stage has to wait for: those of the stages before it, if unfinished.
+
+    Raises:
+        SubmitError: such a job is not in the queue, so that nothing can wait for it.
     """
+    events = read_events(run)
+    before = read_small(run.plan).get("stages", {}).get(stage, {}).get("after", ())
+    given = [submission_log.current_jobs(run, events, name) for name in before]
+    jobs = list(dict.fromkeys(job for found in given for job in found.values() if job))
+    if not jobs:
+        return ()
+    queue = client.queue()
+    lost = [job for job in jobs if queue is not None and job not in queue]
+    if queue is None or lost:
+        why = f"job {lost[0]} is not in the queue" if lost else "squeue does not answer"
+        raise SubmitError(
+            f"{stage} waits for {' and '.join(before)}, and {why}",
+            f"`meditron resume {run.name}`",
+        )
+    lengths = Counter(job.split("_")[0] for found in given for job in found)
+    return tuple(submission.whole_arrays(jobs, lengths))
+
+
+def following(run: RunDir, earlier: Submission, wish: ResubmitRequest) -> Submission:
+    """What goes on with some tasks of an earlier submission: the same again as a new attempt."""
     return replace(
         earlier,
         indices=wish.indices,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.contract.events import append_event, read_events
+from jobs.contract.files import write_json
 from jobs.contract.locks import locked
 from jobs.contract.rundir import RunDir
 from jobs.slurm import sbatch, submission, submission_log
@@ -73,6 +74,47 @@ def test_a_waiting_recovery_job_waits_for_the_successor(
     assert programs.waits_for() == {"51": "afterany:101"}
     assert events(run, "submit")[-1]["recovery_jobs"] == ["51"]
     assert len(programs.calls("sbatch")) == 1
+
+
+@pytest.fixture
+def evaluation(run: RunDir, begun: Submission) -> Submission:
+    """Evaluation was given to job 60, which waits for training."""
+    asked = replace(begun, stage="evaluate", indices=(0, 1), after=("50",))
+    submission.write(run, asked)
+    write_json(run.plan, {"stages": {"evaluate": {"after": ["pretrain"]}}})
+    fields = {"stage": "evaluate", "attempt": 1, "indices": [0, 1], "scheduler": "slurm"}
+    append_event(run, "submit", **fields, by="person", job_ids=["60_0", "60_1"])
+    return asked
+
+
+def test_a_stage_resubmitted_before_the_one_it_needs_has_finished_waits_for_it(
+    run: RunDir, client: Client, programs: FakeSlurm, evaluation: Submission
+) -> None:
+    programs.queue("50|RUNNING|None")
+
+    ids = resubmit(run, "evaluate", [0, 1], replaces=["60_0", "60_1"], by="recover", client=client)
+
+    assert "#SBATCH --dependency=afterok:50\n" in programs.script(ids[0])
+
+
+def test_a_stage_is_not_resubmitted_while_nothing_makes_what_it_needs(
+    run: RunDir, client: Client, programs: FakeSlurm, evaluation: Submission
+) -> None:
+    with pytest.raises(SubmitError) as caught:
+        resubmit(run, "evaluate", [0, 1], replaces=["60_0", "60_1"], by="recover", client=client)
+
+    assert caught.value.message == "evaluate waits for pretrain, and job 50 is not in the queue"
+    assert programs.calls("sbatch") == []
+
+
+def test_a_stage_resubmitted_after_the_one_it_needs_waits_for_nothing(
+    run: RunDir, client: Client, programs: FakeSlurm, evaluation: Submission
+) -> None:
+    write_json(run.done("pretrain", 0), {})
+
+    ids = resubmit(run, "evaluate", [0, 1], replaces=["60_0", "60_1"], by="recover", client=client)
+
+    assert "--dependency" not in programs.script(ids[0])
 
 
 def test_a_refusal_leaves_nothing(
