@@ -1,11 +1,13 @@
-"""The tokenizer of a run: the file it was made with, read in one way by every stage."""
+"""The tokenizer of a run: read, checked against the run's digest, and made ready to encode."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract import done_markers, rundir
-from jobs.contract.errors import TaskError
+from jobs.contract.errors import FAILED, TaskError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -13,28 +15,84 @@ if TYPE_CHECKING:
 HINT = "set tokenize.tokenizer to a tokenizer.json"
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer ready for texts: nothing is added to a text, cut off it or filled up."""
+
+    tokenizer: Tokenizer
+    eod: int
+    """Id of the token that ends a document; it also stands for an empty context."""
+
+    @classmethod
+    def load(cls, path: str, eod_token: str, *, special_tokens_in_text: bool = False) -> Encoder:
+        """Read a ``tokenizer.json`` and make it ready.
+
+        Truncation, padding and tokens to put around a text that the file asks for are not used.
+
+        Args:
+            special_tokens_in_text: the name of a special token inside a text becomes that token;
+                otherwise it is ordinary text.
+
+        Raises:
+            TaskError: the file is missing, is no tokenizer, or has no token ``eod_token``.
+        """
+        from tokenizers import AddedToken
+
+        tokenizer = load(path)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = not special_tokens_in_text
+        eod = eod_id(tokenizer, path, eod_token)
+        added = tokenizer.get_added_tokens_decoder().get(eod)
+        if added is not None and not added.special and not special_tokens_in_text:
+            # An added token that is not marked special would still be recognised inside a text.
+            tokenizer.add_special_tokens([AddedToken(eod_token, special=True)])
+        return cls(tokenizer, eod)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """The largest token id and one."""
+        return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text, without an end."""
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, without ends.
+
+        Raises:
+            TaskError: the library returned another number of encodings than there are texts.
+        """
+        encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        if len(encodings) != len(texts):
+            message = f"the tokenizer encoded {len(encodings)} of {len(texts)} documents"
+            raise TaskError(message, "report this with the tokenizer's version", FAILED)
+        return [encoding.ids for encoding in encodings]
+
+
 def require_unchanged(run: rundir.RunDir, name: str, sha256: str) -> dict[str, Any]:
-    """The tokenizer's file as a done marker keeps it.
+    """Return the tokenizer's file as a done marker records it.
 
     Args:
-        name: path of the ``tokenizer.json``, as a spec writes it.
+        name: path of the ``tokenizer.json`` as a spec has it.
         sha256: hex digest of the file that the run was made with.
 
     Raises:
-        TaskError: it cannot be read, or is another than the one the run was made with.
+        TaskError: the file cannot be read, or is not the one that the run was made with.
     """
     try:
-        found = done_markers.describe_file(run, name)
+        entry = done_markers.describe_file(run, name)
     except OSError as error:
         message = f"{name}: the tokenizer cannot be read ({error.strerror})"
         raise TaskError(message, HINT) from error
-    if found["sha256"] != sha256:
+    if entry["sha256"] != sha256:
         message = (
             f"{name}: the tokenizer has changed since the run was made "
-            f"(SHA-256 {found['sha256'][:12]}, was {sha256[:12]})"
+            f"(SHA-256 {entry['sha256'][:12]}, was {sha256[:12]})"
         )
         raise TaskError(message, "put the old file back, or submit with --new for another run")
-    return found
+    return entry
 
 
 def load(path: str) -> Tokenizer:
@@ -53,7 +111,7 @@ def load(path: str) -> Tokenizer:
 
 
 def eod_id(tokenizer: Tokenizer, path: str, token: str) -> int:
-    """The id of the token that ends a document.
+    """Return the id of the token that ends a document.
 
     Raises:
         TaskError: the vocabulary lacks it.

@@ -15,51 +15,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lm_eval.api.model import TemplateLM
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from jobs.contract.errors import TaskError
-from jobs.data import tokenizer_file
+from jobs.data.tokenizer_file import Encoder
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
-    from tokenizers import Tokenizer
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 """int64 tokens ``[batch, sequence]`` → float32 scores ``[batch, sequence, vocabulary]``."""
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """Text ↔ token ids as in training: nothing is added at the start of a text."""
-
-    tokenizer: Tokenizer
-    eod: int
-    """Ends a document, and stands for an empty context."""
-
-    @classmethod
-    def load(cls, path: Path, eod_token: str) -> Encoder:
-        """Read a ``tokenizer.json``; a special token's name inside a text will be ordinary text.
-
-        Raises:
-            TaskError: the file is missing or no tokenizer, or has no token ``eod_token``.
-        """
-        tokenizer = tokenizer_file.load(str(path))
-        eod = tokenizer_file.eod_id(tokenizer, str(path), eod_token)
-        tokenizer.encode_special_tokens = True
-        return cls(tokenizer, eod)
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(list(tokens))
-        return text
 
 
 @dataclass(frozen=True)
@@ -165,42 +133,27 @@ class MegatronLM(TemplateLM):  # type: ignore[misc]
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """Log-likelihood in nats of whole texts; windows of the model's length, each token once."""
-        del disable_tqdm
-        found = []
-        for (text,) in (request.args for request in requests):
-            windows = get_rolling_token_windows(
-                self.tok_encode(text), self._encoder.eod, self.max_length, context_len=1
-            )
-            parts = [((text, ""), *make_disjoint_window(window)) for window in windows]
-            found.append(sum(score for score, _ in self._loglikelihood_tokens(parts)))
-        return found
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The likeliest next token, until a stop text, the end of a document or ``max_gen_toks``.
+        """Refuse to score whole texts; the harness requires the method.
 
         Raises:
-            TaskError: sampling is asked for.
+            TaskError: always.
         """
-        del disable_tqdm
-        return [self._generate(*request.args) for request in requests]
+        raise _unsupported("loglikelihood_rolling")
 
-    def _generate(self, context: str, arguments: dict[str, Any]) -> str:
-        if arguments.get("do_sample"):
-            raise TaskError("this model answers greedily only", "leave `do_sample` out of the task")
-        until = arguments.get("until", [])
-        stops = [until] if isinstance(until, str) else list(until)
-        most = min(int(arguments.get("max_gen_toks", 256)), self.max_length - 1)
-        tokens = (self.tok_encode(context) or [self._encoder.eod])[-(self.max_length - most) :]
-        start, text = len(tokens), ""
-        while len(tokens) - start < most and not any(stop in text for stop in stops):
-            scores = self._logits(torch.tensor([tokens]))
-            token = int(scores[0, -1].argmax())
-            if token == self._encoder.eod:
-                break
-            tokens.append(token)
-            text = self._encoder.decode(tokens[start:])
-        return cut(text, stops)
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Refuse to generate text; the harness requires the method.
+
+        Raises:
+            TaskError: always.
+        """
+        raise _unsupported("generate_until")
+
+
+def _unsupported(kind: str) -> TaskError:
+    return TaskError(
+        f"the benchmark requests {kind}, this model answers multiple-choice questions only",
+        "use a benchmark with choices",
+    )
 
 
 def fit(pairs: Sequence[Sequence[list[int]]], eod: int, max_length: int) -> list[Scoring]:
@@ -264,9 +217,3 @@ def pick(scores: torch.Tensor, asked: Sequence[tuple[int, Scoring]]) -> list[tup
     tokens = zip(likelihoods.tolist(), greedy.tolist(), strict=True)
     parts = (list(islice(tokens, len(item.scored))) for _, item in asked)
     return [(math.fsum(value for value, _ in part), all(hit for _, hit in part)) for part in parts]
-
-
-def cut(text: str, stops: Sequence[str]) -> str:
-    """The text before the first stop text in it."""
-    ends = [text.find(stop) for stop in stops if stop in text]
-    return text[: min(ends)] if ends else text

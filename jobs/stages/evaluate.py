@@ -177,11 +177,12 @@ def score(
     Returns:
         The harness's samples in the order of ``asked``, and how many prompts were cut to fit.
     """
+    from jobs.data.tokenizer_file import Encoder
     from jobs.engine import device
-    from jobs.evaluation.harness_model import Encoder, MegatronLM
+    from jobs.evaluation.harness_model import MegatronLM
 
     spec = cast(EvaluateSpec, context.task.spec)
-    encoder = Encoder.load(Path(spec.tokenizer), spec.eod_token)
+    encoder = Encoder.load(spec.tokenizer, spec.eod_token)
     place = device.start(
         spec.device,
         context.rank,

@@ -14,28 +14,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from jobs.contract import done_markers, rundir
-from jobs.contract.errors import FAILED, Stopped, TaskError
+from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.stage_specs import TokenizeSpec
 from jobs.data import tokenizer_file
 from jobs.data.indexed_dataset import IndexedWriter, index_dtype, stored
+from jobs.data.tokenizer_file import Encoder
 from jobs.runtime.context import Context
 
 if TYPE_CHECKING:
     import numpy
-    from tokenizers import Tokenizer
 
 BATCH_CHARACTERS = 1 << 20
 BATCH_DOCUMENTS = 1024
 """A batch ends at either; its encodings take some 50 times its characters in bytes."""
-
-
-class Encoder(NamedTuple):
-    """A tokenizer made ready: no truncation, no padding, no post-processor."""
-
-    tokenizer: Tokenizer
-    eod: int
-    dtype: str
-    """``uint16`` or ``int32``."""
 
 
 def run(context: Context) -> None:
@@ -54,7 +45,8 @@ def run(context: Context) -> None:
     encoder = load_encoder(spec)
     # From here on the outputs are in flux: an earlier marker must not vouch for them.
     done_markers.forget_done(context.run, context.task.stage, context.task.index)
-    dataset = IndexedWriter(context.path(spec.output_prefix), encoder.dtype)
+    dtype = index_dtype(encoder.vocabulary_size)
+    dataset = IndexedWriter(context.path(spec.output_prefix), dtype)
     try:
         summary = encode_shard(context, spec, encoder, dataset)
         dataset.publish()
@@ -88,35 +80,16 @@ def load_encoder(spec: TokenizeSpec) -> Encoder:
     Raises:
         TaskError: not a tokenizer.json, no end-of-document token, or more ids than the model has.
     """
-    from tokenizers import AddedToken
-
-    tokenizer = tokenizer_file.load(spec.tokenizer)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    eod = tokenizer_file.eod_id(tokenizer, spec.tokenizer, spec.eod_token)
-    size = require_fit(spec, tokenizer)
-    tokenizer.encode_special_tokens = not spec.special_tokens_in_text
-    added = tokenizer.get_added_tokens_decoder().get(eod)
-    if added is not None and not added.special and not spec.special_tokens_in_text:
-        # An added token that is not marked special would still be recognised inside a text.
-        tokenizer.add_special_tokens([AddedToken(spec.eod_token, special=True)])
-    return Encoder(tokenizer, eod, index_dtype(size))
-
-
-def require_fit(spec: TokenizeSpec, tokenizer: Tokenizer) -> int:
-    """The tokenizer's vocabulary size: its largest id and one.
-
-    Raises:
-        TaskError: the model has fewer rows.
-    """
-    size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values())
-    if size > spec.model_vocab_size:
+    encoder = Encoder.load(
+        spec.tokenizer, spec.eod_token, special_tokens_in_text=spec.special_tokens_in_text
+    )
+    if encoder.vocabulary_size > spec.model_vocab_size:
         message = (
-            f"{spec.tokenizer}: its vocabulary of {size} does not fit "
+            f"{spec.tokenizer}: its vocabulary of {encoder.vocabulary_size} does not fit "
             f"the model's of {spec.model_vocab_size}"
         )
         raise TaskError(message, "raise model.vocab_size, or use the tokenizer made for the model")
-    return size
+    return encoder
 
 
 def encode_shard(
@@ -135,7 +108,7 @@ def encode_shard(
     for batch in batches(path, spec.text_key):
         if context.stop:
             raise Stopped("asked to stop; this shard begins anew at the next start")
-        ids, lengths = encode(encoder, batch.texts)
+        ids, lengths = encode(encoder, dataset.dtype, batch.texts)
         dataset.add(ids, lengths)
         read += batch.read
         skipped += batch.read - len(lengths)
@@ -150,7 +123,7 @@ def encode_shard(
         "tokens": dataset.tokens,
         "eod_in_text": eod_in_text,
         "bytes": size,
-        "dtype": encoder.dtype,
+        "dtype": dataset.dtype,
         "seconds": time.monotonic() - started,
     }
 
@@ -190,26 +163,22 @@ def batches(path: Path, text_key: str) -> Iterator[DocumentBatch]:
     yield DocumentBatch(texts, read, position)
 
 
-def encode(encoder: Encoder, texts: Sequence[str]) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Token ids of the texts back to back, each text followed by the end-of-document id.
+def encode(
+    encoder: Encoder, dtype: str, texts: Sequence[str]
+) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return the token ids of texts back to back, each text followed by the end-of-document id.
 
     A text without a single token is left out.
 
     Returns:
-        ids: [tokens], the encoder's dtype.
-        lengths: [documents], int32, tokens of each with its end.
-
-    Raises:
-        TaskError: the tokenizer answered for another number of texts than it was given.
+        ids: [tokens], of the type that ``dtype`` is stored in.
+        lengths: [documents], int32, tokens of each document with its end.
     """
     import numpy
 
-    encodings = encoder.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    if len(encodings) != len(texts):
-        message = f"the tokenizer answered {len(encodings)} of {len(texts)} documents"
-        raise TaskError(message, "report this with the tokenizer's version", FAILED)
-    sequences = [[*encoding.ids, encoder.eod] for encoding in encodings if len(encoding)]
-    lengths = numpy.array([len(sequence) for sequence in sequences], dtype="<i4")
+    sequences = [ids for ids in encoder.encode_all(texts) if ids]
+    for ids in sequences:
+        ids.append(encoder.eod)
+    lengths = numpy.array([len(ids) for ids in sequences], dtype="<i4")
     tokens = itertools.chain.from_iterable(sequences)
-    ids = numpy.fromiter(tokens, dtype=stored(encoder.dtype), count=int(lengths.sum()))
-    return ids, lengths
+    return numpy.fromiter(tokens, dtype=stored(dtype), count=int(lengths.sum())), lengths

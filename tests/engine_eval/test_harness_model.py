@@ -7,9 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
+from tokenizers import Tokenizer
 
 from jobs.contract.errors import TaskError
-from jobs.evaluation.harness_model import Encoder, MegatronLM, Scoring, batches, cut
+from jobs.data.tokenizer_file import Encoder
+from jobs.evaluation.harness_model import MegatronLM, Scoring, batches
 
 EOD = "<EOD>"
 MAX_LENGTH = 24
@@ -34,7 +36,7 @@ class Recurrent(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def encoder(tokenizer) -> Encoder:
-    return Encoder.load(tokenizer, EOD)
+    return Encoder.load(str(tokenizer), EOD)
 
 
 @pytest.fixture(scope="module")
@@ -146,65 +148,10 @@ def test_progress_counts_up_to_all_requests(encoder, network):
     assert said == sorted(said)
 
 
-def test_a_whole_text_is_scored_once_a_token_with_the_most_context(lm, network, encoder):
-    text = "The heart pumps blood through the body, the lung takes up air."
-    tokens = encoder.encode(text)
-
-    (found,) = lm.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, (text,), 0)])
-
-    first, second = tokens[:MAX_LENGTH], tokens[MAX_LENGTH : 2 * MAX_LENGTH]
-    rest = tokens[2 * MAX_LENGTH :]
-    last_context = tokens[-MAX_LENGTH - 1 : -len(rest)]
-    expected = (
-        asked_directly(network, [encoder.eod], first)
-        + asked_directly(network, first[-1:], second)
-        + asked_directly(network, last_context, rest)
-    )
-    assert len(last_context) > 1
-    assert found == pytest.approx(expected, abs=1e-3)
-
-
-@pytest.fixture(scope="module")
-def writer(encoder, network):
-    """The model, kept to small letters so that what it writes is text."""
-    unlikely = torch.full((encoder.eod + 1,), -50.0)
-    unlikely[encoder.encode("abcdefghijklmnopqrstuvwxyz")] = 0
-    return adapter(encoder, lambda tokens: network(tokens) + unlikely)
-
-
-def generate(lm, context, **arguments):
-    return lm.generate_until([Instance("generate_until", {}, (context, arguments), 0)])[0]
-
-
-def test_what_is_generated_is_what_the_model_finds_likeliest(writer):
-    text = generate(writer, "abc", max_gen_toks=3, until=[])
-
-    ((_, greedy), (_, other)) = ask(writer, ("abc", text), ("abc", "~~~"))
-    assert (len(text), greedy, other) == (3, True, False)
-
-
-def test_generation_ends_before_a_stop_text(writer):
-    text = generate(writer, "abc", max_gen_toks=8, until=[])
-
-    assert generate(writer, "abc", max_gen_toks=8, until=text[2]) == text[: text.index(text[2])]
-
-
-def test_generation_ends_with_the_document(encoder):
-    def always_ends(tokens):
-        scores = torch.zeros(*tokens.shape, encoder.eod + 1)
-        scores[..., encoder.eod] = 1
-        return scores
-
-    assert generate(adapter(encoder, always_ends), "abc", until=["stop"]) == ""
-
-
-def test_a_long_context_leaves_room_for_what_is_generated(writer):
-    assert len(generate(writer, "x" * 100, max_gen_toks=5, until=[])) == 5
-
-
-def test_sampling_is_refused(lm):
-    with pytest.raises(TaskError, match="this model answers greedily only"):
-        generate(lm, "abc", do_sample=True)
+@pytest.mark.parametrize("kind", ["loglikelihood_rolling", "generate_until"])
+def test_requests_without_choices_are_refused(lm, kind):
+    with pytest.raises(TaskError, match=f"the benchmark requests {kind}, this model answers"):
+        getattr(lm, kind)([Instance(kind, {}, ("a text",), 0)])
 
 
 @pytest.mark.parametrize(("choice", "tokens"), [("x" * 25, 25), ("", 0)])
@@ -218,8 +165,22 @@ def test_a_choice_the_model_can_not_read_is_refused(lm, choice, tokens):
 
 
 def test_the_name_of_a_special_token_in_a_text_is_ordinary_text(encoder):
-    assert encoder.eod not in encoder.encode(f"a{EOD}b")
-    assert encoder.decode(encoder.encode(f"a{EOD}b")) == f"a{EOD}b"
+    ids = encoder.encode(f"a{EOD}b")
+
+    assert encoder.eod not in ids
+    assert encoder.tokenizer.decode(ids) == f"a{EOD}b"
+
+
+def test_truncation_and_padding_of_the_file_are_not_used(tokenizer, tmp_path, encoder):
+    other = Tokenizer.from_file(str(tokenizer))
+    other.enable_truncation(4)
+    other.enable_padding(length=64)
+    other.save(str(tmp_path / "tokenizer.json"))
+
+    ids = Encoder.load(str(tmp_path / "tokenizer.json"), EOD).encode("The heart pumps blood.")
+
+    assert len(ids) > 4
+    assert ids == encoder.encode("The heart pumps blood.")
 
 
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
@@ -227,7 +188,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
 
     for path in (tmp_path / "tokenizer.json", tmp_path / "missing.json"):
         with pytest.raises(TaskError, match="not a tokenizer"):
-            Encoder.load(path, EOD)
+            Encoder.load(str(path), EOD)
 
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple), max_size=30)
@@ -250,8 +211,3 @@ def test_every_request_is_in_one_row_and_every_row_is_needed(reads, size):
         assert not any(other[: len(carrier)] == carrier for other in others)
     lengths = [len(carrier) for carrier in carriers]
     assert lengths == sorted(lengths, reverse=True)
-
-
-def test_a_text_is_cut_at_the_first_of_its_stop_texts():
-    assert cut("one. two\n\nthree", ["\n\n", "."]) == "one"
-    assert cut("one", ["\n"]) == "one"
