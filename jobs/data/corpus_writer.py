@@ -12,7 +12,7 @@ from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.errors import TaskError
 from jobs.contract.files import fsync_folder
 from jobs.contract.stage_specs import CurateSpec
-from jobs.data.cleaning import normalise, text_digest
+from jobs.data.cleaning import length_problem, normalise, text_digest
 
 if TYPE_CHECKING:
     from jobs.data.readers import SourceRecord
@@ -97,6 +97,9 @@ class CorpusWriter:
             return "empty"
         if len(text) < self.min_chars:
             return "short"
+        if problem := length_problem(text):
+            raw = text[:REJECTED_BYTES].encode()
+            return self._reject(path, record._replace(problem=problem, raw=raw))
         digest = text_digest(text)
         if digest in self._seen:
             return "duplicate"

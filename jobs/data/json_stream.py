@@ -23,8 +23,9 @@ else:
     from backports import zstd
 
 BLOCK_BYTES = 1 << 20
-MAX_RECORD_BYTES = 1 << 28
-"""A longer line is no document: it would be read into memory whole."""
+MAX_RECORD_BYTES = 1 << 26
+"""A longer line is no document (``cleaning.MAX_DOCUMENT_BYTES``, were every character escaped, and
+what else a record holds): it would be read into memory whole."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 31}
 """Accept windows of 2 GiB, as ``zstd --long=31`` writes them; some public web corpora have them."""
@@ -57,7 +58,7 @@ def lines(path: Path, stream: io.BufferedReader[Any]) -> Iterator[tuple[int, byt
     for number, line in enumerate(whole, start=1):
         if len(line) > MAX_RECORD_BYTES:
             raise TaskError(
-                f"{path}:{number}: a line of more than {MAX_RECORD_BYTES >> 20} MB",
+                f"{path}:{number}: a line of more than {MAX_RECORD_BYTES >> 20} MiB",
                 "write one JSON object a line",
             )
         record = (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).strip()

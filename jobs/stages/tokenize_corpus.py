@@ -17,6 +17,7 @@ from jobs.contract import done_markers, rundir
 from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.stage_specs import TokenizeSpec
 from jobs.data import tokenizer_file
+from jobs.data.cleaning import length_problem
 from jobs.data.indexed_dataset import IndexedWriter, index_dtype, stored
 from jobs.data.tokenizer_file import Encoder
 from jobs.runtime.context import Context
@@ -150,10 +151,10 @@ def batches(path: Path, text_key: str) -> Iterator[DocumentBatch]:
     texts: list[str] = []
     read = characters = position = 0
     for record in readers.read_records(path, (text_key,)):
-        if record.problem:
+        text = record.value.get(text_key, "")
+        if problem := record.problem or length_problem(text):
             hint = "the shard was changed after curate wrote it; remove it and submit again"
-            raise TaskError(f"{path}:{record.line}: {record.problem}", hint)
-        text = record.value[text_key]
+            raise TaskError(f"{path}:{record.line}: {problem}", hint)
         read, characters, position = read + 1, characters + len(text), record.position
         if text:
             texts.append(text)

@@ -122,7 +122,7 @@ def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path: Path
     with pytest.raises(TaskError) as refused:
         records(path)
 
-    assert refused.value.message == f"{path}:2: a line of more than 256 MB"
+    assert refused.value.message == f"{path}:2: a line of more than 64 MiB"
 
 
 def test_positions_grow_to_the_size_of_the_file(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from jobs.data.cleaning import MAX_DOCUMENT_BYTES
 from jobs.data.json_stream import zstd
 
 READABLE = "files to read end in .jsonl or .json, alone or with .gz or .zst, or in .parquet"
@@ -92,6 +93,40 @@ def test_a_bad_line_stops_the_task_with_file_and_line(
     source.write_bytes(GOOD_LINE + b"\n  \r\n" + line + b"\n" + GOOD_LINE)
 
     check(bench, source, f"{source}:4: {problem}", CORRECT)
+
+
+LONG = "heart " * (MAX_DOCUMENT_BYTES // 6 + 1)
+TOO_LONG = "the text has {} bytes, a document may have 16,777,216; split it into shorter documents"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_document_longer_than_tokenization_can_hold_is_refused(
+    suffix: str, bench: Any, tmp_path: Path
+) -> None:
+    source = tmp_path / f"docs.{suffix}"
+    if suffix == "parquet":
+        source.write_bytes(parquet_bytes(pyarrow.table({"text": [GOOD["text"], LONG]})))
+    else:
+        source.write_bytes(GOOD_LINE + json.dumps({"text": LONG}).encode())
+
+    check(bench, source, f"{source}:2: {TOO_LONG.format('16,777,217')}", CORRECT)
+
+
+def test_a_document_that_normalisation_makes_too_long_is_kept_aside(
+    bench: Any, tmp_path: Path
+) -> None:
+    text = "\u0958" * (MAX_DOCUMENT_BYTES // 3)  # NFC takes six bytes for the letter, not three
+    source = tmp_path / "docs.jsonl"
+    source.write_bytes(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n" + GOOD_LINE)
+    bench.curate(source, on_bad_record="skip")
+
+    result = bench.start("curate")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert bench.done("curate")["summary"]["bad"] == 1
+    (line,) = bench.run.path("corpus/rejected.jsonl").read_text().splitlines()
+    assert json.loads(line)["reason"] == TOO_LONG.format("33,554,430")
+    assert json.loads(line)["record"].startswith("\u0915\u093c")
 
 
 def test_skipped_records_are_counted_and_kept_aside(bench: Any, tmp_path: Path) -> None:

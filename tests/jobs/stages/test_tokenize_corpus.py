@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from jobs.contract.files import sha256
+from jobs.data.cleaning import MAX_DOCUMENT_BYTES
+from jobs.stages.tokenize_corpus import BATCH_CHARACTERS
 
 TEXTS = [
     "Hypertension is treated with ACE inhibitors; p<0.05 [95% CI 1.2\u20133.4].",
@@ -277,6 +280,51 @@ def test_a_shard_that_curate_did_not_write_so_is_refused(
 
     hint = "the shard was changed after curate wrote it; remove it and submit again"
     check_refused(bench, f"{path}:2: {problem}", hint)
+
+
+def test_a_document_too_long_for_the_planned_memory_is_refused(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    name = shard("good", "heart " * (MAX_DOCUMENT_BYTES // 6 + 1))
+    bench.tokenize(name, tokenizer_file)
+
+    message = (
+        "the text has 16,777,218 bytes, a document may have 16,777,216; "
+        "split it into shorter documents"
+    )
+    hint = "the shard was changed after curate wrote it; remove it and submit again"
+    check_refused(bench, f"{bench.run.path(name)}:2: {message}", hint)
+
+
+@pytest.mark.full
+def test_the_longest_document_is_tokenized_in_the_planned_memory(
+    bench: Any, tmp_path: Path
+) -> None:
+    """A token per byte is the most a byte-level tokenizer makes; 4 GB is planned per core."""
+    tokenizer = Tokenizer(models.BPE(vocab=byte_vocabulary(), merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(tmp_path / "bytes.json"))
+    path = bench.run.path("corpus/train/00000.jsonl")
+    path.parent.mkdir(parents=True)
+    longest = "\U0001f9ec" * (MAX_DOCUMENT_BYTES // 4)
+    before = "\U0001f9ec" * (BATCH_CHARACTERS - 1)
+    lines = (json.dumps({"text": text}, ensure_ascii=False) for text in (before, longest))
+    path.write_text("\n".join(lines))
+    bench.tokenize("corpus/train/00000.jsonl", tmp_path / "bytes.json")
+
+    result = bench.start("tokenize")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    tokens = MAX_DOCUMENT_BYTES + 4 * (BATCH_CHARACTERS - 1) + 2
+    assert bench.done("tokenize")["summary"]["tokens"] == tokens
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 4e9
+
+
+def byte_vocabulary() -> dict[str, int]:
+    """Ids of the characters that stand for bytes, and of the end token."""
+    return {
+        name: number for number, name in enumerate([*pre_tokenizers.ByteLevel.alphabet(), "<EOD>"])
+    }
 
 
 def check_refused(bench: Any, message: str, hint: str) -> None:
