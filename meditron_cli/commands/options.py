@@ -19,7 +19,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def target_options(function: F) -> F:
-    """``--cluster --size --config --set``: which experiment, on what."""
+    """Add ``--cluster --size --config --set``: which experiment, on which cluster."""
+    return _target_options(function, required=True)
+
+
+def optional_target_options(function: F) -> F:
+    """Add the same options to a command that can take all of them from a run."""
+    return _target_options(function, required=False)
+
+
+def _target_options(function: F, required: bool) -> F:
     for option in (
         click.option(
             "overrides",
@@ -36,12 +45,12 @@ def target_options(function: F) -> F:
             help="Experiment file; default: experiment.yaml, where there is one.",
         ),
         click.option(
-            "size", "--size", required=True, metavar="NAME", help="Recipe: tiny, 7b, 70b."
+            "size", "--size", required=required, metavar="NAME", help="Recipe: tiny, 7b, 70b."
         ),
         click.option(
             "cluster",
             "--cluster",
-            required=True,
+            required=required,
             metavar="NAME",
             help="Cluster profile; `meditron clusters` lists them.",
         ),

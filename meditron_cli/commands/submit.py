@@ -15,7 +15,7 @@ from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError, RunFailed
 from meditron_cli.runs import store
-from meditron_cli.runs.request import Request, note_request, read_record
+from meditron_cli.runs.request import Request, last_request, note_request, read_record
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -43,7 +43,13 @@ class SubmitTarget:
 
 @click.command()
 @click.argument("stage", type=click.Choice([*STAGES, PIPELINE]))
-@options.target_options
+@options.optional_target_options
+@click.option(
+    "run_name",
+    "--run",
+    metavar="RUN",
+    help="Submit the stage for this run, with its own configuration and cluster.",
+)
 @options.runs_dir_option
 @click.option("--dry-run", is_flag=True, help="Print what sbatch would get; submit nothing.")
 @click.option(
@@ -55,10 +61,11 @@ class SubmitTarget:
 def command(
     services: Services,
     stage: str,
-    cluster: str,
-    size: str,
+    cluster: str | None,
+    size: str | None,
     config: Path | None,
     overrides: tuple[str, ...],
+    run_name: str | None,
     runs_dir: Path | None,
     dry_run: bool,
     wait: bool,
@@ -67,11 +74,18 @@ def command(
 ) -> None:
     """Run a stage, or the whole pipeline, on a cluster.
 
-    Submitting the same configuration again continues its run: what is finished is skipped, what
-    is queued or running is left alone, the rest starts.
+    Submitting the same configuration again continues its run: finished tasks are skipped, queued
+    and running ones are left alone, the rest starts. --run continues a run by name, without its
+    options.
     """
-    loaded = options.load_target(cluster, size, config, overrides)
-    submission = resolve(services, loaded, stage, runs_dir, new)
+    if run_name is not None:
+        refuse_beside_run(cluster=cluster, size=size, config=config, set=overrides, new=new)
+        submission = resolve_run(services, run_name, stage, runs_dir)
+    else:
+        loaded = options.load_target(*required(cluster, size), config, overrides)
+        submission = resolve(services, loaded, stage, runs_dir, new)
+        if not new:
+            note_other_runs(submission, stage)
     if dry_run:
         show(services, submission)
         return
@@ -80,6 +94,68 @@ def command(
     start(services, submission, run, as_json)
     if wait:
         wait_for_end(services, run)
+
+
+def required(cluster: str | None, size: str | None) -> tuple[str, str]:
+    """Return the two options that a submission without ``--run`` needs.
+
+    Raises:
+        click.MissingParameter: one is not given.
+    """
+    for name, value in (("--cluster", cluster), ("--size", size)):
+        if value is None:
+            raise click.MissingParameter(param_type="option", param_hint=f"'{name}'")
+    return cluster or "", size or ""
+
+
+def refuse_beside_run(**given: object) -> None:
+    """Refuse options that would change the configuration which ``--run`` names.
+
+    Raises:
+        click.UsageError: one of them is given.
+    """
+    for name, value in given.items():
+        if value:
+            raise click.UsageError(
+                f"--{name} cannot be given with --run, which submits the run as it is configured"
+            )
+
+
+def resolve_run(services: Services, name: str, stage: str, runs_dir: Path | None) -> SubmitTarget:
+    """Plan a submission for an existing run from its own configuration; touches nothing."""
+    from jobs.contract import metrics_log
+    from meditron_cli.config import stored
+    from meditron_cli.runs import prepare
+
+    run = options.find_run(services, runs_dir, name)
+    loaded = stored.loaded(last_request(run), run.name)
+    pace = metrics_log.measured_step_times(run)
+    plan = prepare.plan_of(loaded, stages_of(stage, loaded.experiment), pace)
+    return SubmitTarget(loaded, plan, run.root.parent, run.name, exists=True)
+
+
+def note_other_runs(submission: SubmitTarget, stage: str) -> None:
+    """Name the newest run of the same experiment and size that this submission does not continue,
+    and what differs.
+    """
+    from meditron_cli.config.identity import differences
+
+    loaded = submission.loaded
+    others = store.runs_of(submission.root, f"{loaded.experiment.name}-{loaded.size}")
+    if submission.exists or not others:
+        return
+    newest = others[0]
+    try:
+        keys = differences(loaded.experiment, last_request(newest)["experiment"])
+    except ConfigError:  # its record is damaged, so that nothing can continue it
+        return
+    differs = f"differs in {', '.join(keys[:3])}" if keys else "is for another cluster"
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    console.note(
+        f"{submission.name} is a new run: {newest.name} {differs}{more}; "
+        f"`meditron submit {stage} --run {newest.name}` continues that one, "
+        "--new starts a run without this note"
+    )
 
 
 def resolve(
@@ -206,7 +282,7 @@ def start(services: Services, submission: SubmitTarget, run: RunDir, as_json: bo
 
 
 def continuing(run: RunDir, now: float) -> str:
-    """Which run goes on, from where, and why it is not a new one."""
+    """Return which run is continued, from where, and how to start another."""
     from meditron_cli.runs import record
     from meditron_cli.runs.state import fold
 
@@ -214,7 +290,7 @@ def continuing(run: RunDir, now: float) -> str:
     far = ", ".join(f"{stage.stage} {stage.amount}" for stage in stages)
     return (
         f"continuing run {run.name} ({far or 'nothing done'}): "
-        "it was submitted for the same training; --new starts another"
+        "the configuration is the same; --new starts another run"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meditron_cli.config.field_types import OPERATIONAL
@@ -36,3 +37,21 @@ def decisive_values(section: Section) -> dict[str, Any]:
         if OPERATIONAL not in field.metadata:
             kept[name] = decisive_values(value) if isinstance(value, Section) else whole[name]
     return kept
+
+
+def differences(mine: Experiment, other: Mapping[str, Any]) -> list[str]:
+    """Return the keys (``pretrain.train_steps``) that give two experiments two names.
+
+    Args:
+        other: an experiment as a run keeps it, JSON values of all keys.
+    """
+    return sorted(_differences(decisive_values(mine), other, ""))
+
+
+def _differences(mine: Mapping[str, Any], other: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in mine.items():
+        there = other.get(key)
+        if isinstance(value, dict) and isinstance(there, dict):
+            yield from _differences(value, there, f"{prefix}{key}.")
+        elif value != there:
+            yield f"{prefix}{key}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from meditron_cli.config.load import Loaded, Missing, inputs
 from meditron_cli.config.schema import Cluster, Experiment
+from meditron_cli.config.yaml_tree import key_text
 from meditron_cli.errors import ConfigError
 
 
@@ -30,3 +33,17 @@ def restore(asked: Mapping[str, Any]) -> tuple[Experiment, Cluster]:
             f"the run's own configuration is refused: {key}: {first['msg']}",
             hint="this is another version of meditron; submit the experiment file again",
         ) from error
+
+
+def loaded(asked: Mapping[str, Any], run: str) -> Loaded:
+    """Return a run's own configuration in the form in which files are loaded; raises like
+    ``restore``.
+    """
+    experiment, cluster = restore(asked)
+    missing = tuple(
+        Missing(stages, f"run {run}: {key_text(where)}: {path}: no such file or folder")
+        for stages, where, path in inputs(experiment)
+        if not path.exists()
+    )
+    config_file = Path(asked["config_file"]) if asked["config_file"] else None
+    return Loaded(experiment, cluster, asked["size"], config_file, (), missing)

@@ -111,6 +111,14 @@ def newest_of(root: Path, identity: str) -> str | None:
     return numbered(identity, max(mine)) if mine else None
 
 
+def runs_of(root: Path, prefix: str) -> list[RunDir]:
+    """Return the runs whose name is a prefix, a digest and perhaps a number, newest first."""
+    pattern = re.compile(re.escape(prefix) + r"-[0-9a-f]{8}(-[1-9][0-9]*)?")
+    runs = [RunDir(root / name) for name in names(root) if pattern.fullmatch(name)]
+    made = [run for run in runs if run.record.exists()]
+    return sorted(made, key=lambda run: run.record.stat().st_mtime_ns, reverse=True)
+
+
 def next_of(root: Path, identity: str) -> str:
     """The name a new run of an identity gets."""
     mine = [number for name in names(root) if (number := _number(name, identity))]

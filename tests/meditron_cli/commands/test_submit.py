@@ -225,3 +225,84 @@ def test_a_run_outside_the_usual_place_comes_with_a_hint(meditron: Bench) -> Non
     result = meditron.submit("--runs-dir", str(elsewhere))
 
     assert f"hint: `export MEDITRON_RUNS={elsewhere}` shows it" in result.stderr
+
+
+def test_a_stage_can_be_submitted_for_a_run_without_its_options(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit("--set", "pretrain.train_steps=20", "--set", "pretrain.warmup_steps=2")
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    finish(run, "pretrain", 0)
+    meditron.scheduler.jobs.clear()
+    meditron.clock.time += 1_000
+
+    result = meditron("submit", "evaluate", "--run", run.name[:14], "--json")
+
+    assert result.exit_code == 0, result.stderr
+    submitted = json.loads(result.stdout)
+    assert (submitted["run"], list(submitted["jobs"])) == (run.name, ["evaluate"])
+    assert len(list(meditron.runs.iterdir())) == 1
+    assert list(meditron.events("request")) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--set", "pretrain.train_steps=20"),
+        ("--size", "tiny"),
+        ("--cluster", "local"),
+        ("--config", "experiment.yaml"),
+        ("--new",),
+    ],
+)
+def test_options_that_change_the_configuration_are_refused_with_run(
+    meditron: Bench, words: tuple[str, ...]
+) -> None:
+    meditron.submit(stage="curate")
+
+    result = meditron("submit", "curate", "--run", meditron.run().name, *words)
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        f"error: {words[0]} cannot be given with --run, which submits the run as it is configured"
+    )
+
+
+def test_run_with_a_missing_input_names_it(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    (meditron.folder / "docs.jsonl").unlink()
+
+    result = meditron("submit", "curate", "--run", meditron.run().name)
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: run {meditron.run().name}: curate.sources[0]: ")
+
+
+@pytest.mark.parametrize("option", ["--cluster", "--size"])
+def test_cluster_and_size_are_required_without_run(meditron: Bench, option: str) -> None:
+    words = {"--cluster": "local", "--size": "tiny"}
+    del words[option]
+
+    result = meditron("submit", "curate", *(word for pair in words.items() for word in pair))
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: missing option '{option}'")
+
+
+def test_new_run_beside_one_of_the_same_experiment_is_noted_with_what_differs(
+    meditron: Bench,
+) -> None:
+    meditron.submit(stage="curate")
+    first = meditron.run().name
+
+    other = meditron.submit("--set", "pretrain.learning_rate=2e-3", stage="curate")
+    again = meditron.submit("--set", "pretrain.learning_rate=2e-3", stage="curate")
+    new = meditron.submit("--set", "pretrain.learning_rate=4e-3", "--new", stage="curate")
+
+    assert (
+        f" is a new run: {first} differs in pretrain.learning_rate; "
+        f"`meditron submit curate --run {first}` continues that one"
+    ) in other.stderr
+    assert "is a new run" not in again.stderr + new.stderr
