@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from jobs.contract.outcomes import Diagnosis, NodeFinding, RootCause
 from jobs.health import xid
 from jobs.health.xid import Xid
+from jobs.slurm.states import JobState
 from jobs.supervision.diagnosis import first_failure, log_patterns
 from jobs.supervision.diagnosis.evidence import Evidence, RankExit
 
@@ -313,9 +314,16 @@ def unknown(evidence: Evidence) -> DiagnosisText:
         return DiagnosisText(
             RootCause.UNKNOWN, f"the ranks of {task(evidence)} left before their target"
         )
-    state = f" as {evidence.slurm_state}" if evidence.slurm_state else ""
-    told = evidence.message or f"{job(evidence)} ended{state}{at_step(evidence)}, nothing says why"
-    return DiagnosisText(RootCause.UNKNOWN, told)
+    return DiagnosisText(RootCause.UNKNOWN, evidence.message or unexplained(evidence))
+
+
+def unexplained(evidence: Evidence) -> str:
+    """Return which process ended: the job, or only its ranks while Slurm shows the job alive."""
+    state = evidence.slurm_state
+    if JobState.from_slurm(state) in (JobState.ACTIVE, JobState.QUEUED):
+        return f"the ranks of {task(evidence)} ended{at_step(evidence)}, nothing says why"
+    ended = f" as {state}" if state else ""
+    return f"{job(evidence)} ended{ended}{at_step(evidence)}, nothing says why"
 
 
 WHO_ASKED: tuple[Rule, ...] = (

@@ -192,6 +192,14 @@ def test_every_cause_can_be_told() -> None:
             evidence(log_signatures=(logged("xid", 79),), site=RecoveryOptions(nodes=("gpu07",))),
             "a GPU on gpu07 reported XID 79 at step 1,204",
         ),
+        (
+            evidence(slurm_state="RUNNING", job_id="9"),
+            "the ranks of attempt 1 of pretrain ended at step 1,204, nothing says why",
+        ),
+        (
+            evidence(slurm_state="FAILED", job_id="9", last_step=None, site=AFTERWARDS),
+            "job 9 ended as FAILED, nothing says why",
+        ),
         (raised(PEER, last_step=None), "rank 1 on gpu01 lost another rank, and none says why"),
         (
             evidence(slurm_state="NODE_FAIL", job_id="9", last_step=None, site=AFTERWARDS),
