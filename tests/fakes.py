@@ -33,6 +33,8 @@ class FakeScheduler:
 
     refuses: str = ""
     """A stage that it refuses."""
+    refuses_to_cancel: str = ""
+    """Why it cancels nothing."""
     silent: bool = False
     """Whether it does not answer questions about jobs."""
     adopts: bool = False
@@ -78,7 +80,12 @@ class FakeScheduler:
             for run, ids in jobs.items()
         }
 
-    def cancel(self, run: str, job_ids: Collection[str]) -> None:
+    def cancel(
+        self, run: str, job_ids: Collection[str], accepted: Callable[[], None] = lambda: None
+    ) -> None:
+        if self.refuses_to_cancel:
+            raise SchedulerError(self.refuses_to_cancel)
+        accepted()
         self.dismissed += [job for job in job_ids if job.startswith(RECOVERY_JOB)]
         self.cancelled += [job for job in job_ids if not job.startswith(RECOVERY_JOB)]
         for job in job_ids:

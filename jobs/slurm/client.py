@@ -20,6 +20,9 @@ SACCT_IDS = 4000
 SCANCEL_IDS = 500
 REVOKED = "REVOKED"
 """A job's row on a cluster of a federation where it does not run (squeue(1))."""
+SILENT = ("timed out", "Unable to contact", "Connection refused")
+"""What Slurm's commands print when the controller does not answer, which is no refusal."""
+SILENCE = "Slurm did not answer"
 ACCOUNTING_OFF = "accounting storage is disabled"
 """What sacct says where a site keeps no accounting (verified on Slurm 22.05)."""
 
@@ -180,23 +183,37 @@ class Client:
         """Have Slurm end a job and queue it again; it refuses jobs that were not made for it."""
         return self._tell(["scontrol", "requeue", job_id])
 
-    def cancel_of_run(self, run: str, job_ids: Collection[str]) -> bool:
-        """Cancel those of these jobs that belong to a run and are still in the queue."""
-        if not job_ids:
-            return True
-        queue = self.queue()
+    def cancel_of_run(self, run: str, job_ids: Collection[str]) -> str:
+        """Cancel those of these jobs that belong to a run and are still in the queue.
+
+        Returns:
+            As ``try_to_cancel``.
+        """
+        queue = self.queue() if job_ids else {}
         if queue is None:
-            return False
-        return self.cancel(
+            return SILENCE
+        return self.try_to_cancel(
             [name for name in job_ids if name in queue and queries.is_of_run(queue[name], run)]
         )
 
+    def try_to_cancel(self, job_ids: Sequence[str]) -> str:
+        """Cancel jobs that are known to be ours; those that have ended are no error.
+
+        Returns:
+            Slurm's reason where it did not accept that, ``SILENCE`` where it did not answer, and
+            nothing where it did.
+        """
+        for start in range(0, len(job_ids), SCANCEL_IDS):
+            done = self.run(["scancel", "--quiet", *job_ids[start : start + SCANCEL_IDS]])
+            if done is None or (done.returncode and any(word in done.stderr for word in SILENT)):
+                return SILENCE
+            if done.returncode:
+                return done.stderr.strip().rpartition("error: ")[2] or f"code {done.returncode}"
+        return ""
+
     def cancel(self, job_ids: Sequence[str]) -> bool:
         """Cancel jobs that are known to be ours; those that have ended are no error."""
-        parts = [
-            job_ids[start : start + SCANCEL_IDS] for start in range(0, len(job_ids), SCANCEL_IDS)
-        ]
-        return all(self._tell(["scancel", "--quiet", *part]) for part in parts)
+        return not self.try_to_cancel(job_ids)
 
     def signal_ranks(self, step_id: str, name: str) -> bool:
         """Send a signal (``TERM``) to the processes of a step, or of all steps of a job; the batch

@@ -12,7 +12,7 @@ from typing import Any
 from jobs.contract.files import fsync_tree
 from jobs.contract.rundir import RunDir
 from jobs.slurm import payload
-from jobs.slurm.client import Client
+from jobs.slurm.client import SILENT, Client
 from jobs.slurm.job_environment import job_environment, only_environment, without_code
 from jobs.slurm.payload import Payload
 from jobs.slurm.submission import (
@@ -31,10 +31,6 @@ from jobs.slurm.submission import (
 
 MANY_TIMEOUTS = 1000
 """submitit's own count of time-outs plays no part here."""
-
-
-SILENT = ("timed out", "Unable to contact", "Connection refused")
-"""What sbatch says when the controller does not answer, which does not mean that it refused."""
 
 
 ANSWERS = "when `squeue` works on this machine"

@@ -15,30 +15,39 @@ from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, SchedulerError
 from meditron_cli.runs import state
 from meditron_cli.runs.launch import is_silent, withdraw
+from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RunRecord, read
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
 
 SAVING_STAGES = ("pretrain", "evaluate")
 """Stages whose ranks look for the STOP file."""
+STOP_HINT = "`touch {}` makes running jobs save and stop, where the run's group may write there"
 
 
 def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
-    """End every job of a run that may be alive, and those that would go on with it; answers the ids
-    of the former.
+    """Cancel all jobs of a run, recovery jobs too, and return the ids of those without them.
 
-    The event comes first, so that a task that ends in between counts as cancelled.
+    The event is written once the scheduler has accepted the cancellation, and before the jobs have
+    ended. The run's lock keeps their supervisors from resubmitting until then.
 
     Raises:
-        SchedulerError: no answer.
+        ConfigError: the run belongs to another user, or cannot be written.
+        SchedulerError: refused, or no answer; the run is not marked as cancelled.
     """
+    require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
     with nobody_submits(run):
         for intent in submission_log.unanswered(read_events(run)):
             withdraw(run, intent, schedulers(intent["scheduler"]))
         open_ids = state.open_jobs(read(run).require_readable(), now=0.0)
         everything = sorted(job for ids in open_ids.values() for job in ids)
-        append_event(run, "cancel", job_ids=everything)
+
+        def note() -> None:
+            append_event(run, "cancel", job_ids=everything)
+
         for kind, ids in open_ids.items():
-            schedulers(kind).cancel(run.name, sorted(ids))
+            schedulers(kind).cancel(run.name, sorted(ids), note)
+        if not open_ids:
+            note()
         dismiss_recovery_jobs(run, schedulers)
     return everything
 
@@ -59,8 +68,7 @@ def nobody_submits(run: RunDir) -> Iterator[None]:
     except OSError as error:
         raise ConfigError(
             f"run {run.name} cannot be written: {error.filename or run.root}: {error.strerror}",
-            hint=f"`touch {run.stop_file}` has what runs save and leave, where the run's group may "
-            "write there",
+            hint=STOP_HINT.format(run.stop_file),
         ) from error
 
 
@@ -77,8 +85,10 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     else; answers the ids of the jobs that are left to leave.
 
     Raises:
+        ConfigError: the run belongs to another user, or cannot be written.
         SchedulerError: no answer about what runs.
     """
+    require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
     with nobody_submits(run):
         record = read(run).require_readable()
         open_ids = state.open_jobs(record, time.time())

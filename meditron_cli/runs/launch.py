@@ -25,6 +25,7 @@ from meditron_cli.runs.launch_plan import (
     refuse_other_data,
     unique,
 )
+from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RunRecord, read
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState, Scheduler
 
@@ -60,9 +61,11 @@ def launch(
         by: ``person``, whose word counts more than budgets, or ``recover``.
 
     Raises:
-        ConfigError: another submit of this run is at work, or a stage lacks its inputs.
+        ConfigError: the run belongs to another user, another submit of it is at work, or a stage
+            lacks its inputs.
         SchedulerError: refused, or no answer about jobs that may be alive.
     """
+    require_owner(run, "resume")
     try:
         with locked_within(
             run.lock, resubmission.LOCK_SECONDS, SUBMIT, give_up=lambda: is_submitting(run)

@@ -5,7 +5,6 @@ login node.
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from jobs.slurm.client import Client
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
 from jobs.supervision.recovery import recovery_job
 from meditron_cli.errors import MeditronError
+from meditron_cli.runs.owner import is_mine
 from meditron_cli.runs.query import ask
 from meditron_cli.runs.record import RunRecord, read
 from meditron_cli.services import Services
@@ -62,14 +62,6 @@ def look(services: Services, runs: Sequence[RunDir]) -> RecoveryReport:
 def is_silent(info: JobInfo) -> bool:
     """Whether nothing is known of a job, not even that it has left the queue."""
     return info.state is JobState.UNKNOWN and info.reason != LEFT_THE_QUEUE
-
-
-def is_mine(run: RunDir) -> bool:
-    """Whether this user made the run; nobody else can go on with it."""
-    try:
-        return run.events.stat().st_uid == os.getuid()
-    except OSError:
-        return False
 
 
 def wants_work(record: RunRecord) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,8 +69,15 @@ class Scheduler(Protocol):
         """
         ...
 
-    def cancel(self, run: str, job_ids: Collection[str]) -> None:
+    def cancel(
+        self, run: str, job_ids: Collection[str], accepted: Callable[[], None] = lambda: None
+    ) -> None:
         """Cancel jobs of a run; ids that are unknown, have ended or name other jobs are no error.
+
+        Args:
+            run: its name.
+            job_ids: of its jobs.
+            accepted: called once the scheduler has accepted the request, before jobs have ended.
 
         Raises:
             SchedulerError: refused, or no answer.

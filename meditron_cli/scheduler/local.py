@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -154,7 +154,9 @@ class LocalScheduler:
             for run, ids in jobs.items()
         }
 
-    def cancel(self, run: str, job_ids: Collection[str]) -> None:
+    def cancel(
+        self, run: str, job_ids: Collection[str], accepted: Callable[[], None] = lambda: None
+    ) -> None:
         """Ask each job to stop, which stops its tasks; kill what is left after a while.
 
         Raises:
@@ -169,6 +171,7 @@ class LocalScheduler:
         leaders = [pid_of(name) for name in job_ids if states[name].state is JobState.ACTIVE]
         seconds = self._cancel_seconds or max(map(time_to_leave, leaders), default=CANCEL_SECONDS)
         send(leaders, signal.SIGTERM)
+        accepted()
         wait_for_sessions(leaders, seconds)
         send(members(leaders), signal.SIGKILL)
         wait_for_sessions(leaders, KILL_SECONDS)

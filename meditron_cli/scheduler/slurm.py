@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.contract.rundir import RunDir
 from jobs.slurm import sbatch, submission, submission_log
-from jobs.slurm.client import Client
+from jobs.slurm.client import SILENCE, Client
 from jobs.slurm.submission import Submission, SubmitError
 from meditron_cli.errors import ConfigError, SchedulerError
 from meditron_cli.plan.model import RUN, Plan, Resources, StagePlan
@@ -84,7 +84,7 @@ class SlurmScheduler:
         """Cancel an attempt's jobs by what was written on them."""
         with translated():
             left = submission_log.left_behind(RunDir(run), stage, attempt, self._client)
-        require_answer(self._client.cancel(left))
+        require_accepted(self._client.try_to_cancel(left))
 
     def node_names(self, partition: str) -> tuple[str, ...] | None:
         """What sinfo lists."""
@@ -94,20 +94,31 @@ class SlurmScheduler:
         """Return the states of jobs, from one squeue and one sacct for those it does not list."""
         return self._client.states(jobs)
 
-    def cancel(self, run: str, job_ids: Collection[str]) -> None:
+    def cancel(
+        self, run: str, job_ids: Collection[str], accepted: Callable[[], None] = lambda: None
+    ) -> None:
         """Cancel jobs of a run; jobs that have ended are no error."""
-        require_answer(self._client.cancel_of_run(run, job_ids))
+        require_accepted(self._client.cancel_of_run(run, job_ids))
+        accepted()
 
 
-def require_answer(accepted: bool) -> None:
+def require_accepted(problem: str) -> None:
     """Raise the error for a cancellation that Slurm has not accepted.
+
+    Args:
+        problem: Slurm's reason; empty when it was accepted.
 
     Raises:
         SchedulerError: it was not.
     """
-    if not accepted:
+    if problem == SILENCE:
         raise SchedulerError(
             "scancel did not answer", hint="try again when `squeue` works on this machine"
+        )
+    if problem:
+        raise SchedulerError(
+            f"Slurm refused to cancel: {problem}",
+            hint="only the owner of a job, or an operator, may cancel it",
         )
 
 

@@ -635,6 +635,23 @@ def test_thousands_of_jobs_are_cancelled_in_parts(slurm_programs: FakeSlurm) -> 
     assert [len(call.split()) - 2 for call in slurm_programs.calls("scancel")] == [500, 500, 200]
 
 
+def test_a_cancellation_that_slurm_refuses_says_why_and_is_not_accepted(
+    slurm_programs: FakeSlurm,
+) -> None:
+    denied = "scancel: error: Kill job error on job id 1: Access/permission denied"
+    slurm_programs.replace("scancel", f"echo '{denied}' >&2; exit 1")
+    slurm_programs.queue("1|RUNNING|None")
+    accepted: list[str] = []
+
+    with pytest.raises(SchedulerError) as caught:
+        scheduler(slurm_programs).cancel(RUN, ["1"], lambda: accepted.append("1"))
+
+    assert caught.value.message == (
+        "Slurm refused to cancel: Kill job error on job id 1: Access/permission denied"
+    )
+    assert accepted == []
+
+
 def test_a_cancellation_without_an_answer_is_an_error(slurm_programs: FakeSlurm) -> None:
     slurm_programs.tell("down", DOWN)
 

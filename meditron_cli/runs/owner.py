@@ -1,0 +1,47 @@
+"""Refuse to change the run of another user: squeue hides their jobs, and scancel is denied."""
+
+from __future__ import annotations
+
+import os
+import pwd
+
+from jobs.contract.rundir import RunDir
+from meditron_cli.errors import ConfigError
+
+
+def require_owner(run: RunDir, action: str, hint: str = "") -> None:
+    """Refuse an action on a run that another user owns.
+
+    Args:
+        action: a verb for the message (``resume``, ``cancel``).
+
+    Raises:
+        ConfigError: naming the owner.
+    """
+    uid = owner_of(run)
+    if uid is not None and uid != os.getuid():
+        raise ConfigError(
+            f"run {run.name} belongs to {user_name(uid)}; nobody else can {action} it",
+            hint=hint or f"`meditron status {run.name}` shows its state",
+        )
+
+
+def is_mine(run: RunDir) -> bool:
+    """Return whether this user owns a run."""
+    return owner_of(run) == os.getuid()
+
+
+def owner_of(run: RunDir) -> int | None:
+    """Return the id of the user who created a run, or None for a run without an event log."""
+    try:
+        return run.events.stat().st_uid
+    except OSError:
+        return None
+
+
+def user_name(uid: int) -> str:
+    """Return a user's login name, or the number of one who is not known on this machine."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"

@@ -1,0 +1,73 @@
+"""A run of another user can be read, and changed by nobody but its owner."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from jobs.contract.rundir import RunDir
+
+from ...conftest import Bench
+
+NOBODY = 65534
+
+
+def give_away(run: RunDir) -> str:
+    """Let another user own a run, and return the user's name."""
+    if os.geteuid() == 0:
+        os.chown(run.events, NOBODY, -1)
+    else:
+        run.events.unlink()
+        run.events.symlink_to("/etc/hostname")
+    return pwd.getpwuid(run.events.stat().st_uid).pw_name
+
+
+@pytest.mark.parametrize(
+    ("words", "action"),
+    [(("resume",), "resume"), (("cancel",), "cancel"), (("cancel", "--save"), "cancel")],
+)
+def test_a_run_of_another_user_is_refused_by_its_owners_name(
+    meditron: Bench, words: tuple[str, ...], action: str
+) -> None:
+    meditron.submit()
+    run, before = meditron.run(), len(meditron.scheduler.submitted)
+    owner = give_away(run)
+
+    command, *options = words
+    result = meditron(command, run.name, *options)
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        f"error: run {run.name} belongs to {owner}; nobody else can {action} it\nhint: `"
+    )
+    assert len(meditron.scheduler.submitted) == before
+    assert meditron.scheduler.cancelled == []
+    assert not run.stop_file.exists()
+
+
+def test_submitting_the_same_as_another_user_does_not_continue_their_run(meditron: Bench) -> None:
+    meditron.submit()
+    before = len(meditron.scheduler.submitted)
+    owner = give_away(meditron.run())
+
+    result = meditron.submit()
+
+    assert result.exit_code == 2
+    assert f"belongs to {owner}; nobody else can resume it" in result.stderr
+    assert len(meditron.scheduler.submitted) == before
+
+
+def test_a_cancellation_that_the_scheduler_refuses_is_not_on_record(
+    meditron: Bench, tmp_path: Path
+) -> None:
+    meditron.submit()
+    meditron.scheduler.refuses_to_cancel = "Slurm refused to cancel: Access/permission denied"
+
+    result = meditron("cancel", meditron.run().name)
+
+    assert result.exit_code == 3
+    assert "Access/permission denied" in result.stderr
+    assert meditron.events("cancel") == []
