@@ -35,3 +35,8 @@ class Job:
 def node_name(environ: Mapping[str, str]) -> str:
     """This node as Slurm knows it, else as the kernel does."""
     return environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0))

@@ -1,8 +1,8 @@
-"""``python -m jobs.health.preflight RUN_DIR STAGE INDEX ATTEMPT``: is this node fit to start ranks?
+"""Preflight check: ``python -m jobs.health.preflight RUN_DIR STAGE INDEX ATTEMPT``.
 
-Runs once on every node. Leaves ``attempts/<n>/health-<task>-<node>.json`` with every finding,
-prints those that are not OK, and exits with 0 (go on), 2 (the task's specification cannot be) or 5
-(FATAL).
+Runs once on every node before ranks start. Writes all findings to
+``attempts/<n>/health-<task>-<node>.json``, logs those that are not OK, and exits with 0 (start),
+2 (the task's specification is invalid) or 5 (a finding is FATAL).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jobs.runtime import subprocesses
 STORAGE_LIMIT_SECONDS = 10.0
 PROCESS_TRIES = 3
 PROCESS_WAIT_SECONDS = 5.0
-"""An earlier job's processes may take a moment to leave a GPU."""
+"""Between two tries: processes of an earlier job may still be exiting."""
 
 SILENT = "no answer in time"
 
@@ -34,7 +34,7 @@ _EXERCISE = "import sys; from jobs.health.preflight import exercise; exercise(sy
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Examine this node for one task; the exit code says whether ranks may start."""
+    """Check this node for one task, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m jobs.health.preflight", description=__doc__)
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("stage", choices=STAGES)
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--process-wait", type=float, default=PROCESS_WAIT_SECONDS, metavar="SECONDS"
     )
-    parser.add_argument("--scratch", type=Path, help="folder to make for temporary files")
+    parser.add_argument("--scratch", type=Path, help="folder to create for temporary files")
     args = parser.parse_args(argv)
     run = rundir.RunDir(args.run_dir.resolve())
     try:
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"preflight: {error.message}\nhint: {error.hint}", file=sys.stderr)
         return error.code
     folder = run.attempt(args.stage, args.attempt)
-    findings = examine(folder, expected, args.process_wait)
+    findings = examine(folder, expected, lambda: time.sleep(args.process_wait))
     if args.scratch and "scratch" not in expected.skip:
         findings.append(examine_folder("scratch", args.scratch)[1])
     report(folder / f"health-{args.index:05d}-{node_checks.node_name(os.environ)}.json", findings)
@@ -61,55 +61,66 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def expectation(run: rundir.RunDir, stage: str, index: int) -> node_checks.Expected:
-    """What the task's specification expects of each node.
+    """Return what the task's specification expects of each node.
 
     Raises:
-        TaskError: the specification is missing, of another format, or expects something unheard of.
+        TaskError: the specification is missing, of another format, or has unknown expectations.
     """
     task = specs.load_task(run, stage, index)
     try:
         return node_checks.expectation(task.health, os.environ)
     except ValueError as error:
-        hint = "put the cluster profile right, then submit again"
+        hint = "correct the cluster profile, then submit again"
         raise TaskError(str(error), hint) from error
 
 
 def examine(
-    folder: Path, expected: node_checks.Expected, process_wait: float
+    folder: Path, expected: node_checks.Expected, wait: Callable[[], None]
 ) -> list[node_checks.HealthFinding]:
-    """Every finding about this node; ``folder`` lies on the storage the run writes to.
+    """Return every finding about this node.
 
-    Storage goes first, and nothing looks at it again if it does not answer.
+    Storage is checked first; when it does not answer, no other check touches it.
+
+    Args:
+        folder: on the storage that the run writes to.
+        wait: called between two tries while foreign processes occupy a GPU.
     """
     storage, finding = examine_folder("storage", folder)
     runs = folder if storage.verdict is node_checks.HealthVerdict.OK else None
-
-    def look() -> list[node_checks.HealthFinding]:
-        return node_checks.check(node_checks.read_sample(runs, os.environ), expected)
-
-    findings = settled(look, PROCESS_TRIES, lambda: time.sleep(process_wait))
+    findings = check_node(runs, expected, wait)
     if "storage" in expected.skip:
         return findings
     return [finding, *findings]
 
 
+def check_node(
+    runs: Path | None, expected: node_checks.Expected, wait: Callable[[], None]
+) -> list[node_checks.HealthFinding]:
+    """Return the findings about this node's devices, memory and, unless None, the runs' disk."""
+
+    def check() -> list[node_checks.HealthFinding]:
+        return node_checks.check(node_checks.read_sample(runs, os.environ), expected)
+
+    return check_until_idle(check, PROCESS_TRIES, wait)
+
+
 def examine_folder(code: str, folder: Path) -> tuple[Outcome, node_checks.HealthFinding]:
-    """Whether a folder, made if need be, takes and gives back what is written to it."""
-    outcome = judge_storage(folder, run_limited(exercise_command(folder), STORAGE_LIMIT_SECONDS))
+    """Check that a folder, created if missing, can be written and read."""
+    outcome = check_storage(folder, run_limited(exercise_command(folder), STORAGE_LIMIT_SECONDS))
     subject = Subject(node_checks.node_name(os.environ))
     return outcome, finding_about(subject, code, outcome, time.time())
 
 
-def settled(
-    look: Callable[[], list[node_checks.HealthFinding]], tries: int, wait: Callable[[], None]
+def check_until_idle(
+    check: Callable[[], list[node_checks.HealthFinding]], tries: int, wait: Callable[[], None]
 ) -> list[node_checks.HealthFinding]:
-    """Look until no foreign process computes on a GPU, ``tries`` times at most."""
-    findings = look()
+    """Repeat a check until no foreign process computes on a GPU, at most ``tries`` times."""
+    findings = check()
     for _ in range(tries - 1):
         if not any(_is_foreign_process(finding) for finding in findings):
             break
         wait()
-        findings = look()
+        findings = check()
     return findings
 
 
@@ -118,40 +129,40 @@ def _is_foreign_process(finding: node_checks.HealthFinding) -> bool:
 
 
 def exercise_command(folder: Path) -> list[str]:
-    """The command of the child that writes to a folder as a run would."""
+    """Return the command of the child that writes to a folder as a run does."""
     return [sys.executable, "-c", _EXERCISE, str(folder)]
 
 
 def exercise(folder: str) -> None:
-    """Write, fsync, rename and read 4 KB in a folder, then clean up.
+    """Write, fsync, rename, read and delete 4 KB in a folder.
 
     Raises:
-        SystemExit: it failed; the message is the reason.
+        SystemExit: with the reason of a failure.
     """
     path = Path(folder) / f"probe-{os.uname().nodename}-{os.getpid()}"
     content = os.urandom(4096)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_bytes(path, content)
-        found = path.read_bytes()
+        read = path.read_bytes()
         path.unlink()
     except OSError as error:
         raise SystemExit(error.strerror or str(error)) from error
-    if found != content:
-        raise SystemExit("what was read is not what was written")
+    if read != content:
+        raise SystemExit("the content read differs from the content written")
 
 
 def run_limited(command: Sequence[str], limit_seconds: float) -> str:
-    """Run a command; an empty string when it succeeds in time, else the reason."""
-    done = subprocesses.run(command, limit_seconds)
-    if done.code is None:
+    """Run a command; return the reason of its failure, or an empty string."""
+    result = subprocesses.run(command, limit_seconds)
+    if result.code is None:
         return SILENT
-    lines = done.err.strip().splitlines()
-    return "" if done.code == 0 else lines[-1] if lines else f"exit code {done.code}"
+    lines = result.err.strip().splitlines()
+    return "" if result.code == 0 else lines[-1] if lines else f"exit code {result.code}"
 
 
-def judge_storage(folder: Path, reason: str) -> Outcome:
-    """Storage that does not take and give back 4 KB; full storage is no node's fault."""
+def check_storage(folder: Path, reason: str) -> Outcome:
+    """Return the outcome of writing and reading 4 KB; full storage is not the node's fault."""
     if not reason:
         return Outcome(node_checks.HealthVerdict.OK, f"{folder} can be written and read")
     full = reason in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
@@ -163,11 +174,11 @@ def judge_storage(folder: Path, reason: str) -> Outcome:
 
 
 def report(path: Path, findings: list[node_checks.HealthFinding]) -> None:
-    """Print what is not OK to stderr, and leave all of it in the attempt's folder."""
+    """Log findings that are not OK, and write all findings to the attempt's folder."""
     for line in lines(findings):
         print(line, file=sys.stderr)
     if any(finding.evidence.get("silent") for finding in findings):
-        return  # to write there could hang for ever
+        return  # writing there may block for ever
     content = {
         "node": node_checks.node_name(os.environ),
         "time": time.time(),
@@ -176,12 +187,12 @@ def report(path: Path, findings: list[node_checks.HealthFinding]) -> None:
     }
     try:
         write_json(path, content)
-    except OSError as error:  # what was found counts, written or not
+    except OSError as error:  # the exit code holds all the same
         print(f"preflight: the findings could not be written: {error.strerror}", file=sys.stderr)
 
 
 def lines(findings: Iterable[node_checks.HealthFinding]) -> list[str]:
-    """One line a finding that is not OK, the worst first."""
+    """Return one line per finding that is not OK, the worst first."""
     bad = [finding for finding in findings if finding.verdict is not node_checks.HealthVerdict.OK]
     return [str(f) for f in sorted(bad, key=lambda finding: -finding.verdict)]
 

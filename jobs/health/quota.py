@@ -1,9 +1,8 @@
-"""Room that quotas leave a user where a folder lies, as the system's own tools tell. Standard
-library only.
+"""Read what quotas leave a user on a folder's file system. Standard library only.
 
-``lfs quota`` speaks for Lustre, ``quota`` for local disks and NFS servers that answer. Both end a
+``lfs quota`` reports Lustre's quotas, ``quota`` those of local disks and of NFS servers. Both end a
 line with the same eight columns (lfs-quota(1), quota(1)): KiB in use, soft limit, hard limit and
-grace, and the same four for files. The file system's own figures (statvfs(3)) know nothing of them.
+grace, and the same four for files. statvfs(3) does not know quotas.
 """
 
 from __future__ import annotations
@@ -16,26 +15,29 @@ from pathlib import Path
 from jobs.runtime import subprocesses
 
 TIMEOUT_SECONDS = 20.0
-"""Of each of the ``commands``."""
+"""Limit of each of the ``commands``."""
 COLUMNS = 8
 
 
 @dataclass(frozen=True)
 class QuotaLeft:
-    """What is left until the nearest limit; None where there is none."""
+    """Bytes and files left until the nearest limit; None without a limit."""
 
     bytes: int | None = None
     files: int | None = None
 
 
-def room(folder: Path) -> QuotaLeft | None:
-    """What the quotas of this user, and of the folder's group, leave; None where nobody tells."""
-    said = [text for command in commands(folder) if (text := ask(command)) is not None]
-    return tightest(row for text in said for row in rows(text)) if said else None
+def read(folder: Path) -> QuotaLeft | None:
+    """Return what the quotas of this user and of the folder's group leave.
+
+    None when no tool reports a quota.
+    """
+    outputs = [text for command in commands(folder) if (text := query(command)) is not None]
+    return tightest(row for text in outputs for row in rows(text)) if outputs else None
 
 
 def commands(folder: Path) -> Iterator[list[str]]:
-    """What to ask: Lustre, by any folder of it, and else by the mount point."""
+    """Yield the tools' commands: Lustre takes any of its folders, ``quota`` the mount point."""
     user, group = str(os.getuid()), str(folder.stat().st_gid)
     yield ["lfs", "quota", "-q", "-u", user, str(folder)]
     yield ["lfs", "quota", "-q", "-g", group, str(folder)]
@@ -44,26 +46,27 @@ def commands(folder: Path) -> Iterator[list[str]]:
 
 
 def mount_point(folder: Path) -> Path:
-    """Where the file system of a folder is mounted."""
+    """Return the mount point of a folder's file system."""
     path = folder.resolve()
     return next(parent for parent in (path, *path.parents) if os.path.ismount(parent))
 
 
-def ask(command: list[str]) -> str | None:
-    """What a tool prints; None where it is missing, fails or does not answer. ``quota`` ends with 1
-    also when a limit is exceeded, so that its lines count, not its code.
+def query(command: list[str], seconds: float = TIMEOUT_SECONDS) -> str | None:
+    """Return a tool's output; None when it is missing, fails or does not answer.
+
+    ``quota`` exits with 1 also when a limit is exceeded, so that its lines count, not its code.
     """
     try:
-        said = subprocesses.run(command, TIMEOUT_SECONDS)
+        result = subprocesses.run(command, seconds)
     except OSError:
         return None
-    return said.out if said.code is not None and any(rows(said.out)) else None
+    return result.out if result.code is not None and any(rows(result.out)) else None
 
 
 def rows(text: str) -> Iterator[tuple[QuotaLeft, QuotaLeft]]:
-    """Of each quota in a tool's output: what is left until the soft and until the hard limit.
+    """Yield what is left until the soft and the hard limit, per quota in a tool's output.
 
-    A long name of a file system stands on a line of its own.
+    A file system with a long name has a line of its own.
     """
     for line in text.splitlines():
         cells = line.split()[-COLUMNS:]
@@ -78,13 +81,13 @@ def rows(text: str) -> Iterator[tuple[QuotaLeft, QuotaLeft]]:
 
 
 def left(limit: int, used: int) -> int | None:
-    """What is left of a limit; 0 stands for none."""
+    """Return what is left of a limit; a limit of 0 means none."""
     return max(0, limit - used) if limit else None
 
 
-def tightest(found: Iterable[tuple[QuotaLeft, QuotaLeft]]) -> QuotaLeft:
-    """The least of all that is left."""
-    rooms = [item for pair in found for item in pair]
-    sizes = [item.bytes for item in rooms if item.bytes is not None]
-    counts = [item.files for item in rooms if item.files is not None]
+def tightest(pairs: Iterable[tuple[QuotaLeft, QuotaLeft]]) -> QuotaLeft:
+    """Return the least of all that is left."""
+    quotas = [item for pair in pairs for item in pair]
+    sizes = [item.bytes for item in quotas if item.bytes is not None]
+    counts = [item.files for item in quotas if item.files is not None]
     return QuotaLeft(min(sizes, default=None), min(counts, default=None))

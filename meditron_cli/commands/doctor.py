@@ -1,7 +1,8 @@
-"""``meditron doctor``: what a site's Slurm is like, and what that means for runs."""
+"""``meditron doctor``: check a cluster's Slurm settings and compute nodes."""
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,22 +19,22 @@ if TYPE_CHECKING:
     from meditron_cli.doctor.examine import DoctorReport
 
 DEFAULT_SIZE = "tiny"
-"""The recipe whose jobs are asked about where none is named; any site can run it."""
+"""The default recipe for the jobs to check; any site can run it."""
 WAIT_SECONDS = 120
 
 
-@click.command("doctor", short_help="Ask a cluster what it is like, and say what that means.")
+@click.command("doctor", short_help="Check a cluster's Slurm settings and compute nodes.")
 @click.option("cluster", "--cluster", required=True, metavar="NAME", help="Cluster profile.")
-@click.option("size", "--size", metavar="NAME", help="Recipe whose jobs to ask about.")
+@click.option("size", "--size", metavar="NAME", help="Recipe whose jobs to check.")
 @click.option(
     "config",
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Experiment file; default: experiment.yaml, where there is one.",
+    help="Experiment file; default: experiment.yaml, if it exists.",
 )
 @options.runs_dir_option
-@click.option("--no-probe", is_flag=True, help="Submit no job that looks from compute nodes.")
+@click.option("--no-probe", is_flag=True, help="Submit no job that examines compute nodes.")
 @click.option(
     "--wait",
     type=click.FloatRange(min=0),
@@ -54,58 +55,61 @@ def command(
     wait: float,
     as_json: bool,
 ) -> None:
-    """Ask the Slurm of a cluster what it is like, say what each fact means for a run, and keep what
-    plans are made with.
+    """Check a cluster's Slurm settings and compute nodes, explain what each fact means for runs,
+    and keep the facts that `plan` and `submit` use.
 
-    A small job looks from one or two compute nodes. The exit code is 5 when training cannot work.
+    A small job examines one or two compute nodes. The exit code is 5 when training cannot work.
     """
     from meditron_cli.doctor import examine
 
     loaded = examine.load_target(cluster, size or DEFAULT_SIZE, config)
     if loaded.cluster.scheduler != "slurm":
-        tell_local(loaded.cluster.name, as_json)
+        print_local(loaded.cluster.name, as_json)
         return
     root = store.runs_root(runs_dir, services.environ, loaded.cluster.runs_dir)
-    patient = examine.ExaminedCluster(
-        loaded, root, size, services.environ, services.clock, tell=console.note
+    target = examine.ExaminedCluster(
+        loaded, root, size, services.environ, services.clock, note=console.note
     )
-    found = examine.examine(patient, None if no_probe else wait)
-    tell(found, as_json)
-    if found.is_fatal:
-        raise Unhealthy(f"training cannot work on cluster {cluster} as it is; see FATAL above")
+    report = examine.examine(target, None if no_probe else wait)
+    print_report(report, as_json)
+    if report.is_fatal:
+        raise Unhealthy(
+            f"training cannot work on cluster {cluster}: see the FATAL findings",
+            hint=f"correct the profile, then `meditron doctor --cluster {shlex.quote(cluster)}`",
+        )
 
 
-def tell_local(name: str, as_json: bool) -> None:
-    """Say what there is to say of a cluster without Slurm."""
-    strategy = "the supervisor starts ranks again on this machine as long as they get further"
+def print_local(name: str, as_json: bool) -> None:
+    """Print the strategy of a cluster without Slurm."""
+    strategy = "the supervisor restarts ranks on this machine as long as they make progress"
     if as_json:
         console.json_out({"cluster": name, "strategy": strategy, "works": True, "findings": []})
     else:
         console.data(f"cluster {name} is this machine, without Slurm: {strategy}")
 
 
-def tell(found: DoctorReport, as_json: bool) -> None:
-    """Print the findings, the strategy, and what was kept where."""
+def print_report(report: DoctorReport, as_json: bool) -> None:
+    """Print the findings, the strategy, and the name of the facts file."""
     if as_json:
-        console.json_out(as_dict(found))
+        console.json_out(to_json(report))
     else:
-        rows = [(item.fact, item.value, item.verdict, item.meaning) for item in found.findings]
+        rows = [(item.fact, item.value, item.verdict, item.meaning) for item in report.findings]
         console.table(("FACT", "VALUE", "VERDICT", "MEANING"), rows)
-        console.data(f"\nstrategy: {found.strategy}")
-    console.note(f"kept for `plan` and `submit` in {found.file}")
+        console.data(f"\nstrategy: {report.strategy}")
+    console.note(f"facts for `plan` and `submit` are in {report.file}")
 
 
-def as_dict(found: DoctorReport) -> dict[str, Any]:
-    """The same for programs."""
-    facts = asdict(found.facts)
+def to_json(report: DoctorReport) -> dict[str, Any]:
+    """Return the report as ``doctor --json`` prints it."""
+    facts = asdict(report.facts)
     probe = facts.pop("probe")
     return {
         "cluster": facts.pop("cluster"),
         "time": facts.pop("time"),
-        "works": not found.is_fatal,
-        "strategy": found.strategy,
-        "findings": [asdict(item) for item in found.findings],
+        "works": not report.is_fatal,
+        "strategy": report.strategy,
+        "findings": [asdict(item) for item in report.findings],
         "facts": facts,
         "probe": probe,
-        "cache": str(found.file),
+        "cache": str(report.file),
     }

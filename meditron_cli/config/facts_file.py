@@ -61,6 +61,8 @@ class Facts:
     partitions: Mapping[str, PartitionFacts] = field(default_factory=dict)
     slurm: SlurmFacts = SlurmFacts()
     probe: Probe | None = None
+    fatal: tuple[str, ...] = ()
+    """Sentences of the FATAL findings: why a job cannot start, or training cannot work."""
 
 
 class Broken(Exception):
@@ -119,6 +121,7 @@ def from_json(data: Mapping[str, Any]) -> Facts:
             truth(data["slurm"]["submit_from_jobs"]),
         ),
         probe=None if probe is None else Probe(**probe),
+        fatal=tuple(text(item) for item in data["fatal"]),
     )
 
 

@@ -4,6 +4,7 @@ profile leaves out, and every value knows the cache file it comes from.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -26,6 +27,9 @@ class KnownFacts:
     """When the site was asked, in seconds since 1970; None where the file is broken."""
     warning: str = ""
     """Why a broken one is left out."""
+    cluster: str = ""
+    fatal: tuple[str, ...] = ()
+    """Sentences of the doctor's FATAL findings."""
 
     def age(self, now: float) -> str:
         """How old the facts are, in one sentence; empty where there are none."""
@@ -34,12 +38,14 @@ class KnownFacts:
         return f"facts about the cluster: {self.file}, {facts_file.age(now - self.time)} old"
 
     def doubts(self, now: float) -> list[str]:
-        """What speaks against them: a broken file, or their age."""
+        """Return warnings for a plan: FATAL findings, and a broken or outdated file."""
         if self.warning:
             return [self.warning]
+        again = f"`meditron doctor --cluster {shlex.quote(self.cluster)}` checks again"
+        warnings = [f"doctor reported FATAL: {sentence}; {again}" for sentence in self.fatal]
         if self.time is not None and now - self.time > facts_file.OLD_DAYS * 86400:
-            return [f"{self.age(now)}; `meditron doctor` asks again"]
-        return []
+            warnings.append(f"{self.age(now)}; {again}")
+        return warnings
 
 
 def complete(profile: MapNode) -> tuple[MapNode, KnownFacts | None]:
@@ -60,7 +66,9 @@ def complete(profile: MapNode) -> tuple[MapNode, KnownFacts | None]:
         return profile, None
     place = Location(files.source_of(LAYER, label, path.parent))
     merged = yaml_tree.merge(layer(facts, profile, place), profile)
-    return (merged if isinstance(merged, MapNode) else profile), KnownFacts(label, facts.time)
+    return (merged if isinstance(merged, MapNode) else profile), KnownFacts(
+        label, facts.time, cluster=name, fatal=facts.fatal
+    )
 
 
 def layer(facts: Facts, profile: MapNode, place: Location) -> MapNode:

@@ -1,5 +1,5 @@
-"""What a site's Slurm is like, and what that means for runs: ``meditron doctor``.
+"""``meditron doctor``: a site's Slurm settings and compute nodes, and their consequences for runs.
 
-``asking`` asks, ``facts`` reads the answers, ``meaning`` judges them, ``probe`` looks from compute
-nodes, and ``cache`` keeps what plans are made with.
+``queries`` asks Slurm, ``facts`` parses the answers, ``rules*`` turn facts into findings, ``probe``
+runs a job that reports from compute nodes, and ``plan_facts`` selects the facts that plans use.
 """

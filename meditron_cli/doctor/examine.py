@@ -1,4 +1,4 @@
-"""One examination: ask the site, look from its nodes, judge, keep."""
+"""Examine a cluster: query Slurm, run the probe job, apply the rules, keep facts for plans."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meditron_cli.config.facts_file import Facts, Probe
 from meditron_cli.config.load import Loaded, load
 from meditron_cli.doctor import (
     job_options,
-    known,
+    plan_facts,
     probe,
     queries,
     rules,
@@ -36,33 +36,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExaminedCluster:
-    """A cluster to examine, and with what."""
+    """A cluster to examine, and the means."""
 
     loaded: Loaded
     root: Path
-    """Where runs lie, and where a probe writes."""
+    """The runs directory, in which the probe job writes."""
     size: str | None
-    """Asked for by name; None for whatever runs there."""
+    """The recipe that was named; None: any."""
     environ: Mapping[str, str]
     clock: Clock
-    tell: Callable[[str], None]
-    """Says to people what takes time."""
+    note: Callable[[str], None]
+    """Prints a sentence for the user."""
 
     @property
     def name(self) -> str:
-        """The cluster's."""
+        """The cluster's name."""
         return self.loaded.cluster.name
 
 
 @dataclass(frozen=True)
 class DoctorReport:
-    """What came of it."""
+    """The result of an examination."""
 
     findings: list[SiteFinding]
     strategy: str
     facts: Facts
     file: Path
-    """Where the facts are kept."""
+    """The facts file."""
 
     @property
     def is_fatal(self) -> bool:
@@ -71,7 +71,7 @@ class DoctorReport:
 
 
 def load_target(cluster: str, size: str, config: Path | None) -> Loaded:
-    """A profile as it is written, without what was found out before, and an experiment on it.
+    """Load a profile without earlier facts, and an experiment on it.
 
     Raises:
         ConfigError: every error of every file.
@@ -79,32 +79,33 @@ def load_target(cluster: str, size: str, config: Path | None) -> Loaded:
     return load(cluster, size, config, (), with_facts=False)
 
 
-def examine(patient: ExaminedCluster, wait: float | None) -> DoctorReport:
-    """Ask, probe, judge, keep; with ``wait`` None no job is submitted.
+def examine(target: ExaminedCluster, wait: float | None) -> DoctorReport:
+    """Query, probe, apply the rules, and write the facts file.
+
+    Args:
+        wait: seconds to wait for the probe job; None submits none.
 
     Raises:
         ConfigError: no plan fits the profile.
-        SchedulerError: Slurm answers nothing at all.
+        SchedulerError: Slurm answers no query.
     """
-    loaded = patient.loaded
+    loaded = target.loaded
     plan = prepare.plan_of(loaded, STAGES)
-    client = Client(job_environment(plan.site.environment, patient.environ))
+    client = Client(job_environment(plan.site.environment, target.environ))
     site = queries.read(client, [] if loaded.placeholders else list(job_options.of_plan(plan)))
     if rules.is_silent(site):
         raise SchedulerError(
             "Slurm does not answer on this machine", hint="log in to the cluster, or try again"
         )
-    look = SiteView(
-        site, loaded.cluster, run_measurements.workload(plan, patient.root, patient.size)
-    )
-    findings = rules.judge(look)
-    file = facts_file.path_of(loaded.cluster.name, patient.environ)
-    seen = see(patient, plan, client, earlier_probe(file), wait)
-    facts = known.keep(look, seen.probe, patient.clock.now())
+    view = SiteView(site, loaded.cluster, run_measurements.workload(plan, target.root, target.size))
+    file = facts_file.path_of(loaded.cluster.name, target.environ)
+    nodes = examine_nodes(target, plan, client, earlier_probe(file), wait)
+    findings = rules.apply(view) + nodes.findings
+    facts = plan_facts.derive(view, findings, nodes.probe, target.clock.now())
     facts_file.write(file, facts)
     return DoctorReport(
-        findings=findings + seen.findings,
-        strategy=rules.strategy(look, facts.slurm.submit_from_jobs),
+        findings=findings,
+        strategy=rules.strategy(view, facts.slurm.submit_from_jobs),
         facts=facts,
         file=file,
     )
@@ -112,99 +113,99 @@ def examine(patient: ExaminedCluster, wait: float | None) -> DoctorReport:
 
 @dataclass(frozen=True)
 class KnownNodes:
-    """What compute nodes are known to be like."""
+    """The findings about compute nodes, and the probe that they come from."""
 
     findings: list[SiteFinding]
     probe: Probe | None = None
-    """One that has reported, or still waits."""
+    """One that has reported, or is still queued."""
 
 
-def see(
-    patient: ExaminedCluster, plan: Plan, client: Client, earlier: Probe | None, wait: float | None
+def examine_nodes(
+    target: ExaminedCluster, plan: Plan, client: Client, earlier: Probe | None, wait: float | None
 ) -> KnownNodes:
-    """Look from compute nodes; without ``wait``, tell what an earlier probe saw."""
-    if patient.loaded.placeholders:
-        return KnownNodes([unseen("the profile has placeholders, so no job can look")], earlier)
+    """Probe compute nodes; with ``wait`` None use the report of an earlier probe."""
+    if target.loaded.placeholders:
+        reason = "the profile has placeholders, so that no job can be submitted"
+        return KnownNodes([not_probed(reason)], earlier)
     if wait is None:
-        return remembered(patient, plan, earlier)
+        return read_earlier(target, plan, earlier)
     try:
-        found = earlier if is_pending(earlier) else None
-        found = found or probe.submit(plan, patient.root, client, patient.clock.now())
+        current = earlier if earlier is not None and is_pending(earlier) else None
+        current = current or probe.submit(plan, target.root, client, target.clock.now())
     except probe.ProbeRefused as error:
         return KnownNodes([SiteFinding("probe job", "refused", FATAL, error.message, "sbatch")])
     except SchedulerError as error:
-        return KnownNodes([unseen(error.message)])
+        return KnownNodes([not_probed(error.message)])
     except OSError as error:
-        meaning = f"{error.filename or patient.root}: {error.strerror}; name another --runs-dir"
+        meaning = f"{error.filename or target.root}: {error.strerror}; name another --runs-dir"
         return KnownNodes([SiteFinding("runs directory", "", FATAL, meaning, "this machine")])
-    patient.tell(
-        f"job {found.job_id} looks from compute nodes; waiting up to {wait:.0f} s (--no-probe "
-        "leaves it out)"
+    target.note(
+        f"job {current.job_id} examines compute nodes; waiting up to {wait:.0f} s (--no-probe "
+        "skips this)"
     )
-    return outcome(patient, plan, probe.wait(found, client, patient.clock, wait))
+    return finish(target, plan, probe.wait(current, client, target.clock, wait))
 
 
-def is_pending(earlier: Probe | None) -> bool:
-    """Whether a probe was submitted that nobody has read yet."""
-    return earlier is not None and earlier.report is None and Path(earlier.folder).is_dir()
+def is_pending(earlier: Probe) -> bool:
+    """Return whether a probe's report has not been read yet, and still can be."""
+    return earlier.report is None and Path(earlier.folder).is_dir()
 
 
-def remembered(patient: ExaminedCluster, plan: Plan, earlier: Probe | None) -> KnownNodes:
-    """What an earlier probe saw, with its age."""
+def read_earlier(target: ExaminedCluster, plan: Plan, earlier: Probe | None) -> KnownNodes:
+    """Return the findings of an earlier probe; print its age."""
     if earlier is None:
-        return KnownNodes([unseen("not probed: leave --no-probe out")])
-    found = replace(earlier, report=earlier.report or probe.fetch(earlier))
-    if found.report is None:
-        return KnownNodes([unseen(f"job {found.job_id} waits to look")], found)
+        return KnownNodes([not_probed("not probed: run without --no-probe")])
+    current = replace(earlier, report=earlier.report or probe.fetch(earlier))
+    if current.report is None:
+        return KnownNodes([not_probed(f"probe job {current.job_id} is still queued")], current)
     if earlier.report is None:
-        remember(patient, found)
-    age = facts_file.age(patient.clock.now() - found.report["time"])
-    patient.tell(f"compute nodes were seen {age} ago")
-    return judged(plan, found)
+        record_nodes(target, current.report)
+    age = facts_file.age(target.clock.now() - current.report["time"])
+    target.note(f"compute nodes were probed {age} ago")
+    return findings_of(plan, current)
 
 
-def outcome(patient: ExaminedCluster, plan: Plan, waited: probe.ProbeWait) -> KnownNodes:
-    """What waiting for a probe has come to."""
-    found = waited.probe
+def finish(target: ExaminedCluster, plan: Plan, waited: probe.ProbeWait) -> KnownNodes:
+    """Return the findings of a probe that was waited for."""
+    current = waited.probe
     if waited.problem:
-        probe.remove(Path(found.folder))
+        probe.remove(Path(current.folder))
         return KnownNodes([SiteFinding("probe job", "failed", FATAL, waited.problem, "probe job")])
-    if found.report is None:
-        patient.tell(
-            f"job {found.job_id} still waits; `meditron doctor --cluster {patient.name}` reads "
-            "later what it saw"
+    if current.report is None:
+        target.note(
+            f"probe job {current.job_id} is still queued; run `meditron doctor --cluster "
+            f"{target.name}` later to read its report"
         )
-        return KnownNodes([unseen(f"job {found.job_id} still waits to look")], found)
-    remember(patient, found)
-    return judged(plan, found)
+        return KnownNodes([not_probed(f"probe job {current.job_id} is still queued")], current)
+    record_nodes(target, current.report)
+    return findings_of(plan, current)
 
 
-def remember(patient: ExaminedCluster, found: Probe) -> None:
-    """Put what speaks against a node into the cluster's ledger, so that jobs leave it out."""
-    ledger = node_ledger.ledger(patient.root, patient.name)
+def record_nodes(target: ExaminedCluster, report: Mapping[str, Any]) -> None:
+    """Add the report's problems of nodes to the node ledger, so that jobs exclude these nodes."""
+    path = node_ledger.ledger(target.root, target.name)
     try:
-        known = node_ledger.read(ledger)
-        entries = still_true(strikes(found.report or {}), known, patient.clock.now())
-        node_ledger.append(ledger, entries)
+        entries = unexpired(strikes(report), node_ledger.read(path), target.clock.now())
+        node_ledger.append(path, entries)
     except OSError as error:
-        patient.tell(
-            f"{error.filename or ledger}: {error.strerror}: no node was put into the ledger"
+        target.note(
+            f"{error.filename or path}: {error.strerror}: no node was added to the node ledger"
         )
 
 
 def strikes(report: Mapping[str, Any]) -> list[NodeEntry]:
-    """What a report says against nodes, as of the time when they were seen."""
+    """Return ledger entries for a report's problems of nodes, as of the report's time."""
     return [
         node_ledger.strike(
             item.node, node_ledger.verdict_of(item), item.code, item.message, float(report["time"])
         )
-        for item in rules_probe.against_nodes(report)
+        for item in rules_probe.node_problems(report)
     ]
 
 
-def still_true(entries: list[NodeEntry], known: Sequence[NodeEntry], now: float) -> list[NodeEntry]:
-    """Entries that have not expired, of nodes that nobody has cleared since."""
-    cleared = {item.node: item.time for item in known if item.verdict == node_ledger.CLEARED}
+def unexpired(entries: list[NodeEntry], ledger: Sequence[NodeEntry], now: float) -> list[NodeEntry]:
+    """Return the entries that have not expired, of nodes that were not cleared since."""
+    cleared = {item.node: item.time for item in ledger if item.verdict == node_ledger.CLEARED}
     return [
         entry
         for entry in entries
@@ -212,20 +213,20 @@ def still_true(entries: list[NodeEntry], known: Sequence[NodeEntry], now: float)
     ]
 
 
-def judged(plan: Plan, found: Probe) -> KnownNodes:
-    """The findings of a report; its folder is no longer needed."""
-    probe.remove(Path(found.folder))
+def findings_of(plan: Plan, current: Probe) -> KnownNodes:
+    """Apply the rules to a probe's report, and remove its folder."""
+    probe.remove(Path(current.folder))
     need = float(plan.stage("pretrain").tasks[0].health["min_free_gb"])
-    return KnownNodes(rules_probe.judge(found.report or {}, need), found)
+    return KnownNodes(rules_probe.apply(current.report or {}, need), current)
 
 
-def unseen(why: str) -> SiteFinding:
-    """That nobody has looked from a compute node."""
-    return unknown("compute nodes", "probe job", why)
+def not_probed(reason: str) -> SiteFinding:
+    """Return the finding that no compute node was examined."""
+    return unknown("compute nodes", "probe job", reason)
 
 
 def earlier_probe(file: Path) -> Probe | None:
-    """The probe that a cache file knows of; a broken file knows none, and is written anew."""
+    """Return the probe in a facts file; None without one, or when the file cannot be read."""
     try:
         facts = facts_file.read(file)
     except facts_file.Broken:

@@ -1,6 +1,6 @@
-"""What Slurm's commands say of a site, read into dataclasses. Pure: text in, facts out.
+"""Parse the output of Slurm's commands into a site's facts. Pure.
 
-A question that was not answered is None everywhere, and never means no.
+None stands for a query without an answer everywhere; it never means no.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 from jobs.slurm.hostlist import node_names
 from jobs.slurm.queries import PAIR
+from meditron_cli.plan.model import Resources
 
 UNLIMITED = {"UNLIMITED", "INFINITE", "NONE", "N/A", "", "(null)", "Partition_Limit"}
-"""Slurm's words for no limit, and for a limit that is another's."""
+"""Slurm's values for no limit, and for a limit that another entity sets."""
 TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 GRES = re.compile(r"gpu(?::(?P<kind>[^:(,]+(?=:)))?:(?P<count>\d+)")
-"""``gpu:4``, ``gpu:a100:4(S:0-1)``; other resources of the list are left out."""
+"""``gpu:4``, ``gpu:a100:4(S:0-1)``; other resources in the list are ignored."""
 
 QOS_FIELDS = "Name,GraceTime,Preempt,PreemptMode,MaxWall,MaxJobsPU,MaxSubmitJobsPU"
 ASSOCIATION_FIELDS = "Cluster,Account,QOS,DefaultQOS,MaxJobs,MaxSubmitJobs,MaxWall"
@@ -39,22 +40,23 @@ class PartitionRow:
     total_nodes: int
     nodes: frozenset[str]
     qos: str
-    """Of the partition itself, empty for none."""
+    """The partition's own QOS, empty for none."""
     accounts: tuple[str, ...]
-    """That may use it; empty: all."""
+    """Accounts that may use it; empty: all."""
     is_default: bool
 
 
 @dataclass(frozen=True)
 class NodeRow:
-    """A node, as sinfo tells it."""
+    """A node of sinfo's output."""
 
     name: str
     partitions: tuple[str, ...]
     state: str
-    """Without the marks behind it (``idle``, ``drained``)."""
+    """Without sinfo's suffixes: ``idle``, ``drained``."""
     cpus: int
     memory_mb: int
+    """RealMemory (slurm.conf(5))."""
     gpus: int
     gpu_kinds: tuple[str, ...]
     features: tuple[str, ...]
@@ -62,14 +64,14 @@ class NodeRow:
 
 @dataclass(frozen=True)
 class Qos:
-    """A quality of service, as sacctmgr tells it."""
+    """A QOS of sacctmgr's output."""
 
     name: str
     grace_seconds: int
     preempts: tuple[str, ...]
-    """Those whose jobs it may preempt."""
+    """QOSes whose jobs it may preempt."""
     preempt_mode: str
-    """``cluster``: as the whole cluster."""
+    """``cluster``: the cluster's PreemptMode applies."""
     max_wall_minutes: int | None
     max_jobs: int | None
     max_submit: int | None
@@ -88,18 +90,20 @@ class Association:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A job that sbatch was asked about, without submitting it."""
+class JobTest:
+    """sbatch's answer about one job (``--test-only``)."""
 
     label: str
     accepted: bool
     answer: str
-    """sbatch's own words, one line: when it would start, or why never."""
+    """sbatch's message in one line: the expected start, or the reason for a refusal."""
+    resources: Resources | None = None
+    """The resources that the job requests."""
 
 
 @dataclass(frozen=True)
 class SiteFacts:
-    """What a site answered. None: it did not."""
+    """The answers of a site; None: no answer."""
 
     version: tuple[int, ...] | None = None
     config: Mapping[str, str] | None = None
@@ -108,35 +112,35 @@ class SiteFacts:
     qos: tuple[Qos, ...] | None = None
     associations: tuple[Association, ...] | None = None
     has_accounting: bool | None = None
-    """False: the site keeps none."""
+    """False: the site has none."""
     account_fields: frozenset[str] | None = None
-    """What ``sacct --format`` may ask for."""
-    shapes: tuple[Shape, ...] = ()
+    """The columns of ``sacct --format``."""
+    job_tests: tuple[JobTest, ...] = ()
     missing_programs: tuple[str, ...] = ()
-    """Commands of Slurm that this machine lacks."""
+    """Slurm commands that this machine lacks."""
 
     def setting(self, name: str) -> str | None:
-        """A line of the configuration; None when it is silent or has none of this name."""
+        """Return a setting of slurm.conf; None when it is unset, absent or unknown."""
         value = (self.config or {}).get(name)
         return None if value in (None, "(null)") else value
 
     def partition(self, name: str) -> PartitionRow | None:
-        """The partition of a name."""
+        """Return the partition of a name; None when there is none."""
         return next((item for item in self.partitions or () if item.name == name), None)
 
     def qos_of(self, name: str) -> Qos | None:
-        """The quality of service of a name."""
+        """Return the QOS of a name; None when there is none."""
         return next((item for item in self.qos or () if item.name == name), None)
 
 
 def parse_version(text: str) -> tuple[int, ...] | None:
-    """``(23, 11, 4)`` of ``slurm 23.11.4`` or ``slurm-wlm 22.05.8``."""
-    found = re.search(r"\b(\d+)\.(\d+)(?:\.(\d+))?", text)
-    return tuple(int(part) for part in found.groups() if part is not None) if found else None
+    """Return ``(23, 11, 4)`` for ``slurm 23.11.4``; None when the text has no version."""
+    match = re.search(r"\b(\d+)\.(\d+)(?:\.(\d+))?", text)
+    return tuple(int(part) for part in match.groups() if part is not None) if match else None
 
 
 def parse_partitions(text: str) -> tuple[PartitionRow, ...]:
-    """The lines of ``scontrol show partition --oneliner``."""
+    """Parse the output of ``scontrol show partition --oneliner``."""
     lines = (dict(PAIR.findall(line)) for line in text.splitlines())
     return tuple(_partition(line) for line in lines if "PartitionName" in line)
 
@@ -160,7 +164,7 @@ def _partition(line: Mapping[str, str]) -> PartitionRow:
 
 
 def parse_nodes(text: str) -> tuple[NodeRow, ...]:
-    """Lines of ``sinfo --Node --format=NODE_FORMAT``, one a node and partition: nodes, sorted."""
+    """Parse ``sinfo --Node --format=NODE_FORMAT``, a line per node and partition; sort by name."""
     cells = [line.split("|") for line in text.splitlines() if line.count("|") == 6]
     partitions: dict[str, list[str]] = {}
     for name, partition, *_ in cells:
@@ -185,7 +189,7 @@ def _node(row: list[str], partitions: tuple[str, ...]) -> NodeRow:
 
 
 def parse_qos(text: str) -> tuple[Qos, ...]:
-    """Lines of ``sacctmgr --parsable2 show qos`` with ``QOS_FIELDS``."""
+    """Parse ``sacctmgr --parsable2 show qos`` with ``QOS_FIELDS``."""
     return tuple(
         Qos(
             name=name,
@@ -201,8 +205,10 @@ def parse_qos(text: str) -> tuple[Qos, ...]:
 
 
 def parse_associations(text: str, cluster: str) -> tuple[Association, ...]:
-    """Lines of ``sacctmgr --parsable2 show associations`` with ``ASSOCIATION_FIELDS``; those of
-    another cluster are left out, all count where its name is not known (empty).
+    """Parse ``sacctmgr --parsable2 show associations`` with ``ASSOCIATION_FIELDS``.
+
+    Args:
+        cluster: whose associations to return; empty (unknown) returns all.
     """
     return tuple(
         Association(
@@ -213,8 +219,8 @@ def parse_associations(text: str, cluster: str) -> tuple[Association, ...]:
             max_submit=count(submit),
             max_wall_minutes=minutes(wall),
         )
-        for of, account, qos, default, jobs, submit, wall in _rows(text, ASSOCIATION_FIELDS)
-        if of == cluster or not cluster
+        for owner, account, qos, default, jobs, submit, wall in _rows(text, ASSOCIATION_FIELDS)
+        if owner == cluster or not cluster
     )
 
 
@@ -225,25 +231,25 @@ def _rows(text: str, fields: str) -> Iterator[list[str]]:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The parts of a list with commas; none of an empty one."""
+    """Split a comma-separated list; an empty text has no parts."""
     return tuple(part for part in text.split(",") if part)
 
 
 def count(text: str) -> int | None:
-    """A whole number in front of a text (``5``, ``16+``, ``30 sec``); None for no limit."""
+    """Return the number that a text begins with (``5``, ``16+``, ``30 sec``); None for no limit."""
     match = re.match(r"\d+", text)
     return int(match[0]) if match else None
 
 
 def minutes(text: str) -> int | None:
-    """A time limit (``2-00:00:00``, ``12:00:00``) in minutes, rounded down; None for none."""
-    found = seconds(text)
-    return None if found is None else found // 60
+    """Return a time limit (``2-00:00:00``, ``12:00:00``) in minutes; None: no limit."""
+    total = seconds(text)
+    return None if total is None else total // 60
 
 
 def seconds(text: str) -> int | None:
-    """``1-12:00:00``, ``12:00:00``, ``30:00`` or ``60`` (minutes, as Slurm's times are) in seconds;
-    None for no limit.
+    """Return the seconds of ``1-12:00:00``, ``12:00:00``, ``30:00`` or ``60`` (minutes, as in
+    Slurm's time limits); None for no limit.
     """
     match = TIME.fullmatch(text.strip())
     if text in UNLIMITED or match is None:
@@ -259,22 +265,23 @@ def seconds(text: str) -> int | None:
 
 @dataclass(frozen=True)
 class Preemption:
-    """What Slurm does to a job of a partition and a quality of service that others outrank."""
+    """Slurm's preemption of jobs in one partition and QOS."""
 
     possible: bool | None
-    """None: not known."""
+    """None: unknown."""
     mode: str = ""
-    """``REQUEUE``, ``CANCEL``, ``SUSPEND``; empty where not known or not possible."""
+    """``REQUEUE``, ``CANCEL``, ``SUSPEND``; empty when unknown or impossible."""
     grace_seconds: int | None = None
 
 
 def preemption(site: SiteFacts, partition: str, qos: str) -> Preemption:
-    """Whether and how jobs here are preempted (slurm.conf(5): PreemptType, PreemptMode,
-    GraceTime): by the partitions' priority tiers, or by the qualities of service.
+    """Return whether and how Slurm preempts jobs here, by partition priority tiers or by QOS.
+
+    Source: slurm.conf(5), PreemptType, PreemptMode and GraceTime.
     """
     if site.config is None:
         return Preemption(None)
-    kind = site.setting("PreemptType")  # none is ``preempt/none``, or ``(null)`` since 25.05
+    kind = site.setting("PreemptType")  # off: ``preempt/none``, or ``(null)`` since 25.05
     if kind == "preempt/partition_prio":
         return _by_partition(site, partition)
     if kind == "preempt/qos":
@@ -309,15 +316,16 @@ def _by_qos(site: SiteFacts, name: str) -> Preemption:
 
 
 def plain_mode(text: str) -> str:
-    """The mode without its addition: ``SUSPEND`` of ``GANG,SUSPEND``."""
-    kept = [word for word in text.upper().split(",") if word not in ("GANG", "WITHIN")]
-    return kept[0] if kept else ""
+    """Return a PreemptMode without its modifiers: ``SUSPEND`` for ``GANG,SUSPEND``."""
+    modes = [word for word in text.upper().split(",") if word not in ("GANG", "WITHIN")]
+    return modes[0] if modes else ""
 
 
-def tells_batch_step(site: SiteFacts) -> bool | None:
-    """Whether a preemption sends the batch step its signal: ``preempt_send_user_signal`` of
-    SlurmctldParameters, which newer versions also know as ``send_user_signal`` of
-    PreemptParameters (slurm.conf(5)).
+def signals_batch_step(site: SiteFacts) -> bool | None:
+    """Return whether a preemption signals the batch step; None when unknown.
+
+    ``preempt_send_user_signal`` of SlurmctldParameters; newer versions also have
+    ``send_user_signal`` of PreemptParameters (slurm.conf(5)).
     """
     if site.config is None:
         return None
@@ -327,5 +335,15 @@ def tells_batch_step(site: SiteFacts) -> bool | None:
 
 
 def options(text: str | None) -> set[str]:
-    """Names of a list of options: ``bf_interval`` of ``bf_interval=1,…``."""
+    """Return the names in a list of options: ``bf_interval`` for ``bf_interval=1,…``."""
     return {part.partition("=")[0].strip() for part in (text or "").split(",")}
+
+
+def prolog(site: SiteFacts) -> str | None:
+    """Return the path of the site's Prolog; None without one.
+
+    A Prolog may be set several times (slurm.conf(5)); scontrol then numbers the lines
+    (``Prolog[0]``).
+    """
+    names = [name for name in site.config or {} if name.partition("[")[0] == "Prolog"]
+    return next((path for name in names if (path := site.setting(name))), None)

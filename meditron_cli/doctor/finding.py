@@ -1,4 +1,4 @@
-"""One fact about a site, and what it means for a run."""
+"""The finding of a rule: one fact about a site, a verdict, and its consequence for runs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ UNKNOWN = "UNKNOWN"
 
 @dataclass(frozen=True)
 class SiteFinding:
-    """A line of the doctor's table."""
+    """A row of the doctor's table."""
 
     fact: str
     value: str
-    """What was found; empty where nothing was."""
+    """The site's value; empty when there is none."""
     verdict: str
     """``OK``, ``WARN``, ``FATAL`` (training cannot work) or ``UNKNOWN``."""
     meaning: str
-    """One sentence for people."""
+    """The consequence for a run, in one sentence."""
     source: str
-    """The command or the job that says so."""
+    """The command or job that the value comes from."""
 
 
-def unknown(fact: str, source: str, meaning: str = "not answered") -> SiteFinding:
-    """A fact that nobody told."""
+def unknown(fact: str, source: str, meaning: str = "no answer") -> SiteFinding:
+    """Return an UNKNOWN finding, for a query without an answer."""
     return SiteFinding(fact, "", UNKNOWN, meaning, source)

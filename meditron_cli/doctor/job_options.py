@@ -1,9 +1,9 @@
-"""The jobs of a plan as sbatch's options: to ask about them, and to look from one of them. Pure."""
+"""Convert the jobs of a plan, and the probe job, to options of sbatch and srun. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +11,59 @@ from meditron_cli.plan.model import Plan, Resources
 from meditron_cli.scheduler import slurm
 
 PROBE_MINUTES = 10
-"""More than the probe's own patience; short jobs fill gaps, so they start early."""
+"""More than the probe's own timeouts add up to; backfill starts short jobs early."""
 
 
-def of_plan(plan: Plan) -> Iterator[tuple[str, list[str]]]:
-    """Each stage's jobs: words for people, and sbatch's options."""
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job of a plan."""
+
+    label: str
+    resources: Resources
+    options: list[str]
+    """Of sbatch."""
+
+
+def of_plan(plan: Plan) -> Iterator[PlannedJob]:
+    """Yield one job per stage."""
     for stage in plan.stages:
         resources = stage.resources
         nodes = f"{resources.nodes} node{'s' if resources.nodes > 1 else ''}"
         label = f"{stage.stage} ({nodes} of {resources.partition})"
-        yield label, options(plan, resources)
+        yield PlannedJob(label, resources, options(plan, resources))
 
 
 def options(plan: Plan, resources: Resources) -> list[str]:
-    """A job's options, as ``submit`` would have them written."""
-    given = slurm.parameters(plan, resources, Path())
-    named = {name.replace("_", "-"): value for name, value in given.items() if is_plain(value)}
-    return [
-        option(name, value) for name, value in {**named, **given["additional_parameters"]}.items()
-    ]
+    """Return the sbatch options that ``submit`` would write for a job."""
+    parameters = slurm.parameters(plan, resources, Path())
+    named = {name.replace("_", "-"): value for name, value in parameters.items() if is_plain(value)}
+    every = {**named, **parameters["additional_parameters"]}
+    return [option(name, value) for name, value in every.items()]
 
 
 def is_plain(value: object) -> bool:
-    """Whether a parameter is an option of sbatch; the lines of the script and such are not."""
+    """Return whether a parameter is an option of sbatch; the script's lines, for one, are not."""
     return isinstance(value, str | int)
 
 
 def option(name: str, value: Any) -> str:
-    """One option."""
+    """Format one option."""
     return f"--{name}" if value is True else f"--{name}={value}"
 
 
 def probe_resources(plan: Plan) -> Resources:
-    """A job like training's, on two of its nodes where it has them, with one process each."""
-    asked = plan.stage("pretrain").resources
-    return replace(asked, nodes=min(2, asked.nodes), ranks_per_node=1, time_minutes=PROBE_MINUTES)
+    """Return the resources of the probe: training's, on at most two nodes, one process per node."""
+    training = plan.stage("pretrain").resources
+    nodes = min(2, training.nodes)
+    return replace(training, nodes=nodes, ranks_per_node=1, time_minutes=PROBE_MINUTES)
 
 
-def step(plan: Plan, resources: Resources, words: Mapping[str, str]) -> list[str]:
-    """The command that starts one Python a node, as ranks are started.
+def step(plan: Plan, resources: Resources, values: Mapping[str, str]) -> list[str]:
+    """Return the command that starts one Python process per node, as training starts its ranks.
 
     Args:
-        plan: with a training stage, whose way to start Python this is.
         resources: of the probe.
-        words: what stands in the place of marks, such as the run directory's.
+        values: replacements for placeholders, such as the run directory's.
     """
     task = plan.stage("pretrain").tasks[0]
     command = [
@@ -67,14 +76,16 @@ def step(plan: Plan, resources: Resources, words: Mapping[str, str]) -> list[str
         *task.srun_args,
         *task.python,
     ]
-    for mark, word in words.items():
-        command = [part.replace(mark, word) for part in command]
+    for placeholder, value in values.items():
+        command = [part.replace(placeholder, value) for part in command]
     return command
 
 
 def on_every_node(resources: Resources) -> list[str]:
-    """What a command begins with to run once on each node as the pre-flight of a training does
-    (``jobs.supervision.preflight_step``): on the host, without what the profile gives to ranks.
+    """Return the prefix that runs a command once per node, as a training's preflight check does.
+
+    The command runs on the host, without the profile's container and srun options for ranks
+    (``jobs.supervision.preflight_step``).
     """
     if resources.nodes == 1:
         return []

@@ -1,6 +1,4 @@
-"""The probe job: made, submitted, waited for, fetched (``jobs.health.site_probe`` is what
-it runs).
-"""
+"""Submit the probe job, wait for it and read its report (it runs ``jobs.health.site_probe``)."""
 
 from __future__ import annotations
 
@@ -27,29 +25,30 @@ from meditron_cli.services import Clock
 NAME = "meditron-doctor"
 LOG = "probe.log"
 MODULES = ("torch", "megatron.core")
-"""What the ranks of training import."""
-LOOK_SECONDS = 1.0
-ASK_SECONDS = 10.0
-"""Between two questions to Slurm, which matter only when no report comes."""
+"""The modules that the ranks of training import."""
+POLL_SECONDS = 1.0
+QUERY_SECONDS = 10.0
+"""Between two queries of Slurm, which matter only when no report arrives."""
 
 
 class ProbeRefused(SchedulerError):
-    """sbatch does not take the probe job."""
+    """sbatch refused the probe job."""
 
 
 @dataclass(frozen=True)
 class ProbeWait:
-    """What waiting came to: a report, a reason why there will be none, or neither yet."""
+    """The result of waiting for a probe: its report, or why there is none, or neither yet."""
 
     probe: Probe
     problem: str = ""
+    """Why there will be no report."""
 
 
 def submit(plan: Plan, root: Path, client: Client, now: float) -> Probe:
-    """Write a probe's folder below the runs directory, and hand its job to sbatch.
+    """Create the probe's folder in the runs directory, and submit its job.
 
     Raises:
-        Refused: by sbatch, in its words.
+        ProbeRefused: with sbatch's reason.
         SchedulerError: sbatch does not answer.
         OSError: the folder cannot be written.
     """
@@ -70,7 +69,7 @@ def submit(plan: Plan, root: Path, client: Client, now: float) -> Probe:
     write_json(folder / node_side.REQUEST, request)
     write_bytes(folder / "probe.sh", script(plan, folder).encode())
     try:
-        job_id = hand_over(plan, folder, options, client)
+        job_id = run_sbatch(plan, folder, options, client)
     except BaseException:
         remove(folder)
         raise
@@ -78,7 +77,7 @@ def submit(plan: Plan, root: Path, client: Client, now: float) -> Probe:
 
 
 def script(plan: Plan, folder: Path) -> str:
-    """The batch script: what the site wants first, then ``jobs.health.site_probe``."""
+    """Return the batch script: the profile's setup lines, then ``jobs.health.site_probe``."""
     python = shlex.quote(plan.site.python or sys.executable)
     code = shlex.quote(str(folder / "code"))
     lines = [
@@ -91,50 +90,41 @@ def script(plan: Plan, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def hand_over(plan: Plan, folder: Path, options: list[str], client: Client) -> str:
-    """Submit the script; answers the job's id.
+def run_sbatch(plan: Plan, folder: Path, options: list[str], client: Client) -> str:
+    """Submit the script and return the job's id.
 
     Raises:
-        Refused: by sbatch, in its words.
+        ProbeRefused: with sbatch's reason.
         SchedulerError: sbatch does not answer.
     """
     own = [f"--job-name={NAME}", f"--output={folder / LOG}", "--open-mode=append"]
-    again = ["--requeue"] if plan.site.requeue else []
-    done = client.run(
-        [
-            "sbatch",
-            "--parsable",
-            *own,
-            *again,
-            *options,
-            f"--chdir={folder}",
-            str(folder / "probe.sh"),
-        ]
-    )
-    if done is None:
+    requeue = ["--requeue"] if plan.site.requeue else []
+    place = [f"--chdir={folder}", str(folder / "probe.sh")]
+    result = client.run(["sbatch", "--parsable", *own, *requeue, *options, *place])
+    if result is None:
         raise SchedulerError("sbatch did not answer", hint="try again, or add --no-probe")
-    if done.returncode != 0:
-        reason = sbatch_reason(done.stderr)
+    if result.returncode != 0:
+        reason = sbatch_reason(result.stderr)
         raise ProbeRefused(f"sbatch refused the probe job: {reason}", hint="add --no-probe")
-    return done.stdout.strip().split(";")[0]
+    return result.stdout.strip().split(";")[0]
 
 
 def wait(probe: Probe, client: Client, clock: Clock, seconds: float) -> ProbeWait:
-    """Wait for a report, until it is there, the job is over, or the time is.
+    """Wait until the report exists, the job has ended, or the time is up.
 
-    A person who interrupts this ends the probe.
+    An interrupt (Ctrl-C) cancels the probe job.
     """
     try:
-        return watch(probe, client, clock, seconds)
+        return poll(probe, client, clock, seconds)
     except KeyboardInterrupt:
         client.cancel([probe.job_id])
         remove(Path(probe.folder))
         raise
 
 
-def watch(probe: Probe, client: Client, clock: Clock, seconds: float) -> ProbeWait:
-    """The same, without an end to the probe."""
-    deadline, ask_at = clock.now() + seconds, clock.now() + ASK_SECONDS
+def poll(probe: Probe, client: Client, clock: Clock, seconds: float) -> ProbeWait:
+    """Wait as ``wait`` does, without handling interrupts."""
+    deadline, query_at = clock.now() + seconds, clock.now() + QUERY_SECONDS
     is_over = False
     while True:
         report = fetch(probe)
@@ -143,16 +133,16 @@ def watch(probe: Probe, client: Client, clock: Clock, seconds: float) -> ProbeWa
         if is_over:
             return ProbeWait(probe, problem(Path(probe.folder)))
         now = clock.now()
-        if now >= min(ask_at, deadline):
-            ask_at = now + ASK_SECONDS
+        if now >= min(query_at, deadline):
+            query_at = now + QUERY_SECONDS
             is_over = client.states({"": [probe.job_id]})[""][probe.job_id].is_over
         if now >= deadline and not is_over:
             return ProbeWait(probe)
-        clock.sleep(LOOK_SECONDS)
+        clock.sleep(POLL_SECONDS)
 
 
 def fetch(probe: Probe) -> dict[str, Any] | None:
-    """The report, when it is there."""
+    """Return the report; None when it does not exist yet."""
     try:
         return read_json(Path(probe.folder) / node_side.REPORT)
     except (OSError, FormatError):
@@ -160,17 +150,17 @@ def fetch(probe: Probe) -> dict[str, Any] | None:
 
 
 def problem(folder: Path) -> str:
-    """Why a probe that is over left no report."""
+    """Return why a probe that has ended wrote no report."""
     try:
-        said = (folder / LOG).read_text(errors="replace").splitlines()
+        lines = (folder / LOG).read_text(errors="replace").splitlines()
     except OSError:
         return (
-            f"the probe job ended without a word: compute nodes do not see {folder.parent}; name a "
-            "runs directory on storage that they share"
+            f"the probe job ended without a log: compute nodes do not see {folder.parent}; name a "
+            "--runs-dir on storage that all nodes share"
         )
-    return f"the probe job left no report: {said[-1] if said else 'its log is empty'}"
+    return f"the probe job wrote no report: {lines[-1] if lines else 'its log is empty'}"
 
 
 def remove(folder: Path) -> None:
-    """Remove a probe's folder; what a job still writes there is lost."""
+    """Remove a probe's folder; anything that a job still writes there is lost."""
     shutil.rmtree(folder, ignore_errors=True)

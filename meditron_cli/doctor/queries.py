@@ -1,4 +1,4 @@
-"""Ask a site's Slurm what it is like, in a few calls. What is not answered is None."""
+"""Query a site's Slurm in a few calls; None stands for no answer."""
 
 from __future__ import annotations
 
@@ -8,74 +8,78 @@ from typing import TypeVar
 
 from jobs.slurm import queries
 from jobs.slurm.client import Client
+from jobs.slurm.job_check import check_job
 from meditron_cli.doctor import facts
-from meditron_cli.doctor.facts import Shape, SiteFacts
+from meditron_cli.doctor.facts import JobTest, SiteFacts
+from meditron_cli.doctor.job_options import PlannedJob
 
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol", "sinfo", "scancel")
-"""Commands that submitting and watching need."""
+"""Slurm commands that submitting and monitoring require."""
 
 Answer = TypeVar("Answer")
 
 
-def read(client: Client, shapes: Sequence[tuple[str, Sequence[str]]]) -> SiteFacts:
-    """Everything that ``doctor`` wants to know of a site.
+def read(client: Client, jobs: Sequence[PlannedJob]) -> SiteFacts:
+    """Return all facts about a site.
 
     Args:
-        client: how Slurm is reached.
-        shapes: jobs to ask about without submitting them: a label, and sbatch's options.
+        jobs: to test with sbatch, without submitting them.
     """
-    config = ask(client, ["scontrol", "show", "config"], queries.parse_config)
+    config = query(client, ["scontrol", "show", "config"], queries.parse_config)
     cluster = (config or {}).get("ClusterName", "")
+    user = f"user={getpass.getuser()}"
     return SiteFacts(
-        version=ask(client, ["sbatch", "--version"], facts.parse_version),
+        version=query(client, ["sbatch", "--version"], facts.parse_version),
         config=config,
-        partitions=ask(
+        partitions=query(
             client, ["scontrol", "show", "partition", "--all", "--oneliner"], facts.parse_partitions
         ),
-        nodes=ask(client, nodes_command(), facts.parse_nodes),
-        qos=ask(client, accounts_command("qos", facts.QOS_FIELDS), facts.parse_qos),
-        associations=ask(
+        nodes=query(client, nodes_command(), facts.parse_nodes),
+        qos=query(client, sacctmgr_command("qos", facts.QOS_FIELDS), facts.parse_qos),
+        associations=query(
             client,
-            accounts_command("associations", facts.ASSOCIATION_FIELDS, f"user={getpass.getuser()}"),
+            sacctmgr_command("associations", facts.ASSOCIATION_FIELDS, user),
             lambda text: facts.parse_associations(text, cluster),
         ),
         has_accounting=has_accounting(client),
-        account_fields=ask(client, ["sacct", "--helpformat"], lambda text: frozenset(text.split())),
-        shapes=tuple(shape for name, options in shapes if (shape := test(client, name, options))),
+        account_fields=query(
+            client, ["sacct", "--helpformat"], lambda text: frozenset(text.split())
+        ),
+        job_tests=tuple(test for job in jobs if (test := check_planned(client, job))),
         missing_programs=tuple(name for name in PROGRAMS if not client.has(name)),
     )
 
 
-def ask(client: Client, command: Sequence[str], parse: Callable[[str], Answer]) -> Answer | None:
-    """What a command says, read; None when it does not answer, or with nothing."""
-    done = client.run(command)
-    if done is None or done.returncode != 0 or not done.stdout.strip():
+def query(client: Client, command: Sequence[str], parse: Callable[[str], Answer]) -> Answer | None:
+    """Return a command's parsed output; None when it fails or prints nothing."""
+    result = client.run(command)
+    if result is None or result.returncode != 0 or not result.stdout.strip():
         return None
-    return parse(done.stdout)
+    return parse(result.stdout)
 
 
 def nodes_command() -> list[str]:
-    """All nodes, one a line and partition."""
+    """Return the sinfo command that lists all nodes, a line per node and partition."""
     return [*queries.NODES, "--all", f"--format={facts.NODE_FORMAT}"]
 
 
-def accounts_command(what: str, fields: str, *where: str) -> list[str]:
-    """A question to the accounting's manager."""
-    return ["sacctmgr", "--noheader", "--parsable2", "show", what, *where, f"format={fields}"]
+def sacctmgr_command(entity: str, fields: str, *where: str) -> list[str]:
+    """Return a sacctmgr command that shows some entities."""
+    return ["sacctmgr", "--noheader", "--parsable2", "show", entity, *where, f"format={fields}"]
 
 
 def has_accounting(client: Client) -> bool | None:
-    """Whether sacct answers; False where the site keeps no accounts, None when it is silent."""
+    """Return whether sacct answers; False when the site has no accounting, None for no answer."""
     if not client.keeps_accounts():
         return False
     return None if client.accounting(["0"]) is None else True
 
 
-def test(client: Client, label: str, options: Sequence[str]) -> Shape | None:
-    """What sbatch says of a job without submitting it; None when it does not answer."""
-    done = client.run(["sbatch", "--test-only", *options, "--wrap=true"])
-    if done is None:
+def check_planned(client: Client, job: PlannedJob) -> JobTest | None:
+    """Return sbatch's answer about a job of the plan; None for no answer."""
+    result = check_job(client, job.options)
+    if result is None:
         return None
-    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    said = lines[-1].removeprefix("sbatch: ").removeprefix("allocation failure: ") if lines else ""
-    return Shape(label, done.returncode == 0, said)
+    message = result.lines[-1] if result.lines else ""
+    answer = message.removeprefix("sbatch: ").removeprefix("allocation failure: ")
+    return JobTest(job.label, result.accepted, answer, job.resources)

@@ -1,6 +1,6 @@
-"""Whether training can start at a site: version, partitions, nodes, accounts, limits. Pure.
+"""Rules on whether training can start: version, partitions, nodes, accounts, job limits. Pure.
 
-Every function judges some facts and leaves out what does not concern the profile.
+Each rule yields findings about some facts, and none about facts that the profile does not use.
 """
 
 from __future__ import annotations
@@ -10,219 +10,296 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from meditron_cli.doctor import facts
-from meditron_cli.doctor.facts import PartitionRow
+from meditron_cli.doctor.facts import NodeRow, PartitionRow
 from meditron_cli.doctor.finding import FATAL, OK, WARN, SiteFinding, unknown
 from meditron_cli.doctor.site_view import ACCOUNTS, CONFIG, PARTITIONS, SiteView
 
 if TYPE_CHECKING:
-    from meditron_cli.config.schema import Partition as Wanted
+    from meditron_cli.config.schema import Partition
+    from meditron_cli.plan.model import Resources
 
-MADE_WITH = (22, 5)
-"""The version that this was verified on."""
+VERIFIED_VERSION = (22, 5)
+"""The oldest version that the tests run."""
+MB_PER_GB = 1024
+"""sbatch's ``--mem=1G`` requests 1024 of the megabytes of RealMemory (slurm.conf(5))."""
 
 
-def version(look: SiteView) -> Iterator[SiteFinding]:
-    """Which Slurm it is."""
+def version(view: SiteView) -> Iterator[SiteFinding]:
+    """Check Slurm's version."""
     source = "sbatch --version"
-    if look.site.version is None:
+    if view.site.version is None:
         yield unknown("version", source)
         return
     value = ".".join(
-        f"{part:02d}" if n == 1 else str(part) for n, part in enumerate(look.site.version)
+        f"{part:02d}" if n == 1 else str(part) for n, part in enumerate(view.site.version)
     )
-    if look.site.version < MADE_WITH:
+    if view.site.version < VERIFIED_VERSION:
         yield SiteFinding(
-            "version", value, WARN, "older than 22.05, with which this was tried: run `meditron "
-            "drill` before a long training", source,
+            "version", value, WARN, "older than 22.05, the oldest version tested: run "
+            "`meditron drill` before a long training", source,
         )  # fmt: skip
     else:
-        yield SiteFinding(
-            "version", value, OK, "srun is told every rank's cores explicitly", source
-        )
+        yield SiteFinding("version", value, OK, "supported", source)
 
 
-def programs(look: SiteView) -> Iterator[SiteFinding]:
-    """Whether this machine can submit."""
-    missing = look.site.missing_programs
+def programs(view: SiteView) -> Iterator[SiteFinding]:
+    """Check that this machine has the commands that submit and query jobs."""
+    missing = view.site.missing_programs
     if missing:
         meaning = "this machine cannot submit: log in to the cluster"
         yield SiteFinding("commands", f"no {', '.join(missing)}", FATAL, meaning, "PATH")
 
 
-def partitions(look: SiteView) -> Iterator[SiteFinding]:
-    """The partitions that the profile names: there, open, and with enough time."""
-    named = [look.cluster.gpu_partition, look.cluster.cpu_partition]
-    for wanted in [item for item in named if item is not None]:
-        yield from one_partition(look, wanted)
+def partitions(view: SiteView) -> Iterator[SiteFinding]:
+    """Check that the profile's partitions exist, are open and match the profile."""
+    named = [view.cluster.gpu_partition, view.cluster.cpu_partition]
+    for requested in [item for item in named if item is not None]:
+        yield one_partition(view, requested)
 
 
-def one_partition(look: SiteView, wanted: Wanted) -> Iterator[SiteFinding]:
-    """One of them."""
-    fact = f"partition {wanted.name}"
-    if look.site.partitions is None:
-        yield unknown(fact, PARTITIONS)
-        return
-    found = look.site.partition(wanted.name)
-    if found is None:
-        names = [item.name for item in look.site.partitions]
-        near = get_close_matches(wanted.name, names, n=1)
+def one_partition(view: SiteView, requested: Partition) -> SiteFinding:
+    """Check one partition of the profile; of several problems report the worst."""
+    fact = f"partition {requested.name}"
+    if view.site.partitions is None:
+        return unknown(fact, PARTITIONS)
+    row = view.site.partition(requested.name)
+    if row is None:
+        names = [item.name for item in view.site.partitions]
+        near = get_close_matches(requested.name, names, n=1)
         instead = f"did you mean {near[0]}" if near else f"there are {', '.join(names)}"
-        yield SiteFinding(
+        return SiteFinding(
             fact, "missing", FATAL, f"the site has no such partition; {instead}", PARTITIONS
         )
-        return
-    value = f"{found.total_nodes} nodes, {limit_words(found.max_minutes)}"
-    for verdict, meaning in partition_doubts(look, wanted, found):
-        yield SiteFinding(fact, value, verdict, meaning, PARTITIONS)
-        return
-    yield SiteFinding(fact, value, OK, "open, and as the profile has it", PARTITIONS)
+    value = f"{row.total_nodes} nodes, {format_limit(row.max_minutes)}"
+    problems = [
+        *partition_problems(view, requested, row),
+        *((WARN, sentence) for sentence in node_mismatches(view, requested)),
+    ]
+    verdict, meaning = (problems or [(OK, "open, and matches the profile")])[0]
+    return SiteFinding(fact, value, verdict, meaning, PARTITIONS)
 
 
-def partition_doubts(
-    look: SiteView, wanted: Wanted, found: PartitionRow
+def partition_problems(
+    view: SiteView, requested: Partition, row: PartitionRow
 ) -> Iterator[tuple[str, str]]:
-    """What speaks against a partition, worst first."""
-    account = wanted.account or look.cluster.account
-    if not found.up:
-        yield FATAL, "closed: no job starts there"
-    if found.accounts and account and account not in found.accounts:
-        yield FATAL, f"closed to account {account}; open to {', '.join(found.accounts)}"
-    if wanted.nodes > found.total_nodes:
+    """Yield verdicts and sentences about a partition's state and limits, the worst first."""
+    account = requested.account or view.cluster.account
+    if not row.up:
+        yield FATAL, "the partition is down: no job starts there"
+    if row.accounts and account and account not in row.accounts:
+        yield FATAL, f"closed to account {account}; open to {', '.join(row.accounts)}"
+    if requested.nodes > row.total_nodes:
         yield (
             WARN,
-            (f"the profile has {wanted.nodes} nodes, the site {found.total_nodes}: correct it"),
+            f"the profile states {requested.nodes} nodes, the site has {row.total_nodes}: correct "
+            "the profile",
         )
-    if found.max_nodes is not None and wanted.nodes > found.max_nodes:
-        yield WARN, f"a job may have {found.max_nodes} nodes, the profile says {wanted.nodes}"
-    limit, said = found.max_minutes, wanted.max_time_minutes
-    if limit is not None and said is not None and said > limit:
-        yield WARN, f"the profile allows {said} minutes, the site {limit}: correct the profile"
+    if row.max_nodes is not None and requested.nodes > row.max_nodes:
+        yield (
+            WARN,
+            f"a job may use {row.max_nodes} nodes, the profile states {requested.nodes}: correct "
+            "the profile",
+        )
+    limit, stated = row.max_minutes, requested.max_time_minutes
+    if limit is not None and stated is not None and stated > limit:
+        yield WARN, f"the profile allows {stated} minutes, the site {limit}: correct the profile"
 
 
-def limit_words(minutes: int | None) -> str:
-    """A time limit for people."""
+def node_mismatches(view: SiteView, requested: Partition) -> Iterator[str]:
+    """Yield a sentence for each resource of which the profile states more than any node has."""
+    nodes = nodes_of(view, requested.name)
+    if not nodes:
+        return
+    memory, cores = max(node.memory_mb for node in nodes), max(node.cpus for node in nodes)
+    if requested.request_memory and requested.node.memory_gb * MB_PER_GB > memory:
+        yield (
+            f"the profile states {requested.node.memory_gb} GB of memory per node, the largest "
+            f"node has {format_gb(memory)}: correct node.memory_gb"
+        )
+    if requested.node.cpus > cores:
+        yield (
+            f"the profile states {requested.node.cpus} cores per node, the largest node has "
+            f"{cores}: correct node.cpus"
+        )
+
+
+def nodes_of(view: SiteView, partition: str) -> list[NodeRow]:
+    """Return the nodes of a partition; none when sinfo did not answer."""
+    return [node for node in view.site.nodes or () if partition in node.partitions]
+
+
+def format_gb(megabytes: int) -> str:
+    """Return ``3.9 GB`` for 4000, rounded down: rounded up it would look like enough."""
+    return f"{megabytes * 10 // MB_PER_GB / 10:g} GB"
+
+
+def format_limit(minutes: int | None) -> str:
+    """Return a time limit in hours, as text."""
     return "no time limit" if minutes is None else f"at most {minutes / 60:g} h"
 
 
-def nodes(look: SiteView) -> Iterator[SiteFinding]:
-    """The nodes that train: how many can work, and whether they have what the profile says."""
+def nodes(view: SiteView) -> Iterator[SiteFinding]:
+    """Check that the training partition has nodes in service, with the profile's GPUs."""
     source = "sinfo --Node"
-    if look.site.nodes is None:
-        yield unknown("nodes", source, "not answered: no node can be left out by its name")
+    if view.site.nodes is None:
+        yield unknown("nodes", source, "no answer: failed nodes cannot be excluded by name")
         return
-    mine = [node for node in look.site.nodes if look.wanted.name in node.partitions]
+    mine = nodes_of(view, view.requested.name)
     if not mine:
         return
     away = [
         node.name for node in mine if not node.state.startswith(("idle", "alloc", "mix", "comp"))
     ]
-    value = f"{len(mine)}, {len(away)} of them away" if away else f"{len(mine)}, all there"
-    meaning = "nodes that failed are left out of later jobs by these names"
-    verdict = WARN if len(mine) - len(away) < 1 else OK
+    value = f"{len(mine)}, {len(away)} of them unavailable" if away else f"{len(mine)}, all there"
+    meaning = "later jobs exclude nodes that failed by these names"
+    verdict = WARN if len(mine) == len(away) else OK
     yield SiteFinding("nodes", value, verdict, meaning, source)
-    if look.wanted.node.gpus:
-        yield gpus(look, [(node.gpus, node.gpu_kinds) for node in mine], source)
+    if view.requested.node.gpus:
+        yield gpus(view, mine, source)
 
 
-def gpus(look: SiteView, found: list[tuple[int, tuple[str, ...]]], source: str) -> SiteFinding:
-    """Whether nodes have the GPUs that the profile counts on."""
-    node = look.wanted.node
-    kinds = sorted({kind for _, each in found for kind in each})
-    value = f"{max(count for count, _ in found)} a node" + (
-        f" ({', '.join(kinds)})" if kinds else ""
-    )
-    if max(count for count, _ in found) < node.gpus:
-        meaning = f"the profile says {node.gpus}: no job would start; correct the profile"
+def gpus(view: SiteView, rows: list[NodeRow], source: str) -> SiteFinding:
+    """Check that nodes have as many GPUs as the profile states, of its type."""
+    node = view.requested.node
+    kinds = sorted({kind for row in rows for kind in row.gpu_kinds})
+    most = max(row.gpus for row in rows)
+    value = f"{most} per node" + (f" ({', '.join(kinds)})" if kinds else "")
+    if most < node.gpus:
+        meaning = f"the profile states {node.gpus}: no job would start; correct node.gpus"
         return SiteFinding("GPUs", value, FATAL, meaning, source)
     if node.gpu_type and node.gpu_type not in kinds:
-        meaning = f"sbatch knows no gpu:{node.gpu_type}; correct node.gpu_type in the profile"
+        meaning = f"the site has no gpu:{node.gpu_type}; correct node.gpu_type in the profile"
         return SiteFinding("GPUs", value, FATAL, meaning, source)
-    return SiteFinding("GPUs", value, OK, f"a job asks for up to {node.gpus} a node", source)
+    return SiteFinding("GPUs", value, OK, f"jobs request up to {node.gpus} per node", source)
 
 
-def accounts(look: SiteView) -> Iterator[SiteFinding]:
-    """Account and quality of service: known to the site, if it insists."""
-    name = look.wanted.account or look.cluster.account
-    if look.site.associations is None:
-        yield unknown("account", ACCOUNTS, "not answered: sbatch will say whether it is right")
-    elif name and look.account is None:
-        known = ", ".join(item.account for item in look.site.associations)
-        insists = "associations" in facts.options(look.setting("AccountingStorageEnforce"))
-        meaning = f"you have no account {name}; you have {known or 'none'}"
-        yield SiteFinding("account", name, FATAL if insists else WARN, meaning, ACCOUNTS)
+def accounts(view: SiteView) -> Iterator[SiteFinding]:
+    """Check that the user has the account, and the site the QOS, that the profile names."""
+    name = view.requested.account or view.cluster.account
+    if view.site.associations is None:
+        yield unknown("account", ACCOUNTS, "no answer: sbatch checks it at submission")
+    elif name and view.account is None:
+        names = ", ".join(item.account for item in view.site.associations)
+        is_enforced = "associations" in facts.options(view.setting("AccountingStorageEnforce"))
+        meaning = f"you have no account {name}; you have {names or 'none'}"
+        yield SiteFinding("account", name, FATAL if is_enforced else WARN, meaning, ACCOUNTS)
     else:
-        value = look.account.account if look.account else "the default"
-        yield SiteFinding("account", value, OK, "yours", ACCOUNTS)
-    named = look.wanted.qos or look.cluster.qos
-    if named and look.site.qos is not None and look.site.qos_of(named) is None:
-        known = ", ".join(item.name for item in look.site.qos)
-        meaning = f"the site has no such quality of service; there are {known}"
+        value = view.account.account if view.account else "the default"
+        yield SiteFinding("account", value, OK, "you may use it", ACCOUNTS)
+    named = view.requested.qos or view.cluster.qos
+    if named and view.site.qos is not None and view.site.qos_of(named) is None:
+        names = ", ".join(item.name for item in view.site.qos)
+        meaning = f"the site has no such QOS; there are {names}"
         yield SiteFinding("QOS", named, FATAL, meaning, ACCOUNTS)
 
 
-def job_limits(look: SiteView) -> Iterator[SiteFinding]:
-    """How many jobs one may have, and for how long."""
-    if look.site.qos is None and look.site.associations is None:
-        yield unknown("job limits", ACCOUNTS, "not answered: sbatch refuses what is too much")
+def job_limits(view: SiteView) -> Iterator[SiteFinding]:
+    """Check the limits on queued jobs, running jobs and their time."""
+    if view.site.qos is None and view.site.associations is None:
+        yield unknown("job limits", ACCOUNTS, "no answer: sbatch refuses what exceeds them")
         return
-    submit = smallest(rule.max_submit for rule in look.limits)
-    running = smallest(rule.max_jobs for rule in look.limits)
-    wall = smallest(rule.max_wall_minutes for rule in look.limits)
+    submit = smallest(limit.max_submit for limit in view.limits)
+    running = smallest(limit.max_jobs for limit in view.limits)
+    wall = smallest(limit.max_wall_minutes for limit in view.limits)
     value = ", ".join(
-        f"{words} {number}"
-        for words, number in (("submit", submit), ("run", running), ("minutes", wall))
+        f"{name} {number}"
+        for name, number in (("submit", submit), ("run", running), ("minutes", wall))
         if number is not None
     )
-    if submit is not None and submit < look.work.jobs:
+    if submit is not None and submit < view.work.jobs:
         meaning = (
-            f"the plan has {look.work.jobs} jobs, and {submit} may be queued at once: submit the "
-            "stages one by one, and fewer shards"
+            f"the plan has {view.work.jobs} jobs, and {submit} may be queued at once: submit the "
+            "stages one by one, with fewer shards"
         )
         yield SiteFinding("job limits", value, WARN, meaning, ACCOUNTS)
-    elif wall is not None and wall < look.work.time_minutes:
-        meaning = f"a training job wants {look.work.time_minutes} minutes; lower its time_minutes"
+    elif wall is not None and wall < view.work.time_minutes:
+        meaning = f"a training job requests {view.work.time_minutes} minutes: lower time_minutes"
         yield SiteFinding("job limits", value, WARN, meaning, ACCOUNTS)
     else:
         yield SiteFinding("job limits", value or "none", OK, "enough for the plan", ACCOUNTS)
 
 
 def smallest(values: Iterable[int | None]) -> int | None:
-    """The strictest of some limits; None where there is none."""
+    """Return the strictest limit; None when there is none."""
     return min((value for value in values if value is not None), default=None)
 
 
-def arrays(look: SiteView) -> Iterator[SiteFinding]:
-    """How long an array may be."""
-    shown = look.setting("MaxArraySize")
-    if shown is None:
+def arrays(view: SiteView) -> Iterator[SiteFinding]:
+    """Check the length of job arrays."""
+    value = view.setting("MaxArraySize")
+    if value is None:
         yield unknown("MaxArraySize", CONFIG)
         return
-    site, profile = int(shown), look.cluster.slurm.max_array_size
-    is_written = "max_array_size" in look.cluster.slurm.model_fields_set
+    site, profile = int(value), view.cluster.slurm.max_array_size
+    is_written = "max_array_size" in view.cluster.slurm.model_fields_set
     if is_written and profile > site:
-        meaning = f"the profile says {profile}, and sbatch refuses such an array: correct it"
-        yield SiteFinding("MaxArraySize", shown, WARN, meaning, CONFIG)
+        meaning = f"the profile states {profile}, and sbatch refuses such an array: correct it"
+        yield SiteFinding("MaxArraySize", value, WARN, meaning, CONFIG)
     else:
         size = profile if is_written else site
-        yield SiteFinding("MaxArraySize", shown, OK, f"tasks are cut into arrays of {size}", CONFIG)
+        meaning = f"tasks are split into arrays of {size}"
+        yield SiteFinding("MaxArraySize", value, OK, meaning, CONFIG)
 
 
-def wckeys(look: SiteView) -> Iterator[SiteFinding]:
-    """Whether jobs need a key for the accounting."""
-    if "wckeys" not in facts.options(look.setting("AccountingStorageEnforce")):
+def wckeys(view: SiteView) -> Iterator[SiteFinding]:
+    """Check for a workload characterization key (wckey) where the site enforces one."""
+    if "wckeys" not in facts.options(view.setting("AccountingStorageEnforce")):
         return
-    named = look.cluster.slurm.sbatch.get("wckey")
+    named = view.cluster.slurm.sbatch.get("wckey")
     if named:
-        yield SiteFinding("wckey", str(named), OK, "the site wants one, the profile has it", CONFIG)
+        yield SiteFinding("wckey", str(named), OK, "required, and in the profile", CONFIG)
     else:
         meaning = "the site refuses jobs without one: set slurm.sbatch.wckey in the profile"
         yield SiteFinding("wckey", "none", WARN, meaning, CONFIG)
 
 
-def shapes(look: SiteView) -> Iterator[SiteFinding]:
-    """What sbatch says of the plan's jobs, which it would queue for ever if they cannot be."""
-    for shape in look.site.shapes:
-        verdict = OK if shape.accepted else FATAL
-        meaning = shape.answer if shape.accepted else f"such a job can never start: {shape.answer}"
-        value = "possible" if shape.accepted else "refused"
-        yield SiteFinding(f"job of {shape.label}", value, verdict, meaning, "sbatch --test-only")
+def job_tests(view: SiteView) -> Iterator[SiteFinding]:
+    """Report sbatch's verdict on the plan's jobs; a job that cannot start may queue for ever."""
+    for test in view.site.job_tests:
+        fact, source = f"job of {test.label}", "sbatch --test-only"
+        if test.accepted:
+            yield SiteFinding(fact, "accepted", OK, test.answer, source)
+            continue
+        missing = "; ".join(shortages(view, test.resources)) if test.resources else ""
+        reason = f"{missing} (sbatch: {test.answer})" if missing else test.answer
+        meaning = f"such a job can never start: {reason}"
+        yield SiteFinding(fact, "refused", FATAL, meaning, source)
+
+
+def shortages(view: SiteView, requested: Resources) -> Iterator[str]:
+    """Yield a sentence for each resource that too few nodes of the partition have."""
+    nodes = nodes_of(view, requested.partition)
+    if not nodes:
+        return
+    section = "gpu_partition"
+    if view.requested.name != requested.partition:
+        section = "cpu_partition"
+    if requested.nodes > len(nodes):
+        yield (
+            f"it requests {requested.nodes} nodes, {requested.partition} has {len(nodes)}: correct "
+            f"{section}.nodes"
+        )
+    resources = (
+        (
+            "memory_gb", f"{requested.memory_gb} GB of memory",
+            requested.memory_gb * MB_PER_GB, [node.memory_mb for node in nodes], format_gb,
+        ),
+        (
+            "cpus", f"{requested.ranks_per_node * requested.cpus_per_rank} cores",
+            requested.ranks_per_node * requested.cpus_per_rank, [node.cpus for node in nodes], str,
+        ),
+        (
+            "gpus", f"{requested.gpus_per_node} GPUs",
+            requested.gpus_per_node, [node.gpus for node in nodes], str,
+        ),
+    )  # fmt: skip
+    for key, amount, needed, present, text in resources:
+        enough = sum(item >= needed for item in present)
+        if enough < min(requested.nodes, len(nodes)):
+            has = (
+                f"the largest node of {requested.partition} has {text(max(present))}"
+                if not enough
+                else f"{enough} nodes of {requested.partition} have that, {requested.nodes} are "
+                "requested"
+            )
+            yield f"it requests {amount} per node, {has}: correct {section}.node.{key}"

@@ -1,8 +1,8 @@
-"""What a probe job saw on the compute nodes, and what it means for a run. Pure."""
+"""Rules for the report of a probe job on the compute nodes (``jobs.health.site_probe``). Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jobs.contract import outcomes
@@ -14,95 +14,98 @@ Report = Mapping[str, Any]
 
 SOURCE = "probe job"
 CLOCK_SECONDS = 5.0
-"""By which clocks may differ before the order of events is in doubt: a guess; NTP keeps
-milliseconds.
-"""
-NOT_ASKED = "not asked by that version; probe again"
-"""Of what an earlier version's probe, kept until now, does not tell."""
+"""Clock skew above which the order of events is in doubt. Guessed; NTP keeps milliseconds."""
 FEW_FILES = 100_000
-"""Files that a run of some weeks may make, checkpoints' shards above all: a guess."""
+"""Files that a run of some weeks may create, checkpoint shards above all. Guessed."""
 
 
-def judge(report: Report, need_gb: float) -> list[SiteFinding]:
-    """Every fact of a report with its meaning.
+def apply(report: Report, need_gb: float) -> list[SiteFinding]:
+    """Return the findings of every rule.
 
     Args:
-        report: of ``jobs.health.site_probe``.
-        need_gb: room that training wants where runs lie, in GiB.
+        need_gb: free space that training requires in the runs directory, in GiB.
     """
-    found = [finding for judged in JUDGES for finding in judged(report)]
-    return found + list(space(report, need_gb))
+    findings = [finding for rule in RULES for finding in rule(report)]
+    return findings + list(space(report, need_gb))
 
 
 def commands(report: Report) -> Iterator[SiteFinding]:
-    """Slurm's commands in the batch step."""
+    """Check the batch step's Slurm commands."""
     missing = [name for name, is_there in report["commands"].items() if not is_there]
     value = f"no {', '.join(missing)}" if missing else "all there"
     if "srun" in missing:
         verdict, meaning = FATAL, "no rank can be started"
     elif "sbatch" in missing:
-        verdict, meaning = WARN, "jobs cannot submit the next: `meditron recover` does"
+        verdict, meaning = WARN, "jobs cannot submit the next one: `meditron recover` does"
     elif "scontrol" in missing:
-        verdict, meaning = WARN, "a preempted job cannot queue itself again, and waits for Slurm"
+        verdict, meaning = WARN, "a preempted job cannot requeue itself, only Slurm can"
     else:
-        verdict, meaning = OK, "the batch step can ask, requeue and submit"
+        verdict, meaning = OK, "the batch step can query, requeue and submit"
     yield SiteFinding("commands on nodes", value, verdict, meaning, SOURCE)
 
 
 def submitting(report: Report) -> Iterator[SiteFinding]:
-    """Whether a job may submit the next one."""
-    tested = report["submit"]
-    if tested is None:
-        yield unknown("sbatch on nodes", SOURCE, "missing or silent: `meditron recover` submits")
-    elif tested["accepted"]:
-        yield SiteFinding("sbatch on nodes", "accepted", OK, "a job may submit the next", SOURCE)
+    """Check that a job may submit the next one."""
+    check = report["submit"]
+    if check is None:
+        yield unknown(
+            "sbatch on nodes",
+            SOURCE,
+            "no answer: `meditron recover` submits",
+        )
+    elif check["accepted"]:
+        yield SiteFinding("sbatch on nodes", "accepted", OK, "jobs may submit the next one", SOURCE)
     else:
-        said = tested["said"][-1] if tested["said"] else "no reason"
-        meaning = f"jobs cannot submit the next ({said}): `meditron recover` does"
+        reason = last(check["lines"], "no reason given")
+        meaning = f"jobs cannot submit the next one ({reason}): `meditron recover` does"
         yield SiteFinding("sbatch on nodes", "refused", WARN, meaning, SOURCE)
 
 
 def may_submit(report: Report) -> bool | None:
-    """Whether jobs can submit others; None where nothing answered."""
+    """Return whether jobs can submit others; None for no answer."""
     if not report["commands"]["sbatch"]:
         return False
     return None if report["submit"] is None else bool(report["submit"]["accepted"])
 
 
 def requeue(report: Report) -> Iterator[SiteFinding]:
-    """Whether Slurm kept the probe's wish to be queued again."""
+    """Check that Slurm accepted the probe's ``--requeue``."""
     if report["requeue"] is False:
-        meaning = "Slurm does not queue our jobs again, though they ask: a fresh job goes on"
+        meaning = "Slurm does not requeue jobs that request it: a new job resumes the run"
         yield SiteFinding("requeue", "refused", WARN, meaning, SOURCE)
 
 
 def step(report: Report) -> Iterator[SiteFinding]:
-    """Whether srun started a process on each node."""
-    asked, came = report["asked_nodes"], len(report["nodes"])
-    if came == asked:
+    """Check that srun started a process on each node."""
+    requested, started = report["requested_nodes"], len(report["nodes"])
+    if started == requested:
         names = ", ".join(node["node"] for node in report["nodes"])
         yield SiteFinding("processes on nodes", names, OK, "srun starts ranks", SOURCE)
         return
-    said = report["step"]["said"]
-    meaning = f"srun could not start ranks: {said[-1] if said else 'it gave no reason'}"
-    yield SiteFinding("processes on nodes", f"{came} of {asked}", FATAL, meaning, SOURCE)
+    meaning = f"srun cannot start ranks: {last(report['step']['lines'], 'no reason given')}"
+    yield SiteFinding("processes on nodes", f"{started} of {requested}", FATAL, meaning, SOURCE)
 
 
 def cores(report: Report) -> Iterator[SiteFinding]:
-    """Cores that a process sees, beside those a rank asks for."""
-    asked = report["asked_cpus"]
-    seen = min((node["cpus"] for node in report["nodes"]), default=None)
-    if seen is None:
+    """Compare the cores that a process may use with those a rank requests."""
+    requested = report["requested_cpus"]
+    usable = min((node["cpus"] for node in report["nodes"]), default=None)
+    if usable is None:
         return
-    if seen < asked:
-        meaning = f"a rank asks for {asked}: look at TaskPlugin, or set slurm.srun --cpu-bind=none"
-        yield SiteFinding("cores in a step", str(seen), WARN, meaning, SOURCE)
+    if usable < requested:
+        meaning = (
+            f"a rank requests {requested}: check TaskPlugin in slurm.conf, or add --cpu-bind=none "
+            "to slurm.srun in the profile"
+        )
+        yield SiteFinding("cores in a step", str(usable), WARN, meaning, SOURCE)
     else:
-        yield SiteFinding("cores in a step", str(seen), OK, f"a rank asks for {asked}", SOURCE)
+        yield SiteFinding(
+            "cores in a step", str(usable), OK, f"a rank requests {requested}", SOURCE
+        )
 
 
 def python(report: Report) -> Iterator[SiteFinding]:
-    """Python and the libraries of training, on every node."""
+    """Check that every node imports training's libraries."""
     for node in report["nodes"]:
         broken = {name: item for name, item in node["modules"].items() if "error" in item}
         for name, item in broken.items():
@@ -112,8 +115,8 @@ def python(report: Report) -> Iterator[SiteFinding]:
             return
     if report["nodes"]:
         first = report["nodes"][0]
-        shown = [f"{name} {item['version']}" for name, item in first["modules"].items()]
-        value = ", ".join((first["python_version"], *shown))
+        modules = [f"{name} {item['version']}" for name, item in first["modules"].items()]
+        value = ", ".join((first["python_version"], *modules))
         slowest = max(
             sum(item["seconds"] for item in node["modules"].values()) for node in report["nodes"]
         )
@@ -122,133 +125,131 @@ def python(report: Report) -> Iterator[SiteFinding]:
 
 
 def health(report: Report) -> Iterator[SiteFinding]:
-    """What the pre-flight of a training would say of the nodes."""
-    if "hosts" not in report:
-        yield unknown("node health", SOURCE, NOT_ASKED)
-        return
-    silent, against = list(unexamined(report)), against_nodes(report)
-    for why in silent:
-        yield unknown("node health", SOURCE, why)
-    for item in against:
-        meaning = f"{item.node}: {item.message}; jobs should leave it out; see `meditron nodes`"
+    """Report the nodes that the preflight check of a training would refuse."""
+    reasons, bad = list(unexamined(report)), node_problems(report)
+    for reason in reasons:
+        yield unknown("node health", SOURCE, reason)
+    for item in bad:
+        meaning = f"{item.node}: {item.message}; later jobs exclude it, see `meditron nodes`"
         yield SiteFinding("node health", item.code, WARN, meaning, SOURCE)
-    if not silent and not against:
-        told = [item for host in report["hosts"] for item in host["health"]["findings"]]
-        count = sum(item["verdict"] == UNKNOWN for item in told)
-        meaning = "nothing speaks against them" + (f"; {count} checks unknown" if count else "")
+    if not reasons and not bad:
+        results = [item for host in report["hosts"] for item in host["health"]["findings"]]
+        count = sum(item["verdict"] == UNKNOWN for item in results)
+        meaning = "no problem found" + (f"; {count} checks without a value" if count else "")
         names = ", ".join(host["node"] for host in report["hosts"])
         yield SiteFinding("node health", names, OK, meaning, SOURCE)
 
 
 def unexamined(report: Report) -> Iterator[str]:
-    """Nodes of which the pre-flight would say nothing, each with the reason."""
+    """Yield a sentence per reason for which nodes could not be examined."""
     for host in report["hosts"]:
         if "error" in host["health"]:
             yield f"{host['node']} could not be examined: {host['health']['error']}"
-    asked, came = report["asked_nodes"], len(report["hosts"])
-    if came < asked:
-        said = report["host_step"]["said"]
-        reason = said[-1] if said else "no reason was given"
-        yield f"{asked - came} of {asked} nodes could not be examined: {reason}"
+    requested, examined = report["requested_nodes"], len(report["hosts"])
+    if examined < requested:
+        reason = last(report["host_step"]["lines"], "no reason given")
+        yield f"{requested - examined} of {requested} nodes could not be examined: {reason}"
 
 
-def against_nodes(report: Report) -> list[outcomes.NodeFinding]:
-    """What speaks against a node that the probe saw."""
-    found = (
+def node_problems(report: Report) -> list[outcomes.NodeFinding]:
+    """Return the findings for which later jobs should exclude a node."""
+    reports = (
         {"node": host["node"], "findings": host["health"].get("findings", ())}
-        for host in report.get("hosts", ())
+        for host in report["hosts"]
     )
-    return list(preflight_step.found_in(found))
+    return list(preflight_step.found_in(reports))
 
 
 def peers(report: Report) -> Iterator[SiteFinding]:
-    """What two nodes found out about each other; nothing where one was asked."""
-    if report["asked_nodes"] < 2 or len(report["nodes"]) < 2:
+    """Check shared storage, host names, locks and clocks between two nodes, if there are two."""
+    if report["requested_nodes"] < 2 or len(report["nodes"]) < 2:
         return
     first, second = (node.get("peer", {}) for node in report["nodes"][:2])
     if not second.get("seen") or first.get("seen") is False:
-        meaning = "a file written on one node does not show on another: runs cannot lie there"
+        meaning = (
+            "a file written on one node does not appear on another: name a --runs-dir on storage "
+            "that all nodes share"
+        )
         yield SiteFinding("shared storage", "no", FATAL, meaning, SOURCE)
         return
-    meaning = "files written and renamed on one node show on another"
+    meaning = "files written and renamed on one node appear on another"
     yield SiteFinding("shared storage", "yes", OK, meaning, SOURCE)
     if not second.get("reached"):
-        meaning = f"ranks would not find rank 0 ({second.get('error', 'no answer')})"
+        meaning = f"the rendezvous of ranks would fail ({second.get('error', 'no answer')})"
         yield SiteFinding("nodes by name", second.get("host", ""), FATAL, meaning, SOURCE)
         return
-    yield SiteFinding("nodes by name", second["host"], OK, "reached: ranks find rank 0", SOURCE)
+    yield SiteFinding("nodes by name", second["host"], OK, "reachable for the rendezvous", SOURCE)
     yield locks(second["lock"])
     yield clocks(second["clock_offset"])
 
 
-def locks(found: str) -> SiteFinding:
-    """Whether a lock on one node is felt on another."""
-    if found == "held":
-        return SiteFinding(
-            "flock between nodes", "works", OK, "one attempt at a time works", SOURCE
-        )
-    if found == "free":
+def locks(result: str) -> SiteFinding:
+    """Check that a lock taken on one node excludes another."""
+    if result == "held":
+        meaning = "two jobs of one run exclude each other"
+        return SiteFinding("flock between nodes", "works", OK, meaning, SOURCE)
+    if result == "free":
         meaning = (
-            "a lock is not felt on other nodes (Lustre: mount with -o flock): two jobs of one run "
-            "would not notice each other"
+            "a lock has no effect on other nodes (Lustre: mount with -o flock): two jobs of one "
+            "run would not exclude each other"
         )
         return SiteFinding("flock between nodes", "no effect", WARN, meaning, SOURCE)
-    meaning = f"no locks ({found}): put runs on a file system that has them"
+    meaning = f"no locks ({result}): name a --runs-dir on a file system that has them"
     return SiteFinding("flock between nodes", "missing", FATAL, meaning, SOURCE)
 
 
 def clocks(offset: float) -> SiteFinding:
-    """Whether nodes agree on the time."""
+    """Check the clock skew between two nodes, in seconds."""
     value = f"{abs(offset):.1f} s apart"
     if abs(offset) > CLOCK_SECONDS:
-        meaning = "which of two events came first is in doubt: tell the site"
+        meaning = "the order of events is in doubt: report it to the site"
         return SiteFinding("clocks", value, WARN, meaning, SOURCE)
-    return SiteFinding("clocks", value, OK, "events of nodes are in order", SOURCE)
+    return SiteFinding("clocks", value, OK, "events of different nodes are in order", SOURCE)
 
 
 def space(report: Report, need_gb: float) -> Iterator[SiteFinding]:
-    """Room where runs lie."""
-    if "hosts" not in report:
-        yield unknown("quota", SOURCE, NOT_ASKED)
-    allowed = quotas(report)
-    for node in report["nodes"]:
-        found = node["storage"]
-        if "error" in found:
-            meaning = f"{node['node']} cannot write there: {found['error']}"
-            yield SiteFinding("runs directory", "", FATAL, meaning, SOURCE)
-            return
-        free = least(found["free_bytes"], *allowed["bytes"]) / GIB
-        files = least(found["free_files"], *allowed["files"])
-        value = f"{free:,.0f} GiB free" + ("" if files is None else f", {files:,} files")
-        if least(*allowed["bytes"], *allowed["files"]) is not None:
-            value += ", by quota"
-        if free < need_gb:
-            meaning = f"training wants {need_gb:,.1f} GiB, 2.2 checkpoints"
-            yield SiteFinding("runs directory", value, WARN, meaning, SOURCE)
-        elif files is not None and files < FEW_FILES:
-            yield SiteFinding(
-                "runs directory", value, WARN, "a long run may need more files", SOURCE
-            )
-        else:
-            is_told = allowed["bytes"] or "hosts" not in report
-            told = "" if is_told else "; no quota is told, ask the site"
-            meaning = f"seen and written by the nodes{told}"
-            yield SiteFinding("runs directory", value, OK, meaning, SOURCE)
+    """Check that every node can write to the runs directory, and its free space and files."""
+    if not report["nodes"]:
         return
+    fact = "runs directory"
+    for node in report["nodes"]:
+        if "error" in node["storage"]:
+            meaning = f"{node['node']} cannot write there: {node['storage']['error']}"
+            yield SiteFinding(fact, "", FATAL, meaning, SOURCE)
+            return
+    storage, limits = report["nodes"][0]["storage"], quotas(report)
+    free = least(storage["free_bytes"], *limits["bytes"]) / GIB
+    files = least(storage["free_files"], *limits["files"])
+    value = f"{free:,.0f} GiB free" + ("" if files is None else f", {files:,} files")
+    if least(*limits["bytes"], *limits["files"]) is not None:
+        value += ", by quota"
+    if free < need_gb:
+        meaning = f"training requires {need_gb:,.1f} GiB, 2.2 checkpoints"
+        yield SiteFinding(fact, value, WARN, meaning, SOURCE)
+    elif files is not None and files < FEW_FILES:
+        yield SiteFinding(fact, value, WARN, "a long run may need more files", SOURCE)
+    else:
+        doubt = "" if limits["bytes"] else "; no quota is reported, ask the site for yours"
+        yield SiteFinding(fact, value, OK, f"the nodes can write there{doubt}", SOURCE)
 
 
 def quotas(report: Report) -> dict[str, list[int | None]]:
-    """What quotas leave, in bytes and in files, by each node that tells; None is no limit."""
-    told = [host["quota"] for host in report.get("hosts", ()) if "bytes" in host["quota"]]
-    return {what: [quota[what] for quota in told] for what in ("bytes", "files")}
+    """Return what each node's quota leaves, in bytes and in files; None is no limit."""
+    rows = [host["quota"] for host in report["hosts"] if "bytes" in host["quota"]]
+    return {unit: [row[unit] for row in rows] for unit in ("bytes", "files")}
+
+
+def last(lines: Sequence[str], default: str) -> str:
+    """Return the last line of a program's output, or the default when it printed none."""
+    return lines[-1] if lines else default
 
 
 def least(*values: int | None) -> Any:
-    """The least of those that are known; None when none is."""
+    """Return the least known value; None when none is known."""
     return min((value for value in values if value is not None), default=None)
 
 
-JUDGES: tuple[Callable[[Report], Iterator[SiteFinding]], ...] = (
+RULES: tuple[Callable[[Report], Iterator[SiteFinding]], ...] = (
     commands, submitting, requeue, step, cores, python, health, peers,
 )  # fmt: skip
 """In the order of the table."""

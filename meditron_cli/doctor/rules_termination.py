@@ -1,4 +1,4 @@
-"""What a site does to jobs that it ends, and what is known of them afterwards. Pure."""
+"""Rules on the end of jobs: preemption, requeue, signals, and the record of their state. Pure."""
 
 from __future__ import annotations
 
@@ -12,172 +12,196 @@ from meditron_cli.doctor.site_view import ACCOUNTS, CONFIG, PARTITIONS, SiteView
 from meditron_cli.plan import fit
 
 REQUEUES = 5
-"""MaxBatchRequeue where it is not set, or not shown, as by 22.05 (slurm.conf(5))."""
+"""MaxBatchRequeue where it is unset, or not shown as in 22.05 (slurm.conf(5))."""
 SHORT_MEMORY = 60
-"""Below so many seconds of MinJobAge, an ended job may be forgotten between two looks: a guess."""
+"""Seconds of MinJobAge below which Slurm may forget an ended job between two queries. Guessed."""
 
 
-def preempted(look: SiteView) -> Iterator[SiteFinding]:
-    """Whether others may take a training's nodes, and what then happens."""
-    kind, found = look.setting("PreemptType"), look.preemption
-    if found.possible is None:
-        yield unknown("preemption", CONFIG, "not answered: whatever happens is handled as it comes")
+def preempted(view: SiteView) -> Iterator[SiteFinding]:
+    """Report whether jobs may be preempted, and what follows."""
+    kind, preemption = view.setting("PreemptType"), view.preemption
+    if preemption.possible is None:
+        yield unknown("preemption", CONFIG, "no answer: a preemption is handled when it happens")
         return
-    if not found.possible:
-        meaning = f"nothing takes the nodes of a job in {look.wanted.name}"
+    if not preemption.possible:
+        meaning = f"no job in {view.requested.name} is preempted"
         yield SiteFinding("preemption", kind or "none", OK, meaning, CONFIG)
         return
-    yield SiteFinding("preemption", found.mode, *after_preemption(look), CONFIG)
+    yield SiteFinding("preemption", preemption.mode, *after_preemption(view), CONFIG)
 
 
-def after_preemption(look: SiteView) -> tuple[str, str]:
-    """Verdict and sentence about what becomes of a preempted job."""
-    mode = look.preemption.mode
-    if mode == "REQUEUE" and allows_requeue(look.site):
-        return OK, "a preempted job saves, is queued again and goes on"
+def after_preemption(view: SiteView) -> tuple[str, str]:
+    """Return verdict and sentence about a preempted job."""
+    mode = view.preemption.mode
+    if mode == "REQUEUE" and allows_requeue(view.site):
+        return OK, "a preempted job saves, is requeued and resumes"
     if mode in ("REQUEUE", "CANCEL"):
-        return OK, "Slurm ends a preempted job for good: a fresh job goes on instead"
+        return OK, "Slurm does not requeue a preempted job: a new job resumes the run"
     return WARN, (
-        "a preempted job is halted where it is and goes on later: that takes long enough to look "
-        "like a hang, after which its ranks are started anew"
+        "Slurm suspends a preempted job and continues it later: a suspension longer than the "
+        "heartbeat timeout counts as a hang, and the ranks are restarted"
     )
 
 
 def allows_requeue(site: SiteFacts) -> bool | None:
-    """Whether the site queues ended jobs again; None where it is not known.
+    """Return whether the site requeues jobs; None when unknown.
 
-    With ``JobRequeue=0`` a job may still ask for it (verified on 22.05); a site that sets it does
-    not want it, so ours do not.
+    With ``JobRequeue=0`` a job may still request it (verified on 22.05), but the site's setting is
+    respected.
     """
     if site.config is None:
         return None
     return site.setting("JobRequeue") != "0"
 
 
-def notice(look: SiteView) -> Iterator[SiteFinding]:
-    """Who hears of a preemption, and how long before the end."""
-    if not look.preemption.possible:
+def notice(view: SiteView) -> Iterator[SiteFinding]:
+    """Report which processes receive a preemption's signal, and how long before the kill."""
+    if not view.preemption.possible:
         return
-    told = facts.tells_batch_step(look.site)
-    if told:
-        meaning = "the batch step hears of a preemption at once, and has the ranks save"
+    is_on = facts.signals_batch_step(view.site)
+    if is_on:
+        meaning = "the batch step receives the preemption signal and has the ranks save"
     else:
-        meaning = "only the ranks hear of a preemption; handled: they save, and Slurm is asked why"
-    yield SiteFinding("preempt_send_user_signal", "on" if told else "off", OK, meaning, CONFIG)
-    yield grace(look)
+        meaning = (
+            "only the ranks receive the preemption signal: they save, and the batch step asks "
+            "Slurm for the cause"
+        )
+    yield SiteFinding("preempt_send_user_signal", "on" if is_on else "off", OK, meaning, CONFIG)
+    yield grace(view)
 
 
-def grace(look: SiteView) -> SiteFinding:
-    """Whether a preempted job can save in the time it has."""
-    seconds = look.preemption.grace_seconds or 0
-    source = ACCOUNTS if look.setting("PreemptType") == "preempt/qos" else PARTITIONS
-    pace, value = look.work.pace, f"{seconds} s"
+def grace(view: SiteView) -> SiteFinding:
+    """Compare the grace period with the time that a step and a save take."""
+    seconds = view.preemption.grace_seconds or 0
+    source = ACCOUNTS if view.setting("PreemptType") == "preempt/qos" else PARTITIONS
+    pace, value = view.work.pace, f"{seconds} s"
     if pace.leave_seconds <= seconds:
-        meaning = f"a step and a save take about {pace.leave_seconds:.1f} s, {look.work.source}"
+        meaning = f"a step and a save take about {pace.leave_seconds:.1f} s, {view.work.source}"
         return SiteFinding("GraceTime", value, OK, meaning, source)
-    lost = fit.loss(pace.step_seconds, look.work.save_interval, look.work.gpus)
+    lost = fit.loss(pace.step_seconds, view.work.save_interval, view.work.gpus)
     meaning = (
         f"shorter than a step and a save take (about {pace.leave_seconds:.1f} s, "
-        f"{look.work.source}): a preemption here loses up to {lost}"
+        f"{view.work.source}): a preemption here loses up to {lost}"
     )
     return SiteFinding("GraceTime", value, WARN, meaning, source)
 
 
-def requeue(look: SiteView) -> Iterator[SiteFinding]:
-    """Whether Slurm queues an ended job again, and how often."""
-    allowed = allows_requeue(look.site)
+def requeue(view: SiteView) -> Iterator[SiteFinding]:
+    """Report whether and how often Slurm requeues a job."""
+    allowed = allows_requeue(view.site)
     if allowed is None:
         yield unknown("JobRequeue", CONFIG)
     elif not allowed:
-        meaning = "the site does not want jobs queued again: a fresh job goes on instead"
+        meaning = "the site does not requeue jobs: a new job resumes the run"
         yield SiteFinding("JobRequeue", "0", OK, meaning, CONFIG)
     else:
-        shown = look.setting("MaxBatchRequeue")
-        value = f"1, at most {shown} times" if shown else f"1, at most {REQUEUES} times by default"
-        meaning = "what Slurm itself ends, it queues again; after so many times a fresh job goes on"
+        limit = view.setting("MaxBatchRequeue")
+        value = f"1, at most {limit} times" if limit else f"1, at most {REQUEUES} times by default"
+        meaning = "Slurm requeues the jobs that it ends; past this limit a new job resumes the run"
         yield SiteFinding("JobRequeue", value, OK, meaning, CONFIG)
 
 
-def endings(look: SiteView) -> Iterator[SiteFinding]:
-    """What Slurm does to the processes of a job that ends."""
-    if look.site.config is None:
+def failed_prolog(view: SiteView) -> Iterator[SiteFinding]:
+    """Report what follows when a Prolog fails, where the site has one.
+
+    Slurm then drains the node and requeues the job, held unless SchedulerParameters has
+    ``nohold_on_prolog_fail`` (slurm.conf(5)).
+    """
+    path, option = facts.prolog(view.site), "nohold_on_prolog_fail"
+    if path is None:
+        return
+    if option in facts.options(view.setting("SchedulerParameters")):
+        meaning = f"a job is requeued when the Prolog ({path}) fails on a node"
+        yield SiteFinding(option, "on", OK, meaning, CONFIG)
+        return
+    meaning = (
+        f"a job is held when the Prolog ({path}) fails on a node, until somebody runs `scontrol "
+        f"release`: ask the site to add {option} to SchedulerParameters in slurm.conf"
+    )
+    yield SiteFinding(option, "off", WARN, meaning, CONFIG)
+
+
+def endings(view: SiteView) -> Iterator[SiteFinding]:
+    """Report how Slurm ends the processes of a job."""
+    if view.site.config is None:
         yield unknown("KillWait", CONFIG)
         return
-    wait = look.setting("KillWait") or ""
-    meaning = "from SIGTERM to SIGKILL; runs save at the signal before the time limit, not in this"
+    wait = view.setting("KillWait") or ""
+    meaning = "from SIGTERM to SIGKILL; runs save earlier, at the signal before the time limit"
     yield SiteFinding("KillWait", wait, OK, meaning, CONFIG)
-    value = look.setting("KillOnBadExit") or ""
-    meaning = "every step of ours says --kill-on-bad-exit=1 itself"
+    value = view.setting("KillOnBadExit") or ""
+    meaning = "every step sets --kill-on-bad-exit itself"
     yield SiteFinding("KillOnBadExit", value, OK, meaning, CONFIG)
-    kind = (look.setting("ProctrackType") or "").rpartition("/")[2]
-    reach = "the direct children of a step" if kind == "cgroup" else "every process below a step"
+    kind = (view.setting("ProctrackType") or "").rpartition("/")[2]
+    reach = "the direct children of a step" if kind == "cgroup" else "every process of a step"
     meaning = f"a signal reaches {reach}; helpers of the ranks ignore it"
     yield SiteFinding("ProctrackType", kind, OK, meaning, CONFIG)
 
 
-def binding(look: SiteView) -> Iterator[SiteFinding]:
-    """Whether ranks are bound to cores, and jobs to their memory."""
-    if look.site.config is None:
+def binding(view: SiteView) -> Iterator[SiteFinding]:
+    """Report whether Slurm binds ranks to cores, and jobs to their memory."""
+    if view.site.config is None:
         yield unknown("TaskPlugin", CONFIG)
         return
-    plugins = look.setting("TaskPlugin") or ""
-    bound = "affinity" in plugins or "cgroup" in plugins
-    meaning = "ranks are bound to the cores they ask for" if bound else "ranks share all cores"
+    plugins = view.setting("TaskPlugin") or ""
+    binds = "affinity" in plugins or "cgroup" in plugins
+    meaning = "ranks are bound to the cores they request" if binds else "ranks share all cores"
     yield SiteFinding("TaskPlugin", plugins, OK, meaning, CONFIG)
-    chosen = look.setting("SelectTypeParameters") or ""
-    counted = "MEMORY" in chosen.upper()
+    parameters = view.setting("SelectTypeParameters") or ""
     meaning = (
-        "a job that uses more memory than it asked for is ended"
-        if counted
-        else "memory is not counted: jobs that share a node may take each other's"
+        "a job that uses more memory than it requested is killed"
+        if "MEMORY" in parameters.upper()
+        else "memory is not allocated: jobs that share a node may exhaust each other's"
     )
-    yield SiteFinding("SelectTypeParameters", chosen, OK, meaning, CONFIG)
+    yield SiteFinding("SelectTypeParameters", parameters, OK, meaning, CONFIG)
 
 
-def accounting(look: SiteView) -> Iterator[SiteFinding]:
-    """How the end of a job is known."""
-    kept = look.site.has_accounting
-    if kept is None:
+def accounting(view: SiteView) -> Iterator[SiteFinding]:
+    """Report where the final state of a job is recorded, and for how long."""
+    has_accounting = view.site.has_accounting
+    if has_accounting is None:
         yield unknown(
-            "accounting", "sacct", "silent now: jobs that ended stay unknown until it answers"
+            "accounting",
+            "sacct",
+            "no answer: the state of jobs that left the queue is unknown",
         )
-    elif not kept:
-        meaning = "no accounting: endings are judged by squeue and the run directory"
+    elif not has_accounting:
+        meaning = "no accounting: the end of a job is known from squeue and the run directory alone"
         yield SiteFinding("accounting", "none", WARN, meaning, "sacct")
     else:
-        yield from account_fields(look)
-    age = facts.count(look.setting("MinJobAge") or "")
+        yield from account_fields(view)
+    age = facts.count(view.setting("MinJobAge") or "")
     if age is None:
         yield unknown("MinJobAge", CONFIG)
-    elif age < SHORT_MEMORY and not kept:
-        meaning = "Slurm forgets an ended job so soon that its cause may be missed"
+    elif age < SHORT_MEMORY and not has_accounting:
+        meaning = "Slurm forgets an ended job so soon that its root cause may be missed"
         yield SiteFinding("MinJobAge", f"{age} s", WARN, meaning, CONFIG)
     else:
-        meaning = "so long Slurm itself remembers an ended job"
+        meaning = "Slurm itself remembers an ended job for this time"
         yield SiteFinding("MinJobAge", f"{age} s", OK, meaning, CONFIG)
 
 
-def account_fields(look: SiteView) -> Iterator[SiteFinding]:
-    """Whether sacct knows the columns that are asked for."""
-    asked = {item.metadata["column"] for item in AccountRow.__dataclass_fields__.values()}
-    missing = sorted(asked - (look.site.account_fields or asked))
+def account_fields(view: SiteView) -> Iterator[SiteFinding]:
+    """Check that sacct has the columns that meditron requests."""
+    requested = {item.metadata["column"] for item in AccountRow.__dataclass_fields__.values()}
+    missing = sorted(requested - (view.site.account_fields or requested))
     if missing:
-        meaning = f"sacct has no column {', '.join(missing)}: endings are judged without it"
+        meaning = f"sacct has no column {', '.join(missing)}: root causes are found without it"
         yield SiteFinding("accounting", "answers", WARN, meaning, "sacct --helpformat")
     else:
-        yield SiteFinding("accounting", "answers", OK, "tells how each job ended", "sacct")
+        yield SiteFinding("accounting", "answers", OK, "records how each job ended", "sacct")
 
 
-def dependencies(look: SiteView) -> Iterator[SiteFinding]:
-    """What happens to jobs that wait for one that failed."""
-    if look.site.config is None:
+def dependencies(view: SiteView) -> Iterator[SiteFinding]:
+    """Report what Slurm does with jobs whose dependency has failed."""
+    if view.site.config is None:
         yield unknown("kill_invalid_depend", CONFIG)
-    elif "kill_invalid_depend" in facts.options(look.setting("DependencyParameters")):
+    elif "kill_invalid_depend" in facts.options(view.setting("DependencyParameters")):
         meaning = (
-            "Slurm cancels what waits for a job that failed: later stages are then submitted again "
-            "by `meditron resume`"
+            "Slurm cancels the jobs that depend on one that failed: `meditron resume RUN` then "
+            "submits the later stages again"
         )
         yield SiteFinding("kill_invalid_depend", "on", WARN, meaning, CONFIG)
     else:
-        meaning = "what waits for a job that failed stays queued, and waits for its successor"
+        meaning = "jobs that depend on one that failed stay queued, and then wait for its successor"
         yield SiteFinding("kill_invalid_depend", "off", OK, meaning, CONFIG)

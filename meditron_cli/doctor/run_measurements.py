@@ -1,4 +1,4 @@
-"""What a save costs on this cluster: measured in a run that is there, else estimated."""
+"""The cost of a save on a cluster: measured in a run on it, or else estimated."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from meditron_cli.runs import store
 
 
 def workload(plan: Plan, root: Path, size: str | None) -> Workload:
-    """The training that is to run: the one that last saved on this cluster, of a size if one is
-    asked for; before there is any, the plan's own.
+    """Return the training that is to run, with measured step and save times where there are some.
+
+    The run that trained last on this cluster counts, or the last one of ``size`` if given; the plan
+    itself without such a run.
     """
     task = plan.stage("pretrain").tasks[0]
     run = last_trained(root, plan.site.cluster, size)
     pace = metrics_log.measured_step_times(run) if run else None
-    kept = read_task(run, "pretrain", 0) if run else None
-    if run is None or pace is None or kept is None:
-        return described(plan, task, plan.training_lead.pace, f"estimated for {plan.size}")
-    return described(plan, kept, pace, f"measured in run {run.name}")
+    measured = read_task(run, "pretrain", 0) if run else None
+    if run is None or pace is None or measured is None:
+        return describe(plan, task, plan.training_lead.pace, f"estimated for {plan.size}")
+    return describe(plan, measured, pace, f"measured in run {run.name}")
 
 
-def described(plan: Plan, task: TaskSpec, pace: metrics_log.StepTimes, source: str) -> Workload:
-    """A training task with its pace, among all tasks of a plan."""
+def describe(plan: Plan, task: TaskSpec, pace: metrics_log.StepTimes, source: str) -> Workload:
+    """Return the workload of a plan whose training is this task, at this pace."""
     recovery_jobs = len(plan.stages) if plan.site.recovery_job else 0
     return Workload(
         pace=pace,
@@ -40,14 +42,14 @@ def described(plan: Plan, task: TaskSpec, pace: metrics_log.StepTimes, source: s
 
 
 def last_trained(root: Path, cluster: str, size: str | None) -> RunDir | None:
-    """The run on a cluster whose training spoke last."""
-    found = [run for name in store.names(root) if (run := RunDir(root / name)).metrics().exists()]
-    found.sort(key=lambda run: run.metrics().stat().st_mtime_ns, reverse=True)
-    return next((run for run in found if is_of(run, cluster, size)), None)
+    """Return the run on a cluster that logged a training step last; None without one."""
+    runs = [run for name in store.names(root) if (run := RunDir(root / name)).metrics().exists()]
+    runs.sort(key=lambda run: run.metrics().stat().st_mtime_ns, reverse=True)
+    return next((run for run in runs if is_of(run, cluster, size)), None)
 
 
 def is_of(run: RunDir, cluster: str, size: str | None) -> bool:
-    """Whether a run was planned for a cluster, and a size."""
+    """Return whether a run was planned for a cluster, and for a size unless that is None."""
     try:
         plan = store.read_plan(run)
     except (ConfigError, OSError):

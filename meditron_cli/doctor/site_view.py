@@ -1,4 +1,4 @@
-"""What is judged: a site, for a profile and a training that is to run there."""
+"""The input of the rules: a site, seen from a profile and a training that is to run there."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from meditron_cli.doctor import facts
 from meditron_cli.doctor.facts import Association, PartitionRow, Preemption, Qos, SiteFacts
 
 if TYPE_CHECKING:
-    from meditron_cli.config.schema import Cluster
-    from meditron_cli.config.schema import Partition as Wanted
+    from meditron_cli.config.schema import Cluster, Partition
 
 CONFIG = "scontrol show config"
 PARTITIONS = "scontrol show partition"
@@ -21,42 +20,43 @@ ACCOUNTS = "sacctmgr"
 
 @dataclass(frozen=True)
 class Workload:
-    """A training that is to run there."""
+    """A training that is to run on the site."""
 
     pace: StepTimes
     source: str
-    """``measured in run …`` or ``estimated``."""
+    """``measured in run …`` or ``estimated …``."""
     save_interval: int
+    """Training steps between two checkpoints."""
     gpus: int
     """0 where the nodes have none."""
     jobs: int
-    """Of all stages, each task of an array counted, that may be queued at once."""
+    """Jobs of all stages that may be queued at once, counting each array task."""
     time_minutes: int
-    """Of one training job."""
+    """Time limit of one training job."""
 
 
 @dataclass(frozen=True)
 class SiteView:
-    """What is judged: a site, for a profile and a training."""
+    """A site's facts with the profile and the training that the rules compare them with."""
 
     site: SiteFacts
     cluster: Cluster
     work: Workload
 
     @property
-    def wanted(self) -> Wanted:
-        """The partition that trains, as the profile has it."""
+    def requested(self) -> Partition:
+        """The training partition, as the profile describes it."""
         return self.cluster.gpu_partition
 
     @property
     def partition(self) -> PartitionRow | None:
-        """The same as the site has it."""
-        return self.site.partition(self.wanted.name)
+        """The training partition, as the site describes it."""
+        return self.site.partition(self.requested.name)
 
     @property
     def account(self) -> Association | None:
-        """The association that training uses: of the profile's account, or the only one."""
-        name = self.wanted.account or self.cluster.account
+        """The association of training: the profile's account, or the user's only one."""
+        name = self.requested.account or self.cluster.account
         mine = self.site.associations or ()
         if name:
             return next((item for item in mine if item.account == name), None)
@@ -64,22 +64,22 @@ class SiteView:
 
     @property
     def qos(self) -> str:
-        """The quality of service that training has; empty where it is not known."""
-        named = self.wanted.qos or self.cluster.qos
+        """The QOS of training; empty when unknown."""
+        named = self.requested.qos or self.cluster.qos
         return named or (self.account.default_qos or "normal" if self.account else "")
 
     @property
     def limits(self) -> list[Qos | Association]:
-        """All that limits a training job: its quality of service, its partition's, its account."""
+        """Everything that limits a training job: its QOS, its partition's QOS, its account."""
         of_partition = self.partition.qos if self.partition else ""
-        rules = [self.site.qos_of(self.qos), self.site.qos_of(of_partition), self.account]
-        return [rule for rule in rules if rule is not None]
+        limits = [self.site.qos_of(self.qos), self.site.qos_of(of_partition), self.account]
+        return [limit for limit in limits if limit is not None]
 
     @property
     def preemption(self) -> Preemption:
-        """What happens to a training job that others outrank."""
-        return facts.preemption(self.site, self.wanted.name, self.qos)
+        """Slurm's preemption of a training job."""
+        return facts.preemption(self.site, self.requested.name, self.qos)
 
     def setting(self, name: str) -> str | None:
-        """A line of the site's configuration."""
+        """Return a setting of slurm.conf; None when unset or unknown."""
         return self.site.setting(name)

@@ -23,10 +23,10 @@ from typing import Any
 from jobs.contract import done_markers, rundir, specs
 from jobs.contract.events import append_event
 from jobs.contract.files import read_json, write_json
-from jobs.contract.job import LOCAL_JOB
+from jobs.contract.job import LOCAL_JOB, usable_cores
 from jobs.slurm import payload
 from jobs.slurm.job_environment import job_environment
-from jobs.supervision.ranks import launcher, local_ranks
+from jobs.supervision.ranks import local_ranks
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState
@@ -193,7 +193,7 @@ def runner_environment(
     chosen = variables(plan.site.setup)
     path = [str(run / "code"), *filter(None, [chosen.pop("PYTHONPATH", "")])]
     return {
-        "OMP_NUM_THREADS": str(max(1, launcher.usable_cores() // ranks)),
+        "OMP_NUM_THREADS": str(max(1, usable_cores() // ranks)),
         **job_environment(plan.site.environment, environ),
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONSAFEPATH": "1",
@@ -219,7 +219,7 @@ def parallel_tasks(stage: StagePlan) -> int:
     task = stage.tasks[0]
     if task.gpus_per_node:
         return 1
-    fitting = launcher.usable_cores() // (task.ranks * task.cpus_per_rank)
+    fitting = usable_cores() // (task.ranks * task.cpus_per_rank)
     return max(1, min(stage.max_parallel, fitting))
 
 

@@ -85,7 +85,7 @@ def test_a_probe_waits_for_nodes_and_tells_later_what_it_saw(desk: Desk) -> None
         ("works", "OK"),
         ("yes", "OK"),
     ]
-    assert found["strategy"].startswith("a job that is preempted or loses a node is queued again")
+    assert found["strategy"].startswith("Slurm requeues a job that is preempted or loses a node; ")
     assert found["facts"]["slurm"] == {
         "max_array_size": 101,
         "requeue": True,
@@ -125,7 +125,7 @@ def test_settings_turned_the_other_way_are_found_and_change_the_plan(
         ("0 s", "WARN"),
         ("30 s", "OK"),
     ]
-    assert "since JobRequeue=0 keeps Slurm from it" in found["strategy"]
+    assert "since JobRequeue=0 prevents a requeue" in found["strategy"]
     assert found["facts"]["partitions"]["low"] == {
         "qos": "",
         "grace_seconds": 0,
@@ -175,7 +175,7 @@ def test_nothing_is_preempted_where_no_partition_is_above(
 
     found = examine(desk, "--no-probe")
 
-    assert found["findings"]["preemption"]["meaning"] == ("nothing takes the nodes of a job in low")
+    assert found["findings"]["preemption"]["meaning"] == "no job in low is preempted"
     assert "GraceTime" not in found["findings"]
     assert found["facts"]["partitions"]["low"]["grace_seconds"] is None
 
@@ -206,8 +206,11 @@ def test_a_site_where_training_cannot_work_is_exit_5(desk: Desk, low: Callable[.
     closed = examine(desk, "--no-probe", code=5)
     big = desk("doctor", "--cluster", "big", "--no-probe", code=5)
 
-    assert closed["findings"]["partition low"]["meaning"] == "closed: no job starts there"
-    assert "the profile says 8: no job would start; correct the profile" in big.stdout
+    assert (
+        closed["findings"]["partition low"]["meaning"]
+        == "the partition is down: no job starts there"
+    )
+    assert "the profile states 8: no job would start; correct node.gpus" in big.stdout
     assert not closed["works"]
 
 
@@ -222,5 +225,6 @@ def test_jobs_that_sbatch_would_queue_for_ever_are_fatal(desk: Desk) -> None:
     refused = [item for item in answer.json["findings"] if item["verdict"] == "FATAL"]
     assert [item["fact"] for item in refused] == ["job of pretrain (8 nodes of low)"]
     assert refused[0]["meaning"] == (
-        "such a job can never start: Requested node configuration is not available"
+        "such a job can never start: it requests 8 nodes, low has 4: correct gpu_partition.nodes "
+        "(sbatch: Requested node configuration is not available)"
     )

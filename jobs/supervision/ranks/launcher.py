@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from jobs.contract import rundir, specs
+from jobs.contract.job import usable_cores
 from jobs.slurm import srun_output
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.ranks.local_ranks import LeaveTimeouts, LocalRanks
@@ -112,11 +113,6 @@ def code_environment(run: rundir.RunDir, environ: Mapping[str, str]) -> dict[str
     """Variables that put the run's own code before whatever the site has."""
     path = os.pathsep.join(filter(None, (str(run.code), environ.get("PYTHONPATH", ""))))
     return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 @contextmanager

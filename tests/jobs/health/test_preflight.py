@@ -1,4 +1,4 @@
-"""The pre-flight as the supervisor starts it, on nodes made of readings."""
+"""The preflight check as the supervisor starts it, on nodes made of readings."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Node:
         file_limit: int = resource.RLIM_INFINITY,
         more: Sequence[str] = (),
     ) -> subprocess.CompletedProcess[str]:
-        """Run the pre-flight of attempt 3; a file larger than `file_limit` bytes is refused."""
+        """Run the preflight check of attempt 3; larger files than `file_limit` fail."""
         path = write_readings(self.run.root.parent / "readings", readings)
         arguments = [str(self.run.root), "curate", "0", "3", "--process-wait", "0.01", *more]
         return subprocess.run(
@@ -83,7 +83,7 @@ class Node:
         )
 
     def record(self) -> dict[str, Any]:
-        """What the pre-flight left."""
+        """The preflight check's report."""
         return read_json(self.run.attempt("curate", 3) / "health-00000-node07.json")
 
 
@@ -172,7 +172,7 @@ def test_a_process_that_stays_on_a_gpu_stops_the_start(node: Node) -> None:
     )
 
 
-def test_storage_that_refuses_to_be_written_is_fatal_and_still_told(node: Node) -> None:
+def test_storage_that_cannot_be_written_is_fatal_and_logged(node: Node) -> None:
     node.expect({"gpus": 0})
 
     done = node.start({}, file_limit=1000)
@@ -207,7 +207,7 @@ def test_skipped_checks_do_not_stop_a_start(node: Node) -> None:
     assert not codes & {"mig_mode", "storage"}
 
 
-def test_an_expectation_nobody_knows_is_a_configuration_error(node: Node) -> None:
+def test_an_unknown_expectation_is_a_configuration_error(node: Node) -> None:
     node.expect({"gpus": 1, "skip": ["mig_mod"]})
 
     done = node.start({"count": 1})
@@ -215,7 +215,7 @@ def test_an_expectation_nobody_knows_is_a_configuration_error(node: Node) -> Non
     assert done.returncode == 2
     assert done.stderr == (
         "preflight: health: unknown code to skip 'mig_mod'; did you mean 'mig_mode'?\n"
-        "hint: put the cluster profile right, then submit again\n"
+        "hint: correct the cluster profile, then submit again\n"
     )
 
 
@@ -243,18 +243,18 @@ def foreign(verdict: HealthVerdict) -> list[HealthFinding]:
         ([HealthVerdict.UNKNOWN], 0, HealthVerdict.UNKNOWN),
     ],
 )
-def test_processes_get_three_looks_to_be_gone(
+def test_processes_have_three_checks_to_be_gone(
     looks: list[HealthVerdict], waits: int, last: HealthVerdict
 ) -> None:
     left, waited = iter(looks), []
 
-    findings = preflight.settled(lambda: foreign(next(left)), 3, lambda: waited.append(1))
+    findings = preflight.check_until_idle(lambda: foreign(next(left)), 3, lambda: waited.append(1))
 
     assert [finding.verdict for finding in findings] == [last]
     assert len(waited) == waits
 
 
-def test_a_child_that_does_not_answer_is_given_up() -> None:
+def test_a_child_that_does_not_answer_is_killed() -> None:
     command = [sys.executable, "-c", "import time; time.sleep(600)"]
 
     assert preflight.run_limited(command, 0.2) == preflight.SILENT
@@ -268,7 +268,7 @@ def test_a_child_that_does_not_answer_is_given_up() -> None:
         ("raise SystemExit(7)", "exit code 7"),
     ],
 )
-def test_a_child_says_what_went_wrong(program: str, reason: str) -> None:
+def test_a_child_reports_its_error(program: str, reason: str) -> None:
     assert preflight.run_limited([sys.executable, "-c", program], 60.0) == reason
 
 
@@ -282,13 +282,13 @@ def test_a_child_says_what_went_wrong(program: str, reason: str) -> None:
     ],
 )
 def test_only_full_storage_is_no_fault_of_the_node(reason: str, action: NodeAction) -> None:
-    outcome = preflight.judge_storage(Path("/runs"), reason)
+    outcome = preflight.check_storage(Path("/runs"), reason)
 
     assert (outcome.verdict, outcome.action) == (HealthVerdict.FATAL, action)
 
 
 def test_silent_storage_is_not_written_to(tmp_path: Path) -> None:
-    outcome = preflight.judge_storage(tmp_path, preflight.SILENT)
+    outcome = preflight.check_storage(tmp_path, preflight.SILENT)
 
     finding = finding_about(Subject("node07"), "storage", outcome, 0.0)
     preflight.report(tmp_path / "health-00000-node07.json", [finding])

@@ -1,8 +1,9 @@
-"""What a probe finds out on nodes: two processes of this machine stand for two nodes."""
+"""The probe job on nodes: two processes of this machine stand for two nodes."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -13,8 +14,7 @@ from typing import Any
 import pytest
 
 from jobs.contract.files import read_json, write_json
-from jobs.health import node_checks, preflight, quota, site_probe, site_probe_peers
-from jobs.health.findings import Outcome, Subject, finding_about
+from jobs.health import quota, site_probe, site_probe_peers
 from meditron_cli.doctor import job_options
 
 from ... import fake_slurm
@@ -33,8 +33,8 @@ def start_node(
     return subprocess.Popen(words, env=environ)
 
 
-def ask(folder: Path, *step: str) -> None:
-    """Leave what the login node asks."""
+def write_request(folder: Path, *step: str) -> None:
+    """Write the login node's request."""
     request = {
         "environment": [],
         "sbatch": ["--partition=low"],
@@ -55,13 +55,13 @@ def report_of(folder: Path, number: int, part: str = "node") -> dict[str, Any]:
 @pytest.fixture
 def reports(tmp_path: Path) -> list[dict[str, Any]]:
     """Of two nodes that share a folder."""
-    ask(tmp_path)
+    write_request(tmp_path)
     both = [start_node(tmp_path, number) for number in (0, 1)]
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     return [report_of(tmp_path, number) for number in (0, 1)]
 
 
-def test_two_nodes_find_out_what_they_share(reports: list[dict[str, Any]]) -> None:
+def test_two_nodes_report_what_they_share(reports: list[dict[str, Any]]) -> None:
     first, second = reports
 
     assert first["peer"] == {"answered": True, "seen": True}
@@ -89,28 +89,28 @@ def test_a_lock_that_nobody_holds_is_free(tmp_path: Path) -> None:
         assert site_probe_peers.try_lock(path) == "held"
 
 
-def test_what_fails_is_a_line_of_the_report_and_hides_nothing(tmp_path: Path) -> None:
+def test_a_failure_is_an_entry_of_the_report_and_hides_nothing(tmp_path: Path) -> None:
     def broken() -> dict[str, Any]:
         return {"free": os.statvfs(tmp_path / "none").f_bavail}
 
     assert site_probe.attempt(broken) == {"error": f"{tmp_path}/none: No such file or directory"}
 
 
-def test_a_program_is_remembered_by_its_last_words() -> None:
-    said = "".join(f"line {number}\n\n" for number in range(9))
+def test_the_last_lines_of_a_program_are_kept() -> None:
+    text = "".join(f"line {number}\n\n" for number in range(9))
 
-    assert site_probe.last_lines(said) == [f"line {number}" for number in range(4, 9)]
+    assert site_probe.last_lines(text) == [f"line {number}" for number in range(4, 9)]
 
 
 def batch(
     folder: Path, slurm: fake_slurm.FakeSlurm, environ: dict[str, str], *step: str
 ) -> dict[str, Any]:
     """The report of a batch step that starts its processes with a command."""
-    ask(folder, *step)
+    write_request(folder, *step)
     return site_probe.batch_report(folder, {**environ, "SLURM_JOB_ID": "5"})
 
 
-def test_the_batch_step_gathers_what_the_nodes_say(
+def test_the_batch_step_collects_the_reports_of_nodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slurm = fake_slurm.install(tmp_path / "slurm")
@@ -127,7 +127,7 @@ def test_the_batch_step_gathers_what_the_nodes_say(
     assert found["requeue"] is False
     assert found["submit"] == {
         "accepted": True,
-        "said": ["sbatch --test-only --partition=low --wrap=true"],
+        "lines": ["sbatch --test-only --partition=low --wrap=true"],
     }
     assert found["step"]["code"] == 0
     assert [node["node"] for node in found["nodes"]] == [os.uname().nodename]
@@ -150,15 +150,15 @@ def test_without_slurms_commands_a_batch_step_still_reports(
     assert missing == {"srun", "sbatch", "scontrol", "sacct"}
     assert (found["requeue"], found["submit"], found["nodes"]) == (None, None, [])
     assert found["host_step"]["code"] == 0
-    assert found["step"] == {"code": None, "said": ["srun: no such program"]}
+    assert found["step"] == {"code": None, "lines": ["srun: no such program"]}
 
 
 # ---- health
 
 
 def test_a_node_is_examined_as_before_a_training(tmp_path: Path) -> None:
-    """Its GPU wants a reset, says a stand-in for the driver's library."""
-    ask(tmp_path)
+    """Its GPU requests a reset, by a stand-in for the driver's library."""
+    write_request(tmp_path)
     readings = write_readings(tmp_path / "unwell", {"count": 1, "gpu.field.230": 1})
     driver = environment(build(tmp_path / "lib"), readings)
 
@@ -172,8 +172,8 @@ def test_a_node_is_examined_as_before_a_training(tmp_path: Path) -> None:
     assert "shm" not in told
 
 
-def test_wishes_that_nobody_knows_are_the_reason_why_nothing_is_said(tmp_path: Path) -> None:
-    ask(tmp_path)
+def test_an_unknown_health_setting_is_the_reason_for_no_findings(tmp_path: Path) -> None:
+    write_request(tmp_path)
     request = read_json(tmp_path / site_probe.REQUEST)
     write_json(tmp_path / site_probe.REQUEST, {**request, "health": {"skip": ["gpu_cuont"]}})
 
@@ -181,26 +181,43 @@ def test_wishes_that_nobody_knows_are_the_reason_why_nothing_is_said(tmp_path: P
     assert "gpu_cuont" in report_of(tmp_path, 0, "host")["health"]["error"]
 
 
-def test_the_steps_of_ranks_say_nothing_of_health(reports: list[dict[str, Any]]) -> None:
+def test_the_steps_of_ranks_do_not_report_health(reports: list[dict[str, Any]]) -> None:
     """A container, or an option of srun, may hide GPUs from them that the node has."""
     assert not {"health", "quota"} & {*reports[0], *reports[0]["storage"]}
 
 
-def test_a_process_that_leaves_its_gpu_is_not_held_against_a_node(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def found(verdict: node_checks.HealthVerdict) -> list[node_checks.HealthFinding]:
-        outcome = Outcome(verdict, "", {}, node_checks.NodeAction.EXCLUDE_NOW)
-        return [finding_about(Subject("n1"), "foreign_process", outcome, 1.0)]
+OCCUPIED = """
+import json, subprocess, sys
+from pathlib import Path
+from jobs.health import site_probe
+from tests.fake_nvml import write_readings
 
-    looks = iter([found(node_checks.HealthVerdict.FATAL), found(node_checks.HealthVerdict.OK)])
-    slept: list[float] = []
-    monkeypatch.setattr(node_checks, "read_sample", lambda *_: None)
-    monkeypatch.setattr(node_checks, "check", lambda *_: next(looks))
-    monkeypatch.setattr(time, "sleep", slept.append)
+process, waits = subprocess.Popen(["sleep", "600"]), []
+write_readings(Path(sys.argv[1]), {"count": 1, "gpu.processes": f"{process.pid}:1"})
 
-    assert [item["verdict"] for item in site_probe.health_findings({})] == ["OK"]
-    assert slept == [preflight.PROCESS_WAIT_SECONDS]
+def wait():
+    waits.append(1)
+    process.kill()
+    process.wait()
+
+findings = site_probe.health_findings({"gpus": 1}, wait)
+verdicts = [item["verdict"] for item in findings if item["code"] == "foreign_process"]
+print(json.dumps([len(waits), verdicts]))
+"""
+"""A process on a GPU that ends while the check waits for it."""
+
+
+def test_a_process_that_exits_in_time_does_not_count_against_its_node(tmp_path: Path) -> None:
+    """It computes at the first check, and is gone at the second."""
+    readings, driver = tmp_path / "readings", build(tmp_path / "lib")
+    environ = {**environment(driver, readings), "PYTHONPATH": str(ROOT)}
+
+    output = subprocess.check_output(
+        [sys.executable, "-c", OCCUPIED, str(readings)], env=environ, text=True
+    )
+
+    waits, verdicts = json.loads(output)
+    assert (waits, verdicts) == (1, ["OK"])
 
 
 # ---- time
@@ -218,16 +235,13 @@ def test_a_process_has_time_for_all_that_it_may_wait_for(tmp_path: Path) -> None
     assert steps + 60 < 60 * job_options.PROBE_MINUTES
 
 
-def test_a_step_without_an_end_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site_probe, "STEP_GRACE_SECONDS", 0.5)
+def test_a_step_that_exceeds_its_limit_is_reported_with_its_output() -> None:
+    found = site_probe.run_step(["sh", "-c", "echo busy; exec sleep 50"], 1.0, grace=0.5)
 
-    found = site_probe.run_step(["sh", "-c", "echo busy; exec sleep 50"], 1.0)
-
-    assert found == {"code": None, "said": ["busy", "no end after 1 s"]}
+    assert found == {"code": None, "lines": ["busy", "no end after 1 s"]}
 
 
-def test_a_child_without_an_end_has_said_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site_probe, "CHILD_SECONDS", 3.0)
+def test_a_child_that_exceeds_its_limit_keeps_its_output() -> None:
     program = "import time; print('torch', flush=True); time.sleep(50)"
 
-    assert site_probe.ask_child("-c", program) == ("torch\n", "no end after 3 s")
+    assert site_probe.run_child("-c", program, seconds=3.0) == ("torch\n", "no end after 3 s")

@@ -155,7 +155,8 @@ def test_the_age_of_facts_is_said_and_doubted_when_they_are_old(home: Path) -> N
     assert known.age(FACTS.time + 7500) == f"facts about the cluster: {file}, 2 hours old"
     assert known.doubts(FACTS.time + 29 * 86400) == []
     assert known.doubts(FACTS.time + 31 * 86400) == [
-        f"facts about the cluster: {file}, 31 days old; `meditron doctor` asks again"
+        f"facts about the cluster: {file}, 31 days old; "
+        "`meditron doctor --cluster site` checks again"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Sites as they answered, from `tests/data`, and profiles to look at them with."""
+"""Recorded sites (`tests/data`), and profiles to examine them with."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def with_settings(asked: SiteFacts, **settings: str) -> SiteFacts:
 
 def profile(partition: str, **more: Any) -> Cluster:
     """A profile of two nodes with four GPUs each; `node`, `gpu` and `slurm` change its sections."""
-    node = {"gpus": 4, "cpus": 16, "memory_gb": 64, **more.pop("node", {})}
+    node = {"gpus": 4, "cpus": 16, "memory_gb": 3, **more.pop("node", {})}
     gpu = {"name": partition, "nodes": 2, "node": node, **more.pop("gpu", {})}
     values = {"name": "site", "scheduler": "slurm", "device": "cuda", "gpu_partition": gpu}
     return Cluster.model_validate({**values, **more})
 
 
-def look(asked: SiteFacts, cluster: Cluster, **work: Any) -> SiteView:
-    """A look at a site, for a workload."""
+def view(asked: SiteFacts, cluster: Cluster, **work: Any) -> SiteView:
+    """A site, for a profile and a workload."""
     return SiteView(asked, cluster, replace(WORK, **work))
 
 
 def by_fact(findings: list[SiteFinding]) -> dict[str, SiteFinding]:
-    """Findings by what they are about."""
+    """Findings by their fact."""
     return {finding.fact: finding for finding in findings}

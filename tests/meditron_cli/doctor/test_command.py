@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from jobs.contract.files import read_json, write_json
 from jobs.health import node_ledger
 from meditron_cli.config import facts_file
 from meditron_cli.config.facts_file import Probe
-from meditron_cli.doctor import probe
-from meditron_cli.doctor.probe import ProbeWait
 from meditron_cli.main import main
 from meditron_cli.services import Services
 
@@ -42,6 +38,13 @@ case "$*" in
     [ ! -e "$STATE/report" ] || cp "$STATE/report" "$folder/report.json"
     echo "77|PENDING|Priority" >"$STATE/queue"
     echo "77;mini" ;;
+esac
+"""
+
+UNAVAILABLE = """
+case "$*" in
+--version) echo slurm-wlm 22.05.8 ;;
+*) echo "allocation failure: Requested node configuration is not available" >&2; exit 1 ;;
 esac
 """
 
@@ -121,8 +124,10 @@ def test_a_table_a_strategy_and_where_facts_are_kept(ward: Ward) -> None:
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["FACT", "VALUE", "VERDICT", "MEANING"]
     assert any(line.startswith("GraceTime ") and " 10 s " in line for line in lines)
-    assert lines[-1].startswith("strategy: a job that is preempted or loses a node is queued again")
-    assert result.stderr.splitlines()[-1] == f"kept for `plan` and `submit` in {ward.file}"
+    assert lines[-1].startswith(
+        "strategy: Slurm requeues a job that is preempted or loses a node; "
+    )
+    assert result.stderr.splitlines()[-1] == f"facts for `plan` and `submit` are in {ward.file}"
 
 
 def test_without_a_probe_nothing_is_submitted(ward: Ward) -> None:
@@ -177,22 +182,14 @@ def test_a_probe_is_a_job_like_training_on_two_nodes(ward: Ward) -> None:
     assert not ward.folder.exists()
 
 
-def test_health_is_looked_at_on_the_host_as_the_preflight_does(
-    ward: Ward, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_health_is_checked_on_the_host_as_the_preflight_check_does(ward: Ward) -> None:
     """Not as ranks are started: with the profile's Python, container and options of srun."""
-    asked: list[dict[str, Any]] = []
+    result = ward("--wait", "5")
 
-    def wait(found: Probe, *_: object) -> ProbeWait:
-        asked.append(read_json(Path(found.folder) / "request.json"))
-        return ProbeWait(found)
-
-    monkeypatch.setattr(probe, "wait", wait)
-
-    ward()
-
+    assert result.exit_code == 0, result.stderr
+    request = read_json(ward.folder / "request.json")
     per_node = ["--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
-    assert asked[0]["host_step"] == [
+    assert request["host_step"] == [
         "srun", "--job-name=check", *per_node, "--distribution=block"
     ]  # fmt: skip
 
@@ -233,29 +230,35 @@ def test_a_node_that_was_cleared_since_it_was_seen_stays_so(
     assert len(node_ledger.standing(node_ledger.read(ledger), ward.bench.clock.now())) == count
 
 
-def test_a_ledger_that_cannot_be_written_is_told_by_its_name(
-    ward: Ward, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write(2) does: without a name
-
-    monkeypatch.setattr(node_ledger, "append", full)
+def test_a_ledger_that_cannot_be_written_is_named(ward: Ward) -> None:
+    ledger = node_ledger.ledger(ward.bench.runs, "test-slurm")
+    ledger.mkdir(parents=True)  # a folder in its place cannot be appended to, not even by root
     ward.will_report(unfit(ward.bench.clock.now()))
 
-    ledger = node_ledger.ledger(ward.bench.runs, "test-slurm")
-    assert f"{ledger}: No space left on device: no node was put into the ledger" in ward().stderr
+    assert f"{ledger}: Is a directory: no node was added to the node ledger" in ward().stderr
 
 
-def test_what_an_earlier_version_saw_is_told_as_far_as_it_goes(ward: Ward) -> None:
-    seen = report(time=ward.bench.clock.now())
-    del seen["hosts"], seen["host_step"]
-    kept = Probe("5", str(ward.bench.folder / "gone"), 1.0, seen)
-    facts_file.write(ward.file, facts_file.Facts("test-slurm", 1.0, probe=kept))
+def test_plan_and_submit_warn_of_what_was_fatal(ward: Ward) -> None:
+    ward.slurm.replace("sbatch", UNAVAILABLE)
+    ward.slurm.replace("sinfo", f"sed 's/|4000|/|2000|/' {DATA}/slurm-22.05.8-nodes.txt")
+    found = ward("--no-probe")
+    target = ("pretrain", "--cluster", "test-slurm", "--size", "tiny")
 
-    found = ward.json("--no-probe")
+    plan = ward.bench("plan", *target)
+    dry_run = ward.bench("submit", *target, "--dry-run")
+    plan_json = ward.bench("plan", *target, "--json")
 
-    assert facts_of(found, "UNKNOWN") == ["node health", "quota"]
-    assert "runs directory" in facts_of(found, "OK")
+    assert found.exit_code == 5
+    reason = (
+        "such a job can never start: it requests 3 GB of memory per node, the largest node of low "
+        "has 1.9 GB: correct gpu_partition.node.memory_gb (sbatch: Requested node configuration "
+        "is not available)"
+    )
+    warning = f"doctor reported FATAL: job of pretrain (2 nodes of low): {reason}"
+    assert f"warning: {warning}" in plan.stderr
+    assert f"warning: {warning}" in dry_run.stderr
+    assert any(item.startswith(warning) for item in json.loads(plan_json.stdout)["warnings"])
+    assert "; `meditron doctor --cluster test-slurm` checks again" in plan.stderr
 
 
 def test_a_probe_that_still_waits_is_read_the_next_time(ward: Ward) -> None:
@@ -263,7 +266,8 @@ def test_a_probe_that_still_waits_is_read_the_next_time(ward: Ward) -> None:
 
     assert first.exit_code == 0, first.stderr
     assert first.stderr.splitlines()[1] == (
-        "job 77 still waits; `meditron doctor --cluster test-slurm` reads later what it saw"
+        "probe job 77 is still queued; run `meditron doctor --cluster test-slurm` later to "
+        "read its report"
     )
     waiting = ward.folder
     write_json(waiting / "report.json", report())
@@ -283,7 +287,7 @@ def test_what_a_probe_saw_is_remembered_with_its_age(ward: Ward) -> None:
 
     result = ward("--no-probe")
 
-    assert result.stderr.splitlines()[0] == "compute nodes were seen 2 hours ago"
+    assert result.stderr.splitlines()[0] == "compute nodes were probed 2 hours ago"
     assert "shared storage" in result.stdout
     assert ward.kept().slurm.submit_from_jobs is True
 
@@ -293,7 +297,7 @@ def test_compute_nodes_that_cannot_submit_change_the_strategy_and_the_plan(ward:
 
     found = ward.json()
 
-    assert "`meditron recover` on this machine submits the next" in found["strategy"]
+    assert "`meditron recover` on this machine submits the next job" in found["strategy"]
     assert found["facts"]["slurm"]["submit_from_jobs"] is False
 
 
@@ -304,9 +308,10 @@ def test_training_that_cannot_work_is_exit_5(ward: Ward) -> None:
 
     assert result.exit_code == 5
     assert "FATAL    no rank can be started" in result.stdout
-    assert result.stderr.splitlines()[-1] == (
-        "error: training cannot work on cluster test-slurm as it is; see FATAL above"
-    )
+    assert result.stderr.splitlines()[-2:] == [
+        "error: training cannot work on cluster test-slurm: see the FATAL findings",
+        "hint: correct the profile, then `meditron doctor --cluster test-slurm`",
+    ]
 
 
 def test_a_probe_that_sbatch_refuses_is_fatal_in_its_words(ward: Ward) -> None:
@@ -322,10 +327,10 @@ def test_a_probe_that_sbatch_refuses_is_fatal_in_its_words(ward: Ward) -> None:
 @pytest.mark.parametrize(
     ("log", "sentence"),
     [
-        (None, "the probe job ended without a word: compute nodes do not see {runs}; name a runs "
-         "directory on storage that they share"),
-        ("module: not found\n", "the probe job left no report: module: not found"),
-        ("", "the probe job left no report: its log is empty"),
+        (None, "the probe job ended without a log: compute nodes do not see {runs}; name a "
+         "--runs-dir on storage that all nodes share"),
+        ("module: not found\n", "the probe job wrote no report: module: not found"),
+        ("", "the probe job wrote no report: its log is empty"),
     ],
 )  # fmt: skip
 def test_a_probe_that_ends_without_a_report_says_why(

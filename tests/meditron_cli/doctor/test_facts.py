@@ -127,11 +127,11 @@ def test_the_mode_stands_without_its_additions() -> None:
     assert facts.plain_mode("") == ""
 
 
-def test_the_batch_step_is_told_under_either_name_of_the_setting() -> None:
-    assert facts.tells_batch_step(site("22.05.8"))
-    assert facts.tells_batch_step(site("23.11.4"))
-    assert facts.tells_batch_step(site("24.05.2")) is False
-    assert facts.tells_batch_step(
+def test_the_batch_step_is_signalled_under_either_name_of_the_setting() -> None:
+    assert facts.signals_batch_step(site("22.05.8"))
+    assert facts.signals_batch_step(site("23.11.4"))
+    assert facts.signals_batch_step(site("24.05.2")) is False
+    assert facts.signals_batch_step(
         with_settings(site("24.05.2"), SlurmctldParameters="a=1,preempt_send_user_signal")
     )
-    assert facts.tells_batch_step(SiteFacts()) is None
+    assert facts.signals_batch_step(SiteFacts()) is None

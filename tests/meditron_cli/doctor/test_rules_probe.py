@@ -1,4 +1,4 @@
-"""What a probe job saw, and what it means."""
+"""Findings of a probe job's report."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def report(**changes: Any) -> dict[str, Any]:
         "node": "n1",
         "commands": dict.fromkeys(names, True),
         "requeue": True,
-        "submit": {"accepted": True, "said": []},
-        "step": {"code": 0, "said": []},
-        "host_step": {"code": 0, "said": []},
-        "asked_nodes": 2,
-        "asked_cpus": 8,
+        "submit": {"accepted": True, "lines": []},
+        "step": {"code": 0, "lines": []},
+        "host_step": {"code": 0, "lines": []},
+        "requested_nodes": 2,
+        "requested_cpus": 8,
         "nodes": [
             node("n1", peer={"answered": True, "seen": True}),
             node("n2", peer=second),
@@ -96,15 +96,8 @@ def with_room(free: int, files: int | None = None, **quota: int) -> dict[str, An
     return found
 
 
-def of_earlier_version() -> dict[str, Any]:
-    """The same from before anybody looked at hosts."""
-    found = report()
-    del found["hosts"], found["host_step"]
-    return found
-
-
 def test_a_site_without_faults_has_none() -> None:
-    findings = rules_probe.judge(report(), need_gb=100)
+    findings = rules_probe.apply(report(), need_gb=100)
 
     assert {finding.verdict for finding in findings} == {OK}
     assert by_fact(findings)["Python"].value == "3.11.7, torch 2.13.0, megatron.core 0.16.1"
@@ -117,65 +110,66 @@ def test_a_site_without_faults_has_none() -> None:
     [
         (without("srun"), "commands on nodes", FATAL, "no rank can be started"),
         (without("sbatch", "sacct"), "commands on nodes", WARN,
-         "jobs cannot submit the next: `meditron recover` does"),
+         "jobs cannot submit the next one: `meditron recover` does"),
         (without("scontrol"), "commands on nodes", WARN,
-         "a preempted job cannot queue itself again, and waits for Slurm"),
+         "a preempted job cannot requeue itself, only Slurm can"),
         (report(submit=None), "sbatch on nodes", UNKNOWN,
-         "missing or silent: `meditron recover` submits"),
-        (report(submit={"accepted": False, "said": ["Access denied"]}), "sbatch on nodes", WARN,
-         "jobs cannot submit the next (Access denied): `meditron recover` does"),
+         "no answer: `meditron recover` submits"),
+        (report(submit={"accepted": False, "lines": ["Access denied"]}), "sbatch on nodes", WARN,
+         "jobs cannot submit the next one (Access denied): `meditron recover` does"),
         (report(requeue=False), "requeue", WARN,
-         "Slurm does not queue our jobs again, though they ask: a fresh job goes on"),
-        (report(nodes=[], step={"code": 1, "said": ["srun: error: no"]}), "processes on nodes",
-         FATAL, "srun could not start ranks: srun: error: no"),
+         "Slurm does not requeue jobs that request it: a new job resumes the run"),
+        (report(nodes=[], step={"code": 1, "lines": ["srun: error: no"]}), "processes on nodes",
+         FATAL, "srun cannot start ranks: srun: error: no"),
         (on_each(cpus=1), "cores in a step", WARN,
-         "a rank asks for 8: look at TaskPlugin, or set slurm.srun --cpu-bind=none"),
+         "a rank requests 8: check TaskPlugin in slurm.conf, or add --cpu-bind=none to slurm.srun "
+         "in the profile"),
         (on_each(modules={"torch": {"error": "no end after 120 s"}}), "torch", FATAL,
          "/venv/bin/python on n1 cannot import it: no end after 120 s"),
         (with_peer(seen=False), "shared storage", FATAL,
-         "a file written on one node does not show on another: runs cannot lie there"),
+         "a file written on one node does not appear on another: name a --runs-dir on storage "
+         "that all nodes share"),
         (with_peer(reached=False, error="No route to host"), "nodes by name", FATAL,
-         "ranks would not find rank 0 (No route to host)"),
+         "the rendezvous of ranks would fail (No route to host)"),
         (with_peer(lock="free"), "flock between nodes", WARN,
-         "a lock is not felt on other nodes (Lustre: mount with -o flock): two jobs of one run "
-         "would not notice each other"),
+         "a lock has no effect on other nodes (Lustre: mount with -o flock): two jobs of one run "
+         "would not exclude each other"),
         (with_peer(lock="Function not implemented"), "flock between nodes", FATAL,
-         "no locks (Function not implemented): put runs on a file system that has them"),
+         "no locks (Function not implemented): name a --runs-dir on a file system that has "
+         "them"),
         (with_peer(clock_offset=-30.0), "clocks", WARN,
-         "which of two events came first is in doubt: tell the site"),
+         "the order of events is in doubt: report it to the site"),
         (on_each(storage={"error": "/runs: Read-only file system"}), "runs directory", FATAL,
          "n1 cannot write there: /runs: Read-only file system"),
         (with_room(50 * GIB), "runs directory", WARN,
-         "training wants 100.0 GiB, 2.2 checkpoints"),
+         "training requires 100.0 GiB, 2.2 checkpoints"),
         (with_room(500 * GIB, bytes=50 * GIB), "runs directory", WARN,
-         "training wants 100.0 GiB, 2.2 checkpoints"),
+         "training requires 100.0 GiB, 2.2 checkpoints"),
         (with_room(500 * GIB, 5000), "runs directory", WARN,
          "a long run may need more files"),
         (with_room(500 * GIB, files=5000), "runs directory", WARN,
          "a long run may need more files"),
         (with_room(500 * GIB, bytes=200 * GIB), "runs directory", OK,
-         "seen and written by the nodes"),
+         "the nodes can write there"),
         (with_room(500 * GIB), "runs directory", OK,
-         "seen and written by the nodes; no quota is told, ask the site"),
+         "the nodes can write there; no quota is reported, ask the site for yours"),
         (on_each("hosts", health={"error": "no end after 100 s"}), "node health", UNKNOWN,
          "n2 could not be examined: no end after 100 s"),
         (on_each("hosts", health={"findings": [finding("n1", "DRAIN", "recovery_action")]}),
          "node health", WARN,
-         "n2: recovery_action of n1 is DRAIN; jobs should leave it out; see `meditron nodes`"),
-        (report(hosts=[host("n1")], host_step={"code": 1, "said": ["srun: error: no"]}),
+         "n2: recovery_action of n1 is DRAIN; later jobs exclude it, see "
+         "`meditron nodes`"),
+        (report(hosts=[host("n1")], host_step={"code": 1, "lines": ["srun: error: no"]}),
          "node health", UNKNOWN, "1 of 2 nodes could not be examined: srun: error: no"),
-        (of_earlier_version(), "node health", UNKNOWN, "not asked by that version; probe again"),
-        (of_earlier_version(), "quota", UNKNOWN, "not asked by that version; probe again"),
-        (of_earlier_version(), "runs directory", OK, "seen and written by the nodes"),
         (on_each("hosts", quota={"error": "/runs: Stale file handle"}), "runs directory", OK,
-         "seen and written by the nodes; no quota is told, ask the site"),
-        (report(), "node health", OK, "nothing speaks against them; 2 checks unknown"),
+         "the nodes can write there; no quota is reported, ask the site for yours"),
+        (report(), "node health", OK, "no problem found; 2 checks without a value"),
     ],
 )  # fmt: skip
 def test_a_fault_has_its_sentence(
     seen: dict[str, Any], fact: str, verdict: str, sentence: str
 ) -> None:
-    found = by_fact(rules_probe.judge(seen, need_gb=100))[fact]
+    found = by_fact(rules_probe.apply(seen, need_gb=100))[fact]
 
     assert (found.verdict, found.meaning) == (verdict, sentence)
 
@@ -185,24 +179,36 @@ def test_a_node_that_could_not_be_examined_hides_no_other() -> None:
     seen["hosts"][0]["health"] = {"error": "no end after 100 s"}
     seen["hosts"][1]["health"] = {"findings": [finding("n2", "FATAL", "gpu_count")]}
 
-    found = [item for item in rules_probe.judge(seen, 100) if item.fact == "node health"]
+    found = [item for item in rules_probe.apply(seen, 100) if item.fact == "node health"]
 
     assert [item.verdict for item in found] == [UNKNOWN, WARN]
+
+
+def test_one_node_that_cannot_write_is_enough() -> None:
+    seen = report()
+    seen["nodes"][1]["storage"] = {"error": "/runs: Read-only file system"}
+
+    found = by_fact(rules_probe.apply(seen, need_gb=100))["runs directory"]
+
+    assert (found.verdict, found.meaning) == (
+        FATAL,
+        "n2 cannot write there: /runs: Read-only file system",
+    )
 
 
 def test_one_node_that_could_not_be_examined_is_enough_for_no_ok() -> None:
     seen = report()
     seen["hosts"][1]["health"] = {"error": "no end after 100 s"}
 
-    found = [item for item in rules_probe.judge(seen, 100) if item.fact == "node health"]
+    found = [item for item in rules_probe.apply(seen, 100) if item.fact == "node health"]
 
     assert [item.verdict for item in found] == [UNKNOWN]
 
 
 def test_of_one_node_nothing_is_said_about_two() -> None:
-    alone = report(asked_nodes=1, nodes=[node("n1")], hosts=[host("n1")])
+    alone = report(requested_nodes=1, nodes=[node("n1")], hosts=[host("n1")])
 
-    facts = set(by_fact(rules_probe.judge(alone, need_gb=100)))
+    facts = set(by_fact(rules_probe.apply(alone, need_gb=100)))
 
     assert not facts & {"shared storage", "nodes by name", "flock between nodes", "clocks"}
 
@@ -211,7 +217,7 @@ def test_of_one_node_nothing_is_said_about_two() -> None:
     ("seen", "may"),
     [
         (report(), True),
-        (report(submit={"accepted": False, "said": []}), False),
+        (report(submit={"accepted": False, "lines": []}), False),
         (report(submit=None), None),
         (without("sbatch"), False),
     ],

@@ -16,8 +16,9 @@ import pytest
 from jobs.contract import rundir, specs
 from jobs.contract.events import read_events
 from jobs.contract.files import read_json, write_json
+from jobs.contract.job import usable_cores
 from jobs.contract.stage_specs import CurateSpec, Spec, TokenizeSpec
-from jobs.supervision.ranks import launcher, local_ranks
+from jobs.supervision.ranks import local_ranks
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
 from meditron_cli.scheduler import local
@@ -158,7 +159,7 @@ def test_all_tasks_run_to_their_end_and_nothing_stays(machine: Machine) -> None:
 
 
 def test_tasks_run_together_as_far_as_cores_and_the_stage_allow(machine: Machine) -> None:
-    cores = launcher.usable_cores()
+    cores = usable_cores()
     stage = machine.stage(FINISH)
 
     def parallel(most: int, **changes: Any) -> int:
@@ -387,7 +388,7 @@ def test_cores_are_divided_among_the_ranks_that_run_at_once(machine: Machine) ->
         for stage in (one, many)
     ]
 
-    assert threads == [launcher.usable_cores(), 1]
+    assert threads == [usable_cores(), 1]
 
 
 def test_render_names_each_command_and_is_the_same_every_time(machine: Machine) -> None:
