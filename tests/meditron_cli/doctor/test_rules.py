@@ -124,8 +124,8 @@ def test_of_a_silent_site_nothing_is_claimed() -> None:
         (
             site("22.05.8", account_fields=frozenset({"JobID", "State", "Submit", "Start", "End"})),
             "accounting",
-            (WARN, "sacct has no column Comment, ExitCode, JobName, NodeList: root causes are found "
-             "without it"),
+            (WARN, "sacct has no column Comment, ExitCode, JobName, NodeList: root causes are "
+             "found without it"),
         ),
         (
             with_settings(site("22.05.8", has_accounting=False), MinJobAge="30 sec"),
