@@ -1,25 +1,26 @@
-"""Done markers: what a finished task read and wrote. Standard library only."""
+"""Done markers: record what a finished task read and wrote. Standard library only."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from jobs.contract.files import FormatError, read_json, sha256, write_json
+from jobs.contract.files import FormatError, fsync_folder, read_json, sha256, write_json
 from jobs.contract.rundir import RunDir
 
 
 def describe_file(run: RunDir, name: str, with_digest: bool = True) -> dict[str, Any]:
-    """``{"path", "bytes", "mtime_ns", "sha256"}`` of a file, as done markers keep it for inputs
-    and outputs.
+    """Return ``{"path", "bytes", "mtime_ns", "sha256"}`` of a file, as done markers keep it for
+    inputs and outputs.
     """
     path = run.path(name)
     stat = path.stat()
-    found: dict[str, Any] = {"path": name, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    item: dict[str, Any] = {"path": name, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     if with_digest:
-        found["sha256"] = sha256(path)
-    return found
+        item["sha256"] = sha256(path)
+    return item
 
 
 def write_done(  # noqa: PLR0913 - one keyword a field of the marker
@@ -49,37 +50,77 @@ def write_done(  # noqa: PLR0913 - one keyword a field of the marker
             "time": time.time(),
         },
     )
+    _aside(run, stage, index).unlink(missing_ok=True)
+
+
+def set_done_aside(run: RunDir, stage: str, index: int) -> None:
+    """Hide a task's marker while the task is queued again; its outputs are as the marker says until
+    the task calls ``forget_done``.
+    """
+    marker, aside = run.done(stage, index), _aside(run, stage, index)
+    if marker.exists():
+        marker.replace(aside)
+        fsync_folder(aside.parent)
+    _remove_parts(run.progress(stage, index))
+
+
+def restore_done(run: RunDir, stage: str, index: int) -> None:
+    """Give a task the marker back that was set aside, unless it has a newer one."""
+    marker, aside = run.done(stage, index), _aside(run, stage, index)
+    if aside.exists() and not marker.exists():
+        aside.replace(marker)
+        fsync_folder(marker.parent)
 
 
 def forget_done(run: RunDir, stage: str, index: int) -> None:
-    """Remove a task's marker before its outputs change, and what killed attempts left."""
+    """Remove a task's marker before its outputs change, and partial files of killed attempts."""
     run.done(stage, index).unlink(missing_ok=True)
-    for path in (run.done(stage, index), run.progress(stage, index)):
-        for left_over in path.parent.glob(f".{path.name}.*"):
-            left_over.unlink(missing_ok=True)
+    _remove_parts(run.done(stage, index))
+    _remove_parts(run.progress(stage, index))
+
+
+def _aside(run: RunDir, stage: str, index: int) -> Path:
+    """Return the hidden name of a marker; ``forget_done`` removes it as a partial file."""
+    marker = run.done(stage, index)
+    return marker.with_name(f".{marker.name}.aside")
+
+
+def _remove_parts(path: Path) -> None:
+    """Remove the hidden files that belong to a file."""
+    for part in path.parent.glob(f".{path.name}.*"):
+        part.unlink(missing_ok=True)
 
 
 def is_done(run: RunDir, stage: str, index: int, spec_digest: str) -> bool:
-    """Whether a task's marker stands for this spec and its files are still what it says."""
-    return judge_done(run, stage, index, spec_digest) == "done"
+    """Return whether a task has finished with this spec, its outputs are whole, and no input that
+    still exists has changed.
+    """
+    return judge_done(run, stage, index, spec_digest) in ("done", "gone")
 
 
-def judge_done(run: RunDir, stage: str, index: int, spec_digest: str) -> str:
-    """``done``, or what speaks against a task's marker: it is ``missing``, or its ``spec``,
-    ``inputs`` or ``outputs`` are other ones now.
+def judge_done(run: RunDir, stage: str, index: int, spec_digest: str, aside: bool = False) -> str:
+    """Return ``done``, or what speaks against a task's marker: it is ``missing``; it was written
+    for another ``spec``; ``inputs`` or ``outputs`` have changed; or all is well save that inputs
+    are ``gone``.
 
     Outputs are compared by size; inputs by size and, where one has changed its modification time,
-    by SHA-256 when the marker holds one.
+    by SHA-256 when the marker holds one. With ``aside``, a marker that was set aside counts too.
     """
+    path = run.done(stage, index)
+    if aside and not path.exists():
+        path = _aside(run, stage, index)
     try:
-        marker = read_json(run.done(stage, index))
+        marker = read_json(path)
     except (FileNotFoundError, FormatError):
         return "missing"
     if marker["spec"] != spec_digest:
         return "spec"
-    if not all(_unchanged(run, item) for item in marker["inputs"]):
+    present = [item for item in marker["inputs"] if run.path(item["path"]).exists()]
+    if not all(_unchanged(run, item) for item in present):
         return "inputs"
-    return "done" if all(_same_size(run, item) for item in marker["outputs"]) else "outputs"
+    if not all(_same_size(run, item) for item in marker["outputs"]):
+        return "outputs"
+    return "done" if len(present) == len(marker["inputs"]) else "gone"
 
 
 def _same_size(run: RunDir, item: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ import errno
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from jobs.contract import done_markers, specs
@@ -17,6 +18,7 @@ from jobs.slurm import submission_log
 from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
+from meditron_cli.plan.stages import named_paths
 from meditron_cli.runs import code_snapshot, state, store
 from meditron_cli.runs.launch_plan import (
     StageDecision,
@@ -37,6 +39,11 @@ HINTS = {
     errno.ENOLCK: "the file system has no locks; use another",
 }
 """What to do about a run directory that cannot be written."""
+
+HINT_MISSING = (
+    "nothing was changed; put the files back, or submit the experiment file that names them where "
+    "they are now"
+)
 
 SUBMIT = "submit"
 """Written into the run's lock, so that a second submit gives up at once."""
@@ -100,6 +107,7 @@ def _launch(
     verdicts = judge_tasks(plan, run)
     refuse_other_data(record, verdicts)
     decisions = decide(plan, record, infos, verdicts)
+    require_files(plan, decisions)
     for sentence in left_alone(decisions, infos):
         note(sentence)
     keep = {(stage, index) for stage, decision in decisions.items() for index in decision.keep}
@@ -117,6 +125,9 @@ def _launch(
             live[stage.stage] = [*unique(job.job_id for job in decision.keep.values()), *new]
     except BaseException as error:
         batch.undo(error)
+        for name, decision in decisions.items():
+            for index in decision.submit:
+                done_markers.restore_done(run, name, index)
         raise
     return {stage.stage: live[stage.stage] for stage in plan.stages}
 
@@ -258,16 +269,47 @@ def is_silent(info: JobInfo | None) -> bool:
 
 
 def judge_tasks(plan: Plan, run: RunDir) -> dict[str, dict[int, str]]:
-    """Of each stage's tasks, what ``rundir.judge_done`` says of the spec they have now."""
+    """Return the verdict of ``done_markers.judge_done`` on each task, by stage and index.
+
+    A task whose source files are gone as a whole could not run again, so its result stands; a file
+    that is gone from a folder of sources is a changed input.
+    """
     return {
-        stage.stage: {
-            task.index: done_markers.judge_done(
-                run, stage.stage, task.index, specs.digest(task.spec)
-            )
-            for task in stage.tasks
-        }
+        stage.stage: {task.index: judge_task(run, task) for task in stage.tasks}
         for stage in plan.stages
     }
+
+
+def judge_task(run: RunDir, task: specs.TaskSpec) -> str:
+    """Return ``done``, or what speaks against a task's marker."""
+    verdict = done_markers.judge_done(
+        run, task.stage, task.index, specs.digest(task.spec), aside=True
+    )
+    if verdict != "gone":
+        return verdict
+    return "done" if missing_paths(task) else "inputs"
+
+
+def missing_paths(task: specs.TaskSpec) -> list[str]:
+    """Return the files and folders outside of the run that a task reads and that do not exist."""
+    return [path for path in named_paths(task.spec) if not Path(path).exists()]
+
+
+def require_files(plan: Plan, decisions: Mapping[str, StageDecision]) -> None:
+    """Refuse to submit tasks whose input files do not exist, before anything is changed.
+
+    Raises:
+        ConfigError: one line per missing file or folder.
+    """
+    lines = {
+        f"{stage.stage}: {path}: no such file or folder": None
+        for stage in plan.stages
+        for task in stage.tasks
+        if task.index in decisions[stage.stage].submit
+        for path in missing_paths(task)
+    }
+    if lines:
+        raise ConfigError("\n".join(lines), hint=HINT_MISSING)
 
 
 def prepare(
@@ -281,5 +323,10 @@ def prepare(
     run.save_file.unlink(missing_ok=True)
     for stage, decision in decisions.items():
         for index in decision.submit:
-            done_markers.forget_done(run, stage, index)
+            done_markers.set_done_aside(run, stage, index)
+    for stage_plan in plan.stages:
+        decision = decisions[stage_plan.stage]
+        for task in stage_plan.tasks:
+            if task.index not in decision.submit and task.index not in decision.keep:
+                done_markers.restore_done(run, stage_plan.stage, task.index)
     store.write_plan(run, plan, keep)

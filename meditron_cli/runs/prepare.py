@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.contract import specs
 from jobs.contract.files import sha256
 from meditron_cli.runs import record, request
 
@@ -36,9 +37,17 @@ def make_plan(
     size: str,
     stages: Collection[str],
     pace: StepTimes | None = None,
+    digest: str | None = None,
 ) -> Plan:
-    """The plan of some stages, with this machine's tokenizer and interpreter, and with the pace of
-    the run that it continues.
+    """Plan some stages with this machine's interpreter.
+
+    Args:
+        experiment: the experiment.
+        cluster: the profile.
+        size: the recipe's name.
+        stages: names of stages.
+        pace: measured in the run that the plan continues.
+        digest: SHA-256 of the tokenizer; by default it is read.
 
     Raises:
         ConfigError: the layout does not divide or does not fit the cluster.
@@ -46,7 +55,8 @@ def make_plan(
     from meditron_cli.plan.build import build
     from meditron_cli.plan.stages import Inputs
 
-    digest = tokenizer_digest(experiment.tokenize.tokenizer)
+    if digest is None:
+        digest = tokenizer_digest(experiment.tokenize.tokenizer)
     inputs = Inputs(experiment, cluster, size, digest, sys.executable, pace)
     return build(inputs, tuple(stages))
 
@@ -150,4 +160,16 @@ def planned(run: RunDir) -> Plan:
         list(record.read(run).require_readable().stages),
         metrics_log.measured_step_times(run),
     )
-    return make_plan(experiment, cluster, asked["size"], stages, pace)
+    digest = tokenizer_digest(experiment.tokenize.tokenizer) or recorded_digest(run, stages)
+    return make_plan(experiment, cluster, asked["size"], stages, pace, digest)
+
+
+def recorded_digest(run: RunDir, stages: Collection[str]) -> str:
+    """Return the tokenizer's SHA-256 in the run's specs, for a tokenizer that is gone; empty when
+    no spec has one.
+    """
+    for stage in stages:
+        task = specs.read_task(run, stage, 0)
+        if task and (digest := getattr(task.spec, "tokenizer_sha256", "")):
+            return str(digest)
+    return ""

@@ -274,7 +274,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("marker removed", lambda run: run.done("tokenize", 3).unlink(), "missing"),
     ("marker torn", lambda run: run.done("tokenize", 3).write_text('{"format"'), "missing"),
     ("marker newer", lambda run: run.done("tokenize", 3).write_text('{"format": 2}'), "missing"),
-    ("input removed", lambda run: run.path("in.jsonl").unlink(), "inputs"),
+    ("input removed", lambda run: run.path("in.jsonl").unlink(), "gone"),
     ("input longer", lambda run: run.path("in.jsonl").write_text("inputs"), "inputs"),
     ("input other", lambda run: touch_later(run.path("in.jsonl"), "INPUT"), "inputs"),
     ("input touched", lambda run: touch_later(run.path("in.jsonl"), "input"), "done"),
@@ -296,7 +296,21 @@ def test_a_marker_vouches_only_for_what_is_still_there(
     change(run)
 
     assert done_markers.judge_done(run, "tokenize", 3, "digest") == verdict
-    assert done_markers.is_done(run, "tokenize", 3, "digest") == (verdict == "done")
+    assert done_markers.is_done(run, "tokenize", 3, "digest") == (verdict in ("done", "gone"))
+
+
+def test_a_marker_set_aside_comes_back_unless_there_is_a_newer_one(run: rundir.RunDir) -> None:
+    finish(run)
+    done_markers.set_done_aside(run, "tokenize", 3)
+    assert done_markers.judge_done(run, "tokenize", 3, "digest") == "missing"
+    assert done_markers.judge_done(run, "tokenize", 3, "digest", aside=True) == "done"
+
+    done_markers.restore_done(run, "tokenize", 3)
+    assert done_markers.judge_done(run, "tokenize", 3, "digest") == "done"
+
+    done_markers.set_done_aside(run, "tokenize", 3)
+    finish(run)
+    assert [path.name for path in run.done("tokenize", 3).parent.iterdir()] == ["00003.json"]
 
 
 def test_a_marker_of_another_spec_does_not_vouch(run: rundir.RunDir) -> None:
@@ -321,6 +335,7 @@ def test_forgetting_removes_the_marker_and_half_written_ones_of_that_task_only(
     run: rundir.RunDir,
 ) -> None:
     finish(run)
+    (run.done("tokenize", 3).with_name(".00003.json.aside")).write_text("{}")
     kept = [run.done("tokenize", 4), run.done("tokenize", 4).with_name(".00004.json.4f")]
     gone = [run.done("tokenize", 3).with_name(".00003.json.9c")]
     for path in kept + gone:

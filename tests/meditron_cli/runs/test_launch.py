@@ -8,10 +8,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from jobs.contract import locks
+from jobs.contract import done_markers, locks
 from jobs.contract.events import append_event
-from jobs.contract.files import write_json
+from jobs.contract.files import read_json, write_json
 from jobs.contract.locks import locked
+from jobs.contract.rundir import RunDir
 from jobs.supervision.recovery import resubmission
 from meditron_cli.runs import launch, launch_plan, request
 from meditron_cli.runs.prepare import planned
@@ -207,6 +208,117 @@ def test_pretraining_with_data_of_its_own_needs_no_tokens(meditron: Bench) -> No
 
     assert result.exit_code == 0, result.stderr
     assert meditron.scheduler.submitted == [Submitted("pretrain", (0,), 1, ())]
+
+
+@pytest.fixture
+def curated(meditron: Bench, finish: Callable[..., None]) -> RunDir:
+    """A run whose curation has finished, with a marker that lists its source."""
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    finish(run, "curate", 0)
+    meditron.scheduler.jobs.clear()
+    marker = read_json(run.done("curate", 0))
+    marker["inputs"] = [done_markers.describe_file(run, str(meditron.folder / "docs.jsonl"))]
+    write_json(run.done("curate", 0), marker)
+    return run
+
+
+def test_resume_keeps_a_finished_stage_whose_sources_are_gone(
+    meditron: Bench, curated: RunDir
+) -> None:
+    marker = curated.done("curate", 0).read_bytes()
+    (meditron.folder / "docs.jsonl").unlink()
+
+    result = meditron("resume", curated.name)
+
+    assert (result.exit_code, result.stdout) == (0, "curate: finished already\n")
+    assert curated.done("curate", 0).read_bytes() == marker
+
+
+def test_resume_of_finished_stages_needs_no_tokenizer(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    for stage, count in (("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)):
+        finish(run, stage, *range(count))
+    meditron.scheduler.jobs.clear()
+    for name in ("docs.jsonl", "tokenizer.json", "quiz.jsonl"):
+        (meditron.folder / name).unlink()
+
+    result = meditron("resume", run.name)
+
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("finished already") == 4
+
+
+def test_resume_names_missing_files_and_changes_nothing(meditron: Bench, curated: RunDir) -> None:
+    source = meditron.folder / "docs.jsonl"
+    source.unlink()
+    curated.done("curate", 0).unlink()
+    before = sorted(curated.root.rglob("*"))
+
+    result = meditron("resume", curated.name)
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        f"error: curate: {source}: no such file or folder\nhint: nothing"
+    )
+    assert sorted(curated.root.rglob("*")) == before
+
+
+def test_a_file_gone_from_a_folder_of_sources_is_a_changed_input(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    folder = meditron.folder / "docs"
+    folder.mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (folder / name).write_bytes((meditron.folder / "docs.jsonl").read_bytes())
+    words = ("--set", "curate.sources=[docs]")
+    meditron.submit(*words, stage="curate")
+    run = meditron.run()
+    finish(run, "curate", 0)
+    meditron.scheduler.jobs.clear()
+    marker = read_json(run.done("curate", 0))
+    marker["inputs"] = [
+        done_markers.describe_file(run, str(folder / name)) for name in ("a.jsonl", "b.jsonl")
+    ]
+    write_json(run.done("curate", 0), marker)
+    (folder / "b.jsonl").unlink()
+
+    meditron.submit(*words, stage="curate")
+
+    assert len(meditron.events("submit")) == 2
+    assert not run.done("curate", 0).exists()
+
+
+def test_a_refused_submission_keeps_the_done_marker(meditron: Bench, curated: RunDir) -> None:
+    marker, source = curated.done("curate", 0).read_bytes(), meditron.folder / "docs.jsonl"
+    documents = source.read_bytes()
+    source.write_bytes(documents * 2)
+    meditron.scheduler.refuses = "curate"
+
+    refused = meditron("resume", curated.name)
+
+    assert refused.exit_code == 3
+    assert curated.done("curate", 0).read_bytes() == marker
+
+
+def test_a_job_that_ended_before_it_changed_anything_costs_no_result(
+    meditron: Bench, curated: RunDir
+) -> None:
+    marker, source = curated.done("curate", 0).read_bytes(), meditron.folder / "docs.jsonl"
+    documents = source.read_bytes()
+    source.write_bytes(documents * 2)
+    meditron("resume", curated.name)
+    assert not curated.done("curate", 0).exists()
+    meditron.scheduler.put_stage("curate", JobState.ENDED, "FAILED")
+    source.write_bytes(documents)
+
+    result = meditron("resume", curated.name)
+
+    assert result.stdout == "curate: finished already\n"
+    assert curated.done("curate", 0).read_bytes() == marker
 
 
 def test_changed_documents_are_refused_once_a_run_has_trained_on_the_old_ones(
