@@ -41,6 +41,7 @@ class FakeScheduler:
     """Whether the jobs of killed submissions are there."""
     submitted: list[Submitted] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    started_now: list[str] = field(default_factory=list)
     dismissed: list[str] = field(default_factory=list)
     """Recovery jobs that were cancelled."""
     withdrawn: list[tuple[str, int]] = field(default_factory=list)
@@ -90,6 +91,10 @@ class FakeScheduler:
         self.cancelled += [job for job in job_ids if not job.startswith(RECOVERY_JOB)]
         for job in job_ids:
             self.put(job, JobState.ENDED, "CANCELLED by 1000")
+
+    def start_now(self, job_ids: Collection[str]) -> list[str]:
+        self.started_now += job_ids
+        return list(job_ids)
 
     def submit_recovery_job(
         self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]

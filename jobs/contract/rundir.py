@@ -3,7 +3,7 @@ library only.
 
 Layout (``RUN`` is the run's folder)::
 
-    RUN/run.json  plan.json  events.jsonl  STOP  SAVE  lock
+    RUN/run.json  plan.json  events.jsonl  STOP  SAVE  RESUME  lock
     RUN/code/                                  the packages as first submitted
     RUN/code.json                              path, size and SHA-256 of each file in code/
     RUN/stages/<stage>/spec/<task>.json        jobs.contract.specs.TaskSpec
@@ -73,6 +73,11 @@ class RunDir:
     def save_file(self) -> Path:
         """Its presence asks training for one checkpoint."""
         return self.root / "SAVE"
+
+    @property
+    def resume_file(self) -> Path:
+        """Touched by a person's resume; a change ends the delay before a task's next attempt."""
+        return self.root / "RESUME"
 
     def stage(self, stage: str) -> Path:
         """The folder of a stage's specs, markers and attempts."""

@@ -229,6 +229,12 @@ class Client:
         """Have a waiting job wait for something else; an empty expression lets it start."""
         return self._tell(["scontrol", "update", f"JobId={job_id}", f"Dependency={expression}"])
 
+    def start_now(self, job_id: str) -> bool:
+        """Have a pending job wait no longer for its start time, set by ``sbatch --begin`` or, after
+        a requeue, by Slurm; return whether Slurm accepted that.
+        """
+        return self._tell(["scontrol", "update", f"JobId={job_id}", "StartTime=now"])
+
     def exclude(self, job_id: str, nodes: Sequence[str]) -> bool:
         """Keep a waiting job off these nodes; one unknown name makes Slurm refuse them all."""
         return self._tell(

@@ -19,7 +19,7 @@ from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.plan.stages import named_paths
-from meditron_cli.runs import code_snapshot, state, store
+from meditron_cli.runs import code_snapshot, release, state, store
 from meditron_cli.runs.launch_plan import (
     StageDecision,
     decide,
@@ -108,7 +108,10 @@ def _launch(
     refuse_other_data(record, verdicts)
     decisions = decide(plan, record, infos, verdicts)
     require_files(plan, decisions)
-    for sentence in left_alone(decisions, infos):
+    waiting = release.waiting_jobs(record, decisions, infos) if by == "person" else {}
+    for sentence in left_alone(decisions, infos, waiting):
+        note(sentence)
+    for sentence in release.release(run, scheduler, waiting):
         note(sentence)
     keep = {(stage, index) for stage, decision in decisions.items() for index in decision.keep}
     plan = without_bad_nodes(plan, scheduler, run, note)
@@ -133,12 +136,18 @@ def _launch(
 
 
 def left_alone(
-    decisions: Mapping[str, StageDecision], infos: Mapping[str, JobInfo]
+    decisions: Mapping[str, StageDecision],
+    infos: Mapping[str, JobInfo],
+    waiting: Mapping[str, Collection[str]],
 ) -> Iterator[str]:
-    """A sentence for each stage that goes on in jobs that are there already."""
+    """Yield a sentence per stage that needs no submission, as its jobs are queued or running.
+
+    Args:
+        waiting: jobs by stage that another sentence is about.
+    """
     for stage, decision in decisions.items():
         kept = unique(job.job_id for job in decision.keep.values())
-        if kept and not decision.submit:
+        if kept and not decision.submit and stage not in waiting:
             info = infos[kept[0]]
             more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
             why = f": {info.reason}" if info.reason not in ("", "None") else ""

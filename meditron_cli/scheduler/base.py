@@ -84,6 +84,10 @@ class Scheduler(Protocol):
         """
         ...
 
+    def start_now(self, job_ids: Collection[str]) -> list[str]:
+        """Drop the start time that pending jobs wait for; return the jobs for which that worked."""
+        ...
+
     def withdraw(self, run: Path, stage: str, attempt: int) -> None:
         """End what there may be of a submission whose ids were never told, since it was killed or
         got no answer in time; nothing found is no error.

@@ -154,6 +154,10 @@ class LocalScheduler:
             for run, ids in jobs.items()
         }
 
+    def start_now(self, job_ids: Collection[str]) -> list[str]:
+        """Return nothing: no local job waits for a start time."""
+        return []
+
     def cancel(
         self, run: str, job_ids: Collection[str], accepted: Callable[[], None] = lambda: None
     ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from jobs.contract import attempt_history
 from jobs.contract.errors import FAILED, STOPPED, SUCCESSOR
@@ -46,9 +47,13 @@ class ActionRunner:
         return self._submit(decision)
 
     def _pause(self, seconds: float) -> None:
-        """Wait; a stop request ends the wait, and the next start sees it."""
+        """Wait until a stop request, which the next start acts on, or a person's resume."""
         deadline = time.monotonic() + seconds
+        resumed = last_change(self.place.run.resume_file)
         while time.monotonic() < deadline and not self.is_interrupted():
+            if last_change(self.place.run.resume_file) != resumed:
+                say("resumed before the delay was over")
+                return
             time.sleep(min(LOOK_SECONDS, POLL_SECONDS + seconds / 100))
 
     def _requeue(self) -> bool:
@@ -93,3 +98,13 @@ class ActionRunner:
         past = attempt_history.read(place.run, place.stage, place.index)
         is_over = past.is_cancelled or past.is_stopped or place.run.stop_file.exists()
         return STOPPED if is_over else SUCCESSOR
+
+
+def last_change(path: Path) -> int:
+    """Return a file's modification time in nanoseconds, by the file server's clock; 0 where the
+    file is missing or the storage does not answer.
+    """
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

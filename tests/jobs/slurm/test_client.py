@@ -99,3 +99,10 @@ def test_nodes_are_named_once_each(programs: FakeSlurm, client: Client) -> None:
     programs.tell("nodes", "gpu02\ngpu01\ngpu01\n")
 
     assert client.node_names() == ("gpu01", "gpu02")
+
+
+def test_start_now_drops_the_start_time_of_a_pending_job(
+    programs: FakeSlurm, client: Client
+) -> None:
+    assert client.start_now("50_2")
+    assert programs.calls("scontrol update") == ["scontrol update JobId=50_2 StartTime=now"]

@@ -54,3 +54,20 @@ def test_a_requeue_that_slurm_takes_and_does_not_carry_out_is_not_waited_for_for
     assert programs.calls("scontrol requeue") == ["scontrol requeue 50"]
     last = [event for event in read_events(run) if event["event"] == "submit"][-1]
     assert (last["by"], last["replaces"]) == ("supervisor", ["50"])
+
+
+def test_delay_before_a_restart_ends_when_the_run_is_resumed(tmp_path: Path) -> None:
+    run = rundir.RunDir(tmp_path / "med-tiny-0")
+    run.root.mkdir()
+    seconds_that_never_pass = 10_000.0
+    polls = iter(range(3))
+
+    def resume() -> bool:
+        if next(polls, None) == 1:
+            run.resume_file.touch()
+        return False
+
+    acting = ActionRunner(AttemptRef(run, "curate", 0, 1, 1.0), Allocation(Job(""), None), resume)
+    decision = Decision(RetryAction.RESTART, "the disk is full", delay=seconds_that_never_pass)
+
+    assert acting.carry_out(decision) is None

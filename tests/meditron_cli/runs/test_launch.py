@@ -569,11 +569,11 @@ def test_dependents_that_are_replaced_lose_their_recovery_jobs(
 
 def test_a_run_that_is_at_work_says_in_which_job(meditron: Bench) -> None:
     meditron.submit(stage="curate")
-    meditron.scheduler.put_stage("curate", JobState.QUEUED, reason="BeginTime")
+    meditron.scheduler.put_stage("curate", JobState.QUEUED, reason="Priority")
 
     result = meditron("resume", meditron.run().name)
 
-    assert result.stderr == ("curate: nothing to submit, it has job 101_0 (queued: BeginTime)\n")
+    assert result.stderr == ("curate: nothing to submit, it has job 101_0 (queued: Priority)\n")
     assert len(meditron.scheduler.submitted) == 1
 
 

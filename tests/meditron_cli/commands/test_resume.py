@@ -1,0 +1,75 @@
+"""`meditron resume` of a run whose jobs only wait before their next attempt."""
+
+from __future__ import annotations
+
+import pytest
+
+from meditron_cli.scheduler.base import JobState
+
+from ...conftest import Bench
+from ..told import Told
+
+
+def after_a_failure(meditron: Bench, state: JobState, word: str, reason: str = "") -> Told:
+    """A curation whose first attempt ended with a delay before the next."""
+    meditron.submit(stage="curate")
+    (submitted,) = meditron.events("submit")
+    told = Told(meditron.run(), float(str(submitted["time"])), "curate", 0, "101_0")
+    told.start(1, 10)
+    told.exit(1, 20, "storage", "restart", delay=3600.0)
+    meditron.scheduler.put_stage("curate", state, word, reason)
+    return told
+
+
+RELEASED = "curate: job 101_0 waited before the next attempt, which starts now\n"
+
+
+def test_resume_ends_the_delay_of_a_job_that_waits_in_its_allocation(meditron: Bench) -> None:
+    after_a_failure(meditron, JobState.ACTIVE, "RUNNING")
+
+    result = meditron("resume", meditron.run().name)
+
+    assert result.stderr == RELEASED
+    assert meditron.run().resume_file.exists()
+    assert meditron.scheduler.started_now == []
+
+
+def test_resume_drops_the_start_time_of_a_pending_job(meditron: Bench) -> None:
+    after_a_failure(meditron, JobState.QUEUED, "PENDING", "BeginTime")
+
+    result = meditron("resume", meditron.run().name)
+
+    assert result.stderr == RELEASED
+    assert meditron.scheduler.started_now == ["101_0"]
+    assert not meditron.run().resume_file.exists()
+
+
+def test_submit_again_ends_the_delay_too(meditron: Bench) -> None:
+    after_a_failure(meditron, JobState.ACTIVE, "RUNNING")
+
+    assert RELEASED in meditron.submit(stage="curate").stderr
+
+
+@pytest.mark.parametrize(
+    ("state", "word", "reason"),
+    [(JobState.QUEUED, "PENDING", "Priority"), (JobState.ACTIVE, "RUNNING", "")],
+)
+def test_resume_leaves_a_job_that_does_not_wait_alone(
+    meditron: Bench, state: JobState, word: str, reason: str
+) -> None:
+    told = after_a_failure(meditron, state, word, reason)
+    told.start(2, 40)
+
+    result = meditron("resume", meditron.run().name)
+
+    assert result.stderr.startswith("curate: nothing to submit, it has job 101_0")
+    assert meditron.scheduler.started_now == []
+    assert not meditron.run().resume_file.exists()
+
+
+def test_recover_does_not_end_a_delay(meditron: Bench) -> None:
+    after_a_failure(meditron, JobState.QUEUED, "PENDING", "BeginTime")
+
+    meditron("recover", "--once")
+
+    assert meditron.scheduler.started_now == []
