@@ -25,6 +25,8 @@ JOB_NAME = re.compile(rf"([^.]+)\.(?:{'|'.join(STAGES)})(?:\.recovery_job)?")
 """What ``submission.job_name`` and ``submission.recovery_job_name`` call them."""
 CLOCK_SKEW_SECONDS = 3.0
 """Between a node's clock and the controller's; less than Slurm holds a job back after a requeue."""
+BY_A_PERSON = "CANCELLED by unknown"
+"""State of a cancelled job that the controller still knows; it does not store who cancelled it."""
 TIME_FORM = "%Y-%m-%dT%H:%M:%S"
 OWN_JOBS = ("squeue", "--all", "--me", "--noheader")
 """``--all``, here and below: partitions are hidden from lists, also those one's own jobs are in."""
@@ -220,7 +222,7 @@ def parse_remembered(text: str) -> list[AccountRow]:
     return [
         AccountRow(
             job_id=_shown_id(item),
-            state=item["JobState"],
+            state=BY_A_PERSON if item["JobState"] == "CANCELLED" else item["JobState"],
             exit_code=item.get("ExitCode", ""),
             submit=item.get("SubmitTime", ""),
             start=item.get("StartTime", ""),

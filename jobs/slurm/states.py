@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -52,6 +53,15 @@ NO_ACCOUNTING = "no accounting"
 """Reason of a MISSING job at a site that keeps no accounts."""
 
 
+def was_cancelled(word: str) -> bool:
+    """Return whether a person cancelled the job: ``CANCELLED by UID``.
+
+    The accounting has ``CANCELLED`` alone for jobs that a restarted controller no longer knows
+    (``slurmctld -c``), which nobody cancelled.
+    """
+    return re.match(r"CANCELLED\+? by ", word) is not None
+
+
 @dataclass(frozen=True)
 class JobInfo:
     """What the scheduler says of one job id."""
@@ -68,6 +78,11 @@ class JobInfo:
     def is_living(self) -> bool:
         """Whether the job is queued or running."""
         return self.state in (JobState.QUEUED, JobState.ACTIVE)
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether a person cancelled the job."""
+        return was_cancelled(self.word)
 
     @property
     def is_over(self) -> bool:

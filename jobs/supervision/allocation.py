@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jobs.contract import specs
 from jobs.contract.attempt_history import Start
 from jobs.contract.job import LOCAL_JOB, Job
-from jobs.slurm import hostlist, queries
+from jobs.slurm import hostlist, queries, states
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow, JobFacts
 from jobs.supervision.diagnosis.evidence import RecoveryOptions
@@ -67,7 +67,8 @@ class Allocation:
         here = self._site(self.client, site, facts, usable)
         if facts is None:
             return SlurmReport(site=here)
-        return SlurmReport(facts.state.split()[0], facts.preempt_time is not None, site=here)
+        word = facts.state.split()[0]
+        return SlurmReport(word, facts.preempt_time is not None, word == "CANCELLED", site=here)
 
     def _site(
         self, client: Client, site: specs.SiteSpec, facts: JobFacts | None, usable: bool
@@ -109,7 +110,7 @@ def recorded(client: Client | None, run: str, start: Start) -> SlurmReport:
     return SlurmReport(
         state=word,
         preempted=word == "PREEMPTED",
-        cancelled=word == "CANCELLED",
+        cancelled=states.was_cancelled(row.state),
         cancelled_by=_person(by),
         out_of_memory=_any_out_of_memory(row, steps),
         supervisor_signal=_signal(row) if word == "FAILED" else 0,

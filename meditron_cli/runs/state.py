@@ -376,7 +376,7 @@ def has_recovery_job(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
 
 def was_cancelled(info: JobInfo | None) -> bool:
     """Whether the scheduler says that somebody cancelled the job."""
-    return info is not None and info.word.upper().startswith("CANCELLED")
+    return info is not None and info.was_cancelled
 
 
 def living_state(info: JobInfo) -> str:

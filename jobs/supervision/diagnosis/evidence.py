@@ -71,7 +71,7 @@ class Evidence:
     done: bool = False
     """The done marker stands: the target was reached."""
     cancelled: bool = False
-    """A person cancelled the run (event ``cancel``), or Slurm says CANCELLED."""
+    """A person cancelled the run (event ``cancel``), or Slurm reports CANCELLED by one."""
     cancelled_by: str = ""
     """``owner``, ``admin`` or empty for not known."""
     stop_asked: bool = False

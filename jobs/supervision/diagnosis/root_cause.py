@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from jobs.contract.outcomes import Diagnosis, NodeFinding, RootCause
 from jobs.health import xid
 from jobs.health.xid import Xid
-from jobs.slurm.states import JobState
+from jobs.slurm.states import JobState, was_cancelled
 from jobs.supervision.diagnosis import first_failure, log_patterns
 from jobs.supervision.diagnosis.evidence import Evidence, RankExit
 
@@ -88,7 +88,7 @@ def target_reached(evidence: Evidence) -> DiagnosisText | None:
 
 def cancelled(evidence: Evidence) -> DiagnosisText | None:
     """Before the file STOP: who cancels a run that is leaving does not want the next one either."""
-    if not (evidence.cancelled or first_word(evidence) == "CANCELLED"):
+    if not (evidence.cancelled or was_cancelled(evidence.slurm_state)):
         return None
     by = {"admin": "an administrator", "owner": "its owner"}.get(evidence.cancelled_by, "somebody")
     return DiagnosisText(RootCause.CANCELLED, f"{task(evidence)} was cancelled by {by}")

@@ -24,7 +24,7 @@ from jobs.health import node_ledger
 from jobs.slurm import dependencies, queries, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow
-from jobs.slurm.states import JobInfo, JobState
+from jobs.slurm.states import JobInfo, JobState, was_cancelled
 from jobs.slurm.submission import SubmitError
 from jobs.supervision import attempt_records
 from jobs.supervision.diagnosis import evidence_collection
@@ -284,7 +284,7 @@ class Recoverer:
         """
         ending = self.last_ending(task)
         rows = self.rows.get(task.job_id, [])
-        if ending is None or (rows and rows[-1].state.startswith("CANCELLED")):
+        if ending is None or (rows and was_cancelled(rows[-1].state)):
             return None
         told = read_small(self.run.exit_record(self.stage, ending.attempt, task.index))
         if ending.action not in CONTINUES:

@@ -310,6 +310,18 @@ def test_what_was_decided_but_not_done_is_done(stage: Stage) -> None:
     assert len(stage.events("exit")) == 1
 
 
+def test_a_job_that_a_restarted_controller_forgot_is_resubmitted(stage: Stage) -> None:
+    """After ``slurmctld -c`` the accounting has CANCELLED without the UID of a person."""
+    stage.submitted("50")
+    stage.started()
+    stage.accounts(j50="CANCELLED")
+
+    look = stage.look()
+
+    assert stage.events("exit")[0]["action"] == "submit"
+    assert look.said[-1] == "curate: 101 goes on"
+
+
 def test_what_was_decided_is_not_done_once_a_person_has_cancelled_the_job(stage: Stage) -> None:
     stage.submitted("50")
     stage.started()

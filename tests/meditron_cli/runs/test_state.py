@@ -68,6 +68,7 @@ def decided(action: str, code: int = 75, cause: str = "crash") -> dict[str, obje
         (LONG_AGO, said(JobState.UNKNOWN), None, None, "unknown"),
         (LONG_AGO, said(JobState.ENDED, "TIMEOUT"), None, None, "failed"),
         (LONG_AGO, said(JobState.ENDED, "CANCELLED by 0"), None, None, "cancelled"),
+        (LONG_AGO, said(JobState.ENDED, "CANCELLED"), None, None, "failed"),  # by nobody
         (LONG_AGO, said(JobState.MISSING), None, None, "failed"),
         (JUST_NOW, said(JobState.MISSING), None, None, "pending"),
         (LOCAL, said(JobState.MISSING), None, None, "failed"),
@@ -90,7 +91,7 @@ def decided(action: str, code: int = 75, cause: str = "crash") -> dict[str, obje
         (LONG_AGO, said(JobState.UNKNOWN), decided("wait", 130), None, "unknown"),
         (LONG_AGO, said(JobState.QUEUED), decided("wait", 130), None, "pending"),
         (LONG_AGO, said(JobState.ENDED, "PREEMPTED"), decided("wait", 130), None, "stopped"),
-        (LONG_AGO, said(JobState.ENDED, "CANCELLED"), decided("wait", 130), None, "cancelled"),
+        (LONG_AGO, said(JobState.ENDED, "CANCELLED by 0"), decided("wait", 130), None, "cancelled"),
         (LONG_AGO, said(JobState.ENDED), decided("submit"), None, "stopped"),
         (LONG_AGO, said(JobState.ACTIVE), decided("stop", 1), None, "failed"),
         (LONG_AGO, None, decided("stop", 2), None, "failed"),
