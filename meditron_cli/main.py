@@ -36,6 +36,7 @@ COMMANDS = {
     "doctor": "Ask a cluster what it is like, and say what that means.",
     "clusters": "List cluster profiles, or show one.",
     "drill": "Prove on a cluster that training survives faults.",
+    "completion": "Print the completion script of a shell.",
 }
 """Name and short help of every command, in the order ``--help`` shows them."""
 

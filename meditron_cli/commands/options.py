@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -69,7 +70,17 @@ runs_dir_option = click.option(
 
 json_option = click.option("as_json", "--json", is_flag=True, help="Print JSON.")
 
-run_argument = click.argument("name", metavar="RUN")
+
+def complete_run(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Return the names of runs that begin so, for a shell's completion."""
+    root = store.runs_root(ctx.params.get("runs_dir"), os.environ, None)
+    return [name for name in store.names(root) if name.startswith(incomplete)]
+
+
+run_argument = click.argument("name", metavar="RUN", shell_complete=complete_run)
+optional_run_argument = click.argument(
+    "name", metavar="[RUN]", required=False, shell_complete=complete_run
+)
 
 
 def load_target(cluster: str, size: str, config: Path | None, overrides: tuple[str, ...]) -> Loaded:

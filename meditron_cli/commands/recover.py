@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("name", metavar="[RUN]", required=False)
+@options.optional_run_argument
 @options.runs_dir_option
 @click.option(
     "--interval",

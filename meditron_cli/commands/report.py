@@ -15,7 +15,7 @@ from meditron_cli.services import Services
 
 
 @click.command()
-@click.argument("name", metavar="[RUN]", required=False)
+@options.optional_run_argument
 @options.runs_dir_option
 @options.json_option
 @click.pass_obj
@@ -23,7 +23,7 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
     """Report what a run did and found.
 
     Tokens, losses, accuracy before and after training with its 95 % interval, time and throughput,
-    and where everything lies. Without RUN it is the run that was made last. An unfinished run is
+    and where its files lie. Without RUN it is the run last worked on. An unfinished run is
     reported as far as it is.
     """
     from meditron_cli.reporting import report, run_times, tables, task_errors

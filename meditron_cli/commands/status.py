@@ -27,7 +27,7 @@ WATCH_SECONDS = 30.0
 
 
 @click.command()
-@click.argument("name", metavar="[RUN]", required=False)
+@options.optional_run_argument
 @options.runs_dir_option
 @click.option("--watch", is_flag=True, help="Look again every 30 seconds until interrupted.")
 @options.json_option

@@ -48,6 +48,7 @@ class SubmitTarget:
     "run_name",
     "--run",
     metavar="RUN",
+    shell_complete=options.complete_run,
     help="Submit the stage for this run, with its own configuration and cluster.",
 )
 @options.runs_dir_option

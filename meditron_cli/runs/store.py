@@ -93,16 +93,21 @@ def without_digest(name: str) -> str:
 
 
 def latest(root: Path) -> RunDir:
-    """The run that was made last.
+    """Return the run last worked on: the one with the newest event.
 
     Raises:
         ConfigError: there is none.
     """
-    records = [root / name / "run.json" for name in names(root)]
-    made = [path for path in records if path.exists()]
-    if not made:
+    runs = [run for name in names(root) if (run := RunDir(root / name)).record.exists()]
+    if not runs:
         raise ConfigError(f"there are no runs in {root}", hint=HINT_ROOT)
-    return RunDir(max(made, key=lambda path: path.stat().st_mtime_ns).parent)
+    return max(runs, key=last_event)
+
+
+def last_event(run: RunDir) -> int:
+    """Return when a run's events were last written to, else when it was made, in nanoseconds."""
+    path = run.events if run.events.exists() else run.record
+    return path.stat().st_mtime_ns
 
 
 def newest_of(root: Path, identity: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -123,8 +124,16 @@ def test_the_text_shows_accuracy_before_and_after(trained: Bench) -> None:
     ]
 
 
-def test_without_a_name_the_run_made_last_is_reported(trained: Bench) -> None:
-    assert trained("report").stdout == trained("report", trained.run().name).stdout
+def test_report_without_a_name_is_of_the_run_last_worked_on(trained: Bench) -> None:
+    first = trained.run()
+    trained.submit("--new", stage="curate")
+    second = trained.run(1)
+    os.utime(first.events, ns=(0, second.events.stat().st_mtime_ns + 10**9))
+
+    assert trained("report").stdout == trained("report", first.name).stdout
+
+    os.utime(first.events, ns=(0, second.events.stat().st_mtime_ns - 10**9))
+    assert trained("report").stdout == trained("report", second.name).stdout
 
 
 def test_a_run_that_has_only_begun_is_reported_as_far_as_it_is(meditron: Bench) -> None:

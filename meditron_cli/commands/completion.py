@@ -1,0 +1,27 @@
+"""``meditron completion``: the script by which a shell completes commands, options and runs."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+from meditron_cli import console
+
+VARIABLE = "_MEDITRON_COMPLETE"
+"""Set by the script when the shell asks for completions; the name that click derives."""
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def command(ctx: click.Context, shell: str) -> None:
+    """Print the completion script of a shell.
+
+    Load it in the shell's start-up file: `eval "$(meditron completion bash)"` in ~/.bashrc (bash
+    4.4 or later) or `eval "$(meditron completion zsh)"` in ~/.zshrc, after compinit; `meditron
+    completion fish > ~/.config/fish/completions/meditron.fish` once.
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None, shell
+    script = kind(ctx.find_root().command, {}, "meditron", VARIABLE)
+    console.data(script.source_template % script.source_vars())
