@@ -1,8 +1,8 @@
-"""CUDA or CPU: the only module that knows. Torch is imported inside functions.
+"""The ranks' process group, and the choice of CUDA or CPU. Torch is imported inside functions.
 
-On CUDA nothing is replaced. On CPU, megatron.core calls ``torch.cuda`` in many places without
-asking, so ``start`` puts stand-ins there before megatron.core is imported for the first time: every
-CUDA device is the CPU, streams and events do nothing, the CUDA generator is torch's default one.
+On CUDA nothing is replaced. On CPU, megatron.core calls ``torch.cuda`` in many places without a
+check, so ``start`` installs stand-ins before the first import of megatron.core: every CUDA device
+is the CPU, streams and events do nothing, the CUDA generator is torch's default one.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from jobs.engine.cpu_backend import _install_stand_ins
 if TYPE_CHECKING:
     import torch
 
+    from jobs.runtime.context import Context
+
 T = TypeVar("T")
 
 KINDS = ("cuda", "cpu")
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
-"""Longer than the slowest checkpoint write: a shorter one would end a healthy run."""
+"""Longer than the slowest checkpoint write: a shorter one would kill a healthy run."""
 
 
 def start(kind: str, rank: int, world_size: int, local_rank: int, threads: int = 0) -> torch.device:
-    """Join the process group of all ranks and answer this rank's device.
+    """Join the process group of all ranks and return this rank's device.
 
-    Must come before the first import of megatron.core. ``MASTER_ADDR`` and ``MASTER_PORT`` name the
-    meeting point; a single rank needs neither. ``threads`` bounds CPU threads of one rank where
-    ``OMP_NUM_THREADS`` does not; 0 leaves them to torch.
+    Call it before the first import of megatron.core. ``MASTER_ADDR`` and ``MASTER_PORT`` are the
+    rendezvous; a single rank needs neither. ``threads`` bounds the CPU threads of one rank where
+    ``OMP_NUM_THREADS`` does not; 0 keeps torch's default.
 
     Raises:
         ValueError: a kind that is neither ``cuda`` nor ``cpu``.
@@ -50,34 +52,46 @@ def start(kind: str, rank: int, world_size: int, local_rank: int, threads: int =
                 f"rank {rank} needs CUDA device {local_rank}, "
                 f"torch sees {torch.cuda.device_count()} on {os.uname().nodename}"
             )
-        # One queue keeps kernels in the order they were asked for, which overlapping communication
-        # of tensor parallelism relies on (megatron/core/tensor_parallel/layers.py).
+        # One queue keeps kernels in the order of their launches, which overlapping communication of
+        # tensor parallelism relies on (megatron/core/tensor_parallel/layers.py).
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
         torch.cuda.set_device(local_rank)
-        found = torch.device("cuda", local_rank)
+        device = torch.device("cuda", local_rank)
     else:
-        found = torch.device("cpu")
+        device = torch.device("cpu")
         if threads and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(threads)
         _use_loopback_on_one_host(os.environ)
         _install_stand_ins()
     _quiet()
     _join(kind, rank, world_size)
-    return found
+    return device
 
 
 def end() -> None:
-    """Leave the process group; harmless when none was joined."""
+    """Leave the process group, if one was joined."""
     import torch.distributed
 
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
-def decide_once(decision: Callable[[], T]) -> T:
-    """Let rank 0 decide for all: its answer, or the error it met, reaches every rank.
+@contextlib.contextmanager
+def session(context: Context, kind: str) -> Iterator[torch.device]:
+    """Join the process group of a task's ranks, and leave it at the end of the block."""
+    threads = context.task.cpus_per_rank
+    place = start(kind, context.rank, context.world_size, context.local_rank, threads)
+    try:
+        yield place
+    finally:
+        end()
 
-    What depends on files is decided once, so that ranks cannot see two states of a file system.
+
+def decide_once(decision: Callable[[], T]) -> T:
+    """Return rank 0's decision, or raise its error, on every rank.
+
+    A decision that depends on files is made once, so that ranks cannot see two states of a file
+    system.
 
     Raises:
         TaskError, OSError: as rank 0 raised it.
@@ -93,17 +107,17 @@ def decide_once(decision: Callable[[], T]) -> T:
     torch.distributed.broadcast_object_list(outcome, src=0)
     if outcome[1] is not None:
         raise outcome[1]
-    answer: T = outcome[0]
-    return answer
+    result: T = outcome[0]
+    return result
 
 
 def is_cpu(device: torch.device) -> bool:
-    """Whether the stand-ins are in place."""
+    """Return whether the device is the CPU, with the stand-ins installed."""
     return device.type == "cpu"
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory this rank has held so far: of the GPU, or of the process where there is none."""
+    """Return this rank's peak memory so far: of the GPU, or of the process without one."""
     if device.type == "cuda":
         import torch
 
@@ -117,7 +131,7 @@ def _join(kind: str, rank: int, world_size: int) -> None:
     import torch.distributed
     from torch._C._distributed_c10d import HashStore
 
-    alone = world_size == 1  # and needs no port, which another task might take first
+    alone = world_size == 1  # then no port is needed, which another task might take first
     torch.distributed.init_process_group(
         "nccl" if kind == "cuda" else "gloo",
         init_method=None if alone else "env://",
@@ -129,13 +143,13 @@ def _join(kind: str, rank: int, world_size: int) -> None:
 
 
 def _use_loopback_on_one_host(environ: Mapping[str, str]) -> None:
-    """Spare gloo the host name, which need not resolve where all ranks share one host."""
+    """Keep gloo from resolving the host name, which may fail, where all ranks share one host."""
     if environ.get("MASTER_ADDR", "127.0.0.1") in ("127.0.0.1", "localhost"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def _quiet() -> None:
-    """Keep out of the log what nobody who trains can act on.
+    """Drop warnings that a user cannot act on.
 
     Torch announces renamed collectives that megatron.core still uses; megatron.core warns where it
     takes the CPU's generator for the GPU's.
@@ -146,7 +160,7 @@ def _quiet() -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Drop megatron.core's warnings of optional packages; what matters of them we say ourselves."""
+    """Drop megatron.core's warnings of optional packages; ``model`` warns of what matters."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

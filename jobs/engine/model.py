@@ -1,14 +1,14 @@
-"""Spec → transformer configuration and model, parallel groups.
+"""Build the model and the parallel groups of a layout from a spec.
 
-Call order for whoever needs a model (training and evaluation alike)::
+Call order in training and evaluation::
 
-    place = device.start(spec.device, rank, world_size, local_rank)
-    model.start_parallel(spec.parallel, place, spec.seed)
-    network = model.build(spec.model, spec.parallel, spec.precision, place, for_inference=True)
-    checkpoint.load_weights(path, network)
-    scores = model.logits(network, tokens)
+    with device.session(context, spec.device) as place:
+        model.start_parallel(spec.parallel, place, spec.seed)
+        network = model.build(spec.model, spec.parallel, spec.precision, place, for_inference=True)
+        checkpoint.load_weights(path, network)
+        scores = model.logits(network, tokens)
 
-``jobs.engine.device.start`` has to run before this module is imported, since it imports
+``jobs.engine.device.session`` must begin before this module is imported, since it imports
 megatron.core.
 """
 
@@ -48,8 +48,9 @@ WITHOUT_TRANSFORMER_ENGINE = (
 class RMSNorm(torch.nn.RMSNorm):
     """Root-mean-square norm (Zhang and Sennrich, arXiv 1910.07467) for sequence parallelism.
 
-    The local layer spec's own norm refuses it; all it takes is the mark by which the gradients of a
-    weight that every tensor-parallel rank holds are summed over the ranks' parts of the sequence.
+    The local layer spec's own norm refuses sequence parallelism. This one only adds the mark by
+    which gradients of a weight that every tensor-parallel rank holds are summed over the ranks'
+    parts of the sequence.
     """
 
     def __init__(
@@ -62,27 +63,27 @@ class RMSNorm(torch.nn.RMSNorm):
 
 
 def start_parallel(parallel: ParallelSpec, place: torch.device, seed: int) -> None:
-    """Make the process groups of the layout and seed the generators of this rank.
+    """Create the process groups of the layout and seed the generators of this rank.
 
     Ranks count tensor first, then data, then pipeline, so that tensor groups stay in a node.
 
     Raises:
-        RuntimeError: the world has another size than the layout.
+        RuntimeError: the number of ranks does not match the layout.
     """
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
-        # Nothing here needs groups of gloo beside the main ones, and on several GPU nodes gloo may
-        # choose a network interface that does not lead to the others.
+        # Groups of gloo beside the main ones are not used, and on several GPU nodes gloo may choose
+        # a network interface that does not reach the other nodes.
         create_gloo_process_groups=False,
         distributed_timeout_minutes=int(devices.COLLECTIVE_TIMEOUT.total_seconds() // 60),
     )
-    found = parallel_state.get_data_parallel_world_size()
-    if found != parallel.data:
+    copies = parallel_state.get_data_parallel_world_size()
+    if copies != parallel.data:
         raise RuntimeError(
-            f"layout asks for {parallel.data} data-parallel copies, the ranks make {found}"
+            f"the layout has {parallel.data} data-parallel copies, the ranks make {copies}"
         )
-    # The stage is part of the seed, or equal layers of two stages would start alike.
+    # The seed depends on the stage, or equal layers of two stages would start with equal weights.
     stage_seed = seed + 100 * parallel_state.get_pipeline_model_parallel_rank()
     torch.manual_seed(stage_seed)
     tensor_parallel.model_parallel_cuda_manual_seed(stage_seed)
@@ -96,17 +97,17 @@ def build(
     *,
     for_inference: bool = False,
 ) -> torch.nn.Module:
-    """This rank's part of the model, with random weights.
+    """Return this rank's part of the model, with random weights.
 
-    For training it is the bare stage of the pipeline, in train mode. ``for_inference`` gives a
+    For training it is the bare stage of the pipeline, in train mode. ``for_inference`` returns a
     model in eval mode without gradients for ``logits``: pipeline must be 1, sequence parallelism is
-    off whatever the layout says (any sequence length fits), nothing is recomputed.
+    off in every layout (any sequence length fits), nothing is recomputed.
 
     Args:
         precision: ``bf16`` (parameters in bfloat16) or ``fp32``.
 
     Raises:
-        ValueError: a layout megatron.core refuses, or a pipeline for inference.
+        ValueError: megatron.core refuses the layout, or inference has a pipeline.
     """
     if for_inference and parallel.pipeline != 1:
         raise ValueError(f"inference runs with pipeline 1, not {parallel.pipeline}")
@@ -136,12 +137,12 @@ def build(
 
 
 def logits(network: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
-    """Scores of the next token at every position, without padding rows of the vocabulary.
+    """Return scores of the next token at every position, without padding rows of the vocabulary.
 
-    Every rank of a tensor-parallel group calls it with the same tokens and gets the same answer.
+    Every rank of a tensor-parallel group calls it with the same tokens and gets the same scores.
 
     Args:
-        network: what ``build(…, for_inference=True)`` made.
+        network: the result of ``build(…, for_inference=True)``.
         tokens: int64 ``[batch, sequence]`` on the model's device, padded on the right where texts
             differ in length; attention is causal, so padding changes nothing to its left.
 
@@ -162,10 +163,10 @@ def transformer_config(
     *,
     for_inference: bool,
 ) -> TransformerConfig:
-    """megatron.core's configuration of Llama layers (Touvron et al., arXiv 2307.09288, 2.2).
+    """Return megatron.core's configuration of Llama layers (Touvron et al., arXiv 2307.09288, 2.2).
 
     Raises:
-        ValueError: a combination megatron.core refuses.
+        ValueError: megatron.core refuses the combination.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return TransformerConfig(
@@ -195,7 +196,7 @@ def transformer_config(
 
 
 def _recompute(kind: str) -> dict[str, Any]:
-    """Recompute attention only, or every layer (Korthikanti et al., arXiv 2205.05198)."""
+    """Return options to recompute attention or all layers (Korthikanti et al., arXiv 2205.05198)."""
     if kind == "selective":
         return {"recompute_granularity": "selective"}
     if kind == "full":
@@ -208,7 +209,7 @@ def _recompute(kind: str) -> dict[str, Any]:
 
 
 def _fusions(place: torch.device) -> dict[str, Any]:
-    """Fused kernels; all need CUDA, some need a package as well."""
+    """Return options for fused kernels; all need CUDA, some also need a package."""
     if devices.is_cpu(place):
         return {}
     return {
@@ -221,7 +222,7 @@ def _fusions(place: torch.device) -> dict[str, Any]:
 
 
 def _imports(name: str) -> bool:
-    """Whether a compiled package is there and loads: it may be there for another CUDA or torch."""
+    """Return whether a compiled package loads; it may be installed for another CUDA or torch."""
     try:
         importlib.import_module(name)
     except ImportError:

@@ -1,4 +1,4 @@
-"""Put questions to a model through lm-eval, and summarise the answers."""
+"""Score questions with lm-eval, and summarise the results."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ if TYPE_CHECKING:
     from jobs.evaluation.benchmarks import Question
 
 Samples = list[dict[str, Any]]
-"""The harness's record of each question: ``doc``, ``filtered_resps``, ``acc``, ``acc_norm`` …"""
+"""The harness's records, one per question: ``doc``, ``filtered_resps``, ``acc``, ``acc_norm`` …"""
 
 
-def put(lm: Any, name: str, asked: Sequence[Question], examples: Sequence[Question]) -> Samples:
-    """Put questions to a model of the harness, each after the same worked examples."""
+def run_harness(
+    lm: Any, name: str, questions: Sequence[Question], examples: Sequence[Question]
+) -> Samples:
+    """Score questions with a model of the harness, each after the same worked examples."""
     import logging
 
     import datasets
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.evaluator import evaluate
 
-    # It warns that a data set of ours could have had arguments.
+    # It warns that a custom data set could have had arguments.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    test = datasets.Dataset.from_list([document(question) for question in asked])
+    test = datasets.Dataset.from_list([document(question) for question in questions])
     task = ConfigurableTask(
         config={
             "task": name,
@@ -54,7 +56,7 @@ def put(lm: Any, name: str, asked: Sequence[Question], examples: Sequence[Questi
 
 
 def document(question: Question) -> dict[str, Any]:
-    """A question as the harness's task reads it."""
+    """Return a question as the harness's task reads it."""
     return {
         "prompt": question.prompt,
         "continuations": list(question.continuations),
@@ -62,19 +64,19 @@ def document(question: Question) -> dict[str, Any]:
     }
 
 
-def question_records(samples: Samples, asked: Sequence[Question]) -> list[dict[str, Any]]:
-    """One record a question, log-likelihoods in nats in the order of the choices.
+def question_records(samples: Samples, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """Return one record per question, with log-likelihoods in nats in the order of the choices.
 
     Raises:
-        TaskError: a log-likelihood is not a number, so the weights or the arithmetic are broken.
+        TaskError: a log-likelihood is not finite, so the weights or the arithmetic are broken.
     """
     records = []
-    for question, sample in zip(asked, samples, strict=True):
+    for question, sample in zip(questions, samples, strict=True):
         likelihoods = [value for value, _ in sample["filtered_resps"]]
         if not all(math.isfinite(value) for value in likelihoods):
             raise TaskError(
-                f"question {question.id}: the model answers {likelihoods}, not log-likelihoods",
-                "the checkpoint's weights are broken; look at the training loss before it",
+                f"question {question.id}: the log-likelihoods {likelihoods} are not finite",
+                "the checkpoint's weights are broken; check the training loss before it",
                 FAILED,
             )
         records.append(
@@ -91,19 +93,19 @@ def question_records(samples: Samples, asked: Sequence[Question]) -> list[dict[s
     return records
 
 
-def summarise(samples: Samples, asked: Sequence[Question]) -> dict[str, Any]:
-    """Accuracy and how far it can be trusted.
+def summarise(samples: Samples, questions: Sequence[Question]) -> dict[str, Any]:
+    """Return the accuracy with its confidence interval and baselines.
 
-    ``chance`` is the accuracy of guessing; ``majority`` that of always giving the commonest answer
-    (0.552 on PubMedQA's test split, where it is what a model has to beat); ``p_value`` is exact and
-    one-sided, against guessing; ``accuracy_norm`` divides log-likelihoods by the choices' lengths.
+    ``chance`` is the accuracy of guessing; ``majority`` is the majority-class baseline (0.552 on
+    PubMedQA's test split, where a model has to beat it); ``p_value`` is exact and one-sided,
+    against guessing; ``accuracy_norm`` divides log-likelihoods by the choices' lengths.
     """
     from jobs.evaluation import significance
 
-    n = len(asked)
+    n = len(questions)
     correct = round(sum(sample["acc"] for sample in samples))
-    chances = [1 / len(question.choices) for question in asked]
-    commonest = Counter(question.answer for question in asked).most_common(1)[0][1]
+    chances = [1 / len(question.choices) for question in questions]
+    commonest = Counter(question.answer for question in questions).most_common(1)[0][1]
     return {
         "mode": "loglikelihood",
         "n": n,

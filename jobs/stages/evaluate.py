@@ -1,4 +1,4 @@
-"""One checkpoint × one benchmark: accuracy by log-likelihood, lm-evaluation-harness, offline."""
+"""Evaluate stage: score one checkpoint on one benchmark by log-likelihood, with lm-eval."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.files import write_bytes, write_json
 from jobs.contract.stage_specs import EvaluateSpec
 from jobs.data import tokenizer_file
-from jobs.evaluation.scoring import Samples, put, question_records, summarise
+from jobs.evaluation.scoring import Samples, question_records, run_harness, summarise
 from jobs.runtime.context import Context
 from jobs.runtime.heartbeat import Phase
 
@@ -29,68 +29,68 @@ if TYPE_CHECKING:
 
 
 def run(context: Context) -> None:
-    """Score the checkpoint the spec names and leave ``results.json`` and ``questions.jsonl``.
+    """Score the spec's checkpoint and write ``results.json`` and ``questions.jsonl``.
 
     Raises:
-        TaskError: the benchmark or the tokenizer cannot be used, the checkpoint is not there or
-            belongs to an unfinished run, or the model answers something that is not a number.
-        Stopped: asked to stop; nothing is left behind.
+        TaskError: the benchmark or the tokenizer cannot be used, the checkpoint is missing or
+            belongs to an unfinished run, or a log-likelihood is not finite.
+        Stopped: a stop was requested; no output remains.
     """
     from jobs.evaluation import benchmarks
 
     spec = cast(EvaluateSpec, context.task.spec)
     tokenizer_file.require_unchanged(context.run, spec.tokenizer, spec.tokenizer_sha256)
-    asked, examples = choose(benchmarks.read(Path(spec.path), spec.kind), spec)
+    questions, examples = choose(benchmarks.read(Path(spec.path), spec.kind), spec)
     with lease(context, spec):
-        evaluate(context, asked, examples)
+        evaluate(context, questions, examples)
 
 
 def lease(context: Context, spec: EvaluateSpec) -> AbstractContextManager[None]:
-    """Keep the checkpoint from being deleted by a training that goes on; one rank does it for all.
+    """Lease the checkpoint, so that a running training does not delete it; rank 0 alone does it.
 
     Raises:
-        OSError: the storage takes nothing.
+        OSError: the lease cannot be written.
     """
     folder = context.path(spec.checkpoint_dir)
     if context.rank != 0 or not folder.is_dir():
         return nullcontext()
     holder = leases.holder_of(context, os.environ)
-    return leases.leased(folder, manifest.name(step_asked_for(spec)), holder)
+    return leases.leased(folder, manifest.name(checkpoint_step(spec)), holder)
 
 
-def evaluate(context: Context, asked: Sequence[Question], examples: Sequence[Question]) -> None:
-    """Put the questions to the checkpoint, and leave what it answered."""
+def evaluate(context: Context, questions: Sequence[Question], examples: Sequence[Question]) -> None:
+    """Score the checkpoint on the questions and write the results."""
     spec = cast(EvaluateSpec, context.task.spec)
     checkpoint, step = find_checkpoint(context.path(spec.checkpoint_dir), spec)
     work_offline(context.scratch)
     if context.rank == 0:
-        context.progress(0, len(asked), "questions", phase="startup")
+        context.progress(0, len(questions), "questions", phase="startup")
     try:
-        samples, truncated = score(context, checkpoint, asked, examples)
+        samples, truncated = score(context, checkpoint, questions, examples)
     finally:
         if context.rank == 0:
             shutil.rmtree(context.scratch, ignore_errors=True)
     context.heart.beat(Phase.LEAVING)
-    records = question_records(samples, asked)
+    records = question_records(samples, questions)
     if context.rank != 0:
         return
-    results = summarise(samples, asked) | {
+    results = summarise(samples, questions) | {
         "benchmark": spec.benchmark,
         "checkpoint_step": step,
         "shots": spec.shots,
         "truncated": truncated,
         "seconds": round(time.time() - context.started, 3),
     }
-    leave(context, checkpoint, results, records)
+    write_results(context, checkpoint, results, records)
 
 
 def choose(
     questions: Sequence[Question], spec: EvaluateSpec
 ) -> tuple[list[Question], list[Question]]:
-    """The questions to ask and the worked examples before each of them, the same for all.
+    """Return the questions to score and the worked examples that precede each of them.
 
-    The released MEDITRON evaluation also puts the same examples before every question, drawn from
-    the train split with a seed (epfLLM/meditron:evaluation/benchmarks.py).
+    The examples are the same for all questions, drawn from the train split with a seed, as in the
+    released MEDITRON evaluation (epfLLM/meditron:evaluation/benchmarks.py).
 
     Raises:
         TaskError: fewer ``train`` records than ``shots``.
@@ -98,51 +98,50 @@ def choose(
     train = [question for question in questions if question.split == "train"]
     if len(train) < spec.shots:
         raise TaskError(
-            f"{spec.path}: {spec.shots} worked examples are asked for, "
-            f"the benchmark has {len(train)} train records",
+            f"{spec.path}: `shots` is {spec.shots}, the benchmark has {len(train)} train records",
             "set `shots` to 0, or add train records to the benchmark",
         )
     test = [question for question in questions if question.split == "test"]
     return test[: spec.limit or None], random.Random(spec.seed).sample(train, spec.shots)
 
 
-def step_asked_for(spec: EvaluateSpec) -> int:
-    """The step whose checkpoint the spec means."""
+def checkpoint_step(spec: EvaluateSpec) -> int:
+    """Return the step of the checkpoint that the spec names."""
     named = {"first": 0, "last": spec.target_step}
     return named[spec.checkpoint] if spec.checkpoint in named else int(spec.checkpoint)
 
 
 def find_checkpoint(folder: Path, spec: EvaluateSpec) -> tuple[Path, int]:
-    """Folder and step of the checkpoint the spec means.
+    """Return the folder and the step of the checkpoint that the spec names.
 
     Raises:
-        TaskError: it is missing or damaged, holds another model, or is called ``last`` while the
-            newest one is below the target: an unfinished model is never evaluated as the last.
+        TaskError: it is missing, damaged or of another model, or ``last`` is requested while the
+            newest is below the target: an unfinished model is never evaluated as the last.
     """
-    step = step_asked_for(spec)
-    found = manifest.at_step(folder, step)
-    if found is None and retention.came_back(folder / manifest.name(step)):
-        found = manifest.at_step(folder, step)
-    if found is None:
+    step = checkpoint_step(spec)
+    saved = manifest.at_step(folder, step)
+    if saved is None and retention.came_back(folder / manifest.name(step)):
+        saved = manifest.at_step(folder, step)
+    if saved is None:
         newest = manifest.find_latest(folder)
         raise missing(folder, spec, step, newest[1].iteration if newest else None)
-    path, record = found
+    path, record = saved
     if record.model != manifest.model_digest(spec.model):
         raise TaskError(
-            f"{path}: holds a model of another shape than this evaluation's",
-            "evaluate the run with the size it was trained with",
+            f"{path}: the model has another shape than this evaluation's",
+            "evaluate the run with the size that it was trained with",
         )
     return path, record.iteration
 
 
 def missing(folder: Path, spec: EvaluateSpec, step: int, newest: int | None) -> TaskError:
-    """The error for a checkpoint that is not there, saying what is."""
+    """Return the error for a missing checkpoint, with the newest that exists."""
     if newest is None:
         return TaskError(f"{folder}: no valid checkpoint", "run pretraining first")
     if spec.checkpoint == "last" and newest < step:
         return TaskError(
             f"{folder}: training is at step {newest} of {step}; no unfinished model is evaluated",
-            "let pretraining finish first, or evaluate `first` or a step number",
+            "finish pretraining first, or evaluate `first` or a step number",
         )
     return TaskError(
         f"{folder}: no valid checkpoint of step {step}; the newest is of step {newest}",
@@ -153,7 +152,7 @@ def missing(folder: Path, spec: EvaluateSpec, step: int, newest: int | None) -> 
 def work_offline(scratch: Path) -> None:
     """Keep the Hugging Face libraries off the network, out of the home folder and quiet.
 
-    They read these variables when they are imported, so this comes before the first import.
+    They read these variables at import, so call this before the first import.
     """
     os.environ.update(
         HF_HUB_OFFLINE="1",
@@ -169,13 +168,13 @@ def work_offline(scratch: Path) -> None:
 def score(
     context: Context,
     checkpoint: Path,
-    asked: Sequence[Question],
+    questions: Sequence[Question],
     examples: Sequence[Question],
 ) -> tuple[Samples, int]:
-    """Build the model, load its weights and put the questions to it.
+    """Build the model, load its weights and score the questions.
 
     Returns:
-        The harness's samples in the order of ``asked``, and how many prompts were cut to fit.
+        The harness's samples in the order of the questions, and the number of truncated prompts.
     """
     from jobs.data.tokenizer_file import Encoder
     from jobs.engine import device
@@ -183,14 +182,7 @@ def score(
 
     spec = cast(EvaluateSpec, context.task.spec)
     encoder = Encoder.load(spec.tokenizer, spec.eod_token)
-    place = device.start(
-        spec.device,
-        context.rank,
-        context.world_size,
-        context.local_rank,
-        context.task.cpus_per_rank,
-    )
-    try:
+    with device.session(context, spec.device) as place:
         from jobs.engine import checkpoint as saved
         from jobs.engine import model
 
@@ -202,55 +194,53 @@ def score(
             encoder,
             max_length=spec.model.seq_length,
             batch_size=spec.batch_size,
-            after_batch=StopCheck(context, len(asked), place),
+            after_batch=StopCheck(context, len(questions), place),
         )
-        return put(lm, spec.benchmark, asked, examples), lm.truncated
-    finally:
-        device.end()
+        return run_harness(lm, spec.benchmark, questions, examples), lm.truncated
 
 
 class StopCheck:
-    """Between batches: leave when any rank was asked to, say how far it is about once a second."""
+    """The callback between batches: stops all ranks if one has a request, and reports progress."""
 
     def __init__(self, context: Context, questions: int, place: torch.device) -> None:
         self._context = context
         self._questions = questions
         self._place = place
-        self._said = 0.0
+        self._reported = 0.0
 
     def __call__(self, done: int, total: int) -> None:
-        """Note that ``done`` of ``total`` requests have their answer.
+        """Record that ``done`` of ``total`` requests are scored.
 
         Raises:
-            Stopped: a rank has a signal, or the run has a STOP file; all ranks leave together.
+            Stopped: a rank received a signal, or the run has a STOP file; all ranks stop together.
         """
         questions = done * self._questions // total
         self._context.heart.beat(Phase.STEP, questions)
-        if self._asked_to_stop():
+        if self._stop_requested():
             raise Stopped(f"stopped after {questions} of {self._questions} questions")
         now = time.monotonic()
-        if self._context.rank == 0 and (now - self._said >= 1 or done == total):
-            self._said = now
+        if self._context.rank == 0 and (now - self._reported >= 1 or done == total):
+            self._reported = now
             self._context.progress(questions, self._questions, "questions", phase="step")
 
-    def _asked_to_stop(self) -> bool:
+    def _stop_requested(self) -> bool:
         import torch
 
-        asked = bool(self._context.stop) or self._context.run.stop_file.exists()
+        requested = bool(self._context.stop) or self._context.run.stop_file.exists()
         if self._context.world_size == 1:
-            return asked
-        flag = torch.tensor(int(asked), device=self._place)
+            return requested
+        flag = torch.tensor(int(requested), device=self._place)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         return bool(flag)
 
 
-def leave(
+def write_results(
     context: Context,
     checkpoint: Path,
     results: dict[str, Any],
     records: list[dict[str, Any]],
 ) -> None:
-    """Write both files and, last, the done marker with what they were made from."""
+    """Write both files and, last, the done marker with their inputs."""
     from jobs.evaluation import benchmarks
 
     spec = cast(EvaluateSpec, context.task.spec)

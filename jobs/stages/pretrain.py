@@ -1,4 +1,4 @@
-"""Spec → engine loop; exit codes that mean something."""
+"""Pretrain stage: check the layout, start the ranks' process group, and train."""
 
 from __future__ import annotations
 
@@ -10,39 +10,30 @@ from jobs.runtime.context import Context
 
 
 def run(context: Context) -> None:
-    """Continue or begin pretraining, as one of the layout's ranks.
+    """Start or resume pretraining, as one of the layout's ranks.
 
     Raises:
-        Stopped: asked to stop; what was trained is saved.
-        TaskError: the spec, the data or the checkpoints do not allow it.
+        Stopped: a stop was requested; every step done is in a checkpoint.
+        TaskError: the spec, the data or the checkpoints cannot be used.
     """
     spec = cast(PretrainSpec, context.task.spec)
     check(spec, context.world_size)
     from jobs.engine import device
 
-    place = device.start(
-        spec.device,
-        context.rank,
-        context.world_size,
-        context.local_rank,
-        context.task.cpus_per_rank,
-    )
-    context.heart.beat()
-    try:
+    with device.session(context, spec.device) as place:
+        context.heart.beat()
         from jobs.engine import model, trainer
 
         context.heart.beat()
         model.start_parallel(spec.parallel, place, spec.seed)
         trainer.train(context, spec, place)
-    finally:
-        device.end()
 
 
 def check(spec: PretrainSpec, world_size: int) -> None:
-    """Refuse what cannot be trained before anything is started.
+    """Refuse a layout that cannot be trained, before anything is started.
 
     Raises:
-        TaskError: ranks, batch sizes or layers do not divide.
+        TaskError: the number of ranks is wrong, or batch size or layers do not divide.
     """
     layout = spec.parallel
     if layout.world_size != world_size:

@@ -138,7 +138,7 @@ REFUSED = [
     (
         {"target_step": 8},
         "{checkpoints}: training is at step 6 of 8; no unfinished model is evaluated",
-        "let pretraining finish first, or evaluate `first` or a step number",
+        "finish pretraining first, or evaluate `first` or a step number",
     ),
     (
         {"checkpoint": "3"},
@@ -152,7 +152,7 @@ REFUSED = [
     ),
     (
         {"shots": 3},
-        "{benchmark}: 3 worked examples are asked for, the benchmark has 2 train records",
+        "{benchmark}: `shots` is 3, the benchmark has 2 train records",
         "set `shots` to 0, or add train records to the benchmark",
     ),
     (
@@ -197,7 +197,7 @@ def test_a_model_of_another_shape_is_refused(evaluation, made):
     outcome = refused.start()
 
     assert outcome.returncode == 2
-    assert f"{made.folder}/iter_0000004: holds a model of another shape" in outcome.stderr
+    assert f"{made.folder}/iter_0000004: the model has another shape" in outcome.stderr
 
 
 def test_a_checkpoint_stays_while_it_is_evaluated_although_training_prunes(
@@ -239,7 +239,10 @@ def test_weights_that_are_not_numbers_fail_instead_of_scoring(evaluation):
     outcome = broken.start()
 
     assert outcome.returncode == 1
-    assert "evaluate: question q0: the model answers [nan, nan, nan, nan]" in outcome.stderr
+    assert (
+        "evaluate: question q0: the log-likelihoods [nan, nan, nan, nan] are not finite"
+        in outcome.stderr
+    )
     assert not broken.folder.exists()
 
 
