@@ -19,23 +19,20 @@ if TYPE_CHECKING:
 
 
 OUTCOMES = ("kept", "empty", "short", "duplicate", "bad")
-"""What becomes of a record; every record counts under exactly one."""
-
+"""Outcomes of a record; each record counts under exactly one."""
 
 SOURCE_KEY = "source"
-"""Key of a record's origin, kept when it is a string."""
-
+"""Key of a record's origin, copied when it is a string."""
 
 REJECTED_BYTES = 10_000
-"""How much of a bad record is kept aside."""
-
+"""Bytes of a bad record that ``rejected.jsonl`` holds."""
 
 OTHER_FILES = 64
-"""Files a process has open besides its shards."""
+"""Files that a process has open besides its shards."""
 
 
 class Shard:
-    """One JSONL file of the corpus while it is written."""
+    """One JSONL file of the corpus, being written."""
 
     def __init__(self, path: Path) -> None:
         self.part = AtomicFile(path)
@@ -47,7 +44,7 @@ class Shard:
 
 
 class CorpusWriter:
-    """What is kept: the shards, all under temporary names until ``publish``."""
+    """The shards of a corpus, all under temporary names until ``publish``."""
 
     def __init__(self, folder: Path, spec: CurateSpec) -> None:
         self.min_chars = spec.min_chars
@@ -59,10 +56,10 @@ class CorpusWriter:
         self._rejected: AtomicFile | None = None
 
     def open(self) -> None:
-        """Begin every file; ``discard`` belongs in a ``finally`` after it.
+        """Create every file; call ``discard`` in a ``finally`` after it.
 
         Raises:
-            TaskError: this node does not allow as many open files.
+            TaskError: this node does not allow that many open files.
         """
         allow_open_files(self._spec.shards + OTHER_FILES)
         for number in range(self._spec.shards):
@@ -85,10 +82,10 @@ class CorpusWriter:
         return len(self._seen)
 
     def take(self, path: Path, record: SourceRecord) -> str:
-        """Keep a record's document or leave it out; answers one of OUTCOMES.
+        """Write a record's document unless it is to be dropped; return one of OUTCOMES.
 
         Raises:
-            TaskError: the record is bad and the spec says ``fail``.
+            TaskError: the record is bad and ``on_bad_record`` is ``fail``.
         """
         if record.problem:
             return self._reject(path, record)
@@ -134,7 +131,7 @@ class CorpusWriter:
         return "bad"
 
     def publish(self) -> None:
-        """Give every file its name, once all are safely on the disk."""
+        """Rename every file to its final name, once all are flushed to the disk."""
         for part in self._parts():
             part.seal()
         for part in self._parts():
@@ -143,12 +140,12 @@ class CorpusWriter:
             fsync_folder(folder)
 
     def discard(self) -> None:
-        """Remove what was not published."""
+        """Remove the files that were not published."""
         for part in self._parts():
             part.discard()
 
     def describe(self, root: Path) -> list[dict[str, Any]]:
-        """Path (relative to the run), documents, bytes and SHA-256 of every shard."""
+        """Return path (relative to the run), documents, bytes and SHA-256 of every shard."""
         return [
             {
                 "path": str(shard.part.path.relative_to(root)),
@@ -165,7 +162,7 @@ class CorpusWriter:
 
 
 def require_intact(path: Path, keys: Sequence[str]) -> None:
-    """Read a compressed file to its end: where it is damaged, that explains a bad record better.
+    """Read a compressed file to its end: damage to it explains a bad record better.
 
     Raises:
         TaskError: the file is truncated or corrupt.
@@ -178,22 +175,22 @@ def require_intact(path: Path, keys: Sequence[str]) -> None:
 
 
 def allow_open_files(count: int) -> None:
-    """Raise this process's own limit of open files where it is lower.
+    """Raise this process's soft limit of open files to ``count`` where it is lower.
 
     Raises:
-        TaskError: the machine does not allow as many.
+        TaskError: the hard limit is lower.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= count:
         return
     if hard < count:
-        message = f"{count} open files are needed, one a shard, and this node allows {hard}"
+        message = f"{count} open files are needed, one per shard, and this node allows {hard}"
         raise TaskError(message, "lower curate.shards")
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def document_id(value: Any, digest: bytes) -> str:
-    """A record's own id when it is a word or a whole number, else its text's digest in hex."""
+    """Return a record's own id if it is a string or an integer, else its text's digest in hex."""
     if isinstance(value, str) and value:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
@@ -202,15 +199,15 @@ def document_id(value: Any, digest: bytes) -> str:
 
 
 def is_validation(identity: str, fraction: float) -> bool:
-    """Whether a document is held out: its id, hashed to [0, 1), lies below the fraction.
+    """Return whether a document is held out: its id, hashed to [0, 1), is below the fraction.
 
-    An id's side does not depend on the other documents, and one held out stays so when the
-    fraction grows.
+    The split of an id does not depend on the other documents, and a document that is held out
+    stays so when the fraction grows.
     """
     hashed = hashlib.blake2b(identity.encode(), digest_size=8).digest()
     return int.from_bytes(hashed, "big") < fraction * 2.0**64
 
 
 def shard_of(digest: bytes, shards: int) -> int:
-    """The training shard of a text, from its digest."""
+    """Return the number of the training shard of a text, from its digest."""
     return int.from_bytes(digest, "big") % shards

@@ -1,7 +1,8 @@
-"""Megatron indexed datasets (.bin, .idx), written as a stream with one sequence a document.
+"""Megatron indexed datasets (.bin, .idx): a streaming writer, and a reader of the index.
 
-The format is that of megatron.core 0.16.1, datasets/indexed_dataset.py, which is not imported: with
-torch it would take seconds to start. Memory holds four bytes a document.
+A document is one sequence. The format is that of megatron.core 0.16.1, datasets/indexed_dataset.py,
+which is not imported, since it imports torch, which takes seconds. The writer holds four bytes per
+document in memory.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ BLOCK = 1 << 20
 
 
 def index_dtype(vocab_size: int) -> str:
-    """The type a vocabulary's ids are stored in, ``uint16`` or ``int32``."""
+    """Return the type in which ids of a vocabulary are stored, ``uint16`` or ``int32``."""
     return "uint16" if vocab_size < SMALL_VOCABULARY else "int32"
 
 
@@ -50,7 +51,7 @@ def type_code(dtype: str) -> int:
 
 
 class IndexedWriter:
-    """A dataset under temporary names until it is published."""
+    """An indexed dataset under temporary names until it is published."""
 
     def __init__(self, prefix: Path, dtype: str) -> None:
         self.dtype = dtype
@@ -71,7 +72,7 @@ class IndexedWriter:
         self.tokens += len(ids)
 
     def publish(self) -> None:
-        """Write the index and name both files; the index comes last and vouches for the data."""
+        """Write the index and rename both files; the index comes last: it implies complete data."""
         import numpy
 
         index = AtomicFile(self._prefix.with_name(f"{self._prefix.name}.idx"))
@@ -85,7 +86,7 @@ class IndexedWriter:
         fsync_folder(index.path.parent)
 
     def discard(self) -> None:
-        """Remove what was not published."""
+        """Remove the files that were not published."""
         for part in self.parts:
             part.discard()
 

@@ -1,4 +1,4 @@
-"""JSON records as bytes, one at a time, from plain or compressed lines or from one array.
+"""Split JSON files, plain or compressed, into records as bytes: lines, or elements of one array.
 
 Memory holds one record and a few blocks, whatever the size of the file.
 """
@@ -33,23 +33,23 @@ ZstdError = zstd.ZstdError
 
 
 def decompressed(path: Path, file: io.BufferedReader[Any]) -> io.BufferedReader[Any]:
-    """The content of an open file, decompressed when its name ends in .gz or .zst.
+    """Return a stream of an open file's content, decompressed if its name ends in .gz or .zst.
 
     Raises:
-        EOFError: a compressed file without a byte; other cuts raise it while reading.
+        EOFError: a compressed file is empty; a truncated one raises it while it is read.
     """
     suffix = path.suffix.lower()
     if suffix not in (".gz", ".zst"):
         return file
     if os.fstat(file.fileno()).st_size == 0:
-        raise EOFError("no compressed data at all")
+        raise EOFError("the file is empty")
     if suffix == ".gz":
         return io.BufferedReader(igzip.IGzipFile(fileobj=file), BLOCK_BYTES)
     return io.BufferedReader(zstd.ZstdFile(file, options=ZSTD_OPTIONS), BLOCK_BYTES)
 
 
 def lines(path: Path, stream: io.BufferedReader[Any]) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, from 1; blank ones and a byte order mark are left out.
+    """Yield lines with their numbers, from 1, without blank ones and a byte order mark.
 
     Raises:
         TaskError: a line longer than MAX_RECORD_BYTES.
@@ -59,7 +59,7 @@ def lines(path: Path, stream: io.BufferedReader[Any]) -> Iterator[tuple[int, byt
         if len(line) > MAX_RECORD_BYTES:
             raise TaskError(
                 f"{path}:{number}: a line of more than {MAX_RECORD_BYTES >> 20} MiB",
-                "write one JSON object a line",
+                "write one JSON object per line",
             )
         record = (line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line).strip()
         if record:
@@ -67,17 +67,17 @@ def lines(path: Path, stream: io.BufferedReader[Any]) -> Iterator[tuple[int, byt
 
 
 def is_array(stream: io.BufferedReader[Any]) -> bool:
-    """Whether the stream, still at its start, begins with a bracket."""
+    """Return whether the stream, of which nothing was read, begins with a bracket."""
     return stream.peek(64).removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"[")
 
 
 def elements(path: Path, stream: io.BufferedReader[Any]) -> Iterator[tuple[int, bytes]]:
-    """Elements of one JSON array with the line each begins on; closes the stream.
+    """Yield the elements of one JSON array with the line each begins on; close the stream.
 
-    Bytes that are not UTF-8 travel as surrogates, so that only the element holding them is refused.
+    Bytes that are not UTF-8 are passed on as surrogates, so that only their element is refused.
 
     Raises:
-        TaskError: the array breaks off, or something else follows it.
+        TaskError: the array is cut off, or something follows it.
     """
     with io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="") as text:
         array = _ArrayText(path, text)
@@ -87,7 +87,7 @@ def elements(path: Path, stream: io.BufferedReader[Any]) -> Iterator[tuple[int, 
 
 
 class _ArrayText:
-    """The text of a JSON array and a place in it."""
+    """The text of a JSON array and a position in it."""
 
     def __init__(self, path: Path, file: io.TextIOWrapper) -> None:
         self._path = path
@@ -98,7 +98,7 @@ class _ArrayText:
         self.line = 1
 
     def at_end(self) -> bool:
-        """Whether the array ends here; goes past the comma between two elements."""
+        """Return whether the array ends here; skip the comma between two elements."""
         if self._next() == ",":
             self.skip(",")
         if self._next() != "]":
@@ -109,22 +109,22 @@ class _ArrayText:
         return True
 
     def skip(self, mark: str) -> None:
-        """Go past a mark that comes next."""
+        """Skip a mark that comes next."""
         self._next()
         self._forward(self._at + len(mark))
 
     def element(self) -> str:
-        """The next element as it is written."""
+        """Return the next element as it is written."""
         while True:
             end = self._element_end()
-            at_the_edge = end in (None, len(self._text))  # a number may go on in the next block
+            at_the_edge = end in (None, len(self._text))  # a number may continue in the next block
             if at_the_edge and self._more():
                 continue
             if end is None:
                 raise self._broken()
-            found = self._text[self._at : end]
+            element = self._text[self._at : end]
             self._forward(end)
-            return found
+            return element
 
     def _element_end(self) -> int | None:
         try:
@@ -135,16 +135,16 @@ class _ArrayText:
     def _broken(self) -> TaskError:
         return TaskError(
             f"{self._path}:{self.line}: the JSON array is broken or cut off here",
-            "make the file again, or write one JSON object a line",
+            "make the file again, or write one JSON object per line",
         )
 
     def _next(self) -> str:
-        """The next character that is not space; empty at the end of the file."""
+        """Return the next character that is not white space; empty at the end of the file."""
         while True:
-            rest = self._at
-            while rest < len(self._text) and self._text[rest] in " \t\r\n":
-                rest += 1
-            self._forward(rest)
+            end = self._at
+            while end < len(self._text) and self._text[end] in " \t\r\n":
+                end += 1
+            self._forward(end)
             if self._at < len(self._text) or not self._more():
                 return self._text[self._at : self._at + 1]
 
@@ -153,7 +153,7 @@ class _ArrayText:
         self._at = end
 
     def _more(self) -> bool:
-        """Read as much again as is held, so that a long element is scanned a few times only."""
+        """Double the text held, so that a long element is scanned a few times only."""
         self._text = self._text[self._at :]
         self._at = 0
         if len(self._text) > MAX_RECORD_BYTES:

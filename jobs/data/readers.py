@@ -29,7 +29,7 @@ CORRUPT: tuple[type[Exception], ...] = (
 READABLE = "files to read end in .jsonl or .json, alone or with .gz or .zst, or in .parquet"
 AGAIN = "copy or make the file again"
 PARQUET_ROWS = 256
-"""Rows decoded at a time: some 25 MB of full-text articles."""
+"""Rows decoded at a time: about 25 MB of full-text articles."""
 
 
 class SourceRecord(NamedTuple):
@@ -40,46 +40,47 @@ class SourceRecord(NamedTuple):
     value: dict[str, Any]
     """Empty when the record is bad."""
     problem: str
-    """What is wrong with it, in words; empty for a good record, whose text is a string."""
+    """A sentence on what is wrong with it; empty for a good record, whose text is a string."""
     raw: bytes
-    """A bad record as it stands in a JSON file."""
+    """A bad record as it is written in a JSON file."""
     position: int
     """Bytes of the file read so far (compressed bytes where it is compressed)."""
 
 
 def find_files(sources: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """The files to read, and the files of folders that are of no kind we read; both sorted by path.
+    """Return the files to read, and the other files in source folders; both sorted by path.
 
     Folders are searched to any depth and through symbolic links; names with a leading dot are
-    passed over.
+    skipped.
 
     Raises:
-        TaskError: a source is missing, unreadable or of no kind we read; a folder has no such file.
+        TaskError: a source is missing, unreadable or of an unknown kind; a folder has no file of
+            a known kind.
     """
     wanted: set[Path] = set()
     ignored: set[Path] = set()
     for source in map(Path, sources):
         try:
-            found = _files_of(source)
-            readable = {path for path in found if is_readable_kind(path)}
+            files = _files_of(source)
+            readable = {path for path in files if is_readable_kind(path)}
             odd = [path for path in sorted(readable) if not S_ISREG(os.stat(path).st_mode)]
         except OSError as error:
             raise unreadable(Path(error.filename), error) from error
         if odd:
             raise TaskError(f"{odd[0]}: not a regular file", READABLE)
         if not readable:
-            what = "not a document file" if found == {source} else "no document file in this folder"
+            what = "not a document file" if files == {source} else "no document file in this folder"
             raise TaskError(f"{source}: {what}", READABLE)
         wanted |= readable
-        ignored |= found - readable
+        ignored |= files - readable
     return sorted(wanted), sorted(ignored)
 
 
 def _files_of(source: Path) -> set[Path]:
-    """The file itself, or the files under a folder (one that links reach twice is entered once)."""
+    """Return the file itself, or the files under a folder; linked folders are entered once."""
     if not S_ISDIR(os.stat(source).st_mode):
         return {source}
-    found: set[Path] = set()
+    files: set[Path] = set()
     entered: set[str] = set()
     for here, folders, names in os.walk(source, onerror=_raise, followlinks=True):
         if (real := os.path.realpath(here)) in entered:
@@ -87,8 +88,8 @@ def _files_of(source: Path) -> set[Path]:
             continue
         entered.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found.update(Path(here, name) for name in names if not name.startswith("."))
-    return found
+        files.update(Path(here, name) for name in names if not name.startswith("."))
+    return files
 
 
 def _raise(error: OSError) -> NoReturn:
@@ -96,7 +97,7 @@ def _raise(error: OSError) -> NoReturn:
 
 
 def is_readable_kind(path: Path) -> bool:
-    """Whether the name tells a kind of file we read; ``documents.gz`` counts as JSON lines."""
+    """Return whether the name is one of a kind that is read; ``documents.gz`` means JSON lines."""
     suffix = path.suffix.lower()
     if suffix in COMPRESSED:
         return Path(path.stem).suffix.lower() in ("", *JSON_SUFFIXES)
@@ -104,11 +105,11 @@ def is_readable_kind(path: Path) -> bool:
 
 
 def read_records(path: Path, keys: Sequence[str]) -> Iterator[SourceRecord]:
-    """The records of one file, in order. Of a key given twice, the last counts.
+    """Yield the records of one file, in order. Of a key that occurs twice, the last counts.
 
     Args:
         path: a file of a kind ``is_readable_kind`` accepts.
-        keys: what of a parquet row is wanted; the first is the key of the text.
+        keys: the columns to read of a parquet file; the first is the key of the text.
 
     Raises:
         TaskError: the file cannot be read, is truncated or corrupt.
@@ -128,11 +129,13 @@ def read_records(path: Path, keys: Sequence[str]) -> Iterator[SourceRecord]:
 
 
 def unreadable(path: Path, error: OSError) -> TaskError:
-    """What to say of a file or folder that the system does not let us read."""
+    """Return the error for a file or folder that the system refuses to read."""
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         hint = "correct curate.sources, or put it where the nodes see it"
         return TaskError(f"{path}: no such file or folder", hint)
-    return TaskError(f"{path}: cannot be read ({error.strerror})", "see its permissions and disk")
+    return TaskError(
+        f"{path}: cannot be read ({error.strerror})", "check its permissions and its file system"
+    )
 
 
 def _json_records(path: Path, text_key: str) -> Iterator[SourceRecord]:
@@ -147,7 +150,7 @@ def _json_records(path: Path, text_key: str) -> Iterator[SourceRecord]:
 
 
 def parse(raw: bytes, text_key: str) -> tuple[dict[str, Any], str]:
-    """A record and, in words, what is wrong with it; one of the two is empty."""
+    """Return a record and a sentence on what is wrong with it; one of the two is empty."""
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -165,7 +168,7 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
 
 
 def record_problem(value: Any, text_key: str) -> str:
-    """What is wrong with a parsed record; empty for an object with a string under ``text_key``."""
+    """Return what is wrong with a parsed record; empty for an object with a string ``text_key``."""
     if not isinstance(value, dict):
         return f"{_kind(value)}, not an object"
     if text_key not in value:
@@ -177,10 +180,10 @@ def record_problem(value: Any, text_key: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    words = {dict: "an object", list: "a list", str: "a string", bool: "a truth value"}
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value"}
     if value is None:
         return "null"
-    return words.get(type(value), "a number" if isinstance(value, (int, float)) else "binary")
+    return names.get(type(value), "a number" if isinstance(value, (int, float)) else "binary")
 
 
 def _parquet_records(path: Path, keys: Sequence[str]) -> Iterator[SourceRecord]:
@@ -226,7 +229,7 @@ def _rows(batch: Any, text_key: str) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _is_cut_parquet(path: Path) -> bool:
-    """Whether the file begins as parquet but lacks the footer, which is written last."""
+    """Return whether the file begins as parquet but lacks the footer, which is written last."""
     with path.open("rb") as file:
         begins = file.read(4) == b"PAR1"
         file.seek(max(0, path.stat().st_size - 4))

@@ -1,9 +1,8 @@
-"""Sharded save and load, written whole, by all ranks together.
+"""Collective save and load of sharded checkpoints, each complete or not there at all.
 
-What a checkpoint is on disk stands in ``jobs.checkpoints.manifest``, what becomes of old and
-damaged ones in ``jobs.checkpoints.retention``, how the shards are written in
-``jobs.engine.sharded_state``. Imports torch and megatron.core, so import it only after
-``jobs.engine.device.start``.
+``jobs.checkpoints.manifest`` defines a checkpoint on disk, ``jobs.checkpoints.retention`` prunes
+old and quarantines damaged ones, ``jobs.engine.sharded_state`` writes the shards. This module
+imports torch and megatron.core, so import it only within ``jobs.engine.device.session``.
 """
 
 from __future__ import annotations
@@ -35,58 +34,59 @@ _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 class StorageError(TaskError):
-    """A checkpoint could not be written or read, and nothing says that the checkpoint is at fault.
+    """A checkpoint that could not be written or read, for no fault of the checkpoint itself.
 
-    The message names the error as the kernel does: ``ENOSPC``.
+    The message has the kernel's name of the error: ``ENOSPC``.
     """
 
 
 def save(folder: Path, trained: TrainingState, record: CheckpointRecord, keep: int) -> Found:
-    """Write one checkpoint, make it ours, verify it, and let old ones go. All ranks call it.
+    """Write one checkpoint, verify it, and prune old ones. All ranks call it.
 
-    ``jobs.checkpoints.retention.let_go`` says which ones stay. One that is there already and valid
-    is left as it is.
+    ``jobs.checkpoints.retention.let_go`` decides which ones are kept. An existing valid checkpoint
+    of the same step is kept as it is.
 
     Raises:
         StorageError: it could not be written; earlier checkpoints are untouched.
     """
     path = folder / manifest.name(record.iteration)
-    there = devices.decide_once(lambda: _make_way(path, record.bytes))
-    if there is not None:
-        return path, there
+    existing = devices.decide_once(lambda: _prepare_folder(path, record.bytes))
+    if existing is not None:
+        return path, existing
     try:
         sharded_state.write(path, trained)
         files = _describe_together(path)
-    except CheckpointException as error:  # on every rank, and only rank 0 knows why
+    except CheckpointException as error:  # on every rank, but only rank 0 has the reasons
         failures = error.failures
         reason = devices.decide_once(lambda: _reason(failures))
         raise _not_written(path, reason) from error
     except (OSError, RuntimeError) as error:
-        beneath = sharded_state.system_error(error)
-        if beneath is None:
+        cause = sharded_state.system_error(error)
+        if cause is None:
             raise
-        raise _not_written(path, str(beneath)) from error
+        raise _not_written(path, str(cause)) from error
     return path, devices.decide_once(lambda: _commit(path, record, files, keep))
 
 
 def choose(folder: Path, run: RunDir) -> Found | None:
-    """The newest checkpoint of which every byte is as it was written; what is newer is set aside.
+    """Return the newest checkpoint whose every byte is unaltered; quarantine newer ones.
 
-    All ranks call it, and read a share of the files each.
-    ``jobs.checkpoints.retention.choose_for_resume`` says how far back it goes, and what None means.
+    All ranks call it, and each reads a share of the files.
+    ``jobs.checkpoints.retention.choose_for_resume`` defines how far back it searches and when it
+    returns None.
 
     Raises:
         CheckpointsDamaged: none can be used.
-        StorageError: files cannot be read, which says nothing about what they hold.
+        StorageError: files cannot be read, which proves no damage.
     """
     while True:
-        found = devices.decide_once(
+        candidate = devices.decide_once(
             lambda: retention.choose_for_resume(folder, retention.highest_saved(run))
         )
-        if found is None:
+        if candidate is None:
             return None
-        if _is_unaltered(found[0]):
-            return found
+        if _is_unaltered(candidate[0]):
+            return candidate
 
 
 def load(
@@ -94,17 +94,17 @@ def load(
 ) -> None:
     """Load weights, optimizer and generator states into any layout. All ranks call it together.
 
-    Generator states belong to tensor and pipeline ranks, so they are left out, and that is said,
-    where those numbers changed.
+    Generator states belong to tensor and pipeline ranks; where those numbers changed, they are not
+    loaded, which is logged.
 
     Raises:
-        TaskError: the files do not hold what the model asks for.
+        TaskError: the files do not fit the model.
     """
     same = all(record.layout[key] == layout[key] for key in ("tensor", "pipeline"))
-    _fitting(path, lambda: sharded_state.load(path, trained, with_generators=same))
+    _load_or_explain(path, lambda: sharded_state.load(path, trained, with_generators=same))
     if not same and _rank() == 0:
         print(
-            "tensor or pipeline ranks changed: generators start anew from the seed",
+            "tensor or pipeline ranks changed: random generators restart from the seed",
             flush=True,
         )
 
@@ -113,44 +113,44 @@ def load_weights(path: Path, network: torch.nn.Module) -> None:
     """Load the weights alone, into a model of any layout and precision. All ranks call it together.
 
     Args:
-        path: a folder that ``find_latest`` or ``at_step`` answered.
-        network: what ``jobs.engine.model.build`` made, for training or for inference.
+        path: a folder that ``find_latest`` or ``at_step`` returned.
+        network: the result of ``jobs.engine.model.build``, for training or for inference.
 
     Raises:
-        TaskError: the files do not hold what the model asks for.
+        TaskError: the files do not fit the model.
     """
-    _fitting(path, lambda: sharded_state.load_weights(path, network))
+    _load_or_explain(path, lambda: sharded_state.load_weights(path, network))
 
 
-def _fitting(path: Path, load: Callable[[], None]) -> None:
+def _load_or_explain(path: Path, load: Callable[[], None]) -> None:
     try:
         load()
     except (OSError, RuntimeError, CheckpointException, *sharded_state.UNREADABLE) as error:
-        beneath = sharded_state.system_error(error)
-        if beneath is not None:
-            raise _unreadable(path, str(beneath)) from error
-        if isinstance(error, RuntimeError):  # a lost peer, a device, memory: no word about files
+        cause = sharded_state.system_error(error)
+        if cause is not None:
+            raise _unreadable(path, str(cause)) from error
+        if isinstance(error, RuntimeError):  # a lost peer, a device, memory: not about files
             raise
         raise TaskError(
             f"{path} cannot be loaded into this model: {type(error).__name__}: {error}",
             "a checkpoint fits only the architecture it was saved from; `meditron checkpoints "
-            "--deep` tells whether its files are as they were written",
+            "--deep` shows whether its files are unaltered",
         ) from error
 
 
-def _make_way(path: Path, expected: int) -> CheckpointRecord | None:
-    """An empty folder to write into, or the record of the checkpoint that is there already."""
+def _prepare_folder(path: Path, expected: int) -> CheckpointRecord | None:
+    """Create an empty folder to write into, or return the record of an existing checkpoint."""
     if path.exists():
-        wrong = manifest.problem(path)
-        if not wrong:
+        problem = manifest.problem(path)
+        if not problem:
             return manifest.read(path)
-        retention.set_aside({path: wrong})
+        retention.set_aside({path: problem})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
         if free < expected:
-            takes = f"it takes {expected >> 20} MiB, {free >> 20} MiB are free"
-            raise OSError(errno.ENOSPC, takes)
+            sizes = f"it takes {expected >> 20} MiB, {free >> 20} MiB are free"
+            raise OSError(errno.ENOSPC, sizes)
         path.mkdir()
     except OSError as error:
         raise _not_written(path, str(error)) from error
@@ -158,12 +158,12 @@ def _make_way(path: Path, expected: int) -> CheckpointRecord | None:
 
 
 def _not_written(path: Path, reason: str) -> StorageError:
-    """The sentence for a save that failed; rank 0 removes what there is of it."""
+    """Return the error for a failed save; rank 0 removes its partial files."""
     if _rank() == 0:
         shutil.rmtree(path, ignore_errors=True)
     return StorageError(
         f"{path} could not be written: {_with_name(reason)}; checkpoints before it are untouched",
-        "free some space or find out what the file system says, then submit again",
+        "free some space or check the file system, then submit again",
         FAILED,
     )
 
@@ -171,27 +171,27 @@ def _not_written(path: Path, reason: str) -> StorageError:
 def _unreadable(path: Path, reason: str) -> StorageError:
     return StorageError(
         f"{path} cannot be read: {_with_name(reason)}",
-        "find out what the file system says, then submit again",
+        "check the file system, then submit again",
         FAILED,
     )
 
 
 def _with_name(reason: str) -> str:
-    """``[Errno 28] No space left`` as ``ENOSPC: No space left``."""
+    """Turn ``[Errno 28] No space left`` into ``ENOSPC: No space left``."""
     return _ERRNO.sub(lambda match: f"{errno.errorcode.get(int(match[1]), match[0])}:", reason)
 
 
 def _reason(failures: Mapping[int, Any]) -> str:
-    """What ranks met, out of what torch wraps around it."""
-    told = {str(error).removeprefix("Worker failure: ") for error, *_ in failures.values()}
-    return "; ".join(sorted(told))
+    """Return the ranks' errors without torch's wrapping."""
+    errors = {str(error).removeprefix("Worker failure: ") for error, *_ in failures.values()}
+    return "; ".join(sorted(errors))
 
 
 def _describe_together(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of every file, each rank reading the ones it wrote.
+    """Return size and SHA-256 of every file; each rank reads the files it wrote.
 
     Raises:
-        OSError: on every rank, if any cannot read what it wrote.
+        OSError: on every rank, if any cannot read its files.
     """
     own = re.compile(rf"__{_rank()}_\d+\.distcp")
 
@@ -207,12 +207,12 @@ def _describe_together(path: Path) -> dict[str, Any]:
 
 
 def _is_common(name: str) -> bool:
-    """Whether rank 0 describes a file, being none of the shards."""
+    """Return whether this is rank 0 and the file is not a shard."""
     return _rank() == 0 and not name.startswith("__")
 
 
 def _altered_together(path: Path) -> str:
-    """The first file whose content changed since it was written, each rank reading a share of them.
+    """Return the first file whose content changed since it was written; each rank reads a share.
 
     Raises:
         StorageError: on every rank, if any cannot read its share.
@@ -220,31 +220,31 @@ def _altered_together(path: Path) -> str:
     files = devices.decide_once(lambda: manifest.manifest(path))
     mine = manifest.shares(files, torch.distributed.get_world_size())[_rank()]
     try:
-        found = _from_all(lambda: manifest.altered(path, mine))
+        altered = _from_all(lambda: manifest.altered(path, mine))
     except OSError as error:
         raise _unreadable(path, str(error)) from error
-    return next(filter(None, found), "")
+    return next(filter(None, altered), "")
 
 
 def _is_unaltered(path: Path) -> bool:
-    """Whether every byte is as it was written: word of it is left there, else it is set aside."""
-    wrong = _altered_together(path)
+    """Return whether every byte is as it was written; record that, or quarantine the checkpoint."""
+    problem = _altered_together(path)
 
-    def judge() -> None:
-        if wrong:
-            retention.set_aside({path: wrong})
+    def record() -> None:
+        if problem:
+            retention.set_aside({path: problem})
         else:
             manifest.note_verified(path)
 
-    devices.decide_once(judge)
-    return not wrong
+    devices.decide_once(record)
+    return not problem
 
 
 def _from_all(work: Callable[[], T]) -> list[T]:
-    """What every rank made of its part, by rank; an error of one is one of all.
+    """Return every rank's result, by rank; an error of one is raised on all.
 
     Raises:
-        OSError: as the first rank raised it that did.
+        OSError: of the lowest rank that raised one.
     """
     outcome: T | OSError
     try:
@@ -272,11 +272,11 @@ def _commit(
         )
         write_json(path / RECORD, asdict(record))
         fsync_folder(path.parent)
-        wrong = manifest.problem(path)
+        problem = manifest.problem(path)
     except OSError as error:
         raise _not_written(path, str(error)) from error
-    if wrong:
-        raise _not_written(path, wrong)
+    if problem:
+        raise _not_written(path, problem)
     retention.let_go(path.parent, keep)
     return record
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class _Stream:
-    """A CUDA stream or event with nothing to wait for: work is over when a call returns."""
+    """A stand-in for a CUDA stream or event: on the CPU, work is complete when a call returns."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
@@ -30,7 +30,7 @@ class _Stream:
 
 
 class _Markers:
-    """Profiler ranges nobody reads."""
+    """A stand-in for torch.cuda.nvtx, which marks ranges for a profiler."""
 
     def range_push(self, *args: Any) -> None:
         del args
@@ -40,7 +40,7 @@ class _Markers:
 
 
 def _install_stand_ins() -> None:
-    """Make ``torch.cuda`` mean the CPU, once a process."""
+    """Make ``torch.cuda`` mean the CPU, once per process."""
     import torch
     import torch._dynamo  # torch's optimizers load it; it indexes torch.cuda, so it must come first
 
@@ -54,7 +54,7 @@ def _install_stand_ins() -> None:
     )
     _replace(torch.Tensor, {"cuda": _itself, "type": _type_name(torch.Tensor.type)})
     _replace(torch.nn.Module, {"cuda": _itself})
-    # Nothing compiled is used on CPU, and importing the compiler costs each process a second.
+    # Compiled code is not used on CPU, and importing the compiler costs each process a second.
     _replace(torch, {"compile": _leave_uncompiled, **_factories(here)})
 
 
@@ -70,7 +70,7 @@ def _functions(here: torch.device) -> dict[str, Any]:
         torch.set_rng_state(state)
 
     def seed(number: int) -> None:
-        torch.default_generator.manual_seed(number)  # torch.manual_seed would come back here
+        torch.default_generator.manual_seed(number)  # torch.manual_seed calls this function
 
     def nothing(*args: Any, **kwargs: Any) -> None:
         del args, kwargs
@@ -126,7 +126,7 @@ def _replace(owner: Any, names: Mapping[str, Any]) -> None:
 
 
 def _factories(here: torch.device) -> dict[str, Any]:
-    """Functions of torch that make tensors: on the CPU where the caller says ``device="cuda"``.
+    """Return torch's tensor factories, changed to use the CPU for ``device="cuda"``.
 
     Plain functions, since a torch function mode is off in ``backward``, which recomputes layers.
     """
@@ -147,10 +147,10 @@ def _factories(here: torch.device) -> dict[str, Any]:
 
 
 def _type_name(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """``Tensor.type`` that names a CUDA type, the only ones megatron.core's optimizers take."""
+    """Return a ``Tensor.type`` with CUDA names, the only ones megatron.core's optimizers accept."""
 
     def type_name(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        found = plain(self, *args, **kwargs)
-        return found.replace("torch.", "torch.cuda.", 1) if isinstance(found, str) else found
+        kind = plain(self, *args, **kwargs)
+        return kind.replace("torch.", "torch.cuda.", 1) if isinstance(kind, str) else kind
 
     return type_name

@@ -196,7 +196,7 @@ def transformer_config(
 
 
 def _recompute(kind: str) -> dict[str, Any]:
-    """Return options to recompute attention or all layers (Korthikanti et al., arXiv 2205.05198)."""
+    """Return options to recompute attention or every layer (Korthikanti et al., 2205.05198)."""
     if kind == "selective":
         return {"recompute_granularity": "selective"}
     if kind == "full":

@@ -1,4 +1,4 @@
-"""Optimizer, schedule, gradient clipping."""
+"""The optimizer with its learning rate schedule and gradient clipping."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ with devices.quiet():
 
 @dataclass
 class Updater:
-    """What turns gradients into new weights."""
+    """The wrapped model, its optimizer and its schedule."""
 
     wrapped: Any
     """The model with its gradient buffers, for the forward and backward pass."""
@@ -30,14 +30,14 @@ class Updater:
     schedule: Any
 
     def skip_to(self, step: int) -> None:
-        """Set the learning rate of the step after ``step``."""
+        """Advance the schedule to the step after ``step``."""
         self.schedule.step(increment=step)
 
     def update(self) -> tuple[float, float]:
         """Clip, take one optimizer step at the next learning rate, and clear the gradients.
 
         Returns:
-            learning rate used and gradient norm before clipping.
+            The learning rate of the step, and the gradient norm before clipping.
         """
         self.schedule.step(increment=1)
         _, norm, _ = self.optimizer.step()
@@ -47,9 +47,9 @@ class Updater:
 
 
 def prepare(network: torch.nn.Module, spec: PretrainSpec) -> Updater:
-    """Wrap the model for data parallelism and make its AdamW (Loshchilov and Hutter, 1711.05101).
+    """Wrap the model for data parallelism and create its AdamW (Loshchilov and Hutter, 1711.05101).
 
-    Gradients are accumulated and reduced in float32, whatever the precision. Parameters with one
+    Gradients are accumulated and reduced in float32 in either precision. Parameters with one
     dimension (norm weights) have no weight decay. The learning rate rises linearly over
     ``warmup_steps``, then falls along a cosine until ``decay_steps``; step ``n`` uses its value at
     ``n``.
@@ -92,14 +92,14 @@ def prepare(network: torch.nn.Module, spec: PretrainSpec) -> Updater:
 
 
 def counts_steps_by_parameter(optimizer: Any) -> bool:
-    """Whether a step count belongs to each parameter's state, as in torch's own Adam."""
+    """Return whether each parameter's state has a step count, as in torch's own Adam."""
     return isinstance(optimizer, torch.optim.AdamW)
 
 
 def _complete_state(optimizer: Any) -> None:
-    """Give Adam its moments and its step count where it has none yet, as if zero steps were done.
+    """Create Adam's moments and step counts where they are missing, as after zero steps.
 
-    Optimizers make them at their first step, but megatron.core can neither save nor load without.
+    Optimizers create them at their first step, but megatron.core cannot save or load without them.
     """
     for part in optimizer.chained_optimizers:
         part.init_state_fn(part.optimizer, part.config)

@@ -1,4 +1,4 @@
-"""What training tells: metric lines, TensorBoard, progress, and the summary of the done marker."""
+"""Training's output: metric lines, TensorBoard, progress, and the summary of the done marker."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from jobs.contract.metrics_log import counted_steps
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.runtime.context import Context
 
-TELL_SECONDS = 1.0
-"""Progress and TensorBoard are told at most so often; metric lines hold every step."""
+REPORT_SECONDS = 1.0
+"""Least time between two updates of progress and TensorBoard; metric lines have every step."""
 
 
 class Reporter:
-    """Tells how training goes. Every rank has one, only rank 0 writes."""
+    """The writer of training's output. Every rank has one, only rank 0 writes."""
 
     def __init__(self, context: Context, spec: PretrainSpec) -> None:
         self.context = context
@@ -26,11 +26,11 @@ class Reporter:
         self.batch_tokens = spec.global_batch_size * spec.model.seq_length
         self._lines: TextIO | None = None
         self._board: Any = None
-        self._told = 0.0
+        self._reported = 0.0
         self._last: dict[str, float] = {}
 
     def open(self, step: int) -> None:
-        """Begin after a step; TensorBoard forgets what an earlier attempt drew beyond it."""
+        """Open the files after a step; TensorBoard drops points of earlier attempts beyond it."""
         if not self.active:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -40,7 +40,7 @@ class Reporter:
         self._board = SummaryWriter(str(folder), purge_step=step + 1)
 
     def close(self) -> None:
-        """Put everything told so far on disk."""
+        """Flush and close the files."""
         if self._lines is not None:
             self._lines.close()
             self._board.close()
@@ -48,7 +48,7 @@ class Reporter:
     def step(
         self, step: int, loss: float, rate: float, norm: float, seconds: float, samples: str
     ) -> None:
-        """Tell one training step: its number from 1, how long it took, and the fingerprint of the
+        """Record one training step: its number from 1, its duration, and the fingerprint of the
         samples that were read for it.
         """
         if self._lines is None:
@@ -67,20 +67,20 @@ class Reporter:
         }
         self._write(line)
         self._last = {"loss": loss, "tokens_per_s": speed}
-        if time.time() - self._told >= TELL_SECONDS or step == self.spec.train_steps:
-            self._draw(step, {"loss/train": loss, "learning rate": rate, "gradient norm": norm})
-            self._draw(step, {"tokens per second": speed})
+        if time.time() - self._reported >= REPORT_SECONDS or step == self.spec.train_steps:
+            self._plot(step, {"loss/train": loss, "learning rate": rate, "gradient norm": norm})
+            self._plot(step, {"tokens per second": speed})
             self.progress(step, "step")
 
     def validation(self, step: int, loss: float, seconds: float) -> None:
-        """Tell the mean loss over the validation batches after a step, and how long it took."""
+        """Record the mean loss over the validation batches after a step, and its duration."""
         if self._lines is None:
             return
         self._write({"step": step, "validation_loss": loss, "seconds": seconds})
-        self._draw(step, {"loss/validation": loss})
+        self._plot(step, {"loss/validation": loss})
 
     def saved(self, step: int, size: int, seconds: float) -> None:
-        """Tell that a checkpoint of so many bytes was written, and how long training waited."""
+        """Record a written checkpoint: its bytes, and how long training waited for it."""
         self._write({"step": step, "save": seconds, "bytes": size})
 
     def _write(self, values: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ class Reporter:
         """Replace the progress file: ``startup``, ``step``, ``validation`` or ``checkpoint``."""
         if not self.active:
             return
-        self._told = time.time()
+        self._reported = time.time()
         self.context.progress(
             step,
             self.spec.train_steps,
@@ -106,19 +106,19 @@ class Reporter:
         )
 
     def validated(self, step: int) -> bool:
-        """Whether a validation after this step is on record."""
+        """Return whether metric lines have a validation after this step."""
         return any(
             line.get("step") == step and "validation_loss" in line
             for line in read_lines(self.context.run.metrics())
         )
 
-    def _draw(self, step: int, values: dict[str, float]) -> None:
+    def _plot(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
 
 def append_lines(path: Path) -> TextIO:
-    """Open for appending whole lines; a line that a kill cut short is ended first."""
+    """Open a file to append whole lines; end a last line that a kill cut short first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
         if file.tell() > 0:
@@ -129,7 +129,7 @@ def append_lines(path: Path) -> TextIO:
 
 
 def summarise(lines: list[dict[str, Any]], done: int, tokens: int) -> dict[str, Any]:
-    """The done marker's summary, out of metric lines; ``jobs.steps`` says which of them count.
+    """Return the done marker's summary; ``metrics_log.counted_steps`` selects the lines that count.
 
     Args:
         lines: of ``metrics.jsonl``, oldest first.
@@ -137,8 +137,8 @@ def summarise(lines: list[dict[str, Any]], done: int, tokens: int) -> dict[str, 
         tokens: trained on in these steps.
 
     Returns:
-        ``steps``, ``tokens``, first and last loss and validation loss (None where there is none),
-        ``seconds`` spent in steps, and ``tokens_per_s`` of these.
+        ``steps``, ``tokens``, first and last loss and validation loss (None if there is none),
+        ``seconds`` spent in steps, and their ``tokens_per_s``.
     """
     trained, validated = counted_steps(lines)
     seconds = sum(line["seconds"] for line in trained)

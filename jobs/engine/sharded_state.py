@@ -1,6 +1,7 @@
-"""megatron.core's torch_dist files: the sharded state of a rank, writing and loading it.
+"""Write and load the sharded state of a rank in megatron.core's torch_dist format.
 
-Imports torch and megatron.core, so import it only after ``jobs.engine.device.start``.
+This module imports torch and megatron.core, so import it only within
+``jobs.engine.device.session``.
 """
 
 from __future__ import annotations
@@ -30,34 +31,34 @@ with devices.quiet():
     from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
 CONTENT = {"distrib_optim_sharding_type": "fully_reshardable"}
-"""Optimizer state as whole parameters, so that the layout may change from attempt to attempt."""
+"""Optimizer state as whole parameters, so that the layout may change between attempts."""
 
 UNREADABLE = (
     CheckpointingException, pickle.UnpicklingError, EOFError, LookupError, ValueError,
     AttributeError, ImportError,
 )  # fmt: skip
-"""What loading raises, beside torch's ``CheckpointException``, where files do not hold what the
-model asks for: the ``pickle`` module's documentation names most of them."""
+"""Errors of loading, beside torch's ``CheckpointException``, where files do not fit the model; the
+documentation of ``pickle`` names most of them."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What is saved and loaded: this rank's model and, for training, its optimizer."""
+    """The state that is saved and loaded: this rank's model and, for training, its optimizer."""
 
     network: torch.nn.Module
-    """As ``jobs.engine.model.build`` made it, not wrapped for data parallelism."""
+    """The result of ``jobs.engine.model.build``, not wrapped for data parallelism."""
     optimizer: Any
 
 
 def write(path: Path, trained: TrainingState) -> None:
-    """Write all of a model and its optimizer into an empty folder. All ranks call it together.
+    """Write a model and its optimizer into an empty folder. All ranks call it together.
 
     Raises:
-        CheckpointException: on every rank, when a shard could not be written; rank 0 knows why.
-        OSError, RuntimeError: on the rank that met it, for all other files.
+        CheckpointException: on every rank, if a shard could not be written; rank 0 has the reason.
+        OSError, RuntimeError: on the rank concerned, for all other files.
     """
-    # Results of a save that is waited for stay within the process. Left alone, megatron.core starts
-    # a queue server for them, which outlives a rank that is killed.
+    # Results of a synchronous save stay within the process. By default megatron.core starts a queue
+    # server for them, which outlives a killed rank.
     filesystem_async._results_queue = queue.SimpleQueue()
     strategy = FullyParallelSaveStrategyWrapper(
         _WriteHere("torch_dist", 1),
@@ -68,10 +69,10 @@ def write(path: Path, trained: TrainingState) -> None:
 
 
 class _WriteHere(TorchDistSaveShardedStrategy):  # type: ignore[misc]
-    """Writes in threads of this process.
+    """A save strategy that writes in threads of this process.
 
-    megatron.core 0.16.1 forks writers and waits for ever for one that is killed; one that outlives
-    a killed rank would go on writing.
+    megatron.core 0.16.1 forks writers and waits forever for one that is killed; a writer that
+    outlives a killed rank would continue to write.
     """
 
     def save(self, sharded_state_dict: Any, checkpoint_dir: str | Path) -> None:
@@ -85,7 +86,7 @@ class _WriteHere(TorchDistSaveShardedStrategy):  # type: ignore[misc]
 def _write_buckets(
     transforms: Any, rank: int, buckets: Sequence[Any], results: queue.SimpleQueue[Any]
 ) -> None:
-    """Stands for ``FileSystemWriterAsync.write_preloaded_data_multiproc``: one file a bucket."""
+    """Replace ``FileSystemWriterAsync.write_preloaded_data_multiproc``: one file per bucket."""
     del rank
     written: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
 
@@ -102,16 +103,16 @@ def _write_buckets(
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """What the kernel said, where an error came from that: torch covers it with its own."""
-    beneath: BaseException | None = error
-    while beneath is not None and not isinstance(beneath, OSError):
-        failures = list(getattr(beneath, "failures", {}).values())  # of torch's CheckpointException
-        beneath = failures[0][0] if failures else beneath.__cause__ or beneath.__context__
-    return beneath
+    """Return the OSError at the root of an error that torch wrapped; None if there is none."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        failures = list(getattr(cause, "failures", {}).values())  # of torch's CheckpointException
+        cause = failures[0][0] if failures else cause.__cause__ or cause.__context__
+    return cause
 
 
 class _NoCount:
-    """The queue by which forked writers say that they are done."""
+    """A stand-in for the queue in which forked writers report completion."""
 
     def get(self) -> None:
         return
@@ -124,7 +125,7 @@ def load(path: Path, trained: TrainingState, *, with_generators: bool) -> None:
     """Load weights, optimizer and generator states into any layout. All ranks call it together.
 
     Raises:
-        CheckpointException, UNREADABLE: the files do not hold what the model asks for.
+        CheckpointException, UNREADABLE: the files do not fit the model.
     """
     state = sharded_state(trained, is_loading=True, with_generators=with_generators)
     loaded = dist_checkpointing.load(
@@ -140,7 +141,7 @@ def load_weights(path: Path, network: torch.nn.Module) -> None:
     """Load the weights alone, into a model of any layout and precision. All ranks call it together.
 
     Raises:
-        CheckpointException, UNREADABLE: the files do not hold what the model asks for.
+        CheckpointException, UNREADABLE: the files do not fit the model.
     """
     state = {"model": _model_state(network, _content())}
     loaded = dist_checkpointing.load(state, str(path), strict="raise_unexpected")
@@ -150,7 +151,7 @@ def load_weights(path: Path, network: torch.nn.Module) -> None:
 def sharded_state(
     trained: TrainingState, *, is_loading: bool, with_generators: bool = True
 ) -> dict[str, Any]:
-    """What is saved of this rank, or asked for when loading, with its place in the whole."""
+    """Return this rank's state to save, or to fill by loading, with its position in the whole."""
     content = _content()
     model = _model_state(trained.network, content)
     optimizer = trained.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=content)
@@ -161,7 +162,7 @@ def sharded_state(
 
 
 def _content() -> dict[str, Any]:
-    """Metadata that megatron.core asks for while it builds a sharded state."""
+    """Return the metadata with which megatron.core builds a sharded state."""
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     return {**CONTENT, "dp_cp_group": group}
 
@@ -171,7 +172,7 @@ def _model_state(network: Any, content: dict[str, Any]) -> Any:
 
 
 def _generators() -> Any:
-    """Random generator states of this rank, one a tensor and pipeline rank as in Megatron-LM."""
+    """Return random generator states, one per tensor and pipeline rank as in Megatron-LM."""
     states = {
         "cpu": torch.get_rng_state(),
         "device": torch.cuda.get_rng_state(),
@@ -201,12 +202,12 @@ def _set_generators(states: Mapping[str, Any]) -> None:
 def _load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
     """Load optimizer state, with three corrections to megatron.core 0.16.1 around torch's Adam.
 
-    It leaves out a step count of zero; it fills all that is kept of a parameter from tensors of the
-    checkpoint, and the step count has none; and it gives every parameter the same step count, which
-    torch then raises once a parameter. transformer-engine's Adam counts steps a group, not a
-    parameter, and refuses a state that has a count, so it is given none.
+    It omits a step count of zero; it fills every entry of a parameter's state from tensors of the
+    checkpoint, and the step count has none; and it gives all parameters one shared step count,
+    which torch then raises once per parameter. transformer-engine's Adam counts steps per group,
+    not per parameter, and refuses a state with a count, so it is given none.
     """
-    from jobs.engine import optim  # not needed, and not loaded, where a model only answers
+    from jobs.engine import optim  # not needed, and not loaded, for inference
 
     (part,) = optimizer.chained_optimizers
     moments = state.pop("param_state", None)
@@ -216,9 +217,9 @@ def _load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
         optimizer.load_state_dict(state)
         return
     optimizer.load_state_dict(state)
-    kept = part.optimizer.state.values()
-    steps = [held.pop("step", None) for held in kept]
+    entries = part.optimizer.state.values()
+    steps = [entry.pop("step", None) for entry in entries]
     part.load_parameter_state_from_fully_reshardable(moments)
-    for held, step in zip(kept, steps, strict=True):
+    for entry, step in zip(entries, steps, strict=True):
         if step is not None:
-            held["step"] = step.clone()
+            entry["step"] = step.clone()

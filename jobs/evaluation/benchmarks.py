@@ -1,10 +1,10 @@
-"""Benchmark files as their makers publish them → questions with one right choice. Stdlib only.
+"""Read benchmark files in their published layouts. Standard library only.
 
 Prompts follow the released MEDITRON evaluation (epfLLM/meditron:evaluation/benchmarks.py): an exam
 question lists its options under letters and the model is scored on the letters; PubMedQA gives the
 abstract, then the question, and the model is scored on yes, no and maybe. Our own ``mcq`` files
-name no letters: the model is scored on the text of the choices, which tells something even about
-models too small to have learnt what a letter stands for.
+have no letters: the model is scored on the text of the choices, which is informative even for
+models too small to have learnt to answer by letter.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from jobs.contract.errors import TaskError
 
 LETTERS = "ABCDEFGHIJ"
 ANSWER_CUE = "\nThe answer is:"
-"""What ends a prompt, in the released evaluation and here."""
+"""The end of a prompt, as in the released evaluation."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question, ready to be put to a model."""
+    """One question with its prompt and its choices."""
 
     id: str
     prompt: str
-    """All text before the answer, without a space at its end."""
+    """All text before the answer, without a trailing space."""
     choices: tuple[str, ...]
     """The choices as published."""
     answer: int
     """Index of the right choice."""
     split: str
-    """``test``, or ``train`` for what may serve as a worked example."""
+    """``test``, or ``train`` for a question that may serve as a worked example."""
     subject: str
     lettered: bool
-    """The prompt lists the choices under letters."""
+    """True if the prompt lists the choices under letters."""
 
     @property
     def continuations(self) -> tuple[str, ...]:
-        """What the model is scored on, one a choice: the letter, else the text of the choice."""
+        """The texts to score, one per choice: its letter if lettered, else its text."""
         return tuple(LETTERS[: len(self.choices)]) if self.lettered else self.choices
 
 
 def read(path: Path, kind: str) -> list[Question]:
-    """All questions of a benchmark, in the order of its file.
+    """Return all questions of a benchmark, in the order of its file.
 
     Args:
         path: a file; for ``pubmedqa`` also the folder of ``ori_pqal.json``, for ``mmlu`` also a
@@ -55,8 +55,8 @@ def read(path: Path, kind: str) -> list[Question]:
         kind: ``mcq``, ``pubmedqa``, ``mmlu`` or ``medmcqa``.
 
     Raises:
-        TaskError: unknown kind, file missing or unreadable, a record that is not as it should be
-            (the message names file and line), an id given twice, or no question to test.
+        TaskError: unknown kind, file missing or unreadable, a record that breaks the layout (the
+            message names file and line), a repeated id, or no test question.
     """
     if kind not in READERS:
         raise TaskError(
@@ -72,12 +72,12 @@ def read(path: Path, kind: str) -> list[Question]:
         ) from error
     refuse_repeated_ids(path, questions)
     if not any(question.split == "test" for question in questions):
-        raise TaskError(f"{path}: no question to test", f"is this a {kind} file?")
+        raise TaskError(f"{path}: no test question", f"is this a {kind} file?")
     return questions
 
 
 def files(path: Path, kind: str) -> list[Path]:
-    """The files that ``read`` reads for this path; the folder's files where it is a folder."""
+    """Return the files that ``read`` reads for a path."""
     if kind == "pubmedqa":
         return [pubmedqa_file(path), pubmedqa_file(path).with_name(PUBMEDQA_TEST)]
     if kind == "mmlu" and path.is_dir():
@@ -86,23 +86,23 @@ def files(path: Path, kind: str) -> list[Path]:
 
 
 def refuse_repeated_ids(path: Path, questions: list[Question]) -> None:
-    """Per-question records are known by id, so each must be given once."""
+    """Refuse questions with equal ids, by which the records of results are told apart."""
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
-            refuse(path, f"the id {question.id!r} is given twice")
+            refuse(path, f"the id {question.id!r} occurs twice")
         seen.add(question.id)
 
 
 def refuse(where: Path | str, what: str, hint: str = "") -> NoReturn:
-    raise TaskError(f"{where}: {what}", hint or "correct the file, or leave the benchmark out")
+    raise TaskError(f"{where}: {what}", hint or "correct the file, or remove the benchmark")
 
 
 # --- our own JSONL -----------------------------------------------------------------------------
 
 
 def read_mcq(path: Path) -> Iterator[Question]:
-    """``{"id", "question", "choices": […], "answer": index, "subject"?, "split"?}`` a line."""
+    """Read ``{"id", "question", "choices": […], "answer": index, "subject"?, "split"?}`` lines."""
     for where, record in json_lines(path):
         question = text_field(where, record, "question")
         split = record.get("split", "test")
@@ -121,7 +121,7 @@ def read_mcq(path: Path) -> Iterator[Question]:
 
 
 def open_prompt(question: str) -> str:
-    """A question with the cue for an answer; an unfinished sentence as it is, to be finished."""
+    """Return a question with the cue for an answer, or an unfinished sentence as it is."""
     question = question.strip()
     return f"Question: {question}{ANSWER_CUE}" if question.endswith("?") else question
 
@@ -134,7 +134,7 @@ def choices_field(where: str, record: dict[str, Any]) -> tuple[str, ...]:
     if len(texts) < 2:
         refuse(where, f"{len(texts)} choices; a question needs at least two")
     if not all(texts) or len(set(texts)) < len(texts):
-        refuse(where, "a choice is empty or stands twice")
+        refuse(where, "a choice is empty or occurs twice")
     return texts
 
 
@@ -149,11 +149,11 @@ def answer_field(where: str, record: dict[str, Any], choices: int) -> int:
 
 
 def read_mmlu(path: Path) -> Iterator[Question]:
-    """Headerless CSV, ``question, A, B, C, D, letter``: the first row is a question too."""
-    found = files(path, "mmlu")
-    if not found:
+    """Read CSV of ``question, A, B, C, D, letter``, without a header."""
+    paths = files(path, "mmlu")
+    if not paths:
         refuse(path, "no *_test.csv in this folder")
-    for file in found:
+    for file in paths:
         split = "train" if file.stem.endswith("_dev") else "test"
         subject = file.stem.removesuffix("_test").removesuffix("_dev")
         for row, (where, cells) in enumerate(csv_rows(file)):
@@ -161,7 +161,7 @@ def read_mmlu(path: Path) -> Iterator[Question]:
 
 
 def csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """``(where, cells)`` of each row; where names the line on which the row ends."""
+    """Yield ``(where, cells)`` per row; ``where`` has the line on which the row ends."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(file, strict=True)
         try:
@@ -193,7 +193,7 @@ def mmlu_question(where: str, cells: list[str], name: str, subject: str, split: 
 
 
 def read_medmcqa(path: Path) -> Iterator[Question]:
-    """MedMCQA's own JSONL, where ``cop`` counts from 1; choices may repeat, as published."""
+    """Read MedMCQA's JSONL, in which ``cop`` counts from 1; choices may repeat, as published."""
     for where, record in json_lines(path):
         choices = [text_field(where, record, f"op{letter}") for letter in "abcd"]
         right = record.get("cop")
@@ -216,7 +216,7 @@ def read_medmcqa(path: Path) -> Iterator[Question]:
 
 
 def exam_prompt(question: str, choices: list[str]) -> str:
-    """The released evaluation's layout: question, ``?`` added to an open end, options, cue."""
+    """Return the released evaluation's prompt: question, ``?`` if it lacks an end, options, cue."""
     if not question.endswith(("?", ".")):
         question += "?"
     options = "\n".join(
@@ -232,9 +232,9 @@ PUBMEDQA_CHOICES = ("yes", "no", "maybe")
 
 
 def read_pubmedqa(path: Path) -> Iterator[Question]:
-    """PQA-L: what ``test_ground_truth.json`` names is ``test``, in its order; the rest, ``train``.
+    """Read PQA-L: ids of ``test_ground_truth.json`` are ``test``, in its order; others ``train``.
 
-    Contexts, a line each, then the question, without a word before it, as the released evaluation.
+    A prompt has the contexts, one per line, then the bare question, as in the released evaluation.
     """
     source, truth = files(path, "pubmedqa")
     records, test = json_object(source), json_object(truth)
@@ -271,7 +271,7 @@ def pubmedqa_question(where: str, name: str, record: dict[str, Any], split: str)
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object of objects or strings."""
+    """Read a file of one JSON object, keyed by PMID."""
     text = path.read_text(encoding="utf-8")
     try:
         value = json.loads(text)
@@ -282,11 +282,11 @@ def json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-# --- what the readers share --------------------------------------------------------------------
+# --- shared by the readers ---------------------------------------------------------------------
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``(file:line, object)`` of each line that is not blank."""
+    """Yield ``(file:line, object)`` per line that is not blank."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if line.strip():

@@ -1,11 +1,11 @@
-"""Our model as a model of lm-evaluation-harness.
+"""The adapter that makes our model a model of lm-evaluation-harness.
 
-The harness asks for log-likelihoods of continuations. Every choice of a question has the same
-context, so a request whose tokens are the beginning of another's costs nothing: the model is
-causal, and the longer row has the answer too. Yes, no and maybe after an abstract are one row.
+The harness requests log-likelihoods of continuations. All choices of a question have the same
+context, so a request whose tokens are a prefix of another's costs nothing: the model is causal, and
+the longer row contains its scores. Yes, no and maybe after an abstract are one row.
 
-With tensor parallelism every rank is given the same requests, makes the same batches and gets the
-same answer; to the harness each rank is alone (rank 0 of 1).
+With tensor parallelism every rank receives the same requests, makes the same batches and returns
+the same scores; to the harness each rank is rank 0 of 1.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Logits = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Scoring:
-    """One request in tokens: what the model reads, and what it is scored on."""
+    """One request in tokens: the model's input and the tokens that are scored."""
 
     read: tuple[int, ...]
-    """Context and continuation without its last token, cut on the left to what the model reads."""
+    """Context and continuation without its last token, truncated on the left to fit the model."""
     scored: tuple[int, ...]
-    """The continuation; token ``i`` of it is predicted at position ``first + i``."""
+    """The continuation; its token ``i`` is predicted at position ``first + i``."""
 
     @property
     def first(self) -> int:
@@ -49,9 +49,9 @@ class MegatronLM(TemplateLM):  # type: ignore[misc]
 
     Args:
         logits: all ranks of a tensor-parallel group call it with the same tokens, on the CPU.
-        max_length: tokens the model can read at once.
-        batch_size: most rows of one call of ``logits``.
-        after_batch: called with requests done and requests in all; may raise to stop.
+        max_length: the model's context length in tokens.
+        batch_size: most rows per call of ``logits``.
+        after_batch: called with the requests done and the total; may raise to stop.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class MegatronLM(TemplateLM):  # type: ignore[misc]
         self.batch_size = batch_size
         self._after_batch = after_batch
         self.truncated = 0
-        """Contexts of the last call that were cut to fit."""
+        """Contexts of the last call that were truncated to fit."""
 
     @property
     def eot_token_id(self) -> int:
@@ -81,53 +81,54 @@ class MegatronLM(TemplateLM):  # type: ignore[misc]
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **unused: Any
     ) -> list[int]:
-        """Token ids of a text; nothing is added, as in training, whatever is asked."""
+        """Return the token ids of a text; nothing is added, as in training."""
         del add_special_tokens, unused
         return list(self._encode(string))
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
     ) -> list[tuple[float, bool]]:
-        """As the harness defines it; the log of a job is no place for a progress bar."""
-        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        return found
+        """Return log-likelihoods as the harness defines them, without a progress bar in the log."""
+        scores: list[tuple[float, bool]]
+        scores = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return scores
 
     def _loglikelihood_tokens(
         self,
         requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
         disable_tqdm: bool = False,
     ) -> list[tuple[float, bool]]:
-        """Log-likelihood in nats, and whether greedy decoding gives it, of each continuation.
+        """Return per continuation its log-likelihood in nats and whether it is the greedy one.
 
         Raises:
-            TaskError: a continuation has no token, or more than the model can read.
+            TaskError: a continuation has no token, or more than the model's context.
         """
         del disable_tqdm
         for texts, _, answer in requests:
             self._refuse_odd_length(texts[1], answer)
-        wanted = fit([pair for _, *pair in requests], self._encoder.eod, self.max_length)
-        cut_short = (
+        items = fit([pair for _, *pair in requests], self._encoder.eod, self.max_length)
+        truncated = (
             tuple(context)
-            for item, (_, context, answer) in zip(wanted, requests, strict=True)
+            for item, (_, context, answer) in zip(items, requests, strict=True)
             if len(item.read) + 1 < len(context) + len(answer)
         )
-        self.truncated = len(set(cut_short))
-        found: dict[int, tuple[float, bool]] = {}
-        for batch in batches(wanted, self.batch_size):
-            rows = [wanted[members[0]].read for members in batch]
+        self.truncated = len(set(truncated))
+        scored: dict[int, tuple[float, bool]] = {}
+        for batch in batches(items, self.batch_size):
+            rows = [items[members[0]].read for members in batch]
             scores = self._logits(pad(rows, self._encoder.eod))
             flat = [(row, index) for row, members in enumerate(batch) for index in members]
-            answers = pick(scores, [(row, wanted[index]) for row, index in flat])
-            found.update((index, answer) for (_, index), answer in zip(flat, answers, strict=True))
-            self._after_batch(len(found), len(wanted))
-        return [found[index] for index in range(len(wanted))]
+            results = pick(scores, [(row, items[index]) for row, index in flat])
+            scored.update((index, result) for (_, index), result in zip(flat, results, strict=True))
+            self._after_batch(len(scored), len(items))
+        return [scored[index] for index in range(len(items))]
 
     def _refuse_odd_length(self, text: str, answer: list[int]) -> None:
         if not 1 <= len(answer) <= self.max_length:
             raise TaskError(
                 f"the choice {text.strip()[:60]!r} has {len(answer)} tokens, "
                 f"the model reads 1 to {self.max_length}",
-                "leave the question out, or evaluate a model with a longer context",
+                "remove the question, or evaluate a model with a longer context",
             )
 
     def loglikelihood_rolling(
@@ -157,10 +158,10 @@ def _unsupported(kind: str) -> TaskError:
 
 
 def fit(pairs: Sequence[Sequence[list[int]]], eod: int, max_length: int) -> list[Scoring]:
-    """Pairs of context and continuation in tokens, cut on the left to what the model can read.
+    """Truncate pairs of context and continuation, in tokens, on the left to fit the model.
 
-    Continuations of one context are given the same part of it, what the longest of them leaves: the
-    choices of a question are compared on equal terms.
+    All continuations of one context keep the same part of it, the part that fits with the longest:
+    the choices of a question are compared on equal terms.
     """
     longest: dict[tuple[int, ...], int] = {}
     for context, answer in pairs:
@@ -174,46 +175,46 @@ def fit(pairs: Sequence[Sequence[list[int]]], eod: int, max_length: int) -> list
     ]
 
 
-def batches(wanted: Sequence[Scoring], size: int) -> Iterator[list[list[int]]]:
-    """Rows to run, ``size`` at a time, longest first (what does not fit in memory fails at once).
+def batches(items: Sequence[Scoring], size: int) -> Iterator[list[list[int]]]:
+    """Yield the rows to run, ``size`` at a time, longest first: lack of memory shows at once.
 
-    A row is a list of indices into ``wanted``: first the one whose tokens are run, then those whose
-    tokens are the beginning of it. Neighbours in sorted order share most, so they stay together.
+    A row is a list of indices into ``items``: first the one whose tokens are run, then those whose
+    tokens are a prefix of it. Neighbours in sorted order share most, so they stay together.
     """
     rows: list[list[int]] = []
-    for index in sorted(range(len(wanted)), key=lambda i: wanted[i].read, reverse=True):
-        # What extends a row sorts right behind it, so in reverse right before it.
-        read = wanted[index].read
-        if rows and wanted[rows[-1][0]].read[: len(read)] == read:
+    for index in sorted(range(len(items)), key=lambda i: items[i].read, reverse=True):
+        # An extension of a row sorts right behind it, so in reverse right before it.
+        read = items[index].read
+        if rows and items[rows[-1][0]].read[: len(read)] == read:
             rows[-1].append(index)
         else:
             rows.append([index])
-    rows.sort(key=lambda members: -len(wanted[members[0]].read))
+    rows.sort(key=lambda members: -len(items[members[0]].read))
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
 
 def pad(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
-    """int64 ``[rows, longest]``, filled on the right, where a causal model does not look."""
+    """Return int64 ``[rows, longest]``, padded on the right, which a causal model does not see."""
     longest = max(len(row) for row in rows)
     return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
 
 
-def pick(scores: torch.Tensor, asked: Sequence[tuple[int, Scoring]]) -> list[tuple[float, bool]]:
-    """Log-likelihood in nats and greediness of each continuation of a batch.
+def pick(scores: torch.Tensor, items: Sequence[tuple[int, Scoring]]) -> list[tuple[float, bool]]:
+    """Return per continuation of a batch its log-likelihood in nats and whether it is greedy.
 
     Args:
         scores: ``[rows, sequence, vocabulary]``, unnormalised.
-        asked: row of ``scores``, and what is scored there.
+        items: row of ``scores``, and the tokens to score there.
     """
-    rows = [row for row, item in asked for _ in item.scored]
-    columns = [item.first + i for _, item in asked for i in range(len(item.scored))]
+    rows = [row for row, item in items for _ in item.scored]
+    columns = [item.first + i for _, item in items for i in range(len(item.scored))]
     targets = torch.tensor(
-        [token for _, item in asked for token in item.scored], device=scores.device
+        [token for _, item in items for token in item.scored], device=scores.device
     )
-    there = scores[rows, columns].float()
-    likelihoods = there.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
-    greedy = there.argmax(-1) == targets
+    selected = scores[rows, columns].float()
+    likelihoods = selected.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
+    greedy = selected.argmax(-1) == targets
     tokens = zip(likelihoods.tolist(), greedy.tolist(), strict=True)
-    parts = (list(islice(tokens, len(item.scored))) for _, item in asked)
+    parts = (list(islice(tokens, len(item.scored))) for _, item in items)
     return [(math.fsum(value for value, _ in part), all(hit for _, hit in part)) for part in parts]

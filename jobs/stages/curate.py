@@ -1,8 +1,8 @@
-"""Documents of many files → clean, distinct documents in JSONL shards, and a manifest.
+"""Curate stage: clean and deduplicate documents into JSONL shards, and write a manifest.
 
-One pass, one process. Memory holds the digests of the documents kept (some 100 bytes each) and one
-document. Files are read in the order of their paths and of equal documents the first one stays, so
-the same files give the same bytes.
+One pass in one process. Memory holds the digests of the kept documents (about 100 bytes each) and
+one document. Files are read in the order of their paths, and of equal documents the first is kept,
+so the same files give the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from jobs.contract import done_markers, rundir
 from jobs.contract.atomic_file import AtomicFile
@@ -23,19 +23,16 @@ from jobs.contract.stage_specs import CurateSpec
 from jobs.data.corpus_writer import OUTCOMES, CorpusWriter
 from jobs.runtime.context import Context
 
-if TYPE_CHECKING:
-    pass
-
 DIGESTED_INPUT_BYTES = 64 << 20
-"""Larger sources are known by size and modification time, to be read once only."""
+"""Larger sources are identified by size and modification time, so that they are read only once."""
 
 
 def run(context: Context) -> None:
     """Curate the sources of the task's spec into its output folder.
 
     Raises:
-        TaskError: a source that cannot be read, a bad record under ``fail``, or no document left.
-        Stopped: asked to stop; nothing is left behind, the next start begins anew.
+        TaskError: a source cannot be read, a record is bad under ``fail``, or no document is left.
+        Stopped: a stop was requested; no output remains, and the next attempt starts from scratch.
     """
     from jobs.data import readers
 
@@ -43,7 +40,7 @@ def run(context: Context) -> None:
     refuse_own_run(context.run, spec.sources)
     files, ignored = readers.find_files(spec.sources)
     inputs = [describe_source(context.run, path) for path in files]
-    # From here on the outputs are in flux: an earlier marker must not vouch for them.
+    # The outputs change from here on: an earlier marker must not be taken for theirs.
     done_markers.forget_done(context.run, context.task.stage, context.task.index)
     corpus = CorpusWriter(context.path(spec.output_dir), spec)
     try:
@@ -62,7 +59,7 @@ def run(context: Context) -> None:
 
 
 def refuse_own_run(run: rundir.RunDir, sources: Sequence[str]) -> None:
-    """Refuse a source folder in which the run itself writes.
+    """Refuse a source folder that contains the run directory.
 
     Raises:
         TaskError: the run directory lies in one of the sources.
@@ -74,7 +71,7 @@ def refuse_own_run(run: rundir.RunDir, sources: Sequence[str]) -> None:
 
 
 def describe_source(run: rundir.RunDir, path: Path) -> dict[str, Any]:
-    """A source as the done marker keeps it."""
+    """Return a source as the done marker records it."""
     small = path.stat().st_size <= DIGESTED_INPUT_BYTES
     return done_markers.describe_file(run, str(path), with_digest=small)
 
@@ -82,39 +79,39 @@ def describe_source(run: rundir.RunDir, path: Path) -> dict[str, Any]:
 def curate_files(
     context: Context, corpus: CorpusWriter, files: Sequence[Path]
 ) -> list[dict[str, Any]]:
-    """Take every record of every file into the corpus; answers the counts of each file."""
+    """Write every file's records to the corpus; return the counts per file."""
     from jobs.data import readers
 
     sizes = [path.stat().st_size for path in files]
-    counted = []
+    sources = []
     due = 0.0
     for number, path in enumerate(files):
         counts: Counter[str] = Counter()
         for record in readers.read_records(path, corpus.keys):
             if context.stop:
-                raise Stopped("asked to stop; curation begins anew at the next start")
+                raise Stopped("stop requested; curation starts from scratch in the next attempt")
             counts[corpus.take(path, record)] += 1
             if (now := time.monotonic()) >= due:
                 done = sum(sizes[:number]) + record.position
                 context.progress(done, sum(sizes), "bytes", documents=corpus.documents)
                 due = now + 1.0
-        counted.append({"path": str(path), "bytes": sizes[number], **by_outcome(counts)})
+        sources.append({"path": str(path), "bytes": sizes[number], **by_outcome(counts)})
     context.progress(sum(sizes), sum(sizes), "bytes", documents=corpus.documents)
-    return counted
+    return sources
 
 
 def by_outcome(counts: Mapping[str, int]) -> dict[str, int]:
-    """``in`` and a number for each of OUTCOMES, zeros included."""
+    """Return ``in`` and a count for each of OUTCOMES, zeros included."""
     return {"in": sum(counts.values()), **{name: counts.get(name, 0) for name in OUTCOMES}}
 
 
 def sum_counts(sources: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """``in`` and the OUTCOMES over all files."""
+    """Return ``in`` and the OUTCOMES summed over all files."""
     return {name: sum(source[name] for source in sources) for name in ("in", *OUTCOMES)}
 
 
 def total_counts(corpus: CorpusWriter, sources: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The task's summary: all files' counts, documents of each split, bytes of all shards."""
+    """Return the task's summary: all files' counts, documents per split, bytes of all shards."""
     return {
         **sum_counts(sources),
         "documents": corpus.documents,
@@ -125,7 +122,7 @@ def total_counts(corpus: CorpusWriter, sources: Sequence[dict[str, Any]]) -> dic
 
 
 def write_manifest(path: Path, content: Mapping[str, Any]) -> AtomicFile:
-    """Write what a reader wants to know of the corpus; ``ignored`` are files of no kind we read."""
+    """Write the corpus's manifest; ``ignored`` are files of kinds that are not read."""
     manifest = AtomicFile(path)
     try:
         value = {"format": FORMAT, **content}
@@ -139,10 +136,10 @@ def write_manifest(path: Path, content: Mapping[str, Any]) -> AtomicFile:
 
 
 def require_documents(corpus: CorpusWriter, sources: Sequence[dict[str, Any]]) -> None:
-    """Refuse a corpus that nothing can be trained on.
+    """Refuse a corpus without training documents.
 
     Raises:
-        TaskError: no document was kept, or all fell to validation.
+        TaskError: no document was kept, or all of them are in the validation split.
     """
     if not corpus.documents:
         totals = sum_counts(sources)
@@ -153,5 +150,5 @@ def require_documents(corpus: CorpusWriter, sources: Sequence[dict[str, Any]]) -
         )
         raise TaskError(message, "see curate.sources, curate.text_key and curate.min_chars")
     if not any(shard.documents for shard in corpus.train):
-        message = f"all {corpus.documents} documents fell to validation, none is left to train on"
+        message = f"all {corpus.documents} documents are in the validation split, none in training"
         raise TaskError(message, "lower curate.validation_fraction or add documents")

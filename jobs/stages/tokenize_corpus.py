@@ -1,7 +1,7 @@
-"""One JSONL shard → one Megatron indexed dataset, each document ended by a token of its own.
+"""Tokenize stage: turn one JSONL shard into one Megatron indexed dataset.
 
-Written without torch and megatron.core, so that a task starts at once. Memory holds one batch of
-documents and four bytes a document.
+An end-of-document token follows each document. No torch or megatron.core is imported, so that a
+task starts at once. Memory holds one batch of documents and four bytes per document.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BATCH_CHARACTERS = 1 << 20
 BATCH_DOCUMENTS = 1024
-"""A batch ends at either; its encodings take some 50 times its characters in bytes."""
+"""A batch ends at either; its encodings take about 120 bytes per character of English."""
 
 
 def run(context: Context) -> None:
@@ -35,7 +35,7 @@ def run(context: Context) -> None:
 
     Raises:
         TaskError: the tokenizer or the shard cannot be used as the spec says.
-        Stopped: asked to stop; nothing is left behind, the next start begins the shard anew.
+        Stopped: a stop was requested; no output remains, and the next attempt starts from scratch.
     """
     spec = cast(TokenizeSpec, context.task.spec)
     set_threads(context.task.cpus_per_rank)
@@ -44,7 +44,7 @@ def run(context: Context) -> None:
         tokenizer_file.require_unchanged(context.run, spec.tokenizer, spec.tokenizer_sha256),
     ]
     encoder = load_encoder(spec)
-    # From here on the outputs are in flux: an earlier marker must not vouch for them.
+    # The outputs change from here on: an earlier marker must not be taken for theirs.
     done_markers.forget_done(context.run, context.task.stage, context.task.index)
     dtype = index_dtype(encoder.vocabulary_size)
     dataset = IndexedWriter(context.path(spec.output_prefix), dtype)
@@ -57,16 +57,16 @@ def run(context: Context) -> None:
 
 
 def set_threads(count: int) -> None:
-    """Give the encoder as many threads as the task has cores; must come before it first encodes."""
+    """Give the encoder one thread per core of the task; call it before the first encoding."""
     os.environ["RAYON_NUM_THREADS"] = str(count)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if count > 1 else "false"
 
 
 def require_input(run: rundir.RunDir, name: str) -> dict[str, Any]:
-    """The shard as the done marker keeps it.
+    """Return the shard as the done marker records it.
 
     Raises:
-        TaskError: it cannot be read.
+        TaskError: the shard cannot be read.
     """
     try:
         return done_markers.describe_file(run, name)
@@ -79,7 +79,8 @@ def load_encoder(spec: TokenizeSpec) -> Encoder:
     """Load the tokenizer and check that it fits the model.
 
     Raises:
-        TaskError: not a tokenizer.json, no end-of-document token, or more ids than the model has.
+        TaskError: the file is no tokenizer.json, has no end-of-document token, or more ids than
+            the model.
     """
     encoder = Encoder.load(
         spec.tokenizer, spec.eod_token, special_tokens_in_text=spec.special_tokens_in_text
@@ -96,10 +97,11 @@ def load_encoder(spec: TokenizeSpec) -> Encoder:
 def encode_shard(
     context: Context, spec: TokenizeSpec, encoder: Encoder, dataset: IndexedWriter
 ) -> dict[str, Any]:
-    """Encode every document of the shard into the dataset; answers the task's summary.
+    """Encode every document of the shard into the dataset; return the task's summary.
 
     Raises:
-        TaskError: a record without text, or documents lost on the way.
+        TaskError: a record has no text, or a text that is too long.
+        Stopped: a stop was requested.
     """
     started = time.monotonic()
     path = context.path(spec.input)
@@ -108,7 +110,7 @@ def encode_shard(
     due = 0.0
     for batch in batches(path, spec.text_key):
         if context.stop:
-            raise Stopped("asked to stop; this shard begins anew at the next start")
+            raise Stopped("stop requested; this shard starts from scratch in the next attempt")
         ids, lengths = encode(encoder, dataset.dtype, batch.texts)
         dataset.add(ids, lengths)
         read += batch.read
@@ -130,21 +132,21 @@ def encode_shard(
 
 
 class DocumentBatch(NamedTuple):
-    """Some documents of a shard, in order."""
+    """Consecutive documents of a shard."""
 
     texts: list[str]
-    """Those that have any text."""
+    """The texts that are not empty."""
     read: int
-    """Documents read for it, empty ones too."""
+    """Documents read for the batch, including empty ones."""
     position: int
     """Bytes of the shard read so far."""
 
 
 def batches(path: Path, text_key: str) -> Iterator[DocumentBatch]:
-    """The shard's documents, about BATCH_CHARACTERS at a time.
+    """Yield the shard's documents, about BATCH_CHARACTERS at a time.
 
     Raises:
-        TaskError: a line is not a JSON object with a text; curate wrote none such.
+        TaskError: a line is not a JSON object with a text of a length that curate writes.
     """
     from jobs.data import readers
 

@@ -149,7 +149,7 @@ BAD_MCQ = [
     ({**MCQ, "question": 7}, "`question` is missing, empty or not a string"),
     ({**MCQ, "choices": "ABC"}, "`choices` is not a list of strings"),
     ({**MCQ, "choices": ["one"]}, "1 choices; a question needs at least two"),
-    ({**MCQ, "choices": ["one", "one "]}, "a choice is empty or stands twice"),
+    ({**MCQ, "choices": ["one", "one "]}, "a choice is empty or occurs twice"),
     ({**MCQ, "answer": 3}, "`answer` is 3"),
     ({**MCQ, "answer": True}, "`answer` is True"),
     ({**MCQ, "answer": "B"}, "`answer` is 'B'"),
@@ -238,14 +238,14 @@ def test_a_bad_pubmedqa_record_is_refused_by_its_pmid(tmp_path, change, message)
 def test_an_id_given_twice_is_refused(tmp_path):
     path = lines(tmp_path / "q.jsonl", MCQ, MCQ)
 
-    with pytest.raises(TaskError, match="the id 'q1' is given twice"):
+    with pytest.raises(TaskError, match="the id 'q1' occurs twice"):
         benchmarks.read(path, "mcq")
 
 
 def test_a_benchmark_without_test_questions_is_refused(tmp_path):
     path = lines(tmp_path / "q.jsonl", {**MCQ, "split": "train"})
 
-    with pytest.raises(TaskError, match="no question to test"):
+    with pytest.raises(TaskError, match="no test question"):
         benchmarks.read(path, "mcq")
 
 

@@ -251,7 +251,10 @@ def test_asked_to_stop_it_leaves_nothing_and_can_begin_anew(bench: Any, write_js
     result = bench.start_and_signal("curate", "os.rename", 1, signal.SIGTERM)
 
     assert result.returncode == 130
-    assert result.stderr == "curate: asked to stop; curation begins anew at the next start\n"
+    assert (
+        result.stderr
+        == "curate: stop requested; curation starts from scratch in the next attempt\n"
+    )
     assert bench.files("corpus") == {}
     assert bench.start("curate").returncode == 0
     assert len(bench.documents() + bench.documents("corpus/validation")) == 60

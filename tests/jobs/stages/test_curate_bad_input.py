@@ -21,7 +21,7 @@ AGAIN = "copy or make the file again"
 CORRECT = "correct the record, or set curate.on_bad_record to skip to leave such ones out"
 MISSING = "correct curate.sources, or put it where the nodes see it"
 
-UNREADABLE = "see its permissions and disk"
+UNREADABLE = "check its permissions and its file system"
 
 GOOD = {"id": "a", "text": "A document that is long enough."}
 GOOD_LINE = json.dumps(GOOD).encode() + b"\n"
@@ -190,7 +190,7 @@ def test_a_broken_array_is_refused_where_it_breaks(
     source.write_bytes(content)
     message = f"{source}:{line}: the JSON array is broken or cut off here"
 
-    check(bench, source, message, "make the file again, or write one JSON object a line")
+    check(bench, source, message, "make the file again, or write one JSON object per line")
 
 
 TEXT = noise(300_000)
@@ -381,7 +381,7 @@ def test_a_corpus_all_in_validation_is_refused(bench: Any, tmp_path: Path) -> No
 
     assert result.returncode == 2
     assert result.stderr == (
-        "curate: all 1 documents fell to validation, none is left to train on\n"
+        "curate: all 1 documents are in the validation split, none in training\n"
         "hint: lower curate.validation_fraction or add documents\n"
     )
 

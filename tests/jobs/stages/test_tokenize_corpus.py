@@ -451,7 +451,7 @@ def test_asked_to_stop_it_leaves_nothing(bench: Any, shard: Any, tokenizer_file:
     result = bench.start_and_signal("tokenize", "os.rename", 1, signal.SIGTERM)
 
     assert result.returncode == 130
-    message = "tokenize: asked to stop; this shard begins anew at the next start\n"
+    message = "tokenize: stop requested; this shard starts from scratch in the next attempt\n"
     assert result.stderr == message
     assert bench.files("tokens") == {}
 
