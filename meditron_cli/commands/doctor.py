@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.runtime.termination import exit_on_signals
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import Unhealthy
@@ -70,7 +71,8 @@ def command(
     target = examine.ExaminedCluster(
         loaded, root, size, services.environ, services.clock, note=console.note
     )
-    report = examine.examine(target, None if no_probe else wait)
+    with exit_on_signals():
+        report = examine.examine(target, None if no_probe else wait)
     print_report(report, as_json)
     if report.is_fatal:
         raise Unhealthy(

@@ -1,16 +1,19 @@
-"""``meditron drill``: prove on the user's own site that a run survives what may befall it."""
+"""``meditron drill``: prove on a cluster that training survives faults."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from jobs.runtime.termination import exit_on_signals
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.drill import faults, settings
@@ -22,11 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meditron_cli.config.load import Loaded
+    from meditron_cli.drill.procedure import Drill
     from meditron_cli.drill.verdict import FaultRow, Result
 
 REMOVE_TRIES = 20
 REMOVE_SECONDS = 1.0
-COLUMNS = ("fault", "at step", "cause on record", "detected s", "resumed s", "redone", "verdict")
+COLUMNS = ("fault", "at step", "root cause", "detected s", "resumed s", "redone", "verdict")
 
 
 @click.command()
@@ -42,14 +46,14 @@ COLUMNS = ("fault", "at step", "cause on record", "detected s", "resumed s", "re
     "--faults",
     default="",
     metavar="NAMES",
-    help=f"Comma-separated: {', '.join(faults.FAULTS)}; default: all that the scheduler has.",
+    help=f"Comma-separated: {', '.join(faults.FAULTS)}; default: all that the scheduler supports.",
 )
 @click.option(
     "nodes",
     "--nodes",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Nodes to train on; default: two where there are two.",
+    help="Nodes to train on; default: 2, if the partition has them.",
 )
 @click.option(
     "config",
@@ -66,7 +70,7 @@ COLUMNS = ("fault", "at step", "cause on record", "detected s", "resumed s", "re
     help="Set a configuration value of both trainings; may be repeated.",
 )
 @options.runs_dir_option
-@click.option("--keep", is_flag=True, help="Keep the drill's runs even when all went well.")
+@click.option("--keep", is_flag=True, help="Keep the drill's runs even if it passes.")
 @options.json_option
 @click.pass_obj
 def command(
@@ -82,17 +86,17 @@ def command(
 ) -> None:
     """Prove on a cluster that training survives faults.
 
-    Trains the tiny model on real nodes twice, with your own rights: once undisturbed, and once hit
-    by faults. Exit code 4 when the second did not come out bit for bit like the first.
+    Trains the tiny model on real nodes twice, under your account: once without and once with
+    injected faults. Exit code 4 when the losses of both are not equal, bit for bit on CPUs.
     """
     from meditron_cli.config.load import load_cluster
     from meditron_cli.drill.procedure import Drill
     from meditron_cli.scheduler.fault_injection import make_injector
 
     profile = load_cluster(cluster)
-    wanted = faults.choose(chosen, profile.scheduler)
+    selected = faults.choose(chosen, profile.scheduler)
     root = folder_of(store.runs_root(runs_dir, services.environ, profile.runs_dir))
-    own = settings.settings(profile, nodes, wanted)
+    own = settings.settings(profile, nodes, selected)
 
     def loaded(more: Sequence[str]) -> Loaded:
         experiment = config or root / "experiment.yaml"
@@ -104,31 +108,43 @@ def command(
     except MeditronError:
         shutil.rmtree(root)
         raise
-    console.note(settings.announcement(profile, first.experiment, wanted))
+    console.note(settings.announcement(profile, first.experiment, selected))
     python = profile.environment.python or sys.executable
-    hands = make_injector(profile.scheduler, python, services.environ)
-    course = Drill(services, hands, root, loaded)
-    try:
-        result = course.run(wanted)
-    except (KeyboardInterrupt, click.Abort, MeditronError):
-        course.cancel()
-        console.note(f"the drill's jobs are cancelled; its runs are kept in {root}")
-        raise
+    injector = make_injector(profile.scheduler, python, services.environ)
+    drill = Drill(services, injector, root, loaded)
+    with exit_on_signals():
+        try:
+            result = drill.run(selected)
+        except BaseException:
+            cancel(drill)
+            raise
     show(result, as_json)
     if not result.held:
         raise RunFailed(result.sentence, hint=f"the drill's runs are kept in {root}")
     if keep:
         console.note(f"the drill's runs are kept in {root}")
         return
-    course.cancel()
+    drill.cancel()
     remove(root, services.clock)
 
 
+def cancel(drill: Drill) -> None:
+    """Cancel the jobs of a drill that did not finish, and print what became of them."""
+    problems = drill.cancel()
+    with suppress(OSError):  # the terminal may be gone
+        for run, error in problems.items():
+            command = f"meditron cancel {run} --runs-dir {shlex.quote(str(drill.root))}"
+            console.note(f"jobs of {run} were not cancelled: {error.message}")
+            console.note(f"hint: `{command}`")
+        cancelled = "" if problems else "the drill's jobs are cancelled; "
+        console.note(f"{cancelled}its runs are kept in {drill.root}")
+
+
 def checked(loaded: Loaded) -> Loaded:
-    """What was loaded, fit to be submitted.
+    """Return a configuration that can be submitted.
 
     Raises:
-        ConfigError: a placeholder is left in the profile, or an input is missing; all of them.
+        ConfigError: the profile has placeholders, or inputs are missing; all of them.
     """
     if loaded.placeholders:
         hint = "put your own values into the profile"
@@ -140,12 +156,12 @@ def checked(loaded: Loaded) -> Loaded:
 
 
 def folder_of(root: Path) -> Path:
-    """A runs directory of this drill's own, below the one of all runs."""
+    """Return a new runs directory for this drill, inside the user's."""
     return root / f"drill-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
 
 def write_sample(root: Path) -> None:
-    """Put the sample corpus and an experiment that names it where all nodes see them.
+    """Write the sample corpus, and an experiment that names it, to the drill's runs directory.
 
     Raises:
         ConfigError: the runs directory cannot be written.
@@ -159,12 +175,12 @@ def write_sample(root: Path) -> None:
     except OSError as error:
         raise ConfigError(
             f"{root} cannot be written: {error.strerror}",
-            hint=f"name another place with --runs-dir or {store.VARIABLE}",
+            hint=f"name another runs directory with --runs-dir or {store.VARIABLE}",
         ) from error
 
 
 def show(result: Result, as_json: bool) -> None:
-    """Print what came out."""
+    """Print the result."""
     if as_json:
         console.json_out(result.as_json())
         return
@@ -173,14 +189,14 @@ def show(result: Result, as_json: bool) -> None:
 
 
 def cells(row: FaultRow) -> tuple[object, ...]:
-    """A line of the table."""
+    """Return a row of the table."""
     return (
         row.fault, row.step, row.cause or None, row.detect_s, row.resume_s, row.redone, row.verdict,
     )  # fmt: skip
 
 
 def remove(root: Path, clock: Clock) -> None:
-    """Remove the drill's runs, into which jobs that have just ended may still write."""
+    """Remove the drill's runs; retry while jobs that are ending still write to them."""
     for _ in range(REMOVE_TRIES):
         shutil.rmtree(root, ignore_errors=True)
         if not root.exists():

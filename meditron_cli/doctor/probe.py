@@ -112,18 +112,18 @@ def run_sbatch(plan: Plan, folder: Path, options: list[str], client: Client) -> 
 def wait(probe: Probe, client: Client, clock: Clock, seconds: float) -> ProbeWait:
     """Wait until the report exists, the job has ended, or the time is up.
 
-    An interrupt (Ctrl-C) cancels the probe job.
+    A signal that ends the program, or an error, cancels the probe job.
     """
     try:
         return poll(probe, client, clock, seconds)
-    except KeyboardInterrupt:
+    except BaseException:
         client.cancel([probe.job_id])
         remove(Path(probe.folder))
         raise
 
 
 def poll(probe: Probe, client: Client, clock: Clock, seconds: float) -> ProbeWait:
-    """Wait as ``wait`` does, without handling interrupts."""
+    """Wait as ``wait`` does, without cancelling the job."""
     deadline, query_at = clock.now() + seconds, clock.now() + QUERY_SECONDS
     is_over = False
     while True:

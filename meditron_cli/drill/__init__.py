@@ -1,1 +1,1 @@
-"""``meditron drill``: a tiny training that is hit on purpose, beside one that is left alone."""
+"""``meditron drill``: compare a training with injected faults to an undisturbed one."""

@@ -1,4 +1,4 @@
-"""What a drill can do to a training, and what it then expects. Pure."""
+"""The faults that a drill can inject, and the root causes it expects. Pure."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from meditron_cli.errors import ConfigError
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that befalls a training."""
+    """A fault to inject into a training."""
 
     name: str
     does: str
-    """For people, before it is done."""
+    """A sentence for the user, printed before the injection."""
     causes: tuple[RootCause, ...]
-    """As which the attempt's exit record may name it."""
+    """The root causes that the attempt's exit record may have."""
     needs_slurm: bool = False
     steps: int = 100
-    """That training needs for it: two checkpoints before, and what passes until it strikes. Guess.
-    """
+    """Training steps that it needs: two checkpoints before, and its delay. Guessed."""
 
 
 FAULTS = {
@@ -28,22 +27,22 @@ FAULTS = {
     for fault in (
         Fault(
             "preempt",
-            "have Slurm queue the job again, as a preemption does, but with no grace time to save",
+            "requeue the job, as a preemption does, without a grace period to save",
             (RootCause.PREEMPTED,),
             needs_slurm=True,
         ),
         Fault(
             "time-limit",
-            "lower the running job's time limit, so that it comes to it",
+            "lower the running job's time limit, so that it expires",
             (RootCause.TIME_LIMIT,),
             needs_slurm=True,
-            steps=450,  # Slurm looks at limits every half a minute
+            steps=450,  # Slurm checks limits every half a minute
         ),
         Fault("kill-rank", "kill the last rank", (RootCause.CRASH,)),
-        Fault("freeze-rank", "stop the last rank without ending it", (RootCause.HANG,)),
+        Fault("freeze-rank", "freeze the last rank (SIGSTOP)", (RootCause.HANG,)),
         Fault(
             "damage-checkpoint",
-            "cut a file of the newest checkpoint in half, then kill the last rank",
+            "truncate a file of the newest checkpoint, then kill the last rank",
             (RootCause.CRASH,),
         ),
     )
@@ -51,15 +50,14 @@ FAULTS = {
 
 
 def choose(text: str, scheduler: str) -> tuple[Fault, ...]:
-    """The faults of a comma-separated list, in its order; of an empty one all that the scheduler
-    has.
+    """Parse a comma-separated list of faults; an empty one means all that the scheduler supports.
 
     Raises:
-        ConfigError: no such fault, or one that this scheduler does not have.
+        ConfigError: no such fault, or one that this scheduler does not support.
     """
     if not text:
         return tuple(f for f in FAULTS.values() if scheduler == "slurm" or not f.needs_slurm)
-    found = []
+    chosen = []
     for name in text.split(","):
         fault = FAULTS.get(name.strip())
         if fault is None:
@@ -69,5 +67,5 @@ def choose(text: str, scheduler: str) -> tuple[Fault, ...]:
                 f"{fault.name} needs Slurm, and this cluster's scheduler is local",
                 hint="leave it out of --faults, or name a cluster with Slurm",
             )
-        found.append(fault)
-    return tuple(found)
+        chosen.append(fault)
+    return tuple(chosen)

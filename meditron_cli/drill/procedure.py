@@ -1,7 +1,8 @@
-"""The course of a drill: make tokens, train undisturbed, train and hit, compare."""
+"""Run a drill: make tokens, train undisturbed, train with injected faults, compare."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +24,10 @@ from meditron_cli.drill.verdict import (
     Result,
     difference,
     following,
-    judge,
-    not_dealt,
+    not_injected,
+    row_of,
 )
-from meditron_cli.errors import RunFailed, SchedulerError
+from meditron_cli.errors import MeditronError, RunFailed, SchedulerError
 from meditron_cli.reporting import follow
 from meditron_cli.runs import cancel, launch, prepare, store
 from meditron_cli.runs.record import read
@@ -39,19 +40,19 @@ from meditron_cli.services import Services
 if TYPE_CHECKING:
     from meditron_cli.config.load import Loaded
 
-LOOK_SECONDS = 0.2
-ASK_SECONDS = 15.0
-"""Between two questions whether a run that says nothing is still alive."""
-STRIKES = 3
-"""Tries to find a rank, which may be about to start."""
-STRIKE_AGAIN_SECONDS = 2.0
-LOOK_AFTER_SECONDS = 5.0
-"""Between two looks after a run with which its own jobs cannot go on."""
-PATIENCE_SECONDS = 120.0
-"""For Slurm to say how such a run's job ended, so that the drill can go on with it."""
+POLL_SECONDS = 0.2
+QUERY_SECONDS = 15.0
+"""Between two queries of the scheduler about a run without news."""
+INJECT_TRIES = 3
+"""Tries to find a rank, which may still be starting."""
+INJECT_RETRY_SECONDS = 2.0
+RECOVER_SECONDS = 5.0
+"""Between two recoveries of a run whose own jobs cannot submit."""
+RECOVER_LIMIT_SECONDS = 120.0
+"""For Slurm to report how such a run's job ended, and the drill to resubmit it."""
 
 Load = Callable[[Sequence[str]], "Loaded"]
-"""The drill's configuration with more of ``--set``."""
+"""Loads the drill's configuration with more ``--set`` values."""
 
 
 @dataclass
@@ -59,48 +60,49 @@ class Drill:
     """One drill."""
 
     services: Services
-    hands: FaultInjector
+    injector: FaultInjector
     root: Path
-    """A runs directory of its own, so that no faked trouble goes into the site's node ledger."""
+    """A runs directory of its own, so that injected faults stay out of the site's node ledger."""
     load: Load
-    begun: list[RunDir] = field(default_factory=list)
-    guards: bool = False
-    """Whether it goes on with its runs itself, since nodes may not submit jobs."""
-    looked: float = 0.0
-    """When it last looked after a run."""
-    moved: float = 0.0
-    """When the run that is waited for was last seen to wait or work."""
+    runs: list[RunDir] = field(default_factory=list)
+    """The runs started so far."""
+    recovers: bool = False
+    """Whether the drill resubmits its runs itself, since nodes may not submit jobs."""
+    recovered: float = 0.0
+    """The time of the last recovery."""
+    alive: float = 0.0
+    """The time at which the run in question was last queued or running."""
     said: set[Notice] = field(default_factory=set)
 
     def run(self, faults: Sequence[Fault]) -> Result:
-        """Do all of it.
+        """Run the whole drill.
 
         Raises:
-            RunFailed: a run that nothing befell failed: there is nothing to compare with.
-            SchedulerError: a fault could not be dealt.
+            RunFailed: a run failed without a fault, so that there is nothing to compare with.
+            SchedulerError: a fault could not be injected.
         """
         tokens = self.load([settings.named(settings.TOKENS)])
         if tokens.experiment.pretrain.data:
             own: tuple[str, ...] = ()
         else:
-            made = self.begin(tokens, ("curate", "tokenize"))
+            made = self.start(tokens, ("curate", "tokenize"))
             self.finish(made)
             own = settings.own_tokens(made, tokens.experiment)
         undisturbed = self.train(settings.UNDISTURBED, own)
         self.finish(undisturbed)
-        hit = self.train(settings.HIT, own)
-        rows = self.hit(hit, faults)
-        return self.compare(undisturbed, hit, rows)
+        disturbed = self.train(settings.DISTURBED, own)
+        rows = self.disturb(disturbed, faults)
+        return self.compare(undisturbed, disturbed, rows)
 
     def train(self, name: str, own: Sequence[str]) -> RunDir:
-        """Begin one of the two trainings."""
-        return self.begin(self.load([settings.named(name), *own]), ("pretrain",))
+        """Start one of the two trainings."""
+        return self.start(self.load([settings.named(name), *own]), ("pretrain",))
 
-    def begin(self, loaded: Loaded, stages: tuple[str, ...]) -> RunDir:
-        """Make a run and submit its stages."""
+    def start(self, loaded: Loaded, stages: tuple[str, ...]) -> RunDir:
+        """Create a run and submit its stages."""
         plan = prepare.plan_of(loaded, stages)
         site = loaded.cluster
-        self.guards = site.scheduler == "slurm" and not site.slurm.submit_from_jobs
+        self.recovers = site.scheduler == "slurm" and not site.slurm.submit_from_jobs
         name = run_name(loaded.experiment, loaded.size, loaded.cluster.name)
         request = Request(
             experiment=loaded.experiment.model_dump(mode="json"),
@@ -111,13 +113,13 @@ class Drill:
             time=self.services.clock.now(),
         )
         run = store.create(self.root, name, request, plan)
-        self.begun.append(run)
+        self.runs.append(run)
         launch.launch(plan, self.services.scheduler(plan.site.scheduler), run)
-        console.note(f"begun: {run.root}")
+        console.note(f"started: {run.root}")
         return run
 
     def finish(self, run: RunDir) -> None:
-        """Follow a run that nothing befalls to its end.
+        """Wait for the end of a run without faults.
 
         Raises:
             RunFailed: it did not succeed.
@@ -126,143 +128,152 @@ class Drill:
         if state != "succeeded":
             sentence, hint, _ = follow.why(self.services, run)
             raise RunFailed(
-                f"run {run.name} {state} with no fault at all{': ' + sentence if sentence else ''}",
-                hint=hint or "put that right, then drill again",
+                f"run {run.name} {state} without a fault{': ' + sentence if sentence else ''}",
+                hint=hint or "fix the cause, then run the drill again",
             )
 
     def follow(self, run: RunDir) -> str:
-        """Follow a run to its end; answers its last state."""
-        if self.guards:
+        """Wait for the end of a run, and return its final state."""
+        if self.recovers:
             self.wait(run, lambda: False)
         return follow.follow(self.services, run)
 
-    def hit(self, run: RunDir, faults: Sequence[Fault]) -> tuple[FaultRow, ...]:
-        """Deal the faults, each after the run has come through the one before; answers a line for
-        each.
+    def disturb(self, run: RunDir, faults: Sequence[Fault]) -> tuple[FaultRow, ...]:
+        """Inject the faults, each once the run has recovered from the one before.
+
+        Returns:
+            A row per fault.
         """
-        blows: dict[str, InjectedFault] = {}
+        injected: dict[str, InjectedFault] = {}
         for fault in faults:
             if not self.wait_for_progress(run):
                 break
-            blows[fault.name] = self.deal(run, fault)
-            self.wait(run, lambda blow=blows[fault.name]: went_on(run, blow.attempt))  # type: ignore[misc]
+            injected[fault.name] = self.inject(run, fault)
+            self.wait(run, lambda last=injected[fault.name]: resumed(run, last.attempt))  # type: ignore[misc]
         self.follow(run)
         exits, lines = ends(run), list(read_lines(run.metrics()))
         return tuple(
-            judge(blows[fault.name], exits, lines) if fault.name in blows else not_dealt(fault)
+            row_of(injected[fault.name], exits, lines)
+            if fault.name in injected
+            else not_injected(fault)
             for fault in faults
         )
 
     def wait_for_progress(self, run: RunDir) -> bool:
-        """Wait until the newest attempt has saved twice and trained on, so that there is something
-        to lose and something to fall back on; whether it did before the run was over.
+        """Wait until the newest attempt has saved twice and trained on.
+
+        A fault then costs steps, and there is an older checkpoint to fall back to. Return whether
+        that happened before the run ended.
         """
         return self.wait(run, lambda: is_under_way(run))
 
-    def deal(self, run: RunDir, fault: Fault) -> InjectedFault:
-        """Let a fault befall the run."""
+    def inject(self, run: RunDir, fault: Fault) -> InjectedFault:
+        """Inject a fault into the run's newest attempt."""
         start = last_start(run)
         job, rank = str(start["job_id"]), self.last_rank(run)
-        blow = InjectedFault(
+        injected = InjectedFault(
             fault, int(start["attempt"]), last_step(run), self.services.clock.now()
         )
-        console.note(f"step {blow.step}: {fault.does}")
+        console.note(f"step {injected.step}: {fault.does}")
         if fault.name == "preempt":
-            self.hands.preempt(job)
+            self.injector.preempt(job)
         elif fault.name == "time-limit":
-            self.hands.limit(job)
+            self.injector.limit(job)
         elif fault.name == "freeze-rank":
-            self.strike(run, job, "freeze", rank)
+            self.signal_rank(run, job, "freeze", rank)
         else:
             if fault.name == "damage-checkpoint":
                 console.note(f"damaged {damage_newest(run)}")
-            self.strike(run, job, "kill", rank)
-        return blow
+            self.signal_rank(run, job, "kill", rank)
+        return injected
 
-    def strike(self, run: RunDir, job: str, word: str, rank: int) -> None:
-        """Hit a rank.
+    def signal_rank(self, run: RunDir, job: str, word: str, rank: int) -> None:
+        """Kill or freeze a rank.
 
         Raises:
-            SchedulerError: it is on none of the job's nodes.
+            SchedulerError: it runs on none of the job's nodes.
         """
-        for _ in range(STRIKES):
-            node = self.hands.strike(run, job, word, rank)
+        for _ in range(INJECT_TRIES):
+            node = self.injector.strike(run, job, word, rank)
             if node:
                 console.note(f"rank {rank} was on {node}")
                 return
-            self.services.clock.sleep(STRIKE_AGAIN_SECONDS)
+            self.services.clock.sleep(INJECT_RETRY_SECONDS)
         raise SchedulerError(
-            f"rank {rank} of job {job} is on none of its nodes",
-            hint=f"`meditron logs {run.name} --runs-dir {self.root}` shows what it did",
+            f"rank {rank} of job {job} runs on none of its nodes",
+            hint=f"see `meditron logs {run.name} --runs-dir {shlex.quote(str(self.root))}`",
         )
 
     def last_rank(self, run: RunDir) -> int:
-        """The last rank of training, which is not on the node of the supervisor where there are
-        several.
-        """
+        """Return training's last rank: of several nodes, it is not on the supervisor's."""
         task = read_json(run.spec("pretrain", 0))
         return int(task["ranks"]) - 1
 
     def wait(self, run: RunDir, happened: Callable[[], bool]) -> bool:
-        """Wait until something has happened, or the run is over; whether it happened."""
-        asked = self.moved = self.services.clock.now()
+        """Wait until a condition holds or the run has ended; return whether it holds."""
+        queried = self.alive = self.services.clock.now()
         while not happened():
-            self.look_after(run)
+            self.recover(run)
             now = self.services.clock.now()
-            if now - asked > ASK_SECONDS:
-                asked = now
+            if now - queried > QUERY_SECONDS:
+                queried = now
                 if self.is_over(run):
                     return happened()
             elif run.done("pretrain", 0).exists():
                 return False
-            self.services.clock.sleep(LOOK_SECONDS)
+            self.services.clock.sleep(POLL_SECONDS)
         return True
 
     def is_over(self, run: RunDir) -> bool:
-        """Whether nobody works on a run any more, and nobody will."""
+        """Return whether a run has ended, and will not be resubmitted."""
         from meditron_cli.runs.query import ask
 
         now = self.services.clock.now()
         record = read(run)
         (infos,) = ask(self.services, [record], now)
         state = fold(record, infos, now).state
-        if state in follow.FINAL and state != "succeeded" and self.guards:
-            return now - self.moved > PATIENCE_SECONDS
-        self.moved = now
+        if state in follow.FINAL and state != "succeeded" and self.recovers:
+            return now - self.alive > RECOVER_LIMIT_SECONDS
+        self.alive = now
         return state in follow.FINAL
 
-    def look_after(self, run: RunDir) -> None:
-        """Go on with a run whose own jobs cannot, as ``meditron recover`` does."""
+    def recover(self, run: RunDir) -> None:
+        """Resubmit a run whose own jobs cannot, as ``meditron recover`` does."""
         now = self.services.clock.now()
-        if not self.guards or now - self.looked < LOOK_AFTER_SECONDS:
+        if not self.recovers or now - self.recovered < RECOVER_SECONDS:
             return
-        self.looked = now
+        self.recovered = now
         for item in look(self.services, [run]).said:
             if item not in self.said:
                 console.note(item.sentence)
             self.said.add(item)
 
-    def compare(self, undisturbed: RunDir, hit: RunDir, rows: tuple[FaultRow, ...]) -> Result:
-        """Hold the two trainings beside each other."""
-        want, have = (list(read_lines(run.metrics())) for run in (undisturbed, hit))
+    def compare(self, undisturbed: RunDir, disturbed: RunDir, rows: tuple[FaultRow, ...]) -> Result:
+        """Compare losses and samples of the two trainings."""
+        want, have = (list(read_lines(run.metrics())) for run in (undisturbed, disturbed))
         spec = read_json(undisturbed.spec("pretrain", 0))["spec"]
         tolerance = TOLERANCE[spec["device"]]
         return Result(
             rows,
             steps=spec["train_steps"],
             different=difference(want, have, tolerance),
-            reached=hit.done("pretrain", 0).exists(),
+            reached=disturbed.done("pretrain", 0).exists(),
             is_exact=difference(want, have) is None,
         )
 
-    def cancel(self) -> None:
-        """End whatever the drill has begun."""
-        for run in self.begun:
-            cancel.cancel(run, self.services.scheduler)
+    def cancel(self) -> dict[str, MeditronError]:
+        """Cancel all jobs of the drill; return the error per run whose jobs may remain."""
+        problems = {}
+        for run in self.runs:
+            try:
+                cancel.cancel(run, self.services.scheduler)
+            except MeditronError as error:
+                problems[run.name] = error
+        return problems
 
 
 def events(run: RunDir, kind: str) -> list[dict[str, Any]]:
-    """Events of a kind about training, oldest first."""
+    """Return training's events of one kind, oldest first."""
     return [
         event
         for event in read_events(run)
@@ -271,28 +282,28 @@ def events(run: RunDir, kind: str) -> list[dict[str, Any]]:
 
 
 def ends(run: RunDir) -> dict[int, dict[str, Any]]:
-    """Exit events of training by attempt."""
+    """Return training's exit events by attempt."""
     return {int(event["attempt"]): event for event in events(run, "exit")}
 
 
 def last_start(run: RunDir) -> Mapping[str, Any]:
-    """The newest start of training."""
+    """Return training's newest start event."""
     return events(run, "start")[-1]
 
 
 def trained(run: RunDir) -> list[dict[str, Any]]:
-    """Metric lines of training steps."""
+    """Return the metric lines of training steps."""
     return [line for line in read_lines(run.metrics()) if "loss" in line]
 
 
 def last_step(run: RunDir) -> int:
-    """The last step on record."""
+    """Return the last logged step; 0 before the first."""
     lines = trained(run)
     return int(lines[-1]["step"]) if lines else 0
 
 
 def is_under_way(run: RunDir) -> bool:
-    """Whether an attempt works that has saved twice and trained on since."""
+    """Return whether the newest attempt is running, has saved twice, and has trained on since."""
     starts = events(run, "start")
     if not starts or int(starts[-1]["attempt"]) in ends(run):
         return False
@@ -305,8 +316,8 @@ def is_under_way(run: RunDir) -> bool:
     )
 
 
-def went_on(run: RunDir, attempt: int) -> bool:
-    """Whether a later attempt has trained a step, or there will be none."""
+def resumed(run: RunDir, attempt: int) -> bool:
+    """Return whether a later attempt has trained a step, or there will be no later attempt."""
     end = ends(run).get(attempt)
     if end is not None and end["action"] in (RetryAction.STOP.value, RetryAction.FINISH.value):
         return True
@@ -314,13 +325,13 @@ def went_on(run: RunDir, attempt: int) -> bool:
 
 
 def damage_newest(run: RunDir) -> Path:
-    """Cut the largest file of the newest checkpoint in half; answers its path."""
+    """Truncate the largest file of the newest checkpoint to half its size; return its path."""
     from jobs.checkpoints import manifest
 
-    found = manifest.find_latest(run.path("checkpoints"))
-    if found is None:
+    latest = manifest.find_latest(run.path("checkpoints"))
+    if latest is None:
         raise SchedulerError(f"{run.root} has no checkpoint to damage")
-    shard = max(found[0].glob("*.distcp"), key=lambda path: path.stat().st_size)
+    shard = max(latest[0].glob("*.distcp"), key=lambda path: path.stat().st_size)
     with shard.open("r+b") as file:
         file.truncate(shard.stat().st_size // 2)
     return shard

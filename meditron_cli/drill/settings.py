@@ -1,4 +1,4 @@
-"""What a drill trains: the tiny model on the sample corpus, long enough to be hit. Pure."""
+"""Settings of a drill's trainings: the tiny model, long enough for all faults. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SIZE = "tiny"
 STAGES = ("curate", "tokenize", "pretrain")
 UNDISTURBED = "drill-undisturbed"
-HIT = "drill-hit"
+DISTURBED = "drill-disturbed"
 TOKENS = "drill-tokens"
 
 EXPERIMENT = """\
@@ -30,38 +30,38 @@ tokenize:
 """
 
 LAST_STEPS = 100
-"""After the last fault. Guess."""
+"""Training steps after the last fault. Guessed."""
 MICRO_BATCHES = {"cpu": 8, "cuda": 32}
-"""A rank's micro-batches in a step, so that there is time to hit a training of a tiny model."""
+"""Micro-batches per rank and step, so that a step of the tiny model takes long enough."""
 STEP_SECONDS = {"cpu": 0.1, "cuda": 0.5}
-"""What a step then takes: measured with four ranks on two cores; on GPUs a guess."""
+"""Of such a step: measured with four ranks on two cores; guessed on GPUs."""
 START_SECONDS = 60
-"""From a fault to the next step, without the wait in the queue. Guess."""
+"""From a fault to the next step, without queueing. Guessed."""
 LEAD_SECONDS = 120
-"""More than a lowered time limit leaves, so that Slurm asks to save when it looks next."""
+"""More than a lowered time limit leaves, so that Slurm signals to save at its next check."""
 LARGEST_TENSOR = LARGEST_PIPELINE = 2
-"""The tiny model has two groups of keys and values, and four layers."""
+"""The tiny model has two key-value groups and four layers."""
 
 
 def settings(cluster: Cluster, nodes: int | None, faults: Sequence[Fault]) -> tuple[str, ...]:
-    """``--set`` of the drill, below the user's own.
+    """Return the drill's ``--set`` values; the user's own override them.
 
     Args:
-        nodes: how many to train on; None for two where the partition has them.
-        faults: that the training is to outlast.
+        nodes: to train on; None for two, if the partition has them.
+        faults: that the training must last for.
 
     Raises:
         ConfigError: the partition has fewer nodes.
     """
     partition = cluster.gpu_partition
-    wanted = nodes or min(2, partition.nodes)
-    if wanted > partition.nodes:
+    count = nodes or min(2, partition.nodes)
+    if count > partition.nodes:
         raise ConfigError(
-            f"a drill on {wanted} nodes does not fit partition {partition.name}, which has "
+            f"a drill on {count} nodes does not fit partition {partition.name}, which has "
             f"{partition.nodes}",
             hint="choose fewer with --nodes",
         )
-    ranks = wanted * (partition.node.gpus or 2)
+    ranks = count * (partition.node.gpus or 2)
     layout = cluster.defaults.get("parallel", {})
     tensor = min(layout.get("tensor", 1), LARGEST_TENSOR, ranks)
     pipeline = min(layout.get("pipeline", 1), LARGEST_PIPELINE, ranks // tensor)
@@ -84,7 +84,7 @@ def settings(cluster: Cluster, nodes: int | None, faults: Sequence[Fault]) -> tu
 
 
 def own_tokens(run: RunDir, experiment: Experiment) -> tuple[str, ...]:
-    """``--set`` that trains on the tokens a run has made."""
+    """Return the ``--set`` values that train on the tokens of a run."""
     shards = range(experiment.curate.shards)
     prefixes = ", ".join(f"{run.root}/tokens/train/{shard:05d}" for shard in shards)
     return (
@@ -94,21 +94,21 @@ def own_tokens(run: RunDir, experiment: Experiment) -> tuple[str, ...]:
 
 
 def named(name: str) -> str:
-    """``--set`` of the name of one of the drill's runs."""
+    """Return the ``--set`` value that names a run."""
     return f"name={name}"
 
 
 def announcement(cluster: Cluster, experiment: Experiment, faults: Sequence[Fault]) -> str:
-    """What the drill is going to do, before it does so."""
+    """Return the text that a drill prints before it starts."""
     layout, steps = experiment.parallel, experiment.pretrain.train_steps
     ranks = layout.tensor * layout.pipeline * layout.data
     nodes = ranks // (cluster.gpu_partition.node.gpus or ranks)
     seconds = 2 * steps * STEP_SECONDS[cluster.device] + START_SECONDS * (len(faults) + 3)
     lines = [
         f"drill on {cluster.name}: {ranks} ranks on {nodes} node{'s' * (nodes > 1)} train a "
-        f"{SIZE} model for {steps} steps, once undisturbed and once with these faults on the way:",
+        f"{SIZE} model for {steps} steps, once undisturbed and once with these faults:",
         *(f"  {number}. {fault.does}" for number, fault in enumerate(faults, 1)),
-        f"About {math.ceil(seconds / 60)} minutes of work, besides waiting in the queue. Nothing "
-        "but the drill's own jobs is touched; Ctrl-C cancels them.",
+        f"About {math.ceil(seconds / 60)} minutes, without queueing. Only the drill's own jobs are "
+        "affected; Ctrl-C cancels them.",
     ]
     return "\n".join(lines)

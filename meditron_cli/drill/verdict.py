@@ -1,4 +1,4 @@
-"""What a drill found: how each fault ended, and whether both trainings are the same. Pure."""
+"""Evaluate a drill: recovery from each fault, and equality of the two trainings. Pure."""
 
 from __future__ import annotations
 
@@ -12,56 +12,58 @@ from meditron_cli.drill.faults import Fault
 Line = Mapping[str, Any]
 
 TOLERANCE = {"cpu": 0.0, "cuda": 1e-3}
-"""By which losses may differ. On CPUs the order of additions is fixed; kernels of GPUs add in an
-order of their own (RESILIENCE, section 7, rule 10, allows as much)."""
+"""Largest difference of losses. On CPUs the order of additions is fixed; GPU kernels with atomic
+additions have no fixed order (PyTorch documentation, Reproducibility).
+"""
 
 
 @dataclass(frozen=True)
 class InjectedFault:
-    """A fault that was dealt."""
+    """A fault that was injected."""
 
     fault: Fault
     attempt: int
-    """The one that was hit."""
+    """The attempt into which it was injected."""
     step: int
-    """Last one on record before."""
+    """The last step logged before."""
     time: float
 
 
 @dataclass(frozen=True)
 class FaultRow:
-    """What became of one fault."""
+    """The recovery from one fault."""
 
     fault: str
     step: int | None
     cause: str
-    """As the attempt's record names it."""
+    """The root cause in the attempt's exit record."""
     detect_s: float | None
     """From the fault to the end of the attempt."""
     resume_s: float | None
     """From the end of the attempt to the first step of the next one."""
     redone: int | None
-    """Steps trained once more."""
+    """Steps trained again."""
     verdict: str
-    """``held``, or what did not."""
+    """``held``, or the problem."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """All of it."""
+    """The result of a drill."""
 
     rows: tuple[FaultRow, ...]
     steps: int
-    """Compared."""
+    """The number of steps compared."""
     different: int | None
-    """The first step whose loss or samples differ; None where none does."""
+    """The first step whose loss or samples differ; None without a difference."""
     reached: bool
+    """Whether the disturbed training reached its target."""
     is_exact: bool = True
-    """Every loss is the same bit for bit, and not only close."""
+    """Whether all losses are equal bit for bit."""
 
     @property
     def held(self) -> bool:
-        """Whether the run came through everything as if nothing had been."""
+        """Whether training recovered from every fault without a difference."""
         return (
             self.reached
             and self.different is None
@@ -70,20 +72,20 @@ class Result:
 
     @property
     def sentence(self) -> str:
-        """For people."""
+        """The result in one sentence."""
         if not self.reached:
-            return "the run that was hit did not reach its target"
+            return "the disturbed run did not reach its target"
         if self.different is not None:
-            return f"from step {self.different} on the two trainings are not the same"
+            return f"the two trainings differ from step {self.different}"
         how = "bit for bit" if self.is_exact else f"to within {TOLERANCE['cuda']:g}"
-        same = f"the losses of all {self.steps} steps are those of the undisturbed run, {how}"
+        same = f"the losses of all {self.steps} steps equal those of the undisturbed run, {how}"
         missed = [row.fault for row in self.rows if row.verdict != "held"]
         if missed:
-            return f"{same}, but not all went as it should: {', '.join(missed)}"
+            return f"{same}, but recovery was not as expected from: {', '.join(missed)}"
         return f"{same}, and every sample was used once, in order"
 
     def as_json(self) -> dict[str, Any]:
-        """For programs."""
+        """Return the result as ``drill --json`` prints it."""
         return {
             "held": self.held,
             "sentence": self.sentence,
@@ -95,65 +97,63 @@ class Result:
         }
 
 
-def judge(blow: InjectedFault, exits: Mapping[int, Line], lines: Sequence[Line]) -> FaultRow:
-    """What became of a fault.
+def row_of(injected: InjectedFault, exits: Mapping[int, Line], lines: Sequence[Line]) -> FaultRow:
+    """Return the row of an injected fault.
 
     Args:
-        exits: exit events of the run that was hit, by attempt.
+        exits: exit events of the disturbed run, by attempt.
         lines: all its metric lines, oldest first.
     """
-    name, ended = blow.fault.name, exits.get(blow.attempt)
+    name, ended = injected.fault.name, exits.get(injected.attempt)
     if ended is None:
-        return FaultRow(name, blow.step, "", None, None, None, "the attempt left no record")
-    after = following(lines, blow.attempt)
-    trained = (x["step"] for x in lines if "loss" in x and x["attempt"] <= blow.attempt)
+        return FaultRow(name, injected.step, "", None, None, None, "the attempt has no exit record")
+    after = following(lines, injected.attempt)
+    trained = (x["step"] for x in lines if "loss" in x and x["attempt"] <= injected.attempt)
     last = max(trained, default=0)
     return FaultRow(
         fault=name,
-        step=blow.step,
+        step=injected.step,
         cause=str(ended["cause"]),
-        detect_s=round(ended["ended"] - blow.time, 1),
+        detect_s=round(ended["ended"] - injected.time, 1),
         resume_s=round(after[0]["time"] - ended["ended"], 1) if after else None,
         redone=last - after[0]["step"] + 1 if after else None,
-        verdict=verdict(blow, str(ended["cause"]), bool(after)),
+        verdict=verdict(injected, str(ended["cause"]), bool(after)),
     )
 
 
-def verdict(blow: InjectedFault, cause: str, went_on: bool) -> str:
-    """``held``, or what did not."""
-    expected = [item.value for item in blow.fault.causes]
-    if not went_on:
-        return "nothing went on after it"
-    return "held" if cause in expected else f"taken for {cause}, not {' or '.join(expected)}"
+def verdict(injected: InjectedFault, cause: str, resumed: bool) -> str:
+    """Return ``held``, or the problem."""
+    expected = [item.value for item in injected.fault.causes]
+    if not resumed:
+        return "no attempt resumed after it"
+    return "held" if cause in expected else f"diagnosed as {cause}, not {' or '.join(expected)}"
 
 
-def not_dealt(fault: Fault) -> FaultRow:
-    """The line of a fault that came too late."""
-    return FaultRow(
-        fault.name, None, "", None, None, None, "the run was over before it came to this"
-    )
+def not_injected(fault: Fault) -> FaultRow:
+    """Return the row of a fault that was too late."""
+    return FaultRow(fault.name, None, "", None, None, None, "the run ended before this fault")
 
 
 def following(lines: Iterable[Line], attempt: int) -> list[Line]:
-    """The steps of the next attempt that made any."""
+    """Return the metric lines of the next attempt that trained a step."""
     later = [line for line in lines if "loss" in line and line["attempt"] > attempt]
     return [line for line in later if line["attempt"] == later[0]["attempt"]]
 
 
 def difference(
-    undisturbed: Iterable[Line], hit: Iterable[Line], tolerance: float = 0.0
+    undisturbed: Iterable[Line], disturbed: Iterable[Line], tolerance: float = 0.0
 ) -> int | None:
-    """The first step that both do not have with the same loss and from the same samples, or for
-    which the undisturbed one read what it had read before; None where there is none.
+    """Return the first step whose loss or samples differ between the trainings, or whose samples
+    the undisturbed one had read before; None without one.
 
-    Samples are known by the fingerprints that the engine takes of them as it reads them.
+    Samples are compared by the fingerprints that the engine logs as it reads them.
 
     Args:
-        tolerance: by which losses may differ; 0 wants the same bits.
+        tolerance: largest difference of losses; 0 requires equal bits.
     """
     want, have = (
         {line["step"]: line for line in counted_steps(map(dict, lines)).trained}
-        for lines in (undisturbed, hit)
+        for lines in (undisturbed, disturbed)
     )
     known: set[str] = set()
     for step in range(1, max([*want, *have], default=0) + 1):
@@ -168,5 +168,5 @@ def difference(
 
 
 def is_of(line: Line, samples: str) -> bool:
-    """Whether a step is known to have read samples with this fingerprint."""
+    """Return whether a step logged this fingerprint of its samples."""
     return samples != "" and line.get("samples") == samples

@@ -1,4 +1,4 @@
-"""What a drill is made of: its faults, what it trains, and what it makes of what it sees."""
+"""The parts of a drill: faults, settings, the comparison, and recovery by the drill itself."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jobs.contract.rundir import RunDir
 from meditron_cli.config.load import load, load_cluster
 from meditron_cli.drill import settings
 from meditron_cli.drill.faults import FAULTS, choose
-from meditron_cli.drill.procedure import ASK_SECONDS, PATIENCE_SECONDS, Drill
-from meditron_cli.drill.verdict import FaultRow, InjectedFault, Result, difference, judge
+from meditron_cli.drill.procedure import QUERY_SECONDS, RECOVER_LIMIT_SECONDS, Drill
+from meditron_cli.drill.verdict import FaultRow, InjectedFault, Result, difference, row_of
 from meditron_cli.errors import ConfigError
 from meditron_cli.services import Services
 
@@ -66,7 +66,9 @@ def test_chosen_faults_keep_their_order() -> None:
         ("preempt", "local", "preempt needs Slurm, and this cluster's scheduler is local"),
     ],
 )
-def test_a_fault_that_cannot_be_dealt_is_refused(text: str, scheduler: str, message: str) -> None:
+def test_a_fault_that_cannot_be_injected_is_refused(
+    text: str, scheduler: str, message: str
+) -> None:
     with pytest.raises(ConfigError) as refused:
         choose(text, scheduler)
 
@@ -100,10 +102,10 @@ def test_more_nodes_than_the_partition_has_are_refused() -> None:
 # ---- what is made of it
 
 
-def test_a_fault_that_was_recovered_from_is_told_with_its_times() -> None:
+def test_a_fault_that_was_recovered_from_has_its_times() -> None:
     lines = [step(1), step(2), step(3), step(2, 2, time=110.0), step(3, 2), step(4, 2)]
 
-    row = judge(InjectedFault(KILL, 1, 3, 103.5), exit_event(1, "crash", 104.75), lines)
+    row = row_of(InjectedFault(KILL, 1, 3, 103.5), exit_event(1, "crash", 104.75), lines)
 
     assert row == FaultRow("kill-rank", 3, "crash", 1.2, 5.2, 2, "held")
 
@@ -111,20 +113,22 @@ def test_a_fault_that_was_recovered_from_is_told_with_its_times() -> None:
 @pytest.mark.parametrize(
     ("cause", "lines", "verdict"),
     [
-        ("hang", [step(1), step(2, 2)], "taken for hang, not crash"),
-        ("crash", [step(1)], "nothing went on after it"),
+        ("hang", [step(1), step(2, 2)], "diagnosed as hang, not crash"),
+        ("crash", [step(1)], "no attempt resumed after it"),
     ],
 )
 def test_a_fault_that_was_not_recovered_from_as_expected_says_so(
     cause: str, lines: list[dict[str, Any]], verdict: str
 ) -> None:
-    row = judge(InjectedFault(KILL, 1, 1, 100.0), exit_event(1, cause, 101.0), lines)
+    row = row_of(InjectedFault(KILL, 1, 1, 100.0), exit_event(1, cause, 101.0), lines)
 
     assert row.verdict == verdict
 
 
-def test_an_attempt_without_a_record_is_told() -> None:
-    assert judge(InjectedFault(KILL, 1, 1, 100.0), {}, []).verdict == "the attempt left no record"
+def test_an_attempt_without_an_exit_record_is_reported() -> None:
+    assert (
+        row_of(InjectedFault(KILL, 1, 1, 100.0), {}, []).verdict == "the attempt has no exit record"
+    )
 
 
 def test_the_same_losses_and_samples_are_the_same_training() -> None:
@@ -150,13 +154,13 @@ def test_the_first_step_that_differs_is_named(hit: list[dict[str, Any]], first: 
     assert difference(undisturbed, hit) == first
 
 
-def test_samples_that_come_twice_are_told_though_both_trainings_have_them() -> None:
+def test_samples_that_are_read_twice_differ_though_both_trainings_have_them() -> None:
     lines = [step(1), step(2), step(3, samples=f"{1:016x}"), step(4)]
 
     assert difference(lines, lines) == 3
 
 
-def test_nothing_is_said_of_samples_that_nobody_looked_at() -> None:
+def test_lines_without_fingerprints_differ() -> None:
     lines = [without_samples(step(1)), without_samples(step(2))]
 
     assert difference(lines, lines) == 1
@@ -171,7 +175,7 @@ def test_losses_may_be_as_far_apart_as_is_allowed_and_no_further() -> None:
 
 
 HELD = FaultRow("kill-rank", 3, "crash", 1.0, 2.0, 1, "held")
-MISSED = FaultRow("preempt", 3, "unknown", 1.0, 2.0, 1, "taken for unknown, not preempted")
+MISSED = FaultRow("preempt", 3, "unknown", 1.0, 2.0, 1, "diagnosed as unknown, not preempted")
 
 
 @pytest.mark.parametrize(
@@ -180,34 +184,34 @@ MISSED = FaultRow("preempt", 3, "unknown", 1.0, 2.0, 1, "taken for unknown, not 
         (
             Result((HELD,), 9, None, True),
             True,
-            "the losses of all 9 steps are those of the undisturbed run, bit for bit, and every "
+            "the losses of all 9 steps equal those of the undisturbed run, bit for bit, and every "
             "sample was used once, in order",
         ),
         (
             Result((HELD,), 9, None, True, is_exact=False),
             True,
-            "the losses of all 9 steps are those of the undisturbed run, to within 0.001, and "
+            "the losses of all 9 steps equal those of the undisturbed run, to within 0.001, and "
             "every sample was used once, in order",
         ),
         (
             Result((HELD, MISSED), 9, None, True),
             False,
-            "the losses of all 9 steps are those of the undisturbed run, bit for bit, but not all "
-            "went as it should: preempt",
+            "the losses of all 9 steps equal those of the undisturbed run, bit for bit, but "
+            "recovery was not as expected from: preempt",
         ),
         (
             Result((HELD,), 9, 4, True),
             False,
-            "from step 4 on the two trainings are not the same",
+            "the two trainings differ from step 4",
         ),
         (
             Result((HELD,), 9, 4, False),
             False,
-            "the run that was hit did not reach its target",
+            "the disturbed run did not reach its target",
         ),
     ],
 )
-def test_one_sentence_says_what_came_out(result: Result, held: bool, sentence: str) -> None:
+def test_the_result_has_one_sentence(result: Result, held: bool, sentence: str) -> None:
     assert (result.held, result.sentence) == (held, sentence)
 
 
@@ -228,8 +232,8 @@ def test_placeholders_of_a_profile_are_refused_before_anything_is_submitted(
 FAILED = "|FAILED|1:0|2026-01-01T10:00:00|2026-01-01T10:00:00|2026-01-01T11:00:00|cpu01\n"
 
 
-class NoHands:
-    """Nothing is hit."""
+class NoInjector:
+    """An injector that must not be used."""
 
     def preempt(self, job_id: str) -> None:
         raise AssertionError
@@ -241,9 +245,9 @@ class NoHands:
         raise AssertionError
 
 
-def begin_and_lose(course: Drill, programs: FakeSlurm) -> RunDir:
-    """Begin curation, and let its job be over before its target, with nobody left to go on."""
-    run = course.begin(course.load([]), ("curate",))
+def start_and_lose(course: Drill, programs: FakeSlurm) -> RunDir:
+    """Start curation, and let its job end before its target."""
+    run = course.start(course.load([]), ("curate",))
     (job,) = submits(run)[0]["job_ids"]
     start = {"index": 0, "attempt": 1, "restarts": 0, "nodes": [], "began": 1.0, "step": None}
     append_event(run, "start", stage="curate", job_id=job, **start)
@@ -272,18 +276,18 @@ def make_course(project: Path, submit_from_jobs: bool) -> Drill:
     cluster = loaded.cluster.model_copy(update={"slurm": slurm})
     services = Services(clock=FakeClock())
     return Drill(
-        services, NoHands(), project / "drill", lambda more: replace(loaded, cluster=cluster)
+        services, NoInjector(), project / "drill", lambda more: replace(loaded, cluster=cluster)
     )
 
 
 @pytest.mark.parametrize(
-    ("submit_from_jobs", "by"), [(False, ["person", "watch"]), (True, ["person"])]
+    ("submit_from_jobs", "by"), [(False, ["person", "recover"]), (True, ["person"])]
 )
-def test_the_drill_goes_on_with_its_runs_where_nodes_may_not_submit(
+def test_the_drill_resubmits_its_runs_where_nodes_may_not_submit(
     project: Path, programs: FakeSlurm, submit_from_jobs: bool, by: list[str]
 ) -> None:
     course = make_course(project, submit_from_jobs)
-    run = begin_and_lose(course, programs)
+    run = start_and_lose(course, programs)
 
     went_on = course.wait(run, lambda: len(submits(run)) == 2)
 
@@ -291,11 +295,11 @@ def test_the_drill_goes_on_with_its_runs_where_nodes_may_not_submit(
     assert [event["by"] for event in submits(run)] == by
 
 
-def test_a_run_with_which_nobody_can_go_on_is_not_waited_for_endlessly(
+def test_a_run_that_cannot_be_resubmitted_is_not_waited_for_endlessly(
     project: Path, programs: FakeSlurm
 ) -> None:
     course = make_course(project, submit_from_jobs=False)
-    run = begin_and_lose(course, programs)
+    run = start_and_lose(course, programs)
     for call in range(2, 200):
         programs.tell(f"refuse-{call}", "sbatch: error: too many jobs\n")
     began = course.services.clock.now()
@@ -303,15 +307,15 @@ def test_a_run_with_which_nobody_can_go_on_is_not_waited_for_endlessly(
     assert course.wait(run, lambda: len(submits(run)) == 2) is False
 
     waited = course.services.clock.now() - began
-    assert PATIENCE_SECONDS < waited < PATIENCE_SECONDS + 2 * ASK_SECONDS
+    assert RECOVER_LIMIT_SECONDS < waited < RECOVER_LIMIT_SECONDS + 2 * QUERY_SECONDS
     assert len(submits(run)) == 1
 
 
-def test_a_run_that_is_followed_is_gone_on_with_to_its_end(
+def test_a_run_that_is_followed_is_resubmitted_to_its_end(
     project: Path, programs: FakeSlurm, finish: Callable[..., None]
 ) -> None:
     course = make_course(project, submit_from_jobs=False)
-    run = begin_and_lose(course, programs)
+    run = start_and_lose(course, programs)
 
     def sleep() -> None:
         if len(submits(run)) == 2:
@@ -320,4 +324,4 @@ def test_a_run_that_is_followed_is_gone_on_with_to_its_end(
     course.services.clock.when_slept = sleep
 
     assert course.follow(run) == "succeeded"
-    assert [event["by"] for event in submits(run)] == ["person", "watch"]
+    assert [event["by"] for event in submits(run)] == ["person", "recover"]
