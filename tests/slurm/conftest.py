@@ -12,7 +12,7 @@ import pytest
 
 from . import faults
 from .cluster import Cluster, ClusterError, ensure_installed, remove_orphans
-from .faults import Laboratory, Trial, Truth
+from .faults import Laboratory, Truth
 
 # Not TMPDIR, which may be long: the paths of Unix sockets hold only some 100 characters.
 PARENT = Path("/tmp")
@@ -65,12 +65,10 @@ def slurm_environment(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluste
 def laboratory(
     slurm: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Laboratory:
-    """A desk with tokens that all trials share; what takes minutes begins at once."""
+    """A desk with tokens that all trials share."""
     told = request.config.stash.setdefault(faults.TOLD, [])
     made = faults.make_laboratory(tmp_path_factory.mktemp("faults"), slurm, told)
     request.config.stash[faults.MADE] = made
-    if any("limited" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        made.begin_limited()
     return made
 
 
@@ -88,12 +86,6 @@ def truth(laboratory: Laboratory) -> Truth:
     trial = laboratory.begin("undisturbed")
     trial.wait_end()
     return faults.truth_of(trial)
-
-
-@pytest.fixture
-def limited(laboratory: Laboratory) -> dict[str, Trial]:
-    """The trainings that were begun in jobs of two minutes."""
-    return laboratory.limited
 
 
 def pytest_terminal_summary(

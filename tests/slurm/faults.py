@@ -77,7 +77,6 @@ class Laboratory:
     told: list[Callable[[], Row]]
     trials: list[Trial] = field(default_factory=list)
     """Those of the module that runs."""
-    limited: dict[str, Trial] = field(default_factory=dict)
 
     @property
     def slurm(self) -> Cluster:
@@ -105,33 +104,10 @@ class Laboratory:
         return trial
 
     def cancel(self) -> None:
-        """End what is left of the trials, but for those in jobs of two minutes."""
+        """End what remains of the trials."""
         for trial in self.trials:
             trial.cancel()
         self.trials.clear()
-
-    def begin_limited(self) -> None:
-        """Begin two trainings in jobs of two minutes: one gets on by a step a job, since it is held
-        until it is asked to leave, and one never comes to save.
-
-        Their nodes are their own, in a partition that no other test uses, so that they run on while
-        other tests do something to the rest.
-        """
-        self.profile("patient", gpu_partition("apart"))
-        minutes = ("pretrain.time_minutes=2", "pretrain.signal_lead_seconds=5")
-        for name, step, deaf in (("limited", 10, False), ("stuck", 3, True)):
-            self.limited[name] = self.begin(name, *minutes, hold=step, deaf=deaf, cluster="patient")
-        self.trials.clear()
-        # After three time limits it is on its own, so that no later test's faults meet it.
-        self.limited["limited"].hold(10, end=13)
-
-    def wait_limited(self) -> None:
-        """Wait until the trainings in jobs of two minutes are over."""
-        for trial, jobs in ((self.limited.get("limited"), 3), (self.limited.get("stuck"), 2)):
-            if trial:
-                for attempt in range(1, jobs + 1):
-                    trial.wait_exit(attempt)
-                trial.wait_end()
 
     def profile(self, name: str, *changes: tuple[str, str]) -> None:
         """Write a profile for trials: one rank a node, on two nodes, open to misfortune."""
@@ -192,13 +168,13 @@ class Trial:
         (found,) = self.laboratory.desk(*words, MEDITRON_RUNS=str(self.runs)).json["runs"]
         return dict(found)
 
-    def hold(self, step: int = NEVER, deaf: bool = False, end: int = NEVER) -> None:
-        """Let the ranks train up to a step, and wait there and before each that follows, up to an
-        end; deaf ones do not heed a request to stop, as in a step that is longer than the time
-        there is.
+    def hold(self, step: int = NEVER, deaf: bool = False) -> None:
+        """Let the ranks train up to a step, and wait there and before each that follows.
+
+        Deaf ones ignore a request to stop, as in a step that takes longer than the grace period.
         """
         part = self.folder / "hold.part"
-        part.write_text(f"{step} {end}{' deaf' if deaf else ''}")
+        part.write_text(f"{step}{' deaf' if deaf else ''}")
         part.replace(self.folder / "hold")
 
     def wait_save(self, step: int) -> None:
@@ -457,9 +433,7 @@ def left_in_memory(trial: Trial) -> list[Path]:
 
 
 def gpu_partition(name: str) -> tuple[str, str]:
-    """The change to a profile that keeps its trainings to two nodes, ``left``, ``right`` or
-    ``apart``.
-    """
+    """Return the change that keeps a profile's trainings on the nodes of ``left`` or ``right``."""
     return ("  name: low\n  nodes: 4\n", f"  name: {name}\n  nodes: 2\n")
 
 

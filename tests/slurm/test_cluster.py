@@ -19,6 +19,8 @@ pytestmark = pytest.mark.slurm
 
 
 def test_all_nodes_are_idle(slurm: Cluster) -> None:
+    slurm.cancel_all()
+
     assert slurm.node_states() == dict.fromkeys([*GPU_NODES, *CPU_NODES], "idle")
 
 

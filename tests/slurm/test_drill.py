@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -27,9 +28,9 @@ SMALL = (
 )
 
 
-@pytest.fixture(scope="module")
-def desk(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    desk = make_desk(tmp_path_factory.mktemp("drill"), slurm)
+@pytest.fixture
+def desk(slurm: Cluster, tmp_path: Path) -> Iterator[Desk]:
+    desk = make_desk(tmp_path, slurm)
     desk.profile("two-ranks", *LAYOUT)
     yield replace(desk, patience=PATIENCE)
     slurm.cancel_all()

@@ -97,6 +97,7 @@ def start_now(laboratory: Laboratory, name: str) -> None:
     laboratory.slurm.run("scontrol", "update", f"JobId={job}", "Dependency=")
 
 
+@pytest.mark.full
 def test_an_evaluation_that_is_preempted_finds_its_checkpoint_although_training_prunes(
     laboratory: Laboratory, truth: Truth, grace: None
 ) -> None:

@@ -1,4 +1,4 @@
-"""What may befall ranks and their supervisor, one thing after another, in one training."""
+"""Ranks and supervisors that are killed, freeze, raise, or compute nonsense."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from jobs.contract.events import read_events
 from .faults import (
     EVERY,
     Laboratory,
-    Trial,
     Truth,
     check_ledger,
     check_reached,
@@ -31,86 +30,84 @@ def once(name):
     return True
 
 def before_step(trainer):
-    if trainer.context.rank != 1:
-        return
-    if trainer.step == 13 and once("raised"):
-        raise RuntimeError("the loom broke")
-    if trainer.step == 18 and once("poisoned"):
-        next(trainer.network.parameters()).data.fill_(float("nan"))
+    if trainer.context.rank == 1 and trainer.step == 13 and once("hit"):
+        hit(trainer)
 """
-"""Rank 1 raises after step 13, and computes nonsense after step 18, each the first time only."""
+"""Rank 1 is hit after step 13, the first time only."""
+RAISE = "def hit(trainer): raise RuntimeError('the loom broke')\n"
+POISON = "def hit(trainer): next(trainer.network.parameters()).data.fill_(float('nan'))\n"
 
 
-@pytest.fixture(scope="module")
-def trial(laboratory: Laboratory) -> Trial:
-    """Training that the tests below go on with, in their order."""
-    return laboratory.begin("ranks", hold=7, befall=ONCE)
-
-
-def test_a_killed_rank_is_started_again_in_the_same_job(trial: Trial) -> None:
-    attempt = trial.reach(7)
-    job = trial.job()
+def test_a_killed_rank_is_restarted_in_the_same_job(laboratory: Laboratory, truth: Truth) -> None:
+    trial = laboratory.begin("killed-rank", hold=7)
+    attempt, job = trial.reach(7), trial.job()
 
     since = kill(trial.rank(1))
     ended = trial.wait_exit(attempt)
     trial.reach(12, after=attempt)
-    trial.laboratory.tell("kill -9 a rank", ended, since)
+    same = (trial.nodes()[1], trial.job())
+    trial.hold()
+    check_reached(trial, truth)
+    laboratory.tell("kill -9 a rank", ended, since)
 
     assert (ended.cause, ended.exit["action"]) == ("crash", "restart")
-    assert ended.node == trial.nodes()[1]
+    assert (ended.node, job) == same
     assert ended.redone == 2
-    assert trial.job() == job
 
 
-def test_an_exception_of_one_rank_is_named_and_survived(trial: Trial) -> None:
-    attempt = trial.current
-    trial.hold(17)
+@pytest.mark.full
+def test_an_exception_of_one_rank_is_named_and_survived(
+    laboratory: Laboratory, truth: Truth
+) -> None:
+    trial = laboratory.begin("raised", hold=17, befall=ONCE + RAISE)
 
-    ended = trial.wait_exit(attempt)
-    trial.reach(17, after=attempt)
-    trial.laboratory.tell("an exception in one rank", ended, None)
+    ended = trial.wait_exit(1)
+    trial.reach(17, after=1)
+    node = trial.nodes()[1]
+    trial.hold()
+    check_reached(trial, truth)
+    laboratory.tell("an exception in one rank", ended, None)
 
-    assert ended.cause == "exception"
+    assert (ended.cause, ended.node) == ("exception", node)
     assert "the loom broke" in ended.exit["reason"]
-    assert ended.node == trial.nodes()[1]
     assert ended.redone == 3
 
 
-def test_a_loss_that_is_no_number_once_is_trained_again(trial: Trial) -> None:
-    attempt = trial.current
-    trial.hold(22)
+@pytest.mark.full
+def test_a_loss_that_is_not_finite_once_is_trained_again(
+    laboratory: Laboratory, truth: Truth
+) -> None:
+    trial = laboratory.begin("poisoned", befall=ONCE + POISON)
 
-    ended = trial.wait_exit(attempt)
-    trial.reach(22, after=attempt)
-    trial.laboratory.tell("NaN loss, once", ended, None)
+    ended = trial.wait_exit(1)
+    check_reached(trial, truth)
+    laboratory.tell("NaN loss, once", ended, None)
 
     assert ended.cause == "non_finite"
-    assert "step 19" in ended.exit["message"]
+    assert "step 14" in ended.exit["message"]
     assert ended.redone == 3
 
 
-def test_after_the_supervisor_is_killed_another_job_goes_on(trial: Trial) -> None:
-    attempt, job = trial.current, trial.job()
+def test_after_the_supervisor_is_killed_another_job_resumes(
+    laboratory: Laboratory, truth: Truth
+) -> None:
+    trial = laboratory.begin("orphaned", hold=7)
+    attempt, job = trial.reach(7), trial.job()
 
     since = kill(trial.supervisor())
     ended = trial.wait_exit(attempt)
-    trial.reach(27, after=attempt)
-    trial.laboratory.tell("kill -9 the supervisor", ended, since)
+    trial.reach(12, after=attempt)
+    other = trial.job()
+    trial.hold()
+    check_reached(trial, truth)
+    laboratory.tell("kill -9 the supervisor", ended, since)
 
     assert ended.exit["by"] == "recovery_job"
-    assert ended.redone in (0, 1, 2), "Slurm asks the ranks to leave, which may save in time"
-    assert trial.job() != job
+    assert ended.redone in (0, 1, 2), "Slurm signals the ranks, which may save in time"
+    assert other != job
 
 
-def test_after_all_that_the_losses_are_those_of_the_undisturbed_run(
-    trial: Trial, truth: Truth
-) -> None:
-    trial.hold()
-
-    check_reached(trial, truth)
-
-
-def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_started_again(
+def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_restarted(
     laboratory: Laboratory, truth: Truth
 ) -> None:
     """Steps take a while, so that nothing but the freeze comes near the limit."""
@@ -135,18 +132,21 @@ def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_started_again(
 @pytest.mark.parametrize(
     ("name", "befall", "cause"),
     [
-        (
+        pytest.param(
             "exception",
             "def before_step(trainer):\n"
             "    if trainer.step == 12: raise RuntimeError('the loom broke')\n",
             "exception",
+            id="exception",
         ),
-        (
+        pytest.param(
             "nan",
             "def before_step(trainer):\n"
             "    if trainer.step == 12:\n"
             "        next(trainer.network.parameters()).data.fill_(float('nan'))\n",
             "non_finite",
+            id="non-finite",
+            marks=pytest.mark.full,
         ),
     ],
 )

@@ -18,15 +18,11 @@ pytestmark = pytest.mark.slurm
 AWAY_SECONDS = 120
 
 
-@pytest.mark.timeout(1500)  # by itself it has to wait for the trainings with time limits first
+@pytest.mark.full
 def test_a_run_survives_two_minutes_without_slurmctld_and_a_fault_in_them(
     laboratory: Laboratory, truth: Truth
 ) -> None:
-    """A rank is killed while nobody could start another; that has to wait.
-
-    No other training comes to its time limit meanwhile, which nobody could tell it.
-    """
-    laboratory.wait_limited()
+    """A rank is killed while no step can start; its restart waits for the controller."""
     trial = laboratory.begin("controller", hold=7)
     attempt = trial.reach(7)
     pid = trial.rank(1)
@@ -59,7 +55,7 @@ def without(laboratory: Laboratory, missing: str) -> tuple[str, str]:
 
 
 def test_without_sacct_the_run_goes_on_all_the_same(laboratory: Laboratory, truth: Truth) -> None:
-    """A site without accounting: the recovery job has the queue alone to ask."""
+    """At a site without accounting the recovery job has only the queue to query."""
     laboratory.profile("silent", without(laboratory, "sacct"))
     trial = laboratory.begin("silent", hold=7, cluster="silent")
     attempt = trial.reach(7)
@@ -73,6 +69,7 @@ def test_without_sacct_the_run_goes_on_all_the_same(laboratory: Laboratory, trut
     check_reached(trial, truth)
 
 
+@pytest.mark.full
 def test_a_requeue_while_resume_is_typed_starts_one_training_only(
     laboratory: Laboratory, truth: Truth
 ) -> None:
@@ -116,7 +113,7 @@ def watched(laboratory: Laboratory) -> Iterator[Trial]:
     typed.wait()
 
 
-def test_where_nodes_submit_nothing_watch_goes_on(
+def test_where_nodes_submit_nothing_meditron_recover_resubmits(
     laboratory: Laboratory, watched: Trial, truth: Truth
 ) -> None:
     first = watched.reach(7)

@@ -46,45 +46,35 @@ def remove_metadata(folder: Path) -> None:
     (folder / "metadata.json").unlink()
 
 
-@pytest.fixture(scope="module")
-def trial(laboratory: Laboratory) -> Trial:
-    """Training that the tests below go on with, in their order."""
-    return laboratory.begin("damaged", hold=12)
-
-
 @pytest.mark.parametrize(
-    ("step", "what", "damage"),
+    ("what", "damage"),
     [
-        (12, "every shard truncated", truncate_shards),
-        (17, "its record of zero bytes", empty_record),
-        (22, "its metadata missing", remove_metadata),
+        pytest.param("every shard truncated", truncate_shards, id="shards"),
+        pytest.param("an empty record", empty_record, id="record", marks=pytest.mark.full),
+        pytest.param("no metadata", remove_metadata, id="metadata", marks=pytest.mark.full),
     ],
 )
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
-    trial: Trial, step: int, what: str, damage: Callable[[Path], None]
+def test_a_damaged_checkpoint_is_quarantined_and_the_one_before_it_used(
+    laboratory: Laboratory, truth: Truth, what: str, damage: Callable[[Path], None]
 ) -> None:
-    attempt = trial.reach(step)
-    newest = step // EVERY * EVERY
+    trial = laboratory.begin(f"damaged-{damage.__name__.replace('_', '-')}", hold=12)
+    attempt = trial.reach(12)
 
-    damage(checkpoint(trial, newest))
+    damage(checkpoint(trial, 10))
     since = kill(trial.rank(1))
     ended = trial.wait_exit(attempt)
-    trial.reach(step, after=attempt)
-    trial.laboratory.tell(f"newest checkpoint with {what}, and a rank killed", ended, since)
-
-    assert ended.follower[0]["step"] == newest - EVERY + 1
-    assert ended.redone == step - newest + EVERY
-    assert list(trial.run.path("checkpoints").glob(f"iter_{newest:07d}.bad-*"))
-
-
-def test_after_three_damaged_checkpoints_the_losses_are_those_of_the_undisturbed_run(
-    trial: Trial, truth: Truth
-) -> None:
+    trial.reach(12, after=attempt)
+    quarantined = list(trial.run.path("checkpoints").glob("iter_0000010.bad-*"))
     trial.hold()
-
     check_reached(trial, truth)
+    laboratory.tell(f"newest checkpoint with {what}, and a rank killed", ended, since)
+
+    assert ended.follower[0]["step"] == EVERY + 1
+    assert ended.redone == 12 - EVERY
+    assert len(quarantined) == 1
 
 
+@pytest.mark.full
 def test_when_every_checkpoint_is_damaged_the_run_stops_and_nothing_is_deleted(
     laboratory: Laboratory, truth: Truth
 ) -> None:
@@ -141,6 +131,7 @@ def test_a_disk_that_fills_up_during_a_save_is_waited_for(
     check_reached(trial, truth)
 
 
+@pytest.mark.full
 def test_a_run_that_is_cancelled_during_a_save_stays_so_until_it_is_resumed(
     laboratory: Laboratory, truth: Truth
 ) -> None:

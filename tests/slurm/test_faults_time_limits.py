@@ -1,8 +1,4 @@
-"""Jobs that end at their time limit, on the way to the target and without getting anywhere.
-
-Both trainings go on in the background while the other fault tests run (``conftest.py``): they take
-minutes, in which they mostly wait.
-"""
+"""Jobs that end at their time limit, with and without progress."""
 
 from __future__ import annotations
 
@@ -12,16 +8,29 @@ from jobs.contract.files import read_json
 
 from .faults import Laboratory, Trial, Truth, check_reached, check_stopped
 
-pytestmark = pytest.mark.slurm
+# A time limit is whole minutes, and a start of ranks must fit in.
+pytestmark = [pytest.mark.slurm, pytest.mark.full, pytest.mark.timeout(1200)]
+
+MINUTES = ("pretrain.time_minutes=2", "pretrain.signal_lead_seconds=5")
 
 
-def test_three_time_limits_on_the_way_to_the_target_cost_nothing(
-    laboratory: Laboratory, limited: dict[str, Trial], truth: Truth
+@pytest.fixture(scope="module")
+def trials(laboratory: Laboratory) -> dict[str, Trial]:
+    """Two trainings that spend their minutes beside each other: one is held after step 10 until it
+    is signalled, then makes one step and saves; the other ignores the signal.
+    """
+    return {
+        name: laboratory.begin(name, *MINUTES, hold=step, deaf=deaf)
+        for name, step, deaf in (("limited", 10, False), ("stuck", 3, True))
+    }
+
+
+def test_three_time_limits_on_the_way_to_the_target_lose_no_step(
+    laboratory: Laboratory, trials: dict[str, Trial], truth: Truth
 ) -> None:
-    """Held after step 10, each job makes one step once it is asked to leave."""
-    trial = limited["limited"]
+    trial = trials["limited"]
 
-    ends = [trial.wait_exit(number) for number in trial_attempts(trial, 3)]
+    ends = [trial.wait_exit(number) for number in (1, 2, 3)]
     trial.hold()
     check_reached(trial, truth)
     for ended in ends:
@@ -34,17 +43,12 @@ def test_three_time_limits_on_the_way_to_the_target_cost_nothing(
     assert len({ended.exit["job_id"] for ended in ends}) == 3
 
 
-def trial_attempts(trial: Trial, count: int) -> list[int]:
-    """Numbers of the first attempts, once as many have ended."""
-    trial.wait_for(lambda: len(trial.exits()) >= count, f"{count} attempts that have ended")
-    return sorted(trial.exits())[:count]
-
-
 def test_two_time_limits_without_a_new_checkpoint_stop_the_run(
-    laboratory: Laboratory, limited: dict[str, Trial], truth: Truth
+    laboratory: Laboratory, trials: dict[str, Trial], truth: Truth
 ) -> None:
-    trial = limited["stuck"]
+    trial = trials["stuck"]
 
+    trial.wait_exit(2)
     last = check_stopped(trial, truth, "configuration")
     laboratory.tell("time limit without progress, twice", trial.attempt(last["attempt"]), None)
 

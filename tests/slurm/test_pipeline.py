@@ -34,6 +34,9 @@ LONG = (
 )
 """Long enough to be hit on the way."""
 
+ENDLESS = ("pretrain.train_steps=100000", "pretrain.save_interval=100000")
+"""Training that never reaches its target while a test looks at it."""
+
 
 @pytest.fixture(scope="module")
 def desk(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
@@ -155,42 +158,44 @@ def test_submitting_a_finished_pipeline_again_submits_nothing(desk: Desk, finish
 # ---- training that is hit on the way
 
 
-@pytest.fixture(scope="module")
-def training(desk: Desk, own_data: tuple[str, ...]) -> Answer:
-    """Training of which several steps are done; the tests below go on with it, in their order."""
-    answer = desk.submit("pretrain", *own_data, *LONG)
+def begin_training(desk: Desk, *settings: str) -> Answer:
+    """Submit training, and return once several of its steps are done."""
+    answer = desk.submit("pretrain", *settings)
     wait(lambda: len(steps(answer.run)) > 5, "the sixth step")
     return answer
 
 
 def test_a_second_submission_leaves_a_running_job_alone(
-    desk: Desk, training: Answer, own_data: tuple[str, ...]
+    clean: Desk, own_data: tuple[str, ...]
 ) -> None:
-    queued = desk.queued()
+    settings = (*own_data, *ENDLESS, "seed=4")
+    training = begin_training(clean, *settings)
+    queued = clean.queued()
 
-    again = desk.submit("pretrain", *own_data, *LONG)
+    again = clean.submit("pretrain", *settings)
 
     assert (again.run, again.jobs) == (training.run, training.jobs)
     assert set(training.jobs["pretrain"]) < set(queued)  # the other one is the recovery job
-    assert desk.queued() == queued
-    assert desk.status(training.run)["state"] == "running"
+    assert clean.queued() == queued
+    assert clean.status(training.run)["state"] == "running"
 
 
 def test_a_job_that_is_cancelled_saves_first_and_resumes_from_there(
-    desk: Desk, training: Answer
+    clean: Desk, own_data: tuple[str, ...]
 ) -> None:
     """scancel, as a person types it: TERM to all, and KILL after KillWait, here Slurm's default."""
+    training = begin_training(clean, *own_data, *ENDLESS, "seed=5")
     (job,) = training.jobs["pretrain"]
 
-    before = desk.slurm.set_config(KillWait="30")
+    before = clean.slurm.set_config(KillWait="30")
     try:
-        desk.slurm.run("scancel", job)
-        desk.wait_end(job)
+        clean.slurm.run("scancel", job)
+        clean.wait_end(job)
     finally:
-        desk.slurm.set_config(**before)
+        clean.slurm.set_config(**before)
     saved = saved_steps(training.run)[-1]
-    wait(lambda: desk.status(training.run)["state"] == "cancelled", "the recovery_job's word")
-    resumed = desk("resume", training.run.name, "--json")
+    wait(lambda: clean.status(training.run)["state"] == "cancelled", "the recovery job's record")
+    resumed = clean("resume", training.run.name, "--json")
     wait(lambda: steps(training.run, attempt=2), "a step of the second attempt")
 
     assert saved > 5
@@ -199,36 +204,33 @@ def test_a_job_that_is_cancelled_saves_first_and_resumes_from_there(
     assert steps(training.run, attempt=2)[0] == saved + 1
 
 
-def test_after_a_killed_rank_training_starts_again_in_place_and_reaches_its_target(
-    desk: Desk, training: Answer
+@pytest.mark.full
+def test_after_a_killed_rank_training_restarts_in_place_and_reaches_its_target(
+    clean: Desk, own_data: tuple[str, ...]
 ) -> None:
-    wait(lambda: len(steps(training.run, attempt=2)) > 2, "the third step of the second attempt")
+    training = begin_training(clean, *own_data, *LONG, "seed=6")
 
     kill_rank(training.run, 2)
-    record = exit_of(training.run, "pretrain", 2)
+    record = exit_of(training.run, "pretrain", 1)
     saved = saved_steps(training.run)[-1]
-    wait(lambda: desk.queued() == [], "the end of the job and of its recovery_job")
+    wait(lambda: clean.queued() == [], "the end of the job and of its recovery job")
 
     assert (record["cause"], record["action"]) == ("crash", "restart")
     second = record["node"]  # of the two, wherever there was room
     assert second in ("gpu02", "gpu03", "gpu04")
     assert record["message"].startswith(f"rank 2 on {second} was ended by SIGKILL at step ")
-    assert exit_of(training.run, "pretrain", 3)["job_id"] == record["job_id"]
-    assert desk.status(training.run)["state"] == "succeeded"
-    assert steps(training.run, attempt=3) == list(range(saved + 1, 61))
+    assert exit_of(training.run, "pretrain", 2)["job_id"] == record["job_id"]
+    assert clean.status(training.run)["state"] == "succeeded"
+    assert steps(training.run, attempt=2) == list(range(saved + 1, 61))
     assert set(steps(training.run)) == set(range(1, 61))
 
 
 def test_before_the_time_limit_training_saves_and_a_fresh_job_goes_on(
     clean: Desk, own_data: tuple[str, ...]
 ) -> None:
-    """The limit is lowered once steps are done, so that nobody waits for a long one, to one that
-    leaves time for the signal.
-    """
-    settings = ("pretrain.train_steps=100000", "pretrain.signal_lead_seconds=50")
-    answer = clean.submit("pretrain", *own_data, *settings, "pretrain.save_interval=100000")
+    """The limit is lowered once steps are done, to one that leaves time for the signal."""
+    answer = begin_training(clean, *own_data, *ENDLESS, "pretrain.signal_lead_seconds=50")
     (job,) = answer.jobs["pretrain"]
-    wait(lambda: len(steps(answer.run)) > 5, "the sixth step")
 
     minutes = 2 + int(clean.accounts(job, "ElapsedRaw")[0][0]) // 60
     clean.slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")

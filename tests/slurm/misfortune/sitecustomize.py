@@ -6,9 +6,9 @@ other stages do when all is ready, so that a test can hold a run there for as lo
 test depends on how quick the machine is), and can have its own lines run there. The product knows
 nothing of it.
 
-    $MISFORTUNE/<experiment's name>/hold    two numbers of steps: none from the first up to the
-                                            second is begun; with "deaf" behind them, not even when
-                                            the rank is asked to stop
+    $MISFORTUNE/<experiment's name>/hold    a number of steps: no step after them begins before the
+                                            rank is asked to stop; with "deaf" behind it, not even
+                                            then
     $MISFORTUNE/<experiment's name>/hold-<stage>    other stages do nothing while it is there
     $MISFORTUNE/<experiment's name>/befall.py    may define before_step(trainer) and
                                             before_save(trainer); FOLDER is the folder it lies in
@@ -86,9 +86,9 @@ def wrap_trainer(trainer, folder):
 
 def wait_while_held(trainer, path):
     while path.exists():
-        first, end, *deaf = path.read_text().split()
+        first, *deaf = path.read_text().split()
         asked = trainer.context.stop or trainer.context.run.stop_file.exists()
-        if not int(first) <= trainer.step < int(end) or (asked and not deaf):
+        if trainer.step < int(first) or (asked and not deaf):
             return
         time.sleep(POLL_SECONDS)
 
