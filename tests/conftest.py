@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from meditron_cli.services import Services
 
 from .durations import Durations
 from .fakes import FakeClock, FakeScheduler
+from .fork_server import ForkServer
 
 # A slow machine is no fault of an example.
 hypothesis.settings.register_profile(
@@ -104,6 +105,14 @@ class Bench:
     def events(self, kind: str) -> list[dict[str, object]]:
         """Events of a kind of the first run."""
         return [event for event in read_events(self.run()) if event["event"] == kind]
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """A process that has imported torch and megatron.core, and forks ranks."""
+    server = ForkServer.begin()
+    yield server
+    server.end()
 
 
 @pytest.fixture(autouse=True)

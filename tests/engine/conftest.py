@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ from jobs.contract import rundir, specs
 from jobs.contract.files import read_json, read_lines, sha256, write_json
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec
 
+from ..fork_server import ForkedRank, ForkServer
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-JOBS = ("-m", "jobs")
+INTERPRETED = ("-m", "jobs")
+"""The program of a rank in an interpreter of its own, as the supervisor starts it."""
 
 VOCABULARY = 96
 """Tokens of the test tokenizer; the last is the end of a document."""
@@ -101,7 +104,7 @@ LONG = {"train_steps": 60, "decay_steps": 60, "save_interval": 25, "validation_i
 class Ranks:
     """The processes of one attempt."""
 
-    processes: list[subprocess.Popen[str]]
+    processes: Sequence[subprocess.Popen[str] | ForkedRank]
     logs: list[Path]
 
     def wait(self) -> list[int]:
@@ -123,6 +126,7 @@ class Run:
 
     root: Path
     spec: PretrainSpec
+    server: ForkServer
     attempt: int = 0
     started: list[Ranks] = field(default_factory=list)
 
@@ -151,7 +155,9 @@ class Run:
         write_json(self.files.spec("pretrain", 0), specs.to_json(task))
 
     def start(self, *program: str, **environment: str) -> Ranks:
-        """Start every rank, as the supervisor does; another program may stand for ``-m jobs``."""
+        """Start every rank: forked, or in an interpreter of its own with a program or a GPU."""
+        if self.spec.device == "cuda":  # the fork server has put the CPU in its place
+            program = program or INTERPRETED
         self.attempt += 1
         world = self.spec.parallel.world_size
         shared = {
@@ -166,14 +172,19 @@ class Run:
             **environment,
         }
         logs = [self.root / f"rank-{self.attempt}-{rank}.log" for rank in range(world)]
-        processes = []
+        processes: list[subprocess.Popen[str] | ForkedRank] = []
+        words = ("pretrain", str(self.root), "0")
         for rank, log in enumerate(logs):
+            env = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            if not program:
+                processes.append(self.server.start(words, env=env, cwd=self.root, stdout=log))
+                continue
             with log.open("w") as output:
                 processes.append(
                     subprocess.Popen(
-                        [sys.executable, *(program or JOBS), "pretrain", str(self.root), "0"],
+                        [sys.executable, *program, *words],
                         cwd=self.root,
-                        env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                        env=env,
                         stdout=output,
                         stderr=subprocess.STDOUT,
                         text=True,
@@ -184,9 +195,9 @@ class Run:
         self.started.append(ranks)
         return ranks
 
-    def finish(self, **environment: str) -> None:
+    def finish(self, *program: str, **environment: str) -> None:
         """Run to the target."""
-        ranks = self.start(**environment)
+        ranks = self.start(*program, **environment)
         assert ranks.wait() == [0] * self.spec.parallel.world_size, ranks.words()
 
     def lines(self) -> list[dict[str, Any]]:
@@ -261,11 +272,8 @@ for prefix, documents in json.load(sys.stdin).items():
 
 
 @pytest.fixture(scope="session")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Indexed datasets by name, written by megatron.core's own builder, in a process of its own.
-
-    In this one the import would warn, and come before the stand-ins of ``jobs.engine.device``.
-    """
+def tokens(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) -> Path:
+    """Indexed datasets by name, written by megatron.core's own builder."""
     folder = tmp_path_factory.mktemp("tokens")
     datasets = {
         "train-0": counting_documents(40, seed=0),
@@ -276,8 +284,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "beyond": [[1, 2, VOCABULARY, 3]],
     }
     content = json.dumps({str(folder / name): texts for name, texts in datasets.items()})
-    command = [sys.executable, "-W", "ignore", "-c", WRITER]
-    subprocess.run(command, input=content, text=True, check=True)
+    fork_server.run(WRITER, folder, stdin=content)
     return folder
 
 
@@ -306,12 +313,12 @@ def write_tokenizer(path: Path) -> None:
 
 
 @pytest.fixture
-def make_run(tmp_path: Path, tokens: Path) -> Iterator[Callable[..., Run]]:
+def make_run(tmp_path: Path, tokens: Path, fork_server: ForkServer) -> Iterator[Callable[..., Run]]:
     """Make run directories; whatever still runs at the end of the test is killed."""
     runs: list[Run] = []
 
     def make(name: str = "run", **values: Any) -> Run:
-        runs.append(new_run(tmp_path / name, tokens, **values))
+        runs.append(new_run(tmp_path / name, tokens, fork_server, **values))
         return runs[-1]
 
     yield make
@@ -319,9 +326,9 @@ def make_run(tmp_path: Path, tokens: Path) -> Iterator[Callable[..., Run]]:
         run.end_all()
 
 
-def new_run(root: Path, tokens: Path, **values: Any) -> Run:
+def new_run(root: Path, tokens: Path, server: ForkServer, **values: Any) -> Run:
     """A run directory with tokens and a spec with these values in place of ``SPEC``'s."""
-    run = Run(root, SPEC)
+    run = Run(root, SPEC, server)
     for shard in range(3):
         copy_tokens(tokens / f"train-{shard}", root / f"tokens/train/{shard:05d}")
     copy_tokens(tokens / "validation", root / "tokens/validation/00000")
@@ -331,9 +338,11 @@ def new_run(root: Path, tokens: Path, **values: Any) -> Run:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
-    """Losses of one rank that nothing befalls, of the steps of ``LONG``."""
-    run = new_run(tmp_path_factory.mktemp("undisturbed") / "run", tokens, **LONG)
+def undisturbed(
+    tokens: Path, fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, float]:
+    """Losses of one undisturbed rank, of the steps of ``LONG``."""
+    run = new_run(tmp_path_factory.mktemp("undisturbed") / "run", tokens, fork_server, **LONG)
     run.finish()
     return run.losses()
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,7 +32,7 @@ device.end()
 """
 
 
-def test_parameters_of_a_spec_are_those_of_the_model_that_is_built():
+def test_parameters_of_a_spec_are_those_of_the_model_that_is_built(tmp_path, fork_server):
     tiny = recipe("tiny")
     shapes = [
         tiny,
@@ -42,15 +40,10 @@ def test_parameters_of_a_spec_are_those_of_the_model_that_is_built():
         dataclasses.replace(tiny, layers=3, ffn_hidden_size=24),
     ]
 
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", COUNT],
-        input=json.dumps([dataclasses.asdict(shape) for shape in shapes]),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    given = json.dumps([dataclasses.asdict(shape) for shape in shapes])
+    printed = fork_server.run(COUNT, tmp_path, stdin=given)
 
-    assert [int(line) for line in done.stdout.splitlines()] == [one.parameters for one in shapes]
+    assert [int(line) for line in printed.splitlines()] == [one.parameters for one in shapes]
 
 
 def recipe(size: str) -> ModelSpec:

@@ -1,10 +1,8 @@
-"""The order of samples, and what tells them apart, without ranks."""
+"""The order of samples and their fingerprints, without ranks."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -49,29 +47,24 @@ print(json.dumps([orders, prints]))
 
 
 @pytest.fixture
-def told(make_run):
+def orders_and_prints(make_run, fork_server):
     """By ranks and size of a micro-batch, the order of samples and the fingerprints of batches;
     and the fingerprint of twelve samples with something done to them.
     """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", ORDER],
-        input=make_run().files.spec("pretrain", 0).read_text(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    run = make_run()
+    task = run.files.spec("pretrain", 0).read_text()
+    return json.loads(fork_server.run(ORDER, run.root, stdin=task))
 
 
-def test_every_sample_comes_once_and_in_order_whatever_the_number_of_ranks(told):
-    orders, prints = told
+def test_every_sample_comes_once_and_in_order_whatever_the_number_of_ranks(orders_and_prints):
+    orders, prints = orders_and_prints
     assert len(orders) == 5
     assert all(order == list(range(60)) for order in orders.values())
     assert all(prints[name] == prints["1x2"] for name in orders)
 
 
-def test_other_samples_or_another_order_have_another_fingerprint(told):
-    _, prints = told
+def test_other_samples_or_another_order_have_another_fingerprint(orders_and_prints):
+    _, prints = orders_and_prints
     found = [*prints["1x2"], *prints["same"], *prints["swapped"], *prints["one other token"]]
     assert len(set(found)) == 8
     assert all(len(text) == 16 for text in found)

@@ -11,13 +11,15 @@ import pytest
 from jobs.contract import done_markers, specs
 from jobs.contract.files import read_json
 
+from .conftest import INTERPRETED
+
 pytestmark = pytest.mark.engine
 
 
 def test_one_rank_learns_and_leaves_what_it_did(make_run):
     run = make_run(train_steps=40, decay_steps=40, validation_interval=20, save_interval=10)
 
-    run.finish()
+    run.finish(*INTERPRETED)
 
     losses, validations = run.losses(), run.validations()
     assert list(losses) == list(range(1, 41))

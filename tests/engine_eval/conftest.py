@@ -16,6 +16,8 @@ from jobs.contract import rundir, specs
 from jobs.contract.files import read_json, read_lines, sha256, write_json
 from jobs.contract.stage_specs import EvaluateSpec, ModelSpec, ParallelSpec
 
+from ..fork_server import ForkedRank, ForkServer
+
 ROOT = Path(__file__).parents[2]
 EOD = "<EOD>"
 
@@ -87,7 +89,7 @@ class Made:
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory, tokenizer, benchmark) -> Made:
+def made(tmp_path_factory, tokenizer, benchmark, fork_server) -> Made:
     from jobs.evaluation import benchmarks
 
     folder = tmp_path_factory.mktemp("made")
@@ -106,9 +108,7 @@ def made(tmp_path_factory, tokenizer, benchmark) -> Made:
     (folder / "spec.json").write_text(json.dumps(asked))
     names = [str(folder / name) for name in ("spec.json", "checkpoints", "answers.json")]
     script = Path(__file__).with_name("make_checkpoints.py")
-    subprocess.run(
-        [sys.executable, str(script), *names], check=True, env=environment(), timeout=120
-    )
+    fork_server.run(script.read_text(), folder, *names)
     values = iter(json.loads((folder / "answers.json").read_text()))
     answers = {item.id: [next(values) for _ in item.choices] for item in short}
     return Made(folder / "checkpoints", answers)
@@ -131,26 +131,44 @@ class Evaluation:
 
     run: rundir.RunDir
     task: specs.TaskSpec
+    server: ForkServer
+    starts: int = 0
 
-    def begin(self, **variables: str) -> list[subprocess.Popen[str]]:
-        """Start every rank of the task."""
+    def begin(self, **variables: str) -> list[ForkedRank]:
+        """Fork every rank of the task."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
+        self.starts += 1
+        logs = [self.run.root / f"{self.starts}-{rank}" for rank in range(self.task.ranks)]
         return [
-            subprocess.Popen(
-                [sys.executable, "-m", "jobs", "evaluate", str(self.run.root), "0"],
+            self.server.start(
+                self.words,
                 env=environment(**(variables | self._rank(rank, port))),
                 cwd=self.run.root,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+                stdout=log.with_suffix(".out"),
+                stderr=log.with_suffix(".err"),
             )
-            for rank in range(self.task.ranks)
+            for rank, log in enumerate(logs)
         ]
 
+    def interpret(self, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the task of one rank in an interpreter of its own, as the supervisor does."""
+        return subprocess.run(
+            [sys.executable, "-m", "jobs", *self.words],
+            env=environment(**variables),
+            cwd=self.run.root,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return ("evaluate", str(self.run.root), "0")
+
     def start(self, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run every rank of the task to its end; the first rank's outcome."""
+        """Run every rank of the task to its end, and return the first rank's outcome."""
         ranks = self.begin(**variables)
         outcomes = [(process.communicate(timeout=120), process) for process in ranks]
         (stdout, stderr), first = outcomes[0]
@@ -180,7 +198,7 @@ class Evaluation:
 
 
 @pytest.fixture(scope="session")
-def evaluation(tmp_path_factory, tokenizer, benchmark, made):
+def evaluation(tmp_path_factory, tokenizer, benchmark, made, fork_server):
     """``evaluation(**spec_fields)`` makes a run with one task on the made checkpoints."""
 
     def make(tensor: int = 1, **fields) -> Evaluation:
@@ -224,6 +242,6 @@ def evaluation(tmp_path_factory, tokenizer, benchmark, made):
             health={},
         )
         write_json(run.spec("evaluate", 0), specs.to_json(task))
-        return Evaluation(run, task)
+        return Evaluation(run, task, fork_server)
 
     return make

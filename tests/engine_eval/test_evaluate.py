@@ -125,7 +125,7 @@ def test_an_evaluation_asks_nothing_of_the_network_and_leaves_the_home_folder_al
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()
         proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_ENDPOINT"), where)
-        outcome = evaluation().start(**proxies, HOME=str(home))
+        outcome = evaluation().interpret(**proxies, HOME=str(home))
         server.shutdown(socket.SHUT_RDWR)
         listener.join()
 
