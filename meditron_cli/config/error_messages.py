@@ -97,7 +97,7 @@ def value_message(root: Node, error: ErrorDetails) -> str:
     found = node.text if isinstance(node, ScalarNode) else "this"
     if kind in LIMITS:
         words, bound = LIMITS[kind]
-        return f"must be {words} {context[bound]:g}, found {found}"
+        return f"must be {words} {number(context[bound])}, found {found}"
     if kind == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return (
@@ -108,6 +108,11 @@ def value_message(root: Node, error: ErrorDetails) -> str:
     if kind == "finite_number":
         return f"must be a finite number, found {found}"
     return f"{error['msg'][:1].lower()}{error['msg'][1:]}"
+
+
+def number(bound: float) -> str:
+    """Return a limit as people write it: ``100000000``, not ``1e+08``."""
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def described(node: Node, wanted: str) -> str:

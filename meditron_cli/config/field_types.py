@@ -157,15 +157,20 @@ def text(pattern: str) -> WithJsonSchema:
     return WithJsonSchema({"type": "string", "pattern": pattern})
 
 
+YEAR_MINUTES = 366 * 24 * 60
+
 DURATION_SCHEMA = {
     "anyOf": [
-        {"type": "integer", "exclusiveMinimum": 0},
+        {"type": "integer", "exclusiveMinimum": 0, "maximum": YEAR_MINUTES},
         {"type": "string", "pattern": DURATION},
     ]
 }
 
 DurationMinutes = Annotated[
-    int, BeforeValidator(parse_duration), Field(gt=0), WithJsonSchema(DURATION_SCHEMA)
+    int,
+    BeforeValidator(parse_duration),
+    Field(gt=0, le=YEAR_MINUTES),
+    WithJsonSchema(DURATION_SCHEMA),
 ]
 Name = Annotated[str, AfterValidator(valid_name), text(NAME)]
 Word = Annotated[str, AfterValidator(shell_safe), text(f"{WORD}|{PLACEHOLDER}")]

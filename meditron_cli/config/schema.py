@@ -132,19 +132,19 @@ class Tokenize(Section):
 class Model(Section):
     """A Llama-architecture decoder: RMSNorm, SwiGLU, RoPE, GQA, untied embeddings."""
 
-    layers: PositiveInt
+    layers: Annotated[PositiveInt, Field(le=10_000)]
     """Transformer layers."""
-    hidden_size: PositiveInt
+    hidden_size: Annotated[PositiveInt, Field(le=1_000_000)]
     """Width of the residual stream."""
-    ffn_hidden_size: PositiveInt
+    ffn_hidden_size: Annotated[PositiveInt, Field(le=10_000_000)]
     """Width of the gated feed-forward layer."""
     attention_heads: PositiveInt
     """Query heads."""
     kv_heads: PositiveInt
     """Key-value heads (groups); equal to attention_heads for plain multi-head attention."""
-    seq_length: PositiveInt
+    seq_length: Annotated[PositiveInt, Field(le=100_000_000)]
     """Tokens in one training sequence."""
-    vocab_size: PositiveInt
+    vocab_size: Annotated[PositiveInt, Field(le=100_000_000)]
     """Tokens the model knows, before padding; at least the tokenizer's."""
     vocab_multiple: PositiveInt = 128
     """The embedding is padded to a multiple of this times the tensor-parallel size."""
@@ -198,11 +198,11 @@ class Pretrain(Section):
     """Likewise for validation."""
     micro_batch_size: Annotated[PositiveInt, OPERATIONAL]
     """Sequences per rank and forward pass."""
-    global_batch_size: PositiveInt
+    global_batch_size: Annotated[PositiveInt, Field(le=1_000_000)]
     """Sequences per optimizer step."""
-    train_steps: PositiveInt
+    train_steps: Annotated[PositiveInt, Field(le=100_000_000)]
     """Optimizer steps in the whole run."""
-    learning_rate: PositiveFloat
+    learning_rate: Annotated[PositiveFloat, Field(le=1)]
     """Peak, reached at the end of warm-up."""
     min_learning_rate: NonNegativeFloat
     """Where the cosine ends."""
@@ -216,7 +216,7 @@ class Pretrain(Section):
     """AdamW beta 2."""
     adam_eps: PositiveFloat = 1e-5
     """AdamW epsilon."""
-    weight_decay: NonNegativeFloat = 0.1
+    weight_decay: Annotated[NonNegativeFloat, Field(le=1)] = 0.1
     """Decoupled weight decay; one-dimensional parameters have none."""
     clip_grad: NonNegativeFloat = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
@@ -332,7 +332,7 @@ class Experiment(Section):
 
     name: Name = "med"
     """First part of the run's name: lower-case letters, digits and hyphens."""
-    seed: NonNegativeInt = 1234
+    seed: Annotated[NonNegativeInt, Field(lt=2**31)] = 1234
     """Seed of weights and data order."""
     curate: Curate = Curate()
     """Raw documents to clean JSONL shards."""

@@ -13,7 +13,6 @@ from meditron_cli.errors import ConfigError
 from meditron_cli.plan import fit, layout
 from meditron_cli.plan.model import Plan, Resources, SiteSettings
 from meditron_cli.plan.stages import (
-    BUILDERS,
     SHORT_LEAD,
     Inputs,
     model_spec,
@@ -21,7 +20,6 @@ from meditron_cli.plan.stages import (
     parallel_spec,
     signal_lead,
     site_names,
-    training_lead,
 )
 
 if TYPE_CHECKING:
@@ -46,10 +44,10 @@ def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
     return Plan(
         name=inputs.experiment.name,
         size=inputs.size,
-        stages=tuple(BUILDERS[stage](inputs) for stage in STAGES if stage in stages),
+        stages=tuple(inputs.stage(stage) for stage in STAGES if stage in stages),
         site=site_settings(inputs),
         warnings=found.warnings,
-        lead=training_lead(inputs) if "pretrain" in stages else None,
+        lead=inputs.training_lead if "pretrain" in stages else None,
     )
 
 
@@ -82,7 +80,7 @@ def container_findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
     paths = [
         path
         for stage in stages
-        for task in BUILDERS[stage](inputs).tasks
+        for task in inputs.stage(stage).tasks
         for path in named_paths(task.spec)
     ]
     return fit.refused(
@@ -112,13 +110,14 @@ def training_findings(inputs: Inputs) -> fit.Findings:
     found = fit.Findings(tuple(errors)) + fit.shape_findings(cluster, parallel)
     precision = experiment.pretrain.precision
     found += fit.memory_findings(cluster, model, parallel, batch, precision)
+    found += fit.sharing_findings(parallel.world_size, inputs.host_cores)
     return found + (save_findings(inputs) if cluster.scheduler == "slurm" else fit.Findings())
 
 
 def save_findings(inputs: Inputs) -> fit.Findings:
     """Whether what ends a job leaves time to save, and what is lost where it does not."""
     pretrain, partition = inputs.experiment.pretrain, inputs.cluster.gpu_partition
-    lead = training_lead(inputs)
+    lead = inputs.training_lead
     gpus = parallel_spec(inputs.experiment).world_size if partition.node.gpus else 0
     return (
         fit.given_lead_findings(lead)

@@ -163,14 +163,16 @@ def memory_findings(
     batch: layout.BatchLayout,
     precision: str,
 ) -> Findings:
-    """Whether a rank fits its GPU, and a save into the node's memory; nothing about GPUs where the
-    profile does not say how much they have.
+    """Return whether a rank fits its GPU or its share of a CPU node, and a save the node's memory;
+    nothing about GPUs whose memory the profile does not give.
 
-    Weights, gradients and optimizer alone beyond the GPU are an error; with computed activations,
-    which are an estimate, only a warning.
+    Weights, gradients and optimizer alone beyond the memory are an error; with computed
+    activations, which are an estimate, only a warning.
     """
     need = layout.memory(model, parallel, batch, precision)
     found = save_findings(cluster, need.save, parallel.world_size)
+    if cluster.device == "cpu":
+        return found + host_memory_findings(cluster, need, parallel.world_size)
     available = cluster.gpu_partition.node.gpu_memory_gb * layout.GIB
     if not available:
         return found
@@ -186,6 +188,33 @@ def memory_findings(
             "lower pretrain.micro_batch_size or set parallel.recompute"
         )
     return found
+
+
+def host_memory_findings(cluster: Cluster, need: layout.Memory, world_size: int) -> Findings:
+    """Return whether the ranks of a node that compute on CPUs fit into its memory together."""
+    partition = cluster.gpu_partition
+    ranks = ranks_per_node(partition, cluster.device, world_size)
+    available = partition.node.memory_gb * layout.GIB
+    has = f"the node of cluster {cluster.name} has {partition.node.memory_gb}"
+    if need.states * ranks > available:
+        return refused(
+            f"weights, gradients and optimizer need {need.states * ranks / layout.GIB:,.0f} GiB "
+            f"on a node (ranks: {ranks}), {has}; use fewer ranks, a smaller model or more nodes"
+        )
+    if need.total * ranks > available:
+        return doubted(
+            f"about {need.total * ranks / layout.GIB:,.0f} GiB on a node (ranks: {ranks}) are "
+            f"computed with activations, {has}; lower pretrain.micro_batch_size or set "
+            "parallel.recompute"
+        )
+    return Findings()
+
+
+def sharing_findings(ranks: int, cores: int) -> Findings:
+    """Return a warning where ranks share the cores of this machine; 0 cores stand for Slurm."""
+    if not cores or ranks <= cores:
+        return Findings()
+    return doubted(f"{ranks} ranks share the {cores} cores of this machine")
 
 
 def save_findings(cluster: Cluster, save: int, world_size: int) -> Findings:
@@ -264,8 +293,13 @@ def evaluation_findings(
     weights = model.parameters * (2 if precision == "bf16" else 4) // tensor
     if node.gpu_memory_gb and weights > node.gpu_memory_gb * layout.GIB:
         return refused(
-            f"the weights need {weights / layout.GIB:.0f} GiB a GPU in evaluation, cluster "
+            f"the weights need {weights / layout.GIB:.0f} GiB per GPU in evaluation, cluster "
             f"{cluster.name} has {node.gpu_memory_gb}; raise evaluate.tensor"
+        )
+    if cluster.device == "cpu" and weights * tensor > node.memory_gb * layout.GIB:
+        return refused(
+            f"the weights need {weights * tensor / layout.GIB:.0f} GiB on a node in evaluation, "
+            f"the node of cluster {cluster.name} has {node.memory_gb}; evaluate a smaller model"
         )
     cut = (
         ("model.attention_heads", model.attention_heads),

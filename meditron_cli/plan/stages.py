@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from jobs.contract import specs
@@ -40,6 +41,9 @@ class Inputs:
     """Python of the submitting process, used where the profile names none."""
     pace: StepTimes | None = None
     """Measured in the run that is continued; None for a new one."""
+    host_cores: int = 0
+    """Cores of this machine, where it runs the ranks itself; 0 with Slurm."""
+    _stages: dict[str, StagePlan] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def launcher(self) -> str:
@@ -58,22 +62,28 @@ class Inputs:
     def python(self) -> str:
         return self.cluster.environment.python or self.interpreter
 
+    @cached_property
+    def training_lead(self) -> Lead:
+        """The signal lead time of training: given, measured or estimated."""
+        experiment = self.experiment
+        model, pretrain = model_spec(experiment), experiment.pretrain
+        size = model.checkpoint_bytes(pretrain.precision)
+        tokens = pretrain.global_batch_size * model.seq_length
+        ranks = parallel_spec(experiment).world_size
+        step = pace.step_seconds(model, tokens, ranks, self.cluster.gpu_partition.node)
+        estimated = StepTimes(pace.save_seconds(size), step)
+        return pace.lead_of(pretrain.signal_lead_seconds, self.pace, estimated, size)
+
+    def stage(self, name: str) -> StagePlan:
+        """Return the plan of a stage, built once."""
+        if name not in self._stages:
+            self._stages[name] = BUILDERS[name](self)
+        return self._stages[name]
+
 
 def signal_lead(inputs: Inputs, stage: str) -> int:
-    """How long before its time limit a stage is asked to save; only training has much to save."""
-    return training_lead(inputs).seconds if stage == "pretrain" else SHORT_LEAD
-
-
-def training_lead(inputs: Inputs) -> Lead:
-    """How long before its time limit training is asked to save."""
-    experiment = inputs.experiment
-    model, pretrain = model_spec(experiment), experiment.pretrain
-    size = model.checkpoint_bytes(pretrain.precision)
-    tokens = pretrain.global_batch_size * model.seq_length
-    ranks = parallel_spec(experiment).world_size
-    step = pace.step_seconds(model, tokens, ranks, inputs.cluster.gpu_partition.node)
-    estimated = StepTimes(pace.save_seconds(size), step)
-    return pace.lead_of(pretrain.signal_lead_seconds, inputs.pace, estimated, size)
+    """Return the signal lead time of a stage in seconds; only training has much to save."""
+    return inputs.training_lead.seconds if stage == "pretrain" else SHORT_LEAD
 
 
 def model_spec(experiment: Experiment) -> ModelSpec:

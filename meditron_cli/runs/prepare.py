@@ -8,11 +8,13 @@ import json
 import os
 import sys
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract import specs
 from jobs.contract.files import sha256
+from jobs.contract.job import usable_cores
 from meditron_cli.runs import record, request
 
 if TYPE_CHECKING:
@@ -57,8 +59,27 @@ def make_plan(
 
     if digest is None:
         digest = tokenizer_digest(experiment.tokenize.tokenizer)
-    inputs = Inputs(experiment, cluster, size, digest, sys.executable, pace)
+    cores = 0
+    if cluster.scheduler == "local":
+        cluster, cores = on_this_machine(cluster), usable_cores()
+    inputs = Inputs(experiment, cluster, size, digest, sys.executable, pace, cores)
     return build(inputs, tuple(stages))
+
+
+def on_this_machine(cluster: Cluster) -> Cluster:
+    """Return a local profile whose node has no more memory than this machine."""
+    node = cluster.gpu_partition.node
+    here = node.model_copy(update={"memory_gb": min(node.memory_gb, machine_gb())})
+    partition = cluster.gpu_partition.model_copy(update={"node": here})
+    return cluster.model_copy(update={"gpu_partition": partition})
+
+
+def machine_gb() -> int:
+    """Return this machine's memory, or the limit of this process's container, in GiB."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # "max" is no number
+        total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return max(1, total // 2**30)
 
 
 def tokenizer_digest(path: Path | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,9 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
         ("seed: 1_000", "1:7: seed: expected a whole number, found the text '1_000'"),
         ("seed: [1]", "1:7: seed: expected a whole number, found a list"),
         ("seed: {a: 1}", "1:7: seed: expected a whole number, found keys with values"),
+        ("seed: 2147483648", "1:7: seed: must be below 2147483648, found 2147483648"),
+        ("curate: {time_minutes: 9999-00:00:00}", "1:24: curate.time_minutes: must be at most "
+         "527040, found 9999-00:00:00"),
         ("seed: -1", "1:7: seed: must be at least 0, found -1"),
         ("curate:", "1:8: curate: expected keys with values, found nothing"),
         ("curate: [1]", "1:9: curate: expected keys with values, found a list"),
@@ -135,6 +139,25 @@ def test_heads_must_share_the_width(hidden: int, heads: int, groups: int, messag
     )
 
     assert errors(Experiment, PRETRAIN, text) == [f"e.yaml:{message}"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.layers", "1000000"),
+        ("pretrain.train_steps", "1000000000000"),
+        ("pretrain.learning_rate", "50"),
+        ("pretrain.global_batch_size", "8000000"),
+    ],
+)
+def test_an_absurd_number_is_refused(key: str, value: str) -> None:
+    name = key.partition(".")[2]
+    text = re.sub(rf"{name}: [^,}}]+", f"{name}: {value}", WHOLE)
+
+    found = read(Experiment, text)[1]
+
+    assert len(found) == 1
+    assert f"{key}: must be at most " in found[0]
 
 
 def test_every_error_is_reported_at_once_in_order() -> None:

@@ -261,7 +261,7 @@ def test_weights_beyond_the_gpu_cannot_be_evaluated() -> None:
     found = fit.evaluation_findings(site, site.gpu_partition, SEVEN, 1, "bf16")
 
     assert found.errors == (
-        "the weights need 13 GiB a GPU in evaluation, cluster site has 8; raise evaluate.tensor",
+        "the weights need 13 GiB per GPU in evaluation, cluster site has 8; raise evaluate.tensor",
     )
 
 
@@ -281,3 +281,37 @@ def test_arrays_hold_every_task_once_and_no_index_the_site_refuses(count: int, s
     assert [index for array in arrays for index in array] == list(range(count))
     assert all(len(array) - 1 < size for array in arrays)
     assert len(arrays) == -(-count // size)
+
+
+@pytest.mark.parametrize(
+    ("memory_gb", "ranks", "kind"),
+    [(1, 1, "errors"), (100, 2, "errors"), (120, 1, "warnings"), (200, 1, None)],
+)
+def test_ranks_on_cpus_share_the_memory_of_their_node(
+    memory_gb: int, ranks: int, kind: str | None
+) -> None:
+    site = cluster(device="cpu", gpus=0, memory_gb=memory_gb)
+    flat = dataclasses.replace(layout(data=ranks), distributed_optimizer=False)
+
+    found = fit.memory_findings(site, SEVEN, flat, BATCH, "fp32")
+
+    assert [name for name in ("errors", "warnings") if getattr(found, name)] == (
+        [kind] if kind else []
+    )
+    assert all("the node of cluster site has" in text for text in found.errors + found.warnings)
+
+
+def test_an_evaluation_on_cpus_must_fit_its_node() -> None:
+    site = cluster(device="cpu", gpus=0, memory_gb=8)
+
+    found = fit.evaluation_findings(site, site.gpu_partition, SEVEN, 1, "fp32")
+
+    assert found.errors == (
+        "the weights need 25 GiB on a node in evaluation, the node of cluster site has 8; "
+        "evaluate a smaller model",
+    )
+
+
+def test_ranks_that_outnumber_the_cores_of_this_machine_are_warned_of() -> None:
+    assert fit.sharing_findings(4, 2).warnings == ("4 ranks share the 2 cores of this machine",)
+    assert fit.sharing_findings(2, 2) == fit.sharing_findings(64, 0) == fit.Findings()

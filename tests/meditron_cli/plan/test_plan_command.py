@@ -122,3 +122,10 @@ def test_facts_do_not_make_a_dry_run_differ_from_one_moment_to_the_next(
 
     assert first.exit_code == 0
     assert (first.stdout, first.stderr) == (second.stdout, second.stderr)
+
+
+def test_a_model_larger_than_this_machine_is_refused(meditron: Bench) -> None:
+    result = meditron("plan", "pretrain", "--cluster", "local", "--size", "70b")
+
+    assert result.exit_code == 2
+    assert "the node of cluster local has " in result.stderr
