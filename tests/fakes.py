@@ -42,6 +42,7 @@ class FakeScheduler:
     submitted: list[Submitted] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     started_now: list[str] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
     dismissed: list[str] = field(default_factory=list)
     """Recovery jobs that were cancelled."""
     withdrawn: list[tuple[str, int]] = field(default_factory=list)
@@ -91,6 +92,10 @@ class FakeScheduler:
         self.cancelled += [job for job in job_ids if not job.startswith(RECOVERY_JOB)]
         for job in job_ids:
             self.put(job, JobState.ENDED, "CANCELLED by 1000")
+
+    def release(self, job_ids: Collection[str]) -> list[str]:
+        self.released += job_ids
+        return list(job_ids)
 
     def start_now(self, job_ids: Collection[str]) -> list[str]:
         self.started_now += job_ids

@@ -229,6 +229,10 @@ class Client:
         """Have a waiting job wait for something else; an empty expression lets it start."""
         return self._tell(["scontrol", "update", f"JobId={job_id}", f"Dependency={expression}"])
 
+    def release(self, job_id: str) -> bool:
+        """Release a held job; Slurm refuses the owner where an administrator holds it."""
+        return self._tell(["scontrol", "release", job_id])
+
     def start_now(self, job_id: str) -> bool:
         """Have a pending job wait no longer for its start time, set by ``sbatch --begin`` or, after
         a requeue, by Slurm; return whether Slurm accepted that.

@@ -47,10 +47,25 @@ _SLURM = {
     for word in words.split()
 }
 
+LAUNCH_FAILED = "launch failed requeued held"
+"""Reason of a job that Slurm holds after its launch failed (slurm.conf(5),
+nohold_on_prolog_fail).
+"""
+HELD_BY_ADMIN = "JobHeldAdmin"
+HELD_BY_USER = "JobHeldUser"
 LEFT_THE_QUEUE = "left the queue"
 """Reason of an UNKNOWN job that is surely not alive: how it ended, nobody said."""
 NO_ACCOUNTING = "no accounting"
 """Reason of a MISSING job at a site that keeps no accounts."""
+
+
+def is_held_after_launch(reason: str) -> bool:
+    """Return whether Slurm holds a job because it could not be launched, as when a Prolog failed.
+
+    An administrator's own hold (JobHeldAdmin) looks like one whose description a restarted
+    controller has lost; Slurm lets the owner release only the latter.
+    """
+    return reason.replace("_", " ").startswith(LAUNCH_FAILED) or reason == HELD_BY_ADMIN
 
 
 def was_cancelled(word: str) -> bool:
@@ -73,6 +88,11 @@ class JobInfo:
     reason: str = ""
     start: float | None = None
     """Of a pending job: when the scheduler expects to start it, seconds since 1970."""
+
+    @property
+    def is_held_after_launch(self) -> bool:
+        """Whether Slurm holds the job because it could not be launched."""
+        return self.state is JobState.QUEUED and is_held_after_launch(self.reason)
 
     @property
     def is_living(self) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.contract.rundir import RunDir
+from jobs.slurm.states import HELD_BY_USER, is_held_after_launch
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.reporting.goodput import TRAINING
@@ -75,7 +77,7 @@ def line(run: RunView) -> tuple[str | None, ...]:
         return run.name, run.state, None, None, loss_text(run), None
     return (
         run.name,
-        run.state,
+        stage.state_text if run.state == stage.state else run.state,
         stage.stage,
         stage.amount,
         loss_text(run),
@@ -116,12 +118,13 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     console.table(
         ("stage", "state", "done", "attempts", "jobs"),
         [
-            (stage.stage, stage.state, stage.amount, stage.attempts, jobs_text(record, name))
+            (stage.stage, stage.state_text, stage.amount, stage.attempts, jobs_text(record, name))
             for name, stage in seen.stages.items()
         ],
     )
     say_facts(full)
     say_tables(full)
+    say_pending(seen)
     say_stuck(seen, stuck)
     say_errors(full)
 
@@ -208,6 +211,21 @@ def say_tables(full: RunDetail) -> None:
         if rows:
             console.data(f"\n{title}")
             console.table(columns, rows)
+
+
+def say_pending(seen: RunView) -> None:
+    """Print when pending stages are expected to start, and how to release held ones."""
+    for stage in seen.stages.values():
+        if stage.state != "pending":
+            continue
+        if stage.expected_start is not None:
+            at = datetime.fromtimestamp(stage.expected_start)
+            console.data(f"{stage.stage}: starts about {at:%Y-%m-%d %H:%M}, as Slurm estimates")
+        if stage.pending_reason == HELD_BY_USER:
+            console.data(f"{stage.stage}: its owner holds it; `scontrol release` lets it start")
+        elif is_held_after_launch(stage.pending_reason):
+            console.data(f"{stage.stage}: Slurm holds it after a failed launch")
+            console.data(f"hint: `meditron resume {seen.name}` releases it")
 
 
 def say_stuck(seen: RunView, stuck: Iterable[tuple[str, str]]) -> None:

@@ -111,7 +111,8 @@ def _launch(
     waiting = release.waiting_jobs(record, decisions, infos) if by == "person" else {}
     for sentence in left_alone(decisions, infos, waiting):
         note(sentence)
-    for sentence in release.release(run, scheduler, waiting):
+    held = release.held_jobs(record, infos)
+    for sentence in release.release_all(run, scheduler, waiting, held):
         note(sentence)
     keep = {(stage, index) for stage, decision in decisions.items() for index in decision.keep}
     plan = without_bad_nodes(plan, scheduler, run, note)

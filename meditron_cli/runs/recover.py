@@ -16,6 +16,7 @@ from jobs.slurm.client import Client
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
 from jobs.supervision.recovery import recovery_job
 from meditron_cli.errors import MeditronError
+from meditron_cli.runs import release
 from meditron_cli.runs.owner import is_mine
 from meditron_cli.runs.query import ask
 from meditron_cli.runs.record import RunRecord, read
@@ -48,15 +49,29 @@ def look(services: Services, runs: Sequence[RunDir]) -> RecoveryReport:
     """
     records = [record for record in map(read, filter(is_mine, runs)) if wants_work(record)]
     infos = ask(services, records, services.clock.now())
-    said = (
+    said = [
+        Notice(record.name, stage, sentence)
+        for record, known in zip(records, infos, strict=True)
+        for stage, sentence in release_held(services, record, known)
+    ]
+    said += [
         Notice(record.name, stage, sentence)
         for record, known in zip(records, infos, strict=True)
         for stage in stages_to_see(record, known)
         for sentence in see(services, record, stage)
-    )
+    ]
     return RecoveryReport(
         tuple(said), silent=any(is_silent(info) for known in infos for info in known.values())
     )
+
+
+def release_held(
+    services: Services, record: RunRecord, infos: Mapping[str, JobInfo]
+) -> Iterator[tuple[str, str]]:
+    """Release what Slurm holds after a failed launch; its recovery job only waits behind it."""
+    held = release.held_jobs(record, infos)
+    if held:
+        yield from release.release_held(RunDir(record.path), services.scheduler("slurm"), held)
 
 
 def is_silent(info: JobInfo) -> bool:

@@ -1,14 +1,18 @@
-"""Release jobs that only wait before their next attempt: a person's resume means now.
+"""Release jobs that only wait before their next attempt, or that Slurm holds.
 
 A job waits in two ways. Its supervisor keeps the allocation, or the local process, until a backoff
 is over; it polls the RESUME file. Or a pending job has a start time, set by ``sbatch --begin`` or,
-after a requeue, by Slurm, which drops it on request.
+after a requeue, by Slurm, which drops it on request. A person's resume ends the wait.
+
+A job whose launch failed is requeued and held by Slurm unless the site sets
+nohold_on_prolog_fail (slurm.conf(5)); it would wait for ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from jobs.contract.events import append_event
 from jobs.contract.rundir import RunDir
 from meditron_cli.runs.launch_plan import StageDecision
 from meditron_cli.runs.record import RunRecord
@@ -58,6 +62,50 @@ def release(
             yield f"{stage}: {names(released)} waited before the next attempt, which starts now"
         if refused := [job for job in pending if job not in released]:
             yield f"{stage}: Slurm did not release {names(refused)}, pending until its start time"
+
+
+def held_jobs(record: RunRecord, infos: Mapping[str, JobInfo]) -> dict[str, list[str]]:
+    """Return the jobs of unfinished tasks that Slurm holds after a failed launch, by stage."""
+    held = {}
+    for name, stage in record.stages.items():
+        jobs = [job.job_id for index, job in stage.jobs.items() if index not in stage.done]
+        found = [job for job in dict.fromkeys(jobs) if is_held(infos.get(job))]
+        if found:
+            held[name] = found
+    return held
+
+
+def is_held(info: JobInfo | None) -> bool:
+    """Return whether Slurm holds a job after its launch failed."""
+    return info is not None and info.is_held_after_launch
+
+
+def release_held(
+    run: RunDir, scheduler: Scheduler, held: Mapping[str, list[str]]
+) -> Iterator[tuple[str, str]]:
+    """Release held jobs, record that as an event, and yield each stage with a sentence.
+
+    Slurm has drained the node where the launch failed, so that the job starts on another one.
+    """
+    for stage, jobs in held.items():
+        released = scheduler.release(jobs)
+        if released:
+            append_event(run, "release", stage=stage, job_ids=released)
+            yield stage, f"released {names(released)}, held by Slurm after a failed launch"
+        if refused := [job for job in jobs if job not in released]:
+            yield stage, f"Slurm holds {names(refused)} and refuses to release it: ask the site"
+
+
+def release_all(
+    run: RunDir,
+    scheduler: Scheduler,
+    waiting: Mapping[str, Mapping[str, JobState]],
+    held: Mapping[str, list[str]],
+) -> Iterator[str]:
+    """Release jobs that wait and jobs that are held, and yield a sentence per stage."""
+    yield from release(run, scheduler, waiting)
+    for stage, sentence in release_held(run, scheduler, held):
+        yield f"{stage}: {sentence}"
 
 
 def names(job_ids: list[str]) -> str:

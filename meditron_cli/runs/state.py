@@ -72,6 +72,16 @@ class StageView:
     task_states: Mapping[int, str] = field(default_factory=dict)
     progress: TaskProgress | None = None
     """Of running tasks, where the stage has no steps."""
+    pending_reason: str = ""
+    """Why its pending job waits, in Slurm's word; empty where it has none."""
+    expected_start: float | None = None
+    """When Slurm expects to start that job, seconds since 1970."""
+
+    @property
+    def state_text(self) -> str:
+        """The state, of a pending stage with Slurm's reason."""
+        reason = self.pending_reason
+        return f"{self.state} ({reason})" if reason and self.state == "pending" else self.state
 
     @property
     def finished(self) -> bool:
@@ -110,7 +120,12 @@ class StageView:
     def to_json(self) -> dict[str, Any]:
         """The stage as ``status --json`` prints it."""
         keys = ("state", "done", "total", "step", "target_step", "tokens", "target_tokens")
-        return {**{key: getattr(self, key) for key in keys}, "attempts": self.attempts}
+        return {
+            **{key: getattr(self, key) for key in keys},
+            "attempts": self.attempts,
+            "pending_reason": self.pending_reason,
+            "expected_start": self.expected_start,
+        }
 
 
 @dataclass(frozen=True)
@@ -254,6 +269,7 @@ def fold_stage(
             for index, state in states.items()
         }
     step, tokens = steps_and_tokens(stage)
+    waits = pending_job(stage, infos)
     working = [index for index, word in states.items() if word == "running"]
     return StageView(
         stage=stage.stage,
@@ -266,7 +282,23 @@ def fold_stage(
         tokens=tokens,
         target_tokens=stage.target_tokens,
         task_states=states,
+        pending_reason=waits.reason if waits else "",
+        expected_start=waits.start if waits else None,
         progress=progress_of([stage.running[i] for i in working if i in stage.running]),
+    )
+
+
+def pending_job(stage: StageRecord, infos: Mapping[str, JobInfo]) -> JobInfo | None:
+    """Return a pending job of a stage's unfinished tasks: a held one, else the first to start."""
+    jobs = (job.job_id for index, job in sorted(stage.jobs.items()) if index not in stage.done)
+    found = [infos[job] for job in dict.fromkeys(jobs) if job in infos]
+    pending = [
+        info for info in found if info.state is JobState.QUEUED and info.reason not in ("", "None")
+    ]
+    return min(
+        pending,
+        key=lambda info: (not info.is_held_after_launch, info.start is None, info.start or 0.0),
+        default=None,
     )
 
 

@@ -84,6 +84,10 @@ class Scheduler(Protocol):
         """
         ...
 
+    def release(self, job_ids: Collection[str]) -> list[str]:
+        """Release jobs that the scheduler holds; return the jobs for which that worked."""
+        ...
+
     def start_now(self, job_ids: Collection[str]) -> list[str]:
         """Drop the start time that pending jobs wait for; return the jobs for which that worked."""
         ...

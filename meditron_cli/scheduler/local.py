@@ -154,6 +154,10 @@ class LocalScheduler:
             for run, ids in jobs.items()
         }
 
+    def release(self, job_ids: Collection[str]) -> list[str]:
+        """Return nothing: no local job is held."""
+        return []
+
     def start_now(self, job_ids: Collection[str]) -> list[str]:
         """Return nothing: no local job waits for a start time."""
         return []

@@ -101,6 +101,10 @@ class SlurmScheduler:
         require_accepted(self._client.cancel_of_run(run, job_ids))
         accepted()
 
+    def release(self, job_ids: Collection[str]) -> list[str]:
+        """Release held jobs; return the jobs for which that worked."""
+        return [job_id for job_id in job_ids if self._client.release(job_id)]
+
     def start_now(self, job_ids: Collection[str]) -> list[str]:
         """Drop the start time that pending jobs wait for; return the jobs for which that worked."""
         return [job_id for job_id in job_ids if self._client.start_now(job_id)]

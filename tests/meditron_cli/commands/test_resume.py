@@ -67,6 +67,32 @@ def test_resume_leaves_a_job_that_does_not_wait_alone(
     assert not meditron.run().resume_file.exists()
 
 
+@pytest.mark.parametrize("command", [("resume",), ("recover", "--once")])
+@pytest.mark.parametrize("reason", ["launch failed requeued held", "JobHeldAdmin"])
+def test_a_job_held_after_a_failed_launch_is_released(
+    meditron: Bench, command: tuple[str, ...], reason: str
+) -> None:
+    meditron.submit(stage="curate")
+    meditron.scheduler.put_stage("curate", JobState.QUEUED, "PENDING", reason)
+
+    result = meditron(command[0], meditron.run().name, *command[1:])
+
+    sentence = "released job 101_0, held by Slurm after a failed launch"
+    assert sentence in result.stdout + result.stderr
+    assert meditron.scheduler.released == ["101_0"]
+    assert [event["job_ids"] for event in meditron.events("release")] == [["101_0"]]
+
+
+def test_a_job_that_its_owner_holds_is_left_alone(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    meditron.scheduler.put_stage("curate", JobState.QUEUED, "PENDING", "JobHeldUser")
+
+    result = meditron("resume", meditron.run().name)
+
+    assert result.stderr == "curate: nothing to submit, it has job 101_0 (queued: JobHeldUser)\n"
+    assert meditron.scheduler.released == []
+
+
 def test_recover_does_not_end_a_delay(meditron: Bench) -> None:
     after_a_failure(meditron, JobState.QUEUED, "PENDING", "BeginTime")
 

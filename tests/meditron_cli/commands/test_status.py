@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jobs.contract.rundir import RunDir
 from meditron_cli.reporting import follow
 from meditron_cli.reporting.goodput import BUCKETS
 from meditron_cli.runs import state
-from meditron_cli.scheduler.base import JobState
+from meditron_cli.scheduler.base import JobInfo, JobState
 
 from ...conftest import Bench
 from ..told import Told, interrupt_once
@@ -58,6 +59,8 @@ def test_json_has_exactly_the_promised_keys(meditron: Bench) -> None:
                         "tokens": None,
                         "target_tokens": None,
                         "attempts": 1,
+                        "pending_reason": "",
+                        "expected_start": None,
                     }
                 },
                 "loss": None,
@@ -66,6 +69,37 @@ def test_json_has_exactly_the_promised_keys(meditron: Bench) -> None:
             }
         ],
     }
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("Priority", ""),
+        ("JobHeldUser", "curate: its owner holds it; `scontrol release` lets it start\n"),
+        (
+            "launch failed requeued held",
+            "curate: Slurm holds it after a failed launch\n"
+            "hint: `meditron resume {run}` releases it\n",
+        ),
+    ],
+)
+def test_a_pending_job_shows_slurms_reason_and_expected_start(
+    meditron: Bench, reason: str, advice: str
+) -> None:
+    meditron.submit(stage="curate")
+    start = datetime(2026, 1, 2, 3, 4).timestamp()
+    info = JobInfo("101_0", JobState.QUEUED, "PENDING", reason, start)
+    meditron.scheduler.jobs["101_0"] = info
+    run = meditron.run().name
+
+    every, one = meditron("status").stdout, meditron("status", run).stdout
+    stage = json.loads(meditron("status", "--json").stdout)["runs"][0]["stages"]["curate"]
+
+    assert f"pending ({reason})" in every
+    assert f"pending ({reason})" in one
+    assert "curate: starts about 2026-01-02 03:04, as Slurm estimates\n" in one
+    assert advice.format(run=run) in one
+    assert (stage["pending_reason"], stage["expected_start"]) == (reason, start)
 
 
 def test_training_shows_step_loss_and_time_left(
