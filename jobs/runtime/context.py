@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,6 +53,8 @@ class Context:
     stop: StopFlag = field(default_factory=StopFlag)
     heart: heartbeat.HeartbeatWriter = field(default_factory=heartbeat.HeartbeatWriter)
     started: float = field(default_factory=time.time)
+    logged: set[str] = field(default_factory=set)
+    """Errors in writing progress, each logged once."""
 
     def path(self, name: str) -> Path:
         """A path as specs write it: relative to the run directory, or absolute."""
@@ -72,7 +75,12 @@ class Context:
         """
         if "phase" not in more:
             self.heart.beat(heartbeat.Phase.STEP if done < total else heartbeat.Phase.LEAVING)
-        write_progress(self, done, total, unit, more)
+        try:
+            write_progress(self, done, total, unit, more)
+        except OSError as error:  # a rank must not end for want of a file that may be lost
+            if str(error) not in self.logged:
+                self.logged.add(str(error))
+                print(f"{self.task.stage}: no progress file: {error}", file=sys.stderr)
 
     def finish(
         self,

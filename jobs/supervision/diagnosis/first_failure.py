@@ -21,6 +21,7 @@ KINDS = {
     "CheckpointsDamaged": RootCause.CHECKPOINT,
     "CheckpointingException": RootCause.CHECKPOINT,
     "StorageError": RootCause.STORAGE,
+    "PermissionError": RootCause.STORAGE,
     "WriterHeld": RootCause.UNKNOWN,
     "OutOfMemoryError": RootCause.CUDA_OOM,
     "MemoryError": RootCause.HOST_OOM,

@@ -80,6 +80,8 @@ SIGNATURES: tuple[tuple[str, str, RootCause], ...] = (
     ("stale_handle", r"Stale (?:NFS )?file handle|ESTALE", RootCause.STORAGE),
     ("io_error", r"Input/output error|\bEIO\b", RootCause.STORAGE),
     ("read_only", r"Read-only file system|EROFS", RootCause.STORAGE),
+    # As Python prints it of a file: a folder made immutable, a file server that lost its keytab.
+    ("not_permitted", r"\[Errno (?:1|13)\] |EACCES|EPERM", RootCause.STORAGE),
     (
         "host_memory",
         r"DefaultCPUAllocator: can't allocate memory|Cannot allocate memory|\bMemoryError\b",

@@ -65,6 +65,23 @@ def test_progress_replaces_what_was_said_before_and_leaves_nothing_else(bench: W
     assert os.listdir(path.parent) == [path.name]
 
 
+def test_progress_that_cannot_be_written_is_logged_once_and_ends_nothing(
+    bench: Workbench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = context(bench, 1, {})
+    path = bench.run.progress("curate", 0)
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.write_text("a file where the folder should be")
+
+    task.progress(1, 10, "files")
+    task.progress(2, 10, "files")
+
+    assert (
+        capsys.readouterr().err
+        == f"curate: no progress file: [Errno 17] File exists: '{path.parent}'\n"
+    )
+
+
 def test_progress_is_a_sign_of_life_unless_the_stage_gives_its_own(bench: Workbench) -> None:
     task = context(bench, 1, {})
     name = heartbeat.label(bench.run, "curate", 0, 0, "node")

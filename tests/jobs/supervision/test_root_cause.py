@@ -82,6 +82,8 @@ CASES: list[tuple[str, Evidence, RootCause]] = [
     ),
     ("no memory", raised("", "MemoryError"), RootCause.HOST_OOM),
     ("ENOSPC", raised("/runs/x: No space left on device", "OSError"), RootCause.STORAGE),
+    ("EPERM", raised("/runs/x: Operation not permitted", "PermissionError"), RootCause.STORAGE),
+    ("EACCES", raised("/runs/x: Permission denied", "PermissionError"), RootCause.STORAGE),
     (
         "a save",
         raised("iter_9 could not be written: ENOSPC: No", "StorageError"),
