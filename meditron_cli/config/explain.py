@@ -88,7 +88,7 @@ def explain_one(prefix: str, key: str, model: type[Section], root: yaml_tree.Nod
     """Explain a key that is no section."""
     where = tuple(key.split("."))
     field = field_at(model, where)
-    doc = one_line(field.description or "")
+    doc = with_items(field.description or "")
     node = yaml_tree.find(root, where)
     if node is None:
         value, origin = default_of(field)
@@ -120,6 +120,11 @@ def json_value(field: FieldInfo, written: Any) -> Any:
         return written
     adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
     return adapter.dump_python(adapter.validate_python(written), mode="json")
+
+
+def with_items(text: str) -> str:
+    """Return a docstring with a line per item of its list (``- …``), and else as one line."""
+    return "\n".join(one_line(part) for part in re.split(r"\s*\n\s*(?=- )", text))
 
 
 def one_line(text: str) -> str:

@@ -94,8 +94,12 @@ class Curate(Section):
     """Raw documents to clean JSONL shards."""
 
     sources: tuple[Path, ...] = ()
-    """Files or folders of .jsonl, .json (.gz, .zst) and .parquet; relative to the file that names
-    them."""
+    """Files or folders, relative to the file that names them; layouts (docs/data.md):
+
+    - .jsonl, .jsonl.gz, .jsonl.zst: an object per line, {"id", "text"}
+    - .json, .json.gz, .json.zst: an array of such objects, or an object per line
+    - .parquet: a row per document, columns id and text
+    """
     text_key: str = "text"
     """Record key that holds the text."""
     id_key: str = "id"
@@ -286,7 +290,13 @@ class Evaluate(Section):
     """Checkpoints scored on benchmarks by the log-likelihood of the options."""
 
     benchmarks: tuple[Benchmark, ...] = ()
-    """What to score on."""
+    """Benchmarks to score on, each ``{name, path, kind}``; layouts by ``kind`` (docs/data.md):
+
+    - mcq: .jsonl of {"id", "question", "choices": [texts], "answer": index from 0}
+    - pubmedqa: the folder with ori_pqal.json and test_ground_truth.json
+    - mmlu: the folder of *_test.csv and *_dev.csv, rows question,A,B,C,D,letter without header
+    - medmcqa: .jsonl of {"id", "question", "opa" … "opd", "cop": 1 to 4}
+    """
     checkpoints: tuple[Checkpoint, ...] = ("first", "last")
     """``first`` (before training), ``last`` (the target step), or step numbers that are kept."""
     tensor: PositiveInt = 1

@@ -119,6 +119,23 @@ def test_explain_says_value_meaning_and_place(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "layouts"),
+    [
+        ("evaluate.benchmarks", ("mcq: ", "pubmedqa: ", "mmlu: ", "medmcqa: ")),
+        ("curate.sources", (".jsonl, ", ".json, ", ".parquet: ")),
+    ],
+)
+def test_explain_of_data_names_each_layout_in_a_line(
+    folder: Path, key: str, layouts: tuple[str, ...]
+) -> None:
+    lines = meditron("explain", key).stdout.splitlines()
+
+    assert len(lines) == len(layouts) + 3
+    for line, layout in zip(lines[2:], layouts, strict=False):
+        assert line.startswith(f"- {layout}")
+
+
+@pytest.mark.parametrize(
     ("words", "value", "origin", "place"),
     [
         (["seed"], 1234, "default", ""),
