@@ -1,8 +1,8 @@
-"""Indexed files → batches; resumable position.
+"""Read training batches from indexed datasets, from any position.
 
-The order of samples is decided by the tokens, the seed, the sequence length and the number of
-samples in the whole run, never by the number of ranks: with global batches of ``size`` samples,
-batch ``n`` begins with sample ``n x size``.
+The order of samples depends on the tokens, the seed, the sequence length and the number of samples
+in the whole run, never on the number of ranks: with global batches of ``size`` samples, batch ``n``
+begins with sample ``n x size``.
 """
 
 from __future__ import annotations
@@ -34,15 +34,14 @@ with devices.quiet():
     from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
 READY = "ready.json"
+"""The file in the cache folder that records finished index files."""
 
-
-WORDS = struct.Struct("<2I")
-"""The hash of a sample."""
+SAMPLE_HASH = struct.Struct("<2I")
+"""Two words of 32 bits."""
 
 SCANNED_BYTES = 64 << 20
-"""Tokens looked at before training, over all files of a split, an equal share at the start of each:
-a start must not take longer the more shards there are. Every batch is looked at when it is read."""
-
+"""Bytes of tokens checked before training over all files of a split, an equal share at the start of
+each, so that more shards do not slow a start. Every batch is checked when it is read."""
 
 NO_TOKENS = dict.fromkeys(("tokens", "labels", "positions"))
 
@@ -52,33 +51,33 @@ class IndexedSource:
     """One indexed dataset that has tokens."""
 
     prefix: str
-    """As the spec writes it, without suffix."""
+    """As the spec has it, without suffix."""
     tokens: int
     index_sha256: str
 
 
 @dataclass(frozen=True)
 class DatasetSurvey:
-    """What there is to train and validate on."""
+    """The datasets to train and validate on."""
 
     train: tuple[IndexedSource, ...]
     validation: tuple[IndexedSource, ...]
     digest: str
-    """Changes when tokens do, or what decides their order."""
+    """Changes with the tokens, and with what determines their order."""
 
 
 @dataclass
 class Tokenizer:
-    """All that GPTDataset asks of a tokenizer."""
+    """The part of a tokenizer that GPTDataset uses."""
 
     eod: int
     unique_identifiers: dict[str, Any]
     vocab_size: None = None
-    """None lets the header of each file say how wide its tokens are."""
+    """None: the header of each file defines the width of its tokens."""
 
 
 def survey(run: rundir.RunDir, spec: PretrainSpec) -> DatasetSurvey:
-    """Look at every indexed dataset of the spec. Call from one rank alone.
+    """Check every indexed dataset of the spec and return those with tokens. Call it on one rank.
 
     Raises:
         TaskError: a file is missing or damaged, there is no training data, or a token is not in the
@@ -88,7 +87,7 @@ def survey(run: rundir.RunDir, spec: PretrainSpec) -> DatasetSurvey:
     if not train:
         raise TaskError(
             f"no training tokens in {len(spec.train_prefixes)} indexed datasets: all are empty",
-            "see what the tokenize stage left out, and why, in its log",
+            "see the counts of skipped documents in the tokenize stage's done markers",
         )
     validation = _sources(run, spec.validation_prefixes, spec.model.vocab_size)
     order = {
@@ -105,8 +104,8 @@ def _sources(
     run: rundir.RunDir, prefixes: tuple[str, ...], vocab_size: int
 ) -> tuple[IndexedSource, ...]:
     share = SCANNED_BYTES // max(1, len(prefixes))
-    found = (_source(run, prefix, vocab_size, share) for prefix in prefixes)
-    return tuple(source for source in found if source is not None)
+    sources = (_source(run, prefix, vocab_size, share) for prefix in prefixes)
+    return tuple(source for source in sources if source is not None)
 
 
 def _source(run: rundir.RunDir, prefix: str, vocab_size: int, scanned: int) -> IndexedSource | None:
@@ -121,7 +120,7 @@ def _source(run: rundir.RunDir, prefix: str, vocab_size: int, scanned: int) -> I
     size, expected = binary.stat().st_size, tokens * kind.itemsize
     if size != expected:
         raise TaskError(
-            f"{binary} has {size} bytes, its index tells of {expected}",
+            f"{binary} has {size} bytes, by its index it has {expected}",
             "submit the tokenize stage again",
         )
     _check_ids(binary, kind, vocab_size, scanned)
@@ -129,7 +128,7 @@ def _source(run: rundir.RunDir, prefix: str, vocab_size: int, scanned: int) -> I
 
 
 def _check_ids(binary: Path, kind: numpy.dtype[Any], vocab_size: int, scanned: int) -> None:
-    """Look at the first token and as many more as ``scanned`` bytes hold."""
+    """Check the first token and as many more as ``scanned`` bytes hold."""
     tokens = numpy.memmap(binary, dtype=kind, mode="r")
     head = tokens[: max(1, scanned // kind.itemsize)]
     _refuse_beyond(int(head.max()), vocab_size, str(binary))
@@ -146,93 +145,94 @@ def _refuse_beyond(largest: int, vocab_size: int, where: str) -> None:
 
 @dataclass
 class Split:
-    """Global batches of one split, this rank's part of them."""
+    """This rank's part of the global batches of one split."""
 
     dataset: Any
-    """None on pipeline stages that see no tokens."""
+    """None on pipeline stages that read no tokens."""
     spec: PretrainSpec
-    place: torch.device
+    device: torch.device
     data_rank: int
-    is_witness: bool = True
-    """Whether this rank takes fingerprints; one of those that read the same samples is enough."""
-    seen: list[int] = field(default_factory=lambda: [0, 0])
-    """Fingerprint of the samples that were read of the global batch, this rank's part of them."""
+    takes_fingerprint: bool = True
+    """True on one of the ranks that read the same samples."""
+    fingerprint: list[int] = field(default_factory=lambda: [0, 0])
+    """Of this rank's samples of the global batch that were read so far."""
 
     def micro_batches(self, first_sample: int) -> Iterator[dict[str, Any]]:
-        """This rank's micro-batches of the global batch that begins with a sample.
+        """Yield this rank's micro-batches of the global batch that begins with a sample.
 
         Yields:
             ``tokens``, ``labels`` and ``positions``, int64 ``[micro_batch_size, seq_length]``; None
-            for each on pipeline stages that see no tokens.
+            for each on pipeline stages that read no tokens.
         """
         size = self.spec.micro_batch_size
         stride = size * self.spec.parallel.data
-        self.seen = [0, 0]
-        for place in range(size * self.data_rank, self.spec.global_batch_size, stride):
-            start = first_sample + place
+        self.fingerprint = [0, 0]
+        for position in range(size * self.data_rank, self.spec.global_batch_size, stride):
+            start = first_sample + position
             batch = NO_TOKENS
             if self.dataset is not None:
-                batch = self._read(range(start, start + size), place)
+                batch = self._read(range(start, start + size), position)
             yield batch
 
-    def _read(self, samples: range, place: int) -> dict[str, Any]:
+    def _read(self, samples: range, position: int) -> dict[str, Any]:
         items = [self.dataset[index] for index in samples]
         tokens = torch.stack([item["tokens"] for item in items])
         labels = torch.stack([item["labels"] for item in items])
         largest = max(int(tokens.max()), int(labels.max()))
         _refuse_beyond(largest, self.spec.model.vocab_size, f"a sample from {samples.start} on")
-        if self.is_witness:
-            self.seen = add(self.seen, fingerprint(tokens, place))
+        if self.takes_fingerprint:
+            self.fingerprint = add_fingerprints(self.fingerprint, fingerprint(tokens, position))
         positions = items[0]["position_ids"].expand_as(tokens)
         batch = {"tokens": tokens, "labels": labels, "positions": positions}
-        if devices.is_cpu(self.place):
+        if devices.is_cpu(self.device):
             return batch
         return {
-            key: value.contiguous().pin_memory().to(self.place, non_blocking=True)
+            key: value.contiguous().pin_memory().to(self.device, non_blocking=True)
             for key, value in batch.items()
         }
 
 
-def fingerprint(tokens: torch.Tensor, place: int) -> list[int]:
-    """What tells apart the samples that were read, and their order: two sums, over the samples, of
-    32 bits of a hash of a sample's tokens and of its place in the global batch.
+def fingerprint(tokens: torch.Tensor, position: int) -> list[int]:
+    """Return a fingerprint of samples and their order, by which two readings are compared.
 
-    Sums, so that those of all ranks may be added in any order, as floating-point numbers too: they
-    are exact with up to two million samples. One of 8192 tokens takes some 40 microseconds.
+    It is two sums, over the samples, of 32 bits of a hash of a sample's tokens, salted with its
+    position in the global batch. Sums of all ranks can be added in any order, also as float64: they
+    are exact up to two million samples. A sample of 8192 tokens takes about 40 microseconds.
 
     Args:
-        tokens: of a micro-batch, a sample a row.
-        place: of the first of them in the global batch.
+        tokens: of a micro-batch, one sample per row.
+        position: of the first sample in the global batch.
     """
-    found = [0, 0]
-    for number, sample in enumerate(tokens.int().numpy(), place):
+    sums = [0, 0]
+    for number, sample in enumerate(tokens.int().numpy(), position):
         salt = number.to_bytes(8, "little")
-        found = add(found, WORDS.unpack(hashlib.blake2b(sample, digest_size=8, salt=salt).digest()))
-    return found
+        digest = hashlib.blake2b(sample, digest_size=8, salt=salt).digest()
+        sums = add_fingerprints(sums, SAMPLE_HASH.unpack(digest))
+    return sums
 
 
-def add(one: Sequence[int], other: Sequence[int]) -> list[int]:
-    """Sum of two fingerprints."""
+def add_fingerprints(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """Return the sum of two fingerprints."""
     return [left + right for left, right in zip(one, other, strict=True)]
 
 
-def written(seen: Sequence[float]) -> str:
-    """A fingerprint as metric lines hold it, 16 hexadecimal digits."""
-    return "".join(f"{int(part) % (1 << 32):08x}" for part in seen)
+def fingerprint_text(sums: Sequence[float]) -> str:
+    """Return a fingerprint as metric lines have it, 16 hexadecimal digits."""
+    return "".join(f"{int(part) % (1 << 32):08x}" for part in sums)
 
 
 @dataclass
 class Splits:
-    """What is trained and validated on."""
+    """The samples to train and to validate on."""
 
     train: Split
     validation: Split | None
-    """None where there are no validation tokens, or no batches of them are asked for."""
-    place: torch.device
+    """None without validation tokens, or with ``validation_batches`` of 0."""
+    device: torch.device
 
 
 def open_splits(
-    run: rundir.RunDir, spec: PretrainSpec, corpus: DatasetSurvey, place: torch.device
+    run: rundir.RunDir, spec: PretrainSpec, corpus: DatasetSurvey, device: torch.device
 ) -> Splits:
     """Open the training and validation samples; rank 0 builds the index files that are missing.
 
@@ -250,7 +250,7 @@ def open_splits(
             spec.validation_batches * spec.global_batch_size,
             0,
         ],
-        _sees_tokens,
+        _reads_tokens,
         GPTDatasetConfig(
             random_seed=spec.seed,
             sequence_length=spec.model.seq_length,
@@ -270,24 +270,24 @@ def open_splits(
     devices.decide_once(lambda: write_json(cache / READY, _cached(cache, corpus)))
     data_rank = parallel_state.get_data_parallel_rank()
     return Splits(
-        Split(train, spec, place, data_rank, _is_witness()),
-        Split(validation, spec, place, data_rank, False) if validates else None,
-        place,
+        Split(train, spec, device, data_rank, _takes_fingerprint()),
+        Split(validation, spec, device, data_rank, False) if validates else None,
+        device,
     )
 
 
 def _end_of_document(run: rundir.RunDir, spec: PretrainSpec) -> int:
-    """Id of the token that ends a document, from the tokenizer that the run was made with."""
+    """Return the id of the token that ends a document, from the run's tokenizer."""
     tokenizer_file.require_unchanged(run, spec.tokenizer, spec.tokenizer_sha256)
     path = str(run.path(spec.tokenizer))
     return tokenizer_file.eod_id(tokenizer_file.load(path), path, spec.eod_token)
 
 
-def _sees_tokens() -> bool:
+def _reads_tokens() -> bool:
     return bool(parallel_state.is_pipeline_first_stage() or parallel_state.is_pipeline_last_stage())
 
 
-def _is_witness() -> bool:
+def _takes_fingerprint() -> bool:
     first_stage = parallel_state.is_pipeline_first_stage()
     return bool(first_stage and parallel_state.get_tensor_model_parallel_rank() == 0)
 
@@ -295,7 +295,7 @@ def _is_witness() -> bool:
 def _blend(
     run: rundir.RunDir, sources: tuple[IndexedSource, ...]
 ) -> tuple[list[str], list[float]] | None:
-    """Weights are token counts: megatron.core would otherwise stop after one epoch of the whole."""
+    """Return prefixes with token counts as weights; megatron.core else stops after one epoch."""
     if not sources:
         return None
     prefixes = [str(run.path(source.prefix)) for source in sources]
@@ -303,15 +303,15 @@ def _blend(
 
 
 def _cached(cache: Path, corpus: DatasetSurvey) -> dict[str, Any]:
-    """What the index files depend on; GPTDataset names them by the tokens' absolute paths too."""
+    """Return what the index files depend on; GPTDataset also names them by absolute paths."""
     return {"data": corpus.digest, "folder": str(cache)}
 
 
 def _clear_unfinished(cache: Path, corpus: DatasetSurvey) -> None:
-    """Drop index files that were not finished, or are of other tokens.
+    """Remove index files that are unfinished or of other tokens.
 
-    GPTDataset writes them in place and takes whatever lies there the next time, so that a kill in
-    between would be met again at every start.
+    GPTDataset writes them in place and reuses whatever exists, so that a kill during the write
+    would fail every later start.
     """
     try:
         if read_json(cache / READY) == {"format": FORMAT, **_cached(cache, corpus)}:

@@ -80,9 +80,9 @@ def end() -> None:
 def session(context: Context, kind: str) -> Iterator[torch.device]:
     """Join the process group of a task's ranks, and leave it at the end of the block."""
     threads = context.task.cpus_per_rank
-    place = start(kind, context.rank, context.world_size, context.local_rank, threads)
+    device = start(kind, context.rank, context.world_size, context.local_rank, threads)
     try:
-        yield place
+        yield device
     finally:
         end()
 

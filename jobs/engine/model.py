@@ -2,9 +2,9 @@
 
 Call order in training and evaluation::
 
-    with device.session(context, spec.device) as place:
-        model.start_parallel(spec.parallel, place, spec.seed)
-        network = model.build(spec.model, spec.parallel, spec.precision, place, for_inference=True)
+    with devices.session(context, spec.device) as device:
+        model.start_parallel(spec.parallel, spec.seed)
+        network = model.build(spec.model, spec.parallel, spec.precision, device, for_inference=True)
         checkpoint.load_weights(path, network)
         scores = model.logits(network, tokens)
 
@@ -62,7 +62,7 @@ class RMSNorm(torch.nn.RMSNorm):
         mark.sequence_parallel = config.sequence_parallel
 
 
-def start_parallel(parallel: ParallelSpec, place: torch.device, seed: int) -> None:
+def start_parallel(parallel: ParallelSpec, seed: int) -> None:
     """Create the process groups of the layout and seed the generators of this rank.
 
     Ranks count tensor first, then data, then pipeline, so that tensor groups stay in a node.
@@ -93,7 +93,7 @@ def build(
     spec: ModelSpec,
     parallel: ParallelSpec,
     precision: str,
-    place: torch.device,
+    device: torch.device,
     *,
     for_inference: bool = False,
 ) -> torch.nn.Module:
@@ -112,10 +112,10 @@ def build(
     if for_inference and parallel.pipeline != 1:
         raise ValueError(f"inference runs with pipeline 1, not {parallel.pipeline}")
     with devices.quiet():
-        config = transformer_config(spec, parallel, precision, place, for_inference=for_inference)
+        config = transformer_config(spec, parallel, precision, device, for_inference=for_inference)
     network: Any = GPTModel(
         config=config,
-        transformer_layer_spec=_block_spec(config, place),
+        transformer_layer_spec=_block_spec(config, device),
         vocab_size=spec.padded_vocab_size,
         max_sequence_length=spec.seq_length,
         pre_process=parallel_state.is_pipeline_first_stage(),
@@ -126,7 +126,7 @@ def build(
     )
     for parameter in network.parameters():
         tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
-    network = network.to(place)
+    network = network.to(device)
     if precision == "bf16":
         network = Float16Module(config, network)
     if for_inference:
@@ -159,7 +159,7 @@ def transformer_config(
     spec: ModelSpec,
     parallel: ParallelSpec,
     precision: str,
-    place: torch.device,
+    device: torch.device,
     *,
     for_inference: bool,
 ) -> TransformerConfig:
@@ -191,7 +191,7 @@ def transformer_config(
         params_dtype=dtype,
         pipeline_dtype=dtype,
         **({} if for_inference else _recompute(parallel.recompute)),
-        **_fusions(place),
+        **_fusions(device),
     )
 
 
@@ -208,9 +208,9 @@ def _recompute(kind: str) -> dict[str, Any]:
     return {}
 
 
-def _fusions(place: torch.device) -> dict[str, Any]:
+def _fusions(device: torch.device) -> dict[str, Any]:
     """Return options for fused kernels; all need CUDA, some also need a package."""
-    if devices.is_cpu(place):
+    if devices.is_cpu(device):
         return {}
     return {
         "bias_activation_fusion": True,
@@ -230,8 +230,8 @@ def _imports(name: str) -> bool:
     return True
 
 
-def _block_spec(config: TransformerConfig, place: torch.device) -> Any:
-    if not devices.is_cpu(place):
+def _block_spec(config: TransformerConfig, device: torch.device) -> Any:
+    if not devices.is_cpu(device):
         if HAVE_TE:
             return get_gpt_layer_with_transformer_engine_spec()
         warnings.warn(WITHOUT_TRANSFORMER_ENGINE, stacklevel=3)

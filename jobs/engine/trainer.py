@@ -1,4 +1,4 @@
-"""Steps, validation, stop requests, save points."""
+"""The training loop: steps, validation, saves and stop requests."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ with devices.quiet():
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
 POLL_SECONDS = 1.0
-"""How often rank 0 looks for the files STOP and SAVE."""
+"""Seconds between two checks by rank 0 for the files STOP and SAVE."""
 
 
 class NonFiniteLoss(TaskError):
-    """The loss or the gradient norm is infinite or no number."""
+    """The loss or gradient norm is not finite (NaN or infinite)."""
 
 
-def train(context: Context, spec: PretrainSpec, place: torch.device) -> None:
+def train(context: Context, spec: PretrainSpec, device: torch.device) -> None:
     """Train from the newest valid checkpoint, or from random weights, to ``train_steps``.
 
     Every rank of the layout calls it. Rank 0 writes metrics, progress and, at the target, the done
     marker.
 
     Raises:
-        Stopped: it was asked to stop; everything trained is in a checkpoint.
-        TaskError: the data or the checkpoints cannot be used, a save failed, the loss is no number,
-            or another training writes to the same folder.
+        Stopped: a stop was requested; every step done is in a checkpoint.
+        TaskError: the data or the checkpoints cannot be used, a save failed, the loss or gradient
+            norm is not finite, or another training writes to the same folder.
     """
     reporter = Reporter(context, spec)
     reporter.progress(0, "startup")
@@ -55,19 +55,19 @@ def train(context: Context, spec: PretrainSpec, place: torch.device) -> None:
     with ExitStack() as held:
         writer = leases.sole_writer(context.path(spec.checkpoint_dir), holder)
         devices.decide_once(lambda: held.enter_context(writer))
-        _train(context, spec, place, reporter)
+        _train(context, spec, device, reporter)
 
 
-def _train(context: Context, spec: PretrainSpec, place: torch.device, reporter: Reporter) -> None:
+def _train(context: Context, spec: PretrainSpec, device: torch.device, reporter: Reporter) -> None:
     corpus = devices.decide_once(lambda: dataset.survey(context.run, spec))
     context.heart.beat()
-    network = model.build(spec.model, spec.parallel, spec.precision, place)
+    network = model.build(spec.model, spec.parallel, spec.precision, device)
     context.heart.beat()
     trainer = Trainer(
         context=context,
         spec=spec,
         corpus=corpus,
-        splits=dataset.open_splits(context.run, spec, corpus, place),
+        splits=dataset.open_splits(context.run, spec, corpus, device),
         network=network,
         updater=optim.prepare(network, spec),
         reporter=reporter,
@@ -83,20 +83,20 @@ def _train(context: Context, spec: PretrainSpec, place: torch.device, reporter: 
         context.heart.beat(Phase.LEAVING)
         reporter.close()
     if stopped:
-        torch.distributed.barrier()  # srun ends the other ranks as soon as one leaves with an error
+        torch.distributed.barrier()  # srun kills the other ranks as soon as one exits with an error
         raise Stopped(stopped)
 
 
 @dataclass
-class BatchAgreement:
-    """What one collective told every rank about a global batch."""
+class BatchResult:
+    """The result of one collective over all ranks after a global batch."""
 
     loss: float
     """Mean over the batch."""
     stop: bool
     save: bool
     samples: str
-    """Fingerprint of those of the batch that were read, on all ranks."""
+    """Fingerprint of the samples that all ranks read."""
 
 
 @dataclass
@@ -124,11 +124,10 @@ class Trainer:
         self.forward_backward = get_forward_backward_func()
 
     def resume(self) -> None:
-        """Load the newest valid checkpoint; without one, stay at step 0 with random weights.
+        """Load the newest valid checkpoint; without any, stay at step 0 with random weights.
 
         Raises:
-            TaskError: none of those there is valid, or tokens or model are not those it was saved
-                with.
+            TaskError: none is valid, or it was saved with other tokens or another model.
         """
         self.saved = checkpoint.choose(self.folder, self.context.run)
         if self.saved is None:
@@ -136,12 +135,12 @@ class Trainer:
         path, record = self.saved
         if record.data != self.corpus.digest:
             raise TaskError(
-                f"tokens changed since {path.name} was saved, so its place in them is lost",
-                "bring the old tokens back, or start another run with `--new`",
+                f"tokens changed since {path.name} was saved, so the position in them is lost",
+                "restore the old tokens, or start another run with `--new`",
             )
         if record.model != manifest.model_digest(self.spec.model):
             raise TaskError(
-                f"{path.name} holds a model of another shape than this run asks for",
+                f"{path.name}: the model has another shape than this run's",
                 "start another run with `--new`",
             )
         checkpoint.load(path, self.trained, record, asdict(self.spec.parallel))
@@ -149,27 +148,27 @@ class Trainer:
         self.updater.skip_to(self.step)
 
     def run(self) -> str:
-        """Train to the target, validating and saving on the way.
+        """Train to the target, with validations and saves.
 
         Returns:
-            why it stopped before, or nothing at the target.
+            The reason of an earlier stop; empty at the target.
         """
         gc.collect()
-        gc.freeze()  # what exists now stays to the end, so later collections need not walk it
+        gc.freeze()  # objects that exist now live to the end, so later collections can skip them
         if self.saved is None:
             self._save()
         stop = self._validate_once() if self._validation_is_due() else False
         while self.step < self.spec.train_steps and not stop:
-            agreed = self._train_step()
-            stop = agreed.stop
+            result = self._train_step()
+            stop = result.stop
             if self._validation_is_due() and not stop:
                 stop = self._validate()
-            if stop or agreed.save or self._save_is_due():
+            if stop or result.save or self._save_is_due():
                 self._save()
         if self.step == self.spec.train_steps:
             stop = self._finish()
         if stop:
-            return f"stopped at step {self.step}, all of it saved: {self.requests.reason()}"
+            return f"stopped at step {self.step}, every step is saved: {self.requests.reason()}"
         return ""
 
     def _validation_is_due(self) -> bool:
@@ -179,28 +178,28 @@ class Trainer:
     def _save_is_due(self) -> bool:
         return self.step % self.spec.save_interval == 0 and self.step < self.spec.train_steps
 
-    def _train_step(self) -> BatchAgreement:
+    def _train_step(self) -> BatchResult:
         started = time.perf_counter()
         split = self.splits.train
         losses = self._pass(split, self._position(), forward_only=False)
-        agreed = self._agree(losses, split)
-        if not math.isfinite(agreed.loss):
-            raise self._non_finite("the loss", agreed.loss)
+        result = self._reduce(losses, split)
+        if not math.isfinite(result.loss):
+            raise self._non_finite("the loss", result.loss)
         rate, norm = self.updater.update()
         if not math.isfinite(norm):
             raise self._non_finite("the gradient norm", norm)
         self.step += 1
         self.context.heart.beat(Phase.STEP, self.step)
         seconds = time.perf_counter() - started
-        self.reporter.step(self.step, agreed.loss, rate, norm, seconds, agreed.samples)
-        return agreed
+        self.reporter.step(self.step, result.loss, rate, norm, seconds, result.samples)
+        return result
 
     def _position(self) -> int:
-        """First sample of the next global batch."""
+        """Return the first sample of the next global batch."""
         return self.step * self.spec.global_batch_size
 
     def _pass(self, split: dataset.Split, first_sample: int, *, forward_only: bool) -> list[Any]:
-        """Run a global batch; the losses of its micro-batches here, on the last pipeline stage."""
+        """Run a global batch; return its micro-batches' losses on the last pipeline stage."""
         losses: list[Any] = self.forward_backward(
             forward_step_func=self._forward,
             data_iterator=split.micro_batches(first_sample),
@@ -213,35 +212,35 @@ class Trainer:
         return losses
 
     def _forward(self, batches: Iterator[dict[str, torch.Tensor]], network: Any) -> tuple[Any, Any]:
-        """One micro-batch through this pipeline stage, as megatron.core's schedules call it."""
+        """Run one micro-batch through this pipeline stage; megatron.core's schedules call it."""
         self.context.heart.beat()
         batch = next(batches)
         output = network(batch["tokens"], batch["positions"], None, labels=batch["labels"])
         return output, _loss
 
-    def _agree(self, losses: list[Any], split: dataset.Split) -> BatchAgreement:
-        """Mean loss over the global batch, whether any rank was asked to stop or save, and which
-        samples were read.
+    def _reduce(self, losses: list[Any], split: dataset.Split) -> BatchResult:
+        """Return the mean loss over the global batch, any rank's requests to stop or save, and the
+        fingerprint of the samples, in one collective.
         """
         stop, save = self.requests.poll()
         shared = torch.tensor(
-            [0.0, stop, save, *split.seen], dtype=torch.float64, device=self.splits.place
+            [0.0, stop, save, *split.fingerprint], dtype=torch.float64, device=self.splits.device
         )
         if losses and parallel_state.get_tensor_model_parallel_rank() == 0:
             shared[0] = torch.stack(losses).sum()
         torch.distributed.all_reduce(shared)
-        total, stops, saves, *seen = shared.tolist()
+        total, stops, saves, *sums = shared.tolist()
         parts = self.micro_batches * self.spec.parallel.data
-        return BatchAgreement(total / parts, stops > 0, saves > 0, dataset.written(seen))
+        return BatchResult(total / parts, stops > 0, saves > 0, dataset.fingerprint_text(sums))
 
     def _validate_once(self) -> bool:
-        """Validate unless an earlier attempt did so after this step; True when asked to stop."""
+        """Validate unless an earlier attempt did at this step; return whether to stop."""
         if devices.decide_once(lambda: self.reporter.validated(self.step)):
             return False
         return self._validate()
 
     def _validate(self) -> bool:
-        """Mean loss over the validation batches, always the same ones; True when asked to stop."""
+        """Validate on a fixed set of batches; return whether a stop was requested."""
         split = self.splits.validation
         if split is None:
             return False
@@ -256,12 +255,12 @@ class Trainer:
         for number in range(self.spec.validation_batches):
             first = number * self.spec.global_batch_size
             with torch.no_grad():
-                agreed = self._agree(self._pass(split, first, forward_only=True), split)
-            if agreed.save:
+                result = self._reduce(self._pass(split, first, forward_only=True), split)
+            if result.save:
                 self.requests.save_later()
-            if agreed.stop:
+            if result.stop:
                 return True
-            total += agreed.loss
+            total += result.loss
         self.updater.wrapped.train()
         seconds = time.perf_counter() - started
         self.reporter.validation(self.step, total / self.spec.validation_batches, seconds)
@@ -288,10 +287,10 @@ class Trainer:
         self.reporter.saved(self.step, self.saved[1].bytes, time.perf_counter() - started)
 
     def _finish(self) -> bool:
-        """Validate, save and say that all is done, or, when asked to stop before that, only save.
+        """Validate, save and write the done marker; after a stop request, only save.
 
         Returns:
-            whether it was asked to stop; the next start then does what is left.
+            Whether a stop was requested; the next attempt then does the rest.
         """
         stop = self._validate_once()
         self._save()
@@ -311,7 +310,7 @@ class Trainer:
             outputs=[done_markers.describe_file(run, record)],
             summary={
                 **summarise(lines, self.step, tokens),
-                "peak_memory_bytes": devices.peak_memory_bytes(self.splits.place),
+                "peak_memory_bytes": devices.peak_memory_bytes(self.splits.device),
             },
         )
 
@@ -319,47 +318,47 @@ class Trainer:
         kept = self.saved[0].name if self.saved else "no checkpoint"
         return NonFiniteLoss(
             f"{what} of step {self.step + 1} is {value}; {kept} holds the last good state",
-            "submit again to see whether it comes back; if it does, lower the learning rate, or "
-            f"look at the samples from {self._position()} on",
+            "submit again to see whether it recurs; if it does, lower the learning rate, or "
+            f"inspect the samples from {self._position()} on",
             FAILED,
         )
 
 
 def _loss(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean over the tokens of a micro-batch, for the backward pass and for the record."""
+    """Return the mean over a micro-batch's tokens, for the backward pass and for the record."""
     mean = output.float().mean()
     return mean, mean.detach().double()
 
 
 class StopRequests:
-    """Who asks to stop or save: signals on any rank, files in the run directory, seen by rank 0."""
+    """Requests to stop or save: signals on any rank, files in the run directory on rank 0."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self._looked = 0.0
+        self._checked = 0.0
         self._stop_file = False
         self._save = False
 
     def poll(self) -> tuple[bool, bool]:
-        """Whether this rank knows of a request to stop, and of one to save."""
+        """Return whether this rank has a request to stop, and one to save."""
         now = time.monotonic()
-        if self.context.rank == 0 and now - self._looked >= POLL_SECONDS:
-            self._looked = now
-            self._look()
+        if self.context.rank == 0 and now - self._checked >= POLL_SECONDS:
+            self._checked = now
+            self._check_files()
         save, self._save = self._save, False
         return bool(self.context.stop) or self._stop_file, save
 
     def save_later(self) -> None:
-        """Bring up a request again that came while nothing could be saved."""
+        """Repeat a request that came while nothing could be saved."""
         self._save = True
 
     def reason(self) -> str:
-        """What this rank knows of the request."""
+        """Return the source of the stop request, as far as this rank has it."""
         if self.context.stop.received:
             return f"{signal.Signals(self.context.stop.received[0]).name} was received"
-        return "the file STOP asks for it" if self._stop_file else "another rank was asked to"
+        return "the run has a STOP file" if self._stop_file else "another rank received a signal"
 
-    def _look(self) -> None:
+    def _check_files(self) -> None:
         run = self.context.run
         self._stop_file = run.stop_file.exists()
         if run.save_file.exists():

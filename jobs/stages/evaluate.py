@@ -177,24 +177,24 @@ def score(
         The harness's samples in the order of the questions, and the number of truncated prompts.
     """
     from jobs.data.tokenizer_file import Encoder
-    from jobs.engine import device
+    from jobs.engine import device as devices
     from jobs.evaluation.harness_model import MegatronLM
 
     spec = cast(EvaluateSpec, context.task.spec)
     encoder = Encoder.load(spec.tokenizer, spec.eod_token)
-    with device.session(context, spec.device) as place:
+    with devices.session(context, spec.device) as device:
         from jobs.engine import checkpoint as saved
         from jobs.engine import model
 
-        model.start_parallel(spec.parallel, place, spec.seed)
-        network = model.build(spec.model, spec.parallel, spec.precision, place, for_inference=True)
+        model.start_parallel(spec.parallel, spec.seed)
+        network = model.build(spec.model, spec.parallel, spec.precision, device, for_inference=True)
         saved.load_weights(checkpoint, network)
         lm = MegatronLM(
-            lambda tokens: model.logits(network, tokens.to(place)),
+            lambda tokens: model.logits(network, tokens.to(device)),
             encoder,
             max_length=spec.model.seq_length,
             batch_size=spec.batch_size,
-            after_batch=StopCheck(context, len(questions), place),
+            after_batch=StopCheck(context, len(questions), device),
         )
         return run_harness(lm, spec.benchmark, questions, examples), lm.truncated
 
@@ -202,10 +202,10 @@ def score(
 class StopCheck:
     """The callback between batches: stops all ranks if one has a request, and reports progress."""
 
-    def __init__(self, context: Context, questions: int, place: torch.device) -> None:
+    def __init__(self, context: Context, questions: int, device: torch.device) -> None:
         self._context = context
         self._questions = questions
-        self._place = place
+        self._device = device
         self._reported = 0.0
 
     def __call__(self, done: int, total: int) -> None:
@@ -229,7 +229,7 @@ class StopCheck:
         requested = bool(self._context.stop) or self._context.run.stop_file.exists()
         if self._context.world_size == 1:
             return requested
-        flag = torch.tensor(int(requested), device=self._place)
+        flag = torch.tensor(int(requested), device=self._device)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
         return bool(flag)
 

@@ -18,15 +18,15 @@ def run(context: Context) -> None:
     """
     spec = cast(PretrainSpec, context.task.spec)
     check(spec, context.world_size)
-    from jobs.engine import device
+    from jobs.engine import device as devices
 
-    with device.session(context, spec.device) as place:
+    with devices.session(context, spec.device) as device:
         context.heart.beat()
         from jobs.engine import model, trainer
 
         context.heart.beat()
-        model.start_parallel(spec.parallel, place, spec.seed)
-        trainer.train(context, spec, place)
+        model.start_parallel(spec.parallel, spec.seed)
+        trainer.train(context, spec, device)
 
 
 def check(spec: PretrainSpec, world_size: int) -> None:

@@ -108,7 +108,7 @@ def prepare(context: Context) -> torch.device:
 
     spec = task_of(context.run)
     place = device.start("cpu", 0, 1, 0, threads=1)
-    model.start_parallel(spec.parallel, place, spec.seed)
+    model.start_parallel(spec.parallel, spec.seed)
     write_tokens(context.path(spec.train_prefixes[0]), spec)
     return place
 

@@ -24,7 +24,7 @@ from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 place = device.start("cpu", 0, 1, 0)
 from jobs.engine import model
 layout = ParallelSpec(1, 1, 1, False, False, "none")
-model.start_parallel(layout, place, 0)
+model.start_parallel(layout, 0)
 for shape in json.load(sys.stdin):
     network = model.build(ModelSpec(**shape), layout, "fp32", place)
     print(sum(parameter.numel() for parameter in network.parameters()))

@@ -39,7 +39,7 @@ def test_a_file_cut_short(make_run):
     binary = run.root / "tokens/train/00002.bin"
     binary.write_bytes(binary.read_bytes()[:-10])
 
-    assert "its index tells of" in refusal(run)
+    assert "by its index it has" in refusal(run)
 
 
 def test_an_index_cut_short(make_run):

@@ -33,15 +33,16 @@ for ranks, micro in ((1, 2), (2, 2), (4, 1), (3, 4), (1, 12)):
         parts = zip(*(split.micro_batches(batch * 12) for split in splits), strict=True)
         for micro_batches in parts:
             seen += [int(number) for part in micro_batches for number in part["tokens"].flatten()]
-        sums = [sum(part) for part in zip(*(split.seen for split in splits), strict=True)]
-        prints[f"{ranks}x{micro}"].append(dataset.written(sums))
+        sums = [sum(part) for part in zip(*(split.fingerprint for split in splits), strict=True)]
+        prints[f"{ranks}x{micro}"].append(dataset.fingerprint_text(sums))
     orders[f"{ranks}x{micro}"] = seen
 
 samples = torch.arange(12 * 32).reshape(12, 32)
 swapped, other = samples[[1, 0, *range(2, 12)]], samples.clone()
 other[11, 31] += 1
 kinds = {"same": samples.clone(), "swapped": swapped, "one other token": other}
-prints |= {name: [dataset.written(dataset.fingerprint(rows, 0))] for name, rows in kinds.items()}
+for name, rows in kinds.items():
+    prints[name] = [dataset.fingerprint_text(dataset.fingerprint(rows, 0))]
 print(json.dumps([orders, prints]))
 """
 

@@ -51,7 +51,7 @@ def trained(fills):
     return sharded_state.TrainingState(network, whole), part.optimizer
 
 
-model.start_parallel(spec.parallel, place, spec.seed)
+model.start_parallel(spec.parallel, spec.seed)
 layout = dataclasses.asdict(spec.parallel)
 for steps in (0, 3):
     record = manifest.CheckpointRecord(steps, 0, layout, spec.precision, "", "", 0)

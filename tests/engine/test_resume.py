@@ -327,7 +327,7 @@ def test_stopped_in_the_last_validation_the_next_start_does_it_and_finishes(make
     ranks.signal(signal.SIGTERM)
 
     assert ranks.wait() == [130], ranks.words()
-    assert "stopped at step 8, all of it saved: SIGTERM was received" in ranks.words()
+    assert "stopped at step 8, every step is saved: SIGTERM was received" in ranks.words()
     assert not run.files.done("pretrain", 0).exists()
     assert run.validations() == {}
 

@@ -36,7 +36,7 @@ def main(spec_file: Path, folder: Path, answers_file: Path) -> None:
     place = device.start("cpu", 0, 1, 0)
     from jobs.engine import checkpoint, model, optim, sharded_state
 
-    model.start_parallel(ALONE, place, seed=7)
+    model.start_parallel(ALONE, seed=7)
     network = model.build(spec.model, ALONE, "fp32", place)
     trained = sharded_state.TrainingState(network, optim.prepare(network, spec).optimizer)
     for step in (0, 4, 6):
