@@ -182,7 +182,7 @@ class Trainer:
         started = time.perf_counter()
         split = self.splits.train
         losses = self._pass(split, self._position(), forward_only=False)
-        result = self._reduce(losses, split)
+        result = self._reduce_batch(losses, split)
         if not math.isfinite(result.loss):
             raise self._non_finite("the loss", result.loss)
         rate, norm = self.updater.update()
@@ -218,7 +218,7 @@ class Trainer:
         output = network(batch["tokens"], batch["positions"], None, labels=batch["labels"])
         return output, _loss
 
-    def _reduce(self, losses: list[Any], split: dataset.Split) -> BatchResult:
+    def _reduce_batch(self, losses: list[Any], split: dataset.Split) -> BatchResult:
         """Return the mean loss over the global batch, any rank's requests to stop or save, and the
         fingerprint of the samples, in one collective.
         """
@@ -255,7 +255,7 @@ class Trainer:
         for number in range(self.spec.validation_batches):
             first = number * self.spec.global_batch_size
             with torch.no_grad():
-                result = self._reduce(self._pass(split, first, forward_only=True), split)
+                result = self._reduce_batch(self._pass(split, first, forward_only=True), split)
             if result.save:
                 self.requests.save_later()
             if result.stop:

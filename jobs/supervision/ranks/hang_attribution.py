@@ -18,7 +18,7 @@ WAITING_FILES = (
 
 
 WAITING_NAMES = frozenset(
-    {"_agree", "decide_once", "synchronize", "finish_grad_sync", "finish_param_sync"}
+    {"_reduce_batch", "decide_once", "synchronize", "finish_grad_sync", "finish_param_sync"}
 )
 """An innermost frame that shows a rank waiting for the others. The functions are those that wait
 for a collective begun earlier, or fetch its result: on a GPU, it is there that Python waits."""

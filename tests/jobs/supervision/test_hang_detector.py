@@ -305,7 +305,7 @@ ALL_REDUCE = """Thread 0x00007f27d8b3e6c0 (most recent call first):
 Current thread 0x00007f281b75a740 (most recent call first):
   File "/opt/site-packages/torch/distributed/distributed_c10d.py", line 3082 in all_reduce
   File "/opt/site-packages/torch/distributed/c10d_logger.py", line 83 in wrapper
-  File "/runs/a/code/jobs/engine/trainer.py", line 208 in _agree
+  File "/runs/a/code/jobs/engine/trainer.py", line 208 in _reduce_batch
 """
 BUSY = """Current thread 0x00007f281b75a740 (most recent call first):
   File "/runs/a/code/jobs/engine/dataset.py", line 91 in collate
