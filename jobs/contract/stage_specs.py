@@ -40,6 +40,17 @@ class CurateSpec:
 
 
 @dataclass(frozen=True)
+class TokenizerRef:
+    """A tokenizer by the file that the run was made with."""
+
+    path: str
+    """Absolute path of a ``tokenizer.json``."""
+    sha256: str
+    eod_token: str
+    """Appended after each document; must be in the vocabulary."""
+
+
+@dataclass(frozen=True)
 class TokenizeSpec:
     """Turn one JSONL shard into one Megatron indexed dataset."""
 
@@ -47,12 +58,8 @@ class TokenizeSpec:
     """Relative path of a JSONL shard written by curate."""
     output_prefix: str
     """Relative path without suffix; ``.bin`` and ``.idx`` are added."""
-    tokenizer: str
-    """Absolute path of a ``tokenizer.json``."""
-    tokenizer_sha256: str
+    tokenizer: TokenizerRef
     text_key: str
-    eod_token: str
-    """Appended after each document; must be in the vocabulary."""
     model_vocab_size: int
     """Rows of the model's embedding before padding; ids must be below it."""
     special_tokens_in_text: bool
@@ -133,9 +140,7 @@ class PretrainSpec:
     count.
     """
     validation_prefixes: tuple[str, ...]
-    tokenizer: str
-    tokenizer_sha256: str
-    eod_token: str
+    tokenizer: TokenizerRef
     micro_batch_size: int
     global_batch_size: int
     train_steps: int
@@ -186,9 +191,7 @@ class EvaluateSpec:
     """Layout of the evaluation itself: ``tensor`` ranks on one node; pipeline and data are 1."""
     device: str
     precision: str
-    tokenizer: str
-    tokenizer_sha256: str
-    eod_token: str
+    tokenizer: TokenizerRef
     shots: int
     """Worked examples before each question; only from the benchmark's own ``train`` records."""
     limit: int

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.contract import done_markers, rundir
 from jobs.contract.errors import FAILED, TaskError
+from jobs.contract.stage_specs import TokenizerRef
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -24,7 +25,7 @@ class Encoder:
     """Id of the token that ends a document; it also stands for an empty context."""
 
     @classmethod
-    def load(cls, path: str, eod_token: str, *, special_tokens_in_text: bool = False) -> Encoder:
+    def load(cls, ref: TokenizerRef, *, special_tokens_in_text: bool = False) -> Encoder:
         """Read a ``tokenizer.json`` and make it ready.
 
         Truncation, padding and tokens to put around a text that the file asks for are not used.
@@ -34,19 +35,19 @@ class Encoder:
                 otherwise it is ordinary text.
 
         Raises:
-            TaskError: the file is missing, is no tokenizer, or has no token ``eod_token``.
+            TaskError: the file is missing, is no tokenizer, or has no end-of-document token.
         """
         from tokenizers import AddedToken
 
-        tokenizer = load(path)
+        tokenizer = load(ref.path)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = not special_tokens_in_text
-        eod = eod_id(tokenizer, path, eod_token)
+        eod = eod_id(tokenizer, ref)
         added = tokenizer.get_added_tokens_decoder().get(eod)
         if added is not None and not added.special and not special_tokens_in_text:
             # An added token that is not marked special would still be recognised inside a text.
-            tokenizer.add_special_tokens([AddedToken(eod_token, special=True)])
+            tokenizer.add_special_tokens([AddedToken(ref.eod_token, special=True)])
         return cls(tokenizer, eod)
 
     @property
@@ -71,25 +72,21 @@ class Encoder:
         return [encoding.ids for encoding in encodings]
 
 
-def require_unchanged(run: rundir.RunDir, name: str, sha256: str) -> dict[str, Any]:
+def require_unchanged(run: rundir.RunDir, ref: TokenizerRef) -> dict[str, Any]:
     """Return the tokenizer's file as a done marker records it.
-
-    Args:
-        name: path of the ``tokenizer.json`` as a spec has it.
-        sha256: hex digest of the file that the run was made with.
 
     Raises:
         TaskError: the file cannot be read, or is not the one that the run was made with.
     """
     try:
-        entry = done_markers.describe_file(run, name)
+        entry = done_markers.describe_file(run, ref.path)
     except OSError as error:
-        message = f"{name}: the tokenizer cannot be read ({error.strerror})"
+        message = f"{ref.path}: the tokenizer cannot be read ({error.strerror})"
         raise TaskError(message, HINT) from error
-    if entry["sha256"] != sha256:
+    if entry["sha256"] != ref.sha256:
         message = (
-            f"{name}: the tokenizer has changed since the run was made "
-            f"(SHA-256 {entry['sha256'][:12]}, was {sha256[:12]})"
+            f"{ref.path}: the tokenizer has changed since the run was made "
+            f"(SHA-256 {entry['sha256'][:12]}, was {ref.sha256[:12]})"
         )
         raise TaskError(message, "put the old file back, or submit with --new for another run")
     return entry
@@ -110,16 +107,16 @@ def load(path: str) -> Tokenizer:
         raise TaskError(message, HINT) from error
 
 
-def eod_id(tokenizer: Tokenizer, path: str, token: str) -> int:
+def eod_id(tokenizer: Tokenizer, ref: TokenizerRef) -> int:
     """Return the id of the token that ends a document.
 
     Raises:
         TaskError: the vocabulary lacks it.
     """
-    eod = tokenizer.token_to_id(token)
+    eod = tokenizer.token_to_id(ref.eod_token)
     if eod is None:
         added = [entry.content for entry in tokenizer.get_added_tokens_decoder().values()]
         listed = ", ".join(added[:10]) or "none"
         hint = f"set tokenize.eod_token to one it has (its added tokens: {listed})"
-        raise TaskError(f"{path}: no token {token!r} in the vocabulary", hint)
+        raise TaskError(f"{ref.path}: no token {ref.eod_token!r} in the vocabulary", hint)
     return int(eod)

@@ -278,9 +278,9 @@ def open_splits(
 
 def _end_of_document(run: rundir.RunDir, spec: PretrainSpec) -> int:
     """Return the id of the token that ends a document, from the run's tokenizer."""
-    tokenizer_file.require_unchanged(run, spec.tokenizer, spec.tokenizer_sha256)
-    path = str(run.path(spec.tokenizer))
-    return tokenizer_file.eod_id(tokenizer_file.load(path), path, spec.eod_token)
+    tokenizer_file.require_unchanged(run, spec.tokenizer)
+    tokenizer = tokenizer_file.load(str(run.path(spec.tokenizer.path)))
+    return tokenizer_file.eod_id(tokenizer, spec.tokenizer)
 
 
 def _reads_tokens() -> bool:

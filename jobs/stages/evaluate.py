@@ -39,7 +39,7 @@ def run(context: Context) -> None:
     from jobs.evaluation import benchmarks
 
     spec = cast(EvaluateSpec, context.task.spec)
-    tokenizer_file.require_unchanged(context.run, spec.tokenizer, spec.tokenizer_sha256)
+    tokenizer_file.require_unchanged(context.run, spec.tokenizer)
     questions, examples = choose(benchmarks.read(Path(spec.path), spec.kind), spec)
     with lease(context, spec):
         evaluate(context, questions, examples)
@@ -181,7 +181,7 @@ def score(
     from jobs.evaluation.harness_model import MegatronLM
 
     spec = cast(EvaluateSpec, context.task.spec)
-    encoder = Encoder.load(spec.tokenizer, spec.eod_token)
+    encoder = Encoder.load(spec.tokenizer)
     with devices.session(context, spec.device) as device:
         from jobs.engine import checkpoint as saved
         from jobs.engine import model
@@ -250,7 +250,7 @@ def write_results(
     write_json(context.path(str(folder / "results.json")), results)
     read = [
         *(str(file) for file in benchmarks.files(Path(spec.path), spec.kind)),
-        spec.tokenizer,
+        spec.tokenizer.path,
         f"{spec.checkpoint_dir}/{checkpoint.name}/{manifest.RECORD}",
     ]
     written = [str(folder / "questions.jsonl"), str(folder / "results.json")]

@@ -41,7 +41,7 @@ def run(context: Context) -> None:
     set_threads(context.task.cpus_per_rank)
     inputs = [
         require_input(context.run, spec.input),
-        tokenizer_file.require_unchanged(context.run, spec.tokenizer, spec.tokenizer_sha256),
+        tokenizer_file.require_unchanged(context.run, spec.tokenizer),
     ]
     encoder = load_encoder(spec)
     # The outputs change from here on: an earlier marker must not be taken for theirs.
@@ -82,12 +82,10 @@ def load_encoder(spec: TokenizeSpec) -> Encoder:
         TaskError: the file is no tokenizer.json, has no end-of-document token, or more ids than
             the model.
     """
-    encoder = Encoder.load(
-        spec.tokenizer, spec.eod_token, special_tokens_in_text=spec.special_tokens_in_text
-    )
+    encoder = Encoder.load(spec.tokenizer, special_tokens_in_text=spec.special_tokens_in_text)
     if encoder.vocabulary_size > spec.model_vocab_size:
         message = (
-            f"{spec.tokenizer}: its vocabulary of {encoder.vocabulary_size} does not fit "
+            f"{spec.tokenizer.path}: its vocabulary of {encoder.vocabulary_size} does not fit "
             f"the model's of {spec.model_vocab_size}"
         )
         raise TaskError(message, "raise model.vocab_size, or use the tokenizer made for the model")

@@ -16,6 +16,7 @@ from jobs.contract.stage_specs import (
     ParallelSpec,
     PretrainSpec,
     Spec,
+    TokenizerRef,
     TokenizeSpec,
 )
 from meditron_cli.plan import fit, layout, pace
@@ -44,6 +45,12 @@ class Inputs:
     host_cores: int = 0
     """Cores of this machine, where it runs the ranks itself; 0 with Slurm."""
     _stages: dict[str, StagePlan] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def tokenizer(self) -> TokenizerRef:
+        tokenize = self.experiment.tokenize
+        path = str(tokenize.tokenizer or "")
+        return TokenizerRef(path, self.tokenizer_sha256, tokenize.eod_token)
 
     @property
     def launcher(self) -> str:
@@ -143,10 +150,8 @@ def tokenize_stage(inputs: Inputs) -> StagePlan:
         TokenizeSpec(
             input=f"corpus/{shard}.jsonl",
             output_prefix=f"tokens/{shard}",
-            tokenizer=str(tokenize.tokenizer or ""),
-            tokenizer_sha256=inputs.tokenizer_sha256,
+            tokenizer=inputs.tokenizer,
             text_key="text",
-            eod_token=tokenize.eod_token,
             model_vocab_size=inputs.experiment.model.vocab_size,
             special_tokens_in_text=tokenize.special_tokens_in_text,
         )
@@ -176,9 +181,7 @@ def pretrain_stage(inputs: Inputs) -> StagePlan:
             tuple(str(path) for path in pretrain.validation_data)
             or (() if pretrain.data else own_validation)
         ),
-        tokenizer=str(experiment.tokenize.tokenizer or ""),
-        tokenizer_sha256=inputs.tokenizer_sha256,
-        eod_token=experiment.tokenize.eod_token,
+        tokenizer=inputs.tokenizer,
         decay_steps=pretrain.decay_steps or pretrain.train_steps,
         seed=experiment.seed,
         checkpoint_dir="checkpoints",
@@ -208,9 +211,7 @@ def evaluate_stage(inputs: Inputs) -> StagePlan:
             parallel=parallel,
             device=inputs.cluster.device,
             precision=experiment.pretrain.precision,
-            tokenizer=str(experiment.tokenize.tokenizer or ""),
-            tokenizer_sha256=inputs.tokenizer_sha256,
-            eod_token=experiment.tokenize.eod_token,
+            tokenizer=inputs.tokenizer,
             shots=benchmark.shots,
             limit=benchmark.limit,
             batch_size=evaluate.batch_size,
@@ -342,12 +343,12 @@ def named_paths(spec: Spec) -> tuple[str, ...]:
     if isinstance(spec, CurateSpec):
         found = spec.sources
     elif isinstance(spec, TokenizeSpec):
-        found = (spec.tokenizer,)
+        found = (spec.tokenizer.path,)
     elif isinstance(spec, EvaluateSpec):
-        found = (spec.tokenizer, spec.path)
+        found = (spec.tokenizer.path, spec.path)
     else:  # a dataset is two files beside each other
         prefixes = (*spec.train_prefixes, *spec.validation_prefixes)
-        found = (spec.tokenizer, *(prefix.rpartition("/")[0] for prefix in prefixes))
+        found = (spec.tokenizer.path, *(prefix.rpartition("/")[0] for prefix in prefixes))
     return tuple(dict.fromkeys(path for path in found if path.startswith("/")))
 
 

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, models
 
 from jobs.contract import rundir, specs
 from jobs.contract.files import read_json, read_lines, sha256, write_json
-from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec, TokenizerRef
 
 from ..fork_server import ForkedRank, ForkServer
 
@@ -71,9 +71,7 @@ SPEC = PretrainSpec(
     precision="fp32",
     train_prefixes=("tokens/train/00000", "tokens/train/00001", "tokens/train/00002"),
     validation_prefixes=("tokens/validation/00000",),
-    tokenizer="tokenizer.json",
-    tokenizer_sha256="",  # filled in by ``make_run``
-    eod_token="<EOD>",
+    tokenizer=TokenizerRef("tokenizer.json", "", "<EOD>"),  # ``make_run`` adds the digest
     micro_batch_size=2,
     global_batch_size=4,
     train_steps=8,
@@ -333,7 +331,8 @@ def new_run(root: Path, tokens: Path, server: ForkServer, **values: Any) -> Run:
         copy_tokens(tokens / f"train-{shard}", root / f"tokens/train/{shard:05d}")
     copy_tokens(tokens / "validation", root / "tokens/validation/00000")
     write_tokenizer(root / "tokenizer.json")
-    run.change(**{"tokenizer_sha256": sha256(root / "tokenizer.json"), **values})
+    tokenizer = dataclasses.replace(SPEC.tokenizer, sha256=sha256(root / "tokenizer.json"))
+    run.change(**{"tokenizer": tokenizer, **values})
     return run
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 pytestmark = pytest.mark.engine
@@ -51,7 +53,8 @@ def test_an_index_cut_short(make_run):
 
 
 def test_an_end_of_document_token_the_tokenizer_lacks(make_run):
-    run = make_run(eod_token="</s>")
+    run = make_run()
+    run.change(tokenizer=dataclasses.replace(run.spec.tokenizer, eod_token="</s>"))
 
     words = refusal(run)
     assert "tokenizer.json: no token '</s>' in the vocabulary" in words
@@ -60,7 +63,8 @@ def test_an_end_of_document_token_the_tokenizer_lacks(make_run):
 
 @pytest.mark.parametrize("digest", ["0" * 64, ""])
 def test_a_tokenizer_that_is_not_the_one_the_run_was_made_with(make_run, digest):
-    run = make_run(tokenizer_sha256=digest)
+    run = make_run()
+    run.change(tokenizer=dataclasses.replace(run.spec.tokenizer, sha256=digest))
 
     assert "tokenizer.json: the tokenizer has changed since the run was made" in refusal(run)
 

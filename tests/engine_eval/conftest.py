@@ -14,7 +14,7 @@ import pytest
 
 from jobs.contract import rundir, specs
 from jobs.contract.files import read_json, read_lines, sha256, write_json
-from jobs.contract.stage_specs import EvaluateSpec, ModelSpec, ParallelSpec
+from jobs.contract.stage_specs import EvaluateSpec, ModelSpec, ParallelSpec, TokenizerRef
 
 from ..fork_server import ForkedRank, ForkServer
 
@@ -203,6 +203,11 @@ def evaluation(tmp_path_factory, tokenizer, benchmark, made, fork_server):
 
     def make(tensor: int = 1, **fields) -> Evaluation:
         run = rundir.RunDir(tmp_path_factory.mktemp("run"))
+        reference = TokenizerRef(
+            str(tokenizer),
+            fields.pop("tokenizer_sha256", sha256(tokenizer)),
+            fields.pop("eod_token", EOD),
+        )
         spec = EvaluateSpec(
             **{
                 "benchmark": "sample",
@@ -215,9 +220,7 @@ def evaluation(tmp_path_factory, tokenizer, benchmark, made, fork_server):
                 "parallel": ParallelSpec(tensor, 1, 1, tensor > 1, True, "none"),
                 "device": "cpu",
                 "precision": "fp32",
-                "tokenizer": str(tokenizer),
-                "tokenizer_sha256": sha256(tokenizer),
-                "eod_token": EOD,
+                "tokenizer": reference,
                 "shots": 0,
                 "limit": 0,
                 "batch_size": 4,

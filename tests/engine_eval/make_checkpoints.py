@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from jobs.checkpoints import manifest
 from jobs.contract.files import sha256
-from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec, TokenizerRef
 from jobs.engine import device
 
 ALONE = ParallelSpec(
@@ -91,9 +91,9 @@ def pretrain_spec(model: ModelSpec, asked: dict) -> PretrainSpec:
         precision="fp32",
         train_prefixes=(),
         validation_prefixes=(),
-        tokenizer=asked["tokenizer"],
-        tokenizer_sha256=sha256(Path(asked["tokenizer"])),
-        eod_token=asked["eod_token"],
+        tokenizer=TokenizerRef(
+            asked["tokenizer"], sha256(Path(asked["tokenizer"])), asked["eod_token"]
+        ),
         micro_batch_size=1,
         global_batch_size=1,
         train_steps=4,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer
 
 from jobs.contract.errors import TaskError
+from jobs.contract.stage_specs import TokenizerRef
 from jobs.data.tokenizer_file import Encoder
 from jobs.evaluation.harness_model import MegatronLM, Scoring, batches
 
@@ -34,9 +37,13 @@ class Recurrent(torch.nn.Module):
         return self.head(self.recur(self.embed(tokens))[0]) * 4
 
 
+def load(path: Path) -> Encoder:
+    return Encoder.load(TokenizerRef(str(path), "", EOD))
+
+
 @pytest.fixture(scope="module")
 def encoder(tokenizer) -> Encoder:
-    return Encoder.load(str(tokenizer), EOD)
+    return load(tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +184,7 @@ def test_truncation_and_padding_of_the_file_are_not_used(tokenizer, tmp_path, en
     other.enable_padding(length=64)
     other.save(str(tmp_path / "tokenizer.json"))
 
-    ids = Encoder.load(str(tmp_path / "tokenizer.json"), EOD).encode("The heart pumps blood.")
+    ids = load(tmp_path / "tokenizer.json").encode("The heart pumps blood.")
 
     assert len(ids) > 4
     assert ids == encoder.encode("The heart pumps blood.")
@@ -188,7 +195,7 @@ def test_a_file_that_is_no_tokenizer_is_refused(tmp_path):
 
     for path in (tmp_path / "tokenizer.json", tmp_path / "missing.json"):
         with pytest.raises(TaskError, match="not a tokenizer"):
-            Encoder.load(str(path), EOD)
+            load(path)
 
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple), max_size=30)

@@ -17,7 +17,7 @@ import pytest
 from jobs.contract import done_markers, rundir, specs
 from jobs.contract.files import read_json, sha256, write_json
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import CurateSpec, Spec, TokenizeSpec
+from jobs.contract.stage_specs import CurateSpec, Spec, TokenizerRef, TokenizeSpec
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 
@@ -86,10 +86,8 @@ class Workbench:
         values: dict[str, Any] = {
             "input": str(shard),
             "output_prefix": "tokens/train/00000",
-            "tokenizer": str(tokenizer),
-            "tokenizer_sha256": digest,
+            "tokenizer": TokenizerRef(str(tokenizer), digest, changes.pop("eod_token", "<EOD>")),
             "text_key": "text",
-            "eod_token": "<EOD>",
             "model_vocab_size": 1000,
             "special_tokens_in_text": False,
         }

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract import specs
-from jobs.contract.stage_specs import SPEC_TYPES, STAGES, CurateSpec, ModelSpec, ParallelSpec
+from jobs.contract.stage_specs import (
+    SPEC_TYPES,
+    STAGES,
+    CurateSpec,
+    ModelSpec,
+    ParallelSpec,
+    TokenizerRef,
+)
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 LEAVES: dict[str, st.SearchStrategy[Any]] = {
@@ -26,7 +33,7 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
 
 def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Any value of a spec dataclass, from the types its fields are declared with."""
-    kinds = (ModelSpec, ParallelSpec, specs.SupervisionSpec, specs.SiteSpec)
+    kinds = (ModelSpec, ParallelSpec, TokenizerRef, specs.SupervisionSpec, specs.SiteSpec)
     nested = {kind.__name__: kind for kind in kinds}
     chosen = {
         field.name: LEAVES[field.type] if field.type in LEAVES else any_of(nested[field.type])

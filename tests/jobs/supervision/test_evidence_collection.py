@@ -13,7 +13,7 @@ from jobs.contract import specs
 from jobs.contract.events import append_event
 from jobs.contract.files import sha256, write_json
 from jobs.contract.job import Job
-from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec, TokenizerRef
 from jobs.slurm.srun_output import FailedTask
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import evidence_collection
@@ -127,6 +127,7 @@ def training(bench: Workbench) -> specs.TaskSpec:
         "validation_prefixes": (),
         "train_steps": 60,
         "checkpoint_dir": "checkpoints",
+        "tokenizer": TokenizerRef("", "", ""),
     }
     kinds = {"str": "", "int": 1, "float": 0.1}
     rest = {
