@@ -6,6 +6,7 @@ that asking what there is costs little more than importing click.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -42,6 +43,12 @@ COMMANDS = {
 
 INTERRUPTED = 130
 
+NAMED_WRONG = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM,
+    errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL,
+}  # fmt: skip
+"""Errors of the system about a path that a person has named: usage, not a fault."""
+
 
 class LazyGroup(click.Group):
     """A group that lists its commands from ``COMMANDS`` and imports one only to run it."""
@@ -74,6 +81,7 @@ class LazyGroup(click.Group):
         words = sys.argv[1:] if args is None else list(args)
         extra = {"prog_name": "meditron", **extra, "standalone_mode": False}
         try:
+            require_folder()
             refuse_empty(words)
             code = super().main(args=words, **extra)
         except Exception as error:  # the one place; everything below is made for people
@@ -93,6 +101,20 @@ def reopen_closed_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
             name = ("stdin", "stdout", "stderr")[descriptor]
             setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+
+
+def require_folder() -> None:
+    """Refuse a current folder that was deleted: relative paths and ``import`` need one.
+
+    Raises:
+        ConfigError: it was.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise ConfigError(
+            f"the current folder cannot be used: {error.strerror}", hint="`cd` to another folder"
+        ) from error
 
 
 def refuse_empty(words: Sequence[str]) -> None:
@@ -138,7 +160,8 @@ def words_for(error: Exception) -> tuple[str, str, int]:
         return _plain(error.format_message()), f"see `{path} --help`", error.exit_code
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}", "", MeditronError.exit_code
+        kind = ConfigError if error.errno in NAMED_WRONG else MeditronError
+        return f"{where}{error.strerror}", "", kind.exit_code
     text = f"{type(error).__name__}: {error}"
     hint = "this is a fault of meditron; `meditron --debug …` shows where"
     return f"internal error: {text}", hint, MeditronError.exit_code

@@ -164,6 +164,8 @@ def _json_problem(raw: bytes, error: orjson.JSONDecodeError) -> str:
         raw.decode()
     except UnicodeDecodeError as decoding:
         return f"not UTF-8 (byte {decoding.start + 1} is 0x{raw[decoding.start]:02x})"
+    if raw.strip() == b"{":
+        return "an object of several lines; write one object per line, or all in a list"
     return f"not JSON ({error.msg}, at character {error.pos + 1})"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def hand_over(call: Call, run: RunDir, submission: Submission, client: Client) -
             executor.update_parameters(**call.parameters)
             jobs = executor.map_array(call.function, *zip(*call.words, strict=True))
         except (FailedJobError, FailedSubmissionError) as error:
-            raise refusal(submission.stage, str(error)) from error
+            raise refusal(run, submission.stage, str(error)) from error
     fsync_tree(call.folder)  # the pickles: a job that is requeued reads them again
     return [str(job.job_id) for job in jobs]
 
@@ -152,8 +153,8 @@ def take_back(
         ) from error
 
 
-def refusal(stage: str, text: str) -> SubmitError:
-    """The error for what sbatch said."""
+def refusal(run: RunDir, stage: str, text: str) -> SubmitError:
+    """Map sbatch's stderr to a SubmitError."""
     reason = sbatch_reason(text)
     if any(word in reason for word in SILENT):
         return SubmitError(
@@ -161,7 +162,8 @@ def refusal(stage: str, text: str) -> SubmitError:
         )
     return SubmitError(
         f"sbatch refused {stage}: {reason}",
-        f"`meditron submit {stage} --dry-run` shows the script",
+        f"`meditron submit {stage} --run {run.name} --runs-dir "
+        f"{shlex.quote(str(run.root.parent))} --dry-run` shows the script",
     )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from meditron_cli.errors import ConfigError
+
 
 @click.command("schema", short_help="Print the JSON Schema of an experiment or a profile.")
 @click.argument("kind", type=click.Choice(["experiment", "cluster"]), default="experiment")
@@ -24,6 +26,8 @@ def command(kind: str, output: Path | None) -> None:
 
     if output is None:
         console.data(schema_text(kind))
+    elif output.exists() and not output.is_file():
+        raise ConfigError(f"{output} is not a regular file", hint="leave --output out for stdout")
     else:
         write_bytes(output, schema_text(kind).encode())
         console.note(f"wrote {output}")

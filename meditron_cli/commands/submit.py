@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -303,7 +304,8 @@ def short(job_ids: list[str]) -> str:
 def hint_runs_dir(services: Services, submission: SubmitTarget) -> None:
     """Say how the other commands find a run that lies where the profile wants it."""
     if submission.root != store.runs_root(None, services.environ, None):
-        console.note(f"hint: `export {store.VARIABLE}={submission.root}` shows it to every command")
+        root = shlex.quote(str(submission.root))
+        console.note(f"hint: `export {store.VARIABLE}={root}` shows it to every command")
 
 
 def wait_for_end(services: Services, run: RunDir) -> None:

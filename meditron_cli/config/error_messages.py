@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -81,13 +82,28 @@ def note_value(root: Node, error: ErrorDetails, problems: Problems) -> None:
     if isinstance(cause, Conflicts):
         for key, message in cause.found:
             steps = [int(step) if step.isdigit() else step for step in key.split(".")]
-            inside = (*where, *steps)
-            problems.add(place_at(root, inside), key_text(inside), message)
+            note_conflict(root, where, (*where, *steps), message, problems)
     elif where and where[-1] == "[key]":
         written = where[:-1]
         problems.add(key_place_at(root, written), key_text(written), str(cause))
     else:
         problems.add(place_at(root, where), key_text(where), value_message(root, error))
+
+
+def note_conflict(
+    root: Node, section: KeyPath, key: KeyPath, message: str, problems: Problems
+) -> None:
+    """Note a conflict of a key with others of its section that the message names, at the one of
+    them whose layer has the highest precedence: the last change made the conflict.
+    """
+    place, node = place_at(root, key), find(root, key)
+    named = [(*section, word) for word in re.findall(r"[a-z_0-9]+", message)]
+    others = [place_at(root, name) for name in named if find(root, name)]
+    last = max([place, *others], key=lambda one: one.source.rank)
+    if node and last.source.rank > place.source.rank:
+        message += f"; {key_text(key)} is from {place}, set it too"
+        place = last
+    problems.add(place, key_text(key), message)
 
 
 def value_message(root: Node, error: ErrorDetails) -> str:

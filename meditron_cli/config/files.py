@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from meditron_cli.config import yaml_tree
 from meditron_cli.config.diagnostics import Location, Problems, Source
 from meditron_cli.config.error_messages import did_you_mean
-from meditron_cli.config.yaml_tree import Entry, MapNode, ScalarNode
+from meditron_cli.config.yaml_tree import Entry, MapNode, Node, ScalarNode
 
 RANKS = {
     "--cluster": 0,
@@ -23,6 +24,9 @@ RANKS = {
 """Layers by precedence, lowest first."""
 
 DEFAULT_CONFIG = Path("experiment.yaml")
+YAML_STARTS = ("[", "{", '"', "'", "|", ">", "&", "*", "!")
+LARGEST_BYTES = 4 * 2**20
+"""No configuration file is larger; something else was named by mistake."""
 
 
 def shipped_profiles() -> Path:
@@ -110,13 +114,22 @@ def read_mapping(path: Path, layer: str, problems: Problems) -> MapNode | None:
 
 
 def read_text(path: Path, complain: Callable[[str], None]) -> str | None:
-    """The text of a file; None after a complaint."""
+    """Return the text of a file; None after a complaint.
+
+    A pipe or a device may have no end, so only regular files are opened.
+    """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            complain("a folder; name a file in it")
+        elif not stat.S_ISREG(status.st_mode):
+            complain("not a regular file")
+        elif status.st_size > LARGEST_BYTES:
+            complain(f"{status.st_size / 2**20:.0f} MiB is too large for a configuration file")
+        else:
+            return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         complain("no such file")
-    except IsADirectoryError:
-        complain("a folder; name a file in it")
     except UnicodeDecodeError as error:
         complain(f"not UTF-8 text (byte {error.start}); save it as UTF-8")
     except OSError as error:
@@ -142,16 +155,25 @@ def check_name(root: MapNode, name: str, problems: Problems) -> None:
         problems.add(written.place, "name", message)
 
 
-def read_override(word: str, problems: Problems) -> MapNode | None:
-    """The tree of one ``--set KEY=VALUE``; the value is YAML."""
-    source = source_of("--set", f"--set {word}", Path.cwd())
+def read_override(option: str, problems: Problems) -> MapNode | None:
+    """Return the tree of one ``--set KEY=VALUE``; None, with a problem noted, if it is none.
+
+    The value is YAML where it starts like a list, a mapping or a quoted text; otherwise the whole
+    of it is one scalar, in which ``#`` and ``: `` have no meaning.
+    """
+    source = source_of("--set", f"--set {option}", Path.cwd())
     place = Location(source)
-    key, equals, text = word.partition("=")
+    key, equals, text = option.partition("=")
     steps = key.strip().split(".")
     if not equals or not all(steps):
         problems.add(place, "", "write KEY=VALUE, such as pretrain.train_steps=100")
         return None
-    value = yaml_tree.parse(text, source, problems) if text.strip() else ScalarNode(place, None, "")
+    value: Node | None
+    if text.lstrip().startswith(YAML_STARTS) or "\n" in text:
+        value = yaml_tree.parse(text, source, problems)
+    else:
+        word = text.strip()
+        value = ScalarNode(place, yaml_tree.plain_scalar(word), word)
     if value is None:
         return None
     for step in reversed(steps):

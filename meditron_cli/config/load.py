@@ -107,7 +107,7 @@ def load(
         size=size,
         config_file=layers.config_file,
         placeholders=tuple(map(str, placeholder_problems(layers.profile))),
-        missing=tuple(missing_inputs(experiment, merged))
+        missing=tuple(missing_inputs(experiment, merged, layers.config))
         + tuple(missing_secrets(profile, layers.profile)),
         known=layers.known,
     )
@@ -175,16 +175,18 @@ def inputs(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPath, P
         yield ("evaluate",), ("evaluate", "benchmarks", number, "path"), benchmark.path
 
 
-def missing_inputs(experiment: Experiment, root: yaml_tree.Node) -> Iterator[Missing]:
-    """Inputs that are not there, or that the stages need and nobody names."""
+def missing_inputs(
+    experiment: Experiment, root: yaml_tree.Node, config: MapNode | None
+) -> Iterator[Missing]:
+    """Yield inputs that do not exist, or that the stages need and no layer names."""
     if not experiment.curate.sources:
         where: KeyPath = ("curate", "sources")
         message = "no documents are named; list files or folders"
-        yield Missing(("curate",), unnamed(root, where, message))
+        yield Missing(("curate",), unnamed(config, where, message))
     if not experiment.tokenize.tokenizer:
         where = ("tokenize", "tokenizer")
         message = "no tokenizer.json is named"
-        yield Missing(("tokenize", "pretrain", "evaluate"), unnamed(root, where, message))
+        yield Missing(("tokenize", "pretrain", "evaluate"), unnamed(config, where, message))
     for stages, where, path in inputs(experiment):
         if not path.exists():
             yield Missing(stages, sentence(root, where, f"{path}: no such file or folder"))
@@ -202,11 +204,13 @@ def missing_secrets(cluster: Cluster, root: yaml_tree.Node) -> Iterator[Missing]
         yield Missing(STAGES, sentence(root, where, f"others may read {path}; chmod it 600"))
 
 
-def unnamed(root: yaml_tree.Node, where: KeyPath, message: str) -> str:
-    """A line about a key that nobody has written: it belongs into the topmost layer, not beside
-    what a profile happens to preset.
-    """
-    return str(Problem(yaml_tree.place_at(root, ()), yaml_tree.key_text(where), message))
+def unnamed(config: MapNode | None, where: KeyPath, message: str) -> str:
+    """Return a line about a key that no layer has: it belongs into the experiment file."""
+    if config:
+        return str(Problem(config.place, yaml_tree.key_text(where), message))
+    source = files.source_of("experiment", str(files.DEFAULT_CONFIG), Path())
+    message += "; no such file here, `meditron init` writes one"
+    return str(Problem(Location(source), yaml_tree.key_text(where), message))
 
 
 def sentence(root: yaml_tree.Node, where: KeyPath, message: str) -> str:

@@ -83,10 +83,10 @@ def machine_gb() -> int:
 
 
 def tokenizer_digest(path: Path | None) -> str:
-    """SHA-256 of the tokenizer; empty when it cannot be read, which ``problems`` reports."""
-    if path is None:
-        return ""
+    """Return the tokenizer's SHA-256; empty when it cannot be read, which ``problems`` reports."""
     try:
+        if path is None or not path.is_file() or path.stat().st_size > HEAVY_TOKENIZER_BYTES:
+            return ""
         return sha256(path)
     except OSError:
         return ""
@@ -116,6 +116,8 @@ def path_problems(key: str, path: Path) -> Iterator[str]:
         yield f"{key}: {path} cannot be read"
     elif path.is_dir() and not any(path.iterdir()):
         yield f"{key}: the folder {path} is empty"
+    elif not path.is_dir() and not path.is_file():
+        yield f"{key}: {path} is neither a regular file nor a folder"
     elif path.is_file() and path.stat().st_size == 0:
         yield f"{key}: {path} is empty"
 

@@ -170,3 +170,46 @@ def test_a_closed_stream_is_no_error(tmp_path: Path, closed: str) -> None:
     done = subprocess.run(["sh", "-c", command], env=environ, capture_output=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_path_that_cannot_be_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    results = [
+        program("init", "/dev/null", runs=tmp_path),
+        program("init", "x" * 300, runs=tmp_path),
+        program("status", runs=tmp_path / "loop"),
+        program("status", runs=tmp_path / ("x" * 300)),
+    ]
+
+    assert [result.returncode for result in results] == [2, 2, 2, 2]
+    assert all(result.stderr.startswith("error: ") for result in results)
+    assert not any("internal error" in result.stderr for result in results)
+
+
+def test_a_deleted_current_folder_is_named(tmp_path: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m meditron_cli status"
+
+    done = subprocess.run(
+        ["sh", "-c", command],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: the current folder cannot be used: No such file or directory\n"
+        "hint: `cd` to another folder\n"
+    )
+
+
+def test_schema_does_not_replace_a_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    result = CliRunner().invoke(main, ["schema", "--output", str(tmp_path / "pipe")])
+
+    assert result.exit_code == 2
+    assert (tmp_path / "pipe").is_fifo()

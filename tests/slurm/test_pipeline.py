@@ -261,11 +261,13 @@ def test_a_partition_that_is_not_there_leaves_nothing_queued_and_the_run_usable(
     accepted = clean.submit("pipeline", "seed=1", cluster="broken")
 
     assert refused.stdout == ""
-    assert refused.stderr.splitlines() == [
+    error, hint = refused.stderr.splitlines()
+    assert error == (
         "error: sbatch refused pretrain: invalid partition specified: nosuch; Invalid partition "
-        "name specified",
-        "hint: `meditron submit pretrain --dry-run` shows the script",
-    ]
+        "name specified"
+    )
+    assert hint.startswith("hint: `meditron submit pretrain --run ")
+    assert hint.endswith(" --dry-run` shows the script")
     assert queued == []
     assert [len(ids) for ids in accepted.jobs.values()] == [1, 3, 1, 2]
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from meditron_cli.config import files
+from meditron_cli.main import main
 from meditron_cli.reporting import follow
 from meditron_cli.runs import prepare
 from meditron_cli.scheduler.base import JobState
@@ -306,3 +311,35 @@ def test_new_run_beside_one_of_the_same_experiment_is_noted_with_what_differs(
         f"`meditron submit curate --run {first}` continues that one"
     ) in other.stderr
     assert "is a new run" not in again.stderr + new.stderr
+
+
+@pytest.mark.parametrize("key", ["curate.sources=[pipe]", "tokenize.tokenizer=pipe"])
+def test_a_pipe_as_input_is_refused(meditron: Bench, key: str) -> None:
+    os.mkfifo(meditron.folder / "pipe")
+
+    result = meditron.submit("--set", key)
+
+    assert result.exit_code == 2
+    assert f"{meditron.folder}/pipe is neither a regular file nor a folder\n" in result.stderr
+    assert not meditron.runs.exists()
+
+
+def test_the_hint_about_a_profiles_runs_directory_is_quoted(meditron: Bench) -> None:
+    profile = meditron.folder / "mine.yaml"
+    text = (files.shipped_profiles() / "local.yaml").read_text()
+    profile.write_text(text.replace("name: local", "name: mine", 1) + "runs_dir: a$(id) b\n")
+    config = str(meditron.folder / "experiment.yaml")
+    words = ("--cluster", str(profile), "--size", "tiny", "--config", config)
+    services = dataclasses.replace(meditron.services(), environ={})
+
+    result = CliRunner().invoke(main, ["submit", "curate", *words], obj=services)
+
+    assert result.exit_code == 2, result.output
+    assert "variables are not replaced" in result.stderr
+
+    profile.write_text(text.replace("name: local", "name: mine", 1) + "runs_dir: a (id) b\n")
+    result = CliRunner().invoke(main, ["submit", "curate", *words], obj=services)
+
+    assert result.exit_code == 0, result.output
+    quoted = f"'{meditron.folder}/a (id) b'"
+    assert f"hint: `export MEDITRON_RUNS={quoted}` shows it" in result.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,55 @@ def test_a_name_that_nothing_has_gets_the_nearest(
 )
 def test_a_wrong_set_is_quoted(folder: Path, override: str, message: str) -> None:
     assert refused("local", "tiny", None, [override]) == [message]
+
+
+@pytest.mark.parametrize("value", ["%x", "#c", "a #b", "a: b", "- a", "@a", "x,y"])
+def test_set_takes_a_plain_text_as_it_is(folder: Path, value: str) -> None:
+    experiment = load("local", "tiny", None, [f"curate.text_key={value}"]).experiment
+
+    assert experiment.curate.text_key == value
+
+
+def test_a_conflict_is_reported_at_the_value_that_made_it(folder: Path) -> None:
+    recipe = files.shipped_recipes() / "tiny.yaml"
+    line = next(
+        number
+        for number, text in enumerate(recipe.read_text().splitlines(), 1)
+        if "warmup_steps: 50" in text
+    )
+
+    assert refused("local", "tiny", None, ["pretrain.train_steps=20"]) == [
+        "--set pretrain.train_steps=20: pretrain.warmup_steps: 50 is not below train_steps, 20; "
+        f"pretrain.warmup_steps is from {recipe}:{line}:17, set it too"
+    ]
+
+
+def test_inputs_that_no_file_names_point_to_init(folder: Path) -> None:
+    missing = load("local", "tiny", None, ["seed=1"]).missing
+
+    assert [item.sentence for item in missing] == [
+        "experiment.yaml: curate.sources: no documents are named; no such file here, "
+        "`meditron init` writes one",
+        "experiment.yaml: tokenize.tokenizer: no tokenizer.json is named; no such file here, "
+        "`meditron init` writes one",
+    ]
+
+
+def test_a_configuration_that_is_no_regular_file_is_refused(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.yaml")
+
+    assert refused("local", "tiny", Path("pipe.yaml"), []) == ["pipe.yaml: not a regular file"]
+    assert refused("./pipe.yaml", "tiny", None, []) == ["pipe.yaml: not a regular file"]
+    assert refused("local", "tiny", Path("/dev/zero"), []) == ["/dev/zero: not a regular file"]
+
+
+def test_a_configuration_of_many_megabytes_is_refused(folder: Path) -> None:
+    with (folder / "large.yaml").open("wb") as file:
+        file.truncate(5 * 2**20)
+
+    assert refused("local", "tiny", Path("large.yaml"), []) == [
+        "large.yaml: 5 MiB is too large for a configuration file"
+    ]
 
 
 def test_set_takes_yaml(folder: Path) -> None:
