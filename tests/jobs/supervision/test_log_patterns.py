@@ -83,6 +83,7 @@ LINES = [
     ("io_error", "OSError: [Errno 5] Input/output error: '/scratch/x'"),
     ("stale_handle", "OSError: [Errno 116] Stale file handle"),
     ("read_only", "OSError: [Errno 30] Read-only file system: '/scratch/x'"),
+    ("not_permitted", "PermissionError: [Errno 13] Permission denied: '/scratch/x'"),
     ("host_memory", "RuntimeError: [enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: "
      "can't allocate memory: you tried to allocate 9 bytes."),
     ("bus_error", "Fatal Python error: Bus error"),
