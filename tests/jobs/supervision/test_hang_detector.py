@@ -15,7 +15,7 @@ import pytest
 from jobs.contract import rundir, specs
 from jobs.contract.files import write_json
 from jobs.contract.outcomes import Hang
-from jobs.contract.stage_specs import TokenizeSpec
+from jobs.contract.stage_specs import TokenizerRef, TokenizeSpec
 from jobs.runtime import heartbeat
 from jobs.runtime.heartbeat import HeartbeatWriter, Phase
 from jobs.supervision.ranks import hang_attribution, hang_detector
@@ -116,7 +116,7 @@ def ranks(tmp_path: Path) -> Ranks:
 
 
 def task() -> specs.TaskSpec:
-    spec = TokenizeSpec("", "", "", "", "", "", 1, False)
+    spec = TokenizeSpec("", "", TokenizerRef("", "", ""), "", 1, False)
     return specs.TaskSpec(
         "pretrain", 0, spec, 2, 2, 1, 0, 1, "local", (), (), "", {}, supervision=SUPERVISION
     )

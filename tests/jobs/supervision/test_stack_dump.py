@@ -13,7 +13,7 @@ import pytest
 
 from jobs.contract import rundir, specs
 from jobs.contract.files import write_json
-from jobs.contract.stage_specs import TokenizeSpec
+from jobs.contract.stage_specs import TokenizerRef, TokenizeSpec
 from jobs.runtime import heartbeat
 from jobs.supervision.ranks import hang_attribution, stack_dump
 
@@ -71,7 +71,7 @@ def make_node(tmp_path: Path) -> Iterator[Callable[[int], Node]]:
 
     def make(ranks: int) -> Node:
         run = rundir.RunDir(tmp_path)
-        spec = TokenizeSpec("", "", "", "", "", "", 1, False)
+        spec = TokenizeSpec("", "", TokenizerRef("", "", ""), "", 1, False)
         task = specs.TaskSpec(
             "tokenize", 0, spec, 2 * ranks, ranks, 2, 0, 1, "local", (), (), "", {}
         )

@@ -17,7 +17,7 @@ from jobs.contract import rundir, specs
 from jobs.contract.events import read_events
 from jobs.contract.files import read_json, write_json
 from jobs.contract.job import usable_cores
-from jobs.contract.stage_specs import CurateSpec, Spec, TokenizeSpec
+from jobs.contract.stage_specs import CurateSpec, Spec, TokenizerRef, TokenizeSpec
 from jobs.supervision.ranks import local_ranks
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
@@ -67,7 +67,7 @@ RESOURCES = Resources(
 
 SPECS: dict[str, Spec] = {
     "curate": CurateSpec((), "text", "id", 1, "fail", 1, 0.0, "corpus"),
-    "tokenize": TokenizeSpec("in", "out", "tok", "", "text", "<EOD>", 9, False),
+    "tokenize": TokenizeSpec("in", "out", TokenizerRef("tok", "", "<EOD>"), "text", 9, False),
 }
 
 
