@@ -11,9 +11,7 @@ NAME_PART = re.compile(r"\[([\d,-]+)\]|([^\[\]]+)")
 
 
 def node_names(text: str) -> tuple[str, ...]:
-    """The nodes of ``gpu[01-03,07],login1``, one by one; ``(null)`` and ``None assigned`` are
-    none.
-    """
+    """Return the nodes of ``gpu[01-03,07],login1``; none for ``(null)`` and ``None assigned``."""
     if not text or text.startswith(("(", "None")):
         return ()
     return tuple(name for part in re.split(r",(?![^\[]*\])", text) for name in _names(part))
@@ -21,21 +19,21 @@ def node_names(text: str) -> tuple[str, ...]:
 
 def _names(part: str) -> Iterator[str]:
     pieces = [
-        list(_numbers(match[1])) if match[1] else [match[2]] for match in NAME_PART.finditer(part)
+        list(_padded(match[1])) if match[1] else [match[2]] for match in NAME_PART.finditer(part)
     ]
     return ("".join(words) for words in product(*pieces))
 
 
-def _numbers(ranges: str) -> Iterator[str]:
-    """``01``, ``02``, ``07`` of ``01-02,07``: leading zeros stay."""
-    for part in ranges.split(","):
-        first, _, last = part.partition("-")
-        for number in range(int(first), int(last or first) + 1):
-            yield f"{number:0{len(first)}d}"
+def _padded(text: str) -> Iterator[str]:
+    """Yield ``01``, ``02``, ``07`` for ``01-02,07``: leading zeros stay."""
+    for part in text.split(","):
+        width = len(part.partition("-")[0])
+        yield from (f"{number:0{width}d}" for number in numbers(part))
 
 
-def _bounds(part: str) -> tuple[int, int, int]:
-    """First, last and step of ``7``, ``4-9`` or ``0-8:2``."""
-    ends, _, step = part.partition(":")
-    first, _, last = ends.partition("-")
-    return int(first), int(last or first), int(step or 1)
+def numbers(text: str) -> Iterator[int]:
+    """Yield the numbers of ``0,4-7`` and ``0-8:2``."""
+    for part in text.split(","):
+        ends, _, step = part.partition(":")
+        first, _, last = ends.partition("-")
+        yield from range(int(first), int(last or first) + 1, int(step or 1))

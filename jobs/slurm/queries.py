@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from jobs.contract.stage_specs import STAGES
-from jobs.slurm.hostlist import _bounds, node_names
+from jobs.slurm.hostlist import node_names, numbers
 
 RANGES = re.compile(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]")
 """Waiting elements of an array on one line: ``123_[0,4-9%2]``."""
@@ -265,9 +265,7 @@ def expand(job_id: str) -> Iterator[str]:
         yield job_id
         return
     array, ranges = match.groups()
-    for part in ranges.split(","):
-        first, last, step = _bounds(part)
-        yield from (f"{array}_{index}" for index in range(first, last + 1, step))
+    yield from (f"{array}_{index}" for index in numbers(ranges))
 
 
 def by_job(rows: Iterable[AccountRow]) -> dict[str, list[AccountRow]]:

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
+
+from jobs.slurm import hostlist
 
 FAILED_TASK = re.compile(
     r"^srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): "
@@ -44,7 +45,7 @@ def failures(said: str) -> list[FailedTask]:
         FailedTask(rank, match["node"], code, is_cause=match.start() < began)
         for match in FAILED_TASK.finditer(said)
         if (code := _code(match)) is not None
-        for rank in _numbers(match["tasks"])
+        for rank in hostlist.numbers(match["tasks"])
     ]
 
 
@@ -73,10 +74,3 @@ def _code(match: re.Match[str]) -> int | None:
     if match["code"]:
         return int(match["code"])
     return SIGNAL_CODES.get(match["reason"].removesuffix("(core dumped)").strip())
-
-
-def _numbers(words: str) -> Iterator[int]:
-    """Task numbers of ``0,4-7``."""
-    for part in words.split(","):
-        first, _, last = part.partition("-")
-        yield from range(int(first), int(last or first) + 1)

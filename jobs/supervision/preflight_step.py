@@ -16,6 +16,7 @@ from jobs.contract import specs
 from jobs.contract.errors import CONFIGURATION, UNHEALTHY
 from jobs.contract.files import read_small
 from jobs.contract.outcomes import NodeFinding
+from jobs.slurm.steps import one_per_node
 from jobs.supervision.attempt_records import AttemptRef, say
 from jobs.supervision.ranks import launcher
 
@@ -77,26 +78,18 @@ def check(
     return judge(place, code)
 
 
-def check_name(place: AttemptRef) -> str:
-    """The name of the job step that the pre-flight of several nodes is."""
-    return f"check-{place.step_name}"
-
-
 def on_every_node(place: AttemptRef, task: specs.TaskSpec) -> list[str]:
-    """What a command begins with to run once on each node of the job; nothing if it has but one."""
+    """Return the prefix that runs a command once per node of the job; none for a single node."""
     if task.launcher != "srun" or task.nodes == 1:
         return []
-    per_node = [f"--ntasks={task.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
-    return ["srun", f"--job-name={check_name(place)}", *per_node, "--distribution=block"]
+    return one_per_node(task.nodes, f"--job-name=check-{place.step_name}")
 
 
 def beside_ranks(place: AttemptRef, task: specs.TaskSpec) -> list[str]:
-    """What a command begins with to run once on each node of the job while the ranks do."""
+    """Return the prefix that runs a command once per node of the job beside its ranks."""
     if task.launcher != "srun":
         return []
-    per_node = [f"--nodes={task.nodes}", f"--ntasks={task.nodes}", "--ntasks-per-node=1"]
-    name = f"--job-name=stack-dump-{place.step_name}"
-    return ["srun", "--overlap", name, *per_node, "--kill-on-bad-exit=0"]
+    return one_per_node(task.nodes, "--overlap", f"--job-name=stack-dump-{place.step_name}")
 
 
 def judge(place: AttemptRef, code: int) -> PreflightResult:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jobs.slurm.steps import one_per_node
 from meditron_cli.plan.model import Plan, Resources
 from meditron_cli.scheduler import slurm
 
@@ -67,12 +68,7 @@ def step(plan: Plan, resources: Resources, values: Mapping[str, str]) -> list[st
     """
     task = plan.stage("pretrain").tasks[0]
     command = [
-        "srun",
-        f"--nodes={resources.nodes}",
-        f"--ntasks={resources.nodes}",
-        "--ntasks-per-node=1",
-        f"--cpus-per-task={resources.cpus_per_rank}",
-        "--kill-on-bad-exit=0",
+        *one_per_node(resources.nodes, f"--cpus-per-task={resources.cpus_per_rank}"),
         *task.srun_args,
         *task.python,
     ]
@@ -89,5 +85,4 @@ def on_every_node(resources: Resources) -> list[str]:
     """
     if resources.nodes == 1:
         return []
-    per_node = [f"--ntasks={resources.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
-    return ["srun", "--job-name=check", *per_node, "--distribution=block"]
+    return one_per_node(resources.nodes, "--job-name=check")

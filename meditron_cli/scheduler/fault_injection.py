@@ -13,6 +13,7 @@ from typing import Protocol
 from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
 from jobs.slurm.job_environment import command_environment
+from jobs.slurm.steps import one_per_node
 from jobs.supervision.ranks import fault_injection
 from meditron_cli.errors import SchedulerError
 
@@ -82,7 +83,7 @@ class SlurmFaultInjector:
         """
         facts = self._client.job(job_id)
         nodes = len(facts.nodes) if facts else 1
-        one_each = ["--overlap", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1"]
+        step = one_per_node(nodes, f"--jobid={job_id}", "--overlap")
         command = [
             self._python,
             "-m",
@@ -92,7 +93,7 @@ class SlurmFaultInjector:
             str(rank),
         ]
         code = {"PYTHONPATH": str(run.code), "PYTHONSAFEPATH": "1"}
-        return self._call(["srun", f"--jobid={job_id}", *one_each, *command], code).strip()
+        return self._call([*step, *command], code).strip()
 
     def _call(self, command: list[str], more: Mapping[str, str]) -> str:
         try:

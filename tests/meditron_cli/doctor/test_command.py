@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from jobs.contract.files import read_json, write_json
 from jobs.health import node_ledger
+from jobs.slurm import steps
 from meditron_cli.config import facts_file
 from meditron_cli.config.facts_file import Probe
 from meditron_cli.main import main
@@ -188,10 +189,7 @@ def test_health_is_checked_on_the_host_as_the_preflight_check_does(ward: Ward) -
 
     assert result.exit_code == 0, result.stderr
     request = read_json(ward.folder / "request.json")
-    per_node = ["--ntasks=2", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
-    assert request["host_step"] == [
-        "srun", "--job-name=check", *per_node, "--distribution=block"
-    ]  # fmt: skip
+    assert request["host_step"] == steps.one_per_node(2, "--job-name=check")
 
 
 def test_a_node_that_is_not_fit_is_put_into_the_ledger_once(ward: Ward) -> None:
