@@ -13,6 +13,7 @@ import pytest
 
 from jobs.contract.rundir import RunDir
 from jobs.slurm import queries
+from jobs.slurm.client import queued
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan
 from meditron_cli.scheduler.base import JobInfo, JobState
@@ -104,6 +105,43 @@ def test_jobs_and_nodes_of_a_hidden_partition_are_seen(slurm: Cluster, hidden: s
 def states(site: SlurmScheduler, job_ids: list[str]) -> dict[str, JobInfo]:
     """States of jobs, whatever run they belong to."""
     return site.states({"": job_ids})[""]
+
+
+@pytest.fixture
+def bad_prolog(slurm: Cluster) -> Iterator[str]:
+    """A node whose Prolog fails."""
+    script = slurm.folder / "prolog.sh"
+    script.write_text('#!/bin/sh\n[ "$SLURMD_NODENAME" != gpu05 ]\n')
+    script.chmod(0o755)
+    before = slurm.set_config(Prolog=str(script))
+    yield "gpu05"
+    slurm.set_config(**before)
+    slurm.run("scontrol", "update", "NodeName=gpu05", "State=RESUME", check=False)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as somebody else")
+def test_the_owner_releases_a_job_held_after_a_failed_prolog_and_it_ends_on_another_node(
+    slurm: Cluster, site: SlurmScheduler, bad_prolog: str
+) -> None:
+    words = ("sbatch", "--parsable", "--partition=apart", *QUIET, "--wrap=hostname")
+    (job,) = ask_as_nobody(slurm, *words)
+
+    def held() -> bool:
+        (row,) = (queries.parse(line, queries.QueueRow)[0] for line in queue(slurm))
+        return queued(row).is_held_after_launch
+
+    wait(held, "the job to be held")
+    drained = slurm.node_states()[bad_prolog]
+    ask_as_nobody(slurm, "scontrol", "release", job)
+    slurm.wait_job(job, "COMPLETED", timeout=60)
+
+    assert drained.startswith("drain")
+    assert slurm.run("squeue", "-h", "-t", "all", "-o", "%N", "-j", job) == "gpu06\n"
+
+
+def queue(slurm: Cluster) -> list[str]:
+    """Rows of the queue as the client asks for them, of all users."""
+    return slurm.run(*(word for word in queries.squeue_command() if word != "--me")).splitlines()
 
 
 def test_waiting_elements_of_an_array_are_known_one_by_one(
