@@ -19,6 +19,7 @@ from jobs.contract.rundir import RunDir
 from meditron_cli.main import main
 from meditron_cli.services import Services
 
+from . import system
 from .durations import Durations
 from .fakes import FakeClock, FakeScheduler
 from .fork_server import ForkServer
@@ -56,6 +57,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Durations(config))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if not session.config.option.collectonly:
+        system.install_for(session.items, session.config.get_terminal_writer().line)
 
 
 @pytest.fixture

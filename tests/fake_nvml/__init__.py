@@ -1,8 +1,7 @@
-"""Builds the stand-in ``libnvidia-ml.so.1`` and asks ``jobs.health.node_checks`` about it through
-pynvml.
+"""A stand-in for ``libnvidia-ml.so.1``, built with gcc, and a process whose health checks load it.
 
 The library is found by name, so it must be on LD_LIBRARY_PATH before a process starts:
-``Examiner`` keeps one such process and hands it one file of readings after the other.
+``Examiner`` keeps one such process and passes it one file of readings after the other.
 """
 
 from __future__ import annotations
@@ -16,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).with_name("fake_nvml.c")
+INSTALL = Path(__file__).parents[1] / "slurm" / "install.sh"
+COMPILER = ("gcc", "libc6-dev")
+"""Debian's packages of the compiler and what it links with."""
 NAME = "libnvidia-ml.so.1"
 
 _SERVE = """
@@ -30,6 +32,14 @@ for line in sys.stdin:
     findings = node_checks.check(sample, expected)
     print(json.dumps([finding.to_json() for finding in findings]), flush=True)
 """
+
+
+def install_compiler() -> str:
+    """Install gcc from Debian; return why that failed, or nothing."""
+    done = subprocess.run(
+        ["sh", str(INSTALL), *COMPILER], capture_output=True, text=True, check=False
+    )
+    return f"gcc is missing: {done.stderr.strip()[-2000:]}" if done.returncode else ""
 
 
 def build(folder: Path, without: Iterable[str] = ()) -> Path:

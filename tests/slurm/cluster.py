@@ -456,6 +456,11 @@ class Cluster:
 # ---- installation and orphans
 
 
+def missing_programs() -> list[str]:
+    """Return the programs of the test Slurm that are not installed."""
+    return [name for name in PROGRAMS if not shutil.which(name, path=_search_path())]
+
+
 def ensure_installed() -> None:
     """Install Slurm, munge and MariaDB from Debian where one is missing.
 
@@ -464,7 +469,7 @@ def ensure_installed() -> None:
     """
     if os.geteuid() != 0:
         raise ClusterError("the test Slurm needs root: its daemons run jobs as their owners")
-    missing = [name for name in PROGRAMS if not shutil.which(name, path=_search_path())]
+    missing = missing_programs()
     if not missing:
         return
     if not shutil.which("apt-get"):

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs the Debian packages the test Slurm is made of, and starts none of their services:
-# tests/slurm/cluster.py runs every daemon itself, from its own folder.
+# Installs the Debian packages that are named, or those the test Slurm is made of, and starts none of
+# their services: tests/slurm/cluster.py runs every daemon itself, from its own folder.
 set -eu
 
-packages="munge slurm-client slurmctld slurmd slurmdbd mariadb-server"
+packages="${*:-munge slurm-client slurmctld slurmd slurmdbd mariadb-server}"
 services="munge slurmctld slurmd slurmdbd mariadb"
 policy=/usr/sbin/policy-rc.d
 

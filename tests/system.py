@@ -1,0 +1,37 @@
+"""What tests need of Debian beyond Python packages: installed once, before the first test runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import pytest
+
+from . import fake_nvml
+from .slurm.cluster import ClusterError, ensure_installed, missing_programs
+
+
+def install_for(items: Sequence[pytest.Item], announce: Callable[[str], None]) -> None:
+    """Install gcc and Slurm where a collected test needs them and they are missing.
+
+    Tests for which gcc cannot be had are skipped with the reason, and fail when ``CI`` is ``true``;
+    for Slurm the fixture ``slurm`` does the same.
+    """
+    compiled = [item for item in items if builds_driver(item)]
+    if compiled and not shutil.which("gcc"):
+        announce("installing gcc for the stand-in of the NVIDIA driver ...")
+        reason = fake_nvml.install_compiler()
+        if reason and os.environ.get("CI") != "true":
+            for item in compiled:
+                item.add_marker(pytest.mark.skip(reason=reason))
+    if any(item.get_closest_marker("slurm") for item in items) and missing_programs():
+        announce("installing Slurm, munge and MariaDB for the tests marked slurm ...")
+        with suppress(ClusterError):
+            ensure_installed()
+
+
+def builds_driver(item: pytest.Item) -> bool:
+    """Return whether a test's module builds the stand-in of the NVIDIA driver."""
+    return getattr(getattr(item, "module", None), "build", None) is fake_nvml.build
