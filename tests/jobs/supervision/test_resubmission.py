@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,6 +20,7 @@ from jobs.slurm.submission import Submission, SubmitError
 from jobs.supervision.recovery.resubmission import held_back, resubmit, waiting_lock
 
 from ...fake_slurm import FakeSlurm
+from ...ranks import wait_until
 
 
 def events(run: RunDir, kind: str) -> list[Mapping[str, Any]]:
@@ -162,10 +163,12 @@ def test_the_file_stop_keeps_jobs_from_going_on(
     assert events(run, "intent") == []
 
 
-def hold(run: RunDir, held: threading.Event) -> None:
-    with locked(run.lock):
-        held.set()
-        time.sleep(0.5)
+def waits_for_a_lock(thread: threading.Thread) -> bool:
+    """Return whether a thread is in the loop that waits for a lock."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame and frame.f_code.co_name != "locked_within":
+        frame = frame.f_back
+    return frame is not None
 
 
 def test_a_run_that_is_submitted_for_too_long_is_not_waited_for(run: RunDir) -> None:
@@ -180,12 +183,16 @@ def test_a_run_that_is_submitted_for_too_long_is_not_waited_for(run: RunDir) -> 
 def test_a_run_that_is_submitted_at_this_moment_is_waited_for(
     run: RunDir, client: Client, begun: Submission
 ) -> None:
-    holder = threading.Thread(target=hold, args=(run, held := threading.Event()))
-    holder.start()
-    held.wait()
+    fields = {"replaces": ["50"], "by": "supervisor", "client": client}
+    waiter = threading.Thread(target=resubmit, args=(run, "pretrain", 0), kwargs=fields)
+    with locked(run.lock):
+        waiter.start()
+        wait_until(lambda: waits_for_a_lock(waiter))
+        before = events(run, "submit")
+    waiter.join()
 
-    assert resubmit(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
-    holder.join()
+    assert len(before) == 1
+    assert len(events(run, "submit")) == 2
 
 
 def test_a_run_of_an_older_version_says_what_to_do(

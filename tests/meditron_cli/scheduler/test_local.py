@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,15 +176,15 @@ def test_a_stage_waits_for_the_one_before_and_runs_when_it_is_whole(machine: Mac
     machine.wait_for("ready")
     waiting = machine.stage(*LINGER, FINISH, stage="tokenize", after=("curate",))
     second = machine.submit(waiting, [first])
-    time.sleep(0.5)
-    before = machine.run.exit_record("tokenize", 1, 0).exists()
+    wait_until(lambda: catches_signals(second))
 
     os.kill(int(machine.run.path("ready").read_text()), signal.SIGTERM)
     machine.wait(first)
     wait_until(lambda: machine.run.attempt("tokenize", 1).joinpath("ranks-00000.log").exists())
     machine.scheduler.cancel(RUN, [second])
 
-    assert not before
+    kinds = [(event["event"], event["stage"]) for event in read_events(machine.run)]
+    assert kinds.index(("exit", "curate")) < kinds.index(("start", "tokenize"))
     assert machine.exit()["class"] == "finished"
 
 
@@ -231,12 +230,33 @@ def test_cancel_lets_ranks_save_and_leaves_nothing(machine: Machine) -> None:
     assert processes_about(machine.run.root) == []
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.3, 0.6, 0.9, 1.2])
+def catches_signals(job: str) -> bool:
+    """Return whether a job's background process has installed its handlers."""
+    status = Path(f"/proc/{local.pid_of(job)}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def has(pattern: str) -> Callable[[Machine, str], bool]:
+    """Return whether a file of the run's first attempt is there."""
+    return lambda machine, job: any(machine.run.attempt("curate", 1).glob(pattern))
+
+
+MOMENTS: dict[str, Callable[[Machine, str], bool]] = {
+    "submitted": lambda machine, job: True,
+    "the background process runs": lambda machine, job: catches_signals(job),
+    "the supervisor has begun": has("start-*"),
+    "the ranks have a log": has("ranks-*.log"),
+    "the rank is ready": lambda machine, job: machine.run.path("ready").exists(),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_a_cancellation_at_any_moment_of_the_start_is_not_lost(
-    machine: Machine, delay: float
+    machine: Machine, moment: str
 ) -> None:
     job = machine.submit(machine.stage(*LINGER, "say(130, 'saved')"))
-    time.sleep(delay)
+    wait_until(lambda: MOMENTS[moment](machine, job))
 
     machine.scheduler.cancel(RUN, [job])
 
