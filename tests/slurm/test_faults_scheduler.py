@@ -128,8 +128,8 @@ def test_where_nodes_submit_nothing_meditron_recover_resubmits(
     laboratory.slurm.wait_job(urgent, "COMPLETED", timeout=240)
     preempted = watched.wait_settled(second)
     watched.hold()
+    check_reached(watched, truth)
     laboratory.tell("no sbatch on nodes and no requeue, preempted", preempted, since)
 
     assert (killed.cause, preempted.cause) == ("crash", "preempted")
     assert [event["by"] for event in watched.events("submit")] == ["person", "recover", "recover"]
-    check_reached(watched, truth)
