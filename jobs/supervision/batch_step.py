@@ -1,30 +1,44 @@
-"""The callable handed to submitit. It carries four strings; everything else is in the run
-directory.
+"""The callable that submitit runs on the node. Its arguments are four strings; everything else is
+in the run directory.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from jobs.contract import rundir
+from jobs.contract import done_markers, specs
 from jobs.contract.code_check import wrong_code
 from jobs.contract.errors import FINISHED
+from jobs.contract.rundir import RunDir
 from jobs.supervision import supervisor
+from jobs.supervision.attempt_records import say
 
 
 def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:
-    """Run one task of a stage in this batch step, and leave with its exit code.
+    """Run one task of a stage in this batch step, and exit with its code.
 
     Raises:
-        SystemExit: the task did not finish; the code says why (``jobs.runtime.context``). submitit
-        lets it
-            pass, so that Slurm and its dependents see the truth.
+        SystemExit: the task did not finish; the code says why (``jobs.contract.errors``). submitit
+            does not catch it, so that Slurm and dependent jobs receive the code.
     """
-    run = rundir.RunDir(Path(run_dir))
+    run, number, first = RunDir(Path(run_dir)), int(index), int(attempt)
     stray = wrong_code(run)
     if stray:
-        code = supervisor.refuse(run, stage, int(index), int(attempt), stray)
+        code = supervisor.refuse(run, stage, number, first, stray)
+    elif is_finished(run, stage, number):
+        say(f"{stage} task {number} has finished already")
+        code = FINISHED
     else:
-        code = supervisor.supervise(run, stage, int(index), int(attempt))
+        code = supervisor.supervise(run, stage, number, first)
     if code != FINISHED:
         raise SystemExit(code)
+
+
+def is_finished(run: RunDir, stage: str, index: int) -> bool:
+    """Return whether a task is done: Slurm also requeues jobs that have finished, as when their
+    node fails in the last moment or by ``scontrol requeue``.
+    """
+    task = specs.read_task(run, stage, index)
+    if task is None:
+        return False
+    return done_markers.is_done(run, stage, index, specs.digest(task.spec))

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jobs.contract import rundir
+from jobs.contract import done_markers, rundir, specs
 from jobs.contract.files import read_json, write_json
+
+from ..conftest import Workbench
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -70,3 +72,18 @@ def test_the_exit_code_of_a_task_is_that_of_its_batch_step(tmp_path: Path) -> No
     assert done.returncode == 2
     reason = "format 9, this program reads format 1"
     assert done.stderr == f"configuration: {path}: {reason}; {NEVER}\n"
+
+
+def test_a_finished_task_that_is_requeued_starts_no_ranks(bench: Workbench) -> None:
+    bench.run.code.symlink_to(REPOSITORY)
+    task = bench.curate()
+    digest = specs.digest(task.spec)
+    done_markers.write_done(
+        bench.run, "curate", 0, spec_digest=digest, inputs=[], outputs=[], summary={}, seconds=1.0
+    )
+
+    done = call(bench.run)
+
+    assert (done.returncode, done.stderr) == (0, "curate task 0 has finished already\n")
+    assert not bench.run.events.exists()
+    assert not bench.run.attempt("curate", 1).exists()
