@@ -34,7 +34,7 @@ COMMANDS = {
     "checkpoints": "Show a run's checkpoints, and what is wrong with them.",
     "health": "Check whether this machine is fit for work.",
     "nodes": "Show nodes that failed; clear or report them.",
-    "doctor": "Ask a cluster what it is like, and say what that means.",
+    "doctor": "Check a cluster's Slurm settings and compute nodes.",
     "clusters": "List cluster profiles, or show one.",
     "drill": "Prove on a cluster that training survives faults.",
     "completion": "Print the completion script of a shell.",

@@ -281,8 +281,8 @@ def test_inputs_that_no_file_names_point_to_init(folder: Path) -> None:
     missing = load("local", "tiny", None, ["seed=1"]).missing
 
     assert [item.sentence for item in missing] == [
-        "experiment.yaml: curate.sources: no documents are named; no such file here, "
-        "`meditron init` writes one",
+        "experiment.yaml: curate.sources: no documents are named; list files or folders; no such "
+        "file here, `meditron init` writes one",
         "experiment.yaml: tokenize.tokenizer: no tokenizer.json is named; no such file here, "
         "`meditron init` writes one",
     ]
