@@ -123,7 +123,8 @@ def fork_server() -> Iterator[ForkServer]:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what a developer's own `meditron doctor` has found out of the tests."""
+    """Keep a developer's own facts of `meditron doctor` and runs directories out of the tests."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "no-cache"))
 
 

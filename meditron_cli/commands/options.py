@@ -73,7 +73,7 @@ json_option = click.option("as_json", "--json", is_flag=True, help="Print JSON."
 
 def complete_run(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the names of runs that begin so, for a shell's completion."""
-    root = store.runs_root(ctx.params.get("runs_dir"), os.environ, None)
+    root = store.existing_root(ctx.params.get("runs_dir"), os.environ)
     return [name for name in store.names(root) if name.startswith(incomplete)]
 
 
@@ -98,4 +98,4 @@ def find_run(
     services: Services, runs_dir: Path | None, name: str, destructive: bool = False
 ) -> RunDir:
     """Find the run that RUN names; raises like ``store.find``, which explains ``destructive``."""
-    return store.find(store.runs_root(runs_dir, services.environ, None), name, destructive)
+    return store.find(store.existing_root(runs_dir, services.environ), name, destructive)

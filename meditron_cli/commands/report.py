@@ -32,7 +32,7 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
     run = (
         options.find_run(services, runs_dir, name)
         if name is not None
-        else store.latest(store.runs_root(runs_dir, services.environ, None))
+        else store.latest(store.existing_root(runs_dir, services.environ))
     )
     record, infos, now = query.evidence(services, [run])[0]
     record.require_readable()

@@ -42,7 +42,7 @@ def command(
     Without RUN one line a run; with RUN its stages, attempts and last errors. A state that the
     scheduler did not confirm is `unknown`, never guessed.
     """
-    root = store.runs_root(runs_dir, services.environ, None)
+    root = store.existing_root(runs_dir, services.environ)
     while True:
         if name is None:
             show_all(services, root, as_json)

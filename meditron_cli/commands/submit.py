@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,14 @@ def command(
         show(services, submission)
         return
     refuse(submission)
-    run = open_run(services, submission)
+    try:
+        run = open_run(services, submission)
+    except store.RunExists:
+        if new:
+            raise
+        submission = replace(submission, exists=True)
+        run = open_run(services, submission)
+    store.remember_root(submission.root, runs_dir, services.environ)
     start(services, submission, run, as_json)
     if wait:
         wait_for_end(services, run)
@@ -259,7 +266,7 @@ def request_of(services: Services, submission: SubmitTarget) -> Request:
 
 
 def start(services: Services, submission: SubmitTarget, run: RunDir, as_json: bool) -> None:
-    """Launch, and say what happened."""
+    """Launch the jobs and print the run and its jobs."""
     from meditron_cli.runs.launch import launch
 
     plan, known = submission.plan, submission.loaded.known
@@ -302,10 +309,12 @@ def short(job_ids: list[str]) -> str:
 
 
 def hint_runs_dir(services: Services, submission: SubmitTarget) -> None:
-    """Say how the other commands find a run that lies where the profile wants it."""
+    """Print how commands in other folders find a run that lies where the profile puts it."""
     if submission.root != store.runs_root(None, services.environ, None):
         root = shlex.quote(str(submission.root))
-        console.note(f"hint: `export {store.VARIABLE}={root}` shows it to every command")
+        console.note(
+            f"hint: `export {store.VARIABLE}={root}` shows the run to commands in other folders"
+        )
 
 
 def wait_for_end(services: Services, run: RunDir) -> None:

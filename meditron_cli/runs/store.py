@@ -21,6 +21,7 @@ from jobs.contract.files import FormatError, fsync_folder, fsync_tree, read_json
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan, StagePlan
+from meditron_cli.runs import last_root
 from meditron_cli.runs.request import Request, read_run_file, record
 
 VARIABLE = "MEDITRON_RUNS"
@@ -30,10 +31,31 @@ PART = re.compile(rf"\.{NAME.pattern}\.[0-9a-f]{{32}}")
 STALE_SECONDS = 3600.0
 
 
+class RunExists(ConfigError):
+    """Another process made the run first."""
+
+
 def runs_root(option: Path | None, environ: Mapping[str, str], profile: Path | None) -> Path:
-    """Where runs lie: ``--runs-dir``, else MEDITRON_RUNS, else the profile's, else ``./runs``."""
-    named = option or (Path(environ[VARIABLE]) if environ.get(VARIABLE) else None) or profile
-    return (named or Path("runs")).expanduser().absolute()
+    """Return where runs are made: ``--runs-dir``, else MEDITRON_RUNS, the profile's, ``./runs``."""
+    return (_given_root(option, environ) or profile or Path("runs")).expanduser().absolute()
+
+
+def existing_root(option: Path | None, environ: Mapping[str, str]) -> Path:
+    """Return where runs are looked for: ``--runs-dir``, else MEDITRON_RUNS, else the profile's
+    directory that the last submission from this folder used, else ``./runs``.
+    """
+    named = _given_root(option, environ) or last_root.remembered() or Path("runs")
+    return named.expanduser().absolute()
+
+
+def remember_root(root: Path, option: Path | None, environ: Mapping[str, str]) -> None:
+    """Keep where this folder's runs are made, unless the caller names it each time."""
+    if _given_root(option, environ) is None:
+        last_root.remember(root)
+
+
+def _given_root(option: Path | None, environ: Mapping[str, str]) -> Path | None:
+    return option or (Path(environ[VARIABLE]) if environ.get(VARIABLE) else None)
 
 
 def names(root: Path) -> list[str]:
@@ -149,7 +171,8 @@ def create(root: Path, name: str, request: Request, plan: Plan) -> RunDir:
     It is built under a hidden name and renamed, so that a crash leaves a whole run or none.
 
     Raises:
-        ConfigError: the root cannot be written, or another process made the run first.
+        RunExists: another process made the run first.
+        ConfigError: the root cannot be written.
     """
     if not NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name for a run", hint="lower-case letters, digits and -")
@@ -221,7 +244,7 @@ def _rename(part: Path, final: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
-        raise ConfigError(
+        raise RunExists(
             f"run {final.name} was made by another submit just now",
             hint="submit again to continue it",
         ) from error

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from meditron_cli.config import files
 from meditron_cli.main import main
@@ -18,6 +18,7 @@ from meditron_cli.runs import prepare
 from meditron_cli.scheduler.base import JobState
 
 from ...conftest import Bench
+from ...fakes import FakeClock
 
 
 def test_json_names_the_run_its_folder_and_its_jobs(meditron: Bench) -> None:
@@ -229,7 +230,7 @@ def test_a_run_outside_the_usual_place_comes_with_a_hint(meditron: Bench) -> Non
 
     result = meditron.submit("--runs-dir", str(elsewhere))
 
-    assert f"hint: `export MEDITRON_RUNS={elsewhere}` shows it" in result.stderr
+    assert f"hint: `export MEDITRON_RUNS={elsewhere}` shows the run to commands in" in result.stderr
 
 
 def test_a_stage_can_be_submitted_for_a_run_without_its_options(
@@ -342,4 +343,61 @@ def test_the_hint_about_a_profiles_runs_directory_is_quoted(meditron: Bench) -> 
 
     assert result.exit_code == 0, result.output
     quoted = f"'{meditron.folder}/a (id) b'"
-    assert f"hint: `export MEDITRON_RUNS={quoted}` shows it" in result.stderr
+    assert f"hint: `export MEDITRON_RUNS={quoted}` shows the run to commands in" in result.stderr
+
+
+@pytest.fixture
+def elsewhere(meditron: Bench) -> Callable[..., Result]:
+    """`meditron` without MEDITRON_RUNS, and a profile `mine.yaml` with a runs_dir."""
+    text = (files.shipped_profiles() / "local.yaml").read_text()
+    text = text.replace("name: local", "name: mine", 1) + "runs_dir: far/runs\n"
+    (meditron.folder / "mine.yaml").write_text(text)
+    services = dataclasses.replace(meditron.services(), environ={})
+
+    def call(*words: str) -> Result:
+        return CliRunner().invoke(main, list(words), obj=services)
+
+    return call
+
+
+SUBMIT_CURATE = ("submit", "curate", "--size", "tiny", "--cluster")
+
+
+def test_status_finds_the_run_where_the_profile_put_it(
+    meditron: Bench, elsewhere: Callable[..., Result]
+) -> None:
+    assert elsewhere(*SUBMIT_CURATE, "./mine.yaml").exit_code == 0
+    (run,) = (meditron.folder / "far" / "runs").iterdir()
+
+    assert f"{run.name}  pending" in elsewhere("status").stdout
+    assert elsewhere("cancel", run.name).exit_code == 0
+
+
+def test_status_finds_the_run_of_the_last_submission_from_the_folder(
+    meditron: Bench, elsewhere: Callable[..., Result]
+) -> None:
+    elsewhere(*SUBMIT_CURATE, "./mine.yaml")
+    elsewhere(*SUBMIT_CURATE, "local")
+
+    assert meditron.run().name in elsewhere("status").stdout
+
+
+def test_the_later_of_two_first_submits_continues_the_run(meditron: Bench) -> None:
+    class OneFirst(FakeClock):
+        """Lets another submit make the run just before this one does."""
+
+        def now(self) -> float:
+            if not meditron.runs.exists():
+                meditron.runs.mkdir()
+                meditron.submit()
+            return super().now()
+
+    services = dataclasses.replace(meditron.services(), clock=OneFirst())
+    config = str(meditron.folder / "experiment.yaml")
+    words = ["submit", "pipeline", "--cluster", "local", "--size", "tiny", "--config", config]
+
+    result = CliRunner().invoke(main, words, obj=services)
+
+    assert result.exit_code == 0, result.output
+    assert "continuing run" in result.stderr
+    assert len(meditron.scheduler.submitted) == 4
