@@ -1,6 +1,4 @@
-"""``python -m jobs STAGE RUN_DIR INDEX``: what every rank runs, and how to re-run one task by
-hand.
-"""
+"""``python -m jobs STAGE RUN_DIR INDEX``: run one rank of a task, also by hand."""
 
 from __future__ import annotations
 
@@ -33,9 +31,7 @@ MODULES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one rank of one task and say with the exit code how it went (jobs.runtime.context has the
-    codes).
-    """
+    """Run one rank of one task and return its exit code (``jobs.contract.errors``)."""
     parser = argparse.ArgumentParser(prog="python -m jobs", description=__doc__)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("run_dir", type=Path)
@@ -47,41 +43,39 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{args.stage} task {args.index} of {args.run_dir}: {error}", file=sys.stderr)
         return error.code
     context.stop.install()
-    begin_beating(context)
+    open_heartbeat(context)
     return run_stage(context)
 
 
-def begin_beating(context: Context) -> None:
-    """Give signs of life where the supervisor of this node looks; without them it has only the
-    progress file to go by.
-    """
+def open_heartbeat(context: Context) -> None:
+    """Open the rank's heartbeat file; without it the supervisor has only the progress file."""
     task = context.task
     node = node_name(os.environ)
     name = heartbeat.label(context.run, task.stage, task.index, context.attempt, node)
     try:
-        context.heart.open(name, context.rank, heartbeat.places(os.environ))
+        context.heart.open(name, context.rank, heartbeat.folders(os.environ))
     except OSError as error:
         print(f"{task.stage}: no heartbeats, {error}", file=sys.stderr)
 
 
 def run_stage(context: Context) -> int:
-    """Run this rank's part of the stage; answers its exit code."""
+    """Run this rank's part of the stage and return its exit code."""
     stage = importlib.import_module(MODULES[context.task.stage])
     try:
         stage.run(context)
     except Stopped as stopped:
-        return leave(context, STOPPED, "Stopped", str(stopped), "")
+        return write_rank_exit(context, STOPPED, "Stopped", str(stopped), "")
     except TaskError as error:
         kind = type(error).__name__
-        return leave(context, error.code, kind, error.message, error.hint, error)
-    except Exception as error:  # the one place: a rank's last words, whatever went wrong
+        return write_rank_exit(context, error.code, kind, error.message, error.hint, error)
+    except Exception as error:  # the only place: every failure of a rank gets a record
         traceback.print_exc()
-        return leave(context, *explain(error), error)
+        return write_rank_exit(context, *describe_error(error), error)
     return FINISHED
 
 
-def explain(error: Exception) -> tuple[int, str, str, str]:
-    """Exit code, kind, sentence and hint for an exception no stage foresaw."""
+def describe_error(error: Exception) -> tuple[int, str, str, str]:
+    """Return exit code, kind, sentence and hint for an exception that no stage handles."""
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -93,7 +87,7 @@ def explain(error: Exception) -> tuple[int, str, str, str]:
     return FAILED, kind, message, "see the task's log for the traceback"
 
 
-def leave(
+def write_rank_exit(
     context: Context,
     code: int,
     kind: str,
@@ -101,16 +95,16 @@ def leave(
     hint: str,
     error: Exception | None = None,
 ) -> int:
-    """Leave this rank's last words where the supervisor looks for them, and print them."""
-    say(f"{context.task.stage}: {message}")
+    """Write this rank's exit record for the supervisor, log it, and return the exit code."""
+    log(f"{context.task.stage}: {message}")
     if hint:
-        say(f"hint: {hint}")
-    words = {
+        log(f"hint: {hint}")
+    record = {
         "code": code,
         "kind": kind,
         "message": message,
         "hint": hint,
-        "frame": innermost(error.__traceback__ if error else None),
+        "frame": innermost_frame(error.__traceback__ if error else None),
         "errno": getattr(error, "errno", None),
         "rank": context.rank,
         "node": os.environ.get("SLURMD_NODENAME", os.uname().nodename),
@@ -119,14 +113,14 @@ def leave(
     name = f"rank-exit-{context.task.index:05d}-{context.rank:05d}.json"
     folder = context.run.attempt(context.task.stage, context.attempt)
     try:
-        write_json(folder / name, words)
+        write_json(folder / name, record)
     except OSError as problem:  # a full disk must not hide the message above
-        say(json.dumps({**words, "unwritten": str(problem)}))
+        log(json.dumps({**record, "unwritten": str(problem)}))
     return code
 
 
-def innermost(trace: TracebackType | None) -> str:
-    """``module:function`` of the innermost frame of ours in a traceback; empty without one."""
+def innermost_frame(trace: TracebackType | None) -> str:
+    """Return ``module:function`` of a traceback's innermost frame in ``jobs``; empty if none."""
     names = [
         f"{frame.f_globals.get('__name__', '')}:{frame.f_code.co_name}"
         for frame, _ in traceback.walk_tb(trace)
@@ -134,14 +128,14 @@ def innermost(trace: TracebackType | None) -> str:
     return next((name for name in reversed(names) if name.startswith("jobs.")), "")
 
 
-def say(text: str) -> None:
-    """Print into the ranks' log, which may lie on the disk that is full."""
+def log(text: str) -> None:
+    """Print into the ranks' log, which may be on the full disk."""
     with suppress(OSError):
         print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":
     code = main()
-    for number in STOP_SIGNALS:  # or one that comes now would replace the exit code
+    for number in STOP_SIGNALS:  # one that arrives now would replace the exit code
         signal.signal(number, signal.SIG_IGN)
     sys.exit(code)

@@ -15,13 +15,13 @@ PRELUDE = """
 import os, signal, sys, time
 from pathlib import Path
 from jobs.runtime.context import context_from
-from jobs.__main__ import explain, leave
+from jobs.__main__ import describe_error, write_rank_exit
 stage, run, index = sys.argv[4:7]
 context = context_from(Path(run), stage, int(index), os.environ)
 rank = context.rank
 
 def say(code, message, hint=""):
-    leave(context, code, "TaskError", message, hint)
+    write_rank_exit(context, code, "TaskError", message, hint)
     sys.exit(code)
 
 def die(number):

@@ -1,4 +1,4 @@
-"""Large files written as a stream, whole or not at all. Standard library only."""
+"""Write large files as a stream, whole or not at all. Standard library only."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ BUFFER_BYTES = 1 << 16
 
 
 class AtomicFile:
-    """A file under a temporary name beside its place: written, sealed, then renamed or thrown away.
+    """A file under a temporary name in its folder: written, sealed, then renamed or removed.
 
-    What a killed process left of the same file goes away when the next one begins it.
+    Partial files of killed processes are removed when the next process opens the same file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,14 +28,14 @@ class AtomicFile:
         self._sha256 = hashlib.sha256()
         with _naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            for left_over in path.parent.glob(f".{path.name}.*"):
-                left_over.unlink(missing_ok=True)
+            for partial in path.parent.glob(f".{path.name}.*"):
+                partial.unlink(missing_ok=True)
             self._part = path.with_name(f".{path.name}.{uuid4().hex}")
             self._file = self._part.open("xb", buffering=BUFFER_BYTES)
 
     @property
     def sha256(self) -> str:
-        """SHA-256 (hex) of what was written so far."""
+        """SHA-256 (hex) of the bytes written so far."""
         return self._sha256.hexdigest()
 
     def write(self, data: bytes) -> None:
@@ -45,32 +45,32 @@ class AtomicFile:
         self.bytes += len(data)
 
     def seal(self) -> None:
-        """Put every byte on the disk and close; a full disk shows here at the latest."""
+        """Flush every byte to the disk and close; a full disk raises here at the latest."""
         with _naming(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
 
     def publish(self) -> None:
-        """Give the sealed file its name; rundir.fsync_folder then makes that durable."""
+        """Rename the sealed file to its name; ``files.fsync_folder`` then makes that durable."""
         with _naming(self.path):
             self._part.replace(self.path)
 
     def describe(self, run: RunDir) -> dict[str, Any]:
-        """The published file as a done marker keeps it, with the digest taken while writing."""
+        """Return the published file as a done marker records it, with the digest of its writing."""
         name = str(self.path.relative_to(run.root))
         return {**describe_file(run, name, with_digest=False), "sha256": self.sha256}
 
     def discard(self) -> None:
-        """Leave nothing behind; a published file stays."""
-        with suppress(OSError):  # closing flushes, which a full disk refuses again
+        """Remove the file unless it was published."""
+        with suppress(OSError):  # closing flushes, which fails again on a full disk
             self._file.close()
         self._part.unlink(missing_ok=True)
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file in an OSError that a write raises without one (a full disk)."""
+    """Add the file's name to an OSError of a write, which has none (a full disk)."""
     try:
         yield
     except OSError as error:

@@ -12,9 +12,7 @@ from jobs.contract.rundir import RunDir
 
 
 def describe_file(run: RunDir, name: str, with_digest: bool = True) -> dict[str, Any]:
-    """Return ``{"path", "bytes", "mtime_ns", "sha256"}`` of a file, as done markers keep it for
-    inputs and outputs.
-    """
+    """Return ``{"path", "bytes", "mtime_ns", "sha256"}`` of a file, as done markers record it."""
     path = run.path(name)
     stat = path.stat()
     item: dict[str, Any] = {"path": name, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
@@ -23,7 +21,7 @@ def describe_file(run: RunDir, name: str, with_digest: bool = True) -> dict[str,
     return item
 
 
-def write_done(  # noqa: PLR0913 - one keyword a field of the marker
+def write_done(  # noqa: PLR0913 - one keyword per field of the marker
     run: RunDir,
     stage: str,
     index: int,
@@ -99,12 +97,12 @@ def is_done(run: RunDir, stage: str, index: int, spec_digest: str) -> bool:
 
 
 def judge_done(run: RunDir, stage: str, index: int, spec_digest: str, aside: bool = False) -> str:
-    """Return ``done``, or what speaks against a task's marker: it is ``missing``; it was written
-    for another ``spec``; ``inputs`` or ``outputs`` have changed; or all is well save that inputs
-    are ``gone``.
+    """Return ``done``, or why a task's marker does not count: it is ``missing``; it was written
+    for another ``spec``; ``inputs`` or ``outputs`` have changed; or inputs are ``gone`` while all
+    else is unchanged.
 
-    Outputs are compared by size; inputs by size and, where one has changed its modification time,
-    by SHA-256 when the marker holds one. With ``aside``, a marker that was set aside counts too.
+    Outputs are compared by size; inputs by size and, if the modification time changed, by SHA-256
+    when the marker has one. With ``aside``, a marker that was set aside counts too.
     """
     path = run.done(stage, index)
     if aside and not path.exists():

@@ -7,24 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 LOCAL_JOB = "MEDITRON_LOCAL_JOB"
-"""Names the local scheduler's process that started this one (``local:<host>:<pid>:<start>``)."""
+"""Variable that names the local scheduler's process (``local:<host>:<pid>:<start>``)."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """The job of the scheduler that this process belongs to."""
+    """The scheduler's job that this process belongs to."""
 
     job_id: str
-    """``ARRAY_INDEX`` of an array's element, as Slurm's tools show it; empty outside any job."""
+    """``ARRAY_INDEX`` for an array task, as Slurm's tools show it; empty outside any job."""
     restarts: int = 0
-    """How often Slurm has queued it again."""
+    """The number of requeues so far."""
     nodes: tuple[str, ...] = ()
 
     @staticmethod
     def here(environ: Mapping[str, str], nodes: tuple[str, ...] = ()) -> Job:
-        """The job that this process's environment names (sbatch(1), OUTPUT ENVIRONMENT VARIABLES).
+        """Return the job named in the environment (sbatch(1), OUTPUT ENVIRONMENT VARIABLES).
 
-        A local job has the name of its scheduler's process.
+        The id of a local job is the name of its scheduler's process.
         """
         array, element = (environ.get(f"SLURM_ARRAY_{part}_ID", "") for part in ("JOB", "TASK"))
         name = f"{array}_{element}" if array and element else environ.get("SLURM_JOB_ID", "")
@@ -33,7 +33,7 @@ class Job:
 
 
 def node_name(environ: Mapping[str, str]) -> str:
-    """This node as Slurm knows it, else as the kernel does."""
+    """Return this node's name in Slurm, else its host name."""
     return environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 

@@ -1,7 +1,7 @@
-"""What a task is given: one frozen dataclass a stage, written as JSON by the login node.
+"""Task specs as JSON, written by the login node, read on nodes. Standard library only.
 
-Paths in a spec are relative to the run directory when the file lives in it, and absolute otherwise,
-so that the same plan gives the same bytes wherever the runs directory lies. Standard library only.
+Paths in a spec are relative to the run directory for files in it, and absolute otherwise, so that
+the same plan gives the same bytes in every runs directory.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class SupervisionSpec:
-    """How patiently a task is watched, and how often it is started again."""
+    """Heartbeat timeouts, retry budget and backoff of a task."""
 
     attempts_without_progress: int = 3
     """Attempts in a row without a newer checkpoint after which the run stops."""
     restarts_in_allocation: int = 2
-    """Starts of the ranks after the first in one allocation."""
+    """Starts of the ranks in one allocation, after the first."""
     startup_limit_seconds: int = 1200
     """From the start of the ranks to the first step."""
     step_limit_seconds: int = 120
-    """Least time that may pass without a step; five times the slowest of a hundred if longer."""
+    """Heartbeat timeout of a step, or five times the slowest of a hundred if that is longer."""
     retry_delay_seconds: int = 30
     """Before the second start after a failure; doubled each time, 15 minutes at most."""
     storage_delay_seconds: int = 600
@@ -41,12 +41,12 @@ class SupervisionSpec:
 
 @dataclass(frozen=True)
 class SiteSpec:
-    """What a task's supervisor must know of the cluster."""
+    """The cluster's settings that a task's supervisor uses."""
 
     cluster: str = ""
-    """Name of its profile, and of its node ledger; empty for no ledger."""
+    """Name of the cluster profile and of its node ledger; empty for no ledger."""
     requeue: bool = True
-    """Slurm may queue a job again."""
+    """Slurm may requeue a job."""
     submit_from_jobs: bool = True
     """Compute nodes may call sbatch."""
 
@@ -59,7 +59,7 @@ class TaskSpec:
     index: int
     spec: Spec
     ranks: int
-    """Processes in all; 1 for everything but pretraining and large evaluations."""
+    """Total processes; 1 except for pretraining and large evaluations."""
     ranks_per_node: int
     nodes: int
     gpus_per_node: int
@@ -78,15 +78,13 @@ class TaskSpec:
     none.
     """
     health: dict[str, Any]
-    """What preflight expects: ``gpus``, ``gpu_kind``, ``min_shm_gb_per_gpu``, ``memory_gb``,
-    ``min_free_gb``, ``skip``.
+    """Expectations of the preflight check: ``gpus``, ``gpu_kind``, ``min_shm_gb_per_gpu``,
+    ``memory_gb``, ``min_free_gb``, ``skip``.
     """
     scratch_dir: str = ""
-    """Absolute path where each start of the task gets a temporary folder on its nodes; empty for
-    none.
-    """
+    """Absolute path in which each attempt gets a temporary folder on its nodes; empty for none."""
     leave_seconds: int = 0
-    """How long its ranks may take to save and leave, where the supervisor would grant less."""
+    """Time for its ranks to save and exit, if longer than the supervisor's own."""
     supervision: SupervisionSpec = SupervisionSpec()
     site: SiteSpec = SiteSpec()
 
@@ -102,15 +100,15 @@ T = TypeVar("T")
 
 
 def to_json(value: Any) -> dict[str, Any]:
-    """A spec as plain JSON values, with ``format`` and the stage beside it."""
+    """Return a spec as plain JSON values, with ``format`` beside its fields."""
     return {"format": FORMAT, **json.loads(json.dumps(dataclasses.asdict(value)))}
 
 
 def task_from_json(data: dict[str, Any]) -> TaskSpec:
-    """Read what ``to_json`` wrote.
+    """Build a task spec from the result of ``to_json``.
 
     Raises:
-        ValueError: another format, an unknown stage, or a field missing or left over.
+        ValueError: another format, an unknown stage, or a missing or unknown field.
     """
     if data.get("format") != FORMAT:
         raise ValueError(
@@ -124,7 +122,7 @@ def task_from_json(data: dict[str, Any]) -> TaskSpec:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 (hex) of a spec's canonical JSON; two equal specs have equal digests."""
+    """Return the SHA-256 (hex) of a spec's canonical JSON; equal specs have equal digests."""
     data = to_json(value) if dataclasses.is_dataclass(value) else value
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
@@ -133,8 +131,8 @@ def _build(kind: type[T], data: dict[str, Any]) -> T:
     hints = typing.get_type_hints(kind)
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if set(data) != names:
-        odd = ", ".join(sorted(set(data) ^ names))
-        raise ValueError(f"{kind.__name__}: missing or unknown fields: {odd}")
+        wrong = ", ".join(sorted(set(data) ^ names))
+        raise ValueError(f"{kind.__name__}: missing or unknown fields: {wrong}")
     return kind(**{name: _convert(hints[name], data[name]) for name in names})
 
 

@@ -14,27 +14,25 @@ TRAINING_STAGES = ("pretrain",)
 
 @dataclass(frozen=True)
 class CurateSpec:
-    """Read every source, keep what is worth training on, write ``shards`` JSONL files and a
-    manifest.
-    """
+    """Read every source, drop bad, short and duplicate documents, write JSONL shards."""
 
     sources: tuple[str, ...]
     """Files or folders: .jsonl, .json, .gz and .zst of them, .parquet; absolute paths."""
     text_key: str
     id_key: str
-    """Record key of the document id; a record without it is known by the digest of its text."""
+    """Record key of the document id; without it the id is the digest of the text."""
     min_chars: int
     """Documents with fewer characters after normalisation are dropped."""
     on_bad_record: str
-    """``fail`` stops at the first record that is not JSON or has no text; ``skip`` counts it and
-    keeps it aside.
+    """``fail`` stops at the first record that is not JSON or has no usable text; ``skip`` counts it
+    and copies it to ``rejected.jsonl``.
     """
     shards: int
-    """Training shards to write; document digest modulo this number decides the shard."""
+    """Number of training shards; a document's shard is its digest modulo this number."""
     validation_fraction: float
-    """Share of documents, chosen by hashed id, that goes to validation."""
+    """Share of documents, chosen by hashed id, in the validation split."""
     output_dir: str
-    """Relative: ``corpus``. Gets ``train/00000.jsonl …``, ``validation/00000.jsonl``,
+    """Relative: ``corpus``. Holds ``train/00000.jsonl …``, ``validation/00000.jsonl``,
     ``manifest.json``.
     """
 
@@ -127,7 +125,7 @@ class ParallelSpec:
 
 @dataclass(frozen=True)
 class PretrainSpec:
-    """Continue or start pretraining until ``train_steps``."""
+    """Start or resume pretraining until ``train_steps``."""
 
     model: ModelSpec
     parallel: ParallelSpec
@@ -136,9 +134,7 @@ class PretrainSpec:
     precision: str
     """``bf16`` or ``fp32``."""
     train_prefixes: tuple[str, ...]
-    """Indexed datasets without suffix. Empty ones are left out; each is weighted by its token
-    count.
-    """
+    """Indexed datasets without suffix, each weighted by its token count; empty ones are skipped."""
     validation_prefixes: tuple[str, ...]
     tokenizer: TokenizerRef
     micro_batch_size: int
@@ -148,7 +144,7 @@ class PretrainSpec:
     min_learning_rate: float
     warmup_steps: int
     decay_steps: int
-    """The cosine ends here; may lie beyond ``train_steps``."""
+    """End of the cosine; may be larger than ``train_steps``."""
     adam_beta1: float
     adam_beta2: float
     adam_eps: float
@@ -161,15 +157,15 @@ class PretrainSpec:
     """Global batches per validation."""
     save_interval: int
     keep_checkpoints: int
-    """Newest checkpoints kept besides step 0 and the last; ``jobs.checkpoints.retention`` says what
-    stays too.
+    """Newest checkpoints kept besides step 0 and the last; ``jobs.checkpoints.retention`` lists
+    further exceptions.
     """
     checkpoint_dir: str
     """Relative: ``checkpoints``."""
     tensorboard_dir: str
     """Relative: ``tensorboard``."""
     cache_dir: str
-    """Relative: ``tokens/cache``, where GPTDataset keeps its index files."""
+    """Relative: ``tokens/cache``, for GPTDataset's index files."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +189,7 @@ class EvaluateSpec:
     precision: str
     tokenizer: TokenizerRef
     shots: int
-    """Worked examples before each question; only from the benchmark's own ``train`` records."""
+    """Worked examples before each question, from the benchmark's own ``train`` records."""
     limit: int
     """Questions scored, from the start; 0 means all."""
     batch_size: int

@@ -1,6 +1,4 @@
-"""What a running rank knows and may say: who it is, whether to stop, how far it is. Standard
-library only.
-"""
+"""A running rank's identity, stop requests and progress. Standard library only."""
 
 from __future__ import annotations
 
@@ -22,18 +20,18 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 class StopFlag:
-    """Set by SIGTERM, SIGINT or SIGUSR2; handlers only note the signal, the loop acts."""
+    """A flag set by SIGTERM, SIGINT or SIGUSR2; handlers only record the signal, the loop acts."""
 
     def __init__(self) -> None:
         self.received: list[int] = []
 
     def install(self) -> StopFlag:
-        """Catch the signals from now on, in place of whatever handled them; answers itself."""
+        """Replace the handlers of the signals; return the flag."""
         for number in STOP_SIGNALS:
-            signal.signal(number, self._note)
+            signal.signal(number, self._record)
         return self
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.received.append(number)
 
     def __bool__(self) -> bool:
@@ -57,27 +55,24 @@ class Context:
     """Errors in writing progress, each logged once."""
 
     def path(self, name: str) -> Path:
-        """A path as specs write it: relative to the run directory, or absolute."""
+        """Return a path of a spec, which is relative to the run directory or absolute."""
         return self.run.path(name)
 
     @property
     def scratch(self) -> Path:
-        """A private folder of this task inside the run, for temporary files on the same file
-        system.
-        """
+        """The task's private folder inside the run, for temporary files on the same file system."""
         return self.run.stage(self.task.stage) / "tmp" / f"{self.task.index:05d}"
 
     def progress(self, done: float, total: float, unit: str, **more: Any) -> None:
-        """Overwrite this task's progress file. Call at most about once a second, from rank 0
-        alone.
+        """Overwrite this task's progress file. Call it on rank 0, at most about once a second.
 
-        It is a sign of life too, unless the caller names a ``phase`` and so gives signs by itself.
+        It is also a heartbeat, unless the caller passes a ``phase`` and so sends heartbeats itself.
         """
         if "phase" not in more:
             self.heart.beat(heartbeat.Phase.STEP if done < total else heartbeat.Phase.LEAVING)
         try:
             write_progress(self, done, total, unit, more)
-        except OSError as error:  # a rank must not end for want of a file that may be lost
+        except OSError as error:  # a rank must not fail for a file that may be lost
             if str(error) not in self.logged:
                 self.logged.add(str(error))
                 print(f"{self.task.stage}: no progress file: {error}", file=sys.stderr)
@@ -88,7 +83,7 @@ class Context:
         outputs: list[dict[str, Any]],
         summary: dict[str, Any],
     ) -> None:
-        """Write the done marker; the last thing a task does, from rank 0 alone."""
+        """Write the done marker on rank 0, as the last action of a task."""
         done_markers.write_done(
             self.run,
             self.task.stage,
@@ -125,10 +120,10 @@ def write_progress(
 
 
 def context_from(run_dir: Path, stage: str, index: int, environ: Mapping[str, str]) -> Context:
-    """The rank's context, from its spec and the environment srun or the supervisor gives it.
+    """Return the rank's context, from its spec and the environment of srun or the supervisor.
 
     RANK, WORLD_SIZE, LOCAL_RANK first, else SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, else a
-    single rank. MEDITRON_ATTEMPT is the attempt's number, 0 when a task is run by hand.
+    single rank. MEDITRON_ATTEMPT is the attempt's number, 0 for a task run by hand.
     """
     run = rundir.RunDir(run_dir.resolve())
     task = specs.load_task(run, stage, index)

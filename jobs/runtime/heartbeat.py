@@ -1,13 +1,12 @@
-"""Signs of life that a rank leaves in memory of its own node: what it is doing, and how far it is.
+"""Heartbeats of a rank in memory of its own node: its phase, and its step. Standard library only.
 
-A beat is a write into a mapped file, about a microsecond. No file system that nodes share is
-involved, so that one which hangs looks like what it is: a rank that no longer beats because it
-waits, beside others that still do. Standard library only.
+A heartbeat is a write into a mapped file and takes about a microsecond. No shared file system is
+involved, so a file system that hangs is visible: a rank that waits for it sends no more heartbeats,
+while other ranks still do.
 
-The file has no name any more once it is made: others of the same user find it among the open files
-of the rank's process, whatever container that is in, and whatever kills the rank takes the file
-along. What the rank's name for it tells, the node above all, since the nodes of a test cluster are
-one host, is left in ``/proc``.
+The file is unlinked after creation; other processes of the same user find it via ``/proc/PID/fd``,
+in any container, and it disappears with the rank. Its name, which ``/proc`` still shows, has the
+node, since the nodes of a test cluster share one host.
 """
 
 from __future__ import annotations
@@ -33,26 +32,24 @@ from jobs.contract.job import node_name
 from jobs.runtime import processes
 
 STACK_SIGNAL = signal.SIGUSR1
-"""Asks a rank for the stacks of its threads. Slurm, submitit and torch leave it alone, and nobody
-sends it while ranks work: only an autopsy does."""
+"""Requests the stacks of a rank's threads. Slurm, submitit and torch do not use it, and only
+``stack_dump`` sends it."""
 
 MAGIC = b"mdtbeat1"
 IDENTITY = struct.Struct("<8sq")
 """Magic and rank: written once, last."""
 BEAT = struct.Struct("<dqqq")
-"""Monotonic seconds, phase, step, ticks: written by each beat. Nobody waits for anybody here: a
-reader may see the old half of one beat and the new half of the next, which harms nothing."""
+"""Monotonic seconds, phase, step, ticks: written by each heartbeat. There is no lock: a reader may
+get parts of two heartbeats, which is harmless."""
 SIZE = IDENTITY.size + BEAT.size
-"""The stacks that were asked for follow."""
+"""Requested stacks follow."""
 
 
 class Phase(IntEnum):
-    """What a rank is doing; each has a limit of its own
-    (``jobs.supervision.ranks.hang_detector``).
-    """
+    """The phase of a rank; each has its own timeout (``jobs.supervision.ranks.hang_detector``)."""
 
     STARTUP = 0
-    """Until the first step of the attempt is done."""
+    """Until the attempt's first step is done."""
     STEP = 1
     CHECKPOINT = 2
     VALIDATION = 3
@@ -60,34 +57,32 @@ class Phase(IntEnum):
 
     @property
     def label(self) -> str:
-        """As records and progress files have it."""
+        """The name in records and progress files."""
         return self.name.lower()
 
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """The newest beat of a rank."""
+    """The newest heartbeat of a rank."""
 
     file: Path
-    """Among the open files of its process."""
+    """Its path among the open files of the rank's process."""
     rank: int
     pid: int
     started: int
-    """Start of its process (``jobs.runtime.processes``), which tells it from a later one of the
-    same pid.
-    """
+    """Start time of its process (``jobs.runtime.processes``), by which a reused pid is detected."""
     time: float
     """On this node's monotonic clock, seconds."""
     phase: Phase
     step: int
     ticks: int
-    """Beats so far. All ranks beat at the same places of the program: one that has fewer ticks than
-    its peers is behind them.
+    """Heartbeats so far. All ranks send them at the same points of the program, so a rank with
+    fewer ticks than its peers is behind them.
     """
 
 
 class HeartbeatWriter:
-    """Beats for one rank: into memory nobody sees until ``open`` gives it a file."""
+    """The writer of one rank's heartbeats: into private memory until ``open`` creates the file."""
 
     def __init__(self) -> None:
         self._memory: bytearray | mmap.mmap = bytearray(SIZE)
@@ -96,29 +91,28 @@ class HeartbeatWriter:
         self._step = 0
         self._ticks = 0
 
-    def open(self, name: str, rank: int, places: tuple[Path, ...]) -> None:
-        """Beat into a file from now on, and show stacks in it on request, to the end of the
-        process.
+    def open(self, name: str, rank: int, folders: tuple[Path, ...]) -> None:
+        """Write heartbeats and requested stacks into a file until the process ends.
 
         Args:
-            name: ``label``.
-            places: folders of this node, the first that takes the file gets it.
+            name: the result of ``label``.
+            folders: of this node; the first in which the file can be created is used.
 
         Raises:
-            OSError: none of them does.
+            OSError: the file can be created in none of them.
         """
-        handle = _nameless_file(f"{name}-{rank}", places)
+        handle = _unlinked_file(f"{name}-{rank}", folders)
         os.lseek(handle, SIZE, os.SEEK_SET)
-        # Before the beats: who finds one may send the signal, which ends a process otherwise.
+        # Before the first heartbeat: its readers may send the signal, which kills by default.
         faulthandler.register(STACK_SIGNAL, file=handle)
         memory = mmap.mmap(handle, SIZE)
         self._handle, self._memory = handle, memory
         self.beat()
         IDENTITY.pack_into(memory, 0, MAGIC, rank)
-        os.register_at_fork(after_in_child=self._leave_to_parent)
+        os.register_at_fork(after_in_child=self._detach_child)
 
     def beat(self, phase: Phase | None = None, step: int | None = None) -> None:
-        """Say that this rank lives, and what it begins with or how many steps it has done."""
+        """Record a heartbeat, optionally with a new phase or step."""
         if phase is not None:
             self._phase = phase
         if step is not None:
@@ -130,14 +124,14 @@ class HeartbeatWriter:
 
     @contextmanager
     def during(self, phase: Phase) -> Iterator[None]:
-        """Be in a phase, then in the one before again."""
+        """Set a phase for the block, then the previous one."""
         before = self._phase
         self.beat(phase)
         yield
         self.beat(before)
 
-    def _leave_to_parent(self) -> None:
-        """A process that the rank forks, as to write a checkpoint, is not the rank."""
+    def _detach_child(self) -> None:
+        """Detach a forked process, such as a checkpoint writer, from the heartbeat file."""
         faulthandler.unregister(STACK_SIGNAL)
         if self._handle is not None and isinstance(self._memory, mmap.mmap):
             self._memory.close()
@@ -153,10 +147,10 @@ def find(
     node: str = "",
     environ: Mapping[str, str] = os.environ,
 ) -> dict[int, Heartbeat]:
-    """The newest beat of every living rank of an attempt on a node of this host, by rank.
+    """Return the newest heartbeat of every live rank of an attempt on a node of this host, by rank.
 
     Args:
-        node: the one that ``environ`` tells, unless it is named.
+        node: by default the one in ``environ``.
     """
     name = label(run, stage, index, attempt, node or node_name(environ))
     beats = (beat for file in _open_files(f"{name}-") if (beat := read(file)) is not None)
@@ -164,7 +158,7 @@ def find(
 
 
 def read(file: Path) -> Heartbeat | None:
-    """The newest beat in a file that ``find`` has found; None when it is gone."""
+    """Return the newest heartbeat in a file from ``find``; None if the file is gone."""
     content = _content(file)
     pid = int(file.parent.parent.name)
     process = processes.read(pid)
@@ -174,18 +168,18 @@ def read(file: Path) -> Heartbeat | None:
 
 
 def stacks(file: Path) -> str:
-    """What a rank has shown of its threads so far."""
+    """Return the stacks that a rank has written so far."""
     content = _content(file)
     return "" if content is None else content.stacks
 
 
-def places(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where a rank may have its file: in memory, else where temporary files go."""
+def folders(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return the folders for a rank's file: memory, else the folder of temporary files."""
     return Path("/dev/shm"), Path(environ.get("TMPDIR") or "/tmp")
 
 
 def label(run: rundir.RunDir, stage: str, index: int, attempt: int, node: str) -> str:
-    """Tells the ranks of one attempt of a task on one node; two runs may have one name."""
+    """Return the name of an attempt's ranks on a node, with a digest of the run's folder."""
     digest = hashlib.sha256(os.fsencode(run.root.resolve())).hexdigest()[:12]
     return f"meditron-{digest}-{node}-{stage}-{index:05d}-{attempt}"
 
@@ -197,9 +191,9 @@ class _Content(NamedTuple):
 
 
 def _content(file: Path) -> _Content | None:
-    """What a rank's file holds; None when it is none, not yet, or no more."""
+    """Return the content of a rank's file; None if it is no such file, not ready, or gone."""
     try:
-        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # it may have become a pipe meanwhile
+        handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # the descriptor may now be a pipe
     except OSError:
         return None
     with open(handle, "rb") as opened:
@@ -213,9 +207,9 @@ def _content(file: Path) -> _Content | None:
 
 
 def _open_files(text: str) -> Iterator[Path]:
-    """Open files of this host's processes whose name, as they were made, holds a text.
+    """Yield open files of this host's processes whose original name contains a text.
 
-    Processes of others are passed over: their files cannot be seen.
+    Processes of other users are skipped, since their files are not visible.
     """
     for process in filter(str.isdigit, os.listdir("/proc")):
         folder = f"/proc/{process}/fd/"
@@ -226,22 +220,22 @@ def _open_files(text: str) -> Iterator[Path]:
 
 
 def _target(link: str) -> str:
-    """What a link says; nothing when it is gone."""
+    """Return the target of a link; empty if the link is gone."""
     try:
         return os.readlink(link)
     except OSError:
         return ""
 
 
-def _nameless_file(name: str, places: tuple[Path, ...]) -> int:
-    """An open file of SIZE zeros that is in no folder any more.
+def _unlinked_file(name: str, folders: tuple[Path, ...]) -> int:
+    """Create a file of SIZE zeros, unlink it, and return its descriptor.
 
     Raises:
-        OSError: no place takes it.
+        OSError: it can be created in no folder.
     """
-    problem = OSError(f"no place for {name}")
-    for place in places:
-        path = place / f"{name}-{uuid4().hex[:8]}"
+    problem = OSError(f"no folder for {name}")
+    for folder in folders:
+        path = folder / f"{name}-{uuid4().hex[:8]}"
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
@@ -249,7 +243,7 @@ def _nameless_file(name: str, places: tuple[Path, ...]) -> int:
             continue
         path.unlink()
         try:
-            os.posix_fallocate(handle, 0, SIZE)  # or a full tmpfs would end the rank with SIGBUS
+            os.posix_fallocate(handle, 0, SIZE)  # or a full tmpfs would kill the rank with SIGBUS
         except OSError as error:
             os.close(handle)
             problem = error

@@ -1,6 +1,4 @@
-"""Secrets of a run: NAME=value lines of a file, read by the process that starts the ranks. Standard
-library only.
-"""
+"""Read a run's secrets from a file of NAME=value lines. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,11 +12,13 @@ LINE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\s*=([^\0]*)")
 
 
 def read(name: str) -> dict[str, str]:
-    """NAME=value lines of a file only its owner can read; blank lines and # comments are skipped.
+    """Return the NAME=value lines of a file that only its owner can read.
+
+    Blank lines and # comments are skipped.
 
     Raises:
-        TaskError: the file is missing, others may read it, or a line is something else; a message
-            never holds what the file does.
+        TaskError: the file is missing, others may read it, or a line has another form; a message
+            never contains text of the file.
     """
     if not name:
         return {}
@@ -30,12 +30,12 @@ def read(name: str) -> dict[str, str]:
         raise TaskError(f"{path}: {error.strerror}", "set environment.secrets_file") from error
     if stat.S_IMODE(mode) & 0o077:
         raise TaskError(f"{path}: others may read this secret", f"`chmod 600 {path}`")
-    found = {}
+    secrets = {}
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
             continue
         match = LINE.fullmatch(line)
         if match is None:
             raise TaskError(f"{path}:{number}: no NAME=value", "a # begins a comment")
-        found[match[1]] = match[2].strip()
-    return found
+        secrets[match[1]] = match[2].strip()
+    return secrets

@@ -68,7 +68,7 @@ def measure(root: Path) -> dict[str, object]:
     from jobs.runtime.context import context_from
 
     heart = Silenceable()
-    heart.open("meditron-bench", 0, heartbeat.places({}))
+    heart.open("meditron-bench", 0, heartbeat.folders({}))
     context = dataclasses.replace(context_from(root, "pretrain", 0, {}), heart=heart)
     turns = Turns(heart)
     loop.train(context, loop.prepare(context), turns.step)
@@ -106,7 +106,7 @@ class Turns:
 def nanoseconds() -> float:
     """Of one beat, the best of several rounds."""
     heart = heartbeat.HeartbeatWriter()
-    heart.open("meditron-bench", 1, heartbeat.places({}))
+    heart.open("meditron-bench", 1, heartbeat.folders({}))
     rounds = []
     for _ in range(5):
         started = time.perf_counter_ns()

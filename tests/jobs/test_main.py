@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.__main__ import MODULES, explain
+from jobs.__main__ import MODULES, describe_error
 from jobs.contract.files import read_json
 from jobs.contract.stage_specs import STAGES
 
@@ -122,4 +122,4 @@ SEE_LOG = "see the task's log for the traceback"
 def test_an_exception_nobody_foresaw_is_one_sentence(
     error: Exception, message: str, hint: str
 ) -> None:
-    assert explain(error) == (1, type(error).__name__, message, hint)
+    assert describe_error(error) == (1, type(error).__name__, message, hint)

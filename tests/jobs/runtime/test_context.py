@@ -85,7 +85,7 @@ def test_progress_that_cannot_be_written_is_logged_once_and_ends_nothing(
 def test_progress_is_a_sign_of_life_unless_the_stage_gives_its_own(bench: Workbench) -> None:
     task = context(bench, 1, {})
     name = heartbeat.label(bench.run, "curate", 0, 0, "node")
-    task.heart.open(name, 0, heartbeat.places(os.environ))
+    task.heart.open(name, 0, heartbeat.folders(os.environ))
     seen = []
 
     for done, more in ((1, {}), (2, {}), (2, {"phase": "checkpoint"}), (10, {})):

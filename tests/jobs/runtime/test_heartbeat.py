@@ -23,7 +23,7 @@ import os, sys, time
 from pathlib import Path
 from jobs.runtime import heartbeat
 heart = heartbeat.HeartbeatWriter()
-heart.open(sys.argv[1], int(sys.argv[2]), heartbeat.places(os.environ))
+heart.open(sys.argv[1], int(sys.argv[2]), heartbeat.folders(os.environ))
 heart.beat(heartbeat.Phase.CHECKPOINT, 40)
 """
 
@@ -60,7 +60,7 @@ def begin(run: rundir.RunDir, rank: int = 0) -> HeartbeatWriter:
     """Beat in this process."""
     heart = HeartbeatWriter()
     name = heartbeat.label(run, "pretrain", 0, 1, os.uname().nodename)
-    heart.open(name, rank, heartbeat.places({}))
+    heart.open(name, rank, heartbeat.folders({}))
     return heart
 
 
@@ -176,5 +176,5 @@ def test_a_node_that_takes_no_file_is_said(run: rundir.RunDir) -> None:
 
 
 def test_places_are_memory_and_temporary_files() -> None:
-    assert heartbeat.places({"TMPDIR": "/scratch"}) == (Path("/dev/shm"), Path("/scratch"))
-    assert heartbeat.places({})[1] == Path("/tmp")
+    assert heartbeat.folders({"TMPDIR": "/scratch"}) == (Path("/dev/shm"), Path("/scratch"))
+    assert heartbeat.folders({})[1] == Path("/tmp")

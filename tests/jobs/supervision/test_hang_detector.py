@@ -85,7 +85,7 @@ class Ranks:
         name = heartbeat.label(self.run, "pretrain", 0, 1, os.uname().nodename)
         for rank in range(ranks):
             self.hearts.append(HeartbeatWriter())
-            self.hearts[rank].open(name, rank, heartbeat.places({}))
+            self.hearts[rank].open(name, rank, heartbeat.folders({}))
         return self.watch()
 
     def watch(self) -> HangDetector:
@@ -233,7 +233,7 @@ def test_ranks_that_are_gone_are_leaving(ranks: Ranks) -> None:
         "import os, sys, time\n"
         "from jobs.runtime import heartbeat\n"
         "heart = heartbeat.HeartbeatWriter()\n"
-        f"heart.open({name!r}, 0, heartbeat.places(os.environ))\n"
+        f"heart.open({name!r}, 0, heartbeat.folders(os.environ))\n"
         "heart.beat(heartbeat.Phase.STEP, 1)\n"
         "time.sleep(600)"
     )

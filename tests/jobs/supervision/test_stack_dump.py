@@ -19,7 +19,7 @@ from jobs.supervision.ranks import hang_attribution, stack_dump
 
 from ...ranks import rank_program, wait_until
 
-BEGIN = "from jobs.__main__ import begin_beating; begin_beating(context)"
+BEGIN = "from jobs.__main__ import open_heartbeat; open_heartbeat(context)"
 """A stand-in that beats as ranks do."""
 
 SLEEPS = ("def sleep_for_ever():", "    time.sleep(600)", "sleep_for_ever()")
