@@ -334,4 +334,4 @@ def wait_for_end(services: Services, run: RunDir) -> None:
             f"run {run.name} {state}{': ' + sentence if sentence else ''}",
             hint=hint or f"`meditron logs {run.name}` shows what it said",
         )
-    console.note(f"run {run.name} succeeded; `meditron report {run.name}` tells what came out")
+    console.note(f"run {run.name} succeeded; `meditron report {run.name}` shows the results")

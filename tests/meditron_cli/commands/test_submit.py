@@ -183,7 +183,7 @@ def test_waiting_ends_when_the_run_has_succeeded(
     assert waited[-1] - waited[0] <= follow.SETTLE_SECONDS
     lines = result.stderr.splitlines()
     assert "tokenize: succeeded 3/3 tasks" in lines
-    assert lines[-1].endswith("tells what came out")
+    assert lines[-1].endswith("shows the results")
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [(1, 4), (2, 2), (5, 4)])
