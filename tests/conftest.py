@@ -13,8 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.contract import done_markers, specs
-from jobs.contract.events import read_events
-from jobs.contract.files import read_json, write_json
+from jobs.contract.events import ExitEvent, append, read_events
+from jobs.contract.exit_record import ExitRecord
+from jobs.contract.files import read_json
+from jobs.contract.outcomes import RetryAction, RootCause
 from jobs.contract.rundir import RunDir
 from meditron_cli.main import main
 from meditron_cli.services import Services
@@ -175,18 +177,20 @@ def fail() -> Callable[..., None]:
     """Leave the exit record that a task of a stage would leave on failing."""
 
     def leave(run: RunDir, stage: str, index: int, *, attempt: int = 1, code: int = 2) -> None:
-        write_json(
-            run.exit_record(stage, attempt, index),
-            {
-                "code": code,
-                "class": "stopped" if code == 130 else "configuration",
-                "message": "docs.jsonl:7: no text",
-                "hint": "mend the line",
-                "node": "node1",
-                "job_id": "1",
-                "started": 1_700_000_001.0,
-                "ended": 4_000_000_000.0,
-            },
+        record = ExitRecord(
+            stage,
+            index,
+            attempt,
+            "1",
+            RootCause.STOPPED if code == 130 else RootCause.CONFIGURATION,
+            RetryAction.STOP,
+            started=1_700_000_001.0,
+            ended=4_000_000_000.0,
+            code=code,
+            message="docs.jsonl:7: no text",
+            hint="mend the line",
+            node="node1",
         )
+        append(run, ExitEvent(record.ended, record))
 
     return leave

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from jobs.contract import rundir
-from jobs.contract.events import append_event
+from jobs.contract import events, rundir
+from jobs.contract.events import IntentEvent
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
@@ -106,10 +105,9 @@ class FakeScheduler:
     ) -> list[str]:
         return [f"{RECOVERY_JOB}{job_ids[0]}"]
 
-    def adopt(self, run: Path, intent: Mapping[str, Any]) -> bool:
+    def adopt(self, run: Path, intent: IntentEvent) -> bool:
         if self.adopts:
-            fields = {key: intent[key] for key in ("stage", "attempt", "indices", "scheduler")}
-            append_event(rundir.RunDir(run), "submit", **fields, job_ids=["99"])
+            events.append(rundir.RunDir(run), events.submit_event(intent, ["99"], ()))
             self.put("99", JobState.QUEUED)
         return self.adopts
 

@@ -1,41 +1,43 @@
-"""The ledger of a task: its starts, how they ended, and the submissions they belong to, as the
-run's events tell them. Standard library only.
+"""The history of a run: which jobs its tasks were given to, when attempts started and how they
+ended, folded from the run's events. Standard library only.
+
+A start without an exit is *open*: it is running, or its end is yet to be recorded. That is the only
+open state. The order of events decides what came after what, since the clocks of their writers may
+differ. Each event is folded once (``RunHistory.add``), and each is indexed by stage and task, so
+that a question about one task costs nothing per other task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from jobs.contract import rundir
-from jobs.contract.events import read_events
-from jobs.contract.outcomes import AttemptOutcome, RetryAction, RootCause
-
-PERSON = "person"
-
-
-@dataclass(frozen=True)
-class Start:
-    """Ranks of a task were started, or were about to be."""
-
-    stage: str
-    index: int
-    attempt: int
-    job_id: str
-    restarts: int
-    """How often Slurm had queued the job again."""
-    nodes: tuple[str, ...]
-    began: float
-    step: int | None
+from jobs.contract.events import (
+    PERSON,
+    CancelEvent,
+    Event,
+    EventLog,
+    ExitEvent,
+    IntentEvent,
+    ObservedEvent,
+    StartEvent,
+    StopEvent,
+    SubmitEvent,
+    UndoEvent,
+    WithdrawEvent,
+)
+from jobs.contract.exit_record import ExitRecord
+from jobs.contract.outcomes import RootCause
 
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """A job was given the task."""
+    """A job that a task was given to."""
 
     time: float
     attempt: int
+    """Number of its first attempt."""
     job_id: str
     by: str
     """``person``, ``supervisor``, ``recovery_job`` or ``recover``."""
@@ -43,131 +45,345 @@ class SubmittedJob:
 
 
 @dataclass(frozen=True)
-class History:
-    """All of that for one task, oldest first."""
+class Attempt:
+    """One start of a task's ranks with its end, for people."""
 
-    endings: tuple[AttemptOutcome, ...] = ()
-    starts: tuple[Start, ...] = ()
-    """Those without an ending."""
-    submissions: tuple[SubmittedJob, ...] = ()
-    is_cancelled: bool = False
-    """A person has cancelled the run since the task was last submitted."""
-    is_stopped: bool = False
-    """The same for a stop request (``cancel --save``)."""
+    start: StartEvent
+    end: ExitRecord | None = None
+    """None while it is open. What its supervisor observed where nobody has closed it."""
+    ended: float | None = None
+    """Seconds since 1970; None while it is open."""
 
-    unsettled: tuple[Start, ...] = ()
-    """Those without an ending, and the last one if it was left to Slurm to say how it ended."""
+    @classmethod
+    def of_exit(cls, record: ExitRecord) -> Attempt:
+        """Return the attempt of an exit record whose start is not known: it was refused."""
+        began = record.started
+        start = StartEvent(began, record.stage, record.index, record.attempt, record.job_id, began)
+        return cls(start, record, record.ended)
 
     @property
-    def open(self) -> Start | None:
-        """The last start without an ending: it works, or nobody has said how it ended."""
+    def stage(self) -> str:
+        return self.start.stage
+
+    @property
+    def index(self) -> int:
+        return self.start.index
+
+    @property
+    def number(self) -> int:
+        return self.start.attempt
+
+    @property
+    def job_id(self) -> str:
+        return self.start.job_id
+
+    @property
+    def began(self) -> float:
+        return self.start.began
+
+    @property
+    def restarts(self) -> int:
+        """Return how often Slurm had requeued the job."""
+        return self.start.restarts
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return self.start.nodes
+
+    @property
+    def step(self) -> int | None:
+        """Return the step of the checkpoint it resumed from; None where that is not known."""
+        return self.start.step
+
+    @property
+    def cause(self) -> str:
+        """Return the root cause's name; empty while it is open."""
+        return self.end.cause.value if self.end else ""
+
+    @property
+    def action(self) -> str:
+        """Return the decision's name; empty while it is open."""
+        return self.end.action.value if self.end else ""
+
+    @property
+    def node(self) -> str:
+        """Return the suspect node, or where it failed."""
+        return self.end.node if self.end else ""
+
+    @property
+    def sentence(self) -> str:
+        """Return the decision with its reason, else the diagnosis, for people."""
+        return (self.end.reason or self.end.message) if self.end else ""
+
+    @property
+    def interrupted(self) -> bool:
+        """Return whether it ended before its task was done."""
+        return self.end is not None and self.end.cause is not RootCause.COMPLETED
+
+    @property
+    def allocation(self) -> tuple[str, int, str, int]:
+        """Return a key that is equal for the starts that shared an allocation."""
+        return self.stage, self.index, self.job_id, self.restarts
+
+    @property
+    def outcome(self) -> str:
+        """Return ``preempted, requeue``; ``running`` while it is open."""
+        if self.end is None:
+            return "running"
+        words = self.cause.replace("_", " ")
+        return f"{words}, {self.action}" if self.interrupted else words
+
+
+class TaskHistory:
+    """Submissions, starts and ends of one task, oldest first."""
+
+    def __init__(self, run: RunHistory, stage: str, index: int) -> None:
+        self.stage = stage
+        self.index = index
+        self.started: dict[int, StartEvent] = {}
+        """By attempt."""
+        self.ended: dict[int, ExitRecord] = {}
+        """By attempt; the first exit record of an attempt counts."""
+        self.observed: dict[int, ExitRecord] = {}
+        """By attempt: diagnoses without a decision."""
+        self._run = run
+        self._submitted: list[tuple[int, SubmittedJob]] = []
+        """With their place in the order of events."""
+        self._begun: list[tuple[int, int]] = []
+        """Place and attempt of starts, and of exits without a start."""
+
+    @property
+    def submissions(self) -> tuple[SubmittedJob, ...]:
+        """Return the jobs that the task was given to, without those that were taken back."""
+        return tuple(item for _, item in self._kept())
+
+    @property
+    def job(self) -> SubmittedJob | None:
+        """Return the job that the task was last given to."""
+        kept = self._kept()
+        return kept[-1][1] if kept else None
+
+    @property
+    def attempt(self) -> int:
+        """Return the number of the last attempt of its present job: the first that the job is to
+        make until it has begun one. An attempt that was refused before its start counts too.
+        """
+        place, number = self._since(), self.job.attempt if self.job else 0
+        for at, attempt in self._begun:
+            if at > place and (attempt in self.started or attempt > number):
+                number = attempt
+        return number
+
+    @property
+    def starts(self) -> tuple[StartEvent, ...]:
+        """Return the open starts."""
+        return tuple(start for number, start in self.started.items() if number not in self.ended)
+
+    @property
+    def open(self) -> StartEvent | None:
+        """Return the last start, if it is open."""
         return self.starts[-1] if self.starts else None
 
+    @property
+    def exits(self) -> tuple[ExitRecord, ...]:
+        """Return the exit records that count: not of attempts that an earlier one's end prevented.
+        ``by_person`` is set.
+        """
+        firsts = self._first_of_persons()
+        return tuple(
+            replace(record, by_person=True) if number in firsts else record
+            for number, record in self.ended.items()
+            if record.follows is None
+        )
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Return whether a person has cancelled the run since the task was last submitted."""
+        return self._run.cancelled_at > self._since()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Return the same for a stop request (``cancel --save``)."""
+        return self._run.stopped_at > self._since()
+
     def is_by_person(self, attempt: int) -> bool:
-        """Whether this attempt is the first that came of what a person has submitted."""
-        before = [item.attempt for item in self.endings if item.attempt < attempt]
+        """Return whether this attempt is the first of a submission that a person made."""
+        ended = (number for number, record in self.ended.items() if record.follows is None)
+        before = max((number for number in ended if number < attempt), default=0)
         return any(
-            item.by == PERSON and max(before, default=0) < item.attempt <= attempt
-            for item in self.submissions
+            item.by == PERSON and before < item.attempt <= attempt for item in self.submissions
         )
 
     def was_resumed_after(self, attempt: int) -> bool:
-        """Whether a person has submitted the task since, whatever came of that attempt."""
+        """Return whether a person has submitted the task since that attempt."""
         return any(item.by == PERSON and item.attempt > attempt for item in self.submissions)
 
+    def note_submission(self, place: int, job: SubmittedJob) -> None:
+        """Add a submission; ``place`` is its place in the order of events."""
+        self._submitted.append((place, job))
 
-def read(run: rundir.RunDir, stage: str, index: int) -> History:
-    """The history of one task."""
-    return fold(read_events(run), stage, index)
+    def note_start(self, place: int, start: StartEvent) -> None:
+        """Add a start."""
+        self.started[start.attempt] = start
+        self._begun.append((place, start.attempt))
 
+    def note_exit(self, place: int, record: ExitRecord) -> None:
+        """Add an exit record."""
+        self.ended.setdefault(record.attempt, record)
+        if record.attempt not in self.started:
+            self._begun.append((place, record.attempt))
 
-def fold(events: Iterable[Mapping[str, Any]], stage: str, index: int) -> History:
-    """The history of one task, from the events of its run.
+    def _kept(self) -> list[tuple[int, SubmittedJob]]:
+        undone = self._run.undone
+        return [item for item in self._submitted if item[1].job_id not in undone]
 
-    Endings of an older version, which name no cause, only close their start, and so do those that
-    tell of an earlier one. What came after what, the order of the events says: the clocks of those
-    who wrote them may differ.
-    """
-    found = list(events)
-    gone = {job for event in found if event["event"] == "undo" for job in event["job_ids"]}
-    ours = [event for event in found if _is_about(event, stage, index)]
-    given = [(event, _submission(event, index)) for event in ours if event["event"] == "submit"]
-    kept = [(event, item) for event, item in given if item.job_id not in gone]
-    submissions = tuple(item for _, item in kept)
-    since = found[found.index(kept[-1][0]) + 1 :] if kept else found
-    starts = {event["attempt"]: _start(event) for event in ours if event["event"] == "start"}
-    exits = {event["attempt"]: event for event in ours if event["event"] == "exit"}
-    firsts = _first_of_persons(submissions, exits)
-    return History(
-        endings=tuple(
-            _ending(event, number in firsts)
-            for number, event in exits.items()
-            if "cause" in event and event.get("follows") is None
-        ),
-        starts=tuple(start for number, start in starts.items() if number not in exits),
-        unsettled=tuple(
-            start for number, start in starts.items() if number not in {*exits} - _left_open(exits)
-        ),
-        submissions=submissions,
-        is_cancelled=any(event["event"] == "cancel" for event in since),
-        is_stopped=any(event["event"] == "stop" for event in since),
-    )
+    def _since(self) -> int:
+        """Return the place of the last submission; -1 before the first."""
+        kept = self._kept()
+        return kept[-1][0] if kept else -1
+
+    def _first_of_persons(self) -> set[int]:
+        """Return the attempts that a person's submission began: the first not below its number."""
+        numbers = sorted(self.ended)
+        wanted = (item.attempt for item in self.submissions if item.by == PERSON)
+        return {next((n for n in numbers if n >= first), 0) for first in wanted}
 
 
-def _left_open(exits: Mapping[int, Mapping[str, Any]]) -> set[int]:
-    """The last attempt, if how it ended was left to be said by Slurm."""
-    last = max(exits, default=0)
-    return {last} if exits and exits[last].get("action") == RetryAction.WAIT.value else set()
+class RunHistory:
+    """The folded events of a run, indexed by stage and task."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.undone: set[str] = set()
+        """Jobs that were taken back."""
+        self.cancelled_at = -1
+        """Place of the last ``cancel`` in the order of events; -1 where there is none."""
+        self.stopped_at = -1
+        self._tasks: dict[str, dict[int, TaskHistory]] = {}
+        self._submits: dict[str, list[SubmitEvent]] = {}
+        self._intents: dict[tuple[str, int], IntentEvent] = {}
+        self._begun: dict[tuple[str, int, int], TaskHistory] = {}
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> RunHistory:
+        """Fold all events of a run."""
+        history = cls()
+        history.add(events)
+        return history
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Fold the events that follow those folded so far."""
+        for event in events:
+            self._add(len(self.events), event)
+            self.events.append(event)
+
+    def task(self, stage: str, index: int) -> TaskHistory:
+        """Return the history of one task; an empty one where no event names it."""
+        tasks = self._tasks.setdefault(stage, {})
+        if index not in tasks:
+            tasks[index] = TaskHistory(self, stage, index)
+        return tasks[index]
+
+    def tasks(self, stage: str) -> Mapping[int, TaskHistory]:
+        """Return the histories of a stage's tasks, by index."""
+        return self._tasks.get(stage, {})
+
+    def submits(self, stage: str) -> list[SubmitEvent]:
+        """Return the submissions of a stage that were not taken back."""
+        found = self._submits.get(stage, [])
+        return [event for event in found if not self.undone.issuperset(event.job_ids)]
+
+    def recovery_jobs(self, stage: str) -> set[str]:
+        """Return every recovery job that a stage ever had."""
+        return {job for event in self.submits(stage) for job in event.recovery_jobs}
+
+    @property
+    def unanswered(self) -> list[IntentEvent]:
+        """Return the intents without a result: their submission was killed, or is being made."""
+        return list(self._intents.values())
+
+    @property
+    def submitted(self) -> float | None:
+        """Return when the first submission that was not taken back was made."""
+        times = (
+            event.time
+            for event in self.events
+            if isinstance(event, SubmitEvent) and not self.undone.issuperset(event.job_ids)
+        )
+        return next(times, None)
+
+    @property
+    def last_request(self) -> CancelEvent | StopEvent | None:
+        """Return the last request to end the run."""
+        place = max(self.cancelled_at, self.stopped_at)
+        event = self.events[place] if place >= 0 else None
+        return event if isinstance(event, (CancelEvent, StopEvent)) else None
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        """Return the attempts of all tasks in the order in which they began.
+
+        An exit without a start is an attempt that was refused.
+        """
+        return tuple(_attempt(task, number) for (_, _, number), task in self._begun.items())
+
+    def _add(self, place: int, event: Event) -> None:
+        if isinstance(event, IntentEvent):
+            self._add_submission(place, event)
+        elif isinstance(event, WithdrawEvent):
+            self._intents.pop((event.stage, event.attempt), None)
+        elif isinstance(event, StartEvent):
+            task = self.task(event.stage, event.index)
+            task.note_start(place, event)
+            self._begun.setdefault((event.stage, event.index, event.attempt), task)
+        elif isinstance(event, ObservedEvent):
+            self._add_end(place, event)
+        elif isinstance(event, UndoEvent):
+            self.undone.update(event.job_ids)
+        elif isinstance(event, CancelEvent):
+            self.cancelled_at = place
+        elif isinstance(event, StopEvent):
+            self.stopped_at = place
+
+    def _add_submission(self, place: int, event: IntentEvent) -> None:
+        if not isinstance(event, SubmitEvent):
+            self._intents[event.stage, event.attempt] = event
+            return
+        self._intents.pop((event.stage, event.attempt), None)
+        self._submits.setdefault(event.stage, []).append(event)
+        for index, job_id in event.jobs():
+            job = SubmittedJob(event.time, event.attempt, job_id, event.by, event.scheduler)
+            self.task(event.stage, index).note_submission(place, job)
+
+    def _add_end(self, place: int, event: ObservedEvent) -> None:
+        record = event.record
+        task = self.task(record.stage, record.index)
+        if isinstance(event, ExitEvent):
+            task.note_exit(place, record)
+            self._begun.setdefault((record.stage, record.index, record.attempt), task)
+        else:
+            task.observed[record.attempt] = record
 
 
-def _is_about(event: Mapping[str, Any], stage: str, index: int) -> bool:
-    if event.get("stage") != stage:
-        return False
-    return event.get("index") == index or index in event.get("indices", ())
+def _attempt(task: TaskHistory, number: int) -> Attempt:
+    if number not in task.started:
+        return Attempt.of_exit(task.ended[number])
+    end = task.ended.get(number) or task.observed.get(number)
+    return Attempt(task.started[number], end, end.ended if end else None)
 
 
-def _first_of_persons(submissions: Iterable[SubmittedJob], attempts: Iterable[int]) -> set[int]:
-    """The attempts that a person's submission began: the first not below the number it gave."""
-    numbers = sorted(attempts)
-    wanted = (item.attempt for item in submissions if item.by == PERSON)
-    return {next((n for n in numbers if n >= first), 0) for first in wanted}
+class HistoryReader:
+    """The history of a run, kept current: each event is read, parsed and folded once."""
+
+    def __init__(self, run: rundir.RunDir) -> None:
+        self._log = EventLog(run)
+        self._history = RunHistory()
+
+    def current(self) -> RunHistory:
+        """Return the history up to now: the same object each time, with the new events added."""
+        self._history.add(self._log.read_new())
+        return self._history
 
 
-def _submission(event: Mapping[str, Any], index: int) -> SubmittedJob:
-    """One id may stand for all tasks of a submission: a local job is one process."""
-    ids = event["job_ids"]
-    job_id = ids[event["indices"].index(index)] if len(ids) == len(event["indices"]) else ids[0]
-    by, scheduler = event.get("by", PERSON), event.get("scheduler", "")
-    return SubmittedJob(event["time"], event["attempt"], job_id, by, scheduler)
-
-
-def _start(event: Mapping[str, Any]) -> Start:
-    return Start(
-        event["stage"],
-        event["index"],
-        event["attempt"],
-        event["job_id"],
-        event["restarts"],
-        tuple(event["nodes"]),
-        event["began"],
-        event["step"],
-    )
-
-
-def _ending(event: Mapping[str, Any], by_person: bool) -> AttemptOutcome:
-    return AttemptOutcome(
-        stage=event["stage"],
-        index=event["index"],
-        attempt=event["attempt"],
-        job_id=event["job_id"],
-        cause=RootCause(event["cause"]),
-        fingerprint=event["fingerprint"],
-        node=event["node"],
-        began=event["started"],
-        ended=event["ended"],
-        step_before=event["step_before"],
-        step_after=event["step_after"],
-        action=RetryAction(event["action"]),
-        by_person=by_person,
-        last_step=event.get("last_step"),
-    )
+def read(run: rundir.RunDir) -> RunHistory:
+    """Read the history of a run once; who asks again keeps a ``HistoryReader``."""
+    return HistoryReader(run).current()

@@ -1,33 +1,268 @@
-"""The run's event log: append one event, read all. Standard library only."""
+"""The run's event log ``events.jsonl``: typed events, appending, incremental reading. Standard
+library only.
+
+One JSON object per line: ``{"format", "time", "event", …}``. Events of the kinds in ``EVENT_TYPES``
+decide who works on what; ``jobs.contract.attempt_history`` folds them. Other kinds (``request``,
+``signal``, ``recovery_job``, ``blocked``) are notes for people, which ``read_events`` returns as
+JSON.
+
+A start and an exit are stored here and nowhere else. A line that is no event of its kind (cut short
+by a crash, edited by hand, of a later version) is skipped.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
+import re
 import time
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from jobs.contract.files import FORMAT, read_lines
+from jobs.contract.exit_record import ExitRecord
+from jobs.contract.files import FORMAT, AppendedLines, append_lines
+from jobs.contract.json_fields import from_fields, to_fields
 from jobs.contract.rundir import RunDir
+
+PERSON = "person"
+
+KIND = re.compile(rb'"event": ?"(\w+)"')
+
+
+@dataclass(frozen=True)
+class Event:
+    """A line of the log. ``time`` is in seconds since 1970, by the clock of the writer."""
+
+    kind: ClassVar[str]
+
+    time: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the event's own fields and its time."""
+        return to_fields(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Event:
+        """Parse what ``to_json`` returned.
+
+        Raises:
+            ValueError: a field is missing, or has another type.
+        """
+        return from_fields(cls, value)
+
+
+@dataclass(frozen=True)
+class IntentEvent(Event):
+    """A submission that is about to be made."""
+
+    kind = "intent"
+
+    stage: str
+    attempt: int
+    indices: tuple[int, ...]
+    scheduler: str = ""
+    by: str = PERSON
+    """``person``, ``supervisor``, ``recovery_job`` or ``recover``."""
+    replaces: tuple[str, ...] = ()
+    """The jobs whose tasks these are."""
+    exclude: tuple[str, ...] = ()
+    """Nodes that the job must not use."""
+
+
+@dataclass(frozen=True)
+class SubmitEvent(IntentEvent):
+    """A submission that was made: the result of the intent with its stage and attempt."""
+
+    kind = "submit"
+
+    job_ids: tuple[str, ...] = ()
+    """One per task, or one for all: a local job is one process."""
+    recovery_jobs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.job_ids:
+            raise ValueError("a submission without a job")
+
+    def jobs(self) -> Iterator[tuple[int, str]]:
+        """Yield each task's index with its job."""
+        ids = self.job_ids
+        if len(ids) != len(self.indices):
+            ids = ids[:1] * len(self.indices)
+        return zip(self.indices, ids, strict=True)
+
+
+def submit_event(
+    intent: IntentEvent, job_ids: Iterable[str], recovery_jobs: Iterable[str]
+) -> SubmitEvent:
+    """Return the result of an intent: these jobs were submitted, just now."""
+    fields = {**vars(intent), "time": time.time()}
+    return SubmitEvent(**fields, job_ids=tuple(job_ids), recovery_jobs=tuple(recovery_jobs))
+
+
+@dataclass(frozen=True)
+class WithdrawEvent(Event):
+    """The result of an intent that left no job."""
+
+    kind = "withdraw"
+
+    stage: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class UndoEvent(Event):
+    """Submissions that were taken back because a later one of the same launch failed."""
+
+    kind = "undo"
+
+    job_ids: tuple[str, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class CancelEvent(Event):
+    """A person cancelled everything submitted before."""
+
+    kind = "cancel"
+
+    job_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StopEvent(Event):
+    """A person asked everything submitted before to save and exit (``cancel --save``)."""
+
+    kind = "stop"
+
+    job_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StartEvent(Event):
+    """A supervisor is about to start the ranks of a task."""
+
+    kind = "start"
+
+    stage: str
+    index: int
+    attempt: int
+    job_id: str
+    began: float
+    restarts: int = 0
+    """How often Slurm had requeued the job."""
+    nodes: tuple[str, ...] = ()
+    step: int | None = None
+    """Of the newest valid checkpoint; None where it is not known, or there is none."""
+
+
+@dataclass(frozen=True)
+class ObservedEvent(Event):
+    """A supervisor's diagnosis of an attempt whose end it does not decide: Slurm is ending the job,
+    or no job may be submitted from its node. The attempt stays open; whoever closes it uses this.
+    """
+
+    kind = "observed"
+
+    record: ExitRecord
+
+    def to_json(self) -> dict[str, Any]:
+        return {"time": self.time, **self.record.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Event:
+        return cls(from_fields(Event, value).time, ExitRecord.from_json(value))
+
+
+@dataclass(frozen=True)
+class ExitEvent(ObservedEvent):
+    """An attempt ended, and what happens next is decided."""
+
+    kind = "exit"
+
+
+EVENT_TYPES: dict[str, type[Event]] = {
+    kind.kind: kind
+    for kind in (
+        IntentEvent,
+        SubmitEvent,
+        WithdrawEvent,
+        UndoEvent,
+        CancelEvent,
+        StopEvent,
+        StartEvent,
+        ObservedEvent,
+        ExitEvent,
+    )
+}
+
+
+def append(run: RunDir, *events: Event) -> None:
+    """Append events, all or none of them after a crash of the machine, under a file lock."""
+    append_lines(run.events, [_line(event.kind, event.to_json()) for event in events])
 
 
 def append_event(run: RunDir, kind: str, **fields: Any) -> None:
-    """Append one event: ``{"format", "time", "event", …}`` on one line, under a file lock."""
-    line = json.dumps(
-        {"format": FORMAT, "time": time.time(), "event": kind, **fields}, sort_keys=True
-    )
-    with open(run.events, "a+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # cut short by a crash: it must not swallow this one too
-                file.write(b"\n")
-        file.write(line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Append an event that is a note for people."""
+    append_lines(run.events, [_line(kind, {"time": time.time(), **fields})])
 
 
-def read_events(run: RunDir) -> list[dict[str, Any]]:
-    """All events, oldest first; a last line cut short by a crash is left out."""
-    return list(read_lines(run.events))
+def _line(kind: str, fields: Mapping[str, Any]) -> str:
+    return json.dumps({"format": FORMAT, "event": kind, **fields}, sort_keys=True)
+
+
+def read_events(run: RunDir, kinds: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Read all events as JSON, oldest first.
+
+    Args:
+        kinds: only these; all when empty.
+    """
+    return list(_objects(AppendedLines(run.events).read(), kinds))
+
+
+class EventLog:
+    """Reads the events that were appended to a run's log since the last read."""
+
+    def __init__(
+        self, run: RunDir, kinds: Collection[str] = tuple(EVENT_TYPES), from_end: bool = False
+    ) -> None:
+        """Read from the first event, or with ``from_end`` those that are yet to come.
+
+        Args:
+            kinds: of ``EVENT_TYPES``; lines of other kinds are not parsed.
+        """
+        self._lines = AppendedLines(run.events, from_end)
+        self._kinds = kinds
+
+    def read_new(self, is_wanted: Callable[[bytes], bool] = lambda line: True) -> list[Event]:
+        """Return the new events, oldest first.
+
+        Args:
+            is_wanted: decides by its bytes whether a line is parsed.
+        """
+        lines = filter(is_wanted, self._lines.read())
+        return list(parse(_objects(lines, self._kinds)))
+
+
+def parse(values: Iterable[Mapping[str, Any]]) -> Iterator[Event]:
+    """Yield the typed events among JSON objects; what is none is skipped."""
+    for value in values:
+        kind = EVENT_TYPES.get(value["event"])
+        if kind is not None:
+            try:
+                yield kind.from_json(value)
+            except ValueError:
+                continue
+
+
+def _objects(lines: Iterable[bytes], kinds: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects among lines that have a kind; others are not even parsed."""
+    for line in lines:
+        match = KIND.search(line)
+        if match is None or (kinds and match[1].decode() not in kinds):
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError:  # cut short by a crash
+            continue
+        if isinstance(value, dict) and isinstance(value.get("event"), str):
+            yield value

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,59 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(value, dict):
                 yield value
+
+
+class AppendedLines:
+    """Reads the whole lines that were appended to a file since the last read."""
+
+    def __init__(self, path: Path, from_end: bool = False) -> None:
+        """Read from the start, or with ``from_end`` what is yet to come."""
+        self._path = path
+        self._offset = path.stat().st_size if from_end and path.exists() else 0
+
+    def read(self) -> list[bytes]:
+        """Return the new lines; a last one without its end is left for the next time."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                text = file.read()
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return whole.splitlines()
+
+
+def append_lines(path: Path, lines: Sequence[str], share: bool = False) -> None:
+    """Append lines under a file lock, with one fsync. A last line that a crash cut short is ended
+    first, so that it does not swallow the first new one.
+
+    Args:
+        share: let the group write to the file where it may write to the folder.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if not lines:
+        return
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644), "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if share:
+            _share(file.fileno(), path.parent)
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write("".join(f"{line}\n" for line in lines).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _share(handle: int, folder: Path) -> None:
+    now = os.fstat(handle)
+    wanted = stat.S_IMODE(now.st_mode) | (folder.stat().st_mode & stat.S_IWGRP)
+    if now.st_uid == os.getuid() and stat.S_IMODE(now.st_mode) != wanted:
+        os.fchmod(handle, wanted)
 
 
 def sha256(path: Path) -> str:

@@ -1,8 +1,8 @@
-"""What is known of how an attempt ended, and what is made of it: the words that the supervisor, the
-policy and the recovery job share. Standard library only.
+"""Root causes, diagnoses and retry decisions: types that supervisor, policy and recovery job
+share. Standard library only.
 
-An *attempt* is one start of a task's ranks: in a new job, in a job that Slurm queued again, or once
-more in the same allocation. Each leaves a ``start`` and an ``exit`` event, which
+An *attempt* is one start of a task's ranks: in a new job, in a job that Slurm requeued, or once
+more in the same allocation. Each has a ``start`` and an ``exit`` event, which
 ``jobs.contract.attempt_history`` reads.
 """
 
@@ -54,8 +54,9 @@ class RetryAction(str, Enum):
     SUBMIT = "submit"
     """A fresh job goes on."""
     WAIT = "wait"
-    """Not decided here: Slurm is ending this job, or no job may be submitted from this place. Its
-    next start, the recovery job or ``meditron recover`` decides.
+    """Not decided here: Slurm is ending this job, or no job may be submitted from this node. The
+    attempt stays open (event ``observed``) until the job's next start, the recovery job,
+    ``meditron recover`` or a person's ``resume`` closes it. No exit record has this action.
     """
     STOP = "stop"
 
@@ -102,28 +103,6 @@ class Diagnosis:
     fingerprint: str = ""
     """Equal for the same failure on whatever node; empty when there is nothing to compare."""
     hint: str = ""
-
-
-@dataclass(frozen=True)
-class AttemptOutcome:
-    """An attempt as the ledger keeps it."""
-
-    stage: str
-    index: int
-    attempt: int
-    job_id: str
-    cause: RootCause
-    fingerprint: str
-    node: str
-    began: float
-    ended: float
-    step_before: int | None
-    step_after: int | None
-    action: RetryAction
-    by_person: bool = False
-    """A person started it (submit, resume): what came before it no longer counts."""
-    last_step: int | None = None
-    """Last step on record when it ended, saved or not."""
 
 
 @dataclass(frozen=True)

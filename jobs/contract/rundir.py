@@ -8,8 +8,9 @@ Layout (``RUN`` is the run's folder)::
     RUN/code.json                              path, size and SHA-256 of each file in code/
     RUN/stages/<stage>/spec/<task>.json        jobs.contract.specs.TaskSpec
     RUN/stages/<stage>/done/<task>.json        written last, with digests of spec and outputs
-    RUN/stages/<stage>/attempts/<n>/           logs, start-<task>.json, exit-<task>.json,
-                                               health-<node>.json; after a hang
+    RUN/stages/<stage>/attempts/<n>/           logs, claim-<task>,
+                                               health-<task>-<node>.json,
+                                               rank-exit-<task>-<rank>.json; after a hang
                                                stack-dump-<task>-<node>.json and stacks
     RUN/stages/<stage>/progress/<task>.json    how far a running task is, overwritten
     RUN/corpus  tokens  checkpoints  tensorboard  evaluations  report
@@ -96,12 +97,8 @@ class RunDir:
         return self.stage(stage) / "progress" / f"{index:05d}.json"
 
     def attempt(self, stage: str, number: int) -> Path:
-        """Logs, health reports and exit records of one attempt, counted from 1."""
+        """Logs, health reports and rank exits of one attempt, counted from 1."""
         return self.stage(stage) / "attempts" / str(number)
-
-    def exit_record(self, stage: str, number: int, index: int) -> Path:
-        """How a task of an attempt ended, as its supervisor saw it."""
-        return self.attempt(stage, number) / f"exit-{index:05d}.json"
 
     def metrics(self) -> Path:
         """One JSON line a training step and a validation; a step done again stands again, the

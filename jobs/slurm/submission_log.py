@@ -3,78 +3,43 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 
-from jobs.contract.events import append_event, read_events
+from jobs.contract import events
+from jobs.contract.attempt_history import HistoryReader, RunHistory
+from jobs.contract.events import IntentEvent, SubmitEvent, WithdrawEvent, submit_event
 from jobs.contract.rundir import RunDir
 from jobs.slurm import dependencies, sbatch, submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError
 
 
-def unanswered(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Intents to submit of which no result is on record: the submission was killed."""
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    for event in events:
-        if event["event"] == "intent":
-            found[event["stage"], event["attempt"]] = dict(event)
-        elif event["event"] in ("submit", "withdraw"):
-            found.pop((event["stage"], event["attempt"]), None)
-    return list(found.values())
-
-
-def submits(events: Sequence[Mapping[str, Any]], stage: str) -> list[Mapping[str, Any]]:
-    """Submissions of a stage that were not taken back, oldest first."""
-    gone = {job for event in events if event["event"] == "undo" for job in event["job_ids"]}
-    return [
-        event
-        for event in events
-        if event["event"] == "submit"
-        and event["stage"] == stage
-        and not gone.issuperset(event["job_ids"])
-    ]
-
-
-def given(event: Mapping[str, Any]) -> Iterator[tuple[int, str]]:
-    """Tasks of a submission, each with its job; one id may stand for all of them."""
-    ids = event["job_ids"]
-    if len(ids) != len(event["indices"]):
-        ids = ids[:1] * len(event["indices"])
-    return zip(event["indices"], ids, strict=True)
-
-
-def current_jobs(
-    run: RunDir, events: Sequence[Mapping[str, Any]], stage: str
-) -> dict[str, str | None]:
-    """Of every job a stage was ever given to: which job works on its task now; None once that is
-    finished.
+def current_jobs(run: RunDir, submits: Sequence[SubmitEvent]) -> dict[str, str | None]:
+    """Return for every job of a stage's submissions the job that works on its task now; None once
+    that task is finished.
     """
-    pairs = [pair for event in submits(events, stage) for pair in given(event)]
+    pairs = [pair for event in submits for pair in event.jobs()]
     last = dict(pairs)
-    done = {index for index in last if run.done(stage, index).exists()}
+    done = {index for index in last if run.done(submits[0].stage, index).exists()}
     return {job: None if index in done else last[index] for index, job in pairs}
 
 
-def recovery_jobs(events: Sequence[Mapping[str, Any]], stage: str) -> set[str]:
-    """Every recovery job that a stage ever had."""
-    return {job for event in submits(events, stage) for job in event.get("recovery_jobs", ())}
-
-
-def settle(run: RunDir, client: Client) -> None:
-    """Find out what became of submissions that were killed, and put it on record: a whole one is
-    taken over as it is, of any other what is left is cancelled. The caller holds the run's lock.
+def settle(run: RunDir, client: Client, reader: HistoryReader) -> None:
+    """Record what became of submissions that were killed: adopt a complete one as it is, cancel
+    what an incomplete one has queued. The caller holds the run's lock.
 
     Raises:
         SubmitError: Slurm does not answer.
     """
-    for intent in unanswered(read_events(run)):
-        if intent["scheduler"] == "slurm" and not adopt(run, intent, client):
-            withdraw(run, intent["stage"], intent["attempt"], client)
+    for intent in reader.current().unanswered:
+        if intent.scheduler == "slurm" and not adopt(run, intent, client, reader):
+            withdraw(run, intent.stage, intent.attempt, client)
 
 
 def withdraw(run: RunDir, stage: str, attempt: int, client: Client) -> None:
-    """End what is left of a submission that was killed, and put that on record.
+    """Cancel what is queued of a submission that was killed, and record that.
 
     Raises:
         SubmitError: Slurm does not answer.
@@ -85,26 +50,25 @@ def withdraw(run: RunDir, stage: str, attempt: int, client: Client) -> None:
             "killed; it may be queued all the same",
             f"try again {sbatch.ANSWERS}",
         )
-    append_event(run, "withdraw", stage=stage, attempt=attempt)
+    events.append(run, WithdrawEvent(time.time(), stage, attempt))
 
 
-def adopt(run: RunDir, intent: Mapping[str, Any], client: Client) -> bool:
-    """Take over a submission that was killed before its ids were on record; whether all of its
-    jobs were there.
+def adopt(run: RunDir, intent: IntentEvent, client: Client, reader: HistoryReader) -> bool:
+    """Adopt a submission that was killed before its ids were recorded; return whether all of its
+    jobs exist.
 
     Raises:
         SubmitError: Slurm does not answer.
     """
-    found = left_behind(run, intent["stage"], intent["attempt"], client)
+    found = left_behind(run, intent.stage, intent.attempt, client)
     try:
-        asked = submission.read(run, intent["stage"], intent["attempt"])
+        asked = submission.read(run, intent.stage, intent.attempt)
     except SubmitError:  # killed before anything was handed over
         return False
-    ids = all_ids(asked, sorted(found, key=int)) or started(run, intent)
+    ids = all_ids(asked, sorted(found, key=int)) or started(reader.current(), intent)
     if not ids:
         return False
-    fields = {key: value for key, value in intent.items() if key not in ("event", "format", "time")}
-    complete(run, asked, fields, ids, client)
+    complete(run, asked, intent, ids, client, reader)
     return True
 
 
@@ -144,33 +108,35 @@ def element_ids(array: str, count: int) -> list[str]:
     return [array] if count == 1 else [f"{array}_{element}" for element in range(count)]
 
 
-def started(run: RunDir, intent: Mapping[str, Any]) -> list[str]:
-    """The ids of a submission that has left the queue, from what its starts have said."""
-    starts = [
-        event["job_id"]
-        for event in read_events(run)
-        if event["event"] == "start"
-        and (event["stage"], event["attempt"]) == (intent["stage"], intent["attempt"])
-    ]
-    arrays = {job.split("_")[0] for job in starts}
-    return element_ids(arrays.pop(), len(intent["indices"])) if len(arrays) == 1 else []
+def started(history: RunHistory, intent: IntentEvent) -> list[str]:
+    """Return the ids of a submission that has left the queue, as its starts have recorded them."""
+    tasks = history.tasks(intent.stage).values()
+    starts = [task.started[intent.attempt] for task in tasks if intent.attempt in task.started]
+    arrays = {start.job_id.split("_")[0] for start in starts}
+    return element_ids(arrays.pop(), len(intent.indices)) if len(arrays) == 1 else []
 
 
 def complete(
-    run: RunDir, asked: Submission, fields: Mapping[str, Any], ids: Sequence[str], client: Client
+    run: RunDir,
+    asked: Submission,
+    intent: IntentEvent,
+    ids: Sequence[str],
+    client: Client,
+    reader: HistoryReader,
 ) -> None:
-    """Have what waits for the replaced jobs wait for these, see that a recovery job waits for them,
-    and put the submission on record.
+    """Finish a submission: make dependents of the replaced jobs wait for the new ones, ensure that
+    a recovery job waits for them, and append the ``submit`` event.
     """
-    event = {"event": "submit", **fields, "job_ids": list(ids)}
-    events = [*read_events(run), event]
-    waiting = dependencies.retarget(client, current_jobs(run, events, asked.stage))
+    submit = submit_event(intent, ids, ())
+    history = reader.current()
+    current = current_jobs(run, [*history.submits(asked.stage), submit])
+    waiting = dependencies.retarget(client, current)
     if waiting is None:
         note(f"{asked.stage}: Slurm does not say what waits for the replaced jobs")
-    guards = sorted(recovery_jobs(events, asked.stage) & set(waiting or ()))
+    guards = sorted(history.recovery_jobs(asked.stage) & set(waiting or ()))
     if not guards:
         guards = new_recovery_job(run, asked, ids, client)
-    append_event(run, "submit", **fields, job_ids=list(ids), recovery_jobs=guards)
+    events.append(run, replace(submit, recovery_jobs=tuple(guards)))
 
 
 def new_recovery_job(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from jobs.contract import specs
-from jobs.contract.attempt_history import Start
+from jobs.contract.events import StartEvent
 from jobs.contract.job import LOCAL_JOB, Job
 from jobs.slurm import hostlist, queries, states
 from jobs.slurm.client import Client
@@ -90,7 +90,7 @@ class Allocation:
         return max(0, int(most) - restarts) if most.isdigit() else None
 
 
-def recorded(client: Client | None, run: str, start: Start) -> SlurmReport:
+def recorded(client: Client | None, run: str, start: StartEvent) -> SlurmReport:
     """Return what the accounting has of a start whose supervisor is gone, or an empty report.
 
     Args:
@@ -115,6 +115,7 @@ def recorded(client: Client | None, run: str, start: Start) -> SlurmReport:
         out_of_memory=_any_out_of_memory(row, steps),
         supervisor_signal=_signal(row) if word == "FAILED" else 0,
         failed_node=_only_down(client, nodes) if word in LOST_NODE else "",
+        ended=queries.seconds(row.end),
     )
 
 

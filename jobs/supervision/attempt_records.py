@@ -1,12 +1,12 @@
-"""One start of a task: its number, its folder, and the records it leaves there and in the run's
-events. Standard library only.
-"""
+"""One attempt of a task: its number, folder, start and exit events. Standard library only."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,24 +14,30 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from jobs.contract import rundir
+from jobs.contract import events, rundir
 from jobs.contract.errors import SUCCESSOR
-from jobs.contract.events import append_event
-from jobs.contract.files import write_json
+from jobs.contract.events import Event, ExitEvent, ObservedEvent, StartEvent, append_event
+from jobs.contract.exit_record import ExitRecord
 from jobs.contract.job import Job
-from jobs.contract.outcomes import CONTINUES, Decision, Diagnosis, RootCause
+from jobs.contract.outcomes import CONTINUES, Decision, Diagnosis, RetryAction, RootCause
 from jobs.supervision.diagnosis.evidence import Evidence
 
-CLASSES = {
-    RootCause.COMPLETED: "finished",
-    RootCause.STOPPED: "stopped",
-    RootCause.CANCELLED: "stopped",
-    RootCause.PREEMPTED: "stopped",
-    RootCause.TIME_LIMIT: "stopped",
-    RootCause.CONFIGURATION: "configuration",
-    RootCause.UNHEALTHY: "unhealthy",
-}
-"""One word for people for a cause; any other is ``failed``."""
+TASK_FILE = re.compile(r"(rank-exit|health)-\d{5}-")
+"""Files that each task of an attempt has several of: one per rank or node."""
+
+
+class FolderListing:
+    """The names of the files in an attempt's folder by task, read once for all its tasks."""
+
+    def __init__(self, folder: Path) -> None:
+        self._names: dict[str, list[str]] = {}
+        for name in sorted(os.listdir(folder)) if folder.is_dir() else ():
+            if match := TASK_FILE.match(name):
+                self._names.setdefault(match[0], []).append(name)
+
+    def names(self, prefix: str) -> list[str]:
+        """Return the names that begin with ``<kind>-<task>-``, sorted."""
+        return self._names.get(prefix, [])
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,18 @@ class AttemptRef:
     """
     start: str = field(default_factory=lambda: uuid4().hex[:12])
     """Names this start in what outlives it on a node."""
+    listing: FolderListing | None = field(default=None, compare=False)
+    """Of the folder, where many tasks of one attempt are examined."""
 
     @property
     def folder(self) -> Path:
         """The attempt's."""
         return self.run.attempt(self.stage, self.attempt)
+
+    def files(self, kind: str) -> list[Path]:
+        """Return the task's files of a kind (``rank-exit``, ``health``), by name."""
+        listing = self.listing or FolderListing(self.folder)
+        return [self.folder / name for name in listing.names(f"{kind}-{self.index:05d}-")]
 
     @property
     def ranks_log(self) -> Path:
@@ -71,18 +84,18 @@ class AttemptRef:
 
 
 def claim(run: rundir.RunDir, stage: str, index: int, first: int) -> int:
-    """The number of this start: ``first`` unless a start of this task has it, else the next free
-    one, with a folder of its own.
+    """Return the number of this attempt: ``first`` unless an attempt of this task has it, else the
+    next free one, with a folder of its own.
 
-    Two processes never get the same number: each creates ``start-<task>.json`` there, or the whole
-    folder, exclusively.
+    Two processes never get the same number: each creates the empty file ``claim-<task>`` there, or
+    the whole folder, exclusively.
 
     Raises:
         OSError: the disk takes nothing.
     """
     run.attempt(stage, first).mkdir(parents=True, exist_ok=True)
     number = first
-    while not _take(run.attempt(stage, number) / f"start-{index:05d}.json"):
+    while not _take(run.attempt(stage, number) / f"claim-{index:05d}"):
         number = run.new_attempt(stage)
     return number
 
@@ -96,96 +109,94 @@ def _take(path: Path) -> bool:
 
 
 def record_start(place: AttemptRef, job: Job) -> None:
-    """Write the start record, and the event; a disk that is full must not keep ranks from working.
-
-    The event comes first: without it nobody looks for an end.
+    """Append the start event, without which nobody looks for an end; a full disk must not keep the
+    ranks from working.
     """
-    fields = {
-        "attempt": place.attempt,
-        "job_id": job.job_id,
-        "restarts": job.restarts,
-        "nodes": list(job.nodes),
-        "began": place.began,
-        "step": place.step,
-    }
-    note_event(place, "start", fields)
-    write(place.folder / f"start-{place.index:05d}.json", fields)
+    start = StartEvent(
+        time.time(),
+        place.stage,
+        place.index,
+        place.attempt,
+        job.job_id,
+        place.began,
+        job.restarts,
+        job.nodes,
+        place.step,
+    )
+    _append(place.run, start)
 
 
-def record_exit(
+def record_exit(run: rundir.RunDir, record: ExitRecord) -> bool:
+    """Log the sentence and append the exit event of an attempt, or what was observed of it where
+    the decision is left to whoever closes it; return whether the event was written.
+    """
+    say(f"{record.category}: {record.reason}")
+    is_open = record.action is RetryAction.WAIT
+    return _append(run, (ObservedEvent if is_open else ExitEvent)(time.time(), record))
+
+
+def exit_record(
     place: AttemptRef,
     job: Job,
     evidence: Evidence,
     decision: Decision,
     by: str = "supervisor",
     follows: int | None = None,
-) -> bool:
-    """Write the one exit record and event of a start, and the sentence into the job's log; whether
-    the event was taken.
+) -> ExitRecord:
+    """Return the exit record of an attempt.
 
     Args:
-        by: who says how it ended; ``recovery_job`` and ``recover`` do when its supervisor cannot.
-        follows: the attempt whose end led to this one's, before any rank: it counts once.
+        by: who decided: ``supervisor``, ``recovery_job`` or ``recover``.
+        follows: the attempt whose end prevented this one, before any rank.
     """
-    fields = {**exit_fields(place, job, evidence, decision), "by": by, "follows": follows}
-    say(f"{fields['class']}: {fields['reason']}")
-    write(place.run.exit_record(place.stage, place.attempt, place.index), fields)
-    return note_event(place, "exit", fields)
-
-
-def exit_fields(
-    place: AttemptRef, job: Job, evidence: Evidence, decision: Decision
-) -> dict[str, Any]:
-    """What an exit record says: how the start ended, why, and what happens next."""
     verdict = decision.verdict or Diagnosis(RootCause.UNKNOWN, decision.reason)
-    hang = evidence.hang
-    return {
-        "stage": place.stage,
-        "index": place.index,
-        "attempt": place.attempt,
-        "job_id": job.job_id,
-        "code": SUCCESSOR if decision.action in CONTINUES else decision.code,
-        "class": CLASSES.get(verdict.cause, "failed"),
-        "message": verdict.sentence,
-        "hint": verdict.hint,
-        "node": verdict.node,
-        "started": place.began,
-        "ended": evidence.ended,
-        "cause": verdict.cause.value,
-        "fingerprint": verdict.fingerprint,
-        "step_before": evidence.step_before,
-        "step_after": evidence.step_after,
-        "last_step": evidence.last_step,
-        "action": decision.action.value,
-        "reason": decision.reason,
-        "delay": decision.delay,
-        "exclude": list(decision.exclude),
-        "detect_s": None if hang is None else hang.seconds,
-    }
+    return ExitRecord(
+        stage=place.stage,
+        index=place.index,
+        attempt=place.attempt,
+        job_id=job.job_id,
+        cause=verdict.cause,
+        action=decision.action,
+        started=place.began,
+        ended=evidence.ended,
+        code=SUCCESSOR if decision.action in CONTINUES else decision.code,
+        message=verdict.sentence,
+        hint=verdict.hint,
+        node=verdict.node,
+        fingerprint=verdict.fingerprint,
+        step_before=evidence.step_before,
+        step_after=evidence.step_after,
+        last_step=evidence.last_step,
+        reason=decision.reason,
+        delay=decision.delay,
+        exclude=decision.exclude,
+        detect_s=None if evidence.hang is None else evidence.hang.seconds,
+        by=by,
+        follows=follows,
+    )
 
 
-def note_event(place: AttemptRef, kind: str, fields: Mapping[str, Any]) -> bool:
-    """Append an event; whether that was possible: a disk that refuses it must not keep the ranks
-    from anything.
-    """
+def note_event(place: AttemptRef, kind: str, fields: Mapping[str, Any]) -> None:
+    """Append a note about the attempt for people, if the disk takes it."""
     names = {"stage": place.stage, "index": place.index, "attempt": place.attempt}
     try:
-        append_event(place.run, kind, **{**names, **fields})
+        append_event(place.run, kind, **names, **fields)
     except OSError as error:
         say(f"the event {kind!r} could not be written: {error.strerror}")
+
+
+def _append(run: rundir.RunDir, event: Event) -> bool:
+    """Append an event and return whether the disk took it: the job's log has it otherwise."""
+    try:
+        events.append(run, event)
+    except OSError as error:
+        fields = json.dumps(event.to_json())
+        say(f"the event {event.kind!r} could not be written: {error.strerror}: {fields}")
         return False
     return True
 
 
-def write(path: Path, fields: dict[str, Any]) -> None:
-    """Write a record whole; on a full disk the job's log has to do."""
-    try:
-        write_json(path, fields)
-    except OSError as error:
-        say(f"{path.name} could not be written: {error.strerror}: {json.dumps(fields)}")
-
-
 def say(text: str) -> None:
-    """Print into the job's log, which may lie on the disk that is full."""
+    """Print into the job's log, which may be on the disk that is full."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)

@@ -135,8 +135,7 @@ def silence(place: AttemptRef, nodes: Collection[str], seconds: float) -> Prefli
 
 def health_reports(place: AttemptRef) -> list[dict[str, Any]]:
     """What the pre-flight of this start found on its nodes, as far as it can be read."""
-    paths = sorted(place.folder.glob(f"health-{place.index:05d}-*.json"))
-    return [report for path in paths if (report := read_small(path))]
+    return [report for path in place.files("health") if (report := read_small(path))]
 
 
 def found_in(reports: Iterable[dict[str, Any]]) -> Iterator[NodeFinding]:

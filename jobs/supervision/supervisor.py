@@ -18,7 +18,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import FrameType
 
-from jobs.contract import attempt_history, metrics_log, rundir, specs
+from jobs.contract import metrics_log, rundir, specs
+from jobs.contract.attempt_history import HistoryReader, TaskHistory
 from jobs.contract.errors import CONFIGURATION, FAILED, STOPPED, SUCCESSOR, TaskError
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.locks import Locked, locked_within
@@ -40,7 +41,6 @@ from jobs.supervision.attempt_records import AttemptRef, say
 from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import Evidence
 from jobs.supervision.diagnosis.evidence_collection import Observed
-from jobs.supervision.diagnosis.postmortem import examine
 from jobs.supervision.ranks import (
     hang_attribution,
     hang_detector,
@@ -50,8 +50,9 @@ from jobs.supervision.ranks import (
     stack_dump,
 )
 from jobs.supervision.ranks.rank_monitor import MonitorInputs, RankMonitor
-from jobs.supervision.recovery import closing, retry_policy
+from jobs.supervision.recovery import retry_policy
 from jobs.supervision.recovery.actions import ActionRunner
+from jobs.supervision.recovery.closing import AttemptCloser
 
 POLL_SECONDS = 0.2
 STACK_DUMP_SECONDS = 60.0
@@ -131,6 +132,7 @@ class Supervisor:
         self.signals = catch_signals()
         self.surroundings = Allocation.here(os.environ)
         self.place = AttemptRef(run, stage, index, 0, time.time())
+        self.history = HistoryReader(run)
         self.task: specs.TaskSpec | None = None
         self.usable = True
         """Ranks may be started once more in this allocation."""
@@ -159,7 +161,7 @@ class Supervisor:
 
         A job may start before its submission is on record: what stands there then is about others.
         """
-        past = attempt_history.read(self.run, self.stage, self.index)
+        past = self.past()
         given = [item.job_id for item in past.submissions]
         if self.surroundings.job.job_id not in given:
             return None
@@ -170,6 +172,10 @@ class Supervisor:
             say(f"job {given[-1]} goes on with {self.stage} task {self.index}")
             return SUCCESSOR
         return None
+
+    def past(self) -> TaskHistory:
+        """Return the history of the task up to now."""
+        return self.history.current().task(self.stage, self.index)
 
     def refuse(self, first: int, message: str) -> int:
         """Leave the record of a task that must not be started; the exit code."""
@@ -189,15 +195,14 @@ class Supervisor:
             return FAILED
         self.place = AttemptRef(self.run, self.stage, self.index, number, time.time())
         evidence, decision = self.judge(attend)
-        told = (self.place, self.surroundings.job, evidence, decision)
-        recorded = attempt_records.record_exit(*told, follows=self.follows)
+        record = attempt_records.exit_record(
+            self.place, self.surroundings.job, evidence, decision, follows=self.follows
+        )
+        recorded = attempt_records.record_exit(self.run, record)
         self.remember(decision.suspects)
-        code = ActionRunner(self.place, self.surroundings, self.is_asked).carry_out(decision)
-        if (
-            code is None
-            and not recorded
-            and not attempt_records.record_exit(*told, follows=self.follows)
-        ):
+        runner = ActionRunner(self.place, self.surroundings, self.history, self.is_asked)
+        code = runner.carry_out(decision)
+        if code is None and not recorded and not attempt_records.record_exit(self.run, record):
             say(f"{self.stage} is not started again: nobody could count how often it was")
             return FAILED
         return code
@@ -209,7 +214,7 @@ class Supervisor:
 
         Raises:
             TaskError: the spec or the secrets cannot be used, or the task runs elsewhere.
-            Settled: an earlier start is no one to follow.
+            ClosedEarlier: after an earlier attempt none may be started here.
             OSError: a program that is needed is missing, or the disk takes nothing.
         """
         self.task = task = specs.load_task(self.run, self.stage, self.place.index)
@@ -311,7 +316,7 @@ class Supervisor:
         """Make sure that no other start of this task is at work; the lock dies with this process.
 
         Raises:
-            Elsewhere: another one still is when the wait is over.
+            HeldElsewhere: another one still is when the wait is over.
             TaskError: this one is to stop.
         """
         path = self.run.stage(self.stage) / "locks" / f"{self.index:05d}"
@@ -330,31 +335,34 @@ class Supervisor:
         self._locked = True
 
     def close_earlier(self, task: specs.TaskSpec) -> None:
-        """Say how earlier starts ended whose supervisors could not: they died, or Slurm had not
-        said yet why it ended their jobs.
+        """Close earlier attempts whose supervisors could not: they died, or Slurm had not reported
+        yet why it ended their jobs.
 
         Raises:
-            Settled: after such an end none may be started here.
+            ClosedEarlier: after such an end none may be started here.
         """
-        past = attempt_history.read(self.run, self.stage, self.index)
-        for start in past.unsettled:
-            if start.attempt == self.place.attempt:
-                continue
-            here = self.surroundings
-            site = replace(
-                here.said(task.site).site,
-                in_allocation=False,
-                started_again=start.job_id == here.job.job_id,
-            )
-            evidence = examine(self.run, start, task, here.client, site)
-            decision = closing.close(self.run, start, evidence, self.ledger(), "supervisor")
-            self.remember(decision.suspects)
+        past, here = self.past(), self.surroundings
+        earlier = [start for start in past.starts if start.attempt != self.place.attempt]
+        if not earlier:
+            return
+        site = replace(here.said(task.site).site, in_allocation=False)
+        closer = AttemptCloser(self.run, "supervisor", here.client, site, here.job.job_id)
+        for start in earlier:
+            decision = closer.close(start, past)
+            self.write(closer)
             unwanted = set(decision.exclude) & set(here.job.nodes)
             stops = decision.action is RetryAction.STOP and not past.was_resumed_after(
                 start.attempt
             )
             if stops or unwanted:
                 raise ClosedEarlier(start.attempt, replace(decision, suspects=()))
+
+    def write(self, closer: AttemptCloser) -> None:
+        """Write what was decided about earlier attempts, if the disk takes it."""
+        try:
+            closer.write()
+        except OSError as error:
+            say(f"the end of an earlier attempt could not be written: {error.strerror}")
 
     # ---- at the end
 
@@ -370,7 +378,9 @@ class Supervisor:
         said = self.surroundings.said(site, self.usable)
         said = replace(said, preempted=said.preempted or self.is_preempted)
         try:
-            evidence = evidence_collection.evidence(place, task, self.surroundings.job, seen, said)
+            evidence = evidence_collection.evidence(
+                place, task, self.surroundings.job, seen, said, self.past()
+            )
             return evidence, self.allowed(decided or self.decide(evidence))
         except Exception as error:  # a bug in judging must not leave a task without its record
             traceback.print_exc()
@@ -411,10 +421,8 @@ class Supervisor:
 
     def decide(self, evidence: Evidence) -> Decision:
         """What follows from the end of this start and of those before it."""
-        past = attempt_history.read(self.run, self.stage, self.index)
-        before = [item for item in past.endings if item.attempt != self.place.attempt]
-        limits = self.task.supervision if self.task else specs.SupervisionSpec()
-        return retry_policy.decide(before, evidence, self.ledger(), time.time(), limits)
+        limits = self.task.supervision if self.task else None
+        return retry_policy.decide(self.past().exits, evidence, self.ledger(), time.time(), limits)
 
     def allowed(self, decision: Decision) -> Decision:
         """The decision, or the end where the ranks would start again in this very process although

@@ -6,21 +6,22 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import click
 
+from jobs.contract import attempt_history
+from jobs.contract.attempt_history import Attempt, HistoryReader, RunHistory
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
 from meditron_cli.reporting import tables
-from meditron_cli.reporting.follow import FINAL, NewEvents
+from meditron_cli.reporting.follow import FINAL, NewExits
 from meditron_cli.reporting.log_filter import LogFilter
-from meditron_cli.runs import attempts as starts
-from meditron_cli.runs import events, query
-from meditron_cli.runs.attempts import Attempt
+from meditron_cli.runs import query
 from meditron_cli.services import Services
 
 SUFFIXES = (".out", ".log", ".err")
@@ -43,6 +44,15 @@ class LogSelection:
     task: int | None = None
     since: dict[str, int] = field(default_factory=dict)
     """The first attempt by stage; any where none is named."""
+
+    @property
+    def history(self) -> RunHistory:
+        """Return the history of the run up to now."""
+        return self._reader.current()
+
+    @cached_property
+    def _reader(self) -> HistoryReader:
+        return HistoryReader(self.run)
 
     def attempts(self, stage: str) -> list[int]:
         """Numbers of the attempts of a stage, oldest first."""
@@ -72,9 +82,9 @@ class LogSelection:
         if self.task is None:
             return ()
         tasks: dict[str, set[int]] = {}
-        for event in events.read(self.run, ("submit",)):
-            if event["stage"] == stage and len(event["job_ids"]) == len(event["indices"]):
-                for index, job in zip(event["indices"], event["job_ids"], strict=True):
+        for event in self.history.submits(stage):
+            if len(event.job_ids) == len(event.indices):
+                for index, job in event.jobs():
                     tasks.setdefault(f"{job}_", set()).add(index)
         return tuple(job for job, indices in tasks.items() if self.task not in indices)
 
@@ -128,7 +138,8 @@ def command(
 
 def newest_jobs(run: RunDir) -> dict[str, int]:
     """The attempt that the last submission of each stage began with: its jobs print there."""
-    return {event["stage"]: event["attempt"] for event in events.read(run, ("submit",))}
+    history = attempt_history.read(run)
+    return {stage: found[-1].attempt for stage in STAGES if (found := history.submits(stage))}
 
 
 class Printer:
@@ -192,17 +203,17 @@ class Printer:
     def _head(self, stage: str, number: int, path: Path) -> None:
         if (stage, number) not in self._headed:
             self._headed.add((stage, number))
-            console.data(f"=== {heading(self.wanted.run, stage, number, self.wanted.task)} ===")
+            console.data(f"=== {heading(self.wanted.history, stage, number, self.wanted.task)} ===")
         if self._last != path:
             self._last = path
             console.data(f"==> {path.relative_to(self.wanted.run.root)} <==")
 
 
-def heading(run: RunDir, stage: str, number: int, task: int | None) -> str:
+def heading(history: RunHistory, stage: str, number: int, task: int | None) -> str:
     """An attempt in one line; one of several tasks says how many of them ended how."""
     found = [
         attempt
-        for attempt in starts.fold(events.read(run, starts.KINDS))
+        for attempt in history.attempts()
         if (attempt.stage, attempt.number) == (stage, number) and task in (None, attempt.index)
     ]
     if len(found) == 1:
@@ -218,13 +229,13 @@ def heading(run: RunDir, stage: str, number: int, task: int | None) -> str:
 def follow_logs(services: Services, printer: Printer) -> None:
     """Print until the run has ended, asking for its state now and then."""
     looked = 0.0
-    news = NewEvents(printer.wanted.run)
+    news = NewExits(printer.wanted.run)
     while True:
         now, ended = services.clock.now(), False
         if now - looked >= STATE_SECONDS:
             ended = query.observe(services, [printer.wanted.run])[0].state in FINAL
             looked = now
-        exits = news.exits()
+        exits = news.read_new()
         printer.print_new(growing=not ended)
         printer.print_ends(exits)
         if ended:

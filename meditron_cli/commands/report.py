@@ -34,7 +34,7 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
         if name is not None
         else store.latest(store.existing_root(runs_dir, services.environ))
     )
-    record, infos, now = query.evidence(services, [run])[0]
+    record, infos, now = query.evidence(services, [run], in_full=True)[0]
     record.require_readable()
     seen = state.fold(record, infos, now)
     spent = run_times.measure(run, record, seen, now)

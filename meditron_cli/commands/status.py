@@ -105,7 +105,7 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     """One run in full."""
     from meditron_cli.reporting import run_times, task_errors
 
-    record, infos, now = query.evidence(services, [run])[0]
+    record, infos, now = query.evidence(services, [run], in_full=True)[0]
     record.require_readable()
     seen = state.fold(record, infos, now)
     times = run_times.measure(run, record, seen, now)

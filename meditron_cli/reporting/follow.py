@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Protocol
 
+from jobs.contract.attempt_history import Attempt, HistoryReader
+from jobs.contract.events import EventLog, ExitEvent
 from jobs.contract.rundir import RunDir
 from meditron_cli import console
 from meditron_cli.reporting import tables, task_errors
-from meditron_cli.runs import attempts, events, state
-from meditron_cli.runs.attempts import Attempt
+from meditron_cli.runs import state
 from meditron_cli.runs.query import ask, evidence
-from meditron_cli.runs.record import RunRecord, read
+from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.state import RunView, StageView
 from meditron_cli.scheduler.base import JobInfo
 from meditron_cli.services import Services
@@ -36,25 +37,16 @@ class ProgressDisplay(Protocol):
         ...
 
 
-class NewEvents:
-    """What was told in a run's events since the last look."""
+class NewExits:
+    """The attempts that end from now on."""
 
     def __init__(self, run: RunDir) -> None:
-        """What stands there now is no news."""
-        self._path = run.events
-        self._read = run.events.stat().st_size if run.events.exists() else 0
+        self._log = EventLog(run, ("exit",), from_end=True)
 
-    def exits(self) -> list[Attempt]:
-        """The attempts that have ended since the last look."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._read)
-                text = file.read()
-        except FileNotFoundError:
-            return []
-        whole = text[: text.rfind(b"\n") + 1]
-        self._read += len(whole)
-        return list(attempts.fold(events.parse(whole.splitlines(), ("exit",))))
+    def read_new(self) -> list[Attempt]:
+        """Return the attempts that have ended since the last call."""
+        events = self._log.read_new()
+        return [Attempt.of_exit(event.record) for event in events if isinstance(event, ExitEvent)]
 
 
 class ProgressLines:
@@ -137,16 +129,16 @@ def until_end(services: Services, run: RunDir, board: ProgressDisplay) -> str:
     """Look again and again, asking the scheduler now and then, until the run has ended."""
     infos: dict[str, JobInfo] = {}
     asked = 0.0
-    news = NewEvents(run)
+    news, reader = NewExits(run), RecordReader(run, in_full=True)
     while True:
         now = services.clock.now()
-        record = read(run)
+        record = reader.read()
         kinds = state.open_jobs(record, now)
         fresh = bool(kinds) and now - asked >= max(ASK_SECONDS[kind] for kind in kinds)
         if fresh:
             (infos,) = ask(services, [record], now)
             asked = now
-            record = read(run)
+            record = reader.read()
         run_view = state.fold(record, infos, now)
         tell_interruptions(news, board)
         board.show(run_view)
@@ -156,23 +148,26 @@ def until_end(services: Services, run: RunDir, board: ProgressDisplay) -> str:
         services.clock.sleep(LOOK_SECONDS)
 
 
-def tell_interruptions(news: NewEvents, board: ProgressDisplay) -> None:
+def tell_interruptions(news: NewExits, board: ProgressDisplay) -> None:
     """A line for each attempt that ended early since the last look."""
-    for attempt in news.exits():
+    for attempt in news.read_new():
         if attempt.interrupted:
             board.tell(tables.ending(attempt))
 
 
 def settle(services: Services, run: RunDir, record: RunRecord) -> None:
     """Let supervisors write how their tasks ended, which they do after the done marker."""
-    pending = [
-        run.exit_record(stage.stage, job.attempt, index)
-        for stage in record.stages.values()
-        for index, job in stage.jobs.items()
-        if index in stage.done
-    ]
-    deadline = services.clock.now() + SETTLE_SECONDS
-    while not all(path.exists() for path in pending) and services.clock.now() < deadline:
+    reader, deadline = HistoryReader(run), services.clock.now() + SETTLE_SECONDS
+    while services.clock.now() < deadline:
+        history = reader.current()
+        pending = (
+            history.task(stage.stage, index)
+            for stage in record.stages.values()
+            for index in stage.jobs
+            if index in stage.done
+        )
+        if all(task.attempt in task.ended for task in pending):
+            return
         services.clock.sleep(LOOK_SECONDS)
 
 

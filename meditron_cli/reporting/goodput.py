@@ -15,8 +15,17 @@ from dataclasses import dataclass, field, replace
 from math import fsum
 from typing import Any, NamedTuple
 
+from jobs.contract.attempt_history import Attempt
+from jobs.contract.events import (
+    CancelEvent,
+    Event,
+    ExitEvent,
+    StartEvent,
+    StopEvent,
+    SubmitEvent,
+    UndoEvent,
+)
 from jobs.contract.metrics_log import counted_steps
-from meditron_cli.runs.attempts import Attempt
 
 BUCKETS = ("queue", "startup", "training", "checkpoint", "validation", "redone", "down", "stall")
 """``queue``: waiting for the scheduler. ``startup``: from a start to its first step. ``training``:
@@ -138,7 +147,7 @@ def kind_of(line: Mapping[str, Any]) -> tuple[str, float] | None:
 
 
 def account(
-    events: Iterable[Mapping[str, Any]],
+    events: Iterable[Event],
     attempts: Sequence[Attempt],
     work: Iterable[Work],
     ready: float,
@@ -199,7 +208,7 @@ class Mark(NamedTuple):
 
 
 def cut(
-    events: Iterable[Mapping[str, Any]],
+    events: Iterable[Event],
     attempts: Sequence[Attempt],
     ready: float,
     end: float | None,
@@ -214,17 +223,20 @@ def cut(
     return cutter.spans
 
 
-def marks_of(events: Iterable[Mapping[str, Any]], attempts: Iterable[Attempt]) -> Iterator[Mark]:
+def marks_of(events: Iterable[Event], attempts: Iterable[Attempt]) -> Iterator[Mark]:
     """Submissions, what takes them back, and starts, in the order in which they were told."""
     waiting = {attempt.number: attempt for attempt in attempts}
     for event in events:
-        kind = event["event"]
-        if kind == "submit":
-            yield Mark(kind, event["time"])
-        elif kind in ("cancel", "stop", "undo"):
-            yield Mark("withdraw", event["time"])
-        elif kind in ("start", "exit") and (attempt := waiting.pop(event["attempt"], None)):
+        if isinstance(event, SubmitEvent):
+            yield Mark("submit", event.time)
+        elif isinstance(event, (CancelEvent, StopEvent, UndoEvent)):
+            yield Mark("withdraw", event.time)
+        elif isinstance(event, StartEvent) and (attempt := waiting.pop(event.attempt, None)):
             yield Mark("start", attempt.began, attempt)
+        elif isinstance(event, ExitEvent):
+            attempt = waiting.pop(event.record.attempt, None)
+            if attempt:
+                yield Mark("start", attempt.began, attempt)
 
 
 def with_exits(marks: Iterable[Mark]) -> Iterator[Mark]:
@@ -278,7 +290,7 @@ class Cutter:
 
     def _end(self, attempt: Attempt, time: float, following: Mark | None) -> None:
         self._cut("", time, attempt)
-        self.hold = self.at + attempt.delay
+        self.hold = self.at + (attempt.end.delay if attempt.end else 0.0)
         self.bucket = "queue" if self.queued or requeued(attempt, following) else "down"
         self.queued = self.working = False
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.contract.attempt_history import Attempt
 from meditron_cli.reporting import goodput
 from meditron_cli.reporting.goodput import STEPS, TRAINING, Work
-from meditron_cli.runs.attempts import Attempt
 
 ANNOUNCED = ("preempted", "time_limit", "stopped", "cancelled")
 """Causes that nobody has to detect: they ask the ranks to leave."""
@@ -66,7 +66,9 @@ def find(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Interruption
         found.append(
             Interruption(
                 attempt,
-                step=reached.get(number, attempt.last_step) if trains else None,
+                step=reached.get(number, attempt.end.last_step if attempt.end else None)
+                if trains
+                else None,
                 steps_redone=lost[number] if trains else None,
                 detect_s=detected,
                 resume_s=resumed_after(attempt, detected, fresh) if trains else None,
@@ -80,8 +82,9 @@ def detected_after(attempt: Attempt, sign: float | None) -> float | None:
     nobody has recorded it, by its last metric line: no less than the detection took. None where
     that sign is all that is known of the end.
     """
-    if attempt.detect_s is not None or sign is None or attempt.cause in ANNOUNCED:
-        return attempt.detect_s
+    recorded = attempt.end.detect_s if attempt.end else None
+    if recorded is not None or sign is None or attempt.cause in ANNOUNCED:
+        return recorded
     return max(0.0, (attempt.ended or 0.0) - sign) or None
 
 

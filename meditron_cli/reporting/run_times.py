@@ -8,15 +8,14 @@ from itertools import groupby
 from math import fsum
 from typing import Any
 
+from jobs.contract.attempt_history import Attempt
+from jobs.contract.events import Event, ObservedEvent, SubmitEvent
 from jobs.contract.files import read_lines
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting import goodput, interruptions
 from meditron_cli.reporting.goodput import TRAINING, TimeAccount, Work
 from meditron_cli.reporting.interruptions import Interruption
-from meditron_cli.runs import attempts as starts
-from meditron_cli.runs import events as log
-from meditron_cli.runs.attempts import Attempt
-from meditron_cli.runs.record import KINDS, RunRecord
+from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.state import ALIVE, RunView
 
 HOUR_SECONDS = 3600.0
@@ -101,10 +100,10 @@ class RunTimes:
 
 
 def measure(run: RunDir, record: RunRecord, seen: RunView, now: float) -> RunTimes:
-    """Read what a run's files tell of its time."""
-    events = list(log.read(run, KINDS))
+    """Return where the time of a run went, from a record that was read in full."""
+    events = record.history.events
     work = goodput.work_of(read_lines(run.metrics()))
-    told = starts.fold(events)
+    told = record.history.attempts()
     settled = [
         attempt
         for name, stage in seen.stages.items()
@@ -165,7 +164,7 @@ def settle_task(told: list[Attempt], work: Sequence[Work], end: float | None) ->
 def account(
     record: RunRecord,
     seen: RunView,
-    events: Iterable[Mapping[str, Any]],
+    events: Iterable[Event],
     settled: Sequence[Attempt],
     work: Sequence[Work],
     now: float,
@@ -173,7 +172,7 @@ def account(
     """The ledger of training; None before it could start."""
     if TRAINING not in seen.stages:
         return None
-    mine = [event for event in events if event.get("stage", TRAINING) == TRAINING]
+    mine = [event for event in events if stage_of(event) in (TRAINING, None)]
     attempts = [attempt for attempt in settled if attempt.stage == TRAINING]
     ready = ready_at(record, seen, mine, settled)
     if ready is None:
@@ -182,14 +181,20 @@ def account(
     return goodput.account(mine, attempts, work, ready, end)
 
 
+def stage_of(event: Event) -> str | None:
+    """Return the stage that an event is about; None for one about the whole run."""
+    subject = event.record if isinstance(event, ObservedEvent) else event
+    return getattr(subject, "stage", None)
+
+
 def ready_at(
     record: RunRecord,
     seen: RunView,
-    events: Iterable[Mapping[str, Any]],
+    events: Iterable[Event],
     settled: Iterable[Attempt],
 ) -> float | None:
     """When training could have started: once it was submitted and the stages before had ended."""
-    submitted = [float(event["time"]) for event in events if event["event"] == "submit"]
+    submitted = [event.time for event in events if isinstance(event, SubmitEvent)]
     before = record.stages[TRAINING].after
     began = min((item.began for item in settled if item.stage == TRAINING), default=None)
     finished = all(seen.stages[name].finished for name in before if name in seen.stages)
@@ -200,7 +205,7 @@ def ready_at(
 
 
 def stage_time(
-    record: RunRecord, events: Iterable[Mapping[str, Any]], settled: Iterable[Attempt], stage: str
+    record: RunRecord, events: Iterable[Event], settled: Iterable[Attempt], stage: str
 ) -> StageTime:
     """The time of one stage."""
     settled = list(settled)
@@ -216,7 +221,7 @@ def stage_time(
 
 
 def queued_seconds(
-    events: Iterable[Mapping[str, Any]],
+    events: Iterable[Event],
     attempts: Iterable[Attempt],
     ready: Sequence[float],
     stage: str,
@@ -231,12 +236,12 @@ def queued_seconds(
         first[attempt.job_id] = min(attempt.began, first.get(attempt.job_id, attempt.began))
     waits: list[float] = []
     for event in events:
-        if event["event"] != "submit" or event["stage"] != stage:
+        if not isinstance(event, SubmitEvent) or event.stage != stage:
             continue
-        began = min((first[job] for job in event["job_ids"] if job in first), default=None)
+        began = min((first[job] for job in event.job_ids if job in first), default=None)
         if began is not None:
             before = [time for time in ready if time <= began]
-            waits.append(max(0.0, began - max([event["time"], *before])))
+            waits.append(max(0.0, began - max([event.time, *before])))
     return fsum(waits) if waits else None
 
 

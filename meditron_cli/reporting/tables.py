@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from jobs.contract.attempt_history import Attempt
 from meditron_cli.reporting.goodput import BUCKETS, TRAINING
 from meditron_cli.reporting.run_times import RunTimes
-from meditron_cli.runs.attempts import Attempt
 from meditron_cli.runs.state import RunView
 
 Row = tuple[object, ...]

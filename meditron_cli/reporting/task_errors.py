@@ -63,8 +63,8 @@ def of_run(
     record; the last line of its log is the reason then.
     """
     recorded = [
-        TaskError(stage, index, {key: fields.get(key) for key in ERROR_KEYS})
-        for stage, index, fields in exit_records(record)
+        TaskError(end.stage, end.index, {key: end.to_json()[key] for key in ERROR_KEYS})
+        for end in exit_records(record)
     ]
     unrecorded = [
         unrecorded_error(run, name, index, stage.jobs[index], infos)

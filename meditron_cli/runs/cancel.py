@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from jobs.contract.events import append_event, read_events
+from jobs.contract import attempt_history, events
+from jobs.contract.events import CancelEvent, StopEvent
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
-from jobs.slurm import submission_log
 from jobs.slurm.submission import SubmitError
 from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, SchedulerError
@@ -36,13 +36,13 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     """
     require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
     with nobody_submits(run):
-        for intent in submission_log.unanswered(read_events(run)):
-            withdraw(run, intent, schedulers(intent["scheduler"]))
+        for intent in attempt_history.read(run).unanswered:
+            withdraw(run, intent, schedulers(intent.scheduler))
         open_ids = state.open_jobs(read(run).require_readable(), now=0.0)
         everything = sorted(job for ids in open_ids.values() for job in ids)
 
         def note() -> None:
-            append_event(run, "cancel", job_ids=everything)
+            events.append(run, CancelEvent(time.time(), tuple(everything)))
 
         for kind, ids in open_ids.items():
             schedulers(kind).cancel(run.name, sorted(ids), note)
@@ -74,8 +74,8 @@ def nobody_submits(run: RunDir) -> Iterator[None]:
 
 def dismiss_recovery_jobs(run: RunDir, schedulers: Callable[[str], Scheduler]) -> None:
     """Cancel what would look after the jobs of a run."""
-    events = read_events(run)
-    found = {job for stage in STAGES for job in submission_log.recovery_jobs(events, stage)}
+    history = attempt_history.read(run)
+    found = {job for stage in STAGES for job in history.recovery_jobs(stage)}
     if found:
         schedulers("slurm").cancel(run.name, sorted(found))
 
@@ -93,7 +93,7 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         record = read(run).require_readable()
         open_ids = state.open_jobs(record, time.time())
         leaving: list[str] = []
-        append_event(run, "stop", job_ids=sorted(set().union(*open_ids.values())))
+        events.append(run, StopEvent(time.time(), tuple(sorted(set().union(*open_ids.values())))))
         run.stop_file.touch()
         for kind, ids in open_ids.items():
             infos = schedulers(kind).states({run.name: sorted(ids)})[run.name]

@@ -7,14 +7,18 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from jobs.contract import done_markers, specs
-from jobs.contract.events import append_event, read_events
+from jobs.contract import attempt_history, done_markers, events, specs
+from jobs.contract.events import (
+    IntentEvent,
+    SubmitEvent,
+    UndoEvent,
+    WithdrawEvent,
+    submit_event,
+)
 from jobs.contract.locks import Locked, holder_of, locked_within
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
-from jobs.slurm import submission_log
 from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
@@ -176,9 +180,9 @@ def recovery_jobs_of(run: RunDir, job_ids: Collection[str]) -> list[str]:
     wanted = set(job_ids)
     return unique(
         recovery_job
-        for event in read_events(run)
-        if event["event"] == "submit" and wanted & set(event["job_ids"])
-        for recovery_job in event.get("recovery_jobs", ())
+        for event in attempt_history.read(run).events
+        if isinstance(event, SubmitEvent) and not wanted.isdisjoint(event.job_ids)
+        for recovery_job in event.recovery_jobs
     )
 
 
@@ -201,23 +205,23 @@ class LaunchTransaction:
             return []
         run = self._run
         number = run.new_attempt(stage.stage)
-        fields = {
-            "stage": stage.stage,
-            "attempt": number,
-            "indices": list(indices),
-            "scheduler": self._plan.site.scheduler,
-            "by": self._by,
-            "replaces": [],
-            "exclude": list(stage.exclude),
-        }
-        append_event(run, "intent", **fields)
+        intent = IntentEvent(
+            time.time(),
+            stage.stage,
+            number,
+            tuple(indices),
+            self._plan.site.scheduler,
+            self._by,
+            exclude=tuple(stage.exclude),
+        )
+        events.append(run, intent)
         ids = self._scheduler.submit(self._plan, stage, indices, run.root, number, after)
         self._submitted += ids
         recovery_jobs = self._scheduler.submit_recovery_job(
             self._plan, stage, run.root, number, ids
         )
         self._submitted += recovery_jobs
-        append_event(run, "submit", **fields, job_ids=ids, recovery_jobs=recovery_jobs)
+        events.append(run, submit_event(intent, ids, recovery_jobs))
         return ids
 
     def undo(self, reason: BaseException) -> None:
@@ -226,7 +230,7 @@ class LaunchTransaction:
             return
         text = reason.message if isinstance(reason, MeditronError) else type(reason).__name__
         self._scheduler.cancel(self._run.name, self._submitted)
-        append_event(self._run, "undo", job_ids=self._submitted, reason=text)
+        events.append(self._run, UndoEvent(time.time(), tuple(self._submitted), text))
 
 
 def settle_unanswered(run: RunDir, scheduler: Scheduler) -> None:
@@ -236,21 +240,20 @@ def settle_unanswered(run: RunDir, scheduler: Scheduler) -> None:
     Raises:
         SchedulerError: no answer.
     """
-    for intent in submission_log.unanswered(read_events(run)):
+    for intent in attempt_history.read(run).unanswered:
         if not scheduler.adopt(run.root, intent):
             withdraw(run, intent, scheduler)
 
 
-def withdraw(run: RunDir, intent: Mapping[str, Any], scheduler: Scheduler) -> None:
+def withdraw(run: RunDir, intent: IntentEvent, scheduler: Scheduler) -> None:
     """End what a submission has left that was killed, or got no answer, before its ids were on
     record.
 
     Raises:
         SchedulerError: no answer.
     """
-    stage, number = intent["stage"], intent["attempt"]
-    scheduler.withdraw(run.root, stage, number)
-    append_event(run, "withdraw", stage=stage, attempt=number)
+    scheduler.withdraw(run.root, intent.stage, intent.attempt)
+    events.append(run, WithdrawEvent(time.time(), intent.stage, intent.attempt))
 
 
 def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:

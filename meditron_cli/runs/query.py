@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import SchedulerError
 from meditron_cli.runs import state
-from meditron_cli.runs.record import RunRecord, read
+from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.state import RunView
 from meditron_cli.scheduler.base import JobInfo, JobState
 from meditron_cli.services import Services
@@ -19,16 +19,21 @@ def observe(services: Services, runs: Sequence[RunDir]) -> list[RunView]:
 
 
 def evidence(
-    services: Services, runs: Sequence[RunDir]
+    services: Services, runs: Sequence[RunDir], in_full: bool = False
 ) -> list[tuple[RunRecord, dict[str, JobInfo], float]]:
-    """What is known of each run: its record, what the schedulers say of its open jobs, and when."""
+    """Return for each run its record, the schedulers' answers about its open jobs, and the time.
+
+    Args:
+        in_full: read the whole history of each run (``RunRecord.history``).
+    """
     now = services.clock.now()
-    records = [read(run) for run in runs]
+    readers = [RecordReader(run, in_full) for run in runs]
+    records = [reader.read() for reader in readers]
     infos = ask(services, records, now)
-    # A job that ended between the two questions has left its marker or exit record meanwhile.
+    # A job that ended between the two queries has its marker or exit record meanwhile.
     records = [
-        read(run) if any_gone(record, known, now) else record
-        for run, record, known in zip(runs, records, infos, strict=True)
+        reader.read() if any_gone(record, known, now) else record
+        for reader, record, known in zip(readers, records, infos, strict=True)
     ]
     return [(record, known, now) for record, known in zip(records, infos, strict=True)]
 

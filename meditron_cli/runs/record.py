@@ -1,26 +1,23 @@
-"""What a run directory says of its run: stages, the jobs their tasks were given to, how their last
-attempts ended. Reading is cheap; nothing is written.
+"""The record of a run, read from its directory: stages, the jobs their tasks were given to, how
+their last attempts ended. Reading is cheap; nothing is written.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jobs.contract.attempt_history import RunHistory, TaskHistory
+from jobs.contract.events import CancelEvent, EventLog
+from jobs.contract.exit_record import ExitRecord
 from jobs.contract.files import read_small
-from jobs.contract.outcomes import RetryAction
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
 from meditron_cli.errors import ConfigError
-from meditron_cli.runs import events, request, store
-
-INTENTS = ("intent", "withdraw", "submit")
-ENDINGS = {"cancel": "cancelled", "stop": "stopped"}
-KINDS = (*INTENTS, "start", "exit", "undo", *ENDINGS)
-"""Events that decide who works on what."""
+from meditron_cli.runs import request, store
 
 PROGRESS_FILES = 32
 """Progress files of a stage that are read at most."""
@@ -70,9 +67,11 @@ class StageRecord:
     """Step of the checkpoint that the last attempt went on from."""
     recovery_jobs: tuple[str, ...] = ()
     """Jobs that wait for the end of this stage's, to continue what ended without a successor."""
-    exits: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Exit records of each unfinished task's last attempt."""
-    unanswered: dict[int, list[int]] = field(default_factory=dict)
+    exits: dict[int, ExitRecord] = field(default_factory=dict)
+    """Of each unfinished task's last attempt: the exit record, or what its supervisor observed
+    where nobody has closed it (``WAIT``).
+    """
+    unanswered: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Tasks by attempt whose submission began and left no job id: it was killed, or is at work."""
     progress: dict[str, Any] = field(default_factory=dict)
     """Of pretraining: its progress file."""
@@ -102,6 +101,8 @@ class RunRecord:
     """Why the directory cannot be read; empty when it can."""
     hint: str = ""
     """What to do about the problem."""
+    history: RunHistory = field(default_factory=RunHistory)
+    """Every event, where the run was read in full; else empty."""
 
     def require_readable(self) -> RunRecord:
         """Return the record itself, where the directory can be read.
@@ -114,28 +115,61 @@ class RunRecord:
         return self
 
 
+class RecordReader:
+    """Reads the record of a run, as often as wanted; of the events only the new ones."""
+
+    def __init__(self, run: RunDir, in_full: bool = False) -> None:
+        """Read a run.
+
+        Args:
+            in_full: keep the whole history, also how the tasks of finished stages ended. Without
+                it those lines, most of a long log, are not parsed.
+        """
+        self._run = run
+        self._in_full = in_full
+        self._log = EventLog(run)
+        self._history = RunHistory()
+
+    def read(self) -> RunRecord:
+        """Read plan.json, new events, names of done markers, progress."""
+        run, record = self._run, RunRecord(self._run.name, self._run.root)
+        try:
+            plan = store.read_plan(run)
+        except ConfigError as error:
+            record.problem, record.hint = error.message, error.hint
+            return record
+        record.cluster = plan["cluster"]
+        try:
+            record.stages = dict(planned_stages(run, plan["stages"]))
+        except (KeyError, TypeError, AttributeError):
+            record.problem, record.hint = f"{run.plan}: the file is damaged", request.HINT_DAMAGED
+            return record
+        self._history.add(self._log.read_new(self._filter(record.stages.values())))
+        if self._in_full:
+            record.history = self._history
+        fold(record, self._history)
+        for stage in record.stages.values():
+            if stage.stage != "pretrain":
+                read_progress(run, stage)
+        if "pretrain" in record.stages and record.stages["pretrain"].attempts:
+            record.stages["pretrain"].progress = read_small(run.progress("pretrain", 0))
+        return record
+
+    def _filter(self, stages: Iterable[StageRecord]) -> Callable[[bytes], bool]:
+        """Return whether to parse a line: not those of ended attempts of finished stages."""
+        if self._in_full:
+            return lambda line: True
+        unfinished = [
+            f'"stage": "{stage.stage}"'.encode()
+            for stage in stages
+            if len(stage.done) < stage.total
+        ]
+        return lambda line: EXIT_MARK not in line or any(mark in line for mark in unfinished)
+
+
 def read(run: RunDir) -> RunRecord:
-    """Read a run's evidence: plan.json, events, names of done markers, exit records, progress."""
-    record = RunRecord(run.name, run.root)
-    try:
-        plan = store.read_plan(run)
-    except ConfigError as error:
-        record.problem, record.hint = error.message, error.hint
-        return record
-    record.cluster = plan["cluster"]
-    try:
-        record.stages = dict(planned_stages(run, plan["stages"]))
-    except (KeyError, TypeError, AttributeError):
-        record.problem, record.hint = f"{run.plan}: the file is damaged", request.HINT_DAMAGED
-        return record
-    read_events(run, record)
-    for stage_record in record.stages.values():
-        read_exits(run, stage_record)
-        if stage_record.stage != "pretrain":
-            read_progress(run, stage_record)
-    if "pretrain" in record.stages and record.stages["pretrain"].attempts:
-        record.stages["pretrain"].progress = read_small(run.progress("pretrain", 0))
-    return record
+    """Read the record of a run once."""
+    return RecordReader(run).read()
 
 
 def planned_stages(
@@ -185,109 +219,46 @@ def done_indices(run: RunDir, stage: str, total: int) -> set[int]:
     return {int(name) for name in found if name.isdigit() and int(name) < total}
 
 
-def read_events(run: RunDir, record: RunRecord) -> None:
-    """Put intents, submissions and cancellations into the record."""
-    given: list[dict[str, Any]] = []
-    for event in events.parse(worth_parsing(events.lines(run), record), KINDS):
-        kind = event["event"]
-        if kind in INTENTS:
-            note_intent(record, event)
-        if kind in NOTES:
-            given.append(event)
-        elif kind == "undo":
-            gone = set(event["job_ids"])
-            given = [item for item in given if not gone.issuperset(item.get("job_ids", ("",)))]
-        elif kind in ENDINGS:
-            record.ending = StopRequest(event["time"], ENDINGS[kind])
-    times = [event["time"] for event in given if event["event"] == "submit"]
-    record.submitted = times[0] if times else None
-    for event in given:
-        if event["stage"] in record.stages:
-            NOTES[event["event"]](record.stages[event["stage"]], event)
+def fold(record: RunRecord, history: RunHistory) -> None:
+    """Fill in what the events record: submissions, starts, ends, requests to end the run."""
+    record.submitted = history.submitted
+    request = history.last_request
+    if request is not None:
+        is_cancel = isinstance(request, CancelEvent)
+        record.ending = StopRequest(request.time, "cancelled" if is_cancel else "stopped")
+    for intent in history.unanswered:
+        if intent.stage in record.stages:
+            record.stages[intent.stage].unanswered[intent.attempt] = intent.indices
+    for name, stage in record.stages.items():
+        submits = history.submits(name)
+        stage.recovery_jobs = next(
+            (event.recovery_jobs for event in reversed(submits) if event.recovery_jobs), ()
+        )
+        for task in history.tasks(name).values():
+            fold_task(stage, task)
 
 
-def note_intent(record: RunRecord, event: Mapping[str, Any]) -> None:
-    """Keep what a submission was about to do until it is known what became of it."""
-    stage = record.stages.get(event["stage"])
-    if stage is None:
+def fold_task(stage: StageRecord, task: TaskHistory) -> None:
+    """Fill in what the events record of one task."""
+    for start in task.started.values():
+        stage.began_from = start.step or stage.began_from
+    stage.started.update(task.started)
+    job, number = task.job, task.attempt
+    if job is None:
         return
-    if event["event"] == "intent":
-        stage.unanswered[event["attempt"]] = event["indices"]
-    else:
-        stage.unanswered.pop(event["attempt"], None)
+    if number > job.attempt:
+        stage.started.add(number)
+    stage.jobs[task.index] = TaskJob(job.job_id, number, job.time, job.scheduler)
+    end = task.ended.get(number) or task.observed.get(number)
+    if end is not None and task.index not in stage.done:
+        stage.exits[task.index] = end
 
 
-def note_submission(stage: StageRecord, event: Mapping[str, Any]) -> None:
-    """Give each task of a submission its job; one id may stand for all of them."""
-    indices, ids = event["indices"], event["job_ids"]
-    if len(ids) != len(indices):
-        ids = ids[:1] * len(indices)
-    stage.recovery_jobs = tuple(event.get("recovery_jobs", ())) or stage.recovery_jobs
-    for index, job_id in zip(indices, ids, strict=True):
-        stage.jobs[index] = TaskJob(job_id, event["attempt"], event["time"], event["scheduler"])
-
-
-def note_start(stage: StageRecord, event: Mapping[str, Any]) -> None:
-    """Move a task on to the attempt that its job has begun."""
-    stage.started.add(event["attempt"])
-    stage.began_from = event.get("step") or stage.began_from
-    job = stage.jobs.get(event["index"])
-    if job is not None:
-        stage.jobs[event["index"]] = replace(job, attempt=event["attempt"])
-
-
-def note_exit(stage: StageRecord, event: Mapping[str, Any]) -> None:
-    """Move a task on to the attempt in which it was refused before anything was started."""
-    job = stage.jobs.get(event["index"])
-    if (
-        job is not None
-        and event["attempt"] > job.attempt
-        and event.get("action") != RetryAction.WAIT
-    ):
-        note_start(stage, event)
-
-
-NOTES: dict[str, Callable[[StageRecord, Mapping[str, Any]], None]] = {
-    "submit": note_submission,
-    "start": note_start,
-    "exit": note_exit,
-}
-"""What events say of a stage."""
-
-
-def worth_parsing(lines: Iterable[bytes], record: RunRecord) -> Iterator[bytes]:
-    """The lines without the long ones that tell how tasks of finished stages ended."""
-    stages = record.stages.values()
-    unfinished = [
-        f'"stage": "{stage.stage}"'.encode() for stage in stages if len(stage.done) < stage.total
-    ]
-    for line in lines:
-        if EXIT_MARK not in line or any(mark in line for mark in unfinished):
-            yield line
-
-
-def read_exits(run: RunDir, stage: StageRecord) -> None:
-    """Read the exit record of each unfinished task's last attempt."""
-    attempts: dict[int, list[int]] = {}
-    for index, job in stage.jobs.items():
-        if index not in stage.done:
-            attempts.setdefault(job.attempt, []).append(index)
-    for attempt, indices in attempts.items():
-        try:
-            present = set(os.listdir(run.attempt(stage.stage, attempt)))
-        except FileNotFoundError:
-            continue
-        for index in indices:
-            path = run.exit_record(stage.stage, attempt, index)
-            if path.name in present and (found := read_small(path)):
-                stage.exits[index] = found
-
-
-def exit_records(record: RunRecord) -> list[tuple[str, int, dict[str, Any]]]:
-    """Stage, task index and exit record of each unfinished task that left one, stages in order."""
+def exit_records(record: RunRecord) -> list[ExitRecord]:
+    """Return the last exit record of each unfinished task that has one, stages in order."""
     return [
-        (name, index, stage.exits[index])
-        for name, stage in record.stages.items()
+        stage.exits[index]
+        for stage in record.stages.values()
         for index in sorted(stage.exits)
         if index not in stage.done
     ]

@@ -10,6 +10,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import datetime
 
+from jobs.contract.attempt_history import HistoryReader
 from jobs.contract.outcomes import CONTINUES
 from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
@@ -123,7 +124,8 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
     from meditron_cli.runs.launch import launch
     from meditron_cli.runs.prepare import planned
 
-    tasks = recovery_job.unfinished(run, stage)
+    reader = HistoryReader(run)
+    tasks = recovery_job.unfinished(run, reader.current(), stage)
     scheduler = services.scheduler("local")
     infos = scheduler.states({run.name: {task.job_id for task in tasks}})[run.name]
     over = [task for task in tasks if infos[task.job_id].is_over]

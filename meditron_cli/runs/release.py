@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from jobs.contract.events import append_event
+from jobs.contract.exit_record import ExitRecord
 from jobs.contract.rundir import RunDir
 from meditron_cli.runs.launch_plan import StageDecision
 from meditron_cli.runs.record import RunRecord
@@ -34,17 +35,17 @@ def waiting_jobs(
         jobs = {
             job.job_id: infos[job.job_id].state
             for index, job in decision.keep.items()
-            if is_waiting(infos[job.job_id], exits.get(index, {}))
+            if is_waiting(infos[job.job_id], exits.get(index))
         }
         if jobs:
             waiting[stage] = jobs
     return waiting
 
 
-def is_waiting(info: JobInfo, last_exit: Mapping[str, object]) -> bool:
+def is_waiting(info: JobInfo, last_exit: ExitRecord | None) -> bool:
     """Return whether a job waits for a time, by its state and its current attempt's exit record."""
     if info.state is JobState.ACTIVE:
-        return bool(last_exit.get("delay"))
+        return last_exit is not None and last_exit.delay > 0
     return info.state is JobState.QUEUED and info.reason == BEGIN_TIME
 
 

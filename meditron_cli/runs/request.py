@@ -51,10 +51,8 @@ def last_request(run: RunDir) -> dict[str, Any]:
         ConfigError: there is no record, or not one this program reads.
     """
     asked = read_record(run)
-    for event in read_events(run):
-        if event["event"] == "request":
-            asked = event
-    return asked
+    later = read_events(run, ("request",))
+    return later[-1] if later else asked
 
 
 def record(name: str, request: Request, code: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jobs.contract.errors import STOPPED, SUCCESSOR
+from jobs.contract.errors import STOPPED
+from jobs.contract.exit_record import ExitRecord
 from jobs.contract.outcomes import RetryAction, RootCause
 from meditron_cli.runs.record import RunRecord, StageRecord, StopRequest, TaskJob
 from meditron_cli.scheduler.base import JobInfo, JobState
@@ -185,7 +186,7 @@ def recovery_job_ids(record: RunRecord, now: float) -> dict[str, set[str]]:
 def is_over(stage: StageRecord, index: int, now: float) -> bool:
     """Whether nobody will work on a task again by itself: it ended, or stopped very long ago."""
     ended = stage.exits.get(index)
-    return has_ended(stage, index) or bool(ended and now - ended["ended"] > REQUEUE_SECONDS)
+    return has_ended(stage, index) or bool(ended and now - ended.ended > REQUEUE_SECONDS)
 
 
 def has_nothing_to_wait_for(record: RunRecord, stage: StageRecord, now: float) -> bool:
@@ -200,23 +201,15 @@ def has_nothing_to_wait_for(record: RunRecord, stage: StageRecord, now: float) -
 def failed_long_ago(stage: StageRecord, now: float) -> bool:
     """Whether an unfinished task of a stage has ended for good, and not just now."""
     return any(
-        index not in stage.done
-        and has_ended(stage, index)
-        and now - ended["ended"] > FORGET_SECONDS
+        index not in stage.done and has_ended(stage, index) and now - ended.ended > FORGET_SECONDS
         for index, ended in stage.exits.items()
     )
 
 
 def has_ended(stage: StageRecord, index: int) -> bool:
-    """Whether a task's exit record says that nobody works on it any more.
-
-    What was decided decides. A record without a decision is an older version's: after a stop Slurm
-    may have preempted the job and queued it again.
-    """
-    said = stage.exits.get(index, {})
-    if "action" in said:
-        return said["action"] in (RetryAction.STOP, RetryAction.FINISH)
-    return said.get("code", SUCCESSOR) not in (SUCCESSOR, STOPPED)
+    """Return whether a task's exit record says that it is not retried."""
+    end = stage.exits.get(index)
+    return end is not None and end.action in (RetryAction.STOP, RetryAction.FINISH)
 
 
 def fold(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> RunView:
@@ -313,7 +306,7 @@ def progress_of(files: Sequence[Mapping[str, Any]]) -> TaskProgress | None:
     return TaskProgress(min(fraction, len(begun)), done / total, total, begun[0]["unit"])
 
 
-def waiting_state(state: str, said: dict[str, Any] | None, stuck: bool) -> str:
+def waiting_state(state: str, end: ExitRecord | None, stuck: bool) -> str:
     """The state of a task before which something is unfinished.
 
     A job that runs only waits (a local one does), one that is gone has not started its task, and
@@ -321,7 +314,7 @@ def waiting_state(state: str, said: dict[str, Any] | None, stuck: bool) -> str:
     """
     if state == "running" or stuck:
         return "pending"
-    return "stopped" if state == "failed" and not said else state
+    return "stopped" if state == "failed" and end is None else state
 
 
 def is_stuck(stage: StageRecord, index: int, infos: Mapping[str, JobInfo]) -> bool:
@@ -368,7 +361,7 @@ def task_state(
     if job is None:
         return "stopped"
     ended = stage.exits.get(index)
-    if ended and ending and ending.time >= job.time and ended["ended"] < ending.time:
+    if ended and ending and ending.time >= job.time and ended.ended < ending.time:
         ending = None
     asked = ending.state if ending and ending.time >= job.time else None
     if ended and has_ended(stage, index):
@@ -393,11 +386,11 @@ def open_state(
     return vanished_state(job, info, now)
 
 
-def final_state(said: Mapping[str, Any]) -> str:
-    """The state of a task of which was decided that nothing goes on."""
-    if said.get("cause") == RootCause.CANCELLED:
+def final_state(end: ExitRecord) -> str:
+    """Return the state of a task that is not retried."""
+    if end.cause is RootCause.CANCELLED:
         return "cancelled"
-    return "stopped" if said["code"] == STOPPED else "failed"
+    return "stopped" if end.code == STOPPED else "failed"
 
 
 def has_recovery_job(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:

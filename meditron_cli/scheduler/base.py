@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+from jobs.contract.events import IntentEvent
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
 from meditron_cli.plan.model import Plan, StagePlan
 
@@ -48,7 +49,7 @@ class Scheduler(Protocol):
         """
         ...
 
-    def adopt(self, run: Path, intent: Mapping[str, Any]) -> bool:
+    def adopt(self, run: Path, intent: IntentEvent) -> bool:
         """Take over a submission that was killed before its ids were on record (``intent`` is its
         event), and put them there; False where not all of its jobs are to be found.
 

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from jobs.contract import done_markers, rundir, specs
-from jobs.contract.events import append_event
+from jobs.contract.events import IntentEvent, append_event
 from jobs.contract.files import read_json, write_json
 from jobs.contract.job import LOCAL_JOB, usable_cores
 from jobs.slurm import payload
@@ -119,7 +119,7 @@ class LocalScheduler:
         """Nothing: supervisors start their ranks again in place."""
         return []
 
-    def adopt(self, run: Path, intent: Mapping[str, Any]) -> bool:
+    def adopt(self, run: Path, intent: IntentEvent) -> bool:
         """Never: a process is started and known, or is not there."""
         return False
 

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jobs.contract.attempt_history import HistoryReader
+from jobs.contract.events import IntentEvent
 from jobs.contract.rundir import RunDir
 from jobs.slurm import sbatch, submission, submission_log
 from jobs.slurm.client import SILENCE, Client
@@ -75,10 +77,12 @@ class SlurmScheduler:
         with translated():
             return sbatch.submit_recovery_job(RunDir(run), asked, job_ids, self._client)
 
-    def adopt(self, run: Path, intent: Mapping[str, Any]) -> bool:
+    def adopt(self, run: Path, intent: IntentEvent) -> bool:
         """Take over a submission that was killed, where all of its jobs are there."""
         with translated():
-            return submission_log.adopt(RunDir(run), intent, self._client)
+            return submission_log.adopt(
+                RunDir(run), intent, self._client, HistoryReader(RunDir(run))
+            )
 
     def withdraw(self, run: Path, stage: str, attempt: int) -> None:
         """Cancel an attempt's jobs by what was written on them."""

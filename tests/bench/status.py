@@ -15,7 +15,6 @@ from pathlib import Path
 
 from jobs.contract import done_markers, specs
 from jobs.contract.events import append_event
-from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
 from meditron_cli.config.load import load
@@ -126,7 +125,6 @@ def finish(run: RunDir, stage: StagePlan) -> None:
         for attempt, ending in enumerate(ENDINGS, 1):
             names = {"stage": stage.stage, "index": task.index, "attempt": attempt}
             append_event(run, "start", **names, **START)
-            write_json(run.exit_record(stage.stage, attempt, task.index), {**names, **ending})
             append_event(run, "exit", **names, **ending)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.contract.events import append_event, read_events
-from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
 
 
@@ -46,8 +45,7 @@ class Told:
             "step_before": None, "step_after": None, "fingerprint": "", "by": "supervisor",
             "started": self.zero, "ended": self.zero + time, **more,
         }  # fmt: skip
-        write_json(self.run.exit_record(self.stage, attempt, self.index), fields)
-        self.event("exit", time, **fields)
+        self.event("observed" if action == "wait" else "exit", time, **fields)
 
     def steps(self, attempt: int, first: int, last: int, begin: float) -> None:
         """Steps of ten seconds each."""

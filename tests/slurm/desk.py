@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.contract.files import read_json, read_lines
+from jobs.contract.files import read_lines
 from jobs.contract.rundir import RunDir
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.sample import generate
 
+from .. import exits
 from .cluster import Cluster
 
 REPOSITORY = Path(__file__).parents[2]
@@ -186,9 +187,11 @@ def saved_steps(run: RunDir) -> list[int]:
 
 def exit_of(run: RunDir, stage: str, attempt: int, index: int = 0) -> dict[str, Any]:
     """The exit record of a task's attempt, once it is there."""
-    path = run.exit_record(stage, attempt, index)
-    wait(path.exists, str(path))
-    return read_json(path)
+    wait(
+        lambda: bool(exits.exits(run, stage, attempt, index)),
+        f"the exit of {stage} {index} attempt {attempt} in {run.events}",
+    )
+    return exits.exit_of(run, stage, attempt, index)
 
 
 def rank_processes(run: RunDir) -> dict[int, int]:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from jobs.contract.events import read_events
-from jobs.contract.files import read_json, read_lines
+from jobs.contract.files import read_lines
 from jobs.contract.metrics_log import counted_steps
 from jobs.contract.rundir import RunDir
 
@@ -207,12 +207,8 @@ class Trial:
         return self.attempt(attempt)
 
     def wait_settled(self, attempt: int) -> Attempt:
-        """The same, once Slurm has said what its supervisor had to leave open."""
-        self.wait_for(
-            lambda: self.exits().get(attempt, {"action": "wait"})["action"] != "wait",
-            f"what ended attempt {attempt}",
-        )
-        return self.attempt(attempt)
+        """The same, once what its supervisor had to leave open is closed."""
+        return self.wait_exit(attempt)
 
     def wait_end(self) -> None:
         """Wait until no job of the run waits or runs."""
@@ -411,17 +407,10 @@ def check_time(training: Record) -> None:
 
 
 def check_ledger(trial: Trial) -> None:
-    """Exactly one exit for each start, in a folder of its own, and no process or heartbeat left.
-
-    A supervisor that waits for Slurm's word about the end says so; that is no exit yet.
-    """
-    settled = [event for event in trial.events("exit") if event["action"] != "wait"]
+    """Exactly one exit for each start, and no process or heartbeat left."""
     starts = Counter(event["attempt"] for event in trial.events("start"))
-    exits = Counter(event["attempt"] for event in settled)
+    exits = Counter(event["attempt"] for event in trial.events("exit"))
     assert starts == exits == Counter(dict.fromkeys(starts, 1)), trial.story()
-    for number in exits:
-        record = read_json(trial.run.exit_record("pretrain", number, 0))
-        assert record["cause"] == trial.exits()[number]["cause"]
     wait(lambda: not rank_processes(trial.run), "the end of the last rank")
     assert left_in_memory(trial) == []
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from jobs.contract.files import read_json
-
 from .faults import Laboratory, Trial, Truth, check_reached, check_stopped
 
 # A time limit is whole minutes, and a start of ranks must fit in.
@@ -54,4 +52,4 @@ def test_two_time_limits_without_a_new_checkpoint_stop_the_run(
 
     assert len(trial.exits()) == 2
     assert "save" in last["reason"]
-    assert read_json(trial.run.exit_record("pretrain", last["attempt"], 0))["code"] == 2
+    assert trial.exits()[last["attempt"]]["code"] == 2

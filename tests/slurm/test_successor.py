@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from jobs.contract import attempt_history
 from jobs.contract.events import append_event, read_events
 from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
-from jobs.slurm import sbatch, submission_log
+from jobs.slurm import sbatch
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 from jobs.supervision.recovery.resubmission import held_back, resubmit
@@ -245,7 +246,7 @@ def test_a_submission_that_was_killed_is_taken_over(
     assert len(told["recovery_jobs"]) == 1
     terms = [f"afterok:{job}(unfulfilled)" for job in news]
     assert waits_for(slurm, after).split(",") == terms
-    assert submission_log.unanswered(read_events(run)) == []
+    assert attempt_history.read(run).unanswered == []
 
 
 def test_after_a_cancellation_nothing_goes_on(

@@ -103,7 +103,6 @@ class Evidence:
     step_after: int | None = None
     last_step: int | None = None
     """Last step on record, saved or not."""
-    target_step: int | None = None
     message: str = ""
     """What is already known in one sentence (a refused spec, a failed pre-flight)."""
     code_hint: str = ""

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from jobs.checkpoints import manifest, retention
-from jobs.contract import attempt_history, done_markers, rundir, specs
+from jobs.contract import done_markers, rundir, specs
+from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import Job
-from jobs.contract.outcomes import Hang, NodeFinding
+from jobs.contract.outcomes import Diagnosis, Hang, NodeFinding
 from jobs.slurm import srun_output
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import log_patterns
@@ -40,6 +41,8 @@ class Observed:
     message: str = ""
     hint: str = ""
     configuration: bool = False
+    diagnosis: Diagnosis | None = None
+    """Of the attempt's own supervisor, for whoever closes the attempt after it."""
 
 
 HERE = RecoveryOptions()
@@ -59,16 +62,24 @@ class SlurmReport:
     supervisor_signal: int = 0
     failed_node: str = ""
     """The only node of the job that Slurm calls down now."""
+    ended: float | None = None
+    """When the job ended; None while it runs, or where Slurm does not answer."""
     site: RecoveryOptions = HERE
 
 
 def evidence(
-    place: AttemptRef, task: specs.TaskSpec | None, job: Job, seen: Observed, said: SlurmReport
+    place: AttemptRef,
+    task: specs.TaskSpec | None,
+    job: Job,
+    seen: Observed,
+    said: SlurmReport,
+    past: TaskHistory,
 ) -> Evidence:
-    """All that is known of a start, which is over now; ``task`` is None when it cannot be read."""
-    past = attempt_history.read(place.run, place.stage, place.index)
+    """Return all that is known of an attempt that is over; ``task`` is None where it cannot be
+    read.
+    """
     words = read_text(place.srun_log)
-    ended = time.time()
+    ended = said.ended or time.time()
     return Evidence(
         stage=place.stage,
         attempt=place.attempt,
@@ -94,7 +105,6 @@ def evidence(
         step_before=place.step,
         step_after=checkpoint_step(place.run, task),
         last_step=last_step(place, task),
-        target_step=target_step(task),
         message=seen.message,
         code_hint=seen.hint,
         configuration=seen.configuration,
@@ -102,6 +112,7 @@ def evidence(
         run=place.run.name,
         world_size=task.ranks if task else 0,
         by_person=past.is_by_person(place.attempt),
+        known=seen.diagnosis,
     )
 
 
@@ -115,7 +126,7 @@ def read_rank_exits(place: AttemptRef) -> list[RankExit]:
     no record is left out.
     """
     found = []
-    for path in place.folder.glob(f"rank-exit-{place.index:05d}-*.json"):
+    for path in place.files("rank-exit"):
         try:
             found.append(rank_exit(read_json(path)))
         except (OSError, FormatError, KeyError):
@@ -184,11 +195,6 @@ def last_step(place: AttemptRef, task: specs.TaskSpec | None) -> int | None:
     except (OSError, FormatError):
         return None
     return int(progress["done"]) if progress.get("attempt") == place.attempt else None
-
-
-def target_step(task: specs.TaskSpec | None) -> int | None:
-    """The step that training is to reach."""
-    return task.training.train_steps if task and task.training else None
 
 
 def is_labelled(task: specs.TaskSpec | None) -> bool:

@@ -44,7 +44,7 @@ def strike(
     Raises:
         PermissionError: the process belongs to somebody else.
     """
-    start = attempt_history.read(run, STAGE, 0).open
+    start = attempt_history.read(run).task(STAGE, 0).open
     if start is None:
         return False
     beat = heartbeat.find(run, STAGE, 0, start.attempt, environ=environ).get(rank)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.contract import attempt_history
+from jobs.contract.attempt_history import HistoryReader
 from jobs.contract.errors import FAILED, STOPPED, SUCCESSOR
 from jobs.contract.outcomes import Decision, RetryAction
 from jobs.slurm.submission import SubmitError
@@ -30,6 +30,7 @@ class ActionRunner:
 
     place: AttemptRef
     surroundings: Allocation
+    history: HistoryReader
     is_interrupted: Callable[[], bool]
     """Whether this process was asked to stop, with a signal or otherwise."""
     requeue_seconds: float = REQUEUE_SECONDS
@@ -85,6 +86,7 @@ class ActionRunner:
                 exclude=decision.exclude,
                 delay=decision.delay,
                 client=self.surroundings.client,
+                reader=self.history,
             )
         except SubmitError as error:
             say(f"{error.message}\nhint: `meditron recover` or `meditron resume {place.run.name}`")
@@ -95,7 +97,7 @@ class ActionRunner:
         if ids:
             say(f"job {ids[0]} goes on with {place.stage} task {place.index}")
             return SUCCESSOR
-        past = attempt_history.read(place.run, place.stage, place.index)
+        past = self.history.current().task(place.stage, place.index)
         is_over = past.is_cancelled or past.is_stopped or place.run.stop_file.exists()
         return STOPPED if is_over else SUCCESSOR
 

@@ -1,38 +1,104 @@
-"""Close attempts whose supervisor did not record their end: decide, and write the exit record."""
+"""Close open attempts whose supervisor did not record their end: examine, decide, record. The one
+way for the next start of the same job, the recovery job and ``meditron recover``.
+"""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from jobs.contract import attempt_history, rundir, specs
-from jobs.contract.attempt_history import Start
+from jobs.contract import events, specs
+from jobs.contract.attempt_history import TaskHistory
+from jobs.contract.events import Event, ExitEvent, ObservedEvent, StartEvent
+from jobs.contract.exit_record import ExitRecord
 from jobs.contract.job import Job
-from jobs.contract.outcomes import Decision, NodeEntry
-from jobs.contract.specs import read_task
+from jobs.contract.outcomes import Decision, NodeEntry, RetryAction
+from jobs.contract.rundir import RunDir
+from jobs.health import node_ledger
+from jobs.slurm.client import Client
 from jobs.supervision import attempt_records
-from jobs.supervision.diagnosis.evidence import Evidence
-from jobs.supervision.diagnosis.postmortem import place_of
+from jobs.supervision.attempt_records import FolderListing
+from jobs.supervision.diagnosis.evidence import RecoveryOptions
+from jobs.supervision.diagnosis.postmortem import examine, place_of
 from jobs.supervision.recovery import retry_policy
 
 
-def close(
-    run: rundir.RunDir, start: Start, evidence: Evidence, ledger: tuple[NodeEntry, ...], by: str
-) -> Decision:
-    """Decide what follows from a start, and write its exit record and event.
-
-    Args:
-        ledger: active entries of the cluster's node ledger.
-        by: who says it: ``supervisor``, ``recovery_job`` or ``recover``.
+@dataclass
+class AttemptCloser:
+    """Closes attempts of a run. Records are kept until ``write``, so that all tasks of an array
+    cost one append to the event log and one to the node ledger.
     """
-    past = attempt_history.read(run, start.stage, start.index)
-    limits = evidence_limits(run, start)
-    decision = retry_policy.decide(past.endings, evidence, ledger, time.time(), limits)
-    place, job = place_of(run, start), Job(start.job_id, start.restarts, start.nodes)
-    attempt_records.record_exit(place, job, evidence, decision, by)
-    return decision
 
+    run: RunDir
+    by: str
+    """Who decides: ``supervisor``, ``recovery_job`` or ``recover``."""
+    client: Client | None
+    """None without Slurm."""
+    site: RecoveryOptions
+    """What can be done where the decision is made."""
+    own_job: str = ""
+    """The job that decides about its own earlier starts."""
+    _events: list[Event] = field(default_factory=list)
+    _closed: dict[tuple[str, int], list[ExitRecord]] = field(default_factory=dict)
+    _listings: dict[Path, FolderListing] = field(default_factory=dict)
+    _ledgers: dict[Path, list[NodeEntry]] = field(default_factory=dict)
+    _suspects: dict[Path, list[NodeEntry]] = field(default_factory=dict)
 
-def evidence_limits(run: rundir.RunDir, start: Start) -> specs.SupervisionSpec:
-    """How patiently the task is watched; as by default when its spec cannot be read."""
-    task = read_task(run, start.stage, start.index)
-    return task.supervision if task else specs.SupervisionSpec()
+    def close(self, start: StartEvent, past: TaskHistory) -> Decision:
+        """Decide what follows from an attempt; it stays open where that cannot be decided here
+        (``WAIT``).
+        """
+        task = specs.read_task(self.run, start.stage, start.index)
+        site = replace(self.site, started_again=start.job_id == self.own_job)
+        listing = self._listing(self.run.attempt(start.stage, start.attempt))
+        evidence = examine(self.run, start, task, self.client, site, past, listing)
+        closed = self._closed.setdefault((start.stage, start.index), [])
+        path = node_ledger.ledger_of(self.run, task)
+        decision = retry_policy.decide(
+            (*past.exits, *closed),
+            evidence,
+            self._entries(path),
+            time.time(),
+            task.supervision if task else None,
+        )
+        place, job = place_of(self.run, start), Job(start.job_id, start.restarts, start.nodes)
+        record = attempt_records.exit_record(place, job, evidence, decision, self.by)
+        self._keep(record, past)
+        closed.append(replace(record, by_person=evidence.by_person))
+        if path:
+            self._entries(path).extend(decision.suspects)
+            self._suspects.setdefault(path, []).extend(decision.suspects)
+        return decision
+
+    def write(self) -> None:
+        """Append the records to the event log, and suspects to the node ledger.
+
+        Raises:
+            OSError: the disk takes nothing.
+        """
+        events.append(self.run, *self._events)
+        self._events.clear()
+        for path, suspects in self._suspects.items():
+            node_ledger.append(path, suspects)
+        self._suspects.clear()
+
+    def _keep(self, record: ExitRecord, past: TaskHistory) -> None:
+        attempt_records.say(f"{record.category}: {record.reason}")
+        if record.action is not RetryAction.WAIT:
+            self._events.append(ExitEvent(time.time(), record))
+        elif record.attempt not in past.observed:
+            self._events.append(ObservedEvent(time.time(), record))
+
+    def _listing(self, folder: Path) -> FolderListing:
+        if folder not in self._listings:
+            self._listings[folder] = FolderListing(folder)
+        return self._listings[folder]
+
+    def _entries(self, path: Path | None) -> list[NodeEntry]:
+        """Return the active entries of a node ledger, with those of attempts closed before."""
+        if path is None:
+            return []
+        if path not in self._ledgers:
+            self._ledgers[path] = list(node_ledger.active(node_ledger.read(path), time.time()))
+        return self._ledgers[path]

@@ -1,21 +1,21 @@
-"""A fresh job that goes on with tasks whose job is over, or is about to be.
+"""Resubmit tasks whose job is over, or is about to be.
 
-The supervisor, the recovery job, the login node's ``recover`` and a person may all want to go on
-with the same task. Whoever holds the run's lock reads the events again, and acts only if nobody
-else has.
+The supervisor, the recovery job, ``meditron recover`` and a person may all want to resubmit the
+same task. Whoever holds the run's lock reads the new events, and submits only if nobody else has.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
-from jobs.contract import attempt_history, metrics_log
-from jobs.contract.events import append_event, read_events
+from jobs.contract import events, metrics_log
+from jobs.contract.attempt_history import HistoryReader, RunHistory
+from jobs.contract.events import IntentEvent, WithdrawEvent
 from jobs.contract.files import read_small
 from jobs.contract.locks import Locked, locked_within
 from jobs.contract.rundir import RunDir
@@ -53,12 +53,13 @@ def resubmit(  # noqa: PLR0913 - one keyword a field of the wish
     exclude: Sequence[str] = (),
     delay: float = 0.0,
     client: Client | None = None,
+    reader: HistoryReader | None = None,
 ) -> list[str]:
-    """Submit fresh jobs that go on with tasks, and have everything that waits for the old jobs
-    wait for the new ones; answers their ids.
+    """Submit new jobs for tasks, make everything that waits for the old jobs wait for the new ones,
+    and return their ids.
 
-    Nothing happens, and there are no ids, when somebody else goes on with the tasks already or a
-    person has asked for their end; ``held_back`` says which.
+    Nothing is submitted, and there are no ids, when the tasks have a newer job already or a person
+    has asked for their end; ``held_back`` returns which.
 
     Raises:
         SubmitError: Slurm refused, or does not answer; nothing half-done is left.
@@ -66,14 +67,14 @@ def resubmit(  # noqa: PLR0913 - one keyword a field of the wish
     """
     tasks = (indices,) if isinstance(indices, int) else tuple(indices)
     wish = ResubmitRequest(stage, tasks, tuple(replaces), by, tuple(exclude), delay)
-    client = client or Client(os.environ)
+    client, reader = client or Client(os.environ), reader or HistoryReader(run)
     with waiting_lock(run):
-        submission_log.settle(run, client)
-        why = held_back(run, wish.stage, wish.indices, wish.replaces)
+        submission_log.settle(run, client, reader)
+        why = held_back(run, reader.current(), wish.stage, wish.indices, wish.replaces)
         if why:
             submission_log.note(why)
             return []
-        return go_on(run, wish, client)
+        return go_on(run, wish, client, reader)
 
 
 @contextmanager
@@ -94,12 +95,13 @@ def waiting_lock(run: RunDir, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         yield
 
 
-def held_back(run: RunDir, stage: str, indices: Sequence[int], replaces: Sequence[str]) -> str:
-    """Why nobody must submit these tasks again now, in one sentence; empty when somebody may."""
-    events = read_events(run)
-    past = [attempt_history.fold(events, stage, index) for index in indices]
-    latest = [item.submissions[-1].job_id for item in past if item.submissions]
-    later = [job for job in latest if job not in replaces]
+def held_back(
+    run: RunDir, history: RunHistory, stage: str, indices: Sequence[int], replaces: Sequence[str]
+) -> str:
+    """Return why these tasks must not be resubmitted now, in one sentence; empty when they may."""
+    past, replaced = [history.task(stage, index) for index in indices], set(replaces)
+    latest = [task.job.job_id for task in past if task.job]
+    later = [job for job in latest if job not in replaced]
     if later:
         return f"{stage}: job {later[0]} goes on with it already"
     if any(item.is_cancelled or item.is_stopped for item in past):
@@ -109,28 +111,25 @@ def held_back(run: RunDir, stage: str, indices: Sequence[int], replaces: Sequenc
     return ""
 
 
-def go_on(run: RunDir, wish: ResubmitRequest, client: Client) -> list[str]:
-    """Write what is intended, submit it, have dependents wait for it, write what was done."""
-    events = read_events(run)
-    known = [
-        item
-        for index in wish.indices
-        for item in attempt_history.fold(events, wish.stage, index).submissions
-    ]
-    newest = max((item.attempt for item in known), default=0)
+def go_on(run: RunDir, wish: ResubmitRequest, client: Client, reader: HistoryReader) -> list[str]:
+    """Append the intent, submit, make dependents wait for the new jobs, append the result."""
+    history = reader.current()
+    jobs = [history.task(wish.stage, index).job for index in wish.indices]
+    newest = max((job.attempt for job in jobs if job), default=0)
     earlier = submission.read(run, wish.stage, newest)
     wish = replace(wish, exclude=usable(wish, earlier, client))
-    asked = replace(following(run, earlier, wish), after=awaited(run, wish.stage, client))
-    fields = intent_fields(asked, wish)
-    append_event(run, "intent", **fields)
+    after = awaited(run, history, wish.stage, client)
+    asked = replace(following(run, earlier, wish), after=after)
+    intent = intent_of(asked, wish)
+    events.append(run, intent)
     try:
         ids = sbatch.submit(run, asked, client)
     except Unclear:
         raise  # the intent stays open, so that whoever comes next looks for the jobs
     except SubmitError:
-        append_event(run, "withdraw", stage=asked.stage, attempt=asked.attempt)
+        events.append(run, WithdrawEvent(time.time(), asked.stage, asked.attempt))
         raise
-    submission_log.complete(run, asked, fields, ids, client)
+    submission_log.complete(run, asked, intent, ids, client, reader)
     return ids
 
 
@@ -147,15 +146,14 @@ def usable(wish: ResubmitRequest, earlier: Submission, client: Client) -> tuple[
     return names
 
 
-def awaited(run: RunDir, stage: str, client: Client) -> tuple[str, ...]:
+def awaited(run: RunDir, history: RunHistory, stage: str, client: Client) -> tuple[str, ...]:
     """Return the jobs that a stage has to wait for: those of the stages before it, if unfinished.
 
     Raises:
         SubmitError: such a job is not in the queue, so that nothing can wait for it.
     """
-    events = read_events(run)
     before = read_small(run.plan).get("stages", {}).get(stage, {}).get("after", ())
-    given = [submission_log.current_jobs(run, events, name) for name in before]
+    given = [submission_log.current_jobs(run, history.submits(name)) for name in before]
     jobs = list(dict.fromkeys(job for found in given for job in found.values() if job))
     if not jobs:
         return ()
@@ -194,14 +192,15 @@ def next_lead(run: RunDir, earlier: Submission) -> int:
     return min(pace.lead_seconds, int(earlier.parameters["time"]) * 60 // 2)
 
 
-def intent_fields(asked: Submission, wish: ResubmitRequest) -> dict[str, Any]:
-    """What the events say of a submission that goes on with another."""
-    return {
-        "stage": asked.stage,
-        "attempt": asked.attempt,
-        "indices": list(asked.indices),
-        "scheduler": "slurm",
-        "by": wish.by,
-        "replaces": list(wish.replaces),
-        "exclude": list(asked.exclude),
-    }
+def intent_of(asked: Submission, wish: ResubmitRequest) -> IntentEvent:
+    """Return the intent of a resubmission."""
+    return IntentEvent(
+        time.time(),
+        asked.stage,
+        asked.attempt,
+        tuple(asked.indices),
+        "slurm",
+        wish.by,
+        wish.replaces,
+        asked.exclude,
+    )

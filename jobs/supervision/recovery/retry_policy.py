@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, SUCCESSOR
+from jobs.contract.exit_record import ExitRecord
 from jobs.contract.outcomes import (
-    AttemptOutcome,
     Decision,
     Diagnosis,
     NodeEntry,
@@ -49,7 +49,7 @@ RESTART_SECONDS = 120.0
 
 
 def decide(
-    history: Sequence[AttemptOutcome],
+    history: Sequence[ExitRecord],
     evidence: Evidence,
     ledger: Sequence[NodeEntry],
     now: float,

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from jobs.contract.outcomes import AttemptOutcome, Diagnosis, NodeEntry, RetryAction, RootCause
+from jobs.contract.exit_record import ExitRecord
+from jobs.contract.outcomes import Diagnosis, NodeEntry, RetryAction, RootCause
 from jobs.contract.specs import SupervisionSpec
 from jobs.supervision.diagnosis import root_cause
 from jobs.supervision.diagnosis.evidence import Evidence
@@ -21,7 +22,7 @@ class RetryCase:
 
     evidence: Evidence
     verdict: Diagnosis
-    past: tuple[AttemptOutcome, ...]
+    past: tuple[ExitRecord, ...]
     """All earlier attempts of the task, oldest first."""
     ledger: tuple[NodeEntry, ...]
     now: float
@@ -41,10 +42,10 @@ class RetryCase:
         return self.evidence.site.in_allocation
 
     @cached_property
-    def present(self) -> AttemptOutcome:
-        """The attempt that has just ended, as the ledger will keep it."""
+    def present(self) -> ExitRecord:
+        """Return the exit record of the attempt, still without a decision."""
         evidence, verdict = self.evidence, self.verdict
-        return AttemptOutcome(
+        return ExitRecord(
             stage=evidence.stage,
             index=0,
             attempt=evidence.attempt,
@@ -52,7 +53,7 @@ class RetryCase:
             cause=verdict.cause,
             fingerprint=verdict.fingerprint,
             node=verdict.node,
-            began=evidence.began,
+            started=evidence.began,
             ended=evidence.ended,
             step_before=evidence.step_before,
             step_after=evidence.step_after,
@@ -62,14 +63,14 @@ class RetryCase:
         )
 
     @cached_property
-    def counted(self) -> tuple[AttemptOutcome, ...]:
+    def counted(self) -> tuple[ExitRecord, ...]:
         """Attempts since a person last started the task, this one too."""
         endings = (*self.past, self.present)
         first = max((n for n, ending in enumerate(endings) if ending.by_person), default=0)
         return endings[first:]
 
     @cached_property
-    def stalled(self) -> tuple[tuple[AttemptOutcome, bool | None], ...]:
+    def stalled(self) -> tuple[tuple[ExitRecord, bool | None], ...]:
         """Attempts since the last that made a newer checkpoint, with False for no progress."""
         steps = tuple(zip(self.counted, progress(self.counted), strict=True))
         last = max((n for n, (_, newer) in enumerate(steps) if newer), default=-1)
@@ -87,12 +88,12 @@ class RetryCase:
         return sum(newer is False and ROWS[ending.cause].counts for ending, newer in self.stalled)
 
     @cached_property
-    def same(self) -> tuple[AttemptOutcome, ...]:
+    def same(self) -> tuple[ExitRecord, ...]:
         """Attempts that failed as this one, at this checkpoint; this one is the last of them."""
         here = (e for e in self.counted if e.step_after == self.evidence.step_after)
         return tuple(ending for ending in here if self.is_alike(ending))
 
-    def is_alike(self, ending: AttemptOutcome) -> bool:
+    def is_alike(self, ending: ExitRecord) -> bool:
         """Whether an attempt failed as this one did."""
         if ending is self.present or (self.row.by_cause and ending.cause is self.verdict.cause):
             return True
@@ -123,7 +124,7 @@ class RetryCase:
         return max((step for step in steps if step is not None), default=None)
 
 
-def progress(endings: Sequence[AttemptOutcome]) -> list[bool | None]:
+def progress(endings: Sequence[ExitRecord]) -> list[bool | None]:
     """Whether each attempt left a newer checkpoint than any before it; None where that is unknown.
 
     The checkpoint of step 0 holds nothing that was trained. Where none was ever seen there is no

@@ -1,11 +1,19 @@
-"""The ledger of a task, from the events of its run."""
+"""The history of a run, folded from its events."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
-from jobs.contract import attempt_history
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.contract import attempt_history, events
+from jobs.contract.attempt_history import RunHistory, TaskHistory
 from jobs.contract.outcomes import RetryAction, RootCause
+from jobs.contract.rundir import RunDir
 
 Event = dict[str, Any]
 
@@ -42,19 +50,19 @@ def end(
     }
 
 
-def fold(*events: Event) -> attempt_history.History:
-    return attempt_history.fold(events, "pretrain", 0)
+def fold(*lines: Event) -> TaskHistory:
+    return RunHistory.of(events.parse(lines)).task("pretrain", 0)
 
 
 def test_every_end_is_one_of_a_start_and_what_is_left_is_open() -> None:
     found = fold(submit(1.0, 1, "7"), start(1), end(1), start(2))
 
-    assert [(item.attempt, item.cause, item.step_after) for item in found.endings] == [
+    assert [(item.attempt, item.cause, item.step_after) for item in found.exits] == [
         (1, RootCause.CRASH, 10)
     ]
     assert found.open is not None
     assert (found.open.attempt, found.open.nodes) == (2, ("a",))
-    assert found.unsettled == found.starts == (found.open,)
+    assert found.starts == (found.open,)
 
 
 def test_other_tasks_and_stages_are_no_part_of_it() -> None:
@@ -80,7 +88,7 @@ def test_what_was_taken_back_was_never_submitted() -> None:
 
 def test_the_first_start_of_a_persons_submission_says_so() -> None:
     """The job was queued again, so that its second start has a number of its own."""
-    events = (
+    lines = (
         submit(1.0, 1, "7"),
         *(start(1), end(1), start(2), end(2)),
         submit(3.0, 3, "8", by="supervisor"),
@@ -89,32 +97,29 @@ def test_the_first_start_of_a_persons_submission_says_so() -> None:
         *(start(5), end(5)),
     )
 
-    found = fold(*events)
+    found = fold(*lines)
 
-    assert [item.attempt for item in found.endings if item.by_person] == [1, 5]
+    assert [item.attempt for item in found.exits if item.by_person] == [1, 5]
     assert [number for number in (1, 2, 3, 5) if found.is_by_person(number)] == [1, 5]
 
 
-def test_a_start_whose_end_slurm_had_to_name_is_unsettled_until_another_is_over() -> None:
-    waiting = end(1, RetryAction.WAIT, RootCause.UNKNOWN)
+def test_an_observed_attempt_stays_open_until_its_exit() -> None:
+    """Its supervisor saw it end, and left it to Slurm to name the cause."""
+    observed = {**end(1, RetryAction.WAIT, RootCause.UNKNOWN), "event": "observed"}
+    closed = end(1, RetryAction.STOP, RootCause.CANCELLED)
 
-    found = fold(submit(1.0, 1, "7"), start(1), waiting)
-    later = fold(submit(1.0, 1, "7"), start(1), waiting, start(2), end(2))
+    waiting = fold(submit(1.0, 1, "7"), start(1), observed)
+    later = fold(submit(1.0, 1, "7"), start(1), observed, closed)
 
-    assert (found.starts, [item.attempt for item in found.unsettled]) == ((), [1])
-    assert later.unsettled == ()
+    assert ([item.attempt for item in waiting.starts], waiting.exits) == ([1], ())
+    assert waiting.observed[1].cause is RootCause.UNKNOWN
+    assert (later.starts, later.exits[0].action) == ((), RetryAction.STOP)
 
 
-def test_the_last_word_about_a_start_counts() -> None:
-    first = end(1, RetryAction.WAIT, RootCause.UNKNOWN)
+def test_the_first_exit_of_an_attempt_counts() -> None:
+    found = fold(start(1), end(1, RetryAction.SUBMIT), end(1, RetryAction.STOP))
 
-    found = fold(
-        submit(1.0, 1, "7"), start(1), first, end(1, RetryAction.STOP, RootCause.CANCELLED)
-    )
-
-    assert [(item.cause, item.action) for item in found.endings] == [
-        (RootCause.CANCELLED, RetryAction.STOP)
-    ]
+    assert [item.action for item in found.exits] == [RetryAction.SUBMIT]
 
 
 def test_a_request_to_end_counts_until_the_task_is_submitted_again() -> None:
@@ -135,13 +140,104 @@ def test_an_end_that_only_tells_of_an_earlier_one_does_not_count() -> None:
 
     found = fold(submit(1.0, 1, "7"), start(1), end(1), start(2), told)
 
-    assert ([item.attempt for item in found.endings], found.unsettled) == ([1], ())
+    assert ([item.attempt for item in found.exits], found.starts) == ([1], ())
 
 
-def test_ends_without_a_cause_are_of_an_older_version_and_only_close_their_start() -> None:
-    old = end(1)
-    del old["cause"]
+def test_the_attempt_of_a_task_is_the_last_that_its_present_job_began() -> None:
+    refused = end(3, RetryAction.STOP, RootCause.CONFIGURATION)
 
-    found = fold(submit(1.0, 1, "7"), start(1), old)
+    assert fold(submit(1.0, 1, "7")).attempt == 1
+    assert fold(submit(1.0, 1, "7"), start(1), end(1), start(2)).attempt == 2
+    assert fold(submit(1.0, 1, "7"), start(1), submit(2.0, 2, "8")).attempt == 2
+    assert fold(submit(1.0, 1, "7"), start(2), refused).attempt == 3
 
-    assert (found.endings, found.starts) == ((), ())
+
+BAD: list[Any] = [
+    {},
+    {"event": "start"},
+    {**start(1), "attempt": "1"},
+    {**start(1), "nodes": "a"},
+    {**submit(1.0, 1, "7"), "job_ids": []},
+    {**submit(1.0, 1, "7"), "indices": None},
+    {**end(1), "cause": "bad luck"},
+    {**end(1), "ended": float("nan")},
+    {"event": 7, "time": 1.0},
+    [1, 2],
+]
+
+
+@pytest.mark.parametrize("line", BAD, ids=str)
+def test_a_line_that_is_no_event_is_skipped(tmp_path: Path, line: Any) -> None:
+    run = RunDir(tmp_path)
+    good = [submit(1.0, 1, "7"), start(1)]
+    run.events.write_text("".join(f"{json.dumps(item)}\n" for item in (line, *good, line)))
+
+    task = attempt_history.read(run).task("pretrain", 0)
+
+    assert ([job.job_id for job in task.submissions], [*task.started]) == (["7"], [1])
+
+
+def test_a_reader_parses_only_what_was_appended(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.events.write_text(json.dumps(submit(1.0, 1, "7")) + "\n")
+    reader = attempt_history.HistoryReader(run)
+    before = len(reader.current().events)
+
+    with run.events.open("a") as file:
+        file.write(json.dumps(start(1)) + "\n" + json.dumps(end(1))[:20])
+        file.flush()
+        cut_short = len(reader.current().events)
+        file.write(json.dumps(end(1))[20:] + "\n")
+
+    assert (before, cut_short, len(reader.current().events)) == (1, 2, 3)
+    assert reader.current().task("pretrain", 0).exits
+
+
+lines = st.one_of(
+    st.builds(
+        submit,
+        st.just(1.0),
+        st.integers(1, 4),
+        st.sampled_from("789"),
+        st.sampled_from(("person", "supervisor")),
+        indices=st.sampled_from(([0], [1], [0, 1])),
+    ),
+    st.builds(start, st.integers(1, 4), st.sampled_from("789")),
+    st.builds(end, st.integers(1, 4), st.sampled_from(RetryAction), st.sampled_from(RootCause)),
+    st.builds(
+        lambda attempt: {**end(attempt, RetryAction.WAIT), "event": "observed"}, st.integers(1, 4)
+    ),
+    st.sampled_from(("cancel", "stop", "undo")).map(
+        lambda kind: {"event": kind, "time": 3.0, "job_ids": ["8"]}
+    ),
+)
+
+
+@given(st.lists(lines, max_size=20), st.integers(0, 20), st.integers(0, 20))
+def test_a_history_folded_in_chunks_is_the_one_folded_at_once(
+    told: list[Event], first: int, second: int
+) -> None:
+    whole = RunHistory.of(events.parse(told))
+    chunks, (low, high) = RunHistory(), sorted((first, second))
+    for part in (told[:low], told[low:high], told[high:]):
+        chunks.add(events.parse(part))
+        view(chunks)
+
+    assert view(chunks) == view(whole)
+
+
+def view(history: RunHistory) -> list[Any]:
+    """Everything that is read from a history."""
+    tasks = [history.task("pretrain", index) for index in (0, 1)]
+    return [
+        history.attempts(),
+        history.unanswered,
+        history.submits("pretrain"),
+        history.last_request,
+        history.submitted,
+        [(task.is_cancelled, task.is_stopped) for task in tasks],
+        [
+            (task.submissions, task.attempt, task.starts, task.exits, dict(task.observed))
+            for task in tasks
+        ],
+    ]

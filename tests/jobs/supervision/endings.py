@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 from typing import Any
 
-from jobs.contract.outcomes import AttemptOutcome, Decision, NodeEntry, RetryAction, RootCause
+from jobs.contract.exit_record import ExitRecord
+from jobs.contract.outcomes import Decision, NodeEntry, RetryAction, RootCause
 from jobs.supervision.diagnosis.evidence import Evidence, LogSign, RankExit, RecoveryOptions
 
 NODES = ("gpu01", "gpu02")
@@ -29,7 +30,6 @@ def evidence(**changes: Any) -> Evidence:
         "step_before": 1100,
         "step_after": 1200,
         "last_step": 1204,
-        "target_step": 5000,
         "site": SITE,
     }
     return Evidence(**{**values, **changes})
@@ -59,10 +59,10 @@ def logged(name: str, number: int | None = None, of: int | None = 3, line: str =
     return LogSign(name, of, number, line or name)
 
 
-def ending(told: Evidence, decision: Decision) -> AttemptOutcome:
+def ending(told: Evidence, decision: Decision) -> ExitRecord:
     """What the ledger keeps of an attempt."""
     assert decision.verdict is not None
-    return AttemptOutcome(
+    return ExitRecord(
         stage=told.stage,
         index=0,
         attempt=told.attempt,
@@ -70,7 +70,7 @@ def ending(told: Evidence, decision: Decision) -> AttemptOutcome:
         cause=decision.verdict.cause,
         fingerprint=decision.verdict.fingerprint,
         node=decision.verdict.node,
-        began=told.began,
+        started=told.began,
         ended=told.ended,
         step_before=told.step_before,
         step_after=told.step_after,
@@ -80,7 +80,7 @@ def ending(told: Evidence, decision: Decision) -> AttemptOutcome:
     )
 
 
-def past(cause: RootCause = RootCause.CRASH, **changes: Any) -> AttemptOutcome:
+def past(cause: RootCause = RootCause.CRASH, **changes: Any) -> ExitRecord:
     """An attempt of long ago."""
     values: dict[str, Any] = {
         "stage": "pretrain",
@@ -90,13 +90,13 @@ def past(cause: RootCause = RootCause.CRASH, **changes: Any) -> AttemptOutcome:
         "cause": cause,
         "fingerprint": "",
         "node": "",
-        "began": NOW - 7200,
+        "started": NOW - 7200,
         "ended": NOW - 3600,
         "step_before": 1100,
         "step_after": 1100,
         "action": RetryAction.SUBMIT,
     }
-    return AttemptOutcome(**{**values, **changes})
+    return ExitRecord(**{**values, **changes})
 
 
 def listed(node: str, verdict: str = "FATAL", **changes: Any) -> NodeEntry:

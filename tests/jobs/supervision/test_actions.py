@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.contract import rundir
+from jobs.contract.attempt_history import HistoryReader
 from jobs.contract.errors import SUCCESSOR
 from jobs.contract.events import append_event, read_events
 from jobs.contract.job import Job
@@ -47,7 +48,7 @@ def test_a_requeue_that_slurm_takes_and_does_not_carry_out_is_not_waited_for_for
         Allocation(Job("50"), Client(programs.environ)),
     )
 
-    acting = ActionRunner(place, here, lambda: False, requeue_seconds=0.1)
+    acting = ActionRunner(place, here, HistoryReader(run), lambda: False, requeue_seconds=0.1)
     code = acting.carry_out(Decision(RetryAction.REQUEUE, "it was preempted"))
 
     assert code == SUCCESSOR

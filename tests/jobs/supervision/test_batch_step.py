@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 from jobs.contract import done_markers, rundir, specs
-from jobs.contract.files import read_json, write_json
+from jobs.contract.files import write_json
 
+from ...exits import exit_of
 from ..conftest import Workbench
 
 REPOSITORY = Path(__file__).parents[3]
@@ -40,7 +41,7 @@ def test_other_code_than_the_runs_own_is_refused_and_recorded(tmp_path: Path) ->
     sentence = f"the code in {REPOSITORY} was loaded instead of the run's own in {run.code}"
     assert done.returncode == 2
     assert done.stderr == f"configuration: {sentence}; {NEVER}\n"
-    record = read_json(run.exit_record("curate", 1, 0))
+    record = exit_of(run, "curate", 1)
     assert (record["code"], record["class"], record["message"]) == (2, "configuration", sentence)
 
 
@@ -57,7 +58,7 @@ def test_damaged_code_of_the_run_is_refused_and_recorded(tmp_path: Path) -> None
         f"`meditron resume {run.name}` restores it"
     )
     assert done.returncode == 2
-    assert read_json(run.exit_record("curate", 1, 0))["message"] == sentence
+    assert exit_of(run, "curate", 1)["message"] == sentence
 
 
 def test_the_exit_code_of_a_task_is_that_of_its_batch_step(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jobs.checkpoints import manifest
-from jobs.contract import specs
+from jobs.contract import attempt_history, specs
 from jobs.contract.events import append_event
 from jobs.contract.files import sha256, write_json
 from jobs.contract.job import Job
@@ -64,7 +64,8 @@ def place(bench: Workbench) -> AttemptRef:
 
 
 def evidence(place: AttemptRef, task: specs.TaskSpec | None, seen: Observed) -> Evidence:
-    return evidence_collection.evidence(place, task, JOB, seen, SlurmReport())
+    past = attempt_history.read(place.run).task(place.stage, place.index)
+    return evidence_collection.evidence(place, task, JOB, seen, SlurmReport(), past)
 
 
 def test_words_are_read_in_the_order_they_were_left(place: AttemptRef) -> None:
@@ -92,7 +93,7 @@ def test_srun_and_the_log_speak_for_ranks_that_cannot(bench: Workbench, place: A
     assert found.failed_node == "gpu02"
     assert [sign.name for sign in found.log_signatures] != []
     assert (found.job_id, found.run, found.world_size) == ("7", bench.run.name, 1)
-    assert (found.done, found.step_after, found.target_step) == (False, None, None)
+    assert (found.done, found.step_after) == (False, None)
 
 
 def test_a_task_without_a_readable_spec_has_evidence_too(place: AttemptRef) -> None:
@@ -198,4 +199,3 @@ def test_the_last_step_is_that_of_this_start(bench: Workbench) -> None:
 
     assert evidence_collection.last_step(place, task) == 17
     assert evidence_collection.last_step(dataclasses.replace(place, attempt=4), task) is None
-    assert evidence_collection.target_step(task) == 60

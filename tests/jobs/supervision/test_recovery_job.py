@@ -52,9 +52,6 @@ class Stage:
         fields = {"index": index, "attempt": attempt, "job_id": job_id, "restarts": 0}
         more = {"nodes": ["cpu01"], "began": self.ago(1800), "step": None}
         self.event("start", stage="curate", **fields, **more)
-        write_json(
-            self.run.attempt("curate", attempt) / f"start-{index:05d}.json", {**fields, **more}
-        )
 
     def ended(self, action: str, job_id: str = "50", attempt: int = 1, **more: Any) -> None:
         """Note what its supervisor has said of its end."""
@@ -81,8 +78,7 @@ class Stage:
             "exclude": [],
             **more,
         }
-        self.event("exit", **fields)
-        write_json(self.run.exit_record("curate", attempt, 0), fields)
+        self.event("observed" if action == "wait" else "exit", **fields)
 
     def event(self, kind: str, **fields: Any) -> None:
         append_event(self.run, kind, **fields)
@@ -354,9 +350,9 @@ def test_how_slurm_records_the_end_decides_what_was_left_to_it(
 
     stage.look()
 
-    first, second = stage.events("exit")
-    assert (second["action"], second["by"]) == (action, "recovery_job")
-    assert second["ended"] == first["ended"]
+    (observed,), (closed,) = stage.events("observed"), stage.events("exit")
+    assert (closed["action"], closed["by"]) == (action, "recovery_job")
+    assert closed["ended"] == observed["ended"]
     assert len(stage.programs.calls("sbatch")) == scripts
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from jobs.contract import attempt_history
 from jobs.contract.events import append_event, read_events
 from jobs.contract.files import write_json
 from jobs.contract.locks import locked
@@ -128,8 +129,8 @@ def test_a_refusal_leaves_nothing(
 
     assert caught.value.message == "sbatch refused pretrain: too many jobs"
     assert programs.queued() == []
-    assert submission_log.unanswered(read_events(run)) == []
-    assert held_back(run, "pretrain", [0], ["50"]) == ""
+    assert attempt_history.read(run).unanswered == []
+    assert held_back(run, attempt_history.read(run), "pretrain", [0], ["50"]) == ""
 
 
 def test_a_recovery_job_that_slurm_refuses_keeps_no_job_from_going_on(
@@ -151,7 +152,10 @@ def test_whoever_comes_second_submits_nothing(
     ids = resubmit(run, "pretrain", 0, replaces=["50"], by="watch", client=client)
 
     assert ids == []
-    assert held_back(run, "pretrain", [0], ["50"]) == "pretrain: job 101 goes on with it already"
+    assert (
+        held_back(run, attempt_history.read(run), "pretrain", [0], ["50"])
+        == "pretrain: job 101 goes on with it already"
+    )
 
 
 def test_the_file_stop_keeps_jobs_from_going_on(
@@ -269,9 +273,9 @@ def test_one_whose_job_has_ended_since_is_taken_over_by_what_it_said(
     second = replace(begun, attempt=2)
     intend(run, second)
     submission.write(run, second)
-    append_event(run, "start", stage="pretrain", index=0, attempt=2, job_id="77")
+    append_event(run, "start", stage="pretrain", index=0, attempt=2, job_id="77", began=1.0)
 
-    submission_log.settle(run, client)
+    submission_log.settle(run, client, attempt_history.HistoryReader(run))
 
     assert events(run, "submit")[-1]["job_ids"] == ["77"]
 
@@ -303,4 +307,7 @@ def test_one_that_got_no_answer_and_may_be_queued_is_taken_over_later(
 
     assert ids == []
     assert events(run, "submit")[-1]["job_ids"] == ["101"]
-    assert held_back(run, "pretrain", [0], ["50"]) == "pretrain: job 101 goes on with it already"
+    assert (
+        held_back(run, attempt_history.read(run), "pretrain", [0], ["50"])
+        == "pretrain: job 101 goes on with it already"
+    )

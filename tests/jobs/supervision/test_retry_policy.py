@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract.errors import CONFIGURATION, FINISHED, STOPPED, SUCCESSOR, UNHEALTHY
+from jobs.contract.exit_record import ExitRecord
 from jobs.contract.outcomes import (
-    AttemptOutcome,
     Decision,
     Diagnosis,
     Hang,
@@ -52,7 +52,7 @@ LIMITS = SupervisionSpec()
 
 def decide(
     told: Evidence,
-    history: Sequence[AttemptOutcome] = (),
+    history: Sequence[ExitRecord] = (),
     ledger: Sequence[NodeEntry] = (),
     limits: SupervisionSpec = LIMITS,
 ) -> Decision:
@@ -61,7 +61,7 @@ def decide(
 
 def follow(attempts: Iterable[Evidence], limits: SupervisionSpec = LIMITS) -> list[Decision]:
     """Decide after each attempt in turn, until one is the last; each is the next attempt."""
-    history: list[AttemptOutcome] = []
+    history: list[ExitRecord] = []
     decisions = []
     for number, told in enumerate(attempts, 1):
         told = replace(told, attempt=number)
@@ -677,7 +677,7 @@ ATTEMPTS = st.builds(
 )
 ENDINGS = st.lists(
     st.builds(
-        AttemptOutcome,
+        ExitRecord,
         stage=st.just("pretrain"),
         index=st.just(0),
         attempt=st.integers(-9, 1),
@@ -685,7 +685,7 @@ ENDINGS = st.lists(
         cause=st.sampled_from(RootCause),
         fingerprint=st.sampled_from(["", "abc"]),
         node=st.sampled_from(["", "gpu01", "gpu02"]),
-        began=st.just(NOW),
+        started=st.just(NOW),
         ended=st.just(NOW),
         step_before=STEPS,
         step_after=STEPS,
@@ -711,7 +711,7 @@ class Machine:
     """A cluster that does what is decided, while faults keep coming."""
 
     limits: SupervisionSpec
-    history: list[AttemptOutcome]
+    history: list[ExitRecord]
     ledger: list[NodeEntry]
     job: int = 1
 
@@ -773,7 +773,7 @@ def test_it_ends_in_proportion_to_the_progress_there_is(
 
 @given(ATTEMPTS, ENDINGS, LEDGERS)
 def test_a_decision_is_one_sentence_and_always_the_same(
-    told: Evidence, history: list[AttemptOutcome], ledger: list[NodeEntry]
+    told: Evidence, history: list[ExitRecord], ledger: list[NodeEntry]
 ) -> None:
     decision = decide(told, history, ledger)
 
@@ -786,7 +786,7 @@ def test_a_decision_is_one_sentence_and_always_the_same(
 
 @given(ATTEMPTS, ENDINGS, LEDGERS)
 def test_nothing_is_left_out_without_a_reason(
-    told: Evidence, history: list[AttemptOutcome], ledger: list[NodeEntry]
+    told: Evidence, history: list[ExitRecord], ledger: list[NodeEntry]
 ) -> None:
     decision = decide(told, history, ledger)
 
@@ -798,7 +798,7 @@ def test_nothing_is_left_out_without_a_reason(
 
 @given(ATTEMPTS, ENDINGS, LEDGERS, st.sampled_from(["configuration", "cancelled", "stop_asked"]))
 def test_what_is_final_is_never_tried_again(
-    told: Evidence, history: list[AttemptOutcome], ledger: list[NodeEntry], how: str
+    told: Evidence, history: list[ExitRecord], ledger: list[NodeEntry], how: str
 ) -> None:
     told = replace(told, preempted=False, slurm_state="", failed_node="", **{how: True})
 
@@ -807,7 +807,7 @@ def test_what_is_final_is_never_tried_again(
 
 @given(ATTEMPTS, ENDINGS, st.sampled_from([None, 0]))
 def test_training_never_begins_anew_once_a_checkpoint_existed(
-    told: Evidence, history: list[AttemptOutcome], left: int | None
+    told: Evidence, history: list[ExitRecord], left: int | None
 ) -> None:
     told = replace(told, stage="pretrain", step_before=1200, step_after=left)
 
@@ -819,7 +819,7 @@ def test_training_never_begins_anew_once_a_checkpoint_existed(
 
 @given(ATTEMPTS, ENDINGS, LEDGERS)
 def test_a_job_that_is_over_is_not_restarted_and_not_queued_again(
-    told: Evidence, history: list[AttemptOutcome], ledger: list[NodeEntry]
+    told: Evidence, history: list[ExitRecord], ledger: list[NodeEntry]
 ) -> None:
     told = replace(told, site=AFTERWARDS)
 
@@ -831,7 +831,7 @@ def test_a_job_that_is_over_is_not_restarted_and_not_queued_again(
 
 
 @given(ENDINGS)
-def test_progress_is_counted_from_the_furthest_checkpoint(history: list[AttemptOutcome]) -> None:
+def test_progress_is_counted_from_the_furthest_checkpoint(history: list[ExitRecord]) -> None:
     answers = retry_state.progress(history)
 
     gains = [e.step_after for e, newer in zip(history, answers, strict=True) if newer]

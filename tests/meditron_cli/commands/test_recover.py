@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.contract.events import append_event, read_events
-from jobs.contract.files import read_json, write_json
+from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
 from meditron_cli.main import main
 from meditron_cli.scheduler.base import JobState
@@ -20,6 +20,7 @@ from meditron_cli.services import Services
 
 from ... import fake_slurm
 from ...conftest import Bench
+from ...exits import exit_of
 from ...fake_slurm import FakeSlurm
 from ...fakes import FakeClock
 
@@ -205,8 +206,11 @@ def test_on_this_machine_a_start_that_has_to_wait_is_waited_for(meditron: Bench)
     meditron.scheduler.put_stage("curate", JobState.ENDED)
 
     first = meditron("recover", "--once")
-    path = run.exit_record("curate", 1, 0)
-    write_json(path, {**read_json(path), "delay": 0.0})
+    event = exit_of(run, "curate", 1)
+    now = json.dumps({**event, "delay": 0.0}, sort_keys=True)
+    text = run.events.read_text().splitlines()
+    lines = [now if json.loads(line) == event else line for line in text]
+    run.events.write_text("".join(f"{line}\n" for line in lines))
     second = meditron("recover", "--once")
 
     waits = first.stdout.splitlines()[-1]

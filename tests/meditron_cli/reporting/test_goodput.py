@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.contract import events
+from jobs.contract.attempt_history import Attempt, RunHistory
 from meditron_cli.reporting import goodput, interruptions, run_times
 from meditron_cli.reporting.goodput import TimeAccount
 from meditron_cli.reporting.interruptions import Interruption
-from meditron_cli.runs import attempts
-from meditron_cli.runs.attempts import Attempt
 
+ENDS = ("exit", "observed")
 BEGAN = 1_700_000_000.0
 
 
@@ -32,15 +33,17 @@ class Story:
         return self
 
     def submit(self, time: float) -> Story:
-        return self.tell("submit", time)
+        return self.tell("submit", time, attempt=1, indices=[0], job_ids=["7"])
 
     def start(self, number: int, time: float, job: str = "7", restarts: int = 0) -> Story:
         fields = {"attempt": number, "job_id": job, "restarts": restarts, "nodes": ["n1", "n2"]}
         return self.tell("start", time, began=BEGAN + time, step=None, **fields)
 
     def exit(self, number: int, time: float, cause: str, action: str, **more: Any) -> Story:
+        """With the action ``wait`` it is only observed."""
         fields = {"attempt": number, "job_id": "7", "cause": cause, "action": action}
-        return self.tell("exit", time, ended=BEGAN + time, **fields, **more)
+        fields.update(started=BEGAN, ended=BEGAN + time)
+        return self.tell("observed" if action == "wait" else "exit", time, **{**fields, **more})
 
     def steps(self, attempt: int, first: int, last: int, begin: float) -> Story:
         """Steps of ten seconds each, without a pause."""
@@ -62,13 +65,17 @@ class Story:
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
-        return attempts.fold(self.events)
+        return self.history.attempts()
+
+    @property
+    def history(self) -> RunHistory:
+        return RunHistory.of(events.parse(self.events))
 
     def ledger(self, end: float | None = None, ready: float = 0.0) -> TimeAccount:
         work = goodput.work_of(self.lines)
         until = None if end is None else BEGAN + end
         settled = goodput.settle(self.attempts, work, until)
-        return goodput.account(self.events, settled, work, BEGAN + ready, until)
+        return goodput.account(self.history.events, settled, work, BEGAN + ready, until)
 
     def interruptions(self) -> list[Interruption]:
         work = goodput.work_of(self.lines)
@@ -214,7 +221,7 @@ def test_an_end_told_to_be_after_the_next_start_was_the_last_sign_of_life() -> N
 
 
 def test_a_submission_that_was_cancelled_waits_no_more() -> None:
-    story = Story().submit(0).tell("cancel", 10).submit(50).start(1, 60)
+    story = Story().submit(0).tell("cancel", 10, job_ids=["7"]).submit(50).start(1, 60)
 
     assert spent(story.ledger(end=60)) == {"queue": 20.0, "down": 40.0}
 
@@ -306,7 +313,8 @@ def histories(draw: st.DrawFn) -> Story:
             end = now + draw(st.floats(-10, 30))
             story.exit(number, end, "crash", action, delay=draw(lengths))
         for kind in draw(st.lists(st.sampled_from(("submit", "cancel")), max_size=2)):
-            story.tell(kind, now + draw(st.floats(-10, 10)))
+            told = {"attempt": 1, "indices": [0]} if kind == "submit" else {}
+            story.tell(kind, now + draw(st.floats(-10, 10)), job_ids=["7"], **told)
     return story
 
 
@@ -321,7 +329,7 @@ def test_the_buckets_sum_to_the_wall_clock_whatever_was_told(
     settled = goodput.settle(
         story.attempts, goodput.work_of(story.lines), None if end is None else BEGAN + end
     )
-    spans = goodput.cut(story.events, settled, BEGAN, None if end is None else BEGAN + end)
+    spans = goodput.cut(story.history.events, settled, BEGAN, None if end is None else BEGAN + end)
 
     assert ledger.wall == pytest.approx(spans[-1].ended - BEGAN if spans else 0.0, abs=1e-6)
     assert end is None or ledger.wall >= end - 1e-6
@@ -339,6 +347,6 @@ def joined(moments: Sequence[float]) -> bool:
 def test_no_interruption_is_forgotten_and_no_cost_is_negative(story: Story) -> None:
     found = story.interruptions()
 
-    told = {event["attempt"] for event in story.events if event["event"] == "exit"}
+    told = {event["attempt"] for event in story.events if event["event"] in ENDS}
     assert {item.attempt.number for item in found} == told
     assert all((item.steps_redone or 0) >= 0 and (item.resume_s or 0) >= 0 for item in found)

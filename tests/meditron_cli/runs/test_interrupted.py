@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from jobs.contract import specs
+from jobs.contract.events import read_events
 from jobs.contract.files import read_json, write_json
-from meditron_cli.runs import events
 from meditron_cli.scheduler.base import JobState
 
 from ...conftest import Bench
@@ -118,7 +118,7 @@ def test_a_rank_that_was_killed_and_started_again_is_in_status_logs_and_report(
 def test_its_time_is_accounted_for_to_the_last_second(survivor: Bench) -> None:
     spent = status(survivor)["time"]["training"]
 
-    exits = list(events.read(survivor.run(), ("exit",)))
+    exits = read_events(survivor.run(), ("exit",))
     began = next(
         event["time"] for event in survivor.events("submit") if event["stage"] == "pretrain"
     )

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.contract.attempt_history import RunHistory
+from jobs.contract.errors import STOPPED
+from jobs.contract.events import Event, StartEvent, SubmitEvent
+from jobs.contract.exit_record import ExitRecord
 from jobs.contract.files import write_json
+from jobs.contract.outcomes import RetryAction, RootCause
 from jobs.contract.rundir import RunDir
+from meditron_cli.runs import record
 from meditron_cli.runs.record import (
     RunRecord,
     StageRecord,
     StopRequest,
     TaskJob,
     exit_records,
-    note_intent,
-    note_start,
-    note_submission,
     read,
 )
 from meditron_cli.runs.state import (
@@ -50,12 +54,15 @@ def said(state: JobState, word: str = "", reason: str = "") -> JobInfo:
     return JobInfo("7", state, word, reason)
 
 
-def exit_record(code: int, ended: float = 5_000.0, **more: object) -> dict[str, object]:
-    return {"code": code, "ended": ended, "message": "", "hint": "", **more}
+def exit_record(code: int, ended: float = 5_000.0, action: str = "", **more: Any) -> ExitRecord:
+    """Of a task that is not retried; with code 130 what a supervisor observed and left open."""
+    then = action or ("wait" if code == STOPPED else "stop")
+    cause = more.pop("cause", RootCause.CRASH)
+    return ExitRecord("pretrain", 0, 1, "7", cause, RetryAction(then), 1.0, ended, code, **more)
 
 
-def decided(action: str, code: int = 75, cause: str = "crash") -> dict[str, object]:
-    return exit_record(code, action=action, cause=cause)
+def decided(action: str, code: int = 75, cause: str = "crash") -> ExitRecord:
+    return exit_record(code, action=action, cause=RootCause(cause))
 
 
 @pytest.mark.parametrize(
@@ -258,40 +265,33 @@ def test_a_silent_scheduler_is_never_taken_for_an_end(stage: StageRecord) -> Non
     assert (seen.state in ("unknown", "failed")) or not undecided
 
 
+def recorded(stage: StageRecord, *events: Event) -> StageRecord:
+    """The stage with what these events record of it."""
+    record.fold(RunRecord("run", Path("run"), stages={stage.stage: stage}), RunHistory.of(events))
+    return stage
+
+
 def test_of_two_submissions_of_a_task_the_later_counts() -> None:
-    stage = StageRecord("tokenize", 2)
-    for attempt, ids in ((1, ["5_0", "5_1"]), (2, ["6"])):
-        indices = [0, 1] if attempt == 1 else [1]
-        event = {
-            "indices": indices,
-            "job_ids": ids,
-            "attempt": attempt,
-            "time": attempt,
-            "scheduler": "slurm",
-        }
-        note_submission(stage, event)
+    both = SubmitEvent(1.0, "tokenize", 1, (0, 1), "slurm", job_ids=("5_0", "5_1"))
+    again = SubmitEvent(2.0, "tokenize", 2, (1,), "slurm", job_ids=("6",))
+
+    stage = recorded(StageRecord("tokenize", 2), both, again)
 
     assert [stage.jobs[index].job_id for index in (0, 1)] == ["5_0", "6"]
 
 
 def test_one_job_id_may_stand_for_all_tasks() -> None:
-    stage = StageRecord("tokenize", 3)
-    event = {
-        "indices": [0, 1, 2],
-        "job_ids": ["local:9:1"],
-        "attempt": 1,
-        "time": 1.0,
-        "scheduler": "local",
-    }
+    event = SubmitEvent(1.0, "tokenize", 1, (0, 1, 2), "local", job_ids=("local:9:1",))
 
-    note_submission(stage, event)
+    stage = recorded(StageRecord("tokenize", 3), event)
 
     assert {job.job_id for job in stage.jobs.values()} == {"local:9:1"}
 
 
 def test_a_training_that_starts_again_has_not_lost_its_checkpoint() -> None:
     stage = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress={"done": 0})
-    note_start(stage, {"index": 0, "attempt": 2, "step": 30})
+
+    recorded(stage, StartEvent(1.0, "pretrain", 0, 2, "7", 1.0, step=30))
 
     assert steps_and_tokens(stage) == (30, 240)
 
@@ -310,17 +310,15 @@ def test_time_left_follows_the_speed(progress: dict[str, float], expected: float
     assert eta(progress, NOW) == expected
 
 
-def test_a_submission_that_left_no_job_id_makes_its_tasks_unknown() -> None:
-    stage = StageRecord("tokenize", 2, done={0})
-    record = RunRecord("run", Path("run"), stages={"tokenize": stage})
-    begun = {"event": "intent", "stage": "tokenize", "attempt": 2, "indices": [1]}
+def test_a_submission_that_left_no_job_id_makes_its_tasks_unknown(run: Told) -> None:
+    run.event("intent", 5, stage="tokenize", attempt=2, indices=[1])
+    during = read(run.run).stages["tokenize"]
+    run.event("withdraw", 6, stage="tokenize", attempt=2)
+    after = read(run.run).stages["tokenize"]
 
-    note_intent(record, begun)
-    during = fold(record, {}, NOW).state
-    note_intent(record, {**begun, "event": "withdraw"})
-    after = fold(record, {}, NOW).state
-
-    assert (during, after) == ("unknown", "stopped")
+    infos = {"5_1": said(JobState.ACTIVE)}
+    states = [task_state(stage, 1, None, infos, NOW) for stage in (during, after)]
+    assert states == ["unknown", "running"]
 
 
 @pytest.mark.parametrize(("age", "asked"), [(60.0, {"slurm": {"8"}}), (FORGET_SECONDS + 60.0, {})])
@@ -381,7 +379,7 @@ def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: Told) -> None:
 
     seen = fold(read(run.run), {"5_0": said(JobState.ACTIVE)}, NOW)
 
-    assert exit_records(read(run.run))[0][2]["attempt"] == 2
+    assert exit_records(read(run.run))[0].attempt == 2
     assert (seen.stages["tokenize"].state, seen.stages["tokenize"].attempts) == ("running", 2)
 
 
@@ -395,7 +393,7 @@ def test_a_task_refused_in_a_later_attempt_has_ended_there_unless_it_works_elsew
 
     stage = read(run.run).stages["tokenize"]
 
-    assert (stage.attempts, stage.exits[1]["attempt"]) == (attempts, attempts)
+    assert (stage.attempts, stage.exits[1].attempt) == (attempts, attempts)
 
 
 def test_a_successor_replaces_the_job_and_brings_its_own_recovery_job(run: Told) -> None:

@@ -24,6 +24,7 @@ from meditron_cli.scheduler import local
 from meditron_cli.scheduler.base import JobState, Scheduler
 from meditron_cli.scheduler.local import LocalScheduler
 
+from ...exits import exit_of, exits
 from ...ranks import (
     DEAF,
     FINISH,
@@ -127,7 +128,7 @@ class Machine:
         return path.read_text()
 
     def exit(self, stage: str = "curate", index: int = 0, attempt: int = 1) -> dict[str, Any]:
-        return read_json(self.run.exit_record(stage, attempt, index))
+        return exit_of(self.run, stage, attempt, index)
 
     def words(self) -> dict[str, Any]:
         """The last words of the first task's rank."""
@@ -194,7 +195,7 @@ def test_a_stage_after_one_that_failed_is_not_started(machine: Machine) -> None:
 
     machine.wait(second)
 
-    assert not machine.run.exit_record("tokenize", 1, 0).exists()
+    assert not exits(machine.run, "tokenize", 1)
     last = read_events(machine.run)[-1]
     assert (last["event"], last["stage"], last["after"]) == ("blocked", "tokenize", ["curate"])
     log = machine.run.attempt("tokenize", 1) / "runner.log"
@@ -226,7 +227,7 @@ def test_cancel_lets_ranks_save_and_leaves_nothing(machine: Machine) -> None:
 
     assert machine.state(job) is JobState.ENDED
     assert machine.words()["message"] == "saved"
-    assert not machine.run.exit_record("curate", 1, 1).exists()
+    assert not exits(machine.run, "curate", 1, 1)
     assert processes_about(machine.run.root) == []
 
 
