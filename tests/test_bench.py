@@ -11,6 +11,7 @@ from .bench.__main__ import main, subjects
 
 SMALLEST = {
     "help": {"rounds": 1},
+    "recovery": {"rounds": 1, "counts": (20,)},
     "status": {"rounds": 1, "count": 101},
     "loop": {"rounds": 1},
     "heartbeat": {"rounds": 1},

@@ -128,12 +128,21 @@ def digest(value: Any) -> str:
 
 
 def _build(kind: type[T], data: dict[str, Any]) -> T:
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if set(data) != names:
         wrong = ", ".join(sorted(set(data) ^ names))
         raise ValueError(f"{kind.__name__}: missing or unknown fields: {wrong}")
     return kind(**{name: _convert(hints[name], data[name]) for name in names})
+
+
+_known_hints: dict[type[Any], dict[str, Any]] = {}
+
+
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    if kind not in _known_hints:
+        _known_hints[kind] = typing.get_type_hints(kind)
+    return _known_hints[kind]
 
 
 def _convert(hint: Any, value: Any) -> Any:

@@ -118,7 +118,10 @@ def evidence(
 
 def is_done(place: AttemptRef, task: specs.TaskSpec) -> bool:
     """Whether the task's marker stands."""
-    return done_markers.is_done(place.run, place.stage, place.index, specs.digest(task.spec))
+    marker = place.run.done(place.stage, place.index)
+    return marker.exists() and done_markers.is_done(
+        place.run, place.stage, place.index, specs.digest(task.spec)
+    )
 
 
 def read_rank_exits(place: AttemptRef) -> list[RankExit]:

@@ -5,6 +5,7 @@ way for the next start of the same job, the recovery job and ``meditron recover`
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class AttemptCloser:
     _closed: dict[tuple[str, int], list[ExitRecord]] = field(default_factory=dict)
     _listings: dict[Path, FolderListing] = field(default_factory=dict)
     _ledgers: dict[Path, list[NodeEntry]] = field(default_factory=dict)
-    _suspects: dict[Path, list[NodeEntry]] = field(default_factory=dict)
+    _suspects: dict[Path, dict[tuple[object, ...], NodeEntry]] = field(default_factory=dict)
 
     def close(self, start: StartEvent, past: TaskHistory) -> Decision:
         """Decide what follows from an attempt; it stays open where that cannot be decided here
@@ -67,8 +68,7 @@ class AttemptCloser:
         self._keep(record, past)
         closed.append(replace(record, by_person=evidence.by_person))
         if path:
-            self._entries(path).extend(decision.suspects)
-            self._suspects.setdefault(path, []).extend(decision.suspects)
+            self._note_suspects(path, decision.suspects)
         return decision
 
     def write(self) -> None:
@@ -80,7 +80,7 @@ class AttemptCloser:
         events.append(self.run, *self._events)
         self._events.clear()
         for path, suspects in self._suspects.items():
-            node_ledger.append(path, suspects)
+            node_ledger.append(path, suspects.values())
         self._suspects.clear()
 
     def _keep(self, record: ExitRecord, past: TaskHistory) -> None:
@@ -89,6 +89,15 @@ class AttemptCloser:
             self._events.append(ExitEvent(time.time(), record))
         elif record.attempt not in past.observed:
             self._events.append(ObservedEvent(time.time(), record))
+
+    def _note_suspects(self, path: Path, suspects: Iterable[NodeEntry]) -> None:
+        """Keep the entries of this attempt, once for all tasks that died with one node."""
+        noted = self._suspects.setdefault(path, {})
+        for entry in suspects:
+            key = (entry.node, entry.verdict, entry.code, entry.stage, entry.attempt)
+            if key not in noted:
+                noted[key] = entry
+                self._entries(path).append(entry)
 
     def _listing(self, folder: Path) -> FolderListing:
         if folder not in self._listings:

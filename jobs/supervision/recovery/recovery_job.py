@@ -167,11 +167,15 @@ class CachedAccounting(Client):
     def __init__(self, environ: Mapping[str, str], rows: dict[str, list[AccountRow]]) -> None:
         super().__init__(environ)
         self.rows = rows
+        self._of_job: dict[str, dict[str, list[AccountRow]]] = {}
+        for name, found in rows.items():
+            self._of_job.setdefault(name.partition(".")[0], {})[name] = found
 
     def accounting(
         self, job_ids: Sequence[str], run: str = ""
     ) -> dict[str, list[AccountRow]] | None:
-        return self.rows or None
+        found = {name: rows for job in job_ids for name, rows in self._of_job.get(job, {}).items()}
+        return found or None
 
 
 @dataclass(frozen=True)

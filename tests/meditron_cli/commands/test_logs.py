@@ -204,18 +204,18 @@ def test_following_begins_with_the_newest_job(meditron: Bench, finish: Callable[
 
 
 def test_events_cut_short_are_left_until_they_are_whole(meditron: Bench) -> None:
-    from meditron_cli.reporting.follow import NewEvents
+    from meditron_cli.reporting.follow import NewExits
 
     meditron.submit(stage="curate")
     told = of(meditron)
-    news = NewEvents(meditron.run())
+    news = NewExits(meditron.run())
     told.exit(1, 20, "crash", "restart")
     events = meditron.run().events
     whole = events.read_bytes()
     events.write_bytes(whole[:-40])
-    before = news.exits()
+    before = news.read_new()
     events.write_bytes(whole)
 
     assert before == []
-    assert [attempt.cause for attempt in news.exits()] == ["crash"]
-    assert news.exits() == []
+    assert [attempt.cause for attempt in news.read_new()] == ["crash"]
+    assert news.read_new() == []
