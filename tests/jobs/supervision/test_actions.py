@@ -68,7 +68,8 @@ def test_delay_before_a_restart_ends_when_the_run_is_resumed(tmp_path: Path) -> 
             run.resume_file.touch()
         return False
 
-    acting = ActionRunner(AttemptRef(run, "curate", 0, 1, 1.0), Allocation(Job(""), None), resume)
+    place, here = AttemptRef(run, "curate", 0, 1, 1.0), Allocation(Job(""), None)
+    acting = ActionRunner(place, here, HistoryReader(run), resume)
     decision = Decision(RetryAction.RESTART, "the disk is full", delay=seconds_that_never_pass)
 
     assert acting.carry_out(decision) is None
