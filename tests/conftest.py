@@ -68,7 +68,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
-    """Hold a text equal to a file in ``golden/``; with ``--update-golden``, write it there."""
+    """Assert that a text equals a file in ``golden/``; with ``--update-golden``, write it there."""
     update = request.config.getoption("--update-golden")
 
     def hold(name: str, text: str) -> None:
@@ -107,11 +107,11 @@ class Bench:
         return self("submit", stage, *target, *words)
 
     def run(self, number: int = 0) -> RunDir:
-        """The project's runs, by name."""
+        """Return a run of the project, by its place in the order of names."""
         return RunDir(sorted(path for path in self.runs.iterdir() if path.name[0] != ".")[number])
 
     def events(self, kind: str) -> list[dict[str, object]]:
-        """Events of a kind of the first run."""
+        """Return the events of a kind of the first run."""
         return [event for event in read_events(self.run()) if event["event"] == kind]
 
 
@@ -153,7 +153,7 @@ def meditron(project: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 @pytest.fixture
 def finish() -> Callable[..., None]:
-    """Leave the done markers that the tasks of a stage would leave."""
+    """Write the done markers of finished tasks of a stage."""
 
     def leave(run: RunDir, stage: str, *indices: int, **summary: object) -> None:
         for index in indices:
@@ -174,7 +174,7 @@ def finish() -> Callable[..., None]:
 
 @pytest.fixture
 def fail() -> Callable[..., None]:
-    """Leave the exit record that a task of a stage would leave on failing."""
+    """Write the exit record of a failed task of a stage."""
 
     def leave(run: RunDir, stage: str, index: int, *, attempt: int = 1, code: int = 2) -> None:
         record = ExitRecord(

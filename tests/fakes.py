@@ -1,4 +1,4 @@
-"""Stand-ins that satisfy the same protocols as the real things."""
+"""Fakes of the protocols at the edge: scheduler and clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RECOVERY_JOB = "recovery_job-"
 
 @dataclass
 class Submitted:
-    """What a scheduler was asked to start."""
+    """One submission that a scheduler received."""
 
     stage: str
     indices: tuple[int, ...]
@@ -31,13 +31,13 @@ class FakeScheduler:
     """A scheduler that keeps its jobs in a dictionary, queued until the test says otherwise."""
 
     refuses: str = ""
-    """A stage that it refuses."""
+    """The stage of which it refuses a submission."""
     refuses_to_cancel: str = ""
-    """Why it cancels nothing."""
+    """The reason for which it refuses to cancel."""
     silent: bool = False
-    """Whether it does not answer questions about jobs."""
+    """Whether queries about jobs get no answer."""
     adopts: bool = False
-    """Whether the jobs of killed submissions are there."""
+    """Whether the jobs of killed submissions exist."""
     submitted: list[Submitted] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     started_now: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ class FakeScheduler:
     asked: list[tuple[str, ...]] = field(default_factory=list)
     jobs: dict[str, JobInfo] = field(default_factory=dict)
     when_asked: Callable[[], None] = lambda: None
-    """Happens before an answer: what jobs do between two looks at the run directory."""
+    """Called before an answer: the progress of jobs between two reads of the run directory."""
 
     def render(self, plan: Plan, run: Path) -> str:
         return "".join(f"{run.name} {stage.stage}\n" for stage in plan.stages)
@@ -118,7 +118,7 @@ class FakeScheduler:
         self.withdrawn.append((stage, attempt))
 
     def put(self, job: str, state: JobState, word: str = "", reason: str = "") -> None:
-        """Set what is said of a job from now on."""
+        """Set the state that is reported of a job from now on."""
         self.jobs[job] = JobInfo(job, state, word or state.value, reason)
 
     def put_stage(self, stage: str, state: JobState, word: str = "", reason: str = "") -> None:
@@ -131,7 +131,7 @@ class FakeScheduler:
 
 @dataclass
 class FakeClock:
-    """Time that passes only when somebody sleeps."""
+    """A clock that advances only when somebody sleeps."""
 
     time: float = 1_700_000_000.0
     when_slept: Callable[[], None] = lambda: None

@@ -20,24 +20,24 @@ PYTHON = "/venv/bin/python"
 
 
 def plan_of(cluster: str, size: str, *overrides: str, stages: Sequence[str] = STAGES) -> Plan:
-    """The plan of the experiment in ``golden/``, on a profile that is shipped or lies there too."""
+    """Return the plan of the experiment in ``golden/``, on a profile shipped or in there too."""
     return plan_on(profile_of(cluster), size, *overrides, stages=stages)
 
 
 def plan_on(profile: Path, size: str, *overrides: str, stages: Sequence[str] = STAGES) -> Plan:
-    """The same on the profile of any file."""
+    """Return the same plan on the profile in a file."""
     loaded = load(str(profile), size, GOLDEN / "experiment.yaml", list(overrides))
     return build(Inputs(loaded.experiment, loaded.cluster, loaded.size, "0" * 64, PYTHON), stages)
 
 
 def profile_of(cluster: str) -> Path:
-    """The file of a profile."""
+    """Return the file of a profile."""
     own = GOLDEN / f"{cluster}.yaml"
     return own if own.exists() else shipped_profiles() / f"{cluster}.yaml"
 
 
 def to_text(plan: Plan) -> str:
-    """A plan as JSON: a line a stage, and one each for its first and last task."""
+    """Return a plan as JSON: one line per stage, and one each for its first and last task."""
     values: dict[str, Any] = dataclasses.asdict(plan)
     stages = values.pop("stages")
     lines = [json.dumps(values, indent=1, sort_keys=True)]

@@ -32,7 +32,7 @@ def wait_for(name):
     while not context.path(name).exists():
         time.sleep(0.01)
 """
-"""It is started as `python -u -m jobs STAGE RUN INDEX` would be."""
+"""The program is started as `python -u -m jobs STAGE RUN INDEX` would be."""
 
 FINISH = "context.finish([], [], {})"
 
@@ -44,7 +44,7 @@ LINGER = (
     "context.path('ready').write_text(str(os.getpid()))",
     "while not context.stop: time.sleep(0.01)",
 )
-"""Says that all ranks are there, and waits for a stop request."""
+"""Lines that announce that all ranks run, and wait for a stop request."""
 
 DEAF = (
     "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
@@ -54,14 +54,14 @@ DEAF = (
 
 
 def rank_program(folder: Path, *lines: str) -> tuple[str, ...]:
-    """Write a stand-in that runs these lines; answers the `python` of its task."""
+    """Write a stand-in that runs these lines, and return the `python` of its task."""
     script = folder / f"rank-{uuid4().hex}.py"
     script.write_text(PRELUDE + "\n".join(lines) + "\n")
     return sys.executable, str(script)
 
 
 def wait_until(fact: Callable[[], object], seconds: float = 60.0) -> None:
-    """Wait for something that will be true soon."""
+    """Wait for a condition that becomes true soon."""
     deadline = time.monotonic() + seconds
     while not fact():
         assert time.monotonic() < deadline
@@ -69,12 +69,12 @@ def wait_until(fact: Callable[[], object], seconds: float = 60.0) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended, reaped or not."""
+    """Return whether a process has ended, reaped or not."""
     return local_ranks.look_up(pid) is None
 
 
 def processes_about(folder: Path) -> list[int]:
-    """Living processes, other than this one, whose command line names something in a folder."""
+    """Return the other running processes whose command line names something in a folder."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():

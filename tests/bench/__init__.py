@@ -1,7 +1,7 @@
-"""Benchmarks, one module a subject: ``python -m tests.bench [SUBJECT …]``.
+"""Benchmarks, one module per subject: ``python -m tests.bench [SUBJECT …]``.
 
-A subject's ``figures()`` measures and answers; nothing asserts. Figures are medians, and ratios
-come from runs that take turns, since the machine may be busy with something else at any moment.
+A subject's ``figures()`` measures and returns figures; nothing asserts. Figures are medians, and
+ratios come from runs that take turns, since the machine may be busy with something else.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Figure:
     name: str
     value: float
     aim: str = ""
-    """What we would like it to be, for people."""
+    """The target, for readers."""
     note: str = ""
-    """What was measured, with spread or parts where they help."""
+    """The quantity that was measured, with spread or parts where they help."""
 
 
 def record(figures: Mapping[str, float], path: Path = REPOSITORY / "bench.json") -> None:
@@ -43,9 +43,7 @@ def record(figures: Mapping[str, float], path: Path = REPOSITORY / "bench.json")
 
 
 def take_turns(rounds: int, **sides: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds of each side, one a round; every round runs each side once, in an order that turns
-    around from round to round.
-    """
+    """Return the seconds of each side, one per round; the order of the sides alternates."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
@@ -54,12 +52,12 @@ def take_turns(rounds: int, **sides: Callable[[], float]) -> dict[str, list[floa
 
 
 def ratio(over: Sequence[float], under: Sequence[float]) -> float:
-    """Median of the ratios of runs that stood beside each other."""
+    """Return the median ratio of two sides, round by round."""
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
 def seconds_of(command: Sequence[str], environ: Mapping[str, str], folder: Path) -> float:
-    """Seconds a command takes from start to end, its output thrown away.
+    """Return the seconds of a command from start to end; its output is discarded.
 
     Raises:
         RuntimeError: it failed, and measured nothing.
@@ -73,11 +71,11 @@ def seconds_of(command: Sequence[str], environ: Mapping[str, str], folder: Path)
 
 
 def children_cpu_seconds() -> float:
-    """Processor time of all child processes that have ended; little moved by a busy machine."""
+    """Return the processor time of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment with our packages importable from any folder."""
+    """Return this process's environment with our packages importable from any folder."""
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), **more}

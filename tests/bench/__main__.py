@@ -13,7 +13,7 @@ from tests.bench import Figure
 
 
 def subjects() -> list[str]:
-    """Every module beside this one."""
+    """Return the names of the modules beside this one."""
     return [module.name for module in pkgutil.iter_modules(bench.__path__) if module.name[0] != "_"]
 
 

@@ -1,4 +1,4 @@
-"""What heartbeats cost a training step: the loop with them over the loop without, taking turns.
+"""Cost of heartbeats per training step: the loop with them over the loop without, taking turns.
 
 Both are ``jobs.engine.trainer`` in one process on one CPU thread; every few steps the rank's heart
 is silenced, or let beat again. Beside that, what one beat costs alone.
@@ -50,7 +50,7 @@ def figures(rounds: int = loop.ROUNDS) -> list[Figure]:
 
 
 class Silenceable(heartbeat.HeartbeatWriter):
-    """A heart that can be told to do nothing, and counts how often it did something."""
+    """Heartbeats that can be switched off, and a count of those written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,17 +82,17 @@ def measure(root: Path) -> dict[str, object]:
 
 
 class Turns:
-    """Silences the heart every few steps, and keeps the times of both sides."""
+    """A callback that switches heartbeats off every few steps and keeps the times of both sides."""
 
     def __init__(self, heart: Silenceable) -> None:
         self.heart = heart
         self.done = -1  # the clock starts after the first step
         self.beaten = 0
-        """Steps done while it beat."""
+        """Steps with heartbeats."""
         self.times = {False: loop.Times(), True: loop.Times()}
 
     def step(self) -> None:
-        """A step is over."""
+        """Note the end of a step."""
         self.done += 1
         self.beaten += not self.heart.silent
         if self.done % loop.STEPS_A_ROUND:
@@ -104,7 +104,7 @@ class Turns:
 
 
 def nanoseconds() -> float:
-    """Of one beat, the best of several rounds."""
+    """Return the seconds of one heartbeat, the best of several rounds."""
     heart = heartbeat.HeartbeatWriter()
     heart.open("meditron-bench", 1, heartbeat.folders({}))
     rounds = []

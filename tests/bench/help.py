@@ -1,4 +1,4 @@
-"""How long a person waits for ``meditron --help``, beside what importing click alone takes."""
+"""Seconds of ``meditron --help``, over those of importing click alone."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def figures(rounds: int = ROUNDS) -> list[Figure]:
 
 
 def meditron() -> list[str]:
-    """The command a person types, or its like where the package is not installed."""
+    """Return the installed command, or ``python -m meditron_cli`` where there is none."""
     script = Path(sys.executable).with_name("meditron")
     return [str(script)] if script.exists() else [sys.executable, "-m", "meditron_cli"]

@@ -61,7 +61,7 @@ def figures(rounds: int = ROUNDS) -> list[Figure]:
 
 
 def write_task(run: rundir.RunDir, steps: int) -> None:
-    """Recipe ``tiny`` on one rank, on made-up tokens, for so many steps that are measured."""
+    """Return the task of recipe ``tiny`` on one rank, on random tokens, for the measured steps."""
     settings = [f"tokenize.tokenizer={TOKENIZER}"]
     plan = plan_of(load("local", "tiny", None, settings), ("pretrain",))
     task = plan.stage("pretrain").tasks[0]
@@ -85,12 +85,12 @@ def task_of(run: rundir.RunDir) -> PretrainSpec:
 
 
 def round_tokens(spec: PretrainSpec) -> int:
-    """Tokens that each side trains on in a round."""
+    """Return the tokens that each side trains on per round."""
     return STEPS_A_ROUND * spec.global_batch_size * spec.model.seq_length
 
 
 def measure(root: Path) -> dict[str, dict[str, list[float]]]:
-    """Train in this process; ``Turns.times`` of it."""
+    """Train in this process, and return ``Turns.times``."""
     from jobs.runtime.context import context_from
 
     context = context_from(root, "pretrain", 0, os.environ)
@@ -114,12 +114,12 @@ def prepare(context: Context) -> torch.device:
 
 
 def train(context: Context, place: torch.device, after_step: Callable[[], None]) -> None:
-    """Run our loop as it is, and something else after each step."""
+    """Run our loop unchanged, and a callback after each step."""
     from jobs.engine import dataset, device, model, optim, reporter
     from jobs.engine.trainer import StopRequests, Trainer
 
     class Reporter(reporter.Reporter):
-        """Ours, and every few steps the other side's turn."""
+        """Train our steps, and every few of them let the other side train."""
 
         def step(
             self, step: int, loss: float, rate: float, norm: float, seconds: float, samples: str
@@ -148,7 +148,7 @@ def train(context: Context, place: torch.device, after_step: Callable[[], None])
 
 @dataclass
 class Times:
-    """Of one side's rounds, seconds on the clock and seconds of processor time."""
+    """Wall-clock and processor seconds of one side's rounds."""
 
     wall: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
@@ -162,22 +162,22 @@ class Times:
         self.processor.append(time.process_time() - self._started[1])
 
     def after_warm_up(self) -> dict[str, list[float]]:
-        """Without the first rounds, in which caches fill."""
+        """Return the times without the first rounds, in which caches fill."""
         return {"wall": self.wall[WARM_UP_ROUNDS:], "processor": self.processor[WARM_UP_ROUNDS:]}
 
 
 @dataclass
 class Turns:
-    """Lets both sides train a few steps after one another, and keeps their times."""
+    """A callback that lets both sides train a few steps in turn and keeps their times."""
 
     step_of_bare: Callable[[], None]
     done: int = -1
-    """Our steps since the clock started, which it does after the first."""
+    """Our steps since the clock started, after the first one."""
     ours: Times = field(default_factory=Times)
     bare: Times = field(default_factory=Times)
 
     def step(self) -> None:
-        """One of our steps is over."""
+        """Note the end of one of our steps."""
         self.done += 1
         if self.done % STEPS_A_ROUND:
             return
@@ -190,12 +190,12 @@ class Turns:
         self.ours.start()
 
     def times(self) -> dict[str, dict[str, list[float]]]:
-        """Both sides' rounds."""
+        """Return both sides' rounds."""
         return {"ours": self.ours.after_warm_up(), "bare": self.bare.after_warm_up()}
 
 
 def write_tokens(prefix: Path, spec: PretrainSpec) -> None:
-    """Two million random tokens as an indexed dataset."""
+    """Write two million random tokens as an indexed dataset."""
     import numpy
     from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
 
@@ -209,7 +209,7 @@ def write_tokens(prefix: Path, spec: PretrainSpec) -> None:
 
 
 def bare_loop(spec: PretrainSpec, tokens: Path, cache: Path, place: Any) -> Callable[[], None]:
-    """A step of the shortest loop around megatron.core that trains the same model alike."""
+    """Return a step of the shortest loop around megatron.core that trains the same model."""
     import torch
     from megatron.core.distributed import (
         DistributedDataParallel,
@@ -272,7 +272,7 @@ def bare_loop(spec: PretrainSpec, tokens: Path, cache: Path, place: Any) -> Call
 
 
 def bare_dataset(spec: PretrainSpec, tokens: Path, cache: Path) -> Any:
-    """megatron.core's dataset of the same samples."""
+    """Return megatron.core's dataset of the same samples."""
     from megatron.core.datasets.blended_megatron_dataset_builder import (
         BlendedMegatronDatasetBuilder,
     )

@@ -45,7 +45,7 @@ SETTINGS = {
     "supervision.retry_delay_seconds": 0,
 }
 
-BEFALL = """
+HOOKS = """
 import time
 
 def before_step(trainer):
@@ -54,20 +54,20 @@ def before_step(trainer):
         (FOLDER / "raised").write_text(str(time.time()))
         raise RuntimeError("asked for by the benchmark")
 """
-"""Lines for ``tests/slurm/misfortune``, which runs them in the ranks."""
+"""Lines for ``tests/slurm/fault_hooks``, which runs them in the ranks."""
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What came of one fault; seconds."""
+    """The outcome of one fault; times in seconds."""
 
     fault: str
     detect: float
-    """From the fault to the record of how the attempt ended."""
+    """From the fault to the exit record."""
     restart: float
-    """From that record to the first step of the next attempt."""
+    """From the exit record to the first step of the next attempt."""
     redone: int
-    """Steps done once more."""
+    """Steps trained again."""
 
 
 def figures(faults: Sequence[str] = FAULTS) -> list[Figure]:
@@ -100,12 +100,12 @@ def told(first: float, restart: float) -> str:
 
 
 class Trial:
-    """One run on this machine, and what befalls it."""
+    """One run on this machine, and the faults that hit it."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "misfortune" / "bench"
+        self.folder = folder / "fault_hooks" / "bench"
         self.folder.mkdir(parents=True)
-        (self.folder / "befall.py").write_text(BEFALL)
+        (self.folder / "hooks.py").write_text(HOOKS)
         self.project = str(folder / "project")
         meditron(str(folder), "init", self.project)
         overrides = [f"--set={key}={value}" for key, value in SETTINGS.items()]
@@ -116,16 +116,16 @@ class Trial:
         self.run = RunDir(Path(json.loads(answer)["dir"]))
         self.attempt = 1
         shutil.copy(
-            REPOSITORY / "tests" / "slurm" / "misfortune" / "sitecustomize.py", self.run.code
+            REPOSITORY / "tests" / "slurm" / "fault_hooks" / "sitecustomize.py", self.run.code
         )
 
     def meditron(self, *words: str) -> str:
         return meditron(self.project, *words)
 
     def cluster(self) -> Path:
-        """A profile of this machine that lets misfortune happen to ranks."""
+        """A profile of this machine that installs the hooks in ranks."""
         profile = (REPOSITORY / "clusters" / "local.yaml").read_text()
-        variables = {"MISFORTUNE": str(self.folder.parent)}
+        variables = {"FAULT_HOOKS": str(self.folder.parent)}
         path = Path(self.project, "local.yaml")
         path.write_text(profile + f"environment: {json.dumps({'set': variables})}\n")
         return path
@@ -134,12 +134,12 @@ class Trial:
         self.meditron("cancel", self.run.name)
 
     def first_start(self) -> float:
-        """Seconds from the beginning of the first attempt to its first step."""
+        """Return the seconds from the start of the first attempt to its first step."""
         line = until(lambda: self.steps(1))[0]
         return float(line["time"] - self.event("start")["began"])
 
     def supervisor_takes(self) -> tuple[float, float]:
-        """Processor seconds an hour, and MB of memory, of the process that started the ranks."""
+        """Return processor seconds per hour and memory in MB of the process that starts ranks."""
         supervisor = psutil.Process(psutil.Process(self.rank(0).pid).ppid())
         before, started = sum(supervisor.cpu_times()[:2]), time.monotonic()
         time.sleep(WATCHED_SECONDS)
@@ -148,7 +148,7 @@ class Trial:
         return 3600 * used / (time.monotonic() - started), memory
 
     def recover(self, fault: str) -> Recovery:
-        """Hit the attempt that runs when it is some steps beyond a checkpoint, and see it end and
+        """Hit the running attempt some steps after a checkpoint, and wait until it has ended and
         another begin.
         """
         self.wait_beyond_checkpoint()
@@ -181,12 +181,12 @@ class Trial:
         return heartbeat.find(self.run, "pretrain", 0, self.attempt)[number]
 
     def steps(self, attempt: int) -> list[dict[str, Any]]:
-        """Metric lines of training steps of an attempt."""
+        """Return the metric lines of an attempt's training steps."""
         lines = read_lines(self.run.metrics())
         return [line for line in lines if "loss" in line and line["attempt"] == attempt]
 
     def event(self, kind: str) -> dict[str, Any]:
-        """The event of this attempt of training; empty as long as there is none."""
+        """Return the event of an attempt of training; empty as long as there is none."""
         for event in read_events(self.run):
             names = (event["event"], event.get("stage"), event.get("attempt"))
             if names == (kind, "pretrain", self.attempt):
@@ -195,7 +195,7 @@ class Trial:
 
 
 def until(fact: Callable[[], Any]) -> Any:
-    """Wait for something to be true; answers it.
+    """Wait for a condition, and return its value.
 
     Raises:
         TimeoutError: it never was.

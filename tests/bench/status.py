@@ -1,4 +1,4 @@
-"""How long ``meditron status`` takes with 1,000 runs on disk, and how often it asks Slurm.
+"""Seconds of ``meditron status`` with 1,000 runs on disk, and its queries to Slurm.
 
 900 runs are over; of the 100 live ones the fake squeue shows all jobs but those of ten runs, which
 have just left the queue, so that sacct has to be asked as well.
@@ -26,10 +26,10 @@ from tests.bench import Figure, children_cpu_seconds, environment, seconds_of
 RUNS = 1000
 LIVE = 100
 GONE = 10
-"""Live runs of which no job is in the queue any more."""
+"""Unfinished runs without a job in the queue."""
 ROUNDS = 9
 NUMBER = "NUMBER"
-"""Stands for a run's number in the job ids of the run that is copied."""
+"""Placeholder of a run's number in the job ids of the run that is copied."""
 DONE_BEFORE_TRAINING = ("curate", "tokenize")
 
 START = {"job_id": NUMBER, "restarts": 0, "nodes": ["node1"], "began": 1.0, "step": None}
@@ -72,7 +72,7 @@ def figures(rounds: int = ROUNDS, count: int = RUNS) -> list[Figure]:
 
 
 def make_plan(folder: Path, environ: dict[str, str]) -> Plan:
-    """The starter experiment's plan on a Slurm cluster."""
+    """Return the plan of the starter experiment on a Slurm cluster."""
     project = folder / "project"
     seconds_of([sys.executable, "-m", "meditron_cli", "init", str(project)], environ, folder)
     loaded = load("generic-h100", "tiny", project / "experiment.yaml", [])
@@ -80,7 +80,7 @@ def make_plan(folder: Path, environ: dict[str, str]) -> Plan:
 
 
 def make_runs(root: Path, plan: Plan, count: int) -> None:
-    """One finished and one training run made as ``submit`` makes them, and copies of both."""
+    """Make one finished and one training run as ``submit`` does, and copies of both."""
     finished = make_run(root, "finished", plan, STAGES)
     training = make_run(root, "training", plan, DONE_BEFORE_TRAINING)
     for number in range(count):
@@ -93,7 +93,7 @@ def make_runs(root: Path, plan: Plan, count: int) -> None:
 
 
 def make_run(root: Path, name: str, plan: Plan, done: Iterable[str]) -> RunDir:
-    """A run whose jobs were submitted, and whose ``done`` stages are over."""
+    """Make a run whose jobs are submitted and whose ``done`` stages have finished."""
     run = store.create(root, name, request.Request({}, {}, "tiny", None, ["meditron"], 0.0), plan)
     shutil.rmtree(run.code)  # a thousand copies would fill a disk, and status never looks at it
     for stage in plan.stages:
@@ -109,13 +109,13 @@ def make_run(root: Path, name: str, plan: Plan, done: Iterable[str]) -> RunDir:
 
 
 def job_ids(stage: StagePlan, number: object) -> list[str]:
-    """Ids of a stage's jobs in run ``number``: an array where it has several tasks."""
+    """Return the ids of a stage's jobs in run ``number``: an array where it has several tasks."""
     job = f"{number}{STAGES.index(stage.stage)}"
     return [f"{job}_{task.index}" for task in stage.tasks] if len(stage.tasks) > 1 else [job]
 
 
 def finish(run: RunDir, stage: StagePlan) -> None:
-    """What the tasks of a stage leave behind, each of which was interrupted once."""
+    """Write the files of a stage's tasks, each of which was interrupted once."""
     for task in stage.tasks:
         digest = specs.digest(task.spec)
         done_markers.write_done(
@@ -129,7 +129,7 @@ def finish(run: RunDir, stage: StagePlan) -> None:
 
 
 def fake_slurm(folder: Path, plan: Plan) -> Path:
-    """Put squeue and sacct into ``folder/bin``; answers the file that gets a line a call."""
+    """Write squeue and sacct into ``folder/bin``; return the file with one line per call."""
     training, waiting = plan.stage("pretrain"), plan.stage("evaluate")
     queue = []
     for number in range(GONE, LIVE):

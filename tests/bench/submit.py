@@ -1,4 +1,4 @@
-"""From ``submit`` to the first training step on this machine, the starter's corpus before it."""
+"""Seconds from ``submit`` to the first training step on this machine, on the starter's corpus."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def figures() -> list[Figure]:
 
 
 def first_step() -> float:
-    """Seconds from typing ``submit`` in a new experiment to the first line of its metrics."""
+    """Return the seconds from ``submit`` in a new experiment to the first line of its metrics."""
     with tempfile.TemporaryDirectory() as folder:
         meditron(folder, "init")
         started = time.perf_counter()
@@ -52,7 +52,7 @@ def wait_for_step(run: RunDir, started: float) -> None:
 
 
 def meditron(folder: str, *words: str) -> str:
-    """What a command of meditron prints, run in a folder."""
+    """Return the output of a meditron command that runs in a folder."""
     done = subprocess.run(
         [sys.executable, "-m", "meditron_cli", *words],
         cwd=folder,

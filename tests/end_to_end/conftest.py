@@ -57,18 +57,18 @@ evaluate:
 
 @dataclass(frozen=True)
 class Desk:
-    """A person's folder: a project, its runs, and `meditron` from a checkout of its own."""
+    """A user's folder: a project, its runs, and `meditron` from a checkout of its own."""
 
     folder: Path
     source: Path
-    """Where the packages are imported from."""
+    """The folder that the packages are imported from."""
 
     @property
     def runs(self) -> Path:
         return self.folder / "runs"
 
     def command(self, *words: str) -> tuple[list[str], dict[str, Any]]:
-        """`meditron WORDS` for subprocess."""
+        """Return the command and the settings of `meditron WORDS` for subprocess."""
         kept = ("PATH", "HOME", "LANG", "TMPDIR")
         environ = {name: os.environ[name] for name in kept if name in os.environ}
         settings = {
@@ -80,7 +80,7 @@ class Desk:
         return [sys.executable, "-m", "meditron_cli", *words], settings
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """`meditron WORDS` in the background."""
+        """Start `meditron WORDS` in the background."""
         command, settings = self.command(*words)
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings)
 
@@ -90,7 +90,7 @@ class Desk:
         return subprocess.run(command, capture_output=True, check=False, timeout=300, **settings)
 
     def submit_words(self, stage: str, *words: str) -> tuple[str, ...]:
-        """The words of `meditron submit` on the project's experiment."""
+        """Return the words of `meditron submit` on the project's experiment."""
         target = ("--cluster", "local", "--size", "tiny", "--config", "experiment.yaml")
         return "submit", stage, *target, *words
 
@@ -99,16 +99,16 @@ class Desk:
         return self(*self.submit_words(stage, *words))
 
     def names(self) -> list[str]:
-        """Everything in the runs directory, hidden things too."""
+        """Return the names of everything in the runs directory, hidden or not."""
         return sorted(path.name for path in self.runs.iterdir()) if self.runs.exists() else []
 
     def run(self, name: str = "") -> RunDir:
-        """A run by its name, or the only one."""
+        """Return a run by its name, or the only one."""
         (found,) = [name] if name else self.names()
         return RunDir(self.runs / found)
 
     def state(self, run: RunDir) -> dict[str, Any]:
-        """What `meditron status RUN --json` says."""
+        """Return a run as `meditron status RUN --json` reports it."""
         (found,) = json.loads(self("status", run.name, "--json").stdout)["runs"]
         return dict(found)
 
@@ -117,7 +117,7 @@ class Desk:
         wait_until(lambda: processes_about(self.runs) == [], 120.0)
 
     def end_everything(self) -> None:
-        """End all processes that work on a run of this desk, as a power cut would."""
+        """Kill all processes that work on a run of this desk, as a power cut would."""
         while pids := processes_about(self.runs):
             for pid in pids:
                 try:
@@ -127,7 +127,7 @@ class Desk:
 
 
 def events(run: RunDir, kind: str, stage: str) -> list[dict[str, Any]]:
-    """Events of a kind of one stage, oldest first."""
+    """Return the events of a kind of one stage, oldest first."""
     return [
         event for event in read_events(run) if event["event"] == kind and event["stage"] == stage
     ]
@@ -135,7 +135,7 @@ def events(run: RunDir, kind: str, stage: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `meditron init` writes."""
+    """The sample that `meditron init` writes."""
     folder = tmp_path_factory.mktemp("sample")
     desk = Desk(folder, REPOSITORY)
     assert desk("init", ".").returncode == 0
@@ -143,7 +143,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_desk(folder: Path, sample: Path, source: Path = REPOSITORY) -> Desk:
-    """A project with the first documents of the sample."""
+    """Make a project with the first documents of the sample."""
     (folder / "sample").symlink_to(sample)
     lines = (sample / "corpus" / "guideline.jsonl").read_text().splitlines()[:DOCUMENTS]
     (folder / "docs.jsonl").write_text("\n".join(lines) + "\n")

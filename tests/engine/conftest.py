@@ -54,7 +54,7 @@ MODEL = ModelSpec(
 
 
 def parallel_spec(tensor: int = 1, pipeline: int = 1, data: int = 1, **more: Any) -> ParallelSpec:
-    """A layout with sequence parallelism wherever there is more than one tensor rank."""
+    """Return a layout with sequence parallelism where there is more than one tensor rank."""
     values = {
         "sequence_parallel": tensor > 1,
         "distributed_optimizer": True,
@@ -95,7 +95,7 @@ SPEC = PretrainSpec(
 )
 
 LONG = {"train_steps": 60, "decay_steps": 60, "save_interval": 25, "validation_interval": 0}
-"""What is changed of it for a training that takes long enough to be hit."""
+"""Changes to ``SPEC`` for a training that takes long enough to be hit."""
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Ranks:
     logs: list[Path]
 
     def wait(self) -> list[int]:
-        """Exit codes, once all have left."""
+        """Return the exit codes, once all ranks have exited."""
         return [process.wait(timeout=300) for process in self.processes]
 
     def signal(self, number: int) -> None:
@@ -202,17 +202,17 @@ class Run:
         return list(read_lines(self.files.metrics()))
 
     def trained(self, attempt: int) -> list[int]:
-        """Steps that an attempt took, in order."""
+        """Return the steps of an attempt, in order."""
         return [
             line["step"] for line in self.lines() if "loss" in line and line["attempt"] == attempt
         ]
 
     def losses(self) -> dict[int, float]:
-        """Loss of each step; of a step done twice the later one."""
+        """Return the loss of each step, the later one of a repeated step."""
         return {line["step"]: line["loss"] for line in self.lines() if "loss" in line}
 
     def samples(self) -> dict[int, str]:
-        """Fingerprint of the samples that each step read; of a step done twice the later one."""
+        """Return the fingerprint of each step's samples, the later one of a repeated step."""
         return {line["step"]: line["samples"] for line in self.lines() if "loss" in line}
 
     def validations(self) -> dict[int, float]:
@@ -223,7 +223,7 @@ class Run:
         }
 
     def last_words(self, rank: int = 0) -> dict[str, Any]:
-        """What a rank of the last attempt wrote on leaving."""
+        """Return the rank exit record of the last attempt."""
         folder = self.files.attempt("pretrain", self.attempt)
         return read_json(folder / f"rank-exit-00000-{rank:05d}.json")
 
@@ -231,7 +231,7 @@ class Run:
         return sorted(path.name for path in (self.root / "checkpoints").glob("iter_*"))
 
     def until_step(self, step: int) -> None:
-        """Wait for a step of the running attempt to be on record."""
+        """Wait until the metrics have a step of the running attempt."""
         for _ in range(3000):
             if any(
                 line.get("step", 0) >= step and line.get("attempt") == self.attempt
@@ -287,14 +287,14 @@ def tokens(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) ->
 
 
 def copy_tokens(source: Path, prefix: Path) -> None:
-    """Put an indexed dataset where a spec looks for it."""
+    """Copy an indexed dataset to the prefix of a spec."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
     for suffix in (".bin", ".idx"):
         shutil.copy(f"{source}{suffix}", f"{prefix}{suffix}")
 
 
 def counting_documents(count: int, seed: int) -> list[list[int]]:
-    """Documents that count upwards from a random token: easy to learn, all different."""
+    """Return documents that count upwards from a random token: easy to learn, all different."""
     source = random.Random(seed)
     texts = []
     for _ in range(count):
@@ -304,7 +304,7 @@ def counting_documents(count: int, seed: int) -> list[list[int]]:
 
 
 def write_tokenizer(path: Path) -> None:
-    """A tokenizer of numbers, its vocabulary a list as in models made by SentencePiece."""
+    """Write a tokenizer of numbers, its vocabulary a list as in models made by SentencePiece."""
     made = Tokenizer(models.Unigram([(str(token), -1.0) for token in range(EOD)], unk_id=0))
     made.add_special_tokens(["<EOD>"])
     made.save(str(path))
@@ -312,7 +312,7 @@ def write_tokenizer(path: Path) -> None:
 
 @pytest.fixture
 def make_run(tmp_path: Path, tokens: Path, fork_server: ForkServer) -> Iterator[Callable[..., Run]]:
-    """Make run directories; whatever still runs at the end of the test is killed."""
+    """Make run directories; ranks that run at the end of the test are killed."""
     runs: list[Run] = []
 
     def make(name: str = "run", **values: Any) -> Run:
@@ -325,7 +325,7 @@ def make_run(tmp_path: Path, tokens: Path, fork_server: ForkServer) -> Iterator[
 
 
 def new_run(root: Path, tokens: Path, server: ForkServer, **values: Any) -> Run:
-    """A run directory with tokens and a spec with these values in place of ``SPEC``'s."""
+    """Make a run directory with tokens and ``SPEC`` with some values replaced."""
     run = Run(root, SPEC, server)
     for shard in range(3):
         copy_tokens(tokens / f"train-{shard}", root / f"tokens/train/{shard:05d}")
@@ -353,7 +353,7 @@ def layout() -> Callable[..., ParallelSpec]:
 
 @pytest.fixture
 def replace_tokens(tokens: Path) -> Callable[[Run, str, str], None]:
-    """Put one of the datasets of ``tokens`` in the place of a run's own."""
+    """Replace a dataset of a run by one of ``tokens``."""
 
     def replace(run: Run, prefix: str, name: str) -> None:
         copy_tokens(tokens / name, run.root / prefix)

@@ -38,7 +38,7 @@ MODEL = ModelSpec(
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory) -> Path:
-    """A ``tokenizer.json`` with one token a byte, and ``<EOD>``."""
+    """A ``tokenizer.json`` with one token per byte, and ``<EOD>``."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -82,7 +82,7 @@ def benchmark(tmp_path_factory) -> Path:
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """Checkpoints of steps 0, 4 and 6 (broken), and what step 4 answers when asked directly."""
+    """Checkpoints of steps 0, 4 and 6 (broken), and the log-likelihoods of step 4 by the model."""
 
     folder: Path
     answers: dict[str, list[float]]
@@ -115,7 +115,7 @@ def made(tmp_path_factory, tokenizer, benchmark, fork_server) -> Made:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """What a rank is started with; the home folder is not this user's."""
+    """Return the environment of a rank."""
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(ROOT),
@@ -199,7 +199,7 @@ class Evaluation:
 
 @pytest.fixture(scope="session")
 def evaluation(tmp_path_factory, tokenizer, benchmark, made, fork_server):
-    """``evaluation(**spec_fields)`` makes a run with one task on the made checkpoints."""
+    """Make a run with one evaluate task on the checkpoints, with some fields replaced."""
 
     def make(tensor: int = 1, **fields) -> Evaluation:
         run = rundir.RunDir(tmp_path_factory.mktemp("run"))

@@ -1,8 +1,8 @@
-"""Make tiny random checkpoints with the engine, and say what their model answers when asked.
+"""Make tiny random checkpoints with the engine, and write the log-likelihoods of their model.
 
 ``python make_checkpoints.py SPEC CHECKPOINTS ANSWERS``: SPEC is a JSON of ``model``, ``tokenizer``,
-``eod_token`` and ``pairs`` of context and continuation; ANSWERS gets one log-likelihood a pair, of
-the weights of step 4. Steps 0 and 4 have random weights, the embeddings of step 6 are not numbers.
+``eod_token`` and ``pairs`` of context and continuation; ANSWERS gets one log-likelihood per pair,
+by the weights of step 4. Steps 0 and 4 have random weights; those of step 6 hold a NaN.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(spec_file: Path, folder: Path, answers_file: Path) -> None:
 
 
 def answers(network: torch.nn.Module, asked: dict) -> list[float]:
-    """Log-likelihoods one pair at a time: one text, one row, no padding, nothing shared."""
+    """Return log-likelihoods, one pair at a time: one text, one row, no padding, nothing shared."""
     tokenizer = Tokenizer.from_file(asked["tokenizer"])
     found = []
     for context, continuation in asked["pairs"]:

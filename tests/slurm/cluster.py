@@ -69,11 +69,11 @@ FOREIGN_PREFIXES = (
 
 
 class ClusterError(Exception):
-    """The test Slurm can't be had, did not start, or refused a command; the text says why."""
+    """A test Slurm that cannot be installed or started, or a command that it refused, with why."""
 
 
 class State(TypedDict):
-    """What ``cluster.json`` holds: all that a second process needs to use or stop the cluster."""
+    """The content of ``cluster.json``: what a second process needs to use or stop the cluster."""
 
     format: int
     owner: int | None
@@ -82,7 +82,7 @@ class State(TypedDict):
 
 
 class Cluster:
-    """One Slurm below one folder; a second object on the same folder uses the same cluster."""
+    """A Slurm below one folder; a second object on the same folder uses the same cluster."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
@@ -99,12 +99,12 @@ class Cluster:
 
     @property
     def exists(self) -> bool:
-        """Whether the folder is one that this class made, its daemons running or not."""
+        """Whether this class made the folder, its daemons running or not."""
         return self._state_file.exists()
 
     @property
     def is_up(self) -> bool:
-        """Whether every daemon that was started still runs."""
+        """Whether every daemon runs."""
         pids = self._state()["pids"]
         return len(pids) == len(SERVICES) + len(NODES) and all(self._process(name) for name in pids)
 
@@ -166,12 +166,12 @@ class Cluster:
         return done.stdout
 
     def submit(self, script: str, *options: str) -> int:
-        """Hand shell text to sbatch, with its options, and return the job's id."""
+        """Submit shell text with sbatch and its options, and return the job's id."""
         answer = self.run("sbatch", "--parsable", *options, "--wrap", script)
         return int(answer.strip().split(";")[0])
 
     def job_states(self, job_id: int | str) -> tuple[str, ...]:
-        """Slurm's words for a job, one for each element when it is an array."""
+        """Return a job's states, one per element of an array."""
         answer = self.run("squeue", "-h", "-r", "-t", "all", "-o", "%T", "-j", str(job_id))
         return tuple(answer.split())
 
@@ -204,7 +204,7 @@ class Cluster:
         self.wait_nodes(NODES, ["idle"], timeout=60)
 
     def node_states(self) -> dict[str, str]:
-        """Slurm's word for each node, such as ``idle``; a trailing ``*`` means it is silent."""
+        """Return each node's state, such as ``idle``; a trailing ``*`` means no response."""
         lines = self.run("sinfo", "-h", "-N", "-o", "%N %T").splitlines()
         return dict(line.split() for line in lines)
 
@@ -222,7 +222,7 @@ class Cluster:
             time.sleep(0.2)
 
     def kill_slurmd(self, node: str) -> None:
-        """Kill -9 one node's slurmd; its jobs' processes live on, as they do on a real node."""
+        """Kill -9 one node's slurmd; its jobs' processes run on, as they do on a real node."""
         if process := self._process(f"slurmd-{node}"):
             _end([process], signal.SIGKILL)
 
@@ -231,7 +231,7 @@ class Cluster:
         self._spawn(f"slurmd-{node}", "slurmd", "-D", "-f", str(self.conf), "-N", node)
 
     def kill_node(self, node: str) -> None:
-        """Let one node lose its power: its slurmd and every process of its jobs are gone."""
+        """Kill a node's slurmd and every process of its jobs, as a loss of power does."""
         doomed = [p for p in self._job_processes() if _is_on(p, node)]
         self.kill_slurmd(node)
         _end(doomed, signal.SIGKILL)
@@ -257,7 +257,7 @@ class Cluster:
         self.run("scontrol", "update", f"PartitionName={name}", *words)
 
     def set_config(self, **settings: str | None) -> dict[str, str | None]:
-        """Change lines of slurm.conf (None removes one), reconfigure, and return what stood there.
+        """Change lines of slurm.conf (None removes one), reconfigure, and return the old values.
 
         To put it back: ``set_config(**before)``. For a node or a partition, which all share one
         key, use ``scontrol update``.
@@ -414,13 +414,13 @@ class Cluster:
         return self.conf.read_text().splitlines()
 
     def _tail(self, daemon: str) -> str:
-        """The end of what a daemon printed, for an error's text."""
+        """Return the end of a daemon's output, for an error's text."""
         path = self.folder / "log" / f"{daemon}.out"
         lines = path.read_text(errors="replace").splitlines()[-15:]
         return "\n".join([f"the end of {path}:", *lines])
 
     def _process(self, name: str) -> psutil.Process | None:
-        """A recorded daemon, if it runs; never another program that got its number since."""
+        """Return a recorded daemon's process if it runs, never one that reused its id."""
         try:
             process = psutil.Process(self._state()["pids"][name])
             is_it = process.name() == name.partition("-")[0] and self._mentions(process)
@@ -433,7 +433,7 @@ class Cluster:
         return any(f"{self.folder}/" in word for word in words)
 
     def _job_processes(self) -> set[psutil.Process]:
-        """All processes of this cluster's jobs: step daemons, what they started, and strays."""
+        """Return all processes of this cluster's jobs: step daemons, their children, and strays."""
         found: set[psutil.Process] = set()
         for process in psutil.process_iter():
             try:
@@ -465,7 +465,7 @@ def ensure_installed() -> None:
     """Install Slurm, munge and MariaDB from Debian where one is missing.
 
     Raises:
-        ClusterError: they can't be had here; the text says why.
+        ClusterError: they cannot be installed here; the text says why.
     """
     if os.geteuid() != 0:
         raise ClusterError("the test Slurm needs root: its daemons run jobs as their owners")
@@ -482,7 +482,7 @@ def ensure_installed() -> None:
 
 
 def remove_orphans(parent: Path, prefix: str) -> None:
-    """Take down clusters below ``parent`` whose owner was killed before it could do so."""
+    """Stop and remove clusters below ``parent`` whose owner was killed."""
     for folder in parent.glob(f"{prefix}*"):
         cluster = Cluster(folder)
         owner = cluster._state()["owner"]
@@ -496,7 +496,7 @@ def remove_orphans(parent: Path, prefix: str) -> None:
 
 
 def _search_path() -> str:
-    """PATH, with the places of Debian's daemons, which ordinary users' PATH lacks."""
+    """Return PATH with the folders of Debian's daemons, which ordinary users' PATH lacks."""
     return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -511,7 +511,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _free_ports() -> int:
-    """The first of as many neighbouring free ports as the daemons need."""
+    """Return the first of as many neighbouring free ports as the daemons need."""
     needed = 3 + len(NODES)
     for _ in range(100):
         first = random.choice(PORT_RANGE)
@@ -536,7 +536,7 @@ def _answers(port: int) -> bool:
 
 
 def _make_devices(folder: Path) -> None:
-    """One device a fake GPU: only character devices give jobs CUDA_VISIBLE_DEVICES.
+    """Make one device per fake GPU: only character devices give jobs CUDA_VISIBLE_DEVICES.
 
     Where a container forbids making them, plain files still let Slurm count the GPUs.
     """
@@ -570,7 +570,7 @@ def _end(processes: Iterable[psutil.Process], first: signal.Signals = signal.SIG
 
 
 def _is_on(process: psutil.Process, node: str) -> bool:
-    """Whether a job's process is of one node: its step daemon, or what that has started."""
+    """Return whether a job's process belongs to a node: its step daemon or a child of that."""
     with contextlib.suppress(psutil.Error):
         if process.name() == "slurmstepd":
             return any(
@@ -581,7 +581,7 @@ def _is_on(process: psutil.Process, node: str) -> bool:
 
 
 def _lives(process: psutil.Process) -> bool:
-    """False for a zombie too: in a container process 1 may never collect it."""
+    """Return whether a process runs; a zombie, which a container may never reap, does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -592,7 +592,7 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def up(cluster: Cluster) -> None:
-    """Start the cluster if it does not run, and say how to use it."""
+    """Start the cluster if it does not run, and print how to use it."""
     if cluster.is_up:
         print(f"the test Slurm in {cluster.folder} is already up")
     else:
@@ -630,7 +630,7 @@ def env(cluster: Cluster) -> None:
 
 
 def main() -> int:
-    """Run one of the four words; 1 when it failed, with the reason on stderr."""
+    """Run one of the four commands; return 1 when it failed, with the reason on stderr."""
     words = {"up": up, "down": down, "status": status, "env": env}
     parser = argparse.ArgumentParser(description="A real Slurm of eight nodes on this host.")
     parser.add_argument("word", choices=words)

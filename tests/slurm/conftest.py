@@ -1,4 +1,4 @@
-"""One test Slurm for the whole session, booted by the first test that asks for it."""
+"""One test Slurm per session, booted by the first test that needs it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PREFIX = "meditron-slurm-"
 def slurm(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     """A running cluster of six nodes with four fake GPUs each, and two without.
 
-    For tests with the marker ``slurm``. Where Slurm can't be had they are skipped with the reason,
-    and fail when ``CI`` is ``true``.
+    For tests with the marker ``slurm``. Where Slurm cannot be installed they are skipped with the
+    reason, and fail when ``CI`` is ``true``.
     """
     try:
         ensure_installed()
@@ -66,15 +66,15 @@ def laboratory(
     slurm: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Laboratory:
     """A desk with tokens that all trials share."""
-    told = request.config.stash.setdefault(faults.TOLD, [])
-    made = faults.make_laboratory(tmp_path_factory.mktemp("faults"), slurm, told)
+    rows = request.config.stash.setdefault(faults.ROWS, [])
+    made = faults.make_laboratory(tmp_path_factory.mktemp("faults"), slurm, rows)
     request.config.stash[faults.MADE] = made
     return made
 
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What a failed fault test has left behind hinders no other module."""
+    """Cancel the jobs that a failed fault test left, so that they hinder no other module."""
     yield
     if made := request.config.stash.get(faults.MADE, None):
         made.cancel()
@@ -82,7 +82,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def truth(laboratory: Laboratory) -> Truth:
-    """Loss and samples of a training that nothing befell, by step."""
+    """Loss and samples by step of an undisturbed training."""
     trial = laboratory.begin("undisturbed")
     trial.wait_end()
     return faults.truth_of(trial)
@@ -91,8 +91,8 @@ def truth(laboratory: Laboratory) -> Truth:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    """Show what the fault tests have measured."""
-    if rows := [row() for row in config.stash.get(faults.TOLD, [])]:
+    """Show the measurements of the fault tests."""
+    if rows := [row() for row in config.stash.get(faults.ROWS, [])]:
         terminalreporter.section("faults: seconds to detect and to resume, steps trained again")
         for line in faults.table(rows):
             terminalreporter.write_line(line)

@@ -1,4 +1,4 @@
-"""A person at the login node of the test Slurm: a folder with an experiment, and `meditron`."""
+"""A user at the login node of the test Slurm: a folder with an experiment, and `meditron`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .cluster import Cluster
 
 REPOSITORY = Path(__file__).parents[2]
 PATIENCE = 240.0
-"""Seconds that anything may take on a busy machine."""
+"""Seconds that a wait may take on a busy machine."""
 
 EXPERIMENT = """\
 name: trial
@@ -54,7 +54,7 @@ evaluate:
 
 @dataclass(frozen=True)
 class Desk:
-    """The folder, and the cluster it submits to."""
+    """A folder and the cluster it submits to."""
 
     folder: Path
     slurm: Cluster
@@ -66,7 +66,7 @@ class Desk:
         return self.folder / "runs"
 
     def __call__(self, *words: str, code: int | None = 0, **more: str) -> Answer:
-        """Run `meditron WORDS`, and insist on its exit code unless it is None."""
+        """Run `meditron WORDS`, and assert its exit code unless that is None."""
         environ = {**self.slurm.env, "MEDITRON_RUNS": str(self.runs), **more}
         environ.update(PYTHONPATH=str(REPOSITORY), HOME=str(self.folder))
         environ.update(XDG_CACHE_HOME=str(self.folder / "cache"))
@@ -97,7 +97,7 @@ class Desk:
         return self(*words, code=code, **environ)
 
     def status(self, run: RunDir) -> dict[str, Any]:
-        """What `meditron status RUN --json` says of a run."""
+        """Return a run as `meditron status RUN --json` reports it."""
         (found,) = self("status", run.name, "--json").json["runs"]
         assert isinstance(found, dict)
         return found
@@ -112,11 +112,11 @@ class Desk:
         (self.folder / "clusters" / f"{name}.yaml").write_text(text)
 
     def queued(self) -> list[str]:
-        """Ids of all jobs of the cluster that wait or run, element by element."""
+        """Return the ids of all pending and running jobs, array elements one by one."""
         return self.slurm.run("squeue", "-h", "-r", "-o", "%i").split()
 
     def accounts(self, job_id: str, columns: str) -> list[list[str]]:
-        """Rows of sacct about a job itself, without its steps, all its starts."""
+        """Return the rows of sacct for all starts of a job, without its steps."""
         text = self.slurm.run("sacct", "-D", "-n", "-P", "-X", "-o", columns, "-j", job_id)
         return [line.split("|") for line in text.splitlines()]
 
@@ -127,7 +127,7 @@ class Desk:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command answered."""
+    """Exit code and output of a command."""
 
     code: int
     stdout: str
@@ -141,7 +141,7 @@ class Answer:
 
     @property
     def jobs(self) -> dict[str, list[str]]:
-        """Of `submit` and `resume`: the jobs that work on each stage."""
+        """Job ids by stage, of `submit` and `resume`."""
         found: dict[str, list[str]] = self.json["jobs"]
         return found
 
@@ -151,7 +151,7 @@ class Answer:
 
 
 def make_desk(folder: Path, slurm: Cluster) -> Desk:
-    """Forty documents, a tokenizer, a benchmark and an experiment that names them."""
+    """Write forty documents, a tokenizer, a benchmark and an experiment that names them."""
     generate.write(folder / "sample")
     documents = (folder / "sample/corpus/guideline.jsonl").read_text().splitlines()[:40]
     (folder / "docs.jsonl").write_text("\n".join(documents) + "\n")
@@ -162,7 +162,7 @@ def make_desk(folder: Path, slurm: Cluster) -> Desk:
 
 
 def wait(happened: Callable[[], object], what: str) -> None:
-    """Wait until something has happened."""
+    """Wait for a condition."""
     deadline = time.monotonic() + PATIENCE
     while not happened():
         if time.monotonic() > deadline:
@@ -171,7 +171,7 @@ def wait(happened: Callable[[], object], what: str) -> None:
 
 
 def steps(run: RunDir, attempt: int | None = None) -> list[int]:
-    """Numbers of the training steps on record, of one attempt or of all."""
+    """Return the recorded training steps, of one attempt or of all."""
     return [
         line["step"]
         for line in read_lines(run.metrics())
@@ -180,13 +180,13 @@ def steps(run: RunDir, attempt: int | None = None) -> list[int]:
 
 
 def saved_steps(run: RunDir) -> list[int]:
-    """Steps of the checkpoints that are there."""
+    """Return the steps of the checkpoints on disk."""
     names = (path.name for path in run.path("checkpoints").glob("iter_*"))
     return sorted(int(name.removeprefix("iter_")) for name in names if name[5:].isdigit())
 
 
 def exit_of(run: RunDir, stage: str, attempt: int, index: int = 0) -> dict[str, Any]:
-    """The exit record of a task's attempt, once it is there."""
+    """Return the exit record of a task's attempt, once it is written."""
     wait(
         lambda: bool(exits.exits(run, stage, attempt, index)),
         f"the exit of {stage} {index} attempt {attempt} in {run.events}",
@@ -195,7 +195,7 @@ def exit_of(run: RunDir, stage: str, attempt: int, index: int = 0) -> dict[str, 
 
 
 def rank_processes(run: RunDir) -> dict[int, int]:
-    """Process ids of a run's training ranks by rank, from /proc."""
+    """Return the process ids of a run's training ranks by rank, from /proc."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -210,10 +210,10 @@ def rank_processes(run: RunDir) -> dict[int, int]:
 
 
 def kill_rank(run: RunDir, rank: int) -> None:
-    """End a rank at once."""
+    """Kill a rank."""
     os.kill(rank_processes(run)[rank], 9)
 
 
 def array_of(job_ids: Iterable[str]) -> set[str]:
-    """The arrays, or plain jobs, that ids belong to."""
+    """Return the arrays, or plain jobs, that ids belong to."""
     return {name.split("_")[0] for name in job_ids}

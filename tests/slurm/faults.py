@@ -1,9 +1,9 @@
-"""What the fault tests share: begin a training, hold it at a step, hit it, and judge what came out.
+"""Trainings on the test Slurm that are held at a step, hit by a fault, and checked at their end.
 
 All trials train the same model on the same tokens with the same seed to the same target on the
-same layout, two ranks on two nodes, and differ in nothing but their name. One of them is left
-alone: its losses are the truth, which every other one must meet bit for bit at every step. Ranks
-are held before a step, or hit at one, by ``misfortune/sitecustomize.py``.
+same layout, two ranks on two nodes, and differ only in their name. One of them is undisturbed: its
+losses are the truth, which every other one must equal bit for bit at every step. Ranks are held
+before a step, or hit at one, by ``fault_hooks/sitecustomize.py``.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ LAYOUT = (("    gpus: 2 ", "    gpus: 1 "), ("    tensor: 2\n", "    tensor: 1\n
 NEVER = 1_000_000
 """A step that no trial reaches."""
 
-TOLD = pytest.StashKey[list[Callable[[], "Row"]]]()
-"""What the fault tests have measured, for the table at the session's end."""
+ROWS = pytest.StashKey[list[Callable[[], "Row"]]]()
+"""Measurements of the fault tests, for the table at the session's end."""
 MADE = pytest.StashKey["Laboratory"]()
 
 Record = dict[str, Any]
@@ -54,7 +54,7 @@ Truth = dict[int, tuple[float, str]]
 
 @dataclass(frozen=True)
 class Row:
-    """A fault, and what became of it: a line of the table."""
+    """One line of the table: a fault and its outcome."""
 
     fault: str
     cause: str
@@ -70,11 +70,11 @@ class Row:
 
 @dataclass
 class Laboratory:
-    """The desk, tokens that all trials share, and what was measured."""
+    """The desk, the tokens that all trials share, and the measurements."""
 
     desk: Desk
     tokens: Path
-    told: list[Callable[[], Row]]
+    rows: list[Callable[[], Row]]
     trials: list[Trial] = field(default_factory=list)
     """Those of the module that runs."""
 
@@ -88,15 +88,15 @@ class Laboratory:
         *overrides: str,
         hold: int = NEVER,
         deaf: bool = False,
-        befall: str = "",
+        hooks: str = "",
         cluster: str = "faulty",
         stage: str = "pretrain",
         runs: Path | None = None,
     ) -> Trial:
         """Submit a trial whose ranks wait before the step after ``hold``."""
-        folder = self.desk.folder / "misfortune" / name
+        folder = self.desk.folder / "fault_hooks" / name
         folder.mkdir(parents=True)
-        (folder / "befall.py").write_text(befall)
+        (folder / "hooks.py").write_text(hooks)
         trial = Trial(self, name, folder, runs or self.desk.runs)
         trial.hold(hold, deaf)
         trial.submit(*overrides, cluster=cluster, stage=stage)
@@ -110,17 +110,17 @@ class Laboratory:
         self.trials.clear()
 
     def profile(self, name: str, *changes: tuple[str, str]) -> None:
-        """Write a profile for trials: one rank a node, on two nodes, open to misfortune."""
+        """Write a profile for trials: one rank per node, on two nodes, with the hooks."""
         variables = (
-            f"  set:\n    PYTHONPATH: {Path(__file__).parent / 'misfortune'}\n"
-            f"    MISFORTUNE: {self.desk.folder / 'misfortune'}\n"
+            f"  set:\n    PYTHONPATH: {Path(__file__).parent / 'fault_hooks'}\n"
+            f"    FAULT_HOOKS: {self.desk.folder / 'fault_hooks'}\n"
         )
         self.desk.profile(name, *LAYOUT, ("  set:\n", variables), *changes)
 
-    def tell(self, fault: str, attempt: Attempt, since: float | None) -> None:
-        """Keep a line for the table; what follows the attempt is looked up at the end."""
+    def record(self, fault: str, attempt: Attempt, since: float | None) -> None:
+        """Keep a line for the table; the next attempt is looked up when the table is printed."""
         detect = round(attempt.exit["ended"] - since, 1) if since else None
-        self.told.append(
+        self.rows.append(
             lambda: Row(
                 fault,
                 attempt.cause,
@@ -131,15 +131,15 @@ class Laboratory:
             )
         )
 
-    def tell_other(self, fault: str, end: Record, since: float) -> None:
-        """Keep a line for the table about a stage that has no steps."""
+    def record_stage(self, fault: str, end: Record, since: float) -> None:
+        """Keep a line for the table about a stage without steps."""
         detect = round(end["ended"] - since, 1)
-        self.told.append(lambda: Row(fault, end["cause"], end["action"], detect, None, None))
+        self.rows.append(lambda: Row(fault, end["cause"], end["action"], detect, None, None))
 
 
 @dataclass
 class Trial:
-    """One training, and what is done to it."""
+    """One training and the ways to hold, hit and observe it."""
 
     laboratory: Laboratory
     name: str
@@ -148,7 +148,7 @@ class Trial:
     run: RunDir = field(init=False)
 
     def submit(self, *overrides: str, cluster: str = "faulty", stage: str = "pretrain") -> None:
-        """Submit it, or submit it again."""
+        """Submit the training, for the first time or again."""
         tokens = self.laboratory.tokens
         answer = self.laboratory.desk.submit(
             stage,
@@ -163,7 +163,7 @@ class Trial:
         self.run = answer.run
 
     def status(self) -> Record:
-        """What `meditron status` says of it."""
+        """Return the run as `meditron status --json` reports it."""
         words = ("status", self.run.name, "--json")
         (found,) = self.laboratory.desk(*words, MEDITRON_RUNS=str(self.runs)).json["runs"]
         return dict(found)
@@ -178,18 +178,20 @@ class Trial:
         part.replace(self.folder / "hold")
 
     def wait_save(self, step: int) -> None:
-        """Wait until the checkpoint of a step is there."""
+        """Wait until the checkpoint of a step is complete."""
         self.wait_for(
             lambda: step in saved_steps(self.run), f"checkpoint {step} of {self.run.name}"
         )
 
     def trained(self) -> list[Record]:
-        """Lines of all training steps, those that were done again too."""
+        """Return the metric lines of all training steps, repeated ones too."""
         return [line for line in read_lines(self.run.metrics()) if "loss" in line]
 
     def reach(self, step: int, after: int = 0) -> int:
-        """Let the ranks train up to a step and wait there, in an attempt after that one; answers
-        the attempt.
+        """Let the ranks of an attempt later than ``after`` train up to a step, and hold them there.
+
+        Returns:
+            The attempt's number.
         """
         self.hold(step)
         self.wait_for(
@@ -202,64 +204,60 @@ class Trial:
         return self.current
 
     def wait_exit(self, attempt: int) -> Attempt:
-        """The attempt, once it has ended and that is on record."""
+        """Wait for the exit event of an attempt, and return the attempt."""
         self.wait_for(lambda: attempt in self.exits(), f"the end of attempt {attempt}")
         return self.attempt(attempt)
 
-    def wait_settled(self, attempt: int) -> Attempt:
-        """The same, once what its supervisor had to leave open is closed."""
-        return self.wait_exit(attempt)
-
     def wait_end(self) -> None:
-        """Wait until no job of the run waits or runs."""
+        """Wait until no job of the run is pending or running."""
         self.wait_for(lambda: not self.jobs(), f"the end of all jobs of {self.run.name}")
 
     def wait_for(self, happened: Callable[[], object], what: str) -> None:
-        """Wait until something has happened; what did happen is told when it does not."""
+        """Wait for a condition; the error of a timeout has the run's events."""
         try:
             wait(happened, what)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.story()}") from None
+            raise AssertionError(f"{error}\n{self.describe()}") from None
 
     def cancel(self) -> None:
-        """End what is left of it after a failed test, so that it hinders no other."""
+        """Cancel the run's jobs after a failed test, so that they hinder no other."""
         if left := self.jobs():
             self.laboratory.slurm.run("scancel", *left)
             wait(lambda: not self.jobs(), f"the end of {self.run.name}")
 
     def jobs(self) -> list[str]:
-        """Ids of the run's jobs that wait or run."""
+        """Return the ids of the run's pending and running jobs."""
         text = self.laboratory.slurm.run("squeue", "-h", "-r", "-o", "%i %j")
         lines = (line.split(maxsplit=1) for line in text.splitlines())
         return [job for job, name in lines if name.startswith(f"{self.run.name}.")]
 
     def reasons(self) -> str:
-        """Why jobs of the run wait."""
+        """Return the reasons for which jobs of the run are pending."""
         return self.laboratory.slurm.run(
             "squeue", "-h", "-r", "-o", "%r", "-j", ",".join(self.jobs())
         )
 
     def job(self) -> str:
-        """The run's job that runs."""
+        """Return the id of the run's running training."""
         text = self.laboratory.slurm.run("squeue", "-h", "-t", "R", "-o", "%i %j")
         lines = (line.split(maxsplit=1) for line in text.splitlines())
         (found,) = (job for job, name in lines if name == f"{self.run.name}.pretrain")
         return found
 
     def nodes(self) -> list[str]:
-        """Of the running job, the head node first."""
+        """Return the running job's nodes, the head node first."""
         hosts = self.laboratory.slurm.run("squeue", "-h", "-o", "%N", "-j", self.job()).strip()
         return self.laboratory.slurm.run("scontrol", "show", "hostnames", hosts).split()
 
     def supervisor(self) -> int:
-        """Process id of the batch step."""
+        """Return the process id of the batch step."""
         attempts = str(self.run.stage("pretrain") / "attempts").encode()
         words = {pid: words for pid, words in command_lines() if b"submitit.core._submit" in words}
         (found,) = (pid for pid, line in words.items() if line[-2].startswith(attempts))
         return found
 
     def rank(self, number: int) -> int:
-        """Process id of a rank, once it is there."""
+        """Return the process id of a rank, once it runs."""
         self.wait_for(lambda: number in rank_processes(self.run), f"rank {number}")
         return rank_processes(self.run)[number]
 
@@ -272,30 +270,30 @@ class Trial:
 
     @property
     def current(self) -> int:
-        """The attempt that was started last."""
+        """The number of the attempt that was started last."""
         return max(event["attempt"] for event in self.events("start"))
 
     def exits(self) -> dict[int, Record]:
-        """Exit events by attempt."""
+        """Return the exit events by attempt."""
         return {event["attempt"]: event for event in self.events("exit")}
 
     def attempt(self, number: int) -> Attempt:
         return Attempt(self, number, self.exits()[number])
 
-    def story(self) -> str:
-        """What happened, for the text of a failed test."""
+    def describe(self) -> str:
+        """Return the run's events and the queue, for the error of a failed test."""
         kept = ("event", "attempt", "job_ids", "cause", "action", "reason", "message", "node", "by")
-        told = [
+        events = [
             " ".join(f"{key}={event[key]}" for key in kept if event.get(key) not in (None, ""))
             for event in read_events(self.run)
         ]
         queue = self.laboratory.slurm.run("squeue", "-o", "%i %j %T %r %N", check=False)
-        return "\n".join([f"{self.run.root}:", *told, queue])
+        return "\n".join([f"{self.run.root}:", *events, queue])
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One start of a trial's ranks that has ended."""
+    """An attempt of a trial that has ended."""
 
     trial: Trial
     number: int
@@ -311,12 +309,12 @@ class Attempt:
 
     @property
     def trained(self) -> list[Record]:
-        """Its steps."""
+        """Metric lines of the attempt's steps."""
         return [line for line in self.trial.trained() if line["attempt"] == self.number]
 
     @property
     def follower(self) -> list[Record]:
-        """The steps of the next attempt that made any."""
+        """Metric lines of the next attempt that trained a step."""
         lines = self.trial.trained()
         later = [line["attempt"] for line in lines if line["attempt"] > self.number]
         return [line for line in lines if later and line["attempt"] == min(later)]
@@ -328,10 +326,7 @@ class Attempt:
 
     @property
     def redone(self) -> int | None:
-        """Steps that the next attempt trained once more; None where none followed.
-
-        To be asked when it has trained one: after ``reach``.
-        """
+        """Steps that the next attempt repeated; None until it has trained one."""
         known = (line for line in self.trial.trained() if line["attempt"] <= self.number)
         last = max((line["step"] for line in known), default=0)
         follower = self.follower
@@ -339,7 +334,7 @@ class Attempt:
 
 
 def command_lines() -> Iterator[tuple[int, list[bytes]]]:
-    """Process ids of this machine, and the words they were started with."""
+    """Yield the process ids of this machine with their command lines."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             yield int(folder.name), (folder / "cmdline").read_bytes().split(b"\0")
@@ -348,14 +343,14 @@ def command_lines() -> Iterator[tuple[int, list[bytes]]]:
 
 
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> float:
-    """Send a signal; answers the time at which that was done."""
+    """Send a signal, and return the time of day at which it was sent."""
     now = time.time()
     os.kill(pid, number)
     return now
 
 
 def truth_of(trial: Trial) -> Truth:
-    """What an undisturbed training did, which read other samples at each step."""
+    """Return loss and samples by step of an undisturbed training; its samples never repeat."""
     truth = done_by(trial)
     samples = [samples for _, samples in truth.values()]
     assert list(truth) == list(range(1, TARGET + 1))
@@ -364,15 +359,15 @@ def truth_of(trial: Trial) -> Truth:
 
 
 def done_by(trial: Trial) -> Truth:
-    """The steps of a training that count, in their order."""
+    """Return loss and samples of the steps that count, in their order."""
     trained, _ = counted_steps(read_lines(trial.run.metrics()))
     return {line["step"]: (line["loss"], line["samples"]) for line in trained}
 
 
 def check_reached(trial: Trial, truth: Truth) -> None:
-    """The target was reached with the losses of the undisturbed training, and nothing is left."""
+    """Check that a trial reached its target with the losses of the truth and left nothing."""
     trial.wait_end()
-    assert trial.run.done("pretrain", 0).exists(), trial.story()
+    assert trial.run.done("pretrain", 0).exists(), trial.describe()
     found = trial.status()
     assert found["state"] == "succeeded"
     check_losses(trial, truth, TARGET)
@@ -381,10 +376,10 @@ def check_reached(trial: Trial, truth: Truth) -> None:
 
 
 def check_stopped(trial: Trial, truth: Truth, cause: str) -> Record:
-    """It stopped for a stated cause, up to there like the undisturbed one; answers the record."""
+    """Check that a trial stopped for a cause, equal to the truth so far; return the exit event."""
     trial.wait_end()
     last = max(trial.exits().values(), key=lambda event: int(event["attempt"]))
-    assert (last["cause"], last["action"]) == (cause, "stop"), trial.story()
+    assert (last["cause"], last["action"]) == (cause, "stop"), trial.describe()
     assert last["reason"]
     check_losses(trial, truth, len(done_by(trial)))
     check_ledger(trial)
@@ -392,14 +387,14 @@ def check_stopped(trial: Trial, truth: Truth, cause: str) -> Record:
 
 
 def check_losses(trial: Trial, truth: Truth, target: int) -> None:
-    """Every step is there once, in order, with the very samples and the very loss of the truth."""
+    """Check that every step counts once, in order, with samples and loss of the truth."""
     found = done_by(trial)
     assert list(found) == list(range(1, target + 1))
     assert found == {step: truth[step] for step in range(1, target + 1)}
 
 
 def check_time(training: Record) -> None:
-    """The buckets of time sum to the wall-clock."""
+    """Check that the buckets of time sum to the wall-clock."""
     buckets = {key: value for key, value in training.items() if key.endswith("_s")}
     wall = buckets.pop("wall_s")
     assert sum(buckets.values()) == pytest.approx(wall)
@@ -407,16 +402,16 @@ def check_time(training: Record) -> None:
 
 
 def check_ledger(trial: Trial) -> None:
-    """Exactly one exit for each start, and no process or heartbeat left."""
+    """Check that each start has one exit event, and that no process or heartbeat is left."""
     starts = Counter(event["attempt"] for event in trial.events("start"))
     exits = Counter(event["attempt"] for event in trial.events("exit"))
-    assert starts == exits == Counter(dict.fromkeys(starts, 1)), trial.story()
+    assert starts == exits == Counter(dict.fromkeys(starts, 1)), trial.describe()
     wait(lambda: not rank_processes(trial.run), "the end of the last rank")
     assert left_in_memory(trial) == []
 
 
 def left_in_memory(trial: Trial) -> list[Path]:
-    """Heartbeats of the run that are still there."""
+    """Return the heartbeat files of the run that remain in memory."""
     found = [path for path in Path("/dev/shm").rglob("*") if trial.run.name in str(path)]
     return [path for path in found if path.is_file()]
 
@@ -426,21 +421,21 @@ def gpu_partition(name: str) -> tuple[str, str]:
     return ("  name: low\n  nodes: 4\n", f"  name: {name}\n  nodes: 2\n")
 
 
-def make_laboratory(folder: Path, slurm: Cluster, told: list[Callable[[], Row]]) -> Laboratory:
-    """A desk whose documents are tokenized."""
+def make_laboratory(folder: Path, slurm: Cluster, rows: list[Callable[[], Row]]) -> Laboratory:
+    """Return a desk whose documents are tokenized."""
     desk = make_desk(folder, slurm)
     made: dict[str, list[str]] = {}
     for stage in ("curate", "tokenize"):
         answer = desk.submit(stage)
         desk.wait_end(*answer.jobs[stage])
         made |= answer.jobs
-    found = Laboratory(desk, answer.run.path("tokens"), told)
+    found = Laboratory(desk, answer.run.path("tokens"), rows)
     found.profile("faulty")
     return found
 
 
 def table(rows: list[Row]) -> list[str]:
-    """The rows as lines of text, for the end of a session."""
+    """Return rows as lines of text, for the end of a session."""
     columns = list(asdict(Row("", "", "", None, None, None)))
     cells = [columns, *([_cell(value) for value in asdict(row).values()] for row in rows)]
     widths = [max(len(line[number]) for line in cells) for number in range(len(columns))]

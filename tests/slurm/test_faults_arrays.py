@@ -46,7 +46,7 @@ def ranks(run: RunDir, stage: str, index: int) -> list[int]:
 @pytest.fixture
 def held(laboratory: Laboratory) -> Path:
     """A trial whose tasks of tokenization wait while the file is there."""
-    folder = laboratory.desk.folder / "misfortune" / "array"
+    folder = laboratory.desk.folder / "fault_hooks" / "array"
     folder.mkdir(parents=True)
     return folder / "hold-tokenize"
 
@@ -75,7 +75,7 @@ def test_one_killed_task_and_one_truncated_output_are_all_that_is_done_again(
     wait(lambda: not set(answer.jobs["tokenize"]) & set(desk.queued()), "the end of the array")
     again = desk.submit("tokenize", *words, cluster="faulty")
     desk.wait_end(*again.jobs["tokenize"])
-    laboratory.tell_other("kill -9 a task of tokenization", killed, since)
+    laboratory.record_stage("kill -9 a task of tokenization", killed, since)
 
     assert (killed["cause"], finished["cause"]) == ("crash", "completed")
     assert first == {0: 1, 1: 2, 2: 1}
@@ -128,7 +128,7 @@ def test_an_evaluation_that_is_preempted_finds_its_checkpoint_although_training_
     (trial.folder / "hold-evaluate").unlink()
     wait(lambda: len(ends(trial.run, "evaluate", 0)) > 1, "the end of the evaluation")
     trial.hold()
-    laboratory.tell_other(
+    laboratory.record_stage(
         "evaluation preempted while training prunes", ends(trial.run, "evaluate", 0)[0], since
     )
 

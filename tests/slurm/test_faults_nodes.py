@@ -34,9 +34,9 @@ def lose(laboratory: Laboratory, truth: Truth, number: int, how: str) -> None:
         slurm.start_slurmd(node)
     trial.hold()
     check_reached(trial, truth)
-    laboratory.tell(f"a node {how}", ended, since)
+    laboratory.record(f"a node {how}", ended, since)
 
-    assert (ended.cause, ended.node) == ("node_fail", node), trial.story()
+    assert (ended.cause, ended.node) == ("node_fail", node), trial.describe()
     assert ended.redone in (0, 1, 2), "ranks that are signalled may save in time"
 
 

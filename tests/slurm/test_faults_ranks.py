@@ -48,7 +48,7 @@ def test_a_killed_rank_is_restarted_in_the_same_job(laboratory: Laboratory, trut
     same = (trial.nodes()[1], trial.job())
     trial.hold()
     check_reached(trial, truth)
-    laboratory.tell("kill -9 a rank", ended, since)
+    laboratory.record("kill -9 a rank", ended, since)
 
     assert (ended.cause, ended.exit["action"]) == ("crash", "restart")
     assert (ended.node, job) == same
@@ -59,14 +59,14 @@ def test_a_killed_rank_is_restarted_in_the_same_job(laboratory: Laboratory, trut
 def test_an_exception_of_one_rank_is_named_and_survived(
     laboratory: Laboratory, truth: Truth
 ) -> None:
-    trial = laboratory.begin("raised", hold=17, befall=ONCE + RAISE)
+    trial = laboratory.begin("raised", hold=17, hooks=ONCE + RAISE)
 
     ended = trial.wait_exit(1)
     trial.reach(17, after=1)
     node = trial.nodes()[1]
     trial.hold()
     check_reached(trial, truth)
-    laboratory.tell("an exception in one rank", ended, None)
+    laboratory.record("an exception in one rank", ended, None)
 
     assert (ended.cause, ended.node) == ("exception", node)
     assert "the loom broke" in ended.exit["reason"]
@@ -77,11 +77,11 @@ def test_an_exception_of_one_rank_is_named_and_survived(
 def test_a_loss_that_is_not_finite_once_is_trained_again(
     laboratory: Laboratory, truth: Truth
 ) -> None:
-    trial = laboratory.begin("poisoned", befall=ONCE + POISON)
+    trial = laboratory.begin("poisoned", hooks=ONCE + POISON)
 
     ended = trial.wait_exit(1)
     check_reached(trial, truth)
-    laboratory.tell("NaN loss, once", ended, None)
+    laboratory.record("NaN loss, once", ended, None)
 
     assert ended.cause == "non_finite"
     assert "step 14" in ended.exit["message"]
@@ -100,7 +100,7 @@ def test_after_the_supervisor_is_killed_another_job_resumes(
     other = trial.job()
     trial.hold()
     check_reached(trial, truth)
-    laboratory.tell("kill -9 the supervisor", ended, since)
+    laboratory.record("kill -9 the supervisor", ended, since)
 
     assert ended.exit["by"] == "recovery_job"
     assert ended.redone in (0, 1, 2), "Slurm signals the ranks, which may save in time"
@@ -112,14 +112,14 @@ def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_restarted(
 ) -> None:
     """Steps take a while, so that nothing but the freeze comes near the limit."""
     pace = "import time\ndef before_step(trainer): time.sleep(0.1)\n"
-    trial = laboratory.begin("freeze", "supervision.step_limit_seconds=12", hold=17, befall=pace)
+    trial = laboratory.begin("freeze", "supervision.step_limit_seconds=12", hold=17, hooks=pace)
     attempt = trial.reach(17)
 
     since = kill(trial.rank(1), signal.SIGSTOP)
     node = trial.nodes()[1]
     trial.hold()
     ended = trial.wait_exit(attempt)
-    laboratory.tell("freeze a rank", ended, since)
+    laboratory.record("freeze a rank", ended, since)
 
     assert (ended.cause, ended.exit["action"], ended.node) == ("hang", "restart", node)
     assert "rank 1" in ended.exit["reason"]
@@ -130,7 +130,7 @@ def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_restarted(
 
 
 @pytest.mark.parametrize(
-    ("name", "befall", "cause"),
+    ("name", "hooks", "cause"),
     [
         pytest.param(
             "exception",
@@ -151,12 +151,12 @@ def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_restarted(
     ],
 )
 def test_the_same_failure_at_the_same_step_each_time_stops_the_run(
-    laboratory: Laboratory, truth: Truth, name: str, befall: str, cause: str
+    laboratory: Laboratory, truth: Truth, name: str, hooks: str, cause: str
 ) -> None:
-    trial = laboratory.begin(f"always-{name}", befall=befall)
+    trial = laboratory.begin(f"always-{name}", hooks=hooks)
 
     last = check_stopped(trial, truth, cause)
-    laboratory.tell(f"{cause} at the same step each time", trial.attempt(last["attempt"]), None)
+    laboratory.record(f"{cause} at the same step each time", trial.attempt(last["attempt"]), None)
 
     attempts = trial.exits()
     assert 2 <= len(attempts) <= 4
@@ -180,7 +180,7 @@ def test_data_that_cannot_be_read_stops_at_once_and_no_evaluation_starts(
     trial.wait_for(lambda: "DependencyNeverSatisfied" in trial.reasons(), "no evaluation")
     laboratory.desk("cancel", trial.run.name)
     trial.wait_end()
-    laboratory.tell("configuration error", ended, None)
+    laboratory.record("configuration error", ended, None)
 
     assert (ended.cause, ended.exit["action"]) == ("configuration", "stop")
     assert "00000.bin has 2 bytes" in ended.exit["message"]

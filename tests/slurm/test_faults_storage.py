@@ -67,7 +67,7 @@ def test_a_damaged_checkpoint_is_quarantined_and_the_one_before_it_used(
     quarantined = list(trial.run.path("checkpoints").glob("iter_0000010.bad-*"))
     trial.hold()
     check_reached(trial, truth)
-    laboratory.tell(f"newest checkpoint with {what}, and a rank killed", ended, since)
+    laboratory.record(f"newest checkpoint with {what}, and a rank killed", ended, since)
 
     assert ended.follower[0]["step"] == EVERY + 1
     assert ended.redone == 12 - EVERY
@@ -86,7 +86,7 @@ def test_when_every_checkpoint_is_damaged_the_run_stops_and_nothing_is_deleted(
         truncate_shards(checkpoint(trial, step))
     kill(trial.rank(1))
     last = check_stopped(trial, truth, "checkpoint")
-    laboratory.tell("all checkpoints damaged", trial.attempt(last["attempt"]), None)
+    laboratory.record("all checkpoints damaged", trial.attempt(last["attempt"]), None)
 
     assert last["attempt"] > attempt
     folders = [path.name[:12] for path in trial.run.path("checkpoints").glob("iter_*")]
@@ -124,7 +124,7 @@ def test_a_disk_that_fills_up_during_a_save_is_waited_for(
     trial.hold()
     ended = trial.wait_exit(attempt)
     ballast.unlink()
-    laboratory.tell("disk full during a save", ended, None)
+    laboratory.record("disk full during a save", ended, None)
 
     assert ended.cause == "storage"
     assert ended.exit["step_after"] == EVERY
@@ -135,7 +135,7 @@ def test_a_disk_that_fills_up_during_a_save_is_waited_for(
 def test_a_run_that_is_cancelled_during_a_save_stays_so_until_it_is_resumed(
     laboratory: Laboratory, truth: Truth
 ) -> None:
-    trial = laboratory.begin("cancelled", befall=SLOW_SAVE)
+    trial = laboratory.begin("cancelled", hooks=SLOW_SAVE)
     trial.wait_for((trial.folder / "saving").exists, "the save after step 10")
 
     laboratory.desk("cancel", trial.run.name)
@@ -144,7 +144,7 @@ def test_a_run_that_is_cancelled_during_a_save_stays_so_until_it_is_resumed(
     (trial.folder / "saved").touch()
     laboratory.desk("resume", trial.run.name)
     ended = trial.wait_exit(1)
-    laboratory.tell("cancel during a save, then resume", ended, None)
+    laboratory.record("cancel during a save, then resume", ended, None)
 
     assert (ended.cause, state) == ("cancelled", "cancelled")
     assert len(trial.events("submit")) == 2

@@ -32,9 +32,9 @@ def test_three_time_limits_on_the_way_to_the_target_lose_no_step(
     trial.hold()
     check_reached(trial, truth)
     for ended in ends:
-        laboratory.tell("time limit", ended, None)
+        laboratory.record("time limit", ended, None)
 
-    assert [ended.cause for ended in ends] == ["time_limit"] * 3, trial.story()
+    assert [ended.cause for ended in ends] == ["time_limit"] * 3, trial.describe()
     assert [ended.exit["action"] for ended in ends] == ["submit"] * 3
     assert [ended.redone for ended in ends] == [0, 0, 0]
     assert [ended.exit["step_after"] for ended in ends] == [11, 12, 13]
@@ -48,7 +48,7 @@ def test_two_time_limits_without_a_new_checkpoint_stop_the_run(
 
     trial.wait_exit(2)
     last = check_stopped(trial, truth, "configuration")
-    laboratory.tell("time limit without progress, twice", trial.attempt(last["attempt"]), None)
+    laboratory.record("time limit without progress, twice", trial.attempt(last["attempt"]), None)
 
     assert len(trial.exits()) == 2
     assert "save" in last["reason"]

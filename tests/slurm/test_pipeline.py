@@ -1,4 +1,4 @@
-"""The pipeline on a real Slurm, through the command line, with everything that may befall it."""
+"""The pipeline on a real Slurm, through the command line, with everything that may hooks it."""
 
 from __future__ import annotations
 

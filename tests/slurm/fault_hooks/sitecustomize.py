@@ -1,16 +1,15 @@
-"""What befalls the ranks of the fault tests.
+"""Hold the ranks of the fault tests at a step, and run a test's own lines there.
 
 A profile of the tests puts this folder on PYTHONPATH, as a site may; Python then imports this file
-at every start. In ranks alone it wraps each step and each save of the training loop, and what the
-other stages do when all is ready, so that a test can hold a run there for as long as it needs (no
-test depends on how quick the machine is), and can have its own lines run there. The product knows
-nothing of it.
+at every start. In ranks alone it wraps each step and each save of the training loop, and the main
+function of the other stages, so that a test can hold a run there for as long as it needs and
+depends on no machine's speed. The product does not know it.
 
-    $MISFORTUNE/<experiment's name>/hold    a number of steps: no step after them begins before the
+    $FAULT_HOOKS/<experiment's name>/hold    a number of steps: no step after them begins before the
                                             rank is asked to stop; with "deaf" behind it, not even
                                             then
-    $MISFORTUNE/<experiment's name>/hold-<stage>    other stages do nothing while it is there
-    $MISFORTUNE/<experiment's name>/befall.py    may define before_step(trainer) and
+    $FAULT_HOOKS/<experiment's name>/hold-<stage>    other stages do nothing while it is there
+    $FAULT_HOOKS/<experiment's name>/hooks.py    may define before_step(trainer) and
                                             before_save(trainer); FOLDER is the folder it lies in
 """
 
@@ -26,12 +25,12 @@ WRAPPED = {
     "tokenize": ("jobs.stages.tokenize_corpus", "encode_shard"),
     "evaluate": ("jobs.stages.evaluate", "score"),
 }
-"""By stage, a module and what is wrapped in it once it is loaded."""
+"""By stage, a module and the name in it that is wrapped once it is loaded."""
 POLL_SECONDS = 0.02
 
 
 class Wrapping(importlib.abc.MetaPathFinder):
-    """Finds a stage's module as Python would, and wraps it once it is loaded."""
+    """A finder that loads a stage's module as Python would, then wraps it."""
 
     def __init__(self, stage, folder):
         self.stage = stage
@@ -68,7 +67,7 @@ def wrap_function(module, name, hold):
 
 def wrap_trainer(trainer, folder):
     lines = {"FOLDER": folder}
-    path = folder / "befall.py"
+    path = folder / "hooks.py"
     exec(compile(path.read_text(), path, "exec"), lines)
     step, save = trainer._train_step, trainer._save
 
@@ -94,11 +93,11 @@ def wait_while_held(trainer, path):
 
 
 def wrap_this_rank():
-    """In a rank (``python -u -m jobs STAGE RUN INDEX``) of a trial, and in no other process."""
+    """Install the finder in a rank (``python -u -m jobs STAGE RUN INDEX``) of a trial only."""
     words = sys.orig_argv[1:6]
     if words[:3] != ["-u", "-m", "jobs"] or words[3] not in WRAPPED:
         return
-    folder = Path(os.environ["MISFORTUNE"]) / Path(words[4]).name.rsplit("-", 2)[0]
+    folder = Path(os.environ["FAULT_HOOKS"]) / Path(words[4]).name.rsplit("-", 2)[0]
     if folder.exists():
         sys.meta_path.insert(0, Wrapping(words[3], folder))
 
