@@ -1,8 +1,8 @@
-"""What a person or a program reads: data to stdout, everything else to stderr.
+"""Print data to stdout and everything else to stderr.
 
 Colour only on a terminal, and not under ``NO_COLOR``; rich is imported only where it draws
-something, so that ``status`` in a pipe starts as fast as it can. The streams are looked up at each
-call, as tests replace them.
+something, so that ``status`` in a pipe starts fast. The streams are looked up at each call, as
+tests replace them.
 """
 
 from __future__ import annotations
@@ -34,19 +34,25 @@ STYLES = {
 """Words that have a colour when they fill a table's cell."""
 
 
+DROPPED = {"jobs"}
+"""Columns that a narrow terminal does not show."""
+WORD_WIDTH = 24
+"""Words up to this length are not broken where a table is wider than the terminal."""
+
+
 def data(text: str) -> None:
-    """Print the answer of a command to stdout; a last line break is added where it is missing."""
+    """Print the output of a command to stdout; a missing last line break is added."""
     part(text if text.endswith("\n") else text + "\n")
 
 
 def part(text: str) -> None:
-    """Print a part of an answer to stdout, as it is."""
+    """Print a part of the output to stdout, unchanged."""
     sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def note(text: str) -> None:
-    """Print a remark for people to stderr."""
+    """Print a note to stderr."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
@@ -62,9 +68,9 @@ def json_out(value: Mapping[str, Any]) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table to stdout: drawn to fit on a terminal, whole and in plain columns elsewhere.
+    """Print a table to stdout: drawn to fit on a terminal, complete and in plain columns elsewhere.
 
-    ``None`` stands as ``-``.
+    ``None`` is printed as ``-``.
     """
     cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
     if fancy(sys.stdout):
@@ -74,7 +80,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table, columns padded to their widest cell and two blanks apart."""
+    """Return the lines of a table, columns padded to their widest cell and two blanks apart."""
     lines = [list(columns), *(list(row) for row in rows)]
     widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
     return [
@@ -84,18 +90,18 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
 
 
 def fancy(stream: IO[str]) -> bool:
-    """Whether a stream is a terminal that can draw."""
+    """Return whether a stream is a terminal with cursor control."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def clear() -> None:
-    """Empty the screen when stdout is a terminal; do nothing otherwise."""
+    """Clear the screen when stdout is a terminal."""
     if fancy(sys.stdout):
         sys.stdout.write("\x1b[2J\x1b[H")
 
 
 def progress() -> Progress:
-    """Progress bars on stderr (rich): description, bar, what is done of the total, time left."""
+    """Return progress bars on stderr (rich): description, bar, amount done, time left."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -113,9 +119,26 @@ def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        drawn.add_column(column, overflow="fold")
+    terminal = Console(file=sys.stdout)
+    columns, rows = narrowed(columns, rows, terminal.width)
+    # rich takes NO_COLOR as a ban on colours alone.
+    drawn = Table(box=None, pad_edge=False, header_style="" if terminal.no_color else "bold")
+    for number, column in enumerate(columns):
+        words = [word for row in (columns, *rows) for word in row[number].split()]
+        longest = max(map(len, words), default=0)
+        drawn.add_column(column, overflow="fold", min_width=min(longest, WORD_WIDTH))
     for row in rows:
         drawn.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-    Console(file=sys.stdout).print(drawn)
+    terminal.print(drawn)
+
+
+def narrowed(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Return a table without its columns of job ids when it is wider than the terminal."""
+    lines = plain_table(columns, rows)
+    kept = [number for number, column in enumerate(columns) if column not in DROPPED]
+    if max(map(len, lines)) <= width or len(kept) == len(columns):
+        return columns, rows
+    note("the terminal is narrow; columns left out: " + ", ".join(DROPPED & set(columns)))
+    return [columns[number] for number in kept], [[row[number] for number in kept] for row in rows]

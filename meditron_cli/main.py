@@ -79,6 +79,8 @@ class LazyGroup(click.Group):
         """Run a command and leave with its exit code; errors become text on stderr here alone."""
         reopen_closed_streams()
         words = sys.argv[1:] if args is None else list(args)
+        if words[:1] == ["help"]:
+            words = [*words[1:], "--help"]
         extra = {"prog_name": "meditron", **extra, "standalone_mode": False}
         try:
             require_folder()
@@ -186,10 +188,13 @@ def _instead(name: str) -> str:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.option("--debug", is_flag=True, help="Show tracebacks of errors.")
-@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", message="%(prog)s %(version)s")
 @click.pass_context
 def main(ctx: click.Context, debug: bool) -> None:
-    """Adapt a Llama-class model to medicine on a Slurm cluster, or on this machine."""
+    """Adapt a Llama-class model to medicine on a Slurm cluster, or on this machine.
+
+    `meditron help COMMAND` explains a command.
+    """
     if ctx.obj is None:
         from meditron_cli.services import Services
 

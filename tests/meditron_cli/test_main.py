@@ -50,8 +50,24 @@ def test_help_lists_every_command(words: tuple[str, ...]) -> None:
     assert [line.split()[0] for line in listed.strip().splitlines()] == list(COMMANDS)
 
 
-def test_the_version_is_printed() -> None:
-    assert CliRunner().invoke(main, ["--version"]).stdout == f"meditron {__version__}\n"
+@pytest.mark.parametrize("word", ["--version", "-V"])
+def test_the_version_is_printed(word: str) -> None:
+    assert CliRunner().invoke(main, [word]).stdout == f"meditron {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["status"]])
+def test_help_is_a_word_too(words: list[str]) -> None:
+    result = CliRunner().invoke(main, ["help", *words])
+
+    assert result.exit_code == 0
+    assert result.stdout == CliRunner().invoke(main, [*words, "--help"]).stdout
+
+
+def test_help_of_an_unknown_command_names_the_nearest() -> None:
+    result = CliRunner().invoke(main, ["help", "statsu"])
+
+    assert result.exit_code == 2
+    assert "did you mean `status`?" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,43 @@ def test_init_writes_a_starter_that_lacks_nothing_and_overwrites_nothing(folder:
     assert second.stderr.splitlines()[0] == "error: already there: new/experiment.yaml, new/sample"
 
 
+@pytest.mark.parametrize(
+    ("corpus", "written"), [("new/docs", "docs"), ('my $docs: "x" #1', None), ("docs.jsonl", None)]
+)
+def test_init_from_a_corpus_curates_it(folder: Path, corpus: str, written: str | None) -> None:
+    from meditron_cli.config.load import load
+
+    (folder / corpus).parent.mkdir(exist_ok=True)
+    (folder / corpus).touch()
+
+    result = meditron("init", "new", "--from", corpus)
+
+    text = (folder / "new/experiment.yaml").read_text()
+    assert result.exit_code == 0, result.stderr
+    assert json.dumps(written or str(folder / corpus)) in text
+    if "$" not in corpus:
+        loaded = load("local", "tiny", Path("new/experiment.yaml"), [])
+        assert loaded.experiment.curate.sources == (folder / corpus,)
+        assert loaded.missing == ()
+
+
+def test_init_from_a_corpus_that_does_not_exist_writes_nothing(folder: Path) -> None:
+    result = meditron("init", "new", "--from", "docs")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: docs: no such file or folder\n")
+    assert list(folder.iterdir()) == []
+
+
+def test_init_empty_writes_an_experiment_without_a_sample(folder: Path) -> None:
+    result = meditron("init", "--empty")
+
+    assert result.exit_code == 0, result.stderr
+    assert not (folder / "sample").exists()
+    assert meditron("check").exit_code == 0
+    assert meditron("init", "--empty").exit_code == 2
+
+
 def test_each_short_help_is_the_one_in_the_table() -> None:
     import importlib
 
