@@ -124,6 +124,22 @@ class ParallelSpec:
 
 
 @dataclass(frozen=True)
+class OptimizerSpec:
+    """AdamW and its learning rate: linear warmup, then a cosine."""
+
+    learning_rate: float
+    min_learning_rate: float
+    warmup_steps: int
+    decay_steps: int
+    """End of the cosine; may be larger than ``train_steps``."""
+    adam_beta1: float
+    adam_beta2: float
+    adam_eps: float
+    weight_decay: float
+    clip_grad: float
+
+
+@dataclass(frozen=True)
 class PretrainSpec:
     """Start or resume pretraining until ``train_steps``."""
 
@@ -140,16 +156,7 @@ class PretrainSpec:
     micro_batch_size: int
     global_batch_size: int
     train_steps: int
-    learning_rate: float
-    min_learning_rate: float
-    warmup_steps: int
-    decay_steps: int
-    """End of the cosine; may be larger than ``train_steps``."""
-    adam_beta1: float
-    adam_beta2: float
-    adam_eps: float
-    weight_decay: float
-    clip_grad: float
+    optimizer: OptimizerSpec
     seed: int
     validation_interval: int
     """Steps between validations; 0 turns them off (a last one still runs at the end)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.contract import specs
 from jobs.contract.metrics_log import StepTimes
@@ -13,6 +13,7 @@ from jobs.contract.stage_specs import (
     CurateSpec,
     EvaluateSpec,
     ModelSpec,
+    OptimizerSpec,
     ParallelSpec,
     PretrainSpec,
     Spec,
@@ -23,6 +24,8 @@ from meditron_cli.plan import fit, layout, pace
 from meditron_cli.plan.model import RUN, Lead, Resources, StagePlan
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from meditron_cli.config.schema import Cluster, Experiment, Partition
 
 SHORT_LEAD = 30
@@ -93,15 +96,20 @@ def signal_lead(inputs: Inputs, stage: str) -> int:
     return inputs.training_lead.seconds if stage == "pretrain" else SHORT_LEAD
 
 
+def shared(section: BaseModel, spec: type[Any]) -> dict[str, Any]:
+    """Return the settings of a section of the experiment that a spec has under the same names."""
+    names = spec.__dataclass_fields__.keys() & type(section).model_fields.keys()
+    return {name: getattr(section, name) for name in names}
+
+
 def model_spec(experiment: Experiment) -> ModelSpec:
     """The architecture, with the vocabulary padded for the training layout.
 
     Evaluation keeps that padding, whatever its own layout, since it loads the same weights.
     """
     model = experiment.model
-    fields = ModelSpec.__dataclass_fields__.keys() - {"padded_vocab_size"}
     return ModelSpec(
-        **{name: getattr(model, name) for name in fields},
+        **shared(model, ModelSpec),
         padded_vocab_size=layout.padded_vocabulary(
             model.vocab_size, model.vocab_multiple, experiment.parallel.tensor
         ),
@@ -166,12 +174,8 @@ def pretrain_stage(inputs: Inputs) -> StagePlan:
     pretrain, parallel = experiment.pretrain, parallel_spec(experiment)
     own = tuple(f"tokens/train/{index:05d}" for index in range(experiment.curate.shards))
     own_validation = ("tokens/validation/00000",)
-    copied = (
-        "precision", "micro_batch_size", "global_batch_size", "train_steps", "learning_rate",
-        "min_learning_rate", "warmup_steps", "adam_beta1", "adam_beta2", "adam_eps", "weight_decay",
-        "clip_grad", "validation_interval", "validation_batches", "save_interval",
-        "keep_checkpoints",
-    )  # fmt: skip
+    decay_steps = pretrain.decay_steps or pretrain.train_steps
+    optimizer = shared(pretrain, OptimizerSpec) | {"decay_steps": decay_steps}
     spec = PretrainSpec(
         model=model_spec(experiment),
         parallel=parallel,
@@ -182,12 +186,12 @@ def pretrain_stage(inputs: Inputs) -> StagePlan:
             or (() if pretrain.data else own_validation)
         ),
         tokenizer=inputs.tokenizer,
-        decay_steps=pretrain.decay_steps or pretrain.train_steps,
+        optimizer=OptimizerSpec(**optimizer),
         seed=experiment.seed,
         checkpoint_dir="checkpoints",
         tensorboard_dir="tensorboard",
         cache_dir="tokens/cache",
-        **{name: getattr(pretrain, name) for name in copied},
+        **shared(pretrain, PretrainSpec),
     )
     resources = rank_resources(inputs, "pretrain", parallel.world_size)
     need = 2.2 * spec.model.checkpoint_bytes(spec.precision) / layout.GIB

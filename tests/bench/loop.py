@@ -233,11 +233,11 @@ def bare_loop(spec: PretrainSpec, tokens: Path, cache: Path, place: Any) -> Call
     )
     config = OptimizerConfig(
         optimizer="adam",
-        lr=spec.learning_rate,
-        weight_decay=spec.weight_decay,
-        adam_beta1=spec.adam_beta1,
-        adam_beta2=spec.adam_beta2,
-        clip_grad=spec.clip_grad,
+        lr=spec.optimizer.learning_rate,
+        weight_decay=spec.optimizer.weight_decay,
+        adam_beta1=spec.optimizer.adam_beta1,
+        adam_beta2=spec.optimizer.adam_beta2,
+        clip_grad=spec.optimizer.clip_grad,
         params_dtype=torch.float32,
         use_distributed_optimizer=distributed,
     )

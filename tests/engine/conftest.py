@@ -22,7 +22,13 @@ from tokenizers import Tokenizer, models
 
 from jobs.contract import rundir, specs
 from jobs.contract.files import read_json, read_lines, sha256, write_json
-from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec, TokenizerRef
+from jobs.contract.stage_specs import (
+    ModelSpec,
+    OptimizerSpec,
+    ParallelSpec,
+    PretrainSpec,
+    TokenizerRef,
+)
 
 from ..fork_server import ForkedRank, ForkServer
 
@@ -75,15 +81,17 @@ SPEC = PretrainSpec(
     micro_batch_size=2,
     global_batch_size=4,
     train_steps=8,
-    learning_rate=3e-3,
-    min_learning_rate=3e-4,
-    warmup_steps=2,
-    decay_steps=8,
-    adam_beta1=0.9,
-    adam_beta2=0.95,
-    adam_eps=1e-8,
-    weight_decay=0.1,
-    clip_grad=1.0,
+    optimizer=OptimizerSpec(
+        learning_rate=3e-3,
+        min_learning_rate=3e-4,
+        warmup_steps=2,
+        decay_steps=8,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        adam_eps=1e-8,
+        weight_decay=0.1,
+        clip_grad=1.0,
+    ),
     seed=1234,
     validation_interval=4,
     validation_batches=2,
@@ -134,7 +142,10 @@ class Run:
 
     def change(self, **values: Any) -> None:
         """Write the task's spec anew with other values."""
-        self.spec = dataclasses.replace(self.spec, **values)
+        names = OptimizerSpec.__dataclass_fields__.keys() & values.keys()
+        changes = {name: values.pop(name) for name in names}
+        optimizer = dataclasses.replace(self.spec.optimizer, **changes)
+        self.spec = dataclasses.replace(self.spec, **{"optimizer": optimizer, **values})
         task = specs.TaskSpec(
             stage="pretrain",
             index=0,

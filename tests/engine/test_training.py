@@ -44,11 +44,11 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_minimum(make_run):
     run.finish()
 
     rates = {line["step"]: line["lr"] for line in run.lines() if "lr" in line}
-    assert rates[1] == pytest.approx(run.spec.learning_rate / 4)
-    assert rates[4] == pytest.approx(run.spec.learning_rate)
-    middle = (run.spec.learning_rate + run.spec.min_learning_rate) / 2
+    assert rates[1] == pytest.approx(run.spec.optimizer.learning_rate / 4)
+    assert rates[4] == pytest.approx(run.spec.optimizer.learning_rate)
+    middle = (run.spec.optimizer.learning_rate + run.spec.optimizer.min_learning_rate) / 2
     assert rates[6] == pytest.approx(middle)
-    assert rates[8] == rates[10] == pytest.approx(run.spec.min_learning_rate)
+    assert rates[8] == rates[10] == pytest.approx(run.spec.optimizer.min_learning_rate)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,13 @@ from tokenizers import Tokenizer
 
 from jobs.checkpoints import manifest
 from jobs.contract.files import sha256
-from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec, TokenizerRef
+from jobs.contract.stage_specs import (
+    ModelSpec,
+    OptimizerSpec,
+    ParallelSpec,
+    PretrainSpec,
+    TokenizerRef,
+)
 from jobs.engine import device
 
 ALONE = ParallelSpec(
@@ -97,15 +103,17 @@ def pretrain_spec(model: ModelSpec, asked: dict) -> PretrainSpec:
         micro_batch_size=1,
         global_batch_size=1,
         train_steps=4,
-        learning_rate=1e-3,
-        min_learning_rate=1e-4,
-        warmup_steps=1,
-        decay_steps=4,
-        adam_beta1=0.9,
-        adam_beta2=0.95,
-        adam_eps=1e-5,
-        weight_decay=0.1,
-        clip_grad=1.0,
+        optimizer=OptimizerSpec(
+            learning_rate=1e-3,
+            min_learning_rate=1e-4,
+            warmup_steps=1,
+            decay_steps=4,
+            adam_beta1=0.9,
+            adam_beta2=0.95,
+            adam_eps=1e-5,
+            weight_decay=0.1,
+            clip_grad=1.0,
+        ),
         seed=7,
         validation_interval=0,
         validation_batches=0,

@@ -16,6 +16,7 @@ from jobs.contract.stage_specs import (
     STAGES,
     CurateSpec,
     ModelSpec,
+    OptimizerSpec,
     ParallelSpec,
     TokenizerRef,
 )
@@ -33,7 +34,14 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
 
 def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Any value of a spec dataclass, from the types its fields are declared with."""
-    kinds = (ModelSpec, ParallelSpec, TokenizerRef, specs.SupervisionSpec, specs.SiteSpec)
+    kinds = (
+        ModelSpec,
+        OptimizerSpec,
+        ParallelSpec,
+        TokenizerRef,
+        specs.SupervisionSpec,
+        specs.SiteSpec,
+    )
     nested = {kind.__name__: kind for kind in kinds}
     chosen = {
         field.name: LEAVES[field.type] if field.type in LEAVES else any_of(nested[field.type])

@@ -13,7 +13,13 @@ from jobs.contract import attempt_history, specs
 from jobs.contract.events import append_event
 from jobs.contract.files import sha256, write_json
 from jobs.contract.job import Job
-from jobs.contract.stage_specs import ModelSpec, ParallelSpec, PretrainSpec, TokenizerRef
+from jobs.contract.stage_specs import (
+    ModelSpec,
+    OptimizerSpec,
+    ParallelSpec,
+    PretrainSpec,
+    TokenizerRef,
+)
 from jobs.slurm.srun_output import FailedTask
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import evidence_collection
@@ -129,6 +135,7 @@ def training(bench: Workbench) -> specs.TaskSpec:
         "train_steps": 60,
         "checkpoint_dir": "checkpoints",
         "tokenizer": TokenizerRef("", "", ""),
+        "optimizer": OptimizerSpec(1.0, 1.0, 1, 1, 0.9, 0.9, 0.1, 0.1, 0.1),
     }
     kinds = {"str": "", "int": 1, "float": 0.1}
     rest = {
