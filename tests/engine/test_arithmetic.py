@@ -1,4 +1,4 @@
-"""What a plan computes without the engine is what the engine computes."""
+"""Computed parameters and checkpoint bytes are those of the real model."""
 
 from __future__ import annotations
 

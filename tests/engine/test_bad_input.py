@@ -1,4 +1,4 @@
-"""What cannot be trained is refused with one sentence and exit code 2."""
+"""Input that training refuses, with one sentence and exit code 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signs of life of real ranks, and what is told when one of them stops."""
+"""Heartbeats of real ranks, and the hang report when one of them stops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``python -m jobs evaluate``: real checkpoints of the engine, put to lm-evaluation-harness."""
+"""``python -m jobs evaluate``: real checkpoints of the engine, scored by lm-evaluation-harness."""
 
 from __future__ import annotations
 

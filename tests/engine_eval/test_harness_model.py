@@ -69,7 +69,7 @@ def ask(lm, *pairs):
 
 
 def asked_directly(network, context: list[int], answer: list[int]) -> float:
-    """One forward pass a token; nothing batched, padded or shared."""
+    """Return a log-likelihood by one forward pass per token, without batches or padding."""
     total = 0.0
     for i, token in enumerate(answer):
         scores = network(torch.tensor([context + answer[:i]]))[0, -1]

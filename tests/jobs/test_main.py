@@ -1,4 +1,4 @@
-"""`python -m jobs`: one rank of one task, and its last words."""
+"""`python -m jobs`: one rank of one task, and its exit record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a running rank knows and may say."""
+"""The context of a running rank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ranks leave in their node's memory, as others see it."""
+"""Heartbeats of ranks, read by other processes of their node."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> rundir.RunDir:
 
 @pytest.fixture
 def start(run: rundir.RunDir) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start a process that beats as a rank, does something, and sleeps."""
+    """Start a process that sends heartbeats as a rank, runs some lines, and sleeps."""
     started = []
 
     def start(rank: int, *lines: str, attempt: int = 1, node: str = "") -> subprocess.Popen[bytes]:
@@ -57,7 +57,7 @@ def find(run: rundir.RunDir, attempt: int = 1, node: str = "") -> dict[int, hear
 
 
 def begin(run: rundir.RunDir, rank: int = 0) -> HeartbeatWriter:
-    """Beat in this process."""
+    """Send heartbeats in this process."""
     heart = HeartbeatWriter()
     name = heartbeat.label(run, "pretrain", 0, 1, os.uname().nodename)
     heart.open(name, rank, heartbeat.folders({}))

@@ -63,7 +63,7 @@ DIGESTS = {
     "train00001": "81465ed6465a",
     "validation00000": "e50e1e22746a",
 }
-"""SHA-256 of the shards that DOCUMENTS make, from whatever kind of file."""
+"""SHA-256 of the shards of DOCUMENTS, equal for every kind of file."""
 
 KINDS = [
     "d.jsonl", "d.jsonl.gz", "d.jsonl.zst", "d.json", "d.json.gz", "d.json.zst", "d.gz", "d.zst",

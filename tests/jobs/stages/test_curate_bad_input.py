@@ -1,4 +1,4 @@
-"""What curate says of input it cannot use: one sentence, one hint, code 2, nothing left behind."""
+"""Input that curate refuses: one sentence, one hint, exit code 2 and no output."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def invalid_strings() -> pyarrow.Table:
 
 
 def check(bench: Any, source: Path, message: str, hint: str) -> None:
-    """Run curate and hold what it prints and leaves against what it should."""
+    """Run curate and check its message, exit code and lack of output."""
     bench.curate(source)
 
     result = bench.start("curate")

@@ -1,4 +1,4 @@
-"""Tokenize as a task: what it writes, what it refuses, and what a kill leaves."""
+"""Tokenize as a task: its output, its refusals, and the state after a kill."""
 
 from __future__ import annotations
 

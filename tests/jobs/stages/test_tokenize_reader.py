@@ -1,4 +1,4 @@
-"""What tokenize writes, read by megatron.core itself and byte by byte."""
+"""The output of tokenize, read by megatron.core itself and byte by byte."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def megatron() -> Any:
 
 
 def tokenize(bench: Any, folder: Path, texts: list[str], name: str = "00000") -> Tokenizer:
-    """Tokenize texts into tokens/<name> and answer the tokenizer."""
+    """Tokenize texts into tokens/<name> and return the tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
