@@ -24,8 +24,6 @@ from meditron_cli.plan import fit, layout, pace
 from meditron_cli.plan.model import RUN, Lead, Resources, StagePlan
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from meditron_cli.config.schema import Cluster, Experiment, Partition
 
 SHORT_LEAD = 30
@@ -96,7 +94,7 @@ def signal_lead(inputs: Inputs, stage: str) -> int:
     return inputs.training_lead.seconds if stage == "pretrain" else SHORT_LEAD
 
 
-def shared(section: BaseModel, spec: type[Any]) -> dict[str, Any]:
+def shared(section: Any, spec: type[Any]) -> dict[str, Any]:
     """Return the settings of a section of the experiment that a spec has under the same names."""
     names = spec.__dataclass_fields__.keys() & type(section).model_fields.keys()
     return {name: getattr(section, name) for name in names}
