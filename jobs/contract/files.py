@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-FORMAT = 1
+FORMAT = 2
+"""Of the files in a run directory. 2: typed events, one exit record."""
 FSYNC_THREADS = 16
 
 

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 
 from jobs.contract import rundir
 from jobs.contract.errors import TaskError
-from jobs.contract.files import FormatError, read_json
+from jobs.contract.files import FORMAT, FormatError, read_json
 from jobs.contract.stage_specs import SPEC_TYPES, TRAINING_STAGES, PretrainSpec, Spec
 
-FORMAT = 1
+DIGEST_FORMAT = 1
+"""Part of every digest: another number makes all specs differ from those of earlier runs."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,9 @@ def task_from_json(data: dict[str, Any]) -> TaskSpec:
 
 def digest(value: Any) -> str:
     """Return the SHA-256 (hex) of a spec's canonical JSON; equal specs have equal digests."""
-    data = to_json(value) if dataclasses.is_dataclass(value) else value
+    data = value
+    if dataclasses.is_dataclass(value):
+        data = {**to_json(value), "format": DIGEST_FORMAT}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 

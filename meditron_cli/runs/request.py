@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import platform
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,9 +106,7 @@ def read_run_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     except DamagedFile as error:
         raise ConfigError(f"{error}; the file is damaged", hint=HINT_DAMAGED) from error
     except FormatError as error:
-        raise ConfigError(
-            str(error), hint="the run was made by another version of meditron; use that one"
-        ) from error
+        raise other_version(path, error) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     if missing := [key for key in keys if key not in content]:
@@ -115,6 +114,16 @@ def read_run_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
             f"{path}: {missing[0]} is missing; the file is damaged", hint=HINT_DAMAGED
         )
     return content
+
+
+def other_version(path: Path, error: FormatError) -> ConfigError:
+    """Return the error about a run whose file has a format that this program does not read."""
+    run = path.parent
+    return ConfigError(
+        f"run {run.name} was made by another version of meditron: {error}",
+        hint=f"`PYTHONPATH={shlex.quote(str(run / 'code'))} python -m meditron_cli status "
+        f"{run.name} --runs-dir {shlex.quote(str(run.parent))}` runs the run's own version",
+    )
 
 
 HINT_DAMAGED = "restore it from a backup, or start another run with `meditron submit … --new`"

@@ -17,12 +17,19 @@ from typing import Any
 from uuid import uuid4
 
 from jobs.contract import specs
-from jobs.contract.files import FormatError, fsync_folder, fsync_tree, read_json, write_json
+from jobs.contract.files import (
+    DamagedFile,
+    FormatError,
+    fsync_folder,
+    fsync_tree,
+    read_json,
+    write_json,
+)
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.runs import last_root
-from meditron_cli.runs.request import Request, read_run_file, record
+from meditron_cli.runs.request import Request, other_version, read_run_file, record
 
 VARIABLE = "MEDITRON_RUNS"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -74,6 +81,21 @@ def names(root: Path) -> list[str]:
 HINT_ROOT = f"name another with --runs-dir or {VARIABLE}"
 
 
+def require_format(run: RunDir) -> RunDir:
+    """Return a run whose files this program can read, also where a file is missing or damaged.
+
+    Raises:
+        ConfigError: the run was made by another version.
+    """
+    try:
+        read_json(run.record)
+    except (OSError, DamagedFile):
+        return run
+    except FormatError as error:
+        raise other_version(run.record, error) from error
+    return run
+
+
 def find(root: Path, name: str, destructive: bool = False) -> RunDir:
     """Find the run of a name, or the only one whose name begins so.
 
@@ -88,7 +110,7 @@ def find(root: Path, name: str, destructive: bool = False) -> RunDir:
     """
     known = [found for found in names(root) if (root / found / "run.json").exists()]
     if name in known:
-        return RunDir(root / name)
+        return require_format(RunDir(root / name))
     starting = [found for found in known if found.startswith(name)]
     if len(starting) == 1 and destructive and len(name) < len(without_digest(starting[0])):
         raise ConfigError(
@@ -96,7 +118,7 @@ def find(root: Path, name: str, destructive: bool = False) -> RunDir:
             hint=f"give the whole name: {starting[0]}",
         )
     if len(starting) == 1:
-        return RunDir(root / starting[0])
+        return require_format(RunDir(root / starting[0]))
     if starting:
         raise ConfigError(
             f"{name!r} begins the names of {len(starting)} runs: {', '.join(starting[:5])}",

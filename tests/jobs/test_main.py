@@ -45,8 +45,8 @@ def test_an_unknown_stage_is_a_usage_error(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (None, "No such file or directory"),
-        ('{"format": 2}', "format 2, this program reads format 1"),
-        ('{"format": 1, "stage": "mow"}', "task spec names the unknown stage 'mow'"),
+        ('{"format": 1}', "format 1, this program reads format 2"),
+        ('{"format": 2, "stage": "mow"}', "task spec names the unknown stage 'mow'"),
     ],
 )
 def test_a_spec_that_cannot_be_read_is_one_sentence(

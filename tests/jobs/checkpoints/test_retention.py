@@ -187,7 +187,7 @@ def test_leases_that_expired_or_say_nothing_hold_for_a_while_only(tmp_path):
         write_checkpoint(tmp_path, step)
     folder = tmp_path / "leases"
     folder.mkdir()
-    (folder / "iter_0000010.0a.json").write_text('{"format": 1, "expires": 5}')
+    (folder / "iter_0000010.0a.json").write_text('{"format": 2, "expires": 5}')
     (folder / "iter_0000020.0b.json").write_text("")
 
     assert [

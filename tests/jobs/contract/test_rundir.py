@@ -68,7 +68,7 @@ def test_what_was_written_is_read_back_with_its_format(tmp_path: Path) -> None:
 
     write_json(path, {"b": [1, None], "a": "\u00b5g"})
 
-    assert read_json(path) == {"format": 1, "a": "\u00b5g", "b": [1, None]}
+    assert read_json(path) == {"format": 2, "a": "\u00b5g", "b": [1, None]}
     assert [entry.name for entry in path.parent.iterdir()] == ["value.json"]
 
 
@@ -84,10 +84,10 @@ NOT_UTF8 = "'utf-8' codec can't decode byte 0xff in position 0: invalid start by
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"format": 2}', "format 2, this program reads format 1"),
-        (b'{"state": "done"}', "format None, this program reads format 1"),
-        (b"[1]", "format None, this program reads format 1"),
-        (b'{"format": 1', "not JSON (Expecting ',' delimiter: line 1 column 13 (char 12))"),
+        (b'{"format": 1}', "format 1, this program reads format 2"),
+        (b'{"state": "done"}', "format None, this program reads format 2"),
+        (b"[1]", "format None, this program reads format 2"),
+        (b'{"format": 2', "not JSON (Expecting ',' delimiter: line 1 column 13 (char 12))"),
         (b"", "not JSON (Expecting value: line 1 column 1 (char 0))"),
         (b"\xff", f"not JSON ({NOT_UTF8})"),
     ],
@@ -204,7 +204,7 @@ def test_events_of_several_processes_are_all_there_and_whole(run: rundir.RunDir)
     for name in "abcd":
         numbers = [event["number"] for event in events if event["writer"] == name]
         assert numbers == list(range(50))
-    assert {(event["format"], event["event"]) for event in events} == {(1, "step")}
+    assert {(event["format"], event["event"]) for event in events} == {(2, "step")}
 
 
 def test_a_run_without_events_has_none(run: rundir.RunDir) -> None:
@@ -253,7 +253,7 @@ def test_a_marker_holds_what_was_given(run: rundir.RunDir) -> None:
         True
     ] * 2
     assert marker == {
-        "format": 1,
+        "format": 2,
         "stage": "tokenize",
         "index": 3,
         "spec": "digest",
@@ -272,7 +272,7 @@ CHANGES: list[tuple[str, Any, str]] = [
     ("nothing", lambda run: None, "done"),
     ("marker removed", lambda run: run.done("tokenize", 3).unlink(), "missing"),
     ("marker torn", lambda run: run.done("tokenize", 3).write_text('{"format"'), "missing"),
-    ("marker newer", lambda run: run.done("tokenize", 3).write_text('{"format": 2}'), "missing"),
+    ("marker older", lambda run: run.done("tokenize", 3).write_text('{"format": 1}'), "missing"),
     ("input removed", lambda run: run.path("in.jsonl").unlink(), "gone"),
     ("input longer", lambda run: run.path("in.jsonl").write_text("inputs"), "inputs"),
     ("input other", lambda run: touch_later(run.path("in.jsonl"), "INPUT"), "inputs"),

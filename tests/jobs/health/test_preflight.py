@@ -128,7 +128,7 @@ def test_a_fit_node_starts_and_leaves_every_finding(node: Node) -> None:
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     record = node.record()
-    assert (record["format"], record["node"], record["verdict"]) == (1, "node07", "OK")
+    assert (record["format"], record["node"], record["verdict"]) == (2, "node07", "OK")
     codes = [found["code"] for found in record["findings"]]
     assert codes[0] == "storage"
     assert {"driver", "gpu_count", "disk", "shm", "memory", "row_remap", "nvlink"} <= set(codes)

@@ -396,7 +396,7 @@ def test_ranks_have_as_long_to_save_as_their_stage_says(bench: Bench) -> None:
 def test_what_the_supervisor_did_not_foresee_leaves_a_record_too(bench: Bench) -> None:
     """The pre-flight writes a report without findings."""
     bench.task(FINISH)
-    report = f"(run / 'stages/curate/attempts/1/{HEALTH}').write_text('{{\"format\": 1}}')"
+    report = f"(run / 'stages/curate/attempts/1/{HEALTH}').write_text('{{\"format\": 2}}')"
     stand_in_preflight(bench, report)
 
     code, said = bench.end(bench.start())
@@ -683,9 +683,9 @@ def test_a_supervisor_whose_scheduler_is_gone_stops_its_ranks(bench: Bench) -> N
     ("content", "message"),
     [
         (None, "{path}: No such file or directory"),
-        ('{"format": 2}', "{path}: format 2, this program reads format 1"),
-        ('{"format": 1, "stage": "mow"}', "{path}: task spec names the unknown stage 'mow'"),
-        ('{"format": 1, "stage"', "{path}: not JSON"),
+        ('{"format": 1}', "{path}: format 1, this program reads format 2"),
+        ('{"format": 2, "stage": "mow"}', "{path}: task spec names the unknown stage 'mow'"),
+        ('{"format": 2, "stage"', "{path}: not JSON"),
     ],
 )
 def test_a_spec_that_cannot_be_read_is_a_configuration_error(

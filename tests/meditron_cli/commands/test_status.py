@@ -324,16 +324,16 @@ def test_a_run_cancelled_long_ago_is_not_asked_about(meditron: Bench) -> None:
     assert meditron.scheduler.asked == []
 
 
-def test_a_run_of_a_newer_format_is_unknown_and_hides_no_other(meditron: Bench) -> None:
+def test_a_run_of_an_earlier_format_is_unknown_and_hides_no_other(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     meditron.submit("--new", stage="curate")
     plan = meditron.run().plan
-    plan.write_text(plan.read_text().replace('"format": 1', '"format": 2'))
+    plan.write_text(plan.read_text().replace('"format": 2', '"format": 1'))
 
     result = meditron("status")
 
     assert [line.split()[1] for line in result.stdout.splitlines()[1:]] == ["unknown", "pending"]
-    assert "format 2, this program reads format 1" in result.stderr
+    assert "format 1, this program reads format 2" in result.stderr
 
 
 def test_a_thousand_runs_cost_one_question(meditron: Bench, finish: Callable[..., None]) -> None:

@@ -116,12 +116,12 @@ def test_a_cluster_that_was_never_asked_has_no_facts(home: Path) -> None:
         "",
         "{",
         "[]",
-        '{"format": 2}',
         '{"format": 1}',
-        '{"format": 1, "cluster": "site", "time": 1, "partitions": [], "slurm": {}, "probe": null}',
+        '{"format": 2}',
+        '{"format": 2, "cluster": "site", "time": 1, "partitions": [], "slurm": {}, "probe": null}',
         json.dumps(
             {
-                "format": 1,
+                "format": 2,
                 "cluster": "site",
                 "time": 1.0,
                 "partitions": {"gpu": {"qos": "", "grace_seconds": "30", "max_time_minutes": 5}},
