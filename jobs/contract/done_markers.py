@@ -114,7 +114,7 @@ def judge_done(run: RunDir, stage: str, index: int, spec_digest: str, aside: boo
     if marker["spec"] != spec_digest:
         return "spec"
     present = [item for item in marker["inputs"] if run.path(item["path"]).exists()]
-    if not all(_unchanged(run, item) for item in present):
+    if not all(is_unchanged(run, item) for item in present):
         return "inputs"
     if not all(_same_size(run, item) for item in marker["outputs"]):
         return "outputs"
@@ -128,7 +128,8 @@ def _same_size(run: RunDir, item: dict[str, Any]) -> bool:
         return False
 
 
-def _unchanged(run: RunDir, item: dict[str, Any]) -> bool:
+def is_unchanged(run: RunDir, item: dict[str, Any]) -> bool:
+    """Return whether an input still has the recorded size and content."""
     try:
         stat = run.path(item["path"]).stat()
     except OSError:

@@ -66,15 +66,13 @@ def command(
 
 
 def measured_pace(services: Services, loaded: Loaded) -> StepTimes | None:
-    """How long saves and steps take in the run that a submission would continue; None before it
-    has saved.
+    """Return how long saves and steps take in the run that a submission would continue; None
+    before it has saved.
     """
     from jobs.contract import metrics_log
     from jobs.contract.rundir import RunDir
-    from meditron_cli.config.identity import run_name
-    from meditron_cli.runs import store
+    from meditron_cli.runs import moved, store
 
     root = store.runs_root(None, services.environ, loaded.cluster.runs_dir)
-    identity = run_name(loaded.experiment, loaded.size, loaded.cluster.name)
-    newest = store.newest_of(root, identity)
+    newest = moved.newest_run(root, loaded)
     return metrics_log.measured_step_times(RunDir(root / newest)) if newest else None

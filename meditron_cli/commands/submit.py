@@ -174,12 +174,12 @@ def resolve(
     from jobs.contract import metrics_log
     from jobs.contract.rundir import RunDir
     from meditron_cli.config.identity import run_name
-    from meditron_cli.runs import prepare
+    from meditron_cli.runs import moved, prepare
 
     experiment, cluster = loaded.experiment, loaded.cluster
     root = store.runs_root(runs_dir, services.environ, cluster.runs_dir)
     identity = run_name(experiment, loaded.size, cluster.name)
-    newest = store.newest_of(root, identity)
+    newest = moved.newest_run(root, loaded)
     name = store.next_of(root, identity) if new or newest is None else newest
     pace = metrics_log.measured_step_times(RunDir(root / name))
     plan = prepare.plan_of(loaded, stages_of(stage, experiment), pace)

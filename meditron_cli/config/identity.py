@@ -1,4 +1,4 @@
-"""A run's name: what it trains decides it, not how it is carried out."""
+"""Derive a run's name from what it trains, not from how it is executed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ DIGITS = 8
 
 
 def run_name(experiment: Experiment, size: str, cluster_name: str) -> str:
-    """``med-tiny-3f2a91c0``: the experiment's name, the size, and the start of a digest.
+    """Return ``med-tiny-3f2a91c0``: the experiment's name, the size, and the start of a digest.
 
     The digest (SHA-256) covers the names of size and cluster and every key of the experiment,
     except those that ``schema`` marks ``OPERATIONAL``: time limits, cores, parallel tasks, the
     micro-batch, saving and keeping checkpoints, and the sections ``parallel`` and ``evaluate``. So
     a longer time limit, another layout or one more benchmark continues a run; another learning
-    rate starts a new one. Paths count as they are, absolute; the content of files does not.
+    rate starts a new one. Paths count, absolute; the content of files does not (``runs.moved``
+    finds the run of files that were moved).
     """
     decisive = {"size": size, "cluster": cluster_name, "experiment": decisive_values(experiment)}
     text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
@@ -29,7 +30,7 @@ def run_name(experiment: Experiment, size: str, cluster_name: str) -> str:
 
 
 def decisive_values(section: Section) -> dict[str, Any]:
-    """JSON values of the keys that decide the trained result."""
+    """Return the JSON values of the keys that decide the trained result."""
     whole = section.model_dump(mode="json")
     kept: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():

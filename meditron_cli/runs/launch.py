@@ -23,7 +23,7 @@ from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.plan.stages import named_paths
-from meditron_cli.runs import code_snapshot, release, state, store
+from meditron_cli.runs import code_snapshot, moved, release, state, store
 from meditron_cli.runs.launch_plan import (
     StageDecision,
     decide,
@@ -45,8 +45,8 @@ HINTS = {
 """What to do about a run directory that cannot be written."""
 
 HINT_MISSING = (
-    "nothing was changed; put the files back, or submit the experiment file that names them where "
-    "they are now"
+    "nothing was changed; put the files back, or `meditron submit` the experiment file that names "
+    "them where they are now"
 )
 
 SUBMIT = "submit"
@@ -103,8 +103,7 @@ def is_submitting(run: RunDir) -> bool:
 def _launch(
     plan: Plan, scheduler: Scheduler, run: RunDir, note: Note, by: str
 ) -> dict[str, list[str]]:
-    if restored := code_snapshot.restore_code(run):
-        note(f"restored {len(restored)} damaged files of the run's code")
+    mend(plan, run, note)
     settle_unanswered(run, scheduler)
     record = read(run).require_readable()
     infos = ask(record, scheduler)
@@ -133,11 +132,28 @@ def _launch(
             live[stage.stage] = [*unique(job.job_id for job in decision.keep.values()), *new]
     except BaseException as error:
         batch.undo(error)
-        for name, decision in decisions.items():
-            for index in decision.submit:
-                done_markers.restore_done(run, name, index)
+        restore_markers(run, decisions)
         raise
     return {stage.stage: live[stage.stage] for stage in plan.stages}
+
+
+def mend(plan: Plan, run: RunDir, note: Note) -> None:
+    """Restore damaged code of the run, and done markers whose input files were moved.
+
+    Raises:
+        ConfigError: the installed packages cannot restore the code.
+    """
+    if restored := code_snapshot.restore_code(run):
+        note(f"restored {len(restored)} damaged files of the run's code")
+    for stage in moved.adopt(plan, run):
+        note(f"{stage}: its input files were moved; the result stands")
+
+
+def restore_markers(run: RunDir, decisions: Mapping[str, StageDecision]) -> None:
+    """Give tasks that were not submitted after all their done markers back."""
+    for stage, decision in decisions.items():
+        for index in decision.submit:
+            done_markers.restore_done(run, stage, index)
 
 
 def left_alone(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from click.testing import Result
 
 from jobs.contract import done_markers, locks
 from jobs.contract.events import append_event
@@ -319,6 +321,89 @@ def test_a_job_that_ended_before_it_changed_anything_costs_no_result(
 
     assert result.stdout == "curate: finished already\n"
     assert curated.done("curate", 0).read_bytes() == marker
+
+
+@pytest.fixture
+def trained(meditron: Bench, finish: Callable[..., None]) -> RunDir:
+    """A run that has succeeded, whose markers list their inputs."""
+    meditron.submit()
+    run = meditron.run()
+    for stage, count in (("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)):
+        finish(run, stage, *range(count))
+    meditron.scheduler.jobs.clear()
+    for stage, index, name in (("curate", 0, "docs.jsonl"), ("evaluate", 0, "quiz.jsonl")):
+        marker = read_json(run.done(stage, index))
+        marker["inputs"] = [done_markers.describe_file(run, str(meditron.folder / name))]
+        write_json(run.done(stage, index), marker)
+    return run
+
+
+def move_inputs(meditron: Bench) -> Path:
+    """Move the experiment and its files into another folder; the runs stay."""
+    target = meditron.folder / "moved"
+    target.mkdir()
+    for name in ("docs.jsonl", "quiz.jsonl", "tokenizer.json", "experiment.yaml"):
+        (meditron.folder / name).rename(target / name)
+    return target / "experiment.yaml"
+
+
+def submit_moved(meditron: Bench, config: Path, *words: str) -> Result:
+    target = ("--cluster", "local", "--size", "tiny", "--config", str(config))
+    return meditron("submit", "pipeline", *target, *words)
+
+
+def test_submit_continues_the_run_of_a_moved_experiment(meditron: Bench, trained: RunDir) -> None:
+    config = move_inputs(meditron)
+
+    result = submit_moved(meditron, config)
+    again = submit_moved(meditron, config)
+
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("finished already") == 4
+    assert "curate: its input files were moved; the result stands" in result.stderr
+    assert [path.name for path in meditron.runs.iterdir()] == [trained.name]
+    assert again.stdout == result.stdout
+    assert "were moved" not in again.stderr
+    assert meditron("resume", trained.name).stdout.count("finished already") == 4
+
+
+def test_submit_continues_the_run_of_a_renamed_document(meditron: Bench, trained: RunDir) -> None:
+    experiment = meditron.folder / "experiment.yaml"
+    experiment.write_text(experiment.read_text().replace("docs.jsonl", "papers.jsonl"))
+    (meditron.folder / "docs.jsonl").rename(meditron.folder / "papers.jsonl")
+
+    result = meditron.submit()
+
+    assert result.stdout.count("finished already") == 4, result.stderr
+    assert [path.name for path in meditron.runs.iterdir()] == [trained.name]
+
+
+def test_another_corpus_at_another_place_is_another_run(meditron: Bench, trained: RunDir) -> None:
+    config = move_inputs(meditron)
+    source = config.with_name("docs.jsonl")
+    source.write_bytes(source.read_bytes() * 2)
+
+    submit_moved(meditron, config)
+
+    assert len(list(meditron.runs.iterdir())) == 2
+
+
+def test_a_copied_experiment_is_another_run(meditron: Bench, trained: RunDir) -> None:
+    config = move_inputs(meditron)
+    for name in ("docs.jsonl", "quiz.jsonl", "tokenizer.json"):
+        (meditron.folder / name).write_bytes(config.with_name(name).read_bytes())
+
+    submit_moved(meditron, config)
+
+    assert len(list(meditron.runs.iterdir())) == 2
+
+
+def test_a_moved_experiment_with_other_settings_is_another_run(
+    meditron: Bench, trained: RunDir
+) -> None:
+    submit_moved(meditron, move_inputs(meditron), "--set", "seed=7")
+
+    assert len(list(meditron.runs.iterdir())) == 2
 
 
 def test_changed_documents_are_refused_once_a_run_has_trained_on_the_old_ones(

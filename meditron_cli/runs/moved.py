@@ -1,0 +1,152 @@
+"""Continue a run whose input files were moved or renamed.
+
+A run's name holds a digest of absolute paths, and so do its specs and done markers. Input files
+count as moved when the files named before are gone, those named now exist, nothing else in the
+configuration differs, and the content is what the done markers recorded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.contract import done_markers, specs
+from jobs.contract.files import read_small, write_json
+from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import Spec
+from meditron_cli.config.identity import differences, run_name
+from meditron_cli.config.load import Loaded
+from meditron_cli.config.schema import Experiment
+from meditron_cli.errors import ConfigError
+from meditron_cli.plan.model import Plan
+from meditron_cli.runs import store
+from meditron_cli.runs.request import last_request
+
+PATH_KEYS = {
+    "curate.sources",
+    "tokenize.tokenizer",
+    "pretrain.data",
+    "pretrain.validation_data",
+}
+"""Keys of an experiment that decide what is trained and hold paths."""
+PATH_FIELDS = {"sources", "tokenizer", "path", "train_prefixes", "validation_prefixes"}
+"""The same in specs."""
+WITH_DIGEST = ("curate", "pretrain")
+"""Stages that read files of unknown content; a tokenizer's digest is part of each spec."""
+
+
+def newest_run(root: Path, loaded: Loaded) -> str | None:
+    """Return the name of the run that a submission continues, None for a new run: the newest of its
+    identity, or the newest whose inputs were moved to where the experiment has them now.
+    """
+    experiment, cluster = loaded.experiment, loaded.cluster.name
+    if newest := store.newest_of(root, run_name(experiment, loaded.size, cluster)):
+        return newest
+    for run in store.runs_of(root, f"{experiment.name}-{loaded.size}"):
+        try:
+            request = last_request(run)
+        except ConfigError:  # a damaged record: nothing can continue the run
+            continue
+        same_cluster = request["cluster"].get("name") == cluster
+        if same_cluster and is_moved(run, experiment, request["experiment"]):
+            return run.name
+    return None
+
+
+def is_moved(run: RunDir, experiment: Experiment, recorded: Mapping[str, Any]) -> bool:
+    """Return whether an experiment is the recorded one with its input files elsewhere; true too for
+    a run that was continued after such a move.
+    """
+    keys = differences(experiment, recorded)
+    if not keys:
+        return True
+    if not PATH_KEYS.issuperset(keys):
+        return False
+    now = experiment.model_dump(mode="json")
+    moves = dict(
+        pair for key in keys for pair in pairs(value_of(recorded, key), value_of(now, key))
+    )
+    markers = [read_small(run.done(stage, 0)) for stage in WITH_DIGEST]
+    return have_moved(moves) and all(same_content(run, marker, moves) for marker in markers)
+
+
+def adopt(plan: Plan, run: RunDir) -> list[str]:
+    """Rewrite the done markers of tasks whose inputs were moved, for the specs of the plan; return
+    the stages.
+    """
+    stages: dict[str, None] = {}
+    for stage in plan.stages:
+        for task in stage.tasks:
+            path = run.done(stage.stage, task.index)
+            marker, digest = read_small(path), specs.digest(task.spec)
+            if not marker or marker["spec"] == digest:
+                continue
+            old = specs.read_task(run, stage.stage, task.index)
+            if old is None or specs.digest(old.spec) != marker["spec"]:
+                continue
+            moves = spec_moves(old.spec, task.spec)
+            if have_moved(moves) and same_content(run, marker, moves):
+                write_json(path, {**marker, "spec": digest, "inputs": moved_inputs(marker, moves)})
+                stages[stage.stage] = None
+    return list(stages)
+
+
+def spec_moves(old: Spec, new: Spec) -> dict[str, str]:
+    """Return old and new paths of two specs that differ in nothing else; empty if they do."""
+    if type(old) is not type(new):
+        return {}
+    names = {field.name for field in dataclasses.fields(new)}
+    changed = {name for name in names if getattr(old, name) != getattr(new, name)}
+    if not PATH_FIELDS.issuperset(changed):
+        return {}
+    return dict(pair for name in changed for pair in pairs(getattr(old, name), getattr(new, name)))
+
+
+def pairs(old: Any, new: Any) -> Iterator[tuple[str, str]]:
+    """Yield the differing paths of two values, each a path or a list of paths, in order."""
+    olds, news = ([value] if isinstance(value, str) else value or [] for value in (old, new))
+    if len(olds) == len(news):
+        yield from ((one, other) for one, other in zip(olds, news, strict=True) if one != other)
+    else:
+        yield "/", "/"  # another number of files is no move: "/" exists
+
+
+def value_of(experiment: Mapping[str, Any], key: str) -> str | Sequence[str] | None:
+    """Return a value of an experiment by its dotted key."""
+    section, _, name = key.partition(".")
+    value: str | Sequence[str] | None = experiment[section][name]
+    return value
+
+
+def have_moved(moves: Mapping[str, str]) -> bool:
+    """Return whether all old paths are gone and all new ones exist."""
+    return bool(moves) and all(not exists(old) and exists(new) for old, new in moves.items())
+
+
+def exists(path: str) -> bool:
+    """Return whether a file, a folder, or an indexed dataset of this prefix exists."""
+    return Path(path).exists() or Path(f"{path}.idx").exists()
+
+
+def same_content(run: RunDir, marker: Mapping[str, Any], moves: Mapping[str, str]) -> bool:
+    """Return whether the inputs of a marker are unchanged at their new places."""
+    return all(
+        done_markers.is_unchanged(run, item)
+        for item in moved_inputs(marker, moves)
+        if item not in marker["inputs"]
+    )
+
+
+def moved_inputs(marker: Mapping[str, Any], moves: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the inputs of a marker with their new paths."""
+    return [{**item, "path": moved_path(item["path"], moves)} for item in marker.get("inputs", ())]
+
+
+def moved_path(path: str, moves: Mapping[str, str]) -> str:
+    """Return where a file is now: a moved one, one in a moved folder, or one of a dataset."""
+    for old, new in moves.items():
+        if path in (old, f"{old}.bin", f"{old}.idx") or path.startswith(f"{old}/"):
+            return new + path[len(old) :]
+    return path
