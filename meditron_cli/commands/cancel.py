@@ -15,7 +15,7 @@ from meditron_cli.services import Services
 @options.run_argument
 @options.runs_dir_option
 @click.option(
-    "--save", is_flag=True, help="Let training and evaluation save first and leave by themselves."
+    "--save", is_flag=True, help="Checkpoint running training and evaluation before cancelling."
 )
 @options.json_option
 @click.pass_obj
@@ -24,7 +24,7 @@ def command(
 ) -> None:
     """Stop every job of a run.
 
-    What is finished stays; `meditron resume` continues the run.
+    Completed work is kept; `meditron resume` continues the run.
     """
     from meditron_cli.runs import cancel
 
@@ -33,9 +33,9 @@ def command(
     if as_json:
         console.json_out({"run": run.name, "saving" if save else "cancelled": jobs})
     elif save:
-        console.data(f"run {run.name}: {len(jobs)} jobs save and leave, the rest is cancelled")
+        console.data(f"run {run.name}: {len(jobs)} jobs save and exit, the others are cancelled")
     else:
         console.data(f"run {run.name}: {len(jobs)} jobs cancelled" if jobs else NOTHING)
 
 
-NOTHING = "nothing to cancel: the run has no job that may be alive"
+NOTHING = "nothing to cancel: the run has no queued or running job"

@@ -147,7 +147,7 @@ def checked(loaded: Loaded) -> Loaded:
         ConfigError: the profile has placeholders, or inputs are missing; all of them.
     """
     if loaded.placeholders:
-        hint = "put your own values into the profile"
+        hint = "replace them in the profile"
         raise ConfigError("\n".join(loaded.placeholders), hint=hint)
     missing = [item.sentence for item in loaded.missing if set(settings.STAGES) & set(item.stages)]
     if missing:

@@ -1,4 +1,4 @@
-"""``meditron logs``: what the tasks of a run said, attempt after attempt."""
+"""``meditron logs``: the logs of a run's tasks, attempt by attempt."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from meditron_cli.services import Services
 SUFFIXES = (".out", ".log", ".err")
 FOLLOW_SECONDS = 1.0
 STATE_SECONDS = 15.0
-"""Between two looks at the run's state while following."""
+"""Interval between queries of the run's state while following."""
 BLOCK_BYTES = 1 << 20
 
 TASK_FILE = re.compile(r"[a-z]+-(\d{5})\.")
-"""``ranks-00003.log``: of one task, whatever else worked in its attempt."""
+"""``ranks-00003.log``: the log of one task, whatever others ran in its attempt."""
 
 
 @dataclass(frozen=True)
 class LogSelection:
-    """Which logs to print."""
+    """A selection of a run's logs."""
 
     run: RunDir
     stages: Sequence[str]
     attempt: int | None = None
     task: int | None = None
     since: dict[str, int] = field(default_factory=dict)
-    """The first attempt by stage; any where none is named."""
+    """The first attempt per stage; all where none is named."""
 
     @property
     def history(self) -> RunHistory:
@@ -55,7 +55,7 @@ class LogSelection:
         return HistoryReader(self.run)
 
     def attempts(self, stage: str) -> list[int]:
-        """Numbers of the attempts of a stage, oldest first."""
+        """Return the selected attempts of a stage, oldest first."""
         return [
             number
             for number in self.run.attempts(stage)
@@ -63,22 +63,22 @@ class LogSelection:
         ]
 
     def files(self, stage: str, number: int) -> list[Path]:
-        """The log files of an attempt, by name."""
-        others = self._jobs_of_others(stage)
+        """Return the log files of an attempt, by name."""
+        others = self._other_jobs(stage)
         return sorted(
             path
             for path in self.run.attempt(stage, number).iterdir()
-            if path.suffix in SUFFIXES and self._may_be_mine(path.name, others)
+            if path.suffix in SUFFIXES and self._may_be_of_task(path.name, others)
         )
 
-    def _may_be_mine(self, name: str, others: tuple[str, ...]) -> bool:
+    def _may_be_of_task(self, name: str, others: tuple[str, ...]) -> bool:
         if self.task is None:
             return True
         match = TASK_FILE.match(name)
         return int(match[1]) == self.task if match else not name.startswith(others)
 
-    def _jobs_of_others(self, stage: str) -> tuple[str, ...]:
-        """What the names of files begin with that the jobs of other tasks print into."""
+    def _other_jobs(self, stage: str) -> tuple[str, ...]:
+        """Return the prefixes of the log files of other tasks' jobs."""
         if self.task is None:
             return ()
         tasks: dict[str, set[int]] = {}
@@ -93,8 +93,10 @@ class LogSelection:
 @options.run_argument
 @options.runs_dir_option
 @click.option("--stage", type=click.Choice(STAGES), help="Only this stage.")
-@click.option("--attempt", type=click.IntRange(min=1), help="Only this attempt; default: all.")
-@click.option("--task", type=click.IntRange(min=0), help="Only this task, counted from 0.")
+@click.option(
+    "--attempt", type=click.IntRange(min=1), help="Only this attempt, from 1; default: all."
+)
+@click.option("--task", type=click.IntRange(min=0), help="Only the task with this index, from 0.")
 @click.option("--follow", is_flag=True, help="Print the newest jobs' logs until the run has ended.")
 @click.option(
     "--all", "unfiltered", is_flag=True, help="Also print lines of submitit and library warnings."
@@ -132,18 +134,18 @@ def command(
     if not printer.printed:
         raise ConfigError(
             f"run {run.name} has no logs of {stage or 'any stage'} yet",
-            hint=f"`meditron status {run.name}` says what it waits for",
+            hint=f"`meditron status {run.name}` shows what it waits for",
         )
 
 
 def newest_jobs(run: RunDir) -> dict[str, int]:
-    """The attempt that the last submission of each stage began with: its jobs print there."""
+    """Return the first attempt of the last submission, per stage."""
     history = attempt_history.read(run)
     return {stage: found[-1].attempt for stage in STAGES if (found := history.submits(stage))}
 
 
 class Printer:
-    """A printer of the text that log files gain from one call to the next."""
+    """A printer of what log files gained since its last call."""
 
     def __init__(self, wanted: LogSelection, unfiltered: bool = False) -> None:
         self.wanted = wanted
@@ -161,9 +163,9 @@ class Printer:
         return sum(log.dropped for log in (self._filters or {}).values())
 
     def print_new(self, growing: bool = False) -> None:
-        """Print everything new, a header before each change of file.
+        """Print all new text, with a header before each change of file.
 
-        While files are ``growing``, a last line without its end is left for the next time.
+        While files are ``growing``, an incomplete last line is kept for the next call.
         """
         for stage in self.wanted.stages:
             for number in self.wanted.attempts(stage):
@@ -176,7 +178,7 @@ class Printer:
                         console.part("\n")
 
     def print_ends(self, ended: Sequence[Attempt]) -> None:
-        """Tell how attempts ended whose logs were printed while they worked."""
+        """Print how attempts ended whose logs were printed while they ran."""
         for attempt in ended:
             if (attempt.stage, attempt.number) in self._headed:
                 console.data(f"=== {tables.ending(attempt)} ===")
@@ -210,7 +212,7 @@ class Printer:
 
 
 def heading(history: RunHistory, stage: str, number: int, task: int | None) -> str:
-    """An attempt in one line; one of several tasks says how many of them ended how."""
+    """Return an attempt in one line; of several tasks with a count per outcome."""
     found = [
         attempt
         for attempt in history.attempts()
@@ -227,7 +229,7 @@ def heading(history: RunHistory, stage: str, number: int, task: int | None) -> s
 
 
 def follow_logs(services: Services, printer: Printer) -> None:
-    """Print until the run has ended, asking for its state now and then."""
+    """Print until the run has ended, with a query of its state every ``STATE_SECONDS``."""
     looked = 0.0
     news = NewExits(printer.wanted.run)
     while True:

@@ -42,18 +42,18 @@ def command(
 ) -> None:
     """Resume interrupted runs where jobs cannot submit jobs.
 
-    Supervisors and recovery jobs resubmit by themselves where compute nodes may submit jobs; at
-    other sites this command does. Runs that a person stopped or cancelled stay so. It can be
-    interrupted at any time and started twice: a task is resubmitted once.
+    Where compute nodes can submit jobs, supervisors and recovery jobs resubmit; elsewhere this
+    command does. Runs that a person stopped or cancelled stay stopped. It can be interrupted at any
+    time and run twice at once: a task is resubmitted once.
     """
     from meditron_cli.runs.recover import RecoveryReport, look
 
     before = RecoveryReport((), silent=False)
     while True:
         now = look(services, chosen(services, runs_dir, name))
-        tell([item for item in now.said if item not in before.said], as_json)
+        print_notices([item for item in now.said if item not in before.said], as_json)
         if now.silent and not before.silent:
-            console.note("the scheduler does not answer; nothing is done until it does")
+            console.note("the scheduler does not respond; nothing is resubmitted until it does")
         if once:
             return
         before = now
@@ -61,7 +61,7 @@ def command(
 
 
 def chosen(services: Services, runs_dir: Path | None, name: str | None) -> list[RunDir]:
-    """The run of a name, or all there are now."""
+    """Return the named run, or all current ones."""
     from jobs.contract.rundir import RunDir
 
     if name is not None:
@@ -70,9 +70,9 @@ def chosen(services: Services, runs_dir: Path | None, name: str | None) -> list[
     return [RunDir(root / found) for found in store.names(root)]
 
 
-def tell(said: list[Notice], as_json: bool) -> None:
-    """Print what is new, a line each, and as JSON an object a line."""
-    for item in said:
+def print_notices(notices: list[Notice], as_json: bool) -> None:
+    """Print notices, one per line, or as JSON one object per line."""
+    for item in notices:
         if as_json:
             line = {"run": item.run, "stage": item.stage, "said": item.sentence}
             console.data(json.dumps({"format": console.FORMAT, **line}))

@@ -1,4 +1,4 @@
-"""``meditron report``: what a run did and found."""
+"""``meditron report``: the results of a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from meditron_cli.services import Services
 @options.json_option
 @click.pass_obj
 def command(services: Services, name: str | None, runs_dir: Path | None, as_json: bool) -> None:
-    """Report what a run did and found.
+    """Show the results of a run.
 
     Tokens, losses, accuracy before and after training with its 95 % interval, time and throughput,
     and where its files lie. Without RUN it is the run last worked on. An unfinished run is
@@ -36,16 +36,16 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
     )
     record, infos, now = query.evidence(services, [run], in_full=True)[0]
     record.require_readable()
-    seen = state.fold(record, infos, now)
-    spent = run_times.measure(run, record, seen, now)
+    view = state.fold(record, infos, now)
+    times = run_times.measure(run, record, view, now)
     errors = task_errors.of_run(run, record, infos, now)
-    found = report.gather(run, record, seen, spent, errors)
+    results = report.gather(run, record, view, times, errors)
     if as_json:
-        console.json_out(found)
+        console.json_out(results)
         return
-    console.data(f"run {found['run']}: {found['state']}")
-    more = (tables.training_table(spent), tables.interruption_table(spent))
-    for title, columns, rows in (*sections(found), *more, *places(found)):
+    console.data(f"run {results['run']}: {results['state']}")
+    more = (tables.training_table(times), tables.interruption_table(times))
+    for title, columns, rows in (*sections(results), *more, *last_sections(results)):
         if rows:
             console.data(f"\n{title}")
             console.table(columns, rows)
@@ -54,35 +54,35 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
 Section = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
 
 
-def sections(found: Mapping[str, Any]) -> Iterable[Section]:
-    """The report's tables: title, columns, rows."""
-    yield "corpus", ("what", "count"), corpus_rows(found["corpus"])
-    yield "pretraining", ("what", "first", "last"), loss_rows(found["pretrain"])
+def sections(results: Mapping[str, Any]) -> Iterable[Section]:
+    """Yield the report's tables: title, columns, rows."""
+    yield "corpus", ("what", "count"), corpus_rows(results["corpus"])
+    yield "pretraining", ("what", "first", "last"), loss_rows(results["pretrain"])
     yield (
         "evaluation",
         ("benchmark", "step", "accuracy", "95 % interval", "chance", "questions", "p"),
-        [evaluation_row(item) for item in found["evaluations"]],
+        [evaluation_row(item) for item in results["evaluations"]],
     )
-    yield "time", ("stage", "wall", "work", "queued"), time_rows(found)
+    yield "time", ("stage", "wall", "work", "queued"), time_rows(results)
 
 
-def places(found: Mapping[str, Any]) -> Iterable[Section]:
-    """The report's last tables: what went wrong, and where everything lies."""
+def last_sections(results: Mapping[str, Any]) -> Iterable[Section]:
+    """Yield the report's last tables: errors, and the paths of results."""
     yield (
         "errors",
         ("stage", "task", "message"),
-        [(item["stage"], item["task"], item["message"]) for item in found["errors"]],
+        [(item["stage"], item["task"], item["message"]) for item in results["errors"]],
     )
-    yield "where", ("what", "path"), list(found["paths"].items())
+    yield "where", ("what", "path"), list(results["paths"].items())
 
 
 def corpus_rows(corpus: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    """Documents and tokens."""
+    """Return the rows of documents and tokens."""
     return [(key, f"{corpus[key]:,}") for key in ("documents", "tokens") if corpus[key] is not None]
 
 
 def loss_rows(pretrain: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    """Losses in nats per token, with steps, tokens and speed below them."""
+    """Return the rows of losses in nats per token, and of steps, tokens and speed."""
     if pretrain["steps"] is None:
         return []
     return [
@@ -99,7 +99,7 @@ def loss_rows(pretrain: Mapping[str, Any]) -> list[tuple[object, ...]]:
 
 
 def evaluation_row(item: Mapping[str, Any]) -> tuple[object, ...]:
-    """One benchmark on one checkpoint."""
+    """Return the row of one benchmark on one checkpoint."""
     low, high = item["ci95"]
     return (
         item["benchmark"],
@@ -112,19 +112,19 @@ def evaluation_row(item: Mapping[str, Any]) -> tuple[object, ...]:
     )
 
 
-def time_rows(found: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    """Seconds a stage, and of the whole run."""
+def time_rows(results: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    """Return the rows of seconds per stage and of the whole run."""
     rows: list[tuple[object, ...]] = [
         (name, seconds(item["wall_s"]), seconds(item["busy_s"]), seconds(item["queued_s"]))
-        for name, item in found["time"]["stages"].items()
+        for name, item in results["time"]["stages"].items()
     ]
-    spent = found["time"]
-    if spent["total_s"] is not None:
-        rows.append(("in all", seconds(spent["total_s"]), None, seconds(spent["queued_s"])))
-    if spent["node_hours"]:
-        rows.append(("node-hours", f"{spent['node_hours']:,.2f}", None, None))
-    if spent["gpu_hours"]:
-        rows.append(("GPU-hours", f"{spent['gpu_hours']:,.2f}", None, None))
+    times = results["time"]
+    if times["total_s"] is not None:
+        rows.append(("in all", seconds(times["total_s"]), None, seconds(times["queued_s"])))
+    if times["node_hours"]:
+        rows.append(("node-hours", f"{times['node_hours']:,.2f}", None, None))
+    if times["gpu_hours"]:
+        rows.append(("GPU-hours", f"{times['gpu_hours']:,.2f}", None, None))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""``meditron resume``: continue a run from its own record."""
+"""``meditron resume``: continue a run with its own configuration."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from meditron_cli.services import Services
 @options.json_option
 @click.pass_obj
 def command(services: Services, name: str, runs_dir: Path | None, as_json: bool) -> None:
-    """Continue a run as it was first submitted.
+    """Continue a run with its own configuration.
 
-    Its configuration is read from its own record and cannot be changed; what is finished is
-    skipped, what is queued or running is left alone.
+    The configuration is read from the run and cannot be changed. Finished tasks are skipped, queued
+    and running ones are left alone, and one that only waits before its next attempt starts now.
     """
     from meditron_cli.runs.launch import launch
 

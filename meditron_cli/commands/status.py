@@ -1,4 +1,4 @@
-"""``meditron status``: one line a run, or one run in full."""
+"""``meditron status``: one line per run, or one run in full."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
     from meditron_cli.reporting.task_errors import TaskError
 
 WATCH_SECONDS = 30.0
-"""Between two looks of ``--watch``; as often as a polite person asks a scheduler."""
+"""Interval of ``--watch``; a scheduler should not be queried more often for one person."""
 
 
 @click.command()
 @options.optional_run_argument
 @options.runs_dir_option
-@click.option("--watch", is_flag=True, help="Look again every 30 seconds until interrupted.")
+@click.option("--watch", is_flag=True, help="Repeat every 30 seconds until interrupted.")
 @options.json_option
 @click.pass_obj
 def command(
     services: Services, name: str | None, runs_dir: Path | None, watch: bool, as_json: bool
 ) -> None:
-    """Show runs and how far they are.
+    """Show the state and progress of runs.
 
-    Without RUN one line a run; with RUN its stages, attempts and last errors. A state that the
+    Without RUN one line per run; with RUN its stages, attempts and last errors. A state that the
     scheduler did not confirm is `unknown`, never guessed.
     """
     root = store.existing_root(runs_dir, services.environ)
@@ -55,14 +55,14 @@ def command(
 
 
 def show_all(services: Services, root: Path, as_json: bool) -> None:
-    """One line a run."""
-    found = [RunDir(root / name) for name in store.names(root)]
-    views = query.observe(services, [run for run in found if run.record.exists()])
+    """Print one line per run."""
+    runs = [RunDir(root / name) for name in store.names(root)]
+    views = query.observe(services, [run for run in runs if run.record.exists()])
     if as_json:
         console.json_out({"runs": [run.to_json() for run in views]})
         return
     if not views:
-        console.note(f"no runs in {root}; --runs-dir or {store.VARIABLE} names another place")
+        console.note(f"no runs in {root}; --runs-dir or {store.VARIABLE} selects another directory")
         return
     console.table(("run", "state", "stage", "done", "loss", "left"), [line(run) for run in views])
     for run in views:
@@ -71,7 +71,7 @@ def show_all(services: Services, root: Path, as_json: bool) -> None:
 
 
 def line(run: RunView) -> tuple[str | None, ...]:
-    """A run in one line: the stage is the one that is at work, failed, or comes next."""
+    """Return a run's row; its stage is the first that has not succeeded."""
     stage = next((item for item in run.stages.values() if item.state != "succeeded"), None)
     if stage is None:
         return run.name, run.state, None, None, loss_text(run), None
@@ -90,7 +90,7 @@ def loss_text(run: RunView) -> str | None:
 
 
 def duration(seconds: float | None) -> str | None:
-    """``2d 3h``, ``3h 05m``, ``4m 10s``."""
+    """Return a duration for people: ``2d 3h``, ``3h 05m``, ``4m 10s``."""
     if seconds is None:
         return None
     minutes, rest = divmod(round(seconds), 60)
@@ -102,98 +102,99 @@ def duration(seconds: float | None) -> str | None:
 
 
 def show_one(services: Services, run: RunDir, as_json: bool) -> None:
-    """One run in full."""
+    """Print one run in full."""
     from meditron_cli.reporting import run_times, task_errors
 
     record, infos, now = query.evidence(services, [run], in_full=True)[0]
     record.require_readable()
-    seen = state.fold(record, infos, now)
-    times = run_times.measure(run, record, seen, now)
-    full = RunDetail(run, record, seen, times, task_errors.of_run(run, record, infos, now), now)
+    view = state.fold(record, infos, now)
+    times = run_times.measure(run, record, view, now)
+    full = RunDetail(run, record, view, times, task_errors.of_run(run, record, infos, now), now)
     stuck = state.stuck_jobs(record, infos)
     if as_json:
         console.json_out({"runs": [{**to_json(full), "stuck": [list(job) for job in stuck]}]})
         return
-    console.data(f"run {seen.name}: {seen.state}\nin  {run.root}")
+    console.data(f"run {view.name}: {view.state}\nin  {run.root}")
     console.table(
         ("stage", "state", "done", "attempts", "jobs"),
         [
             (stage.stage, stage.state_text, stage.amount, stage.attempts, jobs_text(record, name))
-            for name, stage in seen.stages.items()
+            for name, stage in view.stages.items()
         ],
     )
-    say_facts(full)
-    say_tables(full)
-    say_pending(seen)
-    say_stuck(seen, stuck)
-    say_errors(full)
+    print_facts(full)
+    print_tables(full)
+    print_pending(view)
+    print_stuck(view, stuck)
+    print_errors(full)
 
 
 @dataclass(frozen=True)
 class RunDetail:
-    """All that is known of a run that is looked at alone."""
+    """A run with all that ``status RUN`` shows of it."""
 
     run: RunDir
     record: RunRecord
-    seen: RunView
+    view: RunView
     times: RunTimes
     errors: list[TaskError]
     now: float
 
 
 def to_json(full: RunDetail) -> dict[str, Any]:
-    """The run as ``status RUN --json`` prints it."""
+    """Return the run as ``status RUN --json`` prints it."""
     return {
-        **full.seen.to_json(),
+        **full.view.to_json(),
         **full.times.to_json(),
         "goodput": full.times.goodput,
         "dir": str(full.run.root),
         "errors": [error.to_json() for error in full.errors],
         "jobs": jobs_of(full.record),
-        "checkpoint_step": checkpoint_step(full.run, full.seen),
+        "checkpoint_step": checkpoint_step(full.run, full.view),
     }
 
 
-def say_facts(full: RunDetail) -> None:
-    """What is known of the whole run, a line each."""
+def print_facts(full: RunDetail) -> None:
+    """Print the facts about the whole run, one per line."""
     from meditron_cli.reporting import tables
 
-    step = checkpoint_step(full.run, full.seen)
+    step = checkpoint_step(full.run, full.view)
     for label, value in (
-        ("loss", loss_text(full.seen)),
-        ("left", duration(full.seen.eta_s)),
+        ("loss", loss_text(full.view)),
+        ("left", duration(full.view.eta_s)),
         ("goodput", None if full.times.goodput is None else f"{full.times.goodput:.0%}"),
         ("used", tables.hours_text(full.times)),
-        ("goes on from", None if step is None else f"the checkpoint of step {step}"),
-        ("problem", full.seen.problem or None),
+        ("resumes from", None if step is None else f"the checkpoint of step {step}"),
+        ("problem", full.view.problem or None),
         ("last interruption", last_interruption(full)),
     ):
         if value is not None:
             console.data(f"{label}: {value}")
 
 
-def checkpoint_step(run: RunDir, seen: RunView) -> int | None:
-    """The step of the checkpoint that unfinished training would go on from; None where there is
-    none, or the storage does not answer.
+def checkpoint_step(run: RunDir, view: RunView) -> int | None:
+    """Return the step of the checkpoint from which unfinished training would resume.
+
+    None where there is none, or the storage does not respond.
     """
     from jobs.checkpoints import manifest
 
-    training = seen.stages.get(TRAINING)
+    training = view.stages.get(TRAINING)
     if training is None or training.finished:
         return None
     try:
-        found = manifest.find_latest(run.path("checkpoints"))
+        latest = manifest.find_latest(run.path("checkpoints"))
     except OSError:
         return None
-    return found[1].iteration if found else None
+    return latest[1].iteration if latest else None
 
 
 def last_interruption(full: RunDetail) -> str | None:
-    """Why an unfinished stage was interrupted last, where ``errors`` does not tell it."""
+    """Return why an unfinished stage was interrupted last, unless ``errors`` has it."""
     ended = [
         item.attempt
         for item in full.times.interruptions
-        if not full.seen.stages[item.attempt.stage].finished
+        if not full.view.stages[item.attempt.stage].finished
     ]
     if not ended:
         return None
@@ -203,19 +204,19 @@ def last_interruption(full: RunDetail) -> str | None:
     return f"{last.stage} attempt {last.number}: {last.sentence}"
 
 
-def say_tables(full: RunDetail) -> None:
-    """Attempts, interruptions, and where the time went."""
+def print_tables(full: RunDetail) -> None:
+    """Print attempts, interruptions, and where the time went."""
     from meditron_cli.reporting import tables
 
-    for title, columns, rows in tables.all_tables(full.times, full.seen, full.now):
+    for title, columns, rows in tables.all_tables(full.times, full.view, full.now):
         if rows:
             console.data(f"\n{title}")
             console.table(columns, rows)
 
 
-def say_pending(seen: RunView) -> None:
+def print_pending(view: RunView) -> None:
     """Print when pending stages are expected to start, and how to release held ones."""
-    for stage in seen.stages.values():
+    for stage in view.stages.values():
         if stage.state != "pending":
             continue
         if stage.expected_start is not None:
@@ -225,30 +226,30 @@ def say_pending(seen: RunView) -> None:
             console.data(f"{stage.stage}: its owner holds it; `scontrol release` lets it start")
         elif is_held_after_launch(stage.pending_reason):
             console.data(f"{stage.stage}: Slurm holds it after a failed launch")
-            console.data(f"hint: `meditron resume {seen.name}` releases it")
+            console.data(f"hint: `meditron resume {view.name}` releases it")
 
 
-def say_stuck(seen: RunView, stuck: Iterable[tuple[str, str]]) -> None:
-    """Jobs that wait for ever, and what helps."""
+def print_stuck(view: RunView, stuck: Iterable[tuple[str, str]]) -> None:
+    """Print the jobs whose dependency can never be satisfied, and the remedy."""
     for stage, job_id in stuck:
-        console.data(f"{stage}: job {job_id} waits for a job that did not end well")
-        console.data(f"hint: `meditron resume {seen.name}` gives it another to wait for")
+        console.data(f"{stage}: job {job_id} depends on a job that failed")
+        console.data(f"hint: `meditron resume {view.name}` gives it a new dependency")
 
 
-def say_errors(full: RunDetail) -> None:
-    """The last error sentence of every task that has one, and what to do."""
+def print_errors(full: RunDetail) -> None:
+    """Print the error of every task that has one, and the remedy."""
     for error in full.errors:
         console.data(f"{error.stage} task {error.index}: {error.message}")
         if error.reason and error.reason != error.message:
             console.data(error.reason)
         if error.hint:
             console.data(f"hint: {error.hint}")
-    if full.seen.state in ("failed", "stopped", "cancelled"):
-        console.data(f"hint: `meditron resume {full.seen.name}` continues where it ended")
+    if full.view.state in ("failed", "stopped", "cancelled"):
+        console.data(f"hint: `meditron resume {full.view.name}` continues it")
 
 
 def jobs_of(record: RunRecord) -> dict[str, list[str]]:
-    """The jobs that each stage's tasks were last given to."""
+    """Return the jobs of each stage's tasks, the last job of each task."""
     return {
         name: sorted({job.job_id for job in stage.jobs.values()})
         for name, stage in record.stages.items()

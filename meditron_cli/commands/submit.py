@@ -29,7 +29,7 @@ PIPELINE = "pipeline"
 
 @dataclass(frozen=True)
 class SubmitTarget:
-    """What to submit, and where its run lies."""
+    """A submission: configuration, plan, and the run's directory."""
 
     loaded: Loaded
     plan: Plan
@@ -53,11 +53,13 @@ class SubmitTarget:
     help="Submit the stage for this run, with its own configuration and cluster.",
 )
 @options.runs_dir_option
-@click.option("--dry-run", is_flag=True, help="Print what sbatch would get; submit nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the batch scripts; submit nothing.")
 @click.option(
-    "--wait", is_flag=True, help="Follow the run to its end; exit 4 when it fails, 2 on bad input."
+    "--wait",
+    is_flag=True,
+    help="Wait until the run ends; exit with 4 if it fails, with 2 on bad input.",
 )
-@click.option("--new", is_flag=True, help="Start another run instead of continuing the last.")
+@click.option("--new", is_flag=True, help="Start a new run instead of continuing the last one.")
 @options.json_option
 @click.pass_obj
 def command(
@@ -131,7 +133,7 @@ def refuse_beside_run(**given: object) -> None:
 
 
 def resolve_run(services: Services, name: str, stage: str, runs_dir: Path | None) -> SubmitTarget:
-    """Plan a submission for an existing run from its own configuration; touches nothing."""
+    """Plan a submission for an existing run from its own configuration; write nothing."""
     from jobs.contract import metrics_log
     from meditron_cli.config import stored
     from meditron_cli.runs import prepare
@@ -170,7 +172,7 @@ def note_other_runs(submission: SubmitTarget, stage: str) -> None:
 def resolve(
     services: Services, loaded: Loaded, stage: str, runs_dir: Path | None, new: bool
 ) -> SubmitTarget:
-    """Plan a submission and name its run; touches nothing."""
+    """Plan a submission and name its run; write nothing."""
     from jobs.contract import metrics_log
     from jobs.contract.rundir import RunDir
     from meditron_cli.config.identity import run_name
@@ -187,14 +189,14 @@ def resolve(
 
 
 def stages_of(stage: str, experiment: Any) -> tuple[str, ...]:
-    """The stages to run; a pipeline leaves out those that have nothing to do.
+    """Return the stages to run; a pipeline omits those without work.
 
     Raises:
-        ConfigError: the stage alone has nothing to do.
+        ConfigError: the only stage has no work.
     """
     if stage != PIPELINE:
         if stage == "evaluate" and not experiment.evaluate.benchmarks:
-            raise ConfigError("evaluate.benchmarks names nothing to score on")
+            raise ConfigError("evaluate.benchmarks lists no benchmark")
         return (stage,)
     idle = {"curate", "tokenize"} if experiment.pretrain.data else set()
     if not experiment.evaluate.benchmarks:
@@ -203,7 +205,7 @@ def stages_of(stage: str, experiment: Any) -> tuple[str, ...]:
 
 
 def show(services: Services, submission: SubmitTarget) -> None:
-    """Print the batch scripts; say on stderr what would keep ``submit`` from submitting them."""
+    """Print the batch scripts, and on stderr what ``submit`` would refuse."""
     plan, known = submission.plan, submission.loaded.known
     doubts = known.doubts(services.clock.now()) if known else []
     problems = (*plan.warnings, *submission.loaded.placeholders, *input_problems(submission))
@@ -213,7 +215,7 @@ def show(services: Services, submission: SubmitTarget) -> None:
 
 
 def input_problems(submission: SubmitTarget) -> list[str]:
-    """What is wrong with the inputs of the stages to submit."""
+    """Return the problems with the inputs of the stages to submit."""
     from meditron_cli.runs import prepare
 
     stages = {stage.stage for stage in submission.plan.stages}
@@ -222,17 +224,17 @@ def input_problems(submission: SubmitTarget) -> list[str]:
 
 
 def refuse(submission: SubmitTarget) -> None:
-    """Refuse what cannot run, before anything is made.
+    """Refuse a submission that cannot run, before anything is created.
 
     Raises:
-        ConfigError: placeholders in the profile, inputs that are missing; all of them.
+        ConfigError: placeholders in the profile or missing inputs, all of them.
     """
     from meditron_cli.runs import launch_plan
     from meditron_cli.runs.record import RunRecord
 
     placeholders = submission.loaded.placeholders
     if placeholders:
-        raise ConfigError("\n".join(placeholders), hint="put your own values into the profile")
+        raise ConfigError("\n".join(placeholders), hint="replace them in the profile")
     problems = input_problems(submission)
     if problems:
         raise ConfigError("\n".join(problems), hint="nothing was submitted")
@@ -241,7 +243,7 @@ def refuse(submission: SubmitTarget) -> None:
 
 
 def open_run(services: Services, submission: SubmitTarget) -> RunDir:
-    """The run's directory, made now unless it is there."""
+    """Return the run's directory, and create it unless it exists."""
     from jobs.contract.rundir import RunDir
 
     if submission.exists:
@@ -253,7 +255,7 @@ def open_run(services: Services, submission: SubmitTarget) -> RunDir:
 
 
 def request_of(services: Services, submission: SubmitTarget) -> Request:
-    """What is asked for, as the run keeps it."""
+    """Return the request that the run records."""
     loaded = submission.loaded
     return Request(
         experiment=loaded.experiment.model_dump(mode="json"),
@@ -304,7 +306,7 @@ def continuing(run: RunDir, now: float) -> str:
 
 
 def short(job_ids: list[str]) -> str:
-    """Job ids for a table's cell."""
+    """Return job ids for a table's cell."""
     return ", ".join(job_ids) if len(job_ids) <= 3 else f"{job_ids[0]} … {job_ids[-1]}"
 
 
@@ -318,11 +320,11 @@ def hint_runs_dir(services: Services, submission: SubmitTarget) -> None:
 
 
 def wait_for_end(services: Services, run: RunDir) -> None:
-    """Watch a run until it ends.
+    """Wait until a run ends.
 
     Raises:
-        ConfigError: it ended since a task met an input or a configuration that cannot be.
-        RunFailed: it ended without reaching its target for another reason.
+        ConfigError: a task found invalid input or configuration.
+        RunFailed: it did not reach its target for another reason.
     """
     from meditron_cli.reporting.follow import follow, why
 
@@ -332,6 +334,6 @@ def wait_for_end(services: Services, run: RunDir) -> None:
         error = ConfigError if code == CONFIGURATION else RunFailed
         raise error(
             f"run {run.name} {state}{': ' + sentence if sentence else ''}",
-            hint=hint or f"`meditron logs {run.name}` shows what it said",
+            hint=hint or f"`meditron logs {run.name}` shows its logs",
         )
     console.note(f"run {run.name} succeeded; `meditron report {run.name}` shows the results")

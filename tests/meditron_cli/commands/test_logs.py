@@ -125,7 +125,7 @@ def test_no_logs_yet_is_said(meditron: Bench) -> None:
     assert result.exit_code == 2
     assert result.stderr == (
         f"error: run {name} has no logs of pretrain yet\n"
-        f"hint: `meditron status {name}` says what it waits for\n"
+        f"hint: `meditron status {name}` shows what it waits for\n"
     )
 
 

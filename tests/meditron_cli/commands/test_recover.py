@@ -138,9 +138,9 @@ def test_a_silent_slurm_is_waited_for(desk: Desk) -> None:
     assert result.stdout.count("goes on") == 2
     assert slept[1] - slept[0] == 30
     assert result.stderr.splitlines()[0] == (
-        "the scheduler does not answer; nothing is done until it does"
+        "the scheduler does not respond; nothing is resubmitted until it does"
     )
-    assert result.stderr.count("does not answer") == 1
+    assert result.stderr.count("does not respond") == 1
 
 
 def test_a_refusal_is_said_once(desk: Desk) -> None:

@@ -178,7 +178,7 @@ def test_one_run_shows_its_last_error_and_what_to_do(
     assert result.stdout.splitlines()[-3:] == [
         "curate task 0: docs.jsonl:7: no text",
         "hint: mend the line",
-        f"hint: `meditron resume {run.name}` continues where it ended",
+        f"hint: `meditron resume {run.name}` continues it",
     ]
 
 
@@ -469,7 +469,7 @@ def test_the_reason_that_nothing_goes_on_is_said_with_what_to_do(
         "pretrain task 0: the loss of step 13 is nan",
         "it was no number twice from the same checkpoint",
         "hint: lower the learning rate",
-        f"hint: `meditron resume {meditron.run().name}` continues where it ended",
+        f"hint: `meditron resume {meditron.run().name}` continues it",
     ]
 
 
@@ -479,7 +479,7 @@ def test_a_job_that_waits_for_ever_is_shown_with_what_helps(resumed: Told, medit
 
     lines = meditron("status", run.name).stdout.splitlines()
 
-    assert f"hint: `meditron resume {run.name}` gives it another to wait for" in lines
+    assert f"hint: `meditron resume {run.name}` gives it a new dependency" in lines
     assert one(meditron)["stuck"][0][0] == "evaluate"
 
 
@@ -493,7 +493,7 @@ def test_the_checkpoint_that_training_would_go_on_from_is_shown(
 
     assert before is None
     assert one(meditron)["checkpoint_step"] == 8
-    assert "goes on from: the checkpoint of step 8" in result.stdout.splitlines()
+    assert "resumes from: the checkpoint of step 8" in result.stdout.splitlines()
 
 
 def write_checkpoint(folder: Path, step: int) -> None:

@@ -221,7 +221,7 @@ def test_placeholders_of_a_profile_are_refused_before_anything_is_submitted(
     refused = meditron("drill", "--cluster", "generic-h100")
 
     assert refused.exit_code == 2
-    assert "hint: put your own values into the profile" in refused.stderr
+    assert "hint: replace them in the profile" in refused.stderr
     assert meditron.scheduler.submitted == []
     assert list(meditron.runs.iterdir()) == []
 
