@@ -14,6 +14,7 @@ from jobs.contract import specs
 from jobs.contract.stage_specs import (
     SPEC_TYPES,
     STAGES,
+    TRAINING_STAGES,
     CurateSpec,
     ModelSpec,
     OptimizerSpec,
@@ -105,6 +106,11 @@ def test_digests_are_equal_for_equal_tasks_only(one: specs.TaskSpec, other: spec
 
 def test_every_stage_has_a_spec_and_every_spec_a_stage() -> None:
     assert tuple(SPEC_TYPES) == STAGES
+
+
+@given(any_task())
+def test_training_is_the_spec_of_a_stage_that_trains_and_else_none(task: specs.TaskSpec) -> None:
+    assert task.training is (task.spec if task.stage in TRAINING_STAGES else None)
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
