@@ -7,7 +7,6 @@ configuration differs, and the content is what the done markers recorded.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ PATH_KEYS = {
     "pretrain.validation_data",
 }
 """Keys of an experiment that decide what is trained and hold paths."""
-PATH_FIELDS = {"sources", "tokenizer", "path", "train_prefixes", "validation_prefixes"}
+PATH_FIELDS = {"sources", "tokenizer.path", "path", "train_prefixes", "validation_prefixes"}
 """The same in specs."""
 WITH_DIGEST = ("curate", "pretrain")
 """Stages that read files of unknown content; a tokenizer's digest is part of each spec."""
@@ -95,13 +94,20 @@ def adopt(plan: Plan, run: RunDir) -> list[str]:
 
 def spec_moves(old: Spec, new: Spec) -> dict[str, str]:
     """Return old and new paths of two specs that differ in nothing else; empty if they do."""
-    if type(old) is not type(new):
-        return {}
-    names = {field.name for field in dataclasses.fields(new)}
-    changed = {name for name in names if getattr(old, name) != getattr(new, name)}
+    before, after = flat(specs.to_json(old)), flat(specs.to_json(new))
+    changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     if not PATH_FIELDS.issuperset(changed):
         return {}
-    return dict(pair for name in changed for pair in pairs(getattr(old, name), getattr(new, name)))
+    return dict(pair for key in changed for pair in pairs(before.get(key), after.get(key)))
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested JSON values by their dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        result.update(inner)
+    return result
 
 
 def pairs(old: Any, new: Any) -> Iterator[tuple[str, str]]:

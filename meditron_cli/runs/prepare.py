@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.contract import specs
 from jobs.contract.files import sha256
 from jobs.contract.job import usable_cores
+from jobs.contract.stage_specs import CurateSpec
 from meditron_cli.runs import record, request
 
 if TYPE_CHECKING:
@@ -193,6 +194,6 @@ def recorded_digest(run: RunDir, stages: Collection[str]) -> str:
     """
     for stage in stages:
         task = specs.read_task(run, stage, 0)
-        if task and (digest := getattr(task.spec, "tokenizer_sha256", "")):
-            return str(digest)
+        if task and not isinstance(task.spec, CurateSpec):
+            return task.spec.tokenizer.sha256
     return ""
