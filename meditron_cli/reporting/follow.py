@@ -18,22 +18,22 @@ from meditron_cli.scheduler.base import JobInfo
 from meditron_cli.services import Services
 
 FINAL = ("succeeded", "failed", "stopped", "cancelled")
-LOOK_SECONDS = 0.5
-ASK_SECONDS = {"local": 0.5, "slurm": 15.0}
-"""Between two questions to a scheduler; the run directory is read more often, for nothing."""
-SETTLE_SECONDS = 5.0
-"""A supervisor that was killed leaves no record, so the wait for it has an end."""
+POLL_SECONDS = 0.5
+QUERY_SECONDS = {"local": 0.5, "slurm": 15.0}
+"""Interval of scheduler queries; reading the run directory is cheap and more frequent."""
+EXIT_RECORD_SECONDS = 5.0
+"""A killed supervisor writes no exit record, so the wait for one is bounded."""
 
 
 class ProgressDisplay(Protocol):
-    """Where the state of a run is shown while it lasts."""
+    """A display of a run's state until it ends."""
 
     def show(self, run: RunView) -> None:
         """Show the run as it is now."""
         ...
 
-    def tell(self, sentence: str) -> None:
-        """Say something once."""
+    def note(self, sentence: str) -> None:
+        """Print a sentence once."""
         ...
 
 
@@ -50,20 +50,20 @@ class NewExits:
 
 
 class ProgressLines:
-    """A line for each change of a stage, and for each tenth of it, for logs."""
+    """A display for logs: a line per change of a stage, and per tenth of it."""
 
     def __init__(self) -> None:
-        self._said: dict[str, tuple[str, int, int]] = {}
+        self._shown: dict[str, tuple[str, int, int]] = {}
 
-    def tell(self, sentence: str) -> None:
+    def note(self, sentence: str) -> None:
         console.note(sentence)
 
     def show(self, run: RunView) -> None:
         for name, stage in run.stages.items():
             done, total = stage.measure
-            news = (stage.state, stage.done, int(10 * done / max(total, 1)))
-            if self._said.get(name) != news:
-                self._said[name] = news
+            progress = (stage.state, stage.done, int(10 * done / max(total, 1)))
+            if self._shown.get(name) != progress:
+                self._shown[name] = progress
                 state = (
                     "" if stage.state == "failed" and stage.names_failures else f"{stage.state} "
                 )
@@ -71,7 +71,7 @@ class ProgressLines:
 
 
 class ProgressBars:
-    """A progress bar for each stage, for terminals."""
+    """A display for terminals: a progress bar per stage."""
 
     def __init__(self) -> None:
         self._progress = console.progress()
@@ -84,7 +84,7 @@ class ProgressBars:
     def __exit__(self, *error: object) -> None:
         self._progress.stop()
 
-    def tell(self, sentence: str) -> None:
+    def note(self, sentence: str) -> None:
         self._progress.console.print(sentence, markup=False, highlight=False)
 
     def show(self, run: RunView) -> None:
@@ -102,15 +102,15 @@ class ProgressBars:
 
 
 def describe(stage: StageView, run: RunView) -> str:
-    """How far a stage is, in words."""
+    """Return the progress of a stage in words."""
     loss = f", loss {run.loss:.3f}" if stage.target_step and run.loss is not None else ""
     return f"{stage.amount}{loss}"
 
 
 def follow(services: Services, run: RunDir) -> str:
-    """Show a run until it has ended; answers its last state.
+    """Show a run until it has ended, and return its last state.
 
-    An interruption leaves the run going, and says so.
+    Ctrl-C ends the display and not the run.
     """
     try:
         if console.fancy(sys.stderr):
@@ -119,45 +119,45 @@ def follow(services: Services, run: RunDir) -> str:
         return until_end(services, run, ProgressLines())
     except KeyboardInterrupt:
         console.note(
-            f"run {run.name} goes on; `meditron status {run.name}`, "
+            f"run {run.name} continues; `meditron status {run.name}`, "
             f"`meditron logs {run.name} --follow`, `meditron cancel {run.name}`"
         )
         raise
 
 
-def until_end(services: Services, run: RunDir, board: ProgressDisplay) -> str:
-    """Look again and again, asking the scheduler now and then, until the run has ended."""
+def until_end(services: Services, run: RunDir, display: ProgressDisplay) -> str:
+    """Poll the run directory, and less often the scheduler, until the run has ended."""
     infos: dict[str, JobInfo] = {}
-    asked = 0.0
-    news, reader = NewExits(run), RecordReader(run, in_full=True)
+    queried = 0.0
+    exits, reader = NewExits(run), RecordReader(run, in_full=True)
     while True:
         now = services.clock.now()
         record = reader.read()
         kinds = state.open_jobs(record, now)
-        fresh = bool(kinds) and now - asked >= max(ASK_SECONDS[kind] for kind in kinds)
+        fresh = bool(kinds) and now - queried >= max(QUERY_SECONDS[kind] for kind in kinds)
         if fresh:
             (infos,) = ask(services, [record], now)
-            asked = now
+            queried = now
             record = reader.read()
         run_view = state.fold(record, infos, now)
-        tell_interruptions(news, board)
-        board.show(run_view)
+        print_interruptions(exits, display)
+        display.show(run_view)
         if run_view.state in FINAL and (fresh or not state.open_jobs(record, now)):
-            settle(services, run, record)
+            wait_for_exit_records(services, run, record)
             return run_view.state
-        services.clock.sleep(LOOK_SECONDS)
+        services.clock.sleep(POLL_SECONDS)
 
 
-def tell_interruptions(news: NewExits, board: ProgressDisplay) -> None:
-    """A line for each attempt that ended early since the last look."""
-    for attempt in news.read_new():
+def print_interruptions(exits: NewExits, display: ProgressDisplay) -> None:
+    """Print a line per attempt that ended early since the last call."""
+    for attempt in exits.read_new():
         if attempt.interrupted:
-            board.tell(tables.ending(attempt))
+            display.note(tables.ending(attempt))
 
 
-def settle(services: Services, run: RunDir, record: RunRecord) -> None:
-    """Let supervisors write how their tasks ended, which they do after the done marker."""
-    reader, deadline = HistoryReader(run), services.clock.now() + SETTLE_SECONDS
+def wait_for_exit_records(services: Services, run: RunDir, record: RunRecord) -> None:
+    """Wait until supervisors have written exit records, which follow the done markers."""
+    reader, deadline = HistoryReader(run), services.clock.now() + EXIT_RECORD_SECONDS
     while services.clock.now() < deadline:
         history = reader.current()
         pending = (
@@ -168,7 +168,7 @@ def settle(services: Services, run: RunDir, record: RunRecord) -> None:
         )
         if all(task.attempt in task.ended for task in pending):
             return
-        services.clock.sleep(LOOK_SECONDS)
+        services.clock.sleep(POLL_SECONDS)
 
 
 def why(services: Services, run: RunDir) -> tuple[str, str, int]:

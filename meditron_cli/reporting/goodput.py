@@ -1,10 +1,10 @@
-"""Where the time of a training went: queued, starting, training, saving, validating, done again,
-down, standing still. Pure.
+"""Goodput: divide the time of a training into queue, start-up, training, checkpoint, validation,
+redone, down and stall. Pure.
 
-The wall-clock is cut twice. First into *spans*, that of each attempt and what lies between them,
-queue or downtime; then the span of an attempt into what its metric lines tell. Clocks of nodes
-differ a little, so each time is taken to be no earlier than what was told before it: whatever the
-clocks say, the spans join without gaps and the buckets sum to the wall-clock.
+The wall-clock is divided twice. First into *spans*: one per attempt, and queue or downtime between
+them. Then the span of each attempt by its metric lines. Clocks of nodes differ a little, so no time
+counts as earlier than the one recorded before it: the spans join without gaps and the buckets add
+up to the wall-clock, whatever the clocks show.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from jobs.contract.metrics_log import counted_steps
 
 BUCKETS = ("queue", "startup", "training", "checkpoint", "validation", "redone", "down", "stall")
 """``queue``: waiting for the scheduler. ``startup``: from a start to its first step. ``training``:
-steps that count, each once. ``redone``: steps that were lost, and done again. ``down``: between two
-starts, and not in a queue. ``stall``: the rest of an attempt, hangs above all."""
+steps that count, each once. ``redone``: steps that were lost and redone. ``down``: between two
+attempts and not in a queue. ``stall``: the rest of an attempt, mostly hangs."""
 
 STEPS = ("training", "redone")
 
 TRAINING = "pretrain"
 """The stage that has steps."""
 
-LEFT_TO_SLURM = ("requeue", "wait")
+REQUEUED_BY_SLURM = ("requeue", "wait")
 """Actions after which Slurm may have the job in its queue."""
 
 
 class Work(NamedTuple):
-    """A metric line as far as the ledger needs it. Times in seconds since 1970."""
+    """The work of one metric line. Times in seconds since 1970."""
 
     bucket: str
     """``training``, ``checkpoint`` or ``validation``."""
@@ -53,10 +53,10 @@ class Work(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A stretch of wall-clock between two attempts, or that of one."""
+    """An interval of wall-clock: an attempt, or the time between two."""
 
     bucket: str
-    """``queue`` or ``down``; empty for an attempt's."""
+    """``queue`` or ``down``; empty for an attempt."""
     began: float
     ended: float
     attempt: Attempt | None = None
@@ -67,7 +67,7 @@ class TimeAccount:
     """The time of one training, from the moment it could have started."""
 
     buckets: Mapping[str, float]
-    """Seconds by the names in ``BUCKETS``."""
+    """Seconds per name in ``BUCKETS``."""
     first_queue: float
     """Seconds of the queue before the first start."""
 
@@ -78,29 +78,29 @@ class TimeAccount:
 
     @property
     def goodput(self) -> float | None:
-        """Time of unique steps over elapsed time, queue included (RESILIENCE, section 9; the
-        definition of Google's ml-goodput).
+        """Time of unique steps over elapsed time, queue included (as Google's ml-goodput,
+        github.com/AI-Hypercomputer/ml-goodput-measurement).
         """
         return self._share(0.0)
 
     @property
     def goodput_without_queue(self) -> float | None:
-        """The same over the time outside of any queue."""
+        """The same over the time outside any queue."""
         return self._share(self.buckets["queue"])
 
     @property
     def ettr(self) -> float | None:
         """Effective training time ratio (arXiv 2410.21680): time of unique steps over the time
-        since the first start; a queue after a failure counts, that before the first start does not.
+        since the first start; the queue before the first start does not count, later ones do.
         """
         return self._share(self.first_queue)
 
-    def _share(self, left_out: float) -> float | None:
-        whole = self.wall - left_out
+    def _share(self, excluded: float) -> float | None:
+        whole = self.wall - excluded
         return min(1.0, self.buckets["training"] / whole) if whole > 0 else None
 
     def to_json(self) -> dict[str, Any]:
-        """As ``--json`` prints it: seconds, and ratios from 0 to 1."""
+        """Return seconds, and ratios from 0 to 1, as ``--json`` prints them."""
         return {
             "wall_s": self.wall,
             **{f"{name}_s": self.buckets[name] for name in BUCKETS},
@@ -111,13 +111,13 @@ class TimeAccount:
 
 
 def work_of(lines: Iterable[Mapping[str, Any]]) -> list[Work]:
-    """The work that metric lines tell of, oldest first; steps that were lost are ``redone``.
+    """Return the work of metric lines, oldest first; lost steps are ``redone``.
 
     Args:
         lines: of ``metrics.jsonl``, oldest first. A line without an attempt belongs to the one
             before it.
     """
-    found: list[Work] = []
+    work: list[Work] = []
     numbered: list[dict[str, Any]] = []
     attempt = 0
     for line in lines:
@@ -127,18 +127,18 @@ def work_of(lines: Iterable[Mapping[str, Any]]) -> list[Work]:
             continue
         bucket, seconds = known
         if bucket == "training":
-            numbered.append({"step": line["step"], "loss": 0.0, "place": len(found)})
+            numbered.append({"step": line["step"], "loss": 0.0, "place": len(work)})
         end = float(line["time"])
-        found.append(Work(bucket, line["step"], end - max(seconds, 0.0), end, attempt))
+        work.append(Work(bucket, line["step"], end - max(seconds, 0.0), end, attempt))
     counting = {line["place"] for line in counted_steps(numbered).trained}
     for line in numbered:
         if line["place"] not in counting:
-            found[line["place"]] = found[line["place"]]._replace(bucket="redone")
-    return found
+            work[line["place"]] = work[line["place"]]._replace(bucket="redone")
+    return work
 
 
 def kind_of(line: Mapping[str, Any]) -> tuple[str, float] | None:
-    """What a metric line tells of, and its seconds; None for what takes no time of its own."""
+    """Return the bucket and the seconds of a metric line; None for a line without duration."""
     if "save" in line:
         return "checkpoint", float(line["save"])
     if "validation_loss" in line:
@@ -153,53 +153,56 @@ def account(
     ready: float,
     end: float | None,
 ) -> TimeAccount:
-    """The ledger of one task.
+    """Divide the time of one task.
 
     Args:
-        events: of this task, oldest first: submissions, starts, and what ends submissions.
-        attempts: of this task, each with an end (``settle``).
-        work: what its metric lines tell.
-        ready: when it could have started, had there been a place.
-        end: of the wall-clock; None when nothing goes on any more, for the end of what is known.
+        events: of this task, oldest first: submissions, starts, exits and cancellations.
+        attempts: of this task, each with an end (``with_ends``).
+        work: of its metric lines.
+        ready: the earliest time at which it could have started.
+        end: of the wall-clock; None for the last known time of a run that has ended.
     """
     lines = defaultdict(list)
     for item in work:
         lines[item.attempt].append(item)
-    spans = cut(events, attempts, ready, end)
+    spans = spans_of(events, attempts, ready, end)
     seconds: dict[str, list[float]] = {name: [] for name in BUCKETS}
     for span in spans:
-        for bucket, length in fill(span, lines):
+        for bucket, length in divide(span, lines):
             seconds[bucket].append(length)
     return TimeAccount({name: fsum(parts) for name, parts in seconds.items()}, first_queue(spans))
 
 
-def settle(attempts: Sequence[Attempt], work: Iterable[Work], end: float | None) -> list[Attempt]:
-    """The attempts of one task with an end each. One that nobody told ended with its last sign of
-    life, and so did one of which is told that it outlived the next start; but the last one goes on
-    until ``end``, where there is one. A clock that was set back makes no attempt end before it
-    began.
+def with_ends(
+    attempts: Sequence[Attempt], work: Iterable[Work], end: float | None
+) -> list[Attempt]:
+    """Return the attempts of one task, each with an end.
+
+    An attempt without a recorded end, or with one after the next start, ended with its last metric
+    line; the last attempt without one runs until ``end``, if given. If a clock was set back, no
+    attempt ends before it began.
     """
-    signs, found = last_signs(work), []
+    signs, ended = last_signs(work), []
     for attempt, following in zip(attempts, [*attempts[1:], None], strict=False):
         sign = max(attempt.began, signs.get(attempt.number, 0.0))
         if following is not None:
-            found.append(replace(attempt, ended=ended_before(following.began, attempt, sign)))
+            ended.append(replace(attempt, ended=ended_before(following.began, attempt, sign)))
         elif attempt.ended is None:
-            found.append(replace(attempt, ended=sign if end is None else max(attempt.began, end)))
+            ended.append(replace(attempt, ended=sign if end is None else max(attempt.began, end)))
         else:
-            found.append(replace(attempt, ended=max(attempt.began, attempt.ended)))
-    return found
+            ended.append(replace(attempt, ended=max(attempt.began, attempt.ended)))
+    return ended
 
 
 def ended_before(moment: float, attempt: Attempt, sign: float) -> float:
-    """When an attempt ended that the next start followed at this moment."""
+    """Return when an attempt ended that was followed by a start at this moment."""
     known = attempt.ended is not None and attempt.ended <= moment
     ended = attempt.ended if known and attempt.ended is not None else min(sign, moment)
     return max(attempt.began, ended)
 
 
 class Mark(NamedTuple):
-    """A moment at which a task's time changes its kind."""
+    """A moment at which a task's time changes its bucket."""
 
     kind: str
     """``submit``, ``withdraw``, ``start`` or ``exit``."""
@@ -207,24 +210,24 @@ class Mark(NamedTuple):
     attempt: Attempt | None = None
 
 
-def cut(
+def spans_of(
     events: Iterable[Event],
     attempts: Sequence[Attempt],
     ready: float,
     end: float | None,
 ) -> list[Span]:
-    """The wall-clock of a task in spans that join, from ``ready`` on; see ``account``."""
+    """Divide the wall-clock of a task from ``ready`` on into adjacent spans; see ``account``."""
     marks = list(with_exits(marks_of(events, attempts)))
-    cutter = Cutter(ready)
+    builder = SpanBuilder(ready)
     for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        cutter.take(mark, following)
+        builder.add(mark, following)
     if end is not None:
-        cutter.idle(end)
-    return cutter.spans
+        builder.idle(end)
+    return builder.spans
 
 
 def marks_of(events: Iterable[Event], attempts: Iterable[Attempt]) -> Iterator[Mark]:
-    """Submissions, what takes them back, and starts, in the order in which they were told."""
+    """Yield submissions, withdrawals and starts in the order in which they were recorded."""
     waiting = {attempt.number: attempt for attempt in attempts}
     for event in events:
         if isinstance(event, SubmitEvent):
@@ -240,8 +243,8 @@ def marks_of(events: Iterable[Event], attempts: Iterable[Attempt]) -> Iterator[M
 
 
 def with_exits(marks: Iterable[Mark]) -> Iterator[Mark]:
-    """The marks, and the end of each attempt before whatever came later: a post-mortem is told
-    long after the end it tells of.
+    """Yield the marks, with the end of each attempt before later marks: a post-mortem is recorded
+    long after the end that it describes.
     """
     working: Attempt | None = None
     for mark in marks:
@@ -255,22 +258,22 @@ def with_exits(marks: Iterable[Mark]) -> Iterator[Mark]:
 
 
 @dataclass
-class Cutter:
-    """Cuts the wall-clock at one mark after the other."""
+class SpanBuilder:
+    """A builder of adjacent spans from marks in order."""
 
     at: float
-    """Up to here it is cut."""
+    """The end of the last span."""
     spans: list[Span] = field(default_factory=list)
     bucket: str = "queue"
-    """What the time outside of attempts is now."""
+    """The bucket of time outside attempts."""
     queued: bool = False
-    """A successor was submitted before the attempt had ended."""
+    """Whether the next job was submitted before the attempt ended."""
     hold: float = 0.0
-    """Until then a delay keeps the task out of the queue."""
+    """The end of the delay before the task enters the queue."""
     working: bool = False
 
-    def take(self, mark: Mark, following: Mark | None) -> None:
-        """Cut at a mark; the one after it tells where the task was in between."""
+    def add(self, mark: Mark, following: Mark | None) -> None:
+        """Add the span up to a mark; the next mark decides the bucket of the time after it."""
         if mark.kind == "start":
             self.idle(mark.time)
             self.working = True
@@ -283,34 +286,34 @@ class Cutter:
             self.bucket = "queue" if mark.kind == "submit" else "down"
 
     def idle(self, until: float) -> None:
-        """Cut what lies between attempts."""
+        """Add the time between attempts."""
         if self.bucket == "queue":
-            self._cut("down", min(self.hold, until))
-        self._cut(self.bucket, until)
+            self._add("down", min(self.hold, until))
+        self._add(self.bucket, until)
 
     def _end(self, attempt: Attempt, time: float, following: Mark | None) -> None:
-        self._cut("", time, attempt)
+        self._add("", time, attempt)
         self.hold = self.at + (attempt.end.delay if attempt.end else 0.0)
         self.bucket = "queue" if self.queued or requeued(attempt, following) else "down"
         self.queued = self.working = False
 
-    def _cut(self, bucket: str, until: float, attempt: Attempt | None = None) -> None:
+    def _add(self, bucket: str, until: float, attempt: Attempt | None = None) -> None:
         if until > self.at or attempt is not None:
             began, self.at = self.at, max(self.at, until)
             self.spans.append(Span(bucket, began, self.at, attempt))
 
 
 def requeued(attempt: Attempt, following: Mark | None) -> bool:
-    """Whether Slurm had the job in its queue again after an attempt."""
+    """Return whether Slurm requeued the job after an attempt."""
     if following is not None and following.attempt is not None:
         return following.attempt.allocation != attempt.allocation
     if following is not None and following.kind == "submit":
         return False
-    return attempt.action in LEFT_TO_SLURM
+    return attempt.action in REQUEUED_BY_SLURM
 
 
-def fill(span: Span, lines: Mapping[int, Sequence[Work]]) -> Iterator[tuple[str, float]]:
-    """What the seconds of a span were spent on; they sum to its length."""
+def divide(span: Span, lines: Mapping[int, Sequence[Work]]) -> Iterator[tuple[str, float]]:
+    """Yield the buckets of a span with seconds that add up to its length."""
     if span.attempt is None:
         yield span.bucket, span.ended - span.began
         return
@@ -325,7 +328,7 @@ def fill(span: Span, lines: Mapping[int, Sequence[Work]]) -> Iterator[tuple[str,
 
 
 def first_queue(spans: Iterable[Span]) -> float:
-    """Seconds in the queue before the first attempt."""
+    """Return the seconds in the queue before the first attempt."""
     waited = []
     for span in spans:
         if span.attempt is not None:
@@ -335,7 +338,7 @@ def first_queue(spans: Iterable[Span]) -> float:
 
 
 def last_signs(work: Iterable[Work]) -> dict[int, float]:
-    """When each attempt did last what a metric line tells of."""
+    """Return the time of each attempt's last metric line."""
     signs: dict[int, float] = {}
     for item in work:
         signs[item.attempt] = max(item.ended, signs.get(item.attempt, 0.0))
@@ -343,15 +346,15 @@ def last_signs(work: Iterable[Work]) -> dict[int, float]:
 
 
 def last_steps(work: Iterable[Work]) -> dict[int, int]:
-    """The last step of each attempt that made one."""
+    """Return the last step of each attempt that made one."""
     return {item.attempt: item.step for item in work if item.bucket in STEPS}
 
 
 def node_seconds(attempts: Iterable[Attempt], nodes: int) -> float:
-    """Seconds times nodes that allocations held, from the first start in each to its last end.
+    """Return node-seconds of allocations, each from its first start to its last end.
 
     Args:
-        attempts: of one stage, each with an end (``settle``).
+        attempts: of one stage, each with an end (``with_ends``).
         nodes: of one allocation.
     """
     held: dict[object, tuple[float, float]] = {}

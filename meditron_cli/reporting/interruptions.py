@@ -1,4 +1,4 @@
-"""What the interruptions of a run cost: steps redone, time to detect, time to resume. Pure."""
+"""Cost of the interruptions of a run: steps redone, time to detect, time to resume. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meditron_cli.reporting import goodput
 from meditron_cli.reporting.goodput import STEPS, TRAINING, Work
 
 ANNOUNCED = ("preempted", "time_limit", "stopped", "cancelled")
-"""Causes that nobody has to detect: they ask the ranks to leave."""
+"""Root causes that need no detection: the ranks are asked to exit."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,16 @@ class Interruption:
 
     attempt: Attempt
     step: int | None
-    """The last step it made; None for what has no steps, or made none."""
+    """The last step; None without steps."""
     steps_redone: int | None
-    """Those of its steps that were lost; None for what has no steps."""
+    """Its steps that were lost; None for stages without steps."""
     detect_s: float | None
-    """Seconds from the last sign of life to the moment that the end was noticed; None where that
-    is not known, and for what was announced."""
+    """Seconds from the last heartbeat to the detection; None where unknown or announced."""
     resume_s: float | None
-    """Seconds from the failure to the first step that nobody had made before; None until then."""
+    """Seconds from the failure to the first new step; None before that."""
 
     def to_json(self) -> dict[str, Any]:
-        """As ``--json`` prints it."""
+        """Return the interruption as ``--json`` prints it."""
         attempt = self.attempt
         names = ("stage", "job_id", "node", "cause", "action", "ended")
         return {
@@ -47,23 +46,23 @@ class Interruption:
 
 
 def find(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Interruption]:
-    """The attempts that ended early, with what they cost.
+    """Return the attempts that ended early, with their cost.
 
     Args:
-        attempts: of all stages; what ended has its true end (``timeledger.settle``).
+        attempts: of all stages; with their corrected ends (``goodput.with_ends``).
         work: of training; other stages have no steps.
     """
     made = [item for item in work if item.bucket in STEPS]
     reached, signs = goodput.last_steps(made), goodput.last_signs(work)
     lost = Counter(item.attempt for item in made if item.bucket == "redone")
     fresh = first_new_steps(made)
-    found = []
+    interruptions = []
     for attempt in attempts:
         number, trains = attempt.number, attempt.stage == TRAINING
         if not attempt.interrupted:
             continue
         detected = detected_after(attempt, signs.get(number) if trains else None)
-        found.append(
+        interruptions.append(
             Interruption(
                 attempt,
                 step=reached.get(number, attempt.end.last_step if attempt.end else None)
@@ -74,13 +73,14 @@ def find(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Interruption
                 resume_s=resumed_after(attempt, detected, fresh) if trains else None,
             )
         )
-    return found
+    return interruptions
 
 
 def detected_after(attempt: Attempt, sign: float | None) -> float | None:
-    """Seconds from the last sign of life to the end of an attempt, as it was recorded or, where
-    nobody has recorded it, by its last metric line: no less than the detection took. None where
-    that sign is all that is known of the end.
+    """Return the seconds from the last heartbeat to the end of an attempt.
+
+    Recorded, or else from its last metric line, which is an upper bound. None where that line is
+    all that is known of the end.
     """
     recorded = attempt.end.detect_s if attempt.end else None
     if recorded is not None or sign is None or attempt.cause in ANNOUNCED:
@@ -89,20 +89,20 @@ def detected_after(attempt: Attempt, sign: float | None) -> float | None:
 
 
 def first_new_steps(made: Iterable[Work]) -> list[tuple[int, float]]:
-    """Number and time, oldest first: when attempts finished the first step beyond all before."""
+    """Return attempt numbers and times of the first step beyond all earlier ones, oldest first."""
     highest = 0
-    found: dict[int, float] = {}
+    first: dict[int, float] = {}
     for item in made:
         if item.step > highest:
             highest = item.step
-            found.setdefault(item.attempt, item.ended)
-    return sorted(found.items())
+            first.setdefault(item.attempt, item.ended)
+    return sorted(first.items())
 
 
 def resumed_after(
     attempt: Attempt, detected: float | None, fresh: Iterable[tuple[int, float]]
 ) -> float | None:
-    """Seconds from a failure to the first new step after it."""
+    """Return the seconds from a failure to the first new step after it."""
     failed = (attempt.ended or 0.0) - (detected or 0.0)
     times = (time for number, time in fresh if number > attempt.number)
     time = next(times, None)

@@ -1,4 +1,4 @@
-"""What a run did and found: one dictionary out of manifests, done markers, metrics and results."""
+"""Results of a run, collected from manifests, done markers, metrics and evaluations."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ PLACES = ("corpus", "tokens", "checkpoints", "tensorboard", "evaluations", "stag
 def gather(
     run: RunDir,
     record: RunRecord,
-    seen: RunView,
-    spent: RunTimes,
+    view: RunView,
+    times: RunTimes,
     errors: Iterable[TaskError],
 ) -> dict[str, Any]:
-    """Everything ``report --json`` prints; None where the run has not come so far."""
+    """Return the content of ``report --json``; None for what does not exist yet."""
     return {
         "run": run.name,
         "dir": str(run.root),
-        "state": seen.state,
+        "state": view.state,
         "cluster": record.cluster,
-        "stages": {name: stage.to_json() for name, stage in seen.stages.items()},
+        "stages": {name: stage.to_json() for name, stage in view.stages.items()},
         "corpus": corpus(run),
         "pretrain": pretrain(run),
         "evaluations": evaluations(run),
-        **spent.to_json(),
-        "goodput": spent.goodput,
+        **times.to_json(),
+        "goodput": times.goodput,
         "errors": [
             {"stage": error.stage, "task": error.index, "message": error.message}
             for error in errors
@@ -44,7 +44,7 @@ def gather(
 
 
 def corpus(run: RunDir) -> dict[str, Any]:
-    """Documents of the curated corpus and tokens made of them, from the done markers."""
+    """Return the number of curated documents and of tokens, from the done markers."""
     curated = summaries(run, "curate")
     tokenized = summaries(run, "tokenize")
     return {
@@ -55,23 +55,23 @@ def corpus(run: RunDir) -> dict[str, Any]:
 
 
 def summaries(run: RunDir, stage: str) -> list[dict[str, Any]]:
-    """What the finished tasks of a stage say of themselves, by index."""
+    """Return the summaries in the done markers of a stage, by task index."""
     folder = run.stage(stage) / "done"
     markers = [read_small(path) for path in sorted(folder.glob("[0-9]*.json"))]
     return [marker["summary"] for marker in markers if marker]
 
 
 def total(found: Iterable[Mapping[str, Any]], key: str) -> int | None:
-    """The sum of a count over tasks; None when no task has it."""
+    """Return the sum of a count over tasks; None when no task has it."""
     counts = [item[key] for item in found if key in item]
     return sum(counts) if counts else None
 
 
 def pretrain(run: RunDir) -> dict[str, Any]:
-    """Steps, first and last losses and speed, from the step records.
+    """Return steps, first and last losses and speed, from the metric lines.
 
-    Steps that were done again count once, those a resumed attempt went back on not at all. Losses
-    are in nats per token.
+    Redone steps count once, lost steps without a repetition not at all. Losses are in nats per
+    token.
     """
     trained, validated = counted_steps(read_lines(run.metrics()))
     seconds = sum(line["seconds"] for line in trained)
@@ -89,7 +89,7 @@ def pretrain(run: RunDir) -> dict[str, Any]:
 
 
 def evaluations(run: RunDir) -> list[dict[str, Any]]:
-    """Results by benchmark and checkpoint step."""
+    """Return results by benchmark and checkpoint step."""
     files = run.path("evaluations").glob("*/*/results.json")
     found = [result for path in files if (result := read_small(path))]
     return sorted(

@@ -1,4 +1,4 @@
-"""When a run did what: attempts, interruptions, and where the time went, from its files."""
+"""Times of a run from its files: attempts, interruptions, and the time per stage and bucket."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ HOUR_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class StageTime:
-    """Seconds of one stage; None where it has not come so far."""
+    """Seconds of one stage; None for what has not happened yet."""
 
     wall_s: float | None
     """From its first start to its last end."""
     busy_s: float | None
     """In attempts, over all tasks."""
     queued_s: float | None
-    """Between a submission and the first task it started, less the time that the stages before
-    still took; over all submissions."""
+    """From each submission to its first start, without the time of unfinished earlier stages."""
 
 
 @dataclass(frozen=True)
@@ -47,31 +46,31 @@ class RunTimes:
     """None before training could start."""
     stages: Mapping[str, StageTime]
     total_s: float | None
-    """From the first submission to the last end, or to now while anything goes on."""
+    """From the first submission to the last end, or to now while anything is active."""
     node_hours: float
     gpu_hours: float
     """GPUs times the time that they were allocated; 0 on a partition without any."""
 
     @property
     def goodput(self) -> float | None:
-        """Share of the time that went into steps that count; None before the first one."""
+        """Return the share of the time of steps that count; None before the first one."""
         if self.training is None or not self.training.buckets["training"]:
             return None
         return self.training.goodput
 
     @property
     def queued_s(self) -> float | None:
-        """Seconds in the queue, over all stages."""
+        """Return the seconds in the queue of all stages."""
         known = [item.queued_s for item in self.stages.values() if item.queued_s is not None]
         return fsum(known) if known else None
 
     def steps_of(self, attempt: Attempt) -> tuple[int | None, int | None]:
-        """The step an attempt of training went on from, and the last one it made."""
+        """Return the step from which an attempt of training resumed, and its last one."""
         last = self.reached.get(attempt.number) if attempt.stage == TRAINING else None
         return attempt.step, last
 
     def to_json(self) -> dict[str, Any]:
-        """``time``, ``attempts`` and ``interruptions`` as ``--json`` prints them."""
+        """Return ``time``, ``attempts`` and ``interruptions`` as ``--json`` prints them."""
         return {
             "time": {
                 "total_s": self.total_s,
@@ -99,85 +98,89 @@ class RunTimes:
         }
 
 
-def measure(run: RunDir, record: RunRecord, seen: RunView, now: float) -> RunTimes:
+def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTimes:
     """Return where the time of a run went, from a record that was read in full."""
     events = record.history.events
     work = goodput.work_of(read_lines(run.metrics()))
-    told = record.history.attempts()
-    settled = [
+    recorded = record.history.attempts()
+    ended = [
         attempt
-        for name, stage in seen.stages.items()
-        for attempt in settle(
-            [item for item in told if item.stage == name], work, now_or_never(stage.state, now)
+        for name, stage in view.stages.items()
+        for attempt in with_ends(
+            [item for item in recorded if item.stage == name], work, now_or_never(stage.state, now)
         )
     ]
-    ledger = account(record, seen, events, settled, work, now)
-    spent = {name: stage_time(record, events, settled, name) for name in record.stages}
-    if ledger is not None:
-        known = asdict(spent[TRAINING]) | {"queued_s": ledger.buckets["queue"]}
-        spent[TRAINING] = StageTime(**known)
-    nodes, gpus = hours(record, settled)
-    corrected = correct(told, settled)
+    training = account(record, view, events, ended, work, now)
+    stages = {name: stage_time(record, events, ended, name) for name in record.stages}
+    if training is not None:
+        known = asdict(stages[TRAINING]) | {"queued_s": training.buckets["queue"]}
+        stages[TRAINING] = StageTime(**known)
+    nodes, gpus = hours(record, ended)
+    corrected = correct(recorded, ended)
     return RunTimes(
         attempts=corrected,
         interruptions=tuple(interruptions.find(corrected, work)),
         reached=goodput.last_steps(work),
-        training=ledger,
-        stages=spent,
-        total_s=total_seconds(record, seen, settled, now),
+        training=training,
+        stages=stages,
+        total_s=total_seconds(record, view, ended, now),
         node_hours=nodes,
         gpu_hours=gpus,
     )
 
 
-def correct(told: Iterable[Attempt], settled: Iterable[Attempt]) -> tuple[Attempt, ...]:
-    """The attempts as they were told, but with the true end of those that have ended."""
-    ends = {(item.stage, item.index, item.number): item.ended for item in settled}
+def correct(recorded: Iterable[Attempt], ended: Iterable[Attempt]) -> tuple[Attempt, ...]:
+    """Return the recorded attempts, with corrected ends for those that ended."""
+    ends = {(item.stage, item.index, item.number): item.ended for item in ended}
     return tuple(
         item
         if item.ended is None
         else replace(item, ended=ends.get((item.stage, item.index, item.number), item.ended))
-        for item in told
+        for item in recorded
     )
 
 
 def now_or_never(state: str, now: float) -> float | None:
-    """The present for what may go on by itself, None for what has ended."""
+    """Return ``now`` for what may still be active, None for what has ended."""
     return now if state in ALIVE else None
 
 
-def settle(told: Iterable[Attempt], work: Sequence[Work], end: float | None) -> list[Attempt]:
-    """The attempts of one stage, each with an end; only training has signs of life."""
-    by_task = sorted(told, key=lambda attempt: attempt.index)
+def with_ends(
+    recorded: Iterable[Attempt], work: Sequence[Work], end: float | None
+) -> list[Attempt]:
+    """Return the attempts of one stage, each with an end; only training has metric lines."""
+    by_task = sorted(recorded, key=lambda attempt: attempt.index)
     return [
         attempt
         for _, group in groupby(by_task, key=lambda attempt: attempt.index)
-        for attempt in settle_task(list(group), work, end)
+        for attempt in task_with_ends(list(group), work, end)
     ]
 
 
-def settle_task(told: list[Attempt], work: Sequence[Work], end: float | None) -> list[Attempt]:
-    """The attempts of one task, each with an end."""
-    return goodput.settle(told, work if told[0].stage == TRAINING else (), end)
+def task_with_ends(
+    recorded: list[Attempt], work: Sequence[Work], end: float | None
+) -> list[Attempt]:
+    """Return the attempts of one task, each with an end."""
+    return goodput.with_ends(recorded, work if recorded[0].stage == TRAINING else (), end)
 
 
 def account(
     record: RunRecord,
-    seen: RunView,
+    view: RunView,
     events: Iterable[Event],
-    settled: Sequence[Attempt],
+    ended: Sequence[Attempt],
     work: Sequence[Work],
     now: float,
 ) -> TimeAccount | None:
-    """The ledger of training; None before it could start."""
-    if TRAINING not in seen.stages:
+    """Divide the time of training; None before it could start."""
+    if TRAINING not in view.stages:
         return None
     mine = [event for event in events if stage_of(event) in (TRAINING, None)]
-    attempts = [attempt for attempt in settled if attempt.stage == TRAINING]
-    ready = ready_at(record, seen, mine, settled)
+    attempts = [attempt for attempt in ended if attempt.stage == TRAINING]
+    ready = ready_at(record, view, mine, ended)
     if ready is None:
         return None
-    end = now_or_never(seen.stages[TRAINING].state, now)
+    end = now_or_never(view.stages[TRAINING].state, now)
     return goodput.account(mine, attempts, work, ready, end)
 
 
@@ -189,30 +192,30 @@ def stage_of(event: Event) -> str | None:
 
 def ready_at(
     record: RunRecord,
-    seen: RunView,
+    view: RunView,
     events: Iterable[Event],
-    settled: Iterable[Attempt],
+    ended: Iterable[Attempt],
 ) -> float | None:
-    """When training could have started: once it was submitted and the stages before had ended."""
+    """Return when training could have started: submitted, and the stages before it ended."""
     submitted = [event.time for event in events if isinstance(event, SubmitEvent)]
     before = record.stages[TRAINING].after
-    began = min((item.began for item in settled if item.stage == TRAINING), default=None)
-    finished = all(seen.stages[name].finished for name in before if name in seen.stages)
+    began = min((item.began for item in ended if item.stage == TRAINING), default=None)
+    finished = all(view.stages[name].finished for name in before if name in view.stages)
     if not submitted or (began is None and not finished):
         return None
-    ends = [item.ended or 0.0 for item in settled if item.stage in before]
+    ends = [item.ended or 0.0 for item in ended if item.stage in before]
     return max([submitted[0], *(end for end in ends if began is None or end <= began)])
 
 
 def stage_time(
-    record: RunRecord, events: Iterable[Event], settled: Iterable[Attempt], stage: str
+    record: RunRecord, events: Iterable[Event], ended: Iterable[Attempt], stage: str
 ) -> StageTime:
-    """The time of one stage."""
-    settled = list(settled)
-    mine = [item for item in settled if item.stage == stage]
+    """Return the time of one stage."""
+    ended = list(ended)
+    mine = [item for item in ended if item.stage == stage]
     ends = [item.ended or item.began for item in mine]
     lengths = [max(0.0, end - item.began) for item, end in zip(mine, ends, strict=True)]
-    ready = [item.ended or 0.0 for item in settled if item.stage in record.stages[stage].after]
+    ready = [item.ended or 0.0 for item in ended if item.stage in record.stages[stage].after]
     return StageTime(
         wall_s=max(ends) - min(item.began for item in mine) if mine else None,
         busy_s=fsum(lengths) if mine else None,
@@ -226,7 +229,7 @@ def queued_seconds(
     ready: Sequence[float],
     stage: str,
 ) -> float | None:
-    """Seconds that submissions waited for a place once they could have started.
+    """Return the seconds that submissions waited once they could have started.
 
     Args:
         ready: when the tasks of the stages before ended.
@@ -246,22 +249,22 @@ def queued_seconds(
 
 
 def total_seconds(
-    record: RunRecord, seen: RunView, settled: Iterable[Attempt], now: float
+    record: RunRecord, view: RunView, ended: Iterable[Attempt], now: float
 ) -> float | None:
-    """Seconds from the first submission to the last end, or to now while anything goes on."""
+    """Return the seconds from the first submission to the last end, or to now while active."""
     if record.submitted is None:
         return None
-    alive = any(stage.state in ALIVE for stage in seen.stages.values())
-    ends = [item.ended or item.began for item in settled]
+    alive = any(stage.state in ALIVE for stage in view.stages.values())
+    ends = [item.ended or item.began for item in ended]
     end = now if alive or not ends else max(ends)
     return max(0.0, end - record.submitted)
 
 
-def hours(record: RunRecord, settled: Sequence[Attempt]) -> tuple[float, float]:
-    """Node-hours and GPU-hours of all stages, whole nodes or not."""
+def hours(record: RunRecord, ended: Sequence[Attempt]) -> tuple[float, float]:
+    """Return node-hours and GPU-hours of all stages, whole nodes or not."""
     nodes = gpus = 0.0
     for name, stage in record.stages.items():
-        mine = [item for item in settled if item.stage == name]
+        mine = [item for item in ended if item.stage == name]
         held = goodput.node_seconds(mine, stage.nodes) / HOUR_SECONDS
         nodes += held
         gpus += held * stage.gpus_per_node

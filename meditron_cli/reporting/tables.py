@@ -1,4 +1,4 @@
-"""The time of a run in words and in the rows of tables, for ``status`` and ``report``."""
+"""Sentences and table rows about the times of a run, for ``status`` and ``report``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Table = tuple[str, tuple[str, ...], list[Row]]
 """Title, columns, rows."""
 
 LATEST = 20
-"""Rows of a table that grows with every attempt."""
+"""Most rows of a table with a row per attempt."""
 
 RUNNING = "running"
 NOT_RECORDED = "not recorded"
@@ -27,36 +27,36 @@ MEANINGS = {
     "training": "steps that count",
     "checkpoint": "saving",
     "validation": "",
-    "redone": "steps lost, and done again",
-    "down": "between two starts, not queued",
+    "redone": "steps lost and redone",
+    "down": "between attempts, not queued",
     "stall": "rest of the attempts",
 }
 
 
-def all_tables(times: RunTimes, seen: RunView, now: float) -> Iterator[Table]:
-    """Attempts that are of interest, what interruptions cost, and where the time went."""
+def all_tables(times: RunTimes, view: RunView, now: float) -> Iterator[Table]:
+    """Yield the tables of attempts, interruptions, and the time of training."""
     yield (
         "attempts",
         ("stage", "task", "attempt", "job", "nodes", "began", "lasted", "steps", "ended", "then"),
-        [attempt_row(times, attempt, seen, now) for attempt in latest(of_interest(times, seen))],
+        [attempt_row(times, attempt, view, now) for attempt in latest(of_interest(times, view))],
     )
     yield interruption_table(times)
     yield training_table(times)
 
 
 def training_table(times: RunTimes) -> Table:
-    """Where the time of training went."""
+    """Return the table of the time of training per bucket."""
     return "time of training", ("what", "h:mm:ss", "share", ""), bucket_rows(times)
 
 
 def latest(attempts: Sequence[Attempt]) -> Sequence[Attempt]:
-    """The last of a list that may be long."""
+    """Return the last rows of a list that may be long."""
     return attempts[-LATEST:]
 
 
-def of_interest(times: RunTimes, seen: RunView) -> list[Attempt]:
-    """Attempts of unfinished or interrupted stages; of a stage of many tasks, those that were
-    interrupted.
+def of_interest(times: RunTimes, view: RunView) -> list[Attempt]:
+    """Return the attempts of unfinished or interrupted stages; of a stage with several tasks the
+    interrupted ones.
     """
     interrupted = {attempt.stage for attempt in times.attempts if attempt.interrupted}
     return [
@@ -64,15 +64,15 @@ def of_interest(times: RunTimes, seen: RunView) -> list[Attempt]:
         for attempt in times.attempts
         if attempt.interrupted
         or (
-            seen.stages[attempt.stage].total == 1
-            and (attempt.stage in interrupted or not seen.stages[attempt.stage].finished)
+            view.stages[attempt.stage].total == 1
+            and (attempt.stage in interrupted or not view.stages[attempt.stage].finished)
         )
     ]
 
 
-def attempt_row(times: RunTimes, attempt: Attempt, seen: RunView, now: float) -> Row:
-    """One attempt."""
-    ended, action = outcome(times, attempt, seen)
+def attempt_row(times: RunTimes, attempt: Attempt, view: RunView, now: float) -> Row:
+    """Return the row of one attempt."""
+    ended, action = outcome(times, attempt, view)
     end = now if attempt.ended is None and ended == RUNNING else attempt.ended
     return (
         attempt.stage,
@@ -88,7 +88,7 @@ def attempt_row(times: RunTimes, attempt: Attempt, seen: RunView, now: float) ->
     )
 
 
-def outcome(times: RunTimes, attempt: Attempt, seen: RunView) -> tuple[str, str | None]:
+def outcome(times: RunTimes, attempt: Attempt, view: RunView) -> tuple[str, str | None]:
     """Return how an attempt ended and what followed.
 
     One without a recorded end runs only if it is the last of its task and its job runs; else what
@@ -101,12 +101,12 @@ def outcome(times: RunTimes, attempt: Attempt, seen: RunView) -> tuple[str, str 
     numbers = [item.number for item in times.attempts if (item.stage, item.index) == task]
     if attempt.number < max(numbers):
         return NOT_RECORDED, None
-    state = seen.stages[attempt.stage].task_states.get(attempt.index, "unknown")
+    state = view.stages[attempt.stage].task_states.get(attempt.index, "unknown")
     return (RUNNING, None) if state == RUNNING else (NOT_RECORDED, state)
 
 
 def interruption_table(times: RunTimes) -> Table:
-    """What each interruption of training cost."""
+    """Return the table of interruptions of training and their cost."""
     rows: list[Row] = [
         (
             item.attempt.number,
@@ -124,36 +124,36 @@ def interruption_table(times: RunTimes) -> Table:
 
 
 def bucket_rows(times: RunTimes) -> list[Row]:
-    """Seconds of training by what they were spent on, and their share of the whole."""
-    ledger = times.training
-    if ledger is None or not ledger.wall:
+    """Return the rows of seconds per bucket, with their share of the whole."""
+    account = times.training
+    if account is None or not account.wall:
         return []
     rows: list[Row] = [
-        (name, clock(seconds), f"{seconds / ledger.wall:.1%}", MEANINGS[name])
+        (name, clock(seconds), f"{seconds / account.wall:.1%}", MEANINGS[name])
         for name in BUCKETS
-        if (seconds := ledger.buckets[name])
+        if (seconds := account.buckets[name])
     ]
     ratios = (
-        ("goodput", ledger.goodput, "training, of all this time"),
-        ("without queue", ledger.goodput_without_queue, "training, of the time outside of a queue"),
-        ("ETTR", ledger.ettr, "training, of the time since the first start"),
+        ("goodput", account.goodput, "training, of all of this time"),
+        ("without queue", account.goodput_without_queue, "training, of the time outside the queue"),
+        ("ETTR", account.ettr, "training, of the time since the first start"),
     )
     return [
         *rows,
-        ("in all", clock(ledger.wall), None, None),
+        ("in all", clock(account.wall), None, None),
         *((name, None, f"{share:.1%}", text) for name, share, text in ratios if share is not None),
     ]
 
 
 def hours_text(times: RunTimes) -> str | None:
-    """``12.5 GPU-hours``; node-hours where there are no GPUs; None before the first start."""
+    """Return ``12.5 GPU-hours``, or node-hours without GPUs; None before the first start."""
     if times.gpu_hours:
         return f"{times.gpu_hours:,.2f} GPU-hours"
     return f"{times.node_hours:,.2f} node-hours" if times.node_hours else None
 
 
 def heading(attempt: Attempt) -> str:
-    """An attempt in one line: what, where, when, how it ended."""
+    """Return an attempt in one line: task, job, nodes, times, outcome."""
     job = f"job {attempt.job_id}" if attempt.job_id else "no job"
     where = f" on {nodes_text(attempt.nodes)}" if attempt.nodes else ""
     until = f" to {moment(attempt.ended)}" if attempt.ended is not None else ""
@@ -164,33 +164,33 @@ def heading(attempt: Attempt) -> str:
 
 
 def ending(attempt: Attempt) -> str:
-    """How an attempt ended and what was done then, with the reason."""
+    """Return how an attempt ended, what followed, and why."""
     sentence = f": {attempt.sentence}" if attempt.sentence else ""
     name = f"{attempt.stage} task {attempt.index} attempt {attempt.number}"
     return f"{name} ended: {attempt.outcome}{sentence}"
 
 
 def nodes_text(nodes: Sequence[str]) -> str | None:
-    """The first two nodes, and how many there are."""
+    """Return the first two nodes, and the number of nodes."""
     if not nodes:
         return None
     return ", ".join(nodes[:2]) + (f" … {len(nodes)} in all" if len(nodes) > 2 else "")
 
 
 def steps_text(first: int | None, last: int | None) -> str | None:
-    """``100 to 120``: the step an attempt went on from, and its last one."""
+    """Return ``100 to 120``: the step from which an attempt resumed, and its last one."""
     if first is None:
         return None if last is None else f"to {last}"
     return f"{first}" if last is None else f"{first} to {last}"
 
 
 def moment(time: float) -> str:
-    """A time of day of this machine's zone, with its date."""
+    """Return a date and time in this machine's time zone."""
     return datetime.fromtimestamp(time).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def clock(seconds: float | None) -> str | None:
-    """``1:05:09``: hours, minutes, seconds."""
+    """Return ``1:05:09``: hours, minutes, seconds."""
     if seconds is None:
         return None
     minutes, rest = divmod(round(max(0.0, seconds)), 60)

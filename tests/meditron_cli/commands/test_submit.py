@@ -180,7 +180,7 @@ def test_waiting_ends_when_the_run_has_succeeded(
     result = meditron.submit("--wait")
 
     assert result.exit_code == 0
-    assert waited[-1] - waited[0] <= follow.SETTLE_SECONDS
+    assert waited[-1] - waited[0] <= follow.EXIT_RECORD_SECONDS
     lines = result.stderr.splitlines()
     assert "tokenize: succeeded 3/3 tasks" in lines
     assert lines[-1].endswith("shows the results")
@@ -220,7 +220,7 @@ def test_an_interruption_while_waiting_leaves_the_run_going(meditron: Bench) -> 
     assert result.exit_code == 130
     assert meditron.scheduler.cancelled == []
     assert (
-        f"run {name} goes on; `meditron status {name}`, `meditron logs {name} --follow`, "
+        f"run {name} continues; `meditron status {name}`, `meditron logs {name} --follow`, "
         f"`meditron cancel {name}`" in result.stderr
     )
 

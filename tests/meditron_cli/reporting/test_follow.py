@@ -169,6 +169,6 @@ def test_following_ends_when_nothing_goes_on(
 def test_bars_have_interruptions_above_them(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressBars() as board:
         board.show(training(10))
-        board.tell("attempt 1 ended: [crash]")
+        board.note("attempt 1 ended: [crash]")
 
     assert "attempt 1 ended: [crash]" in capsys.readouterr().err

@@ -74,12 +74,12 @@ class Story:
     def ledger(self, end: float | None = None, ready: float = 0.0) -> TimeAccount:
         work = goodput.work_of(self.lines)
         until = None if end is None else BEGAN + end
-        settled = goodput.settle(self.attempts, work, until)
+        settled = goodput.with_ends(self.attempts, work, until)
         return goodput.account(self.history.events, settled, work, BEGAN + ready, until)
 
     def interruptions(self) -> list[Interruption]:
         work = goodput.work_of(self.lines)
-        settled = goodput.settle(self.attempts, work, None)
+        settled = goodput.with_ends(self.attempts, work, None)
         return interruptions.find(run_times.correct(self.attempts, settled), work)
 
 
@@ -266,11 +266,11 @@ def test_lines_of_work_that_overlap_are_not_counted_twice() -> None:
 def test_clock_that_was_set_back_gives_no_negative_time() -> None:
     story = Story().submit(3600).start(1, 3600).exit(1, 30, "crash", "restart")
 
-    (settled,) = goodput.settle(story.attempts, [], None)
+    (settled,) = goodput.with_ends(story.attempts, [], None)
 
     assert settled.ended == settled.began
     assert goodput.node_seconds([settled], nodes=4) == 0.0
-    assert goodput.settle(story.attempts, [], BEGAN + 30)[0].ended == settled.began
+    assert goodput.with_ends(story.attempts, [], BEGAN + 30)[0].ended == settled.began
 
 
 def test_node_hours_hold_an_allocation_from_its_first_start_to_its_last_end() -> None:
@@ -326,10 +326,12 @@ def test_the_buckets_sum_to_the_wall_clock_whatever_was_told(
     story: Story, end: float | None
 ) -> None:
     ledger = story.ledger(end)
-    settled = goodput.settle(
+    settled = goodput.with_ends(
         story.attempts, goodput.work_of(story.lines), None if end is None else BEGAN + end
     )
-    spans = goodput.cut(story.history.events, settled, BEGAN, None if end is None else BEGAN + end)
+    spans = goodput.spans_of(
+        story.history.events, settled, BEGAN, None if end is None else BEGAN + end
+    )
 
     assert ledger.wall == pytest.approx(spans[-1].ended - BEGAN if spans else 0.0, abs=1e-6)
     assert end is None or ledger.wall >= end - 1e-6
