@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TextIO
 from uuid import uuid4
 
 FORMAT = 2
@@ -154,13 +154,27 @@ def append_lines(path: Path, lines: Sequence[str], share: bool = False) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         if share:
             _share(file.fileno(), path.parent)
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
+        _end_last_line(file)
         file.write("".join(f"{line}\n" for line in lines).encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+def open_lines(path: Path) -> TextIO:
+    """Open a file that one process appends lines to, without a lock or fsync; a last line that a
+    kill cut short is ended first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        _end_last_line(file)
+    return path.open("a", buffering=1)
+
+
+def _end_last_line(file: BinaryIO) -> None:
+    if file.seek(0, os.SEEK_END):
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
 
 
 def _share(handle: int, folder: Path) -> None:

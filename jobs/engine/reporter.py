@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import Any, TextIO
 
-from jobs.contract.files import read_lines
+from jobs.contract.files import open_lines, read_lines
 from jobs.contract.metrics_log import counted_steps
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.runtime.context import Context
@@ -35,7 +34,7 @@ class Reporter:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self._lines = append_lines(self.context.run.metrics())
+        self._lines = open_lines(self.context.run.metrics())
         folder = self.context.path(self.spec.tensorboard_dir)
         self._board = SummaryWriter(str(folder), purge_step=step + 1)
 
@@ -115,17 +114,6 @@ class Reporter:
     def _plot(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
-
-
-def append_lines(path: Path) -> TextIO:
-    """Open a file to append whole lines; end a last line that a kill cut short first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        if file.tell() > 0:
-            file.seek(-1, 2)
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-    return path.open("a", buffering=1)
 
 
 def summarise(lines: list[dict[str, Any]], done: int, tokens: int) -> dict[str, Any]:

@@ -8,18 +8,15 @@ can do is to leave it out of our own jobs. Standard library only.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
-import os
 import re
-import stat
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jobs.contract import rundir, specs
-from jobs.contract.files import FORMAT, read_lines
+from jobs.contract.files import FORMAT, append_lines, read_lines
 from jobs.contract.outcomes import NodeEntry, NodeFinding
 
 CLEARED = "CLEARED"
@@ -82,28 +79,9 @@ def append(path: Path, entries: Iterable[NodeEntry]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    lines = [json.dumps({"format": FORMAT, **dataclasses.asdict(e)}) for e in entries]
-    if not lines:
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644), "r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        _share(file.fileno(), path.parent)
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":  # cut short by a crash: it must not swallow this one too
-                file.write(b"\n")
-        file.write("".join(f"{line}\n" for line in lines).encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _share(handle: int, folder: Path) -> None:
-    """Let the group write to our ledger where it may write to the folder, whatever the umask."""
-    now = os.fstat(handle)
-    wanted = stat.S_IMODE(now.st_mode) | (folder.stat().st_mode & stat.S_IWGRP)
-    if now.st_uid == os.getuid() and stat.S_IMODE(now.st_mode) != wanted:
-        os.fchmod(handle, wanted)
+    lines = [json.dumps({"format": FORMAT, **dataclasses.asdict(e)}) for e in entries]
+    append_lines(path, lines, share=True)
 
 
 def strike(  # noqa: PLR0913 - one keyword a field of the entry
