@@ -15,8 +15,7 @@ from jobs.contract.job import LOCAL_JOB, Job
 from jobs.slurm import hostlist, queries, states
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow, JobFacts
-from jobs.supervision.diagnosis.evidence import RecoveryOptions
-from jobs.supervision.diagnosis.evidence_collection import SlurmReport
+from jobs.supervision.diagnosis.evidence import RecoveryOptions, SlurmReport
 from jobs.supervision.ranks.rank_monitor import Deadline
 
 MAX_REQUEUES = "MaxBatchRequeue"

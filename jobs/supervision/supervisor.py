@@ -39,8 +39,7 @@ from jobs.supervision import attempt_records, preflight_step
 from jobs.supervision.allocation import Allocation
 from jobs.supervision.attempt_records import AttemptRef, say
 from jobs.supervision.diagnosis import evidence_collection
-from jobs.supervision.diagnosis.evidence import Evidence
-from jobs.supervision.diagnosis.evidence_collection import Observed
+from jobs.supervision.diagnosis.evidence import AttemptFacts, Evidence, Observed
 from jobs.supervision.ranks import (
     hang_attribution,
     hang_detector,
@@ -386,7 +385,7 @@ class Supervisor:
             traceback.print_exc()
             now = time.time()
             job_id = self.surroundings.job.job_id
-            evidence = Evidence(self.stage, place.attempt, job_id, place.began, now)
+            evidence = Evidence(AttemptFacts(self.stage, place.attempt, job_id, place.began, now))
             return evidence, stop(f"the end of {self.stage} was not understood: {error}")
 
     def see(self, attend: Callable[[], Observed]) -> tuple[Observed, Decision | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jobs.contract.outcomes import Diagnosis, Hang, NodeFinding
+from jobs.slurm.srun_output import FailedTask
 
 
 @dataclass(frozen=True)
@@ -60,60 +61,108 @@ class RecoveryOptions:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """All that is known of an attempt that has just ended."""
+class AttemptFacts:
+    """An attempt that has just ended, by the run directory."""
 
     stage: str
-    attempt: int
+    number: int
     job_id: str
     began: float
     ended: float
-    done: bool = False
-    """The done marker stands: the target was reached."""
-    cancelled: bool = False
-    """A person cancelled the run (event ``cancel``), or Slurm reports CANCELLED by one."""
-    cancelled_by: str = ""
-    """``owner``, ``admin`` or empty for not known."""
-    stop_asked: bool = False
-    """The file STOP is there, or ``cancel --save`` was typed."""
-    signals: tuple[int, ...] = ()
-    """What the supervisor received, in order."""
-    preempted: bool = False
-    """``PreemptTime`` is set, or the accounting says PREEMPTED."""
-    slurm_state: str = ""
-    """Slurm's first word for the job (RUNNING, TIMEOUT, NODE_FAIL …); empty when it says none."""
-    supervisor_signal: int = 0
-    """That ended the supervisor itself, as the accounting has it; 0 for none."""
-    ranks: tuple[RankExit, ...] = ()
-    """Those that left words or failed, first to fail first."""
-    code: int | None = None
-    """Of the ranks' step; None when they were never started, or nobody saw it."""
-    ranks_started: bool = True
-    failed_node: str = ""
-    """From ``srun: error: Node failure on X``."""
-    oom_kills: int = 0
-    findings: tuple[NodeFinding, ...] = ()
-    hang: Hang | None = None
-    log_signatures: tuple[LogSign, ...] = ()
-    """What ``jobs.supervision.diagnosis.log_patterns.find`` found in the ranks' log,
-    first one first.
-    """
-    step_before: int | None = None
-    """Of the newest valid checkpoint when the attempt began; None: not known, which is not 0."""
-    step_after: int | None = None
-    last_step: int | None = None
-    """Last step on record, saved or not."""
-    message: str = ""
-    """What is already known in one sentence (a refused spec, a failed pre-flight)."""
-    code_hint: str = ""
-    configuration: bool = False
-    """The supervisor itself refused: spec, secrets, wrong code."""
-    site: RecoveryOptions = RecoveryOptions()
     run: str = ""
     """Name of the run, for the node ledger."""
     world_size: int = 0
     """Ranks that were to run; 0 where it is not known."""
     by_person: bool = False
-    """A person started this attempt: what came before it no longer counts for budgets."""
-    known: Diagnosis | None = None
-    """What the attempt's own supervisor made of it, for who decides again after it."""
+    """A person started this attempt: earlier ones do not count against budgets."""
+    done: bool = False
+    """The task has its done marker: the target was reached."""
+    cancelled: bool = False
+    """A person cancelled the run (event ``cancel``)."""
+    stop_requested: bool = False
+    """The file STOP exists, or ``cancel --save`` was typed."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The supervisor's own observations of an attempt; empty where it died before it had any."""
+
+    code: int | None = None
+    """Of the ranks' step; None when they were never started, or nobody saw it."""
+    ranks_started: bool = False
+    failures: tuple[FailedTask, ...] = ()
+    signals: tuple[int, ...] = ()
+    """Received by the supervisor, in order."""
+    findings: tuple[NodeFinding, ...] = ()
+    hang: Hang | None = None
+    oom_kills: int = 0
+    message: str = ""
+    """A sentence that is known already (a refused spec, a failed preflight check)."""
+    hint: str = ""
+    configuration: bool = False
+    """The supervisor itself refused: spec, secrets, wrong code."""
+    diagnosis: Diagnosis | None = None
+    """Of the attempt's own supervisor, for whoever closes the attempt after it."""
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What ranks and srun left in the attempt's folder, and nodes in Slurm."""
+
+    ranks: tuple[RankExit, ...] = ()
+    """Those with a rank exit or a failure, first to fail first."""
+    failed_node: str = ""
+    """From ``srun: error: Node failure on X``, else the one that Slurm reports as down."""
+    oom_kills: int = 0
+    log_signs: tuple[LogSign, ...] = ()
+    """Found by ``jobs.supervision.diagnosis.log_patterns`` in the ranks' log, first one first."""
+
+
+@dataclass(frozen=True)
+class SlurmReport:
+    """Slurm's answers about the job, and what can be done about it."""
+
+    state: str = ""
+    """First word of the job's state (RUNNING, TIMEOUT, NODE_FAIL …); empty without an answer."""
+    preempted: bool = False
+    """``PreemptTime`` is set, or the accounting has PREEMPTED."""
+    cancelled: bool = False
+    """Cancelled by a person."""
+    cancelled_by: str = ""
+    """``owner``, ``admin`` or empty where it is not known."""
+    out_of_memory: bool = False
+    supervisor_signal: int = 0
+    """That ended the supervisor itself, by the accounting; 0 for none."""
+    failed_node: str = ""
+    """The only node of the job that is down now."""
+    ended: float | None = None
+    """When the job ended; None while it runs, or without an answer."""
+    site: RecoveryOptions = RecoveryOptions()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training was. Steps are optimizer steps."""
+
+    step_before: int | None = None
+    """Of the newest valid checkpoint when the attempt began; None: not known, which is not 0."""
+    step_after: int | None = None
+    """The same when it had ended."""
+    last_step: int | None = None
+    """Last step on record, saved or not."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that is known of an attempt that has just ended, by source."""
+
+    attempt: AttemptFacts
+    observed: Observed = Observed()
+    traces: Traces = Traces()
+    slurm: SlurmReport = SlurmReport()
+    progress: Progress = Progress()
+
+    @property
+    def site(self) -> RecoveryOptions:
+        """Return what can be done where the decision is made."""
+        return self.slurm.site

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +14,22 @@ from jobs.contract import done_markers, rundir, specs
 from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import Job
-from jobs.contract.outcomes import Diagnosis, Hang, NodeFinding
 from jobs.slurm import srun_output
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import log_patterns
-from jobs.supervision.diagnosis.evidence import Evidence, RankExit, RecoveryOptions
+from jobs.supervision.diagnosis.evidence import (
+    AttemptFacts,
+    Evidence,
+    Observed,
+    Progress,
+    RankExit,
+    SlurmReport,
+    Traces,
+)
 from jobs.supervision.ranks import local_ranks
 
 LOG_TAIL_BYTES = 1 << 20
 """Of the ranks' log: what led to the end stands there."""
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What the supervisor itself saw of a start; a start it did not see has none of it."""
-
-    code: int | None = None
-    """Of the ranks' step; None when they were never started."""
-    ranks_started: bool = False
-    failures: tuple[srun_output.FailedTask, ...] = ()
-    signals: tuple[int, ...] = ()
-    findings: tuple[NodeFinding, ...] = ()
-    hang: Hang | None = None
-    oom_kills: int = 0
-    message: str = ""
-    hint: str = ""
-    configuration: bool = False
-    diagnosis: Diagnosis | None = None
-    """Of the attempt's own supervisor, for whoever closes the attempt after it."""
-
-
-HERE = RecoveryOptions()
-
-
-@dataclass(frozen=True)
-class SlurmReport:
-    """What Slurm says of the job."""
-
-    state: str = ""
-    """Its first word; empty when it says none."""
-    preempted: bool = False
-    cancelled: bool = False
-    cancelled_by: str = ""
-    """``owner``, ``admin`` or empty for not known."""
-    out_of_memory: bool = False
-    supervisor_signal: int = 0
-    failed_node: str = ""
-    """The only node of the job that Slurm calls down now."""
-    ended: float | None = None
-    """When the job ended; None while it runs, or where Slurm does not answer."""
-    site: RecoveryOptions = HERE
 
 
 def evidence(
@@ -80,40 +45,27 @@ def evidence(
     """
     words = read_text(place.srun_log)
     ended = said.ended or time.time()
-    return Evidence(
+    attempt = AttemptFacts(
         stage=place.stage,
-        attempt=place.attempt,
+        number=place.attempt,
         job_id=job.job_id,
         began=place.began,
         ended=ended,
-        done=task is not None and is_done(place, task),
-        cancelled=past.is_cancelled or said.cancelled,
-        cancelled_by="owner" if past.is_cancelled else said.cancelled_by,
-        stop_asked=past.is_stopped or place.run.stop_file.exists(),
-        signals=seen.signals,
-        preempted=said.preempted,
-        slurm_state=said.state,
-        ranks=tuple(rank_exits(read_rank_exits(place), seen.failures, ended)),
-        code=seen.code,
-        ranks_started=seen.ranks_started,
-        supervisor_signal=said.supervisor_signal,
-        failed_node=srun_output.failed_node(words) or said.failed_node,
-        oom_kills=max(seen.oom_kills, srun_output.oom_kills(words), int(said.out_of_memory)),
-        findings=seen.findings,
-        hang=seen.hang,
-        log_signatures=log_patterns.find(tail(place.ranks_log).splitlines(), is_labelled(task)),
-        step_before=place.step,
-        step_after=checkpoint_step(place.run, task),
-        last_step=last_step(place, task),
-        message=seen.message,
-        code_hint=seen.hint,
-        configuration=seen.configuration,
-        site=said.site,
         run=place.run.name,
         world_size=task.ranks if task else 0,
         by_person=past.is_by_person(place.attempt),
-        known=seen.diagnosis,
+        done=task is not None and is_done(place, task),
+        cancelled=past.is_cancelled,
+        stop_requested=past.is_stopped or place.run.stop_file.exists(),
     )
+    traces = Traces(
+        ranks=tuple(rank_exits(read_rank_exits(place), seen.failures, ended)),
+        failed_node=srun_output.failed_node(words) or said.failed_node,
+        oom_kills=max(seen.oom_kills, srun_output.oom_kills(words), int(said.out_of_memory)),
+        log_signs=log_patterns.find(tail(place.ranks_log).splitlines(), is_labelled(task)),
+    )
+    steps = Progress(place.step, checkpoint_step(place.run, task), last_step(place, task))
+    return Evidence(attempt, seen, traces, said, steps)
 
 
 def is_done(place: AttemptRef, task: specs.TaskSpec) -> bool:

@@ -54,9 +54,9 @@ def first_failure(evidence: Evidence) -> RankExit | None:
     A code that srun or the launcher saw first and that is a signal names its rank whatever the
     times say: who was killed left no time of its own.
     """
-    failed = [rank for rank in evidence.ranks if failed_itself(evidence, rank)]
-    sudden = evidence.code is not None and evidence.code < 0
-    named = [rank for rank in failed if sudden and rank.code == evidence.code]
+    failed = [rank for rank in evidence.traces.ranks if failed_itself(evidence, rank)]
+    sudden = evidence.observed.code is not None and evidence.observed.code < 0
+    named = [rank for rank in failed if sudden and rank.code == evidence.observed.code]
     return min(named or failed, key=lambda rank: rank.time, default=None)
 
 
@@ -126,7 +126,7 @@ def points_to(sign: LogSign) -> RootCause:
 
 def signs_of(evidence: Evidence, rank: RankExit) -> Iterable[LogSign]:
     """What the log says of a rank; a line without a label may be about any."""
-    return (sign for sign in evidence.log_signatures if sign.rank in (rank.rank, None))
+    return (sign for sign in evidence.traces.log_signs if sign.rank in (rank.rank, None))
 
 
 def last_sign(evidence: Evidence, rank: RankExit) -> str:
@@ -135,8 +135,12 @@ def last_sign(evidence: Evidence, rank: RankExit) -> str:
 
 def is_program_error(evidence: Evidence, rank: RankExit) -> bool:
     """Whether an exception before the run's first step comes back however often it is started."""
-    untouched = not evidence.step_before and not evidence.step_after and not evidence.last_step
-    if evidence.stage not in TRAINING_STAGES or not untouched:
+    untouched = (
+        not evidence.progress.step_before
+        and not evidence.progress.step_after
+        and not evidence.progress.last_step
+    )
+    if evidence.attempt.stage not in TRAINING_STAGES or not untouched:
         return False
     return rank.kind in PROGRAM_KINDS or in_all_ranks(evidence, rank)
 
@@ -145,11 +149,15 @@ def in_all_ranks(evidence: Evidence, rank: RankExit) -> bool:
     """Whether every rank, of several, left with the same exception."""
     alike = [
         other
-        for other in evidence.ranks
+        for other in evidence.traces.ranks
         if (other.kind, other.frame) == (rank.kind, rank.frame)
         and normalised(other.message) == normalised(rank.message)
     ]
-    return rank.kind != "" and evidence.world_size > 1 and len(alike) == evidence.world_size
+    return (
+        rank.kind != ""
+        and evidence.attempt.world_size > 1
+        and len(alike) == evidence.attempt.world_size
+    )
 
 
 def normalised(message: str) -> str:

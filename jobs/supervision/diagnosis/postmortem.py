@@ -15,8 +15,7 @@ from jobs.slurm.client import Client
 from jobs.supervision import allocation, preflight_step
 from jobs.supervision.attempt_records import AttemptRef, FolderListing
 from jobs.supervision.diagnosis import evidence_collection
-from jobs.supervision.diagnosis.evidence import Evidence, RecoveryOptions
-from jobs.supervision.diagnosis.evidence_collection import Observed
+from jobs.supervision.diagnosis.evidence import Evidence, Observed, RecoveryOptions
 
 
 def examine(  # noqa: PLR0913 - one argument per source of evidence

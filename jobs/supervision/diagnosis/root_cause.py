@@ -50,8 +50,11 @@ def classify(evidence: Evidence) -> Diagnosis:
     asked = first_answer(WHO_ASKED, evidence)
     if asked is not None:
         return verdict(asked)
-    if evidence.known is not None and evidence.known.cause is not RootCause.UNKNOWN:
-        return evidence.known
+    if (
+        evidence.observed.diagnosis is not None
+        and evidence.observed.diagnosis.cause is not RootCause.UNKNOWN
+    ):
+        return evidence.observed.diagnosis
     return verdict(first_answer(WHAT_HAPPENED, evidence) or unknown(evidence))
 
 
@@ -81,21 +84,23 @@ def one_line(text: str) -> str:
 
 
 def target_reached(evidence: Evidence) -> DiagnosisText | None:
-    if not evidence.done:
+    if not evidence.attempt.done:
         return None
-    return DiagnosisText(RootCause.COMPLETED, f"{evidence.stage} reached its target")
+    return DiagnosisText(RootCause.COMPLETED, f"{evidence.attempt.stage} reached its target")
 
 
 def cancelled(evidence: Evidence) -> DiagnosisText | None:
     """Before the file STOP: who cancels a run that is leaving does not want the next one either."""
-    if not (evidence.cancelled or was_cancelled(evidence.slurm_state)):
+    attempt, slurm = evidence.attempt, evidence.slurm
+    if not (attempt.cancelled or slurm.cancelled or was_cancelled(slurm.state)):
         return None
-    by = {"admin": "an administrator", "owner": "its owner"}.get(evidence.cancelled_by, "somebody")
+    who_asked = "owner" if attempt.cancelled else slurm.cancelled_by
+    by = {"admin": "an administrator", "owner": "its owner"}.get(who_asked, "somebody")
     return DiagnosisText(RootCause.CANCELLED, f"{task(evidence)} was cancelled by {by}")
 
 
 def stop_asked(evidence: Evidence) -> DiagnosisText | None:
-    if not evidence.stop_asked:
+    if not evidence.attempt.stop_requested:
         return None
     return DiagnosisText(
         RootCause.STOPPED, f"{task(evidence)} was asked to save and leave{at_step(evidence)}"
@@ -103,16 +108,18 @@ def stop_asked(evidence: Evidence) -> DiagnosisText | None:
 
 
 def refused(evidence: Evidence) -> DiagnosisText | None:
-    if not evidence.configuration:
+    if not evidence.observed.configuration:
         return None
-    sentence = evidence.message or f"{evidence.stage} cannot be run as it is configured"
-    return DiagnosisText(RootCause.CONFIGURATION, sentence, hint=evidence.code_hint)
+    sentence = (
+        evidence.observed.message or f"{evidence.attempt.stage} cannot be run as it is configured"
+    )
+    return DiagnosisText(RootCause.CONFIGURATION, sentence, hint=evidence.observed.hint)
 
 
 def preempted(evidence: Evidence) -> DiagnosisText | None:
     """Or queued again by somebody's ``scontrol requeue``, which is a preemption by hand."""
     word = first_word(evidence)
-    if evidence.preempted or word == "PREEMPTED":
+    if evidence.slurm.preempted or word == "PREEMPTED":
         return DiagnosisText(
             RootCause.PREEMPTED, f"{job(evidence)} was preempted{at_step(evidence)}"
         )
@@ -124,16 +131,16 @@ def preempted(evidence: Evidence) -> DiagnosisText | None:
 
 
 def node_failed(evidence: Evidence) -> DiagnosisText | None:
-    if not (evidence.failed_node or first_word(evidence) in ("NODE_FAIL", "BOOT_FAIL")):
+    if not (evidence.traces.failed_node or first_word(evidence) in ("NODE_FAIL", "BOOT_FAIL")):
         return None
-    node = evidence.failed_node or only_node(evidence)
+    node = evidence.traces.failed_node or only_node(evidence)
     who = node or f"a node of {job(evidence)}, Slurm does not say which,"
     return DiagnosisText(RootCause.NODE_FAIL, f"{who} failed{at_step(evidence)}", node)
 
 
 def time_limit(evidence: Evidence) -> DiagnosisText | None:
     """Slurm's word, or the early signal; not for what broke before, or while saving."""
-    early = signal.SIGUSR2 in evidence.signals and evidence.site.scheduler == "slurm"
+    early = signal.SIGUSR2 in evidence.observed.signals and evidence.site.scheduler == "slurm"
     if not (early or first_word(evidence) == "TIMEOUT") or first_failure.broken(evidence):
         return None
     sentence = f"{job(evidence)} came to its time limit{at_step(evidence)}"
@@ -142,7 +149,7 @@ def time_limit(evidence: Evidence) -> DiagnosisText | None:
 
 def signalled(evidence: Evidence) -> DiagnosisText | None:
     """SIGTERM alone does not say who ends a job of Slurm; on this machine it is a person."""
-    if not evidence.signals or first_failure.broken(evidence):
+    if not evidence.observed.signals or first_failure.broken(evidence):
         return None
     if evidence.site.scheduler != "slurm":
         return DiagnosisText(
@@ -157,7 +164,7 @@ def signalled(evidence: Evidence) -> DiagnosisText | None:
 
 def unfit_node(evidence: Evidence) -> DiagnosisText | None:
     """FATAL findings: of the pre-flight, or of a GPU that failed at work."""
-    fatal = [finding for finding in evidence.findings if finding.verdict == "FATAL"]
+    fatal = [finding for finding in evidence.observed.findings if finding.verdict == "FATAL"]
     if not fatal:
         return None
     first = fatal[0]
@@ -165,7 +172,7 @@ def unfit_node(evidence: Evidence) -> DiagnosisText | None:
         return DiagnosisText(
             RootCause.STORAGE, f"{first.node}: {first.message}", same=("", first.code)
         )
-    cause = RootCause.GPU_HARDWARE if evidence.ranks_started else RootCause.UNHEALTHY
+    cause = RootCause.GPU_HARDWARE if evidence.observed.ranks_started else RootCause.UNHEALTHY
     first = next(finding for finding in fatal if not is_storage(finding))
     sentence = f"{first.node} is not fit for work: {first.message} ({first.code})"
     return DiagnosisText(cause, sentence, first.node, same=("", first.code))
@@ -180,7 +187,7 @@ def is_storage(finding: NodeFinding) -> bool:
 
 def bad_gpu(evidence: Evidence) -> DiagnosisText | None:
     """An XID of the hardware, or a rank's CUDA error on a node with a finding against it."""
-    for sign in evidence.log_signatures:
+    for sign in evidence.traces.log_signs:
         number = sign.number
         if number is not None and xid.action(number) in (Xid.EXCLUDE, Xid.REPAIR):
             node = node_of(evidence, sign.rank)
@@ -189,7 +196,7 @@ def bad_gpu(evidence: Evidence) -> DiagnosisText | None:
     first = first_failure.first_failure(evidence)
     if first is None or first_failure.told_by(evidence, first) is not RootCause.CUDA_ERROR:
         return None
-    for finding in evidence.findings:
+    for finding in evidence.observed.findings:
         if finding.node == first.node:
             sentence = f"{who(first)} met a CUDA error, and {finding.message} ({finding.code})"
             return DiagnosisText(
@@ -199,10 +206,10 @@ def bad_gpu(evidence: Evidence) -> DiagnosisText | None:
 
 
 def host_memory(evidence: Evidence) -> DiagnosisText | None:
-    told = any(sign.name == "oom_kill" for sign in evidence.log_signatures)
-    if not (told or evidence.oom_kills or first_word(evidence) == "OUT_OF_MEMORY"):
+    told = any(sign.name == "oom_kill" for sign in evidence.traces.log_signs)
+    if not (told or evidence.traces.oom_kills or first_word(evidence) == "OUT_OF_MEMORY"):
         return None
-    killed = next((rank for rank in evidence.ranks if rank.code == -signal.SIGKILL), None)
+    killed = next((rank for rank in evidence.traces.ranks if rank.code == -signal.SIGKILL), None)
     who_died = who(killed) if killed else f"a process of {task(evidence)}"
     sentence = f"{who_died} was ended because its node ran out of memory{at_step(evidence)}"
     hint = "ask for more memory, or use fewer data workers"
@@ -213,7 +220,7 @@ def host_memory(evidence: Evidence) -> DiagnosisText | None:
 
 def hung(evidence: Evidence) -> DiagnosisText | None:
     """Unless a rank failed by itself, which leaves the others waiting."""
-    hang = evidence.hang
+    hang = evidence.observed.hang
     if hang is None or first_failure.broken(evidence):
         return None
     rank = "" if hang.rank is None else f": rank {hang.rank}{of_node(hang.node)} stopped first"
@@ -254,16 +261,16 @@ def killed_rank(evidence: Evidence, rank: RankExit) -> DiagnosisText:
 
 def supervisor_killed(evidence: Evidence) -> DiagnosisText | None:
     """Slurm ends the ranks of a job whose batch step is gone."""
-    if not evidence.supervisor_signal:
+    if not evidence.slurm.supervisor_signal:
         return None
-    name = signal_name(evidence.supervisor_signal)
+    name = signal_name(evidence.slurm.supervisor_signal)
     sentence = f"the supervisor of {job(evidence)} was ended by {name}{at_step(evidence)}"
     return DiagnosisText(RootCause.CRASH, sentence)
 
 
 def unnamed_rank(evidence: Evidence) -> DiagnosisText | None:
     """A signal ended a rank that nobody names."""
-    code = evidence.code
+    code = evidence.observed.code
     if code is None or code >= 0:
         return None
     sentence = f"a rank was ended by {signal_name(-code)}{at_step(evidence)}"
@@ -272,7 +279,7 @@ def unnamed_rank(evidence: Evidence) -> DiagnosisText | None:
 
 def log_alone(evidence: Evidence) -> DiagnosisText | None:
     """No rank left words, but the log knows what happened."""
-    for sign in evidence.log_signatures:
+    for sign in evidence.traces.log_signs:
         cause = first_failure.points_to(sign)
         if sign.name not in log_patterns.SYMPTOMS and cause is not RootCause.UNKNOWN:
             place = "" if sign.rank is None else f" of rank {sign.rank}"
@@ -286,10 +293,10 @@ def log_alone(evidence: Evidence) -> DiagnosisText | None:
 
 def peers_lost(evidence: Evidence) -> DiagnosisText | None:
     """Every rank blames another, and none says why."""
-    symptoms = [rank for rank in evidence.ranks if first_failure.is_symptom(evidence, rank)]
+    symptoms = [rank for rank in evidence.traces.ranks if first_failure.is_symptom(evidence, rank)]
     matches = [log_patterns.search(rank.message) for rank in symptoms]
     names = {match[0] for match in matches if match}
-    names |= {sign.name for sign in evidence.log_signatures}
+    names |= {sign.name for sign in evidence.traces.log_signs}
     if not symptoms and not names & log_patterns.SYMPTOMS:
         return None
     one = who(symptoms[0]) if symptoms else "a rank"
@@ -302,24 +309,24 @@ def peers_lost(evidence: Evidence) -> DiagnosisText | None:
 
 
 def not_started(evidence: Evidence) -> DiagnosisText | None:
-    if evidence.ranks_started:
+    if evidence.observed.ranks_started:
         return None
-    sentence = evidence.message or f"the ranks of {task(evidence)} were not started"
-    return DiagnosisText(RootCause.LAUNCH, sentence, hint=evidence.code_hint)
+    sentence = evidence.observed.message or f"the ranks of {task(evidence)} were not started"
+    return DiagnosisText(RootCause.LAUNCH, sentence, hint=evidence.observed.hint)
 
 
 def unknown(evidence: Evidence) -> DiagnosisText:
     """What can be said when nothing is known."""
-    if evidence.code == 0:
+    if evidence.observed.code == 0:
         return DiagnosisText(
             RootCause.UNKNOWN, f"the ranks of {task(evidence)} left before their target"
         )
-    return DiagnosisText(RootCause.UNKNOWN, evidence.message or unexplained(evidence))
+    return DiagnosisText(RootCause.UNKNOWN, evidence.observed.message or unexplained(evidence))
 
 
 def unexplained(evidence: Evidence) -> str:
     """Return which process ended: the job, or only its ranks while Slurm shows the job alive."""
-    state = evidence.slurm_state
+    state = evidence.slurm.state
     if JobState.from_slurm(state) in (JobState.ACTIVE, JobState.QUEUED):
         return f"the ranks of {task(evidence)} ended{at_step(evidence)}, nothing says why"
     ended = f" as {state}" if state else ""
@@ -355,15 +362,15 @@ WHAT_HAPPENED: tuple[Rule, ...] = (
 
 def first_word(evidence: Evidence) -> str:
     """Slurm's state without what follows it (``CANCELLED by 1000``)."""
-    return (evidence.slurm_state.split() or [""])[0].rstrip("+")
+    return (evidence.slurm.state.split() or [""])[0].rstrip("+")
 
 
 def task(evidence: Evidence) -> str:
-    return f"attempt {evidence.attempt} of {evidence.stage}"
+    return f"attempt {evidence.attempt.number} of {evidence.attempt.stage}"
 
 
 def job(evidence: Evidence) -> str:
-    return f"job {evidence.job_id}" if evidence.job_id else task(evidence)
+    return f"job {evidence.attempt.job_id}" if evidence.attempt.job_id else task(evidence)
 
 
 def who(rank: RankExit) -> str:
@@ -375,7 +382,9 @@ def of_node(node: str) -> str:
 
 
 def at_step(evidence: Evidence) -> str:
-    return "" if evidence.last_step is None else f" at step {evidence.last_step:,}"
+    return (
+        "" if evidence.progress.last_step is None else f" at step {evidence.progress.last_step:,}"
+    )
 
 
 def signal_name(number: int) -> str:
@@ -395,5 +404,5 @@ def only_node(evidence: Evidence) -> str:
 
 def node_of(evidence: Evidence, rank: int | None) -> str:
     """Where a rank ran, as far as that is known."""
-    found = (item.node for item in evidence.ranks if item.rank == rank)
+    found = (item.node for item in evidence.traces.ranks if item.rank == rank)
     return next(found, "") or only_node(evidence)

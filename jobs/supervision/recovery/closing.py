@@ -66,7 +66,7 @@ class AttemptCloser:
         place, job = place_of(self.run, start), Job(start.job_id, start.restarts, start.nodes)
         record = attempt_records.exit_record(place, job, evidence, decision, self.by)
         self._keep(record, past)
-        closed.append(replace(record, by_person=evidence.by_person))
+        closed.append(replace(record, by_person=evidence.attempt.by_person))
         if path:
             self._note_suspects(path, decision.suspects)
         return decision

@@ -65,7 +65,7 @@ def decide(
         now: seconds since 1970.
         limits: how patient to be; the defaults when None.
     """
-    past = tuple(ending for ending in history if ending.attempt != evidence.attempt)
+    past = tuple(ending for ending in history if ending.attempt != evidence.attempt.number)
     verdict = root_cause.classify(evidence)
     active = node_ledger.active(ledger, now)
     case = RetryCase(evidence, verdict, past, active, now, limits or SupervisionSpec())
@@ -99,7 +99,7 @@ def final(case: RetryCase) -> Decision | None:
     if not case.row.ends:
         return None
     if case.row.code == STOPPED:
-        name = case.evidence.run or "RUN"
+        name = case.evidence.attempt.run or "RUN"
         reason = f"{case.verdict.sentence}; `meditron resume {name}` goes on"
         return Decision(RetryAction.STOP, reason, code=STOPPED)
     return stop(case, case.row.advice)
@@ -107,8 +107,12 @@ def final(case: RetryCase) -> Decision | None:
 
 def lost_checkpoint(case: RetryCase) -> Decision | None:
     """Nothing that can be loaded is left of what there was; storage that is away may come back."""
-    left = case.evidence.step_after
-    if case.evidence.stage not in TRAINING_STAGES or left or (left == 0 and not case.newest):
+    left = case.evidence.progress.step_after
+    if (
+        case.evidence.attempt.stage not in TRAINING_STAGES
+        or left
+        or (left == 0 and not case.newest)
+    ):
         return None
     if case.verdict.cause is RootCause.CHECKPOINT:
         return stop(case, case.row.advice)
@@ -126,7 +130,7 @@ def being_ended(case: RetryCase) -> Decision | None:
     """Slurm, or a person by way of it, is ending the job; what it is called in the end decides."""
     if not (case.live and case.on_slurm) or case.verdict.cause is RootCause.PREEMPTED:
         return None
-    signals = case.evidence.signals
+    signals = case.evidence.observed.signals
     asked = any(number in signals for number in (signal.SIGTERM, signal.SIGINT))
     if case.verdict.cause is not RootCause.NODE_FAIL and (not asked or signal.SIGUSR2 in signals):
         return None
@@ -141,7 +145,7 @@ def allocations_too_short(case: RetryCase) -> Decision | None:
         return None
     why = (
         "the save interval is longer than the allocation"
-        if case.evidence.stage in TRAINING_STAGES
+        if case.evidence.attempt.stage in TRAINING_STAGES
         else "the task needs more time than its limit gives"
     )
     sentence = f"{case.verdict.sentence}, for the second time without getting further: {why}"
@@ -151,7 +155,7 @@ def allocations_too_short(case: RetryCase) -> Decision | None:
 
 def memory_never_sufficed(case: RetryCase) -> Decision | None:
     """Until a checkpoint shows that this layout fits, it does not."""
-    if case.verdict.cause is not RootCause.CUDA_OOM or case.evidence.step_after:
+    if case.verdict.cause is not RootCause.CUDA_OOM or case.evidence.progress.step_after:
         return None
     return stop(case, case.row.advice)
 
@@ -161,7 +165,7 @@ def same_step(case: RetryCase) -> Decision | None:
 
     A full disk is met at the same save each time, and yet not for the step's sake.
     """
-    print_, step = case.verdict.fingerprint, case.evidence.last_step
+    print_, step = case.verdict.fingerprint, case.evidence.progress.last_step
     if not print_ or step is None or case.verdict.cause is RootCause.STORAGE:
         return None
     times = sum((e.fingerprint, e.last_step) == (print_, step) for e in case.counted)
@@ -242,7 +246,7 @@ def go_on(case: RetryCase) -> Decision:
         return restart(case, delay)
     if site.can_submit or not case.on_slurm:
         return submit(case, delay)
-    name = case.evidence.run or "RUN"
+    name = case.evidence.attempt.run or "RUN"
     reason = (
         f"{case.verdict.sentence}; no job may be submitted from here: `meditron recover` or "
         f"`meditron resume {name}` on the login node goes on {whence(case)}"
@@ -257,7 +261,7 @@ def may_restart(case: RetryCase, delay: float) -> bool:
     return (
         case.live
         and site.usable
-        and not case.evidence.signals  # the allocation ends, or somebody wants it to
+        and not case.evidence.observed.signals  # the allocation ends, or somebody wants it to
         and case.row.here
         and not case.blamed
         and not fatal & set(site.nodes)
@@ -270,7 +274,10 @@ def restarts(case: RetryCase) -> int:
     """Starts after the first in this allocation; a job that was queued again has a new one."""
     number = 0
     for ending in reversed(case.past):
-        if ending.job_id != case.evidence.job_id or ending.action is not RetryAction.RESTART:
+        if (
+            ending.job_id != case.evidence.attempt.job_id
+            or ending.action is not RetryAction.RESTART
+        ):
             break
         number += 1
     return number
@@ -296,7 +303,7 @@ def submit(case: RetryCase, delay: float) -> Decision:
 
 
 def whence(case: RetryCase) -> str:
-    step = case.evidence.step_after
+    step = case.evidence.progress.step_after
     if step is not None:
         return f"from step {step:,}"
     return "from its beginning" if case.newest is None else "from its newest checkpoint"
@@ -321,7 +328,7 @@ def delay_before(case: RetryCase) -> float:
 
 def chance(evidence: Evidence) -> float:
     """From 0 to 1, other for each run and attempt, and always the same for one."""
-    name = f"{evidence.run}/{evidence.job_id}/{evidence.attempt}"
+    name = f"{evidence.attempt.run}/{evidence.attempt.job_id}/{evidence.attempt.number}"
     return hashlib.sha256(name.encode()).digest()[0] / 255
 
 
@@ -339,7 +346,7 @@ def suspects(case: RetryCase) -> tuple[NodeEntry, ...]:
 
 def cause_entries(case: RetryCase) -> list[NodeEntry]:
     """The node that the cause names, unless a finding names what is wrong with it."""
-    verdict, told = case.verdict, {finding.node for finding in case.evidence.findings}
+    verdict, told = case.verdict, {finding.node for finding in case.evidence.observed.findings}
     if not verdict.node or not case.row.entry or verdict.node in told:
         return []
     code = verdict.cause.value.upper()
@@ -356,7 +363,7 @@ def finding_entries(case: RetryCase) -> list[NodeEntry]:
             finding.code,
             finding.message,
         )
-        for finding in case.evidence.findings
+        for finding in case.evidence.observed.findings
         if finding.verdict in ("FATAL", "DRAIN") and not root_cause.is_storage(finding)
     ]
 
@@ -369,7 +376,7 @@ def entry(case: RetryCase, node: str, verdict: str, code: str, evidence: str) ->
         code,
         evidence,
         case.now,
-        run=told.run,
-        stage=told.stage,
-        attempt=told.attempt,
+        run=told.attempt.run,
+        stage=told.attempt.stage,
+        attempt=told.attempt.number,
     )

@@ -46,20 +46,20 @@ class RetryCase:
         """Return the exit record of the attempt, still without a decision."""
         evidence, verdict = self.evidence, self.verdict
         return ExitRecord(
-            stage=evidence.stage,
+            stage=evidence.attempt.stage,
             index=0,
-            attempt=evidence.attempt,
-            job_id=evidence.job_id,
+            attempt=evidence.attempt.number,
+            job_id=evidence.attempt.job_id,
             cause=verdict.cause,
             fingerprint=verdict.fingerprint,
             node=verdict.node,
-            started=evidence.began,
-            ended=evidence.ended,
-            step_before=evidence.step_before,
-            step_after=evidence.step_after,
+            started=evidence.attempt.began,
+            ended=evidence.attempt.ended,
+            step_before=evidence.progress.step_before,
+            step_after=evidence.progress.step_after,
             action=RetryAction.WAIT,
-            by_person=evidence.by_person,
-            last_step=evidence.last_step,
+            by_person=evidence.attempt.by_person,
+            last_step=evidence.progress.last_step,
         )
 
     @cached_property
@@ -90,7 +90,7 @@ class RetryCase:
     @cached_property
     def same(self) -> tuple[ExitRecord, ...]:
         """Attempts that failed as this one, at this checkpoint; this one is the last of them."""
-        here = (e for e in self.counted if e.step_after == self.evidence.step_after)
+        here = (e for e in self.counted if e.step_after == self.evidence.progress.step_after)
         return tuple(ending for ending in here if self.is_alike(ending))
 
     def is_alike(self, ending: ExitRecord) -> bool:
@@ -112,7 +112,7 @@ class RetryCase:
     @property
     def refused_nodes(self) -> tuple[str, ...]:
         """Nodes with a FATAL finding of their own."""
-        findings = self.evidence.findings
+        findings = self.evidence.observed.findings
         return tuple(
             f.node for f in findings if f.verdict == "FATAL" and not root_cause.is_storage(f)
         )

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from typing import Any
 
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.outcomes import Decision, NodeEntry, RetryAction, RootCause
-from jobs.supervision.diagnosis.evidence import Evidence, LogSign, RankExit, RecoveryOptions
+from jobs.supervision.diagnosis.evidence import (
+    AttemptFacts,
+    Evidence,
+    LogSign,
+    Observed,
+    Progress,
+    RankExit,
+    RecoveryOptions,
+    SlurmReport,
+)
 
 NODES = ("gpu01", "gpu02")
 SITE = RecoveryOptions(nodes=NODES, seconds_left=36_000.0)
@@ -17,22 +27,41 @@ NOW = 1_800_000_000.0
 KILL = -signal.SIGKILL
 
 
+PARTS: dict[str, tuple[str, ...]] = {
+    "attempt": (
+        "stage", "number", "job_id", "began", "ended", "run", "world_size", "by_person", "done",
+        "stop_requested",
+    ),
+    "observed": (
+        "code", "ranks_started", "signals", "findings", "hang", "message", "hint", "configuration",
+        "diagnosis",
+    ),
+    "traces": ("ranks", "failed_node", "oom_kills", "log_signs"),
+    "slurm": ("state", "preempted", "cancelled", "cancelled_by", "supervisor_signal", "site"),
+    "progress": ("step_before", "step_after", "last_step"),
+}  # fmt: skip
+"""Fields by the part of the evidence that has them."""
+
+FIRST = Evidence(
+    AttemptFacts("pretrain", 1, "12", NOW - 600, NOW, run="med", world_size=4),
+    Observed(ranks_started=True),
+    slurm=SlurmReport(site=SITE),
+    progress=Progress(1100, 1200, 1204),
+)
+
+
 def evidence(**changes: Any) -> Evidence:
     """The first attempt of a training of four ranks on two nodes, a checkpoint further."""
-    values: dict[str, Any] = {
-        "stage": "pretrain",
-        "attempt": 1,
-        "job_id": "12",
-        "began": NOW - 600,
-        "ended": NOW,
-        "run": "med",
-        "world_size": 4,
-        "step_before": 1100,
-        "step_after": 1200,
-        "last_step": 1204,
-        "site": SITE,
-    }
-    return Evidence(**{**values, **changes})
+    return changed(FIRST, **changes)
+
+
+def changed(told: Evidence, **changes: Any) -> Evidence:
+    """The evidence with other values of fields, whichever part has them."""
+    for part, names in PARTS.items():
+        values = {name: changes.pop(name) for name in names if name in changes}
+        told = replace(told, **{part: replace(getattr(told, part), **values)})
+    assert not changes, f"no part of the evidence has {changes}"
+    return told
 
 
 def rank(number: int, code: int = 1, kind: str = "", message: str = "", **changes: Any) -> RankExit:
@@ -63,20 +92,20 @@ def ending(told: Evidence, decision: Decision) -> ExitRecord:
     """What the ledger keeps of an attempt."""
     assert decision.verdict is not None
     return ExitRecord(
-        stage=told.stage,
+        stage=told.attempt.stage,
         index=0,
-        attempt=told.attempt,
-        job_id=told.job_id,
+        attempt=told.attempt.number,
+        job_id=told.attempt.job_id,
         cause=decision.verdict.cause,
         fingerprint=decision.verdict.fingerprint,
         node=decision.verdict.node,
-        started=told.began,
-        ended=told.ended,
-        step_before=told.step_before,
-        step_after=told.step_after,
+        started=told.attempt.began,
+        ended=told.attempt.ended,
+        step_before=told.progress.step_before,
+        step_after=told.progress.step_after,
         action=decision.action,
-        by_person=told.by_person,
-        last_step=told.last_step,
+        by_person=told.attempt.by_person,
+        last_step=told.progress.last_step,
     )
 
 

@@ -23,8 +23,7 @@ from jobs.contract.stage_specs import (
 from jobs.slurm.srun_output import FailedTask
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import evidence_collection
-from jobs.supervision.diagnosis.evidence import Evidence, RankExit
-from jobs.supervision.diagnosis.evidence_collection import Observed, SlurmReport
+from jobs.supervision.diagnosis.evidence import Evidence, Observed, RankExit, SlurmReport
 
 from ..conftest import Workbench
 
@@ -96,16 +95,21 @@ def test_srun_and_the_log_speak_for_ranks_that_cannot(bench: Workbench, place: A
 
     found = evidence(place, task, Observed(ranks_started=True))
 
-    assert found.failed_node == "gpu02"
-    assert [sign.name for sign in found.log_signatures] != []
-    assert (found.job_id, found.run, found.world_size) == ("7", bench.run.name, 1)
-    assert (found.done, found.step_after) == (False, None)
+    assert found.traces.failed_node == "gpu02"
+    assert [sign.name for sign in found.traces.log_signs] != []
+    assert (found.attempt.job_id, found.attempt.run, found.attempt.world_size) == (
+        "7",
+        bench.run.name,
+        1,
+    )
+    assert (found.attempt.done, found.progress.step_after) == (False, None)
 
 
 def test_a_task_without_a_readable_spec_has_evidence_too(place: AttemptRef) -> None:
     found = evidence(place, None, Observed(message="no spec", configuration=True))
 
-    assert (found.configuration, found.message, found.world_size) == (True, "no spec", 0)
+    assert (found.observed.configuration, found.observed.message) == (True, "no spec")
+    assert found.attempt.world_size == 0
 
 
 def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:

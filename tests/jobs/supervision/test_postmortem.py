@@ -9,7 +9,7 @@ from jobs.contract.outcomes import Decision, Diagnosis, RetryAction, RootCause
 from jobs.supervision import attempt_records
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import postmortem
-from jobs.supervision.diagnosis.evidence import Evidence
+from jobs.supervision.diagnosis.evidence import AttemptFacts, Evidence
 
 from ..conftest import Workbench
 from .endings import AFTERWARDS, NOW
@@ -26,7 +26,7 @@ def record(bench: Workbench) -> None:
     """Leave the record of a supervisor that could submit nothing."""
     append_event(bench.run, "submit", stage="curate", indices=[0], attempt=1, job_ids=["12"])
     decision = Decision(RetryAction.WAIT, "the login node goes on", verdict=SEEN)
-    evidence = Evidence("curate", 1, "12", NOW - 600, NOW)
+    evidence = Evidence(AttemptFacts("curate", 1, "12", NOW - 600, NOW))
     record = attempt_records.exit_record(place(bench), Job("12"), evidence, decision)
     attempt_records.record_exit(bench.run, record)
 
@@ -41,9 +41,9 @@ def test_what_the_supervisor_has_said_of_the_end_is_kept(bench: Workbench) -> No
 
     found = examine(bench)
 
-    assert (found.known, found.ended) == (SEEN, NOW)
+    assert (found.observed.diagnosis, found.attempt.ended) == (SEEN, NOW)
     assert attempt_history.read(bench.run).task("curate", 0).exits == ()
 
 
 def test_a_supervisor_that_died_has_said_nothing(bench: Workbench) -> None:
-    assert examine(bench).known is None
+    assert examine(bench).observed.diagnosis is None

@@ -32,6 +32,7 @@ from .endings import (
     KILL,
     NOW,
     SITE,
+    changed,
     ending,
     evidence,
     killed,
@@ -64,7 +65,7 @@ def follow(attempts: Iterable[Evidence], limits: SupervisionSpec = LIMITS) -> li
     history: list[ExitRecord] = []
     decisions = []
     for number, told in enumerate(attempts, 1):
-        told = replace(told, attempt=number)
+        told = changed(told, number=number)
         decision = decide(told, history, limits=limits)
         decisions.append(decision)
         history.append(ending(told, decision))
@@ -84,7 +85,7 @@ def actions(decisions: Iterable[Decision]) -> list[str]:
     ("told", "action", "code"),
     [
         (evidence(done=True, code=0), RetryAction.FINISH, FINISHED),
-        (evidence(stop_asked=True), RetryAction.STOP, STOPPED),
+        (evidence(stop_requested=True), RetryAction.STOP, STOPPED),
         (evidence(cancelled=True, signals=(TERM,)), RetryAction.STOP, STOPPED),
         (evidence(configuration=True), RetryAction.STOP, CONFIGURATION),
         (evidence(preempted=True, signals=(USR2,)), RetryAction.REQUEUE, SUCCESSOR),
@@ -103,7 +104,7 @@ def actions(decisions: Iterable[Decision]) -> list[str]:
         (evidence(ranks=(rank(3, -11),), signals=(USR2,)), RetryAction.SUBMIT, SUCCESSOR),
         (raised("No space left on device"), RetryAction.SUBMIT, SUCCESSOR),
         (evidence(findings=(LOST,), ranks_started=False), RetryAction.SUBMIT, SUCCESSOR),
-        (evidence(log_signatures=(logged("xid", 79),)), RetryAction.SUBMIT, SUCCESSOR),
+        (evidence(log_signs=(logged("xid", 79),)), RetryAction.SUBMIT, SUCCESSOR),
     ],
 )
 def test_each_end_has_its_action(told: Evidence, action: RetryAction, code: int) -> None:
@@ -121,7 +122,7 @@ def test_a_job_that_slurm_started_again_goes_on_unless_it_got_the_bad_node_once_
 ) -> None:
     site = replace(AFTERWARDS, started_again=True, nodes=nodes)
 
-    decision = decide(evidence(slurm_state="NODE_FAIL", failed_node="gpu02", site=site))
+    decision = decide(evidence(state="NODE_FAIL", failed_node="gpu02", site=site))
 
     assert decision.action is action
 
@@ -154,7 +155,7 @@ def test_a_job_that_slurm_started_again_goes_on_unless_it_got_the_bad_node_once_
             "end decides what comes next",
         ),
         (
-            evidence(stop_asked=True),
+            evidence(stop_requested=True),
             "attempt 1 of pretrain was asked to save and leave at step 1,204; `meditron resume "
             "med` goes on",
         ),
@@ -202,11 +203,11 @@ def test_a_preempted_job_goes_on_as_its_site_allows(
 
 @pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL", "TIMEOUT", "FAILED", ""])
 def test_a_job_that_is_over_goes_on_in_a_fresh_one(state: str) -> None:
-    assert decide(evidence(slurm_state=state, site=AFTERWARDS)).action is RetryAction.SUBMIT
+    assert decide(evidence(state=state, site=AFTERWARDS)).action is RetryAction.SUBMIT
 
 
 def test_preemption_and_time_limits_with_progress_are_free() -> None:
-    ends = ({"preempted": True}, {"signals": (USR2,)}, {"slurm_state": "TIMEOUT"})
+    ends = ({"preempted": True}, {"signals": (USR2,)}, {"state": "TIMEOUT"})
     attempts = (
         evidence(step_before=n * 10, step_after=n * 10 + 10, last_step=n * 10 + 10, **how)
         for n, how in enumerate(islice(cycle(ends), 200))
@@ -286,7 +287,7 @@ def test_a_task_without_checkpoints_has_so_many_attempts_in_all(
 ) -> None:
     nothing = {"step_before": None, "step_after": None, "last_step": None}
 
-    decisions = follow([replace(told, stage="tokenize", world_size=1, **nothing)] * 99)
+    decisions = follow([changed(told, stage="tokenize", world_size=1, **nothing)] * 99)
 
     assert len(decisions) == attempts
     assert all("from its beginning" in decision.reason for decision in decisions[:-1])
@@ -419,7 +420,7 @@ def test_the_same_failure_on_two_nodes_is_the_programs() -> None:
 def test_xid_31_is_confirmed_then_excluded_then_the_programs() -> None:
     def attempt(node: str, job: str) -> Evidence:
         site = RecoveryOptions(nodes=(node,), seconds_left=36_000.0)
-        return evidence(log_signatures=(logged("xid", 31),), site=site, job_id=job, **STUCK)
+        return evidence(log_signs=(logged("xid", 31),), site=site, job_id=job, **STUCK)
 
     decisions = follow([attempt("gpu02", "1"), attempt("gpu02", "1"), attempt("gpu05", "2")])
 
@@ -604,7 +605,7 @@ def test_what_waited_is_decided_by_slurms_last_word(state: str, action: RetryAct
     first = decide(told)
     history = [ending(told, first)]
 
-    later = replace(told, signals=(), slurm_state=state, site=AFTERWARDS, known=first.verdict)
+    later = changed(told, signals=(), state=state, site=AFTERWARDS, diagnosis=first.verdict)
 
     assert first.action is RetryAction.WAIT
     assert decide(later, history).action is action
@@ -614,7 +615,7 @@ def test_what_could_not_be_submitted_from_a_node_is_from_the_login_node() -> Non
     told = raised(CUDA, node="gpu02", site=replace(SITE, can_submit=False, usable=False))
     first = decide(told)
 
-    known = replace(told, ranks=(), known=first.verdict, slurm_state="FAILED", site=AFTERWARDS)
+    known = changed(told, ranks=(), diagnosis=first.verdict, state="FAILED", site=AFTERWARDS)
     decision = decide(known, [ending(told, first)])
 
     assert (first.action, decision.action) == (RetryAction.WAIT, RetryAction.SUBMIT)
@@ -628,8 +629,8 @@ FAULTS = st.sampled_from(
         {"preempted": True},
         {"signals": (USR2,)},
         {"signals": (TERM,)},
-        {"slurm_state": "NODE_FAIL"},
-        {"slurm_state": "TIMEOUT"},
+        {"state": "NODE_FAIL"},
+        {"state": "TIMEOUT"},
         {"failed_node": "gpu02"},
         {"code": 0},
         {"code": KILL, "ranks": (rank(3, KILL),)},
@@ -643,7 +644,7 @@ FAULTS = st.sampled_from(
         {"hang": Hang("step", 130, 120, 2, "gpu02")},
         {"oom_kills": 1},
         {"findings": (LOST,), "ranks_started": False},
-        {"log_signatures": (logged("xid", 79),)},
+        {"log_signs": (logged("xid", 79),)},
         {"ranks_started": False},
         {},
     ]
@@ -717,11 +718,11 @@ class Machine:
 
     def attempt(self, told: Evidence) -> RetryAction:
         """One attempt: a decision that waits is taken once more when the job is over."""
-        told = replace(told, attempt=len(self.history) + 1, job_id=str(self.job), by_person=False)
+        told = changed(told, number=len(self.history) + 1, job_id=str(self.job), by_person=False)
         decision = self.decide(told)
         if decision.action is RetryAction.WAIT:
             site = replace(told.site, in_allocation=False, can_submit=True)
-            told = replace(told, site=site, signals=(), known=decision.verdict)
+            told = changed(told, site=site, signals=(), diagnosis=decision.verdict)
             decision = self.decide(told)
         self.history.append(ending(told, decision))
         if decision.action is RetryAction.SUBMIT:
@@ -746,7 +747,7 @@ def test_it_ends_however_long_faults_go_on_without_progress(
     machine = Machine(SupervisionSpec(patience, restarts), [], [])
     bound = 1 + max(retry_policy.STALLED_STARTS, patience)  # the first may bring the checkpoint
 
-    stuck = (replace(told, step_before=step, step_after=step) for told in cycle(faults))
+    stuck = (changed(told, step_before=step, step_after=step) for told in cycle(faults))
     for told in islice(stuck, bound):
         if machine.attempt(told) not in GOES_ON:
             return
@@ -763,7 +764,7 @@ def test_it_ends_in_proportion_to_the_progress_there_is(
 
     for told, gain in attempts:
         advances += bool(gain)
-        told = replace(told, step_before=step, step_after=step + gain, stage="pretrain")
+        told = changed(told, step_before=step, step_after=step + gain, stage="pretrain")
         step += gain
         if machine.attempt(told) not in GOES_ON:
             break
@@ -796,11 +797,13 @@ def test_nothing_is_left_out_without_a_reason(
     assert len({entry.node for entry in decision.suspects}) == len(decision.suspects)
 
 
-@given(ATTEMPTS, ENDINGS, LEDGERS, st.sampled_from(["configuration", "cancelled", "stop_asked"]))
+@given(
+    ATTEMPTS, ENDINGS, LEDGERS, st.sampled_from(["configuration", "cancelled", "stop_requested"])
+)
 def test_what_is_final_is_never_tried_again(
     told: Evidence, history: list[ExitRecord], ledger: list[NodeEntry], how: str
 ) -> None:
-    told = replace(told, preempted=False, slurm_state="", failed_node="", **{how: True})
+    told = changed(told, preempted=False, state="", failed_node="", **{how: True})
 
     assert decide(told, history, ledger).action is RetryAction.STOP
 
@@ -809,7 +812,7 @@ def test_what_is_final_is_never_tried_again(
 def test_training_never_begins_anew_once_a_checkpoint_existed(
     told: Evidence, history: list[ExitRecord], left: int | None
 ) -> None:
-    told = replace(told, stage="pretrain", step_before=1200, step_after=left)
+    told = changed(told, stage="pretrain", step_before=1200, step_after=left)
 
     decision = decide(told, history)
 
@@ -821,7 +824,7 @@ def test_training_never_begins_anew_once_a_checkpoint_existed(
 def test_a_job_that_is_over_is_not_restarted_and_not_queued_again(
     told: Evidence, history: list[ExitRecord], ledger: list[NodeEntry]
 ) -> None:
-    told = replace(told, site=AFTERWARDS)
+    told = changed(told, site=AFTERWARDS)
 
     assert decide(told, history, ledger).action in (
         RetryAction.FINISH,

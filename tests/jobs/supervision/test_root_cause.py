@@ -37,19 +37,19 @@ def everywhere(message: str, kind: str = "RuntimeError", **changes: object) -> E
 CASES: list[tuple[str, Evidence, RootCause]] = [
     ("the target was reached", evidence(done=True, code=0), RootCause.COMPLETED),
     ("cancelled while leaving", evidence(signals=(TERM,), cancelled=True), RootCause.CANCELLED),
-    ("Slurm says so", evidence(slurm_state="CANCELLED by 1000"), RootCause.CANCELLED),
-    ("the file STOP", evidence(stop_asked=True, ranks=(SAVED,), code=130), RootCause.STOPPED),
+    ("Slurm says so", evidence(state="CANCELLED by 1000"), RootCause.CANCELLED),
+    ("the file STOP", evidence(stop_requested=True, ranks=(SAVED,), code=130), RootCause.STOPPED),
     ("the supervisor refused", evidence(configuration=True), RootCause.CONFIGURATION),
     ("PreemptTime is set", evidence(preempted=True, signals=(USR2,)), RootCause.PREEMPTED),
     ("preempted, no signal seen", evidence(preempted=True, ranks=(SAVED,)), RootCause.PREEMPTED),
-    ("a row PREEMPTED", evidence(slurm_state="PREEMPTED", site=AFTERWARDS), RootCause.PREEMPTED),
-    ("supervisor killed", evidence(slurm_state="FAILED", supervisor_signal=9), RootCause.CRASH),
-    ("requeued by hand", evidence(slurm_state="REQUEUED", site=AFTERWARDS), RootCause.PREEMPTED),
+    ("a row PREEMPTED", evidence(state="PREEMPTED", site=AFTERWARDS), RootCause.PREEMPTED),
+    ("supervisor killed", evidence(state="FAILED", supervisor_signal=9), RootCause.CRASH),
+    ("requeued by hand", evidence(state="REQUEUED", site=AFTERWARDS), RootCause.PREEMPTED),
     ("the early signal", evidence(signals=(USR2,), ranks=(SAVED,), code=130), RootCause.TIME_LIMIT),
     ("too slow to save", evidence(signals=(USR2,), ranks=(rank(3, KILL),)), RootCause.TIME_LIMIT),
-    ("a row TIMEOUT", evidence(slurm_state="TIMEOUT", site=AFTERWARDS), RootCause.TIME_LIMIT),
-    ("a row NODE_FAIL", evidence(slurm_state="NODE_FAIL", site=AFTERWARDS), RootCause.NODE_FAIL),
-    ("a row BOOT_FAIL", evidence(slurm_state="BOOT_FAIL", site=AFTERWARDS), RootCause.NODE_FAIL),
+    ("a row TIMEOUT", evidence(state="TIMEOUT", site=AFTERWARDS), RootCause.TIME_LIMIT),
+    ("a row NODE_FAIL", evidence(state="NODE_FAIL", site=AFTERWARDS), RootCause.NODE_FAIL),
+    ("a row BOOT_FAIL", evidence(state="BOOT_FAIL", site=AFTERWARDS), RootCause.NODE_FAIL),
     (
         "srun lost a node, the rest saved",
         evidence(failed_node="gpu02", code=0),
@@ -61,12 +61,12 @@ CASES: list[tuple[str, Evidence, RootCause]] = [
     ("the pre-flight", evidence(findings=(FATAL,), ranks_started=False), RootCause.UNHEALTHY),
     ("a GPU lost at work", evidence(findings=(FATAL,), ranks=(rank(3),)), RootCause.GPU_HARDWARE),
     ("the disk of all", evidence(findings=(FULL,), ranks_started=False), RootCause.STORAGE),
-    ("XID 79", evidence(log_signatures=(logged("xid", 79),)), RootCause.GPU_HARDWARE),
-    ("XID 31", evidence(log_signatures=(logged("xid", 31),)), RootCause.CUDA_ERROR),
-    ("XID 45 after a kill", killed(log_signatures=(logged("xid", 45),)), RootCause.CRASH),
+    ("XID 79", evidence(log_signs=(logged("xid", 79),)), RootCause.GPU_HARDWARE),
+    ("XID 31", evidence(log_signs=(logged("xid", 31),)), RootCause.CUDA_ERROR),
+    ("XID 45 after a kill", killed(log_signs=(logged("xid", 45),)), RootCause.CRASH),
     ("the kernel's OOM killer", killed(oom_kills=1), RootCause.HOST_OOM),
-    ("OOM in the log", killed(log_signatures=(logged("oom_kill", of=None),)), RootCause.HOST_OOM),
-    ("OOM of a step", evidence(slurm_state="OUT_OF_MEMORY", site=AFTERWARDS), RootCause.HOST_OOM),
+    ("OOM in the log", killed(log_signs=(logged("oom_kill", of=None),)), RootCause.HOST_OOM),
+    ("OOM of a step", evidence(state="OUT_OF_MEMORY", site=AFTERWARDS), RootCause.HOST_OOM),
     ("a hang that ended in SIGKILL", killed(2, hang=HANG), RootCause.HANG),
     ("NCCL's watchdog", raised(WATCHDOG), RootCause.HANG),
     ("a rank killed", killed(), RootCause.CRASH),
@@ -128,13 +128,13 @@ CASES: list[tuple[str, Evidence, RootCause]] = [
     ("an exit code", evidence(ranks=(rank(0, 7),), code=7), RootCause.EXCEPTION),
     (
         "the log of a mute rank",
-        evidence(ranks=(rank(3),), log_signatures=(logged("cuda_error"),)),
+        evidence(ranks=(rank(3),), log_signs=(logged("cuda_error"),)),
         RootCause.CUDA_ERROR,
     ),
-    ("the log alone", evidence(log_signatures=(logged("disk_full"),)), RootCause.STORAGE),
+    ("the log alone", evidence(log_signs=(logged("disk_full"),)), RootCause.STORAGE),
     (
         "a symptom comes before it",
-        evidence(log_signatures=(logged("gloo_peer"), logged("quota"))),
+        evidence(log_signs=(logged("gloo_peer"), logged("quota"))),
         RootCause.STORAGE,
     ),
     ("a finding on another node", raised("CUDA error: x", findings=(DRAIN,)), RootCause.CUDA_ERROR),
@@ -146,7 +146,7 @@ CASES: list[tuple[str, Evidence, RootCause]] = [
         RootCause.LAUNCH,
     ),
     ("exit 0 without the target", evidence(code=0), RootCause.UNKNOWN),
-    ("nothing is known", evidence(slurm_state="FAILED", site=AFTERWARDS), RootCause.UNKNOWN),
+    ("nothing is known", evidence(state="FAILED", site=AFTERWARDS), RootCause.UNKNOWN),
 ]
 
 
@@ -179,7 +179,7 @@ def test_every_cause_can_be_told() -> None:
             "rank 1 on gpu01 failed at step 1,204: loss is odd. see there",
         ),
         (
-            evidence(slurm_state="CANCELLED by 0", cancelled_by="admin"),
+            evidence(state="CANCELLED by 0", cancelled_by="admin"),
             "attempt 1 of pretrain was cancelled by an administrator",
         ),
         (
@@ -191,20 +191,20 @@ def test_every_cause_can_be_told() -> None:
             "rank 3 on gpu02 was ended because its node ran out of memory at step 1,204",
         ),
         (
-            evidence(log_signatures=(logged("xid", 79),), site=RecoveryOptions(nodes=("gpu07",))),
+            evidence(log_signs=(logged("xid", 79),), site=RecoveryOptions(nodes=("gpu07",))),
             "a GPU on gpu07 reported XID 79 at step 1,204",
         ),
         (
-            evidence(slurm_state="RUNNING", job_id="9"),
+            evidence(state="RUNNING", job_id="9"),
             "the ranks of attempt 1 of pretrain ended at step 1,204, nothing says why",
         ),
         (
-            evidence(slurm_state="FAILED", job_id="9", last_step=None, site=AFTERWARDS),
+            evidence(state="FAILED", job_id="9", last_step=None, site=AFTERWARDS),
             "job 9 ended as FAILED, nothing says why",
         ),
         (raised(PEER, last_step=None), "rank 1 on gpu01 lost another rank, and none says why"),
         (
-            evidence(slurm_state="NODE_FAIL", job_id="9", last_step=None, site=AFTERWARDS),
+            evidence(state="NODE_FAIL", job_id="9", last_step=None, site=AFTERWARDS),
             "a node of job 9, Slurm does not say which, failed",
         ),
     ],
@@ -235,9 +235,7 @@ def test_the_first_exception_in_time_is_the_cause_and_not_the_ranks_killed_after
 def test_a_rank_aborted_by_the_watchdog_is_a_symptom_of_the_rank_that_failed() -> None:
     aborted = rank(0, -signal.SIGABRT, time=5.0)
     raising = rank(3, 1, "ValueError", "no such id", time=9.0)
-    told = evidence(
-        ranks=(aborted, raising), log_signatures=(logged("nccl_timeout", of=0),), code=1
-    )
+    told = evidence(ranks=(aborted, raising), log_signs=(logged("nccl_timeout", of=0),), code=1)
 
     assert root_cause.classify(told).cause is RootCause.EXCEPTION
 
@@ -316,7 +314,7 @@ def test_what_comes_from_outside_has_no_fingerprint(told: Evidence) -> None:
 def test_what_the_supervisor_saw_stands_when_another_decides_again() -> None:
     known = Diagnosis(RootCause.CRASH, "rank 3 on gpu02 was ended by SIGBUS", "gpu02", "abc")
 
-    told = evidence(known=known, slurm_state="FAILED", site=AFTERWARDS)
+    told = evidence(diagnosis=known, state="FAILED", site=AFTERWARDS)
 
     assert root_cause.classify(told) == known
 
@@ -336,7 +334,7 @@ def test_slurms_last_word_settles_what_the_supervisor_did_not_know(
 ) -> None:
     known = Diagnosis(RootCause.UNKNOWN, "job 12 is being ended and Slurm does not say why")
 
-    told = evidence(known=known, slurm_state=state, site=AFTERWARDS)
+    told = evidence(diagnosis=known, state=state, site=AFTERWARDS)
 
     assert root_cause.classify(told).cause is cause
 
@@ -348,7 +346,7 @@ def test_whatever_ranks_and_slurm_say_the_verdict_is_one_sentence(
     told = evidence(
         ranks=(rank(1, code, kind, message, node=node),),
         code=code,
-        slurm_state=state,
+        state=state,
         message=message,
     )
 
