@@ -30,6 +30,7 @@ COMMANDS = {
     "resume": "Continue a run with its own configuration.",
     "recover": "Resume interrupted runs where jobs cannot submit jobs.",
     "cancel": "Stop every job of a run.",
+    "rm": "Remove runs that nothing uses.",
     "report": "Show the results of a run.",
     "checkpoints": "Show a run's checkpoints, and what is wrong with them.",
     "health": "Check whether this machine is fit for work.",

@@ -50,7 +50,14 @@ ALLOWED: dict[str, set[str]] = {
     "meditron_cli.scheduler": LOWEST
     | {"jobs.slurm", "jobs.supervision.ranks", "meditron_cli.plan", "meditron_cli.errors"},
     "meditron_cli.runs": LOWEST
-    | {"jobs", "clusters", "jobs.slurm", "jobs.health", "jobs.supervision.recovery"}
+    | {
+        "jobs",
+        "clusters",
+        "jobs.slurm",
+        "jobs.health",
+        "jobs.checkpoints",
+        "jobs.supervision.recovery",
+    }
     | {"meditron_cli.plan", "meditron_cli.config", "meditron_cli.scheduler"}
     | SHELL,
     "meditron_cli.reporting": LOWEST | {"meditron_cli.runs", "meditron_cli.scheduler"} | SHELL,

@@ -27,7 +27,12 @@ def give_away(run: RunDir) -> str:
 
 @pytest.mark.parametrize(
     ("words", "action"),
-    [(("resume",), "resume"), (("cancel",), "cancel"), (("cancel", "--save"), "cancel")],
+    [
+        (("resume",), "resume"),
+        (("cancel",), "cancel"),
+        (("cancel", "--save"), "cancel"),
+        (("rm", "--yes"), "remove"),
+    ],
 )
 def test_a_run_of_another_user_is_refused_by_its_owners_name(
     meditron: Bench, words: tuple[str, ...], action: str

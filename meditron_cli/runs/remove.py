@@ -1,0 +1,145 @@
+"""Remove runs that nothing uses.
+
+A run is renamed to a hidden name first and deleted under that name, so that a kill leaves no run
+that is half there; the next removal in the same runs directory deletes what a kill left.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from jobs.checkpoints import leases
+from jobs.contract.files import fsync_folder
+from jobs.contract.rundir import RunDir
+from meditron_cli.errors import ConfigError
+from meditron_cli.runs import query, store
+from meditron_cli.runs.cancel import nobody_submits
+from meditron_cli.runs.owner import require_owner
+from meditron_cli.runs.record import RunRecord, read
+from meditron_cli.scheduler.base import JobInfo, JobState
+from meditron_cli.services import Services
+
+HIDDEN = re.compile(rf"\.({store.NAME.pattern})\.removing")
+OVER = (JobState.ENDED, JobState.MISSING)
+"""States of jobs that do not use their run any more; an unknown state is none of them."""
+
+
+def remove(services: Services, run: RunDir) -> None:
+    """Remove a run.
+
+    Raises:
+        ConfigError: it is in use, belongs to another user, or cannot be removed.
+        SchedulerError: another submission of the run takes too long.
+    """
+    require_unused(services, run)
+    hidden = run.root.with_name(f".{run.name}.removing")
+    with nobody_submits(run):
+        require_unused(services, run)
+        try:
+            run.root.rename(hidden)
+            fsync_folder(hidden.parent)
+        except OSError as error:
+            raise ConfigError(f"{run.root} cannot be removed: {error.strerror}") from error
+    delete(hidden)
+
+
+def require_unused(services: Services, run: RunDir) -> None:
+    """Refuse a run that a job, a reader of its checkpoints, or another user may need.
+
+    Raises:
+        ConfigError: naming the reason.
+    """
+    require_owner(run, "remove")
+    if run.root.is_symlink():
+        raise ConfigError(
+            f"{run.root} is a symbolic link to {run.root.resolve()}",
+            hint="remove the link and its target by hand",
+        )
+    record = read(run).require_readable()
+    live = live_jobs(services, record)
+    if live:
+        first = live[0]
+        raise ConfigError(
+            f"run {run.name} has jobs that may be alive: {first.job_id} ({first.state.value})"
+            + (f" and {len(live) - 1} more" if len(live) > 1 else ""),
+            hint=f"`meditron cancel {run.name}` cancels them",
+        )
+    if any(stage.unanswered for stage in record.stages.values()):
+        raise ConfigError(
+            f"run {run.name} has a submission that is being made, or was killed",
+            hint=f"`meditron cancel {run.name}` withdraws it",
+        )
+    folder = run.path("checkpoints")
+    for lease in leases.read_leases(folder, services.clock.now()):
+        holder = lease.holder or "a reader with an unreadable lease"
+        raise ConfigError(
+            f"run {run.name}: {lease.checkpoint} is leased by {holder}",
+            hint=f"`meditron checkpoints {run.name}` shows its leases; they expire without renewal",
+        )
+    if writer := leases.read_writer(folder):
+        raise ConfigError(f"run {run.name}: {writer} writes to its checkpoints")
+
+
+def live_jobs(services: Services, record: RunRecord) -> list[JobInfo]:
+    """Return the jobs of a run, recovery jobs too, that have not ended for certain."""
+    jobs: dict[str, set[str]] = {}
+    for stage in record.stages.values():
+        for job in stage.jobs.values():
+            jobs.setdefault(job.scheduler, set()).update((job.job_id, *stage.recovery_jobs))
+    live: list[JobInfo] = []
+    for kind, ids in jobs.items():
+        states = query.query(services, kind, {record.name: ids})[record.name]
+        live += [states[job] for job in sorted(ids) if states[job].state not in OVER]
+    return live
+
+
+def finish_removals(root: Path) -> list[str]:
+    """Delete what killed removals of this user left, and return the names of those runs.
+
+    Raises:
+        ConfigError: it cannot be deleted.
+    """
+    finished = []
+    with suppress(FileNotFoundError):
+        for path in sorted(root.iterdir()):
+            match = HIDDEN.fullmatch(path.name)
+            if match and path.lstat().st_uid == os.getuid():
+                delete(path)
+                finished.append(match[1])
+    return finished
+
+
+def delete(hidden: Path) -> None:
+    """Delete the folder of a removed run; another process may be doing the same.
+
+    Raises:
+        ConfigError: part of it remains, under its hidden name.
+    """
+    problems: list[OSError] = []
+
+    def note(function: object, path: str, reason: tuple[object, BaseException, object]) -> None:
+        if isinstance(reason[1], OSError) and not isinstance(reason[1], FileNotFoundError):
+            problems.append(reason[1])
+
+    shutil.rmtree(hidden, onerror=note)
+    if problems and hidden.exists():
+        error = problems[0]
+        raise ConfigError(
+            f"{error.filename or hidden} cannot be removed: {error.strerror}",
+            hint=f"the rest is in {hidden}; the next `meditron rm` removes it",
+        )
+
+
+def disk_usage(folder: Path) -> int:
+    """Return the bytes that removing a folder frees; a file with several names counts once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            with suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(parent, name))
+                sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sum(sizes.values())
