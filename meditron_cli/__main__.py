@@ -1,4 +1,4 @@
-"""``python -m meditron_cli``: the same as ``meditron``."""
+"""Run ``meditron`` as ``python -m meditron_cli``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The error tree: what a person reads, and the exit code.
+"""The error tree: the message for people, and the exit code.
 
 MeditronError        1  something of ours went wrong
   ConfigError        2  usage, or a configuration that cannot be
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 
 class MeditronError(Exception):
-    """An error a person reads: one sentence saying where, what and what instead; then a hint."""
+    """An error for people: one sentence with location, cause and remedy; then a hint."""
 
     exit_code = 1
 
@@ -22,26 +22,24 @@ class MeditronError(Exception):
 
 
 class ConfigError(MeditronError):
-    """Usage, or a configuration that cannot be; ``message`` may hold several lines, one error
-    each.
-    """
+    """Wrong usage or an invalid configuration; ``message`` may hold one error per line."""
 
     exit_code = 2
 
 
 class SchedulerError(MeditronError):
-    """Slurm refused, or did not answer."""
+    """A refusal of Slurm, or no answer."""
 
     exit_code = 3
 
 
 class RunFailed(MeditronError):
-    """The run ended without reaching its target."""
+    """The end of a run that did not reach its target."""
 
     exit_code = 4
 
 
 class Unhealthy(MeditronError):
-    """A node is not fit for work."""
+    """A node that failed its health check."""
 
     exit_code = 5

@@ -1,4 +1,4 @@
-"""The command table, and the one place where an error becomes text and an exit code.
+"""The command table, and the only place that turns an error into text and an exit code.
 
 ``--help`` answers from the table; a command's module is imported only when the command runs, so
 that asking what there is costs little more than importing click.
@@ -52,7 +52,7 @@ NAMED_WRONG = {
 
 
 class LazyGroup(click.Group):
-    """A group that lists its commands from ``COMMANDS`` and imports one only to run it."""
+    """A command group that lists its commands from ``COMMANDS`` and imports one only to run it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -77,7 +77,7 @@ class LazyGroup(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def main(self, args: Sequence[str] | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
-        """Run a command and leave with its exit code; errors become text on stderr here alone."""
+        """Run a command and exit with its code; errors are printed on stderr only here."""
         reopen_closed_streams()
         words = sys.argv[1:] if args is None else list(args)
         if words[:1] == ["help"]:
@@ -137,7 +137,7 @@ def refuse_empty(words: Sequence[str]) -> None:
 
 
 def say(error: Exception, debug: bool) -> int:
-    """Print an exception as ``error:`` and ``hint:`` lines; answer the exit code."""
+    """Print an exception as ``error:`` and ``hint:`` lines; return the exit code."""
     if isinstance(error, click.Abort):
         console.note("interrupted")
         return INTERRUPTED
@@ -154,7 +154,7 @@ def say(error: Exception, debug: bool) -> int:
 
 
 def words_for(error: Exception) -> tuple[str, str, int]:
-    """Message, hint and exit code of an exception."""
+    """Return message, hint and exit code of an exception."""
     if isinstance(error, MeditronError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, click.ClickException):
@@ -171,7 +171,7 @@ def words_for(error: Exception) -> tuple[str, str, int]:
 
 
 def _plain(message: str) -> str:
-    """Click's sentence in our form: lower case first, no full stop."""
+    """Return click's sentence in our form: lower case first, no full stop."""
     return (message[:1].lower() + message[1:]).rstrip(".")
 
 

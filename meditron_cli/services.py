@@ -1,4 +1,4 @@
-"""What a command may use of the world: schedulers, the time, the environment. Click's ``obj``.
+"""The outside world of a command: schedulers, the time, the environment. Click's ``obj``.
 
 Everything is built when it is first asked for; tests pass a ``Services`` of their own with fakes
 in it.
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Clock(Protocol):
-    """The time of day, and waiting."""
+    """A source of the time of day, with sleep."""
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Return seconds since 1970."""
         ...
 
     def sleep(self, seconds: float) -> None:
@@ -41,7 +41,7 @@ class SystemClock:
 
 
 def make_scheduler(kind: str) -> Scheduler:
-    """The scheduler a profile names.
+    """Return the scheduler of a profile's kind.
 
     Raises:
         ConfigError: no such kind.
@@ -59,7 +59,7 @@ def make_scheduler(kind: str) -> Scheduler:
 
 @dataclass
 class Services:
-    """What commands use; ``scheduler(kind)`` makes each scheduler once."""
+    """The services of commands; ``scheduler(kind)`` makes each scheduler once."""
 
     make: Callable[[str], Scheduler] = make_scheduler
     clock: Clock = field(default_factory=SystemClock)
@@ -67,7 +67,7 @@ class Services:
     _made: dict[str, Scheduler] = field(default_factory=dict)
 
     def scheduler(self, kind: str) -> Scheduler:
-        """The scheduler of a kind, ``slurm`` or ``local``."""
+        """Return the scheduler of a kind, ``slurm`` or ``local``."""
         if kind not in self._made:
             self._made[kind] = self.make(kind)
         return self._made[kind]

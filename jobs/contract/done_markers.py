@@ -1,4 +1,4 @@
-"""Done markers: record what a finished task read and wrote. Standard library only."""
+"""Done markers: the record of what a finished task read and wrote. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``meditron check``: every error of the files, at once."""
+"""``meditron check``: report every error of the files at once."""
 
 from __future__ import annotations
 

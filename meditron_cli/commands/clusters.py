@@ -1,4 +1,4 @@
-"""``meditron clusters``: the profiles there are."""
+"""``meditron clusters``: list the cluster profiles."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def command(name: str | None, copy: bool, as_json: bool) -> None:
 
 
 def list_profiles(as_json: bool) -> None:
-    """Print one line a profile; one with errors is listed as such."""
+    """Print one line per profile; one with errors is listed as such."""
     from meditron_cli import console
     from meditron_cli.config.load import cluster_names
 
@@ -47,7 +47,7 @@ def list_profiles(as_json: bool) -> None:
 
 
 def summary(name: str) -> dict[str, Any]:
-    """What the list says of a profile; ``gpus`` counts those of one node."""
+    """Return a profile's row of the list; ``gpus`` counts those of one node."""
     from meditron_cli.config.files import label_of
     from meditron_cli.config.load import load_cluster
 
@@ -69,7 +69,7 @@ def summary(name: str) -> dict[str, Any]:
 
 
 def profile_file(name: str) -> Path:
-    """The file of a profile.
+    """Return the file of a profile.
 
     Raises:
         ConfigError: no profile has this name.

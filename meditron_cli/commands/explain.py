@@ -1,4 +1,4 @@
-"""``meditron explain``: what a configuration value is and where it comes from."""
+"""``meditron explain``: explain a configuration value and its origin."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def command(
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Say what KEY is, its value, and which file and line it comes from.
+    """Explain KEY: its meaning, its value, and the file and line it comes from.
 
     KEY is dotted, such as pretrain.learning_rate; a section, such as pretrain, shows its keys. Keys
     of the profile begin with cluster, such as cluster.gpu_partition.nodes.
@@ -52,10 +52,10 @@ def command(
 
 
 def one_key(item: Explanation) -> str:
-    """One key in three lines."""
+    """Return one key in three lines."""
     return f"{item.key} = {shown(item)}\n{item.doc}\nfrom: {item.place or item.origin}"
 
 
 def shown(item: Explanation) -> str:
-    """A value as one would write it in YAML."""
+    """Return a value as YAML."""
     return "-" if item.origin == "unset" else json.dumps(item.value, ensure_ascii=False)

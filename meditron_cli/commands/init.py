@@ -1,4 +1,4 @@
-"""``meditron init``: a starter experiment."""
+"""``meditron init``: write a starter experiment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``meditron plan``: what would run, with what, without submitting."""
+"""``meditron plan``: show stages, resources and cost without submitting."""
 
 from __future__ import annotations
 

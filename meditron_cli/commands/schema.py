@@ -1,4 +1,4 @@
-"""``meditron schema``: JSON Schema for editors."""
+"""``meditron schema``: print the JSON Schema for editors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check one file alone: an experiment, a recipe or a profile, told apart by its keys."""
+"""Check one file alone: an experiment, a recipe or a profile, distinguished by its keys."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from meditron_cli.errors import ConfigError
 
 @dataclass(frozen=True)
 class Checked:
-    """What a file is, and what is wrong with it."""
+    """The kind of a file, and its errors."""
 
     file: str
     kind: str
@@ -40,7 +40,7 @@ def check_file(path: Path) -> Checked:
 
 
 def check_merged(checked: Checked, cluster: str, size: str) -> Checked:
-    """The same for an experiment that was found valid alone, merged with profile and recipe."""
+    """Check a valid experiment again, merged with profile and recipe."""
     if checked.errors or checked.kind != "experiment":
         return checked
     try:
@@ -51,7 +51,7 @@ def check_merged(checked: Checked, cluster: str, size: str) -> Checked:
 
 
 def is_profile(root: MapNode) -> bool:
-    """Whether a file has more keys of a profile than of an experiment."""
+    """Return whether a file has more keys of a profile than of an experiment."""
     keys = set(root.entries)
     profile = keys & set(Cluster.model_fields)
     return len(profile) > len(keys & set(Experiment.model_fields))

@@ -1,4 +1,4 @@
-"""A tree to a model, strictly; every error is noted, each with its place and its key."""
+"""Decode a tree into a model, strictly; note every error with its location and key."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 def decode(model: type[SectionType], root: Node, problems: Problems) -> SectionType | None:
-    """The model that a tree describes; None, with every problem noted, when it describes none."""
+    """Return the model that a tree describes; None, with every problem noted, if it is invalid."""
     return _validate(model, root, problems, partial=False)
 
 
@@ -55,7 +55,7 @@ def _validate(
 
 
 def with_paths(node: Node, annotation: Any, where: KeyPath, problems: Problems) -> Any:
-    """Plain data of a tree, in which each path is absolute."""
+    """Return the plain data of a tree, with absolute paths."""
     if isinstance(node, ListNode):
         item = item_type(annotation)
         return [
@@ -80,14 +80,14 @@ def with_paths(node: Node, annotation: Any, where: KeyPath, problems: Problems) 
 
 
 def is_path(annotation: Any) -> bool:
-    """Whether a field holds a path, perhaps an optional one."""
+    """Return whether a field holds a path or an optional path."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return Path in typing.get_args(annotation)
     return annotation is Path
 
 
 def absolute(node: ScalarNode, where: KeyPath, problems: Problems) -> str:
-    """An absolute path: ``~`` is the home, relative ones start at the folder of their file."""
+    """Return an absolute path: ``~`` is the home, relative ones start at their file's folder."""
     if node.text.strip() == "":
         problems.add(node.place, key_text(where), "empty; write a path")
     if "$" in node.text:
@@ -97,7 +97,7 @@ def absolute(node: ScalarNode, where: KeyPath, problems: Problems) -> str:
 
 
 def copy_advice(place: Location) -> str:
-    """How to get a profile that one may write in, for a shipped one."""
+    """Return advice to copy a shipped profile before editing it; empty for other profiles."""
     if place.source.folder != shipped_profiles():
         return ""
     name = Path(place.source.label).stem
@@ -105,7 +105,7 @@ def copy_advice(place: Location) -> str:
 
 
 def placeholder_problems(node: Node, where: KeyPath = ()) -> Iterator[Problem]:
-    """A problem for each value that still waits for the user's own."""
+    """Yield a problem for each placeholder that the user must replace."""
     if isinstance(node, MapNode):
         for key, entry in node.entries.items():
             yield from placeholder_problems(entry.node, (*where, key))

@@ -1,4 +1,4 @@
-"""Where things were written, and what is wrong with them: all of it, in order, one a line."""
+"""Locations of values, and the problems found with them, in order, one per line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Location:
-    """Where something was written; line and column count from 1, 0 means the whole file."""
+    """The location of a value; line and column count from 1, 0 means the whole file."""
 
     source: Source
     line: int = 0
@@ -39,7 +39,7 @@ class Location:
 
 @dataclass(frozen=True)
 class Problem:
-    """One sentence about one place; ``key`` is empty where no key is meant."""
+    """One sentence about one location; ``key`` is empty if it concerns no key."""
 
     place: Location
     key: str
@@ -51,7 +51,7 @@ class Problem:
 
 @dataclass
 class Problems:
-    """Everything found so far."""
+    """A collection of problems."""
 
     found: list[Problem] = field(default_factory=list)
 
@@ -62,12 +62,12 @@ class Problems:
         return bool(self.found)
 
     def lines(self) -> list[str]:
-        """One sentence a problem, sorted by file and position, none twice."""
+        """Return one sentence per problem, sorted by file and position, without duplicates."""
         ordered = sorted(self.found, key=_position)
         return list(dict.fromkeys(str(problem) for problem in ordered))
 
     def error(self) -> ConfigError:
-        """Everything found as one error, a line each."""
+        """Return all problems as one error, one line each."""
         return ConfigError("\n".join(self.lines()))
 
 

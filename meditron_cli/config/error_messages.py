@@ -1,4 +1,4 @@
-"""pydantic's errors in plain words: place, key, what is wrong, what to write instead."""
+"""Translate pydantic's errors: location, key, what is wrong, what to write instead."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def translate(
     problems: Problems,
     partial: bool,
 ) -> None:
-    """Note pydantic's errors in our words; several at one value (of a union) become one."""
+    """Note pydantic's errors as sentences; several at one value (of a union) become one."""
     wanted: dict[KeyPath, list[str]] = {}
     for error in errors:
         where = error["loc"]
@@ -76,7 +76,7 @@ def translate(
 
 
 def note_value(root: Node, error: ErrorDetails, problems: Problems) -> None:
-    """Note a value of the right type that cannot be, or several that cannot stand together."""
+    """Note an invalid value of the right type, or a conflict between several values."""
     where: KeyPath = error["loc"]
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, Conflicts):
@@ -107,7 +107,7 @@ def note_conflict(
 
 
 def value_message(root: Node, error: ErrorDetails) -> str:
-    """What is wrong with one value."""
+    """Return what is wrong with one value."""
     kind, context = error["type"], error.get("ctx", {})
     node = find(root, error["loc"])
     found = node.text if isinstance(node, ScalarNode) else "this"
@@ -132,7 +132,7 @@ def number(bound: float) -> str:
 
 
 def described(node: Node, wanted: str) -> str:
-    """What stands where something else was wanted, and how to write it where that is clear."""
+    """Describe a value of the wrong type, and how to write it where that is clear."""
     if isinstance(node, ListNode):
         return "a list"
     if isinstance(node, MapNode):
@@ -147,7 +147,7 @@ def described(node: Node, wanted: str) -> str:
 
 
 def text_advice(node: ScalarNode, wanted: str) -> str:
-    """How to turn a text into what was wanted."""
+    """Return how to turn a text into the expected type."""
     if wanted == "a list":
         return f"; write [{node.text}]"
     if wanted == "true or false":
@@ -159,7 +159,7 @@ def text_advice(node: ScalarNode, wanted: str) -> str:
 
 
 def unknown_key(model: type[Section], where: KeyPath) -> str:
-    """Why a key is refused: the nearest known one, the section it is of, or all that there are."""
+    """Return why a key is refused: name the nearest known key, its section, or all known keys."""
     known = keys_at(model, where[:-1])
     key = str(where[-1])
     if near := did_you_mean(key, known):
@@ -171,13 +171,13 @@ def unknown_key(model: type[Section], where: KeyPath) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` or nothing."""
+    """Return ``; did you mean 'x'?`` or an empty text."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def section_at(model: type[Section], where: KeyPath) -> type[Section] | None:
-    """The section type at a location, None where there is none."""
+    """Return the section type at a location, None if there is none."""
     section: type[Section] | None = model
     for step in where:
         if section is None or isinstance(step, int):
@@ -188,13 +188,13 @@ def section_at(model: type[Section], where: KeyPath) -> type[Section] | None:
 
 
 def keys_at(model: type[Section], where: KeyPath) -> list[str]:
-    """Keys of the section at a location."""
+    """Return the keys of the section at a location."""
     section = section_at(model, where)
     return list(section.model_fields) if section else []
 
 
 def dotted_keys(model: type[Section], prefix: str = "") -> list[str]:
-    """Every key, sections before what is in them; items of lists have none."""
+    """Return every dotted key, sections before their keys; items of lists have none."""
     keys = []
     for name, field in model.model_fields.items():
         keys.append(prefix + name)

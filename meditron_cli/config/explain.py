@@ -1,4 +1,4 @@
-"""What a configuration key is, its value, and who wrote it."""
+"""Explain a configuration key: its meaning, its value and its origin."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class ExplainQuery:
-    """Which configuration a key is explained in; None leaves that layer out."""
+    """The configuration in which a key is explained; None leaves a layer out."""
 
     cluster: str | None
     size: str | None
@@ -70,7 +70,7 @@ def explain(key: str, question: ExplainQuery) -> list[Explanation]:
 
 
 def keys_below(model: type[Section], key: str) -> list[str]:
-    """The key itself, or the keys in a section of that name.
+    """Return the key itself, or the keys of a section of that name.
 
     Raises:
         ConfigError: no such key.
@@ -85,7 +85,7 @@ def keys_below(model: type[Section], key: str) -> list[str]:
 
 
 def explain_one(prefix: str, key: str, model: type[Section], root: yaml_tree.Node) -> Explanation:
-    """Explain a key that is no section."""
+    """Explain a key that is not a section."""
     where = tuple(key.split("."))
     field = field_at(model, where)
     doc = with_items(field.description or "")
@@ -99,7 +99,7 @@ def explain_one(prefix: str, key: str, model: type[Section], root: yaml_tree.Nod
 
 
 def field_at(model: type[Section], where: tuple[str, ...]) -> FieldInfo:
-    """The field of a key that exists."""
+    """Return the field of an existing key."""
     section = section_at(model, where[:-1])
     if section is None:
         raise ConfigError(f"no configuration key is called {'.'.join(where)!r}")
@@ -107,7 +107,7 @@ def field_at(model: type[Section], where: tuple[str, ...]) -> FieldInfo:
 
 
 def default_of(field: FieldInfo) -> tuple[Any, str]:
-    """A field's default as a JSON value, and ``default``; ``unset`` where it has none."""
+    """Return a field's default as a JSON value, and ``default``; ``unset`` if it has none."""
     if field.is_required():
         return None, "unset"
     adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
@@ -115,7 +115,7 @@ def default_of(field: FieldInfo) -> tuple[Any, str]:
 
 
 def json_value(field: FieldInfo, written: Any) -> Any:
-    """A checked value as JSON, with durations in minutes."""
+    """Return a checked value as JSON, with durations in minutes."""
     if section_in(field.annotation) or item_type(field.annotation):
         return written
     adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
@@ -128,5 +128,5 @@ def with_items(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """A docstring without its line breaks and code marks."""
+    """Return a docstring without its line breaks and code marks."""
     return re.sub(r"\s+", " ", text).replace("``", "`").strip()

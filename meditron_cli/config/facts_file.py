@@ -1,4 +1,4 @@
-"""What ``doctor`` found out about a cluster, kept for ``plan`` and ``submit``.
+"""Read and write the facts of a cluster that ``doctor`` found, for ``plan`` and ``submit``.
 
 One file a cluster, written whole: ``meditron/clusters/<cluster>.json`` in XDG_CACHE_HOME, or in
 ``~/.cache``. A person may delete it at any time.
@@ -20,7 +20,7 @@ OLD_DAYS = 30
 
 @dataclass(frozen=True)
 class PartitionFacts:
-    """What is known of a partition, for jobs of one quality of service."""
+    """Facts about a partition, for jobs of one quality of service."""
 
     qos: str
     """Of the profile when it was asked; empty for the site's default."""
@@ -32,7 +32,7 @@ class PartitionFacts:
 
 @dataclass(frozen=True)
 class SlurmFacts:
-    """What is known of a site's Slurm; None where it is not."""
+    """Facts about a site's Slurm; None if not known."""
 
     max_array_size: int | None = None
     requeue: bool | None = None
@@ -41,7 +41,7 @@ class SlurmFacts:
 
 @dataclass(frozen=True)
 class Probe:
-    """A probe job: where it writes, and what it reported."""
+    """A probe job: its folder and its report."""
 
     job_id: str
     folder: str
@@ -66,11 +66,11 @@ class Facts:
 
 
 class Broken(Exception):
-    """A cache file that cannot be read as one; the text says which and why."""
+    """A cache file that cannot be read; the text gives the file and the reason."""
 
 
 def path_of(cluster: str, environ: Mapping[str, str] = os.environ) -> Path:
-    """The cache file of a cluster."""
+    """Return the cache file of a cluster."""
     home = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME") or Path.home()) / ".cache"
     return Path(home) / "meditron" / "clusters" / f"{cluster}.json"
 
@@ -81,7 +81,7 @@ def write(path: Path, facts: Facts) -> None:
 
 
 def read(path: Path) -> Facts | None:
-    """What a cache file holds; None when there is none.
+    """Return the facts of a cache file; None if there is none.
 
     Raises:
         Broken: it is unreadable, or was written by another version.
@@ -99,7 +99,7 @@ def read(path: Path) -> Facts | None:
 
 
 def from_json(data: Mapping[str, Any]) -> Facts:
-    """Facts from their JSON form, which a person may have edited.
+    """Build facts from their JSON form, which a person may have edited.
 
     Raises:
         AttributeError, KeyError, TypeError, ValueError: something is missing, left over, or of
@@ -126,28 +126,28 @@ def from_json(data: Mapping[str, Any]) -> Facts:
 
 
 def text(value: object) -> str:
-    """A text, or TypeError."""
+    """Return a text; raise TypeError for other types."""
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
 
 
 def number(value: object) -> int | None:
-    """A count or None, or TypeError."""
+    """Return a count or None; raise TypeError for other types."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         raise TypeError(f"{value!r} is no count")
     return value
 
 
 def truth(value: object) -> bool | None:
-    """True, False or None, or TypeError."""
+    """Return True, False or None; raise TypeError for other types."""
     if value is not None and not isinstance(value, bool):
         raise TypeError(f"{value!r} is neither true nor false")
     return value
 
 
 def age(seconds: float) -> str:
-    """``3 minutes``, ``5 hours``, ``12 days``: an age in words, rounded down."""
+    """Return an age in words, rounded down: ``3 minutes``, ``5 hours``, ``12 days``."""
     for size, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= size:
             count = int(seconds // size)

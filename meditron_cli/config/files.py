@@ -30,42 +30,42 @@ LARGEST_BYTES = 4 * 2**20
 
 
 def shipped_profiles() -> Path:
-    """Folder of the profiles that come with the package."""
+    """Return the folder of the profiles that come with the package."""
     return Path(str(resources.files("clusters")))
 
 
 def shipped_recipes() -> Path:
-    """Folder of the recipes."""
+    """Return the folder of the recipes."""
     return Path(str(resources.files("meditron_cli.recipes")))
 
 
 def profile_folders() -> tuple[Path, ...]:
-    """Where profiles are looked for, the first one that has it counts."""
+    """Return the folders of profiles in search order."""
     return Path("clusters"), Path("~/.config/meditron/clusters").expanduser(), shipped_profiles()
 
 
 def names_in(folders: Iterable[Path]) -> list[str]:
-    """Names of the YAML files in some folders, sorted."""
+    """Return the names of the YAML files in some folders, sorted."""
     return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
 
 
 def cluster_names() -> list[str]:
-    """Names that ``--cluster`` knows."""
+    """Return the names that ``--cluster`` accepts."""
     return names_in(profile_folders())
 
 
 def size_names() -> list[str]:
-    """Names that ``--size`` knows."""
+    """Return the names that ``--size`` accepts."""
     return names_in([shipped_recipes()])
 
 
 def is_path(name: str) -> bool:
-    """Whether ``--cluster`` was given a file instead of a name."""
+    """Return whether ``--cluster`` names a file instead of a profile."""
     return "/" in name or name.endswith((".yaml", ".yml"))
 
 
 def find_profile(name: str, problems: Problems) -> Path | None:
-    """The file of a profile; None, with a problem noted, when no folder has it."""
+    """Return the file of a profile; None, with a problem noted, if no folder has it."""
     if is_path(name):
         return Path(name)
     paths = (folder / f"{name}.yaml" for folder in profile_folders())
@@ -76,7 +76,7 @@ def find_profile(name: str, problems: Problems) -> Path | None:
 
 
 def find_recipe(size: str, problems: Problems) -> Path | None:
-    """The file of a recipe; None, with a problem noted, when there is none."""
+    """Return the file of a recipe; None, with a problem noted, if there is none."""
     if size in size_names():
         return shipped_recipes() / f"{size}.yaml"
     note_unknown("--size", size, "recipe", size_names(), problems)
@@ -84,26 +84,26 @@ def find_recipe(size: str, problems: Problems) -> Path | None:
 
 
 def note_unknown(option: str, name: str, kind: str, known: list[str], problems: Problems) -> None:
-    """Note that an option names what is not there; say what is."""
+    """Note that an option names something unknown, with the known names."""
     place = Location(source_of(option, f"{option} {name}", Path.cwd()))
     near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
     problems.add(place, "", f"no {kind} has this name{near}")
 
 
 def source_of(layer: str, label: str, folder: Path) -> Source:
-    """A source with its layer's rank."""
+    """Return a source with its layer's rank."""
     return Source(layer, label, folder.absolute(), RANKS[layer])
 
 
 def label_of(path: Path) -> str:
-    """How people know a file: as they named it, or from here where it lies below."""
+    """Return the name of a file for messages: relative if it lies below the current folder."""
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
         return str(path.relative_to(Path.cwd()))
     return str(path)
 
 
 def read_mapping(path: Path, layer: str, problems: Problems) -> MapNode | None:
-    """The tree of a file of keys and values; None, with a problem noted, if it is none."""
+    """Return the tree of a file of keys and values; None, with a problem noted, otherwise."""
     source = source_of(layer, label_of(path), path.parent)
     text = read_text(path, lambda message: problems.add(Location(source), "", message))
     root = None if text is None else yaml_tree.parse(text, source, problems)
@@ -138,7 +138,7 @@ def read_text(path: Path, complain: Callable[[str], None]) -> str | None:
 
 
 def read_profile(name: str, problems: Problems) -> MapNode | None:
-    """The tree of a profile, by name or path."""
+    """Return the tree of a profile, by name or path."""
     path = find_profile(name, problems)
     root = read_mapping(path, "profile", problems) if path else None
     if root and not is_path(name):
@@ -147,7 +147,7 @@ def read_profile(name: str, problems: Problems) -> MapNode | None:
 
 
 def check_name(root: MapNode, name: str, problems: Problems) -> None:
-    """A profile that is found by name must bear it, since a run's identity is made with it."""
+    """Note a profile whose name is not its file's; a run's identity contains the name."""
     entry = root.entries.get("name")
     written = entry.node if entry else None
     if isinstance(written, ScalarNode) and written.value != name:

@@ -1,4 +1,4 @@
-"""Merge recipe, profile, experiment and ``--set``, and answer typed objects.
+"""Merge recipe, profile, experiment and ``--set`` into typed objects.
 
 Precedence, lowest first: the models' defaults, the size's recipe, the cluster's ``defaults``, the
 experiment file, ``--set`` (of which the last counts). Below a profile lies what ``doctor`` found
@@ -27,7 +27,7 @@ __all__ = ["Loaded", "Missing", "cluster_names", "load", "load_cluster", "size_n
 
 @dataclass(frozen=True)
 class Missing:
-    """An input that is named and is not there."""
+    """An input that the configuration names and that does not exist."""
 
     stages: tuple[str, ...]
     """Stages that need it."""
@@ -36,7 +36,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class Loaded:
-    """An experiment on a cluster, whole and valid."""
+    """A complete, valid experiment on a cluster."""
 
     experiment: Experiment
     cluster: Cluster
@@ -52,7 +52,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Layers:
-    """What an experiment is made of; None where a layer was not asked for or could not be read."""
+    """The layers of an experiment; None for a layer that was not requested or cannot be read."""
 
     recipe: MapNode | None
     profile: MapNode | None
@@ -63,7 +63,7 @@ class Layers:
     """What the profile is completed with."""
 
     def merged(self) -> yaml_tree.Node:
-        """One tree of the experiment's keys."""
+        """Return one tree of the experiment's keys."""
         defaults = yaml_tree.find(self.profile, ("defaults",)) if self.profile else None
         nothing: yaml_tree.Node = MapNode(Location(Source("default", "defaults", Path.cwd())), {})
         layers = (self.recipe, defaults, self.config, *self.overrides)
@@ -79,7 +79,7 @@ def load(
     overrides: Sequence[str],
     with_facts: bool = True,
 ) -> Loaded:
-    """Read everything that an experiment on a cluster consists of.
+    """Read all layers of an experiment on a cluster.
 
     Args:
         cluster: a profile's name, or a path that ends in ``.yaml``.
@@ -114,7 +114,7 @@ def load(
 
 
 def load_cluster(name_or_path: str) -> Cluster:
-    """A cluster profile.
+    """Return a cluster profile.
 
     Raises:
         ConfigError: every error of it, one a line.
@@ -127,7 +127,7 @@ def load_cluster(name_or_path: str) -> Cluster:
 
 
 def decode_profile(root: MapNode | None, problems: Problems) -> Cluster | None:
-    """The profile of a tree; its ``defaults`` are checked as a part of an experiment."""
+    """Return the profile of a tree; its ``defaults`` are checked as a part of an experiment."""
     if root is None:
         return None
     defaults = yaml_tree.find(root, ("defaults",))
@@ -144,7 +144,7 @@ def read_layers(
     problems: Problems,
     with_facts: bool = True,
 ) -> Layers:
-    """Read the layers that are asked for; None asks for no cluster or no size."""
+    """Read the requested layers; None requests no cluster or no size."""
     if config is None and files.DEFAULT_CONFIG.exists():
         config = files.DEFAULT_CONFIG
     recipe = files.find_recipe(size, problems) if size else None
@@ -162,7 +162,7 @@ def read_layers(
 
 
 def inputs(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPath, Path]]:
-    """Files that stages read: the stages, the key and the path of each."""
+    """Yield the files that stages read: the stages, the key and the path of each."""
     for number, path in enumerate(experiment.curate.sources):
         yield ("curate",), ("curate", "sources", number), path
     if tokenizer := experiment.tokenize.tokenizer:
@@ -193,7 +193,7 @@ def missing_inputs(
 
 
 def missing_secrets(cluster: Cluster, root: yaml_tree.Node) -> Iterator[Missing]:
-    """The secrets file, when it is not there or others may read it."""
+    """Yield the secrets file if it does not exist or others may read it."""
     where = ("environment", "secrets_file")
     path = cluster.environment.secrets_file
     if path is None:
@@ -214,5 +214,5 @@ def unnamed(config: MapNode | None, where: KeyPath, message: str) -> str:
 
 
 def sentence(root: yaml_tree.Node, where: KeyPath, message: str) -> str:
-    """A problem as one line."""
+    """Return a problem as one line."""
     return str(Problem(yaml_tree.place_at(root, where), yaml_tree.key_text(where), message))

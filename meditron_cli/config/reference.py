@@ -1,4 +1,4 @@
-"""The schema for editors, and the profile's documentation, both made from the models."""
+"""Generate the JSON Schemas for editors and the profile's documentation from the models."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ This page is made from the models in `meditron_cli/config/schema.py`; a test kee
 
 
 def experiment_schema() -> dict[str, Any]:
-    """JSON Schema of experiment files and recipes; other layers fill in what one leaves out."""
+    """Return the JSON Schema of experiment files and recipes, in which no key is required."""
     schema = Experiment.model_json_schema()
     whole = {section.__name__ for section in list_items(Experiment)}
     for definition in (schema, *schema["$defs"].values()):
@@ -50,7 +50,7 @@ def experiment_schema() -> dict[str, Any]:
 
 
 def list_items(model: type[Section]) -> list[type[Section]]:
-    """Sections that are items of lists, which no other layer completes."""
+    """Return the sections that are items of lists, which no other layer completes."""
     found = []
     for _, section in sections(model, ""):
         for field in section.model_fields.values():
@@ -60,7 +60,7 @@ def list_items(model: type[Section]) -> list[type[Section]]:
 
 
 def profile_schema() -> dict[str, Any]:
-    """JSON Schema of cluster profiles; ``defaults`` is a part of an experiment."""
+    """Return the JSON Schema of cluster profiles; ``defaults`` is a part of an experiment."""
     schema = Cluster.model_json_schema()
     experiment = experiment_schema()
     definitions = {**schema["$defs"], **experiment.pop("$defs")}
@@ -78,12 +78,12 @@ SCHEMAS = {"experiment": experiment_schema, "cluster": profile_schema}
 
 
 def schema_text(kind: str) -> str:
-    """A schema as the text of its file."""
+    """Return a schema as the text of its file."""
     return json.dumps(SCHEMAS[kind](), indent=1) + "\n"
 
 
 def profile_reference() -> str:
-    """The text of ``clusters/README.md``."""
+    """Return the text of ``clusters/README.md``."""
     parts = [INTRODUCTION]
     for title, section in sections(Cluster, ""):
         parts.append(section_reference(title, section))
@@ -91,7 +91,7 @@ def profile_reference() -> str:
 
 
 def sections(model: type[Section], prefix: str) -> list[tuple[str, type[Section]]]:
-    """The sections of a model, itself first, each once, with the key that leads to it."""
+    """Yield the sections of a model, itself first, each once, with its dotted key."""
     found = [(prefix, model)]
     for name, field in model.model_fields.items():
         inside = section_in(field.annotation)
@@ -103,7 +103,7 @@ def sections(model: type[Section], prefix: str) -> list[tuple[str, type[Section]
 
 
 def section_reference(key: str, section: type[Section]) -> str:
-    """One section as a heading, a sentence and a table."""
+    """Return one section as a heading, a sentence and a table."""
     heading = f"## `{key}`" if key else "## The profile"
     lines = [heading, "", one_line(section.__doc__ or ""), ""]
     lines += ["| key | default | meaning |", "|---|---|---|"]

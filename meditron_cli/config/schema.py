@@ -1,4 +1,4 @@
-"""What people write: experiment files, recipes and cluster profiles, as frozen, strict models.
+"""The configuration as frozen, strict models: experiment files, recipes and cluster profiles.
 
 One field, one meaning, one unit in its name. The docstring under a field is its documentation: it
 feeds ``meditron explain``, ``meditron schema`` and ``clusters/README.md``.
@@ -40,7 +40,7 @@ from meditron_cli.config.field_types import (
 
 
 class Conflicts(ValueError):
-    """Values of one section that cannot stand together, each with the key to change."""
+    """Conflicting values of one section, each with the key to change."""
 
     def __init__(self, found: list[tuple[str, str]]) -> None:
         super().__init__("; ".join(f"{key}: {message}" for key, message in found))
@@ -48,14 +48,14 @@ class Conflicts(ValueError):
 
 
 class Section(BaseModel):
-    """A mapping of the YAML: unknown keys refused, values never coerced, never changed after."""
+    """A mapping of the YAML: frozen, without unknown keys and type coercion."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """What is wrong with a value beside the others: pairs of a key and words about it.
+        """Yield conflicts between values of the section: pairs of a key and a sentence.
 
         The key is dotted, within this section.
         """
@@ -74,7 +74,7 @@ class Section(BaseModel):
 
 
 def section_in(annotation: Any) -> type[Section] | None:
-    """The section type inside an annotation: of itself, of a list's items or of an optional."""
+    """Return the section type inside an annotation: itself, of a list's items or of an optional."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     found = (section_in(part) for part in typing.get_args(annotation))
@@ -82,7 +82,7 @@ def section_in(annotation: Any) -> type[Section] | None:
 
 
 def item_type(annotation: Any) -> Any:
-    """What the items of a list are: ``Path`` for ``tuple[Path, ...]``; None for other types."""
+    """Return the type of a list's items (``Path`` of ``tuple[Path, ...]``); None otherwise."""
     if typing.get_origin(annotation) is tuple:
         return typing.get_args(annotation)[0]
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -103,11 +103,11 @@ class Curate(Section):
     text_key: str = "text"
     """Record key that holds the text."""
     id_key: str = "id"
-    """Record key of the document's id; without one the text's digest serves."""
+    """Record key of the document's id; without an id, the text's digest is used."""
     min_chars: NonNegativeInt = 100
     """Shorter documents are dropped (characters, after normalisation)."""
     on_bad_record: Literal["fail", "skip"] = "fail"
-    """What a line that is not JSON or lacks the text does: stop, or be counted and kept aside."""
+    """Effect of a record that is not JSON or has no text: stop, or count and set it aside."""
     shards: Annotated[int, Field(gt=0, le=10000)] = 8
     """Training shards, each tokenized by its own task."""
     validation_fraction: Share = 0.03
@@ -124,11 +124,11 @@ class Tokenize(Section):
     eod_token: str = "<EOD>"
     """Token appended after each document; must be in the vocabulary."""
     special_tokens_in_text: bool = False
-    """Whether a literal special token inside a text becomes that token (default: ordinary text)."""
+    """Whether a literal special token inside a text becomes that token; default: ordinary text."""
     cpus: Annotated[PositiveInt, OPERATIONAL] = 4
     """Cores of one task."""
     max_parallel: Annotated[PositiveInt, OPERATIONAL] = 64
-    """Tasks running at once."""
+    """Tasks that run at once."""
     time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 240
     """Time limit of one task."""
 
@@ -147,9 +147,9 @@ class Model(Section):
     kv_heads: PositiveInt
     """Key-value heads (groups); equal to attention_heads for plain multi-head attention."""
     seq_length: Annotated[PositiveInt, Field(le=100_000_000)]
-    """Tokens in one training sequence."""
+    """Tokens per training sequence."""
     vocab_size: Annotated[PositiveInt, Field(le=100_000_000)]
-    """Tokens the model knows, before padding; at least the tokenizer's."""
+    """Rows of the embedding before padding; at least the tokenizer's tokens."""
     vocab_multiple: PositiveInt = 128
     """The embedding is padded to a multiple of this times the tensor-parallel size."""
     rope_theta: PositiveFloat = 10000.0
@@ -160,7 +160,7 @@ class Model(Section):
     """Standard deviation of initial weights."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Heads share the width evenly, groups share the heads, RoPE turns pairs in a head."""
+        """Check that heads divide the width, groups the heads, and that RoPE finds pairs."""
         if self.hidden_size % self.attention_heads:
             yield (
                 "attention_heads",
@@ -177,7 +177,7 @@ class Model(Section):
 
 
 class Parallel(Section):
-    """3D layout. GPUs in all: tensor x pipeline x data."""
+    """3D layout of tensor x pipeline x data GPUs."""
 
     tensor: PositiveInt = 1
     """Tensor-parallel size (TP); keep it within a node."""
@@ -190,7 +190,7 @@ class Parallel(Section):
     distributed_optimizer: bool = True
     """Shard optimizer state over data-parallel ranks."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """Activations computed again in the backward pass instead of kept."""
+    """Activations recomputed in the backward pass instead of stored."""
 
 
 class Pretrain(Section):
@@ -209,7 +209,7 @@ class Pretrain(Section):
     learning_rate: Annotated[PositiveFloat, Field(le=1)]
     """Peak, reached at the end of warm-up."""
     min_learning_rate: NonNegativeFloat
-    """Where the cosine ends."""
+    """Learning rate at the end of the cosine."""
     warmup_steps: NonNegativeInt
     """Steps of linear warm-up."""
     decay_steps: PositiveInt | None = None
@@ -221,11 +221,11 @@ class Pretrain(Section):
     adam_eps: PositiveFloat = 1e-5
     """AdamW epsilon."""
     weight_decay: Annotated[NonNegativeFloat, Field(le=1)] = 0.1
-    """Decoupled weight decay; one-dimensional parameters have none."""
+    """Decoupled weight decay of matrices; one-dimensional parameters have none."""
     clip_grad: NonNegativeFloat = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Of weights and activations; gradients are summed in fp32 either way."""
+    """Precision of weights and activations; gradients are always summed in fp32."""
     validation_interval: NonNegativeInt = 500
     """Steps between validations; 0 validates at start and end only."""
     validation_batches: PositiveInt = 10
@@ -235,13 +235,13 @@ class Pretrain(Section):
     keep_checkpoints: Annotated[int, Field(ge=2), OPERATIONAL] = 3
     """Newest checkpoints kept, besides step 0 and the last."""
     time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 1440
-    """Time limit of one job; a run may need several."""
+    """Time limit of one job; a run may take several."""
     signal_lead_seconds: Annotated[PositiveInt | None, OPERATIONAL] = None
-    """Seconds before the time limit at which Slurm asks the job to save; default: computed from the
-    run's own saves, before the first one estimated from the checkpoint's size."""
+    """Seconds before the time limit at which Slurm signals the job to save; default: computed from
+    the run's own saves, before the first one estimated from the checkpoint's size."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """The schedule rises, then falls; steps are whole micro-batches; a job has time to save."""
+        """Check the schedule's order, whole micro-batches, and that a job has time to save."""
         key = "train_steps" if self.decay_steps is None else "decay_steps"
         end = self.decay_steps or self.train_steps
         if self.warmup_steps >= end:
@@ -266,7 +266,7 @@ class Pretrain(Section):
 
     @property
     def kept_steps(self) -> tuple[int, ...]:
-        """Steps of the checkpoints a finished run still has: 0, the newest kept, the last."""
+        """Steps of the checkpoints that a finished run keeps: 0, the newest, the last."""
         saved = range(self.save_interval, self.train_steps, self.save_interval)
         return (0, *saved[-self.keep_checkpoints :], self.train_steps)
 
@@ -304,12 +304,12 @@ class Evaluate(Section):
     batch_size: PositiveInt = 16
     """Sequences per forward pass."""
     max_parallel: Annotated[PositiveInt, OPERATIONAL] = 16
-    """Tasks running at once."""
+    """Tasks that run at once."""
     time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 240
     """Time limit of one task."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Two benchmarks of one name would write the same files."""
+        """Check that benchmarks have different names; equal ones would write the same files."""
         seen: set[str] = set()
         for index, benchmark in enumerate(self.benchmarks):
             if benchmark.name in seen:
@@ -321,27 +321,27 @@ class Evaluate(Section):
 
 
 class Supervision(Section):
-    """How patiently tasks are watched, and how often they are started again."""
+    """Timeouts for hangs, and the retry budget."""
 
     attempts_without_progress: PositiveInt = 3
     """Attempts in a row without a newer checkpoint after which a run stops."""
     restarts_in_allocation: NonNegativeInt = 2
-    """Starts of the ranks after the first within one job; then a fresh job goes on."""
+    """Restarts of the ranks within one job; after these a new job continues."""
     startup_limit_seconds: PositiveInt = 1200
-    """Longest time from the start of the ranks to their first step; then they count as hung."""
+    """Heartbeat timeout from the start of the ranks to their first step."""
     step_limit_seconds: PositiveInt = 120
-    """Least time without a step that counts as a hang; five times the slowest step if longer."""
+    """Heartbeat timeout between steps; five times the slowest step if that is longer."""
     retry_delay_seconds: NonNegativeInt = 30
-    """Before the second start after a failure; doubles with each one, up to 15 minutes."""
+    """Backoff before the second attempt; doubled with each failure in a row, up to 15 minutes."""
     storage_delay_seconds: NonNegativeInt = 600
-    """The same after a full or failing disk; doubles up to an hour."""
+    """Backoff after a full or failing disk; doubled up to an hour."""
 
 
 class Experiment(Section):
     """One experiment: defaults, recipe, cluster defaults, experiment file and ``--set``, merged."""
 
     name: Name = "med"
-    """First part of the run's name: lower-case letters, digits and hyphens."""
+    """First part of a run's name: lower-case letters, digits and hyphens."""
     seed: Annotated[NonNegativeInt, Field(lt=2**31)] = 1234
     """Seed of weights and data order."""
     curate: Curate = Curate()
@@ -360,7 +360,7 @@ class Experiment(Section):
     """Hangs, restarts and retries."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Only checkpoints that training keeps can be evaluated."""
+        """Check that training keeps the checkpoints to evaluate."""
         kept = self.pretrain.kept_steps
         for index, step in enumerate(self.evaluate.checkpoints):
             if isinstance(step, int) and step not in kept:
@@ -373,14 +373,14 @@ class Experiment(Section):
 
 
 class Node(Section):
-    """What one node of a partition has."""
+    """The shape of one node of a partition."""
 
     gpus: NonNegativeInt = 0
     """GPUs per node."""
     gpu_kind: str = ""
-    """As NVML names it, or part of that name: ``A100-SXM4-80GB``; checked before ranks start."""
+    """NVML's name of the GPU or a part of it, ``A100-SXM4-80GB``; checked before ranks start."""
     gpu_type: WordOrEmpty = ""
-    """Typed gres name for sbatch, when the site wants one: ``a100``."""
+    """Typed gres name for sbatch, where the site requires one: ``a100``."""
     gpu_memory_gb: NonNegativeInt = 0
     """Memory of one GPU."""
     peak_bf16_tflops: NonNegativeFloat = 0
@@ -390,14 +390,14 @@ class Node(Section):
     memory_gb: PositiveInt
     """RAM of a node that jobs may use."""
     interconnect: str = ""
-    """For people: ``Slingshot-11, 4 x 200 Gb/s``."""
+    """A description for people: ``Slingshot-11, 4 x 200 Gb/s``."""
 
 
 class Partition(Section):
     """A Slurm partition; for the local scheduler, this machine."""
 
     name: Word
-    """As sbatch wants it; ``<…>`` marks a placeholder that submit refuses."""
+    """The partition's name; ``<…>`` marks a placeholder that submit refuses."""
     nodes: PositiveInt
     """Nodes a job may use."""
     node: Node
@@ -409,9 +409,9 @@ class Partition(Section):
     qos: WordOrEmpty = ""
     """QOS; overrides the cluster's."""
     grace_seconds: NonNegativeInt | None = None
-    """GraceTime: between a preemption's notice and the end of the job; none when not known."""
+    """Grace period (GraceTime): from a preemption's notice to the kill; none when not known."""
     request_memory: bool = True
-    """Ask for memory explicitly (``--mem``); off where the site forbids it."""
+    """Request memory explicitly (``--mem``); false where the site forbids it."""
 
 
 class Container(Section):
@@ -427,13 +427,13 @@ class Container(Section):
     """Interpreter inside the image."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """The batch step may start in any folder."""
+        """Check that the image is absolute, as the batch step may start in any folder."""
         if not self.image.startswith("/") and not is_placeholder(self.image):
             yield "image", f"{self.image!r} is not an absolute path"
 
 
 class Environment(Section):
-    """What a job's processes see."""
+    """The environment of a job's processes."""
 
     modules: tuple[Word, ...] = ()
     """Loaded in order (``module load``)."""
@@ -442,14 +442,14 @@ class Environment(Section):
     container: Container | None = None
     """Container for the ranks."""
     pass_through: tuple[VariableName, ...] = ()
-    """Variables taken over from the submitting shell; all others stay behind."""
+    """Variables passed on from the submitting shell; no others are."""
     set: dict[VariableName, Line] = {}
-    """Variables set in every job. Nothing secret: they stand in the batch script."""
+    """Variables set in every job. Nothing secret: the batch script contains them."""
     secrets_file: Path | None = None
     """A 0600 file of NAME=value lines, read on the node by the process that needs it."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """A job may start in any folder."""
+        """Check that the interpreter is absolute, as a job may start in any folder."""
         if self.python and not self.python.startswith("/") and not is_placeholder(self.python):
             yield "python", f"{self.python!r} is not an absolute path"
 
@@ -460,11 +460,11 @@ class Slurm(Section):
     max_array_size: PositiveInt = 1001
     """MaxArraySize of ``scontrol show config``; the highest index is one less."""
     recovery_job: bool = True
-    """Queue a small job behind each stage that continues the run if its supervisor could not."""
+    """Queue a recovery job behind each stage, which resubmits tasks whose supervisor died."""
     submit_from_jobs: bool = True
-    """Whether compute nodes may call sbatch; if not, the login node continues runs."""
+    """Whether compute nodes may call sbatch; if not, `meditron recover` resumes runs."""
     requeue: bool = True
-    """Whether Slurm may queue a job again by itself (JobRequeue, ``scontrol requeue``)."""
+    """Whether Slurm may requeue a job (JobRequeue, ``scontrol requeue``)."""
     sbatch: dict[SbatchOption, SbatchValue] = {}
     """More sbatch options by long name: ``constraint``, ``reservation`` …"""
     srun: tuple[Word, ...] = ()
@@ -475,13 +475,13 @@ class Cluster(Section):
     """A cluster profile: facts about a site, and defaults for experiments run on it."""
 
     name: Name
-    """What ``--cluster`` calls it."""
+    """The name for ``--cluster``."""
     description: str = ""
     """One line for ``meditron clusters``."""
     scheduler: Literal["slurm", "local"]
     """Slurm, or processes on this machine."""
     device: Literal["cuda", "cpu"]
-    """What ranks compute on."""
+    """The device of the ranks."""
     account: WordOrEmpty = ""
     """Default account."""
     qos: WordOrEmpty = ""
@@ -495,17 +495,17 @@ class Cluster(Section):
     runs_dir: Path | None = None
     """Default runs directory, on storage all nodes see."""
     scratch_dir: Path | None = None
-    """Fast folder for temporary files, each node's own or shared; default: what the node has.
-    Each start of a task works in a folder of its own there (TMPDIR), removed at its end."""
+    """Fast folder for temporary files, local to each node or shared; default: the node's own.
+    Each attempt of a task has a folder of its own there (TMPDIR), removed at its end."""
     slurm: Slurm = Slurm()
     """Slurm settings of the site."""
     health_skip: tuple[str, ...] = ()
-    """Codes of health checks this site does not want."""
+    """Codes of health checks to skip."""
     defaults: dict[str, Any] = {}
-    """Experiment keys that this cluster presets, below the experiment file and ``--set``."""
+    """Experiment keys that this cluster presets; the experiment and ``--set`` override them."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """A CUDA cluster has GPUs; pyxis is a plugin of Slurm, and modules need its script."""
+        """Check GPUs against the device, and the container and modules against the scheduler."""
         if self.device == "cuda" and self.gpu_partition.node.gpus == 0:
             yield "gpu_partition.node.gpus", "device is cuda, but the nodes have no GPUs"
         container = self.environment.container

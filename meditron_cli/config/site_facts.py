@@ -1,5 +1,5 @@
-"""What ``doctor`` found out about a cluster, as the layer below its profile: it fills in what the
-profile leaves out, and every value knows the cache file it comes from.
+"""The facts of ``doctor`` as the layer below a profile: they complete it, and every value has the
+cache file as its location.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PARTITIONS = ("gpu_partition", "cpu_partition")
 
 @dataclass(frozen=True)
 class KnownFacts:
-    """Which cache file stands below a profile."""
+    """The cache file that completes a profile."""
 
     file: str
     """As people know it."""
@@ -32,7 +32,7 @@ class KnownFacts:
     """Sentences of the doctor's FATAL findings."""
 
     def age(self, now: float) -> str:
-        """How old the facts are, in one sentence; empty where there are none."""
+        """Return the age of the facts as a sentence; empty without facts."""
         if self.time is None:
             return ""
         return f"facts about the cluster: {self.file}, {facts_file.age(now - self.time)} old"
@@ -49,8 +49,8 @@ class KnownFacts:
 
 
 def complete(profile: MapNode) -> tuple[MapNode, KnownFacts | None]:
-    """A profile with what is known of its cluster below it, and from where; a cluster that was
-    never asked, and a profile without a name, stay as they are.
+    """Return a profile completed with the facts of its cluster, and their origin; a profile without
+    a name or without facts is returned unchanged.
     """
     name = scalar(profile, "name")
     if not name:
@@ -72,8 +72,8 @@ def complete(profile: MapNode) -> tuple[MapNode, KnownFacts | None]:
 
 
 def layer(facts: Facts, profile: MapNode, place: Location) -> MapNode:
-    """The tree of what is known, for the partitions that the profile names; what is known of a
-    partition for another quality of service is left out.
+    """Return the tree of the facts for the partitions that the profile names, without those for
+    another quality of service.
     """
     found = {"slurm": asdict(facts.slurm)}
     for key in PARTITIONS:
@@ -90,7 +90,7 @@ def layer(facts: Facts, profile: MapNode, place: Location) -> MapNode:
 
 
 def mapping_of(values: Mapping[str, int | bool | None], place: Location) -> MapNode:
-    """A section of the values that are known."""
+    """Return a section of the known values."""
     return mapping(
         {
             key: ScalarNode(place, value, str(value).lower())
@@ -102,11 +102,11 @@ def mapping_of(values: Mapping[str, int | bool | None], place: Location) -> MapN
 
 
 def mapping(nodes: Mapping[str, Node], place: Location) -> MapNode:
-    """Keys with their values, all written at one place."""
+    """Return a mapping whose values share one location."""
     return MapNode(place, {key: Entry(place, node) for key, node in nodes.items()})
 
 
 def scalar(node: MapNode, key: str) -> str:
-    """A text of a mapping; empty where there is none."""
+    """Return a text of a mapping; empty if there is none."""
     found = yaml_tree.find(node, (key,))
     return found.value if isinstance(found, ScalarNode) and isinstance(found.value, str) else ""

@@ -1,4 +1,4 @@
-"""Read back a configuration that a run keeps in its own record."""
+"""Read the configuration that a run keeps in its own record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from meditron_cli.errors import ConfigError
 
 
 def restore(asked: Mapping[str, Any]) -> tuple[Experiment, Cluster]:
-    """The experiment and the profile that a run was submitted with, as JSON values.
+    """Return the experiment and the profile that a run was submitted with.
 
     Raises:
         ConfigError: they are not valid for this version of the program.

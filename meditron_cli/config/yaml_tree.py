@@ -1,4 +1,4 @@
-"""YAML text to a tree in which every value knows where it was written, and merging of such trees.
+"""Parse YAML into a tree in which every value has its location, and merge such trees.
 
 Scalars are those of YAML 1.2's core schema (yaml.org/spec/1.2.2, section 10.3.2), not of YAML 1.1,
 which PyYAML reads: ``3e-4`` is a number, ``24:00:00`` and ``no`` are words, ``010`` is ten.
@@ -37,7 +37,7 @@ class ListNode:
 
 @dataclass(frozen=True)
 class Entry:
-    """A key's place, and its value."""
+    """A key's location, and its value."""
 
     key_place: Location
     node: Node
@@ -74,7 +74,7 @@ NUMBERS: tuple[tuple[str, Callable[[str], int | float]], ...] = (
 
 
 def plain_scalar(text: str) -> str | int | float | bool | None:
-    """The value of an unquoted scalar, by the core schema of YAML 1.2."""
+    """Return the value of an unquoted scalar, by the core schema of YAML 1.2."""
     if text in CONSTANTS:
         return CONSTANTS[text]
     for pattern, convert in NUMBERS:
@@ -84,11 +84,11 @@ def plain_scalar(text: str) -> str | int | float | bool | None:
 
 
 class Refused(yaml.MarkedYAMLError):
-    """YAML that we do not take, in our own words."""
+    """Valid YAML that configuration files may not contain."""
 
 
 class Composer(yaml.SafeLoader):
-    """PyYAML's composer without anchors, aliases and tags: values stand where they count."""
+    """PyYAML's composer without anchors, aliases and tags: each value stands where it applies."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -106,7 +106,7 @@ class Composer(yaml.SafeLoader):
 
 
 def parse(text: str, source: Source, problems: Problems) -> Node | None:
-    """The tree of a YAML text; None, with a problem noted, when it is no YAML or empty."""
+    """Return the tree of a YAML text; None, with a problem noted, if it is not YAML or empty."""
     try:
         loader = Composer(text)
         root = loader.get_single_node()
@@ -152,7 +152,7 @@ WORDS = (
 
 
 def in_our_words(error: yaml.MarkedYAMLError) -> str:
-    """PyYAML's complaint in plain words."""
+    """Translate PyYAML's message."""
     said = f"{error.context or ''} {error.problem or ''}".strip()
     if isinstance(error, Refused):
         return said
@@ -161,7 +161,7 @@ def in_our_words(error: yaml.MarkedYAMLError) -> str:
 
 
 def from_yaml(node: yaml.Node, source: Source, where: KeyPath, problems: Problems) -> Node:
-    """Our tree of PyYAML's; keys given twice and keys that are no text are noted."""
+    """Convert PyYAML's tree to ours; note duplicate keys and keys that are not text."""
     place = Location(source, node.start_mark.line + 1, node.start_mark.column + 1)
     if isinstance(node, yaml.ScalarNode):
         value = plain_scalar(node.value) if node.style is None else node.value
@@ -189,13 +189,13 @@ def from_yaml(node: yaml.Node, source: Source, where: KeyPath, problems: Problem
 
 
 def key_text(where: KeyPath) -> str:
-    """How people read a location: ``evaluate.benchmarks[0].path``."""
+    """Return a key path as text: ``evaluate.benchmarks[0].path``."""
     parts = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in where)
     return "".join(parts).removeprefix(".")
 
 
 def merge(below: Node, above: Node) -> Node:
-    """One tree of two: keys of both; where both have a value, the one above counts.
+    """Merge two trees: the keys of both; the upper value takes precedence.
 
     Lists and scalars are replaced whole. Every node keeps its own place.
     """
@@ -210,7 +210,7 @@ def merge(below: Node, above: Node) -> Node:
 
 
 def inside(node: Node, step: str | int) -> Node | None:
-    """The value one step down, None where there is none."""
+    """Return the value one step down, None if there is none."""
     if isinstance(node, MapNode) and step in node.entries:
         return node.entries[str(step)].node
     if isinstance(node, ListNode) and isinstance(step, int) and step < len(node.items):
@@ -219,7 +219,7 @@ def inside(node: Node, step: str | int) -> Node | None:
 
 
 def find(root: Node, where: KeyPath) -> Node | None:
-    """The value at a location, None where nothing was written."""
+    """Return the value at a key path, None if nothing was written there."""
     node: Node | None = root
     for step in where:
         node = inside(node, step) if node else None
@@ -227,7 +227,7 @@ def find(root: Node, where: KeyPath) -> Node | None:
 
 
 def place_at(root: Node, where: KeyPath) -> Location:
-    """Where the value at a location was written, or the innermost value around it."""
+    """Return the location of the value at a key path, or of the innermost value around it."""
     node = root
     for step in where:
         below = inside(node, step)
@@ -238,7 +238,7 @@ def place_at(root: Node, where: KeyPath) -> Location:
 
 
 def key_place_at(root: Node, where: KeyPath) -> Location:
-    """Where the key at a location was written; the place of the value where there is no key."""
+    """Return the location of the key at a key path, or that of the value if there is no key."""
     parent = find(root, where[:-1])
     if isinstance(parent, MapNode) and where[-1] in parent.entries:
         return parent.entries[str(where[-1])].key_place
@@ -246,7 +246,7 @@ def key_place_at(root: Node, where: KeyPath) -> Location:
 
 
 def to_plain(node: Node) -> Any:
-    """Dicts, lists and scalars."""
+    """Return dicts, lists and scalars."""
     if isinstance(node, ScalarNode):
         return node.value
     if isinstance(node, ListNode):

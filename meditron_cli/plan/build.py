@@ -1,6 +1,4 @@
-"""Experiment + cluster -> Plan. Pure: equal inputs give equal plans; nothing is read, nothing is
-touched.
-"""
+"""Build a plan from an experiment and a cluster. Pure: equal inputs give equal plans."""
 
 from __future__ import annotations
 
@@ -52,7 +50,7 @@ def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
 
 
 def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
-    """Errors and warnings about these stages on this cluster."""
+    """Return errors and warnings about these stages on this cluster."""
     found = fit.Findings()
     for stage in stages:
         found += time_findings(inputs, stage)
@@ -76,7 +74,7 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
 
 
 def container_findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
-    """Whether what the tasks read can be named in a container's mount option."""
+    """Check that a container's mount option can name the paths that tasks read."""
     paths = [
         path
         for stage in stages
@@ -93,7 +91,7 @@ def container_findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
 
 
 def time_findings(inputs: Inputs, stage: str) -> fit.Findings:
-    """Whether a stage's time limit is within the partition's, and leaves time to work."""
+    """Check a stage's time limit against the partition's, and that it leaves time to work."""
     cluster, minutes = inputs.cluster, getattr(inputs.experiment, stage).time_minutes
     partition = inputs.partition(stage)
     found = fit.time_findings(stage, minutes, partition)
@@ -103,7 +101,7 @@ def time_findings(inputs: Inputs, stage: str) -> fit.Findings:
 
 
 def training_findings(inputs: Inputs) -> fit.Findings:
-    """Whether the layout divides, fills whole nodes and fits into memory."""
+    """Check that the layout divides, fills whole nodes and fits into memory."""
     experiment, cluster = inputs.experiment, inputs.cluster
     model, parallel, batch = model_spec(experiment), parallel_spec(experiment), batch_of(experiment)
     errors = layout.layout_errors(model, parallel, batch.micro, batch.global_)
@@ -115,7 +113,7 @@ def training_findings(inputs: Inputs) -> fit.Findings:
 
 
 def save_findings(inputs: Inputs) -> fit.Findings:
-    """Whether what ends a job leaves time to save, and what is lost where it does not."""
+    """Check that signals and preemption leave time to save; warn of the loss otherwise."""
     pretrain, partition = inputs.experiment.pretrain, inputs.cluster.gpu_partition
     lead = inputs.training_lead
     gpus = parallel_spec(inputs.experiment).world_size if partition.node.gpus else 0
@@ -127,7 +125,7 @@ def save_findings(inputs: Inputs) -> fit.Findings:
 
 
 def batch_of(experiment: Experiment) -> layout.BatchLayout:
-    """The sequences of a training step."""
+    """Return the sequences of a training step."""
     pretrain = experiment.pretrain
     return layout.BatchLayout(
         pretrain.micro_batch_size, pretrain.global_batch_size, experiment.parallel.data
@@ -135,7 +133,7 @@ def batch_of(experiment: Experiment) -> layout.BatchLayout:
 
 
 def layout_hint(inputs: Inputs, stages: Sequence[str]) -> str:
-    """Settings of a layout that would fit, when training is planned with one that does not."""
+    """Return settings of a layout that fits, when training is planned with one that does not."""
     if "pretrain" not in stages or not training_findings(inputs).errors:
         return ""
     experiment = inputs.experiment
@@ -151,7 +149,7 @@ def layout_hint(inputs: Inputs, stages: Sequence[str]) -> str:
 
 
 def site_settings(inputs: Inputs) -> SiteSettings:
-    """What the scheduler needs to know of the profile."""
+    """Return the profile's settings that the scheduler needs."""
     cluster, environment = inputs.cluster, inputs.cluster.environment
     modules = tuple(f"module load {shlex.quote(name)}" for name in environment.modules)
     exports = tuple(
@@ -171,7 +169,7 @@ def site_settings(inputs: Inputs) -> SiteSettings:
 
 
 def recovery_job_resources(inputs: Inputs) -> Resources | None:
-    """One core for ten minutes; None where there is no Slurm, or jobs may not submit others."""
+    """Return one core for ten minutes; None without Slurm or where jobs may not submit others."""
     cluster = inputs.cluster
     wanted = cluster.slurm.recovery_job and cluster.slurm.submit_from_jobs
     if cluster.scheduler != "slurm" or not wanted:

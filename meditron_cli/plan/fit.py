@@ -1,4 +1,4 @@
-"""Does it fit the cluster? Partition, nodes, memory, time, array size. Pure; no I/O."""
+"""Check a plan against the cluster: partition, nodes, memory, time, array size. Pure; no I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Findings:
-    """Sentences about a plan: ``errors`` forbid it, ``warnings`` doubt it."""
+    """Sentences about a plan: ``errors`` forbid it, ``warnings`` do not."""
 
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -26,28 +26,28 @@ class Findings:
 
 
 def refused(*sentences: str) -> Findings:
-    """Errors alone."""
+    """Return findings with errors only."""
     return Findings(errors=sentences)
 
 
 def doubted(*sentences: str) -> Findings:
-    """Warnings alone."""
+    """Return findings with warnings only."""
     return Findings(warnings=sentences)
 
 
 def ranks_per_node(partition: Partition, device: str, world_size: int) -> int:
-    """Ranks on one node: a rank a GPU; without GPUs in the profile, a rank a core."""
+    """Return the ranks on one node: one per GPU; without GPUs in the profile, one per core."""
     slots = partition.node.gpus or (partition.node.cpus if device == "cpu" else 0)
     return min(slots, world_size)
 
 
 def slot_kind(partition: Partition) -> str:
-    """What a rank occupies."""
+    """Return the resource that a rank occupies."""
     return "GPUs" if partition.node.gpus else "cores"
 
 
 def shape_findings(cluster: Cluster, parallel: ParallelSpec) -> Findings:
-    """Whether the layout can be laid over the cluster's nodes."""
+    """Check that the layout fills the cluster's nodes."""
     partition = cluster.gpu_partition
     world = parallel.world_size
     per_node = ranks_per_node(partition, cluster.device, world)
@@ -74,7 +74,7 @@ def shape_findings(cluster: Cluster, parallel: ParallelSpec) -> Findings:
 
 
 def time_findings(stage: str, minutes: int, partition: Partition) -> Findings:
-    """Whether a time limit is within the partition's."""
+    """Check that a time limit is within the partition's."""
     limit = partition.max_time_minutes
     if limit is None or minutes <= limit:
         return Findings()
@@ -85,8 +85,8 @@ def time_findings(stage: str, minutes: int, partition: Partition) -> Findings:
 
 
 def lead_findings(stage: str, minutes: int, lead_seconds: int) -> Findings:
-    """Whether there is time to work before Slurm asks the job to save, which it may do
-    ``EARLY_SECONDS`` too soon: none is an error, less than half of the job a warning.
+    """Check that a job has time to work before Slurm signals it to save, which may happen
+    ``EARLY_SECONDS`` early: no time is an error, less than half of the job a warning.
     """
     limit, lost = minutes * 60, lead_seconds + EARLY_SECONDS
     sentence = (
@@ -99,8 +99,8 @@ def lead_findings(stage: str, minutes: int, lead_seconds: int) -> Findings:
 
 
 def given_lead_findings(lead: Lead) -> Findings:
-    """Whether a lead that the experiment gives is enough to save in: refused where saves were
-    measured, doubted where they are estimated.
+    """Check that the experiment's signal lead time is enough to save in: an error where saves were
+    measured, a warning where they are estimated.
     """
     need = lead.pace.leave_seconds
     if lead.source != "given" or lead.seconds >= need:
@@ -113,7 +113,7 @@ def given_lead_findings(lead: Lead) -> Findings:
 
 
 def grace_findings(partition: Partition, lead: Lead, save_interval: int, gpus: int) -> Findings:
-    """Whether a preempted job can save in the time it is given, and what is lost if it cannot."""
+    """Check that a preempted job can save within the grace period; state the loss otherwise."""
     grace, need = partition.grace_seconds, lead.pace.leave_seconds
     if grace is None or need <= grace:
         return Findings()
@@ -126,7 +126,7 @@ def grace_findings(partition: Partition, lead: Lead, save_interval: int, gpus: i
 
 
 def loss(step_seconds: float | None, steps: int, gpus: int) -> str:
-    """``500 steps (about 83 minutes, 178 GPU-hours)``, as far as it is known."""
+    """Return ``500 steps (about 83 minutes, 178 GPU-hours)``, as far as it is known."""
     if step_seconds is None:
         return f"{steps} steps"
     seconds = step_seconds * steps
@@ -135,7 +135,7 @@ def loss(step_seconds: float | None, steps: int, gpus: int) -> str:
 
 
 def interval_findings(minutes: int, lead: Lead, save_interval: int) -> Findings:
-    """Whether a job lasts longer than the steps from one save to the next."""
+    """Check that a job lasts longer than the steps from one save to the next."""
     step, work = lead.pace.step_seconds, minutes * 60 - lead.seconds
     if step is None or step * save_interval <= work:
         return Findings()
@@ -147,7 +147,7 @@ def interval_findings(minutes: int, lead: Lead, save_interval: int) -> Findings:
 
 
 def core_findings(cpus: int, partition: Partition) -> Findings:
-    """Whether a task of tokenize finds its cores on one node."""
+    """Check that one node has the cores of a tokenize task."""
     if cpus <= partition.node.cpus:
         return Findings()
     return refused(
@@ -163,8 +163,8 @@ def memory_findings(
     batch: layout.BatchLayout,
     precision: str,
 ) -> Findings:
-    """Return whether a rank fits its GPU or its share of a CPU node, and a save the node's memory;
-    nothing about GPUs whose memory the profile does not give.
+    """Check that a rank fits its GPU or its share of a CPU node, and a save the node's memory; GPUs
+    whose memory the profile does not give are not checked.
 
     Weights, gradients and optimizer alone beyond the memory are an error; with computed
     activations, which are an estimate, only a warning.
@@ -191,7 +191,7 @@ def memory_findings(
 
 
 def host_memory_findings(cluster: Cluster, need: layout.Memory, world_size: int) -> Findings:
-    """Return whether the ranks of a node that compute on CPUs fit into its memory together."""
+    """Check that the CPU ranks of a node fit into its memory together."""
     partition = cluster.gpu_partition
     ranks = ranks_per_node(partition, cluster.device, world_size)
     available = partition.node.memory_gb * layout.GIB
@@ -218,7 +218,7 @@ def sharing_findings(ranks: int, cores: int) -> Findings:
 
 
 def save_findings(cluster: Cluster, save: int, world_size: int) -> Findings:
-    """Whether the ranks of a node find the host memory that a save takes them, in bytes."""
+    """Check that the ranks of a node have the host memory that a save takes, in bytes."""
     partition = cluster.gpu_partition
     need = save * ranks_per_node(partition, cluster.device, world_size)
     if need <= partition.node.memory_gb * layout.GIB:
@@ -237,7 +237,7 @@ def fitting_layout(
     batch: layout.BatchLayout,
     precision: str,
 ) -> ParallelSpec | None:
-    """The layout nearest to the one asked for that divides and fits the cluster, or None.
+    """Return the nearest layout that divides and fits the cluster, or None.
 
     Nearest is: as many ranks of those asked for as there is room for, then the tensor size, then
     the pipeline.
@@ -272,7 +272,7 @@ def is_fitting(
     batch: layout.BatchLayout,
     precision: str,
 ) -> bool:
-    """Whether nothing speaks against a layout."""
+    """Return whether a layout has neither errors nor warnings."""
     if layout.layout_errors(model, parallel, batch.micro, batch.global_):
         return False
     found = shape_findings(cluster, parallel)
@@ -284,7 +284,7 @@ def is_fitting(
 def evaluation_findings(
     cluster: Cluster, partition: Partition, model: ModelSpec, tensor: int, precision: str
 ) -> Findings:
-    """Whether an evaluation's layout divides and fits one node of its partition."""
+    """Check that an evaluation's layout divides and fits one node of its partition."""
     node = partition.node
     slots = ranks_per_node(partition, cluster.device, tensor)
     if tensor > slots:
@@ -317,7 +317,7 @@ def evaluation_findings(
 
 
 def chunks(count: int, max_array_size: int) -> tuple[tuple[int, ...], ...]:
-    """Task indices cut into arrays the site accepts.
+    """Split task indices into arrays that the site accepts.
 
     MaxArraySize caps the highest index, which is one less than the count, and every array starts
     at 0 (verified on Slurm 22.05: with 101, ``--array=100-101`` is refused too).

@@ -1,4 +1,4 @@
-"""3D-parallel arithmetic: divisibility, parameters, memory, floating-point work. Pure; no I/O."""
+"""Compute 3D-parallel layouts: divisibility, parameters, memory, floating-point work. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """Sequences per step and how they are cut up."""
+    """The sequences of a step, and their division into micro-batches."""
 
     micro: int
     global_: int
@@ -19,7 +19,7 @@ class BatchLayout:
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches each data-parallel replica works through in one step."""
+        """Micro-batches of each data-parallel replica in one step."""
         return self.global_ // (self.micro * self.data_parallel)
 
 
@@ -36,17 +36,17 @@ class Memory:
 
     @property
     def states(self) -> int:
-        """What is there whatever the batch: weights, gradients and optimizer."""
+        """Bytes independent of the batch: weights, gradients and optimizer."""
         return self.weights + self.gradients + self.optimizer
 
     @property
     def total(self) -> int:
-        """What a GPU holds at the peak of a step."""
+        """Bytes at the peak of a step."""
         return self.states + self.activations
 
 
 def padded_vocabulary(vocab_size: int, multiple: int, tensor: int) -> int:
-    """Rows of the embedding: the next multiple of ``multiple x tensor``.
+    """Return the rows of the embedding: the next multiple of ``multiple x tensor``.
 
     MEDITRON's 32,017 tokens become 32,768 rows at TP 8 (Megatron's rule).
     """
@@ -55,7 +55,7 @@ def padded_vocabulary(vocab_size: int, multiple: int, tensor: int) -> int:
 
 
 def stage_parameters(model: ModelSpec, parallel: ParallelSpec) -> int:
-    """Parameters on one rank of the fullest pipeline stage.
+    """Return the parameters on one rank of the fullest pipeline stage.
 
     The first stage holds the embedding, the last the output layer; with one stage both lie on it.
     """
@@ -65,7 +65,7 @@ def stage_parameters(model: ModelSpec, parallel: ParallelSpec) -> int:
 
 
 def memory(model: ModelSpec, parallel: ParallelSpec, batch: BatchLayout, precision: str) -> Memory:
-    """Bytes on the fullest rank in training.
+    """Return the bytes on the fullest rank in training.
 
     States: weights in ``precision``, fp32 gradients, fp32 master weights and two Adam moments (18
     bytes a parameter in bf16); the distributed optimizer divides the last 12 by the data-parallel
@@ -91,7 +91,7 @@ def memory(model: ModelSpec, parallel: ParallelSpec, batch: BatchLayout, precisi
 def activations(
     model: ModelSpec, parallel: ParallelSpec, batch: BatchLayout, precision: str
 ) -> int:
-    """Bytes of activations on the fullest rank.
+    """Return the bytes of activations on the fullest rank.
 
     A layer's: Korthikanti et al. 2022 (arXiv 2205.05198), equations 2 to 4, for 16 bit; fp32 takes
     twice that. The first pipeline stage keeps those of as many micro-batches as there are stages,
@@ -120,7 +120,7 @@ def activations(
 
 
 def flops_per_token(model: ModelSpec) -> float:
-    """Floating-point operations to train on one token: 6 N plus attention's 12 L h s.
+    """Return the floating-point operations per training token: 6 N plus attention's 12 L h s.
 
     Narayanan et al. 2021 (arXiv 2104.04473), with N without the input embedding's rows.
     """
@@ -129,7 +129,7 @@ def flops_per_token(model: ModelSpec) -> float:
 
 
 def layout_errors(model: ModelSpec, parallel: ParallelSpec, micro: int, global_: int) -> list[str]:
-    """Every divisibility rule that is broken, a sentence each, naming the keys to change."""
+    """Return one sentence per broken divisibility rule, with the keys to change."""
     t, p, d = parallel.tensor, parallel.pipeline, parallel.data
     rules = [
         (model.attention_heads, t, "model.attention_heads", "parallel.tensor"),

@@ -1,4 +1,4 @@
-"""The plan: what will run, with what, after what. Frozen dataclasses, standard library only."""
+"""The plan: stages, tasks, resources and dependencies. Frozen dataclasses, standard library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RUN = "{run}"
 
 @dataclass(frozen=True)
 class Resources:
-    """What one task of a stage asks the scheduler for."""
+    """The resources that one task of a stage requests."""
 
     nodes: int
     ranks_per_node: int
@@ -35,9 +35,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Lead:
-    """How long before its time limit a training job is asked to save, and where that is known
-    from.
-    """
+    """The signal lead time of training, and the origin of that figure."""
 
     seconds: int
     source: str
@@ -49,13 +47,13 @@ class Lead:
 
     @property
     def is_computed(self) -> bool:
-        """Whether it may change when more is known."""
+        """Whether the lead may change when saves are measured."""
         return self.source != "given"
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: its tasks, resources, and the stages that must have finished before."""
+    """One stage: its tasks, resources, and the stages that must finish before it."""
 
     stage: str
     tasks: tuple[TaskSpec, ...]
@@ -71,7 +69,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class SiteSettings:
-    """How jobs of this cluster are made: everything of the profile the scheduler needs."""
+    """The settings of a cluster that the scheduler needs to make jobs."""
 
     cluster: str
     scheduler: str
@@ -95,7 +93,7 @@ class SiteSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a submission does, before it does it."""
+    """Everything that a submission does, computed before it does it."""
 
     name: str
     """The experiment's name."""
@@ -108,7 +106,7 @@ class Plan:
     """Of training; None where the plan has none."""
 
     def stage(self, name: str) -> StagePlan:
-        """The plan of one stage; KeyError when the plan has none of that name."""
+        """Return the plan of one stage; KeyError if the plan has none of that name."""
         for stage in self.stages:
             if stage.stage == name:
                 return stage
@@ -116,7 +114,7 @@ class Plan:
 
     @property
     def training_lead(self) -> Lead:
-        """The lead of training; KeyError when the plan has no training."""
+        """The signal lead time of training; KeyError if the plan has no training."""
         if self.lead is None:
             raise KeyError("pretrain")
         return self.lead

@@ -1,5 +1,5 @@
-"""How long a training's saves and steps will take, and how early its jobs must be asked to save.
-Pure; no I/O.
+"""Estimate the time of a training's steps and saves, and compute the signal lead time. Pure; no
+I/O.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
     from meditron_cli.config.schema import Node
 
 MFU = 0.40
-"""Guessed share of peak that training reaches, with the pipeline's bubble and all else that is no
-computing; MEDITRON-70B's published one is 0.423 (section 4.1).
+"""Guessed share of the peak that training reaches, pipeline bubble and communication included;
+MEDITRON-70B's published one is 0.423 (arXiv 2311.16079, section 4.1).
 """
 
 WRITE_BYTES_PER_SECOND = 2e9
 """Guessed speed at which a job's checkpoint reaches shared storage, on the slow side: one site
-writes 920 GB in about 40 s (design SLURM, section 3b).
+reports 920 GB in about 40 s (launch scripts of github.com/swiss-ai/Megatron-LM).
 """
 
 LARGE_BYTES = 10 * layout.GIB
-"""From this size of a checkpoint on, a guess, no estimate below ``FLOOR_SECONDS`` is trusted."""
+"""Guessed checkpoint size from which an estimate is raised to ``FLOOR_SECONDS``."""
 FLOOR_SECONDS = 600
-"""What peers grant models of 70B (design SLURM, section 3b)."""
+"""Signal lead time that the launch scripts of github.com/swiss-ai/Megatron-LM use for 70B."""
 
 NODE_FAILURES_PER_SECOND = 6.5e-3 / 86400
 """Published for a cluster of 16,000 A100 GPUs over eleven months (arXiv 2410.21680)."""
 OFTEN_SECONDS = 1800.0
-"""No more than this is to be lost where saves are cheap (design RESILIENCE, section 8) ..."""
+"""Largest interval between saves where saves are cheap (guess)."""
 CHEAP_SHARE = 0.05
-"""... which they are up to this share of it (guess)."""
+"""Share of that interval up to which a save is cheap (guess)."""
 
 
 def step_seconds(
     model: ModelSpec, tokens_per_step: int, world_size: int, node: Node
 ) -> float | None:
-    """Time of a step at the guessed ``MFU``; None where the profile names no GPUs or no peak."""
+    """Return the time of a step at the guessed ``MFU``; None without GPUs or a peak."""
     peak = node.peak_bf16_tflops * 1e12 * world_size
     if not peak or not node.gpus:
         return None
@@ -49,15 +49,15 @@ def step_seconds(
 
 
 def save_seconds(checkpoint_bytes: int) -> float:
-    """Time of a save at the guessed speed."""
+    """Return the time of a save at the guessed speed."""
     return checkpoint_bytes / WRITE_BYTES_PER_SECOND
 
 
 def best_save_interval(pace: StepTimes, nodes: int, job_seconds: float) -> int | None:
-    """Steps from one save to the next that cost least: those of Young's formula, the square root of
-    twice a save's time times the mean time between failures of the nodes (design RESILIENCE,
-    section 8); at most a quarter of a job, and half an hour where saves are cheap. None where the
-    time of a step is not known.
+    """Return the steps from one save to the next that cost least, by Young's formula: the square
+    root of twice a save's time times the mean time between failures of the nodes (J. W. Young,
+    CACM 17(9), 1974); at most a quarter of a job, and half an hour where saves are cheap. None if
+    the time of a step is not known.
     """
     if pace.step_seconds is None:
         return None
@@ -70,8 +70,8 @@ def best_save_interval(pace: StepTimes, nodes: int, job_seconds: float) -> int |
 def lead_of(
     given: int | None, measured: StepTimes | None, estimated: StepTimes, checkpoint_bytes: int
 ) -> Lead:
-    """How long before its time limit a job is asked to save, and why: as the experiment says, else
-    as the run's own saves say, else as its checkpoint's size lets expect.
+    """Return the signal lead time and its origin: the experiment, else the run's measured saves,
+    else an estimate from the checkpoint's size.
     """
     pace, pace_source = (measured, "measured") if measured else (estimated, "estimated")
     if given is not None:

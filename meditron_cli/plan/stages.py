@@ -1,4 +1,4 @@
-"""What each stage of a plan does and asks for. Pure; no I/O."""
+"""Build each stage's tasks and resources. Pure; no I/O."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHORT_LEAD = 30
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a plan is made of."""
+    """The inputs of a plan."""
 
     experiment: Experiment
     cluster: Cluster
@@ -62,7 +62,7 @@ class Inputs:
         return self.cluster.cpu_partition or self.cluster.gpu_partition
 
     def partition(self, stage: str) -> Partition:
-        """Where a stage runs; an evaluation without CUDA has no use for GPUs."""
+        """Return the partition of a stage; an evaluation without CUDA needs no GPUs."""
         on_gpus = stage == "pretrain" or (stage == "evaluate" and self.cluster.device == "cuda")
         return self.cluster.gpu_partition if on_gpus else self.cpu_partition
 
@@ -101,7 +101,7 @@ def shared(section: Any, spec: type[Any]) -> dict[str, Any]:
 
 
 def model_spec(experiment: Experiment) -> ModelSpec:
-    """The architecture, with the vocabulary padded for the training layout.
+    """Return the architecture, with the vocabulary padded for the training layout.
 
     Evaluation keeps that padding, whatever its own layout, since it loads the same weights.
     """
@@ -115,9 +115,7 @@ def model_spec(experiment: Experiment) -> ModelSpec:
 
 
 def parallel_spec(experiment: Experiment) -> ParallelSpec:
-    """The training layout; sequence parallelism follows tensor parallelism unless said
-    otherwise.
-    """
+    """Return the training layout; sequence parallelism follows tensor parallelism by default."""
     parallel = experiment.parallel
     wanted = parallel.sequence_parallel
     return ParallelSpec(
@@ -131,7 +129,7 @@ def parallel_spec(experiment: Experiment) -> ParallelSpec:
 
 
 def curate_stage(inputs: Inputs) -> StagePlan:
-    """One task: exact de-duplication sees every document."""
+    """Plan one task: exact de-duplication needs every document."""
     curate = inputs.experiment.curate
     spec = CurateSpec(
         sources=tuple(str(path) for path in curate.sources),
@@ -148,7 +146,7 @@ def curate_stage(inputs: Inputs) -> StagePlan:
 
 
 def tokenize_stage(inputs: Inputs) -> StagePlan:
-    """A task for each training shard, and a last one for validation."""
+    """Plan one task per training shard, and a last one for validation."""
     tokenize = inputs.experiment.tokenize
     resources = cpu_resources(inputs, "tokenize", tokenize.cpus)
     shards = [f"train/{index:05d}" for index in range(inputs.experiment.curate.shards)]
@@ -167,7 +165,7 @@ def tokenize_stage(inputs: Inputs) -> StagePlan:
 
 
 def pretrain_stage(inputs: Inputs) -> StagePlan:
-    """One job over all ranks."""
+    """Plan one job over all ranks."""
     experiment = inputs.experiment
     pretrain, parallel = experiment.pretrain, parallel_spec(experiment)
     own = tuple(f"tokens/train/{index:05d}" for index in range(experiment.curate.shards))
@@ -197,7 +195,7 @@ def pretrain_stage(inputs: Inputs) -> StagePlan:
 
 
 def evaluate_stage(inputs: Inputs) -> StagePlan:
-    """A task for each pair of checkpoint and benchmark."""
+    """Plan one task per pair of checkpoint and benchmark."""
     experiment = inputs.experiment
     evaluate = experiment.evaluate
     parallel = ParallelSpec(evaluate.tensor, 1, 1, evaluate.tensor > 1, False, "none")
@@ -243,7 +241,7 @@ AFTER = {
 
 
 def cpu_resources(inputs: Inputs, stage: str, cpus: int) -> Resources:
-    """One process on a CPU node, with 4 GB a core but never more than the node has."""
+    """Return one process on a CPU node, with 4 GB per core but no more than the node has."""
     partition = inputs.cpu_partition
     cores = min(cpus, partition.node.cpus)
     return Resources(
@@ -260,7 +258,7 @@ def cpu_resources(inputs: Inputs, stage: str, cpus: int) -> Resources:
 
 
 def rank_resources(inputs: Inputs, stage: str, ranks: int) -> Resources:
-    """Ranks on whole GPUs, or on cores where there are none, with their share of a node."""
+    """Return ranks on whole GPUs, or on cores without GPUs, with their share of a node."""
     partition, cluster = inputs.partition(stage), inputs.cluster
     per_node = fit.ranks_per_node(partition, cluster.device, ranks)
     slots = partition.node.gpus or partition.node.cpus
@@ -279,7 +277,7 @@ def rank_resources(inputs: Inputs, stage: str, ranks: int) -> Resources:
 
 
 def site_names(inputs: Inputs, partition: Partition) -> dict[str, str]:
-    """Partition, account and QOS; a partition's own come before the cluster's."""
+    """Return partition, account and QOS; a partition's own take precedence over the cluster's."""
     return {
         "partition": partition.name,
         "account": partition.account or inputs.cluster.account,
@@ -295,7 +293,7 @@ def stage_plan(
     max_parallel: int,
     min_free_gb: float = 1.0,
 ) -> StagePlan:
-    """Wrap what a stage does in how it is started."""
+    """Wrap the specs of a stage in tasks, with the settings to start them."""
     cluster = inputs.cluster
     health = {
         "gpus": resources.gpus_per_node if cluster.device == "cuda" else 0,
@@ -341,7 +339,7 @@ def stage_plan(
 
 
 def named_paths(spec: Spec) -> tuple[str, ...]:
-    """Files and folders outside the run directory that a task reads."""
+    """Return files and folders outside of the run directory that a task reads."""
     if isinstance(spec, CurateSpec):
         found = spec.sources
     elif isinstance(spec, TokenizeSpec):
@@ -355,7 +353,7 @@ def named_paths(spec: Spec) -> tuple[str, ...]:
 
 
 def rank_command(inputs: Inputs, spec: Spec) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """How a rank's Python is started, and srun's extra arguments.
+    """Return the command of a rank's Python, and srun's extra arguments.
 
     Containers wrap the ranks alone. They see the profile's mounts, the run directory, the scratch
     folder, and, to read only, what the task's specification names.

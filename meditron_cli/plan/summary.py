@@ -1,4 +1,4 @@
-"""What a plan means for people: layout, memory, work, time, cost. Pure; no I/O."""
+"""Summarize a plan for people: layout, memory, work, time, cost. Pure; no I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def stage_rows(plan: Plan) -> list[dict[str, Any]]:
-    """One row a stage: what it asks for, in how many jobs, after what."""
+    """Return one row per stage: its resources, its number of jobs, the stages before it."""
     return [
         {
             "stage": stage.stage,
@@ -38,8 +38,8 @@ def stage_rows(plan: Plan) -> list[dict[str, Any]]:
 def training(
     spec: PretrainSpec, cluster: Cluster, resources: Resources, lead: Lead
 ) -> dict[str, Any]:
-    """Figures of a training run: sizes in bytes, time in seconds; all computed, but the lead where
-    it is measured.
+    """Return the figures of a training: sizes in bytes, time in seconds; all computed, save a
+    measured signal lead time.
 
     Time is floating-point work over ``MFU`` of the profile's peak, and None where the profile
     names none.
@@ -82,7 +82,7 @@ def training(
 
 
 def signal(lead: Lead, cluster: Cluster) -> dict[str, Any]:
-    """What is known of saving before a job ends; the grace time is None where it is not known."""
+    """Return the figures of saving before a job ends; the grace period is None if not known."""
     return {
         "lead_seconds": lead.seconds,
         "lead_source": lead.source,
@@ -95,7 +95,7 @@ def signal(lead: Lead, cluster: Cluster) -> dict[str, Any]:
 
 
 def duration(spec: PretrainSpec, node: Node, resources: Resources) -> dict[str, float | None]:
-    """Seconds and GPU-hours at the guessed MFU, and how many jobs of ``job_minutes`` that takes."""
+    """Return seconds and GPU-hours at the guessed MFU, and the number of jobs."""
     minutes = resources.time_minutes
     tokens = spec.global_batch_size * spec.model.seq_length
     step = step_seconds(spec.model, tokens, spec.parallel.world_size, node)
@@ -112,7 +112,7 @@ def duration(spec: PretrainSpec, node: Node, resources: Resources) -> dict[str, 
 
 
 def training_lines(facts: dict[str, Any]) -> list[str]:
-    """The same figures as sentences."""
+    """Return the figures of ``training`` as sentences."""
     parallel = "with" if facts["sequence_parallel"] else "without"
     lines = [
         f"layout       tensor {facts['tensor']} x pipeline {facts['pipeline']} x data "
@@ -148,7 +148,7 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def jobs_line(facts: dict[str, Any]) -> str:
-    """How many jobs training takes, and who submits the next."""
+    """Return how many jobs training takes, and what submits the next."""
     after = "each submits the next"
     if not facts["submit_from_jobs"]:
         after = "`meditron recover` on the login node submits the next"
@@ -156,7 +156,7 @@ def jobs_line(facts: dict[str, Any]) -> str:
 
 
 def saves_line(facts: dict[str, Any]) -> str:
-    """How often training saves, and how often would cost least."""
+    """Return how often training saves, and the interval of least cost."""
     hours = facts["save_interval"] * facts["step_seconds"] / 3600
     return (
         f"saves        every {facts['save_interval']} steps, about {hours:,.2f} h; "
@@ -167,7 +167,7 @@ def saves_line(facts: dict[str, Any]) -> str:
 
 
 def signal_line(facts: dict[str, Any]) -> str:
-    """How early a job is asked to save, and why so early."""
+    """Return the signal lead time, and its reason."""
     why = {
         "given": "as pretrain.signal_lead_seconds says",
         "measured": "measured in this run",
@@ -182,7 +182,7 @@ def signal_line(facts: dict[str, Any]) -> str:
 
 
 def count(value: float) -> str:
-    """``48.2B``, ``3.3M`` …"""
+    """Return a count in short: ``48.2B``, ``3.3M``."""
     for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if value >= limit:
             return f"{value / limit:.1f}{unit}"
@@ -190,7 +190,7 @@ def count(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes in binary units: ``19.4 GiB``."""
+    """Return bytes in binary units: ``19.4 GiB``."""
     for limit, unit in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB")):
         if value >= limit:
             return f"{value / limit:.1f} {unit}"
@@ -198,7 +198,7 @@ def size(value: float) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
-    """Columns and cells of ``stage_rows``."""
+    """Return columns and cells of ``stage_rows``."""
     columns = [
         "stage", "tasks", "jobs", "nodes", "ranks", "gpus", "cpus_per_rank", "memory_gb",
         "time_minutes", "partition",

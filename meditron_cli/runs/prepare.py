@@ -1,5 +1,5 @@
-"""From a valid configuration to a plan: what the login node must read for it, and the checks of
-the inputs that it can make before anything is created.
+"""Turn a valid configuration into a plan: read what it needs from this machine, and check inputs
+before anything is created.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HEAVY_TOKENIZER_BYTES = 256 * 2**20
 
 
 def plan_of(loaded: Loaded, stages: Collection[str], pace: StepTimes | None = None) -> Plan:
-    """The plan of some stages of what was loaded; raises like ``make_plan``."""
+    """Plan some stages of a loaded configuration; raises like ``make_plan``."""
     return make_plan(loaded.experiment, loaded.cluster, loaded.size, stages, pace)
 
 
@@ -94,9 +94,7 @@ def tokenizer_digest(path: Path | None) -> str:
 
 
 def problems(experiment: Experiment, stages: Collection[str]) -> list[str]:
-    """What is wrong with input files that are there, a sentence each; ``config.load`` reports
-    those that are not.
-    """
+    """Return one sentence per unusable input file; ``config.load`` reports missing ones."""
     found: list[str] = []
     if "curate" in stages:
         for source in experiment.curate.sources:
@@ -110,7 +108,7 @@ def problems(experiment: Experiment, stages: Collection[str]) -> list[str]:
 
 
 def path_problems(key: str, path: Path) -> Iterator[str]:
-    """A file or folder that is there and cannot be read, or is empty."""
+    """Yield a sentence for a file or folder that is unreadable, empty or of the wrong kind."""
     if not path.exists():
         return
     if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
@@ -124,7 +122,9 @@ def path_problems(key: str, path: Path) -> Iterator[str]:
 
 
 def tokenizer_problems(experiment: Experiment, path: Path) -> Iterator[str]:
-    """A tokenizer that is no tokenizer.json, too large for the model, or without EOD."""
+    """Yield a sentence for a tokenizer that is not a tokenizer.json, too large for the model, or
+    without EOD.
+    """
     unreadable = list(path_problems("tokenize.tokenizer", path))
     if unreadable or not path.exists():
         yield from unreadable
@@ -148,7 +148,7 @@ def tokenizer_problems(experiment: Experiment, path: Path) -> Iterator[str]:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Token → id of a Hugging Face ``tokenizer.json``, added tokens included.
+    """Read token → id of a Hugging Face ``tokenizer.json``, with added tokens.
 
     Models keep their vocabulary as a mapping (BPE, WordPiece, WordLevel) or as a list of pairs
     whose place is the id (Unigram).
@@ -170,7 +170,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 
 def planned(run: RunDir) -> Plan:
-    """The plan of all the run's stages, from the configuration it was last submitted with.
+    """Plan all the run's stages from the configuration that it was last submitted with.
 
     Raises:
         ConfigError: the record cannot be read, or is one that this version refuses.

@@ -1,4 +1,4 @@
-"""What a person asked for: the content of run.json and of later requests."""
+"""Requests: the configuration and command of each submission, in run.json and later events."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECRET = re.compile(r"(?is)((?:password|passwd|secret|api[_-]?key|credential)[^=
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asked for, as ``run.json`` keeps it. JSON values only."""
+    """The configuration and command of a submission, as ``run.json`` keeps it. JSON values only."""
 
     experiment: dict[str, Any]
     cluster: dict[str, Any]
@@ -37,7 +37,7 @@ class Request:
 
 
 def note_request(run: RunDir, request: Request) -> None:
-    """Note a later submission's request, where it asks for something else than the last one."""
+    """Record a later submission's request if its configuration differs from the last one."""
     asked, last = asdict(request), last_request(run)
     decisive = ("experiment", "cluster", "size")
     if any(asked[key] != last[key] for key in decisive):
@@ -46,7 +46,7 @@ def note_request(run: RunDir, request: Request) -> None:
 
 
 def last_request(run: RunDir) -> dict[str, Any]:
-    """What was asked for last: of a later submission where there was one, else the first.
+    """Return the request of the last submission that changed the configuration, else the first.
 
     Raises:
         ConfigError: there is no record, or not one this program reads.
@@ -57,7 +57,7 @@ def last_request(run: RunDir) -> dict[str, Any]:
 
 
 def record(name: str, request: Request, code: dict[str, Any]) -> dict[str, Any]:
-    """The content of ``run.json``: what was asked, by whom, with which programs. No secrets."""
+    """Return the content of ``run.json``: the request, the user and the versions. No secrets."""
     return {
         "run": name,
         **asdict(request),
@@ -70,12 +70,12 @@ def record(name: str, request: Request, code: dict[str, Any]) -> dict[str, Any]:
 
 
 def redact(word: str) -> str:
-    """A command-line word without the value of anything that sounds secret."""
+    """Return a command-line word without the value of a name that suggests a secret."""
     return SECRET.sub(r"\1***", word)
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, ours and the libraries a run uses, as far as they are installed here."""
+    """Return the installed versions of Python, meditron and the libraries that a run uses."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"meditron": __version__, "python": platform.python_version()}

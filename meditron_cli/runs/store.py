@@ -1,4 +1,4 @@
-"""Run directories on the login node: where they lie, making one whole, finding one."""
+"""Make and find run directories on the login node."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STALE_SECONDS = 3600.0
 
 
 class RunExists(ConfigError):
-    """Another process made the run first."""
+    """The run was made by another process first."""
 
 
 def runs_root(option: Path | None, environ: Mapping[str, str], profile: Path | None) -> Path:
@@ -66,7 +66,7 @@ def _given_root(option: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 
 def names(root: Path) -> list[str]:
-    """Names of the runs under a root, sorted; a missing root has none."""
+    """Return the names of the runs under a root, sorted; a missing root has none."""
     try:
         with os.scandir(root) as entries:
             return sorted(entry.name for entry in entries if NAME.fullmatch(entry.name))
@@ -137,7 +137,7 @@ def without_digest(name: str) -> str:
 
 
 def latest(root: Path) -> RunDir:
-    """Return the run last worked on: the one with the newest event.
+    """Return the run that was made last.
 
     Raises:
         ConfigError: there is none.
@@ -155,7 +155,7 @@ def last_event(run: RunDir) -> int:
 
 
 def newest_of(root: Path, identity: str) -> str | None:
-    """The newest run of an identity (``identity``, ``identity-2``, ``identity-3`` …), or None."""
+    """Return the newest run of an identity (``identity``, ``identity-2``, …), or None."""
     mine = [number for name in names(root) if (number := _number(name, identity))]
     return numbered(identity, max(mine)) if mine else None
 
@@ -169,18 +169,18 @@ def runs_of(root: Path, prefix: str) -> list[RunDir]:
 
 
 def next_of(root: Path, identity: str) -> str:
-    """The name a new run of an identity gets."""
+    """Return the name of a new run of an identity."""
     mine = [number for name in names(root) if (number := _number(name, identity))]
     return numbered(identity, max(mine, default=0) + 1)
 
 
 def numbered(identity: str, number: int) -> str:
-    """``identity`` for the first run, ``identity-2`` for the second."""
+    """Return ``identity`` for the first run, ``identity-2`` for the second."""
     return identity if number == 1 else f"{identity}-{number}"
 
 
 def _number(name: str, identity: str) -> int:
-    """Which run of an identity a name is, counted from 1; 0 when it is none of them."""
+    """Return the number of a name among an identity's runs, counted from 1; 0 for other names."""
     if name == identity:
         return 1
     match = re.fullmatch(re.escape(identity) + r"-([1-9][0-9]*)", name)
@@ -231,8 +231,8 @@ def remove_stale(root: Path) -> None:
 
 
 def share(folder: Path, root: Path) -> None:
-    """Let the group into a run whose runs directory it may write to, whatever the umask: to make
-    STOP and SAVE there.
+    """Give the group access to a run whose runs directory it may write to, whatever the umask, so
+    that it can make STOP and SAVE.
     """
     mine, wanted = folder.stat(), root.stat()
     if wanted.st_mode & stat.S_IWGRP and mine.st_gid == wanted.st_gid:
@@ -241,7 +241,7 @@ def share(folder: Path, root: Path) -> None:
 
 
 def reason(error: OSError) -> str:
-    """Why a file could not be written; copying a folder collects its reasons as texts in a list."""
+    """Return why a file could not be written."""
     if isinstance(error, shutil.Error):
         text = str(error.args[0][0][-1])
         return text.partition("] ")[2].partition(":")[0] or text
@@ -249,7 +249,7 @@ def reason(error: OSError) -> str:
 
 
 def fill(run: RunDir, name: str, request: Request, plan: Plan) -> None:
-    """Write everything a new run holds."""
+    """Write all files of a new run."""
     from meditron_cli.runs import code_snapshot
 
     code_snapshot.copy_code(run)
@@ -299,7 +299,7 @@ def write_plan(run: RunDir, plan: Plan, live: Collection[tuple[str, int]] = ()) 
 
 
 def write_spec(run: RunDir, stage: str, task: specs.TaskSpec) -> None:
-    """Write one task's spec, unless the very same stands there."""
+    """Write one task's spec, unless the same spec is there."""
     path, value = run.spec(stage, task.index), specs.to_json(task)
     try:
         if read_json(path) == value:
@@ -310,7 +310,7 @@ def write_spec(run: RunDir, stage: str, task: specs.TaskSpec) -> None:
 
 
 def stage_summary(stage: StagePlan) -> dict[str, Any]:
-    """What ``status`` needs to know of a stage, without its specs."""
+    """Return what ``status`` needs of a stage, without its specs."""
     summary: dict[str, Any] = {
         "tasks": len(stage.tasks),
         "after": list(stage.after),

@@ -1,1 +1,1 @@
-"""The sample: a small medical corpus and a benchmark, written from tables of medical facts."""
+"""The sample: a small medical corpus and a benchmark, generated from tables of medical facts."""

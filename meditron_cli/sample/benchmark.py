@@ -1,4 +1,4 @@
-"""The sample benchmark: every fact asked once, with four choices.
+"""Generate the sample benchmark: one question per fact, with four choices.
 
 The wrong choices are right answers of other facts of the same table, and every answer is a wrong
 choice three times as often as it is the right one. So a reader who likes some answers better than
@@ -17,7 +17,7 @@ WRONG_CHOICES = 3
 
 
 def questions(relations: Sequence[Relation], seed: int) -> list[dict[str, Any]]:
-    """Records ``{"id", "question", "choices", "answer", "subject"}``, the same for the same seed.
+    """Yield records ``{"id", "question", "choices", "answer", "subject"}``, fixed by the seed.
 
     ``answer`` is the index of the right choice; each index serves equally often, to within one.
 
@@ -44,7 +44,7 @@ def _record(number: int, fact: Fact, wrong: list[str], random: Random) -> dict[s
 
 
 def _with_wrong_choices(relation: Relation, random: Random) -> list[tuple[Fact, list[str]]]:
-    """Deal the table's answers out three times over, so that each fact gets three wrong choices."""
+    """Distribute the table's answers three times, so that each fact gets three wrong choices."""
     facts = facts_of(relation)
     hands: list[list[str]] = [[] for _ in facts]
     for _ in range(WRONG_CHOICES):
@@ -54,7 +54,7 @@ def _with_wrong_choices(relation: Relation, random: Random) -> list[tuple[Fact, 
 
 
 def _deal(facts: Sequence[Fact], hands: Sequence[Sequence[str]], random: Random) -> list[str]:
-    """One more wrong choice for each fact: a permutation of the answers that fits every fact.
+    """Return one more wrong choice per fact: a permutation of the answers that fits every fact.
 
     Found as a bipartite matching by augmenting paths (Kuhn 1955, the Hungarian method), over the
     answers in random order.

@@ -1,4 +1,4 @@
-"""The sample corpus: every fact told many times, in the manner of several kinds of medical writing.
+"""Generate the sample corpus: every fact several times, in several kinds of medical writing.
 
 The corpus is made in rounds. A round tells every fact twice: with other facts of its own table
 (guidelines, summaries, question lists) and among facts of all tables (case notes, tutorials,
@@ -43,7 +43,9 @@ PLACES = ("outpatient clinic", "emergency department", "ward", "health centre")
 
 
 def documents(relations: Sequence[Relation], seed: int) -> Iterator[Record]:
-    """Records ``{"id", "source", "title", "text"}``, no id and no text twice, fixed by the seed."""
+    """Yield records ``{"id", "source", "title", "text"}``, ids and texts distinct, fixed by the
+    seed.
+    """
     random = Random(f"corpus {seed}")
     for turn in range(ROUNDS):
         yield from _by_table(relations, turn, random)
@@ -51,18 +53,18 @@ def documents(relations: Sequence[Relation], seed: int) -> Iterator[Record]:
 
 
 def guideline(facts: Sequence[Fact], random: Random) -> str:
-    """Numbered recommendations."""
+    """Return numbered recommendations."""
     lines = [f"{number}. {_sentence(fact, random)}" for number, fact in enumerate(facts, start=1)]
     return "\n".join([random.choice(INTRODUCTIONS), *lines])
 
 
 def summary(facts: Sequence[Fact], random: Random) -> str:
-    """A list of entity and answer, each with a sentence."""
+    """Return a list of entity and answer, each with a sentence."""
     return "\n".join(f"- {fact.entity}: {fact.answer}. {_sentence(fact, random)}" for fact in facts)
 
 
 def question_list(facts: Sequence[Fact], random: Random) -> str:
-    """Questions with their answers, as in a leaflet."""
+    """Return questions with their answers, as in a leaflet."""
     return "\n\n".join(
         f"Question: {_question(fact, random)}\n"
         f"{random.choice(ANSWER_CUES)} {fact.answer}. {_sentence(fact, random)}"
@@ -71,7 +73,7 @@ def question_list(facts: Sequence[Fact], random: Random) -> str:
 
 
 def case_note(facts: Sequence[Fact], random: Random) -> str:
-    """A visit, and what was said in the discussion after it."""
+    """Return a visit and the discussion after it."""
     person, place, age = random.choice(PEOPLE), random.choice(PLACES), random.randrange(18, 90)
     visit = f"A {person} aged {age} was seen in the {place}."
     sentences = (_sentence(fact, random) for fact in facts)
@@ -79,7 +81,7 @@ def case_note(facts: Sequence[Fact], random: Random) -> str:
 
 
 def tutorial(facts: Sequence[Fact], random: Random) -> str:
-    """A tutor asks, a student answers."""
+    """Return a dialogue of a tutor's questions and a student's answers."""
     return "\n".join(
         f"Tutor: {_question(fact, random)}\n"
         f"Student: {fact.answer}.\n"
@@ -111,7 +113,7 @@ def _record(write: Writer, name: str, title: str, facts: Sequence[Fact], random:
 
 
 def _groups(facts: Sequence[Fact], random: Random) -> Iterator[list[Fact]]:
-    """All facts in a new order, a few at a time."""
+    """Yield all facts in a new order, a few at a time."""
     order = random.sample(facts, len(facts))
     for start in range(0, len(order), FACTS_A_DOCUMENT):
         yield order[start : start + FACTS_A_DOCUMENT]

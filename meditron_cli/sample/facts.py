@@ -1,4 +1,4 @@
-"""The tables of facts behind the sample: relations, each with its facts and its wordings.
+"""Read the tables of facts of the sample: relations, each with its facts and wordings.
 
 A relation is a question that has one right answer for each of its entities, such as the antidote to
 a poison. The tables are JSON files in ``facts/``; statements and questions are worded for the
@@ -16,7 +16,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Relation:
-    """One table: what ``answer`` is to ``entity``, and how to say it.
+    """One table: the relation of ``answer`` to ``entity``, and its wordings.
 
     Wordings hold the placeholders ``{entity}`` and ``{answer}``.
     """
@@ -47,19 +47,19 @@ class Fact:
     answer: str
 
     def state(self, wording: str) -> str:
-        """A statement, a question or a stem about this fact."""
+        """Return a statement, a question or a stem about this fact."""
         return wording.format(entity=self.entity, answer=self.answer)
 
 
 def load() -> tuple[Relation, ...]:
-    """All relations, in the order of their files' names and of their places in them."""
+    """Return all relations, in the order of their file names and positions."""
     folder = resources.files(__package__) / "facts"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".json")), key=lambda f: f.name)
     return tuple(_relation(table) for f in files for table in json.loads(f.read_text("utf-8")))
 
 
 def facts_of(relation: Relation) -> tuple[Fact, ...]:
-    """The facts of one relation, in the order of its table."""
+    """Return the facts of one relation, in the order of its table."""
     return tuple(Fact(relation, entity, answer) for entity, answer in relation.facts.items())
 
 

@@ -1,4 +1,4 @@
-"""Write the sample: corpus, benchmark and tokenizer, the same bytes for the same seed.
+"""Write the sample: corpus, benchmark and tokenizer, fixed by the seed.
 
 Needs no third-party library, so that it runs on a login node.
 """

@@ -113,7 +113,7 @@ def test_explain_says_value_meaning_and_place(folder: Path) -> None:
 
     assert result.stdout == (
         "pretrain.time_minutes = 1440\n"
-        "Time limit of one job; a run may need several.\n"
+        "Time limit of one job; a run may take several.\n"
         "from: experiment.yaml:2:17\n"
     )
 
