@@ -188,7 +188,7 @@ def fail() -> Callable[..., None]:
             ended=4_000_000_000.0,
             code=code,
             message="docs.jsonl:7: no text",
-            hint="mend the line",
+            hint="fix the line",
             node="node1",
         )
         append(run, ExitEvent(record.ended, record))

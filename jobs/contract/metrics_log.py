@@ -13,21 +13,21 @@ from jobs.contract import rundir
 from jobs.contract.files import read_lines
 
 SAVE_FACTOR = 1.5
-"""Saves on storage that others use too vary (design SLURM, section 3b)."""
+"""Factor on the slow saves, because shared storage varies (a guess)."""
 EARLY_SECONDS = 60
-"""Slurm may send a signal so much too early, and rounds time limits (sbatch(1), ``--signal``)."""
+"""Slurm may send the signal up to this much early (sbatch(1), ``--signal``)."""
 MARGIN_SECONDS = 30
-"""For the ranks to end, and for the supervisor to record it (design SLURM, section 3b)."""
+"""For the ranks to exit and the supervisor to record it (a guess)."""
 SLOW = 0.95
-"""The quantile of saves and steps that is reckoned with."""
+"""The quantile of save and step times that counts."""
 NEWEST_SAVES = 20
 NEWEST_STEPS = 200
-"""How many of the newest count: the storage, or the layout, may have been another before."""
+"""How many of the newest count: storage and layout may have changed."""
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """How long saves and steps of a training take, in seconds: the 95th percentile of each."""
+    """Times of a training's saves and steps in seconds: the 95th percentile of each."""
 
     save_seconds: float
     step_seconds: float | None
@@ -35,7 +35,7 @@ class StepTimes:
 
     @property
     def lead_seconds(self) -> int:
-        """How long before the end Slurm must be asked to send its signal (design SLURM, 3b)."""
+        """Return the signal lead time: a save, a step, and the margins."""
         return math.ceil(self.leave_seconds + EARLY_SECONDS + MARGIN_SECONDS)
 
     @property

@@ -13,7 +13,7 @@ from enum import Enum
 
 
 class RootCause(str, Enum):
-    """Why an attempt ended (the classes of design RESILIENCE, section 5)."""
+    """The class of an attempt's end (docs/resilience.md)."""
 
     COMPLETED = "completed"
     PREEMPTED = "preempted"

@@ -25,7 +25,7 @@ SEVERITY = ("FATAL", "DRAIN", "SUSPECT")
 
 HOUR = 3600.0
 LIFETIME_SECONDS = {"FATAL": 7 * 24 * HOUR, "DRAIN": 48 * HOUR, "SUSPECT": 24 * HOUR, CLEARED: 0.0}
-"""How long an entry counts (design RESILIENCE, section 6)."""
+"""How long an entry counts (a guess; broken hardware is rarely replaced within a week)."""
 
 PASSING = frozenset({"foreign_process", "memory", "shm", "scratch", "storage"})
 """Findings that may be gone tomorrow: a suspicion against the node, not a broken part."""
@@ -35,7 +35,7 @@ STRIKES = 2
 
 CAP_NODES = 2
 CAP_SHARE = 0.1
-"""At most the larger of two nodes and a tenth of the partition is excluded (RESILIENCE, 6)."""
+"""At most the larger of two nodes and a tenth of the partition is excluded."""
 
 TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
 """What a field of an entry may hold, by its annotation."""

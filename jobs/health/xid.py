@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Xid(Enum):
-    """What to do about an XID (design RESILIENCE, section 3)."""
+    """The action for an XID."""
 
     RETRY = "R"
     """An error of the program: the same nodes."""
@@ -36,11 +36,12 @@ _XIDS: dict[Xid, tuple[int, ...]] = {
 
 
 XID = {number: action for action, numbers in _XIDS.items() for number in numbers}
-"""XID number → what to do. From NVIDIA's public XID catalogue and the public checks that design
-RESILIENCE, section 3, compares; unproven on hardware. 43, 45 and 137 follow when ranks are killed.
+"""XID number → action. From NVIDIA's XID catalogue (docs.nvidia.com/deploy/xid-errors) and the
+checks of leptonai/gpud, facebookresearch/gcm and Azure/azurehpc-health-checks; unproven on
+hardware. 43, 45 and 137 follow when ranks are killed.
 """
 
 
 def action(number: int) -> Xid:
-    """What to do about an XID; one that nobody has heard of is confirmed, never ignored."""
+    """Return the action for an XID; an unknown one is confirmed, never ignored."""
     return XID.get(number, Xid.CONFIRM)

@@ -1,7 +1,7 @@
 """What is handed to sbatch for some tasks of a stage, and the one function that hands it over.
 
-A submission is written to ``submission.json`` of its attempt first, so that whoever goes on with
-these tasks later, in a job or on a login node, asks for the same again.
+A submission is written to ``submission.json`` of its attempt first, so that a later job or login
+node can resubmit these tasks with the same request.
 """
 
 from __future__ import annotations

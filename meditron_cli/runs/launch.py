@@ -103,7 +103,7 @@ def is_submitting(run: RunDir) -> bool:
 def _launch(
     plan: Plan, scheduler: Scheduler, run: RunDir, note: Note, by: str
 ) -> dict[str, list[str]]:
-    mend(plan, run, note)
+    restore_damage(plan, run, note)
     settle_unanswered(run, scheduler)
     record = read(run).require_readable()
     infos = ask(record, scheduler)
@@ -137,7 +137,7 @@ def _launch(
     return {stage.stage: live[stage.stage] for stage in plan.stages}
 
 
-def mend(plan: Plan, run: RunDir, note: Note) -> None:
+def restore_damage(plan: Plan, run: RunDir, note: Note) -> None:
     """Restore damaged code of the run, and done markers whose input files were moved.
 
     Raises:

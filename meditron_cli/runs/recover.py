@@ -1,6 +1,4 @@
-"""Go on with runs that nobody else goes on with: what ``meditron recover`` does on the
-login node.
-"""
+"""Resume interrupted runs from the login node: ``meditron recover``."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ BY = "recover"
 
 @dataclass(frozen=True)
 class Notice:
-    """What was done about a stage, or why nothing was."""
+    """What was done about a stage, or why nothing was done."""
 
     run: str
     stage: str
@@ -37,7 +35,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class RecoveryReport:
-    """What came of looking after all runs once."""
+    """The result of one pass over all runs."""
 
     said: tuple[Notice, ...]
     silent: bool
@@ -45,8 +43,8 @@ class RecoveryReport:
 
 
 def look(services: Services, runs: Sequence[RunDir]) -> RecoveryReport:
-    """Look after each run once: one question to each scheduler for all of them, and more only for
-    stages with a task whose job is over.
+    """Make one pass over all runs: one query per scheduler, and more only for stages with a task
+    whose job has ended.
     """
     records = [record for record in map(read, filter(is_mine, runs)) if wants_work(record)]
     infos = ask(services, records, services.clock.now())
@@ -134,7 +132,9 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
     delay = max((found.delay for found in wanted.values()), default=0.0)
     goes_on = [found.action in CONTINUES for found in wanted.values()]
     if any(goes_on) and not all(goes_on):
-        said.append(f"{stage}: nothing was started; mend it, then `meditron resume {run.name}`")
+        said.append(
+            f"{stage}: nothing was started; fix the cause, then `meditron resume {run.name}`"
+        )
     elif any(goes_on) and delay:
         at = datetime.fromtimestamp(services.clock.now() + delay)
         said.append(f"{stage}: goes on at the first look after {at:%H:%M}")

@@ -1,4 +1,4 @@
-"""How early the job that goes on with another is asked to save."""
+"""The signal lead time of a job that replaces another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who goes on with a task, and what is asked for, against stand-ins for Slurm's commands."""
+"""Resubmission of tasks, against stand-ins for Slurm's commands."""
 
 from __future__ import annotations
 

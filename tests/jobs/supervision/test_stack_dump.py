@@ -27,7 +27,7 @@ SLEEPS = ("def sleep_for_ever():", "    time.sleep(600)", "sleep_for_ever()")
 
 @dataclass
 class Node:
-    """Stand-ins for the ranks of a node, and what an autopsy finds of them."""
+    """Stand-ins for the ranks of a node, and what a stack dump finds of them."""
 
     run: rundir.RunDir
     name: str = "gpu01"

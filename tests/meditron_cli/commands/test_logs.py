@@ -165,7 +165,7 @@ def test_following_moves_on_to_the_next_attempt_and_tells_how_the_last_one_ended
     def work() -> None:
         second = next(seconds)
         if second == 1:
-            write(meditron, "curate", 1, "ranks-00000.log", "last words\n")
+            write(meditron, "curate", 1, "ranks-00000.log", "last line\n")
             told.exit(1, 20, "crash", "restart", reason="rank 3 was ended by SIGKILL")
         elif second == 20:
             told.start(2, 40)
@@ -180,7 +180,7 @@ def test_following_moves_on_to_the_next_attempt_and_tells_how_the_last_one_ended
 
     assert lines[0].endswith(": running ===")
     assert lines[1:5] == [
-        "==> stages/curate/attempts/1/ranks-00000.log <==", "first", "last words",
+        "==> stages/curate/attempts/1/ranks-00000.log <==", "first", "last line",
         "=== curate task 0 attempt 1 ended: crash, restart: rank 3 was ended by SIGKILL ===",
     ]  # fmt: skip
     assert lines[5].startswith("=== curate task 0 attempt 2: job 101_0 ")

@@ -177,7 +177,7 @@ def test_one_run_shows_its_last_error_and_what_to_do(
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-3:] == [
         "curate task 0: docs.jsonl:7: no text",
-        "hint: mend the line",
+        "hint: fix the line",
         f"hint: `meditron resume {run.name}` continues it",
     ]
 

@@ -204,7 +204,7 @@ def test_waiting_for_a_run_that_fails_is_exit_4_or_2_on_bad_input_with_its_reaso
     assert result.exit_code == exit_code
     assert result.stderr.endswith(
         f"error: run {meditron.run().name} failed: curate task 0: docs.jsonl:7: no text\n"
-        "hint: mend the line\n"
+        "hint: fix the line\n"
     )
 
 

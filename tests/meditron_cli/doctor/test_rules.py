@@ -412,7 +412,7 @@ def test_fatal_findings_are_kept_for_plans() -> None:
 @pytest.mark.parametrize("name", ["Prolog", "Prolog[0]"])
 def test_a_prolog_whose_failure_holds_jobs_is_a_warning(name: str) -> None:
     recorded = with_settings(site("22.05.8"), **{name: "/etc/slurm/prolog.sh"})
-    mended = with_settings(recorded, SchedulerParameters="bf_interval=1,nohold_on_prolog_fail")
+    fixed = with_settings(recorded, SchedulerParameters="bf_interval=1,nohold_on_prolog_fail")
 
     assert verdict(recorded, "nohold_on_prolog_fail") == (
         WARN,
@@ -420,7 +420,7 @@ def test_a_prolog_whose_failure_holds_jobs_is_a_warning(name: str) -> None:
         "`scontrol release`: ask the site to add nohold_on_prolog_fail to SchedulerParameters in "
         "slurm.conf",
     )
-    assert verdict(mended, "nohold_on_prolog_fail")[0] == OK
+    assert verdict(fixed, "nohold_on_prolog_fail")[0] == OK
     assert "nohold_on_prolog_fail" not in by_fact(
         rules.apply(view(site("22.05.8"), profile("low")))
     )

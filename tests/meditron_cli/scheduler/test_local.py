@@ -131,7 +131,7 @@ class Machine:
         return exit_of(self.run, stage, attempt, index)
 
     def words(self) -> dict[str, Any]:
-        """The last words of the first task's rank."""
+        """The rank exit of the first task."""
         return read_json(self.run.attempt("curate", 1) / "rank-exit-00000-00000.json")
 
 
