@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.contract.files import read_json
+from jobs.contract.files import FORMAT, read_json
 
 from ..ranks import processes_about
 from .conftest import DOCUMENTS, REPOSITORY, Desk, events
@@ -211,15 +211,15 @@ def test_a_run_of_a_newer_format_is_left_alone(desk: Desk) -> None:
     desk.submit("curate", "--wait")
     run = desk.run()
     record = json.loads(run.record.read_text())
-    run.record.write_text(json.dumps({**record, "format": 2}))
+    run.record.write_text(json.dumps({**record, "format": FORMAT + 1}))
     before = run.events.read_bytes()
 
     done = desk.submit("pipeline")
 
     assert done.returncode == 2
-    assert done.stderr == (
-        f"error: {run.record}: format 2, this program reads format 1\n"
-        "hint: the run was made by another version of meditron; use that one\n"
+    assert done.stderr.startswith(
+        f"error: run {run.name} was made by another version of meditron: {run.record}: "
+        f"format {FORMAT + 1}, this program reads format {FORMAT}\nhint: `PYTHONPATH="
     )
     assert run.events.read_bytes() == before
 
