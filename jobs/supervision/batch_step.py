@@ -18,8 +18,8 @@ def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:
     """Run one task of a stage in this batch step, and exit with its code.
 
     Raises:
-        SystemExit: the task did not finish; the code says why (``jobs.contract.errors``). submitit
-            does not catch it, so that Slurm and dependent jobs receive the code.
+        SystemExit: always, with a code of ``jobs.contract.errors``. submitit does not catch it, so
+            that Slurm and dependent jobs receive the code, and no result file is written.
     """
     run, number, first = RunDir(Path(run_dir)), int(index), int(attempt)
     stray = wrong_code(run)
@@ -30,8 +30,7 @@ def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:
         code = FINISHED
     else:
         code = supervisor.supervise(run, stage, number, first)
-    if code != FINISHED:
-        raise SystemExit(code)
+    raise SystemExit(code)
 
 
 def is_finished(run: RunDir, stage: str, index: int) -> bool:

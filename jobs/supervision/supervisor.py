@@ -20,7 +20,7 @@ from types import FrameType
 
 from jobs.contract import metrics_log, rundir, specs
 from jobs.contract.attempt_history import HistoryReader, TaskHistory
-from jobs.contract.errors import CONFIGURATION, FAILED, STOPPED, SUCCESSOR, TaskError
+from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, SUCCESSOR, TaskError
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.locks import Locked, locked_within
 from jobs.contract.outcomes import (
@@ -35,11 +35,17 @@ from jobs.contract.outcomes import (
 from jobs.contract.stage_specs import TRAINING_STAGES
 from jobs.health import node_ledger
 from jobs.runtime import cgroups, secrets_file
-from jobs.supervision import attempt_records, preflight_step
+from jobs.supervision import attempt_records, cleanup, preflight_step
 from jobs.supervision.allocation import Allocation
 from jobs.supervision.attempt_records import AttemptRef, say
 from jobs.supervision.diagnosis import evidence_collection
-from jobs.supervision.diagnosis.evidence import AttemptFacts, Evidence, Observed
+from jobs.supervision.diagnosis.evidence import (
+    AttemptFacts,
+    Evidence,
+    Observed,
+    RecoveryOptions,
+    SlurmReport,
+)
 from jobs.supervision.ranks import (
     hang_attribution,
     hang_detector,
@@ -151,6 +157,8 @@ class Supervisor:
         with ExitStack() as held:
             while True:
                 code = self.start_once(first, lambda: self.attend(held))
+                if code == FINISHED and self.task is not None:
+                    cleanup.after_success(self.place, self.task)
                 if code is not None:
                     return code
 
@@ -271,9 +279,18 @@ class Supervisor:
         watching = RankMonitor(ranks, senses, patience.leave_seconds)
         code = watching.wait()
         failures = tuple(ranks.failures())
-        self.usable = step is None or step.is_gone()
+        self.usable = step is None or self.is_finished(code) or step.is_gone()
         self.is_late, self.is_preempted = watching.is_late, watching.is_preempted
         return Observed(code, ranks_started=True, failures=failures, hang=watching.hang)
+
+    def is_finished(self, code: int | None) -> bool:
+        """Return whether the ranks exited with 0 and the done marker stands, so that Slurm need not
+        be queried about the attempt.
+        """
+        task = self.task
+        return (
+            code == FINISHED and task is not None and evidence_collection.is_done(self.place, task)
+        )
 
     def step(self) -> srun_ranks.Step | None:
         """The job step that the ranks of this start are; without Slurm there is none."""
@@ -374,7 +391,10 @@ class Supervisor:
         seen = replace(seen, signals=tuple(self.heard()))
         place, task = self.place, self.task
         site = task.site if task else specs.SiteSpec()
-        said = self.surroundings.said(site, self.usable)
+        if self.is_finished(seen.code):
+            said = SlurmReport(site=RecoveryOptions(nodes=self.surroundings.job.nodes))
+        else:
+            said = self.surroundings.said(site, self.usable)
         said = replace(said, preempted=said.preempted or self.is_preempted)
         try:
             evidence = evidence_collection.evidence(

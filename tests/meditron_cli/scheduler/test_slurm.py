@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from jobs.contract.files import read_json
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
+from jobs.slurm import queries
 from jobs.slurm.client import SACCT_IDS
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
 from meditron_cli.errors import ConfigError, SchedulerError
@@ -657,3 +658,38 @@ def test_a_cancellation_without_an_answer_is_an_error(slurm_programs: FakeSlurm)
 
     with pytest.raises(SchedulerError, match=r"^scancel did not answer$"):
         scheduler(slurm_programs).cancel(RUN, ["1"])
+
+
+def test_a_short_task_costs_two_slurm_calls_and_six_files(
+    slurm_programs: FakeSlurm, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside its outputs; the sixth file is the job's log, which the stand-in keeps elsewhere."""
+    monkeypatch.chdir(project)
+    slurm_programs.tell("run")
+    slurm_programs.tell("job-101", "JobId=101 JobState=RUNNING EndTime=2100-01-01T00:00:00\n")
+    words = ("submit", "curate", "--cluster", "test-slurm", "--size", "tiny", "--json")
+
+    result = CliRunner().invoke(main, [*words, "--runs-dir", str(project / "runs")])
+    run = RunDir(Path(json.loads(result.stdout)["dir"]))
+    deadline = time.monotonic() + 60
+    while len(slurm_programs.ended()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert slurm_programs.ended()["101"] == 0
+    in_job = [call for call in slurm_programs.calls() if call.startswith(("srun", "scontrol"))]
+    assert sorted(call.split()[0] for call in in_job) == ["scontrol", "srun"]
+    assert slurm_programs.calls("squeue") == [
+        shlex.join(queries.squeue_command()).replace("'", "")  # by the recovery job
+    ]
+    files = [path for path in run.stage("curate").rglob("[!.]*0*") if path.is_file()]
+    assert sorted(str(path.relative_to(run.stage("curate"))) for path in files) == [
+        "attempts/1/101_submission.sh",  # of the whole array
+        "attempts/1/101_submitted.pkl",
+        "attempts/1/ranks-00000.log",
+        "attempts/1/recovery_job/102_0_result.pkl",
+        "attempts/1/recovery_job/102_submission.sh",
+        "attempts/1/recovery_job/102_submitted.pkl",
+        "done/00000.json",
+        "locks/00000",
+        "spec/00000.json",
+    ]

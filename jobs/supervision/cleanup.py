@@ -1,0 +1,39 @@
+"""Remove what a finished task no longer needs: thousands of short tasks would use up inodes.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from jobs.contract import specs
+from jobs.contract.files import read_small
+from jobs.supervision.attempt_records import AttemptRef
+
+
+def after_success(place: AttemptRef, task: specs.TaskSpec) -> None:
+    """Remove the records of the last attempt of a finished task that tell nothing any more.
+
+    Its events, its done marker and its logs stay. A training keeps everything.
+    """
+    if task.training is not None:
+        return
+    for path in needless(place):
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def needless(place: AttemptRef) -> Iterator[Path]:
+    """Yield an empty log of srun, health reports without a warning, the claim of the attempt's
+    number, and the progress of the task.
+    """
+    yield place.run.progress(place.stage, place.index)
+    yield place.folder / f"claim-{place.index:05d}"
+    with suppress(OSError):
+        if place.srun_log.stat().st_size == 0:
+            yield place.srun_log
+    for path in place.folder.glob(f"health-{place.index:05d}-*.json"):
+        if read_small(path).get("verdict") in ("OK", "UNKNOWN"):
+            yield path
