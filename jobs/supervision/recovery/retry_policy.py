@@ -153,13 +153,6 @@ def allocations_too_short(case: RetryCase) -> Decision | None:
     return Decision(RetryAction.STOP, sentence, code=CONFIGURATION, verdict=verdict)
 
 
-def memory_never_sufficed(case: RetryCase) -> Decision | None:
-    """Until a checkpoint shows that this layout fits, it does not."""
-    if case.verdict.cause is not RootCause.CUDA_OOM or case.evidence.progress.step_after:
-        return None
-    return stop(case, case.row.advice)
-
-
 def same_step(case: RetryCase) -> Decision | None:
     """The same failure at the same step, whatever checkpoint it came from.
 
@@ -185,21 +178,23 @@ def on_two_nodes(case: RetryCase) -> Decision | None:
 
 
 def came_back(case: RetryCase) -> Decision | None:
-    """The same failure at the same checkpoint more often than its cause allows."""
-    times = len(case.same)
-    if case.row.repeats is None or times <= case.row.repeats:
+    """Stop after the same failure at the same checkpoint more often than its cause allows."""
+    allowed, times = case.repeats_allowed, len(case.same)
+    if allowed is None or times <= allowed:
         return None
-    return stop(case, f"it came {times} times without getting further", case.row.advice)
+    count = f"it came {times} times without getting further" if times > 1 else ""
+    return stop(case, count, case.row.advice)
 
 
 def no_progress(case: RetryCase) -> Decision | None:
-    """Attempts in a row that brought nothing, whatever ended them."""
+    """Stop after so many attempts in a row without a newer checkpoint, whatever ended them."""
     most = case.limits.attempts_without_progress
-    starts = len(case.stalled)
-    # Whoever wants no second try wants none on a full disk either.
-    is_waited_for = not case.row.counts and (most > 1 or case.verdict.cause is RootCause.PREEMPTED)
-    tries = case.spent if case.row.counts else case.failures
-    if tries >= most and not is_waited_for:
+    starts, tries = len(case.stalled), 0
+    if case.row.counts:
+        tries = case.spent
+    elif most == 1 and case.verdict.cause is not RootCause.PREEMPTED:
+        tries = case.failures  # whoever wants no second try wants none on a full disk either
+    if tries >= most:
         return stop(case, f"attempt {tries} in a row without a newer checkpoint", case.row.advice)
     if starts >= max(STALLED_STARTS, most):
         return stop(case, f"start {starts} in a row without a newer checkpoint", case.row.advice)
@@ -212,7 +207,6 @@ RULES: tuple[Rule, ...] = (
     lost_checkpoint,
     being_ended,
     allocations_too_short,
-    memory_never_sufficed,
     on_two_nodes,
     same_step,
     came_back,

@@ -93,6 +93,13 @@ class RetryCase:
         here = (e for e in self.counted if e.step_after == self.evidence.progress.step_after)
         return tuple(ending for ending in here if self.is_alike(ending))
 
+    @property
+    def repeats_allowed(self) -> int | None:
+        """Return how often the same failure may come back at this checkpoint; None: as any may."""
+        first = self.row.repeats_before_first_checkpoint
+        has_checkpoint = bool(self.evidence.progress.step_after)
+        return self.row.repeats if has_checkpoint or first is None else first
+
     def is_alike(self, ending: ExitRecord) -> bool:
         """Whether an attempt failed as this one did."""
         if ending is self.present or (self.row.by_cause and ending.cause is self.verdict.cause):

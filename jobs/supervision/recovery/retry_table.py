@@ -36,6 +36,8 @@ class RetryRow:
     """Never goes on by itself."""
     repeats: int | None = None
     """How often the same failure may come back at one checkpoint; None: as any failure may."""
+    repeats_before_first_checkpoint: int | None = None
+    """The same until the first checkpoint; None: as ``repeats``."""
     by_cause: bool = False
     """Any failure of this cause is the same; otherwise the fingerprint says so."""
     program: bool = False
@@ -86,6 +88,7 @@ ROWS: dict[RootCause, RetryRow] = {
     RootCause.CUDA_ERROR: RetryRow(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
     RootCause.CUDA_OOM: RetryRow(
         repeats=1,
+        repeats_before_first_checkpoint=0,
         by_cause=True,
         code=CONFIGURATION,
         advice="lower the micro-batch size, recompute activations, or split the model further",

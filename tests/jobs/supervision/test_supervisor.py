@@ -172,7 +172,10 @@ def test_what_the_stage_says_is_the_records_message(bench: Bench) -> None:
 
 
 def test_an_exception_nobody_foresaw_is_one_line_with_its_kind(bench: Bench) -> None:
-    bench.task("sys.exit(leave(context, *explain(RuntimeError('no such thing\\n  at line 3'))))")
+    bench.task(
+        "error = RuntimeError('no such thing\\n  at line 3')",
+        "sys.exit(write_rank_exit(context, *describe_error(error)))",
+    )
 
     record = bench.supervise()
 
