@@ -239,7 +239,8 @@ class Supervisor:
     def work(self, task: specs.TaskSpec, environ: dict[str, str]) -> Observed:
         """Check the nodes, start the ranks, wait for them."""
         patience = preflight_step.PreflightTimeout(self.limits.preflight_seconds, self.signals)
-        fit = preflight_step.check(self.place, task, self.surroundings.job.nodes, environ, patience)
+        nodes = self.surroundings.job.nodes  # without the secrets, which only ranks need
+        fit = preflight_step.check(self.place, task, nodes, os.environ, patience)
         if fit.problem:
             return Observed(
                 findings=fit.findings,
@@ -273,7 +274,7 @@ class Supervisor:
             is_asked=self.is_asked,
             deadline=self.surroundings.deadline,
             look=watch.look,
-            examine=lambda hang: self.examine(task, hang, environ),
+            examine=lambda hang: self.examine(task, hang),
             note=self.note_request,
         )
         watching = RankMonitor(ranks, senses, patience.leave_seconds)
@@ -299,11 +300,11 @@ class Supervisor:
             return None
         return srun_ranks.Step(client, job.job_id, self.place.step_name)
 
-    def examine(self, task: specs.TaskSpec, hang: Hang, environ: Mapping[str, str]) -> Hang:
+    def examine(self, task: specs.TaskSpec, hang: Hang) -> Hang:
         """Have all nodes look at ranks that hang, and name the one that stopped first."""
         names = (self.run, self.stage, self.index, self.place.attempt)
         command = [*preflight_step.beside_ranks(self.place, task), *stack_dump.command(*names)]
-        environment = {**environ, **launcher.code_environment(self.run, environ)}
+        environment = {**os.environ, **launcher.code_environment(self.run, os.environ)}
         try:
             subprocess.run(
                 command,

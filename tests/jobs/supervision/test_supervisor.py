@@ -589,6 +589,26 @@ def test_ranks_get_the_secrets_and_nothing_else_shows_them(bench: Bench) -> None
     assert not any(SECRET in text for text in [said, *commands, *shown])
 
 
+SEE_PREFLIGHT = """
+import os, pathlib, sys
+if "jobs.health.preflight" in sys.orig_argv:
+    pathlib.Path(os.environ["SEEN"]).write_text(os.environ.get("HUB_TOKEN", "none"))
+"""
+"""Python runs this as it starts, wherever it lies on PYTHONPATH."""
+
+
+def test_the_preflight_check_does_not_get_the_secrets(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SEE_PREFLIGHT)
+    environ = {"PYTHONPATH": str(tmp_path / "site"), "SEEN": str(tmp_path / "seen")}
+    bench.task(FINISH, secrets_file=write_secrets(bench, f"HUB_TOKEN={SECRET}\n"))
+
+    code, said = bench.end(bench.start(environ=environ))
+
+    assert code == 0, said
+    assert (tmp_path / "seen").read_text() == "none"
+
+
 @pytest.mark.parametrize(
     ("text", "mode", "message"),
     [
