@@ -176,7 +176,7 @@ class Supervisor:
             say(f"{self.stage} task {self.index} is not started: the run was cancelled")
             return STOPPED
         if given[-1] != self.surroundings.job.job_id:
-            say(f"job {given[-1]} goes on with {self.stage} task {self.index}")
+            say(f"job {given[-1]} resumes {self.stage} task {self.index}")
             return SUCCESSOR
         return None
 

@@ -1,4 +1,4 @@
-"""Fresh jobs that go on with old ones, on a real Slurm: the ranks are left out, and a stand-in for
+"""Resubmission on a real Slurm: the ranks are left out, and a stand-in for
 Python ends, or waits, as the test wants.
 """
 
@@ -214,9 +214,7 @@ def test_of_two_who_go_on_at_once_one_submits(
     assert sorted(slurm.run("squeue", "-h", "-o", "%i", "-n", "trial-tiny-0.pretrain").split()) == (
         sorted([old, new])
     )
-    assert held_back(run, "pretrain", [0], [old]) == (
-        f"pretrain: job {new} goes on with it already"
-    )
+    assert held_back(run, "pretrain", [0], [old]) == (f"pretrain: job {new} resumes it already")
 
 
 def test_a_submission_that_was_killed_is_taken_over(

@@ -10,7 +10,7 @@ from jobs.slurm.srun_output import FailedTask
 
 @dataclass(frozen=True)
 class RankExit:
-    """The last words of one rank (``rank-exit-<task>-<rank>.json``), or what srun said of it."""
+    """The exit of one rank, from its record (``rank-exit-<task>-<rank>.json``) or from srun."""
 
     rank: int
     node: str

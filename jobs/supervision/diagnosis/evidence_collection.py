@@ -90,7 +90,7 @@ def read_rank_exits(place: AttemptRef) -> list[RankExit]:
 
 
 def rank_exit(words: dict[str, Any]) -> RankExit:
-    """One rank's last words."""
+    """Read one rank's exit record."""
     return RankExit(
         rank=words["rank"],
         node=words["node"],

@@ -1,6 +1,6 @@
 """Why an attempt ended: a table of questions, asked in order; the first that knows answers.
 
-What is known is weighed as design RESILIENCE, section 5, orders it: who asked the attempt to end,
+The order of the questions is the order of their weight: who asked the attempt to end,
 then what broke. Of what broke, the first in time is the cause and not the loudest: ranks that lose
 a peer complain at length, the one that died says nothing.
 """

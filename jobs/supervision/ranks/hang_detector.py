@@ -17,7 +17,7 @@ from jobs.runtime import heartbeat
 from jobs.runtime.heartbeat import Phase
 
 PATIENCE = 5.0
-"""Times the longest seen (NVRx learns its limits alike; design RESILIENCE, section 11)."""
+"""Multiple of the longest time observed (NVIDIA/nvidia-resiliency-ext learns its limits alike)."""
 
 ENOUGH_STEPS = 16
 """To learn a limit from (likewise)."""

@@ -1,6 +1,6 @@
 """Wait for the ranks of a task: pass stop requests on to them once, and end those that stay.
 
-Signals are only noted when they come; everything is done here, in the loop (design SLURM, 3b).
+Signals are only noted when they come; everything is done here, in the loop.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ASK_AGAIN_SECONDS = 2.0
 FACTS_SECONDS = 60.0
 """Between two questions to Slurm when the job ends: its limit may be changed while it runs."""
 HANG_LEAVE_SECONDS = 30.0
-"""For ranks that hang to leave once they are asked to (design RESILIENCE, section 11)."""
+"""For ranks that hang to exit once they are asked to (a guess)."""
 AFTERWARDS_SECONDS = 20.0
 """Before the end of the allocation, for what has to be done when the ranks are gone (guess)."""
 ENOUGH_SECONDS = 60.0
@@ -41,7 +41,7 @@ class Deadline:
         """When ranks that are still saving have to be ended, so that a fresh job can be submitted.
 
         Never in a grace time, since Slurm itself queues the job again, and never where little time
-        is left: that belongs to saving, and the recovery job goes on with what Slurm has ended.
+        is left: that belongs to saving, and the recovery job resumes what Slurm has ended.
         """
         if self.preempted or self.time - now < ENOUGH_SECONDS:
             return float("inf")

@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[str]:
-    """What a node is to run for its part of the autopsy."""
+    """Return the command by which a node dumps the stacks of its ranks."""
     return [
         sys.executable,
         "-m",

@@ -95,7 +95,7 @@ class ActionRunner:
             say(f"no job was submitted: {error}\nhint: `meditron resume {place.run.name}`")
             return FAILED
         if ids:
-            say(f"job {ids[0]} goes on with {place.stage} task {place.index}")
+            say(f"job {ids[0]} resumes {place.stage} task {place.index}")
             return SUCCESSOR
         past = self.history.current().task(place.stage, place.index)
         is_over = past.is_cancelled or past.is_stopped or place.run.stop_file.exists()

@@ -103,11 +103,11 @@ def held_back(
     latest = [task.job.job_id for task in past if task.job]
     later = [job for job in latest if job not in replaced]
     if later:
-        return f"{stage}: job {later[0]} goes on with it already"
+        return f"{stage}: job {later[0]} resumes it already"
     if any(item.is_cancelled or item.is_stopped for item in past):
-        return f"{stage}: a person has asked for the end of the run, so no job goes on with it"
+        return f"{stage}: a person has asked for the end of the run, so no job resumes it"
     if run.stop_file.exists():
-        return f"{stage}: the file STOP asks for its end, so no job goes on with it"
+        return f"{stage}: the file STOP asks for its end, so no job resumes it"
     return ""
 
 
@@ -170,7 +170,7 @@ def awaited(run: RunDir, history: RunHistory, stage: str, client: Client) -> tup
 
 
 def following(run: RunDir, earlier: Submission, wish: ResubmitRequest) -> Submission:
-    """What goes on with some tasks of an earlier submission: the same again as a new attempt."""
+    """Return the submission that resumes tasks of an earlier one, as a new attempt."""
     return replace(
         earlier,
         indices=wish.indices,

@@ -3,7 +3,7 @@ few rules for all.
 
 Pure: the same history, evidence, ledger and time give the same decision. However often an attempt
 is started without getting further, there is an end to it; what Slurm itself ends is free as long
-as there is progress. Numbers are those of design RESILIENCE, sections 5 and 6, unless said.
+as there is progress. Numbers without a source are guesses.
 """
 
 from __future__ import annotations

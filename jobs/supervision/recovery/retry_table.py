@@ -1,6 +1,4 @@
-"""What each cause of an end leads to: one row a cause. Numbers are those of design RESILIENCE,
-sections 5 and 6.
-"""
+"""Retry policy per root cause. The numbers are guesses."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_whoever_comes_second_submits_nothing(
     assert ids == []
     assert (
         held_back(run, attempt_history.read(run), "pretrain", [0], ["50"])
-        == "pretrain: job 101 goes on with it already"
+        == "pretrain: job 101 resumes it already"
     )
 
 
@@ -309,5 +309,5 @@ def test_one_that_got_no_answer_and_may_be_queued_is_taken_over_later(
     assert events(run, "submit")[-1]["job_ids"] == ["101"]
     assert (
         held_back(run, attempt_history.read(run), "pretrain", [0], ["50"])
-        == "pretrain: job 101 goes on with it already"
+        == "pretrain: job 101 resumes it already"
     )

@@ -815,7 +815,7 @@ def test_a_job_that_is_queued_again_after_another_was_given_its_task_starts_noth
     code, said = bench.end(bench.start(environ={"MEDITRON_LOCAL_JOB": "12"}))
 
     assert code == 75
-    assert said == "job 13 goes on with curate task 0\n"
+    assert said == "job 13 resumes curate task 0\n"
     assert bench.run.attempts("curate") == []
 
 
