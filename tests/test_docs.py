@@ -48,6 +48,17 @@ REGISTRIES = (
     "ghcr.io",
 )
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(work|root|Users|mnt)/\w")
+REPLACED = {
+    r"\bjanitor": "recovery job",
+    r"\bautops": "stack dump, diagnosis",
+    r"\blast words\b": "rank exit, exit record",
+    r"\bgo(es|ne|ing)? on with\b": "resume, continue",
+    r"\bmend(s|ed|ing)?\b": "fix",
+    r"\b(RESILIENCE|SLURM|MEDITRON|ARCHITECTURE), (section )?\d": "a public source",
+    r"\bdesign (RESILIENCE|SLURM|MEDITRON|ARCHITECTURE)\b": "a public source",
+}
+"""Words that the glossary in CONTRIBUTING.md replaces, and what to write instead."""
+
 TESTED = "# tested"
 ANYTHING = "…"
 
@@ -220,6 +231,22 @@ def test_the_change_log_has_this_version() -> None:
 
     assert versions[0] == "Unreleased"
     assert __version__ in versions
+
+
+def test_replaced_words_occur_in_no_file() -> None:
+    patterns = {re.compile(word, re.IGNORECASE): better for word, better in REPLACED.items()}
+    found = []
+    for path in tracked_files():
+        if path.suffix not in (".py", ".md", ".yaml", ".sh", ".toml") or path == Path(__file__):
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            found += [
+                f"{path.relative_to(ROOT)}:{number}: {match[0]!r}; write {better!r}"
+                for pattern, better in patterns.items()
+                if (match := pattern.search(line))
+            ]
+
+    assert found == []
 
 
 def test_no_tracked_file_knows_a_machine_or_a_package_registry() -> None:
