@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import shlex
+import shutil
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.contract.files import fsync_tree
 from jobs.contract.rundir import RunDir
@@ -30,6 +32,13 @@ from jobs.slurm.submission import (
     write,
 )
 
+if TYPE_CHECKING:
+    from submitit import SlurmExecutor
+
+SBATCH_SECONDS = 60.0
+"""sbatch itself retries for about 200 s (measured) while the controller does not answer."""
+TIMED_OUT = 124
+"""Exit code of timeout(1)."""
 MANY_TIMEOUTS = 1000
 """submitit's own count of time-outs plays no part here."""
 
@@ -89,30 +98,53 @@ class Call:
     """Arguments of the function, of each element."""
 
 
-def hand_over(call: Call, run: RunDir, submission: Submission, client: Client) -> list[str]:
-    """Have submitit call sbatch, in the environment that the job is to inherit.
+def hand_over(
+    call: Call,
+    run: RunDir,
+    submission: Submission,
+    client: Client,
+    seconds: float = SBATCH_SECONDS,
+) -> list[str]:
+    """Have submitit call sbatch in the environment that the job inherits; return the job ids.
 
     Raises:
-        SubmitError: in Slurm's own words.
+        SubmitError: with Slurm's reason, or that sbatch did not answer within ``seconds``.
     """
-    import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     inherited = job_environment(submission.environment, client.environ)
     # submitit prints what sbatch said; it is part of our sentence.
     with only_environment(without_code(inherited, run.code)), redirect_stderr(io.StringIO()):
         try:
-            executor = submitit.SlurmExecutor(
-                call.folder,
-                max_num_timeout=MANY_TIMEOUTS,
-                python=python_command(submission.python),
-            )
+            executor = make_executor(call.folder, python_command(submission.python), seconds)
             executor.update_parameters(**call.parameters)
             jobs = executor.map_array(call.function, *zip(*call.words, strict=True))
         except (FailedJobError, FailedSubmissionError) as error:
+            if getattr(error.__cause__, "returncode", None) == TIMED_OUT:
+                raise SubmitError(
+                    f"sbatch did not answer for {submission.stage} within {seconds:.0f} s",
+                    f"submit again {ANSWERS}",
+                ) from error
             raise refusal(run, submission.stage, str(error)) from error
     fsync_tree(call.folder)  # the pickles: a job that is requeued reads them again
     return [str(job.job_id) for job in jobs]
+
+
+def make_executor(folder: Path, python: str, seconds: float) -> SlurmExecutor:
+    """Return submitit's executor with a time-out for sbatch, which retries for minutes while the
+    controller is silent.
+    """
+    import submitit
+
+    timeout = shutil.which("timeout", path=os.defpath)
+    prefix = [timeout, "--foreground", "--kill-after=5", str(seconds)] if timeout else []
+
+    # submitit derives the kind of executor from the name of the class.
+    class SlurmExecutor(submitit.SlurmExecutor):  # type: ignore[misc]
+        def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+            return [*prefix, *super()._make_submission_command(submission_file_path)]
+
+    return SlurmExecutor(folder, max_num_timeout=MANY_TIMEOUTS, python=python)
 
 
 def require_commands(client: Client) -> None:

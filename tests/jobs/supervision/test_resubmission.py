@@ -15,7 +15,7 @@ from jobs.contract.events import append_event, read_events
 from jobs.contract.files import write_json
 from jobs.contract.locks import locked
 from jobs.contract.rundir import RunDir
-from jobs.slurm import sbatch, submission, submission_log
+from jobs.slurm import payload, sbatch, submission, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError
 from jobs.supervision.recovery.resubmission import held_back, resubmit, waiting_lock
@@ -311,3 +311,17 @@ def test_one_that_got_no_answer_and_may_be_queued_is_taken_over_later(
         held_back(run, attempt_history.read(run), "pretrain", [0], ["50"])
         == "pretrain: job 101 resumes it already"
     )
+
+
+def test_an_sbatch_that_does_not_answer_is_given_up(
+    run: RunDir, client: Client, programs: FakeSlurm, training: Submission
+) -> None:
+    programs.replace("sbatch", "exec /bin/sleep 60")
+    call = sbatch.Call(
+        run.attempt("pretrain", 1), submission.settings(run, training), payload.TASK, [("a",)]
+    )
+
+    with pytest.raises(SubmitError) as caught:
+        sbatch.hand_over(call, run, training, client, seconds=1)
+
+    assert caught.value.message == "sbatch did not answer for pretrain within 1 s"
