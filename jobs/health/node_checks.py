@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jobs.contract.job import node_name
+from jobs.contract.units import GIB
 from jobs.health import gpu_checks
 from jobs.health.findings import (
     Expected,
@@ -39,7 +40,6 @@ __all__ = [
     "worst",
 ]
 
-GIB = 1 << 30
 
 CODES = gpu_checks.CODES | {"driver", "gpu_count", "disk", "shm", "memory", "storage", "scratch"}
 """Every code a finding may have. ``storage`` and ``scratch`` are preflight's."""

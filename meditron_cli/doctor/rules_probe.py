@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jobs.contract import outcomes
+from jobs.contract.units import GIB
 from jobs.supervision import preflight_step
 from meditron_cli.doctor.finding import FATAL, OK, UNKNOWN, WARN, SiteFinding, unknown
-from meditron_cli.plan.layout import GIB
 
 Report = Mapping[str, Any]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from jobs.contract.metrics_log import EARLY_SECONDS
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec
+from jobs.contract.units import GIB
 from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead
 
@@ -173,18 +174,18 @@ def memory_findings(
     found = save_findings(cluster, need.save, parallel.world_size)
     if cluster.device == "cpu":
         return found + host_memory_findings(cluster, need, parallel.world_size)
-    available = cluster.gpu_partition.node.gpu_memory_gb * layout.GIB
+    available = cluster.gpu_partition.node.gpu_memory_gb * GIB
     if not available:
         return found
     has = f"cluster {cluster.name} has {cluster.gpu_partition.node.gpu_memory_gb}"
     if need.states > available:
         return refused(
-            f"weights, gradients and optimizer need {need.states / layout.GIB:.0f} GiB a GPU, "
+            f"weights, gradients and optimizer need {need.states / GIB:.0f} GiB a GPU, "
             f"{has}; raise parallel.tensor or parallel.pipeline"
         )
     if need.total > available:
         found += doubted(
-            f"about {need.total / layout.GIB:.0f} GiB a GPU are computed with activations, {has}; "
+            f"about {need.total / GIB:.0f} GiB a GPU are computed with activations, {has}; "
             "lower pretrain.micro_batch_size or set parallel.recompute"
         )
     return found
@@ -194,16 +195,16 @@ def host_memory_findings(cluster: Cluster, need: layout.Memory, world_size: int)
     """Check that the CPU ranks of a node fit into its memory together."""
     partition = cluster.gpu_partition
     ranks = ranks_per_node(partition, cluster.device, world_size)
-    available = partition.node.memory_gb * layout.GIB
+    available = partition.node.memory_gb * GIB
     has = f"the node of cluster {cluster.name} has {partition.node.memory_gb}"
     if need.states * ranks > available:
         return refused(
-            f"weights, gradients and optimizer need {need.states * ranks / layout.GIB:,.0f} GiB "
+            f"weights, gradients and optimizer need {need.states * ranks / GIB:,.0f} GiB "
             f"on a node (ranks: {ranks}), {has}; use fewer ranks, a smaller model or more nodes"
         )
     if need.total * ranks > available:
         return doubted(
-            f"about {need.total * ranks / layout.GIB:,.0f} GiB on a node (ranks: {ranks}) are "
+            f"about {need.total * ranks / GIB:,.0f} GiB on a node (ranks: {ranks}) are "
             f"computed with activations, {has}; lower pretrain.micro_batch_size or set "
             "parallel.recompute"
         )
@@ -221,10 +222,10 @@ def save_findings(cluster: Cluster, save: int, world_size: int) -> Findings:
     """Check that the ranks of a node have the host memory that a save takes, in bytes."""
     partition = cluster.gpu_partition
     need = save * ranks_per_node(partition, cluster.device, world_size)
-    if need <= partition.node.memory_gb * layout.GIB:
+    if need <= partition.node.memory_gb * GIB:
         return Findings()
     return doubted(
-        f"a save gathers about {need / layout.GIB:.0f} GiB in the memory of each node, cluster "
+        f"a save gathers about {need / GIB:.0f} GiB in the memory of each node, cluster "
         f"{cluster.name} has {partition.node.memory_gb}; raise parallel.tensor or "
         "parallel.pipeline, or set parallel.distributed_optimizer=false"
     )
@@ -291,14 +292,14 @@ def evaluation_findings(
         kind = slot_kind(partition)
         return refused(f"evaluate.tensor = {tensor} is more than the {slots} {kind} of one node")
     weights = model.parameters * (2 if precision == "bf16" else 4) // tensor
-    if node.gpu_memory_gb and weights > node.gpu_memory_gb * layout.GIB:
+    if node.gpu_memory_gb and weights > node.gpu_memory_gb * GIB:
         return refused(
-            f"the weights need {weights / layout.GIB:.0f} GiB per GPU in evaluation, cluster "
+            f"the weights need {weights / GIB:.0f} GiB per GPU in evaluation, cluster "
             f"{cluster.name} has {node.gpu_memory_gb}; raise evaluate.tensor"
         )
-    if cluster.device == "cpu" and weights * tensor > node.memory_gb * layout.GIB:
+    if cluster.device == "cpu" and weights * tensor > node.memory_gb * GIB:
         return refused(
-            f"the weights need {weights * tensor / layout.GIB:.0f} GiB on a node in evaluation, "
+            f"the weights need {weights * tensor / GIB:.0f} GiB on a node in evaluation, "
             f"the node of cluster {cluster.name} has {node.memory_gb}; evaluate a smaller model"
         )
     cut = (

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 
-GIB = 2**30
-
 
 @dataclass(frozen=True)
 class BatchLayout:

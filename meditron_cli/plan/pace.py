@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jobs.contract.metrics_log import StepTimes
 from jobs.contract.stage_specs import ModelSpec
+from jobs.contract.units import GIB
 from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead
 
@@ -25,7 +26,7 @@ WRITE_BYTES_PER_SECOND = 2e9
 reports 920 GB in about 40 s (launch scripts of github.com/swiss-ai/Megatron-LM).
 """
 
-LARGE_BYTES = 10 * layout.GIB
+LARGE_BYTES = 10 * GIB
 """Guessed checkpoint size from which an estimate is raised to ``FLOOR_SECONDS``."""
 FLOOR_SECONDS = 600
 """Signal lead time that the launch scripts of github.com/swiss-ai/Megatron-LM use for 70B."""

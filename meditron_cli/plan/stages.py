@@ -20,6 +20,7 @@ from jobs.contract.stage_specs import (
     TokenizerRef,
     TokenizeSpec,
 )
+from jobs.contract.units import GIB
 from meditron_cli.plan import fit, layout, pace
 from meditron_cli.plan.model import RUN, Lead, Resources, StagePlan
 
@@ -190,7 +191,7 @@ def pretrain_stage(inputs: Inputs) -> StagePlan:
         **shared(pretrain, PretrainSpec),
     )
     resources = rank_resources(inputs, "pretrain", parallel.world_size)
-    need = 2.2 * spec.model.checkpoint_bytes(spec.precision) / layout.GIB
+    need = 2.2 * spec.model.checkpoint_bytes(spec.precision) / GIB
     return stage_plan(inputs, "pretrain", [spec], resources, max_parallel=1, min_free_gb=need)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.stage_specs import PretrainSpec
+from jobs.contract.units import GIB
 from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead, Plan, Resources
 from meditron_cli.plan.pace import MFU, best_save_interval, step_seconds
@@ -70,7 +71,7 @@ def training(
         "activations_bytes": need.activations,
         "memory_bytes": need.total,
         "save_bytes": need.save,
-        "gpu_memory_bytes": node.gpu_memory_gb * layout.GIB,
+        "gpu_memory_bytes": node.gpu_memory_gb * GIB,
         "checkpoint_bytes": spec.model.checkpoint_bytes(spec.precision),
         **duration(spec, node, resources),
         "save_interval": spec.save_interval,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from jobs.contract.units import GIB
 from meditron_cli.doctor import rules_probe
 from meditron_cli.doctor.finding import FATAL, OK, UNKNOWN, WARN
-from meditron_cli.plan.layout import GIB
 
 from .sites import by_fact
 
