@@ -1,4 +1,4 @@
-"""The words of health: verdict, action, finding, and what is expected of a node."""
+"""Types of health checks: verdict, action, finding, and the expectations of a node."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from jobs.health.sample import Gpu, Sample, Unknown
 
 
 class HealthVerdict(enum.IntEnum):
-    """How bad it is; a larger one wins. UNKNOWN beats OK: what was not seen is not well."""
+    """Severity of a finding; the largest wins. UNKNOWN outranks OK: no value is no good value."""
 
     OK = 0
     UNKNOWN = 1
     """The probe has no value; work continues."""
     WARN = 2
-    """Worth telling; work continues."""
+    """Worth reporting; work continues."""
     DRAIN = 3
-    """The node should leave when idle; work continues."""
+    """The node should be drained when idle; work continues."""
     FATAL = 4
     """The node cannot do the job."""
 
 
 class NodeAction(enum.Enum):
-    """What to do with the node."""
+    """Action to take on the node."""
 
     NONE = "none"
     RETRY_SAME = "retry_same"
-    """Not the node's fault: the same nodes will do once the cause is gone."""
+    """Not the node's fault: the same nodes work once the cause is gone."""
     EXCLUDE_AFTER_JOB = "exclude_after_job"
     EXCLUDE_NOW = "exclude_now"
 
@@ -43,7 +43,7 @@ _ACTIONS = {
 
 @dataclass(frozen=True)
 class Subject:
-    """A node, or one GPU of it. Cards get swapped, so a GPU is known by node and UUID."""
+    """A node, or one of its GPUs, identified by node and UUID since cards are swapped."""
 
     node: str
     gpu: int | None = None
@@ -55,7 +55,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class HealthFinding:
-    """One observation."""
+    """One observation of a health check."""
 
     code: str
     """Stable and machine-readable; one of ``jobs.health.node_checks.CODES``."""
@@ -64,22 +64,22 @@ class HealthFinding:
     subject: Subject
     evidence: dict[str, Any]
     message: str
-    """One sentence for people."""
+    """One sentence for users."""
     time: float
 
     def __str__(self) -> str:
-        """One line for people: verdict, node, GPU, code and reason."""
+        """One line: verdict, node, GPU, code and reason."""
         return f"{self.verdict.name} {self.subject}: {self.code}: {self.message}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, with words for verdict and action."""
+        """Return JSON values, with names for verdict and action."""
         words = {"verdict": self.verdict.name, "action": self.action.value}
         return {**dataclasses.asdict(self), **words}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check says; ``action`` is the verdict's usual one unless given."""
+    """Result of a check; ``action`` None stands for the verdict's default."""
 
     verdict: HealthVerdict
     message: str
@@ -89,29 +89,29 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the node should be. None, zero and empty mean that nothing is expected."""
+    """Expectations of a node. None, zero and empty expect nothing."""
 
     gpus: int | None = None
-    """None: whatever is there. 0: the work uses none, so none is examined."""
+    """None: any number. 0: the work uses none, so none is examined."""
     gpu_kind: str = ""
-    """A model as people write it: ``a100``, ``H100-SXM5-80GB``, ``rtx3090``."""
+    """A model as users write it: ``a100``, ``H100-SXM5-80GB``, ``rtx3090``."""
     min_shm_gb_per_gpu: float = 1.0
-    """Below it NCCL and data loaders die of SIGBUS."""
+    """Below it NCCL and data loaders crash with SIGBUS."""
     memory_gb: float = 0.0
     min_free_gb: float = 0.0
     idle: bool = True
-    """Whether processes of our own user on a GPU are in the way too, as they are before a start."""
+    """Whether the user's own processes on a GPU count as foreign too, as before a start."""
     skip: frozenset[str] = frozenset()
-    """Codes not to look for."""
+    """Codes of checks to skip."""
 
 
 def finding(sample: Sample, code: str, outcome: Outcome, gpu: Gpu | None = None) -> HealthFinding:
-    """An outcome about a sampled node, or about one of its GPUs, as a finding."""
+    """Return an outcome about a node, or one of its GPUs, as a finding."""
     return finding_about(_subject(sample.node, gpu), code, outcome, sample.time)
 
 
 def finding_about(subject: Subject, code: str, outcome: Outcome, time: float) -> HealthFinding:
-    """An outcome as a finding, with the verdict's usual action unless it names another."""
+    """Return an outcome as a finding, with the verdict's default action unless it has its own."""
     return HealthFinding(
         code=code,
         verdict=outcome.verdict,
@@ -130,7 +130,7 @@ def _subject(node: str, gpu: Gpu | None) -> Subject:
 
 
 def no_value(readings: Mapping[str, Unknown]) -> Outcome:
-    """UNKNOWN, with the reasons why these readings (name → reason) are missing."""
+    """Return UNKNOWN, with the reason for each missing reading."""
     reasons = sorted({reading.reason for reading in readings.values()})
     evidence = {name: dataclasses.asdict(reading) for name, reading in readings.items()}
     return Outcome(HealthVerdict.UNKNOWN, f"could not be read: {'; '.join(reasons)}", evidence)

@@ -1,7 +1,7 @@
-"""Is this node fit for work? Readings become findings, findings one verdict.
+"""Checks of a node: readings become findings, findings a verdict.
 
-Pure but for ``read_sample``, which is ``health_reading``'s. A probe without a value gives UNKNOWN,
-which is never OK and never FATAL. Sizes named ``_gb`` are 2**30 bytes.
+Pure, apart from ``read_sample`` of ``jobs.health.nvml``. A probe without a value gives UNKNOWN,
+never OK or FATAL. Sizes named ``_gb`` are 2**30 bytes.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ __all__ = [
 
 
 CODES = gpu_checks.CODES | {"driver", "gpu_count", "disk", "shm", "memory", "storage", "scratch"}
-"""Every code a finding may have. ``storage`` and ``scratch`` are preflight's."""
+"""All codes of findings. ``storage`` and ``scratch`` are the preflight check's."""
 
 
 def check(sample: Sample, expected: Expected) -> list[HealthFinding]:
-    """Every finding about a node, OK ones too; codes in ``expected.skip`` are left out."""
+    """Return all findings about a node, OK ones too, without the codes in ``expected.skip``."""
     findings = [
         *_node_findings(sample, expected),
         *(gpu_checks.gpu_findings(sample, expected) if expected.gpus != 0 else ()),
@@ -55,12 +55,12 @@ def check(sample: Sample, expected: Expected) -> list[HealthFinding]:
 
 
 def worst(findings: Iterable[HealthFinding]) -> HealthVerdict:
-    """The verdict on the whole; UNKNOWN when nothing was found at all."""
+    """Return the worst verdict; UNKNOWN without findings."""
     return max((finding.verdict for finding in findings), default=HealthVerdict.UNKNOWN)
 
 
 def expectation(health: Mapping[str, Any], environ: Mapping[str, str]) -> Expected:
-    """What a task's ``health`` expects; without a number of GPUs, those Slurm gave on this node.
+    """Return the expectations in a task's ``health``; the default number of GPUs is Slurm's here.
 
     Raises:
         ValueError: an unknown key, or an unknown code in ``skip``.
@@ -85,13 +85,13 @@ def _refuse_unknown(what: str, odd: Iterable[str], known: Iterable[str]) -> None
 
 def _node_findings(sample: Sample, expected: Expected) -> Iterator[HealthFinding]:
     outcomes: tuple[tuple[str, Outcome | None], ...] = (
-        ("driver", judge_driver(sample.driver, expected)),
-        ("gpu_count", judge_count(sample, expected)),
-        ("disk", _judge_known(sample.disk, lambda disk: judge_disk(disk, expected))),
-        ("shm", _judge_known(sample.shm, lambda shm: judge_shm(shm, expected, len(sample.gpus)))),
+        ("driver", check_driver(sample.driver, expected)),
+        ("gpu_count", check_count(sample, expected)),
+        ("disk", _check_known(sample.disk, lambda disk: check_disk(disk, expected))),
+        ("shm", _check_known(sample.shm, lambda shm: check_shm(shm, expected, len(sample.gpus)))),
         (
             "memory",
-            _judge_known(sample.memory_available, lambda free: judge_memory(free, expected)),
+            _check_known(sample.memory_available, lambda free: check_memory(free, expected)),
         ),
     )
     for code, outcome in outcomes:
@@ -99,16 +99,16 @@ def _node_findings(sample: Sample, expected: Expected) -> Iterator[HealthFinding
             yield finding(sample, code, outcome)
 
 
-def _judge_known(reading: Any, judge: Callable[[Any], Outcome]) -> Outcome:
-    return no_value({"reading": reading}) if isinstance(reading, Unknown) else judge(reading)
+def _check_known(reading: Any, check: Callable[[Any], Outcome]) -> Outcome:
+    return no_value({"reading": reading}) if isinstance(reading, Unknown) else check(reading)
 
 
 def _has_no_driver(driver: Driver | Unknown) -> bool:
     return isinstance(driver, Unknown) and driver.nvml in (LIBRARY_NOT_FOUND, DRIVER_NOT_LOADED)
 
 
-def judge_driver(driver: Driver | Unknown, expected: Expected) -> Outcome | None:
-    """NVML's start. A node without driver is a node without GPUs, which ``gpu_count`` judges."""
+def check_driver(driver: Driver | Unknown, expected: Expected) -> Outcome | None:
+    """Check that NVML starts; a node without a driver has no GPUs, which ``gpu_count`` reports."""
     if isinstance(driver, Driver):
         unread = {k: v for k, v in vars(driver).items() if isinstance(v, Unknown)}
         if unread:
@@ -128,10 +128,10 @@ def judge_driver(driver: Driver | Unknown, expected: Expected) -> Outcome | None
     )
 
 
-def judge_count(sample: Sample, expected: Expected) -> Outcome:
-    """GPUs that answer against GPUs expected.
+def check_count(sample: Sample, expected: Expected) -> Outcome:
+    """Compare the number of GPUs that answer with the number expected.
 
-    Those that are needed and cannot be counted, since NVML does not start, are as good as missing.
+    GPUs that are needed but cannot be counted, since NVML does not start, count as missing.
     """
     found = len(sample.gpus)
     evidence = {
@@ -141,8 +141,10 @@ def judge_count(sample: Sample, expected: Expected) -> Outcome:
     }
     if isinstance(sample.driver, Unknown) and not _has_no_driver(sample.driver):
         if expected.gpus:
-            told = f"{expected.gpus} GPUs are needed, none can be counted: {sample.driver.reason}"
-            return Outcome(HealthVerdict.FATAL, told, evidence)
+            message = (
+                f"{expected.gpus} GPUs are needed, none can be counted: {sample.driver.reason}"
+            )
+            return Outcome(HealthVerdict.FATAL, message, evidence)
         if expected.gpus is None:
             return no_value({"driver": sample.driver})
     if expected.gpus == 0:
@@ -175,13 +177,13 @@ def _identity(gpu: Gpu) -> dict[str, Any]:
     }
 
 
-def judge_disk(disk: Disk, expected: Expected) -> Outcome:
-    """Room where the run is written. A full file system is no node's fault."""
+def check_disk(disk: Disk, expected: Expected) -> Outcome:
+    """Check free space where the run writes; a full file system is not the node's fault."""
     free = disk.free / GIB
     evidence = {"path": disk.path, "free_gb": round(free, 1), "inodes": disk.inodes}
     if free < expected.min_free_gb:
-        told = f"{disk.path} has {free:.1f} GiB free, {expected.min_free_gb:g} are needed"
-        return Outcome(HealthVerdict.FATAL, told, evidence, NodeAction.RETRY_SAME)
+        message = f"{disk.path} has {free:.1f} GiB free, {expected.min_free_gb:g} are needed"
+        return Outcome(HealthVerdict.FATAL, message, evidence, NodeAction.RETRY_SAME)
     if disk.inodes == 0:
         return Outcome(
             HealthVerdict.FATAL, f"{disk.path} has no free inode", evidence, NodeAction.RETRY_SAME
@@ -189,22 +191,22 @@ def judge_disk(disk: Disk, expected: Expected) -> Outcome:
     return Outcome(HealthVerdict.OK, f"{disk.path} has {free:.1f} GiB free", evidence)
 
 
-def judge_shm(shm: Disk, expected: Expected, found: int) -> Outcome:
-    """Shared memory per GPU, for NCCL and data loaders."""
+def check_shm(shm: Disk, expected: Expected, found: int) -> Outcome:
+    """Check shared memory per GPU, for NCCL and data loaders."""
     gpus = found if expected.gpus is None else expected.gpus
     needed, free = gpus * expected.min_shm_gb_per_gpu, shm.free / GIB
     evidence = {"free_gb": round(free, 1), "needed_gb": needed}
     if free < needed:
-        told = f"/dev/shm has {free:.1f} GiB free, {gpus} GPUs need {needed:g}"
-        return Outcome(HealthVerdict.FATAL, told, evidence)
+        message = f"/dev/shm has {free:.1f} GiB free, {gpus} GPUs need {needed:g}"
+        return Outcome(HealthVerdict.FATAL, message, evidence)
     return Outcome(HealthVerdict.OK, f"/dev/shm has {free:.1f} GiB free", evidence)
 
 
-def judge_memory(available: int, expected: Expected) -> Outcome:
-    """Host memory; a tenth less than asked for is what the system itself takes."""
+def check_memory(available: int, expected: Expected) -> Outcome:
+    """Check host memory; the system itself may use a tenth of it."""
     free = available / GIB
     evidence = {"available_gb": round(free, 1), "expected_gb": expected.memory_gb}
     if free < 0.9 * expected.memory_gb:
-        told = f"{free:.1f} GiB of memory are available, {expected.memory_gb:g} are expected"
-        return Outcome(HealthVerdict.WARN, told, evidence)
+        message = f"{free:.1f} GiB of memory are available, {expected.memory_gb:g} are expected"
+        return Outcome(HealthVerdict.WARN, message, evidence)
     return Outcome(HealthVerdict.OK, f"{free:.1f} GiB of memory are available", evidence)

@@ -1,8 +1,8 @@
-"""The node ledger of a cluster: which nodes have failed us, why, and until when that counts.
+"""The node ledger of a cluster: the nodes that failed, why, and until when jobs exclude them.
 
-One file a cluster beside the runs, ``nodes-<cluster>.jsonl``, an entry a line, appended under a
-lock by everybody whose runs lie there. Slurm refuses to let an ordinary user drain a node; what we
-can do is to leave it out of our own jobs. Standard library only.
+One file per cluster in the runs directory, ``nodes-<cluster>.jsonl``, one entry per line, appended
+under a lock by all users of that directory. Only operators may drain a node (scontrol(1)); a user
+can exclude it from their own jobs. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ from jobs.contract.outcomes import NodeEntry, NodeFinding
 
 CLEARED = "CLEARED"
 SEVERITY = ("FATAL", "DRAIN", "SUSPECT")
-"""Verdicts that speak against a node, worst first."""
+"""Verdicts against a node, worst first."""
 
 HOUR = 3600.0
 LIFETIME_SECONDS = {"FATAL": 7 * 24 * HOUR, "DRAIN": 48 * HOUR, "SUSPECT": 24 * HOUR, CLEARED: 0.0}
-"""How long an entry counts (a guess; broken hardware is rarely replaced within a week)."""
+"""Lifetime of an entry. Guessed: a week for a repair, two days for a drain, else a day."""
 
 PASSING = frozenset({"foreign_process", "memory", "shm", "scratch", "storage"})
-"""Findings that may be gone tomorrow: a suspicion against the node, not a broken part."""
+"""Codes of transient findings: they make the node suspect, not broken."""
 
 STRIKES = 2
-"""Suspicions of different attempts, all within their lifetime, that exclude a node."""
+"""Number of unexpired suspicions, from different attempts, that exclude a node."""
 
 CAP_NODES = 2
 CAP_SHARE = 0.1
-"""At most the larger of two nodes and a tenth of the partition is excluded."""
+"""At most the larger of two nodes and a tenth of the partition is excluded. Guessed."""
 
 TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
-"""What a field of an entry may hold, by its annotation."""
+"""The types that a field of an entry may have, by its annotation."""
 
 UNSAFE = re.compile(r"[^A-Za-z0-9 _.:,/()=-]+")
-"""What does not go into a command that somebody pastes into a root shell."""
+"""Characters removed from a command that an administrator pastes into a root shell."""
 
 
 def ledger(runs_root: Path, cluster: str) -> Path:
-    """Where the ledger of a cluster lies."""
+    """Return the path of a cluster's ledger."""
     return runs_root / f"nodes-{cluster}.jsonl"
 
 
 def ledger_of(run: rundir.RunDir, task: specs.TaskSpec | None) -> Path | None:
-    """Where the ledger of a task's cluster lies; None without one, or without the task."""
+    """Return the path of the ledger of a task's cluster; None without a cluster or a task."""
     cluster = task.site.cluster if task else ""
     return ledger(run.root.parent, cluster) if cluster else None
 
 
 def read(path: Path) -> tuple[NodeEntry, ...]:
-    """All entries, oldest first; a missing file has none, a line that is no entry is skipped."""
+    """Read all entries, oldest first; skip invalid lines. A missing file has none."""
     entries = (_entry(line) for line in read_lines(path))
     return tuple(entry for entry in entries if entry is not None)
 
@@ -74,7 +74,7 @@ def _entry(line: dict[str, Any]) -> NodeEntry | None:
 
 
 def append(path: Path, entries: Iterable[NodeEntry]) -> None:
-    """Add entries; the file may be written by whoever may write to its folder.
+    """Append entries; the file gets the write permissions of its folder.
 
     Raises:
         OSError: it cannot be written.
@@ -84,7 +84,7 @@ def append(path: Path, entries: Iterable[NodeEntry]) -> None:
     append_lines(path, lines, share=True)
 
 
-def strike(  # noqa: PLR0913 - one keyword a field of the entry
+def strike(  # noqa: PLR0913 - one keyword per field of the entry
     node: str,
     verdict: str,
     code: str,
@@ -95,7 +95,7 @@ def strike(  # noqa: PLR0913 - one keyword a field of the entry
     stage: str = "",
     attempt: int = 0,
 ) -> NodeEntry:
-    """An entry that counts from now on for as long as its verdict does."""
+    """Create an entry that counts from now on, for its verdict's lifetime."""
     expires = now + LIFETIME_SECONDS[verdict]
     return NodeEntry(
         now, node, code, verdict, run, attempt, " ".join(evidence.split()), expires, stage=stage
@@ -103,12 +103,12 @@ def strike(  # noqa: PLR0913 - one keyword a field of the entry
 
 
 def verdict_of(finding: NodeFinding) -> str:
-    """What an entry says that a health finding leads to."""
+    """Return the verdict of the ledger entry for a health finding."""
     return "SUSPECT" if finding.code in PASSING else finding.verdict
 
 
 def standing(entries: Sequence[NodeEntry], now: float) -> tuple[NodeEntry, ...]:
-    """Entries that have not expired and were not cleared since, single suspicions too."""
+    """Return entries that are neither expired nor cleared, single suspicions included."""
     cleared = {entry.node: place for place, entry in enumerate(entries) if entry.verdict == CLEARED}
     return tuple(
         entry
@@ -118,17 +118,17 @@ def standing(entries: Sequence[NodeEntry], now: float) -> tuple[NodeEntry, ...]:
 
 
 def active(entries: Sequence[NodeEntry], now: float) -> tuple[NodeEntry, ...]:
-    """Entries that speak against using a node now.
+    """Return the entries that exclude a node now.
 
-    One suspicion alone does not: anything may have ended an attempt. Asked of its own answer it
-    gives the same.
+    A single suspicion does not: an attempt may end for many reasons. Applied to its own result, the
+    function returns the same.
     """
     left = standing(entries, now)
     return tuple(e for e in left if e.verdict != "SUSPECT" or _strikes(left, e.node) >= STRIKES)
 
 
 def _strikes(entries: Sequence[NodeEntry], node: str) -> int:
-    """Suspicions of one node by different attempts."""
+    """Count the suspicions against a node from different attempts."""
     suspicions = (e for e in entries if e.node == node and e.verdict == "SUSPECT")
     return len({(entry.run, entry.stage, entry.attempt) for entry in suspicions})
 
@@ -136,14 +136,13 @@ def _strikes(entries: Sequence[NodeEntry], node: str) -> int:
 def excluded(
     entries: Sequence[NodeEntry], now: float, known: Sequence[str] | None, needed_nodes: int
 ) -> tuple[tuple[str, ...], str]:
-    """Which nodes the next job leaves out by the ledger, worst first, and a warning or an empty
-    string.
+    """Return the nodes that the next job excludes by the ledger, worst first, and a warning.
 
     Args:
         entries: the ledger.
         now: seconds since 1970.
-        known: names of the partition's nodes; None when Slurm does not say.
-        needed_nodes: how many nodes the job asks for.
+        known: names of the partition's nodes; None when unknown.
+        needed_nodes: that the job requests.
     """
     return left_out(worst_first(active(entries, now)), known, needed_nodes)
 
@@ -151,14 +150,14 @@ def excluded(
 def left_out(
     bad: Sequence[str], known: Sequence[str] | None, needed_nodes: int
 ) -> tuple[tuple[str, ...], str]:
-    """Those of the nodes, worst first, that a job can leave out, and a warning or an empty string.
+    """Return the nodes, worst first, that a job can exclude, and a warning, empty without one.
 
-    sbatch refuses a job that excludes a single name Slurm does not know (verified), so where Slurm
-    does not say which there are none is left out. As many as the job needs are always left to it.
+    sbatch refuses a job that excludes a name unknown to Slurm (verified on 22.05), so none is
+    excluded when the partition's nodes are unknown. A job always keeps as many as it requests.
     """
     if known is None:
-        told = f"{', '.join(bad)} should be left out, but Slurm does not say which nodes there are"
-        return (), told if bad else ""
+        warning = f"{', '.join(bad)} should be excluded, but Slurm does not list the nodes"
+        return (), warning if bad else ""
     here = set(known)
     names = [name for name in bad if name in here]
     cap = max(CAP_NODES, int(CAP_SHARE * len(here)))
@@ -172,19 +171,19 @@ def _over_cap(left: Sequence[str], cap: int, known: int, needed: int) -> str:
     why = (
         f"the job needs {needed} of the partition's {known} nodes"
         if known - needed < cap
-        else f"no more than {cap} of the partition's {known} nodes are left out"
+        else f"no more than {cap} of the partition's {known} nodes are excluded"
     )
-    return f"{', '.join(left)} may be used although the node ledger speaks against it: {why}"
+    return f"{', '.join(left)} may be used although in the node ledger: {why}"
 
 
 def worst_first(entries: Sequence[NodeEntry]) -> list[str]:
-    """Names of nodes by what speaks against them, the newest first where that is equal."""
+    """Return the names of nodes by their worst verdict, then the newest entry first."""
     ordered = sorted(entries, key=lambda entry: (SEVERITY.index(entry.verdict), -entry.time))
     return list(dict.fromkeys(entry.node for entry in ordered))
 
 
 def drain_command(entries: Sequence[NodeEntry], node: str) -> str:
-    """What an administrator types to take a node out of service."""
+    """Return the command with which an administrator drains a node."""
     codes = ", ".join(dict.fromkeys(entry.code for entry in entries if entry.node == node))
     reason = UNSAFE.sub(" ", codes)[:120]
     return (
@@ -193,19 +192,19 @@ def drain_command(entries: Sequence[NodeEntry], node: str) -> str:
 
 
 def ticket(entries: Sequence[NodeEntry], node: str, cluster: str) -> str:
-    """A message to the administrators about one node, ready to be sent."""
+    """Return a message to the administrators about one node, ready to send."""
     about = [entry for entry in entries if entry.node == node]
     lines = [
-        f"Subject: {cluster}: please look at node {node}",
+        f"Subject: {cluster}: please check node {node}",
         "",
-        f"Our training jobs on {cluster} met the following on {node}:",
+        f"Training jobs on {cluster} reported the following on {node}:",
         "",
         *(
             f"- {_day(e.time)}: {e.verdict} {e.code}: {e.evidence}{_gpu(e)} ({_run(e)})"
             for e in about
         ),
         "",
-        "We leave the node out of our own jobs for now. To drain it:",
+        "My jobs exclude the node for now. To drain it:",
         "",
         f"    {drain_command(entries, node)}",
     ]
@@ -221,4 +220,4 @@ def _gpu(entry: NodeEntry) -> str:
 
 
 def _run(entry: NodeEntry) -> str:
-    return f"run {entry.run}, attempt {entry.attempt}" if entry.run else "seen without a run"
+    return f"run {entry.run}, attempt {entry.attempt}" if entry.run else "outside a run"

@@ -1,6 +1,6 @@
-"""What one node says of itself: NVML, /proc and file systems, read into a plain ``Sample``.
+"""Read one node's NVML, /proc and file systems into a ``Sample``.
 
-Nothing is judged here. Every probe stands alone: it leaves a value, or ``Unknown`` with the reason,
+No checks here. Each probe runs on its own and returns a value, or ``Unknown`` with the reason,
 and never stops another. Standard library only at import; NVML (``pynvml`` of nvidia-ml-py) is
 imported where it is used, and always passed on as ``nvml``. Sizes are bytes, temperatures degrees
 Celsius, power milliwatts, times Unix seconds. Source of every call: the NVML API reference
@@ -39,7 +39,7 @@ VERSION_MISMATCH = 25
 
 
 def read_sample(runs: Path | None, environ: Mapping[str, str]) -> Sample:
-    """Read this node once; never raises.
+    """Read this node once; never raise.
 
     ``runs`` is the folder whose file system the work writes to; None leaves that unread, since to
     look at a file system that hangs would hang too. GPUs outside ``CUDA_VISIBLE_DEVICES`` (of
@@ -60,7 +60,7 @@ def read_sample(runs: Path | None, environ: Mapping[str, str]) -> Sample:
 
 
 def visible_devices(environ: Mapping[str, str]) -> tuple[str, ...] | None:
-    """The entries of ``CUDA_VISIBLE_DEVICES`` (indices or UUIDs); None when all GPUs are ours."""
+    """Return the entries of ``CUDA_VISIBLE_DEVICES`` (indices or UUIDs); None for all GPUs."""
     value = environ.get("CUDA_VISIBLE_DEVICES")
     if value is None:
         return None
@@ -68,7 +68,7 @@ def visible_devices(environ: Mapping[str, str]) -> tuple[str, ...] | None:
 
 
 def read_disk(path: Path) -> Disk:
-    """Free bytes and inodes at a path, or at its nearest parent that exists."""
+    """Return free bytes and inodes at a path, or at its nearest existing parent."""
     path = path.absolute()
     while not path.exists() and path != path.parent:
         path = path.parent
@@ -77,7 +77,7 @@ def read_disk(path: Path) -> Disk:
 
 
 def memory_available(meminfo: str) -> int:
-    """``MemAvailable`` of the text of /proc/meminfo, in bytes.
+    """Return ``MemAvailable`` of /proc/meminfo's text, in bytes.
 
     Raises:
         ValueError: the text has no such line (kernels before 3.14).
@@ -117,7 +117,7 @@ def _session(nvml: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        _attempt(nvml.nvmlShutdown)  # what was read stands even if this fails
+        _attempt(nvml.nvmlShutdown)  # the readings are valid even if this fails
 
 
 def _read_visible(
@@ -151,7 +151,7 @@ def read_gpu(nvml: Any, handle: Any, index: int) -> Gpu:
 
 
 def _attempt(probe: Callable[..., Any], *arguments: Any) -> Any:
-    """The probe's value, or ``Unknown`` with its reason."""
+    """Return the probe's value, or ``Unknown`` with the reason."""
     try:
         return probe(*arguments)
     except AttributeError as error:  # an nvidia-ml-py older than the call
@@ -265,7 +265,7 @@ def _fabric(nvml: Any, handle: Any) -> Fabric:
 
 
 def _processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
-    """Compute processes, those under MPS too; one that has ended since is left out."""
+    """Return compute processes, those under MPS too, without processes that have exited."""
     found = {entry.pid: entry for entry in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
     mps = _attempt(nvml.nvmlDeviceGetMPSComputeRunningProcesses, handle)
     found |= {} if isinstance(mps, Unknown) else {entry.pid: entry for entry in mps}
@@ -308,7 +308,7 @@ def _persistence(nvml: Any, handle: Any) -> bool:
 
 
 def _call(name: str) -> Callable[[Any, Any], Any]:
-    """A probe that is one NVML call and keeps its value as it is."""
+    """Return a probe that returns the value of one NVML call."""
     return lambda nvml, handle: getattr(nvml, name)(handle)
 
 
@@ -341,4 +341,4 @@ PROBES: dict[str, Callable[[Any, Any], Any]] = {
     "mig_mode": _mig_mode,
     "persistence": _persistence,
 }
-"""Field of ``Gpu`` → how to read it. Each runs alone."""
+"""Probe per field of ``Gpu``. Each runs on its own."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Unknown:
-    """Why a probe has no value."""
+    """The reason for which a probe has no value."""
 
     reason: str
     nvml: int | None = None
@@ -24,7 +24,7 @@ class SramErrors:
 
 @dataclass(frozen=True)
 class RemappedRows:
-    """Rows of memory replaced by spare ones, and whether that waits for a reset or failed."""
+    """Memory rows replaced by spare ones, and whether a remap is pending or failed."""
 
     corrected: int
     uncorrected: int
@@ -43,7 +43,7 @@ class Fabric:
 
 @dataclass(frozen=True)
 class GpuProcess:
-    """A living process that computes on a GPU; ``uid`` is -1 when it may not be seen."""
+    """A process that computes on a GPU; ``uid`` is -1 when unknown."""
 
     pid: int
     uid: int
@@ -52,7 +52,7 @@ class GpuProcess:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU this task may use; field names are those of ``PROBES``."""
+    """One GPU that this task may use; field names are those of ``nvml.PROBES``."""
 
     index: int
     uuid: str | Unknown
@@ -77,7 +77,7 @@ class Gpu:
     pcie_width: int | Unknown
     pcie_width_max: int | Unknown
     nvlinks: tuple[bool, ...] | Unknown
-    """One entry a link the card has, True while it is active; empty for a card without NVLink."""
+    """One entry per link of the card, True while active; empty for a card without NVLink."""
     fabric: Fabric | Unknown
     processes: tuple[GpuProcess, ...] | Unknown
     ecc_mode: tuple[bool, bool] | Unknown
@@ -88,7 +88,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """Version words as NVML gives them."""
+    """Versions, as NVML reports them."""
 
     driver: str | Unknown
     nvml: str | Unknown
@@ -96,7 +96,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class Disk:
-    """What an ordinary user may still write; ``inodes`` is None where there is no such limit."""
+    """Space left to an ordinary user; ``inodes`` is None without such a limit."""
 
     path: str
     free: int
@@ -111,10 +111,10 @@ class Sample:
     time: float
     uid: int
     driver: Driver | Unknown
-    """Unknown when NVML did not start; then there are no GPUs below."""
+    """Unknown when NVML did not start; ``gpus`` is then empty."""
     gpus: tuple[Gpu, ...]
     unreachable: tuple[tuple[int, Unknown], ...]
-    """Indices of GPUs NVML counts but gives no handle for."""
+    """Indices of GPUs that NVML counts but returns no handle for."""
     disk: Disk | Unknown
     shm: Disk | Unknown
     memory_available: int | Unknown

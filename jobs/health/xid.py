@@ -9,9 +9,9 @@ class Xid(Enum):
     """The action for an XID."""
 
     RETRY = "R"
-    """An error of the program: the same nodes."""
+    """An error of the program: retry on the same nodes."""
     CONFIRM = "R1"
-    """Once more on the same nodes, then without the node."""
+    """Retry once on the same nodes, then exclude the node."""
     EXCLUDE = "X"
     """The GPU needs a reset."""
     REPAIR = "XB"

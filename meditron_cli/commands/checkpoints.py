@@ -1,4 +1,4 @@
-"""``meditron checkpoints``: what a run has saved, and whether it can be trusted."""
+"""``meditron checkpoints``: list and verify the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ UNTRUSTED = ("damaged", "unreadable")
 
 @dataclass(frozen=True)
 class CheckpointEntry:
-    """A checkpoint, or a folder that has the name of one."""
+    """A folder with the name of a checkpoint."""
 
     path: Path
     state: str
     """``valid``, ``damaged``, ``unfinished`` (being written, or cut short), ``set aside`` or
     ``unreadable``."""
     problem: str
-    """What is wrong; empty when nothing is known to be."""
+    """The damage; empty when none is known."""
     bytes: int | None
     saved: float | None
     """Seconds since 1970."""
     verified: float | None
-    """When every byte was last read and found right."""
+    """When every byte was last verified, in seconds since 1970."""
     leases: tuple[leases.Lease, ...]
 
     @property
@@ -46,7 +46,7 @@ class CheckpointEntry:
         return manifest.step_of(self.path)
 
     def to_json(self) -> dict[str, Any]:
-        """The checkpoint as ``checkpoints --json`` prints it."""
+        """Return the checkpoint as ``checkpoints --json`` prints it."""
         known = {key: getattr(self, key) for key in ("step", "state", "problem", "bytes")}
         rows = [{**_fields(lease.holder), "expires": lease.expires} for lease in self.leases]
         times = {"saved": self.saved, "verified": self.verified}
@@ -55,22 +55,22 @@ class CheckpointEntry:
 
 @click.command("checkpoints", short_help="Show a run's checkpoints, and what is wrong with them.")
 @options.run_argument
-@click.option("--deep", is_flag=True, help="Read every byte of those that look whole.")
+@click.option("--deep", is_flag=True, help="Read every byte of the valid ones.")
 @options.runs_dir_option
 @options.json_option
 @click.pass_obj
 def command(
     services: Services, name: str, deep: bool, runs_dir: Path | None, as_json: bool
 ) -> None:
-    """Show the checkpoints of RUN, newest first: which of them can be used, and who needs them.
+    """Show the checkpoints of RUN, newest first, with their state and leases.
 
-    Without --deep, records and the sizes of files are looked at. With it every file is read and
-    compared with what was written; training keeps the newest checkpoint that passed. Leaves with 4
-    when one is damaged: the next start of training sets it aside and goes on from the one before.
+    Without --deep, only manifests and file sizes are checked. With it every file is read and its
+    digest compared; training keeps the newest checkpoint that passed. Exit code 4 when one is
+    damaged: the next attempt quarantines it and resumes from the one before.
     """
     run = options.find_run(services, runs_dir, name)
     folder = run.path("checkpoints")
-    entries = list(look(folder, services.clock.now()))
+    entries = list(list_checkpoints(folder, services.clock.now()))
     if deep:
         entries = verify_all(folder, entries)
     show(run.name, folder, entries, as_json)
@@ -83,13 +83,13 @@ def command(
         )
 
 
-def look(folder: Path, now: float) -> Iterator[CheckpointEntry]:
-    """Every folder that is a checkpoint or was one, newest first."""
+def list_checkpoints(folder: Path, now: float) -> Iterator[CheckpointEntry]:
+    """Yield every checkpoint, quarantined ones included, newest first."""
     known = leases.read_leases(folder, now)
     aside = [path for path in folder.glob("iter_*.bad-*") if manifest.is_folder(path)]
     both = [*manifest.folders(folder), *aside]
     for path in sorted(both, key=lambda path: (-manifest.step_of(path), path.name)):
-        state, problem = judge(path)
+        state, problem = state_of(path)
         with_lease = tuple(lease for lease in known if lease.checkpoint == path.name)
         yield CheckpointEntry(
             path=path,
@@ -102,8 +102,8 @@ def look(folder: Path, now: float) -> Iterator[CheckpointEntry]:
         )
 
 
-def judge(path: Path) -> tuple[str, str]:
-    """State of a checkpoint, and what is wrong with it, as far as records and sizes tell."""
+def state_of(path: Path) -> tuple[str, str]:
+    """Return a checkpoint's state and damage, from its manifest and file sizes."""
     if ".bad-" in path.name:
         return "set aside", "" if manifest.was_finished(path) else "it was never finished"
     try:
@@ -116,7 +116,7 @@ def judge(path: Path) -> tuple[str, str]:
 
 
 def known_size(path: Path) -> int | None:
-    """Bytes by the record of a checkpoint; None without one."""
+    """Return the size in a checkpoint's record, in bytes; None without one."""
     try:
         return manifest.read(path).bytes
     except (OSError, FormatError):
@@ -124,14 +124,14 @@ def known_size(path: Path) -> int | None:
 
 
 def saved_at(path: Path) -> float | None:
-    """When the record of a checkpoint was written; None without one."""
+    """Return when a checkpoint's record was written; None without one."""
     with suppress(OSError):
         return (path / manifest.RECORD).stat().st_mtime
     return None
 
 
 def verify_all(folder: Path, entries: Iterable[CheckpointEntry]) -> list[CheckpointEntry]:
-    """Read every byte of the valid ones, with progress on stderr."""
+    """Verify every byte of the valid checkpoints, with progress on stderr."""
     entries = list(entries)
     total = sum(entry.bytes or 0 for entry in entries if entry.state == "valid")
     with progress(total) as tell:
@@ -143,7 +143,7 @@ def verify_all(folder: Path, entries: Iterable[CheckpointEntry]) -> list[Checkpo
 def verify(
     folder: Path, entry: CheckpointEntry, tell: Callable[[Path, int], None]
 ) -> CheckpointEntry:
-    """Read every byte of a checkpoint, which nobody deletes meanwhile, and leave word of it."""
+    """Verify every byte of a checkpoint under a lease, and record a success."""
     path = entry.path
     reader = leases.Holder("meditron checkpoints", 0, 0, "", os.uname().nodename, os.getpid())
     try:
@@ -161,7 +161,7 @@ def verify(
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[Path, int], None]]:
-    """Tell how much has been read: a bar on a terminal, a line a checkpoint elsewhere."""
+    """Show progress: a bar on a terminal, else a line per checkpoint."""
     if not console.fancy(sys.stderr):
         yield lambda path, count: None if count else console.note(f"reading {path.name}")
         return
@@ -175,7 +175,7 @@ def progress(total: int) -> Iterator[Callable[[Path, int], None]]:
 
 
 def show(run: str, folder: Path, entries: list[CheckpointEntry], as_json: bool) -> None:
-    """Print what was found."""
+    """Print the checkpoints."""
     writer = leases.read_writer(folder)
     if as_json:
         found = [entry.to_json() for entry in entries]
@@ -195,7 +195,7 @@ def show(run: str, folder: Path, entries: list[CheckpointEntry], as_json: bool) 
 
 
 def row(entry: CheckpointEntry) -> tuple[object, ...]:
-    """A line of the table."""
+    """Return a row of the table."""
     return (
         entry.path.name,
         None if entry.bytes is None else size(entry.bytes),

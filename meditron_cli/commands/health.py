@@ -1,4 +1,4 @@
-"""``meditron health``: is this machine fit for work?"""
+"""``meditron health``: check this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command("health", short_help="Check whether this machine is fit for work.")
-@click.option("--gpus", type=click.IntRange(min=0), metavar="N", help="GPUs that must be here.")
+@click.option("--gpus", type=click.IntRange(min=0), metavar="N", help="Number of GPUs to expect.")
 @click.option("--cluster", metavar="NAME", help="Expect a GPU node of this cluster profile.")
 @options.runs_dir_option
 @options.json_option
@@ -29,7 +29,7 @@ def command(
 ) -> None:
     """Check whether this machine is fit for work: GPUs, disk, shared and host memory.
 
-    Without an expectation it says what is there. Exit code 5 when something is FATAL.
+    Without expectations it reports what the machine has. Exit code 5 when a finding is FATAL.
     """
     from jobs.health import node_checks
     from meditron_cli import console
@@ -41,8 +41,8 @@ def command(
     findings = node_checks.check(node_checks.read_sample(root, services.environ), expected)
     node, verdict = node_checks.node_name(services.environ), node_checks.worst(findings)
     if as_json:
-        found = [finding.to_json() for finding in findings]
-        console.json_out({"node": node, "verdict": verdict.name, "findings": found})
+        items = [finding.to_json() for finding in findings]
+        console.json_out({"node": node, "verdict": verdict.name, "findings": items})
     else:
         console.data(f"{node}: {verdict.name}")
         console.table(("verdict", "check", "where", "what"), rows(findings))
@@ -51,10 +51,10 @@ def command(
 
 
 def load_profile(name: str | None) -> Cluster | None:
-    """The cluster profile of a name, where one is given.
+    """Load a cluster profile, if one is named.
 
     Raises:
-        ConfigError: there is none, or it is wrong.
+        ConfigError: it does not exist, or is invalid.
     """
     if name is None:
         return None
@@ -64,31 +64,31 @@ def load_profile(name: str | None) -> Cluster | None:
 
 
 def expectation(services: Services, gpus: int | None, profile: Cluster | None) -> Expected:
-    """What to expect of this machine; our own running work is no fault of it.
+    """Return the expectations of this machine; the user's own processes are no fault.
 
     Raises:
         ConfigError: the profile skips a check that does not exist.
     """
     from jobs.health import node_checks
 
-    wanted: dict[str, Any] = {"gpus": gpus}
+    health: dict[str, Any] = {"gpus": gpus}
     if profile is not None:
         node = profile.gpu_partition.node
         on_cuda = profile.device == "cuda"
-        wanted = {
+        health = {
             "gpus": (node.gpus if on_cuda else 0) if gpus is None else gpus,
             "gpu_kind": node.gpu_kind if on_cuda else "",
             "memory_gb": node.memory_gb,
             "skip": profile.health_skip,
         }
     try:
-        return dataclasses.replace(node_checks.expectation(wanted, services.environ), idle=False)
+        return dataclasses.replace(node_checks.expectation(health, services.environ), idle=False)
     except ValueError as error:
         raise ConfigError(str(error), hint="see health_skip in the cluster profile") from error
 
 
 def rows(findings: Sequence[HealthFinding]) -> list[tuple[str, str, str, str]]:
-    """Verdict, code, place and message: what is not OK line by line, worst first, then what is."""
+    """Return the table's rows: findings that are not OK, the worst first, then the others."""
     bad = sorted((f for f in findings if f.verdict), key=lambda finding: -finding.verdict)
     lines = [(f.verdict.name, f.code, place(f), f.message) for f in bad]
     well: dict[str, list[HealthFinding]] = {}
@@ -99,12 +99,12 @@ def rows(findings: Sequence[HealthFinding]) -> list[tuple[str, str, str, str]]:
 
 
 def place(finding: HealthFinding) -> str:
-    """The GPU a finding is about, or the node."""
+    """Return the GPU of a finding, or ``node``."""
     return "node" if finding.subject.gpu is None else f"GPU {finding.subject.gpu}"
 
 
 def merged(group: Sequence[HealthFinding]) -> tuple[str, str, str, str]:
-    """One line for a check that is OK on one GPU or on many."""
+    """Return one row for a check that is OK on one or several GPUs."""
     first = group[0]
     where = place(first) if len(group) == 1 else f"{len(group)} GPUs"
     messages = list(dict.fromkeys(finding.message for finding in group))
@@ -112,9 +112,9 @@ def merged(group: Sequence[HealthFinding]) -> tuple[str, str, str, str]:
 
 
 def reasons(findings: Sequence[HealthFinding]) -> str:
-    """Every FATAL finding in a few words."""
+    """Return the messages of all FATAL findings."""
     from jobs.health.node_checks import HealthVerdict
 
     fatal = [finding for finding in findings if finding.verdict is HealthVerdict.FATAL]
-    told = (f.message if f.subject.gpu is None else f"{place(f)} {f.message}" for f in fatal)
-    return "; ".join(told)
+    messages = (f.message if f.subject.gpu is None else f"{place(f)} {f.message}" for f in fatal)
+    return "; ".join(messages)

@@ -1,4 +1,4 @@
-"""``meditron nodes``: which nodes of a cluster have failed us."""
+"""``meditron nodes``: show, clear and report the nodes of a cluster that failed."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ class NodeLedgerView:
 
     @property
     def standing(self) -> tuple[NodeEntry, ...]:
-        """Entries that count, and single suspicions, which do not yet."""
+        """Unexpired entries, single suspicions included."""
         from jobs.health import node_ledger
 
         return node_ledger.standing(self.entries, self.now)
 
     @property
     def active(self) -> tuple[NodeEntry, ...]:
-        """Entries for which jobs leave a node out."""
+        """Entries for which jobs exclude a node."""
         from jobs.health import node_ledger
 
         return node_ledger.active(self.entries, self.now)
 
     def of(self, node: str) -> tuple[NodeEntry, ...]:
-        """What stands against one node.
+        """Return the entries against one node.
 
         Raises:
-            ConfigError: nothing does.
+            ConfigError: there are none.
         """
         found = tuple(entry for entry in self.standing if entry.node == node)
         if not found:
-            told = ", ".join(dict.fromkeys(entry.node for entry in self.standing)) or "no node"
-            message = f"nothing stands against {node!r} in {self.path}; it speaks against {told}"
+            names = ", ".join(dict.fromkeys(entry.node for entry in self.standing)) or "no node"
+            message = f"{self.path} has no entry against {node!r}; it has {names}"
             hint = f"`meditron nodes --cluster {self.cluster} --all` shows what has expired"
             raise ConfigError(message, hint=hint)
         return found
@@ -57,9 +57,9 @@ class NodeLedgerView:
 
 @click.command("nodes", short_help="Show nodes that failed; clear or report them.")
 @click.option("--cluster", required=True, metavar="NAME", help="Cluster whose nodes to show.")
-@click.option("--clear", metavar="NODE", help="Use NODE again: forget what stands against it.")
+@click.option("--clear", metavar="NODE", help="Use NODE again: clear its entries.")
 @click.option("--ticket", metavar="NODE", help="Print a message about NODE to its administrators.")
-@click.option("show_all", "--all", is_flag=True, help="Also what has expired or was cleared.")
+@click.option("show_all", "--all", is_flag=True, help="Show expired and cleared entries too.")
 @options.runs_dir_option
 @options.json_option
 @click.pass_obj
@@ -72,19 +72,19 @@ def command(
     runs_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Show the nodes that failed runs in this runs directory, and until when jobs avoid them.
+    """Show the nodes that failed runs in this runs directory, and until when jobs exclude them.
 
-    A suspicion counts once a second one of another attempt stands beside it.
+    A suspicion excludes a node once there is a second one, from another attempt.
     """
     from jobs.health import node_ledger
     from meditron_cli import console
 
     if clear is not None and ticket is not None:
-        raise ConfigError("--clear and --ticket are two commands", hint="print the ticket first")
+        raise ConfigError("--clear and --ticket cannot be combined", hint="print the ticket first")
     ledger = read_ledger(services, cluster, runs_dir)
     if clear is not None:
         forget(ledger, clear)
-        console.note(f"{clear} is used again")
+        console.note(f"{clear}: cleared, jobs may use it again")
     elif ticket is not None:
         console.data(node_ledger.ticket(ledger.of(ticket), ticket, cluster))
     else:
@@ -92,10 +92,10 @@ def command(
 
 
 def read_ledger(services: Services, cluster: str, runs_dir: Path | None) -> NodeLedgerView:
-    """The ledger that the runs of a cluster write.
+    """Read the ledger of a cluster's runs.
 
     Raises:
-        ConfigError: no such cluster, or its profile is wrong.
+        ConfigError: no such cluster, or its profile is invalid.
     """
     from jobs.health import node_ledger
     from meditron_cli.config.load import load_cluster
@@ -108,51 +108,50 @@ def read_ledger(services: Services, cluster: str, runs_dir: Path | None) -> Node
 
 
 def forget(ledger: NodeLedgerView, node: str) -> None:
-    """Take back what stands against a node.
+    """Clear the entries against a node.
 
     Raises:
-        ConfigError: nothing does.
+        ConfigError: there are none.
     """
     from jobs.health import node_ledger
 
     ledger.of(node)
-    said = "taken back with `meditron nodes --clear`"
-    node_ledger.append(
-        ledger.path, [node_ledger.strike(node, node_ledger.CLEARED, "CLEARED", said, ledger.now)]
-    )
+    evidence = "cleared with `meditron nodes --clear`"
+    entry = node_ledger.strike(node, node_ledger.CLEARED, "CLEARED", evidence, ledger.now)
+    node_ledger.append(ledger.path, [entry])
 
 
 def show(ledger: NodeLedgerView, entries: Sequence[NodeEntry], as_json: bool) -> None:
-    """List entries, the newest last."""
+    """Print entries, the newest last."""
     from meditron_cli import console
 
     if as_json:
         counted = set(ledger.active)
-        found = [entry_json(entry, entry in counted) for entry in entries]
+        rows = [entry_json(entry, entry in counted) for entry in entries]
         file = str(ledger.path)
-        console.json_out({"cluster": ledger.cluster, "file": file, "entries": found})
+        console.json_out({"cluster": ledger.cluster, "file": file, "entries": rows})
         return
     if not entries:
-        console.note(f"nothing speaks against a node of {ledger.cluster} ({ledger.path})")
+        console.note(f"no entry against a node of {ledger.cluster} ({ledger.path})")
         return
-    columns = ("node", "verdict", "code", "since", "avoided until", "run", "evidence")
+    columns = ("node", "verdict", "code", "since", "excluded until", "run", "evidence")
     console.table(columns, [row(ledger, entry) for entry in entries])
 
 
 def row(ledger: NodeLedgerView, entry: NodeEntry) -> tuple[str | None, ...]:
-    """An entry in one line; one that keeps no job away has no end."""
+    """Return an entry's row; an entry that excludes no node has no end."""
     until = day(entry.expires) if entry in ledger.active else None
     run = f"{entry.run} attempt {entry.attempt}" if entry.run else None
     return entry.node, entry.verdict, entry.code, day(entry.time), until, run, entry.evidence
 
 
 def day(moment: float) -> str:
-    """A time as people here tell it."""
+    """Format a time in the local time zone."""
     import time
 
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
 
 
 def entry_json(entry: NodeEntry, counts: bool) -> dict[str, Any]:
-    """An entry as plain values, and whether jobs avoid the node for it."""
+    """Return an entry as JSON values, with whether it excludes the node."""
     return {**dataclasses.asdict(entry), "active": counts}

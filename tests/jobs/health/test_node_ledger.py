@@ -192,7 +192,7 @@ def test_a_name_slurm_does_not_know_is_not_given_to_it() -> None:
 def test_without_the_names_of_the_nodes_none_is_left_out_and_that_is_said() -> None:
     assert node_ledger.excluded([listed("gpu01")], NOW, None, 1) == (
         (),
-        "gpu01 should be left out, but Slurm does not say which nodes there are",
+        "gpu01 should be excluded, but Slurm does not list the nodes",
     )
     assert node_ledger.excluded([], NOW, None, 1) == ((), "")
 
@@ -204,21 +204,21 @@ def test_without_the_names_of_the_nodes_none_is_left_out_and_that_is_said() -> N
             6,
             1,
             2,
-            "gpu03 may be used although the node ledger speaks against it: no more than 2 of the "
-            "partition's 6 nodes are left out",
+            "gpu03 may be used although in the node ledger: no more than 2 of the "
+            "partition's 6 nodes are excluded",
         ),
         (
             6,
             5,
             1,
-            "gpu02, gpu03 may be used although the node ledger speaks against it: the job needs 5 "
+            "gpu02, gpu03 may be used although in the node ledger: the job needs 5 "
             "of the partition's 6 nodes",
         ),
         (
             3,
             4,
             0,
-            "gpu01, gpu02, gpu03 may be used although the node ledger speaks against it: the job "
+            "gpu01, gpu02, gpu03 may be used although in the node ledger: the job "
             "needs 4 of the partition's 3 nodes",
         ),
         (30, 4, 3, ""),
@@ -282,14 +282,14 @@ def test_a_ticket_says_what_happened_and_how_to_drain() -> None:
     text = node_ledger.ticket(entries, "gpu07", "izar")
 
     assert text == (
-        "Subject: izar: please look at node gpu07\n"
+        "Subject: izar: please check node gpu07\n"
         "\n"
-        "Our training jobs on izar met the following on gpu07:\n"
+        "Training jobs on izar reported the following on gpu07:\n"
         "\n"
         "- 1970-01-01 00:00 UTC: FATAL HANG: rank 2 stopped (run med, attempt 1)\n"
-        "- 1970-01-01 00:01 UTC: FATAL row_remap: failed [GPU-1f] (seen without a run)\n"
+        "- 1970-01-01 00:01 UTC: FATAL row_remap: failed [GPU-1f] (outside a run)\n"
         "\n"
-        "We leave the node out of our own jobs for now. To drain it:\n"
+        "My jobs exclude the node for now. To drain it:\n"
         "\n"
         '    scontrol update NodeName=gpu07 State=DRAIN Reason="meditron: HANG, row_remap"'
     )

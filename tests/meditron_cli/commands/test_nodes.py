@@ -1,4 +1,4 @@
-"""`meditron nodes`: what speaks against the nodes of a cluster."""
+"""`meditron nodes`: entries against the nodes of a cluster."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_what_stands_against_nodes_is_listed_with_its_end(meditron: Bench) -> No
 
     lines = [line.split("  ") for line in result.stdout.splitlines()]
     rows = [[cell.strip() for cell in line if cell] for line in lines]
-    assert rows[0] == ["node", "verdict", "code", "since", "avoided until", "run", "evidence"]
+    assert rows[0] == ["node", "verdict", "code", "since", "excluded until", "run", "evidence"]
     assert [(row[0], row[1], row[2], row[5], row[6]) for row in rows[1:]] == [
         ("node02", "FATAL", "gpu_lost", "med attempt 2", "GPU 3 is gone"),
         ("node03", "SUSPECT", "HANG", "med attempt 1", "rank 2 stopped"),
@@ -75,7 +75,7 @@ def test_a_cleared_node_is_used_again_and_the_ledger_keeps_what_was(
 ) -> None:
     result = meditron(*CLUSTER, "--clear", "node02")
 
-    assert (result.exit_code, result.stderr) == (0, "node02 is used again\n")
+    assert (result.exit_code, result.stderr) == (0, "node02: cleared, jobs may use it again\n")
     assert [entry.verdict for entry in listed(path)] == ["FATAL", "CLEARED"]
     assert "node02" not in meditron(*CLUSTER).stdout
 
@@ -84,7 +84,7 @@ def test_a_cleared_node_is_used_again_and_the_ledger_keeps_what_was(
 def test_a_ticket_can_be_sent_as_it_is(meditron: Bench) -> None:
     result = meditron(*CLUSTER, "--ticket", "node02")
 
-    assert result.stdout.startswith("Subject: test-slurm: please look at node node02\n")
+    assert result.stdout.startswith("Subject: test-slurm: please check node node02\n")
     assert 'State=DRAIN Reason="meditron: gpu_lost"\n' in result.stdout
 
 
@@ -96,7 +96,7 @@ def test_a_node_nothing_stands_against_is_an_error(
 
     assert result.exit_code == 2
     assert result.stderr == (
-        f"error: nothing stands against 'node09' in {path}; it speaks against node02, node03\n"
+        f"error: {path} has no entry against 'node09'; it has node02, node03\n"
         "hint: `meditron nodes --cluster test-slurm --all` shows what has expired\n"
     )
 
@@ -106,7 +106,7 @@ def test_clearing_and_reporting_are_two_commands(meditron: Bench) -> None:
 
     assert result.exit_code == 2
     assert result.stderr == (
-        "error: --clear and --ticket are two commands\nhint: print the ticket first\n"
+        "error: --clear and --ticket cannot be combined\nhint: print the ticket first\n"
     )
 
 
@@ -114,7 +114,7 @@ def test_a_cluster_without_a_ledger_has_nothing_to_show(meditron: Bench) -> None
     result = meditron(*CLUSTER)
 
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr.startswith("nothing speaks against a node of test-slurm (")
+    assert result.stderr.startswith("no entry against a node of test-slurm (")
 
 
 def test_the_ledger_of_another_runs_directory_can_be_named(meditron: Bench, tmp_path: Path) -> None:

@@ -291,7 +291,7 @@ def test_a_whole_stage_runs_in_a_hostile_folder(
         (
             ("cpu01", "cpu02", "cpu03"),
             "#SBATCH --exclude=cpu03,cpu02\n",
-            "curate: cpu01 may be used although the node ledger speaks against it: ",
+            "curate: cpu01 may be used although in the node ledger: ",
         ),
     ],
 )
