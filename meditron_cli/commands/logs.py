@@ -114,8 +114,8 @@ def command(
 ) -> None:
     """Print the logs of a run.
 
-    Attempt after attempt. A line before each attempt gives its job, nodes, times and outcome; a
-    line before each file gives its path inside the run directory. submitit's own lines and known
+    Attempt by attempt: a line before each attempt gives its job, nodes, times and outcome, a
+    line before each file its path inside the run directory. submitit's own lines and known
     warnings of libraries are hidden unless --all is given.
     """
     run = options.find_run(services, runs_dir, name)
@@ -141,7 +141,7 @@ def command(
 def newest_jobs(run: RunDir) -> dict[str, int]:
     """Return the first attempt of the last submission, per stage."""
     history = attempt_history.read(run)
-    return {stage: found[-1].attempt for stage in STAGES if (found := history.submits(stage))}
+    return {stage: submits[-1].attempt for stage in STAGES if (submits := history.submits(stage))}
 
 
 class Printer:
@@ -213,19 +213,19 @@ class Printer:
 
 def heading(history: RunHistory, stage: str, number: int, task: int | None) -> str:
     """Return an attempt in one line; of several tasks with a count per outcome."""
-    found = [
+    attempts = [
         attempt
         for attempt in history.attempts()
         if (attempt.stage, attempt.number) == (stage, number) and task in (None, attempt.index)
     ]
-    if len(found) == 1:
-        return tables.heading(found[0])
-    if not found:
+    if len(attempts) == 1:
+        return tables.heading(attempts[0])
+    if not attempts:
         return f"{stage} attempt {number}: not started"
-    counts = Counter(attempt.outcome for attempt in found)
+    counts = Counter(attempt.outcome for attempt in attempts)
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-    began = tables.moment(min(attempt.began for attempt in found))
-    return f"{stage} attempt {number}: {len(found)} tasks, {began}: {outcomes}"
+    began = tables.moment(min(attempt.began for attempt in attempts))
+    return f"{stage} attempt {number}: {len(attempts)} tasks, {began}: {outcomes}"
 
 
 def follow_logs(services: Services, printer: Printer) -> None:

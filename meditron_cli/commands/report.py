@@ -23,7 +23,7 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
     """Show the results of a run.
 
     Tokens, losses, accuracy before and after training with its 95 % interval, time and throughput,
-    and where its files lie. Without RUN it is the run last worked on. An unfinished run is
+    and the paths of its files. Without RUN it is the run last worked on. An unfinished run is
     reported as far as it is.
     """
     from meditron_cli.reporting import report, run_times, tables, task_errors

@@ -61,9 +61,9 @@ def summaries(run: RunDir, stage: str) -> list[dict[str, Any]]:
     return [marker["summary"] for marker in markers if marker]
 
 
-def total(found: Iterable[Mapping[str, Any]], key: str) -> int | None:
+def total(summaries: Iterable[Mapping[str, Any]], key: str) -> int | None:
     """Return the sum of a count over tasks; None when no task has it."""
-    counts = [item[key] for item in found if key in item]
+    counts = [item[key] for item in summaries if key in item]
     return sum(counts) if counts else None
 
 
@@ -91,8 +91,8 @@ def pretrain(run: RunDir) -> dict[str, Any]:
 def evaluations(run: RunDir) -> list[dict[str, Any]]:
     """Return results by benchmark and checkpoint step."""
     files = run.path("evaluations").glob("*/*/results.json")
-    found = [result for path in files if (result := read_small(path))]
+    results = [result for path in files if (result := read_small(path))]
     return sorted(
-        ({key: value for key, value in result.items() if key != "format"} for result in found),
+        ({key: value for key, value in result.items() if key != "format"} for result in results),
         key=lambda result: (result["benchmark"], result["checkpoint_step"]),
     )

@@ -36,12 +36,12 @@ class TaskError:
 
     @property
     def hint(self) -> str:
-        """What to do, or nothing."""
+        """What to do; empty if unknown."""
         return str(self.fields["hint"] or "")
 
     @property
     def reason(self) -> str:
-        """Why it was not started again, or nothing."""
+        """Why there was no retry; empty if unknown."""
         return str(self.fields["reason"] or "")
 
     @property
@@ -50,7 +50,7 @@ class TaskError:
         return int(str(self.fields["code"]))
 
     def to_json(self) -> dict[str, object]:
-        """The error as ``status RUN --json`` prints it."""
+        """Return the error as ``status RUN --json`` prints it."""
         return {"stage": self.stage, "task": self.index, **self.fields}
 
 
