@@ -90,7 +90,7 @@ class ForkServer:
     def begin(cls) -> ForkServer:
         """Start a server and return once it has imported everything."""
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.fork_server"],
+            [sys.executable, "-u", "-W", "ignore", "-m", "tests.fork_server"],
             cwd=REPOSITORY,
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
             stdin=subprocess.PIPE,

@@ -57,7 +57,7 @@ def rank_program(folder: Path, *lines: str) -> tuple[str, ...]:
     """Write a stand-in that runs these lines, and return the `python` of its task."""
     script = folder / f"rank-{uuid4().hex}.py"
     script.write_text(PRELUDE + "\n".join(lines) + "\n")
-    return sys.executable, str(script)
+    return sys.executable, "-u", str(script)
 
 
 def wait_until(fact: Callable[[], object], seconds: float = 60.0) -> None:
