@@ -82,23 +82,23 @@ class RunDir:
 
     def stage(self, stage: str) -> Path:
         """The folder of a stage's specs, markers and attempts."""
-        return self.root / "stages" / stage
+        return self.root / f"stages/{stage}"
 
     def spec(self, stage: str, index: int) -> Path:
         """What a task is given (``jobs.contract.specs.TaskSpec``)."""
-        return self.stage(stage) / "spec" / f"{index:05d}.json"
+        return self.root / f"stages/{stage}/spec/{index:05d}.json"
 
     def done(self, stage: str, index: int) -> Path:
         """A task's marker, written last."""
-        return self.stage(stage) / "done" / f"{index:05d}.json"
+        return self.root / f"stages/{stage}/done/{index:05d}.json"
 
     def progress(self, stage: str, index: int) -> Path:
         """How far a running task is, overwritten."""
-        return self.stage(stage) / "progress" / f"{index:05d}.json"
+        return self.root / f"stages/{stage}/progress/{index:05d}.json"
 
     def attempt(self, stage: str, number: int) -> Path:
         """Logs, health reports and rank exits of one attempt, counted from 1."""
-        return self.stage(stage) / "attempts" / str(number)
+        return self.root / f"stages/{stage}/attempts/{number}"
 
     def metrics(self) -> Path:
         """One JSON line a training step and a validation; a step done again stands again, the

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from jobs.contract.stage_specs import STAGES
@@ -248,6 +249,7 @@ def parse_config(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
+@lru_cache(maxsize=1024)  # the tasks of an array share most of their times
 def seconds(text: str) -> float | None:
     """A time of Slurm's (local, without a zone) in seconds since 1970; None for ``Unknown``,
     ``None`` and ``N/A``.

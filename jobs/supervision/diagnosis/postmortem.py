@@ -53,5 +53,5 @@ def place_of(
 ) -> AttemptRef:
     """Return the reference to a start's attempt."""
     return AttemptRef(
-        run, start.stage, start.index, start.attempt, start.began, start.step, listing=listing
+        run, start.stage, start.index, start.attempt, start.began, start.step, "", listing
     )

@@ -63,7 +63,8 @@ class AttemptCloser:
             time.time(),
             task.supervision if task else None,
         )
-        place, job = place_of(self.run, start), Job(start.job_id, start.restarts, start.nodes)
+        job = Job(start.job_id, start.restarts, start.nodes)
+        place = place_of(self.run, start, listing)
         record = attempt_records.exit_record(place, job, evidence, decision, self.by)
         self._keep(record, past)
         closed.append(replace(record, by_person=evidence.attempt.by_person))
