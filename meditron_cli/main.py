@@ -88,7 +88,7 @@ class LazyGroup(click.Group):
             refuse_empty(words)
             code = super().main(args=words, **extra)
         except Exception as error:  # the one place; everything below is made for people
-            code = say(error, debug="--debug" in words)
+            code = print_error(error, debug="--debug" in words)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -136,7 +136,7 @@ def refuse_empty(words: Sequence[str]) -> None:
             )
 
 
-def say(error: Exception, debug: bool) -> int:
+def print_error(error: Exception, debug: bool) -> int:
     """Print an exception as ``error:`` and ``hint:`` lines; return the exit code."""
     if isinstance(error, click.Abort):
         console.note("interrupted")
@@ -145,7 +145,7 @@ def say(error: Exception, debug: bool) -> int:
         import traceback
 
         console.note("".join(traceback.format_exception(error)).rstrip())
-    message, hint, code = words_for(error)
+    message, hint, code = describe_error(error)
     for line in message.splitlines():
         console.note(f"error: {line}")
     for line in hint.splitlines():
@@ -153,7 +153,7 @@ def say(error: Exception, debug: bool) -> int:
     return code
 
 
-def words_for(error: Exception) -> tuple[str, str, int]:
+def describe_error(error: Exception) -> tuple[str, str, int]:
     """Return message, hint and exit code of an exception."""
     if isinstance(error, MeditronError):
         return error.message, error.hint, error.exit_code

@@ -89,18 +89,18 @@ def is_path(annotation: Any) -> bool:
 def absolute(node: ScalarNode, where: KeyPath, problems: Problems) -> str:
     """Return an absolute path: ``~`` is the home, relative ones start at their file's folder."""
     if node.text.strip() == "":
-        problems.add(node.place, key_text(where), "empty; write a path")
+        problems.add(node.location, key_text(where), "empty; write a path")
     if "$" in node.text:
         message = "variables are not replaced in paths; write the path out"
-        problems.add(node.place, key_text(where), message)
-    return os.path.normpath(node.place.source.folder / Path(node.text).expanduser())
+        problems.add(node.location, key_text(where), message)
+    return os.path.normpath(node.location.source.folder / Path(node.text).expanduser())
 
 
-def copy_advice(place: Location) -> str:
+def copy_advice(location: Location) -> str:
     """Return advice to copy a shipped profile before editing it; empty for other profiles."""
-    if place.source.folder != shipped_profiles():
+    if location.source.folder != shipped_profiles():
         return ""
-    name = Path(place.source.label).stem
+    name = Path(location.source.label).stem
     return f" into the copy that `meditron clusters {name} --copy` makes"
 
 
@@ -113,5 +113,5 @@ def placeholder_problems(node: Node, where: KeyPath = ()) -> Iterator[Problem]:
         for number, item in enumerate(node.items):
             yield from placeholder_problems(item, (*where, number))
     elif isinstance(node.value, str) and is_placeholder(node.value):
-        message = f"{node.value} is a placeholder; write your own value{copy_advice(node.place)}"
-        yield Problem(node.place, key_text(where), message)
+        message = f"{node.value} is a placeholder; write your own value{copy_advice(node.location)}"
+        yield Problem(node.location, key_text(where), message)

@@ -41,12 +41,12 @@ class Location:
 class Problem:
     """One sentence about one location; ``key`` is empty if it concerns no key."""
 
-    place: Location
+    location: Location
     key: str
     message: str
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (str(self.place), self.key, self.message) if part)
+        return ": ".join(part for part in (str(self.location), self.key, self.message) if part)
 
 
 @dataclass
@@ -55,8 +55,8 @@ class Problems:
 
     found: list[Problem] = field(default_factory=list)
 
-    def add(self, place: Location, key: str, message: str) -> None:
-        self.found.append(Problem(place, key, message))
+    def add(self, location: Location, key: str, message: str) -> None:
+        self.found.append(Problem(location, key, message))
 
     def __bool__(self) -> bool:
         return bool(self.found)
@@ -72,5 +72,5 @@ class Problems:
 
 
 def _position(problem: Problem) -> tuple[int, str, int, int]:
-    place = problem.place
-    return place.source.rank, place.source.label, place.line, place.column
+    location = problem.location
+    return location.source.rank, location.source.label, location.line, location.column

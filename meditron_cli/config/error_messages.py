@@ -16,9 +16,9 @@ from meditron_cli.config.yaml_tree import (
     Node,
     ScalarNode,
     find,
-    key_place_at,
+    key_location_at,
     key_text,
-    place_at,
+    location_at,
     plain_scalar,
 )
 
@@ -61,9 +61,9 @@ def translate(
         kind = error["type"]
         if kind == "missing":
             if not partial or any(isinstance(step, int) for step in where):
-                problems.add(place_at(root, where), key_text(where), "missing")
+                problems.add(location_at(root, where), key_text(where), "missing")
         elif kind == "extra_forbidden":
-            problems.add(key_place_at(root, where), key_text(where), unknown_key(model, where))
+            problems.add(key_location_at(root, where), key_text(where), unknown_key(model, where))
         elif kind in NOUNS:
             written = where if find(root, where) else where[:-1]
             wanted.setdefault(written, []).append(NOUNS[kind])
@@ -72,7 +72,7 @@ def translate(
     for where, nouns in wanted.items():
         node = find(root, where) or root
         message = f"expected {' or '.join(dict.fromkeys(nouns))}, found {described(node, nouns[0])}"
-        problems.add(node.place, key_text(where), message)
+        problems.add(node.location, key_text(where), message)
 
 
 def note_value(root: Node, error: ErrorDetails, problems: Problems) -> None:
@@ -85,9 +85,9 @@ def note_value(root: Node, error: ErrorDetails, problems: Problems) -> None:
             note_conflict(root, where, (*where, *steps), message, problems)
     elif where and where[-1] == "[key]":
         written = where[:-1]
-        problems.add(key_place_at(root, written), key_text(written), str(cause))
+        problems.add(key_location_at(root, written), key_text(written), str(cause))
     else:
-        problems.add(place_at(root, where), key_text(where), value_message(root, error))
+        problems.add(location_at(root, where), key_text(where), value_message(root, error))
 
 
 def note_conflict(
@@ -96,14 +96,14 @@ def note_conflict(
     """Note a conflict of a key with others of its section that the message names, at the one of
     them whose layer has the highest precedence: the last change made the conflict.
     """
-    place, node = place_at(root, key), find(root, key)
+    location, node = location_at(root, key), find(root, key)
     named = [(*section, word) for word in re.findall(r"[a-z_0-9]+", message)]
-    others = [place_at(root, name) for name in named if find(root, name)]
-    last = max([place, *others], key=lambda one: one.source.rank)
-    if node and last.source.rank > place.source.rank:
-        message += f"; {key_text(key)} is from {place}, set it too"
-        place = last
-    problems.add(place, key_text(key), message)
+    others = [location_at(root, name) for name in named if find(root, name)]
+    last = max([location, *others], key=lambda one: one.source.rank)
+    if node and last.source.rank > location.source.rank:
+        message += f"; {key_text(key)} is from {location}, set it too"
+        location = last
+    problems.add(location, key_text(key), message)
 
 
 def value_message(root: Node, error: ErrorDetails) -> str:

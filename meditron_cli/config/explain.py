@@ -94,8 +94,10 @@ def explain_one(prefix: str, key: str, model: type[Section], root: yaml_tree.Nod
         value, origin = default_of(field)
         return Explanation(prefix + key, value, doc, origin, "")
     written = with_paths(node, field.annotation, where, Problems())
-    source = node.place.source
-    return Explanation(prefix + key, json_value(field, written), doc, source.layer, str(node.place))
+    source = node.location.source
+    return Explanation(
+        prefix + key, json_value(field, written), doc, source.layer, str(node.location)
+    )
 
 
 def field_at(model: type[Section], where: tuple[str, ...]) -> FieldInfo:

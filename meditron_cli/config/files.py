@@ -85,9 +85,9 @@ def find_recipe(size: str, problems: Problems) -> Path | None:
 
 def note_unknown(option: str, name: str, kind: str, known: list[str], problems: Problems) -> None:
     """Note that an option names something unknown, with the known names."""
-    place = Location(source_of(option, f"{option} {name}", Path.cwd()))
+    location = Location(source_of(option, f"{option} {name}", Path.cwd()))
     near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
-    problems.add(place, "", f"no {kind} has this name{near}")
+    problems.add(location, "", f"no {kind} has this name{near}")
 
 
 def source_of(layer: str, label: str, folder: Path) -> Source:
@@ -108,7 +108,7 @@ def read_mapping(path: Path, layer: str, problems: Problems) -> MapNode | None:
     text = read_text(path, lambda message: problems.add(Location(source), "", message))
     root = None if text is None else yaml_tree.parse(text, source, problems)
     if root is not None and not isinstance(root, MapNode):
-        problems.add(root.place, "", "expected keys with values, such as `name: med`")
+        problems.add(root.location, "", "expected keys with values, such as `name: med`")
         return None
     return root
 
@@ -152,7 +152,7 @@ def check_name(root: MapNode, name: str, problems: Problems) -> None:
     written = entry.node if entry else None
     if isinstance(written, ScalarNode) and written.value != name:
         message = f"{written.text!r} is not the file's name; write {name}"
-        problems.add(written.place, "name", message)
+        problems.add(written.location, "name", message)
 
 
 def read_override(option: str, problems: Problems) -> MapNode | None:
@@ -162,20 +162,20 @@ def read_override(option: str, problems: Problems) -> MapNode | None:
     of it is one scalar, in which ``#`` and ``: `` have no meaning.
     """
     source = source_of("--set", f"--set {option}", Path.cwd())
-    place = Location(source)
+    location = Location(source)
     key, equals, text = option.partition("=")
     steps = key.strip().split(".")
     if not equals or not all(steps):
-        problems.add(place, "", "write KEY=VALUE, such as pretrain.train_steps=100")
+        problems.add(location, "", "write KEY=VALUE, such as pretrain.train_steps=100")
         return None
     value: Node | None
     if text.lstrip().startswith(YAML_STARTS) or "\n" in text:
         value = yaml_tree.parse(text, source, problems)
     else:
         word = text.strip()
-        value = ScalarNode(place, yaml_tree.plain_scalar(word), word)
+        value = ScalarNode(location, yaml_tree.plain_scalar(word), word)
     if value is None:
         return None
     for step in reversed(steps):
-        value = MapNode(place, {step: Entry(place, value)})
+        value = MapNode(location, {step: Entry(location, value)})
     return value if isinstance(value, MapNode) else None

@@ -51,8 +51,8 @@ def differences(mine: Experiment, other: Mapping[str, Any]) -> list[str]:
 
 def _differences(mine: Mapping[str, Any], other: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for key, value in mine.items():
-        there = other.get(key)
-        if isinstance(value, dict) and isinstance(there, dict):
-            yield from _differences(value, there, f"{prefix}{key}.")
-        elif value != there:
+        recorded = other.get(key)
+        if isinstance(value, dict) and isinstance(recorded, dict):
+            yield from _differences(value, recorded, f"{prefix}{key}.")
+        elif value != recorded:
             yield f"{prefix}{key}"

@@ -2,7 +2,7 @@
 
 Precedence, lowest first: the models' defaults, the size's recipe, the cluster's ``defaults``, the
 experiment file, ``--set`` (of which the last counts). Below a profile lies what ``doctor`` found
-out about its cluster. Trees are merged, not values, so that every value keeps the place where it
+out about its cluster. Trees are merged, not values, so that every value keeps the location where it
 was written.
 """
 
@@ -207,7 +207,7 @@ def missing_secrets(cluster: Cluster, root: yaml_tree.Node) -> Iterator[Missing]
 def unnamed(config: MapNode | None, where: KeyPath, message: str) -> str:
     """Return a line about a key that no layer has: it belongs into the experiment file."""
     if config:
-        return str(Problem(config.place, yaml_tree.key_text(where), message))
+        return str(Problem(config.location, yaml_tree.key_text(where), message))
     source = files.source_of("experiment", str(files.DEFAULT_CONFIG), Path())
     message += "; no such file here, `meditron init` writes one"
     return str(Problem(Location(source), yaml_tree.key_text(where), message))
@@ -215,4 +215,4 @@ def unnamed(config: MapNode | None, where: KeyPath, message: str) -> str:
 
 def sentence(root: yaml_tree.Node, where: KeyPath, message: str) -> str:
     """Return a problem as one line."""
-    return str(Problem(yaml_tree.place_at(root, where), yaml_tree.key_text(where), message))
+    return str(Problem(yaml_tree.location_at(root, where), yaml_tree.key_text(where), message))

@@ -64,14 +64,14 @@ def complete(profile: MapNode) -> tuple[MapNode, KnownFacts | None]:
         return profile, KnownFacts(label, warning=f"{error}; left out; {again}")
     if facts is None:
         return profile, None
-    place = Location(files.source_of(LAYER, label, path.parent))
-    merged = yaml_tree.merge(layer(facts, profile, place), profile)
+    location = Location(files.source_of(LAYER, label, path.parent))
+    merged = yaml_tree.merge(layer(facts, profile, location), profile)
     return (merged if isinstance(merged, MapNode) else profile), KnownFacts(
         label, facts.time, cluster=name, fatal=facts.fatal
     )
 
 
-def layer(facts: Facts, profile: MapNode, place: Location) -> MapNode:
+def layer(facts: Facts, profile: MapNode, location: Location) -> MapNode:
     """Return the tree of the facts for the partitions that the profile names, without those for
     another quality of service.
     """
@@ -86,24 +86,24 @@ def layer(facts: Facts, profile: MapNode, place: Location) -> MapNode:
                 "grace_seconds": known.grace_seconds,
                 "max_time_minutes": known.max_time_minutes or None,
             }
-    return mapping({key: mapping_of(values, place) for key, values in found.items()}, place)
+    return mapping({key: mapping_of(values, location) for key, values in found.items()}, location)
 
 
-def mapping_of(values: Mapping[str, int | bool | None], place: Location) -> MapNode:
+def mapping_of(values: Mapping[str, int | bool | None], location: Location) -> MapNode:
     """Return a section of the known values."""
     return mapping(
         {
-            key: ScalarNode(place, value, str(value).lower())
+            key: ScalarNode(location, value, str(value).lower())
             for key, value in values.items()
             if value is not None
         },
-        place,
+        location,
     )
 
 
-def mapping(nodes: Mapping[str, Node], place: Location) -> MapNode:
+def mapping(nodes: Mapping[str, Node], location: Location) -> MapNode:
     """Return a mapping whose values share one location."""
-    return MapNode(place, {key: Entry(place, node) for key, node in nodes.items()})
+    return MapNode(location, {key: Entry(location, node) for key, node in nodes.items()})
 
 
 def scalar(node: MapNode, key: str) -> str:

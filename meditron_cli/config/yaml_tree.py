@@ -21,7 +21,7 @@ from meditron_cli.config.diagnostics import Location, Problems, Source
 class ScalarNode:
     """A single value."""
 
-    place: Location
+    location: Location
     value: str | int | float | bool | None
     text: str
     """As it was written, without quotes."""
@@ -31,7 +31,7 @@ class ScalarNode:
 class ListNode:
     """A list."""
 
-    place: Location
+    location: Location
     items: tuple[Node, ...]
 
 
@@ -39,7 +39,7 @@ class ListNode:
 class Entry:
     """A key's location, and its value."""
 
-    key_place: Location
+    key_location: Location
     node: Node
 
 
@@ -47,7 +47,7 @@ class Entry:
 class MapNode:
     """Keys with values."""
 
-    place: Location
+    location: Location
     entries: Mapping[str, Entry]
 
 
@@ -112,8 +112,8 @@ def parse(text: str, source: Source, problems: Problems) -> Node | None:
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = Location(source, mark.line + 1, mark.column + 1) if mark else Location(source)
-        problems.add(place, "", in_our_words(error))
+        location = Location(source, mark.line + 1, mark.column + 1) if mark else Location(source)
+        problems.add(location, "", in_our_words(error))
         return None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -153,39 +153,39 @@ WORDS = (
 
 def in_our_words(error: yaml.MarkedYAMLError) -> str:
     """Translate PyYAML's message."""
-    said = f"{error.context or ''} {error.problem or ''}".strip()
+    message = f"{error.context or ''} {error.problem or ''}".strip()
     if isinstance(error, Refused):
-        return said
-    known = (words for part, words in WORDS if part in said)
-    return next(known, f"not YAML: {said}")
+        return message
+    known = (words for part, words in WORDS if part in message)
+    return next(known, f"not YAML: {message}")
 
 
 def from_yaml(node: yaml.Node, source: Source, where: KeyPath, problems: Problems) -> Node:
     """Convert PyYAML's tree to ours; note duplicate keys and keys that are not text."""
-    place = Location(source, node.start_mark.line + 1, node.start_mark.column + 1)
+    location = Location(source, node.start_mark.line + 1, node.start_mark.column + 1)
     if isinstance(node, yaml.ScalarNode):
         value = plain_scalar(node.value) if node.style is None else node.value
-        return ScalarNode(place, value, node.value)
+        return ScalarNode(location, value, node.value)
     if isinstance(node, yaml.SequenceNode):
         items = [
             from_yaml(item, source, (*where, i), problems) for i, item in enumerate(node.value)
         ]
-        return ListNode(place, tuple(items))
+        return ListNode(location, tuple(items))
     entries: dict[str, Entry] = {}
     for key, value in node.value:
-        key_place = Location(source, key.start_mark.line + 1, key.start_mark.column + 1)
+        key_location = Location(source, key.start_mark.line + 1, key.start_mark.column + 1)
         if not isinstance(key, yaml.ScalarNode):
-            problems.add(key_place, key_text(where), "a list or mapping cannot be a key")
+            problems.add(key_location, key_text(where), "a list or mapping cannot be a key")
             continue
         inside = (*where, key.value)
         if key.value in entries:
-            first = entries[key.value].key_place
+            first = entries[key.value].key_location
             problems.add(
-                key_place, key_text(inside), f"given twice; first at {first.line}:{first.column}"
+                key_location, key_text(inside), f"given twice; first at {first.line}:{first.column}"
             )
             continue
-        entries[key.value] = Entry(key_place, from_yaml(value, source, inside, problems))
-    return MapNode(place, entries)
+        entries[key.value] = Entry(key_location, from_yaml(value, source, inside, problems))
+    return MapNode(location, entries)
 
 
 def key_text(where: KeyPath) -> str:
@@ -197,7 +197,7 @@ def key_text(where: KeyPath) -> str:
 def merge(below: Node, above: Node) -> Node:
     """Merge two trees: the keys of both; the upper value takes precedence.
 
-    Lists and scalars are replaced whole. Every node keeps its own place.
+    Lists and scalars are replaced whole. Every node keeps its own location.
     """
     if not isinstance(below, MapNode) or not isinstance(above, MapNode):
         return above
@@ -205,8 +205,8 @@ def merge(below: Node, above: Node) -> Node:
     for key, entry in above.entries.items():
         under = entries.get(key)
         node = merge(under.node, entry.node) if under else entry.node
-        entries[key] = Entry(entry.key_place, node)
-    return MapNode(above.place, entries)
+        entries[key] = Entry(entry.key_location, node)
+    return MapNode(above.location, entries)
 
 
 def inside(node: Node, step: str | int) -> Node | None:
@@ -226,7 +226,7 @@ def find(root: Node, where: KeyPath) -> Node | None:
     return node
 
 
-def place_at(root: Node, where: KeyPath) -> Location:
+def location_at(root: Node, where: KeyPath) -> Location:
     """Return the location of the value at a key path, or of the innermost value around it."""
     node = root
     for step in where:
@@ -234,15 +234,15 @@ def place_at(root: Node, where: KeyPath) -> Location:
         if below is None:
             break
         node = below
-    return node.place
+    return node.location
 
 
-def key_place_at(root: Node, where: KeyPath) -> Location:
+def key_location_at(root: Node, where: KeyPath) -> Location:
     """Return the location of the key at a key path, or that of the value if there is no key."""
     parent = find(root, where[:-1])
     if isinstance(parent, MapNode) and where[-1] in parent.entries:
-        return parent.entries[str(where[-1])].key_place
-    return place_at(root, where)
+        return parent.entries[str(where[-1])].key_location
+    return location_at(root, where)
 
 
 def to_plain(node: Node) -> Any:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 RECOVERY_JOB_MINUTES = 10
 """For one look at what has ended, and for waiting until Slurm answers."""
 
-HINT = "`meditron explain KEY` says where a value comes from; --set KEY=VALUE changes it"
+HINT = "`meditron explain KEY` shows where a value comes from; --set KEY=VALUE changes it"
 
 
 def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
@@ -81,7 +81,7 @@ def container_findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
         for task in inputs.stage(stage).tasks
         for path in named_paths(task.spec)
     ]
-    return fit.refused(
+    return fit.error_findings(
         *(
             f"{path!r} cannot be mounted into the container, since its name has a ':' or ','"
             for path in dict.fromkeys(paths)

@@ -26,12 +26,12 @@ class Findings:
         return Findings(self.errors + other.errors, self.warnings + other.warnings)
 
 
-def refused(*sentences: str) -> Findings:
+def error_findings(*sentences: str) -> Findings:
     """Return findings with errors only."""
     return Findings(errors=sentences)
 
 
-def doubted(*sentences: str) -> Findings:
+def warning_findings(*sentences: str) -> Findings:
     """Return findings with warnings only."""
     return Findings(warnings=sentences)
 
@@ -56,18 +56,18 @@ def shape_findings(cluster: Cluster, parallel: ParallelSpec) -> Findings:
     slots = partition.node.gpus or partition.node.cpus
     sizes = f"{parallel.tensor} x {parallel.pipeline} x {parallel.data}"
     if world > slots * partition.nodes:
-        return refused(
+        return error_findings(
             f"parallel.tensor x pipeline x data = {sizes} = {world} ranks, but cluster "
             f"{cluster.name} has {slots * partition.nodes} {kind} ({partition.nodes} nodes of "
             f"{slots})"
         )
     if world % per_node:
-        return refused(
+        return error_findings(
             f"parallel.tensor x pipeline x data = {sizes} = {world} ranks do not fill whole "
             f"nodes of {per_node} {kind}"
         )
     if per_node % parallel.tensor:
-        return refused(
+        return error_findings(
             f"parallel.tensor = {parallel.tensor} does not fit within a node of {per_node} {kind}; "
             "tensor parallelism must not cross nodes"
         )
@@ -79,7 +79,7 @@ def time_findings(stage: str, minutes: int, partition: Partition) -> Findings:
     limit = partition.max_time_minutes
     if limit is None or minutes <= limit:
         return Findings()
-    return refused(
+    return error_findings(
         f"{stage}.time_minutes = {minutes} is over the {limit} minutes of partition "
         f"{partition.name}"
     )
@@ -91,12 +91,12 @@ def lead_findings(stage: str, minutes: int, lead_seconds: int) -> Findings:
     """
     limit, lost = minutes * 60, lead_seconds + EARLY_SECONDS
     sentence = (
-        f"{stage}.time_minutes = {minutes} leaves {max(0, limit - lost)} s to work: Slurm asks the "
-        f"job to save {lead_seconds} s before the end, and up to {EARLY_SECONDS} s too early"
+        f"{stage}.time_minutes = {minutes} leaves {max(0, limit - lost)} s to work: Slurm signals "
+        f"the job {lead_seconds} s before the end, and up to {EARLY_SECONDS} s too early"
     )
     if lost >= limit:
-        return refused(sentence)
-    return doubted(sentence) if 2 * lost > limit else Findings()
+        return error_findings(sentence)
+    return warning_findings(sentence) if 2 * lost > limit else Findings()
 
 
 def given_lead_findings(lead: Lead) -> Findings:
@@ -108,9 +108,11 @@ def given_lead_findings(lead: Lead) -> Findings:
         return Findings()
     sentence = (
         f"pretrain.signal_lead_seconds = {lead.seconds} is shorter than a step and a save, which "
-        f"take about {need:.0f} s ({lead.pace_source}); leave it out to have it computed"
+        f"take about {need:.0f} s ({lead.pace_source}); leave it out to compute it"
     )
-    return refused(sentence) if lead.pace_source == "measured" else doubted(sentence)
+    return (
+        error_findings(sentence) if lead.pace_source == "measured" else warning_findings(sentence)
+    )
 
 
 def grace_findings(partition: Partition, lead: Lead, save_interval: int, gpus: int) -> Findings:
@@ -119,10 +121,10 @@ def grace_findings(partition: Partition, lead: Lead, save_interval: int, gpus: i
     if grace is None or need <= grace:
         return Findings()
     lost = loss(lead.pace.step_seconds, save_interval, gpus)
-    return doubted(
-        f"partition {partition.name} gives a preempted job {grace} s, and a step and a save take "
-        f"about {need:.0f} s ({lead.pace_source}): preemption cannot save here; at most {lost} are "
-        "lost each time, fewer with a smaller pretrain.save_interval"
+    return warning_findings(
+        f"partition {partition.name} has a grace period of {grace} s, and a step and a save take "
+        f"about {need:.0f} s ({lead.pace_source}): a preempted job cannot save and loses at most "
+        f"{lost}, fewer with a smaller pretrain.save_interval"
     )
 
 
@@ -140,10 +142,10 @@ def interval_findings(minutes: int, lead: Lead, save_interval: int) -> Findings:
     step, work = lead.pace.step_seconds, minutes * 60 - lead.seconds
     if step is None or step * save_interval <= work:
         return Findings()
-    return doubted(
+    return warning_findings(
         f"the {save_interval} steps of pretrain.save_interval take about "
         f"{step * save_interval / 60:,.0f} minutes ({lead.pace_source}), and a job trains for "
-        f"{work / 60:,.0f}: one that fails loses all it did; lower it"
+        f"{work / 60:,.0f}: one that fails loses all its steps; lower it"
     )
 
 
@@ -151,7 +153,7 @@ def core_findings(cpus: int, partition: Partition) -> Findings:
     """Check that one node has the cores of a tokenize task."""
     if cpus <= partition.node.cpus:
         return Findings()
-    return refused(
+    return error_findings(
         f"tokenize.cpus = {cpus} is more than the {partition.node.cpus} cores of a node in "
         f"{partition.name}"
     )
@@ -179,14 +181,14 @@ def memory_findings(
         return found
     has = f"cluster {cluster.name} has {cluster.gpu_partition.node.gpu_memory_gb}"
     if need.states > available:
-        return refused(
-            f"weights, gradients and optimizer need {need.states / GIB:.0f} GiB a GPU, "
+        return error_findings(
+            f"weights, gradients and optimizer need {need.states / GIB:.0f} GiB per GPU, "
             f"{has}; raise parallel.tensor or parallel.pipeline"
         )
     if need.total > available:
-        found += doubted(
-            f"about {need.total / GIB:.0f} GiB a GPU are computed with activations, {has}; "
-            "lower pretrain.micro_batch_size or set parallel.recompute"
+        found += warning_findings(
+            f"about {need.total / GIB:.0f} GiB per GPU are computed with activations, "
+            f"{has}; lower pretrain.micro_batch_size or set parallel.recompute"
         )
     return found
 
@@ -198,12 +200,12 @@ def host_memory_findings(cluster: Cluster, need: layout.Memory, world_size: int)
     available = partition.node.memory_gb * GIB
     has = f"the node of cluster {cluster.name} has {partition.node.memory_gb}"
     if need.states * ranks > available:
-        return refused(
+        return error_findings(
             f"weights, gradients and optimizer need {need.states * ranks / GIB:,.0f} GiB "
             f"on a node (ranks: {ranks}), {has}; use fewer ranks, a smaller model or more nodes"
         )
     if need.total * ranks > available:
-        return doubted(
+        return warning_findings(
             f"about {need.total * ranks / GIB:,.0f} GiB on a node (ranks: {ranks}) are "
             f"computed with activations, {has}; lower pretrain.micro_batch_size or set "
             "parallel.recompute"
@@ -215,7 +217,7 @@ def sharing_findings(ranks: int, cores: int) -> Findings:
     """Return a warning where ranks share the cores of this machine; 0 cores stand for Slurm."""
     if not cores or ranks <= cores:
         return Findings()
-    return doubted(f"{ranks} ranks share the {cores} cores of this machine")
+    return warning_findings(f"{ranks} ranks share the {cores} cores of this machine")
 
 
 def save_findings(cluster: Cluster, save: int, world_size: int) -> Findings:
@@ -224,7 +226,7 @@ def save_findings(cluster: Cluster, save: int, world_size: int) -> Findings:
     need = save * ranks_per_node(partition, cluster.device, world_size)
     if need <= partition.node.memory_gb * GIB:
         return Findings()
-    return doubted(
+    return warning_findings(
         f"a save gathers about {need / GIB:.0f} GiB in the memory of each node, cluster "
         f"{cluster.name} has {partition.node.memory_gb}; raise parallel.tensor or "
         "parallel.pipeline, or set parallel.distributed_optimizer=false"
@@ -290,15 +292,17 @@ def evaluation_findings(
     slots = ranks_per_node(partition, cluster.device, tensor)
     if tensor > slots:
         kind = slot_kind(partition)
-        return refused(f"evaluate.tensor = {tensor} is more than the {slots} {kind} of one node")
+        return error_findings(
+            f"evaluate.tensor = {tensor} is more than the {slots} {kind} of one node"
+        )
     weights = model.parameters * (2 if precision == "bf16" else 4) // tensor
     if node.gpu_memory_gb and weights > node.gpu_memory_gb * GIB:
-        return refused(
+        return error_findings(
             f"the weights need {weights / GIB:.0f} GiB per GPU in evaluation, cluster "
             f"{cluster.name} has {node.gpu_memory_gb}; raise evaluate.tensor"
         )
     if cluster.device == "cpu" and weights * tensor > node.memory_gb * GIB:
-        return refused(
+        return error_findings(
             f"the weights need {weights * tensor / GIB:.0f} GiB on a node in evaluation, "
             f"the node of cluster {cluster.name} has {node.memory_gb}; evaluate a smaller model"
         )
@@ -308,7 +312,7 @@ def evaluation_findings(
         ("model.ffn_hidden_size", model.ffn_hidden_size),
         ("the padded vocabulary", model.padded_vocab_size),
     )
-    return refused(
+    return error_findings(
         *(
             f"{name} = {value} is not divisible by evaluate.tensor = {tensor}"
             for name, value in cut

@@ -123,9 +123,9 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
         f"{facts['padded_vocab_size']}",
         f"batch        {facts['micro_batch_size']} x {facts['gradient_accumulation']} accumulated "
         f"x {facts['data']} data parallel = {facts['global_batch_size']} sequences, "
-        f"{count(facts['tokens_per_step'])} tokens a step",
+        f"{count(facts['tokens_per_step'])} tokens per step",
         f"target       {facts['train_steps']} steps, {count(facts['tokens'])} tokens",
-        f"memory       {size(facts['memory_bytes'])} a rank, computed: weights "
+        f"memory       {size(facts['memory_bytes'])} per rank, computed: weights "
         f"{size(facts['weights_bytes'])}, gradients {size(facts['gradients_bytes'])}, optimizer "
         f"{size(facts['optimizer_bytes'])}, activations {size(facts['activations_bytes'])}"
         + (f"; the GPU has {size(facts['gpu_memory_bytes'])}" if facts["gpu_memory_bytes"] else ""),
@@ -170,15 +170,15 @@ def saves_line(facts: dict[str, Any]) -> str:
 def signal_line(facts: dict[str, Any]) -> str:
     """Return the signal lead time, and its reason."""
     why = {
-        "given": "as pretrain.signal_lead_seconds says",
+        "given": "set by pretrain.signal_lead_seconds",
         "measured": "measured in this run",
         "estimated": "estimated from the checkpoint's size until the run has saved",
     }[facts["lead_source"]]
     grace = facts["grace_seconds"]
     return (
-        f"signal       {facts['lead_seconds']} s before the time limit a job is asked to save, "
-        f"{why}; a save takes about {facts['save_seconds']:,.1f} s, {facts['pace_source']}"
-        + ("" if grace is None else f"; a preempted job has {grace} s")
+        f"signal       {facts['lead_seconds']} s before the time limit, {why}; a save takes about "
+        f"{facts['save_seconds']:,.1f} s, {facts['pace_source']}"
+        + ("" if grace is None else f"; the grace period is {grace} s")
     )
 
 

@@ -38,11 +38,11 @@ class Request:
 
 def note_request(run: RunDir, request: Request) -> None:
     """Record a later submission's request if its configuration differs from the last one."""
-    asked, last = asdict(request), last_request(run)
+    values, last = asdict(request), last_request(run)
     decisive = ("experiment", "cluster", "size")
-    if any(asked[key] != last[key] for key in decisive):
-        asked["command"] = [redact(word) for word in request.command]
-        append_event(run, "request", **asked)
+    if any(values[key] != last[key] for key in decisive):
+        values["command"] = [redact(word) for word in request.command]
+        append_event(run, "request", **values)
 
 
 def last_request(run: RunDir) -> dict[str, Any]:
@@ -51,9 +51,9 @@ def last_request(run: RunDir) -> dict[str, Any]:
     Raises:
         ConfigError: there is no record, or not one this program reads.
     """
-    asked = read_record(run)
+    values = read_record(run)
     later = read_events(run, ("request",))
-    return later[-1] if later else asked
+    return later[-1] if later else values
 
 
 def record(name: str, request: Request, code: dict[str, Any]) -> dict[str, Any]:

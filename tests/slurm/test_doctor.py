@@ -134,7 +134,7 @@ def test_settings_turned_the_other_way_are_found_and_change_the_plan(
     target = ("--cluster", "plain", "--size", "tiny")
     shorter = (*target, "--set", "pretrain.time_minutes=45", "--set", "curate.shards=8")
     plan = desk("plan", "pretrain", *shorter)
-    assert "partition low gives a preempted job 0 s" in plan.stderr
+    assert "partition low has a grace period of 0 s" in plan.stderr
     assert "facts about the cluster: cache/meditron/clusters/plain.json" in plan.stderr
     refused = desk("plan", "pretrain", *target, code=2)
     assert "pretrain.time_minutes = 60 is over the 45 minutes of partition low" in refused.stderr

@@ -146,7 +146,7 @@ def test_every_value_knows_its_line_and_column() -> None:
 
     assert root is not None
     places = {
-        where: str(yaml_tree.place_at(root, where))
+        where: str(yaml_tree.location_at(root, where))
         for where in [("a", "b"), ("a", "c", 0), ("a", "c", 1, "d"), ("a", "z"), ("z",)]
     }
     assert places == {
@@ -156,8 +156,8 @@ def test_every_value_knows_its_line_and_column() -> None:
         ("a", "z"): "e.yaml:2:3",
         ("z",): "e.yaml:1:1",
     }
-    assert str(yaml_tree.key_place_at(root, ("a", "c"))) == "e.yaml:3:3"
-    assert str(yaml_tree.key_place_at(root, ("a", "c", 1))) == "e.yaml:3:10"
+    assert str(yaml_tree.key_location_at(root, ("a", "c"))) == "e.yaml:3:3"
+    assert str(yaml_tree.key_location_at(root, ("a", "c", 1))) == "e.yaml:3:10"
 
 
 values = st.one_of(
@@ -171,14 +171,15 @@ mappings = st.recursive(
 
 
 def build(value: object, source: Source) -> yaml_tree.Node:
-    place = yaml_tree.Location(source)
+    location = yaml_tree.Location(source)
     if isinstance(value, dict):
         return yaml_tree.MapNode(
-            place, {key: yaml_tree.Entry(place, build(item, source)) for key, item in value.items()}
+            location,
+            {key: yaml_tree.Entry(location, build(item, source)) for key, item in value.items()},
         )
     if isinstance(value, list):
-        return yaml_tree.ListNode(place, tuple(build(item, source) for item in value))
-    return yaml_tree.ScalarNode(place, value, str(value))
+        return yaml_tree.ListNode(location, tuple(build(item, source) for item in value))
+    return yaml_tree.ScalarNode(location, value, str(value))
 
 
 def leaves(value: object, where: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
@@ -199,7 +200,7 @@ def test_each_value_of_the_upper_layer_counts_and_keeps_its_source(
         node = yaml_tree.find(merged, where)
         assert node is not None
         if value != {}:
-            assert (yaml_tree.to_plain(node), node.place.source.label) == (value, "s")
+            assert (yaml_tree.to_plain(node), node.location.source.label) == (value, "s")
 
 
 @given(mappings, mappings)
@@ -217,4 +218,4 @@ def test_what_the_upper_layer_leaves_out_stays(below: dict, above: dict) -> None
         if over is None:
             node = yaml_tree.find(merged, where)
             assert node is not None
-            assert (yaml_tree.to_plain(node), node.place.source.label) == (value, "r")
+            assert (yaml_tree.to_plain(node), node.location.source.label) == (value, "r")

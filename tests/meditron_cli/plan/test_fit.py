@@ -63,7 +63,7 @@ def layout(tensor: int = 1, pipeline: int = 1, data: int = 1) -> ParallelSpec:
 def test_a_layout_that_cannot_be_laid_over_the_nodes_is_refused(
     sizes: tuple[int, int, int], sentence: str
 ) -> None:
-    assert fit.shape_findings(cluster(), layout(*sizes)) == fit.refused(sentence)
+    assert fit.shape_findings(cluster(), layout(*sizes)) == fit.error_findings(sentence)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 1, 1), (4, 2, 1), (2, 2, 2), (1, 1, 3)])
@@ -84,14 +84,14 @@ def test_a_time_limit_over_the_partitions_is_refused() -> None:
     partition = cluster().gpu_partition
 
     assert fit.time_findings("evaluate", 60, partition) == fit.Findings()
-    assert fit.time_findings("evaluate", 61, partition) == fit.refused(
+    assert fit.time_findings("evaluate", 61, partition) == fit.error_findings(
         "evaluate.time_minutes = 61 is over the 60 minutes of partition gpu"
     )
 
 
 def test_a_signal_that_may_come_before_any_work_is_refused() -> None:
-    assert fit.lead_findings("pretrain", 2, 60) == fit.refused(
-        "pretrain.time_minutes = 2 leaves 0 s to work: Slurm asks the job to save 60 s before the "
+    assert fit.lead_findings("pretrain", 2, 60) == fit.error_findings(
+        "pretrain.time_minutes = 2 leaves 0 s to work: Slurm signals the job 60 s before the "
         "end, and up to 60 s too early"
     )
 
@@ -119,12 +119,14 @@ def lead(seconds: int, save: float, step: float | None, source: str = "measured"
 def test_a_given_lead_shorter_than_a_save_is_refused_where_saves_were_measured() -> None:
     sentence = (
         "pretrain.signal_lead_seconds = 50 is shorter than a step and a save, which take about 70 "
-        "s ({}); leave it out to have it computed"
+        "s ({}); leave it out to compute it"
     )
 
-    assert fit.given_lead_findings(lead(50, 40, 10)) == fit.refused(sentence.format("measured"))
+    assert fit.given_lead_findings(lead(50, 40, 10)) == fit.error_findings(
+        sentence.format("measured")
+    )
     estimated = fit.given_lead_findings(lead(50, 40, 10, "estimated"))
-    assert estimated == fit.doubted(sentence.format("estimated"))
+    assert estimated == fit.warning_findings(sentence.format("estimated"))
     assert fit.given_lead_findings(lead(70, 40, 10)) == fit.Findings()
 
 
@@ -148,10 +150,10 @@ def test_a_grace_too_short_to_save_in_is_doubted_with_what_is_lost(
     found = fit.grace_findings(partition(30), lead(600, 40, step), 500, gpus)
 
     need = 70 if step else 60
-    assert found == fit.doubted(
-        f"partition gpu gives a preempted job 30 s, and a step and a save take about {need} s "
-        f"(measured): preemption cannot save here; at most {lost} are lost each time, fewer with a "
-        "smaller pretrain.save_interval"
+    assert found == fit.warning_findings(
+        f"partition gpu has a grace period of 30 s, and a step and a save take about {need} s "
+        f"(measured): a preempted job cannot save and loses at most {lost}, fewer with a smaller "
+        "pretrain.save_interval"
     )
 
 
@@ -163,9 +165,9 @@ def test_a_grace_that_is_not_known_or_long_enough_is_not_doubted(grace: int | No
 def test_a_save_interval_longer_than_a_job_is_doubted() -> None:
     assert fit.interval_findings(60, lead(600, 40, 6), 500) == fit.Findings()
     assert fit.interval_findings(60, lead(600, 40, None), 500) == fit.Findings()
-    assert fit.interval_findings(40, lead(600, 40, 6), 500) == fit.doubted(
+    assert fit.interval_findings(40, lead(600, 40, 6), 500) == fit.warning_findings(
         "the 500 steps of pretrain.save_interval take about 50 minutes (measured), and a job "
-        "trains for 30: one that fails loses all it did; lower it"
+        "trains for 30: one that fails loses all its steps; lower it"
     )
 
 
@@ -176,8 +178,8 @@ def test_memory_says_nothing_where_the_profile_says_nothing() -> None:
 def test_states_beyond_the_gpu_are_refused() -> None:
     found = fit.memory_findings(cluster(gpu_memory_gb=80), SEVEN, ONE, BATCH, "bf16")
 
-    assert found == fit.refused(
-        "weights, gradients and optimizer need 113 GiB a GPU, cluster site has 80; raise "
+    assert found == fit.error_findings(
+        "weights, gradients and optimizer need 113 GiB per GPU, cluster site has 80; raise "
         "parallel.tensor or parallel.pipeline"
     )
 
@@ -203,7 +205,7 @@ def test_a_save_that_does_not_fit_the_nodes_memory_is_doubted() -> None:
 
     found = fit.memory_findings(site, SEVEN, sharded, BatchLayout(1, 4, 4), "bf16")
 
-    assert found == fit.doubted(
+    assert found == fit.warning_findings(
         "a save gathers about 301 GiB in the memory of each node, cluster site has 64; raise "
         "parallel.tensor or parallel.pipeline, or set parallel.distributed_optimizer=false"
     )
@@ -269,7 +271,7 @@ def test_more_cores_than_a_node_has_are_refused() -> None:
     partition = cluster().gpu_partition
 
     assert fit.core_findings(16, partition) == fit.Findings()
-    assert fit.core_findings(17, partition) == fit.refused(
+    assert fit.core_findings(17, partition) == fit.error_findings(
         "tokenize.cpus = 17 is more than the 16 cores of a node in gpu"
     )
 

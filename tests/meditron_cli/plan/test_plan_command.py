@@ -98,11 +98,11 @@ def test_a_run_that_is_continued_is_planned_with_its_own_saves_and_the_sites_gra
 
     result = meditron("plan", *target)
 
-    assert "a save takes about 20.0 s, measured; a preempted job has 10 s" in result.stdout
+    assert "a save takes about 20.0 s, measured; the grace period is 10 s" in result.stdout
     assert result.stderr.splitlines() == [
-        "warning: partition low gives a preempted job 10 s, and a step and a save take about 33 s "
-        "(measured): preemption cannot save here; at most 100 steps (about 5.0 minutes, 0.3 "
-        "GPU-hours) are lost each time, fewer with a smaller pretrain.save_interval",
+        "warning: partition low has a grace period of 10 s, and a step and a save take about 33 s "
+        "(measured): a preempted job cannot save and loses at most 100 steps (about 5.0 minutes, "
+        "0.3 GPU-hours), fewer with a smaller pretrain.save_interval",
         "facts about the cluster: cache/meditron/clusters/test-slurm.json, 1 hour old",
     ]
     found = json.loads(meditron("plan", *target, "--json").stdout)

@@ -98,13 +98,12 @@ def test_the_lead_is_said_with_where_it_is_known_from() -> None:
     given = {**training("rcp", "70b", "pretrain.signal_lead_seconds=900"), "grace_seconds": 120}
 
     assert estimated == (
-        "signal       873 s before the time limit a job is asked to save, estimated from the "
+        "signal       873 s before the time limit, estimated from the "
         "checkpoint's size until the run has saved; a save takes about 482.9 s, estimated"
     )
     assert summary.signal_line(given) == (
-        "signal       900 s before the time limit a job is asked to save, as "
-        "pretrain.signal_lead_seconds says; a save takes about 482.9 s, estimated; a preempted job "
-        "has 120 s"
+        "signal       900 s before the time limit, set by pretrain.signal_lead_seconds; a save "
+        "takes about 482.9 s, estimated; the grace period is 120 s"
     )
 
 
