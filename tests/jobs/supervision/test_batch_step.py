@@ -71,7 +71,7 @@ def test_the_exit_code_of_a_task_is_that_of_its_batch_step(tmp_path: Path) -> No
     done = call(run)
 
     assert done.returncode == 2
-    reason = "format 9, this program reads format 1"
+    reason = "format 9, this program reads format 2"
     assert done.stderr == f"configuration: {path}: {reason}; {NEVER}\n"
 
 
