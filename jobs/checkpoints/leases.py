@@ -1,9 +1,8 @@
-"""Who uses a folder of checkpoints: one writer, by a lock; readers, by leases. Standard library
-only.
+"""Concurrency control for a folder of checkpoints: an exclusive writer lock, and reader leases.
 
-The lock is the kernel's (flock): it goes with the process that holds it. A lease is a file,
-``leases/iter_0000500.<token>.json``, that its owner renews, and that counts for nothing once it has
-expired: readers are on other machines, and may die without a word.
+The kernel releases the lock (flock(2)) when its process ends. A lease is a file,
+``leases/iter_0000500.<token>.json``, that its holder renews; once expired it has no effect, since
+readers run on other machines and may die. Standard library only.
 """
 
 from __future__ import annotations
@@ -27,21 +26,20 @@ from jobs.contract.locks import Locked, locked_within
 from jobs.runtime.context import Context
 
 LEASE_SECONDS = 900.0
-"""A lease counts so long after it was taken or renewed: longer than a node may be silent, and than
-clocks of nodes differ (guess)."""
+"""Lifetime of a lease after each renewal: longer than a node's outage or clock skew. Guessed."""
 
 RENEWALS = 10
-"""How often a lease is renewed within that time."""
+"""Renewals within that time."""
 
 WRITER_SECONDS = 30.0
-"""How long a training waits for the one before it to be gone: KillWait's default (guess)."""
+"""Wait of a training for the previous one to exit: KillWait's default (slurm.conf(5)). Guessed."""
 
 _LEASE = re.compile(r"(iter_\d{7,})\.[0-9a-f]+\.json")
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds something."""
+    """The process that holds a lock or a lease."""
 
     stage: str
     index: int
@@ -60,12 +58,12 @@ class Holder:
 
 @dataclass(frozen=True)
 class Lease:
-    """A reader's word that it needs a checkpoint."""
+    """A reader's claim on a checkpoint."""
 
     checkpoint: str
-    """Name of its folder."""
+    """The name of its folder."""
     holder: Holder | None
-    """None where the file cannot be understood."""
+    """None when the file cannot be read."""
     expires: float
 
 
@@ -74,7 +72,7 @@ class WriterHeld(TaskError):
 
 
 def holder_of(context: Context, environ: Mapping[str, str]) -> Holder:
-    """This rank, as others may need to know it."""
+    """Return this rank as a holder."""
     return Holder(
         stage=context.task.stage,
         index=context.task.index,
@@ -87,11 +85,11 @@ def holder_of(context: Context, environ: Mapping[str, str]) -> Holder:
 
 @contextmanager
 def sole_writer(folder: Path, holder: Holder, seconds: float = WRITER_SECONDS) -> Iterator[None]:
-    """Be the only process that writes, deletes or sets aside checkpoints of a folder.
+    """Hold the exclusive right to write, delete and quarantine checkpoints of a folder.
 
     Raises:
-        WriterHeld: another one still is when the wait is over.
-        OSError: the storage has no locks, or takes nothing.
+        WriterHeld: another process still holds it after ``seconds``.
+        OSError: the storage has no locks, or cannot be written.
     """
     path = _writer_file(folder)
     with ExitStack() as held:
@@ -104,7 +102,7 @@ def sole_writer(folder: Path, holder: Holder, seconds: float = WRITER_SECONDS) -
 
 
 def read_writer(folder: Path) -> Holder | None:
-    """Who writes to a folder of checkpoints now, or None."""
+    """Return the current writer of a folder of checkpoints, or None."""
     try:
         with _writer_file(folder).open("rb") as file:
             try:
@@ -125,7 +123,7 @@ def _held(folder: Path) -> WriterHeld:
     who = f": {other}, pid {other.pid}" if other else ""
     return WriterHeld(
         f"{folder}: another training still writes there{who}",
-        "it must end before this one can go on; `meditron cancel` of its run ends it",
+        "it must end before this one can start; `meditron cancel` of its run ends it",
         FAILED,
     )
 
@@ -134,13 +132,13 @@ def _held(folder: Path) -> WriterHeld:
 def leased(
     folder: Path, checkpoint: str, holder: Holder, seconds: float = LEASE_SECONDS
 ) -> Iterator[None]:
-    """Keep a checkpoint from being deleted while the block runs.
+    """Keep a checkpoint from being pruned while the block runs.
 
-    Take the lease first and look for the checkpoint then: who deletes renames it first and looks at
-    leases then, so that one of the two sees the other.
+    Take the lease first, then check that the checkpoint exists: pruning renames it first, then
+    checks for leases, so that one of the two notices the other.
 
     Raises:
-        OSError: the storage takes nothing.
+        OSError: the storage cannot be written.
     """
     path = _leases(folder) / f"{checkpoint}.{uuid4().hex[:12]}.json"
     over = threading.Event()
@@ -150,7 +148,7 @@ def leased(
 
     def renew() -> None:
         while not over.wait(seconds / RENEWALS):
-            with suppress(OSError):  # there are more tries before it expires
+            with suppress(OSError):  # further renewals follow before it expires
                 write()
 
     write()
@@ -165,16 +163,16 @@ def leased(
 
 
 def read_leases(folder: Path, now: float) -> list[Lease]:
-    """Leases on the checkpoints of a folder that have not expired.
+    """Return the unexpired leases on the checkpoints of a folder.
 
-    One that cannot be understood counts as if it had been renewed when its file was last written.
+    One that cannot be read counts as renewed when its file was last written.
     """
-    found = [_read_lease(path) for path in _lease_files(folder)]
-    return [lease for lease in found if lease is not None and lease.expires > now]
+    every = [_read_lease(path) for path in _lease_files(folder)]
+    return [lease for lease in every if lease is not None and lease.expires > now]
 
 
 def forget_expired(folder: Path, now: float) -> None:
-    """Remove the leases whose owners are gone."""
+    """Remove expired leases."""
     for path in _lease_files(folder):
         lease = _read_lease(path)
         if lease is not None and lease.expires <= now:
@@ -190,7 +188,7 @@ def _lease_files(folder: Path) -> list[Path]:
 
 
 def _read_lease(path: Path) -> Lease | None:
-    """What a lease says; None when it was given back just now."""
+    """Read a lease; None when it was released just now."""
     match = _LEASE.fullmatch(path.name)
     name = match[1] if match else ""
     try:

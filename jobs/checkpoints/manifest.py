@@ -1,11 +1,11 @@
-"""Checkpoints as files: names, records, which of them are whole. Standard library only.
+"""Checkpoints as files: names, records, manifests, validity. Standard library only.
 
 ``checkpoints/iter_0000500`` holds megatron.core's torch_dist files, then ``manifest.json`` (size
 and SHA-256 of each) and, written last, ``meditron.json``. A folder without a valid
-``meditron.json`` does not exist. No file names the newest one: the folders are the truth.
+``meditron.json`` is no checkpoint. No file names the newest one; the folders decide.
 
-``problem`` is cheap: it looks at records and sizes. ``altered`` reads every byte; only that finds a
-changed one, for torch loads a tensor with wrong bytes without a word (measured with 2.13).
+``problem`` is cheap: it checks records and sizes. ``altered`` reads every byte, which alone finds a
+changed one: torch loads a tensor with wrong bytes without an error (measured with 2.13).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jobs.contract.stage_specs import ModelSpec
 RECORD = "meditron.json"
 MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
-"""Left in a checkpoint whose every byte was read and found as it was written."""
+"""Marker in a checkpoint whose every byte was verified."""
 
 MEGATRON_METADATA = "metadata.json"
 
@@ -36,17 +36,17 @@ _NAME = re.compile(r"iter_(\d{7,})")
 _ANY_NAME = re.compile(r"iter_(\d{7,})(\.bad-.*)?")
 
 _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-"""What says that a file is not there; any other ``OSError`` says only that storage fails."""
+"""Errors of a missing file; any other ``OSError`` means that storage fails."""
 
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """What ``meditron.json`` says of a checkpoint."""
+    """Content of ``meditron.json``."""
 
     iteration: int
     """Optimizer steps done."""
     consumed_samples: int
-    """Sequences trained on; the next step begins with this one."""
+    """Sequences trained on; index of the next step's first one."""
     layout: dict[str, Any]
     """``jobs.contract.stage_specs.ParallelSpec`` as it was when saving."""
     precision: str
@@ -55,7 +55,7 @@ class CheckpointRecord:
     data: str
     """Digest of the tokens and of their order."""
     bytes: int
-    """All its files together; while saving, as many as are expected."""
+    """Size of all its files; while saving, the expected size."""
     files: int = 0
     manifest: str = ""
     """SHA-256 of ``manifest.json``."""
@@ -65,40 +65,40 @@ Found = tuple[Path, CheckpointRecord]
 
 
 def name(iteration: int) -> str:
-    """Folder of a checkpoint, sorting by step."""
+    """Return the folder name of a checkpoint; names sort by step."""
     return f"iter_{iteration:07d}"
 
 
 def model_digest(spec: ModelSpec) -> str:
-    """Digest of the architecture, without vocabulary padding: that depends on the layout."""
+    """Return the digest of the architecture, without the layout-dependent vocabulary padding."""
     return specs.digest(replace(spec, padded_vocab_size=0))
 
 
 def step_of(path: Path) -> int:
-    """The step in the name of a checkpoint, good or set aside; -1 of anything else."""
+    """Return the step in the name of a checkpoint, quarantined or not; -1 for other names."""
     match = _ANY_NAME.fullmatch(path.name)
     return int(match[1]) if match else -1
 
 
 def folders(folder: Path) -> list[Path]:
-    """Checkpoints by name, newest first, finished or not; links are none, they lead elsewhere.
+    """Return the folders of checkpoints, newest first, finished or not, without symbolic links.
 
     Raises:
         OSError: the storage does not answer.
     """
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and is_folder(path)]
-    return sorted(found, key=step_of, reverse=True)
+    paths = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and is_folder(path)]
+    return sorted(paths, key=step_of, reverse=True)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder lies here, and not a link to one."""
+    """Return whether a path is a folder, and no link to one."""
     return path.is_dir() and not path.is_symlink()
 
 
 def find_latest(folder: Path) -> Found | None:
-    """The newest valid checkpoint, or None; changes nothing.
+    """Return the newest valid checkpoint, or None; change nothing.
 
     Raises:
         OSError: the storage does not answer.
@@ -110,7 +110,7 @@ def find_latest(folder: Path) -> Found | None:
 
 
 def at_step(folder: Path, iteration: int) -> Found | None:
-    """The checkpoint of one step, or None where it is missing or damaged.
+    """Return the checkpoint of one step, or None when it is missing or damaged.
 
     Raises:
         OSError: the storage does not answer.
@@ -120,11 +120,11 @@ def at_step(folder: Path, iteration: int) -> Found | None:
 
 
 def read(path: Path) -> CheckpointRecord:
-    """The record of a checkpoint.
+    """Read the record of a checkpoint.
 
     Raises:
         FileNotFoundError: it was never finished.
-        rundir.FormatError: written by another version, or damaged.
+        FormatError: written by another version, or damaged.
     """
     value = read_json(path / RECORD)
     value.pop("format")
@@ -139,17 +139,17 @@ def read(path: Path) -> CheckpointRecord:
 
 
 def was_finished(path: Path) -> bool:
-    """Whether its files were once complete, whatever became of them since."""
+    """Return whether a checkpoint was once complete, damaged since or not."""
     return (path / MANIFEST).exists() or (path / RECORD).exists()
 
 
 def problem(path: Path) -> str:
-    """What is wrong with a checkpoint: records that do not parse, files without their size.
+    """Return the damage of a checkpoint by its records and file sizes; empty without any.
 
-    Empty when nothing is. Takes a look at every file, and reads none but three small ones.
+    Every file is checked with lstat(2); only three small ones are read.
 
     Raises:
-        OSError: the storage does not answer, which says nothing about the checkpoint.
+        OSError: the storage does not answer; the checkpoint may be valid.
     """
     try:
         record = read(path)
@@ -162,9 +162,9 @@ def problem(path: Path) -> str:
     except ValueError as error:
         return f"{MEGATRON_METADATA} is not JSON: {error}"
     if hashlib.sha256(text).hexdigest() != record.manifest:
-        return f"{MANIFEST} is not the one {RECORD} was written for"
+        return f"{MANIFEST} differs from the digest in {RECORD}"
     if record.iteration != step_of(path):
-        return f"{RECORD} is that of step {record.iteration}"
+        return f"{RECORD} belongs to step {record.iteration}"
     return _wrong_size(path, json.loads(text)["files"])
 
 
@@ -177,33 +177,33 @@ def _absence(path: Path, error: OSError) -> str:
 def _wrong_size(path: Path, files: Mapping[str, Any]) -> str:
     for file, expected in files.items():
         if Path(file).name != file:
-            return f"{MANIFEST} names {file!r}, which lies elsewhere"
+            return f"{MANIFEST} names {file!r}, which is outside the checkpoint"
         try:
             found = (path / file).lstat()
         except _ABSENT:
             return f"{file} is missing"
         if not stat.S_ISREG(found.st_mode):
-            return f"{file} is no plain file"
+            return f"{file} is not a regular file"
         if found.st_size != expected["bytes"]:
             return f"{file} has {found.st_size} bytes instead of {expected['bytes']}"
     return ""
 
 
 def manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """``bytes`` and ``sha256`` of every file of a checkpoint in which ``problem`` found none."""
-    found: dict[str, dict[str, Any]] = read_json(path / MANIFEST)["files"]
-    return found
+    """Read ``bytes`` and ``sha256`` of every file of a checkpoint without a ``problem``."""
+    files: dict[str, dict[str, Any]] = read_json(path / MANIFEST)["files"]
+    return files
 
 
 def altered(
     path: Path, files: Mapping[str, Mapping[str, Any]], tell: Callable[[int], None] = lambda n: None
 ) -> str:
-    """The first of these files whose content is not what was written; empty when none is.
+    """Return the damage of the first file whose content differs from its digest; empty without any.
 
     Args:
-        path: a checkpoint in which ``problem`` found none.
+        path: a checkpoint without a ``problem``.
         files: some of its ``manifest``, or all.
-        tell: called with the size of each file that was read, in bytes.
+        tell: called with the bytes read, per file.
 
     Raises:
         OSError: the storage does not answer.
@@ -214,31 +214,31 @@ def altered(
         except _ABSENT:
             return f"{file} is missing"
         if digest != expected["sha256"]:
-            return f"{file} has its size, but not the content that was written"
+            return f"{file} has the right size, but its content has changed"
         tell(expected["bytes"])
     return ""
 
 
 def note_verified(path: Path) -> None:
-    """Leave word in a checkpoint that ``altered`` found nothing in any of its files.
+    """Record in a checkpoint that every byte was verified.
 
     Raises:
-        OSError: the storage takes nothing.
+        OSError: the storage cannot be written.
     """
     write_json(path / VERIFIED, {"manifest": read(path).manifest, "time": time.time()})
 
 
 def verified_at(path: Path) -> float | None:
-    """When every byte of a checkpoint was last read and found right, seconds since 1970."""
+    """Return when every byte was last verified, in seconds since 1970; None if never."""
     try:
-        word = read_json(path / VERIFIED)
-        return float(word["time"]) if word["manifest"] == read(path).manifest else None
+        marker = read_json(path / VERIFIED)
+        return float(marker["time"]) if marker["manifest"] == read(path).manifest else None
     except (OSError, FormatError, LookupError, TypeError, ValueError):
         return None
 
 
 def shares(files: Mapping[str, Mapping[str, Any]], parts: int) -> list[dict[str, Any]]:
-    """Files divided among ``parts`` readers, so that each has about as many bytes to read."""
+    """Divide files among ``parts`` readers, with about as many bytes for each."""
     divided: list[dict[str, Any]] = [{} for _ in range(parts)]
     loads = [0] * parts
     for file in by_size(files):
@@ -249,5 +249,5 @@ def shares(files: Mapping[str, Mapping[str, Any]], parts: int) -> list[dict[str,
 
 
 def by_size(files: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    """Names of files, the largest first."""
+    """Return the names of files, the largest first."""
     return sorted(files, key=lambda file: (-files[file]["bytes"], file))

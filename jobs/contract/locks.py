@@ -1,4 +1,7 @@
-"""Exclusive locks on files, freed by the kernel when their process dies. Standard library only."""
+"""Exclusive file locks (flock(2)), which the kernel releases when their process ends.
+
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,13 @@ class Locked(Exception):
 
 @contextmanager
 def locked(path: Path, holder: str = "") -> Iterator[None]:
-    """Hold an exclusive lock on a file; the kernel frees it when the process dies.
+    """Hold an exclusive lock on a file.
 
     Args:
-        holder: a word that ``holder_of`` tells those who find it held.
+        holder: a name that ``holder_of`` returns to other processes.
 
     Raises:
-        Locked: somebody else holds it.
+        Locked: another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
@@ -32,12 +35,12 @@ def locked(path: Path, holder: str = "") -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Locked(str(path)) from error
-        with suppress(OSError):  # a full disk must keep nobody from the lock
+        with suppress(OSError):  # the lock is valid also on a full disk
             file.truncate(0)
             if holder:
                 file.write(holder.encode())
                 file.flush()
-                os.fsync(file.fileno())  # seen on other nodes while it is held
+                os.fsync(file.fileno())  # visible on other nodes while it is held
         yield
 
 
@@ -48,14 +51,15 @@ def locked_within(
     holder: str = "",
     give_up: Callable[[], object] = lambda: False,
 ) -> Iterator[None]:
-    """The same, once whoever holds it lets it go.
+    """Hold an exclusive lock on a file, and wait for its holder to release it.
 
     Args:
-        seconds: to wait at most.
-        give_up: asked after each failure; whether not to wait any longer.
+        seconds: longest wait.
+        holder: a name that ``holder_of`` returns to other processes.
+        give_up: called after each failed try; a true result ends the wait.
 
     Raises:
-        Locked: somebody else still holds it.
+        Locked: another process still holds it.
     """
     deadline = time.monotonic() + seconds
     with ExitStack() as held:
@@ -71,7 +75,7 @@ def locked_within(
 
 
 def holder_of(path: Path) -> str:
-    """The word that whoever holds a lock has left, or who held it last; empty without one."""
+    """Return the name of a lock's current or last holder; empty without one."""
     try:
         return path.read_text()
     except OSError:

@@ -1,5 +1,4 @@
-"""The run directory: file names, whole-file JSON, append-only events, done markers. Standard
-library only.
+"""The paths inside a run directory. Standard library only.
 
 Layout (``RUN`` is the run's folder)::
 
@@ -12,7 +11,7 @@ Layout (``RUN`` is the run's folder)::
                                                health-<task>-<node>.json,
                                                rank-exit-<task>-<rank>.json; after a hang
                                                stack-dump-<task>-<node>.json and stacks
-    RUN/stages/<stage>/progress/<task>.json    how far a running task is, overwritten
+    RUN/stages/<stage>/progress/<task>.json    progress of a running task, overwritten
     RUN/corpus  tokens  checkpoints  tensorboard  evaluations  report
 
 ``<task>`` is the task's index, five digits, so that names sort.
@@ -26,18 +25,18 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunDir:
-    """Names inside one run directory."""
+    """The paths of one run directory."""
 
     root: Path
 
     @property
     def name(self) -> str:
-        """The run's name, which is its folder's."""
+        """The run's name: that of its folder."""
         return self.root.name
 
     @property
     def record(self) -> Path:
-        """What was asked, by whom, with which programs; written once."""
+        """The first request, its user and program versions; written once."""
         return self.root / "run.json"
 
     @property
@@ -47,12 +46,12 @@ class RunDir:
 
     @property
     def events(self) -> Path:
-        """What happened, a JSON object a line, appended."""
+        """The event log: one JSON object per line, appended."""
         return self.root / "events.jsonl"
 
     @property
     def code(self) -> Path:
-        """The packages as first submitted; what the jobs execute."""
+        """The packages as first submitted, which the jobs execute."""
         return self.root / "code"
 
     @property
@@ -62,17 +61,17 @@ class RunDir:
 
     @property
     def lock(self) -> Path:
-        """Held by the command that changes the run."""
+        """The lock that a command holds while it changes the run."""
         return self.root / "lock"
 
     @property
     def stop_file(self) -> Path:
-        """Its presence asks running stages to save and leave."""
+        """Its presence requests that running stages save and exit."""
         return self.root / "STOP"
 
     @property
     def save_file(self) -> Path:
-        """Its presence asks training for one checkpoint."""
+        """Its presence requests one checkpoint from training."""
         return self.root / "SAVE"
 
     @property
@@ -81,37 +80,38 @@ class RunDir:
         return self.root / "RESUME"
 
     def stage(self, stage: str) -> Path:
-        """The folder of a stage's specs, markers and attempts."""
+        """Return the folder of a stage's specs, markers and attempts."""
         return self.root / f"stages/{stage}"
 
     def spec(self, stage: str, index: int) -> Path:
-        """What a task is given (``jobs.contract.specs.TaskSpec``)."""
+        """Return the path of a task's spec (``jobs.contract.specs.TaskSpec``)."""
         return self.root / f"stages/{stage}/spec/{index:05d}.json"
 
     def done(self, stage: str, index: int) -> Path:
-        """A task's marker, written last."""
+        """Return the path of a task's done marker, written last."""
         return self.root / f"stages/{stage}/done/{index:05d}.json"
 
     def progress(self, stage: str, index: int) -> Path:
-        """How far a running task is, overwritten."""
+        """Return the path of a running task's progress, overwritten."""
         return self.root / f"stages/{stage}/progress/{index:05d}.json"
 
     def attempt(self, stage: str, number: int) -> Path:
-        """Logs, health reports and rank exits of one attempt, counted from 1."""
+        """Return the folder of an attempt, counted from 1: logs, health reports, rank exits."""
         return self.root / f"stages/{stage}/attempts/{number}"
 
     def metrics(self) -> Path:
-        """One JSON line a training step and a validation; a step done again stands again, the
-        later line counts.
+        """Return the path of the metrics: one JSON line per training step and validation.
+
+        A step that is trained again has another line; the later one counts.
         """
         return self.stage("pretrain") / "metrics.jsonl"
 
     def path(self, name: str) -> Path:
-        """A path as specs write it: relative to the run directory, or absolute."""
+        """Resolve a path of a spec, relative to the run directory or absolute."""
         return self.root / name
 
     def attempts(self, stage: str) -> list[int]:
-        """Numbers of the attempts so far, ascending; attempts count from 1."""
+        """Return the numbers of the attempts so far, ascending; attempts count from 1."""
         folder = self.stage(stage) / "attempts"
         if not folder.is_dir():
             return []

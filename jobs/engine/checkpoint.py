@@ -43,7 +43,7 @@ class StorageError(TaskError):
 def save(folder: Path, trained: TrainingState, record: CheckpointRecord, keep: int) -> Found:
     """Write one checkpoint, verify it, and prune old ones. All ranks call it.
 
-    ``jobs.checkpoints.retention.let_go`` decides which ones are kept. An existing valid checkpoint
+    ``jobs.checkpoints.retention.prune`` decides which ones are kept. An existing valid checkpoint
     of the same step is kept as it is.
 
     Raises:
@@ -144,7 +144,7 @@ def _prepare_folder(path: Path, expected: int) -> CheckpointRecord | None:
         problem = manifest.problem(path)
         if not problem:
             return manifest.read(path)
-        retention.set_aside({path: problem})
+        retention.quarantine({path: problem})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
@@ -232,7 +232,7 @@ def _is_unaltered(path: Path) -> bool:
 
     def record() -> None:
         if problem:
-            retention.set_aside({path: problem})
+            retention.quarantine({path: problem})
         else:
             manifest.note_verified(path)
 
@@ -277,7 +277,7 @@ def _commit(
         raise _not_written(path, str(error)) from error
     if problem:
         raise _not_written(path, problem)
-    retention.let_go(path.parent, keep)
+    retention.prune(path.parent, keep)
     return record
 
 

@@ -120,7 +120,7 @@ def find_checkpoint(folder: Path, spec: EvaluateSpec) -> tuple[Path, int]:
     """
     step = checkpoint_step(spec)
     saved = manifest.at_step(folder, step)
-    if saved is None and retention.came_back(folder / manifest.name(step)):
+    if saved is None and retention.reappeared(folder / manifest.name(step)):
         saved = manifest.at_step(folder, step)
     if saved is None:
         newest = manifest.find_latest(folder)

@@ -30,7 +30,7 @@ class CheckpointEntry:
 
     path: Path
     state: str
-    """``valid``, ``damaged``, ``unfinished`` (being written, or cut short), ``set aside`` or
+    """``valid``, ``damaged``, ``unfinished`` (being written, or cut short), ``quarantined`` or
     ``unreadable``."""
     problem: str
     """The damage; empty when none is known."""
@@ -105,7 +105,7 @@ def list_checkpoints(folder: Path, now: float) -> Iterator[CheckpointEntry]:
 def state_of(path: Path) -> tuple[str, str]:
     """Return a checkpoint's state and damage, from its manifest and file sizes."""
     if ".bad-" in path.name:
-        return "set aside", "" if manifest.was_finished(path) else "it was never finished"
+        return "quarantined", "" if manifest.was_finished(path) else "it was never finished"
     try:
         problem = manifest.problem(path)
     except OSError as error:

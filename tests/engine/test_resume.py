@@ -218,8 +218,8 @@ def test_one_flipped_byte_in_each_of_the_newest_two_is_found_and_the_one_before_
     run.finish()
 
     words = run.started[-1].words()
-    content = "has its size, but not the content that was written"
-    assert "iter_0000008 is set aside as iter_0000008.bad-" in words
+    content = "has the right size, but its content has changed"
+    assert "iter_0000008 is quarantined as iter_0000008.bad-" in words
     assert f": __1_0.distcp {content}" in words
     assert f": common.pt {content}" in words
     assert run.trained(2) == [5, 6, 7, 8]
@@ -241,7 +241,7 @@ def test_damage_to_all_checkpoints_is_refused_and_nothing_is_deleted(make_run):
     ranks = run.start()
 
     assert ranks.wait() == [1]
-    assert "training will not begin anew" in ranks.words()
+    assert "training does not restart from random" in ranks.words()
     assert "iter_0000004: " in ranks.words()
     assert run.checkpoints() == before
 
@@ -257,8 +257,8 @@ def test_training_whose_checkpoints_are_gone_does_not_begin_anew(make_run, left)
     ranks = run.start()
 
     assert ranks.wait() == [1]
-    assert "training will not begin anew" in ranks.words()
-    assert "step 8 was saved, and nothing of it is left" in ranks.words()
+    assert "training does not restart from random" in ranks.words()
+    assert "step 8 was saved, but no file of it is left" in ranks.words()
     assert run.trained(2) == []
     assert run.checkpoints() == left
 

@@ -213,20 +213,20 @@ def test_a_checkpoint_stays_while_it_is_evaluated_although_training_prunes(
     wait_until(leases)
     killed.kill()
     killed.communicate()
-    retention.let_go(folder, 0)  # as training does after each save: step 6 is the newest
+    retention.prune(folder, 0)  # as training does after each save: step 6 is the newest
     (left,) = leases()
     (rank,) = task.begin()
     wait_until(lambda: len(leases()) == 2)
     left.unlink()
     while rank.poll() is None:
-        retention.let_go(folder, 0)
+        retention.prune(folder, 0)
         time.sleep(0.01)
     said = rank.communicate()
 
     assert rank.returncode == 0, said
     assert task.results()["checkpoint_step"] == 4
     assert leases() == []
-    retention.let_go(folder, 0)
+    retention.prune(folder, 0)
     assert not (folder / "iter_0000004").exists()
     late = task.start()
     assert late.returncode == 2

@@ -58,8 +58,11 @@ DAMAGE = {
     "older record": (lambda path: (path / "meditron.json").write_text('{"format": 1}'), "format 1"),
     "bare record": (lambda path: (path / "meditron.json").write_text('{"format": 2}'), "missing"),
     "odd record": (lambda path: change(path, layout="2x2"), "layout is '2x2'"),
-    "another step": (lambda path: change(path, iteration=30), "is that of step 30"),
-    "another manifest": (lambda path: (path / "manifest.json").write_text("{}"), "is not the one"),
+    "another step": (lambda path: change(path, iteration=30), "belongs to step 30"),
+    "another manifest": (
+        lambda path: (path / "manifest.json").write_text("{}"),
+        "differs from the digest",
+    ),
     "no manifest": (lambda path: (path / "manifest.json").unlink(), "manifest.json is missing"),
     "cut metadata": (lambda path: (path / "metadata.json").write_text("{"), "is not JSON"),
     "no metadata": (lambda path: (path / "metadata.json").unlink(), "metadata.json is missing"),
@@ -68,11 +71,14 @@ DAMAGE = {
         lambda path: (path / "__0_0.distcp").write_bytes(b""),
         "has 0 bytes instead of 7",
     ),
-    "linked shard": (linked, "__0_0.distcp is no plain file"),
-    "shard outside": (lambda path: name_in_manifest(path, "../x"), "'../x', which lies elsewhere"),
+    "linked shard": (linked, "__0_0.distcp is not a regular file"),
+    "shard outside": (
+        lambda path: name_in_manifest(path, "../x"),
+        "'../x', which is outside the checkpoint",
+    ),
     "shard at an absolute path": (
         lambda path: name_in_manifest(path, "/etc/passwd"),
-        "'/etc/passwd', which lies elsewhere",
+        "'/etc/passwd', which is outside the checkpoint",
     ),
 }
 
@@ -110,7 +116,7 @@ def test_a_changed_byte_of_the_right_size_is_found_only_by_reading_all(tmp_path)
     words = manifest.altered(path, manifest.manifest(path))
 
     assert manifest.problem(path) == ""
-    assert words == "__0_0.distcp has its size, but not the content that was written"
+    assert words == "__0_0.distcp has the right size, but its content has changed"
 
 
 def test_a_checkpoint_counts_as_verified_until_it_is_another_one(tmp_path):

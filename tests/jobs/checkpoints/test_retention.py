@@ -48,7 +48,7 @@ def test_up_to_two_damaged_ones_are_set_aside_and_the_one_before_is_used(tmp_pat
 
     aside = names(tmp_path)[-damaged:]
     assert [name.partition(".bad-")[0] for name in aside] == [p.name for p in paths[-damaged:]]
-    assert f"{paths[-1].name} is set aside as {aside[-1]}: __0_0.distcp has 0" in (
+    assert f"{paths[-1].name} is quarantined as {aside[-1]}: __0_0.distcp has 0" in (
         capsys.readouterr().out
     )
     assert all((tmp_path / name / "meditron.json").exists() for name in aside)
@@ -65,12 +65,12 @@ def test_three_damaged_ones_stop_the_run_with_a_table_and_nothing_is_changed(tmp
 
     assert refused.value.code == 1
     assert refused.value.message.splitlines() == [
-        f"{tmp_path}: iter_0000010 is whole, but more than 2 checkpoints after it are damaged",
+        f"{tmp_path}: iter_0000010 is valid, but more than 2 checkpoints after it are damaged",
         "  iter_0000040: __0_0.distcp has 0 bytes instead of 7",
         "  iter_0000030: __0_0.distcp has 0 bytes instead of 7",
         "  iter_0000020: __0_0.distcp has 0 bytes instead of 7",
     ]
-    assert "move them away to go on from iter_0000010" in refused.value.hint
+    assert "move them away to resume from iter_0000010" in refused.value.hint
     assert names(tmp_path) == before
 
 
@@ -83,7 +83,7 @@ def test_those_set_aside_by_earlier_starts_count_too(tmp_path):
     damage(tmp_path / "iter_0000020")
 
     with pytest.raises(
-        retention.CheckpointsDamaged, match="iter_0000010 is whole, but more than 2"
+        retention.CheckpointsDamaged, match="iter_0000010 is valid, but more than 2"
     ):
         retention.choose_for_resume(tmp_path)
 
@@ -112,7 +112,7 @@ def test_all_damaged_is_refused_and_nothing_is_changed(tmp_path):
     for step in (0, 10):
         damage(write_checkpoint(tmp_path, step))
 
-    with pytest.raises(retention.CheckpointsDamaged, match="will not begin anew at random"):
+    with pytest.raises(retention.CheckpointsDamaged, match="does not restart from random weights"):
         retention.choose_for_resume(tmp_path)
 
     assert names(tmp_path) == ["iter_0000000", "iter_0000010"]
@@ -122,7 +122,8 @@ def test_random_weights_are_refused_after_training_even_when_all_is_set_aside(tm
     (tmp_path / "iter_0000020.bad-20260101T000000").mkdir()
 
     with pytest.raises(
-        retention.CheckpointsDamaged, match=r"iter_0000020\.bad-20260101T000000: set aside earlier"
+        retention.CheckpointsDamaged,
+        match=r"iter_0000020\.bad-20260101T000000: quarantined earlier",
     ):
         retention.choose_for_resume(tmp_path)
 
@@ -142,7 +143,7 @@ def test_step_0_the_newest_and_those_before_it_stay(tmp_path):
     damage(write_checkpoint(tmp_path, 36))
     (tmp_path / "iter_0000036").rename(tmp_path / "iter_0000036.bad-1")
 
-    retention.let_go(tmp_path, 2)
+    retention.prune(tmp_path, 2)
 
     kept = ["iter_0000000", "iter_0000020", "iter_0000030", "iter_0000036.bad-1", "iter_0000040"]
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
@@ -154,7 +155,7 @@ def test_the_newest_of_which_every_byte_was_read_stays(tmp_path):
     for step in (10, 20):
         manifest.note_verified(tmp_path / manifest.name(step))
 
-    retention.let_go(tmp_path, 1)
+    retention.prune(tmp_path, 1)
 
     assert names(tmp_path) == ["iter_0000020", "iter_0000040", "iter_0000050"]
 
@@ -164,9 +165,9 @@ def test_a_leased_one_stays_until_it_is_given_back(tmp_path):
         write_checkpoint(tmp_path, step)
 
     with leases.leased(tmp_path, "iter_0000010", READER):
-        retention.let_go(tmp_path, 0)
+        retention.prune(tmp_path, 0)
         assert names(tmp_path) == ["iter_0000010", "iter_0000030"]
-    retention.let_go(tmp_path, 0)
+    retention.prune(tmp_path, 0)
 
     assert names(tmp_path) == ["iter_0000030"]
 
@@ -176,7 +177,7 @@ def test_a_lease_taken_while_a_checkpoint_was_leaving_brings_it_back(tmp_path):
     write_checkpoint(tmp_path, 20).rename(tmp_path / ".iter_0000020.leaving")
 
     with leases.leased(tmp_path, "iter_0000010", READER):
-        retention.let_go(tmp_path, 0)
+        retention.prune(tmp_path, 0)
 
     assert names(tmp_path) == ["iter_0000010"]
     assert not list(tmp_path.glob(".*.leaving"))
@@ -193,7 +194,7 @@ def test_leases_that_expired_or_say_nothing_hold_for_a_while_only(tmp_path):
     assert [
         (lease.checkpoint, lease.holder) for lease in leases.read_leases(tmp_path, time.time())
     ] == [("iter_0000020", None)]
-    retention.let_go(tmp_path, 0)
+    retention.prune(tmp_path, 0)
 
     assert names(tmp_path) == ["iter_0000020", "iter_0000030"]
     assert [path.name for path in folder.iterdir()] == ["iter_0000020.0b.json"]
@@ -205,19 +206,19 @@ def test_leases_that_expired_or_say_nothing_hold_for_a_while_only(tmp_path):
 
 def test_after_training_a_folder_that_is_gone_is_no_beginning(tmp_path):
     with pytest.raises(
-        retention.CheckpointsDamaged, match="will not begin anew at random"
+        retention.CheckpointsDamaged, match="does not restart from random weights"
     ) as refused:
         retention.choose_for_resume(tmp_path / "nowhere", trained=1200)
 
     assert refused.value.message.splitlines()[1:] == [
-        "  step 1200 was saved, and nothing of it is left"
+        "  step 1200 was saved, but no file of it is left"
     ]
     assert "--new" in refused.value.hint
 
 
 def test_the_random_weights_of_step_0_are_not_gone_back_to(tmp_path):
     write_checkpoint(tmp_path, 0)
-    with pytest.raises(retention.CheckpointsDamaged, match="will not begin anew at random"):
+    with pytest.raises(retention.CheckpointsDamaged, match="does not restart from random weights"):
         retention.choose_for_resume(tmp_path, trained=10)
 
     damage(write_checkpoint(tmp_path, 10))

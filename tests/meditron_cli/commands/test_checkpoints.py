@@ -102,7 +102,7 @@ def test_what_is_set_aside_or_being_written_is_no_damage(meditron, run):
     assert code == 0
     assert {name: entry["state"] for name, entry in found.items()} == {
         "iter_0000030": "unfinished",
-        "iter_0000020.bad-20260101T000000": "set aside",
+        "iter_0000020.bad-20260101T000000": "quarantined",
         "iter_0000010": "valid",
         "iter_0000000": "valid",
     }
@@ -117,12 +117,14 @@ def test_only_deep_finds_a_changed_byte_and_training_keeps_what_passed(meditron,
 
     assert code == 4
     assert found["iter_0000020"]["state"] == "damaged"
-    assert found["iter_0000020"]["problem"].startswith("__0_0.distcp has its size, but not")
+    assert found["iter_0000020"]["problem"].startswith(
+        "__0_0.distcp has the right size, but its content"
+    )
     assert found["iter_0000010"]["verified"] == pytest.approx(time.time(), abs=300)
     assert manifest.verified_at(folder / "iter_0000020") is None
     for step in (30, 40):
         write_checkpoint(folder, step)
-    retention.let_go(folder, 0)
+    retention.prune(folder, 0)
     names = sorted(path.name for path in folder.glob("iter_*"))
     assert names == ["iter_0000000", "iter_0000010", "iter_0000040"]
 
