@@ -1,6 +1,4 @@
-"""How often the kernel ended a process of this job for want of memory (cgroups(7)). Standard
-library only.
-"""
+"""Count OOM kills of this job (cgroups(7)). Standard library only."""
 
 from __future__ import annotations
 
@@ -17,10 +15,9 @@ COUNTER = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
 def oom_kills(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int | None:
-    """Processes of this job on this node that the kernel has ended for want of memory so far; None
-    where it does not say.
+    """Return the number of OOM kills of this job on this node so far; None where it is not known.
 
-    With version 2 the job's own ``memory.events`` counts what lies below, with version 1 each
+    With version 2 the job's own ``memory.events`` counts all levels below, with version 1 each
     folder's ``memory.oom_control`` counts its own (kernel documentation, cgroup-v2.rst and
     cgroup-v1/memory.rst).
     """
@@ -43,7 +40,7 @@ def oom_kills(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int | None:
 
 
 def _job_folder(root: Path, path: str) -> Path:
-    """The folder of the job that a process in ``path`` belongs to, else its own."""
+    """Return the folder of the job of a process in ``path``, else the process's own."""
     parts = path.strip("/").split("/")
     ends = [number for number, part in enumerate(parts, 1) if JOB.fullmatch(part)]
     return root.joinpath(*parts[: ends[0]] if ends else parts)

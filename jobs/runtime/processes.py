@@ -1,4 +1,8 @@
-"""What the kernel says of a process. Standard library only."""
+"""Process states and identities from ``/proc``. Standard library only.
+
+The start time in clock ticks since boot identifies a process exactly; psutil computes its start
+from the boot time, which a set clock moves.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ class Process(NamedTuple):
 
 
 def read(pid: int) -> Process | None:
-    """The process of a pid, be it a zombie; None when it is gone."""
+    """Return the process of a pid, also a zombie; None when it is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:

@@ -1,5 +1,5 @@
-"""Run a command that may never end: a broken driver or a dead file server holds it in the kernel,
-where no signal reaches it. Standard library only.
+"""Run a subprocess with a hard time-out, even if it is stuck in uninterruptible sleep (state D), as
+by a broken driver or a dead file server. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ LAST_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command printed, and how it ended."""
+    """The output and exit code of a command."""
 
     code: int | None
     """None when there was no end in time."""
@@ -23,12 +23,12 @@ class CommandResult:
 
 
 def run(command: Sequence[str], seconds: float, grace: float = 0.0) -> CommandResult:
-    """Run a command for so long at most; nobody waits long for the end of a killed one.
+    """Run a command with a hard time-out; the end of a killed one is not awaited for long.
 
     Args:
-        command: with its words.
+        command: with its arguments.
         seconds: until it is killed.
-        grace: seconds between asking it to end (TERM) and killing it; 0 does not ask.
+        grace: seconds between SIGTERM and SIGKILL; 0 sends no SIGTERM.
 
     Raises:
         OSError: it cannot be started.
@@ -49,7 +49,7 @@ def run(command: Sequence[str], seconds: float, grace: float = 0.0) -> CommandRe
 
 
 def end(child: subprocess.Popen[str], grace: float) -> CommandResult:
-    """End a child whose time is over, and take what it has printed."""
+    """Kill a child whose time is over, and return its output so far."""
     ways = [(child.terminate, grace), (child.kill, LAST_SECONDS)]
     out, err = "", ""
     for stop, patience in ways if grace else ways[1:]:
@@ -68,5 +68,5 @@ def end(child: subprocess.Popen[str], grace: float) -> CommandResult:
 
 
 def text(printed: str | bytes | None) -> str:
-    """What was printed so far, which Python hands over undecoded."""
+    """Decode the output so far, which Python returns as bytes."""
     return printed.decode(errors="replace") if isinstance(printed, bytes) else printed or ""

@@ -1,4 +1,6 @@
-"""Slurm's commands, each with an end: silence is None, and nothing is raised for it."""
+"""Slurm's commands with time-outs. A command that fails or does not answer is None; nothing is
+raised for it.
+"""
 
 from __future__ import annotations
 
@@ -115,19 +117,19 @@ class Client:
         return queries.own_rows(queries.by_job(rows), run) or None
 
     def keeps_accounts(self) -> bool:
-        """Whether the site has an accounting that may answer, now or later."""
+        """Return whether the site keeps accounts, even if slurmdbd does not answer now."""
         if not self.has("sacct"):
             return False
         done = self.run(queries.sacct_command(["0"]))
         return done is None or ACCOUNTING_OFF not in done.stderr
 
     def job(self, job_id: str) -> JobFacts | None:
-        """What Slurm knows of a job it remembers; None also for one that it has forgotten."""
+        """Return what the controller knows of a job; None for one that it has forgotten."""
         text = self._ask(queries.scontrol_job_command(job_id))
         return None if text is None else queries.parse_job(text)
 
     def find(self, name: str, comment: str, folder: Path) -> list[str] | None:
-        """Ids of the jobs in the queue that carry these marks; of an array its one id."""
+        """Return the ids of queued jobs with this name, comment and folder; one id per array."""
         text = self._ask(queries.squeue_named_command(name))
         if text is None:
             return None
@@ -136,7 +138,7 @@ class Client:
         return list(dict.fromkeys(row.job_id for row in rows if (row.comment, row.folder) == marks))
 
     def dependents(self, job_ids: Collection[str]) -> list[Dependent] | None:
-        """This user's jobs that wait for any of these, or for an array that one of them is of."""
+        """Return this user's jobs that depend on any of these, or on the array of one of them."""
         text = self._ask(queries.squeue_dependents_command())
         if text is None:
             return None
@@ -148,39 +150,39 @@ class Client:
         ]
 
     def step_ids(self, job_id: str, name: str) -> list[str] | None:
-        """The running steps of a job that have this name (``srun --job-name``)."""
+        """Return the running steps of a job with this name (``srun --job-name``)."""
         text = self._ask(queries.squeue_steps_command(job_id))
         if text is None:
             return None
         return [row.step_id for row in queries.parse(text, queries.StepRow) if row.name == name]
 
     def node_names(self) -> tuple[str, ...] | None:
-        """All nodes of the cluster, sorted."""
+        """Return all nodes of the cluster, sorted."""
         return self.partition_nodes("")
 
     def partition_nodes(self, partition: str) -> tuple[str, ...] | None:
-        """The nodes of a partition, sorted; of an unknown one there are none."""
+        """Return the nodes of a partition, sorted; none for an unknown one."""
         text = self._ask(queries.sinfo_command(partition))
         return None if text is None else tuple(sorted(set(text.split())))
 
     def down_nodes(self, nodes: Sequence[str]) -> tuple[str, ...] | None:
-        """Those of these nodes that are down or do not answer, sorted."""
+        """Return those of these nodes that are down or do not respond, sorted."""
         text = self._ask(queries.sinfo_down_command(nodes))
         return None if text is None else tuple(sorted(set(text.split())))
 
     def config(self) -> dict[str, str] | None:
-        """Slurm's settings (``scontrol show config``)."""
+        """Return Slurm's settings (``scontrol show config``)."""
         text = self._ask(["scontrol", "show", "config"])
         return None if text is None else queries.parse_config(text)
 
     def has(self, program: str) -> bool:
-        """Whether a command of Slurm's is on PATH here."""
+        """Return whether a Slurm command is on PATH here."""
         return shutil.which(program, path=self.environ.get("PATH")) is not None
 
     # ---- requests: each answers whether Slurm took it
 
     def requeue(self, job_id: str) -> bool:
-        """Have Slurm end a job and queue it again; it refuses jobs that were not made for it."""
+        """Requeue a job; Slurm refuses that for jobs submitted with ``--no-requeue``."""
         return self._tell(["scontrol", "requeue", job_id])
 
     def cancel_of_run(self, run: str, job_ids: Collection[str]) -> str:
@@ -216,17 +218,17 @@ class Client:
         return not self.try_to_cancel(job_ids)
 
     def signal_ranks(self, step_id: str, name: str) -> bool:
-        """Send a signal (``TERM``) to the processes of a step, or of all steps of a job; the batch
-        step gets none.
+        """Send a signal (``TERM``) to the processes of a step, or of all steps of a job, but not to
+        the batch step.
         """
         return self._tell(["scancel", f"--signal={name}", step_id])
 
     def end_step(self, step_id: str) -> bool:
-        """End a step: TERM, KillWait later KILL."""
+        """Cancel a step: SIGTERM, SIGKILL after KillWait."""
         return self._tell(["scancel", step_id])
 
     def set_dependency(self, job_id: str, expression: str) -> bool:
-        """Have a waiting job wait for something else; an empty expression lets it start."""
+        """Replace the dependency of a pending job; an empty one lets it start."""
         return self._tell(["scontrol", "update", f"JobId={job_id}", f"Dependency={expression}"])
 
     def release(self, job_id: str) -> bool:
@@ -234,13 +236,13 @@ class Client:
         return self._tell(["scontrol", "release", job_id])
 
     def start_now(self, job_id: str) -> bool:
-        """Have a pending job wait no longer for its start time, set by ``sbatch --begin`` or, after
-        a requeue, by Slurm; return whether Slurm accepted that.
+        """Drop the start time of a pending job, set by ``sbatch --begin`` or, after a requeue, by
+        Slurm; return whether Slurm accepted that.
         """
         return self._tell(["scontrol", "update", f"JobId={job_id}", "StartTime=now"])
 
     def exclude(self, job_id: str, nodes: Sequence[str]) -> bool:
-        """Keep a waiting job off these nodes; one unknown name makes Slurm refuse them all."""
+        """Exclude nodes from a pending job; Slurm refuses the whole list for one unknown name."""
         return self._tell(
             ["scontrol", "update", f"JobId={job_id}", f"ExcNodeList={','.join(nodes)}"]
         )
@@ -251,12 +253,12 @@ class Client:
         return self._ask(command) is not None
 
     def _ask(self, command: list[str]) -> str | None:
-        """What a Slurm command prints, or None when it fails or does not answer."""
+        """Return the output of a Slurm command, or None when it fails or does not answer."""
         done = self.run(command)
         return done.stdout if done is not None and done.returncode == 0 else None
 
     def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
-        """A Slurm command to its end, or None when it cannot be started or does not answer."""
+        """Run a Slurm command; return None when it cannot be started or times out."""
         try:
             return subprocess.run(
                 command,
@@ -287,6 +289,6 @@ def queued(row: QueueRow) -> JobInfo:
 
 
 def gone(job_id: str, word: str) -> JobInfo:
-    """What is known of a job that has left the queue, by the accounting's word, which may lag."""
+    """Return the state of a job that has left the queue, from the accounting, which may lag."""
     info = JobInfo(job_id, JobState.from_slurm(word), word)
     return JobInfo(job_id, JobState.UNKNOWN, word, LEFT_THE_QUEUE) if info.is_living else info

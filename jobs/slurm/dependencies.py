@@ -1,4 +1,4 @@
-"""What waits for what: dependencies of queued jobs, rewritten when another job goes on."""
+"""Dependencies of queued jobs, rewritten when a job is replaced."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from jobs.slurm.queries import TERM, ids_in
 
 
 def retarget(client: Client, current: Mapping[str, str | None]) -> list[str] | None:
-    """Have jobs that wait for replaced ones wait for those that go on; answers the ids of the
-    dependents that now wait rightly, or None when Slurm does not answer.
+    """Make jobs that depend on replaced jobs depend on the new ones.
 
-    ``current`` says of every job a stage was ever given to which job works on its task now, None
-    for a finished task. This also revives dependents that could never have started
-    (DependencyNeverSatisfied). Those that wait for a job that nobody replaces stay as they are.
+    This also revives dependents that could never have started (DependencyNeverSatisfied). Jobs that
+    depend on a job that nothing replaces stay as they are.
+
+    Args:
+        current: the job that works on a task now, by each job that the task was ever given to; None
+            for a finished task.
+
+    Returns:
+        The ids of the dependents whose dependency is right now, or None without an answer.
     """
     moved = [old for old, new in current.items() if new != old]
     found = client.dependents(moved)
@@ -32,10 +37,10 @@ def retarget(client: Client, current: Mapping[str, str | None]) -> list[str] | N
 
 
 def rewritten(expression: str, current: Mapping[str, str | None]) -> str:
-    """A dependency as scontrol takes it, with the jobs of now in the place of the old ones.
+    """Return a dependency in scontrol's syntax, with replaced jobs exchanged for the current ones.
 
-    ``afterok:7_*`` names every element of an array; once one of them has been replaced, those that
-    are not finished are named one by one.
+    ``afterok:7_*`` names every element of an array; once one of them has been replaced, the
+    unfinished ones are named one by one.
     """
     terms = (part for term in expression.split(",") for part in _terms(term, current))
     return ",".join(dict.fromkeys(terms))

@@ -1,4 +1,4 @@
-"""What a job inherits of the process that submits it, and what Slurm's commands are given.
+"""Environment variables of submitted jobs and of Slurm's commands.
 
 The same on a login node and inside a job; the local scheduler uses it too.
 """
@@ -29,9 +29,10 @@ COMMAND_PREFIXES = ("SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SIN
 
 
 def job_environment(allowed: Collection[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """A few variables every program needs, the module system's, and the profile's allow-list.
+    """Return the environment of a job: a few variables that every program needs, the module
+    system's, and the profile's allow-list.
 
-    Everything else stays behind, above all a surrounding job's own.
+    Everything else is dropped, above all the variables of a surrounding job.
     """
     names = {*KEPT, *allowed}
     return {
@@ -42,14 +43,14 @@ def job_environment(allowed: Collection[str], environ: Mapping[str, str]) -> dic
 
 
 def is_outer(name: str) -> bool:
-    """Whether a variable is a surrounding job's own; SLURM_CONF names the cluster, not a job."""
+    """Return whether a variable belongs to a surrounding job; SLURM_CONF names the cluster."""
     return name != "SLURM_CONF" and (name in OUTER_NAMES or name.startswith(OUTER_PREFIXES))
 
 
 def without_code(environ: Mapping[str, str], code: Path) -> dict[str, str]:
-    """The same variables without the run's own code on PYTHONPATH.
+    """Return the environment without the run's own code on PYTHONPATH.
 
-    Every batch script puts it in front again; it would pile up from job to job.
+    Every batch script prepends it; it would pile up from job to job.
     """
     kept = dict(environ)
     others = [part for part in kept.pop("PYTHONPATH", "").split(os.pathsep) if part != str(code)]
@@ -59,7 +60,7 @@ def without_code(environ: Mapping[str, str], code: Path) -> dict[str, str]:
 
 
 def command_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What Slurm's commands are given: everything but what would change their answer."""
+    """Return the environment of Slurm's commands: without variables that change their output."""
     return {
         name: value
         for name, value in environ.items()
@@ -69,7 +70,7 @@ def command_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def only_environment(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Run a block with exactly these environment variables; submitit hands ours on to sbatch."""
+    """Run a block with exactly these environment variables; submitit passes ours to sbatch."""
     saved = dict(os.environ)
     os.environ.clear()
     os.environ.update(wanted)

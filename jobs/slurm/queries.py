@@ -1,5 +1,5 @@
-"""What Slurm's commands print, declared once beside its parser (squeue(1), sacct(1), scontrol(1),
-sinfo(1)).
+"""Formats of Slurm's commands, each declared once beside its parser (squeue(1), sacct(1),
+scontrol(1), sinfo(1)).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NODES = ("sinfo", "--noheader", "--Node")
 
 
 def column(name: str) -> Any:
-    """A dataclass field that holds the tool's column of this name, as printed."""
+    """Return a dataclass field for a column of the tool's output, named as the tool names it."""
     return field(metadata={"column": name})
 
 
@@ -102,7 +102,7 @@ class AccountRow:
 
 @dataclass(frozen=True)
 class JobFacts:
-    """What ``scontrol show job`` says of a job that Slurm remembers."""
+    """The fields of ``scontrol show job`` that a supervisor needs."""
 
     job_id: str
     state: str
@@ -122,30 +122,30 @@ Row = TypeVar("Row", QueueRow, NamedRow, Dependent, StepRow, AccountRow)
 
 
 def squeue_command() -> list[str]:
-    """All jobs of this user, array elements one by one."""
+    """Return the command that lists all jobs of this user, array elements one by one."""
     return [*OWN_JOBS, "--array", f"--format={_columns(QueueRow, '|')}"]
 
 
 def squeue_named_command(name: str) -> list[str]:
-    """This user's jobs of one name."""
+    """Return the command that lists this user's jobs of one name."""
     return [*OWN_JOBS, f"--name={name}", f"--format={_columns(NamedRow, '|')}"]
 
 
 def squeue_dependents_command() -> list[str]:
-    """This user's jobs, and what each waits for."""
+    """Return the command that lists this user's jobs with their dependencies."""
     return [*OWN_JOBS, f"--format={_columns(Dependent, '|')}"]
 
 
 def squeue_steps_command(job_id: str) -> list[str]:
-    """The running steps of a job."""
+    """Return the command that lists the running steps of a job."""
     form = f"--format={_columns(StepRow, '|')}"
     return ["squeue", "--all", "--steps", "--noheader", f"--jobs={job_id}", form]
 
 
 def sacct_command(job_ids: Iterable[str]) -> list[str]:
-    """All runs of these jobs (``-D``: a requeued job has a row a run).
+    """Return the command that lists all rows of these jobs; with ``-D``, one per requeue.
 
-    Arrays are asked for as a whole: thousands of elements would not fit on a command line.
+    Arrays are named as a whole: thousands of elements would not fit on a command line.
     """
     whole = dict.fromkeys(name.split("_")[0] for name in job_ids)
     return [
@@ -155,37 +155,37 @@ def sacct_command(job_ids: Iterable[str]) -> list[str]:
 
 
 def scontrol_job_command(job_id: str) -> list[str]:
-    """What the controller remembers of a job, or of each element of an array, one a line."""
+    """Return the command that shows a job, or each element of an array, one per line."""
     return ["scontrol", "show", "job", "--all", "--oneliner", job_id]
 
 
 def sinfo_command(partition: str = "") -> list[str]:
-    """Names of all nodes, or of a partition's, one a line."""
+    """Return the command that lists all nodes, or a partition's, one per line."""
     of = f"--partition={partition}" if partition else "--all"  # both at once are refused
     return [*NODES, of, "--format=%N"]
 
 
 def sinfo_down_command(nodes: Iterable[str]) -> list[str]:
-    """Names of those of some nodes that are down or do not answer, one a line."""
+    """Return the command that lists those of some nodes that are down or do not respond."""
     of = [f"--nodes={','.join(nodes)}", "--states=down,no_respond"]
     return [*NODES, "--all", *of, "--format=%N"]
 
 
 def parse(text: str, kind: type[Row]) -> list[Row]:
-    """Rows of ``squeue`` or ``sacct`` output, a row a job; lines of another shape are left out."""
+    """Parse the output of squeue or sacct, one row per job; malformed lines are skipped."""
     return [kind(job_id, *more) for first, *more in _cells(text, kind) for job_id in expand(first)]
 
 
 def parse_dependents(text: str) -> list[Dependent]:
-    """Jobs that wait for others; the waiting elements of an array, which wait for the same, by its
-    one id: squeue shortens a long list of them.
+    """Parse jobs with their dependencies. Pending elements of an array, which share one, have the
+    id of the array: squeue shortens a long list of them.
     """
     rows = (Dependent(job.partition("_[")[0], on) for job, on in _cells(text, Dependent))
     return [row for row in rows if row.expression not in ("", "(null)")]
 
 
 def ids_in(expression: str) -> list[str]:
-    """The jobs, arrays and elements that a dependency names; of a whole array its one id."""
+    """Return the jobs, arrays and elements in a dependency; a whole array as its one id."""
     return [
         match[2] if match[3] in (None, "*") else f"{match[2]}_{match[3]}"
         for match in TERM.finditer(expression)
@@ -199,7 +199,7 @@ def _cells(text: str, kind: type[Any]) -> Iterator[list[str]]:
 
 
 def parse_job(text: str) -> JobFacts | None:
-    """The first job of ``scontrol show job -o``; None when there is none."""
+    """Parse the first job of ``scontrol show job -o``; None when there is none."""
     found = dict(PAIR.findall(text.partition("\n")[0]))
     if "JobId" not in found or "JobState" not in found:
         return None
@@ -218,7 +218,7 @@ def parse_job(text: str) -> JobFacts | None:
 
 
 def parse_remembered(text: str) -> list[AccountRow]:
-    """All jobs and elements of ``scontrol show job -o``, as the accounting would list them."""
+    """Parse all jobs and elements of ``scontrol show job -o`` into rows of the accounting."""
     found = (dict(PAIR.findall(line)) for line in text.splitlines())
     return [
         AccountRow(
@@ -244,14 +244,14 @@ def _shown_id(job: dict[str, str]) -> str:
 
 
 def parse_config(text: str) -> dict[str, str]:
-    """``Key = value`` lines of ``scontrol show config``."""
+    """Parse the ``Key = value`` lines of ``scontrol show config``."""
     pairs = (line.partition("=") for line in text.splitlines() if "=" in line)
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 @lru_cache(maxsize=1024)  # the tasks of an array share most of their times
 def seconds(text: str) -> float | None:
-    """A time of Slurm's (local, without a zone) in seconds since 1970; None for ``Unknown``,
+    """Return a time of Slurm's (local, without a zone) in seconds since 1970; None for ``Unknown``,
     ``None`` and ``N/A``.
     """
     try:
@@ -261,7 +261,7 @@ def seconds(text: str) -> float | None:
 
 
 def expand(job_id: str) -> Iterator[str]:
-    """The ids of ``123_[0,4-9%2]`` one by one; any other id stands for itself."""
+    """Yield the ids in ``123_[0,4-9%2]`` one by one; any other id as it is."""
     match = RANGES.fullmatch(job_id)
     if match is None:
         yield job_id
@@ -271,7 +271,7 @@ def expand(job_id: str) -> Iterator[str]:
 
 
 def by_job(rows: Iterable[AccountRow]) -> dict[str, list[AccountRow]]:
-    """All runs of each job, and apart from them of each step (``123.batch``), oldest first."""
+    """Group rows by job, and by step (``123.batch``), oldest first."""
     found: dict[str, list[AccountRow]] = {}
     for row in sorted(rows, key=lambda row: (row.submit, row.start)):
         found.setdefault(row.job_id, []).append(row)

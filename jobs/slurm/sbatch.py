@@ -1,4 +1,4 @@
-"""Hand a submission to sbatch through submitit, and take back what a failure leaves."""
+"""Submit through submitit and sbatch; cancel what a failed submission has queued."""
 
 from __future__ import annotations
 
@@ -47,12 +47,14 @@ ANSWERS = "when `squeue` works on this machine"
 
 
 def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:
-    """Hand a submission over, as arrays no longer than the site takes; answers an id a task, in
-    the order of its tasks. All of it stands, or nothing.
+    """Submit tasks as arrays no longer than the site allows: all of them, or none.
+
+    Returns:
+        Job ids, one per task, in the order of the tasks.
 
     Raises:
         SubmitError: refused, or no answer.
-        Unclear: what it has left in the queue is not known.
+        Unclear: jobs of it may be in the queue all the same.
     """
     require_commands(client)
     submitted: list[str] = []
@@ -74,7 +76,7 @@ def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:
 def submit_recovery_job(
     run: RunDir, submission: Submission, job_ids: Sequence[str], client: Client
 ) -> list[str]:
-    """Queue the small job that looks after these once they are over, where the site wants one.
+    """Submit the recovery job of these jobs, where the site wants one.
 
     Raises:
         SubmitError: refused, or no answer.
@@ -168,12 +170,12 @@ def take_back(
     submitted: Sequence[str],
     error: BaseException,
 ) -> None:
-    """Cancel what a failed submission has left in the queue.
+    """Cancel what a failed submission has queued.
 
-    An sbatch that got no answer in time may have submitted its job all the same (verified).
+    An sbatch that got no answer in time may have submitted its job all the same (measured).
 
     Raises:
-        Unclear: Slurm does not answer; it says what may still be there.
+        Unclear: Slurm does not answer; the message names what may be queued.
     """
     name = job_name(run, submission.stage)
     lost = client.find(name, job_comment(run, submission.attempt), run.code)
@@ -200,7 +202,7 @@ def refusal(run: RunDir, stage: str, text: str) -> SubmitError:
 
 
 def sbatch_reason(text: str) -> str:
-    """What sbatch said, in one line: all its errors, since a site's own come before Slurm's."""
+    """Return sbatch's errors in one line; a site's own come before Slurm's."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line.split("error:", 1)[1].strip() for line in lines if "error:" in line]
     said = [line.removeprefix("Batch job submission failed: ") for line in errors or lines[-1:]]

@@ -1,5 +1,5 @@
-"""What srun says of the tasks of its step: who failed first, and of what (recorded with Slurm
-22.05). Standard library only.
+"""Parse srun's messages about the tasks of its step: the first failure and its reason (recorded
+with Slurm 22.05). Standard library only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIGNAL_CODES = {signal.strsignal(number): -number for number in signal.Signals} 
 
 @dataclass(frozen=True)
 class FailedTask:
-    """A task of the step that did not leave with 0."""
+    """A task of the step that exited with another code than 0."""
 
     rank: int
     node: str
@@ -38,7 +38,7 @@ class FailedTask:
 
 
 def failures(said: str) -> list[FailedTask]:
-    """Tasks that srun says have failed, in its order; words it does not know are left out."""
+    """Return the tasks that srun reports as failed, in its order; unknown wording is skipped."""
     ending = TERMINATING.search(said)
     began = ending.start() if ending else len(said)
     return [
@@ -50,7 +50,7 @@ def failures(said: str) -> list[FailedTask]:
 
 
 def first_failure(said: str) -> int | None:
-    """The code of the first task that srun says has failed (negative: a signal), or None.
+    """Return the exit code of the first failed task (negative: a signal), or None.
 
     srun's own exit code is the highest of all, and the tasks that ``--kill-on-bad-exit`` ends after
     the first failure have higher ones.
@@ -60,13 +60,13 @@ def first_failure(said: str) -> int | None:
 
 
 def failed_node(said: str) -> str:
-    """The first node that srun lost; empty when it lost none."""
+    """Return the first node that srun lost; empty without one."""
     match = NODE_FAILURE.search(said)
     return match["nodes"] if match else ""
 
 
 def oom_kills(said: str) -> int:
-    """How many processes srun and its steps say the kernel ended for want of memory."""
+    """Return how many OOM kills srun and its steps report."""
     return sum(int(match["number"]) for match in OOM_KILLS.finditer(said))
 
 

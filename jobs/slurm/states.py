@@ -1,4 +1,4 @@
-"""The words for a job's state: ours are fewer than Slurm's."""
+"""Job states: fewer than Slurm's."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def was_cancelled(word: str) -> bool:
 
 @dataclass(frozen=True)
 class JobInfo:
-    """What the scheduler says of one job id."""
+    """The scheduler's answer about one job id."""
 
     job_id: str
     state: JobState

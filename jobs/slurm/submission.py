@@ -1,4 +1,4 @@
-"""What is handed to sbatch for some tasks of a stage, and the one function that hands it over.
+"""The request to sbatch for some tasks of a stage.
 
 A submission is written to ``submission.json`` of its attempt first, so that a later job or login
 node can resubmit these tasks with the same request.
@@ -21,8 +21,8 @@ from jobs.contract.rundir import RunDir
 
 
 class SubmitError(TaskError):
-    """Slurm refused a job, or did not answer; nothing of the submission is left in the queue,
-    unless ``message`` says so.
+    """Slurm refused a job, or did not answer; nothing of the submission is queued unless
+    ``message`` says so.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -35,7 +35,7 @@ class Unclear(SubmitError):
 
 @dataclass(frozen=True)
 class Submission:
-    """Some tasks of a stage, and how their jobs are asked for."""
+    """Tasks of a stage and the request for their jobs."""
 
     stage: str
     indices: tuple[int, ...]
@@ -66,21 +66,21 @@ class Submission:
 
 
 def path_of(run: RunDir, stage: str, attempt: int) -> Path:
-    """Where a submission is kept."""
+    """Return the path of a submission's record."""
     return run.attempt(stage, attempt) / "submission.json"
 
 
 def write(run: RunDir, submission: Submission) -> None:
-    """Keep a submission, before anything is handed over."""
+    """Write a submission's record, before anything is submitted."""
     value = json.loads(json.dumps(dataclasses.asdict(submission)))
     write_json(path_of(run, submission.stage, submission.attempt), value)
 
 
 def read(run: RunDir, stage: str, attempt: int) -> Submission:
-    """The submission of an attempt.
+    """Read the submission of an attempt.
 
     Raises:
-        SubmitError: none is kept, or not one that this program reads.
+        SubmitError: there is none, or none of this format.
     """
     path = path_of(run, stage, attempt)
     try:
@@ -100,22 +100,24 @@ def read(run: RunDir, stage: str, attempt: int) -> Submission:
 
 
 def job_name(run: RunDir, stage: str) -> str:
-    """What squeue calls a stage's jobs."""
+    """Return the name of a stage's jobs in Slurm."""
     return f"{run.name}.{stage}"
 
 
 def job_comment(run: RunDir, attempt: int) -> str:
-    """By which a job is known whose id was lost."""
+    """Return the comment by which a job is found whose id was lost."""
     return f"run={run.name},attempt={attempt}"
 
 
 def python_command(python: str) -> str:
-    """How the batch step starts Python: ``exec``, so that signals reach it and not the shell."""
+    """Return the command that starts Python in the batch step: ``exec``, so that signals reach
+    Python and not the shell.
+    """
     return "exec " + shlex.quote(python)
 
 
 def settings(run: RunDir, submission: Submission) -> dict[str, Any]:
-    """submitit's parameters for a submission; values that are empty are left out.
+    """Return submitit's parameters for a submission; empty values are left out.
 
     ``--signal`` in its ``B:`` form reaches the batch step, where the supervisor is.
     """
@@ -142,7 +144,7 @@ def settings(run: RunDir, submission: Submission) -> dict[str, Any]:
 def recovery_job_settings(
     run: RunDir, submission: Submission, job_ids: Sequence[str]
 ) -> dict[str, Any]:
-    """submitit's parameters for the job that waits for the end of these, however they end."""
+    """Return submitit's parameters for the recovery job of these jobs."""
     given = dict(submission.recovery_job or {})
     arrays = dict.fromkeys(name.split("_")[0] for name in job_ids)
     return {
@@ -158,12 +160,12 @@ def recovery_job_settings(
 
 
 def again(given: Mapping[str, Any]) -> dict[str, bool]:
-    """That Slurm may queue the job again, unless the site does not want it."""
+    """Return the option that allows Slurm to requeue the job, unless the site forbids it."""
     return {} if "no-requeue" in given.get("additional_parameters", {}) else {"requeue": True}
 
 
 def marks(run: RunDir, name: str, attempt: int) -> dict[str, Any]:
-    """By what every job of ours is known, and what is the same for all of them."""
+    """Return the parameters that all jobs of a run share, name and comment among them."""
     return {
         "job_name": name,
         "comment": job_comment(run, attempt),
@@ -174,17 +176,17 @@ def marks(run: RunDir, name: str, attempt: int) -> dict[str, Any]:
 
 
 def recovery_job_name(run: RunDir, stage: str) -> str:
-    """What squeue calls a stage's recovery job."""
+    """Return the name of a stage's recovery job in Slurm."""
     return f"{job_name(run, stage)}.recovery_job"
 
 
 def recovery_job_folder(run: RunDir, submission: Submission) -> Path:
-    """Where its script, pickle and log lie."""
+    """Return the folder of its script, pickle and log."""
     return run.attempt(submission.stage, submission.attempt) / "recovery_job"
 
 
 def whole_arrays(job_ids: Sequence[str], lengths: Mapping[str, int]) -> list[str]:
-    """The same jobs, with the id of the array for the ids of its elements where all are there.
+    """Replace the ids of an array's elements by the array's where all of them are present.
 
     A dependency on thousands of elements is a burden for Slurm.
     """
@@ -196,7 +198,7 @@ def whole_arrays(job_ids: Sequence[str], lengths: Mapping[str, int]) -> list[str
 
 
 def chunks(submission: Submission) -> list[Submission]:
-    """The same tasks in arrays that the site takes."""
+    """Split a submission into arrays that the site accepts."""
     length, indices = submission.longest_array, submission.indices
     return [
         replace(submission, indices=indices[start : start + length])
@@ -205,8 +207,8 @@ def chunks(submission: Submission) -> list[Submission]:
 
 
 def script(run: RunDir, submission: Submission) -> str:
-    """The text that submitit writes for a submission of one array, without building an executor,
-    which needs srun.
+    """Return the batch script that submitit writes for a submission of one array, without building
+    an executor, which needs srun.
     """
     folder = run.attempt(submission.stage, submission.attempt)
     count = len(submission.indices)
@@ -214,14 +216,14 @@ def script(run: RunDir, submission: Submission) -> str:
 
 
 def recovery_job_script(run: RunDir, submission: Submission, job_ids: Sequence[str]) -> str:
-    """The same for its recovery job."""
+    """Return the batch script of its recovery job."""
     folder = recovery_job_folder(run, submission)
     return _script(submission.python, folder, recovery_job_settings(run, submission, job_ids), 1)
 
 
 def _script(python: str, folder: Path, parameters: Mapping[str, Any], count: int) -> str:
-    """submitit's private script builder is used here and nowhere else; a test holds it equal to
-    what a real submission writes.
+    """Return a batch script. submitit's private script builder is used here and nowhere else; a
+    test compares it with a real submission's.
     """
     from submitit.slurm.slurm import _make_sbatch_string
 

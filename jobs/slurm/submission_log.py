@@ -1,4 +1,4 @@
-"""What a run's events say of its submissions to Slurm, and what is written there after each."""
+"""Submissions to Slurm in a run's event log: adopted, withdrawn, completed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def adopt(run: RunDir, intent: IntentEvent, client: Client, reader: HistoryReade
 
 
 def left_behind(run: RunDir, stage: str, attempt: int, client: Client) -> list[str]:
-    """Jobs and arrays of an attempt that are in the queue, by what was written on them.
+    """Return the jobs and arrays of an attempt in the queue, by name and comment.
 
     Raises:
         SubmitError: Slurm does not answer.
@@ -90,8 +90,8 @@ def left_behind(run: RunDir, stage: str, attempt: int, client: Client) -> list[s
 
 
 def all_ids(asked: Submission, arrays: Sequence[str]) -> list[str]:
-    """An id a task of a submission, from those of its jobs and arrays in the order they were made;
-    nothing unless all of them are there.
+    """Return the job id of each task of a submission, from its jobs and arrays in the order of
+    submission; nothing unless all of them are there.
     """
     parts = submission.chunks(asked)
     if len(parts) != len(arrays):
@@ -104,7 +104,7 @@ def all_ids(asked: Submission, arrays: Sequence[str]) -> list[str]:
 
 
 def element_ids(array: str, count: int) -> list[str]:
-    """The ids of an array's elements; a list of one is submitted as a plain job."""
+    """Return the ids of an array's elements; a list of one is submitted as a plain job."""
     return [array] if count == 1 else [f"{array}_{element}" for element in range(count)]
 
 
@@ -142,7 +142,7 @@ def complete(
 def new_recovery_job(
     run: RunDir, asked: Submission, ids: Sequence[str], client: Client
 ) -> list[str]:
-    """A recovery job for jobs that go on; they do without one where Slurm refuses it."""
+    """Submit a recovery job for replacement jobs; a refusal is logged, and they go without one."""
     try:
         return sbatch.submit_recovery_job(run, asked, ids, client)
     except SubmitError as error:

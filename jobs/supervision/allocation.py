@@ -1,5 +1,5 @@
-"""The job that a supervisor runs in: what Slurm says of it, and what may be done about it. Standard
-library only.
+"""The job of a supervisor: Slurm's report about it, and the options for recovery. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ LOST_NODE = ("NODE_FAIL", "BOOT_FAIL")
 
 @dataclass(frozen=True)
 class Allocation:
-    """A job, and Slurm; without Slurm there is no client."""
+    """A job and a client of its Slurm; no client without Slurm."""
 
     job: Job
     client: Client | None = None
 
     @staticmethod
     def here(environ: Mapping[str, str] = os.environ) -> Allocation:
-        """Those of this process."""
+        """Return the allocation of this process."""
         nodes = hostlist.node_names(environ.get("SLURM_JOB_NODELIST", ""))
         job = Job.here(environ, nodes)
         is_slurm = "SLURM_JOB_ID" in environ and LOCAL_JOB not in environ
         return Allocation(job, Client(environ) if is_slurm else None)
 
     def facts(self) -> JobFacts | None:
-        """What Slurm says of the job now; None also when it does not answer."""
+        """Return Slurm's facts about the job; None also without an answer."""
         return None if self.client is None else self.client.job(self.job.job_id)
 
     def deadline(self) -> Deadline | None:
-        """When the allocation ends; None also once Slurm has taken it back, as its words are about
-        the next start then.
+        """Return when the allocation ends. None also once Slurm has taken it back: its times are
+        then those of the next start.
         """
         facts = self.facts()
         if facts is None or facts.end_time is None or facts.state != RUNNING:
@@ -54,10 +54,10 @@ class Allocation:
         return Deadline(facts.end_time, facts.preempt_time is not None)
 
     def said(self, site: specs.SiteSpec, usable: bool = True) -> SlurmReport:
-        """What Slurm says of the job at the end of its ranks.
+        """Return Slurm's report about the job at the end of its ranks.
 
         Args:
-            site: what the cluster allows.
+            site: the limits of the cluster.
             usable: ranks may be started once more in this allocation.
         """
         if self.client is None:
@@ -119,14 +119,14 @@ def recorded(client: Client | None, run: str, start: StartEvent) -> SlurmReport:
 
 
 def _signal(row: AccountRow) -> int:
-    """What ended the batch step of a job."""
+    """Return the signal that ended the batch step of a job; 0 for none."""
     number = row.exit_code.partition(":")[2]
     return int(number) if number.isdigit() else 0
 
 
 def _only_down(client: Client | None, nodes: tuple[str, ...]) -> str:
-    """The one of these nodes that is down; the accounting lists all nodes of a job that lost one
-    (verified).
+    """Return the one of these nodes that is down, or nothing: the accounting lists all nodes of a
+    job that lost one (measured).
     """
     if len(nodes) == 1:
         return nodes[0]
@@ -141,5 +141,5 @@ def _person(uid: str) -> str:
 
 
 def _any_out_of_memory(start: AccountRow, steps: Iterable[AccountRow]) -> bool:
-    """Whether a step of a start, which began after it, ran out of memory."""
+    """Return whether a step of a start, which began after it, ran out of memory."""
     return any(row.state == "OUT_OF_MEMORY" and row.start >= start.start for row in steps)

@@ -1,5 +1,5 @@
-"""Have every node of the job checked before ranks start on it, and say what speaks against one.
-Standard library only; the check itself is ``jobs.health.preflight``.
+"""Run the preflight check once per node before ranks start. Standard library only; the check itself
+is ``jobs.health.preflight``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AGAINST = frozenset({"DRAIN", "FATAL"})
 
 @dataclass(frozen=True)
 class PreflightResult:
-    """What the pre-flight says of the job's nodes."""
+    """The verdict of the preflight check on the job's nodes."""
 
     problem: str = ""
     """Why no rank may start, in one sentence; empty when all may."""
@@ -41,7 +41,7 @@ class PreflightResult:
 
 @dataclass(frozen=True)
 class PreflightTimeout:
-    """When the pre-flight has to be over."""
+    """The end of the preflight check: a time limit or a signal."""
 
     seconds: float
     signals: Sequence[int]
@@ -93,7 +93,7 @@ def beside_ranks(place: AttemptRef, task: specs.TaskSpec) -> list[str]:
 
 
 def judge(place: AttemptRef, code: int) -> PreflightResult:
-    """What the reports and the exit code say together."""
+    """Combine the reports and the exit code of the preflight check."""
     findings = tuple(found_in(health_reports(place)))
     fatal: dict[str, NodeFinding] = {}
     for finding in findings:
@@ -120,7 +120,7 @@ def judge(place: AttemptRef, code: int) -> PreflightResult:
 
 
 def silence(place: AttemptRef, nodes: Collection[str], seconds: float) -> PreflightResult:
-    """What a pre-flight that does not end says of the nodes that have left no report."""
+    """Return the result of a preflight check that timed out, with the nodes that did not report."""
     heard = {report["node"] for report in health_reports(place)}
     mute = [name for name in nodes if name not in heard]
     problem = f"the pre-flight of {place.stage} did not end within {seconds:.0f} s"
@@ -134,12 +134,12 @@ def silence(place: AttemptRef, nodes: Collection[str], seconds: float) -> Prefli
 
 
 def health_reports(place: AttemptRef) -> list[dict[str, Any]]:
-    """What the pre-flight of this start found on its nodes, as far as it can be read."""
+    """Read the preflight reports of this attempt's nodes; unreadable ones are skipped."""
     return [report for path in place.files("health") if (report := read_small(path))]
 
 
 def found_in(reports: Iterable[dict[str, Any]]) -> Iterator[NodeFinding]:
-    """The findings that speak against a node."""
+    """Yield the findings against a node."""
     for report in reports:
         for item in report["findings"]:
             if item["verdict"] in AGAINST:
@@ -147,7 +147,7 @@ def found_in(reports: Iterable[dict[str, Any]]) -> Iterator[NodeFinding]:
 
 
 def scratch(place: AttemptRef, task: specs.TaskSpec) -> Path:
-    """The folder of this start for temporary files; the pre-flight makes it on every node."""
+    """Return the folder for temporary files of this start; the preflight check creates it."""
     return Path(task.scratch_dir) / f"meditron-{place.start}"
 
 

@@ -1,4 +1,4 @@
-"""End what a run has queued and running: at once, or after it has saved."""
+"""Cancel a run's jobs: at once, or after a checkpoint."""
 
 from __future__ import annotations
 
@@ -54,10 +54,11 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
 
 @contextmanager
 def nobody_submits(run: RunDir) -> Iterator[None]:
-    """Keep everybody from submitting, once a submission that is being made stands.
+    """Hold the run's lock, so that nothing is submitted, after a submission in progress is
+    complete.
 
     Raises:
-        ConfigError: the run cannot be written; its group may make STOP there all the same.
+        ConfigError: the run cannot be written.
         SchedulerError: it takes too long.
     """
     try:
@@ -73,7 +74,7 @@ def nobody_submits(run: RunDir) -> Iterator[None]:
 
 
 def dismiss_recovery_jobs(run: RunDir, schedulers: Callable[[str], Scheduler]) -> None:
-    """Cancel what would look after the jobs of a run."""
+    """Cancel the recovery jobs of a run."""
     history = attempt_history.read(run)
     found = {job for stage in STAGES for job in history.recovery_jobs(stage)}
     if found:
@@ -81,8 +82,8 @@ def dismiss_recovery_jobs(run: RunDir, schedulers: Callable[[str], Scheduler]) -
 
 
 def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
-    """Have running training and evaluation save and leave by themselves, and cancel everything
-    else; answers the ids of the jobs that are left to leave.
+    """Checkpoint running training and evaluation, and cancel all other jobs; return the ids of the
+    jobs that save and exit.
 
     Raises:
         ConfigError: the run belongs to another user, or cannot be written.
@@ -106,10 +107,10 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
 
 
 def refuse_silence(run: RunDir, infos: Mapping[str, JobInfo]) -> None:
-    """Refuse to end jobs that may be at work, and would not be left the time to save.
+    """Refuse to cancel jobs that may be running and would not have the time to save.
 
     Raises:
-        SchedulerError: the scheduler does not say which are.
+        SchedulerError: the scheduler does not report which run.
     """
     if any(map(is_silent, infos.values())):
         raise SchedulerError(
@@ -121,7 +122,7 @@ def refuse_silence(run: RunDir, infos: Mapping[str, JobInfo]) -> None:
 
 
 def saving_jobs(record: RunRecord, infos: Mapping[str, JobInfo]) -> set[str]:
-    """Jobs that run and look for the file STOP."""
+    """Return the running jobs that poll the file STOP."""
     return {
         job.job_id
         for name in SAVING_STAGES

@@ -1,4 +1,4 @@
-"""What a scheduler can do for us; the words for a job's state are those of the node side."""
+"""The protocol of schedulers; job states are those of the node side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Scheduler(Protocol):
     """Slurm or this machine."""
 
     def render(self, plan: Plan, run: Path) -> str:
-        """The exact text that ``submit`` would hand over, all stages; touches nothing."""
+        """Return the exact text that ``submit`` would submit, all stages; change nothing."""
         ...
 
     def submit(
@@ -29,20 +29,22 @@ class Scheduler(Protocol):
         attempt: int,
         after: Sequence[str],
     ) -> list[str]:
-        """Start some tasks of a stage after the jobs ``after`` ended well; answers job ids, one a
-        task, or one for all where the scheduler knows them as one (an array's ids are ``123_0``,
-        ``123_1`` …).
+        """Submit some tasks of a stage to start after the jobs ``after`` have ended well.
+
+        Returns:
+            Job ids, one per task, or one for all where the scheduler has one job for them; an
+                array's are ``123_0``, ``123_1`` …
 
         Raises:
-            SchedulerError: refused, or no answer; nothing of this call is left in the queue.
+            SchedulerError: refused, or no answer; nothing of this call is queued.
         """
         ...
 
     def submit_recovery_job(
         self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
     ) -> list[str]:
-        """Queue what looks after these jobs of an attempt once they are over; answers its ids, none
-        where nothing is needed.
+        """Submit the recovery job of these jobs of an attempt; return its ids, none where none is
+        needed.
 
         Raises:
             SchedulerError: refused, or no answer.
@@ -59,7 +61,7 @@ class Scheduler(Protocol):
         ...
 
     def node_names(self, partition: str) -> tuple[str, ...] | None:
-        """The nodes of a partition; None where that is not known."""
+        """Return the nodes of a partition; None where they are not known."""
         ...
 
     def states(self, jobs: Mapping[str, Collection[str]]) -> dict[str, dict[str, JobInfo]]:
@@ -94,8 +96,8 @@ class Scheduler(Protocol):
         ...
 
     def withdraw(self, run: Path, stage: str, attempt: int) -> None:
-        """End what there may be of a submission whose ids were never told, since it was killed or
-        got no answer in time; nothing found is no error.
+        """Cancel the jobs of a submission that was killed, or got no answer, before their ids were
+        recorded; finding none is no error.
 
         Raises:
             SchedulerError: no answer.

@@ -1,4 +1,4 @@
-"""What a drill does to its own running job, with the rights of the job's owner."""
+"""Faults that a drill injects into its own running job, with the rights of the job's owner."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class FaultInjector(Protocol):
     """Ways to hit a job."""
 
     def preempt(self, job_id: str) -> None:
-        """Have the scheduler end the job and start it again later."""
+        """Preempt the job, which the scheduler starts again later."""
         ...
 
     def limit(self, job_id: str) -> None:
-        """Let the job come to its time limit soon."""
+        """Lower the job's time limit to a few minutes from now."""
         ...
 
     def strike(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
-        """``kill`` or ``freeze`` a rank of training; answers its node, or nothing if it was not
+        """``kill`` or ``freeze`` a rank of training; return its node, or nothing if it was not
         found.
         """
         ...
@@ -50,7 +50,7 @@ class SlurmFaultInjector:
         self._client = Client(environ)
 
     def preempt(self, job_id: str) -> None:
-        """Queue the job again, which its owner may (verified).
+        """Requeue the job, which its owner may (measured on Slurm 22.05).
 
         Raises:
             SchedulerError: Slurm refuses it.
@@ -66,7 +66,7 @@ class SlurmFaultInjector:
         """Lower the job's time limit, which its owner may.
 
         Raises:
-            SchedulerError: Slurm refuses it, or says nothing of the job.
+            SchedulerError: Slurm refuses it, or does not know the job.
         """
         facts = self._client.job(job_id)
         if facts is None or facts.start_time is None:
@@ -118,7 +118,7 @@ class LocalFaultInjector:
     """A job of this machine; it has no queue and no time limit to speak of."""
 
     def preempt(self, job_id: str) -> None:
-        """Nothing preempts here.
+        """Refuse: this machine does not preempt.
 
         Raises:
             SchedulerError: always.
@@ -126,7 +126,7 @@ class LocalFaultInjector:
         raise SchedulerError("this machine preempts no job")
 
     def limit(self, job_id: str) -> None:
-        """Nothing limits jobs here.
+        """Refuse: this machine has no time limits.
 
         Raises:
             SchedulerError: always.
@@ -139,5 +139,5 @@ class LocalFaultInjector:
 
 
 def make_injector(kind: str, python: str, environ: Mapping[str, str]) -> FaultInjector:
-    """The hands for a scheduler, ``slurm`` or ``local``."""
+    """Return the fault injector for a scheduler, ``slurm`` or ``local``."""
     return SlurmFaultInjector(python, environ) if kind == "slurm" else LocalFaultInjector()

@@ -1,10 +1,10 @@
-"""This machine as a cluster: a background process an attempt, submitit's local executor for its
-tasks.
+"""This machine as a cluster: one background process per attempt, and submitit's local executor for
+its tasks.
 
 ``python -m meditron_cli.scheduler.local JOB_FILE`` is that process. It waits for the jobs it
-depends on, runs the tasks a few at a time, and ends. It leads a session of its own, so that
-everything it starts, and whatever that starts, can be found and ended. A job's id names the process
-beyond doubt: ``local:<host>:<pid>:<start>``.
+depends on, runs a few tasks at a time, and exits. It leads a session of its own, so that all its
+descendants can be found and ended. A job's id identifies the process:
+``local:<host>:<pid>:<start>``.
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ class LocalScheduler:
     def __init__(
         self, cancel_seconds: float | None = None, environ: Mapping[str, str] = os.environ
     ) -> None:
-        """Jobs inherit from ``environ``, and have ``cancel_seconds`` to leave once they are
-        cancelled (default: as long as their own signal lead, and some more).
+        """Jobs inherit from ``environ`` and have ``cancel_seconds`` to exit once they are cancelled
+        (default: a little more than their signal lead time).
         """
         self._cancel_seconds = cancel_seconds
         self._environ = environ
         self._started: list[subprocess.Popen[bytes]] = []  # to be reaped
 
     def render(self, plan: Plan, run: Path) -> str:
-        """The command of every stage, after its variables; equal inputs give equal bytes."""
+        """Return the command of every stage after its variables; equal inputs give equal bytes."""
         lines = [f"# on this machine, in {run / 'code'}", *plan.site.setup]
         for stage in plan.stages:
             command = shlex.join(runner_command(plan, job_file(run, stage.stage, 1)))
@@ -116,15 +116,15 @@ class LocalScheduler:
     def submit_recovery_job(
         self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
     ) -> list[str]:
-        """Nothing: supervisors start their ranks again in place."""
+        """Return nothing: supervisors restart their ranks in place."""
         return []
 
     def adopt(self, run: Path, intent: IntentEvent) -> bool:
-        """Never: a process is started and known, or is not there."""
+        """Return False: a process is started and known, or does not exist."""
         return False
 
     def node_names(self, partition: str) -> tuple[str, ...] | None:
-        """Not known: there is but this machine."""
+        """Return None: there is only this machine."""
         return None
 
     def withdraw(self, run: Path, stage: str, attempt: int) -> None:
@@ -147,7 +147,7 @@ class LocalScheduler:
         self.cancel(run.name, [PREFIX + local_ranks.process_name(pid) for pid in found])
 
     def states(self, jobs: Mapping[str, Collection[str]]) -> dict[str, dict[str, JobInfo]]:
-        """ACTIVE while a process of the job is there, else ENDED; UNKNOWN on another machine."""
+        """Return ACTIVE while a process of the job exists, else ENDED; UNKNOWN elsewhere."""
         self._started = [process for process in self._started if process.poll() is None]
         return {
             run: {name: JobInfo(name, state, state.value) for name, state in map(state_of, ids)}
@@ -165,10 +165,10 @@ class LocalScheduler:
     def cancel(
         self, run: str, job_ids: Collection[str], accepted: Callable[[], None] = lambda: None
     ) -> None:
-        """Ask each job to stop, which stops its tasks; kill what is left after a while.
+        """Request each job to stop, which stops its tasks; kill what remains after a while.
 
         Raises:
-            SchedulerError: a job runs on another machine, or belongs to somebody else.
+            SchedulerError: a job runs on another machine, or belongs to another user.
         """
         states = self.states({run: job_ids})[run]
         for name in job_ids:
@@ -186,7 +186,7 @@ class LocalScheduler:
 
 
 def runner_command(plan: Plan, path: Path) -> list[str]:
-    """The background process of an attempt."""
+    """Return the command of the background process of an attempt."""
     python = plan.site.python or sys.executable
     return [python, "-m", "meditron_cli.scheduler.local", str(path)]
 
@@ -216,13 +216,13 @@ def variables(setup: Sequence[str]) -> dict[str, str]:
 
 
 def job_file(run: Path, stage: str, attempt: int) -> Path:
-    """What the background process is given."""
+    """Return the path of the background process's input."""
     return rundir.RunDir(run).attempt(stage, attempt) / JOB_FILE
 
 
 def parallel_tasks(stage: StagePlan) -> int:
-    """How many tasks fit this machine's cores at once; with GPUs one, since all would get the
-    same ones.
+    """Return how many tasks fit this machine's cores at once; one with GPUs, since all tasks would
+    get the same ones.
     """
     task = stage.tasks[0]
     if task.gpus_per_node:
@@ -232,14 +232,14 @@ def parallel_tasks(stage: StagePlan) -> int:
 
 
 def pid_of(name: str) -> int:
-    """The process of a job id, which leads the session of the same number."""
+    """Return the process in a job id, which leads the session of the same number."""
     return int(name.rsplit(":", 2)[1])
 
 
 def state_of(name: str) -> tuple[str, JobState]:
-    """A job id and its state.
+    """Return a job id with its state.
 
-    Tasks may outlive a background process that was killed, until their supervisors notice.
+    Tasks may outlive a background process that was killed until their supervisors notice.
     """
     process = name.removeprefix(PREFIX)
     if process.rsplit(":", 2)[0] != os.uname().nodename:
@@ -251,7 +251,7 @@ def state_of(name: str) -> tuple[str, JobState]:
 
 
 def time_to_leave(pid: int) -> float:
-    """Seconds a job may take to save and leave, by what its background process was given."""
+    """Return the seconds a job may take to save and exit, from its background process's input."""
     words = command_line(pid)
     path = Path(os.fsdecode(words[-2])) if len(words) > 1 else Path()
     if path.name != JOB_FILE:  # it was killed, and only its tasks are left
@@ -261,12 +261,12 @@ def time_to_leave(pid: int) -> float:
 
 
 def all_pids() -> list[int]:
-    """Processes of this machine."""
+    """Return the processes of this machine."""
     return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def command_line(pid: int) -> list[bytes]:
-    """Words of a process's command; none when it is gone."""
+    """Return the words of a process's command; none when it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -274,7 +274,7 @@ def command_line(pid: int) -> list[bytes]:
 
 
 def members(leaders: Iterable[int]) -> list[int]:
-    """Processes of the sessions that these lead, or led while they lived."""
+    """Return the processes of the sessions that these processes lead, or led."""
     wanted = set(leaders)
     pids = all_pids()
     return [pid for pid in pids if (found := local_ranks.look_up(pid)) and found.session in wanted]
@@ -284,7 +284,7 @@ def send(pids: Iterable[int], number: int) -> None:
     """Send a signal to processes; those that are gone are no error.
 
     Raises:
-        SchedulerError: a process belongs to somebody else.
+        SchedulerError: a process belongs to another user.
     """
     for pid in pids:
         try:
@@ -369,7 +369,7 @@ class Runner:
 
 
 def finished(run: rundir.RunDir, stage: str) -> bool:
-    """Whether every task of a stage is done."""
+    """Return whether every task of a stage is done."""
     indices = [int(path.stem) for path in (run.stage(stage) / "spec").glob("*.json")]
     tasks = {i: specs.load_task(run, stage, i) for i in indices}
     return bool(tasks) and all(

@@ -1,4 +1,4 @@
-"""Slurm from the login node: plans made into submissions, states, cancelling."""
+"""Slurm from the login node: submissions of plans, states, cancellation."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class SlurmScheduler:
         """Arrays submitted here, and their lengths."""
 
     def render(self, plan: Plan, run: Path) -> str:
-        """Every batch script of a first submission, byte for byte, each under a line that names it.
+        """Return every batch script of a first submission, byte for byte, each under a title.
 
-        Job ids that only submission will know stand as ``<curate>``.
+        Job ids that only the submission will know are ``<curate>`` and the like.
         """
         refuse_path(plan, run)
         return "\n".join(
@@ -72,26 +72,26 @@ class SlurmScheduler:
     def submit_recovery_job(
         self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
     ) -> list[str]:
-        """Queue the small job that waits for the end of these."""
+        """Submit the recovery job of these jobs."""
         asked = submission_of(plan, stage, run, (), attempt)
         with translated():
             return sbatch.submit_recovery_job(RunDir(run), asked, job_ids, self._client)
 
     def adopt(self, run: Path, intent: IntentEvent) -> bool:
-        """Take over a submission that was killed, where all of its jobs are there."""
+        """Adopt a submission that was killed, where all of its jobs are queued."""
         with translated():
             return submission_log.adopt(
                 RunDir(run), intent, self._client, HistoryReader(RunDir(run))
             )
 
     def withdraw(self, run: Path, stage: str, attempt: int) -> None:
-        """Cancel an attempt's jobs by what was written on them."""
+        """Cancel an attempt's jobs, found by name and comment."""
         with translated():
             left = submission_log.left_behind(RunDir(run), stage, attempt, self._client)
         require_accepted(self._client.try_to_cancel(left))
 
     def node_names(self, partition: str) -> tuple[str, ...] | None:
-        """What sinfo lists."""
+        """Return the nodes that sinfo lists."""
         return self._client.partition_nodes(partition)
 
     def states(self, jobs: Mapping[str, Collection[str]]) -> dict[str, dict[str, JobInfo]]:
@@ -139,7 +139,7 @@ def translated() -> Iterator[None]:
     """Turn the node side's error into ours.
 
     Raises:
-        SchedulerError: in its words.
+        SchedulerError: with the same message and hint.
     """
     try:
         yield
@@ -148,7 +148,7 @@ def translated() -> Iterator[None]:
 
 
 def scripts(plan: Plan, stage: StagePlan, run: RunDir) -> Iterator[tuple[str, str]]:
-    """Title and text of each script of a stage's first submission."""
+    """Yield title and text of each script of a stage's first submission."""
     after = tuple(f"<{name}>" for name in stage.after if has_stage(plan, name))
     indices = [task.index for task in stage.tasks]
     asked = replace(submission_of(plan, stage, run.root, indices, 1), after=after)
@@ -162,7 +162,7 @@ def scripts(plan: Plan, stage: StagePlan, run: RunDir) -> Iterator[tuple[str, st
 
 
 def has_stage(plan: Plan, name: str) -> bool:
-    """Whether a plan runs a stage, so that others can wait for it."""
+    """Return whether a plan runs a stage, so that others can depend on it."""
     return any(stage.stage == name for stage in plan.stages)
 
 
@@ -187,7 +187,7 @@ def refuse_path(plan: Plan, run: Path) -> None:
 def submission_of(
     plan: Plan, stage: StagePlan, run: Path, indices: Sequence[int], attempt: int
 ) -> Submission:
-    """Some tasks of a stage as its attempt asks for them; pure."""
+    """Return the submission of some tasks of a stage. Pure."""
     recovery_job = plan.site.recovery_job
     return Submission(
         stage=stage.stage,
@@ -208,7 +208,7 @@ def submission_of(
 
 
 def parameters(plan: Plan, resources: Resources, run: Path) -> dict[str, Any]:
-    """submitit's parameters for these resources; values that are empty are left out."""
+    """Return submitit's parameters for these resources; empty values are left out."""
     setup = [
         *plan.site.setup,
         f"export PYTHONPATH={shlex.quote(str(RunDir(run).code))}${{PYTHONPATH:+:$PYTHONPATH}}",
@@ -236,7 +236,7 @@ def parameters(plan: Plan, resources: Resources, run: Path) -> dict[str, Any]:
 
 
 def gpu_parameters(resources: Resources) -> dict[str, Any]:
-    """GPUs by number, or by typed gres where the site has types."""
+    """Return the request for GPUs, by number or by typed gres where the site has types."""
     if not resources.gpus_per_node:
         return {}
     if resources.gpu_type:

@@ -1,8 +1,8 @@
-"""``python -m jobs.supervision.ranks.fault_injection RUN_DIR {kill,freeze} RANK``: hit a rank of
-training that runs on this node.
+"""``python -m jobs.supervision.ranks.fault_injection RUN_DIR {kill,freeze} RANK``: kill or freeze a
+rank of training on this node.
 
-``meditron drill`` runs it once on every node of a job; the node of the rank does it and says so,
-the others say nothing. Standard library only.
+``meditron drill`` runs it once on every node of a job; the node of the rank prints its name, the
+others print nothing. Standard library only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STAGE = "pretrain"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Hit the rank if it is here, and print the name of this node."""
+    """Send the signal to the rank if it is on this node, and print the node's name."""
     parser = argparse.ArgumentParser(
         prog="python -m jobs.supervision.ranks.fault_injection", description=__doc__
     )
@@ -39,10 +39,10 @@ def main(argv: list[str] | None = None) -> int:
 def strike(
     run: rundir.RunDir, number: signal.Signals, rank: int, environ: Mapping[str, str]
 ) -> bool:
-    """Send a signal to a rank of the attempt that runs; whether this node has it.
+    """Send a signal to a rank of the running attempt; return whether it is on this node.
 
     Raises:
-        PermissionError: the process belongs to somebody else.
+        PermissionError: the process belongs to another user.
     """
     start = attempt_history.read(run).task(STAGE, 0).open
     if start is None:

@@ -1,4 +1,4 @@
-"""Name the rank that stopped first, from the reports of all nodes. Pure."""
+"""Attribute a hang to the rank that stopped first, from the reports of all nodes. Pure."""
 
 from __future__ import annotations
 
@@ -46,22 +46,23 @@ class StalledRank(NamedTuple):
 
 
 def blame(hang: Hang, reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> Hang:
-    """The hang with the rank named that stopped first.
+    """Return the hang with the rank that stopped first.
 
     Args:
+        hang: without a rank.
         reports: ``jobs.supervision.ranks.stack_dump.read``.
-        nodes: that were to report.
+        nodes: all that should have reported.
     """
     first = name_first(reports, nodes)
     return replace(hang, rank=first.rank, node=first.node, detail=first.detail)
 
 
 def name_first(reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> StalledRank:
-    """The rank that stopped first.
+    """Return the rank that stopped first.
 
-    A node that says nothing comes first, then a process that is stopped, dead or stuck in the
-    kernel. Ranks that wait for others are victims. Of the rest, the one behind all others: fewest
-    beats, and of equals the one silent for longest.
+    A node without a report comes first, then a process that is stopped, dead or stuck in the
+    kernel. Ranks that wait for others are victims. Of the rest, the rank behind all others: with
+    the fewest heartbeats and, of equals, the oldest one.
     """
     silent = sorted(set(nodes) - {report.node for report in reports})
     if reports and silent:
@@ -84,7 +85,7 @@ def _first_of(reports: Iterable[RankReport]) -> StalledRank:
 
 
 def doing(report: RankReport) -> str:
-    """What a rank does: how its process is stopped, else its innermost frame."""
+    """Describe a rank: the state of a process that is stopped, else its innermost frame."""
     if report.state in STOPPED + DEAD + STUCK:
         return STATES[report.state]
     frame = innermost(report.stack)
@@ -94,13 +95,13 @@ def doing(report: RankReport) -> str:
 
 
 def waits_for_others(stack: str) -> bool:
-    """Whether the innermost frame shows a collective, or a wait for its result."""
+    """Return whether the innermost frame is a collective, or a wait for its result."""
     frame = innermost(stack)
     return frame is not None and (frame.file.endswith(WAITING_FILES) or frame.name in WAITING_NAMES)
 
 
 class Frame(NamedTuple):
-    """Where a thread is."""
+    """A frame of a thread's stack."""
 
     file: str
     line: int
@@ -109,8 +110,8 @@ class Frame(NamedTuple):
 
 
 def innermost(stack: str) -> Frame | None:
-    """The innermost frame of the thread that got the signal, which is the main one (faulthandler
-    calls it ``Current thread``).
+    """Return the innermost frame of the thread that received the signal, which is the main one
+    (faulthandler calls it ``Current thread``).
     """
     _, _, after = stack.partition("Current thread ")
     match = FRAME.match(after.partition("\n")[2])

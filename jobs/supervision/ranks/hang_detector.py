@@ -1,4 +1,4 @@
-"""Do a task's ranks still move, and which of them stopped first? Standard library only."""
+"""Hang detection from heartbeats of a task's ranks. Standard library only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Slurm suspends a job or a machine is halted, and so were the ranks."""
 
 @dataclass
 class LearnedDurations:
-    """How long things take in this run."""
+    """Durations of steps and phases measured in this run."""
 
     steps: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
     longest: dict[Phase, float] = field(default_factory=dict)
@@ -46,7 +46,7 @@ class LearnedDurations:
 
 
 def learn(lines: Iterable[Mapping[str, Any]]) -> LearnedDurations:
-    """What the metric lines of earlier attempts tell."""
+    """Learn durations from the metric lines of earlier attempts."""
     learned = LearnedDurations()
     for line in lines:
         if "save" in line:
@@ -59,11 +59,11 @@ def learn(lines: Iterable[Mapping[str, Any]]) -> LearnedDurations:
 
 
 def limit(phase: Phase, learned: LearnedDurations, supervision: specs.SupervisionSpec) -> float:
-    """Seconds without a sign of life after which ranks in a phase hang.
+    """Return the heartbeat timeout of a phase, in seconds.
 
-    Startup has a limit as a whole; a step, five times the slowest of a hundred, once enough were
-    seen, or the setting if that is longer; checkpoints and validations five times the longest, or
-    the limit of a startup, which reads as much.
+    Startup has a limit as a whole. A step has five times the 99th percentile once enough steps were
+    measured, or the setting if that is longer; a checkpoint or a validation five times the longest,
+    or the limit of a startup, which reads as much.
     """
     if phase is Phase.STEP:
         slow = quantile(learned.steps, SLOWEST) if len(learned.steps) >= ENOUGH_STEPS else 0.0
@@ -72,7 +72,7 @@ def limit(phase: Phase, learned: LearnedDurations, supervision: specs.Supervisio
 
 
 class RankProgress(NamedTuple):
-    """What is seen of the ranks at a look."""
+    """The progress of an attempt's ranks at one check."""
 
     phase: Phase
     step: int
@@ -81,10 +81,11 @@ class RankProgress(NamedTuple):
 
 
 class HangDetector:
-    """Whether the ranks of one attempt move, as seen from the node of their supervisor.
+    """A detector of hangs in one attempt, on the node of its supervisor.
 
-    It measures by its own clock how long nothing changes, so that nobody's time stamps matter. The
-    ranks of one node are enough: whoever stops elsewhere, these soon wait for it.
+    It measures by its own clock how long nothing changes, so that time stamps of others do not
+    matter. The ranks of one node are enough: if a rank of another node stops, these soon wait for
+    it.
     """
 
     def __init__(
@@ -109,7 +110,8 @@ class HangDetector:
         self._stepped = 0.0
 
     def look(self, now: float) -> Hang | None:
-        """Look at the ranks, about once a second; the hang when they have not moved for too long.
+        """Check the ranks, about once a second; return the hang when they have made no progress for
+        too long.
 
         Args:
             now: seconds of a monotonic clock.
@@ -137,7 +139,7 @@ class HangDetector:
             self._stepped = self._clock
 
     def _see(self) -> RankProgress:
-        """The ranks' beats, else what the progress file says, else nothing new."""
+        """Return the progress in heartbeats, else in the progress file, else the last one."""
         beats = self._beats()
         if beats:
             self._files = [beat.file for beat in beats.values()]
@@ -147,8 +149,8 @@ class HangDetector:
         return self._told()
 
     def _beats(self) -> dict[int, heartbeat.Heartbeat]:
-        """Of the ranks of this node; all its processes are searched for them only while they start,
-        and when one is missed.
+        """Return the heartbeats of this node's ranks. All processes are searched for them only
+        while ranks start, and when a heartbeat is missing.
         """
         known = [beat for file in self._files if (beat := heartbeat.read(file)) is not None]
         if len(known) == len(self._files) and self._signs.phase is not Phase.STARTUP:
@@ -158,7 +160,9 @@ class HangDetector:
         return heartbeat.find(*names, environ=self._environ)
 
     def _seen(self, beats: Mapping[int, heartbeat.Heartbeat]) -> RankProgress:
-        """Of ranks in several phases, the one with the longest limit counts: the others wait."""
+        """Return the progress that heartbeats show. Of ranks in several phases, the phase with the
+        longest timeout counts: the others wait.
+        """
         phase = max(
             (beat.phase for beat in beats.values()),
             key=lambda phase: limit(phase, self._learned, self._task.supervision),

@@ -1,4 +1,4 @@
-"""How ranks are started, told to stop, and ended: srun steps, or processes of this machine."""
+"""Start, stop and kill a task's ranks: an srun step, or processes of this machine."""
 
 from __future__ import annotations
 
@@ -28,19 +28,21 @@ class Ranks(Protocol):
     """The processes of one task."""
 
     def poll(self) -> int | None:
-        """None while any runs, else 0 or the code of the first that failed (negative: a signal)."""
+        """Return None while any rank runs, else 0 or the code of the first that failed (negative: a
+        signal).
+        """
         ...
 
     def stop(self) -> bool:
-        """Ask all ranks to save and leave; whether the request has reached them."""
+        """Request all ranks to save and exit; return whether the request has reached them."""
         ...
 
     def end(self) -> None:
-        """End all ranks at once; ``poll`` tells when they are gone."""
+        """Kill all ranks; ``poll`` shows when they are gone."""
         ...
 
     def failures(self) -> list[srun_output.FailedTask]:
-        """The ranks that failed, once all are gone."""
+        """Return the ranks that failed, once all are gone."""
         ...
 
 
@@ -72,8 +74,8 @@ def start(
 def rank_environment(
     place: AttemptRef, task: specs.TaskSpec, environ: Mapping[str, str], port: int
 ) -> dict[str, str]:
-    """What every rank gets beside its number: where rank 0 listens, whose code runs, how many
-    threads.
+    """Return the variables that all ranks share: the rendezvous address, the run's code, the number
+    of threads.
     """
     local = task.launcher == "local"
     cores = max(1, usable_cores() // task.ranks) if local else task.cpus_per_rank
@@ -110,17 +112,17 @@ def flight_recorder(place: AttemptRef) -> dict[str, str]:
 
 
 def code_environment(run: rundir.RunDir, environ: Mapping[str, str]) -> dict[str, str]:
-    """Variables that put the run's own code before whatever the site has."""
+    """Return the variables that put the run's own code before the site's."""
     path = os.pathsep.join(filter(None, (str(run.code), environ.get("PYTHONPATH", ""))))
     return {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 @contextmanager
 def reserved_port() -> Iterator[int]:
-    """A port of this host that nobody else takes before rank 0 listens on it.
+    """Reserve a port of this host until rank 0 listens on it.
 
-    The socket keeps others from binding the port, other tasks that start at this moment above all;
-    that it allows the reuse of its address, said only after binding, lets rank 0 in (socket(7)).
+    The socket keeps other programs, and other tasks that start at this moment, from binding the
+    port; SO_REUSEADDR, set only after binding, lets rank 0 bind it (socket(7)).
 
     Raises:
         OSError: every port is taken.

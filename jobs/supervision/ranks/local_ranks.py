@@ -1,4 +1,4 @@
-"""Ranks as processes of this machine."""
+"""Run ranks as processes of this machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SUDDEN = tuple(
 
 @dataclass(frozen=True)
 class LeaveTimeouts:
-    """How long local ranks may take to leave; Slurm has limits of its own."""
+    """Timeouts for local ranks to exit; Slurm has its own."""
 
     peers_seconds: float = 30.0
     """Once one rank has failed."""
@@ -48,7 +48,7 @@ class LeaveTimeouts:
 
 
 class LocalRanks:
-    """Processes of this machine, each with a process group of its own; they die with the
+    """Ranks as processes of this machine, each with its own process group; they die with the
     supervisor.
     """
 
@@ -78,8 +78,8 @@ class LocalRanks:
             ]
 
     def poll(self) -> int | None:
-        """None while any rank runs, then 0 or the code of the first that failed; kills those whose
-        time to leave is over.
+        """Return None while any rank runs, then 0 or the code of the first that failed; kill ranks
+        whose time to exit is over.
         """
         codes = [process.poll() for process in self._processes]
         self._note({rank: code for rank, code in enumerate(codes) if code})
@@ -91,7 +91,7 @@ class LocalRanks:
         return None
 
     def stop(self) -> bool:
-        """Send SIGTERM to each rank; always reaches them."""
+        """Send SIGTERM to each rank; it always reaches them."""
         self._end_within(self._patience.leave_seconds)
         for process in self._processes:
             process.send_signal(signal.SIGTERM)
@@ -102,11 +102,11 @@ class LocalRanks:
         self._kill()
 
     def failures(self) -> list[srun_output.FailedTask]:
-        """The ranks that failed, in the order they were seen."""
+        """Return the ranks that failed, in the order of detection."""
         return self._failures
 
     def _note(self, failed: Mapping[int, int]) -> None:
-        """Keep who failed first, and give the others some time to leave."""
+        """Record the first failure, and start the time that the other ranks have to exit."""
         known = {failure.rank for failure in self._failures}
         node = os.uname().nodename
         self._failures += [
@@ -129,8 +129,8 @@ class LocalRanks:
 
 
 def tie_to_parent() -> Callable[[], None]:
-    """What a child does before it becomes its program: lead a process group, and have the kernel
-    end it when this process dies, however it dies.
+    """Return the function that a child runs before its program: it makes the child lead a process
+    group and die with this process, however that dies.
     """
     parent = os.getpid()
     library = ctypes.CDLL(None)
@@ -145,19 +145,19 @@ def tie_to_parent() -> Callable[[], None]:
 
 
 def look_up(pid: int) -> processes.Process | None:
-    """The process of a pid, or None when it is gone or only waits to be reaped."""
+    """Return the process of a pid, or None when it is gone or a zombie."""
     found = processes.read(pid)
     return None if found is None or found.state in "ZX" else found
 
 
 def process_name(pid: int) -> str:
-    """``<host>:<pid>:<start>`` of a living process; a reused pid has another."""
+    """Return ``<host>:<pid>:<start>`` of a living process; a reused pid has another name."""
     found = look_up(pid)
     return f"{os.uname().nodename}:{pid}:{found.started if found else 0}"
 
 
 def is_alive(name: str) -> bool:
-    """Whether the process of a name is there; asked on the host it names."""
+    """Return whether a named process exists; valid on the host in its name."""
     _, pid, started = name.rsplit(":", 2)
     found = look_up(int(pid))
     return found is not None and found.started == int(started)

@@ -1,6 +1,6 @@
-"""Wait for the ranks of a task: pass stop requests on to them once, and end those that stay.
+"""Monitor a task's ranks: forward stop requests once, then kill ranks that exceed their time.
 
-Signals are only noted when they come; everything is done here, in the loop.
+Signal handlers only record the signal; all actions happen in the loop.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ENOUGH_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Deadline:
-    """When the allocation ends, as Slurm says."""
+    """The end of the allocation, as Slurm reports it."""
 
     time: float
     """Seconds since 1970."""
@@ -38,10 +38,11 @@ class Deadline:
     """It is the end of the grace time."""
 
     def last_moment(self, now: float) -> float:
-        """When ranks that are still saving have to be ended, so that a fresh job can be submitted.
+        """Return when ranks that are still saving have to be killed, so that a new job can be
+        submitted.
 
-        Never in a grace time, since Slurm itself queues the job again, and never where little time
-        is left: that belongs to saving, and the recovery job resumes what Slurm has ended.
+        Never in a grace period, since Slurm itself requeues the job, and never where little time is
+        left: that belongs to saving, and the recovery job resumes what Slurm has ended.
         """
         if self.preempted or self.time - now < ENOUGH_SECONDS:
             return float("inf")
@@ -50,7 +51,7 @@ class Deadline:
 
 @dataclass(frozen=True)
 class MonitorInputs:
-    """What the wait asks the world about."""
+    """The inputs of the monitor: signals, requests, heartbeats, Slurm."""
 
     signals: Sequence[int]
     """Grows when this process is asked to stop."""
@@ -68,7 +69,7 @@ class MonitorInputs:
 
 
 class RankMonitor:
-    """One wait for ranks."""
+    """A monitor of one start of the ranks."""
 
     def __init__(self, ranks: launcher.Ranks, senses: MonitorInputs, leave_seconds: float) -> None:
         self._ranks = ranks
@@ -91,7 +92,7 @@ class RankMonitor:
         """What the ranks were ended for, if they hung."""
 
     def wait(self) -> int:
-        """Wait until all ranks are gone; the code of the first that failed, or 0."""
+        """Wait until all ranks are gone; return the code of the first that failed, or 0."""
         while (code := self._ranks.poll()) is None:
             now = time.time()
             if now >= self._look_at:
@@ -120,8 +121,8 @@ class RankMonitor:
             self._end_at = time.time() + HANG_LEAVE_SECONDS
 
     def _must_leave(self, now: float) -> bool:
-        """Whether somebody asks, or the end is so near that saving would not be done by then: not
-        all sites send the early signal.
+        """Return whether the ranks must exit: by request, or because the end of the allocation is
+        so near that a save would not finish. Not all sites send the early signal.
         """
         if self._senses.signals or self.hang is not None or self._is_wanted:
             return True
@@ -130,7 +131,9 @@ class RankMonitor:
         return is_near
 
     def _learn_deadline(self, now: float) -> None:
-        """A short allocation is used for half its time at least, whatever saving may take."""
+        """Query Slurm for the end of the allocation. At least half of a short allocation is used,
+        however long saving may take.
+        """
         found = self._senses.deadline()
         if found is not None and self._deadline is None:
             self._lead_seconds = min(self._leave_seconds, (found.time - now) / 2)

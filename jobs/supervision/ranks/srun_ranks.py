@@ -1,4 +1,4 @@
-"""Ranks as one srun step of the job."""
+"""Run ranks as one srun step of the job."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SILENCE_SECONDS = 2.0
 
 
 class Step:
-    """A named step of the surrounding job, whatever its number is."""
+    """A named step of the surrounding job, whatever its number."""
 
     def __init__(self, client: Client, job_id: str, name: str) -> None:
         self._client = client
@@ -42,12 +42,12 @@ class Step:
         self._name = name
 
     def ask_to_leave(self) -> bool:
-        """Have Slurm send SIGTERM to the processes of the job's steps; whether it took that."""
+        """Have Slurm send SIGTERM to the job's steps; return whether it accepted."""
         return self._client.signal_ranks(self._job_id, "TERM")
 
     def end(self) -> bool:
-        """End the step, wherever anything of it is left, and nothing else of the job; whether Slurm
-        says that nothing was.
+        """Cancel the step, wherever anything of it is left, and nothing else of the job; return
+        whether Slurm reports that nothing was left.
         """
         left = self._client.step_ids(self._job_id, self._name)
         for step_id in left or ():
@@ -55,9 +55,10 @@ class Step:
         return left == []
 
     def is_gone(self, seconds: float = STEP_GONE_SECONDS) -> bool:
-        """Whether nothing of the step is left, after ending what is; waits that long at most.
+        """Cancel what is left of the step; return whether nothing is left after ``seconds`` at
+        most.
 
-        A Slurm that does not answer is no proof.
+        Without an answer from Slurm it may be left.
         """
         deadline = time.monotonic() + seconds
         while not self.end():
@@ -68,7 +69,7 @@ class Step:
 
 
 class SrunRanks:
-    """One srun step of the surrounding job."""
+    """Ranks as one srun step of the surrounding job."""
 
     def __init__(
         self, command: list[str], environment: Mapping[str, str], step: Step, said: Path
@@ -80,28 +81,28 @@ class SrunRanks:
             self._process = subprocess.Popen(command, env=dict(environment), stderr=file)
 
     def poll(self) -> int | None:
-        """None while the step runs, then 0 or the code of the first rank that failed."""
+        """Return None while the step runs, then 0 or the code of the first rank that failed."""
         code = self._process.poll()
         if not code:
             return code
         return srun_output.first_failure(self._words()) or code
 
     def stop(self) -> bool:
-        """Have Slurm send SIGTERM to the ranks; whether it took the request.
+        """Have Slurm send SIGTERM to the ranks; return whether it accepted.
 
         Signals to srun itself would abort the step.
         """
         return self._step.ask_to_leave()
 
     def end(self) -> None:
-        """End the step, and srun with it; one that stays although its step is gone is killed."""
+        """Cancel the step, and kill an srun that stays although its step is gone."""
         now = time.monotonic()
         self._alone_since = min(self._alone_since, now) if self._step.end() else float("inf")
         if now - self._alone_since > SRUN_SECONDS:
             self._process.kill()
 
     def failures(self) -> list[srun_output.FailedTask]:
-        """The tasks that srun says have failed."""
+        """Return the tasks that srun reports as failed."""
         said = self._words()
         attempt_records.say(said.rstrip("\n"))
         return srun_output.failures(said)
@@ -111,12 +112,12 @@ class SrunRanks:
 
 
 def fill(words: Sequence[str], run: rundir.RunDir) -> list[str]:
-    """Words of a command with the run directory in its place."""
+    """Replace the placeholder for the run directory in a command."""
     return [word.replace(RUN, str(run.root)) for word in words]
 
 
 def srun_command(place: AttemptRef, task: specs.TaskSpec) -> list[str]:
-    """srun's part of the command; block distribution puts rank 0 on the node of the batch step."""
+    """Return srun's part of the command; block distribution puts rank 0 on the batch host."""
     return [
         "srun",
         f"--job-name={place.step_name}",

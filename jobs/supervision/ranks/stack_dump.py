@@ -1,12 +1,12 @@
-"""``python -m jobs.supervision.ranks.stack_dump RUN_DIR STAGE INDEX ATTEMPT``: what do this node's
-ranks do right now?
+"""``python -m jobs.supervision.ranks.stack_dump RUN_DIR STAGE INDEX ATTEMPT``: examine this node's
+ranks of a hanging attempt.
 
-Runs once on every node when ranks hang, before they are ended. Asks each rank of the node for the
-stacks of its threads and leaves them in ``stacks-<task>-<rank>.txt`` of the attempt, and what it
-found in ``stack-dump-<task>-<node>.json``. Standard library only.
+Runs once on every node before hanging ranks are killed. It requests the stacks of each rank's
+threads, writes them to ``stacks-<task>-<rank>.txt`` of the attempt, and its report to
+``stack-dump-<task>-<node>.json``. Standard library only.
 
 Ranks get SIGUSR1 here and nowhere else (``jobs.runtime.heartbeat.STACK_SIGNAL``): ``faulthandler``
-answers it in the middle of whatever the rank waits for, and while another thread holds the
+handles it in the middle of whatever the rank waits for, and while another thread holds the
 interpreter.
 """
 
@@ -50,7 +50,7 @@ SILENT = frozenset({"T", "t", "Z", "X", ""})
 
 @dataclass(frozen=True)
 class RankReport:
-    """One rank as its node saw it."""
+    """The report on one rank by its node."""
 
     rank: int
     node: str
@@ -69,7 +69,7 @@ class RankReport:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Examine this node's ranks of one attempt, and leave the report."""
+    """Examine this node's ranks of one attempt, and write the report."""
     parser = argparse.ArgumentParser(
         prog="python -m jobs.supervision.ranks.stack_dump", description=__doc__
     )
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def command(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[str]:
-    """Return the command by which a node dumps the stacks of its ranks."""
+    """Return the command that examines one node's ranks."""
     return [
         sys.executable,
         "-m",
@@ -105,7 +105,7 @@ def command(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[st
 
 
 def read(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[RankReport]:
-    """What all nodes that answered have found, by rank."""
+    """Read the reports of all nodes, by rank."""
     found = []
     for path in run.attempt(stage, attempt).glob(f"stack-dump-{index:05d}-*.json"):
         with suppress(OSError, FormatError):
@@ -116,7 +116,7 @@ def read(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[RankR
 def examine(
     run: rundir.RunDir, task: specs.TaskSpec, attempt: int, environ: Mapping[str, str]
 ) -> list[RankReport]:
-    """Look at every rank of an attempt on this node, and have those that can show their stacks."""
+    """Examine every rank of an attempt on this node, and have those that can write their stacks."""
     beats = heartbeat.find(run, task.stage, task.index, attempt, environ=environ)
     now = time.monotonic()
     before = {rank: len(heartbeat.stacks(beat.file)) for rank, beat in beats.items()}
@@ -129,7 +129,7 @@ def examine(
 
 
 def ranks_here(seen: Iterable[int], per_node: int) -> list[int]:
-    """All ranks of this node, out of those that were seen: the nodes' ranks are blocks
+    """Return all ranks of this node, given those that were found: a node's ranks are a block
     (``jobs.supervision.ranks.launcher``).
     """
     nodes = {rank // per_node for rank in seen}
@@ -139,7 +139,7 @@ def ranks_here(seen: Iterable[int], per_node: int) -> list[int]:
 
 
 def ask(beat: heartbeat.Heartbeat) -> bool:
-    """Ask a rank for its stacks; False when it is no more, or runs no handler as it is."""
+    """Request a rank's stacks; return False when it is gone, or in a state that runs no handler."""
     if state_of(beat) in SILENT:
         return False
     with suppress(ProcessLookupError):
@@ -148,7 +148,7 @@ def ask(beat: heartbeat.Heartbeat) -> bool:
 
 
 def wait_for(asked: Iterable[heartbeat.Heartbeat], before: Mapping[int, int]) -> None:
-    """Give ranks time to show their stacks; ``before`` is how much of them they had shown."""
+    """Wait for ranks to write their stacks; ``before`` is the size written earlier."""
     deadline = time.monotonic() + STACK_SECONDS
     waiting = {beat.rank: beat.file for beat in asked}
     seen = dict(before)
@@ -162,8 +162,8 @@ def wait_for(asked: Iterable[heartbeat.Heartbeat], before: Mapping[int, int]) ->
 
 
 def report_on(beat: heartbeat.Heartbeat, node: str, now: float) -> RankReport:
-    """What can be told of a rank. It is looked at a second time: who waits for a disk by chance
-    has gone on.
+    """Return the report on a rank. Its state is read a second time: a rank that waited for a disk
+    by chance has resumed.
     """
     return RankReport(
         rank=beat.rank,
@@ -180,18 +180,18 @@ def report_on(beat: heartbeat.Heartbeat, node: str, now: float) -> RankReport:
 
 
 def missing(rank: int, node: str) -> RankReport:
-    """A rank without a process, or with one that has not begun."""
+    """Return the report on a rank without a process, or with one that has not begun."""
     return RankReport(rank, node, 0, "", "", "startup", 0, 0, 0.0, "")
 
 
 def state_of(beat: heartbeat.Heartbeat) -> str:
-    """The letter of a rank's process; empty when it is gone, whoever has its pid now."""
+    """Return the state letter of a rank's process; empty when it is gone or its pid was reused."""
     found = processes.read(beat.pid)
     return found.state if found is not None and found.started == beat.started else ""
 
 
 def wchan(pid: int) -> str:
-    """Where in the kernel a process waits; empty where the kernel does not say (proc(5))."""
+    """Return where in the kernel a process waits; empty where the kernel hides it (proc(5))."""
     try:
         found = Path(f"/proc/{pid}/wchan").read_text()
     except OSError:
@@ -200,7 +200,7 @@ def wchan(pid: int) -> str:
 
 
 def describe(report: RankReport) -> str:
-    """The text of a rank's stacks file."""
+    """Return the text of a rank's stacks file."""
     if not report.pid:
         return f"rank {report.rank} on {report.node}: no process\n"
     state = STATES.get(report.state, f"in state {report.state}")
