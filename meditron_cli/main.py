@@ -21,7 +21,7 @@ from meditron_cli.errors import ConfigError, MeditronError
 COMMANDS = {
     "init": "Write a starter experiment.",
     "check": "Check experiment files and cluster profiles.",
-    "explain": "Say what a configuration value is and where it comes from.",
+    "explain": "Explain a configuration value and where it comes from.",
     "schema": "Print the JSON Schema of an experiment or a profile.",
     "plan": "Show what would run, with what, without submitting.",
     "submit": "Run a stage, or the whole pipeline, on a cluster.",

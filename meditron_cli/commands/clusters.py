@@ -19,7 +19,7 @@ def command(name: str | None, copy: bool, as_json: bool) -> None:
     from meditron_cli import console
 
     if name is None and copy:
-        raise ConfigError("--copy wants a profile's name", hint="`meditron clusters` lists them")
+        raise ConfigError("--copy needs a profile's name", hint="`meditron clusters` lists them")
     if name is None:
         list_profiles(as_json)
     elif copy:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from meditron_cli.config.explain import Explanation
 
 
-@click.command("explain", short_help="Say what a configuration value is and where it comes from.")
+@click.command("explain", short_help="Explain a configuration value and where it comes from.")
 @click.argument("key")
 @click.option("cluster", "--cluster", metavar="NAME", help="With the defaults of this cluster.")
 @click.option("size", "--size", metavar="NAME", help="With the values of this recipe.")

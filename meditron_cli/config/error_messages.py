@@ -37,7 +37,7 @@ NOUNS = {
     "model_attributes_type": "keys with values",
     "path_type": "text",
 }
-"""What was wanted, by pydantic's error type."""
+"""The expected kind of value, by pydantic's error type."""
 
 LIMITS = {
     "greater_than": ("above", "gt"),
@@ -55,7 +55,7 @@ def translate(
     partial: bool,
 ) -> None:
     """Note pydantic's errors as sentences; several at one value (of a union) become one."""
-    wanted: dict[KeyPath, list[str]] = {}
+    expected: dict[KeyPath, list[str]] = {}
     for error in errors:
         where = error["loc"]
         kind = error["type"]
@@ -66,10 +66,10 @@ def translate(
             problems.add(key_location_at(root, where), key_text(where), unknown_key(model, where))
         elif kind in NOUNS:
             written = where if find(root, where) else where[:-1]
-            wanted.setdefault(written, []).append(NOUNS[kind])
+            expected.setdefault(written, []).append(NOUNS[kind])
         else:
             note_value(root, error, problems)
-    for where, nouns in wanted.items():
+    for where, nouns in expected.items():
         node = find(root, where) or root
         message = f"expected {' or '.join(dict.fromkeys(nouns))}, found {described(node, nouns[0])}"
         problems.add(node.location, key_text(where), message)
@@ -131,7 +131,7 @@ def number(bound: float) -> str:
     return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
-def described(node: Node, wanted: str) -> str:
+def described(node: Node, expected: str) -> str:
     """Describe a value of the wrong type, and how to write it where that is clear."""
     if isinstance(node, ListNode):
         return "a list"
@@ -140,17 +140,17 @@ def described(node: Node, wanted: str) -> str:
     if node.value is None:
         return "nothing"
     if isinstance(node.value, str):
-        return f"the text {node.text!r}{text_advice(node, wanted)}"
+        return f"the text {node.text!r}{text_advice(node, expected)}"
     kind = "" if isinstance(node.value, bool) else "the number "
     advice = {"text": f'; put it in quotes: "{node.text}"', "a list": f"; write [{node.text}]"}
-    return f"{kind}{node.text}{advice.get(wanted, '')}"
+    return f"{kind}{node.text}{advice.get(expected, '')}"
 
 
-def text_advice(node: ScalarNode, wanted: str) -> str:
+def text_advice(node: ScalarNode, expected: str) -> str:
     """Return how to turn a text into the expected type."""
-    if wanted == "a list":
+    if expected == "a list":
         return f"; write [{node.text}]"
-    if wanted == "true or false":
+    if expected == "true or false":
         words = {"yes": "true", "on": "true", "no": "false", "off": "false"}
         instead = words.get(node.text.lower())
         return f"; write {instead}" if instead else ""

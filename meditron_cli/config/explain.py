@@ -26,7 +26,7 @@ PROFILE = "cluster."
 @dataclass(frozen=True)
 class Explanation:
     """One key. ``origin`` is a layer's name (``default``, ``recipe``, ``profile``, ``experiment``,
-    ``--set``) or ``unset``; ``place`` says where in it, and is empty for defaults."""
+    ``--set``) or ``unset``; ``place`` is the location in it, empty for defaults."""
 
     key: str
     value: Any

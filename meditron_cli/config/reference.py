@@ -14,12 +14,12 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 INTRODUCTION = """\
 # Cluster profiles
 
-A profile says what a site is like, so that experiments need not: one YAML file a cluster.
-`meditron clusters` lists those there are. `--cluster NAME` takes the first of
-`./clusters/NAME.yaml`, `~/.config/meditron/clusters/NAME.yaml` and the ones shipped here; a path
-that ends in `.yaml` works too.
+A profile describes a site, one YAML file per cluster. `meditron clusters` lists them.
+`--cluster NAME` uses the first of `./clusters/NAME.yaml`,
+`~/.config/meditron/clusters/NAME.yaml` and the ones shipped here; it also accepts a path that
+ends in `.yaml`.
 
-To write your own, copy the nearest one and edit it:
+To write a profile, copy the most similar one and edit it:
 
 ```console
 $ meditron clusters generic-h100 --copy
@@ -29,13 +29,13 @@ $ meditron check clusters/generic-h100.yaml
 The first line of a profile names its JSON Schema, with which an editor that speaks to the YAML
 language server completes and explains keys; `--copy` puts the schema beside the profile. A value
 in angle brackets, such as `<account>`, is a placeholder: `plan` shows it, `submit` refuses it. The
-figures in the shipped profiles come from public pages that each file names; what is a guess says
-so. None of them was tried on its site.
+figures in the shipped profiles come from public pages that each file names; guesses are marked.
+All are unproven on their sites.
 
-Times are `24:00:00`, `2-00:00:00` or a number of minutes. YAML is read by its version 1.2,
-strictly: unknown keys, wrong types and keys given twice are errors.
+Times are `24:00:00`, `2-00:00:00` or a number of minutes. YAML is read as version 1.2, strictly:
+unknown keys, wrong types and duplicate keys are errors.
 
-This page is made from the models in `meditron_cli/config/schema.py`; a test keeps it so.
+This page is generated from the models in `meditron_cli/config/schema.py`; a test compares them.
 """
 
 

@@ -94,12 +94,12 @@ class Composer(yaml.SafeLoader):
         event = self.peek_event()  # type: ignore[no-untyped-call]
         if getattr(event, "anchor", None) is not None:
             raise Refused(
-                problem="anchors and aliases are not taken; write the value out",
+                problem="anchors and aliases are not supported; write the value out",
                 problem_mark=event.start_mark,
             )
         if getattr(event, "tag", None) is not None:
             raise Refused(
-                problem="tags are not taken; leave the '!' word out, or quote it",
+                problem="tags are not supported; omit the word with '!', or quote it",
                 problem_mark=event.start_mark,
             )
         return super().compose_node(parent, index)

@@ -171,8 +171,8 @@ def site_settings(inputs: Inputs) -> SiteSettings:
 def recovery_job_resources(inputs: Inputs) -> Resources | None:
     """Return one core for ten minutes; None without Slurm or where jobs may not submit others."""
     cluster = inputs.cluster
-    wanted = cluster.slurm.recovery_job and cluster.slurm.submit_from_jobs
-    if cluster.scheduler != "slurm" or not wanted:
+    enabled = cluster.slurm.recovery_job and cluster.slurm.submit_from_jobs
+    if cluster.scheduler != "slurm" or not enabled:
         return None
     return Resources(
         nodes=1,

@@ -18,7 +18,7 @@ class Resources:
     nodes: int
     ranks_per_node: int
     gpus_per_node: int
-    """0 asks for none."""
+    """0 requests none."""
     gpu_type: str
     """Typed gres name (``a100``), empty for untyped."""
     cpus_per_rank: int
@@ -26,7 +26,7 @@ class Resources:
     """Per node; 0 leaves it to the site's default."""
     time_minutes: int
     signal_lead_seconds: int
-    """How long before the time limit Slurm asks the task to save and leave."""
+    """Signal lead time: how long before the time limit Slurm signals the task to save and exit."""
     partition: str
     account: str
     qos: str
@@ -88,7 +88,7 @@ class SiteSettings:
     requeue: bool = True
     """Whether Slurm may queue a job again by itself."""
     recovery_job: Resources | None = None
-    """Of the small job that looks after each stage; None for no such job."""
+    """Resources of the recovery job behind each stage; None for no such job."""
 
 
 @dataclass(frozen=True)

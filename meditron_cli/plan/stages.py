@@ -118,12 +118,12 @@ def model_spec(experiment: Experiment) -> ModelSpec:
 def parallel_spec(experiment: Experiment) -> ParallelSpec:
     """Return the training layout; sequence parallelism follows tensor parallelism by default."""
     parallel = experiment.parallel
-    wanted = parallel.sequence_parallel
+    enabled = parallel.sequence_parallel
     return ParallelSpec(
         tensor=parallel.tensor,
         pipeline=parallel.pipeline,
         data=parallel.data,
-        sequence_parallel=parallel.tensor > 1 and wanted is not False,
+        sequence_parallel=parallel.tensor > 1 and enabled is not False,
         distributed_optimizer=parallel.distributed_optimizer,
         recompute=parallel.recompute,
     )

@@ -132,7 +132,7 @@ def tokenizer_problems(experiment: Experiment, path: Path) -> Iterator[str]:
     try:
         ids = read_vocabulary(path)
     except ValueError as error:
-        yield f"tokenize.tokenizer: {path} is no tokenizer.json ({error})"
+        yield f"tokenize.tokenizer: {path} is not a tokenizer.json ({error})"
         return
     rows, needed = experiment.model.vocab_size, max(ids.values(), default=-1) + 1
     if needed > rows:

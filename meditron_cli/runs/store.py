@@ -197,7 +197,9 @@ def create(root: Path, name: str, request: Request, plan: Plan) -> RunDir:
         ConfigError: the root cannot be written.
     """
     if not NAME.fullmatch(name):
-        raise ConfigError(f"{name!r} is no name for a run", hint="lower-case letters, digits and -")
+        raise ConfigError(
+            f"{name!r} is not a valid name for a run", hint="lower-case letters, digits and -"
+        )
     remove_stale(root)
     part = root / f".{name}.{uuid4().hex}"
     try:
@@ -234,10 +236,10 @@ def share(folder: Path, root: Path) -> None:
     """Give the group access to a run whose runs directory it may write to, whatever the umask, so
     that it can make STOP and SAVE.
     """
-    mine, wanted = folder.stat(), root.stat()
-    if wanted.st_mode & stat.S_IWGRP and mine.st_gid == wanted.st_gid:
-        bits = stat.S_IRWXG | wanted.st_mode & stat.S_ISGID
-        folder.chmod(stat.S_IMODE(mine.st_mode) | bits)
+    own, parent = folder.stat(), root.stat()
+    if parent.st_mode & stat.S_IWGRP and own.st_gid == parent.st_gid:
+        bits = stat.S_IRWXG | parent.st_mode & stat.S_ISGID
+        folder.chmod(stat.S_IMODE(own.st_mode) | bits)
 
 
 def reason(error: OSError) -> str:

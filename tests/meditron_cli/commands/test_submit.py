@@ -109,7 +109,7 @@ def write_tokenizer(folder: Path, vocabulary: object, added: object = None) -> N
             "{path} has 5 tokens, the model only 4; set model.vocab_size to 5 or more",
         ),
         ({"a": 0}, None, "'<EOD>' is not in the vocabulary of {path}"),
-        (3, None, "{path} is no tokenizer.json (it has no model with a vocabulary)"),
+        (3, None, "{path} is not a tokenizer.json (it has no model with a vocabulary)"),
     ],
 )
 def test_a_tokenizer_that_cannot_serve_is_refused(
@@ -131,7 +131,7 @@ def test_a_tokenizer_that_is_not_json_is_refused(meditron: Bench) -> None:
     result = meditron.submit()
 
     assert result.exit_code == 2
-    assert "tokenizer.json is no tokenizer.json" in result.stderr
+    assert "tokenizer.json is not a tokenizer.json" in result.stderr
 
 
 def test_a_unigram_vocabulary_counts_by_place(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_check_merges_when_cluster_and_size_are_given(folder: Path) -> None:
     ("words", "message"),
     [
         (["check", "--cluster", "local"], "error: --cluster and --size go together"),
-        (["clusters", "--copy"], "error: --copy wants a profile's name"),
+        (["clusters", "--copy"], "error: --copy needs a profile's name"),
         (["clusters", "./gone.yaml"], "error: gone.yaml: no such file"),
         (["check"], "error: experiment.yaml: no such file"),
     ],

@@ -210,7 +210,7 @@ def test_a_name_that_could_leave_the_runs_directory_is_refused(meditron: Bench, 
     plan = planned(meditron.run())
     request = Request({}, {}, "tiny", None, [], 0.0)
 
-    with pytest.raises(ConfigError, match="is no name for a run"):
+    with pytest.raises(ConfigError, match="is not a valid name for a run"):
         store.create(meditron.runs, name, request, plan)
 
 
