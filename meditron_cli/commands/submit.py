@@ -157,13 +157,16 @@ def note_other_runs(submission: SubmitTarget, stage: str) -> None:
         return
     newest = others[0]
     try:
-        keys = differences(loaded.experiment, last_request(newest)["experiment"])
+        asked = last_request(newest)
     except ConfigError:  # its record is damaged, so that nothing can continue it
         return
-    differs = f"differs in {', '.join(keys[:3])}" if keys else "is for another cluster"
+    keys = differences(loaded.experiment, asked["experiment"])
+    if asked["cluster"].get("name") != loaded.cluster.name:
+        keys = [f"cluster ({asked['cluster'].get('name')})", *keys]
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     console.note(
-        f"{submission.name} is a new run: {newest.name} {differs}{more}; "
+        f"{submission.name} is a new run: {newest.name} differs in "
+        f"{', '.join(keys[:3]) or 'its input files'}{more}; "
         f"`meditron submit {stage} --run {newest.name}` continues that one, "
         "--new starts a run without this note"
     )
