@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 import traceback
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -21,6 +20,7 @@ from jobs.contract.job import node_name
 from jobs.contract.stage_specs import STAGES
 from jobs.runtime import heartbeat
 from jobs.runtime.context import STOP_SIGNALS, Context, context_from
+from jobs.runtime.log import log
 
 MODULES = {
     "curate": "jobs.stages.curate",
@@ -133,12 +133,6 @@ def innermost_frame(trace: TracebackType | None) -> str:
         for frame, _ in traceback.walk_tb(trace)
     ]
     return next((name for name in reversed(names) if name.startswith("jobs.")), "")
-
-
-def log(text: str) -> None:
-    """Print into the ranks' log, which may be on the full disk."""
-    with suppress(OSError):
-        print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from jobs.contract import events
 from jobs.contract.attempt_history import HistoryReader, RunHistory
 from jobs.contract.events import IntentEvent, SubmitEvent, WithdrawEvent, submit_event
 from jobs.contract.rundir import RunDir
+from jobs.runtime.log import log
 from jobs.slurm import dependencies, sbatch, submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError
@@ -132,7 +132,7 @@ def complete(
     current = current_jobs(run, [*history.submits(asked.stage), submit])
     waiting = dependencies.retarget(client, current)
     if waiting is None:
-        note(f"{asked.stage}: Slurm does not say what waits for the replaced jobs")
+        log(f"{asked.stage}: Slurm does not say what waits for the replaced jobs")
     guards = sorted(history.recovery_jobs(asked.stage) & set(waiting or ()))
     if not guards:
         guards = new_recovery_job(run, asked, ids, client)
@@ -146,10 +146,5 @@ def new_recovery_job(
     try:
         return sbatch.submit_recovery_job(run, asked, ids, client)
     except SubmitError as error:
-        note(f"{asked.stage} has no recovery job: {error.message}")
+        log(f"{asked.stage} has no recovery job: {error.message}")
         return []
-
-
-def note(text: str) -> None:
-    """Print into the job's log."""
-    print(text, file=sys.stderr, flush=True)

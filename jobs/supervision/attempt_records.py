@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from jobs.contract.events import Event, ExitEvent, ObservedEvent, StartEvent, ap
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.job import Job
 from jobs.contract.outcomes import CONTINUES, Decision, Diagnosis, RetryAction, RootCause
+from jobs.runtime.log import log
 from jobs.supervision.diagnosis.evidence import Evidence
 
 TASK_FILE = re.compile(r"(rank-exit|health)-\d{5}-")
@@ -130,7 +129,7 @@ def record_exit(run: rundir.RunDir, record: ExitRecord) -> bool:
     """Log the sentence and append the exit event of an attempt, or what was observed of it where
     the decision is left to whoever closes it; return whether the event was written.
     """
-    say(f"{record.category}: {record.reason}")
+    log(f"{record.category}: {record.reason}")
     is_open = record.action is RetryAction.WAIT
     return _append(run, (ObservedEvent if is_open else ExitEvent)(time.time(), record))
 
@@ -182,7 +181,7 @@ def note_event(place: AttemptRef, kind: str, fields: Mapping[str, Any]) -> None:
     try:
         append_event(place.run, kind, **names, **fields)
     except OSError as error:
-        say(f"the event {kind!r} could not be written: {error.strerror}")
+        log(f"the event {kind!r} could not be written: {error.strerror}")
 
 
 def _append(run: rundir.RunDir, event: Event) -> bool:
@@ -191,12 +190,6 @@ def _append(run: rundir.RunDir, event: Event) -> bool:
         events.append(run, event)
     except OSError as error:
         fields = json.dumps(event.to_json())
-        say(f"the event {event.kind!r} could not be written: {error.strerror}: {fields}")
+        log(f"the event {event.kind!r} could not be written: {error.strerror}: {fields}")
         return False
     return True
-
-
-def say(text: str) -> None:
-    """Print into the job's log, which may be on the disk that is full."""
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)

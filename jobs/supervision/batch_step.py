@@ -10,8 +10,8 @@ from jobs.contract import done_markers, specs
 from jobs.contract.code_check import wrong_code
 from jobs.contract.errors import FINISHED
 from jobs.contract.rundir import RunDir
+from jobs.runtime.log import log
 from jobs.supervision import supervisor
-from jobs.supervision.attempt_records import say
 
 
 def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:
@@ -26,7 +26,7 @@ def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:
     if stray:
         code = supervisor.refuse(run, stage, number, first, stray)
     elif is_finished(run, stage, number):
-        say(f"{stage} task {number} has finished already")
+        log(f"{stage} task {number} has finished already")
         code = FINISHED
     else:
         code = supervisor.supervise(run, stage, number, first)

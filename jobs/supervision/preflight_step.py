@@ -16,8 +16,9 @@ from jobs.contract import specs
 from jobs.contract.errors import CONFIGURATION, UNHEALTHY
 from jobs.contract.files import read_small
 from jobs.contract.outcomes import NodeFinding
+from jobs.runtime.log import log
 from jobs.slurm.steps import one_per_node
-from jobs.supervision.attempt_records import AttemptRef, say
+from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.ranks import launcher
 
 POLL_SECONDS = 0.2
@@ -158,4 +159,4 @@ def remove_scratch(place: AttemptRef, task: specs.TaskSpec) -> None:
     try:
         subprocess.run(command, stdin=subprocess.DEVNULL, timeout=SCRATCH_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        say(f"{folder} may be left: {error}")
+        log(f"{folder} may be left: {error}")

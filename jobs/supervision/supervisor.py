@@ -35,9 +35,10 @@ from jobs.contract.outcomes import (
 from jobs.contract.stage_specs import TRAINING_STAGES
 from jobs.health import node_ledger
 from jobs.runtime import cgroups, secrets_file
+from jobs.runtime.log import log
 from jobs.supervision import attempt_records, cleanup, preflight_step
 from jobs.supervision.allocation import Allocation
-from jobs.supervision.attempt_records import AttemptRef, say
+from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import (
     AttemptFacts,
@@ -173,10 +174,10 @@ class Supervisor:
         if self.surroundings.job.job_id not in given:
             return None
         if past.is_cancelled:
-            say(f"{self.stage} task {self.index} is not started: the run was cancelled")
+            log(f"{self.stage} task {self.index} is not started: the run was cancelled")
             return STOPPED
         if given[-1] != self.surroundings.job.job_id:
-            say(f"job {given[-1]} resumes {self.stage} task {self.index}")
+            log(f"job {given[-1]} resumes {self.stage} task {self.index}")
             return SUCCESSOR
         return None
 
@@ -198,7 +199,7 @@ class Supervisor:
         try:
             number = attempt_records.claim(self.run, self.stage, self.index, first)
         except OSError as error:
-            say(f"failed: {self.run.stage(self.stage)} takes no attempt: {error.strerror}")
+            log(f"failed: {self.run.stage(self.stage)} takes no attempt: {error.strerror}")
             return FAILED
         self.place = AttemptRef(self.run, self.stage, self.index, number, time.time())
         evidence, decision = self.judge(attend)
@@ -210,7 +211,7 @@ class Supervisor:
         runner = ActionRunner(self.place, self.surroundings, self.history, self.is_asked)
         code = runner.carry_out(decision)
         if code is None and not recorded and not attempt_records.record_exit(self.run, record):
-            say(f"{self.stage} is not started again: nobody could count how often it was")
+            log(f"{self.stage} is not started again: nobody could count how often it was")
             return FAILED
         return code
 
@@ -314,7 +315,7 @@ class Supervisor:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            say(f"not all ranks could be looked at: {error}")
+            log(f"not all ranks could be looked at: {error}")
         return hang_attribution.blame(hang, stack_dump.read(*names), self.surroundings.job.nodes)
 
     def is_asked(self) -> bool:
@@ -379,7 +380,7 @@ class Supervisor:
         try:
             closer.write()
         except OSError as error:
-            say(f"the end of an earlier attempt could not be written: {error.strerror}")
+            log(f"the end of an earlier attempt could not be written: {error.strerror}")
 
     # ---- at the end
 
@@ -471,7 +472,7 @@ class Supervisor:
         try:
             node_ledger.append(path, suspects)
         except OSError as error:
-            say(f"{path} could not be written: {error.strerror}")
+            log(f"{path} could not be written: {error.strerror}")
 
 
 def is_abandoned(environ: Mapping[str, str]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jobs.contract.outcomes import Hang
-from jobs.supervision.attempt_records import say
+from jobs.runtime.log import log
 from jobs.supervision.ranks import launcher
 
 POLL_SECONDS = 0.2
@@ -116,7 +116,7 @@ class RankMonitor:
         self._is_wanted = self._senses.is_asked()
         hang = self._senses.look(time.monotonic())
         if hang is not None:
-            say(f"nothing moved for {hang.seconds:.0f} s in phase {hang.phase}")
+            log(f"nothing moved for {hang.seconds:.0f} s in phase {hang.phase}")
             self.hang = self._senses.examine(hang)
             self._end_at = time.time() + HANG_LEAVE_SECONDS
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.contract import rundir, specs
+from jobs.runtime.log import log
 from jobs.slurm import srun_output
-from jobs.supervision import attempt_records
 from jobs.supervision.attempt_records import AttemptRef
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class SrunRanks:
     def failures(self) -> list[srun_output.FailedTask]:
         """Return the tasks that srun reports as failed."""
         said = self._words()
-        attempt_records.say(said.rstrip("\n"))
+        log(said.rstrip("\n"))
         return srun_output.failures(said)
 
     def _words(self) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 from jobs.contract.attempt_history import HistoryReader
 from jobs.contract.errors import FAILED, STOPPED, SUCCESSOR
 from jobs.contract.outcomes import Decision, RetryAction
+from jobs.runtime.log import log
 from jobs.slurm.submission import SubmitError
 from jobs.supervision.allocation import Allocation
-from jobs.supervision.attempt_records import AttemptRef, say
+from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.recovery import resubmission
 
 POLL_SECONDS = 0.2
@@ -53,7 +54,7 @@ class ActionRunner:
         resumed = last_change(self.place.run.resume_file)
         while time.monotonic() < deadline and not self.is_interrupted():
             if last_change(self.place.run.resume_file) != resumed:
-                say("resumed before the delay was over")
+                log("resumed before the delay was over")
                 return
             time.sleep(min(LOOK_SECONDS, POLL_SECONDS + seconds / 100))
 
@@ -67,9 +68,9 @@ class ActionRunner:
         One that does not do so in time is told that another job has the task, and should it start
         this one after all, that start finds so too.
         """
-        say("this job is queued again")
+        log("this job is queued again")
         time.sleep(self.requeue_seconds)
-        say(f"Slurm has not queued this job again in {self.requeue_seconds:.0f} s")
+        log(f"Slurm has not queued this job again in {self.requeue_seconds:.0f} s")
 
     def _submit(self, decision: Decision) -> int:
         """Have a fresh job go on; 75 when one does, whoever submitted it, and 130 when a person has
@@ -89,13 +90,13 @@ class ActionRunner:
                 reader=self.history,
             )
         except SubmitError as error:
-            say(f"{error.message}\nhint: `meditron recover` or `meditron resume {place.run.name}`")
+            log(f"{error.message}\nhint: `meditron recover` or `meditron resume {place.run.name}`")
             return FAILED
         except OSError as error:
-            say(f"no job was submitted: {error}\nhint: `meditron resume {place.run.name}`")
+            log(f"no job was submitted: {error}\nhint: `meditron resume {place.run.name}`")
             return FAILED
         if ids:
-            say(f"job {ids[0]} resumes {place.stage} task {place.index}")
+            log(f"job {ids[0]} resumes {place.stage} task {place.index}")
             return SUCCESSOR
         past = self.history.current().task(place.stage, place.index)
         is_over = past.is_cancelled or past.is_stopped or place.run.stop_file.exists()

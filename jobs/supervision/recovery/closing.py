@@ -17,6 +17,7 @@ from jobs.contract.job import Job
 from jobs.contract.outcomes import Decision, NodeEntry, RetryAction
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
+from jobs.runtime.log import log
 from jobs.slurm.client import Client
 from jobs.supervision import attempt_records
 from jobs.supervision.attempt_records import FolderListing
@@ -85,7 +86,7 @@ class AttemptCloser:
         self._suspects.clear()
 
     def _keep(self, record: ExitRecord, past: TaskHistory) -> None:
-        attempt_records.say(f"{record.category}: {record.reason}")
+        log(f"{record.category}: {record.reason}")
         if record.action is not RetryAction.WAIT:
             self._events.append(ExitEvent(time.time(), record))
         elif record.attempt not in past.observed:

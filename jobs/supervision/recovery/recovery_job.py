@@ -20,12 +20,12 @@ from jobs.contract.files import read_small
 from jobs.contract.outcomes import CONTINUES, Decision, RetryAction
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import read_task
+from jobs.runtime.log import log
 from jobs.slurm import dependencies, queries, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow
 from jobs.slurm.states import JobInfo, JobState, was_cancelled
 from jobs.slurm.submission import SubmitError
-from jobs.supervision import attempt_records
 from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import RecoveryOptions
 from jobs.supervision.recovery import resubmission
@@ -66,7 +66,7 @@ def run_recovery(run_dir: str, stage: str, number: str) -> None:
     run = RunDir(Path(run_dir))
     stray = wrong_code(run)
     if stray:
-        attempt_records.say(stray)
+        log(stray)
         raise SystemExit(CONFIGURATION)
     said = wait_and_look(run, stage, Client(os.environ), PATIENCE_SECONDS)
     if said:
@@ -82,13 +82,13 @@ def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> li
         look = look_after(run, stage, client, "recovery_job", reader)
         for sentence in look.said:
             if sentence not in said:
-                attempt_records.say(sentence)
+                log(sentence)
         said.update(dict.fromkeys(look.said))
         if not look.unclear:
             return list(said)
         if time.monotonic() > deadline:
             last = f"{stage}: Slurm does not say how its jobs ended; `meditron recover` goes on"
-            attempt_records.say(last)
+            log(last)
             return [*said, last]
         time.sleep(min(AGAIN_SECONDS, seconds / 10))
 

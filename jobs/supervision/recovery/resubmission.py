@@ -20,6 +20,7 @@ from jobs.contract.files import read_small
 from jobs.contract.locks import Locked, locked_within
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
+from jobs.runtime.log import log
 from jobs.slurm import sbatch, submission, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError, Unclear
@@ -72,7 +73,7 @@ def resubmit(  # noqa: PLR0913 - one keyword a field of the wish
         submission_log.settle(run, client, reader)
         why = held_back(run, reader.current(), wish.stage, wish.indices, wish.replaces)
         if why:
-            submission_log.note(why)
+            log(why)
             return []
         return go_on(run, wish, client, reader)
 
@@ -142,7 +143,7 @@ def usable(wish: ResubmitRequest, earlier: Submission, client: Client) -> tuple[
         wish.exclude, known, int(earlier.parameters.get("nodes", 1))
     )
     if warning:
-        submission_log.note(f"{wish.stage}: {warning}")
+        log(f"{wish.stage}: {warning}")
     return names
 
 
