@@ -200,7 +200,7 @@ def test_an_interrupted_wait_leaves_the_run_going(desk: Desk) -> None:
 
     assert following == f"pretrain: pending 0/{STEPS} steps\n"
     assert waiting.returncode == 130
-    assert f"run {run.name} goes on" in said
+    assert f"run {run.name} continues" in said
 
 
 def test_of_two_submits_at_once_exactly_one_acts(desk: Desk) -> None:
