@@ -40,6 +40,10 @@ class SupervisionSpec:
     """The same after a full or failing disk; an hour at most."""
 
 
+RUN = "{run}"
+"""Placeholder for the run directory in the words of a task's commands."""
+
+
 @dataclass(frozen=True)
 class SiteSpec:
     """The cluster's settings that a task's supervisor uses."""

@@ -12,13 +12,14 @@ from uuid import uuid4
 
 from jobs.contract.files import FormatError, read_json, write_bytes, write_json
 from jobs.contract.rundir import RunDir
+from jobs.contract.specs import RUN
 from jobs.health import site_probe as node_side
 from jobs.slurm.client import Client
 from jobs.slurm.sbatch import sbatch_reason
 from meditron_cli.config.facts_file import Probe
 from meditron_cli.doctor import job_options
 from meditron_cli.errors import SchedulerError
-from meditron_cli.plan.model import RUN, Plan
+from meditron_cli.plan.model import Plan
 from meditron_cli.runs import code_snapshot
 from meditron_cli.services import Clock
 

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from jobs.contract.metrics_log import StepTimes
 from jobs.contract.specs import TaskSpec
 
-RUN = "{run}"
-"""Stands for the run directory in a rank's command; the supervisor puts the real one in."""
-
 
 @dataclass(frozen=True)
 class Resources:

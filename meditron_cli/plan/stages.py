@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.contract import specs
 from jobs.contract.metrics_log import StepTimes
+from jobs.contract.specs import RUN
 from jobs.contract.stage_specs import (
     CurateSpec,
     EvaluateSpec,
@@ -22,7 +23,7 @@ from jobs.contract.stage_specs import (
 )
 from jobs.contract.units import GIB
 from meditron_cli.plan import fit, layout, pace
-from meditron_cli.plan.model import RUN, Lead, Resources, StagePlan
+from meditron_cli.plan.model import Lead, Resources, StagePlan
 
 if TYPE_CHECKING:
     from meditron_cli.config.schema import Cluster, Experiment, Partition

@@ -15,11 +15,12 @@ from typing import Any
 from jobs.contract.attempt_history import HistoryReader
 from jobs.contract.events import IntentEvent
 from jobs.contract.rundir import RunDir
+from jobs.contract.specs import RUN
 from jobs.slurm import sbatch, submission, submission_log
 from jobs.slurm.client import SILENCE, Client
 from jobs.slurm.submission import Submission, SubmitError
 from meditron_cli.errors import ConfigError, SchedulerError
-from meditron_cli.plan.model import RUN, Plan, Resources, StagePlan
+from meditron_cli.plan.model import Plan, Resources, StagePlan
 from meditron_cli.scheduler.base import JobInfo
 
 UNWRITABLE = r"[%\\:\x00-\x1f\x7f]"

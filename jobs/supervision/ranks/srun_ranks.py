@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from jobs.slurm.client import Client
 
 
-RUN = "{run}"
-"""Stands for the run directory in a task's command line."""
-
-
 STEP_GONE_SECONDS = 90.0
 """Slurm's UnkillableStepTimeout is 60 s by default (slurm.conf(5))."""
 
@@ -113,7 +109,7 @@ class SrunRanks:
 
 def fill(words: Sequence[str], run: rundir.RunDir) -> list[str]:
     """Replace the placeholder for the run directory in a command."""
-    return [word.replace(RUN, str(run.root)) for word in words]
+    return [word.replace(specs.RUN, str(run.root)) for word in words]
 
 
 def srun_command(place: AttemptRef, task: specs.TaskSpec) -> list[str]:
