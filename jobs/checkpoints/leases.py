@@ -92,6 +92,7 @@ def sole_writer(folder: Path, holder: Holder, seconds: float = WRITER_SECONDS) -
         OSError: the storage has no locks, or cannot be written.
     """
     path = _writer_file(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         try:
             held.enter_context(locked_within(path, seconds))

@@ -21,15 +21,17 @@ class Locked(Exception):
 
 @contextmanager
 def locked(path: Path, holder: str = "") -> Iterator[None]:
-    """Hold an exclusive lock on a file.
+    """Hold an exclusive lock on a file, created if missing.
+
+    A missing folder is an error: a run that was removed must not reappear.
 
     Args:
         holder: a name that ``holder_of`` returns to other processes.
 
     Raises:
         Locked: another process holds it.
+        OSError: the file cannot be opened, or the storage has no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

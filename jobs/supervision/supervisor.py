@@ -340,6 +340,7 @@ class Supervisor:
         path = self.run.stage(self.stage) / "locks" / f"{self.index:05d}"
         if self._locked:
             return
+        path.parent.mkdir(parents=True, exist_ok=True)
         seconds = self.limits.lock_seconds
         try:
             held.enter_context(locked_within(path, seconds, give_up=lambda: bool(self.signals)))

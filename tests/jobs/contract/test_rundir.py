@@ -382,3 +382,14 @@ def test_a_lock_is_one_processs_until_it_dies(run: rundir.RunDir) -> None:
 
     with locked(run.lock):
         assert run.lock.exists()
+
+
+def test_a_lock_in_a_removed_folder_fails_and_does_not_bring_the_folder_back(
+    tmp_path: Path,
+) -> None:
+    removed = rundir.RunDir(tmp_path / "removed")
+
+    with pytest.raises(FileNotFoundError), locked(removed.lock):
+        pass
+
+    assert not removed.root.exists()
