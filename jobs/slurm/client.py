@@ -18,7 +18,7 @@ from jobs.slurm.states import LEFT_THE_QUEUE, NO_ACCOUNTING, JobInfo, JobState
 TIMEOUT_SECONDS = 20.0
 """slurmctld that is down lets its clients wait 9 s (SLURM.md, section 6)."""
 SACCT_IDS = 4000
-"""Ids asked for in one call: one argument of a command holds 128 KiB (execve(2))."""
+"""Job ids per sacct call: one argument of a command holds 128 KiB (execve(2))."""
 SCANCEL_IDS = 500
 REVOKED = "REVOKED"
 """A job's row on a cluster of a federation where it does not run (squeue(1))."""
@@ -26,7 +26,7 @@ SILENT = ("timed out", "Unable to contact", "Connection refused")
 """What Slurm's commands print when the controller does not answer, which is no refusal."""
 SILENCE = "Slurm did not answer"
 ACCOUNTING_OFF = "accounting storage is disabled"
-"""What sacct says where a site keeps no accounting (verified on Slurm 22.05)."""
+"""sacct's error at a site without accounting (measured on Slurm 22.05)."""
 
 
 class Client:

@@ -25,7 +25,7 @@ OUTER_NAMES = frozenset(
 )  # fmt: skip
 """Of a surrounding job: each would change the job that is submitted from inside it."""
 COMMAND_PREFIXES = ("SLURM_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_")
-"""Settings of a person or of a surrounding job that would change what Slurm's commands say."""
+"""Settings of a person or of a surrounding job that change the output of Slurm's commands."""
 
 
 def job_environment(allowed: Collection[str], environ: Mapping[str, str]) -> dict[str, str]:

@@ -115,7 +115,7 @@ def hand_over(
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     inherited = job_environment(submission.environment, client.environ)
-    # submitit prints what sbatch said; it is part of our sentence.
+    # submitit prints sbatch's error, which is part of our sentence.
     with only_environment(without_code(inherited, run.code)), redirect_stderr(io.StringIO()):
         try:
             executor = make_executor(call.folder, python_command(submission.python), seconds)
@@ -205,6 +205,6 @@ def sbatch_reason(text: str) -> str:
     """Return sbatch's errors in one line; a site's own come before Slurm's."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line.split("error:", 1)[1].strip() for line in lines if "error:" in line]
-    said = [line.removeprefix("Batch job submission failed: ") for line in errors or lines[-1:]]
-    plain = [line for line in dict.fromkeys(said) if line != "Unspecified error"]
-    return "; ".join(plain or said) or "it gave no reason"
+    messages = [line.removeprefix("Batch job submission failed: ") for line in errors or lines[-1:]]
+    plain = [line for line in dict.fromkeys(messages) if line != "Unspecified error"]
+    return "; ".join(plain or messages) or "it gave no reason"

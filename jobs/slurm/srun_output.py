@@ -37,37 +37,37 @@ class FailedTask:
     """It failed before srun began to end the others."""
 
 
-def failures(said: str) -> list[FailedTask]:
+def failures(output: str) -> list[FailedTask]:
     """Return the tasks that srun reports as failed, in its order; unknown wording is skipped."""
-    ending = TERMINATING.search(said)
-    began = ending.start() if ending else len(said)
+    ending = TERMINATING.search(output)
+    began = ending.start() if ending else len(output)
     return [
         FailedTask(rank, match["node"], code, is_cause=match.start() < began)
-        for match in FAILED_TASK.finditer(said)
+        for match in FAILED_TASK.finditer(output)
         if (code := _code(match)) is not None
         for rank in hostlist.numbers(match["tasks"])
     ]
 
 
-def first_failure(said: str) -> int | None:
+def first_failure(output: str) -> int | None:
     """Return the exit code of the first failed task (negative: a signal), or None.
 
     srun's own exit code is the highest of all, and the tasks that ``--kill-on-bad-exit`` ends after
     the first failure have higher ones.
     """
-    match = FAILED_TASK.search(said)
+    match = FAILED_TASK.search(output)
     return None if match is None else _code(match)
 
 
-def failed_node(said: str) -> str:
+def failed_node(output: str) -> str:
     """Return the first node that srun lost; empty without one."""
-    match = NODE_FAILURE.search(said)
+    match = NODE_FAILURE.search(output)
     return match["nodes"] if match else ""
 
 
-def oom_kills(said: str) -> int:
+def oom_kills(output: str) -> int:
     """Return how many OOM kills srun and its steps report."""
-    return sum(int(match["number"]) for match in OOM_KILLS.finditer(said))
+    return sum(int(match["number"]) for match in OOM_KILLS.finditer(output))
 
 
 def _code(match: re.Match[str]) -> int | None:

@@ -54,7 +54,7 @@ nohold_on_prolog_fail).
 HELD_BY_ADMIN = "JobHeldAdmin"
 HELD_BY_USER = "JobHeldUser"
 LEFT_THE_QUEUE = "left the queue"
-"""Reason of an UNKNOWN job that is surely not alive: how it ended, nobody said."""
+"""Reason of an UNKNOWN job that has surely ended; its final state is not known."""
 NO_ACCOUNTING = "no accounting"
 """Reason of a MISSING job at a site that keeps no accounts."""
 
@@ -106,5 +106,5 @@ class JobInfo:
 
     @property
     def is_over(self) -> bool:
-        """Whether the scheduler is sure that nobody works on it any more."""
+        """Whether the scheduler is sure that the job has ended."""
         return self.state in (JobState.ENDED, JobState.MISSING)

@@ -48,11 +48,11 @@ class Submission:
     parameters: dict[str, Any]
     """submitit's, as far as they are the same for every submission of the stage."""
     lead_seconds: int
-    """How long before the time limit Slurm asks the job to save and leave."""
+    """Signal lead time: Slurm signals the job to save so long before its time limit."""
     longest_array: int
     """Elements of an array that the site takes at most."""
     recovery_job: dict[str, Any] | None
-    """submitit's parameters for the job that looks after these; None for no such job."""
+    """submitit's parameters for the recovery job; None for none."""
     exclude: tuple[str, ...] = ()
     """Nodes that must not be used; Slurm refuses a name it does not know."""
     delay_seconds: int = 0
@@ -91,7 +91,7 @@ def read(run: RunDir, stage: str, attempt: int) -> Submission:
         return Submission(**value)
     except (OSError, FormatError, KeyError, TypeError) as error:
         raise SubmitError(
-            f"{path} does not say how {stage} was submitted ({type(error).__name__})",
+            f"{path} has no record of how {stage} was submitted ({type(error).__name__})",
             f"`meditron resume {run.name}` submits it from the run's own record",
         ) from error
 

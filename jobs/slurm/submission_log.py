@@ -82,7 +82,7 @@ def left_behind(run: RunDir, stage: str, attempt: int, client: Client) -> list[s
     found = client.find(name, comment, run.code)
     if found is None:
         raise SubmitError(
-            f"Slurm does not say what became of attempt {attempt} of {stage}, whose submission was "
+            f"Slurm does not list the jobs of attempt {attempt} of {stage}, whose submission was "
             "killed",
             f"try again {sbatch.ANSWERS}",
         )
@@ -132,7 +132,7 @@ def complete(
     current = current_jobs(run, [*history.submits(asked.stage), submit])
     waiting = dependencies.retarget(client, current)
     if waiting is None:
-        log(f"{asked.stage}: Slurm does not say what waits for the replaced jobs")
+        log(f"{asked.stage}: Slurm does not list the dependents of the replaced jobs")
     guards = sorted(history.recovery_jobs(asked.stage) & set(waiting or ()))
     if not guards:
         guards = new_recovery_job(run, asked, ids, client)

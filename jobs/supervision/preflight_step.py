@@ -46,7 +46,7 @@ class PreflightTimeout:
 
     seconds: float
     signals: Sequence[int]
-    """Grows when this process is asked to stop."""
+    """Signals received so far."""
 
 
 def check(
@@ -110,13 +110,13 @@ def judge(place: AttemptRef, code: int) -> PreflightResult:
         return PreflightResult(findings=findings)
     if code in (CONFIGURATION, UNHEALTHY):
         return PreflightResult(
-            f"the pre-flight of {place.stage} refused this node and could write no report",
+            f"the preflight check of {place.stage} refused this node and could write no report",
             "the job's log names the node and the reason",
             findings,
             configuration=code == CONFIGURATION,
         )
     return PreflightResult(
-        f"the pre-flight of {place.stage} ended with code {code}", findings=findings
+        f"the preflight check of {place.stage} ended with code {code}", findings=findings
     )
 
 
@@ -124,7 +124,7 @@ def silence(place: AttemptRef, nodes: Collection[str], seconds: float) -> Prefli
     """Return the result of a preflight check that timed out, with the nodes that did not report."""
     heard = {report["node"] for report in health_reports(place)}
     mute = [name for name in nodes if name not in heard]
-    problem = f"the pre-flight of {place.stage} did not end within {seconds:.0f} s"
+    problem = f"the preflight check of {place.stage} did not end within {seconds:.0f} s"
     if mute:
         problem += f" on {', '.join(mute)}"
     return PreflightResult(

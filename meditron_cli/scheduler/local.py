@@ -37,7 +37,7 @@ POLL_SECONDS = 0.1
 REPEAT_SECONDS = 0.5
 """Between two stop requests: one that comes while a program starts up is lost."""
 CANCEL_SECONDS = 75.0
-"""How long a cancelled job may take to save and leave, at the least."""
+"""Least time for a cancelled job to save and exit."""
 BEYOND_LEAD_SECONDS = 30.0
 """For the supervisors of a job to give up on its ranks, and to record it."""
 KILL_SECONDS = 10.0

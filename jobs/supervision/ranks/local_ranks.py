@@ -44,7 +44,7 @@ class LeaveTimeouts:
     peers_seconds: float = 30.0
     """Once one rank has failed."""
     leave_seconds: float = 45.0
-    """Once asked to stop."""
+    """After a stop request."""
 
 
 class LocalRanks:

@@ -15,17 +15,17 @@ from jobs.supervision.ranks import launcher
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 1.0
-"""Between two looks for a hang, and at the run's files."""
+"""Between two checks for a hang, and of the run's files."""
 ASK_AGAIN_SECONDS = 2.0
 """Until a stop request that did not reach the ranks is repeated."""
 FACTS_SECONDS = 60.0
 """Between two questions to Slurm when the job ends: its limit may be changed while it runs."""
 HANG_LEAVE_SECONDS = 30.0
-"""For ranks that hang to exit once they are asked to (a guess)."""
+"""For hanging ranks to exit after a stop request (guessed)."""
 AFTERWARDS_SECONDS = 20.0
-"""Before the end of the allocation, for what has to be done when the ranks are gone (guess)."""
+"""Before the end of the allocation, to resubmit once the ranks are gone (guessed)."""
 ENOUGH_SECONDS = 60.0
-"""To save in, and have that time left (guess)."""
+"""Enough time to save and to resubmit (guessed)."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,9 @@ class MonitorInputs:
     """The inputs of the monitor: signals, requests, heartbeats, Slurm."""
 
     signals: Sequence[int]
-    """Grows when this process is asked to stop."""
+    """Signals received so far."""
     is_asked: Callable[[], bool]
-    """Whether somebody asks for the end without a signal: the file STOP, a scheduler that is gone.
-    """
+    """Returns whether a stop is requested without a signal: STOP, a scheduler that is gone."""
     deadline: Callable[[], Deadline | None]
     """Asks Slurm; None when there is no end, or no answer."""
     look: Callable[[float], Hang | None]
@@ -65,29 +64,29 @@ class MonitorInputs:
     examine: Callable[[Hang], Hang]
     """Ranks that hang, before they are ended (``jobs.supervision.ranks.stack_dump``)."""
     note: Callable[[], None]
-    """That the ranks were asked to leave."""
+    """Records that the ranks were requested to exit."""
 
 
 class RankMonitor:
     """A monitor of one start of the ranks."""
 
-    def __init__(self, ranks: launcher.Ranks, senses: MonitorInputs, leave_seconds: float) -> None:
+    def __init__(self, ranks: launcher.Ranks, inputs: MonitorInputs, leave_seconds: float) -> None:
         self._ranks = ranks
-        self._senses = senses
+        self._inputs = inputs
         self._leave_seconds = leave_seconds
         self._asked = False
         self._ask_at = 0.0
         self._end_at = float("inf")
         self._look_at = 0.0
         self._facts_at = 0.0
-        self._heard = 0
+        self._known_signals = 0
         self._is_wanted = False
         self._deadline: Deadline | None = None
         self._lead_seconds = leave_seconds
         self.is_preempted = False
         """Slurm has given the job a grace time."""
         self.is_late = False
-        """The ranks were asked to leave because the end of the allocation came near."""
+        """The ranks were requested to exit because the end of the allocation was near."""
         self.hang: Hang | None = None
         """What the ranks were ended for, if they hung."""
 
@@ -107,24 +106,24 @@ class RankMonitor:
         return code
 
     def _look(self, now: float) -> None:
-        heard = len(self._senses.signals)
-        if now >= self._facts_at or heard > self._heard:
-            self._facts_at, self._heard = now + FACTS_SECONDS, heard
+        received = len(self._inputs.signals)
+        if now >= self._facts_at or received > self._known_signals:
+            self._facts_at, self._known_signals = now + FACTS_SECONDS, received
             self._learn_deadline(now)
         if self._asked or self.hang is not None:
             return
-        self._is_wanted = self._senses.is_asked()
-        hang = self._senses.look(time.monotonic())
+        self._is_wanted = self._inputs.is_asked()
+        hang = self._inputs.look(time.monotonic())
         if hang is not None:
             log(f"nothing moved for {hang.seconds:.0f} s in phase {hang.phase}")
-            self.hang = self._senses.examine(hang)
+            self.hang = self._inputs.examine(hang)
             self._end_at = time.time() + HANG_LEAVE_SECONDS
 
     def _must_leave(self, now: float) -> bool:
         """Return whether the ranks must exit: by request, or because the end of the allocation is
         so near that a save would not finish. Not all sites send the early signal.
         """
-        if self._senses.signals or self.hang is not None or self._is_wanted:
+        if self._inputs.signals or self.hang is not None or self._is_wanted:
             return True
         is_near = self._deadline is not None and now >= self._deadline.time - self._lead_seconds
         self.is_late = is_near and not self.is_preempted
@@ -134,7 +133,7 @@ class RankMonitor:
         """Query Slurm for the end of the allocation. At least half of a short allocation is used,
         however long saving may take.
         """
-        found = self._senses.deadline()
+        found = self._inputs.deadline()
         if found is not None and self._deadline is None:
             self._lead_seconds = min(self._leave_seconds, (found.time - now) / 2)
         self._deadline = found or self._deadline
@@ -145,7 +144,7 @@ class RankMonitor:
         self._ask_at = now + ASK_AGAIN_SECONDS
         if not self._asked:
             return
-        self._senses.note()
+        self._inputs.note()
         self._end_at = min(self._end_at, now + self._leave_seconds)
         if self._deadline is not None:
             self._end_at = min(self._end_at, self._deadline.last_moment(now))

@@ -22,7 +22,7 @@ STEP_GONE_SECONDS = 90.0
 
 
 SRUN_SECONDS = 30.0
-"""For srun to notice that its step is gone, and to say what became of the tasks (guess)."""
+"""For srun to report its tasks once its step is gone (guessed)."""
 
 
 SILENCE_SECONDS = 2.0
@@ -68,12 +68,12 @@ class SrunRanks:
     """Ranks as one srun step of the surrounding job."""
 
     def __init__(
-        self, command: list[str], environment: Mapping[str, str], step: Step, said: Path
+        self, command: list[str], environment: Mapping[str, str], step: Step, log_path: Path
     ) -> None:
         self._step = step
-        self._said = said
+        self._log_path = log_path
         self._alone_since = float("inf")
-        with said.open("wb") as file:
+        with log_path.open("wb") as file:
             self._process = subprocess.Popen(command, env=dict(environment), stderr=file)
 
     def poll(self) -> int | None:
@@ -81,7 +81,7 @@ class SrunRanks:
         code = self._process.poll()
         if not code:
             return code
-        return srun_output.first_failure(self._words()) or code
+        return srun_output.first_failure(self._output()) or code
 
     def stop(self) -> bool:
         """Have Slurm send SIGTERM to the ranks; return whether it accepted.
@@ -99,12 +99,12 @@ class SrunRanks:
 
     def failures(self) -> list[srun_output.FailedTask]:
         """Return the tasks that srun reports as failed."""
-        said = self._words()
-        log(said.rstrip("\n"))
-        return srun_output.failures(said)
+        output = self._output()
+        log(output.rstrip("\n"))
+        return srun_output.failures(output)
 
-    def _words(self) -> str:
-        return self._said.read_text(errors="replace")
+    def _output(self) -> str:
+        return self._log_path.read_text(errors="replace")
 
 
 def fill(words: Sequence[str], run: rundir.RunDir) -> list[str]:

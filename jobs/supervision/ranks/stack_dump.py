@@ -42,7 +42,7 @@ STATES = {
     "X": "dead",
     "": "not there",
 }
-"""Words for the letters of proc(5); one of a newer kernel is told as it is."""
+"""Descriptions of the state letters of proc(5)."""
 
 SILENT = frozenset({"T", "t", "Z", "X", ""})
 """A process in such a state runs no handler."""
@@ -58,7 +58,7 @@ class RankReport:
     state: str
     """Letter of ``STATES``; empty when there is no process."""
     wchan: str
-    """Where in the kernel it waits; empty where that is not told."""
+    """Where in the kernel it waits; empty where the kernel hides it."""
     phase: str
     step: int
     ticks: int
@@ -210,7 +210,7 @@ def describe(report: RankReport) -> str:
         f"phase {report.phase}, {report.step} steps done, beat {report.ticks}, "
         f"{report.age:.0f} s ago\n\n"
     )
-    return head + (report.stack or "It showed no stacks: such a process answers no signal.\n")
+    return head + (report.stack or "No stacks: a process in this state runs no signal handler.\n")
 
 
 if __name__ == "__main__":

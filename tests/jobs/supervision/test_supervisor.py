@@ -338,7 +338,7 @@ def test_a_pre_flight_that_hangs_ends_the_task_and_names_the_node(bench: Bench) 
     record = bench.supervise(preflight_seconds=1.0)
 
     assert (record["code"], record["class"], record["node"]) == (5, "unhealthy", NODE)
-    sentence = f"the pre-flight of curate did not end within 1 s on {NODE}"
+    sentence = f"the preflight check of curate did not end within 1 s on {NODE}"
     assert record["message"] == f"{NODE} is not fit for work: {sentence} (preflight_silent)"
     wait_until(lambda: is_gone(int(bench.wait_for("looking"))))
 
@@ -427,7 +427,10 @@ def test_a_pre_flight_that_breaks_is_a_failure_with_its_code(bench: Bench) -> No
 
     record = bench.supervise()
 
-    assert (record["code"], record["message"]) == (1, "the pre-flight of curate ended with code 7")
+    assert (record["code"], record["message"]) == (
+        1,
+        "the preflight check of curate ended with code 7",
+    )
 
 
 # ---- starting again
