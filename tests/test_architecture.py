@@ -1,4 +1,4 @@
-"""Who may import whom, and what a light start must not load."""
+"""The allowed imports between packages, and the modules that a light start must not load."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "jobs": NODE,
     "clusters": set(),
 }
-"""What the modules of each package may import, beside each other."""
+"""The packages that the modules of each package may import, beside their own."""
 TOP = {
     "meditron_cli",
     "meditron_cli.commands",

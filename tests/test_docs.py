@@ -100,7 +100,7 @@ def code(page: Path) -> Iterator[str]:
 
 
 def commands_in(page: Path) -> set[str]:
-    """What follows the word ``meditron`` where it begins a command."""
+    """Return the text after ``meditron`` where that begins a command."""
     begin = r"(?:^|[$;&(] ?)\s*meditron ([a-z][a-z-]*)"
     return {name for text in code(page) for name in re.findall(begin, text, re.MULTILINE)}
 
@@ -177,7 +177,7 @@ def steps(text: str) -> Iterator[tuple[str, str]]:
 
 
 def run(command: str, folder: Path) -> str:
-    """What a command prints, in a folder and with a home of its own."""
+    """Return the output of a command, in a folder and with a home of its own."""
     program, *words = shlex.split(command)
     assert program == "meditron", f"only meditron is run, not {program}"
     kept = {"PATH", "LANG", "LC_ALL"}
@@ -195,7 +195,7 @@ def run(command: str, folder: Path) -> str:
 
 
 def matches(expected: str, printed: str) -> bool:
-    """Whether a text is what was expected; blanks at line ends do not count."""
+    """Return whether a text is the expected one; blanks at line ends do not count."""
     lines = (re.escape(line.rstrip()) for line in expected.splitlines())
     pattern = "\n".join("(?s:.*)" if line == ANYTHING else line for line in lines)
     text = "\n".join(line.rstrip() for line in printed.splitlines())

@@ -36,7 +36,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 
 
 def requirements(*extras: str) -> Iterator[Requirement]:
-    """What the base, or some extras, ask for; references to ourselves are followed."""
+    """Yield the requirements of the base or of extras; references to ourselves are followed."""
     texts = [text for extra in extras for text in EXTRAS[extra]]
     for text in texts if extras else PROJECT["project"]["dependencies"]:
         requirement = Requirement(text)
@@ -52,7 +52,7 @@ def conda() -> list[Any]:
 
 
 def conda_pip() -> list[str]:
-    """What conda's environment has pip install."""
+    """Return the packages that conda's environment installs by pip."""
     lists: list[list[str]] = [item["pip"] for item in conda() if isinstance(item, dict)]
     return lists[0]
 

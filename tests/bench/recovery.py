@@ -1,4 +1,4 @@
-"""How long one recovery pass takes over an array whose tasks all died without an exit record.
+"""Seconds of one recovery pass over an array whose tasks all died without an exit record.
 
 The stage has been submitted as one job array on the fake Slurm; each task has a start, no exit, a
 rank's log and a row in the accounting. The pass closes every attempt and resubmits all tasks.

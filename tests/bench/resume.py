@@ -84,7 +84,7 @@ def figures(faults: Sequence[str] = FAULTS) -> list[Figure]:
     return [
         Figure("detect_s", median(found, "killed"), "< 30", "kill -9 of one of two ranks"),
         Figure("detect_exception_s", median(found, "exception"), "< 30", "in one of two ranks"),
-        Figure("restart_over_first_start", restart / first, "< 1", told(first, restart)),
+        Figure("restart_over_first_start", restart / first, "< 1", note_of(first, restart)),
         Figure("steps_redone", steps, f"≤ {EVERY}", f"a checkpoint every {EVERY} steps"),
         Figure("supervisor_cpu_s_per_hour", processor, "< 36", "processor seconds"),
         Figure("supervisor_rss_mb", memory, "", "with submitit, which starts it"),
@@ -95,7 +95,7 @@ def median(found: list[Recovery], fault: str) -> float:
     return statistics.median(item.detect for item in found if item.fault == fault)
 
 
-def told(first: float, restart: float) -> str:
+def note_of(first: float, restart: float) -> str:
     return f"{restart:.1f} s from the end of an attempt to a step; first start {first:.1f} s"
 
 

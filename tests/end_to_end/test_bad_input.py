@@ -1,4 +1,4 @@
-"""What a person is told about input that cannot be: exit code, one sentence, a hint, nothing lost.
+"""Bad input at the command line: exit code, one sentence, a hint, and nothing lost.
 
 What each stage says of its own input has tests beside the stage; here is the way to the person.
 """
@@ -43,10 +43,10 @@ def nothing(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Refusal:
-    """What is wrong, and what is said about it; `{folder}` is the project's."""
+    """A bad input and its message; `{folder}` is the project's folder."""
 
     words: Sequence[str]
-    said: str
+    message: str
     change: Callable[[Path], object] = nothing
 
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(desk: Desk, case: str
 
     done = run_plainly(desk, *desk.submit_words("pipeline", *refusal.words))
 
-    assert done.stderr == refusal.said.replace("{folder}", str(desk.folder))
+    assert done.stderr == refusal.message.replace("{folder}", str(desk.folder))
     assert (done.returncode, done.stdout) == (2, "")
     assert not desk.runs.is_dir() or desk.names() == []
 
@@ -170,13 +170,13 @@ FAILED = {
 
 @pytest.mark.parametrize("case", FAILED)
 def test_what_a_stage_cannot_read_fails_the_run_with_its_sentence(desk: Desk, case: str) -> None:
-    spoil, words, said = FAILED[case]
+    spoil, words, message = FAILED[case]
     spoil(desk.folder)
 
     done = desk.submit("pipeline", "--wait", *words)
 
     run = desk.run()
-    start = f"error: run {run.name} failed: curate task 0: " + said.replace(
+    start = f"error: run {run.name} failed: curate task 0: " + message.replace(
         "{folder}", str(desk.folder)
     )
     error, hint = done.stderr.splitlines()[-2:]

@@ -58,7 +58,7 @@ def test_a_run_executes_the_code_it_was_first_submitted_with(
     )
 
 
-def test_the_report_tells_the_whole_road(long_desk: Desk, first: RunDir) -> None:
+def test_the_report_covers_every_stage(long_desk: Desk, first: RunDir) -> None:
     report = report_of(long_desk, first)
 
     assert report["run"] == first.name
@@ -114,12 +114,12 @@ def test_after_damage_to_one_shard_only_it_is_made_again_and_nothing_is_trained_
 
 
 def until_progress(run: RunDir, stage: str, index: int) -> Callable[[], bool]:
-    """Whether a task of a stage has begun its work."""
+    """Return the condition that a task of a stage has begun its work."""
     return lambda: run.progress(stage, index).exists()
 
 
 def until_step(run: RunDir, step: int) -> Callable[[], bool]:
-    """Whether training has gone past a step."""
+    """Return the condition that training has passed a step."""
     return lambda: any(line["step"] > step for line in read_lines(run.metrics()))
 
 
@@ -194,26 +194,26 @@ def test_an_interrupted_wait_leaves_the_run_going(desk: Desk) -> None:
     run = desk.run()
 
     waiting.send_signal(signal.SIGINT)
-    _, said = waiting.communicate(timeout=60)
+    _, stderr = waiting.communicate(timeout=60)
     wait_until(lambda: run.done("tokenize", 0).exists(), 60.0)
     desk("cancel", run.name)
 
     assert following == f"pretrain: pending 0/{STEPS} steps\n"
     assert waiting.returncode == 130
-    assert f"run {run.name} continues" in said
+    assert f"run {run.name} continues" in stderr
 
 
 def test_of_two_submits_at_once_exactly_one_acts(desk: Desk) -> None:
     both = [desk.start(*desk.submit_words("curate")) for _ in range(2)]
-    said = [process.communicate(timeout=60) for process in both]
+    outputs = [process.communicate(timeout=60) for process in both]
     codes = sorted(process.returncode for process in both)
     run = desk.run()
     desk.wait_idle()
 
-    assert codes in ([0, 2], [0, 0]), said
+    assert codes in ([0, 2], [0, 0]), outputs
     assert len(events(run, "submit", "curate")) == 1
     if codes == [0, 2]:
-        loser = said[[process.returncode for process in both].index(2)][1]
+        loser = outputs[[process.returncode for process in both].index(2)][1]
         assert "another submit" in loser
         assert "hint: " in loser
 

@@ -122,7 +122,7 @@ class Ranks:
         for process in self.processes:
             os.killpg(process.pid, number)
 
-    def words(self) -> str:
+    def output(self) -> str:
         return "\n".join(log.read_text() for log in self.logs)
 
 
@@ -207,7 +207,7 @@ class Run:
     def finish(self, *program: str, **environment: str) -> None:
         """Run to the target."""
         ranks = self.start(*program, **environment)
-        assert ranks.wait() == [0] * self.spec.parallel.world_size, ranks.words()
+        assert ranks.wait() == [0] * self.spec.parallel.world_size, ranks.output()
 
     def lines(self) -> list[dict[str, Any]]:
         return list(read_lines(self.files.metrics()))
@@ -233,7 +233,7 @@ class Run:
             if "validation_loss" in line
         }
 
-    def last_words(self, rank: int = 0) -> dict[str, Any]:
+    def rank_exit(self, rank: int = 0) -> dict[str, Any]:
         """Return the rank exit record of the last attempt."""
         folder = self.files.attempt("pretrain", self.attempt)
         return read_json(folder / f"rank-exit-00000-{rank:05d}.json")
@@ -252,7 +252,7 @@ class Run:
             if all(process.poll() is not None for process in self.started[-1].processes):
                 break
             time.sleep(0.05)
-        raise AssertionError(f"no step {step}:\n{self.started[-1].words()}")
+        raise AssertionError(f"no step {step}:\n{self.started[-1].output()}")
 
     def end_all(self) -> None:
         for ranks in self.started:

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.engine
 
 def refusal(run) -> str:
     ranks = run.start()
-    assert set(ranks.wait()) == {2}, ranks.words()
-    assert "Traceback" not in ranks.words()
-    return ranks.words()
+    assert set(ranks.wait()) == {2}, ranks.output()
+    assert "Traceback" not in ranks.output()
+    return ranks.output()
 
 
 def test_no_tokens_at_all(make_run):

@@ -59,7 +59,7 @@ def test_a_rank_that_stops_is_found_and_named_and_its_peer_shows_that_it_waits(m
     ranks.processes[1].send_signal(signal.SIGCONT)
     wait_until(lambda: beats(run)[0].step > step + 2)
     ranks.signal(signal.SIGTERM)
-    assert ranks.wait() == [130, 130], ranks.words()
+    assert ranks.wait() == [130, 130], ranks.output()
 
 
 def test_all_ranks_beat_at_the_same_places(make_run, layout):
@@ -94,5 +94,5 @@ def test_a_rank_tells_its_phase_while_it_saves_and_validates(make_run):
 
     wait_until(note, 120)
     ranks.signal(signal.SIGTERM)
-    assert ranks.wait() == [130], ranks.words()
+    assert ranks.wait() == [130], ranks.output()
     assert beats(run) == {}

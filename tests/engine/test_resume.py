@@ -41,9 +41,9 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(make_run, layout, 
     stopped_at = max(parted.losses())
     parted.finish()
 
-    assert codes == [130, 130], ranks.words()
+    assert codes == [130, 130], ranks.output()
     assert 5 <= stopped_at < 60
-    assert "SIGTERM was received" in ranks.words()
+    assert "SIGTERM was received" in ranks.output()
     assert parted.losses() == whole.losses()
     steps = [line["step"] for line in parted.lines() if "loss" in line]
     assert steps == list(range(1, 61))
@@ -75,7 +75,7 @@ def test_a_step_that_reads_other_samples_than_its_own_tells_so(make_run):
     right.finish()
     ranks = wrong.start(str(program))
 
-    assert ranks.wait() == [0], ranks.words()
+    assert ranks.wait() == [0], ranks.output()
     own = right.samples()
     assert wrong.samples() == {1: own[1], **{step: own[step - 1] for step in range(2, 9)}}
     assert len(set(own.values())) == 8
@@ -88,7 +88,7 @@ def test_one_rank_asked_to_stop_is_enough(make_run, layout):
     run.until_step(3)
     ranks.processes[1].send_signal(signal.SIGUSR2)
 
-    assert ranks.wait() == [130, 130], ranks.words()
+    assert ranks.wait() == [130, 130], ranks.output()
     assert len(run.checkpoints()) == 2
 
 
@@ -107,7 +107,7 @@ def test_signals_while_everything_is_saved_are_one_request(make_run):
             ranks.signal(signal.SIGUSR2)
         time.sleep(0.01)
 
-    assert ranks.wait() == [130], ranks.words()
+    assert ranks.wait() == [130], ranks.output()
     assert children == []
     step = max(run.losses())
     assert manifest.find_latest(run.root / "checkpoints")[1].iteration == step
@@ -166,14 +166,14 @@ def test_a_file_asks_to_stop_and_another_to_save(make_run):
     run.until_step(2)
     run.files.save_file.touch()
     while len(run.checkpoints()) < 2:
-        assert ranks.processes[0].poll() is None, ranks.words()
+        assert ranks.processes[0].poll() is None, ranks.output()
         time.sleep(0.05)
     run.files.stop_file.touch()
 
-    assert ranks.wait() == [130], ranks.words()
+    assert ranks.wait() == [130], ranks.output()
     assert not run.files.save_file.exists()
     assert len(run.checkpoints()) == 3
-    assert "STOP" in ranks.words()
+    assert "STOP" in ranks.output()
 
 
 def test_a_truncated_newest_checkpoint_is_set_aside_for_the_one_before(make_run):
@@ -184,8 +184,8 @@ def test_a_truncated_newest_checkpoint_is_set_aside_for_the_one_before(make_run)
 
     ranks = run.start()
 
-    assert ranks.wait() == [0], ranks.words()
-    assert "__0_0.distcp has 100 bytes instead of" in ranks.words()
+    assert ranks.wait() == [0], ranks.output()
+    assert "__0_0.distcp has 100 bytes instead of" in ranks.output()
     assert run.trained(2) == [5, 6, 7, 8]
     assert run.losses() == expected
     names = run.checkpoints()
@@ -217,7 +217,7 @@ def test_one_flipped_byte_in_each_of_the_newest_two_is_found_and_the_one_before_
 
     run.finish()
 
-    words = run.started[-1].words()
+    words = run.started[-1].output()
     content = "has the right size, but its content has changed"
     assert "iter_0000008 is quarantined as iter_0000008.bad-" in words
     assert f": __1_0.distcp {content}" in words
@@ -241,8 +241,8 @@ def test_damage_to_all_checkpoints_is_refused_and_nothing_is_deleted(make_run):
     ranks = run.start()
 
     assert ranks.wait() == [1]
-    assert "training does not restart from random" in ranks.words()
-    assert "iter_0000004: " in ranks.words()
+    assert "training does not restart from random" in ranks.output()
+    assert "iter_0000004: " in ranks.output()
     assert run.checkpoints() == before
 
 
@@ -257,8 +257,8 @@ def test_training_whose_checkpoints_are_gone_does_not_begin_anew(make_run, left)
     ranks = run.start()
 
     assert ranks.wait() == [1]
-    assert "training does not restart from random" in ranks.words()
-    assert "step 8 was saved, but no file of it is left" in ranks.words()
+    assert "training does not restart from random" in ranks.output()
+    assert "step 8 was saved, but no file of it is left" in ranks.output()
     assert run.trained(2) == []
     assert run.checkpoints() == left
 
@@ -285,7 +285,7 @@ def test_a_save_that_was_killed_is_set_aside_and_later_deleted(make_run):
     run.finish()
 
     assert run.checkpoints() == ["iter_0000000", "iter_0000004", "iter_0000008"]
-    assert "meditron.json is missing: it was never finished" in run.started[-1].words()
+    assert "meditron.json is missing: it was never finished" in run.started[-1].output()
     assert run.trained(2) == [5, 6, 7, 8]
 
 
@@ -326,8 +326,8 @@ def test_stopped_in_the_last_validation_the_next_start_does_it_and_finishes(make
     run.until_step(8)
     ranks.signal(signal.SIGTERM)
 
-    assert ranks.wait() == [130], ranks.words()
-    assert "stopped at step 8, every step is saved: SIGTERM was received" in ranks.words()
+    assert ranks.wait() == [130], ranks.output()
+    assert "stopped at step 8, every step is saved: SIGTERM was received" in ranks.output()
     assert not run.files.done("pretrain", 0).exists()
     assert run.validations() == {}
 
@@ -347,8 +347,8 @@ def test_other_tokens_are_refused(make_run, replace_tokens):
     ranks = run.start()
 
     assert ranks.wait() == [2]
-    assert "tokens changed since iter_0000008 was saved" in ranks.words()
-    assert "--new" in ranks.words()
+    assert "tokens changed since iter_0000008 was saved" in ranks.output()
+    assert "--new" in ranks.output()
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_untouched(make_run, layout):
@@ -363,9 +363,9 @@ def test_a_full_disk_leaves_the_checkpoint_before_untouched(make_run, layout):
     assert ranks.wait() == [1, 1]
     assert run.checkpoints() == ["iter_0000000"]
     for rank in (0, 1):
-        words = run.last_words(rank)
-        assert words["kind"] == "StorageError"
-        assert words["message"].startswith(
+        record = run.rank_exit(rank)
+        assert record["kind"] == "StorageError"
+        assert record["message"].startswith(
             f"{run.root}/checkpoints/iter_0000050 could not be written: EFBIG: File too large"
         )
 
@@ -391,9 +391,9 @@ def test_a_save_without_space_is_not_begun_and_with_space_all_goes_on(
     ranks = run.start()
 
     assert ranks.wait() == [1]
-    words = run.last_words()
-    assert words["kind"] == "StorageError"
-    assert "iter_0000025 could not be written: ENOSPC: it takes 1 MiB, 0 MiB" in words["message"]
+    record = run.rank_exit()
+    assert record["kind"] == "StorageError"
+    assert "iter_0000025 could not be written: ENOSPC: it takes 1 MiB, 0 MiB" in record["message"]
     assert [path.name for path in small_disk.glob("checkpoints/iter_*")] == ["iter_0000000"]
     ballast.unlink()
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
@@ -431,28 +431,28 @@ def test_a_loss_that_is_no_number_once_is_trained_again(make_run, undisturbed):
 
     ranks = run.start(str(program))
 
-    assert ranks.wait() == [1], ranks.words()
-    words = run.last_words()
-    assert words["kind"] == "NonFiniteLoss"
-    assert words["message"] == "the loss of step 7 is nan; iter_0000000 holds the last good state"
+    assert ranks.wait() == [1], ranks.output()
+    record = run.rank_exit()
+    assert record["kind"] == "NonFiniteLoss"
+    assert record["message"] == "the loss of step 7 is nan; iter_0000000 holds the last good state"
     assert run.checkpoints() == ["iter_0000000"]
     ranks = run.start(str(program))
-    assert ranks.wait() == [0], ranks.words()
+    assert ranks.wait() == [0], ranks.output()
     assert run.losses() == undisturbed
 
 
 @pytest.mark.full
 def test_a_loss_that_is_no_number_each_time_says_the_same_each_time(make_run):
     run = make_run(learning_rate=1e30, min_learning_rate=1e29, clip_grad=0.0, warmup_steps=0)
-    said = []
+    records = []
 
     for _ in range(2):
         assert run.start().wait() == [1]
-        said.append({key: run.last_words()[key] for key in ("kind", "message", "code")})
+        records.append({key: run.rank_exit()[key] for key in ("kind", "message", "code")})
 
-    assert said[0] == said[1]
-    assert said[0]["kind"] == "NonFiniteLoss"
-    assert "iter_0000000 holds the last good state" in said[0]["message"]
+    assert records[0] == records[1]
+    assert records[0]["kind"] == "NonFiniteLoss"
+    assert "iter_0000000 holds the last good state" in records[0]["message"]
     assert run.checkpoints() == ["iter_0000000"]
 
 

@@ -221,9 +221,9 @@ def test_a_checkpoint_stays_while_it_is_evaluated_although_training_prunes(
     while rank.poll() is None:
         retention.prune(folder, 0)
         time.sleep(0.01)
-    said = rank.communicate()
+    output = rank.communicate()
 
-    assert rank.returncode == 0, said
+    assert rank.returncode == 0, output
     assert task.results()["checkpoint_step"] == 4
     assert leases() == []
     retention.prune(folder, 0)

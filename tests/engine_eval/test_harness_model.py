@@ -146,13 +146,13 @@ def test_cut_contexts_are_counted_once_a_question(lm):
 
 
 def test_progress_counts_up_to_all_requests(encoder, network):
-    said = []
-    lm = adapter(encoder, network, 2, lambda done, total: said.append((done, total)))
+    calls = []
+    lm = adapter(encoder, network, 2, lambda done, total: calls.append((done, total)))
 
     ask(lm, *[(f"question {i}", f" {'ab' * (i % 3 + 1)}") for i in range(6)])
 
-    assert said[-1] == (6, 6)
-    assert said == sorted(said)
+    assert calls[-1] == (6, 6)
+    assert calls == sorted(calls)
 
 
 @pytest.mark.parametrize("kind", ["loglikelihood_rolling", "generate_until"])

@@ -161,8 +161,8 @@ class Cluster:
         except subprocess.TimeoutExpired as error:
             raise ClusterError(f"{' '.join(words)}: no end after {timeout:g} s") from error
         if check and done.returncode != 0:
-            said = (done.stderr.strip() or done.stdout.strip())[-2000:]
-            raise ClusterError(f"{' '.join(words)}: exit {done.returncode}: {said}")
+            output = (done.stderr.strip() or done.stdout.strip())[-2000:]
+            raise ClusterError(f"{' '.join(words)}: exit {done.returncode}: {output}")
         return done.stdout
 
     def submit(self, script: str, *options: str) -> int:

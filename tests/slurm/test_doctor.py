@@ -50,13 +50,13 @@ def low(slurm: Cluster) -> Iterator[Callable[..., None]]:
 def examine(
     desk: Desk, *words: str, cluster: str = "test-slurm", code: int = 0, **environ: str
 ) -> dict[str, Any]:
-    """What `meditron doctor --json` says, its findings by fact."""
+    """Return the report of `meditron doctor --json`, its findings by fact."""
     found = desk("doctor", "--cluster", cluster, *words, "--json", code=code, **environ).json
     return {**found, "findings": {item["fact"]: item for item in found["findings"]}}
 
 
 def values(found: dict[str, Any], *facts: str) -> list[tuple[str, str]]:
-    """Value and verdict of some facts."""
+    """Return value and verdict of some facts."""
     return [
         (found["findings"][fact]["value"], found["findings"][fact]["verdict"]) for fact in facts
     ]
@@ -180,7 +180,9 @@ def test_nothing_is_preempted_where_no_partition_is_above(
     assert found["facts"]["partitions"]["low"]["grace_seconds"] is None
 
 
-def test_a_site_without_accounting_is_judged_by_what_there_is(desk: Desk, tmp_path: Path) -> None:
+def test_a_site_without_accounting_is_judged_by_its_other_answers(
+    desk: Desk, tmp_path: Path
+) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
     for name in WITHOUT_ACCOUNTING:

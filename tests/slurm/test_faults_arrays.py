@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slurm
 
 
 def starts(run: RunDir, stage: str) -> Counter[int]:
-    """How often each task of a stage was started."""
+    """Return the number of starts by task of a stage."""
     return Counter(
         event["index"]
         for event in read_events(run)
@@ -38,7 +38,7 @@ def ends(run: RunDir, stage: str, index: int) -> list[dict[str, Any]]:
 
 
 def ranks(run: RunDir, stage: str, index: int) -> list[int]:
-    """Process ids of a task's ranks."""
+    """Return the process ids of a task's ranks."""
     wanted = [word.encode() for word in ("-u", "-m", "jobs", stage, str(run.root), str(index))]
     return [pid for pid, words in command_lines() if words[1:7] == wanted]
 
@@ -92,7 +92,7 @@ def grace(slurm: Cluster) -> Iterator[None]:
 
 
 def start_now(laboratory: Laboratory, name: str) -> None:
-    """Have a job not wait for the training, whose checkpoint of step 5 is there already."""
+    """Release a job from its dependency on the training, which has saved step 5 already."""
     job = laboratory.slurm.run("squeue", "-h", f"--name={name}", "-o", "%A").strip()
     laboratory.slurm.run("scontrol", "update", f"JobId={job}", "Dependency=")
 
@@ -101,7 +101,7 @@ def start_now(laboratory: Laboratory, name: str) -> None:
 def test_an_evaluation_that_is_preempted_finds_its_checkpoint_although_training_prunes(
     laboratory: Laboratory, truth: Truth, grace: None
 ) -> None:
-    """Its lease holds the checkpoint of step 5; those after it go one after another."""
+    """Its lease holds the checkpoint of step 5; later ones are pruned."""
     apart = ("cpu_partition:\n  name: cpu\n", "cpu_partition:\n  name: right\n")
     laboratory.profile("pruned", gpu_partition("left"), apart)
     trial = laboratory.begin("pruned", "pretrain.keep_checkpoints=2", hold=7, cluster="pruned")

@@ -1,4 +1,4 @@
-"""A scheduler that is away, says little, or is asked for the same thing twice."""
+"""A scheduler that is down, lacks accounting, or gets the same request twice."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_run_survives_two_minutes_without_slurmctld_and_a_fault_in_them(
 
 
 def without(laboratory: Laboratory, missing: str) -> tuple[str, str]:
-    """The change to a profile that takes a program off the PATH of jobs."""
+    """Return the change to a profile that removes a program from the PATH of jobs."""
     folder = laboratory.desk.folder / f"without-{missing}"
     folder.mkdir()
     for place in laboratory.slurm.env["PATH"].split(os.pathsep):
@@ -85,12 +85,12 @@ def test_a_requeue_while_resume_is_typed_starts_one_training_only(
         for _ in range(2)
     ]
     laboratory.slurm.run("scontrol", "requeue", job)
-    said = [process.communicate(timeout=240)[1] for process in typed]
+    errors = [process.communicate(timeout=240)[1] for process in typed]
     ended = trial.wait_exit(attempt)
     trial.hold()
     laboratory.record("requeue while resume is typed, twice", ended, since)
 
-    assert {process.returncode for process in typed} <= {0, 2, 3}, said
+    assert {process.returncode for process in typed} <= {0, 2, 3}, errors
     check_reached(trial, truth)
     order = [line["attempt"] for line in trial.trained()]
     assert order == sorted(order), "no attempt trains while another does"

@@ -350,7 +350,7 @@ def starts(run: rundir.RunDir) -> list[dict[str, Any]]:
 
 
 def test_the_sample_profile_is_the_one_the_cluster_has(desk: Desk) -> None:
-    """What ``clusters/test-slurm.yaml`` says of nodes and arrays is true."""
+    """Nodes and arrays are those of ``clusters/test-slurm.yaml``."""
     partitions = desk.slurm.run("sinfo", "-h", "-o", "%R|%D").split()
     limit = next(
         line.split("=")[1].strip()

@@ -106,13 +106,13 @@ def test_what_waits_for_a_running_job_waits_for_its_successor(
 
     assert waits_for(slurm, after) == f"afterok:{new}(unfulfilled)"
     assert waits_for(slurm, recovery_job) == f"afterany:{new}(unfulfilled)"
-    told = last_submit(run)
-    assert (told["job_ids"], told["recovery_jobs"], told["replaces"]) == (
+    submitted = last_submit(run)
+    assert (submitted["job_ids"], submitted["recovery_jobs"], submitted["replaces"]) == (
         [new],
         [recovery_job],
         [old],
     )
-    assert (told["attempt"], told["by"]) == (2, "supervisor")
+    assert (submitted["attempt"], submitted["by"]) == (2, "supervisor")
     script = (run.attempt("pretrain", 2) / f"{new}_submission.sh").read_text()
     assert f"--comment=run={run.name},attempt=2\n" in script
     assert "--dependency" not in script
@@ -214,7 +214,9 @@ def test_of_two_who_go_on_at_once_one_submits(
     assert sorted(slurm.run("squeue", "-h", "-o", "%i", "-n", "trial-tiny-0.pretrain").split()) == (
         sorted([old, new])
     )
-    assert held_back(run, "pretrain", [0], [old]) == (f"pretrain: job {new} resumes it already")
+    assert held_back(run, attempt_history.read(run), "pretrain", [0], [old]) == (
+        f"pretrain: job {new} resumes it already"
+    )
 
 
 def test_a_submission_that_was_killed_is_taken_over(
@@ -238,10 +240,14 @@ def test_a_submission_that_was_killed_is_taken_over(
 
     ids = resubmit(run, "tokenize", [0, 1], replaces=olds, by="recovery_job", client=client)
 
-    told = last_submit(run)
+    submitted = last_submit(run)
     assert ids == []
-    assert (told["job_ids"], told["by"], told["replaces"]) == (news, "supervisor", olds)
-    assert len(told["recovery_jobs"]) == 1
+    assert (submitted["job_ids"], submitted["by"], submitted["replaces"]) == (
+        news,
+        "supervisor",
+        olds,
+    )
+    assert len(submitted["recovery_jobs"]) == 1
     terms = [f"afterok:{job}(unfulfilled)" for job in news]
     assert waits_for(slurm, after).split(",") == terms
     assert attempt_history.read(run).unanswered == []

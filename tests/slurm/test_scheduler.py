@@ -76,8 +76,8 @@ def hidden(slurm: Cluster) -> Iterator[str]:
     slurm.update_partition("apart", Hidden="NO")
 
 
-def ask_as_nobody(slurm: Cluster, *command: str) -> list[str]:
-    """What a command prints to a user who is no administrator: those see all partitions."""
+def run_as_nobody(slurm: Cluster, *command: str) -> list[str]:
+    """Return a command's output for an ordinary user; administrators see all partitions."""
     who = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
     done = subprocess.run(
         command, env=slurm.env, cwd="/", text=True, capture_output=True, check=True, **who
@@ -89,12 +89,12 @@ def ask_as_nobody(slurm: Cluster, *command: str) -> list[str]:
 @pytest.mark.usefixtures("site")
 def test_jobs_and_nodes_of_a_hidden_partition_are_seen(slurm: Cluster, hidden: str) -> None:
     words = ("sbatch", "--parsable", f"--partition={hidden}", *HELD, "--wrap=true")
-    (job,) = ask_as_nobody(slurm, *words)
+    (job,) = run_as_nobody(slurm, *words)
 
-    usual = ask_as_nobody(slurm, "squeue", "--me", "--noheader", "--format=%i")
-    ours = ask_as_nobody(slurm, *queries.squeue_command())
-    nodes = ask_as_nobody(slurm, *queries.sinfo_command(hidden))
-    everywhere = ask_as_nobody(slurm, *queries.sinfo_command())
+    usual = run_as_nobody(slurm, "squeue", "--me", "--noheader", "--format=%i")
+    ours = run_as_nobody(slurm, *queries.squeue_command())
+    nodes = run_as_nobody(slurm, *queries.sinfo_command(hidden))
+    everywhere = run_as_nobody(slurm, *queries.sinfo_command())
 
     assert usual == []
     assert [queries.parse(line, queries.QueueRow)[0].job_id for line in ours] == [job]
@@ -124,7 +124,7 @@ def test_the_owner_releases_a_job_held_after_a_failed_prolog_and_it_ends_on_anot
     slurm: Cluster, site: SlurmScheduler, bad_prolog: str
 ) -> None:
     words = ("sbatch", "--parsable", "--partition=apart", *QUIET, "--wrap=hostname")
-    (job,) = ask_as_nobody(slurm, *words)
+    (job,) = run_as_nobody(slurm, *words)
 
     def held() -> bool:
         (row,) = (queries.parse(line, queries.QueueRow)[0] for line in queue(slurm))
@@ -132,7 +132,7 @@ def test_the_owner_releases_a_job_held_after_a_failed_prolog_and_it_ends_on_anot
 
     wait(held, "the job to be held")
     drained = slurm.node_states()[bad_prolog]
-    ask_as_nobody(slurm, "scontrol", "release", job)
+    run_as_nobody(slurm, "scontrol", "release", job)
     slurm.wait_job(job, "COMPLETED", timeout=60)
 
     assert drained.startswith("drain")
@@ -325,7 +325,7 @@ def test_a_refusal_is_slurms_reason_and_leaves_nothing(
 def test_a_controller_that_answers_too_late_leaves_its_job_named(
     slurm: Cluster, site: SlurmScheduler, tmp_path: Path, slurm_environment: Cluster
 ) -> None:
-    """sbatch gives up after ten seconds; the job is queued when the controller goes on."""
+    """sbatch gives up after ten seconds; the job is queued once the controller runs again."""
     plan, run = plan_of("test-slurm", "tiny", stages=("curate",)), run_folder(tmp_path)
     pid = int((slurm.folder / "run" / "slurmctld.pid").read_text())
 
