@@ -134,10 +134,23 @@ class Attempt:
         return f"{words}, {self.action}" if self.interrupted else words
 
 
+class Withdrawn:
+    """What takes submissions of a run back. Tasks share it and do not refer to the whole history:
+    a cycle would leave the histories of many runs to the garbage collector.
+    """
+
+    def __init__(self) -> None:
+        self.undone: set[str] = set()
+        """Jobs that were taken back."""
+        self.cancelled_at = -1
+        """Place of the last ``cancel`` in the order of events; -1 where there is none."""
+        self.stopped_at = -1
+
+
 class TaskHistory:
     """Submissions, starts and ends of one task, oldest first."""
 
-    def __init__(self, run: RunHistory, stage: str, index: int) -> None:
+    def __init__(self, withdrawn: Withdrawn, stage: str, index: int) -> None:
         self.stage = stage
         self.index = index
         self.started: dict[int, StartEvent] = {}
@@ -146,7 +159,7 @@ class TaskHistory:
         """By attempt; the first exit record of an attempt counts."""
         self.observed: dict[int, ExitRecord] = {}
         """By attempt: diagnoses without a decision."""
-        self._run = run
+        self._withdrawn = withdrawn
         self._submitted: list[tuple[int, SubmittedJob]] = []
         """With their place in the order of events."""
         self._begun: list[tuple[int, int]] = []
@@ -199,12 +212,12 @@ class TaskHistory:
     @property
     def is_cancelled(self) -> bool:
         """Return whether a person has cancelled the run since the task was last submitted."""
-        return self._run.cancelled_at > self._since()
+        return self._withdrawn.cancelled_at > self._since()
 
     @property
     def is_stopped(self) -> bool:
         """Return the same for a stop request (``cancel --save``)."""
-        return self._run.stopped_at > self._since()
+        return self._withdrawn.stopped_at > self._since()
 
     def is_by_person(self, attempt: int) -> bool:
         """Return whether this attempt is the first of a submission that a person made."""
@@ -234,7 +247,7 @@ class TaskHistory:
             self._begun.append((place, record.attempt))
 
     def _kept(self) -> list[tuple[int, SubmittedJob]]:
-        undone = self._run.undone
+        undone = self._withdrawn.undone
         return [item for item in self._submitted if item[1].job_id not in undone]
 
     def _since(self) -> int:
@@ -254,11 +267,7 @@ class RunHistory:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.undone: set[str] = set()
-        """Jobs that were taken back."""
-        self.cancelled_at = -1
-        """Place of the last ``cancel`` in the order of events; -1 where there is none."""
-        self.stopped_at = -1
+        self._withdrawn = Withdrawn()
         self._tasks: dict[str, dict[int, TaskHistory]] = {}
         self._submits: dict[str, list[SubmitEvent]] = {}
         self._intents: dict[tuple[str, int], IntentEvent] = {}
@@ -281,7 +290,7 @@ class RunHistory:
         """Return the history of one task; an empty one where no event names it."""
         tasks = self._tasks.setdefault(stage, {})
         if index not in tasks:
-            tasks[index] = TaskHistory(self, stage, index)
+            tasks[index] = TaskHistory(self._withdrawn, stage, index)
         return tasks[index]
 
     def tasks(self, stage: str) -> Mapping[int, TaskHistory]:
@@ -291,7 +300,7 @@ class RunHistory:
     def submits(self, stage: str) -> list[SubmitEvent]:
         """Return the submissions of a stage that were not taken back."""
         found = self._submits.get(stage, [])
-        return [event for event in found if not self.undone.issuperset(event.job_ids)]
+        return [event for event in found if not self._withdrawn.undone.issuperset(event.job_ids)]
 
     def recovery_jobs(self, stage: str) -> set[str]:
         """Return every recovery job that a stage ever had."""
@@ -308,14 +317,15 @@ class RunHistory:
         times = (
             event.time
             for event in self.events
-            if isinstance(event, SubmitEvent) and not self.undone.issuperset(event.job_ids)
+            if isinstance(event, SubmitEvent)
+            and not self._withdrawn.undone.issuperset(event.job_ids)
         )
         return next(times, None)
 
     @property
     def last_request(self) -> CancelEvent | StopEvent | None:
         """Return the last request to end the run."""
-        place = max(self.cancelled_at, self.stopped_at)
+        place = max(self._withdrawn.cancelled_at, self._withdrawn.stopped_at)
         event = self.events[place] if place >= 0 else None
         return event if isinstance(event, (CancelEvent, StopEvent)) else None
 
@@ -338,11 +348,11 @@ class RunHistory:
         elif isinstance(event, ObservedEvent):
             self._add_end(place, event)
         elif isinstance(event, UndoEvent):
-            self.undone.update(event.job_ids)
+            self._withdrawn.undone.update(event.job_ids)
         elif isinstance(event, CancelEvent):
-            self.cancelled_at = place
+            self._withdrawn.cancelled_at = place
         elif isinstance(event, StopEvent):
-            self.stopped_at = place
+            self._withdrawn.stopped_at = place
 
     def _add_submission(self, place: int, event: IntentEvent) -> None:
         if not isinstance(event, SubmitEvent):

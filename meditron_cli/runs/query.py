@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import SchedulerError
 from meditron_cli.runs import state
-from meditron_cli.runs.record import RecordReader, RunRecord
+from meditron_cli.runs.record import RecordReader, RunRecord, read
 from meditron_cli.runs.state import RunView
 from meditron_cli.scheduler.base import JobInfo, JobState
 from meditron_cli.services import Services
@@ -27,13 +27,18 @@ def evidence(
         in_full: read the whole history of each run (``RunRecord.history``).
     """
     now = services.clock.now()
-    readers = [RecordReader(run, in_full) for run in runs]
-    records = [reader.read() for reader in readers]
+    # Readers of many runs would keep all their events in memory; few of them are read again.
+    readers = {run.name: RecordReader(run, in_full) for run in runs} if in_full else {}
+
+    def read_record(run: RunDir) -> RunRecord:
+        return readers[run.name].read() if in_full else read(run)
+
+    records = [read_record(run) for run in runs]
     infos = ask(services, records, now)
     # A job that ended between the two queries has its marker or exit record meanwhile.
     records = [
-        reader.read() if any_gone(record, known, now) else record
-        for reader, record, known in zip(readers, records, infos, strict=True)
+        read_record(run) if any_gone(record, known, now) else record
+        for run, record, known in zip(runs, records, infos, strict=True)
     ]
     return [(record, known, now) for record, known in zip(records, infos, strict=True)]
 
