@@ -90,11 +90,11 @@ def _optional(convert: Convert) -> Convert:
     return lambda value: None if value is None else convert(value)
 
 
-def _several(convert: Convert) -> Convert:
+def _several(kind: type[Any]) -> Convert:
     def convert_all(value: Any) -> tuple[Any, ...]:
-        if type(value) is not list:
-            raise ValueError(f"{value!r} is no list")
-        return tuple(map(convert, value))
+        if type(value) is not list or not {kind}.issuperset(map(type, value)):
+            raise ValueError(f"{value!r} is no list of {kind.__name__}")
+        return tuple(value)
 
     return convert_all
 
@@ -105,8 +105,8 @@ CONVERTERS: dict[str, Convert] = {
     "float": _number,
     "int | None": _optional(_integer),
     "float | None": _optional(_number),
-    "tuple[str, ...]": _several(_text),
-    "tuple[int, ...]": _several(_integer),
+    "tuple[str, ...]": _several(str),
+    "tuple[int, ...]": _several(int),
     "RootCause": RootCause,
     "RetryAction": RetryAction,
 }
