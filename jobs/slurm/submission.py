@@ -153,6 +153,9 @@ def recovery_job_settings(
         "dependency": f"afterany:{':'.join(arrays)}",
         "additional_parameters": {
             "chdir": str(run.code),
+            # Slurm fails a job whose log it cannot create, so on a full disk too; what this job
+            # does is in the event log.
+            "output": "/dev/null",
             **again(given),
             **given.get("additional_parameters", {}),
         },

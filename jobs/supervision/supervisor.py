@@ -57,10 +57,12 @@ from jobs.supervision.ranks import (
 )
 from jobs.supervision.ranks.rank_monitor import MonitorInputs, RankMonitor
 from jobs.supervision.recovery import retry_policy
-from jobs.supervision.recovery.actions import ActionRunner
+from jobs.supervision.recovery.actions import STORAGE_SECONDS, ActionRunner
 from jobs.supervision.recovery.closing import AttemptCloser
 
 POLL_SECONDS = 0.2
+CLAIM_SECONDS = 1.0
+"""Between two tries to create the folder of an attempt."""
 STACK_DUMP_SECONDS = 60.0
 """For all nodes to look at their ranks."""
 
@@ -196,10 +198,8 @@ class Supervisor:
 
     def start_once(self, first: int, attend: Callable[[], Observed]) -> int | None:
         """One start: from its number to what is done at its end; None to start again."""
-        try:
-            number = attempt_records.claim(self.run, self.stage, self.index, first)
-        except OSError as error:
-            log(f"failed: {self.run.stage(self.stage)} takes no attempt: {error.strerror}")
+        number = self.claim(first)
+        if number is None:
             return FAILED
         self.place = AttemptRef(self.run, self.stage, self.index, number, time.time())
         evidence, decision = self.judge(attend)
@@ -207,13 +207,33 @@ class Supervisor:
             self.place, self.surroundings.job, evidence, decision, follows=self.follows
         )
         recorded = attempt_records.record_exit(self.run, record)
-        self.remember(decision.suspects)
         runner = ActionRunner(self.place, self.surroundings, self.history, self.is_asked)
+        if not recorded and decision.action in CONTINUES and runner.wait_for_storage():
+            recorded = attempt_records.record_exit(self.run, record)
+        self.remember(decision.suspects)
         code = runner.carry_out(decision)
         if code is None and not recorded and not attempt_records.record_exit(self.run, record):
             log(f"{self.stage} is not started again: nobody could count how often it was")
             return FAILED
         return code
+
+    def claim(self, first: int) -> int | None:
+        """Return the number of the next attempt, once the storage takes its folder; None when it
+        does not, or a stop was requested.
+        """
+        deadline = time.monotonic() + STORAGE_SECONDS
+        reason = ""
+        while True:
+            try:
+                return attempt_records.claim(self.run, self.stage, self.index, first)
+            except OSError as error:
+                if reason != error.strerror:
+                    reason = error.strerror or type(error).__name__
+                    log(f"{self.run.stage(self.stage)} takes no attempt: {reason}; waiting")
+            if self.is_asked() or time.monotonic() > deadline:
+                log(f"failed: {self.run.stage(self.stage)} takes no attempt: {reason}")
+                return None
+            time.sleep(CLAIM_SECONDS)
 
     # ---- one start
 

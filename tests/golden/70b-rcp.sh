@@ -40,7 +40,7 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/curate/at
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/70b-rcp/stages/curate/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition='<partition>'
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -99,7 +99,7 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/tokenize/
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/70b-rcp/stages/tokenize/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition='<partition>'
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -158,7 +158,7 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/pretrain/
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/70b-rcp/stages/pretrain/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition='<partition>'
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -218,7 +218,7 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/evaluate/
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/70b-rcp/stages/evaluate/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition='<partition>'
 #SBATCH --requeue
 #SBATCH --signal=USR2@90

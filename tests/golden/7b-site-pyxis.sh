@@ -48,7 +48,7 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/7b-site-pyxis/stages/curate/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition=cpu
 #SBATCH --qos=normal
 #SBATCH --requeue
@@ -158,7 +158,7 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/7b-site-pyxis/stages/tokenize/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition=cpu
 #SBATCH --qos=normal
 #SBATCH --requeue
@@ -231,7 +231,7 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/7b-site-pyxis/stages/pretrain/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition=cpu
 #SBATCH --qos=normal
 #SBATCH --requeue
@@ -305,7 +305,7 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/7b-site-pyxis/stages/evaluate/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition=cpu
 #SBATCH --qos=normal
 #SBATCH --requeue

@@ -36,7 +36,7 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/s
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-site-apptainer/stages/curate/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition=batch
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -91,7 +91,7 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/s
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-site-apptainer/stages/tokenize/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition=batch
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -146,7 +146,7 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/s
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-site-apptainer/stages/pretrain/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition=batch
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -202,7 +202,7 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/s
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-site-apptainer/stages/evaluate/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition=batch
 #SBATCH --requeue
 #SBATCH --signal=USR2@90

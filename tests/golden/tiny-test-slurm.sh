@@ -40,7 +40,7 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/c
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-test-slurm/stages/curate/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition=cpu
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -101,7 +101,7 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/t
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-test-slurm/stages/tokenize/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition=cpu
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -162,7 +162,7 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/p
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-test-slurm/stages/pretrain/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition=cpu
 #SBATCH --requeue
 #SBATCH --signal=USR2@90
@@ -223,7 +223,7 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/e
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
-#SBATCH --output=/runs/tiny-test-slurm/stages/evaluate/attempts/1/recovery_job/%j_0_log.out
+#SBATCH --output=/dev/null
 #SBATCH --partition=cpu
 #SBATCH --requeue
 #SBATCH --signal=USR2@90

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from .desk import saved_steps
+from .desk import rank_processes, saved_steps
 from .faults import EVERY, Laboratory, Trial, Truth, check_reached, check_stopped, kill
 
 pytestmark = pytest.mark.slurm
@@ -103,14 +104,12 @@ def small_disk(laboratory: Laboratory) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(path: Path) -> None:
-    """Take all the space there is, and give a little back: events and logs still find their place,
-    a save does not.
-    """
+def fill(path: Path, spare_bytes: int) -> None:
+    """Take all the space there is, but for some."""
     with path.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(b"\1" * 4096)
-    os.truncate(path, path.stat().st_size - 128 * 1024)
+    os.truncate(path, path.stat().st_size - spare_bytes)
 
 
 def test_a_disk_that_fills_up_during_a_save_is_waited_for(
@@ -120,7 +119,7 @@ def test_a_disk_that_fills_up_during_a_save_is_waited_for(
     attempt = trial.reach(7)
 
     ballast = small_disk / "ballast"
-    fill(ballast)
+    fill(ballast, spare_bytes=128 * 1024)  # for events and logs, not for a save
     trial.hold()
     ended = trial.wait_exit(attempt)
     ballast.unlink()
@@ -128,6 +127,30 @@ def test_a_disk_that_fills_up_during_a_save_is_waited_for(
 
     assert ended.cause == "storage"
     assert ended.exit["step_after"] == EVERY
+    check_reached(trial, truth)
+
+
+def test_a_disk_that_takes_nothing_at_all_is_waited_for_in_the_allocation(
+    laboratory: Laboratory, truth: Truth, small_disk: Path
+) -> None:
+    trial = laboratory.begin(
+        "empty", "supervision.storage_delay_seconds=5", hold=7, runs=small_disk
+    )
+    attempt = trial.reach(7)
+
+    ballast = small_disk / "ballast"
+    fill(ballast, spare_bytes=0)
+    trial.hold()
+    trial.wait_for(lambda: not rank_processes(trial.run), "the end of the ranks")
+    rest = small_disk / "rest"
+    fill(rest, spare_bytes=0)  # what the ranks gave back
+    time.sleep(10)  # the supervisor meets the full disk
+    ballast.unlink()
+    rest.unlink()
+    ended = trial.wait_exit(attempt)
+    laboratory.record("disk without a free byte", ended, None)
+
+    assert ended.cause == "storage"
     check_reached(trial, truth)
 
 

@@ -13,6 +13,7 @@ from jobs.contract.attempt_history import HistoryReader
 from jobs.contract.errors import FAILED, STOPPED, SUCCESSOR
 from jobs.contract.outcomes import Decision, RetryAction
 from jobs.runtime.log import log
+from jobs.runtime.storage import wait_until_writable
 from jobs.slurm.submission import SubmitError
 from jobs.supervision.allocation import Allocation
 from jobs.supervision.attempt_records import AttemptRef
@@ -23,6 +24,8 @@ LOOK_SECONDS = 2.0
 """Between two looks at the run's files."""
 REQUEUE_SECONDS = 600.0
 """For Slurm to end a job that it has taken back: KillWait, and a slurmctld that is busy (guess)."""
+STORAGE_SECONDS = 1800.0
+"""For storage to take files again while this job keeps its allocation (guess)."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class ActionRunner:
     is_interrupted: Callable[[], bool]
     """Whether this process was asked to stop, with a signal or otherwise."""
     requeue_seconds: float = REQUEUE_SECONDS
+    storage_seconds: float = STORAGE_SECONDS
 
     def carry_out(self, decision: Decision) -> int | None:
         """Do it; answers the exit code, or None when the ranks are to be started again here."""
@@ -72,10 +76,39 @@ class ActionRunner:
         time.sleep(self.requeue_seconds)
         log(f"Slurm has not queued this job again in {self.requeue_seconds:.0f} s")
 
-    def _submit(self, decision: Decision) -> int:
-        """Have a fresh job go on; 75 when one does, whoever submitted it, and 130 when a person has
-        asked for the end meanwhile.
+    def wait_for_storage(self) -> bool:
+        """Wait in the allocation until the run directory takes files; return whether it does."""
+        root = self.place.run.root
+        return wait_until_writable(root, self.storage_seconds, self.is_interrupted)
+
+    def _leave_storage(self) -> int:
+        """Give up the allocation without writing anything: requeue the job, which needs no disk.
+
+        A stop request is no reason to run again; the recovery job decides then.
         """
+        if not self.is_interrupted() and self._requeue():
+            self._wait_for_requeue()
+            return SUCCESSOR
+        log(f"the storage takes no files\nhint: `meditron resume {self.place.run.name}`")
+        return FAILED
+
+    def _submit(self, decision: Decision) -> int:
+        """Resubmit the task, once the storage takes what has to be written; return the exit code:
+        75 when a job resumes the task, whoever submitted it, and 130 when a person has requested
+        the end meanwhile.
+        """
+        deadline = time.monotonic() + self.storage_seconds
+        while True:
+            try:
+                return self._resubmit(decision)
+            except OSError as error:
+                log(f"no job was submitted: {error}; waiting for the storage")
+            if self.is_interrupted() or time.monotonic() > deadline:
+                return self._leave_storage()
+            self.wait_for_storage()
+            time.sleep(LOOK_SECONDS)  # one file may refuse where others do not
+
+    def _resubmit(self, decision: Decision) -> int:
         place = self.place
         try:
             ids = resubmission.resubmit(
@@ -91,9 +124,6 @@ class ActionRunner:
             )
         except SubmitError as error:
             log(f"{error.message}\nhint: `meditron recover` or `meditron resume {place.run.name}`")
-            return FAILED
-        except OSError as error:
-            log(f"no job was submitted: {error}\nhint: `meditron resume {place.run.name}`")
             return FAILED
         if ids:
             log(f"job {ids[0]} resumes {place.stage} task {place.index}")

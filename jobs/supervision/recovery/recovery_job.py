@@ -21,6 +21,7 @@ from jobs.contract.outcomes import CONTINUES, Decision, RetryAction
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import read_task
 from jobs.runtime.log import log
+from jobs.runtime.storage import wait_until_writable
 from jobs.slurm import dependencies, queries, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow
@@ -65,21 +66,39 @@ def run_recovery(run_dir: str, stage: str, number: str) -> None:
     """
     run = RunDir(Path(run_dir))
     stray = wrong_code(run)
+    client = Client(os.environ)
+    try:
+        said = [stray] if stray else wait_and_look(run, stage, client, PATIENCE_SECONDS)
+        if said:
+            append_event(run, "recovery_job", stage=stage, attempt=int(number), said=said)
+    except OSError as error:  # the storage takes nothing: ask Slurm for another start, later
+        if not client.requeue(os.environ.get("SLURM_JOB_ID", "")):
+            raise
+        log(f"{stage}: {error}; this job is queued again")
     if stray:
-        log(stray)
         raise SystemExit(CONFIGURATION)
-    said = wait_and_look(run, stage, Client(os.environ), PATIENCE_SECONDS)
-    if said:
-        append_event(run, "recovery_job", stage=stage, attempt=int(number), said=said)
 
 
 def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> list[str]:
-    """Repeat the recovery pass while something is unclear; return all sentences."""
+    """Repeat the recovery pass while something is unclear or the storage takes nothing; return all
+    sentences.
+
+    Raises:
+        OSError: the storage takes nothing.
+    """
     deadline = time.monotonic() + seconds
     said: dict[str, None] = {}
     reader = HistoryReader(run)
     while True:
-        look = look_after(run, stage, client, "recovery_job", reader)
+        try:
+            look = look_after(run, stage, client, "recovery_job", reader)
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise
+            log(f"{stage}: {error}; waiting for the storage")
+            wait_until_writable(run.root, max(0.0, deadline - time.monotonic()))
+            time.sleep(min(AGAIN_SECONDS, seconds / 10))  # one file may refuse where others do not
+            continue
         for sentence in look.said:
             if sentence not in said:
                 log(sentence)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from jobs.contract import rundir
 from jobs.contract.attempt_history import HistoryReader
-from jobs.contract.errors import SUCCESSOR
+from jobs.contract.errors import FAILED, SUCCESSOR
 from jobs.contract.events import append_event, read_events
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Decision, RetryAction
@@ -21,6 +23,8 @@ from jobs.supervision.recovery.actions import ActionRunner
 
 from ... import fake_slurm
 
+SUBMIT = Decision(RetryAction.SUBMIT, "the disk is full")
+
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_slurm.FakeSlurm:
@@ -29,27 +33,82 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_slurm.Fake
     return fake
 
 
-def test_a_requeue_that_slurm_takes_and_does_not_carry_out_is_not_waited_for_for_ever(
-    programs: fake_slurm.FakeSlurm, tmp_path: Path
-) -> None:
+@pytest.fixture
+def run(tmp_path: Path) -> rundir.RunDir:
+    """A run whose training was given to job 50."""
     run = rundir.RunDir(tmp_path / "runs" / "med-tiny-0")
     run.code.mkdir(parents=True)
-    asked = Submission(
+    submitted = Submission(
         stage="pretrain", indices=(0,), attempt=1, python="/venv/bin/python", environment=(),
         parameters={"time": 60, "nodes": 2, "partition": "low", "setup": []}, lead_seconds=60,
         longest_array=100, recovery_job=None,
     )  # fmt: skip
-    submission.write(run, asked)
+    submission.write(run, submitted)
     fields = {"stage": "pretrain", "attempt": 1, "indices": [0], "scheduler": "slurm"}
     append_event(run, "submit", **fields, by="person", job_ids=["50"], recovery_jobs=[])
-    programs.tell("requeue")
-    place, here = (
-        AttemptRef(run, "pretrain", 0, 1, 1.0),
-        Allocation(Job("50"), Client(programs.environ)),
+    return run
+
+
+def runner_of(
+    run: rundir.RunDir,
+    programs: fake_slurm.FakeSlurm,
+    is_interrupted: Callable[[], bool],
+    **more: float,
+) -> ActionRunner:
+    place = AttemptRef(run, "pretrain", 0, 1, 1.0)
+    here = Allocation(Job("50"), Client(programs.environ))
+    return ActionRunner(place, here, HistoryReader(run), is_interrupted, **more)
+
+
+def test_a_disk_without_room_for_an_event_is_waited_for_before_a_job_is_submitted(
+    programs: fake_slurm.FakeSlurm, run: rundir.RunDir
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # stands for a full disk
+
+    def free() -> bool:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        return False
+
+    code = runner_of(run, programs, free).carry_out(
+        Decision(RetryAction.SUBMIT, "the disk is full")
     )
 
-    acting = ActionRunner(place, here, HistoryReader(run), lambda: False, requeue_seconds=0.1)
-    code = acting.carry_out(Decision(RetryAction.REQUEUE, "it was preempted"))
+    assert code == SUCCESSOR
+    kinds = [event["event"] for event in read_events(run)]
+    assert kinds == ["submit", "intent", "submit"]
+
+
+def test_storage_that_refuses_files_to_the_end_gives_the_job_back_to_the_queue(
+    programs: fake_slurm.FakeSlurm, run: rundir.RunDir
+) -> None:
+    programs.tell("requeue")
+    run.lock.mkdir()  # a folder in a file's place stands for storage that takes nothing
+    limits = {"requeue_seconds": 0.0, "storage_seconds": 0.0}
+
+    code = runner_of(run, programs, lambda: False, **limits).carry_out(SUBMIT)
+
+    assert code == SUCCESSOR
+    assert programs.calls("scontrol requeue") == ["scontrol requeue 50"]
+    assert [event["event"] for event in read_events(run)] == ["submit"]
+
+
+def test_a_stop_request_ends_the_wait_for_storage_without_a_requeue(
+    programs: fake_slurm.FakeSlurm, run: rundir.RunDir
+) -> None:
+    run.lock.mkdir()
+
+    assert runner_of(run, programs, lambda: True).carry_out(SUBMIT) == FAILED
+    assert programs.calls("scontrol requeue") == []
+
+
+def test_a_requeue_that_slurm_takes_and_does_not_carry_out_is_not_waited_for_for_ever(
+    programs: fake_slurm.FakeSlurm, run: rundir.RunDir
+) -> None:
+    programs.tell("requeue")
+
+    runner = runner_of(run, programs, lambda: False, requeue_seconds=0.1)
+    code = runner.carry_out(Decision(RetryAction.REQUEUE, "it was preempted"))
 
     assert code == SUCCESSOR
     assert programs.calls("scontrol requeue") == ["scontrol requeue 50"]

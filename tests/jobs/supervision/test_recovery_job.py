@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -287,6 +288,29 @@ def test_a_recovery_job_that_hears_nothing_says_so_and_leaves(stage: Stage) -> N
 
 
 # ---- what was decided before
+
+
+def test_storage_that_refuses_a_file_is_waited_for_and_the_task_resubmitted(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.accounts(j50="BOOT_FAIL")
+    stage.run.lock.mkdir()  # a folder in a file's place stands for storage that takes nothing
+    mending = threading.Timer(1.0, stage.run.lock.rmdir)
+    mending.start()
+
+    sentences = recovery_job.wait_and_look(stage.run, "curate", stage.client, 60.0)
+
+    mending.join()
+    assert sentences[-1].startswith("curate: 101 ")
+    assert [event["by"] for event in stage.events("submit")] == ["person", "recovery_job"]
+
+
+def test_storage_that_refuses_files_to_the_end_is_an_error(stage: Stage) -> None:
+    stage.submitted("50")
+    stage.accounts(j50="BOOT_FAIL")
+    stage.run.lock.mkdir()
+
+    with pytest.raises(IsADirectoryError):
+        recovery_job.wait_and_look(stage.run, "curate", stage.client, 0.1)
 
 
 def test_what_was_decided_but_not_done_is_done(stage: Stage) -> None:

@@ -1,0 +1,50 @@
+"""Wait for storage that takes no files: a full disk, an exceeded quota, a file system gone
+read-only. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import uuid4
+
+PROBE_BYTES = 4096
+"""One block of common file systems: an empty file fits on a full disk."""
+POLL_SECONDS = 1.0
+
+
+def is_writable(folder: Path) -> bool:
+    """Return whether a file of one block can be created in a folder now."""
+    probe = folder / f".probe.{uuid4().hex}"
+    try:
+        with open(probe, "wb", buffering=0) as file:
+            written = file.write(b"\0" * PROBE_BYTES)
+            os.fsync(file.fileno())
+    except OSError:
+        written = 0
+    try:
+        probe.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return written == PROBE_BYTES
+
+
+def wait_until_writable(
+    folder: Path, seconds: float, is_interrupted: Callable[[], bool] = lambda: False
+) -> bool:
+    """Wait until a folder takes files; return whether it does.
+
+    A folder that is not there is not waited for: its run was removed.
+
+    Args:
+        seconds: to wait at most.
+        is_interrupted: polled; whether to give up.
+    """
+    deadline = time.monotonic() + seconds
+    while not is_writable(folder):
+        if is_interrupted() or time.monotonic() > deadline or not folder.is_dir():
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
