@@ -294,12 +294,12 @@ def test_storage_that_refuses_a_file_is_waited_for_and_the_task_resubmitted(stag
     stage.submitted("50")
     stage.accounts(j50="BOOT_FAIL")
     stage.run.lock.mkdir()  # a folder in a file's place stands for storage that takes nothing
-    mending = threading.Timer(1.0, stage.run.lock.rmdir)
-    mending.start()
+    repair = threading.Timer(1.0, stage.run.lock.rmdir)
+    repair.start()
 
     sentences = recovery_job.wait_and_look(stage.run, "curate", stage.client, 60.0)
 
-    mending.join()
+    repair.join()
     assert sentences[-1].startswith("curate: 101 ")
     assert [event["by"] for event in stage.events("submit")] == ["person", "recovery_job"]
 

@@ -246,7 +246,7 @@ def has(pattern: str) -> Callable[[Machine, str], bool]:
 MOMENTS: dict[str, Callable[[Machine, str], bool]] = {
     "submitted": lambda machine, job: True,
     "the background process runs": lambda machine, job: catches_signals(job),
-    "the supervisor has begun": has("start-*"),
+    "the supervisor has begun": has("claim-*"),
     "the ranks have a log": has("ranks-*.log"),
     "the rank is ready": lambda machine, job: machine.run.path("ready").exists(),
 }
