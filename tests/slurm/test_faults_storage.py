@@ -98,7 +98,7 @@ def test_when_every_checkpoint_is_damaged_the_run_stops_and_nothing_is_deleted(
 def small_disk(laboratory: Laboratory) -> Iterator[Path]:
     """A disk of 96 MiB, as a runs directory."""
     folder = laboratory.desk.folder / "small"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)], check=True)
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
