@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -256,13 +256,31 @@ def parse(values: Iterable[Mapping[str, Any]]) -> Iterator[Event]:
 
 def _objects(lines: Iterable[bytes], kinds: Collection[str]) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects among lines that have a kind; others are not even parsed."""
-    for line in lines:
-        match = KIND.search(line)
-        if match is None or (kinds and match[1].decode() not in kinds):
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError:  # cut short by a crash
-            continue
+    wanted = [
+        line
+        for line in lines
+        if (match := KIND.search(line)) and (not kinds or match[1].decode() in kinds)
+    ]
+    for value in _values(wanted):
         if isinstance(value, dict) and isinstance(value.get("event"), str):
             yield value
+
+
+def _values(lines: Sequence[bytes]) -> Iterator[Any]:
+    """Yield the JSON values of lines, without those that are none.
+
+    One call parses all lines, in half the time of a call per line, unless one was cut short by a
+    crash.
+    """
+    try:
+        values = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        values = None
+    if values is not None and len(values) == len(lines):
+        yield from values
+        return
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
