@@ -1,44 +1,34 @@
-"""The batch step of a task: start its ranks, watch them, say how each start ended, and see to it
-that the work goes on.
+"""The batch step of a task: run its attempts, diagnose how each ended, and execute the decision.
 
-No torch here: it survives a rank that dies, and a supervisor that is killed at any moment leaves a
-state from which the next start goes on. What it decides, ``jobs.supervision.recovery.retry_policy``
-says; success is the done marker, never an exit code alone.
+No torch here: the supervisor survives a rank that dies, and a supervisor that is killed at any
+moment leaves records from which the next start resumes. ``jobs.supervision.recovery.retry_policy``
+decides; success is the done marker, never an exit code alone.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import FrameType
 
-from jobs.contract import metrics_log, rundir, specs
+from jobs.contract import rundir, specs
 from jobs.contract.attempt_history import HistoryReader, TaskHistory
 from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, SUCCESSOR, TaskError
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.locks import Locked, locked_within
-from jobs.contract.outcomes import (
-    CONTINUES,
-    Decision,
-    Diagnosis,
-    Hang,
-    NodeEntry,
-    RetryAction,
-    RootCause,
-)
-from jobs.contract.stage_specs import TRAINING_STAGES
+from jobs.contract.outcomes import CONTINUES, Decision, Diagnosis, NodeEntry, RetryAction, RootCause
 from jobs.health import node_ledger
-from jobs.runtime import cgroups, secrets_file
+from jobs.runtime import secrets_file
 from jobs.runtime.log import log
-from jobs.supervision import attempt_records, cleanup, preflight_step
+from jobs.supervision import attempt_records, cleanup
 from jobs.supervision.allocation import Allocation
 from jobs.supervision.attempt_records import AttemptRef
+from jobs.supervision.attempt_runner import AttemptRunner, Limits, is_finished
 from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import (
     AttemptFacts,
@@ -47,45 +37,13 @@ from jobs.supervision.diagnosis.evidence import (
     RecoveryOptions,
     SlurmReport,
 )
-from jobs.supervision.ranks import (
-    hang_attribution,
-    hang_detector,
-    launcher,
-    local_ranks,
-    srun_ranks,
-    stack_dump,
-)
-from jobs.supervision.ranks.rank_monitor import MonitorInputs, RankMonitor
+from jobs.supervision.ranks import local_ranks
 from jobs.supervision.recovery import retry_policy
 from jobs.supervision.recovery.actions import STORAGE_SECONDS, ActionRunner
 from jobs.supervision.recovery.closing import AttemptCloser
 
-POLL_SECONDS = 0.2
 CLAIM_SECONDS = 1.0
 """Between two tries to create the folder of an attempt."""
-STACK_DUMP_SECONDS = 60.0
-"""For all nodes to look at their ranks."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long to wait for what."""
-
-    lock_seconds: float = 60.0
-    """For an earlier attempt of the same task to be gone."""
-    preflight_seconds: float = 60.0
-    peers_seconds: float = local_ranks.LeaveTimeouts.peers_seconds
-    leave_seconds: float = local_ranks.LeaveTimeouts.leave_seconds
-
-    def patience(
-        self, task: specs.TaskSpec, pace: metrics_log.StepTimes | None = None
-    ) -> local_ranks.LeaveTimeouts:
-        """The part that launchers need, with all the time to leave that the task wants, or that its
-        saves have taken so far.
-        """
-        measured = pace.leave_seconds + metrics_log.MARGIN_SECONDS if pace else 0.0
-        leave_seconds = max(self.leave_seconds, task.leave_seconds, measured)
-        return local_ranks.LeaveTimeouts(self.peers_seconds, leave_seconds)
 
 
 class HeldElsewhere(TaskError):
@@ -142,12 +100,6 @@ class Supervisor:
         self.place = AttemptRef(run, stage, index, 0, time.time())
         self.history = HistoryReader(run)
         self.task: specs.TaskSpec | None = None
-        self.usable = True
-        """Ranks may be started once more in this allocation."""
-        self.is_preempted = False
-        """Slurm has said that it is preempting the job."""
-        self.is_late = False
-        """The ranks had to leave because the allocation ends."""
         self.follows: int | None = None
         """The attempt whose end says that none may follow it here."""
         self._locked = False
@@ -252,101 +204,16 @@ class Supervisor:
         attempt_records.record_start(self.place, self.surroundings.job)
         self.close_earlier(task)
         environ = {**os.environ, **secrets_file.read(task.secrets_file)}
-        with ExitStack() as start:
-            if task.scratch_dir:
-                start.callback(preflight_step.remove_scratch, self.place, task)
-            return self.work(task, environ)
-
-    def work(self, task: specs.TaskSpec, environ: dict[str, str]) -> Observed:
-        """Check the nodes, start the ranks, wait for them."""
-        patience = preflight_step.PreflightTimeout(self.limits.preflight_seconds, self.signals)
-        nodes = self.surroundings.job.nodes  # without the secrets, which only ranks need
-        fit = preflight_step.check(self.place, task, nodes, os.environ, patience)
-        if fit.problem:
-            return Observed(
-                findings=fit.findings,
-                message=fit.problem,
-                hint=fit.hint,
-                configuration=fit.configuration,
-            )
-        if self.is_asked():
-            return Observed(
-                findings=fit.findings,
-                message=f"{self.stage} was stopped before its ranks started",
-            )
-        if task.scratch_dir:
-            environ["TMPDIR"] = str(preflight_step.scratch(self.place, task))
-        killed_before = cgroups.oom_kills() or 0
-        with launcher.reserved_port() as port:
-            seen = self.watch(task, environ, port)
-        killed = (cgroups.oom_kills() or 0) - killed_before
-        return replace(seen, findings=fit.findings, oom_kills=max(0, killed))
-
-    def watch(self, task: specs.TaskSpec, environ: dict[str, str], port: int) -> Observed:
-        """Start the ranks and wait until nothing of them is left."""
-        environ = {**environ, **launcher.rank_environment(self.place, task, environ, port)}
-        pace = metrics_log.measured_step_times(self.run) if self.stage in TRAINING_STAGES else None
-        patience = self.limits.patience(task, pace)
-        step = self.step()
-        ranks = launcher.start(self.place, task, environ, patience, step)
-        watch = hang_detector.HangDetector(self.run, task, self.place.attempt, environ)
-        senses = MonitorInputs(
-            signals=self.signals,
-            is_asked=self.is_asked,
-            deadline=self.surroundings.deadline,
-            look=watch.look,
-            examine=lambda hang: self.examine(task, hang),
-            note=self.note_request,
+        runner = AttemptRunner(
+            self.place, task, self.surroundings, self.limits, self.signals, self.is_asked
         )
-        watching = RankMonitor(ranks, senses, patience.leave_seconds)
-        code = watching.wait()
-        failures = tuple(ranks.failures())
-        self.usable = step is None or self.is_finished(code) or step.is_gone()
-        self.is_late, self.is_preempted = watching.is_late, watching.is_preempted
-        return Observed(code, ranks_started=True, failures=failures, hang=watching.hang)
-
-    def is_finished(self, code: int | None) -> bool:
-        """Return whether the ranks exited with 0 and the done marker stands, so that Slurm need not
-        be queried about the attempt.
-        """
-        task = self.task
-        return (
-            code == FINISHED and task is not None and evidence_collection.is_done(self.place, task)
-        )
-
-    def step(self) -> srun_ranks.Step | None:
-        """The job step that the ranks of this start are; without Slurm there is none."""
-        client, job = self.surroundings.client, self.surroundings.job
-        if client is None:
-            return None
-        return srun_ranks.Step(client, job.job_id, self.place.step_name)
-
-    def examine(self, task: specs.TaskSpec, hang: Hang) -> Hang:
-        """Have all nodes look at ranks that hang, and name the one that stopped first."""
-        names = (self.run, self.stage, self.index, self.place.attempt)
-        command = [*preflight_step.beside_ranks(self.place, task), *stack_dump.command(*names)]
-        environment = {**os.environ, **launcher.code_environment(self.run, os.environ)}
-        try:
-            subprocess.run(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                timeout=STACK_DUMP_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            log(f"not all ranks could be looked at: {error}")
-        return hang_attribution.blame(hang, stack_dump.read(*names), self.surroundings.job.nodes)
+        return runner.run(environ)
 
     def is_asked(self) -> bool:
         """Whether somebody wants the end: a signal, the file STOP, or the local scheduler's process
         that started this one is gone.
         """
         return bool(self.signals) or self.run.stop_file.exists() or is_abandoned(os.environ)
-
-    def note_request(self) -> None:
-        """Write that the ranks were asked to leave."""
-        attempt_records.note_event(self.place, "signal", {"signals": list(self.signals)})
 
     # ---- before the ranks
 
@@ -411,14 +278,14 @@ class Supervisor:
         Whatever goes wrong in here, the start gets a decision, and so a record.
         """
         seen, decided = self.see(attend)
-        seen = replace(seen, signals=tuple(self.heard()))
+        seen = replace(seen, signals=(*self.heard(), *seen.signals))
         place, task = self.place, self.task
         site = task.site if task else specs.SiteSpec()
-        if self.is_finished(seen.code):
+        if task is not None and is_finished(place, task, seen.code):
             said = SlurmReport(site=RecoveryOptions(nodes=self.surroundings.job.nodes))
         else:
-            said = self.surroundings.said(site, self.usable)
-        said = replace(said, preempted=said.preempted or self.is_preempted)
+            said = self.surroundings.said(site, seen.ranks_gone)
+        said = replace(said, preempted=said.preempted or seen.preempted)
         try:
             evidence = evidence_collection.evidence(
                 place, task, self.surroundings.job, seen, said, self.past()
@@ -454,12 +321,9 @@ class Supervisor:
             return Observed(message=message, hint="the job's log has the traceback"), None
 
     def heard(self) -> list[int]:
-        """The signals received. A local scheduler's process that is gone counts as one, and so does
-        the end of the allocation where Slurm has not announced it.
-        """
+        """The signals received. A local scheduler's process that is gone counts as one."""
         gone = [int(signal.SIGTERM)] if is_abandoned(os.environ) else []
-        late = [int(signal.SIGUSR2)] if self.is_late else []
-        return [*self.signals, *gone, *late]
+        return [*self.signals, *gone]
 
     def decide(self, evidence: Evidence) -> Decision:
         """What follows from the end of this start and of those before it."""

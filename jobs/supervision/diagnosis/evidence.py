@@ -90,9 +90,13 @@ class Observed:
     code: int | None = None
     """Of the ranks' step; None when they were never started, or nobody saw it."""
     ranks_started: bool = False
+    ranks_gone: bool = True
+    """Nothing of the ranks is left in the allocation, so that it may run ranks once more."""
     failures: tuple[FailedTask, ...] = ()
     signals: tuple[int, ...] = ()
-    """Received by the supervisor, in order."""
+    """Received by the supervisor, in order; SIGUSR2 last where the allocation ends unannounced."""
+    preempted: bool = False
+    """Slurm announced a preemption while the ranks ran."""
     findings: tuple[NodeFinding, ...] = ()
     hang: Hang | None = None
     oom_kills: int = 0

@@ -23,7 +23,7 @@ from jobs.contract.events import append_event, read_events
 from jobs.contract.files import read_json, write_json
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.stage_specs import CurateSpec
-from jobs.supervision import supervisor
+from jobs.supervision import attempt_runner
 from jobs.supervision.ranks import launcher, local_ranks
 
 from ...exits import exits
@@ -39,9 +39,9 @@ SUPERVISE = """
 import json, sys
 from pathlib import Path
 from jobs.contract import rundir
-from jobs.supervision import supervisor
+from jobs.supervision import attempt_runner, supervisor
 run, attempt, limits = rundir.RunDir(Path(sys.argv[1])), int(sys.argv[2]), json.loads(sys.argv[3])
-sys.exit(supervisor.supervise(run, "curate", 0, attempt, supervisor.Limits(**limits)))
+sys.exit(supervisor.supervise(run, "curate", 0, attempt, attempt_runner.Limits(**limits)))
 """
 
 QUICK = {"lock_seconds": 30.0, "preflight_seconds": 30.0, "peers_seconds": 0.5, "leave_seconds": 5}
@@ -392,8 +392,8 @@ def test_ranks_have_a_temporary_folder_of_their_own_that_goes_with_them(
 def test_ranks_have_as_long_to_save_as_their_stage_says(bench: Bench) -> None:
     task = bench.task(FINISH, leave_seconds=600)
 
-    assert supervisor.Limits().patience(task).leave_seconds == 600
-    assert supervisor.Limits(leave_seconds=700).patience(task).leave_seconds == 700
+    assert attempt_runner.Limits().leave_timeouts(task).leave_seconds == 600
+    assert attempt_runner.Limits(leave_seconds=700).leave_timeouts(task).leave_seconds == 700
 
 
 def test_what_the_supervisor_did_not_foresee_leaves_a_record_too(bench: Bench) -> None:

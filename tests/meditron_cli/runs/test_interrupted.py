@@ -27,8 +27,8 @@ SUPERVISE = """
 import sys
 from pathlib import Path
 from jobs.contract import rundir
-from jobs.supervision import supervisor
-run, limits = rundir.RunDir(Path(sys.argv[1])), supervisor.Limits(peers_seconds=0.5)
+from jobs.supervision import attempt_runner, supervisor
+run, limits = rundir.RunDir(Path(sys.argv[1])), attempt_runner.Limits(peers_seconds=0.5)
 sys.exit(supervisor.supervise(run, "pretrain", 0, 1, limits))
 """
 
