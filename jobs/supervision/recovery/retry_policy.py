@@ -25,7 +25,7 @@ from jobs.contract.outcomes import (
 from jobs.contract.specs import SupervisionSpec
 from jobs.contract.stage_specs import TRAINING_STAGES
 from jobs.health import node_ledger
-from jobs.supervision.diagnosis import root_cause
+from jobs.supervision.diagnosis import diagnosis_text, failure_causes, root_cause
 from jobs.supervision.diagnosis.evidence import Evidence
 from jobs.supervision.recovery.retry_state import RetryCase
 from jobs.supervision.recovery.retry_table import Backoff
@@ -77,7 +77,7 @@ def decide(
         decision = go_on(case)
     return replace(
         decision,
-        reason=root_cause.one_line(decision.reason),
+        reason=diagnosis_text.one_line(decision.reason),
         suspects=suspects(case),
         verdict=decision.verdict or verdict,
     )
@@ -149,7 +149,7 @@ def allocations_too_short(case: RetryCase) -> Decision | None:
         else "the task needs more time than its limit gives"
     )
     sentence = f"{case.verdict.sentence}, for the second time without getting further: {why}"
-    verdict = Diagnosis(RootCause.CONFIGURATION, root_cause.one_line(sentence))
+    verdict = Diagnosis(RootCause.CONFIGURATION, diagnosis_text.one_line(sentence))
     return Decision(RetryAction.STOP, sentence, code=CONFIGURATION, verdict=verdict)
 
 
@@ -358,7 +358,7 @@ def finding_entries(case: RetryCase) -> list[NodeEntry]:
             finding.message,
         )
         for finding in case.evidence.observed.findings
-        if finding.verdict in ("FATAL", "DRAIN") and not root_cause.is_storage(finding)
+        if finding.verdict in ("FATAL", "DRAIN") and not failure_causes.is_storage(finding)
     ]
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.outcomes import Diagnosis, NodeEntry, RetryAction, RootCause
 from jobs.contract.specs import SupervisionSpec
-from jobs.supervision.diagnosis import root_cause
+from jobs.supervision.diagnosis import failure_causes
 from jobs.supervision.diagnosis.evidence import Evidence
 from jobs.supervision.recovery.retry_table import ROWS, Blame, RetryRow
 
@@ -121,7 +121,7 @@ class RetryCase:
         """Nodes with a FATAL finding of their own."""
         findings = self.evidence.observed.findings
         return tuple(
-            f.node for f in findings if f.verdict == "FATAL" and not root_cause.is_storage(f)
+            f.node for f in findings if f.verdict == "FATAL" and not failure_causes.is_storage(f)
         )
 
     @cached_property
