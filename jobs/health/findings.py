@@ -134,3 +134,8 @@ def no_value(readings: Mapping[str, Unknown]) -> Outcome:
     reasons = sorted({reading.reason for reading in readings.values()})
     evidence = {name: dataclasses.asdict(reading) for name, reading in readings.items()}
     return Outcome(HealthVerdict.UNKNOWN, f"could not be read: {'; '.join(reasons)}", evidence)
+
+
+def on_off(value: bool) -> str:
+    """Return the text of a mode."""
+    return "on" if value else "off"

@@ -9,8 +9,8 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+from jobs.health import gpu_memory_checks
 from jobs.health.findings import (
     Expected,
     HealthFinding,
@@ -19,10 +19,11 @@ from jobs.health.findings import (
     Subject,
     finding,
     no_value,
+    on_off,
 )
 from jobs.health.gpu_peer_checks import check_nvlink, check_peer_temperature
 from jobs.health.nvml import NOT_SUPPORTED
-from jobs.health.sample import Fabric, Gpu, GpuProcess, RemappedRows, Sample, SramErrors, Unknown
+from jobs.health.sample import Fabric, Gpu, GpuProcess, Sample, Unknown, value_or_none
 
 
 @dataclass(frozen=True)
@@ -69,75 +70,6 @@ RECOVERY = {
 """Name and verdict per NVML_GPU_RECOVERY_ACTION_*."""
 
 
-def check_ecc(volatile: int, aggregate: int | Unknown) -> Outcome:
-    """Check uncorrected errors since the last reset; the lifetime count is evidence only."""
-    evidence = {"volatile": volatile, "aggregate": _or_none(aggregate)}
-    if volatile:
-        message = f"{volatile} uncorrected ECC errors since the last reset"
-        return Outcome(HealthVerdict.DRAIN, message, evidence)
-    return Outcome(HealthVerdict.OK, "no uncorrected ECC error since the last reset", evidence)
-
-
-def check_sram(sram: SramErrors) -> Outcome:
-    """Check on-chip memory errors against NVIDIA's replacement threshold, and four in total."""
-    evidence = dataclasses.asdict(sram)
-    if sram.threshold_exceeded:
-        return Outcome(
-            HealthVerdict.FATAL,
-            "on-chip memory errors passed NVIDIA's replacement threshold",
-            evidence,
-        )
-    message = f"{sram.aggregate} uncorrectable on-chip memory errors in its lifetime"
-    if sram.aggregate > 4:
-        return Outcome(HealthVerdict.DRAIN, message, evidence)
-    return Outcome(HealthVerdict.WARN if sram.aggregate else HealthVerdict.OK, message, evidence)
-
-
-def check_rows(rows: RemappedRows) -> Outcome:
-    """Check row remapping: a pending remap needs a reset when idle, a failed one a replacement.
-
-    Source: NVIDIA, GPU Memory Error Management (docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt).
-    """
-    evidence = dataclasses.asdict(rows)
-    if rows.failed:
-        return Outcome(
-            HealthVerdict.FATAL,
-            "a memory row could not be remapped: the card needs replacing",
-            evidence,
-        )
-    if rows.pending:
-        return Outcome(
-            HealthVerdict.WARN,
-            "a row remap is pending: reset the GPU when the node is idle",
-            evidence,
-        )
-    remapped = rows.corrected + rows.uncorrected
-    return Outcome(HealthVerdict.OK, f"{remapped} rows remapped, none pending", evidence)
-
-
-def check_unrepairable(unrepairable: bool) -> Outcome:
-    """Check the card's flag for memory that neither ECC nor remapping repairs."""
-    evidence = {"unrepairable": unrepairable}
-    if unrepairable:
-        return Outcome(HealthVerdict.FATAL, "the card reports memory it cannot repair", evidence)
-    return Outcome(HealthVerdict.OK, "no unrepairable memory", evidence)
-
-
-def check_retired(pages: int, pending: bool | Unknown) -> Outcome:
-    """Check retired pages, on cards before Ampere; beyond 60 the card is to be replaced.
-
-    Source: NVIDIA, Dynamic Page Retirement (docs.nvidia.com/deploy/dynamic-page-retirement).
-    """
-    evidence = {"pages": pages, "pending": _or_none(pending)}
-    if pages > 60:
-        return Outcome(
-            HealthVerdict.FATAL, f"{pages} memory pages are retired, 60 is the limit", evidence
-        )
-    if pending is True:
-        return Outcome(HealthVerdict.DRAIN, "a page retirement waits for a reboot", evidence)
-    return Outcome(HealthVerdict.OK, f"{pages} memory pages are retired", evidence)
-
-
 SLOWDOWNS = {
     0x08: "hardware slowdown",
     0x20: "software thermal slowdown",
@@ -160,7 +92,11 @@ def check_clocks(reasons: int) -> Outcome:
 
 def check_temperature(degrees: int, limit: int | Unknown, slowdown: int | Unknown) -> Outcome:
     """Check the chip's temperature against the card's own limits."""
-    evidence = {"celsius": degrees, "max": _or_none(limit), "slowdown": _or_none(slowdown)}
+    evidence = {
+        "celsius": degrees,
+        "max": value_or_none(limit),
+        "slowdown": value_or_none(slowdown),
+    }
     if isinstance(slowdown, int) and degrees >= slowdown:
         return Outcome(
             HealthVerdict.DRAIN, f"{degrees} °C, and it slows down from {slowdown} °C", evidence
@@ -176,7 +112,7 @@ def check_temperature(degrees: int, limit: int | Unknown, slowdown: int | Unknow
 
 def check_memory_temperature(degrees: int, limit: int | Unknown) -> Outcome:
     """Check the memory's temperature against the card's own limit."""
-    evidence = {"celsius": degrees, "max": _or_none(limit)}
+    evidence = {"celsius": degrees, "max": value_or_none(limit)}
     if isinstance(limit, Unknown):
         return Outcome(
             HealthVerdict.UNKNOWN, f"memory {degrees} °C, but the card names no limit", evidence
@@ -224,22 +160,6 @@ def check_fabric(fabric: Fabric) -> Outcome | None:
     return Outcome(HealthVerdict.OK, "registered with the NVSwitch fabric", evidence)
 
 
-def check_ecc_mode(mode: tuple[bool, bool], name: str | Unknown) -> Outcome:
-    """Check that ECC is on; workstation cards ship with it off."""
-    current, pending = mode
-    evidence = {"current": current, "pending": pending}
-    if pending != current:
-        message = f"ECC is {_on(current)} and will be {_on(pending)} after the next reset"
-        return Outcome(HealthVerdict.WARN if current else HealthVerdict.DRAIN, message, evidence)
-    workstation = isinstance(name, str) and WORKSTATION.search(name)
-    if not current and not workstation:
-        return Outcome(HealthVerdict.DRAIN, "ECC is off", evidence)
-    return Outcome(HealthVerdict.OK, f"ECC is {_on(current)}", evidence)
-
-
-WORKSTATION = re.compile(r"GeForce|Quadro|RTX|TITAN", re.IGNORECASE)
-
-
 def check_mig(enabled: bool) -> Outcome:
     """Check that MIG is off: a partitioned card cannot run a rank."""
     if enabled:
@@ -250,27 +170,21 @@ def check_mig(enabled: bool) -> Outcome:
 def check_persistence(enabled: bool) -> Outcome:
     """Check persistence mode: without it the driver unloads between processes."""
     verdict = HealthVerdict.OK if enabled else HealthVerdict.WARN
-    return Outcome(verdict, f"persistence mode is {_on(enabled)}", {"persistence": enabled})
-
-
-def _on(value: bool) -> str:
-    return "on" if value else "off"
-
-
-def _or_none(reading: Any) -> Any:
-    return None if isinstance(reading, Unknown) else reading
+    return Outcome(verdict, f"persistence mode is {on_off(enabled)}", {"persistence": enabled})
 
 
 CHECKS = (
     Check("recovery_action", ("recovery_action",), check_recovery),
-    Check("ecc_uncorrected", ("ecc_volatile",), check_ecc, also=("ecc_aggregate",)),
-    Check("ecc_sram", ("sram",), check_sram),
-    Check("row_remap", ("remapped_rows",), check_rows),
-    Check("memory_unrepairable", ("unrepairable_memory",), check_unrepairable),
+    Check(
+        "ecc_uncorrected", ("ecc_volatile",), gpu_memory_checks.check_ecc, also=("ecc_aggregate",)
+    ),
+    Check("ecc_sram", ("sram",), gpu_memory_checks.check_sram),
+    Check("row_remap", ("remapped_rows",), gpu_memory_checks.check_rows),
+    Check("memory_unrepairable", ("unrepairable_memory",), gpu_memory_checks.check_unrepairable),
     Check(
         "retired_pages",
         ("retired_pages",),
-        check_retired,
+        gpu_memory_checks.check_retired,
         ("retired_pages_pending",),
         optional=True,
     ),
@@ -291,7 +205,7 @@ CHECKS = (
     Check("power_cap", ("power_limit", "power_limit_default"), check_power),
     Check("pcie_width", ("pcie_width", "pcie_width_max"), check_pcie),
     Check("fabric", ("fabric",), check_fabric, optional=True),
-    Check("ecc_mode", ("ecc_mode",), check_ecc_mode, ("name",), optional=True),
+    Check("ecc_mode", ("ecc_mode",), gpu_memory_checks.check_ecc_mode, ("name",), optional=True),
     Check("mig_mode", ("mig_mode",), check_mig, optional=True),
     Check("persistence", ("persistence",), check_persistence),
 )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -12,6 +15,11 @@ class Unknown:
     reason: str
     nvml: int | None = None
     """NVML's return code, when the reason is one."""
+
+
+def value_or_none(reading: T | Unknown) -> T | None:
+    """Return a reading's value; None where the probe has none."""
+    return None if isinstance(reading, Unknown) else reading
 
 
 @dataclass(frozen=True)
