@@ -61,14 +61,14 @@ def choose_for_resume(folder: Path, trained: int = 0) -> Found | None:
     return None
 
 
-def highest_saved(run: RunDir) -> int:
-    """Return the highest step that a run has saved by its metrics and events, or 0."""
-    saved = [line["step"] for line in read_lines(run.metrics()) if "save" in line]
+def highest_saved(run: RunDir, stage: str) -> int:
+    """Return the highest step that a training has saved by its metrics and events, or 0."""
+    saved = [line["step"] for line in read_lines(run.metrics(stage)) if "save" in line]
     found = [
         event.get(key) or 0
         for event in read_events(run)
         for key in ("step", "step_before", "step_after")
-        if event.get("stage") == "pretrain"
+        if event.get("stage") == stage
     ]
     return max((*saved, *found), default=0)
 

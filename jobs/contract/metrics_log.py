@@ -46,9 +46,9 @@ class StepTimes:
         return SAVE_FACTOR * self.save_seconds + (self.step_seconds or 0.0)
 
 
-def measured_step_times(run: rundir.RunDir) -> StepTimes | None:
-    """The pace of a run's training so far; None before its first save and its first step."""
-    return step_times(read_lines(run.metrics()))
+def measured_step_times(run: rundir.RunDir, stage: str) -> StepTimes | None:
+    """Return the step times of a run's training; None before its first save and its first step."""
+    return step_times(read_lines(run.metrics(stage)))
 
 
 def step_times(lines: Iterable[Mapping[str, Any]]) -> StepTimes | None:

@@ -99,12 +99,9 @@ class RunDir:
         """Return the folder of an attempt, counted from 1: logs, health reports, rank exits."""
         return self.root / f"stages/{stage}/attempts/{number}"
 
-    def metrics(self) -> Path:
-        """Return the path of the metrics: one JSON line per training step and validation.
-
-        A step that is trained again has another line; the later one counts.
-        """
-        return self.stage("pretrain") / "metrics.jsonl"
+    def metrics(self, stage: str) -> Path:
+        """Return the path of a training stage's metrics (``jobs.contract.metrics_log``)."""
+        return self.root / f"stages/{stage}/metrics.jsonl"
 
     def path(self, name: str) -> Path:
         """Resolve a path of a spec, relative to the run directory or absolute."""

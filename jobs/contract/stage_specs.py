@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,11 @@ STAGES = ("curate", "tokenize", "pretrain", "evaluate")
 
 TRAINING_STAGES = ("pretrain",)
 """Stages with steps and checkpoints; tasks of the others start from scratch in each attempt."""
+
+
+def training_stage(stages: Iterable[str]) -> str | None:
+    """Return the stage among these that trains; None without one."""
+    return next((stage for stage in stages if stage in TRAINING_STAGES), None)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def save(folder: Path, trained: TrainingState, record: CheckpointRecord, keep: i
     return path, devices.decide_once(lambda: _commit(path, record, files, keep))
 
 
-def choose(folder: Path, run: RunDir) -> Found | None:
+def choose(folder: Path, run: RunDir, stage: str) -> Found | None:
     """Return the newest checkpoint whose every byte is unaltered; quarantine newer ones.
 
     All ranks call it, and each reads a share of the files.
@@ -81,7 +81,7 @@ def choose(folder: Path, run: RunDir) -> Found | None:
     """
     while True:
         candidate = devices.decide_once(
-            lambda: retention.choose_for_resume(folder, retention.highest_saved(run))
+            lambda: retention.choose_for_resume(folder, retention.highest_saved(run, stage))
         )
         if candidate is None:
             return None

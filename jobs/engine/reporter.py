@@ -34,7 +34,7 @@ class Reporter:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self._lines = open_lines(self.context.run.metrics())
+        self._lines = open_lines(self.context.run.metrics(self.context.task.stage))
         folder = self.context.path(self.spec.tensorboard_dir)
         self._board = SummaryWriter(str(folder), purge_step=step + 1)
 
@@ -108,7 +108,7 @@ class Reporter:
         """Return whether metric lines have a validation after this step."""
         return any(
             line.get("step") == step and "validation_loss" in line
-            for line in read_lines(self.context.run.metrics())
+            for line in read_lines(self.context.run.metrics(self.context.task.stage))
         )
 
     def _plot(self, step: int, values: dict[str, float]) -> None:

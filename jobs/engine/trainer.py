@@ -129,7 +129,7 @@ class Trainer:
         Raises:
             TaskError: none is valid, or it was saved with other tokens or another model.
         """
-        self.saved = checkpoint.choose(self.folder, self.context.run)
+        self.saved = checkpoint.choose(self.folder, self.context.run, self.context.task.stage)
         if self.saved is None:
             return
         path, record = self.saved
@@ -304,7 +304,7 @@ class Trainer:
         sources = (*self.corpus.train, *self.corpus.validation)
         record = f"{self.spec.checkpoint_dir}/{manifest.name(self.step)}/{manifest.RECORD}"
         tokens = self._position() * self.spec.model.seq_length
-        lines = list(read_lines(run.metrics()))
+        lines = list(read_lines(run.metrics(self.context.task.stage)))
         self.context.finish(
             inputs=[done_markers.describe_file(run, f"{source.prefix}.idx") for source in sources],
             outputs=[done_markers.describe_file(run, record)],

@@ -111,7 +111,7 @@ class AttemptRunner:
         attempt, task = self.attempt, self.task
         environ = {**environ, **launcher.rank_environment(attempt, task, environ, port)}
         trains = task.stage in TRAINING_STAGES
-        step_times = metrics_log.measured_step_times(attempt.run) if trains else None
+        step_times = metrics_log.measured_step_times(attempt.run, task.stage) if trains else None
         timeouts = self.limits.leave_timeouts(task, step_times)
         step = self._step()
         ranks = launcher.start(attempt, task, environ, timeouts, step)

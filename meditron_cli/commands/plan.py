@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ def command(
 
     loaded = load_target(cluster, size, config, overrides)
     stages = STAGES if stage == "pipeline" else (stage,)
-    plan = plan_of(loaded, stages, measured_pace(services, loaded))
+    plan = plan_of(loaded, stages, measured_pace(services, loaded, stages))
     rows = summary.stage_rows(plan)
     facts = None
     for item in plan.stages:
@@ -65,14 +66,13 @@ def command(
         console.note(known.age(now))
 
 
-def measured_pace(services: Services, loaded: Loaded) -> StepTimes | None:
+def measured_pace(services: Services, loaded: Loaded, stages: Collection[str]) -> StepTimes | None:
     """Return how long saves and steps take in the run that a submission would continue; None
     before it has saved.
     """
-    from jobs.contract import metrics_log
     from jobs.contract.rundir import RunDir
-    from meditron_cli.runs import moved, store
+    from meditron_cli.runs import moved, prepare, store
 
     root = store.runs_root(None, services.environ, loaded.cluster.runs_dir)
     newest = moved.newest_run(root, loaded)
-    return metrics_log.measured_step_times(RunDir(root / newest)) if newest else None
+    return prepare.measured_pace(RunDir(root / newest), stages) if newest else None

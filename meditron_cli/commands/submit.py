@@ -134,14 +134,13 @@ def refuse_beside_run(**given: object) -> None:
 
 def resolve_run(services: Services, name: str, stage: str, runs_dir: Path | None) -> SubmitTarget:
     """Plan a submission for an existing run from its own configuration; write nothing."""
-    from jobs.contract import metrics_log
     from meditron_cli.config import stored
     from meditron_cli.runs import prepare
 
     run = options.find_run(services, runs_dir, name)
     loaded = stored.loaded(last_request(run), run.name)
-    pace = metrics_log.measured_step_times(run)
-    plan = prepare.plan_of(loaded, stages_of(stage, loaded.experiment), pace)
+    stages = stages_of(stage, loaded.experiment)
+    plan = prepare.plan_of(loaded, stages, prepare.measured_pace(run, stages))
     return SubmitTarget(loaded, plan, run.root.parent, run.name, exists=True)
 
 
@@ -176,7 +175,6 @@ def resolve(
     services: Services, loaded: Loaded, stage: str, runs_dir: Path | None, new: bool
 ) -> SubmitTarget:
     """Plan a submission and name its run; write nothing."""
-    from jobs.contract import metrics_log
     from jobs.contract.rundir import RunDir
     from meditron_cli.config.identity import run_name
     from meditron_cli.runs import moved, prepare
@@ -186,8 +184,9 @@ def resolve(
     identity = run_name(experiment, loaded.size, cluster.name)
     newest = moved.newest_run(root, loaded)
     name = store.next_of(root, identity) if new or newest is None else newest
-    pace = metrics_log.measured_step_times(RunDir(root / name))
-    plan = prepare.plan_of(loaded, stages_of(stage, experiment), pace)
+    stages = stages_of(stage, experiment)
+    pace = prepare.measured_pace(RunDir(root / name), stages)
+    plan = prepare.plan_of(loaded, stages, pace)
     return SubmitTarget(loaded, plan, root, name, exists=name == newest)
 
 

@@ -21,8 +21,8 @@ def workload(plan: Plan, root: Path, size: str | None) -> Workload:
     """
     task = plan.stage("pretrain").tasks[0]
     run = last_trained(root, plan.site.cluster, size)
-    pace = metrics_log.measured_step_times(run) if run else None
-    measured = read_task(run, "pretrain", 0) if run else None
+    pace = metrics_log.measured_step_times(run, task.stage) if run else None
+    measured = read_task(run, task.stage, 0) if run else None
     if run is None or pace is None or measured is None:
         return describe(plan, task, plan.training_lead.pace, f"estimated for {plan.size}")
     return describe(plan, measured, pace, f"measured in run {run.name}")
@@ -43,8 +43,12 @@ def describe(plan: Plan, task: TaskSpec, pace: metrics_log.StepTimes, source: st
 
 def last_trained(root: Path, cluster: str, size: str | None) -> RunDir | None:
     """Return the run on a cluster that logged a training step last; None without one."""
-    runs = [run for name in store.names(root) if (run := RunDir(root / name)).metrics().exists()]
-    runs.sort(key=lambda run: run.metrics().stat().st_mtime_ns, reverse=True)
+    runs = [
+        run
+        for name in store.names(root)
+        if (run := RunDir(root / name)).metrics("pretrain").exists()
+    ]
+    runs.sort(key=lambda run: run.metrics("pretrain").stat().st_mtime_ns, reverse=True)
     return next((run for run in runs if is_of(run, cluster, size)), None)
 
 

@@ -151,7 +151,7 @@ class Drill:
             injected[fault.name] = self.inject(run, fault)
             self.wait(run, lambda last=injected[fault.name]: resumed(run, last.attempt))  # type: ignore[misc]
         self.follow(run)
-        exits, lines = ends(run), list(read_lines(run.metrics()))
+        exits, lines = ends(run), list(read_lines(run.metrics("pretrain")))
         return tuple(
             row_of(injected[fault.name], exits, lines)
             if fault.name in injected
@@ -250,7 +250,7 @@ class Drill:
 
     def compare(self, undisturbed: RunDir, disturbed: RunDir, rows: tuple[FaultRow, ...]) -> Result:
         """Compare losses and samples of the two trainings."""
-        want, have = (list(read_lines(run.metrics())) for run in (undisturbed, disturbed))
+        want, have = (list(read_lines(run.metrics("pretrain"))) for run in (undisturbed, disturbed))
         spec = read_json(undisturbed.spec("pretrain", 0))["spec"]
         tolerance = TOLERANCE[spec["device"]]
         return Result(
@@ -293,7 +293,7 @@ def last_start(run: RunDir) -> Mapping[str, Any]:
 
 def trained(run: RunDir) -> list[dict[str, Any]]:
     """Return the metric lines of training steps."""
-    return [line for line in read_lines(run.metrics()) if "loss" in line]
+    return [line for line in read_lines(run.metrics("pretrain")) if "loss" in line]
 
 
 def last_step(run: RunDir) -> int:

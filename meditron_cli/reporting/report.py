@@ -73,7 +73,7 @@ def pretrain(run: RunDir) -> dict[str, Any]:
     Redone steps count once, lost steps without a repetition not at all. Losses are in nats per
     token.
     """
-    trained, validated = counted_steps(read_lines(run.metrics()))
+    trained, validated = counted_steps(read_lines(run.metrics("pretrain")))
     seconds = sum(line["seconds"] for line in trained)
     tokens = sum(line["tokens_per_s"] * line["seconds"] for line in trained)
     return {

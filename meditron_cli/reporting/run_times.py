@@ -101,7 +101,7 @@ class RunTimes:
 def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTimes:
     """Return where the time of a run went, from a record that was read in full."""
     events = record.history.events
-    work = goodput.work_of(read_lines(run.metrics()))
+    work = goodput.work_of(read_lines(run.metrics(TRAINING)))
     recorded = record.history.attempts()
     ended = [
         attempt

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.contract import specs
 from jobs.contract.files import sha256
 from jobs.contract.job import usable_cores
-from jobs.contract.stage_specs import CurateSpec
+from jobs.contract.stage_specs import CurateSpec, training_stage
 from meditron_cli.runs import record, request
 
 if TYPE_CHECKING:
@@ -175,17 +175,24 @@ def planned(run: RunDir) -> Plan:
     Raises:
         ConfigError: the record cannot be read, or is one that this version refuses.
     """
-    from jobs.contract import metrics_log
     from meditron_cli.config.stored import restore
 
     asked = request.last_request(run)
     experiment, cluster = restore(asked)
-    stages, pace = (
-        list(record.read(run).require_readable().stages),
-        metrics_log.measured_step_times(run),
-    )
+    stages = list(record.read(run).require_readable().stages)
+    pace = measured_pace(run, stages)
     digest = tokenizer_digest(experiment.tokenize.tokenizer) or recorded_digest(run, stages)
     return make_plan(experiment, cluster, asked["size"], stages, pace, digest)
+
+
+def measured_pace(run: RunDir, stages: Collection[str]) -> StepTimes | None:
+    """Return how long steps and saves of a run's training take; None before it has saved, and for
+    stages that do not train.
+    """
+    from jobs.contract import metrics_log
+
+    stage = training_stage(stages)
+    return metrics_log.measured_step_times(run, stage) if stage else None
 
 
 def recorded_digest(run: RunDir, stages: Collection[str]) -> str:

@@ -182,7 +182,7 @@ class Trial:
 
     def steps(self, attempt: int) -> list[dict[str, Any]]:
         """Return the metric lines of an attempt's training steps."""
-        lines = read_lines(self.run.metrics())
+        lines = read_lines(self.run.metrics("pretrain"))
         return [line for line in lines if "loss" in line and line["attempt"] == attempt]
 
     def event(self, kind: str) -> dict[str, Any]:

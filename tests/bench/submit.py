@@ -45,7 +45,7 @@ def wait_for_step(run: RunDir, started: float) -> None:
         TimeoutError: none came.
     """
     while time.perf_counter() - started < PATIENCE_SECONDS:
-        if run.metrics().exists() and '"loss"' in run.metrics().read_text():
+        if run.metrics("pretrain").exists() and '"loss"' in run.metrics("pretrain").read_text():
             return
         time.sleep(0.02)
     raise TimeoutError(f"no step in {run.root} after {PATIENCE_SECONDS} s")

@@ -101,7 +101,7 @@ def test_after_damage_to_one_shard_only_it_is_made_again_and_nothing_is_trained_
     long_desk: Desk, first: RunDir
 ) -> None:
     damaged = first.path("tokens/train/00001.bin")
-    whole, records = damaged.read_bytes(), first.metrics().read_bytes()
+    whole, records = damaged.read_bytes(), first.metrics("pretrain").read_bytes()
     damaged.write_bytes(whole[: len(whole) // 2])
 
     done = long_desk.submit("pipeline", "--wait")
@@ -110,7 +110,7 @@ def test_after_damage_to_one_shard_only_it_is_made_again_and_nothing_is_trained_
     assert done.returncode == 0, done.stderr
     assert damaged.read_bytes() == whole
     assert [event["indices"] for event in events(first, "submit", "tokenize")] == [[0, 1, 2], [1]]
-    assert first.metrics().read_bytes() == records
+    assert first.metrics("pretrain").read_bytes() == records
 
 
 def until_progress(run: RunDir, stage: str, index: int) -> Callable[[], bool]:
@@ -120,7 +120,7 @@ def until_progress(run: RunDir, stage: str, index: int) -> Callable[[], bool]:
 
 def until_step(run: RunDir, step: int) -> Callable[[], bool]:
     """Return the condition that training has passed a step."""
-    return lambda: any(line["step"] > step for line in read_lines(run.metrics()))
+    return lambda: any(line["step"] > step for line in read_lines(run.metrics("pretrain")))
 
 
 def test_a_run_killed_in_every_stage_ends_as_if_nothing_had_happened(

@@ -210,7 +210,7 @@ class Run:
         assert ranks.wait() == [0] * self.spec.parallel.world_size, ranks.output()
 
     def lines(self) -> list[dict[str, Any]]:
-        return list(read_lines(self.files.metrics()))
+        return list(read_lines(self.files.metrics("pretrain")))
 
     def trained(self, attempt: int) -> list[int]:
         """Return the steps of an attempt, in order."""

@@ -294,7 +294,7 @@ def test_index_files_that_were_not_finished_are_built_again(make_run):
     run = make_run()
     run.finish()
     shutil.rmtree(run.root / "checkpoints")
-    run.files.metrics().rename(run.root / "metrics-before")
+    run.files.metrics("pretrain").rename(run.root / "metrics-before")
     cache = run.root / "tokens/cache"
     (cache / "ready.json").unlink()
     for index in cache.glob("*-shuffle_index.npy"):

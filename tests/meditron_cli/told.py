@@ -56,8 +56,8 @@ class Told:
 
     def line(self, attempt: int, time: float, **fields: Any) -> None:
         line = {"time": self.zero + time, "attempt": attempt, **fields}
-        self.run.metrics().parent.mkdir(parents=True, exist_ok=True)
-        with self.run.metrics().open("a") as file:
+        self.run.metrics(self.stage).parent.mkdir(parents=True, exist_ok=True)
+        with self.run.metrics(self.stage).open("a") as file:
             file.write(json.dumps(line) + "\n")
 
 

@@ -174,7 +174,7 @@ def steps(run: RunDir, attempt: int | None = None) -> list[int]:
     """Return the recorded training steps, of one attempt or of all."""
     return [
         line["step"]
-        for line in read_lines(run.metrics())
+        for line in read_lines(run.metrics("pretrain"))
         if "loss" in line and attempt in (None, line["attempt"])
     ]
 

@@ -185,7 +185,7 @@ class Trial:
 
     def trained(self) -> list[Record]:
         """Return the metric lines of all training steps, repeated ones too."""
-        return [line for line in read_lines(self.run.metrics()) if "loss" in line]
+        return [line for line in read_lines(self.run.metrics("pretrain")) if "loss" in line]
 
     def reach(self, step: int, after: int = 0) -> int:
         """Let the ranks of an attempt later than ``after`` train up to a step, and hold them there.
@@ -360,7 +360,7 @@ def truth_of(trial: Trial) -> Truth:
 
 def done_by(trial: Trial) -> Truth:
     """Return loss and samples of the steps that count, in their order."""
-    trained, _ = counted_steps(read_lines(trial.run.metrics()))
+    trained, _ = counted_steps(read_lines(trial.run.metrics("pretrain")))
     return {line["step"]: (line["loss"], line["samples"]) for line in trained}
 
 

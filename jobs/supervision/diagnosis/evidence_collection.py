@@ -135,7 +135,7 @@ def checkpoint_step(run: rundir.RunDir, task: specs.TaskSpec | None) -> int | No
             return found[1].iteration
         paths = list(folder.iterdir()) if folder.is_dir() else []
         lost = any(manifest.step_of(p) > 0 and manifest.was_finished(p) for p in paths)
-        lost = lost or retention.highest_saved(run) > 0
+        lost = lost or retention.highest_saved(run, task.stage) > 0
     except OSError:
         return None
     return None if lost else 0

@@ -100,7 +100,7 @@ class HangDetector:
         self._task = task
         self._attempt = attempt
         self._environ = environ
-        self._learned = learn(read_lines(run.metrics()) if task.training else ())
+        self._learned = learn(read_lines(run.metrics(task.stage)) if task.training else ())
         self._looked: float | None = None
         self._clock = 0.0
         self._files: list[Path] = []

@@ -187,7 +187,7 @@ def next_lead(run: RunDir, earlier: Submission) -> int:
     """Seconds before its time limit at which the next job is asked to save: as the run's own saves
     want, but at most half of the job, or it would do nothing else.
     """
-    pace = metrics_log.measured_step_times(run) if earlier.measures_lead else None
+    pace = metrics_log.measured_step_times(run, earlier.stage) if earlier.measures_lead else None
     if pace is None:
         return earlier.lead_seconds
     return min(pace.lead_seconds, int(earlier.parameters["time"]) * 60 // 2)

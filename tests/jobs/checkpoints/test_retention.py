@@ -237,12 +237,12 @@ def test_step_0_is_begun_from_before_anything_was_trained(tmp_path):
 
 def test_what_was_saved_is_known_from_what_ranks_and_supervisors_have_told(tmp_path):
     run = rundir.RunDir(tmp_path)
-    nothing = retention.highest_saved(run)
-    run.metrics().parent.mkdir(parents=True, exist_ok=True)
-    run.metrics().write_text('{"step": 5, "loss": 2.0}\n{"step": 4, "save": 1.0}\n')
-    by_ranks = retention.highest_saved(run)
+    nothing = retention.highest_saved(run, "pretrain")
+    run.metrics("pretrain").parent.mkdir(parents=True, exist_ok=True)
+    run.metrics("pretrain").write_text('{"step": 5, "loss": 2.0}\n{"step": 4, "save": 1.0}\n')
+    by_ranks = retention.highest_saved(run, "pretrain")
     append_event(run, "start", stage="pretrain", index=0, step=6)
     append_event(run, "exit", stage="pretrain", index=0, step_before=6, step_after=None)
     append_event(run, "exit", stage="curate", index=0, step_before=99, step_after=None)
 
-    assert (nothing, by_ranks, retention.highest_saved(run)) == (0, 4, 6)
+    assert (nothing, by_ranks, retention.highest_saved(run, "pretrain")) == (0, 4, 6)

@@ -31,10 +31,10 @@ def test_the_newest_saves_and_steps_of_a_run_are_measured(tmp_path: Path) -> Non
         lines.append({"step": step, "loss": 1.0, "seconds": 2.0 + step / 100})
         lines.append({"save": float(step), "step": step, "time": 1.0, "attempt": 1})
     lines.append({"step": 30, "validation_loss": 2.0})
-    run.metrics().parent.mkdir(parents=True)
-    run.metrics().write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run.metrics("pretrain").parent.mkdir(parents=True)
+    run.metrics("pretrain").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    assert metrics_log.measured_step_times(run) == metrics_log.StepTimes(
+    assert metrics_log.measured_step_times(run, "pretrain") == metrics_log.StepTimes(
         save_seconds=29.0, step_seconds=2.29
     )
 

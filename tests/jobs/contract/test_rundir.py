@@ -45,7 +45,7 @@ def test_names_are_as_the_layout_says(run: rundir.RunDir, tmp_path: Path) -> Non
         run.done("tokenize", 12345): "stages/tokenize/done/12345.json",
         run.progress("tokenize", 0): "stages/tokenize/progress/00000.json",
         run.attempt("pretrain", 3): "stages/pretrain/attempts/3",
-        run.metrics(): "stages/pretrain/metrics.jsonl",
+        run.metrics("pretrain"): "stages/pretrain/metrics.jsonl",
         run.path("corpus/train"): "corpus/train",
     }
 

@@ -286,8 +286,8 @@ def test_a_progress_file_without_phases_is_work_until_all_is_done(ranks: Ranks) 
 
 def test_a_run_with_a_past_knows_its_limits(ranks: Ranks) -> None:
     lines = [json.dumps({"step": step, "loss": 1.0, "seconds": 50.0}) for step in range(20)]
-    ranks.run.metrics().parent.mkdir(parents=True)
-    ranks.run.metrics().write_text("\n".join(lines) + "\n")
+    ranks.run.metrics("pretrain").parent.mkdir(parents=True)
+    ranks.run.metrics("pretrain").write_text("\n".join(lines) + "\n")
     watch = ranks.start()
     ranks.beat(Phase.STEP, 1)
 

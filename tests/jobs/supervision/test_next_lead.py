@@ -15,8 +15,8 @@ WISH = ResubmitRequest("pretrain", (0,), replaces=("7",), by="supervisor")
 def train(run: RunDir, save_seconds: float) -> None:
     """Leave the metric lines of a step and a save."""
     lines = [{"step": 1, "loss": 2.0, "seconds": 3.0}, {"save": save_seconds, "step": 1}]
-    run.metrics().parent.mkdir(parents=True, exist_ok=True)
-    run.metrics().write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run.metrics("pretrain").parent.mkdir(parents=True, exist_ok=True)
+    run.metrics("pretrain").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_the_next_job_is_asked_as_early_as_the_saves_so_far_want(

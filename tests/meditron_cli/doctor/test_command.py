@@ -145,7 +145,7 @@ def test_saves_of_a_run_on_this_cluster_are_measured(ward: Ward) -> None:
     run = ward.bench.run()
     estimated = ward.json("--no-probe")
     lines = [{"save": 20.0, "step": 0}, {"step": 1, "loss": 2.0, "seconds": 3.0}]
-    run.metrics().write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run.metrics("pretrain").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     measured = ward.json("--no-probe")
 

@@ -94,7 +94,9 @@ def test_a_run_that_is_continued_is_planned_with_its_own_saves_and_the_sites_gra
     target = ("pretrain", "--cluster", "test-slurm", "--size", "tiny")
     assert meditron("submit", "pipeline", *target[1:]).exit_code == 0
     lines = [{"save": 20.0, "step": 0}, {"step": 1, "loss": 2.0, "seconds": 3.0}]
-    meditron.run().metrics().write_text("".join(json.dumps(line) + "\n" for line in lines))
+    meditron.run().metrics("pretrain").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines)
+    )
 
     result = meditron("plan", *target)
 

@@ -66,7 +66,7 @@ def trained(meditron: Bench, finish: Callable[..., None]) -> Bench:
         },
         {"step": 2, "validation_loss": 6.5, "time": START},
     ]
-    run.metrics().write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run.metrics("pretrain").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for name, step, accuracy in (("first", 0, 0.25), ("last", 600, 0.75)):
         result = {**RESULT, "checkpoint_step": step, "accuracy": accuracy}
         write_json(run.path(f"evaluations/quiz/{name}/results.json"), result)

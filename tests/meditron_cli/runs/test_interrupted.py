@@ -35,7 +35,7 @@ sys.exit(supervisor.supervise(run, "pretrain", 0, 1, limits))
 TRAIN = (
     "import json",
     "print('rank', rank, 'of attempt', context.attempt, flush=True)",
-    "path = context.run.metrics()",
+    "path = context.run.metrics('pretrain')",
     "path.parent.mkdir(parents=True, exist_ok=True)",
     "def step(number):",
     "    time.sleep(0.2)",
