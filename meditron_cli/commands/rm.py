@@ -31,7 +31,7 @@ def command(
     another user.
     """
     from meditron_cli.runs import remove
-    from meditron_cli.runs.state import bytes_text
+    from meditron_cli.runs.views import bytes_text
 
     root = store.runs_root(runs_dir, services.environ, None)
     finished = remove.finish_removals(root)

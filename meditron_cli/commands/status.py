@@ -17,7 +17,7 @@ from meditron_cli.commands import options
 from meditron_cli.reporting.goodput import TRAINING
 from meditron_cli.runs import query, state, store
 from meditron_cli.runs.record import RunRecord
-from meditron_cli.runs.state import RunView
+from meditron_cli.runs.views import RunView
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from jobs.contract.events import EventLog, ExitEvent
 from jobs.contract.rundir import RunDir
 from meditron_cli import console
 from meditron_cli.reporting import tables, task_errors
-from meditron_cli.runs import state
+from meditron_cli.runs import open_jobs, state
 from meditron_cli.runs.query import ask, evidence
 from meditron_cli.runs.record import RecordReader, RunRecord
-from meditron_cli.runs.state import RunView, StageView
+from meditron_cli.runs.views import RunView, StageView
 from meditron_cli.scheduler.base import JobInfo
 from meditron_cli.services import Services
 
@@ -133,7 +133,7 @@ def until_end(services: Services, run: RunDir, display: ProgressDisplay) -> str:
     while True:
         now = services.clock.now()
         record = reader.read()
-        kinds = state.open_jobs(record, now)
+        kinds = open_jobs.open_jobs(record, now)
         fresh = bool(kinds) and now - queried >= max(QUERY_SECONDS[kind] for kind in kinds)
         if fresh:
             (infos,) = ask(services, [record], now)
@@ -142,7 +142,7 @@ def until_end(services: Services, run: RunDir, display: ProgressDisplay) -> str:
         run_view = state.fold(record, infos, now)
         print_interruptions(exits, display)
         display.show(run_view)
-        if run_view.state in FINAL and (fresh or not state.open_jobs(record, now)):
+        if run_view.state in FINAL and (fresh or not open_jobs.open_jobs(record, now)):
             wait_for_exit_records(services, run, record)
             return run_view.state
         services.clock.sleep(POLL_SECONDS)

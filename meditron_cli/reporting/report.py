@@ -11,7 +11,7 @@ from jobs.contract.rundir import RunDir
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.reporting.task_errors import TaskError
 from meditron_cli.runs.record import RunRecord
-from meditron_cli.runs.state import RunView
+from meditron_cli.runs.views import RunView
 
 PLACES = ("corpus", "tokens", "checkpoints", "tensorboard", "evaluations", "stages", "code")
 

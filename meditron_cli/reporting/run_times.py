@@ -16,7 +16,8 @@ from meditron_cli.reporting import goodput, interruptions
 from meditron_cli.reporting.goodput import TRAINING, TimeAccount, Work
 from meditron_cli.reporting.interruptions import Interruption
 from meditron_cli.runs.record import RunRecord
-from meditron_cli.runs.state import ALIVE, RunView
+from meditron_cli.runs.state import ALIVE
+from meditron_cli.runs.views import RunView
 
 HOUR_SECONDS = 3600.0
 

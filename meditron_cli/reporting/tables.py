@@ -8,7 +8,7 @@ from datetime import datetime
 from jobs.contract.attempt_history import Attempt
 from meditron_cli.reporting.goodput import BUCKETS, TRAINING
 from meditron_cli.reporting.run_times import RunTimes
-from meditron_cli.runs.state import RunView
+from meditron_cli.runs.views import RunView
 
 Row = tuple[object, ...]
 Table = tuple[str, tuple[str, ...], list[Row]]

@@ -13,7 +13,7 @@ from jobs.contract.stage_specs import STAGES
 from jobs.slurm.submission import SubmitError
 from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, SchedulerError
-from meditron_cli.runs import state
+from meditron_cli.runs import open_jobs
 from meditron_cli.runs.launch import is_silent, withdraw
 from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RunRecord, read
@@ -38,7 +38,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     with nobody_submits(run):
         for intent in attempt_history.read(run).unanswered:
             withdraw(run, intent, schedulers(intent.scheduler))
-        open_ids = state.open_jobs(read(run).require_readable(), now=0.0)
+        open_ids = open_jobs.open_jobs(read(run).require_readable(), now=0.0)
         everything = sorted(job for ids in open_ids.values() for job in ids)
 
         def note() -> None:
@@ -92,7 +92,7 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
     with nobody_submits(run):
         record = read(run).require_readable()
-        open_ids = state.open_jobs(record, time.time())
+        open_ids = open_jobs.open_jobs(record, time.time())
         leaving: list[str] = []
         events.append(run, StopEvent(time.time(), tuple(sorted(set().union(*open_ids.values())))))
         run.stop_file.touch()

@@ -23,7 +23,7 @@ from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.plan.stages import named_paths
-from meditron_cli.runs import code_snapshot, moved, release, state, store
+from meditron_cli.runs import code_snapshot, moved, open_jobs, release, store
 from meditron_cli.runs.launch_plan import (
     StageDecision,
     decide,
@@ -278,7 +278,7 @@ def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
     Raises:
         SchedulerError: it does not say; submitting now could start work twice.
     """
-    open_ids = state.open_jobs(record, now=0.0)
+    open_ids = open_jobs.open_jobs(record, now=0.0)
     ids = sorted(job for ids in open_ids.values() for job in ids)
     if not ids:
         return {}

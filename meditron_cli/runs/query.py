@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import SchedulerError
-from meditron_cli.runs import state
+from meditron_cli.runs import open_jobs, state
 from meditron_cli.runs.record import RecordReader, RunRecord, read
-from meditron_cli.runs.state import RunView
+from meditron_cli.runs.views import RunView
 from meditron_cli.scheduler.base import JobInfo, JobState
 from meditron_cli.services import Services
 
@@ -45,7 +45,7 @@ def evidence(
 
 def any_gone(record: RunRecord, infos: dict[str, JobInfo], now: float) -> bool:
     """Whether a job that the record holds for open is not in the queue any more."""
-    open_ids = [job for ids in state.open_jobs(record, now).values() for job in ids]
+    open_ids = [job for ids in open_jobs.open_jobs(record, now).values() for job in ids]
     return any(infos[job].state in (JobState.ENDED, JobState.MISSING) for job in open_ids)
 
 
@@ -56,7 +56,7 @@ def ask(services: Services, records: Sequence[RunRecord], now: float) -> list[di
     """
     wanted: dict[str, dict[str, set[str]]] = {}
     for record in records:
-        for found in (state.open_jobs(record, now), state.recovery_job_ids(record, now)):
+        for found in (open_jobs.open_jobs(record, now), open_jobs.recovery_job_ids(record, now)):
             for kind, ids in found.items():
                 wanted.setdefault(kind, {}).setdefault(record.name, set()).update(ids)
     infos: dict[str, dict[str, JobInfo]] = {record.name: {} for record in records}

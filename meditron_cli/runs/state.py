@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.contract.errors import STOPPED
 from jobs.contract.exit_record import ExitRecord
-from jobs.contract.outcomes import RetryAction, RootCause
+from jobs.contract.outcomes import RootCause
+from meditron_cli.runs.open_jobs import has_ended
 from meditron_cli.runs.record import RunRecord, StageRecord, StopRequest, TaskJob
+from meditron_cli.runs.views import RunView, StageView, TaskProgress
 from meditron_cli.scheduler.base import JobInfo, JobState
 
 PRECEDENCE = ("running", "failed", "unknown", "cancelled", "stopped", "pending", "succeeded")
 """Of tasks in a stage and of stages in a run: the first that occurs is the state of the whole."""
-
-FORGET_SECONDS = 3600
-"""After a cancellation or a failure this old the scheduler is not asked about what was waiting."""
-
-REQUEUE_SECONDS = 7 * 24 * 3600
-"""So long may a job that stopped wait in the queue again before it counts as over."""
 
 NEW_JOB_SECONDS = 120
 """So long may a job that was just submitted be unknown to Slurm (accounting lags behind)."""
@@ -28,188 +23,6 @@ NEVER = "DependencyNeverSatisfied"
 
 ALIVE = ("running", "pending", "unknown")
 """States of what may go on by itself."""
-
-
-@dataclass(frozen=True)
-class TaskProgress:
-    """How far the running tasks of a stage are, together."""
-
-    fraction: float
-    """Tasks that the running ones amount to: 0.5 for one task halfway."""
-    share: float
-    """Done of the total, in the tasks' own unit."""
-    total: float
-    unit: str
-    """``bytes``, ``questions`` …."""
-
-    @property
-    def text(self) -> str:
-        """``43% of 1.2 GB``, ``43% of 400 questions``."""
-        size = f"{self.total:,.0f} {self.unit}"
-        return f"{self.share:.0%} of {bytes_text(self.total) if self.unit == 'bytes' else size}"
-
-
-def bytes_text(count: float) -> str:
-    """Return bytes in decimal units, as disks and downloads are measured: ``1.2 GB``."""
-    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= limit:
-            return f"{count / limit:,.1f} {unit}"
-    return f"{count:.0f} bytes"
-
-
-@dataclass(frozen=True)
-class StageView:
-    """State of a stage."""
-
-    stage: str
-    state: str
-    total: int
-    done: int
-    attempts: int
-    step: int | None
-    target_step: int | None
-    tokens: int | None
-    target_tokens: int | None
-    task_states: Mapping[int, str] = field(default_factory=dict)
-    progress: TaskProgress | None = None
-    """Of running tasks, where the stage has no steps."""
-    pending_reason: str = ""
-    """Why its pending job waits, in Slurm's word; empty where it has none."""
-    expected_start: float | None = None
-    """When Slurm expects to start that job, seconds since 1970."""
-
-    @property
-    def state_text(self) -> str:
-        """The state, of a pending stage with Slurm's reason."""
-        reason = self.pending_reason
-        return f"{self.state} ({reason})" if reason and self.state == "pending" else self.state
-
-    @property
-    def finished(self) -> bool:
-        """Whether every task is done."""
-        return self.done >= self.total
-
-    @property
-    def failed(self) -> int:
-        """How many tasks failed."""
-        return sum(word == "failed" for word in self.task_states.values())
-
-    @property
-    def names_failures(self) -> bool:
-        """Whether ``amount`` says how many of several tasks failed."""
-        return self.total > 1 and self.failed > 0
-
-    @property
-    def measure(self) -> tuple[float, int]:
-        """How much is done, of how much: steps where the stage has them, else tasks."""
-        if self.target_step is not None:
-            return self.step or 0, self.target_step
-        return self.done + (self.progress.fraction if self.progress else 0.0), self.total
-
-    @property
-    def amount(self) -> str:
-        """``120/600 steps`` of pretraining; of other stages ``3/9 tasks``, with the progress of
-        running tasks and the number of failed ones.
-        """
-        if self.target_step is not None:
-            return f"{self.step or 0}/{self.target_step} steps"
-        if self.names_failures:
-            return f"{self.failed} of {self.total} tasks failed, {self.done} done"
-        tasks = f"{self.done}/{self.total} tasks"
-        return f"{tasks}, {self.progress.text}" if self.progress else tasks
-
-    def to_json(self) -> dict[str, Any]:
-        """The stage as ``status --json`` prints it."""
-        keys = ("state", "done", "total", "step", "target_step", "tokens", "target_tokens")
-        return {
-            **{key: getattr(self, key) for key in keys},
-            "attempts": self.attempts,
-            "pending_reason": self.pending_reason,
-            "expected_start": self.expected_start,
-        }
-
-
-@dataclass(frozen=True)
-class RunView:
-    """State of a run."""
-
-    name: str
-    state: str
-    cluster: str
-    stages: dict[str, StageView]
-    loss: float | None
-    eta_s: float | None
-    """Seconds until pretraining reaches its target at its own pace; None when it does not run."""
-    problem: str
-    goodput: float | None = None
-    """Share of the time since the first submission that went into steps that count; costs reading
-    all step records, so it is known only of a run that is looked at alone."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The run as ``status --json`` prints it."""
-        return {
-            "run": self.name,
-            "state": self.state,
-            "cluster": self.cluster,
-            "stages": {name: stage.to_json() for name, stage in self.stages.items()},
-            "loss": self.loss,
-            "eta_s": self.eta_s,
-            "goodput": self.goodput,
-        }
-
-
-def open_jobs(record: RunRecord, now: float) -> dict[str, set[str]]:
-    """Job ids by scheduler of which the run directory does not say how they ended."""
-    ending = record.ending
-    settled = ending.time if ending and now - ending.time > FORGET_SECONDS else 0.0
-    found: dict[str, set[str]] = {}
-    for stage in record.stages.values():
-        if has_nothing_to_wait_for(record, stage, now):
-            continue
-        for index, job in stage.jobs.items():
-            if index not in stage.done and not is_over(stage, index, now) and job.time >= settled:
-                found.setdefault(job.scheduler, set()).add(job.job_id)
-    return found
-
-
-def recovery_job_ids(record: RunRecord, now: float) -> dict[str, set[str]]:
-    """Recovery jobs by scheduler that may still continue what ``open_jobs`` names."""
-    open_ids = open_jobs(record, now)
-    found: dict[str, set[str]] = {}
-    for stage in record.stages.values():
-        for kind, ids in open_ids.items():
-            if any(job.job_id in ids for job in stage.jobs.values()) and stage.recovery_jobs:
-                found.setdefault(kind, set()).update(stage.recovery_jobs)
-    return found
-
-
-def is_over(stage: StageRecord, index: int, now: float) -> bool:
-    """Whether nobody will work on a task again by itself: it ended, or stopped very long ago."""
-    ended = stage.exits.get(index)
-    return has_ended(stage, index) or bool(ended and now - ended.ended > REQUEUE_SECONDS)
-
-
-def has_nothing_to_wait_for(record: RunRecord, stage: StageRecord, now: float) -> bool:
-    """Whether a stage before this one failed so long ago that its jobs are of no interest."""
-    before = [record.stages[name] for name in stage.after if name in record.stages]
-    return any(
-        failed_long_ago(earlier, now) or has_nothing_to_wait_for(record, earlier, now)
-        for earlier in before
-    )
-
-
-def failed_long_ago(stage: StageRecord, now: float) -> bool:
-    """Whether an unfinished task of a stage has ended for good, and not just now."""
-    return any(
-        index not in stage.done and has_ended(stage, index) and now - ended.ended > FORGET_SECONDS
-        for index, ended in stage.exits.items()
-    )
-
-
-def has_ended(stage: StageRecord, index: int) -> bool:
-    """Return whether a task's exit record says that it is not retried."""
-    end = stage.exits.get(index)
-    return end is not None and end.action in (RetryAction.STOP, RetryAction.FINISH)
 
 
 def fold(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> RunView:

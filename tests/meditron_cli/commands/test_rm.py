@@ -18,7 +18,7 @@ from jobs.checkpoints import leases
 from jobs.contract.rundir import RunDir
 from meditron_cli.main import main
 from meditron_cli.runs import remove
-from meditron_cli.runs.state import bytes_text
+from meditron_cli.runs.views import bytes_text
 from meditron_cli.scheduler.base import JobState
 
 from ...conftest import Bench

@@ -9,7 +9,8 @@ import pytest
 
 from meditron_cli.reporting.follow import ProgressBars, ProgressLines, until_end, why
 from meditron_cli.runs.record import RunRecord, StageRecord
-from meditron_cli.runs.state import RunView, fold
+from meditron_cli.runs.state import fold
+from meditron_cli.runs.views import RunView
 from meditron_cli.scheduler.base import JobState
 
 from ...conftest import Bench

@@ -17,6 +17,13 @@ from jobs.contract.files import write_json
 from jobs.contract.outcomes import RetryAction, RootCause
 from jobs.contract.rundir import RunDir
 from meditron_cli.runs import record
+from meditron_cli.runs.open_jobs import (
+    FORGET_SECONDS,
+    REQUEUE_SECONDS,
+    has_ended,
+    open_jobs,
+    recovery_job_ids,
+)
 from meditron_cli.runs.record import (
     RunRecord,
     StageRecord,
@@ -26,16 +33,11 @@ from meditron_cli.runs.record import (
     read,
 )
 from meditron_cli.runs.state import (
-    FORGET_SECONDS,
     NEVER,
     PRECEDENCE,
-    REQUEUE_SECONDS,
     eta,
     first_of,
     fold,
-    has_ended,
-    open_jobs,
-    recovery_job_ids,
     steps_and_tokens,
     stuck_jobs,
     task_state,

@@ -1,0 +1,135 @@
+"""The state of a run and of its stages as data, with its text and JSON. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TaskProgress:
+    """How far the running tasks of a stage are, together."""
+
+    fraction: float
+    """Tasks that the running ones amount to: 0.5 for one task halfway."""
+    share: float
+    """Done of the total, in the tasks' own unit."""
+    total: float
+    unit: str
+    """``bytes``, ``questions`` …."""
+
+    @property
+    def text(self) -> str:
+        """``43% of 1.2 GB``, ``43% of 400 questions``."""
+        size = f"{self.total:,.0f} {self.unit}"
+        return f"{self.share:.0%} of {bytes_text(self.total) if self.unit == 'bytes' else size}"
+
+
+def bytes_text(count: float) -> str:
+    """Return bytes in decimal units, as disks and downloads are measured: ``1.2 GB``."""
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            return f"{count / limit:,.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+@dataclass(frozen=True)
+class StageView:
+    """State of a stage."""
+
+    stage: str
+    state: str
+    total: int
+    done: int
+    attempts: int
+    step: int | None
+    target_step: int | None
+    tokens: int | None
+    target_tokens: int | None
+    task_states: Mapping[int, str] = field(default_factory=dict)
+    progress: TaskProgress | None = None
+    """Of running tasks, where the stage has no steps."""
+    pending_reason: str = ""
+    """Why its pending job waits, in Slurm's word; empty where it has none."""
+    expected_start: float | None = None
+    """When Slurm expects to start that job, seconds since 1970."""
+
+    @property
+    def state_text(self) -> str:
+        """The state, of a pending stage with Slurm's reason."""
+        reason = self.pending_reason
+        return f"{self.state} ({reason})" if reason and self.state == "pending" else self.state
+
+    @property
+    def finished(self) -> bool:
+        """Whether every task is done."""
+        return self.done >= self.total
+
+    @property
+    def failed(self) -> int:
+        """How many tasks failed."""
+        return sum(word == "failed" for word in self.task_states.values())
+
+    @property
+    def names_failures(self) -> bool:
+        """Whether ``amount`` says how many of several tasks failed."""
+        return self.total > 1 and self.failed > 0
+
+    @property
+    def measure(self) -> tuple[float, int]:
+        """How much is done, of how much: steps where the stage has them, else tasks."""
+        if self.target_step is not None:
+            return self.step or 0, self.target_step
+        return self.done + (self.progress.fraction if self.progress else 0.0), self.total
+
+    @property
+    def amount(self) -> str:
+        """``120/600 steps`` of pretraining; of other stages ``3/9 tasks``, with the progress of
+        running tasks and the number of failed ones.
+        """
+        if self.target_step is not None:
+            return f"{self.step or 0}/{self.target_step} steps"
+        if self.names_failures:
+            return f"{self.failed} of {self.total} tasks failed, {self.done} done"
+        tasks = f"{self.done}/{self.total} tasks"
+        return f"{tasks}, {self.progress.text}" if self.progress else tasks
+
+    def to_json(self) -> dict[str, Any]:
+        """The stage as ``status --json`` prints it."""
+        keys = ("state", "done", "total", "step", "target_step", "tokens", "target_tokens")
+        return {
+            **{key: getattr(self, key) for key in keys},
+            "attempts": self.attempts,
+            "pending_reason": self.pending_reason,
+            "expected_start": self.expected_start,
+        }
+
+
+@dataclass(frozen=True)
+class RunView:
+    """State of a run."""
+
+    name: str
+    state: str
+    cluster: str
+    stages: dict[str, StageView]
+    loss: float | None
+    eta_s: float | None
+    """Seconds until pretraining reaches its target at its own pace; None when it does not run."""
+    problem: str
+    goodput: float | None = None
+    """Share of the time since the first submission that went into steps that count; costs reading
+    all step records, so it is known only of a run that is looked at alone."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as ``status --json`` prints it."""
+        return {
+            "run": self.name,
+            "state": self.state,
+            "cluster": self.cluster,
+            "stages": {name: stage.to_json() for name, stage in self.stages.items()},
+            "loss": self.loss,
+            "eta_s": self.eta_s,
+            "goodput": self.goodput,
+        }
