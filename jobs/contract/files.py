@@ -8,7 +8,6 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 from uuid import uuid4
@@ -63,6 +62,8 @@ def fsync_tree(folder: Path) -> None:
 
     The files are flushed side by side: a file system commits many of them at once.
     """
+    from concurrent.futures import ThreadPoolExecutor  # slow to import
+
     folders = [Path(name) for name, _, _ in os.walk(folder)]
     files = [path for inside in folders for path in inside.iterdir() if path.is_file()]
     with ThreadPoolExecutor(FSYNC_THREADS) as pool:

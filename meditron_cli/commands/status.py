@@ -14,7 +14,6 @@ from jobs.contract.rundir import RunDir
 from jobs.slurm.states import HELD_BY_USER, is_held_after_launch
 from meditron_cli import console
 from meditron_cli.commands import options
-from meditron_cli.reporting.goodput import TRAINING
 from meditron_cli.runs import query, state, store
 from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.views import RunView
@@ -178,6 +177,7 @@ def checkpoint_step(run: RunDir, view: RunView) -> int | None:
     None where there is none, or the storage does not respond.
     """
     from jobs.checkpoints import manifest
+    from meditron_cli.reporting.goodput import TRAINING
 
     training = view.stages.get(TRAINING)
     if training is None or training.finished:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from jobs.contract import specs
@@ -27,9 +27,11 @@ from jobs.contract.files import (
 )
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import ConfigError
-from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.runs import last_root
 from meditron_cli.runs.request import Request, other_version, read_run_file, record
+
+if TYPE_CHECKING:
+    from meditron_cli.plan.model import Plan, StagePlan
 
 VARIABLE = "MEDITRON_RUNS"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from jobs.contract.events import IntentEvent
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
-from meditron_cli.plan.model import Plan, StagePlan
+
+if TYPE_CHECKING:
+    from meditron_cli.plan.model import Plan, StagePlan
 
 __all__ = ["LEFT_THE_QUEUE", "JobInfo", "JobState", "Scheduler"]
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.contract.attempt_history import HistoryReader
 from jobs.contract.events import IntentEvent
@@ -20,8 +20,10 @@ from jobs.slurm import sbatch, submission, submission_log
 from jobs.slurm.client import SILENCE, Client
 from jobs.slurm.submission import Submission, SubmitError
 from meditron_cli.errors import ConfigError, SchedulerError
-from meditron_cli.plan.model import Plan, Resources, StagePlan
 from meditron_cli.scheduler.base import JobInfo
+
+if TYPE_CHECKING:
+    from meditron_cli.plan.model import Plan, Resources, StagePlan
 
 UNWRITABLE = r"[%\\:\x00-\x1f\x7f]"
 """Characters of a path that mean something in ``#SBATCH --output`` or PYTHONPATH, or end a line."""
