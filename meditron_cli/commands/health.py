@@ -15,7 +15,7 @@ from meditron_cli.services import Services
 
 if TYPE_CHECKING:
     from jobs.health.node_checks import Expected, HealthFinding
-    from meditron_cli.config.schema import Cluster
+    from meditron_cli.config.cluster_schema import Cluster
 
 
 @click.command("health", short_help="Check whether this machine is fit for work.")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.decode import check_part, placeholder_problems
 from meditron_cli.config.diagnostics import Problems
+from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.files import read_mapping
 from meditron_cli.config.load import decode_profile, load
-from meditron_cli.config.schema import Cluster, Experiment
 from meditron_cli.config.yaml_tree import MapNode
 from meditron_cli.errors import ConfigError
 

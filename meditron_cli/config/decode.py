@@ -16,7 +16,7 @@ from meditron_cli.config.diagnostics import Location, Problem, Problems
 from meditron_cli.config.error_messages import translate
 from meditron_cli.config.field_types import is_placeholder
 from meditron_cli.config.files import shipped_profiles
-from meditron_cli.config.schema import Section, item_type, section_in
+from meditron_cli.config.section import Section, item_type, section_in
 from meditron_cli.config.yaml_tree import (
     KeyPath,
     ListNode,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from meditron_cli.config.diagnostics import Problems
-from meditron_cli.config.schema import Conflicts, Section, item_type, section_in
+from meditron_cli.config.section import Conflicts, Section, item_type, section_in
 from meditron_cli.config.yaml_tree import (
     KeyPath,
     ListNode,

@@ -12,11 +12,13 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from meditron_cli.config import yaml_tree
+from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.decode import check_part, with_paths
 from meditron_cli.config.diagnostics import Problems
 from meditron_cli.config.error_messages import did_you_mean, dotted_keys, section_at
+from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.load import read_layers
-from meditron_cli.config.schema import Cluster, Experiment, Section, item_type, section_in
+from meditron_cli.config.section import Section, item_type, section_in
 from meditron_cli.errors import ConfigError
 
 PROFILE = "cluster."

@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.field_types import OPERATIONAL
-from meditron_cli.config.schema import Experiment, Section
+from meditron_cli.config.section import Section
 
 DIGITS = 8
 
@@ -17,11 +18,11 @@ def run_name(experiment: Experiment, size: str, cluster_name: str) -> str:
     """Return ``med-tiny-3f2a91c0``: the experiment's name, the size, and the start of a digest.
 
     The digest (SHA-256) covers the names of size and cluster and every key of the experiment,
-    except those that ``schema`` marks ``OPERATIONAL``: time limits, cores, parallel tasks, the
-    micro-batch, saving and keeping checkpoints, and the sections ``parallel`` and ``evaluate``. So
-    a longer time limit, another layout or one more benchmark continues a run; another learning
-    rate starts a new one. Paths count, absolute; the content of files does not (``runs.moved``
-    finds the run of files that were moved).
+    except those that ``experiment_schema`` marks ``OPERATIONAL``: time limits, cores, parallel
+    tasks, the micro-batch, saving and keeping checkpoints, and the sections ``parallel`` and
+    ``evaluate``. So a longer time limit, another layout or one more benchmark continues a run;
+    another learning rate starts a new one. Paths count, absolute; the content of files does not
+    (``runs.moved`` finds the run of files that were moved).
     """
     decisive = {"size": size, "cluster": cluster_name, "experiment": decisive_values(experiment)}
     text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))

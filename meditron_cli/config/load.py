@@ -16,10 +16,11 @@ from pathlib import Path
 
 from jobs.contract.stage_specs import STAGES
 from meditron_cli.config import files, site_facts, yaml_tree
+from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.decode import check_part, decode, placeholder_problems
 from meditron_cli.config.diagnostics import Location, Problem, Problems, Source
+from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.files import cluster_names, size_names
-from meditron_cli.config.schema import Cluster, Experiment
 from meditron_cli.config.yaml_tree import KeyPath, MapNode
 
 __all__ = ["Loaded", "Missing", "cluster_names", "load", "load_cluster", "size_names"]

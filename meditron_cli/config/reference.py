@@ -6,8 +6,10 @@ import json
 import re
 from typing import Any
 
+from meditron_cli.config.cluster_schema import Cluster
+from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.explain import default_of, one_line
-from meditron_cli.config.schema import Cluster, Experiment, Section, item_type, section_in
+from meditron_cli.config.section import Section, item_type, section_in
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -35,7 +37,8 @@ All are unproven on their sites.
 Times are `24:00:00`, `2-00:00:00` or a number of minutes. YAML is read as version 1.2, strictly:
 unknown keys, wrong types and duplicate keys are errors.
 
-This page is generated from the models in `meditron_cli/config/schema.py`; a test compares them.
+This page is generated from the models in `meditron_cli/config/cluster_schema.py` and
+`experiment_schema.py`; a test compares them.
 """
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from meditron_cli.config.cluster_schema import Cluster
+from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.load import Loaded, Missing, inputs
-from meditron_cli.config.schema import Cluster, Experiment
 from meditron_cli.config.yaml_tree import key_text
 from meditron_cli.errors import ConfigError
 

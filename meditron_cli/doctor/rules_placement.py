@@ -15,7 +15,7 @@ from meditron_cli.doctor.finding import FATAL, OK, WARN, SiteFinding, unknown
 from meditron_cli.doctor.site_view import ACCOUNTS, CONFIG, PARTITIONS, SiteView
 
 if TYPE_CHECKING:
-    from meditron_cli.config.schema import Partition
+    from meditron_cli.config.cluster_schema import Partition
     from meditron_cli.plan.model import Resources
 
 VERIFIED_VERSION = (22, 5)

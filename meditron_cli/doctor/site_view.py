@@ -10,7 +10,7 @@ from meditron_cli.doctor import facts
 from meditron_cli.doctor.facts import Association, PartitionRow, Preemption, Qos, SiteFacts
 
 if TYPE_CHECKING:
-    from meditron_cli.config.schema import Cluster, Partition
+    from meditron_cli.config.cluster_schema import Cluster, Partition
 
 CONFIG = "scontrol show config"
 PARTITIONS = "scontrol show partition"

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jobs.contract.rundir import RunDir
-    from meditron_cli.config.schema import Cluster, Experiment
+    from meditron_cli.config.cluster_schema import Cluster
+    from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.drill.faults import Fault
 
 SIZE = "tiny"

@@ -21,7 +21,7 @@ from meditron_cli.plan.stages import (
 )
 
 if TYPE_CHECKING:
-    from meditron_cli.config.schema import Experiment
+    from meditron_cli.config.experiment_schema import Experiment
 
 RECOVERY_JOB_MINUTES = 10
 """For one look at what has ended, and for waiting until Slurm answers."""

@@ -12,7 +12,7 @@ from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead
 
 if TYPE_CHECKING:
-    from meditron_cli.config.schema import Cluster, Partition
+    from meditron_cli.config.cluster_schema import Cluster, Partition
 
 
 @dataclass(frozen=True)

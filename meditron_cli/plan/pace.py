@@ -14,7 +14,7 @@ from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead
 
 if TYPE_CHECKING:
-    from meditron_cli.config.schema import Node
+    from meditron_cli.config.cluster_schema import Node
 
 MFU = 0.40
 """Guessed share of the peak that training reaches, pipeline bubble and communication included;

@@ -26,7 +26,8 @@ from meditron_cli.plan import fit, layout, pace
 from meditron_cli.plan.model import Lead, Resources, StagePlan
 
 if TYPE_CHECKING:
-    from meditron_cli.config.schema import Cluster, Experiment, Partition
+    from meditron_cli.config.cluster_schema import Cluster, Partition
+    from meditron_cli.config.experiment_schema import Experiment
 
 SHORT_LEAD = 30
 """Seconds before the time limit at which tasks that are simply run again are asked to leave."""

@@ -13,7 +13,7 @@ from meditron_cli.plan.model import Lead, Plan, Resources
 from meditron_cli.plan.pace import MFU, best_save_interval, step_seconds
 
 if TYPE_CHECKING:
-    from meditron_cli.config.schema import Cluster, Node
+    from meditron_cli.config.cluster_schema import Cluster, Node
 
 
 def stage_rows(plan: Plan) -> list[dict[str, Any]]:

@@ -15,9 +15,9 @@ from jobs.contract import done_markers, specs
 from jobs.contract.files import read_small, write_json
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import Spec
+from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.identity import differences, run_name
 from meditron_cli.config.load import Loaded
-from meditron_cli.config.schema import Experiment
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan
 from meditron_cli.runs import store

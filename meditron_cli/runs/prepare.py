@@ -21,8 +21,9 @@ from meditron_cli.runs import record, request
 if TYPE_CHECKING:
     from jobs.contract.metrics_log import StepTimes
     from jobs.contract.rundir import RunDir
+    from meditron_cli.config.cluster_schema import Cluster
+    from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.config.load import Loaded
-    from meditron_cli.config.schema import Cluster, Experiment
     from meditron_cli.plan.model import Plan
 
 HEAVY_TOKENIZER_BYTES = 256 * 2**20

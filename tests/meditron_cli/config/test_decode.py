@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from meditron_cli.config import yaml_tree
+from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.decode import check_part, decode
 from meditron_cli.config.diagnostics import Problems, Source
-from meditron_cli.config.schema import Cluster, Experiment, Section, section_in
+from meditron_cli.config.experiment_schema import Experiment
+from meditron_cli.config.section import Section, section_in
 
 MODEL = """\
 model: {layers: 2, hidden_size: 64, ffn_hidden_size: 176, attention_heads: 4, kv_heads: 2,

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.contract.metrics_log import StepTimes
 from jobs.slurm import queries
-from meditron_cli.config.schema import Cluster
+from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.doctor import facts
 from meditron_cli.doctor.facts import SiteFacts
 from meditron_cli.doctor.finding import SiteFinding

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jobs.contract.metrics_log import EARLY_SECONDS, StepTimes
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec
-from meditron_cli.config.schema import Cluster, Partition
+from meditron_cli.config.cluster_schema import Cluster, Partition
 from meditron_cli.plan import fit
 from meditron_cli.plan.layout import BatchLayout
 from meditron_cli.plan.model import Lead

@@ -1,4 +1,4 @@
-"""The configuration as frozen, strict models: experiment files, recipes and cluster profiles.
+"""The models of experiments and recipes.
 
 One field, one meaning, one unit in its name. The docstring under a field is its documentation: it
 feeds ``meditron explain``, ``meditron schema`` and ``clusters/README.md``.
@@ -6,88 +6,20 @@ feeds ``meditron explain``, ``meditron schema`` and ``clusters/README.md``.
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from meditron_cli.config.field_types import (
     OPERATIONAL,
     Checkpoint,
     DurationMinutes,
-    Line,
     Name,
-    SbatchOption,
-    SbatchValue,
     Share,
-    VariableName,
-    Word,
-    WordOrEmpty,
-    is_placeholder,
 )
-
-
-class Conflicts(ValueError):
-    """Conflicting values of one section, each with the key to change."""
-
-    def __init__(self, found: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{key}: {message}" for key, message in found))
-        self.found = found
-
-
-class Section(BaseModel):
-    """A mapping of the YAML: frozen, without unknown keys and type coercion."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Yield conflicts between values of the section: pairs of a key and a sentence.
-
-        The key is dotted, within this section.
-        """
-        yield from ()
-
-    @model_validator(mode="after")
-    def values_fit_together(self) -> Section:
-        """Report every conflict of the section at once.
-
-        Raises:
-            Conflicts: at least one.
-        """
-        if found := list(self.conflicts()):
-            raise Conflicts(found)
-        return self
-
-
-def section_in(annotation: Any) -> type[Section] | None:
-    """Return the section type inside an annotation: itself, of a list's items or of an optional."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    found = (section_in(part) for part in typing.get_args(annotation))
-    return next((section for section in found if section is not None), None)
-
-
-def item_type(annotation: Any) -> Any:
-    """Return the type of a list's items (``Path`` of ``tuple[Path, ...]``); None otherwise."""
-    if typing.get_origin(annotation) is tuple:
-        return typing.get_args(annotation)[0]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return next(filter(None, map(item_type, typing.get_args(annotation))), None)
-    return None
+from meditron_cli.config.section import Section
 
 
 class Curate(Section):
@@ -370,150 +302,3 @@ class Experiment(Section):
                     f"no checkpoint of step {step} is kept; pretrain.save_interval and "
                     f"keep_checkpoints keep those of steps {steps}",
                 )
-
-
-class Node(Section):
-    """The shape of one node of a partition."""
-
-    gpus: NonNegativeInt = 0
-    """GPUs per node."""
-    gpu_kind: str = ""
-    """NVML's name of the GPU or a part of it, ``A100-SXM4-80GB``; checked before ranks start."""
-    gpu_type: WordOrEmpty = ""
-    """Typed gres name for sbatch, where the site requires one: ``a100``."""
-    gpu_memory_gb: NonNegativeInt = 0
-    """Memory of one GPU."""
-    peak_bf16_tflops: NonNegativeFloat = 0
-    """Dense bf16 peak of one GPU, for MFU and time estimates."""
-    cpus: PositiveInt
-    """Cores of a node that jobs may use."""
-    memory_gb: PositiveInt
-    """RAM of a node that jobs may use."""
-    interconnect: str = ""
-    """A description for people: ``Slingshot-11, 4 x 200 Gb/s``."""
-
-
-class Partition(Section):
-    """A Slurm partition; for the local scheduler, this machine."""
-
-    name: Word
-    """The partition's name; ``<…>`` marks a placeholder that submit refuses."""
-    nodes: PositiveInt
-    """Nodes a job may use."""
-    node: Node
-    """Shape of its nodes."""
-    max_time_minutes: DurationMinutes | None = None
-    """Longest job; none when unlimited or not known."""
-    account: WordOrEmpty = ""
-    """Account for jobs in this partition; overrides the cluster's."""
-    qos: WordOrEmpty = ""
-    """QOS; overrides the cluster's."""
-    grace_seconds: NonNegativeInt | None = None
-    """Grace period (GraceTime): from a preemption's notice to the kill; none when not known."""
-    request_memory: bool = True
-    """Request memory explicitly (``--mem``); false where the site forbids it."""
-
-
-class Container(Section):
-    """The container ranks run in; the batch step stays outside."""
-
-    kind: Literal["pyxis", "apptainer"]
-    """pyxis (``srun --container-image``) or apptainer (``apptainer exec --nv``)."""
-    image: Word
-    """Path of the .sqsh or .sif file on shared storage."""
-    mounts: tuple[Word, ...] = ()
-    """``host:container`` pairs, beside the run directory and the inputs an experiment names."""
-    python: Word = "python"
-    """Interpreter inside the image."""
-
-    def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Check that the image is absolute, as the batch step may start in any folder."""
-        if not self.image.startswith("/") and not is_placeholder(self.image):
-            yield "image", f"{self.image!r} is not an absolute path"
-
-
-class Environment(Section):
-    """The environment of a job's processes."""
-
-    modules: tuple[Word, ...] = ()
-    """Loaded in order (``module load``)."""
-    python: WordOrEmpty = ""
-    """Absolute interpreter on shared storage; default: the one that submits."""
-    container: Container | None = None
-    """Container for the ranks."""
-    pass_through: tuple[VariableName, ...] = ()
-    """Variables passed on from the submitting shell; no others are."""
-    set: dict[VariableName, Line] = {}
-    """Variables set in every job. Nothing secret: the batch script contains them."""
-    secrets_file: Path | None = None
-    """A 0600 file of NAME=value lines, read on the node by the process that needs it."""
-
-    def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Check that the interpreter is absolute, as a job may start in any folder."""
-        if self.python and not self.python.startswith("/") and not is_placeholder(self.python):
-            yield "python", f"{self.python!r} is not an absolute path"
-
-
-class Slurm(Section):
-    """Slurm settings of the site."""
-
-    max_array_size: PositiveInt = 1001
-    """MaxArraySize of ``scontrol show config``; the highest index is one less."""
-    recovery_job: bool = True
-    """Queue a recovery job behind each stage, which resubmits tasks whose supervisor died."""
-    submit_from_jobs: bool = True
-    """Whether compute nodes may call sbatch; if not, `meditron recover` resumes runs."""
-    requeue: bool = True
-    """Whether Slurm may requeue a job (JobRequeue, ``scontrol requeue``)."""
-    sbatch: dict[SbatchOption, SbatchValue] = {}
-    """More sbatch options by long name: ``constraint``, ``reservation`` …"""
-    srun: tuple[Word, ...] = ()
-    """More srun arguments for the ranks: ``--cpu-bind=none`` …"""
-
-
-class Cluster(Section):
-    """A cluster profile: facts about a site, and defaults for experiments run on it."""
-
-    name: Name
-    """The name for ``--cluster``."""
-    description: str = ""
-    """One line for ``meditron clusters``."""
-    scheduler: Literal["slurm", "local"]
-    """Slurm, or processes on this machine."""
-    device: Literal["cuda", "cpu"]
-    """The device of the ranks."""
-    account: WordOrEmpty = ""
-    """Default account."""
-    qos: WordOrEmpty = ""
-    """Default QOS."""
-    gpu_partition: Partition
-    """Where pretraining runs, and evaluation with device cuda."""
-    cpu_partition: Partition | None = None
-    """Where curation, tokenization and evaluation on CPUs run; default: the GPU partition."""
-    environment: Environment = Environment()
-    """What a job's processes see."""
-    runs_dir: Path | None = None
-    """Default runs directory, on storage all nodes see."""
-    scratch_dir: Path | None = None
-    """Fast folder for temporary files, local to each node or shared; default: the node's own.
-    Each attempt of a task has a folder of its own there (TMPDIR), removed at its end."""
-    slurm: Slurm = Slurm()
-    """Slurm settings of the site."""
-    health_skip: tuple[str, ...] = ()
-    """Codes of health checks to skip."""
-    defaults: dict[str, Any] = {}
-    """Experiment keys that this cluster presets; the experiment and ``--set`` override them."""
-
-    def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Check GPUs against the device, and the container and modules against the scheduler."""
-        if self.device == "cuda" and self.gpu_partition.node.gpus == 0:
-            yield "gpu_partition.node.gpus", "device is cuda, but the nodes have no GPUs"
-        container = self.environment.container
-        if self.scheduler == "local" and container and container.kind == "pyxis":
-            yield "environment.container.kind", "pyxis needs Slurm, and scheduler is local"
-        if self.scheduler == "local" and self.environment.modules:
-            yield (
-                "environment.modules",
-                "modules are loaded in Slurm's batch script, and scheduler is local; load them in "
-                "the shell and name their variables in environment.pass_through",
-            )

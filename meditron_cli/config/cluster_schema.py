@@ -1,0 +1,173 @@
+"""The models of cluster profiles.
+
+One field, one meaning, one unit in its name. The docstring under a field is its documentation: it
+feeds ``meditron explain``, ``meditron schema`` and ``clusters/README.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from meditron_cli.config.field_types import (
+    DurationMinutes,
+    Line,
+    Name,
+    SbatchOption,
+    SbatchValue,
+    VariableName,
+    Word,
+    WordOrEmpty,
+    is_placeholder,
+)
+from meditron_cli.config.section import Section
+
+
+class Node(Section):
+    """The shape of one node of a partition."""
+
+    gpus: NonNegativeInt = 0
+    """GPUs per node."""
+    gpu_kind: str = ""
+    """NVML's name of the GPU or a part of it, ``A100-SXM4-80GB``; checked before ranks start."""
+    gpu_type: WordOrEmpty = ""
+    """Typed gres name for sbatch, where the site requires one: ``a100``."""
+    gpu_memory_gb: NonNegativeInt = 0
+    """Memory of one GPU."""
+    peak_bf16_tflops: NonNegativeFloat = 0
+    """Dense bf16 peak of one GPU, for MFU and time estimates."""
+    cpus: PositiveInt
+    """Cores of a node that jobs may use."""
+    memory_gb: PositiveInt
+    """RAM of a node that jobs may use."""
+    interconnect: str = ""
+    """A description for people: ``Slingshot-11, 4 x 200 Gb/s``."""
+
+
+class Partition(Section):
+    """A Slurm partition; for the local scheduler, this machine."""
+
+    name: Word
+    """The partition's name; ``<…>`` marks a placeholder that submit refuses."""
+    nodes: PositiveInt
+    """Nodes a job may use."""
+    node: Node
+    """Shape of its nodes."""
+    max_time_minutes: DurationMinutes | None = None
+    """Longest job; none when unlimited or not known."""
+    account: WordOrEmpty = ""
+    """Account for jobs in this partition; overrides the cluster's."""
+    qos: WordOrEmpty = ""
+    """QOS; overrides the cluster's."""
+    grace_seconds: NonNegativeInt | None = None
+    """Grace period (GraceTime): from a preemption's notice to the kill; none when not known."""
+    request_memory: bool = True
+    """Request memory explicitly (``--mem``); false where the site forbids it."""
+
+
+class Container(Section):
+    """The container ranks run in; the batch step stays outside."""
+
+    kind: Literal["pyxis", "apptainer"]
+    """pyxis (``srun --container-image``) or apptainer (``apptainer exec --nv``)."""
+    image: Word
+    """Path of the .sqsh or .sif file on shared storage."""
+    mounts: tuple[Word, ...] = ()
+    """``host:container`` pairs, beside the run directory and the inputs an experiment names."""
+    python: Word = "python"
+    """Interpreter inside the image."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that the image is absolute, as the batch step may start in any folder."""
+        if not self.image.startswith("/") and not is_placeholder(self.image):
+            yield "image", f"{self.image!r} is not an absolute path"
+
+
+class Environment(Section):
+    """The environment of a job's processes."""
+
+    modules: tuple[Word, ...] = ()
+    """Loaded in order (``module load``)."""
+    python: WordOrEmpty = ""
+    """Absolute interpreter on shared storage; default: the one that submits."""
+    container: Container | None = None
+    """Container for the ranks."""
+    pass_through: tuple[VariableName, ...] = ()
+    """Variables passed on from the submitting shell; no others are."""
+    set: dict[VariableName, Line] = Field({})
+    """Variables set in every job. Nothing secret: the batch script contains them."""
+    secrets_file: Path | None = None
+    """A 0600 file of NAME=value lines, read on the node by the process that needs it."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that the interpreter is absolute, as a job may start in any folder."""
+        if self.python and not self.python.startswith("/") and not is_placeholder(self.python):
+            yield "python", f"{self.python!r} is not an absolute path"
+
+
+class Slurm(Section):
+    """Slurm settings of the site."""
+
+    max_array_size: PositiveInt = 1001
+    """MaxArraySize of ``scontrol show config``; the highest index is one less."""
+    recovery_job: bool = True
+    """Queue a recovery job behind each stage, which resubmits tasks whose supervisor died."""
+    submit_from_jobs: bool = True
+    """Whether compute nodes may call sbatch; if not, `meditron recover` resumes runs."""
+    requeue: bool = True
+    """Whether Slurm may requeue a job (JobRequeue, ``scontrol requeue``)."""
+    sbatch: dict[SbatchOption, SbatchValue] = Field({})
+    """More sbatch options by long name: ``constraint``, ``reservation`` …"""
+    srun: tuple[Word, ...] = ()
+    """More srun arguments for the ranks: ``--cpu-bind=none`` …"""
+
+
+class Cluster(Section):
+    """A cluster profile: facts about a site, and defaults for experiments run on it."""
+
+    name: Name
+    """The name for ``--cluster``."""
+    description: str = ""
+    """One line for ``meditron clusters``."""
+    scheduler: Literal["slurm", "local"]
+    """Slurm, or processes on this machine."""
+    device: Literal["cuda", "cpu"]
+    """The device of the ranks."""
+    account: WordOrEmpty = ""
+    """Default account."""
+    qos: WordOrEmpty = ""
+    """Default QOS."""
+    gpu_partition: Partition
+    """Where pretraining runs, and evaluation with device cuda."""
+    cpu_partition: Partition | None = None
+    """Where curation, tokenization and evaluation on CPUs run; default: the GPU partition."""
+    environment: Environment = Environment()
+    """What a job's processes see."""
+    runs_dir: Path | None = None
+    """Default runs directory, on storage all nodes see."""
+    scratch_dir: Path | None = None
+    """Fast folder for temporary files, local to each node or shared; default: the node's own.
+    Each attempt of a task has a folder of its own there (TMPDIR), removed at its end."""
+    slurm: Slurm = Slurm()
+    """Slurm settings of the site."""
+    health_skip: tuple[str, ...] = ()
+    """Codes of health checks to skip."""
+    defaults: dict[str, Any] = Field({})
+    """Experiment keys that this cluster presets; the experiment and ``--set`` override them."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check GPUs against the device, and the container and modules against the scheduler."""
+        if self.device == "cuda" and self.gpu_partition.node.gpus == 0:
+            yield "gpu_partition.node.gpus", "device is cuda, but the nodes have no GPUs"
+        container = self.environment.container
+        if self.scheduler == "local" and container and container.kind == "pyxis":
+            yield "environment.container.kind", "pyxis needs Slurm, and scheduler is local"
+        if self.scheduler == "local" and self.environment.modules:
+            yield (
+                "environment.modules",
+                "modules are loaded in Slurm's batch script, and scheduler is local; load them in "
+                "the shell and name their variables in environment.pass_through",
+            )
