@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,13 +71,28 @@ def run_recovery(run_dir: str, stage: str, number: str) -> None:
     try:
         said = [stray] if stray else wait_and_look(run, stage, client, PATIENCE_SECONDS)
         if said:
-            append_event(run, "recovery_job", stage=stage, attempt=int(number), said=said)
+            append_event(run, "recovery_job", stage=stage, attempt=int(number), messages=said)
     except OSError as error:  # the storage takes nothing: ask Slurm for another start, later
         if not client.requeue(os.environ.get("SLURM_JOB_ID", "")):
             raise
         log(f"{stage}: {error}; this job is queued again")
+    except Exception as error:  # a bug; the log of this job is /dev/null
+        message = crash_message(run, stage, error)
+        append_event(run, "recovery_job", stage=stage, attempt=int(number), messages=[message])
+        raise
     if stray:
         raise SystemExit(CONFIGURATION)
+
+
+def crash_message(run: RunDir, stage: str, error: Exception) -> str:
+    """Return the last line of a traceback, with the location of its innermost frame."""
+    (line,) = traceback.format_exception_only(type(error), error)[-1:]
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    path = Path(frame.filename)
+    root = run.code.resolve()
+    name = path.relative_to(root) if path.is_relative_to(root) else path
+    location = f"{name}:{frame.lineno} in {frame.name}"
+    return f"{stage}: the recovery job failed with {line.strip()} ({location})"
 
 
 def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> list[str]:

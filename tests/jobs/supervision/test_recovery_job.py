@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -25,6 +29,7 @@ from jobs.supervision.recovery.recovery_job import StageRecovery, look_after
 from ... import fake_slurm
 from ...fake_slurm import FakeSlurm
 
+REPOSITORY = Path(__file__).parents[3]
 NOW = "2026-01-01T10:00:00"
 LATER = "2026-01-01T11:00:00"
 
@@ -285,6 +290,34 @@ def test_a_recovery_job_that_hears_nothing_says_so_and_leaves(stage: Stage) -> N
     said = recovery_job.wait_and_look(stage.run, "curate", stage.client, seconds=0)
 
     assert said == ["curate: Slurm does not say how its jobs ended; `meditron recover` goes on"]
+
+
+def test_a_bug_in_the_recovery_job_is_recorded_with_its_location(stage: Stage) -> None:
+    """Its log is /dev/null."""
+    stage.submitted("50")
+    stage.submitted("52", attempt=2)
+    write_json(stage.run.plan, {"stages": []})  # no version of ours wrote this plan
+    stage.run.code.rmdir()
+    stage.run.code.symlink_to(REPOSITORY)
+    call = "import sys; from jobs.supervision.recovery.recovery_job import run_recovery as run; "
+
+    done = subprocess.run(
+        [sys.executable, "-c", call + "run(*sys.argv[1:])", str(stage.run.root), "curate", "3"],
+        cwd=REPOSITORY,
+        env={**os.environ, **stage.programs.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    (event,) = stage.events("recovery_job")
+    assert done.returncode == 1
+    assert (event["stage"], event["attempt"]) == ("curate", 3)
+    assert re.fullmatch(
+        r"curate: the recovery job failed with AttributeError: 'list' object has no attribute "
+        r"'items' \(jobs/supervision/recovery/recovery_job.py:\d+ in vanished\)",
+        event["messages"][0],
+    )
 
 
 # ---- what was decided before
