@@ -21,6 +21,7 @@ from jobs.contract.events import (
     ExitEvent,
     IntentEvent,
     ObservedEvent,
+    SignalEvent,
     StartEvent,
     StopEvent,
     SubmitEvent,
@@ -146,6 +147,15 @@ class Withdrawn:
         """Place of the last ``cancel`` in the order of events; -1 where there is none."""
         self.stopped_at = -1
 
+    def add(self, place: int, event: Event) -> None:
+        """Add an event that takes submissions back; ignore others."""
+        if isinstance(event, UndoEvent):
+            self.undone.update(event.job_ids)
+        elif isinstance(event, CancelEvent):
+            self.cancelled_at = place
+        elif isinstance(event, StopEvent):
+            self.stopped_at = place
+
 
 class TaskHistory:
     """Submissions, starts and ends of one task, oldest first."""
@@ -159,6 +169,8 @@ class TaskHistory:
         """By attempt; the first exit record of an attempt counts."""
         self.observed: dict[int, ExitRecord] = {}
         """By attempt: diagnoses without a decision."""
+        self.signals: dict[int, tuple[int, ...]] = {}
+        """By attempt: received by its supervisor when it requested its ranks to exit."""
         self._withdrawn = withdrawn
         self._submitted: list[tuple[int, SubmittedJob]] = []
         """With their place in the order of events."""
@@ -345,14 +357,12 @@ class RunHistory:
             task = self.task(event.stage, event.index)
             task.note_start(place, event)
             self._begun.setdefault((event.stage, event.index, event.attempt), task)
+        elif isinstance(event, SignalEvent):
+            self.task(event.stage, event.index).signals[event.attempt] = event.signals
         elif isinstance(event, ObservedEvent):
             self._add_end(place, event)
-        elif isinstance(event, UndoEvent):
-            self._withdrawn.undone.update(event.job_ids)
-        elif isinstance(event, CancelEvent):
-            self._withdrawn.cancelled_at = place
-        elif isinstance(event, StopEvent):
-            self._withdrawn.stopped_at = place
+        else:
+            self._withdrawn.add(place, event)
 
     def _add_submission(self, place: int, event: IntentEvent) -> None:
         if not isinstance(event, SubmitEvent):

@@ -3,8 +3,7 @@ library only.
 
 One JSON object per line: ``{"format", "time", "event", …}``. Events of the kinds in ``EVENT_TYPES``
 decide who works on what; ``jobs.contract.attempt_history`` folds them. Other kinds (``request``,
-``signal``, ``recovery_job``, ``blocked``) are notes for people, which ``read_events`` returns as
-JSON.
+``recovery_job``, ``blocked``) are notes for people, which ``read_events`` returns as JSON.
 
 A start and an exit are stored here and nowhere else. A line that is no event of its kind (cut short
 by a crash, edited by hand, of a later version) is skipped.
@@ -156,6 +155,19 @@ class StartEvent(Event):
 
 
 @dataclass(frozen=True)
+class SignalEvent(Event):
+    """The ranks of an attempt were requested to save and exit."""
+
+    kind = "signal"
+
+    stage: str
+    index: int
+    attempt: int
+    signals: tuple[int, ...] = ()
+    """Received by the supervisor; none where the ranks hang, or a person requested the stop."""
+
+
+@dataclass(frozen=True)
 class ObservedEvent(Event):
     """A supervisor's diagnosis of an attempt whose end it does not decide: Slurm is ending the job,
     or no job may be submitted from its node. The attempt stays open; whoever closes it uses this.
@@ -190,6 +202,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         CancelEvent,
         StopEvent,
         StartEvent,
+        SignalEvent,
         ObservedEvent,
         ExitEvent,
     )

@@ -6,15 +6,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from jobs.contract import events, rundir
 from jobs.contract.errors import SUCCESSOR
-from jobs.contract.events import Event, ExitEvent, ObservedEvent, StartEvent, append_event
+from jobs.contract.events import Event, ExitEvent, ObservedEvent, SignalEvent, StartEvent
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.job import Job
 from jobs.contract.outcomes import CONTINUES, Decision, Diagnosis, RetryAction, RootCause
@@ -175,13 +174,10 @@ def exit_record(
     )
 
 
-def note_event(place: AttemptRef, kind: str, fields: Mapping[str, Any]) -> None:
-    """Append a note about the attempt for people, if the disk takes it."""
-    names = {"stage": place.stage, "index": place.index, "attempt": place.attempt}
-    try:
-        append_event(place.run, kind, **names, **fields)
-    except OSError as error:
-        log(f"the event {kind!r} could not be written: {error.strerror}")
+def record_signal(place: AttemptRef, signals: Iterable[int]) -> None:
+    """Append the event that the ranks were requested to exit."""
+    event = SignalEvent(time.time(), place.stage, place.index, place.attempt, tuple(signals))
+    _append(place.run, event)
 
 
 def _append(run: rundir.RunDir, event: Event) -> bool:

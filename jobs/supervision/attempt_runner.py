@@ -122,7 +122,7 @@ class AttemptRunner:
             deadline=self.allocation.deadline,
             look=detector.look,
             examine=self._examine,
-            note=self._note_request,
+            note=lambda: attempt_records.record_signal(attempt, self.signals),
         )
         monitor = RankMonitor(ranks, inputs, timeouts.leave_seconds)
         code = monitor.wait()
@@ -162,9 +162,6 @@ class AttemptRunner:
         except (OSError, subprocess.TimeoutExpired) as error:
             log(f"not all ranks could be examined: {error}")
         return hang_attribution.blame(hang, stack_dump.read(*names), self.allocation.job.nodes)
-
-    def _note_request(self) -> None:
-        attempt_records.note_event(self.attempt, "signal", {"signals": list(self.signals)})
 
 
 def is_finished(attempt: AttemptRef, task: specs.TaskSpec, code: int | None) -> bool:

@@ -57,6 +57,7 @@ def evidence(
         done=task is not None and is_done(place, task),
         cancelled=past.is_cancelled,
         stop_requested=past.is_stopped or place.run.stop_file.exists(),
+        recorded_signals=past.signals.get(place.attempt, ()),
     )
     traces = Traces(
         ranks=tuple(rank_exits(read_rank_exits(place), seen.failures, ended)),

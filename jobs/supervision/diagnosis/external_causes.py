@@ -52,7 +52,7 @@ def refused(evidence: Evidence) -> DiagnosisText | None:
 
 
 def preempted(evidence: Evidence) -> DiagnosisText | None:
-    """Or queued again by somebody's ``scontrol requeue``, which is a preemption by hand."""
+    """Return a preemption, also one by a person's ``scontrol requeue``."""
     word = first_word(evidence)
     if evidence.slurm.preempted or word == "PREEMPTED":
         return DiagnosisText(
@@ -60,9 +60,26 @@ def preempted(evidence: Evidence) -> DiagnosisText | None:
         )
     if word == "REQUEUED":
         return DiagnosisText(
-            RootCause.PREEMPTED, f"{job(evidence)} was queued again{at_step(evidence)}"
+            RootCause.PREEMPTED, f"{job(evidence)} was requeued{at_step(evidence)}"
         )
     return None
+
+
+def storage_refused(evidence: Evidence) -> DiagnosisText | None:
+    """Return a requeue by the supervisor itself, whose storage took no record of the end.
+
+    A requeue by Slurm or a person signals the supervisor, which records the signal within a second
+    and its own diagnosis when the ranks are gone; only storage that takes no files prevents both.
+    """
+    is_requeued = first_word(evidence) == "REQUEUED" and not evidence.slurm.preempted
+    is_recorded = evidence.attempt.recorded_signals or evidence.observed.diagnosis is not None
+    if not is_requeued or is_recorded or evidence.site.in_allocation:
+        return None
+    return DiagnosisText(
+        RootCause.STORAGE,
+        f"{job(evidence)} was requeued{at_step(evidence)} and its supervisor recorded no reason, "
+        "as where the storage takes no files",
+    )
 
 
 def node_failed(evidence: Evidence) -> DiagnosisText | None:

@@ -20,6 +20,7 @@ WHO_ASKED: tuple[Rule, ...] = (
     external_causes.cancelled,
     external_causes.stop_asked,
     external_causes.refused,
+    external_causes.storage_refused,
     external_causes.preempted,
     external_causes.node_failed,
 )

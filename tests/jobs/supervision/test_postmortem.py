@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 from jobs.contract import attempt_history
-from jobs.contract.events import StartEvent, append_event
+from jobs.contract.events import SignalEvent, StartEvent, append, append_event
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Decision, Diagnosis, RetryAction, RootCause
+from jobs.slurm.client import Client
 from jobs.supervision import attempt_records
 from jobs.supervision.attempt_records import AttemptRef
-from jobs.supervision.diagnosis import postmortem
+from jobs.supervision.diagnosis import postmortem, root_cause
 from jobs.supervision.diagnosis.evidence import AttemptFacts, Evidence
 
+from ... import fake_slurm
 from ..conftest import Workbench
 from .endings import AFTERWARDS, NOW
 
@@ -31,9 +36,18 @@ def record(bench: Workbench) -> None:
     attempt_records.record_exit(bench.run, record)
 
 
-def examine(bench: Workbench) -> Evidence:
+def examine(bench: Workbench, client: Client | None = None) -> Evidence:
     past = attempt_history.read(bench.run).task("curate", 0)
-    return postmortem.examine(bench.run, START, None, None, AFTERWARDS, past)
+    return postmortem.examine(bench.run, START, None, client, AFTERWARDS, past)
+
+
+def requeued(folder: Path, bench: Workbench) -> Client:
+    """Return a client of a Slurm that has requeued the job of the attempt."""
+    programs = fake_slurm.install(folder / "slurm")
+    programs.name_jobs(f"{bench.run.name}.curate")
+    began = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(START.began - 10))
+    programs.tell("accounting", f"12|REQUEUED|0:0|{began}|{began}|{began}|gpu01\n")
+    return Client(programs.environ)
 
 
 def test_what_the_supervisor_has_said_of_the_end_is_kept(bench: Workbench) -> None:
@@ -47,3 +61,24 @@ def test_what_the_supervisor_has_said_of_the_end_is_kept(bench: Workbench) -> No
 
 def test_a_supervisor_that_died_has_said_nothing(bench: Workbench) -> None:
     assert examine(bench).observed.diagnosis is None
+
+
+def test_a_job_requeued_without_any_record_ended_for_storage(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    """A supervisor on a disk that takes no files gives its job back to the queue."""
+    verdict = root_cause.classify(examine(bench, requeued(tmp_path, bench)))
+
+    assert verdict.cause is RootCause.STORAGE
+    assert verdict.sentence == (
+        "job 12 was requeued and its supervisor recorded no reason, as where the storage takes no "
+        "files"
+    )
+
+
+def test_a_job_requeued_by_a_person_was_preempted(bench: Workbench, tmp_path: Path) -> None:
+    append(bench.run, SignalEvent(NOW, "curate", 0, 1, (15,)))
+
+    verdict = root_cause.classify(examine(bench, requeued(tmp_path, bench)))
+
+    assert verdict.cause is RootCause.PREEMPTED
