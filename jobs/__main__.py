@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib
 import json
 import os
@@ -14,7 +13,15 @@ import traceback
 from pathlib import Path
 from types import TracebackType
 
-from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, Stopped, TaskError
+from jobs.contract.errors import (
+    ERRNO_HINTS,
+    FAILED,
+    FINISHED,
+    STOPPED,
+    Stopped,
+    TaskError,
+    errno_code,
+)
 from jobs.contract.files import write_json
 from jobs.contract.job import node_name
 from jobs.contract.stage_specs import STAGES
@@ -58,13 +65,6 @@ def open_heartbeat(context: Context) -> None:
         print(f"{task.stage}: no heartbeats, {error}", file=sys.stderr)
 
 
-ERRNO_HINTS = {
-    errno.ENOSPC: "free some space, then submit again",
-    errno.EDQUOT: "free some space, then submit again",
-    errno.EFBIG: "raise the limit of a file's size (`ulimit -f`, or the file system's own)",
-}
-
-
 def run_stage(context: Context) -> int:
     """Run this rank's part of the stage and return its exit code."""
     stage = importlib.import_module(MODULES[context.task.stage])
@@ -85,9 +85,9 @@ def describe_error(error: Exception) -> tuple[int, str, str, str]:
     """Return exit code, kind, sentence and hint for an exception that no stage handles."""
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
-        code = CONFIGURATION if error.errno == errno.EFBIG else FAILED
         hint = ERRNO_HINTS.get(error.errno, "see the task's log")
-        return code, type(error).__name__, f"{where}{error.strerror}", hint
+        kind = type(error).__name__
+        return errno_code(error.errno), kind, f"{where}{error.strerror}", hint
     kind = type(error).__name__
     first_line = next(iter(str(error).strip().splitlines()), "")
     message = f"{kind}: {first_line}" if first_line else kind

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 FINISHED = 0
 """The task is done."""
 
@@ -19,6 +21,24 @@ SUCCESSOR = 75
 
 STOPPED = 130
 """A stop was requested and obeyed."""
+
+
+ERRNO_HINTS = {
+    errno.ENOSPC: "free some space, then submit again",
+    errno.EDQUOT: "free some space, then submit again",
+    errno.EFBIG: (
+        "raise the limit of a file's size (`ulimit -f unlimited`, or the file system's own), then "
+        "submit again"
+    ),
+}
+"""What a person can do about an error of the operating system, by its number."""
+
+
+def errno_code(number: int) -> int:
+    """Return the exit code for an error of the operating system, by its number: a limit on file
+    sizes is there at the next attempt too.
+    """
+    return CONFIGURATION if number == errno.EFBIG else FAILED
 
 
 class TaskError(Exception):

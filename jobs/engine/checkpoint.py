@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from jobs.checkpoints import manifest, retention
 from jobs.checkpoints.manifest import MANIFEST, RECORD, CheckpointRecord, Found
-from jobs.contract.errors import FAILED, TaskError
+from jobs.contract.errors import CONFIGURATION, ERRNO_HINTS, FAILED, TaskError, errno_code
 from jobs.contract.files import fsync_folder, sha256, write_json
 from jobs.contract.rundir import RunDir
 from jobs.engine import device as devices
@@ -48,6 +48,7 @@ def save(folder: Path, trained: TrainingState, record: CheckpointRecord, keep: i
 
     Raises:
         StorageError: it could not be written; earlier checkpoints are untouched.
+        TaskError: the same, because of a limit that another attempt would meet as well.
     """
     path = folder / manifest.name(record.iteration)
     existing = devices.decide_once(lambda: _prepare_folder(path, record.bytes))
@@ -157,15 +158,20 @@ def _prepare_folder(path: Path, expected: int) -> CheckpointRecord | None:
     return None
 
 
-def _not_written(path: Path, reason: str) -> StorageError:
-    """Return the error for a failed save; rank 0 removes its partial files."""
+def _not_written(path: Path, reason: str) -> TaskError:
+    """Return the error for a failed save, a ``StorageError`` where a later attempt may succeed;
+    rank 0 removes its partial files.
+    """
     if _rank() == 0:
         shutil.rmtree(path, ignore_errors=True)
-    return StorageError(
-        f"{path} could not be written: {_with_name(reason)}; checkpoints before it are untouched",
-        "free some space or check the file system, then submit again",
-        FAILED,
+    message = (
+        f"{path} could not be written: {_with_name(reason)}; checkpoints before it are untouched"
     )
+    for number in map(int, _ERRNO.findall(reason)):
+        if errno_code(number) == CONFIGURATION:
+            return TaskError(message, ERRNO_HINTS[number], CONFIGURATION)
+    hint = "free some space or check the file system, then submit again"
+    return StorageError(message, hint, FAILED)
 
 
 def _unreadable(path: Path, reason: str) -> StorageError:

@@ -351,20 +351,22 @@ def test_other_tokens_are_refused(make_run, replace_tokens):
     assert "--new" in ranks.output()
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_untouched(make_run, layout):
+def test_a_save_beyond_the_file_size_limit_is_a_configuration_error(make_run, layout):
+    """Another attempt would meet the same limit. The checkpoint before is untouched."""
     values = {**LONG, "train_steps": 400, "save_interval": 50, "parallel": layout(data=2)}
     run = make_run(**values)
 
     ranks = run.start()
     run.until_step(2)
-    for process in ranks.processes:  # a file may not grow beyond this, as on a disk that is full
+    for process in ranks.processes:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    assert ranks.wait() == [1, 1]
+    assert ranks.wait() == [2, 2]
     assert run.checkpoints() == ["iter_0000000"]
     for rank in (0, 1):
         record = run.rank_exit(rank)
-        assert record["kind"] == "StorageError"
+        assert (record["kind"], record["code"]) == ("TaskError", 2)
+        assert "`ulimit -f unlimited`" in record["hint"]
         assert record["message"].startswith(
             f"{run.root}/checkpoints/iter_0000050 could not be written: EFBIG: File too large"
         )
