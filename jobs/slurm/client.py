@@ -170,6 +170,17 @@ class Client:
         text = self._ask(queries.sinfo_down_command(nodes))
         return None if text is None else tuple(sorted(set(text.split())))
 
+    def rebooted_nodes(self, job: JobFacts | None) -> tuple[str, ...]:
+        """Return the nodes of a job that have booted since it started, sorted: nothing that ran
+        there before is left, although Slurm lists its steps until every node has reported their
+        end.
+        """
+        if job is None or job.start_time is None or not job.nodes:
+            return ()
+        text = self._ask(queries.scontrol_nodes_command(job.nodes))
+        booted = queries.parse_boot_times(text or "")
+        return tuple(sorted(name for name, time in booted.items() if time > job.start_time))
+
     def config(self) -> dict[str, str] | None:
         """Return Slurm's settings (``scontrol show config``)."""
         text = self._ask(["scontrol", "show", "config"])

@@ -17,7 +17,7 @@ from jobs.slurm.hostlist import node_names, numbers
 RANGES = re.compile(r"(\d+)_\[([\d,:-]+)(?:%\d+)?\]")
 """Waiting elements of an array on one line: ``123_[0,4-9%2]``."""
 PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)")
-"""``Key=value`` of ``scontrol show job``."""
+"""``Key=value`` of ``scontrol show job`` and ``scontrol show node``."""
 TERM = re.compile(r"(after|afterany|afterok|afternotok):(\d+)(?:_(\d+|\*))?(\+\d+)?(?:\(\w+\))?")
 """One condition of a dependency as squeue prints it: kind, job, element or ``*``, delay."""
 COMMENT = re.compile(r"run=([^,]+),attempt=\d+")
@@ -159,6 +159,11 @@ def scontrol_job_command(job_id: str) -> list[str]:
     return ["scontrol", "show", "job", "--all", "--oneliner", job_id]
 
 
+def scontrol_nodes_command(nodes: Iterable[str]) -> list[str]:
+    """Return the command that shows some nodes, one per line."""
+    return ["scontrol", "show", "node", "--oneliner", ",".join(nodes)]
+
+
 def sinfo_command(partition: str = "") -> list[str]:
     """Return the command that lists all nodes, or a partition's, one per line."""
     of = f"--partition={partition}" if partition else "--all"  # both at once are refused
@@ -215,6 +220,15 @@ def parse_job(text: str) -> JobFacts | None:
         nodes=node_names(found.get("NodeList", "")),
         partition=found.get("Partition", ""),
     )
+
+
+def parse_boot_times(text: str) -> dict[str, float]:
+    """Parse ``scontrol show node -o`` into the boot time of each node that has one, in seconds
+    since 1970 by the controller's clock.
+    """
+    found = (dict(PAIR.findall(line)) for line in text.splitlines())
+    times = ((item.get("NodeName"), seconds(item.get("BootTime", ""))) for item in found)
+    return {name: time for name, time in times if name and time is not None}
 
 
 def parse_remembered(text: str) -> list[AccountRow]:

@@ -67,7 +67,13 @@ class Allocation:
         if facts is None:
             return SlurmReport(site=here)
         word = facts.state.split()[0]
-        return SlurmReport(word, facts.preempt_time is not None, word == "CANCELLED", site=here)
+        return SlurmReport(
+            state=word,
+            preempted=facts.preempt_time is not None,
+            cancelled=word == "CANCELLED",
+            failed_node=next(iter(self.client.rebooted_nodes(facts)), ""),
+            site=here,
+        )
 
     def _site(
         self, client: Client, site: specs.SiteSpec, facts: JobFacts | None, usable: bool

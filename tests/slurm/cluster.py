@@ -226,9 +226,15 @@ class Cluster:
         if process := self._process(f"slurmd-{node}"):
             _end([process], signal.SIGKILL)
 
-    def start_slurmd(self, node: str) -> None:
-        """Start one node's slurmd, as at boot; the node registers by itself."""
-        self._spawn(f"slurmd-{node}", "slurmd", "-D", "-f", str(self.conf), "-N", node)
+    def start_slurmd(self, node: str, rebooted: bool = False) -> None:
+        """Start one node's slurmd; the node registers by itself.
+
+        Args:
+            node: its name.
+            rebooted: the node reports that it has booted now (slurmd(8), ``-b``).
+        """
+        options = ["-b"] if rebooted else []
+        self._spawn(f"slurmd-{node}", "slurmd", "-D", "-f", str(self.conf), "-N", node, *options)
 
     def kill_node(self, node: str) -> None:
         """Kill a node's slurmd and every process of its jobs, as a loss of power does."""

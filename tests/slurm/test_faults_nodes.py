@@ -27,10 +27,14 @@ def lose(laboratory: Laboratory, truth: Truth, number: int, how: str) -> None:
         slurm.run("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=drill")
     elif how == "loses its power":
         slurm.kill_node(node)
+    elif how == "reboots":
+        slurm.kill_node(node)
+        slurm.start_slurmd(node, rebooted=True)
+        trial.hold()  # the other rank misses its peer at its next step
     else:
         slurm.kill_slurmd(node)
     ended = trial.wait_exit(attempt)
-    if how != "is set down":
+    if how.startswith("loses"):
         slurm.start_slurmd(node)
     trial.hold()
     check_reached(trial, truth)
@@ -43,6 +47,15 @@ def lose(laboratory: Laboratory, truth: Truth, number: int, how: str) -> None:
 def test_the_death_of_the_first_node_is_survived(laboratory: Laboratory, truth: Truth) -> None:
     """The supervisor dies with it."""
     lose(laboratory, truth, 0, "loses its power")
+
+
+def test_a_node_that_reboots_is_named_and_another_job_resumes(
+    laboratory: Laboratory, truth: Truth
+) -> None:
+    """The node is back before Slurm misses it. Its ranks never report an end, so that neither srun
+    nor the step ends by itself.
+    """
+    lose(laboratory, truth, 1, "reboots")
 
 
 @pytest.mark.full

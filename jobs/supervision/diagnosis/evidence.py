@@ -118,7 +118,8 @@ class Traces:
     ranks: tuple[RankExit, ...] = ()
     """Those with a rank exit or a failure, first to fail first."""
     failed_node: str = ""
-    """From ``srun: error: Node failure on X``, else the one that Slurm reports as down."""
+    """From ``srun: error: Node failure on X``, else the one that Slurm reports as down or rebooted.
+    """
     oom_kills: int = 0
     log_signs: tuple[LogSign, ...] = ()
     """Found by ``jobs.supervision.diagnosis.log_patterns`` in the ranks' log, first one first."""
@@ -140,7 +141,7 @@ class SlurmReport:
     supervisor_signal: int = 0
     """That ended the supervisor itself, by the accounting; 0 for none."""
     failed_node: str = ""
-    """The only node of the job that is down now."""
+    """The only node of the job that is down now, or one that has rebooted since the job started."""
     ended: float | None = None
     """When the job ended; None while it runs, or without an answer."""
     site: RecoveryOptions = RecoveryOptions()

@@ -29,6 +29,10 @@ SILENCE_SECONDS = 2.0
 """Between two questions about a step."""
 
 
+REBOOT_SECONDS = 5.0
+"""Between two queries for rebooted nodes, once a rank has failed (guessed)."""
+
+
 class Step:
     """A named step of the surrounding job, whatever its number."""
 
@@ -50,15 +54,21 @@ class Step:
             self._client.end_step(step_id)
         return left == []
 
+    def is_stale(self) -> bool:
+        """Return whether a node of the job has rebooted. It never reports the end of the step, so
+        that Slurm lists the step, and srun waits for it, although its ranks are gone.
+        """
+        return bool(self._client.rebooted_nodes(self._client.job(self._job_id)))
+
     def is_gone(self, seconds: float = STEP_GONE_SECONDS) -> bool:
         """Cancel what is left of the step; return whether nothing is left after ``seconds`` at
         most.
 
-        Without an answer from Slurm it may be left.
+        Without an answer from Slurm it may be left. A stale step is not waited for.
         """
         deadline = time.monotonic() + seconds
         while not self.end():
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or self.is_stale():
                 return False
             time.sleep(SILENCE_SECONDS)
         return True
@@ -73,12 +83,15 @@ class SrunRanks:
         self._step = step
         self._log_path = log_path
         self._alone_since = float("inf")
+        self._reboot_at = 0.0
         with log_path.open("wb") as file:
             self._process = subprocess.Popen(command, env=dict(environment), stderr=file)
 
     def poll(self) -> int | None:
         """Return None while the step runs, then 0 or the code of the first rank that failed."""
         code = self._process.poll()
+        if code is None and self._is_waiting_in_vain():
+            self._process.kill()
         if not code:
             return code
         return srun_output.first_failure(self._output()) or code
@@ -94,7 +107,7 @@ class SrunRanks:
         """Cancel the step, and kill an srun that stays although its step is gone."""
         now = time.monotonic()
         self._alone_since = min(self._alone_since, now) if self._step.end() else float("inf")
-        if now - self._alone_since > SRUN_SECONDS:
+        if now - self._alone_since > SRUN_SECONDS or self._step.is_stale():
             self._process.kill()
 
     def failures(self) -> list[srun_output.FailedTask]:
@@ -102,6 +115,16 @@ class SrunRanks:
         output = self._output()
         log(output.rstrip("\n"))
         return srun_output.failures(output)
+
+    def _is_waiting_in_vain(self) -> bool:
+        """Return whether srun has reported a failed rank and waits for ranks of a node that has
+        rebooted.
+        """
+        now = time.monotonic()
+        if now < self._reboot_at:
+            return False
+        self._reboot_at = now + REBOOT_SECONDS
+        return srun_output.first_failure(self._output()) is not None and self._step.is_stale()
 
     def _output(self) -> str:
         return self._log_path.read_text(errors="replace")

@@ -281,3 +281,16 @@ def test_settings_of_slurm_are_pairs() -> None:
     text = "Configuration data as of 2026\nKillWait                = 5 sec\nA = b = c\n"
 
     assert queries.parse_config(text) == {"KillWait": "5 sec", "A": "b = c"}
+
+
+# ---- scontrol show node
+
+
+def test_the_boot_times_of_nodes_that_have_one() -> None:
+    text = (
+        "NodeName=gpu01 OS=Linux 6.1 #1 SMP @0 BootTime=2026-01-01T10:00:00 State=IDLE\n"
+        "NodeName=gpu02 BootTime=None State=DOWN\n"
+        "Node gpu03 not found\n"
+    )
+
+    assert queries.parse_boot_times(text) == {"gpu01": queries.seconds("2026-01-01T10:00:00")}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.contract.job import Job
+from jobs.contract.specs import SiteSpec
 from jobs.slurm.client import Client
 from jobs.supervision.allocation import Allocation
 from jobs.supervision.ranks.rank_monitor import Deadline
@@ -37,3 +38,23 @@ def test_only_a_job_that_runs_has_an_end_to_be_reckoned_with(
 
     assert (deadline.preempted if deadline else None) == found
     assert deadline is None or isinstance(deadline, Deadline)
+
+
+JOB = "JobId=7 JobState=RUNNING StartTime=2026-01-01T09:00:00 NodeList=gpu[01-02]"
+
+
+@pytest.mark.parametrize(
+    ("booted", "failed"),
+    [("2026-01-01T08:00:00", ""), ("2026-01-01T09:30:00", "gpu02"), ("None", "")],
+)
+def test_a_node_that_has_booted_since_the_job_started_has_failed(
+    tmp_path: Path, booted: str, failed: str
+) -> None:
+    slurm = fake_slurm.install(tmp_path)
+    slurm.tell("job-7", JOB)
+    boots = (("gpu01", "2025-12-01T08:00:00"), ("gpu02", booted))
+    slurm.tell("boots", "".join(f"NodeName={node} BootTime={time}\n" for node, time in boots))
+
+    report = Allocation(Job("7"), Client(slurm.environ)).said(SiteSpec())
+
+    assert report.failed_node == failed

@@ -117,6 +117,31 @@ def test_a_slurm_that_does_not_answer_is_no_proof_that_a_step_is_gone(
     assert left is None
 
 
+def test_an_srun_that_waits_for_the_ranks_of_a_rebooted_node_is_ended(
+    programs: fake_slurm.FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(srun_ranks, "REBOOT_SECONDS", 0.0)
+    programs.replace(
+        "srun", "echo 'srun: error: gpu01: task 0: Exited with exit code 1' >&2; exec sleep 600"
+    )
+    programs.queue("7.1|pretrain-0-1")
+    programs.tell("job-7", "JobId=7 JobState=RUNNING StartTime=2026-01-01T09:00:00 NodeList=gpu02")
+    programs.tell("boots", "NodeName=gpu02 BootTime=2026-01-01T08:00:00\n")
+    output = tmp_path / "output"
+    ranks = srun(programs, output)
+    wait_until(lambda: output.read_text() != "")
+
+    running = ranks.poll()
+    programs.tell("boots", "NodeName=gpu02 BootTime=2026-01-01T10:00:00\n")
+    wait_until(lambda: ranks.poll() is not None)
+    step = srun_ranks.Step(Client(programs.environ), "7", "pretrain-0-1")
+
+    assert running is None
+    assert ranks.poll() == 1
+    assert not step.is_gone()
+    assert "scancel 7.1" in programs.calls("scancel")
+
+
 def test_a_processs_name_with_blanks_and_brackets_is_read_past(tmp_path: Path) -> None:
     odd = tmp_path / "a ) R 1 (b"
     odd.symlink_to(shutil.which("sleep") or "")
