@@ -13,10 +13,8 @@ from pathlib import Path
 
 from jobs.checkpoints import leases, manifest
 from jobs.checkpoints.manifest import Found
+from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.errors import FAILED, TaskError
-from jobs.contract.events import read_events
-from jobs.contract.files import read_lines
-from jobs.contract.rundir import RunDir
 
 OLDER_TRIED = 2
 """Largest number of damaged checkpoints that may be skipped."""
@@ -61,16 +59,18 @@ def choose_for_resume(folder: Path, trained: int = 0) -> Found | None:
     return None
 
 
-def highest_saved(run: RunDir, stage: str) -> int:
-    """Return the highest step that a training has saved by its metrics and events, or 0."""
-    saved = [line["step"] for line in read_lines(run.metrics(stage)) if "save" in line]
-    found = [
-        event.get(key) or 0
-        for event in read_events(run)
-        for key in ("step", "step_before", "step_after")
-        if event.get("stage") == stage
+def highest_saved(past: TaskHistory, in_metrics: int) -> int:
+    """Return the highest step that a training has saved by its events and metrics, or 0.
+
+    Args:
+        in_metrics: the highest one that its metrics have.
+    """
+    records = [*past.ended.values(), *past.observed.values()]
+    steps = [
+        *(start.step for start in past.started.values()),
+        *(step for record in records for step in (record.step_before, record.step_after)),
     ]
-    return max((*saved, *found), default=0)
+    return max(in_metrics, *(step or 0 for step in steps), 0)
 
 
 def quarantine(damaged: Mapping[Path, str]) -> None:

@@ -126,12 +126,14 @@ class AppendedLines:
         self._path = path
         self._offset = path.stat().st_size if from_end and path.exists() else 0
 
-    def read(self) -> list[bytes]:
-        """Return the new lines; a last one without its end is left for the next time."""
+    def read(self, size: int = -1) -> list[bytes]:
+        """Return the new lines, or those of the next ``size`` bytes; a last one without its end is
+        left for the next time.
+        """
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
-                text = file.read()
+                text = file.read(size)
         except FileNotFoundError:
             return []
         whole = text[: text.rfind(b"\n") + 1]

@@ -1,16 +1,26 @@
-"""How long before its time limit a job must be asked to save, from how long saves and steps take.
-Standard library only: the login node plans with it, a node measures with it.
+"""Training's log ``metrics.jsonl``: typed lines, incremental reading, and measured times. Standard
+library only.
+
+One JSON object per line, appended by rank 0 alone, without a lock or fsync. A line that is of no
+kind (cut short by a kill, edited by hand) is skipped. A step that is trained again has another
+line; the later one counts.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
-from jobs.contract import rundir
-from jobs.contract.files import read_lines
+from jobs.contract.files import AppendedLines
+from jobs.contract.json_fields import from_fields, to_fields
+from jobs.contract.rundir import RunDir
+
+BLOCK_BYTES = 1 << 22
+"""Read at once: the log of a long training need not fit into the memory of its supervisor."""
 
 SAVE_FACTOR = 1.5
 """Factor on the slow saves, because shared storage varies (a guess)."""
@@ -22,7 +32,108 @@ SLOW = 0.95
 """The quantile of save and step times that counts."""
 NEWEST_SAVES = 20
 NEWEST_STEPS = 200
-"""How many of the newest count: storage and layout may have changed."""
+"""How many of the newest count for a signal lead time: storage and layout may have changed."""
+STEPS_KEPT = 1000
+"""How many of the newest step times a summary has."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepLine:
+    """A training step."""
+
+    kind: ClassVar[str] = "step"
+
+    step: int
+    """Counted from 1."""
+    loss: float
+    """In nats per token."""
+    learning_rate: float = field(metadata={"key": "lr"})
+    grad_norm: float
+    consumed_samples: int
+    """By the training so far."""
+    samples: str
+    """Fingerprint of the samples that were read for the step."""
+    tokens: int
+    """By the training so far."""
+    seconds: float
+    tokens_per_s: float
+    time: float
+    """When the step was done, in seconds since 1970."""
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationLine:
+    """A validation after a step."""
+
+    kind: ClassVar[str] = "validation"
+
+    step: int
+    loss: float = field(metadata={"key": "validation_loss"})
+    """In nats per token, the mean over the validation batches."""
+    seconds: float
+    time: float
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveLine:
+    """A checkpoint that was written after a step."""
+
+    kind: ClassVar[str] = "save"
+
+    step: int
+    seconds: float = field(metadata={"key": "save"})
+    """For which training waited."""
+    bytes: int
+    time: float
+    attempt: int
+
+
+MetricLine = StepLine | ValidationLine | SaveLine
+
+LINE_TYPES: dict[str, type[MetricLine]] = {
+    "loss": StepLine,
+    "validation_loss": ValidationLine,
+    "save": SaveLine,
+}
+"""By the key that only lines of this type have."""
+
+
+def to_json(line: MetricLine) -> dict[str, Any]:
+    """Return a line as its JSON object."""
+    return to_fields(line)
+
+
+def from_json(value: Mapping[str, Any]) -> MetricLine:
+    """Parse what ``to_json`` returned.
+
+    Raises:
+        ValueError: it is of no kind, a field is missing, or has another type.
+    """
+    for key, kind in LINE_TYPES.items():
+        if key in value:
+            return from_fields(kind, value)
+    raise ValueError("a metric line of no known kind")
+
+
+class MetricsLog:
+    """Reads the lines that were appended to a training's metrics since the last read."""
+
+    def __init__(self, run: RunDir, stage: str) -> None:
+        """Read from the first line; ``stage`` is the training's."""
+        self._lines = AppendedLines(run.metrics(stage))
+
+    def read_new(self) -> Iterator[MetricLine]:
+        """Yield the new lines, oldest first."""
+        while lines := self._lines.read(BLOCK_BYTES):
+            for line in lines:
+                try:
+                    value = json.loads(line)
+                    if isinstance(value, dict):
+                        yield from_json(value)
+                except ValueError:
+                    continue
 
 
 @dataclass(frozen=True)
@@ -40,71 +151,98 @@ class StepTimes:
 
     @property
     def leave_seconds(self) -> float:
-        """From a stop request to the end of the save it leads to: the step that is going on ends
-        first.
+        """Return the seconds from a stop request to the end of the save that it causes: the step
+        in progress ends first.
         """
         return SAVE_FACTOR * self.save_seconds + (self.step_seconds or 0.0)
 
 
-def measured_step_times(run: rundir.RunDir, stage: str) -> StepTimes | None:
+@dataclass
+class MetricsSummary:
+    """The durations and the highest checkpoint in a training's metrics."""
+
+    steps: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
+    """Seconds of the newest steps."""
+    saves: deque[float] = field(default_factory=lambda: deque(maxlen=NEWEST_SAVES))
+    """Seconds of the newest saves."""
+    longest_save: float = 0.0
+    longest_validation: float = 0.0
+    highest_saved: int = 0
+    """The highest step of which a checkpoint was written."""
+
+    def add(self, lines: Iterable[MetricLine]) -> None:
+        """Add the lines that follow those added so far."""
+        for line in lines:
+            if isinstance(line, StepLine):
+                self.steps.append(line.seconds)
+            elif isinstance(line, ValidationLine):
+                self.longest_validation = max(self.longest_validation, line.seconds)
+            else:
+                self.saves.append(line.seconds)
+                self.longest_save = max(self.longest_save, line.seconds)
+                self.highest_saved = max(self.highest_saved, line.step)
+
+    @property
+    def step_times(self) -> StepTimes | None:
+        """Return the step times; None before the first save and the first step."""
+        if not self.saves or not self.steps:
+            return None
+        steps = list(self.steps)[-NEWEST_STEPS:]
+        return StepTimes(quantile(self.saves, SLOW), quantile(steps, SLOW))
+
+
+class MetricsReader:
+    """The summary of a training's metrics, kept current: each line is read and parsed once."""
+
+    def __init__(self, run: RunDir, stage: str) -> None:
+        self._log = MetricsLog(run, stage)
+        self._summary = MetricsSummary()
+
+    def current(self) -> MetricsSummary:
+        """Return the summary up to now: the same object each time, with the new lines added."""
+        self._summary.add(self._log.read_new())
+        return self._summary
+
+
+def measured_step_times(run: RunDir, stage: str) -> StepTimes | None:
     """Return the step times of a run's training; None before its first save and its first step."""
-    return step_times(read_lines(run.metrics(stage)))
-
-
-def step_times(lines: Iterable[Mapping[str, Any]]) -> StepTimes | None:
-    """The pace that metric lines tell, oldest first: ``save`` and ``seconds`` hold the times."""
-    saves: list[float] = []
-    steps: list[float] = []
-    for line in lines:
-        if "save" in line:
-            saves.append(float(line["save"]))
-        elif "seconds" in line:
-            steps.append(float(line["seconds"]))
-    if not saves or not steps:
-        return None
-    newest = quantile(saves[-NEWEST_SAVES:], SLOW), quantile(steps[-NEWEST_STEPS:], SLOW)
-    return StepTimes(*newest)
+    return MetricsReader(run, stage).current().step_times
 
 
 def quantile(values: Iterable[float], share: float) -> float:
-    """The least value that a share of all do not exceed (nearest rank); of a few, the largest."""
+    """Return the least value that a share of all do not exceed (nearest rank); of a few, the
+    largest.
+    """
     ordered = sorted(values)
     return ordered[math.ceil(share * len(ordered)) - 1]
-
-
-Line = dict[str, Any]
 
 
 class CountedSteps(NamedTuple):
     """The steps that the newest attempt builds on, each once."""
 
-    trained: list[Line]
-    """Lines with a training loss, by step."""
-    validated: list[Line]
-    """Lines with a validation loss, by step."""
+    trained: list[StepLine]
+    """By step."""
+    validated: list[ValidationLine]
+    """By step."""
 
 
-def counted_steps(lines: Iterable[Line]) -> CountedSteps:
-    """Leave out what was done again, or undone by going back to an older checkpoint.
+def counted_steps(lines: Iterable[MetricLine]) -> CountedSteps:
+    """Leave out steps that were redone, or lost when an attempt resumed from an older checkpoint.
 
-    A training step that does not follow the ones before it shows that an attempt went back to the
-    checkpoint before that step: nothing told earlier about this step and later ones counts.
+    A training step that does not follow the ones before it shows that an attempt resumed from the
+    checkpoint before that step: earlier lines of this step and of later ones do not count.
 
     Args:
-        lines: of ``metrics.jsonl``, oldest first.
+        lines: of a training, oldest first.
     """
-    trained: dict[int, Line] = {}
-    validated: dict[int, Line] = {}
+    trained: dict[int, StepLine] = {}
+    validated: dict[int, ValidationLine] = {}
     for line in lines:
-        if "validation_loss" in line:
-            validated[line["step"]] = line
-        elif "loss" in line:
-            if trained and line["step"] <= next(reversed(trained)):
-                trained = _before(trained, line["step"])
-                validated = _before(validated, line["step"])
-            trained[line["step"]] = line
+        if isinstance(line, ValidationLine):
+            validated[line.step] = line
+        elif isinstance(line, StepLine):
+            if trained and line.step <= next(reversed(trained)):
+                trained = {step: item for step, item in trained.items() if step < line.step}
+                validated = {step: item for step, item in validated.items() if step < line.step}
+            trained[line.step] = line
     return CountedSteps(list(trained.values()), [validated[step] for step in sorted(validated)])
-
-
-def _before(lines: dict[int, Line], step: int) -> dict[int, Line]:
-    return {number: line for number, line in lines.items() if number < step}

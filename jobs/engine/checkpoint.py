@@ -23,7 +23,6 @@ from jobs.checkpoints import manifest, retention
 from jobs.checkpoints.manifest import MANIFEST, RECORD, CheckpointRecord, Found
 from jobs.contract.errors import CONFIGURATION, ERRNO_HINTS, FAILED, TaskError, errno_code
 from jobs.contract.files import fsync_folder, sha256, write_json
-from jobs.contract.rundir import RunDir
 from jobs.engine import device as devices
 from jobs.engine import sharded_state
 from jobs.engine.sharded_state import TrainingState
@@ -69,21 +68,22 @@ def save(folder: Path, trained: TrainingState, record: CheckpointRecord, keep: i
     return path, devices.decide_once(lambda: _commit(path, record, files, keep))
 
 
-def choose(folder: Path, run: RunDir, stage: str) -> Found | None:
+def choose(folder: Path, trained: int) -> Found | None:
     """Return the newest checkpoint whose every byte is unaltered; quarantine newer ones.
 
     All ranks call it, and each reads a share of the files.
     ``jobs.checkpoints.retention.choose_for_resume`` defines how far back it searches and when it
     returns None.
 
+    Args:
+        trained: the highest step that the run is known to have saved.
+
     Raises:
         CheckpointsDamaged: none can be used.
         StorageError: files cannot be read, which proves no damage.
     """
     while True:
-        candidate = devices.decide_once(
-            lambda: retention.choose_for_resume(folder, retention.highest_saved(run, stage))
-        )
+        candidate = devices.decide_once(lambda: retention.choose_for_resume(folder, trained))
         if candidate is None:
             return None
         if _is_unaltered(candidate[0]):

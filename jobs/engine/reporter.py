@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
-from jobs.contract.files import open_lines, read_lines
-from jobs.contract.metrics_log import counted_steps
+from jobs.contract.files import open_lines
+from jobs.contract.metrics_log import (
+    MetricLine,
+    MetricsLog,
+    SaveLine,
+    StepLine,
+    ValidationLine,
+    counted_steps,
+    to_json,
+)
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.runtime.context import Context
 
@@ -23,7 +32,10 @@ class Reporter:
         self.spec = spec
         self.active = context.rank == 0
         self.batch_tokens = spec.global_batch_size * spec.model.seq_length
-        self._lines: TextIO | None = None
+        self._file: TextIO | None = None
+        self._log = MetricsLog(context.run, context.task.stage)
+        self._lines: list[MetricLine] = []
+        """Read so far."""
         self._board: Any = None
         self._reported = 0.0
         self._last: dict[str, float] = {}
@@ -34,14 +46,14 @@ class Reporter:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self._lines = open_lines(self.context.run.metrics(self.context.task.stage))
+        self._file = open_lines(self.context.run.metrics(self.context.task.stage))
         folder = self.context.path(self.spec.tensorboard_dir)
         self._board = SummaryWriter(str(folder), purge_step=step + 1)
 
     def close(self) -> None:
         """Flush and close the files."""
-        if self._lines is not None:
-            self._lines.close()
+        if self._file is not None:
+            self._file.close()
             self._board.close()
 
     def step(
@@ -50,21 +62,24 @@ class Reporter:
         """Record one training step: its number from 1, its duration, and the fingerprint of the
         samples that were read for it.
         """
-        if self._lines is None:
+        if self._file is None:
             return
         speed = self.batch_tokens / seconds
-        line = {
-            "step": step,
-            "loss": loss,
-            "lr": rate,
-            "grad_norm": norm,
-            "consumed_samples": step * self.spec.global_batch_size,
-            "samples": samples,
-            "tokens": step * self.batch_tokens,
-            "seconds": seconds,
-            "tokens_per_s": speed,
-        }
-        self._write(line)
+        self._write(
+            StepLine(
+                step=step,
+                loss=loss,
+                learning_rate=rate,
+                grad_norm=norm,
+                consumed_samples=step * self.spec.global_batch_size,
+                samples=samples,
+                tokens=step * self.batch_tokens,
+                seconds=seconds,
+                tokens_per_s=speed,
+                time=time.time(),
+                attempt=self.context.attempt,
+            )
+        )
         self._last = {"loss": loss, "tokens_per_s": speed}
         if time.time() - self._reported >= REPORT_SECONDS or step == self.spec.train_steps:
             self._plot(step, {"loss/train": loss, "learning rate": rate, "gradient norm": norm})
@@ -73,19 +88,18 @@ class Reporter:
 
     def validation(self, step: int, loss: float, seconds: float) -> None:
         """Record the mean loss over the validation batches after a step, and its duration."""
-        if self._lines is None:
+        if self._file is None:
             return
-        self._write({"step": step, "validation_loss": loss, "seconds": seconds})
+        self._write(ValidationLine(step, loss, seconds, time.time(), self.context.attempt))
         self._plot(step, {"loss/validation": loss})
 
     def saved(self, step: int, size: int, seconds: float) -> None:
         """Record a written checkpoint: its bytes, and how long training waited for it."""
-        self._write({"step": step, "save": seconds, "bytes": size})
+        self._write(SaveLine(step, seconds, size, time.time(), self.context.attempt))
 
-    def _write(self, values: dict[str, Any]) -> None:
-        if self._lines is not None:
-            line = {**values, "time": time.time(), "attempt": self.context.attempt}
-            self._lines.write(json.dumps(line) + "\n")
+    def _write(self, line: MetricLine) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(to_json(line)) + "\n")
 
     def progress(self, step: int, phase: str) -> None:
         """Replace the progress file: ``startup``, ``step``, ``validation`` or ``checkpoint``."""
@@ -104,23 +118,29 @@ class Reporter:
             **self._last,
         )
 
+    def lines(self) -> Sequence[MetricLine]:
+        """Return the metric lines of all attempts up to now; each is read and parsed once."""
+        self._lines.extend(self._log.read_new())
+        return self._lines
+
+    def highest_saved(self) -> int:
+        """Return the highest step that the metrics have a checkpoint of, or 0."""
+        return max((line.step for line in self.lines() if isinstance(line, SaveLine)), default=0)
+
     def validated(self, step: int) -> bool:
-        """Return whether metric lines have a validation after this step."""
-        return any(
-            line.get("step") == step and "validation_loss" in line
-            for line in read_lines(self.context.run.metrics(self.context.task.stage))
-        )
+        """Return whether the metrics have a validation after this step."""
+        return any(line.step == step and isinstance(line, ValidationLine) for line in self.lines())
 
     def _plot(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
 
-def summarise(lines: list[dict[str, Any]], done: int, tokens: int) -> dict[str, Any]:
+def summarise(lines: Iterable[MetricLine], done: int, tokens: int) -> dict[str, Any]:
     """Return the done marker's summary; ``metrics_log.counted_steps`` selects the lines that count.
 
     Args:
-        lines: of ``metrics.jsonl``, oldest first.
+        lines: of all attempts, oldest first.
         done: optimizer steps.
         tokens: trained on in these steps.
 
@@ -129,14 +149,14 @@ def summarise(lines: list[dict[str, Any]], done: int, tokens: int) -> dict[str, 
         ``seconds`` spent in steps, and their ``tokens_per_s``.
     """
     trained, validated = counted_steps(lines)
-    seconds = sum(line["seconds"] for line in trained)
+    seconds = sum(line.seconds for line in trained)
     return {
         "steps": done,
         "tokens": tokens,
-        "loss_first": trained[0]["loss"] if trained else None,
-        "loss_last": trained[-1]["loss"] if trained else None,
-        "validation_first": validated[0]["validation_loss"] if validated else None,
-        "validation_last": validated[-1]["validation_loss"] if validated else None,
+        "loss_first": trained[0].loss if trained else None,
+        "loss_last": trained[-1].loss if trained else None,
+        "validation_first": validated[0].loss if validated else None,
+        "validation_last": validated[-1].loss if validated else None,
         "seconds": seconds,
         "tokens_per_s": tokens / done * len(trained) / seconds if seconds else None,
     }

@@ -15,10 +15,9 @@ from typing import Any
 import torch
 import torch.distributed
 
-from jobs.checkpoints import leases, manifest
-from jobs.contract import done_markers
+from jobs.checkpoints import leases, manifest, retention
+from jobs.contract import attempt_history, done_markers
 from jobs.contract.errors import FAILED, Stopped, TaskError
-from jobs.contract.files import read_lines
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.engine import checkpoint, dataset, model, optim, sharded_state
 from jobs.engine import device as devices
@@ -129,7 +128,7 @@ class Trainer:
         Raises:
             TaskError: none is valid, or it was saved with other tokens or another model.
         """
-        self.saved = checkpoint.choose(self.folder, self.context.run, self.context.task.stage)
+        self.saved = checkpoint.choose(self.folder, devices.decide_once(self._highest_saved))
         if self.saved is None:
             return
         path, record = self.saved
@@ -146,6 +145,11 @@ class Trainer:
         checkpoint.load(path, self.trained, record, asdict(self.spec.parallel))
         self.step = record.iteration
         self.updater.skip_to(self.step)
+
+    def _highest_saved(self) -> int:
+        task = self.context.task
+        past = attempt_history.read(self.context.run).task(task.stage, task.index)
+        return retention.highest_saved(past, self.reporter.highest_saved())
 
     def run(self) -> str:
         """Train to the target, with validations and saves.
@@ -304,12 +308,11 @@ class Trainer:
         sources = (*self.corpus.train, *self.corpus.validation)
         record = f"{self.spec.checkpoint_dir}/{manifest.name(self.step)}/{manifest.RECORD}"
         tokens = self._position() * self.spec.model.seq_length
-        lines = list(read_lines(run.metrics(self.context.task.stage)))
         self.context.finish(
             inputs=[done_markers.describe_file(run, f"{source.prefix}.idx") for source in sources],
             outputs=[done_markers.describe_file(run, record)],
             summary={
-                **summarise(lines, self.step, tokens),
+                **summarise(self.reporter.lines(), self.step, tokens),
                 "peak_memory_bytes": devices.peak_memory_bytes(self.splits.device),
             },
         )

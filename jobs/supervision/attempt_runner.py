@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from jobs.contract import metrics_log, specs
 from jobs.contract.errors import FINISHED
 from jobs.contract.outcomes import Hang
-from jobs.contract.stage_specs import TRAINING_STAGES
 from jobs.runtime import cgroups
 from jobs.runtime.log import log
 from jobs.supervision import attempt_records, preflight_step
@@ -66,6 +65,8 @@ class AttemptRunner:
     signals: Sequence[int]
     """Received by the supervisor so far."""
     is_stop_requested: Callable[[], bool]
+    metrics: metrics_log.MetricsReader
+    """Of the task's stage."""
 
     def run(self, environ: Mapping[str, str]) -> Observed:
         """Run the attempt; remove its temporary files afterwards.
@@ -110,12 +111,12 @@ class AttemptRunner:
         """Start the ranks and wait until none is left."""
         attempt, task = self.attempt, self.task
         environ = {**environ, **launcher.rank_environment(attempt, task, environ, port)}
-        trains = task.stage in TRAINING_STAGES
-        step_times = metrics_log.measured_step_times(attempt.run, task.stage) if trains else None
-        timeouts = self.limits.leave_timeouts(task, step_times)
+        metrics = self.metrics.current()
+        timeouts = self.limits.leave_timeouts(task, metrics.step_times)
         step = self._step()
         ranks = launcher.start(attempt, task, environ, timeouts, step)
-        detector = hang_detector.HangDetector(attempt.run, task, attempt.attempt, environ)
+        learned = hang_detector.learn(metrics)
+        detector = hang_detector.HangDetector(attempt.run, task, attempt.attempt, learned, environ)
         inputs = MonitorInputs(
             signals=self.signals,
             is_asked=self.is_stop_requested,

@@ -17,11 +17,12 @@ from dataclasses import replace
 from types import FrameType
 
 from jobs.contract import rundir, specs
-from jobs.contract.attempt_history import HistoryReader, TaskHistory
+from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, SUCCESSOR, TaskError
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.locks import Locked, locked_within
 from jobs.contract.outcomes import CONTINUES, Decision, Diagnosis, NodeEntry, RetryAction, RootCause
+from jobs.contract.run_reader import RunReader
 from jobs.health import node_ledger
 from jobs.runtime import secrets_file
 from jobs.runtime.log import log
@@ -98,7 +99,8 @@ class Supervisor:
         self.signals = catch_signals()
         self.surroundings = Allocation.here(os.environ)
         self.place = AttemptRef(run, stage, index, 0, time.time())
-        self.history = HistoryReader(run)
+        self.history = RunReader(run)
+        self.metrics = self.history.metrics(stage)
         self.task: specs.TaskSpec | None = None
         self.follows: int | None = None
         """The attempt whose end says that none may follow it here."""
@@ -199,13 +201,19 @@ class Supervisor:
         """
         self.task = task = specs.load_task(self.run, self.stage, self.place.index)
         self.hold_task(held)
-        step = evidence_collection.checkpoint_step(self.run, task)
+        step = evidence_collection.checkpoint_step(self.run, task, self.past(), self.metrics)
         self.place = replace(self.place, began=time.time(), step=step)
         attempt_records.record_start(self.place, self.surroundings.job)
         self.close_earlier(task)
         environ = {**os.environ, **secrets_file.read(task.secrets_file)}
         runner = AttemptRunner(
-            self.place, task, self.surroundings, self.limits, self.signals, self.is_asked
+            self.place,
+            task,
+            self.surroundings,
+            self.limits,
+            self.signals,
+            self.is_asked,
+            self.metrics,
         )
         return runner.run(environ)
 
@@ -252,7 +260,9 @@ class Supervisor:
         if not earlier:
             return
         site = replace(here.said(task.site).site, in_allocation=False)
-        closer = AttemptCloser(self.run, "supervisor", here.client, site, here.job.job_id)
+        closer = AttemptCloser(
+            self.run, "supervisor", here.client, site, self.metrics, here.job.job_id
+        )
         for start in earlier:
             decision = closer.close(start, past)
             self.write(closer)
@@ -288,7 +298,7 @@ class Supervisor:
         said = replace(said, preempted=said.preempted or seen.preempted)
         try:
             evidence = evidence_collection.evidence(
-                place, task, self.surroundings.job, seen, said, self.past()
+                place, task, self.surroundings.job, seen, said, self.past(), self.metrics
             )
             return evidence, self.allowed(decided or self.decide(evidence))
         except Exception as error:  # a bug in judging must not leave a task without its record

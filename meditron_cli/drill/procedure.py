@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jobs.contract.events import read_events
-from jobs.contract.files import read_json, read_lines
-from jobs.contract.outcomes import RetryAction
 from jobs.contract.rundir import RunDir
 from meditron_cli import console
 from meditron_cli.config.identity import run_name
 from meditron_cli.drill import settings
 from meditron_cli.drill.faults import Fault
+from meditron_cli.drill.training import STAGE, Training
 from meditron_cli.drill.verdict import (
     TOLERANCE,
     FaultRow,
     InjectedFault,
     Result,
     difference,
-    following,
     not_injected,
     row_of,
 )
@@ -90,13 +88,13 @@ class Drill:
             own = settings.own_tokens(made, tokens.experiment)
         undisturbed = self.train(settings.UNDISTURBED, own)
         self.finish(undisturbed)
-        disturbed = self.train(settings.DISTURBED, own)
+        disturbed = Training(self.train(settings.DISTURBED, own))
         rows = self.disturb(disturbed, faults)
-        return self.compare(undisturbed, disturbed, rows)
+        return self.compare(Training(undisturbed), disturbed, rows)
 
     def train(self, name: str, own: Sequence[str]) -> RunDir:
         """Start one of the two trainings."""
-        return self.start(self.load([settings.named(name), *own]), ("pretrain",))
+        return self.start(self.load([settings.named(name), *own]), (STAGE,))
 
     def start(self, loaded: Loaded, stages: tuple[str, ...]) -> RunDir:
         """Create a run and submit its stages."""
@@ -138,7 +136,7 @@ class Drill:
             self.wait(run, lambda: False)
         return follow.follow(self.services, run)
 
-    def disturb(self, run: RunDir, faults: Sequence[Fault]) -> tuple[FaultRow, ...]:
+    def disturb(self, training: Training, faults: Sequence[Fault]) -> tuple[FaultRow, ...]:
         """Inject the faults, each once the run has recovered from the one before.
 
         Returns:
@@ -146,12 +144,12 @@ class Drill:
         """
         injected: dict[str, InjectedFault] = {}
         for fault in faults:
-            if not self.wait_for_progress(run):
+            if not self.wait_for_progress(training):
                 break
-            injected[fault.name] = self.inject(run, fault)
-            self.wait(run, lambda last=injected[fault.name]: resumed(run, last.attempt))  # type: ignore[misc]
-        self.follow(run)
-        exits, lines = ends(run), list(read_lines(run.metrics("pretrain")))
+            last = injected[fault.name] = self.inject(training, fault)
+            self.wait(training.run, partial(training.has_resumed, last.attempt))
+        self.follow(training.run)
+        exits, lines = training.past().ended, training.lines()
         return tuple(
             row_of(injected[fault.name], exits, lines)
             if fault.name in injected
@@ -159,20 +157,21 @@ class Drill:
             for fault in faults
         )
 
-    def wait_for_progress(self, run: RunDir) -> bool:
+    def wait_for_progress(self, training: Training) -> bool:
         """Wait until the newest attempt has saved twice and trained on.
 
         A fault then costs steps, and there is an older checkpoint to fall back to. Return whether
         that happened before the run ended.
         """
-        return self.wait(run, lambda: is_under_way(run))
+        return self.wait(training.run, training.is_under_way)
 
-    def inject(self, run: RunDir, fault: Fault) -> InjectedFault:
-        """Inject a fault into the run's newest attempt."""
-        start = last_start(run)
-        job, rank = str(start["job_id"]), self.last_rank(run)
+    def inject(self, training: Training, fault: Fault) -> InjectedFault:
+        """Inject a fault into the newest attempt of a training."""
+        run, start = training.run, training.last_start()
+        job = start.job_id
+        rank = training.task.ranks - 1  # of several nodes, it is not on the supervisor's
         injected = InjectedFault(
-            fault, int(start["attempt"]), last_step(run), self.services.clock.now()
+            fault, start.attempt, training.last_step(), self.services.clock.now()
         )
         console.note(f"step {injected.step}: {fault.does}")
         if fault.name == "preempt":
@@ -204,11 +203,6 @@ class Drill:
             hint=f"see `meditron logs {run.name} --runs-dir {shlex.quote(str(self.root))}`",
         )
 
-    def last_rank(self, run: RunDir) -> int:
-        """Return training's last rank: of several nodes, it is not on the supervisor's."""
-        task = read_json(run.spec("pretrain", 0))
-        return int(task["ranks"]) - 1
-
     def wait(self, run: RunDir, happened: Callable[[], bool]) -> bool:
         """Wait until a condition holds or the run has ended; return whether it holds."""
         queried = self.alive = self.services.clock.now()
@@ -219,7 +213,7 @@ class Drill:
                 queried = now
                 if self.is_over(run):
                     return happened()
-            elif run.done("pretrain", 0).exists():
+            elif run.done(STAGE, 0).exists():
                 return False
             self.services.clock.sleep(POLL_SECONDS)
         return True
@@ -248,16 +242,17 @@ class Drill:
                 console.note(item.sentence)
             self.said.add(item)
 
-    def compare(self, undisturbed: RunDir, disturbed: RunDir, rows: tuple[FaultRow, ...]) -> Result:
+    def compare(
+        self, undisturbed: Training, disturbed: Training, rows: tuple[FaultRow, ...]
+    ) -> Result:
         """Compare losses and samples of the two trainings."""
-        want, have = (list(read_lines(run.metrics("pretrain"))) for run in (undisturbed, disturbed))
-        spec = read_json(undisturbed.spec("pretrain", 0))["spec"]
-        tolerance = TOLERANCE[spec["device"]]
+        want, have = undisturbed.lines(), disturbed.lines()
+        spec = undisturbed.spec
         return Result(
             rows,
-            steps=spec["train_steps"],
-            different=difference(want, have, tolerance),
-            reached=disturbed.done("pretrain", 0).exists(),
+            steps=spec.train_steps,
+            different=difference(want, have, TOLERANCE[spec.device]),
+            reached=disturbed.is_done,
             is_exact=difference(want, have) is None,
         )
 
@@ -270,58 +265,6 @@ class Drill:
             except MeditronError as error:
                 problems[run.name] = error
         return problems
-
-
-def events(run: RunDir, kind: str) -> list[dict[str, Any]]:
-    """Return training's events of one kind, oldest first."""
-    return [
-        event
-        for event in read_events(run)
-        if event["event"] == kind and event.get("stage") == "pretrain"
-    ]
-
-
-def ends(run: RunDir) -> dict[int, dict[str, Any]]:
-    """Return training's exit events by attempt."""
-    return {int(event["attempt"]): event for event in events(run, "exit")}
-
-
-def last_start(run: RunDir) -> Mapping[str, Any]:
-    """Return training's newest start event."""
-    return events(run, "start")[-1]
-
-
-def trained(run: RunDir) -> list[dict[str, Any]]:
-    """Return the metric lines of training steps."""
-    return [line for line in read_lines(run.metrics("pretrain")) if "loss" in line]
-
-
-def last_step(run: RunDir) -> int:
-    """Return the last logged step; 0 before the first."""
-    lines = trained(run)
-    return int(lines[-1]["step"]) if lines else 0
-
-
-def is_under_way(run: RunDir) -> bool:
-    """Return whether the newest attempt is running, has saved twice, and has trained on since."""
-    starts = events(run, "start")
-    if not starts or int(starts[-1]["attempt"]) in ends(run):
-        return False
-    interval = read_json(run.spec("pretrain", 0))["spec"]["save_interval"]
-    steps = [line["step"] for line in trained(run) if line["attempt"] == starts[-1]["attempt"]]
-    return (
-        bool(steps)
-        and steps[-1] // interval - steps[0] // interval >= 2
-        and (steps[-1] % interval > 0)
-    )
-
-
-def resumed(run: RunDir, attempt: int) -> bool:
-    """Return whether a later attempt has trained a step, or there will be no later attempt."""
-    end = ends(run).get(attempt)
-    if end is not None and end["action"] in (RetryAction.STOP.value, RetryAction.FINISH.value):
-        return True
-    return bool(following(trained(run), attempt))
 
 
 def damage_newest(run: RunDir) -> Path:

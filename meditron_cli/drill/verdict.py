@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs.contract.metrics_log import counted_steps
+from jobs.contract.exit_record import ExitRecord
+from jobs.contract.metrics_log import MetricLine, StepLine, counted_steps
+from jobs.contract.outcomes import RootCause
 from meditron_cli.drill.faults import Fault
-
-Line = Mapping[str, Any]
 
 TOLERANCE = {"cpu": 0.0, "cuda": 1e-3}
 """Largest difference of losses. On CPUs the order of additions is fixed; GPU kernels with atomic
@@ -97,36 +97,40 @@ class Result:
         }
 
 
-def row_of(injected: InjectedFault, exits: Mapping[int, Line], lines: Sequence[Line]) -> FaultRow:
+def row_of(
+    injected: InjectedFault, exits: Mapping[int, ExitRecord], lines: Sequence[MetricLine]
+) -> FaultRow:
     """Return the row of an injected fault.
 
     Args:
-        exits: exit events of the disturbed run, by attempt.
+        exits: exit records of the disturbed training, by attempt.
         lines: all its metric lines, oldest first.
     """
     name, ended = injected.fault.name, exits.get(injected.attempt)
     if ended is None:
         return FaultRow(name, injected.step, "", None, None, None, "the attempt has no exit record")
     after = following(lines, injected.attempt)
-    trained = (x["step"] for x in lines if "loss" in x and x["attempt"] <= injected.attempt)
-    last = max(trained, default=0)
+    trained = (line for line in lines if isinstance(line, StepLine))
+    last = max((line.step for line in trained if line.attempt <= injected.attempt), default=0)
     return FaultRow(
         fault=name,
         step=injected.step,
-        cause=str(ended["cause"]),
-        detect_s=round(ended["ended"] - injected.time, 1),
-        resume_s=round(after[0]["time"] - ended["ended"], 1) if after else None,
-        redone=last - after[0]["step"] + 1 if after else None,
-        verdict=verdict(injected, str(ended["cause"]), bool(after)),
+        cause=ended.cause.value,
+        detect_s=round(ended.ended - injected.time, 1),
+        resume_s=round(after[0].time - ended.ended, 1) if after else None,
+        redone=last - after[0].step + 1 if after else None,
+        verdict=verdict(injected, ended.cause, bool(after)),
     )
 
 
-def verdict(injected: InjectedFault, cause: str, resumed: bool) -> str:
+def verdict(injected: InjectedFault, cause: RootCause, resumed: bool) -> str:
     """Return ``held``, or the problem."""
-    expected = [item.value for item in injected.fault.causes]
     if not resumed:
         return "no attempt resumed after it"
-    return "held" if cause in expected else f"diagnosed as {cause}, not {' or '.join(expected)}"
+    if cause in injected.fault.causes:
+        return "held"
+    expected = " or ".join(item.value for item in injected.fault.causes)
+    return f"diagnosed as {cause.value}, not {expected}"
 
 
 def not_injected(fault: Fault) -> FaultRow:
@@ -134,14 +138,15 @@ def not_injected(fault: Fault) -> FaultRow:
     return FaultRow(fault.name, None, "", None, None, None, "the run ended before this fault")
 
 
-def following(lines: Iterable[Line], attempt: int) -> list[Line]:
-    """Return the metric lines of the next attempt that trained a step."""
-    later = [line for line in lines if "loss" in line and line["attempt"] > attempt]
-    return [line for line in later if line["attempt"] == later[0]["attempt"]]
+def following(lines: Iterable[MetricLine], attempt: int) -> list[StepLine]:
+    """Return the steps of the next attempt that trained one."""
+    steps = (line for line in lines if isinstance(line, StepLine))
+    later = [line for line in steps if line.attempt > attempt]
+    return [line for line in later if line.attempt == later[0].attempt]
 
 
 def difference(
-    undisturbed: Iterable[Line], disturbed: Iterable[Line], tolerance: float = 0.0
+    undisturbed: Iterable[MetricLine], disturbed: Iterable[MetricLine], tolerance: float = 0.0
 ) -> int | None:
     """Return the first step whose loss or samples differ between the trainings, or whose samples
     the undisturbed one had read before; None without one.
@@ -152,21 +157,21 @@ def difference(
         tolerance: largest difference of losses; 0 requires equal bits.
     """
     want, have = (
-        {line["step"]: line for line in counted_steps(map(dict, lines)).trained}
+        {line.step: line for line in counted_steps(lines).trained}
         for lines in (undisturbed, disturbed)
     )
     known: set[str] = set()
     for step in range(1, max([*want, *have], default=0) + 1):
         if step not in want or step not in have:
             return step
-        samples = want[step].get("samples", "")
-        apart = abs(want[step]["loss"] - have[step]["loss"])
+        samples = want[step].samples
+        apart = abs(want[step].loss - have[step].loss)
         if apart > tolerance or samples in known or not is_of(have[step], samples):
             return step
         known.add(samples)
     return None
 
 
-def is_of(line: Line, samples: str) -> bool:
+def is_of(line: StepLine, samples: str) -> bool:
     """Return whether a step logged this fingerprint of its samples."""
-    return samples != "" and line.get("samples") == samples
+    return samples != "" and line.samples == samples

@@ -25,7 +25,13 @@ from jobs.contract.events import (
     SubmitEvent,
     UndoEvent,
 )
-from jobs.contract.metrics_log import counted_steps
+from jobs.contract.metrics_log import (
+    MetricLine,
+    SaveLine,
+    StepLine,
+    ValidationLine,
+    counted_steps,
+)
 
 BUCKETS = ("queue", "startup", "training", "checkpoint", "validation", "redone", "down", "stall")
 """``queue``: waiting for the scheduler. ``startup``: from a start to its first step. ``training``:
@@ -33,6 +39,13 @@ steps that count, each once. ``redone``: steps that were lost and redone. ``down
 attempts and not in a queue. ``stall``: the rest of an attempt, mostly hangs."""
 
 STEPS = ("training", "redone")
+
+WORK_OF = {
+    StepLine.kind: "training",
+    ValidationLine.kind: "validation",
+    SaveLine.kind: "checkpoint",
+}
+"""The bucket of each kind of metric line."""
 
 TRAINING = "pretrain"
 """The stage that has steps."""
@@ -110,40 +123,16 @@ class TimeAccount:
         }
 
 
-def work_of(lines: Iterable[Mapping[str, Any]]) -> list[Work]:
-    """Return the work of metric lines, oldest first; lost steps are ``redone``.
-
-    Args:
-        lines: of ``metrics.jsonl``, oldest first. A line without an attempt belongs to the one
-            before it.
-    """
-    work: list[Work] = []
-    numbered: list[dict[str, Any]] = []
-    attempt = 0
+def work_of(lines: Sequence[MetricLine]) -> list[Work]:
+    """Return the work of a training's metric lines, oldest first; lost steps are ``redone``."""
+    counted = {id(line) for line in counted_steps(lines).trained}
+    work = []
     for line in lines:
-        attempt = line.get("attempt", attempt)
-        known = kind_of(line)
-        if known is None:
-            continue
-        bucket, seconds = known
-        if bucket == "training":
-            numbered.append({"step": line["step"], "loss": 0.0, "place": len(work)})
-        end = float(line["time"])
-        work.append(Work(bucket, line["step"], end - max(seconds, 0.0), end, attempt))
-    counting = {line["place"] for line in counted_steps(numbered).trained}
-    for line in numbered:
-        if line["place"] not in counting:
-            work[line["place"]] = work[line["place"]]._replace(bucket="redone")
+        is_lost = isinstance(line, StepLine) and id(line) not in counted
+        bucket = "redone" if is_lost else WORK_OF[line.kind]
+        began = line.time - max(line.seconds, 0.0)
+        work.append(Work(bucket, line.step, began, line.time, line.attempt))
     return work
-
-
-def kind_of(line: Mapping[str, Any]) -> tuple[str, float] | None:
-    """Return the bucket and the seconds of a metric line; None for a line without duration."""
-    if "save" in line:
-        return "checkpoint", float(line["save"])
-    if "validation_loss" in line:
-        return "validation", float(line.get("seconds", 0.0))
-    return ("training", float(line["seconds"])) if "loss" in line else None
 
 
 def account(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jobs.contract.files import read_lines, read_small
-from jobs.contract.metrics_log import counted_steps
+from jobs.contract.files import read_small
+from jobs.contract.metrics_log import CountedSteps
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.reporting.task_errors import TaskError
@@ -31,7 +31,7 @@ def gather(
         "cluster": record.cluster,
         "stages": {name: stage.to_json() for name, stage in view.stages.items()},
         "corpus": corpus(run),
-        "pretrain": pretrain(run),
+        "pretrain": pretrain(times.steps),
         "evaluations": evaluations(run),
         **times.to_json(),
         "goodput": times.goodput,
@@ -67,22 +67,22 @@ def total(summaries: Iterable[Mapping[str, Any]], key: str) -> int | None:
     return sum(counts) if counts else None
 
 
-def pretrain(run: RunDir) -> dict[str, Any]:
-    """Return steps, first and last losses and speed, from the metric lines.
+def pretrain(counted: CountedSteps) -> dict[str, Any]:
+    """Return steps, first and last losses and speed, from the metric lines that count.
 
     Redone steps count once, lost steps without a repetition not at all. Losses are in nats per
     token.
     """
-    trained, validated = counted_steps(read_lines(run.metrics("pretrain")))
-    seconds = sum(line["seconds"] for line in trained)
-    tokens = sum(line["tokens_per_s"] * line["seconds"] for line in trained)
+    trained, validated = counted
+    seconds = sum(line.seconds for line in trained)
+    tokens = sum(line.tokens_per_s * line.seconds for line in trained)
     return {
-        "steps": trained[-1]["step"] if trained else None,
-        "tokens": trained[-1]["tokens"] if trained else None,
-        "loss_first": trained[0]["loss"] if trained else None,
-        "loss_last": trained[-1]["loss"] if trained else None,
-        "validation_first": validated[0]["validation_loss"] if validated else None,
-        "validation_last": validated[-1]["validation_loss"] if validated else None,
+        "steps": trained[-1].step if trained else None,
+        "tokens": trained[-1].tokens if trained else None,
+        "loss_first": trained[0].loss if trained else None,
+        "loss_last": trained[-1].loss if trained else None,
+        "validation_first": validated[0].loss if validated else None,
+        "validation_last": validated[-1].loss if validated else None,
         "tokens_per_s": tokens / seconds if seconds else None,
         "step_seconds": seconds or None,
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.contract.attempt_history import Attempt
 from jobs.contract.events import Event, ObservedEvent, SubmitEvent
-from jobs.contract.files import read_lines
+from jobs.contract.metrics_log import CountedSteps, MetricsLog, counted_steps
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting import goodput, interruptions
 from meditron_cli.reporting.goodput import TRAINING, TimeAccount, Work
@@ -41,6 +41,8 @@ class RunTimes:
     attempts: tuple[Attempt, ...]
     """Of all stages, in the order in which they were started."""
     interruptions: tuple[Interruption, ...]
+    steps: CountedSteps
+    """Of training: the metric lines that count."""
     reached: Mapping[int, int]
     """The last step of each attempt of training that made one."""
     training: TimeAccount | None
@@ -102,7 +104,8 @@ class RunTimes:
 def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTimes:
     """Return where the time of a run went, from a record that was read in full."""
     events = record.history.events
-    work = goodput.work_of(read_lines(run.metrics(TRAINING)))
+    lines = list(MetricsLog(run, TRAINING).read_new())
+    work = goodput.work_of(lines)
     recorded = record.history.attempts()
     ended = [
         attempt
@@ -121,6 +124,7 @@ def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTim
     return RunTimes(
         attempts=corrected,
         interruptions=tuple(interruptions.find(corrected, work)),
+        steps=counted_steps(lines),
         reached=goodput.last_steps(work),
         training=training,
         stages=stages,

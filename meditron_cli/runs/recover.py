@@ -8,8 +8,8 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import datetime
 
-from jobs.contract.attempt_history import HistoryReader
 from jobs.contract.outcomes import CONTINUES
+from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
@@ -122,12 +122,12 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
     from meditron_cli.runs.launch import launch
     from meditron_cli.runs.prepare import planned
 
-    reader = HistoryReader(run)
+    reader = RunReader(run)
     tasks = recovery_job.unfinished(run, reader.current(), stage)
     scheduler = services.scheduler("local")
     infos = scheduler.states({run.name: {task.job_id for task in tasks}})[run.name]
     over = [task for task in tasks if infos[task.job_id].is_over]
-    wanted = recovery_job.Recoverer(run, stage, BY).decide_all(over)
+    wanted = recovery_job.Recoverer(run, stage, BY, reader.metrics(stage)).decide_all(over)
     said = recovery_job.sentences(stage, wanted)
     delay = max((found.delay for found in wanted.values()), default=0.0)
     goes_on = [found.action in CONTINUES for found in wanted.values()]

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from jobs.contract.events import read_events
-from jobs.contract.files import read_lines
+from jobs.contract.metrics_log import MetricsLog, StepLine
 from jobs.contract.rundir import RunDir
 from jobs.runtime import heartbeat
 from tests.bench import REPOSITORY, Figure
@@ -136,7 +136,7 @@ class Trial:
     def first_start(self) -> float:
         """Return the seconds from the start of the first attempt to its first step."""
         line = until(lambda: self.steps(1))[0]
-        return float(line["time"] - self.event("start")["began"])
+        return float(line.time - self.event("start")["began"])
 
     def supervisor_takes(self) -> tuple[float, float]:
         """Return processor seconds per hour and memory in MB of the process that starts ranks."""
@@ -154,17 +154,17 @@ class Trial:
         self.wait_beyond_checkpoint()
         moment = self.kill() if fault == "killed" else self.raise_exception()
         end = until(lambda: self.event("exit"))
-        last = self.steps(self.attempt)[-1]["step"]
+        last = self.steps(self.attempt)[-1].step
         self.attempt += 1
         line = until(lambda: self.steps(self.attempt))[0]
-        redone = last - line["step"] + 1
-        return Recovery(fault, end["time"] - moment, line["time"] - end["time"], redone)
+        redone = last - line.step + 1
+        return Recovery(fault, end["time"] - moment, line.time - end["time"], redone)
 
     def wait_beyond_checkpoint(self) -> None:
-        begun = until(lambda: self.steps(self.attempt))[0]["step"]
+        begun = until(lambda: self.steps(self.attempt))[0].step
         wanted = begun + EVERY
         wanted += BEYOND - wanted % EVERY
-        until(lambda: self.steps(self.attempt)[-1]["step"] >= wanted)
+        until(lambda: self.steps(self.attempt)[-1].step >= wanted)
 
     def kill(self) -> float:
         os.kill(self.rank(1).pid, signal.SIGKILL)
@@ -180,10 +180,10 @@ class Trial:
     def rank(self, number: int) -> heartbeat.Heartbeat:
         return heartbeat.find(self.run, "pretrain", 0, self.attempt)[number]
 
-    def steps(self, attempt: int) -> list[dict[str, Any]]:
+    def steps(self, attempt: int) -> list[StepLine]:
         """Return the metric lines of an attempt's training steps."""
-        lines = read_lines(self.run.metrics("pretrain"))
-        return [line for line in lines if "loss" in line and line["attempt"] == attempt]
+        lines = MetricsLog(self.run, "pretrain").read_new()
+        return [line for line in lines if isinstance(line, StepLine) and line.attempt == attempt]
 
     def event(self, kind: str) -> dict[str, Any]:
         """Return the event of an attempt of training; empty as long as there is none."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from jobs.contract.files import read_lines
 from jobs.contract.locks import locked
+from jobs.contract.metrics_log import MetricsLog
 from jobs.contract.rundir import RunDir
 
 from ..ranks import processes_about, wait_until
@@ -120,7 +120,7 @@ def until_progress(run: RunDir, stage: str, index: int) -> Callable[[], bool]:
 
 def until_step(run: RunDir, step: int) -> Callable[[], bool]:
     """Return the condition that training has passed a step."""
-    return lambda: any(line["step"] > step for line in read_lines(run.metrics("pretrain")))
+    return lambda: any(line.step > step for line in MetricsLog(run, "pretrain").read_new())
 
 
 def test_a_run_killed_in_every_stage_ends_as_if_nothing_had_happened(

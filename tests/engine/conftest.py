@@ -21,7 +21,8 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from jobs.contract import rundir, specs
-from jobs.contract.files import read_json, read_lines, sha256, write_json
+from jobs.contract.files import read_json, sha256, write_json
+from jobs.contract.metrics_log import MetricLine, MetricsLog, StepLine, ValidationLine
 from jobs.contract.stage_specs import (
     ModelSpec,
     OptimizerSpec,
@@ -209,29 +210,26 @@ class Run:
         ranks = self.start(*program, **environment)
         assert ranks.wait() == [0] * self.spec.parallel.world_size, ranks.output()
 
-    def lines(self) -> list[dict[str, Any]]:
-        return list(read_lines(self.files.metrics("pretrain")))
+    def lines(self) -> list[MetricLine]:
+        return list(MetricsLog(self.files, "pretrain").read_new())
+
+    def steps(self) -> list[StepLine]:
+        return [line for line in self.lines() if isinstance(line, StepLine)]
 
     def trained(self, attempt: int) -> list[int]:
         """Return the steps of an attempt, in order."""
-        return [
-            line["step"] for line in self.lines() if "loss" in line and line["attempt"] == attempt
-        ]
+        return [line.step for line in self.steps() if line.attempt == attempt]
 
     def losses(self) -> dict[int, float]:
         """Return the loss of each step, the later one of a repeated step."""
-        return {line["step"]: line["loss"] for line in self.lines() if "loss" in line}
+        return {line.step: line.loss for line in self.steps()}
 
     def samples(self) -> dict[int, str]:
         """Return the fingerprint of each step's samples, the later one of a repeated step."""
-        return {line["step"]: line["samples"] for line in self.lines() if "loss" in line}
+        return {line.step: line.samples for line in self.steps()}
 
     def validations(self) -> dict[int, float]:
-        return {
-            line["step"]: line["validation_loss"]
-            for line in self.lines()
-            if "validation_loss" in line
-        }
+        return {line.step: line.loss for line in self.lines() if isinstance(line, ValidationLine)}
 
     def rank_exit(self, rank: int = 0) -> dict[str, Any]:
         """Return the rank exit record of the last attempt."""
@@ -244,10 +242,7 @@ class Run:
     def until_step(self, step: int) -> None:
         """Wait until the metrics have a step of the running attempt."""
         for _ in range(3000):
-            if any(
-                line.get("step", 0) >= step and line.get("attempt") == self.attempt
-                for line in self.lines()
-            ):
+            if any(line.step >= step and line.attempt == self.attempt for line in self.lines()):
                 return
             if all(process.poll() is not None for process in self.started[-1].processes):
                 break

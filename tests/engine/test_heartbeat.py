@@ -37,7 +37,8 @@ def test_a_rank_that_stops_is_found_and_named_and_its_peer_shows_that_it_waits(m
     run = make_run(**ENDLESS, parallel=layout(data=2))
     ranks = run.start()
     run.until_step(2)
-    watch = hang_detector.HangDetector(run.files, impatient(run), run.attempt)
+    learned = hang_detector.LearnedDurations()
+    watch = hang_detector.HangDetector(run.files, impatient(run), run.attempt, learned)
     assert watch.look(time.monotonic()) is None
     ranks.processes[1].send_signal(signal.SIGSTOP)
 

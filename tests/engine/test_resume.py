@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from jobs.checkpoints import leases, manifest
+from jobs.contract.metrics_log import SaveLine, ValidationLine
 
 from ..ranks import wait_until
 from .conftest import LONG
@@ -45,7 +46,7 @@ def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(make_run, layout, 
     assert 5 <= stopped_at < 60
     assert "SIGTERM was received" in ranks.output()
     assert parted.losses() == whole.losses()
-    steps = [line["step"] for line in parted.lines() if "loss" in line]
+    steps = [line.step for line in parted.steps()]
     assert steps == list(range(1, 61))
     assert parted.samples() == whole.samples()
     assert len(set(whole.samples().values())) == 60
@@ -335,7 +336,7 @@ def test_stopped_in_the_last_validation_the_next_start_does_it_and_finishes(make
 
     assert list(run.validations()) == [8]
     assert run.files.done("pretrain", 0).exists()
-    assert len([line for line in run.lines() if "loss" in line]) == 8
+    assert len(run.steps()) == 8
 
 
 @pytest.mark.full
@@ -463,14 +464,14 @@ def test_saves_and_validations_are_on_record_with_their_time_and_size(make_run):
     run = make_run(save_interval=4)
     run.finish()
 
-    saves = [line for line in run.lines() if "save" in line]
-    validations = [line for line in run.lines() if "validation_loss" in line]
+    saves = [line for line in run.lines() if isinstance(line, SaveLine)]
+    validations = [line for line in run.lines() if isinstance(line, ValidationLine)]
 
-    assert [line["step"] for line in saves] == [0, 4, 8]
+    assert [line.step for line in saves] == [0, 4, 8]
     for line in saves:
-        _, record = manifest.at_step(run.root / "checkpoints", line["step"])
-        assert line["bytes"] == record.bytes
-        assert line["save"] > 0
-    assert [line["step"] for line in validations] == [0, 4, 8]
-    assert all(line["seconds"] > 0 for line in validations)
-    assert {line["attempt"] for line in (*saves, *validations)} == {1}
+        _, record = manifest.at_step(run.root / "checkpoints", line.step)
+        assert line.bytes == record.bytes
+        assert line.seconds > 0
+    assert [line.step for line in validations] == [0, 4, 8]
+    assert all(line.seconds > 0 for line in validations)
+    assert {line.attempt for line in (*saves, *validations)} == {1}

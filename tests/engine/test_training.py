@@ -43,7 +43,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_minimum(make_run):
 
     run.finish()
 
-    rates = {line["step"]: line["lr"] for line in run.lines() if "lr" in line}
+    rates = {line.step: line.learning_rate for line in run.steps()}
     assert rates[1] == pytest.approx(run.spec.optimizer.learning_rate / 4)
     assert rates[4] == pytest.approx(run.spec.optimizer.learning_rate)
     middle = (run.spec.optimizer.learning_rate + run.spec.optimizer.min_learning_rate) / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -17,7 +18,16 @@ import pytest
 from jobs.contract import done_markers, rundir, specs
 from jobs.contract.files import read_json, sha256, write_json
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import CurateSpec, Spec, TokenizerRef, TokenizeSpec
+from jobs.contract.stage_specs import (
+    CurateSpec,
+    ModelSpec,
+    OptimizerSpec,
+    ParallelSpec,
+    PretrainSpec,
+    Spec,
+    TokenizerRef,
+    TokenizeSpec,
+)
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 
@@ -92,6 +102,28 @@ class Workbench:
             "special_tokens_in_text": False,
         }
         return self.task("tokenize", TokenizeSpec(**{**values, **changes}), cpus=2)
+
+    def training(self) -> specs.TaskSpec:
+        """Write the spec of a pretraining that is to reach step 60."""
+        values: dict[str, Any] = {
+            "model": ModelSpec(2, 64, 128, 4, 2, 64, 500, 512, 1e4, 1e-5, 0.02),
+            "parallel": ParallelSpec(1, 1, 1, False, False, "none"),
+            "device": "cpu",
+            "precision": "fp32",
+            "train_prefixes": (),
+            "validation_prefixes": (),
+            "train_steps": 60,
+            "checkpoint_dir": "checkpoints",
+            "tokenizer": TokenizerRef("", "", ""),
+            "optimizer": OptimizerSpec(1.0, 1.0, 1, 1, 0.9, 0.9, 0.1, 0.1, 0.1),
+        }
+        kinds = {"str": "", "int": 1, "float": 0.1}
+        rest = {
+            field.name: kinds[str(field.type)]
+            for field in dataclasses.fields(PretrainSpec)
+            if field.name not in values
+        }
+        return self.task("pretrain", PretrainSpec(**rest, **values))
 
     def start(self, stage: str, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
         """Run task 0 of a stage; a file larger than `file_limit` bytes is refused."""

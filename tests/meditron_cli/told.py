@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from jobs.contract.events import append_event, read_events
 from jobs.contract.rundir import RunDir
+
+from .. import metric_lines
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,8 @@ class Told:
         """Steps of ten seconds each."""
         for step in range(first, last + 1):
             time = begin + 10 * (step - first + 1)
-            more = {"loss": 3.0, "seconds": 10.0, "tokens": 100 * step, "tokens_per_s": 10.0}
-            self.line(attempt, time, step=step, **more)
-
-    def line(self, attempt: int, time: float, **fields: Any) -> None:
-        line = {"time": self.zero + time, "attempt": attempt, **fields}
-        self.run.metrics(self.stage).parent.mkdir(parents=True, exist_ok=True)
-        with self.run.metrics(self.stage).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+            line = metric_lines.step(step, attempt, loss=3.0, seconds=10.0, time=self.zero + time)
+            metric_lines.append(self.run, line, stage=self.stage)
 
 
 def interrupt_once(run: RunDir) -> Told:
@@ -72,8 +67,11 @@ def interrupt_once(run: RunDir) -> Told:
     told = Told(run, time, job=job)
     told.start(1, 20)
     told.steps(1, 1, 10, begin=40)
-    told.line(1, 145, step=10, validation_loss=3.0, seconds=5.0)
-    told.line(1, 150, step=8, save=5.0, bytes=1)
+    metric_lines.append(
+        run,
+        metric_lines.validation(10, loss=3.0, seconds=5.0, time=time + 145),
+        metric_lines.save(8, seconds=5.0, time=time + 150),
+    )
     told.exit(1, 180, "preempted", "requeue", last_step=10, reason="the partition was taken")
     told.start(2, 220, restarts=1, step=8)
     told.steps(2, 9, 12, begin=240)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.contract.files import read_lines
+from jobs.contract.metrics_log import MetricsLog, StepLine
 from jobs.contract.rundir import RunDir
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.sample import generate
@@ -173,9 +173,9 @@ def wait(happened: Callable[[], object], what: str) -> None:
 def steps(run: RunDir, attempt: int | None = None) -> list[int]:
     """Return the recorded training steps, of one attempt or of all."""
     return [
-        line["step"]
-        for line in read_lines(run.metrics("pretrain"))
-        if "loss" in line and attempt in (None, line["attempt"])
+        line.step
+        for line in MetricsLog(run, "pretrain").read_new()
+        if isinstance(line, StepLine) and attempt in (None, line.attempt)
     ]
 
 

@@ -20,8 +20,7 @@ from typing import Any
 import pytest
 
 from jobs.contract.events import read_events
-from jobs.contract.files import read_lines
-from jobs.contract.metrics_log import counted_steps
+from jobs.contract.metrics_log import MetricsLog, StepLine, counted_steps
 from jobs.contract.rundir import RunDir
 
 from .cluster import Cluster
@@ -183,9 +182,10 @@ class Trial:
             lambda: step in saved_steps(self.run), f"checkpoint {step} of {self.run.name}"
         )
 
-    def trained(self) -> list[Record]:
+    def trained(self) -> list[StepLine]:
         """Return the metric lines of all training steps, repeated ones too."""
-        return [line for line in read_lines(self.run.metrics("pretrain")) if "loss" in line]
+        lines = MetricsLog(self.run, "pretrain").read_new()
+        return [line for line in lines if isinstance(line, StepLine)]
 
     def reach(self, step: int, after: int = 0) -> int:
         """Let the ranks of an attempt later than ``after`` train up to a step, and hold them there.
@@ -196,7 +196,7 @@ class Trial:
         self.hold(step)
         self.wait_for(
             lambda: any(
-                line["step"] == step and line["attempt"] == self.current > after
+                line.step == step and line.attempt == self.current > after
                 for line in self.trained()
             ),
             f"step {step} of an attempt after {after}",
@@ -308,29 +308,29 @@ class Attempt:
         return str(self.exit["node"])
 
     @property
-    def trained(self) -> list[Record]:
+    def trained(self) -> list[StepLine]:
         """Metric lines of the attempt's steps."""
-        return [line for line in self.trial.trained() if line["attempt"] == self.number]
+        return [line for line in self.trial.trained() if line.attempt == self.number]
 
     @property
-    def follower(self) -> list[Record]:
+    def follower(self) -> list[StepLine]:
         """Metric lines of the next attempt that trained a step."""
         lines = self.trial.trained()
-        later = [line["attempt"] for line in lines if line["attempt"] > self.number]
-        return [line for line in lines if later and line["attempt"] == min(later)]
+        later = [line.attempt for line in lines if line.attempt > self.number]
+        return [line for line in lines if later and line.attempt == min(later)]
 
     @property
     def resume_seconds(self) -> float | None:
         follower = self.follower
-        return round(follower[0]["time"] - self.exit["ended"], 1) if follower else None
+        return round(follower[0].time - self.exit["ended"], 1) if follower else None
 
     @property
     def redone(self) -> int | None:
         """Steps that the next attempt repeated; None until it has trained one."""
-        known = (line for line in self.trial.trained() if line["attempt"] <= self.number)
-        last = max((line["step"] for line in known), default=0)
+        known = (line for line in self.trial.trained() if line.attempt <= self.number)
+        last = max((line.step for line in known), default=0)
         follower = self.follower
-        return last - follower[0]["step"] + 1 if follower else None
+        return last - follower[0].step + 1 if follower else None
 
 
 def command_lines() -> Iterator[tuple[int, list[bytes]]]:
@@ -360,8 +360,8 @@ def truth_of(trial: Trial) -> Truth:
 
 def done_by(trial: Trial) -> Truth:
     """Return loss and samples of the steps that count, in their order."""
-    trained, _ = counted_steps(read_lines(trial.run.metrics("pretrain")))
-    return {line["step"]: (line["loss"], line["samples"]) for line in trained}
+    trained, _ = counted_steps(MetricsLog(trial.run, "pretrain").read_new())
+    return {line.step: (line.loss, line.samples) for line in trained}
 
 
 def check_reached(trial: Trial, truth: Truth) -> None:

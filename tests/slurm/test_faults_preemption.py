@@ -56,7 +56,7 @@ def test_a_preempted_training_saves_and_loses_nothing(
     laboratory.record("preemption, user signal on", ended, since)
 
     assert (ended.cause, ended.exit["action"]) == ("preempted", "requeue")
-    assert ended.exit["step_after"] == ended.trained[-1]["step"] == 8
+    assert ended.exit["step_after"] == ended.trained[-1].step == 8
 
 
 @pytest.mark.full
@@ -70,7 +70,7 @@ def test_two_preemptions_in_a_row_that_only_the_ranks_receive_lose_nothing(
         ended, since = preempt(trial)
         laboratory.record("preemption, user signal off", ended, since)
         assert (ended.cause, ended.exit["action"]) == ("preempted", "requeue")
-        assert ended.exit["step_after"] == ended.trained[-1]["step"] == step + 1
+        assert ended.exit["step_after"] == ended.trained[-1].step == step + 1
     trial.hold()
     check_reached(trial, truth)
 

@@ -30,7 +30,7 @@ def test_a_run_survives_two_minutes_without_slurmctld_and_a_fault_in_them(
     laboratory.slurm.stop_service("slurmctld")
     away = time.monotonic()
     trial.hold(12)
-    trial.wait_for(lambda: trial.trained()[-1]["step"] == 12, "step 12 without slurmctld")
+    trial.wait_for(lambda: trial.trained()[-1].step == 12, "step 12 without slurmctld")
     since = kill(pid)
     while time.monotonic() < away + AWAY_SECONDS:
         time.sleep(1)
@@ -92,7 +92,7 @@ def test_a_requeue_while_resume_is_typed_starts_one_training_only(
 
     assert {process.returncode for process in typed} <= {0, 2, 3}, errors
     check_reached(trial, truth)
-    order = [line["attempt"] for line in trial.trained()]
+    order = [line.attempt for line in trial.trained()]
     assert order == sorted(order), "no attempt trains while another does"
 
 

@@ -70,7 +70,7 @@ def test_a_damaged_checkpoint_is_quarantined_and_the_one_before_it_used(
     check_reached(trial, truth)
     laboratory.record(f"newest checkpoint with {what}, and a rank killed", ended, since)
 
-    assert ended.follower[0]["step"] == EVERY + 1
+    assert ended.follower[0].step == EVERY + 1
     assert ended.redone == 12 - EVERY
     assert len(quarantined) == 1
 

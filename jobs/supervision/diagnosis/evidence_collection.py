@@ -14,6 +14,7 @@ from jobs.contract import done_markers, rundir, specs
 from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import Job
+from jobs.contract.metrics_log import MetricsReader
 from jobs.slurm import srun_output
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import log_patterns
@@ -32,13 +33,14 @@ LOG_TAIL_BYTES = 1 << 20
 """Of the ranks' log: what led to the end stands there."""
 
 
-def evidence(
+def evidence(  # noqa: PLR0913 - one argument per source of evidence
     place: AttemptRef,
     task: specs.TaskSpec | None,
     job: Job,
     seen: Observed,
     said: SlurmReport,
     past: TaskHistory,
+    metrics: MetricsReader,
 ) -> Evidence:
     """Return all that is known of an attempt that is over; ``task`` is None where it cannot be
     read.
@@ -65,7 +67,8 @@ def evidence(
         oom_kills=max(seen.oom_kills, srun_output.oom_kills(words), int(said.out_of_memory)),
         log_signs=log_patterns.find(tail(place.ranks_log).splitlines(), is_labelled(task)),
     )
-    steps = Progress(place.step, checkpoint_step(place.run, task), last_step(place, task))
+    step_after = checkpoint_step(place.run, task, past, metrics)
+    steps = Progress(place.step, step_after, last_step(place, task))
     return Evidence(attempt, seen, traces, said, steps)
 
 
@@ -123,7 +126,9 @@ def rank_exits(
     ]
 
 
-def checkpoint_step(run: rundir.RunDir, task: specs.TaskSpec | None) -> int | None:
+def checkpoint_step(
+    run: rundir.RunDir, task: specs.TaskSpec | None, past: TaskHistory, metrics: MetricsReader
+) -> int | None:
     """The step of the newest valid checkpoint, 0 before the first; None where it is not known,
     where nothing can be used of what was saved, and for a stage without checkpoints.
     """
@@ -136,7 +141,7 @@ def checkpoint_step(run: rundir.RunDir, task: specs.TaskSpec | None) -> int | No
             return found[1].iteration
         paths = list(folder.iterdir()) if folder.is_dir() else []
         lost = any(manifest.step_of(p) > 0 and manifest.was_finished(p) for p in paths)
-        lost = lost or retention.highest_saved(run, task.stage) > 0
+        lost = lost or retention.highest_saved(past, metrics.current().highest_saved) > 0
     except OSError:
         return None
     return None if lost else 0

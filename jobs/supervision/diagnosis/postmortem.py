@@ -10,6 +10,7 @@ from jobs.contract import rundir, specs
 from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.events import StartEvent
 from jobs.contract.job import Job
+from jobs.contract.metrics_log import MetricsReader
 from jobs.slurm import srun_output
 from jobs.slurm.client import Client
 from jobs.supervision import allocation, preflight_step
@@ -25,6 +26,7 @@ def examine(  # noqa: PLR0913 - one argument per source of evidence
     client: Client | None,
     site: RecoveryOptions,
     past: TaskHistory,
+    metrics: MetricsReader,
     listing: FolderListing | None = None,
 ) -> Evidence:
     """Return what is known of an attempt.
@@ -32,6 +34,7 @@ def examine(  # noqa: PLR0913 - one argument per source of evidence
     Args:
         site: what can be done where the decision is made.
         past: the history of the task.
+        metrics: of its stage.
         listing: of the attempt's folder, for whoever examines many tasks of one attempt.
     """
     place = place_of(run, start, listing)
@@ -45,7 +48,7 @@ def examine(  # noqa: PLR0913 - one argument per source of evidence
     )
     slurm = replace(slurm, site=site, ended=before.ended if before else slurm.ended)
     job = Job(start.job_id, start.restarts, start.nodes)
-    return evidence_collection.evidence(place, task, job, seen, slurm, past)
+    return evidence_collection.evidence(place, task, job, seen, slurm, past, metrics)
 
 
 def place_of(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jobs.contract import rundir, specs
-from jobs.contract.files import FormatError, read_json, read_lines
-from jobs.contract.metrics_log import quantile
+from jobs.contract.files import FormatError, read_json
+from jobs.contract.metrics_log import STEPS_KEPT, MetricsSummary, quantile
 from jobs.contract.outcomes import Hang
 from jobs.runtime import heartbeat
 from jobs.runtime.heartbeat import Phase
@@ -21,8 +21,6 @@ PATIENCE = 5.0
 
 ENOUGH_STEPS = 16
 """To learn a limit from (likewise)."""
-
-STEPS_KEPT = 1000
 
 SLOWEST = 0.99
 """The quantile of step times that a limit is learned from: the very slowest may be an accident."""
@@ -45,16 +43,12 @@ class LearnedDurations:
         self.longest[phase] = max(self.longest.get(phase, 0.0), seconds)
 
 
-def learn(lines: Iterable[Mapping[str, Any]]) -> LearnedDurations:
-    """Learn durations from the metric lines of earlier attempts."""
+def learn(metrics: MetricsSummary) -> LearnedDurations:
+    """Learn durations from the metrics of earlier attempts."""
     learned = LearnedDurations()
-    for line in lines:
-        if "save" in line:
-            learned.took(Phase.CHECKPOINT, line["save"])
-        elif "validation_loss" in line:
-            learned.took(Phase.VALIDATION, line.get("seconds", 0.0))
-        elif "loss" in line:
-            learned.steps.append(line["seconds"])
+    learned.steps.extend(metrics.steps)
+    learned.took(Phase.CHECKPOINT, metrics.longest_save)
+    learned.took(Phase.VALIDATION, metrics.longest_validation)
     return learned
 
 
@@ -93,14 +87,19 @@ class HangDetector:
         run: rundir.RunDir,
         task: specs.TaskSpec,
         attempt: int,
+        learned: LearnedDurations,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """Create it when the ranks are started."""
+        """Create it when the ranks are started.
+
+        Args:
+            learned: from earlier attempts; what this one takes is added.
+        """
         self._run = run
         self._task = task
         self._attempt = attempt
         self._environ = environ
-        self._learned = learn(read_lines(run.metrics(task.stage)) if task.training else ())
+        self._learned = learned
         self._looked: float | None = None
         self._clock = 0.0
         self._files: list[Path] = []

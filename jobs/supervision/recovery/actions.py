@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.contract.attempt_history import HistoryReader
 from jobs.contract.errors import FAILED, STOPPED, SUCCESSOR
 from jobs.contract.outcomes import Decision, RetryAction
+from jobs.contract.run_reader import RunReader
 from jobs.runtime.log import log
 from jobs.runtime.storage import wait_until_writable
 from jobs.slurm.submission import SubmitError
@@ -34,7 +34,7 @@ class ActionRunner:
 
     place: AttemptRef
     surroundings: Allocation
-    history: HistoryReader
+    history: RunReader
     is_interrupted: Callable[[], bool]
     """Whether this process was asked to stop, with a signal or otherwise."""
     requeue_seconds: float = REQUEUE_SECONDS

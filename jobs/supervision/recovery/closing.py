@@ -14,6 +14,7 @@ from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.events import Event, ExitEvent, ObservedEvent, StartEvent
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.job import Job
+from jobs.contract.metrics_log import MetricsReader
 from jobs.contract.outcomes import Decision, NodeEntry, RetryAction
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
@@ -28,7 +29,7 @@ from jobs.supervision.recovery import retry_policy
 
 @dataclass
 class AttemptCloser:
-    """Closes attempts of a run. Records are kept until ``write``, so that all tasks of an array
+    """Closes attempts of a stage. Records are kept until ``write``, so that all tasks of an array
     cost one append to the event log and one to the node ledger.
     """
 
@@ -39,6 +40,8 @@ class AttemptCloser:
     """None without Slurm."""
     site: RecoveryOptions
     """What can be done where the decision is made."""
+    metrics: MetricsReader
+    """Of the stage whose attempts are closed."""
     own_job: str = ""
     """The job that decides about its own earlier starts."""
     _events: list[Event] = field(default_factory=list)
@@ -54,7 +57,7 @@ class AttemptCloser:
         task = specs.read_task(self.run, start.stage, start.index)
         site = replace(self.site, started_again=start.job_id == self.own_job)
         listing = self._listing(self.run.attempt(start.stage, start.attempt))
-        evidence = examine(self.run, start, task, self.client, site, past, listing)
+        evidence = examine(self.run, start, task, self.client, site, past, self.metrics, listing)
         closed = self._closed.setdefault((start.stage, start.index), [])
         path = node_ledger.ledger_of(self.run, task)
         decision = retry_policy.decide(

@@ -12,13 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.contract.attempt_history import HistoryReader, RunHistory, TaskHistory
+from jobs.contract.attempt_history import RunHistory, TaskHistory
 from jobs.contract.code_check import wrong_code
 from jobs.contract.errors import CONFIGURATION
 from jobs.contract.events import StartEvent, append_event
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.files import read_small
+from jobs.contract.metrics_log import MetricsReader
 from jobs.contract.outcomes import CONTINUES, Decision, RetryAction
+from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import read_task
 from jobs.runtime.log import log
@@ -104,7 +106,7 @@ def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> li
     """
     deadline = time.monotonic() + seconds
     said: dict[str, None] = {}
-    reader = HistoryReader(run)
+    reader = RunReader(run)
     while True:
         try:
             look = look_after(run, stage, client, "recovery_job", reader)
@@ -129,7 +131,7 @@ def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> li
 
 
 def look_after(
-    run: RunDir, stage: str, client: Client, by: str, reader: HistoryReader | None = None
+    run: RunDir, stage: str, client: Client, by: str, reader: RunReader | None = None
 ) -> StageRecovery:
     """Close the open attempts of each unfinished task whose job is over, and resubmit the tasks
     that are to be retried.
@@ -140,7 +142,7 @@ def look_after(
     Args:
         by: ``recovery_job`` or ``recover``.
     """
-    reader = reader or HistoryReader(run)
+    reader = reader or RunReader(run)
     try:
         if reader.current().unanswered:
             with resubmission.waiting_lock(run):
@@ -156,7 +158,9 @@ def look_after(
         with resubmission.waiting_lock(run):
             jobs = {task.job_id for task in over}
             left = [t for t in unfinished(run, reader.current(), stage) if t.job_id in jobs]
-            wanted = Recoverer(run, stage, by, told, told.rows).decide_all(left)
+            wanted = Recoverer(run, stage, by, reader.metrics(stage), told, told.rows).decide_all(
+                left
+            )
         said, refused = go_on(run, stage, client, by, wanted, reader)
     except SubmitError as error:
         return StageRecovery((f"{stage}: {error.message}",), unclear=True)
@@ -220,6 +224,8 @@ class Recoverer:
     run: RunDir
     stage: str
     by: str
+    metrics: MetricsReader
+    """Of the stage."""
     client: Client | None = None
     """None without Slurm."""
     rows: Mapping[str, list[AccountRow]] = field(default_factory=dict)
@@ -227,7 +233,7 @@ class Recoverer:
 
     def decide_all(self, tasks: Iterable[UnfinishedTask]) -> dict[int, Decision]:
         """Close the tasks' open attempts and return what is to happen with each task, by index."""
-        closer = AttemptCloser(self.run, self.by, self.client, self._options())
+        closer = AttemptCloser(self.run, self.by, self.client, self._options(), self.metrics)
         found = {task.index: self._decide(closer, task) for task in tasks}
         closer.write()
         return {index: decision for index, decision in found.items() if decision is not None}
@@ -279,7 +285,7 @@ class Recoverer:
             task.job_id,
             began,
             restarts=max(0, len(rows) - 1),
-            step=evidence_collection.checkpoint_step(self.run, spec),
+            step=evidence_collection.checkpoint_step(self.run, spec, task.past, self.metrics),
         )
 
     def _undone(self, task: UnfinishedTask, last: ExitRecord) -> Decision | None:
@@ -299,7 +305,7 @@ def go_on(
     client: Client,
     by: str,
     wanted: Mapping[int, Decision],
-    reader: HistoryReader,
+    reader: RunReader,
 ) -> tuple[list[str], bool]:
     """Resubmit the tasks that are to be retried, as one submission; return the sentences, and
     whether Slurm refused it.

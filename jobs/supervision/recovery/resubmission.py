@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from jobs.contract import events, metrics_log
-from jobs.contract.attempt_history import HistoryReader, RunHistory
+from jobs.contract import events
+from jobs.contract.attempt_history import RunHistory
 from jobs.contract.events import IntentEvent, WithdrawEvent
 from jobs.contract.files import read_small
 from jobs.contract.locks import Locked, locked_within
+from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
 from jobs.runtime.log import log
@@ -54,7 +55,7 @@ def resubmit(  # noqa: PLR0913 - one keyword a field of the wish
     exclude: Sequence[str] = (),
     delay: float = 0.0,
     client: Client | None = None,
-    reader: HistoryReader | None = None,
+    reader: RunReader | None = None,
 ) -> list[str]:
     """Submit new jobs for tasks, make everything that waits for the old jobs wait for the new ones,
     and return their ids.
@@ -68,7 +69,7 @@ def resubmit(  # noqa: PLR0913 - one keyword a field of the wish
     """
     tasks = (indices,) if isinstance(indices, int) else tuple(indices)
     wish = ResubmitRequest(stage, tasks, tuple(replaces), by, tuple(exclude), delay)
-    client, reader = client or Client(os.environ), reader or HistoryReader(run)
+    client, reader = client or Client(os.environ), reader or RunReader(run)
     with waiting_lock(run):
         submission_log.settle(run, client, reader)
         why = held_back(run, reader.current(), wish.stage, wish.indices, wish.replaces)
@@ -112,7 +113,7 @@ def held_back(
     return ""
 
 
-def go_on(run: RunDir, wish: ResubmitRequest, client: Client, reader: HistoryReader) -> list[str]:
+def go_on(run: RunDir, wish: ResubmitRequest, client: Client, reader: RunReader) -> list[str]:
     """Append the intent, submit, make dependents wait for the new jobs, append the result."""
     history = reader.current()
     jobs = [history.task(wish.stage, index).job for index in wish.indices]
@@ -120,7 +121,7 @@ def go_on(run: RunDir, wish: ResubmitRequest, client: Client, reader: HistoryRea
     earlier = submission.read(run, wish.stage, newest)
     wish = replace(wish, exclude=usable(wish, earlier, client))
     after = awaited(run, history, wish.stage, client)
-    asked = replace(following(run, earlier, wish), after=after)
+    asked = replace(following(run, earlier, wish, reader), after=after)
     intent = intent_of(asked, wish)
     events.append(run, intent)
     try:
@@ -170,7 +171,9 @@ def awaited(run: RunDir, history: RunHistory, stage: str, client: Client) -> tup
     return tuple(submission.whole_arrays(jobs, lengths))
 
 
-def following(run: RunDir, earlier: Submission, wish: ResubmitRequest) -> Submission:
+def following(
+    run: RunDir, earlier: Submission, wish: ResubmitRequest, reader: RunReader
+) -> Submission:
     """Return the submission that resumes tasks of an earlier one, as a new attempt."""
     return replace(
         earlier,
@@ -179,18 +182,18 @@ def following(run: RunDir, earlier: Submission, wish: ResubmitRequest) -> Submis
         after=(),
         exclude=wish.exclude,
         delay_seconds=round(wish.delay),
-        lead_seconds=next_lead(run, earlier),
+        lead_seconds=next_lead(earlier, reader),
     )
 
 
-def next_lead(run: RunDir, earlier: Submission) -> int:
+def next_lead(earlier: Submission, reader: RunReader) -> int:
     """Seconds before its time limit at which the next job is asked to save: as the run's own saves
     want, but at most half of the job, or it would do nothing else.
     """
-    pace = metrics_log.measured_step_times(run, earlier.stage) if earlier.measures_lead else None
-    if pace is None:
+    metrics = reader.metrics(earlier.stage).current() if earlier.measures_lead else None
+    if metrics is None or metrics.step_times is None:
         return earlier.lead_seconds
-    return min(pace.lead_seconds, int(earlier.parameters["time"]) * 60 // 2)
+    return min(metrics.step_times.lead_seconds, int(earlier.parameters["time"]) * 60 // 2)
 
 
 def intent_of(asked: Submission, wish: ResubmitRequest) -> IntentEvent:

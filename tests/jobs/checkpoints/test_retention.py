@@ -7,8 +7,10 @@ import time
 import pytest
 
 from jobs.checkpoints import leases, manifest, retention
-from jobs.contract import rundir
-from jobs.contract.events import append_event
+from jobs.contract.attempt_history import TaskHistory, Withdrawn
+from jobs.contract.events import StartEvent
+from jobs.contract.exit_record import ExitRecord
+from jobs.contract.outcomes import RetryAction, RootCause
 
 from ..checkpoint_files import write_checkpoint
 
@@ -235,14 +237,16 @@ def test_step_0_is_begun_from_before_anything_was_trained(tmp_path):
     assert chosen(tmp_path) == "iter_0000000"
 
 
-def test_what_was_saved_is_known_from_what_ranks_and_supervisors_have_told(tmp_path):
-    run = rundir.RunDir(tmp_path)
-    nothing = retention.highest_saved(run, "pretrain")
-    run.metrics("pretrain").parent.mkdir(parents=True, exist_ok=True)
-    run.metrics("pretrain").write_text('{"step": 5, "loss": 2.0}\n{"step": 4, "save": 1.0}\n')
-    by_ranks = retention.highest_saved(run, "pretrain")
-    append_event(run, "start", stage="pretrain", index=0, step=6)
-    append_event(run, "exit", stage="pretrain", index=0, step_before=6, step_after=None)
-    append_event(run, "exit", stage="curate", index=0, step_before=99, step_after=None)
+def test_what_was_saved_is_known_from_events_and_metrics():
+    past = TaskHistory(Withdrawn(), "pretrain", 0)
+    nothing = retention.highest_saved(past, in_metrics=0)
+    past.note_start(0, StartEvent(1.0, "pretrain", 0, 1, "7", began=1.0, step=6))
+    by_start = retention.highest_saved(past, in_metrics=4)
+    record = ExitRecord(
+        "pretrain", 0, 1, "7", RootCause.CRASH, RetryAction.STOP, 1.0, 2.0, 1,
+        step_before=6, step_after=8,
+    )  # fmt: skip
+    past.note_exit(1, record)
 
-    assert (nothing, by_ranks, retention.highest_saved(run, "pretrain")) == (0, 4, 6)
+    assert (nothing, by_start, retention.highest_saved(past, in_metrics=4)) == (0, 6, 8)
+    assert retention.highest_saved(past, in_metrics=10) == 10

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,8 @@ from hypothesis import strategies as st
 
 from jobs.contract import metrics_log
 from jobs.contract.rundir import RunDir
+
+from ...metric_lines import append, save, step, validation
 
 
 def test_the_lead_has_room_for_a_slow_save_a_step_and_an_early_signal() -> None:
@@ -26,22 +27,31 @@ def test_without_a_known_step_the_save_alone_counts() -> None:
 
 def test_the_newest_saves_and_steps_of_a_run_are_measured(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    lines: list[dict[str, float]] = [{"save": 900.0, "step": 0, "time": 1.0, "attempt": 1}]
-    for step in range(1, 31):
-        lines.append({"step": step, "loss": 1.0, "seconds": 2.0 + step / 100})
-        lines.append({"save": float(step), "step": step, "time": 1.0, "attempt": 1})
-    lines.append({"step": 30, "validation_loss": 2.0})
-    run.metrics("pretrain").parent.mkdir(parents=True)
-    run.metrics("pretrain").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    append(run, save(0, seconds=900.0))
+    for number in range(1, 31):
+        append(run, step(number, seconds=2.0 + number / 100), save(number, seconds=float(number)))
 
     assert metrics_log.measured_step_times(run, "pretrain") == metrics_log.StepTimes(
         save_seconds=29.0, step_seconds=2.29
     )
 
 
-@pytest.mark.parametrize("lines", [[], [{"save": 1.0}], [{"step": 1, "seconds": 1.0}]])
-def test_before_the_first_save_and_step_nothing_is_measured(lines: list[dict[str, float]]) -> None:
-    assert metrics_log.step_times(lines) is None
+def test_the_time_of_a_validation_is_no_step_time(tmp_path: Path) -> None:
+    """A stop request ends a validation after its current batch."""
+    run = RunDir(tmp_path)
+    append(run, step(1, seconds=2.0), validation(1, seconds=70.0), save(1, seconds=5.0))
+
+    assert metrics_log.measured_step_times(run, "pretrain") == metrics_log.StepTimes(5.0, 2.0)
+
+
+@pytest.mark.parametrize("lines", [(), (save(1),), (step(1), validation(1))])
+def test_before_the_first_save_and_step_nothing_is_measured(
+    tmp_path: Path, lines: tuple[metrics_log.MetricLine, ...]
+) -> None:
+    run = RunDir(tmp_path)
+    append(run, *lines)
+
+    assert metrics_log.measured_step_times(run, "pretrain") is None
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1))

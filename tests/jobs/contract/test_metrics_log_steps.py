@@ -1,16 +1,15 @@
-"""Which metric lines count when attempts went back."""
+"""Which metric lines count when attempts resumed from older checkpoints."""
 
 from __future__ import annotations
 
-from jobs.contract.metrics_log import counted_steps
+from jobs.contract.metrics_log import StepLine, counted_steps
+
+from ... import metric_lines
+from ...metric_lines import validation
 
 
-def trained(first: int, last: int, attempt: int) -> list[dict]:
-    return [{"step": step, "loss": 1.0, "attempt": attempt} for step in range(first, last + 1)]
-
-
-def validated(step: int, loss: float) -> dict:
-    return {"step": step, "validation_loss": loss}
+def trained(first: int, last: int, attempt: int) -> list[StepLine]:
+    return [metric_lines.step(number, attempt) for number in range(first, last + 1)]
 
 
 def test_a_resumed_attempt_that_went_back_makes_later_steps_undone():
@@ -18,21 +17,21 @@ def test_a_resumed_attempt_that_went_back_makes_later_steps_undone():
 
     found = counted_steps(lines).trained
 
-    assert [line["step"] for line in found] == list(range(1, 121))
-    assert [line["attempt"] for line in found] == [1] * 100 + [2] * 20
+    assert [line.step for line in found] == list(range(1, 121))
+    assert [line.attempt for line in found] == [1] * 100 + [2] * 20
 
 
 def test_validations_beyond_the_resumed_step_are_undone_too():
     lines = [
-        validated(0, 9.0),
+        validation(0, loss=9.0),
         *trained(1, 100, attempt=1),
-        validated(100, 5.0),
+        validation(100, loss=5.0),
         *trained(101, 150, attempt=1),
-        validated(150, 4.0),
+        validation(150, loss=4.0),
         *trained(101, 120, attempt=2),
     ]
 
-    assert counted_steps(lines).validated == [validated(0, 9.0), validated(100, 5.0)]
+    assert counted_steps(lines).validated == [validation(0, loss=9.0), validation(100, loss=5.0)]
 
 
 def test_going_back_twice_counts_each_step_as_it_was_done_last():
@@ -40,7 +39,7 @@ def test_going_back_twice_counts_each_step_as_it_was_done_last():
 
     found = counted_steps(lines).trained
 
-    assert [(line["step"], line["attempt"]) for line in found] == [
+    assert [(line.step, line.attempt) for line in found] == [
         (1, 1), (2, 1), (3, 3), (4, 3), (5, 3), (6, 3),
     ]  # fmt: skip
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from jobs.contract import rundir
-from jobs.contract.attempt_history import HistoryReader
 from jobs.contract.errors import FAILED, SUCCESSOR
 from jobs.contract.events import append_event, read_events
 from jobs.contract.job import Job
 from jobs.contract.outcomes import Decision, RetryAction
+from jobs.contract.run_reader import RunReader
 from jobs.slurm import submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
@@ -57,7 +57,7 @@ def runner_of(
 ) -> ActionRunner:
     place = AttemptRef(run, "pretrain", 0, 1, 1.0)
     here = Allocation(Job("50"), Client(programs.environ))
-    return ActionRunner(place, here, HistoryReader(run), is_interrupted, **more)
+    return ActionRunner(place, here, RunReader(run), is_interrupted, **more)
 
 
 def test_a_disk_without_room_for_an_event_is_waited_for_before_a_job_is_submitted(
@@ -128,7 +128,7 @@ def test_delay_before_a_restart_ends_when_the_run_is_resumed(tmp_path: Path) -> 
         return False
 
     place, here = AttemptRef(run, "curate", 0, 1, 1.0), Allocation(Job(""), None)
-    acting = ActionRunner(place, here, HistoryReader(run), resume)
+    acting = ActionRunner(place, here, RunReader(run), resume)
     decision = Decision(RetryAction.RESTART, "the disk is full", delay=seconds_that_never_pass)
 
     assert acting.carry_out(decision) is None

@@ -9,17 +9,12 @@ from typing import Any
 import pytest
 
 from jobs.checkpoints import manifest
-from jobs.contract import attempt_history, specs
-from jobs.contract.events import append_event
+from jobs.contract import attempt_history, events, specs
+from jobs.contract.events import StartEvent
 from jobs.contract.files import sha256, write_json
 from jobs.contract.job import Job
-from jobs.contract.stage_specs import (
-    ModelSpec,
-    OptimizerSpec,
-    ParallelSpec,
-    PretrainSpec,
-    TokenizerRef,
-)
+from jobs.contract.metrics_log import MetricsReader
+from jobs.contract.run_reader import RunReader
 from jobs.slurm.srun_output import FailedTask
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import evidence_collection
@@ -70,7 +65,9 @@ def place(bench: Workbench) -> AttemptRef:
 
 def evidence(place: AttemptRef, task: specs.TaskSpec | None, seen: Observed) -> Evidence:
     past = attempt_history.read(place.run).task(place.stage, place.index)
-    return evidence_collection.evidence(place, task, JOB, seen, SlurmReport(), past)
+    return evidence_collection.evidence(
+        place, task, JOB, seen, SlurmReport(), past, MetricsReader(place.run, place.stage)
+    )
 
 
 def test_words_are_read_in_the_order_they_were_left(place: AttemptRef) -> None:
@@ -124,30 +121,11 @@ def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
 
 # ---- how far training is
 
-MODEL = ModelSpec(2, 64, 128, 4, 2, 64, 500, 512, 1e4, 1e-5, 0.02)
 
-
-def training(bench: Workbench) -> specs.TaskSpec:
-    """Write the spec of a pretraining that is to reach step 60."""
-    values: dict[str, Any] = {
-        "model": MODEL,
-        "parallel": ParallelSpec(1, 1, 1, False, False, "none"),
-        "device": "cpu",
-        "precision": "fp32",
-        "train_prefixes": (),
-        "validation_prefixes": (),
-        "train_steps": 60,
-        "checkpoint_dir": "checkpoints",
-        "tokenizer": TokenizerRef("", "", ""),
-        "optimizer": OptimizerSpec(1.0, 1.0, 1, 1, 0.9, 0.9, 0.1, 0.1, 0.1),
-    }
-    kinds = {"str": "", "int": 1, "float": 0.1}
-    rest = {
-        field.name: kinds[str(field.type)]
-        for field in dataclasses.fields(PretrainSpec)
-        if field.name not in values
-    }
-    return bench.task("pretrain", PretrainSpec(**rest, **values))
+def checkpoint_step(bench: Workbench, task: specs.TaskSpec) -> int | None:
+    reader = RunReader(bench.run)
+    past = reader.current().task("pretrain", 0)
+    return evidence_collection.checkpoint_step(bench.run, task, past, reader.metrics("pretrain"))
 
 
 def leave_checkpoint(bench: Workbench, step: int, name: str = "", finished: bool = True) -> Path:
@@ -164,46 +142,47 @@ def leave_checkpoint(bench: Workbench, step: int, name: str = "", finished: bool
 
 
 def test_the_newest_valid_checkpoint_is_how_far_training_is(bench: Workbench) -> None:
-    task = training(bench)
-    before = evidence_collection.checkpoint_step(bench.run, task)
+    task = bench.training()
+    before = checkpoint_step(bench, task)
     leave_checkpoint(bench, 20)
     leave_checkpoint(bench, 40, finished=False)
 
-    assert (before, evidence_collection.checkpoint_step(bench.run, task)) == (0, 20)
+    assert (before, checkpoint_step(bench, task)) == (0, 20)
 
 
 def test_a_first_checkpoint_that_was_never_finished_is_no_loss(bench: Workbench) -> None:
-    task = training(bench)
+    task = bench.training()
     leave_checkpoint(bench, 20, finished=False)
 
-    assert evidence_collection.checkpoint_step(bench.run, task) == 0
+    assert checkpoint_step(bench, task) == 0
 
 
 def test_how_far_training_is_is_not_known_once_all_checkpoints_are_damaged(
     bench: Workbench,
 ) -> None:
     """It is not 0: that would let training begin anew."""
-    task = training(bench)
+    task = bench.training()
     leave_checkpoint(bench, 20, "iter_0000020.bad-1")
     (leave_checkpoint(bench, 40) / "metadata.json").unlink()
 
-    assert evidence_collection.checkpoint_step(bench.run, task) is None
+    assert checkpoint_step(bench, task) is None
 
 
 @pytest.mark.parametrize("left", [(), (0,)])
 def test_how_far_training_is_is_not_known_once_its_checkpoints_are_gone(
     bench: Workbench, left: tuple[int, ...]
 ) -> None:
-    task = training(bench)
+    task = bench.training()
     for step in left:
         leave_checkpoint(bench, step)
-    append_event(bench.run, "start", stage="pretrain", index=0, step=20)
+    start = StartEvent(1.0, "pretrain", 0, 1, "7", began=1.0, step=20)
+    events.append(bench.run, start)
 
-    assert evidence_collection.checkpoint_step(bench.run, task) is None
+    assert checkpoint_step(bench, task) is None
 
 
 def test_the_last_step_is_that_of_this_start(bench: Workbench) -> None:
-    task = training(bench)
+    task = bench.training()
     progress = {"attempt": 3, "done": 17}
     write_json(bench.run.progress("pretrain", 0), progress)
     place = AttemptRef(bench.run, "pretrain", 0, 3, began=1.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 from jobs.contract import rundir, specs
 from jobs.contract.files import write_json
+from jobs.contract.metrics_log import MetricsSummary
 from jobs.contract.outcomes import Hang
 from jobs.contract.stage_specs import TokenizerRef, TokenizeSpec
 from jobs.runtime import heartbeat
@@ -22,6 +22,7 @@ from jobs.supervision.ranks import hang_attribution, hang_detector
 from jobs.supervision.ranks.hang_detector import HangDetector, LearnedDurations, limit
 from jobs.supervision.ranks.stack_dump import RankReport
 
+from ... import metric_lines
 from ...ranks import wait_until
 
 SUPERVISION = specs.SupervisionSpec(startup_limit_seconds=600, step_limit_seconds=100)
@@ -59,15 +60,17 @@ def test_the_limit_of_a_phase_is_the_setting_or_learned(
 
 
 def test_earlier_attempts_teach_how_long_things_take() -> None:
-    lines = [
-        {"step": 1, "loss": 3.0, "seconds": 2.5},
-        {"step": 1, "save": 40.0, "attempt": 1},
-        {"step": 1, "validation_loss": 3.1, "seconds": 70.0},
-        {"step": 1, "validation_loss": 3.1},
-        {"step": 2, "save": 30.0, "attempt": 1},
-    ]
+    metrics = MetricsSummary()
+    metrics.add(
+        [
+            metric_lines.step(1, seconds=2.5),
+            metric_lines.save(1, seconds=40.0),
+            metric_lines.validation(1, seconds=70.0),
+            metric_lines.save(2, seconds=30.0),
+        ]
+    )
 
-    found = hang_detector.learn(lines)
+    found = hang_detector.learn(metrics)
 
     assert list(found.steps) == [2.5]
     assert found.longest == {Phase.CHECKPOINT: 40.0, Phase.VALIDATION: 70.0}
@@ -80,6 +83,8 @@ class Ranks:
         self.run = rundir.RunDir(root)
         self.now = 1000.0
         self.hearts: list[HeartbeatWriter] = []
+        self.learned = LearnedDurations()
+        """From earlier attempts."""
 
     def start(self, ranks: int = 1) -> HangDetector:
         name = heartbeat.label(self.run, "pretrain", 0, 1, os.uname().nodename)
@@ -89,7 +94,7 @@ class Ranks:
         return self.watch()
 
     def watch(self) -> HangDetector:
-        return HangDetector(self.run, task(), 1, {})
+        return HangDetector(self.run, task(), 1, self.learned, {})
 
     def quiet(self, watch: HangDetector, seconds: float, every: float = 5.0) -> Hang | None:
         """Look for a while without a beat; the first hang."""
@@ -285,9 +290,7 @@ def test_a_progress_file_without_phases_is_work_until_all_is_done(ranks: Ranks) 
 
 
 def test_a_run_with_a_past_knows_its_limits(ranks: Ranks) -> None:
-    lines = [json.dumps({"step": step, "loss": 1.0, "seconds": 50.0}) for step in range(20)]
-    ranks.run.metrics("pretrain").parent.mkdir(parents=True)
-    ranks.run.metrics("pretrain").write_text("\n".join(lines) + "\n")
+    ranks.learned = learned([50.0] * 20)
     watch = ranks.start()
     ranks.beat(Phase.STEP, 1)
 

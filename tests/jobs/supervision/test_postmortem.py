@@ -8,6 +8,7 @@ from pathlib import Path
 from jobs.contract import attempt_history
 from jobs.contract.events import SignalEvent, StartEvent, append, append_event
 from jobs.contract.job import Job
+from jobs.contract.metrics_log import MetricsReader
 from jobs.contract.outcomes import Decision, Diagnosis, RetryAction, RootCause
 from jobs.slurm.client import Client
 from jobs.supervision import attempt_records
@@ -38,7 +39,8 @@ def record(bench: Workbench) -> None:
 
 def examine(bench: Workbench, client: Client | None = None) -> Evidence:
     past = attempt_history.read(bench.run).task("curate", 0)
-    return postmortem.examine(bench.run, START, None, client, AFTERWARDS, past)
+    metrics = MetricsReader(bench.run, START.stage)
+    return postmortem.examine(bench.run, START, None, client, AFTERWARDS, past, metrics)
 
 
 def requeued(folder: Path, bench: Workbench) -> Client:

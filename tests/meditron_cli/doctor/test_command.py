@@ -21,6 +21,7 @@ from meditron_cli.services import Services
 from ... import fake_slurm
 from ...conftest import Bench
 from ...fake_slurm import FakeSlurm
+from ...metric_lines import append, save, step
 from .sites import DATA
 from .test_rules_probe import finding, report, without
 
@@ -144,8 +145,7 @@ def test_saves_of_a_run_on_this_cluster_are_measured(ward: Ward) -> None:
     assert ward.bench("submit", "pipeline", *target).exit_code == 0
     run = ward.bench.run()
     estimated = ward.json("--no-probe")
-    lines = [{"save": 20.0, "step": 0}, {"step": 1, "loss": 2.0, "seconds": 3.0}]
-    run.metrics("pretrain").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    append(run, save(0, seconds=20.0), step(1, seconds=3.0))
 
     measured = ward.json("--no-probe")
 

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from jobs.contract.events import append_event, read_events
+from jobs.contract.exit_record import ExitRecord
+from jobs.contract.metrics_log import StepLine
+from jobs.contract.outcomes import RetryAction, RootCause
 from jobs.contract.rundir import RunDir
 from meditron_cli.config.load import load, load_cluster
 from meditron_cli.drill import settings
@@ -19,7 +22,7 @@ from meditron_cli.drill.verdict import FaultRow, InjectedFault, Result, differen
 from meditron_cli.errors import ConfigError
 from meditron_cli.services import Services
 
-from ... import fake_slurm
+from ... import fake_slurm, metric_lines
 from ...conftest import Bench
 from ...fake_slurm import FakeSlurm
 from ...fakes import FakeClock
@@ -27,20 +30,21 @@ from ...fakes import FakeClock
 KILL = FAULTS["kill-rank"]
 
 
-def step(number: int, attempt: int = 1, loss: float | None = None, **more: Any) -> dict[str, Any]:
-    """A metric line of a step of four samples, a second after the one before."""
-    value = loss if loss is not None else 5 - number / 10
-    line = {"step": number, "attempt": attempt, "loss": value, "time": 100.0 + number}
-    return {**line, "samples": f"{number:016x}", **more}
+def step(number: int, attempt: int = 1, **fields: Any) -> StepLine:
+    """A metric line of a step, a second after the one before."""
+    fields = {"loss": 5 - number / 10, "time": 100.0 + number, **fields}
+    return metric_lines.step(number, attempt, **fields)
 
 
-def without_samples(line: dict[str, Any]) -> dict[str, Any]:
-    """The line, as an engine wrote it that did not look at samples."""
-    return {key: value for key, value in line.items() if key != "samples"}
+def without_samples(line: StepLine) -> StepLine:
+    return replace(line, samples="")
 
 
-def exit_event(attempt: int, cause: str, ended: float) -> dict[int, dict[str, Any]]:
-    return {attempt: {"attempt": attempt, "cause": cause, "ended": ended, "action": "restart"}}
+def exit_of(attempt: int, cause: RootCause, ended: float) -> dict[int, ExitRecord]:
+    record = ExitRecord(
+        "pretrain", 0, attempt, "7", cause, RetryAction.RESTART, ended - 1, ended, 75
+    )
+    return {attempt: record}
 
 
 # ---- which faults
@@ -105,7 +109,7 @@ def test_more_nodes_than_the_partition_has_are_refused() -> None:
 def test_a_fault_that_was_recovered_from_has_its_times() -> None:
     lines = [step(1), step(2), step(3), step(2, 2, time=110.0), step(3, 2), step(4, 2)]
 
-    row = row_of(InjectedFault(KILL, 1, 3, 103.5), exit_event(1, "crash", 104.75), lines)
+    row = row_of(InjectedFault(KILL, 1, 3, 103.5), exit_of(1, RootCause.CRASH, 104.75), lines)
 
     assert row == FaultRow("kill-rank", 3, "crash", 1.2, 5.2, 2, "held")
 
@@ -113,14 +117,14 @@ def test_a_fault_that_was_recovered_from_has_its_times() -> None:
 @pytest.mark.parametrize(
     ("cause", "lines", "verdict"),
     [
-        ("hang", [step(1), step(2, 2)], "diagnosed as hang, not crash"),
-        ("crash", [step(1)], "no attempt resumed after it"),
+        (RootCause.HANG, [step(1), step(2, 2)], "diagnosed as hang, not crash"),
+        (RootCause.CRASH, [step(1)], "no attempt resumed after it"),
     ],
 )
 def test_a_fault_that_was_not_recovered_from_as_expected_says_so(
-    cause: str, lines: list[dict[str, Any]], verdict: str
+    cause: RootCause, lines: list[StepLine], verdict: str
 ) -> None:
-    row = row_of(InjectedFault(KILL, 1, 1, 100.0), exit_event(1, cause, 101.0), lines)
+    row = row_of(InjectedFault(KILL, 1, 1, 100.0), exit_of(1, cause, 101.0), lines)
 
     assert row.verdict == verdict
 
@@ -148,7 +152,7 @@ def test_the_same_losses_and_samples_are_the_same_training() -> None:
         ([step(1), step(2), step(3), step(4)], 4),
     ],
 )
-def test_the_first_step_that_differs_is_named(hit: list[dict[str, Any]], first: int) -> None:
+def test_the_first_step_that_differs_is_named(hit: list[StepLine], first: int) -> None:
     undisturbed = [step(number) for number in range(1, 4)]
 
     assert difference(undisturbed, hit) == first

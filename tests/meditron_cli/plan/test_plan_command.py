@@ -10,6 +10,7 @@ from meditron_cli.config import facts_file
 from meditron_cli.config.facts_file import Facts, PartitionFacts
 
 from ...conftest import Bench
+from ...metric_lines import append, save, step
 
 
 def test_the_plan_of_a_pipeline_is_a_table_and_sentences(meditron: Bench) -> None:
@@ -93,10 +94,7 @@ def test_a_run_that_is_continued_is_planned_with_its_own_saves_and_the_sites_gra
     facts_file.write(facts_file.path_of("test-slurm"), facts)
     target = ("pretrain", "--cluster", "test-slurm", "--size", "tiny")
     assert meditron("submit", "pipeline", *target[1:]).exit_code == 0
-    lines = [{"save": 20.0, "step": 0}, {"step": 1, "loss": 2.0, "seconds": 3.0}]
-    meditron.run().metrics("pretrain").write_text(
-        "".join(json.dumps(line) + "\n" for line in lines)
-    )
+    append(meditron.run(), save(0, seconds=20.0), step(1, seconds=3.0))
 
     result = meditron("plan", *target)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 
 from jobs.contract import events
 from jobs.contract.attempt_history import Attempt, RunHistory
+from jobs.contract.metrics_log import MetricLine
 from meditron_cli.reporting import goodput, interruptions, run_times
 from meditron_cli.reporting.goodput import TimeAccount
 from meditron_cli.reporting.interruptions import Interruption
+
+from ... import metric_lines
+from ...metric_lines import save, validation
 
 ENDS = ("exit", "observed")
 BEGAN = 1_700_000_000.0
@@ -25,7 +29,7 @@ class Story:
     """A run's events and metric lines; times are seconds after its first submission."""
 
     events: list[dict[str, Any]] = field(default_factory=list)
-    lines: list[dict[str, Any]] = field(default_factory=list)
+    lines: list[MetricLine] = field(default_factory=list)
 
     def tell(self, kind: str, time: float, **fields: Any) -> Story:
         event = {"event": kind, "time": BEGAN + time, "stage": "pretrain", "index": 0, **fields}
@@ -47,20 +51,20 @@ class Story:
 
     def steps(self, attempt: int, first: int, last: int, begin: float) -> Story:
         """Steps of ten seconds each, without a pause."""
-        self.lines += [
-            {
-                "step": step,
-                "loss": 2.5,
-                "seconds": 10.0,
-                "time": BEGAN + begin + 10 * (step - first + 1),
-                "attempt": attempt,
-            }
-            for step in range(first, last + 1)
-        ]
+        for number in range(first, last + 1):
+            self.line(metric_lines.step, number, attempt, begin + 10 * (number - first + 1), 10.0)
         return self
 
-    def line(self, attempt: int, time: float, **fields: Any) -> Story:
-        self.lines.append({"time": BEGAN + time, "attempt": attempt, **fields})
+    def line(
+        self,
+        kind: Callable[..., MetricLine],
+        step: int,
+        attempt: int,
+        time: float,
+        seconds: float,
+    ) -> Story:
+        """Add a metric line of a kind, written at a time after so many seconds of work."""
+        self.lines.append(kind(step, attempt, time=BEGAN + time, seconds=seconds))
         return self
 
     @property
@@ -90,9 +94,9 @@ def spent(ledger: TimeAccount) -> dict[str, float]:
 
 def test_an_undisturbed_training_waits_starts_trains_saves_and_validates() -> None:
     story = Story().submit(0).start(1, 100)
-    story.line(1, 125, step=0, save=5.0).steps(1, 1, 10, begin=130)
-    story.line(1, 235, step=10, validation_loss=3.0, seconds=5.0)
-    story.line(1, 240, step=10, save=5.0).exit(1, 250, "completed", "finish")
+    story.line(save, 0, 1, 125, 5.0).steps(1, 1, 10, begin=130)
+    story.line(validation, 10, 1, 235, 5.0)
+    story.line(save, 10, 1, 240, 5.0).exit(1, 250, "completed", "finish")
 
     ledger = story.ledger()
 
@@ -109,7 +113,7 @@ def test_an_undisturbed_training_waits_starts_trains_saves_and_validates() -> No
 def preempted() -> Story:
     """Two steps of ten are lost to a preemption; Slurm queues the job again for a minute."""
     story = Story().submit(0).start(1, 100).steps(1, 1, 10, begin=110)
-    story.line(1, 210, step=8, save=0.0)
+    story.line(save, 8, 1, 210, 0.0)
     story.exit(1, 220, "preempted", "requeue", last_step=10, reason="n1 was taken")
     story.start(2, 280, restarts=1).steps(2, 9, 12, begin=300)
     return story.exit(2, 345, "completed", "finish")
@@ -258,7 +262,7 @@ def test_a_running_attempt_that_makes_no_steps_stalls() -> None:
 def test_lines_of_work_that_overlap_are_not_counted_twice() -> None:
     """A save may go on while the next step is made."""
     story = Story().submit(0).start(1, 0).steps(1, 1, 2, begin=0)
-    story.line(1, 15, step=1, save=10.0)
+    story.line(save, 1, 1, 15, 10.0)
 
     assert story.ledger(end=20).wall == 20.0
 
@@ -307,7 +311,7 @@ def histories(draw: st.DrawFn) -> Story:
         for step in range(draw(st.integers(0, 3))):
             now += draw(st.floats(-2, 30))
             seconds = draw(lengths)
-            story.line(number, now, step=step, **draw(kinds), seconds=seconds)
+            story.line(draw(kinds), step, number, now, seconds)
         for _ in range(draw(st.integers(0, 2))):
             action = draw(st.sampled_from(("restart", "requeue", "submit", "wait", "stop")))
             end = now + draw(st.floats(-10, 30))
@@ -318,7 +322,7 @@ def histories(draw: st.DrawFn) -> Story:
     return story
 
 
-kinds = st.sampled_from(({"loss": 1.0}, {"validation_loss": 1.0}, {"save": 3.0}))
+kinds = st.sampled_from((metric_lines.step, validation, save))
 
 
 @given(histories(), st.none() | moments)

@@ -12,6 +12,7 @@ import pytest
 from jobs.contract.files import write_json
 
 from ...conftest import Bench
+from ...metric_lines import append, step, validation
 from ..told import Told, interrupt_once
 
 START = 1_700_000_000.0
@@ -38,37 +39,16 @@ def trained(meditron: Bench, finish: Callable[..., None]) -> Bench:
         finish(run, "tokenize", index, tokens=tokens)
     finish(run, "pretrain", 0)
     finish(run, "evaluate", 0, 1)
-    lines = [
-        {"step": 0, "validation_loss": 8.5, "time": START},
-        {
-            "step": 1,
-            "loss": 8.0,
-            "tokens": 100,
-            "seconds": 2.0,
-            "tokens_per_s": 50.0,
-            "time": START,
-        },
-        {
-            "step": 2,
-            "loss": 9.9,
-            "tokens": 200,
-            "seconds": 9.0,
-            "tokens_per_s": 11.0,
-            "time": START,
-        },
-        {
-            "step": 2,
-            "loss": 6.0,
-            "tokens": 200,
-            "seconds": 2.0,
-            "tokens_per_s": 50.0,
-            "time": START,
-        },
-        {"step": 2, "validation_loss": 6.5, "time": START},
-    ]
-    run.metrics("pretrain").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for name, step, accuracy in (("first", 0, 0.25), ("last", 600, 0.75)):
-        result = {**RESULT, "checkpoint_step": step, "accuracy": accuracy}
+    append(
+        run,
+        validation(0, loss=8.5),
+        step(1, loss=8.0, tokens=100, seconds=2.0, tokens_per_s=50.0, time=START),
+        step(2, loss=9.9, tokens=200, seconds=9.0, tokens_per_s=11.0, time=START),
+        step(2, loss=6.0, tokens=200, seconds=2.0, tokens_per_s=50.0, time=START),
+        validation(2, loss=6.5),
+    )
+    for name, number, accuracy in (("first", 0, 0.25), ("last", 600, 0.75)):
+        result = {**RESULT, "checkpoint_step": number, "accuracy": accuracy}
         write_json(run.path(f"evaluations/quiz/{name}/results.json"), result)
     return meditron
 

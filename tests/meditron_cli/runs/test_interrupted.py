@@ -33,16 +33,17 @@ sys.exit(supervisor.supervise(run, "pretrain", 0, 1, limits))
 """
 
 TRAIN = (
-    "import json",
     "print('rank', rank, 'of attempt', context.attempt, flush=True)",
+    "import json",
+    "from jobs.contract.metrics_log import StepLine, to_json",
     "path = context.run.metrics('pretrain')",
     "path.parent.mkdir(parents=True, exist_ok=True)",
     "def step(number):",
     "    time.sleep(0.2)",
-    "    line = {'step': number, 'loss': 1.0, 'seconds': 0.2, 'tokens': number,",
-    "            'tokens_per_s': 5.0, 'time': time.time(), 'attempt': context.attempt}",
+    "    line = StepLine(number, 1.0, 1e-4, 1.0, number, '', number, 0.2, 5.0, time.time(),",
+    "                    context.attempt)",
     "    with path.open('a') as file:",
-    "        file.write(json.dumps(line) + '\\n')",
+    "        file.write(json.dumps(to_json(line)) + '\\n')",
     "first = {1: 1, 2: 3}[context.attempt]",
     "for number in range(first, first + 4):",
     "    if rank == 0: step(number)",
