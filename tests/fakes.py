@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.contract import events, rundir
-from jobs.contract.events import IntentEvent
+from jobs.contract.attempt_history import RunHistory
+from jobs.contract.events import IntentEvent, SubmitEvent, submit_event
+from jobs.contract.rundir import RunDir
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
@@ -105,17 +106,17 @@ class FakeScheduler:
     ) -> list[str]:
         return [f"{RECOVERY_JOB}{job_ids[0]}"]
 
-    def adopt(self, run: Path, intent: IntentEvent) -> bool:
-        if self.adopts:
-            events.append(rundir.RunDir(run), events.submit_event(intent, ["99"], ()))
-            self.put("99", JobState.QUEUED)
-        return self.adopts
+    def adopt(self, run: RunDir, intent: IntentEvent, history: RunHistory) -> SubmitEvent | None:
+        if not self.adopts:
+            return None
+        self.put("99", JobState.QUEUED)
+        return submit_event(intent, ["99"], ())
 
     def node_names(self, partition: str) -> tuple[str, ...] | None:
         return None
 
-    def withdraw(self, run: Path, stage: str, attempt: int) -> None:
-        self.withdrawn.append((stage, attempt))
+    def withdraw(self, run: RunDir, intent: IntentEvent, failure: str = "") -> None:
+        self.withdrawn.append((intent.stage, intent.attempt))
 
     def put(self, job: str, state: JobState, word: str = "", reason: str = "") -> None:
         """Set the state that is reported of a job from now on."""

@@ -21,8 +21,7 @@ def retarget(client: Client, current: Mapping[str, str | None]) -> list[str] | N
     Returns:
         The ids of the dependents whose dependency is right now, or None without an answer.
     """
-    moved = [old for old, new in current.items() if new != old]
-    found = client.dependents(moved)
+    found = client.dependents(current)
     queue = client.queue() if found else {}
     if found is None or queue is None:
         return None
@@ -31,7 +30,8 @@ def retarget(client: Client, current: Mapping[str, str | None]) -> list[str] | N
         wanted = rewritten(dependent.expression, current)
         if not set(ids_in(wanted)) & set(current) <= set(queue):
             continue
-        if client.set_dependency(dependent.job_id, wanted):
+        is_right = wanted == rewritten(dependent.expression, {})
+        if is_right or client.set_dependency(dependent.job_id, wanted):
             right.append(dependent.job_id)
     return right
 

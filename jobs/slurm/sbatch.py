@@ -1,4 +1,4 @@
-"""Submit through submitit and sbatch; cancel what a failed submission has queued."""
+"""Submit through submitit and sbatch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ from jobs.slurm.payload import Payload
 from jobs.slurm.submission import (
     Submission,
     SubmitError,
-    Unclear,
     chunks,
-    job_comment,
-    job_name,
     python_command,
     recovery_job_folder,
     recovery_job_settings,
@@ -47,29 +44,25 @@ ANSWERS = "when `squeue` works on this machine"
 
 
 def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:
-    """Submit tasks as arrays no longer than the site allows: all of them, or none.
+    """Submit tasks as arrays no longer than the site allows.
 
     Returns:
         Job ids, one per task, in the order of the tasks.
 
     Raises:
-        SubmitError: refused, or no answer.
-        Unclear: jobs of it may be in the queue all the same.
+        SubmitError: refused, or no answer; some of the jobs may be queued
+            (``jobs.slurm.transaction`` cancels them).
     """
     require_commands(client)
+    write(run, submission)
     submitted: list[str] = []
-    try:
-        write(run, submission)
-        for part in chunks(submission):
-            words = [
-                (str(run.root), part.stage, str(index), str(part.attempt)) for index in part.indices
-            ]
-            folder = run.attempt(part.stage, part.attempt)
-            call = Call(folder, settings(run, part), payload.TASK, words)
-            submitted += hand_over(call, run, submission, client)
-    except BaseException as error:
-        take_back(run, submission, client, submitted, error)
-        raise
+    for part in chunks(submission):
+        words = [
+            (str(run.root), part.stage, str(index), str(part.attempt)) for index in part.indices
+        ]
+        folder = run.attempt(part.stage, part.attempt)
+        call = Call(folder, settings(run, part), payload.TASK, words)
+        submitted += hand_over(call, run, submission, client)
     return submitted
 
 
@@ -161,30 +154,6 @@ def require_commands(client: Client) -> None:
                 f"{name} is not on PATH, so this machine cannot submit to Slurm",
                 "log in to the cluster, or use `--cluster local`",
             )
-
-
-def take_back(
-    run: RunDir,
-    submission: Submission,
-    client: Client,
-    submitted: Sequence[str],
-    error: BaseException,
-) -> None:
-    """Cancel what a failed submission has queued.
-
-    An sbatch that got no answer in time may have submitted its job all the same (measured).
-
-    Raises:
-        Unclear: Slurm does not answer; the message names what may be queued.
-    """
-    name = job_name(run, submission.stage)
-    lost = client.find(name, job_comment(run, submission.attempt), run.code)
-    if lost is None or not client.cancel([*submitted, *lost]):
-        reason = error.message if isinstance(error, SubmitError) else type(error).__name__
-        raise Unclear(
-            f"{reason}; jobs named {name} may be queued all the same",
-            f"when Slurm answers: `scancel --name={name}`, submit again",
-        ) from error
 
 
 def refusal(run: RunDir, stage: str, text: str) -> SubmitError:

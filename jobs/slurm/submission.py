@@ -21,16 +21,10 @@ from jobs.contract.rundir import RunDir
 
 
 class SubmitError(TaskError):
-    """Slurm refused a job, or did not answer; nothing of the submission is queued unless
-    ``message`` says so.
-    """
+    """Slurm refused a job, or did not answer."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint, FAILED)
-
-
-class Unclear(SubmitError):
-    """Whether Slurm has taken jobs of a submission is not known: they may be in the queue."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""Submissions to Slurm in a run's event log: adopted, withdrawn, completed."""
+"""Submissions to Slurm whose result is not recorded: their jobs in the queue, found by name and
+comment.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from jobs.contract import events
-from jobs.contract.attempt_history import HistoryReader, RunHistory
-from jobs.contract.events import IntentEvent, SubmitEvent, WithdrawEvent, submit_event
+from jobs.contract.attempt_history import RunHistory
+from jobs.contract.events import IntentEvent, SubmitEvent, submit_event
 from jobs.contract.rundir import RunDir
 from jobs.runtime.log import log
 from jobs.slurm import dependencies, sbatch, submission
@@ -26,74 +26,97 @@ def current_jobs(run: RunDir, submits: Sequence[SubmitEvent]) -> dict[str, str |
     return {job: None if index in done else last[index] for index, job in pairs}
 
 
-def settle(run: RunDir, client: Client, reader: HistoryReader) -> None:
-    """Record what became of submissions that were killed: adopt a complete one as it is, cancel
-    what an incomplete one has queued. The caller holds the run's lock.
+@dataclass(frozen=True)
+class SlurmQueue:
+    """Slurm's queue (``jobs.slurm.transaction.JobQueue``)."""
 
-    Raises:
-        SubmitError: Slurm does not answer.
-    """
-    for intent in reader.current().unanswered:
-        if intent.scheduler == "slurm" and not adopt(run, intent, client, reader):
-            withdraw(run, intent.stage, intent.attempt, client)
+    client: Client
+
+    def adopt(self, run: RunDir, intent: IntentEvent, history: RunHistory) -> SubmitEvent | None:
+        """Complete a submission that was killed, and return its result; None unless all of its jobs
+        exist.
+
+        Raises:
+            SubmitError: Slurm does not answer.
+        """
+        try:
+            request = submission.read(run, intent.stage, intent.attempt)
+        except SubmitError:  # killed before sbatch was called
+            return None
+        found = self._find(run, intent)
+        if found is None:
+            raise SubmitError(
+                f"Slurm does not list the jobs of attempt {intent.attempt} of {intent.stage}, "
+                "whose submission was killed",
+                f"try again {sbatch.ANSWERS}",
+            )
+        jobs, guards = found
+        ids = all_ids(request, sorted(jobs, key=int)) or started(history, intent)
+        if not ids:
+            return None
+        return self.complete(run, request, submit_event(intent, ids, guards), history)
+
+    def withdraw(self, run: RunDir, intent: IntentEvent, failure: str = "") -> None:
+        """Cancel all jobs that a submission has queued, also those whose id sbatch did not return
+        in time (measured).
+
+        Raises:
+            SubmitError: Slurm does not answer; the message names what may be queued.
+        """
+        if failure and not self.client.has("sbatch"):
+            return  # nothing can have been submitted here
+        found = self._find(run, intent)
+        if found is None or not self.client.cancel([*found[0], *found[1]]):
+            killed = f"the submission of attempt {intent.attempt} of {intent.stage} was killed"
+            raise SubmitError(
+                f"{failure or killed}; jobs named {submission.job_name(run, intent.stage)} may be "
+                "queued all the same",
+                f"`meditron resume {run.name}` {sbatch.ANSWERS}",
+            )
+
+    def complete(
+        self, run: RunDir, request: Submission, result: SubmitEvent, history: RunHistory
+    ) -> SubmitEvent:
+        """Make dependents of the replaced jobs wait for the new ones, ensure that a recovery job
+        waits for them, and return the result with it.
+
+        Args:
+            result: of the submission, with its own recovery job if it has one already.
+        """
+        current = current_jobs(run, [*history.submits(result.stage), result])
+        waiting = dependencies.retarget(self.client, current)
+        if waiting is None:
+            log(f"{result.stage}: Slurm does not list the dependents of the replaced jobs")
+        guards = sorted(history.recovery_jobs(result.stage) & set(waiting or ()))
+        guards = guards or [*result.recovery_jobs] or self._new_recovery_job(run, request, result)
+        return replace(result, recovery_jobs=tuple(guards))
+
+    def _new_recovery_job(self, run: RunDir, request: Submission, result: SubmitEvent) -> list[str]:
+        """Submit a recovery job for jobs that are queued; a refusal, or storage that takes no
+        files, is logged, and they go without one.
+        """
+        try:
+            return sbatch.submit_recovery_job(run, request, result.job_ids, self.client)
+        except (SubmitError, OSError) as error:
+            log(f"{result.stage} has no recovery job: {error}")
+        return []
+
+    def _find(self, run: RunDir, intent: IntentEvent) -> tuple[list[str], list[str]] | None:
+        """Return the queued jobs and arrays of a submission and its recovery jobs; None without an
+        answer.
+        """
+        comment = submission.job_comment(run, intent.attempt)
+        jobs = self.client.find(submission.job_name(run, intent.stage), comment, run.code)
+        name = submission.recovery_job_name(run, intent.stage)
+        guards = None if jobs is None else self.client.find(name, comment, run.code)
+        return None if jobs is None or guards is None else (jobs, guards)
 
 
-def withdraw(run: RunDir, stage: str, attempt: int, client: Client) -> None:
-    """Cancel what is queued of a submission that was killed, and record that.
-
-    Raises:
-        SubmitError: Slurm does not answer.
-    """
-    if not client.cancel(left_behind(run, stage, attempt, client)):
-        raise SubmitError(
-            f"scancel did not end what attempt {attempt} of {stage} has left, whose submission was "
-            "killed; it may be queued all the same",
-            f"try again {sbatch.ANSWERS}",
-        )
-    events.append(run, WithdrawEvent(time.time(), stage, attempt))
-
-
-def adopt(run: RunDir, intent: IntentEvent, client: Client, reader: HistoryReader) -> bool:
-    """Adopt a submission that was killed before its ids were recorded; return whether all of its
-    jobs exist.
-
-    Raises:
-        SubmitError: Slurm does not answer.
-    """
-    found = left_behind(run, intent.stage, intent.attempt, client)
-    try:
-        asked = submission.read(run, intent.stage, intent.attempt)
-    except SubmitError:  # killed before anything was handed over
-        return False
-    ids = all_ids(asked, sorted(found, key=int)) or started(reader.current(), intent)
-    if not ids:
-        return False
-    complete(run, asked, intent, ids, client, reader)
-    return True
-
-
-def left_behind(run: RunDir, stage: str, attempt: int, client: Client) -> list[str]:
-    """Return the jobs and arrays of an attempt in the queue, by name and comment.
-
-    Raises:
-        SubmitError: Slurm does not answer.
-    """
-    name, comment = submission.job_name(run, stage), submission.job_comment(run, attempt)
-    found = client.find(name, comment, run.code)
-    if found is None:
-        raise SubmitError(
-            f"Slurm does not list the jobs of attempt {attempt} of {stage}, whose submission was "
-            "killed",
-            f"try again {sbatch.ANSWERS}",
-        )
-    return found
-
-
-def all_ids(asked: Submission, arrays: Sequence[str]) -> list[str]:
+def all_ids(request: Submission, arrays: Sequence[str]) -> list[str]:
     """Return the job id of each task of a submission, from its jobs and arrays in the order of
     submission; nothing unless all of them are there.
     """
-    parts = submission.chunks(asked)
+    parts = submission.chunks(request)
     if len(parts) != len(arrays):
         return []
     return [
@@ -114,37 +137,3 @@ def started(history: RunHistory, intent: IntentEvent) -> list[str]:
     starts = [task.started[intent.attempt] for task in tasks if intent.attempt in task.started]
     arrays = {start.job_id.split("_")[0] for start in starts}
     return element_ids(arrays.pop(), len(intent.indices)) if len(arrays) == 1 else []
-
-
-def complete(
-    run: RunDir,
-    asked: Submission,
-    intent: IntentEvent,
-    ids: Sequence[str],
-    client: Client,
-    reader: HistoryReader,
-) -> None:
-    """Finish a submission: make dependents of the replaced jobs wait for the new ones, ensure that
-    a recovery job waits for them, and append the ``submit`` event.
-    """
-    submit = submit_event(intent, ids, ())
-    history = reader.current()
-    current = current_jobs(run, [*history.submits(asked.stage), submit])
-    waiting = dependencies.retarget(client, current)
-    if waiting is None:
-        log(f"{asked.stage}: Slurm does not list the dependents of the replaced jobs")
-    guards = sorted(history.recovery_jobs(asked.stage) & set(waiting or ()))
-    if not guards:
-        guards = new_recovery_job(run, asked, ids, client)
-    events.append(run, replace(submit, recovery_jobs=tuple(guards)))
-
-
-def new_recovery_job(
-    run: RunDir, asked: Submission, ids: Sequence[str], client: Client
-) -> list[str]:
-    """Submit a recovery job for replacement jobs; a refusal is logged, and they go without one."""
-    try:
-        return sbatch.submit_recovery_job(run, asked, ids, client)
-    except SubmitError as error:
-        log(f"{asked.stage} has no recovery job: {error.message}")
-        return []

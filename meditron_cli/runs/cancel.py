@@ -10,11 +10,12 @@ from jobs.contract import attempt_history, events
 from jobs.contract.events import CancelEvent, StopEvent
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
+from jobs.slurm import transaction
 from jobs.slurm.submission import SubmitError
 from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, SchedulerError
 from meditron_cli.runs import open_jobs
-from meditron_cli.runs.launch import is_silent, withdraw
+from meditron_cli.runs.launch import is_silent
 from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RunRecord, read
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
@@ -37,7 +38,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
     with nobody_submits(run):
         for intent in attempt_history.read(run).unanswered:
-            withdraw(run, intent, schedulers(intent.scheduler))
+            transaction.withdraw(run, intent, schedulers(intent.scheduler))
         open_ids = open_jobs.open_jobs(read(run).require_readable(), now=0.0)
         everything = sorted(job for ids in open_ids.values() for job in ids)
 

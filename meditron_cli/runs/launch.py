@@ -9,16 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobs.contract import attempt_history, done_markers, events, specs
+from jobs.contract.attempt_history import HistoryReader
 from jobs.contract.events import (
     IntentEvent,
     SubmitEvent,
     UndoEvent,
-    WithdrawEvent,
     submit_event,
 )
 from jobs.contract.locks import Locked, holder_of, locked_within
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
+from jobs.slurm import transaction
 from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
@@ -104,7 +105,7 @@ def _launch(
     plan: Plan, scheduler: Scheduler, run: RunDir, note: Note, by: str
 ) -> dict[str, list[str]]:
     restore_damage(plan, run, note)
-    settle_unanswered(run, scheduler)
+    transaction.resolve_unanswered(run, HistoryReader(run), lambda kind: scheduler)
     record = read(run).require_readable()
     infos = ask(record, scheduler)
     verdicts = judge_tasks(plan, run)
@@ -203,7 +204,7 @@ def recovery_jobs_of(run: RunDir, job_ids: Collection[str]) -> list[str]:
 
 
 class LaunchTransaction:
-    """The submissions of one launch, so that all of them can be taken back."""
+    """The submissions of one launch, one per stage, all of which can be taken back."""
 
     def __init__(self, plan: Plan, scheduler: Scheduler, run: RunDir, by: str) -> None:
         self._plan = plan
@@ -213,63 +214,37 @@ class LaunchTransaction:
         self._submitted: list[str] = []
 
     def submit(self, stage: StagePlan, indices: Sequence[int], after: Sequence[str]) -> list[str]:
-        """Submit some tasks of a stage as one new attempt; answers the new ids.
-
-        The intent is written first, so that a crash in between leaves a trace.
-        """
+        """Submit some tasks of a stage as one new attempt, and return the new job ids."""
         if not indices:
             return []
-        run = self._run
+        run, plan, scheduler = self._run, self._plan, self._scheduler
         number = run.new_attempt(stage.stage)
         intent = IntentEvent(
             time.time(),
             stage.stage,
             number,
             tuple(indices),
-            self._plan.site.scheduler,
+            plan.site.scheduler,
             self._by,
             exclude=tuple(stage.exclude),
         )
-        events.append(run, intent)
-        ids = self._scheduler.submit(self._plan, stage, indices, run.root, number, after)
-        self._submitted += ids
-        recovery_jobs = self._scheduler.submit_recovery_job(
-            self._plan, stage, run.root, number, ids
-        )
-        self._submitted += recovery_jobs
-        events.append(run, submit_event(intent, ids, recovery_jobs))
-        return ids
+
+        def make() -> SubmitEvent:
+            ids = scheduler.submit(plan, stage, indices, run.root, number, after)
+            guards = scheduler.submit_recovery_job(plan, stage, run.root, number, ids)
+            return submit_event(intent, ids, guards)
+
+        result = transaction.submit(run, intent, scheduler, make)
+        self._submitted += [*result.job_ids, *result.recovery_jobs]
+        return list(result.job_ids)
 
     def undo(self, reason: BaseException) -> None:
-        """Cancel what was submitted, and say so in the events."""
+        """Cancel the submissions of earlier stages, and record that."""
         if not self._submitted:
             return
         text = reason.message if isinstance(reason, MeditronError) else type(reason).__name__
         self._scheduler.cancel(self._run.name, self._submitted)
         events.append(self._run, UndoEvent(time.time(), tuple(self._submitted), text))
-
-
-def settle_unanswered(run: RunDir, scheduler: Scheduler) -> None:
-    """Take over submissions that were killed before their ids were on record, where they are whole,
-    and end what is left of the others.
-
-    Raises:
-        SchedulerError: no answer.
-    """
-    for intent in attempt_history.read(run).unanswered:
-        if not scheduler.adopt(run.root, intent):
-            withdraw(run, intent, scheduler)
-
-
-def withdraw(run: RunDir, intent: IntentEvent, scheduler: Scheduler) -> None:
-    """End what a submission has left that was killed, or got no answer, before its ids were on
-    record.
-
-    Raises:
-        SchedulerError: no answer.
-    """
-    scheduler.withdraw(run.root, intent.stage, intent.attempt)
-    events.append(run, WithdrawEvent(time.time(), intent.stage, intent.attempt))
 
 
 def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from jobs.contract.events import IntentEvent
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
+from jobs.slurm.transaction import JobQueue
 
 if TYPE_CHECKING:
     from meditron_cli.plan.model import Plan, StagePlan
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["LEFT_THE_QUEUE", "JobInfo", "JobState", "Scheduler"]
 
 
-class Scheduler(Protocol):
-    """Slurm or this machine."""
+class Scheduler(JobQueue, Protocol):
+    """Slurm or this machine; ``adopt`` and ``withdraw`` are those of its queue."""
 
     def render(self, plan: Plan, run: Path) -> str:
         """Return the exact text that ``submit`` would submit, all stages; change nothing."""
@@ -38,7 +38,7 @@ class Scheduler(Protocol):
                 array's are ``123_0``, ``123_1`` …
 
         Raises:
-            SchedulerError: refused, or no answer; nothing of this call is queued.
+            SchedulerError: refused, or no answer; some of the jobs may be queued.
         """
         ...
 
@@ -50,15 +50,6 @@ class Scheduler(Protocol):
 
         Raises:
             SchedulerError: refused, or no answer.
-        """
-        ...
-
-    def adopt(self, run: Path, intent: IntentEvent) -> bool:
-        """Take over a submission that was killed before its ids were on record (``intent`` is its
-        event), and put them there; False where not all of its jobs are to be found.
-
-        Raises:
-            SchedulerError: no answer.
         """
         ...
 
@@ -95,13 +86,4 @@ class Scheduler(Protocol):
 
     def start_now(self, job_ids: Collection[str]) -> list[str]:
         """Drop the start time that pending jobs wait for; return the jobs for which that worked."""
-        ...
-
-    def withdraw(self, run: Path, stage: str, attempt: int) -> None:
-        """Cancel the jobs of a submission that was killed, or got no answer, before their ids were
-        recorded; finding none is no error.
-
-        Raises:
-            SchedulerError: no answer.
-        """
         ...

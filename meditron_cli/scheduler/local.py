@@ -20,10 +20,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs.contract import done_markers, rundir, specs
-from jobs.contract.events import IntentEvent, append_event
+from jobs.contract import done_markers, specs
+from jobs.contract.attempt_history import RunHistory
+from jobs.contract.events import IntentEvent, SubmitEvent, append_event
 from jobs.contract.files import read_json, write_json
 from jobs.contract.job import LOCAL_JOB, usable_cores
+from jobs.contract.rundir import RunDir
 from jobs.slurm import payload
 from jobs.slurm.job_environment import job_environment
 from jobs.supervision.ranks import local_ranks
@@ -119,27 +121,27 @@ class LocalScheduler:
         """Return nothing: supervisors restart their ranks in place."""
         return []
 
-    def adopt(self, run: Path, intent: IntentEvent) -> bool:
-        """Return False: a process is started and known, or does not exist."""
-        return False
+    def adopt(self, run: RunDir, intent: IntentEvent, history: RunHistory) -> SubmitEvent | None:
+        """Return None: a process whose id was not recorded is ended, and the next one resumes."""
+        return None
 
     def node_names(self, partition: str) -> tuple[str, ...] | None:
         """Return None: there is only this machine."""
         return None
 
-    def withdraw(self, run: Path, stage: str, attempt: int) -> None:
-        """Cancel an attempt's background process, if one was started.
+    def withdraw(self, run: RunDir, intent: IntentEvent, failure: str = "") -> None:
+        """Cancel the background process of a submission, if one was started.
 
         Raises:
             SchedulerError: it was started on another machine.
         """
-        path = job_file(run, stage, attempt)
+        path = job_file(run.root, intent.stage, intent.attempt)
         if not path.exists():
             return
         host = read_json(path)["host"]
         if host != os.uname().nodename:
             raise SchedulerError(
-                f"{stage} was being submitted on {host}, and may run there",
+                f"{intent.stage} was being submitted on {host}, and may run there",
                 hint=f"submit again on {host}",
             )
         word = os.fsencode(path)
@@ -217,7 +219,7 @@ def variables(setup: Sequence[str]) -> dict[str, str]:
 
 def job_file(run: Path, stage: str, attempt: int) -> Path:
     """Return the path of the background process's input."""
-    return rundir.RunDir(run).attempt(stage, attempt) / JOB_FILE
+    return RunDir(run).attempt(stage, attempt) / JOB_FILE
 
 
 def parallel_tasks(stage: StagePlan) -> int:
@@ -310,7 +312,7 @@ class Runner:
     def __init__(self, path: Path) -> None:
         self.job = read_json(path)
         self.stage: str = self.job["stage"]
-        self.run = rundir.RunDir(path.parents[4])
+        self.run = RunDir(path.parents[4])
         self.folder = path.parent
         self.stopping = False
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -368,7 +370,7 @@ class Runner:
             time.sleep(REPEAT_SECONDS)
 
 
-def finished(run: rundir.RunDir, stage: str) -> bool:
+def finished(run: RunDir, stage: str) -> bool:
     """Return whether every task of a stage is done."""
     indices = [int(path.stem) for path in (run.stage(stage) / "spec").glob("*.json")]
     tasks = {i: specs.load_task(run, stage, i) for i in indices}

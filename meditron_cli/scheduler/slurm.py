@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.contract.attempt_history import HistoryReader
-from jobs.contract.events import IntentEvent
+from jobs.contract.attempt_history import RunHistory
+from jobs.contract.events import IntentEvent, SubmitEvent
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import RUN
-from jobs.slurm import sbatch, submission, submission_log
+from jobs.slurm import sbatch, submission
 from jobs.slurm.client import SILENCE, Client
 from jobs.slurm.submission import Submission, SubmitError
+from jobs.slurm.submission_log import SlurmQueue
 from meditron_cli.errors import ConfigError, SchedulerError
 from meditron_cli.scheduler.base import JobInfo
 
@@ -60,7 +61,7 @@ class SlurmScheduler:
         attempt: int,
         after: Sequence[str],
     ) -> list[str]:
-        """Submit tasks as arrays no longer than the site allows; all of them, or none."""
+        """Submit tasks as arrays no longer than the site allows."""
         refuse_path(plan, run)
         waits_for = tuple(submission.whole_arrays(after, self._arrays))
         asked = replace(submission_of(plan, stage, run, indices, attempt), after=waits_for)
@@ -80,18 +81,15 @@ class SlurmScheduler:
         with translated():
             return sbatch.submit_recovery_job(RunDir(run), asked, job_ids, self._client)
 
-    def adopt(self, run: Path, intent: IntentEvent) -> bool:
-        """Adopt a submission that was killed, where all of its jobs are queued."""
+    def adopt(self, run: RunDir, intent: IntentEvent, history: RunHistory) -> SubmitEvent | None:
+        """Complete a submission that was killed, where all of its jobs exist."""
         with translated():
-            return submission_log.adopt(
-                RunDir(run), intent, self._client, HistoryReader(RunDir(run))
-            )
+            return SlurmQueue(self._client).adopt(run, intent, history)
 
-    def withdraw(self, run: Path, stage: str, attempt: int) -> None:
-        """Cancel an attempt's jobs, found by name and comment."""
+    def withdraw(self, run: RunDir, intent: IntentEvent, failure: str = "") -> None:
+        """Cancel the jobs of a submission without a result, found by name and comment."""
         with translated():
-            left = submission_log.left_behind(RunDir(run), stage, attempt, self._client)
-        require_accepted(self._client.try_to_cancel(left))
+            SlurmQueue(self._client).withdraw(run, intent, failure)
 
     def node_names(self, partition: str) -> tuple[str, ...] | None:
         """Return the nodes that sinfo lists."""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.contract.events import IntentEvent, SubmitEvent, submit_event
 from jobs.contract.rundir import RunDir
-from jobs.slurm import queries
+from jobs.slurm import queries, transaction
 from jobs.slurm.client import queued
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan
@@ -58,7 +59,17 @@ def submit(
     """Submit a whole stage, as a launch does."""
     found = plan.stage(stage)
     RunDir(run).attempt(stage, attempt).mkdir(parents=True)
-    return site.submit(plan, found, range(len(found.tasks)), run, attempt, after)
+    indices = range(len(found.tasks))
+    intent = intent_of(stage, attempt, indices)
+
+    def make() -> SubmitEvent:
+        return submit_event(intent, site.submit(plan, found, indices, run, attempt, after), ())
+
+    return list(transaction.submit(RunDir(run), intent, site, make).job_ids)
+
+
+def intent_of(stage: str, attempt: int, indices: Sequence[int] = ()) -> IntentEvent:
+    return IntentEvent(0.0, stage, attempt, tuple(indices), "slurm")
 
 
 def names_in_queue(slurm: Cluster) -> list[str]:
@@ -346,9 +357,9 @@ def test_a_controller_that_answers_too_late_leaves_its_job_named(
     assert silent["1"].state is JobState.UNKNOWN
     assert names_in_queue(slurm) == [name]
 
-    site.withdraw(run, "curate", attempt=2)
+    site.withdraw(RunDir(run), intent_of("curate", 2))
     others = names_in_queue(slurm)
-    site.withdraw(run, "curate", attempt=1)
+    site.withdraw(RunDir(run), intent_of("curate", 1))
 
     assert others == [name]
     wait(lambda: names_in_queue(slurm) == [], "its end")

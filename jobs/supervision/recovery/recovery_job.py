@@ -146,7 +146,7 @@ def look_after(
     try:
         if reader.current().unanswered:
             with resubmission.waiting_lock(run):
-                submission_log.settle(run, client, reader)
+                resubmission.resolve_unanswered(run, client, reader)
         tasks = unfinished(run, reader.current(), stage)
         over, unclear = sort_out(
             tasks, client.states({run.name: [task.job_id for task in tasks]})[run.name]

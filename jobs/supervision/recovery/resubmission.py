@@ -13,18 +13,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-from jobs.contract import events
 from jobs.contract.attempt_history import RunHistory
-from jobs.contract.events import IntentEvent, WithdrawEvent
+from jobs.contract.events import IntentEvent, SubmitEvent, submit_event
 from jobs.contract.files import read_small
 from jobs.contract.locks import Locked, locked_within
 from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
 from jobs.runtime.log import log
-from jobs.slurm import sbatch, submission, submission_log
+from jobs.slurm import sbatch, submission, submission_log, transaction
 from jobs.slurm.client import Client
-from jobs.slurm.submission import Submission, SubmitError, Unclear
+from jobs.slurm.submission import Submission, SubmitError
+from jobs.slurm.submission_log import SlurmQueue
 
 LOCK_SECONDS = 60.0
 """For another submission of the run to be made."""
@@ -71,7 +71,7 @@ def resubmit(  # noqa: PLR0913 - one keyword a field of the wish
     wish = ResubmitRequest(stage, tasks, tuple(replaces), by, tuple(exclude), delay)
     client, reader = client or Client(os.environ), reader or RunReader(run)
     with waiting_lock(run):
-        submission_log.settle(run, client, reader)
+        resolve_unanswered(run, client, reader)
         why = held_back(run, reader.current(), wish.stage, wish.indices, wish.replaces)
         if why:
             log(why)
@@ -95,6 +95,16 @@ def waiting_lock(run: RunDir, seconds: float = LOCK_SECONDS) -> Iterator[None]:
                 f"`meditron resume {run.name}` when it is over",
             ) from error
         yield
+
+
+def resolve_unanswered(run: RunDir, client: Client, reader: RunReader) -> None:
+    """Adopt or withdraw each submission to Slurm that was killed before its result was recorded.
+    The caller holds the run's lock.
+
+    Raises:
+        SubmitError: Slurm does not answer.
+    """
+    transaction.resolve_unanswered(run, reader, {"slurm": SlurmQueue(client)}.get)
 
 
 def held_back(
@@ -122,17 +132,13 @@ def go_on(run: RunDir, wish: ResubmitRequest, client: Client, reader: RunReader)
     wish = replace(wish, exclude=usable(wish, earlier, client))
     after = awaited(run, history, wish.stage, client)
     asked = replace(following(run, earlier, wish, reader), after=after)
-    intent = intent_of(asked, wish)
-    events.append(run, intent)
-    try:
+    intent, queue = intent_of(asked, wish), SlurmQueue(client)
+
+    def make() -> SubmitEvent:
         ids = sbatch.submit(run, asked, client)
-    except Unclear:
-        raise  # the intent stays open, so that whoever comes next looks for the jobs
-    except SubmitError:
-        events.append(run, WithdrawEvent(time.time(), asked.stage, asked.attempt))
-        raise
-    submission_log.complete(run, asked, intent, ids, client, reader)
-    return ids
+        return queue.complete(run, asked, submit_event(intent, ids, ()), history)
+
+    return list(transaction.submit(run, intent, queue, make).job_ids)
 
 
 def usable(wish: ResubmitRequest, earlier: Submission, client: Client) -> tuple[str, ...]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +18,19 @@ from jobs.contract.events import append_event, read_events
 from jobs.contract.files import write_json
 from jobs.contract.locks import locked
 from jobs.contract.rundir import RunDir
-from jobs.slurm import payload, sbatch, submission, submission_log
+from jobs.slurm import payload, sbatch, submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission, SubmitError
-from jobs.supervision.recovery.resubmission import held_back, resubmit, waiting_lock
+from jobs.supervision.recovery.resubmission import (
+    held_back,
+    resolve_unanswered,
+    resubmit,
+    waiting_lock,
+)
 
+from ... import fake_slurm
 from ...fake_slurm import FakeSlurm
+from ...kills import kill_before_step
 from ...ranks import wait_until
 
 
@@ -275,7 +285,7 @@ def test_one_whose_job_has_ended_since_is_taken_over_by_what_it_said(
     submission.write(run, second)
     append_event(run, "start", stage="pretrain", index=0, attempt=2, job_id="77", began=1.0)
 
-    submission_log.settle(run, client, attempt_history.HistoryReader(run))
+    resolve_unanswered(run, client, attempt_history.HistoryReader(run))
 
     assert events(run, "submit")[-1]["job_ids"] == ["77"]
 
@@ -286,7 +296,7 @@ def test_while_slurm_does_not_say_what_became_of_one_nothing_is_submitted(
     intend(run, replace(begun, attempt=2))
     programs.tell("down", "Unable to contact slurm controller")
 
-    with pytest.raises(SubmitError, match="whose submission was killed"):
+    with pytest.raises(SubmitError, match="attempt 2 of pretrain was killed"):
         resubmit(run, "pretrain", 0, replaces=["50"], by="recovery_job", client=client)
 
     assert events(run, "withdraw") == []
@@ -311,6 +321,35 @@ def test_one_that_got_no_answer_and_may_be_queued_is_taken_over_later(
         held_back(run, attempt_history.read(run), "pretrain", [0], ["50"])
         == "pretrain: job 101 resumes it already"
     )
+
+
+@pytest.mark.parametrize("waiting", [False, True], ids=["new recovery job", "old recovery job"])
+def test_a_resubmission_killed_before_any_step_leaves_one_job_and_one_recovery_job(
+    tmp_path: Path, training: Submission, waiting: bool
+) -> None:
+    """Steps are files opened to write, renames and programs; the next process completes it."""
+    row = "51|PENDING|Dependency|med-tiny-0.pretrain.recovery_job|51|||afterany:50(unfulfilled)"
+    for step in itertools.count(1):
+        run = RunDir(tmp_path / str(step) / "med-tiny-0")
+        run.code.mkdir(parents=True)
+        programs = fake_slurm.install(tmp_path / str(step) / "slurm")
+        programs.queue("50|RUNNING|None", *([row] if waiting else []))
+        client = Client(programs.environ)
+        submission.write(run, training)
+        fields = {"stage": "pretrain", "attempt": 1, "indices": [0], "scheduler": "slurm"}
+        append_event(run, "submit", **fields, job_ids=["50"], recovery_jobs=["51"])
+        again = partial(resubmit, run, "pretrain", 0, replaces=["50"], client=client)
+
+        was_killed = kill_before_step(step, partial(again, by="supervisor"))
+        again(by="recovery_job")
+
+        last = events(run, "submit")[-1]
+        guards = last["recovery_jobs"]
+        assert sorted(programs.queued()) == sorted(["50", *last["job_ids"], *guards]), step
+        assert (len(last["job_ids"]), len(guards), "51" in guards) == (1, 1, waiting)
+        assert attempt_history.read(run).unanswered == []
+        if not was_killed:
+            break
 
 
 def test_an_sbatch_that_does_not_answer_is_given_up(

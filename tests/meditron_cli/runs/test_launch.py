@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 
-from jobs.contract import done_markers, locks
+from jobs.contract import attempt_history, done_markers, locks
 from jobs.contract.events import append_event
 from jobs.contract.files import read_json, write_json
 from jobs.contract.locks import locked
 from jobs.contract.rundir import RunDir
 from jobs.supervision.recovery import resubmission
+from meditron_cli.main import main
 from meditron_cli.runs import launch, launch_plan, request
 from meditron_cli.runs.prepare import planned
 from meditron_cli.runs.record import read
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
+from meditron_cli.scheduler.slurm import SlurmScheduler
 
+from ... import fake_slurm
 from ...conftest import Bench
 from ...fakes import Submitted
+from ...kills import kill_before_step
+from ...plans import profile_of
 
 
 def test_a_first_submission_starts_every_task_in_dependency_order(meditron: Bench) -> None:
@@ -600,6 +608,35 @@ def test_a_whole_submission_that_was_killed_is_taken_over(meditron: Bench) -> No
 
     assert meditron.scheduler.withdrawn == []
     assert len(meditron.scheduler.submitted) == 3
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 7])
+def test_a_submit_killed_before_any_step_leaves_one_job_and_one_recovery_job_per_stage(
+    meditron: Bench, step: int
+) -> None:
+    """Steps are appends to the event log and calls of sbatch; the next submit completes it."""
+    programs = fake_slurm.install(meditron.folder / "slurm")
+    make = partial(SlurmScheduler, programs.environ)
+    services = replace(meditron.services(), make=lambda kind: make())
+    target = ("--cluster", str(profile_of("test-slurm")), "--size", "tiny")
+    words = ("submit", "pipeline", *target, "--set", "evaluate.benchmarks=[]")
+    submit = partial(CliRunner().invoke, main, words, obj=services)
+
+    was_killed = kill_before_step(step, submit, lambda name: name.endswith(("s.jsonl", "timeout")))
+    result = submit()
+
+    assert was_killed
+    assert result.exit_code == 0, result.stderr
+    rows = (programs.state / "queue").read_text().splitlines()
+    stages = Counter(row.split("|")[3].partition(".")[2] for row in rows)
+    names = ("curate", "tokenize", "pretrain")
+    guards = {f"{name}.recovery_job": 1 for name in names}
+    assert stages == {"curate": 1, "tokenize": 3, "pretrain": 1, **guards}
+    submits = meditron.events("submit")
+    assert [event["stage"] for event in submits] == list(names)
+    ids = [job for event in submits for key in ("job_ids", "recovery_jobs") for job in event[key]]
+    assert sorted(ids) == sorted(programs.queued())
+    assert attempt_history.read(meditron.run()).unanswered == []
 
 
 # ---- those who look after jobs

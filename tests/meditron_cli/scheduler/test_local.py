@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jobs.contract import rundir, specs
-from jobs.contract.events import read_events
+from jobs.contract.events import IntentEvent, read_events
 from jobs.contract.files import read_json, write_json
 from jobs.contract.job import usable_cores
 from jobs.contract.stage_specs import CurateSpec, Spec, TokenizerRef, TokenizeSpec
@@ -202,17 +202,21 @@ def test_a_stage_after_one_that_failed_is_not_started(machine: Machine) -> None:
     assert log.read_text() == "tokenize was not started: curate did not finish\n"
 
 
+def intent_of(stage: str, attempt: int) -> IntentEvent:
+    return IntentEvent(0.0, stage, attempt, (0,), "local")
+
+
 def test_an_attempt_is_withdrawn_without_its_id_and_another_goes_on(machine: Machine) -> None:
     stage = machine.stage(*LINGER, "say(130, 'saved')", tasks=2, max_parallel=1)
     first = machine.submit(stage)
     machine.wait_for("ready")
     second = machine.submit(machine.stage(FINISH, stage="tokenize", after=("curate",)), [first])
 
-    machine.scheduler.withdraw(machine.run.root, "curate", 2)
+    machine.scheduler.withdraw(machine.run, intent_of("curate", 2))
     untouched = machine.state(first)
-    machine.scheduler.withdraw(machine.run.root, "tokenize", 1)
+    machine.scheduler.withdraw(machine.run, intent_of("tokenize", 1))
     states = machine.state(first), machine.state(second)
-    machine.scheduler.withdraw(machine.run.root, "curate", 1)
+    machine.scheduler.withdraw(machine.run, intent_of("curate", 1))
 
     assert untouched is JobState.ACTIVE
     assert states == (JobState.ACTIVE, JobState.ENDED)

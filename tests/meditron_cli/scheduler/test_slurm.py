@@ -9,16 +9,17 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from jobs.contract.events import IntentEvent, SubmitEvent, submit_event
 from jobs.contract.files import read_json
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
-from jobs.slurm import queries
+from jobs.slurm import queries, transaction
 from jobs.slurm.client import SACCT_IDS
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
 from meditron_cli.errors import ConfigError, SchedulerError
@@ -60,7 +61,16 @@ def submit(
     found = plan.stage(stage)
     RunDir(run).attempt(stage, attempt).mkdir(parents=True)
     numbers = range(len(found.tasks)) if indices is None else indices
-    return scheduler(programs).submit(plan, found, numbers, run, attempt, after)
+    site, intent = scheduler(programs), intent_of(stage, attempt, numbers)
+
+    def make() -> SubmitEvent:
+        return submit_event(intent, site.submit(plan, found, numbers, run, attempt, after), ())
+
+    return list(transaction.submit(RunDir(run), intent, site, make).job_ids)
+
+
+def intent_of(stage: str, attempt: int, indices: Sequence[int] = ()) -> IntentEvent:
+    return IntentEvent(0.0, stage, attempt, tuple(indices), "slurm")
 
 
 def account(job_id: str, state: str, time: str) -> str:
@@ -439,7 +449,7 @@ def test_an_attempt_is_withdrawn_by_what_was_written_on_its_jobs(
     submit(slurm_programs, plan, "tokenize", run, indices=range(3))
     (kept,) = submit(slurm_programs, plan, "tokenize", run, indices=range(1), attempt=2)
 
-    scheduler(slurm_programs).withdraw(run, "tokenize", 1)
+    scheduler(slurm_programs).withdraw(RunDir(run), intent_of("tokenize", 1))
 
     assert slurm_programs.queued() == [kept]
 
