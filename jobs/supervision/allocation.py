@@ -19,7 +19,7 @@ from jobs.supervision.diagnosis.evidence import RecoveryOptions, SlurmReport
 from jobs.supervision.ranks.rank_monitor import Deadline
 
 MAX_REQUEUES = "MaxBatchRequeue"
-"""Of ``scontrol show config``; after so many Slurm holds the job."""
+"""Key of ``scontrol show config``; Slurm holds a job after so many requeues."""
 
 RUNNING = "RUNNING"
 LOST_NODE = ("NODE_FAIL", "BOOT_FAIL")
@@ -33,7 +33,7 @@ class Allocation:
     client: Client | None = None
 
     @staticmethod
-    def here(environ: Mapping[str, str] = os.environ) -> Allocation:
+    def current(environ: Mapping[str, str] = os.environ) -> Allocation:
         """Return the allocation of this process."""
         nodes = hostlist.node_names(environ.get("SLURM_JOB_NODELIST", ""))
         job = Job.here(environ, nodes)
@@ -53,7 +53,7 @@ class Allocation:
             return None
         return Deadline(facts.end_time, facts.preempt_time is not None)
 
-    def said(self, site: specs.SiteSpec, usable: bool = True) -> SlurmReport:
+    def slurm_report(self, site: specs.SiteSpec, usable: bool = True) -> SlurmReport:
         """Return Slurm's report about the job at the end of its ranks.
 
         Args:
@@ -63,19 +63,19 @@ class Allocation:
         if self.client is None:
             return SlurmReport(site=RecoveryOptions("local", nodes=self.job.nodes))
         facts = self.facts()
-        here = self._site(self.client, site, facts, usable)
+        options = self._recovery_options(self.client, site, facts, usable)
         if facts is None:
-            return SlurmReport(site=here)
-        word = facts.state.split()[0]
+            return SlurmReport(site=options)
+        state = facts.state.split()[0]
         return SlurmReport(
-            state=word,
+            state=state,
             preempted=facts.preempt_time is not None,
-            cancelled=word == "CANCELLED",
+            cancelled=state == "CANCELLED",
             failed_node=next(iter(self.client.rebooted_nodes(facts)), ""),
-            site=here,
+            site=options,
         )
 
-    def _site(
+    def _recovery_options(
         self, client: Client, site: specs.SiteSpec, facts: JobFacts | None, usable: bool
     ) -> RecoveryOptions:
         end = facts.end_time if facts else None
@@ -96,7 +96,7 @@ class Allocation:
 
 
 def recorded(client: Client | None, run: str, start: StartEvent) -> SlurmReport:
-    """Return what the accounting has of a start whose supervisor is gone, or an empty report.
+    """Return the accounting's report about a start whose supervisor is gone; empty without one.
 
     Args:
         client: None without Slurm.
@@ -108,18 +108,18 @@ def recorded(client: Client | None, run: str, start: StartEvent) -> SlurmReport:
     row = queries.start_row(rows.get(job_id, []), start.began)
     if row is None:
         return SlurmReport()
-    word, _, by = row.state.partition(" by ")
+    state, _, uid = row.state.partition(" by ")
     steps = (
-        item for name, found in rows.items() if name.startswith(f"{job_id}.") for item in found
+        step for name, items in rows.items() if name.startswith(f"{job_id}.") for step in items
     )
     return SlurmReport(
-        state=word,
-        preempted=word == "PREEMPTED",
+        state=state,
+        preempted=state == "PREEMPTED",
         cancelled=states.was_cancelled(row.state),
-        cancelled_by=_person(by),
+        cancelled_by=_person(uid),
         out_of_memory=_any_out_of_memory(row, steps),
-        supervisor_signal=_signal(row) if word == "FAILED" else 0,
-        failed_node=_only_down(client, nodes) if word in LOST_NODE else "",
+        supervisor_signal=_signal(row) if state == "FAILED" else 0,
+        failed_node=_only_down(client, nodes) if state in LOST_NODE else "",
         ended=queries.seconds(row.end),
     )
 

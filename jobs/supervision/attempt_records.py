@@ -45,7 +45,8 @@ class AttemptRef:
     run: rundir.RunDir
     stage: str
     index: int
-    attempt: int
+    number: int
+    """From 1, per stage."""
     began: float
     step: int | None = None
     """Of the newest valid checkpoint when it began; None where it is not known, or there is none.
@@ -58,7 +59,7 @@ class AttemptRef:
     @property
     def folder(self) -> Path:
         """The attempt's."""
-        return self.run.attempt(self.stage, self.attempt)
+        return self.run.attempt(self.stage, self.number)
 
     def files(self, kind: str) -> list[Path]:
         """Return the task's files of a kind (``rank-exit``, ``health``), by name."""
@@ -78,7 +79,7 @@ class AttemptRef:
     @property
     def step_name(self) -> str:
         """The name of the job step that the ranks are, told from any other of the job by it."""
-        return f"{self.stage}-{self.index}-{self.attempt}"
+        return f"{self.stage}-{self.index}-{self.number}"
 
 
 def claim(run: rundir.RunDir, stage: str, index: int, first: int) -> int:
@@ -106,22 +107,22 @@ def _take(path: Path) -> bool:
     return True
 
 
-def record_start(place: AttemptRef, job: Job) -> None:
+def record_start(attempt: AttemptRef, job: Job) -> None:
     """Append the start event, without which nobody looks for an end; a full disk must not keep the
     ranks from working.
     """
     start = StartEvent(
         time.time(),
-        place.stage,
-        place.index,
-        place.attempt,
+        attempt.stage,
+        attempt.index,
+        attempt.number,
         job.job_id,
-        place.began,
+        attempt.began,
         job.restarts,
         job.nodes,
-        place.step,
+        attempt.step,
     )
-    _append(place.run, start)
+    _append(attempt.run, start)
 
 
 def record_exit(run: rundir.RunDir, record: ExitRecord) -> bool:
@@ -134,7 +135,7 @@ def record_exit(run: rundir.RunDir, record: ExitRecord) -> bool:
 
 
 def exit_record(
-    place: AttemptRef,
+    attempt: AttemptRef,
     job: Job,
     evidence: Evidence,
     decision: Decision,
@@ -149,13 +150,13 @@ def exit_record(
     """
     verdict = decision.verdict or Diagnosis(RootCause.UNKNOWN, decision.reason)
     return ExitRecord(
-        stage=place.stage,
-        index=place.index,
-        attempt=place.attempt,
+        stage=attempt.stage,
+        index=attempt.index,
+        attempt=attempt.number,
         job_id=job.job_id,
         cause=verdict.cause,
         action=decision.action,
-        started=place.began,
+        started=attempt.began,
         ended=evidence.attempt.ended,
         code=SUCCESSOR if decision.action in CONTINUES else decision.code,
         message=verdict.sentence,
@@ -174,10 +175,10 @@ def exit_record(
     )
 
 
-def record_signal(place: AttemptRef, signals: Iterable[int]) -> None:
+def record_signal(attempt: AttemptRef, signals: Iterable[int]) -> None:
     """Append the event that the ranks were requested to exit."""
-    event = SignalEvent(time.time(), place.stage, place.index, place.attempt, tuple(signals))
-    _append(place.run, event)
+    event = SignalEvent(time.time(), attempt.stage, attempt.index, attempt.number, tuple(signals))
+    _append(attempt.run, event)
 
 
 def _append(run: rundir.RunDir, event: Event) -> bool:

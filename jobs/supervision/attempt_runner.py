@@ -116,7 +116,7 @@ class AttemptRunner:
         step = self._step()
         ranks = launcher.start(attempt, task, environ, timeouts, step)
         learned = hang_detector.learn(metrics)
-        detector = hang_detector.HangDetector(attempt.run, task, attempt.attempt, learned, environ)
+        detector = hang_detector.HangDetector(attempt.run, task, attempt.number, learned, environ)
         inputs = MonitorInputs(
             signals=self.signals,
             is_asked=self.is_stop_requested,
@@ -149,7 +149,7 @@ class AttemptRunner:
     def _examine(self, hang: Hang) -> Hang:
         """Collect the stacks of hanging ranks from all nodes; name the rank that stopped first."""
         attempt = self.attempt
-        names = (attempt.run, attempt.stage, attempt.index, attempt.attempt)
+        names = (attempt.run, attempt.stage, attempt.index, attempt.number)
         prefix = preflight_step.beside_ranks(attempt, self.task)
         environment = {**os.environ, **launcher.code_environment(attempt.run, os.environ)}
         try:

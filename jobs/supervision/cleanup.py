@@ -13,27 +13,27 @@ from jobs.contract.files import read_small
 from jobs.supervision.attempt_records import AttemptRef
 
 
-def after_success(place: AttemptRef, task: specs.TaskSpec) -> None:
+def after_success(attempt: AttemptRef, task: specs.TaskSpec) -> None:
     """Remove the records of the last attempt of a finished task that tell nothing any more.
 
     Its events, its done marker and its logs stay. A training keeps everything.
     """
     if task.training is not None:
         return
-    for path in needless(place):
+    for path in needless(attempt):
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
 
-def needless(place: AttemptRef) -> Iterator[Path]:
+def needless(attempt: AttemptRef) -> Iterator[Path]:
     """Yield an empty log of srun, health reports without a warning, the claim of the attempt's
     number, and the progress of the task.
     """
-    yield place.run.progress(place.stage, place.index)
-    yield place.folder / f"claim-{place.index:05d}"
+    yield attempt.run.progress(attempt.stage, attempt.index)
+    yield attempt.folder / f"claim-{attempt.index:05d}"
     with suppress(OSError):
-        if place.srun_log.stat().st_size == 0:
-            yield place.srun_log
-    for path in place.folder.glob(f"health-{place.index:05d}-*.json"):
+        if attempt.srun_log.stat().st_size == 0:
+            yield attempt.srun_log
+    for path in attempt.folder.glob(f"health-{attempt.index:05d}-*.json"):
         if read_small(path).get("verdict") in ("OK", "UNKNOWN"):
             yield path

@@ -50,24 +50,24 @@ class PreflightTimeout:
 
 
 def check(
-    place: AttemptRef,
+    attempt: AttemptRef,
     task: specs.TaskSpec,
     nodes: Collection[str],
     environ: Mapping[str, str],
     patience: PreflightTimeout,
 ) -> PreflightResult:
     """Check every node of this job; a signal ends the check early, without a problem."""
-    arguments = [str(place.run.root), place.stage, str(place.index), str(place.attempt)]
+    arguments = [str(attempt.run.root), attempt.stage, str(attempt.index), str(attempt.number)]
     if task.scratch_dir:
-        arguments += ["--scratch", str(scratch(place, task))]
+        arguments += ["--scratch", str(scratch(attempt, task))]
     command = [
-        *on_every_node(place, task),
+        *on_every_node(attempt, task),
         sys.executable,
         "-m",
         "jobs.health.preflight",
         *arguments,
     ]
-    environment = {**environ, **launcher.code_environment(place.run, environ)}
+    environment = {**environ, **launcher.code_environment(attempt.run, environ)}
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + patience.seconds
     while (code := process.poll()) is None:
@@ -75,27 +75,27 @@ def check(
             time.sleep(POLL_SECONDS)
             continue
         process.terminate()  # nobody waits for its end: it may be stuck in the kernel
-        return PreflightResult() if patience.signals else silence(place, nodes, patience.seconds)
-    return judge(place, code)
+        return PreflightResult() if patience.signals else silence(attempt, nodes, patience.seconds)
+    return judge(attempt, code)
 
 
-def on_every_node(place: AttemptRef, task: specs.TaskSpec) -> list[str]:
+def on_every_node(attempt: AttemptRef, task: specs.TaskSpec) -> list[str]:
     """Return the prefix that runs a command once per node of the job; none for a single node."""
     if task.launcher != "srun" or task.nodes == 1:
         return []
-    return one_per_node(task.nodes, f"--job-name=check-{place.step_name}")
+    return one_per_node(task.nodes, f"--job-name=check-{attempt.step_name}")
 
 
-def beside_ranks(place: AttemptRef, task: specs.TaskSpec) -> list[str]:
+def beside_ranks(attempt: AttemptRef, task: specs.TaskSpec) -> list[str]:
     """Return the prefix that runs a command once per node of the job beside its ranks."""
     if task.launcher != "srun":
         return []
-    return one_per_node(task.nodes, "--overlap", f"--job-name=stack-dump-{place.step_name}")
+    return one_per_node(task.nodes, "--overlap", f"--job-name=stack-dump-{attempt.step_name}")
 
 
-def judge(place: AttemptRef, code: int) -> PreflightResult:
+def judge(attempt: AttemptRef, code: int) -> PreflightResult:
     """Combine the reports and the exit code of the preflight check."""
-    findings = tuple(found_in(health_reports(place)))
+    findings = tuple(found_in(health_reports(attempt)))
     fatal: dict[str, NodeFinding] = {}
     for finding in findings:
         if finding.verdict == "FATAL":
@@ -110,33 +110,33 @@ def judge(place: AttemptRef, code: int) -> PreflightResult:
         return PreflightResult(findings=findings)
     if code in (CONFIGURATION, UNHEALTHY):
         return PreflightResult(
-            f"the preflight check of {place.stage} refused this node and could write no report",
+            f"the preflight check of {attempt.stage} refused this node and could write no report",
             "the job's log names the node and the reason",
             findings,
             configuration=code == CONFIGURATION,
         )
     return PreflightResult(
-        f"the preflight check of {place.stage} ended with code {code}", findings=findings
+        f"the preflight check of {attempt.stage} ended with code {code}", findings=findings
     )
 
 
-def silence(place: AttemptRef, nodes: Collection[str], seconds: float) -> PreflightResult:
+def silence(attempt: AttemptRef, nodes: Collection[str], seconds: float) -> PreflightResult:
     """Return the result of a preflight check that timed out, with the nodes that did not report."""
-    heard = {report["node"] for report in health_reports(place)}
+    heard = {report["node"] for report in health_reports(attempt)}
     mute = [name for name in nodes if name not in heard]
-    problem = f"the preflight check of {place.stage} did not end within {seconds:.0f} s"
+    problem = f"the preflight check of {attempt.stage} did not end within {seconds:.0f} s"
     if mute:
         problem += f" on {', '.join(mute)}"
     return PreflightResult(
         problem,
-        f"a node without a health file in {place.folder} hangs",
+        f"a node without a health file in {attempt.folder} hangs",
         tuple(NodeFinding(name, "preflight_silent", "FATAL", problem) for name in mute),
     )
 
 
-def health_reports(place: AttemptRef) -> list[dict[str, Any]]:
+def health_reports(attempt: AttemptRef) -> list[dict[str, Any]]:
     """Read the preflight reports of this attempt's nodes; unreadable ones are skipped."""
-    return [report for path in place.files("health") if (report := read_small(path))]
+    return [report for path in attempt.files("health") if (report := read_small(path))]
 
 
 def found_in(reports: Iterable[dict[str, Any]]) -> Iterator[NodeFinding]:
@@ -147,15 +147,15 @@ def found_in(reports: Iterable[dict[str, Any]]) -> Iterator[NodeFinding]:
                 yield NodeFinding(report["node"], item["code"], item["verdict"], item["message"])
 
 
-def scratch(place: AttemptRef, task: specs.TaskSpec) -> Path:
+def scratch(attempt: AttemptRef, task: specs.TaskSpec) -> Path:
     """Return the folder for temporary files of this start; the preflight check creates it."""
-    return Path(task.scratch_dir) / f"meditron-{place.start}"
+    return Path(task.scratch_dir) / f"meditron-{attempt.start}"
 
 
-def remove_scratch(place: AttemptRef, task: specs.TaskSpec) -> None:
+def remove_scratch(attempt: AttemptRef, task: specs.TaskSpec) -> None:
     """Remove the temporary files on every node; a node that is gone keeps its own."""
-    folder = scratch(place, task)
-    command = [*on_every_node(place, task), "rm", "-rf", "--", str(folder)]
+    folder = scratch(attempt, task)
+    command = [*on_every_node(attempt, task), "rm", "-rf", "--", str(folder)]
     try:
         subprocess.run(command, stdin=subprocess.DEVNULL, timeout=SCRATCH_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -48,11 +48,11 @@ CLAIM_SECONDS = 1.0
 
 
 class HeldElsewhere(TaskError):
-    """Another job still works on the task, so that nothing is to be decided here."""
+    """Another job still runs the task, so that nothing is decided here."""
 
 
 class ClosedEarlier(Exception):
-    """How an earlier start ended says that none may follow here."""
+    """The decision about an earlier attempt, which forbids another one here."""
 
     def __init__(self, attempt: int, decision: Decision) -> None:
         super().__init__(decision.reason)
@@ -63,7 +63,7 @@ class ClosedEarlier(Exception):
 def supervise(
     run: rundir.RunDir, stage: str, index: int, first: int, limits: Limits | None = None
 ) -> int:
-    """Run one task until it is done or somebody else has to go on; answers the exit code.
+    """Run one task until it is done or another job has to resume it; return the exit code.
 
     Args:
         first: the number of the first attempt, unless an earlier start of this task has it.
@@ -72,12 +72,12 @@ def supervise(
 
 
 def refuse(run: rundir.RunDir, stage: str, index: int, first: int, message: str) -> int:
-    """Leave the record of a task that must not be started; answers the exit code."""
+    """Record the refusal of a task that must not be started; return the exit code."""
     return Supervisor(run, stage, index, Limits()).refuse(first, message)
 
 
 def catch_signals() -> list[int]:
-    """Replace submitit's handlers by one that only notes the signal."""
+    """Replace submitit's signal handlers; return the list that will hold the signals received."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -89,7 +89,7 @@ def catch_signals() -> list[int]:
 
 
 class Supervisor:
-    """All starts of one task in one job."""
+    """The supervisor of one task: all its attempts in one job."""
 
     def __init__(self, run: rundir.RunDir, stage: str, index: int, limits: Limits) -> None:
         self.run = run
@@ -97,77 +97,79 @@ class Supervisor:
         self.index = index
         self.limits = limits
         self.signals = catch_signals()
-        self.surroundings = Allocation.here(os.environ)
-        self.place = AttemptRef(run, stage, index, 0, time.time())
+        self.allocation = Allocation.current(os.environ)
+        self.attempt = AttemptRef(run, stage, index, 0, time.time())
         self.history = RunReader(run)
         self.metrics = self.history.metrics(stage)
         self.task: specs.TaskSpec | None = None
         self.follows: int | None = None
-        """The attempt whose end says that none may follow it here."""
+        """The earlier attempt whose end forbids another one here."""
         self._locked = False
 
     def supervise(self, first: int) -> int:
-        """Start the ranks, again and again if that is decided; the exit code."""
-        unwanted = self.unwanted()
-        if unwanted is not None:
-            return unwanted
-        with ExitStack() as held:
+        """Run attempts until the decision is to end; return the exit code."""
+        code = self.code_without_start()
+        if code is not None:
+            return code
+        with ExitStack() as locks:
             while True:
-                code = self.start_once(first, lambda: self.attend(held))
+                code = self.run_attempt(first, lambda: self.prepare_and_run(locks))
                 if code == FINISHED and self.task is not None:
-                    cleanup.after_success(self.place, self.task)
+                    cleanup.after_success(self.attempt, self.task)
                 if code is not None:
                     return code
 
-    def unwanted(self) -> int | None:
-        """The exit code when nothing is to be started in this job, which Slurm has queued again
-        although another one was given the task or the run was cancelled; else None.
+    def code_without_start(self) -> int | None:
+        """Return the exit code of a job that must not start its task: Slurm has requeued it
+        although the run was cancelled or a newer job has the task; else None.
 
-        A job may start before its submission is on record: what stands there then is about others.
+        A job may start before its submission is recorded; the records are then those of others.
         """
-        past = self.past()
-        given = [item.job_id for item in past.submissions]
-        if self.surroundings.job.job_id not in given:
+        history = self.task_history()
+        job_ids = [item.job_id for item in history.submissions]
+        if self.allocation.job.job_id not in job_ids:
             return None
-        if past.is_cancelled:
+        if history.is_cancelled:
             log(f"{self.stage} task {self.index} is not started: the run was cancelled")
             return STOPPED
-        if given[-1] != self.surroundings.job.job_id:
-            log(f"job {given[-1]} resumes {self.stage} task {self.index}")
+        if job_ids[-1] != self.allocation.job.job_id:
+            log(f"job {job_ids[-1]} resumes {self.stage} task {self.index}")
             return SUCCESSOR
         return None
 
-    def past(self) -> TaskHistory:
+    def task_history(self) -> TaskHistory:
         """Return the history of the task up to now."""
         return self.history.current().task(self.stage, self.index)
 
     def refuse(self, first: int, message: str) -> int:
-        """Leave the record of a task that must not be started; the exit code."""
+        """Record the refusal of a task that must not be started; return the exit code."""
 
-        def never() -> Observed:
+        def raise_refusal() -> Observed:
             raise TaskError(message)
 
-        code = self.start_once(first, never)
+        code = self.run_attempt(first, raise_refusal)
         return CONFIGURATION if code is None else code
 
-    def start_once(self, first: int, attend: Callable[[], Observed]) -> int | None:
-        """One start: from its number to what is done at its end; None to start again."""
+    def run_attempt(self, first: int, run: Callable[[], Observed]) -> int | None:
+        """Run one attempt, from claiming its number to executing the decision; return the exit
+        code, or None to start again.
+        """
         number = self.claim(first)
         if number is None:
             return FAILED
-        self.place = AttemptRef(self.run, self.stage, self.index, number, time.time())
-        evidence, decision = self.judge(attend)
+        self.attempt = AttemptRef(self.run, self.stage, self.index, number, time.time())
+        evidence, decision = self.run_and_decide(run)
         record = attempt_records.exit_record(
-            self.place, self.surroundings.job, evidence, decision, follows=self.follows
+            self.attempt, self.allocation.job, evidence, decision, follows=self.follows
         )
         recorded = attempt_records.record_exit(self.run, record)
-        runner = ActionRunner(self.place, self.surroundings, self.history, self.is_asked)
+        runner = ActionRunner(self.attempt, self.allocation, self.history, self.is_stop_requested)
         if not recorded and decision.action in CONTINUES and runner.wait_for_storage():
             recorded = attempt_records.record_exit(self.run, record)
-        self.remember(decision.suspects)
-        code = runner.carry_out(decision)
+        self.record_suspects(decision.suspects)
+        code = runner.execute(decision)
         if code is None and not recorded and not attempt_records.record_exit(self.run, record):
-            log(f"{self.stage} is not started again: nobody could count how often it was")
+            log(f"{self.stage} is not started again: the attempt could not be recorded")
             return FAILED
         return code
 
@@ -184,53 +186,54 @@ class Supervisor:
                 if reason != error.strerror:
                     reason = error.strerror or type(error).__name__
                     log(f"{self.run.stage(self.stage)} takes no attempt: {reason}; waiting")
-            if self.is_asked() or time.monotonic() > deadline:
+            if self.is_stop_requested() or time.monotonic() > deadline:
                 log(f"failed: {self.run.stage(self.stage)} takes no attempt: {reason}")
                 return None
             time.sleep(CLAIM_SECONDS)
 
     # ---- one start
 
-    def attend(self, held: ExitStack) -> Observed:
-        """Hold the task, look at its nodes, then start its ranks and wait for them.
+    def prepare_and_run(self, locks: ExitStack) -> Observed:
+        """Lock the task, close its earlier attempts, and run its ranks.
 
         Raises:
             TaskError: the spec or the secrets cannot be used, or the task runs elsewhere.
-            ClosedEarlier: after an earlier attempt none may be started here.
+            ClosedEarlier: the decision about an earlier attempt forbids another one here.
             OSError: a program that is needed is missing, or the disk takes nothing.
         """
-        self.task = task = specs.load_task(self.run, self.stage, self.place.index)
-        self.hold_task(held)
-        step = evidence_collection.checkpoint_step(self.run, task, self.past(), self.metrics)
-        self.place = replace(self.place, began=time.time(), step=step)
-        attempt_records.record_start(self.place, self.surroundings.job)
+        self.task = task = specs.load_task(self.run, self.stage, self.attempt.index)
+        self.lock_task(locks)
+        step = evidence_collection.checkpoint_step(
+            self.run, task, self.task_history(), self.metrics
+        )
+        self.attempt = replace(self.attempt, began=time.time(), step=step)
+        attempt_records.record_start(self.attempt, self.allocation.job)
         self.close_earlier(task)
         environ = {**os.environ, **secrets_file.read(task.secrets_file)}
         runner = AttemptRunner(
-            self.place,
+            self.attempt,
             task,
-            self.surroundings,
+            self.allocation,
             self.limits,
             self.signals,
-            self.is_asked,
+            self.is_stop_requested,
             self.metrics,
         )
         return runner.run(environ)
 
-    def is_asked(self) -> bool:
-        """Whether somebody wants the end: a signal, the file STOP, or the local scheduler's process
-        that started this one is gone.
+    def is_stop_requested(self) -> bool:
+        """Return whether a stop is requested: by a signal, by the file STOP, or because the local
+        scheduler's process that started this one is gone.
         """
         return bool(self.signals) or self.run.stop_file.exists() or is_abandoned(os.environ)
 
     # ---- before the ranks
 
-    def hold_task(self, held: ExitStack) -> None:
-        """Make sure that no other start of this task is at work; the lock dies with this process.
+    def lock_task(self, locks: ExitStack) -> None:
+        """Lock the task against other starts; the kernel releases the lock with this process.
 
         Raises:
-            HeldElsewhere: another one still is when the wait is over.
-            TaskError: this one is to stop.
+            HeldElsewhere: another start still holds the lock after ``lock_seconds``.
         """
         path = self.run.stage(self.stage) / "locks" / f"{self.index:05d}"
         if self._locked:
@@ -238,7 +241,7 @@ class Supervisor:
         path.parent.mkdir(parents=True, exist_ok=True)
         seconds = self.limits.lock_seconds
         try:
-            held.enter_context(locked_within(path, seconds, give_up=lambda: bool(self.signals)))
+            locks.enter_context(locked_within(path, seconds, give_up=lambda: bool(self.signals)))
         except Locked as error:
             raise HeldElsewhere(
                 f"{self.stage} task {self.index} of {self.run.name} is still running in another "
@@ -253,28 +256,27 @@ class Supervisor:
         yet why it ended their jobs.
 
         Raises:
-            ClosedEarlier: after such an end none may be started here.
+            ClosedEarlier: the decision about one forbids another attempt here.
         """
-        past, here = self.past(), self.surroundings
-        earlier = [start for start in past.starts if start.attempt != self.place.attempt]
+        history, allocation, job = self.task_history(), self.allocation, self.allocation.job
+        earlier = [start for start in history.starts if start.attempt != self.attempt.number]
         if not earlier:
             return
-        site = replace(here.said(task.site).site, in_allocation=False)
+        site = replace(allocation.slurm_report(task.site).site, in_allocation=False)
         closer = AttemptCloser(
-            self.run, "supervisor", here.client, site, self.metrics, here.job.job_id
+            self.run, "supervisor", allocation.client, site, self.metrics, job.job_id
         )
         for start in earlier:
-            decision = closer.close(start, past)
+            decision = closer.close(start, history)
             self.write(closer)
-            unwanted = set(decision.exclude) & set(here.job.nodes)
-            stops = decision.action is RetryAction.STOP and not past.was_resumed_after(
-                start.attempt
-            )
-            if stops or unwanted:
+            excluded = set(decision.exclude) & set(job.nodes)
+            resumed = history.was_resumed_after(start.attempt)
+            stops = decision.action is RetryAction.STOP and not resumed
+            if stops or excluded:
                 raise ClosedEarlier(start.attempt, replace(decision, suspects=()))
 
     def write(self, closer: AttemptCloser) -> None:
-        """Write what was decided about earlier attempts, if the disk takes it."""
+        """Write the decisions about earlier attempts; log it where the disk takes nothing."""
         try:
             closer.write()
         except OSError as error:
@@ -282,85 +284,83 @@ class Supervisor:
 
     # ---- at the end
 
-    def judge(self, attend: Callable[[], Observed]) -> tuple[Evidence, Decision]:
-        """Make a start, and decide what follows from how it ended.
+    def run_and_decide(self, run: Callable[[], Observed]) -> tuple[Evidence, Decision]:
+        """Run an attempt and decide what follows from its end.
 
-        Whatever goes wrong in here, the start gets a decision, and so a record.
+        Any exception in here becomes a decision, so that each attempt is recorded.
         """
-        seen, decided = self.see(attend)
-        seen = replace(seen, signals=(*self.heard(), *seen.signals))
-        place, task = self.place, self.task
+        observed, decision = self.observe(run)
+        observed = replace(observed, signals=(*self.received_signals(), *observed.signals))
+        attempt, task, job = self.attempt, self.task, self.allocation.job
         site = task.site if task else specs.SiteSpec()
-        if task is not None and is_finished(place, task, seen.code):
-            said = SlurmReport(site=RecoveryOptions(nodes=self.surroundings.job.nodes))
+        if task is not None and is_finished(attempt, task, observed.code):
+            slurm = SlurmReport(site=RecoveryOptions(nodes=job.nodes))
         else:
-            said = self.surroundings.said(site, seen.ranks_gone)
-        said = replace(said, preempted=said.preempted or seen.preempted)
+            slurm = self.allocation.slurm_report(site, observed.ranks_gone)
+        slurm = replace(slurm, preempted=slurm.preempted or observed.preempted)
         try:
             evidence = evidence_collection.evidence(
-                place, task, self.surroundings.job, seen, said, self.past(), self.metrics
+                attempt, task, job, observed, slurm, self.task_history(), self.metrics
             )
-            return evidence, self.allowed(decided or self.decide(evidence))
-        except Exception as error:  # a bug in judging must not leave a task without its record
+            return evidence, self.unless_stopped(decision or self.decide(evidence))
+        except Exception as error:  # a bug in the diagnosis must not prevent the record
             traceback.print_exc()
-            now = time.time()
-            job_id = self.surroundings.job.job_id
-            evidence = Evidence(AttemptFacts(self.stage, place.attempt, job_id, place.began, now))
-            return evidence, stop(f"the end of {self.stage} was not understood: {error}")
+            times = (attempt.began, time.time())
+            evidence = Evidence(AttemptFacts(self.stage, attempt.number, job.job_id, *times))
+            return evidence, stop(f"the end of {self.stage} could not be diagnosed: {error}")
 
-    def see(self, attend: Callable[[], Observed]) -> tuple[Observed, Decision | None]:
-        """Make a start; what was seen of it, and a decision where none is to be asked for."""
+    def observe(self, run: Callable[[], Observed]) -> tuple[Observed, Decision | None]:
+        """Run an attempt; return the observations, and the decision where it is made already."""
         try:
-            return attend(), None
+            return run(), None
         except HeldElsewhere as error:
             verdict = Diagnosis(RootCause.UNKNOWN, error.message, hint=error.hint)
-            seen = Observed(message=error.message, hint=error.hint)
+            observed = Observed(message=error.message, hint=error.hint)
             code = STOPPED if self.signals else error.code
-            return seen, Decision(RetryAction.WAIT, error.message, code=code, verdict=verdict)
-        except ClosedEarlier as settled:
-            self.follows = settled.attempt
-            return Observed(message=settled.decision.reason), settled.decision
+            return observed, Decision(RetryAction.WAIT, error.message, code=code, verdict=verdict)
+        except ClosedEarlier as earlier:
+            self.follows = earlier.attempt
+            return Observed(message=earlier.decision.reason), earlier.decision
         except TaskError as error:
             is_ours = error.code == CONFIGURATION
             return Observed(message=error.message, hint=error.hint, configuration=is_ours), None
         except OSError as error:
             return Observed(message=f"{error.filename or self.stage}: {error.strerror}"), None
-        except Exception as error:  # a task must not end without a record, whatever went wrong
+        except Exception as error:  # a bug must not prevent the record
             traceback.print_exc()
-            message = f"the supervisor of {self.stage} met {type(error).__name__}: {error}"
+            message = f"the supervisor of {self.stage} failed with {type(error).__name__}: {error}"
             return Observed(message=message, hint="the job's log has the traceback"), None
 
-    def heard(self) -> list[int]:
-        """The signals received. A local scheduler's process that is gone counts as one."""
+    def received_signals(self) -> list[int]:
+        """Return the signals received; the loss of the local scheduler's process counts as one."""
         gone = [int(signal.SIGTERM)] if is_abandoned(os.environ) else []
         return [*self.signals, *gone]
 
     def decide(self, evidence: Evidence) -> Decision:
-        """What follows from the end of this start and of those before it."""
+        """Return what follows from the end of this attempt and of those before it."""
         limits = self.task.supervision if self.task else None
-        return retry_policy.decide(self.past().exits, evidence, self.ledger(), time.time(), limits)
+        exits = self.task_history().exits
+        return retry_policy.decide(exits, evidence, self.ledger(), time.time(), limits)
 
-    def allowed(self, decision: Decision) -> Decision:
-        """The decision, or the end where the ranks would start again in this very process although
-        it was asked to stop.
+    def unless_stopped(self, decision: Decision) -> Decision:
+        """Return the decision, or STOP where the ranks would start again in this very process
+        although a stop is requested.
         """
-        if self.surroundings.client or decision.action not in CONTINUES:
+        if self.allocation.client or decision.action not in CONTINUES:
             return decision
-        if not self.is_asked():
+        if not self.is_stop_requested():
             return decision
         sentence = decision.verdict.sentence if decision.verdict else decision.reason
-        reason = (
-            f"{sentence}, while it was asked to stop; `meditron resume {self.run.name}` goes on"
-        )
+        reason = f"{sentence}, after a stop request; `meditron resume {self.run.name}` resumes it"
         return replace(decision, action=RetryAction.STOP, reason=reason, code=FAILED)
 
     def ledger(self) -> tuple[NodeEntry, ...]:
-        """What counts against nodes of this cluster now."""
+        """Return the active entries of this cluster's node ledger."""
         path = node_ledger.ledger_of(self.run, self.task)
         return node_ledger.active(node_ledger.read(path), time.time()) if path else ()
 
-    def remember(self, suspects: Iterable[NodeEntry]) -> None:
-        """Append to the cluster's node ledger."""
+    def record_suspects(self, suspects: Iterable[NodeEntry]) -> None:
+        """Append suspect nodes to the cluster's node ledger."""
         path = node_ledger.ledger_of(self.run, self.task)
         if path is None:
             return
@@ -371,12 +371,12 @@ class Supervisor:
 
 
 def is_abandoned(environ: Mapping[str, str]) -> bool:
-    """Whether the local scheduler's process that started this task is gone."""
+    """Return whether the local scheduler's process that started this task is gone."""
     _, _, name = environ.get(LOCAL_JOB, "").partition(":")
     return bool(name) and not local_ranks.is_alive(name)
 
 
 def stop(message: str) -> Decision:
-    """The decision where none can be made."""
+    """Return the decision where none can be made."""
     verdict = Diagnosis(RootCause.UNKNOWN, message, hint="the job's log has the traceback")
     return Decision(RetryAction.STOP, message, code=FAILED, verdict=verdict)

@@ -34,7 +34,7 @@ LOG_TAIL_BYTES = 1 << 20
 
 
 def evidence(  # noqa: PLR0913 - one argument per source of evidence
-    place: AttemptRef,
+    attempt: AttemptRef,
     task: specs.TaskSpec | None,
     job: Job,
     seen: Observed,
@@ -45,47 +45,47 @@ def evidence(  # noqa: PLR0913 - one argument per source of evidence
     """Return all that is known of an attempt that is over; ``task`` is None where it cannot be
     read.
     """
-    words = read_text(place.srun_log)
+    words = read_text(attempt.srun_log)
     ended = said.ended or time.time()
-    attempt = AttemptFacts(
-        stage=place.stage,
-        number=place.attempt,
+    facts = AttemptFacts(
+        stage=attempt.stage,
+        number=attempt.number,
         job_id=job.job_id,
-        began=place.began,
+        began=attempt.began,
         ended=ended,
-        run=place.run.name,
+        run=attempt.run.name,
         world_size=task.ranks if task else 0,
-        by_person=past.is_by_person(place.attempt),
-        done=task is not None and is_done(place, task),
+        by_person=past.is_by_person(attempt.number),
+        done=task is not None and is_done(attempt, task),
         cancelled=past.is_cancelled,
-        stop_requested=past.is_stopped or place.run.stop_file.exists(),
-        recorded_signals=past.signals.get(place.attempt, ()),
+        stop_requested=past.is_stopped or attempt.run.stop_file.exists(),
+        recorded_signals=past.signals.get(attempt.number, ()),
     )
     traces = Traces(
-        ranks=tuple(rank_exits(read_rank_exits(place), seen.failures, ended)),
+        ranks=tuple(rank_exits(read_rank_exits(attempt), seen.failures, ended)),
         failed_node=srun_output.failed_node(words) or said.failed_node,
         oom_kills=max(seen.oom_kills, srun_output.oom_kills(words), int(said.out_of_memory)),
-        log_signs=log_patterns.find(tail(place.ranks_log).splitlines(), is_labelled(task)),
+        log_signs=log_patterns.find(tail(attempt.ranks_log).splitlines(), is_labelled(task)),
     )
-    step_after = checkpoint_step(place.run, task, past, metrics)
-    steps = Progress(place.step, step_after, last_step(place, task))
-    return Evidence(attempt, seen, traces, said, steps)
+    step_after = checkpoint_step(attempt.run, task, past, metrics)
+    steps = Progress(attempt.step, step_after, last_step(attempt, task))
+    return Evidence(facts, seen, traces, said, steps)
 
 
-def is_done(place: AttemptRef, task: specs.TaskSpec) -> bool:
+def is_done(attempt: AttemptRef, task: specs.TaskSpec) -> bool:
     """Whether the task's marker stands."""
-    marker = place.run.done(place.stage, place.index)
+    marker = attempt.run.done(attempt.stage, attempt.index)
     return marker.exists() and done_markers.is_done(
-        place.run, place.stage, place.index, specs.digest(task.spec)
+        attempt.run, attempt.stage, attempt.index, specs.digest(task.spec)
     )
 
 
-def read_rank_exits(place: AttemptRef) -> list[RankExit]:
+def read_rank_exits(attempt: AttemptRef) -> list[RankExit]:
     """What the ranks wrote on leaving (``jobs.__main__``), the first to leave first; a file that is
     no record is left out.
     """
     found = []
-    for path in place.files("rank-exit"):
+    for path in attempt.files("rank-exit"):
         try:
             found.append(rank_exit(read_json(path)))
         except (OSError, FormatError, KeyError):
@@ -147,15 +147,15 @@ def checkpoint_step(
     return None if lost else 0
 
 
-def last_step(place: AttemptRef, task: specs.TaskSpec | None) -> int | None:
+def last_step(attempt: AttemptRef, task: specs.TaskSpec | None) -> int | None:
     """The last step this start has on record, saved or not; None where there is none."""
     if task is None or task.training is None:
         return None
     try:
-        progress = read_json(place.run.progress(place.stage, place.index))
+        progress = read_json(attempt.run.progress(attempt.stage, attempt.index))
     except (OSError, FormatError):
         return None
-    return int(progress["done"]) if progress.get("attempt") == place.attempt else None
+    return int(progress["done"]) if progress.get("attempt") == attempt.number else None
 
 
 def is_labelled(task: specs.TaskSpec | None) -> bool:

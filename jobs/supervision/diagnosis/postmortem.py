@@ -37,21 +37,21 @@ def examine(  # noqa: PLR0913 - one argument per source of evidence
         metrics: of its stage.
         listing: of the attempt's folder, for whoever examines many tasks of one attempt.
     """
-    place = place_of(run, start, listing)
+    attempt = attempt_of(run, start, listing)
     slurm = allocation.recorded(client, run.name, start)
     before = past.observed.get(start.attempt)
     seen = Observed(
-        ranks_started=place.ranks_log.exists(),
-        failures=tuple(srun_output.failures(evidence_collection.read_text(place.srun_log))),
-        findings=tuple(preflight_step.found_in(preflight_step.health_reports(place))),
+        ranks_started=attempt.ranks_log.exists(),
+        failures=tuple(srun_output.failures(evidence_collection.read_text(attempt.srun_log))),
+        findings=tuple(preflight_step.found_in(preflight_step.health_reports(attempt))),
         diagnosis=before.diagnosis if before else None,
     )
     slurm = replace(slurm, site=site, ended=before.ended if before else slurm.ended)
     job = Job(start.job_id, start.restarts, start.nodes)
-    return evidence_collection.evidence(place, task, job, seen, slurm, past, metrics)
+    return evidence_collection.evidence(attempt, task, job, seen, slurm, past, metrics)
 
 
-def place_of(
+def attempt_of(
     run: rundir.RunDir, start: StartEvent, listing: FolderListing | None = None
 ) -> AttemptRef:
     """Return the reference to a start's attempt."""

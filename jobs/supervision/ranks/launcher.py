@@ -47,7 +47,7 @@ class Ranks(Protocol):
 
 
 def start(
-    place: AttemptRef,
+    attempt: AttemptRef,
     task: specs.TaskSpec,
     environ: Mapping[str, str],
     patience: LeaveTimeouts,
@@ -59,20 +59,20 @@ def start(
     Raises:
         OSError: the program that starts them is missing, or the log cannot be written.
     """
-    module = ["-u", "-m", "jobs", task.stage, str(place.run.root), str(task.index)]
-    command = [*fill(task.python, place.run), *module]
+    module = ["-u", "-m", "jobs", task.stage, str(attempt.run.root), str(task.index)]
+    command = [*fill(task.python, attempt.run), *module]
     if step is not None:
-        srun = srun_command(place, task)
-        return SrunRanks([*srun, *command], environ, step, place.srun_log)
+        srun = srun_command(attempt, task)
+        return SrunRanks([*srun, *command], environ, step, attempt.srun_log)
     ranks = [
         {**environ, "RANK": str(rank), "WORLD_SIZE": str(task.ranks), "LOCAL_RANK": str(rank)}
         for rank in range(task.ranks)
     ]
-    return LocalRanks(command, ranks, place.ranks_log, patience)
+    return LocalRanks(command, ranks, attempt.ranks_log, patience)
 
 
 def rank_environment(
-    place: AttemptRef, task: specs.TaskSpec, environ: Mapping[str, str], port: int
+    attempt: AttemptRef, task: specs.TaskSpec, environ: Mapping[str, str], port: int
 ) -> dict[str, str]:
     """Return the variables that all ranks share: the rendezvous address, the run's code, the number
     of threads.
@@ -80,18 +80,18 @@ def rank_environment(
     local = task.launcher == "local"
     cores = max(1, usable_cores() // task.ranks) if local else task.cpus_per_rank
     return {
-        "MEDITRON_ATTEMPT": str(place.attempt),
+        "MEDITRON_ATTEMPT": str(attempt.number),
         "MASTER_ADDR": "127.0.0.1" if task.nodes == 1 else socket.gethostname(),
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": environ.get("OMP_NUM_THREADS", str(cores)),
         # Tensor-parallel communication overlaps with computation only with one hardware queue.
         "CUDA_DEVICE_MAX_CONNECTIONS": environ.get("CUDA_DEVICE_MAX_CONNECTIONS", "1"),
-        **(flight_recorder(place) if task.gpus_per_node else {}),
-        **code_environment(place.run, environ),
+        **(flight_recorder(attempt) if task.gpus_per_node else {}),
+        **code_environment(attempt.run, environ),
     }
 
 
-def flight_recorder(place: AttemptRef) -> dict[str, str]:
+def flight_recorder(attempt: AttemptRef) -> dict[str, str]:
     """Variables that have torch write which collectives a rank was in when one timed out, as
     ``flight-<task>-<rank>`` of the attempt.
 
@@ -99,7 +99,7 @@ def flight_recorder(place: AttemptRef) -> dict[str, str]:
     and ProcessGroupNCCL.hpp). Python's stacks are left out: taking them may wait for ever for the
     interpreter (NVIDIA resiliency extension). Unproven on hardware.
     """
-    entries, files = "20000", str(place.folder / f"flight-{place.index:05d}-")
+    entries, files = "20000", str(attempt.folder / f"flight-{attempt.index:05d}-")
     return {
         "TORCH_FR_BUFFER_SIZE": entries,
         "TORCH_NCCL_TRACE_BUFFER_SIZE": entries,

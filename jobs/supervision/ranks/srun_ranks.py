@@ -135,11 +135,11 @@ def fill(words: Sequence[str], run: rundir.RunDir) -> list[str]:
     return [word.replace(specs.RUN, str(run.root)) for word in words]
 
 
-def srun_command(place: AttemptRef, task: specs.TaskSpec) -> list[str]:
+def srun_command(attempt: AttemptRef, task: specs.TaskSpec) -> list[str]:
     """Return srun's part of the command; block distribution puts rank 0 on the batch host."""
     return [
         "srun",
-        f"--job-name={place.step_name}",
+        f"--job-name={attempt.step_name}",
         f"--ntasks={task.ranks}",
         f"--ntasks-per-node={task.ranks_per_node}",
         f"--cpus-per-task={task.cpus_per_rank}",
@@ -148,7 +148,7 @@ def srun_command(place: AttemptRef, task: specs.TaskSpec) -> list[str]:
         "--wait=60",
         "--unbuffered",
         "--label",
-        f"--output={place.ranks_log}",
+        f"--output={attempt.ranks_log}",
         "--open-mode=append",
-        *fill(task.srun_args, place.run),
+        *fill(task.srun_args, attempt.run),
     ]

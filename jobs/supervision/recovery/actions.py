@@ -1,5 +1,5 @@
-"""Carry out what was decided about a task whose ranks are gone. Standard library only, and submitit
-inside the one function that submits.
+"""Execute a retry decision: exit, restart in place, requeue, or resubmit. Standard library only,
+and submitit inside the one function that submits.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.recovery import resubmission
 
 POLL_SECONDS = 0.2
-LOOK_SECONDS = 2.0
-"""Between two looks at the run's files."""
+CHECK_SECONDS = 2.0
+"""Between two checks of the run's files."""
 REQUEUE_SECONDS = 600.0
 """For Slurm to end a job that it has taken back: KillWait, and a slurmctld that is busy (guess)."""
 STORAGE_SECONDS = 1800.0
@@ -30,22 +30,22 @@ STORAGE_SECONDS = 1800.0
 
 @dataclass(frozen=True)
 class ActionRunner:
-    """Where a decision is carried out."""
+    """Executes decisions about an attempt whose ranks are gone."""
 
-    place: AttemptRef
-    surroundings: Allocation
+    attempt: AttemptRef
+    allocation: Allocation
     history: RunReader
     is_interrupted: Callable[[], bool]
-    """Whether this process was asked to stop, with a signal or otherwise."""
+    """Returns whether a stop is requested, by a signal or otherwise."""
     requeue_seconds: float = REQUEUE_SECONDS
     storage_seconds: float = STORAGE_SECONDS
 
-    def carry_out(self, decision: Decision) -> int | None:
-        """Do it; answers the exit code, or None when the ranks are to be started again here."""
+    def execute(self, decision: Decision) -> int | None:
+        """Execute a decision; return the exit code, or None to start the ranks again here."""
         action = decision.action
         if action in (RetryAction.FINISH, RetryAction.STOP, RetryAction.WAIT):
             return decision.code
-        if action is RetryAction.RESTART or self.surroundings.client is None:
+        if action is RetryAction.RESTART or self.allocation.client is None:
             self._pause(decision.delay)
             return None
         if action is RetryAction.REQUEUE and self._requeue():
@@ -53,32 +53,32 @@ class ActionRunner:
         return self._submit(decision)
 
     def _pause(self, seconds: float) -> None:
-        """Wait until a stop request, which the next start acts on, or a person's resume."""
+        """Wait for a delay; a stop request or a person's resume ends it early."""
         deadline = time.monotonic() + seconds
-        resumed = last_change(self.place.run.resume_file)
+        resumed = last_change(self.attempt.run.resume_file)
         while time.monotonic() < deadline and not self.is_interrupted():
-            if last_change(self.place.run.resume_file) != resumed:
+            if last_change(self.attempt.run.resume_file) != resumed:
                 log("resumed before the delay was over")
                 return
-            time.sleep(min(LOOK_SECONDS, POLL_SECONDS + seconds / 100))
+            time.sleep(min(CHECK_SECONDS, POLL_SECONDS + seconds / 100))
 
     def _requeue(self) -> bool:
-        client, job = self.surroundings.client, self.surroundings.job
+        client, job = self.allocation.client, self.allocation.job
         return client is not None and client.requeue(job.job_id)
 
     def _wait_for_requeue(self) -> None:
-        """Wait for Slurm, which ends this job and queues it again.
+        """Wait for Slurm to end and requeue this job.
 
-        One that does not do so in time is told that another job has the task, and should it start
-        this one after all, that start finds so too.
+        Where it does not do so in time the caller submits another job; a later start of this one
+        finds the newer submission and exits.
         """
-        log("this job is queued again")
+        log("this job is requeued")
         time.sleep(self.requeue_seconds)
-        log(f"Slurm has not queued this job again in {self.requeue_seconds:.0f} s")
+        log(f"Slurm has not requeued this job in {self.requeue_seconds:.0f} s")
 
     def wait_for_storage(self) -> bool:
         """Wait in the allocation until the run directory takes files; return whether it does."""
-        root = self.place.run.root
+        root = self.attempt.run.root
         return wait_until_writable(root, self.storage_seconds, self.is_interrupted)
 
     def _leave_storage(self) -> int:
@@ -89,7 +89,7 @@ class ActionRunner:
         if not self.is_interrupted() and self._requeue():
             self._wait_for_requeue()
             return SUCCESSOR
-        log(f"the storage takes no files\nhint: `meditron resume {self.place.run.name}`")
+        log(f"the storage takes no files\nhint: `meditron resume {self.attempt.run.name}`")
         return FAILED
 
     def _submit(self, decision: Decision) -> int:
@@ -106,30 +106,32 @@ class ActionRunner:
             if self.is_interrupted() or time.monotonic() > deadline:
                 return self._leave_storage()
             self.wait_for_storage()
-            time.sleep(LOOK_SECONDS)  # one file may refuse where others do not
+            time.sleep(CHECK_SECONDS)  # one file may refuse where others do not
 
     def _resubmit(self, decision: Decision) -> int:
-        place = self.place
+        attempt = self.attempt
         try:
             ids = resubmission.resubmit(
-                place.run,
-                place.stage,
-                place.index,
-                replaces=(self.surroundings.job.job_id,),
+                attempt.run,
+                attempt.stage,
+                attempt.index,
+                replaces=(self.allocation.job.job_id,),
                 by="supervisor",
                 exclude=decision.exclude,
                 delay=decision.delay,
-                client=self.surroundings.client,
+                client=self.allocation.client,
                 reader=self.history,
             )
         except SubmitError as error:
-            log(f"{error.message}\nhint: `meditron recover` or `meditron resume {place.run.name}`")
+            log(
+                f"{error.message}\nhint: `meditron recover` or `meditron resume {attempt.run.name}`"
+            )
             return FAILED
         if ids:
-            log(f"job {ids[0]} resumes {place.stage} task {place.index}")
+            log(f"job {ids[0]} resumes {attempt.stage} task {attempt.index}")
             return SUCCESSOR
-        past = self.history.current().task(place.stage, place.index)
-        is_over = past.is_cancelled or past.is_stopped or place.run.stop_file.exists()
+        past = self.history.current().task(attempt.stage, attempt.index)
+        is_over = past.is_cancelled or past.is_stopped or attempt.run.stop_file.exists()
         return STOPPED if is_over else SUCCESSOR
 
 

@@ -23,7 +23,7 @@ from jobs.slurm.client import Client
 from jobs.supervision import attempt_records
 from jobs.supervision.attempt_records import FolderListing
 from jobs.supervision.diagnosis.evidence import RecoveryOptions
-from jobs.supervision.diagnosis.postmortem import examine, place_of
+from jobs.supervision.diagnosis.postmortem import attempt_of, examine
 from jobs.supervision.recovery import retry_policy
 
 
@@ -68,8 +68,8 @@ class AttemptCloser:
             task.supervision if task else None,
         )
         job = Job(start.job_id, start.restarts, start.nodes)
-        place = place_of(self.run, start, listing)
-        record = attempt_records.exit_record(place, job, evidence, decision, self.by)
+        attempt = attempt_of(self.run, start, listing)
+        record = attempt_records.exit_record(attempt, job, evidence, decision, self.by)
         self._keep(record, past)
         closed.append(replace(record, by_person=evidence.attempt.by_person))
         if path:

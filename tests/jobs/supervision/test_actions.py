@@ -55,9 +55,9 @@ def runner_of(
     is_interrupted: Callable[[], bool],
     **more: float,
 ) -> ActionRunner:
-    place = AttemptRef(run, "pretrain", 0, 1, 1.0)
+    attempt = AttemptRef(run, "pretrain", 0, 1, 1.0)
     here = Allocation(Job("50"), Client(programs.environ))
-    return ActionRunner(place, here, RunReader(run), is_interrupted, **more)
+    return ActionRunner(attempt, here, RunReader(run), is_interrupted, **more)
 
 
 def test_a_disk_without_room_for_an_event_is_waited_for_before_a_job_is_submitted(
@@ -70,9 +70,7 @@ def test_a_disk_without_room_for_an_event_is_waited_for_before_a_job_is_submitte
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         return False
 
-    code = runner_of(run, programs, free).carry_out(
-        Decision(RetryAction.SUBMIT, "the disk is full")
-    )
+    code = runner_of(run, programs, free).execute(Decision(RetryAction.SUBMIT, "the disk is full"))
 
     assert code == SUCCESSOR
     kinds = [event["event"] for event in read_events(run)]
@@ -86,7 +84,7 @@ def test_storage_that_refuses_files_to_the_end_gives_the_job_back_to_the_queue(
     run.lock.mkdir()  # a folder in a file's place stands for storage that takes nothing
     limits = {"requeue_seconds": 0.0, "storage_seconds": 0.0}
 
-    code = runner_of(run, programs, lambda: False, **limits).carry_out(SUBMIT)
+    code = runner_of(run, programs, lambda: False, **limits).execute(SUBMIT)
 
     assert code == SUCCESSOR
     assert programs.calls("scontrol requeue") == ["scontrol requeue 50"]
@@ -98,7 +96,7 @@ def test_a_stop_request_ends_the_wait_for_storage_without_a_requeue(
 ) -> None:
     run.lock.mkdir()
 
-    assert runner_of(run, programs, lambda: True).carry_out(SUBMIT) == FAILED
+    assert runner_of(run, programs, lambda: True).execute(SUBMIT) == FAILED
     assert programs.calls("scontrol requeue") == []
 
 
@@ -108,7 +106,7 @@ def test_a_requeue_that_slurm_takes_and_does_not_carry_out_is_not_waited_for_for
     programs.tell("requeue")
 
     runner = runner_of(run, programs, lambda: False, requeue_seconds=0.1)
-    code = runner.carry_out(Decision(RetryAction.REQUEUE, "it was preempted"))
+    code = runner.execute(Decision(RetryAction.REQUEUE, "it was preempted"))
 
     assert code == SUCCESSOR
     assert programs.calls("scontrol requeue") == ["scontrol requeue 50"]
@@ -127,8 +125,8 @@ def test_delay_before_a_restart_ends_when_the_run_is_resumed(tmp_path: Path) -> 
             run.resume_file.touch()
         return False
 
-    place, here = AttemptRef(run, "curate", 0, 1, 1.0), Allocation(Job(""), None)
-    acting = ActionRunner(place, here, RunReader(run), resume)
+    attempt, here = AttemptRef(run, "curate", 0, 1, 1.0), Allocation(Job(""), None)
+    acting = ActionRunner(attempt, here, RunReader(run), resume)
     decision = Decision(RetryAction.RESTART, "the disk is full", delay=seconds_that_never_pass)
 
-    assert acting.carry_out(decision) is None
+    assert acting.execute(decision) is None

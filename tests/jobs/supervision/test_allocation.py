@@ -55,6 +55,6 @@ def test_a_node_that_has_booted_since_the_job_started_has_failed(
     boots = (("gpu01", "2025-12-01T08:00:00"), ("gpu02", booted))
     slurm.tell("boots", "".join(f"NodeName={node} BootTime={time}\n" for node, time in boots))
 
-    report = Allocation(Job("7"), Client(slurm.environ)).said(SiteSpec())
+    report = Allocation(Job("7"), Client(slurm.environ)).slurm_report(SiteSpec())
 
     assert report.failed_node == failed

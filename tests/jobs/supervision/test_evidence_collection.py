@@ -59,38 +59,40 @@ def test_who_was_ended_for_the_sake_of_another_is_no_cause() -> None:
 
 
 @pytest.fixture
-def place(bench: Workbench) -> AttemptRef:
+def attempt(bench: Workbench) -> AttemptRef:
     return AttemptRef(bench.run, "curate", 0, 1, began=1.0)
 
 
-def evidence(place: AttemptRef, task: specs.TaskSpec | None, seen: Observed) -> Evidence:
-    past = attempt_history.read(place.run).task(place.stage, place.index)
+def evidence(attempt: AttemptRef, task: specs.TaskSpec | None, seen: Observed) -> Evidence:
+    past = attempt_history.read(attempt.run).task(attempt.stage, attempt.index)
     return evidence_collection.evidence(
-        place, task, JOB, seen, SlurmReport(), past, MetricsReader(place.run, place.stage)
+        attempt, task, JOB, seen, SlurmReport(), past, MetricsReader(attempt.run, attempt.stage)
     )
 
 
-def test_words_are_read_in_the_order_they_were_left(place: AttemptRef) -> None:
+def test_words_are_read_in_the_order_they_were_left(attempt: AttemptRef) -> None:
     for rank, time in ((0, 7.0), (1, 5.0)):
         fields = {"rank": rank, "node": "n", "code": 1, "time": time, "kind": "OSError"}
         more = {"message": "full", "hint": "", "frame": "jobs.contract.rundir:write", "errno": 28}
-        write_json(place.folder / f"rank-exit-00000-{rank:05d}.json", {**fields, **more})
-    (place.folder / "rank-exit-00000-00002.json").write_text("{")
-    (place.folder / "rank-exit-00001-00003.json").write_text("{}")  # of another task
+        write_json(attempt.folder / f"rank-exit-00000-{rank:05d}.json", {**fields, **more})
+    (attempt.folder / "rank-exit-00000-00002.json").write_text("{")
+    (attempt.folder / "rank-exit-00001-00003.json").write_text("{}")  # of another task
 
-    found = evidence_collection.read_rank_exits(place)
+    found = evidence_collection.read_rank_exits(attempt)
 
     assert [item.rank for item in found] == [1, 0]
     assert (found[0].kind, found[0].frame) == ("OSError", "jobs.contract.rundir:write")
 
 
-def test_srun_and_the_log_speak_for_ranks_that_cannot(bench: Workbench, place: AttemptRef) -> None:
+def test_srun_and_the_log_speak_for_ranks_that_cannot(
+    bench: Workbench, attempt: AttemptRef
+) -> None:
     task = bench.curate(Path("/data"))
-    place.folder.mkdir(parents=True)
-    place.srun_log.write_text("srun: error: Node failure on gpu02\n")
-    place.ranks_log.write_text("2: RuntimeError: CUDA out of memory. Tried to allocate\n")
+    attempt.folder.mkdir(parents=True)
+    attempt.srun_log.write_text("srun: error: Node failure on gpu02\n")
+    attempt.ranks_log.write_text("2: RuntimeError: CUDA out of memory. Tried to allocate\n")
 
-    found = evidence(place, task, Observed(ranks_started=True))
+    found = evidence(attempt, task, Observed(ranks_started=True))
 
     assert found.traces.failed_node == "gpu02"
     assert [sign.name for sign in found.traces.log_signs] != []
@@ -102,8 +104,8 @@ def test_srun_and_the_log_speak_for_ranks_that_cannot(bench: Workbench, place: A
     assert (found.attempt.done, found.progress.step_after) == (False, None)
 
 
-def test_a_task_without_a_readable_spec_has_evidence_too(place: AttemptRef) -> None:
-    found = evidence(place, None, Observed(message="no spec", configuration=True))
+def test_a_task_without_a_readable_spec_has_evidence_too(attempt: AttemptRef) -> None:
+    found = evidence(attempt, None, Observed(message="no spec", configuration=True))
 
     assert (found.observed.configuration, found.observed.message) == (True, "no spec")
     assert found.attempt.world_size == 0
@@ -185,7 +187,7 @@ def test_the_last_step_is_that_of_this_start(bench: Workbench) -> None:
     task = bench.training()
     progress = {"attempt": 3, "done": 17}
     write_json(bench.run.progress("pretrain", 0), progress)
-    place = AttemptRef(bench.run, "pretrain", 0, 3, began=1.0)
+    attempt = AttemptRef(bench.run, "pretrain", 0, 3, began=1.0)
 
-    assert evidence_collection.last_step(place, task) == 17
-    assert evidence_collection.last_step(dataclasses.replace(place, attempt=4), task) is None
+    assert evidence_collection.last_step(attempt, task) == 17
+    assert evidence_collection.last_step(dataclasses.replace(attempt, number=4), task) is None

@@ -157,9 +157,9 @@ def test_a_processs_name_with_blanks_and_brackets_is_read_past(tmp_path: Path) -
 
 
 def test_collectives_that_time_out_are_recorded_in_the_attempt(tmp_path: Path) -> None:
-    place = AttemptRef(rundir.RunDir(tmp_path), "pretrain", 0, 3, 0.0)
+    attempt = AttemptRef(rundir.RunDir(tmp_path), "pretrain", 0, 3, 0.0)
 
-    variables = launcher.flight_recorder(place)
+    variables = launcher.flight_recorder(attempt)
 
     files = str(tmp_path / "stages/pretrain/attempts/3/flight-00000-")
     names = [name for name, value in variables.items() if value == files]

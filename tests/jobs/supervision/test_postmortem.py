@@ -24,7 +24,7 @@ START = StartEvent(NOW - 600, "curate", 0, 1, "12", NOW - 600, nodes=("gpu01",))
 SEEN = Diagnosis(RootCause.TIME_LIMIT, "job 12 came to its time limit", "", "", "save earlier")
 
 
-def place(bench: Workbench) -> AttemptRef:
+def attempt(bench: Workbench) -> AttemptRef:
     return AttemptRef(bench.run, "curate", 0, 1, NOW - 600)
 
 
@@ -33,7 +33,7 @@ def record(bench: Workbench) -> None:
     append_event(bench.run, "submit", stage="curate", indices=[0], attempt=1, job_ids=["12"])
     decision = Decision(RetryAction.WAIT, "the login node goes on", verdict=SEEN)
     evidence = Evidence(AttemptFacts("curate", 1, "12", NOW - 600, NOW))
-    record = attempt_records.exit_record(place(bench), Job("12"), evidence, decision)
+    record = attempt_records.exit_record(attempt(bench), Job("12"), evidence, decision)
     attempt_records.record_exit(bench.run, record)
 
 

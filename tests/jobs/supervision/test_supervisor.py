@@ -406,7 +406,7 @@ def test_what_the_supervisor_did_not_foresee_leaves_a_record_too(bench: Bench) -
 
     record = bench.record()
     assert (code, record["code"], record["class"]) == (1, 1, "failed")
-    assert record["message"].startswith("the supervisor of curate met KeyError: ")
+    assert record["message"].startswith("the supervisor of curate failed with KeyError: ")
     assert "Traceback" in said
 
 
@@ -786,7 +786,7 @@ def test_failures_that_nobody_can_count_are_not_tried_for_ever(sealed: Bench) ->
     code, said = sealed.end(sealed.start())
 
     assert code == FAILED
-    assert "curate is not started again: nobody could count how often it was" in said
+    assert "curate is not started again: the attempt could not be recorded" in said
     assert sealed.run.attempts("curate") == [1]
 
 
