@@ -183,6 +183,27 @@ def test_stages_do_not_import_each_other() -> None:
             assert not {t for t in targets if t.startswith("jobs.stages.")}, name
 
 
+NAMES_PRETRAIN = {
+    "jobs.__main__",
+    "jobs.contract.stage_specs",
+    "meditron_cli.commands.plan",
+    "meditron_cli.commands.report",
+    "meditron_cli.config.load",
+    "meditron_cli.drill.settings",
+    "meditron_cli.drill.training",
+    "meditron_cli.plan.stages",
+    "meditron_cli.reporting.report",
+}
+"""Modules that mean pretraining itself: tables of stages, keys of files, the drill's training."""
+
+
+def test_who_means_any_training_stage_does_not_name_pretraining() -> None:
+    """`TRAINING_STAGES` lists them, so that another one is added in one place."""
+    names = {name for name, path in modules().items() if '"pretrain"' in path.read_text()}
+
+    assert names == NAMES_PRETRAIN
+
+
 def test_no_modules_import_each_other() -> None:
     assert list(graphlib.TopologicalSorter(edges()).static_order())
 

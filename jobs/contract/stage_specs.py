@@ -12,6 +12,9 @@ STAGES = ("curate", "tokenize", "pretrain", "evaluate")
 TRAINING_STAGES = ("pretrain",)
 """Stages with steps and checkpoints; tasks of the others start from scratch in each attempt."""
 
+TOKENIZER_STAGES = ("tokenize", *TRAINING_STAGES, "evaluate")
+"""Stages that read the tokenizer."""
+
 
 def training_stage(stages: Iterable[str]) -> str | None:
     """Return the stage among these that trains; None without one."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import training_stage
 from jobs.slurm.states import HELD_BY_USER, is_held_after_launch
 from meditron_cli import console
 from meditron_cli.commands import options
@@ -177,10 +178,9 @@ def checkpoint_step(run: RunDir, view: RunView) -> int | None:
     None where there is none, or the storage does not respond.
     """
     from jobs.checkpoints import manifest
-    from meditron_cli.reporting.goodput import TRAINING
 
-    training = view.stages.get(TRAINING)
-    if training is None or training.finished:
+    name = training_stage(view.stages)
+    if name is None or view.stages[name].finished:
         return None
     try:
         latest = manifest.find_latest(run.path("checkpoints"))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
-from jobs.contract.stage_specs import STAGES
+from jobs.contract.stage_specs import STAGES, TOKENIZER_STAGES
 from meditron_cli.config import files, site_facts, yaml_tree
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.decode import check_part, decode, placeholder_problems
@@ -167,7 +167,7 @@ def inputs(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPath, P
     for number, path in enumerate(experiment.curate.sources):
         yield ("curate",), ("curate", "sources", number), path
     if tokenizer := experiment.tokenize.tokenizer:
-        yield ("tokenize", "pretrain", "evaluate"), ("tokenize", "tokenizer"), tokenizer
+        yield TOKENIZER_STAGES, ("tokenize", "tokenizer"), tokenizer
     for key in ("data", "validation_data"):
         for number, prefix in enumerate(getattr(experiment.pretrain, key)):
             for suffix in (".bin", ".idx"):
@@ -187,7 +187,7 @@ def missing_inputs(
     if not experiment.tokenize.tokenizer:
         where = ("tokenize", "tokenizer")
         message = "no tokenizer.json is named"
-        yield Missing(("tokenize", "pretrain", "evaluate"), unnamed(config, where, message))
+        yield Missing(TOKENIZER_STAGES, unnamed(config, where, message))
     for stages, where, path in inputs(experiment):
         if not path.exists():
             yield Missing(stages, sentence(root, where, f"{path}: no such file or folder"))

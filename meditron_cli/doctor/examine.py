@@ -216,7 +216,7 @@ def unexpired(entries: list[NodeEntry], ledger: Sequence[NodeEntry], now: float)
 def findings_of(plan: Plan, current: Probe) -> KnownNodes:
     """Apply the rules to a probe's report, and remove its folder."""
     probe.remove(Path(current.folder))
-    need = float(plan.stage("pretrain").tasks[0].health["min_free_gb"])
+    need = float(plan.training.tasks[0].health["min_free_gb"])
     return KnownNodes(rules_probe.apply(current.report or {}, need), current)
 
 

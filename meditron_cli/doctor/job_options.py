@@ -54,7 +54,7 @@ def option(name: str, value: Any) -> str:
 
 def probe_resources(plan: Plan) -> Resources:
     """Return the resources of the probe: training's, on at most two nodes, one process per node."""
-    training = plan.stage("pretrain").resources
+    training = plan.training.resources
     nodes = min(2, training.nodes)
     return replace(training, nodes=nodes, ranks_per_node=1, time_minutes=PROBE_MINUTES)
 
@@ -66,7 +66,7 @@ def step(plan: Plan, resources: Resources, values: Mapping[str, str]) -> list[st
         resources: of the probe.
         values: replacements for placeholders, such as the run directory's.
     """
-    task = plan.stage("pretrain").tasks[0]
+    task = plan.training.tasks[0]
     command = [
         *one_per_node(resources.nodes, f"--cpus-per-task={resources.cpus_per_rank}"),
         *task.srun_args,

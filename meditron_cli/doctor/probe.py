@@ -65,7 +65,7 @@ def submit(plan: Plan, root: Path, client: Client, now: float) -> Probe:
         "nodes": resources.nodes,
         "cpus": resources.cpus_per_rank,
         "modules": list(MODULES),
-        "health": plan.stage("pretrain").tasks[0].health,
+        "health": plan.training.tasks[0].health,
     }
     write_json(folder / node_side.REQUEST, request)
     write_bytes(folder / "probe.sh", script(plan, folder).encode())

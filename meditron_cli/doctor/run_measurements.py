@@ -7,6 +7,7 @@ from pathlib import Path
 from jobs.contract import metrics_log
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import TaskSpec, read_task
+from jobs.contract.stage_specs import TRAINING_STAGES
 from meditron_cli.doctor.site_view import Workload
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan
@@ -19,7 +20,7 @@ def workload(plan: Plan, root: Path, size: str | None) -> Workload:
     The run that trained last on this cluster counts, or the last one of ``size`` if given; the plan
     itself without such a run.
     """
-    task = plan.stage("pretrain").tasks[0]
+    task = plan.training.tasks[0]
     run = last_trained(root, plan.site.cluster, size)
     pace = metrics_log.measured_step_times(run, task.stage) if run else None
     measured = read_task(run, task.stage, 0) if run else None
@@ -37,19 +38,22 @@ def describe(plan: Plan, task: TaskSpec, pace: metrics_log.StepTimes, source: st
         save_interval=task.training.save_interval if task.training else 1,
         gpus=task.nodes * task.gpus_per_node,
         jobs=sum(len(stage.tasks) for stage in plan.stages) + recovery_jobs,
-        time_minutes=plan.stage("pretrain").resources.time_minutes,
+        time_minutes=plan.training.resources.time_minutes,
     )
 
 
 def last_trained(root: Path, cluster: str, size: str | None) -> RunDir | None:
     """Return the run on a cluster that logged a training step last; None without one."""
-    runs = [
-        run
-        for name in store.names(root)
-        if (run := RunDir(root / name)).metrics("pretrain").exists()
-    ]
-    runs.sort(key=lambda run: run.metrics("pretrain").stat().st_mtime_ns, reverse=True)
+    times = {name: trained_at(RunDir(root / name)) for name in store.names(root)}
+    names = sorted(filter(times.get, times), key=times.__getitem__, reverse=True)
+    runs = (RunDir(root / name) for name in names)
     return next((run for run in runs if is_of(run, cluster, size)), None)
+
+
+def trained_at(run: RunDir) -> int:
+    """Return when a run last logged a training step, in nanoseconds since 1970; 0 for never."""
+    logs = [run.metrics(stage) for stage in TRAINING_STAGES]
+    return max((path.stat().st_mtime_ns for path in logs if path.exists()), default=0)
 
 
 def is_of(run: RunDir, cluster: str, size: str | None) -> bool:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jobs.contract.stage_specs import STAGES
+from jobs.contract.stage_specs import STAGES, training_stage
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan import fit, layout
 from meditron_cli.plan.model import Plan, Resources, SiteSettings
@@ -45,7 +45,7 @@ def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
         stages=tuple(inputs.stage(stage) for stage in STAGES if stage in stages),
         site=site_settings(inputs),
         warnings=found.warnings,
-        lead=inputs.training_lead if "pretrain" in stages else None,
+        lead=inputs.training_lead if training_stage(stages) else None,
     )
 
 
@@ -54,7 +54,7 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
     found = fit.Findings()
     for stage in stages:
         found += time_findings(inputs, stage)
-    if "pretrain" in stages:
+    if training_stage(stages):
         found += training_findings(inputs)
     if inputs.cluster.environment.container:
         found += container_findings(inputs, stages)
@@ -134,7 +134,7 @@ def batch_of(experiment: Experiment) -> layout.BatchLayout:
 
 def layout_hint(inputs: Inputs, stages: Sequence[str]) -> str:
     """Return settings of a layout that fits, when training is planned with one that does not."""
-    if "pretrain" not in stages or not training_findings(inputs).errors:
+    if not training_stage(stages) or not training_findings(inputs).errors:
         return ""
     experiment = inputs.experiment
     model, asked = model_spec(experiment), parallel_spec(experiment)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from jobs.contract.metrics_log import StepTimes
 from jobs.contract.specs import TaskSpec
+from jobs.contract.stage_specs import training_stage
+
+NO_TRAINING = "no stage of the plan trains"
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,16 @@ class Plan:
         raise KeyError(name)
 
     @property
+    def training(self) -> StagePlan:
+        """Return the plan of the stage that trains; KeyError if the plan has none."""
+        name = training_stage(stage.stage for stage in self.stages)
+        if name is None:
+            raise KeyError(NO_TRAINING)
+        return self.stage(name)
+
+    @property
     def training_lead(self) -> Lead:
         """The signal lead time of training; KeyError if the plan has no training."""
         if self.lead is None:
-            raise KeyError("pretrain")
+            raise KeyError(NO_TRAINING)
         return self.lead

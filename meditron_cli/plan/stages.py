@@ -11,6 +11,7 @@ from jobs.contract import specs
 from jobs.contract.metrics_log import StepTimes
 from jobs.contract.specs import RUN
 from jobs.contract.stage_specs import (
+    TRAINING_STAGES,
     CurateSpec,
     EvaluateSpec,
     ModelSpec,
@@ -66,7 +67,8 @@ class Inputs:
 
     def partition(self, stage: str) -> Partition:
         """Return the partition of a stage; an evaluation without CUDA needs no GPUs."""
-        on_gpus = stage == "pretrain" or (stage == "evaluate" and self.cluster.device == "cuda")
+        evaluates_on_gpus = stage == "evaluate" and self.cluster.device == "cuda"
+        on_gpus = stage in TRAINING_STAGES or evaluates_on_gpus
         return self.cluster.gpu_partition if on_gpus else self.cpu_partition
 
     @property
@@ -94,7 +96,7 @@ class Inputs:
 
 def signal_lead(inputs: Inputs, stage: str) -> int:
     """Return the signal lead time of a stage in seconds; only training has much to save."""
-    return inputs.training_lead.seconds if stage == "pretrain" else SHORT_LEAD
+    return inputs.training_lead.seconds if stage in TRAINING_STAGES else SHORT_LEAD
 
 
 def shared(section: Any, spec: type[Any]) -> dict[str, Any]:

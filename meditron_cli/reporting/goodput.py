@@ -47,9 +47,6 @@ WORK_OF = {
 }
 """The bucket of each kind of metric line."""
 
-TRAINING = "pretrain"
-"""The stage that has steps."""
-
 REQUEUED_BY_SLURM = ("requeue", "wait")
 """Actions after which Slurm may have the job in its queue."""
 

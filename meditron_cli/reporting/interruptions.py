@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.contract.attempt_history import Attempt
+from jobs.contract.stage_specs import TRAINING_STAGES
 from meditron_cli.reporting import goodput
-from meditron_cli.reporting.goodput import STEPS, TRAINING, Work
+from meditron_cli.reporting.goodput import STEPS, Work
 
 ANNOUNCED = ("preempted", "time_limit", "stopped", "cancelled")
 """Root causes that need no detection: the ranks are asked to exit."""
@@ -58,7 +59,7 @@ def find(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Interruption
     fresh = first_new_steps(made)
     interruptions = []
     for attempt in attempts:
-        number, trains = attempt.number, attempt.stage == TRAINING
+        number, trains = attempt.number, attempt.stage in TRAINING_STAGES
         if not attempt.interrupted:
             continue
         detected = detected_after(attempt, signs.get(number) if trains else None)

@@ -12,8 +12,9 @@ from jobs.contract.attempt_history import Attempt
 from jobs.contract.events import Event, ObservedEvent, SubmitEvent
 from jobs.contract.metrics_log import CountedSteps, MetricsLog, counted_steps
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import TRAINING_STAGES, training_stage
 from meditron_cli.reporting import goodput, interruptions
-from meditron_cli.reporting.goodput import TRAINING, TimeAccount, Work
+from meditron_cli.reporting.goodput import TimeAccount, Work
 from meditron_cli.reporting.interruptions import Interruption
 from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.state import ALIVE
@@ -69,7 +70,7 @@ class RunTimes:
 
     def steps_of(self, attempt: Attempt) -> tuple[int | None, int | None]:
         """Return the step from which an attempt of training resumed, and its last one."""
-        last = self.reached.get(attempt.number) if attempt.stage == TRAINING else None
+        last = self.reached.get(attempt.number) if attempt.stage in TRAINING_STAGES else None
         return attempt.step, last
 
     def to_json(self) -> dict[str, Any]:
@@ -103,8 +104,8 @@ class RunTimes:
 
 def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTimes:
     """Return where the time of a run went, from a record that was read in full."""
-    events = record.history.events
-    lines = list(MetricsLog(run, TRAINING).read_new())
+    trained = training_stage(view.stages)
+    lines = list(MetricsLog(run, trained).read_new()) if trained else []
     work = goodput.work_of(lines)
     recorded = record.history.attempts()
     ended = [
@@ -114,11 +115,10 @@ def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTim
             [item for item in recorded if item.stage == name], work, now_or_never(stage.state, now)
         )
     ]
-    training = account(record, view, events, ended, work, now)
-    stages = {name: stage_time(record, events, ended, name) for name in record.stages}
-    if training is not None:
-        known = asdict(stages[TRAINING]) | {"queued_s": training.buckets["queue"]}
-        stages[TRAINING] = StageTime(**known)
+    training = account(record, view, trained, ended, work, now) if trained else None
+    stages = {name: stage_time(record, ended, name) for name in record.stages}
+    if trained and training:
+        stages[trained] = replace(stages[trained], queued_s=training.buckets["queue"])
     nodes, gpus = hours(record, ended)
     corrected = correct(recorded, ended)
     return RunTimes(
@@ -166,27 +166,25 @@ def task_with_ends(
     recorded: list[Attempt], work: Sequence[Work], end: float | None
 ) -> list[Attempt]:
     """Return the attempts of one task, each with an end."""
-    return goodput.with_ends(recorded, work if recorded[0].stage == TRAINING else (), end)
+    return goodput.with_ends(recorded, work if recorded[0].stage in TRAINING_STAGES else (), end)
 
 
 def account(
     record: RunRecord,
     view: RunView,
-    events: Iterable[Event],
+    stage: str,
     ended: Sequence[Attempt],
     work: Sequence[Work],
     now: float,
 ) -> TimeAccount | None:
-    """Divide the time of training; None before it could start."""
-    if TRAINING not in view.stages:
-        return None
-    mine = [event for event in events if stage_of(event) in (TRAINING, None)]
-    attempts = [attempt for attempt in ended if attempt.stage == TRAINING]
-    ready = ready_at(record, view, mine, ended)
+    """Divide the time of the stage that trains; None before it could start."""
+    events = [event for event in record.history.events if stage_of(event) in (stage, None)]
+    attempts = [attempt for attempt in ended if attempt.stage == stage]
+    ready = ready_at(record, view, stage, ended)
     if ready is None:
         return None
-    end = now_or_never(view.stages[TRAINING].state, now)
-    return goodput.account(mine, attempts, work, ready, end)
+    end = now_or_never(view.stages[stage].state, now)
+    return goodput.account(events, attempts, work, ready, end)
 
 
 def stage_of(event: Event) -> str | None:
@@ -198,13 +196,13 @@ def stage_of(event: Event) -> str | None:
 def ready_at(
     record: RunRecord,
     view: RunView,
-    events: Iterable[Event],
+    stage: str,
     ended: Iterable[Attempt],
 ) -> float | None:
-    """Return when training could have started: submitted, and the stages before it ended."""
-    submitted = [event.time for event in events if isinstance(event, SubmitEvent)]
-    before = record.stages[TRAINING].after
-    began = min((item.began for item in ended if item.stage == TRAINING), default=None)
+    """Return when a stage could have started: submitted, and the stages before it ended."""
+    submitted = [event.time for event in submissions(record, stage)]
+    before = record.stages[stage].after
+    began = min((item.began for item in ended if item.stage == stage), default=None)
     finished = all(view.stages[name].finished for name in before if name in view.stages)
     if not submitted or (began is None and not finished):
         return None
@@ -212,9 +210,13 @@ def ready_at(
     return max([submitted[0], *(end for end in ends if began is None or end <= began)])
 
 
-def stage_time(
-    record: RunRecord, events: Iterable[Event], ended: Iterable[Attempt], stage: str
-) -> StageTime:
+def submissions(record: RunRecord, stage: str) -> list[SubmitEvent]:
+    """Return all submissions of a stage, oldest first."""
+    events = record.history.events
+    return [event for event in events if isinstance(event, SubmitEvent) and event.stage == stage]
+
+
+def stage_time(record: RunRecord, ended: Iterable[Attempt], stage: str) -> StageTime:
     """Return the time of one stage."""
     ended = list(ended)
     mine = [item for item in ended if item.stage == stage]
@@ -224,15 +226,12 @@ def stage_time(
     return StageTime(
         wall_s=max(ends) - min(item.began for item in mine) if mine else None,
         busy_s=fsum(lengths) if mine else None,
-        queued_s=queued_seconds(events, mine, ready, stage),
+        queued_s=queued_seconds(submissions(record, stage), mine, ready),
     )
 
 
 def queued_seconds(
-    events: Iterable[Event],
-    attempts: Iterable[Attempt],
-    ready: Sequence[float],
-    stage: str,
+    submissions: Iterable[SubmitEvent], attempts: Iterable[Attempt], ready: Sequence[float]
 ) -> float | None:
     """Return the seconds that submissions waited once they could have started.
 
@@ -243,9 +242,7 @@ def queued_seconds(
     for attempt in attempts:
         first[attempt.job_id] = min(attempt.began, first.get(attempt.job_id, attempt.began))
     waits: list[float] = []
-    for event in events:
-        if not isinstance(event, SubmitEvent) or event.stage != stage:
-            continue
+    for event in submissions:
         began = min((first[job] for job in event.job_ids if job in first), default=None)
         if began is not None:
             before = [time for time in ready if time <= began]

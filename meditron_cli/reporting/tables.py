@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from jobs.contract.attempt_history import Attempt
-from meditron_cli.reporting.goodput import BUCKETS, TRAINING
+from jobs.contract.stage_specs import TRAINING_STAGES
+from meditron_cli.reporting.goodput import BUCKETS
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.runs.views import RunView
 
@@ -117,7 +118,7 @@ def interruption_table(times: RunTimes) -> Table:
             clock(item.resume_s),
         )
         for item in times.interruptions
-        if item.attempt.stage == TRAINING
+        if item.attempt.stage in TRAINING_STAGES
     ]
     columns = ("attempt", "cause", "at step", "steps redone", "detected after", "resumed after")
     return "interruptions of training", columns, rows[-LATEST:]

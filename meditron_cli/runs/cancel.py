@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from jobs.contract import attempt_history, events
 from jobs.contract.events import CancelEvent, StopEvent
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import STAGES
+from jobs.contract.stage_specs import STAGES, TRAINING_STAGES
 from jobs.slurm import transaction
 from jobs.slurm.submission import SubmitError
 from jobs.supervision.recovery import resubmission
@@ -20,7 +20,7 @@ from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RunRecord, read
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
 
-SAVING_STAGES = ("pretrain", "evaluate")
+SAVING_STAGES = (*TRAINING_STAGES, "evaluate")
 """Stages whose ranks look for the STOP file."""
 STOP_HINT = "`touch {}` makes running jobs save and stop, where the run's group may write there"
 

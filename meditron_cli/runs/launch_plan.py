@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.contract.stage_specs import training_stage
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.runs import state
@@ -31,7 +32,8 @@ def refuse_other_data(record: RunRecord, verdicts: Mapping[str, Mapping[int, str
     Raises:
         ConfigError: naming the stage whose inputs or settings have changed.
     """
-    trained = record.stages.get("pretrain")
+    name = training_stage(record.stages)
+    trained = record.stages[name] if name else None
     if trained is None or not (trained.progress or trained.done):
         return
     for stage in ("curate", "tokenize"):

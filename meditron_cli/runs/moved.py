@@ -14,7 +14,7 @@ from typing import Any
 from jobs.contract import done_markers, specs
 from jobs.contract.files import read_small, write_json
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import Spec
+from jobs.contract.stage_specs import TRAINING_STAGES, Spec
 from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.identity import differences, run_name
 from meditron_cli.config.load import Loaded
@@ -32,7 +32,7 @@ PATH_KEYS = {
 """Keys of an experiment that decide what is trained and hold paths."""
 PATH_FIELDS = {"sources", "tokenizer.path", "path", "train_prefixes", "validation_prefixes"}
 """The same in specs."""
-WITH_DIGEST = ("curate", "pretrain")
+WITH_DIGEST = ("curate", *TRAINING_STAGES)
 """Stages that read files of unknown content; a tokenizer's digest is part of each spec."""
 
 

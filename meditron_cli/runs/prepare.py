@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.contract import specs
 from jobs.contract.files import sha256
 from jobs.contract.job import usable_cores
-from jobs.contract.stage_specs import CurateSpec, training_stage
+from jobs.contract.stage_specs import TOKENIZER_STAGES, CurateSpec, training_stage
 from meditron_cli.runs import record, request
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def problems(experiment: Experiment, stages: Collection[str]) -> list[str]:
     if "evaluate" in stages:
         for benchmark in experiment.evaluate.benchmarks:
             found += path_problems(f"evaluate.benchmarks ({benchmark.name})", benchmark.path)
-    if experiment.tokenize.tokenizer and {"tokenize", "pretrain", "evaluate"} & set(stages):
+    if experiment.tokenize.tokenizer and set(TOKENIZER_STAGES) & set(stages):
         found += tokenizer_problems(experiment, experiment.tokenize.tokenizer)
     return found
 

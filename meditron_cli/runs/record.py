@@ -15,7 +15,7 @@ from jobs.contract.events import CancelEvent, EventLog
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.files import read_small
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import STAGES
+from jobs.contract.stage_specs import STAGES, TRAINING_STAGES
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import request, store
 
@@ -149,10 +149,10 @@ class RecordReader:
             record.history = self._history
         fold(record, self._history)
         for stage in record.stages.values():
-            if stage.stage != "pretrain":
+            if stage.stage not in TRAINING_STAGES:
                 read_progress(run, stage)
-        if "pretrain" in record.stages and record.stages["pretrain"].attempts:
-            record.stages["pretrain"].progress = read_small(run.progress("pretrain", 0))
+            elif stage.attempts:
+                stage.progress = read_small(run.progress(stage.stage, 0))
         return record
 
     def _filter(self, stages: Iterable[StageRecord]) -> Callable[[bytes], bool]:

@@ -8,6 +8,7 @@ from typing import Any
 from jobs.contract.errors import STOPPED
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.outcomes import RootCause
+from jobs.contract.stage_specs import training_stage
 from meditron_cli.runs.open_jobs import has_ended
 from meditron_cli.runs.record import RunRecord, StageRecord, StopRequest, TaskJob
 from meditron_cli.runs.views import RunView, StageView, TaskProgress
@@ -34,22 +35,28 @@ def fold(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> RunView
     for name, stage in record.stages.items():
         stages[name] = fold_stage(record, stage, infos, now, before=stages)
     state = first_of(view.state for view in stages.values()) if stages else "stopped"
-    training = "pretrain" in stages and stages["pretrain"].state == "running"
-    progress = record.stages["pretrain"].progress if "pretrain" in stages else {}
+    trained = training_stage(stages)
+    training = record.stages[trained] if trained else None
+    progress = training.progress if training else {}
+    trains = (
+        training is not None
+        and stages[training.stage].state == "running"
+        and not is_suspended(training, infos)
+    )
     return RunView(
         name=record.name,
         state="unknown" if record.problem else state,
         cluster=record.cluster,
         stages=stages,
         loss=progress.get("loss"),
-        eta_s=eta(progress, now) if training and not is_suspended(record, infos) else None,
+        eta_s=eta(progress, now) if trains else None,
         problem=record.problem,
     )
 
 
-def is_suspended(record: RunRecord, infos: Mapping[str, JobInfo]) -> bool:
-    """Return whether the job of pretraining holds its nodes without running on them."""
-    jobs = (infos.get(job.job_id) for job in record.stages["pretrain"].jobs.values())
+def is_suspended(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
+    """Return whether a job of a stage holds its nodes without running on them."""
+    jobs = (infos.get(job.job_id) for job in stage.jobs.values())
     return any(info is not None and info.word == "SUSPENDED" for info in jobs)
 
 
@@ -236,7 +243,7 @@ def vanished_state(job: TaskJob, info: JobInfo | None, now: float) -> str:
 
 
 def steps_and_tokens(stage: StageRecord) -> tuple[int | None, int | None]:
-    """Steps and tokens of pretraining so far; None for other stages."""
+    """Steps and tokens of training so far; None for other stages."""
     if stage.target_step is None:
         return None, None
     if len(stage.done) == stage.total:
@@ -247,7 +254,7 @@ def steps_and_tokens(stage: StageRecord) -> tuple[int | None, int | None]:
 
 
 def eta(progress: Mapping[str, Any], now: float) -> float | None:
-    """Return the seconds until pretraining reaches its target at its present speed.
+    """Return the seconds until training reaches its target at its present speed.
 
     None without a speed, and when the estimate has run out: nothing was reported for longer than
     the rest was to take, as in a suspended job.

@@ -16,6 +16,7 @@ from jobs.contract.attempt_history import RunHistory
 from jobs.contract.events import IntentEvent, SubmitEvent
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import RUN
+from jobs.contract.stage_specs import TRAINING_STAGES
 from jobs.slurm import sbatch, submission
 from jobs.slurm.client import SILENCE, Client
 from jobs.slurm.submission import Submission, SubmitError
@@ -189,7 +190,7 @@ def submission_of(
     plan: Plan, stage: StagePlan, run: Path, indices: Sequence[int], attempt: int
 ) -> Submission:
     """Return the submission of some tasks of a stage. Pure."""
-    recovery_job = plan.site.recovery_job
+    recovery_job, is_training = plan.site.recovery_job, stage.stage in TRAINING_STAGES
     return Submission(
         stage=stage.stage,
         indices=tuple(indices),
@@ -201,7 +202,7 @@ def submission_of(
             "array_parallelism": stage.max_parallel,
         },
         lead_seconds=stage.resources.signal_lead_seconds,
-        measures_lead=stage.stage == "pretrain" and plan.lead is not None and plan.lead.is_computed,
+        measures_lead=is_training and plan.lead is not None and plan.lead.is_computed,
         longest_array=max(len(chunk) for chunk in stage.chunks),
         recovery_job=None if recovery_job is None else parameters(plan, recovery_job, run),
         exclude=stage.exclude,

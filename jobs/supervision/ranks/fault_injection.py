@@ -16,10 +16,10 @@ from pathlib import Path
 
 from jobs.contract import attempt_history, rundir
 from jobs.contract.job import node_name
+from jobs.contract.stage_specs import TRAINING_STAGES
 from jobs.runtime import heartbeat, processes
 
 SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
-STAGE = "pretrain"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,10 +44,12 @@ def strike(
     Raises:
         PermissionError: the process belongs to another user.
     """
-    start = attempt_history.read(run).task(STAGE, 0).open
+    history = attempt_history.read(run)
+    starts = (history.task(stage, 0).open for stage in TRAINING_STAGES)
+    start = next(filter(None, starts), None)
     if start is None:
         return False
-    beat = heartbeat.find(run, STAGE, 0, start.attempt, environ=environ).get(rank)
+    beat = heartbeat.find(run, start.stage, 0, start.attempt, environ=environ).get(rank)
     process = processes.read(beat.pid) if beat else None
     if beat is None or process is None or process.started != beat.started:
         return False
