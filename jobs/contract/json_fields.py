@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from jobs.contract.outcomes import RetryAction, RootCause
 
@@ -19,45 +19,56 @@ def from_fields(kind: type[T], value: Mapping[str, Any]) -> T:
     Raises:
         ValueError: a field is missing, or has another type.
     """
-    values: dict[str, Any] = {}
-    for name, key, convert, is_required in _fields(kind):
+    fields, defaults = _fields(kind)
+    values = dict(defaults)
+    for name, key, convert in fields:
         if key in value:
             values[name] = convert(value[key])
-        elif is_required:
+        elif name not in defaults:
             raise ValueError(f"{kind.__name__} without {key!r}")
-    return kind(**values)
+    return _make(kind, values)
+
+
+def _make(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Return an instance of a dataclass with these values of all its fields.
+
+    ``__init__`` of a frozen dataclass, which sets one field after the other, takes as long as all
+    conversions; a log has thousands of events.
+    """
+    instance = object.__new__(kind)
+    instance.__dict__.update(values)
+    if check := getattr(instance, "__post_init__", None):
+        check()
+    return instance
 
 
 def to_fields(value: Any) -> dict[str, Any]:
     """Return a dataclass as a JSON object."""
-    return {key: _plain(getattr(value, name)) for name, key, _, _ in _fields(type(value))}
+    fields, _ = _fields(type(value))
+    return {key: _plain(getattr(value, name)) for name, key, _ in fields}
 
 
-class Field(NamedTuple):
-    """A field of a dataclass that is stored as JSON."""
+Field = tuple[str, str, Convert]
+"""A field that is stored as JSON: its name, its key in the JSON object, its conversion. The key is
+the name, unless the field's metadata has another ``key``.
+"""
 
-    name: str
-    key: str
-    """In the JSON object: the name, unless the field's metadata has another ``key``."""
-    convert: Convert
-    is_required: bool
+_known: dict[type[Any], tuple[tuple[Field, ...], dict[str, Any]]] = {}
 
 
-_known: dict[type[Any], tuple[Field, ...]] = {}
-
-
-def _fields(kind: type[Any]) -> tuple[Field, ...]:
-    """Return the stored fields of a dataclass: those whose metadata has no ``key`` of None."""
+def _fields(kind: type[Any]) -> tuple[tuple[Field, ...], dict[str, Any]]:
+    """Return the stored fields of a dataclass, those whose metadata has no ``key`` of None, and the
+    defaults of all its fields.
+    """
     if kind not in _known:
-        _known[kind] = tuple(
-            Field(
-                item.name,
-                item.metadata.get("key", item.name),
-                CONVERTERS[str(item.type)],
-                item.default is dataclasses.MISSING,
-            )
-            for item in dataclasses.fields(kind)
-            if item.metadata.get("key", item.name) is not None
+        items = [(item, item.metadata.get("key", item.name)) for item in dataclasses.fields(kind)]
+        _known[kind] = (
+            tuple((item.name, key, CONVERTERS[str(item.type)]) for item, key in items if key),
+            {
+                item.name: item.default
+                for item, _ in items
+                if item.default is not dataclasses.MISSING
+            },
         )
     return _known[kind]
 
@@ -91,8 +102,10 @@ def _optional(convert: Convert) -> Convert:
 
 
 def _several(kind: type[Any]) -> Convert:
+    are_of_kind = {kind}.issuperset
+
     def convert_all(value: Any) -> tuple[Any, ...]:
-        if type(value) is not list or not {kind}.issuperset(map(type, value)):
+        if type(value) is not list or not are_of_kind(map(type, value)):
             raise ValueError(f"{value!r} is no list of {kind.__name__}")
         return tuple(value)
 
