@@ -9,8 +9,9 @@ that a question about one task costs nothing per other task.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from jobs.contract import rundir
 from jobs.contract.events import (
@@ -32,8 +33,7 @@ from jobs.contract.exit_record import ExitRecord
 from jobs.contract.outcomes import RootCause
 
 
-@dataclass(frozen=True)
-class SubmittedJob:
+class SubmittedJob(NamedTuple):
     """A job that a task was given to."""
 
     time: float
@@ -193,7 +193,8 @@ class TaskHistory:
         """Return the number of the last attempt of its present job: the first that the job is to
         make until it has begun one. An attempt that was refused before its start counts too.
         """
-        place, number = self._since(), self.job.attempt if self.job else 0
+        kept = self._kept()
+        place, number = (kept[-1][0], kept[-1][1].attempt) if kept else (-1, 0)
         for at, attempt in self._begun:
             if at > place and (attempt in self.started or attempt > number):
                 number = attempt
@@ -258,8 +259,10 @@ class TaskHistory:
         if record.attempt not in self.started:
             self._begun.append((place, record.attempt))
 
-    def _kept(self) -> list[tuple[int, SubmittedJob]]:
+    def _kept(self) -> Sequence[tuple[int, SubmittedJob]]:
         undone = self._withdrawn.undone
+        if not undone:  # of nearly every run
+            return self._submitted
         return [item for item in self._submitted if item[1].job_id not in undone]
 
     def _since(self) -> int:

@@ -85,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any]:
         FormatError: written by another version.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_bytes())
     except ValueError as error:
         raise DamagedFile(f"{path}: not JSON ({error})") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
