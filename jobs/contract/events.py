@@ -27,6 +27,9 @@ PERSON = "person"
 
 KIND = re.compile(rb'"event": ?"(\w+)"')
 
+Select = Callable[[Iterable[tuple[bytes, bytes]]], Iterable[bytes]]
+"""Chooses the lines to parse, from the kinds and bytes of all."""
+
 
 @dataclass(frozen=True)
 class Event:
@@ -246,14 +249,9 @@ class EventLog:
         self._lines = AppendedLines(run.events, from_end)
         self._kinds = kinds
 
-    def read_new(self, is_wanted: Callable[[bytes], bool] = lambda line: True) -> list[Event]:
-        """Return the new events, oldest first.
-
-        Args:
-            is_wanted: decides by its bytes whether a line is parsed.
-        """
-        lines = filter(is_wanted, self._lines.read())
-        return list(parse(_objects(lines, self._kinds)))
+    def read_new(self, select: Select | None = None) -> list[Event]:
+        """Return the new events, oldest first; of all kinds, or those that are selected."""
+        return list(parse(_objects(self._lines.read(), self._kinds, select)))
 
 
 def parse(values: Iterable[Mapping[str, Any]]) -> Iterator[Event]:
@@ -267,14 +265,17 @@ def parse(values: Iterable[Mapping[str, Any]]) -> Iterator[Event]:
                 continue
 
 
-def _objects(lines: Iterable[bytes], kinds: Collection[str]) -> Iterator[dict[str, Any]]:
+def _objects(
+    lines: Iterable[bytes], kinds: Collection[str], select: Select | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield the JSON objects among lines that have a kind; others are not even parsed."""
-    wanted = [
-        line
+    names = {kind.encode() for kind in kinds}
+    known = [
+        (kind, line)
         for line in lines
-        if (match := KIND.search(line)) and (not kinds or match[1].decode() in kinds)
+        if (match := KIND.search(line)) and ((kind := match[1]) in names or not names)
     ]
-    for value in _values(wanted):
+    for value in _values([line for _, line in known] if select is None else list(select(known))):
         if isinstance(value, dict) and isinstance(value.get("event"), str):
             yield value
 

@@ -91,6 +91,10 @@ class RunDir:
         """Return the path of a task's done marker, written last."""
         return self.root / f"stages/{stage}/done/{index:05d}.json"
 
+    def done_folder(self, stage: str) -> Path:
+        """Return the folder of a stage's done markers."""
+        return self.root / f"stages/{stage}/done"
+
     def progress(self, stage: str, index: int) -> Path:
         """Return the path of a running task's progress, overwritten."""
         return self.root / f"stages/{stage}/progress/{index:05d}.json"

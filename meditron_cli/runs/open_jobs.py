@@ -18,7 +18,7 @@ def open_jobs(record: RunRecord, now: float) -> dict[str, set[str]]:
     settled = ending.time if ending and now - ending.time > FORGET_SECONDS else 0.0
     found: dict[str, set[str]] = {}
     for stage in record.stages.values():
-        if has_nothing_to_wait_for(record, stage, now):
+        if stage.done.issuperset(stage.jobs) or has_nothing_to_wait_for(record, stage, now):
             continue
         for index, job in stage.jobs.items():
             if index not in stage.done and not is_over(stage, index, now) and job.time >= settled:

@@ -5,13 +5,13 @@ their last attempts ended. Reading is cheap; nothing is written.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs.contract.attempt_history import RunHistory, TaskHistory
-from jobs.contract.events import CancelEvent, EventLog
+from jobs.contract.events import CancelEvent, EventLog, ExitEvent, Select, StartEvent
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.files import read_small
 from jobs.contract.rundir import RunDir
@@ -22,11 +22,10 @@ from meditron_cli.runs import request, store
 PROGRESS_FILES = 32
 """Progress files of a stage that are read at most."""
 
-EXIT_MARK = b'"event": "exit"'
+OF_ATTEMPTS = {kind.kind.encode() for kind in (StartEvent, ExitEvent)}
 
 
-@dataclass(frozen=True)
-class TaskJob:
+class TaskJob(NamedTuple):
     """The job that a task was last given to."""
 
     job_id: str
@@ -122,8 +121,8 @@ class RecordReader:
         """Read a run.
 
         Args:
-            in_full: keep the whole history, also how the tasks of finished stages ended. Without
-                it those lines, most of a long log, are not parsed.
+            in_full: keep the whole history, also the attempts of finished stages. Without it only
+                their number is known: their lines, most of a long log, are not parsed.
         """
         self._run = run
         self._in_full = in_full
@@ -144,7 +143,7 @@ class RecordReader:
         except (KeyError, TypeError, AttributeError):
             record.problem, record.hint = f"{run.plan}: the file is damaged", request.HINT_DAMAGED
             return record
-        self._history.add(self._log.read_new(self._filter(record.stages.values())))
+        self._history.add(self._log.read_new(self._selection(record.stages.values())))
         if self._in_full:
             record.history = self._history
         fold(record, self._history)
@@ -155,16 +154,25 @@ class RecordReader:
                 stage.progress = read_small(run.progress(stage.stage, 0))
         return record
 
-    def _filter(self, stages: Iterable[StageRecord]) -> Callable[[bytes], bool]:
-        """Return whether to parse a line: not those of ended attempts of finished stages."""
+    def _selection(self, stages: Iterable[StageRecord]) -> Select | None:
+        """Return what chooses the lines: of a finished stage no exits, and a start per attempt."""
         if self._in_full:
-            return lambda line: True
-        unfinished = [
-            f'"stage": "{stage.stage}"'.encode()
-            for stage in stages
-            if len(stage.done) < stage.total
-        ]
-        return lambda line: EXIT_MARK not in line or any(mark in line for mark in unfinished)
+            return None
+        finished = {stage.stage.encode() for stage in stages if len(stage.done) == stage.total}
+
+        def select(lines: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
+            begun: set[tuple[bytes, bytes]] = set()
+            for kind, line in lines:
+                if kind in OF_ATTEMPTS:
+                    stage = line.rpartition(b'"stage": "')[2].partition(b'"')[0]
+                    if stage in finished:
+                        attempt = line.partition(b",")[0]  # the first field: keys are sorted
+                        if kind == b"exit" or (stage, attempt) in begun:
+                            continue
+                        begun.add((stage, attempt))
+                yield line
+
+        return select
 
 
 def read(run: RunDir) -> RunRecord:
@@ -210,13 +218,15 @@ def read_progress(run: RunDir, stage: StageRecord) -> None:
 
 
 def done_indices(run: RunDir, stage: str, total: int) -> set[int]:
-    """Indices of the tasks that have a done marker."""
+    """Return the indices of the tasks that have a done marker."""
+    if total == 1:  # most stages: one call instead of the five of a listing
+        return {0} if run.done(stage, 0).exists() else set()
     try:
-        with os.scandir(run.stage(stage) / "done") as entries:
-            found = [entry.name[:-5] for entry in entries if entry.name.endswith(".json")]
+        names = os.listdir(run.done_folder(stage))
     except FileNotFoundError:
         return set()
-    return {int(name) for name in found if name.isdigit() and int(name) < total}
+    indices = [name[:-5] for name in names if name.endswith(".json")]
+    return {int(index) for index in indices if index.isdigit() and int(index) < total}
 
 
 def fold(record: RunRecord, history: RunHistory) -> None:

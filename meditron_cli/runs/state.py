@@ -103,7 +103,7 @@ def fold_stage(
 
 def pending_job(stage: StageRecord, infos: Mapping[str, JobInfo]) -> JobInfo | None:
     """Return a pending job of a stage's unfinished tasks: a held one, else the first to start."""
-    jobs = (job.job_id for index, job in sorted(stage.jobs.items()) if index not in stage.done)
+    jobs = (stage.jobs[index].job_id for index in sorted(stage.jobs.keys() - stage.done))
     found = [infos[job] for job in dict.fromkeys(jobs) if job in infos]
     pending = [
         info for info in found if info.state is JobState.QUEUED and info.reason not in ("", "None")

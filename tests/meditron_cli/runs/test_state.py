@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from meditron_cli.runs.open_jobs import (
     recovery_job_ids,
 )
 from meditron_cli.runs.record import (
+    RecordReader,
     RunRecord,
     StageRecord,
     StopRequest,
@@ -418,3 +420,19 @@ def test_a_submission_that_was_undone_leaves_the_jobs_before_it(run: Told) -> No
     run.event("undo", 22, job_ids=["8"], reason="no place")
 
     assert read(run.run).stages["tokenize"].jobs[1].job_id == "5_1"
+
+
+def test_the_attempts_of_a_finished_stage_are_counted_without_reading_its_exits(run: Told) -> None:
+    for job, index in (("5_0", 0), ("5_1", 1)):
+        task = replace(run, job=job, index=index)
+        task.start(1, 10)
+        task.exit(1, 20, "preempted", "requeue")
+        task.start(2, 30, restarts=1)
+        task.exit(2, 40, "completed", "finish", code=0)
+        write_json(run.run.done("tokenize", index), {})
+
+    in_part = read(run.run).stages["tokenize"]
+    in_full = RecordReader(run.run, in_full=True).read().stages["tokenize"]
+
+    assert (in_part.attempts, in_part.done, in_part.exits) == (2, {0, 1}, {})
+    assert (in_full.attempts, in_full.done, in_full.exits) == (2, {0, 1}, {})
