@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import gc
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import SchedulerError
@@ -14,8 +16,23 @@ from meditron_cli.services import Services
 
 
 def observe(services: Services, runs: Sequence[RunDir]) -> list[RunView]:
-    """The state of each run, in the order given."""
-    return [state.fold(record, infos, now) for record, infos, now in evidence(services, runs)]
+    """Return the state of each run, in the order given."""
+    with paused_collector():
+        return [state.fold(record, infos, now) for record, infos, now in evidence(services, runs)]
+
+
+@contextmanager
+def paused_collector() -> Iterator[None]:
+    """Pause the garbage collector, which would visit the records of many runs again and again;
+    reading them makes no cycles.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def evidence(
