@@ -19,6 +19,7 @@ from jobs.contract.files import read_json
 from jobs.contract.outcomes import RetryAction, RootCause
 from jobs.contract.rundir import RunDir
 from meditron_cli.main import main
+from meditron_cli.runs.record import RecordReader
 from meditron_cli.services import Services
 
 from . import system
@@ -109,6 +110,10 @@ class Bench:
     def run(self, number: int = 0) -> RunDir:
         """Return a run of the project, by its place in the order of names."""
         return RunDir(sorted(path for path in self.runs.iterdir() if path.name[0] != ".")[number])
+
+    def reader(self) -> RecordReader:
+        """Return a reader of the first run, in full."""
+        return RecordReader(self.run(), in_full=True)
 
     def events(self, kind: str) -> list[dict[str, object]]:
         """Return the events of a kind of the first run."""

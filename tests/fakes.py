@@ -122,6 +122,11 @@ class FakeScheduler:
         """Set the state that is reported of a job from now on."""
         self.jobs[job] = JobInfo(job, state, word or state.value, reason)
 
+    def end_all(self) -> None:
+        """End every job without success."""
+        for job in self.jobs:
+            self.put(job, JobState.ENDED, "FAILED")
+
     def put_stage(self, stage: str, state: JobState, word: str = "", reason: str = "") -> None:
         """Set the state of every job of the stage's last submission."""
         last = max(n for n, item in enumerate(self.submitted) if item.stage == stage)

@@ -22,6 +22,8 @@ from jobs.contract.events import (
     ExitEvent,
     IntentEvent,
     ObservedEvent,
+    RequestEvent,
+    Select,
     SignalEvent,
     StartEvent,
     StopEvent,
@@ -282,6 +284,8 @@ class RunHistory:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.request: RequestEvent | None = None
+        """The last one that changed the configuration; None where the first one is in force."""
         self._withdrawn = Withdrawn()
         self._tasks: dict[str, dict[int, TaskHistory]] = {}
         self._submits: dict[str, list[SubmitEvent]] = {}
@@ -338,7 +342,7 @@ class RunHistory:
         return next(times, None)
 
     @property
-    def last_request(self) -> CancelEvent | StopEvent | None:
+    def stop_request(self) -> CancelEvent | StopEvent | None:
         """Return the last request to end the run."""
         place = max(self._withdrawn.cancelled_at, self._withdrawn.stopped_at)
         event = self.events[place] if place >= 0 else None
@@ -364,6 +368,8 @@ class RunHistory:
             self.task(event.stage, event.index).signals[event.attempt] = event.signals
         elif isinstance(event, ObservedEvent):
             self._add_end(place, event)
+        elif isinstance(event, RequestEvent):
+            self.request = event
         else:
             self._withdrawn.add(place, event)
 
@@ -401,9 +407,11 @@ class HistoryReader:
         self._log = EventLog(run)
         self._history = RunHistory()
 
-    def current(self) -> RunHistory:
-        """Return the history up to now: the same object each time, with the new events added."""
-        self._history.add(self._log.read_new())
+    def current(self, select: Select | None = None) -> RunHistory:
+        """Return the history up to now: the same object each time, with the new events added; of
+        all kinds, or those that are selected.
+        """
+        self._history.add(self._log.read_new(select))
         return self._history
 
 

@@ -2,8 +2,8 @@
 library only.
 
 One JSON object per line: ``{"format", "time", "event", …}``. Events of the kinds in ``EVENT_TYPES``
-decide who works on what; ``jobs.contract.attempt_history`` folds them. Other kinds (``request``,
-``recovery_job``, ``blocked``) are notes for people, which ``read_events`` returns as JSON.
+decide who works on what; ``jobs.contract.attempt_history`` folds them. Other kinds
+(``recovery_job``, ``blocked``) are notes for people, which ``read_events`` returns as JSON.
 
 A start and an exit are stored here and nowhere else. A line that is no event of its kind (cut short
 by a crash, edited by hand, of a later version) is skipped.
@@ -140,6 +140,19 @@ class StopEvent(Event):
 
 
 @dataclass(frozen=True)
+class RequestEvent(Event):
+    """The configuration of a later submission that differs from the one before."""
+
+    kind = "request"
+
+    experiment: dict[str, Any]
+    cluster: dict[str, Any]
+    size: str
+    config_file: str | None
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class StartEvent(Event):
     """A supervisor is about to start the ranks of a task."""
 
@@ -204,6 +217,7 @@ EVENT_TYPES: dict[str, type[Event]] = {
         UndoEvent,
         CancelEvent,
         StopEvent,
+        RequestEvent,
         StartEvent,
         SignalEvent,
         ObservedEvent,
@@ -238,15 +252,13 @@ def read_events(run: RunDir, kinds: Collection[str] = ()) -> list[dict[str, Any]
 class EventLog:
     """Reads the events that were appended to a run's log since the last read."""
 
-    def __init__(
-        self, run: RunDir, kinds: Collection[str] = tuple(EVENT_TYPES), from_end: bool = False
-    ) -> None:
-        """Read from the first event, or with ``from_end`` those that are yet to come.
+    def __init__(self, run: RunDir, kinds: Collection[str] = tuple(EVENT_TYPES)) -> None:
+        """Read from the first event.
 
         Args:
             kinds: of ``EVENT_TYPES``; lines of other kinds are not parsed.
         """
-        self._lines = AppendedLines(run.events, from_end)
+        self._lines = AppendedLines(run.events)
         self._kinds = kinds
 
     def read_new(self, select: Select | None = None) -> list[Event]:

@@ -121,10 +121,10 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 class AppendedLines:
     """Reads the whole lines that were appended to a file since the last read."""
 
-    def __init__(self, path: Path, from_end: bool = False) -> None:
-        """Read from the start, or with ``from_end`` what is yet to come."""
+    def __init__(self, path: Path) -> None:
+        """Read from the start."""
         self._path = path
-        self._offset = path.stat().st_size if from_end and path.exists() else 0
+        self._offset = 0
 
     def read(self, size: int = -1) -> list[bytes]:
         """Return the new lines, or those of the next ``size`` bytes; a last one without its end is

@@ -97,6 +97,12 @@ def _number(value: Any) -> float:
     return float(value)
 
 
+def _object(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise ValueError(f"{value!r} is no object")
+    return value
+
+
 def _optional(convert: Convert) -> Convert:
     return lambda value: None if value is None else convert(value)
 
@@ -118,6 +124,8 @@ CONVERTERS: dict[str, Convert] = {
     "float": _number,
     "int | None": _optional(_integer),
     "float | None": _optional(_number),
+    "str | None": _optional(_text),
+    "dict[str, Any]": _object,
     "tuple[str, ...]": _several(str),
     "tuple[int, ...]": _several(int),
     "RootCause": RootCause,

@@ -48,10 +48,10 @@ class LogSelection:
     @property
     def history(self) -> RunHistory:
         """Return the history of the run up to now."""
-        return self._reader.current()
+        return self.reader.current()
 
     @cached_property
-    def _reader(self) -> HistoryReader:
+    def reader(self) -> HistoryReader:
         return HistoryReader(self.run)
 
     def attempts(self, stage: str) -> list[int]:
@@ -231,7 +231,7 @@ def heading(history: RunHistory, stage: str, number: int, task: int | None) -> s
 def follow_logs(services: Services, printer: Printer) -> None:
     """Print until the run has ended, with a query of its state every ``STATE_SECONDS``."""
     looked = 0.0
-    news = NewExits(printer.wanted.run)
+    news = NewExits(printer.wanted.reader)
     while True:
         now, ended = services.clock.now(), False
         if now - looked >= STATE_SECONDS:

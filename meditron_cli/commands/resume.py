@@ -24,10 +24,12 @@ def command(services: Services, name: str, runs_dir: Path | None, as_json: bool)
     and running ones are left alone, and one that only waits before its next attempt starts now.
     """
     from meditron_cli.runs.launch import launch
+    from meditron_cli.runs.record import RecordReader
 
     run = options.find_run(services, runs_dir, name)
-    plan = planned(run)
-    started = launch(plan, services.scheduler(plan.site.scheduler), run, console.note)
+    reader = RecordReader(run, in_full=True)
+    plan = planned(reader)
+    started = launch(plan, services.scheduler(plan.site.scheduler), reader, console.note)
     if as_json:
         console.json_out({"run": run.name, "dir": str(run.root), "jobs": started})
         return

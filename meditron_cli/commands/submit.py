@@ -16,7 +16,14 @@ from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError, RunFailed
 from meditron_cli.runs import store
-from meditron_cli.runs.request import Request, last_request, note_request, read_record
+from meditron_cli.runs.record import RecordReader, RunRecord
+from meditron_cli.runs.request import (
+    Request,
+    last_request,
+    note_request,
+    read_record,
+    request_of_other,
+)
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -36,6 +43,8 @@ class SubmitTarget:
     root: Path
     name: str
     exists: bool
+    reader: RecordReader
+    """Of the run, in full; it reads nothing of a run that does not exist yet."""
 
     @property
     def path(self) -> Path:
@@ -104,7 +113,7 @@ def command(
     store.remember_root(submission.root, runs_dir, services.environ)
     start(services, submission, run, as_json)
     if wait:
-        wait_for_end(services, run)
+        wait_for_end(services, submission.reader)
 
 
 def required(cluster: str | None, size: str | None) -> tuple[str, str]:
@@ -138,10 +147,11 @@ def resolve_run(services: Services, name: str, stage: str, runs_dir: Path | None
     from meditron_cli.runs import prepare
 
     run = options.find_run(services, runs_dir, name)
-    loaded = stored.loaded(last_request(run), run.name)
+    reader = RecordReader(run, in_full=True)
+    loaded = stored.loaded(last_request(run, reader.history.current()), run.name)
     stages = stages_of(stage, loaded.experiment)
     plan = prepare.plan_of(loaded, stages, prepare.measured_pace(run, stages))
-    return SubmitTarget(loaded, plan, run.root.parent, run.name, exists=True)
+    return SubmitTarget(loaded, plan, run.root.parent, run.name, exists=True, reader=reader)
 
 
 def note_other_runs(submission: SubmitTarget, stage: str) -> None:
@@ -156,7 +166,7 @@ def note_other_runs(submission: SubmitTarget, stage: str) -> None:
         return
     newest = others[0]
     try:
-        asked = last_request(newest)
+        asked = request_of_other(newest)
     except ConfigError:  # its record is damaged, so that nothing can continue it
         return
     keys = differences(loaded.experiment, asked["experiment"])
@@ -185,9 +195,10 @@ def resolve(
     newest = moved.newest_run(root, loaded)
     name = store.next_of(root, identity) if new or newest is None else newest
     stages = stages_of(stage, experiment)
-    pace = prepare.measured_pace(RunDir(root / name), stages)
-    plan = prepare.plan_of(loaded, stages, pace)
-    return SubmitTarget(loaded, plan, root, name, exists=name == newest)
+    run = RunDir(root / name)
+    plan = prepare.plan_of(loaded, stages, prepare.measured_pace(run, stages))
+    reader = RecordReader(run, in_full=True)
+    return SubmitTarget(loaded, plan, root, name, exists=name == newest, reader=reader)
 
 
 def stages_of(stage: str, experiment: Any) -> tuple[str, ...]:
@@ -232,7 +243,6 @@ def refuse(submission: SubmitTarget) -> None:
         ConfigError: placeholders in the profile or missing inputs, all of them.
     """
     from meditron_cli.runs import launch_plan
-    from meditron_cli.runs.record import RunRecord
 
     placeholders = submission.loaded.placeholders
     if placeholders:
@@ -277,9 +287,10 @@ def start(services: Services, submission: SubmitTarget, run: RunDir, as_json: bo
     for text in (*plan.warnings, *(known.doubts(services.clock.now()) if known else ())):
         console.warning(text)
     if submission.exists:
-        console.note(continuing(run, services.clock.now()))
-    started = launch(plan, services.scheduler(plan.site.scheduler), run, console.note)
-    note_request(run, request_of(services, submission))
+        console.note(continuing(submission.reader.read(), services.clock.now()))
+    scheduler, reader = services.scheduler(plan.site.scheduler), submission.reader
+    started = launch(plan, scheduler, reader, console.note)
+    note_request(run, request_of(services, submission), reader.history.current())
     if as_json:
         console.json_out({"run": run.name, "dir": str(run.root), "jobs": started})
         return
@@ -294,15 +305,14 @@ def start(services: Services, submission: SubmitTarget, run: RunDir, as_json: bo
     hint_runs_dir(services, submission)
 
 
-def continuing(run: RunDir, now: float) -> str:
+def continuing(record: RunRecord, now: float) -> str:
     """Return which run is continued, from where, and how to start another."""
-    from meditron_cli.runs import record
     from meditron_cli.runs.state import fold
 
-    stages = fold(record.read(run), {}, now).stages.values()
+    stages = fold(record, {}, now).stages.values()
     far = ", ".join(f"{stage.stage} {stage.amount}" for stage in stages)
     return (
-        f"continuing run {run.name} ({far or 'nothing done'}): "
+        f"continuing run {record.name} ({far or 'nothing done'}): "
         "the configuration is the same; --new starts another run"
     )
 
@@ -321,7 +331,7 @@ def hint_runs_dir(services: Services, submission: SubmitTarget) -> None:
         )
 
 
-def wait_for_end(services: Services, run: RunDir) -> None:
+def wait_for_end(services: Services, reader: RecordReader) -> None:
     """Wait until a run ends.
 
     Raises:
@@ -330,9 +340,9 @@ def wait_for_end(services: Services, run: RunDir) -> None:
     """
     from meditron_cli.reporting.follow import follow, why
 
-    state = follow(services, run)
+    run, state = reader.run, follow(services, reader)
     if state != "succeeded":
-        sentence, hint, code = why(services, run)
+        sentence, hint, code = why(services, reader)
         error = ConfigError if code == CONFIGURATION else RunFailed
         raise error(
             f"run {run.name} {state}{': ' + sentence if sentence else ''}",

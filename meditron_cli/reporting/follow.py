@@ -6,12 +6,11 @@ import sys
 from typing import Protocol
 
 from jobs.contract.attempt_history import Attempt, HistoryReader
-from jobs.contract.events import EventLog, ExitEvent
-from jobs.contract.rundir import RunDir
+from jobs.contract.events import ExitEvent
 from meditron_cli import console
 from meditron_cli.reporting import tables, task_errors
 from meditron_cli.runs import open_jobs, state
-from meditron_cli.runs.query import ask, evidence
+from meditron_cli.runs.query import ask
 from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.views import RunView, StageView
 from meditron_cli.scheduler.base import JobInfo
@@ -40,12 +39,14 @@ class ProgressDisplay(Protocol):
 class NewExits:
     """The attempts that end from now on."""
 
-    def __init__(self, run: RunDir) -> None:
-        self._log = EventLog(run, ("exit",), from_end=True)
+    def __init__(self, history: HistoryReader) -> None:
+        self._history = history
+        self._known = len(history.current().events)
 
     def read_new(self) -> list[Attempt]:
         """Return the attempts that have ended since the last call."""
-        events = self._log.read_new()
+        events = self._history.current().events[self._known :]
+        self._known += len(events)
         return [Attempt.of_exit(event.record) for event in events if isinstance(event, ExitEvent)]
 
 
@@ -107,16 +108,20 @@ def describe(stage: StageView, run: RunView) -> str:
     return f"{stage.amount}{loss}"
 
 
-def follow(services: Services, run: RunDir) -> str:
+def follow(services: Services, reader: RecordReader) -> str:
     """Show a run until it has ended, and return its last state.
 
     Ctrl-C ends the display and not the run.
+
+    Args:
+        reader: of the run, in full.
     """
+    run = reader.run
     try:
         if console.fancy(sys.stderr):
             with ProgressBars() as bars:
-                return until_end(services, run, bars)
-        return until_end(services, run, ProgressLines())
+                return until_end(services, reader, bars)
+        return until_end(services, reader, ProgressLines())
     except KeyboardInterrupt:
         console.note(
             f"run {run.name} continues; `meditron status {run.name}`, "
@@ -125,11 +130,11 @@ def follow(services: Services, run: RunDir) -> str:
         raise
 
 
-def until_end(services: Services, run: RunDir, display: ProgressDisplay) -> str:
+def until_end(services: Services, reader: RecordReader, display: ProgressDisplay) -> str:
     """Poll the run directory, and less often the scheduler, until the run has ended."""
     infos: dict[str, JobInfo] = {}
     queried = 0.0
-    exits, reader = NewExits(run), RecordReader(run, in_full=True)
+    exits = NewExits(reader.history)
     while True:
         now = services.clock.now()
         record = reader.read()
@@ -143,7 +148,7 @@ def until_end(services: Services, run: RunDir, display: ProgressDisplay) -> str:
         print_interruptions(exits, display)
         display.show(run_view)
         if run_view.state in FINAL and (fresh or not open_jobs.open_jobs(record, now)):
-            wait_for_exit_records(services, run, record)
+            wait_for_exit_records(services, reader.history, record)
             return run_view.state
         services.clock.sleep(POLL_SECONDS)
 
@@ -155,9 +160,9 @@ def print_interruptions(exits: NewExits, display: ProgressDisplay) -> None:
             display.note(tables.ending(attempt))
 
 
-def wait_for_exit_records(services: Services, run: RunDir, record: RunRecord) -> None:
+def wait_for_exit_records(services: Services, reader: HistoryReader, record: RunRecord) -> None:
     """Wait until supervisors have written exit records, which follow the done markers."""
-    reader, deadline = HistoryReader(run), services.clock.now() + EXIT_RECORD_SECONDS
+    deadline = services.clock.now() + EXIT_RECORD_SECONDS
     while services.clock.now() < deadline:
         history = reader.current()
         pending = (
@@ -171,12 +176,13 @@ def wait_for_exit_records(services: Services, run: RunDir, record: RunRecord) ->
         services.clock.sleep(POLL_SECONDS)
 
 
-def why(services: Services, run: RunDir) -> tuple[str, str, int]:
+def why(services: Services, reader: RecordReader) -> tuple[str, str, int]:
     """Return the sentence and hint of the first unfinished task that ended, and its exit code
     (``jobs.contract.errors``); empty and 0 where there is none.
     """
-    record, infos, now = evidence(services, [run])[0]
-    errors = task_errors.of_run(run, record, infos, now)
+    now = services.clock.now()
+    (infos,) = ask(services, [reader.read()], now)
+    errors = task_errors.of_run(reader.run, reader.read(), infos, now)
     if not errors:
         return "", "", 0
     first = errors[0]

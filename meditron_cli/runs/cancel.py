@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from jobs.contract import attempt_history, events
+from jobs.contract import events
 from jobs.contract.events import CancelEvent, StopEvent
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES, TRAINING_STAGES
@@ -17,7 +17,7 @@ from meditron_cli.errors import ConfigError, SchedulerError
 from meditron_cli.runs import open_jobs
 from meditron_cli.runs.launch import is_silent
 from meditron_cli.runs.owner import require_owner
-from meditron_cli.runs.record import RunRecord, read
+from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
 
 SAVING_STAGES = (*TRAINING_STAGES, "evaluate")
@@ -36,10 +36,12 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         SchedulerError: refused, or no answer; the run is not marked as cancelled.
     """
     require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
+    reader = RecordReader(run, in_full=True)
     with nobody_submits(run):
-        for intent in attempt_history.read(run).unanswered:
+        for intent in reader.history.current().unanswered:
             transaction.withdraw(run, intent, schedulers(intent.scheduler))
-        open_ids = open_jobs.open_jobs(read(run).require_readable(), now=0.0)
+        record = reader.read().require_readable()
+        open_ids = open_jobs.open_jobs(record, now=0.0)
         everything = sorted(job for ids in open_ids.values() for job in ids)
 
         def note() -> None:
@@ -49,7 +51,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
             schedulers(kind).cancel(run.name, sorted(ids), note)
         if not open_ids:
             note()
-        dismiss_recovery_jobs(run, schedulers)
+        cancel_recovery_jobs(record, schedulers)
     return everything
 
 
@@ -74,12 +76,11 @@ def nobody_submits(run: RunDir) -> Iterator[None]:
         ) from error
 
 
-def dismiss_recovery_jobs(run: RunDir, schedulers: Callable[[str], Scheduler]) -> None:
+def cancel_recovery_jobs(record: RunRecord, schedulers: Callable[[str], Scheduler]) -> None:
     """Cancel the recovery jobs of a run."""
-    history = attempt_history.read(run)
-    found = {job for stage in STAGES for job in history.recovery_jobs(stage)}
+    found = {job for stage in STAGES for job in record.history.recovery_jobs(stage)}
     if found:
-        schedulers("slurm").cancel(run.name, sorted(found))
+        schedulers("slurm").cancel(record.name, sorted(found))
 
 
 def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
@@ -92,7 +93,7 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     """
     require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
     with nobody_submits(run):
-        record = read(run).require_readable()
+        record = RecordReader(run, in_full=True).read().require_readable()
         open_ids = open_jobs.open_jobs(record, time.time())
         leaving: list[str] = []
         events.append(run, StopEvent(time.time(), tuple(sorted(set().union(*open_ids.values())))))
@@ -103,7 +104,7 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
             saving = saving_jobs(record, infos)
             schedulers(kind).cancel(run.name, sorted(ids - saving))
             leaving += sorted(saving)
-        dismiss_recovery_jobs(run, schedulers)
+        cancel_recovery_jobs(record, schedulers)
     return leaving
 
 

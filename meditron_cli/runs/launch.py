@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from jobs.contract import attempt_history, done_markers, events, specs
-from jobs.contract.attempt_history import HistoryReader
+from jobs.contract import done_markers, events, specs
+from jobs.contract.attempt_history import RunHistory
 from jobs.contract.events import (
     IntentEvent,
     SubmitEvent,
@@ -33,7 +33,7 @@ from meditron_cli.runs.launch_plan import (
     unique,
 )
 from meditron_cli.runs.owner import require_owner
-from meditron_cli.runs.record import RunRecord, read
+from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState, Scheduler
 
 HINTS = {
@@ -60,16 +60,17 @@ Note = Callable[[str], None]
 def launch(
     plan: Plan,
     scheduler: Scheduler,
-    run: RunDir,
+    reader: RecordReader,
     note: Note = lambda sentence: None,
     by: str = "person",
 ) -> dict[str, list[str]]:
-    """Start what is missing of a plan, and answer the job ids that now work on each stage.
+    """Submit what is missing of a plan, and return the ids of the jobs that now work on each stage.
 
-    Finished tasks are skipped, tasks with a living job are left alone, which ``note`` is told.
-    Either all of this call's submissions stand or none.
+    Finished tasks are skipped, and tasks with a queued or running job are left alone, which
+    ``note`` reports. Either all of this call's submissions stand or none.
 
     Args:
+        reader: of the run, in full.
         by: ``person``, whose word counts more than budgets, or ``recover``.
 
     Raises:
@@ -77,12 +78,13 @@ def launch(
             lacks its inputs.
         SchedulerError: refused, or no answer about jobs that may be alive.
     """
+    run = reader.run
     require_owner(run, "resume")
     try:
         with locked_within(
             run.lock, resubmission.LOCK_SECONDS, SUBMIT, give_up=lambda: is_submitting(run)
         ):
-            return _launch(plan, scheduler, run, note, by)
+            return _launch(plan, scheduler, reader, note, by)
     except Locked as error:
         who = "another submit" if is_submitting(run) else "a recovery job"
         raise ConfigError(
@@ -102,11 +104,12 @@ def is_submitting(run: RunDir) -> bool:
 
 
 def _launch(
-    plan: Plan, scheduler: Scheduler, run: RunDir, note: Note, by: str
+    plan: Plan, scheduler: Scheduler, reader: RecordReader, note: Note, by: str
 ) -> dict[str, list[str]]:
+    run = reader.run
     restore_damage(plan, run, note)
-    transaction.resolve_unanswered(run, HistoryReader(run), lambda kind: scheduler)
-    record = read(run).require_readable()
+    transaction.resolve_unanswered(run, reader.history, lambda kind: scheduler)
+    record = reader.read().require_readable()
     infos = ask(record, scheduler)
     verdicts = judge_tasks(plan, run)
     refuse_other_data(record, verdicts)
@@ -122,7 +125,7 @@ def _launch(
     plan = without_bad_nodes(plan, scheduler, run, note)
     prepare(plan, run, decisions, keep)
     dropped = [job for decision in decisions.values() for job in decision.drop]
-    scheduler.cancel(run.name, [*dropped, *recovery_jobs_of(run, dropped)])
+    scheduler.cancel(run.name, [*dropped, *recovery_jobs_of(record.history, dropped)])
     live = {stage: live_jobs(found, infos) for stage, found in record.stages.items()}
     batch = LaunchTransaction(plan, scheduler, run, by)
     try:
@@ -192,12 +195,12 @@ def without_bad_nodes(plan: Plan, scheduler: Scheduler, run: RunDir, note: Note)
     return replace(plan, stages=tuple(stages))
 
 
-def recovery_jobs_of(run: RunDir, job_ids: Collection[str]) -> list[str]:
-    """Those who look after any of these jobs."""
+def recovery_jobs_of(history: RunHistory, job_ids: Collection[str]) -> list[str]:
+    """Return the recovery jobs of any of these jobs."""
     wanted = set(job_ids)
     return unique(
         recovery_job
-        for event in attempt_history.read(run).events
+        for event in history.events
         if isinstance(event, SubmitEvent) and not wanted.isdisjoint(event.job_ids)
         for recovery_job in event.recovery_jobs
     )

@@ -21,7 +21,7 @@ from meditron_cli.config.load import Loaded
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan
 from meditron_cli.runs import store
-from meditron_cli.runs.request import last_request
+from meditron_cli.runs.request import request_of_other
 
 PATH_KEYS = {
     "curate.sources",
@@ -45,7 +45,7 @@ def newest_run(root: Path, loaded: Loaded) -> str | None:
         return newest
     for run in store.runs_of(root, f"{experiment.name}-{loaded.size}"):
         try:
-            request = last_request(run)
+            request = request_of_other(run)
         except ConfigError:  # a damaged record: nothing can continue the run
             continue
         same_cluster = request["cluster"].get("name") == cluster

@@ -16,7 +16,7 @@ from jobs.contract import specs
 from jobs.contract.files import sha256
 from jobs.contract.job import usable_cores
 from jobs.contract.stage_specs import TOKENIZER_STAGES, CurateSpec, training_stage
-from meditron_cli.runs import record, request
+from meditron_cli.runs import request
 
 if TYPE_CHECKING:
     from jobs.contract.metrics_log import StepTimes
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.config.load import Loaded
     from meditron_cli.plan.model import Plan
+    from meditron_cli.runs.record import RecordReader
 
 HEAVY_TOKENIZER_BYTES = 256 * 2**20
 """No tokenizer.json is larger; something else was named by mistake."""
@@ -170,17 +171,18 @@ def read_vocabulary(path: Path) -> dict[str, int]:
         raise ValueError("it has no model with a vocabulary") from error
 
 
-def planned(run: RunDir) -> Plan:
-    """Plan all the run's stages from the configuration that it was last submitted with.
+def planned(reader: RecordReader) -> Plan:
+    """Plan all stages of a run from the configuration that it was last submitted with.
 
     Raises:
         ConfigError: the record cannot be read, or is one that this version refuses.
     """
     from meditron_cli.config.stored import restore
 
-    asked = request.last_request(run)
+    run = reader.run
+    asked = request.last_request(run, reader.history.current())
     experiment, cluster = restore(asked)
-    stages = list(record.read(run).require_readable().stages)
+    stages = list(reader.read().require_readable().stages)
     pace = measured_pace(run, stages)
     digest = tokenizer_digest(experiment.tokenize.tokenizer) or recorded_digest(run, stages)
     return make_plan(experiment, cluster, asked["size"], stages, pace, digest)

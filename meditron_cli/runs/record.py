@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jobs.contract.attempt_history import RunHistory, TaskHistory
-from jobs.contract.events import CancelEvent, EventLog, ExitEvent, Select, StartEvent
+from jobs.contract.attempt_history import HistoryReader, RunHistory, TaskHistory
+from jobs.contract.events import CancelEvent, ExitEvent, Select, StartEvent
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.files import read_small
 from jobs.contract.rundir import RunDir
@@ -118,20 +118,20 @@ class RecordReader:
     """Reads the record of a run, as often as wanted; of the events only the new ones."""
 
     def __init__(self, run: RunDir, in_full: bool = False) -> None:
-        """Read a run.
+        """Read a run; nothing is read before it is asked for.
 
         Args:
             in_full: keep the whole history, also the attempts of finished stages. Without it only
                 their number is known: their lines, most of a long log, are not parsed.
         """
-        self._run = run
+        self.run = run
+        self.history = HistoryReader(run)
+        """Shares the lines that were read."""
         self._in_full = in_full
-        self._log = EventLog(run)
-        self._history = RunHistory()
 
     def read(self) -> RunRecord:
         """Read plan.json, new events, names of done markers, progress."""
-        run, record = self._run, RunRecord(self._run.name, self._run.root)
+        run, record = self.run, RunRecord(self.run.name, self.run.root)
         try:
             plan = store.read_plan(run)
         except ConfigError as error:
@@ -143,10 +143,10 @@ class RecordReader:
         except (KeyError, TypeError, AttributeError):
             record.problem, record.hint = f"{run.plan}: the file is damaged", request.HINT_DAMAGED
             return record
-        self._history.add(self._log.read_new(self._selection(record.stages.values())))
+        history = self.history.current(self._selection(record.stages.values()))
         if self._in_full:
-            record.history = self._history
-        fold(record, self._history)
+            record.history = history
+        fold(record, history)
         for stage in record.stages.values():
             if stage.stage not in TRAINING_STAGES:
                 read_progress(run, stage)
@@ -232,7 +232,7 @@ def done_indices(run: RunDir, stage: str, total: int) -> set[int]:
 def fold(record: RunRecord, history: RunHistory) -> None:
     """Fill in what the events record: submissions, starts, ends, requests to end the run."""
     record.submitted = history.submitted
-    request = history.last_request
+    request = history.stop_request
     if request is not None:
         is_cancel = isinstance(request, CancelEvent)
         record.ending = StopRequest(request.time, "cancelled" if is_cancel else "stopped")

@@ -18,7 +18,7 @@ from meditron_cli.errors import MeditronError
 from meditron_cli.runs import release
 from meditron_cli.runs.owner import is_mine
 from meditron_cli.runs.query import ask
-from meditron_cli.runs.record import RunRecord, read
+from meditron_cli.runs.record import RecordReader, RunRecord, read
 from meditron_cli.services import Services
 
 BY = "recover"
@@ -139,6 +139,7 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
         at = datetime.fromtimestamp(services.clock.now() + delay)
         said.append(f"{stage}: goes on at the first look after {at:%H:%M}")
     elif any(goes_on):
-        started = launch(planned(run), scheduler, run, said.append, by=BY)
+        records = RecordReader(run, in_full=True)
+        started = launch(planned(records), scheduler, records, said.append, by=BY)
         said.append(f"{stage}: {', '.join(started[stage])} goes on")
     return said

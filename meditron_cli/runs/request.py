@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.contract.events import append_event, read_events
+from jobs.contract.attempt_history import RunHistory
+from jobs.contract.events import EventLog, RequestEvent, append
 from jobs.contract.files import DamagedFile, FormatError, read_json
 from jobs.contract.rundir import RunDir
 from meditron_cli import __version__
@@ -36,24 +37,32 @@ class Request:
     """Seconds since 1970."""
 
 
-def note_request(run: RunDir, request: Request) -> None:
+def note_request(run: RunDir, request: Request, history: RunHistory) -> None:
     """Record a later submission's request if its configuration differs from the last one."""
-    values, last = asdict(request), last_request(run)
+    values, last = asdict(request), last_request(run, history)
     decisive = ("experiment", "cluster", "size")
     if any(values[key] != last[key] for key in decisive):
-        values["command"] = [redact(word) for word in request.command]
-        append_event(run, "request", **values)
+        values["command"] = tuple(redact(word) for word in request.command)
+        append(run, RequestEvent(**values))
 
 
-def last_request(run: RunDir) -> dict[str, Any]:
+def last_request(run: RunDir, history: RunHistory) -> dict[str, Any]:
     """Return the request of the last submission that changed the configuration, else the first.
 
     Raises:
         ConfigError: there is no record, or not one this program reads.
     """
-    values = read_record(run)
-    later = read_events(run, ("request",))
-    return later[-1] if later else values
+    first = read_record(run)
+    return history.request.to_json() if history.request else first
+
+
+def request_of_other(run: RunDir) -> dict[str, Any]:
+    """Return the last request of a run that is only compared with; its other events are not parsed.
+
+    Raises:
+        ConfigError: as ``last_request``.
+    """
+    return last_request(run, RunHistory.of(EventLog(run, (RequestEvent.kind,)).read_new()))
 
 
 def record(name: str, request: Request, code: dict[str, Any]) -> dict[str, Any]:

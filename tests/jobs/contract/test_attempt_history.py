@@ -233,7 +233,7 @@ def view(history: RunHistory) -> list[Any]:
         history.attempts(),
         history.unanswered,
         history.submits("pretrain"),
-        history.last_request,
+        history.stop_request,
         history.submitted,
         [(task.is_cancelled, task.is_stopped) for task in tasks],
         [

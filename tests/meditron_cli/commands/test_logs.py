@@ -208,7 +208,7 @@ def test_events_cut_short_are_left_until_they_are_whole(meditron: Bench) -> None
 
     meditron.submit(stage="curate")
     told = of(meditron)
-    news = NewExits(meditron.run())
+    news = NewExits(meditron.reader().history)
     told.exit(1, 20, "crash", "restart")
     events = meditron.run().events
     whole = events.read_bytes()

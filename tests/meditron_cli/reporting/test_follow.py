@@ -64,7 +64,7 @@ def followed(meditron: Bench, moments: Iterator[Callable[[], None]]) -> str:
         next(moments, lambda: None)()
 
     meditron.clock.when_slept = go_on
-    return until_end(meditron.services(), meditron.run(), ProgressLines())
+    return until_end(meditron.services(), meditron.reader(), ProgressLines())
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ def test_following_ends_when_nothing_goes_on(
     state = followed(meditron, iter([stop]))
 
     assert state == "failed"
-    assert why(meditron.services(), meditron.run()) == ("pretrain task 0: it ended: data", "", 1)
+    assert why(meditron.services(), meditron.reader()) == ("pretrain task 0: it ended: data", "", 1)
     assert "a token is out of range" in capsys.readouterr().err
 
 

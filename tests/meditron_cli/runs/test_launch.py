@@ -22,7 +22,6 @@ from jobs.supervision.recovery import resubmission
 from meditron_cli.main import main
 from meditron_cli.runs import launch, launch_plan, request
 from meditron_cli.runs.prepare import planned
-from meditron_cli.runs.record import read
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
 from meditron_cli.scheduler.slurm import SlurmScheduler
 
@@ -439,7 +438,8 @@ def test_specs_of_living_tasks_are_not_rewritten(meditron: Bench) -> None:
     meditron.submit("--set", "pretrain.save_interval=7")
 
     assert run.spec("pretrain", 0).stat().st_mtime_ns == before
-    assert request.last_request(run)["experiment"]["pretrain"]["save_interval"] == 7
+    last = request.last_request(run, attempt_history.read(run))
+    assert last["experiment"]["pretrain"]["save_interval"] == 7
 
 
 def test_a_stop_file_does_not_stop_the_next_submission(meditron: Bench) -> None:
@@ -558,7 +558,7 @@ def test_resuming_gives_every_task_the_spec_it_had(meditron: Bench) -> None:
 def test_decisions_name_every_task_once(meditron: Bench) -> None:
     meditron.submit()
     run = meditron.run()
-    plan, record = planned(run), read(run)
+    plan, record = planned(meditron.reader()), meditron.reader().read()
     infos = launch.ask(record, meditron.scheduler)
 
     decisions = launch_plan.decide(plan, record, infos, launch.judge_tasks(plan, run))

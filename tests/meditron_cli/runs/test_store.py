@@ -207,7 +207,7 @@ def test_a_run_of_an_earlier_format_is_refused_by_every_command(
 @pytest.mark.parametrize("name", ["../evil", "a/b", ".hidden", "", "UP"])
 def test_a_name_that_could_leave_the_runs_directory_is_refused(meditron: Bench, name: str) -> None:
     meditron.submit(stage="curate")
-    plan = planned(meditron.run())
+    plan = planned(meditron.reader())
     request = Request({}, {}, "tiny", None, [], 0.0)
 
     with pytest.raises(ConfigError, match="is not a valid name for a run"):
@@ -220,7 +220,7 @@ def test_of_two_that_make_a_run_at_once_one_is_told(meditron: Bench) -> None:
     request = Request({}, {}, "tiny", None, [], 0.0)
 
     with pytest.raises(ConfigError, match="was made by another submit just now"):
-        store.create(meditron.runs, run.name, request, planned(run))
+        store.create(meditron.runs, run.name, request, planned(meditron.reader()))
 
     assert [path.name for path in meditron.runs.iterdir()] == [run.name]
 
@@ -258,8 +258,9 @@ from jobs.contract.rundir import RunDir
 from meditron_cli.runs.request import Request
 from meditron_cli.runs import store
 from meditron_cli.runs.prepare import planned
+from meditron_cli.runs.record import RecordReader
 root = Path(sys.argv[1])
-plan = planned(RunDir(root / sys.argv[2]))
+plan = planned(RecordReader(RunDir(root / sys.argv[2])))
 request = Request({}, {}, "tiny", None, [], 0.0)
 print("ready", flush=True)
 for number in range(1000):
