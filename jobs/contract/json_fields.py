@@ -35,6 +35,8 @@ def _make(kind: type[T], values: Mapping[str, Any]) -> T:
     ``__init__`` of a frozen dataclass, which sets one field after the other, takes as long as all
     conversions; a log has thousands of events.
     """
+    if hasattr(kind, "__slots__"):  # there is no __dict__
+        return kind(**values)
     instance = object.__new__(kind)
     instance.__dict__.update(values)
     if check := getattr(instance, "__post_init__", None):
