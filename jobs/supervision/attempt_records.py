@@ -40,7 +40,7 @@ class FolderListing:
 
 @dataclass(frozen=True)
 class AttemptRef:
-    """Which task of which attempt this is, and when it began."""
+    """A reference to one attempt of a task, with the time it began."""
 
     run: rundir.RunDir
     stage: str
@@ -49,16 +49,15 @@ class AttemptRef:
     """From 1, per stage."""
     began: float
     step: int | None = None
-    """Of the newest valid checkpoint when it began; None where it is not known, or there is none.
-    """
+    """Step of the newest valid checkpoint when it began; None without one, or where not known."""
     start: str = field(default_factory=lambda: uuid4().hex[:12])
-    """Names this start in what outlives it on a node."""
+    """Identifies this start in files that outlive it on a node."""
     listing: FolderListing | None = field(default=None, compare=False)
-    """Of the folder, where many tasks of one attempt are examined."""
+    """Listing of the folder, where many tasks of one attempt are examined."""
 
     @property
     def folder(self) -> Path:
-        """The attempt's."""
+        """Return the attempt's folder."""
         return self.run.attempt(self.stage, self.number)
 
     def files(self, kind: str) -> list[Path]:
@@ -68,17 +67,17 @@ class AttemptRef:
 
     @property
     def ranks_log(self) -> Path:
-        """What the ranks printed."""
+        """Return the path of the ranks' output."""
         return self.folder / f"ranks-{self.index:05d}.log"
 
     @property
     def srun_log(self) -> Path:
-        """What srun said of the ranks."""
+        """Return the path of srun's own messages."""
         return self.folder / f"srun-{self.index:05d}.log"
 
     @property
     def step_name(self) -> str:
-        """The name of the job step that the ranks are, told from any other of the job by it."""
+        """Return the name of the ranks' job step, unique in the job."""
         return f"{self.stage}-{self.index}-{self.number}"
 
 
@@ -108,8 +107,8 @@ def _take(path: Path) -> bool:
 
 
 def record_start(attempt: AttemptRef, job: Job) -> None:
-    """Append the start event, without which nobody looks for an end; a full disk must not keep the
-    ranks from working.
+    """Append the start event, which opens the attempt; a full disk does not prevent the ranks from
+    running.
     """
     start = StartEvent(
         time.time(),
@@ -126,8 +125,8 @@ def record_start(attempt: AttemptRef, job: Job) -> None:
 
 
 def record_exit(run: rundir.RunDir, record: ExitRecord) -> bool:
-    """Log the sentence and append the exit event of an attempt, or what was observed of it where
-    the decision is left to whoever closes it; return whether the event was written.
+    """Log the reason and append the exit event of an attempt, or ``observed`` where another process
+    decides; return whether the event was written.
     """
     log(f"{record.category}: {record.reason}")
     is_open = record.action is RetryAction.WAIT
@@ -182,7 +181,7 @@ def record_signal(attempt: AttemptRef, signals: Iterable[int]) -> None:
 
 
 def _append(run: rundir.RunDir, event: Event) -> bool:
-    """Append an event and return whether the disk took it: the job's log has it otherwise."""
+    """Append an event, or log it where the disk takes nothing; return whether it was written."""
     try:
         events.append(run, event)
     except OSError as error:

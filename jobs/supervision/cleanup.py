@@ -1,5 +1,5 @@
-"""Remove what a finished task no longer needs: thousands of short tasks would use up inodes.
-Standard library only.
+"""Remove records that a finished task no longer needs: thousands of short tasks would use up
+inodes. Standard library only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jobs.supervision.attempt_records import AttemptRef
 
 
 def after_success(attempt: AttemptRef, task: specs.TaskSpec) -> None:
-    """Remove the records of the last attempt of a finished task that tell nothing any more.
+    """Remove the records without information of a finished task's last attempt.
 
     Its events, its done marker and its logs stay. A training keeps everything.
     """

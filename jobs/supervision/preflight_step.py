@@ -36,7 +36,7 @@ class PreflightResult:
     """Why no rank may start, in one sentence; empty when all may."""
     hint: str = ""
     findings: tuple[NodeFinding, ...] = ()
-    """What speaks against a node, be it fit or not."""
+    """Findings against nodes, also against those that pass."""
     configuration: bool = False
 
 
@@ -54,7 +54,7 @@ def check(
     task: specs.TaskSpec,
     nodes: Collection[str],
     environ: Mapping[str, str],
-    patience: PreflightTimeout,
+    timeout: PreflightTimeout,
 ) -> PreflightResult:
     """Check every node of this job; a signal ends the check early, without a problem."""
     arguments = [str(attempt.run.root), attempt.stage, str(attempt.index), str(attempt.number)]
@@ -69,14 +69,14 @@ def check(
     ]
     environment = {**environ, **launcher.code_environment(attempt.run, environ)}
     process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
-    deadline = time.monotonic() + patience.seconds
+    deadline = time.monotonic() + timeout.seconds
     while (code := process.poll()) is None:
-        if not patience.signals and time.monotonic() < deadline:
+        if not timeout.signals and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
             continue
-        process.terminate()  # nobody waits for its end: it may be stuck in the kernel
-        return PreflightResult() if patience.signals else silence(attempt, nodes, patience.seconds)
-    return judge(attempt, code)
+        process.terminate()  # do not wait for its end: it may be stuck in the kernel
+        return PreflightResult() if timeout.signals else timed_out(attempt, nodes, timeout.seconds)
+    return combine(attempt, code)
 
 
 def on_every_node(attempt: AttemptRef, task: specs.TaskSpec) -> list[str]:
@@ -93,9 +93,9 @@ def beside_ranks(attempt: AttemptRef, task: specs.TaskSpec) -> list[str]:
     return one_per_node(task.nodes, "--overlap", f"--job-name=stack-dump-{attempt.step_name}")
 
 
-def judge(attempt: AttemptRef, code: int) -> PreflightResult:
+def combine(attempt: AttemptRef, code: int) -> PreflightResult:
     """Combine the reports and the exit code of the preflight check."""
-    findings = tuple(found_in(health_reports(attempt)))
+    findings = tuple(findings_in(health_reports(attempt)))
     fatal: dict[str, NodeFinding] = {}
     for finding in findings:
         if finding.verdict == "FATAL":
@@ -103,7 +103,7 @@ def judge(attempt: AttemptRef, code: int) -> PreflightResult:
     if fatal:
         return PreflightResult(
             "; ".join(f"{item.node}: {item.message} ({item.code})" for item in fatal.values()),
-            "put that right, or submit again without these nodes and tell the site",
+            "fix it, or submit again without these nodes and report them to the site",
             findings,
         )
     if code == 0:
@@ -120,17 +120,17 @@ def judge(attempt: AttemptRef, code: int) -> PreflightResult:
     )
 
 
-def silence(attempt: AttemptRef, nodes: Collection[str], seconds: float) -> PreflightResult:
+def timed_out(attempt: AttemptRef, nodes: Collection[str], seconds: float) -> PreflightResult:
     """Return the result of a preflight check that timed out, with the nodes that did not report."""
-    heard = {report["node"] for report in health_reports(attempt)}
-    mute = [name for name in nodes if name not in heard]
+    reported = {report["node"] for report in health_reports(attempt)}
+    missing = [name for name in nodes if name not in reported]
     problem = f"the preflight check of {attempt.stage} did not end within {seconds:.0f} s"
-    if mute:
-        problem += f" on {', '.join(mute)}"
+    if missing:
+        problem += f" on {', '.join(missing)}"
     return PreflightResult(
         problem,
         f"a node without a health file in {attempt.folder} hangs",
-        tuple(NodeFinding(name, "preflight_silent", "FATAL", problem) for name in mute),
+        tuple(NodeFinding(name, "preflight_silent", "FATAL", problem) for name in missing),
     )
 
 
@@ -139,7 +139,7 @@ def health_reports(attempt: AttemptRef) -> list[dict[str, Any]]:
     return [report for path in attempt.files("health") if (report := read_small(path))]
 
 
-def found_in(reports: Iterable[dict[str, Any]]) -> Iterator[NodeFinding]:
+def findings_in(reports: Iterable[dict[str, Any]]) -> Iterator[NodeFinding]:
     """Yield the findings against a node."""
     for report in reports:
         for item in report["findings"]:

@@ -47,7 +47,7 @@ def command(
         console.data(f"{node}: {verdict.name}")
         console.table(("verdict", "check", "where", "what"), rows(findings))
     if verdict is node_checks.HealthVerdict.FATAL:
-        raise Unhealthy(f"{node} is not fit for work: {reasons(findings)}")
+        raise Unhealthy(f"{node} is unhealthy: {reasons(findings)}")
 
 
 def load_profile(name: str | None) -> Cluster | None:

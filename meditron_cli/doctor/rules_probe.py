@@ -157,7 +157,7 @@ def node_problems(report: Report) -> list[outcomes.NodeFinding]:
         {"node": host["node"], "findings": host["health"].get("findings", ())}
         for host in report["hosts"]
     )
-    return list(preflight_step.found_in(reports))
+    return list(preflight_step.findings_in(reports))
 
 
 def peers(report: Report) -> Iterator[SiteFinding]:

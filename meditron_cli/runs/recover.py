@@ -110,7 +110,8 @@ def see(services: Services, record: RunRecord, stage: str) -> list[str]:
         with redirect_stderr(io.StringIO()):  # what a job's log is told, we say in our own way
             if kinds == {"local"}:
                 return see_local(services, run, stage)
-            return list(recovery_job.look_after(run, stage, Client(services.environ), BY).said)
+            client = Client(services.environ)
+            return list(recovery_job.recover_stage(run, stage, client, BY).messages)
     except (MeditronError, OSError) as error:
         return [f"{stage}: {error}"]
 
@@ -137,9 +138,9 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
         )
     elif any(goes_on) and delay:
         at = datetime.fromtimestamp(services.clock.now() + delay)
-        said.append(f"{stage}: goes on at the first look after {at:%H:%M}")
+        said.append(f"{stage}: resumes at the first check after {at:%H:%M}")
     elif any(goes_on):
         records = RecordReader(run, in_full=True)
         started = launch(planned(records), scheduler, records, said.append, by=BY)
-        said.append(f"{stage}: {', '.join(started[stage])} goes on")
+        said.append(f"{stage}: {recovery_job.resumption(started[stage])}")
     return said

@@ -62,7 +62,7 @@ def seconds_of_pass(count: int) -> float:
         programs.name_jobs(submission.job_name(run, STAGE))
         began = time.perf_counter()
         with redirect_stderr(StringIO()):  # the job's log
-            found = recovery_job.look_after(run, STAGE, Client(programs.environ), "recovery_job")
+            found = recovery_job.recover_stage(run, STAGE, Client(programs.environ), "recovery_job")
         seconds = time.perf_counter() - began
         tasks = read(run).tasks(STAGE).values()
         if any(task.starts or len(task.submissions) != 2 for task in tasks):

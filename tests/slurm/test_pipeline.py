@@ -218,7 +218,7 @@ def test_after_a_killed_rank_training_restarts_in_place_and_reaches_its_target(
     assert (record["cause"], record["action"]) == ("crash", "restart")
     second = record["node"]  # of the two, wherever there was room
     assert second in ("gpu02", "gpu03", "gpu04")
-    assert record["message"].startswith(f"rank 2 on {second} was ended by SIGKILL at step ")
+    assert record["message"].startswith(f"rank 2 on {second} was killed by SIGKILL at step ")
     assert exit_of(training.run, "pretrain", 2)["job_id"] == record["job_id"]
     assert clean.status(training.run)["state"] == "succeeded"
     assert steps(training.run, attempt=2) == list(range(saved + 1, 61))
@@ -332,7 +332,7 @@ def test_a_node_that_is_not_fit_stops_the_start_and_the_next_job_leaves_it_out(
 
     record = exit_of(answer.run, "pretrain", 1)
     assert (record["cause"], record["action"], record["node"]) == ("unhealthy", "submit", "gpu02")
-    assert record["message"].startswith("gpu02 is not fit for work: ")
+    assert record["message"].startswith("gpu02 is unhealthy: ")
     assert record["message"].endswith("(recovery_action)")
     assert not list(answer.run.attempt("pretrain", 1).glob("ranks-*.log"))
     second = next(item for item in submissions(answer.run) if item["by"] == "supervisor")

@@ -15,39 +15,39 @@ MESSAGE_LIMIT = 300
 
 @dataclass(frozen=True)
 class DiagnosisText:
-    """What a verdict is made from, before its fingerprint."""
+    """The parts of a diagnosis, before its fingerprint is computed."""
 
     cause: RootCause
     sentence: str
     node: str = ""
     hint: str = ""
-    same: tuple[str, ...] = ()
-    """What makes two failures the same one; empty when there is nothing to compare."""
+    parts: tuple[str, ...] = ()
+    """The input of the fingerprint: equal for equal failures; empty where none can be compared."""
 
 
 Rule = Callable[[Evidence], DiagnosisText | None]
 
 
 def one_line(text: str) -> str:
-    """A sentence on one line, without its full stop, not longer than a message may be."""
+    """Return a sentence on one line, without its full stop, cut to twice ``MESSAGE_LIMIT``."""
     line = " ".join(text.split()).rstrip(". ")
     return line if len(line) <= 2 * MESSAGE_LIMIT else line[: 2 * MESSAGE_LIMIT - 1] + "…"
 
 
-def first_word(evidence: Evidence) -> str:
-    """Slurm's state without what follows it (``CANCELLED by 1000``)."""
+def slurm_state(evidence: Evidence) -> str:
+    """Return the job state without its suffix (``CANCELLED by 1000``)."""
     return (evidence.slurm.state.split() or [""])[0].rstrip("+")
 
 
-def task(evidence: Evidence) -> str:
+def attempt_name(evidence: Evidence) -> str:
     return f"attempt {evidence.attempt.number} of {evidence.attempt.stage}"
 
 
-def job(evidence: Evidence) -> str:
-    return f"job {evidence.attempt.job_id}" if evidence.attempt.job_id else task(evidence)
+def job_name(evidence: Evidence) -> str:
+    return f"job {evidence.attempt.job_id}" if evidence.attempt.job_id else attempt_name(evidence)
 
 
-def who(rank: RankExit) -> str:
+def rank_name(rank: RankExit) -> str:
     return f"rank {rank.rank}{of_node(rank.node)}"
 
 
@@ -72,11 +72,11 @@ def shortened(message: str) -> str:
 
 
 def only_node(evidence: Evidence) -> str:
-    """The node of the allocation, where there is but one."""
+    """Return the node of an allocation of one node; empty for others."""
     return evidence.site.nodes[0] if len(evidence.site.nodes) == 1 else ""
 
 
 def node_of(evidence: Evidence, rank: int | None) -> str:
-    """Where a rank ran, as far as that is known."""
-    found = (item.node for item in evidence.traces.ranks if item.rank == rank)
-    return next(found, "") or only_node(evidence)
+    """Return the node of a rank; empty where it is not known."""
+    nodes = (item.node for item in evidence.traces.ranks if item.rank == rank)
+    return next(nodes, "") or only_node(evidence)

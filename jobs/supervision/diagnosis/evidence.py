@@ -18,7 +18,7 @@ class RankExit:
     """Exit code; negative is the signal that ended it."""
     time: float
     kind: str = ""
-    """Exception type; empty for a rank that left no words."""
+    """Exception type; empty for a rank without a record."""
     message: str = ""
     frame: str = ""
     """``module:function`` of our innermost frame of the traceback."""
@@ -27,8 +27,8 @@ class RankExit:
 
 @dataclass(frozen=True)
 class LogSign:
-    """A line of the ranks' log that ``jobs.supervision.diagnosis.log_patterns`` knows. Evidence,
-    not a verdict.
+    """A line of the ranks' log that matches ``jobs.supervision.diagnosis.log_patterns``. Evidence,
+    not a diagnosis.
     """
 
     name: str
@@ -41,15 +41,15 @@ class LogSign:
 
 @dataclass(frozen=True)
 class RecoveryOptions:
-    """What the place where the decision is made can do."""
+    """The recovery options of the process that decides."""
 
     scheduler: str = "slurm"
     in_allocation: bool = True
-    """False for the recovery job and the login node: the job is over."""
+    """False for the recovery job and the login node, which decide about jobs that have ended."""
     started_again: bool = False
-    """The same job has been started once more, and this start asks about the one before it."""
+    """The same job has started once more, and that start decides about the one before it."""
     usable: bool = True
-    """Ranks may be started once more here: those before them are gone for certain."""
+    """Ranks may be started once more here, since nothing of the previous ones is left."""
     can_requeue: bool = True
     can_submit: bool = True
     requeues_left: int | None = None
@@ -90,7 +90,7 @@ class Observed:
     """The supervisor's own observations of an attempt; empty where it died before it had any."""
 
     code: int | None = None
-    """Of the ranks' step; None when they were never started, or nobody saw it."""
+    """Exit code of the ranks' step; None when they were never started, or it is not known."""
     ranks_started: bool = False
     ranks_gone: bool = True
     """Nothing of the ranks is left in the allocation, so that it may run ranks once more."""
@@ -103,17 +103,17 @@ class Observed:
     hang: Hang | None = None
     oom_kills: int = 0
     message: str = ""
-    """A sentence that is known already (a refused spec, a failed preflight check)."""
+    """The supervisor's own sentence (a refused spec, a failed preflight check)."""
     hint: str = ""
     configuration: bool = False
     """The supervisor itself refused: spec, secrets, wrong code."""
     diagnosis: Diagnosis | None = None
-    """Of the attempt's own supervisor, for whoever closes the attempt after it."""
+    """By the attempt's own supervisor, where another process closes the attempt."""
 
 
 @dataclass(frozen=True)
 class Traces:
-    """What ranks and srun left in the attempt's folder, and nodes in Slurm."""
+    """Records and logs of ranks and srun in the attempt's folder, and failed nodes in Slurm."""
 
     ranks: tuple[RankExit, ...] = ()
     """Those with a rank exit or a failure, first to fail first."""
@@ -127,10 +127,10 @@ class Traces:
 
 @dataclass(frozen=True)
 class SlurmReport:
-    """Slurm's answers about the job, and what can be done about it."""
+    """Slurm's report about the job, and the recovery options."""
 
     state: str = ""
-    """First word of the job's state (RUNNING, TIMEOUT, NODE_FAIL …); empty without an answer."""
+    """First word of the job's state (RUNNING, TIMEOUT, NODE_FAIL …); empty where not known."""
     preempted: bool = False
     """``PreemptTime`` is set, or the accounting has PREEMPTED."""
     cancelled: bool = False
@@ -139,20 +139,20 @@ class SlurmReport:
     """``owner``, ``admin`` or empty where it is not known."""
     out_of_memory: bool = False
     supervisor_signal: int = 0
-    """That ended the supervisor itself, by the accounting; 0 for none."""
+    """The signal that killed the supervisor, by the accounting; 0 for none."""
     failed_node: str = ""
     """The only node of the job that is down now, or one that has rebooted since the job started."""
     ended: float | None = None
-    """When the job ended; None while it runs, or without an answer."""
+    """When the job ended; None while it runs, or where it is not known."""
     site: RecoveryOptions = RecoveryOptions()
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far training was. Steps are optimizer steps."""
+    """The progress of training, in optimizer steps."""
 
     step_before: int | None = None
-    """Of the newest valid checkpoint when the attempt began; None: not known, which is not 0."""
+    """Step of the newest valid checkpoint when the attempt began; None where it is not known."""
     step_after: int | None = None
     """The same when it had ended."""
     last_step: int | None = None
@@ -161,7 +161,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that is known of an attempt that has just ended, by source."""
+    """All evidence about an attempt that has just ended, by source."""
 
     attempt: AttemptFacts
     observed: Observed = Observed()
@@ -171,5 +171,5 @@ class Evidence:
 
     @property
     def site(self) -> RecoveryOptions:
-        """Return what can be done where the decision is made."""
+        """Return the recovery options of the process that decides."""
         return self.slurm.site

@@ -1,5 +1,5 @@
-"""What is known of a start that has ended: put together from what its ranks left, what srun and
-Slurm say, and how far training is. Standard library only.
+"""Collect evidence about an attempt that has ended, from rank records, logs, srun, Slurm and
+checkpoints. Standard library only.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from jobs.supervision.diagnosis.evidence import (
 from jobs.supervision.ranks import local_ranks
 
 LOG_TAIL_BYTES = 1 << 20
-"""Of the ranks' log: what led to the end stands there."""
+"""Of the ranks' log; the cause of the end is in its last part."""
 
 
 def evidence(  # noqa: PLR0913 - one argument per source of evidence
     attempt: AttemptRef,
     task: specs.TaskSpec | None,
     job: Job,
-    seen: Observed,
-    said: SlurmReport,
-    past: TaskHistory,
+    observed: Observed,
+    slurm: SlurmReport,
+    history: TaskHistory,
     metrics: MetricsReader,
 ) -> Evidence:
-    """Return all that is known of an attempt that is over; ``task`` is None where it cannot be
+    """Return the evidence about an attempt that has ended; ``task`` is None where it cannot be
     read.
     """
-    words = read_text(attempt.srun_log)
-    ended = said.ended or time.time()
+    srun_text = read_text(attempt.srun_log)
+    ended = slurm.ended or time.time()
     facts = AttemptFacts(
         stage=attempt.stage,
         number=attempt.number,
@@ -55,25 +55,27 @@ def evidence(  # noqa: PLR0913 - one argument per source of evidence
         ended=ended,
         run=attempt.run.name,
         world_size=task.ranks if task else 0,
-        by_person=past.is_by_person(attempt.number),
+        by_person=history.is_by_person(attempt.number),
         done=task is not None and is_done(attempt, task),
-        cancelled=past.is_cancelled,
-        stop_requested=past.is_stopped or attempt.run.stop_file.exists(),
-        recorded_signals=past.signals.get(attempt.number, ()),
+        cancelled=history.is_cancelled,
+        stop_requested=history.is_stopped or attempt.run.stop_file.exists(),
+        recorded_signals=history.signals.get(attempt.number, ()),
     )
     traces = Traces(
-        ranks=tuple(rank_exits(read_rank_exits(attempt), seen.failures, ended)),
-        failed_node=srun_output.failed_node(words) or said.failed_node,
-        oom_kills=max(seen.oom_kills, srun_output.oom_kills(words), int(said.out_of_memory)),
+        ranks=tuple(rank_exits(read_rank_exits(attempt), observed.failures, ended)),
+        failed_node=srun_output.failed_node(srun_text) or slurm.failed_node,
+        oom_kills=max(
+            observed.oom_kills, srun_output.oom_kills(srun_text), int(slurm.out_of_memory)
+        ),
         log_signs=log_patterns.find(tail(attempt.ranks_log).splitlines(), is_labelled(task)),
     )
-    step_after = checkpoint_step(attempt.run, task, past, metrics)
+    step_after = checkpoint_step(attempt.run, task, history, metrics)
     steps = Progress(attempt.step, step_after, last_step(attempt, task))
-    return Evidence(facts, seen, traces, said, steps)
+    return Evidence(facts, observed, traces, slurm, steps)
 
 
 def is_done(attempt: AttemptRef, task: specs.TaskSpec) -> bool:
-    """Whether the task's marker stands."""
+    """Return whether the task has a valid done marker."""
     marker = attempt.run.done(attempt.stage, attempt.index)
     return marker.exists() and done_markers.is_done(
         attempt.run, attempt.stage, attempt.index, specs.digest(task.spec)
@@ -81,56 +83,56 @@ def is_done(attempt: AttemptRef, task: specs.TaskSpec) -> bool:
 
 
 def read_rank_exits(attempt: AttemptRef) -> list[RankExit]:
-    """What the ranks wrote on leaving (``jobs.__main__``), the first to leave first; a file that is
-    no record is left out.
+    """Return the ranks' exit records (``jobs.__main__``), the first exit first; unreadable files
+    are skipped.
     """
-    found = []
+    records = []
     for path in attempt.files("rank-exit"):
         try:
-            found.append(rank_exit(read_json(path)))
+            records.append(rank_exit(read_json(path)))
         except (OSError, FormatError, KeyError):
             continue
-    return sorted(found, key=lambda item: item.time)
+    return sorted(records, key=lambda record: record.time)
 
 
-def rank_exit(words: dict[str, Any]) -> RankExit:
+def rank_exit(record: dict[str, Any]) -> RankExit:
     """Read one rank's exit record."""
     return RankExit(
-        rank=words["rank"],
-        node=words["node"],
-        code=words["code"],
-        time=words["time"],
-        kind=words["kind"],
-        message=words["message"],
-        frame=words.get("frame", ""),
-        hint=words["hint"],
+        rank=record["rank"],
+        node=record["node"],
+        code=record["code"],
+        time=record["time"],
+        kind=record["kind"],
+        message=record["message"],
+        frame=record.get("frame", ""),
+        hint=record["hint"],
     )
 
 
 def rank_exits(
-    words: Iterable[RankExit], failures: Iterable[srun_output.FailedTask], ended: float
+    recorded: Iterable[RankExit], failures: Iterable[srun_output.FailedTask], ended: float
 ) -> list[RankExit]:
-    """How ranks left, the cause first: a death that no lost peer leads to, then those that left
-    words in the order they left, then those of which only the code is known.
+    """Return the ranks' exits, the cause first: a death that no lost peer causes, then exits with a
+    record in their order, then those of which only the code is known.
     """
-    left = list(words)
-    spoken = {item.rank for item in left}
-    mute = [item for item in failures if item.rank not in spoken]
-    sudden = [item for item in mute if item.is_cause and item.code in local_ranks.SUDDEN]
-    rest = [item for item in mute if item not in sudden]
-    began = min((item.time for item in left), default=ended)
+    records = list(recorded)
+    ranks = {item.rank for item in records}
+    unrecorded = [item for item in failures if item.rank not in ranks]
+    sudden = [item for item in unrecorded if item.is_cause and item.code in local_ranks.SUDDEN]
+    rest = [item for item in unrecorded if item not in sudden]
+    began = min((item.time for item in records), default=ended)
     return [
         *(RankExit(item.rank, item.node, item.code, began) for item in sudden),
-        *left,
+        *records,
         *(RankExit(item.rank, item.node, item.code, ended) for item in rest),
     ]
 
 
 def checkpoint_step(
-    run: rundir.RunDir, task: specs.TaskSpec | None, past: TaskHistory, metrics: MetricsReader
+    run: rundir.RunDir, task: specs.TaskSpec | None, history: TaskHistory, metrics: MetricsReader
 ) -> int | None:
-    """The step of the newest valid checkpoint, 0 before the first; None where it is not known,
-    where nothing can be used of what was saved, and for a stage without checkpoints.
+    """Return the step of the newest valid checkpoint, 0 before the first; None where it is not
+    known, where no saved checkpoint is usable, and for a stage without checkpoints.
     """
     if task is None or task.training is None:
         return None
@@ -141,14 +143,14 @@ def checkpoint_step(
             return found[1].iteration
         paths = list(folder.iterdir()) if folder.is_dir() else []
         lost = any(manifest.step_of(p) > 0 and manifest.was_finished(p) for p in paths)
-        lost = lost or retention.highest_saved(past, metrics.current().highest_saved) > 0
+        lost = lost or retention.highest_saved(history, metrics.current().highest_saved) > 0
     except OSError:
         return None
     return None if lost else 0
 
 
 def last_step(attempt: AttemptRef, task: specs.TaskSpec | None) -> int | None:
-    """The last step this start has on record, saved or not; None where there is none."""
+    """Return the last recorded step of this attempt, saved or not; None without one."""
     if task is None or task.training is None:
         return None
     try:
@@ -159,12 +161,12 @@ def last_step(attempt: AttemptRef, task: specs.TaskSpec | None) -> int | None:
 
 
 def is_labelled(task: specs.TaskSpec | None) -> bool:
-    """Whether each line of the ranks' log begins with its rank (``srun --label``)."""
+    """Return whether each line of the ranks' log begins with its rank (``srun --label``)."""
     return task is None or task.launcher == "srun"
 
 
 def read_text(path: Path) -> str:
-    """A log as text; empty when it is missing or cannot be read."""
+    """Return a log as text; empty when it is missing or cannot be read."""
     try:
         return path.read_text(errors="replace")
     except OSError:
@@ -172,7 +174,7 @@ def read_text(path: Path) -> str:
 
 
 def tail(path: Path) -> str:
-    """The last MiB of a log as text; empty when it is missing or cannot be read."""
+    """Return the last MiB of a log as text; empty when it is missing or cannot be read."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, 2)

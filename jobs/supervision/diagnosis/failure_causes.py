@@ -14,15 +14,15 @@ from jobs.supervision.diagnosis import first_failure, log_patterns
 from jobs.supervision.diagnosis.diagnosis_text import (
     DiagnosisText,
     at_step,
-    first_word,
-    job,
+    attempt_name,
+    job_name,
     node_of,
     of_node,
     only_node,
+    rank_name,
     shortened,
     signal_name,
-    task,
-    who,
+    slurm_state,
 )
 from jobs.supervision.diagnosis.evidence import Evidence, RankExit
 
@@ -30,172 +30,182 @@ STORAGE_FINDINGS = frozenset({"disk"})
 """Findings about the storage all nodes share."""
 
 
-def unfit_node(evidence: Evidence) -> DiagnosisText | None:
-    """FATAL findings: of the pre-flight, or of a GPU that failed at work."""
+def unhealthy_node(evidence: Evidence) -> DiagnosisText | None:
+    """Return a FATAL finding: of the preflight check, or of a GPU that failed under load."""
     fatal = [finding for finding in evidence.observed.findings if finding.verdict == "FATAL"]
     if not fatal:
         return None
     first = fatal[0]
     if all(is_storage(finding) for finding in fatal):
         return DiagnosisText(
-            RootCause.STORAGE, f"{first.node}: {first.message}", same=("", first.code)
+            RootCause.STORAGE, f"{first.node}: {first.message}", parts=("", first.code)
         )
     cause = RootCause.GPU_HARDWARE if evidence.observed.ranks_started else RootCause.UNHEALTHY
     first = next(finding for finding in fatal if not is_storage(finding))
-    sentence = f"{first.node} is not fit for work: {first.message} ({first.code})"
-    return DiagnosisText(cause, sentence, first.node, same=("", first.code))
+    sentence = f"{first.node} is unhealthy: {first.message} ({first.code})"
+    return DiagnosisText(cause, sentence, first.node, parts=("", first.code))
 
 
 def is_storage(finding: NodeFinding) -> bool:
-    """Whether a finding is about the disk that all nodes share, so that no node is to blame."""
+    """Return whether a finding is about the storage that all nodes share, so that no node is a
+    suspect.
+    """
     match = log_patterns.search(finding.message)
-    points_to = log_patterns.CAUSES[match[0]] if match else None
-    return finding.code in STORAGE_FINDINGS or points_to is RootCause.STORAGE
+    cause = log_patterns.CAUSES[match[0]] if match else None
+    return finding.code in STORAGE_FINDINGS or cause is RootCause.STORAGE
 
 
 def bad_gpu(evidence: Evidence) -> DiagnosisText | None:
-    """An XID of the hardware, or a rank's CUDA error on a node with a finding against it."""
+    """Return a GPU failure: a hardware XID, or a CUDA error on a node with a finding."""
     for sign in evidence.traces.log_signs:
         number = sign.number
         if number is not None and xid.action(number) in (Xid.EXCLUDE, Xid.REPAIR):
             node = node_of(evidence, sign.rank)
             sentence = f"a GPU{of_node(node)} reported XID {number}{at_step(evidence)}"
-            return DiagnosisText(RootCause.GPU_HARDWARE, sentence, node, same=(f"XID {number}",))
+            return DiagnosisText(RootCause.GPU_HARDWARE, sentence, node, parts=(f"XID {number}",))
     first = first_failure.first_failure(evidence)
-    if first is None or first_failure.told_by(evidence, first) is not RootCause.CUDA_ERROR:
+    if first is None or first_failure.cause_of(evidence, first) is not RootCause.CUDA_ERROR:
         return None
     for finding in evidence.observed.findings:
         if finding.node == first.node:
-            sentence = f"{who(first)} met a CUDA error, and {finding.message} ({finding.code})"
+            reported = f"{finding.message} ({finding.code})"
+            sentence = f"{rank_name(first)} failed with a CUDA error, and {reported}"
             return DiagnosisText(
-                RootCause.GPU_HARDWARE, sentence, first.node, same=("", finding.code)
+                RootCause.GPU_HARDWARE, sentence, first.node, parts=("", finding.code)
             )
     return None
 
 
 def host_memory(evidence: Evidence) -> DiagnosisText | None:
-    told = any(sign.name == "oom_kill" for sign in evidence.traces.log_signs)
-    if not (told or evidence.traces.oom_kills or first_word(evidence) == "OUT_OF_MEMORY"):
+    is_logged = any(sign.name == "oom_kill" for sign in evidence.traces.log_signs)
+    if not (is_logged or evidence.traces.oom_kills or slurm_state(evidence) == "OUT_OF_MEMORY"):
         return None
     killed = next((rank for rank in evidence.traces.ranks if rank.code == -signal.SIGKILL), None)
-    who_died = who(killed) if killed else f"a process of {task(evidence)}"
-    sentence = f"{who_died} was ended because its node ran out of memory{at_step(evidence)}"
-    hint = "ask for more memory, or use fewer data workers"
+    victim = rank_name(killed) if killed else f"a process of {attempt_name(evidence)}"
+    sentence = f"{victim} was killed because its node ran out of memory{at_step(evidence)}"
+    hint = "request more memory, or use fewer data workers"
     return DiagnosisText(
         RootCause.HOST_OOM, sentence, killed.node if killed else "", hint, ("oom_kill",)
     )
 
 
-def hung(evidence: Evidence) -> DiagnosisText | None:
-    """Unless a rank failed by itself, which leaves the others waiting."""
+def hang_detected(evidence: Evidence) -> DiagnosisText | None:
+    """Return a hang, unless a rank failed by itself, for which the others wait."""
     hang = evidence.observed.hang
-    if hang is None or first_failure.broken(evidence):
+    if hang is None or first_failure.has_failed_rank(evidence):
         return None
     rank = "" if hang.rank is None else f": rank {hang.rank}{of_node(hang.node)} stopped first"
     detail = f" ({hang.detail})" if hang.detail and rank else ""
     sentence = (
-        f"nothing moved in phase {hang.phase} for {hang.seconds:,.0f} s"
+        f"no progress in phase {hang.phase} for {hang.seconds:,.0f} s"
         f"{at_step(evidence)}{rank}{detail}"
     )
-    same = (hang.phase, "" if hang.rank is None else str(hang.rank))
-    return DiagnosisText(RootCause.HANG, sentence, hang.node, same=same)
+    parts = (hang.phase, "" if hang.rank is None else str(hang.rank))
+    return DiagnosisText(RootCause.HANG, sentence, hang.node, parts=parts)
 
 
 def supervisor_killed(evidence: Evidence) -> DiagnosisText | None:
-    """Slurm ends the ranks of a job whose batch step is gone."""
+    """Return the death of the supervisor by a signal; Slurm then kills the ranks."""
     if not evidence.slurm.supervisor_signal:
         return None
     name = signal_name(evidence.slurm.supervisor_signal)
-    sentence = f"the supervisor of {job(evidence)} was ended by {name}{at_step(evidence)}"
+    sentence = f"the supervisor of {job_name(evidence)} was killed by {name}{at_step(evidence)}"
     return DiagnosisText(RootCause.CRASH, sentence)
 
 
 def rank_failed(evidence: Evidence) -> DiagnosisText | None:
-    """The first rank that failed by itself: its exception, the signal that ended it, or its log."""
+    """Return the first rank failure: its exception, its signal, or its log."""
     first = first_failure.first_failure(evidence)
     if first is None:
         return None
-    cause = first_failure.told_by(evidence, first)
+    cause = first_failure.cause_of(evidence, first)
     if first.code < 0 and cause is RootCause.CRASH:
         return killed_rank(evidence, first)
     text = first.message or first_failure.last_sign(evidence, first) or f"exit code {first.code}"
-    sentence = f"{who(first)} failed{at_step(evidence)}: {shortened(text)}"
+    sentence = f"{rank_name(first)} failed{at_step(evidence)}: {shortened(text)}"
     if cause is RootCause.CONFIGURATION and first.message:
-        sentence = shortened(text)  # it says where; which rank came to it first is chance
+        sentence = shortened(text)  # it names the location; which rank was first is chance
     rank = str(first.rank) if cause in first_failure.OF_ONE_RANK else ""
-    same = (first.kind, first.frame, first_failure.normalised(text), rank)
-    return DiagnosisText(cause, sentence, first.node, first.hint, same)
+    parts = (first.kind, first.frame, first_failure.normalised(text), rank)
+    return DiagnosisText(cause, sentence, first.node, first.hint, parts)
 
 
 def killed_rank(evidence: Evidence, rank: RankExit) -> DiagnosisText:
-    """A rank that a signal ended; SIGKILL comes from outside, so that two are not the same one."""
+    """Return the death of a rank by a signal. SIGKILL comes from outside, so that two of them are
+    not the same failure.
+    """
     number = -rank.code
-    sentence = f"{who(rank)} was ended by {signal_name(number)}{at_step(evidence)}"
-    hint = "look at the size of /dev/shm on its node" if number == signal.SIGBUS else ""
-    same = () if number == signal.SIGKILL else (signal_name(number), str(rank.rank))
-    return DiagnosisText(RootCause.CRASH, sentence, rank.node, hint, same)
+    sentence = f"{rank_name(rank)} was killed by {signal_name(number)}{at_step(evidence)}"
+    hint = "check the size of /dev/shm on its node" if number == signal.SIGBUS else ""
+    parts = () if number == signal.SIGKILL else (signal_name(number), str(rank.rank))
+    return DiagnosisText(RootCause.CRASH, sentence, rank.node, hint, parts)
 
 
 def unnamed_rank(evidence: Evidence) -> DiagnosisText | None:
-    """A signal ended a rank that nobody names."""
+    """Return the death by a signal of a rank that neither srun nor the launcher names."""
     code = evidence.observed.code
     if code is None or code >= 0:
         return None
-    sentence = f"a rank was ended by {signal_name(-code)}{at_step(evidence)}"
+    sentence = f"a rank was killed by {signal_name(-code)}{at_step(evidence)}"
     return DiagnosisText(RootCause.CRASH, sentence, only_node(evidence))
 
 
-def log_alone(evidence: Evidence) -> DiagnosisText | None:
-    """No rank left words, but the log knows what happened."""
+def log_signature(evidence: Evidence) -> DiagnosisText | None:
+    """Return the first signature in the log, where no rank wrote a record."""
     for sign in evidence.traces.log_signs:
-        cause = first_failure.points_to(sign)
+        cause = first_failure.cause_of_sign(sign)
         if sign.name not in log_patterns.SYMPTOMS and cause is not RootCause.UNKNOWN:
-            place = "" if sign.rank is None else f" of rank {sign.rank}"
-            sentence = f"the log{place} says{at_step(evidence)}: {shortened(sign.line)}"
+            of_rank = "" if sign.rank is None else f" of rank {sign.rank}"
+            sentence = f"the log{of_rank} has{at_step(evidence)}: {shortened(sign.line)}"
             rank = "" if sign.rank is None else str(sign.rank)
             return DiagnosisText(
-                cause, sentence, node_of(evidence, sign.rank), same=(sign.name, rank)
+                cause, sentence, node_of(evidence, sign.rank), parts=(sign.name, rank)
             )
     return None
 
 
 def peers_lost(evidence: Evidence) -> DiagnosisText | None:
-    """Every rank blames another, and none says why."""
+    """Return the loss of a peer, where every rank reports another one's end and none its own."""
     symptoms = [rank for rank in evidence.traces.ranks if first_failure.is_symptom(evidence, rank)]
     matches = [log_patterns.search(rank.message) for rank in symptoms]
     names = {match[0] for match in matches if match}
     names |= {sign.name for sign in evidence.traces.log_signs}
     if not symptoms and not names & log_patterns.SYMPTOMS:
         return None
-    one = who(symptoms[0]) if symptoms else "a rank"
+    one = rank_name(symptoms[0]) if symptoms else "a rank"
     if any(log_patterns.CAUSES[name] is RootCause.HANG for name in names):
         sentence = f"{one} waited too long for the others{at_step(evidence)}"
-        return DiagnosisText(RootCause.HANG, sentence, same=("collective",))
+        return DiagnosisText(RootCause.HANG, sentence, parts=("collective",))
     return DiagnosisText(
-        RootCause.UNKNOWN, f"{one} lost another rank{at_step(evidence)}, and none says why"
+        RootCause.UNKNOWN,
+        f"{one} lost another rank{at_step(evidence)}, and no rank reported a cause",
     )
 
 
 def not_started(evidence: Evidence) -> DiagnosisText | None:
     if evidence.observed.ranks_started:
         return None
-    sentence = evidence.observed.message or f"the ranks of {task(evidence)} were not started"
+    sentence = (
+        evidence.observed.message or f"the ranks of {attempt_name(evidence)} were not started"
+    )
     return DiagnosisText(RootCause.LAUNCH, sentence, hint=evidence.observed.hint)
 
 
 def unknown(evidence: Evidence) -> DiagnosisText:
-    """What can be said when nothing is known."""
+    """Return the diagnosis where no rule applies."""
     if evidence.observed.code == 0:
         return DiagnosisText(
-            RootCause.UNKNOWN, f"the ranks of {task(evidence)} left before their target"
+            RootCause.UNKNOWN, f"the ranks of {attempt_name(evidence)} exited before their target"
         )
     return DiagnosisText(RootCause.UNKNOWN, evidence.observed.message or unexplained(evidence))
 
 
 def unexplained(evidence: Evidence) -> str:
-    """Return which process ended: the job, or only its ranks while Slurm shows the job alive."""
+    """Return which processes ended: the job's, or only the ranks while Slurm runs the job."""
     state = evidence.slurm.state
     if JobState.from_slurm(state) in (JobState.ACTIVE, JobState.QUEUED):
-        return f"the ranks of {task(evidence)} ended{at_step(evidence)}, nothing says why"
-    ended = f" as {state}" if state else ""
-    return f"{job(evidence)} ended{ended}{at_step(evidence)}, nothing says why"
+        return (
+            f"the ranks of {attempt_name(evidence)} ended{at_step(evidence)} without a known cause"
+        )
+    as_state = f" as {state}" if state else ""
+    return f"{job_name(evidence)} ended{as_state}{at_step(evidence)} without a known cause"

@@ -1,5 +1,6 @@
-"""Which rank broke first, and what it said: ranks that lose a peer complain at length, the one that
-died says nothing. Pure.
+"""Find the rank that failed first, and map its exception or log to a root cause. Pure.
+
+Ranks that lose a peer print long errors; a rank that was killed prints none.
 """
 
 from __future__ import annotations
@@ -29,52 +30,52 @@ KINDS = {
     "ModuleNotFoundError": RootCause.LAUNCH,
     "ImportError": RootCause.LAUNCH,
 }
-"""Exception types that say by themselves what broke (ours, Megatron-core's, PyTorch's)."""
+"""Root cause per exception type (ours, Megatron-core's, PyTorch's)."""
 
 NOT_LOADABLE = "cannot be loaded into this model"
-"""What the engine says of a checkpoint whose bytes are whole and whose content is not."""
+"""Part of the engine's message about a checkpoint with intact bytes and unusable content."""
 
 DATA_FRAMES = ("jobs.engine.dataset", "jobs.data.indexed_dataset")
 PROGRAM_KINDS = frozenset(
     {"AssertionError", "AttributeError", "KeyError", "NameError", "TypeError"}
 )
-"""Exceptions that come back however often a program is started."""
+"""Exceptions that recur with every start of a program."""
 
 OF_ONE_RANK = frozenset({RootCause.CUDA_ERROR, RootCause.GPU_HARDWARE, RootCause.CRASH})
-"""Failures of which it matters whose they are. Others may befall all ranks at the same moment, and
-it is chance who is first to say so."""
+"""Causes whose rank is part of the fingerprint. Other failures may occur in all ranks at the same
+moment, and which rank is first is chance."""
 
-LEAVING = (-signal.SIGTERM, -signal.SIGKILL, STOPPED)
-"""Codes of ranks that were told to leave, and of those that took too long."""
+STOP_CODES = (-signal.SIGTERM, -signal.SIGKILL, STOPPED)
+"""Exit codes of ranks after a stop request, and of those that were killed after their timeout."""
 
 
 def first_failure(evidence: Evidence) -> RankExit | None:
-    """The rank that broke first, by itself; None when all left on request or lost a peer.
+    """Return the rank that failed first, by itself; None when all exited on request or lost a peer.
 
-    A code that srun or the launcher saw first and that is a signal names its rank whatever the
-    times say: who was killed left no time of its own.
+    Where the first exit code by srun or the launcher is a signal, it names the rank whatever the
+    times are: a rank that was killed records no time.
     """
-    failed = [rank for rank in evidence.traces.ranks if failed_itself(evidence, rank)]
+    failed = [rank for rank in evidence.traces.ranks if is_own_failure(evidence, rank)]
     sudden = evidence.observed.code is not None and evidence.observed.code < 0
     named = [rank for rank in failed if sudden and rank.code == evidence.observed.code]
     return min(named or failed, key=lambda rank: rank.time, default=None)
 
 
-def broken(evidence: Evidence) -> bool:
-    """Whether a rank broke although all were asked to leave: those that leave, or are made to
-    because they take too long, did not.
+def has_failed_rank(evidence: Evidence) -> bool:
+    """Return whether a rank failed by itself although all were requested to exit: one that exits on
+    request, or is killed after its timeout, did not.
     """
     first = first_failure(evidence)
-    return first is not None and first.code not in LEAVING
+    return first is not None and first.code not in STOP_CODES
 
 
-def failed_itself(evidence: Evidence, rank: RankExit) -> bool:
-    left = rank.code in (0, STOPPED) or rank.kind == "Stopped"
-    return not left and not is_symptom(evidence, rank)
+def is_own_failure(evidence: Evidence, rank: RankExit) -> bool:
+    exited = rank.code in (0, STOPPED) or rank.kind == "Stopped"
+    return not exited and not is_symptom(evidence, rank)
 
 
 def is_symptom(evidence: Evidence, rank: RankExit) -> bool:
-    """Whether a rank only tells of another one's end."""
+    """Return whether a rank only reports the end of another one."""
     match = log_patterns.search(f"{rank.kind}: {rank.message}") if rank.kind else None
     if match is not None:
         return match[0] in log_patterns.SYMPTOMS
@@ -82,9 +83,9 @@ def is_symptom(evidence: Evidence, rank: RankExit) -> bool:
     return aborted and any(sign.name in log_patterns.SYMPTOMS for sign in signs_of(evidence, rank))
 
 
-def told_by(evidence: Evidence, rank: RankExit) -> RootCause:
-    """What a failed rank's words say, else its log, else that it ended."""
-    cause = said(evidence, rank) if rank.kind else logged(evidence, rank)
+def cause_of(evidence: Evidence, rank: RankExit) -> RootCause:
+    """Return the root cause by a failed rank's record, else its log, else its exit code."""
+    cause = cause_of_exception(evidence, rank) if rank.kind else cause_in_log(evidence, rank)
     if cause is RootCause.LAUNCH and in_all_ranks(evidence, rank) and rank.kind in KINDS:
         return RootCause.CONFIGURATION  # what cannot be imported anywhere is not installed
     if cause is RootCause.EXCEPTION and is_program_error(evidence, rank):
@@ -92,32 +93,32 @@ def told_by(evidence: Evidence, rank: RankExit) -> RootCause:
     return cause
 
 
-def said(evidence: Evidence, rank: RankExit) -> RootCause:
-    """By an exception: what it says, its type, its exit code, where it was raised."""
+def cause_of_exception(evidence: Evidence, rank: RankExit) -> RootCause:
+    """Return the root cause by an exception: its message, type, exit code, innermost frame."""
     match = log_patterns.search(rank.message)
-    found = (
+    candidates = (
         RootCause.CHECKPOINT if NOT_LOADABLE in rank.message else None,
         log_patterns.CAUSES[match[0]] if match else None,
         KINDS.get(rank.kind),
         RootCause.CONFIGURATION if rank.code == CONFIGURATION else None,
         RootCause.DATA if rank.frame.startswith(DATA_FRAMES) else None,
     )
-    return next((cause for cause in found if cause is not None), RootCause.EXCEPTION)
+    return next((cause for cause in candidates if cause is not None), RootCause.EXCEPTION)
 
 
-def logged(evidence: Evidence, rank: RankExit) -> RootCause:
-    """By the log of a rank that left no words."""
+def cause_in_log(evidence: Evidence, rank: RankExit) -> RootCause:
+    """Return the root cause by the log of a rank without a record."""
     if rank.code == CONFIGURATION:
         return RootCause.CONFIGURATION
-    causes = [points_to(sign) for sign in signs_of(evidence, rank)]
+    causes = [cause_of_sign(sign) for sign in signs_of(evidence, rank)]
     plain = RootCause.CRASH if rank.code < 0 else RootCause.EXCEPTION
     return next(
         (cause for cause in causes if cause not in (RootCause.UNKNOWN, RootCause.HANG)), plain
     )
 
 
-def points_to(sign: LogSign) -> RootCause:
-    """What a line of the log points to; an XID of the program is a CUDA error."""
+def cause_of_sign(sign: LogSign) -> RootCause:
+    """Return the root cause that a log line indicates; an XID of the program is a CUDA error."""
     if sign.number is None:
         return log_patterns.CAUSES[sign.name]
     harmless = xid.action(sign.number) is Xid.IGNORE
@@ -125,7 +126,7 @@ def points_to(sign: LogSign) -> RootCause:
 
 
 def signs_of(evidence: Evidence, rank: RankExit) -> Iterable[LogSign]:
-    """What the log says of a rank; a line without a label may be about any."""
+    """Return the log signs of a rank; a line without a label may belong to any."""
     return (sign for sign in evidence.traces.log_signs if sign.rank in (rank.rank, None))
 
 
@@ -134,7 +135,7 @@ def last_sign(evidence: Evidence, rank: RankExit) -> str:
 
 
 def is_program_error(evidence: Evidence, rank: RankExit) -> bool:
-    """Whether an exception before the run's first step comes back however often it is started."""
+    """Return whether an exception before the run's first step recurs with every start."""
     untouched = (
         not evidence.progress.step_before
         and not evidence.progress.step_after
@@ -146,7 +147,7 @@ def is_program_error(evidence: Evidence, rank: RankExit) -> bool:
 
 
 def in_all_ranks(evidence: Evidence, rank: RankExit) -> bool:
-    """Whether every rank, of several, left with the same exception."""
+    """Return whether every rank, of several, ended with the same exception."""
     alike = [
         other
         for other in evidence.traces.ranks
@@ -161,7 +162,7 @@ def in_all_ranks(evidence: Evidence, rank: RankExit) -> bool:
 
 
 def normalised(message: str) -> str:
-    """A message without what differs from one time to the next: addresses, paths, numbers."""
+    """Return a message without addresses, paths and numbers, which differ between attempts."""
     text = re.sub(r"0x[0-9a-fA-F]+|\b[0-9a-f]{8,}\b", "#", message)
     text = re.sub(r"(?:[\w.~+-]*/)+[\w.+-]*", "/", text)
     return " ".join(re.sub(r"\d+(?:[.,:]\d+)*", "#", text).split())

@@ -1,8 +1,8 @@
-"""What the logs of ranks say when something breaks, and what NVIDIA's XID numbers mean.
+"""Signatures of failures in rank logs, as regular expressions.
 
-A match is evidence with a place and an order, not a verdict:
+A match is evidence with a rank and an order, not a diagnosis:
 ``jobs.supervision.diagnosis.root_cause`` weighs it. Programs also print advice that names errors
-they did not meet; such sentences are taken out first.
+which did not occur; such sentences are removed first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ LINE_LIMIT = 300
 """Characters of a matching line that are kept."""
 
 LABEL = re.compile(r"^\s*(\d+): ")
-"""What ``srun --label`` puts before each line."""
+"""The prefix of each line by ``srun --label``."""
 
 SENTENCE = re.compile(r"(?<=[.!?;])\s+")
 ADVICE = re.compile(
@@ -25,10 +25,10 @@ ADVICE = re.compile(
     r"to avoid|if reserved",
     re.IGNORECASE,
 )
-"""A sentence with one of these says what to do about an error, or what it may have been."""
+"""Phrases of sentences that advise on an error or guess its cause."""
 
 SIGNATURES: tuple[tuple[str, str, RootCause], ...] = (
-    # name, what a line says, what that points to; the first that fits a line names it
+    # name, pattern of a line, root cause; the first match names the line
     ("xid", r"NVRM: Xid \([^)]*\): (?P<number>\d+)", RootCause.GPU_HARDWARE),
     ("node_failure", r"Node failure on \S+|DUE TO NODE FAILURE", RootCause.NODE_FAIL),
     ("time_limit", r"CANCELLED AT \S+ DUE TO TIME LIMIT", RootCause.TIME_LIMIT),
@@ -97,13 +97,13 @@ NCCL and NVRM ones are unproven on hardware.
 CAUSES = {name: cause for name, _, cause in SIGNATURES}
 
 SYMPTOMS = frozenset({"nccl_timeout", "nccl_remote", "gloo_timeout", "gloo_peer", "store_lost"})
-"""What ranks say when another one is gone or stuck: the cause lies there."""
+"""Messages of ranks about another one that is gone or stuck, which has the cause."""
 
 _PATTERNS = tuple((name, re.compile(pattern)) for name, pattern, _ in SIGNATURES)
 
 
 def find(lines: Iterable[str], labelled: bool = True) -> tuple[LogSign, ...]:
-    """Signatures in a log, in order, each once a rank.
+    """Return the signatures in a log, in order, each once per rank.
 
     Args:
         lines: of a rank log; line ends do not matter.
@@ -118,7 +118,7 @@ def find(lines: Iterable[str], labelled: bool = True) -> tuple[LogSign, ...]:
 
 
 def read_line(line: str, labelled: bool = True) -> LogSign | None:
-    """The signature of one line, if it has one."""
+    """Return the signature of one line; None without one."""
     label = LABEL.match(line) if labelled else None
     text = line[label.end() :] if label else line
     match = search(text)
@@ -130,10 +130,10 @@ def read_line(line: str, labelled: bool = True) -> LogSign | None:
 
 
 def search(text: str) -> tuple[str, int | None] | None:
-    """Name and number of the first signature that fits a text, its advice left out."""
-    told = without_advice(text)
+    """Return the name and number of the first signature that matches a text without its advice."""
+    report = without_advice(text)
     for name, pattern in _PATTERNS:
-        match = pattern.search(told)
+        match = pattern.search(report)
         if match is not None:
             number = match.groupdict().get("number")
             return name, None if number is None else int(number)
@@ -141,5 +141,5 @@ def search(text: str) -> tuple[str, int | None] | None:
 
 
 def without_advice(text: str) -> str:
-    """A text without the sentences that only advise."""
+    """Return a text without the sentences that only advise."""
     return " ".join(part for part in SENTENCE.split(text.strip()) if not ADVICE.search(part))

@@ -1,5 +1,5 @@
-"""Collect the evidence of an attempt whose supervisor is gone: from the accounting, the attempt's
-folder, and what the supervisor recorded before. Standard library only.
+"""Collect evidence about an attempt whose supervisor is gone, from the accounting, the attempt's
+folder, and the supervisor's own records. Standard library only.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ def examine(  # noqa: PLR0913 - one argument per source of evidence
     task: specs.TaskSpec | None,
     client: Client | None,
     site: RecoveryOptions,
-    past: TaskHistory,
+    history: TaskHistory,
     metrics: MetricsReader,
     listing: FolderListing | None = None,
 ) -> Evidence:
-    """Return what is known of an attempt.
+    """Return the evidence about an attempt.
 
     Args:
-        site: what can be done where the decision is made.
-        past: the history of the task.
+        site: the recovery options of the process that decides.
+        history: of the task.
         metrics: of its stage.
-        listing: of the attempt's folder, for whoever examines many tasks of one attempt.
+        listing: of the attempt's folder, where many tasks of one attempt are examined.
     """
     attempt = attempt_of(run, start, listing)
     slurm = allocation.recorded(client, run.name, start)
-    before = past.observed.get(start.attempt)
-    seen = Observed(
+    before = history.observed.get(start.attempt)
+    observed = Observed(
         ranks_started=attempt.ranks_log.exists(),
         failures=tuple(srun_output.failures(evidence_collection.read_text(attempt.srun_log))),
-        findings=tuple(preflight_step.found_in(preflight_step.health_reports(attempt))),
+        findings=tuple(preflight_step.findings_in(preflight_step.health_reports(attempt))),
         diagnosis=before.diagnosis if before else None,
     )
     slurm = replace(slurm, site=site, ended=before.ended if before else slurm.ended)
     job = Job(start.job_id, start.restarts, start.nodes)
-    return evidence_collection.evidence(attempt, task, job, seen, slurm, past, metrics)
+    return evidence_collection.evidence(attempt, task, job, observed, slurm, history, metrics)
 
 
 def attempt_of(

@@ -82,9 +82,9 @@ class ActionRunner:
         return wait_until_writable(root, self.storage_seconds, self.is_interrupted)
 
     def _leave_storage(self) -> int:
-        """Give up the allocation without writing anything: requeue the job, which needs no disk.
+        """Give up the allocation without writing a file: requeue the job, which needs no disk.
 
-        A stop request is no reason to run again; the recovery job decides then.
+        After a stop request the job is not requeued; the recovery job decides.
         """
         if not self.is_interrupted() and self._requeue():
             self._wait_for_requeue()
@@ -93,9 +93,8 @@ class ActionRunner:
         return FAILED
 
     def _submit(self, decision: Decision) -> int:
-        """Resubmit the task, once the storage takes what has to be written; return the exit code:
-        75 when a job resumes the task, whoever submitted it, and 130 when a person has requested
-        the end meanwhile.
+        """Resubmit the task once the storage takes files; return the exit code: 75 when a job
+        resumes the task, also one of another submission, and 130 after a person's stop request.
         """
         deadline = time.monotonic() + self.storage_seconds
         while True:
@@ -137,7 +136,7 @@ class ActionRunner:
 
 def last_change(path: Path) -> int:
     """Return a file's modification time in nanoseconds, by the file server's clock; 0 where the
-    file is missing or the storage does not answer.
+    file is missing or the storage does not respond.
     """
     try:
         return path.stat().st_mtime_ns

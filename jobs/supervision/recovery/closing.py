@@ -1,5 +1,5 @@
-"""Close open attempts whose supervisor did not record their end: examine, decide, record. The one
-way for the next start of the same job, the recovery job and ``meditron recover``.
+"""Close open attempts whose supervisor did not record their end: examine, decide, record. Used by
+the next start of the same job, the recovery job and ``meditron recover``.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class AttemptCloser:
 
     run: RunDir
     by: str
-    """Who decides: ``supervisor``, ``recovery_job`` or ``recover``."""
+    """The deciding process: ``supervisor``, ``recovery_job`` or ``recover``."""
     client: Client | None
     """None without Slurm."""
     site: RecoveryOptions
-    """What can be done where the decision is made."""
+    """The recovery options of that process."""
     metrics: MetricsReader
     """Of the stage whose attempts are closed."""
     own_job: str = ""
@@ -50,18 +50,18 @@ class AttemptCloser:
     _ledgers: dict[Path, list[NodeEntry]] = field(default_factory=dict)
     _suspects: dict[Path, dict[tuple[object, ...], NodeEntry]] = field(default_factory=dict)
 
-    def close(self, start: StartEvent, past: TaskHistory) -> Decision:
-        """Decide what follows from an attempt; it stays open where that cannot be decided here
+    def close(self, start: StartEvent, history: TaskHistory) -> Decision:
+        """Return the decision after an attempt; it stays open where another process decides
         (``WAIT``).
         """
         task = specs.read_task(self.run, start.stage, start.index)
         site = replace(self.site, started_again=start.job_id == self.own_job)
         listing = self._listing(self.run.attempt(start.stage, start.attempt))
-        evidence = examine(self.run, start, task, self.client, site, past, self.metrics, listing)
+        evidence = examine(self.run, start, task, self.client, site, history, self.metrics, listing)
         closed = self._closed.setdefault((start.stage, start.index), [])
         path = node_ledger.ledger_of(self.run, task)
         decision = retry_policy.decide(
-            (*past.exits, *closed),
+            (*history.exits, *closed),
             evidence,
             self._entries(path),
             time.time(),
@@ -70,7 +70,7 @@ class AttemptCloser:
         job = Job(start.job_id, start.restarts, start.nodes)
         attempt = attempt_of(self.run, start, listing)
         record = attempt_records.exit_record(attempt, job, evidence, decision, self.by)
-        self._keep(record, past)
+        self._keep(record, history)
         closed.append(replace(record, by_person=evidence.attempt.by_person))
         if path:
             self._note_suspects(path, decision.suspects)
@@ -88,11 +88,11 @@ class AttemptCloser:
             node_ledger.append(path, suspects.values())
         self._suspects.clear()
 
-    def _keep(self, record: ExitRecord, past: TaskHistory) -> None:
+    def _keep(self, record: ExitRecord, history: TaskHistory) -> None:
         log(f"{record.category}: {record.reason}")
         if record.action is not RetryAction.WAIT:
             self._events.append(ExitEvent(time.time(), record))
-        elif record.attempt not in past.observed:
+        elif record.attempt not in history.observed:
             self._events.append(ObservedEvent(time.time(), record))
 
     def _note_suspects(self, path: Path, suspects: Iterable[NodeEntry]) -> None:

@@ -1,6 +1,6 @@
-"""Resubmit tasks whose supervisor died, was killed, or left the decision to whoever knows how Slurm
-ended the job. A small job behind each stage does so (``run_recovery``), and ``meditron recover`` on
-the login node. Standard library, and submitit inside the one function that submits.
+"""Resubmit tasks whose supervisor died, was killed, or could not decide before Slurm had reported
+the job's final state. Used by a small job behind each stage (``run_recovery``) and by ``meditron
+recover`` on the login node. Standard library, and submitit inside the one function that submits.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from jobs.supervision.diagnosis.evidence import RecoveryOptions
 from jobs.supervision.recovery import resubmission
 from jobs.supervision.recovery.closing import AttemptCloser
 
-PATIENCE_SECONDS = 420.0
-"""For Slurm to say how jobs ended; the recovery job lasts ten minutes."""
+WAIT_SECONDS = 420.0
+"""For Slurm to report how jobs ended; the recovery job lasts ten minutes."""
 AGAIN_SECONDS = 20.0
 NEW_JOB_SECONDS = 120.0
-"""So long may a job that was just submitted be unknown to the accounting."""
+"""For the accounting to list a job after its submission."""
 
 
 @dataclass(frozen=True)
 class StageRecovery:
     """The result of one recovery pass over a stage."""
 
-    said: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
     """Sentences for people: what was done, or why nothing was."""
     unclear: bool = False
     """Slurm does not report how a job ended, or refused a new one: try again later."""
@@ -71,13 +71,13 @@ def run_recovery(run_dir: str, stage: str, number: str) -> None:
     stray = wrong_code(run)
     client = Client(os.environ)
     try:
-        said = [stray] if stray else wait_and_look(run, stage, client, PATIENCE_SECONDS)
-        if said:
-            append_event(run, "recovery_job", stage=stage, attempt=int(number), messages=said)
-    except OSError as error:  # the storage takes nothing: ask Slurm for another start, later
+        messages = [stray] if stray else recover_until_clear(run, stage, client, WAIT_SECONDS)
+        if messages:
+            append_event(run, "recovery_job", stage=stage, attempt=int(number), messages=messages)
+    except OSError as error:  # the storage takes nothing: requeue this job, to try again later
         if not client.requeue(os.environ.get("SLURM_JOB_ID", "")):
             raise
-        log(f"{stage}: {error}; this job is queued again")
+        log(f"{stage}: {error}; this job is requeued")
     except Exception as error:  # a bug; the log of this job is /dev/null
         message = crash_message(run, stage, error)
         append_event(run, "recovery_job", stage=stage, attempt=int(number), messages=[message])
@@ -97,7 +97,7 @@ def crash_message(run: RunDir, stage: str, error: Exception) -> str:
     return f"{stage}: the recovery job failed with {line.strip()} ({location})"
 
 
-def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> list[str]:
+def recover_until_clear(run: RunDir, stage: str, client: Client, seconds: float) -> list[str]:
     """Repeat the recovery pass while something is unclear or the storage takes nothing; return all
     sentences.
 
@@ -105,11 +105,11 @@ def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> li
         OSError: the storage takes nothing.
     """
     deadline = time.monotonic() + seconds
-    said: dict[str, None] = {}
+    messages: dict[str, None] = {}
     reader = RunReader(run)
     while True:
         try:
-            look = look_after(run, stage, client, "recovery_job", reader)
+            result = recover_stage(run, stage, client, "recovery_job", reader)
         except OSError as error:
             if time.monotonic() > deadline:
                 raise
@@ -117,27 +117,27 @@ def wait_and_look(run: RunDir, stage: str, client: Client, seconds: float) -> li
             wait_until_writable(run.root, max(0.0, deadline - time.monotonic()))
             time.sleep(min(AGAIN_SECONDS, seconds / 10))  # one file may refuse where others do not
             continue
-        for sentence in look.said:
-            if sentence not in said:
-                log(sentence)
-        said.update(dict.fromkeys(look.said))
-        if not look.unclear:
-            return list(said)
+        for message in result.messages:
+            if message not in messages:
+                log(message)
+        messages.update(dict.fromkeys(result.messages))
+        if not result.unclear:
+            return list(messages)
         if time.monotonic() > deadline:
-            last = f"{stage}: Slurm does not say how its jobs ended; `meditron recover` goes on"
+            last = f"{stage}: Slurm does not report how its jobs ended; `meditron recover` retries"
             log(last)
-            return [*said, last]
+            return [*messages, last]
         time.sleep(min(AGAIN_SECONDS, seconds / 10))
 
 
-def look_after(
+def recover_stage(
     run: RunDir, stage: str, client: Client, by: str, reader: RunReader | None = None
 ) -> StageRecovery:
     """Close the open attempts of each unfinished task whose job is over, and resubmit the tasks
     that are to be retried.
 
-    Nothing follows from Slurm's silence. Slurm is queried without the run's lock. Under the lock
-    the new events are read, and a task that got another job meanwhile is left to that one.
+    Without a response from Slurm nothing is done. Slurm is queried without the run's lock. Under
+    the lock the new events are read, and a task that got another job meanwhile is skipped.
 
     Args:
         by: ``recovery_job`` or ``recover``.
@@ -148,7 +148,7 @@ def look_after(
             with resubmission.waiting_lock(run):
                 resubmission.resolve_unanswered(run, client, reader)
         tasks = unfinished(run, reader.current(), stage)
-        over, unclear = sort_out(
+        over, unclear = ended_tasks(
             tasks, client.states({run.name: [task.job_id for task in tasks]})[run.name]
         )
         rows = client.accounting([task.job_id for task in over], run.name) if over else {}
@@ -161,16 +161,16 @@ def look_after(
             wanted = Recoverer(run, stage, by, reader.metrics(stage), told, told.rows).decide_all(
                 left
             )
-        said, refused = go_on(run, stage, client, by, wanted, reader)
+        said, refused = resubmit_tasks(run, stage, client, by, wanted, reader)
     except SubmitError as error:
         return StageRecovery((f"{stage}: {error.message}",), unclear=True)
-    said += repair(run, reader.current(), stage, client)
+    said += retarget_dependents(run, reader.current(), stage, client)
     return StageRecovery(tuple(said), unclear or refused)
 
 
 def unfinished(run: RunDir, history: RunHistory, stage: str) -> list[UnfinishedTask]:
-    """Return the tasks of a stage without a done marker that were given to a job; none once a
-    person has asked for the end of the run.
+    """Return the tasks of a stage that a job has and no done marker; none once a person has
+    cancelled or stopped the run.
     """
     return [
         UnfinishedTask(index, task, task.job.job_id)
@@ -182,10 +182,10 @@ def unfinished(run: RunDir, history: RunHistory, stage: str) -> list[UnfinishedT
     ]
 
 
-def sort_out(
+def ended_tasks(
     tasks: Iterable[UnfinishedTask], infos: Mapping[str, JobInfo]
 ) -> tuple[list[UnfinishedTask], bool]:
-    """Return the tasks whose jobs are surely over, and whether Slurm leaves any in doubt."""
+    """Return the tasks whose jobs have certainly ended, and whether any job is in doubt."""
     over, unclear, now = [], False, time.time()
     for task in tasks:
         info = infos[task.job_id]
@@ -201,7 +201,7 @@ def sort_out(
 
 
 class CachedAccounting(Client):
-    """Slurm, whose accounting has been asked about all jobs at once."""
+    """A client of Slurm with the accounting rows of all jobs, queried at once."""
 
     def __init__(self, environ: Mapping[str, str], rows: dict[str, list[AccountRow]]) -> None:
         super().__init__(environ)
@@ -219,7 +219,7 @@ class CachedAccounting(Client):
 
 @dataclass(frozen=True)
 class Recoverer:
-    """Decides about the tasks of a stage whose jobs are over."""
+    """Decides about the tasks of a stage whose jobs have ended."""
 
     run: RunDir
     stage: str
@@ -229,10 +229,10 @@ class Recoverer:
     client: Client | None = None
     """None without Slurm."""
     rows: Mapping[str, list[AccountRow]] = field(default_factory=dict)
-    """The accounting rows of their jobs; empty where it does not answer."""
+    """The accounting rows of their jobs; empty without accounting."""
 
     def decide_all(self, tasks: Iterable[UnfinishedTask]) -> dict[int, Decision]:
-        """Close the tasks' open attempts and return what is to happen with each task, by index."""
+        """Close the tasks' open attempts and return the decisions, by index."""
         closer = AttemptCloser(self.run, self.by, self.client, self._options(), self.metrics)
         found = {task.index: self._decide(closer, task) for task in tasks}
         closer.write()
@@ -247,7 +247,7 @@ class Recoverer:
         )
 
     def _decide(self, closer: AttemptCloser, task: UnfinishedTask) -> Decision | None:
-        """Return what is to happen with a task; None where that is nothing.
+        """Return the decision about a task; None where nothing is to do.
 
         The newest attempt decides: an open one that is closed now, or one that has an exit record.
         A job without either never started its task.
@@ -289,8 +289,8 @@ class Recoverer:
         )
 
     def _undone(self, task: UnfinishedTask, last: ExitRecord) -> Decision | None:
-        """Return what the last exit record decided but nobody did: sbatch had refused, or the
-        supervisor was killed. A job that Slurm reports as cancelled is left alone.
+        """Return the decision of the last exit record that was not executed: sbatch had refused, or
+        the supervisor was killed. None for a job that Slurm reports as cancelled.
         """
         rows = self.rows.get(task.job_id, [])
         if last.action not in CONTINUES or (rows and was_cancelled(rows[-1].state)):
@@ -299,45 +299,51 @@ class Recoverer:
         return Decision(RetryAction.SUBMIT, last.reason, delay=max(0.0, left), exclude=last.exclude)
 
 
-def go_on(
+def resubmit_tasks(
     run: RunDir,
     stage: str,
     client: Client,
     by: str,
-    wanted: Mapping[int, Decision],
+    decisions: Mapping[int, Decision],
     reader: RunReader,
 ) -> tuple[list[str], bool]:
     """Resubmit the tasks that are to be retried, as one submission; return the sentences, and
     whether Slurm refused it.
     """
-    said = sentences(stage, wanted)
-    going = {index: found for index, found in wanted.items() if found.action in CONTINUES}
-    if not going:
-        return said, False
-    exclude = dict.fromkeys(name for found in going.values() for name in found.exclude)
-    indices, history = list(going), reader.current()
+    messages = sentences(stage, decisions)
+    retries = {index: item for index, item in decisions.items() if item.action in CONTINUES}
+    if not retries:
+        return messages, False
+    exclude = dict.fromkeys(name for item in retries.values() for name in item.exclude)
+    indices, history = list(retries), reader.current()
     replaces = [job.job_id for index in indices if (job := history.task(stage, index).job)]
     try:
         ids = resubmission.resubmit(
             run, stage, indices, replaces=replaces, by=by, exclude=tuple(exclude),
-            delay=max(found.delay for found in going.values()), client=client, reader=reader,
+            delay=max(item.delay for item in retries.values()), client=client, reader=reader,
         )  # fmt: skip
     except SubmitError as error:
-        return [*said, f"{stage}: {error.message}"], True
+        return [*messages, f"{stage}: {error.message}"], True
     if not ids:
         why = resubmission.held_back(run, reader.current(), stage, indices, replaces)
         return [why], False
-    return [*said, f"{stage}: {', '.join(ids)} goes on"], False
+    return [*messages, f"{stage}: {resumption(ids)}"], False
 
 
-def sentences(stage: str, wanted: Mapping[int, Decision]) -> list[str]:
+def resumption(job_ids: Sequence[str]) -> str:
+    """Return the sentence about the jobs that resume tasks."""
+    noun, verb = ("job", "resumes") if len(job_ids) == 1 else ("jobs", "resume")
+    return f"{noun} {', '.join(job_ids)} {verb} it"
+
+
+def sentences(stage: str, decisions: Mapping[int, Decision]) -> list[str]:
     """Return the decisions about tasks and their reasons, for people."""
-    return [f"{stage} task {index}: {found.reason}" for index, found in wanted.items()]
+    return [f"{stage} task {index}: {item.reason}" for index, item in decisions.items()]
 
 
-def repair(run: RunDir, history: RunHistory, stage: str, client: Client) -> list[str]:
-    """Make what still waits for replaced jobs wait for the current ones; return a sentence per
-    later stage whose jobs Slurm has removed.
+def retarget_dependents(run: RunDir, history: RunHistory, stage: str, client: Client) -> list[str]:
+    """Re-point dependent jobs from replaced jobs to the current ones; return a sentence per later
+    stage whose jobs Slurm has removed.
     """
     submits = history.submits(stage)
     given = [index for event in submits for index in event.indices]

@@ -1,7 +1,7 @@
-"""Resubmit tasks whose job is over, or is about to be.
+"""Resubmit tasks whose job has ended or is about to.
 
-The supervisor, the recovery job, ``meditron recover`` and a person may all want to resubmit the
-same task. Whoever holds the run's lock reads the new events, and submits only if nobody else has.
+The supervisor, the recovery job, ``meditron recover`` and a person may resubmit the same task at
+once. The holder of the run's lock reads the new events, and submits only where no other has.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ LOCK_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class ResubmitRequest:
-    """Which tasks are to go on, how, and who wants it."""
+    """The tasks to resubmit, the jobs they replace, and the requesting process."""
 
     stage: str
     indices: tuple[int, ...]
     replaces: tuple[str, ...]
-    """The jobs whose work goes on: those that the tasks were last given to."""
+    """The jobs that the tasks were last submitted as."""
     by: str
     """``supervisor``, ``recovery_job`` or ``recover``."""
     exclude: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class ResubmitRequest:
     """Seconds from now to the earliest start."""
 
 
-def resubmit(  # noqa: PLR0913 - one keyword a field of the wish
+def resubmit(  # noqa: PLR0913 - one keyword per field of the request
     run: RunDir,
     stage: str,
     indices: int | Sequence[int],
@@ -57,34 +57,34 @@ def resubmit(  # noqa: PLR0913 - one keyword a field of the wish
     client: Client | None = None,
     reader: RunReader | None = None,
 ) -> list[str]:
-    """Submit new jobs for tasks, make everything that waits for the old jobs wait for the new ones,
-    and return their ids.
+    """Submit new jobs for tasks, re-point the dependents of the old jobs to them, and return their
+    ids.
 
-    Nothing is submitted, and there are no ids, when the tasks have a newer job already or a person
-    has asked for their end; ``held_back`` returns which.
+    Nothing is submitted, and the result is empty, where the tasks have a newer job already or a
+    person has cancelled or stopped the run; ``held_back`` returns which.
 
     Raises:
-        SubmitError: Slurm refused, or does not answer; nothing half-done is left.
+        SubmitError: Slurm refused, or does not respond; the submission is withdrawn.
         OSError: the run directory cannot be written.
     """
     tasks = (indices,) if isinstance(indices, int) else tuple(indices)
-    wish = ResubmitRequest(stage, tasks, tuple(replaces), by, tuple(exclude), delay)
+    request = ResubmitRequest(stage, tasks, tuple(replaces), by, tuple(exclude), delay)
     client, reader = client or Client(os.environ), reader or RunReader(run)
     with waiting_lock(run):
         resolve_unanswered(run, client, reader)
-        why = held_back(run, reader.current(), wish.stage, wish.indices, wish.replaces)
+        why = held_back(run, reader.current(), request.stage, request.indices, request.replaces)
         if why:
             log(why)
             return []
-        return go_on(run, wish, client, reader)
+        return submit(run, request, client, reader)
 
 
 @contextmanager
 def waiting_lock(run: RunDir, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Hold the run's lock, once whoever submits at this moment has done so.
+    """Hold the run's lock, after another submission has released it.
 
     Raises:
-        SubmitError: somebody holds it longer than that.
+        SubmitError: another process holds it for longer than ``seconds``.
     """
     with ExitStack() as held:
         try:
@@ -102,7 +102,7 @@ def resolve_unanswered(run: RunDir, client: Client, reader: RunReader) -> None:
     The caller holds the run's lock.
 
     Raises:
-        SubmitError: Slurm does not answer.
+        SubmitError: Slurm does not respond.
     """
     transaction.resolve_unanswered(run, reader, {"slurm": SlurmQueue(client)}.get)
 
@@ -111,46 +111,46 @@ def held_back(
     run: RunDir, history: RunHistory, stage: str, indices: Sequence[int], replaces: Sequence[str]
 ) -> str:
     """Return why these tasks must not be resubmitted now, in one sentence; empty when they may."""
-    past, replaced = [history.task(stage, index) for index in indices], set(replaces)
-    latest = [task.job.job_id for task in past if task.job]
+    tasks_history, replaced = [history.task(stage, index) for index in indices], set(replaces)
+    latest = [task.job.job_id for task in tasks_history if task.job]
     later = [job for job in latest if job not in replaced]
     if later:
         return f"{stage}: job {later[0]} resumes it already"
-    if any(item.is_cancelled or item.is_stopped for item in past):
-        return f"{stage}: a person has asked for the end of the run, so no job resumes it"
+    if any(item.is_cancelled or item.is_stopped for item in tasks_history):
+        return f"{stage}: a person has cancelled or stopped the run, so no job resumes it"
     if run.stop_file.exists():
-        return f"{stage}: the file STOP asks for its end, so no job resumes it"
+        return f"{stage}: the file STOP exists, so no job resumes it"
     return ""
 
 
-def go_on(run: RunDir, wish: ResubmitRequest, client: Client, reader: RunReader) -> list[str]:
+def submit(run: RunDir, request: ResubmitRequest, client: Client, reader: RunReader) -> list[str]:
     """Append the intent, submit, make dependents wait for the new jobs, append the result."""
     history = reader.current()
-    jobs = [history.task(wish.stage, index).job for index in wish.indices]
+    jobs = [history.task(request.stage, index).job for index in request.indices]
     newest = max((job.attempt for job in jobs if job), default=0)
-    earlier = submission.read(run, wish.stage, newest)
-    wish = replace(wish, exclude=usable(wish, earlier, client))
-    after = awaited(run, history, wish.stage, client)
-    asked = replace(following(run, earlier, wish, reader), after=after)
-    intent, queue = intent_of(asked, wish), SlurmQueue(client)
+    earlier = submission.read(run, request.stage, newest)
+    request = replace(request, exclude=usable(request, earlier, client))
+    after = awaited(run, history, request.stage, client)
+    next_submission = replace(following(run, earlier, request, reader), after=after)
+    intent, queue = intent_of(next_submission, request), SlurmQueue(client)
 
     def make() -> SubmitEvent:
-        ids = sbatch.submit(run, asked, client)
-        return queue.complete(run, asked, submit_event(intent, ids, ()), history)
+        ids = sbatch.submit(run, next_submission, client)
+        return queue.complete(run, next_submission, submit_event(intent, ids, ()), history)
 
     return list(transaction.submit(run, intent, queue, make).job_ids)
 
 
-def usable(wish: ResubmitRequest, earlier: Submission, client: Client) -> tuple[str, ...]:
-    """The nodes to leave out, as far as the partition has them and can do without them."""
-    if not wish.exclude:
+def usable(request: ResubmitRequest, earlier: Submission, client: Client) -> tuple[str, ...]:
+    """Return the nodes to exclude that the partition has and that leave enough others."""
+    if not request.exclude:
         return ()
     known = client.partition_nodes(str(earlier.parameters.get("partition", "")))
     names, warning = node_ledger.left_out(
-        wish.exclude, known, int(earlier.parameters.get("nodes", 1))
+        request.exclude, known, int(earlier.parameters.get("nodes", 1))
     )
     if warning:
-        log(f"{wish.stage}: {warning}")
+        log(f"{request.stage}: {warning}")
     return names
 
 
@@ -168,7 +168,7 @@ def awaited(run: RunDir, history: RunHistory, stage: str, client: Client) -> tup
     queue = client.queue()
     lost = [job for job in jobs if queue is not None and job not in queue]
     if queue is None or lost:
-        why = f"job {lost[0]} is not in the queue" if lost else "squeue does not answer"
+        why = f"job {lost[0]} is not in the queue" if lost else "squeue does not respond"
         raise SubmitError(
             f"{stage} waits for {' and '.join(before)}, and {why}",
             f"`meditron resume {run.name}`",
@@ -178,23 +178,23 @@ def awaited(run: RunDir, history: RunHistory, stage: str, client: Client) -> tup
 
 
 def following(
-    run: RunDir, earlier: Submission, wish: ResubmitRequest, reader: RunReader
+    run: RunDir, earlier: Submission, request: ResubmitRequest, reader: RunReader
 ) -> Submission:
     """Return the submission that resumes tasks of an earlier one, as a new attempt."""
     return replace(
         earlier,
-        indices=wish.indices,
-        attempt=run.new_attempt(wish.stage),
+        indices=request.indices,
+        attempt=run.new_attempt(request.stage),
         after=(),
-        exclude=wish.exclude,
-        delay_seconds=round(wish.delay),
+        exclude=request.exclude,
+        delay_seconds=round(request.delay),
         lead_seconds=next_lead(earlier, reader),
     )
 
 
 def next_lead(earlier: Submission, reader: RunReader) -> int:
-    """Seconds before its time limit at which the next job is asked to save: as the run's own saves
-    want, but at most half of the job, or it would do nothing else.
+    """Return the signal lead time of the next job in seconds, by the run's own saves, but at most
+    half of the job's time.
     """
     metrics = reader.metrics(earlier.stage).current() if earlier.measures_lead else None
     if metrics is None or metrics.step_times is None:
@@ -202,15 +202,15 @@ def next_lead(earlier: Submission, reader: RunReader) -> int:
     return min(metrics.step_times.lead_seconds, int(earlier.parameters["time"]) * 60 // 2)
 
 
-def intent_of(asked: Submission, wish: ResubmitRequest) -> IntentEvent:
+def intent_of(next_submission: Submission, request: ResubmitRequest) -> IntentEvent:
     """Return the intent of a resubmission."""
     return IntentEvent(
         time.time(),
-        asked.stage,
-        asked.attempt,
-        tuple(asked.indices),
+        next_submission.stage,
+        next_submission.attempt,
+        tuple(next_submission.indices),
         "slurm",
-        wish.by,
-        wish.replaces,
-        asked.exclude,
+        request.by,
+        request.replaces,
+        next_submission.exclude,
     )

@@ -1,9 +1,9 @@
-"""What happens after an attempt: one row a cause (``jobs.supervision.recovery.retry_table``), and a
-few rules for all.
+"""Retry policy: one row per root cause (``jobs.supervision.recovery.retry_table``), and ordered
+rules for all.
 
-Pure: the same history, evidence, ledger and time give the same decision. However often an attempt
-is started without getting further, there is an end to it; what Slurm itself ends is free as long
-as there is progress. Numbers without a source are guesses.
+Pure: the same history, evidence, ledger and time give the same decision. Attempts without progress
+are limited whatever ends them; preemptions and time limits cost no retry budget while there is
+progress. Numbers without a source are guesses.
 """
 
 from __future__ import annotations
@@ -31,21 +31,24 @@ from jobs.supervision.recovery.retry_state import RetryCase
 from jobs.supervision.recovery.retry_table import Backoff
 
 STALLED_STARTS = 10
-"""Starts in a row without a newer checkpoint that preemption alone may cost. A guess: at Slurm's
-two minutes until a job that was queued again may start, and one to start the ranks, that is half
-an hour of nothing; a run preempted ten times before its first save does not fit its partition.
+"""Starts in a row without a newer checkpoint, preempted ones included. A guess: at Slurm's two
+minutes until a requeued job may start, and one to start the ranks, that is half an hour without
+progress; a run preempted ten times before its first save does not fit its partition.
 """
 
 SAME_STEP = 3
-"""The same failure at the same step: it comes from the data, the model or the program."""
+"""Times that a failure may occur at one step; then the data, the model or the program is at fault.
+"""
 
 RETRY_CAP_SECONDS = 900.0
 STORAGE_CAP_SECONDS = 3600.0
 SPREAD = 0.1
-"""Share by which delays differ from run to run, so that not all come back at one moment."""
+"""Share by which delays differ between runs, so that not all start at one moment."""
+
+BEGINNING = "from the beginning"
 
 RESTART_SECONDS = 120.0
-"""What must be left of an allocation for another start in it; a guess."""
+"""Time that must be left of an allocation for another start in it; a guess."""
 
 
 def decide(
@@ -55,15 +58,15 @@ def decide(
     now: float,
     limits: SupervisionSpec | None = None,
 ) -> Decision:
-    """What happens after an attempt, and why in one sentence.
+    """Return the decision after an attempt, with its reason in one sentence.
 
     Args:
-        history: how earlier attempts of this task ended, oldest first; what it holds of this
-            attempt itself, for one who decides again, does not count.
+        history: exit records of this task's attempts, oldest first; one of this attempt itself
+            does not count.
         evidence: of the attempt that has just ended.
         ledger: entries of the cluster's node ledger.
         now: seconds since 1970.
-        limits: how patient to be; the defaults when None.
+        limits: timeouts and the retry budget; the defaults when None.
     """
     past = tuple(ending for ending in history if ending.attempt != evidence.attempt.number)
     verdict = root_cause.classify(evidence)
@@ -74,7 +77,7 @@ def decide(
         if decision is not None:
             break
     else:
-        decision = go_on(case)
+        decision = retry(case)
     return replace(
         decision,
         reason=diagnosis_text.one_line(decision.reason),
@@ -83,7 +86,7 @@ def decide(
     )
 
 
-# Rules that end it, or leave it to another, in order ----------------------------------------------
+# Rules that stop a task or leave the decision to another process, in order -----------------------
 
 Rule = Callable[[RetryCase], Decision | None]
 
@@ -95,18 +98,20 @@ def finish(case: RetryCase) -> Decision | None:
 
 
 def final(case: RetryCase) -> Decision | None:
-    """Somebody asked for it, or another start cannot help."""
+    """Stop on request, or after a failure that a retry cannot avoid."""
     if not case.row.ends:
         return None
     if case.row.code == STOPPED:
         name = case.evidence.attempt.run or "RUN"
-        reason = f"{case.verdict.sentence}; `meditron resume {name}` goes on"
+        reason = f"{case.verdict.sentence}; `meditron resume {name}` resumes it"
         return Decision(RetryAction.STOP, reason, code=STOPPED)
     return stop(case, case.row.advice)
 
 
 def lost_checkpoint(case: RetryCase) -> Decision | None:
-    """Nothing that can be loaded is left of what there was; storage that is away may come back."""
+    """Stop where no checkpoint of a training is usable any more; after a storage failure they may
+    become readable again.
+    """
     left = case.evidence.progress.step_after
     if (
         case.evidence.attempt.stage not in TRAINING_STAGES
@@ -120,26 +125,26 @@ def lost_checkpoint(case: RetryCase) -> Decision | None:
         return None
     sentence = (
         f"{case.verdict.sentence}, and no checkpoint can be used although there was one of step "
-        f"{case.newest:,}; training does not begin anew at random"
+        f"{case.newest:,}; training does not restart from random weights"
     )
     verdict = Diagnosis(RootCause.CHECKPOINT, sentence, case.verdict.node)
     return Decision(RetryAction.STOP, sentence, code=FAILED, verdict=verdict)
 
 
 def being_ended(case: RetryCase) -> Decision | None:
-    """Slurm, or a person by way of it, is ending the job; what it is called in the end decides."""
+    """Wait where Slurm, or a person through it, is ending the job: its final state decides."""
     if not (case.live and case.on_slurm) or case.verdict.cause is RootCause.PREEMPTED:
         return None
     signals = case.evidence.observed.signals
     asked = any(number in signals for number in (signal.SIGTERM, signal.SIGINT))
     if case.verdict.cause is not RootCause.NODE_FAIL and (not asked or signal.SIGUSR2 in signals):
         return None
-    reason = f"{case.verdict.sentence}; how Slurm records its end decides what comes next"
+    reason = f"{case.verdict.sentence}; waiting for Slurm to report the final state of the job"
     return Decision(RetryAction.WAIT, reason, code=STOPPED)
 
 
 def allocations_too_short(case: RetryCase) -> Decision | None:
-    """Two allocations in which the time limit came before a newer checkpoint."""
+    """Stop after two allocations whose time limit came before a newer checkpoint."""
     spent = [e for e, newer in case.stalled if newer is False and e.cause is RootCause.TIME_LIMIT]
     if case.verdict.cause is not RootCause.TIME_LIMIT or len(spent) < 2:
         return None
@@ -148,15 +153,15 @@ def allocations_too_short(case: RetryCase) -> Decision | None:
         if case.evidence.attempt.stage in TRAINING_STAGES
         else "the task needs more time than its limit gives"
     )
-    sentence = f"{case.verdict.sentence}, for the second time without getting further: {why}"
+    sentence = f"{case.verdict.sentence}, for the second time without a newer checkpoint: {why}"
     verdict = Diagnosis(RootCause.CONFIGURATION, diagnosis_text.one_line(sentence))
     return Decision(RetryAction.STOP, sentence, code=CONFIGURATION, verdict=verdict)
 
 
 def same_step(case: RetryCase) -> Decision | None:
-    """The same failure at the same step, whatever checkpoint it came from.
+    """Stop after the same failure at the same step, whatever checkpoint the attempt resumed from.
 
-    A full disk is met at the same save each time, and yet not for the step's sake.
+    A full disk fails at the same save each time, but not because of the step.
     """
     print_, step = case.verdict.fingerprint, case.evidence.progress.last_step
     if not print_ or step is None or case.verdict.cause is RootCause.STORAGE:
@@ -164,17 +169,17 @@ def same_step(case: RetryCase) -> Decision | None:
     times = sum((e.fingerprint, e.last_step) == (print_, step) for e in case.counted)
     if times < SAME_STEP:
         return None
-    return stop(case, f"the same failure ({print_}) came {times} times at step {step:,}")
+    return stop(case, f"the same failure ({print_}) occurred {times} times at step {step:,}")
 
 
 def on_two_nodes(case: RetryCase) -> Decision | None:
-    """What follows the program from node to node is the program's."""
+    """Stop after the same failure of the program on two nodes: the program is at fault."""
     places = sorted({ending.node for ending in case.same if ending.node})
     if not case.row.program or not case.verdict.fingerprint or len(places) < 2:
         return None
     listed = " and on ".join(places[-2:])
-    why = f"the same failure ({case.verdict.fingerprint}) came on {listed}, so the program is wrong"
-    return stop(case, why)
+    failure = f"the same failure ({case.verdict.fingerprint})"
+    return stop(case, f"{failure} occurred on {listed}: the program is at fault")
 
 
 def came_back(case: RetryCase) -> Decision | None:
@@ -182,7 +187,7 @@ def came_back(case: RetryCase) -> Decision | None:
     allowed, times = case.repeats_allowed, len(case.same)
     if allowed is None or times <= allowed:
         return None
-    count = f"it came {times} times without getting further" if times > 1 else ""
+    count = f"it occurred {times} times without a newer checkpoint" if times > 1 else ""
     return stop(case, count, case.row.advice)
 
 
@@ -193,7 +198,7 @@ def no_progress(case: RetryCase) -> Decision | None:
     if case.row.counts:
         tries = case.spent
     elif most == 1 and case.verdict.cause is not RootCause.PREEMPTED:
-        tries = case.failures  # whoever wants no second try wants none on a full disk either
+        tries = case.failures  # a budget of one attempt excludes a retry on a full disk too
     if tries >= most:
         return stop(case, f"attempt {tries} in a row without a newer checkpoint", case.row.advice)
     if starts >= max(STALLED_STARTS, most):
@@ -215,26 +220,24 @@ RULES: tuple[Rule, ...] = (
 
 
 def stop(case: RetryCase, *why: str) -> Decision:
-    """Not again, and why."""
-    reason = f"{case.verdict.sentence}; not started again: {', '.join(filter(None, why))}"
+    """Return the decision to stop, with the reasons."""
+    reason = f"{case.verdict.sentence}; not retried: {', '.join(filter(None, why))}"
     return Decision(RetryAction.STOP, reason, code=case.row.code)
 
 
-# Going on -----------------------------------------------------------------------------------------
+# Retries ------------------------------------------------------------------------------------------
 
 
-def go_on(case: RetryCase) -> Decision:
-    """The cheapest way to go on that this place offers."""
+def retry(case: RetryCase) -> Decision:
+    """Return the cheapest retry that the recovery options allow."""
     site = case.evidence.site
     if site.started_again and not set(case.blamed) & set(site.nodes):
-        reason = f"{case.verdict.sentence}; the job was started again and goes on {whence(case)}"
+        reason = f"{case.verdict.sentence}; the requeued job {resumes(case)}"
         return Decision(RetryAction.REQUEUE, reason, code=SUCCESSOR)
     delay = delay_before(case)
     preempted = case.verdict.cause is RootCause.PREEMPTED
     if preempted and case.live and site.can_requeue and site.requeues_left != 0:
-        reason = (
-            f"{case.verdict.sentence}; Slurm queues the job again and it goes on {whence(case)}"
-        )
+        reason = f"{case.verdict.sentence}; Slurm requeues the job, which {resumes(case)}"
         return Decision(RetryAction.REQUEUE, reason, code=SUCCESSOR)
     if may_restart(case, delay):
         return restart(case, delay)
@@ -242,20 +245,20 @@ def go_on(case: RetryCase) -> Decision:
         return submit(case, delay)
     name = case.evidence.attempt.run or "RUN"
     reason = (
-        f"{case.verdict.sentence}; no job may be submitted from here: `meditron recover` or "
-        f"`meditron resume {name}` on the login node goes on {whence(case)}"
+        f"{case.verdict.sentence}; no job may be submitted from this node: `meditron recover` or "
+        f"`meditron resume {name}` on the login node submits one"
     )
     return Decision(RetryAction.WAIT, reason, code=STOPPED)
 
 
 def may_restart(case: RetryCase, delay: float) -> bool:
-    """Whether the ranks may be started once more in this allocation."""
+    """Return whether the ranks may be started once more in this allocation."""
     site = case.evidence.site
     fatal = {entry.node for entry in case.ledger if entry.verdict == "FATAL"}
     return (
         case.live
         and site.usable
-        and not case.evidence.observed.signals  # the allocation ends, or somebody wants it to
+        and not case.evidence.observed.signals  # the allocation ends, or a stop is requested
         and case.row.here
         and not case.blamed
         and not fatal & set(site.nodes)
@@ -265,7 +268,7 @@ def may_restart(case: RetryCase, delay: float) -> bool:
 
 
 def restarts(case: RetryCase) -> int:
-    """Starts after the first in this allocation; a job that was queued again has a new one."""
+    """Return the number of restarts in this allocation; a requeued job has a new one."""
     number = 0
     for ending in reversed(case.past):
         if (
@@ -280,27 +283,32 @@ def restarts(case: RetryCase) -> int:
 def restart(case: RetryCase, delay: float) -> Decision:
     number, most = restarts(case) + 1, case.limits.restarts_in_allocation
     reason = (
-        f"{case.verdict.sentence}; starting again {whence(case)} on the same nodes"
+        f"{case.verdict.sentence}; restarting {origin(case)} on the same nodes"
         f"{when(delay)} (restart {number} of {most})"
     )
     return Decision(RetryAction.RESTART, reason, delay, code=SUCCESSOR)
 
 
 def submit(case: RetryCase, delay: float) -> Decision:
-    """A fresh job, without the nodes that are to blame and those the ledger speaks against."""
+    """Return the decision to submit a new job, without blamed nodes and those of the ledger."""
     listed = node_ledger.worst_first(case.ledger) if case.on_slurm else []
     exclude = tuple(dict.fromkeys((*case.blamed, *listed)))
     without = f" without {', '.join(exclude)}" if exclude else ""
-    who = "a new job" if case.on_slurm else "it"
-    reason = f"{case.verdict.sentence}; {who} goes on {whence(case)}{without}{when(delay)}"
+    subject = "a new job" if case.on_slurm else "the task"
+    reason = f"{case.verdict.sentence}; {subject} {resumes(case)}{without}{when(delay)}"
     return Decision(RetryAction.SUBMIT, reason, delay, exclude, code=SUCCESSOR)
 
 
-def whence(case: RetryCase) -> str:
+def resumes(case: RetryCase) -> str:
+    verb = "starts" if origin(case) == BEGINNING else "resumes"
+    return f"{verb} {origin(case)}"
+
+
+def origin(case: RetryCase) -> str:
     step = case.evidence.progress.step_after
     if step is not None:
         return f"from step {step:,}"
-    return "from its beginning" if case.newest is None else "from its newest checkpoint"
+    return BEGINNING if case.newest is None else "from the newest checkpoint"
 
 
 def when(delay: float) -> str:
@@ -310,7 +318,7 @@ def when(delay: float) -> str:
 
 
 def delay_before(case: RetryCase) -> float:
-    """Seconds before the next start: doubled with each failure in a row, up to a cap."""
+    """Return the backoff in seconds: doubled with each failure in a row, up to a cap."""
     base, cap = {
         Backoff.AT_ONCE: (0.0, 0.0),
         Backoff.RETRY: (float(case.limits.retry_delay_seconds), RETRY_CAP_SECONDS),
@@ -321,7 +329,7 @@ def delay_before(case: RetryCase) -> float:
 
 
 def chance(evidence: Evidence) -> float:
-    """From 0 to 1, other for each run and attempt, and always the same for one."""
+    """Return a number from 0 to 1 that is a function of the run and the attempt."""
     name = f"{evidence.attempt.run}/{evidence.attempt.job_id}/{evidence.attempt.number}"
     return hashlib.sha256(name.encode()).digest()[0] / 255
 
@@ -330,25 +338,25 @@ def chance(evidence: Evidence) -> float:
 
 
 def suspects(case: RetryCase) -> tuple[NodeEntry, ...]:
-    """What this attempt says against nodes, one entry a node: the worst."""
+    """Return this attempt's entries for the node ledger, one per node: the worst."""
     if not case.on_slurm:
         return ()
-    found = [*finding_entries(case), *cause_entries(case)]
-    found.sort(key=lambda entry: node_ledger.SEVERITY.index(entry.verdict))
-    return tuple({entry.node: entry for entry in reversed(found)}.values())
+    entries = [*finding_entries(case), *cause_entries(case)]
+    entries.sort(key=lambda entry: node_ledger.SEVERITY.index(entry.verdict))
+    return tuple({entry.node: entry for entry in reversed(entries)}.values())
 
 
 def cause_entries(case: RetryCase) -> list[NodeEntry]:
-    """The node that the cause names, unless a finding names what is wrong with it."""
-    verdict, told = case.verdict, {finding.node for finding in case.evidence.observed.findings}
-    if not verdict.node or not case.row.entry or verdict.node in told:
+    """Return the entry for the diagnosis' node, unless a finding has a more exact one."""
+    verdict, listed = case.verdict, {finding.node for finding in case.evidence.observed.findings}
+    if not verdict.node or not case.row.entry or verdict.node in listed:
         return []
     code = verdict.cause.value.upper()
     return [entry(case, verdict.node, case.row.entry, code, verdict.sentence)]
 
 
 def finding_entries(case: RetryCase) -> list[NodeEntry]:
-    """Every finding that speaks against a node, whatever ended the attempt."""
+    """Return an entry per finding against a node, whatever ended the attempt."""
     return [
         entry(
             case,
@@ -363,14 +371,14 @@ def finding_entries(case: RetryCase) -> list[NodeEntry]:
 
 
 def entry(case: RetryCase, node: str, verdict: str, code: str, evidence: str) -> NodeEntry:
-    told = case.evidence
+    attempt = case.evidence.attempt
     return node_ledger.strike(
         node,
         verdict,
         code,
         evidence,
         case.now,
-        run=told.attempt.run,
-        stage=told.attempt.stage,
-        attempt=told.attempt.number,
+        run=attempt.run,
+        stage=attempt.stage,
+        attempt=attempt.number,
     )

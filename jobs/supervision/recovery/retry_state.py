@@ -1,6 +1,4 @@
-"""One decision to make: an attempt that has ended among those before it, and what follows from that
-alone. Pure.
-"""
+"""Counters over a task's attempts: progress, failures in a row, repeats of one failure. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ from jobs.supervision.recovery.retry_table import ROWS, Blame, RetryRow
 
 @dataclass(frozen=True)
 class RetryCase:
-    """One decision to make: what is known, and what follows from it alone."""
+    """An attempt that has ended, with the history, the node ledger and the limits."""
 
     evidence: Evidence
     verdict: Diagnosis
@@ -38,7 +36,7 @@ class RetryCase:
 
     @property
     def live(self) -> bool:
-        """Whether the attempt's own supervisor asks."""
+        """Return whether the attempt's own supervisor decides."""
         return self.evidence.site.in_allocation
 
     @cached_property
@@ -64,61 +62,62 @@ class RetryCase:
 
     @cached_property
     def counted(self) -> tuple[ExitRecord, ...]:
-        """Attempts since a person last started the task, this one too."""
+        """Return the attempts since a person last started the task, this one included."""
         endings = (*self.past, self.present)
         first = max((n for n, ending in enumerate(endings) if ending.by_person), default=0)
         return endings[first:]
 
     @cached_property
     def stalled(self) -> tuple[tuple[ExitRecord, bool | None], ...]:
-        """Attempts since the last that made a newer checkpoint, with False for no progress."""
+        """Return the attempts since the last newer checkpoint, with False for no progress."""
         steps = tuple(zip(self.counted, progress(self.counted), strict=True))
         last = max((n for n, (_, newer) in enumerate(steps) if newer), default=-1)
         return steps[last + 1 :]
 
     @cached_property
     def failures(self) -> int:
-        """Attempts in a row that are known to have brought nothing, preemptions aside."""
-        found = (e for e, newer in self.stalled if newer is False)
-        return sum(ending.cause is not RootCause.PREEMPTED for ending in found)
+        """Return the number of attempts in a row without progress, preemptions excluded."""
+        failed = (e for e, newer in self.stalled if newer is False)
+        return sum(ending.cause is not RootCause.PREEMPTED for ending in failed)
 
     @cached_property
     def spent(self) -> int:
-        """Those of them that count against the attempts a run may make without progress."""
+        """Return the number of those that use retry budget."""
         return sum(newer is False and ROWS[ending.cause].counts for ending, newer in self.stalled)
 
     @cached_property
     def same(self) -> tuple[ExitRecord, ...]:
-        """Attempts that failed as this one, at this checkpoint; this one is the last of them."""
-        here = (e for e in self.counted if e.step_after == self.evidence.progress.step_after)
-        return tuple(ending for ending in here if self.is_alike(ending))
+        """Return the attempts with this failure at this checkpoint; the last is this one."""
+        step = self.evidence.progress.step_after
+        at_step = (e for e in self.counted if e.step_after == step)
+        return tuple(ending for ending in at_step if self.is_alike(ending))
 
     @property
     def repeats_allowed(self) -> int | None:
-        """Return how often the same failure may come back at this checkpoint; None: as any may."""
+        """Return how often this failure may repeat at this checkpoint; None: within the budget."""
         first = self.row.repeats_before_first_checkpoint
         has_checkpoint = bool(self.evidence.progress.step_after)
         return self.row.repeats if has_checkpoint or first is None else first
 
     def is_alike(self, ending: ExitRecord) -> bool:
-        """Whether an attempt failed as this one did."""
+        """Return whether an attempt had the same failure."""
         if ending is self.present or (self.row.by_cause and ending.cause is self.verdict.cause):
             return True
         return bool(self.verdict.fingerprint) and ending.fingerprint == self.verdict.fingerprint
 
     @cached_property
     def blamed(self) -> tuple[str, ...]:
-        """Nodes that the next job must not use for what they did in this attempt."""
+        """Return the nodes that the next job must not use because of this attempt."""
         if not self.on_slurm or self.row.blame is Blame.NEVER:
             return ()
         if self.row.blame is Blame.FIRST:
             return tuple(dict.fromkeys(filter(None, (self.verdict.node, *self.refused_nodes))))
-        there = {ending.node for ending in self.same}
-        return tuple(there) if len(self.same) > 1 and len(there) == 1 and "" not in there else ()
+        nodes = {ending.node for ending in self.same}
+        return tuple(nodes) if len(self.same) > 1 and len(nodes) == 1 and "" not in nodes else ()
 
     @property
     def refused_nodes(self) -> tuple[str, ...]:
-        """Nodes with a FATAL finding of their own."""
+        """Return the nodes with a FATAL finding of their own."""
         findings = self.evidence.observed.findings
         return tuple(
             f.node for f in findings if f.verdict == "FATAL" and not failure_causes.is_storage(f)
@@ -126,23 +125,24 @@ class RetryCase:
 
     @cached_property
     def newest(self) -> int | None:
-        """The step of the newest checkpoint the task ever had, as far as is known."""
+        """Return the step of the newest checkpoint the task ever had; None where not known."""
         steps = [s for e in (*self.past, self.present) for s in (e.step_before, e.step_after)]
         return max((step for step in steps if step is not None), default=None)
 
 
 def progress(endings: Sequence[ExitRecord]) -> list[bool | None]:
-    """Whether each attempt left a newer checkpoint than any before it; None where that is unknown.
+    """Return per attempt whether it made a newer checkpoint than any before it; None where that is
+    not known.
 
-    The checkpoint of step 0 holds nothing that was trained. Where none was ever seen there is no
-    progress: that nothing is known then only says that there is nothing.
+    The checkpoint of step 0 is no progress. An unknown step is no progress either where no
+    checkpoint was ever observed.
     """
-    best, answers = 0, list[bool | None]()
+    best, newer = 0, list[bool | None]()
     for ending in endings:
         best = max(best, ending.step_before or 0)
         if ending.step_after is None:
-            answers.append(None if best else False)
+            newer.append(None if best else False)
         else:
-            answers.append(ending.step_after > best)
+            newer.append(ending.step_after > best)
             best = max(best, ending.step_after)
-    return answers
+    return newer

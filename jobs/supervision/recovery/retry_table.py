@@ -10,7 +10,7 @@ from jobs.contract.outcomes import RootCause
 
 
 class Backoff(Enum):
-    """How long to wait before the next start."""
+    """The kind of delay before the next attempt."""
 
     AT_ONCE = "at once"
     RETRY = "retry"
@@ -18,30 +18,30 @@ class Backoff(Enum):
 
 
 class Blame(Enum):
-    """When the next job leaves out the node where it happened."""
+    """The occurrence of a failure from which the next job excludes its node."""
 
     NEVER = "never"
     SECOND = "second"
-    """When the same failure came twice on it and nowhere else."""
+    """After the same failure twice on one node and on no other."""
     FIRST = "first"
 
 
 @dataclass(frozen=True)
 class RetryRow:
-    """What one cause leads to."""
+    """The retry parameters of one root cause."""
 
     ends: bool = False
-    """Never goes on by itself."""
+    """Never retried."""
     repeats: int | None = None
-    """How often the same failure may come back at one checkpoint; None: as any failure may."""
+    """Repeats of the same failure allowed at one checkpoint; None: as the retry budget allows."""
     repeats_before_first_checkpoint: int | None = None
     """The same until the first checkpoint; None: as ``repeats``."""
     by_cause: bool = False
-    """Any failure of this cause is the same; otherwise the fingerprint says so."""
+    """Any failure of this cause is the same; otherwise equal fingerprints are."""
     program: bool = False
-    """The same failure on two nodes is the program's."""
+    """The same failure on two nodes is the fault of the program."""
     counts: bool = True
-    """Whether it is one of the attempts that a run may make without progress."""
+    """Whether it uses retry budget."""
     pace: Backoff = Backoff.RETRY
     here: bool = True
     """Whether the same allocation may be used once more."""
@@ -51,7 +51,7 @@ class RetryRow:
     code: int = FAILED
     """Exit code when it stops."""
     advice: str = ""
-    """What is at fault, or what to do, when it stops."""
+    """Advice when it stops: the fault, or what to do."""
 
 
 ROWS: dict[RootCause, RetryRow] = {
@@ -59,7 +59,7 @@ ROWS: dict[RootCause, RetryRow] = {
     RootCause.STOPPED: RetryRow(ends=True, code=STOPPED),
     RootCause.CANCELLED: RetryRow(ends=True, code=STOPPED),
     RootCause.CONFIGURATION: RetryRow(
-        ends=True, code=CONFIGURATION, advice="another start would end the same way"
+        ends=True, code=CONFIGURATION, advice="a retry would fail the same way"
     ),
     RootCause.PREEMPTED: RetryRow(
         counts=False,
@@ -74,14 +74,14 @@ ROWS: dict[RootCause, RetryRow] = {
         blame=Blame.FIRST,
         entry="FATAL",
         code=UNHEALTHY,
-        advice="`meditron nodes` lists what is known of the nodes",
+        advice="`meditron nodes` lists the failures of nodes",
     ),
     RootCause.GPU_HARDWARE: RetryRow(
         here=False,
         blame=Blame.FIRST,
         entry="FATAL",
         code=UNHEALTHY,
-        advice="`meditron nodes` lists what is known of the nodes",
+        advice="`meditron nodes` lists the failures of nodes",
     ),
     RootCause.CUDA_ERROR: RetryRow(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
     RootCause.CUDA_OOM: RetryRow(
@@ -92,7 +92,7 @@ ROWS: dict[RootCause, RetryRow] = {
         advice="lower the micro-batch size, recompute activations, or split the model further",
     ),
     RootCause.HOST_OOM: RetryRow(
-        repeats=1, by_cause=True, advice="ask for more memory, or use fewer data workers"
+        repeats=1, by_cause=True, advice="request more memory, or use fewer data workers"
     ),
     RootCause.HANG: RetryRow(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
     RootCause.CRASH: RetryRow(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
@@ -102,17 +102,17 @@ ROWS: dict[RootCause, RetryRow] = {
     RootCause.NON_FINITE: RetryRow(
         repeats=1,
         by_cause=True,
-        advice="the model or the data is at fault: lower the learning rate, or look at the samples",
+        advice="the model or the data is at fault: lower the learning rate, or check the samples",
     ),
-    RootCause.DATA: RetryRow(repeats=1, advice="look at the file it names"),
+    RootCause.DATA: RetryRow(repeats=1, advice="check the file it names"),
     RootCause.CHECKPOINT: RetryRow(
-        repeats=1, by_cause=True, advice="`meditron checkpoints` says what is wrong with each"
+        repeats=1, by_cause=True, advice="`meditron checkpoints` shows what is wrong with each"
     ),
     RootCause.STORAGE: RetryRow(
         counts=False,
         pace=Backoff.STORAGE,
         here=False,
-        advice="free some space, or ask what the storage says",
+        advice="free some space, or check the storage",
     ),
     RootCause.LAUNCH: RetryRow(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
     RootCause.UNKNOWN: RetryRow(),

@@ -71,7 +71,7 @@ def rank(number: int, code: int = 1, kind: str = "", message: str = "", **change
 
 
 def killed(number: int = 3, **changes: Any) -> Evidence:
-    """An attempt of which one rank was ended by SIGKILL."""
+    """An attempt of which one rank was killed by SIGKILL."""
     return evidence(ranks=(rank(number, KILL),), code=KILL, **changes)
 
 

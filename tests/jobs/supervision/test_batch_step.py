@@ -16,7 +16,7 @@ from ..conftest import Workbench
 
 REPOSITORY = Path(__file__).parents[3]
 
-NEVER = "not started again: another start would end the same way"
+NEVER = "not retried: a retry would fail the same way"
 CALL = "import sys; from jobs.supervision import batch_step; batch_step.run_task(*sys.argv[1:])"
 
 

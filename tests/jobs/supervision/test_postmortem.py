@@ -21,7 +21,7 @@ from ..conftest import Workbench
 from .endings import AFTERWARDS, NOW
 
 START = StartEvent(NOW - 600, "curate", 0, 1, "12", NOW - 600, nodes=("gpu01",))
-SEEN = Diagnosis(RootCause.TIME_LIMIT, "job 12 came to its time limit", "", "", "save earlier")
+SEEN = Diagnosis(RootCause.TIME_LIMIT, "job 12 reached its time limit", "", "", "save earlier")
 
 
 def attempt(bench: Workbench) -> AttemptRef:

@@ -24,7 +24,7 @@ from jobs.slurm import submission
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 from jobs.supervision.recovery import recovery_job
-from jobs.supervision.recovery.recovery_job import StageRecovery, look_after
+from jobs.supervision.recovery.recovery_job import StageRecovery, recover_stage
 
 from ... import fake_slurm
 from ...fake_slurm import FakeSlurm
@@ -45,7 +45,7 @@ class Stage:
     client: Client
 
     def look(self, by: str = "recovery_job") -> StageRecovery:
-        return look_after(self.run, "curate", self.client, by)
+        return recover_stage(self.run, "curate", self.client, by)
 
     def submitted(self, *job_ids: str, attempt: int = 1, by: str = "person") -> None:
         """Note that tasks were given to these jobs."""
@@ -71,7 +71,7 @@ class Stage:
             "class": "failed",
             "message": "a rank left",
             "hint": "",
-            "reason": "a rank left; a new job goes on",
+            "reason": "a rank failed; a new job resumes it",
             "fingerprint": "",
             "node": "",
             "started": self.ago(1800),
@@ -169,7 +169,7 @@ def test_a_task_whose_supervisor_was_killed_goes_on(stage: Stage) -> None:
     )
     assert (told["by"], told["job_ids"], told["replaces"]) == ("recovery_job", ["101"], ["50"])
     assert told["recovery_jobs"] == ["102"]
-    assert look.said[-1] == "curate: 101 goes on"
+    assert look.messages[-1] == "curate: job 101 resumes it"
     assert not look.unclear
 
 
@@ -207,7 +207,7 @@ def test_what_a_person_cancelled_at_slurm_does_not_go_on(stage: Stage) -> None:
     look = stage.look()
 
     assert stage.events("exit")[0]["action"] == "stop"
-    assert "cancelled" in look.said[0]
+    assert "cancelled" in look.messages[0]
     assert stage.programs.calls("sbatch") == []
 
 
@@ -229,7 +229,7 @@ def test_a_job_that_never_started_its_task_goes_on(stage: Stage) -> None:
     look = stage.look()
 
     assert stage.events("exit")[0]["by"] == "recovery_job"
-    assert look.said[-1] == "curate: 101 goes on"
+    assert look.messages[-1] == "curate: job 101 resumes it"
 
 
 def test_a_job_just_submitted_may_be_unknown_to_the_accounting(stage: Stage) -> None:
@@ -271,7 +271,7 @@ def test_without_accounting_the_controller_says_how_a_job_ended(stage: Stage) ->
 
     look = stage.look()
 
-    assert "cancelled" in look.said[0]
+    assert "cancelled" in look.messages[0]
     assert stage.programs.calls("sbatch") == []
 
 
@@ -280,16 +280,16 @@ def test_without_accounting_a_forgotten_job_goes_on(stage: Stage) -> None:
     stage.started()
     stage.programs.replace("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
 
-    assert stage.look().said[-1] == "curate: 101 goes on"
+    assert stage.look().messages[-1] == "curate: job 101 resumes it"
 
 
 def test_a_recovery_job_that_hears_nothing_says_so_and_leaves(stage: Stage) -> None:
     stage.submitted("50")
     stage.programs.tell("down", "Unable to contact slurm controller")
 
-    said = recovery_job.wait_and_look(stage.run, "curate", stage.client, seconds=0)
+    said = recovery_job.recover_until_clear(stage.run, "curate", stage.client, seconds=0)
 
-    assert said == ["curate: Slurm does not say how its jobs ended; `meditron recover` goes on"]
+    assert said == ["curate: Slurm does not report how its jobs ended; `meditron recover` retries"]
 
 
 def test_a_bug_in_the_recovery_job_is_recorded_with_its_location(stage: Stage) -> None:
@@ -330,10 +330,10 @@ def test_storage_that_refuses_a_file_is_waited_for_and_the_task_resubmitted(stag
     repair = threading.Timer(1.0, stage.run.lock.rmdir)
     repair.start()
 
-    sentences = recovery_job.wait_and_look(stage.run, "curate", stage.client, 60.0)
+    sentences = recovery_job.recover_until_clear(stage.run, "curate", stage.client, 60.0)
 
     repair.join()
-    assert sentences[-1].startswith("curate: 101 ")
+    assert sentences[-1].startswith("curate: job 101 ")
     assert [event["by"] for event in stage.events("submit")] == ["person", "recovery_job"]
 
 
@@ -343,7 +343,7 @@ def test_storage_that_refuses_files_to_the_end_is_an_error(stage: Stage) -> None
     stage.run.lock.mkdir()
 
     with pytest.raises(IsADirectoryError):
-        recovery_job.wait_and_look(stage.run, "curate", stage.client, 0.1)
+        recovery_job.recover_until_clear(stage.run, "curate", stage.client, 0.1)
 
 
 def test_what_was_decided_but_not_done_is_done(stage: Stage) -> None:
@@ -359,7 +359,7 @@ def test_what_was_decided_but_not_done_is_done(stage: Stage) -> None:
     begin = next(line for line in script.splitlines() if "--begin=now+" in line)
     assert 200 < int(begin.rpartition("+")[2]) <= 300
     assert "#SBATCH --exclude=cpu02\n" in script
-    assert look.said[0] == "curate task 0: a rank left; a new job goes on"
+    assert look.messages[0] == "curate task 0: a rank failed; a new job resumes it"
     assert len(stage.events("exit")) == 1
 
 
@@ -372,7 +372,7 @@ def test_a_job_that_a_restarted_controller_forgot_is_resubmitted(stage: Stage) -
     look = stage.look()
 
     assert stage.events("exit")[0]["action"] == "submit"
-    assert look.said[-1] == "curate: 101 goes on"
+    assert look.messages[-1] == "curate: job 101 resumes it"
 
 
 def test_what_was_decided_is_not_done_once_a_person_has_cancelled_the_job(stage: Stage) -> None:
@@ -441,8 +441,8 @@ def test_a_refusal_is_said_and_tried_again(stage: Stage) -> None:
     again = stage.look()
 
     assert refused.unclear
-    assert refused.said[-1] == "curate: sbatch refused curate: too many jobs"
-    assert again.said[-1] == "curate: 102 goes on"
+    assert refused.messages[-1] == "curate: sbatch refused curate: too many jobs"
+    assert again.messages[-1] == "curate: job 102 resumes it"
     assert len(stage.events("exit")) == 1
 
 
@@ -452,9 +452,9 @@ def test_where_jobs_cannot_submit_it_says_who_can(stage: Stage) -> None:
     stage.accounts(j50="FAILED")
     stage.programs.remove("sbatch")
 
-    look = look_after(stage.run, "curate", Client(stage.programs.alone), "recovery_job")
+    look = recover_stage(stage.run, "curate", Client(stage.programs.alone), "recovery_job")
 
-    assert "`meditron recover`" in look.said[0]
+    assert "`meditron recover`" in look.messages[0]
     assert not look.unclear
     assert stage.events("intent") == []
 
@@ -472,7 +472,7 @@ def test_later_stages_that_slurm_has_removed_are_named(stage: Stage) -> None:
 
     look = stage.look()
 
-    assert look.said[-1] == (
+    assert look.messages[-1] == (
         "tokenize: its jobs have left the queue without a start; `meditron resume med-tiny-0` "
         "submits them again"
     )

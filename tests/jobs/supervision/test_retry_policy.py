@@ -132,41 +132,41 @@ def test_a_job_that_slurm_started_again_goes_on_unless_it_got_the_bad_node_once_
     [
         (
             killed(),
-            "rank 3 on gpu02 was ended by SIGKILL at step 1,204; starting again from step 1,200 on "
+            "rank 3 on gpu02 was killed by SIGKILL at step 1,204; restarting from step 1,200 on "
             "the same nodes in 32 s (restart 1 of 2)",
         ),
         (
             evidence(preempted=True),
-            "job 12 was preempted at step 1,204; Slurm queues the job again and it goes on from "
+            "job 12 was preempted at step 1,204; Slurm requeues the job, which resumes from "
             "step 1,200",
         ),
         (
             evidence(signals=(USR2,)),
-            "job 12 came to its time limit at step 1,204; a new job goes on from step 1,200",
+            "job 12 reached its time limit at step 1,204; a new job resumes from step 1,200",
         ),
         (
             evidence(signals=(USR2,), site=replace(SITE, can_submit=False)),
-            "job 12 came to its time limit at step 1,204; no job may be submitted from here: "
-            "`meditron recover` or `meditron resume med` on the login node goes on from step 1,200",
+            "job 12 reached its time limit at step 1,204; no job may be submitted from this node: "
+            "`meditron recover` or `meditron resume med` on the login node submits one",
         ),
         (
             evidence(signals=(TERM,)),
-            "job 12 is being ended at step 1,204 and Slurm does not say why; how Slurm records its "
-            "end decides what comes next",
+            "Slurm is ending job 12 at step 1,204 and reports no reason; waiting for Slurm to "
+            "report the final state of the job",
         ),
         (
             evidence(stop_requested=True),
-            "attempt 1 of pretrain was asked to save and leave at step 1,204; `meditron resume "
-            "med` goes on",
+            "attempt 1 of pretrain was requested to save and exit at step 1,204; `meditron resume "
+            "med` resumes it",
         ),
         (
             killed(step_after=None, step_before=1200),
-            "rank 3 on gpu02 was ended by SIGKILL at step 1,204, and no checkpoint can be used "
-            "although there was one of step 1,200; training does not begin anew at random",
+            "rank 3 on gpu02 was killed by SIGKILL at step 1,204, and no checkpoint can be used "
+            "although there was one of step 1,200; training does not restart from random weights",
         ),
         (
             raised("CUDA out of memory", step_before=0, step_after=0, last_step=None),
-            "rank 1 on gpu01 failed: CUDA out of memory; not started again: lower the micro-batch "
+            "rank 1 on gpu01 failed: CUDA out of memory; not retried: lower the micro-batch "
             "size, recompute activations, or split the model further",
         ),
         (evidence(done=True), "pretrain reached its target"),
@@ -227,8 +227,8 @@ def test_two_allocations_without_a_newer_checkpoint_are_a_configuration_error() 
     assert decisions[-1].verdict is not None
     assert decisions[-1].verdict.cause is RootCause.CONFIGURATION
     assert decisions[-1].reason == (
-        "job 12 came to its time limit at step 1,204, for the second time without getting further: "
-        "the save interval is longer than the allocation"
+        "job 12 reached its time limit at step 1,204, for the second time without a newer "
+        "checkpoint: the save interval is longer than the allocation"
     )
 
 
@@ -255,7 +255,7 @@ def test_preemption_without_progress_is_free_for_long_and_not_for_ever() -> None
     assert len(decisions) == retry_policy.STALLED_STARTS
     assert actions(decisions[:-1]) == ["requeue"] * (retry_policy.STALLED_STARTS - 1)
     assert decisions[-1].reason.endswith(
-        "not started again: start 10 in a row without a newer checkpoint, save more often, or use "
+        "not retried: start 10 in a row without a newer checkpoint, save more often, or use "
         "another partition"
     )
 
@@ -268,7 +268,7 @@ def test_three_attempts_without_a_newer_checkpoint_are_enough() -> None:
 
     assert actions(decisions) == ["restart", "restart", "stop"]
     assert decisions[-1].reason == (
-        "rank 2 on gpu02 was ended by SIGKILL at step 1,204; not started again: attempt 3 in a row "
+        "rank 2 on gpu02 was killed by SIGKILL at step 1,204; not retried: attempt 3 in a row "
         "without a newer checkpoint"
     )
 
@@ -290,7 +290,7 @@ def test_a_task_without_checkpoints_has_so_many_attempts_in_all(
     decisions = follow([changed(told, stage="tokenize", world_size=1, **nothing)] * 99)
 
     assert len(decisions) == attempts
-    assert all("from its beginning" in decision.reason for decision in decisions[:-1])
+    assert all("from the beginning" in decision.reason for decision in decisions[:-1])
 
 
 def test_a_checkpoint_made_twice_is_no_progress() -> None:
@@ -382,8 +382,8 @@ def test_the_same_failure_at_the_same_step_stops_whatever_checkpoint_it_came_fro
     print_ = decisions[0].verdict.fingerprint if decisions[0].verdict else ""
     assert actions(decisions) == ["restart", "restart", "stop"]
     assert decisions[-1].reason == (
-        "rank 1 on gpu01 failed at step 1,204: index 7 is odd; not started again: the same failure "
-        f"({print_}) came 3 times at step 1,204"
+        "rank 1 on gpu01 failed at step 1,204: index 7 is odd; not retried: the same failure "
+        f"({print_}) occurred 3 times at step 1,204"
     )
 
 
@@ -413,7 +413,7 @@ def test_the_same_failure_on_two_nodes_is_the_programs() -> None:
     decisions = follow([raised(CUDA, node=node, **STUCK) for node in ("gpu02", "gpu01")])
 
     assert actions(decisions) == ["restart", "stop"]
-    assert "came on gpu01 and on gpu02, so the program is wrong" in decisions[-1].reason
+    assert "occurred on gpu01 and on gpu02: the program is at fault" in decisions[-1].reason
     assert decisions[-1].exclude == ()
 
 
@@ -425,7 +425,7 @@ def test_xid_31_is_confirmed_then_excluded_then_the_programs() -> None:
     decisions = follow([attempt("gpu02", "1"), attempt("gpu02", "1"), attempt("gpu05", "2")])
 
     assert actions(decisions) == ["restart", "submit", "stop"]
-    assert "the program is wrong" in decisions[-1].reason
+    assert "the program is at fault" in decisions[-1].reason
 
 
 def test_a_gpu_off_the_bus_is_listed_and_left_out_at_once() -> None:
@@ -488,7 +488,7 @@ def test_a_new_job_leaves_out_what_the_ledger_speaks_against_the_worst_first() -
     decision = decide(evidence(signals=(USR2,)), ledger=ledger)
 
     assert decision.exclude == ("gpu08", "gpu07")
-    assert decision.reason.endswith("a new job goes on from step 1,200 without gpu08, gpu07")
+    assert decision.reason.endswith("a new job resumes from step 1,200 without gpu08, gpu07")
 
 
 def test_ranks_do_not_start_again_on_a_node_that_the_ledger_calls_fatal() -> None:

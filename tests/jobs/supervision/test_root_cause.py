@@ -175,14 +175,14 @@ def test_every_cause_can_be_told() -> None:
 @pytest.mark.parametrize(
     ("told", "sentence"),
     [
-        (killed(), "rank 3 on gpu02 was ended by SIGKILL at step 1,204"),
+        (killed(), "rank 3 on gpu02 was killed by SIGKILL at step 1,204"),
         (
             evidence(failed_node="gpu02", code=0),
             "gpu02 failed at step 1,204",
         ),
         (
             killed(2, hang=HANG),
-            "nothing moved in phase step for 130 s at step 1,204: rank 2 on gpu02 stopped first "
+            "no progress in phase step for 130 s at step 1,204: rank 2 on gpu02 stopped first "
             "(stopped by a signal (state T))",
         ),
         (
@@ -195,11 +195,11 @@ def test_every_cause_can_be_told() -> None:
         ),
         (
             evidence(findings=(FATAL,), ranks_started=False),
-            "gpu02 is not fit for work: GPU 3 has fallen off the bus (gpu_lost)",
+            "gpu02 is unhealthy: GPU 3 has fallen off the bus (gpu_lost)",
         ),
         (
             killed(oom_kills=2),
-            "rank 3 on gpu02 was ended because its node ran out of memory at step 1,204",
+            "rank 3 on gpu02 was killed because its node ran out of memory at step 1,204",
         ),
         (
             evidence(log_signs=(logged("xid", 79),), site=RecoveryOptions(nodes=("gpu07",))),
@@ -207,16 +207,19 @@ def test_every_cause_can_be_told() -> None:
         ),
         (
             evidence(state="RUNNING", job_id="9"),
-            "the ranks of attempt 1 of pretrain ended at step 1,204, nothing says why",
+            "the ranks of attempt 1 of pretrain ended at step 1,204 without a known cause",
         ),
         (
             evidence(state="FAILED", job_id="9", last_step=None, site=AFTERWARDS),
-            "job 9 ended as FAILED, nothing says why",
+            "job 9 ended as FAILED without a known cause",
         ),
-        (raised(PEER, last_step=None), "rank 1 on gpu01 lost another rank, and none says why"),
+        (
+            raised(PEER, last_step=None),
+            "rank 1 on gpu01 lost another rank, and no rank reported a cause",
+        ),
         (
             evidence(state="NODE_FAIL", job_id="9", last_step=None, site=AFTERWARDS),
-            "a node of job 9, Slurm does not say which, failed",
+            "an unidentified node of job 9 failed",
         ),
     ],
 )
@@ -323,7 +326,7 @@ def test_what_comes_from_outside_has_no_fingerprint(told: Evidence) -> None:
 
 
 def test_what_the_supervisor_saw_stands_when_another_decides_again() -> None:
-    known = Diagnosis(RootCause.CRASH, "rank 3 on gpu02 was ended by SIGBUS", "gpu02", "abc")
+    known = Diagnosis(RootCause.CRASH, "rank 3 on gpu02 was killed by SIGBUS", "gpu02", "abc")
 
     told = evidence(diagnosis=known, state="FAILED", site=AFTERWARDS)
 
@@ -343,7 +346,7 @@ def test_what_the_supervisor_saw_stands_when_another_decides_again() -> None:
 def test_slurms_last_word_settles_what_the_supervisor_did_not_know(
     state: str, cause: RootCause
 ) -> None:
-    known = Diagnosis(RootCause.UNKNOWN, "job 12 is being ended and Slurm does not say why")
+    known = Diagnosis(RootCause.UNKNOWN, "Slurm is ending job 12 and reports no reason")
 
     told = evidence(diagnosis=known, state=state, site=AFTERWARDS)
 

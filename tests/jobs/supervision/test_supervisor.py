@@ -190,7 +190,7 @@ def test_a_rank_that_was_killed_is_told_by_its_signal(bench: Bench) -> None:
     record = bench.supervise()
 
     assert (record["code"], record["class"]) == (1, "failed")
-    assert record["message"] == f"rank 0 on {NODE} was ended by SIGKILL"
+    assert record["message"] == f"rank 0 on {NODE} was killed by SIGKILL"
 
 
 def test_ranks_that_leave_with_0_and_no_marker_have_not_finished(bench: Bench) -> None:
@@ -198,7 +198,7 @@ def test_ranks_that_leave_with_0_and_no_marker_have_not_finished(bench: Bench) -
 
     record = bench.supervise()
 
-    sentence = "the ranks of attempt 1 of curate left before their target"
+    sentence = "the ranks of attempt 1 of curate exited before their target"
     assert (record["code"], record["message"]) == (1, sentence)
 
 
@@ -212,7 +212,7 @@ def test_a_killed_rank_is_the_cause_and_not_what_its_peers_say_of_it(bench: Benc
 
     record = bench.supervise()
 
-    assert record["message"] == f"rank 1 on {NODE} was ended by SIGKILL"
+    assert record["message"] == f"rank 1 on {NODE} was killed by SIGKILL"
 
 
 def test_of_several_ranks_that_fail_the_first_is_heard(bench: Bench) -> None:
@@ -339,7 +339,7 @@ def test_a_pre_flight_that_hangs_ends_the_task_and_names_the_node(bench: Bench) 
 
     assert (record["code"], record["class"], record["node"]) == (5, "unhealthy", NODE)
     sentence = f"the preflight check of curate did not end within 1 s on {NODE}"
-    assert record["message"] == f"{NODE} is not fit for work: {sentence} (preflight_silent)"
+    assert record["message"] == f"{NODE} is unhealthy: {sentence} (preflight_silent)"
     wait_until(lambda: is_gone(int(bench.wait_for("looking"))))
 
 
@@ -349,7 +349,7 @@ def test_an_unfit_node_is_named_with_its_reason(bench: Bench) -> None:
     record = bench.supervise()
 
     assert (record["code"], record["class"], record["node"]) == (5, "unhealthy", NODE)
-    assert record["message"].startswith(f"{NODE} is not fit for work: ")
+    assert record["message"].startswith(f"{NODE} is unhealthy: ")
     assert record["message"].endswith("(shm)")
 
 
@@ -451,7 +451,7 @@ def test_a_killed_rank_is_started_again_in_place_and_finishes(bench: Bench) -> N
     before = bench.record(1)
     assert (before["cause"], before["action"], before["code"]) == ("crash", "restart", 75)
     assert before["reason"] == (
-        f"rank 1 on {NODE} was ended by SIGKILL; starting again from its beginning on the same "
+        f"rank 1 on {NODE} was killed by SIGKILL; restarting from the beginning on the same "
         "nodes (restart 1 of 2)"
     )
 
@@ -463,7 +463,7 @@ def test_failures_without_progress_end_with_a_reason_and_a_record_each(bench: Be
 
     assert (record["attempt"], record["code"], record["action"]) == (3, 1, "stop")
     assert record["reason"] == (
-        f"rank 0 on {NODE} was ended by SIGKILL; not started again: attempt 3 in a row without a "
+        f"rank 0 on {NODE} was killed by SIGKILL; not retried: attempt 3 in a row without a "
         "newer checkpoint"
     )
     events = read_events(bench.run)
@@ -515,7 +515,7 @@ def test_the_file_stop_ends_a_task_whoever_left_it(bench: Bench) -> None:
     assert bench.end(process)[0] == 130
     record = bench.record()
     assert (record["cause"], record["action"]) == ("stopped", "stop")
-    assert record["message"] == "attempt 1 of curate was asked to save and leave"
+    assert record["message"] == "attempt 1 of curate was requested to save and exit"
 
 
 def test_a_cancelled_run_says_so(bench: Bench) -> None:
@@ -537,7 +537,7 @@ def test_ranks_that_hang_are_looked_at_and_ended(bench: Bench) -> None:
     record = bench.supervise()
 
     assert (record["cause"], record["action"]) == ("hang", "stop")
-    assert record["message"].startswith("nothing moved in phase startup for ")
+    assert record["message"].startswith("no progress in phase startup for ")
 
 
 def test_two_starts_at_once_never_get_one_number(bench: Bench) -> None:

@@ -89,7 +89,7 @@ def test_an_unfit_machine_is_exit_code_5_with_the_reason(tmp_path: Path, library
 
     assert done.returncode == 5
     assert done.stderr == (
-        "error: node07 is not fit for work: 3 of 4 GPUs answer; "
+        "error: node07 is unhealthy: 3 of 4 GPUs answer; "
         "GPU 1 a memory row could not be remapped: the card needs replacing\n"
     )
 
@@ -127,8 +127,7 @@ def test_a_profile_says_what_to_expect(tmp_path: Path, library: Path) -> None:
 
     assert done.returncode == 5
     assert done.stderr == (
-        "error: node07 is not fit for work: "
-        "GPU 3 is a NVIDIA H100 80GB HBM3, expected A100-SXM4-80GB\n"
+        "error: node07 is unhealthy: GPU 3 is a NVIDIA H100 80GB HBM3, expected A100-SXM4-80GB\n"
     )
     assert "persistence" not in done.stdout
 

@@ -166,7 +166,7 @@ def test_following_moves_on_to_the_next_attempt_and_tells_how_the_last_one_ended
         second = next(seconds)
         if second == 1:
             write(meditron, "curate", 1, "ranks-00000.log", "last line\n")
-            told.exit(1, 20, "crash", "restart", reason="rank 3 was ended by SIGKILL")
+            told.exit(1, 20, "crash", "restart", reason="rank 3 was killed by SIGKILL")
         elif second == 20:
             told.start(2, 40)
             write(meditron, "curate", 2, "ranks-00000.log", "second\n")
@@ -181,7 +181,7 @@ def test_following_moves_on_to_the_next_attempt_and_tells_how_the_last_one_ended
     assert lines[0].endswith(": running ===")
     assert lines[1:5] == [
         "==> stages/curate/attempts/1/ranks-00000.log <==", "first", "last line",
-        "=== curate task 0 attempt 1 ended: crash, restart: rank 3 was ended by SIGKILL ===",
+        "=== curate task 0 attempt 1 ended: crash, restart: rank 3 was killed by SIGKILL ===",
     ]  # fmt: skip
     assert lines[5].startswith("=== curate task 0 attempt 2: job 101_0 ")
     assert lines[6:8] == ["==> stages/curate/attempts/2/ranks-00000.log <==", "second"]

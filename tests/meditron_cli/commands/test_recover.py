@@ -75,7 +75,7 @@ def test_a_run_whose_job_is_over_goes_on(desk: Desk) -> None:
     assert result.exit_code == 0, result.stderr
     first, last = result.stdout.splitlines()
     assert first.startswith(f"{run.name}: curate task 0: ")
-    assert last == f"{run.name}: curate: 103 goes on"
+    assert last == f"{run.name}: curate: job 103 resumes it"
     assert result.stderr == ""
     submits = [event for event in read_events(run) if event["event"] == "submit"]
     assert [(event["by"], event["job_ids"]) for event in submits] == [
@@ -102,7 +102,7 @@ def test_json_is_an_object_a_line(desk: Desk) -> None:
         "format": 1,
         "run": run.name,
         "stage": "curate",
-        "said": "curate: 103 goes on",
+        "said": "curate: job 103 resumes it",
     }
 
 
@@ -134,8 +134,8 @@ def test_a_silent_slurm_is_waited_for(desk: Desk) -> None:
     result = desk("recover", "--interval", "30")
 
     assert result.exit_code == 130
-    assert result.stdout.splitlines()[-1].endswith("curate: 103 goes on")
-    assert result.stdout.count("goes on") == 2
+    assert result.stdout.splitlines()[-1].endswith("curate: job 103 resumes it")
+    assert result.stdout.count("resumes it") == 1
     assert slept[1] - slept[0] == 30
     assert result.stderr.splitlines()[0] == (
         "the scheduler does not respond; nothing is resubmitted until it does"
@@ -190,7 +190,7 @@ def test_a_task_of_this_machine_whose_process_was_killed_starts_anew(meditron: B
 
     result = meditron("recover", "--once")
 
-    assert result.stdout.splitlines()[-1] == f"{run.name}: curate: 102_0 goes on"
+    assert result.stdout.splitlines()[-1] == f"{run.name}: curate: job 102_0 resumes it"
     assert [event["by"] for event in meditron.events("submit")] == ["person", "recover"]
 
 
@@ -214,8 +214,8 @@ def test_on_this_machine_a_start_that_has_to_wait_is_waited_for(meditron: Bench)
     second = meditron("recover", "--once")
 
     waits = first.stdout.splitlines()[-1]
-    assert waits.startswith(f"{run.name}: curate: goes on at the first look after ")
-    assert second.stdout.splitlines()[-1] == f"{run.name}: curate: 102_0 goes on"
+    assert waits.startswith(f"{run.name}: curate: resumes at the first check after ")
+    assert second.stdout.splitlines()[-1] == f"{run.name}: curate: job 102_0 resumes it"
     assert [event["by"] for event in meditron.events("submit")] == ["person", "recover"]
 
 

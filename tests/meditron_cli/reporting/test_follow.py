@@ -109,7 +109,7 @@ def test_following_goes_on_through_restart_requeue_and_successor(
         meditron,
         iter(
             [
-                lambda: told.exit(1, 10, "crash", "restart", reason="rank 1 was ended by SIGKILL"),
+                lambda: told.exit(1, 10, "crash", "restart", reason="rank 1 was killed by SIGKILL"),
                 lambda: told.start(2, 20),
                 requeue,
                 lambda: told.start(3, 60, restarts=1),
@@ -123,7 +123,7 @@ def test_following_goes_on_through_restart_requeue_and_successor(
     said = capsys.readouterr().err.splitlines()
     assert state == "succeeded"
     assert [line for line in said if " ended: " in line] == [
-        "pretrain task 0 attempt 1 ended: crash, restart: rank 1 was ended by SIGKILL",
+        "pretrain task 0 attempt 1 ended: crash, restart: rank 1 was killed by SIGKILL",
         "pretrain task 0 attempt 2 ended: preempted, requeue: the partition was taken",
         "pretrain task 0 attempt 3 ended: time limit, submit: its time was over",
     ]
