@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, SUCCESSOR
+from jobs.contract.errors import FAILED, FINISHED, STOPPED, SUCCESSOR
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.outcomes import (
     Decision,
@@ -143,21 +143,6 @@ def being_ended(case: RetryCase) -> Decision | None:
     return Decision(RetryAction.WAIT, reason, code=STOPPED)
 
 
-def allocations_too_short(case: RetryCase) -> Decision | None:
-    """Stop after two allocations whose time limit came before a newer checkpoint."""
-    spent = [e for e, newer in case.stalled if newer is False and e.cause is RootCause.TIME_LIMIT]
-    if case.verdict.cause is not RootCause.TIME_LIMIT or len(spent) < 2:
-        return None
-    why = (
-        "the save interval is longer than the allocation"
-        if case.evidence.attempt.stage in TRAINING_STAGES
-        else "the task needs more time than its limit gives"
-    )
-    sentence = f"{case.verdict.sentence}, for the second time without a newer checkpoint: {why}"
-    verdict = Diagnosis(RootCause.CONFIGURATION, diagnosis_text.one_line(sentence))
-    return Decision(RetryAction.STOP, sentence, code=CONFIGURATION, verdict=verdict)
-
-
 def same_step(case: RetryCase) -> Decision | None:
     """Stop after the same failure at the same step, whatever checkpoint the attempt resumed from.
 
@@ -188,7 +173,11 @@ def came_back(case: RetryCase) -> Decision | None:
     if allowed is None or times <= allowed:
         return None
     count = f"it occurred {times} times without a newer checkpoint" if times > 1 else ""
-    return stop(case, count, case.row.advice)
+    decision = stop(case, count, case.row.advice)
+    if case.row.repeated is None:
+        return decision
+    sentence = diagnosis_text.one_line(decision.reason)
+    return replace(decision, verdict=Diagnosis(case.row.repeated, sentence))
 
 
 def no_progress(case: RetryCase) -> Decision | None:
@@ -211,7 +200,6 @@ RULES: tuple[Rule, ...] = (
     final,
     lost_checkpoint,
     being_ended,
-    allocations_too_short,
     on_two_nodes,
     same_step,
     came_back,

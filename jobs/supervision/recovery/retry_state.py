@@ -11,7 +11,7 @@ from jobs.contract.outcomes import Diagnosis, NodeEntry, RetryAction, RootCause
 from jobs.contract.specs import SupervisionSpec
 from jobs.supervision.diagnosis import failure_causes
 from jobs.supervision.diagnosis.evidence import Evidence
-from jobs.supervision.recovery.retry_table import ROWS, Blame, RetryRow
+from jobs.supervision.recovery.retry_table import ROWS, Alike, Blame, RetryRow
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,10 @@ class RetryCase:
 
     @cached_property
     def same(self) -> tuple[ExitRecord, ...]:
-        """Return the attempts with this failure at this checkpoint; the last is this one."""
+        """Return the attempts with this failure and no newer checkpoint; the last is this one."""
+        if self.row.alike is Alike.CAUSE_WITHOUT_PROGRESS:
+            cause = self.verdict.cause
+            return tuple(e for e, newer in self.stalled if newer is False and e.cause is cause)
         step = self.evidence.progress.step_after
         at_step = (e for e in self.counted if e.step_after == step)
         return tuple(ending for ending in at_step if self.is_alike(ending))
@@ -101,7 +104,8 @@ class RetryCase:
 
     def is_alike(self, ending: ExitRecord) -> bool:
         """Return whether an attempt had the same failure."""
-        if ending is self.present or (self.row.by_cause and ending.cause is self.verdict.cause):
+        by_cause = self.row.alike is Alike.CAUSE
+        if ending is self.present or (by_cause and ending.cause is self.verdict.cause):
             return True
         return bool(self.verdict.fingerprint) and ending.fingerprint == self.verdict.fingerprint
 

@@ -26,6 +26,17 @@ class Blame(Enum):
     FIRST = "first"
 
 
+class Alike(Enum):
+    """Which earlier attempts had the same failure."""
+
+    FINGERPRINT = "fingerprint"
+    """Those at this checkpoint with this fingerprint."""
+    CAUSE = "cause"
+    """Those at this checkpoint with this root cause."""
+    CAUSE_WITHOUT_PROGRESS = "cause without progress"
+    """Those of this root cause since the last newer checkpoint, which made none."""
+
+
 @dataclass(frozen=True)
 class RetryRow:
     """The retry parameters of one root cause."""
@@ -36,8 +47,10 @@ class RetryRow:
     """Repeats of the same failure allowed at one checkpoint; None: as the retry budget allows."""
     repeats_before_first_checkpoint: int | None = None
     """The same until the first checkpoint; None: as ``repeats``."""
-    by_cause: bool = False
-    """Any failure of this cause is the same; otherwise equal fingerprints are."""
+    alike: Alike = Alike.FINGERPRINT
+    """Which failures count as the same."""
+    repeated: RootCause | None = None
+    """The root cause on record when it repeats too often; None: this one."""
     program: bool = False
     """The same failure on two nodes is the fault of the program."""
     counts: bool = True
@@ -67,7 +80,15 @@ ROWS: dict[RootCause, RetryRow] = {
         here=False,
         advice="save more often, or use another partition",
     ),
-    RootCause.TIME_LIMIT: RetryRow(pace=Backoff.AT_ONCE, here=False, code=CONFIGURATION),
+    RootCause.TIME_LIMIT: RetryRow(
+        repeats=1,
+        alike=Alike.CAUSE_WITHOUT_PROGRESS,
+        repeated=RootCause.CONFIGURATION,
+        pace=Backoff.AT_ONCE,
+        here=False,
+        code=CONFIGURATION,
+        advice="the time limit is too short: raise it, or save more often",
+    ),
     RootCause.NODE_FAIL: RetryRow(here=False, blame=Blame.FIRST, entry="DRAIN"),
     RootCause.UNHEALTHY: RetryRow(
         here=False,
@@ -87,12 +108,12 @@ ROWS: dict[RootCause, RetryRow] = {
     RootCause.CUDA_OOM: RetryRow(
         repeats=1,
         repeats_before_first_checkpoint=0,
-        by_cause=True,
+        alike=Alike.CAUSE,
         code=CONFIGURATION,
         advice="lower the micro-batch size, recompute activations, or split the model further",
     ),
     RootCause.HOST_OOM: RetryRow(
-        repeats=1, by_cause=True, advice="request more memory, or use fewer data workers"
+        repeats=1, alike=Alike.CAUSE, advice="request more memory, or use fewer data workers"
     ),
     RootCause.HANG: RetryRow(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
     RootCause.CRASH: RetryRow(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
@@ -101,12 +122,12 @@ ROWS: dict[RootCause, RetryRow] = {
     ),
     RootCause.NON_FINITE: RetryRow(
         repeats=1,
-        by_cause=True,
+        alike=Alike.CAUSE,
         advice="the model or the data is at fault: lower the learning rate, or check the samples",
     ),
     RootCause.DATA: RetryRow(repeats=1, advice="check the file it names"),
     RootCause.CHECKPOINT: RetryRow(
-        repeats=1, by_cause=True, advice="`meditron checkpoints` shows what is wrong with each"
+        repeats=1, alike=Alike.CAUSE, advice="`meditron checkpoints` shows what is wrong with each"
     ),
     RootCause.STORAGE: RetryRow(
         counts=False,

@@ -227,8 +227,8 @@ def test_two_allocations_without_a_newer_checkpoint_are_a_configuration_error() 
     assert decisions[-1].verdict is not None
     assert decisions[-1].verdict.cause is RootCause.CONFIGURATION
     assert decisions[-1].reason == (
-        "job 12 reached its time limit at step 1,204, for the second time without a newer "
-        "checkpoint: the save interval is longer than the allocation"
+        "job 12 reached its time limit at step 1,204; not retried: it occurred 2 times without a "
+        "newer checkpoint, the time limit is too short: raise it, or save more often"
     )
 
 
@@ -246,7 +246,9 @@ def test_a_task_without_checkpoints_that_meets_its_limit_twice_needs_more_time()
     decisions = follow([told] * 9)
 
     assert actions(decisions) == ["submit", "stop"]
-    assert decisions[-1].reason.endswith("the task needs more time than its limit gives")
+    assert decisions[-1].reason.endswith(
+        "the time limit is too short: raise it, or save more often"
+    )
 
 
 def test_preemption_without_progress_is_free_for_long_and_not_for_ever() -> None:
