@@ -31,11 +31,13 @@ def command(
     run = options.find_run(services, runs_dir, name, destructive=True)
     jobs = (cancel.stop if save else cancel.cancel)(run, services.scheduler)
     if as_json:
-        console.json_out({"run": run.name, "saving" if save else "cancelled": jobs})
+        console.json_out({"run": run.name, "saving" if save else "cancelled": jobs or []})
+    elif jobs is None or not (jobs or save):
+        console.data(NOTHING)
     elif save:
         console.data(f"run {run.name}: {len(jobs)} jobs save and exit, the others are cancelled")
     else:
-        console.data(f"run {run.name}: {len(jobs)} jobs cancelled" if jobs else NOTHING)
+        console.data(f"run {run.name}: {len(jobs)} jobs cancelled")
 
 
 NOTHING = "nothing to cancel: the run has no queued or running job"

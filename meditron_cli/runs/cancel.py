@@ -26,7 +26,8 @@ STOP_HINT = "`touch {}` makes running jobs save and stop, where the run's group 
 
 
 def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
-    """Cancel all jobs of a run, recovery jobs too, and return the ids of those without them.
+    """Cancel all jobs of a run, recovery jobs too, and return the ids of those without them; change
+    nothing where no job is open.
 
     The event is written once the scheduler has accepted the cancellation, and before the jobs have
     ended. The run's lock keeps their supervisors from resubmitting until then.
@@ -38,10 +39,13 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
     reader = RecordReader(run, in_full=True)
     with nobody_submits(run):
-        for intent in reader.history.current().unanswered:
+        unanswered = reader.history.current().unanswered
+        for intent in unanswered:
             transaction.withdraw(run, intent, schedulers(intent.scheduler))
         record = reader.read().require_readable()
         open_ids = open_jobs.open_jobs(record, now=0.0)
+        if not open_ids and not unanswered:
+            return []
         everything = sorted(job for ids in open_ids.values() for job in ids)
 
         def note() -> None:
@@ -83,9 +87,9 @@ def cancel_recovery_jobs(record: RunRecord, schedulers: Callable[[str], Schedule
         schedulers("slurm").cancel(record.name, sorted(found))
 
 
-def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
+def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str] | None:
     """Checkpoint running training and evaluation, and cancel all other jobs; return the ids of the
-    jobs that save and exit.
+    jobs that save and exit. Change nothing, and return None, where no job is open.
 
     Raises:
         ConfigError: the run belongs to another user, or cannot be written.
@@ -94,7 +98,9 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
     with nobody_submits(run):
         record = RecordReader(run, in_full=True).read().require_readable()
-        open_ids = open_jobs.open_jobs(record, time.time())
+        open_ids = open_jobs.open_jobs(record, now=0.0)
+        if not open_ids and not record.history.unanswered:
+            return None
         leaving: list[str] = []
         events.append(run, StopEvent(time.time(), tuple(sorted(set().union(*open_ids.values())))))
         run.stop_file.touch()

@@ -490,6 +490,23 @@ def test_cancelling_with_save_lets_running_training_leave_by_itself(
     assert meditron.scheduler.cancelled == ["104_0", "104_1"]
 
 
+@pytest.mark.parametrize("words", [["cancel"], ["cancel", "--save"]])
+def test_cancelling_a_finished_run_changes_nothing(
+    meditron: Bench, finish: Callable[..., None], words: list[str]
+) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    finish(run, "curate", 0)
+    before = run.events.read_bytes()
+
+    result = meditron(*words, run.name)
+
+    assert result.stdout == "nothing to cancel: the run has no queued or running job\n"
+    assert run.events.read_bytes() == before
+    assert not run.stop_file.exists()
+    assert meditron.scheduler.dismissed == []
+
+
 def test_a_run_that_cannot_be_written_says_how_it_may_be_stopped(meditron: Bench) -> None:
     """A folder in the place of the lock stands for one that belongs to somebody else."""
     meditron.submit()
@@ -591,6 +608,20 @@ def test_cancel_ends_what_a_killed_submission_may_have_left(meditron: Bench) -> 
     meditron("cancel", meditron.run().name)
 
     assert meditron.scheduler.withdrawn == [("curate", 2)]
+
+
+def test_cancel_with_save_stops_what_a_killed_submission_may_have_left(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    killed_between_submission_and_answer(meditron)
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    finish(run, "pretrain", 0)
+
+    meditron("cancel", run.name, "--save")
+
+    assert run.stop_file.exists()
 
 
 def test_submissions_that_were_answered_are_not_withdrawn(meditron: Bench) -> None:
