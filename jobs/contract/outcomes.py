@@ -1,5 +1,5 @@
-"""Root causes, diagnoses and retry decisions: types that supervisor, policy and recovery job
-share. Standard library only.
+"""Root causes, diagnoses and retry decisions, shared by the supervisor, the retry policy and the
+recovery job. Standard library only.
 
 An *attempt* is one start of a task's ranks: in a new job, in a job that Slurm requeued, or once
 more in the same allocation. Each has a ``start`` and an ``exit`` event, which
@@ -20,39 +20,39 @@ class RootCause(str, Enum):
     TIME_LIMIT = "time_limit"
     NODE_FAIL = "node_fail"
     UNHEALTHY = "unhealthy"
-    """The pre-flight refused a node."""
+    """The preflight check refused a node."""
     GPU_HARDWARE = "gpu_hardware"
     CUDA_ERROR = "cuda_error"
     CUDA_OOM = "cuda_oom"
     HOST_OOM = "host_oom"
     HANG = "hang"
     CRASH = "crash"
-    """A rank was ended by a signal."""
+    """A rank was killed by a signal."""
     EXCEPTION = "exception"
-    """A rank left with an exception of the program."""
+    """A rank raised an exception of the program."""
     NON_FINITE = "non_finite"
     DATA = "data"
     CHECKPOINT = "checkpoint"
     STORAGE = "storage"
     LAUNCH = "launch"
-    """The ranks did not find each other, or could not be started."""
+    """Rendezvous failed, or the ranks could not be started."""
     CONFIGURATION = "configuration"
     STOPPED = "stopped"
-    """Somebody asked for it: the file STOP, ``cancel --save``."""
+    """A stop was requested: the file STOP, ``cancel --save``."""
     CANCELLED = "cancelled"
     UNKNOWN = "unknown"
 
 
 class RetryAction(str, Enum):
-    """What happens next."""
+    """The kind of a retry decision."""
 
     FINISH = "finish"
     RESTART = "restart"
     """Start the ranks again in this allocation."""
     REQUEUE = "requeue"
-    """Have Slurm queue this job again."""
+    """Requeue this job."""
     SUBMIT = "submit"
-    """A fresh job goes on."""
+    """Submit a new job that resumes the task."""
     WAIT = "wait"
     """Not decided here: Slurm is ending this job, or no job may be submitted from this node. The
     attempt stays open (event ``observed``) until the job's next start, the recovery job,
@@ -63,24 +63,24 @@ class RetryAction(str, Enum):
 
 @dataclass(frozen=True)
 class Hang:
-    """Ranks that made no step for longer than they may
+    """Ranks without progress for longer than the heartbeat timeout
     (``jobs.supervision.ranks.hang_detector``).
     """
 
     phase: str
     seconds: float
-    """How long nothing moved."""
+    """Time without progress."""
     limit: float
     rank: int | None = None
     """The rank that stopped first, where that is known."""
     node: str = ""
     detail: str = ""
-    """What that rank was doing: ``stopped by a signal (state T)``, or its innermost frame."""
+    """State of that rank: ``stopped by a signal (state T)``, or its innermost frame."""
 
 
 @dataclass(frozen=True)
 class NodeFinding:
-    """A health finding that speaks against a node."""
+    """A health finding against a node."""
 
     node: str
     code: str
@@ -91,17 +91,15 @@ class NodeFinding:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the evidence says: pure ``jobs.supervision.diagnosis.root_cause.classify``
-    answers it.
-    """
+    """The root cause of an attempt's end (``jobs.supervision.diagnosis.root_cause.classify``)."""
 
     cause: RootCause
     sentence: str
-    """For people: where and what."""
+    """The location and the failure, for people."""
     node: str = ""
-    """The suspect, empty when there is none."""
+    """The suspect node; empty without one."""
     fingerprint: str = ""
-    """Equal for the same failure on whatever node; empty when there is nothing to compare."""
+    """Equal for the same failure on any node; empty where none can be compared."""
     hint: str = ""
 
 
@@ -114,7 +112,7 @@ class NodeEntry:
     code: str
     """Of the finding, or the cause in capitals."""
     verdict: str
-    """``FATAL``, ``DRAIN`` or ``SUSPECT``; ``CLEARED`` takes back what stands before it."""
+    """``FATAL``, ``DRAIN`` or ``SUSPECT``; ``CLEARED`` cancels the entries before it."""
     run: str
     attempt: int
     evidence: str
@@ -125,7 +123,7 @@ class NodeEntry:
 
 @dataclass(frozen=True)
 class Decision:
-    """What happens next, and why in one sentence."""
+    """A retry decision with its reason in one sentence."""
 
     action: RetryAction
     reason: str
@@ -134,12 +132,12 @@ class Decision:
     exclude: tuple[str, ...] = ()
     """Nodes the next job must not use."""
     suspects: tuple[NodeEntry, ...] = ()
-    """What goes into the node ledger."""
+    """Entries for the node ledger."""
     code: int = 1
-    """The exit code of the supervisor (``jobs.runtime.context``)."""
+    """The exit code of the supervisor (``jobs.contract.errors``)."""
     verdict: Diagnosis | None = None
-    """Why the attempt ended, as the exit record keeps it; ``policy.decide`` always gives it."""
+    """The diagnosis in the exit record; ``retry_policy.decide`` always sets it."""
 
 
 CONTINUES = frozenset({RetryAction.RESTART, RetryAction.REQUEUE, RetryAction.SUBMIT})
-"""Decisions after which somebody is to work on a task."""
+"""Decisions after which a job resumes the task."""

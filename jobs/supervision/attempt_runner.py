@@ -119,11 +119,11 @@ class AttemptRunner:
         detector = hang_detector.HangDetector(attempt.run, task, attempt.number, learned, environ)
         inputs = MonitorInputs(
             signals=self.signals,
-            is_asked=self.is_stop_requested,
+            is_stop_requested=self.is_stop_requested,
             deadline=self.allocation.deadline,
-            look=detector.look,
+            find_hang=detector.check,
             examine=self._examine,
-            note=lambda: attempt_records.record_signal(attempt, self.signals),
+            record_request=lambda: attempt_records.record_signal(attempt, self.signals),
         )
         monitor = RankMonitor(ranks, inputs, timeouts.leave_seconds)
         code = monitor.wait()
@@ -162,7 +162,7 @@ class AttemptRunner:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             log(f"not all ranks could be examined: {error}")
-        return hang_attribution.blame(hang, stack_dump.read(*names), self.allocation.job.nodes)
+        return hang_attribution.attribute(hang, stack_dump.read(*names), self.allocation.job.nodes)
 
 
 def is_finished(attempt: AttemptRef, task: specs.TaskSpec, code: int | None) -> bool:

@@ -40,12 +40,12 @@ class StalledRank(NamedTuple):
     """The rank that stopped first, and what it was doing."""
 
     rank: int | None
-    """None where nothing tells one rank from the others."""
+    """None where the reports single out no rank."""
     node: str
     detail: str
 
 
-def blame(hang: Hang, reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> Hang:
+def attribute(hang: Hang, reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> Hang:
     """Return the hang with the rank that stopped first.
 
     Args:
@@ -53,11 +53,11 @@ def blame(hang: Hang, reports: Sequence[RankReport], nodes: Sequence[str] = ()) 
         reports: ``jobs.supervision.ranks.stack_dump.read``.
         nodes: all that should have reported.
     """
-    first = name_first(reports, nodes)
+    first = first_stalled(reports, nodes)
     return replace(hang, rank=first.rank, node=first.node, detail=first.detail)
 
 
-def name_first(reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> StalledRank:
+def first_stalled(reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> StalledRank:
     """Return the rank that stopped first.
 
     A node without a report comes first, then a process that is stopped, dead or stuck in the
@@ -76,7 +76,7 @@ def name_first(reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> Stal
     behind = [report for report in reports if report.ticks == min(r.ticks for r in reports)]
     if len(behind) == len(reports) > 1:
         return StalledRank(None, "", f"all ranks wait for each other {doing(reports[0])}".rstrip())
-    return _first_of(behind) if behind else StalledRank(None, "", "no rank could be looked at")
+    return _first_of(behind) if behind else StalledRank(None, "", "no rank could be examined")
 
 
 def _first_of(reports: Iterable[RankReport]) -> StalledRank:

@@ -16,7 +16,7 @@ from jobs.contract.outcomes import Hang
 from jobs.runtime import heartbeat
 from jobs.runtime.heartbeat import Phase
 
-PATIENCE = 5.0
+TIMEOUT_FACTOR = 5.0
 """Multiple of the longest time observed (NVIDIA/nvidia-resiliency-ext learns its limits alike)."""
 
 ENOUGH_STEPS = 16
@@ -26,8 +26,8 @@ SLOWEST = 0.99
 """The quantile of step times that a limit is learned from: the very slowest may be an accident."""
 
 GAP_SECONDS = 10.0
-"""What counts at most between two looks. A watcher that did not look was itself asleep, as when
-Slurm suspends a job or a machine is halted, and so were the ranks."""
+"""Longest time that counts between two checks. A longer gap means that this process did not run,
+as when Slurm suspends a job or a machine is halted, and neither did the ranks."""
 
 
 @dataclass
@@ -38,8 +38,8 @@ class LearnedDurations:
     longest: dict[Phase, float] = field(default_factory=dict)
     """Of a checkpoint, of a validation."""
 
-    def took(self, phase: Phase, seconds: float) -> None:
-        """Learn from a phase that is over."""
+    def record(self, phase: Phase, seconds: float) -> None:
+        """Record the duration of a phase."""
         self.longest[phase] = max(self.longest.get(phase, 0.0), seconds)
 
 
@@ -47,8 +47,8 @@ def learn(metrics: MetricsSummary) -> LearnedDurations:
     """Learn durations from the metrics of earlier attempts."""
     learned = LearnedDurations()
     learned.steps.extend(metrics.steps)
-    learned.took(Phase.CHECKPOINT, metrics.longest_save)
-    learned.took(Phase.VALIDATION, metrics.longest_validation)
+    learned.record(Phase.CHECKPOINT, metrics.longest_save)
+    learned.record(Phase.VALIDATION, metrics.longest_validation)
     return learned
 
 
@@ -61,8 +61,8 @@ def limit(phase: Phase, learned: LearnedDurations, supervision: specs.Supervisio
     """
     if phase is Phase.STEP:
         slow = quantile(learned.steps, SLOWEST) if len(learned.steps) >= ENOUGH_STEPS else 0.0
-        return max(PATIENCE * slow, supervision.step_limit_seconds)
-    return max(PATIENCE * learned.longest.get(phase, 0.0), supervision.startup_limit_seconds)
+        return max(TIMEOUT_FACTOR * slow, supervision.step_limit_seconds)
+    return max(TIMEOUT_FACTOR * learned.longest.get(phase, 0.0), supervision.startup_limit_seconds)
 
 
 class RankProgress(NamedTuple):
@@ -71,7 +71,7 @@ class RankProgress(NamedTuple):
     phase: Phase
     step: int
     mark: object
-    """Another one whenever anything has moved."""
+    """Changes whenever any rank has moved."""
 
 
 class HangDetector:
@@ -90,75 +90,75 @@ class HangDetector:
         learned: LearnedDurations,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """Create it when the ranks are started.
+        """Create the detector when the ranks are started.
 
         Args:
-            learned: from earlier attempts; what this one takes is added.
+            learned: durations of earlier attempts; those of this one are added.
         """
         self._run = run
         self._task = task
         self._attempt = attempt
         self._environ = environ
         self._learned = learned
-        self._looked: float | None = None
+        self._checked_at: float | None = None
         self._clock = 0.0
         self._files: list[Path] = []
-        self._signs = RankProgress(Phase.STARTUP, 0, None)
-        self._moved = 0.0
-        self._entered = 0.0
-        self._stepped = 0.0
+        self._progress = RankProgress(Phase.STARTUP, 0, None)
+        self._moved_at = 0.0
+        self._entered_at = 0.0
+        self._stepped_at = 0.0
 
-    def look(self, now: float) -> Hang | None:
+    def check(self, now: float) -> Hang | None:
         """Check the ranks, about once a second; return the hang when they have made no progress for
         too long.
 
         Args:
             now: seconds of a monotonic clock.
         """
-        if self._looked is not None:
-            self._clock += min(max(now - self._looked, 0.0), GAP_SECONDS)
-        self._looked = now
-        self._note(self._see())
-        phase = self._signs.phase
-        quiet = self._clock - (self._entered if phase is Phase.STARTUP else self._moved)
+        if self._checked_at is not None:
+            self._clock += min(max(now - self._checked_at, 0.0), GAP_SECONDS)
+        self._checked_at = now
+        self._update(self._observe())
+        phase = self._progress.phase
+        quiet = self._clock - (self._entered_at if phase is Phase.STARTUP else self._moved_at)
         allowed = limit(phase, self._learned, self._task.supervision)
         return Hang(phase.label, quiet, allowed) if quiet > allowed else None
 
-    def _note(self, signs: RankProgress) -> None:
-        before, self._signs = self._signs, signs
-        if signs.mark != before.mark:
-            self._moved = self._clock
-        if signs.phase is not before.phase:
+    def _update(self, progress: RankProgress) -> None:
+        before, self._progress = self._progress, progress
+        if progress.mark != before.mark:
+            self._moved_at = self._clock
+        if progress.phase is not before.phase:
             if before.phase in (Phase.CHECKPOINT, Phase.VALIDATION):
-                self._learned.took(before.phase, self._clock - self._entered)
-            self._entered = self._stepped = self._clock
-        elif signs.step > before.step:
-            each = (self._clock - self._stepped) / (signs.step - before.step)
+                self._learned.record(before.phase, self._clock - self._entered_at)
+            self._entered_at = self._stepped_at = self._clock
+        elif progress.step > before.step:
+            each = (self._clock - self._stepped_at) / (progress.step - before.step)
             self._learned.steps.append(each)
-            self._stepped = self._clock
+            self._stepped_at = self._clock
 
-    def _see(self) -> RankProgress:
+    def _observe(self) -> RankProgress:
         """Return the progress in heartbeats, else in the progress file, else the last one."""
         beats = self._beats()
         if beats:
             self._files = [beat.file for beat in beats.values()]
-            return self._seen(beats)
-        if self._files:  # they have left, those of other nodes may be about to
-            return self._signs._replace(phase=Phase.LEAVING)
-        return self._told()
+            return self._from_heartbeats(beats)
+        if self._files:  # these ranks have exited, those of other nodes may be exiting
+            return self._progress._replace(phase=Phase.LEAVING)
+        return self._from_file()
 
     def _beats(self) -> dict[int, heartbeat.Heartbeat]:
         """Return the heartbeats of this node's ranks. All processes are searched for them only
         while ranks start, and when a heartbeat is missing.
         """
         known = [beat for file in self._files if (beat := heartbeat.read(file)) is not None]
-        if len(known) == len(self._files) and self._signs.phase is not Phase.STARTUP:
+        if len(known) == len(self._files) and self._progress.phase is not Phase.STARTUP:
             return {beat.rank: beat for beat in known}
         task = self._task
         names = (self._run, task.stage, task.index, self._attempt)
         return heartbeat.find(*names, environ=self._environ)
 
-    def _seen(self, beats: Mapping[int, heartbeat.Heartbeat]) -> RankProgress:
+    def _from_heartbeats(self, beats: Mapping[int, heartbeat.Heartbeat]) -> RankProgress:
         """Return the progress that heartbeats show. Of ranks in several phases, the phase with the
         longest timeout counts: the others wait.
         """
@@ -169,12 +169,14 @@ class HangDetector:
         step = max(beat.step for beat in beats.values())
         return RankProgress(phase, step, {rank: beat.ticks for rank, beat in beats.items()})
 
-    def _told(self) -> RankProgress:
+    def _from_file(self) -> RankProgress:
         try:
-            told = read_json(self._run.progress(self._task.stage, self._task.index))
+            progress = read_json(self._run.progress(self._task.stage, self._task.index))
         except (OSError, FormatError):
-            return self._signs
-        if told["attempt"] != self._attempt:
-            return self._signs
-        name = told.get("phase") or ("step" if told["done"] < told["total"] else "leaving")
-        return RankProgress(Phase[name.upper()], int(told.get("step", 0)), told["time"])
+            return self._progress
+        if progress["attempt"] != self._attempt:
+            return self._progress
+        name = progress.get("phase") or (
+            "step" if progress["done"] < progress["total"] else "leaving"
+        )
+        return RankProgress(Phase[name.upper()], int(progress.get("step", 0)), progress["time"])

@@ -7,7 +7,7 @@ import random
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from jobs.contract import rundir, specs
 from jobs.contract.job import usable_cores
@@ -15,10 +15,6 @@ from jobs.slurm import srun_output
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.ranks.local_ranks import LeaveTimeouts, LocalRanks
 from jobs.supervision.ranks.srun_ranks import SrunRanks, Step, fill, srun_command
-
-if TYPE_CHECKING:
-    pass
-
 
 PORTS = range(20000, 30000)
 """Below the ports that kernels give to outgoing connections."""
@@ -50,7 +46,7 @@ def start(
     attempt: AttemptRef,
     task: specs.TaskSpec,
     environ: Mapping[str, str],
-    patience: LeaveTimeouts,
+    timeouts: LeaveTimeouts,
     step: Step | None,
 ) -> Ranks:
     """Start all ranks of a task, as a step of the job or, without one, as processes of this
@@ -68,7 +64,7 @@ def start(
         {**environ, "RANK": str(rank), "WORLD_SIZE": str(task.ranks), "LOCAL_RANK": str(rank)}
         for rank in range(task.ranks)
     ]
-    return LocalRanks(command, ranks, attempt.ranks_log, patience)
+    return LocalRanks(command, ranks, attempt.ranks_log, timeouts)
 
 
 def rank_environment(
@@ -92,12 +88,12 @@ def rank_environment(
 
 
 def flight_recorder(attempt: AttemptRef) -> dict[str, str]:
-    """Variables that have torch write which collectives a rank was in when one timed out, as
-    ``flight-<task>-<rank>`` of the attempt.
+    """Return the variables with which torch records the collectives of a rank when one times out,
+    in ``flight-<task>-<rank>`` of the attempt.
 
     Under new names and old ones (torch/csrc/distributed/c10d, FlightRecorder.hpp
-    and ProcessGroupNCCL.hpp). Python's stacks are left out: taking them may wait for ever for the
-    interpreter (NVIDIA resiliency extension). Unproven on hardware.
+    and ProcessGroupNCCL.hpp). Python's stacks are left out: taking them may wait without end for
+    the interpreter (NVIDIA resiliency extension). Unproven on hardware.
     """
     entries, files = "20000", str(attempt.folder / f"flight-{attempt.index:05d}-")
     return {

@@ -11,14 +11,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jobs.runtime import processes
 from jobs.slurm import srun_output
-
-if TYPE_CHECKING:
-    pass
-
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal a process gets when its parent dies."""
@@ -57,9 +52,9 @@ class LocalRanks:
         command: list[str],
         environments: list[dict[str, str]],
         log: Path,
-        patience: LeaveTimeouts,
+        timeouts: LeaveTimeouts,
     ) -> None:
-        self._patience = patience
+        self._timeouts = timeouts
         self._deadline = float("inf")
         self._code = 0
         self._failures: list[srun_output.FailedTask] = []
@@ -84,7 +79,7 @@ class LocalRanks:
         codes = [process.poll() for process in self._processes]
         self._note({rank: code for rank, code in enumerate(codes) if code})
         if None not in codes:
-            self._kill()  # what the ranks themselves have started and left
+            self._kill()  # processes that the ranks started
             return self._code
         if time.monotonic() > self._deadline:
             self._kill()
@@ -92,7 +87,7 @@ class LocalRanks:
 
     def stop(self) -> bool:
         """Send SIGTERM to each rank; it always reaches them."""
-        self._end_within(self._patience.leave_seconds)
+        self._end_within(self._timeouts.leave_seconds)
         for process in self._processes:
             process.send_signal(signal.SIGTERM)
         return True
@@ -117,7 +112,7 @@ class LocalRanks:
         if failed and not self._code:
             codes = list(failed.values())
             self._code = next((code for code in codes if code in SUDDEN), codes[0])
-            self._end_within(self._patience.peers_seconds)
+            self._end_within(self._timeouts.peers_seconds)
 
     def _end_within(self, seconds: float) -> None:
         self._deadline = min(self._deadline, time.monotonic() + seconds)
@@ -138,7 +133,7 @@ def tie_to_parent() -> Callable[[], None]:
     def tie() -> None:
         os.setpgid(0, 0)
         library.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the kernel was told
+        if os.getppid() != parent:  # the parent died before the call
             os.kill(os.getpid(), signal.SIGKILL)
 
     return tie

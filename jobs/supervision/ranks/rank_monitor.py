@@ -14,17 +14,17 @@ from jobs.runtime.log import log
 from jobs.supervision.ranks import launcher
 
 POLL_SECONDS = 0.2
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 """Between two checks for a hang, and of the run's files."""
-ASK_AGAIN_SECONDS = 2.0
+REPEAT_SECONDS = 2.0
 """Until a stop request that did not reach the ranks is repeated."""
-FACTS_SECONDS = 60.0
-"""Between two questions to Slurm when the job ends: its limit may be changed while it runs."""
+QUERY_SECONDS = 60.0
+"""Between two queries for the end of the job: its time limit may change while it runs."""
 HANG_LEAVE_SECONDS = 30.0
 """For hanging ranks to exit after a stop request (guessed)."""
-AFTERWARDS_SECONDS = 20.0
+RESUBMIT_SECONDS = 20.0
 """Before the end of the allocation, to resubmit once the ranks are gone (guessed)."""
-ENOUGH_SECONDS = 60.0
+SAVE_AND_RESUBMIT_SECONDS = 60.0
 """Enough time to save and to resubmit (guessed)."""
 
 
@@ -35,7 +35,7 @@ class Deadline:
     time: float
     """Seconds since 1970."""
     preempted: bool = False
-    """It is the end of the grace time."""
+    """It is the end of the grace period."""
 
     def last_moment(self, now: float) -> float:
         """Return when ranks that are still saving have to be killed, so that a new job can be
@@ -44,9 +44,9 @@ class Deadline:
         Never in a grace period, since Slurm itself requeues the job, and never where little time is
         left: that belongs to saving, and the recovery job resumes what Slurm has ended.
         """
-        if self.preempted or self.time - now < ENOUGH_SECONDS:
+        if self.preempted or self.time - now < SAVE_AND_RESUBMIT_SECONDS:
             return float("inf")
-        return self.time - AFTERWARDS_SECONDS
+        return self.time - RESUBMIT_SECONDS
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class MonitorInputs:
 
     signals: Sequence[int]
     """Signals received so far."""
-    is_asked: Callable[[], bool]
+    is_stop_requested: Callable[[], bool]
     """Returns whether a stop is requested without a signal: STOP, a scheduler that is gone."""
     deadline: Callable[[], Deadline | None]
-    """Asks Slurm; None when there is no end, or no answer."""
-    look: Callable[[float], Hang | None]
-    """At the heartbeats (``jobs.supervision.ranks.hang_detector``)."""
+    """Queries Slurm; returns None without a time limit or a response."""
+    find_hang: Callable[[float], Hang | None]
+    """Returns the hang that the heartbeats show (``jobs.supervision.ranks.hang_detector``)."""
     examine: Callable[[Hang], Hang]
-    """Ranks that hang, before they are ended (``jobs.supervision.ranks.stack_dump``)."""
-    note: Callable[[], None]
+    """Examines hanging ranks before they are killed (``jobs.supervision.ranks.stack_dump``)."""
+    record_request: Callable[[], None]
     """Records that the ranks were requested to exit."""
 
 
@@ -74,77 +74,77 @@ class RankMonitor:
         self._ranks = ranks
         self._inputs = inputs
         self._leave_seconds = leave_seconds
-        self._asked = False
-        self._ask_at = 0.0
-        self._end_at = float("inf")
-        self._look_at = 0.0
-        self._facts_at = 0.0
-        self._known_signals = 0
-        self._is_wanted = False
+        self._is_stopping = False
+        self._stop_at = 0.0
+        self._kill_at = float("inf")
+        self._check_at = 0.0
+        self._query_at = 0.0
+        self._handled_signals = 0
+        self._is_stop_requested = False
         self._deadline: Deadline | None = None
         self._lead_seconds = leave_seconds
         self.is_preempted = False
-        """Slurm has given the job a grace time."""
+        """Slurm has given the job a grace period."""
         self.is_late = False
         """The ranks were requested to exit because the end of the allocation was near."""
         self.hang: Hang | None = None
-        """What the ranks were ended for, if they hung."""
+        """The hang for which the ranks were killed; None without one."""
 
     def wait(self) -> int:
         """Wait until all ranks are gone; return the code of the first that failed, or 0."""
         while (code := self._ranks.poll()) is None:
             now = time.time()
-            if now >= self._look_at:
-                self._look_at = now + LOOK_SECONDS
-                self._look(now)
-            if not self._asked and now >= self._ask_at and self._must_leave(now):
-                self._ask(now)
-            if now >= self._end_at:
-                self._end_at = now + ASK_AGAIN_SECONDS
+            if now >= self._check_at:
+                self._check_at = now + CHECK_SECONDS
+                self._check(now)
+            if not self._is_stopping and now >= self._stop_at and self._must_leave(now):
+                self._stop(now)
+            if now >= self._kill_at:
+                self._kill_at = now + REPEAT_SECONDS
                 self._ranks.end()
             time.sleep(POLL_SECONDS)
         return code
 
-    def _look(self, now: float) -> None:
+    def _check(self, now: float) -> None:
         received = len(self._inputs.signals)
-        if now >= self._facts_at or received > self._known_signals:
-            self._facts_at, self._known_signals = now + FACTS_SECONDS, received
-            self._learn_deadline(now)
-        if self._asked or self.hang is not None:
+        if now >= self._query_at or received > self._handled_signals:
+            self._query_at, self._handled_signals = now + QUERY_SECONDS, received
+            self._update_deadline(now)
+        if self._is_stopping or self.hang is not None:
             return
-        self._is_wanted = self._inputs.is_asked()
-        hang = self._inputs.look(time.monotonic())
+        self._is_stop_requested = self._inputs.is_stop_requested()
+        hang = self._inputs.find_hang(time.monotonic())
         if hang is not None:
-            log(f"nothing moved for {hang.seconds:.0f} s in phase {hang.phase}")
+            log(f"no progress for {hang.seconds:.0f} s in phase {hang.phase}")
             self.hang = self._inputs.examine(hang)
-            self._end_at = time.time() + HANG_LEAVE_SECONDS
+            self._kill_at = time.time() + HANG_LEAVE_SECONDS
 
     def _must_leave(self, now: float) -> bool:
         """Return whether the ranks must exit: by request, or because the end of the allocation is
         so near that a save would not finish. Not all sites send the early signal.
         """
-        if self._inputs.signals or self.hang is not None or self._is_wanted:
+        if self._inputs.signals or self.hang is not None or self._is_stop_requested:
             return True
         is_near = self._deadline is not None and now >= self._deadline.time - self._lead_seconds
         self.is_late = is_near and not self.is_preempted
         return is_near
 
-    def _learn_deadline(self, now: float) -> None:
+    def _update_deadline(self, now: float) -> None:
         """Query Slurm for the end of the allocation. At least half of a short allocation is used,
         however long saving may take.
         """
-        found = self._inputs.deadline()
-        if found is not None and self._deadline is None:
-            self._lead_seconds = min(self._leave_seconds, (found.time - now) / 2)
-        self._deadline = found or self._deadline
-        self.is_preempted |= found is not None and found.preempted
+        deadline = self._inputs.deadline()
+        if deadline is not None and self._deadline is None:
+            self._lead_seconds = min(self._leave_seconds, (deadline.time - now) / 2)
+        self._deadline = deadline or self._deadline
+        self.is_preempted |= deadline is not None and deadline.preempted
 
-    def _ask(self, now: float) -> None:
-        self._asked = self._ranks.stop()
-        self._ask_at = now + ASK_AGAIN_SECONDS
-        if not self._asked:
+    def _stop(self, now: float) -> None:
+        self._is_stopping = self._ranks.stop()
+        self._stop_at = now + REPEAT_SECONDS
+        if not self._is_stopping:
             return
-        self._inputs.note()
-        self._end_at = min(self._end_at, now + self._leave_seconds)
+        self._inputs.record_request()
+        self._kill_at = min(self._kill_at, now + self._leave_seconds)
         if self._deadline is not None:
-            self._end_at = min(self._end_at, self._deadline.last_moment(now))
+            self._kill_at = min(self._kill_at, self._deadline.last_moment(now))

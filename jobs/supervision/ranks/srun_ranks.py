@@ -25,8 +25,8 @@ SRUN_SECONDS = 30.0
 """For srun to report its tasks once its step is gone (guessed)."""
 
 
-SILENCE_SECONDS = 2.0
-"""Between two questions about a step."""
+QUERY_SECONDS = 2.0
+"""Between two queries about a step."""
 
 
 REBOOT_SECONDS = 5.0
@@ -41,8 +41,8 @@ class Step:
         self._job_id = job_id
         self._name = name
 
-    def ask_to_leave(self) -> bool:
-        """Have Slurm send SIGTERM to the job's steps; return whether it accepted."""
+    def request_exit(self) -> bool:
+        """Request SIGTERM for the job's steps; return whether Slurm accepted."""
         return self._client.signal_ranks(self._job_id, "TERM")
 
     def end(self) -> bool:
@@ -64,13 +64,13 @@ class Step:
         """Cancel what is left of the step; return whether nothing is left after ``seconds`` at
         most.
 
-        Without an answer from Slurm it may be left. A stale step is not waited for.
+        Without a response from Slurm it may be left. A stale step is not waited for.
         """
         deadline = time.monotonic() + seconds
         while not self.end():
             if time.monotonic() > deadline or self.is_stale():
                 return False
-            time.sleep(SILENCE_SECONDS)
+            time.sleep(QUERY_SECONDS)
         return True
 
 
@@ -101,7 +101,7 @@ class SrunRanks:
 
         Signals to srun itself would abort the step.
         """
-        return self._step.ask_to_leave()
+        return self._step.request_exit()
 
     def end(self) -> None:
         """Cancel the step, and kill an srun that stays although its step is gone."""

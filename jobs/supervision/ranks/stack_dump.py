@@ -28,14 +28,14 @@ from jobs.contract.stage_specs import STAGES
 from jobs.runtime import heartbeat, processes
 
 STACK_SECONDS = 5.0
-"""For all ranks of a node to show their stacks; those that can do so at once."""
+"""For all ranks of a node to write their stacks; a rank that can does so at once."""
 
 POLL_SECONDS = 0.1
 
 STATES = {
     "R": "running",
     "S": "asleep",
-    "D": "in a wait that nothing interrupts, as for a disk or a device (state D)",
+    "D": "in uninterruptible sleep, as for a disk or a device (state D)",
     "T": "stopped by a signal (state T)",
     "t": "stopped by a debugger (state t)",
     "Z": "dead",
@@ -56,7 +56,7 @@ class RankReport:
     node: str
     pid: int
     state: str
-    """Letter of ``STATES``; empty when there is no process."""
+    """Letter of ``STATES``; empty without a process."""
     wchan: str
     """Where in the kernel it waits; empty where the kernel hides it."""
     phase: str
@@ -65,7 +65,7 @@ class RankReport:
     age: float
     """Seconds since its last beat."""
     stack: str
-    """Of all its threads, innermost frame first; empty where it showed none."""
+    """Of all its threads, innermost frame first; empty where it wrote none."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -120,7 +120,7 @@ def examine(
     beats = heartbeat.find(run, task.stage, task.index, attempt, environ=environ)
     now = time.monotonic()
     before = {rank: len(heartbeat.stacks(beat.file)) for rank, beat in beats.items()}
-    wait_for([beat for beat in beats.values() if ask(beat)], before)
+    wait_for_stacks([beat for beat in beats.values() if request_stack(beat)], before)
     node = node_name(environ)
     return [
         report_on(beats[rank], node, now) if rank in beats else missing(rank, node)
@@ -128,17 +128,17 @@ def examine(
     ]
 
 
-def ranks_here(seen: Iterable[int], per_node: int) -> list[int]:
+def ranks_here(found: Iterable[int], per_node: int) -> list[int]:
     """Return all ranks of this node, given those that were found: a node's ranks are a block
     (``jobs.supervision.ranks.launcher``).
     """
-    nodes = {rank // per_node for rank in seen}
+    nodes = {rank // per_node for rank in found}
     return [
         rank for node in sorted(nodes) for rank in range(node * per_node, (node + 1) * per_node)
     ]
 
 
-def ask(beat: heartbeat.Heartbeat) -> bool:
+def request_stack(beat: heartbeat.Heartbeat) -> bool:
     """Request a rank's stacks; return False when it is gone, or in a state that runs no handler."""
     if state_of(beat) in SILENT:
         return False
@@ -147,18 +147,18 @@ def ask(beat: heartbeat.Heartbeat) -> bool:
     return True
 
 
-def wait_for(asked: Iterable[heartbeat.Heartbeat], before: Mapping[int, int]) -> None:
+def wait_for_stacks(requested: Iterable[heartbeat.Heartbeat], before: Mapping[int, int]) -> None:
     """Wait for ranks to write their stacks; ``before`` is the size written earlier."""
     deadline = time.monotonic() + STACK_SECONDS
-    waiting = {beat.rank: beat.file for beat in asked}
-    seen = dict(before)
+    waiting = {beat.rank: beat.file for beat in requested}
+    sizes = dict(before)
     while waiting and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
         for rank, file in list(waiting.items()):
             size = len(heartbeat.stacks(file))
-            if before[rank] < size == seen[rank]:  # it writes without a pause: that was all
+            if before[rank] < size == sizes[rank]:  # a rank writes its stacks without a pause
                 del waiting[rank]
-            seen[rank] = size
+            sizes[rank] = size
 
 
 def report_on(beat: heartbeat.Heartbeat, node: str, now: float) -> RankReport:

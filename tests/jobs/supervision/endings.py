@@ -55,13 +55,13 @@ def evidence(**changes: Any) -> Evidence:
     return changed(FIRST, **changes)
 
 
-def changed(told: Evidence, **changes: Any) -> Evidence:
+def changed(case: Evidence, **changes: Any) -> Evidence:
     """The evidence with other values of fields, whichever part has them."""
     for part, names in PARTS.items():
         values = {name: changes.pop(name) for name in names if name in changes}
-        told = replace(told, **{part: replace(getattr(told, part), **values)})
+        case = replace(case, **{part: replace(getattr(case, part), **values)})
     assert not changes, f"no part of the evidence has {changes}"
-    return told
+    return case
 
 
 def rank(number: int, code: int = 1, kind: str = "", message: str = "", **changes: Any) -> RankExit:
@@ -88,24 +88,24 @@ def logged(name: str, number: int | None = None, of: int | None = 3, line: str =
     return LogSign(name, of, number, line or name)
 
 
-def ending(told: Evidence, decision: Decision) -> ExitRecord:
+def ending(case: Evidence, decision: Decision) -> ExitRecord:
     """What the ledger keeps of an attempt."""
     assert decision.verdict is not None
     return ExitRecord(
-        stage=told.attempt.stage,
+        stage=case.attempt.stage,
         index=0,
-        attempt=told.attempt.number,
-        job_id=told.attempt.job_id,
+        attempt=case.attempt.number,
+        job_id=case.attempt.job_id,
         cause=decision.verdict.cause,
         fingerprint=decision.verdict.fingerprint,
         node=decision.verdict.node,
-        started=told.attempt.began,
-        ended=told.attempt.ended,
-        step_before=told.progress.step_before,
-        step_after=told.progress.step_after,
+        started=case.attempt.began,
+        ended=case.attempt.ended,
+        step_before=case.progress.step_before,
+        step_after=case.progress.step_after,
         action=decision.action,
-        by_person=told.attempt.by_person,
-        last_step=told.progress.last_step,
+        by_person=case.attempt.by_person,
+        last_step=case.progress.last_step,
     )
 
 

@@ -31,8 +31,8 @@ def test_only_a_job_that_runs_has_an_end_to_be_reckoned_with(
 ) -> None:
     """Once Slurm has taken the nodes back, its words are about the next start."""
     slurm = fake_slurm.install(tmp_path)
-    told = f"JobId=7 JobState={state} Reason=None EndTime={END} PreemptTime={preempted}"
-    slurm.tell("job-7", told)
+    row = f"JobId=7 JobState={state} Reason=None EndTime={END} PreemptTime={preempted}"
+    slurm.tell("job-7", row)
 
     deadline = Allocation(Job("7"), Client(slurm.environ)).deadline()
 

@@ -63,10 +63,10 @@ def attempt(bench: Workbench) -> AttemptRef:
     return AttemptRef(bench.run, "curate", 0, 1, began=1.0)
 
 
-def evidence(attempt: AttemptRef, task: specs.TaskSpec | None, seen: Observed) -> Evidence:
+def evidence(attempt: AttemptRef, task: specs.TaskSpec | None, observed: Observed) -> Evidence:
     past = attempt_history.read(attempt.run).task(attempt.stage, attempt.index)
     return evidence_collection.evidence(
-        attempt, task, JOB, seen, SlurmReport(), past, MetricsReader(attempt.run, attempt.stage)
+        attempt, task, JOB, observed, SlurmReport(), past, MetricsReader(attempt.run, attempt.stage)
     )
 
 

@@ -77,7 +77,7 @@ def test_earlier_attempts_teach_how_long_things_take() -> None:
 
 
 class Ranks:
-    """A run whose ranks beat in this process, and the watch over them."""
+    """A run whose ranks beat in this process, and the detector over them."""
 
     def __init__(self, root: Path) -> None:
         self.run = rundir.RunDir(root)
@@ -91,17 +91,17 @@ class Ranks:
         for rank in range(ranks):
             self.hearts.append(HeartbeatWriter())
             self.hearts[rank].open(name, rank, heartbeat.folders({}))
-        return self.watch()
+        return self.detector()
 
-    def watch(self) -> HangDetector:
+    def detector(self) -> HangDetector:
         return HangDetector(self.run, task(), 1, self.learned, {})
 
-    def quiet(self, watch: HangDetector, seconds: float, every: float = 5.0) -> Hang | None:
+    def quiet(self, detector: HangDetector, seconds: float, every: float = 5.0) -> Hang | None:
         """Look for a while without a beat; the first hang."""
         end = self.now + seconds
         while self.now < end:
             self.now += every
-            if hang := watch.look(self.now):
+            if hang := detector.check(self.now):
                 return hang
         return None
 
@@ -128,18 +128,18 @@ def task() -> specs.TaskSpec:
 
 
 def test_steps_that_go_on_are_no_hang(ranks: Ranks) -> None:
-    watch = ranks.start()
+    detector = ranks.start()
     for step in range(20):
         ranks.beat(Phase.STEP, step)
-        assert ranks.quiet(watch, 90) is None
+        assert ranks.quiet(detector, 90) is None
 
 
 def test_a_step_that_does_not_end_is_a_hang(ranks: Ranks) -> None:
-    watch = ranks.start(2)
+    detector = ranks.start(2)
     ranks.beat(Phase.STEP, 1)
-    assert ranks.quiet(watch, 50) is None
+    assert ranks.quiet(detector, 50) is None
 
-    hang = ranks.quiet(watch, 100, every=1.0)
+    hang = ranks.quiet(detector, 100, every=1.0)
 
     assert hang is not None
     assert (hang.phase, hang.limit) == ("step", 100)
@@ -147,89 +147,89 @@ def test_a_step_that_does_not_end_is_a_hang(ranks: Ranks) -> None:
 
 
 def test_one_rank_that_still_moves_is_enough(ranks: Ranks) -> None:
-    watch = ranks.start(2)
+    detector = ranks.start(2)
     ranks.beat(Phase.STEP, 1)
     for _ in range(10):
         ranks.hearts[1].beat()
-        assert ranks.quiet(watch, 60) is None
+        assert ranks.quiet(detector, 60) is None
 
 
 def test_a_clock_that_is_set_back_is_no_hang(ranks: Ranks) -> None:
-    watch = ranks.start()
+    detector = ranks.start()
     ranks.beat(Phase.STEP, 1)
-    ranks.quiet(watch, 50)
+    ranks.quiet(detector, 50)
 
     ranks.now -= 3600
-    hang = watch.look(ranks.now)
+    hang = detector.check(ranks.now)
 
     assert hang is None
-    assert ranks.quiet(watch, 40) is None
-    assert ranks.quiet(watch, 30) is not None
+    assert ranks.quiet(detector, 40) is None
+    assert ranks.quiet(detector, 30) is not None
 
 
 def test_slow_steps_seen_in_this_attempt_lengthen_the_limit(ranks: Ranks) -> None:
-    watch = ranks.start()
+    detector = ranks.start()
     for step in range(18):
         ranks.beat(Phase.STEP, step)
-        assert ranks.quiet(watch, 60) is None
+        assert ranks.quiet(detector, 60) is None
 
-    assert ranks.quiet(watch, 230) is None
-    hang = ranks.quiet(watch, 100)
+    assert ranks.quiet(detector, 230) is None
+    hang = ranks.quiet(detector, 100)
 
     assert hang is not None
     assert hang.limit == 300
 
 
 def test_startup_has_one_limit_however_often_it_beats(ranks: Ranks) -> None:
-    watch = ranks.start()
+    detector = ranks.start()
     for _ in range(5):
         ranks.beat()
-        assert ranks.quiet(watch, 115) is None
+        assert ranks.quiet(detector, 115) is None
     ranks.beat()
 
-    hang = ranks.quiet(watch, 115)
+    hang = ranks.quiet(detector, 115)
 
     assert hang is not None
     assert (hang.phase, hang.limit) == ("startup", 600)
 
 
 def test_a_checkpoint_may_take_long_and_teaches_how_long(ranks: Ranks) -> None:
-    watch = ranks.start()
+    detector = ranks.start()
     ranks.beat(Phase.STEP, 1)
-    ranks.quiet(watch, 1)
+    ranks.quiet(detector, 1)
     for _ in range(2):
         ranks.beat(Phase.CHECKPOINT)
-        assert ranks.quiet(watch, 500) is None
+        assert ranks.quiet(detector, 500) is None
         ranks.beat(Phase.STEP)
-        assert ranks.quiet(watch, 10) is None
+        assert ranks.quiet(detector, 10) is None
     ranks.beat(Phase.CHECKPOINT)
-    assert ranks.quiet(watch, 2400) is None
+    assert ranks.quiet(detector, 2400) is None
 
-    hang = ranks.quiet(watch, 200)
+    hang = ranks.quiet(detector, 200)
 
     assert hang is not None
     assert (hang.phase, hang.limit) == ("checkpoint", 2500)
 
 
 def test_of_ranks_in_several_phases_the_most_patient_counts(ranks: Ranks) -> None:
-    watch = ranks.start(2)
+    detector = ranks.start(2)
     ranks.beat(Phase.STEP, 1)
     ranks.hearts[0].beat(Phase.CHECKPOINT)
 
-    assert ranks.quiet(watch, 500) is None
+    assert ranks.quiet(detector, 500) is None
 
 
 def test_time_in_which_nobody_looked_does_not_count(ranks: Ranks) -> None:
-    watch = ranks.start()
+    detector = ranks.start()
     ranks.beat(Phase.STEP, 1)
-    watch.look(ranks.now)
+    detector.check(ranks.now)
 
     ranks.now += 100_000  # the job was suspended
-    hang = watch.look(ranks.now)
+    hang = detector.check(ranks.now)
 
     assert hang is None
-    assert ranks.quiet(watch, 80) is None
-    assert ranks.quiet(watch, 30) is not None
+    assert ranks.quiet(detector, 80) is None
+    assert ranks.quiet(detector, 30) is not None
 
 
 def test_ranks_that_are_gone_are_leaving(ranks: Ranks) -> None:
@@ -242,48 +242,48 @@ def test_ranks_that_are_gone_are_leaving(ranks: Ranks) -> None:
         "heart.beat(heartbeat.Phase.STEP, 1)\n"
         "time.sleep(600)"
     )
-    watch = ranks.watch()
+    detector = ranks.detector()
     with subprocess.Popen([sys.executable, "-c", program]) as rank:
         wait_until(lambda: heartbeat.find(ranks.run, "pretrain", 0, 1, environ={}))
-        assert ranks.quiet(watch, 5) is None
+        assert ranks.quiet(detector, 5) is None
         rank.kill()
 
-    assert ranks.quiet(watch, 500) is None
-    hang = ranks.quiet(watch, 200)
+    assert ranks.quiet(detector, 500) is None
+    hang = ranks.quiet(detector, 200)
 
     assert hang is not None
     assert hang.phase == "leaving"
 
 
 def test_the_progress_file_does_where_there_are_no_beats(ranks: Ranks) -> None:
-    watch = ranks.watch()
+    detector = ranks.detector()
     for _ in range(10):
         ranks.tell(phase="step", step=5)
-        assert ranks.quiet(watch, 90) is None
+        assert ranks.quiet(detector, 90) is None
 
-    hang = ranks.quiet(watch, 20)
+    hang = ranks.quiet(detector, 20)
 
     assert hang is not None
     assert (hang.phase, hang.limit) == ("step", 100)
 
 
 def test_the_progress_of_another_attempt_is_none_of_ours(ranks: Ranks) -> None:
-    watch = ranks.watch()
+    detector = ranks.detector()
     ranks.tell(attempt=2, phase="step")
 
-    assert ranks.quiet(watch, 590) is None
-    hang = ranks.quiet(watch, 20)
+    assert ranks.quiet(detector, 590) is None
+    hang = ranks.quiet(detector, 20)
 
     assert hang is not None
     assert hang.phase == "startup"
 
 
 def test_a_progress_file_without_phases_is_work_until_all_is_done(ranks: Ranks) -> None:
-    watch = ranks.watch()
+    detector = ranks.detector()
     ranks.tell(done=9, total=9)
 
-    assert ranks.quiet(watch, 500) is None
-    hang = ranks.quiet(watch, 200)
+    assert ranks.quiet(detector, 500) is None
+    hang = ranks.quiet(detector, 200)
 
     assert hang is not None
     assert hang.phase == "leaving"
@@ -291,11 +291,11 @@ def test_a_progress_file_without_phases_is_work_until_all_is_done(ranks: Ranks) 
 
 def test_a_run_with_a_past_knows_its_limits(ranks: Ranks) -> None:
     ranks.learned = learned([50.0] * 20)
-    watch = ranks.start()
+    detector = ranks.start()
     ranks.beat(Phase.STEP, 1)
 
-    assert ranks.quiet(watch, 240) is None
-    hang = ranks.quiet(watch, 20)
+    assert ranks.quiet(detector, 240) is None
+    hang = ranks.quiet(detector, 20)
 
     assert hang is not None
     assert hang.limit == 250
@@ -335,7 +335,7 @@ def report(rank: int, **values: Any) -> RankReport:
         ([report(0, state="D"), report(1, state="")], (1, "gpu01", "not there")),
         (
             [report(0), report(1, state="D"), report(2, stack=BUSY)],
-            (1, "gpu01", "in a wait that nothing interrupts, as for a disk or a device (state D)"),
+            (1, "gpu01", "in uninterruptible sleep, as for a disk or a device (state D)"),
         ),
         ([report(0, ticks=10), report(1, stack=BUSY)], (1, "gpu01", "in collate (dataset.py:91)")),
         (
@@ -355,7 +355,7 @@ def report(rank: int, **values: Any) -> RankReport:
             [report(0), report(1)],
             (None, "", "all ranks wait for each other in all_reduce (distributed_c10d.py:3082)"),
         ),
-        ([], (None, "", "no rank could be looked at")),
+        ([], (None, "", "no rank could be examined")),
     ],
     ids=[
         "stopped", "dead", "disk", "outside-a-collective", "saving-is-no-collective",
@@ -365,11 +365,11 @@ def report(rank: int, **values: Any) -> RankReport:
 def test_the_rank_that_stopped_first_is_named(
     reports: list[RankReport], expected: tuple[int | None, str, str]
 ) -> None:
-    assert hang_attribution.name_first(reports) == expected
+    assert hang_attribution.first_stalled(reports) == expected
 
 
 def test_a_node_that_does_not_answer_comes_before_all_ranks() -> None:
-    found = hang_attribution.name_first(
+    found = hang_attribution.first_stalled(
         [report(0), report(1, state="T")], ("gpu00", "gpu01", "gpu02")
     )
 
@@ -377,6 +377,6 @@ def test_a_node_that_does_not_answer_comes_before_all_ranks() -> None:
 
 
 def test_the_hang_gets_the_name() -> None:
-    hang = hang_attribution.blame(Hang("step", 130.0, 120.0), [report(0), report(1, state="T")])
+    hang = hang_attribution.attribute(Hang("step", 130.0, 120.0), [report(0), report(1, state="T")])
 
     assert hang == Hang("step", 130.0, 120.0, 1, "gpu01", "stopped by a signal (state T)")

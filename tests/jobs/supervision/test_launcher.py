@@ -74,16 +74,16 @@ def programs(tmp_path: Path) -> fake_slurm.FakeSlurm:
     return fake
 
 
-def srun(programs: fake_slurm.FakeSlurm, said: Path) -> srun_ranks.SrunRanks:
+def srun(programs: fake_slurm.FakeSlurm, stderr: Path) -> srun_ranks.SrunRanks:
     step = srun_ranks.Step(Client(programs.environ), "7", "pretrain-0-1")
-    return srun_ranks.SrunRanks([str(programs.bin / "srun")], programs.environ, step, said)
+    return srun_ranks.SrunRanks([str(programs.bin / "srun")], programs.environ, step, stderr)
 
 
 def test_an_srun_that_stays_although_its_step_is_gone_is_ended(
     programs: fake_slurm.FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(srun_ranks, "SRUN_SECONDS", 0.0)
-    ranks = srun(programs, tmp_path / "said")
+    ranks = srun(programs, tmp_path / "srun.log")
     programs.queue("7.1|pretrain-0-1")
 
     ranks.end()
@@ -102,7 +102,7 @@ def test_a_slurm_that_does_not_answer_is_no_proof_that_a_step_is_gone(
     programs: fake_slurm.FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(srun_ranks, "SRUN_SECONDS", 0.0)
-    ranks = srun(programs, tmp_path / "said")
+    ranks = srun(programs, tmp_path / "srun.log")
     programs.tell("down", "slurm_load_jobs error: Unable to contact slurm controller\n")
 
     for _ in range(3):

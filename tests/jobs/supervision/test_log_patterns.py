@@ -186,8 +186,8 @@ def start(program: str, *arguments: int) -> subprocess.Popen[str]:
 
 def signs(process: subprocess.Popen[str]) -> set[str]:
     """What is found in all a rank printed."""
-    said, _ = process.communicate(timeout=300)
-    return {sign.name for sign in log_patterns.find(said.splitlines(), labelled=False)}
+    output, _ = process.communicate(timeout=300)
+    return {sign.name for sign in log_patterns.find(output.splitlines(), labelled=False)}
 
 
 @pytest.mark.engine

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from jobs.contract.outcomes import Hang
 from jobs.slurm import srun_output
 from jobs.supervision.ranks.rank_monitor import (
-    AFTERWARDS_SECONDS,
+    RESUBMIT_SECONDS,
     Deadline,
     MonitorInputs,
     RankMonitor,
@@ -24,16 +24,16 @@ class Ranks:
     deaf_to: int = 0
     """Requests that do not reach them."""
     stubborn: bool = False
-    asked: int = 0
+    requests: int = 0
     ended: int = 0
 
     def poll(self) -> int | None:
-        heard = self.asked > self.deaf_to and not self.stubborn
-        return 130 if heard or self.ended else None
+        obeys = self.requests > self.deaf_to and not self.stubborn
+        return 130 if obeys or self.ended else None
 
     def stop(self) -> bool:
-        self.asked += 1
-        return self.asked > self.deaf_to
+        self.requests += 1
+        return self.requests > self.deaf_to
 
     def end(self) -> None:
         self.ended += 1
@@ -52,14 +52,14 @@ class World:
     hang: Hang | None = None
     noted: int = 0
 
-    def senses(self) -> MonitorInputs:
+    def inputs(self) -> MonitorInputs:
         return MonitorInputs(
             signals=self.signals,
-            is_asked=lambda: self.stop,
+            is_stop_requested=lambda: self.stop,
             deadline=lambda: self.deadline,
-            look=lambda now: self.hang,
+            find_hang=lambda now: self.hang,
             examine=lambda hang: Hang(hang.phase, hang.seconds, hang.limit, rank=3),
-            note=self.note,
+            record_request=self.note,
         )
 
     def note(self) -> None:
@@ -67,9 +67,9 @@ class World:
 
 
 def watch(ranks: Ranks, world: World, leave_seconds: float = 600.0) -> RankMonitor:
-    watching = RankMonitor(ranks, world.senses(), leave_seconds)
-    assert watching.wait() == 130
-    return watching
+    monitor = RankMonitor(ranks, world.inputs(), leave_seconds)
+    assert monitor.wait() == 130
+    return monitor
 
 
 def test_a_request_that_did_not_reach_the_ranks_is_repeated_and_noted_once() -> None:
@@ -77,7 +77,7 @@ def test_a_request_that_did_not_reach_the_ranks_is_repeated_and_noted_once() -> 
 
     watch(ranks, world)
 
-    assert (ranks.asked, ranks.ended, world.noted) == (2, 0, 1)
+    assert (ranks.requests, ranks.ended, world.noted) == (2, 0, 1)
 
 
 def test_the_file_stop_is_a_request() -> None:
@@ -85,7 +85,7 @@ def test_the_file_stop_is_a_request() -> None:
 
     watch(ranks, World(stop=True))
 
-    assert (ranks.asked, ranks.ended) == (1, 0)
+    assert (ranks.requests, ranks.ended) == (1, 0)
 
 
 def test_ranks_that_stay_are_ended_when_their_time_is_over() -> None:
@@ -93,7 +93,7 @@ def test_ranks_that_stay_are_ended_when_their_time_is_over() -> None:
 
     watch(ranks, World(signals=[15]), leave_seconds=0.1)
 
-    assert (ranks.asked, ranks.ended) == (1, 1)
+    assert (ranks.requests, ranks.ended) == (1, 1)
 
 
 def test_ranks_are_asked_to_leave_before_an_end_that_nobody_announces() -> None:
@@ -102,11 +102,11 @@ def test_ranks_are_asked_to_leave_before_an_end_that_nobody_announces() -> None:
     world = World(deadline=Deadline(time.time() + 2.0))
     began = time.time()
 
-    watching = watch(ranks, world, leave_seconds=600.0)
+    monitor = watch(ranks, world, leave_seconds=600.0)
 
-    assert watching.is_late
+    assert monitor.is_late
     assert time.time() - began >= 0.9
-    assert ranks.asked == 1
+    assert ranks.requests == 1
 
 
 def test_the_end_of_a_grace_time_is_no_time_limit() -> None:
@@ -114,23 +114,23 @@ def test_the_end_of_a_grace_time_is_no_time_limit() -> None:
     ranks = Ranks()
     world = World(deadline=Deadline(time.time() + 0.5, preempted=True))
 
-    watching = watch(ranks, world)
+    monitor = watch(ranks, world)
 
-    assert (watching.is_late, watching.is_preempted, ranks.asked) == (False, True, 1)
+    assert (monitor.is_late, monitor.is_preempted, ranks.requests) == (False, True, 1)
 
 
 def test_ranks_that_hang_are_examined_then_asked_to_leave() -> None:
     ranks = Ranks()
 
-    watching = watch(ranks, World(hang=HANG))
+    monitor = watch(ranks, World(hang=HANG))
 
-    assert watching.hang is not None
-    assert (watching.hang.rank, ranks.asked, watching.is_late) == (3, 1, False)
+    assert monitor.hang is not None
+    assert (monitor.hang.rank, ranks.requests, monitor.is_late) == (3, 1, False)
 
 
 def test_time_for_a_fresh_job_is_kept_only_where_there_is_time() -> None:
     now = 1000.0
 
-    assert Deadline(now + 300.0).last_moment(now) == now + 300.0 - AFTERWARDS_SECONDS
+    assert Deadline(now + 300.0).last_moment(now) == now + 300.0 - RESUBMIT_SECONDS
     assert Deadline(now + 30.0).last_moment(now) == float("inf")
     assert Deadline(now + 300.0, preempted=True).last_moment(now) == float("inf")

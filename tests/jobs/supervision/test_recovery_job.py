@@ -44,7 +44,7 @@ class Stage:
     programs: FakeSlurm
     client: Client
 
-    def look(self, by: str = "recovery_job") -> StageRecovery:
+    def recover(self, by: str = "recovery_job") -> StageRecovery:
         return recover_stage(self.run, "curate", self.client, by)
 
     def submitted(self, *job_ids: str, attempt: int = 1, by: str = "person") -> None:
@@ -122,7 +122,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     run.code.mkdir(parents=True)
     for index in range(3):
         write_json(run.spec("curate", index), specs.to_json(curate(index)))
-    asked = Submission(
+    template = Submission(
         stage="curate",
         indices=(0, 1, 2),
         attempt=1,
@@ -133,7 +133,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
         longest_array=100,
         recovery_job={"time": 10, "nodes": 1},
     )
-    submission.write(run, asked)
+    submission.write(run, template)
     return Stage(run, programs, Client(programs.environ))
 
 
@@ -141,7 +141,7 @@ def test_a_finished_stage_is_left_without_a_word(stage: Stage) -> None:
     stage.submitted("50")
     write_json(stage.run.done("curate", 0), {})
 
-    assert stage.look() == StageRecovery()
+    assert stage.recover() == StageRecovery()
     assert stage.programs.calls() == []
 
 
@@ -149,7 +149,7 @@ def test_a_job_that_waits_or_runs_is_left_alone(stage: Stage) -> None:
     stage.submitted("50")
     stage.programs.queue("50|RUNNING|None")
 
-    assert stage.look() == StageRecovery()
+    assert stage.recover() == StageRecovery()
     assert stage.programs.calls("sbatch") == []
 
 
@@ -158,19 +158,23 @@ def test_a_task_whose_supervisor_was_killed_goes_on(stage: Stage) -> None:
     stage.started()
     stage.accounts(j50="FAILED")
 
-    look = stage.look()
+    result = stage.recover()
 
     (ending,) = stage.events("exit")
-    (_, told) = stage.events("submit")
+    (_, submitted) = stage.events("submit")
     assert (ending["by"], ending["action"], ending["ended"]) == (
         "recovery_job",
         "submit",
         time.mktime(time.strptime(LATER, "%Y-%m-%dT%H:%M:%S")),
     )
-    assert (told["by"], told["job_ids"], told["replaces"]) == ("recovery_job", ["101"], ["50"])
-    assert told["recovery_jobs"] == ["102"]
-    assert look.messages[-1] == "curate: job 101 resumes it"
-    assert not look.unclear
+    assert (submitted["by"], submitted["job_ids"], submitted["replaces"]) == (
+        "recovery_job",
+        ["101"],
+        ["50"],
+    )
+    assert submitted["recovery_jobs"] == ["102"]
+    assert result.messages[-1] == "curate: job 101 resumes it"
+    assert not result.unclear
 
 
 def test_a_killed_start_is_only_put_on_record_once_a_later_one_was_stopped(stage: Stage) -> None:
@@ -182,7 +186,7 @@ def test_a_killed_start_is_only_put_on_record_once_a_later_one_was_stopped(stage
     stage.ended("stop", "60", attempt=2, cause="configuration")
     stage.accounts(j50="FAILED", j60="FAILED")
 
-    stage.look()
+    stage.recover()
 
     assert [event["attempt"] for event in stage.events("exit")] == [2, 1]
     assert stage.programs.calls("sbatch") == []
@@ -192,9 +196,9 @@ def test_a_second_look_finds_that_it_goes_on(stage: Stage) -> None:
     stage.submitted("50")
     stage.started()
     stage.accounts(j50="NODE_FAIL")
-    stage.look()
+    stage.recover()
 
-    assert stage.look("watch") == StageRecovery()
+    assert stage.recover("watch") == StageRecovery()
     assert len(stage.programs.calls("sbatch")) == 2
     assert len(stage.events("exit")) == 1
 
@@ -204,10 +208,10 @@ def test_what_a_person_cancelled_at_slurm_does_not_go_on(stage: Stage) -> None:
     stage.started()
     stage.accounts(j50="CANCELLED by 0")
 
-    look = stage.look()
+    result = stage.recover()
 
     assert stage.events("exit")[0]["action"] == "stop"
-    assert "cancelled" in look.messages[0]
+    assert "cancelled" in result.messages[0]
     assert stage.programs.calls("sbatch") == []
 
 
@@ -218,7 +222,7 @@ def test_after_a_person_asked_for_the_end_nothing_is_done(stage: Stage, kind: st
     stage.event(kind, job_ids=["50"])
     stage.accounts(j50="FAILED")
 
-    assert stage.look() == StageRecovery()
+    assert stage.recover() == StageRecovery()
     assert stage.events("exit") == []
 
 
@@ -226,16 +230,16 @@ def test_a_job_that_never_started_its_task_goes_on(stage: Stage) -> None:
     stage.submitted("50")
     stage.accounts(j50="BOOT_FAIL")
 
-    look = stage.look()
+    result = stage.recover()
 
     assert stage.events("exit")[0]["by"] == "recovery_job"
-    assert look.messages[-1] == "curate: job 101 resumes it"
+    assert result.messages[-1] == "curate: job 101 resumes it"
 
 
 def test_a_job_just_submitted_may_be_unknown_to_the_accounting(stage: Stage) -> None:
     stage.submitted("50")
 
-    assert stage.look() == StageRecovery(unclear=True)
+    assert stage.recover() == StageRecovery(unclear=True)
 
 
 def test_an_accounting_that_lags_is_waited_for(stage: Stage) -> None:
@@ -244,7 +248,7 @@ def test_an_accounting_that_lags_is_waited_for(stage: Stage) -> None:
     stage.started()
     stage.accounts(j50="RUNNING")
 
-    assert stage.look() == StageRecovery(unclear=True)
+    assert stage.recover() == StageRecovery(unclear=True)
     assert stage.events("exit") == []
 
 
@@ -257,7 +261,7 @@ def test_silence_leads_to_nothing(stage: Stage, program: str) -> None:
     stage.started()
     stage.programs.replace(program, "echo 'Connection refused' >&2; exit 1")
 
-    assert stage.look() == StageRecovery(unclear=True)
+    assert stage.recover() == StageRecovery(unclear=True)
     assert stage.events("exit") == []
 
 
@@ -269,9 +273,9 @@ def test_without_accounting_the_controller_says_how_a_job_ended(stage: Stage) ->
         "job-50", "JobId=50 JobName=med-tiny-0.curate JobState=CANCELLED Reason=None\n"
     )
 
-    look = stage.look()
+    result = stage.recover()
 
-    assert "cancelled" in look.messages[0]
+    assert "cancelled" in result.messages[0]
     assert stage.programs.calls("sbatch") == []
 
 
@@ -280,16 +284,18 @@ def test_without_accounting_a_forgotten_job_goes_on(stage: Stage) -> None:
     stage.started()
     stage.programs.replace("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
 
-    assert stage.look().messages[-1] == "curate: job 101 resumes it"
+    assert stage.recover().messages[-1] == "curate: job 101 resumes it"
 
 
 def test_a_recovery_job_that_hears_nothing_says_so_and_leaves(stage: Stage) -> None:
     stage.submitted("50")
     stage.programs.tell("down", "Unable to contact slurm controller")
 
-    said = recovery_job.recover_until_clear(stage.run, "curate", stage.client, seconds=0)
+    messages = recovery_job.recover_until_clear(stage.run, "curate", stage.client, seconds=0)
 
-    assert said == ["curate: Slurm does not report how its jobs ended; `meditron recover` retries"]
+    assert messages == [
+        "curate: Slurm does not report how its jobs ended; `meditron recover` retries"
+    ]
 
 
 def test_a_bug_in_the_recovery_job_is_recorded_with_its_location(stage: Stage) -> None:
@@ -353,13 +359,13 @@ def test_what_was_decided_but_not_done_is_done(stage: Stage) -> None:
     stage.ended("submit", delay=900.0, exclude=["cpu02", "nosuch"])
     stage.accounts(j50="FAILED")
 
-    look = stage.look()
+    result = stage.recover()
 
     script = stage.programs.script("101")
     begin = next(line for line in script.splitlines() if "--begin=now+" in line)
     assert 200 < int(begin.rpartition("+")[2]) <= 300
     assert "#SBATCH --exclude=cpu02\n" in script
-    assert look.messages[0] == "curate task 0: a rank failed; a new job resumes it"
+    assert result.messages[0] == "curate task 0: a rank failed; a new job resumes it"
     assert len(stage.events("exit")) == 1
 
 
@@ -369,10 +375,10 @@ def test_a_job_that_a_restarted_controller_forgot_is_resubmitted(stage: Stage) -
     stage.started()
     stage.accounts(j50="CANCELLED")
 
-    look = stage.look()
+    result = stage.recover()
 
     assert stage.events("exit")[0]["action"] == "submit"
-    assert look.messages[-1] == "curate: job 101 resumes it"
+    assert result.messages[-1] == "curate: job 101 resumes it"
 
 
 def test_what_was_decided_is_not_done_once_a_person_has_cancelled_the_job(stage: Stage) -> None:
@@ -381,7 +387,7 @@ def test_what_was_decided_is_not_done_once_a_person_has_cancelled_the_job(stage:
     stage.ended("requeue")
     stage.accounts(j50="CANCELLED by 0")
 
-    assert stage.look() == StageRecovery()
+    assert stage.recover() == StageRecovery()
     assert stage.programs.calls("sbatch") == []
 
 
@@ -391,7 +397,7 @@ def test_a_stop_stays_one(stage: Stage) -> None:
     stage.ended("stop")
     stage.accounts(j50="FAILED")
 
-    assert stage.look() == StageRecovery()
+    assert stage.recover() == StageRecovery()
 
 
 @pytest.mark.parametrize(
@@ -405,7 +411,7 @@ def test_how_slurm_records_the_end_decides_what_was_left_to_it(
     stage.ended("wait")
     stage.accounts(j50=state)
 
-    stage.look()
+    stage.recover()
 
     (observed,), (closed,) = stage.events("observed"), stage.events("exit")
     assert (closed["action"], closed["by"]) == (action, "recovery_job")
@@ -423,10 +429,10 @@ def test_elements_that_ended_badly_go_on_together(stage: Stage) -> None:
     stage.programs.queue("50_1|RUNNING|None", "60|PENDING|Dependency|||||afterok:50_*(failed)")
     stage.accounts(j50_0="FAILED", j50_2="NODE_FAIL")
 
-    stage.look()
+    stage.recover()
 
-    (_, told) = stage.events("submit")
-    assert (told["indices"], told["job_ids"]) == ([0, 2], ["101_0", "101_1"])
+    (_, submitted) = stage.events("submit")
+    assert (submitted["indices"], submitted["job_ids"]) == ([0, 2], ["101_0", "101_1"])
     waits = stage.programs.waits_for()
     assert waits["60"] == "afterok:101_0,afterok:50_1,afterok:101_1"
 
@@ -437,8 +443,8 @@ def test_a_refusal_is_said_and_tried_again(stage: Stage) -> None:
     stage.accounts(j50="FAILED")
     stage.programs.tell("refuse-1", "sbatch: error: too many jobs\n")
 
-    refused = stage.look()
-    again = stage.look()
+    refused = stage.recover()
+    again = stage.recover()
 
     assert refused.unclear
     assert refused.messages[-1] == "curate: sbatch refused curate: too many jobs"
@@ -452,10 +458,10 @@ def test_where_jobs_cannot_submit_it_says_who_can(stage: Stage) -> None:
     stage.accounts(j50="FAILED")
     stage.programs.remove("sbatch")
 
-    look = recover_stage(stage.run, "curate", Client(stage.programs.alone), "recovery_job")
+    result = recover_stage(stage.run, "curate", Client(stage.programs.alone), "recovery_job")
 
-    assert "`meditron recover`" in look.messages[0]
-    assert not look.unclear
+    assert "`meditron recover`" in result.messages[0]
+    assert not result.unclear
     assert stage.events("intent") == []
 
 
@@ -470,9 +476,9 @@ def test_later_stages_that_slurm_has_removed_are_named(stage: Stage) -> None:
     )
     stage.accounts(j50="FAILED", j52="CANCELLED by 0")
 
-    look = stage.look()
+    result = stage.recover()
 
-    assert look.messages[-1] == (
+    assert result.messages[-1] == (
         "tokenize: its jobs have left the queue without a start; `meditron resume med-tiny-0` "
         "submits them again"
     )

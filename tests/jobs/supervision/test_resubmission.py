@@ -55,9 +55,9 @@ def test_a_successor_asks_for_the_same_as_a_new_attempt(
     kept = submission.read(run, "pretrain", 2)
     assert ids == ["101"]
     assert kept == replace(begun, attempt=2)
-    (intent,), (_, told) = events(run, "intent"), events(run, "submit")
+    (intent,), (_, submit) = events(run, "intent"), events(run, "submit")
     fields = ("stage", "attempt", "indices", "by", "replaces", "exclude")
-    assert {name: told[name] for name in fields} == {name: intent[name] for name in fields}
+    assert {name: submit[name] for name in fields} == {name: intent[name] for name in fields}
     assert "#SBATCH --comment=run=med-tiny-0,attempt=2\n" in programs.script("101")
 
 
@@ -91,12 +91,12 @@ def test_a_waiting_recovery_job_waits_for_the_successor(
 @pytest.fixture
 def evaluation(run: RunDir, begun: Submission) -> Submission:
     """Evaluation was given to job 60, which waits for training."""
-    asked = replace(begun, stage="evaluate", indices=(0, 1), after=("50",))
-    submission.write(run, asked)
+    template = replace(begun, stage="evaluate", indices=(0, 1), after=("50",))
+    submission.write(run, template)
     write_json(run.plan, {"stages": {"evaluate": {"after": ["pretrain"]}}})
     fields = {"stage": "evaluate", "attempt": 1, "indices": [0, 1], "scheduler": "slurm"}
     append_event(run, "submit", **fields, by="person", job_ids=["60_0", "60_1"])
-    return asked
+    return template
 
 
 def test_a_stage_resubmitted_before_the_one_it_needs_has_finished_waits_for_it(
@@ -227,10 +227,10 @@ def test_a_run_of_an_older_version_says_what_to_do(
 # ---- submissions that were killed
 
 
-def intend(run: RunDir, asked: Submission) -> None:
-    run.attempt("pretrain", asked.attempt).mkdir(parents=True, exist_ok=True)
-    fields = {"stage": "pretrain", "attempt": asked.attempt, "scheduler": "slurm"}
-    more = {"indices": list(asked.indices), "by": "supervisor", "replaces": ["50"]}
+def intend(run: RunDir, template: Submission) -> None:
+    run.attempt("pretrain", template.attempt).mkdir(parents=True, exist_ok=True)
+    fields = {"stage": "pretrain", "attempt": template.attempt, "scheduler": "slurm"}
+    more = {"indices": list(template.indices), "by": "supervisor", "replaces": ["50"]}
     append_event(run, "intent", **fields, **more)
 
 

@@ -52,23 +52,23 @@ LIMITS = SupervisionSpec()
 
 
 def decide(
-    told: Evidence,
+    case: Evidence,
     history: Sequence[ExitRecord] = (),
     ledger: Sequence[NodeEntry] = (),
     limits: SupervisionSpec = LIMITS,
 ) -> Decision:
-    return retry_policy.decide(history, told, ledger, NOW, limits)
+    return retry_policy.decide(history, case, ledger, NOW, limits)
 
 
 def follow(attempts: Iterable[Evidence], limits: SupervisionSpec = LIMITS) -> list[Decision]:
     """Decide after each attempt in turn, until one is the last; each is the next attempt."""
     history: list[ExitRecord] = []
     decisions = []
-    for number, told in enumerate(attempts, 1):
-        told = changed(told, number=number)
-        decision = decide(told, history, limits=limits)
+    for number, case in enumerate(attempts, 1):
+        case = changed(case, number=number)
+        decision = decide(case, history, limits=limits)
         decisions.append(decision)
-        history.append(ending(told, decision))
+        history.append(ending(case, decision))
         if decision.action not in GOES_ON:
             break
     return decisions
@@ -82,7 +82,7 @@ def actions(decisions: Iterable[Decision]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("told", "action", "code"),
+    ("case", "action", "code"),
     [
         (evidence(done=True, code=0), RetryAction.FINISH, FINISHED),
         (evidence(stop_requested=True), RetryAction.STOP, STOPPED),
@@ -107,8 +107,8 @@ def actions(decisions: Iterable[Decision]) -> list[str]:
         (evidence(log_signs=(logged("xid", 79),)), RetryAction.SUBMIT, SUCCESSOR),
     ],
 )
-def test_each_end_has_its_action(told: Evidence, action: RetryAction, code: int) -> None:
-    decision = decide(told)
+def test_each_end_has_its_action(case: Evidence, action: RetryAction, code: int) -> None:
+    decision = decide(case)
 
     assert (decision.action, decision.code) == (action, code)
 
@@ -128,7 +128,7 @@ def test_a_job_that_slurm_started_again_goes_on_unless_it_got_the_bad_node_once_
 
 
 @pytest.mark.parametrize(
-    ("told", "reason"),
+    ("case", "reason"),
     [
         (
             killed(),
@@ -172,8 +172,8 @@ def test_a_job_that_slurm_started_again_goes_on_unless_it_got_the_bad_node_once_
         (evidence(done=True), "pretrain reached its target"),
     ],
 )
-def test_the_reason_is_a_sentence_for_a_tired_person(told: Evidence, reason: str) -> None:
-    assert decide(told).reason == reason
+def test_the_reason_is_a_sentence_for_a_tired_person(case: Evidence, reason: str) -> None:
+    assert decide(case).reason == reason
 
 
 def test_every_cause_has_a_row() -> None:
@@ -239,11 +239,11 @@ def test_time_limits_between_progress_are_not_two_in_a_row() -> None:
 
 
 def test_a_task_without_checkpoints_that_meets_its_limit_twice_needs_more_time() -> None:
-    told = evidence(
+    case = evidence(
         stage="evaluate", signals=(USR2,), step_before=None, step_after=None, last_step=None
     )
 
-    decisions = follow([told] * 9)
+    decisions = follow([case] * 9)
 
     assert actions(decisions) == ["submit", "stop"]
     assert decisions[-1].reason.endswith(
@@ -282,14 +282,14 @@ def test_progress_between_failures_starts_the_count_anew() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "attempts"), [(killed(), 3), (evidence(preempted=True), retry_policy.STALLED_STARTS)]
+    ("case", "attempts"), [(killed(), 3), (evidence(preempted=True), retry_policy.STALLED_STARTS)]
 )
 def test_a_task_without_checkpoints_has_so_many_attempts_in_all(
-    told: Evidence, attempts: int
+    case: Evidence, attempts: int
 ) -> None:
     nothing = {"step_before": None, "step_after": None, "last_step": None}
 
-    decisions = follow([changed(told, stage="tokenize", world_size=1, **nothing)] * 99)
+    decisions = follow([changed(case, stage="tokenize", world_size=1, **nothing)] * 99)
 
     assert len(decisions) == attempts
     assert all("from the beginning" in decision.reason for decision in decisions[:-1])
@@ -337,7 +337,7 @@ def test_a_person_may_set_how_patient_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "attempts"),
+    ("case", "attempts"),
     [
         (raised("no tokens", "TaskError", frame="jobs.engine.dataset:x", **STUCK), 2),
         (raised("nan", "NonFiniteLoss", **STUCK), 2),
@@ -354,9 +354,9 @@ def test_a_person_may_set_how_patient_it_is() -> None:
     ],
 )
 def test_a_failure_may_come_back_as_often_as_its_cause_allows(
-    told: Evidence, attempts: int
+    case: Evidence, attempts: int
 ) -> None:
-    decisions = follow([told] * 11)
+    decisions = follow([case] * 11)
 
     assert len(decisions) == attempts
     assert decisions[-1].action is RetryAction.STOP
@@ -603,22 +603,22 @@ def test_delays_can_be_turned_off() -> None:
     ],
 )
 def test_what_waited_is_decided_by_slurms_last_word(state: str, action: RetryAction) -> None:
-    told = evidence(signals=(TERM,))
-    first = decide(told)
-    history = [ending(told, first)]
+    case = evidence(signals=(TERM,))
+    first = decide(case)
+    history = [ending(case, first)]
 
-    later = changed(told, signals=(), state=state, site=AFTERWARDS, diagnosis=first.verdict)
+    later = changed(case, signals=(), state=state, site=AFTERWARDS, diagnosis=first.verdict)
 
     assert first.action is RetryAction.WAIT
     assert decide(later, history).action is action
 
 
 def test_what_could_not_be_submitted_from_a_node_is_from_the_login_node() -> None:
-    told = raised(CUDA, node="gpu02", site=replace(SITE, can_submit=False, usable=False))
-    first = decide(told)
+    case = raised(CUDA, node="gpu02", site=replace(SITE, can_submit=False, usable=False))
+    first = decide(case)
 
-    known = changed(told, ranks=(), diagnosis=first.verdict, state="FAILED", site=AFTERWARDS)
-    decision = decide(known, [ending(told, first)])
+    known = changed(case, ranks=(), diagnosis=first.verdict, state="FAILED", site=AFTERWARDS)
+    decision = decide(known, [ending(case, first)])
 
     assert (first.action, decision.action) == (RetryAction.WAIT, RetryAction.SUBMIT)
     assert decision.verdict == first.verdict
@@ -718,21 +718,21 @@ class Machine:
     ledger: list[NodeEntry]
     job: int = 1
 
-    def attempt(self, told: Evidence) -> RetryAction:
+    def attempt(self, case: Evidence) -> RetryAction:
         """One attempt: a decision that waits is taken once more when the job is over."""
-        told = changed(told, number=len(self.history) + 1, job_id=str(self.job), by_person=False)
-        decision = self.decide(told)
+        case = changed(case, number=len(self.history) + 1, job_id=str(self.job), by_person=False)
+        decision = self.decide(case)
         if decision.action is RetryAction.WAIT:
-            site = replace(told.site, in_allocation=False, can_submit=True)
-            told = changed(told, site=site, signals=(), diagnosis=decision.verdict)
-            decision = self.decide(told)
-        self.history.append(ending(told, decision))
+            site = replace(case.site, in_allocation=False, can_submit=True)
+            case = changed(case, site=site, signals=(), diagnosis=decision.verdict)
+            decision = self.decide(case)
+        self.history.append(ending(case, decision))
         if decision.action is RetryAction.SUBMIT:
             self.job += 1
         return decision.action
 
-    def decide(self, told: Evidence) -> Decision:
-        decision = retry_policy.decide(self.history, told, self.ledger, NOW, self.limits)
+    def decide(self, case: Evidence) -> Decision:
+        decision = retry_policy.decide(self.history, case, self.ledger, NOW, self.limits)
         self.ledger += decision.suspects
         return decision
 
@@ -749,9 +749,9 @@ def test_it_ends_however_long_faults_go_on_without_progress(
     machine = Machine(SupervisionSpec(patience, restarts), [], [])
     bound = 1 + max(retry_policy.STALLED_STARTS, patience)  # the first may bring the checkpoint
 
-    stuck = (changed(told, step_before=step, step_after=step) for told in cycle(faults))
-    for told in islice(stuck, bound):
-        if machine.attempt(told) not in GOES_ON:
+    stuck = (changed(case, step_before=step, step_after=step) for case in cycle(faults))
+    for case in islice(stuck, bound):
+        if machine.attempt(case) not in GOES_ON:
             return
 
     raise AssertionError(f"{bound} attempts without progress, and it goes on")
@@ -764,11 +764,11 @@ def test_it_ends_in_proportion_to_the_progress_there_is(
     machine = Machine(LIMITS, [], [])
     step, advances = 0, 0
 
-    for told, gain in attempts:
+    for case, gain in attempts:
         advances += bool(gain)
-        told = changed(told, step_before=step, step_after=step + gain, stage="pretrain")
+        case = changed(case, step_before=step, step_after=step + gain, stage="pretrain")
         step += gain
-        if machine.attempt(told) not in GOES_ON:
+        if machine.attempt(case) not in GOES_ON:
             break
 
     assert len(machine.history) <= (advances + 1) * retry_policy.STALLED_STARTS
@@ -776,11 +776,11 @@ def test_it_ends_in_proportion_to_the_progress_there_is(
 
 @given(ATTEMPTS, ENDINGS, LEDGERS)
 def test_a_decision_is_one_sentence_and_always_the_same(
-    told: Evidence, history: list[ExitRecord], ledger: list[NodeEntry]
+    case: Evidence, history: list[ExitRecord], ledger: list[NodeEntry]
 ) -> None:
-    decision = decide(told, history, ledger)
+    decision = decide(case, history, ledger)
 
-    assert decision == decide(told, list(history), tuple(ledger))
+    assert decision == decide(case, list(history), tuple(ledger))
     assert decision.reason
     assert len(decision.reason.splitlines()) == 1
     assert isinstance(decision.verdict, Diagnosis)
@@ -789,9 +789,9 @@ def test_a_decision_is_one_sentence_and_always_the_same(
 
 @given(ATTEMPTS, ENDINGS, LEDGERS)
 def test_nothing_is_left_out_without_a_reason(
-    told: Evidence, history: list[ExitRecord], ledger: list[NodeEntry]
+    case: Evidence, history: list[ExitRecord], ledger: list[NodeEntry]
 ) -> None:
-    decision = decide(told, history, ledger)
+    decision = decide(case, history, ledger)
 
     speaks_against = {entry.node for entry in node_ledger.active(ledger, NOW)}
     assert set(decision.exclude) <= speaks_against | {entry.node for entry in decision.suspects}
@@ -803,20 +803,20 @@ def test_nothing_is_left_out_without_a_reason(
     ATTEMPTS, ENDINGS, LEDGERS, st.sampled_from(["configuration", "cancelled", "stop_requested"])
 )
 def test_what_is_final_is_never_tried_again(
-    told: Evidence, history: list[ExitRecord], ledger: list[NodeEntry], how: str
+    case: Evidence, history: list[ExitRecord], ledger: list[NodeEntry], how: str
 ) -> None:
-    told = changed(told, preempted=False, state="", failed_node="", **{how: True})
+    case = changed(case, preempted=False, state="", failed_node="", **{how: True})
 
-    assert decide(told, history, ledger).action is RetryAction.STOP
+    assert decide(case, history, ledger).action is RetryAction.STOP
 
 
 @given(ATTEMPTS, ENDINGS, st.sampled_from([None, 0]))
 def test_training_never_begins_anew_once_a_checkpoint_existed(
-    told: Evidence, history: list[ExitRecord], left: int | None
+    case: Evidence, history: list[ExitRecord], left: int | None
 ) -> None:
-    told = changed(told, stage="pretrain", step_before=1200, step_after=left)
+    case = changed(case, stage="pretrain", step_before=1200, step_after=left)
 
-    decision = decide(told, history)
+    decision = decide(case, history)
 
     on_a_disk_that_is_away = decision.verdict and decision.verdict.cause is RootCause.STORAGE
     assert decision.action is RetryAction.STOP or on_a_disk_that_is_away
@@ -824,11 +824,11 @@ def test_training_never_begins_anew_once_a_checkpoint_existed(
 
 @given(ATTEMPTS, ENDINGS, LEDGERS)
 def test_a_job_that_is_over_is_not_restarted_and_not_queued_again(
-    told: Evidence, history: list[ExitRecord], ledger: list[NodeEntry]
+    case: Evidence, history: list[ExitRecord], ledger: list[NodeEntry]
 ) -> None:
-    told = changed(told, site=AFTERWARDS)
+    case = changed(case, site=AFTERWARDS)
 
-    assert decide(told, history, ledger).action in (
+    assert decide(case, history, ledger).action in (
         RetryAction.FINISH,
         RetryAction.SUBMIT,
         RetryAction.STOP,

@@ -162,10 +162,10 @@ CASES: list[tuple[str, Evidence, RootCause]] = [
 
 
 @pytest.mark.parametrize(
-    ("told", "cause"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+    ("case", "cause"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
 )
-def test_what_is_known_names_the_cause(told: Evidence, cause: RootCause) -> None:
-    assert root_cause.classify(told).cause is cause
+def test_what_is_known_names_the_cause(case: Evidence, cause: RootCause) -> None:
+    assert root_cause.classify(case).cause is cause
 
 
 def test_every_cause_can_be_told() -> None:
@@ -173,7 +173,7 @@ def test_every_cause_can_be_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "sentence"),
+    ("case", "sentence"),
     [
         (killed(), "rank 3 on gpu02 was killed by SIGKILL at step 1,204"),
         (
@@ -223,8 +223,8 @@ def test_every_cause_can_be_told() -> None:
         ),
     ],
 )
-def test_the_sentence_names_rank_node_step_and_event(told: Evidence, sentence: str) -> None:
-    assert root_cause.classify(told).sentence == sentence
+def test_the_sentence_names_rank_node_step_and_event(case: Evidence, sentence: str) -> None:
+    assert root_cause.classify(case).sentence == sentence
 
 
 def test_a_rank_that_was_killed_is_the_cause_and_not_the_one_that_complains_first() -> None:
@@ -249,9 +249,9 @@ def test_the_first_exception_in_time_is_the_cause_and_not_the_ranks_killed_after
 def test_a_rank_aborted_by_the_watchdog_is_a_symptom_of_the_rank_that_failed() -> None:
     aborted = rank(0, -signal.SIGABRT, time=5.0)
     raising = rank(3, 1, "ValueError", "no such id", time=9.0)
-    told = evidence(ranks=(aborted, raising), log_signs=(logged("nccl_timeout", of=0),), code=1)
+    case = evidence(ranks=(aborted, raising), log_signs=(logged("nccl_timeout", of=0),), code=1)
 
-    assert root_cause.classify(told).cause is RootCause.EXCEPTION
+    assert root_cause.classify(case).cause is RootCause.EXCEPTION
 
 
 def test_a_rank_that_raised_is_the_cause_of_the_hang_it_left_behind() -> None:
@@ -264,9 +264,9 @@ def test_a_rank_that_raised_is_the_cause_of_the_hang_it_left_behind() -> None:
 def test_a_save_that_fails_on_request_is_no_time_limit(signals: tuple[int, ...]) -> None:
     failing = rank(0, 1, "StorageError", "iter_9 could not be written: ENOSPC: No space left")
 
-    told = evidence(ranks=(failing, SAVED), signals=signals, code=1)
+    case = evidence(ranks=(failing, SAVED), signals=signals, code=1)
 
-    assert root_cause.classify(told).cause is RootCause.STORAGE
+    assert root_cause.classify(case).cause is RootCause.STORAGE
 
 
 def test_a_full_disk_seen_by_the_pre_flight_is_no_fault_of_the_node() -> None:
@@ -304,14 +304,14 @@ def test_a_finding_against_its_node_makes_a_cuda_error_a_fault_of_the_gpu() -> N
 def test_a_fingerprint_is_of_the_failure_and_not_of_the_place(
     one: Evidence, other: Evidence, same: bool
 ) -> None:
-    prints = [root_cause.classify(told).fingerprint for told in (one, other)]
+    prints = [root_cause.classify(case).fingerprint for case in (one, other)]
 
     assert all(prints)
     assert (prints[0] == prints[1]) is same
 
 
 @pytest.mark.parametrize(
-    "told",
+    "case",
     [
         killed(),
         evidence(done=True),
@@ -321,16 +321,16 @@ def test_a_fingerprint_is_of_the_failure_and_not_of_the_place(
         evidence(code=0),
     ],
 )
-def test_what_comes_from_outside_has_no_fingerprint(told: Evidence) -> None:
-    assert root_cause.classify(told).fingerprint == ""
+def test_what_comes_from_outside_has_no_fingerprint(case: Evidence) -> None:
+    assert root_cause.classify(case).fingerprint == ""
 
 
 def test_what_the_supervisor_saw_stands_when_another_decides_again() -> None:
     known = Diagnosis(RootCause.CRASH, "rank 3 on gpu02 was killed by SIGBUS", "gpu02", "abc")
 
-    told = evidence(diagnosis=known, state="FAILED", site=AFTERWARDS)
+    case = evidence(diagnosis=known, state="FAILED", site=AFTERWARDS)
 
-    assert root_cause.classify(told) == known
+    assert root_cause.classify(case) == known
 
 
 @pytest.mark.parametrize(
@@ -348,25 +348,25 @@ def test_slurms_last_word_settles_what_the_supervisor_did_not_know(
 ) -> None:
     known = Diagnosis(RootCause.UNKNOWN, "Slurm is ending job 12 and reports no reason")
 
-    told = evidence(diagnosis=known, state=state, site=AFTERWARDS)
+    case = evidence(diagnosis=known, state=state, site=AFTERWARDS)
 
-    assert root_cause.classify(told).cause is cause
+    assert root_cause.classify(case).cause is cause
 
 
 @given(st.text(), st.text(), st.integers(-64, 255), st.text(max_size=9), st.text(max_size=9))
 def test_whatever_ranks_and_slurm_say_the_verdict_is_one_sentence(
     kind: str, message: str, code: int, state: str, node: str
 ) -> None:
-    told = evidence(
+    case = evidence(
         ranks=(rank(1, code, kind, message, node=node),),
         code=code,
         state=state,
         message=message,
     )
 
-    verdict = root_cause.classify(told)
+    verdict = root_cause.classify(case)
 
-    assert verdict == root_cause.classify(told)
+    assert verdict == root_cause.classify(case)
     assert verdict.sentence
     assert len(verdict.sentence.splitlines()) == 1
     assert verdict.node in (node, *NODES, "")

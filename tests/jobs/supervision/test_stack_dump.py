@@ -119,7 +119,7 @@ def test_a_stopped_rank_is_named_and_its_peers_show_stacks(make_node) -> None:
 
     reports = node.stack_dump()
 
-    assert hang_attribution.name_first(reports) == (1, "gpu01", "stopped by a signal (state T)")
+    assert hang_attribution.first_stalled(reports) == (1, "gpu01", "stopped by a signal (state T)")
     assert "in sleep_for_ever" in node.stacks(0)
     assert "stopped by a signal (state T)" in node.stacks(1)
     assert "No stacks: " in node.stacks(1)
@@ -136,7 +136,7 @@ def test_a_dead_rank_is_named_though_others_are_behind(make_node) -> None:
     reports = node.stack_dump()
 
     assert [report.rank for report in reports] == [0, 1, 2]
-    assert hang_attribution.name_first(reports) == (1, "gpu01", "not there")
+    assert hang_attribution.first_stalled(reports) == (1, "gpu01", "not there")
     assert node.stacks(1) == "rank 1 on gpu01: no process\n"
 
 
@@ -145,8 +145,8 @@ def test_a_process_that_has_the_pid_of_a_rank_gets_no_signal(make_node) -> None:
     node.start(*SLEEPS)
     beat = node.beats()[0]
 
-    assert stack_dump.ask(beat)
-    assert not stack_dump.ask(replace(beat, started=beat.started - 1))
+    assert stack_dump.request_stack(beat)
+    assert not stack_dump.request_stack(replace(beat, started=beat.started - 1))
     assert stack_dump.state_of(replace(beat, started=beat.started - 1)) == ""
 
 
