@@ -11,8 +11,9 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from jobs.contract.files import fsync_tree
+from jobs.contract.files import fsync, fsync_folder, write_bytes
 from jobs.contract.rundir import RunDir
 from jobs.slurm import payload
 from jobs.slurm.client import SILENT, Client
@@ -57,11 +58,10 @@ def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:
     write(run, submission)
     submitted: list[str] = []
     for part in chunks(submission):
-        words = [
-            (str(run.root), part.stage, str(index), str(part.attempt)) for index in part.indices
-        ]
+        indices = ",".join(map(str, part.indices))
+        words = (str(run.root), part.stage, indices, str(part.attempt))
         folder = run.attempt(part.stage, part.attempt)
-        call = Call(folder, settings(run, part), payload.TASK, words)
+        call = Call(folder, settings(run, part), payload.TASK, words, len(part.indices))
         submitted += hand_over(call, run, submission, client)
     return submitted
 
@@ -76,7 +76,7 @@ def submit_recovery_job(
     """
     if submission.recovery_job is None:
         return []
-    words = [(str(run.root), submission.stage, str(submission.attempt))]
+    words = (str(run.root), submission.stage, str(submission.attempt))
     parameters = recovery_job_settings(run, submission, job_ids)
     call = Call(recovery_job_folder(run, submission), parameters, payload.RECOVERY, words)
     return hand_over(call, run, submission, client)
@@ -89,8 +89,10 @@ class Call:
     folder: Path
     parameters: dict[str, Any]
     function: Payload
-    words: Sequence[tuple[str, ...]]
-    """Arguments of the function, of each element."""
+    words: tuple[str, ...]
+    """Arguments of the function, the same for all elements."""
+    elements: int = 1
+    """Of the job array; 1 for a plain job."""
 
 
 def hand_over(
@@ -113,7 +115,7 @@ def hand_over(
         try:
             executor = make_executor(call.folder, python_command(submission.python), seconds)
             executor.update_parameters(**call.parameters)
-            jobs = executor.map_array(call.function, *zip(*call.words, strict=True))
+            return submit_call(executor, call)
         except (FailedJobError, FailedSubmissionError) as error:
             if getattr(error.__cause__, "returncode", None) == TIMED_OUT:
                 raise SubmitError(
@@ -121,8 +123,47 @@ def hand_over(
                     f"submit again {ANSWERS}",
                 ) from error
             raise refusal(run, submission.stage, str(error)) from error
-    fsync_tree(call.folder)  # the pickles: a job that is requeued reads them again
-    return [str(job.job_id) for job in jobs]
+
+
+def submit_call(executor: SlurmExecutor, call: Call) -> list[str]:
+    """Submit a job, or an array whose elements share one pickle; return the job ids.
+
+    ``map_array`` of submitit would write a pickle per element, of which a file system makes some
+    thousand per second, and call sbatch for arrays from another executor than ours.
+    """
+    from submitit.core.utils import DelayedSubmission, JobPaths
+
+    pickle = call.folder / f".{uuid4().hex}.pkl"
+    pickle.parent.mkdir(parents=True, exist_ok=True)
+    delayed = DelayedSubmission(call.function, *call.words)
+    delayed.set_timeout(call.parameters.get("time", 0), MANY_TIMEOUTS)
+    if call.elements > 1:
+        executor.parameters["map_count"] = call.elements
+    try:
+        delayed.dump(pickle)
+        fsync(pickle)  # a job that is requeued reads it again
+        job = executor._submit_command(executor._submitit_command_str).job_id
+        ids = element_ids(job, call.elements)
+        name = str(JobPaths(call.folder).submitted_pickle)
+        for job_id in ids:
+            link(pickle, Path(name.replace("%j", job_id)))
+    finally:
+        pickle.unlink(missing_ok=True)
+    fsync_folder(call.folder)
+    return ids
+
+
+def element_ids(array: str, count: int) -> list[str]:
+    """Return the ids of an array's elements; a list of one is submitted as a plain job."""
+    return [array] if count == 1 else [f"{array}_{element}" for element in range(count)]
+
+
+def link(file: Path, name: Path) -> None:
+    """Give a file another name, or copy it where the file system has no hard links."""
+    try:
+        name.hardlink_to(file)
+    except OSError:
+        write_bytes(name, file.read_bytes())
 
 
 def make_executor(folder: Path, python: str, seconds: float) -> SlurmExecutor:

@@ -122,13 +122,8 @@ def all_ids(request: Submission, arrays: Sequence[str]) -> list[str]:
     return [
         name
         for part, array in zip(parts, arrays, strict=True)
-        for name in element_ids(array, len(part.indices))
+        for name in sbatch.element_ids(array, len(part.indices))
     ]
-
-
-def element_ids(array: str, count: int) -> list[str]:
-    """Return the ids of an array's elements; a list of one is submitted as a plain job."""
-    return [array] if count == 1 else [f"{array}_{element}" for element in range(count)]
 
 
 def started(history: RunHistory, intent: IntentEvent) -> list[str]:
@@ -136,4 +131,4 @@ def started(history: RunHistory, intent: IntentEvent) -> list[str]:
     tasks = history.tasks(intent.stage).values()
     starts = [task.started[intent.attempt] for task in tasks if intent.attempt in task.started]
     arrays = {start.job_id.split("_")[0] for start in starts}
-    return element_ids(arrays.pop(), len(intent.indices)) if len(arrays) == 1 else []
+    return sbatch.element_ids(arrays.pop(), len(intent.indices)) if len(arrays) == 1 else []

@@ -4,6 +4,8 @@ in the run directory.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.contract import done_markers, specs
@@ -14,14 +16,17 @@ from jobs.runtime.log import log
 from jobs.supervision import supervisor
 
 
-def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:
+def run_task(run_dir: str, stage: str, indices: str, attempt: str) -> None:
     """Run one task of a stage in this batch step, and exit with its code.
+
+    Args:
+        indices: the task's index; of an array, the indices of its elements, with commas between.
 
     Raises:
         SystemExit: always, with a code of ``jobs.contract.errors``. submitit does not catch it, so
             that Slurm and dependent jobs receive the code, and no result file is written.
     """
-    run, number, first = RunDir(Path(run_dir)), int(index), int(attempt)
+    run, number, first = RunDir(Path(run_dir)), own_index(indices, os.environ), int(attempt)
     stray = wrong_code(run)
     if stray:
         code = supervisor.refuse(run, stage, number, first, stray)
@@ -31,6 +36,14 @@ def run_task(run_dir: str, stage: str, index: str, attempt: str) -> None:
     else:
         code = supervisor.supervise(run, stage, number, first)
     raise SystemExit(code)
+
+
+def own_index(indices: str, environ: Mapping[str, str]) -> int:
+    """Return the index of this element's task, by its number in the array (sbatch(1)); submitit
+    numbers elements from 0.
+    """
+    numbers = [int(index) for index in indices.split(",")]
+    return numbers[int(environ["SLURM_ARRAY_TASK_ID"])] if len(numbers) > 1 else numbers[0]
 
 
 def is_finished(run: RunDir, stage: str, index: int) -> bool:

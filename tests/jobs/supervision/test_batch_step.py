@@ -20,12 +20,12 @@ NEVER = "not retried: a retry would fail the same way"
 CALL = "import sys; from jobs.supervision import batch_step; batch_step.run_task(*sys.argv[1:])"
 
 
-def call(run: rundir.RunDir) -> subprocess.CompletedProcess[str]:
+def call(run: rundir.RunDir, indices: str = "0", **more: str) -> subprocess.CompletedProcess[str]:
     """Call the entry point as submitit does in the batch step: four strings."""
     return subprocess.run(
-        [sys.executable, "-c", CALL, str(run.root), "curate", "0", "1"],
+        [sys.executable, "-c", CALL, str(run.root), "curate", indices, "1"],
         cwd=REPOSITORY,
-        env=dict(os.environ),
+        env={**os.environ, **more},
         capture_output=True,
         text=True,
         check=False,
@@ -88,3 +88,22 @@ def test_a_finished_task_that_is_requeued_starts_no_ranks(bench: Workbench) -> N
     assert (done.returncode, done.stderr) == (0, "curate task 0 has finished already\n")
     assert not bench.run.events.exists()
     assert not bench.run.attempt("curate", 1).exists()
+
+
+def test_each_element_of_an_array_runs_its_own_task(tmp_path: Path) -> None:
+    run = rundir.RunDir(tmp_path)
+    run.code.mkdir()
+
+    call(run, "3,7", SLURM_ARRAY_JOB_ID="50", SLURM_ARRAY_TASK_ID="1")
+
+    record = exit_of(run, "curate", 1, 7)
+    assert (record["index"], record["job_id"]) == (7, "50_1")
+
+
+def test_a_job_of_one_task_runs_it_whatever_array_it_was_submitted_from(tmp_path: Path) -> None:
+    run = rundir.RunDir(tmp_path)
+    run.code.mkdir()
+
+    call(run, "3", SLURM_ARRAY_JOB_ID="50", SLURM_ARRAY_TASK_ID="1")
+
+    assert exit_of(run, "curate", 1, 3)["index"] == 3

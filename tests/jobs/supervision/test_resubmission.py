@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from submitit.core.utils import DelayedSubmission
 
 from jobs.contract import attempt_history
 from jobs.contract.events import append_event, read_events
@@ -352,13 +353,31 @@ def test_a_resubmission_killed_before_any_step_leaves_one_job_and_one_recovery_j
             break
 
 
+def test_the_elements_of_an_array_share_a_pickle_that_is_written_once(
+    run: RunDir, client: Client, training: Submission
+) -> None:
+    folder, given = run.attempt("pretrain", 1), submission.settings(run, training)
+    call = sbatch.Call(folder, given, payload.TASK, ("run", "pretrain", "3,5,6", "1"), 3)
+    first, *_ = sbatch.hand_over(call, run, training, client)
+    number = int(first.partition("_")[0]) + 1
+    (folder / f"{number}_1_submitted.pkl").write_bytes(b"in the way")  # of a hard link
+
+    ids = sbatch.hand_over(call, run, training, client)
+
+    pickles = [folder / f"{job}_submitted.pkl" for job in ids]
+    assert ids == [f"{number}_{element}" for element in range(3)]
+    assert [path.stat().st_nlink for path in pickles] == [2, 1, 2]
+    assert {DelayedSubmission.load(path).args for path in pickles} == {call.words}
+    assert not list(folder.glob(".*.pkl"))
+
+
+@pytest.mark.parametrize("elements", [1, 2])
 def test_an_sbatch_that_does_not_answer_is_given_up(
-    run: RunDir, client: Client, programs: FakeSlurm, training: Submission
+    run: RunDir, client: Client, programs: FakeSlurm, training: Submission, elements: int
 ) -> None:
     programs.replace("sbatch", "exec /bin/sleep 60")
-    call = sbatch.Call(
-        run.attempt("pretrain", 1), submission.settings(run, training), payload.TASK, [("a",)]
-    )
+    folder, given = run.attempt("pretrain", 1), submission.settings(run, training)
+    call = sbatch.Call(folder, given, payload.TASK, ("a",), elements)
 
     with pytest.raises(SubmitError) as caught:
         sbatch.hand_over(call, run, training, client, seconds=1)
