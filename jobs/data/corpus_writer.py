@@ -61,7 +61,7 @@ class CorpusWriter:
         Raises:
             TaskError: this node does not allow that many open files.
         """
-        allow_open_files(self._spec.shards + OTHER_FILES)
+        allow_open_files(self._spec.shards)
         for number in range(self._spec.shards):
             self.shards.append(Shard(self._folder / "train" / f"{number:05d}.jsonl"))
         self.shards.append(Shard(self._folder / "validation" / "00000.jsonl"))
@@ -174,18 +174,24 @@ def require_intact(path: Path, keys: Sequence[str]) -> None:
             pass
 
 
-def allow_open_files(count: int) -> None:
-    """Raise this process's soft limit of open files to ``count`` where it is lower.
+def allow_open_files(shards: int) -> None:
+    """Raise this process's soft limit of open files to what writing so many shards needs.
 
     Raises:
         TaskError: the hard limit is lower.
     """
+    count = shards + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= count:
         return
     if hard < count:
-        message = f"{count} open files are needed, one per shard, and this node allows {hard}"
-        raise TaskError(message, "lower curate.shards")
+        fitting = hard - OTHER_FILES
+        hint = f"raise the hard limit of open files on the nodes to {count} or more (`ulimit -n`)"
+        raise TaskError(
+            f"{count} open files are needed, one per shard and {OTHER_FILES} others, and this node "
+            f"allows {hard}",
+            f"set curate.shards to {fitting} or less" if fitting > 0 else hint,
+        )
     resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 

@@ -125,9 +125,14 @@ class Workbench:
         }
         return self.task("pretrain", PretrainSpec(**rest, **values))
 
-    def start(self, stage: str, file_limit: int | None = None) -> subprocess.CompletedProcess[str]:
-        """Run task 0 of a stage; a file larger than `file_limit` bytes is refused."""
-        return self._python(["-m", "jobs", stage, str(self.run.root), "0"], file_limit)
+    def start(
+        self, stage: str, file_limit: int | None = None, open_files: int | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run task 0 of a stage; a file larger than `file_limit` bytes is refused, and more than
+        `open_files` open files at once.
+        """
+        words = ["-m", "jobs", stage, str(self.run.root), "0"]
+        return self._python(words, file_limit, open_files)
 
     def start_and_signal(
         self, stage: str, event: str, count: int, number: int
@@ -158,11 +163,12 @@ class Workbench:
         return [json.loads(line) for shard in shards for line in shard.read_text().splitlines()]
 
     def _python(
-        self, arguments: list[str], file_limit: int | None
+        self, arguments: list[str], file_limit: int | None, open_files: int | None = None
     ) -> subprocess.CompletedProcess[str]:
         def limit() -> None:
-            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))  # what most systems begin with
+            hard = open_files or resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            soft = min(1024, hard)  # what most systems begin with
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             if file_limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
 

@@ -280,3 +280,30 @@ def test_more_shards_than_the_usual_limit_of_open_files(bench: Any, write_jsonl:
     assert (result.returncode, result.stderr) == (0, "")
     assert len(bench.files("corpus/train")) == 1100
     assert len(bench.documents() + bench.documents("corpus/validation")) == 60
+
+
+@pytest.mark.parametrize(
+    ("allowed", "hint"),
+    [
+        (64, "raise the hard limit of open files on the nodes to 165 or more (`ulimit -n`)"),
+        (80, "set curate.shards to 16 or less"),
+    ],
+)
+def test_too_few_open_files_are_refused_with_what_fits(
+    bench: Any, write_jsonl: Any, allowed: int, hint: str
+) -> None:
+    bench.curate(write_jsonl("d.jsonl", *DOCUMENTS), shards=101)
+
+    result = bench.start("curate", open_files=allowed)
+
+    needs = "165 open files are needed, one per shard and 64 others"
+    assert result.stderr == f"curate: {needs}, and this node allows {allowed}\nhint: {hint}\n"
+    assert result.returncode == 2
+
+
+def test_the_number_of_shards_that_a_hint_names_fits(bench: Any, write_jsonl: Any) -> None:
+    bench.curate(write_jsonl("d.jsonl", *DOCUMENTS), shards=16)
+
+    result = bench.start("curate", open_files=80)
+
+    assert (result.returncode, result.stderr) == (0, "")
