@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.contract.errors import FAILED
+from jobs.contract.code_check import damage_sentence, damaged_files
+from jobs.contract.errors import CONFIGURATION, FAILED
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting.log_filter import NOISE
 from meditron_cli.runs import state
@@ -59,20 +60,23 @@ def of_run(
 ) -> list[TaskError]:
     """Return an error per unfinished task that ended, stages in order.
 
-    A job process that dies before its supervisor can write (no memory, no disk) leaves no exit
-    record; the last line of its log is the reason then.
+    A job process that dies before its supervisor can write (no memory, no disk) has no exit record:
+    damage to the run's code, which may prevent its own check, is the reason then, else the last
+    line of the log.
     """
     recorded = [
         TaskError(end.stage, end.index, {key: end.to_json()[key] for key in ERROR_KEYS})
         for end in exit_records(record)
     ]
-    unrecorded = [
-        unrecorded_error(run, name, index, stage.jobs[index], infos)
+    dead = [
+        (name, index, stage.jobs[index])
         for name, stage in record.stages.items()
         for index in sorted(stage.jobs)
         if index not in stage.exits
         and state.task_state(stage, index, record.ending, infos, now) == "failed"
     ]
+    damaged = damaged_files(run) if dead else []
+    unrecorded = [unrecorded_error(run, *task, infos, damaged) for task in dead]
     order = list(record.stages)
     return sorted(
         [*recorded, *unrecorded], key=lambda error: (order.index(error.stage), error.index)
@@ -80,17 +84,31 @@ def of_run(
 
 
 def unrecorded_error(
-    run: RunDir, stage: str, index: int, job: TaskJob, infos: Mapping[str, JobInfo]
+    run: RunDir,
+    stage: str,
+    index: int,
+    job: TaskJob,
+    infos: Mapping[str, JobInfo],
+    damaged: list[str],
 ) -> TaskError:
-    """Return the error of a task whose job ended without an exit record."""
+    """Return the error of a task whose job ended without an exit record.
+
+    Args:
+        damaged: the damaged files of the run's code.
+    """
     info = infos.get(job.job_id)
     word = info.word if info and info.state is JobState.ENDED and job.scheduler == "slurm" else ""
     ended = f"job {job.job_id} ended{f' as {word}' if word else ''}"
-    line = last_line(run, stage, index, job)
-    message = f"{ended} without an exit record; {line or 'its log is empty'}"
-    return TaskError(
-        stage, index, {**dict.fromkeys(ERROR_KEYS), "message": message, "code": FAILED}
-    )
+    if damaged:
+        why, hint = damage_sentence(run, damaged), f"`meditron resume {run.name}` restores it"
+    else:
+        why, hint = last_line(run, stage, index, job) or "its log is empty", None
+    fields = {
+        "message": f"{ended} without an exit record; {why}",
+        "hint": hint,
+        "code": CONFIGURATION if damaged else FAILED,
+    }
+    return TaskError(stage, index, {**dict.fromkeys(ERROR_KEYS), **fields})
 
 
 def last_line(run: RunDir, stage: str, index: int, job: TaskJob) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -276,6 +277,27 @@ def test_job_without_an_exit_record_is_explained_by_the_last_line_of_its_log(
     assert f"curate task 0: {message}" in shown.stdout.splitlines()
     assert (error["message"], error["code"]) == (message, 1)
     assert [item["message"] for item in report] == [message]
+
+
+def test_job_that_died_of_damaged_code_is_explained_by_the_damage(unrecorded: Bench) -> None:
+    """Code that cannot be loaded cannot check itself either."""
+    run = unrecorded.run()
+    for path in run.code.rglob("*.py"):
+        path.write_bytes(b"")
+    (run.code / "jobs" / "__main__.py").unlink()
+
+    lines = unrecorded("status", run.name).stdout.splitlines()
+    error = json.loads(unrecorded("status", run.name, "--json").stdout)["runs"][0]["errors"][0]
+    restored = unrecorded("resume", run.name)
+
+    damage = re.escape(f"the run's code in {run.code} is damaged: jobs/__init__.py")
+    message = rf"job 101_0 ended without an exit record; {damage} and \d+ more"
+    assert re.fullmatch(message, error["message"])
+    assert f"curate task 0: {error['message']}" in lines
+    assert f"hint: `meditron resume {run.name}` restores it" in lines
+    assert error["code"] == 2
+    assert restored.exit_code == 0
+    assert "damaged" not in unrecorded("status", run.name).stdout
 
 
 def test_waiting_for_a_job_without_an_exit_record_ends_with_the_last_line_of_its_log(
