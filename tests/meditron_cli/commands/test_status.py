@@ -297,7 +297,7 @@ def test_job_that_died_of_damaged_code_is_explained_by_the_damage(unrecorded: Be
     assert f"hint: `meditron resume {run.name}` restores it" in lines
     assert error["code"] == 2
     assert restored.exit_code == 0
-    assert "damaged" not in unrecorded("status", run.name).stdout
+    assert "is damaged" not in unrecorded("status", run.name).stdout
 
 
 def test_waiting_for_a_job_without_an_exit_record_ends_with_the_last_line_of_its_log(
