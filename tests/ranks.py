@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,14 @@ def rank_program(folder: Path, *lines: str) -> tuple[str, ...]:
     script = folder / f"rank-{uuid4().hex}.py"
     script.write_text(PRELUDE + "\n".join(lines) + "\n")
     return sys.executable, "-u", str(script)
+
+
+def waits_for_a_lock(thread: threading.Thread) -> bool:
+    """Return whether a thread is in the loop that waits for a lock."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame and frame.f_code.co_name != "locked_within":
+        frame = frame.f_back
+    return frame is not None
 
 
 def wait_until(fact: Callable[[], object], seconds: float = 60.0) -> None:

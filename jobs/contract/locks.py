@@ -6,10 +6,9 @@ Standard library only.
 from __future__ import annotations
 
 import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 LOCK_POLL_SECONDS = 0.2
@@ -20,13 +19,10 @@ class Locked(Exception):
 
 
 @contextmanager
-def locked(path: Path, holder: str = "") -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file, created if missing.
 
     A missing folder is an error: a run that was removed must not reappear.
-
-    Args:
-        holder: a name that ``holder_of`` returns to other processes.
 
     Raises:
         Locked: another process holds it.
@@ -37,12 +33,6 @@ def locked(path: Path, holder: str = "") -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise Locked(str(path)) from error
-        with suppress(OSError):  # the lock is valid also on a full disk
-            file.truncate(0)
-            if holder:
-                file.write(holder.encode())
-                file.flush()
-                os.fsync(file.fileno())  # visible on other nodes while it is held
         yield
 
 
@@ -50,14 +40,12 @@ def locked(path: Path, holder: str = "") -> Iterator[None]:
 def locked_within(
     path: Path,
     seconds: float,
-    holder: str = "",
     give_up: Callable[[], object] = lambda: False,
 ) -> Iterator[None]:
     """Hold an exclusive lock on a file, and wait for its holder to release it.
 
     Args:
         seconds: longest wait.
-        holder: a name that ``holder_of`` returns to other processes.
         give_up: called after each failed try; a true result ends the wait.
 
     Raises:
@@ -67,18 +55,10 @@ def locked_within(
     with ExitStack() as held:
         while True:
             try:
-                held.enter_context(locked(path, holder))
+                held.enter_context(locked(path))
                 break
             except Locked:
                 if time.monotonic() > deadline or give_up():
                     raise
             time.sleep(LOCK_POLL_SECONDS)
         yield
-
-
-def holder_of(path: Path) -> str:
-    """Return the name of a lock's current or last holder; empty without one."""
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

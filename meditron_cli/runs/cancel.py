@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 from jobs.contract import events
 from jobs.contract.events import CancelEvent, StopEvent
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES, TRAINING_STAGES
 from jobs.slurm import transaction
-from jobs.slurm.submission import SubmitError
-from jobs.supervision.recovery import resubmission
-from meditron_cli.errors import ConfigError, SchedulerError
+from meditron_cli.errors import SchedulerError
 from meditron_cli.runs import open_jobs
 from meditron_cli.runs.launch import is_silent
 from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RecordReader, RunRecord
+from meditron_cli.runs.run_lock import exclusive
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
 
 SAVING_STAGES = (*TRAINING_STAGES, "evaluate")
@@ -38,7 +37,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     """
     require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
     reader = RecordReader(run, in_full=True)
-    with nobody_submits(run):
+    with locked(run):
         unanswered = reader.history.current().unanswered
         for intent in unanswered:
             transaction.withdraw(run, intent, schedulers(intent.scheduler))
@@ -59,25 +58,9 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     return everything
 
 
-@contextmanager
-def nobody_submits(run: RunDir) -> Iterator[None]:
-    """Hold the run's lock, so that nothing is submitted, after a submission in progress is
-    complete.
-
-    Raises:
-        ConfigError: the run cannot be written.
-        SchedulerError: it takes too long.
-    """
-    try:
-        with resubmission.waiting_lock(run):
-            yield
-    except SubmitError as error:
-        raise SchedulerError(error.message, hint=error.hint) from error
-    except OSError as error:
-        raise ConfigError(
-            f"run {run.name} cannot be written: {error.filename or run.root}: {error.strerror}",
-            hint=STOP_HINT.format(run.stop_file),
-        ) from error
+def locked(run: RunDir) -> AbstractContextManager[None]:
+    """Return the lock of a run, with the hint that a running job can be stopped without it."""
+    return exclusive(run, lambda error: STOP_HINT.format(run.stop_file))
 
 
 def cancel_recovery_jobs(record: RunRecord, schedulers: Callable[[str], Scheduler]) -> None:
@@ -96,7 +79,7 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str] | Non
         SchedulerError: no answer about what runs.
     """
     require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
-    with nobody_submits(run):
+    with locked(run):
         record = RecordReader(run, in_full=True).read().require_readable()
         open_ids = open_jobs.open_jobs(record, now=0.0)
         if not open_ids and not record.history.unanswered:

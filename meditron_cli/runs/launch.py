@@ -16,11 +16,9 @@ from jobs.contract.events import (
     UndoEvent,
     submit_event,
 )
-from jobs.contract.locks import Locked, holder_of, locked_within
 from jobs.contract.rundir import RunDir
 from jobs.health import node_ledger
 from jobs.slurm import transaction
-from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.plan.stages import named_paths
@@ -34,6 +32,7 @@ from meditron_cli.runs.launch_plan import (
 )
 from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RecordReader, RunRecord
+from meditron_cli.runs.run_lock import exclusive
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState, Scheduler
 
 HINTS = {
@@ -49,9 +48,6 @@ HINT_MISSING = (
     "nothing was changed; put the files back, or `meditron submit` the experiment file that names "
     "them where they are now"
 )
-
-SUBMIT = "submit"
-"""Written into the run's lock, so that a second submit gives up at once."""
 
 Note = Callable[[str], None]
 """Says a sentence to the person who has called."""
@@ -74,33 +70,14 @@ def launch(
         by: ``person``, whose word counts more than budgets, or ``recover``.
 
     Raises:
-        ConfigError: the run belongs to another user, another submit of it is at work, or a stage
-            lacks its inputs.
-        SchedulerError: refused, or no answer about jobs that may be alive.
+        ConfigError: the run belongs to another user, or a stage lacks its inputs.
+        SchedulerError: refused, no answer about jobs that may be alive, or another submission of
+            the run takes too long.
     """
     run = reader.run
     require_owner(run, "resume")
-    try:
-        with locked_within(
-            run.lock, resubmission.LOCK_SECONDS, SUBMIT, give_up=lambda: is_submitting(run)
-        ):
-            return _launch(plan, scheduler, reader, note, by)
-    except Locked as error:
-        who = "another submit" if is_submitting(run) else "a recovery job"
-        raise ConfigError(
-            f"{who} of run {run.name} is at work",
-            hint=f"wait for it, then look at `meditron status {run.name}`",
-        ) from error
-    except OSError as error:
-        raise ConfigError(
-            f"run {run.name} cannot be written: {error.filename or run.root}: {error.strerror}",
-            hint=HINTS.get(error.errno or 0, ""),
-        ) from error
-
-
-def is_submitting(run: RunDir) -> bool:
-    """Whether who holds the run's lock is another submit, and no job that looks after the run."""
-    return holder_of(run.lock) == SUBMIT
+    with exclusive(run, lambda error: HINTS.get(error.errno or 0, "")):
+        return _launch(plan, scheduler, reader, note, by)
 
 
 def _launch(

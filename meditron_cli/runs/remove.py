@@ -17,9 +17,9 @@ from jobs.contract.files import fsync_folder
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import query, store
-from meditron_cli.runs.cancel import nobody_submits
 from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RunRecord, read
+from meditron_cli.runs.run_lock import exclusive
 from meditron_cli.scheduler.base import JobInfo, JobState
 from meditron_cli.services import Services
 
@@ -37,7 +37,7 @@ def remove(services: Services, run: RunDir) -> None:
     """
     require_unused(services, run)
     hidden = run.root.with_name(f".{run.name}.removing")
-    with nobody_submits(run):
+    with exclusive(run):
         require_unused(services, run)
         try:
             run.root.rename(hidden)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -32,7 +31,7 @@ from jobs.supervision.recovery.resubmission import (
 from ... import fake_slurm
 from ...fake_slurm import FakeSlurm
 from ...kills import kill_before_step
-from ...ranks import wait_until
+from ...ranks import wait_until, waits_for_a_lock
 
 
 def events(run: RunDir, kind: str) -> list[Mapping[str, Any]]:
@@ -176,14 +175,6 @@ def test_the_file_stop_keeps_jobs_from_going_on(
 
     assert resubmit(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client) == []
     assert events(run, "intent") == []
-
-
-def waits_for_a_lock(thread: threading.Thread) -> bool:
-    """Return whether a thread is in the loop that waits for a lock."""
-    frame = sys._current_frames().get(thread.ident or 0)
-    while frame and frame.f_code.co_name != "locked_within":
-        frame = frame.f_back
-    return frame is not None
 
 
 def test_a_run_that_is_submitted_for_too_long_is_not_waited_for(run: RunDir) -> None:

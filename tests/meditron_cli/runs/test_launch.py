@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs.contract import attempt_history, done_markers, locks
+from jobs.contract import attempt_history, done_markers
 from jobs.contract.events import append_event
 from jobs.contract.files import read_json, write_json
 from jobs.contract.locks import locked
 from jobs.contract.rundir import RunDir
-from jobs.supervision.recovery import resubmission
 from meditron_cli.main import main
 from meditron_cli.runs import launch, launch_plan, request
 from meditron_cli.runs.prepare import planned
@@ -30,6 +29,7 @@ from ...conftest import Bench
 from ...fakes import Submitted
 from ...kills import kill_before_step
 from ...plans import profile_of
+from ...ranks import wait_until, waits_for_a_lock
 
 
 def test_a_first_submission_starts_every_task_in_dependency_order(meditron: Bench) -> None:
@@ -149,37 +149,19 @@ def test_a_silent_scheduler_gets_no_second_job(meditron: Bench) -> None:
     assert len(meditron.scheduler.submitted) == 4
 
 
-def test_a_submission_waits_for_a_recovery_job_that_looks_after_the_run(
-    meditron: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_submit_during_another_waits_and_submits_nothing_twice(meditron: Bench) -> None:
     meditron.submit()
-    waited = []
-    with ExitStack() as recovery_job:
-        recovery_job.enter_context(resubmission.waiting_lock(meditron.run()))
+    reader = meditron.reader()
+    arguments = (planned(reader), meditron.scheduler, reader)
+    with ThreadPoolExecutor() as pool:
+        with locked(meditron.run().lock):
+            second = pool.submit(launch.launch, *arguments)
+            (thread,) = pool._threads
+            wait_until(lambda: waits_for_a_lock(thread) or second.done())
+        jobs = second.result()
 
-        def sleep(seconds: float) -> None:
-            waited.append(seconds)
-            recovery_job.close()
-
-        monkeypatch.setattr(locks.time, "sleep", sleep)
-        result = meditron.submit()
-
-    assert result.exit_code == 0, result.stderr
-    assert len(waited) == 1
-
-
-def test_of_two_submissions_at_once_one_is_refused(meditron: Bench) -> None:
-    meditron.submit()
-    name = meditron.run().name
-
-    with locked(meditron.run().lock, launch.SUBMIT):
-        result = meditron.submit()
-
-    assert result.exit_code == 2
-    assert result.stderr.endswith(
-        f"error: another submit of run {name} is at work\n"
-        f"hint: wait for it, then look at `meditron status {name}`\n"
-    )
+    assert jobs["curate"] == ["101_0"]
+    assert len(meditron.scheduler.submitted) == 4
 
 
 @pytest.mark.parametrize(
