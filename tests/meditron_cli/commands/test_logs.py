@@ -8,7 +8,7 @@ from itertools import count
 from meditron_cli.scheduler.base import JobState
 
 from ...conftest import Bench
-from ..told import Told
+from ..task_records import TaskRecords
 
 
 def write(meditron: Bench, stage: str, attempt: int, name: str, text: str) -> None:
@@ -18,19 +18,19 @@ def write(meditron: Bench, stage: str, attempt: int, name: str, text: str) -> No
         file.write(text)
 
 
-def of(meditron: Bench, stage: str = "curate", job: str = "101_0", index: int = 0) -> Told:
+def of(meditron: Bench, stage: str = "curate", job: str = "101_0", index: int = 0) -> TaskRecords:
     (submitted,) = [event for event in meditron.events("submit") if event["stage"] == stage]
-    return Told(meditron.run(), float(str(submitted["time"])), stage, index, job)
+    return TaskRecords(meditron.run(), float(str(submitted["time"])), stage, index, job)
 
 
 def test_each_attempt_is_headed_by_how_it_went_and_each_file_by_its_name(
     meditron: Bench,
 ) -> None:
     meditron.submit(stage="curate")
-    told = of(meditron)
-    told.start(1, 10)
-    told.exit(1, 20, "host_oom", "restart")
-    told.start(2, 30, nodes=[])
+    records = of(meditron)
+    records.start(1, 10)
+    records.exit(1, 20, "host_oom", "restart")
+    records.start(2, 30, nodes=[])
     write(meditron, "curate", 1, "101_0.out", "one\ntwo\n")
     write(meditron, "curate", 1, "ranks-00000.log", "three")
     write(meditron, "curate", 2, "ranks-00000.log", "four\n")
@@ -65,9 +65,9 @@ def test_one_attempt_can_be_named(meditron: Bench) -> None:
 def test_the_attempt_of_many_tasks_says_how_many_of_them_ended_how(meditron: Bench) -> None:
     meditron.submit()
     for index, cause in enumerate(("completed", "completed", "crash")):
-        told = of(meditron, "tokenize", f"102_{index}", index)
-        told.start(1, 10)
-        told.exit(1, 20, cause, "finish" if cause == "completed" else "stop")
+        records = of(meditron, "tokenize", f"102_{index}", index)
+        records.start(1, 10)
+        records.exit(1, 20, cause, "finish" if cause == "completed" else "stop")
     write(meditron, "tokenize", 1, "ranks-00000.log", "done\n")
 
     head = meditron("logs", meditron.run().name).stdout.splitlines()[0]
@@ -157,8 +157,8 @@ def test_following_moves_on_to_the_next_attempt_and_tells_how_the_last_one_ended
     meditron.submit(stage="curate")
     meditron.clock.time = of(meditron).zero
     meditron.scheduler.put_stage("curate", JobState.ACTIVE)
-    told = of(meditron)
-    told.start(1, 10)
+    records = of(meditron)
+    records.start(1, 10)
     write(meditron, "curate", 1, "ranks-00000.log", "first\n")
     seconds = count(1)
 
@@ -166,12 +166,12 @@ def test_following_moves_on_to_the_next_attempt_and_tells_how_the_last_one_ended
         second = next(seconds)
         if second == 1:
             write(meditron, "curate", 1, "ranks-00000.log", "last line\n")
-            told.exit(1, 20, "crash", "restart", reason="rank 3 was killed by SIGKILL")
+            records.exit(1, 20, "crash", "restart", reason="rank 3 was killed by SIGKILL")
         elif second == 20:
-            told.start(2, 40)
+            records.start(2, 40)
             write(meditron, "curate", 2, "ranks-00000.log", "second\n")
         elif second == 40:
-            told.exit(2, 60, "completed", "finish", code=0)
+            records.exit(2, 60, "completed", "finish", code=0)
             finish(meditron.run(), "curate", 0)
 
     meditron.clock.when_slept = work
@@ -192,8 +192,8 @@ def test_following_moves_on_to_the_next_attempt_and_tells_how_the_last_one_ended
 def test_following_begins_with_the_newest_job(meditron: Bench, finish: Callable[..., None]) -> None:
     meditron.submit(stage="curate")
     write(meditron, "curate", 1, "a.log", "old\n")
-    told = of(meditron)
-    told.submit(5, 2, "201_0")
+    records = of(meditron)
+    records.submit(5, 2, "201_0")
     write(meditron, "curate", 2, "a.log", "new\n")
     write(meditron, "curate", 3, "a.log", "newer\n")
     finish(meditron.run(), "curate", 0)
@@ -207,9 +207,9 @@ def test_events_cut_short_are_left_until_they_are_whole(meditron: Bench) -> None
     from meditron_cli.reporting.follow import NewExits
 
     meditron.submit(stage="curate")
-    told = of(meditron)
+    records = of(meditron)
     news = NewExits(meditron.reader().history)
-    told.exit(1, 20, "crash", "restart")
+    records.exit(1, 20, "crash", "restart")
     events = meditron.run().events
     whole = events.read_bytes()
     events.write_bytes(whole[:-40])

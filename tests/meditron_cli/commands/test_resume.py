@@ -7,18 +7,18 @@ import pytest
 from meditron_cli.scheduler.base import JobState
 
 from ...conftest import Bench
-from ..told import Told
+from ..task_records import TaskRecords
 
 
-def after_a_failure(meditron: Bench, state: JobState, word: str, reason: str = "") -> Told:
+def after_a_failure(meditron: Bench, state: JobState, word: str, reason: str = "") -> TaskRecords:
     """A curation whose first attempt ended with a delay before the next."""
     meditron.submit(stage="curate")
     (submitted,) = meditron.events("submit")
-    told = Told(meditron.run(), float(str(submitted["time"])), "curate", 0, "101_0")
-    told.start(1, 10)
-    told.exit(1, 20, "storage", "restart", delay=3600.0)
+    records = TaskRecords(meditron.run(), float(str(submitted["time"])), "curate", 0, "101_0")
+    records.start(1, 10)
+    records.exit(1, 20, "storage", "restart", delay=3600.0)
     meditron.scheduler.put_stage("curate", state, word, reason)
-    return told
+    return records
 
 
 RELEASED = "curate: job 101_0 waited before the next attempt, which starts now\n"
@@ -57,8 +57,8 @@ def test_submit_again_ends_the_delay_too(meditron: Bench) -> None:
 def test_resume_leaves_a_job_that_does_not_wait_alone(
     meditron: Bench, state: JobState, word: str, reason: str
 ) -> None:
-    told = after_a_failure(meditron, state, word, reason)
-    told.start(2, 40)
+    records = after_a_failure(meditron, state, word, reason)
+    records.start(2, 40)
 
     result = meditron("resume", meditron.run().name)
 

@@ -23,7 +23,7 @@ from meditron_cli.runs import state
 from meditron_cli.scheduler.base import JobInfo, JobState
 
 from ...conftest import Bench
-from ..told import Told, interrupt_once
+from ..task_records import TaskRecords, interrupt_once
 
 
 def state_of(meditron: Bench) -> str:
@@ -201,7 +201,7 @@ def table_row(meditron: Bench, *cells: str) -> str:
     ],
 )
 def test_attempt_without_a_recorded_end_runs_only_while_its_job_does(
-    resumed: Told, meditron: Bench, state_now: JobState, word: str, shown: str
+    resumed: TaskRecords, meditron: Bench, state_now: JobState, word: str, shown: str
 ) -> None:
     meditron.scheduler.put_stage("pretrain", state_now, word)
     meditron.clock.time = resumed.zero + 1_000
@@ -415,16 +415,16 @@ def test_watching_ends_with_an_interruption(meditron: Bench) -> None:
 
 
 @pytest.fixture
-def resumed(meditron: Bench, finish: Callable[..., None]) -> Told:
+def resumed(meditron: Bench, finish: Callable[..., None]) -> TaskRecords:
     """A run that was preempted once and trains again, 290 s after it was submitted."""
     meditron.submit()
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
-    told = interrupt_once(run)
-    meditron.clock.time = told.zero + 290
+    records = interrupt_once(run)
+    meditron.clock.time = records.zero + 290
     meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
-    return told
+    return records
 
 
 def one(meditron: Bench) -> dict[str, Any]:
@@ -434,7 +434,9 @@ def one(meditron: Bench) -> dict[str, Any]:
     return run
 
 
-def test_json_of_one_run_has_its_attempts_and_interruptions(resumed: Told, meditron: Bench) -> None:
+def test_json_of_one_run_has_its_attempts_and_interruptions(
+    resumed: TaskRecords, meditron: Bench
+) -> None:
     found = one(meditron)
 
     assert (found["state"], found["stages"]["pretrain"]["attempts"]) == ("running", 2)
@@ -453,7 +455,7 @@ def test_json_of_one_run_has_its_attempts_and_interruptions(resumed: Told, medit
     ]  # fmt: skip
 
 
-def test_json_of_one_run_tells_where_its_time_went(resumed: Told, meditron: Bench) -> None:
+def test_json_of_one_run_tells_where_its_time_went(resumed: TaskRecords, meditron: Bench) -> None:
     spent = one(meditron)["time"]
 
     training = spent["training"]
@@ -464,7 +466,7 @@ def test_json_of_one_run_tells_where_its_time_went(resumed: Told, meditron: Benc
     assert spent["node_hours"] == pytest.approx((160 + 70) / 3600)
 
 
-def test_one_run_shows_attempts_reason_and_time(resumed: Told, meditron: Bench) -> None:
+def test_one_run_shows_attempts_reason_and_time(resumed: TaskRecords, meditron: Bench) -> None:
     lines = meditron("status", meditron.run().name).stdout.splitlines()
 
     rows = [" ".join(line.split()) for line in lines]
@@ -478,7 +480,7 @@ def test_one_run_shows_attempts_reason_and_time(resumed: Told, meditron: Bench) 
 
 
 def test_the_reason_that_nothing_goes_on_is_said_with_what_to_do(
-    resumed: Told, meditron: Bench
+    resumed: TaskRecords, meditron: Bench
 ) -> None:
     resumed.exit(
         2, 285, "non_finite", "stop", code=1, message="the loss of step 13 is nan",
@@ -495,7 +497,9 @@ def test_the_reason_that_nothing_goes_on_is_said_with_what_to_do(
     ]
 
 
-def test_a_job_that_waits_for_ever_is_shown_with_what_helps(resumed: Told, meditron: Bench) -> None:
+def test_a_job_that_waits_for_ever_is_shown_with_what_helps(
+    resumed: TaskRecords, meditron: Bench
+) -> None:
     meditron.scheduler.put_stage("evaluate", JobState.QUEUED, "PENDING", state.NEVER)
     run = meditron.run()
 
@@ -506,7 +510,7 @@ def test_a_job_that_waits_for_ever_is_shown_with_what_helps(resumed: Told, medit
 
 
 def test_the_checkpoint_that_training_would_go_on_from_is_shown(
-    resumed: Told, meditron: Bench
+    resumed: TaskRecords, meditron: Bench
 ) -> None:
     before = one(meditron)["checkpoint_step"]
     write_checkpoint(meditron.run().path("checkpoints"), 8)

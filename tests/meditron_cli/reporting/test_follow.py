@@ -14,7 +14,7 @@ from meditron_cli.runs.views import RunView
 from meditron_cli.scheduler.base import JobState
 
 from ...conftest import Bench
-from ..told import Told
+from ..task_records import TaskRecords
 
 
 def training(step: int) -> RunView:
@@ -68,53 +68,55 @@ def followed(meditron: Bench, moments: Iterator[Callable[[], None]]) -> str:
 
 
 @pytest.fixture
-def training_run(meditron: Bench, finish: Callable[..., None]) -> Told:
+def training_run(meditron: Bench, finish: Callable[..., None]) -> TaskRecords:
     """A run whose training has begun."""
     meditron.submit()
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
     (submitted,) = [event for event in meditron.events("submit") if event["stage"] == "pretrain"]
-    told = Told(run, float(str(submitted["time"])))
-    meditron.clock.time = told.zero
+    records = TaskRecords(run, float(str(submitted["time"])))
+    meditron.clock.time = records.zero
     meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
-    told.start(1, 0)
-    return told
+    records.start(1, 0)
+    return records
 
 
 def test_following_goes_on_through_restart_requeue_and_successor(
-    training_run: Told,
+    training_run: TaskRecords,
     meditron: Bench,
     finish: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    told, scheduler = training_run, meditron.scheduler
+    records, scheduler = training_run, meditron.scheduler
 
     def requeue() -> None:
-        told.exit(2, 40, "preempted", "requeue", reason="the partition was taken")
+        records.exit(2, 40, "preempted", "requeue", reason="the partition was taken")
         scheduler.put_stage("pretrain", JobState.QUEUED)
 
     def succeed() -> None:
-        told.exit(3, 80, "time_limit", "submit", reason="its time was over")
-        told.submit(81, 4, "900_0")
+        records.exit(3, 80, "time_limit", "submit", reason="its time was over")
+        records.submit(81, 4, "900_0")
         scheduler.put_stage("pretrain", JobState.ENDED, "COMPLETED")
         scheduler.put("900_0", JobState.QUEUED)
 
     def end() -> None:
-        told.exit(4, 200, "completed", "finish", code=0)
-        finish(told.run, "pretrain", 0)
-        finish(told.run, "evaluate", 0, 1)
+        records.exit(4, 200, "completed", "finish", code=0)
+        finish(records.run, "pretrain", 0)
+        finish(records.run, "evaluate", 0, 1)
 
     state = followed(
         meditron,
         iter(
             [
-                lambda: told.exit(1, 10, "crash", "restart", reason="rank 1 was killed by SIGKILL"),
-                lambda: told.start(2, 20),
+                lambda: records.exit(
+                    1, 10, "crash", "restart", reason="rank 1 was killed by SIGKILL"
+                ),
+                lambda: records.start(2, 20),
                 requeue,
-                lambda: told.start(3, 60, restarts=1),
+                lambda: records.start(3, 60, restarts=1),
                 succeed,
-                lambda: told.start(4, 100, job="900_0"),
+                lambda: records.start(4, 100, job="900_0"),
                 end,
             ]
         ),
@@ -131,31 +133,31 @@ def test_following_goes_on_through_restart_requeue_and_successor(
 
 
 def test_following_waits_for_the_recovery_job_of_a_job_that_vanished(
-    training_run: Told, meditron: Bench, finish: Callable[..., None]
+    training_run: TaskRecords, meditron: Bench, finish: Callable[..., None]
 ) -> None:
-    told, scheduler = training_run, meditron.scheduler
-    told.submit(1, 1, told.job, recovery_jobs=["700"])
+    records, scheduler = training_run, meditron.scheduler
+    records.submit(1, 1, records.job, recovery_jobs=["700"])
     scheduler.put("700", JobState.QUEUED)
 
     def vanish() -> None:
-        scheduler.put(told.job, JobState.ENDED, "NODE_FAIL")
+        scheduler.put(records.job, JobState.ENDED, "NODE_FAIL")
         scheduler.put("700", JobState.ACTIVE)
 
     def succeed() -> None:
-        told.exit(1, 30, "node_fail", "submit", by="recovery_job")
-        told.submit(31, 2, "900_0", by="recovery_job")
+        records.exit(1, 30, "node_fail", "submit", by="recovery_job")
+        records.submit(31, 2, "900_0", by="recovery_job")
         scheduler.put("900_0", JobState.QUEUED)
         scheduler.put("700", JobState.ENDED)
 
     def end() -> None:
-        finish(told.run, "pretrain", 0)
-        finish(told.run, "evaluate", 0, 1)
+        finish(records.run, "pretrain", 0)
+        finish(records.run, "evaluate", 0, 1)
 
     assert followed(meditron, iter([vanish, succeed, end])) == "succeeded"
 
 
 def test_following_ends_when_nothing_goes_on(
-    training_run: Told, meditron: Bench, capsys: pytest.CaptureFixture[str]
+    training_run: TaskRecords, meditron: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop() -> None:
         training_run.exit(1, 30, "data", "stop", code=1, reason="a token is out of range")

@@ -13,7 +13,7 @@ from jobs.contract.files import write_json
 
 from ...conftest import Bench
 from ...metric_lines import append, step, validation
-from ..told import Told, interrupt_once
+from ..task_records import TaskRecords, interrupt_once
 
 START = 1_700_000_000.0
 
@@ -54,16 +54,16 @@ def trained(meditron: Bench, finish: Callable[..., None]) -> Bench:
 
 
 @pytest.fixture
-def interrupted(meditron: Bench, finish: Callable[..., None]) -> Told:
+def interrupted(meditron: Bench, finish: Callable[..., None]) -> TaskRecords:
     """A finished run that lost two steps to a preemption."""
     meditron.submit()
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
-    told = interrupt_once(run)
-    told.exit(2, 300, "completed", "finish", code=0)
+    records = interrupt_once(run)
+    records.exit(2, 300, "completed", "finish", code=0)
     finish(run, "pretrain", 0)
-    return told
+    return records
 
 
 def report(meditron: Bench) -> dict[str, Any]:
@@ -140,10 +140,10 @@ def test_time_in_the_queue_leaves_out_waiting_for_earlier_stages(meditron: Bench
     meditron.submit(stage="tokenize")
     run = meditron.run()
     submitted = [float(str(event["time"])) for event in meditron.events("submit")]
-    first = Told(run, submitted[1] + 100, stage="curate", job="101_0")
+    first = TaskRecords(run, submitted[1] + 100, stage="curate", job="101_0")
     first.start(1, -60)
     first.exit(1, 0, "completed", "finish", code=0)
-    second = Told(run, submitted[1] + 107, stage="tokenize", job="102_0")
+    second = TaskRecords(run, submitted[1] + 107, stage="tokenize", job="102_0")
     second.start(1, 0)
     second.exit(1, 60, "completed", "finish", code=0)
 
@@ -152,7 +152,7 @@ def test_time_in_the_queue_leaves_out_waiting_for_earlier_stages(meditron: Bench
     assert spent == pytest.approx({"wall_s": 60.0, "busy_s": 60.0, "queued_s": 7.0})
 
 
-def test_the_ledger_of_time_is_in_the_report(interrupted: Told, meditron: Bench) -> None:
+def test_the_ledger_of_time_is_in_the_report(interrupted: TaskRecords, meditron: Bench) -> None:
     found = report(meditron)
 
     training = found["time"]["training"]
@@ -170,7 +170,7 @@ def test_the_ledger_of_time_is_in_the_report(interrupted: Told, meditron: Bench)
     assert [item["attempt"] for item in found["attempts"]] == [1, 2]
 
 
-def test_the_text_tells_where_the_time_went(interrupted: Told, meditron: Bench) -> None:
+def test_the_text_tells_where_the_time_went(interrupted: TaskRecords, meditron: Bench) -> None:
     lines = meditron("report", meditron.run().name).stdout.splitlines()
 
     rows = [line.split() for line in lines]

@@ -46,7 +46,7 @@ from meditron_cli.runs.state import (
 )
 from meditron_cli.scheduler.base import JobInfo, JobState
 
-from ..told import Told
+from ..task_records import TaskRecords
 
 NOW = 10_000.0
 LONG_AGO = TaskJob("7", 1, 1_000.0, "slurm")
@@ -314,7 +314,7 @@ def test_time_left_follows_the_speed(progress: dict[str, float], expected: float
     assert eta(progress, NOW) == expected
 
 
-def test_a_submission_that_left_no_job_id_makes_its_tasks_unknown(run: Told) -> None:
+def test_a_submission_that_left_no_job_id_makes_its_tasks_unknown(run: TaskRecords) -> None:
     run.event("intent", 5, stage="tokenize", attempt=2, indices=[1])
     during = read(run.run).stages["tokenize"]
     run.event("withdraw", 6, stage="tokenize", attempt=2)
@@ -349,19 +349,19 @@ def test_a_task_that_stopped_very_long_ago_is_over(age: float, asked: dict[str, 
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Told:
+def run(tmp_path: Path) -> TaskRecords:
     """A run of one stage with two tasks, which was submitted as jobs 5_0 and 5_1."""
     run = RunDir(tmp_path)
     resources = {"nodes": 1, "gpus_per_node": 0}
     stage = {"tasks": 2, "after": [], "resources": resources}
     write_json(run.plan, {"cluster": "trial", "stages": {"tokenize": stage}})
-    told = Told(run, 1_000.0, stage="tokenize", job="5_1", index=1)
+    records = TaskRecords(run, 1_000.0, stage="tokenize", job="5_1", index=1)
     fields = {"stage": "tokenize", "attempt": 1, "indices": [0, 1], "scheduler": "slurm"}
-    told.event("submit", 0, job_ids=["5_0", "5_1"], recovery_jobs=["6"], **fields)
-    return told
+    records.event("submit", 0, job_ids=["5_0", "5_1"], recovery_jobs=["6"], **fields)
+    return records
 
 
-def test_a_start_moves_its_task_on_to_a_later_attempt_of_the_same_job(run: Told) -> None:
+def test_a_start_moves_its_task_on_to_a_later_attempt_of_the_same_job(run: TaskRecords) -> None:
     run.start(1, 10)
     run.exit(1, 20, "preempted", "requeue")
     run.start(2, 30, restarts=1)
@@ -375,7 +375,7 @@ def test_a_start_moves_its_task_on_to_a_later_attempt_of_the_same_job(run: Told)
     assert (stage.attempts, stage.exits, stage.recovery_jobs) == (2, {}, ("6",))
 
 
-def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: Told) -> None:
+def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: TaskRecords) -> None:
     run.start(1, 10)
     run.exit(1, 20, "crash", "restart")
     run.start(2, 30)
@@ -389,7 +389,7 @@ def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: Told) -> None:
 
 @pytest.mark.parametrize(("action", "attempts"), [("stop", 2), ("wait", 1)])
 def test_a_task_refused_in_a_later_attempt_has_ended_there_unless_it_works_elsewhere(
-    run: Told, action: str, attempts: int
+    run: TaskRecords, action: str, attempts: int
 ) -> None:
     run.start(1, 10)
     run.exit(1, 20, "preempted", "requeue")
@@ -400,7 +400,7 @@ def test_a_task_refused_in_a_later_attempt_has_ended_there_unless_it_works_elsew
     assert (stage.attempts, stage.exits[1].attempt) == (attempts, attempts)
 
 
-def test_a_successor_replaces_the_job_and_brings_its_own_recovery_job(run: Told) -> None:
+def test_a_successor_replaces_the_job_and_brings_its_own_recovery_job(run: TaskRecords) -> None:
     run.start(1, 10)
     run.exit(1, 20, "time_limit", "submit")
     run.submit(21, 2, "8", replaces=["5_1"], recovery_jobs=["9"])
@@ -415,14 +415,16 @@ def test_a_successor_replaces_the_job_and_brings_its_own_recovery_job(run: Told)
     assert open_jobs(record, NOW) == {"slurm": {"5_0"}, "local": {"8"}}
 
 
-def test_a_submission_that_was_undone_leaves_the_jobs_before_it(run: Told) -> None:
+def test_a_submission_that_was_undone_leaves_the_jobs_before_it(run: TaskRecords) -> None:
     run.submit(21, 2, "8")
     run.event("undo", 22, job_ids=["8"], reason="no place")
 
     assert read(run.run).stages["tokenize"].jobs[1].job_id == "5_1"
 
 
-def test_the_attempts_of_a_finished_stage_are_counted_without_reading_its_exits(run: Told) -> None:
+def test_the_attempts_of_a_finished_stage_are_counted_without_reading_its_exits(
+    run: TaskRecords,
+) -> None:
     for job, index in (("5_0", 0), ("5_1", 1)):
         task = replace(run, job=job, index=index)
         task.start(1, 10)

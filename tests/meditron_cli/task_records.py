@@ -1,4 +1,4 @@
-"""Events, exit records and metric lines as supervisors and ranks leave them, written by hand."""
+"""Write events, exit records and metric lines as supervisors and ranks do."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .. import metric_lines
 
 
 @dataclass(frozen=True)
-class Told:
-    """What is told of one task of a run; times are seconds after ``zero``."""
+class TaskRecords:
+    """The records of one task, written by hand; times are seconds after ``zero``."""
 
     run: RunDir
     zero: float
@@ -30,14 +30,14 @@ class Told:
         self.event("submit", time, scheduler="local", job_ids=[job], **fields, **more)
 
     def start(self, attempt: int, time: float, *, job: str = "", **more: Any) -> None:
-        """`restarts` and `step` are 0 and unknown unless they are given."""
+        """Append a start; `restarts` is 0 and `step` unknown by default."""
         fields = {"stage": self.stage, "index": self.index, "attempt": attempt}
         fields.update(restarts=0, nodes=["node1", "node2"], step=None)
         fields.update(job_id=job or self.job, began=self.zero + time)
         self.event("start", time, **{**fields, **more})
 
     def exit(self, attempt: int, time: float, cause: str, action: str, **more: Any) -> None:
-        """`code` is 75 unless it is given."""
+        """Append an exit; `code` is 75 by default."""
         fields: dict[str, Any] = {
             "stage": self.stage, "index": self.index, "attempt": attempt, "job_id": self.job,
             "code": 75, "class": "stopped", "message": f"it ended: {cause}", "hint": "",
@@ -49,30 +49,30 @@ class Told:
         self.event("observed" if action == "wait" else "exit", time, **fields)
 
     def steps(self, attempt: int, first: int, last: int, begin: float) -> None:
-        """Steps of ten seconds each."""
+        """Append metric lines of steps of ten seconds each."""
         for step in range(first, last + 1):
             time = begin + 10 * (step - first + 1)
             line = metric_lines.step(step, attempt, loss=3.0, seconds=10.0, time=self.zero + time)
             metric_lines.append(self.run, line, stage=self.stage)
 
 
-def interrupt_once(run: RunDir) -> Told:
-    """Training that was submitted, waits 20 s, makes 10 steps, is preempted after 180 s, waits 40 s
-    more and goes on from step 8 to step 12, which is done after 280 s.
+def interrupt_once(run: RunDir) -> TaskRecords:
+    """Record a training that waits 20 s, makes 10 steps, is preempted after 180 s, waits 40 s
+    more and resumes from step 8 to step 12, which is done after 280 s.
     """
     submitted = [event for event in read_events(run) if event["event"] == "submit"]
     (time, job) = next(
         (event["time"], event["job_ids"][0]) for event in submitted if event["stage"] == "pretrain"
     )
-    told = Told(run, time, job=job)
-    told.start(1, 20)
-    told.steps(1, 1, 10, begin=40)
+    records = TaskRecords(run, time, job=job)
+    records.start(1, 20)
+    records.steps(1, 1, 10, begin=40)
     metric_lines.append(
         run,
         metric_lines.validation(10, loss=3.0, seconds=5.0, time=time + 145),
         metric_lines.save(8, seconds=5.0, time=time + 150),
     )
-    told.exit(1, 180, "preempted", "requeue", last_step=10, reason="the partition was taken")
-    told.start(2, 220, restarts=1, step=8)
-    told.steps(2, 9, 12, begin=240)
-    return told
+    records.exit(1, 180, "preempted", "requeue", last_step=10, reason="the partition was taken")
+    records.start(2, 220, restarts=1, step=8)
+    records.steps(2, 9, 12, begin=240)
+    return records
