@@ -168,6 +168,8 @@ class StartEvent(Event):
     nodes: tuple[str, ...] = ()
     step: int | None = None
     """Of the newest valid checkpoint; None where it is not known, or there is none."""
+    eligible: float | None = None
+    """When the job could first have run, by Slurm's clock; None where that is not known."""
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,8 @@ class JobFacts:
     reason: str
     preempt_time: float | None
     """Set while, and after, Slurm preempts the job; then ``end_time`` is the end of the grace."""
+    eligible_time: float | None
+    """When its dependencies were satisfied and its earliest start had come."""
     start_time: float | None
     end_time: float | None
     """Of a running job: when its time limit ends it."""
@@ -213,6 +215,7 @@ def parse_job(text: str) -> JobFacts | None:
         state=found["JobState"],
         reason=found.get("Reason", ""),
         preempt_time=seconds(found.get("PreemptTime", "")),
+        eligible_time=seconds(found.get("EligibleTime", "")),
         start_time=seconds(found.get("StartTime", "")),
         end_time=seconds(found.get("EndTime", "")),
         restarts=int(found.get("Restarts") or 0),

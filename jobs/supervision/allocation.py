@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from jobs.contract import specs
 from jobs.contract.events import StartEvent
@@ -43,6 +44,14 @@ class Allocation:
     def facts(self) -> JobFacts | None:
         """Return Slurm's facts about the job; None also without an answer."""
         return None if self.client is None else self.client.job(self.job.job_id)
+
+    @cached_property
+    def eligible(self) -> float | None:
+        """Return when the job became eligible to run; asked once, since all attempts in an
+        allocation share it. None without an answer.
+        """
+        facts = self.facts()
+        return None if facts is None else facts.eligible_time
 
     def deadline(self) -> Deadline | None:
         """Return when the allocation ends. None also once Slurm has taken it back: its times are

@@ -106,9 +106,12 @@ def _take(path: Path) -> bool:
     return True
 
 
-def record_start(attempt: AttemptRef, job: Job) -> None:
+def record_start(attempt: AttemptRef, job: Job, eligible: float | None = None) -> None:
     """Append the start event, which opens the attempt; a full disk does not prevent the ranks from
     running.
+
+    Args:
+        eligible: when the job became eligible to run, where Slurm reports it.
     """
     start = StartEvent(
         time.time(),
@@ -120,6 +123,7 @@ def record_start(attempt: AttemptRef, job: Job) -> None:
         job.restarts,
         job.nodes,
         attempt.step,
+        eligible,
     )
     _append(attempt.run, start)
 

@@ -207,7 +207,7 @@ class Supervisor:
             self.run, task, self.task_history(), self.metrics
         )
         self.attempt = replace(self.attempt, began=time.time(), step=step)
-        attempt_records.record_start(self.attempt, self.allocation.job)
+        attempt_records.record_start(self.attempt, self.allocation.job, self.allocation.eligible)
         self.close_earlier(task)
         environ = {**os.environ, **secrets_file.read(task.secrets_file)}
         runner = AttemptRunner(

@@ -11,20 +11,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any, NamedTuple
 
 from jobs.contract.attempt_history import Attempt
-from jobs.contract.events import (
-    CancelEvent,
-    Event,
-    ExitEvent,
-    StartEvent,
-    StopEvent,
-    SubmitEvent,
-    UndoEvent,
-)
 from jobs.contract.metrics_log import (
     MetricLine,
     SaveLine,
@@ -34,9 +25,9 @@ from jobs.contract.metrics_log import (
 )
 
 BUCKETS = ("queue", "startup", "training", "checkpoint", "validation", "redone", "down", "stall")
-"""``queue``: waiting for the scheduler. ``startup``: from a start to its first step. ``training``:
-steps that count, each once. ``redone``: steps that were lost and redone. ``down``: between two
-attempts and not in a queue. ``stall``: the rest of an attempt, mostly hangs."""
+"""``queue``: eligible to run, waiting for the scheduler. ``startup``: from a start to its first
+step. ``training``: steps that count, each once. ``redone``: steps that were lost and redone.
+``down``: outside attempts and not in a queue. ``stall``: the rest of an attempt, mostly hangs."""
 
 STEPS = ("training", "redone")
 
@@ -47,8 +38,9 @@ WORK_OF = {
 }
 """The bucket of each kind of metric line."""
 
-REQUEUED_BY_SLURM = ("requeue", "wait")
-"""Actions after which Slurm may have the job in its queue."""
+
+QUEUED = ("requeue", "submit", "wait")
+"""Actions after which the next attempt waits for the scheduler."""
 
 
 class Work(NamedTuple):
@@ -78,8 +70,8 @@ class TimeAccount:
 
     buckets: Mapping[str, float]
     """Seconds per name in ``BUCKETS``."""
-    first_queue: float
-    """Seconds of the queue before the first start."""
+    before_start: float
+    """Seconds before the first start."""
 
     @property
     def wall(self) -> float:
@@ -101,9 +93,9 @@ class TimeAccount:
     @property
     def ettr(self) -> float | None:
         """Effective training time ratio (arXiv 2410.21680): time of unique steps over the time
-        since the first start; the queue before the first start does not count, later ones do.
+        since the first start; the queue before it does not count, later ones do.
         """
-        return self._share(self.first_queue)
+        return self._share(self.before_start)
 
     def _share(self, excluded: float) -> float | None:
         whole = self.wall - excluded
@@ -133,8 +125,8 @@ def work_of(lines: Sequence[MetricLine]) -> list[Work]:
 
 
 def account(
-    events: Iterable[Event],
     attempts: Sequence[Attempt],
+    submitted: Sequence[float],
     work: Iterable[Work],
     ready: float,
     end: float | None,
@@ -142,8 +134,8 @@ def account(
     """Divide the time of one task.
 
     Args:
-        events: of this task, oldest first: submissions, starts, exits and cancellations.
         attempts: of this task, each with an end (``with_ends``).
+        submitted: the times of its submissions.
         work: of its metric lines.
         ready: the earliest time at which it could have started.
         end: of the wall-clock; None for the last known time of a run that has ended.
@@ -151,12 +143,12 @@ def account(
     lines = defaultdict(list)
     for item in work:
         lines[item.attempt].append(item)
-    spans = spans_of(events, attempts, ready, end)
+    spans = spans_of(attempts, submitted, ready, end)
     seconds: dict[str, list[float]] = {name: [] for name in BUCKETS}
     for span in spans:
         for bucket, length in divide(span, lines):
             seconds[bucket].append(length)
-    return TimeAccount({name: fsum(parts) for name, parts in seconds.items()}, first_queue(spans))
+    return TimeAccount({name: fsum(parts) for name, parts in seconds.items()}, before_start(spans))
 
 
 def with_ends(
@@ -187,115 +179,49 @@ def ended_before(moment: float, attempt: Attempt, sign: float) -> float:
     return max(attempt.began, ended)
 
 
-class Mark(NamedTuple):
-    """A moment at which a task's time changes its bucket."""
-
-    kind: str
-    """``submit``, ``withdraw``, ``start`` or ``exit``."""
-    time: float
-    attempt: Attempt | None = None
-
-
 def spans_of(
-    events: Iterable[Event],
-    attempts: Sequence[Attempt],
-    ready: float,
-    end: float | None,
+    attempts: Iterable[Attempt], submitted: Sequence[float], ready: float, end: float | None
 ) -> list[Span]:
     """Divide the wall-clock of a task from ``ready`` on into adjacent spans; see ``account``."""
-    marks = list(with_exits(marks_of(events, attempts)))
-    builder = SpanBuilder(ready)
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        builder.add(mark, following)
-    if end is not None:
-        builder.idle(end)
-    return builder.spans
+    spans: list[Span] = []
+    at, previous = ready, None
+    for attempt in attempts:
+        began = max(at, attempt.began)
+        spans += gap(at, began, eligible_at(attempt, previous, submitted))
+        at, previous = max(began, attempt.ended or began), attempt
+        spans.append(Span("", began, at, attempt))
+    if end is not None and end > at:
+        is_resubmitted = any(at < time <= end for time in submitted)
+        is_queued = previous is None or previous.action in QUEUED or is_resubmitted
+        spans += gap(at, end, queued_at(previous, submitted, end) if is_queued else end)
+    return spans
 
 
-def marks_of(events: Iterable[Event], attempts: Iterable[Attempt]) -> Iterator[Mark]:
-    """Yield submissions, withdrawals and starts in the order in which they were recorded."""
-    waiting = {attempt.number: attempt for attempt in attempts}
-    for event in events:
-        if isinstance(event, SubmitEvent):
-            yield Mark("submit", event.time)
-        elif isinstance(event, (CancelEvent, StopEvent, UndoEvent)):
-            yield Mark("withdraw", event.time)
-        elif isinstance(event, StartEvent) and (attempt := waiting.pop(event.attempt, None)):
-            yield Mark("start", attempt.began, attempt)
-        elif isinstance(event, ExitEvent):
-            attempt = waiting.pop(event.record.attempt, None)
-            if attempt:
-                yield Mark("start", attempt.began, attempt)
+def gap(began: float, ended: float, eligible: float) -> list[Span]:
+    """Return the spans between two attempts: down until the next one is eligible, then queue."""
+    eligible = min(max(began, eligible), ended)
+    spans = [Span("down", began, eligible), Span("queue", eligible, ended)]
+    return [span for span in spans if span.ended > span.began]
 
 
-def with_exits(marks: Iterable[Mark]) -> Iterator[Mark]:
-    """Yield the marks, with the end of each attempt before later marks: a post-mortem is recorded
-    long after the end that it describes.
+def eligible_at(attempt: Attempt, previous: Attempt | None, submitted: Sequence[float]) -> float:
+    """Return from when an attempt waited for the scheduler alone. One in the allocation of the
+    attempt before it did not wait.
     """
-    working: Attempt | None = None
-    for mark in marks:
-        if working is not None and (mark.kind == "start" or mark.time > (working.ended or 0.0)):
-            yield Mark("exit", working.ended or 0.0, working)
-            working = None
-        yield mark
-        working = mark.attempt or working
-    if working is not None:
-        yield Mark("exit", working.ended or 0.0, working)
+    if previous is not None and previous.allocation == attempt.allocation:
+        return attempt.began
+    if attempt.start.eligible is not None:
+        return attempt.start.eligible
+    return queued_at(previous, submitted, attempt.began)
 
 
-@dataclass
-class SpanBuilder:
-    """A builder of adjacent spans from marks in order."""
-
-    at: float
-    """The end of the last span."""
-    spans: list[Span] = field(default_factory=list)
-    bucket: str = "queue"
-    """The bucket of time outside attempts."""
-    queued: bool = False
-    """Whether the next job was submitted before the attempt ended."""
-    hold: float = 0.0
-    """The end of the delay before the task enters the queue."""
-    working: bool = False
-
-    def add(self, mark: Mark, following: Mark | None) -> None:
-        """Add the span up to a mark; the next mark decides the bucket of the time after it."""
-        if mark.kind == "start":
-            self.idle(mark.time)
-            self.working = True
-        elif mark.attempt is not None:
-            self._end(mark.attempt, mark.time, following)
-        elif self.working:
-            self.queued = mark.kind == "submit"
-        else:
-            self.idle(mark.time)
-            self.bucket = "queue" if mark.kind == "submit" else "down"
-
-    def idle(self, until: float) -> None:
-        """Add the time between attempts."""
-        if self.bucket == "queue":
-            self._add("down", min(self.hold, until))
-        self._add(self.bucket, until)
-
-    def _end(self, attempt: Attempt, time: float, following: Mark | None) -> None:
-        self._add("", time, attempt)
-        self.hold = self.at + (attempt.end.delay if attempt.end else 0.0)
-        self.bucket = "queue" if self.queued or requeued(attempt, following) else "down"
-        self.queued = self.working = False
-
-    def _add(self, bucket: str, until: float, attempt: Attempt | None = None) -> None:
-        if until > self.at or attempt is not None:
-            began, self.at = self.at, max(self.at, until)
-            self.spans.append(Span(bucket, began, self.at, attempt))
-
-
-def requeued(attempt: Attempt, following: Mark | None) -> bool:
-    """Return whether Slurm requeued the job after an attempt."""
-    if following is not None and following.attempt is not None:
-        return following.attempt.allocation != attempt.allocation
-    if following is not None and following.kind == "submit":
-        return False
-    return attempt.action in REQUEUED_BY_SLURM
+def queued_at(previous: Attempt | None, submitted: Sequence[float], until: float) -> float:
+    """Return when a task entered the queue, where Slurm's answer is not recorded: when it was last
+    submitted, or once the delay after the attempt before was over.
+    """
+    last = max((time for time in submitted if time <= until), default=0.0)
+    delay = previous.end.delay if previous is not None and previous.end else 0.0
+    return last if previous is None else max(last, (previous.ended or 0.0) + delay)
 
 
 def divide(span: Span, lines: Mapping[int, Sequence[Work]]) -> Iterator[tuple[str, float]]:
@@ -313,13 +239,13 @@ def divide(span: Span, lines: Mapping[int, Sequence[Work]]) -> Iterator[tuple[st
     yield rest, span.ended - at
 
 
-def first_queue(spans: Iterable[Span]) -> float:
-    """Return the seconds in the queue before the first attempt."""
+def before_start(spans: Iterable[Span]) -> float:
+    """Return the seconds before the first attempt."""
     waited = []
     for span in spans:
         if span.attempt is not None:
             break
-        waited.append(span.ended - span.began if span.bucket == "queue" else 0.0)
+        waited.append(span.ended - span.began)
     return fsum(waited)
 
 

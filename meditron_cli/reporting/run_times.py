@@ -9,7 +9,7 @@ from math import fsum
 from typing import Any
 
 from jobs.contract.attempt_history import Attempt
-from jobs.contract.events import Event, ObservedEvent, SubmitEvent
+from jobs.contract.events import SubmitEvent
 from jobs.contract.metrics_log import CountedSteps, MetricsLog, counted_steps
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import TRAINING_STAGES, training_stage
@@ -178,29 +178,23 @@ def account(
     now: float,
 ) -> TimeAccount | None:
     """Divide the time of the stage that trains; None before it could start."""
-    events = [event for event in record.history.events if stage_of(event) in (stage, None)]
     attempts = [attempt for attempt in ended if attempt.stage == stage]
-    ready = ready_at(record, view, stage, ended)
+    submitted = [event.time for event in submissions(record, stage)]
+    ready = ready_at(record, view, stage, submitted, ended)
     if ready is None:
         return None
     end = now_or_never(view.stages[stage].state, now)
-    return goodput.account(events, attempts, work, ready, end)
-
-
-def stage_of(event: Event) -> str | None:
-    """Return the stage that an event is about; None for one about the whole run."""
-    subject = event.record if isinstance(event, ObservedEvent) else event
-    return getattr(subject, "stage", None)
+    return goodput.account(attempts, submitted, work, ready, end)
 
 
 def ready_at(
     record: RunRecord,
     view: RunView,
     stage: str,
+    submitted: Sequence[float],
     ended: Iterable[Attempt],
 ) -> float | None:
     """Return when a stage could have started: submitted, and the stages before it ended."""
-    submitted = [event.time for event in submissions(record, stage)]
     before = record.stages[stage].after
     began = min((item.began for item in ended if item.stage == stage), default=None)
     finished = all(view.stages[name].finished for name in before if name in view.stages)
@@ -238,15 +232,17 @@ def queued_seconds(
     Args:
         ready: when the tasks of the stages before ended.
     """
-    first: dict[str, float] = {}
-    for attempt in attempts:
-        first[attempt.job_id] = min(attempt.began, first.get(attempt.job_id, attempt.began))
+    first: dict[str, Attempt] = {}
+    for attempt in sorted(attempts, key=lambda attempt: attempt.began):
+        first.setdefault(attempt.job_id, attempt)
     waits: list[float] = []
     for event in submissions:
-        began = min((first[job] for job in event.job_ids if job in first), default=None)
-        if began is not None:
-            before = [time for time in ready if time <= began]
-            waits.append(max(0.0, began - max([event.time, *before])))
+        started = [first[job] for job in event.job_ids if job in first]
+        if started:
+            attempt = min(started, key=lambda attempt: attempt.began)
+            before = [time for time in ready if time <= attempt.began]
+            eligible = attempt.start.eligible or event.time
+            waits.append(max(0.0, attempt.began - max([eligible, *before])))
     return fsum(waits) if waits else None
 
 

@@ -57,6 +57,9 @@ def test_a_preempted_training_saves_and_loses_nothing(
 
     assert (ended.cause, ended.exit["action"]) == ("preempted", "requeue")
     assert ended.exit["step_after"] == ended.trained[-1].step == 8
+    first, second = trial.events("start")
+    assert first["eligible"] <= first["began"]
+    assert ended.exit["ended"] - 1 <= second["eligible"] <= second["began"] + 1
 
 
 @pytest.mark.full

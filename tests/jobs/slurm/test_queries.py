@@ -224,7 +224,8 @@ def test_the_jobs_that_a_dependency_names(expression: str, ids: list[str]) -> No
 
 RUNNING = (
     "JobId=7 ArrayJobId=6 ArrayTaskId=1 JobName=a b=c UserId=me(1000) JobState=RUNNING Reason=None "
-    "Dependency=(null) Requeue=1 Restarts=2 StartTime=2026-01-01T10:00:00 "
+    "Dependency=(null) Requeue=1 Restarts=2 EligibleTime=2026-01-01T09:00:00 "
+    "StartTime=2026-01-01T10:00:00 "
     "EndTime=2026-01-01T11:00:00 PreemptTime=None Partition=low NodeList=gpu[01-02] Comment=x y"
 )
 
@@ -243,6 +244,7 @@ def test_the_facts_of_a_running_job() -> None:
     assert found.partition == "low"
     assert found.preempt_time is None
     assert found.start_time is not None
+    assert found.eligible_time == found.start_time - 3600
     assert found.end_time == found.start_time + 3600
 
 

@@ -9,6 +9,7 @@ import pytest
 from jobs.contract.job import Job
 from jobs.contract.specs import SiteSpec
 from jobs.slurm.client import Client
+from jobs.slurm.queries import seconds
 from jobs.supervision.allocation import Allocation
 from jobs.supervision.ranks.rank_monitor import Deadline
 
@@ -58,3 +59,30 @@ def test_a_node_that_has_booted_since_the_job_started_has_failed(
     report = Allocation(Job("7"), Client(slurm.environ)).slurm_report(SiteSpec())
 
     assert report.failed_node == failed
+
+
+@pytest.mark.parametrize(
+    ("text", "eligible"),
+    [
+        ("2026-01-01T08:00:00", seconds("2026-01-01T08:00:00")),
+        ("Unknown", None),
+    ],
+)
+def test_slurm_is_asked_once_when_the_job_became_eligible(
+    tmp_path: Path, text: str, eligible: float | None
+) -> None:
+    slurm = fake_slurm.install(tmp_path)
+    slurm.tell("job-7", f"{JOB} EligibleTime={text}")
+    allocation = Allocation(Job("7"), Client(slurm.environ))
+
+    assert [allocation.eligible for _ in range(3)] == [eligible] * 3
+    assert len(slurm.calls("scontrol")) == 1
+
+
+def test_without_slurm_or_its_answer_it_is_not_known_when_the_job_became_eligible(
+    tmp_path: Path,
+) -> None:
+    silent = Client(fake_slurm.install(tmp_path).environ)
+
+    assert Allocation(Job("7")).eligible is None
+    assert Allocation(Job("7"), silent).eligible is None

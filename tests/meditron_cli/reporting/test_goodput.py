@@ -39,8 +39,23 @@ class Story:
     def submit(self, time: float) -> Story:
         return self.tell("submit", time, attempt=1, indices=[0], job_ids=["7"])
 
-    def start(self, number: int, time: float, job: str = "7", restarts: int = 0) -> Story:
-        fields = {"attempt": number, "job_id": job, "restarts": restarts, "nodes": ["n1", "n2"]}
+    def start(
+        self,
+        number: int,
+        time: float,
+        job: str = "7",
+        restarts: int = 0,
+        eligible: float | None = None,
+    ) -> Story:
+        if eligible is not None:
+            eligible += BEGAN
+        fields = {
+            "eligible": eligible,
+            "attempt": number,
+            "job_id": job,
+            "restarts": restarts,
+            "nodes": ["n1", "n2"],
+        }
         return self.tell("start", time, began=BEGAN + time, step=None, **fields)
 
     def exit(self, number: int, time: float, cause: str, action: str, **more: Any) -> Story:
@@ -75,11 +90,15 @@ class Story:
     def history(self) -> RunHistory:
         return RunHistory.of(events.parse(self.events))
 
+    @property
+    def submitted(self) -> list[float]:
+        return [event["time"] for event in self.events if event["event"] == "submit"]
+
     def ledger(self, end: float | None = None, ready: float = 0.0) -> TimeAccount:
         work = goodput.work_of(self.lines)
         until = None if end is None else BEGAN + end
         settled = goodput.with_ends(self.attempts, work, until)
-        return goodput.account(self.history.events, settled, work, BEGAN + ready, until)
+        return goodput.account(settled, self.submitted, work, BEGAN + ready, until)
 
     def interruptions(self) -> list[Interruption]:
         work = goodput.work_of(self.lines)
@@ -224,10 +243,34 @@ def test_an_end_told_to_be_after_the_next_start_was_the_last_sign_of_life() -> N
     assert spent(story.ledger(end=120)) == {"startup": 20.0, "training": 30.0, "queue": 70.0}
 
 
-def test_a_submission_that_was_cancelled_waits_no_more() -> None:
+def test_the_queue_time_of_a_submission_that_was_cancelled_is_downtime() -> None:
     story = Story().submit(0).tell("cancel", 10, job_ids=["7"]).submit(50).start(1, 60)
 
-    assert spent(story.ledger(end=60)) == {"queue": 20.0, "down": 40.0}
+    assert spent(story.ledger(end=60)) == {"queue": 10.0, "down": 50.0}
+
+
+def test_until_slurm_reports_a_job_eligible_it_is_in_no_queue() -> None:
+    """Slurm starts a job that it requeued two minutes later at the earliest."""
+    story = Story().submit(0).start(1, 100, eligible=90).exit(1, 200, "preempted", "requeue")
+    story.start(2, 400, restarts=1, eligible=320)
+
+    assert spent(story.ledger(end=400)) == {"down": 210.0, "queue": 90.0, "startup": 100.0}
+
+
+@pytest.mark.parametrize(("eligible", "queue"), [(-50, 100.0), (150, 0.0)])
+def test_a_clock_of_slurm_that_is_wrong_gives_no_negative_time(eligible, queue) -> None:
+    story = Story().submit(0).start(1, 100, eligible=eligible)
+
+    assert story.ledger(end=100).buckets["queue"] == queue
+
+
+def test_a_run_that_stopped_is_in_no_queue_before_it_is_submitted_again() -> None:
+    story = Story().submit(0).start(1, 0).exit(1, 50, "crash", "stop")
+    stopped = story.ledger(end=100)
+    resumed = story.submit(80).ledger(end=100)
+
+    assert spent(stopped) == {"startup": 50.0, "down": 50.0}
+    assert spent(resumed) == {"startup": 50.0, "down": 30.0, "queue": 20.0}
 
 
 def test_an_end_that_nobody_told_is_the_last_sign_of_life() -> None:
@@ -306,7 +349,11 @@ def histories(draw: st.DrawFn) -> Story:
         now += draw(lengths)
         start = now + draw(st.floats(-5, 5))
         story.start(
-            number, start, job=draw(st.sampled_from("78")), restarts=draw(st.integers(0, 1))
+            number,
+            start,
+            job=draw(st.sampled_from("78")),
+            restarts=draw(st.integers(0, 1)),
+            eligible=draw(st.none() | moments),
         )
         for step in range(draw(st.integers(0, 3))):
             now += draw(st.floats(-2, 30))
@@ -333,9 +380,7 @@ def test_the_buckets_sum_to_the_wall_clock_whatever_was_told(
     settled = goodput.with_ends(
         story.attempts, goodput.work_of(story.lines), None if end is None else BEGAN + end
     )
-    spans = goodput.spans_of(
-        story.history.events, settled, BEGAN, None if end is None else BEGAN + end
-    )
+    spans = goodput.spans_of(settled, story.submitted, BEGAN, None if end is None else BEGAN + end)
 
     assert ledger.wall == pytest.approx(spans[-1].ended - BEGAN if spans else 0.0, abs=1e-6)
     assert end is None or ledger.wall >= end - 1e-6
