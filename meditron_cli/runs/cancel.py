@@ -74,27 +74,33 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str] | Non
     """Checkpoint running training and evaluation, and cancel all other jobs; return the ids of the
     jobs that save and exit. Change nothing, and return None, where no job is open.
 
+    The file STOP comes first: ranks and supervisors obey it whatever becomes of this process, and
+    an event without it would record a stop that nobody makes.
+
     Raises:
         ConfigError: the run belongs to another user, or cannot be written.
         SchedulerError: no answer about what runs.
     """
     require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
+    reader = RecordReader(run, in_full=True)
     with locked(run):
-        record = RecordReader(run, in_full=True).read().require_readable()
+        unanswered = reader.history.current().unanswered
+        transaction.resolve_unanswered(run, reader.history, schedulers)
+        record = reader.read().require_readable()
         open_ids = open_jobs.open_jobs(record, now=0.0)
-        if not open_ids and not record.history.unanswered:
+        if not open_ids and not unanswered:
             return None
-        leaving: list[str] = []
-        events.append(run, StopEvent(time.time(), tuple(sorted(set().union(*open_ids.values())))))
+        saving_ids: list[str] = []
         run.stop_file.touch()
+        events.append(run, StopEvent(time.time(), tuple(sorted(set().union(*open_ids.values())))))
         for kind, ids in open_ids.items():
             infos = schedulers(kind).states({run.name: sorted(ids)})[run.name]
             refuse_silence(run, infos)
             saving = saving_jobs(record, infos)
             schedulers(kind).cancel(run.name, sorted(ids - saving))
-            leaving += sorted(saving)
+            saving_ids += sorted(saving)
         cancel_recovery_jobs(record, schedulers)
-    return leaving
+    return saving_ids
 
 
 def refuse_silence(run: RunDir, infos: Mapping[str, JobInfo]) -> None:
@@ -105,8 +111,8 @@ def refuse_silence(run: RunDir, infos: Mapping[str, JobInfo]) -> None:
     """
     if any(map(is_silent, infos.values())):
         raise SchedulerError(
-            f"the scheduler does not say which jobs of run {run.name} run; those that do save and "
-            "leave, the rest may still be queued",
+            f"the scheduler does not report which jobs of run {run.name} run; those that do save "
+            "and exit, the others may still be queued",
             hint=f"`meditron cancel {run.name} --save` again when it answers, or on the machine "
             "where the run was started",
         )

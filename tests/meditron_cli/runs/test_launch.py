@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -489,6 +490,31 @@ def test_cancelling_a_finished_run_changes_nothing(
     assert meditron.scheduler.dismissed == []
 
 
+def test_cancel_with_save_that_is_killed_records_no_stop_that_no_rank_can_see(
+    meditron: Bench,
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+
+    for step in itertools.count(1):
+        if not kill_before_step(step, partial(meditron, "cancel", run.name, "--save")):
+            break
+        assert run.stop_file.exists() or not meditron.events("stop"), step
+
+    assert meditron.events("stop")
+
+
+def test_cancel_with_save_adopts_a_submission_that_was_killed(meditron: Bench) -> None:
+    killed_between_submission_and_answer(meditron)
+    meditron.scheduler.adopts = True
+
+    meditron("cancel", meditron.run().name, "--save")
+
+    assert "99" in meditron.scheduler.cancelled
+    assert attempt_history.read(meditron.run()).unanswered == []
+
+
 def test_a_run_that_cannot_be_written_says_how_it_may_be_stopped(meditron: Bench) -> None:
     """A folder in the place of the lock stands for one that belongs to somebody else."""
     meditron.submit()
@@ -517,7 +543,7 @@ def test_cancelling_with_save_ends_no_job_while_the_scheduler_does_not_say_what_
     result = meditron("cancel", run.name, "--save")
 
     assert result.exit_code == 3
-    assert "does not say which jobs" in result.stderr
+    assert "does not report which jobs" in result.stderr
     assert run.stop_file.exists()
     assert meditron.scheduler.cancelled == []
 
