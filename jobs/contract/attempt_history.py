@@ -53,7 +53,7 @@ class Attempt:
 
     start: StartEvent
     end: ExitRecord | None = None
-    """None while it is open. What its supervisor observed where nobody has closed it."""
+    """None while it is open; the supervisor's observation where no process has closed it."""
     ended: float | None = None
     """Seconds since 1970; None while it is open."""
 
@@ -138,8 +138,8 @@ class Attempt:
 
 
 class Withdrawn:
-    """What takes submissions of a run back. Tasks share it and do not refer to the whole history:
-    a cycle would leave the histories of many runs to the garbage collector.
+    """The events that take submissions of a run back. Tasks share it and do not refer to the whole
+    history: a cycle would leave the histories of many runs to the garbage collector.
     """
 
     def __init__(self) -> None:
@@ -416,5 +416,5 @@ class HistoryReader:
 
 
 def read(run: rundir.RunDir) -> RunHistory:
-    """Read the history of a run once; who asks again keeps a ``HistoryReader``."""
+    """Read the history of a run once; keep a ``HistoryReader`` to read it again."""
     return HistoryReader(run).current()

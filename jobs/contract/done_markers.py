@@ -52,7 +52,7 @@ def write_done(  # noqa: PLR0913 - one keyword per field of the marker
 
 
 def set_done_aside(run: RunDir, stage: str, index: int) -> None:
-    """Hide a task's marker while the task is queued again; its outputs are as the marker says until
+    """Hide a task's marker while the task is requeued; its outputs match the marker until
     the task calls ``forget_done``.
     """
     marker, aside = run.done(stage, index), _aside(run, stage, index)

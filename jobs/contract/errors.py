@@ -31,7 +31,7 @@ ERRNO_HINTS = {
         "submit again"
     ),
 }
-"""What a person can do about an error of the operating system, by its number."""
+"""Hints about errors of the operating system, by errno."""
 
 
 def errno_code(number: int) -> int:

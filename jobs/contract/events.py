@@ -2,11 +2,11 @@
 library only.
 
 One JSON object per line: ``{"format", "time", "event", …}``. Events of the kinds in ``EVENT_TYPES``
-decide who works on what; ``jobs.contract.attempt_history`` folds them. Other kinds
+decide which job runs which task; ``jobs.contract.attempt_history`` folds them. Other kinds
 (``recovery_job``, ``blocked``) are notes for people, which ``read_events`` returns as JSON.
 
-A start and an exit are stored here and nowhere else. A line that is no event of its kind (cut short
-by a crash, edited by hand, of a later version) is skipped.
+A start and an exit are stored here and nowhere else. A line that is not an event of its kind (cut
+short by a crash, edited by hand, of a later version) is skipped.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class CancelEvent(Event):
 
 @dataclass(frozen=True)
 class StopEvent(Event):
-    """A person asked everything submitted before to save and exit (``cancel --save``)."""
+    """A person requested that everything submitted before save and exit (``cancel --save``)."""
 
     kind = "stop"
 
@@ -164,7 +164,7 @@ class StartEvent(Event):
     job_id: str
     began: float
     restarts: int = 0
-    """How often Slurm had requeued the job."""
+    """Number of requeues of the job by Slurm before this start."""
     nodes: tuple[str, ...] = ()
     step: int | None = None
     """Of the newest valid checkpoint; None where it is not known, or there is none."""
@@ -188,7 +188,8 @@ class SignalEvent(Event):
 @dataclass(frozen=True)
 class ObservedEvent(Event):
     """A supervisor's diagnosis of an attempt whose end it does not decide: Slurm is ending the job,
-    or no job may be submitted from its node. The attempt stays open; whoever closes it uses this.
+    or no job may be submitted from its node. The attempt stays open; the process that closes it
+    uses this.
     """
 
     kind = "observed"

@@ -20,13 +20,13 @@ CLASSES = {
     RootCause.CONFIGURATION: "configuration",
     RootCause.UNHEALTHY: "unhealthy",
 }
-"""One word for people per cause; any other is ``failed``."""
+"""The class of a root cause, for people; ``failed`` for any other."""
 
 
 @dataclass(frozen=True)
 class ExitRecord:
-    """How an attempt ended, why, and what happens next. Times are seconds since 1970, steps are
-    optimizer steps.
+    """The end of an attempt: the root cause, the decision, the progress. Times are seconds since
+    1970, steps are optimizer steps.
     """
 
     stage: str
@@ -61,7 +61,7 @@ class ExitRecord:
     detect_s: float | None = None
     """Seconds from the last sign of life to the detection of a hang; None for other causes."""
     by: str = "supervisor"
-    """Who diagnosed it: ``supervisor``, ``recovery_job`` or ``recover``."""
+    """The process that diagnosed it: ``supervisor``, ``recovery_job`` or ``recover``."""
     follows: int | None = None
     """The earlier attempt whose end prevented this one before any rank: the failure counts once."""
     by_person: bool = field(default=False, metadata={"key": None})
@@ -71,7 +71,7 @@ class ExitRecord:
 
     @property
     def category(self) -> str:
-        """One word for people: ``class`` in JSON."""
+        """Return the class of the root cause, for people: ``class`` in JSON."""
         return CLASSES.get(self.cause, "failed")
 
     @property

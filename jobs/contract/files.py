@@ -95,7 +95,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_small(path: Path) -> dict[str, Any]:
-    """The same, or nothing where the file is missing or cannot be read."""
+    """Read a JSON object; return an empty one where the file is missing or cannot be read."""
     try:
         return read_json(path)
     except (OSError, FormatError):

@@ -83,25 +83,25 @@ def _plain(value: Any) -> Any:
 
 def _text(value: Any) -> str:
     if type(value) is not str:
-        raise ValueError(f"{value!r} is no text")
+        raise ValueError(f"{value!r} is not a string")
     return value
 
 
 def _integer(value: Any) -> int:
     if type(value) is not int:
-        raise ValueError(f"{value!r} is no integer")
+        raise ValueError(f"{value!r} is not an integer")
     return value
 
 
 def _number(value: Any) -> float:
     if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no number")
+        raise ValueError(f"{value!r} is not a number")
     return float(value)
 
 
 def _object(value: Any) -> dict[str, Any]:
     if type(value) is not dict:
-        raise ValueError(f"{value!r} is no object")
+        raise ValueError(f"{value!r} is not an object")
     return value
 
 
@@ -114,7 +114,7 @@ def _several(kind: type[Any]) -> Convert:
 
     def convert_all(value: Any) -> tuple[Any, ...]:
         if type(value) is not list or not are_of_kind(map(type, value)):
-            raise ValueError(f"{value!r} is no list of {kind.__name__}")
+            raise ValueError(f"{value!r} is not a list of {kind.__name__}")
         return tuple(value)
 
     return convert_all

@@ -32,9 +32,9 @@ SLOW = 0.95
 """The quantile of save and step times that counts."""
 NEWEST_SAVES = 20
 NEWEST_STEPS = 200
-"""How many of the newest count for a signal lead time: storage and layout may have changed."""
+"""Number of the newest steps that count for a signal lead time: storage and layout may change."""
 STEPS_KEPT = 1000
-"""How many of the newest step times a summary has."""
+"""Number of the newest step times in a summary."""
 
 
 @dataclass(frozen=True, slots=True)

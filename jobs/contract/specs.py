@@ -41,7 +41,7 @@ class SupervisionSpec:
 
 
 RUN = "{run}"
-"""Placeholder for the run directory in the words of a task's commands."""
+"""Placeholder for the run directory in a task's commands."""
 
 
 @dataclass(frozen=True)
