@@ -23,7 +23,7 @@ SCANCEL_IDS = 500
 REVOKED = "REVOKED"
 """A job's row on a cluster of a federation where it does not run (squeue(1))."""
 SILENT = ("timed out", "Unable to contact", "Connection refused")
-"""What Slurm's commands print when the controller does not answer, which is no refusal."""
+"""Messages of Slurm's commands when the controller does not answer, which is not a refusal."""
 SILENCE = "Slurm did not answer"
 ACCOUNTING_OFF = "accounting storage is disabled"
 """sacct's error at a site without accounting (measured on Slurm 22.05)."""
@@ -93,8 +93,9 @@ class Client:
     ) -> dict[str, list[AccountRow]] | None:
         """Return all rows of these jobs, oldest first, by job id; steps apart (``123.batch``).
 
-        Where a site keeps no accounts, it is what the controller remembers (MinJobAge, five minutes
-        as a rule). None is silence, and a site without accounts whose controller has forgotten.
+        Where a site keeps no accounts, they are those that the controller keeps (MinJobAge, five
+        minutes as a rule). None is silence, and a site without accounts whose controller has
+        forgotten.
 
         Args:
             job_ids: of jobs and elements; an array is asked for as a whole.
@@ -109,7 +110,7 @@ class Client:
         return queries.own_rows(found, run)
 
     def _remembered(self, job_ids: Sequence[str], run: str) -> dict[str, list[AccountRow]] | None:
-        """Return what the controller still knows of jobs and arrays, one row each."""
+        """Return the controller's rows of jobs and arrays, one each."""
         rows: list[AccountRow] = []
         for job_id in dict.fromkeys(name.split("_")[0] for name in job_ids):
             text = self._ask(queries.scontrol_job_command(job_id))
@@ -124,7 +125,7 @@ class Client:
         return done is None or ACCOUNTING_OFF not in done.stderr
 
     def job(self, job_id: str) -> JobFacts | None:
-        """Return what the controller knows of a job; None for one that it has forgotten."""
+        """Return the controller's facts about a job; None for one that it no longer lists."""
         text = self._ask(queries.scontrol_job_command(job_id))
         return None if text is None else queries.parse_job(text)
 
@@ -190,7 +191,7 @@ class Client:
         """Return whether a Slurm command is on PATH here."""
         return shutil.which(program, path=self.environ.get("PATH")) is not None
 
-    # ---- requests: each answers whether Slurm took it
+    # ---- requests: each returns whether Slurm accepted it
 
     def requeue(self, job_id: str) -> bool:
         """Requeue a job; Slurm refuses that for jobs submitted with ``--no-requeue``."""
@@ -210,7 +211,7 @@ class Client:
         )
 
     def try_to_cancel(self, job_ids: Sequence[str]) -> str:
-        """Cancel jobs that are known to be ours; those that have ended are no error.
+        """Cancel jobs that are known to be ours; those that have ended are ignored.
 
         Returns:
             Slurm's reason where it did not accept that, ``SILENCE`` where it did not answer, and
@@ -225,7 +226,7 @@ class Client:
         return ""
 
     def cancel(self, job_ids: Sequence[str]) -> bool:
-        """Cancel jobs that are known to be ours; those that have ended are no error."""
+        """Cancel jobs that are known to be ours; those that have ended are ignored."""
         return not self.try_to_cancel(job_ids)
 
     def signal_ranks(self, step_id: str, name: str) -> bool:

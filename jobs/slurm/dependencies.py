@@ -15,7 +15,7 @@ def retarget(client: Client, current: Mapping[str, str | None]) -> list[str] | N
     depend on a job that nothing replaces stay as they are.
 
     Args:
-        current: the job that works on a task now, by each job that the task was ever given to; None
+        current: the job that runs a task now, by each job that the task was ever given to; None
             for a finished task.
 
     Returns:

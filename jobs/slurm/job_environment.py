@@ -13,7 +13,7 @@ from pathlib import Path
 KEPT = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "SLURM_CONF")
 """Variables of the submitting process that every job needs."""
 MODULE_PREFIXES = ("LMOD_", "MODULE", "BASH_ENV", "BASH_FUNC_module", "BASH_FUNC_ml", "__LMOD")
-"""What the ``module`` command needs in a batch shell."""
+"""Variables that the ``module`` command needs in a batch shell."""
 OUTER_PREFIXES = (
     "SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SUBMITIT_", "PMI_", "PMIX_", "OMPI_",
 )  # fmt: skip

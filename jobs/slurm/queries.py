@@ -21,13 +21,13 @@ PAIR = re.compile(r"(?:^|\s)([A-Za-z][\w/:]*)=(\S*)")
 TERM = re.compile(r"(after|afterany|afterok|afternotok):(\d+)(?:_(\d+|\*))?(\+\d+)?(?:\(\w+\))?")
 """One condition of a dependency as squeue prints it: kind, job, element or ``*``, delay."""
 COMMENT = re.compile(r"run=([^,]+),attempt=\d+")
-"""What ``submission.job_comment`` writes on every job of a run."""
+"""Prefix of the comment of every job of a run (``submission.job_comment``)."""
 JOB_NAME = re.compile(rf"([^.]+)\.(?:{'|'.join(STAGES)})(?:\.recovery_job)?")
-"""What ``submission.job_name`` and ``submission.recovery_job_name`` call them."""
+"""Names of jobs by ``submission.job_name`` and ``submission.recovery_job_name``."""
 CLOCK_SKEW_SECONDS = 3.0
 """Between a node's clock and the controller's; less than Slurm holds a job back after a requeue."""
 BY_A_PERSON = "CANCELLED by unknown"
-"""State of a cancelled job that the controller still knows; it does not store who cancelled it."""
+"""State of a cancelled job that the controller still lists; it does not store who cancelled it."""
 TIME_FORM = "%Y-%m-%dT%H:%M:%S"
 OWN_JOBS = ("squeue", "--all", "--me", "--noheader")
 """``--all``, here and below: partitions are hidden from lists, also those one's own jobs are in."""

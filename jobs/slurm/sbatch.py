@@ -69,7 +69,7 @@ def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:
 def submit_recovery_job(
     run: RunDir, submission: Submission, job_ids: Sequence[str], client: Client
 ) -> list[str]:
-    """Submit the recovery job of these jobs, where the site wants one.
+    """Submit the recovery job of these jobs, where the site has one.
 
     Raises:
         SubmitError: refused, or no answer.

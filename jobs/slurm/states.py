@@ -8,15 +8,15 @@ from enum import Enum
 
 
 class JobState(Enum):
-    """Our words for a job's state."""
+    """The state of a job, reduced to what callers distinguish."""
 
     QUEUED = "queued"
     ACTIVE = "active"
     ENDED = "ended"
     UNKNOWN = "unknown"
-    """The scheduler did not answer, or used a word we do not know."""
+    """The scheduler did not answer, or its state has a name that is not in the table."""
     MISSING = "missing"
-    """The scheduler answered, and knows nothing of the job."""
+    """The scheduler answered, and does not list the job."""
 
     @classmethod
     def from_slurm(cls, word: str) -> JobState:
@@ -71,8 +71,8 @@ def is_held_after_launch(reason: str) -> bool:
 def was_cancelled(word: str) -> bool:
     """Return whether a person cancelled the job: ``CANCELLED by UID``.
 
-    The accounting has ``CANCELLED`` alone for jobs that a restarted controller no longer knows
-    (``slurmctld -c``), which nobody cancelled.
+    The accounting has ``CANCELLED`` alone for jobs that a restarted controller no longer lists
+    (``slurmctld -c``), which no person cancelled.
     """
     return re.match(r"CANCELLED\+? by ", word) is not None
 
@@ -84,27 +84,27 @@ class JobInfo:
     job_id: str
     state: JobState
     word: str
-    """The scheduler's own word."""
+    """The scheduler's name of the state."""
     reason: str = ""
     start: float | None = None
     """Of a pending job: when the scheduler expects to start it, seconds since 1970."""
 
     @property
     def is_held_after_launch(self) -> bool:
-        """Whether Slurm holds the job because it could not be launched."""
+        """Return whether Slurm holds the job because it could not be launched."""
         return self.state is JobState.QUEUED and is_held_after_launch(self.reason)
 
     @property
     def is_living(self) -> bool:
-        """Whether the job is queued or running."""
+        """Return whether the job is queued or running."""
         return self.state in (JobState.QUEUED, JobState.ACTIVE)
 
     @property
     def was_cancelled(self) -> bool:
-        """Whether a person cancelled the job."""
+        """Return whether a person cancelled the job."""
         return was_cancelled(self.word)
 
     @property
     def is_over(self) -> bool:
-        """Whether the scheduler is sure that the job has ended."""
+        """Return whether the scheduler reports that the job has ended."""
         return self.state in (JobState.ENDED, JobState.MISSING)

@@ -52,7 +52,7 @@ class Submission:
     delay_seconds: int = 0
     """From now to the earliest start."""
     measures_lead: bool = False
-    """Whether later jobs are asked as early as the run's own saves want
+    """Whether the signal lead time of later jobs follows the run's own saves
     (``jobs.contract.metrics_log``).
     """
     after: tuple[str, ...] = ()

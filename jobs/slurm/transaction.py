@@ -2,7 +2,7 @@
 ``submit`` or a ``withdraw`` event.
 
 The intent is appended first, so that a process that is killed at any later point leaves a trace.
-Whoever submits next for the run resolves the intents without a result: a submission whose jobs all
+The next submission for the run resolves the intents without a result: a submission whose jobs all
 exist is adopted, any other is withdrawn. Callers hold the run's lock, so that no such intent is of
 a submission in progress.
 """
@@ -20,7 +20,7 @@ from jobs.contract.rundir import RunDir
 
 
 class JobQueue(Protocol):
-    """A scheduler's queue, as far as submissions without a result need it. Both methods raise when
+    """A scheduler's queue, for submissions without a result. Both methods raise when
     the scheduler does not answer, and the intent stays without a result.
     """
 
@@ -31,7 +31,7 @@ class JobQueue(Protocol):
         ...
 
     def withdraw(self, run: RunDir, intent: IntentEvent, failure: str = "") -> None:
-        """Cancel all jobs that a submission has queued; finding none is no error.
+        """Cancel all jobs that a submission has queued; none is not an error.
 
         Args:
             failure: why the submission failed; empty for one that was killed.
