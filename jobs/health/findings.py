@@ -12,7 +12,9 @@ from jobs.health.sample import Gpu, Sample, Unknown
 
 
 class HealthVerdict(enum.IntEnum):
-    """Severity of a finding; the largest wins. UNKNOWN outranks OK: no value is no good value."""
+    """Severity of a finding; the largest wins. UNKNOWN outranks OK: a missing value is not a good
+    value.
+    """
 
     OK = 0
     UNKNOWN = 1
@@ -79,7 +81,7 @@ class HealthFinding:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a check; ``action`` None stands for the verdict's default."""
+    """Result of a check; ``action`` None means the verdict's default."""
 
     verdict: HealthVerdict
     message: str

@@ -37,7 +37,7 @@ class Check:
     also: tuple[str, ...] = ()
     """Fields passed as they are, Unknown or not."""
     optional: bool = False
-    """Good cards may lack it: NOT_SUPPORTED is no finding."""
+    """Good cards may lack it: NOT_SUPPORTED is not a finding."""
 
     def __call__(self, gpu: Gpu) -> Outcome | None:
         values = {name: getattr(gpu, name) for name in self.needs}

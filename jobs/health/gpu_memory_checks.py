@@ -67,7 +67,7 @@ def check_unrepairable(unrepairable: bool) -> Outcome:
 
 
 def check_retired(pages: int, pending: bool | Unknown) -> Outcome:
-    """Check retired pages, on cards before Ampere; beyond 60 the card is to be replaced.
+    """Check retired pages, on cards before Ampere; beyond 60 the card needs replacing.
 
     Source: NVIDIA, Dynamic Page Retirement (docs.nvidia.com/deploy/dynamic-page-retirement).
     """

@@ -178,7 +178,7 @@ def report(path: Path, findings: list[node_checks.HealthFinding]) -> None:
     for line in lines(findings):
         print(line, file=sys.stderr)
     if any(finding.evidence.get("silent") for finding in findings):
-        return  # writing there may block for ever
+        return  # writing there may block without end
     content = {
         "node": node_checks.node_name(os.environ),
         "time": time.time(),
