@@ -2,7 +2,7 @@
 
 ``checkpoints/iter_0000500`` holds megatron.core's torch_dist files, then ``manifest.json`` (size
 and SHA-256 of each) and, written last, ``meditron.json``. A folder without a valid
-``meditron.json`` is no checkpoint. No file names the newest one; the folders decide.
+``meditron.json`` is not a checkpoint. No file names the newest one; the folders decide.
 
 ``problem`` is cheap: it checks records and sizes. ``altered`` reads every byte, which alone finds a
 changed one: torch loads a tensor with wrong bytes without an error (measured with 2.13).

@@ -30,8 +30,8 @@ def choose_for_resume(folder: Path, trained: int = 0) -> Found | None:
     """Return the newest checkpoint valid by records and sizes; quarantine newer, damaged ones.
 
     None means that the run may start from step 0: it never saved a later step. Once it has, step 0
-    is refused, since it holds only the seed's random weights. A save that was never finished is no
-    checkpoint, and does not count as a damaged one.
+    is refused, since it holds only the seed's random weights. A save that was never finished is not
+    a checkpoint, and does not count as a damaged one.
 
     Args:
         trained: the highest step that the run is known to have saved.

@@ -118,7 +118,7 @@ def read_index(path: Path) -> tuple[int, numpy.dtype[Any]]:
     """Return the number of tokens of an indexed dataset, and their type.
 
     Raises:
-        TaskError: the file is no complete .idx of integer tokens.
+        TaskError: the file is not a complete .idx of integer tokens.
         OSError: it cannot be read.
     """
     import numpy

@@ -22,7 +22,7 @@ class Encoder:
 
     tokenizer: Tokenizer
     eod: int
-    """Id of the token that ends a document; it also stands for an empty context."""
+    """Id of the token that ends a document; it is also the empty context."""
 
     @classmethod
     def load(cls, ref: TokenizerRef, *, special_tokens_in_text: bool = False) -> Encoder:

@@ -86,7 +86,7 @@ def files(path: Path, kind: str) -> list[Path]:
 
 
 def refuse_repeated_ids(path: Path, questions: list[Question]) -> None:
-    """Refuse questions with equal ids, by which the records of results are told apart."""
+    """Refuse questions with equal ids, which identify the records of results."""
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:

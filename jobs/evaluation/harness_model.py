@@ -66,7 +66,7 @@ class MegatronLM(TemplateLM):  # type: ignore[misc]
         super().__init__()
         self._logits = logits
         self._encoder = encoder
-        # The harness encodes a question's context anew for each of its choices.
+        # The harness encodes a question's context again for each of its choices.
         self._encode = lru_cache(maxsize=16)(encoder.encode)
         self.max_length = max_length
         self.batch_size = batch_size

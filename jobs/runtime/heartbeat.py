@@ -191,7 +191,7 @@ class _Content(NamedTuple):
 
 
 def _content(file: Path) -> _Content | None:
-    """Return the content of a rank's file; None if it is no such file, not ready, or gone."""
+    """Return the content of a rank's file; None if it is not such a file, not ready, or gone."""
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # the descriptor may now be a pipe
     except OSError:

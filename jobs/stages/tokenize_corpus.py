@@ -34,7 +34,7 @@ def run(context: Context) -> None:
     """Tokenize the shard of the task's spec.
 
     Raises:
-        TaskError: the tokenizer or the shard cannot be used as the spec says.
+        TaskError: the tokenizer or the shard cannot be used as specified.
         Stopped: a stop was requested; no output remains, and the next attempt starts from scratch.
     """
     spec = cast(TokenizeSpec, context.task.spec)
@@ -79,7 +79,7 @@ def load_encoder(spec: TokenizeSpec) -> Encoder:
     """Load the tokenizer and check that it fits the model.
 
     Raises:
-        TaskError: the file is no tokenizer.json, has no end-of-document token, or more ids than
+        TaskError: the file is not a tokenizer.json, has no end-of-document token, or more ids than
             the model.
     """
     encoder = Encoder.load(spec.tokenizer, special_tokens_in_text=spec.special_tokens_in_text)

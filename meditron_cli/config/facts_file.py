@@ -128,7 +128,7 @@ def from_json(data: Mapping[str, Any]) -> Facts:
 def text(value: object) -> str:
     """Return a text; raise TypeError for other types."""
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not a string")
     return value
 
 
