@@ -51,7 +51,7 @@ def command(
     before = RecoveryReport((), silent=False)
     while True:
         now = look(services, chosen(services, runs_dir, name))
-        print_notices([item for item in now.said if item not in before.said], as_json)
+        print_notices([item for item in now.notices if item not in before.notices], as_json)
         if now.silent and not before.silent:
             console.note("the scheduler does not respond; nothing is resubmitted until it does")
         if once:

@@ -237,7 +237,7 @@ class Drill:
         if not self.recovers or now - self.recovered < RECOVER_SECONDS:
             return
         self.recovered = now
-        for item in look(self.services, [run]).said:
+        for item in look(self.services, [run]).notices:
             if item not in self.said:
                 console.note(item.sentence)
             self.said.add(item)

@@ -74,7 +74,7 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str] | Non
     """Checkpoint running training and evaluation, and cancel all other jobs; return the ids of the
     jobs that save and exit. Change nothing, and return None, where no job is open.
 
-    The file STOP comes first: ranks and supervisors obey it whatever becomes of this process, and
+    The file STOP comes first: ranks and supervisors obey it even if this process is killed, and
     an event without it would record a stop that nobody makes.
 
     Raises:
@@ -113,7 +113,7 @@ def refuse_silence(run: RunDir, infos: Mapping[str, JobInfo]) -> None:
         raise SchedulerError(
             f"the scheduler does not report which jobs of run {run.name} run; those that do save "
             "and exit, the others may still be queued",
-            hint=f"`meditron cancel {run.name} --save` again when it answers, or on the machine "
+            hint=f"`meditron cancel {run.name} --save` once it answers, or on the machine "
             "where the run was started",
         )
 

@@ -5,7 +5,7 @@ with, whatever is edited later; record their git state; restore the copy where i
 from __future__ import annotations
 
 import hashlib
-import subprocess  # noqa: TID251 - git is asked here and nowhere else
+import subprocess  # noqa: TID251 - git is called here and nowhere else
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def describe_code(target: Path) -> dict[str, Any]:
     folders = [str(package_folder(package.__file__)) for package in PACKAGES]
     root = Path(folders[0]).parent
     commit = _git(root, "rev-parse", "HEAD")
-    # Installed packages may lie in a virtual environment inside somebody's checkout.
+    # Installed packages may lie in a virtual environment inside a checkout.
     tracked = _git(root, "ls-files", "--error-unmatch", "--", f"{folders[0]}/__init__.py")
     if commit is None or tracked is None:
         return {"commit": None, "dirty": None}

@@ -24,7 +24,7 @@ def state_file(environ: Mapping[str, str]) -> Path:
 
 def remember(root: Path, environ: Mapping[str, str] = os.environ) -> None:
     """Record that the last submission from the current folder used a runs directory; ``./runs``
-    needs no record. A home that cannot be written is no error.
+    needs no record. A home that cannot be written is ignored.
     """
     path, folder = state_file(environ), str(Path.cwd())
     folders = read_small(path).get("folders", {})

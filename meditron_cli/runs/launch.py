@@ -42,7 +42,7 @@ HINTS = {
     errno.EOPNOTSUPP: "the file system has no locks (Lustre: mount with -o flock); use another",
     errno.ENOLCK: "the file system has no locks; use another",
 }
-"""What to do about a run directory that cannot be written."""
+"""Hint about a run directory that cannot be written."""
 
 HINT_MISSING = (
     "nothing was changed; put the files back, or `meditron submit` the experiment file that names "
@@ -50,7 +50,7 @@ HINT_MISSING = (
 )
 
 Note = Callable[[str], None]
-"""Says a sentence to the person who has called."""
+"""Reports a sentence to the caller."""
 
 
 def launch(
@@ -60,7 +60,7 @@ def launch(
     note: Note = lambda sentence: None,
     by: str = "person",
 ) -> dict[str, list[str]]:
-    """Submit what is missing of a plan, and return the ids of the jobs that now work on each stage.
+    """Submit what is missing of a plan, and return the ids of the jobs that now run each stage.
 
     Finished tasks are skipped, and tasks with a queued or running job are left alone, which
     ``note`` reports. Either all of this call's submissions stand or none.
@@ -158,7 +158,7 @@ def left_alone(
 
 
 def without_bad_nodes(plan: Plan, scheduler: Scheduler, run: RunDir, note: Note) -> Plan:
-    """The plan with the nodes that its stages leave out, by the cluster's node ledger."""
+    """Return the plan with the nodes that its stages exclude, by the cluster's node ledger."""
     entries = node_ledger.read(node_ledger.ledger(run.root.parent, plan.site.cluster))
     if plan.site.scheduler != "slurm" or not node_ledger.active(entries, time.time()):
         return plan
@@ -228,10 +228,10 @@ class LaunchTransaction:
 
 
 def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
-    """What the scheduler says of every job that may be alive.
+    """Return the scheduler's states of every job that may be queued or running.
 
     Raises:
-        SchedulerError: it does not say; submitting now could start work twice.
+        SchedulerError: a state is unknown; submitting now could start a task twice.
     """
     open_ids = open_jobs.open_jobs(record, now=0.0)
     ids = sorted(job for ids in open_ids.values() for job in ids)
@@ -241,14 +241,14 @@ def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
     silent = [job for job in ids if is_silent(infos.get(job))]
     if silent:
         raise SchedulerError(
-            f"the scheduler does not say whether job {silent[0]} of run {record.name} is alive",
-            hint="submit again when it answers; a second job now could do the work twice",
+            f"the scheduler does not report whether job {silent[0]} of run {record.name} is alive",
+            hint="submit again when it answers; a second job now could run the task twice",
         )
     return infos
 
 
 def is_silent(info: JobInfo | None) -> bool:
-    """Whether a job may be alive for all that the scheduler says."""
+    """Return whether a job may be queued or running by the scheduler's state."""
     return info is None or (info.state is JobState.UNKNOWN and info.reason != LEFT_THE_QUEUE)
 
 
@@ -265,7 +265,7 @@ def judge_tasks(plan: Plan, run: RunDir) -> dict[str, dict[int, str]]:
 
 
 def judge_task(run: RunDir, task: specs.TaskSpec) -> str:
-    """Return ``done``, or what speaks against a task's marker."""
+    """Return ``done``, or why a task's marker is not valid."""
     verdict = done_markers.judge_done(
         run, task.stage, task.index, specs.digest(task.spec), aside=True
     )

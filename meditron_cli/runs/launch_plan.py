@@ -16,7 +16,7 @@ from meditron_cli.scheduler.base import JobInfo, JobState
 
 @dataclass(frozen=True)
 class StageDecision:
-    """What a launch does with the tasks of one stage."""
+    """The tasks of one stage that a launch submits, and its dependencies."""
 
     submit: tuple[int, ...]
     """Tasks to give to new jobs."""
@@ -27,7 +27,7 @@ class StageDecision:
 
 
 def refuse_other_data(record: RunRecord, verdicts: Mapping[str, Mapping[int, str]]) -> None:
-    """Refuse to make a run's tokens anew from other files once it has trained on the old ones.
+    """Refuse to recreate a run's tokens from other files once it has trained on the old ones.
 
     Raises:
         ConfigError: naming the stage whose inputs or settings have changed.
@@ -52,9 +52,8 @@ def decide(
     infos: Mapping[str, JobInfo],
     verdicts: Mapping[str, Mapping[int, str]],
 ) -> dict[str, StageDecision]:
-    """What to do with each stage; pure.
-
-    A stage after one that starts again starts again as a whole, since its inputs are made anew.
+    """Return what to launch of each stage. Pure. A stage after a restarted one restarts as a whole,
+    since its inputs are recreated.
 
     Raises:
         ConfigError: a stage's inputs are neither there nor being made.
@@ -80,12 +79,12 @@ def decide(
 
 
 def is_living(info: JobInfo | None) -> bool:
-    """Whether a job is queued or running."""
+    """Return whether a job is queued or running."""
     return info is not None and info.state in (JobState.QUEUED, JobState.ACTIVE)
 
 
 def is_stuck(info: JobInfo, renewed: bool) -> bool:
-    """Whether a living job waits for jobs that failed, or for ones that this launch replaces."""
+    """Return whether a queued job waits for jobs that failed, or that this launch replaces."""
     return info.state is JobState.QUEUED and (renewed or info.reason == state.NEVER)
 
 
@@ -95,7 +94,7 @@ def require_inputs(
     record: RunRecord | None,
     infos: Mapping[str, JobInfo],
 ) -> None:
-    """Refuse a stage whose inputs nobody made or makes.
+    """Refuse a stage whose inputs do not exist and are not being created.
 
     Raises:
         ConfigError: naming the stage that is missing.
@@ -113,13 +112,13 @@ def require_inputs(
 
 
 def will_be_whole(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
-    """Whether each task of a stage is done or has a living job."""
+    """Return whether each task of a stage is done or has a queued or running job."""
     living = {index for index, job in stage.jobs.items() if is_living(infos.get(job.job_id))}
     return stage.done | living == set(range(stage.total))
 
 
 def brings_own_data(stage: StagePlan) -> bool:
-    """Whether pretraining reads indexed datasets made elsewhere (``pretrain.data``)."""
+    """Return whether pretraining reads indexed datasets made elsewhere (``pretrain.data``)."""
     return any(
         training.train_prefixes
         and all(Path(prefix).is_absolute() for prefix in training.train_prefixes)
@@ -129,12 +128,12 @@ def brings_own_data(stage: StagePlan) -> bool:
 
 
 def job_ids(stage: StageRecord) -> list[str]:
-    """The jobs that a stage's tasks were last given to, each once."""
+    """Return the jobs that a stage's tasks were last submitted as, each once."""
     return unique(job.job_id for job in stage.jobs.values())
 
 
 def live_jobs(stage: StageRecord, infos: Mapping[str, JobInfo]) -> list[str]:
-    """Those of a stage's jobs that are queued or running."""
+    """Return the jobs of a stage that are queued or running."""
     return [job for job in job_ids(stage) if is_living(infos.get(job))]
 
 

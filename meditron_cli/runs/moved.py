@@ -116,7 +116,7 @@ def pairs(old: Any, new: Any) -> Iterator[tuple[str, str]]:
     if len(olds) == len(news):
         yield from ((one, other) for one, other in zip(olds, news, strict=True) if one != other)
     else:
-        yield "/", "/"  # another number of files is no move: "/" exists
+        yield "/", "/"  # another number of files is not a move: "/" exists
 
 
 def value_of(experiment: Mapping[str, Any], key: str) -> str | Sequence[str] | None:

@@ -6,14 +6,14 @@ from jobs.contract.outcomes import RetryAction
 from meditron_cli.runs.record import RunRecord, StageRecord
 
 FORGET_SECONDS = 3600
-"""After a cancellation or a failure this old the scheduler is not asked about what was waiting."""
+"""Age of a cancellation or failure after which the jobs that waited are not queried."""
 
 REQUEUE_SECONDS = 7 * 24 * 3600
-"""So long may a job that stopped wait in the queue again before it counts as over."""
+"""Longest time in the queue of a requeued job before it counts as ended."""
 
 
 def open_jobs(record: RunRecord, now: float) -> dict[str, set[str]]:
-    """Job ids by scheduler of which the run directory does not say how they ended."""
+    """Return the ids of jobs whose end the run directory does not hold, by scheduler."""
     ending = record.ending
     settled = ending.time if ending and now - ending.time > FORGET_SECONDS else 0.0
     found: dict[str, set[str]] = {}
@@ -27,7 +27,7 @@ def open_jobs(record: RunRecord, now: float) -> dict[str, set[str]]:
 
 
 def recovery_job_ids(record: RunRecord, now: float) -> dict[str, set[str]]:
-    """Recovery jobs by scheduler that may still continue what ``open_jobs`` names."""
+    """Return the recovery jobs that may still resume tasks of ``open_jobs``, by scheduler."""
     open_ids = open_jobs(record, now)
     found: dict[str, set[str]] = {}
     for stage in record.stages.values():
@@ -38,13 +38,13 @@ def recovery_job_ids(record: RunRecord, now: float) -> dict[str, set[str]]:
 
 
 def is_over(stage: StageRecord, index: int, now: float) -> bool:
-    """Whether nobody will work on a task again by itself: it ended, or stopped very long ago."""
+    """Return whether no job resumes a task: it ended, or stopped very long ago."""
     ended = stage.exits.get(index)
     return has_ended(stage, index) or bool(ended and now - ended.ended > REQUEUE_SECONDS)
 
 
 def has_nothing_to_wait_for(record: RunRecord, stage: StageRecord, now: float) -> bool:
-    """Whether a stage before this one failed so long ago that its jobs are of no interest."""
+    """Return whether an earlier stage failed so long ago that this one's jobs are not queried."""
     before = [record.stages[name] for name in stage.after if name in record.stages]
     return any(
         failed_long_ago(earlier, now) or has_nothing_to_wait_for(record, earlier, now)
@@ -53,7 +53,7 @@ def has_nothing_to_wait_for(record: RunRecord, stage: StageRecord, now: float) -
 
 
 def failed_long_ago(stage: StageRecord, now: float) -> bool:
-    """Whether an unfinished task of a stage has ended for good, and not just now."""
+    """Return whether an unfinished task of a stage has a final exit record that is not recent."""
     return any(
         index not in stage.done and has_ended(stage, index) and now - ended.ended > FORGET_SECONDS
         for index, ended in stage.exits.items()
@@ -61,6 +61,6 @@ def failed_long_ago(stage: StageRecord, now: float) -> bool:
 
 
 def has_ended(stage: StageRecord, index: int) -> bool:
-    """Return whether a task's exit record says that it is not retried."""
+    """Return whether a task's exit record is final: the task is not retried."""
     end = stage.exits.get(index)
     return end is not None and end.action in (RetryAction.STOP, RetryAction.FINISH)

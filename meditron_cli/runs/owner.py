@@ -40,7 +40,7 @@ def owner_of(run: RunDir) -> int | None:
 
 
 def user_name(uid: int) -> str:
-    """Return a user's login name, or the number of one who is not known on this machine."""
+    """Return a user's login name, or the uid where this machine has no name for it."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -80,7 +80,7 @@ def on_this_machine(cluster: Cluster) -> Cluster:
 def machine_gb() -> int:
     """Return this machine's memory, or the limit of this process's container, in GiB."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, ValueError):  # "max" is no number
+    with suppress(OSError, ValueError):  # "max" is not a number
         total = min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return max(1, total // 2**30)
 

@@ -61,7 +61,7 @@ def evidence(
 
 
 def any_gone(record: RunRecord, infos: dict[str, JobInfo], now: float) -> bool:
-    """Whether a job that the record holds for open is not in the queue any more."""
+    """Return whether an open job of the record has left the queue."""
     open_ids = [job for ids in open_jobs.open_jobs(record, now).values() for job in ids]
     return any(infos[job].state in (JobState.ENDED, JobState.MISSING) for job in open_ids)
 

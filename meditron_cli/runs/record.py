@@ -38,16 +38,16 @@ class TaskJob(NamedTuple):
 
 @dataclass(frozen=True)
 class StopRequest:
-    """Somebody asked for the end of everything submitted before."""
+    """A person's request to end everything submitted before."""
 
     time: float
     state: str
-    """What its tasks are then: ``cancelled``, or ``stopped`` when they were asked to save first."""
+    """The state of its tasks then: ``cancelled``, or ``stopped`` where they save first."""
 
 
 @dataclass
 class StageRecord:
-    """What the run directory says of one stage."""
+    """The records of one stage in the run directory."""
 
     stage: str
     total: int
@@ -63,12 +63,12 @@ class StageRecord:
     started: set[int] = field(default_factory=set)
     """Numbers of the attempts that have begun."""
     began_from: int = 0
-    """Step of the checkpoint that the last attempt went on from."""
+    """Step of the checkpoint that the last attempt resumed from."""
     recovery_jobs: tuple[str, ...] = ()
     """Jobs that wait for the end of this stage's, to continue what ended without a successor."""
     exits: dict[int, ExitRecord] = field(default_factory=dict)
-    """Of each unfinished task's last attempt: the exit record, or what its supervisor observed
-    where nobody has closed it (``WAIT``).
+    """Of each unfinished task's last attempt: the exit record, or its supervisor's
+    observation where no process has closed it (``WAIT``).
     """
     unanswered: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Tasks by attempt whose submission began and left no job id: it was killed, or is at work."""
@@ -80,13 +80,13 @@ class StageRecord:
 
     @property
     def attempts(self) -> int:
-        """How many attempts have begun; the first one counts from its submission on."""
+        """Return the number of attempts begun; the first one counts from its submission on."""
         return max(len(self.started), 1 if self.jobs else 0)
 
 
 @dataclass
 class RunRecord:
-    """What the run directory says of a run."""
+    """The records of a run in its directory."""
 
     name: str
     path: Path
@@ -99,7 +99,7 @@ class RunRecord:
     problem: str = ""
     """Why the directory cannot be read; empty when it can."""
     hint: str = ""
-    """What to do about the problem."""
+    """The hint about the problem."""
     history: RunHistory = field(default_factory=RunHistory)
     """Every event, where the run was read in full; else empty."""
 
@@ -115,10 +115,10 @@ class RunRecord:
 
 
 class RecordReader:
-    """Reads the record of a run, as often as wanted; of the events only the new ones."""
+    """Reads the record of a run, repeatedly; of the events only the new ones."""
 
     def __init__(self, run: RunDir, in_full: bool = False) -> None:
-        """Read a run; nothing is read before it is asked for.
+        """Read a run; nothing is read before the first call.
 
         Args:
             in_full: keep the whole history, also the attempts of finished stages. Without it only

@@ -26,7 +26,7 @@ BY = "recover"
 
 @dataclass(frozen=True)
 class Notice:
-    """What was done about a stage, or why nothing was done."""
+    """A sentence about a stage: what was done, or why nothing was."""
 
     run: str
     stage: str
@@ -37,7 +37,7 @@ class Notice:
 class RecoveryReport:
     """The result of one pass over all runs."""
 
-    said: tuple[Notice, ...]
+    notices: tuple[Notice, ...]
     silent: bool
     """Slurm did not answer, so nothing was done."""
 
@@ -46,21 +46,21 @@ def look(services: Services, runs: Sequence[RunDir]) -> RecoveryReport:
     """Make one pass over all runs: one query per scheduler, and more only for stages with a task
     whose job has ended.
     """
-    records = [record for record in map(read, filter(is_mine, runs)) if wants_work(record)]
+    records = [record for record in map(read, filter(is_mine, runs)) if needs_recovery(record)]
     infos = ask(services, records, services.clock.now())
-    said = [
+    notices = [
         Notice(record.name, stage, sentence)
         for record, known in zip(records, infos, strict=True)
         for stage, sentence in release_held(services, record, known)
     ]
-    said += [
+    notices += [
         Notice(record.name, stage, sentence)
         for record, known in zip(records, infos, strict=True)
-        for stage in stages_to_see(record, known)
-        for sentence in see(services, record, stage)
+        for stage in stages_to_recover(record, known)
+        for sentence in recover_stage(services, record, stage)
     ]
     return RecoveryReport(
-        tuple(said), silent=any(is_silent(info) for known in infos for info in known.values())
+        tuple(notices), silent=any(is_silent(info) for known in infos for info in known.values())
     )
 
 
@@ -74,12 +74,12 @@ def release_held(
 
 
 def is_silent(info: JobInfo) -> bool:
-    """Whether nothing is known of a job, not even that it has left the queue."""
+    """Return whether the scheduler reports nothing of a job, not even that it left the queue."""
     return info.state is JobState.UNKNOWN and info.reason != LEFT_THE_QUEUE
 
 
-def wants_work(record: RunRecord) -> bool:
-    """Whether something is left to do that nobody has asked to end."""
+def needs_recovery(record: RunRecord) -> bool:
+    """Return whether a run is unfinished and no person has cancelled or stopped it."""
     ending = record.ending
     last = max(
         (job.time for stage in record.stages.values() for job in stage.jobs.values()), default=0
@@ -91,9 +91,9 @@ def wants_work(record: RunRecord) -> bool:
     )
 
 
-def stages_to_see(record: RunRecord, infos: Mapping[str, JobInfo]) -> Iterator[str]:
-    """Stages with an unfinished task whose job has surely left the queue, or with a submission that
-    was killed; what the run directory knows to have ended for good was not asked about.
+def stages_to_recover(record: RunRecord, infos: Mapping[str, JobInfo]) -> Iterator[str]:
+    """Yield the stages with an unfinished task whose job has certainly left the queue, or with a
+    submission that was killed; jobs with a final exit record were not queried.
     """
     for name, stage in record.stages.items():
         jobs = [job.job_id for index, job in stage.jobs.items() if index not in stage.done]
@@ -102,23 +102,23 @@ def stages_to_see(record: RunRecord, infos: Mapping[str, JobInfo]) -> Iterator[s
             yield name
 
 
-def see(services: Services, record: RunRecord, stage: str) -> list[str]:
-    """Look after one stage; a scheduler that does not answer is a sentence, not an error."""
+def recover_stage(services: Services, record: RunRecord, stage: str) -> list[str]:
+    """Recover one stage; a scheduler that does not answer is a sentence, not an error."""
     run = RunDir(record.path)
     kinds = {job.scheduler for job in record.stages[stage].jobs.values()}
     try:
-        with redirect_stderr(io.StringIO()):  # what a job's log is told, we say in our own way
+        with redirect_stderr(io.StringIO()):  # the lines for a job's log are printed as notices
             if kinds == {"local"}:
-                return see_local(services, run, stage)
+                return recover_local_stage(services, run, stage)
             client = Client(services.environ)
             return list(recovery_job.recover_stage(run, stage, client, BY).messages)
     except (MeditronError, OSError) as error:
         return [f"{stage}: {error}"]
 
 
-def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
-    """The same for tasks of this machine, which start anew as a person would start them: all that
-    are unfinished, and so none beside one that must not be tried again.
+def recover_local_stage(services: Services, run: RunDir, stage: str) -> list[str]:
+    """Recover a stage of this machine by a launch of all its unfinished tasks; launch none where
+    one of them must not be retried.
     """
     from meditron_cli.runs.launch import launch
     from meditron_cli.runs.prepare import planned
@@ -128,19 +128,19 @@ def see_local(services: Services, run: RunDir, stage: str) -> list[str]:
     scheduler = services.scheduler("local")
     infos = scheduler.states({run.name: {task.job_id for task in tasks}})[run.name]
     over = [task for task in tasks if infos[task.job_id].is_over]
-    wanted = recovery_job.Recoverer(run, stage, BY, reader.metrics(stage)).decide_all(over)
-    said = recovery_job.sentences(stage, wanted)
-    delay = max((found.delay for found in wanted.values()), default=0.0)
-    goes_on = [found.action in CONTINUES for found in wanted.values()]
-    if any(goes_on) and not all(goes_on):
-        said.append(
+    decisions = recovery_job.Recoverer(run, stage, BY, reader.metrics(stage)).decide_all(over)
+    sentences = recovery_job.sentences(stage, decisions)
+    delay = max((item.delay for item in decisions.values()), default=0.0)
+    is_retried = [item.action in CONTINUES for item in decisions.values()]
+    if any(is_retried) and not all(is_retried):
+        sentences.append(
             f"{stage}: nothing was started; fix the cause, then `meditron resume {run.name}`"
         )
-    elif any(goes_on) and delay:
+    elif any(is_retried) and delay:
         at = datetime.fromtimestamp(services.clock.now() + delay)
-        said.append(f"{stage}: resumes at the first check after {at:%H:%M}")
-    elif any(goes_on):
+        sentences.append(f"{stage}: resumes at the first check after {at:%H:%M}")
+    elif any(is_retried):
         records = RecordReader(run, in_full=True)
-        started = launch(planned(records), scheduler, records, said.append, by=BY)
-        said.append(f"{stage}: {recovery_job.resumption(started[stage])}")
-    return said
+        started = launch(planned(records), scheduler, records, sentences.append, by=BY)
+        sentences.append(f"{stage}: {recovery_job.resumption(started[stage])}")
+    return sentences

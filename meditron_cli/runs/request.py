@@ -50,7 +50,7 @@ def last_request(run: RunDir, history: RunHistory) -> dict[str, Any]:
     """Return the request of the last submission that changed the configuration, else the first.
 
     Raises:
-        ConfigError: there is no record, or not one this program reads.
+        ConfigError: there is no record, or one that this program cannot read.
     """
     first = read_record(run)
     return history.request.to_json() if history.request else first

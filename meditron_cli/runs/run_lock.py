@@ -1,4 +1,4 @@
-"""The lock of a run on the login node: whoever changes its jobs or its directory holds it."""
+"""The lock of a run on the login node: each change of its jobs or its directory holds it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a run, which follows from its record and the scheduler's answer. Pure."""
+"""Derive the state of a run from its record and the scheduler's answer. Pure."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from meditron_cli.runs.views import RunView, StageView, TaskProgress
 from meditron_cli.scheduler.base import JobInfo, JobState
 
 PRECEDENCE = ("running", "failed", "unknown", "cancelled", "stopped", "pending", "succeeded")
-"""Of tasks in a stage and of stages in a run: the first that occurs is the state of the whole."""
+"""States of tasks and stages; the first that occurs is the state of the stage or run."""
 
 NEW_JOB_SECONDS = 120
-"""So long may a job that was just submitted be unknown to Slurm (accounting lags behind)."""
+"""For Slurm to list a job after its submission (accounting lags behind)."""
 
 NEVER = "DependencyNeverSatisfied"
 
 ALIVE = ("running", "pending", "unknown")
-"""States of what may go on by itself."""
+"""States that may change without a person."""
 
 
 def fold(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> RunView:
-    """The state of a run, from its record and what the scheduler said of its open jobs.
+    """Return the state of a run, from its record and the scheduler's states of its open jobs.
 
-    A job that is not in ``infos`` was not asked about; its task is judged by the record alone.
+    A job that is not in ``infos`` was not queried; its task's state follows from the record alone.
     """
     stages: dict[str, StageView] = {}
     for name, stage in record.stages.items():
@@ -67,7 +67,11 @@ def fold_stage(
     now: float,
     before: Mapping[str, StageView],
 ) -> StageView:
-    """The state of a stage: that of its tasks, by precedence; ``before`` has the earlier stages."""
+    """Return the state of a stage: that of its tasks, by precedence.
+
+    Args:
+        before: the states of earlier stages.
+    """
     unfinished = [
         before[name] for name in stage.after if name in before and not before[name].finished
     ]
@@ -127,10 +131,10 @@ def progress_of(files: Sequence[Mapping[str, Any]]) -> TaskProgress | None:
 
 
 def waiting_state(state: str, end: ExitRecord | None, stuck: bool) -> str:
-    """The state of a task before which something is unfinished.
+    """Return the state of a task whose earlier stages are unfinished.
 
-    A job that runs only waits (a local one does), one that is gone has not started its task, and
-    one that is ``stuck`` on a job that ended will be given that one's successor to wait for.
+    A running job only waits (a local one does), a job that is gone has not started its task, and
+    one that is ``stuck`` on a job that ended will be re-pointed to that one's successor.
     """
     if state == "running" or stuck:
         return "pending"
@@ -138,14 +142,14 @@ def waiting_state(state: str, end: ExitRecord | None, stuck: bool) -> str:
 
 
 def is_stuck(stage: StageRecord, index: int, infos: Mapping[str, JobInfo]) -> bool:
-    """Whether a task's job waits for something that cannot happen any more."""
+    """Return whether a task's job has a dependency that can never be satisfied."""
     job = stage.jobs.get(index)
     info = infos.get(job.job_id) if job else None
     return info is not None and info.state is JobState.QUEUED and info.reason == NEVER
 
 
 def stuck_jobs(record: RunRecord, infos: Mapping[str, JobInfo]) -> list[tuple[str, str]]:
-    """Stage and id of each job that waits for something that cannot happen any more."""
+    """Return the stage and id of each job with a dependency that can never be satisfied."""
     found = {
         (name, job.job_id): None
         for name, stage in record.stages.items()
@@ -156,7 +160,7 @@ def stuck_jobs(record: RunRecord, infos: Mapping[str, JobInfo]) -> list[tuple[st
 
 
 def first_of(states: Iterable[str]) -> str:
-    """The state that speaks for all of them; nothing at all has succeeded."""
+    """Return the first state by precedence; ``succeeded`` without any."""
     present = set(states)
     return next((state for state in PRECEDENCE if state in present), "succeeded")
 
@@ -168,10 +172,10 @@ def task_state(
     infos: Mapping[str, JobInfo],
     now: float,
 ) -> str:
-    """The state of one task.
+    """Return the state of one task.
 
-    The marker comes first, then an exit record that is final, then a living job, then a recovery
-    job that will look after it, then the rest.
+    The done marker decides first, then a final exit record, then a queued or running job, then a
+    recovery job.
     """
     if index in stage.done:
         return "succeeded"
@@ -183,24 +187,24 @@ def task_state(
     ended = stage.exits.get(index)
     if ended and ending and ending.time >= job.time and ended.ended < ending.time:
         ending = None
-    asked = ending.state if ending and ending.time >= job.time else None
+    requested = ending.state if ending and ending.time >= job.time else None
     if ended and has_ended(stage, index):
-        return asked or final_state(ended)
-    return open_state(stage, index, asked, infos, now)
+        return requested or final_state(ended)
+    return open_state(stage, index, requested, infos, now)
 
 
 def open_state(
-    stage: StageRecord, index: int, asked: str | None, infos: Mapping[str, JobInfo], now: float
+    stage: StageRecord, index: int, requested: str | None, infos: Mapping[str, JobInfo], now: float
 ) -> str:
-    """The state of a task of which nobody decided that nothing goes on; ``asked`` is what it is to
-    be once its job is gone, if a person asked for that.
+    """Return the state of a task without a final exit record. ``requested`` is its state once its
+    job is gone, where a person has cancelled or stopped it.
     """
     job, ended = stage.jobs[index], stage.exits.get(index)
     info = infos.get(job.job_id)
     if info is not None and info.state in (JobState.QUEUED, JobState.ACTIVE, JobState.UNKNOWN):
-        return living_state(info)
-    if asked or has_recovery_job(stage, infos):
-        return asked or "pending"
+        return listed_state(info)
+    if requested or has_recovery_job(stage, infos):
+        return requested or "pending"
     if ended and not was_cancelled(info):
         return "stopped"
     return vanished_state(job, info, now)
@@ -214,18 +218,18 @@ def final_state(end: ExitRecord) -> str:
 
 
 def has_recovery_job(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
-    """Whether a job waits to continue what this stage's jobs leave unfinished."""
+    """Return whether a recovery job of this stage is queued or running."""
     found = (infos.get(job) for job in stage.recovery_jobs)
     return any(info and info.state in (JobState.QUEUED, JobState.ACTIVE) for info in found)
 
 
 def was_cancelled(info: JobInfo | None) -> bool:
-    """Whether the scheduler says that somebody cancelled the job."""
+    """Return whether the scheduler reports that a person cancelled the job."""
     return info is not None and info.was_cancelled
 
 
-def living_state(info: JobInfo) -> str:
-    """The state of a task whose job the scheduler still has, or does not answer for."""
+def listed_state(info: JobInfo) -> str:
+    """Return the state of a task whose job the scheduler lists, or of which it reports nothing."""
     if info.state is JobState.UNKNOWN:
         return "unknown"
     if info.state is JobState.ACTIVE:
@@ -234,21 +238,21 @@ def living_state(info: JobInfo) -> str:
 
 
 def vanished_state(job: TaskJob, info: JobInfo | None, now: float) -> str:
-    """The state of a task whose job is gone and left no exit record."""
+    """Return the state of a task whose job is gone without an exit record."""
     if was_cancelled(info):
         return "cancelled"
-    # It may have been submitted since the scheduler was asked, or its accounting may lag behind.
+    # It may have been submitted after the query, or the accounting may lag behind.
     unseen = info is None or (info.state is JobState.MISSING and job.scheduler == "slurm")
     return "pending" if unseen and now - job.time < NEW_JOB_SECONDS else "failed"
 
 
 def steps_and_tokens(stage: StageRecord) -> tuple[int | None, int | None]:
-    """Steps and tokens of training so far; None for other stages."""
+    """Return the steps and tokens of training so far; None for other stages."""
     if stage.target_step is None:
         return None, None
     if len(stage.done) == stage.total:
         return stage.target_step, stage.target_tokens
-    # While an attempt starts its progress file says 0.
+    # While an attempt starts its progress file has 0.
     step = max(int(stage.progress.get("done", 0)), stage.began_from)
     return step, step * (stage.step_tokens or 0)
 

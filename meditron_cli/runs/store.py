@@ -50,7 +50,7 @@ def runs_root(option: Path | None, environ: Mapping[str, str], profile: Path | N
 
 
 def existing_root(option: Path | None, environ: Mapping[str, str]) -> Path:
-    """Return where runs are looked for: ``--runs-dir``, else MEDITRON_RUNS, else the profile's
+    """Return the runs directory: ``--runs-dir``, else MEDITRON_RUNS, else the profile's
     directory that the last submission from this folder used, else ``./runs``.
     """
     named = _given_root(option, environ) or last_root.remembered() or Path("runs")

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TaskProgress:
-    """How far the running tasks of a stage are, together."""
+    """The progress of a stage's running tasks together."""
 
     fraction: float
     """Tasks that the running ones amount to: 0.5 for one task halfway."""
@@ -21,7 +21,7 @@ class TaskProgress:
 
     @property
     def text(self) -> str:
-        """``43% of 1.2 GB``, ``43% of 400 questions``."""
+        """Return ``43% of 1.2 GB``, ``43% of 400 questions``."""
         size = f"{self.total:,.0f} {self.unit}"
         return f"{self.share:.0%} of {bytes_text(self.total) if self.unit == 'bytes' else size}"
 
@@ -51,42 +51,42 @@ class StageView:
     progress: TaskProgress | None = None
     """Of running tasks, where the stage has no steps."""
     pending_reason: str = ""
-    """Why its pending job waits, in Slurm's word; empty where it has none."""
+    """Slurm's reason of its pending job; empty without one."""
     expected_start: float | None = None
     """When Slurm expects to start that job, seconds since 1970."""
 
     @property
     def state_text(self) -> str:
-        """The state, of a pending stage with Slurm's reason."""
+        """Return the state, of a pending stage with Slurm's reason."""
         reason = self.pending_reason
         return f"{self.state} ({reason})" if reason and self.state == "pending" else self.state
 
     @property
     def finished(self) -> bool:
-        """Whether every task is done."""
+        """Return whether every task is done."""
         return self.done >= self.total
 
     @property
     def failed(self) -> int:
-        """How many tasks failed."""
+        """Return the number of failed tasks."""
         return sum(word == "failed" for word in self.task_states.values())
 
     @property
     def names_failures(self) -> bool:
-        """Whether ``amount`` says how many of several tasks failed."""
+        """Return whether ``amount`` has the number of failed tasks."""
         return self.total > 1 and self.failed > 0
 
     @property
     def measure(self) -> tuple[float, int]:
-        """How much is done, of how much: steps where the stage has them, else tasks."""
+        """Return the amount done and the total: steps where the stage has them, else tasks."""
         if self.target_step is not None:
             return self.step or 0, self.target_step
         return self.done + (self.progress.fraction if self.progress else 0.0), self.total
 
     @property
     def amount(self) -> str:
-        """``120/600 steps`` of pretraining; of other stages ``3/9 tasks``, with the progress of
-        running tasks and the number of failed ones.
+        """Return ``120/600 steps`` of pretraining; of other stages ``3/9 tasks``, with the progress
+        of running tasks and the number of failed ones.
         """
         if self.target_step is not None:
             return f"{self.step or 0}/{self.target_step} steps"
@@ -96,7 +96,7 @@ class StageView:
         return f"{tasks}, {self.progress.text}" if self.progress else tasks
 
     def to_json(self) -> dict[str, Any]:
-        """The stage as ``status --json`` prints it."""
+        """Return the stage as ``status --json`` prints it."""
         keys = ("state", "done", "total", "step", "target_step", "tokens", "target_tokens")
         return {
             **{key: getattr(self, key) for key in keys},
@@ -119,11 +119,12 @@ class RunView:
     """Seconds until pretraining reaches its target at its own pace; None when it does not run."""
     problem: str
     goodput: float | None = None
-    """Share of the time since the first submission that went into steps that count; costs reading
-    all step records, so it is known only of a run that is looked at alone."""
+    """Share of the time since the first submission that went into steps that count; None in a list
+    of runs, since it takes reading all step records.
+    """
 
     def to_json(self) -> dict[str, Any]:
-        """The run as ``status --json`` prints it."""
+        """Return the run as ``status --json`` prints it."""
         return {
             "run": self.name,
             "state": self.state,

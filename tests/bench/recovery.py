@@ -66,7 +66,7 @@ def seconds_of_pass(count: int) -> float:
         seconds = time.perf_counter() - began
         tasks = read(run).tasks(STAGE).values()
         if any(task.starts or len(task.submissions) != 2 for task in tasks):
-            raise RuntimeError(f"not all tasks were recovered: {found.said[-1]}")
+            raise RuntimeError(f"not all tasks were recovered: {found.messages[-1]}")
     return seconds
 
 

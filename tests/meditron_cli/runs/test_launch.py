@@ -146,7 +146,7 @@ def test_a_silent_scheduler_gets_no_second_job(meditron: Bench) -> None:
     result = meditron.submit()
 
     assert result.exit_code == 3
-    assert "the scheduler does not say whether job 101_0 of run" in result.stderr
+    assert "the scheduler does not report whether job 101_0 of run" in result.stderr
     assert len(meditron.scheduler.submitted) == 4
 
 
