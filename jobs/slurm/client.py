@@ -49,6 +49,15 @@ class Client:
         rows = queries.parse(text, QueueRow)
         return {row.job_id: row for row in rows if row.state != REVOKED}
 
+    def queued_of_run(self, run: str, job_ids: Collection[str]) -> list[str] | None:
+        """Return those of these jobs that are in the queue and belong to a run by name or comment;
+        None without an answer.
+        """
+        queue = self.queue() if job_ids else {}
+        if queue is None:
+            return None
+        return [name for name in job_ids if name in queue and queries.is_of_run(queue[name], run)]
+
     def states(self, jobs: Mapping[str, Collection[str]]) -> dict[str, dict[str, JobInfo]]:
         """Return the states of jobs, by run and id, from one squeue and one sacct.
 
@@ -203,12 +212,8 @@ class Client:
         Returns:
             As ``try_to_cancel``.
         """
-        queue = self.queue() if job_ids else {}
-        if queue is None:
-            return SILENCE
-        return self.try_to_cancel(
-            [name for name in job_ids if name in queue and queries.is_of_run(queue[name], run)]
-        )
+        found = self.queued_of_run(run, job_ids)
+        return SILENCE if found is None else self.try_to_cancel(found)
 
     def try_to_cancel(self, job_ids: Sequence[str]) -> str:
         """Cancel jobs that are known to be ours; those that have ended are ignored.
@@ -252,12 +257,6 @@ class Client:
         Slurm; return whether Slurm accepted that.
         """
         return self._tell(["scontrol", "update", f"JobId={job_id}", "StartTime=now"])
-
-    def exclude(self, job_id: str, nodes: Sequence[str]) -> bool:
-        """Exclude nodes from a pending job; Slurm refuses the whole list for one unknown name."""
-        return self._tell(
-            ["scontrol", "update", f"JobId={job_id}", f"ExcNodeList={','.join(nodes)}"]
-        )
 
     # ---- the edge
 

@@ -175,9 +175,9 @@ class Drill:
         )
         console.note(f"step {injected.step}: {fault.does}")
         if fault.name == "preempt":
-            self.injector.preempt(job)
+            self.injector.preempt(run, job)
         elif fault.name == "time-limit":
-            self.injector.limit(job)
+            self.injector.lower_limit(run, job)
         elif fault.name == "freeze-rank":
             self.signal_rank(run, job, "freeze", rank)
         else:
@@ -193,7 +193,7 @@ class Drill:
             SchedulerError: it runs on none of the job's nodes.
         """
         for _ in range(INJECT_TRIES):
-            node = self.injector.strike(run, job, word, rank)
+            node = self.injector.signal_rank(run, job, word, rank)
             if node:
                 console.note(f"rank {rank} was on {node}")
                 return

@@ -17,24 +17,24 @@ from jobs.slurm.steps import one_per_node
 from jobs.supervision.ranks import fault_injection
 from meditron_cli.errors import SchedulerError
 
-STRIKE_SECONDS = 60.0
+STEP_SECONDS = 60.0
 """For a small step on every node of a job to start and end; as long as a pre-flight may take."""
 MINUTES_LEFT = 1
 """Of the lowered time limit, beyond the minute that has begun: time enough to save a tiny model."""
 
 
 class FaultInjector(Protocol):
-    """Ways to hit a job."""
+    """Faults of a run's job."""
 
-    def preempt(self, job_id: str) -> None:
+    def preempt(self, run: RunDir, job_id: str) -> None:
         """Preempt the job, which the scheduler starts again later."""
         ...
 
-    def limit(self, job_id: str) -> None:
+    def lower_limit(self, run: RunDir, job_id: str) -> None:
         """Lower the job's time limit to a few minutes from now."""
         ...
 
-    def strike(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
+    def signal_rank(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
         """``kill`` or ``freeze`` a rank of training; return its node, or nothing if it was not
         found.
         """
@@ -42,19 +42,22 @@ class FaultInjector(Protocol):
 
 
 class SlurmFaultInjector:
-    """A job of Slurm."""
+    """Faults of a job in Slurm. A job with the id that is not of the run is left alone: an id may
+    be given again (a wrapped id, a wiped StateSaveLocation).
+    """
 
     def __init__(self, python: str, environ: Mapping[str, str] = os.environ) -> None:
         self._python = python
         self._environ = environ
         self._client = Client(environ)
 
-    def preempt(self, job_id: str) -> None:
+    def preempt(self, run: RunDir, job_id: str) -> None:
         """Requeue the job, which its owner may (measured on Slurm 22.05).
 
         Raises:
-            SchedulerError: Slurm refuses it.
+            SchedulerError: Slurm refuses it, or the job is not of the run.
         """
+        self._require_own(run, job_id)
         if not self._client.requeue(job_id):
             raise SchedulerError(
                 f"Slurm does not queue job {job_id} again",
@@ -62,25 +65,27 @@ class SlurmFaultInjector:
                 "--faults",
             )
 
-    def limit(self, job_id: str) -> None:
+    def lower_limit(self, run: RunDir, job_id: str) -> None:
         """Lower the job's time limit, which its owner may.
 
         Raises:
-            SchedulerError: Slurm refuses it, or does not know the job.
+            SchedulerError: Slurm refuses it, or the job is not of the run.
         """
+        self._require_own(run, job_id)
         facts = self._client.job(job_id)
         if facts is None or facts.start_time is None:
-            raise SchedulerError(f"Slurm says nothing of job {job_id}")
+            raise SchedulerError(f"Slurm does not report when job {job_id} started")
         minutes = math.ceil((time.time() - facts.start_time) / 60) + MINUTES_LEFT
         self._call(["scontrol", "update", f"JobId={job_id}", f"TimeLimit={minutes}"], {})
 
-    def strike(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
+    def signal_rank(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
         """Run ``jobs.supervision.ranks.fault_injection`` once on every node of the job, beside its
         ranks.
 
         Raises:
-            SchedulerError: no step can be started there.
+            SchedulerError: no step can be started there, or the job is not of the run.
         """
+        self._require_own(run, job_id)
         facts = self._client.job(job_id)
         nodes = len(facts.nodes) if facts else 1
         step = one_per_node(nodes, f"--jobid={job_id}", "--overlap")
@@ -95,6 +100,21 @@ class SlurmFaultInjector:
         code = {"PYTHONPATH": str(run.code), "PYTHONSAFEPATH": "1"}
         return self._call([*step, *command], code).strip()
 
+    def _require_own(self, run: RunDir, job_id: str) -> None:
+        """Refuse a job that is not in the queue as this run's.
+
+        Raises:
+            SchedulerError: it is not, or squeue does not answer.
+        """
+        found = self._client.queued_of_run(run.name, [job_id])
+        if found is None:
+            raise SchedulerError(
+                f"squeue does not report whether job {job_id} is of run {run.name}",
+                hint="run the drill again when `squeue` works on this machine",
+            )
+        if not found:
+            raise SchedulerError(f"no job {job_id} of run {run.name} is in the queue")
+
     def _call(self, command: list[str], more: Mapping[str, str]) -> str:
         try:
             done = subprocess.run(
@@ -102,22 +122,22 @@ class SlurmFaultInjector:
                 capture_output=True,
                 text=True,
                 stdin=subprocess.DEVNULL,
-                timeout=STRIKE_SECONDS,
+                timeout=STEP_SECONDS,
                 env={**command_environment(self._environ), **more},
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise SchedulerError(f"{command[0]} did not answer: {error}") from error
         if done.returncode != 0:
-            said = done.stderr.strip().splitlines()
-            raise SchedulerError(f"{command[0]}: {said[-1] if said else 'it gave no reason'}")
+            lines = done.stderr.strip().splitlines()
+            raise SchedulerError(f"{command[0]}: {lines[-1] if lines else 'it gave no reason'}")
         return done.stdout
 
 
 class LocalFaultInjector:
     """A job of this machine; it has no queue and no time limit to speak of."""
 
-    def preempt(self, job_id: str) -> None:
+    def preempt(self, run: RunDir, job_id: str) -> None:
         """Refuse: this machine does not preempt.
 
         Raises:
@@ -125,7 +145,7 @@ class LocalFaultInjector:
         """
         raise SchedulerError("this machine preempts no job")
 
-    def limit(self, job_id: str) -> None:
+    def lower_limit(self, run: RunDir, job_id: str) -> None:
         """Refuse: this machine has no time limits.
 
         Raises:
@@ -133,7 +153,7 @@ class LocalFaultInjector:
         """
         raise SchedulerError("this machine limits no job's time")
 
-    def strike(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
+    def signal_rank(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
         number: signal.Signals = fault_injection.SIGNALS[word]
         return os.uname().nodename if fault_injection.strike(run, number, rank, os.environ) else ""
 

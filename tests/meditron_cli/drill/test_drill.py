@@ -239,13 +239,13 @@ FAILED = "|FAILED|1:0|2026-01-01T10:00:00|2026-01-01T10:00:00|2026-01-01T11:00:0
 class NoInjector:
     """An injector that must not be used."""
 
-    def preempt(self, job_id: str) -> None:
+    def preempt(self, run: RunDir, job_id: str) -> None:
         raise AssertionError
 
-    def limit(self, job_id: str) -> None:
+    def lower_limit(self, run: RunDir, job_id: str) -> None:
         raise AssertionError
 
-    def strike(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
+    def signal_rank(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
         raise AssertionError
 
 
