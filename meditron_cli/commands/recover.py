@@ -46,11 +46,11 @@ def command(
     command does. Runs that a person stopped or cancelled stay stopped. It can be interrupted at any
     time and run twice at once: a task is resubmitted once.
     """
-    from meditron_cli.runs.recover import RecoveryReport, look
+    from meditron_cli.runs.recover import OpenedRuns, RecoveryReport, recover
 
-    before = RecoveryReport((), silent=False)
+    before, opened = RecoveryReport((), silent=False), OpenedRuns()
     while True:
-        now = look(services, chosen(services, runs_dir, name))
+        now = recover(services, opened.of(chosen(services, runs_dir, name)))
         print_notices([item for item in now.notices if item not in before.notices], as_json)
         if now.silent and not before.silent:
             console.note("the scheduler does not respond; nothing is resubmitted until it does")

@@ -28,8 +28,7 @@ from meditron_cli.drill.verdict import (
 from meditron_cli.errors import MeditronError, RunFailed, SchedulerError
 from meditron_cli.reporting import follow
 from meditron_cli.runs import cancel, launch, prepare, store
-from meditron_cli.runs.record import RecordReader
-from meditron_cli.runs.recover import Notice, look
+from meditron_cli.runs.recover import Notice, OpenedRun, recover
 from meditron_cli.runs.request import Request
 from meditron_cli.runs.state import fold
 from meditron_cli.scheduler.fault_injection import FaultInjector
@@ -62,8 +61,8 @@ class Drill:
     root: Path
     """A runs directory of its own, so that injected faults stay out of the site's node ledger."""
     load: Load
-    readers: dict[RunDir, RecordReader] = field(default_factory=dict)
-    """Of the runs started so far, in full."""
+    opened: dict[RunDir, OpenedRun] = field(default_factory=dict)
+    """The runs started so far."""
     recovers: bool = False
     """Whether the drill resubmits its runs itself, since nodes may not submit jobs."""
     recovered: float = 0.0
@@ -111,8 +110,9 @@ class Drill:
             time=self.services.clock.now(),
         )
         run = store.create(self.root, name, request, plan)
-        self.readers[run] = RecordReader(run, in_full=True)
-        launch.launch(plan, self.services.scheduler(plan.site.scheduler), self.readers[run])
+        self.opened[run] = OpenedRun.of(run)
+        scheduler = self.services.scheduler(plan.site.scheduler)
+        launch.launch(plan, scheduler, self.opened[run].records)
         console.note(f"started: {run.root}")
         return run
 
@@ -124,7 +124,7 @@ class Drill:
         """
         state = self.follow(run)
         if state != "succeeded":
-            sentence, hint, _ = follow.why(self.services, self.readers[run])
+            sentence, hint, _ = follow.why(self.services, self.opened[run].records)
             raise RunFailed(
                 f"run {run.name} {state} without a fault{': ' + sentence if sentence else ''}",
                 hint=hint or "fix the cause, then run the drill again",
@@ -134,7 +134,7 @@ class Drill:
         """Wait for the end of a run, and return its final state."""
         if self.recovers:
             self.wait(run, lambda: False)
-        return follow.follow(self.services, self.readers[run])
+        return follow.follow(self.services, self.opened[run].records)
 
     def disturb(self, training: Training, faults: Sequence[Fault]) -> tuple[FaultRow, ...]:
         """Inject the faults, each once the run has recovered from the one before.
@@ -223,7 +223,7 @@ class Drill:
         from meditron_cli.runs.query import ask
 
         now = self.services.clock.now()
-        record = self.readers[run].read()
+        record = self.opened[run].records.read()
         (infos,) = ask(self.services, [record], now)
         state = fold(record, infos, now).state
         if state in follow.FINAL and state != "succeeded" and self.recovers:
@@ -237,7 +237,7 @@ class Drill:
         if not self.recovers or now - self.recovered < RECOVER_SECONDS:
             return
         self.recovered = now
-        for item in look(self.services, [run]).notices:
+        for item in recover(self.services, [self.opened[run]]).notices:
             if item not in self.said:
                 console.note(item.sentence)
             self.said.add(item)
@@ -259,7 +259,7 @@ class Drill:
     def cancel(self) -> dict[str, MeditronError]:
         """Cancel all jobs of the drill; return the error per run whose jobs may remain."""
         problems = {}
-        for run in self.readers:
+        for run in self.opened:
             try:
                 cancel.cancel(run, self.services.scheduler)
             except MeditronError as error:

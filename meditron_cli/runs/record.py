@@ -117,15 +117,18 @@ class RunRecord:
 class RecordReader:
     """Reads the record of a run, repeatedly; of the events only the new ones."""
 
-    def __init__(self, run: RunDir, in_full: bool = False) -> None:
+    def __init__(
+        self, run: RunDir, in_full: bool = False, history: HistoryReader | None = None
+    ) -> None:
         """Read a run; nothing is read before the first call.
 
         Args:
             in_full: keep the whole history, also the attempts of finished stages. Without it only
                 their number is known: their lines, most of a long log, are not parsed.
+            history: a reader that other code shares.
         """
         self.run = run
-        self.history = HistoryReader(run)
+        self.history = history or HistoryReader(run)
         """Shares the lines that were read."""
         self._in_full = in_full
 

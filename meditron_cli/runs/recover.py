@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,11 +14,12 @@ from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
 from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
 from jobs.supervision.recovery import recovery_job
+from jobs.supervision.recovery.actions import last_change
 from meditron_cli.errors import MeditronError
 from meditron_cli.runs import release
 from meditron_cli.runs.owner import is_mine
 from meditron_cli.runs.query import ask
-from meditron_cli.runs.record import RecordReader, RunRecord, read
+from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.services import Services
 
 BY = "recover"
@@ -34,6 +35,40 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class OpenedRun:
+    """A run with the readers of its logs, which the next pass uses again."""
+
+    logs: RunReader
+    records: RecordReader
+
+    @classmethod
+    def of(cls, run: RunDir) -> OpenedRun:
+        """Open a run; nothing is read yet."""
+        logs = RunReader(run)
+        return cls(logs, RecordReader(run, in_full=True, history=logs))
+
+    @property
+    def run(self) -> RunDir:
+        return self.records.run
+
+
+class OpenedRuns:
+    """The runs of one pass after another; each log is read once."""
+
+    def __init__(self) -> None:
+        self._opened: dict[tuple[RunDir, int], OpenedRun] = {}
+        """By run and modification time of its record, which is written once: a run that was
+        removed and made again is another one.
+        """
+
+    def of(self, runs: Iterable[RunDir]) -> list[OpenedRun]:
+        """Return these runs opened, and forget all others."""
+        keys = [(run, last_change(run.record)) for run in runs]
+        self._opened = {key: self._opened.get(key) or OpenedRun.of(key[0]) for key in keys}
+        return list(self._opened.values())
+
+
+@dataclass(frozen=True)
 class RecoveryReport:
     """The result of one pass over all runs."""
 
@@ -42,22 +77,23 @@ class RecoveryReport:
     """Slurm did not answer, so nothing was done."""
 
 
-def look(services: Services, runs: Sequence[RunDir]) -> RecoveryReport:
+def recover(services: Services, runs: Iterable[OpenedRun]) -> RecoveryReport:
     """Make one pass over all runs: one query per scheduler, and more only for stages with a task
     whose job has ended.
     """
-    records = [record for record in map(read, filter(is_mine, runs)) if needs_recovery(record)]
-    infos = ask(services, records, services.clock.now())
+    read = [(opened, opened.records.read()) for opened in runs if is_mine(opened.run)]
+    unfinished = [(opened, record) for opened, record in read if needs_recovery(record)]
+    infos = ask(services, [record for _, record in unfinished], services.clock.now())
     notices = [
         Notice(record.name, stage, sentence)
-        for record, known in zip(records, infos, strict=True)
+        for (_, record), known in zip(unfinished, infos, strict=True)
         for stage, sentence in release_held(services, record, known)
     ]
     notices += [
         Notice(record.name, stage, sentence)
-        for record, known in zip(records, infos, strict=True)
+        for (opened, record), known in zip(unfinished, infos, strict=True)
         for stage in stages_to_recover(record, known)
-        for sentence in recover_stage(services, record, stage)
+        for sentence in recover_stage(services, opened, record, stage)
     ]
     return RecoveryReport(
         tuple(notices), silent=any(is_silent(info) for known in infos for info in known.values())
@@ -102,33 +138,34 @@ def stages_to_recover(record: RunRecord, infos: Mapping[str, JobInfo]) -> Iterat
             yield name
 
 
-def recover_stage(services: Services, record: RunRecord, stage: str) -> list[str]:
+def recover_stage(
+    services: Services, opened: OpenedRun, record: RunRecord, stage: str
+) -> list[str]:
     """Recover one stage; a scheduler that does not answer is a sentence, not an error."""
-    run = RunDir(record.path)
     kinds = {job.scheduler for job in record.stages[stage].jobs.values()}
     try:
         with redirect_stderr(io.StringIO()):  # the lines for a job's log are printed as notices
             if kinds == {"local"}:
-                return recover_local_stage(services, run, stage)
-            client = Client(services.environ)
-            return list(recovery_job.recover_stage(run, stage, client, BY).messages)
+                return recover_local_stage(services, opened, stage)
+            client, logs = Client(services.environ), opened.logs
+            return list(recovery_job.recover_stage(opened.run, stage, client, BY, logs).messages)
     except (MeditronError, OSError) as error:
         return [f"{stage}: {error}"]
 
 
-def recover_local_stage(services: Services, run: RunDir, stage: str) -> list[str]:
+def recover_local_stage(services: Services, opened: OpenedRun, stage: str) -> list[str]:
     """Recover a stage of this machine by a launch of all its unfinished tasks; launch none where
     one of them must not be retried.
     """
     from meditron_cli.runs.launch import launch
     from meditron_cli.runs.prepare import planned
 
-    reader = RunReader(run)
-    tasks = recovery_job.unfinished(run, reader.current(), stage)
+    run, logs, records = opened.run, opened.logs, opened.records
+    tasks = recovery_job.unfinished(run, logs.current(), stage)
     scheduler = services.scheduler("local")
     infos = scheduler.states({run.name: {task.job_id for task in tasks}})[run.name]
     over = [task for task in tasks if infos[task.job_id].is_over]
-    decisions = recovery_job.Recoverer(run, stage, BY, reader.metrics(stage)).decide_all(over)
+    decisions = recovery_job.Recoverer(run, stage, BY, logs.metrics(stage)).decide_all(over)
     sentences = recovery_job.sentences(stage, decisions)
     delay = max((item.delay for item in decisions.values()), default=0.0)
     is_retried = [item.action in CONTINUES for item in decisions.values()]
@@ -140,7 +177,6 @@ def recover_local_stage(services: Services, run: RunDir, stage: str) -> list[str
         at = datetime.fromtimestamp(services.clock.now() + delay)
         sentences.append(f"{stage}: resumes at the first check after {at:%H:%M}")
     elif any(is_retried):
-        records = RecordReader(run, in_full=True)
         started = launch(planned(records), scheduler, records, sentences.append, by=BY)
         sentences.append(f"{stage}: {recovery_job.resumption(started[stage])}")
     return sentences

@@ -84,3 +84,22 @@ def test_a_command_reads_the_event_log_once(failed: Bench, words: tuple[str, ...
 
     assert result.exit_code in (0, 4), result.stderr
     assert size <= bytes_of_command < 1.5 * size
+
+
+def test_recover_reads_the_event_log_once_for_all_passes(failed: Bench) -> None:
+    passes = []
+
+    def note_pass() -> None:
+        passes.append(failed.clock.now())
+        if len(passes) == 3:
+            raise KeyboardInterrupt
+
+    failed.clock.when_slept = note_pass
+    size = lengthen(failed)
+
+    before = bytes_read()
+    result = failed("recover", failed.run().name)
+    bytes_of_command = bytes_read() - before
+
+    assert result.exit_code == 130, result.stderr
+    assert size <= bytes_of_command < 1.5 * size
