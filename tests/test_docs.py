@@ -7,6 +7,7 @@ it must print, stdout and stderr together; ``…`` stands for any text, alone on
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -22,6 +23,9 @@ import pytest
 
 from meditron_cli import __version__
 from meditron_cli.config.check import check_file
+from meditron_cli.config.cluster_schema import Cluster
+from meditron_cli.config.error_messages import dotted_keys
+from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.load import load
 from meditron_cli.main import COMMANDS
 
@@ -247,6 +251,67 @@ def test_replaced_words_occur_in_no_file() -> None:
             ]
 
     assert found == []
+
+
+PROSE = re.compile(r"#.*|\"\"\"(?s:.*?)\"\"\"")
+OTHERS = {"re", "subprocess", "torch", "Tensor", "FileSystemWriterAsync", "distrib_optimizer"}
+"""Modules and classes of other packages that docstrings name."""
+SUFFIXES = ("events", "gz", "json", "jsonl", "oom_control", "toml", "yaml")
+"""Of files and cgroup counters."""
+
+
+def python_files() -> dict[str, Path]:
+    """Return our modules, by dotted name."""
+    folders = ("jobs", "meditron_cli", "clusters", "tests")
+    paths = [path for path in tracked_files() if path.suffix == ".py"]
+    names = {path: path.relative_to(ROOT).with_suffix("").parts for path in paths}
+    return {
+        ".".join(parts).removesuffix(".__init__"): path
+        for path, parts in names.items()
+        if parts[0] in folders
+    }
+
+
+def defined_names(path: Path) -> set[str]:
+    """Return what a file defines or sets, in classes and functions too."""
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    return (
+        {node.name for node in nodes if isinstance(node, definitions)}
+        | {node.id for node in nodes if isinstance(node, ast.Name)}
+        | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    )
+
+
+def test_dotted_names_in_docstrings_and_comments_exist() -> None:
+    """``errors.FAILED``, ``jobs.contract.errors``, ``RunDir.stop_file``; keys of a configuration
+    are theirs too.
+    """
+    files = python_files()
+    names = {module: defined_names(path) for module, path in files.items()}
+    keys = {*dotted_keys(Experiment), *(f"cluster.{key}" for key in dotted_keys(Cluster))}
+
+    def exists(name: str) -> bool:
+        owner, _, last = name.rpartition(".")
+        if name in keys or name.split(".")[0] in OTHERS or last in SUFFIXES:
+            return True
+        if last == "py":
+            return any(path.name == name for path in files.values())
+        if any(f".{module}".endswith(f".{name}") for module in files):
+            return True
+        modules = [module for module in files if f".{module}".endswith(f".{owner}")]
+        modules = modules or [m for m in files if owner.rpartition(".")[2] in names[m]]
+        return any(last in names[module] for module in modules)
+
+    dead = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in files.values()
+        for prose in PROSE.findall(path.read_text())
+        for name in re.findall(r"``([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\(\))?``", prose)
+        if not exists(name)
+    ]
+
+    assert dead == []
 
 
 def test_no_tracked_file_knows_a_machine_or_a_package_registry() -> None:

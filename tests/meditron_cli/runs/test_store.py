@@ -334,6 +334,17 @@ def test_a_run_record_that_was_cut_is_called_damaged(meditron: Bench) -> None:
     assert "the file is damaged\nhint: restore it from a backup" in result.stderr
 
 
+def test_commands_that_need_no_run_record_work_where_it_is_damaged(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    run.record.write_bytes(run.record.read_bytes()[:100])
+
+    codes = [meditron(word, run.name).exit_code for word in ("status", "report", "cancel")]
+
+    assert codes == [0, 0, 0]
+    assert meditron.scheduler.cancelled == ["101_0"]
+
+
 @pytest.mark.parametrize("length", [1, 3, 9])
 def test_cancel_refuses_a_short_beginning_of_a_name(meditron: Bench, length: int) -> None:
     meditron.submit(stage="curate")
