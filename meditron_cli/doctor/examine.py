@@ -50,7 +50,7 @@ class ExaminedCluster:
 
     @property
     def name(self) -> str:
-        """The cluster's name."""
+        """Return the cluster's name."""
         return self.loaded.cluster.name
 
 
@@ -66,7 +66,7 @@ class DoctorReport:
 
     @property
     def is_fatal(self) -> bool:
-        """Whether training cannot work."""
+        """Return whether training cannot work."""
         return any(finding.verdict == FATAL for finding in self.findings)
 
 

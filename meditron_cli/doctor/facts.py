@@ -1,6 +1,6 @@
 """Parse the output of Slurm's commands into a site's facts. Pure.
 
-None stands for a query without an answer everywhere; it never means no.
+None is a query without an answer everywhere, and never a negative one.
 """
 
 from __future__ import annotations

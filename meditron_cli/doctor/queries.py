@@ -1,4 +1,4 @@
-"""Query a site's Slurm in a few calls; None stands for no answer."""
+"""Query a site's Slurm in a few calls; None is no answer."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def apply(view: SiteView) -> list[SiteFinding]:
 
 
 def is_silent(site: SiteFacts) -> bool:
-    """Return whether Slurm answered no query, which is no statement about the site."""
+    """Return whether Slurm answered no query, which is not a statement about the site."""
     return site.config is None and site.partitions is None and site.nodes is None
 
 

@@ -254,7 +254,7 @@ def wckeys(view: SiteView) -> Iterator[SiteFinding]:
 
 
 def job_tests(view: SiteView) -> Iterator[SiteFinding]:
-    """Report sbatch's verdict on the plan's jobs; a job that cannot start may queue for ever."""
+    """Report sbatch's verdict on the plan's jobs; a job that cannot start may queue without end."""
     for test in view.site.job_tests:
         fact, source = f"job of {test.label}", "sbatch --test-only"
         if test.accepted:

@@ -115,7 +115,7 @@ def failed_prolog(view: SiteView) -> Iterator[SiteFinding]:
         yield SiteFinding(option, "on", OK, meaning, CONFIG)
         return
     meaning = (
-        f"a job is held when the Prolog ({path}) fails on a node, until somebody runs `scontrol "
+        f"a job is held when the Prolog ({path}) fails on a node, until a person runs `scontrol "
         f"release`: ask the site to add {option} to SchedulerParameters in slurm.conf"
     )
     yield SiteFinding(option, "off", WARN, meaning, CONFIG)

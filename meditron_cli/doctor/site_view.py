@@ -45,17 +45,17 @@ class SiteView:
 
     @property
     def requested(self) -> Partition:
-        """The training partition, as the profile describes it."""
+        """Return the training partition of the profile."""
         return self.cluster.gpu_partition
 
     @property
     def partition(self) -> PartitionRow | None:
-        """The training partition, as the site describes it."""
+        """Return the training partition of the site."""
         return self.site.partition(self.requested.name)
 
     @property
     def account(self) -> Association | None:
-        """The association of training: the profile's account, or the user's only one."""
+        """Return the association of training: the profile's account, or the user's only one."""
         name = self.requested.account or self.cluster.account
         mine = self.site.associations or ()
         if name:
@@ -64,7 +64,7 @@ class SiteView:
 
     @property
     def qos(self) -> str:
-        """The QOS of training; empty when unknown."""
+        """Return the QOS of training; empty when unknown."""
         named = self.requested.qos or self.cluster.qos
         return named or (self.account.default_qos or "normal" if self.account else "")
 
@@ -77,7 +77,7 @@ class SiteView:
 
     @property
     def preemption(self) -> Preemption:
-        """Slurm's preemption of a training job."""
+        """Return Slurm's preemption of a training job."""
         return facts.preemption(self.site, self.requested.name, self.qos)
 
     def setting(self, name: str) -> str | None:

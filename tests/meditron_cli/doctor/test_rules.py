@@ -416,7 +416,7 @@ def test_a_prolog_whose_failure_holds_jobs_is_a_warning(name: str) -> None:
 
     assert verdict(recorded, "nohold_on_prolog_fail") == (
         WARN,
-        "a job is held when the Prolog (/etc/slurm/prolog.sh) fails on a node, until somebody runs "
+        "a job is held when the Prolog (/etc/slurm/prolog.sh) fails on a node, until a person runs "
         "`scontrol release`: ask the site to add nohold_on_prolog_fail to SchedulerParameters in "
         "slurm.conf",
     )
