@@ -145,7 +145,7 @@ class Cluster(Section):
     cpu_partition: Partition | None = None
     """Where curation, tokenization and evaluation on CPUs run; default: the GPU partition."""
     environment: Environment = Environment()
-    """What a job's processes see."""
+    """Modules, interpreter, container and variables of a job's processes."""
     runs_dir: Path | None = None
     """Default runs directory, on storage all nodes see."""
     scratch_dir: Path | None = None

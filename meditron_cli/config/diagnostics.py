@@ -15,7 +15,7 @@ class Source:
     layer: str
     """``recipe``, ``profile``, ``experiment`` or ``--set``."""
     label: str
-    """How people know it: a path, or the words of the option."""
+    """Its name for people: a path, or the text of the option."""
     folder: Path
     """Absolute; relative paths written in it start here."""
     rank: int = 0

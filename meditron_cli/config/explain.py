@@ -22,7 +22,7 @@ from meditron_cli.config.section import Section, item_type, section_in
 from meditron_cli.errors import ConfigError
 
 PROFILE = "cluster."
-"""Keys of the profile are asked for with this in front: ``cluster.gpu_partition.name``."""
+"""Prefix of the profile's keys: ``cluster.gpu_partition.name``."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class PartitionFacts:
     """Facts about a partition, for jobs of one quality of service."""
 
     qos: str
-    """Of the profile when it was asked; empty for the site's default."""
+    """Of the profile at the time of the query; empty for the site's default."""
     grace_seconds: int | None
     """None where it is not known, or nothing is preempted."""
     max_time_minutes: int | None
@@ -57,7 +57,7 @@ class Facts:
 
     cluster: str
     time: float
-    """When the site was asked, in seconds since 1970."""
+    """Time of the query, in seconds since 1970."""
     partitions: Mapping[str, PartitionFacts] = field(default_factory=dict)
     slurm: SlurmFacts = SlurmFacts()
     probe: Probe | None = None
@@ -135,7 +135,7 @@ def text(value: object) -> str:
 def number(value: object) -> int | None:
     """Return a count or None; raise TypeError for other types."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise TypeError(f"{value!r} is no count")
+        raise TypeError(f"{value!r} is not a count")
     return value
 
 

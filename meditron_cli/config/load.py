@@ -48,7 +48,7 @@ class Loaded:
     missing: tuple[Missing, ...]
     """Inputs that this machine does not have; ``submit`` refuses those its stages need."""
     known: site_facts.KnownFacts | None = None
-    """Where what ``doctor`` found out about the cluster comes from; None when it never asked."""
+    """The file with the facts by ``doctor`` about the cluster; None where it never ran."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Layers:
     overrides: tuple[MapNode, ...]
     config_file: Path | None
     known: site_facts.KnownFacts | None = None
-    """What the profile is completed with."""
+    """The facts that complete the profile."""
 
     def merged(self) -> yaml_tree.Node:
         """Return one tree of the experiment's keys."""

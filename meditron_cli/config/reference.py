@@ -77,7 +77,7 @@ def profile_schema() -> dict[str, Any]:
 
 
 SCHEMAS = {"experiment": experiment_schema, "cluster": profile_schema}
-"""What ``meditron schema`` prints."""
+"""The schemas of ``meditron schema``, by kind."""
 
 
 def schema_text(kind: str) -> str:

@@ -24,7 +24,7 @@ class KnownFacts:
     file: str
     """As people know it."""
     time: float | None = None
-    """When the site was asked, in seconds since 1970; None where the file is broken."""
+    """Time of the query, in seconds since 1970; None where the file is broken."""
     warning: str = ""
     """Why a broken one is left out."""
     cluster: str = ""
@@ -60,7 +60,7 @@ def complete(profile: MapNode) -> tuple[MapNode, KnownFacts | None]:
     try:
         facts = facts_file.read(path)
     except facts_file.Broken as error:
-        again = f"`meditron doctor --cluster {name}` writes it anew"
+        again = f"`meditron doctor --cluster {name}` writes it again"
         return profile, KnownFacts(label, warning=f"{error}; left out; {again}")
     if facts is None:
         return profile, None

@@ -238,7 +238,7 @@ def location_at(root: Node, where: KeyPath) -> Location:
 
 
 def key_location_at(root: Node, where: KeyPath) -> Location:
-    """Return the location of the key at a key path, or that of the value if there is no key."""
+    """Return the location of the key at a key path, or that of the value where it has no key."""
     parent = find(root, where[:-1])
     if isinstance(parent, MapNode) and where[-1] in parent.entries:
         return parent.entries[str(where[-1])].key_location

@@ -143,7 +143,7 @@ def test_a_broken_file_is_left_out_with_a_warning(home: Path, text: str) -> None
     assert found.known.time is None
     (warning,) = found.known.doubts(now=0.0)
     assert "site.json" in warning
-    assert "left out; `meditron doctor --cluster site` writes it anew" in warning
+    assert "left out; `meditron doctor --cluster site` writes it again" in warning
 
 
 def test_the_age_of_facts_is_said_and_doubted_when_they_are_old(home: Path) -> None:
