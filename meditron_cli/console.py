@@ -1,8 +1,8 @@
 """Print data to stdout and everything else to stderr.
 
 Colour only on a terminal, and not under ``NO_COLOR``; rich is imported only where it draws
-something, so that ``status`` in a pipe starts fast. The streams are looked up at each call, as
-tests replace them.
+something, so that ``status`` in a pipe starts fast. The streams are read at each call, as tests
+replace them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The error tree: the message for people, and the exit code.
 
-MeditronError        1  something of ours went wrong
+MeditronError        1  an error of meditron itself
   ConfigError        2  usage, or a configuration that cannot be
   SchedulerError     3  Slurm refused, or did not answer
   RunFailed          4  the run ended without reaching its target
-  Unhealthy          5  a node is not fit for work
+  Unhealthy          5  a node is unhealthy
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command table, and the only place that turns an error into text and an exit code.
 
-``--help`` answers from the table; a command's module is imported only when the command runs, so
-that asking what there is costs little more than importing click.
+``--help`` reads the table; a command's module is imported only when the command runs, so that the
+list of commands costs little more than importing click.
 """
 
 from __future__ import annotations

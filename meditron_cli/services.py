@@ -1,6 +1,6 @@
 """The outside world of a command: schedulers, the time, the environment. Click's ``obj``.
 
-Everything is built when it is first asked for; tests pass a ``Services`` of their own with fakes
+Everything is built at its first use; tests pass a ``Services`` of their own with fakes
 in it.
 """
 

@@ -78,8 +78,7 @@ def command(
     if bad:
         raise RunFailed(
             "\n".join(f"{entry.path}: {entry.problem}" for entry in bad),
-            hint="training goes on from the newest valid one; a copy may be put in the place of a "
-            "damaged one",
+            hint="training resumes from the newest valid one; a copy may replace a damaged one",
         )
 
 

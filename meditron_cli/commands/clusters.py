@@ -15,7 +15,7 @@ from meditron_cli.errors import ConfigError
 @click.option("copy", "--copy", is_flag=True, help="Copy NAME to ./clusters, to edit it there.")
 @click.option("as_json", "--json", is_flag=True, help="Print JSON.")
 def command(name: str | None, copy: bool, as_json: bool) -> None:
-    """List the cluster profiles that --cluster knows, or print the file of one."""
+    """List the cluster profiles that --cluster finds, or print the file of one."""
     from meditron_cli import console
 
     if name is None and copy:

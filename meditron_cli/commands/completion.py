@@ -8,7 +8,7 @@ from click.shell_completion import get_completion_class
 from meditron_cli import console
 
 VARIABLE = "_MEDITRON_COMPLETE"
-"""Set by the script when the shell asks for completions; the name that click derives."""
+"""Set by the script when the shell requests completions; the name that click derives."""
 
 
 @click.command()

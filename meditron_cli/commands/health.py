@@ -64,7 +64,7 @@ def load_profile(name: str | None) -> Cluster | None:
 
 
 def expectation(services: Services, gpus: int | None, profile: Cluster | None) -> Expected:
-    """Return the expectations of this machine; the user's own processes are no fault.
+    """Return the expectations of this machine; the user's own processes are not faults.
 
     Raises:
         ConfigError: the profile skips a check that does not exist.

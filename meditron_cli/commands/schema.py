@@ -17,7 +17,7 @@ from meditron_cli.errors import ConfigError
 def command(kind: str, output: Path | None) -> None:
     """Print the JSON Schema of experiment files and recipes, or of cluster profiles.
 
-    An editor that speaks to the YAML language server uses the schema that a file's first line
+    An editor with the YAML language server uses the schema that a file's first line
     names: # yaml-language-server: $schema=FILE
     """
     from jobs.contract.files import write_bytes

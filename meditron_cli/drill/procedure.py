@@ -69,7 +69,7 @@ class Drill:
     """The time of the last recovery."""
     alive: float = 0.0
     """The time at which the run in question was last queued or running."""
-    said: set[Notice] = field(default_factory=set)
+    printed: set[Notice] = field(default_factory=set)
 
     def run(self, faults: Sequence[Fault]) -> Result:
         """Run the whole drill.
@@ -238,9 +238,9 @@ class Drill:
             return
         self.recovered = now
         for item in recover(self.services, [self.opened[run]]).notices:
-            if item not in self.said:
+            if item not in self.printed:
                 console.note(item.sentence)
-            self.said.add(item)
+            self.printed.add(item)
 
     def compare(
         self, undisturbed: Training, disturbed: Training, rows: tuple[FaultRow, ...]

@@ -63,7 +63,7 @@ class Result:
 
     @property
     def held(self) -> bool:
-        """Whether training recovered from every fault without a difference."""
+        """Return whether training recovered from every fault without a difference."""
         return (
             self.reached
             and self.different is None
@@ -72,7 +72,7 @@ class Result:
 
     @property
     def sentence(self) -> str:
-        """The result in one sentence."""
+        """Return the result in one sentence."""
         if not self.reached:
             return "the disturbed run did not reach its target"
         if self.different is not None:

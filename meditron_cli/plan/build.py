@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from meditron_cli.config.experiment_schema import Experiment
 
 RECOVERY_JOB_MINUTES = 10
-"""For one look at what has ended, and for waiting until Slurm answers."""
+"""For one recovery pass, and for waiting until Slurm answers."""
 
 HINT = "`meditron explain KEY` shows where a value comes from; --set KEY=VALUE changes it"
 

@@ -242,7 +242,7 @@ def fitting_layout(
 ) -> ParallelSpec | None:
     """Return the nearest layout that divides and fits the cluster, or None.
 
-    Nearest is: as many ranks of those asked for as there is room for, then the tensor size, then
+    Nearest is: as many of the requested ranks as fit, then the tensor size, then
     the pipeline.
     """
     partition = cluster.gpu_partition

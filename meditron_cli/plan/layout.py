@@ -34,12 +34,12 @@ class Memory:
 
     @property
     def states(self) -> int:
-        """Bytes independent of the batch: weights, gradients and optimizer."""
+        """Return the bytes independent of the batch: weights, gradients and optimizer."""
         return self.weights + self.gradients + self.optimizer
 
     @property
     def total(self) -> int:
-        """Bytes at the peak of a step."""
+        """Return the bytes at the peak of a step."""
         return self.states + self.activations
 
 

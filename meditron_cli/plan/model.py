@@ -41,13 +41,13 @@ class Lead:
     source: str
     """``given`` (by the experiment), ``measured`` (in this run) or ``estimated``."""
     pace: StepTimes
-    """How long saves and steps take."""
+    """Durations of saves and steps."""
     pace_source: str
     """``measured`` or ``estimated``."""
 
     @property
     def is_computed(self) -> bool:
-        """Whether the lead may change when saves are measured."""
+        """Return whether the lead may change when saves are measured."""
         return self.source != "given"
 
 
@@ -122,7 +122,7 @@ class Plan:
 
     @property
     def training_lead(self) -> Lead:
-        """The signal lead time of training; KeyError if the plan has no training."""
+        """Return the signal lead time of training; KeyError if the plan has no training."""
         if self.lead is None:
             raise KeyError(NO_TRAINING)
         return self.lead

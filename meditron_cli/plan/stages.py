@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from meditron_cli.config.experiment_schema import Experiment
 
 SHORT_LEAD = 30
-"""Seconds before the time limit at which tasks that are simply run again are asked to leave."""
+"""Signal lead time, in seconds, of tasks that restart from scratch."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Inputs:
 
     @cached_property
     def training_lead(self) -> Lead:
-        """The signal lead time of training: given, measured or estimated."""
+        """Return the signal lead time of training: set, measured or estimated."""
         experiment = self.experiment
         model, pretrain = model_spec(experiment), experiment.pretrain
         size = model.checkpoint_bytes(pretrain.precision)

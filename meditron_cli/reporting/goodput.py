@@ -75,7 +75,7 @@ class TimeAccount:
 
     @property
     def wall(self) -> float:
-        """Seconds of wall-clock: the sum of all buckets."""
+        """Return the seconds of wall-clock: the sum of all buckets."""
         return fsum(self.buckets.values())
 
     @property
@@ -87,7 +87,7 @@ class TimeAccount:
 
     @property
     def goodput_without_queue(self) -> float | None:
-        """The same over the time outside any queue."""
+        """Return the same over the time outside any queue."""
         return self._share(self.buckets["queue"])
 
     @property

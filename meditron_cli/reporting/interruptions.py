@@ -13,7 +13,7 @@ from meditron_cli.reporting import goodput
 from meditron_cli.reporting.goodput import STEPS, Work
 
 ANNOUNCED = ("preempted", "time_limit", "stopped", "cancelled")
-"""Root causes that need no detection: the ranks are asked to exit."""
+"""Root causes that need no detection: the ranks are requested to exit."""
 
 
 @dataclass(frozen=True)

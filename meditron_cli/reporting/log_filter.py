@@ -1,4 +1,4 @@
-"""Filter out log lines that say nothing about a run: submitit's own, and known library warnings.
+"""Filter out log lines without information about a run: submitit's own, and known library warnings.
 
 All other lines pass unchanged, unknown warnings included. Python prints a warning in two lines, its
 location and the indented source line; both are dropped.

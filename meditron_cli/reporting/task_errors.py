@@ -23,7 +23,7 @@ ERROR_KEYS = ("message", "hint", "class", "code", "node", "cause", "action", "re
 
 @dataclass(frozen=True)
 class TaskError:
-    """Why an unfinished task ended, as ``status RUN --json`` prints it."""
+    """The end of an unfinished task, as ``status RUN --json`` prints it."""
 
     stage: str
     index: int
@@ -32,22 +32,22 @@ class TaskError:
 
     @property
     def message(self) -> str:
-        """One sentence; empty where the exit record has none."""
+        """Return one sentence; empty where the exit record has none."""
         return str(self.fields["message"] or "")
 
     @property
     def hint(self) -> str:
-        """What to do; empty if unknown."""
+        """Return the hint; empty if unknown."""
         return str(self.fields["hint"] or "")
 
     @property
     def reason(self) -> str:
-        """Why there was no retry; empty if unknown."""
+        """Return why there was no retry; empty if unknown."""
         return str(self.fields["reason"] or "")
 
     @property
     def code(self) -> int:
-        """The task's exit code (``jobs.contract.errors``)."""
+        """Return the task's exit code (``jobs.contract.errors``)."""
         return int(str(self.fields["code"]))
 
     def to_json(self) -> dict[str, object]:
@@ -112,9 +112,9 @@ def unrecorded_error(
 
 
 def last_line(run: RunDir, stage: str, index: int, job: TaskJob) -> str:
-    """Return where and what the job of a task printed last; empty where it printed nothing.
+    """Return the last output of a task's job and its file; empty where it printed nothing.
 
-    A local job's logs bear the numbers of processes that nobody knows any more, so that all logs of
+    A local job's logs are named by process ids that are not recorded, so that all logs of
     the attempt count, the newest first.
     """
     folder = run.attempt(stage, job.attempt)

@@ -25,7 +25,7 @@ class Relation:
     subject: str
     """The field of medicine, as the benchmark names it."""
     heading: str
-    """Title of the documents that tell these facts together."""
+    """Title of the documents with these facts together."""
     statements: tuple[str, ...]
     """Sentences of the corpus, without capital and full stop."""
     questions: tuple[str, ...]

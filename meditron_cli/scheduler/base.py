@@ -68,7 +68,7 @@ class Scheduler(JobQueue, Protocol):
     def cancel(
         self, run: str, job_ids: Collection[str], accepted: Callable[[], None] = lambda: None
     ) -> None:
-        """Cancel jobs of a run; ids that are unknown, have ended or name other jobs are no error.
+        """Cancel jobs of a run; ids that are unknown, have ended or name other jobs are ignored.
 
         Args:
             run: its name.

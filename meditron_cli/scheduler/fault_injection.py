@@ -135,7 +135,7 @@ class SlurmFaultInjector:
 
 
 class LocalFaultInjector:
-    """A job of this machine; it has no queue and no time limit to speak of."""
+    """A job of this machine; it has no queue and no time limit."""
 
     def preempt(self, run: RunDir, job_id: str) -> None:
         """Refuse: this machine does not preempt.

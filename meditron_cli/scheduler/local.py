@@ -51,8 +51,8 @@ class LocalScheduler:
     def __init__(
         self, cancel_seconds: float | None = None, environ: Mapping[str, str] = os.environ
     ) -> None:
-        """Jobs inherit from ``environ`` and have ``cancel_seconds`` to exit once they are cancelled
-        (default: a little more than their signal lead time).
+        """Create a scheduler whose jobs inherit ``environ`` and have ``cancel_seconds`` to exit
+        once cancelled (default: a little more than their signal lead time).
         """
         self._cancel_seconds = cancel_seconds
         self._environ = environ
@@ -79,7 +79,7 @@ class LocalScheduler:
         attempt: int,
         after: Sequence[str],
     ) -> list[str]:
-        """Start the background process of an attempt; its one id stands for all its tasks."""
+        """Start the background process of an attempt; its one id is that of all its tasks."""
         path = job_file(run, stage.stage, attempt)
         write_json(
             path,
@@ -268,7 +268,7 @@ def all_pids() -> list[int]:
 
 
 def command_line(pid: int) -> list[bytes]:
-    """Return the words of a process's command; none when it is gone."""
+    """Return the arguments of a process's command; none when it is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -283,7 +283,7 @@ def members(leaders: Iterable[int]) -> list[int]:
 
 
 def send(pids: Iterable[int], number: int) -> None:
-    """Send a signal to processes; those that are gone are no error.
+    """Send a signal to processes; those that are gone are ignored.
 
     Raises:
         SchedulerError: a process belongs to another user.

@@ -103,7 +103,7 @@ class SlurmScheduler:
     def cancel(
         self, run: str, job_ids: Collection[str], accepted: Callable[[], None] = lambda: None
     ) -> None:
-        """Cancel jobs of a run; jobs that have ended are no error."""
+        """Cancel jobs of a run; jobs that have ended are ignored."""
         require_accepted(self._client.cancel_of_run(run, job_ids))
         accepted()
 
