@@ -36,6 +36,8 @@ STYLES = {
 
 DROPPED = {"jobs"}
 """Columns that a narrow terminal does not show."""
+GAP = "  "
+"""What separates the columns of a table."""
 WORD_WIDTH = 24
 """Words up to this length are not broken where a table is wider than the terminal."""
 
@@ -74,7 +76,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """
     cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
     if fancy(sys.stdout):
-        _draw(columns, cells)
+        draw(columns, cells)
     else:
         data("\n".join(plain_table(columns, cells)))
 
@@ -84,7 +86,7 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[s
     lines = [list(columns), *(list(row) for row in rows)]
     widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
     return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        GAP.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     ]
 
@@ -114,22 +116,48 @@ def progress() -> Progress:
     )
 
 
-def _draw(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def draw(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to a terminal, cells wrapped to fit; where the words are too wide for that, in
+    whole lines, which the terminal wraps.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     terminal = Console(file=sys.stdout)
     columns, rows = narrowed(columns, rows, terminal.width)
+    widths = fitting_widths(columns, rows, terminal.width)
+    if widths is None:
+        data("\n".join(plain_table(columns, rows)))
+        return
     # rich takes NO_COLOR as a ban on colours alone.
     drawn = Table(box=None, pad_edge=False, header_style="" if terminal.no_color else "bold")
-    for number, column in enumerate(columns):
-        words = [word for row in (columns, *rows) for word in row[number].split()]
-        longest = max(map(len, words), default=0)
-        drawn.add_column(column, overflow="fold", min_width=min(longest, WORD_WIDTH))
+    for column, width in zip(columns, widths, strict=True):
+        drawn.add_column(column, overflow="fold", width=width)
     for row in rows:
         drawn.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
     terminal.print(drawn)
+
+
+def fitting_widths(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], width: int
+) -> list[int] | None:
+    """Return the width of each column in a table of at most ``width``, the widest ones narrowed
+    first, no word of up to ``WORD_WIDTH`` broken; None where the words do not fit.
+    """
+    cells = [[column, *(row[number] for row in rows)] for number, column in enumerate(columns)]
+    widths = [max(1, *map(len, column)) for column in cells]
+    longest = [
+        max(len(word) for cell in column for word in (cell.split() or [""])) for column in cells
+    ]
+    least = [min(max(1, length), WORD_WIDTH) for length in longest]
+    room = width - len(GAP) * (len(columns) - 1)
+    if sum(least) > room:
+        return None
+    while sum(widths) > room:
+        spare = [number for number in range(len(widths)) if widths[number] > least[number]]
+        widths[max(spare, key=widths.__getitem__)] -= 1
+    return widths
 
 
 def narrowed(
