@@ -302,4 +302,4 @@ def queued(row: QueueRow) -> JobInfo:
 def gone(job_id: str, word: str) -> JobInfo:
     """Return the state of a job that has left the queue, from the accounting, which may lag."""
     info = JobInfo(job_id, JobState.from_slurm(word), word)
-    return JobInfo(job_id, JobState.UNKNOWN, word, LEFT_THE_QUEUE) if info.is_living else info
+    return JobInfo(job_id, JobState.UNKNOWN, word, LEFT_THE_QUEUE) if info.is_in_queue else info

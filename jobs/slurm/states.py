@@ -95,7 +95,7 @@ class JobInfo:
         return self.state is JobState.QUEUED and is_held_after_launch(self.reason)
 
     @property
-    def is_living(self) -> bool:
+    def is_in_queue(self) -> bool:
         """Return whether the job is queued or running."""
         return self.state in (JobState.QUEUED, JobState.ACTIVE)
 
@@ -108,3 +108,8 @@ class JobInfo:
     def is_over(self) -> bool:
         """Return whether the scheduler reports that the job has ended."""
         return self.state in (JobState.ENDED, JobState.MISSING)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Return whether the scheduler has reported nothing of the job, so that it may run."""
+        return self.state is JobState.UNKNOWN and self.reason != LEFT_THE_QUEUE

@@ -48,11 +48,11 @@ def command(
     """
     from meditron_cli.runs.recover import OpenedRuns, RecoveryReport, recover
 
-    before, opened = RecoveryReport((), silent=False), OpenedRuns()
+    before, opened = RecoveryReport((), unanswered=False), OpenedRuns()
     while True:
         now = recover(services, opened.of(chosen(services, runs_dir, name)))
         print_notices([item for item in now.notices if item not in before.notices], as_json)
-        if now.silent and not before.silent:
+        if now.unanswered and not before.unanswered:
             console.note("the scheduler does not respond; nothing is resubmitted until it does")
         if once:
             return

@@ -36,7 +36,7 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
     )
     record, infos, now = query.evidence(services, [run], in_full=True)[0]
     record.require_readable()
-    view = state.fold(record, infos, now)
+    view = state.derive_view(record, infos, now)
     times = run_times.measure(run, record, view, now)
     errors = task_errors.of_run(run, record, infos, now)
     results = report.gather(run, record, view, times, errors)

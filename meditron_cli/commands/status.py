@@ -107,7 +107,7 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
 
     record, infos, now = query.evidence(services, [run], in_full=True)[0]
     record.require_readable()
-    view = state.fold(record, infos, now)
+    view = state.derive_view(record, infos, now)
     times = run_times.measure(run, record, view, now)
     full = RunDetail(run, record, view, times, task_errors.of_run(run, record, infos, now), now)
     stuck = state.stuck_jobs(record, infos)

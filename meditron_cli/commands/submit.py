@@ -307,9 +307,9 @@ def start(services: Services, submission: SubmitTarget, run: RunDir, as_json: bo
 
 def continuing(record: RunRecord, now: float) -> str:
     """Return which run is continued, from where, and how to start another."""
-    from meditron_cli.runs.state import fold
+    from meditron_cli.runs.state import derive_view
 
-    stages = fold(record, {}, now).stages.values()
+    stages = derive_view(record, {}, now).stages.values()
     far = ", ".join(f"{stage.stage} {stage.amount}" for stage in stages)
     return (
         f"continuing run {record.name} ({far or 'nothing done'}): "

@@ -30,7 +30,7 @@ from meditron_cli.reporting import follow
 from meditron_cli.runs import cancel, launch, prepare, store
 from meditron_cli.runs.recover import Notice, OpenedRun, recover
 from meditron_cli.runs.request import Request
-from meditron_cli.runs.state import fold
+from meditron_cli.runs.state import derive_view
 from meditron_cli.scheduler.fault_injection import FaultInjector
 from meditron_cli.services import Services
 
@@ -220,12 +220,12 @@ class Drill:
 
     def is_over(self, run: RunDir) -> bool:
         """Return whether a run has ended, and will not be resubmitted."""
-        from meditron_cli.runs.query import ask
+        from meditron_cli.runs.query import query_schedulers
 
         now = self.services.clock.now()
         record = self.opened[run].records.read()
-        (infos,) = ask(self.services, [record], now)
-        state = fold(record, infos, now).state
+        (infos,) = query_schedulers(self.services, [record], now)
+        state = derive_view(record, infos, now).state
         if state in follow.FINAL and state != "succeeded" and self.recovers:
             return now - self.alive > RECOVER_LIMIT_SECONDS
         self.alive = now

@@ -10,7 +10,7 @@ from jobs.contract.events import ExitEvent
 from meditron_cli import console
 from meditron_cli.reporting import tables, task_errors
 from meditron_cli.runs import open_jobs, state
-from meditron_cli.runs.query import ask
+from meditron_cli.runs.query import query_schedulers
 from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.views import RunView, StageView
 from meditron_cli.scheduler.base import JobInfo
@@ -141,10 +141,10 @@ def until_end(services: Services, reader: RecordReader, display: ProgressDisplay
         kinds = open_jobs.open_jobs(record, now)
         fresh = bool(kinds) and now - queried >= max(QUERY_SECONDS[kind] for kind in kinds)
         if fresh:
-            (infos,) = ask(services, [record], now)
+            (infos,) = query_schedulers(services, [record], now)
             queried = now
             record = reader.read()
-        run_view = state.fold(record, infos, now)
+        run_view = state.derive_view(record, infos, now)
         print_interruptions(exits, display)
         display.show(run_view)
         if run_view.state in FINAL and (fresh or not open_jobs.open_jobs(record, now)):
@@ -181,7 +181,7 @@ def why(services: Services, reader: RecordReader) -> tuple[str, str, int]:
     (``jobs.contract.errors``); empty and 0 where there is none.
     """
     now = services.clock.now()
-    (infos,) = ask(services, [reader.read()], now)
+    (infos,) = query_schedulers(services, [reader.read()], now)
     errors = task_errors.of_run(reader.run, reader.read(), infos, now)
     if not errors:
         return "", "", 0

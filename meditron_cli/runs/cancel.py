@@ -13,7 +13,7 @@ from jobs.contract.stage_specs import STAGES, TRAINING_STAGES
 from jobs.slurm import transaction
 from meditron_cli.errors import SchedulerError
 from meditron_cli.runs import open_jobs
-from meditron_cli.runs.launch import is_silent
+from meditron_cli.runs.launch import is_unknown
 from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.run_lock import exclusive
@@ -95,7 +95,7 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str] | Non
         events.append(run, StopEvent(time.time(), tuple(sorted(set().union(*open_ids.values())))))
         for kind, ids in open_ids.items():
             infos = schedulers(kind).states({run.name: sorted(ids)})[run.name]
-            refuse_silence(run, infos)
+            require_states(run, infos)
             saving = saving_jobs(record, infos)
             schedulers(kind).cancel(run.name, sorted(ids - saving))
             saving_ids += sorted(saving)
@@ -103,13 +103,13 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str] | Non
     return saving_ids
 
 
-def refuse_silence(run: RunDir, infos: Mapping[str, JobInfo]) -> None:
+def require_states(run: RunDir, infos: Mapping[str, JobInfo]) -> None:
     """Refuse to cancel jobs that may be running and would not have the time to save.
 
     Raises:
         SchedulerError: the scheduler does not report which run.
     """
-    if any(map(is_silent, infos.values())):
+    if any(map(is_unknown, infos.values())):
         raise SchedulerError(
             f"the scheduler does not report which jobs of run {run.name} run; those that do save "
             "and exit, the others may still be queued",

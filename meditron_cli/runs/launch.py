@@ -26,14 +26,14 @@ from meditron_cli.runs import code_snapshot, moved, open_jobs, release, store
 from meditron_cli.runs.launch_plan import (
     StageDecision,
     decide,
-    live_jobs,
+    jobs_in_queue,
     refuse_other_data,
     unique,
 )
 from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.run_lock import exclusive
-from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState, Scheduler
+from meditron_cli.scheduler.base import JobInfo, Scheduler
 
 HINTS = {
     errno.EACCES: "only its owner can continue a run; `--new` with another --runs-dir starts one",
@@ -87,13 +87,13 @@ def _launch(
     restore_damage(plan, run, note)
     transaction.resolve_unanswered(run, reader.history, lambda kind: scheduler)
     record = reader.read().require_readable()
-    infos = ask(record, scheduler)
+    infos = query_open_jobs(record, scheduler)
     verdicts = judge_tasks(plan, run)
     refuse_other_data(record, verdicts)
     decisions = decide(plan, record, infos, verdicts)
     require_files(plan, decisions)
     waiting = release.waiting_jobs(record, decisions, infos) if by == "person" else {}
-    for sentence in left_alone(decisions, infos, waiting):
+    for sentence in describe_kept_jobs(decisions, infos, waiting):
         note(sentence)
     held = release.held_jobs(record, infos)
     for sentence in release.release_all(run, scheduler, waiting, held):
@@ -103,19 +103,19 @@ def _launch(
     prepare(plan, run, decisions, keep)
     dropped = [job for decision in decisions.values() for job in decision.drop]
     scheduler.cancel(run.name, [*dropped, *recovery_jobs_of(record.history, dropped)])
-    live = {stage: live_jobs(found, infos) for stage, found in record.stages.items()}
+    current = {name: jobs_in_queue(stage, infos) for name, stage in record.stages.items()}
     batch = LaunchTransaction(plan, scheduler, run, by)
     try:
         for stage in plan.stages:
             decision = decisions[stage.stage]
-            after = [job for name in stage.after for job in live.get(name, [])]
+            after = [job for name in stage.after for job in current.get(name, [])]
             new = batch.submit(stage, decision.submit, after)
-            live[stage.stage] = [*unique(job.job_id for job in decision.keep.values()), *new]
+            current[stage.stage] = [*unique(job.job_id for job in decision.keep.values()), *new]
     except BaseException as error:
         batch.undo(error)
         restore_markers(run, decisions)
         raise
-    return {stage.stage: live[stage.stage] for stage in plan.stages}
+    return {stage.stage: current[stage.stage] for stage in plan.stages}
 
 
 def restore_damage(plan: Plan, run: RunDir, note: Note) -> None:
@@ -137,7 +137,7 @@ def restore_markers(run: RunDir, decisions: Mapping[str, StageDecision]) -> None
             done_markers.restore_done(run, stage, index)
 
 
-def left_alone(
+def describe_kept_jobs(
     decisions: Mapping[str, StageDecision],
     infos: Mapping[str, JobInfo],
     waiting: Mapping[str, Collection[str]],
@@ -227,7 +227,7 @@ class LaunchTransaction:
         events.append(self._run, UndoEvent(time.time(), tuple(self._submitted), text))
 
 
-def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
+def query_open_jobs(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
     """Return the scheduler's states of every job that may be queued or running.
 
     Raises:
@@ -238,18 +238,18 @@ def ask(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInfo]:
     if not ids:
         return {}
     infos = scheduler.states({record.name: ids})[record.name]
-    silent = [job for job in ids if is_silent(infos.get(job))]
-    if silent:
+    unknown = [job for job in ids if is_unknown(infos.get(job))]
+    if unknown:
         raise SchedulerError(
-            f"the scheduler does not report whether job {silent[0]} of run {record.name} is alive",
+            f"the scheduler does not report whether job {unknown[0]} of run {record.name} is alive",
             hint="submit again when it answers; a second job now could run the task twice",
         )
     return infos
 
 
-def is_silent(info: JobInfo | None) -> bool:
+def is_unknown(info: JobInfo | None) -> bool:
     """Return whether a job may be queued or running by the scheduler's state."""
-    return info is None or (info.state is JobState.UNKNOWN and info.reason != LEFT_THE_QUEUE)
+    return info is None or info.is_unknown
 
 
 def judge_tasks(plan: Plan, run: RunDir) -> dict[str, dict[int, str]]:

@@ -64,9 +64,9 @@ def decide(
         renewed = any(decisions[name].submit for name in stage.after if name in decisions)
         known = record.stages.get(stage.stage)
         jobs = known.jobs if known else {}
-        living = {i: job for i, job in jobs.items() if is_living(infos.get(job.job_id))}
-        stuck = {i: job for i, job in living.items() if is_stuck(infos[job.job_id], renewed)}
-        keep = {i: job for i, job in living.items() if i not in stuck}
+        in_queue = {i: job for i, job in jobs.items() if is_in_queue(infos.get(job.job_id))}
+        stuck = {i: job for i, job in in_queue.items() if is_stuck(infos[job.job_id], renewed)}
+        keep = {i: job for i, job in in_queue.items() if i not in stuck}
         judged = {} if renewed else verdicts.get(stage.stage, {})
         finished = {index for index, verdict in judged.items() if verdict == "done"}
         wanted = [task.index for task in stage.tasks]
@@ -78,7 +78,7 @@ def decide(
     return decisions
 
 
-def is_living(info: JobInfo | None) -> bool:
+def is_in_queue(info: JobInfo | None) -> bool:
     """Return whether a job is queued or running."""
     return info is not None and info.state in (JobState.QUEUED, JobState.ACTIVE)
 
@@ -103,7 +103,7 @@ def require_inputs(
         return
     for name in stage.after:
         before = record.stages.get(name) if record else None
-        if name in decisions or (before is not None and will_be_whole(before, infos)):
+        if name in decisions or (before is not None and will_be_complete(before, infos)):
             continue
         raise ConfigError(
             f"{stage.stage} needs the result of {name}, which this run does not have",
@@ -111,10 +111,10 @@ def require_inputs(
         )
 
 
-def will_be_whole(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
+def will_be_complete(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
     """Return whether each task of a stage is done or has a queued or running job."""
-    living = {index for index, job in stage.jobs.items() if is_living(infos.get(job.job_id))}
-    return stage.done | living == set(range(stage.total))
+    in_queue = {index for index, job in stage.jobs.items() if is_in_queue(infos.get(job.job_id))}
+    return stage.done | in_queue == set(range(stage.total))
 
 
 def brings_own_data(stage: StagePlan) -> bool:
@@ -132,9 +132,9 @@ def job_ids(stage: StageRecord) -> list[str]:
     return unique(job.job_id for job in stage.jobs.values())
 
 
-def live_jobs(stage: StageRecord, infos: Mapping[str, JobInfo]) -> list[str]:
+def jobs_in_queue(stage: StageRecord, infos: Mapping[str, JobInfo]) -> list[str]:
     """Return the jobs of a stage that are queued or running."""
-    return [job for job in job_ids(stage) if is_living(infos.get(job))]
+    return [job for job in job_ids(stage) if is_in_queue(infos.get(job))]
 
 
 def unique(values: Iterable[str]) -> list[str]:

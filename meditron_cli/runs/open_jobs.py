@@ -18,7 +18,7 @@ def open_jobs(record: RunRecord, now: float) -> dict[str, set[str]]:
     settled = ending.time if ending and now - ending.time > FORGET_SECONDS else 0.0
     found: dict[str, set[str]] = {}
     for stage in record.stages.values():
-        if stage.done.issuperset(stage.jobs) or has_nothing_to_wait_for(record, stage, now):
+        if stage.done.issuperset(stage.jobs) or is_blocked_for_long(record, stage, now):
             continue
         for index, job in stage.jobs.items():
             if index not in stage.done and not is_over(stage, index, now) and job.time >= settled:
@@ -43,11 +43,11 @@ def is_over(stage: StageRecord, index: int, now: float) -> bool:
     return has_ended(stage, index) or bool(ended and now - ended.ended > REQUEUE_SECONDS)
 
 
-def has_nothing_to_wait_for(record: RunRecord, stage: StageRecord, now: float) -> bool:
+def is_blocked_for_long(record: RunRecord, stage: StageRecord, now: float) -> bool:
     """Return whether an earlier stage failed so long ago that this one's jobs are not queried."""
     before = [record.stages[name] for name in stage.after if name in record.stages]
     return any(
-        failed_long_ago(earlier, now) or has_nothing_to_wait_for(record, earlier, now)
+        failed_long_ago(earlier, now) or is_blocked_for_long(record, earlier, now)
         for earlier in before
     )
 

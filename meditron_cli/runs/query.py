@@ -18,7 +18,9 @@ from meditron_cli.services import Services
 def observe(services: Services, runs: Sequence[RunDir]) -> list[RunView]:
     """Return the state of each run, in the order given."""
     with paused_collector():
-        return [state.fold(record, infos, now) for record, infos, now in evidence(services, runs)]
+        return [
+            state.derive_view(record, infos, now) for record, infos, now in evidence(services, runs)
+        ]
 
 
 @contextmanager
@@ -51,22 +53,24 @@ def evidence(
         return readers[run.name].read() if in_full else read(run)
 
     records = [read_record(run) for run in runs]
-    infos = ask(services, records, now)
+    infos = query_schedulers(services, records, now)
     # A job that ended between the two queries has its marker or exit record meanwhile.
     records = [
-        read_record(run) if any_gone(record, known, now) else record
+        read_record(run) if has_left_queue(record, known, now) else record
         for run, record, known in zip(runs, records, infos, strict=True)
     ]
     return [(record, known, now) for record, known in zip(records, infos, strict=True)]
 
 
-def any_gone(record: RunRecord, infos: dict[str, JobInfo], now: float) -> bool:
+def has_left_queue(record: RunRecord, infos: dict[str, JobInfo], now: float) -> bool:
     """Return whether an open job of the record has left the queue."""
     open_ids = [job for ids in open_jobs.open_jobs(record, now).values() for job in ids]
     return any(infos[job].state in (JobState.ENDED, JobState.MISSING) for job in open_ids)
 
 
-def ask(services: Services, records: Sequence[RunRecord], now: float) -> list[dict[str, JobInfo]]:
+def query_schedulers(
+    services: Services, records: Sequence[RunRecord], now: float
+) -> list[dict[str, JobInfo]]:
     """Return the states of each run's open jobs and of their recovery jobs, by job id.
 
     Each scheduler is queried once for all runs; without an answer its jobs are UNKNOWN.
@@ -78,12 +82,12 @@ def ask(services: Services, records: Sequence[RunRecord], now: float) -> list[di
                 wanted.setdefault(kind, {}).setdefault(record.name, set()).update(ids)
     infos: dict[str, dict[str, JobInfo]] = {record.name: {} for record in records}
     for kind, jobs in wanted.items():
-        for run, states in query(services, kind, jobs).items():
+        for run, states in query_scheduler(services, kind, jobs).items():
             infos[run].update(states)
     return [infos[record.name] for record in records]
 
 
-def query(
+def query_scheduler(
     services: Services, kind: str, jobs: Mapping[str, Collection[str]]
 ) -> dict[str, dict[str, JobInfo]]:
     """Return the states of jobs, by run and id; UNKNOWN without an answer."""

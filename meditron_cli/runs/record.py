@@ -149,7 +149,7 @@ class RecordReader:
         history = self.history.current(self._selection(record.stages.values()))
         if self._in_full:
             record.history = history
-        fold(record, history)
+        apply_history(record, history)
         for stage in record.stages.values():
             if stage.stage not in TRAINING_STAGES:
                 read_progress(run, stage)
@@ -232,7 +232,7 @@ def done_indices(run: RunDir, stage: str, total: int) -> set[int]:
     return {int(index) for index in indices if index.isdigit() and int(index) < total}
 
 
-def fold(record: RunRecord, history: RunHistory) -> None:
+def apply_history(record: RunRecord, history: RunHistory) -> None:
     """Fill in what the events record: submissions, starts, ends, requests to end the run."""
     record.submitted = history.submitted
     request = history.stop_request
@@ -248,10 +248,10 @@ def fold(record: RunRecord, history: RunHistory) -> None:
             (event.recovery_jobs for event in reversed(submits) if event.recovery_jobs), ()
         )
         for task in history.tasks(name).values():
-            fold_task(stage, task)
+            apply_task_history(stage, task)
 
 
-def fold_task(stage: StageRecord, task: TaskHistory) -> None:
+def apply_task_history(stage: StageRecord, task: TaskHistory) -> None:
     """Fill in what the events record of one task."""
     for start in task.started.values():
         stage.began_from = start.step or stage.began_from

@@ -12,13 +12,13 @@ from jobs.contract.outcomes import CONTINUES
 from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
-from jobs.slurm.states import LEFT_THE_QUEUE, JobInfo, JobState
+from jobs.slurm.states import JobInfo
 from jobs.supervision.recovery import recovery_job
 from jobs.supervision.recovery.actions import last_change
 from meditron_cli.errors import MeditronError
 from meditron_cli.runs import release
 from meditron_cli.runs.owner import is_mine
-from meditron_cli.runs.query import ask
+from meditron_cli.runs.query import query_schedulers
 from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.services import Services
 
@@ -73,7 +73,7 @@ class RecoveryReport:
     """The result of one pass over all runs."""
 
     notices: tuple[Notice, ...]
-    silent: bool
+    unanswered: bool
     """Slurm did not answer, so nothing was done."""
 
 
@@ -83,7 +83,7 @@ def recover(services: Services, runs: Iterable[OpenedRun]) -> RecoveryReport:
     """
     read = [(opened, opened.records.read()) for opened in runs if is_mine(opened.run)]
     unfinished = [(opened, record) for opened, record in read if needs_recovery(record)]
-    infos = ask(services, [record for _, record in unfinished], services.clock.now())
+    infos = query_schedulers(services, [record for _, record in unfinished], services.clock.now())
     notices = [
         Notice(record.name, stage, sentence)
         for (_, record), known in zip(unfinished, infos, strict=True)
@@ -95,9 +95,8 @@ def recover(services: Services, runs: Iterable[OpenedRun]) -> RecoveryReport:
         for stage in stages_to_recover(record, known)
         for sentence in recover_stage(services, opened, record, stage)
     ]
-    return RecoveryReport(
-        tuple(notices), silent=any(is_silent(info) for known in infos for info in known.values())
-    )
+    unanswered = any(info.is_unknown for known in infos for info in known.values())
+    return RecoveryReport(tuple(notices), unanswered)
 
 
 def release_held(
@@ -107,11 +106,6 @@ def release_held(
     held = release.held_jobs(record, infos)
     if held:
         yield from release.release_held(RunDir(record.path), services.scheduler("slurm"), held)
-
-
-def is_silent(info: JobInfo) -> bool:
-    """Return whether the scheduler reports nothing of a job, not even that it left the queue."""
-    return info.state is JobState.UNKNOWN and info.reason != LEFT_THE_QUEUE
 
 
 def needs_recovery(record: RunRecord) -> bool:
@@ -134,7 +128,7 @@ def stages_to_recover(record: RunRecord, infos: Mapping[str, JobInfo]) -> Iterat
     for name, stage in record.stages.items():
         jobs = [job.job_id for index, job in stage.jobs.items() if index not in stage.done]
         known = [infos[job] for job in jobs if job in infos]
-        if stage.unanswered or any(not (info.is_living or is_silent(info)) for info in known):
+        if stage.unanswered or any(not (info.is_in_queue or info.is_unknown) for info in known):
             yield name
 
 

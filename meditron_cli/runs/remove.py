@@ -60,12 +60,12 @@ def require_unused(services: Services, run: RunDir) -> None:
             hint="remove the link and its target by hand",
         )
     record = read(run).require_readable()
-    live = live_jobs(services, record)
-    if live:
-        first = live[0]
+    unfinished = unfinished_jobs(services, record)
+    if unfinished:
+        first = unfinished[0]
         raise ConfigError(
             f"run {run.name} has jobs that may be alive: {first.job_id} ({first.state.value})"
-            + (f" and {len(live) - 1} more" if len(live) > 1 else ""),
+            + (f" and {len(unfinished) - 1} more" if len(unfinished) > 1 else ""),
             hint=f"`meditron cancel {run.name}` cancels them",
         )
     if any(stage.unanswered for stage in record.stages.values()):
@@ -84,17 +84,17 @@ def require_unused(services: Services, run: RunDir) -> None:
         raise ConfigError(f"run {run.name}: {writer} writes to its checkpoints")
 
 
-def live_jobs(services: Services, record: RunRecord) -> list[JobInfo]:
+def unfinished_jobs(services: Services, record: RunRecord) -> list[JobInfo]:
     """Return the jobs of a run, recovery jobs too, that have not ended for certain."""
     jobs: dict[str, set[str]] = {}
     for stage in record.stages.values():
         for job in stage.jobs.values():
             jobs.setdefault(job.scheduler, set()).update((job.job_id, *stage.recovery_jobs))
-    live: list[JobInfo] = []
+    unfinished: list[JobInfo] = []
     for kind, ids in jobs.items():
-        states = query.query(services, kind, {record.name: ids})[record.name]
-        live += [states[job] for job in sorted(ids) if states[job].state not in OVER]
-    return live
+        states = query.query_scheduler(services, kind, {record.name: ids})[record.name]
+        unfinished += [states[job] for job in sorted(ids) if states[job].state not in OVER]
+    return unfinished
 
 
 def finish_removals(root: Path) -> list[str]:

@@ -26,14 +26,14 @@ ALIVE = ("running", "pending", "unknown")
 """States that may change without a person."""
 
 
-def fold(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> RunView:
+def derive_view(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> RunView:
     """Return the state of a run, from its record and the scheduler's states of its open jobs.
 
     A job that is not in ``infos`` was not queried; its task's state follows from the record alone.
     """
     stages: dict[str, StageView] = {}
     for name, stage in record.stages.items():
-        stages[name] = fold_stage(record, stage, infos, now, before=stages)
+        stages[name] = derive_stage_view(record, stage, infos, now, before=stages)
     state = first_of(view.state for view in stages.values()) if stages else "stopped"
     trained = training_stage(stages)
     training = record.stages[trained] if trained else None
@@ -60,7 +60,7 @@ def is_suspended(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
     return any(info is not None and info.word == "SUSPENDED" for info in jobs)
 
 
-def fold_stage(
+def derive_stage_view(
     record: RunRecord,
     stage: StageRecord,
     infos: Mapping[str, JobInfo],

@@ -9,7 +9,7 @@ import pytest
 
 from meditron_cli.reporting.follow import ProgressBars, ProgressLines, until_end, why
 from meditron_cli.runs.record import RunRecord, StageRecord
-from meditron_cli.runs.state import fold
+from meditron_cli.runs.state import derive_view
 from meditron_cli.runs.views import RunView
 from meditron_cli.scheduler.base import JobState
 
@@ -23,7 +23,7 @@ def training(step: int) -> RunView:
     pretrain = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress=progress)
     curate = StageRecord("curate", 1, done={0})
     stages = {"curate": curate, "pretrain": pretrain}
-    return fold(RunRecord("run", Path("run"), stages=stages), {}, 0.0)
+    return derive_view(RunRecord("run", Path("run"), stages=stages), {}, 0.0)
 
 
 def test_a_log_gets_a_line_for_each_change_and_each_tenth(

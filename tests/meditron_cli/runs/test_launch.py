@@ -584,7 +584,7 @@ def test_decisions_name_every_task_once(meditron: Bench) -> None:
     meditron.submit()
     run = meditron.run()
     plan, record = planned(meditron.reader()), meditron.reader().read()
-    infos = launch.ask(record, meditron.scheduler)
+    infos = launch.query_open_jobs(record, meditron.scheduler)
 
     decisions = launch_plan.decide(plan, record, infos, launch.judge_tasks(plan, run))
 
@@ -739,7 +739,7 @@ def test_a_run_that_is_at_work_says_in_which_job(meditron: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("info", "silent"),
+    ("info", "unknown"),
     [
         (None, True),
         (JobInfo("1", JobState.UNKNOWN, ""), True),
@@ -748,8 +748,8 @@ def test_a_run_that_is_at_work_says_in_which_job(meditron: Bench) -> None:
         (JobInfo("1", JobState.ACTIVE, "RUNNING"), False),
     ],
 )
-def test_a_job_that_left_the_queue_keeps_nobody_from_submitting(
-    info: JobInfo | None, silent: bool
+def test_a_job_that_left_the_queue_does_not_prevent_a_submission(
+    info: JobInfo | None, unknown: bool
 ) -> None:
-    """While the accounting is silent its end is unknown, but it surely does not run."""
-    assert launch.is_silent(info) == silent
+    """Without accounting its end is unknown, but it certainly does not run."""
+    assert launch.is_unknown(info) == unknown

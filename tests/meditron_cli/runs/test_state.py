@@ -37,9 +37,9 @@ from meditron_cli.runs.record import (
 from meditron_cli.runs.state import (
     NEVER,
     PRECEDENCE,
+    derive_view,
     eta,
     first_of,
-    fold,
     steps_and_tokens,
     stuck_jobs,
     task_state,
@@ -168,7 +168,7 @@ def test_what_waits_for_a_job_that_ended_is_stuck_unless_a_successor_is_at_work(
     never = JobInfo("8", JobState.QUEUED, "PENDING", NEVER)
     infos = {"7": said(training, word), "8": never}
 
-    assert fold(record, infos, NOW).stages["evaluate"].state == state
+    assert derive_view(record, infos, NOW).stages["evaluate"].state == state
     assert stuck_jobs(record, infos) == [("evaluate", "8")]
 
 
@@ -202,7 +202,7 @@ def test_a_job_that_is_gone_before_its_inputs_were_whole_has_not_started(
         "tokenize", 1, after=("curate",), jobs={0: LOCAL}, exits=exits
     )
 
-    found = fold(record, {"7": said(JobState.ENDED)}, NOW)
+    found = derive_view(record, {"7": said(JobState.ENDED)}, NOW)
 
     assert found.stages["tokenize"].state == expected
     assert found.state == "failed"
@@ -213,7 +213,7 @@ def test_a_local_job_that_waits_for_an_earlier_stage_is_pending() -> None:
     record.stages["curate"] = StageRecord("curate", 1, jobs={0: LONG_AGO})
     record.stages["tokenize"] = StageRecord("tokenize", 1, after=("curate",), jobs={0: LOCAL})
 
-    seen = fold(record, {"7": said(JobState.ACTIVE)}, NOW)
+    seen = derive_view(record, {"7": said(JobState.ACTIVE)}, NOW)
 
     assert {name: stage.state for name, stage in seen.stages.items()} == {
         "curate": "running",
@@ -251,7 +251,7 @@ def test_a_stage_has_succeeded_exactly_when_every_marker_is_there(
 ) -> None:
     record = RunRecord("run", Path("run"), stages={"curate": stage}, ending=ending)
 
-    seen = fold(record, {"7": info} if info else {}, NOW)
+    seen = derive_view(record, {"7": info} if info else {}, NOW)
 
     assert seen.state in PRECEDENCE
     assert (seen.state == "succeeded") == (stage.done == {0, 1, 2})
@@ -263,7 +263,7 @@ def test_a_silent_scheduler_is_never_taken_for_an_end(stage: StageRecord) -> Non
     record = RunRecord("run", Path("run"), stages={"curate": stage})
     asked = open_jobs(record, NOW)
 
-    seen = fold(record, {"7": said(JobState.UNKNOWN)} if asked else {}, NOW)
+    seen = derive_view(record, {"7": said(JobState.UNKNOWN)} if asked else {}, NOW)
 
     undecided = set(stage.jobs) - stage.done - {i for i in stage.exits if has_ended(stage, i)}
     assert (seen.state in ("unknown", "failed")) or not undecided
@@ -271,7 +271,9 @@ def test_a_silent_scheduler_is_never_taken_for_an_end(stage: StageRecord) -> Non
 
 def recorded(stage: StageRecord, *events: Event) -> StageRecord:
     """The stage with what these events record of it."""
-    record.fold(RunRecord("run", Path("run"), stages={stage.stage: stage}), RunHistory.of(events))
+    record.apply_history(
+        RunRecord("run", Path("run"), stages={stage.stage: stage}), RunHistory.of(events)
+    )
     return stage
 
 
@@ -381,7 +383,7 @@ def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: TaskRecords) -
     run.start(2, 30)
     run.exit(2, 40, "crash", "stop", code=1)
 
-    seen = fold(read(run.run), {"5_0": said(JobState.ACTIVE)}, NOW)
+    seen = derive_view(read(run.run), {"5_0": said(JobState.ACTIVE)}, NOW)
 
     assert exit_records(read(run.run))[0].attempt == 2
     assert (seen.stages["tokenize"].state, seen.stages["tokenize"].attempts) == ("running", 2)
