@@ -27,6 +27,7 @@ from meditron_cli.scheduler.slurm import SlurmScheduler
 
 from ... import fake_slurm
 from ...conftest import Bench
+from ...fake_slurm import FakeSlurm
 from ...fakes import Submitted
 from ...kills import kill_before_step
 from ...plans import profile_of
@@ -649,32 +650,66 @@ def test_a_whole_submission_that_was_killed_is_taken_over(meditron: Bench) -> No
     assert len(meditron.scheduler.submitted) == 3
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 7])
-def test_a_submit_killed_before_any_step_leaves_one_job_and_one_recovery_job_per_stage(
-    meditron: Bench, step: int
-) -> None:
-    """Steps are appends to the event log and calls of sbatch; the next submit completes it."""
+SLURM_STEPS = ("events.jsonl", "timeout", "scancel")
+"""Appends to the event log, which is the first created, and calls of sbatch (by way of timeout) and
+scancel.
+"""
+PER_STAGE = {"curate": 1, "tokenize": 3, "pretrain": 1} | {
+    f"{name}.recovery_job": 1 for name in ("curate", "tokenize", "pretrain")
+}
+
+
+@pytest.fixture
+def submit_to_slurm(meditron: Bench) -> tuple[FakeSlurm, Callable[[], Result]]:
+    """Slurm's stand-ins, and `meditron submit` of three stages on them."""
     programs = fake_slurm.install(meditron.folder / "slurm")
-    make = partial(SlurmScheduler, programs.environ)
-    services = replace(meditron.services(), make=lambda kind: make())
+    services = replace(meditron.services(), make=lambda kind: SlurmScheduler(programs.environ))
     target = ("--cluster", str(profile_of("test-slurm")), "--size", "tiny")
     words = ("submit", "pipeline", *target, "--set", "evaluate.benchmarks=[]")
-    submit = partial(CliRunner().invoke, main, words, obj=services)
+    return programs, partial(CliRunner().invoke, main, words, obj=services)
 
-    was_killed = kill_before_step(step, submit, lambda name: name.endswith(("s.jsonl", "timeout")))
+
+def jobs_per_name(programs: FakeSlurm) -> Counter[str]:
+    """Return the number of queued jobs per name, without the run's."""
+    rows = (programs.state / "queue").read_text().splitlines()
+    return Counter(row.split("|")[3].partition(".")[2] for row in rows)
+
+
+@pytest.mark.parametrize("step", [2, 3, 4, 5, 6, 8])
+def test_a_submit_killed_before_any_step_leaves_one_job_and_one_recovery_job_per_stage(
+    meditron: Bench, submit_to_slurm: tuple[FakeSlurm, Callable[[], Result]], step: int
+) -> None:
+    programs, submit = submit_to_slurm
+
+    was_killed = kill_before_step(step, submit, lambda name: name.endswith(SLURM_STEPS))
     result = submit()
 
     assert was_killed
     assert result.exit_code == 0, result.stderr
-    rows = (programs.state / "queue").read_text().splitlines()
-    stages = Counter(row.split("|")[3].partition(".")[2] for row in rows)
-    names = ("curate", "tokenize", "pretrain")
-    guards = {f"{name}.recovery_job": 1 for name in names}
-    assert stages == {"curate": 1, "tokenize": 3, "pretrain": 1, **guards}
+    assert jobs_per_name(programs) == PER_STAGE
     submits = meditron.events("submit")
-    assert [event["stage"] for event in submits] == list(names)
+    assert [event["stage"] for event in submits] == ["curate", "tokenize", "pretrain"]
     ids = [job for event in submits for key in ("job_ids", "recovery_jobs") for job in event[key]]
     assert sorted(ids) == sorted(programs.queued())
+    assert attempt_history.read(meditron.run()).unanswered == []
+
+
+@pytest.mark.parametrize("step", [8, 9, 10])
+def test_a_submit_killed_while_it_takes_a_refused_pipeline_back_is_completed_by_the_next(
+    meditron: Bench, submit_to_slurm: tuple[FakeSlurm, Callable[[], Result]], step: int
+) -> None:
+    """The third call of sbatch, for tokenization, is refused; the steps are the withdrawal of
+    tokenization, scancel for curation, and its undo event.
+    """
+    programs, submit = submit_to_slurm
+    programs.tell("refuse-3", "sbatch: error: too many jobs\n")
+
+    was_killed = kill_before_step(step, submit, lambda name: name.endswith(SLURM_STEPS))
+    result = submit()
+
+    assert was_killed
+    assert result.exit_code == 0, result.stderr
+    assert jobs_per_name(programs) == PER_STAGE
     assert attempt_history.read(meditron.run()).unanswered == []
 
 
