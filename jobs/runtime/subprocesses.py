@@ -52,10 +52,10 @@ def end(child: subprocess.Popen[str], grace: float) -> CommandResult:
     """Kill a child whose time is over, and return its output so far."""
     ways = [(child.terminate, grace), (child.kill, LAST_SECONDS)]
     out, err = "", ""
-    for stop, patience in ways if grace else ways[1:]:
+    for stop, seconds in ways if grace else ways[1:]:
         stop()
         try:
-            out, err = child.communicate(timeout=patience)
+            out, err = child.communicate(timeout=seconds)
             break
         except subprocess.TimeoutExpired as error:
             out, err = text(error.stdout), text(error.stderr)

@@ -44,7 +44,7 @@ def command(
 
     loaded = load_target(cluster, size, config, overrides)
     stages = STAGES if stage == "pipeline" else (stage,)
-    plan = plan_of(loaded, stages, measured_pace(services, loaded, stages))
+    plan = plan_of(loaded, stages, measured_times(services, loaded, stages))
     rows = summary.stage_rows(plan)
     facts = None
     for item in plan.stages:
@@ -66,7 +66,7 @@ def command(
         console.note(known.age(now))
 
 
-def measured_pace(services: Services, loaded: Loaded, stages: Collection[str]) -> StepTimes | None:
+def measured_times(services: Services, loaded: Loaded, stages: Collection[str]) -> StepTimes | None:
     """Return how long saves and steps take in the run that a submission would continue; None
     before it has saved.
     """
@@ -75,4 +75,4 @@ def measured_pace(services: Services, loaded: Loaded, stages: Collection[str]) -
 
     root = store.runs_root(None, services.environ, loaded.cluster.runs_dir)
     newest = moved.newest_run(root, loaded)
-    return prepare.measured_pace(RunDir(root / newest), stages) if newest else None
+    return prepare.measured_times(RunDir(root / newest), stages) if newest else None

@@ -150,7 +150,7 @@ def resolve_run(services: Services, name: str, stage: str, runs_dir: Path | None
     reader = RecordReader(run, in_full=True)
     loaded = stored.loaded(last_request(run, reader.history.current()), run.name)
     stages = stages_of(stage, loaded.experiment)
-    plan = prepare.plan_of(loaded, stages, prepare.measured_pace(run, stages))
+    plan = prepare.plan_of(loaded, stages, prepare.measured_times(run, stages))
     return SubmitTarget(loaded, plan, run.root.parent, run.name, exists=True, reader=reader)
 
 
@@ -196,7 +196,7 @@ def resolve(
     name = store.next_of(root, identity) if new or newest is None else newest
     stages = stages_of(stage, experiment)
     run = RunDir(root / name)
-    plan = prepare.plan_of(loaded, stages, prepare.measured_pace(run, stages))
+    plan = prepare.plan_of(loaded, stages, prepare.measured_times(run, stages))
     reader = RecordReader(run, in_full=True)
     return SubmitTarget(loaded, plan, root, name, exists=name == newest, reader=reader)
 

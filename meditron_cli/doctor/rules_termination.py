@@ -74,13 +74,13 @@ def grace(view: SiteView) -> SiteFinding:
     """Compare the grace period with the time that a step and a save take."""
     seconds = view.preemption.grace_seconds or 0
     source = ACCOUNTS if view.setting("PreemptType") == "preempt/qos" else PARTITIONS
-    pace, value = view.work.pace, f"{seconds} s"
-    if pace.leave_seconds <= seconds:
-        meaning = f"a step and a save take about {pace.leave_seconds:.1f} s, {view.work.source}"
+    times, value = view.work.times, f"{seconds} s"
+    if times.leave_seconds <= seconds:
+        meaning = f"a step and a save take about {times.leave_seconds:.1f} s, {view.work.source}"
         return SiteFinding("GraceTime", value, OK, meaning, source)
-    lost = fit.loss(pace.step_seconds, view.work.save_interval, view.work.gpus)
+    lost = fit.loss(times.step_seconds, view.work.save_interval, view.work.gpus)
     meaning = (
-        f"shorter than a step and a save take (about {pace.leave_seconds:.1f} s, "
+        f"shorter than a step and a save take (about {times.leave_seconds:.1f} s, "
         f"{view.work.source}): a preemption here loses up to {lost}"
     )
     return SiteFinding("GraceTime", value, WARN, meaning, source)

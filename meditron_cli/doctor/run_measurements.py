@@ -22,18 +22,18 @@ def workload(plan: Plan, root: Path, size: str | None) -> Workload:
     """
     task = plan.training.tasks[0]
     run = last_trained(root, plan.site.cluster, size)
-    pace = metrics_log.measured_step_times(run, task.stage) if run else None
+    times = metrics_log.measured_step_times(run, task.stage) if run else None
     measured = read_task(run, task.stage, 0) if run else None
-    if run is None or pace is None or measured is None:
-        return describe(plan, task, plan.training_lead.pace, f"estimated for {plan.size}")
-    return describe(plan, measured, pace, f"measured in run {run.name}")
+    if run is None or times is None or measured is None:
+        return describe(plan, task, plan.training_lead.times, f"estimated for {plan.size}")
+    return describe(plan, measured, times, f"measured in run {run.name}")
 
 
-def describe(plan: Plan, task: TaskSpec, pace: metrics_log.StepTimes, source: str) -> Workload:
-    """Return the workload of a plan whose training is this task, at this pace."""
+def describe(plan: Plan, task: TaskSpec, times: metrics_log.StepTimes, source: str) -> Workload:
+    """Return the workload of a plan whose training is this task, with these times."""
     recovery_jobs = len(plan.stages) if plan.site.recovery_job else 0
     return Workload(
-        pace=pace,
+        times=times,
         source=source,
         save_interval=task.training.save_interval if task.training else 1,
         gpus=task.nodes * task.gpus_per_node,

@@ -22,7 +22,7 @@ ACCOUNTS = "sacctmgr"
 class Workload:
     """A training that is to run on the site."""
 
-    pace: StepTimes
+    times: StepTimes
     source: str
     """``measured in run …`` or ``estimated …``."""
     save_interval: int

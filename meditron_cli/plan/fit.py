@@ -103,27 +103,27 @@ def given_lead_findings(lead: Lead) -> Findings:
     """Check that the experiment's signal lead time is enough to save in: an error where saves were
     measured, a warning where they are estimated.
     """
-    need = lead.pace.leave_seconds
+    need = lead.times.leave_seconds
     if lead.source != "given" or lead.seconds >= need:
         return Findings()
     sentence = (
         f"pretrain.signal_lead_seconds = {lead.seconds} is shorter than a step and a save, which "
-        f"take about {need:.0f} s ({lead.pace_source}); leave it out to compute it"
+        f"take about {need:.0f} s ({lead.times_source}); leave it out to compute it"
     )
     return (
-        error_findings(sentence) if lead.pace_source == "measured" else warning_findings(sentence)
+        error_findings(sentence) if lead.times_source == "measured" else warning_findings(sentence)
     )
 
 
 def grace_findings(partition: Partition, lead: Lead, save_interval: int, gpus: int) -> Findings:
     """Check that a preempted job can save within the grace period; state the loss otherwise."""
-    grace, need = partition.grace_seconds, lead.pace.leave_seconds
+    grace, need = partition.grace_seconds, lead.times.leave_seconds
     if grace is None or need <= grace:
         return Findings()
-    lost = loss(lead.pace.step_seconds, save_interval, gpus)
+    lost = loss(lead.times.step_seconds, save_interval, gpus)
     return warning_findings(
         f"partition {partition.name} has a grace period of {grace} s, and a step and a save take "
-        f"about {need:.0f} s ({lead.pace_source}): a preempted job cannot save and loses at most "
+        f"about {need:.0f} s ({lead.times_source}): a preempted job cannot save and loses at most "
         f"{lost}, fewer with a smaller pretrain.save_interval"
     )
 
@@ -139,12 +139,12 @@ def loss(step_seconds: float | None, steps: int, gpus: int) -> str:
 
 def interval_findings(minutes: int, lead: Lead, save_interval: int) -> Findings:
     """Check that a job lasts longer than the steps from one save to the next."""
-    step, work = lead.pace.step_seconds, minutes * 60 - lead.seconds
+    step, work = lead.times.step_seconds, minutes * 60 - lead.seconds
     if step is None or step * save_interval <= work:
         return Findings()
     return warning_findings(
         f"the {save_interval} steps of pretrain.save_interval take about "
-        f"{step * save_interval / 60:,.0f} minutes ({lead.pace_source}), and a job trains for "
+        f"{step * save_interval / 60:,.0f} minutes ({lead.times_source}), and a job trains for "
         f"{work / 60:,.0f}: one that fails loses all its steps; lower it"
     )
 

@@ -40,9 +40,9 @@ class Lead:
     seconds: int
     source: str
     """``given`` (by the experiment), ``measured`` (in this run) or ``estimated``."""
-    pace: StepTimes
+    times: StepTimes
     """Durations of saves and steps."""
-    pace_source: str
+    times_source: str
     """``measured`` or ``estimated``."""
 
     @property

@@ -23,7 +23,7 @@ from jobs.contract.stage_specs import (
     TokenizeSpec,
 )
 from jobs.contract.units import GIB
-from meditron_cli.plan import fit, layout, pace
+from meditron_cli.plan import fit, layout, step_times
 from meditron_cli.plan.model import Lead, Resources, StagePlan
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Inputs:
     """Of the tokenizer's bytes; it decides what a token file contains."""
     interpreter: str
     """Python of the submitting process, used where the profile names none."""
-    pace: StepTimes | None = None
+    measured: StepTimes | None = None
     """Measured in the run that is continued; None for a new one."""
     host_cores: int = 0
     """Cores of this machine, where it runs the ranks itself; 0 with Slurm."""
@@ -83,9 +83,9 @@ class Inputs:
         size = model.checkpoint_bytes(pretrain.precision)
         tokens = pretrain.global_batch_size * model.seq_length
         ranks = parallel_spec(experiment).world_size
-        step = pace.step_seconds(model, tokens, ranks, self.cluster.gpu_partition.node)
-        estimated = StepTimes(pace.save_seconds(size), step)
-        return pace.lead_of(pretrain.signal_lead_seconds, self.pace, estimated, size)
+        step = step_times.step_seconds(model, tokens, ranks, self.cluster.gpu_partition.node)
+        estimated = StepTimes(step_times.save_seconds(size), step)
+        return step_times.lead_of(pretrain.signal_lead_seconds, self.measured, estimated, size)
 
     def stage(self, name: str) -> StagePlan:
         """Return the plan of a stage, built once."""

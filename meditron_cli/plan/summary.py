@@ -10,7 +10,7 @@ from jobs.contract.stage_specs import PretrainSpec
 from jobs.contract.units import GIB
 from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead, Plan, Resources
-from meditron_cli.plan.pace import MFU, best_save_interval, step_seconds
+from meditron_cli.plan.step_times import MFU, best_save_interval, step_seconds
 
 if TYPE_CHECKING:
     from meditron_cli.config.cluster_schema import Cluster, Node
@@ -76,7 +76,7 @@ def training(
         **duration(spec, node, resources),
         "save_interval": spec.save_interval,
         "best_save_interval": best_save_interval(
-            lead.pace, resources.nodes, resources.time_minutes * 60
+            lead.times, resources.nodes, resources.time_minutes * 60
         ),
         **signal(lead, cluster),
     }
@@ -87,9 +87,9 @@ def signal(lead: Lead, cluster: Cluster) -> dict[str, Any]:
     return {
         "lead_seconds": lead.seconds,
         "lead_source": lead.source,
-        "save_seconds": lead.pace.save_seconds,
-        "step_seconds": lead.pace.step_seconds,
-        "pace_source": lead.pace_source,
+        "save_seconds": lead.times.save_seconds,
+        "step_seconds": lead.times.step_seconds,
+        "pace_source": lead.times_source,
         "grace_seconds": cluster.gpu_partition.grace_seconds,
         "submit_from_jobs": cluster.scheduler != "slurm" or cluster.slurm.submit_from_jobs,
     }

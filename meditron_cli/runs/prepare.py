@@ -31,9 +31,9 @@ HEAVY_TOKENIZER_BYTES = 256 * 2**20
 """No tokenizer.json is larger; something else was named by mistake."""
 
 
-def plan_of(loaded: Loaded, stages: Collection[str], pace: StepTimes | None = None) -> Plan:
+def plan_of(loaded: Loaded, stages: Collection[str], measured: StepTimes | None = None) -> Plan:
     """Plan some stages of a loaded configuration; raises like ``make_plan``."""
-    return make_plan(loaded.experiment, loaded.cluster, loaded.size, stages, pace)
+    return make_plan(loaded.experiment, loaded.cluster, loaded.size, stages, measured)
 
 
 def make_plan(
@@ -41,7 +41,7 @@ def make_plan(
     cluster: Cluster,
     size: str,
     stages: Collection[str],
-    pace: StepTimes | None = None,
+    measured: StepTimes | None = None,
     digest: str | None = None,
 ) -> Plan:
     """Plan some stages with this machine's interpreter.
@@ -51,7 +51,7 @@ def make_plan(
         cluster: the profile.
         size: the recipe's name.
         stages: names of stages.
-        pace: measured in the run that the plan continues.
+        measured: step times of the run that the plan continues.
         digest: SHA-256 of the tokenizer; by default it is read.
 
     Raises:
@@ -65,7 +65,7 @@ def make_plan(
     cores = 0
     if cluster.scheduler == "local":
         cluster, cores = on_this_machine(cluster), usable_cores()
-    inputs = Inputs(experiment, cluster, size, digest, sys.executable, pace, cores)
+    inputs = Inputs(experiment, cluster, size, digest, sys.executable, measured, cores)
     return build(inputs, tuple(stages))
 
 
@@ -183,12 +183,12 @@ def planned(reader: RecordReader) -> Plan:
     asked = request.last_request(run, reader.history.current())
     experiment, cluster = restore(asked)
     stages = list(reader.read().require_readable().stages)
-    pace = measured_pace(run, stages)
+    measured = measured_times(run, stages)
     digest = tokenizer_digest(experiment.tokenize.tokenizer) or recorded_digest(run, stages)
-    return make_plan(experiment, cluster, asked["size"], stages, pace, digest)
+    return make_plan(experiment, cluster, asked["size"], stages, measured, digest)
 
 
-def measured_pace(run: RunDir, stages: Collection[str]) -> StepTimes | None:
+def measured_times(run: RunDir, stages: Collection[str]) -> StepTimes | None:
     """Return how long steps and saves of a run's training take; None before it has saved, and for
     stages that do not train.
     """

@@ -28,7 +28,7 @@ def verdict(asked: SiteFacts, fact: str, partition: str = "low", **more: Any) ->
 
 
 def test_the_test_slurm_is_fit() -> None:
-    findings = rules.apply(view(site("22.05.8"), profile("low"), pace=QUICK))
+    findings = rules.apply(view(site("22.05.8"), profile("low"), times=QUICK))
 
     assert {finding.verdict for finding in findings} == {OK}
 

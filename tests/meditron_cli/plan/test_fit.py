@@ -112,7 +112,7 @@ def test_a_job_that_is_not_refused_has_time_to_work(minutes: int, lead: int) -> 
 
 
 def lead(seconds: int, save: float, step: float | None, source: str = "measured") -> Lead:
-    """A lead that the experiment gives, beside a pace."""
+    """A lead that the experiment gives, beside measured times."""
     return Lead(seconds, "given", StepTimes(save, step), source)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.contract.metrics_log import StepTimes
-from meditron_cli.plan.pace import best_save_interval
+from meditron_cli.plan.step_times import best_save_interval
 
 DAY = 86400.0
 

@@ -54,18 +54,18 @@ def save_seconds(checkpoint_bytes: int) -> float:
     return checkpoint_bytes / WRITE_BYTES_PER_SECOND
 
 
-def best_save_interval(pace: StepTimes, nodes: int, job_seconds: float) -> int | None:
+def best_save_interval(times: StepTimes, nodes: int, job_seconds: float) -> int | None:
     """Return the steps from one save to the next that cost least, by Young's formula: the square
     root of twice a save's time times the mean time between failures of the nodes (J. W. Young,
     CACM 17(9), 1974); at most a quarter of a job, and half an hour where saves are cheap. None if
     the time of a step is not known.
     """
-    if pace.step_seconds is None:
+    if times.step_seconds is None:
         return None
-    seconds = math.sqrt(2 * pace.save_seconds / (nodes * NODE_FAILURES_PER_SECOND))
-    is_cheap = pace.save_seconds <= CHEAP_SHARE * OFTEN_SECONDS
+    seconds = math.sqrt(2 * times.save_seconds / (nodes * NODE_FAILURES_PER_SECOND))
+    is_cheap = times.save_seconds <= CHEAP_SHARE * OFTEN_SECONDS
     seconds = min(seconds, job_seconds / 4, OFTEN_SECONDS if is_cheap else math.inf)
-    return max(1, int(seconds / pace.step_seconds))
+    return max(1, int(seconds / times.step_seconds))
 
 
 def lead_of(
@@ -74,10 +74,10 @@ def lead_of(
     """Return the signal lead time and its origin: the experiment, else the run's measured saves,
     else an estimate from the checkpoint's size.
     """
-    pace, pace_source = (measured, "measured") if measured else (estimated, "estimated")
+    times, source = (measured, "measured") if measured else (estimated, "estimated")
     if given is not None:
-        return Lead(given, "given", pace, pace_source)
+        return Lead(given, "given", times, source)
     if measured is not None:
-        return Lead(measured.lead_seconds, "measured", pace, pace_source)
+        return Lead(measured.lead_seconds, "measured", times, source)
     floor = FLOOR_SECONDS if checkpoint_bytes >= LARGE_BYTES else 0
-    return Lead(max(estimated.lead_seconds, floor), "estimated", pace, pace_source)
+    return Lead(max(estimated.lead_seconds, floor), "estimated", times, source)
