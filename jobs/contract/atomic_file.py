@@ -35,7 +35,7 @@ class AtomicFile:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 (hex) of the bytes written so far."""
+        """Return the SHA-256 (hex) of the bytes written so far."""
         return self._sha256.hexdigest()
 
     def write(self, data: bytes) -> None:

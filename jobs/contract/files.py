@@ -103,7 +103,7 @@ def read_small(path: Path) -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """JSON objects of a .jsonl file; a missing file has none, and a line cut short is skipped."""
+    """Yield the JSON objects of a .jsonl file, none of a missing one; skip a line cut short."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -188,7 +188,7 @@ def _share(handle: int, folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file, read in blocks."""
+    """Return the SHA-256 (hex) of a file, read in blocks."""
     total = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -31,52 +31,52 @@ class RunDir:
 
     @property
     def name(self) -> str:
-        """The run's name: that of its folder."""
+        """Return the run's name: that of its folder."""
         return self.root.name
 
     @property
     def record(self) -> Path:
-        """The first request, its user and program versions; written once."""
+        """Return the file of the first request, its user and program versions; written once."""
         return self.root / "run.json"
 
     @property
     def plan(self) -> Path:
-        """Stages, tasks and resources of all submissions so far."""
+        """Return the file of the stages, tasks and resources of all submissions."""
         return self.root / "plan.json"
 
     @property
     def events(self) -> Path:
-        """The event log: one JSON object per line, appended."""
+        """Return the event log: one JSON object per line, appended."""
         return self.root / "events.jsonl"
 
     @property
     def code(self) -> Path:
-        """The packages as first submitted, which the jobs execute."""
+        """Return the folder of the packages as first submitted, which the jobs execute."""
         return self.root / "code"
 
     @property
     def code_record(self) -> Path:
-        """Path, size and SHA-256 of each file of the code, written once."""
+        """Return the file with path, size and SHA-256 of each file of the code, written once."""
         return self.root / "code.json"
 
     @property
     def lock(self) -> Path:
-        """The lock that a command holds while it changes the run."""
+        """Return the lock that a command holds while it changes the run."""
         return self.root / "lock"
 
     @property
     def stop_file(self) -> Path:
-        """Its presence requests that running stages save and exit."""
+        """Return the file whose presence requests that running stages save and exit."""
         return self.root / "STOP"
 
     @property
     def save_file(self) -> Path:
-        """Its presence requests one checkpoint from training."""
+        """Return the file whose presence requests one checkpoint from training."""
         return self.root / "SAVE"
 
     @property
     def resume_file(self) -> Path:
-        """Touched by a person's resume; a change ends the delay before a task's next attempt."""
+        """Return the file that a person's resume touches, which ends the backoff of a task."""
         return self.root / "RESUME"
 
     def stage(self, stage: str) -> Path:

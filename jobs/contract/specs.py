@@ -95,7 +95,7 @@ class TaskSpec:
 
     @property
     def training(self) -> PretrainSpec | None:
-        """The training's settings; None for a task of a stage that does not train."""
+        """Return the training's settings; None for a task of a stage that does not train."""
         if self.stage not in TRAINING_STAGES:
             return None
         return typing.cast(PretrainSpec, self.spec)

@@ -93,14 +93,14 @@ class ModelSpec:
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of one decoder layer: q, k, v, output, gated MLP and two norms."""
+        """Return the parameters of one decoder layer: q, k, v, output, gated MLP and two norms."""
         head = self.hidden_size // self.attention_heads
         attention = self.hidden_size * (2 * self.hidden_size + 2 * self.kv_heads * head)
         return attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
 
     @property
     def parameters(self) -> int:
-        """Parameters of the whole model, padding rows of the vocabulary included.
+        """Return the parameters of the whole model, padding rows of the vocabulary included.
 
         With 32,000 rows this gives Llama-2's published 6,738,415,616 (7B) and 68,976,648,192 (70B).
         """

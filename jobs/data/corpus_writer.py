@@ -78,7 +78,7 @@ class CorpusWriter:
 
     @property
     def documents(self) -> int:
-        """Documents kept so far."""
+        """Return the number of documents kept so far."""
         return len(self._seen)
 
     def take(self, path: Path, record: SourceRecord) -> str:

@@ -52,7 +52,7 @@ class Encoder:
 
     @property
     def vocabulary_size(self) -> int:
-        """The largest token id and one."""
+        """Return the largest token id plus one."""
         return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
 
     def encode(self, text: str) -> list[int]:

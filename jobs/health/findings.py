@@ -70,7 +70,7 @@ class HealthFinding:
     time: float
 
     def __str__(self) -> str:
-        """One line: verdict, node, GPU, code and reason."""
+        """Return one line: verdict, node, GPU, code and reason."""
         return f"{self.verdict.name} {self.subject}: {self.code}: {self.message}"
 
     def to_json(self) -> dict[str, Any]:

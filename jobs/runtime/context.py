@@ -60,7 +60,9 @@ class Context:
 
     @property
     def scratch(self) -> Path:
-        """The task's private folder inside the run, for temporary files on the same file system."""
+        """Return the task's private folder inside the run, for temporary files on the same file
+        system.
+        """
         return self.run.stage(self.task.stage) / "tmp" / f"{self.task.index:05d}"
 
     def progress(self, done: float, total: float, unit: str, **more: Any) -> None:

@@ -57,7 +57,7 @@ class Phase(IntEnum):
 
     @property
     def label(self) -> str:
-        """The name in records and progress files."""
+        """Return the name in records and progress files."""
         return self.name.lower()
 
 

@@ -255,7 +255,7 @@ def parse_remembered(text: str) -> list[AccountRow]:
 
 
 def _shown_id(job: dict[str, str]) -> str:
-    """``ARRAY_ELEMENT`` where there is one."""
+    """Return the id as ``ARRAY_ELEMENT`` for an element of an array."""
     element = job.get("ArrayTaskId", "")
     return f"{job['ArrayJobId']}_{element}" if element.isdigit() else job["JobId"]
 

@@ -159,7 +159,7 @@ class Printer:
 
     @property
     def hidden(self) -> int:
-        """Lines that were not printed."""
+        """Return the number of lines that were not printed."""
         return sum(log.dropped for log in (self._filters or {}).values())
 
     def print_new(self, growing: bool = False) -> None:

@@ -28,14 +28,14 @@ class NodeLedgerView:
 
     @property
     def standing(self) -> tuple[NodeEntry, ...]:
-        """Unexpired entries, single suspicions included."""
+        """Return the unexpired entries, single suspicions included."""
         from jobs.health import node_ledger
 
         return node_ledger.standing(self.entries, self.now)
 
     @property
     def active(self) -> tuple[NodeEntry, ...]:
-        """Entries for which jobs exclude a node."""
+        """Return the entries for which jobs exclude a node."""
         from jobs.health import node_ledger
 
         return node_ledger.active(self.entries, self.now)

@@ -198,7 +198,7 @@ class Pretrain(Section):
 
     @property
     def kept_steps(self) -> tuple[int, ...]:
-        """Steps of the checkpoints that a finished run keeps: 0, the newest, the last."""
+        """Return the steps of the checkpoints of a finished run: 0, the newest, the last."""
         saved = range(self.save_interval, self.train_steps, self.save_interval)
         return (0, *saved[-self.keep_checkpoints :], self.train_steps)
 

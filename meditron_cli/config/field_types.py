@@ -101,7 +101,7 @@ def shell_safe(value: str) -> str:
 
 
 def shell_safe_or_empty(value: str) -> str:
-    """Accept such a word, or an empty text."""
+    """Accept such a word, or an empty string."""
     return value and shell_safe(value)
 
 
@@ -113,7 +113,7 @@ def valid_name(value: str) -> str:
 
 
 def valid_variable(value: str) -> str:
-    """Accept the name of an environment variable that does not sound like a secret."""
+    """Accept the name of an environment variable whose name does not suggest a secret."""
     if not has_form(VARIABLE, value):
         raise ValueError("not the name of an environment variable")
     if SECRET_NAME.search(value.upper()):

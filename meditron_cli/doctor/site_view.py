@@ -70,7 +70,7 @@ class SiteView:
 
     @property
     def limits(self) -> list[Qos | Association]:
-        """Everything that limits a training job: its QOS, its partition's QOS, its account."""
+        """Return all limits of a training job: its QOS, its partition's QOS, its account."""
         of_partition = self.partition.qos if self.partition else ""
         limits = [self.site.qos_of(self.qos), self.site.qos_of(of_partition), self.account]
         return [limit for limit in limits if limit is not None]

@@ -17,7 +17,7 @@ class BatchLayout:
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches of each data-parallel replica in one step."""
+        """Return the micro-batches of each data-parallel replica in one step."""
         return self.global_ // (self.micro * self.data_parallel)
 
 

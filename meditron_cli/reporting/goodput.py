@@ -80,8 +80,8 @@ class TimeAccount:
 
     @property
     def goodput(self) -> float | None:
-        """Time of unique steps over elapsed time, queue included (as Google's ml-goodput,
-        github.com/AI-Hypercomputer/ml-goodput-measurement).
+        """Return the time of unique steps over elapsed time, queue included (as Google's
+        ml-goodput, github.com/AI-Hypercomputer/ml-goodput-measurement).
         """
         return self._share(0.0)
 
@@ -92,8 +92,8 @@ class TimeAccount:
 
     @property
     def ettr(self) -> float | None:
-        """Effective training time ratio (arXiv 2410.21680): time of unique steps over the time
-        since the first start; the queue before it does not count, later ones do.
+        """Return the effective training time ratio (arXiv 2410.21680): time of unique steps over
+        the time since the first start; the queue before it does not count, later ones do.
         """
         return self._share(self.before_start)
 

@@ -138,5 +138,5 @@ def jobs_in_queue(stage: StageRecord, infos: Mapping[str, JobInfo]) -> list[str]
 
 
 def unique(values: Iterable[str]) -> list[str]:
-    """Values in order, each once."""
+    """Return the values in order, each once."""
     return list(dict.fromkeys(values))

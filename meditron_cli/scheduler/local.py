@@ -196,8 +196,8 @@ def runner_command(plan: Plan, path: Path) -> list[str]:
 def runner_environment(
     plan: Plan, stage: StagePlan, run: Path, environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """Its variables: what any job inherits, the run's own code, the profile's settings, this
-    machine's cores divided among the ranks that run at once.
+    """Return its variables: those that any job inherits, the run's own code, the profile's
+    settings, this machine's cores divided among the ranks that run at once.
     """
     ranks = parallel_tasks(stage) * stage.tasks[0].ranks
     chosen = variables(plan.site.setup)
@@ -212,7 +212,7 @@ def runner_environment(
 
 
 def variables(setup: Sequence[str]) -> dict[str, str]:
-    """NAME and value of a profile's ``export`` lines; without Slurm it has no others."""
+    """Yield name and value of a profile's ``export`` lines, the only ones without Slurm."""
     pairs = (shlex.split(line)[1].partition("=") for line in setup)
     return {name: value for name, _, value in pairs}
 
@@ -322,7 +322,7 @@ class Runner:
         self.stopping = True
 
     def main(self) -> int:
-        """0 when all tasks were run, 1 when this was stopped or had nothing to build on."""
+        """Run the tasks; return 0 when all have run, 1 after a stop request or without inputs."""
         while any(state_of(name)[1] is JobState.ACTIVE for name in self.job["after_jobs"]):
             if self.stopping:
                 return 1
