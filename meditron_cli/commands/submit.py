@@ -166,12 +166,12 @@ def note_other_runs(submission: SubmitTarget, stage: str) -> None:
         return
     newest = others[0]
     try:
-        asked = request_of_other(newest)
+        recorded = request_of_other(newest)
     except ConfigError:  # its record is damaged, so that nothing can continue it
         return
-    keys = differences(loaded.experiment, asked["experiment"])
-    if asked["cluster"].get("name") != loaded.cluster.name:
-        keys = [f"cluster ({asked['cluster'].get('name')})", *keys]
+    keys = differences(loaded.experiment, recorded["experiment"])
+    if recorded["cluster"].get("name") != loaded.cluster.name:
+        keys = [f"cluster ({recorded['cluster'].get('name')})", *keys]
     more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     console.note(
         f"{submission.name} is a new run: {newest.name} differs in "

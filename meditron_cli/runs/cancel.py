@@ -20,7 +20,7 @@ from meditron_cli.runs.run_lock import exclusive
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
 
 SAVING_STAGES = (*TRAINING_STAGES, "evaluate")
-"""Stages whose ranks look for the STOP file."""
+"""Stages whose ranks poll the file STOP."""
 STOP_HINT = "`touch {}` makes running jobs save and stop, where the run's group may write there"
 
 

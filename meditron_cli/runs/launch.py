@@ -88,7 +88,7 @@ def _launch(
     transaction.resolve_unanswered(run, reader.history, lambda kind: scheduler)
     record = reader.read().require_readable()
     infos = query_open_jobs(record, scheduler)
-    verdicts = judge_tasks(plan, run)
+    verdicts = check_tasks(plan, run)
     refuse_other_data(record, verdicts)
     decisions = decide(plan, record, infos, verdicts)
     require_files(plan, decisions)
@@ -104,15 +104,15 @@ def _launch(
     dropped = [job for decision in decisions.values() for job in decision.drop]
     scheduler.cancel(run.name, [*dropped, *recovery_jobs_of(record.history, dropped)])
     current = {name: jobs_in_queue(stage, infos) for name, stage in record.stages.items()}
-    batch = LaunchTransaction(plan, scheduler, run, by)
+    launched = LaunchTransaction(plan, scheduler, run, by)
     try:
         for stage in plan.stages:
             decision = decisions[stage.stage]
             after = [job for name in stage.after for job in current.get(name, [])]
-            new = batch.submit(stage, decision.submit, after)
+            new = launched.submit(stage, decision.submit, after)
             current[stage.stage] = [*unique(job.job_id for job in decision.keep.values()), *new]
     except BaseException as error:
-        batch.undo(error)
+        launched.undo(error)
         restore_markers(run, decisions)
         raise
     return {stage.stage: current[stage.stage] for stage in plan.stages}
@@ -252,19 +252,19 @@ def is_unknown(info: JobInfo | None) -> bool:
     return info is None or info.is_unknown
 
 
-def judge_tasks(plan: Plan, run: RunDir) -> dict[str, dict[int, str]]:
+def check_tasks(plan: Plan, run: RunDir) -> dict[str, dict[int, str]]:
     """Return the verdict of ``done_markers.judge_done`` on each task, by stage and index.
 
     A task whose source files are gone as a whole could not run again, so its result stands; a file
     that is gone from a folder of sources is a changed input.
     """
     return {
-        stage.stage: {task.index: judge_task(run, task) for task in stage.tasks}
+        stage.stage: {task.index: check_task(run, task) for task in stage.tasks}
         for stage in plan.stages
     }
 
 
-def judge_task(run: RunDir, task: specs.TaskSpec) -> str:
+def check_task(run: RunDir, task: specs.TaskSpec) -> str:
     """Return ``done``, or why a task's marker is not valid."""
     verdict = done_markers.judge_done(
         run, task.stage, task.index, specs.digest(task.spec), aside=True

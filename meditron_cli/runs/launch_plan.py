@@ -67,8 +67,8 @@ def decide(
         in_queue = {i: job for i, job in jobs.items() if is_in_queue(infos.get(job.job_id))}
         stuck = {i: job for i, job in in_queue.items() if is_stuck(infos[job.job_id], renewed)}
         keep = {i: job for i, job in in_queue.items() if i not in stuck}
-        judged = {} if renewed else verdicts.get(stage.stage, {})
-        finished = {index for index, verdict in judged.items() if verdict == "done"}
+        checked = {} if renewed else verdicts.get(stage.stage, {})
+        finished = {index for index, verdict in checked.items() if verdict == "done"}
         wanted = [task.index for task in stage.tasks]
         decisions[stage.stage] = StageDecision(
             submit=tuple(i for i in wanted if i not in keep and i not in finished),

@@ -180,12 +180,12 @@ def planned(reader: RecordReader) -> Plan:
     from meditron_cli.config.stored import restore
 
     run = reader.run
-    asked = request.last_request(run, reader.history.current())
-    experiment, cluster = restore(asked)
+    recorded = request.last_request(run, reader.history.current())
+    experiment, cluster = restore(recorded)
     stages = list(reader.read().require_readable().stages)
     measured = measured_times(run, stages)
     digest = tokenizer_digest(experiment.tokenize.tokenizer) or recorded_digest(run, stages)
-    return make_plan(experiment, cluster, asked["size"], stages, measured, digest)
+    return make_plan(experiment, cluster, recorded["size"], stages, measured, digest)
 
 
 def measured_times(run: RunDir, stages: Collection[str]) -> StepTimes | None:

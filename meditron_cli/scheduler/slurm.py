@@ -65,12 +65,12 @@ class SlurmScheduler:
         """Submit tasks as arrays no longer than the site allows."""
         refuse_path(plan, run)
         waits_for = tuple(submission.whole_arrays(after, self._arrays))
-        asked = replace(submission_of(plan, stage, run, indices, attempt), after=waits_for)
+        request = replace(submission_of(plan, stage, run, indices, attempt), after=waits_for)
         with translated():
-            ids = sbatch.submit(RunDir(run), asked, self._client)
-        for part in submission.chunks(asked):
+            ids = sbatch.submit(RunDir(run), request, self._client)
+        for part in submission.chunks(request):
             if len(part.indices) > 1:
-                first = ids[asked.indices.index(part.indices[0])]
+                first = ids[request.indices.index(part.indices[0])]
                 self._arrays[first.split("_")[0]] = len(part.indices)
         return ids
 
@@ -78,9 +78,9 @@ class SlurmScheduler:
         self, plan: Plan, stage: StagePlan, run: Path, attempt: int, job_ids: Sequence[str]
     ) -> list[str]:
         """Submit the recovery job of these jobs."""
-        asked = submission_of(plan, stage, run, (), attempt)
+        request = submission_of(plan, stage, run, (), attempt)
         with translated():
-            return sbatch.submit_recovery_job(RunDir(run), asked, job_ids, self._client)
+            return sbatch.submit_recovery_job(RunDir(run), request, job_ids, self._client)
 
     def adopt(self, run: RunDir, intent: IntentEvent, history: RunHistory) -> SubmitEvent | None:
         """Complete a submission that was killed, where all of its jobs exist."""
@@ -153,14 +153,14 @@ def scripts(plan: Plan, stage: StagePlan, run: RunDir) -> Iterator[tuple[str, st
     """Yield title and text of each script of a stage's first submission."""
     after = tuple(f"<{name}>" for name in stage.after if has_stage(plan, name))
     indices = [task.index for task in stage.tasks]
-    asked = replace(submission_of(plan, stage, run.root, indices, 1), after=after)
-    parts = submission.chunks(asked)
+    request = replace(submission_of(plan, stage, run.root, indices, 1), after=after)
+    parts = submission.chunks(request)
     for number, part in enumerate(parts, 1):
         title = f"{stage.stage}: script {number} of {len(parts)}, {len(part.indices)} tasks"
         yield title, submission.script(run, part)
-    if asked.recovery_job is not None:
-        title = f"{stage.stage}: what looks after it once it is over"
-        yield title, submission.recovery_job_script(run, asked, [f"<{stage.stage}>"])
+    if request.recovery_job is not None:
+        title = f"{stage.stage}: recovery job"
+        yield title, submission.recovery_job_script(run, request, [f"<{stage.stage}>"])
 
 
 def has_stage(plan: Plan, name: str) -> bool:

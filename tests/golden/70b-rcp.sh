@@ -26,7 +26,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/curate/attempts/1
 
-#### curate: what looks after it once it is over ####
+#### curate: recovery job ####
 #!/bin/bash
 
 # Parameters
@@ -85,7 +85,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/tokenize/attempts/1
 
-#### tokenize: what looks after it once it is over ####
+#### tokenize: recovery job ####
 #!/bin/bash
 
 # Parameters
@@ -144,7 +144,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/pretrain/attempts/1
 
-#### pretrain: what looks after it once it is over ####
+#### pretrain: recovery job ####
 #!/bin/bash
 
 # Parameters
@@ -204,7 +204,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/evaluate/attempts/1
 
-#### evaluate: what looks after it once it is over ####
+#### evaluate: recovery job ####
 #!/bin/bash
 
 # Parameters

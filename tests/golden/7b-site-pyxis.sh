@@ -33,7 +33,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/curate/attempts/1
 
-#### curate: what looks after it once it is over ####
+#### curate: recovery job ####
 #!/bin/bash
 
 # Parameters
@@ -143,7 +143,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/tokenize/attempts/1
 
-#### tokenize: what looks after it once it is over ####
+#### tokenize: recovery job ####
 #!/bin/bash
 
 # Parameters
@@ -216,7 +216,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/pretrain/attempts/1
 
-#### pretrain: what looks after it once it is over ####
+#### pretrain: recovery job ####
 #!/bin/bash
 
 # Parameters
@@ -290,7 +290,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/evaluate/attempts/1
 
-#### evaluate: what looks after it once it is over ####
+#### evaluate: recovery job ####
 #!/bin/bash
 
 # Parameters

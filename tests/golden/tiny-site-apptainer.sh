@@ -24,7 +24,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/curate/attempts/1
 
-#### curate: what looks after it once it is over ####
+#### curate: recovery job ####
 #!/bin/bash
 
 # Parameters
@@ -79,7 +79,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/tokenize/attempts/1
 
-#### tokenize: what looks after it once it is over ####
+#### tokenize: recovery job ####
 #!/bin/bash
 
 # Parameters
@@ -134,7 +134,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/pretrain/attempts/1
 
-#### pretrain: what looks after it once it is over ####
+#### pretrain: recovery job ####
 #!/bin/bash
 
 # Parameters
@@ -190,7 +190,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/evaluate/attempts/1
 
-#### evaluate: what looks after it once it is over ####
+#### evaluate: recovery job ####
 #!/bin/bash
 
 # Parameters

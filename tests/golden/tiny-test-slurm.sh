@@ -27,7 +27,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/curate/attempts/1
 
-#### curate: what looks after it once it is over ####
+#### curate: recovery job ####
 #!/bin/bash
 
 # Parameters
@@ -88,7 +88,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/tokenize/attempts/1
 
-#### tokenize: what looks after it once it is over ####
+#### tokenize: recovery job ####
 #!/bin/bash
 
 # Parameters
@@ -149,7 +149,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/pretrain/attempts/1
 
-#### pretrain: what looks after it once it is over ####
+#### pretrain: recovery job ####
 #!/bin/bash
 
 # Parameters
@@ -210,7 +210,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/evaluate/attempts/1
 
-#### evaluate: what looks after it once it is over ####
+#### evaluate: recovery job ####
 #!/bin/bash
 
 # Parameters

@@ -154,18 +154,18 @@ def recover_stage(
         rows = client.accounting([task.job_id for task in over], run.name) if over else {}
         if rows is None and client.keeps_accounts():
             return StageRecovery(unclear=True)
-        told = CachedAccounting(client.environ, rows or {})
+        accounting = CachedAccounting(client.environ, rows or {})
         with resubmission.waiting_lock(run):
             jobs = {task.job_id for task in over}
             left = [t for t in unfinished(run, reader.current(), stage) if t.job_id in jobs]
-            wanted = Recoverer(run, stage, by, reader.metrics(stage), told, told.rows).decide_all(
-                left
-            )
-        said, refused = resubmit_tasks(run, stage, client, by, wanted, reader)
+            metrics = reader.metrics(stage)
+            recoverer = Recoverer(run, stage, by, metrics, accounting, accounting.rows)
+            decisions = recoverer.decide_all(left)
+        messages, refused = resubmit_tasks(run, stage, client, by, decisions, reader)
     except SubmitError as error:
         return StageRecovery((f"{stage}: {error.message}",), unclear=True)
-    said += retarget_dependents(run, reader.current(), stage, client)
-    return StageRecovery(tuple(said), unclear or refused)
+    messages += retarget_dependents(run, reader.current(), stage, client)
+    return StageRecovery(tuple(messages), unclear or refused)
 
 
 def unfinished(run: RunDir, history: RunHistory, stage: str) -> list[UnfinishedTask]:

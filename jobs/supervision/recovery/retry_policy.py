@@ -136,8 +136,9 @@ def being_ended(case: RetryCase) -> Decision | None:
     if not (case.live and case.on_slurm) or case.verdict.cause is RootCause.PREEMPTED:
         return None
     signals = case.evidence.observed.signals
-    asked = any(number in signals for number in (signal.SIGTERM, signal.SIGINT))
-    if case.verdict.cause is not RootCause.NODE_FAIL and (not asked or signal.SIGUSR2 in signals):
+    is_ended = any(number in signals for number in (signal.SIGTERM, signal.SIGINT))
+    is_saving = signal.SIGUSR2 in signals
+    if case.verdict.cause is not RootCause.NODE_FAIL and (not is_ended or is_saving):
         return None
     reason = f"{case.verdict.sentence}; waiting for Slurm to report the final state of the job"
     return Decision(RetryAction.WAIT, reason, code=STOPPED)

@@ -587,7 +587,7 @@ def test_decisions_name_every_task_once(meditron: Bench) -> None:
     plan, record = planned(meditron.reader()), meditron.reader().read()
     infos = launch.query_open_jobs(record, meditron.scheduler)
 
-    decisions = launch_plan.decide(plan, record, infos, launch.judge_tasks(plan, run))
+    decisions = launch_plan.decide(plan, record, infos, launch.check_tasks(plan, run))
 
     for stage in plan.stages:
         decision = decisions[stage.stage]
