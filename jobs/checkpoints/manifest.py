@@ -179,13 +179,13 @@ def _wrong_size(path: Path, files: Mapping[str, Any]) -> str:
         if Path(file).name != file:
             return f"{MANIFEST} names {file!r}, which is outside the checkpoint"
         try:
-            found = (path / file).lstat()
+            status = (path / file).lstat()
         except _ABSENT:
             return f"{file} is missing"
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             return f"{file} is not a regular file"
-        if found.st_size != expected["bytes"]:
-            return f"{file} has {found.st_size} bytes instead of {expected['bytes']}"
+        if status.st_size != expected["bytes"]:
+            return f"{file} has {status.st_size} bytes instead of {expected['bytes']}"
     return ""
 
 

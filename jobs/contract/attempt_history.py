@@ -275,8 +275,8 @@ class TaskHistory:
     def _first_of_persons(self) -> set[int]:
         """Return the attempts that a person's submission began: the first not below its number."""
         numbers = sorted(self.ended)
-        wanted = (item.attempt for item in self.submissions if item.by == PERSON)
-        return {next((n for n in numbers if n >= first), 0) for first in wanted}
+        starts = (item.attempt for item in self.submissions if item.by == PERSON)
+        return {next((n for n in numbers if n >= first), 0) for first in starts}
 
 
 class RunHistory:
@@ -318,8 +318,10 @@ class RunHistory:
 
     def submits(self, stage: str) -> list[SubmitEvent]:
         """Return the submissions of a stage that were not taken back."""
-        found = self._submits.get(stage, [])
-        return [event for event in found if not self._withdrawn.undone.issuperset(event.job_ids)]
+        submissions = self._submits.get(stage, [])
+        return [
+            event for event in submissions if not self._withdrawn.undone.issuperset(event.job_ids)
+        ]
 
     def recovery_jobs(self, stage: str) -> set[str]:
         """Return every recovery job that a stage ever had."""

@@ -89,8 +89,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise DamagedFile(f"{path}: not JSON ({error})") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        found = value.get("format") if isinstance(value, dict) else None
-        raise FormatError(f"{path}: format {found!r}, this program reads format {FORMAT}")
+        number = value.get("format") if isinstance(value, dict) else None
+        raise FormatError(f"{path}: format {number!r}, this program reads format {FORMAT}")
     return value
 
 
@@ -182,9 +182,9 @@ def _end_last_line(file: BinaryIO) -> None:
 
 def _share(handle: int, folder: Path) -> None:
     now = os.fstat(handle)
-    wanted = stat.S_IMODE(now.st_mode) | (folder.stat().st_mode & stat.S_IWGRP)
-    if now.st_uid == os.getuid() and stat.S_IMODE(now.st_mode) != wanted:
-        os.fchmod(handle, wanted)
+    mode = stat.S_IMODE(now.st_mode) | (folder.stat().st_mode & stat.S_IWGRP)
+    if now.st_uid == os.getuid() and stat.S_IMODE(now.st_mode) != mode:
+        os.fchmod(handle, mode)
 
 
 def sha256(path: Path) -> str:

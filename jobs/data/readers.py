@@ -57,7 +57,7 @@ def find_files(sources: Sequence[str]) -> tuple[list[Path], list[Path]]:
         TaskError: a source is missing, unreadable or of an unknown kind; a folder has no file of
             a known kind.
     """
-    wanted: set[Path] = set()
+    documents: set[Path] = set()
     ignored: set[Path] = set()
     for source in map(Path, sources):
         try:
@@ -71,9 +71,9 @@ def find_files(sources: Sequence[str]) -> tuple[list[Path], list[Path]]:
         if not readable:
             what = "not a document file" if files == {source} else "no document file in this folder"
             raise TaskError(f"{source}: {what}", READABLE)
-        wanted |= readable
+        documents |= readable
         ignored |= files - readable
-    return sorted(wanted), sorted(ignored)
+    return sorted(documents), sorted(ignored)
 
 
 def _files_of(source: Path) -> set[Path]:

@@ -87,11 +87,11 @@ def files(path: Path, kind: str) -> list[Path]:
 
 def refuse_repeated_ids(path: Path, questions: list[Question]) -> None:
     """Refuse questions with equal ids, which identify the records of results."""
-    seen: set[str] = set()
+    ids: set[str] = set()
     for question in questions:
-        if question.id in seen:
+        if question.id in ids:
             refuse(path, f"the id {question.id!r} occurs twice")
-        seen.add(question.id)
+        ids.add(question.id)
 
 
 def refuse(where: Path | str, what: str, hint: str = "") -> NoReturn:

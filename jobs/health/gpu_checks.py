@@ -216,8 +216,8 @@ def gpu_findings(sample: Sample, expected: Expected) -> Iterator[HealthFinding]:
     """Yield the findings about every GPU of a sample, reachable or not."""
     for index, reason in sample.unreachable:
         outcome = hard_error(reason) or no_value({"handle": reason})
-        found = finding(sample, _HARD_CODES.get(reason.nvml, "gpu_handle"), outcome)
-        yield dataclasses.replace(found, subject=Subject(sample.node, index))
+        unreachable = finding(sample, _HARD_CODES.get(reason.nvml, "gpu_handle"), outcome)
+        yield dataclasses.replace(unreachable, subject=Subject(sample.node, index))
     for gpu in sample.gpus:
         yield from _hard_errors(sample, gpu)
         for one in CHECKS:
@@ -285,12 +285,12 @@ def is_kind(name: str, kind: str) -> bool:
     The first word of the kind, without makers' names, must be one word of the name, or several
     joined (``rtx3090``). Memory sizes are not compared: names and profiles round them differently.
     """
-    words, wanted = (
+    words, expected = (
         _words(name),
         [w for w in _words(kind) if w not in ("nvidia", "tesla", "geforce")],
     )
     runs = ("".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, len(words) + 1))
-    return not wanted or wanted[0] in runs
+    return not expected or expected[0] in runs
 
 
 def _words(text: str) -> list[str]:

@@ -67,13 +67,13 @@ def expectation(health: Mapping[str, Any], environ: Mapping[str, str]) -> Expect
     """
     names = {field.name for field in dataclasses.fields(Expected)} - {"idle"}
     _refuse_unknown("key", set(health) - names, names)
-    given = {name: value for name, value in health.items() if value is not None}
-    given["skip"] = frozenset(given.get("skip", ()))
-    _refuse_unknown("code to skip", given["skip"] - CODES, CODES)
+    settings = {name: value for name, value in health.items() if value is not None}
+    settings["skip"] = frozenset(settings.get("skip", ()))
+    _refuse_unknown("code to skip", settings["skip"] - CODES, CODES)
     slurm = environ.get("SLURM_GPUS_ON_NODE", "")
-    if "gpus" not in given and slurm.isdigit():
-        given["gpus"] = int(slurm)
-    return Expected(**given)
+    if "gpus" not in settings and slurm.isdigit():
+        settings["gpus"] = int(slurm)
+    return Expected(**settings)
 
 
 def _refuse_unknown(what: str, odd: Iterable[str], known: Iterable[str]) -> None:
@@ -133,9 +133,9 @@ def check_count(sample: Sample, expected: Expected) -> Outcome:
 
     GPUs that are needed but cannot be counted, since NVML does not start, count as missing.
     """
-    found = len(sample.gpus)
+    count = len(sample.gpus)
     evidence = {
-        "found": found,
+        "found": count,
         "expected": expected.gpus,
         "gpus": [_identity(g) for g in sample.gpus],
     }
@@ -148,21 +148,21 @@ def check_count(sample: Sample, expected: Expected) -> Outcome:
         if expected.gpus is None:
             return no_value({"driver": sample.driver})
     if expected.gpus == 0:
-        seen = f"{found} there, not examined" if found else "none there"
-        return Outcome(HealthVerdict.OK, f"no GPU expected and {seen}", evidence)
+        present = f"{count} there, not examined" if count else "none there"
+        return Outcome(HealthVerdict.OK, f"no GPU expected and {present}", evidence)
     if expected.gpus is None:
         known = (
-            f"{found} GPUs answer, no number was expected"
-            if found
+            f"{count} GPUs answer, no number was expected"
+            if count
             else "no GPU here, none expected"
         )
         return Outcome(HealthVerdict.OK, known, evidence)
-    if found < expected.gpus:
+    if count < expected.gpus:
         why = f" ({sample.driver.reason})" if isinstance(sample.driver, Unknown) else ""
         return Outcome(
-            HealthVerdict.FATAL, f"{found} of {expected.gpus} GPUs answer{why}", evidence
+            HealthVerdict.FATAL, f"{count} of {expected.gpus} GPUs answer{why}", evidence
         )
-    return Outcome(HealthVerdict.OK, f"{found} GPUs answer, {expected.gpus} are needed", evidence)
+    return Outcome(HealthVerdict.OK, f"{count} GPUs answer, {expected.gpus} are needed", evidence)
 
 
 def _identity(gpu: Gpu) -> dict[str, Any]:
@@ -191,9 +191,9 @@ def check_disk(disk: Disk, expected: Expected) -> Outcome:
     return Outcome(HealthVerdict.OK, f"{disk.path} has {free:.1f} GiB free", evidence)
 
 
-def check_shm(shm: Disk, expected: Expected, found: int) -> Outcome:
+def check_shm(shm: Disk, expected: Expected, count: int) -> Outcome:
     """Check shared memory per GPU, for NCCL and data loaders."""
-    gpus = found if expected.gpus is None else expected.gpus
+    gpus = count if expected.gpus is None else expected.gpus
     needed, free = gpus * expected.min_shm_gb_per_gpu, shm.free / GIB
     evidence = {"free_gb": round(free, 1), "needed_gb": needed}
     if free < needed:

@@ -266,12 +266,12 @@ def _fabric(nvml: Any, handle: Any) -> Fabric:
 
 def _processes(nvml: Any, handle: Any) -> tuple[GpuProcess, ...]:
     """Return compute processes, those under MPS too, without processes that have exited."""
-    found = {entry.pid: entry for entry in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+    processes = {entry.pid: entry for entry in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
     mps = _attempt(nvml.nvmlDeviceGetMPSComputeRunningProcesses, handle)
-    found |= {} if isinstance(mps, Unknown) else {entry.pid: entry for entry in mps}
+    processes |= {} if isinstance(mps, Unknown) else {entry.pid: entry for entry in mps}
     return tuple(
         GpuProcess(pid, _owner(pid), entry.usedGpuMemory or 0)
-        for pid, entry in sorted(found.items())
+        for pid, entry in sorted(processes.items())
         if _is_alive(pid)
     )
 

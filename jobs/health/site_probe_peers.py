@@ -53,8 +53,8 @@ def contact_peer(folder: Path) -> dict[str, Any]:
         return {"peer": {"seen": False}}
     result: dict[str, Any] = {"seen": True, "host": address["host"]}
     try:
-        left = max(1.0, deadline - time.monotonic())
-        connection = socket.create_connection((address["host"], address["port"]), left)
+        timeout = max(1.0, deadline - time.monotonic())
+        connection = socket.create_connection((address["host"], address["port"]), timeout)
     except OSError as error:
         return {"peer": {**result, "reached": False, "error": str(error.strerror or error)}}
     with connection, connection.makefile() as lines:

@@ -28,14 +28,14 @@ def oom_kills(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int | None:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            found = _count([_job_folder(root, path) / "memory.events"])
+            kills = _count([_job_folder(root, path) / "memory.events"])
         elif "memory" in controllers.split(","):
             folder = _job_folder(root / "memory", path)
-            found = _count(sorted(folder.rglob("memory.oom_control")))
+            kills = _count(sorted(folder.rglob("memory.oom_control")))
         else:
             continue
-        if found is not None:
-            return found
+        if kills is not None:
+            return kills
     return None
 
 
@@ -47,12 +47,12 @@ def _job_folder(root: Path, path: str) -> Path:
 
 
 def _count(files: Iterable[Path]) -> int | None:
-    found = []
+    counts = []
     for path in files:
         try:
             match = COUNTER.search(path.read_text())
         except OSError:
             continue
         if match:
-            found.append(int(match[1]))
-    return sum(found) if found else None
+            counts.append(int(match[1]))
+    return sum(counts) if counts else None

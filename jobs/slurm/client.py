@@ -74,12 +74,14 @@ class Client:
         if queue is None:
             silence = {job: JobInfo(job[1], JobState.UNKNOWN, "") for job in pairs}
             return by_run(jobs, silence)
-        found = {
+        in_queue = {
             (run, job_id): queued(queue[job_id])
             for run, job_id in pairs
             if job_id in queue and queries.is_of_run(queue[job_id], run)
         }
-        return by_run(jobs, {**found, **self._ended([job for job in pairs if job not in found])})
+        return by_run(
+            jobs, {**in_queue, **self._ended([job for job in pairs if job not in in_queue])}
+        )
 
     def _ended(self, jobs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], JobInfo]:
         """Return the states of jobs, as run and id, that are not in the queue."""
@@ -110,13 +112,13 @@ class Client:
             job_ids: of jobs and elements; an array is asked for as a whole.
             run: rows of other jobs with the same id are left out; empty keeps them.
         """
-        found: dict[str, list[AccountRow]] = {}
+        rows: dict[str, list[AccountRow]] = {}
         for start in range(0, len(job_ids), SACCT_IDS):
             text = self._ask(queries.sacct_command(job_ids[start : start + SACCT_IDS]))
             if text is None:
                 return None if self.keeps_accounts() else self._remembered(job_ids, run)
-            found.update(queries.by_job(queries.parse(text, AccountRow)))
-        return queries.own_rows(found, run)
+            rows.update(queries.by_job(queries.parse(text, AccountRow)))
+        return queries.own_rows(rows, run)
 
     def _remembered(self, job_ids: Sequence[str], run: str) -> dict[str, list[AccountRow]] | None:
         """Return the controller's rows of jobs and arrays, one each."""
@@ -152,11 +154,11 @@ class Client:
         text = self._ask(queries.squeue_dependents_command())
         if text is None:
             return None
-        wanted = set(job_ids) | {name.split("_")[0] for name in job_ids}
+        names = set(job_ids) | {name.split("_")[0] for name in job_ids}
         return [
             row
             for row in queries.parse_dependents(text)
-            if wanted & set(queries.ids_in(row.expression))
+            if names & set(queries.ids_in(row.expression))
         ]
 
     def step_ids(self, job_id: str, name: str) -> list[str] | None:
@@ -212,8 +214,8 @@ class Client:
         Returns:
             As ``try_to_cancel``.
         """
-        found = self.queued_of_run(run, job_ids)
-        return SILENCE if found is None else self.try_to_cancel(found)
+        own = self.queued_of_run(run, job_ids)
+        return SILENCE if own is None else self.try_to_cancel(own)
 
     def try_to_cancel(self, job_ids: Sequence[str]) -> str:
         """Cancel jobs that are known to be ours; those that have ended are ignored.

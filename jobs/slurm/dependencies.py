@@ -21,17 +21,17 @@ def retarget(client: Client, current: Mapping[str, str | None]) -> list[str] | N
     Returns:
         The ids of the dependents whose dependency is right now, or None without an answer.
     """
-    found = client.dependents(current)
-    queue = client.queue() if found else {}
-    if found is None or queue is None:
+    dependents = client.dependents(current)
+    queue = client.queue() if dependents else {}
+    if dependents is None or queue is None:
         return None
     right = []
-    for dependent in found:
-        wanted = rewritten(dependent.expression, current)
-        if not set(ids_in(wanted)) & set(current) <= set(queue):
+    for dependent in dependents:
+        expression = rewritten(dependent.expression, current)
+        if not set(ids_in(expression)) & set(current) <= set(queue):
             continue
-        is_right = wanted == rewritten(dependent.expression, {})
-        if is_right or client.set_dependency(dependent.job_id, wanted):
+        is_right = expression == rewritten(dependent.expression, {})
+        if is_right or client.set_dependency(dependent.job_id, expression):
             right.append(dependent.job_id)
     return right
 

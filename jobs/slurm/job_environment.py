@@ -69,11 +69,11 @@ def command_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def only_environment(wanted: Mapping[str, str]) -> Iterator[None]:
+def only_environment(environ: Mapping[str, str]) -> Iterator[None]:
     """Run a block with exactly these environment variables; submitit passes ours to sbatch."""
     saved = dict(os.environ)
     os.environ.clear()
-    os.environ.update(wanted)
+    os.environ.update(environ)
     try:
         yield
     finally:

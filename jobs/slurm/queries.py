@@ -207,21 +207,21 @@ def _cells(text: str, kind: type[Any]) -> Iterator[list[str]]:
 
 def parse_job(text: str) -> JobFacts | None:
     """Parse the first job of ``scontrol show job -o``; None when there is none."""
-    found = dict(PAIR.findall(text.partition("\n")[0]))
-    if "JobId" not in found or "JobState" not in found:
+    fields = dict(PAIR.findall(text.partition("\n")[0]))
+    if "JobId" not in fields or "JobState" not in fields:
         return None
     return JobFacts(
-        job_id=found["JobId"],
-        state=found["JobState"],
-        reason=found.get("Reason", ""),
-        preempt_time=seconds(found.get("PreemptTime", "")),
-        eligible_time=seconds(found.get("EligibleTime", "")),
-        start_time=seconds(found.get("StartTime", "")),
-        end_time=seconds(found.get("EndTime", "")),
-        restarts=int(found.get("Restarts") or 0),
-        can_requeue=found.get("Requeue") == "1",
-        nodes=node_names(found.get("NodeList", "")),
-        partition=found.get("Partition", ""),
+        job_id=fields["JobId"],
+        state=fields["JobState"],
+        reason=fields.get("Reason", ""),
+        preempt_time=seconds(fields.get("PreemptTime", "")),
+        eligible_time=seconds(fields.get("EligibleTime", "")),
+        start_time=seconds(fields.get("StartTime", "")),
+        end_time=seconds(fields.get("EndTime", "")),
+        restarts=int(fields.get("Restarts") or 0),
+        can_requeue=fields.get("Requeue") == "1",
+        nodes=node_names(fields.get("NodeList", "")),
+        partition=fields.get("Partition", ""),
     )
 
 
@@ -229,14 +229,14 @@ def parse_boot_times(text: str) -> dict[str, float]:
     """Parse ``scontrol show node -o`` into the boot time of each node that has one, in seconds
     since 1970 by the controller's clock.
     """
-    found = (dict(PAIR.findall(line)) for line in text.splitlines())
-    times = ((item.get("NodeName"), seconds(item.get("BootTime", ""))) for item in found)
+    fields = (dict(PAIR.findall(line)) for line in text.splitlines())
+    times = ((item.get("NodeName"), seconds(item.get("BootTime", ""))) for item in fields)
     return {name: time for name, time in times if name and time is not None}
 
 
 def parse_remembered(text: str) -> list[AccountRow]:
     """Parse all jobs and elements of ``scontrol show job -o`` into rows of the accounting."""
-    found = (dict(PAIR.findall(line)) for line in text.splitlines())
+    fields = (dict(PAIR.findall(line)) for line in text.splitlines())
     return [
         AccountRow(
             job_id=_shown_id(item),
@@ -249,7 +249,7 @@ def parse_remembered(text: str) -> list[AccountRow]:
             name=item.get("JobName", ""),
             comment=item.get("Comment", ""),
         )
-        for item in found
+        for item in fields
         if "JobId" in item and "JobState" in item
     ]
 
@@ -289,10 +289,10 @@ def expand(job_id: str) -> Iterator[str]:
 
 def by_job(rows: Iterable[AccountRow]) -> dict[str, list[AccountRow]]:
     """Group rows by job, and by step (``123.batch``), oldest first."""
-    found: dict[str, list[AccountRow]] = {}
+    grouped: dict[str, list[AccountRow]] = {}
     for row in sorted(rows, key=lambda row: (row.submit, row.start)):
-        found.setdefault(row.job_id, []).append(row)
-    return found
+        grouped.setdefault(row.job_id, []).append(row)
+    return grouped
 
 
 def own_rows(rows: Mapping[str, list[AccountRow]], run: str) -> dict[str, list[AccountRow]]:
@@ -306,7 +306,7 @@ def own_rows(rows: Mapping[str, list[AccountRow]], run: str) -> dict[str, list[A
         rows: by job or step id (``by_job``).
         run: its name; an empty one accepts any job.
     """
-    found: dict[str, list[AccountRow]] = {}
+    own: dict[str, list[AccountRow]] = {}
     for name, listed in rows.items():
         job_id, _, step = name.partition(".")
         starts = rows.get(job_id, [])
@@ -316,8 +316,8 @@ def own_rows(rows: Mapping[str, list[AccountRow]], run: str) -> dict[str, list[A
             if (of := _started_by(row.start, starts) if step else row) and is_of_run(of, run)
         ]
         if kept:
-            found[name] = kept
-    return found
+            own[name] = kept
+    return own
 
 
 def start_row(rows: Sequence[AccountRow], began: float) -> AccountRow | None:

@@ -120,16 +120,16 @@ def settings(run: RunDir, submission: Submission) -> dict[str, Any]:
         "exclude": ",".join(submission.exclude),
     }
     more = {"begin": f"now+{submission.delay_seconds}"} if submission.delay_seconds else {}
-    given = dict(submission.parameters)
+    options = dict(submission.parameters)
     return {
-        **given,
+        **options,
         **marks(run, job_name(run, submission.stage), submission.attempt),
         **{key: value for key, value in named.items() if value},
         "additional_parameters": {
             "chdir": str(run.code),
-            **again(given),
+            **again(options),
             "signal": f"B:USR2@{submission.lead_seconds}",
-            **given.get("additional_parameters", {}),
+            **options.get("additional_parameters", {}),
             **more,
         },
     }
@@ -139,10 +139,10 @@ def recovery_job_settings(
     run: RunDir, submission: Submission, job_ids: Sequence[str]
 ) -> dict[str, Any]:
     """Return submitit's parameters for the recovery job of these jobs."""
-    given = dict(submission.recovery_job or {})
+    options = dict(submission.recovery_job or {})
     arrays = dict.fromkeys(name.split("_")[0] for name in job_ids)
     return {
-        **given,
+        **options,
         **marks(run, recovery_job_name(run, submission.stage), submission.attempt),
         "dependency": f"afterany:{':'.join(arrays)}",
         "additional_parameters": {
@@ -150,15 +150,15 @@ def recovery_job_settings(
             # Slurm fails a job whose log it cannot create, so on a full disk too; what this job
             # does is in the event log.
             "output": "/dev/null",
-            **again(given),
-            **given.get("additional_parameters", {}),
+            **again(options),
+            **options.get("additional_parameters", {}),
         },
     }
 
 
-def again(given: Mapping[str, Any]) -> dict[str, bool]:
+def again(options: Mapping[str, Any]) -> dict[str, bool]:
     """Return the option that allows Slurm to requeue the job, unless the site forbids it."""
-    return {} if "no-requeue" in given.get("additional_parameters", {}) else {"requeue": True}
+    return {} if "no-requeue" in options.get("additional_parameters", {}) else {"requeue": True}
 
 
 def marks(run: RunDir, name: str, attempt: int) -> dict[str, Any]:

@@ -43,14 +43,14 @@ class SlurmQueue:
             request = submission.read(run, intent.stage, intent.attempt)
         except SubmitError:  # killed before sbatch was called
             return None
-        found = self._find(run, intent)
-        if found is None:
+        listed = self._find(run, intent)
+        if listed is None:
             raise SubmitError(
                 f"Slurm does not list the jobs of attempt {intent.attempt} of {intent.stage}, "
                 "whose submission was killed",
                 f"try again {sbatch.ANSWERS}",
             )
-        jobs, guards = found
+        jobs, guards = listed
         ids = all_ids(request, sorted(jobs, key=int)) or started(history, intent)
         if not ids:
             return None
@@ -65,8 +65,8 @@ class SlurmQueue:
         """
         if failure and not self.client.has("sbatch"):
             return  # nothing can have been submitted here
-        found = self._find(run, intent)
-        if found is None or not self.client.cancel([*found[0], *found[1]]):
+        listed = self._find(run, intent)
+        if listed is None or not self.client.cancel([*listed[0], *listed[1]]):
             killed = f"the submission of attempt {intent.attempt} of {intent.stage} was killed"
             raise SubmitError(
                 f"{failure or killed}; jobs named {submission.job_name(run, intent.stage)} may be "

@@ -177,9 +177,9 @@ def show(run: str, folder: Path, entries: list[CheckpointEntry], as_json: bool) 
     """Print the checkpoints."""
     writer = leases.read_writer(folder)
     if as_json:
-        found = [entry.to_json() for entry in entries]
+        checkpoints = [entry.to_json() for entry in entries]
         held = None if writer is None else asdict(writer)
-        console.json_out({"run": run, "writer": held, "checkpoints": found})
+        console.json_out({"run": run, "writer": held, "checkpoints": checkpoints})
         return
     if not entries:
         console.note(f"no checkpoints in {folder}")

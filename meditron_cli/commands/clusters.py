@@ -37,12 +37,12 @@ def list_profiles(as_json: bool) -> None:
     from meditron_cli import console
     from meditron_cli.config.load import cluster_names
 
-    found = [summary(name) for name in cluster_names()]
+    profiles = [summary(name) for name in cluster_names()]
     if as_json:
-        console.json_out({"clusters": found})
+        console.json_out({"clusters": profiles})
         return
     columns = ("name", "scheduler", "nodes", "gpus", "description", "file")
-    rows = [[item[column] for column in columns] for item in found]
+    rows = [[item[column] for column in columns] for item in profiles]
     console.table([column.upper() for column in columns], rows)
 
 

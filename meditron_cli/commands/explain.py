@@ -41,13 +41,13 @@ def command(
     from meditron_cli import console
     from meditron_cli.config.explain import ExplainQuery, explain
 
-    found = explain(key, ExplainQuery(cluster, size, config, overrides))
+    explanations = explain(key, ExplainQuery(cluster, size, config, overrides))
     if as_json:
-        console.json_out({"keys": [vars(explanation) for explanation in found]})
-    elif len(found) == 1 and found[0].key == key:
-        console.data(one_key(found[0]))
+        console.json_out({"keys": [vars(explanation) for explanation in explanations]})
+    elif len(explanations) == 1 and explanations[0].key == key:
+        console.data(one_key(explanations[0]))
     else:
-        rows = [(item.key, shown(item), item.place or item.origin) for item in found]
+        rows = [(item.key, shown(item), item.place or item.origin) for item in explanations]
         console.table(("KEY", "VALUE", "FROM"), rows)
 
 

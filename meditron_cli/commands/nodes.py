@@ -46,13 +46,13 @@ class NodeLedgerView:
         Raises:
             ConfigError: there are none.
         """
-        found = tuple(entry for entry in self.standing if entry.node == node)
-        if not found:
+        entries = tuple(entry for entry in self.standing if entry.node == node)
+        if not entries:
             names = ", ".join(dict.fromkeys(entry.node for entry in self.standing)) or "no node"
             message = f"{self.path} has no entry against {node!r}; it has {names}"
             hint = f"`meditron nodes --cluster {self.cluster} --all` shows what has expired"
             raise ConfigError(message, hint=hint)
-        return found
+        return entries
 
 
 @click.command("nodes", short_help="Show nodes that failed; clear or report them.")

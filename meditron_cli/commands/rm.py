@@ -38,8 +38,8 @@ def command(
     for name in finished:
         console.note(f"run {name}: an interrupted removal is finished")
     remaining = [name for name in names if name not in finished or (root / name).exists()]
-    found = [store.find(root, name, destructive=True) for name in remaining]
-    runs = list({run.name: run for run in found}.values())
+    named = [store.find(root, name, destructive=True) for name in remaining]
+    runs = list({run.name: run for run in named}.values())
     for run in runs:
         remove.require_unused(services, run)
     sizes = {run.name: remove.disk_usage(run.root) for run in runs}

@@ -53,17 +53,17 @@ class Problem:
 class Problems:
     """A collection of problems."""
 
-    found: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     def add(self, location: Location, key: str, message: str) -> None:
-        self.found.append(Problem(location, key, message))
+        self.problems.append(Problem(location, key, message))
 
     def __bool__(self) -> bool:
-        return bool(self.found)
+        return bool(self.problems)
 
     def lines(self) -> list[str]:
         """Return one sentence per problem, sorted by file and position, without duplicates."""
-        ordered = sorted(self.found, key=_position)
+        ordered = sorted(self.problems, key=_position)
         return list(dict.fromkeys(str(problem) for problem in ordered))
 
     def error(self) -> ConfigError:

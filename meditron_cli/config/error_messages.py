@@ -80,7 +80,7 @@ def note_value(root: Node, error: ErrorDetails, problems: Problems) -> None:
     where: KeyPath = error["loc"]
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, Conflicts):
-        for key, message in cause.found:
+        for key, message in cause.conflicts:
             steps = [int(step) if step.isdigit() else step for step in key.split(".")]
             note_conflict(root, where, (*where, *steps), message, problems)
     elif where and where[-1] == "[key]":
@@ -110,19 +110,17 @@ def value_message(root: Node, error: ErrorDetails) -> str:
     """Return what is wrong with one value."""
     kind, context = error["type"], error.get("ctx", {})
     node = find(root, error["loc"])
-    found = node.text if isinstance(node, ScalarNode) else "this"
+    text = node.text if isinstance(node, ScalarNode) else "this"
     if kind in LIMITS:
         words, bound = LIMITS[kind]
-        return f"must be {words} {number(context[bound])}, found {found}"
+        return f"must be {words} {number(context[bound])}, found {text}"
     if kind == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return (
-            f"expected one of {', '.join(choices)}, found {found!r}{did_you_mean(found, choices)}"
-        )
+        return f"expected one of {', '.join(choices)}, found {text!r}{did_you_mean(text, choices)}"
     if kind == "value_error":
-        return f"{context['error']}, found {found!r}"
+        return f"{context['error']}, found {text!r}"
     if kind == "finite_number":
-        return f"must be a finite number, found {found}"
+        return f"must be a finite number, found {text}"
     return f"{error['msg'][:1].lower()}{error['msg'][1:]}"
 
 

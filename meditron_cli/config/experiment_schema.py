@@ -242,14 +242,14 @@ class Evaluate(Section):
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that benchmarks have different names; equal ones would write the same files."""
-        seen: set[str] = set()
+        names: set[str] = set()
         for index, benchmark in enumerate(self.benchmarks):
-            if benchmark.name in seen:
+            if benchmark.name in names:
                 yield (
                     f"benchmarks.{index}.name",
                     f"a benchmark before this one is named {benchmark.name!r} too",
                 )
-            seen.add(benchmark.name)
+            names.add(benchmark.name)
 
 
 class Supervision(Section):

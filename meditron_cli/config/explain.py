@@ -66,9 +66,11 @@ def explain(key: str, question: ExplainQuery) -> list[Explanation]:
         raise problems.error()
     if root is None:
         raise ConfigError(f"{key} is a key of cluster profiles", hint="name one with --cluster")
-    asked = key.removeprefix(PROFILE)
     prefix = PROFILE if model is Cluster else ""
-    return [explain_one(prefix, name, model, root) for name in keys_below(model, asked)]
+    return [
+        explain_one(prefix, name, model, root)
+        for name in keys_below(model, key.removeprefix(PROFILE))
+    ]
 
 
 def keys_below(model: type[Section], key: str) -> list[str]:

@@ -69,10 +69,10 @@ def find_profile(name: str, problems: Problems) -> Path | None:
     if is_path(name):
         return Path(name)
     paths = (folder / f"{name}.yaml" for folder in profile_folders())
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
+    existing = next((path for path in paths if path.is_file()), None)
+    if existing is None:
         note_unknown("--cluster", name, "profile", cluster_names(), problems)
-    return found
+    return existing
 
 
 def find_recipe(size: str, problems: Problems) -> Path | None:

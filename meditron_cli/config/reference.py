@@ -54,12 +54,12 @@ def experiment_schema() -> dict[str, Any]:
 
 def list_items(model: type[Section]) -> list[type[Section]]:
     """Return the sections that are items of lists, which no other layer completes."""
-    found = []
+    items = []
     for _, section in sections(model, ""):
         for field in section.model_fields.values():
             item = section_in(item_type(field.annotation))
-            found += [item] if item else []
-    return found
+            items += [item] if item else []
+    return items
 
 
 def profile_schema() -> dict[str, Any]:
@@ -95,14 +95,14 @@ def profile_reference() -> str:
 
 def sections(model: type[Section], prefix: str) -> list[tuple[str, type[Section]]]:
     """Yield the sections of a model, itself first, each once, with its dotted key."""
-    found = [(prefix, model)]
+    keyed = [(prefix, model)]
     for name, field in model.model_fields.items():
         inside = section_in(field.annotation)
         if inside:
             below = sections(inside, f"{prefix}.{name}".lstrip("."))
-            known = {section for _, section in found}
-            found += [(key, section) for key, section in below if section not in known]
-    return found
+            known = {section for _, section in keyed}
+            keyed += [(key, section) for key, section in below if section not in known]
+    return keyed
 
 
 def section_reference(key: str, section: type[Section]) -> str:

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 class Conflicts(ValueError):
     """Conflicting values of one section, each with the key to change."""
 
-    def __init__(self, found: list[tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"{key}: {message}" for key, message in found))
-        self.found = found
+    def __init__(self, conflicts: list[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{key}: {message}" for key, message in conflicts))
+        self.conflicts = conflicts
 
 
 class Section(BaseModel):
@@ -39,8 +39,8 @@ class Section(BaseModel):
         Raises:
             Conflicts: at least one.
         """
-        if found := list(self.conflicts()):
-            raise Conflicts(found)
+        if conflicts := list(self.conflicts()):
+            raise Conflicts(conflicts)
         return self
 
 
@@ -48,8 +48,8 @@ def section_in(annotation: Any) -> type[Section] | None:
     """Return the section type inside an annotation: itself, of a list's items or of an optional."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
-    found = (section_in(part) for part in typing.get_args(annotation))
-    return next((section for section in found if section is not None), None)
+    inner = (section_in(part) for part in typing.get_args(annotation))
+    return next((section for section in inner if section is not None), None)
 
 
 def item_type(annotation: Any) -> Any:

@@ -75,18 +75,20 @@ def layer(facts: Facts, profile: MapNode, location: Location) -> MapNode:
     """Return the tree of the facts for the partitions that the profile names, without those for
     another quality of service.
     """
-    found = {"slurm": asdict(facts.slurm)}
+    by_section = {"slurm": asdict(facts.slurm)}
     for key in PARTITIONS:
         node = yaml_tree.find(profile, (key,))
         if not isinstance(node, MapNode):
             continue
         known = facts.partitions.get(scalar(node, "name"))
         if known and known.qos == (scalar(node, "qos") or scalar(profile, "qos")):
-            found[key] = {
+            by_section[key] = {
                 "grace_seconds": known.grace_seconds,
                 "max_time_minutes": known.max_time_minutes or None,
             }
-    return mapping({key: mapping_of(values, location) for key, values in found.items()}, location)
+    return mapping(
+        {key: mapping_of(values, location) for key, values in by_section.items()}, location
+    )
 
 
 def mapping_of(values: Mapping[str, int | bool | None], location: Location) -> MapNode:
@@ -108,5 +110,5 @@ def mapping(nodes: Mapping[str, Node], location: Location) -> MapNode:
 
 def scalar(node: MapNode, key: str) -> str:
     """Return a text of a mapping; empty if there is none."""
-    found = yaml_tree.find(node, (key,))
-    return found.value if isinstance(found, ScalarNode) and isinstance(found.value, str) else ""
+    child = yaml_tree.find(node, (key,))
+    return child.value if isinstance(child, ScalarNode) and isinstance(child.value, str) else ""

@@ -16,7 +16,7 @@ from meditron_cli.config.yaml_tree import key_text
 from meditron_cli.errors import ConfigError
 
 
-def restore(asked: Mapping[str, Any]) -> tuple[Experiment, Cluster]:
+def restore(request: Mapping[str, Any]) -> tuple[Experiment, Cluster]:
     """Return the experiment and the profile that a run was submitted with.
 
     Raises:
@@ -24,8 +24,8 @@ def restore(asked: Mapping[str, Any]) -> tuple[Experiment, Cluster]:
     """
     try:
         return (
-            Experiment.model_validate_json(json.dumps(asked["experiment"])),
-            Cluster.model_validate_json(json.dumps(asked["cluster"])),
+            Experiment.model_validate_json(json.dumps(request["experiment"])),
+            Cluster.model_validate_json(json.dumps(request["cluster"])),
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -36,15 +36,15 @@ def restore(asked: Mapping[str, Any]) -> tuple[Experiment, Cluster]:
         ) from error
 
 
-def loaded(asked: Mapping[str, Any], run: str) -> Loaded:
+def loaded(request: Mapping[str, Any], run: str) -> Loaded:
     """Return a run's own configuration in the form in which files are loaded; raises like
     ``restore``.
     """
-    experiment, cluster = restore(asked)
+    experiment, cluster = restore(request)
     missing = tuple(
         Missing(stages, f"run {run}: {key_text(where)}: {path}: no such file or folder")
         for stages, where, path in inputs(experiment)
         if not path.exists()
     )
-    config_file = Path(asked["config_file"]) if asked["config_file"] else None
-    return Loaded(experiment, cluster, asked["size"], config_file, (), missing)
+    config_file = Path(request["config_file"]) if request["config_file"] else None
+    return Loaded(experiment, cluster, request["size"], config_file, (), missing)

@@ -36,32 +36,32 @@ def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
         ConfigError: the layout does not divide or does not fit the cluster; all reasons, one a
         line.
     """
-    found = findings(inputs, stages)
-    if found.errors:
-        raise ConfigError("\n".join(found.errors), hint=layout_hint(inputs, stages) or HINT)
+    result = findings(inputs, stages)
+    if result.errors:
+        raise ConfigError("\n".join(result.errors), hint=layout_hint(inputs, stages) or HINT)
     return Plan(
         name=inputs.experiment.name,
         size=inputs.size,
         stages=tuple(inputs.stage(stage) for stage in STAGES if stage in stages),
         site=site_settings(inputs),
-        warnings=found.warnings,
+        warnings=result.warnings,
         lead=inputs.training_lead if training_stage(stages) else None,
     )
 
 
 def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
     """Return errors and warnings about these stages on this cluster."""
-    found = fit.Findings()
+    result = fit.Findings()
     for stage in stages:
-        found += time_findings(inputs, stage)
+        result += time_findings(inputs, stage)
     if training_stage(stages):
-        found += training_findings(inputs)
+        result += training_findings(inputs)
     if inputs.cluster.environment.container:
-        found += container_findings(inputs, stages)
+        result += container_findings(inputs, stages)
     if "evaluate" in stages:
         experiment = inputs.experiment
         tensor, precision = experiment.evaluate.tensor, experiment.pretrain.precision
-        found += fit.evaluation_findings(
+        result += fit.evaluation_findings(
             inputs.cluster,
             inputs.partition("evaluate"),
             model_spec(experiment),
@@ -69,8 +69,8 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
             precision,
         )
     if "tokenize" in stages:
-        found += fit.core_findings(inputs.experiment.tokenize.cpus, inputs.cpu_partition)
-    return found
+        result += fit.core_findings(inputs.experiment.tokenize.cpus, inputs.cpu_partition)
+    return result
 
 
 def container_findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
@@ -94,10 +94,10 @@ def time_findings(inputs: Inputs, stage: str) -> fit.Findings:
     """Check a stage's time limit against the partition's, and that it leaves time to work."""
     cluster, minutes = inputs.cluster, getattr(inputs.experiment, stage).time_minutes
     partition = inputs.partition(stage)
-    found = fit.time_findings(stage, minutes, partition)
+    result = fit.time_findings(stage, minutes, partition)
     if cluster.scheduler == "slurm":
-        found += fit.lead_findings(stage, minutes, signal_lead(inputs, stage))
-    return found
+        result += fit.lead_findings(stage, minutes, signal_lead(inputs, stage))
+    return result
 
 
 def training_findings(inputs: Inputs) -> fit.Findings:
@@ -105,11 +105,11 @@ def training_findings(inputs: Inputs) -> fit.Findings:
     experiment, cluster = inputs.experiment, inputs.cluster
     model, parallel, batch = model_spec(experiment), parallel_spec(experiment), batch_of(experiment)
     errors = layout.layout_errors(model, parallel, batch.micro, batch.global_)
-    found = fit.Findings(tuple(errors)) + fit.shape_findings(cluster, parallel)
+    result = fit.Findings(tuple(errors)) + fit.shape_findings(cluster, parallel)
     precision = experiment.pretrain.precision
-    found += fit.memory_findings(cluster, model, parallel, batch, precision)
-    found += fit.sharing_findings(parallel.world_size, inputs.host_cores)
-    return found + (save_findings(inputs) if cluster.scheduler == "slurm" else fit.Findings())
+    result += fit.memory_findings(cluster, model, parallel, batch, precision)
+    result += fit.sharing_findings(parallel.world_size, inputs.host_cores)
+    return result + (save_findings(inputs) if cluster.scheduler == "slurm" else fit.Findings())
 
 
 def save_findings(inputs: Inputs) -> fit.Findings:
@@ -137,10 +137,10 @@ def layout_hint(inputs: Inputs, stages: Sequence[str]) -> str:
     if not training_stage(stages) or not training_findings(inputs).errors:
         return ""
     experiment = inputs.experiment
-    model, asked = model_spec(experiment), parallel_spec(experiment)
+    model, configured = model_spec(experiment), parallel_spec(experiment)
     precision = experiment.pretrain.precision
-    near = fit.fitting_layout(inputs.cluster, model, asked, batch_of(experiment), precision)
-    if near is None or near == asked:
+    near = fit.fitting_layout(inputs.cluster, model, configured, batch_of(experiment), precision)
+    if near is None or near == configured:
         return ""
     return (
         f"--set parallel.tensor={near.tensor} --set parallel.pipeline={near.pipeline} "

@@ -173,12 +173,12 @@ def memory_findings(
     activations, which are an estimate, only a warning.
     """
     need = layout.memory(model, parallel, batch, precision)
-    found = save_findings(cluster, need.save, parallel.world_size)
+    findings = save_findings(cluster, need.save, parallel.world_size)
     if cluster.device == "cpu":
-        return found + host_memory_findings(cluster, need, parallel.world_size)
+        return findings + host_memory_findings(cluster, need, parallel.world_size)
     available = cluster.gpu_partition.node.gpu_memory_gb * GIB
     if not available:
-        return found
+        return findings
     has = f"cluster {cluster.name} has {cluster.gpu_partition.node.gpu_memory_gb}"
     if need.states > available:
         return error_findings(
@@ -186,11 +186,11 @@ def memory_findings(
             f"{has}; raise parallel.tensor or parallel.pipeline"
         )
     if need.total > available:
-        found += warning_findings(
+        findings += warning_findings(
             f"about {need.total / GIB:.0f} GiB per GPU are computed with activations, "
             f"{has}; lower pretrain.micro_batch_size or set parallel.recompute"
         )
-    return found
+    return findings
 
 
 def host_memory_findings(cluster: Cluster, need: layout.Memory, world_size: int) -> Findings:
@@ -250,7 +250,7 @@ def fitting_layout(
     most = min(parallel.world_size, slots * partition.nodes)
     tensors = [size for size in range(1, parallel.tensor + 1) if slots % size == 0]
     pipelines = [size for size in range(1, model.layers + 1) if model.layers % size == 0]
-    found = [
+    layouts = [
         candidate
         for tensor in tensors
         for pipeline in pipelines
@@ -264,7 +264,7 @@ def fitting_layout(
         )
     ]
     return max(
-        found, key=lambda one: (one.world_size, one.tensor, -one.pipeline, one.data), default=None
+        layouts, key=lambda one: (one.world_size, one.tensor, -one.pipeline, one.data), default=None
     )
 
 
@@ -278,8 +278,8 @@ def is_fitting(
     """Return whether a layout has neither errors nor warnings."""
     if layout.layout_errors(model, parallel, batch.micro, batch.global_):
         return False
-    found = shape_findings(cluster, parallel)
-    return not found.errors and not any(
+    findings = shape_findings(cluster, parallel)
+    return not findings.errors and not any(
         (more := memory_findings(cluster, model, parallel, batch, precision)).errors + more.warnings
     )
 

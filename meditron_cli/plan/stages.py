@@ -346,15 +346,15 @@ def stage_plan(
 def named_paths(spec: Spec) -> tuple[str, ...]:
     """Return files and folders outside of the run directory that a task reads."""
     if isinstance(spec, CurateSpec):
-        found = spec.sources
+        paths = spec.sources
     elif isinstance(spec, TokenizeSpec):
-        found = (spec.tokenizer.path,)
+        paths = (spec.tokenizer.path,)
     elif isinstance(spec, EvaluateSpec):
-        found = (spec.tokenizer.path, spec.path)
+        paths = (spec.tokenizer.path, spec.path)
     else:  # a dataset is two files beside each other
         prefixes = (*spec.train_prefixes, *spec.validation_prefixes)
-        found = (spec.tokenizer.path, *(prefix.rpartition("/")[0] for prefix in prefixes))
-    return tuple(dict.fromkeys(path for path in found if path.startswith("/")))
+        paths = (spec.tokenizer.path, *(prefix.rpartition("/")[0] for prefix in prefixes))
+    return tuple(dict.fromkeys(path for path in paths if path.startswith("/")))
 
 
 def rank_command(inputs: Inputs, spec: Spec) -> tuple[tuple[str, ...], tuple[str, ...]]:

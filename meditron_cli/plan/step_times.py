@@ -69,14 +69,14 @@ def best_save_interval(times: StepTimes, nodes: int, job_seconds: float) -> int 
 
 
 def lead_of(
-    given: int | None, measured: StepTimes | None, estimated: StepTimes, checkpoint_bytes: int
+    configured: int | None, measured: StepTimes | None, estimated: StepTimes, checkpoint_bytes: int
 ) -> Lead:
     """Return the signal lead time and its origin: the experiment, else the run's measured saves,
     else an estimate from the checkpoint's size.
     """
     times, source = (measured, "measured") if measured else (estimated, "estimated")
-    if given is not None:
-        return Lead(given, "given", times, source)
+    if configured is not None:
+        return Lead(configured, "given", times, source)
     if measured is not None:
         return Lead(measured.lead_seconds, "measured", times, source)
     floor = FLOOR_SECONDS if checkpoint_bytes >= LARGE_BYTES else 0

@@ -65,9 +65,9 @@ def locked(run: RunDir) -> AbstractContextManager[None]:
 
 def cancel_recovery_jobs(record: RunRecord, schedulers: Callable[[str], Scheduler]) -> None:
     """Cancel the recovery jobs of a run."""
-    found = {job for stage in STAGES for job in record.history.recovery_jobs(stage)}
-    if found:
-        schedulers("slurm").cancel(record.name, sorted(found))
+    job_ids = {job for stage in STAGES for job in record.history.recovery_jobs(stage)}
+    if job_ids:
+        schedulers("slurm").cancel(record.name, sorted(job_ids))
 
 
 def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str] | None:

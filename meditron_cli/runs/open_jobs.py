@@ -15,26 +15,30 @@ REQUEUE_SECONDS = 7 * 24 * 3600
 def open_jobs(record: RunRecord, now: float) -> dict[str, set[str]]:
     """Return the ids of jobs whose end the run directory does not hold, by scheduler."""
     ending = record.ending
-    settled = ending.time if ending and now - ending.time > FORGET_SECONDS else 0.0
-    found: dict[str, set[str]] = {}
+    ended_before = ending.time if ending and now - ending.time > FORGET_SECONDS else 0.0
+    open_ids: dict[str, set[str]] = {}
     for stage in record.stages.values():
         if stage.done.issuperset(stage.jobs) or is_blocked_for_long(record, stage, now):
             continue
         for index, job in stage.jobs.items():
-            if index not in stage.done and not is_over(stage, index, now) and job.time >= settled:
-                found.setdefault(job.scheduler, set()).add(job.job_id)
-    return found
+            if (
+                index not in stage.done
+                and not is_over(stage, index, now)
+                and job.time >= ended_before
+            ):
+                open_ids.setdefault(job.scheduler, set()).add(job.job_id)
+    return open_ids
 
 
 def recovery_job_ids(record: RunRecord, now: float) -> dict[str, set[str]]:
     """Return the recovery jobs that may still resume tasks of ``open_jobs``, by scheduler."""
     open_ids = open_jobs(record, now)
-    found: dict[str, set[str]] = {}
+    recovery_ids: dict[str, set[str]] = {}
     for stage in record.stages.values():
         for kind, ids in open_ids.items():
             if any(job.job_id in ids for job in stage.jobs.values()) and stage.recovery_jobs:
-                found.setdefault(kind, set()).update(stage.recovery_jobs)
-    return found
+                recovery_ids.setdefault(kind, set()).update(stage.recovery_jobs)
+    return recovery_ids
 
 
 def is_over(stage: StageRecord, index: int, now: float) -> bool:

@@ -77,8 +77,8 @@ def query_schedulers(
     """
     wanted: dict[str, dict[str, set[str]]] = {}
     for record in records:
-        for found in (open_jobs.open_jobs(record, now), open_jobs.recovery_job_ids(record, now)):
-            for kind, ids in found.items():
+        for by_kind in (open_jobs.open_jobs(record, now), open_jobs.recovery_job_ids(record, now)):
+            for kind, ids in by_kind.items():
                 wanted.setdefault(kind, {}).setdefault(record.name, set()).update(ids)
     infos: dict[str, dict[str, JobInfo]] = {record.name: {} for record in records}
     for kind, jobs in wanted.items():

@@ -70,9 +70,9 @@ def held_jobs(record: RunRecord, infos: Mapping[str, JobInfo]) -> dict[str, list
     held = {}
     for name, stage in record.stages.items():
         jobs = [job.job_id for index, job in stage.jobs.items() if index not in stage.done]
-        found = [job for job in dict.fromkeys(jobs) if is_held(infos.get(job))]
-        if found:
-            held[name] = found
+        held_ids = [job for job in dict.fromkeys(jobs) if is_held(infos.get(job))]
+        if held_ids:
+            held[name] = held_ids
     return held
 
 

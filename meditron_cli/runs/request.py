@@ -87,13 +87,13 @@ def versions() -> dict[str, str]:
     """Return the installed versions of Python, meditron and the libraries that a run uses."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"meditron": __version__, "python": platform.python_version()}
+    numbers = {"meditron": __version__, "python": platform.python_version()}
     for library in LIBRARIES:
         try:
-            found[library] = version(library)
+            numbers[library] = version(library)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def read_record(run: RunDir) -> dict[str, Any]:

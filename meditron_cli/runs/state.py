@@ -108,9 +108,11 @@ def derive_stage_view(
 def pending_job(stage: StageRecord, infos: Mapping[str, JobInfo]) -> JobInfo | None:
     """Return a pending job of a stage's unfinished tasks: a held one, else the first to start."""
     jobs = (stage.jobs[index].job_id for index in sorted(stage.jobs.keys() - stage.done))
-    found = [infos[job] for job in dict.fromkeys(jobs) if job in infos]
+    reports = [infos[job] for job in dict.fromkeys(jobs) if job in infos]
     pending = [
-        info for info in found if info.state is JobState.QUEUED and info.reason not in ("", "None")
+        info
+        for info in reports
+        if info.state is JobState.QUEUED and info.reason not in ("", "None")
     ]
     return min(
         pending,
@@ -150,13 +152,13 @@ def is_stuck(stage: StageRecord, index: int, infos: Mapping[str, JobInfo]) -> bo
 
 def stuck_jobs(record: RunRecord, infos: Mapping[str, JobInfo]) -> list[tuple[str, str]]:
     """Return the stage and id of each job with a dependency that can never be satisfied."""
-    found = {
+    stuck = {
         (name, job.job_id): None
         for name, stage in record.stages.items()
         for index, job in sorted(stage.jobs.items())
         if index not in stage.done and is_stuck(stage, index, infos)
     }
-    return list(found)
+    return list(stuck)
 
 
 def first_of(states: Iterable[str]) -> str:
@@ -219,8 +221,8 @@ def final_state(end: ExitRecord) -> str:
 
 def has_recovery_job(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
     """Return whether a recovery job of this stage is queued or running."""
-    found = (infos.get(job) for job in stage.recovery_jobs)
-    return any(info and info.state in (JobState.QUEUED, JobState.ACTIVE) for info in found)
+    reports = (infos.get(job) for job in stage.recovery_jobs)
+    return any(info and info.state in (JobState.QUEUED, JobState.ACTIVE) for info in reports)
 
 
 def was_cancelled(info: JobInfo | None) -> bool:
@@ -266,5 +268,5 @@ def eta(progress: Mapping[str, Any], now: float) -> float | None:
     speed = progress.get("tokens_per_s")
     if not speed:
         return None
-    left = (progress["target_tokens"] - progress["tokens"]) / speed - (now - progress["time"])
-    return float(left) if left > 0 else None
+    remaining = (progress["target_tokens"] - progress["tokens"]) / speed - (now - progress["time"])
+    return float(remaining) if remaining > 0 else None

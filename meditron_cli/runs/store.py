@@ -110,10 +110,10 @@ def find(root: Path, name: str, destructive: bool = False) -> RunDir:
     Raises:
         ConfigError: no run, or several; the message names them.
     """
-    known = [found for found in names(root) if (root / found / "run.json").exists()]
+    known = [run for run in names(root) if (root / run / "run.json").exists()]
     if name in known:
         return require_format(RunDir(root / name))
-    starting = [found for found in known if found.startswith(name)]
+    starting = [run for run in known if run.startswith(name)]
     if len(starting) == 1 and destructive and len(name) < len(without_digest(starting[0])):
         raise ConfigError(
             f"{name!r} is too short for a run that would be ended or deleted",

@@ -25,9 +25,9 @@ def questions(relations: Sequence[Relation], seed: int) -> list[dict[str, Any]]:
         ValueError: a table is too small, or too much in it is also right, for three wrong choices.
     """
     random = Random(f"benchmark {seed}")
-    asked = [pair for relation in relations for pair in _with_wrong_choices(relation, random)]
-    random.shuffle(asked)
-    return [_record(number, fact, wrong, random) for number, (fact, wrong) in enumerate(asked)]
+    pairs = [pair for relation in relations for pair in _with_wrong_choices(relation, random)]
+    random.shuffle(pairs)
+    return [_record(number, fact, wrong, random) for number, (fact, wrong) in enumerate(pairs)]
 
 
 def _record(number: int, fact: Fact, wrong: list[str], random: Random) -> dict[str, Any]:

@@ -72,5 +72,7 @@ def _relation(table: dict[str, Any]) -> Relation:
         questions=tuple(table["questions"]),
         stems=tuple(table["stems"]),
         facts=table["facts"],
-        also_right={entity: tuple(found) for entity, found in table.get("also_right", {}).items()},
+        also_right={
+            entity: tuple(answers) for entity, answers in table.get("also_right", {}).items()
+        },
     )

@@ -29,8 +29,8 @@ def write(folder: Path, seed: int = SEED) -> None:
     relations = facts.load()
     for source, records in _by_source(corpus.documents(relations, seed)).items():
         write_bytes(folder / "corpus" / f"{source}.jsonl", _lines(records))
-    asked = benchmark.questions(relations, seed)
-    write_bytes(folder / "benchmark" / "questions.jsonl", _lines(asked))
+    questions = benchmark.questions(relations, seed)
+    write_bytes(folder / "benchmark" / "questions.jsonl", _lines(questions))
     tokenizer = resources.files(__package__) / "tokenizer.json"
     write_bytes(folder / "tokenizer.json", tokenizer.read_bytes())
 

@@ -106,13 +106,13 @@ class SlurmFaultInjector:
         Raises:
             SchedulerError: it is not, or squeue does not answer.
         """
-        found = self._client.queued_of_run(run.name, [job_id])
-        if found is None:
+        queued = self._client.queued_of_run(run.name, [job_id])
+        if queued is None:
             raise SchedulerError(
                 f"squeue does not report whether job {job_id} is of run {run.name}",
                 hint="run the drill again when `squeue` works on this machine",
             )
-        if not found:
+        if not queued:
             raise SchedulerError(f"no job {job_id} of run {run.name} is in the queue")
 
     def _call(self, command: list[str], more: Mapping[str, str]) -> str:

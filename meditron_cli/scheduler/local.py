@@ -145,8 +145,8 @@ class LocalScheduler:
                 hint=f"submit again on {host}",
             )
         word = os.fsencode(path)
-        found = [pid for pid in all_pids() if word in command_line(pid)]
-        self.cancel(run.name, [PREFIX + local_ranks.process_name(pid) for pid in found])
+        pids = [pid for pid in all_pids() if word in command_line(pid)]
+        self.cancel(run.name, [PREFIX + local_ranks.process_name(pid) for pid in pids])
 
     def states(self, jobs: Mapping[str, Collection[str]]) -> dict[str, dict[str, JobInfo]]:
         """Return ACTIVE while a process of the job exists, else ENDED; UNKNOWN elsewhere."""
@@ -247,8 +247,8 @@ def state_of(name: str) -> tuple[str, JobState]:
     if process.rsplit(":", 2)[0] != os.uname().nodename:
         return name, JobState.UNKNOWN
     pid = pid_of(name)
-    found = local_ranks.look_up(pid)
-    alive = local_ranks.is_alive(process) if found else bool(members([pid]))
+    leader = local_ranks.look_up(pid)
+    alive = local_ranks.is_alive(process) if leader else bool(members([pid]))
     return name, JobState.ACTIVE if alive else JobState.ENDED
 
 
@@ -277,9 +277,11 @@ def command_line(pid: int) -> list[bytes]:
 
 def members(leaders: Iterable[int]) -> list[int]:
     """Return the processes of the sessions that these processes lead, or led."""
-    wanted = set(leaders)
+    sessions = set(leaders)
     pids = all_pids()
-    return [pid for pid in pids if (found := local_ranks.look_up(pid)) and found.session in wanted]
+    return [
+        pid for pid in pids if (process := local_ranks.look_up(pid)) and process.session in sessions
+    ]
 
 
 def send(pids: Iterable[int], number: int) -> None:
