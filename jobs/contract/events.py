@@ -169,7 +169,9 @@ class StartEvent(Event):
     step: int | None = None
     """Of the newest valid checkpoint; None where it is not known, or there is none."""
     eligible: float | None = None
-    """When the job could first have run, by Slurm's clock; None where that is not known."""
+    """When the job could first have run, by Slurm's clock; None where that is not known, and for
+    stages that do not train: a short task does not pay for one more query.
+    """
 
 
 @dataclass(frozen=True)

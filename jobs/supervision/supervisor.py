@@ -207,7 +207,8 @@ class Supervisor:
             self.run, task, self.task_history(), self.metrics
         )
         self.attempt = replace(self.attempt, began=time.time(), step=step)
-        attempt_records.record_start(self.attempt, self.allocation.job, self.allocation.eligible)
+        eligible = self.allocation.eligible if task.training else None
+        attempt_records.record_start(self.attempt, self.allocation.job, eligible)
         self.close_earlier(task)
         environ = {**os.environ, **secrets_file.read(task.secrets_file)}
         runner = AttemptRunner(
