@@ -77,7 +77,7 @@ def holder_of(context: Context, environ: Mapping[str, str]) -> Holder:
         stage=context.task.stage,
         index=context.task.index,
         attempt=context.attempt,
-        job=Job.here(environ).job_id,
+        job=Job.current(environ).job_id,
         node=node_name(environ),
         pid=os.getpid(),
     )

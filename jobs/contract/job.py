@@ -21,7 +21,7 @@ class Job:
     nodes: tuple[str, ...] = ()
 
     @staticmethod
-    def here(environ: Mapping[str, str], nodes: tuple[str, ...] = ()) -> Job:
+    def current(environ: Mapping[str, str], nodes: tuple[str, ...] = ()) -> Job:
         """Return the job named in the environment (sbatch(1), OUTPUT ENVIRONMENT VARIABLES).
 
         The id of a local job is the name of its scheduler's process.

@@ -135,7 +135,7 @@ class Decision:
     """Entries for the node ledger."""
     code: int = 1
     """The exit code of the supervisor (``jobs.contract.errors``)."""
-    verdict: Diagnosis | None = None
+    diagnosis: Diagnosis | None = None
     """The diagnosis in the exit record; ``retry_policy.decide`` always sets it."""
 
 

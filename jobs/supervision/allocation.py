@@ -37,7 +37,7 @@ class Allocation:
     def current(environ: Mapping[str, str] = os.environ) -> Allocation:
         """Return the allocation of this process."""
         nodes = hostlist.node_names(environ.get("SLURM_JOB_NODELIST", ""))
-        job = Job.here(environ, nodes)
+        job = Job.current(environ, nodes)
         is_slurm = "SLURM_JOB_ID" in environ and LOCAL_JOB not in environ
         return Allocation(job, Client(environ) if is_slurm else None)
 

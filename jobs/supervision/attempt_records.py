@@ -151,21 +151,21 @@ def exit_record(
         by: who decided: ``supervisor``, ``recovery_job`` or ``recover``.
         follows: the attempt whose end prevented this one, before any rank.
     """
-    verdict = decision.verdict or Diagnosis(RootCause.UNKNOWN, decision.reason)
+    diagnosis = decision.diagnosis or Diagnosis(RootCause.UNKNOWN, decision.reason)
     return ExitRecord(
         stage=attempt.stage,
         index=attempt.index,
         attempt=attempt.number,
         job_id=job.job_id,
-        cause=verdict.cause,
+        cause=diagnosis.cause,
         action=decision.action,
         started=attempt.began,
         ended=evidence.attempt.ended,
         code=SUCCESSOR if decision.action in CONTINUES else decision.code,
-        message=verdict.sentence,
-        hint=verdict.hint,
-        node=verdict.node,
-        fingerprint=verdict.fingerprint,
+        message=diagnosis.sentence,
+        hint=diagnosis.hint,
+        node=diagnosis.node,
+        fingerprint=diagnosis.fingerprint,
         step_before=evidence.progress.step_before,
         step_after=evidence.progress.step_after,
         last_step=evidence.progress.last_step,

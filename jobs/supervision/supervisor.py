@@ -315,10 +315,12 @@ class Supervisor:
         try:
             return run(), None
         except HeldElsewhere as error:
-            verdict = Diagnosis(RootCause.UNKNOWN, error.message, hint=error.hint)
+            diagnosis = Diagnosis(RootCause.UNKNOWN, error.message, hint=error.hint)
             observed = Observed(message=error.message, hint=error.hint)
             code = STOPPED if self.signals else error.code
-            return observed, Decision(RetryAction.WAIT, error.message, code=code, verdict=verdict)
+            return observed, Decision(
+                RetryAction.WAIT, error.message, code=code, diagnosis=diagnosis
+            )
         except ClosedEarlier as earlier:
             self.follows = earlier.attempt
             return Observed(message=earlier.decision.reason), earlier.decision
@@ -351,7 +353,7 @@ class Supervisor:
             return decision
         if not self.is_stop_requested():
             return decision
-        sentence = decision.verdict.sentence if decision.verdict else decision.reason
+        sentence = decision.diagnosis.sentence if decision.diagnosis else decision.reason
         reason = f"{sentence}, after a stop request; `meditron resume {self.run.name}` resumes it"
         return replace(decision, action=RetryAction.STOP, reason=reason, code=FAILED)
 
@@ -379,5 +381,5 @@ def is_abandoned(environ: Mapping[str, str]) -> bool:
 
 def stop(message: str) -> Decision:
     """Return the decision where none can be made."""
-    verdict = Diagnosis(RootCause.UNKNOWN, message, hint="the job's log has the traceback")
-    return Decision(RetryAction.STOP, message, code=FAILED, verdict=verdict)
+    diagnosis = Diagnosis(RootCause.UNKNOWN, message, hint="the job's log has the traceback")
+    return Decision(RetryAction.STOP, message, code=FAILED, diagnosis=diagnosis)

@@ -129,8 +129,8 @@ class ActionRunner:
         if ids:
             log(f"job {ids[0]} resumes {attempt.stage} task {attempt.index}")
             return SUCCESSOR
-        past = self.history.current().task(attempt.stage, attempt.index)
-        is_over = past.is_cancelled or past.is_stopped or attempt.run.stop_file.exists()
+        history = self.history.current().task(attempt.stage, attempt.index)
+        is_over = history.is_cancelled or history.is_stopped or attempt.run.stop_file.exists()
         return STOPPED if is_over else SUCCESSOR
 
 

@@ -57,7 +57,7 @@ class UnfinishedTask:
     """An unfinished task of a stage and the job that it was last given to."""
 
     index: int
-    past: TaskHistory
+    history: TaskHistory
     job_id: str
 
 
@@ -157,10 +157,10 @@ def recover_stage(
         accounting = CachedAccounting(client.environ, rows or {})
         with resubmission.waiting_lock(run):
             jobs = {task.job_id for task in over}
-            left = [t for t in unfinished(run, reader.current(), stage) if t.job_id in jobs]
+            still_open = [t for t in unfinished(run, reader.current(), stage) if t.job_id in jobs]
             metrics = reader.metrics(stage)
             recoverer = Recoverer(run, stage, by, metrics, accounting, accounting.rows)
-            decisions = recoverer.decide_all(left)
+            decisions = recoverer.decide_all(still_open)
         messages, refused = resubmit_tasks(run, stage, client, by, decisions, reader)
     except SubmitError as error:
         return StageRecovery((f"{stage}: {error.message}",), unclear=True)
@@ -192,7 +192,7 @@ def ended_tasks(
         lagging = (
             info.state is JobState.MISSING
             and not info.reason
-            and now - task.past.submissions[-1].time < NEW_JOB_SECONDS
+            and now - task.history.submissions[-1].time < NEW_JOB_SECONDS
         )
         if info.is_over and not lagging:
             over.append(task)
@@ -252,28 +252,28 @@ class Recoverer:
         The newest attempt decides: an open one that is closed now, or one that has an exit record.
         A job without either never started its task.
         """
-        closed = {start.attempt: closer.close(start, task.past) for start in task.past.starts}
+        closed = {start.attempt: closer.close(start, task.history) for start in task.history.starts}
         last, newest = self._last_exit(task), max(closed, default=0)
         if newest > (last.attempt if last else 0):
             decision: Decision | None = closed[newest]
         elif last:
             decision = self._undone(task, last)
         else:
-            decision = closer.close(self._never_started(task), task.past)
+            decision = closer.close(self._never_started(task), task.history)
         return decision if decision and decision.action is not RetryAction.FINISH else None
 
     def _last_exit(self, task: UnfinishedTask) -> ExitRecord | None:
         """Return the last exit record of the task's present job."""
-        first = task.past.submissions[-1].attempt
-        records = [record for record in task.past.exits if record.attempt >= first]
+        first = task.history.submissions[-1].attempt
+        records = [record for record in task.history.exits if record.attempt >= first]
         return records[-1] if records else None
 
     def _never_started(self, task: UnfinishedTask) -> StartEvent:
         """Return the start of a job that ended before its supervisor recorded one. Its supervisor
         may have observed that another job holds the task.
         """
-        submitted = task.past.submissions[-1]
-        observed = [number for number in task.past.observed if number >= submitted.attempt]
+        submitted = task.history.submissions[-1]
+        observed = [number for number in task.history.observed if number >= submitted.attempt]
         rows = self.rows.get(task.job_id, [])
         began = (queries.seconds(rows[-1].start) if rows else None) or submitted.time
         spec = read_task(self.run, self.stage, task.index)
@@ -285,7 +285,7 @@ class Recoverer:
             task.job_id,
             began,
             restarts=max(0, len(rows) - 1),
-            step=evidence_collection.checkpoint_step(self.run, spec, task.past, self.metrics),
+            step=evidence_collection.checkpoint_step(self.run, spec, task.history, self.metrics),
         )
 
     def _undone(self, task: UnfinishedTask, last: ExitRecord) -> Decision | None:
@@ -295,8 +295,10 @@ class Recoverer:
         rows = self.rows.get(task.job_id, [])
         if last.action not in CONTINUES or (rows and was_cancelled(rows[-1].state)):
             return None
-        left = last.ended + last.delay - time.time()
-        return Decision(RetryAction.SUBMIT, last.reason, delay=max(0.0, left), exclude=last.exclude)
+        remaining = last.ended + last.delay - time.time()
+        return Decision(
+            RetryAction.SUBMIT, last.reason, delay=max(0.0, remaining), exclude=last.exclude
+        )
 
 
 def resubmit_tasks(
@@ -346,8 +348,8 @@ def retarget_dependents(run: RunDir, history: RunHistory, stage: str, client: Cl
     stage whose jobs Slurm has removed.
     """
     submits = history.submits(stage)
-    given = [index for event in submits for index in event.indices]
-    if len(given) == len(set(given)):
+    indices = [index for event in submits for index in event.indices]
+    if len(indices) == len(set(indices)):
         return []
     dependencies.retarget(client, submission_log.current_jobs(run, submits))
     return [
@@ -363,7 +365,7 @@ def vanished(run: RunDir, history: RunHistory, stage: str, client: Client) -> It
     """
     for name, summary in read_small(run.plan).get("stages", {}).items():
         found = unfinished(run, history, name)
-        tasks = [task for task in found if not (task.past.started or task.past.ended)]
+        tasks = [task for task in found if not (task.history.started or task.history.ended)]
         if stage not in summary.get("after", ()) or not tasks:
             continue
         infos = client.states({run.name: [task.job_id for task in tasks]})[run.name]

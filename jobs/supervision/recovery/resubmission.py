@@ -161,8 +161,8 @@ def awaited(run: RunDir, history: RunHistory, stage: str, client: Client) -> tup
         SubmitError: such a job is not in the queue, so that nothing can wait for it.
     """
     before = read_small(run.plan).get("stages", {}).get(stage, {}).get("after", ())
-    given = [submission_log.current_jobs(run, history.submits(name)) for name in before]
-    jobs = list(dict.fromkeys(job for found in given for job in found.values() if job))
+    submitted = [submission_log.current_jobs(run, history.submits(name)) for name in before]
+    jobs = list(dict.fromkeys(job for found in submitted for job in found.values() if job))
     if not jobs:
         return ()
     queue = client.queue()
@@ -173,7 +173,7 @@ def awaited(run: RunDir, history: RunHistory, stage: str, client: Client) -> tup
             f"{stage} waits for {' and '.join(before)}, and {why}",
             f"`meditron resume {run.name}`",
         )
-    lengths = Counter(job.split("_")[0] for found in given for job in found)
+    lengths = Counter(job.split("_")[0] for found in submitted for job in found)
     return tuple(submission.whole_arrays(jobs, lengths))
 
 

@@ -68,10 +68,10 @@ def decide(
         now: seconds since 1970.
         limits: timeouts and the retry budget; the defaults when None.
     """
-    past = tuple(ending for ending in history if ending.attempt != evidence.attempt.number)
-    verdict = root_cause.classify(evidence)
+    earlier = tuple(ending for ending in history if ending.attempt != evidence.attempt.number)
+    diagnosis = root_cause.classify(evidence)
     active = node_ledger.active(ledger, now)
-    case = RetryCase(evidence, verdict, past, active, now, limits or SupervisionSpec())
+    case = RetryCase(evidence, diagnosis, earlier, active, now, limits or SupervisionSpec())
     for rule in RULES:
         decision = rule(case)
         if decision is not None:
@@ -82,7 +82,7 @@ def decide(
         decision,
         reason=diagnosis_text.one_line(decision.reason),
         suspects=suspects(case),
-        verdict=decision.verdict or verdict,
+        diagnosis=decision.diagnosis or diagnosis,
     )
 
 
@@ -92,9 +92,9 @@ Rule = Callable[[RetryCase], Decision | None]
 
 
 def finish(case: RetryCase) -> Decision | None:
-    if case.verdict.cause is not RootCause.COMPLETED:
+    if case.diagnosis.cause is not RootCause.COMPLETED:
         return None
-    return Decision(RetryAction.FINISH, case.verdict.sentence, code=FINISHED)
+    return Decision(RetryAction.FINISH, case.diagnosis.sentence, code=FINISHED)
 
 
 def final(case: RetryCase) -> Decision | None:
@@ -103,7 +103,7 @@ def final(case: RetryCase) -> Decision | None:
         return None
     if case.row.code == STOPPED:
         name = case.evidence.attempt.run or "RUN"
-        reason = f"{case.verdict.sentence}; `meditron resume {name}` resumes it"
+        reason = f"{case.diagnosis.sentence}; `meditron resume {name}` resumes it"
         return Decision(RetryAction.STOP, reason, code=STOPPED)
     return stop(case, case.row.advice)
 
@@ -112,35 +112,35 @@ def lost_checkpoint(case: RetryCase) -> Decision | None:
     """Stop where no checkpoint of a training is usable any more; after a storage failure they may
     become readable again.
     """
-    left = case.evidence.progress.step_after
+    step = case.evidence.progress.step_after
     if (
         case.evidence.attempt.stage not in TRAINING_STAGES
-        or left
-        or (left == 0 and not case.newest)
+        or step
+        or (step == 0 and not case.newest)
     ):
         return None
-    if case.verdict.cause is RootCause.CHECKPOINT:
+    if case.diagnosis.cause is RootCause.CHECKPOINT:
         return stop(case, case.row.advice)
-    if not case.newest or case.verdict.cause is RootCause.STORAGE:
+    if not case.newest or case.diagnosis.cause is RootCause.STORAGE:
         return None
     sentence = (
-        f"{case.verdict.sentence}, and no checkpoint can be used although there was one of step "
+        f"{case.diagnosis.sentence}, and no checkpoint can be used although there was one of step "
         f"{case.newest:,}; training does not restart from random weights"
     )
-    verdict = Diagnosis(RootCause.CHECKPOINT, sentence, case.verdict.node)
-    return Decision(RetryAction.STOP, sentence, code=FAILED, verdict=verdict)
+    diagnosis = Diagnosis(RootCause.CHECKPOINT, sentence, case.diagnosis.node)
+    return Decision(RetryAction.STOP, sentence, code=FAILED, diagnosis=diagnosis)
 
 
 def being_ended(case: RetryCase) -> Decision | None:
     """Wait where Slurm, or a person through it, is ending the job: its final state decides."""
-    if not (case.live and case.on_slurm) or case.verdict.cause is RootCause.PREEMPTED:
+    if not (case.live and case.on_slurm) or case.diagnosis.cause is RootCause.PREEMPTED:
         return None
     signals = case.evidence.observed.signals
     is_ended = any(number in signals for number in (signal.SIGTERM, signal.SIGINT))
     is_saving = signal.SIGUSR2 in signals
-    if case.verdict.cause is not RootCause.NODE_FAIL and (not is_ended or is_saving):
+    if case.diagnosis.cause is not RootCause.NODE_FAIL and (not is_ended or is_saving):
         return None
-    reason = f"{case.verdict.sentence}; waiting for Slurm to report the final state of the job"
+    reason = f"{case.diagnosis.sentence}; waiting for Slurm to report the final state of the job"
     return Decision(RetryAction.WAIT, reason, code=STOPPED)
 
 
@@ -149,8 +149,8 @@ def same_step(case: RetryCase) -> Decision | None:
 
     A full disk fails at the same save each time, but not because of the step.
     """
-    print_, step = case.verdict.fingerprint, case.evidence.progress.last_step
-    if not print_ or step is None or case.verdict.cause is RootCause.STORAGE:
+    print_, step = case.diagnosis.fingerprint, case.evidence.progress.last_step
+    if not print_ or step is None or case.diagnosis.cause is RootCause.STORAGE:
         return None
     times = sum((e.fingerprint, e.last_step) == (print_, step) for e in case.counted)
     if times < SAME_STEP:
@@ -161,10 +161,10 @@ def same_step(case: RetryCase) -> Decision | None:
 def on_two_nodes(case: RetryCase) -> Decision | None:
     """Stop after the same failure of the program on two nodes: the program is at fault."""
     places = sorted({ending.node for ending in case.same if ending.node})
-    if not case.row.program or not case.verdict.fingerprint or len(places) < 2:
+    if not case.row.program or not case.diagnosis.fingerprint or len(places) < 2:
         return None
     listed = " and on ".join(places[-2:])
-    failure = f"the same failure ({case.verdict.fingerprint})"
+    failure = f"the same failure ({case.diagnosis.fingerprint})"
     return stop(case, f"{failure} occurred on {listed}: the program is at fault")
 
 
@@ -178,7 +178,7 @@ def came_back(case: RetryCase) -> Decision | None:
     if case.row.repeated is None:
         return decision
     sentence = diagnosis_text.one_line(decision.reason)
-    return replace(decision, verdict=Diagnosis(case.row.repeated, sentence))
+    return replace(decision, diagnosis=Diagnosis(case.row.repeated, sentence))
 
 
 def no_progress(case: RetryCase) -> Decision | None:
@@ -187,7 +187,7 @@ def no_progress(case: RetryCase) -> Decision | None:
     starts, tries = len(case.stalled), 0
     if case.row.counts:
         tries = case.spent
-    elif most == 1 and case.verdict.cause is not RootCause.PREEMPTED:
+    elif most == 1 and case.diagnosis.cause is not RootCause.PREEMPTED:
         tries = case.failures  # a budget of one attempt excludes a retry on a full disk too
     if tries >= most:
         return stop(case, f"attempt {tries} in a row without a newer checkpoint", case.row.advice)
@@ -210,7 +210,7 @@ RULES: tuple[Rule, ...] = (
 
 def stop(case: RetryCase, *why: str) -> Decision:
     """Return the decision to stop, with the reasons."""
-    reason = f"{case.verdict.sentence}; not retried: {', '.join(filter(None, why))}"
+    reason = f"{case.diagnosis.sentence}; not retried: {', '.join(filter(None, why))}"
     return Decision(RetryAction.STOP, reason, code=case.row.code)
 
 
@@ -221,12 +221,12 @@ def retry(case: RetryCase) -> Decision:
     """Return the cheapest retry that the recovery options allow."""
     site = case.evidence.site
     if site.started_again and not set(case.blamed) & set(site.nodes):
-        reason = f"{case.verdict.sentence}; the requeued job {resumes(case)}"
+        reason = f"{case.diagnosis.sentence}; the requeued job {resumes(case)}"
         return Decision(RetryAction.REQUEUE, reason, code=SUCCESSOR)
     delay = delay_before(case)
-    preempted = case.verdict.cause is RootCause.PREEMPTED
+    preempted = case.diagnosis.cause is RootCause.PREEMPTED
     if preempted and case.live and site.can_requeue and site.requeues_left != 0:
-        reason = f"{case.verdict.sentence}; Slurm requeues the job, which {resumes(case)}"
+        reason = f"{case.diagnosis.sentence}; Slurm requeues the job, which {resumes(case)}"
         return Decision(RetryAction.REQUEUE, reason, code=SUCCESSOR)
     if may_restart(case, delay):
         return restart(case, delay)
@@ -234,7 +234,7 @@ def retry(case: RetryCase) -> Decision:
         return submit(case, delay)
     name = case.evidence.attempt.run or "RUN"
     reason = (
-        f"{case.verdict.sentence}; no job may be submitted from this node: `meditron recover` or "
+        f"{case.diagnosis.sentence}; no job may be submitted from this node: `meditron recover` or "
         f"`meditron resume {name}` on the login node submits one"
     )
     return Decision(RetryAction.WAIT, reason, code=STOPPED)
@@ -248,7 +248,7 @@ def may_restart(case: RetryCase, delay: float) -> bool:
         case.live
         and site.usable
         and not case.evidence.observed.signals  # the allocation ends, or a stop is requested
-        and case.row.here
+        and case.row.in_place
         and not case.blamed
         and not fatal & set(site.nodes)
         and restarts(case) < case.limits.restarts_in_allocation
@@ -259,7 +259,7 @@ def may_restart(case: RetryCase, delay: float) -> bool:
 def restarts(case: RetryCase) -> int:
     """Return the number of restarts in this allocation; a requeued job has a new one."""
     number = 0
-    for ending in reversed(case.past):
+    for ending in reversed(case.history):
         if (
             ending.job_id != case.evidence.attempt.job_id
             or ending.action is not RetryAction.RESTART
@@ -272,7 +272,7 @@ def restarts(case: RetryCase) -> int:
 def restart(case: RetryCase, delay: float) -> Decision:
     number, most = restarts(case) + 1, case.limits.restarts_in_allocation
     reason = (
-        f"{case.verdict.sentence}; restarting {origin(case)} on the same nodes"
+        f"{case.diagnosis.sentence}; restarting {origin(case)} on the same nodes"
         f"{when(delay)} (restart {number} of {most})"
     )
     return Decision(RetryAction.RESTART, reason, delay, code=SUCCESSOR)
@@ -284,7 +284,7 @@ def submit(case: RetryCase, delay: float) -> Decision:
     exclude = tuple(dict.fromkeys((*case.blamed, *listed)))
     without = f" without {', '.join(exclude)}" if exclude else ""
     subject = "a new job" if case.on_slurm else "the task"
-    reason = f"{case.verdict.sentence}; {subject} {resumes(case)}{without}{when(delay)}"
+    reason = f"{case.diagnosis.sentence}; {subject} {resumes(case)}{without}{when(delay)}"
     return Decision(RetryAction.SUBMIT, reason, delay, exclude, code=SUCCESSOR)
 
 
@@ -337,11 +337,14 @@ def suspects(case: RetryCase) -> tuple[NodeEntry, ...]:
 
 def cause_entries(case: RetryCase) -> list[NodeEntry]:
     """Return the entry for the diagnosis' node, unless a finding has a more exact one."""
-    verdict, listed = case.verdict, {finding.node for finding in case.evidence.observed.findings}
-    if not verdict.node or not case.row.entry or verdict.node in listed:
+    diagnosis, listed = (
+        case.diagnosis,
+        {finding.node for finding in case.evidence.observed.findings},
+    )
+    if not diagnosis.node or not case.row.entry or diagnosis.node in listed:
         return []
-    code = verdict.cause.value.upper()
-    return [entry(case, verdict.node, case.row.entry, code, verdict.sentence)]
+    code = diagnosis.cause.value.upper()
+    return [entry(case, diagnosis.node, case.row.entry, code, diagnosis.sentence)]
 
 
 def finding_entries(case: RetryCase) -> list[NodeEntry]:

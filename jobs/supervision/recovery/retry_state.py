@@ -19,8 +19,8 @@ class RetryCase:
     """An attempt that has ended, with the history, the node ledger and the limits."""
 
     evidence: Evidence
-    verdict: Diagnosis
-    past: tuple[ExitRecord, ...]
+    diagnosis: Diagnosis
+    history: tuple[ExitRecord, ...]
     """All earlier attempts of the task, oldest first."""
     ledger: tuple[NodeEntry, ...]
     now: float
@@ -28,7 +28,7 @@ class RetryCase:
 
     @property
     def row(self) -> RetryRow:
-        return ROWS[self.verdict.cause]
+        return ROWS[self.diagnosis.cause]
 
     @property
     def on_slurm(self) -> bool:
@@ -42,15 +42,15 @@ class RetryCase:
     @cached_property
     def present(self) -> ExitRecord:
         """Return the exit record of the attempt, still without a decision."""
-        evidence, verdict = self.evidence, self.verdict
+        evidence, diagnosis = self.evidence, self.diagnosis
         return ExitRecord(
             stage=evidence.attempt.stage,
             index=0,
             attempt=evidence.attempt.number,
             job_id=evidence.attempt.job_id,
-            cause=verdict.cause,
-            fingerprint=verdict.fingerprint,
-            node=verdict.node,
+            cause=diagnosis.cause,
+            fingerprint=diagnosis.fingerprint,
+            node=diagnosis.node,
             started=evidence.attempt.began,
             ended=evidence.attempt.ended,
             step_before=evidence.progress.step_before,
@@ -63,7 +63,7 @@ class RetryCase:
     @cached_property
     def counted(self) -> tuple[ExitRecord, ...]:
         """Return the attempts since a person last started the task, this one included."""
-        endings = (*self.past, self.present)
+        endings = (*self.history, self.present)
         first = max((n for n, ending in enumerate(endings) if ending.by_person), default=0)
         return endings[first:]
 
@@ -89,7 +89,7 @@ class RetryCase:
     def same(self) -> tuple[ExitRecord, ...]:
         """Return the attempts with this failure and no newer checkpoint; the last is this one."""
         if self.row.alike is Alike.CAUSE_WITHOUT_PROGRESS:
-            cause = self.verdict.cause
+            cause = self.diagnosis.cause
             return tuple(e for e, newer in self.stalled if newer is False and e.cause is cause)
         step = self.evidence.progress.step_after
         at_step = (e for e in self.counted if e.step_after == step)
@@ -105,9 +105,9 @@ class RetryCase:
     def is_alike(self, ending: ExitRecord) -> bool:
         """Return whether an attempt had the same failure."""
         by_cause = self.row.alike is Alike.CAUSE
-        if ending is self.present or (by_cause and ending.cause is self.verdict.cause):
+        if ending is self.present or (by_cause and ending.cause is self.diagnosis.cause):
             return True
-        return bool(self.verdict.fingerprint) and ending.fingerprint == self.verdict.fingerprint
+        return bool(self.diagnosis.fingerprint) and ending.fingerprint == self.diagnosis.fingerprint
 
     @cached_property
     def blamed(self) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ class RetryCase:
         if not self.on_slurm or self.row.blame is Blame.NEVER:
             return ()
         if self.row.blame is Blame.FIRST:
-            return tuple(dict.fromkeys(filter(None, (self.verdict.node, *self.refused_nodes))))
+            return tuple(dict.fromkeys(filter(None, (self.diagnosis.node, *self.refused_nodes))))
         nodes = {ending.node for ending in self.same}
         return tuple(nodes) if len(self.same) > 1 and len(nodes) == 1 and "" not in nodes else ()
 
@@ -130,7 +130,7 @@ class RetryCase:
     @cached_property
     def newest(self) -> int | None:
         """Return the step of the newest checkpoint the task ever had; None where not known."""
-        steps = [s for e in (*self.past, self.present) for s in (e.step_before, e.step_after)]
+        steps = [s for e in (*self.history, self.present) for s in (e.step_before, e.step_after)]
         return max((step for step in steps if step is not None), default=None)
 
 

@@ -56,7 +56,7 @@ class RetryRow:
     counts: bool = True
     """Whether it uses retry budget."""
     pace: Backoff = Backoff.RETRY
-    here: bool = True
+    in_place: bool = True
     """Whether the same allocation may be used once more."""
     blame: Blame = Blame.NEVER
     entry: str = ""
@@ -77,7 +77,7 @@ ROWS: dict[RootCause, RetryRow] = {
     RootCause.PREEMPTED: RetryRow(
         counts=False,
         pace=Backoff.AT_ONCE,
-        here=False,
+        in_place=False,
         advice="save more often, or use another partition",
     ),
     RootCause.TIME_LIMIT: RetryRow(
@@ -85,20 +85,20 @@ ROWS: dict[RootCause, RetryRow] = {
         alike=Alike.CAUSE_WITHOUT_PROGRESS,
         repeated=RootCause.CONFIGURATION,
         pace=Backoff.AT_ONCE,
-        here=False,
+        in_place=False,
         code=CONFIGURATION,
         advice="the time limit is too short: raise it, or save more often",
     ),
-    RootCause.NODE_FAIL: RetryRow(here=False, blame=Blame.FIRST, entry="DRAIN"),
+    RootCause.NODE_FAIL: RetryRow(in_place=False, blame=Blame.FIRST, entry="DRAIN"),
     RootCause.UNHEALTHY: RetryRow(
-        here=False,
+        in_place=False,
         blame=Blame.FIRST,
         entry="FATAL",
         code=UNHEALTHY,
         advice="`meditron nodes` lists the failures of nodes",
     ),
     RootCause.GPU_HARDWARE: RetryRow(
-        here=False,
+        in_place=False,
         blame=Blame.FIRST,
         entry="FATAL",
         code=UNHEALTHY,
@@ -132,7 +132,7 @@ ROWS: dict[RootCause, RetryRow] = {
     RootCause.STORAGE: RetryRow(
         counts=False,
         pace=Backoff.STORAGE,
-        here=False,
+        in_place=False,
         advice="free some space, or check the storage",
     ),
     RootCause.LAUNCH: RetryRow(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),

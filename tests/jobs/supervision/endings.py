@@ -90,15 +90,15 @@ def logged(name: str, number: int | None = None, of: int | None = 3, line: str =
 
 def ending(case: Evidence, decision: Decision) -> ExitRecord:
     """What the ledger keeps of an attempt."""
-    assert decision.verdict is not None
+    assert decision.diagnosis is not None
     return ExitRecord(
         stage=case.attempt.stage,
         index=0,
         attempt=case.attempt.number,
         job_id=case.attempt.job_id,
-        cause=decision.verdict.cause,
-        fingerprint=decision.verdict.fingerprint,
-        node=decision.verdict.node,
+        cause=decision.diagnosis.cause,
+        fingerprint=decision.diagnosis.fingerprint,
+        node=decision.diagnosis.node,
         started=case.attempt.began,
         ended=case.attempt.ended,
         step_before=case.progress.step_before,

@@ -31,7 +31,7 @@ def attempt(bench: Workbench) -> AttemptRef:
 def record(bench: Workbench) -> None:
     """Leave the record of a supervisor that could submit nothing."""
     append_event(bench.run, "submit", stage="curate", indices=[0], attempt=1, job_ids=["12"])
-    decision = Decision(RetryAction.WAIT, "the login node goes on", verdict=SEEN)
+    decision = Decision(RetryAction.WAIT, "the login node goes on", diagnosis=SEEN)
     evidence = Evidence(AttemptFacts("curate", 1, "12", NOW - 600, NOW))
     record = attempt_records.exit_record(attempt(bench), Job("12"), evidence, decision)
     attempt_records.record_exit(bench.run, record)
@@ -69,10 +69,10 @@ def test_a_job_requeued_without_any_record_ended_for_storage(
     bench: Workbench, tmp_path: Path
 ) -> None:
     """A supervisor on a disk that takes no files gives its job back to the queue."""
-    verdict = root_cause.classify(examine(bench, requeued(tmp_path, bench)))
+    diagnosis = root_cause.classify(examine(bench, requeued(tmp_path, bench)))
 
-    assert verdict.cause is RootCause.STORAGE
-    assert verdict.sentence == (
+    assert diagnosis.cause is RootCause.STORAGE
+    assert diagnosis.sentence == (
         "job 12 was requeued and its supervisor recorded no reason, as where the storage takes no "
         "files"
     )
@@ -81,6 +81,6 @@ def test_a_job_requeued_without_any_record_ended_for_storage(
 def test_a_job_requeued_by_a_person_was_preempted(bench: Workbench, tmp_path: Path) -> None:
     append(bench.run, SignalEvent(NOW, "curate", 0, 1, (15,)))
 
-    verdict = root_cause.classify(examine(bench, requeued(tmp_path, bench)))
+    diagnosis = root_cause.classify(examine(bench, requeued(tmp_path, bench)))
 
-    assert verdict.cause is RootCause.PREEMPTED
+    assert diagnosis.cause is RootCause.PREEMPTED

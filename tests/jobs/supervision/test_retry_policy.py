@@ -224,8 +224,8 @@ def test_two_allocations_without_a_newer_checkpoint_are_a_configuration_error() 
 
     assert actions(decisions) == ["submit", "stop"]
     assert decisions[-1].code == CONFIGURATION
-    assert decisions[-1].verdict is not None
-    assert decisions[-1].verdict.cause is RootCause.CONFIGURATION
+    assert decisions[-1].diagnosis is not None
+    assert decisions[-1].diagnosis.cause is RootCause.CONFIGURATION
     assert decisions[-1].reason == (
         "job 12 reached its time limit at step 1,204; not retried: it occurred 2 times without a "
         "newer checkpoint, the time limit is too short: raise it, or save more often"
@@ -381,7 +381,7 @@ def test_the_same_failure_at_the_same_step_stops_whatever_checkpoint_it_came_fro
 
     decisions = follow(attempts)
 
-    print_ = decisions[0].verdict.fingerprint if decisions[0].verdict else ""
+    print_ = decisions[0].diagnosis.fingerprint if decisions[0].diagnosis else ""
     assert actions(decisions) == ["restart", "restart", "stop"]
     assert decisions[-1].reason == (
         "rank 1 on gpu01 failed at step 1,204: index 7 is odd; not retried: the same failure "
@@ -607,7 +607,7 @@ def test_what_waited_is_decided_by_slurms_last_word(state: str, action: RetryAct
     first = decide(case)
     history = [ending(case, first)]
 
-    later = changed(case, signals=(), state=state, site=AFTERWARDS, diagnosis=first.verdict)
+    later = changed(case, signals=(), state=state, site=AFTERWARDS, diagnosis=first.diagnosis)
 
     assert first.action is RetryAction.WAIT
     assert decide(later, history).action is action
@@ -617,11 +617,11 @@ def test_what_could_not_be_submitted_from_a_node_is_from_the_login_node() -> Non
     case = raised(CUDA, node="gpu02", site=replace(SITE, can_submit=False, usable=False))
     first = decide(case)
 
-    known = changed(case, ranks=(), diagnosis=first.verdict, state="FAILED", site=AFTERWARDS)
+    known = changed(case, ranks=(), diagnosis=first.diagnosis, state="FAILED", site=AFTERWARDS)
     decision = decide(known, [ending(case, first)])
 
     assert (first.action, decision.action) == (RetryAction.WAIT, RetryAction.SUBMIT)
-    assert decision.verdict == first.verdict
+    assert decision.diagnosis == first.diagnosis
 
 
 # What holds for all -------------------------------------------------------------------------------
@@ -724,7 +724,7 @@ class Machine:
         decision = self.decide(case)
         if decision.action is RetryAction.WAIT:
             site = replace(case.site, in_allocation=False, can_submit=True)
-            case = changed(case, site=site, signals=(), diagnosis=decision.verdict)
+            case = changed(case, site=site, signals=(), diagnosis=decision.diagnosis)
             decision = self.decide(case)
         self.history.append(ending(case, decision))
         if decision.action is RetryAction.SUBMIT:
@@ -783,7 +783,7 @@ def test_a_decision_is_one_sentence_and_always_the_same(
     assert decision == decide(case, list(history), tuple(ledger))
     assert decision.reason
     assert len(decision.reason.splitlines()) == 1
-    assert isinstance(decision.verdict, Diagnosis)
+    assert isinstance(decision.diagnosis, Diagnosis)
     assert decision.delay >= 0.0
 
 
@@ -818,7 +818,7 @@ def test_training_never_begins_anew_once_a_checkpoint_existed(
 
     decision = decide(case, history)
 
-    on_a_disk_that_is_away = decision.verdict and decision.verdict.cause is RootCause.STORAGE
+    on_a_disk_that_is_away = decision.diagnosis and decision.diagnosis.cause is RootCause.STORAGE
     assert decision.action is RetryAction.STOP or on_a_disk_that_is_away
 
 

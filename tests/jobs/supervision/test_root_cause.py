@@ -230,17 +230,19 @@ def test_the_sentence_names_rank_node_step_and_event(case: Evidence, sentence: s
 def test_a_rank_that_was_killed_is_the_cause_and_not_the_one_that_complains_first() -> None:
     complains = rank(0, 1, "RuntimeError", PEER, time=5.0)
 
-    verdict = root_cause.classify(evidence(ranks=(complains, rank(3, KILL, time=30.0)), code=KILL))
+    diagnosis = root_cause.classify(
+        evidence(ranks=(complains, rank(3, KILL, time=30.0)), code=KILL)
+    )
 
-    assert (verdict.cause, verdict.node) == (RootCause.CRASH, "gpu02")
+    assert (diagnosis.cause, diagnosis.node) == (RootCause.CRASH, "gpu02")
 
 
 def test_the_first_exception_in_time_is_the_cause_and_not_the_ranks_killed_after_it() -> None:
     raising = rank(1, 1, "ValueError", "no such id", time=5.0)
 
-    verdict = root_cause.classify(evidence(ranks=(rank(3, KILL, time=30.0), raising), code=1))
+    diagnosis = root_cause.classify(evidence(ranks=(rank(3, KILL, time=30.0), raising), code=1))
 
-    assert (verdict.cause, verdict.sentence.split(":")[0]) == (
+    assert (diagnosis.cause, diagnosis.sentence.split(":")[0]) == (
         RootCause.EXCEPTION,
         "rank 1 on gpu01 failed at step 1,204",
     )
@@ -272,19 +274,19 @@ def test_a_save_that_fails_on_request_is_no_time_limit(signals: tuple[int, ...])
 def test_a_full_disk_seen_by_the_pre_flight_is_no_fault_of_the_node() -> None:
     full = NodeFinding("gpu02", "storage", "FATAL", "/runs: No space left on device")
 
-    verdict = root_cause.classify(evidence(findings=(full,), ranks_started=False))
+    diagnosis = root_cause.classify(evidence(findings=(full,), ranks_started=False))
 
-    assert (verdict.cause, verdict.node) == (RootCause.STORAGE, "")
+    assert (diagnosis.cause, diagnosis.node) == (RootCause.STORAGE, "")
 
 
 def test_a_finding_against_its_node_makes_a_cuda_error_a_fault_of_the_gpu() -> None:
     drain = NodeFinding("gpu01", "ecc_uncorrected", "DRAIN", "2 uncorrected memory errors")
 
-    verdict = root_cause.classify(
+    diagnosis = root_cause.classify(
         raised("CUDA error: unspecified launch failure", findings=(drain,))
     )
 
-    assert (verdict.cause, verdict.node) == (RootCause.GPU_HARDWARE, "gpu01")
+    assert (diagnosis.cause, diagnosis.node) == (RootCause.GPU_HARDWARE, "gpu01")
 
 
 @pytest.mark.parametrize(
@@ -364,9 +366,9 @@ def test_whatever_ranks_and_slurm_say_the_verdict_is_one_sentence(
         message=message,
     )
 
-    verdict = root_cause.classify(case)
+    diagnosis = root_cause.classify(case)
 
-    assert verdict == root_cause.classify(case)
-    assert verdict.sentence
-    assert len(verdict.sentence.splitlines()) == 1
-    assert verdict.node in (node, *NODES, "")
+    assert diagnosis == root_cause.classify(case)
+    assert diagnosis.sentence
+    assert len(diagnosis.sentence.splitlines()) == 1
+    assert diagnosis.node in (node, *NODES, "")
