@@ -103,13 +103,15 @@ def command(
         show(services, submission)
         return
     refuse(submission)
-    try:
-        run = open_run(services, submission)
-    except store.RunExists:
-        if new:
-            raise
-        submission = replace(submission, exists=True)
-        run = open_run(services, submission)
+    while True:
+        try:
+            run = open_run(services, submission)
+            break
+        except store.RunExists:  # another submit made it meanwhile: continue it, or make the next
+            if new:
+                submission = resolve(services, submission.loaded, stage, runs_dir, new)
+            else:
+                submission = replace(submission, exists=True)
     store.remember_root(submission.root, runs_dir, services.environ)
     start(services, submission, run, as_json)
     if wait:

@@ -20,7 +20,7 @@ from jobs.contract.files import read_json, write_json
 from jobs.contract.locks import locked
 from jobs.contract.rundir import RunDir
 from meditron_cli.main import main
-from meditron_cli.runs import launch, launch_plan, request
+from meditron_cli.runs import launch, launch_plan, request, store
 from meditron_cli.runs.prepare import planned
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
 from meditron_cli.scheduler.slurm import SlurmScheduler
@@ -28,7 +28,7 @@ from meditron_cli.scheduler.slurm import SlurmScheduler
 from ... import fake_slurm
 from ...conftest import Bench
 from ...fake_slurm import FakeSlurm
-from ...fakes import Submitted
+from ...fakes import FakeClock, Submitted
 from ...kills import kill_before_step
 from ...plans import profile_of
 from ...ranks import wait_until, waits_for_a_lock
@@ -164,6 +164,28 @@ def test_a_submit_during_another_waits_and_submits_nothing_twice(meditron: Bench
 
     assert jobs["curate"] == ["101_0"]
     assert len(meditron.scheduler.submitted) == 4
+
+
+@pytest.mark.parametrize(("words", "runs"), [((), 1), (("--new",), 2)])
+def test_of_two_first_submits_at_once_the_later_one_succeeds(
+    meditron: Bench, words: tuple[str, ...], runs: int
+) -> None:
+    """The clock is read between the choice of the run's name and its creation."""
+    results: list[Result] = []
+
+    class RacingClock(FakeClock):
+        def now(self) -> float:
+            meditron.clock = FakeClock()
+            if not results:
+                results.append(meditron.submit(*words, stage="curate"))
+            return super().now()
+
+    meditron.clock = RacingClock()
+    results.append(meditron.submit(*words, stage="curate"))
+
+    assert [result.exit_code for result in results] == [0, 0], results[-1].stderr
+    assert len(store.names(meditron.runs)) == runs
+    assert len(meditron.scheduler.submitted) == runs
 
 
 @pytest.mark.parametrize(
