@@ -232,17 +232,15 @@ def queued_seconds(
     Args:
         ready: when the tasks of the stages before ended.
     """
-    first: dict[str, Attempt] = {}
-    for attempt in sorted(attempts, key=lambda attempt: attempt.began):
-        first.setdefault(attempt.job_id, attempt)
+    first: dict[str, float] = {}
+    for attempt in attempts:
+        first[attempt.job_id] = min(attempt.began, first.get(attempt.job_id, attempt.began))
     waits: list[float] = []
     for event in submissions:
-        started = [first[job] for job in event.job_ids if job in first]
-        if started:
-            attempt = min(started, key=lambda attempt: attempt.began)
-            before = [time for time in ready if time <= attempt.began]
-            eligible = attempt.start.eligible or event.time
-            waits.append(max(0.0, attempt.began - max([eligible, *before])))
+        began = min((first[job] for job in event.job_ids if job in first), default=None)
+        if began is not None:
+            before = [time for time in ready if time <= began]
+            waits.append(max(0.0, began - max([event.time, *before])))
     return fsum(waits) if waits else None
 
 
