@@ -229,6 +229,3 @@ def _script(python: str, folder: Path, parameters: Mapping[str, Any], count: int
         command=command, folder=folder, map_count=count if count > 1 else None, **parameters
     )
     return text
-
-
-# ---- handing over
