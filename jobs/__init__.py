@@ -1,8 +1,8 @@
-"""What runs on the nodes of a cluster, and the contract between them and the login node.
+"""Programs that run on compute nodes, and the contract between them and the login node.
 
-A task is given one JSON file, ``stages/<stage>/spec/<task>.json`` (see ``jobs.contract.specs``),
-inside a run directory (see ``jobs.contract.rundir``), and leaves behind its outputs and, written
-last, ``stages/<stage>/done/<task>.json``. Any task can be re-run by hand: ``python -m jobs STAGE
+A task reads one JSON file, ``stages/<stage>/spec/<task>.json`` (see ``jobs.contract.specs``),
+inside a run directory (see ``jobs.contract.rundir``), and writes its outputs and, last,
+``stages/<stage>/done/<task>.json``. Any task can be re-run by hand: ``python -m jobs STAGE
 RUN_DIR INDEX``.
 
 Nothing here imports ``meditron_cli``, click or yaml.

@@ -196,14 +196,16 @@ def manifest(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def altered(
-    path: Path, files: Mapping[str, Mapping[str, Any]], tell: Callable[[int], None] = lambda n: None
+    path: Path,
+    files: Mapping[str, Mapping[str, Any]],
+    report: Callable[[int], None] = lambda n: None,
 ) -> str:
     """Return the damage of the first file whose content differs from its digest; empty without any.
 
     Args:
         path: a checkpoint without a ``problem``.
         files: some of its ``manifest``, or all.
-        tell: called with the bytes read, per file.
+        report: called with the bytes read, per file.
 
     Raises:
         OSError: the storage does not answer.
@@ -215,7 +217,7 @@ def altered(
             return f"{file} is missing"
         if digest != expected["sha256"]:
             return f"{file} has the right size, but its content has changed"
-        tell(expected["bytes"])
+        report(expected["bytes"])
     return ""
 
 

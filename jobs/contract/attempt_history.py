@@ -294,13 +294,13 @@ class RunHistory:
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> RunHistory:
-        """Fold all events of a run."""
+        """Build the history of all events of a run."""
         history = cls()
         history.add(events)
         return history
 
     def add(self, events: Iterable[Event]) -> None:
-        """Fold the events that follow those folded so far."""
+        """Add the events that follow those added so far."""
         for event in events:
             self._add(len(self.events), event)
             self.events.append(event)

@@ -63,7 +63,7 @@ def set_done_aside(run: RunDir, stage: str, index: int) -> None:
 
 
 def restore_done(run: RunDir, stage: str, index: int) -> None:
-    """Give a task the marker back that was set aside, unless it has a newer one."""
+    """Restore the marker of a task that was set aside, unless it has a newer one."""
     marker, aside = run.done(stage, index), _aside(run, stage, index)
     if aside.exists() and not marker.exists():
         aside.replace(marker)

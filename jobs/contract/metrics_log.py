@@ -226,7 +226,7 @@ class CountedSteps(NamedTuple):
 
 
 def counted_steps(lines: Iterable[MetricLine]) -> CountedSteps:
-    """Leave out steps that were redone, or lost when an attempt resumed from an older checkpoint.
+    """Drop steps that were redone, or lost when an attempt resumed from an older checkpoint.
 
     A training step that does not follow the ones before it shows that an attempt resumed from the
     checkpoint before that step: earlier lines of this step and of later ones do not count.

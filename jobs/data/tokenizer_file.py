@@ -28,7 +28,7 @@ class Encoder:
     def load(cls, ref: TokenizerRef, *, special_tokens_in_text: bool = False) -> Encoder:
         """Read a ``tokenizer.json`` and make it ready.
 
-        Truncation, padding and tokens to put around a text that the file asks for are not used.
+        Truncation, padding and tokens to put around a text that the file configures are not used.
 
         Args:
             special_tokens_in_text: the name of a special token inside a text becomes that token;

@@ -69,7 +69,7 @@ def start(kind: str, rank: int, world_size: int, local_rank: int, threads: int =
 
 
 def end() -> None:
-    """Leave the process group, if one was joined."""
+    """Destroy the process group, if one was joined."""
     import torch.distributed
 
     if torch.distributed.is_initialized():

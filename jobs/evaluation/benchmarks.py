@@ -42,7 +42,7 @@ class Question:
 
     @property
     def continuations(self) -> tuple[str, ...]:
-        """The texts to score, one per choice: its letter if lettered, else its text."""
+        """Return the texts to score, one per choice: its letter if lettered, else its text."""
         return tuple(LETTERS[: len(self.choices)]) if self.lettered else self.choices
 
 

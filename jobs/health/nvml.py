@@ -41,9 +41,9 @@ VERSION_MISMATCH = 25
 def read_sample(runs: Path | None, environ: Mapping[str, str]) -> Sample:
     """Read this node once; never raise.
 
-    ``runs`` is the folder whose file system the work writes to; None leaves that unread, since
+    ``runs`` is the folder whose file system the work writes to; with None it is not read, since
     querying a file system that hangs would hang too. GPUs outside ``CUDA_VISIBLE_DEVICES`` (of
-    ``environ``) and those the kernel withholds from us belong to other jobs and are left out.
+    ``environ``) and those the kernel withholds from us belong to other jobs and are omitted.
     """
     driver, gpus, unreachable = _read_gpus(environ)
     return Sample(

@@ -62,7 +62,7 @@ class Client:
         """Return the states of jobs, by run and id, from one squeue and one sacct.
 
         Nothing is guessed: when squeue does not answer, every job is UNKNOWN, and so is one that
-        has left the queue while the accounting is silent. Where a site has no accounting at all,
+        has left the queue while sacct does not answer. Where a site has no accounting at all,
         such a job is MISSING.
 
         Args:
@@ -105,12 +105,12 @@ class Client:
         """Return all rows of these jobs, oldest first, by job id; steps apart (``123.batch``).
 
         Where a site keeps no accounts, they are those that the controller keeps (MinJobAge, five
-        minutes as a rule). None is silence, and a site without accounts whose controller has
-        forgotten.
+        minutes as a rule). None: no answer, or a site without accounts whose controller has
+        dropped the jobs.
 
         Args:
-            job_ids: of jobs and elements; an array is asked for as a whole.
-            run: rows of other jobs with the same id are left out; empty keeps them.
+            job_ids: of jobs and elements; an array is queried as a whole.
+            run: rows of other jobs with the same id are dropped; empty keeps them.
         """
         rows: dict[str, list[AccountRow]] = {}
         for start in range(0, len(job_ids), SACCT_IDS):

@@ -102,7 +102,7 @@ def hand_over(
     client: Client,
     seconds: float = SBATCH_SECONDS,
 ) -> list[str]:
-    """Have submitit call sbatch in the environment that the job inherits; return the job ids.
+    """Call sbatch through submitit in the environment that the job inherits; return the job ids.
 
     Raises:
         SubmitError: with Slurm's reason, or that sbatch did not answer within ``seconds``.
@@ -168,7 +168,7 @@ def link(file: Path, name: Path) -> None:
 
 def make_executor(folder: Path, python: str, seconds: float) -> SlurmExecutor:
     """Return submitit's executor with a time-out for sbatch, which retries for minutes while the
-    controller is silent.
+    controller does not respond.
     """
     import submitit
 
@@ -184,7 +184,7 @@ def make_executor(folder: Path, python: str, seconds: float) -> SlurmExecutor:
 
 
 def require_commands(client: Client) -> None:
-    """Refuse on a machine without Slurm's commands; submitit looks for srun, and calls sbatch.
+    """Refuse on a machine without Slurm's commands; submitit requires srun, and calls sbatch.
 
     Raises:
         SubmitError: naming the one that is missing.

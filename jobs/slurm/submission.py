@@ -48,7 +48,7 @@ class Submission:
     recovery_job: dict[str, Any] | None
     """submitit's parameters for the recovery job; None for none."""
     exclude: tuple[str, ...] = ()
-    """Nodes that must not be used; Slurm refuses a name it does not know."""
+    """Nodes that must not be used; Slurm refuses the name of a node that does not exist."""
     delay_seconds: int = 0
     """From now to the earliest start."""
     measures_lead: bool = False

@@ -1,7 +1,7 @@
 """The transaction of one submission: an ``intent`` event, the jobs, and a result, which is a
 ``submit`` or a ``withdraw`` event.
 
-The intent is appended first, so that a process that is killed at any later point leaves a trace.
+The intent is appended first, so that a submission killed at any later point is on record.
 The next submission for the run resolves the intents without a result: a submission whose jobs all
 exist is adopted, any other is withdrawn. Callers hold the run's lock, so that no such intent is of
 a submission in progress.

@@ -133,23 +133,23 @@ def verify_all(folder: Path, entries: Iterable[CheckpointEntry]) -> list[Checkpo
     """Verify every byte of the valid checkpoints, with progress on stderr."""
     entries = list(entries)
     total = sum(entry.bytes or 0 for entry in entries if entry.state == "valid")
-    with progress(total) as tell:
+    with progress(total) as report:
         return [
-            verify(folder, entry, tell) if entry.state == "valid" else entry for entry in entries
+            verify(folder, entry, report) if entry.state == "valid" else entry for entry in entries
         ]
 
 
 def verify(
-    folder: Path, entry: CheckpointEntry, tell: Callable[[Path, int], None]
+    folder: Path, entry: CheckpointEntry, report: Callable[[Path, int], None]
 ) -> CheckpointEntry:
     """Verify every byte of a checkpoint under a lease, and record a success."""
     path = entry.path
     reader = leases.Holder("meditron checkpoints", 0, 0, "", os.uname().nodename, os.getpid())
     try:
         with leases.leased(folder, path.name, reader):
-            tell(path, 0)
+            report(path, 0)
             files = manifest.manifest(path)
-            wrong = manifest.altered(path, files, lambda count: tell(path, count))
+            wrong = manifest.altered(path, files, lambda count: report(path, count))
             if wrong:
                 return replace(entry, state="damaged", problem=wrong)
             manifest.note_verified(path)
@@ -167,10 +167,10 @@ def progress(total: int) -> Iterator[Callable[[Path, int], None]]:
     with console.progress() as bars:
         bar = bars.add_task("reading", total=total, detail="")
 
-        def tell(path: Path, count: int) -> None:
+        def report(path: Path, count: int) -> None:
             bars.update(bar, advance=count, detail=path.name)
 
-        yield tell
+        yield report
 
 
 def show(run: str, folder: Path, entries: list[CheckpointEntry], as_json: bool) -> None:

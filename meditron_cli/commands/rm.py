@@ -59,7 +59,7 @@ def command(
 
 
 def confirm(question: str) -> None:
-    """Ask on stderr, and refuse unless the answer is yes.
+    """Request a confirmation on stderr, and refuse unless the answer is yes.
 
     Raises:
         ConfigError: the answer is no, or there is none.

@@ -75,7 +75,7 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str] | Non
     jobs that save and exit. Change nothing, and return None, where no job is open.
 
     The file STOP comes first: ranks and supervisors obey it even if this process is killed, and
-    an event without it would record a stop that nobody makes.
+    an event without it would record a stop that no process executes.
 
     Raises:
         ConfigError: the run belongs to another user, or cannot be written.

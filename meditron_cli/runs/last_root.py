@@ -1,6 +1,6 @@
 """Remember, per user and current folder, a runs directory that a profile named.
 
-``status`` and the other commands that look for runs are given no profile. Without this record they
+``status`` and the other commands that search for runs have no profile. Without this record they
 would search ``./runs`` while the last submission from the same folder made its run elsewhere.
 """
 

@@ -131,7 +131,7 @@ def restore_damage(plan: Plan, run: RunDir, note: Note) -> None:
 
 
 def restore_markers(run: RunDir, decisions: Mapping[str, StageDecision]) -> None:
-    """Give tasks that were not submitted after all their done markers back."""
+    """Restore the done markers of tasks whose submission failed."""
     for stage, decision in decisions.items():
         for index in decision.submit:
             done_markers.restore_done(run, stage, index)

@@ -21,7 +21,7 @@ def require_owner(run: RunDir, action: str, hint: str = "") -> None:
     uid = owner_of(run)
     if uid is not None and uid != os.getuid():
         raise ConfigError(
-            f"run {run.name} belongs to {user_name(uid)}; nobody else can {action} it",
+            f"run {run.name} belongs to {user_name(uid)}; no other user can {action} it",
             hint=hint or f"`meditron status {run.name}` shows its state",
         )
 

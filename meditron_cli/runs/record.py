@@ -71,7 +71,7 @@ class StageRecord:
     observation where no process has closed it (``WAIT``).
     """
     unanswered: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """Tasks by attempt whose submission began and left no job id: it was killed, or is at work."""
+    """Tasks by attempt whose submission began and has no job id: it was killed, or is running."""
     progress: dict[str, Any] = field(default_factory=dict)
     """Of pretraining: its progress file."""
     running: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -206,8 +206,8 @@ def planned_stages(
 
 
 def read_progress(run: RunDir, stage: StageRecord) -> None:
-    """Read the progress of unfinished tasks, where they are few: the finished ones of many tell
-    how far a stage is.
+    """Read the progress files of unfinished tasks, if at most ``PROGRESS_FILES``; with more tasks,
+    the number of finished ones is progress enough.
     """
     unfinished = [
         index for index in stage.jobs if index not in stage.done and index not in stage.exits

@@ -1,7 +1,7 @@
 """Remove runs that nothing uses.
 
-A run is renamed to a hidden name first and deleted under that name, so that a kill leaves no run
-that is half there; the next removal in the same runs directory deletes what a kill left.
+A run is renamed to a hidden name first and deleted under that name, so that no run is half there
+after a kill; the next removal in the same runs directory deletes the rest.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ def _number(name: str, identity: str) -> int:
 def create(root: Path, name: str, request: Request, plan: Plan) -> RunDir:
     """Make a run directory with everything it holds before the first job.
 
-    It is built under a hidden name and renamed, so that a crash leaves a whole run or none.
+    It is built under a hidden name and renamed, so that after a crash it is whole or absent.
 
     Raises:
         RunExists: another process made the run first.
@@ -280,8 +280,8 @@ def _rename(part: Path, final: Path) -> None:
 def write_plan(run: RunDir, plan: Plan, live: Collection[tuple[str, int]] = ()) -> None:
     """Write the specs of the plan's tasks, then ``plan.json``.
 
-    Tasks that are queued or running (``live``: stage and index) keep the spec they were given.
-    Stages of earlier submissions that this plan leaves out stay in ``plan.json``.
+    Tasks that are queued or running (``live``: stage and index) keep their spec.
+    Stages of earlier submissions that are not in this plan stay in ``plan.json``.
     """
     for stage in plan.stages:
         for task in stage.tasks:

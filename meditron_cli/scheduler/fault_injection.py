@@ -35,8 +35,8 @@ class FaultInjector(Protocol):
         ...
 
     def signal_rank(self, run: RunDir, job_id: str, word: str, rank: int) -> str:
-        """``kill`` or ``freeze`` a rank of training; return its node, or nothing if it was not
-        found.
+        """Send ``kill`` or ``freeze`` to a rank of training; return its node, or nothing if it was
+        not found.
         """
         ...
 

@@ -138,7 +138,7 @@ def require_accepted(problem: str) -> None:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn the node side's error into ours.
+    """Translate an error of the node side into ours.
 
     Raises:
         SchedulerError: with the same message and hint.
@@ -177,11 +177,11 @@ def refuse_path(plan: Plan, run: Path) -> None:
     commands = [(*task.python, *task.srun_args) for stage in plan.stages for task in stage.tasks]
     mounted = any(RUN in word for command in commands for word in command)
     forbidden = UNMOUNTABLE if mounted else UNWRITABLE
-    found = sorted(set(re.findall(forbidden, str(run))))
-    if found:
+    characters = sorted(set(re.findall(forbidden, str(run))))
+    if characters:
         raise ConfigError(
-            f"the run directory {str(run)!r} has {' '.join(map(repr, found))} in its path, which "
-            "Slurm or Python would not take literally",
+            f"the run directory {str(run)!r} has {' '.join(map(repr, characters))} in its path, "
+            "which Slurm or Python would not take literally",
             hint="name another place with --runs-dir",
         )
 

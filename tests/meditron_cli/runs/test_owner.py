@@ -46,7 +46,7 @@ def test_a_run_of_another_user_is_refused_by_its_owners_name(
 
     assert result.exit_code == 2
     assert result.stderr.startswith(
-        f"error: run {run.name} belongs to {owner}; nobody else can {action} it\nhint: `"
+        f"error: run {run.name} belongs to {owner}; no other user can {action} it\nhint: `"
     )
     assert len(meditron.scheduler.submitted) == before
     assert meditron.scheduler.cancelled == []
@@ -61,7 +61,7 @@ def test_submitting_the_same_as_another_user_does_not_continue_their_run(meditro
     result = meditron.submit()
 
     assert result.exit_code == 2
-    assert f"belongs to {owner}; nobody else can resume it" in result.stderr
+    assert f"belongs to {owner}; no other user can resume it" in result.stderr
     assert len(meditron.scheduler.submitted) == before
 
 
