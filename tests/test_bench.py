@@ -41,7 +41,7 @@ def test_a_subject_answers_figures(name: str, size: dict[str, Any]) -> None:
     assert all(figure.value > 0 for figure in figures)
 
 
-def test_an_unknown_subject_is_told_with_those_there_are(
+def test_an_unknown_subject_is_refused_with_the_known_ones(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["hlep"]) == 2

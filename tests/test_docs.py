@@ -157,7 +157,7 @@ def test_yaml_in_a_page_is_valid(block: Block, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_console_blocks_that_say_so_print_what_they_show(page: Path, tmp_path: Path) -> None:
+def test_console_blocks_marked_as_tested_print_what_they_show(page: Path, tmp_path: Path) -> None:
     run("meditron init", tmp_path)
 
     for block in blocks(page):
@@ -314,7 +314,7 @@ def test_dotted_names_in_docstrings_and_comments_exist() -> None:
     assert dead == []
 
 
-def test_no_tracked_file_knows_a_machine_or_a_package_registry() -> None:
+def test_no_tracked_file_names_a_machine_or_a_package_registry() -> None:
     found = []
     for path in tracked_files():
         if path == Path(__file__).resolve():

@@ -76,7 +76,7 @@ def test_the_conda_environment_installs_the_tested_torch_and_every_run_time_extr
     assert set(requirements("all")) == set(requirements(*(EXTRAS.keys() - {"all", "dev"})))
 
 
-def test_the_tested_torch_satisfies_the_extra_that_asks_for_it() -> None:
+def test_the_tested_torch_satisfies_the_extra_that_requires_it() -> None:
     [wanted] = [item for item in requirements("train") if item.name == "torch"]
 
     assert torch_of_the_makefile().partition("==")[2] in wanted.specifier

@@ -207,7 +207,7 @@ def text_of(path: Path) -> str:
     return path.read_text() if path.is_file() else ""
 
 
-def test_a_run_of_a_newer_format_is_left_alone(desk: Desk) -> None:
+def test_a_run_of_a_newer_format_is_not_touched(desk: Desk) -> None:
     desk.submit("curate", "--wait")
     run = desk.run()
     record = json.loads(run.record.read_text())
@@ -246,7 +246,7 @@ def fill(folder: Path, leave: int) -> Path:
     return ballast
 
 
-def test_a_full_disk_refuses_a_new_run_and_leaves_nothing(desk: Desk, small_runs: Path) -> None:
+def test_a_full_disk_refuses_a_new_run_and_nothing_remains(desk: Desk, small_runs: Path) -> None:
     fill(small_runs, 100_000)
 
     done = desk.submit("pipeline")
@@ -277,7 +277,7 @@ def test_a_full_disk_refuses_to_continue_a_run_and_loses_nothing(
     assert desk.submit("tokenize", "--wait").returncode == 0
 
 
-def test_a_disk_that_fills_while_a_stage_writes_is_told_and_a_larger_one_helps(
+def test_a_disk_that_fills_while_a_stage_writes_is_reported_and_a_larger_one_helps(
     desk: Desk, small_runs: Path
 ) -> None:
     documents = [json.dumps({"id": str(n), "text": f"{n} " * 3000}) for n in range(300)]

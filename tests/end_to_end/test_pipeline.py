@@ -82,7 +82,7 @@ def test_the_report_covers_every_stage(long_desk: Desk, first: RunDir) -> None:
     assert report["errors"] == []
 
 
-def test_submitting_a_finished_run_again_does_nothing_and_says_so(
+def test_submitting_a_finished_run_again_does_nothing_and_notes_it(
     long_desk: Desk, first: RunDir
 ) -> None:
     done = long_desk.submit("pipeline", "--wait")
@@ -166,7 +166,7 @@ def test_a_run_killed_in_every_stage_ends_as_if_nothing_had_happened(
     assert doubled == []
 
 
-def test_cancel_leaves_no_process_and_resume_goes_on(desk: Desk) -> None:
+def test_after_cancel_no_process_remains_and_resume_continues(desk: Desk) -> None:
     done = desk.submit("pipeline", "--json")
     run = RunDir(Path(json.loads(done.stdout)["dir"]))
     wait_until(until_progress(run, "tokenize", 0), 60.0)
@@ -184,7 +184,7 @@ def test_cancel_leaves_no_process_and_resume_goes_on(desk: Desk) -> None:
     assert processes_about(desk.runs) == []
 
 
-def test_an_interrupted_wait_leaves_the_run_going(desk: Desk) -> None:
+def test_an_interrupted_wait_does_not_end_the_run(desk: Desk) -> None:
     # Where a shell started the tests in its background SIGINT is ignored, and would be in ours.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     waiting = desk.start(*desk.submit_words("pipeline", "--wait"))
@@ -212,7 +212,7 @@ def test_two_equal_submits_at_once_both_succeed_and_submit_once(desk: Desk) -> N
     assert len(events(run, "submit", "curate")) == 1
 
 
-def test_when_the_background_processes_are_killed_a_submit_goes_on(desk: Desk) -> None:
+def test_when_the_background_processes_are_killed_a_submit_resumes(desk: Desk) -> None:
     done = desk.submit("curate", "--json")
     (job,) = json.loads(done.stdout)["jobs"]["curate"]
     run = desk.run()

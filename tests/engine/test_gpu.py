@@ -19,7 +19,7 @@ def cuda() -> None:
 
 
 @pytest.mark.usefixtures("cuda")
-def test_stopped_and_resumed_on_a_gpu_goes_on_from_the_checkpoint(make_run, layout):
+def test_stopped_and_resumed_on_a_gpu_it_continues_from_the_checkpoint(make_run, layout):
     for distributed in (True, False):
         run = make_run(
             f"distributed-{distributed}",

@@ -84,7 +84,7 @@ def test_all_ranks_beat_at_the_same_places(make_run, layout):
     assert first.ticks > 20
 
 
-def test_a_rank_tells_its_phase_while_it_saves_and_validates(make_run):
+def test_a_rank_reports_its_phase_while_it_saves_and_validates(make_run):
     run = make_run(**{**ENDLESS, "save_interval": 2, "validation_interval": 3})
     ranks = run.start()
     seen = set()

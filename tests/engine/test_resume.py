@@ -68,7 +68,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.full
-def test_a_step_that_reads_other_samples_than_its_own_tells_so(make_run):
+def test_a_step_that_reads_other_samples_than_its_own_is_reported(make_run):
     right, wrong = make_run("right"), make_run("wrong")
     program = wrong.root / "behind.py"
     program.write_text(BEHIND)
@@ -82,7 +82,7 @@ def test_a_step_that_reads_other_samples_than_its_own_tells_so(make_run):
     assert len(set(own.values())) == 8
 
 
-def test_one_rank_asked_to_stop_is_enough(make_run, layout):
+def test_a_stop_request_to_one_rank_is_enough(make_run, layout):
     run = make_run(**LONG, parallel=layout(data=2))
 
     ranks = run.start()
@@ -125,7 +125,7 @@ def test_a_rank_that_dies_takes_the_others_along(make_run, layout):
     assert (first != 0, second) == (True, -signal.SIGKILL)
 
 
-def test_killed_and_started_again_goes_on_from_the_last_checkpoint(make_run, undisturbed):
+def test_killed_and_started_again_it_resumes_from_the_last_checkpoint(make_run, undisturbed):
     killed = make_run(**LONG)
 
     ranks = killed.start()
@@ -160,7 +160,7 @@ def test_killed_in_the_middle_of_saves_and_started_again_nothing_is_lost_but_ste
         assert manifest.problem(killed.root / "checkpoints" / name) == ""
 
 
-def test_a_file_asks_to_stop_and_another_to_save(make_run):
+def test_one_file_requests_a_stop_and_another_a_save(make_run):
     run = make_run(train_steps=100_000, save_interval=100_000, validation_interval=0)
 
     ranks = run.start()
@@ -384,7 +384,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.full
-def test_a_save_without_space_is_not_begun_and_with_space_all_goes_on(
+def test_a_save_without_space_is_not_begun_and_with_space_all_continues(
     make_run, small_disk, undisturbed
 ):
     run = make_run(**LONG, checkpoint_dir=str(small_disk / "checkpoints"))
@@ -445,7 +445,7 @@ def test_a_loss_that_is_no_number_once_is_trained_again(make_run, undisturbed):
 
 
 @pytest.mark.full
-def test_a_loss_that_is_no_number_each_time_says_the_same_each_time(make_run):
+def test_a_non_finite_loss_has_the_same_message_each_time(make_run):
     run = make_run(learning_rate=1e30, min_learning_rate=1e29, clip_grad=0.0, warmup_steps=0)
     records = []
 

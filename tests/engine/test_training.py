@@ -16,7 +16,7 @@ from .conftest import INTERPRETED
 pytestmark = pytest.mark.engine
 
 
-def test_one_rank_learns_and_leaves_what_it_did(make_run):
+def test_one_rank_learns_and_writes_its_outputs(make_run):
     run = make_run(train_steps=40, decay_steps=40, validation_interval=20, save_interval=10)
 
     run.finish(*INTERPRETED)
@@ -121,7 +121,7 @@ def test_a_checkpoint_gives_the_same_validation_loss_in_every_layout(make_run, l
         assert run.validations()[4] == pytest.approx(expected, abs=1e-5)
 
 
-def test_training_goes_on_in_another_layout(make_run, layout):
+def test_training_resumes_in_another_layout(make_run, layout):
     whole = make_run("whole")
     whole.finish()
     before = make_run("before", save_interval=4, keep_checkpoints=8)

@@ -28,7 +28,7 @@ def finished(evaluation):
     return done
 
 
-def test_choices_get_the_log_likelihoods_the_model_gives_when_asked_directly(finished, made):
+def test_choices_get_the_log_likelihoods_of_direct_calls_of_the_model(finished, made):
     found = {item["id"]: item["loglikelihoods"] for item in finished.questions()}
 
     assert found.keys() == made.answers.keys() | {"q7"}
@@ -105,9 +105,7 @@ def test_worked_examples_come_before_every_question_and_the_limit_cuts_the_end(
         assert ours["loglikelihoods"] != pytest.approx(theirs["loglikelihoods"], abs=1e-3)
 
 
-def test_an_evaluation_asks_nothing_of_the_network_and_leaves_the_home_folder_alone(
-    evaluation, tmp_path_factory
-):
+def test_an_evaluation_uses_neither_the_network_nor_the_home_folder(evaluation, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     callers = []
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -170,7 +168,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("fields", "message", "hint"), REFUSED)
-def test_what_cannot_be_evaluated_is_refused_and_leaves_nothing(
+def test_what_cannot_be_evaluated_is_refused_and_nothing_remains(
     evaluation, made, benchmark, tokenizer, fields, message, hint
 ):
     refused = evaluation(**fields)
@@ -246,7 +244,7 @@ def test_weights_that_are_not_numbers_fail_instead_of_scoring(evaluation):
     assert not broken.folder.exists()
 
 
-def test_an_evaluation_asked_to_stop_leaves_no_results(evaluation):
+def test_an_evaluation_requested_to_stop_writes_no_results(evaluation):
     stopped = evaluation(tensor=2)
     stopped.run.stop_file.touch()
 

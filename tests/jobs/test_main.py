@@ -65,7 +65,7 @@ def test_a_spec_that_cannot_be_read_is_one_sentence(
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_last_words_are_printed_and_left_for_the_supervisor(bench: Workbench) -> None:
+def test_a_rank_exit_is_printed_and_written_for_the_supervisor(bench: Workbench) -> None:
     missing = bench.run.root / "missing.jsonl"
     bench.curate(missing)
 
@@ -80,7 +80,7 @@ def test_last_words_are_printed_and_left_for_the_supervisor(bench: Workbench) ->
     assert said == [f"curate: {words['message']}", f"hint: {words['hint']}"]
 
 
-def test_last_words_that_cannot_be_left_are_printed_whole(bench: Workbench) -> None:
+def test_a_rank_exit_that_cannot_be_written_is_printed_whole(bench: Workbench) -> None:
     bench.curate(bench.run.root / "missing.jsonl")
     bench.run.stage("curate").joinpath("attempts").write_text("no folder")
 
@@ -119,7 +119,5 @@ SEE_LOG = "see the task's log for the traceback"
         (OSError("no number"), "OSError: no number", SEE_LOG),
     ],
 )
-def test_an_exception_nobody_foresaw_is_one_sentence(
-    error: Exception, message: str, hint: str
-) -> None:
+def test_an_unexpected_exception_is_one_sentence(error: Exception, message: str, hint: str) -> None:
     assert describe_error(error) == (1, type(error).__name__, message, hint)

@@ -28,7 +28,7 @@ def program(*words: str, runs: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_table_says_what_the_command_says_of_itself(name: str) -> None:
+def test_the_table_has_the_help_of_each_command(name: str) -> None:
     command: click.Command = import_module(f"meditron_cli.commands.{name}").command
 
     assert command.get_short_help_str(limit=200).rstrip(".") == COMMANDS[name].rstrip(".")

@@ -47,7 +47,7 @@ def test_a_job_sees_the_gpus_it_was_given(slurm: Cluster, tmp_path: Path) -> Non
     assert output.read_text() == ("2:0,1\n" if slurm.has_gpu_devices else "2:\n")
 
 
-def test_four_tasks_on_two_nodes_are_told_their_node_and_rank(
+def test_four_tasks_on_two_nodes_receive_their_node_and_rank(
     slurm: Cluster, tmp_path: Path
 ) -> None:
     output = tmp_path / "ranks"
@@ -146,7 +146,7 @@ def test_a_node_whose_slurmd_is_killed_goes_down_and_comes_back(slurm: Cluster) 
 
 
 @pytest.mark.full
-def test_up_and_down_by_hand_leave_no_process_and_no_folder(slurm: Cluster) -> None:
+def test_after_up_and_down_by_hand_no_process_and_no_folder_remains(slurm: Cluster) -> None:
     """It lives beside the session's cluster, whose nodes must not notice."""
     folder = slurm.folder.with_name(f"{slurm.folder.name}-b")
     second = Cluster(folder)

@@ -62,7 +62,7 @@ def values(found: dict[str, Any], *facts: str) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_probe_waits_for_nodes_and_tells_later_what_it_saw(desk: Desk) -> None:
+def test_a_probe_waits_for_nodes_and_reports_later_what_it_saw(desk: Desk) -> None:
     """All of a healthy site is OK, and plans know what was found out."""
     slurm = desk.slurm
     whole = ("--nodes=4", "--exclusive", "--output=/dev/null")
@@ -145,7 +145,7 @@ def test_settings_turned_the_other_way_are_found_and_change_the_plan(
 
 
 @pytest.mark.full
-def test_what_a_site_does_not_want_queued_again_is_not(
+def test_without_requeue_jobs_are_not_queued_again(
     desk: Desk, settings: Callable[..., None]
 ) -> None:
     """JobRequeue=0 is only a default: a job may still ask for it, so ours must not."""

@@ -37,7 +37,7 @@ def desk(slurm: Cluster, tmp_path: Path) -> Iterator[Desk]:
 
 
 @pytest.mark.timeout(PATIENCE + 60)
-def test_a_training_that_is_hit_comes_out_like_the_one_that_was_left_alone(desk: Desk) -> None:
+def test_a_training_with_faults_has_the_result_of_the_undisturbed_one(desk: Desk) -> None:
     sets = [word for override in SMALL for word in ("--set", override)]
 
     answer = desk("drill", "--cluster", "two-ranks", *sets, "--json")

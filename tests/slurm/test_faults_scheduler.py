@@ -54,7 +54,7 @@ def without(laboratory: Laboratory, missing: str) -> tuple[str, str]:
     return "  set:\n", f"  set:\n    PATH: {folder}\n"
 
 
-def test_without_sacct_the_run_goes_on_all_the_same(laboratory: Laboratory, truth: Truth) -> None:
+def test_without_sacct_the_run_continues_all_the_same(laboratory: Laboratory, truth: Truth) -> None:
     """At a site without accounting the recovery job has only the queue to query."""
     laboratory.profile("silent", without(laboratory, "sacct"))
     trial = laboratory.begin("silent", hold=7, cluster="silent")

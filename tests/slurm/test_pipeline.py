@@ -165,9 +165,7 @@ def begin_training(desk: Desk, *settings: str) -> Answer:
     return answer
 
 
-def test_a_second_submission_leaves_a_running_job_alone(
-    clean: Desk, own_data: tuple[str, ...]
-) -> None:
+def test_a_second_submission_keeps_a_running_job(clean: Desk, own_data: tuple[str, ...]) -> None:
     settings = (*own_data, *ENDLESS, "seed=4")
     training = begin_training(clean, *settings)
     queued = clean.queued()
@@ -225,7 +223,7 @@ def test_after_a_killed_rank_training_restarts_in_place_and_reaches_its_target(
     assert set(steps(training.run)) == set(range(1, 61))
 
 
-def test_before_the_time_limit_training_saves_and_a_fresh_job_goes_on(
+def test_before_the_time_limit_training_saves_and_a_fresh_job_resumes(
     clean: Desk, own_data: tuple[str, ...]
 ) -> None:
     """The limit is lowered once steps are done, to one that leaves time for the signal."""
@@ -249,7 +247,7 @@ def test_before_the_time_limit_training_saves_and_a_fresh_job_goes_on(
 # ---- refusals and other ends
 
 
-def test_a_partition_that_is_not_there_leaves_nothing_queued_and_the_run_usable(
+def test_with_a_missing_partition_nothing_is_queued_and_the_run_is_usable(
     clean: Desk,
 ) -> None:
     """The partition is that of training: the stages before it were accepted, and are taken back."""
@@ -308,7 +306,7 @@ def reasons(desk: Desk) -> str:
     return desk.slurm.run("squeue", "-h", "-r", "-o", "%r")
 
 
-def test_a_node_that_is_not_fit_stops_the_start_and_the_next_job_leaves_it_out(
+def test_a_node_that_is_not_fit_stops_the_start_and_the_next_job_excludes_it(
     clean: Desk, own_data: tuple[str, ...]
 ) -> None:
     """A prologue of the site gives one node a GPU that wants a reset, through a stand-in driver."""

@@ -188,7 +188,7 @@ def test_a_delay_and_bad_nodes_reach_slurm_and_unknown_nodes_do_not(
     assert last_submit(run)["exclude"] == ["cpu02"]
 
 
-def test_of_two_who_go_on_at_once_one_submits(
+def test_of_two_recoveries_at_once_one_submits(
     slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
 ) -> None:
     start(WAITS)
@@ -253,7 +253,7 @@ def test_a_submission_that_was_killed_is_taken_over(
     assert attempt_history.read(run).unanswered == []
 
 
-def test_after_a_cancellation_nothing_goes_on(
+def test_after_a_cancellation_nothing_is_resumed(
     slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
 ) -> None:
     start(WAITS)

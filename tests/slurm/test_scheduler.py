@@ -219,7 +219,7 @@ def test_a_job_that_slurm_queued_again_is_queued_whatever_its_history(
     assert history[0] == "REQUEUED"
 
 
-def test_a_dependency_that_can_never_be_is_said(slurm: Cluster, site: SlurmScheduler) -> None:
+def test_a_dependency_that_can_never_be_is_reported(slurm: Cluster, site: SlurmScheduler) -> None:
     job = slurm.submit("exit 1", *QUIET)
     after = slurm.submit("true", f"--dependency=afterok:{job}", *QUIET)
     never = "DependencyNeverSatisfied"
@@ -264,7 +264,7 @@ def test_cancelling_what_has_ended_or_never_was_is_no_error(
 # ---- submission
 
 
-def test_arrays_are_split_where_the_site_wants_it_and_waited_for_as_wholes(
+def test_arrays_are_split_where_the_site_requires_it_and_waited_for_as_wholes(
     slurm: Cluster, site: SlurmScheduler, tmp_path: Path, slurm_environment: Cluster
 ) -> None:
     plan, run = plan_of("test-slurm", "tiny", "curate.shards=103"), run_folder(tmp_path)
@@ -312,7 +312,7 @@ def test_a_hostile_path_is_taken_literally(
         ),
     ],
 )
-def test_a_refusal_is_slurms_reason_and_leaves_nothing(
+def test_a_refusal_has_slurms_reason_and_nothing_remains(
     slurm: Cluster,
     site: SlurmScheduler,
     tmp_path: Path,
@@ -333,7 +333,7 @@ def test_a_refusal_is_slurms_reason_and_leaves_nothing(
 
 
 @pytest.mark.full
-def test_a_controller_that_answers_too_late_leaves_its_job_named(
+def test_a_job_of_a_controller_that_answers_too_late_is_named(
     slurm: Cluster, site: SlurmScheduler, tmp_path: Path, slurm_environment: Cluster
 ) -> None:
     """sbatch gives up after ten seconds; the job is queued once the controller runs again."""

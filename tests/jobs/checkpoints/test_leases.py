@@ -45,7 +45,7 @@ def other_writer(tmp_path):
     process.stdout.close()
 
 
-def test_a_second_writer_leaves_with_the_name_of_the_first(other_writer):
+def test_a_second_writer_exits_with_the_name_of_the_first(other_writer):
     folder, _ = other_writer
 
     with (
@@ -72,12 +72,12 @@ def test_a_writer_that_is_killed_holds_nothing(other_writer):
     assert leases.read_writer(folder) is None
 
 
-def test_nobody_writes_where_nobody_has(tmp_path):
+def test_a_folder_without_a_lock_has_no_writer(tmp_path):
     assert leases.read_writer(tmp_path) is None
     assert leases.read_leases(tmp_path, time.time()) == []
 
 
-def test_a_lease_says_who_needs_what_and_is_renewed_until_it_is_given_back(tmp_path):
+def test_a_lease_has_holder_and_checkpoint_and_is_renewed_until_released(tmp_path):
     with leases.leased(tmp_path, "iter_0000010", HOLDER, seconds=1.0):
         (lease,) = leases.read_leases(tmp_path, time.time())
         assert (lease.checkpoint, lease.holder) == ("iter_0000010", HOLDER)

@@ -185,7 +185,7 @@ def test_a_lease_taken_while_a_checkpoint_was_leaving_brings_it_back(tmp_path):
     assert not list(tmp_path.glob(".*.leaving"))
 
 
-def test_leases_that_expired_or_say_nothing_hold_for_a_while_only(tmp_path):
+def test_leases_that_expired_or_are_empty_hold_for_a_while_only(tmp_path):
     for step in (10, 20, 30):
         write_checkpoint(tmp_path, step)
     folder = tmp_path / "leases"

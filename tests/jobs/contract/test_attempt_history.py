@@ -86,7 +86,7 @@ def test_what_was_taken_back_was_never_submitted() -> None:
     assert fold(submit(1.0, 1, "7"), undo, submit(3.0, 2, "8")).submissions[0].job_id == "8"
 
 
-def test_the_first_start_of_a_persons_submission_says_so() -> None:
+def test_the_first_start_of_a_persons_submission_records_it() -> None:
     """The job was queued again, so that its second start has a number of its own."""
     lines = (
         submit(1.0, 1, "7"),
@@ -134,7 +134,7 @@ def test_a_request_to_end_counts_until_the_task_is_submitted_again() -> None:
     assert slow_clock.is_cancelled
 
 
-def test_an_end_that_only_tells_of_an_earlier_one_does_not_count() -> None:
+def test_an_end_that_only_repeats_an_earlier_one_does_not_count() -> None:
     """A job was queued again on a node that had failed."""
     told = {**end(2, RetryAction.SUBMIT, RootCause.NODE_FAIL), "follows": 1}
 

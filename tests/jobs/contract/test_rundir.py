@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> rundir.RunDir:
     return rundir.RunDir(tmp_path)
 
 
-def test_names_are_as_the_layout_says(run: rundir.RunDir, tmp_path: Path) -> None:
+def test_names_are_as_in_the_layout(run: rundir.RunDir, tmp_path: Path) -> None:
     names = {
         run.record: "run.json",
         run.plan: "plan.json",
@@ -72,7 +72,7 @@ def test_what_was_written_is_read_back_with_its_format(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["value.json"]
 
 
-def test_a_file_is_written_with_the_mode_asked_for(tmp_path: Path) -> None:
+def test_a_file_is_written_with_the_requested_mode(tmp_path: Path) -> None:
     write_bytes(tmp_path / "secret", b"NAME=value\n", mode=0o600)
 
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
@@ -121,7 +121,7 @@ write_json(Path(sys.argv[1]), {"value": "new"})
 """
 
 
-def test_a_writer_killed_before_the_rename_leaves_the_old_file(tmp_path: Path) -> None:
+def test_after_a_writer_killed_before_the_rename_the_old_file_remains(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     write_json(path, {"value": "old"})
 
@@ -142,7 +142,7 @@ except OSError as error:
 """
 
 
-def test_a_refused_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_after_a_refused_write_the_old_file_alone_remains(tmp_path: Path) -> None:
     path = tmp_path / "value"
     path.write_bytes(b"old")
     limit = (50_000, 50_000)
@@ -211,7 +211,7 @@ def test_a_run_without_events_has_none(run: rundir.RunDir) -> None:
     assert read_events(run) == []
 
 
-def test_an_event_cut_short_is_left_out_and_does_not_harm_the_next(run: rundir.RunDir) -> None:
+def test_an_event_cut_short_is_skipped_and_does_not_harm_the_next(run: rundir.RunDir) -> None:
     append_event(run, "submit", jobs=["17"])
     whole = run.events.read_bytes()
     run.events.write_bytes(whole + whole[:20])

@@ -109,7 +109,7 @@ def test_a_document_held_out_stays_held_out_when_the_fraction_grows(
     assert corpus_writer.is_validation(identity, 1.0)
 
 
-def test_the_split_is_as_large_as_asked_and_never_changes() -> None:
+def test_the_split_is_as_large_as_requested_and_never_changes() -> None:
     held_out = [n for n in range(20_000) if corpus_writer.is_validation(f"doc-{n}", 0.03)]
 
     assert 480 < len(held_out) < 720  # 600 expected, five standard deviations either way

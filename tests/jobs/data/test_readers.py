@@ -160,5 +160,5 @@ def test_a_folder_linked_into_itself_is_read_once(tmp_path: Path) -> None:
         ("a", False), ("jsonl", False), ("a.jsonl.bak", False), ("a.jsonl.xz", False),
     ],
 )  # fmt: skip
-def test_the_name_tells_whether_a_file_is_read(name: str, readable: bool) -> None:
+def test_the_name_decides_whether_a_file_is_read(name: str, readable: bool) -> None:
     assert readers.is_readable_kind(Path(name)) is readable

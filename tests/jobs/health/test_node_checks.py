@@ -98,7 +98,7 @@ def test_every_field_of_a_gpu_has_its_probe() -> None:
     assert [field.name for field in dataclasses.fields(Gpu)] == ["index", *PROBES]
 
 
-def test_verdicts_are_ordered_by_what_they_ask_for() -> None:
+def test_verdicts_are_ordered_by_the_action_they_require() -> None:
     ordered = [
         HealthVerdict.OK,
         HealthVerdict.UNKNOWN,
@@ -126,7 +126,7 @@ def test_no_finding_at_all_is_unknown() -> None:
     gpus=st.integers(1, 3),
     expected=st.builds(Expected, gpus=st.none() | st.integers(1, 8), gpu_kind=st.just("a100")),
 )
-def test_a_node_that_tells_nothing_is_unknown_but_for_gpus_that_are_needed(
+def test_a_node_without_readings_is_unknown_but_for_gpus_that_are_needed(
     reading: Unknown, gpus: int, expected: Expected
 ) -> None:
     silent = Gpu(index=0, **dict.fromkeys(PROBES, reading))
@@ -175,7 +175,7 @@ def test_a_reading_that_is_missing_touches_only_the_checks_that_use_it(
 
 @settings(max_examples=200)
 @given(gpu=st.from_type(Gpu))
-def test_whatever_a_gpu_says_findings_have_known_codes_and_are_json(gpu: Gpu) -> None:
+def test_whatever_a_gpu_reports_findings_have_known_codes_and_are_json(gpu: Gpu) -> None:
     expected = Expected(gpus=2, gpu_kind="A100-SXM4-80GB")
 
     findings = node_checks.check(dataclasses.replace(NODE, gpus=(WELL, gpu)), expected)
@@ -261,13 +261,13 @@ def test_our_own_processes_are_in_the_way_only_before_a_start() -> None:
     assert one(sample, "foreign_process", Expected(idle=False))[0] is HealthVerdict.OK
 
 
-def test_a_process_of_nobody_we_may_see_is_foreign() -> None:
+def test_a_process_that_we_may_not_see_is_foreign() -> None:
     sample = with_gpu(processes=(GpuProcess(7, -1, 0),))
 
     assert one(sample, "foreign_process", Expected(idle=False))[0] is HealthVerdict.FATAL
 
 
-def test_links_of_a_gpu_that_does_not_tell_do_not_count_against_its_peers() -> None:
+def test_links_of_a_gpu_without_a_reading_do_not_count_against_its_peers() -> None:
     silent = dataclasses.replace(WELL, index=1, nvlinks=Unknown("no answer"))
     sample = dataclasses.replace(NODE, gpus=(WELL, silent))
 
@@ -314,7 +314,7 @@ def test_an_expectation_takes_what_a_specification_holds() -> None:
 
 
 @pytest.mark.parametrize(("told", "gpus"), [("8", 8), ("", None), ("a100:8", None)])
-def test_slurms_count_is_expected_when_nobody_else_says(told: str, gpus: int | None) -> None:
+def test_slurms_count_is_expected_without_another(told: str, gpus: int | None) -> None:
     assert node_checks.expectation({"gpus": None}, {"SLURM_GPUS_ON_NODE": told}).gpus == gpus
 
 

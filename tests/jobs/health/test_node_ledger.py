@@ -174,7 +174,7 @@ def test_what_stands_before_a_clearing_is_taken_back_and_nothing_after_it() -> N
 # What is left out ---------------------------------------------------------------------------------
 
 
-def test_the_worst_nodes_of_the_partition_are_left_out_first() -> None:
+def test_the_worst_nodes_of_the_partition_are_excluded_first() -> None:
     entries = [
         listed("gpu03", "DRAIN", time=NOW - 5),
         listed("gpu02", "FATAL", time=NOW - 9),
@@ -185,11 +185,11 @@ def test_the_worst_nodes_of_the_partition_are_left_out_first() -> None:
     assert node_ledger.excluded(entries, NOW, PARTITION, 8) == (("gpu01", "gpu02", "gpu03"), "")
 
 
-def test_a_name_slurm_does_not_know_is_not_given_to_it() -> None:
+def test_a_name_unknown_to_slurm_is_not_passed_to_it() -> None:
     assert node_ledger.excluded([listed("gone01")], NOW, PARTITION, 1) == ((), "")
 
 
-def test_without_the_names_of_the_nodes_none_is_left_out_and_that_is_said() -> None:
+def test_without_the_names_of_the_nodes_none_is_excluded_with_a_warning() -> None:
     assert node_ledger.excluded([listed("gpu01")], NOW, None, 1) == (
         (),
         "gpu01 should be excluded, but Slurm does not list the nodes",
@@ -247,7 +247,7 @@ ENTRIES = st.lists(
 
 
 @given(ENTRIES, st.integers(0, 40), st.integers(1, 40))
-def test_never_so_many_are_left_out_that_a_job_cannot_start(
+def test_never_so_many_are_excluded_that_a_job_cannot_start(
     entries: list[NodeEntry], size: int, needed: int
 ) -> None:
     known = PARTITION[:size]
@@ -262,7 +262,7 @@ def test_never_so_many_are_left_out_that_a_job_cannot_start(
 
 
 @given(ENTRIES)
-def test_what_counts_still_counts_when_asked_again(entries: list[NodeEntry]) -> None:
+def test_counted_steps_are_the_same_when_read_again(entries: list[NodeEntry]) -> None:
     active = node_ledger.active(entries, NOW)
 
     assert node_ledger.active(active, NOW) == active
@@ -272,7 +272,7 @@ def test_what_counts_still_counts_when_asked_again(entries: list[NodeEntry]) -> 
 # What administrators read -------------------------------------------------------------------------
 
 
-def test_a_ticket_says_what_happened_and_how_to_drain() -> None:
+def test_a_ticket_has_what_happened_and_how_to_drain() -> None:
     entries = [
         strike("gpu07", "FATAL", now=0.0),
         listed("gpu07", time=60.0, code="row_remap", gpu_uuid="GPU-1f", run="", evidence="failed"),

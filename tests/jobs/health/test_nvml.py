@@ -188,7 +188,7 @@ def test_what_is_normal_raises_nothing(node: Examiner, reading: dict[str, object
     assert unwell(node.ask({"count": 2, **reading}, {"gpus": 2})) == []
 
 
-def test_one_unsupported_probe_leaves_all_others(node: Examiner) -> None:
+def test_one_unsupported_probe_does_not_affect_others(node: Examiner) -> None:
     whole = node.ask(A100, {"gpus": 8})
     findings = node.ask({**A100, "gpu.5.error.nvmlDeviceGetRemappedRows": 3}, {"gpus": 8})
 
@@ -218,7 +218,7 @@ def test_a_gpu_that_fails_every_call_with_nonsense_is_unknown_not_fatal(node: Ex
     }
 
 
-def test_seven_of_eight_gpus_is_fatal_and_says_how_many(node: Examiner) -> None:
+def test_seven_of_eight_gpus_is_fatal_and_reports_how_many(node: Examiner) -> None:
     findings = node.ask({"count": 7}, {"gpus": 8})
 
     assert unwell(findings) == [("FATAL", "gpu_count", "exclude_now", None)]
@@ -286,7 +286,7 @@ def test_a_gpu_alone_needs_no_links(node: Examiner) -> None:
     assert unwell(node.ask({"count": 1, "gpu.nvlink.active": 0}, {"gpus": 1})) == []
 
 
-def test_a_gpu_hotter_than_its_peers_is_told(node: Examiner) -> None:
+def test_a_gpu_hotter_than_its_peers_is_reported(node: Examiner) -> None:
     findings = node.ask({**A100, "gpu.7.temperature": 56}, {"gpus": 8})
 
     assert unwell(findings) == [("WARN", "temperature_peers", "none", 7)]
@@ -339,14 +339,14 @@ def test_gpus_that_are_needed_and_cannot_be_counted_are_missing(node: Examiner) 
     assert told.startswith("8 GPUs are needed, none can be counted: ")
 
 
-def test_faults_of_gpus_nobody_uses_are_not_looked_for(node: Examiner) -> None:
+def test_faults_of_unused_gpus_are_not_examined(node: Examiner) -> None:
     findings = node.ask({**A100, "gpu.remap.failed": 1}, {"gpus": 0})
 
     assert unwell(findings) == []
     assert only(findings, "gpu_count")["message"] == "no GPU expected and 8 there, not examined"
 
 
-def test_skipped_codes_are_left_out(node: Examiner) -> None:
+def test_skipped_codes_are_omitted(node: Examiner) -> None:
     readings = {"count": 2, "gpu.persistence": 0}
 
     findings = node.ask(readings, {"gpus": 2, "skip": ["persistence", "nvlink"]})
@@ -355,7 +355,7 @@ def test_skipped_codes_are_left_out(node: Examiner) -> None:
     assert not {"persistence", "nvlink"} & {found["code"] for found in findings}
 
 
-def test_an_older_driver_answers_under_older_names_and_leaves_the_rest_unknown(
+def test_an_older_driver_answers_under_older_names_and_the_rest_is_unknown(
     old_node: Examiner,
 ) -> None:
     findings = old_node.ask({"count": 1, "gpu.clocks": 0x40, "gpu.temperature": 86}, {"gpus": 1})
@@ -397,7 +397,7 @@ def without_nvml(tmp_path: Path) -> Examiner:
     return Examiner(tmp_path / "lib", tmp_path)
 
 
-def test_a_machine_without_gpu_says_so_and_is_well(without_nvml: Examiner) -> None:
+def test_a_machine_without_gpu_is_healthy(without_nvml: Examiner) -> None:
     none_said = without_nvml.ask({})
     zero_expected = without_nvml.ask({}, {"gpus": 0})
     eight_expected = without_nvml.ask({}, {"gpus": 8, "min_shm_gb_per_gpu": 0})

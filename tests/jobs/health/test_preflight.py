@@ -121,7 +121,7 @@ def test_a_node_without_its_scratch_folder_is_not_fit(node: Node) -> None:
     )
 
 
-def test_a_fit_node_starts_and_leaves_every_finding(node: Node) -> None:
+def test_a_fit_node_starts_and_writes_every_finding(node: Node) -> None:
     node.expect({"gpus": 2, "gpu_kind": "a100"})
 
     done = node.start({"count": 2})
@@ -287,7 +287,7 @@ def test_only_full_storage_is_no_fault_of_the_node(reason: str, action: NodeActi
     assert (outcome.verdict, outcome.action) == (HealthVerdict.FATAL, action)
 
 
-def test_silent_storage_is_not_written_to(tmp_path: Path) -> None:
+def test_unresponsive_storage_is_not_written_to(tmp_path: Path) -> None:
     outcome = preflight.check_storage(tmp_path, preflight.SILENT)
 
     finding = finding_about(Subject("node07"), "storage", outcome, 0.0)

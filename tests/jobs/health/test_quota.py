@@ -74,7 +74,7 @@ def test_of_several_quotas_the_tightest_counts(tools: Path, tmp_path: Path) -> N
     assert quota.read(tmp_path) == QuotaLeft((100000 - 4500) * KIB, 1000 - 123)
 
 
-def test_without_tools_nobody_tells(tools: Path, tmp_path: Path) -> None:
+def test_without_tools_there_is_no_quota(tools: Path, tmp_path: Path) -> None:
     assert quota.read(tmp_path) is None
 
 
@@ -89,7 +89,7 @@ def test_a_tool_that_cannot_be_killed_is_not_waited_for(tools: Path, tmp_path: P
     os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
-def test_lustre_is_asked_by_folder_and_others_by_mount_point(tools: Path, tmp_path: Path) -> None:
+def test_lustre_is_queried_by_folder_and_others_by_mount_point(tools: Path, tmp_path: Path) -> None:
     tell(tools, "lfs", "")
     tell(tools, "quota", "")
 

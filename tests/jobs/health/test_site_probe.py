@@ -80,7 +80,7 @@ def test_two_nodes_report_what_they_share(reports: list[dict[str, Any]]) -> None
         assert "decimal" not in report["modules"]
 
 
-def test_a_lock_that_nobody_holds_is_free(tmp_path: Path) -> None:
+def test_a_lock_without_a_holder_is_free(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     assert site_probe_peers.try_lock(path) == "free"
 

@@ -16,7 +16,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_version_2_is_asked_about_the_whole_job(tmp_path: Path) -> None:
+def test_version_2_counts_the_whole_job(tmp_path: Path) -> None:
     slice_ = "system.slice/slurmstepd.scope"
     member = write(tmp_path / "self", f"0::/{slice_}/job_42/step_batch/user/task_0\n")
     write(tmp_path / slice_ / "job_42/memory.events", EVENTS.format(3))
@@ -38,13 +38,13 @@ def test_version_1_counts_every_step_by_itself(tmp_path: Path) -> None:
     assert cgroups.oom_kills(tmp_path, member) == 5
 
 
-def test_outside_a_job_the_process_is_asked_about_its_own_group(tmp_path: Path) -> None:
+def test_outside_a_job_the_process_s_own_group_is_read(tmp_path: Path) -> None:
     member = write(tmp_path / "self", "0::/user.slice\n")
     write(tmp_path / "user.slice/memory.events", EVENTS.format(1))
 
     assert cgroups.oom_kills(tmp_path, member) == 1
 
 
-def test_a_kernel_that_does_not_say_is_not_a_kernel_that_says_none(tmp_path: Path) -> None:
+def test_a_kernel_without_a_count_is_not_a_kernel_with_count_zero(tmp_path: Path) -> None:
     assert cgroups.oom_kills(tmp_path, tmp_path / "missing") is None
     assert cgroups.oom_kills(tmp_path, write(tmp_path / "self", "0::/elsewhere\n")) is None

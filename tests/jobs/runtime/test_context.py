@@ -52,7 +52,7 @@ def test_a_task_run_by_hand_is_attempt_0(
     assert context(bench, 1, environ).attempt == attempt
 
 
-def test_progress_replaces_what_was_said_before_and_leaves_nothing_else(bench: Workbench) -> None:
+def test_progress_replaces_the_previous_file_and_no_other_remains(bench: Workbench) -> None:
     task = context(bench, 1, {})
 
     task.progress(1, 10, "steps")
@@ -82,7 +82,7 @@ def test_progress_that_cannot_be_written_is_logged_once_and_ends_nothing(
     )
 
 
-def test_progress_is_a_sign_of_life_unless_the_stage_gives_its_own(bench: Workbench) -> None:
+def test_progress_is_a_heartbeat_unless_the_stage_sends_its_own(bench: Workbench) -> None:
     task = context(bench, 1, {})
     name = heartbeat.label(bench.run, "curate", 0, 0, "node")
     task.heart.open(name, 0, heartbeat.folders(os.environ))
@@ -96,7 +96,7 @@ def test_progress_is_a_sign_of_life_unless_the_stage_gives_its_own(bench: Workbe
     assert seen == [("step", 2), ("step", 3), ("step", 3), ("leaving", 4)]
 
 
-def test_finish_leaves_a_marker_that_stands_for_the_spec(bench: Workbench) -> None:
+def test_finish_writes_a_marker_that_stands_for_the_spec(bench: Workbench) -> None:
     found = context(bench, 1, {})
 
     found.finish([], [], {"documents": 3})

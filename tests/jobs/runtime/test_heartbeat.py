@@ -64,7 +64,7 @@ def begin(run: rundir.RunDir, rank: int = 0) -> HeartbeatWriter:
     return heart
 
 
-def test_a_beat_tells_phase_step_and_the_process(run: rundir.RunDir) -> None:
+def test_a_beat_reports_phase_step_and_the_process(run: rundir.RunDir) -> None:
     heart = begin(run, rank=3)
 
     before = time.monotonic()
@@ -88,7 +88,7 @@ def test_a_phase_inside_another_ends_in_that_one(run: rundir.RunDir) -> None:
     assert (inside, find(run)[0].phase) == (Phase.CHECKPOINT, Phase.STARTUP)
 
 
-def test_a_heart_that_was_not_opened_beats_for_nobody(run: rundir.RunDir) -> None:
+def test_a_heartbeat_that_was_not_opened_writes_nothing(run: rundir.RunDir) -> None:
     HeartbeatWriter().beat(Phase.STEP, 1)
 
     assert find(run) == {}
@@ -122,7 +122,7 @@ def test_a_stopped_rank_is_still_found(run, start) -> None:
     assert find(run)[0].step == 40
 
 
-def test_a_killed_rank_leaves_nothing_behind(run, start) -> None:
+def test_after_a_killed_rank_nothing_remains(run, start) -> None:
     killed = start(5)
     file = find(run)[5].file
 
@@ -166,7 +166,7 @@ def test_the_second_place_does_where_the_first_takes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_node_that_takes_no_file_is_said(run: rundir.RunDir) -> None:
+def test_a_node_that_takes_no_file_is_reported(run: rundir.RunDir) -> None:
     heart = HeartbeatWriter()
 
     with pytest.raises(OSError, match="/proc"):

@@ -20,7 +20,7 @@ def test_what_a_command_prints_and_how_it_ends() -> None:
 
 @pytest.mark.parametrize("grace", [0.0, 0.5])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_nobody_waits_for_what_cannot_be_killed(
+def test_a_process_that_cannot_be_killed_is_not_awaited(
     monkeypatch: pytest.MonkeyPatch, grace: float
 ) -> None:
     for way in ("kill", "terminate"):  # as if stuck in the kernel
@@ -34,7 +34,7 @@ def test_nobody_waits_for_what_cannot_be_killed(
     assert (said.code, said.err) == (None, "why\n")
 
 
-def test_nobody_waits_for_a_child_of_the_killed_that_keeps_its_pipes() -> None:
+def test_a_child_of_the_killed_that_keeps_its_pipes_is_not_awaited() -> None:
     began = time.monotonic()
 
     said = subprocesses.run(["sh", "-c", "sleep 50 & echo $!; exec sleep 50"], seconds=1)
@@ -44,7 +44,7 @@ def test_nobody_waits_for_a_child_of_the_killed_that_keeps_its_pipes() -> None:
     assert said.code is None
 
 
-def test_who_is_asked_to_end_may_have_last_words() -> None:
+def test_a_terminated_process_may_still_write_output() -> None:
     polite = "trap 'echo bye; kill $!; exit' TERM; sleep 50 & wait"
 
     said = subprocesses.run(["sh", "-c", polite], seconds=1, grace=20)

@@ -13,7 +13,7 @@ from ...fake_slurm import FakeSlurm
 DOWN = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n"
 
 
-def test_a_silent_slurm_answers_nothing_and_takes_nothing(
+def test_an_unresponsive_slurm_answers_nothing_and_takes_nothing(
     programs: FakeSlurm, client: Client
 ) -> None:
     programs.tell("down", DOWN)
@@ -31,7 +31,9 @@ def test_a_silent_slurm_answers_nothing_and_takes_nothing(
     assert not client.set_dependency("1", "afterok:2")
 
 
-def test_a_machine_without_slurm_is_silent_too(programs: FakeSlurm, tmp_path: Path) -> None:
+def test_a_machine_without_slurm_does_not_answer_either(
+    programs: FakeSlurm, tmp_path: Path
+) -> None:
     client = Client({"PATH": str(tmp_path)})
 
     assert client.queue() is None
@@ -62,7 +64,7 @@ def test_the_accounting_keeps_steps_apart(programs: FakeSlurm, client: Client) -
         ("sacct: error: Connection refused", True),
     ],
 )
-def test_a_silent_accounting_is_told_from_none(
+def test_unresponsive_accounting_is_distinguished_from_none(
     programs: FakeSlurm, client: Client, words: str, kept: bool
 ) -> None:
     programs.replace("sacct", f"echo '{words}' >&2; exit 1")
@@ -87,7 +89,7 @@ def test_only_jobs_that_wait_for_the_given_ones_are_dependents(
     assert [row.job_id for row in found] == ["2", "4"]
 
 
-def test_rows_of_jobs_that_run_elsewhere_in_a_federation_are_left_out(
+def test_rows_of_jobs_that_run_elsewhere_in_a_federation_are_omitted(
     programs: FakeSlurm, client: Client
 ) -> None:
     programs.queue("5|RUNNING|None", "67108865|REVOKED|None")

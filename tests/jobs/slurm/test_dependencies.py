@@ -74,7 +74,7 @@ def test_what_would_wait_for_a_job_that_is_gone_stays_as_it_is(
     assert programs.calls("scontrol") == []
 
 
-def test_a_silent_slurm_is_no_answer(programs: FakeSlurm, client: Client) -> None:
+def test_a_slurm_that_does_not_answer_gives_none(programs: FakeSlurm, client: Client) -> None:
     programs.tell("down", "slurm_load_jobs error: Unable to contact slurm controller")
 
     assert retarget(client, PLAIN) is None

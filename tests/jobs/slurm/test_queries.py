@@ -41,7 +41,7 @@ def test_every_word_of_slurm_has_one_of_our_states(word: str, state: JobState) -
     assert JobState.from_slurm(word) is state
 
 
-def test_the_columns_asked_for_are_those_of_the_row() -> None:
+def test_the_requested_columns_are_those_of_the_row() -> None:
     assert "--format=%i|%T|%S|%j|%k|%r" in queries.squeue_command()
     assert (
         "--format=JobID,State,ExitCode,Submit,Start,End,NodeList,JobName,Comment"
@@ -49,7 +49,7 @@ def test_the_columns_asked_for_are_those_of_the_row() -> None:
     )
 
 
-def test_thousands_of_elements_are_asked_for_as_one_array() -> None:
+def test_thousands_of_elements_are_queried_as_one_array() -> None:
     ids = [f"7_{index}" for index in range(5000)]
 
     assert queries.sacct_command([*ids, "8", "9_0"])[-1] == "--jobs=7,8,9"
@@ -71,7 +71,7 @@ def test_a_reason_may_hold_anything() -> None:
 
 
 @pytest.mark.parametrize("line", ["", "rubbish", "slurm_load_jobs error: x", "1|2"])
-def test_lines_of_another_shape_are_left_out(line: str) -> None:
+def test_lines_of_another_shape_are_omitted(line: str) -> None:
     rows = queries.parse(f"{line}\n1|RUNNING|N/A|a|b|None\n", QueueRow)
 
     assert [row.job_id for row in rows] == ["1"]
@@ -91,7 +91,7 @@ def test_lines_of_another_shape_are_left_out(line: str) -> None:
         ("123+4", ["123+4"]),
     ],
 )
-def test_waiting_elements_on_one_line_are_told_apart(printed: str, ids: list[str]) -> None:
+def test_waiting_elements_on_one_line_are_distinguished(printed: str, ids: list[str]) -> None:
     assert list(queries.expand(printed)) == ids
 
 

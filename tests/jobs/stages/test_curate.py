@@ -198,7 +198,7 @@ def test_keys_of_text_and_id_can_be_named(bench: Any, write_jsonl: Any) -> None:
     assert bench.documents() == [{"id": "31", "text": "Long enough to stay."}]
 
 
-def test_progress_tells_bytes_and_documents(bench: Any, write_jsonl: Any) -> None:
+def test_progress_has_bytes_and_documents(bench: Any, write_jsonl: Any) -> None:
     source = write_jsonl("d.jsonl", *DOCUMENTS)
     bench.curate(source)
 
@@ -245,7 +245,9 @@ def test_killed_on_a_fresh_run_no_shard_stands_half_written(bench: Any, write_js
     assert [name for name in bench.files("corpus") if Path(name).name.startswith(".")] == []
 
 
-def test_asked_to_stop_it_leaves_nothing_and_can_begin_anew(bench: Any, write_jsonl: Any) -> None:
+def test_a_stop_request_ends_it_without_outputs_and_it_can_begin_anew(
+    bench: Any, write_jsonl: Any
+) -> None:
     bench.curate(write_jsonl("d.jsonl", *DOCUMENTS))
 
     result = bench.start_and_signal("curate", "os.rename", 1, signal.SIGTERM)
@@ -260,7 +262,7 @@ def test_asked_to_stop_it_leaves_nothing_and_can_begin_anew(bench: Any, write_js
     assert len(bench.documents() + bench.documents("corpus/validation")) == 60
 
 
-def test_a_refused_write_names_the_file_and_leaves_nothing(bench: Any, tmp_path: Path) -> None:
+def test_a_refused_write_names_the_file_and_nothing_remains(bench: Any, tmp_path: Path) -> None:
     many = [{"id": n, "text": f"{n} " + "word " * 200} for n in range(400)]
     bench.curate(write_as(tmp_path / "d.jsonl.gz", many), shards=1, validation_fraction=0.0)
 

@@ -386,7 +386,9 @@ def test_a_corpus_all_in_validation_is_refused(bench: Any, tmp_path: Path) -> No
     )
 
 
-def test_a_failed_rerun_leaves_the_earlier_corpus_and_no_marker(bench: Any, tmp_path: Path) -> None:
+def test_after_a_failed_rerun_the_earlier_corpus_stays_without_a_marker(
+    bench: Any, tmp_path: Path
+) -> None:
     source = tmp_path / "docs.jsonl"
     source.write_bytes(GOOD_LINE)
     task = bench.curate(source, validation_fraction=0.0)

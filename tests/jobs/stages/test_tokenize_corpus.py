@@ -95,7 +95,7 @@ def test_ids_are_those_of_the_library_and_decode_to_the_text(
     assert [tokenizer.decode(ids[:-1], skip_special_tokens=False) for ids in found] == TEXTS
 
 
-def test_the_marker_tells_files_digests_and_counts(
+def test_the_marker_has_files_digests_and_counts(
     bench: Any, shard: Any, tokenizer_file: Path
 ) -> None:
     name = shard(*TEXTS, "", "the last")
@@ -141,7 +141,7 @@ def test_a_changed_shard_or_a_lost_output_is_done_no_more(
     assert not bench.is_done(task)
 
 
-def test_literal_special_tokens_become_those_tokens_only_where_asked(
+def test_literal_special_tokens_become_those_tokens_only_where_configured(
     bench: Any, shard: Any, tokenizer_file: Path
 ) -> None:
     bench.tokenize(shard(*TEXTS), tokenizer_file, special_tokens_in_text=True)
@@ -444,7 +444,9 @@ def test_killed_on_a_fresh_run_no_file_stands_under_its_name(
     assert sorted(bench.files("tokens/train")) == ["00000.bin", "00000.idx"]
 
 
-def test_asked_to_stop_it_leaves_nothing(bench: Any, shard: Any, tokenizer_file: Path) -> None:
+def test_a_stop_request_ends_it_without_outputs(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
     many = [TEXTS[number % 5] for number in range(3000)]
     bench.tokenize(shard(*many), tokenizer_file)
 
@@ -456,7 +458,7 @@ def test_asked_to_stop_it_leaves_nothing(bench: Any, shard: Any, tokenizer_file:
     assert bench.files("tokens") == {}
 
 
-def test_a_refused_write_names_the_file_and_leaves_nothing(
+def test_a_refused_write_names_the_file_and_nothing_remains(
     bench: Any, shard: Any, tokenizer_file: Path
 ) -> None:
     many = [TEXTS[number % 5] * 9 for number in range(3000)]

@@ -55,7 +55,7 @@ def tokenize(bench: Any, folder: Path, texts: list[str], name: str = "00000") ->
     return tokenizer
 
 
-def test_header_and_sizes_are_as_the_format_says(bench: Any, tmp_path: Path) -> None:
+def test_header_and_sizes_are_as_in_the_format(bench: Any, tmp_path: Path) -> None:
     tokenize(bench, tmp_path, TEXTS)
 
     index = bench.run.path("tokens/00000.idx").read_bytes()

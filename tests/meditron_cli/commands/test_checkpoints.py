@@ -46,7 +46,7 @@ def test_a_table_newest_first(meditron, run):
     assert lines[3][-1].strip() == "evaluate task 3 (job 77_3, attempt 1, on n01)"
 
 
-def test_no_checkpoints_is_said(meditron):
+def test_no_checkpoints_is_reported(meditron):
     meditron.submit()
 
     done = meditron("checkpoints", meditron.run().name)
@@ -55,7 +55,7 @@ def test_no_checkpoints_is_said(meditron):
     assert done.stderr == f"no checkpoints in {meditron.run().path('checkpoints')}\n"
 
 
-def test_json_says_who_needs_what_and_who_writes(meditron, run):
+def test_json_has_leases_and_the_writer(meditron, run):
     folder = run.path("checkpoints")
     writer = leases.Holder("pretrain", 0, 2, "12", "n02", 34)
 
@@ -80,7 +80,7 @@ def test_json_says_who_needs_what_and_who_writes(meditron, run):
     assert lease["expires"] > time.time()
 
 
-def test_damage_is_told_with_exit_code_4_and_nothing_is_changed(meditron, run):
+def test_damage_is_reported_with_exit_code_4_and_nothing_is_changed(meditron, run):
     folder = run.path("checkpoints")
     os.truncate(folder / "iter_0000020/__0_0.distcp", 3)
     before = sorted(folder.rglob("*"))
@@ -129,7 +129,7 @@ def test_only_deep_finds_a_changed_byte_and_training_keeps_what_passed(meditron,
     assert names == ["iter_0000000", "iter_0000010", "iter_0000040"]
 
 
-def test_deep_says_on_stderr_what_it_reads(meditron, run):
+def test_deep_prints_on_stderr_what_it_reads(meditron, run):
     done = meditron("checkpoints", run.name, "--deep")
 
     assert done.exit_code == 0
@@ -139,7 +139,7 @@ def test_deep_says_on_stderr_what_it_reads(meditron, run):
     assert leases.read_leases(run.path("checkpoints"), time.time()) == []
 
 
-def test_storage_that_does_not_answer_is_told(meditron, run):
+def test_storage_that_does_not_respond_is_reported(meditron, run):
     record = run.path("checkpoints") / "iter_0000020/meditron.json"
     record.unlink()
     record.symlink_to(record)

@@ -12,7 +12,7 @@ from ...conftest import Bench
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_script_of_each_shell_asks_meditron(meditron: Bench, shell: str) -> None:
+def test_script_of_each_shell_calls_meditron(meditron: Bench, shell: str) -> None:
     result = meditron("completion", shell)
 
     assert result.exit_code == 0

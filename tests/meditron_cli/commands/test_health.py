@@ -53,7 +53,7 @@ def meditron_health(
     )
 
 
-def test_a_machine_without_gpu_says_so_and_is_well(tmp_path: Path) -> None:
+def test_a_machine_without_gpu_is_healthy(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text("no library\n")
 
     done = meditron_health(tmp_path, tmp_path, {})
@@ -118,7 +118,7 @@ def test_our_own_running_work_is_no_fault(tmp_path: Path, library: Path) -> None
     assert done.returncode == 0
 
 
-def test_a_profile_says_what_to_expect(tmp_path: Path, library: Path) -> None:
+def test_a_profile_has_what_to_expect(tmp_path: Path, library: Path) -> None:
     profile = tmp_path / "site.yaml"
     profile.write_text(PROFILE.replace("SKIPPED", "persistence"))
     readings = {"count": 4, "gpu.3.name": "NVIDIA H100 80GB HBM3", "gpu.persistence": 0}

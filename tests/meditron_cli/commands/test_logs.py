@@ -62,7 +62,7 @@ def test_one_attempt_can_be_named(meditron: Bench) -> None:
     )
 
 
-def test_the_attempt_of_many_tasks_says_how_many_of_them_ended_how(meditron: Bench) -> None:
+def test_the_attempt_of_many_tasks_shows_how_many_of_them_ended_how(meditron: Bench) -> None:
     meditron.submit()
     for index, cause in enumerate(("completed", "completed", "crash")):
         records = of(meditron, "tokenize", f"102_{index}", index)
@@ -101,7 +101,7 @@ def test_a_line_longer_than_any_buffer_is_printed_whole(meditron: Bench) -> None
     assert shown.count("progress") == 300_000
 
 
-def test_lines_of_submitit_are_hidden_unless_all_are_asked_for(meditron: Bench) -> None:
+def test_lines_of_submitit_are_hidden_unless_all_are_requested(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     noise = "submitit INFO (2026-11-28 10:56:41,093) - Loading pickle: a.pkl\n"
     write(meditron, "curate", 1, "101_0.out", f"{noise}{noise}ours\n")
@@ -116,7 +116,7 @@ def test_lines_of_submitit_are_hidden_unless_all_are_asked_for(meditron: Bench) 
     assert full.stderr == ""
 
 
-def test_no_logs_yet_is_said(meditron: Bench) -> None:
+def test_no_logs_yet_is_reported(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     name = meditron.run().name
 
@@ -151,7 +151,7 @@ def test_following_prints_what_comes_until_the_run_has_ended(
     assert result.stdout.splitlines()[2:] == ["begin", "more", "end"]
 
 
-def test_following_moves_on_to_the_next_attempt_and_tells_how_the_last_one_ended(
+def test_following_moves_on_to_the_next_attempt_and_shows_how_the_last_one_ended(
     meditron: Bench, finish: Callable[..., None]
 ) -> None:
     meditron.submit(stage="curate")
@@ -203,7 +203,7 @@ def test_following_begins_with_the_newest_job(meditron: Bench, finish: Callable[
     assert [line for line in lines if line[0] != "="] == ["new", "newer"]
 
 
-def test_events_cut_short_are_left_until_they_are_whole(meditron: Bench) -> None:
+def test_events_cut_short_are_read_once_they_are_whole(meditron: Bench) -> None:
     from meditron_cli.reporting.follow import NewExits
 
     meditron.submit(stage="curate")

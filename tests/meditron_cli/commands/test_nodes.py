@@ -60,7 +60,7 @@ def test_all_shows_what_has_expired_too(meditron: Bench) -> None:
     assert "node04" not in meditron(*CLUSTER).stdout
 
 
-def test_json_says_which_entries_keep_jobs_away(meditron: Bench, path: Path) -> None:
+def test_json_marks_the_entries_that_exclude_nodes(meditron: Bench, path: Path) -> None:
     found = json.loads(meditron(*CLUSTER, "--json").stdout)
 
     assert (found["cluster"], found["file"]) == ("test-slurm", str(path))

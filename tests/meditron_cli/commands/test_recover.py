@@ -67,7 +67,7 @@ def desk(project: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     return Desk(project, programs)
 
 
-def test_a_run_whose_job_is_over_goes_on(desk: Desk) -> None:
+def test_a_run_whose_job_is_over_is_resumed(desk: Desk) -> None:
     run = desk.submit()
 
     result = desk("recover", "--once")
@@ -84,7 +84,7 @@ def test_a_run_whose_job_is_over_goes_on(desk: Desk) -> None:
     ]
 
 
-def test_a_second_look_has_nothing_to_say(desk: Desk) -> None:
+def test_a_second_pass_has_nothing_to_report(desk: Desk) -> None:
     desk.submit()
     desk("recover", "--once")
 
@@ -106,7 +106,7 @@ def test_json_is_an_object_a_line(desk: Desk) -> None:
     }
 
 
-def test_only_the_named_run_is_looked_after(desk: Desk) -> None:
+def test_only_the_named_run_is_recovered(desk: Desk) -> None:
     run = desk.submit()
     other = desk.submit("--new")
 
@@ -116,7 +116,7 @@ def test_only_the_named_run_is_looked_after(desk: Desk) -> None:
     assert {line.split(":")[0] for line in result.stdout.splitlines()} == {other.name}
 
 
-def test_a_silent_slurm_is_waited_for(desk: Desk) -> None:
+def test_a_slurm_that_does_not_answer_is_waited_for(desk: Desk) -> None:
     """Slurm answers again after two looks; then somebody interrupts."""
     desk.submit()
     desk.programs.tell("down", DOWN)
@@ -143,7 +143,7 @@ def test_a_silent_slurm_is_waited_for(desk: Desk) -> None:
     assert result.stderr.count("does not respond") == 1
 
 
-def test_a_refusal_is_said_once(desk: Desk) -> None:
+def test_a_refusal_is_reported_once(desk: Desk) -> None:
     desk.submit()
     for call in range(3, 9):
         desk.programs.tell(f"refuse-{call}", "sbatch: error: too many jobs\n")
@@ -171,7 +171,7 @@ def test_what_a_person_cancelled_stays_cancelled(desk: Desk) -> None:
     assert len(desk.programs.calls("sbatch")) == 2
 
 
-def test_a_run_of_somebody_else_is_left_alone(desk: Desk) -> None:
+def test_a_run_of_another_user_is_not_touched(desk: Desk) -> None:
     run = desk.submit()
     os.chown(run.events, 65534, -1)
 
@@ -240,7 +240,7 @@ def test_on_this_machine_nothing_starts_beside_a_task_that_must_not(
     assert {event["by"] for event in meditron.events("submit")} == {"person"}
 
 
-def test_a_finished_run_is_not_asked_about(meditron: Bench, finish: Callable[..., None]) -> None:
+def test_a_finished_run_is_not_queried(meditron: Bench, finish: Callable[..., None]) -> None:
     meditron.submit(stage="curate")
     finish(meditron.run(), "curate", 0)
 

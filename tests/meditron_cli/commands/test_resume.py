@@ -54,7 +54,7 @@ def test_submit_again_ends_the_delay_too(meditron: Bench) -> None:
     ("state", "word", "reason"),
     [(JobState.QUEUED, "PENDING", "Priority"), (JobState.ACTIVE, "RUNNING", "")],
 )
-def test_resume_leaves_a_job_that_does_not_wait_alone(
+def test_resume_does_not_touch_a_job_that_does_not_wait(
     meditron: Bench, state: JobState, word: str, reason: str
 ) -> None:
     records = after_a_failure(meditron, state, word, reason)
@@ -83,7 +83,7 @@ def test_a_job_held_after_a_failed_launch_is_released(
     assert [event["job_ids"] for event in meditron.events("release")] == [["101_0"]]
 
 
-def test_a_job_that_its_owner_holds_is_left_alone(meditron: Bench) -> None:
+def test_a_job_that_its_owner_holds_is_not_touched(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     meditron.scheduler.put_stage("curate", JobState.QUEUED, "PENDING", "JobHeldUser")
 

@@ -83,7 +83,7 @@ def test_a_file_with_two_names_counts_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", [JobState.QUEUED, JobState.ACTIVE, JobState.UNKNOWN])
-def test_a_run_with_jobs_that_may_be_alive_is_refused(
+def test_a_run_with_jobs_that_may_be_running_is_refused(
     meditron: Bench, run: RunDir, state: JobState
 ) -> None:
     job = next(iter(meditron.scheduler.jobs))
@@ -149,7 +149,7 @@ def test_a_link_in_the_place_of_a_run_is_refused(meditron: Bench, run: RunDir) -
     assert (elsewhere / "run.json").exists()
 
 
-def test_what_a_killed_removal_left_is_removed_by_the_next(meditron: Bench, run: RunDir) -> None:
+def test_the_rest_of_a_killed_removal_is_removed_by_the_next(meditron: Bench, run: RunDir) -> None:
     hidden = run.root.with_name(f".{run.name}.removing")
     run.root.rename(hidden)
     (hidden / "run.json").unlink()
@@ -161,7 +161,7 @@ def test_what_a_killed_removal_left_is_removed_by_the_next(meditron: Bench, run:
     assert list(meditron.runs.iterdir()) == []
 
 
-def test_a_removal_that_is_killed_leaves_no_visible_run(meditron: Bench, run: RunDir) -> None:
+def test_after_a_killed_removal_no_run_is_visible(meditron: Bench, run: RunDir) -> None:
     run.events.write_text("")  # no jobs to ask a scheduler about
     for number in range(20_000):
         (run.path("checkpoints") / str(number)).touch()

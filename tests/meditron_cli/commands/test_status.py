@@ -136,7 +136,7 @@ def test_a_scheduler_that_does_not_answer_makes_a_run_unknown(meditron: Bench) -
     assert state_of(meditron) == "unknown"
 
 
-def test_a_task_that_ends_between_the_two_looks_is_not_taken_for_failed(
+def test_a_task_that_ends_between_the_two_reads_is_not_taken_for_failed(
     meditron: Bench, finish: Callable[..., None]
 ) -> None:
     meditron.submit(stage="curate")
@@ -324,7 +324,7 @@ def test_one_run_in_json_has_its_errors_and_jobs(
     assert found["errors"][0]["class"] == "configuration"
 
 
-def test_ended_runs_are_not_asked_about(
+def test_ended_runs_are_not_queried(
     meditron: Bench, finish: Callable[..., None], fail: Callable[..., None]
 ) -> None:
     meditron.submit(stage="curate")
@@ -337,7 +337,7 @@ def test_ended_runs_are_not_asked_about(
     assert meditron.scheduler.asked == []
 
 
-def test_a_run_cancelled_long_ago_is_not_asked_about(meditron: Bench) -> None:
+def test_a_run_cancelled_long_ago_is_not_queried(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     meditron("cancel", meditron.run().name)
     meditron.clock.time = time.time() + 4_000
@@ -455,7 +455,7 @@ def test_json_of_one_run_has_its_attempts_and_interruptions(
     ]  # fmt: skip
 
 
-def test_json_of_one_run_tells_where_its_time_went(resumed: TaskRecords, meditron: Bench) -> None:
+def test_json_of_one_run_has_where_its_time_went(resumed: TaskRecords, meditron: Bench) -> None:
     spent = one(meditron)["time"]
 
     training = spent["training"]
@@ -479,7 +479,7 @@ def test_one_run_shows_attempts_reason_and_time(resumed: TaskRecords, meditron: 
     assert "queue 0:01:00 20.7% waiting for the scheduler" in rows
 
 
-def test_the_reason_that_nothing_goes_on_is_said_with_what_to_do(
+def test_the_reason_for_no_retry_is_reported_with_what_to_do(
     resumed: TaskRecords, meditron: Bench
 ) -> None:
     resumed.exit(
@@ -509,7 +509,7 @@ def test_a_job_that_waits_for_ever_is_shown_with_what_helps(
     assert one(meditron)["stuck"][0][0] == "evaluate"
 
 
-def test_the_checkpoint_that_training_would_go_on_from_is_shown(
+def test_the_checkpoint_that_training_would_resume_from_is_shown(
     resumed: TaskRecords, meditron: Bench
 ) -> None:
     before = one(meditron)["checkpoint_step"]

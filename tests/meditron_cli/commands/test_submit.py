@@ -208,7 +208,7 @@ def test_waiting_for_a_run_that_fails_is_exit_4_or_2_on_bad_input_with_its_reaso
     )
 
 
-def test_an_interruption_while_waiting_leaves_the_run_going(meditron: Bench) -> None:
+def test_an_interruption_while_waiting_does_not_end_the_run(meditron: Bench) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 

@@ -16,7 +16,7 @@ def meditron(*words: str) -> Result:
     return CliRunner().invoke(main, list(words))
 
 
-def test_check_names_every_error_of_every_file_and_leaves_with_2(folder: Path) -> None:
+def test_check_names_every_error_of_every_file_and_exits_with_2(folder: Path) -> None:
     (folder / "a.yaml").write_text("sede: 1\n")
     (folder / "b.yaml").write_text("scheduler: pbs\ndevice: cuda\n")
 
@@ -33,7 +33,7 @@ def test_check_names_every_error_of_every_file_and_leaves_with_2(folder: Path) -
     ]
 
 
-def test_check_says_what_a_valid_file_is(folder: Path) -> None:
+def test_check_describes_a_valid_file(folder: Path) -> None:
     (folder / "experiment.yaml").write_text("seed: 1\n")
     rcp = f"{files.shipped_profiles()}/rcp.yaml"
 
@@ -78,7 +78,7 @@ def test_words_that_miss_something_are_refused(
     assert result.stderr.splitlines()[0] == message
 
 
-def test_check_merged_says_what_a_valid_file_is(folder: Path) -> None:
+def test_check_merged_describes_a_valid_file(folder: Path) -> None:
     (folder / "experiment.yaml").write_text("seed: 1\n")
 
     result = meditron("check", "--cluster", "local", "--size", "tiny")
@@ -106,7 +106,7 @@ def test_check_in_json_lists_files_and_errors(folder: Path) -> None:
     }
 
 
-def test_explain_says_value_meaning_and_place(folder: Path) -> None:
+def test_explain_shows_value_meaning_and_place(folder: Path) -> None:
     (folder / "experiment.yaml").write_text("pretrain:\n  time_minutes: 24:00:00\n")
 
     result = meditron("explain", "pretrain.time_minutes", "--size", "tiny")

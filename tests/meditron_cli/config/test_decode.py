@@ -114,7 +114,7 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
          "100"),
     ],
 )  # fmt: skip
-def test_an_experiment_error_says_where_what_and_what_instead(text: str, message: str) -> None:
+def test_an_experiment_error_has_where_what_and_what_instead(text: str, message: str) -> None:
     assert errors(Experiment, WHOLE, text + "\n") == [f"e.yaml:{message}"]
 
 
@@ -220,7 +220,7 @@ def test_every_error_is_reported_at_once_in_order() -> None:
          "expected one of pyxis, apptainer, found 'docker'"),
     ],
 )  # fmt: skip
-def test_a_profile_error_says_where_what_and_what_instead(text: str, message: str) -> None:
+def test_a_profile_error_has_where_what_and_what_instead(text: str, message: str) -> None:
     assert errors(Cluster, SITE, text + "\n") == [f"e.yaml:{message}"]
 
 
@@ -391,7 +391,7 @@ def test_a_tilde_is_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.runs_dir == Path("/home/someone/runs")
 
 
-def test_a_part_may_leave_keys_out_but_not_in_a_list() -> None:
+def test_a_part_may_omit_keys_but_not_in_a_list() -> None:
     problems = Problems()
     text = "pretrain: {train_steps: 5}\nevaluate: {benchmarks: [{name: a}]}\n"
     root = yaml_tree.parse(text, Source("experiment", "e.yaml", Path("/base")), problems)

@@ -147,7 +147,7 @@ def test_placeholders_are_named_with_their_places(folder: Path) -> None:
     )
 
 
-def test_a_shipped_placeholder_says_how_to_get_a_copy(folder: Path) -> None:
+def test_a_shipped_placeholder_hints_how_to_get_a_copy(folder: Path) -> None:
     (sentence,) = load("kuma", "tiny", None, []).placeholders
 
     assert sentence == (
@@ -358,7 +358,7 @@ def test_a_file_that_is_no_experiment_gets_one_sentence(
     assert refused("local", "tiny", Path("e.yaml"), []) == [message]
 
 
-def test_a_folder_in_place_of_a_file_is_said_so(folder: Path) -> None:
+def test_a_folder_in_place_of_a_file_is_reported(folder: Path) -> None:
     (folder / "e").mkdir()
 
     assert refused("local", "tiny", Path("e"), []) == ["e: a folder; name a file in it"]

@@ -46,7 +46,7 @@ def test_the_shipped_schemas_are_valid_json_schemas() -> None:
         jsonschema.Draft202012Validator.check_schema(make())
 
 
-def test_the_profile_documentation_is_what_the_models_say() -> None:
+def test_the_profile_documentation_is_that_of_the_models() -> None:
     written = (files.shipped_profiles() / "README.md").read_text()
 
     assert written == profile_reference()

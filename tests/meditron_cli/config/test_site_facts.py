@@ -50,7 +50,7 @@ def explained(key: str) -> tuple[object, str, str]:
     return found.value, found.origin, found.place
 
 
-def test_facts_fill_in_what_a_profile_leaves_out(home: Path) -> None:
+def test_facts_fill_in_the_keys_that_a_profile_omits(home: Path) -> None:
     facts_file.write(facts_file.path_of("site"), FACTS)
 
     cluster = loaded().cluster
@@ -61,7 +61,7 @@ def test_facts_fill_in_what_a_profile_leaves_out(home: Path) -> None:
     assert (cluster.slurm.requeue, cluster.slurm.submit_from_jobs) == (False, False)
 
 
-def test_what_a_profile_says_counts_more(home: Path) -> None:
+def test_a_profile_takes_precedence(home: Path) -> None:
     written = PROFILE + "  grace_seconds: 90\nslurm: {max_array_size: 101, requeue: true}\n"
     (home / "site.yaml").write_text(written)
     facts_file.write(facts_file.path_of("site"), FACTS)
@@ -88,7 +88,7 @@ def test_what_is_not_known_stays_as_it_was(home: Path) -> None:
         {"gpu": PartitionFacts("long", 30, 1440)},
     ],
 )
-def test_facts_of_another_partition_or_quality_of_service_are_left_out(
+def test_facts_of_another_partition_or_quality_of_service_are_ignored(
     home: Path, partitions: dict[str, PartitionFacts]
 ) -> None:
     facts_file.write(facts_file.path_of("site"), replace(FACTS, partitions=partitions))
@@ -105,7 +105,7 @@ def test_explain_names_the_cache_file_as_the_source(home: Path) -> None:
     assert explained("cluster.gpu_partition.nodes") == (2, "profile", "site.yaml:7:10")
 
 
-def test_a_cluster_that_was_never_asked_has_no_facts(home: Path) -> None:
+def test_a_cluster_that_was_never_examined_has_no_facts(home: Path) -> None:
     assert loaded().known is None
     assert explained("cluster.gpu_partition.grace_seconds") == (None, "default", "")
 
@@ -131,7 +131,7 @@ def test_a_cluster_that_was_never_asked_has_no_facts(home: Path) -> None:
         ),
     ],
 )
-def test_a_broken_file_is_left_out_with_a_warning(home: Path, text: str) -> None:
+def test_a_broken_file_is_omitted_with_a_warning(home: Path, text: str) -> None:
     path = facts_file.path_of("site")
     path.parent.mkdir(parents=True)
     path.write_text(text)
@@ -146,7 +146,7 @@ def test_a_broken_file_is_left_out_with_a_warning(home: Path, text: str) -> None
     assert "left out; `meditron doctor --cluster site` writes it again" in warning
 
 
-def test_the_age_of_facts_is_said_and_doubted_when_they_are_old(home: Path) -> None:
+def test_the_age_of_facts_is_shown_and_doubted_when_they_are_old(home: Path) -> None:
     facts_file.write(facts_file.path_of("site"), FACTS)
     known = loaded().known
     assert known

@@ -207,7 +207,7 @@ def test_each_value_of_the_upper_layer_counts_and_keeps_its_source(
 
 
 @given(mappings, mappings)
-def test_what_the_upper_layer_leaves_out_stays(below: dict, above: dict) -> None:
+def test_keys_missing_in_the_upper_layer_stay(below: dict, above: dict) -> None:
     lower, upper = (Source("recipe", "r", Path("/r")), Source("--set", "s", Path("/s"), 1))
 
     merged = yaml_tree.merge(build(below, lower), build(above, upper))

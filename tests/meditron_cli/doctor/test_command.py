@@ -331,7 +331,7 @@ def test_a_probe_that_sbatch_refuses_is_fatal_in_its_words(ward: Ward) -> None:
         ("", "the probe job wrote no report: its log is empty"),
     ],
 )  # fmt: skip
-def test_a_probe_that_ends_without_a_report_says_why(
+def test_a_probe_that_ends_without_a_report_shows_why(
     ward: Ward, log: str | None, sentence: str
 ) -> None:
     def end() -> None:
@@ -362,7 +362,7 @@ def test_ctrl_c_ends_the_probe(ward: Ward) -> None:
     assert not ward.folder.exists()
 
 
-def test_a_silent_slurm_is_exit_3_and_what_was_kept_stays(ward: Ward) -> None:
+def test_an_unresponsive_slurm_is_exit_3_and_stored_facts_stay(ward: Ward) -> None:
     ward("--no-probe")
     kept = ward.file.read_bytes()
     for name in ("scontrol", "sinfo"):
@@ -375,7 +375,7 @@ def test_a_silent_slurm_is_exit_3_and_what_was_kept_stays(ward: Ward) -> None:
     assert ward.file.read_bytes() == kept
 
 
-def test_one_silent_command_hides_nothing_else(ward: Ward) -> None:
+def test_one_unanswered_command_hides_nothing_else(ward: Ward) -> None:
     ward.slurm.replace("sacctmgr", "exit 1")
 
     found = ward.json("--no-probe")
@@ -383,7 +383,7 @@ def test_one_silent_command_hides_nothing_else(ward: Ward) -> None:
     assert facts_of(found, "UNKNOWN") == ["account", "job limits", "compute nodes"]
 
 
-def test_a_profile_with_placeholders_is_asked_about_without_jobs(ward: Ward) -> None:
+def test_a_profile_with_placeholders_is_examined_without_jobs(ward: Ward) -> None:
     result = ward(cluster="rcp")
 
     assert result.exit_code == 5
@@ -392,7 +392,7 @@ def test_a_profile_with_placeholders_is_asked_about_without_jobs(ward: Ward) -> 
     assert "--test-only" not in "".join(ward.slurm.calls())
 
 
-def test_this_machine_has_no_slurm_to_ask(ward: Ward) -> None:
+def test_this_machine_has_no_slurm_to_query(ward: Ward) -> None:
     result = ward(cluster="local")
 
     assert result.exit_code == 0

@@ -69,7 +69,7 @@ def test_a_node_of_two_partitions_is_one_node() -> None:
     assert nodes[2] == NodeRow("gpu01", ("low", "high"), "idle", 16, 4000, 4, ("fake",), ())
 
 
-def test_gpus_are_counted_among_other_resources_and_marks_are_left_out() -> None:
+def test_gpus_are_counted_among_other_resources_and_marks_are_omitted() -> None:
     nodes = {node.name: node for node in facts.parse_nodes(said("23.11.4", "nodes"))}
 
     assert (nodes["g010"].gpus, nodes["g010"].gpu_kinds) == (4, ("h100",))
@@ -79,7 +79,7 @@ def test_gpus_are_counted_among_other_resources_and_marks_are_left_out() -> None
     assert facts.parse_nodes(said("24.05.2", "nodes"))[0].gpu_kinds == ()
 
 
-def test_accounts_of_other_clusters_are_left_out() -> None:
+def test_accounts_of_other_clusters_are_omitted() -> None:
     text = said("23.11.4", "associations")
     mine = Association("med42", ("low", "normal"), "low", None, 30, 2880)
 

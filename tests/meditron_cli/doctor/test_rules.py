@@ -42,7 +42,7 @@ def test_nothing_is_unknown_of_a_site_that_answers() -> None:
         assert silent == no_accounts.get(version, set()) | no_nodes.get(version, set()), version
 
 
-def test_each_silence_stands_alone_and_hides_nothing() -> None:
+def test_each_missing_answer_stands_alone_and_hides_nothing() -> None:
     whole = by_fact(rules.apply(view(site("22.05.8"), profile("low"))))
 
     without_nodes = by_fact(rules.apply(view(site("22.05.8", nodes=None), profile("low"))))
@@ -52,7 +52,7 @@ def test_each_silence_stands_alone_and_hides_nothing() -> None:
     assert {fact: without_nodes[fact] for fact in kept} == kept
 
 
-def test_of_a_silent_site_nothing_is_claimed() -> None:
+def test_without_answers_of_a_site_nothing_is_claimed() -> None:
     findings = rules.apply(view(SiteFacts(), profile("low")))
 
     assert {finding.verdict for finding in findings} == {UNKNOWN}
@@ -246,7 +246,7 @@ def test_the_strictest_limit_on_jobs_counts() -> None:
     assert long.meaning == "a training job requests 2000 minutes: lower time_minutes"
 
 
-def test_a_grace_too_short_for_a_save_says_what_is_lost() -> None:
+def test_a_grace_too_short_for_a_save_reports_what_is_lost() -> None:
     found = by_fact(rules.apply(view(site("22.05.8"), profile("low"))))["GraceTime"]
 
     assert (found.value, found.verdict) == ("10 s", WARN)
@@ -256,7 +256,7 @@ def test_a_grace_too_short_for_a_save_says_what_is_lost() -> None:
     )
 
 
-def test_a_grace_long_enough_is_said_to_be() -> None:
+def test_a_grace_long_enough_is_reported() -> None:
     found = by_fact(rules.apply(view(site("23.11.4"), profile("h100", qos="low"))))["GraceTime"]
 
     assert (found.value, found.verdict, found.source) == ("120 s", OK, "sacctmgr")
@@ -312,7 +312,7 @@ def test_the_strategy_is_one_sentence_with_its_reason(
     assert rules.strategy(view(asked, profile(partition)), submits) == sentence
 
 
-def test_a_profile_that_wants_no_requeue_is_the_reason() -> None:
+def test_a_profile_without_requeue_is_the_reason() -> None:
     cluster = profile("low", slurm={"requeue": False})
 
     assert rules.strategy(view(site("22.05.8"), cluster), True).startswith(
@@ -384,7 +384,7 @@ def test_a_job_that_can_never_start_names_the_resource_that_does_not_fit(
     assert found == (FATAL, f"such a job can never start: {sentence} {answer}")
 
 
-def test_a_job_for_more_large_nodes_than_there_are_says_how_many_there_are() -> None:
+def test_a_job_for_more_large_nodes_than_there_are_reports_how_many_there_are() -> None:
     recorded = site("22.05.8")
     (first, *others) = [node for node in recorded.nodes or () if "low" in node.partitions]
     nodes = (replace(first, memory_mb=100_000), *others)

@@ -205,7 +205,7 @@ def test_one_node_that_could_not_be_examined_is_enough_for_no_ok() -> None:
     assert [item.verdict for item in found] == [UNKNOWN]
 
 
-def test_of_one_node_nothing_is_said_about_two() -> None:
+def test_with_one_node_nothing_is_reported_about_two() -> None:
     alone = report(requested_nodes=1, nodes=[node("n1")], hosts=[host("n1")])
 
     facts = set(by_fact(rules_probe.apply(alone, need_gb=100)))
@@ -222,7 +222,7 @@ def test_of_one_node_nothing_is_said_about_two() -> None:
         (without("sbatch"), False),
     ],
 )
-def test_whether_jobs_may_submit_is_what_the_node_says(
+def test_whether_jobs_may_submit_is_what_the_node_reports(
     seen: dict[str, Any], may: bool | None
 ) -> None:
     assert rules_probe.may_submit(seen) is may

@@ -121,7 +121,7 @@ def test_a_fault_that_was_recovered_from_has_its_times() -> None:
         (RootCause.CRASH, [step(1)], "no attempt resumed after it"),
     ],
 )
-def test_a_fault_that_was_not_recovered_from_as_expected_says_so(
+def test_a_fault_that_was_not_recovered_from_as_expected_is_reported(
     cause: RootCause, lines: list[StepLine], verdict: str
 ) -> None:
     row = row_of(InjectedFault(KILL, 1, 1, 100.0), exit_of(1, cause, 101.0), lines)

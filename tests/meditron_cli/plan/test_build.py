@@ -37,7 +37,7 @@ def test_batch_scripts_are_the_ones_on_file(
     golden(f"{name}.sh", SlurmScheduler({}).render(plan_of(*arguments), run))
 
 
-def test_a_site_that_wants_no_requeue_gets_jobs_that_slurm_never_queues_again(
+def test_a_site_without_requeue_gets_jobs_that_slurm_never_queues_again(
     tmp_path: Path,
 ) -> None:
     profile = tmp_path / "site.yaml"
@@ -54,7 +54,7 @@ def test_equal_inputs_give_equal_plans() -> None:
     assert plan_of("rcp", "70b") == plan_of("rcp", "70b")
 
 
-def test_a_plan_holds_the_stages_asked_for_in_pipeline_order() -> None:
+def test_a_plan_holds_the_requested_stages_in_pipeline_order() -> None:
     plan = plan_of("test-slurm", "tiny", stages=("evaluate", "curate"))
 
     assert [stage.stage for stage in plan.stages] == ["curate", "evaluate"]
@@ -115,7 +115,7 @@ def test_without_a_cpu_partition_everything_runs_where_the_gpus_are() -> None:
     assert plan.stage("curate").resources.gpus_per_node == 0
 
 
-def test_without_cuda_evaluation_runs_on_the_cpu_partition_and_asks_for_no_gpu() -> None:
+def test_without_cuda_evaluation_runs_on_the_cpu_partition_and_requests_no_gpu() -> None:
     resources = plan_of("test-slurm", "tiny", "evaluate.tensor=2").stage("evaluate").resources
 
     assert (resources.partition, resources.gpus_per_node) == ("cpu", 0)

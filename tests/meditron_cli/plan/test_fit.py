@@ -171,7 +171,7 @@ def test_a_save_interval_longer_than_a_job_is_doubted() -> None:
     )
 
 
-def test_memory_says_nothing_where_the_profile_says_nothing() -> None:
+def test_memory_has_no_finding_where_the_profile_has_no_figure() -> None:
     assert fit.memory_findings(cluster(memory_gb=512), SEVEN, ONE, BATCH, "bf16") == fit.Findings()
 
 

@@ -75,7 +75,7 @@ def test_a_layout_that_does_not_fit_comes_with_one_that_does(meditron: Bench) ->
     ]
 
 
-def test_a_time_limit_that_leaves_no_time_to_work_is_refused(meditron: Bench) -> None:
+def test_a_time_limit_without_time_to_work_is_refused(meditron: Bench) -> None:
     result = meditron(
         *("plan", "pretrain", "--cluster", "test-slurm", "--size", "tiny"),
         *("--set", "pretrain.time_minutes=2", "--set", "pretrain.signal_lead_seconds=90"),

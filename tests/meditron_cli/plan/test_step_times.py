@@ -10,7 +10,7 @@ from meditron_cli.plan.step_times import best_save_interval
 DAY = 86400.0
 
 
-def test_long_saves_are_as_far_apart_as_youngs_formula_says() -> None:
+def test_long_saves_are_as_far_apart_as_by_youngs_formula() -> None:
     """372 minutes for 16 nodes and saves of five: by the failure rate of arXiv 2410.21680."""
     apart = best_save_interval(StepTimes(300.0, 1.0), nodes=16, job_seconds=10 * DAY)
 

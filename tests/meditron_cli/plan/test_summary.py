@@ -54,7 +54,7 @@ def test_the_table_has_a_cell_for_every_column() -> None:
     assert cells[2][-1] == "tokenize"
 
 
-def test_the_paper_s_70b_run_is_as_the_paper_tells_it() -> None:
+def test_the_paper_s_70b_run_is_as_published() -> None:
     """MEDITRON (arXiv 2311.16079), section 4.1: 23,000 steps of 2.1 M tokens on 128 GPUs."""
     facts = training("rcp", "70b")
 
@@ -93,7 +93,7 @@ def test_where_jobs_cannot_submit_the_login_node_does() -> None:
     assert "; `meditron recover` on the login node submits the next" in summary.jobs_line(facts)
 
 
-def test_the_lead_is_said_with_where_it_is_known_from() -> None:
+def test_the_lead_is_shown_with_its_source() -> None:
     estimated = summary.training_lines(training("rcp", "70b"))[-1]
     given = {**training("rcp", "70b", "pretrain.signal_lead_seconds=900"), "grace_seconds": 120}
 

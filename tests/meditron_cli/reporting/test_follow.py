@@ -82,7 +82,7 @@ def training_run(meditron: Bench, finish: Callable[..., None]) -> TaskRecords:
     return records
 
 
-def test_following_goes_on_through_restart_requeue_and_successor(
+def test_following_continues_through_restart_requeue_and_successor(
     training_run: TaskRecords,
     meditron: Bench,
     finish: Callable[..., None],
@@ -156,7 +156,7 @@ def test_following_waits_for_the_recovery_job_of_a_job_that_vanished(
     assert followed(meditron, iter([vanish, succeed, end])) == "succeeded"
 
 
-def test_following_ends_when_nothing_goes_on(
+def test_following_ends_when_nothing_is_retried(
     training_run: TaskRecords, meditron: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop() -> None:

@@ -149,7 +149,7 @@ def test_steps_that_were_lost_count_once_and_the_queue_after_a_requeue_is_queue(
     assert ledger.ettr == pytest.approx(120 / 245)
 
 
-def test_an_interruption_tells_what_it_cost() -> None:
+def test_an_interruption_has_its_cost() -> None:
     (found,) = preempted().interruptions()
 
     assert found.to_json() == {
@@ -217,14 +217,14 @@ def test_a_successor_waits_in_the_queue_once_its_delay_is_over() -> None:
     assert spent(story.ledger(end=100)) == {"startup": 50.0, "down": 30.0, "queue": 20.0}
 
 
-def test_until_somebody_resumes_it_a_run_is_down() -> None:
+def test_until_a_person_resumes_it_a_run_is_down() -> None:
     story = Story().submit(0).start(1, 0).exit(1, 50, "crash", "stop").submit(950)
     story.start(2, 1000, job="8")
 
     assert spent(story.ledger(end=1000)) == {"startup": 50.0, "down": 900.0, "queue": 50.0}
 
 
-def test_an_end_told_after_a_person_resumed_still_lies_before_that() -> None:
+def test_an_end_recorded_after_a_person_resumed_still_lies_before_that() -> None:
     """The next supervisor tells the end of one that was killed, after the new submission."""
     story = Story().submit(0).start(1, 0).submit(400)
     story.exit(1, 100, "node_fail", "wait").start(2, 450, job="8")
@@ -232,7 +232,7 @@ def test_an_end_told_after_a_person_resumed_still_lies_before_that() -> None:
     assert spent(story.ledger(end=450)) == {"startup": 100.0, "down": 300.0, "queue": 50.0}
 
 
-def test_an_end_told_to_be_after_the_next_start_was_the_last_sign_of_life() -> None:
+def test_an_end_recorded_after_the_next_start_was_the_last_heartbeat() -> None:
     """A post-mortem may know no better than when it was made."""
     story = Story().submit(0).start(1, 0).steps(1, 1, 2, begin=10).start(2, 100, restarts=1)
     story.exit(1, 100.2, "crash", "requeue").steps(2, 3, 3, begin=110)
@@ -273,7 +273,7 @@ def test_a_run_that_stopped_is_in_no_queue_before_it_is_submitted_again() -> Non
     assert spent(resumed) == {"startup": 50.0, "down": 30.0, "queue": 20.0}
 
 
-def test_an_end_that_nobody_told_is_the_last_sign_of_life() -> None:
+def test_an_unrecorded_end_is_the_last_heartbeat() -> None:
     story = Story().submit(0).start(1, 0).steps(1, 1, 2, begin=10)
     story.start(2, 100, restarts=1)
 
@@ -328,7 +328,7 @@ def test_node_hours_hold_an_allocation_from_its_first_start_to_its_last_end() ->
     assert goodput.node_seconds(story.attempts, nodes=4) == 4 * (100 + 100)
 
 
-def test_an_exit_that_says_the_task_works_elsewhere_is_no_attempt() -> None:
+def test_an_exit_of_a_task_that_runs_elsewhere_is_no_attempt() -> None:
     story = Story().start(1, 0).exit(2, 5, "unknown", "wait", started=BEGAN)
     story.exit(3, 9, "configuration", "stop", started=BEGAN + 8)
 
@@ -373,9 +373,7 @@ kinds = st.sampled_from((metric_lines.step, validation, save))
 
 
 @given(histories(), st.none() | moments)
-def test_the_buckets_sum_to_the_wall_clock_whatever_was_told(
-    story: Story, end: float | None
-) -> None:
+def test_the_buckets_sum_to_the_wall_clock_for_any_events(story: Story, end: float | None) -> None:
     ledger = story.ledger(end)
     settled = goodput.with_ends(
         story.attempts, goodput.work_of(story.lines), None if end is None else BEGAN + end

@@ -128,14 +128,14 @@ def test_a_run_that_has_only_begun_is_reported_as_far_as_it_is(meditron: Bench) 
     assert meditron("report", meditron.run().name).exit_code == 0
 
 
-def test_no_run_at_all_is_said(meditron: Bench) -> None:
+def test_no_run_at_all_is_reported(meditron: Bench) -> None:
     result = meditron("report")
 
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error: there are no runs in {meditron.runs}\n")
 
 
-def test_time_in_the_queue_leaves_out_waiting_for_earlier_stages(meditron: Bench) -> None:
+def test_time_in_the_queue_omits_waiting_for_earlier_stages(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     meditron.submit(stage="tokenize")
     run = meditron.run()
@@ -170,7 +170,7 @@ def test_the_ledger_of_time_is_in_the_report(interrupted: TaskRecords, meditron:
     assert [item["attempt"] for item in found["attempts"]] == [1, 2]
 
 
-def test_the_text_tells_where_the_time_went(interrupted: TaskRecords, meditron: Bench) -> None:
+def test_the_text_shows_where_the_time_went(interrupted: TaskRecords, meditron: Bench) -> None:
     lines = meditron("report", meditron.run().name).stdout.splitlines()
 
     rows = [line.split() for line in lines]

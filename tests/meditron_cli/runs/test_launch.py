@@ -52,7 +52,7 @@ def test_a_first_submission_starts_every_task_in_dependency_order(meditron: Benc
     ]
 
 
-def test_submitting_again_leaves_living_jobs_alone(meditron: Bench) -> None:
+def test_submitting_again_keeps_queued_and_running_jobs(meditron: Bench) -> None:
     meditron.submit()
 
     result = meditron.submit()
@@ -140,7 +140,7 @@ def test_after_a_refusal_the_next_submission_starts_everything(meditron: Bench) 
     ]
 
 
-def test_a_silent_scheduler_gets_no_second_job(meditron: Bench) -> None:
+def test_an_unresponsive_scheduler_gets_no_second_job(meditron: Bench) -> None:
     meditron.submit()
     meditron.scheduler.silent = True
 
@@ -205,7 +205,7 @@ def test_a_stage_without_its_inputs_is_refused_before_anything_is_made(
     assert not meditron.runs.exists()
 
 
-def test_a_stage_alone_waits_for_living_jobs_of_the_one_before(meditron: Bench) -> None:
+def test_a_stage_alone_waits_for_unfinished_jobs_of_the_one_before(meditron: Bench) -> None:
     meditron.submit(stage="curate")
 
     result = meditron.submit(stage="tokenize")
@@ -436,7 +436,7 @@ def test_changed_documents_are_refused_once_a_run_has_trained_on_the_old_ones(
     assert len(meditron.scheduler.submitted) == 4
 
 
-def test_specs_of_living_tasks_are_not_rewritten(meditron: Bench) -> None:
+def test_specs_of_queued_and_running_tasks_are_not_rewritten(meditron: Bench) -> None:
     meditron.submit()
     run = meditron.run()
     before = run.spec("pretrain", 0).stat().st_mtime_ns
@@ -468,7 +468,7 @@ def test_cancelling_ends_jobs_whatever_their_state(meditron: Bench) -> None:
     assert meditron.events("cancel")[0]["job_ids"] == sorted(meditron.scheduler.cancelled)
 
 
-def test_programs_are_told_which_jobs_were_cancelled_and_which_save(meditron: Bench) -> None:
+def test_json_has_the_jobs_that_were_cancelled_and_those_that_save(meditron: Bench) -> None:
     meditron.submit()
     name = meditron.run().name
     meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
@@ -480,7 +480,7 @@ def test_programs_are_told_which_jobs_were_cancelled_and_which_save(meditron: Be
     assert set(saved["saving"]) <= set(ended["cancelled"])
 
 
-def test_cancelling_with_save_lets_running_training_leave_by_itself(
+def test_cancelling_with_save_lets_running_training_exit_by_itself(
     meditron: Bench, finish: Callable[..., None]
 ) -> None:
     meditron.submit()
@@ -538,7 +538,7 @@ def test_cancel_with_save_adopts_a_submission_that_was_killed(meditron: Bench) -
     assert attempt_history.read(meditron.run()).unanswered == []
 
 
-def test_a_run_that_cannot_be_written_says_how_it_may_be_stopped(meditron: Bench) -> None:
+def test_a_run_that_cannot_be_written_hints_how_it_may_be_stopped(meditron: Bench) -> None:
     """A folder in the place of the lock stands for one that belongs to somebody else."""
     meditron.submit()
     run = meditron.run()
@@ -553,7 +553,7 @@ def test_a_run_that_cannot_be_written_says_how_it_may_be_stopped(meditron: Bench
     assert not run.stop_file.exists()
 
 
-def test_cancelling_with_save_ends_no_job_while_the_scheduler_does_not_say_what_runs(
+def test_cancelling_with_save_ends_no_job_while_the_scheduler_does_not_report_what_runs(
     meditron: Bench, finish: Callable[..., None]
 ) -> None:
     meditron.submit()
@@ -633,7 +633,7 @@ def test_a_submission_killed_before_its_answer_is_withdrawn_once(meditron: Bench
     assert meditron.scheduler.withdrawn == [("curate", 2)]
 
 
-def test_cancel_ends_what_a_killed_submission_may_have_left(meditron: Bench) -> None:
+def test_cancel_ends_jobs_of_a_killed_submission(meditron: Bench) -> None:
     killed_between_submission_and_answer(meditron)
 
     meditron("cancel", meditron.run().name)
@@ -641,7 +641,7 @@ def test_cancel_ends_what_a_killed_submission_may_have_left(meditron: Bench) -> 
     assert meditron.scheduler.withdrawn == [("curate", 2)]
 
 
-def test_cancel_with_save_stops_what_a_killed_submission_may_have_left(
+def test_cancel_with_save_stops_jobs_of_a_killed_submission(
     meditron: Bench, finish: Callable[..., None]
 ) -> None:
     killed_between_submission_and_answer(meditron)
@@ -698,7 +698,7 @@ def jobs_per_name(programs: FakeSlurm) -> Counter[str]:
 
 
 @pytest.mark.parametrize("step", [2, 3, 4, 5, 6, 8])
-def test_a_submit_killed_before_any_step_leaves_one_job_and_one_recovery_job_per_stage(
+def test_after_a_submit_killed_before_any_step_each_stage_has_one_job_and_one_recovery_job(
     meditron: Bench, submit_to_slurm: tuple[FakeSlurm, Callable[[], Result]], step: int
 ) -> None:
     programs, submit = submit_to_slurm
@@ -752,7 +752,7 @@ def test_each_stage_has_a_recovery_job_and_a_person_stands_behind_it(meditron: B
     ]
 
 
-def test_recovery_jobs_are_cancelled_with_what_they_look_after(meditron: Bench) -> None:
+def test_recovery_jobs_are_cancelled_with_their_jobs(meditron: Bench) -> None:
     meditron.submit(stage="curate")
 
     result = meditron("cancel", meditron.run().name)
@@ -762,7 +762,7 @@ def test_recovery_jobs_are_cancelled_with_what_they_look_after(meditron: Bench) 
     assert result.stdout.endswith(": 1 jobs cancelled\n")
 
 
-def test_nobody_goes_on_with_a_run_that_saves_and_leaves(meditron: Bench) -> None:
+def test_a_run_that_saves_and_exits_is_not_resumed(meditron: Bench) -> None:
     meditron.submit(stage="curate")
 
     meditron("cancel", meditron.run().name, "--save")
@@ -785,7 +785,7 @@ def test_dependents_that_are_replaced_lose_their_recovery_jobs(
     assert meditron.scheduler.dismissed == ["recovery_job-103_0"]
 
 
-def test_a_run_that_is_at_work_says_in_which_job(meditron: Bench) -> None:
+def test_a_run_at_work_shows_its_job(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     meditron.scheduler.put_stage("curate", JobState.QUEUED, reason="Priority")
 

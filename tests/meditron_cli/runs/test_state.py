@@ -135,7 +135,7 @@ def test_the_state_of_a_task(
         (JobState.MISSING, "", "failed"),
     ],
 )
-def test_a_task_whose_job_is_gone_is_pending_while_a_recovery_job_will_look_after_it(
+def test_a_task_whose_job_is_gone_is_pending_while_a_recovery_job_waits(
     state: JobState, word: str, expected: str
 ) -> None:
     stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, recovery_jobs=("9",))
@@ -144,7 +144,7 @@ def test_a_task_whose_job_is_gone_is_pending_while_a_recovery_job_will_look_afte
     assert task_state(stage, 0, None, infos, NOW) == expected
 
 
-def test_a_recovery_job_is_asked_about_only_while_its_stage_may_need_it() -> None:
+def test_a_recovery_job_is_queried_only_while_its_stage_may_need_it() -> None:
     stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, recovery_jobs=("9",))
     record = RunRecord("run", Path("run"), stages={"pretrain": stage})
     before = recovery_job_ids(record, NOW)
@@ -259,7 +259,7 @@ def test_a_stage_has_succeeded_exactly_when_every_marker_is_there(
 
 
 @given(stages)
-def test_a_silent_scheduler_is_never_taken_for_an_end(stage: StageRecord) -> None:
+def test_an_unresponsive_scheduler_is_never_taken_for_an_end(stage: StageRecord) -> None:
     record = RunRecord("run", Path("run"), stages={"curate": stage})
     asked = open_jobs(record, NOW)
 
@@ -316,7 +316,7 @@ def test_time_left_follows_the_speed(progress: dict[str, float], expected: float
     assert eta(progress, NOW) == expected
 
 
-def test_a_submission_that_left_no_job_id_makes_its_tasks_unknown(run: TaskRecords) -> None:
+def test_a_submission_without_a_job_id_makes_its_tasks_unknown(run: TaskRecords) -> None:
     run.event("intent", 5, stage="tokenize", attempt=2, indices=[1])
     during = read(run.run).stages["tokenize"]
     run.event("withdraw", 6, stage="tokenize", attempt=2)
@@ -328,7 +328,7 @@ def test_a_submission_that_left_no_job_id_makes_its_tasks_unknown(run: TaskRecor
 
 
 @pytest.mark.parametrize(("age", "asked"), [(60.0, {"slurm": {"8"}}), (FORGET_SECONDS + 60.0, {})])
-def test_what_waits_for_a_stage_that_failed_long_ago_is_not_asked_about(
+def test_what_waits_for_a_stage_that_failed_long_ago_is_not_queried(
     age: float, asked: dict[str, set[str]]
 ) -> None:
     """Every failed run leaves such jobs; asking about all of them for ever would be slow."""
@@ -417,7 +417,7 @@ def test_a_successor_replaces_the_job_and_brings_its_own_recovery_job(run: TaskR
     assert open_jobs(record, NOW) == {"slurm": {"5_0"}, "local": {"8"}}
 
 
-def test_a_submission_that_was_undone_leaves_the_jobs_before_it(run: TaskRecords) -> None:
+def test_a_submission_that_was_undone_does_not_affect_the_jobs_before_it(run: TaskRecords) -> None:
     run.submit(21, 2, "8")
     run.event("undo", 22, job_ids=["8"], reason="no place")
 

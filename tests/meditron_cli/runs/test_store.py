@@ -205,7 +205,7 @@ def test_a_run_of_an_earlier_format_is_refused_by_every_command(
 
 
 @pytest.mark.parametrize("name", ["../evil", "a/b", ".hidden", "", "UP"])
-def test_a_name_that_could_leave_the_runs_directory_is_refused(meditron: Bench, name: str) -> None:
+def test_a_name_outside_the_runs_directory_is_refused(meditron: Bench, name: str) -> None:
     meditron.submit(stage="curate")
     plan = planned(meditron.reader())
     request = Request({}, {}, "tiny", None, [], 0.0)
@@ -214,7 +214,7 @@ def test_a_name_that_could_leave_the_runs_directory_is_refused(meditron: Bench, 
         store.create(meditron.runs, name, request, plan)
 
 
-def test_of_two_that_make_a_run_at_once_one_is_told(meditron: Bench) -> None:
+def test_of_two_that_make_a_run_at_once_one_is_refused(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     run = meditron.run()
     request = Request({}, {}, "tiny", None, [], 0.0)
@@ -233,7 +233,7 @@ main(sys.argv[1:])
 """
 
 
-def test_a_disk_that_cannot_take_a_run_leaves_nothing_behind(meditron: Bench) -> None:
+def test_on_a_disk_that_cannot_take_a_run_nothing_remains(meditron: Bench) -> None:
     words = ["submit", "curate", "--cluster", "local", "--size", "tiny", "--runs-dir", "runs"]
 
     done = subprocess.run(
@@ -269,7 +269,7 @@ for number in range(1000):
 
 
 @pytest.mark.parametrize("made", [0, 1, 3, 8])
-def test_a_kill_while_a_run_is_made_leaves_a_whole_run_or_none(meditron: Bench, made: int) -> None:
+def test_after_a_kill_while_a_run_is_made_it_is_whole_or_absent(meditron: Bench, made: int) -> None:
     """The kill comes once the folder of the next run is there, hidden or not."""
     meditron.submit()
     child = subprocess.Popen(

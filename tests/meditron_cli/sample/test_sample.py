@@ -154,7 +154,7 @@ def test_documents_have_unique_ids_and_texts(documents: list[dict[str, str]]) ->
     assert len({record["text"] for record in documents}) == len(documents)
 
 
-def test_every_fact_is_told_dozens_of_times(documents: list[dict[str, str]]) -> None:
+def test_every_fact_is_stated_dozens_of_times(documents: list[dict[str, str]]) -> None:
     sentences = Counter(
         sentence for record in documents for sentence in SENTENCE_END.split(record["text"])
     )

@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> RunDir:
 
 
 @pytest.mark.parametrize("inject", FAULTS.values(), ids=FAULTS)
-def test_a_job_of_another_run_with_the_same_id_is_left_alone(
+def test_a_job_of_another_run_with_the_same_id_is_not_touched(
     slurm_programs: FakeSlurm, run: RunDir, inject: Inject
 ) -> None:
     slurm_programs.queue("7|RUNNING|None|other|7|run=other-tiny-0,attempt=1")

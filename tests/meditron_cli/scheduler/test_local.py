@@ -206,7 +206,7 @@ def intent_of(stage: str, attempt: int) -> IntentEvent:
     return IntentEvent(0.0, stage, attempt, (0,), "local")
 
 
-def test_an_attempt_is_withdrawn_without_its_id_and_another_goes_on(machine: Machine) -> None:
+def test_an_attempt_is_withdrawn_without_its_id_and_another_continues(machine: Machine) -> None:
     stage = machine.stage(*LINGER, "say(130, 'saved')", tasks=2, max_parallel=1)
     first = machine.submit(stage)
     machine.wait_for("ready")
@@ -223,7 +223,7 @@ def test_an_attempt_is_withdrawn_without_its_id_and_another_goes_on(machine: Mac
     assert machine.state(first) is JobState.ENDED
 
 
-def test_cancel_lets_ranks_save_and_leaves_nothing(machine: Machine) -> None:
+def test_cancel_lets_ranks_save_and_no_process_remains(machine: Machine) -> None:
     job = machine.submit(machine.stage(*LINGER, "say(130, 'saved')", tasks=3, max_parallel=1))
     machine.wait_for("ready")
 
@@ -316,7 +316,7 @@ def test_when_the_background_process_is_killed_its_ranks_save_and_end(machine: M
     assert processes_about(machine.run.root) == []
 
 
-def test_what_a_killed_supervisor_left_behind_is_swept_up(machine: Machine) -> None:
+def test_processes_of_a_killed_supervisor_are_ended(machine: Machine) -> None:
     child = ("import subprocess", "p = subprocess.Popen(['sleep', '600'])")
     tell = "context.path('child').write_text(str(p.pid))"
     job = machine.submit(machine.stage(*child, tell, *LINGER))
@@ -436,7 +436,7 @@ def test_render_names_each_command_and_is_the_same_every_time(machine: Machine) 
     )
 
 
-def test_a_task_past_its_time_limit_is_asked_to_save_first(machine: Machine) -> None:
+def test_a_task_past_its_time_limit_is_requested_to_save_first(machine: Machine) -> None:
     short = replace(RESOURCES, time_minutes=1, signal_lead_seconds=55)
     stage = replace(machine.stage(*LINGER, "say(130, 'saved')"), resources=short)
 

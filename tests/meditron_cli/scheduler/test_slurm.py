@@ -305,7 +305,7 @@ def test_a_whole_stage_runs_in_a_hostile_folder(
         ),
     ],
 )
-def test_a_submission_leaves_out_nodes_that_the_ledger_speaks_against(
+def test_a_submission_excludes_the_nodes_in_the_ledger(
     slurm_programs: FakeSlurm,
     project: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -385,7 +385,7 @@ def test_a_path_that_a_containers_mount_would_split_is_refused_only_there() -> N
         ),
     ],
 )
-def test_what_sbatch_says_is_one_sentence(
+def test_the_output_of_sbatch_becomes_one_sentence(
     slurm_programs: FakeSlurm,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -427,7 +427,7 @@ def test_a_job_whose_id_never_came_is_taken_back(slurm_programs: FakeSlurm, tmp_
     assert slurm_programs.queued() == ["7"]
 
 
-def test_where_nothing_answers_the_sentence_says_what_may_be_queued(
+def test_without_an_answer_the_sentence_names_what_may_be_queued(
     slurm_programs: FakeSlurm, tmp_path: Path
 ) -> None:
     slurm_programs.tell("lose-1", LOST)
@@ -547,7 +547,7 @@ def test_without_accounting_a_job_that_left_the_queue_is_missing(
     assert found["2"] == JobInfo("2", JobState.MISSING, "", "no accounting")
 
 
-def test_while_the_accounting_is_silent_the_end_of_a_job_is_unknown(
+def test_while_the_accounting_does_not_answer_the_end_of_a_job_is_unknown(
     slurm_programs: FakeSlurm,
 ) -> None:
     slurm_programs.replace("sacct", "echo 'sacct: error: Connection refused' >&2; exit 1")
@@ -570,7 +570,7 @@ def test_where_accounting_is_switched_off_a_job_that_left_the_queue_is_missing(
     assert found["2"] == JobInfo("2", JobState.MISSING, "", "no accounting")
 
 
-def test_thousands_of_ended_jobs_are_asked_for_in_parts(slurm_programs: FakeSlurm) -> None:
+def test_thousands_of_ended_jobs_are_queried_in_parts(slurm_programs: FakeSlurm) -> None:
     slurm_programs.queue()
     ids = [str(number) for number in range(1, SACCT_IDS + 2)]
 
@@ -646,7 +646,7 @@ def test_thousands_of_jobs_are_cancelled_in_parts(slurm_programs: FakeSlurm) -> 
     assert [len(call.split()) - 2 for call in slurm_programs.calls("scancel")] == [500, 500, 200]
 
 
-def test_a_cancellation_that_slurm_refuses_says_why_and_is_not_accepted(
+def test_a_cancellation_that_slurm_refuses_has_its_reason_and_is_not_accepted(
     slurm_programs: FakeSlurm,
 ) -> None:
     denied = "scancel: error: Kill job error on job id 1: Access/permission denied"
