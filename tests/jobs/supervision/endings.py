@@ -1,4 +1,4 @@
-"""Attempts as their supervisors would tell of them: short to write, whole to read."""
+"""Build evidence, exit records and node entries with defaults."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ FIRST = Evidence(
 
 
 def evidence(**changes: Any) -> Evidence:
-    """The first attempt of a training of four ranks on two nodes, a checkpoint further."""
+    """Return the evidence of a training of four ranks on two nodes that made a checkpoint."""
     return changed(FIRST, **changes)
 
 
 def changed(case: Evidence, **changes: Any) -> Evidence:
-    """The evidence with other values of fields, whichever part has them."""
+    """Return the evidence with other values of fields, in the part that has them."""
     for part, names in PARTS.items():
         values = {name: changes.pop(name) for name in names if name in changes}
         case = replace(case, **{part: replace(getattr(case, part), **values)})
@@ -65,18 +65,18 @@ def changed(case: Evidence, **changes: Any) -> Evidence:
 
 
 def rank(number: int, code: int = 1, kind: str = "", message: str = "", **changes: Any) -> RankExit:
-    """How one of four ranks left: two a node, the later the higher its number."""
+    """Return the exit of one of four ranks, two per node; higher ranks exit later."""
     values = {"node": NODES[number // 2], "time": NOW - 10 + number}
     return RankExit(number, code=code, kind=kind, message=message, **{**values, **changes})
 
 
 def killed(number: int = 3, **changes: Any) -> Evidence:
-    """An attempt of which one rank was killed by SIGKILL."""
+    """Return the evidence of an attempt of which one rank was killed by SIGKILL."""
     return evidence(ranks=(rank(number, KILL),), code=KILL, **changes)
 
 
 def raised(message: str, kind: str = "RuntimeError", **changes: Any) -> Evidence:
-    """An attempt of which one rank, ``by``, left with an exception."""
+    """Return the evidence of an attempt of which one rank, ``by``, raised an exception."""
     node = changes.pop("node", NODES[0])
     frame = changes.pop("frame", "jobs.engine.trainer:step")
     left = rank(changes.pop("by", 1), 1, kind, message, node=node, frame=frame)
@@ -84,12 +84,12 @@ def raised(message: str, kind: str = "RuntimeError", **changes: Any) -> Evidence
 
 
 def logged(name: str, number: int | None = None, of: int | None = 3, line: str = "") -> LogSign:
-    """A signature in the log of one rank."""
+    """Return a signature in the log of one rank."""
     return LogSign(name, of, number, line or name)
 
 
 def ending(case: Evidence, decision: Decision) -> ExitRecord:
-    """What the ledger keeps of an attempt."""
+    """Return the exit record of an attempt."""
     assert decision.diagnosis is not None
     return ExitRecord(
         stage=case.attempt.stage,
@@ -110,7 +110,7 @@ def ending(case: Evidence, decision: Decision) -> ExitRecord:
 
 
 def past(cause: RootCause = RootCause.CRASH, **changes: Any) -> ExitRecord:
-    """An attempt of long ago."""
+    """Return the exit record of an attempt of long ago."""
     values: dict[str, Any] = {
         "stage": "pretrain",
         "index": 0,
@@ -129,7 +129,7 @@ def past(cause: RootCause = RootCause.CRASH, **changes: Any) -> ExitRecord:
 
 
 def listed(node: str, verdict: str = "FATAL", **changes: Any) -> NodeEntry:
-    """A line of the node ledger that still counts."""
+    """Return an active line of the node ledger."""
     values: dict[str, Any] = {
         "time": NOW - 100,
         "node": node,

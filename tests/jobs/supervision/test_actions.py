@@ -35,7 +35,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_slurm.Fake
 
 @pytest.fixture
 def run(tmp_path: Path) -> rundir.RunDir:
-    """A run whose training was given to job 50."""
+    """Return a run whose training was submitted as job 50."""
     run = rundir.RunDir(tmp_path / "runs" / "med-tiny-0")
     run.code.mkdir(parents=True)
     submitted = Submission(
@@ -100,7 +100,7 @@ def test_a_stop_request_ends_the_wait_for_storage_without_a_requeue(
     assert programs.calls("scontrol requeue") == []
 
 
-def test_a_requeue_that_slurm_takes_and_does_not_carry_out_is_not_waited_for_for_ever(
+def test_a_requeue_that_slurm_accepts_and_does_not_execute_is_not_waited_for_without_end(
     programs: fake_slurm.FakeSlurm, run: rundir.RunDir
 ) -> None:
     programs.tell("requeue")

@@ -1,4 +1,4 @@
-"""What Slurm says of the job around a supervisor, against stand-ins for its commands."""
+"""Slurm's report about the job of a supervisor, against stand-ins for its commands."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_node_that_has_booted_since_the_job_started_has_failed(
         ("Unknown", None),
     ],
 )
-def test_slurm_is_asked_once_when_the_job_became_eligible(
+def test_slurm_is_queried_once_for_the_eligible_time_of_the_job(
     tmp_path: Path, text: str, eligible: float | None
 ) -> None:
     slurm = fake_slurm.install(tmp_path)

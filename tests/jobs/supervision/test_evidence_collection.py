@@ -34,7 +34,7 @@ def ranks(exits: list[RankExit]) -> list[tuple[int, int]]:
 
 
 def test_a_sudden_death_comes_before_all_words() -> None:
-    """Who was killed left none; the others tell of a lost peer."""
+    """A killed rank writes no record; the others report a lost peer."""
     failures = [
         FailedTask(2, "gpu02", -9, is_cause=True),
         FailedTask(3, "gpu02", -15, is_cause=False),
@@ -70,7 +70,7 @@ def evidence(attempt: AttemptRef, task: specs.TaskSpec | None, observed: Observe
     )
 
 
-def test_words_are_read_in_the_order_they_were_left(attempt: AttemptRef) -> None:
+def test_rank_exits_are_read_in_the_order_of_their_times(attempt: AttemptRef) -> None:
     for rank, time in ((0, 7.0), (1, 5.0)):
         fields = {"rank": rank, "node": "n", "code": 1, "time": time, "kind": "OSError"}
         more = {"message": "full", "hint": "", "frame": "jobs.contract.rundir:write", "errno": 28}
@@ -84,7 +84,7 @@ def test_words_are_read_in_the_order_they_were_left(attempt: AttemptRef) -> None
     assert (found[0].kind, found[0].frame) == ("OSError", "jobs.contract.rundir:write")
 
 
-def test_srun_and_the_log_speak_for_ranks_that_cannot(
+def test_ranks_without_a_record_have_evidence_from_srun_and_the_log(
     bench: Workbench, attempt: AttemptRef
 ) -> None:
     task = bench.curate(Path("/data"))
@@ -131,7 +131,7 @@ def checkpoint_step(bench: Workbench, task: specs.TaskSpec) -> int | None:
 
 
 def leave_checkpoint(bench: Workbench, step: int, name: str = "", finished: bool = True) -> Path:
-    """A checkpoint of one small file; an unfinished one lacks what is written last."""
+    """Write a checkpoint of one small file; an unfinished one lacks the file written last."""
     folder = bench.run.path("checkpoints") / (name or manifest.name(step))
     folder.mkdir(parents=True)
     (folder / "metadata.json").write_text("{}")
@@ -162,7 +162,7 @@ def test_a_first_checkpoint_that_was_never_finished_is_no_loss(bench: Workbench)
 def test_how_far_training_is_is_not_known_once_all_checkpoints_are_damaged(
     bench: Workbench,
 ) -> None:
-    """It is not 0: that would let training begin anew."""
+    """It is not 0, with which training would restart from random weights."""
     task = bench.training()
     leave_checkpoint(bench, 20, "iter_0000020.bad-1")
     (leave_checkpoint(bench, 40) / "metadata.json").unlink()

@@ -127,7 +127,7 @@ def task() -> specs.TaskSpec:
     )
 
 
-def test_steps_that_go_on_are_no_hang(ranks: Ranks) -> None:
+def test_steps_that_advance_are_not_a_hang(ranks: Ranks) -> None:
     detector = ranks.start()
     for step in range(20):
         ranks.beat(Phase.STEP, step)
@@ -219,7 +219,7 @@ def test_of_ranks_in_several_phases_the_most_patient_counts(ranks: Ranks) -> Non
     assert ranks.quiet(detector, 500) is None
 
 
-def test_time_in_which_nobody_looked_does_not_count(ranks: Ranks) -> None:
+def test_time_without_a_check_does_not_count(ranks: Ranks) -> None:
     detector = ranks.start()
     ranks.beat(Phase.STEP, 1)
     detector.check(ranks.now)
@@ -232,7 +232,7 @@ def test_time_in_which_nobody_looked_does_not_count(ranks: Ranks) -> None:
     assert ranks.quiet(detector, 30) is not None
 
 
-def test_ranks_that_are_gone_are_leaving(ranks: Ranks) -> None:
+def test_ranks_that_are_gone_are_in_the_phase_leaving(ranks: Ranks) -> None:
     name = heartbeat.label(ranks.run, "pretrain", 0, 1, os.uname().nodename)
     program = (
         "import os, sys, time\n"
@@ -289,7 +289,7 @@ def test_a_progress_file_without_phases_is_work_until_all_is_done(ranks: Ranks) 
     assert hang.phase == "leaving"
 
 
-def test_a_run_with_a_past_knows_its_limits(ranks: Ranks) -> None:
+def test_a_run_with_earlier_attempts_learns_its_limits_from_them(ranks: Ranks) -> None:
     ranks.learned = learned([50.0] * 20)
     detector = ranks.start()
     ranks.beat(Phase.STEP, 1)

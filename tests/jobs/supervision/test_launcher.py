@@ -53,7 +53,7 @@ def test_a_process_is_known_by_its_start_and_a_zombie_is_none() -> None:
     name = local_ranks.process_name(child.pid)
     alive = local_ranks.is_alive(name)
     child.kill()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody reaped it
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended and is not reaped
 
     zombie = local_ranks.look_up(child.pid)
     child.wait()
@@ -68,7 +68,7 @@ def test_a_process_is_known_by_its_start_and_a_zombie_is_none() -> None:
 
 @pytest.fixture
 def programs(tmp_path: Path) -> fake_slurm.FakeSlurm:
-    """Slurm whose srun does not end."""
+    """Install a Slurm whose srun does not end."""
     fake = fake_slurm.install(tmp_path / "slurm")
     fake.replace("srun", "exec sleep 600")
     return fake

@@ -22,7 +22,7 @@ def join(rank, port, seconds=60):
     wait = datetime.timedelta(seconds=seconds)
     torch.distributed.init_process_group("gloo", method, wait, 2, rank)
 """
-"""What every rank of these tests begins with."""
+"""The first lines of every rank of these tests."""
 
 PEER = """
 rank, port = map(int, sys.argv[1:])
@@ -172,9 +172,7 @@ def test_symptoms_are_signatures_and_point_to_no_cause_of_their_own() -> None:
         (9999, Xid.CONFIRM),
     ],
 )
-def test_an_xid_says_what_to_do_and_an_unheard_of_one_is_confirmed(
-    number: int, action: Xid
-) -> None:
+def test_an_xid_has_an_action_and_an_unknown_one_is_confirmed(number: int, action: Xid) -> None:
     assert xid.action(number) is action
 
 
@@ -185,7 +183,7 @@ def start(program: str, *arguments: int) -> subprocess.Popen[str]:
 
 
 def signs(process: subprocess.Popen[str]) -> set[str]:
-    """What is found in all a rank printed."""
+    """Return the names of the signatures in a rank's output."""
     output, _ = process.communicate(timeout=300)
     return {sign.name for sign in log_patterns.find(output.splitlines(), labelled=False)}
 

@@ -21,7 +21,7 @@ def train(run: RunDir, save_seconds: float) -> None:
     )
 
 
-def test_the_next_job_is_asked_as_early_as_the_saves_so_far_want(
+def test_the_signal_lead_time_of_the_next_job_follows_the_saves_so_far(
     run: RunDir, training: Submission
 ) -> None:
     train(run, save_seconds=100.0)

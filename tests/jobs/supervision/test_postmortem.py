@@ -1,4 +1,4 @@
-"""How a start ended, told by somebody who was not there."""
+"""Evidence about an attempt whose supervisor is gone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def attempt(bench: Workbench) -> AttemptRef:
 def record(bench: Workbench) -> None:
     """Leave the record of a supervisor that could submit nothing."""
     append_event(bench.run, "submit", stage="curate", indices=[0], attempt=1, job_ids=["12"])
-    decision = Decision(RetryAction.WAIT, "the login node goes on", diagnosis=SEEN)
+    decision = Decision(RetryAction.WAIT, "the login node submits", diagnosis=SEEN)
     evidence = Evidence(AttemptFacts("curate", 1, "12", NOW - 600, NOW))
     record = attempt_records.exit_record(attempt(bench), Job("12"), evidence, decision)
     attempt_records.record_exit(bench.run, record)
@@ -52,7 +52,7 @@ def requeued(folder: Path, bench: Workbench) -> Client:
     return Client(programs.environ)
 
 
-def test_what_the_supervisor_has_said_of_the_end_is_kept(bench: Workbench) -> None:
+def test_the_diagnosis_of_the_supervisor_is_kept(bench: Workbench) -> None:
     record(bench)
 
     found = examine(bench)
@@ -61,7 +61,7 @@ def test_what_the_supervisor_has_said_of_the_end_is_kept(bench: Workbench) -> No
     assert attempt_history.read(bench.run).task("curate", 0).exits == ()
 
 
-def test_a_supervisor_that_died_has_said_nothing(bench: Workbench) -> None:
+def test_a_supervisor_that_died_has_no_diagnosis(bench: Workbench) -> None:
     assert examine(bench).observed.diagnosis is None
 
 

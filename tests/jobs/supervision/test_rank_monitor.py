@@ -1,4 +1,4 @@
-"""The wait for ranks: who is asked to leave, when, and what becomes of those that stay."""
+"""The rank monitor: stop requests, the end of the allocation, hangs, and kills."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ HANG = Hang("step", 130.0, 120.0)
 
 @dataclass
 class Ranks:
-    """Ranks that leave once they were asked often enough, or are ended."""
+    """Ranks that exit after enough stop requests, or when they are killed."""
 
-    deaf_to: int = 0
+    ignores: int = 0
     """Requests that do not reach them."""
     stubborn: bool = False
     requests: int = 0
     ended: int = 0
 
     def poll(self) -> int | None:
-        obeys = self.requests > self.deaf_to and not self.stubborn
+        obeys = self.requests > self.ignores and not self.stubborn
         return 130 if obeys or self.ended else None
 
     def stop(self) -> bool:
         self.requests += 1
-        return self.requests > self.deaf_to
+        return self.requests > self.ignores
 
     def end(self) -> None:
         self.ended += 1
@@ -44,7 +44,7 @@ class Ranks:
 
 @dataclass
 class World:
-    """What a wait asks about."""
+    """The inputs of a monitor."""
 
     signals: list[int] = field(default_factory=list)
     stop: bool = False
@@ -73,7 +73,7 @@ def watch(ranks: Ranks, world: World, leave_seconds: float = 600.0) -> RankMonit
 
 
 def test_a_request_that_did_not_reach_the_ranks_is_repeated_and_noted_once() -> None:
-    ranks, world = Ranks(deaf_to=1), World(signals=[12, 15])
+    ranks, world = Ranks(ignores=1), World(signals=[12, 15])
 
     watch(ranks, world)
 
@@ -96,7 +96,7 @@ def test_ranks_that_stay_are_ended_when_their_time_is_over() -> None:
     assert (ranks.requests, ranks.ended) == (1, 1)
 
 
-def test_ranks_are_asked_to_leave_before_an_end_that_nobody_announces() -> None:
+def test_ranks_are_requested_to_exit_before_an_unannounced_end() -> None:
     """A short allocation is used for half its time at least, however long saving may take."""
     ranks = Ranks()
     world = World(deadline=Deadline(time.time() + 2.0))
@@ -110,7 +110,7 @@ def test_ranks_are_asked_to_leave_before_an_end_that_nobody_announces() -> None:
 
 
 def test_the_end_of_a_grace_time_is_no_time_limit() -> None:
-    """Where nobody but the ranks was told of the preemption, and they could not hear it yet."""
+    """Only the ranks received the preemption signal, before they had a handler."""
     ranks = Ranks()
     world = World(deadline=Deadline(time.time() + 0.5, preempted=True))
 
@@ -119,7 +119,7 @@ def test_the_end_of_a_grace_time_is_no_time_limit() -> None:
     assert (monitor.is_late, monitor.is_preempted, ranks.requests) == (False, True, 1)
 
 
-def test_ranks_that_hang_are_examined_then_asked_to_leave() -> None:
+def test_ranks_that_hang_are_examined_then_requested_to_exit() -> None:
     ranks = Ranks()
 
     monitor = watch(ranks, World(hang=HANG))

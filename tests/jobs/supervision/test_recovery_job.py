@@ -60,7 +60,7 @@ class Stage:
         self.event("start", stage="curate", **fields, **more)
 
     def ended(self, action: str, job_id: str = "50", attempt: int = 1, **more: Any) -> None:
-        """Note what its supervisor has said of its end."""
+        """Record the end of an attempt as its supervisor does."""
         fields = {
             "stage": "curate",
             "index": 0,
@@ -90,7 +90,7 @@ class Stage:
         append_event(self.run, kind, **fields)
 
     def accounts(self, **states: str) -> None:
-        """What sacct says of jobs, by ``j<id>``."""
+        """Set sacct's states of jobs, by ``j<id>``."""
         rows = [f"{job[1:]}|{state}|1:0|{NOW}|{NOW}|{LATER}|cpu01" for job, state in states.items()]
         self.programs.tell("accounting", "".join(f"{row}\n" for row in rows))
 
@@ -103,7 +103,7 @@ class Stage:
 
 
 def curate(index: int) -> specs.TaskSpec:
-    """A task; only what it may cost matters here."""
+    """Return a task; only its budget matters here."""
     spec = CurateSpec(("/docs",), "text", "id", 1, "fail", 1, 0.0, "corpus")
     return specs.TaskSpec(
         "curate", index, spec, 1, 1, 1, 0, 1, "srun", ("python",), (), "", {},
@@ -137,7 +137,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return Stage(run, programs, Client(programs.environ))
 
 
-def test_a_finished_stage_is_left_without_a_word(stage: Stage) -> None:
+def test_a_finished_stage_is_skipped_without_a_message(stage: Stage) -> None:
     stage.submitted("50")
     write_json(stage.run.done("curate", 0), {})
 
@@ -145,7 +145,7 @@ def test_a_finished_stage_is_left_without_a_word(stage: Stage) -> None:
     assert stage.programs.calls() == []
 
 
-def test_a_job_that_waits_or_runs_is_left_alone(stage: Stage) -> None:
+def test_a_queued_or_running_job_is_skipped(stage: Stage) -> None:
     stage.submitted("50")
     stage.programs.queue("50|RUNNING|None")
 
@@ -153,7 +153,7 @@ def test_a_job_that_waits_or_runs_is_left_alone(stage: Stage) -> None:
     assert stage.programs.calls("sbatch") == []
 
 
-def test_a_task_whose_supervisor_was_killed_goes_on(stage: Stage) -> None:
+def test_a_task_whose_supervisor_was_killed_is_resubmitted(stage: Stage) -> None:
     stage.submitted("50")
     stage.started()
     stage.accounts(j50="FAILED")
@@ -178,7 +178,7 @@ def test_a_task_whose_supervisor_was_killed_goes_on(stage: Stage) -> None:
 
 
 def test_a_killed_start_is_only_put_on_record_once_a_later_one_was_stopped(stage: Stage) -> None:
-    """The later one was refused before it could look at those before it."""
+    """The later one was refused before it could close earlier ones."""
     stage.submitted("50")
     stage.started()
     stage.submitted("60", attempt=2)
@@ -192,7 +192,7 @@ def test_a_killed_start_is_only_put_on_record_once_a_later_one_was_stopped(stage
     assert stage.programs.calls("sbatch") == []
 
 
-def test_a_second_look_finds_that_it_goes_on(stage: Stage) -> None:
+def test_a_second_pass_resubmits_nothing(stage: Stage) -> None:
     stage.submitted("50")
     stage.started()
     stage.accounts(j50="NODE_FAIL")
@@ -203,7 +203,7 @@ def test_a_second_look_finds_that_it_goes_on(stage: Stage) -> None:
     assert len(stage.events("exit")) == 1
 
 
-def test_what_a_person_cancelled_at_slurm_does_not_go_on(stage: Stage) -> None:
+def test_a_job_that_a_person_cancelled_by_scancel_is_not_resubmitted(stage: Stage) -> None:
     stage.submitted("50")
     stage.started()
     stage.accounts(j50="CANCELLED by 0")
@@ -216,7 +216,7 @@ def test_what_a_person_cancelled_at_slurm_does_not_go_on(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cancel", "stop"])
-def test_after_a_person_asked_for_the_end_nothing_is_done(stage: Stage, kind: str) -> None:
+def test_after_a_stop_request_nothing_is_resubmitted(stage: Stage, kind: str) -> None:
     stage.submitted("50")
     stage.started()
     stage.event(kind, job_ids=["50"])
@@ -226,7 +226,7 @@ def test_after_a_person_asked_for_the_end_nothing_is_done(stage: Stage, kind: st
     assert stage.events("exit") == []
 
 
-def test_a_job_that_never_started_its_task_goes_on(stage: Stage) -> None:
+def test_a_job_that_never_started_its_task_is_resubmitted(stage: Stage) -> None:
     stage.submitted("50")
     stage.accounts(j50="BOOT_FAIL")
 
@@ -265,7 +265,7 @@ def test_silence_leads_to_nothing(stage: Stage, program: str) -> None:
     assert stage.events("exit") == []
 
 
-def test_without_accounting_the_controller_says_how_a_job_ended(stage: Stage) -> None:
+def test_without_accounting_the_controller_reports_how_a_job_ended(stage: Stage) -> None:
     stage.submitted("50")
     stage.started()
     stage.programs.replace("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
@@ -279,7 +279,7 @@ def test_without_accounting_the_controller_says_how_a_job_ended(stage: Stage) ->
     assert stage.programs.calls("sbatch") == []
 
 
-def test_without_accounting_a_forgotten_job_goes_on(stage: Stage) -> None:
+def test_without_accounting_a_forgotten_job_is_resubmitted(stage: Stage) -> None:
     stage.submitted("50")
     stage.started()
     stage.programs.replace("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
@@ -287,7 +287,7 @@ def test_without_accounting_a_forgotten_job_goes_on(stage: Stage) -> None:
     assert stage.recover().messages[-1] == "curate: job 101 resumes it"
 
 
-def test_a_recovery_job_that_hears_nothing_says_so_and_leaves(stage: Stage) -> None:
+def test_a_recovery_job_without_an_answer_from_slurm_reports_it_and_exits(stage: Stage) -> None:
     stage.submitted("50")
     stage.programs.tell("down", "Unable to contact slurm controller")
 
@@ -403,7 +403,7 @@ def test_a_stop_stays_one(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("state", "action", "scripts"), [("TIMEOUT", "submit", 2), ("CANCELLED by 0", "stop", 0)]
 )
-def test_how_slurm_records_the_end_decides_what_was_left_to_it(
+def test_the_final_state_by_slurm_decides_an_open_attempt(
     stage: Stage, state: str, action: str, scripts: int
 ) -> None:
     stage.submitted("50")
@@ -422,7 +422,7 @@ def test_how_slurm_records_the_end_decides_what_was_left_to_it(
 # ---- arrays, refusals, and what comes after
 
 
-def test_elements_that_ended_badly_go_on_together(stage: Stage) -> None:
+def test_elements_that_failed_are_resubmitted_together(stage: Stage) -> None:
     stage.submitted("50_0", "50_1", "50_2")
     for index in range(3):
         stage.started(f"50_{index}", index)
@@ -437,7 +437,7 @@ def test_elements_that_ended_badly_go_on_together(stage: Stage) -> None:
     assert waits["60"] == "afterok:101_0,afterok:50_1,afterok:101_1"
 
 
-def test_a_refusal_is_said_and_tried_again(stage: Stage) -> None:
+def test_a_refusal_is_reported_and_retried(stage: Stage) -> None:
     stage.submitted("50")
     stage.started()
     stage.accounts(j50="FAILED")
@@ -452,7 +452,7 @@ def test_a_refusal_is_said_and_tried_again(stage: Stage) -> None:
     assert len(stage.events("exit")) == 1
 
 
-def test_where_jobs_cannot_submit_it_says_who_can(stage: Stage) -> None:
+def test_where_jobs_cannot_submit_the_message_names_recover(stage: Stage) -> None:
     stage.submitted("50")
     stage.started()
     stage.accounts(j50="FAILED")

@@ -129,7 +129,7 @@ def test_a_stage_resubmitted_after_the_one_it_needs_waits_for_nothing(
     assert "--dependency" not in programs.script(ids[0])
 
 
-def test_a_refusal_leaves_nothing(
+def test_a_refusal_leaves_no_submission(
     run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
 ) -> None:
     programs.tell("refuse-1", "sbatch: error: too many jobs\n")
@@ -201,7 +201,7 @@ def test_a_run_that_is_submitted_at_this_moment_is_waited_for(
     assert len(events(run, "submit")) == 2
 
 
-def test_a_run_of_an_older_version_says_what_to_do(
+def test_a_run_of_an_older_version_is_an_error_with_a_hint(
     run: RunDir, client: Client, programs: FakeSlurm
 ) -> None:
     fields = {"stage": "pretrain", "attempt": 1, "indices": [0], "scheduler": "slurm"}
@@ -269,7 +269,7 @@ def test_one_whose_part_cannot_be_cancelled_stays_on_record(
     assert programs.queued() == ["101"]
 
 
-def test_one_whose_job_has_ended_since_is_taken_over_by_what_it_said(
+def test_one_whose_job_has_ended_since_is_adopted_by_its_output(
     run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
 ) -> None:
     second = replace(begun, attempt=2)

@@ -117,7 +117,7 @@ def test_each_end_has_its_action(case: Evidence, action: RetryAction, code: int)
     ("nodes", "action"),
     [(("gpu01", "gpu03"), RetryAction.REQUEUE), (("gpu01", "gpu02"), RetryAction.SUBMIT)],
 )
-def test_a_job_that_slurm_started_again_goes_on_unless_it_got_the_bad_node_once_more(
+def test_a_requeued_job_resumes_unless_it_got_the_bad_node_again(
     nodes: tuple[str, ...], action: RetryAction
 ) -> None:
     site = replace(AFTERWARDS, started_again=True, nodes=nodes)
@@ -195,14 +195,14 @@ def test_every_cause_has_a_row() -> None:
         (AFTERWARDS, RetryAction.SUBMIT),
     ],
 )
-def test_a_preempted_job_goes_on_as_its_site_allows(
+def test_a_preempted_job_resumes_as_its_site_allows(
     site: RecoveryOptions, action: RetryAction
 ) -> None:
     assert decide(evidence(preempted=True, site=site)).action is action
 
 
 @pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL", "TIMEOUT", "FAILED", ""])
-def test_a_job_that_is_over_goes_on_in_a_fresh_one(state: str) -> None:
+def test_a_job_that_has_ended_is_resubmitted(state: str) -> None:
     assert decide(evidence(state=state, site=AFTERWARDS)).action is RetryAction.SUBMIT
 
 
@@ -251,7 +251,7 @@ def test_a_task_without_checkpoints_that_meets_its_limit_twice_needs_more_time()
     )
 
 
-def test_preemption_without_progress_is_free_for_long_and_not_for_ever() -> None:
+def test_preemption_without_progress_uses_no_budget_and_has_a_limit() -> None:
     decisions = follow([evidence(preempted=True, **STUCK)] * 99)
 
     assert len(decisions) == retry_policy.STALLED_STARTS
@@ -401,7 +401,7 @@ def test_another_step_is_another_failure() -> None:
 # Nodes --------------------------------------------------------------------------------------------
 
 
-def test_the_same_failure_twice_on_one_node_leaves_that_node_out() -> None:
+def test_the_same_failure_twice_on_one_node_excludes_that_node() -> None:
     decisions = follow([raised(CUDA, node="gpu02", **STUCK)] * 2)
 
     assert actions(decisions) == ["restart", "submit"]
@@ -430,7 +430,7 @@ def test_xid_31_is_confirmed_then_excluded_then_the_programs() -> None:
     assert "the program is at fault" in decisions[-1].reason
 
 
-def test_a_gpu_off_the_bus_is_listed_and_left_out_at_once() -> None:
+def test_a_gpu_off_the_bus_is_listed_and_its_node_excluded_at_once() -> None:
     decision = decide(evidence(findings=(LOST,), ranks=(rank(3),)))
 
     assert (decision.action, decision.exclude) == (RetryAction.SUBMIT, ("gpu02",))
@@ -439,7 +439,7 @@ def test_a_gpu_off_the_bus_is_listed_and_left_out_at_once() -> None:
     assert entry.expires - NOW == node_ledger.LIFETIME_SECONDS["FATAL"]
 
 
-def test_every_node_the_pre_flight_refuses_is_left_out() -> None:
+def test_every_node_that_the_preflight_check_refuses_is_excluded() -> None:
     other = replace(LOST, node="gpu01", code="foreign_process", message="others compute on it")
 
     decision = decide(evidence(findings=(LOST, other), ranks_started=False))
@@ -484,7 +484,7 @@ def test_unfit_nodes_one_after_the_other_end_in_exit_code_5() -> None:
     assert decisions[-1].code == UNHEALTHY
 
 
-def test_a_new_job_leaves_out_what_the_ledger_speaks_against_the_worst_first() -> None:
+def test_a_new_job_excludes_the_nodes_of_the_ledger_the_worst_first() -> None:
     ledger = [listed("gpu07", "DRAIN"), listed("gpu08"), listed("gpu09", "SUSPECT")]
 
     decision = decide(evidence(signals=(USR2,)), ledger=ledger)
@@ -539,7 +539,7 @@ def test_restarts_can_be_turned_off() -> None:
     assert decide(killed(), limits=limits).action is RetryAction.SUBMIT
 
 
-def test_on_this_machine_it_goes_on_here_and_blames_no_node() -> None:
+def test_on_this_machine_a_task_restarts_in_place_and_blames_no_node() -> None:
     local = RecoveryOptions(scheduler="local", nodes=("laptop",))
     attempts = [raised(CUDA, node="laptop", site=local, **STUCK)] * 9
 
@@ -563,7 +563,7 @@ def test_delays_double_up_to_a_quarter_of_an_hour_and_begin_anew_after_progress(
 
 
 def test_a_failing_disk_is_given_ten_minutes_up_to_an_hour() -> None:
-    """It outlasts a night of maintenance, and does not go on for ever."""
+    """It outlasts a night of maintenance, and has an end."""
     decisions = follow([raised("Stale file handle", **STUCK)] * retry_policy.STALLED_STARTS)
 
     waits = [600, 1200, 2400, *[3600] * 6]
@@ -572,7 +572,7 @@ def test_a_failing_disk_is_given_ten_minutes_up_to_an_hour() -> None:
     assert actions(decisions) == ["submit"] * 9 + ["stop"]
 
 
-def test_whoever_wants_no_second_try_gets_none_on_a_full_disk_either() -> None:
+def test_a_budget_of_one_attempt_excludes_a_retry_on_a_full_disk() -> None:
     once = SupervisionSpec(attempts_without_progress=1)
 
     assert actions(follow([raised("No space left on device", **STUCK)] * 3, once)) == ["stop"]
@@ -743,7 +743,7 @@ class Machine:
     st.integers(0, 3),
     st.sampled_from([None, 0, 1200]),
 )
-def test_it_ends_however_long_faults_go_on_without_progress(
+def test_retries_end_however_long_faults_last_without_progress(
     faults: list[Evidence], patience: int, restarts: int, step: int | None
 ) -> None:
     machine = Machine(SupervisionSpec(patience, restarts), [], [])
@@ -754,7 +754,7 @@ def test_it_ends_however_long_faults_go_on_without_progress(
         if machine.attempt(case) not in GOES_ON:
             return
 
-    raise AssertionError(f"{bound} attempts without progress, and it goes on")
+    raise AssertionError(f"{bound} attempts without progress, and no stop")
 
 
 @given(st.lists(st.tuples(ATTEMPTS, st.sampled_from([0, 0, 10])), max_size=60))
@@ -788,7 +788,7 @@ def test_a_decision_is_one_sentence_and_always_the_same(
 
 
 @given(ATTEMPTS, ENDINGS, LEDGERS)
-def test_nothing_is_left_out_without_a_reason(
+def test_no_node_is_excluded_without_a_reason(
     case: Evidence, history: list[ExitRecord], ledger: list[NodeEntry]
 ) -> None:
     decision = decide(case, history, ledger)

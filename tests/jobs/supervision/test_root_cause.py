@@ -1,4 +1,4 @@
-"""Why an attempt ended, from what is known of it."""
+"""Root-cause classification of the evidence about an attempt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FULL = NodeFinding("gpu02", "disk", "FATAL", "/runs has 1 GB left")
 
 
 def everywhere(message: str, kind: str = "RuntimeError", **changes: object) -> Evidence:
-    """The same exception in all four ranks of a run that never made a step."""
+    """Return evidence of the same exception in all four ranks of a run that never made a step."""
     left = tuple(rank(number, 1, kind, f"{message} {number}") for number in range(4))
     start = {"step_before": 0, "step_after": 0, "last_step": None}
     return evidence(ranks=left, code=1, **{**start, **changes})
@@ -37,7 +37,7 @@ def everywhere(message: str, kind: str = "RuntimeError", **changes: object) -> E
 CASES: list[tuple[str, Evidence, RootCause]] = [
     ("the target was reached", evidence(done=True, code=0), RootCause.COMPLETED),
     ("cancelled while leaving", evidence(signals=(TERM,), cancelled=True), RootCause.CANCELLED),
-    ("Slurm says so", evidence(state="CANCELLED by 1000"), RootCause.CANCELLED),
+    ("cancelled by the job state", evidence(state="CANCELLED by 1000"), RootCause.CANCELLED),
     ("the file STOP", evidence(stop_requested=True, ranks=(SAVED,), code=130), RootCause.STOPPED),
     ("the supervisor refused", evidence(configuration=True), RootCause.CONFIGURATION),
     ("PreemptTime is set", evidence(preempted=True, signals=(USR2,)), RootCause.PREEMPTED),
@@ -138,7 +138,7 @@ CASES: list[tuple[str, Evidence, RootCause]] = [
     ("one rank at work", raised("'x'", "KeyError"), RootCause.EXCEPTION),
     ("an exit code", evidence(ranks=(rank(0, 7),), code=7), RootCause.EXCEPTION),
     (
-        "the log of a mute rank",
+        "the log of a rank without a record",
         evidence(ranks=(rank(3),), log_signs=(logged("cuda_error"),)),
         RootCause.CUDA_ERROR,
     ),
@@ -168,7 +168,7 @@ def test_what_is_known_names_the_cause(case: Evidence, cause: RootCause) -> None
     assert root_cause.classify(case).cause is cause
 
 
-def test_every_cause_can_be_told() -> None:
+def test_every_cause_has_a_case() -> None:
     assert {cause for _, _, cause in CASES} == set(RootCause)
 
 
@@ -256,7 +256,7 @@ def test_a_rank_aborted_by_the_watchdog_is_a_symptom_of_the_rank_that_failed() -
     assert root_cause.classify(case).cause is RootCause.EXCEPTION
 
 
-def test_a_rank_that_raised_is_the_cause_of_the_hang_it_left_behind() -> None:
+def test_a_rank_that_raised_is_the_cause_of_the_hang_of_the_others() -> None:
     raising = rank(3, 1, "ValueError", "no such id")
 
     assert root_cause.classify(evidence(ranks=(raising,), hang=HANG)).cause is RootCause.EXCEPTION

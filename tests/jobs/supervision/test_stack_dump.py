@@ -1,4 +1,4 @@
-"""What a node tells of ranks that hang: real processes, stopped, dead, asleep."""
+"""A node's reports on hanging ranks: real processes, stopped, dead, asleep."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_rank_that_sleeps_shows_where(make_node) -> None:
     assert sleeper.poll() is None
 
 
-def test_a_rank_that_works_goes_on_after_it_was_asked(make_node) -> None:
+def test_a_working_rank_continues_after_a_stack_request(make_node) -> None:
     node = make_node(1)
     worker = node.start("while not context.path('enough').exists(): context.heart.beat()")
 
@@ -150,7 +150,7 @@ def test_a_process_that_has_the_pid_of_a_rank_gets_no_signal(make_node) -> None:
     assert stack_dump.state_of(replace(beat, started=beat.started - 1)) == ""
 
 
-def test_every_node_leaves_a_report_of_its_own(make_node) -> None:
+def test_every_node_writes_a_report_of_its_own(make_node) -> None:
     node = make_node(1)
     node.start(*SLEEPS)
     node.name = "gpu02"
@@ -164,7 +164,7 @@ def test_every_node_leaves_a_report_of_its_own(make_node) -> None:
     assert [(report.rank, report.node) for report in reports] == [(0, "gpu01"), (1, "gpu02")]
 
 
-def test_a_node_without_ranks_says_so(make_node) -> None:
+def test_a_node_without_ranks_reports_none(make_node) -> None:
     node = make_node(1)
     assert node.stack_dump() == []
     names = [path.name for path in node.run.attempt("tokenize", 1).iterdir()]

@@ -32,7 +32,7 @@ from ...ranks import DEAF, FINISH, LINGER, is_gone, rank_program, wait_until
 REPOSITORY = Path(__file__).parents[3]
 NODE = os.uname().nodename
 UNFIT = {"gpus": 1, "min_shm_gb_per_gpu": 1e9, "skip": ["gpu_count", "driver"]}
-"""What no node offers."""
+"""Requirements that no node fulfils."""
 HEALTH = f"health-00000-{NODE}.json"
 
 SUPERVISE = """
@@ -113,7 +113,7 @@ class Bench:
         return process.returncode, said
 
     def supervise(self, attempt: int = 1, **limits: float) -> dict[str, Any]:
-        """Run a supervisor to its end; answers its last record, whose code is the exit code."""
+        """Run a supervisor to its end; return its last record, whose code is the exit code."""
         code, said = self.end(self.start(attempt, **limits))
         record = self.record(self.run.attempts("curate")[-1])
         assert record["code"] == code, said
@@ -123,11 +123,11 @@ class Bench:
         return exits(self.run, "curate", attempt)[-1]
 
     def log(self, attempt: int = 1) -> str:
-        """What the ranks printed."""
+        """Return the ranks' output."""
         return (self.run.attempt("curate", attempt) / "ranks-00000.log").read_text()
 
     def wait_for(self, name: str) -> str:
-        """Wait until a rank has left a file in the run; answers what it holds."""
+        """Wait until a rank has written a file in the run; return its content."""
         path = self.run.root / name
         wait_until(lambda: path.exists() and path.read_text() != "")
         return path.read_text()
@@ -146,7 +146,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         process.communicate()
 
 
-def test_ranks_that_finish_leave_a_record_and_an_event(bench: Bench) -> None:
+def test_ranks_that_finish_are_recorded_as_an_event(bench: Bench) -> None:
     bench.task(f"if rank == 0: {FINISH}", ranks=2)
 
     record = bench.supervise()
@@ -161,7 +161,7 @@ def test_ranks_that_finish_leave_a_record_and_an_event(bench: Bench) -> None:
     assert (start["attempt"], start["nodes"]) == (1, [os.uname().nodename])
 
 
-def test_what_the_stage_says_is_the_records_message(bench: Bench) -> None:
+def test_the_message_of_the_stage_is_that_of_the_record(bench: Bench) -> None:
     bench.task()  # the real stage, whose source is missing
 
     record = bench.supervise()
@@ -171,7 +171,7 @@ def test_what_the_stage_says_is_the_records_message(bench: Bench) -> None:
     assert record["hint"]
 
 
-def test_an_exception_nobody_foresaw_is_one_line_with_its_kind(bench: Bench) -> None:
+def test_an_unforeseen_exception_is_one_line_with_its_type(bench: Bench) -> None:
     bench.task(
         "error = RuntimeError('no such thing\\n  at line 3')",
         "sys.exit(write_rank_exit(context, *describe_error(error)))",
@@ -184,7 +184,7 @@ def test_an_exception_nobody_foresaw_is_one_line_with_its_kind(bench: Bench) -> 
     assert record["message"] == f"rank 0 on {NODE} failed: RuntimeError: no such thing"
 
 
-def test_a_rank_that_was_killed_is_told_by_its_signal(bench: Bench) -> None:
+def test_a_rank_that_was_killed_is_recorded_with_its_signal(bench: Bench) -> None:
     bench.task("die(signal.SIGKILL)")
 
     record = bench.supervise()
@@ -193,7 +193,7 @@ def test_a_rank_that_was_killed_is_told_by_its_signal(bench: Bench) -> None:
     assert record["message"] == f"rank 0 on {NODE} was killed by SIGKILL"
 
 
-def test_ranks_that_leave_with_0_and_no_marker_have_not_finished(bench: Bench) -> None:
+def test_ranks_that_exit_with_0_and_no_marker_have_not_finished(bench: Bench) -> None:
     bench.task("pass")
 
     record = bench.supervise()
@@ -215,9 +215,9 @@ def test_a_killed_rank_is_the_cause_and_not_what_its_peers_say_of_it(bench: Benc
     assert record["message"] == f"rank 1 on {NODE} was killed by SIGKILL"
 
 
-def test_of_several_ranks_that_fail_the_first_is_heard(bench: Bench) -> None:
+def test_the_first_of_several_failed_ranks_is_the_cause(bench: Bench) -> None:
     bench.task(
-        "if rank == 1: say(2, 'shard 7 is damaged', 'make it anew')",
+        "if rank == 1: say(2, 'shard 7 is damaged', 'create it again')",
         "wait_for('stages/curate/attempts/1/rank-exit-00000-00001.json')",
         "say(1, 'Connection closed by peer')",
         ranks=3,
@@ -230,7 +230,7 @@ def test_of_several_ranks_that_fail_the_first_is_heard(bench: Bench) -> None:
     assert record["hint"] == "make it anew"
 
 
-def test_a_process_that_a_rank_leaves_behind_is_ended(bench: Bench) -> None:
+def test_a_process_that_a_rank_started_is_killed_with_it(bench: Bench) -> None:
     bench.task(
         "import subprocess",
         "child = subprocess.Popen(['sleep', '600'])",
@@ -245,7 +245,7 @@ def test_a_process_that_a_rank_leaves_behind_is_ended(bench: Bench) -> None:
     wait_until(lambda: is_gone(child))
 
 
-def test_a_stop_request_reaches_the_ranks_which_save_and_leave(bench: Bench) -> None:
+def test_a_stop_request_reaches_the_ranks_which_save_and_exit(bench: Bench) -> None:
     bench.task(*LINGER, "say(130, 'saved step 7')", ranks=2)
     process = bench.start()
     bench.wait_for("ready")
@@ -375,7 +375,7 @@ def test_what_another_task_found_is_not_this_ones_fault(bench: Bench) -> None:
     assert "node99" not in record["message"] + record["node"]
 
 
-def test_ranks_have_a_temporary_folder_of_their_own_that_goes_with_them(
+def test_ranks_have_a_temporary_folder_that_is_removed_after_them(
     bench: Bench, tmp_path: Path
 ) -> None:
     scratch = tmp_path / "fast"
@@ -389,15 +389,15 @@ def test_ranks_have_a_temporary_folder_of_their_own_that_goes_with_them(
     assert list(scratch.iterdir()) == []
 
 
-def test_ranks_have_as_long_to_save_as_their_stage_says(bench: Bench) -> None:
+def test_ranks_have_the_leave_seconds_of_their_stage(bench: Bench) -> None:
     task = bench.task(FINISH, leave_seconds=600)
 
     assert attempt_runner.Limits().leave_timeouts(task).leave_seconds == 600
     assert attempt_runner.Limits(leave_seconds=700).leave_timeouts(task).leave_seconds == 700
 
 
-def test_what_the_supervisor_did_not_foresee_leaves_a_record_too(bench: Bench) -> None:
-    """The pre-flight writes a report without findings."""
+def test_an_unforeseen_error_of_the_supervisor_is_recorded(bench: Bench) -> None:
+    """The preflight check writes a report without findings."""
     bench.task(FINISH)
     report = f"(run / 'stages/curate/attempts/1/{HEALTH}').write_text('{{\"format\": 2}}')"
     stand_in_preflight(bench, report)
@@ -505,7 +505,7 @@ def test_a_signal_ends_the_pause_before_the_next_start(bench: Bench) -> None:
     assert (bench.record(2)["cause"], bench.record(2)["action"]) == ("stopped", "stop")
 
 
-def test_the_file_stop_ends_a_task_whoever_left_it(bench: Bench) -> None:
+def test_the_file_stop_ends_a_task(bench: Bench) -> None:
     bench.task(*LINGER, "say(130, 'saved')", supervision=AGAIN)
     process = bench.start()
     bench.wait_for("ready")
@@ -518,7 +518,7 @@ def test_the_file_stop_ends_a_task_whoever_left_it(bench: Bench) -> None:
     assert record["message"] == "attempt 1 of curate was requested to save and exit"
 
 
-def test_a_cancelled_run_says_so(bench: Bench) -> None:
+def test_a_cancelled_run_is_recorded_as_cancelled(bench: Bench) -> None:
     bench.task(*LINGER, "say(130, 'saved')", supervision=AGAIN)
     process = bench.start()
     bench.wait_for("ready")
@@ -656,7 +656,7 @@ def test_a_task_that_still_runs_elsewhere_is_not_started_twice(bench: Bench) -> 
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler for a signal (proc(5), SigCgt)."""
+    """Return whether a process has a handler for a signal (proc(5), SigCgt)."""
     status = Path(f"/proc/{pid}/status").read_text()
     mask = next(line for line in status.splitlines() if line.startswith("SigCgt"))
     return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
@@ -676,7 +676,7 @@ def test_a_stop_request_ends_the_wait_for_an_earlier_attempt(bench: Bench) -> No
     assert bench.end(first)[0] == 130
 
 
-def test_ranks_die_with_a_killed_supervisor_and_the_next_start_tells_of_it(bench: Bench) -> None:
+def test_ranks_die_with_a_killed_supervisor_and_the_next_start_records_it(bench: Bench) -> None:
     bench.task(*LINGER, "say(130, 'saved')")
     process = bench.start()
     rank = int(bench.wait_for("ready"))
@@ -699,7 +699,7 @@ def test_a_supervisor_whose_scheduler_is_gone_stops_its_ranks(bench: Bench) -> N
     process = bench.start(environ={LOCAL_JOB: f"local:{name}"})
     bench.wait_for("ready")
 
-    keeper.kill()  # and nobody waits for it: it stays as a zombie
+    keeper.kill()  # and no parent waits for it: it stays as a zombie
 
     assert bench.end(process)[0] == 130
     keeper.wait()
@@ -730,7 +730,7 @@ def test_a_spec_that_cannot_be_read_is_a_configuration_error(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB (needs root, which the tests of bad disks ask for)."""
+    """Mount a file system of 256 KiB (needs root, as other tests of bad disks do)."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small file system")
     disk = tmp_path / "disk"
@@ -769,7 +769,7 @@ def test_a_full_disk_hides_neither_the_exit_code_nor_the_sentence(small_disk: Pa
 
 @pytest.fixture
 def sealed(bench: Bench) -> Iterator[Bench]:
-    """A run whose events take no more (needs root)."""
+    """Make a run whose event log cannot be appended to (needs root)."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a file over itself")
     events = str(bench.run.events)
@@ -780,7 +780,7 @@ def sealed(bench: Bench) -> Iterator[Bench]:
     subprocess.run(["umount", "--lazy", events], check=True)
 
 
-def test_failures_that_nobody_can_count_are_not_tried_for_ever(sealed: Bench) -> None:
+def test_failures_that_cannot_be_recorded_are_not_retried(sealed: Bench) -> None:
     sealed.task("raise RuntimeError('the loom broke')", supervision=AGAIN)
 
     code, said = sealed.end(sealed.start())
@@ -799,7 +799,7 @@ def test_two_tasks_that_start_together_get_ports_of_their_own(bench: Bench) -> N
     assert len(set(ports)) == 3
 
 
-# ---- jobs that nobody waits for any more
+# ---- jobs that are superseded
 
 
 def given_to(bench: Bench, job: str, attempt: int) -> None:
