@@ -203,6 +203,8 @@ class Supervisor:
         """
         self.task = task = specs.load_task(self.run, self.stage, self.attempt.index)
         self.lock_task(locks)
+        if evidence_collection.is_done(self.attempt, task):  # by the job that held the lock
+            return Observed(FINISHED)
         step = evidence_collection.checkpoint_step(
             self.run, task, self.task_history(), self.metrics
         )

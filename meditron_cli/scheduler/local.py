@@ -144,8 +144,7 @@ class LocalScheduler:
                 f"{intent.stage} was being submitted on {host}, and may run there",
                 hint=f"submit again on {host}",
             )
-        word = os.fsencode(path)
-        pids = [pid for pid in all_pids() if word in command_line(pid)]
+        pids = [pid for pid in all_pids() if is_runner(pid, run, path)]
         self.cancel(run.name, [PREFIX + local_ranks.process_name(pid) for pid in pids])
 
     def states(self, jobs: Mapping[str, Collection[str]]) -> dict[str, dict[str, JobInfo]]:
@@ -273,6 +272,22 @@ def command_line(pid: int) -> list[bytes]:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return []
+
+
+def is_runner(pid: int, run: RunDir, path: Path) -> bool:
+    """Return whether a process is the background process of a job file of this run.
+
+    Its working folder identifies the run: unlike the path in its command, that is the same folder
+    after the runs directory was renamed, and through a symbolic link.
+    """
+    words = command_line(pid)
+    name = os.fsencode(path.relative_to(run.root))
+    if len(words) < 2 or not words[-2].endswith(b"/" + name):
+        return False
+    try:
+        return os.path.samefile(f"/proc/{pid}/cwd", run.root / "code")
+    except OSError:  # it has ended, or belongs to another user
+        return False
 
 
 def members(leaders: Iterable[int]) -> list[int]:

@@ -655,6 +655,27 @@ def test_a_task_that_still_runs_elsewhere_is_not_started_twice(bench: Bench) -> 
     assert bench.end(first)[0] == 130
 
 
+def test_a_task_that_ends_elsewhere_during_the_wait_for_its_lock_is_not_run_again(
+    bench: Bench,
+) -> None:
+    bench.task(
+        "context.path('runs').open('a').write('x')",
+        "context.path('ready').write_text('1')",
+        "while not context.path('go').exists(): time.sleep(0.01)",
+        FINISH,
+    )
+    first = bench.start(attempt=1)
+    bench.wait_for("ready")
+    second = bench.start(attempt=2, lock_seconds=600.0)
+    wait_until((bench.run.attempt("curate", 2) / "claim-00000").exists)
+
+    bench.run.path("go").touch()
+
+    assert (bench.end(first)[0], bench.end(second)[0]) == (0, 0)
+    assert bench.run.path("runs").read_text() == "x"
+    assert bench.record(2)["class"] == "finished"
+
+
 def catches(pid: int, number: signal.Signals) -> bool:
     """Return whether a process has a handler for a signal (proc(5), SigCgt)."""
     status = Path(f"/proc/{pid}/status").read_text()

@@ -223,6 +223,19 @@ def test_an_attempt_is_withdrawn_without_its_id_and_another_continues(machine: M
     assert machine.state(first) is JobState.ENDED
 
 
+@pytest.mark.parametrize("move", [os.symlink, os.rename])
+def test_an_attempt_is_withdrawn_under_another_path_of_its_run(
+    machine: Machine, tmp_path: Path, move: Callable[[Path, Path], None]
+) -> None:
+    job = machine.submit(machine.stage(*LINGER, "say(130, 'saved')"))
+    machine.wait_for("ready")
+    move(machine.run.root, tmp_path / "elsewhere")
+
+    machine.scheduler.withdraw(rundir.RunDir(tmp_path / "elsewhere"), intent_of("curate", 1))
+
+    assert machine.state(job) is JobState.ENDED
+
+
 def test_cancel_lets_ranks_save_and_no_process_remains(machine: Machine) -> None:
     job = machine.submit(machine.stage(*LINGER, "say(130, 'saved')", tasks=3, max_parallel=1))
     machine.wait_for("ready")
