@@ -85,13 +85,13 @@ def describe_error(error: Exception) -> tuple[int, str, str, str]:
     """Return exit code, kind, sentence and hint for an exception that no stage handles."""
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
-        hint = ERRNO_HINTS.get(error.errno, "see the task's log")
+        hint = ERRNO_HINTS.get(error.errno, "{meditron logs} shows what came before")
         kind = type(error).__name__
         return errno_code(error.errno), kind, f"{where}{error.strerror}", hint
     kind = type(error).__name__
     first_line = next(iter(str(error).strip().splitlines()), "")
     message = f"{kind}: {first_line}" if first_line else kind
-    return FAILED, kind, message, "see the task's log for the traceback"
+    return FAILED, kind, message, "{meditron logs} shows the traceback"
 
 
 def write_rank_exit(
@@ -103,6 +103,7 @@ def write_rank_exit(
     error: Exception | None = None,
 ) -> int:
     """Write this rank's exit record for the supervisor, log it, and return the exit code."""
+    hint = context.run.hint(hint)
     log(f"{context.task.stage}: {message}")
     if hint:
         log(f"hint: {hint}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -88,7 +89,7 @@ class LazyGroup(click.Group):
             refuse_empty(words)
             code = super().main(args=words, **extra)
         except Exception as error:  # the one place; everything below is made for people
-            code = print_error(error, debug="--debug" in words)
+            code = print_error(error, words)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -136,16 +137,18 @@ def refuse_empty(words: Sequence[str]) -> None:
             )
 
 
-def print_error(error: Exception, debug: bool) -> int:
-    """Print an exception as ``error:`` and ``hint:`` lines; return the exit code."""
+def print_error(error: Exception, words: Sequence[str]) -> int:
+    """Print the exception of a command, given by its words, as ``error:`` and ``hint:`` lines;
+    return the exit code.
+    """
     if isinstance(error, click.Abort):
         console.note("interrupted")
         return INTERRUPTED
-    if debug:
+    if "--debug" in words:
         import traceback
 
         console.note("".join(traceback.format_exception(error)).rstrip())
-    message, hint, code = describe_error(error)
+    message, hint, code = describe_error(error, words)
     for line in message.splitlines():
         console.note(f"error: {line}")
     for line in hint.splitlines():
@@ -153,8 +156,8 @@ def print_error(error: Exception, debug: bool) -> int:
     return code
 
 
-def describe_error(error: Exception) -> tuple[str, str, int]:
-    """Return message, hint and exit code of an exception."""
+def describe_error(error: Exception, words: Sequence[str]) -> tuple[str, str, int]:
+    """Return message, hint and exit code of the exception of a command, given by its words."""
     if isinstance(error, MeditronError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, click.ClickException):
@@ -166,7 +169,8 @@ def describe_error(error: Exception) -> tuple[str, str, int]:
         kind = ConfigError if error.errno in NAMED_WRONG else MeditronError
         return f"{where}{error.strerror}", "", kind.exit_code
     text = f"{type(error).__name__}: {error}"
-    hint = "this is a fault of meditron; `meditron --debug …` shows where"
+    again = shlex.join(["meditron", "--debug", *words])
+    hint = f"this is a fault of meditron; `{again}` shows where"
     return f"internal error: {text}", hint, MeditronError.exit_code
 
 

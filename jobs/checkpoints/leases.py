@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from uuid import uuid4
 
-from jobs.contract.errors import FAILED, TaskError
+from jobs.contract.errors import FAILED, RESUME, TaskError
 from jobs.contract.files import FormatError, read_json, write_json
 from jobs.contract.job import Job, node_name
 from jobs.contract.locks import Locked, locked_within
@@ -124,7 +124,7 @@ def _held(folder: Path) -> WriterHeld:
     who = f": {other}, pid {other.pid}" if other else ""
     return WriterHeld(
         f"{folder}: another training still writes there{who}",
-        "it must end before this one can start; `meditron cancel` of its run ends it",
+        f"it must end before this one can start; then {RESUME}",
         FAILED,
     )
 

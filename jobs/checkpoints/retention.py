@@ -14,7 +14,7 @@ from pathlib import Path
 from jobs.checkpoints import leases, manifest
 from jobs.checkpoints.manifest import Found
 from jobs.contract.attempt_history import TaskHistory
-from jobs.contract.errors import FAILED, TaskError
+from jobs.contract.errors import FAILED, RESUME, TaskError
 
 OLDER_TRIED = 2
 """Largest number of damaged checkpoints that may be skipped."""
@@ -169,14 +169,14 @@ def _refusal(
         message = (
             f"{folder}: no checkpoint is usable, and training does not restart from random weights"
         )
-        hint = "restore one of these folders from a copy, or start another run with `--new`"
+        hint = f"restore one of these folders from a copy, then {RESUME}"
     else:
         message = (
             f"{folder}: {whole.name} is valid, but more than {OLDER_TRIED} checkpoints after it "
             "are damaged"
         )
         hint = (
-            "restore one of these folders from a copy; or move them away to resume from "
-            f"{whole.name}"
+            f"restore one of these folders from a copy, or move them away to resume from "
+            f"{whole.name}; then {RESUME}"
         )
     return CheckpointsDamaged("\n".join([message, *table]), hint, FAILED)

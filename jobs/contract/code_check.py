@@ -23,7 +23,7 @@ def wrong_code(run: RunDir) -> str:
     damaged = damaged_files(run)
     if not damaged:
         return ""
-    return f"{damage_sentence(run, damaged)}; `meditron resume {run.name}` restores it"
+    return f"{damage_sentence(run, damaged)}; `{run.command('resume')}` restores it"
 
 
 def damage_sentence(run: RunDir, damaged: list[str]) -> str:

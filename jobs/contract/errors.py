@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 
+RESUME = "{meditron resume}"
+"""The command that resumes the run, in a hint; ``RunDir.hint`` completes it."""
+
 FINISHED = 0
 """The task is done."""
 
@@ -24,11 +27,11 @@ STOPPED = 130
 
 
 ERRNO_HINTS = {
-    errno.ENOSPC: "free some space, then submit again",
-    errno.EDQUOT: "free some space, then submit again",
+    errno.ENOSPC: f"free some space, then {RESUME}",
+    errno.EDQUOT: f"free some space, then {RESUME}",
     errno.EFBIG: (
         "raise the limit of a file's size (`ulimit -f unlimited`, or the file system's own), then "
-        "submit again"
+        f"{RESUME}"
     ),
 }
 """Hints about errors of the operating system, by errno."""
@@ -42,7 +45,9 @@ def errno_code(number: int) -> int:
 
 
 class TaskError(Exception):
-    """An error that ends a task, with one sentence (where, what, what instead) and a hint."""
+    """An error that ends a task, with one sentence (where, what, what instead) and a hint, which
+    ``RunDir.hint`` completes.
+    """
 
     def __init__(self, message: str, hint: str = "", code: int = CONFIGURATION) -> None:
         super().__init__(message)

@@ -19,8 +19,13 @@ Layout (``RUN`` is the run's folder)::
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
+
+COMMAND = re.compile(r"\{meditron ([^}]+)\}")
+"""A command in a hint whose author does not know the run (``jobs.contract.errors.RESUME``)."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,19 @@ class RunDir:
     def resume_file(self) -> Path:
         """Return the file that a person's resume touches, which ends the backoff of a task."""
         return self.root / "RESUME"
+
+    def command(self, *words: str) -> str:
+        """Return a `meditron` command about this run, quoted for a shell, that works in any folder.
+
+        Args:
+            words: the command and its options; the run's name follows them.
+        """
+        root = self.root.absolute().parent
+        return shlex.join(["meditron", *words, self.name, "--runs-dir", str(root)])
+
+    def hint(self, text: str) -> str:
+        """Return a hint with its commands, such as ``{meditron resume}``, about this run."""
+        return COMMAND.sub(lambda match: f"`{self.command(*match[1].split())}`", text)
 
     def stage(self, stage: str) -> Path:
         """Return the folder of a stage's specs, markers and attempts."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from jobs.contract import rundir
-from jobs.contract.errors import TaskError
+from jobs.contract.errors import RESUME, TaskError
 from jobs.contract.files import FORMAT, FormatError, read_json
 from jobs.contract.stage_specs import SPEC_TYPES, TRAINING_STAGES, PretrainSpec, Spec
 
@@ -173,9 +173,9 @@ def load_task(run: rundir.RunDir, stage: str, index: int) -> TaskSpec:
         hint = "is this the run directory, and does this node see it?"
         raise TaskError(f"{path}: {error.strerror}", hint) from error
     except FormatError as error:
-        raise TaskError(str(error), "submit the stage again") from error
+        raise TaskError(str(error), f"{RESUME} writes it again") from error
     except ValueError as error:
-        raise TaskError(f"{path}: {error}", "submit the stage again") from error
+        raise TaskError(f"{path}: {error}", f"{RESUME} writes it again") from error
 
 
 def read_task(run: rundir.RunDir, stage: str, index: int) -> TaskSpec | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.atomic_file import AtomicFile
-from jobs.contract.errors import TaskError
+from jobs.contract.errors import RESUME, TaskError
 from jobs.contract.files import fsync_folder
 
 if TYPE_CHECKING:
@@ -138,4 +138,4 @@ def read_index(path: Path) -> tuple[int, numpy.dtype[Any]]:
 
 def _incomplete(path: Path) -> TaskError:
     message = f"{path} is not a complete index of tokens"
-    return TaskError(message, "submit the tokenize stage again")
+    return TaskError(message, f"{RESUME} makes it again")

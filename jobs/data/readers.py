@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 import orjson
 from isal import isal_zlib
 
-from jobs.contract.errors import TaskError
+from jobs.contract.errors import RESUME, TaskError
 from jobs.data import json_stream
 
 JSON_SUFFIXES = (".jsonl", ".json")
@@ -27,7 +27,7 @@ CORRUPT: tuple[type[Exception], ...] = (
     cast(type[Exception], isal_zlib.error),  # isal's stub declares an instance
 )
 READABLE = "files to read end in .jsonl or .json, alone or with .gz or .zst, or in .parquet"
-AGAIN = "copy or make the file again"
+AGAIN = f"copy or make the file again, then {RESUME}"
 PARQUET_ROWS = 256
 """Rows decoded at a time: about 25 MB of full-text articles."""
 

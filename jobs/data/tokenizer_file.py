@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract import done_markers, rundir
-from jobs.contract.errors import FAILED, TaskError
+from jobs.contract.errors import FAILED, RESUME, TaskError
 from jobs.contract.stage_specs import TokenizerRef
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def require_unchanged(run: rundir.RunDir, ref: TokenizerRef) -> dict[str, Any]:
             f"{ref.path}: the tokenizer has changed since the run was made "
             f"(SHA-256 {entry['sha256'][:12]}, was {ref.sha256[:12]})"
         )
-        raise TaskError(message, "put the old file back, or submit with --new for another run")
+        raise TaskError(message, f"put the old file back, then {RESUME}")
     return entry
 
 

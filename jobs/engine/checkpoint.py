@@ -21,7 +21,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from jobs.checkpoints import manifest, retention
 from jobs.checkpoints.manifest import MANIFEST, RECORD, CheckpointRecord, Found
-from jobs.contract.errors import CONFIGURATION, ERRNO_HINTS, FAILED, TaskError, errno_code
+from jobs.contract.errors import (
+    CONFIGURATION,
+    ERRNO_HINTS,
+    FAILED,
+    RESUME,
+    TaskError,
+    errno_code,
+)
 from jobs.contract.files import fsync_folder, sha256, write_json
 from jobs.engine import device as devices
 from jobs.engine import sharded_state
@@ -134,8 +141,8 @@ def _load_or_explain(path: Path, load: Callable[[], None]) -> None:
             raise
         raise TaskError(
             f"{path} cannot be loaded into this model: {type(error).__name__}: {error}",
-            "a checkpoint fits only the architecture it was saved from; `meditron checkpoints "
-            "--deep` shows whether its files are unaltered",
+            "a checkpoint fits only the architecture it was saved from; {meditron checkpoints "
+            "--deep} shows whether its files are unaltered",
         ) from error
 
 
@@ -170,14 +177,14 @@ def _not_written(path: Path, reason: str) -> TaskError:
     for number in map(int, _ERRNO.findall(reason)):
         if errno_code(number) == CONFIGURATION:
             return TaskError(message, ERRNO_HINTS[number], CONFIGURATION)
-    hint = "free some space or check the file system, then submit again"
+    hint = f"free some space or check the file system, then {RESUME}"
     return StorageError(message, hint, FAILED)
 
 
 def _unreadable(path: Path, reason: str) -> StorageError:
     return StorageError(
         f"{path} cannot be read: {_with_name(reason)}",
-        "check the file system, then submit again",
+        f"check the file system, then {RESUME}",
         FAILED,
     )
 

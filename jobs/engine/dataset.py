@@ -19,7 +19,7 @@ import numpy
 import torch
 
 from jobs.contract import rundir, specs
-from jobs.contract.errors import CONFIGURATION, TaskError
+from jobs.contract.errors import CONFIGURATION, RESUME, TaskError
 from jobs.contract.files import FORMAT, FormatError, read_json, sha256, write_json
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.data import tokenizer_file
@@ -113,7 +113,7 @@ def _source(run: rundir.RunDir, prefix: str, vocab_size: int, scanned: int) -> I
     binary, index = path.with_name(path.name + ".bin"), path.with_name(path.name + ".idx")
     for file in (binary, index):
         if not file.is_file():
-            raise TaskError(f"{file} is missing", "submit the tokenize stage again")
+            raise TaskError(f"{file} is missing", f"{RESUME} makes it again")
     if binary.stat().st_size == 0:
         return None
     tokens, kind = read_index(index)
@@ -121,7 +121,7 @@ def _source(run: rundir.RunDir, prefix: str, vocab_size: int, scanned: int) -> I
     if size != expected:
         raise TaskError(
             f"{binary} has {size} bytes, by its index it has {expected}",
-            "submit the tokenize stage again",
+            f"{RESUME} makes it again",
         )
     _check_ids(binary, kind, vocab_size, scanned)
     return IndexedSource(prefix, tokens, sha256(index))

@@ -17,7 +17,7 @@ import torch.distributed
 
 from jobs.checkpoints import leases, manifest, retention
 from jobs.contract import attempt_history, done_markers
-from jobs.contract.errors import FAILED, Stopped, TaskError
+from jobs.contract.errors import FAILED, RESUME, Stopped, TaskError
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.engine import checkpoint, dataset, model, optim, sharded_state
 from jobs.engine import device as devices
@@ -135,12 +135,12 @@ class Trainer:
         if record.data != self.corpus.digest:
             raise TaskError(
                 f"tokens changed since {path.name} was saved, so the position in them is lost",
-                "restore the old tokens, or start another run with `--new`",
+                f"restore the old tokens, then {RESUME}",
             )
         if record.model != manifest.model_digest(self.spec.model):
             raise TaskError(
                 f"{path.name}: the model has another shape than this run's",
-                "start another run with `--new`",
+                f"put this run's own checkpoints back, then {RESUME}",
             )
         checkpoint.load(path, self.trained, record, asdict(self.spec.parallel))
         self.step = record.iteration
@@ -321,7 +321,7 @@ class Trainer:
         kept = self.saved[0].name if self.saved else "no checkpoint"
         return NonFiniteLoss(
             f"{what} of step {self.step + 1} is {value}; {kept} holds the last good state",
-            "submit again to see whether it recurs; if it does, lower the learning rate, or "
+            f"{RESUME} shows whether it recurs; if it does, lower the learning rate, or "
             f"inspect the samples from {self._position()} on",
             FAILED,
         )

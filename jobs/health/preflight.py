@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         expected = expectation(run, args.stage, args.index)
     except TaskError as error:
-        print(f"preflight: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        print(f"preflight: {error.message}\nhint: {run.hint(error.hint)}", file=sys.stderr)
         return error.code
     folder = run.attempt(args.stage, args.attempt)
     findings = examine(folder, expected, lambda: time.sleep(args.process_wait))
@@ -70,7 +70,7 @@ def expectation(run: rundir.RunDir, stage: str, index: int) -> node_checks.Expec
     try:
         return node_checks.expectation(task.health, os.environ)
     except ValueError as error:
-        hint = "correct the cluster profile, then submit again"
+        hint = "correct health_skip of the cluster profile"
         raise TaskError(str(error), hint) from error
 
 

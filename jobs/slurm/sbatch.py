@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import shlex
 import shutil
 from collections.abc import Sequence
 from contextlib import redirect_stderr
@@ -120,7 +119,7 @@ def hand_over(
             if getattr(error.__cause__, "returncode", None) == TIMED_OUT:
                 raise SubmitError(
                     f"sbatch did not answer for {submission.stage} within {seconds:.0f} s",
-                    f"submit again {ANSWERS}",
+                    f"`{run.command('resume')}` {ANSWERS}",
                 ) from error
             raise refusal(run, submission.stage, str(error)) from error
 
@@ -202,12 +201,12 @@ def refusal(run: RunDir, stage: str, text: str) -> SubmitError:
     reason = sbatch_reason(text)
     if any(word in reason for word in SILENT):
         return SubmitError(
-            f"Slurm did not answer sbatch for {stage}: {reason}", f"submit again {ANSWERS}"
+            f"Slurm did not answer sbatch for {stage}: {reason}",
+            f"`{run.command('resume')}` {ANSWERS}",
         )
     return SubmitError(
         f"sbatch refused {stage}: {reason}",
-        f"`meditron submit {stage} --run {run.name} --runs-dir "
-        f"{shlex.quote(str(run.root.parent))} --dry-run` shows the script",
+        f"`{run.command('submit', stage, '--dry-run', '--run')}` shows the script",
     )
 
 

@@ -86,7 +86,7 @@ def read(run: RunDir, stage: str, attempt: int) -> Submission:
     except (OSError, FormatError, KeyError, TypeError) as error:
         raise SubmitError(
             f"{path} has no record of how {stage} was submitted ({type(error).__name__})",
-            f"`meditron resume {run.name}` submits it from the run's own record",
+            f"`{run.command('resume')}` submits it from the run's own record",
         ) from error
 
 

@@ -48,7 +48,7 @@ class SlurmQueue:
             raise SubmitError(
                 f"Slurm does not list the jobs of attempt {intent.attempt} of {intent.stage}, "
                 "whose submission was killed",
-                f"try again {sbatch.ANSWERS}",
+                f"`{run.command('resume')}` {sbatch.ANSWERS}",
             )
         jobs, guards = listed
         ids = all_ids(request, sorted(jobs, key=int)) or started(history, intent)
@@ -71,7 +71,7 @@ class SlurmQueue:
             raise SubmitError(
                 f"{failure or killed}; jobs named {submission.job_name(run, intent.stage)} may be "
                 "queued all the same",
-                f"`meditron resume {run.name}` {sbatch.ANSWERS}",
+                f"`{run.command('resume')}` {sbatch.ANSWERS}",
             )
 
     def complete(

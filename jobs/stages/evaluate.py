@@ -137,7 +137,7 @@ def find_checkpoint(folder: Path, spec: EvaluateSpec) -> tuple[Path, int]:
 def missing(folder: Path, spec: EvaluateSpec, step: int, newest: int | None) -> TaskError:
     """Return the error for a missing checkpoint, with the newest that exists."""
     if newest is None:
-        return TaskError(f"{folder}: no valid checkpoint", "run pretraining first")
+        return TaskError(f"{folder}: no valid checkpoint", "{meditron submit pretrain --run} first")
     if spec.checkpoint == "last" and newest < step:
         return TaskError(
             f"{folder}: training is at step {newest} of {step}; no unfinished model is evaluated",

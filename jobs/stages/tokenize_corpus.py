@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from jobs.contract import done_markers, rundir
-from jobs.contract.errors import Stopped, TaskError
+from jobs.contract.errors import RESUME, Stopped, TaskError
 from jobs.contract.stage_specs import TokenizeSpec
 from jobs.data import tokenizer_file
 from jobs.data.cleaning import length_problem
@@ -72,7 +73,7 @@ def require_input(run: rundir.RunDir, name: str) -> dict[str, Any]:
         return done_markers.describe_file(run, name)
     except OSError as error:
         message = f"{run.path(name)}: the shard cannot be read ({error.strerror})"
-        raise TaskError(message, "submit curate again; it writes the shards") from error
+        raise TaskError(message, f"{RESUME} writes the shards again") from error
 
 
 def load_encoder(spec: TokenizeSpec) -> Encoder:
@@ -153,7 +154,8 @@ def batches(path: Path, text_key: str) -> Iterator[DocumentBatch]:
     for record in readers.read_records(path, (text_key,)):
         text = record.value.get(text_key, "")
         if problem := record.problem or length_problem(text):
-            hint = "the shard was changed after curate wrote it; remove it and submit again"
+            remove = f"`rm {shlex.quote(str(path))}`"
+            hint = f"the shard was changed after curate wrote it; {remove}, then {RESUME}"
             raise TaskError(f"{path}:{record.line}: {problem}", hint)
         read, characters, position = read + 1, characters + len(text), record.position
         if text:

@@ -145,7 +145,7 @@ def exit_record(
     by: str = "supervisor",
     follows: int | None = None,
 ) -> ExitRecord:
-    """Return the exit record of an attempt.
+    """Return the exit record of an attempt, with commands about its run.
 
     Args:
         by: who decided: ``supervisor``, ``recovery_job`` or ``recover``.
@@ -163,13 +163,13 @@ def exit_record(
         ended=evidence.attempt.ended,
         code=SUCCESSOR if decision.action in CONTINUES else decision.code,
         message=diagnosis.sentence,
-        hint=diagnosis.hint,
+        hint=attempt.run.hint(diagnosis.hint),
         node=diagnosis.node,
         fingerprint=diagnosis.fingerprint,
         step_before=evidence.progress.step_before,
         step_after=evidence.progress.step_after,
         last_step=evidence.progress.last_step,
-        reason=decision.reason,
+        reason=attempt.run.hint(decision.reason),
         delay=decision.delay,
         exclude=decision.exclude,
         detect_s=None if evidence.observed.hang is None else evidence.observed.hang.seconds,

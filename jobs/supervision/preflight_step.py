@@ -4,6 +4,7 @@ is ``jobs.health.preflight``.
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import time
@@ -101,9 +102,10 @@ def combine(attempt: AttemptRef, code: int) -> PreflightResult:
         if finding.verdict == "FATAL":
             fatal.setdefault(finding.node, finding)
     if fatal:
+        resume = attempt.run.command("resume")
         return PreflightResult(
             "; ".join(f"{item.node}: {item.message} ({item.code})" for item in fatal.values()),
-            "fix it, or submit again without these nodes and report them to the site",
+            f"fix it, then `{resume}`; later jobs exclude these nodes",
             findings,
         )
     if code == 0:
@@ -111,7 +113,7 @@ def combine(attempt: AttemptRef, code: int) -> PreflightResult:
     if code in (CONFIGURATION, UNHEALTHY):
         return PreflightResult(
             f"the preflight check of {attempt.stage} refused this node and could write no report",
-            "the job's log names the node and the reason",
+            f"`{attempt.run.command('logs')}` names the node and the reason",
             findings,
             configuration=code == CONFIGURATION,
         )
@@ -129,7 +131,7 @@ def timed_out(attempt: AttemptRef, nodes: Collection[str], seconds: float) -> Pr
         problem += f" on {', '.join(missing)}"
     return PreflightResult(
         problem,
-        f"a node without a health file in {attempt.folder} hangs",
+        f"`ls {shlex.quote(str(attempt.folder))}`: a node without a health file hangs",
         tuple(NodeFinding(name, "preflight_silent", "FATAL", problem) for name in missing),
     )
 

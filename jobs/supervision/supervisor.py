@@ -249,7 +249,7 @@ class Supervisor:
             raise HeldElsewhere(
                 f"{self.stage} task {self.index} of {self.run.name} is still running in another "
                 "job",
-                f"`meditron cancel {self.run.name}` ends it",
+                f"`{self.run.command('cancel')}` ends it",
                 FAILED,
             ) from error
         self._locked = True
@@ -328,13 +328,14 @@ class Supervisor:
             return Observed(message=earlier.decision.reason), earlier.decision
         except TaskError as error:
             is_ours = error.code == CONFIGURATION
-            return Observed(message=error.message, hint=error.hint, configuration=is_ours), None
+            hint = self.run.hint(error.hint)
+            return Observed(message=error.message, hint=hint, configuration=is_ours), None
         except OSError as error:
             return Observed(message=f"{error.filename or self.stage}: {error.strerror}"), None
         except Exception as error:  # a bug must not prevent the record
             traceback.print_exc()
             message = f"the supervisor of {self.stage} failed with {type(error).__name__}: {error}"
-            return Observed(message=message, hint="the job's log has the traceback"), None
+            return Observed(message=message, hint="{meditron logs} shows the traceback"), None
 
     def received_signals(self) -> list[int]:
         """Return the signals received; the loss of the local scheduler's process counts as one."""
@@ -356,7 +357,8 @@ class Supervisor:
         if not self.is_stop_requested():
             return decision
         sentence = decision.diagnosis.sentence if decision.diagnosis else decision.reason
-        reason = f"{sentence}, after a stop request; `meditron resume {self.run.name}` resumes it"
+        resume = self.run.command("resume")
+        reason = f"{sentence}, after a stop request; `{resume}` resumes it"
         return replace(decision, action=RetryAction.STOP, reason=reason, code=FAILED)
 
     def ledger(self) -> tuple[NodeEntry, ...]:
@@ -383,5 +385,5 @@ def is_abandoned(environ: Mapping[str, str]) -> bool:
 
 def stop(message: str) -> Decision:
     """Return the decision where none can be made."""
-    diagnosis = Diagnosis(RootCause.UNKNOWN, message, hint="the job's log has the traceback")
+    diagnosis = Diagnosis(RootCause.UNKNOWN, message, hint="{meditron logs} shows the traceback")
     return Decision(RetryAction.STOP, message, code=FAILED, diagnosis=diagnosis)

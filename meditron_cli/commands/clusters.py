@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -98,7 +99,10 @@ def copy_profile(name: str) -> Path:
     source = profile_file(name)
     target = Path("clusters") / source.name
     if target.exists():
-        raise ConfigError(f"{target} exists", hint="edit it, or move it away first")
+        raise ConfigError(
+            f"{target} exists",
+            hint=f"edit it, or `mv {quote(str(target))} {quote(str(target))}.old`",
+        )
     write_bytes(target.parent / "profile.schema.json", schema_text("cluster").encode())
     write_bytes(target, source.read_bytes())
     return target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobs.contract.rundir import RunDir
 from jobs.runtime.termination import exit_on_signals
 from meditron_cli import console
 from meditron_cli.commands import options
@@ -120,7 +120,9 @@ def command(
             raise
     show(result, as_json)
     if not result.held:
-        raise RunFailed(result.sentence, hint=f"the drill's runs are kept in {root}")
+        raise RunFailed(
+            result.sentence, hint=f"`{store.command_below(root, 'status')}` shows the drill's runs"
+        )
     if keep:
         console.note(f"the drill's runs are kept in {root}")
         return
@@ -133,7 +135,7 @@ def cancel(drill: Drill) -> None:
     problems = drill.cancel()
     with suppress(OSError):  # the terminal may be gone
         for run, error in problems.items():
-            command = f"meditron cancel {run} --runs-dir {shlex.quote(str(drill.root))}"
+            command = RunDir(drill.root / run).command("cancel")
             console.note(f"jobs of {run} were not cancelled: {error.message}")
             console.note(f"hint: `{command}`")
         cancelled = "" if problems else "the drill's jobs are cancelled; "

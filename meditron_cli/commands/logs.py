@@ -21,7 +21,7 @@ from meditron_cli.errors import ConfigError
 from meditron_cli.reporting import tables
 from meditron_cli.reporting.follow import FINAL, NewExits
 from meditron_cli.reporting.log_filter import LogFilter
-from meditron_cli.runs import query
+from meditron_cli.runs import query, store
 from meditron_cli.services import Services
 
 SUFFIXES = (".out", ".log", ".err")
@@ -134,7 +134,7 @@ def command(
     if not printer.printed:
         raise ConfigError(
             f"run {run.name} has no logs of {stage or 'any stage'} yet",
-            hint=f"`meditron status {run.name}` shows what it waits for",
+            hint=f"`{store.command(run, 'status')}` shows what it waits for",
         )
 
 

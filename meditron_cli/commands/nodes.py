@@ -11,6 +11,7 @@ import click
 
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
+from meditron_cli.runs import store
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ class NodeLedgerView:
         if not entries:
             names = ", ".join(dict.fromkeys(entry.node for entry in self.standing)) or "no node"
             message = f"{self.path} has no entry against {node!r}; it has {names}"
-            hint = f"`meditron nodes --cluster {self.cluster} --all` shows what has expired"
+            command = store.command_below(
+                self.path.parent, "nodes", "--cluster", self.cluster, "--all"
+            )
+            hint = f"`{command}` shows what has expired"
             raise ConfigError(message, hint=hint)
         return entries
 
@@ -79,9 +83,14 @@ def command(
     from jobs.health import node_ledger
     from meditron_cli import console
 
-    if clear is not None and ticket is not None:
-        raise ConfigError("--clear and --ticket cannot be combined", hint="print the ticket first")
     ledger = read_ledger(services, cluster, runs_dir)
+    if clear is not None and ticket is not None:
+        root = ledger.path.parent
+        first = store.command_below(root, "nodes", "--cluster", cluster, "--ticket", ticket)
+        raise ConfigError(
+            "--clear and --ticket cannot be combined",
+            hint=f"`{first}` first",
+        )
     if clear is not None:
         forget(ledger, clear)
         console.note(f"{clear}: cleared, jobs may use it again")
@@ -99,7 +108,6 @@ def read_ledger(services: Services, cluster: str, runs_dir: Path | None) -> Node
     """
     from jobs.health import node_ledger
     from meditron_cli.config.load import load_cluster
-    from meditron_cli.runs import store
 
     profile = load_cluster(cluster)
     root = store.runs_root(runs_dir, services.environ, profile.runs_dir)

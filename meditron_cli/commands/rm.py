@@ -47,7 +47,8 @@ def command(
         console.note(f"{root / name}: {bytes_text(size)}")
     if runs and not yes:
         count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
-        confirm(f"remove {count}, {bytes_text(sum(sizes.values()))}?")
+        question = f"remove {count}, {bytes_text(sum(sizes.values()))}?"
+        confirm(question, store.command_below(root, "rm", "--yes", *sizes))
     for run in runs:
         remove.remove(services, run)
     if as_json:
@@ -58,8 +59,12 @@ def command(
         console.data(f"run {name} removed, {bytes_text(size)} freed")
 
 
-def confirm(question: str) -> None:
+def confirm(question: str, command: str) -> None:
     """Request a confirmation on stderr, and refuse unless the answer is yes.
+
+    Args:
+        question: to ask.
+        command: the command that asks, for the hint.
 
     Raises:
         ConfigError: the answer is no, or there is none.
@@ -71,4 +76,4 @@ def confirm(question: str) -> None:
         console.note("")
         if sys.stdin.isatty():  # Ctrl-C
             raise
-    raise ConfigError("nothing was removed", hint="answer y, or add --yes")
+    raise ConfigError("nothing was removed", hint=f"`{command}` removes without asking")

@@ -124,8 +124,8 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     )
     print_facts(full)
     print_tables(full)
-    print_pending(view)
-    print_stuck(view, stuck)
+    print_pending(run, view)
+    print_stuck(run, stuck)
     print_errors(full)
 
 
@@ -214,7 +214,7 @@ def print_tables(full: RunDetail) -> None:
             console.table(columns, rows)
 
 
-def print_pending(view: RunView) -> None:
+def print_pending(run: RunDir, view: RunView) -> None:
     """Print when pending stages are expected to start, and how to release held ones."""
     for stage in view.stages.values():
         if stage.state != "pending":
@@ -226,14 +226,14 @@ def print_pending(view: RunView) -> None:
             console.data(f"{stage.stage}: its owner holds it; `scontrol release` lets it start")
         elif is_held_after_launch(stage.pending_reason):
             console.data(f"{stage.stage}: Slurm holds it after a failed launch")
-            console.data(f"hint: `meditron resume {view.name}` releases it")
+            console.data(f"hint: `{store.command(run, 'resume')}` releases it")
 
 
-def print_stuck(view: RunView, stuck: Iterable[tuple[str, str]]) -> None:
+def print_stuck(run: RunDir, stuck: Iterable[tuple[str, str]]) -> None:
     """Print the jobs whose dependency can never be satisfied, and the remedy."""
     for stage, job_id in stuck:
         console.data(f"{stage}: job {job_id} depends on a job that failed")
-        console.data(f"hint: `meditron resume {view.name}` gives it a new dependency")
+        console.data(f"hint: `{store.command(run, 'resume')}` gives it a new dependency")
 
 
 def print_errors(full: RunDetail) -> None:
@@ -245,7 +245,7 @@ def print_errors(full: RunDetail) -> None:
         if error.hint:
             console.data(f"hint: {error.hint}")
     if full.view.state in ("failed", "stopped", "cancelled"):
-        console.data(f"hint: `meditron resume {full.view.name}` continues it")
+        console.data(f"hint: `{store.command(full.run, 'resume')}` continues it")
 
 
 def jobs_of(record: RunRecord) -> dict[str, list[str]]:

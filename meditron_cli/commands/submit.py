@@ -178,7 +178,7 @@ def note_other_runs(submission: SubmitTarget, stage: str) -> None:
     console.note(
         f"{submission.name} is a new run: {newest.name} differs in "
         f"{', '.join(keys[:3]) or 'its input files'}{more}; "
-        f"`meditron submit {stage} --run {newest.name}` continues that one, "
+        f"`{store.command(newest, 'submit', stage, '--run')}` continues that one, "
         "--new starts a run without this note"
     )
 
@@ -252,8 +252,25 @@ def refuse(submission: SubmitTarget) -> None:
     problems = input_problems(submission)
     if problems:
         raise ConfigError("\n".join(problems), hint="nothing was submitted")
-    if not submission.exists:
+    if submission.exists:
+        return
+    try:
         launch_plan.decide(submission.plan, RunRecord(submission.name, submission.path), {}, {})
+    except launch_plan.MissingInputs as error:
+        hint = f"`{command_of(PIPELINE)}` runs all stages in order"
+        raise ConfigError(error.message, hint=hint) from error
+
+
+def command_of(stage: str) -> str:
+    """Return the command that submits a stage with the options of this one, quoted for a shell."""
+    given = click.get_current_context().params
+    options = {"--cluster": "cluster", "--size": "size", "--config": "config"}
+    options["--runs-dir"] = "runs_dir"
+    words = [
+        word for key, name in options.items() if given[name] for word in (key, str(given[name]))
+    ]
+    sets = [word for override in given["overrides"] for word in ("--set", override)]
+    return shlex.join(["meditron", "submit", stage, *words, *sets])
 
 
 def open_run(services: Services, submission: SubmitTarget) -> RunDir:
@@ -348,6 +365,7 @@ def wait_for_end(services: Services, reader: RecordReader) -> None:
         error = ConfigError if code == CONFIGURATION else RunFailed
         raise error(
             f"run {run.name} {state}{': ' + sentence if sentence else ''}",
-            hint=hint or f"`meditron logs {run.name}` shows its logs",
+            hint=hint or f"`{store.command(run, 'logs')}` shows its logs",
         )
-    console.note(f"run {run.name} succeeded; `meditron report {run.name}` shows the results")
+    report = store.command(run, "report")
+    console.note(f"run {run.name} succeeded; `{report}` shows the results")

@@ -65,7 +65,10 @@ def explain(key: str, question: ExplainQuery) -> list[Explanation]:
     if problems:
         raise problems.error()
     if root is None:
-        raise ConfigError(f"{key} is a key of cluster profiles", hint="name one with --cluster")
+        raise ConfigError(
+            f"{key} is a key of cluster profiles",
+            hint="`meditron clusters` lists them; name one with --cluster",
+        )
     prefix = PROFILE if model is Cluster else ""
     return [
         explain_one(prefix, name, model, root)

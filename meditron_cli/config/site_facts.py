@@ -60,7 +60,7 @@ def complete(profile: MapNode) -> tuple[MapNode, KnownFacts | None]:
     try:
         facts = facts_file.read(path)
     except facts_file.Broken as error:
-        again = f"`meditron doctor --cluster {name}` writes it again"
+        again = f"`meditron doctor --cluster {shlex.quote(name)}` writes it again"
         return profile, KnownFacts(label, warning=f"{error}; left out; {again}")
     if facts is None:
         return profile, None

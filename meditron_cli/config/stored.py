@@ -32,7 +32,7 @@ def restore(request: Mapping[str, Any]) -> tuple[Experiment, Cluster]:
         key = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
             f"the run's own configuration is refused: {key}: {first['msg']}",
-            hint="this is another version of meditron; submit the experiment file again",
+            hint="this is another version of meditron; submit the experiment file with it",
         ) from error
 
 

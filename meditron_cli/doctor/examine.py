@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,7 +96,8 @@ def examine(target: ExaminedCluster, wait: float | None) -> DoctorReport:
     site = queries.read(client, [] if loaded.placeholders else list(job_options.of_plan(plan)))
     if rules.is_silent(site):
         raise SchedulerError(
-            "Slurm does not answer on this machine", hint="log in to the cluster, or try again"
+            "Slurm does not answer on this machine",
+            hint="log in to the cluster; `sinfo` shows whether Slurm answers",
         )
     view = SiteView(site, loaded.cluster, run_measurements.workload(plan, target.root, target.size))
     file = facts_file.path_of(loaded.cluster.name, target.environ)
@@ -174,7 +176,7 @@ def finish(target: ExaminedCluster, plan: Plan, waited: probe.ProbeWait) -> Know
     if current.report is None:
         target.note(
             f"probe job {current.job_id} is still queued; run `meditron doctor --cluster "
-            f"{target.name}` later to read its report"
+            f"{shlex.quote(target.name)}` later to read its report"
         )
         return KnownNodes([not_probed(f"probe job {current.job_id} is still queued")], current)
     record_nodes(target, current.report)

@@ -101,12 +101,15 @@ def run_sbatch(plan: Plan, folder: Path, options: list[str], client: Client) -> 
     own = [f"--job-name={NAME}", f"--output={folder / LOG}", "--open-mode=append"]
     requeue = ["--requeue"] if plan.site.requeue else []
     place = [f"--chdir={folder}", str(folder / "probe.sh")]
+    without = f"meditron doctor --no-probe --cluster {shlex.quote(plan.site.cluster)}"
     result = client.run(["sbatch", "--parsable", *own, *requeue, *options, *place])
     if result is None:
-        raise SchedulerError("sbatch did not answer", hint="try again, or add --no-probe")
+        raise SchedulerError("sbatch did not answer", hint=f"`{without}` reads settings only")
     if result.returncode != 0:
         reason = sbatch_reason(result.stderr)
-        raise ProbeRefused(f"sbatch refused the probe job: {reason}", hint="add --no-probe")
+        raise ProbeRefused(
+            f"sbatch refused the probe job: {reason}", hint=f"`{without}` reads settings only"
+        )
     return result.stdout.strip().split(";")[0]
 
 

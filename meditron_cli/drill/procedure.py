@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -127,7 +126,7 @@ class Drill:
             sentence, hint, _ = follow.why(self.services, self.opened[run].records)
             raise RunFailed(
                 f"run {run.name} {state} without a fault{': ' + sentence if sentence else ''}",
-                hint=hint or "fix the cause, then run the drill again",
+                hint=hint or f"`{run.command('logs')}` shows its logs",
             )
 
     def follow(self, run: RunDir) -> str:
@@ -200,7 +199,7 @@ class Drill:
             self.services.clock.sleep(INJECT_RETRY_SECONDS)
         raise SchedulerError(
             f"rank {rank} of job {job} runs on none of its nodes",
-            hint=f"see `meditron logs {run.name} --runs-dir {shlex.quote(str(self.root))}`",
+            hint=f"see `{run.command('logs')}`",
         )
 
     def wait(self, run: RunDir, happened: Callable[[], bool]) -> bool:

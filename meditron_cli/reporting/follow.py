@@ -9,7 +9,7 @@ from jobs.contract.attempt_history import Attempt, HistoryReader
 from jobs.contract.events import ExitEvent
 from meditron_cli import console
 from meditron_cli.reporting import tables, task_errors
-from meditron_cli.runs import open_jobs, state
+from meditron_cli.runs import open_jobs, state, store
 from meditron_cli.runs.query import query_schedulers
 from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.views import RunView, StageView
@@ -124,8 +124,8 @@ def follow(services: Services, reader: RecordReader) -> str:
         return until_end(services, reader, ProgressLines())
     except KeyboardInterrupt:
         console.note(
-            f"run {run.name} continues; `meditron status {run.name}`, "
-            f"`meditron logs {run.name} --follow`, `meditron cancel {run.name}`"
+            f"run {run.name} continues; `{store.command(run, 'status')}`, "
+            f"`{store.command(run, 'logs', '--follow')}`, `{store.command(run, 'cancel')}`"
         )
         raise
 

@@ -10,7 +10,7 @@ from jobs.contract.code_check import damage_sentence, damaged_files
 from jobs.contract.errors import CONFIGURATION, FAILED
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting.log_filter import NOISE
-from meditron_cli.runs import state
+from meditron_cli.runs import state, store
 from meditron_cli.runs.record import RunRecord, TaskJob, exit_records
 from meditron_cli.scheduler.base import JobInfo, JobState
 
@@ -100,7 +100,7 @@ def unrecorded_error(
     word = info.word if info and info.state is JobState.ENDED and job.scheduler == "slurm" else ""
     ended = f"job {job.job_id} ended{f' as {word}' if word else ''}"
     if damaged:
-        why, hint = damage_sentence(run, damaged), f"`meditron resume {run.name}` restores it"
+        why, hint = damage_sentence(run, damaged), f"`{store.command(run, 'resume')}` restores it"
     else:
         why, hint = last_line(run, stage, index, job) or "its log is empty", None
     fields = {

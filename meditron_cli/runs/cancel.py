@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -12,7 +13,7 @@ from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES, TRAINING_STAGES
 from jobs.slurm import transaction
 from meditron_cli.errors import SchedulerError
-from meditron_cli.runs import open_jobs
+from meditron_cli.runs import open_jobs, store
 from meditron_cli.runs.launch import is_unknown
 from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RecordReader, RunRecord
@@ -35,7 +36,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         ConfigError: the run belongs to another user, or cannot be written.
         SchedulerError: refused, or no answer; the run is not marked as cancelled.
     """
-    require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
+    require_owner(run, "cancel", STOP_HINT.format(shlex.quote(str(run.stop_file))))
     reader = RecordReader(run, in_full=True)
     with locked(run):
         unanswered = reader.history.current().unanswered
@@ -60,7 +61,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
 
 def locked(run: RunDir) -> AbstractContextManager[None]:
     """Return the lock of a run, with the hint that a running job can be stopped without it."""
-    return exclusive(run, lambda error: STOP_HINT.format(run.stop_file))
+    return exclusive(run, lambda error: STOP_HINT.format(shlex.quote(str(run.stop_file))))
 
 
 def cancel_recovery_jobs(record: RunRecord, schedulers: Callable[[str], Scheduler]) -> None:
@@ -81,7 +82,7 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str] | Non
         ConfigError: the run belongs to another user, or cannot be written.
         SchedulerError: no answer about what runs.
     """
-    require_owner(run, "cancel", STOP_HINT.format(run.stop_file))
+    require_owner(run, "cancel", STOP_HINT.format(shlex.quote(str(run.stop_file))))
     reader = RecordReader(run, in_full=True)
     with locked(run):
         unanswered = reader.history.current().unanswered
@@ -113,7 +114,7 @@ def require_states(run: RunDir, infos: Mapping[str, JobInfo]) -> None:
         raise SchedulerError(
             f"the scheduler does not report which jobs of run {run.name} run; those that do save "
             "and exit, the others may still be queued",
-            hint=f"`meditron cancel {run.name} --save` once it answers, or on the machine "
+            hint=f"`{store.command(run, 'cancel', '--save')}` once it answers, or on the machine "
             "where the run was started",
         )
 

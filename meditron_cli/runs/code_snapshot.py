@@ -13,6 +13,7 @@ import clusters
 import jobs
 import meditron_cli
 from jobs.contract.code_check import damage_sentence, damaged_files, is_intact
+from jobs.contract.errors import RESUME
 from jobs.contract.files import read_json, write_bytes, write_json
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import ConfigError
@@ -58,7 +59,9 @@ def restore_code(run: RunDir) -> list[str]:
     if not all(is_intact(root / name, recorded[name]) for name in damaged):
         raise ConfigError(
             f"{damage_sentence(run, damaged)}; the installed meditron is another version",
-            hint=f"install the version of {run.record} (`code` and `versions`), then submit again",
+            hint=run.hint(
+                f"install the version of {run.record} (code and versions), then {RESUME}"
+            ),
         )
     for name in damaged:
         write_bytes(run.code / name, (root / name).read_bytes())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from jobs.contract import done_markers, events, specs
 from jobs.contract.attempt_history import RunHistory
+from jobs.contract.errors import ERRNO_HINTS, RESUME
 from jobs.contract.events import (
     IntentEvent,
     SubmitEvent,
@@ -36,17 +37,15 @@ from meditron_cli.runs.run_lock import exclusive
 from meditron_cli.scheduler.base import JobInfo, Scheduler
 
 HINTS = {
-    errno.EACCES: "only its owner can continue a run; `--new` with another --runs-dir starts one",
-    errno.ENOSPC: "free some space, then submit again",
-    errno.EDQUOT: "free some space, then submit again",
+    errno.EACCES: "only its owner can continue a run",
     errno.EOPNOTSUPP: "the file system has no locks (Lustre: mount with -o flock); use another",
     errno.ENOLCK: "the file system has no locks; use another",
 }
 """Hint about a run directory that cannot be written."""
 
 HINT_MISSING = (
-    "nothing was changed; put the files back, or `meditron submit` the experiment file that names "
-    "them where they are now"
+    f"nothing was changed; put the files back, then {RESUME}, or submit the experiment file that "
+    "names them where they are now"
 )
 
 Note = Callable[[str], None]
@@ -76,7 +75,7 @@ def launch(
     """
     run = reader.run
     require_owner(run, "resume")
-    with exclusive(run, lambda error: HINTS.get(error.errno or 0, "")):
+    with exclusive(run, lambda error: (ERRNO_HINTS | HINTS).get(error.errno or 0, "")):
         return _launch(plan, scheduler, reader, note, by)
 
 
@@ -91,7 +90,7 @@ def _launch(
     verdicts = check_tasks(plan, run)
     refuse_other_data(record, verdicts)
     decisions = decide(plan, record, infos, verdicts)
-    require_files(plan, decisions)
+    require_files(run, plan, decisions)
     waiting = release.waiting_jobs(record, decisions, infos) if by == "person" else {}
     for sentence in describe_kept_jobs(decisions, infos, waiting):
         note(sentence)
@@ -242,7 +241,8 @@ def query_open_jobs(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInf
     if unknown:
         raise SchedulerError(
             f"the scheduler does not report whether job {unknown[0]} of run {record.name} is alive",
-            hint="submit again when it answers; a second job now could run the task twice",
+            hint=f"`{store.command(RunDir(record.path), 'resume')}` when it answers; a second job "
+            "now could run the task twice",
         )
     return infos
 
@@ -279,7 +279,7 @@ def missing_paths(task: specs.TaskSpec) -> list[str]:
     return [path for path in named_paths(task.spec) if not Path(path).exists()]
 
 
-def require_files(plan: Plan, decisions: Mapping[str, StageDecision]) -> None:
+def require_files(run: RunDir, plan: Plan, decisions: Mapping[str, StageDecision]) -> None:
     """Refuse to submit tasks whose input files do not exist, before anything is changed.
 
     Raises:
@@ -293,7 +293,7 @@ def require_files(plan: Plan, decisions: Mapping[str, StageDecision]) -> None:
         for path in missing_paths(task)
     }
     if lines:
-        raise ConfigError("\n".join(lines), hint=HINT_MISSING)
+        raise ConfigError("\n".join(lines), hint=run.hint(HINT_MISSING))
 
 
 def prepare(

@@ -6,12 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import training_stage
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan, StagePlan
-from meditron_cli.runs import state
+from meditron_cli.runs import state, store
 from meditron_cli.runs.record import RunRecord, StageRecord, TaskJob
 from meditron_cli.scheduler.base import JobInfo, JobState
+
+
+class MissingInputs(ConfigError):
+    """A stage whose inputs are neither there nor being made; the hint is for an existing run."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,10 @@ def refuse_other_data(record: RunRecord, verdicts: Mapping[str, Mapping[int, str
         changed = {"spec", "inputs"} & set(verdicts.get(stage, {}).values())
         if changed:
             what = "input files" if "inputs" in changed else "settings or tokenizer"
+            resume = store.command(RunDir(record.path), "resume")
             raise ConfigError(
                 f"the {what} of {stage} have changed since run {record.name} was trained on them",
-                hint="bring the old ones back, or start another run with `--new`",
+                hint=f"put the old ones back, then `{resume}`",
             )
 
 
@@ -56,7 +62,7 @@ def decide(
     since its inputs are recreated.
 
     Raises:
-        ConfigError: a stage's inputs are neither there nor being made.
+        MissingInputs: a stage's inputs are neither there nor being made.
     """
     decisions: dict[str, StageDecision] = {}
     for stage in plan.stages:
@@ -91,23 +97,24 @@ def is_stuck(info: JobInfo, renewed: bool) -> bool:
 def require_inputs(
     stage: StagePlan,
     decisions: Mapping[str, StageDecision],
-    record: RunRecord | None,
+    record: RunRecord,
     infos: Mapping[str, JobInfo],
 ) -> None:
     """Refuse a stage whose inputs do not exist and are not being created.
 
     Raises:
-        ConfigError: naming the stage that is missing.
+        MissingInputs: naming the stage that is missing.
     """
     if brings_own_data(stage):
         return
     for name in stage.after:
-        before = record.stages.get(name) if record else None
+        before = record.stages.get(name)
         if name in decisions or (before is not None and will_be_complete(before, infos)):
             continue
-        raise ConfigError(
+        pipeline = store.command(RunDir(record.path), "submit", "pipeline", "--run")
+        raise MissingInputs(
             f"{stage.stage} needs the result of {name}, which this run does not have",
-            hint="`meditron submit pipeline` runs all stages in order",
+            hint=f"`{pipeline}` runs all stages in order",
         )
 
 

@@ -7,6 +7,7 @@ import pwd
 
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import ConfigError
+from meditron_cli.runs import store
 
 
 def require_owner(run: RunDir, action: str, hint: str = "") -> None:
@@ -22,7 +23,7 @@ def require_owner(run: RunDir, action: str, hint: str = "") -> None:
     if uid is not None and uid != os.getuid():
         raise ConfigError(
             f"run {run.name} belongs to {user_name(uid)}; no other user can {action} it",
-            hint=hint or f"`meditron status {run.name}` shows its state",
+            hint=hint or f"`{store.command(run, 'status')}` shows its state",
         )
 
 

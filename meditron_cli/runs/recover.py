@@ -16,7 +16,7 @@ from jobs.slurm.states import JobInfo
 from jobs.supervision.recovery import recovery_job
 from jobs.supervision.recovery.actions import last_change
 from meditron_cli.errors import MeditronError
-from meditron_cli.runs import release
+from meditron_cli.runs import release, store
 from meditron_cli.runs.owner import is_mine
 from meditron_cli.runs.query import query_schedulers
 from meditron_cli.runs.record import RecordReader, RunRecord
@@ -165,7 +165,7 @@ def recover_local_stage(services: Services, opened: OpenedRun, stage: str) -> li
     is_retried = [item.action in CONTINUES for item in decisions.values()]
     if any(is_retried) and not all(is_retried):
         sentences.append(
-            f"{stage}: nothing was started; fix the cause, then `meditron resume {run.name}`"
+            f"{stage}: nothing was started; fix the cause, then `{store.command(run, 'resume')}`"
         )
     elif any(is_retried) and delay:
         at = datetime.fromtimestamp(services.clock.now() + delay)

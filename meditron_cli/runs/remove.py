@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -57,7 +58,7 @@ def require_unused(services: Services, run: RunDir) -> None:
     if run.root.is_symlink():
         raise ConfigError(
             f"{run.root} is a symbolic link to {run.root.resolve()}",
-            hint="remove the link and its target by hand",
+            hint=f"`rm {shlex.quote(str(run.root))}` removes the link alone",
         )
     record = read(run).require_readable()
     unfinished = unfinished_jobs(services, record)
@@ -66,19 +67,20 @@ def require_unused(services: Services, run: RunDir) -> None:
         raise ConfigError(
             f"run {run.name} has jobs that may be alive: {first.job_id} ({first.state.value})"
             + (f" and {len(unfinished) - 1} more" if len(unfinished) > 1 else ""),
-            hint=f"`meditron cancel {run.name}` cancels them",
+            hint=f"`{store.command(run, 'cancel')}` cancels them",
         )
     if any(stage.unanswered for stage in record.stages.values()):
         raise ConfigError(
             f"run {run.name} has a submission that is being made, or was killed",
-            hint=f"`meditron cancel {run.name}` withdraws it",
+            hint=f"`{store.command(run, 'cancel')}` withdraws it",
         )
     folder = run.path("checkpoints")
     for lease in leases.read_leases(folder, services.clock.now()):
         holder = lease.holder or "a reader with an unreadable lease"
         raise ConfigError(
             f"run {run.name}: {lease.checkpoint} is leased by {holder}",
-            hint=f"`meditron checkpoints {run.name}` shows its leases; they expire without renewal",
+            hint=f"`{store.command(run, 'checkpoints')}` shows its leases; they expire without "
+            "renewal",
         )
     if writer := leases.read_writer(folder):
         raise ConfigError(f"run {run.name}: {writer} writes to its checkpoints")
@@ -130,7 +132,7 @@ def delete(hidden: Path) -> None:
         error = problems[0]
         raise ConfigError(
             f"{error.filename or hidden} cannot be removed: {error.strerror}",
-            hint=f"the rest is in {hidden}; the next `meditron rm` removes it",
+            hint=f"`rm -r {shlex.quote(str(hidden))}` removes the rest",
         )
 
 

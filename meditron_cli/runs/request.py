@@ -135,4 +135,4 @@ def other_version(path: Path, error: FormatError) -> ConfigError:
     )
 
 
-HINT_DAMAGED = "restore it from a backup, or start another run with `meditron submit … --new`"
+HINT_DAMAGED = "restore it from a backup; without it nothing continues this run"

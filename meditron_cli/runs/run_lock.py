@@ -31,5 +31,5 @@ def exclusive(run: RunDir, hint_of: Callable[[OSError], str] = lambda error: "")
     except OSError as error:
         raise ConfigError(
             f"run {run.name} cannot be written: {error.filename or run.root}: {error.strerror}",
-            hint=hint_of(error),
+            hint=run.hint(hint_of(error)),
         ) from error

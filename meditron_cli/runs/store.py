@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import shutil
 import stat
 import time
@@ -42,6 +43,23 @@ STALE_SECONDS = 3600.0
 
 class RunExists(ConfigError):
     """The run was made by another process first."""
+
+
+def command(run: RunDir, *words: str) -> str:
+    """Return a `meditron` command about a run, without ``--runs-dir`` where commands typed here
+    find the run anyway.
+
+    Args:
+        run: named after the words.
+        words: the command and its options.
+    """
+    return command_below(run.root.parent, *words, run.name)
+
+
+def command_below(root: Path, *words: str) -> str:
+    """Return a `meditron` command about a runs directory, quoted for a shell; like ``command``."""
+    option = [] if root == existing_root(None, os.environ) else ["--runs-dir", str(root)]
+    return shlex.join(["meditron", *words, *option])
 
 
 def runs_root(option: Path | None, environ: Mapping[str, str], profile: Path | None) -> Path:
@@ -129,7 +147,8 @@ def find(root: Path, name: str, destructive: bool = False) -> RunDir:
     near = get_close_matches(name, known, n=1, cutoff=0.5)
     instead = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(
-        f"no run is called {name!r} in {root}{instead}", hint="`meditron status` lists the runs"
+        f"no run is called {name!r} in {root}{instead}",
+        hint=f"`{command_below(root, 'status')}` lists the runs",
     )
 
 
@@ -272,7 +291,7 @@ def _rename(part: Path, final: Path) -> None:
             raise
         raise RunExists(
             f"run {final.name} was made by another submit just now",
-            hint="submit again to continue it",
+            hint=f"`{command(RunDir(final), 'resume')}` continues it",
         ) from error
     fsync_folder(final.parent)
 

@@ -110,7 +110,7 @@ class SlurmFaultInjector:
         if queued is None:
             raise SchedulerError(
                 f"squeue does not report whether job {job_id} is of run {run.name}",
-                hint="run the drill again when `squeue` works on this machine",
+                hint="`squeue` shows whether Slurm answers on this machine",
             )
         if not queued:
             raise SchedulerError(f"no job {job_id} of run {run.name} is in the queue")

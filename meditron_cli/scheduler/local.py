@@ -142,7 +142,7 @@ class LocalScheduler:
         if host != os.uname().nodename:
             raise SchedulerError(
                 f"{intent.stage} was being submitted on {host}, and may run there",
-                hint=f"submit again on {host}",
+                hint=f"`{run.command('resume')}` on {host}",
             )
         pids = [pid for pid in all_pids() if is_runner(pid, run, path)]
         self.cancel(run.name, [PREFIX + local_ranks.process_name(pid) for pid in pids])

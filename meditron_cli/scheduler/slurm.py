@@ -127,7 +127,7 @@ def require_accepted(problem: str) -> None:
     """
     if problem == SILENCE:
         raise SchedulerError(
-            "scancel did not answer", hint="try again when `squeue` works on this machine"
+            "scancel did not answer", hint="`squeue` shows whether Slurm answers on this machine"
         )
     if problem:
         raise SchedulerError(

@@ -289,7 +289,7 @@ def test_a_disk_that_fills_while_a_stage_writes_is_reported_and_a_larger_one_hel
     assert failed.returncode == 4, failed.stderr
     error, hint = failed.stderr.splitlines()[-2:]
     assert error.endswith("No space left on device")
-    assert hint == "hint: free some space, then submit again"
+    assert hint.startswith("hint: free some space, then `meditron resume ")
     run = desk.run()
     assert list(run.path("corpus").rglob("*.jsonl")) == []
     subprocess.run(["mount", "-o", "remount,size=64m", desk.runs], check=True)

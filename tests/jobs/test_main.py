@@ -92,7 +92,7 @@ def test_a_rank_exit_that_cannot_be_written_is_printed_whole(bench: Workbench) -
     assert "Not a directory" in words["unwritten"]
 
 
-SEE_LOG = "see the task's log for the traceback"
+SEE_LOG = "{meditron logs} shows the traceback"
 
 
 @pytest.mark.parametrize(
@@ -104,17 +104,17 @@ SEE_LOG = "see the task's log for the traceback"
         (
             OSError(errno.ENOSPC, "No space left on device", "/runs/a"),
             "/runs/a: No space left on device",
-            "free some space, then submit again",
+            "free some space, then {meditron resume}",
         ),
         (
             OSError(errno.EDQUOT, "Disk quota exceeded"),
             "Disk quota exceeded",
-            "free some space, then submit again",
+            "free some space, then {meditron resume}",
         ),
         (
             PermissionError(errno.EACCES, "Permission denied", "/runs/a"),
             "/runs/a: Permission denied",
-            "see the task's log",
+            "{meditron logs} shows what came before",
         ),
         (OSError("no number"), "OSError: no number", SEE_LOG),
     ],

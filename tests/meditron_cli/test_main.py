@@ -112,7 +112,7 @@ def test_a_fault_of_ours_is_one_sentence(meditron: Bench) -> None:
     assert result.exit_code == 1
     assert result.stderr == (
         "error: internal error: RuntimeError: the answer was 43\n"
-        "hint: this is a fault of meditron; `meditron --debug …` shows where\n"
+        "hint: this is a fault of meditron; `meditron --debug status` shows where\n"
     )
     assert "Traceback" in meditron("--debug", "status").stderr
 

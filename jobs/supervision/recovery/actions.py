@@ -89,7 +89,7 @@ class ActionRunner:
         if not self.is_interrupted() and self._requeue():
             self._wait_for_requeue()
             return SUCCESSOR
-        log(f"the storage takes no files\nhint: `meditron resume {self.attempt.run.name}`")
+        log(f"the storage takes no files\nhint: `{self.attempt.run.command('resume')}`")
         return FAILED
 
     def _submit(self, decision: Decision) -> int:
@@ -122,9 +122,7 @@ class ActionRunner:
                 reader=self.history,
             )
         except SubmitError as error:
-            log(
-                f"{error.message}\nhint: `meditron recover` or `meditron resume {attempt.run.name}`"
-            )
+            log(f"{error.message}\nhint: `{attempt.run.command('resume')}`")
             return FAILED
         if ids:
             log(f"job {ids[0]} resumes {attempt.stage} task {attempt.index}")

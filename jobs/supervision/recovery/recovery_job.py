@@ -124,7 +124,8 @@ def recover_until_clear(run: RunDir, stage: str, client: Client, seconds: float)
         if not result.unclear:
             return list(messages)
         if time.monotonic() > deadline:
-            last = f"{stage}: Slurm does not report how its jobs ended; `meditron recover` retries"
+            recover = run.command("recover")
+            last = f"{stage}: Slurm does not report how its jobs ended; `{recover}` retries"
             log(last)
             return [*messages, last]
         time.sleep(min(AGAIN_SECONDS, seconds / 10))
@@ -353,8 +354,8 @@ def retarget_dependents(run: RunDir, history: RunHistory, stage: str, client: Cl
         return []
     dependencies.retarget(client, submission_log.current_jobs(run, submits))
     return [
-        f"{name}: its jobs have left the queue without a start; `meditron resume {run.name}` "
-        "submits them again"
+        f"{name}: its jobs have left the queue without a start; `{run.command('resume')}` submits "
+        "them again"
         for name in vanished(run, history, stage, client)
     ]
 

@@ -92,7 +92,7 @@ def waiting_lock(run: RunDir, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         except Locked as error:
             raise SubmitError(
                 f"another submission of run {run.name} has been at work for {seconds:.0f} s",
-                f"`meditron resume {run.name}` when it is over",
+                f"`{run.command('resume')}` when it is over",
             ) from error
         yield
 
@@ -171,7 +171,7 @@ def awaited(run: RunDir, history: RunHistory, stage: str, client: Client) -> tup
         why = f"job {lost[0]} is not in the queue" if lost else "squeue does not respond"
         raise SubmitError(
             f"{stage} waits for {' and '.join(before)}, and {why}",
-            f"`meditron resume {run.name}`",
+            f"`{run.command('resume')}`",
         )
     lengths = Counter(job.split("_")[0] for found in submitted for job in found)
     return tuple(submission.whole_arrays(jobs, lengths))

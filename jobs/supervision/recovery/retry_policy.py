@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from jobs.contract.errors import FAILED, FINISHED, STOPPED, SUCCESSOR
+from jobs.contract.errors import FAILED, FINISHED, RESUME, STOPPED, SUCCESSOR
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.outcomes import (
     Decision,
@@ -102,8 +102,7 @@ def final(case: RetryCase) -> Decision | None:
     if not case.row.ends:
         return None
     if case.row.code == STOPPED:
-        name = case.evidence.attempt.run or "RUN"
-        reason = f"{case.diagnosis.sentence}; `meditron resume {name}` resumes it"
+        reason = f"{case.diagnosis.sentence}; {RESUME} resumes it"
         return Decision(RetryAction.STOP, reason, code=STOPPED)
     return stop(case, case.row.advice)
 
@@ -232,10 +231,9 @@ def retry(case: RetryCase) -> Decision:
         return restart(case, delay)
     if site.can_submit or not case.on_slurm:
         return submit(case, delay)
-    name = case.evidence.attempt.run or "RUN"
     reason = (
-        f"{case.diagnosis.sentence}; no job may be submitted from this node: `meditron recover` or "
-        f"`meditron resume {name}` on the login node submits one"
+        f"{case.diagnosis.sentence}; no job may be submitted from this node: "
+        f"{{meditron recover}} or {RESUME} on the login node submits one"
     )
     return Decision(RetryAction.WAIT, reason, code=STOPPED)
 

@@ -95,14 +95,14 @@ ROWS: dict[RootCause, RetryRow] = {
         blame=Blame.FIRST,
         entry="FATAL",
         code=UNHEALTHY,
-        advice="`meditron nodes` lists the failures of nodes",
+        advice="{meditron status} names the node",
     ),
     RootCause.GPU_HARDWARE: RetryRow(
         in_place=False,
         blame=Blame.FIRST,
         entry="FATAL",
         code=UNHEALTHY,
-        advice="`meditron nodes` lists the failures of nodes",
+        advice="{meditron status} names the node",
     ),
     RootCause.CUDA_ERROR: RetryRow(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
     RootCause.CUDA_OOM: RetryRow(
@@ -127,7 +127,7 @@ ROWS: dict[RootCause, RetryRow] = {
     ),
     RootCause.DATA: RetryRow(repeats=1, advice="check the file it names"),
     RootCause.CHECKPOINT: RetryRow(
-        repeats=1, alike=Alike.CAUSE, advice="`meditron checkpoints` shows what is wrong with each"
+        repeats=1, alike=Alike.CAUSE, advice="{meditron checkpoints} shows what is wrong with each"
     ),
     RootCause.STORAGE: RetryRow(
         counts=False,

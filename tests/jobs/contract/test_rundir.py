@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -393,3 +394,17 @@ def test_a_lock_in_a_removed_folder_fails_and_does_not_bring_the_folder_back(
         pass
 
     assert not removed.root.exists()
+
+
+def test_a_command_about_a_run_works_in_any_folder_and_is_quoted(tmp_path: Path) -> None:
+    run = rundir.RunDir(tmp_path / "my runs; $(id)" / "med-7b-0")
+
+    command = run.command("cancel", "--save")
+
+    runs_dir = str(tmp_path / "my runs; $(id)")
+    assert shlex.split(command) == [
+        "meditron", "cancel", "--save", "med-7b-0", "--runs-dir", runs_dir,
+    ]  # fmt: skip
+    assert run.hint("free space, then {meditron resume}") == (
+        f"free space, then `{run.command('resume')}`"
+    )

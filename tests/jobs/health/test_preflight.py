@@ -215,7 +215,7 @@ def test_an_unknown_expectation_is_a_configuration_error(node: Node) -> None:
     assert done.returncode == 2
     assert done.stderr == (
         "preflight: health: unknown code to skip 'mig_mod'; did you mean 'mig_mode'?\n"
-        "hint: correct the cluster profile, then submit again\n"
+        "hint: correct health_skip of the cluster profile\n"
     )
 
 

@@ -17,7 +17,7 @@ from jobs.data.cleaning import MAX_DOCUMENT_BYTES
 from jobs.data.json_stream import zstd
 
 READABLE = "files to read end in .jsonl or .json, alone or with .gz or .zst, or in .parquet"
-AGAIN = "copy or make the file again"
+AGAIN = "copy or make the file again, then {meditron resume}"
 CORRECT = "correct the record, or set curate.on_bad_record to skip to leave such ones out"
 MISSING = "correct curate.sources, or put it where the nodes see it"
 
@@ -57,7 +57,7 @@ def check(bench: Any, source: Path, message: str, hint: str) -> None:
 
     result = bench.start("curate")
 
-    assert result.stderr == f"curate: {message}\nhint: {hint}\n"
+    assert result.stderr == f"curate: {message}\nhint: {bench.run.hint(hint)}\n"
     assert result.stdout == ""
     assert result.returncode == 2
     assert bench.files("corpus") == {}
@@ -247,7 +247,7 @@ def test_damage_inside_a_file_is_found_and_never_skipped(
     result = bench.start("curate")
 
     assert result.stderr.startswith(f"curate: {source}: {what}")
-    assert result.stderr.endswith(f"\nhint: {AGAIN}\n")
+    assert result.stderr.endswith(f"\nhint: {bench.run.hint(AGAIN)}\n")
     assert result.stderr.count("\n") == 2
     assert result.returncode == 2
     assert bench.files("corpus") == {}

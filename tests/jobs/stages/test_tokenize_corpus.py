@@ -278,7 +278,7 @@ def test_a_shard_that_curate_did_not_write_so_is_refused(
     path.write_bytes(path.read_bytes() + line)
     bench.tokenize(name, tokenizer_file)
 
-    hint = "the shard was changed after curate wrote it; remove it and submit again"
+    hint = f"the shard was changed after curate wrote it; `rm {path}`, then {{meditron resume}}"
     check_refused(bench, f"{path}:2: {problem}", hint)
 
 
@@ -292,8 +292,9 @@ def test_a_document_too_long_for_the_planned_memory_is_refused(
         "the text has 16,777,218 bytes, a document may have 16,777,216; "
         "split it into shorter documents"
     )
-    hint = "the shard was changed after curate wrote it; remove it and submit again"
-    check_refused(bench, f"{bench.run.path(name)}:2: {message}", hint)
+    path = bench.run.path(name)
+    hint = f"the shard was changed after curate wrote it; `rm {path}`, then {{meditron resume}}"
+    check_refused(bench, f"{path}:2: {message}", hint)
 
 
 @pytest.mark.full
@@ -330,7 +331,7 @@ def byte_vocabulary() -> dict[str, int]:
 def check_refused(bench: Any, message: str, hint: str) -> None:
     result = bench.start("tokenize")
 
-    assert result.stderr == f"tokenize: {message}\nhint: {hint}\n"
+    assert result.stderr == f"tokenize: {message}\nhint: {bench.run.hint(hint)}\n"
     assert result.returncode == 2
     assert bench.files("tokens") == {}
     assert not bench.run.done("tokenize", 0).exists()
@@ -344,7 +345,7 @@ def test_a_missing_shard_is_named(bench: Any, tokenizer_file: Path) -> None:
     path = bench.run.path("corpus/train/00000.jsonl")
 
     message = f"{path}: the shard cannot be read (No such file or directory)"
-    check_refused(bench, message, "submit curate again; it writes the shards")
+    check_refused(bench, message, "{meditron resume} writes the shards again")
 
 
 def test_a_missing_tokenizer_is_named(bench: Any, shard: Any, tmp_path: Path) -> None:
@@ -405,7 +406,7 @@ def test_a_tokenizer_changed_since_the_run_was_made_is_refused(
         f"{tokenizer_file}: the tokenizer has changed since the run was made "
         f"(SHA-256 {new[:12]}, was {old[:12]})"
     )
-    hint = "put the old file back, or submit with --new for another run"
+    hint = "put the old file back, then {meditron resume}"
     check_refused(bench, message, hint)
 
 

@@ -55,7 +55,7 @@ def test_damaged_code_of_the_run_is_refused_and_recorded(tmp_path: Path) -> None
 
     sentence = (
         f"the run's code in {run.code} is damaged: jobs/__init__.py and 1 more; "
-        f"`meditron resume {run.name}` restores it"
+        f"`{run.command('resume')}` restores it"
     )
     assert done.returncode == 2
     assert exit_of(run, "curate", 1)["message"] == sentence

@@ -147,7 +147,7 @@ def test_a_requeued_job_resumes_unless_it_got_the_bad_node_again(
         (
             evidence(signals=(USR2,), site=replace(SITE, can_submit=False)),
             "job 12 reached its time limit at step 1,204; no job may be submitted from this node: "
-            "`meditron recover` or `meditron resume med` on the login node submits one",
+            "{meditron recover} or {meditron resume} on the login node submits one",
         ),
         (
             evidence(signals=(TERM,)),
@@ -156,8 +156,8 @@ def test_a_requeued_job_resumes_unless_it_got_the_bad_node_again(
         ),
         (
             evidence(stop_requested=True),
-            "attempt 1 of pretrain was requested to save and exit at step 1,204; `meditron resume "
-            "med` resumes it",
+            "attempt 1 of pretrain was requested to save and exit at step 1,204; {meditron "
+            "resume} resumes it",
         ),
         (
             killed(step_after=None, step_before=1200),

@@ -106,7 +106,8 @@ def test_clearing_and_reporting_are_two_commands(meditron: Bench) -> None:
 
     assert result.exit_code == 2
     assert result.stderr == (
-        "error: --clear and --ticket cannot be combined\nhint: print the ticket first\n"
+        "error: --clear and --ticket cannot be combined\nhint: "
+        "`meditron nodes --cluster test-slurm --ticket node02` first\n"
     )
 
 

@@ -60,7 +60,9 @@ def test_a_run_stays_without_a_yes(meditron: Bench, run: RunDir, text: str) -> N
     result = answer(meditron, text, run.name)
 
     assert result.exit_code == 2
-    assert result.stderr.endswith("error: nothing was removed\nhint: answer y, or add --yes\n")
+    assert result.stderr.endswith(
+        f"error: nothing was removed\nhint: `meditron rm --yes {run.name}` removes without asking\n"
+    )
     assert run.record.exists()
 
 

@@ -530,3 +530,12 @@ def write_checkpoint(folder: Path, step: int) -> None:
     digest = sha256(path / manifest.MANIFEST)
     record = manifest.CheckpointRecord(step, step, {}, "fp32", "", "", 0, manifest=digest)
     write_json(path / manifest.RECORD, asdict(record))
+
+
+def test_a_hint_names_a_runs_directory_that_was_given(meditron: Bench) -> None:
+    meditron.submit()
+    other = meditron.runs.rename(meditron.folder / "other runs")
+
+    result = meditron("status", "nope", "--runs-dir", str(other))
+
+    assert result.stderr.endswith(f"hint: `meditron status --runs-dir '{other}'` lists the runs\n")

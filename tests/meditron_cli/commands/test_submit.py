@@ -220,7 +220,7 @@ def test_an_interruption_while_waiting_does_not_end_the_run(meditron: Bench) -> 
     assert result.exit_code == 130
     assert meditron.scheduler.cancelled == []
     assert (
-        f"run {name} continues; `meditron status {name}`, `meditron logs {name} --follow`, "
+        f"run {name} continues; `meditron status {name}`, `meditron logs --follow {name}`, "
         f"`meditron cancel {name}`" in result.stderr
     )
 

@@ -200,7 +200,8 @@ def test_a_stage_without_its_inputs_is_refused_before_anything_is_made(
     assert result.exit_code == 2
     assert result.stderr == (
         f"error: {stage} needs the result of {needed}, which this run does not have\n"
-        "hint: `meditron submit pipeline` runs all stages in order\n"
+        "hint: `meditron submit pipeline --cluster local --size tiny "
+        f"--config {meditron.folder / 'experiment.yaml'}` runs all stages in order\n"
     )
     assert not meditron.runs.exists()
 
