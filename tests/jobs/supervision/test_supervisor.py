@@ -227,7 +227,7 @@ def test_the_first_of_several_failed_ranks_is_the_cause(bench: Bench) -> None:
 
     sentence = "shard 7 is damaged"
     assert (record["code"], record["message"]) == (2, sentence)
-    assert record["hint"] == "make it anew"
+    assert record["hint"] == "create it again"
 
 
 def test_a_process_that_a_rank_started_is_killed_with_it(bench: Bench) -> None:
