@@ -19,34 +19,25 @@ def from_fields(kind: type[T], value: Mapping[str, Any]) -> T:
     Raises:
         ValueError: a field is missing, or has another type.
     """
-    fields, defaults = _fields(kind)
+    fields, defaults, sets_only_fields = _fields(kind)
     values = dict(defaults)
     for name, key, convert in fields:
         if key in value:
             values[name] = convert(value[key])
         elif name not in defaults:
             raise ValueError(f"{kind.__name__} without {key!r}")
-    return _make(kind, values)
-
-
-def _make(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Return an instance of a dataclass with these values of all its fields.
-
-    ``__init__`` of a frozen dataclass, which sets one field after the other, takes as long as all
-    conversions; a log has thousands of events.
-    """
-    if hasattr(kind, "__slots__"):  # there is no __dict__
+    if not sets_only_fields:
         return kind(**values)
+    # __init__ of a frozen dataclass sets one field after the other, which takes as long as all
+    # conversions; a log has thousands of events.
     instance = object.__new__(kind)
     instance.__dict__.update(values)
-    if check := getattr(instance, "__post_init__", None):
-        check()
     return instance
 
 
 def to_fields(value: Any) -> dict[str, Any]:
     """Return a dataclass as a JSON object."""
-    fields, _ = _fields(type(value))
+    fields, _, _ = _fields(type(value))
     return {key: _plain(getattr(value, name)) for name, key, _ in fields}
 
 
@@ -55,12 +46,12 @@ Field = tuple[str, str, Convert]
 the name, unless the field's metadata has another ``key``.
 """
 
-_known: dict[type[Any], tuple[tuple[Field, ...], dict[str, Any]]] = {}
+_known: dict[type[Any], tuple[tuple[Field, ...], dict[str, Any], bool]] = {}
 
 
-def _fields(kind: type[Any]) -> tuple[tuple[Field, ...], dict[str, Any]]:
-    """Return the stored fields of a dataclass, those whose metadata has no ``key`` of None, and the
-    defaults of all its fields.
+def _fields(kind: type[Any]) -> tuple[tuple[Field, ...], dict[str, Any], bool]:
+    """Return the stored fields of a dataclass, those whose metadata has no ``key`` of None; the
+    defaults of all its fields; and whether its ``__init__`` sets attributes and does nothing else.
     """
     if kind not in _known:
         items = [(item, item.metadata.get("key", item.name)) for item in dataclasses.fields(kind)]
@@ -71,6 +62,7 @@ def _fields(kind: type[Any]) -> tuple[tuple[Field, ...], dict[str, Any]]:
                 for item, _ in items
                 if item.default is not dataclasses.MISSING
             },
+            not hasattr(kind, "__slots__") and not hasattr(kind, "__post_init__"),
         )
     return _known[kind]
 
