@@ -29,7 +29,7 @@ class Submitted:
 
 @dataclass
 class FakeScheduler:
-    """A scheduler that keeps its jobs in a dictionary, queued until the test says otherwise."""
+    """A scheduler that keeps its jobs in a dictionary, queued until a test changes them."""
 
     refuses: str = ""
     """The stage of which it refuses a submission."""

@@ -57,11 +57,20 @@ REPLACED = {
     r"\bautops": "stack dump, diagnosis",
     r"\blast words\b": "rank exit, exit record",
     r"\bgo(es|ne|ing)? on with\b": "resume, continue",
+    r"\b(goes|going|went) on\b": "resumes, continues",
+    r"\b(says|tells|hears)\b": "reports, shows, receives",
+    r"\bwants\b": "requires",
     r"\bmend(s|ed|ing)?\b": "fix",
     r"\b(RESILIENCE|SLURM|MEDITRON|ARCHITECTURE), (section )?\d": "a public source",
     r"\bdesign (RESILIENCE|SLURM|MEDITRON|ARCHITECTURE)\b": "a public source",
 }
 """Words that the glossary in CONTRIBUTING.md replaces, and what to write instead."""
+QUESTION_WORDS = re.compile(r"How|What|When|Where|Whether|Which|Who|Whose|Why")
+NO_VERBS = re.compile(
+    QUESTION_WORDS.pattern + "|A|All|An|Any|Are|As|At|By|Can|Each|Every|For|From|Has|If|In|Is|It"
+    "|Its|No|None|Of|On|One|Only|Our|That|The|Their|There|These|This|Those|To|With|Without"
+)
+"""First words of docstrings without an imperative verb."""
 
 TESTED = "# tested"
 ANYTHING = "…"
@@ -272,6 +281,15 @@ def python_files() -> dict[str, Path]:
     }
 
 
+def documented() -> Iterator[tuple[Path, ast.FunctionDef | ast.ClassDef]]:
+    """Yield the functions and classes of our packages that have a docstring, with their files."""
+    for module, path in python_files().items():
+        if module.partition(".")[0] in ("jobs", "meditron_cli"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+                    yield path, node
+
+
 def defined_names(path: Path) -> set[str]:
     """Return what a file defines or sets, in classes and functions too."""
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -312,6 +330,28 @@ def test_dotted_names_in_docstrings_and_comments_exist() -> None:
     ]
 
     assert dead == []
+
+
+def test_docstrings_of_functions_begin_with_a_verb() -> None:
+    others = []
+    for path, node in documented():
+        if isinstance(node, ast.FunctionDef):
+            first = (ast.get_docstring(node) or "").split()[0]
+            if NO_VERBS.fullmatch(first) or not re.fullmatch(r"[A-Z][a-z-]+[,;:]?", first):
+                others.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}: {first}")
+
+    assert others == []
+
+
+def test_docstrings_of_classes_are_no_questions() -> None:
+    questions = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}"
+        for path, node in documented()
+        if isinstance(node, ast.ClassDef)
+        and QUESTION_WORDS.fullmatch((ast.get_docstring(node) or "").split()[0])
+    ]
+
+    assert questions == []
 
 
 def test_no_tracked_file_names_a_machine_or_a_package_registry() -> None:

@@ -1,6 +1,6 @@
 """Generate the sample corpus: every fact several times, in several kinds of medical writing.
 
-The corpus is made in rounds. A round tells every fact twice: with other facts of its own table
+The corpus is made in rounds. A round states every fact twice: with other facts of its own table
 (guidelines, summaries, question lists) and among facts of all tables (case notes, tutorials,
 question lists), so that a reader has to tie the answer to the entity and not to its neighbours.
 """

@@ -36,7 +36,7 @@ START = {"job_id": NUMBER, "restarts": 0, "nodes": ["node1"], "began": 1.0, "ste
 EXIT = {
     **START, "class": "stopped", "message": "as long as a sentence usually is", "hint": "",
     "node": "", "fingerprint": "", "step_before": 10, "step_after": 20, "last_step": 25,
-    "reason": "a sentence that says what is done, and why it is done now", "delay": 0.0,
+    "reason": "a sentence about what is done, and why it is done now", "delay": 0.0,
     "exclude": [], "detect_s": None, "by": "supervisor", "started": 1.0, "ended": 60.0,
 }  # fmt: skip
 ENDINGS = (

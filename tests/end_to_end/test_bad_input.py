@@ -1,6 +1,7 @@
 """Bad input at the command line: exit code, one sentence, a hint, and nothing lost.
 
-What each stage says of its own input has tests beside the stage; here is the way to the person.
+The messages of each stage about its own input have tests beside the stage; here they reach the
+person.
 """
 
 from __future__ import annotations

@@ -471,7 +471,7 @@ def ensure_installed() -> None:
     """Install Slurm, munge and MariaDB from Debian where one is missing.
 
     Raises:
-        ClusterError: they cannot be installed here; the text says why.
+        ClusterError: they cannot be installed here, with the reason.
     """
     if os.geteuid() != 0:
         raise ClusterError("the test Slurm needs root: its daemons run jobs as their owners")

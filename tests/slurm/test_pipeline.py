@@ -239,7 +239,7 @@ def test_before_the_time_limit_training_saves_and_a_fresh_job_resumes(
     assert (record["cause"], record["action"], record["code"]) == ("time_limit", "submit", 75)
     assert (saved, record["step_after"]) == (steps(answer.run, attempt=1)[-1], saved)
     assert steps(answer.run, attempt=2)[0] == saved + 1
-    # Not TIMEOUT: the code says that a successor is there.
+    # Not TIMEOUT: the code reports that a successor is there.
     assert clean.accounts(job, "State,ExitCode") == [["FAILED", "75:0"]]
     assert clean.status(answer.run)["state"] == "running"
 
@@ -309,7 +309,7 @@ def reasons(desk: Desk) -> str:
 def test_a_node_that_is_not_fit_stops_the_start_and_the_next_job_excludes_it(
     clean: Desk, own_data: tuple[str, ...]
 ) -> None:
-    """A prologue of the site gives one node a GPU that wants a reset, through a stand-in driver."""
+    """A prologue gives one node a GPU that requires a reset, through a stand-in driver."""
     library = build(clean.folder / "lib")
     well = write_readings(clean.folder / "well", {"count": 2})
     unwell = write_readings(clean.folder / "unwell", {"count": 2, "gpu.field.230": 1})

@@ -1,5 +1,5 @@
 """Resubmission on a real Slurm: the ranks are left out, and a stand-in for
-Python ends, or waits, as the test wants.
+Python ends, or waits, as the test requires.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run(tmp_path: Path) -> RunDir:
 
 @pytest.fixture
 def start(run: RunDir, client: Client) -> Callable[..., Submission]:
-    """Submit tasks of a stage as a person does, whose Python does what a shell line says."""
+    """Submit tasks of a stage as a person does, whose Python executes a shell line."""
 
     def submit(does: str, *, tasks: int = 1, stage: str = "pretrain") -> Submission:
         python = run.root / "python"

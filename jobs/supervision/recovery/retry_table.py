@@ -27,7 +27,7 @@ class Blame(Enum):
 
 
 class Alike(Enum):
-    """Which earlier attempts had the same failure."""
+    """The earlier attempts that count as the same failure."""
 
     FINGERPRINT = "fingerprint"
     """Those at this checkpoint with this fingerprint."""

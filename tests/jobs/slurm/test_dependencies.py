@@ -1,4 +1,4 @@
-"""Dependencies of queued jobs, rewritten when another job goes on."""
+"""Dependencies of queued jobs, rewritten when another job replaces theirs."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def zstd_frames(*parts: bytes) -> bytes:
 
 
 def write_as(path: Path, documents: list[dict[str, Any]]) -> Path:
-    """Write documents in the kind of file that the name tells."""
+    """Write documents in the kind of file that the name has."""
     if path.suffix == ".parquet":
         parquet.write_table(pyarrow.Table.from_pylist(documents), path, row_group_size=7)
         return path

@@ -25,7 +25,7 @@ TEXTS = [
     "Metformin 500 mg twice daily.\n\n# Follow-up\nHbA1c after 3 months.",
     "caf\u00e9 \u03b2-blocker \U0001f9ec \u4e2d\u6587",
     "a",
-    "A text that says <EOD> and <s> as a writer on tokens would.",
+    "A text that contains <EOD> and <s> as a writer on tokens would.",
 ]
 
 

@@ -1,4 +1,4 @@
-"""What `doctor` found out stands below the profile, and says where it comes from."""
+"""The facts of `doctor` lie below the profile, with their source."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ MODULES = {
 
 
 def finding(node: str, verdict: str, code: str) -> dict[str, Any]:
-    """What a check of health says, as far as anybody asks here."""
+    """Return a health finding with the keys that the rules read."""
     return {"verdict": verdict, "code": code, "message": f"{code} of {node} is {verdict}"}
 
 

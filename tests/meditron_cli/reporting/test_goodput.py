@@ -225,7 +225,7 @@ def test_until_a_person_resumes_it_a_run_is_down() -> None:
 
 
 def test_an_end_recorded_after_a_person_resumed_still_lies_before_that() -> None:
-    """The next supervisor tells the end of one that was killed, after the new submission."""
+    """The next supervisor records the end of one that was killed, after the new submission."""
     story = Story().submit(0).start(1, 0).submit(400)
     story.exit(1, 100, "node_fail", "wait").start(2, 450, job="8")
 

@@ -1,4 +1,4 @@
-"""Which state follows from what a run directory holds and what the scheduler says."""
+"""The state that follows from a run directory and the scheduler's report."""
 
 from __future__ import annotations
 
