@@ -67,7 +67,8 @@ def chosen(services: Services, runs_dir: Path | None, name: str | None) -> list[
     if name is not None:
         return [options.find_run(services, runs_dir, name)]
     root = store.existing_root(runs_dir, services.environ)
-    return [RunDir(root / run) for run in store.names(root)]
+    runs = [RunDir(root / run) for run in store.names(root)]
+    return [run for run in runs if run.record.exists()]
 
 
 def print_notices(notices: list[Notice], as_json: bool) -> None:

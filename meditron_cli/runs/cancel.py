@@ -14,7 +14,6 @@ from jobs.contract.stage_specs import STAGES, TRAINING_STAGES
 from jobs.slurm import transaction
 from meditron_cli.errors import SchedulerError
 from meditron_cli.runs import open_jobs, store
-from meditron_cli.runs.launch import is_unknown
 from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.run_lock import exclusive
@@ -110,7 +109,7 @@ def require_states(run: RunDir, infos: Mapping[str, JobInfo]) -> None:
     Raises:
         SchedulerError: the scheduler does not report which run.
     """
-    if any(map(is_unknown, infos.values())):
+    if any(info.is_unknown for info in infos.values()):
         raise SchedulerError(
             f"the scheduler does not report which jobs of run {run.name} run; those that do save "
             "and exit, the others may still be queued",

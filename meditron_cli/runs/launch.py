@@ -237,7 +237,7 @@ def query_open_jobs(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInf
     if not ids:
         return {}
     infos = scheduler.states({record.name: ids})[record.name]
-    unknown = [job for job in ids if is_unknown(infos.get(job))]
+    unknown = [job for job in ids if job not in infos or infos[job].is_unknown]
     if unknown:
         raise SchedulerError(
             f"the scheduler does not report whether job {unknown[0]} of run {record.name} is alive",
@@ -245,11 +245,6 @@ def query_open_jobs(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInf
             "now could run the task twice",
         )
     return infos
-
-
-def is_unknown(info: JobInfo | None) -> bool:
-    """Return whether a job may be queued or running by the scheduler's state."""
-    return info is None or info.is_unknown
 
 
 def check_tasks(plan: Plan, run: RunDir) -> dict[str, dict[int, str]]:

@@ -133,10 +133,10 @@ class RecordReader:
         self._in_full = in_full
 
     def read(self) -> RunRecord:
-        """Read plan.json, new events, names of done markers, progress."""
+        """Read the format of run.json, plan.json, new events, names of done markers, progress."""
         run, record = self.run, RunRecord(self.run.name, self.run.root)
         try:
-            plan = store.read_plan(run)
+            plan = store.read_plan(store.require_format(run))
         except ConfigError as error:
             record.problem, record.hint = error.message, error.hint
             return record

@@ -31,6 +31,7 @@ class Notice:
 
     run: str
     stage: str
+    """Empty where the sentence is about the whole run."""
     sentence: str
 
 
@@ -84,7 +85,8 @@ def recover(services: Services, runs: Iterable[OpenedRun]) -> RecoveryReport:
     read = [(opened, opened.records.read()) for opened in runs if is_mine(opened.run)]
     unfinished = [(opened, record) for opened, record in read if needs_recovery(record)]
     infos = query_schedulers(services, [record for _, record in unfinished], services.clock.now())
-    notices = [
+    notices = [Notice(record.name, "", record.problem) for _, record in read if record.problem]
+    notices += [
         Notice(record.name, stage, sentence)
         for (_, record), known in zip(unfinished, infos, strict=True)
         for stage, sentence in release_held(services, record, known)

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from jobs.contract import specs
 from jobs.contract.files import (
+    FORMAT,
     DamagedFile,
     FormatError,
     fsync_folder,
@@ -38,6 +39,8 @@ VARIABLE = "MEDITRON_RUNS"
 NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 PART = re.compile(rf"\.{NAME.pattern}\.[0-9a-f]{{32}}")
 """The hidden name of a run that is being made."""
+FORMAT_LINE = f'\n "format": {FORMAT},\n'.encode()
+"""A line of a file that ``write_json`` wrote, at the top level."""
 STALE_SECONDS = 3600.0
 
 
@@ -108,7 +111,9 @@ def require_format(run: RunDir) -> RunDir:
         ConfigError: the run was made by another version.
     """
     try:
-        read_json(run.record)
+        # Parsing the records of 1,000 runs would take a tenth of the time of `status`.
+        if FORMAT_LINE not in run.record.read_bytes():
+            read_json(run.record)
     except (OSError, DamagedFile):
         return run
     except FormatError as error:

@@ -799,7 +799,6 @@ def test_a_run_at_work_shows_its_job(meditron: Bench) -> None:
 @pytest.mark.parametrize(
     ("info", "unknown"),
     [
-        (None, True),
         (JobInfo("1", JobState.UNKNOWN, ""), True),
         (JobInfo("1", JobState.UNKNOWN, "", LEFT_THE_QUEUE), False),
         (JobInfo("1", JobState.MISSING, ""), False),
@@ -807,7 +806,7 @@ def test_a_run_at_work_shows_its_job(meditron: Bench) -> None:
     ],
 )
 def test_a_job_that_left_the_queue_does_not_prevent_a_submission(
-    info: JobInfo | None, unknown: bool
+    info: JobInfo, unknown: bool
 ) -> None:
     """Without accounting its end is unknown, but it certainly does not run."""
-    assert launch.is_unknown(info) == unknown
+    assert info.is_unknown == unknown

@@ -204,6 +204,25 @@ def test_a_run_of_an_earlier_format_is_refused_by_every_command(
     )
 
 
+@pytest.mark.parametrize("file", ["run.json", "plan.json"])
+@pytest.mark.parametrize("command", ["status", "recover"])
+def test_commands_over_all_runs_report_one_of_an_earlier_format(
+    meditron: Bench, command: str, file: str
+) -> None:
+    meditron.submit(stage="curate")
+    path = meditron.run().path(file)
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    (meditron.runs / "zzz-no-run").mkdir()
+
+    result = meditron(command, *(["--once"] if command == "recover" else []))
+
+    sentence = f"run {meditron.run().name} was made by another version of meditron: {path}: format"
+    assert result.exit_code == 0
+    assert sentence in result.stdout + result.stderr
+    assert "succeeded" not in result.stdout
+    assert "no-run" not in result.stdout
+
+
 @pytest.mark.parametrize("name", ["../evil", "a/b", ".hidden", "", "UP"])
 def test_a_name_outside_the_runs_directory_is_refused(meditron: Bench, name: str) -> None:
     meditron.submit(stage="curate")
