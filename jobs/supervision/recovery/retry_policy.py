@@ -91,13 +91,13 @@ def decide(
 Rule = Callable[[RetryCase], Decision | None]
 
 
-def finish(case: RetryCase) -> Decision | None:
+def target_reached(case: RetryCase) -> Decision | None:
     if case.diagnosis.cause is not RootCause.COMPLETED:
         return None
     return Decision(RetryAction.FINISH, case.diagnosis.sentence, code=FINISHED)
 
 
-def final(case: RetryCase) -> Decision | None:
+def not_retryable(case: RetryCase) -> Decision | None:
     """Stop on request, or after a failure that a retry cannot avoid."""
     if not case.row.ends:
         return None
@@ -107,7 +107,7 @@ def final(case: RetryCase) -> Decision | None:
     return stop(case, case.row.advice)
 
 
-def lost_checkpoint(case: RetryCase) -> Decision | None:
+def no_usable_checkpoint(case: RetryCase) -> Decision | None:
     """Stop where no checkpoint of a training is usable any more; after a storage failure they may
     become readable again.
     """
@@ -130,7 +130,7 @@ def lost_checkpoint(case: RetryCase) -> Decision | None:
     return Decision(RetryAction.STOP, sentence, code=FAILED, diagnosis=diagnosis)
 
 
-def being_ended(case: RetryCase) -> Decision | None:
+def job_is_ending(case: RetryCase) -> Decision | None:
     """Wait where Slurm, or a person through it, is ending the job: its final state decides."""
     if not (case.live and case.on_slurm) or case.diagnosis.cause is RootCause.PREEMPTED:
         return None
@@ -143,7 +143,7 @@ def being_ended(case: RetryCase) -> Decision | None:
     return Decision(RetryAction.WAIT, reason, code=STOPPED)
 
 
-def same_step(case: RetryCase) -> Decision | None:
+def repeated_at_one_step(case: RetryCase) -> Decision | None:
     """Stop after the same failure at the same step, whatever checkpoint the attempt resumed from.
 
     A full disk fails at the same save each time, but not because of the step.
@@ -157,7 +157,7 @@ def same_step(case: RetryCase) -> Decision | None:
     return stop(case, f"the same failure ({print_}) occurred {times} times at step {step:,}")
 
 
-def on_two_nodes(case: RetryCase) -> Decision | None:
+def failed_on_two_nodes(case: RetryCase) -> Decision | None:
     """Stop after the same failure of the program on two nodes: the program is at fault."""
     places = sorted({ending.node for ending in case.same if ending.node})
     if not case.row.program or not case.diagnosis.fingerprint or len(places) < 2:
@@ -167,7 +167,7 @@ def on_two_nodes(case: RetryCase) -> Decision | None:
     return stop(case, f"{failure} occurred on {listed}: the program is at fault")
 
 
-def came_back(case: RetryCase) -> Decision | None:
+def repeats_exceeded(case: RetryCase) -> Decision | None:
     """Stop after the same failure at the same checkpoint more often than its cause allows."""
     allowed, times = case.repeats_allowed, len(case.same)
     if allowed is None or times <= allowed:
@@ -180,7 +180,7 @@ def came_back(case: RetryCase) -> Decision | None:
     return replace(decision, diagnosis=Diagnosis(case.row.repeated, sentence))
 
 
-def no_progress(case: RetryCase) -> Decision | None:
+def budget_exhausted(case: RetryCase) -> Decision | None:
     """Stop after so many attempts in a row without a newer checkpoint, whatever ended them."""
     most = case.limits.attempts_without_progress
     starts, tries = len(case.stalled), 0
@@ -196,14 +196,14 @@ def no_progress(case: RetryCase) -> Decision | None:
 
 
 RULES: tuple[Rule, ...] = (
-    finish,
-    final,
-    lost_checkpoint,
-    being_ended,
-    on_two_nodes,
-    same_step,
-    came_back,
-    no_progress,
+    target_reached,
+    not_retryable,
+    no_usable_checkpoint,
+    job_is_ending,
+    failed_on_two_nodes,
+    repeated_at_one_step,
+    repeats_exceeded,
+    budget_exhausted,
 )
 
 
