@@ -16,7 +16,7 @@ PRELUDE = """
 import os, signal, sys, time
 from pathlib import Path
 from jobs.runtime.context import context_from
-from jobs.__main__ import describe_error, write_rank_exit
+from jobs.runtime.rank_exit import describe_error, write_rank_exit
 stage, run, index = sys.argv[4:7]
 context = context_from(Path(run), stage, int(index), os.environ)
 rank = context.rank

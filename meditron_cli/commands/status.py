@@ -22,7 +22,7 @@ from meditron_cli.services import Services
 
 if TYPE_CHECKING:
     from meditron_cli.reporting.run_times import RunTimes
-    from meditron_cli.reporting.task_errors import TaskError
+    from meditron_cli.reporting.task_errors import TaskFailure
 
 WATCH_SECONDS = 30.0
 """Interval of ``--watch``; a scheduler should not be queried more often for one person."""
@@ -137,7 +137,7 @@ class RunDetail:
     record: RunRecord
     view: RunView
     times: RunTimes
-    errors: list[TaskError]
+    errors: list[TaskFailure]
     now: float
 
 

@@ -9,7 +9,7 @@ from jobs.contract.files import read_small
 from jobs.contract.metrics_log import CountedSteps
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting.run_times import RunTimes
-from meditron_cli.reporting.task_errors import TaskError
+from meditron_cli.reporting.task_errors import TaskFailure
 from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.views import RunView
 
@@ -21,7 +21,7 @@ def gather(
     record: RunRecord,
     view: RunView,
     times: RunTimes,
-    errors: Iterable[TaskError],
+    errors: Iterable[TaskFailure],
 ) -> dict[str, Any]:
     """Return the content of ``report --json``; None for what does not exist yet."""
     return {

@@ -22,7 +22,7 @@ ERROR_KEYS = ("message", "hint", "class", "code", "node", "cause", "action", "re
 
 
 @dataclass(frozen=True)
-class TaskError:
+class TaskFailure:
     """The end of an unfinished task, as ``status RUN --json`` prints it."""
 
     stage: str
@@ -57,7 +57,7 @@ class TaskError:
 
 def of_run(
     run: RunDir, record: RunRecord, infos: Mapping[str, JobInfo], now: float
-) -> list[TaskError]:
+) -> list[TaskFailure]:
     """Return an error per unfinished task that ended, stages in order.
 
     A job process that dies before its supervisor can write (no memory, no disk) has no exit record:
@@ -65,7 +65,7 @@ def of_run(
     line of the log.
     """
     recorded = [
-        TaskError(end.stage, end.index, {key: end.to_json()[key] for key in ERROR_KEYS})
+        TaskFailure(end.stage, end.index, {key: end.to_json()[key] for key in ERROR_KEYS})
         for end in exit_records(record)
     ]
     dead = [
@@ -90,7 +90,7 @@ def unrecorded_error(
     job: TaskJob,
     infos: Mapping[str, JobInfo],
     damaged: list[str],
-) -> TaskError:
+) -> TaskFailure:
     """Return the error of a task whose job ended without an exit record.
 
     Args:
@@ -108,7 +108,7 @@ def unrecorded_error(
         "hint": hint,
         "code": CONFIGURATION if damaged else FAILED,
     }
-    return TaskError(stage, index, {**dict.fromkeys(ERROR_KEYS), **fields})
+    return TaskFailure(stage, index, {**dict.fromkeys(ERROR_KEYS), **fields})
 
 
 def last_line(run: RunDir, stage: str, index: int, job: TaskJob) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.__main__ import MODULES, describe_error
+from jobs.__main__ import MODULES
 from jobs.contract.files import read_json
 from jobs.contract.stage_specs import STAGES
 
@@ -90,34 +89,3 @@ def test_a_rank_exit_that_cannot_be_written_is_printed_whole(bench: Workbench) -
     assert done.returncode == 2
     assert (words["code"], words["kind"]) == (2, "TaskError")
     assert "Not a directory" in words["unwritten"]
-
-
-SEE_LOG = "{meditron logs} shows the traceback"
-
-
-@pytest.mark.parametrize(
-    ("error", "message", "hint"),
-    [
-        (RuntimeError("NCCL error\nin line 7"), "RuntimeError: NCCL error", SEE_LOG),
-        (MemoryError(), "MemoryError", SEE_LOG),
-        (KeyError("text"), "KeyError: 'text'", SEE_LOG),
-        (
-            OSError(errno.ENOSPC, "No space left on device", "/runs/a"),
-            "/runs/a: No space left on device",
-            "free some space, then {meditron resume}",
-        ),
-        (
-            OSError(errno.EDQUOT, "Disk quota exceeded"),
-            "Disk quota exceeded",
-            "free some space, then {meditron resume}",
-        ),
-        (
-            PermissionError(errno.EACCES, "Permission denied", "/runs/a"),
-            "/runs/a: Permission denied",
-            "{meditron logs} shows what came before",
-        ),
-        (OSError("no number"), "OSError: no number", SEE_LOG),
-    ],
-)
-def test_an_unexpected_exception_is_one_sentence(error: Exception, message: str, hint: str) -> None:
-    assert describe_error(error) == (1, type(error).__name__, message, hint)

@@ -83,8 +83,8 @@ def is_done(attempt: AttemptRef, task: specs.TaskSpec) -> bool:
 
 
 def read_rank_exits(attempt: AttemptRef) -> list[RankExit]:
-    """Return the ranks' exit records (``jobs.__main__``), the first exit first; unreadable files
-    are skipped.
+    """Return the ranks' exit records (``jobs.runtime.rank_exit``), the first exit first; unreadable
+    files are skipped.
     """
     records = []
     for path in attempt.files("rank-exit"):
