@@ -130,12 +130,13 @@ def _same_size(run: RunDir, item: dict[str, Any]) -> bool:
 
 def is_unchanged(run: RunDir, item: dict[str, Any]) -> bool:
     """Return whether an input still has the recorded size and content."""
+    path = run.path(item["path"])
     try:
-        stat = run.path(item["path"]).stat()
+        stat = path.stat()
+        if stat.st_size != item["bytes"]:
+            return False
+        if stat.st_mtime_ns == item["mtime_ns"]:
+            return True
+        return "sha256" in item and sha256(path) == item["sha256"]
     except OSError:
         return False
-    if stat.st_size != item["bytes"]:
-        return False
-    if stat.st_mtime_ns == item["mtime_ns"]:
-        return True
-    return "sha256" in item and sha256(run.path(item["path"])) == item["sha256"]

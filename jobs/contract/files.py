@@ -207,6 +207,16 @@ def _share(handle: int, folder: Path) -> None:
         os.fchmod(handle, mode)
 
 
+def last_change(path: Path) -> int:
+    """Return a file's modification time in nanoseconds, by the file server's clock; 0 where the
+    file is missing or the storage does not respond.
+    """
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 (hex) of a file, read in blocks."""
     total = hashlib.sha256()

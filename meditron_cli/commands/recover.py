@@ -62,13 +62,9 @@ def command(
 
 def chosen(services: Services, runs_dir: Path | None, name: str | None) -> list[RunDir]:
     """Return the named run, or all current ones."""
-    from jobs.contract.rundir import RunDir
-
     if name is not None:
         return [options.find_run(services, runs_dir, name)]
-    root = store.existing_root(runs_dir, services.environ)
-    runs = [RunDir(root / run) for run in store.names(root)]
-    return [run for run in runs if run.record.exists()]
+    return store.runs(store.existing_root(runs_dir, services.environ))
 
 
 def print_notices(notices: list[Notice], as_json: bool) -> None:

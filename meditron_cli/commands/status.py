@@ -56,8 +56,7 @@ def command(
 
 def show_all(services: Services, root: Path, as_json: bool) -> None:
     """Print one line per run."""
-    runs = [RunDir(root / name) for name in store.names(root)]
-    views = query.observe(services, [run for run in runs if run.record.exists()])
+    views = query.observe(services, store.runs(root))
     if as_json:
         console.json_out({"runs": [run.to_json() for run in views]})
         return
@@ -66,7 +65,7 @@ def show_all(services: Services, root: Path, as_json: bool) -> None:
         return
     console.table(("run", "state", "stage", "done", "loss", "left"), [line(run) for run in views])
     for run in views:
-        if run.problem:
+        if run.problem and not run.unreadable:
             console.warning(run.problem)
 
 
@@ -74,7 +73,7 @@ def line(run: RunView) -> tuple[str | None, ...]:
     """Return a run's row; its stage is the first that has not succeeded."""
     stage = next((item for item in run.stages.values() if item.state != "succeeded"), None)
     if stage is None:
-        return run.name, run.state, None, None, loss_text(run), None
+        return run.name, run.state_text, None, None, loss_text(run), None
     return (
         run.name,
         stage.state_text if run.state == stage.state else run.state,

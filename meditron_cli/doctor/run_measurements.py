@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from jobs.contract import metrics_log
+from jobs.contract.files import last_change
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import TaskSpec, read_task
 from jobs.contract.stage_specs import TRAINING_STAGES
@@ -44,16 +46,17 @@ def describe(plan: Plan, task: TaskSpec, times: metrics_log.StepTimes, source: s
 
 def last_trained(root: Path, cluster: str, size: str | None) -> RunDir | None:
     """Return the run on a cluster that logged a training step last; None without one."""
-    times = {name: trained_at(RunDir(root / name)) for name in store.names(root)}
-    names = sorted(filter(times.get, times), key=times.__getitem__, reverse=True)
-    runs = (RunDir(root / name) for name in names)
-    return next((run for run in runs if is_of(run, cluster, size)), None)
+    times = {run: trained_at(run) for run in store.runs(root)}
+    trained = sorted(filter(times.get, times), key=times.__getitem__, reverse=True)
+    return next((run for run in trained if is_of(run, cluster, size)), None)
 
 
 def trained_at(run: RunDir) -> int:
-    """Return when a run last logged a training step, in nanoseconds since 1970; 0 for never."""
+    """Return when a run last logged a training step, in nanoseconds since 1970; 0 for never, and
+    where this user cannot read the log.
+    """
     logs = [run.metrics(stage) for stage in TRAINING_STAGES]
-    return max((path.stat().st_mtime_ns for path in logs if path.exists()), default=0)
+    return max((last_change(path) for path in logs if os.access(path, os.R_OK)), default=0)
 
 
 def is_of(run: RunDir, cluster: str, size: str | None) -> bool:

@@ -127,8 +127,13 @@ def value_of(experiment: Mapping[str, Any], key: str) -> str | Sequence[str] | N
 
 
 def have_moved(moves: Mapping[str, str]) -> bool:
-    """Return whether all old paths are gone and all new ones exist."""
-    return bool(moves) and all(not exists(old) and exists(new) for old, new in moves.items())
+    """Return whether all old paths are gone and all new ones exist; false where a folder of them
+    cannot be read.
+    """
+    try:
+        return bool(moves) and all(not exists(old) and exists(new) for old, new in moves.items())
+    except OSError:
+        return False
 
 
 def exists(path: str) -> bool:

@@ -98,6 +98,8 @@ class RunRecord:
     """The last cancellation or stop request."""
     problem: str = ""
     """Why the directory cannot be read; empty when it can."""
+    unreadable: str = ""
+    """The system's reason for it, such as ``Permission denied``; empty for damaged files."""
     hint: str = ""
     """The hint about the problem."""
     history: RunHistory = field(default_factory=RunHistory)
@@ -133,19 +135,33 @@ class RecordReader:
         self._in_full = in_full
 
     def read(self) -> RunRecord:
-        """Read the format of run.json, plan.json, new events, names of done markers, progress."""
-        run, record = self.run, RunRecord(self.run.name, self.run.root)
+        """Read the format of run.json, plan.json, new events, names of done markers, progress. The
+        record of a directory that cannot be read has a ``problem``, and no stages.
+        """
         try:
-            plan = store.read_plan(store.require_format(run))
+            with request.reading(self.run.root):
+                return self._read()
         except ConfigError as error:
-            record.problem, record.hint = error.message, error.hint
-            return record
+            unreadable = error.reason if isinstance(error, request.UnreadableRun) else ""
+            return RunRecord(
+                self.run.name,
+                self.run.root,
+                problem=error.message,
+                unreadable=unreadable,
+                hint=error.hint,
+            )
+
+    def _read(self) -> RunRecord:
+        """Read a run; raises like ``store.read_plan``, and OSError."""
+        run, record = self.run, RunRecord(self.run.name, self.run.root)
+        plan = store.read_plan(store.require_format(run))
         record.cluster = plan["cluster"]
         try:
             record.stages = dict(planned_stages(run, plan["stages"]))
-        except (KeyError, TypeError, AttributeError):
-            record.problem, record.hint = f"{run.plan}: the file is damaged", request.HINT_DAMAGED
-            return record
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"{run.plan}: the file is damaged", hint=request.HINT_DAMAGED
+            ) from error
         history = self.history.current(self._selection(record.stages.values()))
         if self._in_full:
             record.history = history

@@ -8,13 +8,13 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import datetime
 
+from jobs.contract.files import last_change
 from jobs.contract.outcomes import CONTINUES
 from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
 from jobs.slurm.client import Client
 from jobs.slurm.states import JobInfo
 from jobs.supervision.recovery import recovery_job
-from jobs.supervision.recovery.actions import last_change
 from meditron_cli.errors import MeditronError
 from meditron_cli.runs import release, store
 from meditron_cli.runs.owner import is_mine

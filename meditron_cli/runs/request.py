@@ -6,7 +6,8 @@ import getpass
 import platform
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,28 @@ class Request:
     """Seconds since 1970."""
 
 
+class UnreadableRun(ConfigError):
+    """A refusal of the system to read a file of a run, or an error of its storage."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        self.reason = error.strerror or str(error)
+        """Of the system, such as ``Permission denied``."""
+        super().__init__(f"{error.filename or path} cannot be read: {self.reason}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn an error of the system into one about a run, whose folder or file this is.
+
+    Raises:
+        UnreadableRun: a file cannot be read.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UnreadableRun(path, error) from error
+
+
 def note_request(run: RunDir, request: Request, history: RunHistory) -> None:
     """Record a later submission's request if its configuration differs from the last one."""
     values, last = asdict(request), last_request(run, history)
@@ -62,7 +85,9 @@ def request_of_other(run: RunDir) -> dict[str, Any]:
     Raises:
         ConfigError: as ``last_request``.
     """
-    return last_request(run, RunHistory.of(EventLog(run, (RequestEvent.kind,)).read_new()))
+    with reading(run.root):
+        requests = EventLog(run, (RequestEvent.kind,)).read_new()
+    return last_request(run, RunHistory.of(requests))
 
 
 def record(name: str, request: Request, code: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +142,7 @@ def read_run_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     except FormatError as error:
         raise other_version(path, error) from error
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        raise UnreadableRun(path, error) from error
     if missing := [key for key in keys if key not in content]:
         raise ConfigError(
             f"{path}: {missing[0]} is missing; the file is damaged", hint=HINT_DAMAGED

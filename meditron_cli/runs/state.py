@@ -51,6 +51,7 @@ def derive_view(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> 
         loss=progress.get("loss"),
         eta_s=eta(progress, now) if trains else None,
         problem=record.problem,
+        unreadable=record.unreadable,
     )
 
 

@@ -24,6 +24,7 @@ from jobs.contract.files import (
     FormatError,
     fsync_folder,
     fsync_tree,
+    last_change,
     read_json,
     write_json,
 )
@@ -104,6 +105,24 @@ def names(root: Path) -> list[str]:
 HINT_ROOT = f"name another with --runs-dir or {VARIABLE}"
 
 
+def runs(root: Path) -> list[RunDir]:
+    """Return the runs under a root, by name: the folders with a record, and those that this user
+    cannot read, which may be runs of others.
+    """
+    return [run for name in names(root) if may_be_run(run := RunDir(root / name))]
+
+
+def may_be_run(run: RunDir) -> bool:
+    """Return whether a folder has a record, or cannot be read."""
+    try:
+        run.record.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def require_format(run: RunDir) -> RunDir:
     """Return a run whose files this program can read, also where a file is missing or damaged.
 
@@ -133,7 +152,7 @@ def find(root: Path, name: str, destructive: bool = False) -> RunDir:
     Raises:
         ConfigError: no run, or several; the message names them.
     """
-    known = [run for run in names(root) if (root / run / "run.json").exists()]
+    known = [run.name for run in runs(root)]
     if name in known:
         return require_format(RunDir(root / name))
     starting = [run for run in known if run.startswith(name)]
@@ -163,21 +182,22 @@ def without_digest(name: str) -> str:
 
 
 def latest(root: Path) -> RunDir:
-    """Return the run that was made last.
+    """Return the run whose events were written to last; one that cannot be read counts as oldest.
 
     Raises:
         ConfigError: there is none.
     """
-    runs = [run for name in names(root) if (run := RunDir(root / name)).record.exists()]
-    if not runs:
+    found = runs(root)
+    if not found:
         raise ConfigError(f"there are no runs in {root}", hint=HINT_ROOT)
-    return max(runs, key=last_event)
+    return max(found, key=last_event)
 
 
 def last_event(run: RunDir) -> int:
-    """Return when a run's events were last written to, else when it was made, in nanoseconds."""
-    path = run.events if run.events.exists() else run.record
-    return path.stat().st_mtime_ns
+    """Return when a run's events were last written to, else when it was made, in nanoseconds; 0
+    where it cannot be read.
+    """
+    return last_change(run.events) or last_change(run.record)
 
 
 def newest_of(root: Path, identity: str) -> str | None:
@@ -187,11 +207,12 @@ def newest_of(root: Path, identity: str) -> str | None:
 
 
 def runs_of(root: Path, prefix: str) -> list[RunDir]:
-    """Return the runs whose name is a prefix, a digest and perhaps a number, newest first."""
+    """Return the runs whose name is a prefix, a digest and perhaps a number, newest first; those
+    that cannot be read come last.
+    """
     pattern = re.compile(re.escape(prefix) + r"-[0-9a-f]{8}(-[1-9][0-9]*)?")
-    runs = [RunDir(root / name) for name in names(root) if pattern.fullmatch(name)]
-    made = [run for run in runs if run.record.exists()]
-    return sorted(made, key=lambda run: run.record.stat().st_mtime_ns, reverse=True)
+    made = [run for run in runs(root) if pattern.fullmatch(run.name)]
+    return sorted(made, key=lambda run: last_change(run.record), reverse=True)
 
 
 def next_of(root: Path, identity: str) -> str:

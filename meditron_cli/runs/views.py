@@ -118,10 +118,17 @@ class RunView:
     eta_s: float | None
     """Seconds until pretraining reaches its target at its own pace; None when it does not run."""
     problem: str
+    unreadable: str = ""
+    """The system's reason for the problem, such as ``Permission denied``; else empty."""
     goodput: float | None = None
     """Share of the time since the first submission that went into steps that count; None in a list
     of runs, since it takes reading all step records.
     """
+
+    @property
+    def state_text(self) -> str:
+        """Return the state, of an unreadable run with the system's reason."""
+        return f"{self.state} ({self.unreadable})" if self.unreadable else self.state
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as ``status --json`` prints it."""

@@ -19,15 +19,11 @@ import pytest
 
 from jobs.contract.files import FORMAT, read_json
 
+from ..permissions import WITHOUT_ROOTS_EYES
 from ..ranks import processes_about
 from .conftest import DOCUMENTS, REPOSITORY, Desk, events
 
 pytestmark = pytest.mark.end_to_end
-
-WITHOUT_ROOTS_EYES = (
-    ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--") if os.geteuid() == 0 else ()
-)
-"""File modes count for root too."""
 
 
 def run_plainly(desk: Desk, *words: str) -> subprocess.CompletedProcess[str]:

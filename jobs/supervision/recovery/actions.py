@@ -7,9 +7,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from jobs.contract.errors import FAILED, STOPPED, SUCCESSOR
+from jobs.contract.files import last_change
 from jobs.contract.outcomes import Decision, RetryAction
 from jobs.contract.run_reader import RunReader
 from jobs.runtime.log import log
@@ -130,13 +130,3 @@ class ActionRunner:
         history = self.history.current().task(attempt.stage, attempt.index)
         is_over = history.is_cancelled or history.is_stopped or attempt.run.stop_file.exists()
         return STOPPED if is_over else SUCCESSOR
-
-
-def last_change(path: Path) -> int:
-    """Return a file's modification time in nanoseconds, by the file server's clock; 0 where the
-    file is missing or the storage does not respond.
-    """
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
