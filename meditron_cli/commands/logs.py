@@ -6,13 +6,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import click
 
-from jobs.contract import attempt_history
-from jobs.contract.attempt_history import Attempt, HistoryReader, RunHistory
+from jobs.contract.attempt_history import Attempt, RunHistory
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
 from meditron_cli import console
@@ -21,7 +19,8 @@ from meditron_cli.errors import ConfigError
 from meditron_cli.reporting import tables
 from meditron_cli.reporting.follow import FINAL, NewExits
 from meditron_cli.reporting.log_filter import LogFilter
-from meditron_cli.runs import query, store
+from meditron_cli.runs import query, state, store
+from meditron_cli.runs.record import RecordReader
 from meditron_cli.services import Services
 
 SUFFIXES = (".out", ".log", ".err")
@@ -38,7 +37,8 @@ TASK_FILE = re.compile(r"[a-z]+-(\d{5})\.")
 class LogSelection:
     """A selection of a run's logs."""
 
-    run: RunDir
+    records: RecordReader
+    """Of the run, in full."""
     stages: Sequence[str]
     attempt: int | None = None
     task: int | None = None
@@ -48,11 +48,12 @@ class LogSelection:
     @property
     def history(self) -> RunHistory:
         """Return the history of the run up to now."""
-        return self.reader.current()
+        return self.records.history.current()
 
-    @cached_property
-    def reader(self) -> HistoryReader:
-        return HistoryReader(self.run)
+    @property
+    def run(self) -> RunDir:
+        """Return the run."""
+        return self.records.run
 
     def attempts(self, stage: str) -> list[int]:
         """Return the selected attempts of a stage, oldest first."""
@@ -119,13 +120,14 @@ def command(
     warnings of libraries are hidden unless --all is given.
     """
     run = options.find_run(services, runs_dir, name)
+    records = RecordReader(run, in_full=True)
     stages = [stage] if stage else list(STAGES)
     if follow:
-        since = newest_jobs(run) if attempt is None else {}
-        selection = LogSelection(run, stages, attempt, task, since)
+        since = newest_jobs(records.history.current()) if attempt is None else {}
+        selection = LogSelection(records, stages, attempt, task, since)
         follow_logs(services, Printer(selection, unfiltered))
         return
-    printer = Printer(LogSelection(run, stages, attempt, task), unfiltered)
+    printer = Printer(LogSelection(records, stages, attempt, task), unfiltered)
     printer.print_new()
     if printer.hidden:
         console.note(
@@ -138,9 +140,8 @@ def command(
         )
 
 
-def newest_jobs(run: RunDir) -> dict[str, int]:
+def newest_jobs(history: RunHistory) -> dict[str, int]:
     """Return the first attempt of the last submission, per stage."""
-    history = attempt_history.read(run)
     return {stage: submits[-1].attempt for stage in STAGES if (submits := history.submits(stage))}
 
 
@@ -231,11 +232,12 @@ def heading(history: RunHistory, stage: str, number: int, task: int | None) -> s
 def follow_logs(services: Services, printer: Printer) -> None:
     """Print until the run has ended, with a query of its state every ``STATE_SECONDS``."""
     looked = 0.0
-    news = NewExits(printer.wanted.reader)
+    records = printer.wanted.records
+    news = NewExits(records.history)
     while True:
         now, ended = services.clock.now(), False
         if now - looked >= STATE_SECONDS:
-            ended = query.observe(services, [printer.wanted.run])[0].state in FINAL
+            ended = state.derive_view(*query.evidence_of(services, records)).state in FINAL
             looked = now
         exits = news.read_new()
         printer.print_new(growing=not ended)

@@ -31,6 +31,7 @@ def command(
     another user.
     """
     from meditron_cli.runs import remove
+    from meditron_cli.runs.record import RecordReader
     from meditron_cli.runs.views import bytes_text
 
     root = store.runs_root(runs_dir, services.environ, None)
@@ -39,18 +40,18 @@ def command(
         console.note(f"run {name}: an interrupted removal is finished")
     remaining = [name for name in names if name not in finished or (root / name).exists()]
     named = [store.find(root, name, destructive=True) for name in remaining]
-    runs = list({run.name: run for run in named}.values())
-    for run in runs:
-        remove.require_unused(services, run)
-    sizes = {run.name: remove.disk_usage(run.root) for run in runs}
+    runs = [RecordReader(run) for run in dict.fromkeys(named)]
+    for reader in runs:
+        remove.require_unused(services, reader)
+    sizes = {reader.run.name: remove.disk_usage(reader.run.root) for reader in runs}
     for name, size in sizes.items():
         console.note(f"{root / name}: {bytes_text(size)}")
     if runs and not yes:
         count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
         question = f"remove {count}, {bytes_text(sum(sizes.values()))}?"
         confirm(question, store.command_below(root, "rm", "--yes", *sizes))
-    for run in runs:
-        remove.remove(services, run)
+    for reader in runs:
+        remove.remove(services, reader)
     if as_json:
         rows = [{"run": name, "bytes": size} for name, size in sizes.items()]
         console.json_out({"removed": rows, "finished": finished})

@@ -10,7 +10,7 @@ from jobs.contract.events import ExitEvent
 from meditron_cli import console
 from meditron_cli.reporting import tables, task_errors
 from meditron_cli.runs import open_jobs, state, store
-from meditron_cli.runs.query import query_schedulers
+from meditron_cli.runs.query import evidence_of, query_schedulers
 from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.views import RunView, StageView
 from meditron_cli.scheduler.base import JobInfo
@@ -180,9 +180,7 @@ def why(services: Services, reader: RecordReader) -> tuple[str, str, int]:
     """Return the sentence and hint of the first unfinished task that ended, and its exit code
     (``jobs.contract.errors``); empty and 0 where there is none.
     """
-    now = services.clock.now()
-    (infos,) = query_schedulers(services, [reader.read()], now)
-    errors = task_errors.of_run(reader.run, reader.read(), infos, now)
+    errors = task_errors.of_run(reader.run, *evidence_of(services, reader))
     if not errors:
         return "", "", 0
     first = errors[0]

@@ -62,6 +62,17 @@ def evidence(
     return [(record, known, now) for record, known in zip(records, infos, strict=True)]
 
 
+def evidence_of(
+    services: Services, reader: RecordReader
+) -> tuple[RunRecord, dict[str, JobInfo], float]:
+    """Return the same for one run, of which only the new events are read."""
+    now, record = services.clock.now(), reader.read()
+    (infos,) = query_schedulers(services, [record], now)
+    if has_left_queue(record, infos, now):
+        record = reader.read()
+    return record, infos, now
+
+
 def has_left_queue(record: RunRecord, infos: dict[str, JobInfo], now: float) -> bool:
     """Return whether an open job of the record has left the queue."""
     open_ids = [job for ids in open_jobs.open_jobs(record, now).values() for job in ids]

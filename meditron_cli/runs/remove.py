@@ -15,11 +15,10 @@ from pathlib import Path
 
 from jobs.checkpoints import leases
 from jobs.contract.files import fsync_folder
-from jobs.contract.rundir import RunDir
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import query, store
 from meditron_cli.runs.owner import require_owner
-from meditron_cli.runs.record import RunRecord, read
+from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.run_lock import exclusive
 from meditron_cli.scheduler.base import JobInfo, JobState
 from meditron_cli.services import Services
@@ -29,17 +28,17 @@ OVER = (JobState.ENDED, JobState.MISSING)
 """States of jobs that do not use their run any more; an unknown state is none of them."""
 
 
-def remove(services: Services, run: RunDir) -> None:
+def remove(services: Services, reader: RecordReader) -> None:
     """Remove a run.
 
     Raises:
         ConfigError: it is in use, belongs to another user, or cannot be removed.
         SchedulerError: another submission of the run takes too long.
     """
-    require_unused(services, run)
+    run = reader.run
     hidden = run.root.with_name(f".{run.name}.removing")
     with exclusive(run):
-        require_unused(services, run)
+        require_unused(services, reader)
         try:
             run.root.rename(hidden)
             fsync_folder(hidden.parent)
@@ -48,19 +47,20 @@ def remove(services: Services, run: RunDir) -> None:
     delete(hidden)
 
 
-def require_unused(services: Services, run: RunDir) -> None:
+def require_unused(services: Services, reader: RecordReader) -> None:
     """Refuse a run that a job, a reader of its checkpoints, or another user may need.
 
     Raises:
         ConfigError: naming the reason.
     """
+    run = reader.run
     require_owner(run, "remove")
     if run.root.is_symlink():
         raise ConfigError(
             f"{run.root} is a symbolic link to {run.root.resolve()}",
             hint=f"`rm {shlex.quote(str(run.root))}` removes the link alone",
         )
-    record = read(run).require_readable()
+    record = reader.read().require_readable()
     unfinished = unfinished_jobs(services, record)
     if unfinished:
         first = unfinished[0]

@@ -67,6 +67,8 @@ def read_attempt(meditron: Bench) -> int:
         ("resume", "RUN"),
         ("cancel", "RUN"),
         ("cancel", "RUN", "--save"),
+        ("status", "RUN"),
+        ("report", "RUN"),
     ],
     ids=" ".join,
 )
@@ -84,6 +86,22 @@ def test_a_command_reads_the_event_log_once(failed: Bench, words: tuple[str, ...
 
     assert result.exit_code in (0, 4), result.stderr
     assert size <= bytes_of_command < 1.5 * size
+
+
+def test_commands_that_read_a_run_repeatedly_read_its_event_log_once(failed: Bench) -> None:
+    run = failed.run()
+    failed.scheduler.end_all()
+    failed("cancel", run.name)
+    (run.attempt("curate", 1) / "ranks-00000.log").write_text("began\n")
+    size = lengthen(failed)
+
+    for words in (("logs", run.name, "--follow"), ("rm", run.name, "--yes")):
+        before = bytes_read()
+        result = failed(*words)
+        bytes_of_command = bytes_read() - before
+
+        assert result.exit_code == 0, result.stderr
+        assert size <= bytes_of_command < 1.5 * size
 
 
 def test_recover_reads_the_event_log_once_for_all_passes(failed: Bench) -> None:
