@@ -37,7 +37,7 @@ STYLES = {
 DROPPED = {"jobs"}
 """Columns that a narrow terminal does not show."""
 GAP = "  "
-"""What separates the columns of a table."""
+"""The separator of a table's columns."""
 WORD_WIDTH = 24
 """Words up to this length are not broken where a table is wider than the terminal."""
 

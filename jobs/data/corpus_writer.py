@@ -82,7 +82,7 @@ class CorpusWriter:
         return len(self._seen)
 
     def take(self, path: Path, record: SourceRecord) -> str:
-        """Write a record's document unless it is to be dropped; return one of OUTCOMES.
+        """Write a record's document unless it has to be dropped; return one of OUTCOMES.
 
         Raises:
             TaskError: the record is bad and ``on_bad_record`` is ``fail``.

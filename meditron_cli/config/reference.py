@@ -28,7 +28,7 @@ $ meditron clusters generic-h100 --copy
 $ meditron check clusters/generic-h100.yaml
 ```
 
-The first line of a profile names its JSON Schema, with which an editor that speaks to the YAML
+The first line of a profile names its JSON Schema, with which an editor that uses the YAML
 language server completes and explains keys; `--copy` puts the schema beside the profile. A value
 in angle brackets, such as `<account>`, is a placeholder: `plan` shows it, `submit` refuses it. The
 figures in the shipped profiles come from public pages that each file names; guesses are marked.

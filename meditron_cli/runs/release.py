@@ -5,7 +5,7 @@ is over; it polls the RESUME file. Or a pending job has a start time, set by ``s
 after a requeue, by Slurm, which drops it on request. A person's resume ends the wait.
 
 A job whose launch failed is requeued and held by Slurm unless the site sets
-nohold_on_prolog_fail (slurm.conf(5)); it would wait for ever.
+nohold_on_prolog_fail (slurm.conf(5)); it would wait without end.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class RetryRow:
     repeats_before_first_checkpoint: int | None = None
     """The same until the first checkpoint; None: as ``repeats``."""
     alike: Alike = Alike.FINGERPRINT
-    """Which failures count as the same."""
+    """The failures that count as the same."""
     repeated: RootCause | None = None
     """The root cause on record when it repeats too often; None: this one."""
     program: bool = False
