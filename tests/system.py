@@ -32,6 +32,13 @@ def install_for(items: Sequence[pytest.Item], announce: Callable[[str], None]) -
             ensure_installed()
 
 
+def require_root(purpose: str) -> None:
+    """Skip a test that only root can run, with the reason; fail it when ``CI`` is ``true``."""
+    if os.geteuid() != 0:
+        is_ci = os.environ.get("CI") == "true"
+        (pytest.fail if is_ci else pytest.skip)(f"only root can {purpose}")
+
+
 def builds_driver(item: pytest.Item) -> bool:
     """Return whether a test's module builds the stand-in of the NVIDIA driver."""
     return getattr(getattr(item, "module", None), "build", None) is fake_nvml.build

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ import pytest
 
 from jobs.contract.files import FORMAT, read_json
 
+from .. import system
 from ..permissions import WITHOUT_ROOTS_EYES
 from ..ranks import processes_about
 from .conftest import DOCUMENTS, REPOSITORY, Desk, events
@@ -224,8 +224,7 @@ def test_a_run_of_a_newer_format_is_not_touched(desk: Desk) -> None:
 @pytest.fixture
 def small_runs(desk: Desk) -> Iterator[Path]:
     """The desk's runs on a disk of 4 MiB of their own, which the pre-flight must not mind."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small disk")
+    system.require_root("mount a small disk")
     profile = (REPOSITORY / "clusters" / "local.yaml").read_text()
     (desk.folder / "clusters").mkdir()
     (desk.folder / "clusters" / "local.yaml").write_text(f"{profile}health_skip: [disk]\n")

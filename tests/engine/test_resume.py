@@ -349,7 +349,7 @@ def test_other_tokens_are_refused(make_run, replace_tokens):
 
     assert ranks.wait() == [2]
     assert "tokens changed since iter_0000008 was saved" in ranks.output()
-    assert "--new" in ranks.output()
+    assert f"`{run.files.command('resume')}`" in ranks.output()
 
 
 def test_a_save_beyond_the_file_size_limit_is_a_configuration_error(make_run, layout):

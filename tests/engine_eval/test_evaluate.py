@@ -146,7 +146,7 @@ REFUSED = [
     (
         {"checkpoint_dir": "checkpoints"},
         "{run}/checkpoints: no valid checkpoint",
-        "run pretraining first",
+        "{meditron submit pretrain --run} first",
     ),
     (
         {"shots": 3},
@@ -162,7 +162,7 @@ REFUSED = [
         {"tokenizer_sha256": "0" * 64},
         "{tokenizer}: the tokenizer has changed since the run was made "
         "(SHA-256 {digest}, was 000000000000)",
-        "put the old file back, or submit with --new for another run",
+        "put the old file back, then {meditron resume}",
     ),
 ]
 
@@ -183,7 +183,10 @@ def test_what_cannot_be_evaluated_is_refused_and_nothing_remains(
         digest=sha256(tokenizer)[:12],
     )
     assert outcome.returncode == 2
-    assert outcome.stderr.splitlines()[-2:] == [f"evaluate: {message}", f"hint: {hint}"]
+    assert outcome.stderr.splitlines()[-2:] == [
+        f"evaluate: {message}",
+        f"hint: {refused.run.hint(hint)}",
+    ]
     assert not refused.folder.exists()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -144,7 +143,10 @@ def test_a_disk_that_takes_nothing_at_all_is_waited_for_in_the_allocation(
     trial.wait_for(lambda: not rank_processes(trial.run), "the end of the ranks")
     rest = small_disk / "rest"
     fill(rest, spare_bytes=0)  # what the ranks gave back
-    time.sleep(10)  # the supervisor meets the full disk
+    before = trial.run.root.stat().st_mtime_ns
+    trial.wait_for(
+        lambda: trial.run.root.stat().st_mtime_ns > before, "the supervisor's probe of the disk"
+    )
     ballast.unlink()
     rest.unlink()
     ended = trial.wait_exit(attempt)

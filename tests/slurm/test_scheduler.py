@@ -96,7 +96,6 @@ def run_as_nobody(slurm: Cluster, *command: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as somebody else")
 @pytest.mark.usefixtures("site")
 def test_jobs_and_nodes_of_a_hidden_partition_are_seen(slurm: Cluster, hidden: str) -> None:
     words = ("sbatch", "--parsable", f"--partition={hidden}", *HELD, "--wrap=true")
@@ -130,7 +129,6 @@ def bad_prolog(slurm: Cluster) -> Iterator[str]:
     slurm.run("scontrol", "update", "NodeName=gpu05", "State=RESUME", check=False)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as somebody else")
 def test_the_owner_releases_a_job_held_after_a_failed_prolog_and_it_ends_on_another_node(
     slurm: Cluster, site: SlurmScheduler, bad_prolog: str
 ) -> None:

@@ -67,6 +67,7 @@ class AttemptCloser:
             time.time(),
             task.supervision if task else None,
         )
+        decision = replace(decision, reason=self.run.hint(decision.reason))
         job = Job(start.job_id, start.restarts, start.nodes)
         attempt = attempt_of(self.run, start, listing)
         record = attempt_records.exit_record(attempt, job, evidence, decision, self.by)

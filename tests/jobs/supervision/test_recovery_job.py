@@ -294,7 +294,8 @@ def test_a_recovery_job_without_an_answer_from_slurm_reports_it_and_exits(stage:
     messages = recovery_job.recover_until_clear(stage.run, "curate", stage.client, seconds=0)
 
     assert messages == [
-        "curate: Slurm does not report how its jobs ended; `meditron recover` retries"
+        "curate: Slurm does not report how its jobs ended; "
+        f"`{stage.run.command('recover')}` retries"
     ]
 
 
@@ -460,7 +461,7 @@ def test_where_jobs_cannot_submit_the_message_names_recover(stage: Stage) -> Non
 
     result = recover_stage(stage.run, "curate", Client(stage.programs.alone), "recovery_job")
 
-    assert "`meditron recover`" in result.messages[0]
+    assert f"`{stage.run.command('recover')}`" in result.messages[0]
     assert not result.unclear
     assert stage.events("intent") == []
 
@@ -479,6 +480,6 @@ def test_later_stages_that_slurm_has_removed_are_named(stage: Stage) -> None:
     result = stage.recover()
 
     assert result.messages[-1] == (
-        "tokenize: its jobs have left the queue without a start; `meditron resume med-tiny-0` "
-        "submits them again"
+        "tokenize: its jobs have left the queue without a start; "
+        f"`{stage.run.command('resume')}` submits them again"
     )

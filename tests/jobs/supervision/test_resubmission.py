@@ -210,9 +210,7 @@ def test_a_run_of_an_older_version_is_an_error_with_a_hint(
     with pytest.raises(SubmitError) as caught:
         resubmit(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
 
-    assert caught.value.hint == (
-        "`meditron resume med-tiny-0` submits it from the run's own record"
-    )
+    assert caught.value.hint == (f"`{run.command('resume')}` submits it from the run's own record")
     assert programs.calls("sbatch") == []
 
 

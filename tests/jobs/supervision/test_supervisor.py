@@ -26,6 +26,7 @@ from jobs.contract.stage_specs import CurateSpec
 from jobs.supervision import attempt_runner
 from jobs.supervision.ranks import launcher, local_ranks
 
+from ... import system
 from ...exits import exits
 from ...ranks import DEAF, FINISH, LINGER, is_gone, rank_program, wait_until
 
@@ -752,8 +753,7 @@ def test_a_spec_that_cannot_be_read_is_a_configuration_error(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a file system of 256 KiB (needs root, as other tests of bad disks do)."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
+    system.require_root("mount a small file system")
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=True)
@@ -791,8 +791,7 @@ def test_a_full_disk_hides_neither_the_exit_code_nor_the_sentence(small_disk: Pa
 @pytest.fixture
 def sealed(bench: Bench) -> Iterator[Bench]:
     """Make a run whose event log cannot be appended to (needs root)."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file over itself")
+    system.require_root("mount a file over itself")
     events = str(bench.run.events)
     bench.run.events.touch()
     subprocess.run(["mount", "--bind", events, events], check=True)
