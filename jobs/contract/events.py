@@ -69,6 +69,8 @@ class IntentEvent(Event):
     """The jobs whose tasks these are."""
     exclude: tuple[str, ...] = ()
     """Nodes that the job must not use."""
+    run_dir: str = ""
+    """The run directory that its jobs work on: a copy of the run elsewhere does not own them."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jobs.contract.stage_specs import STAGES, TRAINING_STAGES
 from jobs.slurm import transaction
 from meditron_cli.errors import SchedulerError
 from meditron_cli.runs import open_jobs, store
-from meditron_cli.runs.owner import require_owner
+from meditron_cli.runs.owner import require_original, require_owner
 from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.run_lock import exclusive
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
@@ -46,6 +46,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         if not open_ids and not unanswered:
             return []
         everything = sorted(job for ids in open_ids.values() for job in ids)
+        require_original(run, reader.history.current(), everything)
 
         def note() -> None:
             events.append(run, CancelEvent(time.time(), tuple(everything)))
@@ -90,9 +91,11 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str] | Non
         open_ids = open_jobs.open_jobs(record, now=0.0)
         if not open_ids and not unanswered:
             return None
+        job_ids = sorted(set().union(*open_ids.values()))
+        require_original(run, reader.history.current(), job_ids)
         saving_ids: list[str] = []
         run.stop_file.touch()
-        events.append(run, StopEvent(time.time(), tuple(sorted(set().union(*open_ids.values())))))
+        events.append(run, StopEvent(time.time(), tuple(job_ids)))
         for kind, ids in open_ids.items():
             infos = schedulers(kind).states({run.name: sorted(ids)})[run.name]
             require_states(run, infos)

@@ -206,6 +206,7 @@ class LaunchTransaction:
             plan.site.scheduler,
             self._by,
             exclude=tuple(stage.exclude),
+            run_dir=str(run.root),
         )
 
         def make() -> SubmitEvent:

@@ -1,10 +1,16 @@
-"""Refuse to change the run of another user: squeue hides their jobs, and scancel is denied."""
+"""Refuse to change the run of another user, whose jobs squeue hides and scancel does not cancel,
+and to cancel jobs by a copy of their run.
+"""
 
 from __future__ import annotations
 
 import os
 import pwd
+from collections.abc import Collection
+from pathlib import Path
 
+from jobs.contract.attempt_history import RunHistory
+from jobs.contract.events import SubmitEvent
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import store
@@ -25,6 +31,25 @@ def require_owner(run: RunDir, action: str, hint: str = "") -> None:
             f"run {run.name} belongs to {user_name(uid)}; no other user can {action} it",
             hint=hint or f"`{store.command(run, 'status')}` shows its state",
         )
+
+
+def require_original(run: RunDir, history: RunHistory, job_ids: Collection[str]) -> None:
+    """Refuse to cancel jobs that work on another directory, of which this run is a copy. A run that
+    was moved keeps its jobs.
+
+    Raises:
+        ConfigError: naming that directory.
+    """
+    open_ids = set(job_ids)
+    for event in history.events:
+        if not isinstance(event, SubmitEvent) or open_ids.isdisjoint(event.job_ids):
+            continue
+        original = RunDir(Path(event.run_dir or run.root))
+        if original.record.exists() and not original.root.samefile(run.root):
+            raise ConfigError(
+                f"{run.root} is a copy: its jobs work on {original.root}",
+                hint=f"`{original.command('cancel')}` cancels them",
+            )
 
 
 def is_mine(run: RunDir) -> bool:

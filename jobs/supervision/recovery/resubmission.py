@@ -132,7 +132,7 @@ def submit(run: RunDir, request: ResubmitRequest, client: Client, reader: RunRea
     request = replace(request, exclude=usable(request, earlier, client))
     after = awaited(run, history, request.stage, client)
     next_submission = replace(following(run, earlier, request, reader), after=after)
-    intent, queue = intent_of(next_submission, request), SlurmQueue(client)
+    intent, queue = intent_of(run, next_submission, request), SlurmQueue(client)
 
     def make() -> SubmitEvent:
         ids = sbatch.submit(run, next_submission, client)
@@ -202,7 +202,7 @@ def next_lead(earlier: Submission, reader: RunReader) -> int:
     return min(metrics.step_times.lead_seconds, int(earlier.parameters["time"]) * 60 // 2)
 
 
-def intent_of(next_submission: Submission, request: ResubmitRequest) -> IntentEvent:
+def intent_of(run: RunDir, next_submission: Submission, request: ResubmitRequest) -> IntentEvent:
     """Return the intent of a resubmission."""
     return IntentEvent(
         time.time(),
@@ -213,4 +213,5 @@ def intent_of(next_submission: Submission, request: ResubmitRequest) -> IntentEv
         request.by,
         request.replaces,
         next_submission.exclude,
+        str(run.root),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,32 @@ def test_a_cancellation_that_the_scheduler_refuses_is_not_on_record(
     assert result.exit_code == 3
     assert "Access/permission denied" in result.stderr
     assert meditron.events("cancel") == []
+
+
+@pytest.mark.parametrize("options", [(), ("--save",)])
+def test_a_copy_does_not_cancel_the_jobs_of_the_original(
+    meditron: Bench, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    copy = tmp_path / "copies" / run.name
+    shutil.copytree(run.root, copy, symlinks=True)
+
+    result = meditron("cancel", run.name, *options, "--runs-dir", str(copy.parent))
+
+    assert result.exit_code == 2
+    assert f"{copy} is a copy: its jobs work on {run.root}" in result.stderr
+    assert meditron.scheduler.cancelled == []
+    assert not RunDir(copy).stop_file.exists()
+
+
+def test_a_moved_run_cancels_its_jobs(meditron: Bench, tmp_path: Path) -> None:
+    meditron.submit()
+    run = meditron.run()
+    (tmp_path / "moved").mkdir()
+    run.root.rename(tmp_path / "moved" / run.name)
+
+    result = meditron("cancel", run.name, "--runs-dir", str(tmp_path / "moved"))
+
+    assert result.exit_code == 0
+    assert meditron.scheduler.cancelled
