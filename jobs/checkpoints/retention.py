@@ -53,7 +53,7 @@ def choose_for_resume(folder: Path, trained: int = 0) -> Found | None:
         else:
             quarantine(damaged)
             return path, manifest.read(path)
-    if trained or _went_beyond_start(folder):
+    if trained or _has_trained(folder):
         raise _refusal(folder, damaged, None, trained)
     quarantine(damaged)
     return None
@@ -152,7 +152,7 @@ def _lost_after(folder: Path, path: Path) -> set[int]:
     }
 
 
-def _went_beyond_start(folder: Path) -> bool:
+def _has_trained(folder: Path) -> bool:
     """Return whether any folder, valid or not, shows that steps were trained here."""
     return folder.is_dir() and any(manifest.step_of(path) > 0 for path in folder.iterdir())
 

@@ -93,10 +93,10 @@ def is_done(run: RunDir, stage: str, index: int, spec_digest: str) -> bool:
     """Return whether a task has finished with this spec, its outputs are whole, and no input that
     still exists has changed.
     """
-    return judge_done(run, stage, index, spec_digest) in ("done", "gone")
+    return check_done(run, stage, index, spec_digest) in ("done", "gone")
 
 
-def judge_done(run: RunDir, stage: str, index: int, spec_digest: str, aside: bool = False) -> str:
+def check_done(run: RunDir, stage: str, index: int, spec_digest: str, aside: bool = False) -> str:
     """Return ``done``, or why a task's marker does not count: it is ``missing``; it was written
     for another ``spec``; ``inputs`` or ``outputs`` have changed; or inputs are ``gone`` while all
     else is unchanged.

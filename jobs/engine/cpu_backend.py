@@ -55,7 +55,7 @@ def _install_stand_ins() -> None:
     _replace(torch.Tensor, {"cuda": _itself, "type": _type_name(torch.Tensor.type)})
     _replace(torch.nn.Module, {"cuda": _itself})
     # Compiled code is not used on CPU, and importing the compiler costs each process a second.
-    _replace(torch, {"compile": _leave_uncompiled, **_factories(here)})
+    _replace(torch, {"compile": _skip_compile, **_factories(here)})
 
 
 def _functions(here: torch.device) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _itself(owner: Any, *args: Any, **kwargs: Any) -> Any:
     return owner
 
 
-def _leave_uncompiled(function: Any = None, **kwargs: Any) -> Any:
+def _skip_compile(function: Any = None, **kwargs: Any) -> Any:
     del kwargs
     return function if function is not None else (lambda inner: inner)
 

@@ -144,10 +144,10 @@ def excluded(
         known: names of the partition's nodes; None when unknown.
         needed_nodes: that the job requests.
     """
-    return left_out(worst_first(active(entries, now)), known, needed_nodes)
+    return exclusions(worst_first(active(entries, now)), known, needed_nodes)
 
 
-def left_out(
+def exclusions(
     bad: Sequence[str], known: Sequence[str] | None, needed_nodes: int
 ) -> tuple[tuple[str, ...], str]:
     """Return the nodes, worst first, that a job can exclude, and a warning, empty without one.

@@ -75,12 +75,12 @@ def rows(text: str) -> Iterator[tuple[QuotaLeft, QuotaLeft]]:
         if numbers and all(number.isdigit() for number in numbers):
             used, soft, hard, files, soft_files, hard_files = map(int, numbers)
             yield (
-                QuotaLeft(left(soft * 1024, used * 1024), left(soft_files, files)),
-                QuotaLeft(left(hard * 1024, used * 1024), left(hard_files, files)),
+                QuotaLeft(remaining(soft * 1024, used * 1024), remaining(soft_files, files)),
+                QuotaLeft(remaining(hard * 1024, used * 1024), remaining(hard_files, files)),
             )
 
 
-def left(limit: int, used: int) -> int | None:
+def remaining(limit: int, used: int) -> int | None:
     """Return what is left of a limit; a limit of 0 means none."""
     return max(0, limit - used) if limit else None
 

@@ -97,7 +97,7 @@ class Client:
             (run, job_id): [row for row in rows.get(job_id, ()) if queries.is_of_run(row, run)]
             for run, job_id in jobs
         }
-        return {job: gone(job[1], kept[-1].state if kept else "") for job, kept in own.items()}
+        return {job: accounted(job[1], kept[-1].state if kept else "") for job, kept in own.items()}
 
     def accounting(
         self, job_ids: Sequence[str], run: str = ""
@@ -206,7 +206,7 @@ class Client:
 
     def requeue(self, job_id: str) -> bool:
         """Requeue a job; Slurm refuses that for jobs submitted with ``--no-requeue``."""
-        return self._tell(["scontrol", "requeue", job_id])
+        return self._request(["scontrol", "requeue", job_id])
 
     def cancel_of_run(self, run: str, job_ids: Collection[str]) -> str:
         """Cancel those of these jobs that belong to a run and are still in the queue.
@@ -240,29 +240,29 @@ class Client:
         """Send a signal (``TERM``) to the processes of a step, or of all steps of a job, but not to
         the batch step.
         """
-        return self._tell(["scancel", f"--signal={name}", step_id])
+        return self._request(["scancel", f"--signal={name}", step_id])
 
     def end_step(self, step_id: str) -> bool:
         """Cancel a step: SIGTERM, SIGKILL after KillWait."""
-        return self._tell(["scancel", step_id])
+        return self._request(["scancel", step_id])
 
     def set_dependency(self, job_id: str, expression: str) -> bool:
         """Replace the dependency of a pending job; an empty one lets it start."""
-        return self._tell(["scontrol", "update", f"JobId={job_id}", f"Dependency={expression}"])
+        return self._request(["scontrol", "update", f"JobId={job_id}", f"Dependency={expression}"])
 
     def release(self, job_id: str) -> bool:
         """Release a held job; Slurm refuses the owner where an administrator holds it."""
-        return self._tell(["scontrol", "release", job_id])
+        return self._request(["scontrol", "release", job_id])
 
     def start_now(self, job_id: str) -> bool:
         """Drop the start time of a pending job, set by ``sbatch --begin`` or, after a requeue, by
         Slurm; return whether Slurm accepted that.
         """
-        return self._tell(["scontrol", "update", f"JobId={job_id}", "StartTime=now"])
+        return self._request(["scontrol", "update", f"JobId={job_id}", "StartTime=now"])
 
     # ---- the edge
 
-    def _tell(self, command: list[str]) -> bool:
+    def _request(self, command: list[str]) -> bool:
         return self._ask(command) is not None
 
     def _ask(self, command: list[str]) -> str | None:
@@ -301,7 +301,7 @@ def queued(row: QueueRow) -> JobInfo:
     return JobInfo(row.job_id, state, row.state, row.reason, start)
 
 
-def gone(job_id: str, word: str) -> JobInfo:
+def accounted(job_id: str, word: str) -> JobInfo:
     """Return the state of a job that has left the queue, from the accounting, which may lag."""
     info = JobInfo(job_id, JobState.from_slurm(word), word)
     return JobInfo(job_id, JobState.UNKNOWN, word, LEFT_THE_QUEUE) if info.is_in_queue else info

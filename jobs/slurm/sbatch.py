@@ -61,7 +61,7 @@ def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:
         words = (str(run.root), part.stage, indices, str(part.attempt))
         folder = run.attempt(part.stage, part.attempt)
         call = Call(folder, settings(run, part), payload.TASK, words, len(part.indices))
-        submitted += hand_over(call, run, submission, client)
+        submitted += call_sbatch(call, run, submission, client)
     return submitted
 
 
@@ -78,7 +78,7 @@ def submit_recovery_job(
     words = (str(run.root), submission.stage, str(submission.attempt))
     parameters = recovery_job_settings(run, submission, job_ids)
     call = Call(recovery_job_folder(run, submission), parameters, payload.RECOVERY, words)
-    return hand_over(call, run, submission, client)
+    return call_sbatch(call, run, submission, client)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Call:
     """Of the job array; 1 for a plain job."""
 
 
-def hand_over(
+def call_sbatch(
     call: Call,
     run: RunDir,
     submission: Submission,

@@ -52,7 +52,7 @@ def command(
             if task.training and plan.lead:
                 facts = summary.training(task.training, loaded.cluster, item.resources, plan.lead)
     known, now = loaded.known, services.clock.now()
-    warnings = [*plan.warnings, *loaded.placeholders, *(known.doubts(now) if known else ())]
+    warnings = [*plan.warnings, *loaded.placeholders, *(known.warnings(now) if known else ())]
     if as_json:
         site = {"file": known.file, "time": known.time} if known else None
         console.json_out({"stages": rows, "training": facts, "warnings": warnings, "facts": site})

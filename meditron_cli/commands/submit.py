@@ -222,7 +222,7 @@ def stages_of(stage: str, experiment: Any) -> tuple[str, ...]:
 def show(services: Services, submission: SubmitTarget) -> None:
     """Print the batch scripts, and on stderr what ``submit`` would refuse."""
     plan, known = submission.plan, submission.loaded.known
-    doubts = known.doubts(services.clock.now()) if known else []
+    doubts = known.warnings(services.clock.now()) if known else []
     problems = (*plan.warnings, *submission.loaded.placeholders, *input_problems(submission))
     for text in (*problems, *doubts):
         console.warning(text)
@@ -303,7 +303,7 @@ def start(services: Services, submission: SubmitTarget, run: RunDir, as_json: bo
     from meditron_cli.runs.launch import launch
 
     plan, known = submission.plan, submission.loaded.known
-    for text in (*plan.warnings, *(known.doubts(services.clock.now()) if known else ())):
+    for text in (*plan.warnings, *(known.warnings(services.clock.now()) if known else ())):
         console.warning(text)
     if submission.exists:
         console.note(continuing(submission.reader.read(), services.clock.now()))
@@ -357,11 +357,11 @@ def wait_for_end(services: Services, reader: RecordReader) -> None:
         ConfigError: a task found invalid input or configuration.
         RunFailed: it did not reach its target for another reason.
     """
-    from meditron_cli.reporting.follow import follow, why
+    from meditron_cli.reporting.follow import first_error, follow
 
     run, state = reader.run, follow(services, reader)
     if state != "succeeded":
-        sentence, hint, code = why(services, reader)
+        sentence, hint, code = first_error(services, reader)
         error = ConfigError if code == CONFIGURATION else RunFailed
         raise error(
             f"run {run.name} {state}{': ' + sentence if sentence else ''}",

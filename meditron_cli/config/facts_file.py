@@ -117,8 +117,8 @@ def from_json(data: Mapping[str, Any]) -> Facts:
         },
         slurm=SlurmFacts(
             number(data["slurm"]["max_array_size"]),
-            truth(data["slurm"]["requeue"]),
-            truth(data["slurm"]["submit_from_jobs"]),
+            optional_bool(data["slurm"]["requeue"]),
+            optional_bool(data["slurm"]["submit_from_jobs"]),
         ),
         probe=None if probe is None else Probe(**probe),
         fatal=tuple(text(item) for item in data["fatal"]),
@@ -139,7 +139,7 @@ def number(value: object) -> int | None:
     return value
 
 
-def truth(value: object) -> bool | None:
+def optional_bool(value: object) -> bool | None:
     """Return True, False or None; raise TypeError for other types."""
     if value is not None and not isinstance(value, bool):
         raise TypeError(f"{value!r} is neither true nor false")

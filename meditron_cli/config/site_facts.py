@@ -37,7 +37,7 @@ class KnownFacts:
             return ""
         return f"facts about the cluster: {self.file}, {facts_file.age(now - self.time)} old"
 
-    def doubts(self, now: float) -> list[str]:
+    def warnings(self, now: float) -> list[str]:
         """Return warnings for a plan: FATAL findings, and a broken or outdated file."""
         if self.warning:
             return [self.warning]

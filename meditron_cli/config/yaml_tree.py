@@ -113,7 +113,7 @@ def parse(text: str, source: Source, problems: Problems) -> Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         location = Location(source, mark.line + 1, mark.column + 1) if mark else Location(source)
-        problems.add(location, "", in_our_words(error))
+        problems.add(location, "", translate_yaml_error(error))
         return None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -151,7 +151,7 @@ WORDS = (
 """Parts of PyYAML's messages (yaml/scanner.py, parser.py, composer.py of 6.0) and their meaning."""
 
 
-def in_our_words(error: yaml.MarkedYAMLError) -> str:
+def translate_yaml_error(error: yaml.MarkedYAMLError) -> str:
     """Translate PyYAML's message."""
     message = f"{error.context or ''} {error.problem or ''}".strip()
     if isinstance(error, Refused):

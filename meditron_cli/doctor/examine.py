@@ -94,7 +94,7 @@ def examine(target: ExaminedCluster, wait: float | None) -> DoctorReport:
     plan = prepare.plan_of(loaded, STAGES)
     client = Client(job_environment(plan.site.environment, target.environ))
     site = queries.read(client, [] if loaded.placeholders else list(job_options.of_plan(plan)))
-    if rules.is_silent(site):
+    if rules.is_unanswered(site):
         raise SchedulerError(
             "Slurm does not answer on this machine",
             hint="log in to the cluster; `sinfo` shows whether Slurm answers",

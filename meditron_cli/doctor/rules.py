@@ -27,7 +27,7 @@ def apply(view: SiteView) -> list[SiteFinding]:
     return [finding for rule in RULES for finding in rule(view)]
 
 
-def is_silent(site: SiteFacts) -> bool:
+def is_unanswered(site: SiteFacts) -> bool:
     """Return whether Slurm answered no query, which is not a statement about the site."""
     return site.config is None and site.partitions is None and site.nodes is None
 

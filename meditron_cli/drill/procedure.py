@@ -123,7 +123,7 @@ class Drill:
         """
         state = self.follow(run)
         if state != "succeeded":
-            sentence, hint, _ = follow.why(self.services, self.opened[run].records)
+            sentence, hint, _ = follow.first_error(self.services, self.opened[run].records)
             raise RunFailed(
                 f"run {run.name} {state} without a fault{': ' + sentence if sentence else ''}",
                 hint=hint or f"`{run.command('logs')}` shows its logs",

@@ -176,7 +176,7 @@ def wait_for_exit_records(services: Services, reader: HistoryReader, record: Run
         services.clock.sleep(POLL_SECONDS)
 
 
-def why(services: Services, reader: RecordReader) -> tuple[str, str, int]:
+def first_error(services: Services, reader: RecordReader) -> tuple[str, str, int]:
     """Return the sentence and hint of the first unfinished task that ended, and its exit code
     (``jobs.contract.errors``); empty and 0 where there is none.
     """

@@ -112,7 +112,7 @@ def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTim
         attempt
         for name, stage in view.stages.items()
         for attempt in with_ends(
-            [item for item in recorded if item.stage == name], work, now_or_never(stage.state, now)
+            [item for item in recorded if item.stage == name], work, end_if_open(stage.state, now)
         )
     ]
     training = account(record, view, trained, ended, work, now) if trained else None
@@ -145,7 +145,7 @@ def correct(recorded: Iterable[Attempt], ended: Iterable[Attempt]) -> tuple[Atte
     )
 
 
-def now_or_never(state: str, now: float) -> float | None:
+def end_if_open(state: str, now: float) -> float | None:
     """Return ``now`` for what may still be active, None for what has ended."""
     return now if state in ALIVE else None
 
@@ -183,7 +183,7 @@ def account(
     ready = ready_at(record, view, stage, submitted, ended)
     if ready is None:
         return None
-    end = now_or_never(view.stages[stage].state, now)
+    end = end_if_open(view.stages[stage].state, now)
     return goodput.account(attempts, submitted, work, ready, end)
 
 

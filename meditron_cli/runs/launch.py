@@ -249,7 +249,7 @@ def query_open_jobs(record: RunRecord, scheduler: Scheduler) -> dict[str, JobInf
 
 
 def check_tasks(plan: Plan, run: RunDir) -> dict[str, dict[int, str]]:
-    """Return the verdict of ``done_markers.judge_done`` on each task, by stage and index.
+    """Return the verdict of ``done_markers.check_done`` on each task, by stage and index.
 
     A task whose source files are gone as a whole could not run again, so its result stands; a file
     that is gone from a folder of sources is a changed input.
@@ -262,7 +262,7 @@ def check_tasks(plan: Plan, run: RunDir) -> dict[str, dict[int, str]]:
 
 def check_task(run: RunDir, task: specs.TaskSpec) -> str:
     """Return ``done``, or why a task's marker is not valid."""
-    verdict = done_markers.judge_done(
+    verdict = done_markers.check_done(
         run, task.stage, task.index, specs.digest(task.spec), aside=True
     )
     if verdict != "gone":

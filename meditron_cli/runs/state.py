@@ -210,7 +210,7 @@ def open_state(
         return requested or "pending"
     if ended and not was_cancelled(info):
         return "stopped"
-    return vanished_state(job, info, now)
+    return missing_job_state(job, info, now)
 
 
 def final_state(end: ExitRecord) -> str:
@@ -240,7 +240,7 @@ def listed_state(info: JobInfo) -> str:
     return "stopped" if info.reason == NEVER else "pending"
 
 
-def vanished_state(job: TaskJob, info: JobInfo | None, now: float) -> str:
+def missing_job_state(job: TaskJob, info: JobInfo | None, now: float) -> str:
     """Return the state of a task whose job is gone without an exit record."""
     if was_cancelled(info):
         return "cancelled"

@@ -68,24 +68,24 @@ def command_below(root: Path, *words: str) -> str:
 
 def runs_root(option: Path | None, environ: Mapping[str, str], profile: Path | None) -> Path:
     """Return where runs are made: ``--runs-dir``, else MEDITRON_RUNS, the profile's, ``./runs``."""
-    return (_given_root(option, environ) or profile or Path("runs")).expanduser().absolute()
+    return (_chosen_root(option, environ) or profile or Path("runs")).expanduser().absolute()
 
 
 def existing_root(option: Path | None, environ: Mapping[str, str]) -> Path:
     """Return the runs directory: ``--runs-dir``, else MEDITRON_RUNS, else the profile's
     directory that the last submission from this folder used, else ``./runs``.
     """
-    named = _given_root(option, environ) or last_root.remembered() or Path("runs")
+    named = _chosen_root(option, environ) or last_root.remembered() or Path("runs")
     return named.expanduser().absolute()
 
 
 def remember_root(root: Path, option: Path | None, environ: Mapping[str, str]) -> None:
     """Keep where this folder's runs are made, unless the caller names it each time."""
-    if _given_root(option, environ) is None:
+    if _chosen_root(option, environ) is None:
         last_root.remember(root)
 
 
-def _given_root(option: Path | None, environ: Mapping[str, str]) -> Path | None:
+def _chosen_root(option: Path | None, environ: Mapping[str, str]) -> Path | None:
     return option or (Path(environ[VARIABLE]) if environ.get(VARIABLE) else None)
 
 

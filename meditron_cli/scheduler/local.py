@@ -178,7 +178,7 @@ class LocalScheduler:
                     f"job {name} was started on another machine", hint="cancel the run there"
                 )
         leaders = [pid_of(name) for name in job_ids if states[name].state is JobState.ACTIVE]
-        seconds = self._cancel_seconds or max(map(time_to_leave, leaders), default=CANCEL_SECONDS)
+        seconds = self._cancel_seconds or max(map(exit_timeout, leaders), default=CANCEL_SECONDS)
         send(leaders, signal.SIGTERM)
         accepted()
         wait_for_sessions(leaders, seconds)
@@ -251,7 +251,7 @@ def state_of(name: str) -> tuple[str, JobState]:
     return name, JobState.ACTIVE if alive else JobState.ENDED
 
 
-def time_to_leave(pid: int) -> float:
+def exit_timeout(pid: int) -> float:
     """Return the seconds a job may take to save and exit, from its background process's input."""
     words = command_line(pid)
     path = Path(os.fsdecode(words[-2])) if len(words) > 1 else Path()

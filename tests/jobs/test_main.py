@@ -75,8 +75,8 @@ def test_a_rank_exit_is_printed_and_written_for_the_supervisor(bench: Workbench)
     assert words["kind"] == "TaskError"
     assert str(missing) in words["message"]
     assert (words["rank"], words["node"]) == (0, os.uname().nodename)
-    said = done.stderr.splitlines()
-    assert said == [f"curate: {words['message']}", f"hint: {words['hint']}"]
+    stderr = done.stderr.splitlines()
+    assert stderr == [f"curate: {words['message']}", f"hint: {words['hint']}"]
 
 
 def test_a_rank_exit_that_cannot_be_written_is_printed_whole(bench: Workbench) -> None:

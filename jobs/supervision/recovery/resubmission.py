@@ -146,7 +146,7 @@ def usable(request: ResubmitRequest, earlier: Submission, client: Client) -> tup
     if not request.exclude:
         return ()
     known = client.partition_nodes(str(earlier.parameters.get("partition", "")))
-    names, warning = node_ledger.left_out(
+    names, warning = node_ledger.exclusions(
         request.exclude, known, int(earlier.parameters.get("nodes", 1))
     )
     if warning:

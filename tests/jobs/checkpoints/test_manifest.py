@@ -121,9 +121,9 @@ def test_a_changed_byte_of_the_right_size_is_found_only_by_reading_all(tmp_path)
 
 def test_a_checkpoint_counts_as_verified_until_it_is_another_one(tmp_path):
     path = write_checkpoint(tmp_path, 10)
-    told = []
-    assert manifest.altered(path, manifest.manifest(path), told.append) == ""
-    assert sorted(told) == [2, 7]
+    counts = []
+    assert manifest.altered(path, manifest.manifest(path), counts.append) == ""
+    assert sorted(counts) == [2, 7]
     assert manifest.verified_at(path) is None
 
     manifest.note_verified(path)

@@ -136,9 +136,9 @@ def test_a_request_to_end_counts_until_the_task_is_submitted_again() -> None:
 
 def test_an_end_that_only_repeats_an_earlier_one_does_not_count() -> None:
     """A job was queued again on a node that had failed."""
-    told = {**end(2, RetryAction.SUBMIT, RootCause.NODE_FAIL), "follows": 1}
+    repeated = {**end(2, RetryAction.SUBMIT, RootCause.NODE_FAIL), "follows": 1}
 
-    found = fold(submit(1.0, 1, "7"), start(1), end(1), start(2), told)
+    found = fold(submit(1.0, 1, "7"), start(1), end(1), start(2), repeated)
 
     assert ([item.attempt for item in found.exits], found.starts) == ([1], ())
 
@@ -215,11 +215,11 @@ lines = st.one_of(
 
 @given(st.lists(lines, max_size=20), st.integers(0, 20), st.integers(0, 20))
 def test_a_history_folded_in_chunks_is_the_one_folded_at_once(
-    told: list[Event], first: int, second: int
+    recorded: list[Event], first: int, second: int
 ) -> None:
-    whole = RunHistory.of(events.parse(told))
+    whole = RunHistory.of(events.parse(recorded))
     chunks, (low, high) = RunHistory(), sorted((first, second))
-    for part in (told[:low], told[low:high], told[high:]):
+    for part in (recorded[:low], recorded[low:high], recorded[high:]):
         chunks.add(events.parse(part))
         view(chunks)
 

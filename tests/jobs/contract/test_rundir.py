@@ -152,9 +152,9 @@ def test_after_a_refused_write_the_old_file_alone_remains(tmp_path: Path) -> Non
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
     with start(WRITE_TOO_MUCH, path, preexec_fn=allow_little) as writer:
-        said, _ = writer.communicate()
+        stdout, _ = writer.communicate()
 
-    assert said == "File too large\n"
+    assert stdout == "File too large\n"
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"value": b"old"}
 
 
@@ -295,18 +295,18 @@ def test_a_marker_vouches_only_for_what_is_still_there(
 
     change(run)
 
-    assert done_markers.judge_done(run, "tokenize", 3, "digest") == verdict
+    assert done_markers.check_done(run, "tokenize", 3, "digest") == verdict
     assert done_markers.is_done(run, "tokenize", 3, "digest") == (verdict in ("done", "gone"))
 
 
 def test_a_marker_set_aside_comes_back_unless_there_is_a_newer_one(run: rundir.RunDir) -> None:
     finish(run)
     done_markers.set_done_aside(run, "tokenize", 3)
-    assert done_markers.judge_done(run, "tokenize", 3, "digest") == "missing"
-    assert done_markers.judge_done(run, "tokenize", 3, "digest", aside=True) == "done"
+    assert done_markers.check_done(run, "tokenize", 3, "digest") == "missing"
+    assert done_markers.check_done(run, "tokenize", 3, "digest", aside=True) == "done"
 
     done_markers.restore_done(run, "tokenize", 3)
-    assert done_markers.judge_done(run, "tokenize", 3, "digest") == "done"
+    assert done_markers.check_done(run, "tokenize", 3, "digest") == "done"
 
     done_markers.set_done_aside(run, "tokenize", 3)
     finish(run)
@@ -316,8 +316,8 @@ def test_a_marker_set_aside_comes_back_unless_there_is_a_newer_one(run: rundir.R
 def test_a_marker_of_another_spec_does_not_vouch(run: rundir.RunDir) -> None:
     finish(run)
 
-    assert done_markers.judge_done(run, "tokenize", 3, "another") == "spec"
-    assert done_markers.judge_done(run, "tokenize", 4, "digest") == "missing"
+    assert done_markers.check_done(run, "tokenize", 3, "another") == "spec"
+    assert done_markers.check_done(run, "tokenize", 4, "digest") == "missing"
 
 
 def test_a_large_input_known_by_time_alone_counts_as_changed_when_touched(

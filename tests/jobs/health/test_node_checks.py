@@ -313,9 +313,9 @@ def test_an_expectation_takes_what_a_specification_holds() -> None:
     assert expected == Expected(4, "a100", 2, 512, 30.5, True, frozenset({"persistence"}))
 
 
-@pytest.mark.parametrize(("told", "gpus"), [("8", 8), ("", None), ("a100:8", None)])
-def test_slurms_count_is_expected_without_another(told: str, gpus: int | None) -> None:
-    assert node_checks.expectation({"gpus": None}, {"SLURM_GPUS_ON_NODE": told}).gpus == gpus
+@pytest.mark.parametrize(("count", "gpus"), [("8", 8), ("", None), ("a100:8", None)])
+def test_slurms_count_is_expected_without_another(count: str, gpus: int | None) -> None:
+    assert node_checks.expectation({"gpus": None}, {"SLURM_GPUS_ON_NODE": count}).gpus == gpus
 
 
 @pytest.mark.parametrize(

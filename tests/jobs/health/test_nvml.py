@@ -272,8 +272,8 @@ def test_another_kind_of_gpu_is_fatal_and_named(node: Examiner) -> None:
     findings = node.ask(readings, {"gpus": 2, "gpu_kind": "A100-80GB"})
 
     assert unwell(findings) == [("FATAL", "gpu_kind", "exclude_now", 1)]
-    told = [found["message"] for found in findings if found["verdict"] == "FATAL"]
-    assert told == ["is a NVIDIA H100 80GB HBM3, expected A100-80GB"]
+    messages = [found["message"] for found in findings if found["verdict"] == "FATAL"]
+    assert messages == ["is a NVIDIA H100 80GB HBM3, expected A100-80GB"]
 
 
 def test_fewer_links_than_its_peers_drains_that_gpu_alone(node: Examiner) -> None:
@@ -335,8 +335,8 @@ def test_a_driver_that_does_not_start(
 def test_gpus_that_are_needed_and_cannot_be_counted_are_missing(node: Examiner) -> None:
     findings = node.ask({"init": 18}, {"gpus": 8, "min_shm_gb_per_gpu": 0})
 
-    told = only(findings, "gpu_count")["message"]
-    assert told.startswith("8 GPUs are needed, none can be counted: ")
+    message = only(findings, "gpu_count")["message"]
+    assert message.startswith("8 GPUs are needed, none can be counted: ")
 
 
 def test_faults_of_unused_gpus_are_not_examined(node: Examiner) -> None:

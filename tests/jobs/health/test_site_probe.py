@@ -166,10 +166,10 @@ def test_a_node_is_examined_as_before_a_training(tmp_path: Path) -> None:
 
     assert process.wait(timeout=300) == 0
     findings = report_of(tmp_path, 0, "host")["health"]["findings"]
-    told = {item["code"]: item for item in findings}
-    assert told["gpu_count"]["verdict"] == "OK"
-    assert told["recovery_action"]["verdict"] == "FATAL"
-    assert "shm" not in told
+    by_code = {item["code"]: item for item in findings}
+    assert by_code["gpu_count"]["verdict"] == "OK"
+    assert by_code["recovery_action"]["verdict"] == "FATAL"
+    assert "shm" not in by_code
 
 
 def test_an_unknown_health_setting_is_the_reason_for_no_findings(tmp_path: Path) -> None:

@@ -59,9 +59,14 @@ def test_progress_replaces_the_previous_file_and_no_other_remains(bench: Workben
     task.progress(7, 10, "steps", loss=2.5)
 
     path = bench.run.progress("curate", 0)
-    said = read_json(path)
-    assert (said["done"], said["total"], said["unit"], said["loss"]) == (7, 10, "steps", 2.5)
-    assert said["started"] == task.started <= said["time"]
+    progress = read_json(path)
+    assert (progress["done"], progress["total"], progress["unit"], progress["loss"]) == (
+        7,
+        10,
+        "steps",
+        2.5,
+    )
+    assert progress["started"] == task.started <= progress["time"]
     assert os.listdir(path.parent) == [path.name]
 
 

@@ -31,15 +31,15 @@ def test_the_first_task_to_fail_is_the_cause(line: str, code: int | None) -> Non
     assert srun_output.first_failure(f"{line}\n{THE_REST}") == code
 
 
-@pytest.mark.parametrize("said", ["", "srun: error: Node failure on gpu03\n", "rubbish\n"])
-def test_other_words_name_no_task(said: str) -> None:
-    assert srun_output.first_failure(said) is None
+@pytest.mark.parametrize("stderr", ["", "srun: error: Node failure on gpu03\n", "rubbish\n"])
+def test_other_words_name_no_task(stderr: str) -> None:
+    assert srun_output.first_failure(stderr) is None
 
 
 def test_who_failed_before_srun_ended_the_others_is_a_cause() -> None:
-    said = f"srun: error: gpu02: task 2: Killed\n{THE_REST}"
+    stderr = f"srun: error: gpu02: task 2: Killed\n{THE_REST}"
 
-    assert srun_output.failures(said) == [
+    assert srun_output.failures(stderr) == [
         FailedTask(2, "gpu02", -9, is_cause=True),
         FailedTask(3, "gpu02", -15, is_cause=False),
         FailedTask(0, "gpu01", 1, is_cause=False),
@@ -48,9 +48,9 @@ def test_who_failed_before_srun_ended_the_others_is_a_cause() -> None:
 
 
 def test_a_node_that_failed_is_named() -> None:
-    said = f"srun: error: Node failure on gpu03\n{THE_REST}"
+    stderr = f"srun: error: Node failure on gpu03\n{THE_REST}"
 
-    assert srun_output.failed_node(said) == "gpu03"
+    assert srun_output.failed_node(stderr) == "gpu03"
     assert srun_output.failed_node(THE_REST) == ""
 
 

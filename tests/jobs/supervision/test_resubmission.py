@@ -347,11 +347,11 @@ def test_the_elements_of_an_array_share_a_pickle_that_is_written_once(
 ) -> None:
     folder, given = run.attempt("pretrain", 1), submission.settings(run, training)
     call = sbatch.Call(folder, given, payload.TASK, ("run", "pretrain", "3,5,6", "1"), 3)
-    first, *_ = sbatch.hand_over(call, run, training, client)
+    first, *_ = sbatch.call_sbatch(call, run, training, client)
     number = int(first.partition("_")[0]) + 1
     (folder / f"{number}_1_submitted.pkl").write_bytes(b"in the way")  # of a hard link
 
-    ids = sbatch.hand_over(call, run, training, client)
+    ids = sbatch.call_sbatch(call, run, training, client)
 
     pickles = [folder / f"{job}_submitted.pkl" for job in ids]
     assert ids == [f"{number}_{element}" for element in range(3)]
@@ -369,6 +369,6 @@ def test_an_sbatch_that_does_not_answer_is_given_up(
     call = sbatch.Call(folder, given, payload.TASK, ("a",), elements)
 
     with pytest.raises(SubmitError) as caught:
-        sbatch.hand_over(call, run, training, client, seconds=1)
+        sbatch.call_sbatch(call, run, training, client, seconds=1)
 
     assert caught.value.message == "sbatch did not answer for pretrain within 1 s"

@@ -62,9 +62,9 @@ def test_json_has_leases_and_the_writer(meditron, run):
     with leases.leased(folder, "iter_0000010", READER), leases.sole_writer(folder, writer):
         done = meditron("checkpoints", run.name, "--json")
 
-    told = json.loads(done.stdout)
-    assert (told["format"], told["run"], told["writer"]["job"]) == (1, run.name, "12")
-    newest, middle, _ = told["checkpoints"]
+    listed = json.loads(done.stdout)
+    assert (listed["format"], listed["run"], listed["writer"]["job"]) == (1, run.name, "12")
+    newest, middle, _ = listed["checkpoints"]
     assert newest == {
         "name": "iter_0000020",
         "step": 20,

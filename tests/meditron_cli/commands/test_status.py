@@ -303,7 +303,7 @@ def test_job_that_died_of_damaged_code_is_explained_by_the_damage(unrecorded: Be
 def test_waiting_for_a_job_without_an_exit_record_ends_with_the_last_line_of_its_log(
     unrecorded: Bench,
 ) -> None:
-    sentence, _, code = follow.why(unrecorded.services(), unrecorded.reader())
+    sentence, _, code = follow.first_error(unrecorded.services(), unrecorded.reader())
 
     assert sentence.startswith("curate task 0: job 101_0 ended without")
     assert sentence.endswith(": MemoryError")

@@ -141,7 +141,7 @@ def test_a_broken_file_is_omitted_with_a_warning(home: Path, text: str) -> None:
     assert found.cluster == loaded(with_facts=False).cluster
     assert found.known
     assert found.known.time is None
-    (warning,) = found.known.doubts(now=0.0)
+    (warning,) = found.known.warnings(now=0.0)
     assert "site.json" in warning
     assert "left out; `meditron doctor --cluster site` writes it again" in warning
 
@@ -153,8 +153,8 @@ def test_the_age_of_facts_is_shown_and_doubted_when_they_are_old(home: Path) -> 
 
     file = "cache/meditron/clusters/site.json"
     assert known.age(FACTS.time + 7500) == f"facts about the cluster: {file}, 2 hours old"
-    assert known.doubts(FACTS.time + 29 * 86400) == []
-    assert known.doubts(FACTS.time + 31 * 86400) == [
+    assert known.warnings(FACTS.time + 29 * 86400) == []
+    assert known.warnings(FACTS.time + 31 * 86400) == [
         f"facts about the cluster: {file}, 31 days old; "
         "`meditron doctor --cluster site` checks again"
     ]

@@ -26,7 +26,7 @@ WORK = Workload(
 )
 
 
-def said(version: str, what: str) -> str:
+def output(version: str, what: str) -> str:
     """What a command printed there; nothing where it did not answer."""
     path = DATA / f"slurm-{version}-{what}.txt"
     return path.read_text() if path.exists() else ""
@@ -34,14 +34,16 @@ def said(version: str, what: str) -> str:
 
 def site(recorded: str, **changes: Any) -> SiteFacts:
     """The site of a version, changed."""
-    config = queries.parse_config(said(recorded, "config"))
+    config = queries.parse_config(output(recorded, "config"))
     asked = SiteFacts(
-        version=facts.parse_version(said(recorded, "version")),
+        version=facts.parse_version(output(recorded, "version")),
         config=config,
-        partitions=facts.parse_partitions(said(recorded, "partitions")) or None,
-        nodes=facts.parse_nodes(said(recorded, "nodes")) or None,
-        qos=facts.parse_qos(said(recorded, "qos")) or None,
-        associations=facts.parse_associations(said(recorded, "associations"), config["ClusterName"])
+        partitions=facts.parse_partitions(output(recorded, "partitions")) or None,
+        nodes=facts.parse_nodes(output(recorded, "nodes")) or None,
+        qos=facts.parse_qos(output(recorded, "qos")) or None,
+        associations=facts.parse_associations(
+            output(recorded, "associations"), config["ClusterName"]
+        )
         or None,
         has_accounting=True,
     )

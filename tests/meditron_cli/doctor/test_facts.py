@@ -7,7 +7,7 @@ import pytest
 from meditron_cli.doctor import facts
 from meditron_cli.doctor.facts import Association, NodeRow, Preemption, SiteFacts
 
-from .sites import said, site, with_settings
+from .sites import output, site, with_settings
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_time_limits_are_read(text: str, seconds: int | None) -> None:
 
 
 def test_partitions_are_read() -> None:
-    cpu, low, high = facts.parse_partitions(said("22.05.8", "partitions"))
+    cpu, low, high = facts.parse_partitions(output("22.05.8", "partitions"))
 
     assert (cpu.name, cpu.is_default, cpu.max_minutes, cpu.max_nodes) == ("cpu", True, None, None)
     assert (low.grace_seconds, low.preempt_mode, low.priority_tier) == (10, "REQUEUE", 1)
@@ -52,8 +52,8 @@ def test_partitions_are_read() -> None:
 
 
 def test_partitions_of_newer_versions_have_more_columns() -> None:
-    h100, _ = facts.parse_partitions(said("23.11.4", "partitions"))
-    spare, _, old = facts.parse_partitions(said("24.05.2", "partitions"))
+    h100, _ = facts.parse_partitions(output("23.11.4", "partitions"))
+    spare, _, old = facts.parse_partitions(output("24.05.2", "partitions"))
 
     assert (h100.max_minutes, h100.max_nodes, h100.qos) == (4320, 16, "p_h100")
     assert h100.accounts == ("med42", "bio7")
@@ -63,24 +63,24 @@ def test_partitions_of_newer_versions_have_more_columns() -> None:
 
 
 def test_a_node_of_two_partitions_is_one_node() -> None:
-    nodes = facts.parse_nodes(said("22.05.8", "nodes"))
+    nodes = facts.parse_nodes(output("22.05.8", "nodes"))
 
     assert len(nodes) == 6
     assert nodes[2] == NodeRow("gpu01", ("low", "high"), "idle", 16, 4000, 4, ("fake",), ())
 
 
 def test_gpus_are_counted_among_other_resources_and_marks_are_omitted() -> None:
-    nodes = {node.name: node for node in facts.parse_nodes(said("23.11.4", "nodes"))}
+    nodes = {node.name: node for node in facts.parse_nodes(output("23.11.4", "nodes"))}
 
     assert (nodes["g010"].gpus, nodes["g010"].gpu_kinds) == (4, ("h100",))
     assert (nodes["g010"].state, nodes["g003"].state) == ("down", "draining")
     assert nodes["g010"].features == ("h100", "ib")
-    assert facts.parse_nodes(said("24.05.2", "nodes"))[0].gpus == 4
-    assert facts.parse_nodes(said("24.05.2", "nodes"))[0].gpu_kinds == ()
+    assert facts.parse_nodes(output("24.05.2", "nodes"))[0].gpus == 4
+    assert facts.parse_nodes(output("24.05.2", "nodes"))[0].gpu_kinds == ()
 
 
 def test_accounts_of_other_clusters_are_omitted() -> None:
-    text = said("23.11.4", "associations")
+    text = output("23.11.4", "associations")
     mine = Association("med42", ("low", "normal"), "low", None, 30, 2880)
 
     assert facts.parse_associations(text, "alp") == (mine,)

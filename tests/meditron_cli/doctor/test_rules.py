@@ -56,8 +56,8 @@ def test_without_answers_of_a_site_nothing_is_claimed() -> None:
     findings = rules.apply(view(SiteFacts(), profile("low")))
 
     assert {finding.verdict for finding in findings} == {UNKNOWN}
-    assert rules.is_silent(SiteFacts())
-    assert not rules.is_silent(site("22.05.8", config=None))
+    assert rules.is_unanswered(SiteFacts())
+    assert not rules.is_unanswered(site("22.05.8", config=None))
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def on_each(part: str = "nodes", **changes: Any) -> dict[str, Any]:
 
 
 def with_room(free: int, files: int | None = None, **quota: int) -> dict[str, Any]:
-    """The same with other room in the runs directory; a quota where one is told."""
+    """The same with other room in the runs directory; a quota where one is reported."""
     found = on_each(storage={"free_bytes": free, "free_files": files})
     if quota:
         found["hosts"][1]["quota"] = {"bytes": None, "files": None, **quota}

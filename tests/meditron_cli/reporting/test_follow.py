@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meditron_cli.reporting.follow import ProgressBars, ProgressLines, until_end, why
+from meditron_cli.reporting.follow import ProgressBars, ProgressLines, first_error, until_end
 from meditron_cli.runs.record import RunRecord, StageRecord
 from meditron_cli.runs.state import derive_view
 from meditron_cli.runs.views import RunView
@@ -122,14 +122,14 @@ def test_following_continues_through_restart_requeue_and_successor(
         ),
     )
 
-    said = capsys.readouterr().err.splitlines()
+    stderr = capsys.readouterr().err.splitlines()
     assert state == "succeeded"
-    assert [line for line in said if " ended: " in line] == [
+    assert [line for line in stderr if " ended: " in line] == [
         "pretrain task 0 attempt 1 ended: crash, restart: rank 1 was killed by SIGKILL",
         "pretrain task 0 attempt 2 ended: preempted, requeue: the partition was taken",
         "pretrain task 0 attempt 3 ended: time limit, submit: its time was over",
     ]
-    assert not [line for line in said if "failed" in line or "stopped" in line]
+    assert not [line for line in stderr if "failed" in line or "stopped" in line]
 
 
 def test_following_waits_for_the_recovery_job_of_a_job_that_vanished(
@@ -165,7 +165,11 @@ def test_following_ends_when_nothing_is_retried(
     state = followed(meditron, iter([stop]))
 
     assert state == "failed"
-    assert why(meditron.services(), meditron.reader()) == ("pretrain task 0: it ended: data", "", 1)
+    assert first_error(meditron.services(), meditron.reader()) == (
+        "pretrain task 0: it ended: data",
+        "",
+        1,
+    )
     assert "a token is out of range" in capsys.readouterr().err
 
 

@@ -341,8 +341,8 @@ lengths = st.floats(0, 50, allow_nan=False)
 
 @st.composite
 def histories(draw: st.DrawFn) -> Story:
-    """Anything that might be told: starts without ends, ends told late or twice, clocks that go
-    back, work that overlaps or lies outside of its attempt.
+    """Any events: starts without ends, ends recorded late or twice, clocks that go back, work that
+    overlaps or lies outside of its attempt.
     """
     story, now = Story().submit(0), 0.0
     for number in range(1, draw(st.integers(0, 4)) + 1):
@@ -364,8 +364,8 @@ def histories(draw: st.DrawFn) -> Story:
             end = now + draw(st.floats(-10, 30))
             story.exit(number, end, "crash", action, delay=draw(lengths))
         for kind in draw(st.lists(st.sampled_from(("submit", "cancel")), max_size=2)):
-            told = {"attempt": 1, "indices": [0]} if kind == "submit" else {}
-            story.tell(kind, now + draw(st.floats(-10, 10)), job_ids=["7"], **told)
+            fields = {"attempt": 1, "indices": [0]} if kind == "submit" else {}
+            story.tell(kind, now + draw(st.floats(-10, 10)), job_ids=["7"], **fields)
     return story
 
 
@@ -396,6 +396,6 @@ def joined(moments: Sequence[float]) -> bool:
 def test_no_interruption_is_forgotten_and_no_cost_is_negative(story: Story) -> None:
     found = story.interruptions()
 
-    told = {event["attempt"] for event in story.events if event["event"] in ENDS}
-    assert {item.attempt.number for item in found} == told
+    recorded = {event["attempt"] for event in story.events if event["event"] in ENDS}
+    assert {item.attempt.number for item in found} == recorded
     assert all((item.steps_redone or 0) >= 0 and (item.resume_s or 0) >= 0 for item in found)

@@ -742,10 +742,10 @@ def test_a_submit_killed_while_it_takes_a_refused_pipeline_back_is_completed_by_
 def test_each_stage_has_a_recovery_job_and_a_person_stands_behind_it(meditron: Bench) -> None:
     meditron.submit()
 
-    told = [
+    recorded = [
         (event["stage"], event["by"], event["recovery_jobs"]) for event in meditron.events("submit")
     ]
-    assert told == [
+    assert recorded == [
         ("curate", "person", ["recovery_job-101_0"]),
         ("tokenize", "person", ["recovery_job-102_0"]),
         ("pretrain", "person", ["recovery_job-103_0"]),

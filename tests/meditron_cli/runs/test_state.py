@@ -54,7 +54,7 @@ JUST_NOW = TaskJob("7", 1, NOW - 10, "slurm")
 LOCAL = TaskJob("7", 1, NOW - 10, "local")
 
 
-def said(state: JobState, word: str = "", reason: str = "") -> JobInfo:
+def report(state: JobState, word: str = "", reason: str = "") -> JobInfo:
     return JobInfo("7", state, word, reason)
 
 
@@ -73,38 +73,44 @@ def decided(action: str, code: int = 75, cause: str = "crash") -> ExitRecord:
     ("job", "info", "ended", "ending", "expected"),
     [
         (None, None, None, None, "stopped"),
-        (LONG_AGO, said(JobState.QUEUED), None, None, "pending"),
-        (LONG_AGO, said(JobState.QUEUED, reason=NEVER), None, None, "stopped"),
-        (LONG_AGO, said(JobState.ACTIVE), None, None, "running"),
-        (LONG_AGO, said(JobState.UNKNOWN), None, None, "unknown"),
-        (LONG_AGO, said(JobState.ENDED, "TIMEOUT"), None, None, "failed"),
-        (LONG_AGO, said(JobState.ENDED, "CANCELLED by 0"), None, None, "cancelled"),
-        (LONG_AGO, said(JobState.ENDED, "CANCELLED"), None, None, "failed"),  # by nobody
-        (LONG_AGO, said(JobState.MISSING), None, None, "failed"),
-        (JUST_NOW, said(JobState.MISSING), None, None, "pending"),
-        (LOCAL, said(JobState.MISSING), None, None, "failed"),
+        (LONG_AGO, report(JobState.QUEUED), None, None, "pending"),
+        (LONG_AGO, report(JobState.QUEUED, reason=NEVER), None, None, "stopped"),
+        (LONG_AGO, report(JobState.ACTIVE), None, None, "running"),
+        (LONG_AGO, report(JobState.UNKNOWN), None, None, "unknown"),
+        (LONG_AGO, report(JobState.ENDED, "TIMEOUT"), None, None, "failed"),
+        (LONG_AGO, report(JobState.ENDED, "CANCELLED by 0"), None, None, "cancelled"),
+        (LONG_AGO, report(JobState.ENDED, "CANCELLED"), None, None, "failed"),  # by nobody
+        (LONG_AGO, report(JobState.MISSING), None, None, "failed"),
+        (JUST_NOW, report(JobState.MISSING), None, None, "pending"),
+        (LOCAL, report(JobState.MISSING), None, None, "failed"),
         (LONG_AGO, None, exit_record(1), None, "failed"),
         (LONG_AGO, None, exit_record(2), None, "failed"),
         (LONG_AGO, None, exit_record(0), None, "failed"),
-        (LONG_AGO, said(JobState.ENDED), exit_record(130), None, "stopped"),
-        (LONG_AGO, said(JobState.QUEUED), exit_record(130), None, "pending"),
-        (LONG_AGO, said(JobState.UNKNOWN), exit_record(130), None, "unknown"),
-        (LONG_AGO, said(JobState.ENDED), None, StopRequest(2_000.0, "cancelled"), "cancelled"),
-        (LONG_AGO, said(JobState.ENDED), None, StopRequest(2_000.0, "stopped"), "stopped"),
-        (LONG_AGO, said(JobState.ACTIVE), None, StopRequest(2_000.0, "cancelled"), "running"),
+        (LONG_AGO, report(JobState.ENDED), exit_record(130), None, "stopped"),
+        (LONG_AGO, report(JobState.QUEUED), exit_record(130), None, "pending"),
+        (LONG_AGO, report(JobState.UNKNOWN), exit_record(130), None, "unknown"),
+        (LONG_AGO, report(JobState.ENDED), None, StopRequest(2_000.0, "cancelled"), "cancelled"),
+        (LONG_AGO, report(JobState.ENDED), None, StopRequest(2_000.0, "stopped"), "stopped"),
+        (LONG_AGO, report(JobState.ACTIVE), None, StopRequest(2_000.0, "cancelled"), "running"),
         (LONG_AGO, None, exit_record(1), StopRequest(2_000.0, "cancelled"), "cancelled"),
         (LONG_AGO, None, exit_record(1), StopRequest(6_000.0, "cancelled"), "failed"),
-        (LONG_AGO, said(JobState.ENDED), None, StopRequest(500.0, "cancelled"), "failed"),
+        (LONG_AGO, report(JobState.ENDED), None, StopRequest(500.0, "cancelled"), "failed"),
         (JUST_NOW, None, None, None, "pending"),
-        (LONG_AGO, said(JobState.ACTIVE), decided("restart"), None, "running"),
-        (LONG_AGO, said(JobState.QUEUED), decided("requeue"), None, "pending"),
-        (LONG_AGO, said(JobState.ACTIVE), decided("submit"), None, "running"),
-        (LONG_AGO, said(JobState.UNKNOWN), decided("wait", 130), None, "unknown"),
-        (LONG_AGO, said(JobState.QUEUED), decided("wait", 130), None, "pending"),
-        (LONG_AGO, said(JobState.ENDED, "PREEMPTED"), decided("wait", 130), None, "stopped"),
-        (LONG_AGO, said(JobState.ENDED, "CANCELLED by 0"), decided("wait", 130), None, "cancelled"),
-        (LONG_AGO, said(JobState.ENDED), decided("submit"), None, "stopped"),
-        (LONG_AGO, said(JobState.ACTIVE), decided("stop", 1), None, "failed"),
+        (LONG_AGO, report(JobState.ACTIVE), decided("restart"), None, "running"),
+        (LONG_AGO, report(JobState.QUEUED), decided("requeue"), None, "pending"),
+        (LONG_AGO, report(JobState.ACTIVE), decided("submit"), None, "running"),
+        (LONG_AGO, report(JobState.UNKNOWN), decided("wait", 130), None, "unknown"),
+        (LONG_AGO, report(JobState.QUEUED), decided("wait", 130), None, "pending"),
+        (LONG_AGO, report(JobState.ENDED, "PREEMPTED"), decided("wait", 130), None, "stopped"),
+        (
+            LONG_AGO,
+            report(JobState.ENDED, "CANCELLED by 0"),
+            decided("wait", 130),
+            None,
+            "cancelled",
+        ),
+        (LONG_AGO, report(JobState.ENDED), decided("submit"), None, "stopped"),
+        (LONG_AGO, report(JobState.ACTIVE), decided("stop", 1), None, "failed"),
         (LONG_AGO, None, decided("stop", 2), None, "failed"),
         (LONG_AGO, None, decided("stop", 5), None, "failed"),
         (LONG_AGO, None, decided("stop", 130), None, "stopped"),
@@ -139,7 +145,7 @@ def test_a_task_whose_job_is_gone_is_pending_while_a_recovery_job_waits(
     state: JobState, word: str, expected: str
 ) -> None:
     stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, recovery_jobs=("9",))
-    infos = {"7": said(JobState.ENDED, "NODE_FAIL"), "9": JobInfo("9", state, word)}
+    infos = {"7": report(JobState.ENDED, "NODE_FAIL"), "9": JobInfo("9", state, word)}
 
     assert task_state(stage, 0, None, infos, NOW) == expected
 
@@ -166,7 +172,7 @@ def test_what_waits_for_a_job_that_ended_is_stuck_unless_a_successor_is_at_work(
     waiting = {0: TaskJob("8", 1, 1_000.0, "slurm")}
     record.stages["evaluate"] = StageRecord("evaluate", 1, after=("pretrain",), jobs=waiting)
     never = JobInfo("8", JobState.QUEUED, "PENDING", NEVER)
-    infos = {"7": said(training, word), "8": never}
+    infos = {"7": report(training, word), "8": never}
 
     assert derive_view(record, infos, NOW).stages["evaluate"].state == state
     assert stuck_jobs(record, infos) == [("evaluate", "8")]
@@ -202,7 +208,7 @@ def test_a_job_that_is_gone_before_its_inputs_were_whole_has_not_started(
         "tokenize", 1, after=("curate",), jobs={0: LOCAL}, exits=exits
     )
 
-    found = derive_view(record, {"7": said(JobState.ENDED)}, NOW)
+    found = derive_view(record, {"7": report(JobState.ENDED)}, NOW)
 
     assert found.stages["tokenize"].state == expected
     assert found.state == "failed"
@@ -213,7 +219,7 @@ def test_a_local_job_that_waits_for_an_earlier_stage_is_pending() -> None:
     record.stages["curate"] = StageRecord("curate", 1, jobs={0: LONG_AGO})
     record.stages["tokenize"] = StageRecord("tokenize", 1, after=("curate",), jobs={0: LOCAL})
 
-    seen = derive_view(record, {"7": said(JobState.ACTIVE)}, NOW)
+    seen = derive_view(record, {"7": report(JobState.ACTIVE)}, NOW)
 
     assert {name: stage.state for name, stage in seen.stages.items()} == {
         "curate": "running",
@@ -263,7 +269,7 @@ def test_an_unresponsive_scheduler_is_never_taken_for_an_end(stage: StageRecord)
     record = RunRecord("run", Path("run"), stages={"curate": stage})
     asked = open_jobs(record, NOW)
 
-    seen = derive_view(record, {"7": said(JobState.UNKNOWN)} if asked else {}, NOW)
+    seen = derive_view(record, {"7": report(JobState.UNKNOWN)} if asked else {}, NOW)
 
     undecided = set(stage.jobs) - stage.done - {i for i in stage.exits if has_ended(stage, i)}
     assert (seen.state in ("unknown", "failed")) or not undecided
@@ -322,7 +328,7 @@ def test_a_submission_without_a_job_id_makes_its_tasks_unknown(run: TaskRecords)
     run.event("withdraw", 6, stage="tokenize", attempt=2)
     after = read(run.run).stages["tokenize"]
 
-    infos = {"5_1": said(JobState.ACTIVE)}
+    infos = {"5_1": report(JobState.ACTIVE)}
     states = [task_state(stage, 1, None, infos, NOW) for stage in (during, after)]
     assert states == ["unknown", "running"]
 
@@ -383,7 +389,7 @@ def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: TaskRecords) -
     run.start(2, 30)
     run.exit(2, 40, "crash", "stop", code=1)
 
-    seen = derive_view(read(run.run), {"5_0": said(JobState.ACTIVE)}, NOW)
+    seen = derive_view(read(run.run), {"5_0": report(JobState.ACTIVE)}, NOW)
 
     assert exit_records(read(run.run))[0].attempt == 2
     assert (seen.stages["tokenize"].state, seen.stages["tokenize"].attempts) == ("running", 2)
@@ -406,7 +412,7 @@ def test_a_successor_replaces_the_job_and_brings_its_own_recovery_job(run: TaskR
     run.start(1, 10)
     run.exit(1, 20, "time_limit", "submit")
     run.submit(21, 2, "8", replaces=["5_1"], recovery_jobs=["9"])
-    infos = {"5_0": said(JobState.ACTIVE), "8": JobInfo("8", JobState.QUEUED, "PENDING")}
+    infos = {"5_0": report(JobState.ACTIVE), "8": JobInfo("8", JobState.QUEUED, "PENDING")}
 
     record = read(run.run)
     stage = record.stages["tokenize"]

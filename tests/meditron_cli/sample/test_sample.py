@@ -158,9 +158,9 @@ def test_every_fact_is_stated_dozens_of_times(documents: list[dict[str, str]]) -
     sentences = Counter(
         sentence for record in documents for sentence in SENTENCE_END.split(record["text"])
     )
-    told = {fact: times_told(fact, sentences) for fact in map(key, FACTS)}
+    counts = {fact: times_told(fact, sentences) for fact in map(key, FACTS)}
 
-    assert min(told.values()) >= TIMES_TOLD, min(told, key=told.__getitem__)
+    assert min(counts.values()) >= TIMES_TOLD, min(counts, key=counts.__getitem__)
 
 
 def key(fact: facts.Fact) -> tuple[str, str]:

@@ -412,9 +412,9 @@ def test_a_cancelled_job_has_as_long_as_its_stage_has_to_save(machine: Machine) 
     long = machine.submit(machine.stage(*LINGER, "say(130, 'saved')", resources=resources))
     short = machine.submit(machine.stage(*LINGER, "say(130, 'saved')"), attempt=2)
 
-    assert local.time_to_leave(local.pid_of(long)) > 600
-    assert local.time_to_leave(local.pid_of(short)) == local.CANCEL_SECONDS
-    assert local.time_to_leave(os.getpid()) == local.CANCEL_SECONDS
+    assert local.exit_timeout(local.pid_of(long)) > 600
+    assert local.exit_timeout(local.pid_of(short)) == local.CANCEL_SECONDS
+    assert local.exit_timeout(os.getpid()) == local.CANCEL_SECONDS
 
 
 def test_cores_are_divided_among_the_ranks_that_run_at_once(machine: Machine) -> None:

@@ -294,7 +294,7 @@ def test_a_whole_stage_runs_in_a_hostile_folder(
 
 
 @pytest.mark.parametrize(
-    ("bad", "excluded", "said"),
+    ("bad", "excluded", "stderr"),
     [
         (("cpu02",), "#SBATCH --exclude=cpu02\n", ""),
         (("nosuch",), "", ""),
@@ -311,7 +311,7 @@ def test_a_submission_excludes_the_nodes_in_the_ledger(
     monkeypatch: pytest.MonkeyPatch,
     bad: tuple[str, ...],
     excluded: str,
-    said: str,
+    stderr: str,
 ) -> None:
     monkeypatch.chdir(project)
     slurm_programs.tell("nodes", "".join(f"cpu0{number}\n" for number in range(1, 5)))
@@ -328,7 +328,7 @@ def test_a_submission_excludes_the_nodes_in_the_ledger(
     assert result.exit_code == 0, result.stderr
     assert excluded in slurm_programs.script("101")
     assert ("--exclude" in slurm_programs.script("101")) == bool(excluded)
-    assert said in result.stderr
+    assert stderr in result.stderr
     (submitted,) = project.glob("runs/*/stages/curate/attempts/1/submission.json")
     assert list(read_json(submitted)["exclude"]) == (
         excluded.strip().partition("--exclude=")[2].split(",") if excluded else []
@@ -362,7 +362,7 @@ def test_a_path_that_a_containers_mount_would_split_is_refused_only_there() -> N
 
 
 @pytest.mark.parametrize(
-    ("said", "sentence"),
+    ("stderr", "sentence"),
     [
         (
             "sbatch: error: Batch job submission failed: Invalid partition name specified\n",
@@ -389,10 +389,10 @@ def test_the_output_of_sbatch_becomes_one_sentence(
     slurm_programs: FakeSlurm,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    said: str,
+    stderr: str,
     sentence: str,
 ) -> None:
-    slurm_programs.tell("refuse-1", said)
+    slurm_programs.tell("refuse-1", stderr)
 
     with pytest.raises(SchedulerError) as caught:
         submit(slurm_programs, plan_of("test-slurm", "tiny"), "curate", run_folder(tmp_path))
