@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,13 @@ from meditron_cli.reporting.tables import moment
 from meditron_cli.services import Services
 
 UNTRUSTED = ("damaged", "unreadable")
+HINTS = {
+    "damaged": "training resumes from the newest valid one; a copy may replace a damaged one",
+    "unreadable": "its content is not known; check it as a user who can read it, or once the "
+    "storage responds",
+}
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+"""Errors of folders that can be read all the same."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ def command(
     if bad:
         raise RunFailed(
             "\n".join(f"{entry.path}: {entry.problem}" for entry in bad),
-            hint="training resumes from the newest valid one; a copy may replace a damaged one",
+            hint="\n".join(HINTS[state] for state in dict.fromkeys(entry.state for entry in bad)),
         )
 
 
@@ -130,32 +139,76 @@ def saved_at(path: Path) -> float | None:
 
 
 def verify_all(folder: Path, entries: Iterable[CheckpointEntry]) -> list[CheckpointEntry]:
-    """Verify every byte of the valid checkpoints, with progress on stderr."""
-    entries = list(entries)
+    """Verify every byte of the valid checkpoints, with progress on stderr; leave out those that
+    training prunes meanwhile.
+    """
+    entries, refusals = list(entries), Refusals()
     total = sum(entry.bytes or 0 for entry in entries if entry.state == "valid")
     with progress(total) as report:
-        return [
-            verify(folder, entry, report) if entry.state == "valid" else entry for entry in entries
+        verified = [
+            verify(folder, entry, report, refusals) if entry.state == "valid" else entry
+            for entry in entries
         ]
+    for reason in refusals.reasons:
+        console.note(f"{folder} cannot be written ({reason}): the result is not recorded")
+    return [entry for entry in verified if not is_gone(entry.path)]
+
+
+class Refusals:
+    """Reasons for which the system refused writes that reading can do without."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, None] = {}
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Keep the reason of a refused write, and raise all other errors."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            self.reasons[error.strerror or str(error)] = None
 
 
 def verify(
-    folder: Path, entry: CheckpointEntry, report: Callable[[Path, int], None]
+    folder: Path,
+    entry: CheckpointEntry,
+    report: Callable[[Path, int], None],
+    refusals: Refusals,
 ) -> CheckpointEntry:
-    """Verify every byte of a checkpoint under a lease, and record a success."""
-    path = entry.path
+    """Verify every byte of a checkpoint, under a lease where one can be written, and record a
+    success under the lease.
+    """
+    path, is_leased = entry.path, False
     reader = leases.Holder("meditron checkpoints", 0, 0, "", os.uname().nodename, os.getpid())
     try:
-        with leases.leased(folder, path.name, reader):
+        with ExitStack() as held:
+            with refusals.collect():
+                held.enter_context(leases.leased(folder, path.name, reader))
+                is_leased = True
             report(path, 0)
             files = manifest.manifest(path)
             wrong = manifest.altered(path, files, lambda count: report(path, count))
             if wrong:
                 return replace(entry, state="damaged", problem=wrong)
-            manifest.note_verified(path)
+            if is_leased:
+                with refusals.collect():
+                    manifest.note_verified(path)
     except OSError as error:
-        return replace(entry, state="unreadable", problem=error.strerror or str(error))
-    return replace(entry, verified=manifest.verified_at(path))
+        reason = error.strerror or str(error)
+        file = f"{Path(error.filename).name}: " if error.filename else ""
+        return replace(entry, state="unreadable", problem=file + reason)
+    return replace(entry, verified=time.time())
+
+
+def is_gone(path: Path) -> bool:
+    """Return whether a folder does not exist any more."""
+    try:
+        path.lstat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return False
 
 
 @contextmanager

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 
 import pytest
 
 from jobs.checkpoints import leases, manifest, retention
+from meditron_cli.commands.checkpoints import list_checkpoints, verify_all
 
 from ...conftest import Bench
 from ...jobs.checkpoint_files import write_checkpoint
+from ...permissions import run_plainly
 
 READER = leases.Holder("evaluate", 3, 1, "77_3", "n01", 5)
 
@@ -137,6 +140,69 @@ def test_deep_prints_on_stderr_what_it_reads(meditron, run):
         "reading iter_0000020", "reading iter_0000010", "reading iter_0000000",
     ]  # fmt: skip
     assert leases.read_leases(run.path("checkpoints"), time.time()) == []
+
+
+@pytest.fixture
+def read_only(run):
+    """Folders of the run's checkpoints to which nobody can write."""
+    folders = [run.path("checkpoints"), *run.path("checkpoints").iterdir()]
+    for folder in folders:
+        folder.chmod(0o555)
+    yield run
+    for folder in folders:
+        folder.chmod(0o755)
+
+
+def test_deep_verifies_checkpoints_of_somebody_else_and_changes_nothing(meditron, read_only):
+    folder = read_only.path("checkpoints")
+    before = sorted(folder.rglob("*"))
+
+    done = run_plainly(
+        "checkpoints", read_only.name, "--deep", "--json", "--runs-dir", str(meditron.runs)
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert [entry["state"] for entry in json.loads(done.stdout)["checkpoints"]] == ["valid"] * 3
+    assert done.stderr.splitlines()[-1] == (
+        f"{folder} cannot be written (Permission denied): the result is not recorded"
+    )
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_deep_finds_a_changed_byte_in_a_checkpoint_of_somebody_else(meditron, run, read_only):
+    damaged = run.path("checkpoints") / "iter_0000020"
+    (damaged / "__0_0.distcp").write_bytes(b"Weights")
+
+    done = run_plainly("checkpoints", run.name, "--deep", "--runs-dir", str(meditron.runs))
+
+    assert done.returncode == 4
+    assert f"error: {damaged}: __0_0.distcp has the right size, but its content" in done.stderr
+    assert done.stderr.count("error: ") == 1
+
+
+def test_an_unreadable_checkpoint_is_not_to_be_replaced(meditron, run):
+    file = run.path("checkpoints") / "iter_0000020/__0_0.distcp"
+    file.chmod(0)
+
+    done = run_plainly("checkpoints", run.name, "--deep", "--runs-dir", str(meditron.runs))
+
+    assert done.returncode == 4
+    assert f"error: {file.parent}: __0_0.distcp: Permission denied\n" in done.stderr
+    assert "hint: its content is not known; check it as a user who can read it" in done.stderr
+    assert "replace" not in done.stderr
+
+
+def test_deep_leaves_out_a_checkpoint_that_training_prunes_meanwhile(meditron, run):
+    folder = run.path("checkpoints")
+    entries = list(list_checkpoints(folder, time.time()))
+    shutil.rmtree(folder / "iter_0000010")
+
+    verified = verify_all(folder, entries)
+
+    assert [(entry.path.name, entry.state) for entry in verified] == [
+        ("iter_0000020", "valid"),
+        ("iter_0000000", "valid"),
+    ]
 
 
 def test_storage_that_does_not_respond_is_reported(meditron, run):
