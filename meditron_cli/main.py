@@ -137,6 +137,12 @@ def refuse_empty(words: Sequence[str]) -> None:
             )
 
 
+HINT_MEMORY = (
+    "raise its limits; `ulimit -a` shows them, "
+    "`ulimit -v unlimited` lifts that of the address space"
+)
+
+
 def print_error(error: Exception, words: Sequence[str]) -> int:
     """Print the exception of a command, given by its words, as ``error:`` and ``hint:`` lines;
     return the exit code.
@@ -168,8 +174,10 @@ def describe_error(error: Exception, words: Sequence[str]) -> tuple[str, str, in
         where = f"{error.filename}: " if error.filename else ""
         kind = ConfigError if error.errno in NAMED_WRONG else MeditronError
         return f"{where}{error.strerror}", "", kind.exit_code
+    if isinstance(error, MemoryError):
+        return "this process got no more memory", HINT_MEMORY, MeditronError.exit_code
     text = f"{type(error).__name__}: {error}"
-    again = shlex.join(["meditron", "--debug", *words])
+    again = shlex.join(["meditron", *([] if "--debug" in words else ["--debug"]), *words])
     hint = f"this is a fault of meditron; `{again}` shows where"
     return f"internal error: {text}", hint, MeditronError.exit_code
 

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+import resource
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -66,6 +67,12 @@ def fsync_tree(folder: Path) -> None:
 
     folders = [Path(name) for name, _, _ in os.walk(folder)]
     files = [path for inside in folders for path in inside.iterdir() if path.is_file()]
+    if resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+        # A thread needs address space for its stack and its heap; without, Python raises or waits
+        # forever for the thread to begin.
+        for path in [*files, *folders]:
+            fsync(path)
+        return
     with ThreadPoolExecutor(FSYNC_THREADS) as pool:
         list(pool.map(fsync, [*files, *folders]))
 

@@ -35,9 +35,11 @@ def command(
     elif jobs is None or not (jobs or save):
         console.data(NOTHING)
     elif save:
-        console.data(f"run {run.name}: {len(jobs)} jobs save and exit, the others are cancelled")
+        one = len(jobs) == 1
+        saving = "1 job saves and exits" if one else f"{len(jobs)} jobs save and exit"
+        console.data(f"run {run.name}: {saving}, the others are cancelled")
     else:
-        console.data(f"run {run.name}: {len(jobs)} jobs cancelled")
+        console.data(f"run {run.name}: {len(jobs)} job{'' if len(jobs) == 1 else 's'} cancelled")
 
 
 NOTHING = "nothing to cancel: the run has no queued or running job"

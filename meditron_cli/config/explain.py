@@ -70,22 +70,32 @@ def explain(key: str, question: ExplainQuery) -> list[Explanation]:
             hint="`meditron clusters` lists them; name one with --cluster",
         )
     prefix = PROFILE if model is Cluster else ""
-    return [
-        explain_one(prefix, name, model, root)
-        for name in keys_below(model, key.removeprefix(PROFILE))
-    ]
+    name = key.removeprefix(PROFILE)
+    keys = keys_below(model, name)
+    if not keys:
+        near = did_you_mean(key, [f"{prefix}{known}" for known in dotted_keys(model)])
+        raise ConfigError(f"no configuration key is called {key!r}{near}", other_key(model, name))
+    return [explain_one(prefix, found, model, root) for found in keys]
+
+
+def other_key(model: type[Section], key: str) -> str:
+    """Return the hint about a key that the other model has, an experiment's or a profile's; empty
+    where it has none either.
+    """
+    if model is Cluster and key in dotted_keys(Experiment):
+        return f"`meditron explain {key}` explains the key of experiments"
+    if model is Experiment and key in dotted_keys(Cluster):
+        return f"`meditron explain {PROFILE}{key} --cluster local` explains the key of profiles"
+    return ""
 
 
 def keys_below(model: type[Section], key: str) -> list[str]:
-    """Return the key itself, or the keys of a section of that name.
-
-    Raises:
-        ConfigError: no such key.
+    """Return the key itself, or the keys of a section of that name; none where there is no such
+    key.
     """
     known = dotted_keys(model)
     if key not in known:
-        near = did_you_mean(key, known)
-        raise ConfigError(f"no configuration key is called {key!r}{near}")
+        return []
     inside = [name for name in known if name.startswith(f"{key}.")]
     leaves = [name for name in inside if not any(other.startswith(f"{name}.") for other in inside)]
     return leaves or [key]

@@ -124,7 +124,8 @@ def restore_damage(plan: Plan, run: RunDir, note: Note) -> None:
         ConfigError: the installed packages cannot restore the code.
     """
     if restored := code_snapshot.restore_code(run):
-        note(f"restored {len(restored)} damaged files of the run's code")
+        files = "1 damaged file" if len(restored) == 1 else f"{len(restored)} damaged files"
+        note(f"restored {files} of the run's code")
     for stage in moved.adopt(plan, run):
         note(f"{stage}: its input files were moved; the result stands")
 

@@ -188,6 +188,23 @@ def test_a_closed_stream_is_no_error(tmp_path: Path, closed: str) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_too_little_memory_is_no_fault_of_ours(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+
+    def exhaust() -> None:
+        raise MemoryError
+
+    meditron.scheduler.when_asked = exhaust
+    result = meditron("status")
+
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: this process got no more memory\n"
+        "hint: raise its limits; `ulimit -a` shows them, `ulimit -v unlimited` lifts that of the "
+        "address space\n"
+    )
+
+
 def test_a_path_that_cannot_be_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     results = [

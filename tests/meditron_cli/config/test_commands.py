@@ -177,6 +177,11 @@ def test_explain_of_a_section_shows_its_keys(folder: Path) -> None:
             "error: no configuration key is called 'pretrain.lerning_rate'; did you mean "
             "'pretrain.learning_rate'?",
         ),
+        (
+            ["cluster.slurm.recovery_jb", "--cluster", "local"],
+            "error: no configuration key is called 'cluster.slurm.recovery_jb'; did you mean "
+            "'cluster.slurm.recovery_job'?",
+        ),
         (["cluster.name"], "error: cluster.name is a key of cluster profiles"),
         (["seed", "--set", "sed=1"], "error: --set sed=1: sed: unknown key; did you mean 'seed'?"),
     ],
@@ -186,6 +191,22 @@ def test_explain_refuses_what_is_not_there(folder: Path, words: list[str], messa
 
     assert result.exit_code == 2
     assert result.stderr.splitlines()[0] == message
+
+
+@pytest.mark.parametrize(
+    ("key", "command"),
+    [
+        ("slurm.recovery_job", ["explain", "cluster.slurm.recovery_job", "--cluster", "local"]),
+        ("cluster.pretrain.time_minutes", ["explain", "pretrain.time_minutes"]),
+    ],
+)
+def test_explain_of_a_key_without_its_file_names_the_command(
+    folder: Path, key: str, command: list[str]
+) -> None:
+    result = meditron("explain", key, "--cluster", "test-slurm")
+
+    assert result.stderr.splitlines()[1].startswith(f"hint: `meditron {' '.join(command)}` ")
+    assert meditron(*command).exit_code == 0
 
 
 def test_clusters_lists_every_profile_and_those_with_errors(folder: Path) -> None:

@@ -760,7 +760,7 @@ def test_recovery_jobs_are_cancelled_with_their_jobs(meditron: Bench) -> None:
 
     assert meditron.scheduler.cancelled == ["101_0"]
     assert meditron.scheduler.dismissed == ["recovery_job-101_0"]
-    assert result.stdout.endswith(": 1 jobs cancelled\n")
+    assert result.stdout.endswith(": 1 job cancelled\n")
 
 
 def test_a_run_that_saves_and_exits_is_not_resumed(meditron: Bench) -> None:

@@ -1,0 +1,37 @@
+"""Whole-file writes and flushes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[3]
+
+FLUSH = """
+import resource, sys
+from pathlib import Path
+from jobs.contract.files import fsync_tree
+import concurrent.futures.thread
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 4_000_000  # no room for the stack of a thread
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+fsync_tree(Path(sys.argv[1]))
+"""
+
+
+def test_a_folder_is_flushed_where_the_address_space_has_no_room_for_threads(
+    tmp_path: Path,
+) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.json").write_text("{}")
+
+    done = subprocess.run(
+        [sys.executable, "-c", FLUSH, str(tmp_path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
