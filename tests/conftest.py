@@ -122,7 +122,7 @@ class Bench:
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
-    """A process that has imported torch and megatron.core, and forks ranks."""
+    """Yield a process that has imported torch and megatron.core, and forks ranks."""
     server = ForkServer.begin()
     yield server
     server.end()
@@ -137,7 +137,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with documents, a tokenizer, a benchmark and an experiment that names them."""
+    """Return a folder with documents, a tokenizer, a benchmark and an experiment naming them."""
     (tmp_path / "docs.jsonl").write_text(json.dumps({"id": "1", "text": "fever " * 40}) + "\n")
     (tmp_path / "quiz.jsonl").write_text('{"id": "q1"}\n')
     vocabulary = {word: number for number, word in enumerate(WORDS)}
@@ -149,7 +149,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def meditron(project: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """`meditron` in an environment of its own."""
+    """Return `meditron` in an environment of its own."""
     monkeypatch.chdir(project)
     for name in [name for name in os.environ if name.startswith(("MEDITRON_", "SLURM_"))]:
         monkeypatch.delenv(name)

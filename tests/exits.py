@@ -19,6 +19,6 @@ def exits(run: RunDir, stage: str, attempt: int, index: int = 0) -> list[dict[st
 
 
 def exit_of(run: RunDir, stage: str, attempt: int, index: int = 0) -> dict[str, Any]:
-    """The one exit record of an attempt."""
+    """Return the one exit record of an attempt."""
     (record,) = exits(run, stage, attempt, index)
     return record

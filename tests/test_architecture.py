@@ -109,7 +109,7 @@ def run_on_import(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def known(name: str, names: set[str]) -> str | None:
-    """The module of ours that an imported name means."""
+    """Return the module of ours that an imported name means."""
     while name and name not in names:
         name = name.rpartition(".")[0]
     return name or None
@@ -153,7 +153,7 @@ def test_planning_is_pure() -> None:
 
 @functools.cache
 def edges() -> dict[str, set[str]]:
-    """For each of our modules, those it imports, inside functions too."""
+    """Return the modules that each of ours imports, inside functions too."""
     names = set(modules())
     return {
         name: {target for item in imports(path, top_only=False) if (target := known(item, names))}

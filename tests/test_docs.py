@@ -105,7 +105,7 @@ def all_blocks(language: str) -> list[Block]:
 
 
 def code(page: Path) -> Iterator[str]:
-    """Everything of a page that is set as code: blocks, and what stands between backticks."""
+    """Yield everything of a page that is set as code: blocks, and what stands between backticks."""
     text = page.read_text()
     yield from (block.text for block in blocks(page))
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -183,7 +183,7 @@ def test_some_console_blocks_are_tested() -> None:
 
 
 def steps(text: str) -> Iterator[tuple[str, str]]:
-    """Each command of a console block with what is to be printed."""
+    """Yield each command of a console block with what is to be printed."""
     for part in re.split(r"^\$ ", text.removeprefix(TESTED), flags=re.MULTILINE)[1:]:
         command, _, expected = part.partition("\n")
         yield command.partition("  #")[0], expected.rstrip("\n")
@@ -282,12 +282,12 @@ def python_files() -> dict[str, Path]:
 
 
 def documented() -> Iterator[tuple[Path, ast.FunctionDef | ast.ClassDef]]:
-    """Yield the functions and classes of our packages that have a docstring, with their files."""
-    for module, path in python_files().items():
-        if module.partition(".")[0] in ("jobs", "meditron_cli"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
-                    yield path, node
+    """Yield functions and classes that have a docstring, with their files; tests are sentences."""
+    for path in python_files().values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_named = isinstance(node, ast.FunctionDef | ast.ClassDef)
+            if is_named and not node.name.startswith("test_") and ast.get_docstring(node):
+                yield path, node
 
 
 def defined_names(path: Path) -> set[str]:

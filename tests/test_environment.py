@@ -136,7 +136,7 @@ def test_the_version_is_written_alike_in_both_places() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy, without network."""
+    """Return the wheel, built from a copy, without network."""
     folder = tmp_path_factory.mktemp("build")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -156,7 +156,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bare_environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment's ``bin`` with the wheel and the base dependencies alone.
+    """Return a virtual environment's ``bin`` with the wheel and the base dependencies alone.
 
     These are links to the ones installed here; what they do not ask for is not there.
     """

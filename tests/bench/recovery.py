@@ -38,7 +38,7 @@ def figures(rounds: int = 3, counts: tuple[int, ...] = (1000, 4000)) -> list[Fig
 
 
 def measure(count: int, rounds: int) -> Figure:
-    """One figure: the median over some rounds."""
+    """Return one figure: the median over some rounds."""
     seconds = [seconds_of_pass(count) for _ in range(rounds)]
     note = f"{count} open attempts closed and resubmitted; best {min(seconds):.2f} s"
     aim = "< 5" if count == 4000 else ""

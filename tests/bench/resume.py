@@ -123,7 +123,7 @@ class Trial:
         return meditron(self.project, *words)
 
     def cluster(self) -> Path:
-        """A profile of this machine that installs the hooks in ranks."""
+        """Return a profile of this machine that installs the hooks in ranks."""
         profile = (REPOSITORY / "clusters" / "local.yaml").read_text()
         variables = {"FAULT_HOOKS": str(self.folder.parent)}
         path = Path(self.project, "local.yaml")

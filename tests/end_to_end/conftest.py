@@ -135,7 +135,7 @@ def events(run: RunDir, kind: str, stage: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample that `meditron init` writes."""
+    """Return the sample that `meditron init` writes."""
     folder = tmp_path_factory.mktemp("sample")
     desk = Desk(folder, REPOSITORY)
     assert desk("init", ".").returncode == 0
@@ -153,7 +153,7 @@ def make_desk(folder: Path, sample: Path, source: Path = REPOSITORY) -> Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path, sample: Path) -> Iterator[Desk]:
-    """A project of one test."""
+    """Yield a project of one test."""
     desk = make_desk(tmp_path, sample)
     yield desk
     desk.end_everything()
@@ -161,7 +161,7 @@ def desk(tmp_path: Path, sample: Path) -> Iterator[Desk]:
 
 @pytest.fixture(scope="module")
 def long_desk(tmp_path_factory: pytest.TempPathFactory, sample: Path) -> Iterator[Desk]:
-    """A project that the tests of a module share, with a checkout that they may edit."""
+    """Yield a project that the tests of a module share, with a checkout that they may edit."""
     folder = tmp_path_factory.mktemp("desk")
     source = folder / "checkout"
     for package in PACKAGES:

@@ -35,7 +35,7 @@ def run_plainly(desk: Desk, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def nothing(folder: Path) -> None:
-    """The project as it is."""
+    """Keep the project as it is."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def test_a_run_of_a_newer_format_is_not_touched(desk: Desk) -> None:
 
 @pytest.fixture
 def small_runs(desk: Desk) -> Iterator[Path]:
-    """The desk's runs on a disk of 4 MiB of their own, which the pre-flight must not mind."""
+    """Yield the desk's runs on a disk of 4 MiB of their own, which the pre-flight must not mind."""
     system.require_root("mount a small disk")
     profile = (REPOSITORY / "clusters" / "local.yaml").read_text()
     (desk.folder / "clusters").mkdir()

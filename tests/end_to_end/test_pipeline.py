@@ -30,7 +30,7 @@ def report_of(desk: Desk, run: RunDir) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def first(long_desk: Desk) -> RunDir:
-    """A run that went through all stages; the checkout was broken after its first submission."""
+    """Return a run of all stages; the checkout was broken after its first submission."""
     done = long_desk.submit("curate", "--wait")
     assert done.returncode == 0, done.stderr
     module = long_desk.source / "jobs" / "stages" / "tokenize_corpus.py"

@@ -49,8 +49,8 @@ print(json.dumps([orders, prints]))
 
 @pytest.fixture
 def orders_and_prints(make_run, fork_server):
-    """By ranks and size of a micro-batch, the order of samples and the fingerprints of batches;
-    and the fingerprint of twelve samples with something done to them.
+    """Return the order of samples and the fingerprints of batches, by ranks and size of a
+    micro-batch; and the fingerprint of twelve samples with something done to them.
     """
     run = make_run()
     task = run.files.spec("pretrain", 0).read_text()

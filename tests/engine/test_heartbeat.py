@@ -28,7 +28,7 @@ def beats(run: Any) -> dict[int, heartbeat.Heartbeat]:
 
 
 def impatient(run: Any) -> specs.TaskSpec:
-    """The run's task with a step limit of two seconds."""
+    """Return the run's task with a step limit of two seconds."""
     task = specs.task_from_json(read_json(run.files.spec("pretrain", 0)))
     return dataclasses.replace(task, supervision=specs.SupervisionSpec(step_limit_seconds=2))
 

@@ -375,7 +375,7 @@ def test_a_save_beyond_the_file_size_limit_is_a_configuration_error(make_run, la
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk that holds the first checkpoint of a run and not much more."""
+    """Yield a disk that holds the first checkpoint of a run and not much more."""
     folder = tmp_path / "disk"
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], check=True)

@@ -38,7 +38,7 @@ MODEL = ModelSpec(
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory) -> Path:
-    """A ``tokenizer.json`` with one token per byte, and ``<EOD>``."""
+    """Return a ``tokenizer.json`` with one token per byte, and ``<EOD>``."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())

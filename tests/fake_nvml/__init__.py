@@ -52,7 +52,7 @@ def build(folder: Path, without: Iterable[str] = ()) -> Path:
 
 
 def environment(library: Path, readings: Path | None = None) -> dict[str, str]:
-    """This process's environment with the stand-in first in line, and nothing of a job's."""
+    """Return this process's environment with the stand-in first in line, and nothing of a job's."""
     hidden = ("CUDA_VISIBLE_DEVICES", "SLURM_GPUS_ON_NODE", "SLURMD_NODENAME")
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
     named = {} if readings is None else {"FAKE_NVML": str(readings)}

@@ -23,13 +23,13 @@ class FakeSlurm:
 
     @property
     def environ(self) -> Mapping[str, str]:
-        """This process's environment with these programs, and no other Slurm's."""
+        """Return this process's environment with these programs, and no other Slurm's."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
         return {**kept, "PATH": f"{self.bin}:{os.environ['PATH']}"}
 
     @property
     def alone(self) -> Mapping[str, str]:
-        """The same without any other program on PATH."""
+        """Return the same without any other program on PATH."""
         return {**self.environ, "PATH": str(self.bin)}
 
     def remove(self, program: str) -> None:
@@ -61,7 +61,7 @@ class FakeSlurm:
         return [line.split("|")[0] for line in (self.state / "queue").read_text().splitlines()]
 
     def waits_for(self) -> dict[str, str]:
-        """What each job in the queue waits for, where it does."""
+        """Return what each job in the queue waits for, where it does."""
         rows = [line.split("|") for line in (self.state / "queue").read_text().splitlines()]
         return {row[0]: row[7] for row in rows if row[7:] and row[7]}
 
@@ -71,11 +71,11 @@ class FakeSlurm:
         return [line for line in lines if line.startswith(program)]
 
     def script(self, job_id: str) -> str:
-        """What sbatch was given."""
+        """Return what sbatch was given."""
         return (self.state / f"{job_id.split('_')[0]}.sh").read_text()
 
     def job_environment(self, job_id: str) -> dict[str, str]:
-        """The environment in which sbatch was called."""
+        """Return the environment in which sbatch was called."""
         lines = (self.state / f"{job_id.split('_')[0]}.env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines if "=" in line)
 

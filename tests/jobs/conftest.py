@@ -142,14 +142,14 @@ class Workbench:
         return self._python([*program, stage, str(self.run.root), "0"], None)
 
     def done(self, stage: str) -> dict[str, Any]:
-        """The done marker of task 0."""
+        """Return the done marker of task 0."""
         return read_json(self.run.done(stage, 0))
 
     def is_done(self, task: specs.TaskSpec) -> bool:
         return done_markers.is_done(self.run, task.stage, task.index, specs.digest(task.spec))
 
     def files(self, folder: str) -> dict[str, bytes]:
-        """Every file under a folder of the run, hidden ones too, with its content."""
+        """Return every file under a folder of the run, hidden ones too, with its content."""
         root = self.run.path(folder)
         return {
             str(path.relative_to(root)): path.read_bytes()
@@ -158,7 +158,7 @@ class Workbench:
         }
 
     def documents(self, folder: str = "corpus/train") -> list[dict[str, Any]]:
-        """The documents of all shards in a folder, in order."""
+        """Return the documents of all shards in a folder, in order."""
         shards = sorted(self.run.path(folder).glob("*.jsonl"))
         return [json.loads(line) for shard in shards for line in shard.read_text().splitlines()]
 
@@ -185,7 +185,7 @@ class Workbench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Workbench:
-    """A run directory without any task."""
+    """Return a run directory without any task."""
     root = tmp_path / "run"
     root.mkdir()
     return Workbench(rundir.RunDir(root))
@@ -206,7 +206,7 @@ def write_jsonl(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_slurm.FakeSlurm:
-    """The stand-ins, also on this process's PATH."""
+    """Return the stand-ins, also on this process's PATH."""
     fake = fake_slurm.install(tmp_path / "slurm")
     fake.name_jobs("med-tiny-0.pretrain")
     monkeypatch.setenv("PATH", fake.environ["PATH"])
@@ -220,7 +220,7 @@ def client(programs: fake_slurm.FakeSlurm) -> Client:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    """A run directory with what sbatch needs of it."""
+    """Return a run directory with what sbatch needs of it."""
     run = RunDir(tmp_path / "runs" / "med-tiny-0")
     run.code.mkdir(parents=True)
     run.events.touch()

@@ -54,7 +54,7 @@ console.table(
 
 
 def drawn(columns: int, **environ: str) -> str:
-    """The table as a terminal of so many columns receives it."""
+    """Return the table as a terminal of so many columns receives it."""
     controller, terminal = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-c", TABLE],

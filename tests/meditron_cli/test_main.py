@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def program(*words: str, runs: Path) -> subprocess.CompletedProcess[str]:
-    """`meditron WORDS` in a process of its own."""
+    """Run `meditron WORDS` in a process of its own."""
     environ = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MEDITRON_RUNS": str(runs)}
     command = [sys.executable, "-m", "meditron_cli", *words]
     return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)

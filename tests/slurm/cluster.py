@@ -93,24 +93,24 @@ class Cluster:
 
     @property
     def env(self) -> dict[str, str]:
-        """This process's environment, free of any other Slurm's variables, with ``SLURM_CONF``."""
+        """Return this process's environment without another Slurm's, with ``SLURM_CONF``."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN_PREFIXES)}
         return {**kept, "PATH": _search_path(), "SLURM_CONF": str(self.conf)}
 
     @property
     def exists(self) -> bool:
-        """Whether this class made the folder, its daemons running or not."""
+        """Return whether this class made the folder, its daemons running or not."""
         return self._state_file.exists()
 
     @property
     def is_up(self) -> bool:
-        """Whether every daemon runs."""
+        """Return whether every daemon runs."""
         pids = self._state()["pids"]
         return len(pids) == len(SERVICES) + len(NODES) and all(self._process(name) for name in pids)
 
     @property
     def has_gpu_devices(self) -> bool:
-        """Whether the fake GPUs are character devices, so that jobs get CUDA_VISIBLE_DEVICES."""
+        """Return whether fake GPUs are character devices, so that jobs get CUDA_VISIBLE_DEVICES."""
         return stat.S_ISCHR((self.folder / "dev" / "gpu0").stat().st_mode)
 
     def start(self, owner: int | None = None) -> None:

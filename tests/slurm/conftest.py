@@ -21,7 +21,7 @@ PREFIX = "meditron-slurm-"
 
 @pytest.fixture(scope="session")
 def slurm(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """A running cluster of six nodes with four fake GPUs each, and two without.
+    """Yield a running cluster of six nodes with four fake GPUs each, and two without.
 
     For tests with the marker ``slurm``. Where Slurm cannot be installed they are skipped with the
     reason, and fail when ``CI`` is ``true``.
@@ -50,7 +50,7 @@ def slurm(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 
 @pytest.fixture
 def slurm_environment(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """The cluster, with this process's own environment pointing at it (for submitit)."""
+    """Return the cluster, with this process's own environment pointing at it (for submitit)."""
     for name in os.environ.keys() - slurm.env.keys():
         monkeypatch.delenv(name)
     for name, value in slurm.env.items():
@@ -65,7 +65,7 @@ def slurm_environment(slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluste
 def laboratory(
     slurm: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Laboratory:
-    """A desk with tokens that all trials share."""
+    """Return a desk with tokens that all trials share."""
     rows = request.config.stash.setdefault(faults.ROWS, [])
     made = faults.make_laboratory(tmp_path_factory.mktemp("faults"), slurm, rows)
     request.config.stash[faults.MADE] = made

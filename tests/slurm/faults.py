@@ -270,7 +270,7 @@ class Trial:
 
     @property
     def current(self) -> int:
-        """The number of the attempt that was started last."""
+        """Return the number of the attempt that was started last."""
         return max(event["attempt"] for event in self.events("start"))
 
     def exits(self) -> dict[int, Record]:

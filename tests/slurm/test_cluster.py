@@ -97,7 +97,7 @@ def test_a_submitit_array_completes_without_srun(
 
 @pytest.fixture
 def slurm_without_grace(slurm: Cluster) -> Iterator[Cluster]:
-    """The cluster, with jobs in ``low`` preempted at once instead of after ten seconds."""
+    """Yield the cluster, with jobs in ``low`` preempted at once instead of after ten seconds."""
     slurm.run("scontrol", "update", "PartitionName=low", "GraceTime=0")
     yield slurm
     slurm.cancel_all()

@@ -45,7 +45,7 @@ def ranks(run: RunDir, stage: str, index: int) -> list[int]:
 
 @pytest.fixture
 def held(laboratory: Laboratory) -> Path:
-    """A trial whose tasks of tokenization wait while the file is there."""
+    """Return a trial whose tasks of tokenization wait while the file is there."""
     folder = laboratory.desk.folder / "fault_hooks" / "array"
     folder.mkdir(parents=True)
     return folder / "hold-tokenize"

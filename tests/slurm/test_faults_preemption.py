@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slurm
 
 @pytest.fixture(params=["60"])
 def grace(slurm: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The grace period of preempted jobs in seconds."""
+    """Yield the grace period of preempted jobs in seconds."""
     slurm.update_partition("low", GraceTime=request.param)
     yield request.param
     slurm.update_partition("low", GraceTime="10")
@@ -23,7 +23,7 @@ def grace(slurm: Cluster, request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def no_user_signal(slurm: Cluster) -> Iterator[None]:
-    """The batch step receives no signal of a preemption; Slurm signals the ranks alone."""
+    """Let Slurm signal a preemption to the ranks alone, not to the batch step."""
     before = slurm.set_config(SlurmctldParameters=None)
     yield
     slurm.set_config(**before)

@@ -98,7 +98,7 @@ def test_a_requeue_while_resume_is_typed_starts_one_training_only(
 
 @pytest.fixture
 def watched(laboratory: Laboratory) -> Iterator[Trial]:
-    """A trial on a site whose nodes submit nothing and whose jobs are not queued again, and a
+    """Yield a trial on a site whose nodes submit nothing and whose jobs are not queued again, and a
     person who has typed `meditron recover`.
     """
     site = "slurm:\n  requeue: false\n  submit_from_jobs: false\n"

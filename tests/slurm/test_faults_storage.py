@@ -95,7 +95,7 @@ def test_when_every_checkpoint_is_damaged_the_run_stops_and_nothing_is_deleted(
 
 @pytest.fixture
 def small_disk(laboratory: Laboratory) -> Iterator[Path]:
-    """A disk of 96 MiB, as a runs directory."""
+    """Yield a disk of 96 MiB, as a runs directory."""
     folder = laboratory.desk.folder / "small"
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)], check=True)

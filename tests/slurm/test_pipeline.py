@@ -46,14 +46,14 @@ def desk(slurm: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[D
 
 @pytest.fixture
 def clean(desk: Desk) -> Iterator[Desk]:
-    """The desk, for a test that may leave jobs behind."""
+    """Yield the desk, for a test that may leave jobs behind."""
     yield desk
     desk.slurm.cancel_all()
 
 
 @pytest.fixture(scope="module")
 def finished(desk: Desk) -> Answer:
-    """A pipeline that has run to its end."""
+    """Return a pipeline that has run to its end."""
     answer = desk.submit("pipeline")
     desk.wait_end(*(job for ids in answer.jobs.values() for job in ids))
     return answer

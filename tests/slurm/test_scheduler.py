@@ -34,14 +34,14 @@ HOSTILE = "a b'c\"d$(touch pwned)`touch pwned`;&#é"
 
 @pytest.fixture
 def site(slurm: Cluster) -> Iterator[SlurmScheduler]:
-    """The scheduler, on a cluster that is empty before and after."""
+    """Yield the scheduler, on a cluster that is empty before and after."""
     slurm.cancel_all()
     yield SlurmScheduler(slurm.env)
     slurm.cancel_all()
 
 
 def run_folder(tmp_path: Path, name: str = "trial-tiny-0") -> Path:
-    """A run directory with what sbatch needs of it."""
+    """Return a run directory with what sbatch needs of it."""
     run = tmp_path / "runs" / name
     (run / "code").mkdir(parents=True)
     return run
@@ -81,7 +81,7 @@ def names_in_queue(slurm: Cluster) -> list[str]:
 
 @pytest.fixture
 def hidden(slurm: Cluster) -> Iterator[str]:
-    """A partition that lists leave out."""
+    """Yield a partition that lists leave out."""
     slurm.update_partition("apart", Hidden="YES")
     yield "apart"
     slurm.update_partition("apart", Hidden="NO")
@@ -119,7 +119,7 @@ def states(site: SlurmScheduler, job_ids: list[str]) -> dict[str, JobInfo]:
 
 @pytest.fixture
 def bad_prolog(slurm: Cluster) -> Iterator[str]:
-    """A node whose Prolog fails."""
+    """Yield a node whose Prolog fails."""
     script = slurm.folder / "prolog.sh"
     script.write_text('#!/bin/sh\n[ "$SLURMD_NODENAME" != gpu05 ]\n')
     script.chmod(0o755)

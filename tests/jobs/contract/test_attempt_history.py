@@ -227,7 +227,7 @@ def test_a_history_folded_in_chunks_is_the_one_folded_at_once(
 
 
 def view(history: RunHistory) -> list[Any]:
-    """Everything that is read from a history."""
+    """Return everything that is read from a history."""
     tasks = [history.task("pretrain", index) for index in (0, 1)]
     return [
         history.attempts(),

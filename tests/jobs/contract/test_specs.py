@@ -34,7 +34,7 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
 
 
 def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Any value of a spec dataclass, from the types its fields are declared with."""
+    """Return any value of a spec dataclass, from the types its fields are declared with."""
     kinds = (
         ModelSpec,
         OptimizerSpec,

@@ -41,7 +41,7 @@ def test_the_interval_solves_the_score_equation_and_holds_the_proportion(pair):
 
 
 def exact_tail(correct: int, chances: list[Fraction]) -> Fraction:
-    """P(at least ``correct`` successes), one question at a time in rational numbers."""
+    """Return P(at least ``correct`` successes), one question at a time in rational numbers."""
     mass = [Fraction(1)]
     for chance in chances:
         stay = [value * (1 - chance) for value in mass] + [Fraction(0)]

@@ -90,7 +90,7 @@ def one(
 
 
 def with_gpu(**readings: object) -> Sample:
-    """A node whose only GPU has these readings."""
+    """Return a node whose only GPU has these readings."""
     return dataclasses.replace(NODE, gpus=(dataclasses.replace(WELL, **readings),))  # type: ignore[arg-type]
 
 

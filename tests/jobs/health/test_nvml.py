@@ -26,7 +26,7 @@ A100 = {"count": 8}
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examiner]:
-    """A node with a current driver."""
+    """Yield a node with a current driver."""
     folder = tmp_path_factory.mktemp("nvml")
     examiner = Examiner(build(folder / "lib"), folder)
     yield examiner
@@ -35,7 +35,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examiner]:
 
 @pytest.fixture(scope="module")
 def old_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Examiner]:
-    """A node with a driver that lacks the newer symbols."""
+    """Yield a node with a driver that lacks the newer symbols."""
     folder = tmp_path_factory.mktemp("old-nvml")
     examiner = Examiner(build(folder / "lib", without=NEWER_THAN_520), folder)
     yield examiner
@@ -391,7 +391,7 @@ def test_findings_name_node_gpu_and_time(node: Examiner) -> None:
 
 @pytest.fixture
 def without_nvml(tmp_path: Path) -> Examiner:
-    """A machine whose only NVML is no library at all."""
+    """Return a machine whose only NVML is no library at all."""
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib" / NAME).write_text("no library\n")
     return Examiner(tmp_path / "lib", tmp_path)

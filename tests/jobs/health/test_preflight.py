@@ -83,7 +83,7 @@ class Node:
         )
 
     def record(self) -> dict[str, Any]:
-        """The preflight check's report."""
+        """Return the preflight check's report."""
         return read_json(self.run.attempt("curate", 3) / "health-00000-node07.json")
 
 

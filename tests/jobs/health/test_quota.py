@@ -33,7 +33,7 @@ FREE = "     /scratch  284156       0       0       -     100       0       0   
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is all of PATH, but for a shell."""
+    """Return a folder that is all of PATH, but for a shell."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))

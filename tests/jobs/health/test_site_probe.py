@@ -54,7 +54,7 @@ def report_of(folder: Path, number: int, part: str = "node") -> dict[str, Any]:
 
 @pytest.fixture
 def reports(tmp_path: Path) -> list[dict[str, Any]]:
-    """Of two nodes that share a folder."""
+    """Return the reports of two nodes that share a folder."""
     write_request(tmp_path)
     both = [start_node(tmp_path, number) for number in (0, 1)]
     assert [process.wait(timeout=300) for process in both] == [0, 0]
@@ -105,7 +105,7 @@ def test_the_last_lines_of_a_program_are_kept() -> None:
 def batch(
     folder: Path, slurm: fake_slurm.FakeSlurm, environ: dict[str, str], *step: str
 ) -> dict[str, Any]:
-    """The report of a batch step that starts its processes with a command."""
+    """Return the report of a batch step that starts its processes with a command."""
     write_request(folder, *step)
     return site_probe.batch_report(folder, {**environ, "SLURM_JOB_ID": "5"})
 

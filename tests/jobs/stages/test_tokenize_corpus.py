@@ -30,7 +30,7 @@ TEXTS = [
 
 
 def train(vocabulary: int = 400) -> Tokenizer:
-    """A small byte-level BPE of our own, with <s> and <EOD>."""
+    """Return a small byte-level BPE of our own, with <s> and <EOD>."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -26,7 +26,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def megatron() -> Any:
-    """megatron.core's own module of indexed datasets."""
+    """Return megatron.core's own module of indexed datasets."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # importing it warns of every optional library it misses
         from megatron.core.datasets import indexed_dataset

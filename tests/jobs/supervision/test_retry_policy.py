@@ -719,7 +719,7 @@ class Machine:
     job: int = 1
 
     def attempt(self, case: Evidence) -> RetryAction:
-        """One attempt: a decision that waits is taken once more when the job is over."""
+        """Run one attempt: a decision that waits is taken once more when the job is over."""
         case = changed(case, number=len(self.history) + 1, job_id=str(self.job), by_person=False)
         decision = self.decide(case)
         if decision.action is RetryAction.WAIT:

@@ -21,7 +21,7 @@ READER = leases.Holder("evaluate", 3, 1, "77_3", "n01", 5)
 
 @pytest.fixture
 def run(meditron: Bench):
-    """A run with checkpoints of steps 0, 10 and 20."""
+    """Return a run with checkpoints of steps 0, 10 and 20."""
     meditron.submit()
     meditron.clock.time = time.time()
     for step in (0, 10, 20):

@@ -20,7 +20,7 @@ def test_script_of_each_shell_calls_meditron(meditron: Bench, shell: str) -> Non
 
 
 def completions(bench: Bench, words: str, position: int) -> list[str]:
-    """What the script gets for a command line, its last word incomplete."""
+    """Return what the script gets for a command line, its last word incomplete."""
     asked = {
         "COMP_WORDS": words,
         "COMP_CWORD": str(position),

@@ -17,7 +17,7 @@ CLUSTER = ("nodes", "--cluster", "test-slurm")
 
 @pytest.fixture
 def path(meditron: Bench) -> Path:
-    """The ledger of a cluster with one bad node and one that is only suspected."""
+    """Return the ledger of a cluster with one bad node and one that is only suspected."""
     path = node_ledger.ledger(meditron.runs, "test-slurm")
     now = meditron.clock.now()
     about = {"run": "med", "stage": "pretrain"}

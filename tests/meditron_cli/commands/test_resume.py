@@ -11,7 +11,7 @@ from ..task_records import TaskRecords
 
 
 def after_a_failure(meditron: Bench, state: JobState, word: str, reason: str = "") -> TaskRecords:
-    """A curation whose first attempt ended with a delay before the next."""
+    """Return a curation whose first attempt ended with a delay before the next."""
     meditron.submit(stage="curate")
     (submitted,) = meditron.events("submit")
     records = TaskRecords(meditron.run(), float(str(submitted["time"])), "curate", 0, "101_0")

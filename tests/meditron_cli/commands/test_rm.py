@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def run(meditron: Bench) -> RunDir:
-    """A run whose jobs have all ended."""
+    """Return a run whose jobs have all ended."""
     assert meditron.submit().exit_code == 0
     for job in meditron.scheduler.jobs:
         meditron.scheduler.put(job, JobState.ENDED, "COMPLETED")

@@ -184,7 +184,7 @@ def test_one_run_shows_its_last_error_and_what_to_do(
 
 
 def table_row(meditron: Bench, *cells: str) -> str:
-    """The first line of `meditron status RUN` that begins with these cells, single-spaced."""
+    """Return the first line of `meditron status RUN` with these cells first, single-spaced."""
     lines = meditron("status", meditron.run().name).stdout.splitlines()
     rows = [" ".join(line.split()) for line in lines]
     return next(row for row in rows if row.startswith(" ".join(cells)))
@@ -251,7 +251,7 @@ def test_running_task_shows_how_far_it_is(meditron: Bench) -> None:
 
 @pytest.fixture
 def unrecorded(meditron: Bench) -> Bench:
-    """A run whose first job died before its supervisor wrote anything."""
+    """Return a run whose first job died before its supervisor wrote anything."""
     meditron.submit(stage="curate")
     meditron.scheduler.put_stage("curate", JobState.ENDED, "FAILED")
     meditron.clock.time = time.time() + 1_000
@@ -416,7 +416,7 @@ def test_watching_ends_with_an_interruption(meditron: Bench) -> None:
 
 @pytest.fixture
 def resumed(meditron: Bench, finish: Callable[..., None]) -> TaskRecords:
-    """A run that was preempted once and trains again, 290 s after it was submitted."""
+    """Return a run that was preempted once and trains again, 290 s after it was submitted."""
     meditron.submit()
     run = meditron.run()
     finish(run, "curate", 0)
@@ -523,7 +523,7 @@ def test_the_checkpoint_that_training_would_resume_from_is_shown(
 
 
 def write_checkpoint(folder: Path, step: int) -> None:
-    """A valid checkpoint without shards."""
+    """Write a valid checkpoint without shards."""
     path = folder / manifest.name(step)
     write_json(path / manifest.MANIFEST, {"files": {}})
     write_json(path / manifest.MEGATRON_METADATA, {})

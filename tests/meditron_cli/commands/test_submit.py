@@ -348,7 +348,7 @@ def test_the_hint_about_a_profiles_runs_directory_is_quoted(meditron: Bench) -> 
 
 @pytest.fixture
 def elsewhere(meditron: Bench) -> Callable[..., Result]:
-    """`meditron` without MEDITRON_RUNS, and a profile `mine.yaml` with a runs_dir."""
+    """Return `meditron` without MEDITRON_RUNS, and a profile `mine.yaml` with a runs_dir."""
     text = (files.shipped_profiles() / "local.yaml").read_text()
     text = text.replace("name: local", "name: mine", 1) + "runs_dir: far/runs\n"
     (meditron.folder / "mine.yaml").write_text(text)

@@ -34,7 +34,7 @@ FACTS = Facts(
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a profile, and a cache of its own."""
+    """Return a folder with a profile, and a cache of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "site.yaml").write_text(PROFILE)

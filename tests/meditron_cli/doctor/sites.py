@@ -27,13 +27,13 @@ WORK = Workload(
 
 
 def output(version: str, what: str) -> str:
-    """What a command printed there; nothing where it did not answer."""
+    """Return what a command printed there; nothing where it did not answer."""
     path = DATA / f"slurm-{version}-{what}.txt"
     return path.read_text() if path.exists() else ""
 
 
 def site(recorded: str, **changes: Any) -> SiteFacts:
-    """The site of a version, changed."""
+    """Return the site of a version, changed."""
     config = queries.parse_config(output(recorded, "config"))
     asked = SiteFacts(
         version=facts.parse_version(output(recorded, "version")),
@@ -51,12 +51,12 @@ def site(recorded: str, **changes: Any) -> SiteFacts:
 
 
 def with_settings(asked: SiteFacts, **settings: str) -> SiteFacts:
-    """A site whose configuration has other lines."""
+    """Return a site whose configuration has other lines."""
     return replace(asked, config={**(asked.config or {}), **settings})
 
 
 def profile(partition: str, **more: Any) -> Cluster:
-    """A profile of two nodes with four GPUs each; `node`, `gpu` and `slurm` change its sections."""
+    """Return a profile of two nodes with four GPUs each; `node`, `gpu`, `slurm` change sections."""
     node = {"gpus": 4, "cpus": 16, "memory_gb": 3, **more.pop("node", {})}
     gpu = {"name": partition, "nodes": 2, "node": node, **more.pop("gpu", {})}
     values = {"name": "site", "scheduler": "slurm", "device": "cuda", "gpu_partition": gpu}
@@ -64,7 +64,7 @@ def profile(partition: str, **more: Any) -> Cluster:
 
 
 def view(asked: SiteFacts, cluster: Cluster, **work: Any) -> SiteView:
-    """A site, for a profile and a workload."""
+    """Return a site, for a profile and a workload."""
     return SiteView(asked, cluster, replace(WORK, **work))
 
 

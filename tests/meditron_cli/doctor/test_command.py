@@ -60,12 +60,12 @@ class Ward:
 
     @property
     def file(self) -> Path:
-        """Where facts are kept."""
+        """Return where facts are kept."""
         return self.bench.folder / "cache/meditron/clusters/test-slurm.json"
 
     @property
     def folder(self) -> Path:
-        """Of the last probe job."""
+        """Return the folder of the last probe job."""
         return Path((self.slurm.state / "folder").read_text().strip())
 
     def __call__(self, *words: str, cluster: str = "test-slurm") -> Result:
@@ -75,7 +75,7 @@ class Ward:
         return CliRunner().invoke(main, ["doctor", "--cluster", cluster, *words], obj=services)
 
     def json(self, *words: str, code: int = 0) -> dict[str, Any]:
-        """What it prints for programs."""
+        """Return what it prints for programs."""
         result = self(*words, "--json")
         assert result.exit_code == code, result.stderr
         found = json.loads(result.stdout)
@@ -83,7 +83,7 @@ class Ward:
         return found
 
     def kept(self) -> facts_file.Facts:
-        """What it has kept."""
+        """Return what it has kept."""
         facts = facts_file.read(self.file)
         assert facts
         return facts
@@ -108,14 +108,14 @@ def ward(meditron: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wa
 
 
 def unfit(seen_at: float) -> dict[str, Any]:
-    """What a probe reports of two nodes, the second of which is not fit."""
+    """Return what a probe reports of two nodes, the second of which is not fit."""
     seen = report(time=seen_at)
     seen["hosts"][1]["health"] = {"findings": [finding("n2", "FATAL", "recovery_action")]}
     return seen
 
 
 def facts_of(found: dict[str, Any], verdict: str) -> list[str]:
-    """What has a verdict."""
+    """Return what has a verdict."""
     return [item["fact"] for item in found["findings"] if item["verdict"] == verdict]
 
 

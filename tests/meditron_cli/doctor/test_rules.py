@@ -350,7 +350,7 @@ def test_a_probe_that_slurm_would_not_queue_again_counts_more_than_the_setting()
 
 
 def job(**changes: Any) -> JobTest:
-    """A job that sbatch refused."""
+    """Return a job that sbatch refused."""
     resources = Resources(
         nodes=2, ranks_per_node=4, gpus_per_node=4, gpu_type="", cpus_per_rank=4, memory_gb=3,
         time_minutes=60, signal_lead_seconds=60, partition="low", account="", qos="",

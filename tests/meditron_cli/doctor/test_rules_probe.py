@@ -25,7 +25,7 @@ def finding(node: str, verdict: str, code: str) -> dict[str, Any]:
 
 
 def node(name: str, **more: Any) -> dict[str, Any]:
-    """What one node reports."""
+    """Return what one node reports."""
     return {
         "node": name,
         "cpus": 8,
@@ -38,13 +38,13 @@ def node(name: str, **more: Any) -> dict[str, Any]:
 
 
 def host(name: str) -> dict[str, Any]:
-    """What the host of a node reports."""
+    """Return what the host of a node reports."""
     findings = [finding(name, "OK", "driver"), finding(name, "UNKNOWN", "disk")]
     return {"node": name, "health": {"findings": findings}, "quota": {}}
 
 
 def report(**changes: Any) -> dict[str, Any]:
-    """What two nodes of a site without faults report."""
+    """Return what two nodes of a site without faults report."""
     second = {"seen": True, "host": "n1", "reached": True, "clock_offset": -0.02, "lock": "held"}
     names = ("srun", "scontrol", "sbatch", "squeue", "scancel", "sacct")
     return {
@@ -67,21 +67,21 @@ def report(**changes: Any) -> dict[str, Any]:
 
 
 def with_peer(**changes: Any) -> dict[str, Any]:
-    """The same with another answer of the second node."""
+    """Return the same with another answer of the second node."""
     found = report()
     found["nodes"][1]["peer"].update(changes)
     return found
 
 
 def without(*commands: str) -> dict[str, Any]:
-    """The same on nodes that lack some of Slurm's commands."""
+    """Return the same on nodes that lack some of Slurm's commands."""
     found = report()
     found["commands"].update(dict.fromkeys(commands, False))
     return found
 
 
 def on_each(part: str = "nodes", **changes: Any) -> dict[str, Any]:
-    """The same with other answers of both nodes, or ``hosts``."""
+    """Return the same with other answers of both nodes, or ``hosts``."""
     found = report()
     for each in found[part]:
         each.update(changes)
@@ -89,7 +89,7 @@ def on_each(part: str = "nodes", **changes: Any) -> dict[str, Any]:
 
 
 def with_room(free: int, files: int | None = None, **quota: int) -> dict[str, Any]:
-    """The same with other room in the runs directory; a quota where one is reported."""
+    """Return the same with other room in the runs directory; a quota where one is reported."""
     found = on_each(storage={"free_bytes": free, "free_files": files})
     if quota:
         found["hosts"][1]["quota"] = {"bytes": None, "files": None, **quota}

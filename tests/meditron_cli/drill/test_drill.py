@@ -31,7 +31,7 @@ KILL = FAULTS["kill-rank"]
 
 
 def step(number: int, attempt: int = 1, **fields: Any) -> StepLine:
-    """A metric line of a step, a second after the one before."""
+    """Return a metric line of a step, a second after the one before."""
     fields = {"loss": 5 - number / 10, "time": 100.0 + number, **fields}
     return metric_lines.step(number, attempt, **fields)
 
@@ -274,7 +274,7 @@ def programs(project: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 
 def make_course(project: Path, submit_from_jobs: bool) -> Drill:
-    """A drill at the login node of the stand-in Slurm."""
+    """Return a drill at the login node of the stand-in Slurm."""
     loaded = load("test-slurm", settings.SIZE, project / "experiment.yaml", [])
     slurm = loaded.cluster.slurm.model_copy(update={"submit_from_jobs": submit_from_jobs})
     cluster = loaded.cluster.model_copy(update={"slurm": slurm})

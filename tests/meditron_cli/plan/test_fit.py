@@ -22,7 +22,7 @@ BATCH = BatchLayout(1, 1, 1)
 
 
 def cluster(nodes: int = 2, device: str = "cuda", **node: Any) -> Cluster:
-    """A profile whose only partition is called gpu."""
+    """Return a profile whose only partition is called gpu."""
     shape = {"gpus": 4, "cpus": 16, "memory_gb": 64, **node}
     partition = {"name": "gpu", "nodes": nodes, "node": shape, "max_time_minutes": 60}
     values = {"name": "site", "scheduler": "slurm", "device": device, "gpu_partition": partition}
@@ -30,7 +30,7 @@ def cluster(nodes: int = 2, device: str = "cuda", **node: Any) -> Cluster:
 
 
 def partition(grace: int | None) -> Partition:
-    """A partition whose preempted jobs have so long, in seconds."""
+    """Return a partition whose preempted jobs have so long, in seconds."""
     node = {"cpus": 16, "memory_gb": 64}
     values = {"name": "gpu", "nodes": 2, "node": node, "grace_seconds": grace}
     return Partition.model_validate(values)
@@ -112,7 +112,7 @@ def test_a_job_that_is_not_refused_has_time_to_work(minutes: int, lead: int) -> 
 
 
 def lead(seconds: int, save: float, step: float | None, source: str = "measured") -> Lead:
-    """A lead that the experiment gives, beside measured times."""
+    """Return a lead that the experiment gives, beside measured times."""
     return Lead(seconds, "given", StepTimes(save, step), source)
 
 

@@ -13,7 +13,7 @@ from ...plans import plan_of, profile_of
 
 
 def training(cluster: str, size: str, *overrides: str) -> dict[str, object]:
-    """The figures of a plan's training."""
+    """Return the figures of a plan's training."""
     plan = plan_of(cluster, size, *overrides)
     stage = plan.stage("pretrain")
     spec = stage.tasks[0].spec

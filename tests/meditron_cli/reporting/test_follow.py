@@ -18,7 +18,7 @@ from ..task_records import TaskRecords
 
 
 def training(step: int) -> RunView:
-    """A run that has trained some of 40 steps."""
+    """Return a run that has trained some of 40 steps."""
     progress = {"done": step, "loss": 2.5}
     pretrain = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress=progress)
     curate = StageRecord("curate", 1, done={0})
@@ -59,17 +59,17 @@ def test_bars_count_steps_of_training_and_tasks_of_the_rest(
 def followed(meditron: Bench, moments: Iterator[Callable[[], None]]) -> str:
     """Follow the run; what happens comes one thing a look, a question to the scheduler apart."""
 
-    def go_on() -> None:
+    def advance() -> None:
         meditron.clock.time += 15
         next(moments, lambda: None)()
 
-    meditron.clock.when_slept = go_on
+    meditron.clock.when_slept = advance
     return until_end(meditron.services(), meditron.reader(), ProgressLines())
 
 
 @pytest.fixture
 def training_run(meditron: Bench, finish: Callable[..., None]) -> TaskRecords:
-    """A run whose training has begun."""
+    """Return a run whose training has begun."""
     meditron.submit()
     run = meditron.run()
     finish(run, "curate", 0)

@@ -59,7 +59,7 @@ class Story:
         return self.tell("start", time, began=BEGAN + time, step=None, **fields)
 
     def exit(self, number: int, time: float, cause: str, action: str, **more: Any) -> Story:
-        """With the action ``wait`` it is only observed."""
+        """Record the end of an attempt; with the action ``wait`` it is only observed."""
         fields = {"attempt": number, "job_id": "7", "cause": cause, "action": action}
         fields.update(started=BEGAN, ended=BEGAN + time)
         return self.tell("observed" if action == "wait" else "exit", time, **{**fields, **more})
@@ -107,7 +107,7 @@ class Story:
 
 
 def spent(ledger: TimeAccount) -> dict[str, float]:
-    """The buckets that hold anything."""
+    """Return the buckets that hold anything."""
     return {name: seconds for name, seconds in ledger.buckets.items() if seconds}
 
 
@@ -341,8 +341,8 @@ lengths = st.floats(0, 50, allow_nan=False)
 
 @st.composite
 def histories(draw: st.DrawFn) -> Story:
-    """Any events: starts without ends, ends recorded late or twice, clocks that go back, work that
-    overlaps or lies outside of its attempt.
+    """Draw any events: starts without ends, ends recorded late or twice, clocks that go back, work
+    that overlaps or lies outside of its attempt.
     """
     story, now = Story().submit(0), 0.0
     for number in range(1, draw(st.integers(0, 4)) + 1):
@@ -388,7 +388,7 @@ def test_the_buckets_sum_to_the_wall_clock_for_any_events(story: Story, end: flo
 
 
 def joined(moments: Sequence[float]) -> bool:
-    """Whether each span begins where the one before it ended."""
+    """Return whether each span begins where the one before it ended."""
     return all(moments[place] == moments[place + 1] for place in range(0, len(moments) - 1, 2))
 
 

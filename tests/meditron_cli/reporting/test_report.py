@@ -31,7 +31,7 @@ RESULT = {
 
 @pytest.fixture
 def trained(meditron: Bench, finish: Callable[..., None]) -> Bench:
-    """A finished run: step 2 was done twice, validation before and after."""
+    """Return a finished run: step 2 was done twice, validation before and after."""
     meditron.submit()
     run = meditron.run()
     finish(run, "curate", 0, documents=12)
@@ -55,7 +55,7 @@ def trained(meditron: Bench, finish: Callable[..., None]) -> Bench:
 
 @pytest.fixture
 def interrupted(meditron: Bench, finish: Callable[..., None]) -> TaskRecords:
-    """A finished run that lost two steps to a preemption."""
+    """Return a finished run that lost two steps to a preemption."""
     meditron.submit()
     run = meditron.run()
     finish(run, "curate", 0)

@@ -34,8 +34,8 @@ def lengthen(meditron: Bench) -> int:
 
 @pytest.fixture
 def failed(meditron: Bench, finish: Callable[..., None], fail: Callable[..., None]) -> Bench:
-    """A run whose tokenization failed, with a training that waits for it in vain and a submission
-    that was killed. Every module that a command loads is loaded.
+    """Return a run whose tokenization failed, with a training that waits for it in vain and a
+    submission that was killed. Every module that a command loads is loaded.
     """
     words = ("--set", "evaluate.benchmarks=[]")
     meditron.submit(*words)

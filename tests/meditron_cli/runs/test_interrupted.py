@@ -57,7 +57,7 @@ TRAIN = (
 
 @pytest.fixture
 def survivor(meditron: Bench, finish: Callable[..., None]) -> Bench:
-    """A run whose training was killed after step 4 and resumed from step 3 to step 6."""
+    """Return a run whose training was killed after step 4 and resumed from step 3 to step 6."""
     meditron.submit()
     run = meditron.run()
     finish(run, "curate", 0)

@@ -228,7 +228,7 @@ def test_pretraining_with_data_of_its_own_needs_no_tokens(meditron: Bench) -> No
 
 @pytest.fixture
 def curated(meditron: Bench, finish: Callable[..., None]) -> RunDir:
-    """A run whose curation has finished, with a marker that lists its source."""
+    """Return a run whose curation has finished, with a marker that lists its source."""
     meditron.submit(stage="curate")
     run = meditron.run()
     finish(run, "curate", 0)
@@ -339,7 +339,7 @@ def test_a_job_that_ended_before_it_changed_anything_costs_no_result(
 
 @pytest.fixture
 def trained(meditron: Bench, finish: Callable[..., None]) -> RunDir:
-    """A run that has succeeded, whose markers list their inputs."""
+    """Return a run that has succeeded, whose markers list their inputs."""
     meditron.submit()
     run = meditron.run()
     for stage, count in (("curate", 1), ("tokenize", 3), ("pretrain", 1), ("evaluate", 2)):
@@ -684,7 +684,7 @@ PER_STAGE = {"curate": 1, "tokenize": 3, "pretrain": 1} | {
 
 @pytest.fixture
 def submit_to_slurm(meditron: Bench) -> tuple[FakeSlurm, Callable[[], Result]]:
-    """Slurm's stand-ins, and `meditron submit` of three stages on them."""
+    """Return Slurm's stand-ins, and `meditron submit` of three stages on them."""
     programs = fake_slurm.install(meditron.folder / "slurm")
     services = replace(meditron.services(), make=lambda kind: SlurmScheduler(programs.environ))
     target = ("--cluster", str(profile_of("test-slurm")), "--size", "tiny")

@@ -59,7 +59,7 @@ def report(state: JobState, word: str = "", reason: str = "") -> JobInfo:
 
 
 def exit_record(code: int, ended: float = 5_000.0, action: str = "", **more: Any) -> ExitRecord:
-    """Of a task that is not retried; with code 130 what a supervisor observed and left open."""
+    """Return the exit record of a task that is not retried; with code 130 it is left open."""
     then = action or ("wait" if code == STOPPED else "stop")
     cause = more.pop("cause", RootCause.CRASH)
     return ExitRecord("pretrain", 0, 1, "7", cause, RetryAction(then), 1.0, ended, code, **more)
@@ -276,7 +276,7 @@ def test_an_unresponsive_scheduler_is_never_taken_for_an_end(stage: StageRecord)
 
 
 def recorded(stage: StageRecord, *events: Event) -> StageRecord:
-    """The stage with what these events record of it."""
+    """Return the stage with what these events record of it."""
     record.apply_history(
         RunRecord("run", Path("run"), stages={stage.stage: stage}), RunHistory.of(events)
     )
@@ -358,7 +358,7 @@ def test_a_task_that_stopped_very_long_ago_is_over(age: float, asked: dict[str, 
 
 @pytest.fixture
 def run(tmp_path: Path) -> TaskRecords:
-    """A run of one stage with two tasks, which was submitted as jobs 5_0 and 5_1."""
+    """Return a run of one stage with two tasks, which was submitted as jobs 5_0 and 5_1."""
     run = RunDir(tmp_path)
     resources = {"nodes": 1, "gpus_per_node": 0}
     stage = {"tasks": 2, "after": [], "resources": resources}

@@ -11,7 +11,7 @@ from ... import fake_slurm
 
 @pytest.fixture
 def slurm_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> fake_slurm.FakeSlurm:
-    """The stand-ins, also on this process's PATH."""
+    """Return the stand-ins, also on this process's PATH."""
     fake = fake_slurm.install(tmp_path / "slurm")
     fake.name_jobs("med-tiny-0.pretrain")
     monkeypatch.setenv("PATH", fake.environ["PATH"])

@@ -81,7 +81,7 @@ class Machine:
     def stage(
         self, *program: str, stage: str = "curate", tasks: int = 1, **changes: Any
     ) -> StagePlan:
-        """A stage whose ranks run the lines of a program."""
+        """Return a stage whose ranks run the lines of a program."""
         python = rank_program(self.run.root, *program)
         task = specs.TaskSpec(
             stage=stage,
@@ -131,7 +131,7 @@ class Machine:
         return exit_of(self.run, stage, attempt, index)
 
     def words(self) -> dict[str, Any]:
-        """The rank exit of the first task."""
+        """Return the rank exit of the first task."""
         return read_json(self.run.attempt("curate", 1) / "rank-exit-00000-00000.json")
 
 

@@ -41,7 +41,7 @@ def scheduler(programs: FakeSlurm, **more: str) -> SlurmScheduler:
 
 
 def run_folder(tmp_path: Path, name: str = "med-tiny-0") -> Path:
-    """A run directory with what sbatch needs of it."""
+    """Return a run directory with what sbatch needs of it."""
     run = tmp_path / "runs" / name
     (run / "code").mkdir(parents=True)
     return run
@@ -74,7 +74,7 @@ def intent_of(stage: str, attempt: int, indices: Sequence[int] = ()) -> IntentEv
 
 
 def account(job_id: str, state: str, time: str) -> str:
-    """A line of the accounting of something submitted and started at a time of day."""
+    """Return a line of the accounting of something submitted and started at a time of day."""
     day = f"2026-01-01T{time}:00"
     return f"{job_id}|{state}|0:0|{day}|{day}|Unknown|cpu01\n"
 
@@ -217,7 +217,7 @@ HOSTILE = "a b'c\"d$(touch pwned)`touch pwned`;touch pwned;&#"
 
 
 def hostile_profile(folder: Path) -> Path:
-    """A profile whose every free value is hostile."""
+    """Return a profile whose every free value is hostile."""
     text = (GOLDEN / "site-apptainer.yaml").read_text()
     value = HOSTILE.replace("'", "''")
     lines = f"environment:\n  set: {{TITLE: '{value}'}}\n"
