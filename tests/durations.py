@@ -16,10 +16,14 @@ import pytest
 from . import bench
 
 FAST = "fast"
-BUDGETS = {"full": 0, "slurm": 1200, "end_to_end": 360, "engine": 600, FAST: 120}
-"""Seconds per group on two quiet cores, in the order in which markers decide; 0 is no budget.
+GATE_SECONDS = 1500
+"""What CONTRIBUTING.md promises for the gate on two quiet cores; the budgets share it."""
+BUDGETS = {"full": 0, "slurm": 750, "end_to_end": 130, "engine": 110, FAST: 510}
+"""Seconds per group on two quiet cores, in the order in which markers decide; 0 is no budget: the
+gate does not run the group. They are about 1.4 times what was measured (510, 89, 69 and 370).
 
-More is a warning, for the machine may be busy with something else.
+More is a warning and no failure: on a loaded machine the seconds are another program's, and a
+correct change must not fail for them.
 """
 
 

@@ -66,7 +66,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 """The packages that the modules of each package may import, beside their own."""
 TOP = {
-    "meditron_cli",
+    "meditron_cli.main",
+    "meditron_cli.__main__",
     "meditron_cli.commands",
     "meditron_cli.doctor",
     "meditron_cli.drill",

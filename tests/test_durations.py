@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from . import bench
-from .durations import figures, group_of, summary
+from .durations import BUDGETS, GATE_SECONDS, figures, group_of, summary
 
 
 @pytest.mark.parametrize(
@@ -33,11 +33,18 @@ def test_groups_with_deselected_tests_have_no_figure() -> None:
 
 
 def test_a_group_over_its_budget_is_a_warning_in_the_summary() -> None:
-    assert summary({"slurm": 1201.0, "full": 4000.0, "fast": 61.2}) == [
-        "fast: 61 s of 120 s",
-        "slurm: 1201 s of 1200 s (warning: over budget)",
+    assert summary({"slurm": 751.0, "full": 4000.0, "fast": 61.2}) == [
+        "fast: 61 s of 510 s",
+        "slurm: 751 s of 750 s (warning: over budget)",
         "full: 4000 s",
     ]
+
+
+def test_the_budgets_keep_the_promise_about_the_gate() -> None:
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+
+    assert f"the gate, under {GATE_SECONDS // 60} minutes on two cores" in text
+    assert sum(BUDGETS.values()) <= GATE_SECONDS
 
 
 def test_figures_are_merged_into_those_of_other_commands(tmp_path: Path) -> None:
