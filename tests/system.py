@@ -1,4 +1,4 @@
-"""What tests need of Debian beyond Python packages: installed once, before the first test runs."""
+"""Debian packages that tests need, installed once, before the first test runs."""
 
 from __future__ import annotations
 

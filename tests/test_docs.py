@@ -65,7 +65,7 @@ REPLACED = {
     r"\bdesign (RESILIENCE|SLURM|MEDITRON|ARCHITECTURE)\b": "a public source",
 }
 """Words that the glossary in CONTRIBUTING.md replaces, and what to write instead."""
-QUESTION_WORDS = re.compile(r"How|What|When|Where|Whether|Which|Who|Whose|Why")
+QUESTION_WORDS = re.compile(r"(How|What|When|Where|Whether|Which|Who|Whose|Why)\b")
 NO_VERBS = re.compile(
     QUESTION_WORDS.pattern + "|A|All|An|Any|Are|As|At|By|Can|Each|Every|For|From|Has|If|In|Is|It"
     "|Its|No|None|Of|On|One|Only|Our|That|The|Their|There|These|This|Those|To|With|Without"
@@ -343,12 +343,13 @@ def test_docstrings_of_functions_begin_with_a_verb() -> None:
     assert others == []
 
 
-def test_docstrings_of_classes_are_no_questions() -> None:
+def test_docstrings_of_modules_and_classes_are_no_questions() -> None:
+    modules = [(path, ast.parse(path.read_text())) for path in python_files().values()]
+    classes = [(path, node) for path, node in documented() if isinstance(node, ast.ClassDef)]
     questions = [
-        f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}"
-        for path, node in documented()
-        if isinstance(node, ast.ClassDef)
-        and QUESTION_WORDS.fullmatch((ast.get_docstring(node) or "").split()[0])
+        f"{path.relative_to(ROOT)}: {text.splitlines()[0]}"
+        for path, node in [*modules, *classes]
+        if QUESTION_WORDS.match(text := ast.get_docstring(node) or "-")
     ]
 
     assert questions == []

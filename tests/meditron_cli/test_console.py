@@ -1,4 +1,4 @@
-"""What goes to stdout and how tables look."""
+"""Output on stdout, and the layout of tables."""
 
 from __future__ import annotations
 

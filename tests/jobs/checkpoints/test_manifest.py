@@ -1,4 +1,4 @@
-"""Which folder is a checkpoint, and what is wrong with those that are none: files, no ranks."""
+"""Validity of checkpoint directories and their damage: files, no ranks."""
 
 from __future__ import annotations
 

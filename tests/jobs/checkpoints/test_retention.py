@@ -1,4 +1,4 @@
-"""Which checkpoint is used, which are set aside, which may go: files, no ranks."""
+"""Checkpoints selected, quarantined and pruned: files, no ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which metric lines count when attempts resumed from older checkpoints."""
+"""Metric lines that count when attempts resumed from older checkpoints."""
 
 from __future__ import annotations
 

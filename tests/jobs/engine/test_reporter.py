@@ -1,4 +1,4 @@
-"""What rank 0 knows of the metrics of earlier attempts."""
+"""Metrics of earlier attempts as rank 0 reads them."""
 
 from __future__ import annotations
 

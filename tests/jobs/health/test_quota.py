@@ -1,4 +1,4 @@
-"""What quotas leave, as the system's tools tell; stand-ins print what their manuals show."""
+"""Quotas as the system's tools report them; stand-ins print what their manuals show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many processes of a job the kernel ended for want of memory, from files as it writes them."""
+"""The number of a job's OOM kills, from files as the kernel writes them."""
 
 from __future__ import annotations
 

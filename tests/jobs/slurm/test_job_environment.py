@@ -1,4 +1,4 @@
-"""What a job inherits, and what Slurm's commands are given."""
+"""The environment that a job inherits, and that of Slurm's commands."""
 
 from __future__ import annotations
 

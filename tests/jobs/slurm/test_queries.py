@@ -1,4 +1,4 @@
-"""What squeue and sacct print, read."""
+"""Parsers of the output of squeue and sacct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which task of a step failed first, and of what, in srun's words (recorded with Slurm 22.05)."""
+"""The first failed task of a step, from srun's output (recorded with Slurm 22.05)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is put together of a start that has ended, from what lies in its folder and the run's."""
+"""Evidence about an ended attempt, from files in its folder and the run's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When ranks hang, and who stopped first."""
+"""Detection of hangs, and of the rank that stopped first."""
 
 from __future__ import annotations
 

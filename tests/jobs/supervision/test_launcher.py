@@ -1,4 +1,4 @@
-"""How ranks are started and known."""
+"""Launchers of ranks: start, environment, names of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a line of a log is taken for, on lines as the programs print them."""
+"""Patterns of log lines, on lines as the programs print them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of a run's logs a supervisor reads, by the kernel's count."""
+"""The bytes of a run's logs that a supervisor reads, by the kernel's count."""
 
 from __future__ import annotations
 

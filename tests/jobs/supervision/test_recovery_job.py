@@ -1,4 +1,4 @@
-"""What looks after tasks whose jobs are over, against stand-ins for Slurm's commands."""
+"""Recovery of tasks whose jobs are over, against stand-ins for Slurm's commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What follows an attempt: rows, rules and sentences by example, and what holds for all."""
+"""Retry decisions: rows, rules and sentences by example, and properties that hold for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run's name depends on, and what it does not."""
+"""Settings that change a run's name, and those that do not."""
 
 from __future__ import annotations
 

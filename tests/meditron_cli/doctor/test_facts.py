@@ -1,4 +1,4 @@
-"""What Slurm's commands print, read; one site a version (`tests/data`)."""
+"""Parsers of the output of Slurm's commands; one site per version (`tests/data`)."""
 
 from __future__ import annotations
 

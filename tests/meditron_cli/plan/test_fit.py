@@ -1,4 +1,4 @@
-"""What fits a cluster and what does not, each with the sentence a person reads."""
+"""Plans that fit a cluster and plans that do not, with the sentences that a person reads."""
 
 from __future__ import annotations
 

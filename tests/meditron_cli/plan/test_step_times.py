@@ -1,4 +1,4 @@
-"""How often a training best saves."""
+"""The best interval between saves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan means for people."""
+"""The summary of a plan for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run is shown while it lasts."""
+"""The display of a run in progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the time of a training went, from events and metric lines written by hand."""
+"""The time account of a training, from events and metric lines written by hand."""
 
 from __future__ import annotations
 

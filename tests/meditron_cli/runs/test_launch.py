@@ -1,4 +1,4 @@
-"""What a submission starts, leaves alone, and takes back."""
+"""Submissions: the tasks they start, keep and take back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long before its end a job is asked to save."""
+"""The signal lead time of a job, from measured steps and saves."""
 
 from __future__ import annotations
 
