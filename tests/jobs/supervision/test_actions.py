@@ -56,8 +56,8 @@ def runner_of(
     **more: float,
 ) -> ActionRunner:
     attempt = AttemptRef(run, "pretrain", 0, 1, 1.0)
-    here = Allocation(Job("50"), Client(programs.environ))
-    return ActionRunner(attempt, here, RunReader(run), is_interrupted, **more)
+    allocation = Allocation(Job("50"), Client(programs.environ))
+    return ActionRunner(attempt, allocation, RunReader(run), is_interrupted, **more)
 
 
 def test_a_disk_without_room_for_an_event_is_waited_for_before_a_job_is_submitted(
@@ -125,8 +125,8 @@ def test_delay_before_a_restart_ends_when_the_run_is_resumed(tmp_path: Path) -> 
             run.resume_file.touch()
         return False
 
-    attempt, here = AttemptRef(run, "curate", 0, 1, 1.0), Allocation(Job(""), None)
-    acting = ActionRunner(attempt, here, RunReader(run), resume)
+    attempt, allocation = AttemptRef(run, "curate", 0, 1, 1.0), Allocation(Job(""), None)
+    acting = ActionRunner(attempt, allocation, RunReader(run), resume)
     decision = Decision(RetryAction.RESTART, "the disk is full", delay=seconds_that_never_pass)
 
     assert acting.execute(decision) is None

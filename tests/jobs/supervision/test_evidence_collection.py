@@ -64,9 +64,15 @@ def attempt(bench: Workbench) -> AttemptRef:
 
 
 def evidence(attempt: AttemptRef, task: specs.TaskSpec | None, observed: Observed) -> Evidence:
-    past = attempt_history.read(attempt.run).task(attempt.stage, attempt.index)
+    history = attempt_history.read(attempt.run).task(attempt.stage, attempt.index)
     return evidence_collection.evidence(
-        attempt, task, JOB, observed, SlurmReport(), past, MetricsReader(attempt.run, attempt.stage)
+        attempt,
+        task,
+        JOB,
+        observed,
+        SlurmReport(),
+        history,
+        MetricsReader(attempt.run, attempt.stage),
     )
 
 
@@ -126,8 +132,8 @@ def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
 
 def checkpoint_step(bench: Workbench, task: specs.TaskSpec) -> int | None:
     reader = RunReader(bench.run)
-    past = reader.current().task("pretrain", 0)
-    return evidence_collection.checkpoint_step(bench.run, task, past, reader.metrics("pretrain"))
+    history = reader.current().task("pretrain", 0)
+    return evidence_collection.checkpoint_step(bench.run, task, history, reader.metrics("pretrain"))
 
 
 def leave_checkpoint(bench: Workbench, step: int, name: str = "", finished: bool = True) -> Path:

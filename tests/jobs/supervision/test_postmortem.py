@@ -38,9 +38,9 @@ def record(bench: Workbench) -> None:
 
 
 def examine(bench: Workbench, client: Client | None = None) -> Evidence:
-    past = attempt_history.read(bench.run).task("curate", 0)
+    history = attempt_history.read(bench.run).task("curate", 0)
     metrics = MetricsReader(bench.run, START.stage)
-    return postmortem.examine(bench.run, START, None, client, AFTERWARDS, past, metrics)
+    return postmortem.examine(bench.run, START, None, client, AFTERWARDS, history, metrics)
 
 
 def requeued(folder: Path, bench: Workbench) -> Client:

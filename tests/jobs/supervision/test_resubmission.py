@@ -210,7 +210,7 @@ def test_a_run_of_an_older_version_is_an_error_with_a_hint(
     with pytest.raises(SubmitError) as caught:
         resubmit(run, "pretrain", 0, replaces=["50"], by="supervisor", client=client)
 
-    assert caught.value.hint == (f"`{run.command('resume')}` submits it from the run's own record")
+    assert caught.value.hint == f"`{run.command('resume')}` submits it from the run's own record"
     assert programs.calls("sbatch") == []
 
 
@@ -345,8 +345,8 @@ def test_a_resubmission_killed_before_any_step_leaves_one_job_and_one_recovery_j
 def test_the_elements_of_an_array_share_a_pickle_that_is_written_once(
     run: RunDir, client: Client, training: Submission
 ) -> None:
-    folder, given = run.attempt("pretrain", 1), submission.settings(run, training)
-    call = sbatch.Call(folder, given, payload.TASK, ("run", "pretrain", "3,5,6", "1"), 3)
+    folder, settings = run.attempt("pretrain", 1), submission.settings(run, training)
+    call = sbatch.Call(folder, settings, payload.TASK, ("run", "pretrain", "3,5,6", "1"), 3)
     first, *_ = sbatch.call_sbatch(call, run, training, client)
     number = int(first.partition("_")[0]) + 1
     (folder / f"{number}_1_submitted.pkl").write_bytes(b"in the way")  # of a hard link
@@ -365,8 +365,8 @@ def test_an_sbatch_that_does_not_answer_is_given_up(
     run: RunDir, client: Client, programs: FakeSlurm, training: Submission, elements: int
 ) -> None:
     programs.replace("sbatch", "exec /bin/sleep 60")
-    folder, given = run.attempt("pretrain", 1), submission.settings(run, training)
-    call = sbatch.Call(folder, given, payload.TASK, ("a",), elements)
+    folder, settings = run.attempt("pretrain", 1), submission.settings(run, training)
+    call = sbatch.Call(folder, settings, payload.TASK, ("a",), elements)
 
     with pytest.raises(SubmitError) as caught:
         sbatch.call_sbatch(call, run, training, client, seconds=1)

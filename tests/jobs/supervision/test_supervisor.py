@@ -110,14 +110,14 @@ class Bench:
 
     def end(self, process: subprocess.Popen[str]) -> tuple[int, str]:
         """Wait for a supervisor; its exit code and all it printed."""
-        said, _ = process.communicate(timeout=60)
-        return process.returncode, said
+        output, _ = process.communicate(timeout=60)
+        return process.returncode, output
 
     def supervise(self, attempt: int = 1, **limits: float) -> dict[str, Any]:
         """Run a supervisor to its end; return its last record, whose code is the exit code."""
-        code, said = self.end(self.start(attempt, **limits))
+        code, output = self.end(self.start(attempt, **limits))
         record = self.record(self.run.attempts("curate")[-1])
-        assert record["code"] == code, said
+        assert record["code"] == code, output
         return record
 
     def record(self, attempt: int = 1) -> dict[str, Any]:
@@ -403,12 +403,12 @@ def test_an_unforeseen_error_of_the_supervisor_is_recorded(bench: Bench) -> None
     report = f"(run / 'stages/curate/attempts/1/{HEALTH}').write_text('{{\"format\": 2}}')"
     stand_in_preflight(bench, report)
 
-    code, said = bench.end(bench.start())
+    code, output = bench.end(bench.start())
 
     record = bench.record()
     assert (code, record["code"], record["class"]) == (1, 1, "failed")
     assert record["message"].startswith("the supervisor of curate failed with KeyError: ")
-    assert "Traceback" in said
+    assert "Traceback" in output
 
 
 def test_last_words_cut_short_are_no_words(bench: Bench) -> None:
@@ -584,13 +584,13 @@ def test_ranks_get_the_secrets_and_nothing_else_shows_them(bench: Bench) -> None
     tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     commands = [" ".join(item.cmdline()) for item in tree]
     process.send_signal(signal.SIGTERM)
-    _, said = bench.end(process)
+    _, output = bench.end(process)
 
     assert bench.wait_for("seen") == SECRET
     bench.run.path("seen").unlink()
     files = [path for path in bench.run.root.rglob("*") if path.is_file() and not path.is_symlink()]
     shown = [path.read_text(errors="replace") for path in files]
-    assert not any(SECRET in text for text in [said, *commands, *shown])
+    assert not any(SECRET in text for text in [output, *commands, *shown])
 
 
 SEE_PREFLIGHT = """
@@ -607,9 +607,9 @@ def test_the_preflight_check_does_not_get_the_secrets(bench: Bench, tmp_path: Pa
     environ = {"PYTHONPATH": str(tmp_path / "site"), "SEEN": str(tmp_path / "seen")}
     bench.task(FINISH, secrets_file=write_secrets(bench, f"HUB_TOKEN={SECRET}\n"))
 
-    code, said = bench.end(bench.start(environ=environ))
+    code, output = bench.end(bench.start(environ=environ))
 
-    assert code == 0, said
+    assert code == 0, output
     assert (tmp_path / "seen").read_text() == "none"
 
 
@@ -780,12 +780,12 @@ def test_a_full_disk_hides_neither_the_exit_code_nor_the_sentence(small_disk: Pa
     wait_until(lambda: (small_disk.parent / "full").exists())
 
     process.send_signal(signal.SIGTERM)
-    code, said = bench.end(process)
+    code, output = bench.end(process)
 
     assert code == 130
-    assert "stopped: attempt 1 of curate was stopped by a signal" in said
+    assert "stopped: attempt 1 of curate was stopped by a signal" in output
     recorded = bool(exits(bench.run, "curate", 1))  # the file's last block may have had room
-    assert recorded or "the event 'exit' could not be written: No space left on device" in said
+    assert recorded or "the event 'exit' could not be written: No space left on device" in output
 
 
 @pytest.fixture
@@ -803,10 +803,10 @@ def sealed(bench: Bench) -> Iterator[Bench]:
 def test_failures_that_cannot_be_recorded_are_not_retried(sealed: Bench) -> None:
     sealed.task("raise RuntimeError('the loom broke')", supervision=AGAIN)
 
-    code, said = sealed.end(sealed.start())
+    code, output = sealed.end(sealed.start())
 
     assert code == FAILED
-    assert "curate is not started again: the attempt could not be recorded" in said
+    assert "curate is not started again: the attempt could not be recorded" in output
     assert sealed.run.attempts("curate") == [1]
 
 
@@ -823,7 +823,7 @@ def test_two_tasks_that_start_together_get_ports_of_their_own(bench: Bench) -> N
 
 
 def given_to(bench: Bench, job: str, attempt: int) -> None:
-    """Put on record that the task was given to a job."""
+    """Record that the task was submitted as a job."""
     fields = {"stage": "curate", "indices": [0], "attempt": attempt, "scheduler": "slurm"}
     append_event(bench.run, "submit", **fields, by="supervisor", job_ids=[job])
 
@@ -835,10 +835,10 @@ def test_a_job_that_is_queued_again_after_another_was_given_its_task_starts_noth
     given_to(bench, "12", 1)
     given_to(bench, "13", 2)
 
-    code, said = bench.end(bench.start(environ={"MEDITRON_LOCAL_JOB": "12"}))
+    code, output = bench.end(bench.start(environ={"MEDITRON_LOCAL_JOB": "12"}))
 
     assert code == 75
-    assert said == "job 13 resumes curate task 0\n"
+    assert output == "job 13 resumes curate task 0\n"
     assert bench.run.attempts("curate") == []
 
 
@@ -849,10 +849,10 @@ def test_a_job_that_is_queued_again_after_its_run_was_cancelled_starts_nothing(
     given_to(bench, "12", 1)
     append_event(bench.run, "cancel", job_ids=["12"])
 
-    code, said = bench.end(bench.start(environ={"MEDITRON_LOCAL_JOB": "12"}))
+    code, output = bench.end(bench.start(environ={"MEDITRON_LOCAL_JOB": "12"}))
 
     assert code == 130
-    assert said == "curate task 0 is not started: the run was cancelled\n"
+    assert output == "curate task 0 is not started: the run was cancelled\n"
     assert bench.run.attempts("curate") == []
 
 
@@ -861,6 +861,6 @@ def test_a_job_that_starts_before_its_submission_is_on_record_does_its_work(benc
     given_to(bench, "12", 1)
     append_event(bench.run, "cancel", job_ids=["12"])
 
-    code, said = bench.end(bench.start(2, environ={"SLURM_JOB_ID": "", "MEDITRON_LOCAL_JOB": ""}))
+    code, output = bench.end(bench.start(2, environ={"SLURM_JOB_ID": "", "MEDITRON_LOCAL_JOB": ""}))
 
-    assert code == 0, said
+    assert code == 0, output
