@@ -22,8 +22,8 @@ from jobs.supervision.ranks import hang_attribution, hang_detector
 from jobs.supervision.ranks.hang_detector import HangDetector, LearnedDurations, limit
 from jobs.supervision.ranks.stack_dump import RankReport
 
-from ... import metric_lines
-from ...ranks import wait_until
+from .... import metric_lines
+from ....ranks import wait_until
 
 SUPERVISION = specs.SupervisionSpec(startup_limit_seconds=600, step_limit_seconds=100)
 

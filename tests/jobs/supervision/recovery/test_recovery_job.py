@@ -26,10 +26,10 @@ from jobs.slurm.submission import Submission
 from jobs.supervision.recovery import recovery_job
 from jobs.supervision.recovery.recovery_job import StageRecovery, recover_stage
 
-from ... import fake_slurm
-from ...fake_slurm import FakeSlurm
+from .... import fake_slurm
+from ....fake_slurm import FakeSlurm
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 NOW = "2026-01-01T10:00:00"
 LATER = "2026-01-01T11:00:00"
 

@@ -20,7 +20,7 @@ from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import Evidence, Observed, RankExit, SlurmReport
 
-from ..conftest import Workbench
+from ...conftest import Workbench
 
 JOB = Job("7", nodes=("gpu01", "gpu02"))
 

@@ -27,7 +27,7 @@ from jobs.health import node_ledger
 from jobs.supervision.diagnosis.evidence import Evidence, RecoveryOptions
 from jobs.supervision.recovery import retry_policy, retry_state, retry_table
 
-from .endings import (
+from ..endings import (
     AFTERWARDS,
     KILL,
     NOW,

@@ -9,7 +9,7 @@ from jobs.contract.rundir import RunDir
 from jobs.slurm.submission import Submission
 from jobs.supervision.recovery.resubmission import ResubmitRequest, following, next_lead
 
-from ... import metric_lines
+from .... import metric_lines
 
 WISH = ResubmitRequest("pretrain", (0,), replaces=("7",), by="supervisor")
 

@@ -21,7 +21,7 @@ from jobs.supervision.allocation import Allocation
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.recovery.actions import ActionRunner
 
-from ... import fake_slurm
+from .... import fake_slurm
 
 SUBMIT = Decision(RetryAction.SUBMIT, "the disk is full")
 

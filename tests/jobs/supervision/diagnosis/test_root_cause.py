@@ -14,7 +14,7 @@ from jobs.contract.outcomes import Diagnosis, Hang, NodeFinding, RootCause
 from jobs.supervision.diagnosis import root_cause
 from jobs.supervision.diagnosis.evidence import Evidence, RecoveryOptions
 
-from .endings import AFTERWARDS, KILL, NODES, evidence, killed, logged, raised, rank
+from ..endings import AFTERWARDS, KILL, NODES, evidence, killed, logged, raised, rank
 
 USR2, TERM = int(signal.SIGUSR2), int(signal.SIGTERM)
 SAVED = rank(0, STOPPED, "Stopped", "saved")

@@ -18,8 +18,8 @@ from jobs.slurm.client import Client
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.ranks import launcher, local_ranks, srun_ranks
 
-from ... import fake_slurm
-from ...ranks import wait_until
+from .... import fake_slurm
+from ....ranks import wait_until
 
 
 def test_a_reserved_port_is_refused_to_everybody_but_the_rank_that_reuses_it() -> None:

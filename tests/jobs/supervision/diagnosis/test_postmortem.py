@@ -16,9 +16,9 @@ from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import postmortem, root_cause
 from jobs.supervision.diagnosis.evidence import AttemptFacts, Evidence
 
-from ... import fake_slurm
-from ..conftest import Workbench
-from .endings import AFTERWARDS, NOW
+from .... import fake_slurm
+from ...conftest import Workbench
+from ..endings import AFTERWARDS, NOW
 
 START = StartEvent(NOW - 600, "curate", 0, 1, "12", NOW - 600, nodes=("gpu01",))
 SEEN = Diagnosis(RootCause.TIME_LIMIT, "job 12 reached its time limit", "", "", "save earlier")

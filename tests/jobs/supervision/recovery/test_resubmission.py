@@ -28,10 +28,10 @@ from jobs.supervision.recovery.resubmission import (
     waiting_lock,
 )
 
-from ... import fake_slurm
-from ...fake_slurm import FakeSlurm
-from ...kills import kill_before_step
-from ...ranks import wait_until, waits_for_a_lock
+from .... import fake_slurm
+from ....fake_slurm import FakeSlurm
+from ....kills import kill_before_step
+from ....ranks import wait_until, waits_for_a_lock
 
 
 def events(run: RunDir, kind: str) -> list[Mapping[str, Any]]:

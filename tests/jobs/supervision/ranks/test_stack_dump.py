@@ -17,7 +17,7 @@ from jobs.contract.stage_specs import TokenizerRef, TokenizeSpec
 from jobs.runtime import heartbeat
 from jobs.supervision.ranks import hang_attribution, stack_dump
 
-from ...ranks import rank_program, wait_until
+from ....ranks import rank_program, wait_until
 
 BEGIN = "from jobs.__main__ import open_heartbeat; open_heartbeat(context)"
 """A stand-in that beats as ranks do."""
