@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 TERMINATION_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 """Sent by a shutdown, a batch system, or a terminal that closes."""
+
+
+@contextmanager
+def deferred_signals() -> Iterator[Callable[[], None]]:
+    """Defer SIGTERM, SIGHUP and SIGINT inside the block, until the function that it yields is
+    called: between starting a job and the code that cancels it, a signal would leave the job.
+
+    Programs started inside the block inherit that (sigprocmask(2)).
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*TERMINATION_SIGNALS, signal.SIGINT))
+
+    def deliver() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    try:
+        yield deliver
+    finally:
+        deliver()
 
 
 @contextmanager

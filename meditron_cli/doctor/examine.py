@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.contract.outcomes import NodeEntry
 from jobs.contract.stage_specs import STAGES
 from jobs.health import node_ledger
+from jobs.runtime.termination import deferred_signals
 from jobs.slurm.client import Client
 from jobs.slurm.job_environment import job_environment
 from meditron_cli.config import facts_file
@@ -132,8 +133,7 @@ def examine_nodes(
     if wait is None:
         return read_earlier(target, plan, earlier)
     try:
-        current = earlier if earlier is not None and is_pending(earlier) else None
-        current = current or probe.submit(plan, target.root, client, target.clock.now())
+        waited = run_probe(target, plan, client, earlier, wait)
     except probe.ProbeRefused as error:
         return KnownNodes([SiteFinding("probe job", "refused", FATAL, error.message, "sbatch")])
     except SchedulerError as error:
@@ -141,11 +141,27 @@ def examine_nodes(
     except OSError as error:
         meaning = f"{error.filename or target.root}: {error.strerror}; name another --runs-dir"
         return KnownNodes([SiteFinding("runs directory", "", FATAL, meaning, "this machine")])
-    target.note(
-        f"job {current.job_id} examines compute nodes; waiting up to {wait:.0f} s (--no-probe "
-        "skips this)"
-    )
-    return finish(target, plan, probe.wait(current, client, target.clock, wait))
+    return finish(target, plan, waited)
+
+
+def run_probe(
+    target: ExaminedCluster, plan: Plan, client: Client, earlier: Probe | None, seconds: float
+) -> probe.ProbeWait:
+    """Submit a probe job, unless an earlier one is still queued, and wait for its report; raises
+    like ``probe.submit``.
+    """
+    current = earlier if earlier is not None and is_pending(earlier) else None
+    with deferred_signals() as deliver:
+        submitted = current or probe.submit(plan, target.root, client, target.clock.now())
+
+        def begin() -> None:
+            deliver()
+            target.note(
+                f"job {submitted.job_id} examines compute nodes; waiting up to {seconds:.0f} s "
+                "(--no-probe skips this)"
+            )
+
+        return probe.wait(submitted, client, target.clock, seconds, begin)
 
 
 def is_pending(earlier: Probe) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,12 +114,18 @@ def run_sbatch(plan: Plan, folder: Path, options: list[str], client: Client) -> 
     return result.stdout.strip().split(";")[0]
 
 
-def wait(probe: Probe, client: Client, clock: Clock, seconds: float) -> ProbeWait:
+def wait(
+    probe: Probe, client: Client, clock: Clock, seconds: float, begin: Callable[[], None]
+) -> ProbeWait:
     """Wait until the report exists, the job has ended, or the time is up.
 
     A signal that ends the program, or an error, cancels the probe job.
+
+    Args:
+        begin: called first.
     """
     try:
+        begin()
         return poll(probe, client, clock, seconds)
     except BaseException:
         client.cancel([probe.job_id])
