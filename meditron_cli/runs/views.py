@@ -116,7 +116,7 @@ class RunView:
     stages: dict[str, StageView]
     loss: float | None
     eta_s: float | None
-    """Seconds until pretraining reaches its target at its own pace; None when it does not run."""
+    """Seconds until pretraining reaches its target at its speed; None when it does not run."""
     problem: str
     unreadable: str = ""
     """The system's reason for the problem, such as ``Permission denied``; else empty."""

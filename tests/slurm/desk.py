@@ -58,7 +58,7 @@ class Desk:
 
     folder: Path
     slurm: Cluster
-    patience: float = PATIENCE
+    timeout: float = PATIENCE
     """Seconds that a command may take."""
 
     @property
@@ -76,7 +76,7 @@ class Desk:
             env=environ,
             capture_output=True,
             text=True,
-            timeout=self.patience,
+            timeout=self.timeout,
             check=False,
         )
         answer = Answer(done.returncode, done.stdout, done.stderr)

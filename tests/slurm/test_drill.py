@@ -32,7 +32,7 @@ SMALL = (
 def desk(slurm: Cluster, tmp_path: Path) -> Iterator[Desk]:
     desk = make_desk(tmp_path, slurm)
     desk.profile("two-ranks", *LAYOUT)
-    yield replace(desk, patience=PATIENCE)
+    yield replace(desk, timeout=PATIENCE)
     slurm.cancel_all()
 
 

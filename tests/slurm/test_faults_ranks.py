@@ -111,8 +111,8 @@ def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_restarted(
     laboratory: Laboratory, truth: Truth
 ) -> None:
     """Steps take a while, so that nothing but the freeze comes near the limit."""
-    pace = "import time\ndef before_step(trainer): time.sleep(0.1)\n"
-    trial = laboratory.begin("freeze", "supervision.step_limit_seconds=12", hold=17, hooks=pace)
+    delay = "import time\ndef before_step(trainer): time.sleep(0.1)\n"
+    trial = laboratory.begin("freeze", "supervision.step_limit_seconds=12", hold=17, hooks=delay)
     attempt = trial.reach(17)
 
     since = kill(trial.rank(1), signal.SIGSTOP)

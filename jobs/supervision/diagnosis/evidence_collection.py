@@ -138,9 +138,9 @@ def checkpoint_step(
         return None
     folder = run.path(task.training.checkpoint_dir)
     try:
-        found = manifest.find_latest(folder)
-        if found is not None and found[1].iteration:
-            return found[1].iteration
+        newest = manifest.find_latest(folder)
+        if newest is not None and newest[1].iteration:
+            return newest[1].iteration
         paths = list(folder.iterdir()) if folder.is_dir() else []
         lost = any(manifest.step_of(p) > 0 and manifest.was_finished(p) for p in paths)
         lost = lost or retention.highest_saved(history, metrics.current().highest_saved) > 0

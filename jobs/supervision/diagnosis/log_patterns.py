@@ -109,12 +109,12 @@ def find(lines: Iterable[str], labelled: bool = True) -> tuple[LogSign, ...]:
         lines: of a rank log; line ends do not matter.
         labelled: srun put the rank before each line.
     """
-    found: dict[tuple[str, int | None, int | None], LogSign] = {}
+    signs: dict[tuple[str, int | None, int | None], LogSign] = {}
     for line in lines:
         sign = read_line(line, labelled)
         if sign is not None:
-            found.setdefault((sign.name, sign.rank, sign.number), sign)
-    return tuple(found.values())
+            signs.setdefault((sign.name, sign.rank, sign.number), sign)
+    return tuple(signs.values())
 
 
 def read_line(line: str, labelled: bool = True) -> LogSign | None:

@@ -64,12 +64,12 @@ def first_stalled(reports: Sequence[RankReport], nodes: Sequence[str] = ()) -> S
     kernel. Ranks that wait for others are victims. Of the rest, the rank behind all others: with
     the fewest heartbeats and, of equals, the oldest one.
     """
-    silent = sorted(set(nodes) - {report.node for report in reports})
-    if reports and silent:
-        return StalledRank(None, silent[0], "none of its ranks was found")
+    unreported = sorted(set(nodes) - {report.node for report in reports})
+    if reports and unreported:
+        return StalledRank(None, unreported[0], "none of its ranks was found")
     for states in (STOPPED, DEAD, STUCK):
-        if found := [report for report in reports if report.state in states]:
-            return _first_of(found)
+        if stalled := [report for report in reports if report.state in states]:
+            return _first_of(stalled)
     busy = [report for report in reports if not waits_for_others(report.stack)]
     if busy:
         return _first_of(busy)

@@ -141,18 +141,18 @@ def tie_to_parent() -> Callable[[], None]:
 
 def look_up(pid: int) -> processes.Process | None:
     """Return the process of a pid, or None when it is gone or a zombie."""
-    found = processes.read(pid)
-    return None if found is None or found.state in "ZX" else found
+    process = processes.read(pid)
+    return None if process is None or process.state in "ZX" else process
 
 
 def process_name(pid: int) -> str:
     """Return ``<host>:<pid>:<start>`` of a living process; a reused pid has another name."""
-    found = look_up(pid)
-    return f"{os.uname().nodename}:{pid}:{found.started if found else 0}"
+    process = look_up(pid)
+    return f"{os.uname().nodename}:{pid}:{process.started if process else 0}"
 
 
 def is_alive(name: str) -> bool:
     """Return whether a named process exists; valid on the host in its name."""
     _, pid, started = name.rsplit(":", 2)
-    found = look_up(int(pid))
-    return found is not None and found.started == int(started)
+    process = look_up(int(pid))
+    return process is not None and process.started == int(started)

@@ -106,11 +106,11 @@ def command(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[st
 
 def read(run: rundir.RunDir, stage: str, index: int, attempt: int) -> list[RankReport]:
     """Read the reports of all nodes, by rank."""
-    found = []
+    reports = []
     for path in run.attempt(stage, attempt).glob(f"stack-dump-{index:05d}-*.json"):
         with suppress(OSError, FormatError):
-            found += [RankReport(**fields) for fields in read_json(path)["ranks"]]
-    return sorted(found, key=lambda report: report.rank)
+            reports += [RankReport(**fields) for fields in read_json(path)["ranks"]]
+    return sorted(reports, key=lambda report: report.rank)
 
 
 def examine(
@@ -128,11 +128,11 @@ def examine(
     ]
 
 
-def ranks_here(found: Iterable[int], per_node: int) -> list[int]:
-    """Return all ranks of this node, given those that were found: a node's ranks are a block
+def ranks_here(ranks: Iterable[int], per_node: int) -> list[int]:
+    """Return all ranks of this node from those with a heartbeat: a node's ranks are a block
     (``jobs.supervision.ranks.launcher``).
     """
-    nodes = {rank // per_node for rank in found}
+    nodes = {rank // per_node for rank in ranks}
     return [
         rank for node in sorted(nodes) for rank in range(node * per_node, (node + 1) * per_node)
     ]
@@ -186,17 +186,17 @@ def missing(rank: int, node: str) -> RankReport:
 
 def state_of(beat: heartbeat.Heartbeat) -> str:
     """Return the state letter of a rank's process; empty when it is gone or its pid was reused."""
-    found = processes.read(beat.pid)
-    return found.state if found is not None and found.started == beat.started else ""
+    process = processes.read(beat.pid)
+    return process.state if process is not None and process.started == beat.started else ""
 
 
 def wchan(pid: int) -> str:
     """Return where in the kernel a process waits; empty where the kernel hides it (proc(5))."""
     try:
-        found = Path(f"/proc/{pid}/wchan").read_text()
+        symbol = Path(f"/proc/{pid}/wchan").read_text()
     except OSError:
         return ""
-    return "" if found == "0" else found
+    return "" if symbol == "0" else symbol
 
 
 def describe(report: RankReport) -> str:

@@ -208,14 +208,16 @@ class CachedAccounting(Client):
         super().__init__(environ)
         self.rows = rows
         self._of_job: dict[str, dict[str, list[AccountRow]]] = {}
-        for name, found in rows.items():
-            self._of_job.setdefault(name.partition(".")[0], {})[name] = found
+        for name, own in rows.items():
+            self._of_job.setdefault(name.partition(".")[0], {})[name] = own
 
     def accounting(
         self, job_ids: Sequence[str], run: str = ""
     ) -> dict[str, list[AccountRow]] | None:
-        found = {name: rows for job in job_ids for name, rows in self._of_job.get(job, {}).items()}
-        return found or None
+        rows_by_id = {
+            name: rows for job in job_ids for name, rows in self._of_job.get(job, {}).items()
+        }
+        return rows_by_id or None
 
 
 @dataclass(frozen=True)
@@ -235,9 +237,9 @@ class Recoverer:
     def decide_all(self, tasks: Iterable[UnfinishedTask]) -> dict[int, Decision]:
         """Close the tasks' open attempts and return the decisions, by index."""
         closer = AttemptCloser(self.run, self.by, self.client, self._options(), self.metrics)
-        found = {task.index: self._decide(closer, task) for task in tasks}
+        decisions = {task.index: self._decide(closer, task) for task in tasks}
         closer.write()
-        return {index: decision for index, decision in found.items() if decision is not None}
+        return {index: decision for index, decision in decisions.items() if decision is not None}
 
     def _options(self) -> RecoveryOptions:
         return RecoveryOptions(
@@ -365,8 +367,8 @@ def vanished(run: RunDir, history: RunHistory, stage: str, client: Client) -> It
     (``kill_invalid_depend``).
     """
     for name, summary in read_small(run.plan).get("stages", {}).items():
-        found = unfinished(run, history, name)
-        tasks = [task for task in found if not (task.history.started or task.history.ended)]
+        open_tasks = unfinished(run, history, name)
+        tasks = [task for task in open_tasks if not (task.history.started or task.history.ended)]
         if stage not in summary.get("after", ()) or not tasks:
             continue
         infos = client.states({run.name: [task.job_id for task in tasks]})[run.name]

@@ -162,7 +162,7 @@ def awaited(run: RunDir, history: RunHistory, stage: str, client: Client) -> tup
     """
     before = read_small(run.plan).get("stages", {}).get(stage, {}).get("after", ())
     submitted = [submission_log.current_jobs(run, history.submits(name)) for name in before]
-    jobs = list(dict.fromkeys(job for found in submitted for job in found.values() if job))
+    jobs = list(dict.fromkeys(job for current in submitted for job in current.values() if job))
     if not jobs:
         return ()
     queue = client.queue()
@@ -173,7 +173,7 @@ def awaited(run: RunDir, history: RunHistory, stage: str, client: Client) -> tup
             f"{stage} waits for {' and '.join(before)}, and {why}",
             f"`{run.command('resume')}`",
         )
-    lengths = Counter(job.split("_")[0] for found in submitted for job in found)
+    lengths = Counter(job.split("_")[0] for current in submitted for job in current)
     return tuple(submission.whole_arrays(jobs, lengths))
 
 

@@ -310,7 +310,7 @@ def delay_before(case: RetryCase) -> float:
         Backoff.AT_ONCE: (0.0, 0.0),
         Backoff.RETRY: (float(case.limits.retry_delay_seconds), RETRY_CAP_SECONDS),
         Backoff.STORAGE: (float(case.limits.storage_delay_seconds), STORAGE_CAP_SECONDS),
-    }[case.row.pace]
+    }[case.row.backoff]
     doubled = base * 2.0 ** (max(1, case.failures) - 1)
     return min(doubled * (1 + SPREAD * chance(case.evidence)), cap)
 

@@ -55,7 +55,7 @@ class RetryRow:
     """The same failure on two nodes is the fault of the program."""
     counts: bool = True
     """Whether it uses retry budget."""
-    pace: Backoff = Backoff.RETRY
+    backoff: Backoff = Backoff.RETRY
     in_place: bool = True
     """Whether the same allocation may be used once more."""
     blame: Blame = Blame.NEVER
@@ -76,7 +76,7 @@ ROWS: dict[RootCause, RetryRow] = {
     ),
     RootCause.PREEMPTED: RetryRow(
         counts=False,
-        pace=Backoff.AT_ONCE,
+        backoff=Backoff.AT_ONCE,
         in_place=False,
         advice="save more often, or use another partition",
     ),
@@ -84,7 +84,7 @@ ROWS: dict[RootCause, RetryRow] = {
         repeats=1,
         alike=Alike.CAUSE_WITHOUT_PROGRESS,
         repeated=RootCause.CONFIGURATION,
-        pace=Backoff.AT_ONCE,
+        backoff=Backoff.AT_ONCE,
         in_place=False,
         code=CONFIGURATION,
         advice="the time limit is too short: raise it, or save more often",
@@ -131,7 +131,7 @@ ROWS: dict[RootCause, RetryRow] = {
     ),
     RootCause.STORAGE: RetryRow(
         counts=False,
-        pace=Backoff.STORAGE,
+        backoff=Backoff.STORAGE,
         in_place=False,
         advice="free some space, or check the storage",
     ),
