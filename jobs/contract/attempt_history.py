@@ -24,7 +24,6 @@ from jobs.contract.events import (
     ObservedEvent,
     RequestEvent,
     Select,
-    SignalEvent,
     StartEvent,
     StopEvent,
     SubmitEvent,
@@ -171,8 +170,6 @@ class TaskHistory:
         """By attempt; the first exit record of an attempt counts."""
         self.observed: dict[int, ExitRecord] = {}
         """By attempt: diagnoses without a decision."""
-        self.signals: dict[int, tuple[int, ...]] = {}
-        """By attempt: received by its supervisor when it requested its ranks to exit."""
         self._withdrawn = withdrawn
         self._submitted: list[tuple[int, SubmittedJob]] = []
         """With their place in the order of events."""
@@ -366,8 +363,6 @@ class RunHistory:
             task = self.task(event.stage, event.index)
             task.note_start(place, event)
             self._begun.setdefault((event.stage, event.index, event.attempt), task)
-        elif isinstance(event, SignalEvent):
-            self.task(event.stage, event.index).signals[event.attempt] = event.signals
         elif isinstance(event, ObservedEvent):
             self._add_end(place, event)
         elif isinstance(event, RequestEvent):

@@ -81,8 +81,6 @@ class AttemptFacts:
     """A person cancelled the run (event ``cancel``)."""
     stop_requested: bool = False
     """The file STOP exists, or ``cancel --save`` was typed."""
-    recorded_signals: tuple[int, ...] = ()
-    """Received by the supervisor when it requested its ranks to exit, by the event log."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,6 @@ def evidence(  # noqa: PLR0913 - one argument per source of evidence
         done=task is not None and is_done(attempt, task),
         cancelled=history.is_cancelled,
         stop_requested=history.is_stopped or attempt.run.stop_file.exists(),
-        recorded_signals=history.signals.get(attempt.number, ()),
     )
     traces = Traces(
         ranks=tuple(rank_exits(read_rank_exits(attempt), observed.failures, ended)),

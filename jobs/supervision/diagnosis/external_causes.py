@@ -66,23 +66,6 @@ def preempted(evidence: Evidence) -> DiagnosisText | None:
     return None
 
 
-def storage_refused(evidence: Evidence) -> DiagnosisText | None:
-    """Return a requeue by the supervisor itself, whose storage took no record of the end.
-
-    A requeue by Slurm or a person signals the supervisor, which records the signal within a second
-    and its own diagnosis when the ranks are gone; only storage that takes no files prevents both.
-    """
-    is_requeued = slurm_state(evidence) == "REQUEUED" and not evidence.slurm.preempted
-    is_recorded = evidence.attempt.recorded_signals or evidence.observed.diagnosis is not None
-    if not is_requeued or is_recorded or evidence.site.in_allocation:
-        return None
-    return DiagnosisText(
-        RootCause.STORAGE,
-        f"{job_name(evidence)} was requeued{at_step(evidence)} and its supervisor recorded no "
-        "reason, as where the storage takes no files",
-    )
-
-
 def node_failed(evidence: Evidence) -> DiagnosisText | None:
     if not (evidence.traces.failed_node or slurm_state(evidence) in ("NODE_FAIL", "BOOT_FAIL")):
         return None

@@ -19,7 +19,6 @@ EXTERNAL_RULES: tuple[Rule, ...] = (
     external_causes.cancelled,
     external_causes.stop_request,
     external_causes.refused,
-    external_causes.storage_refused,
     external_causes.preempted,
     external_causes.node_failed,
 )

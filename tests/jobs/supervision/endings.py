@@ -30,7 +30,7 @@ KILL = -signal.SIGKILL
 PARTS: dict[str, tuple[str, ...]] = {
     "attempt": (
         "stage", "number", "job_id", "began", "ended", "run", "world_size", "by_person", "done",
-        "stop_requested", "recorded_signals",
+        "stop_requested",
     ),
     "observed": (
         "code", "ranks_started", "signals", "findings", "hang", "message", "hint", "configuration",
