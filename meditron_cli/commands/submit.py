@@ -130,13 +130,13 @@ def required(cluster: str | None, size: str | None) -> tuple[str, str]:
     return cluster or "", size or ""
 
 
-def refuse_beside_run(**given: object) -> None:
+def refuse_beside_run(**options: object) -> None:
     """Refuse options that would change the configuration which ``--run`` names.
 
     Raises:
         click.UsageError: one of them is given.
     """
-    for name, value in given.items():
+    for name, value in options.items():
         if value:
             raise click.UsageError(
                 f"--{name} cannot be given with --run, which submits the run as it is configured"
@@ -263,13 +263,13 @@ def refuse(submission: SubmitTarget) -> None:
 
 def command_of(stage: str) -> str:
     """Return the command that submits a stage with the options of this one, quoted for a shell."""
-    given = click.get_current_context().params
+    values = click.get_current_context().params
     options = {"--cluster": "cluster", "--size": "size", "--config": "config"}
     options["--runs-dir"] = "runs_dir"
     words = [
-        word for key, name in options.items() if given[name] for word in (key, str(given[name]))
+        word for key, name in options.items() if values[name] for word in (key, str(values[name]))
     ]
-    sets = [word for override in given["overrides"] for word in ("--set", override)]
+    sets = [word for override in values["overrides"] for word in ("--set", override)]
     return shlex.join(["meditron", "submit", stage, *words, *sets])
 
 

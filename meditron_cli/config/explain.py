@@ -75,7 +75,7 @@ def explain(key: str, question: ExplainQuery) -> list[Explanation]:
     if not keys:
         near = did_you_mean(key, [f"{prefix}{known}" for known in dotted_keys(model)])
         raise ConfigError(f"no configuration key is called {key!r}{near}", other_key(model, name))
-    return [explain_one(prefix, found, model, root) for found in keys]
+    return [explain_one(prefix, part, model, root) for part in keys]
 
 
 def other_key(model: type[Section], key: str) -> str:

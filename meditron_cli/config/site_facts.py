@@ -22,7 +22,7 @@ class KnownFacts:
     """The cache file that completes a profile."""
 
     file: str
-    """As people know it."""
+    """Its label in messages (``files.label_of``)."""
     time: float | None = None
     """Time of the query, in seconds since 1970; None where the file is broken."""
     warning: str = ""

@@ -63,7 +63,7 @@ def notice(view: SiteView) -> Iterator[SiteFinding]:
         meaning = "the batch step receives the preemption signal and has the ranks save"
     else:
         meaning = (
-            "only the ranks receive the preemption signal: they save, and the batch step asks "
+            "only the ranks receive the preemption signal: they save, and the batch step queries "
             "Slurm for the cause"
         )
     yield SiteFinding("preempt_send_user_signal", "on" if is_on else "off", OK, meaning, CONFIG)

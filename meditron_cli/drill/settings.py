@@ -39,7 +39,7 @@ STEP_SECONDS = {"cpu": 0.1, "cuda": 0.5}
 START_SECONDS = 60
 """From a fault to the next step, without queueing. Guessed."""
 LEAD_SECONDS = 120
-"""More than a lowered time limit leaves, so that Slurm signals to save at its next check."""
+"""More than the rest of a lowered time limit, so that Slurm signals to save at its next check."""
 LARGEST_TENSOR = LARGEST_PIPELINE = 2
 """The tiny model has two key-value groups and four layers."""
 

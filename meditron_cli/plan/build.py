@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from meditron_cli.config.experiment_schema import Experiment
 
 RECOVERY_JOB_MINUTES = 10
-"""For one recovery pass, and for waiting until Slurm answers."""
+"""For one recovery pass, and for waiting until Slurm responds."""
 
 HINT = "`meditron explain parallel` shows the layout; --set parallel.KEY=VALUE changes it"
 

@@ -97,16 +97,16 @@ def tokenizer_digest(path: Path | None) -> str:
 
 def problems(experiment: Experiment, stages: Collection[str]) -> list[str]:
     """Return one sentence per unusable input file; ``config.load`` reports missing ones."""
-    found: list[str] = []
+    sentences: list[str] = []
     if "curate" in stages:
         for source in experiment.curate.sources:
-            found += path_problems("curate.sources", source)
+            sentences += path_problems("curate.sources", source)
     if "evaluate" in stages:
         for benchmark in experiment.evaluate.benchmarks:
-            found += path_problems(f"evaluate.benchmarks ({benchmark.name})", benchmark.path)
+            sentences += path_problems(f"evaluate.benchmarks ({benchmark.name})", benchmark.path)
     if experiment.tokenize.tokenizer and set(TOKENIZER_STAGES) & set(stages):
-        found += tokenizer_problems(experiment, experiment.tokenize.tokenizer)
-    return found
+        sentences += tokenizer_problems(experiment, experiment.tokenize.tokenizer)
+    return sentences
 
 
 def path_problems(key: str, path: Path) -> Iterator[str]:

@@ -187,10 +187,10 @@ def latest(root: Path) -> RunDir:
     Raises:
         ConfigError: there is none.
     """
-    found = runs(root)
-    if not found:
+    present = runs(root)
+    if not present:
         raise ConfigError(f"there are no runs in {root}", hint=HINT_ROOT)
-    return max(found, key=last_event)
+    return max(present, key=last_event)
 
 
 def last_event(run: RunDir) -> int:
