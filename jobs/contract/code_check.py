@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jobs
 from jobs.contract.files import read_small, sha256
+from jobs.contract.json_fields import from_fields
 from jobs.contract.rundir import RunDir
 
 
@@ -35,15 +36,31 @@ def damage_sentence(run: RunDir, damaged: list[str]) -> str:
 def damaged_files(run: RunDir) -> list[str]:
     """Return the files of the run's code that are missing or differ from ``code.json``."""
     return [
-        item["path"]
-        for item in read_small(run.code_record).get("files", ())
-        if not is_intact(run.code / item["path"], item)
+        name for name, item in recorded_files(run).items() if not is_intact(run.code / name, item)
     ]
 
 
-def is_intact(path: Path, item: dict[str, Any]) -> bool:
+@dataclass(frozen=True)
+class CodeFile:
+    """A file of the run's code, as ``code.json`` records it."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+def recorded_files(run: RunDir) -> dict[str, CodeFile]:
+    """Return the files that ``code.json`` lists, by path; none where it is missing or damaged."""
+    try:
+        files = [from_fields(CodeFile, item) for item in read_small(run.code_record)["files"]]
+    except (LookupError, TypeError, ValueError):
+        return {}
+    return {item.path: item for item in files}
+
+
+def is_intact(path: Path, item: CodeFile) -> bool:
     """Return whether a file has the size and the SHA-256 that ``code.json`` records."""
     try:
-        return (path.stat().st_size, sha256(path)) == (item["bytes"], item["sha256"])
+        return (path.stat().st_size, sha256(path)) == (item.bytes, item.sha256)
     except OSError:
         return False

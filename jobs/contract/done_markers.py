@@ -4,11 +4,49 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.contract.files import FormatError, fsync_folder, read_json, sha256, write_json
+from jobs.contract.files import (
+    DamagedFile,
+    FormatError,
+    fsync_folder,
+    read_json,
+    sha256,
+    write_json,
+)
+from jobs.contract.json_fields import from_fields, to_fields
 from jobs.contract.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class DoneMarker:
+    """The record of a finished task. Inputs and outputs are as ``describe_file`` returns them."""
+
+    stage: str
+    index: int
+    spec: str
+    """The spec's digest."""
+    inputs: tuple[dict[str, Any], ...]
+    outputs: tuple[dict[str, Any], ...]
+    summary: dict[str, Any]
+    seconds: float
+    time: float
+    """Seconds since 1970."""
+
+    def __post_init__(self) -> None:
+        for item in (*self.inputs, *self.outputs):
+            from_fields(DescribedFile, item)
+
+
+@dataclass(frozen=True)
+class DescribedFile:
+    """The fields that every description of a file has."""
+
+    path: str
+    bytes: int
+    mtime_ns: int
 
 
 def describe_file(run: RunDir, name: str, with_digest: bool = True) -> dict[str, Any]:
@@ -35,20 +73,40 @@ def write_done(  # noqa: PLR0913 - one keyword per field of the marker
     """Write a task's done marker, the last thing it does. Inputs and outputs come from
     ``describe_file``.
     """
-    write_json(
-        run.done(stage, index),
-        {
-            "stage": stage,
-            "index": index,
-            "spec": spec_digest,
-            "inputs": list(inputs),
-            "outputs": list(outputs),
-            "summary": summary,
-            "seconds": seconds,
-            "time": time.time(),
-        },
+    marker = DoneMarker(
+        stage=stage,
+        index=index,
+        spec=spec_digest,
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        summary=summary,
+        seconds=seconds,
+        time=time.time(),
     )
+    write_json(run.done(stage, index), to_fields(marker))
     _aside(run, stage, index).unlink(missing_ok=True)
+
+
+def load(path: Path) -> DoneMarker:
+    """Read a done marker.
+
+    Raises:
+        OSError: it is missing, or the storage does not respond.
+        FormatError: it is damaged, or of another format.
+    """
+    value = read_json(path)
+    try:
+        return from_fields(DoneMarker, value)
+    except ValueError as error:
+        raise DamagedFile(f"{path}: {error}") from error
+
+
+def read(path: Path) -> DoneMarker | None:
+    """Return a done marker; None where it is missing, unreadable or damaged."""
+    try:
+        return load(path)
+    except (OSError, FormatError):
+        return None
 
 
 def set_done_aside(run: RunDir, stage: str, index: int) -> None:
@@ -108,17 +166,17 @@ def check_done(run: RunDir, stage: str, index: int, spec_digest: str, aside: boo
     if aside and not path.exists():
         path = _aside(run, stage, index)
     try:
-        marker = read_json(path)
+        marker = load(path)
     except (FileNotFoundError, FormatError):
         return "missing"
-    if marker["spec"] != spec_digest:
+    if marker.spec != spec_digest:
         return "spec"
-    present = [item for item in marker["inputs"] if run.path(item["path"]).exists()]
+    present = [item for item in marker.inputs if run.path(item["path"]).exists()]
     if not all(is_unchanged(run, item) for item in present):
         return "inputs"
-    if not all(_same_size(run, item) for item in marker["outputs"]):
+    if not all(_same_size(run, item) for item in marker.outputs):
         return "outputs"
-    return "done" if len(present) == len(marker["inputs"]) else "gone"
+    return "done" if len(present) == len(marker.inputs) else "gone"
 
 
 def _same_size(run: RunDir, item: dict[str, Any]) -> bool:

@@ -97,6 +97,12 @@ def _object(value: Any) -> dict[str, Any]:
     return value
 
 
+def _list(value: Any) -> list[Any]:
+    if type(value) is not list:
+        raise ValueError(f"{value!r} is not a list")
+    return value
+
+
 def _optional(convert: Convert) -> Convert:
     return lambda value: None if value is None else convert(value)
 
@@ -122,6 +128,8 @@ CONVERTERS: dict[str, Convert] = {
     "dict[str, Any]": _object,
     "tuple[str, ...]": _several(str),
     "tuple[int, ...]": _several(int),
+    "tuple[float, ...]": lambda value: tuple(map(_number, _list(value))),
+    "tuple[dict[str, Any], ...]": _several(dict),
     "RootCause": RootCause,
     "RetryAction": RetryAction,
 }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from jobs.contract import done_markers
 from jobs.contract.files import read_small
+from jobs.contract.json_fields import from_fields
 from jobs.contract.metrics_log import CountedSteps
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting.run_times import RunTimes
@@ -57,13 +60,13 @@ def corpus(run: RunDir) -> dict[str, Any]:
 def summaries(run: RunDir, stage: str) -> list[dict[str, Any]]:
     """Return the summaries in the done markers of a stage, by task index."""
     folder = run.stage(stage) / "done"
-    markers = [read_small(path) for path in sorted(folder.glob("[0-9]*.json"))]
-    return [marker["summary"] for marker in markers if marker]
+    markers = [done_markers.read(path) for path in sorted(folder.glob("[0-9]*.json"))]
+    return [marker.summary for marker in markers if marker is not None]
 
 
 def total(summaries: Iterable[Mapping[str, Any]], key: str) -> int | None:
     """Return the sum of a count over tasks; None when no task has it."""
-    counts = [item[key] for item in summaries if key in item]
+    counts = [item[key] for item in summaries if isinstance(item.get(key), int)]
     return sum(counts) if counts else None
 
 
@@ -88,10 +91,36 @@ def pretrain(counted: CountedSteps) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class EvaluationFields:
+    """The fields of an evaluation's result that every report shows."""
+
+    benchmark: str
+    checkpoint_step: int
+    n: int
+    accuracy: float
+    ci95: tuple[float, ...]
+    chance: float
+    p_value: float
+
+    def __post_init__(self) -> None:
+        if len(self.ci95) != 2:
+            raise ValueError("ci95 is not an interval")
+
+
+def is_evaluation(result: Mapping[str, Any]) -> bool:
+    """Return whether a file has the fields of an evaluation's result."""
+    try:
+        from_fields(EvaluationFields, result)
+    except ValueError:
+        return False
+    return True
+
+
 def evaluations(run: RunDir) -> list[dict[str, Any]]:
-    """Return results by benchmark and checkpoint step."""
+    """Return results by benchmark and checkpoint step, without damaged ones."""
     files = run.path("evaluations").glob("*/*/results.json")
-    results = [result for path in files if (result := read_small(path))]
+    results = [result for path in files if is_evaluation(result := read_small(path))]
     return sorted(
         ({key: value for key, value in result.items() if key != "format"} for result in results),
         key=lambda result: (result["benchmark"], result["checkpoint_step"]),

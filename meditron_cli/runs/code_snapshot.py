@@ -12,9 +12,16 @@ from typing import Any
 import clusters
 import jobs
 import meditron_cli
-from jobs.contract.code_check import damage_sentence, damaged_files, is_intact
+from jobs.contract.code_check import (
+    CodeFile,
+    damage_sentence,
+    damaged_files,
+    is_intact,
+    recorded_files,
+)
 from jobs.contract.errors import RESUME
-from jobs.contract.files import read_json, write_bytes, write_json
+from jobs.contract.files import write_bytes, write_json
+from jobs.contract.json_fields import to_fields
 from jobs.contract.rundir import RunDir
 from meditron_cli.errors import ConfigError
 
@@ -40,7 +47,7 @@ def copy_code(run: RunDir) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
             digest = hashlib.sha256(content).hexdigest()
-            files.append({"path": name, "bytes": len(content), "sha256": digest})
+            files.append(to_fields(CodeFile(name, len(content), digest)))
     write_json(run.code_record, {"files": files})
 
 
@@ -54,7 +61,7 @@ def restore_code(run: RunDir) -> list[str]:
     damaged = damaged_files(run)
     if not damaged:
         return []
-    recorded = {item["path"]: item for item in read_json(run.code_record)["files"]}
+    recorded = recorded_files(run)
     root = package_folder(jobs.__file__).parent
     if not all(is_intact(root / name, recorded[name]) for name in damaged):
         raise ConfigError(

@@ -8,11 +8,14 @@ configuration differs, and the content is what the done markers recorded.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jobs.contract import done_markers, specs
-from jobs.contract.files import read_small, write_json
+from jobs.contract.done_markers import DoneMarker
+from jobs.contract.files import write_json
+from jobs.contract.json_fields import to_fields
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import TRAINING_STAGES, Spec
 from meditron_cli.config.experiment_schema import Experiment
@@ -67,8 +70,10 @@ def is_moved(run: RunDir, experiment: Experiment, recorded: Mapping[str, Any]) -
     moves = dict(
         pair for key in keys for pair in pairs(value_of(recorded, key), value_of(now, key))
     )
-    markers = [read_small(run.done(stage, 0)) for stage in WITH_DIGEST]
-    return have_moved(moves) and all(same_content(run, marker, moves) for marker in markers)
+    markers = [done_markers.read(run.done(stage, 0)) for stage in WITH_DIGEST]
+    return have_moved(moves) and all(
+        same_content(run, marker, moves) for marker in markers if marker is not None
+    )
 
 
 def adopt(plan: Plan, run: RunDir) -> list[str]:
@@ -79,15 +84,16 @@ def adopt(plan: Plan, run: RunDir) -> list[str]:
     for stage in plan.stages:
         for task in stage.tasks:
             path = run.done(stage.stage, task.index)
-            marker, digest = read_small(path), specs.digest(task.spec)
-            if not marker or marker["spec"] == digest:
+            marker, digest = done_markers.read(path), specs.digest(task.spec)
+            if marker is None or marker.spec == digest:
                 continue
             old = specs.read_task(run, stage.stage, task.index)
-            if old is None or specs.digest(old.spec) != marker["spec"]:
+            if old is None or specs.digest(old.spec) != marker.spec:
                 continue
             moves = spec_moves(old.spec, task.spec)
             if have_moved(moves) and same_content(run, marker, moves):
-                write_json(path, {**marker, "spec": digest, "inputs": moved_inputs(marker, moves)})
+                inputs = tuple(moved_inputs(marker, moves))
+                write_json(path, to_fields(replace(marker, spec=digest, inputs=inputs)))
                 stages[stage.stage] = None
     return list(stages)
 
@@ -141,18 +147,18 @@ def exists(path: str) -> bool:
     return Path(path).exists() or Path(f"{path}.idx").exists()
 
 
-def same_content(run: RunDir, marker: Mapping[str, Any], moves: Mapping[str, str]) -> bool:
+def same_content(run: RunDir, marker: DoneMarker, moves: Mapping[str, str]) -> bool:
     """Return whether the inputs of a marker are unchanged at their new places."""
     return all(
         done_markers.is_unchanged(run, item)
         for item in moved_inputs(marker, moves)
-        if item not in marker["inputs"]
+        if item not in marker.inputs
     )
 
 
-def moved_inputs(marker: Mapping[str, Any], moves: Mapping[str, str]) -> list[dict[str, Any]]:
+def moved_inputs(marker: DoneMarker, moves: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return the inputs of a marker with their new paths."""
-    return [{**item, "path": moved_path(item["path"], moves)} for item in marker.get("inputs", ())]
+    return [{**item, "path": moved_path(item["path"], moves)} for item in marker.inputs]
 
 
 def moved_path(path: str, moves: Mapping[str, str]) -> str:

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jobs.contract import progress_record
 from jobs.contract.attempt_history import HistoryReader, RunHistory, TaskHistory
 from jobs.contract.events import CancelEvent, ExitEvent, Select, StartEvent
 from jobs.contract.exit_record import ExitRecord
-from jobs.contract.files import read_small
+from jobs.contract.json_fields import from_fields
+from jobs.contract.progress_record import ProgressRecord
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES, TRAINING_STAGES
 from meditron_cli.errors import ConfigError
@@ -72,9 +74,9 @@ class StageRecord:
     """
     unanswered: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Tasks by attempt whose submission began and has no job id: it was killed, or is running."""
-    progress: dict[str, Any] = field(default_factory=dict)
+    progress: ProgressRecord | None = None
     """Of pretraining: its progress file."""
-    running: dict[int, dict[str, Any]] = field(default_factory=dict)
+    running: dict[int, ProgressRecord] = field(default_factory=dict)
     """Progress files of the current attempts of unfinished tasks; of other stages than pretraining,
     and at most of ``PROGRESS_FILES`` tasks."""
 
@@ -158,7 +160,7 @@ class RecordReader:
         record.cluster = plan["cluster"]
         try:
             record.stages = dict(planned_stages(run, plan["stages"]))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{run.plan}: the file is damaged", hint=request.HINT_DAMAGED
             ) from error
@@ -170,7 +172,7 @@ class RecordReader:
             if stage.stage not in TRAINING_STAGES:
                 read_progress(run, stage)
             elif stage.attempts:
-                stage.progress = read_small(run.progress(stage.stage, 0))
+                stage.progress = progress_record.read(run, stage.stage, 0)
         return record
 
     def _selection(self, stages: Iterable[StageRecord]) -> Select | None:
@@ -199,24 +201,45 @@ def read(run: RunDir) -> RunRecord:
     return RecordReader(run).read()
 
 
+@dataclass(frozen=True)
+class StageSummary:
+    """A stage of ``plan.json``, as ``store.stage_summary`` wrote it."""
+
+    tasks: int
+    after: tuple[str, ...]
+    resources: dict[str, Any]
+    target_step: int | None = None
+    target_tokens: int | None = None
+    step_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class TaskResources:
+    """The resources of a stage's task that ``status`` and ``report`` show."""
+
+    nodes: int
+    gpus_per_node: int
+
+
 def planned_stages(
     run: RunDir, summaries: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[str, StageRecord]]:
     """Yield the record of each planned stage, in pipeline order, with its finished tasks."""
     for stage in (name for name in STAGES if name in summaries):
-        summary = summaries[stage]
+        summary = from_fields(StageSummary, summaries[stage])
+        resources = from_fields(TaskResources, summary.resources)
         yield (
             stage,
             StageRecord(
                 stage,
-                total=summary["tasks"],
-                after=tuple(summary["after"]),
-                target_step=summary.get("target_step"),
-                target_tokens=summary.get("target_tokens"),
-                step_tokens=summary.get("step_tokens"),
-                nodes=summary["resources"]["nodes"],
-                gpus_per_node=summary["resources"]["gpus_per_node"],
-                done=done_indices(run, stage, summary["tasks"]),
+                total=summary.tasks,
+                after=summary.after,
+                target_step=summary.target_step,
+                target_tokens=summary.target_tokens,
+                step_tokens=summary.step_tokens,
+                nodes=resources.nodes,
+                gpus_per_node=resources.gpus_per_node,
+                done=done_indices(run, stage, summary.tasks),
             ),
         )
 
@@ -231,8 +254,8 @@ def read_progress(run: RunDir, stage: StageRecord) -> None:
     if len(unfinished) > PROGRESS_FILES:
         return
     for index in unfinished:
-        progress = read_small(run.progress(stage.stage, index))
-        if progress.get("attempt") == stage.jobs[index].attempt:
+        progress = progress_record.read(run, stage.stage, index)
+        if progress is not None and progress.attempt == stage.jobs[index].attempt:
             stage.running[index] = progress
 
 

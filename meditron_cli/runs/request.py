@@ -123,7 +123,14 @@ def versions() -> dict[str, str]:
 
 def read_record(run: RunDir) -> dict[str, Any]:
     """Read ``run.json``; raises like ``read_run_file``."""
-    return read_run_file(run.record, ("experiment", "cluster", "size"))
+    content = read_run_file(run.record, ("experiment", "cluster", "size"))
+    try:
+        RequestEvent.from_json(content)
+    except ValueError as error:
+        raise ConfigError(
+            f"{run.record}: {error}; the file is damaged", hint=HINT_DAMAGED
+        ) from error
+    return content
 
 
 def read_run_file(path: Path, keys: Sequence[str]) -> dict[str, Any]:

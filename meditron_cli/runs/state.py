@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from jobs.contract.errors import STOPPED
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.outcomes import RootCause
+from jobs.contract.progress_record import ProgressRecord
 from jobs.contract.stage_specs import training_stage
 from meditron_cli.runs.open_jobs import has_ended
 from meditron_cli.runs.record import RunRecord, StageRecord, StopRequest, TaskJob
@@ -37,7 +37,7 @@ def derive_view(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> 
     state = first_of(view.state for view in stages.values()) if stages else "stopped"
     trained = training_stage(stages)
     training = record.stages[trained] if trained else None
-    progress = training.progress if training else {}
+    progress = training.progress if training else None
     trains = (
         training is not None
         and stages[training.stage].state == "running"
@@ -48,8 +48,8 @@ def derive_view(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> 
         state="unknown" if record.problem else state,
         cluster=record.cluster,
         stages=stages,
-        loss=progress.get("loss"),
-        eta_s=eta(progress, now) if trains else None,
+        loss=progress.loss if progress else None,
+        eta_s=eta(progress, now) if trains and progress else None,
         problem=record.problem,
         unreadable=record.unreadable,
     )
@@ -122,15 +122,15 @@ def pending_job(stage: StageRecord, infos: Mapping[str, JobInfo]) -> JobInfo | N
     )
 
 
-def progress_of(files: Sequence[Mapping[str, Any]]) -> TaskProgress | None:
+def progress_of(files: Sequence[ProgressRecord]) -> TaskProgress | None:
     """Add up the progress files of running tasks; None without any that has begun."""
-    begun = [progress for progress in files if progress["total"] > 0]
+    begun = [progress for progress in files if progress.total > 0]
     if not begun:
         return None
-    done = sum(progress["done"] for progress in begun)
-    total = sum(progress["total"] for progress in begun)
-    fraction = sum(progress["done"] / progress["total"] for progress in begun)
-    return TaskProgress(min(fraction, len(begun)), done / total, total, begun[0]["unit"])
+    done = sum(progress.done for progress in begun)
+    total = sum(progress.total for progress in begun)
+    fraction = sum(progress.done / progress.total for progress in begun)
+    return TaskProgress(min(fraction, len(begun)), done / total, total, begun[0].unit)
 
 
 def waiting_state(state: str, end: ExitRecord | None, stuck: bool) -> str:
@@ -256,18 +256,19 @@ def steps_and_tokens(stage: StageRecord) -> tuple[int | None, int | None]:
     if len(stage.done) == stage.total:
         return stage.target_step, stage.target_tokens
     # While an attempt starts its progress file has 0.
-    step = max(int(stage.progress.get("done", 0)), stage.began_from)
+    done = int(stage.progress.done) if stage.progress else 0
+    step = max(done, stage.began_from)
     return step, step * (stage.step_tokens or 0)
 
 
-def eta(progress: Mapping[str, Any], now: float) -> float | None:
+def eta(progress: ProgressRecord, now: float) -> float | None:
     """Return the seconds until training reaches its target at its present speed.
 
     None without a speed, and when the estimate has run out: nothing was reported for longer than
     the rest was to take, as in a suspended job.
     """
-    speed = progress.get("tokens_per_s")
-    if not speed:
+    tokens, target, speed = progress.tokens, progress.target_tokens, progress.tokens_per_s
+    if not speed or tokens is None or target is None:
         return None
-    remaining = (progress["target_tokens"] - progress["tokens"]) / speed - (now - progress["time"])
-    return float(remaining) if remaining > 0 else None
+    remaining = (target - tokens) / speed - (now - progress.time)
+    return remaining if remaining > 0 else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.checkpoints import manifest, retention
-from jobs.contract import done_markers, rundir, specs
+from jobs.contract import done_markers, progress_record, rundir, specs
 from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.files import FormatError, read_json
 from jobs.contract.job import Job
@@ -152,11 +152,8 @@ def last_step(attempt: AttemptRef, task: specs.TaskSpec | None) -> int | None:
     """Return the last recorded step of this attempt, saved or not; None without one."""
     if task is None or task.training is None:
         return None
-    try:
-        progress = read_json(attempt.run.progress(attempt.stage, attempt.index))
-    except (OSError, FormatError):
-        return None
-    return int(progress["done"]) if progress.get("attempt") == attempt.number else None
+    progress = progress_record.read(attempt.run, attempt.stage, attempt.index)
+    return int(progress.done) if progress and progress.attempt == attempt.number else None
 
 
 def is_labelled(task: specs.TaskSpec | None) -> bool:

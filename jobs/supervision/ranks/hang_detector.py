@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from jobs.contract import rundir, specs
-from jobs.contract.files import FormatError, read_json
+from jobs.contract import progress_record, rundir, specs
 from jobs.contract.metrics_log import STEPS_KEPT, MetricsSummary, quantile
 from jobs.contract.outcomes import Hang
 from jobs.runtime import heartbeat
@@ -170,13 +169,9 @@ class HangDetector:
         return RankProgress(phase, step, {rank: beat.ticks for rank, beat in beats.items()})
 
     def _from_file(self) -> RankProgress:
-        try:
-            progress = read_json(self._run.progress(self._task.stage, self._task.index))
-        except (OSError, FormatError):
+        progress = progress_record.read(self._run, self._task.stage, self._task.index)
+        if progress is None or progress.attempt != self._attempt:
             return self._progress
-        if progress["attempt"] != self._attempt:
-            return self._progress
-        name = progress.get("phase") or (
-            "step" if progress["done"] < progress["total"] else "leaving"
-        )
-        return RankProgress(Phase[name.upper()], int(progress.get("step", 0)), progress["time"])
+        name = progress.phase or ("step" if progress.done < progress.total else "leaving")
+        phase = Phase.__members__.get(name.upper(), Phase.STEP)
+        return RankProgress(phase, progress.step or 0, progress.time)

@@ -23,6 +23,7 @@ from meditron_cli.runs import state
 from meditron_cli.scheduler.base import JobInfo, JobState
 
 from ...conftest import Bench
+from ...progress_files import write_progress
 from ..task_records import TaskRecords, interrupt_once
 
 
@@ -112,15 +113,16 @@ def test_training_shows_step_loss_and_time_left(
     finish(run, "tokenize", 0, 1, 2)
     meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
     target = 600 * 32 * 128
-    progress = {
-        "time": meditron.clock.time,
-        "done": 150,
-        "tokens": target // 4,
-        "target_tokens": target,
-        "loss": 3.25,
-        "tokens_per_s": target / 400,
-    }
-    write_json(run.progress("pretrain", 0), progress)
+    write_progress(
+        run,
+        "pretrain",
+        time=meditron.clock.time,
+        done=150,
+        tokens=target // 4,
+        target_tokens=target,
+        loss=3.25,
+        tokens_per_s=target / 400,
+    )
 
     result = meditron("status")
 
@@ -215,8 +217,8 @@ def test_suspended_training_has_no_time_left(meditron: Bench, finish: Callable[.
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
     meditron.scheduler.put_stage("pretrain", JobState.ACTIVE, "SUSPENDED")
-    progress = {"done": 1, "tokens": 1, "target_tokens": 9, "tokens_per_s": 1.0}
-    write_json(run.progress("pretrain", 0), {**progress, "time": meditron.clock.time})
+    now = meditron.clock.time
+    write_progress(run, "pretrain", tokens=1, target_tokens=9, tokens_per_s=1.0, time=now)
 
     assert json.loads(meditron("status", "--json").stdout)["runs"][0]["eta_s"] is None
 
@@ -239,11 +241,11 @@ def test_running_task_shows_how_far_it_is(meditron: Bench) -> None:
     meditron.submit(stage="curate")
     meditron.scheduler.put_stage("curate", JobState.ACTIVE)
     run = meditron.run()
-    progress = {"attempt": 1, "done": 516_000_000, "total": 1_200_000_000, "unit": "bytes"}
-    write_json(run.progress("curate", 0), progress)
+    amount = {"done": 516_000_000, "total": 1_200_000_000, "unit": "bytes"}
+    write_progress(run, "curate", **amount)
 
     shown = meditron("status").stdout
-    write_json(run.progress("curate", 0), {**progress, "attempt": 9})
+    write_progress(run, "curate", **amount, attempt=9)
 
     assert "0/1 tasks, 43% of 1.2 GB" in shown
     assert "43%" not in meditron("status").stdout

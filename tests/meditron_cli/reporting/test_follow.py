@@ -14,13 +14,14 @@ from meditron_cli.runs.views import RunView
 from meditron_cli.scheduler.base import JobState
 
 from ...conftest import Bench
+from ...progress_files import progress
 from ..task_records import TaskRecords
 
 
 def training(step: int) -> RunView:
     """Return a run that has trained some of 40 steps."""
-    progress = {"done": step, "loss": 2.5}
-    pretrain = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress=progress)
+    written = progress(done=float(step), loss=2.5)
+    pretrain = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress=written)
     curate = StageRecord("curate", 1, done={0})
     stages = {"curate": curate, "pretrain": pretrain}
     return derive_view(RunRecord("run", Path("run"), stages=stages), {}, 0.0)

@@ -46,6 +46,7 @@ from meditron_cli.runs.state import (
 )
 from meditron_cli.scheduler.base import JobInfo, JobState
 
+from ...progress_files import progress
 from ..task_records import TaskRecords
 
 NOW = 10_000.0
@@ -301,7 +302,7 @@ def test_one_job_id_may_stand_for_all_tasks() -> None:
 
 
 def test_a_training_that_starts_again_has_not_lost_its_checkpoint() -> None:
-    stage = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress={"done": 0})
+    stage = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress=progress(done=0.0))
 
     recorded(stage, StartEvent(1.0, "pretrain", 0, 2, "7", 1.0, step=30))
 
@@ -309,7 +310,7 @@ def test_a_training_that_starts_again_has_not_lost_its_checkpoint() -> None:
 
 
 @pytest.mark.parametrize(
-    ("progress", "expected"),
+    ("fields", "expected"),
     [
         ({}, None),
         ({"tokens_per_s": 0.0}, None),
@@ -318,8 +319,8 @@ def test_a_training_that_starts_again_has_not_lost_its_checkpoint() -> None:
         ({"tokens_per_s": 10.0, "tokens": 100, "target_tokens": 600, "time": NOW - 90}, None),
     ],
 )
-def test_time_left_follows_the_speed(progress: dict[str, float], expected: float | None) -> None:
-    assert eta(progress, NOW) == expected
+def test_time_left_follows_the_speed(fields: dict[str, float], expected: float | None) -> None:
+    assert eta(progress(**fields), NOW) == expected
 
 
 def test_a_submission_without_a_job_id_makes_its_tasks_unknown(run: TaskRecords) -> None:

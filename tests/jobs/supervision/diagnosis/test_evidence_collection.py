@@ -20,6 +20,7 @@ from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import Evidence, Observed, RankExit, SlurmReport
 
+from ....progress_files import write_progress
 from ...conftest import Workbench
 
 JOB = Job("7", nodes=("gpu01", "gpu02"))
@@ -191,8 +192,7 @@ def test_how_far_training_is_is_not_known_once_its_checkpoints_are_gone(
 
 def test_the_last_step_is_that_of_this_start(bench: Workbench) -> None:
     task = bench.training()
-    progress = {"attempt": 3, "done": 17}
-    write_json(bench.run.progress("pretrain", 0), progress)
+    write_progress(bench.run, "pretrain", attempt=3, done=17)
     attempt = AttemptRef(bench.run, "pretrain", 0, 3, began=1.0)
 
     assert evidence_collection.last_step(attempt, task) == 17

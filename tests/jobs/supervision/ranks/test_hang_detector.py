@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from jobs.contract import rundir, specs
-from jobs.contract.files import write_json
 from jobs.contract.metrics_log import MetricsSummary
 from jobs.contract.outcomes import Hang
 from jobs.contract.stage_specs import TokenizerRef, TokenizeSpec
@@ -23,6 +22,7 @@ from jobs.supervision.ranks.hang_detector import HangDetector, LearnedDurations,
 from jobs.supervision.ranks.stack_dump import RankReport
 
 from .... import metric_lines
+from ....progress_files import write_progress
 from ....ranks import wait_until
 
 SUPERVISION = specs.SupervisionSpec(startup_limit_seconds=600, step_limit_seconds=100)
@@ -111,8 +111,7 @@ class Ranks:
 
     def tell(self, **fields: Any) -> None:
         """Write the progress file as rank 0 would."""
-        path = self.run.progress("pretrain", 0)
-        write_json(path, {"attempt": 1, "done": 1, "total": 9, "time": self.now, **fields})
+        write_progress(self.run, "pretrain", **{"time": self.now, **fields})
 
 
 @pytest.fixture
