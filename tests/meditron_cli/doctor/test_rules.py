@@ -102,8 +102,8 @@ def test_without_answers_of_a_site_nothing_is_claimed() -> None:
         (
             with_settings(site("22.05.8"), SlurmctldParameters="(null)"),
             "preempt_send_user_signal",
-            (OK, "only the ranks receive the preemption signal: they save, and the batch step asks "
-             "Slurm for the cause"),
+            (OK, "only the ranks receive the preemption signal: they save, and the batch step "
+             "queries Slurm for the cause"),
         ),
         (
             with_settings(site("22.05.8"), PreemptType="preempt/none"),
