@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "meditron_cli.config": LOWEST | {"meditron_cli.errors"},
     "meditron_cli.plan": LOWEST | {"meditron_cli.errors", "meditron_cli.config"},
     "meditron_cli.sample": LOWEST,
-    "meditron_cli.scheduler": LOWEST
+    "meditron_cli.scheduler": NODE
     | {"jobs.slurm", "jobs.supervision.ranks", "meditron_cli.plan", "meditron_cli.errors"},
     "meditron_cli.runs": LOWEST
     | {

@@ -13,6 +13,8 @@ from uuid import uuid4
 PROBE_BYTES = 4096
 """One block of common file systems: an empty file fits on a full disk."""
 POLL_SECONDS = 1.0
+STORAGE_SECONDS = 1800.0
+"""For storage to take files again while a job keeps its allocation (guess)."""
 
 
 def is_writable(folder: Path) -> bool:
@@ -31,6 +33,19 @@ def is_writable(folder: Path) -> bool:
     return written == PROBE_BYTES
 
 
+def refuses_files(folder: Path) -> bool:
+    """Return whether a folder takes no files now although it was not removed."""
+    return not is_writable(folder) and not is_removed(folder)
+
+
+def is_removed(folder: Path) -> bool:
+    """Return whether a folder is not there; one that cannot be examined is."""
+    try:
+        return not folder.is_dir()
+    except OSError:  # permission denied, a stale handle
+        return False
+
+
 def wait_until_writable(
     folder: Path, seconds: float, is_interrupted: Callable[[], bool] = lambda: False
 ) -> bool:
@@ -44,7 +59,7 @@ def wait_until_writable(
     """
     deadline = time.monotonic() + seconds
     while not is_writable(folder):
-        if is_interrupted() or time.monotonic() > deadline or not folder.is_dir():
+        if is_interrupted() or time.monotonic() > deadline or is_removed(folder):
             return False
         time.sleep(POLL_SECONDS)
     return True

@@ -24,7 +24,7 @@ from jobs.contract.locks import Locked, locked_within
 from jobs.contract.outcomes import CONTINUES, Decision, Diagnosis, NodeEntry, RetryAction, RootCause
 from jobs.contract.run_reader import RunReader
 from jobs.health import node_ledger
-from jobs.runtime import secrets_file
+from jobs.runtime import secrets_file, storage
 from jobs.runtime.log import log
 from jobs.supervision import attempt_records, cleanup
 from jobs.supervision.allocation import Allocation
@@ -40,7 +40,7 @@ from jobs.supervision.diagnosis.evidence import (
 )
 from jobs.supervision.ranks import local_ranks
 from jobs.supervision.recovery import retry_policy
-from jobs.supervision.recovery.actions import STORAGE_SECONDS, ActionRunner
+from jobs.supervision.recovery.actions import ActionRunner
 from jobs.supervision.recovery.closing import AttemptCloser
 
 CLAIM_SECONDS = 1.0
@@ -177,7 +177,7 @@ class Supervisor:
         """Return the number of the next attempt, once the storage takes its folder; None when it
         does not, or a stop was requested.
         """
-        deadline = time.monotonic() + STORAGE_SECONDS
+        deadline = time.monotonic() + storage.STORAGE_SECONDS
         reason = ""
         while True:
             try:
@@ -299,6 +299,7 @@ class Supervisor:
         if task is not None and is_finished(attempt, task, observed.code):
             slurm = SlurmReport(site=RecoveryOptions(nodes=job.nodes))
         else:
+            observed = replace(observed, storage_refuses=storage.refuses_files(attempt.folder))
             slurm = self.allocation.slurm_report(site, observed.ranks_gone)
         slurm = replace(slurm, preempted=slurm.preempted or observed.preempted)
         try:

@@ -26,6 +26,8 @@ from jobs.contract.events import IntentEvent, SubmitEvent, append_event
 from jobs.contract.files import read_json, write_json
 from jobs.contract.job import LOCAL_JOB, usable_cores
 from jobs.contract.rundir import RunDir
+from jobs.runtime.log import log
+from jobs.runtime.storage import STORAGE_SECONDS, wait_until_writable
 from jobs.slurm import payload
 from jobs.slurm.job_environment import job_environment
 from jobs.supervision.ranks import local_ranks
@@ -37,7 +39,8 @@ PREFIX = "local:"
 JOB_FILE = "local-job.json"
 POLL_SECONDS = 0.1
 REPEAT_SECONDS = 0.5
-"""Between two stop requests: one that comes while a program starts up is lost."""
+"""Between two stop requests, of which one that comes while a program starts up is lost, and between
+two tries to write."""
 CANCEL_SECONDS = 75.0
 """Least time for a cancelled job to save and exit."""
 BEYOND_LEAD_SECONDS = 30.0
@@ -97,13 +100,13 @@ class LocalScheduler:
             },
         )
         try:
-            with (path.parent / "runner.log").open("ab") as log:
+            with (path.parent / "runner.log").open("ab") as output:
                 process = subprocess.Popen(
                     runner_command(plan, path),
                     cwd=run / "code",
                     env=runner_environment(plan, stage, run, self._environ),
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
+                    stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
@@ -346,8 +349,8 @@ class Runner:
             time.sleep(POLL_SECONDS)
         missing = [name for name in self.job["after_stages"] if not finished(self.run, name)]
         if missing:
-            append_event(self.run, "blocked", stage=self.stage, after=missing)
-            sys.stderr.write(f"{self.stage} was not started: {missing[0]} did not finish\n")
+            self.record(lambda: append_event(self.run, "blocked", stage=self.stage, after=missing))
+            log(f"{self.stage} was not started: {missing[0]} did not finish")
             return 1
         try:
             return self.work()
@@ -369,15 +372,40 @@ class Runner:
         )
         attempt = str(self.job["attempt"])
         waiting = [str(index) for index in self.job["indices"]]
+        unstarted: list[str] = []
         running: list[Any] = []
+
+        def start() -> None:
+            words = (str(self.run.root), self.stage, waiting[0], attempt)
+            running.append(executor.submit(payload.TASK, *words))
+
         while (running or waiting) and not self.stopping:
             while waiting and len(running) < self.job["parallel"]:
-                words = (str(self.run.root), self.stage, waiting.pop(0), attempt)
-                running.append(executor.submit(payload.TASK, *words))
+                if self.record(start):
+                    waiting.pop(0)
+                else:
+                    unstarted, waiting = waiting, []
             time.sleep(POLL_SECONDS)
             running = [job for job in running if not job.done()]
         self.end(running)
-        return 1 if waiting or self.stopping else 0
+        return 1 if waiting or unstarted or self.stopping else 0
+
+    def record(self, write: Callable[[], object]) -> bool:
+        """Write files once the storage takes them; return whether it did before a stop request, and
+        within ``STORAGE_SECONDS``.
+        """
+        deadline = time.monotonic() + STORAGE_SECONDS
+        while True:
+            try:
+                write()
+                return True
+            except OSError as error:
+                log(f"{self.stage}: {error}; waiting for the storage")
+            seconds = deadline - time.monotonic()
+            writable = wait_until_writable(self.folder, seconds, lambda: self.stopping)
+            if not writable or self.stopping or seconds < 0:
+                return False
+            time.sleep(REPEAT_SECONDS)
 
     def end(self, running: list[Any]) -> None:
         """Pass the stop request to each task's controller, whose pid is its job id, and wait."""

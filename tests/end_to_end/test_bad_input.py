@@ -18,7 +18,7 @@ import pytest
 
 from jobs.contract.files import FORMAT, read_json
 
-from .. import system
+from ..disks import mounted
 from ..permissions import WITHOUT_ROOTS_EYES
 from ..ranks import processes_about
 from .conftest import DOCUMENTS, REPOSITORY, Desk, events
@@ -224,15 +224,12 @@ def test_a_run_of_a_newer_format_is_not_touched(desk: Desk) -> None:
 @pytest.fixture
 def small_runs(desk: Desk) -> Iterator[Path]:
     """Yield the desk's runs on a disk of 4 MiB of their own, which the pre-flight must not mind."""
-    system.require_root("mount a small disk")
     profile = (REPOSITORY / "clusters" / "local.yaml").read_text()
     (desk.folder / "clusters").mkdir()
     (desk.folder / "clusters" / "local.yaml").write_text(f"{profile}health_skip: [disk]\n")
-    desk.runs.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", desk.runs], check=True)
-    yield desk.runs
-    desk.end_everything()
-    subprocess.run(["umount", "--lazy", desk.runs], check=True)
+    with mounted(desk.runs, "4m"):
+        yield desk.runs
+        desk.end_everything()
 
 
 def fill(folder: Path, leave: int) -> Path:

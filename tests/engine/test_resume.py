@@ -16,6 +16,7 @@ import pytest
 from jobs.checkpoints import leases, manifest
 from jobs.contract.metrics_log import SaveLine, ValidationLine
 
+from ..disks import mounted
 from ..ranks import wait_until
 from .conftest import LONG
 
@@ -376,11 +377,8 @@ def test_a_save_beyond_the_file_size_limit_is_a_configuration_error(make_run, la
 @pytest.fixture
 def small_disk(tmp_path):
     """Yield a disk that holds the first checkpoint of a run and not much more."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(tmp_path / "disk", "3m") as disk:
+        yield disk
 
 
 @pytest.mark.full

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from ..disks import mounted
 from .desk import rank_processes, saved_steps
 from .faults import EVERY, Laboratory, Trial, Truth, check_reached, check_stopped, kill
 
@@ -96,11 +96,8 @@ def test_when_every_checkpoint_is_damaged_the_run_stops_and_nothing_is_deleted(
 @pytest.fixture
 def small_disk(laboratory: Laboratory) -> Iterator[Path]:
     """Yield a disk of 96 MiB, as a runs directory."""
-    folder = laboratory.desk.folder / "small"
-    folder.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with mounted(laboratory.desk.folder / "small", "96m") as disk:
+        yield disk
 
 
 def fill(path: Path, spare_bytes: int) -> None:

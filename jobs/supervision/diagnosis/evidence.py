@@ -105,6 +105,8 @@ class Observed:
     hint: str = ""
     configuration: bool = False
     """The supervisor itself refused: spec, secrets, wrong code."""
+    storage_refuses: bool = False
+    """The attempt's folder took no file when the attempt had ended."""
     diagnosis: Diagnosis | None = None
     """By the attempt's own supervisor, where another process closes the attempt."""
 

@@ -113,6 +113,30 @@ def supervisor_killed(evidence: Evidence) -> DiagnosisText | None:
     return DiagnosisText(RootCause.CRASH, sentence)
 
 
+def unrecorded(evidence: Evidence) -> DiagnosisText | None:
+    """Return a failure of which nothing shows the cause, while the storage takes no record of it.
+
+    A recorded exception, a signal, a timeout and a line of the log show another cause.
+    """
+    first = first_failure.first_failure(evidence)
+    if not evidence.observed.storage_refuses or is_explained(evidence, first):
+        return None
+    name = rank_name(first) if first else attempt_name(evidence)
+    failure = evidence.observed.message or f"{name} failed{at_step(evidence)} without a record"
+    sentence = f"{failure}; the run directory takes no files"
+    hint = "free some space, or check the storage"
+    return DiagnosisText(RootCause.STORAGE, sentence, hint=hint, parts=("", "unrecorded"))
+
+
+def is_explained(evidence: Evidence, first: RankExit | None) -> bool:
+    """Return whether a record, an exit code or the log shows the cause of the first failure."""
+    if first is not None:
+        cause = first_failure.cause_of(evidence, first)
+        return first.kind != "" or cause is not RootCause.EXCEPTION
+    texts = (unnamed_rank(evidence), log_signature(evidence), peers_lost(evidence))
+    return any(text is not None and text.cause is not RootCause.UNKNOWN for text in texts)
+
+
 def rank_failed(evidence: Evidence) -> DiagnosisText | None:
     """Return the first rank failure: its exception, its signal, or its log."""
     first = first_failure.first_failure(evidence)

@@ -30,6 +30,7 @@ FAILURE_RULES: tuple[Rule, ...] = (
     failure_causes.host_memory,
     failure_causes.hang_detected,
     failure_causes.supervisor_killed,
+    failure_causes.unrecorded,
     failure_causes.rank_failed,
     failure_causes.unnamed_rank,
     failure_causes.log_signature,

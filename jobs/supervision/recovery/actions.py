@@ -13,7 +13,7 @@ from jobs.contract.files import last_change
 from jobs.contract.outcomes import Decision, RetryAction
 from jobs.contract.run_reader import RunReader
 from jobs.runtime.log import log
-from jobs.runtime.storage import wait_until_writable
+from jobs.runtime.storage import STORAGE_SECONDS, wait_until_writable
 from jobs.slurm.submission import SubmitError
 from jobs.supervision.allocation import Allocation
 from jobs.supervision.attempt_records import AttemptRef
@@ -24,8 +24,6 @@ CHECK_SECONDS = 2.0
 """Between two checks of the run's files."""
 REQUEUE_SECONDS = 600.0
 """For Slurm to end a job that it has taken back: KillWait, and a slurmctld that is busy (guess)."""
-STORAGE_SECONDS = 1800.0
-"""For storage to take files again while this job keeps its allocation (guess)."""
 
 
 @dataclass(frozen=True)

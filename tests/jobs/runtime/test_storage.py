@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.runtime.storage import is_writable, wait_until_writable
+from jobs.runtime.storage import is_writable, refuses_files, wait_until_writable
+
+from ...system import require_root
 
 
 @contextmanager
@@ -46,3 +49,42 @@ def test_a_stop_request_ends_the_wait(tmp_path: Path) -> None:
 
 def test_a_removed_folder_is_not_waited_for(tmp_path: Path) -> None:
     assert not wait_until_writable(tmp_path / "removed", 600)
+
+
+@contextmanager
+def as_other_user() -> Iterator[None]:
+    """Let this process read and write what others may, and not what only root may."""
+    require_root("become another user")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_folder_refuses_files_when_it_is_full_or_forbidden_but_not_when_it_is_gone(
+    tmp_path: Path,
+) -> None:
+    tmp_path.chmod(0o700)
+    run = tmp_path / "run"
+    run.mkdir()
+
+    with full_disk():
+        full = refuses_files(run)
+    with as_other_user():
+        forbidden = refuses_files(run)
+    writable, gone = refuses_files(run), refuses_files(tmp_path / "removed")
+
+    assert (full, forbidden, writable, gone) == (True, True, False, False)
+
+
+def test_a_folder_that_cannot_be_reached_is_waited_for(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    run = tmp_path / "run"
+    run.mkdir()
+    polls: list[None] = []
+
+    with as_other_user():
+        reached = wait_until_writable(run, 600, lambda: polls.append(None) or len(polls) > 1)
+
+    assert (reached, len(polls)) == (False, 2)

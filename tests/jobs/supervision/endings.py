@@ -34,7 +34,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     ),
     "observed": (
         "code", "ranks_started", "signals", "findings", "hang", "message", "hint", "configuration",
-        "diagnosis",
+        "diagnosis", "storage_refuses",
     ),
     "traces": ("ranks", "failed_node", "oom_kills", "log_signs"),
     "slurm": ("state", "preempted", "cancelled", "cancelled_by", "supervisor_signal", "site"),

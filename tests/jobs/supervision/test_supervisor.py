@@ -27,6 +27,7 @@ from jobs.supervision import attempt_runner
 from jobs.supervision.ranks import launcher, local_ranks
 
 from ... import system
+from ...disks import fill, mounted
 from ...exits import exits
 from ...ranks import DEAF, FINISH, LINGER, is_gone, rank_program, wait_until
 
@@ -752,20 +753,20 @@ def test_a_spec_that_cannot_be_read_is_a_configuration_error(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 256 KiB (needs root, as other tests of bad disks do)."""
-    system.require_root("mount a small file system")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], check=True)
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    with mounted(tmp_path / "disk", "256k") as disk:
+        yield disk
+
+
+def bench_on(disk: Path) -> Bench:
+    """Make a run on a disk."""
+    root = disk / "run"
+    root.mkdir()
+    (root / "code").symlink_to(REPOSITORY)
+    return Bench(rundir.RunDir(root))
 
 
 def test_a_full_disk_hides_neither_the_exit_code_nor_the_sentence(small_disk: Path) -> None:
-    root = small_disk / "run"
-    root.mkdir()
-    (root / "code").symlink_to(REPOSITORY)
-    bench = Bench(rundir.RunDir(root))
+    bench = bench_on(small_disk)
     bench.task(
         "import shutil",
         *LINGER[:2],
@@ -786,6 +787,45 @@ def test_a_full_disk_hides_neither_the_exit_code_nor_the_sentence(small_disk: Pa
     assert "stopped: attempt 1 of curate was stopped by a signal" in output
     recorded = bool(exits(bench.run, "curate", 1))  # the file's last block may have had room
     assert recorded or "the event 'exit' could not be written: No space left on device" in output
+
+
+def cause_of_first(bench: Bench, disk: Path) -> str:
+    """Run a supervisor, free the disk once it has diagnosed an attempt; return the root cause that
+    attempt 1 records.
+    """
+    process = bench.start()
+    assert process.stdout is not None
+    lines = iter(process.stdout)
+    logged = next((line for line in lines if line.startswith(("storage: ", "failed: "))), "")
+    (disk / "ballast").unlink()
+    code, rest = bench.end(process)
+    assert (code, bench.record(2)["cause"]) == (0, "completed"), logged + rest
+    return str(bench.record(1)["cause"])
+
+
+def test_a_rank_that_fails_without_a_record_on_a_full_disk_failed_by_storage(
+    small_disk: Path,
+) -> None:
+    bench = bench_on(small_disk)
+    bench.task(
+        f"if context.attempt > 1: {FINISH}; sys.exit(0)",
+        f"with open({str(small_disk / 'ballast')!r}, 'wb', buffering=0) as file:",
+        "    while file.write(bytes(4096)): pass",
+        supervision=AGAIN,
+        health={"skip": ["disk"]},
+    )
+
+    assert cause_of_first(bench, small_disk) == "storage"
+
+
+def test_a_preflight_check_without_a_report_on_a_full_disk_failed_by_storage(
+    small_disk: Path,
+) -> None:
+    bench = bench_on(small_disk)
+    bench.task(FINISH, supervision=AGAIN, health={"skip": ["disk"]})
+    fill(small_disk)
+
+    assert cause_of_first(bench, small_disk) == "storage"
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from meditron_cli.scheduler import local
 from meditron_cli.scheduler.base import JobState, Scheduler
 from meditron_cli.scheduler.local import LocalScheduler
 
+from ...disks import fill, mounted
 from ...exits import exit_of, exits
 from ...ranks import (
     DEAF,
@@ -137,14 +139,30 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Iterator[Machine]:
-    root = tmp_path / "run"
+    yield from machine_in(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with mounted(tmp_path / "disk", "256k") as disk:
+        yield disk
+
+
+@pytest.fixture
+def small_machine(small_disk: Path) -> Iterator[Machine]:
+    """Yield a machine whose run is on a small disk."""
+    yield from machine_in(small_disk)
+
+
+def machine_in(folder: Path) -> Iterator[Machine]:
+    root = folder / "run"
     root.mkdir()
     (root / "code").symlink_to(REPOSITORY)
     scheduler = LocalScheduler(cancel_seconds=30.0)
     yield Machine(rundir.RunDir(root), scheduler)
-    for pid in processes_about(tmp_path):
+    for pid in processes_about(folder):
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: processes_about(tmp_path) == [])
+    wait_until(lambda: processes_about(folder) == [])
     scheduler.states({})  # it forgets the processes that have ended
 
 
@@ -200,6 +218,55 @@ def test_a_stage_after_one_that_failed_is_not_started(machine: Machine) -> None:
     assert (last["event"], last["stage"], last["after"]) == ("blocked", "tokenize", ["curate"])
     log = machine.run.attempt("tokenize", 1) / "runner.log"
     assert log.read_text() == "tokenize was not started: curate did not finish\n"
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that stands for an earlier job."""
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def job_on_full_disk(
+    machine: Machine, sleeper: subprocess.Popen[bytes], stage: StagePlan
+) -> tuple[str, Path]:
+    """Submit a stage; return its job, once a disk without a byte refused its first task, and the
+    file that fills the disk.
+    """
+    job = machine.submit(stage, after=[local.PREFIX + local_ranks.process_name(sleeper.pid)])
+    ballast = fill(machine.run.root.parent)
+    sleeper.kill()
+    sleeper.wait()
+    folder = machine.run.attempt("curate", 1)
+    wait_until(lambda: list(folder.glob("*.pkl")) or machine.state(job) is JobState.ENDED)
+    return job, ballast
+
+
+def test_a_full_disk_is_waited_for_before_a_task_starts(
+    small_machine: Machine, sleeper: subprocess.Popen[bytes]
+) -> None:
+    stage = small_machine.stage(FINISH, tasks=2)
+    job, ballast = job_on_full_disk(small_machine, sleeper, stage)
+
+    ballast.unlink()
+    small_machine.wait(job)
+
+    assert [small_machine.exit(index=index)["cause"] for index in (0, 1)] == ["completed"] * 2
+
+
+def test_a_cancelled_job_does_not_wait_for_a_full_disk(
+    small_machine: Machine, sleeper: subprocess.Popen[bytes]
+) -> None:
+    job, ballast = job_on_full_disk(small_machine, sleeper, small_machine.stage(FINISH))
+    assert small_machine.state(job) is JobState.ACTIVE
+
+    small_machine.scheduler.cancel(RUN, [job])
+
+    assert small_machine.state(job) is JobState.ENDED
+    ballast.unlink()
+    assert exits(small_machine.run, "curate", 1) == []
 
 
 def intent_of(stage: str, attempt: int) -> IntentEvent:

@@ -14,7 +14,7 @@ from jobs.contract.outcomes import Diagnosis, Hang, NodeFinding, RootCause
 from jobs.supervision.diagnosis import root_cause
 from jobs.supervision.diagnosis.evidence import Evidence, RecoveryOptions
 
-from ..endings import AFTERWARDS, KILL, NODES, evidence, killed, logged, raised, rank
+from ..endings import AFTERWARDS, KILL, NODES, changed, evidence, killed, logged, raised, rank
 
 USR2, TERM = int(signal.SIGUSR2), int(signal.SIGTERM)
 SAVED = rank(0, STOPPED, "Stopped", "saved")
@@ -25,6 +25,8 @@ HANG = Hang("step", 130.0, 120.0, 2, "gpu02", "stopped by a signal (state T)")
 FATAL = NodeFinding("gpu02", "gpu_lost", "FATAL", "GPU 3 has fallen off the bus")
 DRAIN = replace(FATAL, verdict="DRAIN")
 FULL = NodeFinding("gpu02", "disk", "FATAL", "/runs has 1 GB left")
+
+PEERS = tuple(rank(number, 1, "RuntimeError", PEER) for number in range(3))
 
 
 def everywhere(message: str, kind: str = "RuntimeError", **changes: object) -> Evidence:
@@ -167,10 +169,60 @@ def test_every_cause_has_a_case() -> None:
     assert {cause for _, _, cause in CASES} == set(RootCause)
 
 
+REFUSED: list[tuple[str, Evidence, RootCause]] = [
+    ("an exit without a record", evidence(ranks=(rank(3),), code=1), RootCause.STORAGE),
+    ("its peers have records", evidence(ranks=(rank(3), PEERS[0]), code=1), RootCause.STORAGE),
+    ("only peers have records", evidence(ranks=PEERS, code=1), RootCause.STORAGE),
+    ("no rank failed", evidence(code=0), RootCause.STORAGE),
+    ("ranks never started", evidence(ranks_started=False, message="full"), RootCause.STORAGE),
+    (
+        "a failed save on request",
+        evidence(signals=(TERM,), ranks=(rank(3), SAVED), code=1),
+        RootCause.STORAGE,
+    ),
+    ("a recorded exception", raised("loss is odd", "ValueError"), RootCause.EXCEPTION),
+    ("a recorded error of the program", raised("", "AcceleratorError"), RootCause.CUDA_ERROR),
+    ("a killed rank", killed(), RootCause.CRASH),
+    ("a signal, no rank named", evidence(code=KILL), RootCause.CRASH),
+    ("a wrong setting", evidence(ranks=(rank(3, 2),), code=2), RootCause.CONFIGURATION),
+    (
+        "its log",
+        evidence(ranks=(rank(3),), log_signs=(logged("cuda_error"),)),
+        RootCause.CUDA_ERROR,
+    ),
+    ("the log alone", evidence(log_signs=(logged("cuda_oom"),)), RootCause.CUDA_OOM),
+    ("NCCL's watchdog", raised(WATCHDOG), RootCause.HANG),
+    ("an unfit node", evidence(findings=(FATAL,), ranks_started=False), RootCause.UNHEALTHY),
+    ("memory", evidence(ranks=(rank(3),), oom_kills=1), RootCause.HOST_OOM),
+    ("a hang", evidence(hang=HANG), RootCause.HANG),
+    ("the target was reached", evidence(done=True, code=0), RootCause.COMPLETED),
+    ("cancelled", evidence(ranks=(rank(3),), cancelled=True), RootCause.CANCELLED),
+    ("the file STOP", evidence(ranks=(rank(3),), stop_requested=True), RootCause.STOPPED),
+    ("preempted", evidence(ranks=(rank(3),), preempted=True), RootCause.PREEMPTED),
+    ("a failed node", evidence(ranks=(rank(3),), failed_node="gpu02"), RootCause.NODE_FAIL),
+    ("the early signal", evidence(signals=(USR2,), ranks=(SAVED,)), RootCause.TIME_LIMIT),
+]
+"""Ends of attempts whose folder takes no files."""
+
+
+@pytest.mark.parametrize(
+    ("case", "cause"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED]
+)
+def test_a_failure_without_a_known_cause_while_storage_refuses_files_is_of_storage(
+    case: Evidence, cause: RootCause
+) -> None:
+    assert root_cause.classify(changed(case, storage_refuses=True)).cause is cause
+
+
 @pytest.mark.parametrize(
     ("case", "sentence"),
     [
         (killed(), "rank 3 on gpu02 was killed by SIGKILL at step 1,204"),
+        (
+            evidence(ranks=(rank(3),), code=1, storage_refuses=True),
+            "rank 3 on gpu02 failed at step 1,204 without a record; "
+            "the run directory takes no files",
+        ),
         (
             evidence(failed_node="gpu02", code=0),
             "gpu02 failed at step 1,204",
