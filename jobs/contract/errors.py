@@ -33,6 +33,7 @@ ERRNO_HINTS = {
         "raise the limit of a file's size (`ulimit -f unlimited`, or the file system's own), then "
         f"{RESUME}"
     ),
+    errno.EROFS: f"{RESUME} where the file system can be written to",
 }
 """Hints about errors of the operating system, by errno."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 
 from jobs.contract import events
 from jobs.contract.events import CancelEvent, StopEvent
@@ -35,9 +34,10 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         ConfigError: the run belongs to another user, or cannot be written.
         SchedulerError: refused, or no answer; the run is not marked as cancelled.
     """
-    require_owner(run, "cancel", STOP_HINT.format(shlex.quote(str(run.stop_file))))
+    denied = STOP_HINT.format(shlex.quote(str(run.stop_file)))
+    require_owner(run, "cancel", denied)
     reader = RecordReader(run, in_full=True)
-    with locked(run):
+    with exclusive(run, "cancel", denied):
         unanswered = reader.history.current().unanswered
         for intent in unanswered:
             transaction.withdraw(run, intent, schedulers(intent.scheduler))
@@ -59,11 +59,6 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     return everything
 
 
-def locked(run: RunDir) -> AbstractContextManager[None]:
-    """Return the lock of a run, with the hint that a running job can be stopped without it."""
-    return exclusive(run, lambda error: STOP_HINT.format(shlex.quote(str(run.stop_file))))
-
-
 def cancel_recovery_jobs(record: RunRecord, schedulers: Callable[[str], Scheduler]) -> None:
     """Cancel the recovery jobs of a run."""
     job_ids = {job for stage in STAGES for job in record.history.recovery_jobs(stage)}
@@ -82,9 +77,10 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str] | Non
         ConfigError: the run belongs to another user, or cannot be written.
         SchedulerError: no answer about what runs.
     """
-    require_owner(run, "cancel", STOP_HINT.format(shlex.quote(str(run.stop_file))))
+    denied = STOP_HINT.format(shlex.quote(str(run.stop_file)))
+    require_owner(run, "cancel", denied)
     reader = RecordReader(run, in_full=True)
-    with locked(run):
+    with exclusive(run, "cancel --save", denied):
         unanswered = reader.history.current().unanswered
         transaction.resolve_unanswered(run, reader.history, schedulers)
         record = reader.read().require_readable()

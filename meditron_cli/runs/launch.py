@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from jobs.contract import done_markers, events, specs
 from jobs.contract.attempt_history import RunHistory
-from jobs.contract.errors import ERRNO_HINTS, RESUME
+from jobs.contract.errors import RESUME
 from jobs.contract.events import (
     IntentEvent,
     SubmitEvent,
@@ -35,13 +34,6 @@ from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.run_lock import exclusive
 from meditron_cli.scheduler.base import JobInfo, Scheduler
-
-HINTS = {
-    errno.EACCES: "only its owner can continue a run",
-    errno.EOPNOTSUPP: "the file system has no locks (Lustre: mount with -o flock); use another",
-    errno.ENOLCK: "the file system has no locks; use another",
-}
-"""Hint about a run directory that cannot be written."""
 
 HINT_MISSING = (
     f"nothing was changed; put the files back, then {RESUME}, or submit the experiment file that "
@@ -75,7 +67,7 @@ def launch(
     """
     run = reader.run
     require_owner(run, "resume")
-    with exclusive(run, lambda error: (ERRNO_HINTS | HINTS).get(error.errno or 0, "")):
+    with exclusive(run, "resume"):
         return _launch(plan, scheduler, reader, note, by)
 
 

@@ -37,7 +37,7 @@ def remove(services: Services, reader: RecordReader) -> None:
     """
     run = reader.run
     hidden = run.root.with_name(f".{run.name}.removing")
-    with exclusive(run):
+    with exclusive(run, "rm"):
         require_unused(services, reader)
         try:
             run.root.rename(hidden)

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import errno
+from collections.abc import Iterator
 from contextlib import contextmanager
 
+from jobs.contract.errors import ERRNO_HINTS, RESUME
 from jobs.contract.rundir import RunDir
 from jobs.slurm.submission import SubmitError
 from jobs.supervision.recovery import resubmission
 from meditron_cli.errors import ConfigError, SchedulerError
 
+NO_LOCKS = "the file system has no locks (Lustre: mount with -o flock); use another"
+
+HINTS = {
+    **ERRNO_HINTS,
+    errno.EACCES: "only its owner can change a run",
+    errno.EPERM: "only its owner can change a run",
+    errno.EOPNOTSUPP: NO_LOCKS,
+    errno.ENOLCK: NO_LOCKS,
+}
+"""Hints about a run directory that cannot be written, by errno."""
+
 
 @contextmanager
-def exclusive(run: RunDir, hint_of: Callable[[OSError], str] = lambda error: "") -> Iterator[None]:
+def exclusive(run: RunDir, action: str, denied: str = "") -> Iterator[None]:
     """Hold the lock of a run, after a submission in progress is complete: a person's, or that of
     one of its jobs.
 
     Args:
-        hint_of: returns what to do about a run directory that cannot be written.
+        action: the command that changes the run, for hints: ``cancel --save``.
+        denied: the hint for a user who may not write to the run.
 
     Raises:
         ConfigError: the run cannot be written.
@@ -29,7 +43,9 @@ def exclusive(run: RunDir, hint_of: Callable[[OSError], str] = lambda error: "")
     except SubmitError as error:
         raise SchedulerError(error.message, hint=error.hint) from error
     except OSError as error:
+        is_denied = error.errno in (errno.EACCES, errno.EPERM)
+        hint = denied if is_denied and denied else HINTS.get(error.errno or 0, "")
         raise ConfigError(
             f"run {run.name} cannot be written: {error.filename or run.root}: {error.strerror}",
-            hint=run.hint(hint_of(error)),
+            hint=run.hint(hint.replace(RESUME, f"{{meditron {action}}}")),
         ) from error

@@ -539,21 +539,6 @@ def test_cancel_with_save_adopts_a_submission_that_was_killed(meditron: Bench) -
     assert attempt_history.read(meditron.run()).unanswered == []
 
 
-def test_a_run_that_cannot_be_written_hints_how_it_may_be_stopped(meditron: Bench) -> None:
-    """A folder in the place of the lock stands for one that belongs to somebody else."""
-    meditron.submit()
-    run = meditron.run()
-    run.lock.unlink()
-    run.lock.mkdir()
-
-    result = meditron("cancel", run.name, "--save")
-
-    assert result.exit_code == 2
-    assert f"error: run {run.name} cannot be written: {run.lock}" in result.stderr
-    assert f"hint: `touch {run.stop_file}`" in result.stderr
-    assert not run.stop_file.exists()
-
-
 def test_cancelling_with_save_ends_no_job_while_the_scheduler_does_not_report_what_runs(
     meditron: Bench, finish: Callable[..., None]
 ) -> None:
