@@ -21,7 +21,7 @@ def command(services: Services, name: str, runs_dir: Path | None, as_json: bool)
     """Continue a run with its own configuration.
 
     The configuration is read from the run and cannot be changed. Finished tasks are skipped, queued
-    and running ones are left alone, and one that only waits before its next attempt starts now.
+    and running ones stay as they are, and one that only waits before its next attempt starts now.
     """
     from meditron_cli.runs.launch import launch
     from meditron_cli.runs.record import RecordReader

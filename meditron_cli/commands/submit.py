@@ -88,7 +88,7 @@ def command(
     """Run a stage, or the whole pipeline, on a cluster.
 
     Submitting the same configuration again continues its run: finished tasks are skipped, queued
-    and running ones are left alone, the rest starts. --run continues a run by name, without its
+    and running ones stay as they are, the rest starts. --run continues a run by name, without its
     options.
     """
     if run_name is not None:

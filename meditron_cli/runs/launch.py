@@ -53,7 +53,7 @@ def launch(
 ) -> dict[str, list[str]]:
     """Submit what is missing of a plan, and return the ids of the jobs that now run each stage.
 
-    Finished tasks are skipped, and tasks with a queued or running job are left alone, which
+    Finished tasks are skipped, and tasks with a queued or running job keep it, which
     ``note`` reports. Either all of this call's submissions stand or none.
 
     Args:

@@ -42,7 +42,7 @@ class FaultInjector(Protocol):
 
 
 class SlurmFaultInjector:
-    """Faults of a job in Slurm. A job with the id that is not of the run is left alone: an id may
+    """Faults of a job in Slurm. A job with the id that is not of the run is not touched: an id may
     be given again (a wrapped id, a wiped StateSaveLocation).
     """
 
