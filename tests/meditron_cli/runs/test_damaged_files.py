@@ -70,7 +70,7 @@ DAMAGES: dict[str, tuple[Callable[[RunDir], Path], Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def begun(meditron: Bench, finish: Callable[..., None]) -> RunDir:
-    """A run that is training, and has one evaluation."""
+    """Return a run that is training, and has one evaluation."""
     meditron.submit()
     run = meditron.run()
     finish(run, "curate", 0, documents=1)

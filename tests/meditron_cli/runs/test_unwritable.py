@@ -16,7 +16,7 @@ from ...permissions import run_plainly
 
 @pytest.fixture
 def mounted(meditron: Bench) -> Iterator[Bench]:
-    """A project with a run on a file system of its own, of 8 MiB."""
+    """Yield a project with a run on a file system of its own, of 8 MiB."""
     system.require_root("mount a small disk")
     meditron.runs.mkdir()
     mount(meditron, "-t", "tmpfs", "-o", "size=8m", "tmpfs")
