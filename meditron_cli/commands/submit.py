@@ -164,7 +164,8 @@ def note_other_runs(submission: SubmitTarget, stage: str) -> None:
 
     loaded = submission.loaded
     others = store.runs_of(submission.root, f"{loaded.experiment.name}-{loaded.size}")
-    if submission.exists or not others:
+    # An equal submission may have made this very run since.
+    if submission.exists or any(run.name == submission.name for run in others) or not others:
         return
     newest = others[0]
     try:

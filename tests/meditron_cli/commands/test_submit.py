@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from meditron_cli.commands import options, submit
 from meditron_cli.config import files
 from meditron_cli.main import main
 from meditron_cli.reporting import follow
@@ -312,6 +313,18 @@ def test_new_run_beside_one_of_the_same_experiment_is_noted_with_what_differs(
         f"`meditron submit curate --run {first}` continues that one"
     ) in other.stderr
     assert "is a new run" not in again.stderr + new.stderr
+
+
+def test_a_run_that_an_equal_submit_makes_meanwhile_is_not_noted(
+    meditron: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = options.load_target("local", "tiny", meditron.folder / "experiment.yaml", ())
+    first = submit.resolve(meditron.services(), loaded, "pipeline", None, new=False)
+    meditron.submit()
+
+    submit.note_other_runs(first, "pipeline")
+
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("key", ["curate.sources=[pipe]", "tokenize.tokenizer=pipe"])
