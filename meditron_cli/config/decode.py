@@ -24,6 +24,7 @@ from meditron_cli.config.yaml_tree import (
     Node,
     ScalarNode,
     key_text,
+    location_at,
     to_plain,
 )
 
@@ -46,12 +47,36 @@ def check_part(model: type[Section], root: Node, problems: Problems) -> None:
 def _validate(
     model: type[SectionType], root: Node, problems: Problems, partial: bool
 ) -> SectionType | None:
-    text = json.dumps(with_paths(root, model, (), problems))
+    values = with_paths(root, model, (), problems)
+    undecodable = list(not_utf8(values))
+    for where, text in undecodable:
+        advice = "rename the file or folder" if text.startswith("/") else "write UTF-8"
+        message = f"{text!a} is not UTF-8; {advice}"
+        problems.add(location_at(root, where), key_text(where), message)
+    if undecodable:
+        return None
+    text = json.dumps(values)
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
         translate(model, root, error.errors(include_url=False), problems, partial)
         return None
+
+
+def not_utf8(value: Any, where: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the place and text of each string that UTF-8 cannot encode: Python decodes the bytes of
+    a file name or an argument that are not UTF-8 to lone surrogates, which JSON does not have.
+    """
+    if isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            yield where, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from not_utf8(key, where)
+            yield from not_utf8(item, (*where, key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from not_utf8(item, (*where, number))
 
 
 def with_paths(node: Node, annotation: Any, where: KeyPath, problems: Problems) -> Any:

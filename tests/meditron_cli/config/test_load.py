@@ -376,3 +376,26 @@ def test_every_shipped_profile_loads_with_every_recipe(folder: Path) -> None:
     for cluster in cluster_names():
         for size in size_names():
             assert load(cluster, size, None, []).cluster.name == cluster
+
+
+def test_a_folder_whose_name_is_not_utf8_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    (folder / "experiment.yaml").write_text("curate: {sources: [docs.jsonl]}\n")
+    monkeypatch.chdir(folder)
+
+    with pytest.raises(ConfigError) as caught:
+        load("local", "tiny", None, [])
+
+    assert str(caught.value) == (
+        f"experiment.yaml:1:20: curate.sources[0]: '{tmp_path}/caf\\udce9/docs.jsonl' is not "
+        "UTF-8; rename the file or folder"
+    )
+
+
+def test_a_value_that_is_not_utf8_is_named(folder: Path) -> None:
+    assert refused("local", "tiny", None, ["name=caf\udce9"]) == [
+        "--set name=caf\udce9: name: 'caf\\udce9' is not UTF-8; write UTF-8"
+    ]
