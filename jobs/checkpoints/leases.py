@@ -20,7 +20,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from jobs.contract.errors import FAILED, RESUME, TaskError
-from jobs.contract.files import FormatError, read_json, write_json
+from jobs.contract.files import FormatError, make_folder, read_json, write_json
 from jobs.contract.job import Job, node_name
 from jobs.contract.locks import Locked, locked_within
 from jobs.runtime.context import Context
@@ -92,7 +92,7 @@ def sole_writer(folder: Path, holder: Holder, seconds: float = WRITER_SECONDS) -
         OSError: the storage has no locks, or cannot be written.
     """
     path = _writer_file(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with ExitStack() as held:
         try:
             held.enter_context(locked_within(path, seconds))

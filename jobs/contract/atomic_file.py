@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from jobs.contract.done_markers import describe_file
+from jobs.contract.files import make_folder
 from jobs.contract.rundir import RunDir
 
 BUFFER_BYTES = 1 << 16
@@ -27,7 +28,7 @@ class AtomicFile:
         self.bytes = 0
         self._sha256 = hashlib.sha256()
         with _naming(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             for partial in path.parent.glob(f".{path.name}.*"):
                 partial.unlink(missing_ok=True)
             self._part = path.with_name(f".{path.name}.{uuid4().hex}")

@@ -15,6 +15,8 @@ from uuid import uuid4
 
 FORMAT = 2
 """Of the files in a run directory. 2: typed events, one exit record."""
+STAGES = "stages"
+"""Name of the folder in a run directory that jobs write to."""
 FSYNC_THREADS = 16
 
 
@@ -26,11 +28,24 @@ class DamagedFile(FormatError):
     """A file of the run directory is not JSON: cut short or overwritten."""
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder with its parents; inside ``RUN/stages`` only while ``RUN`` exists, so that no
+    job creates a part of a run directory that was moved away or removed.
+
+    Raises:
+        FileNotFoundError: there is no such run directory.
+    """
+    stages = next((path for path in (folder, *folder.parents) if path.name == STAGES), None)
+    if stages is not None:
+        stages.parent.stat()
+    folder.mkdir(parents=True, exist_ok=True)
+
+
 def write_bytes(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write a file whole or not at all: temporary name in the same folder, fsync, rename, fsync of
     the folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     part = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
@@ -194,7 +209,7 @@ def open_lines(path: Path) -> TextIO:
     """Open a file that one process appends lines to, without a lock or fsync; a last line that a
     kill cut short is ended first.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("ab+") as file:
         _end_last_line(file)
     return path.open("a", buffering=1)

@@ -29,7 +29,7 @@ from jobs.contract.errors import (
     TaskError,
     errno_code,
 )
-from jobs.contract.files import fsync_folder, sha256, write_json
+from jobs.contract.files import fsync_folder, make_folder, sha256, write_json
 from jobs.engine import device as devices
 from jobs.engine import sharded_state
 from jobs.engine.sharded_state import TrainingState
@@ -154,7 +154,7 @@ def _prepare_folder(path: Path, expected: int) -> CheckpointRecord | None:
             return manifest.read(path)
         retention.quarantine({path: problem})
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         free = shutil.disk_usage(path.parent).free
         if free < expected:
             sizes = f"it takes {expected >> 20} MiB, {free >> 20} MiB are free"

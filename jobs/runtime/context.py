@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from jobs.contract import done_markers, rundir, specs
-from jobs.contract.files import FORMAT
+from jobs.contract.files import FORMAT, make_folder
 from jobs.runtime import heartbeat
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -105,7 +105,7 @@ def write_progress(
     import json
 
     path = context.run.progress(context.task.stage, context.task.index)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     value = {
         "format": FORMAT,

@@ -15,6 +15,7 @@ from jobs.contract import events, rundir
 from jobs.contract.errors import SUCCESSOR
 from jobs.contract.events import Event, ExitEvent, ObservedEvent, SignalEvent, StartEvent
 from jobs.contract.exit_record import ExitRecord
+from jobs.contract.files import make_folder
 from jobs.contract.job import Job
 from jobs.contract.outcomes import CONTINUES, Decision, Diagnosis, RetryAction, RootCause
 from jobs.runtime.log import log
@@ -89,9 +90,9 @@ def claim(run: rundir.RunDir, stage: str, index: int, first: int) -> int:
     the whole folder, exclusively.
 
     Raises:
-        OSError: the disk takes nothing.
+        OSError: the disk takes nothing, or the run directory was moved away or removed.
     """
-    run.attempt(stage, first).mkdir(parents=True, exist_ok=True)
+    make_folder(run.attempt(stage, first))
     number = first
     while not _take(run.attempt(stage, number) / f"claim-{index:05d}"):
         number = run.new_attempt(stage)

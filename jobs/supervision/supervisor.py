@@ -19,6 +19,7 @@ from types import FrameType
 from jobs.contract import rundir, specs
 from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.errors import CONFIGURATION, FAILED, FINISHED, STOPPED, SUCCESSOR, TaskError
+from jobs.contract.files import make_folder
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.locks import Locked, locked_within
 from jobs.contract.outcomes import CONTINUES, Decision, Diagnosis, NodeEntry, RetryAction, RootCause
@@ -186,7 +187,8 @@ class Supervisor:
                 if reason != error.strerror:
                     reason = error.strerror or type(error).__name__
                     log(f"{self.run.stage(self.stage)} takes no attempt: {reason}; waiting")
-            if self.is_stop_requested() or time.monotonic() > deadline:
+            is_gone = not self.run.root.is_dir()
+            if is_gone or self.is_stop_requested() or time.monotonic() > deadline:
                 log(f"failed: {self.run.stage(self.stage)} takes no attempt: {reason}")
                 return None
             time.sleep(CLAIM_SECONDS)
@@ -241,7 +243,7 @@ class Supervisor:
         path = self.run.stage(self.stage) / "locks" / f"{self.index:05d}"
         if self._locked:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         seconds = self.limits.lock_seconds
         try:
             locks.enter_context(locked_within(path, seconds, give_up=lambda: bool(self.signals)))

@@ -17,7 +17,7 @@ from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
 from meditron_cli.reporting import tables
-from meditron_cli.reporting.follow import FINAL, NewExits
+from meditron_cli.reporting.follow import FINAL, NewExits, require_present
 from meditron_cli.reporting.log_filter import LogFilter
 from meditron_cli.runs import query, state, store
 from meditron_cli.runs.record import RecordReader
@@ -235,6 +235,7 @@ def follow_logs(services: Services, printer: Printer) -> None:
     records = printer.wanted.records
     news = NewExits(records.history)
     while True:
+        require_present(printer.wanted.run)
         now, ended = services.clock.now(), False
         if now - looked >= STATE_SECONDS:
             ended = state.derive_view(*query.evidence_of(services, records)).state in FINAL

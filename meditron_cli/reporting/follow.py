@@ -7,7 +7,9 @@ from typing import Protocol
 
 from jobs.contract.attempt_history import Attempt, HistoryReader
 from jobs.contract.events import ExitEvent
+from jobs.contract.rundir import RunDir
 from meditron_cli import console
+from meditron_cli.errors import ConfigError
 from meditron_cli.reporting import tables, task_errors
 from meditron_cli.runs import open_jobs, state, store
 from meditron_cli.runs.query import evidence_of, query_schedulers
@@ -136,6 +138,7 @@ def until_end(services: Services, reader: RecordReader, display: ProgressDisplay
     queried = 0.0
     exits = NewExits(reader.history)
     while True:
+        require_present(reader.run)
         now = services.clock.now()
         record = reader.read()
         kinds = open_jobs.open_jobs(record, now)
@@ -151,6 +154,19 @@ def until_end(services: Services, reader: RecordReader, display: ProgressDisplay
             wait_for_exit_records(services, reader.history, record)
             return run_view.state
         services.clock.sleep(POLL_SECONDS)
+
+
+def require_present(run: RunDir) -> None:
+    """Refuse to follow a run whose directory was moved or removed meanwhile.
+
+    Raises:
+        ConfigError: naming the directory.
+    """
+    if not run.record.exists():
+        raise ConfigError(
+            f"{run.root}: the run directory was moved or removed",
+            hint="`meditron status` with its new --runs-dir shows its state",
+        )
 
 
 def print_interruptions(exits: NewExits, display: ProgressDisplay) -> None:

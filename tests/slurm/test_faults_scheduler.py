@@ -89,7 +89,7 @@ def test_a_requeue_while_resume_is_typed_starts_one_training_only(
     ended = trial.wait_exit(attempt)
     trial.hold()
     laboratory.record("requeue while resume is typed, twice", ended, since)
-    assert ended["cause"] == "preempted"
+    assert ended.cause == "preempted"
 
     assert {process.returncode for process in typed} <= {0, 2, 3}, errors
     check_reached(trial, truth)

@@ -94,7 +94,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def node(library: Path, tmp_path: Path) -> Node:
-    return Node(library, rundir.RunDir(tmp_path / "run"))
+    run = rundir.RunDir(tmp_path / "run")
+    run.root.mkdir()
+    return Node(library, run)
 
 
 def test_a_fit_node_has_its_scratch_folder(node: Node) -> None:

@@ -678,6 +678,22 @@ def test_a_task_that_ends_elsewhere_during_the_wait_for_its_lock_is_not_run_agai
     assert bench.record(2)["class"] == "finished"
 
 
+def test_a_run_directory_that_is_gone_is_not_created_again(bench: Bench, tmp_path: Path) -> None:
+    bench.task(*LINGER, "context.progress(1, 2, 'steps')", "say(130, 'saved')")
+    process = bench.start()
+    bench.wait_for("ready")
+    (tmp_path / "elsewhere").mkdir()
+    bench.run.root.rename(tmp_path / "elsewhere" / bench.run.name)
+
+    process.send_signal(signal.SIGTERM)
+    bench.end(process)
+    late = bench.start(attempt=2)
+    code, output = bench.end(late)
+
+    assert not bench.run.root.exists()
+    assert (code, "No such file or directory" in output) == (1, True)
+
+
 def catches(pid: int, number: signal.Signals) -> bool:
     """Return whether a process has a handler for a signal (proc(5), SigCgt)."""
     status = Path(f"/proc/{pid}/status").read_text()

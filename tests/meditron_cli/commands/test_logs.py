@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 
 from meditron_cli.scheduler.base import JobState
 
@@ -187,6 +188,19 @@ def test_following_moves_on_to_the_next_attempt_and_shows_how_the_last_one_ended
     assert lines[6:8] == ["==> stages/curate/attempts/2/ranks-00000.log <==", "second"]
     assert lines[8].startswith("=== curate task 0 attempt 2 ended: completed")
     assert len(lines) == 9
+
+
+def test_following_a_run_that_is_moved_away_ends_with_an_error(
+    meditron: Bench, tmp_path: Path
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    meditron.clock.when_slept = lambda: run.root.rename(tmp_path / "elsewhere")
+
+    result = meditron("logs", run.name, "--follow")
+
+    assert result.exit_code == 2
+    assert f"{run.root}: the run directory was moved or removed" in result.stderr
 
 
 def test_following_begins_with_the_newest_job(meditron: Bench, finish: Callable[..., None]) -> None:

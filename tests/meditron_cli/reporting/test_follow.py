@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from meditron_cli.errors import ConfigError
 from meditron_cli.reporting.follow import ProgressBars, ProgressLines, first_error, until_end
 from meditron_cli.runs.record import RunRecord, StageRecord
 from meditron_cli.runs.state import derive_view
@@ -180,3 +181,15 @@ def test_bars_have_interruptions_above_them(capsys: pytest.CaptureFixture[str]) 
         board.note("attempt 1 ended: [crash]")
 
     assert "attempt 1 ended: [crash]" in capsys.readouterr().err
+
+
+def test_a_run_that_is_moved_away_ends_the_wait(
+    meditron: Bench, training_run: TaskRecords, tmp_path: Path
+) -> None:
+    run = meditron.run()
+    moments = iter([lambda: None, lambda: run.root.rename(tmp_path / "elsewhere") and None])
+
+    with pytest.raises(ConfigError, match=r"the run directory was moved or removed$"):
+        followed(meditron, moments)
+
+    assert not run.root.exists()
