@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
@@ -42,6 +43,10 @@ WORD_WIDTH = 24
 """Words up to this length are not broken where a table is wider than the terminal."""
 
 
+_unread: set[int] = set()
+"""The descriptors of streams whose reader has closed them."""
+
+
 def data(text: str) -> None:
     """Print the output of a command to stdout; a missing last line break is added."""
     part(text if text.endswith("\n") else text + "\n")
@@ -49,14 +54,40 @@ def data(text: str) -> None:
 
 def part(text: str) -> None:
     """Print a part of the output to stdout, unchanged."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    _write(sys.stdout, text)
 
 
 def note(text: str) -> None:
     """Print a note to stderr."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    _write(sys.stderr, text + "\n")
+
+
+def _write(stream: IO[str], text: str) -> None:
+    """Write to a stream, and nothing more once its reader has closed it (``| head -1``): a command
+    that has submitted jobs must not end there, and its exit code is its own.
+    """
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        _unread.add(stream.fileno())
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def has_reader() -> bool:
+    """Return whether what is printed to stdout can reach a reader; it cannot after the other end of
+    a pipe was closed.
+    """
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # a test's stream
+        return True
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    is_closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    return descriptor not in _unread and not is_closed
 
 
 def warning(text: str) -> None:

@@ -88,6 +88,8 @@ class LazyGroup(click.Group):
             require_folder()
             refuse_empty(words)
             code = super().main(args=words, **extra)
+        except KeyboardInterrupt:
+            code = print_error(click.Abort(), words)
         except Exception as error:  # the one place; everything below is made for people
             code = print_error(error, words)
         sys.exit(code if isinstance(code, int) else 0)

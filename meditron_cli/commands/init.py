@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shlex
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -51,10 +53,16 @@ def command(folder: Path, corpus: Path | None, empty: bool) -> None:
     text = template.read_text(encoding="utf-8")
     if corpus is not None:
         text = with_corpus(text, folder, corpus)
-    if not empty:
-        generate.write(folder / SAMPLE)
-    write_bytes(folder / SCHEMA, schema_text("experiment").encode())
-    write_bytes(folder / EXPERIMENT, text.encode())
+    is_new = not folder.exists()
+    try:
+        if not empty:
+            generate.write(folder / SAMPLE)
+        write_bytes(folder / SCHEMA, schema_text("experiment").encode())
+        write_bytes(folder / EXPERIMENT, text.encode())
+    except OSError:
+        if is_new:
+            remove(folder)
+        raise
     console.note(
         f"wrote {folder / EXPERIMENT}" + ("" if empty else f" and the sample in {folder / SAMPLE}")
     )
@@ -64,6 +72,13 @@ def command(folder: Path, corpus: Path | None, empty: bool) -> None:
     if empty:
         console.note(f"  name your files in {EXPERIMENT}")
     console.note("  meditron submit pipeline --cluster local --size tiny --wait")
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder that could not be filled; a umask may have made it unreadable."""
+    with suppress(OSError):
+        folder.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def with_corpus(text: str, folder: Path, corpus: Path) -> str:

@@ -243,6 +243,6 @@ def follow_logs(services: Services, printer: Printer) -> None:
         exits = news.read_new()
         printer.print_new(growing=not ended)
         printer.print_ends(exits)
-        if ended:
+        if ended or not console.has_reader():
             return
         services.clock.sleep(FOLLOW_SECONDS)

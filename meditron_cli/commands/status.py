@@ -48,7 +48,7 @@ def command(
             show_all(services, root, as_json)
         else:
             show_one(services, store.find(root, name), as_json)
-        if not watch:
+        if not (watch and console.has_reader()):
             return
         services.clock.sleep(WATCH_SECONDS)
         console.clear()

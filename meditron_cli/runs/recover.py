@@ -171,7 +171,7 @@ def recover_local_stage(services: Services, opened: OpenedRun, stage: str) -> li
         )
     elif any(is_retried) and delay:
         at = datetime.fromtimestamp(services.clock.now() + delay)
-        sentences.append(f"{stage}: resumes at the first check after {at:%H:%M}")
+        sentences.append(f"{stage}: stopped until the first check after {at:%H:%M}")
     elif any(is_retried):
         started = launch(planned(records), scheduler, records, sentences.append, by=BY)
         sentences.append(f"{stage}: {recovery_job.resumption(started[stage])}")

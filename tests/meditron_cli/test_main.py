@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -16,6 +17,7 @@ from meditron_cli import __version__
 from meditron_cli.main import COMMANDS, main
 
 from ..conftest import Bench
+from ..permissions import WITHOUT_ROOTS_EYES
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -144,6 +146,83 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
     assert child.stderr.read() == b""
     child.stderr.close()
     child.wait()
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["clusters"], 0), (["schema", "experiment"], 0), (["check", "missing.yaml"], 2)],
+)
+def test_the_exit_code_of_a_command_does_not_depend_on_its_reader(
+    tmp_path: Path, words: list[str], code: int
+) -> None:
+    """The reader closes both streams before anything is printed."""
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "meditron_cli", *words],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MEDITRON_RUNS": str(tmp_path)},
+        stdout=writer,
+        stderr=writer,
+        check=False,
+    )
+
+    os.close(writer)
+    assert done.returncode == code
+
+
+def test_watching_ends_with_its_reader(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "meditron_cli", "status", "--watch"],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MEDITRON_RUNS": str(tmp_path / "runs")},
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+
+    os.close(writer)
+    assert done.returncode == 0
+
+
+def test_an_interruption_while_the_program_is_imported_has_no_traceback(tmp_path: Path) -> None:
+    """A module in the place of click stands for a slow import."""
+    (tmp_path / "click.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(60)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-m", "meditron_cli", "clusters"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"importing\n"
+
+    child.send_signal(signal.SIGINT)
+    _, stderr = child.communicate()
+
+    assert (child.returncode, stderr) == (-signal.SIGINT, b"")
+
+
+def test_an_init_that_cannot_write_leaves_no_folder(tmp_path: Path) -> None:
+    words = [sys.executable, "-B", "-m", "meditron_cli", "init", str(tmp_path / "new")]
+
+    done = subprocess.run(
+        ["sh", "-c", 'umask 0777; exec "$@"', "sh", *WITHOUT_ROOTS_EYES, *words],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert "Permission denied" in done.stderr
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_module_runs_like_the_program(tmp_path: Path) -> None:

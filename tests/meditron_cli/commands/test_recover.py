@@ -206,6 +206,7 @@ def test_on_this_machine_a_start_that_has_to_wait_is_waited_for(meditron: Bench)
     meditron.scheduler.put_stage("curate", JobState.ENDED)
 
     first = meditron("recover", "--once")
+    shown = meditron("status", "--json")
     event = exit_of(run, "curate", 1)
     now = json.dumps({**event, "delay": 0.0}, sort_keys=True)
     text = run.events.read_text().splitlines()
@@ -214,7 +215,8 @@ def test_on_this_machine_a_start_that_has_to_wait_is_waited_for(meditron: Bench)
     second = meditron("recover", "--once")
 
     waits = first.stdout.splitlines()[-1]
-    assert waits.startswith(f"{run.name}: curate: resumes at the first check after ")
+    assert waits.startswith(f"{run.name}: curate: stopped until the first check after ")
+    assert json.loads(shown.stdout)["runs"][0]["state"] == "stopped"
     assert second.stdout.splitlines()[-1] == f"{run.name}: curate: job 102_0 resumes it"
     assert [event["by"] for event in meditron.events("submit")] == ["person", "recover"]
 
