@@ -426,8 +426,9 @@ def test_changed_documents_are_refused_once_a_run_has_trained_on_the_old_ones(
     meditron.submit()
     run = meditron.run()
     finish(run, "pretrain", 0)
-    marker = {"stage": "tokenize", "index": 0, "spec": "another", "inputs": [], "outputs": []}
-    write_json(run.done("tokenize", 0), marker)
+    finish(run, "tokenize", 0)
+    path = run.done("tokenize", 0)
+    write_json(path, {**read_json(path), "spec": "another"})
     meditron.scheduler.jobs.clear()
 
     result = meditron.submit()
