@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shlex
-import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -40,6 +38,7 @@ def command(folder: Path, corpus: Path | None, empty: bool) -> None:
     from jobs.contract.files import write_bytes
     from meditron_cli import console
     from meditron_cli.config.reference import schema_text
+    from meditron_cli.runs.store import remove_folder
     from meditron_cli.sample import generate
 
     if corpus is not None and not corpus.exists():
@@ -61,7 +60,7 @@ def command(folder: Path, corpus: Path | None, empty: bool) -> None:
         write_bytes(folder / EXPERIMENT, text.encode())
     except OSError:
         if is_new:
-            remove(folder)
+            remove_folder(folder)
         raise
     console.note(
         f"wrote {folder / EXPERIMENT}" + ("" if empty else f" and the sample in {folder / SAMPLE}")
@@ -72,13 +71,6 @@ def command(folder: Path, corpus: Path | None, empty: bool) -> None:
     if empty:
         console.note(f"  name your files in {EXPERIMENT}")
     console.note("  meditron submit pipeline --cluster local --size tiny --wait")
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder that could not be filled; a umask may have made it unreadable."""
-    with suppress(OSError):
-        folder.chmod(0o700)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def with_corpus(text: str, folder: Path, corpus: Path) -> str:

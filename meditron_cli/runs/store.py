@@ -255,13 +255,20 @@ def create(root: Path, name: str, request: Request, plan: Plan) -> RunDir:
         fill(RunDir(part), name, request, plan)
         _rename(part, root / name)
     except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
+        remove_folder(part)
         if isinstance(error, OSError):
             raise ConfigError(
                 f"runs directory {root} cannot be written: {reason(error)}", hint=HINT_ROOT
             ) from error
         raise
     return RunDir(root / name)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder that could not be filled; a umask may have made it unreadable."""
+    with suppress(OSError):
+        folder.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_stale(root: Path) -> None:

@@ -209,8 +209,14 @@ def test_an_interruption_while_the_program_is_imported_has_no_traceback(tmp_path
     assert (child.returncode, stderr) == (-signal.SIGINT, b"")
 
 
-def test_an_init_that_cannot_write_leaves_no_folder(tmp_path: Path) -> None:
-    words = [sys.executable, "-B", "-m", "meditron_cli", "init", str(tmp_path / "new")]
+@pytest.mark.parametrize("command", ["init", "submit"])
+def test_a_command_that_cannot_write_leaves_no_folder(meditron: Bench, command: str) -> None:
+    meditron.runs.mkdir()
+    rest = {
+        "init": [str(meditron.runs / "new")],
+        "submit": ["curate", "--cluster", "local", "--size", "tiny", "--runs-dir", "runs"],
+    }
+    words = [sys.executable, "-B", "-m", "meditron_cli", command, *rest[command]]
 
     done = subprocess.run(
         ["sh", "-c", 'umask 0777; exec "$@"', "sh", *WITHOUT_ROOTS_EYES, *words],
@@ -222,7 +228,7 @@ def test_an_init_that_cannot_write_leaves_no_folder(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert "Permission denied" in done.stderr
-    assert not (tmp_path / "new").exists()
+    assert list(meditron.runs.iterdir()) == []
 
 
 def test_the_module_runs_like_the_program(tmp_path: Path) -> None:
