@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
 from jobs.supervision.ranks import local_ranks
+
+PATIENCE = 240.0
+"""Seconds that something may take that is soon done where the machine is idle."""
 
 PRELUDE = """
 import os, signal, sys, time
@@ -69,7 +74,7 @@ def waits_for_a_lock(thread: threading.Thread) -> bool:
     return frame is not None
 
 
-def wait_until(fact: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_until(fact: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait for a condition that becomes true soon."""
     deadline = time.monotonic() + seconds
     while not fact():
@@ -80,6 +85,19 @@ def wait_until(fact: Callable[[], object], seconds: float = 60.0) -> None:
 def is_gone(pid: int) -> bool:
     """Return whether a process has ended, reaped or not."""
     return local_ranks.look_up(pid) is None
+
+
+def kill_processes_about(folder: Path) -> None:
+    """Kill the processes that ``processes_about`` lists, and those that they start meanwhile."""
+
+    def is_empty() -> bool:
+        found = processes_about(folder)
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return found == []
+
+    wait_until(is_empty)
 
 
 def processes_about(folder: Path) -> list[int]:

@@ -29,7 +29,7 @@ from jobs.supervision.ranks import launcher, local_ranks
 from ... import system
 from ...disks import fill, mounted
 from ...exits import exits
-from ...ranks import DEAF, FINISH, LINGER, is_gone, rank_program, wait_until
+from ...ranks import DEAF, FINISH, LINGER, PATIENCE, is_gone, rank_program, wait_until
 
 REPOSITORY = Path(__file__).parents[3]
 NODE = os.uname().nodename
@@ -46,7 +46,12 @@ run, attempt, limits = rundir.RunDir(Path(sys.argv[1])), int(sys.argv[2]), json.
 sys.exit(supervisor.supervise(run, "curate", 0, attempt, attempt_runner.Limits(**limits)))
 """
 
-QUICK = {"lock_seconds": 30.0, "preflight_seconds": 30.0, "peers_seconds": 0.5, "leave_seconds": 5}
+QUICK = {
+    "lock_seconds": PATIENCE,
+    "preflight_seconds": PATIENCE,
+    "peers_seconds": 0.5,
+    "leave_seconds": 5,
+}
 
 AGAIN = specs.SupervisionSpec(retry_delay_seconds=0, storage_delay_seconds=0)
 """Starts again as often as usual, and at once."""
@@ -111,7 +116,7 @@ class Bench:
 
     def end(self, process: subprocess.Popen[str]) -> tuple[int, str]:
         """Wait for a supervisor; its exit code and all it printed."""
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PATIENCE)
         return process.returncode, output
 
     def supervise(self, attempt: int = 1, **limits: float) -> dict[str, Any]:

@@ -31,7 +31,9 @@ from ...ranks import (
     DEAF,
     FINISH,
     LINGER,
+    PATIENCE,
     is_gone,
+    kill_processes_about,
     processes_about,
     rank_program,
     wait_until,
@@ -158,11 +160,9 @@ def machine_in(folder: Path) -> Iterator[Machine]:
     root = folder / "run"
     root.mkdir()
     (root / "code").symlink_to(REPOSITORY)
-    scheduler = LocalScheduler(cancel_seconds=30.0)
+    scheduler = LocalScheduler(cancel_seconds=PATIENCE)
     yield Machine(rundir.RunDir(root), scheduler)
-    for pid in processes_about(folder):
-        os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: processes_about(folder) == [])
+    kill_processes_about(folder)
     scheduler.states({})  # it forgets the processes that have ended
 
 
@@ -393,7 +393,7 @@ def test_when_the_background_process_is_killed_its_ranks_save_and_end(machine: M
 
     assert still is JobState.ACTIVE  # its ranks work until their supervisor has noticed
     assert machine.exit()["code"] == 130
-    assert processes_about(machine.run.root) == []
+    wait_until(lambda: processes_about(machine.run.root) == [])
 
 
 def test_processes_of_a_killed_supervisor_are_ended(machine: Machine) -> None:
