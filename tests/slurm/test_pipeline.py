@@ -265,7 +265,7 @@ def test_with_a_missing_partition_nothing_is_queued_and_the_run_is_usable(
         "name specified"
     )
     assert hint.startswith("hint: `meditron submit pretrain --dry-run --run ")
-    assert hint.endswith(" --dry-run` shows the script")
+    assert hint.endswith("` shows the script")
     assert queued == []
     assert [len(ids) for ids in accepted.jobs.values()] == [1, 3, 1, 2]
 
