@@ -106,3 +106,19 @@ def test_a_moved_run_cancels_its_jobs(meditron: Bench, tmp_path: Path) -> None:
 
     assert result.exit_code == 0
     assert meditron.scheduler.cancelled
+
+
+def test_a_run_whose_original_cannot_be_read_does_not_cancel_its_jobs(
+    meditron: Bench, tmp_path: Path
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    (tmp_path / "copies").mkdir()
+    run.root.rename(tmp_path / "copies" / run.name)
+    run.root.symlink_to(run.root)  # a path that cannot be resolved
+
+    result = meditron("cancel", run.name, "--runs-dir", str(tmp_path / "copies"))
+
+    assert result.exit_code == 2
+    assert "is a copy: its jobs work on" in result.stderr
+    assert meditron.scheduler.cancelled == []
