@@ -39,11 +39,11 @@ def test_a_rank_that_stops_is_found_and_named_and_its_peer_shows_that_it_waits(m
     run.until_step(2)
     learned = hang_detector.LearnedDurations()
     watch = hang_detector.HangDetector(run.files, impatient(run), run.attempt, learned)
-    assert watch.look(time.monotonic()) is None
+    assert watch.check(time.monotonic()) is None
     ranks.processes[1].send_signal(signal.SIGSTOP)
 
     found: list[Any] = []
-    wait_until(lambda: found.append(watch.look(time.monotonic())) or found[-1])
+    wait_until(lambda: found.append(watch.check(time.monotonic())) or found[-1])
     assert stack_dump.main([str(run.root), "pretrain", "0", str(run.attempt)]) == 0
 
     reports = stack_dump.read(run.files, "pretrain", 0, run.attempt)

@@ -67,7 +67,7 @@ def test_a_fault_that_comes_too_late_fails_the_drill_and_keeps_its_runs(desk: De
     (row,) = [line for line in answer.stdout.splitlines() if line.startswith("kill-rank")]
     assert row.endswith("the run ended before this fault")
     (folder,) = desk.runs.iterdir()
-    assert f"hint: the drill's runs are kept in {folder}" in answer.stderr
+    assert answer.stderr.endswith(f"--runs-dir {folder}` shows the drill's runs\n")
     disturbed = RunDir(next(folder.glob("drill-disturbed-*")))
     assert [event["cause"] for event in read_events(disturbed) if event["event"] == "exit"] == [
         "completed"
