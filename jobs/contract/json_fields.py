@@ -86,9 +86,12 @@ def _integer(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is not a number")
-    return float(value)
+    try:
+        if type(value) in (int, float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer beyond the range of floats
+        pass
+    raise ValueError(f"{str(value)[:40]} is not a number")
 
 
 def _object(value: Any) -> dict[str, Any]:

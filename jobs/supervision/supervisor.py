@@ -187,7 +187,7 @@ class Supervisor:
                 if reason != error.strerror:
                     reason = error.strerror or type(error).__name__
                     log(f"{self.run.stage(self.stage)} takes no attempt: {reason}; waiting")
-            is_gone = not self.run.root.is_dir()
+            is_gone = storage.is_removed(self.run.root)
             if is_gone or self.is_stop_requested() or time.monotonic() > deadline:
                 log(f"failed: {self.run.stage(self.stage)} takes no attempt: {reason}")
                 return None
@@ -230,7 +230,11 @@ class Supervisor:
         """Return whether a stop is requested: by a signal, by the file STOP, or because the local
         scheduler's process that started this one is gone.
         """
-        return bool(self.signals) or self.run.stop_file.exists() or is_abandoned(os.environ)
+        return bool(self.signals) or self.has_stop_file() or is_abandoned(os.environ)
+
+    def has_stop_file(self) -> bool:
+        """Return whether the file STOP exists; False where the file system does not answer."""
+        return os.path.exists(self.run.stop_file)  # Path.exists raises on EACCES, EIO and ESTALE
 
     # ---- before the ranks
 

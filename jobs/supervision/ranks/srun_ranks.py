@@ -127,7 +127,11 @@ class SrunRanks:
         return srun_output.first_failure(self._output()) is not None and self._step.is_stale()
 
     def _output(self) -> str:
-        return self._log_path.read_text(errors="replace")
+        """Return srun's log; empty where it cannot be read, since the ranks are alive."""
+        try:
+            return self._log_path.read_text(errors="replace")
+        except OSError:
+            return ""
 
 
 def fill(words: Sequence[str], run: rundir.RunDir) -> list[str]:
