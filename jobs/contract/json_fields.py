@@ -91,7 +91,7 @@ def _number(value: Any) -> float:
             return float(value)
     except OverflowError:  # an integer beyond the range of floats
         pass
-    raise ValueError(f"{str(value)[:40]} is not a number")
+    raise ValueError(f"{repr(value)[:40]} is not a number")
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ Layout (``RUN`` is the run's folder)::
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import dataclass
@@ -78,6 +79,16 @@ class RunDir:
     def save_file(self) -> Path:
         """Return the file whose presence requests one checkpoint from training."""
         return self.root / "SAVE"
+
+    def is_stop_requested(self) -> bool:
+        """Return whether the file STOP exists; False where the file system does not answer
+        (EACCES, EIO, ESTALE), for which ``Path.exists`` raises.
+        """
+        return os.path.exists(self.stop_file)
+
+    def is_save_requested(self) -> bool:
+        """Return whether the file SAVE exists, in the same way."""
+        return os.path.exists(self.save_file)
 
     @property
     def resume_file(self) -> Path:

@@ -363,7 +363,7 @@ class StopRequests:
 
     def _check_files(self) -> None:
         run = self.context.run
-        self._stop_file = run.stop_file.exists()
-        if run.save_file.exists():
+        self._stop_file = run.is_stop_requested()
+        if run.is_save_requested():
             run.save_file.unlink(missing_ok=True)
             self._save = True

@@ -226,7 +226,7 @@ class StopCheck:
     def _stop_requested(self) -> bool:
         import torch
 
-        requested = bool(self._context.stop) or self._context.run.stop_file.exists()
+        requested = bool(self._context.stop) or self._context.run.is_stop_requested()
         if self._context.world_size == 1:
             return requested
         flag = torch.tensor(int(requested), device=self._device)

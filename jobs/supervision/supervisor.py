@@ -230,11 +230,7 @@ class Supervisor:
         """Return whether a stop is requested: by a signal, by the file STOP, or because the local
         scheduler's process that started this one is gone.
         """
-        return bool(self.signals) or self.has_stop_file() or is_abandoned(os.environ)
-
-    def has_stop_file(self) -> bool:
-        """Return whether the file STOP exists; False where the file system does not answer."""
-        return os.path.exists(self.run.stop_file)  # Path.exists raises on EACCES, EIO and ESTALE
+        return bool(self.signals) or self.run.is_stop_requested() or is_abandoned(os.environ)
 
     # ---- before the ranks
 

@@ -58,7 +58,7 @@ def evidence(  # noqa: PLR0913 - one argument per source of evidence
         by_person=history.is_by_person(attempt.number),
         done=task is not None and is_done(attempt, task),
         cancelled=history.is_cancelled,
-        stop_requested=history.is_stopped or attempt.run.stop_file.exists(),
+        stop_requested=history.is_stopped or attempt.run.is_stop_requested(),
     )
     traces = Traces(
         ranks=tuple(rank_exits(read_rank_exits(attempt), observed.failures, ended)),

@@ -127,7 +127,7 @@ class SrunRanks:
         return srun_output.first_failure(self._output()) is not None and self._step.is_stale()
 
     def _output(self) -> str:
-        """Return srun's log; empty where it cannot be read, since the ranks are alive."""
+        """Return srun's log; empty where it cannot be read: an error would abandon the ranks."""
         try:
             return self._log_path.read_text(errors="replace")
         except OSError:

@@ -126,5 +126,5 @@ class ActionRunner:
             log(f"job {ids[0]} resumes {attempt.stage} task {attempt.index}")
             return SUCCESSOR
         history = self.history.current().task(attempt.stage, attempt.index)
-        is_over = history.is_cancelled or history.is_stopped or attempt.run.stop_file.exists()
+        is_over = history.is_cancelled or history.is_stopped or attempt.run.is_stop_requested()
         return STOPPED if is_over else SUCCESSOR

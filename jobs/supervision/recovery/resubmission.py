@@ -118,7 +118,7 @@ def held_back(
         return f"{stage}: job {later[0]} resumes it already"
     if any(item.is_cancelled or item.is_stopped for item in tasks_history):
         return f"{stage}: a person has cancelled or stopped the run, so no job resumes it"
-    if run.stop_file.exists():
+    if run.is_stop_requested():
         return f"{stage}: the file STOP exists, so no job resumes it"
     return ""
 
@@ -135,10 +135,12 @@ def submit(run: RunDir, request: ResubmitRequest, client: Client, reader: RunRea
     intent, queue = intent_of(run, next_submission, request), SlurmQueue(client)
 
     def make() -> SubmitEvent:
-        ids = sbatch.submit(run, next_submission, client)
-        return queue.complete(run, next_submission, submit_event(intent, ids, ()), history)
+        return submit_event(intent, sbatch.submit(run, next_submission, client), ())
 
-    return list(transaction.submit(run, intent, queue, make).job_ids)
+    def complete(result: SubmitEvent) -> SubmitEvent:
+        return queue.complete(run, next_submission, result, history)
+
+    return list(transaction.submit(run, intent, queue, make, complete).job_ids)
 
 
 def usable(request: ResubmitRequest, earlier: Submission, client: Client) -> tuple[str, ...]:

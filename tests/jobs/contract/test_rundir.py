@@ -408,3 +408,13 @@ def test_a_command_about_a_run_works_in_any_folder_and_is_quoted(tmp_path: Path)
     assert run.hint("free space, then {meditron resume}") == (
         f"free space, then `{run.command('resume')}`"
     )
+
+
+def test_a_file_system_that_does_not_answer_requests_no_stop(tmp_path: Path) -> None:
+    run = rundir.RunDir(tmp_path / ("long" * 100))  # ENAMETOOLONG stands for EIO and ESTALE
+    (tmp_path / "other").mkdir()
+    other = rundir.RunDir(tmp_path / "other")
+    other.stop_file.touch()
+
+    assert (run.is_stop_requested(), run.is_save_requested()) == (False, False)
+    assert (other.is_stop_requested(), other.is_save_requested()) == (True, False)
