@@ -50,6 +50,8 @@ class FakeScheduler:
     jobs: dict[str, JobInfo] = field(default_factory=dict)
     when_asked: Callable[[], None] = lambda: None
     """Called before an answer: the progress of jobs between two reads of the run directory."""
+    when_submitted: Callable[[Path], None] = lambda run: None
+    """Called with the run directory once a submission's jobs are queued."""
 
     def render(self, plan: Plan, run: Path) -> str:
         return "".join(f"{run.name} {stage.stage}\n" for stage in plan.stages)
@@ -70,6 +72,7 @@ class FakeScheduler:
         ids = [f"{number}_{place}" for place in range(len(indices))]
         for job in ids:
             self.put(job, JobState.QUEUED)
+        self.when_submitted(run)
         return ids
 
     def states(self, jobs: Mapping[str, Collection[str]]) -> dict[str, dict[str, JobInfo]]:

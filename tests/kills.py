@@ -13,13 +13,17 @@ EVENTS = ("subprocess.Popen", "os.rename")
 
 
 def kill_before_step(
-    number: int, act: Callable[[], object], is_step: Callable[[str], bool] = lambda name: True
+    number: int,
+    act: Callable[[], object],
+    is_step: Callable[[str], bool] = lambda name: True,
+    interrupt: bool = False,
 ) -> bool:
     """Do something in a child process that is killed just before its n-th step; return whether it
     had so many.
 
     Args:
         is_step: decides about a file opened to write, or a program, by its name.
+        interrupt: raise KeyboardInterrupt there, as Ctrl-C does, instead of SIGKILL.
     """
     child = os.fork()
     if child == 0:
@@ -30,6 +34,8 @@ def kill_before_step(
             writes = event == "open" and int(str(arguments[2])) & WRITING
             if (writes or event in EVENTS) and is_step(str(arguments[0])):
                 left -= 1
+                if left == 0 and interrupt:
+                    raise KeyboardInterrupt
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -37,5 +43,5 @@ def kill_before_step(
         try:
             act()
         finally:
-            os._exit(0)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+            os._exit(int(left <= 0))
+    return os.waitpid(child, 0)[1] != 0

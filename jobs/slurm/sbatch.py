@@ -152,6 +152,13 @@ def submit_call(executor: SlurmExecutor, call: Call) -> list[str]:
     return ids
 
 
+def has_arguments(folder: Path, job_id: str) -> bool:
+    """Return whether the pickle of a job is in the folder that it was submitted from."""
+    from submitit.core.utils import JobPaths
+
+    return bool(JobPaths(folder, job_id).submitted_pickle.exists())
+
+
 def element_ids(array: str, count: int) -> list[str]:
     """Return the ids of an array's elements; a list of one is submitted as a plain job."""
     return [array] if count == 1 else [f"{array}_{element}" for element in range(count)]

@@ -34,7 +34,8 @@ class SlurmQueue:
 
     def adopt(self, run: RunDir, intent: IntentEvent, history: RunHistory) -> SubmitEvent | None:
         """Complete a submission that was killed, and return its result; None unless all of its jobs
-        exist.
+        exist, each with its arguments: one whose sbatch call was killed, or timed out although
+        Slurm had queued the job, has none and would fail.
 
         Raises:
             SubmitError: Slurm does not answer.
@@ -51,10 +52,18 @@ class SlurmQueue:
                 f"`{run.command('resume')}` {sbatch.ANSWERS}",
             )
         jobs, guards = listed
-        ids = all_ids(request, sorted(jobs, key=int)) or started(history, intent)
+        ids = all_ids(request, sorted(jobs, key=int))
+        folder = run.attempt(intent.stage, intent.attempt)
+        if not all(sbatch.has_arguments(folder, job) for job in ids):
+            return None
+        ids = ids or started(history, intent)
         if not ids:
             return None
-        return self.complete(run, request, submit_event(intent, ids, guards), history)
+        folder = submission.recovery_job_folder(run, request)
+        usable = [job for job in guards if sbatch.has_arguments(folder, job)]
+        if len(usable) < len(guards):
+            self.client.cancel([job for job in guards if job not in usable])
+        return self.complete(run, request, submit_event(intent, ids, usable), history)
 
     def withdraw(self, run: RunDir, intent: IntentEvent, failure: str = "") -> None:
         """Cancel all jobs that a submission has queued, also those whose id sbatch did not return

@@ -40,12 +40,18 @@ class JobQueue(Protocol):
 
 
 def submit(
-    run: RunDir, intent: IntentEvent, queue: JobQueue, make: Callable[[], SubmitEvent]
+    run: RunDir,
+    intent: IntentEvent,
+    queue: JobQueue,
+    make: Callable[[], SubmitEvent],
+    complete: Callable[[SubmitEvent], SubmitEvent] = lambda result: result,
 ) -> SubmitEvent:
     """Make a submission, all of it or nothing, and return its result.
 
     Args:
-        make: submits the jobs.
+        make: submits the jobs; where it fails, what it submitted is withdrawn.
+        complete: makes other jobs depend on them. Where it fails, they are not withdrawn, since a
+            dependent of a cancelled job never starts: the next submission adopts them.
     """
     events.append(run, intent)
     try:
@@ -53,6 +59,7 @@ def submit(
     except BaseException as error:
         withdraw(run, intent, queue, getattr(error, "message", type(error).__name__))
         raise
+    result = complete(result)
     events.append(run, result)
     return result
 

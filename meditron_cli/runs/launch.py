@@ -205,11 +205,10 @@ class LaunchTransaction:
         def make() -> SubmitEvent:
             ids = scheduler.submit(plan, stage, indices, run.root, number, after)
             guards = scheduler.submit_recovery_job(plan, stage, run.root, number, ids)
+            self._submitted += [*ids, *guards]  # before the event, which a full disk may refuse
             return submit_event(intent, ids, guards)
 
-        result = transaction.submit(run, intent, scheduler, make)
-        self._submitted += [*result.job_ids, *result.recovery_jobs]
-        return list(result.job_ids)
+        return list(transaction.submit(run, intent, scheduler, make).job_ids)
 
     def undo(self, reason: BaseException) -> None:
         """Cancel the submissions of earlier stages, and record that."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from jobs.contract.outcomes import RetryAction
 from meditron_cli.runs.record import RunRecord, StageRecord
 
@@ -49,17 +51,21 @@ def is_over(stage: StageRecord, index: int, now: float) -> bool:
 
 def is_blocked_for_long(record: RunRecord, stage: StageRecord, now: float) -> bool:
     """Return whether an earlier stage failed so long ago that this one's jobs are not queried."""
-    before = [record.stages[name] for name in stage.after if name in record.stages]
+    return is_blocked(record, stage, now - FORGET_SECONDS)
+
+
+def is_blocked(record: RunRecord, stage: StageRecord, before: float = math.inf) -> bool:
+    """Return whether an earlier stage ended unfinished before a time, and is not retried."""
+    earlier = [record.stages[name] for name in stage.after if name in record.stages]
     return any(
-        failed_long_ago(earlier, now) or is_blocked_for_long(record, earlier, now)
-        for earlier in before
+        ended_unfinished(item, before) or is_blocked(record, item, before) for item in earlier
     )
 
 
-def failed_long_ago(stage: StageRecord, now: float) -> bool:
-    """Return whether an unfinished task of a stage has a final exit record that is not recent."""
+def ended_unfinished(stage: StageRecord, before: float) -> bool:
+    """Return whether an unfinished task of a stage has a final exit record from before a time."""
     return any(
-        index not in stage.done and has_ended(stage, index) and now - ended.ended > FORGET_SECONDS
+        index not in stage.done and has_ended(stage, index) and ended.ended < before
         for index, ended in stage.exits.items()
     )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 
@@ -45,23 +46,22 @@ def require_original(run: RunDir, history: RunHistory, job_ids: Collection[str])
         if not isinstance(event, SubmitEvent) or open_ids.isdisjoint(event.job_ids):
             continue
         original = RunDir(Path(event.run_dir or run.root))
-        if is_another_run(original, run):
+        try:
+            is_copy = not original.record.samefile(run.record)
+        except (FileNotFoundError, NotADirectoryError):  # it was moved to here, or removed
+            continue
+        except OSError as error:
+            jobs = shlex.join(sorted(open_ids))
+            raise ConfigError(
+                f"the jobs work on {original.root}, which cannot be read ({error.strerror}): "
+                f"{run.root} may be a copy of it",
+                hint=f"`scancel {jobs}` if the run was moved to here",
+            ) from error
+        if is_copy:
             raise ConfigError(
                 f"{run.root} is a copy: its jobs work on {original.root}",
                 hint=f"`{original.command('cancel')}` cancels them",
             )
-
-
-def is_another_run(original: RunDir, run: RunDir) -> bool:
-    """Return whether a run still is where its jobs were submitted, and another directory than this
-    one; true too where that directory cannot be read.
-    """
-    try:
-        return not original.record.samefile(run.record)
-    except (FileNotFoundError, NotADirectoryError):  # it was moved to here, or removed
-        return False
-    except OSError:
-        return True
 
 
 def is_mine(run: RunDir) -> bool:

@@ -16,7 +16,7 @@ from jobs.slurm.client import Client
 from jobs.slurm.states import JobInfo
 from jobs.supervision.recovery import recovery_job
 from meditron_cli.errors import MeditronError
-from meditron_cli.runs import release, store
+from meditron_cli.runs import open_jobs, release, store
 from meditron_cli.runs.owner import is_mine
 from meditron_cli.runs.query import query_schedulers
 from meditron_cli.runs.record import RecordReader, RunRecord
@@ -126,8 +126,12 @@ def needs_recovery(record: RunRecord) -> bool:
 def stages_to_recover(record: RunRecord, infos: Mapping[str, JobInfo]) -> Iterator[str]:
     """Yield the stages with an unfinished task whose job has certainly left the queue, or with a
     submission that was killed; jobs with a final exit record were not queried.
+
+    A stage that never started behind one that ended unfinished has no input, and is not recovered.
     """
     for name, stage in record.stages.items():
+        if not stage.started and open_jobs.is_blocked(record, stage):
+            continue
         jobs = [job.job_id for index, job in stage.jobs.items() if index not in stage.done]
         known = [infos[job] for job in jobs if job in infos]
         if stage.unanswered or any(not (info.is_in_queue or info.is_unknown) for info in known):

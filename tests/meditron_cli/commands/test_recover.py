@@ -248,3 +248,18 @@ def test_a_finished_run_is_not_queried(meditron: Bench, finish: Callable[..., No
 
     assert meditron("recover", "--once").stdout == ""
     assert meditron.scheduler.asked == []
+
+
+def test_stages_behind_one_that_stopped_for_good_are_not_recovered(
+    meditron: Bench, fail: Callable[..., None]
+) -> None:
+    meditron.submit()
+    fail(meditron.run(), "curate", 0)
+    for stage in ("curate", "tokenize", "pretrain", "evaluate"):
+        meditron.scheduler.put_stage(stage, JobState.ENDED, "CANCELLED")
+
+    result = meditron("recover", "--once")
+
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert len(meditron.scheduler.submitted) == 4
+    assert [event["event"] for event in read_events(meditron.run())].count("exit") == 1

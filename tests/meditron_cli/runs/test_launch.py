@@ -124,6 +124,20 @@ def test_a_refused_stage_takes_back_the_ones_before_it(meditron: Bench) -> None:
     assert set(undone) == {*meditron.scheduler.cancelled, *meditron.scheduler.dismissed}
 
 
+def test_jobs_whose_submission_cannot_be_recorded_are_cancelled(meditron: Bench) -> None:
+    def refuse_events(run: Path) -> None:
+        (run / "events.jsonl").rename(run / "before")
+        (run / "events.jsonl").mkdir()  # a folder in a file's place stands for a full disk
+
+    meditron.scheduler.when_submitted = refuse_events
+
+    result = meditron.submit()
+
+    assert result.exit_code == 2
+    assert "events.jsonl" in result.stderr
+    assert meditron.scheduler.cancelled == ["101_0"]
+
+
 def test_after_a_refusal_the_next_submission_starts_everything(meditron: Bench) -> None:
     meditron.scheduler.refuses = "pretrain"
     meditron.submit()

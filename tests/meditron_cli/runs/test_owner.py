@@ -120,5 +120,6 @@ def test_a_run_whose_original_cannot_be_read_does_not_cancel_its_jobs(
     result = meditron("cancel", run.name, "--runs-dir", str(tmp_path / "copies"))
 
     assert result.exit_code == 2
-    assert "is a copy: its jobs work on" in result.stderr
+    assert f"the jobs work on {run.root}, which cannot be read" in result.stderr
+    assert "hint: `scancel 101_0 102_0" in result.stderr
     assert meditron.scheduler.cancelled == []

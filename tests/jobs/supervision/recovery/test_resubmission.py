@@ -292,7 +292,7 @@ def test_while_slurm_does_not_say_what_became_of_one_nothing_is_submitted(
     assert events(run, "withdraw") == []
 
 
-def test_one_that_got_no_answer_and_may_be_queued_is_taken_over_later(
+def test_one_that_got_no_answer_and_was_queued_without_its_arguments_is_submitted_again(
     run: RunDir, client: Client, programs: FakeSlurm, begun: Submission
 ) -> None:
     """sbatch timed out although its job was queued, and squeue does not answer either."""
@@ -305,12 +305,33 @@ def test_one_that_got_no_answer_and_may_be_queued_is_taken_over_later(
 
     ids = resubmit(run, "pretrain", 0, replaces=["50"], by="recovery_job", client=client)
 
-    assert ids == []
-    assert events(run, "submit")[-1]["job_ids"] == ["101"]
-    assert (
-        held_back(run, attempt_history.read(run), "pretrain", [0], ["50"])
-        == "pretrain: job 101 resumes it already"
-    )
+    assert ids == ["102"]
+    assert "101" not in programs.queued()
+
+
+def test_a_resubmission_interrupted_before_any_step_leaves_no_dependent_of_a_cancelled_job(
+    tmp_path: Path, training: Submission
+) -> None:
+    for step in itertools.count(1):
+        run = RunDir(tmp_path / str(step) / "med-tiny-0")
+        run.code.mkdir(parents=True)
+        programs = fake_slurm.install(tmp_path / str(step) / "slurm")
+        dependent = "70|PENDING|Dependency|med-tiny-0.evaluate|70|||afterok:50(unfulfilled)"
+        programs.queue("50|RUNNING|None", dependent)
+        client = Client(programs.environ)
+        submission.write(run, training)
+        fields = {"stage": "pretrain", "attempt": 1, "indices": [0], "scheduler": "slurm"}
+        append_event(run, "submit", **fields, job_ids=["50"])
+        again = partial(resubmit, run, "pretrain", 0, replaces=["50"], client=client)
+
+        was_interrupted = kill_before_step(step, partial(again, by="recover"), interrupt=True)
+        again(by="recovery_job")
+
+        (job,) = events(run, "submit")[-1]["job_ids"]
+        assert programs.waits_for()["70"].startswith(f"afterok:{job}"), step
+        assert job in programs.queued()
+        if not was_interrupted:
+            break
 
 
 @pytest.mark.parametrize("waiting", [False, True], ids=["new recovery job", "old recovery job"])
