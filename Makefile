@@ -1,4 +1,4 @@
-# The words of the project; each sets up what it needs. `make test` is the one that must pass.
+# The targets of the project; each sets up what it needs. `make test` is the one that must pass.
 PYTHON ?= python3
 BIN := .venv/bin
 # The CPU build of exactly this torch is what the tests run on; megatron-core 0.17 needs Python 3.12.

@@ -78,6 +78,41 @@ class Hang:
     """State of that rank: ``stopped by a signal (state T)``, or its innermost frame."""
 
 
+HEALTH_CODES = (
+    "disk",
+    "driver",
+    "ecc_mode",
+    "ecc_sram",
+    "ecc_uncorrected",
+    "fabric",
+    "foreign_process",
+    "gpu_count",
+    "gpu_handle",
+    "gpu_kind",
+    "gpu_lost",
+    "gpu_reset_required",
+    "inforom_corrupted",
+    "memory",
+    "memory_temperature",
+    "memory_unrepairable",
+    "mig_mode",
+    "nvlink",
+    "pcie_width",
+    "persistence",
+    "power_cap",
+    "recovery_action",
+    "retired_pages",
+    "row_remap",
+    "scratch",
+    "shm",
+    "storage",
+    "temperature",
+    "temperature_peers",
+    "throttle",
+)
+"""Codes of findings about a node (``jobs.health.node_checks``), which a profile may skip."""
+
+
 @dataclass(frozen=True)
 class NodeFinding:
     """A health finding against a node."""

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from jobs.contract.outcomes import HEALTH_CODES
 from meditron_cli.config.field_types import (
     DurationMinutes,
     Line,
@@ -159,7 +160,12 @@ class Cluster(Section):
     """Experiment keys that this cluster presets; the experiment and ``--set`` override them."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Check GPUs against the device, and the container and modules against the scheduler."""
+        """Check GPUs against the device, the container and modules against the scheduler, and the
+        codes of health checks.
+        """
+        known = ", ".join(HEALTH_CODES)
+        for code in sorted({*self.health_skip} - {*HEALTH_CODES}):
+            yield "health_skip", f"unknown code {code!r}; known are {known}"
         if self.device == "cuda" and self.gpu_partition.node.gpus == 0:
             yield "gpu_partition.node.gpus", "device is cuda, but the nodes have no GPUs"
         container = self.environment.container

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobs.contract.outcomes import HEALTH_CODES
 from jobs.health import gpu_checks, node_checks
 from jobs.health.node_checks import Expected, HealthFinding, HealthVerdict, NodeAction
 from jobs.health.nvml import PROBES, memory_available, node_name, read_disk
@@ -364,3 +365,7 @@ def test_the_disk_of_a_folder_to_be_is_that_of_its_parent(tmp_path: Path) -> Non
 def test_slurms_name_of_the_node_comes_first() -> None:
     assert node_name({"SLURMD_NODENAME": "gpu07"}) == "gpu07"
     assert node_name({}) != ""
+
+
+def test_a_profile_may_skip_the_codes_of_findings() -> None:
+    assert set(HEALTH_CODES) == node_checks.CODES

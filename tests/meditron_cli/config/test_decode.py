@@ -251,6 +251,12 @@ def test_modules_without_slurm_are_refused() -> None:
     ]
 
 
+def test_an_unknown_health_check_is_refused_with_the_known_ones() -> None:
+    (found,) = errors(Cluster, SITE, "health_skip: [disk, foo]\n")
+
+    assert found.startswith("e.yaml:1:14: health_skip: unknown code 'foo'; known are disk, driver, ")
+
+
 @pytest.mark.parametrize("words", ["1:99:99", "1:60:00", "1-24", "90:60", "30\n", "-5"])
 def test_a_duration_that_no_clock_shows_is_refused(words: str) -> None:
     found = errors(Experiment, WHOLE, f"curate: {{time_minutes: {json.dumps(words)}}}\n")
