@@ -82,7 +82,7 @@ class LazyGroup(click.Group):
         reopen_closed_streams()
         words = sys.argv[1:] if args is None else list(args)
         if words[:1] == ["help"]:
-            words = [*words[1:], "--help"]
+            words = [*(word for word in words[1:] if word != "help"), "--help"]
         extra = {"prog_name": "meditron", **extra, "standalone_mode": False}
         try:
             require_folder()

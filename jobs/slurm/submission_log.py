@@ -47,8 +47,8 @@ class SlurmQueue:
         listed = self._find(run, intent)
         if listed is None:
             raise SubmitError(
-                f"Slurm does not list the jobs of attempt {intent.attempt} of {intent.stage}, "
-                "whose submission was killed",
+                f"Slurm does not answer whether it has jobs of attempt {intent.attempt} of "
+                f"{intent.stage}, whose submission was not confirmed",
                 f"`{run.command('resume')}` {sbatch.ANSWERS}",
             )
         jobs, guards = listed
@@ -76,7 +76,7 @@ class SlurmQueue:
             return  # nothing can have been submitted here
         listed = self._find(run, intent)
         if listed is None or not self.client.cancel([*listed[0], *listed[1]]):
-            killed = f"the submission of attempt {intent.attempt} of {intent.stage} was killed"
+            killed = f"the submission of attempt {intent.attempt} of {intent.stage} is unconfirmed"
             raise SubmitError(
                 f"{failure or killed}; jobs named {submission.job_name(run, intent.stage)} may be "
                 "queued all the same",

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 RECOVERY_JOB_MINUTES = 10
 """For one recovery pass, and for waiting until Slurm responds."""
 
-HINT = "`meditron explain parallel` shows the layout; --set parallel.KEY=VALUE changes it"
+HINT = (
+    "`meditron explain parallel` lists the keys of the layout; --set parallel.KEY=VALUE changes it"
+)
 
 
 def build(inputs: Inputs, stages: Sequence[str]) -> Plan:

@@ -65,6 +65,13 @@ def test_help_is_a_word_too(words: list[str]) -> None:
     assert result.stdout == CliRunner().invoke(main, [*words, "--help"]).stdout
 
 
+def test_help_of_help_is_the_list_of_commands() -> None:
+    assert (
+        CliRunner().invoke(main, ["help", "help"]).stdout
+        == CliRunner().invoke(main, ["--help"]).stdout
+    )
+
+
 def test_help_of_an_unknown_command_names_the_nearest() -> None:
     result = CliRunner().invoke(main, ["help", "statsu"])
 

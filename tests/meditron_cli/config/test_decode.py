@@ -254,7 +254,9 @@ def test_modules_without_slurm_are_refused() -> None:
 def test_an_unknown_health_check_is_refused_with_the_known_ones() -> None:
     (found,) = errors(Cluster, SITE, "health_skip: [disk, foo]\n")
 
-    assert found.startswith("e.yaml:1:14: health_skip: unknown code 'foo'; known are disk, driver, ")
+    assert found.startswith(
+        "e.yaml:1:14: health_skip: unknown code 'foo'; known are disk, driver, "
+    )
 
 
 @pytest.mark.parametrize("words", ["1:99:99", "1:60:00", "1-24", "90:60", "30\n", "-5"])

@@ -286,7 +286,7 @@ def test_while_slurm_does_not_say_what_became_of_one_nothing_is_submitted(
     intend(run, replace(begun, attempt=2))
     programs.tell("down", "Unable to contact slurm controller")
 
-    with pytest.raises(SubmitError, match="attempt 2 of pretrain was killed"):
+    with pytest.raises(SubmitError, match="attempt 2 of pretrain is unconfirmed"):
         resubmit(run, "pretrain", 0, replaces=["50"], by="recovery_job", client=client)
 
     assert events(run, "withdraw") == []
