@@ -80,6 +80,7 @@ class RankMonitor:
         self._check_at = 0.0
         self._query_at = 0.0
         self._handled_signals = 0
+        self._check_error = ""
         self._is_stop_requested = False
         self._deadline: Deadline | None = None
         self._lead_seconds = leave_seconds
@@ -96,7 +97,7 @@ class RankMonitor:
             now = time.time()
             if now >= self._check_at:
                 self._check_at = now + CHECK_SECONDS
-                self._check(now)
+                self._check_safely(now)
             if not self._is_stopping and now >= self._stop_at and self._must_leave(now):
                 self._stop(now)
             if now >= self._kill_at:
@@ -104,6 +105,18 @@ class RankMonitor:
                 self._ranks.end()
             time.sleep(POLL_SECONDS)
         return code
+
+    def _check_safely(self, now: float) -> None:
+        """Check, and log an error once: ranks that run must not be abandoned for a file that cannot
+        be read now, or for a bug of a check.
+        """
+        try:
+            self._check(now)
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            if text != self._check_error:
+                self._check_error = text
+                log(f"the ranks could not be checked: {text}")
 
     def _check(self, now: float) -> None:
         received = len(self._inputs.signals)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import pytest
 
 from jobs.contract.outcomes import Hang
 from jobs.slurm import srun_output
@@ -86,6 +88,22 @@ def test_the_file_stop_is_a_request() -> None:
     watch(ranks, World(stop=True))
 
     assert (ranks.requests, ranks.ended) == (1, 0)
+
+
+def test_a_check_that_fails_does_not_abandon_the_ranks(capsys: pytest.CaptureFixture[str]) -> None:
+    ranks, world, answers = Ranks(), World(), [OSError(5, "Input/output error")] * 2
+
+    def find_hang(now: float) -> Hang | None:
+        if answers:
+            raise answers.pop()
+        world.signals.append(15)
+        return None
+
+    monitor = RankMonitor(ranks, replace(world.inputs(), find_hang=find_hang), 600.0)
+
+    assert monitor.wait() == 130
+    assert (ranks.requests, ranks.ended) == (1, 0)
+    assert capsys.readouterr().err.count("the ranks could not be checked: OSError") == 1
 
 
 def test_ranks_that_stay_are_ended_when_their_time_is_over() -> None:
