@@ -21,7 +21,8 @@ A profile describes a site, one YAML file per cluster. `meditron clusters` lists
 `~/.config/meditron/clusters/NAME.yaml` and the ones shipped here; it also accepts a path that
 ends in `.yaml`.
 
-To write a profile, copy the most similar one and edit it:
+To write a profile, copy the most similar one in your experiment's folder (not in the clone),
+and edit it:
 
 ```console
 $ meditron clusters generic-h100 --copy
