@@ -33,7 +33,7 @@ sys.exit(supervisor.supervise(run, "pretrain", 0, 1, limits))
 """
 
 TRAIN = (
-    "print('rank', rank, 'of attempt', context.attempt, flush=True)",
+    "sys.stdout.write(f'rank {rank} of attempt {context.attempt}\\n')",
     "import json",
     "from jobs.contract.metrics_log import StepLine, to_json",
     "path = context.run.metrics('pretrain')",
@@ -52,7 +52,11 @@ TRAIN = (
     "    time.sleep(600)",
     f"if rank == 0: {FINISH}",
 )
-"""Four steps, a death, and four steps more from the third on."""
+"""Four steps, a death, and four steps more from the third on.
+
+A line is one write: `print` without buffering writes each of its arguments alone, and those of
+two ranks that share a log mix.
+"""
 
 
 @pytest.fixture
