@@ -1,10 +1,5 @@
-"""This machine as a cluster: one background process per attempt, and submitit's local executor for
-its tasks.
-
-``python -m meditron_cli.scheduler.local JOB_FILE`` is that process. It waits for the jobs it
-depends on, runs a few tasks at a time, and exits. It leads a session of its own, so that all its
-descendants can be found and ended. A job's id identifies the process:
-``local:<host>:<pid>:<start>``.
+"""This machine as a cluster: one background process per attempt (``local_job``), and submitit's
+local executor for its tasks. A job's id identifies the process: ``local:<host>:<pid>:<start>``.
 """
 
 from __future__ import annotations
@@ -14,33 +9,31 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-from jobs.contract import done_markers, specs
 from jobs.contract.attempt_history import RunHistory
-from jobs.contract.events import IntentEvent, SubmitEvent, append_event
+from jobs.contract.events import IntentEvent, SubmitEvent
 from jobs.contract.files import read_json, write_json
-from jobs.contract.job import LOCAL_JOB, usable_cores
+from jobs.contract.job import usable_cores
 from jobs.contract.rundir import RunDir
-from jobs.runtime.log import log
-from jobs.runtime.storage import STORAGE_SECONDS, wait_until_writable
-from jobs.slurm import payload
 from jobs.slurm.job_environment import job_environment
 from jobs.supervision.ranks import local_ranks
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.scheduler.base import JobInfo, JobState
+from meditron_cli.scheduler.local_sessions import (
+    PREFIX,
+    all_pids,
+    command_line,
+    members,
+    pid_of,
+    send,
+    state_of,
+    wait_for_sessions,
+)
 
-PREFIX = "local:"
 JOB_FILE = "local-job.json"
-POLL_SECONDS = 0.1
-REPEAT_SECONDS = 0.5
-"""Between two stop requests, of which one that comes while a program starts up is lost, and between
-two tries to write."""
 CANCEL_SECONDS = 75.0
 """Least time for a cancelled job to save and exit."""
 BEYOND_LEAD_SECONDS = 30.0
@@ -192,7 +185,7 @@ class LocalScheduler:
 def runner_command(plan: Plan, path: Path) -> list[str]:
     """Return the command of the background process of an attempt."""
     python = plan.site.python or sys.executable
-    return [python, "-m", "meditron_cli.scheduler.local", str(path)]
+    return [python, "-m", "meditron_cli.scheduler.local_job", str(path)]
 
 
 def runner_environment(
@@ -235,25 +228,6 @@ def parallel_tasks(stage: StagePlan) -> int:
     return max(1, min(stage.max_parallel, fitting))
 
 
-def pid_of(name: str) -> int:
-    """Return the process in a job id, which leads the session of the same number."""
-    return int(name.rsplit(":", 2)[1])
-
-
-def state_of(name: str) -> tuple[str, JobState]:
-    """Return a job id with its state.
-
-    Tasks may outlive a background process that was killed until their supervisors notice.
-    """
-    process = name.removeprefix(PREFIX)
-    if process.rsplit(":", 2)[0] != os.uname().nodename:
-        return name, JobState.UNKNOWN
-    pid = pid_of(name)
-    leader = local_ranks.look_up(pid)
-    alive = local_ranks.is_alive(process) if leader else bool(members([pid]))
-    return name, JobState.ACTIVE if alive else JobState.ENDED
-
-
 def exit_timeout(pid: int) -> float:
     """Return the seconds a job may take to save and exit, from its background process's input."""
     words = command_line(pid)
@@ -262,19 +236,6 @@ def exit_timeout(pid: int) -> float:
         return CANCEL_SECONDS
     lead = float(read_json(path)["lead_seconds"])
     return max(CANCEL_SECONDS, lead + BEYOND_LEAD_SECONDS)
-
-
-def all_pids() -> list[int]:
-    """Return the processes of this machine."""
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
-def command_line(pid: int) -> list[bytes]:
-    """Return the arguments of a process's command; none when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return []
 
 
 def is_runner(pid: int, run: RunDir, path: Path) -> bool:
@@ -291,139 +252,3 @@ def is_runner(pid: int, run: RunDir, path: Path) -> bool:
         return os.path.samefile(f"/proc/{pid}/cwd", run.root / "code")
     except OSError:  # it has ended, or belongs to another user
         return False
-
-
-def members(leaders: Iterable[int]) -> list[int]:
-    """Return the processes of the sessions that these processes lead, or led."""
-    sessions = set(leaders)
-    pids = all_pids()
-    return [
-        pid for pid in pids if (process := local_ranks.look_up(pid)) and process.session in sessions
-    ]
-
-
-def send(pids: Iterable[int], number: int) -> None:
-    """Send a signal to processes; those that are gone are ignored.
-
-    Raises:
-        SchedulerError: a process belongs to another user.
-    """
-    for pid in pids:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue
-        except PermissionError as error:
-            raise SchedulerError(
-                f"process {pid} belongs to another user", hint="only its owner can stop it"
-            ) from error
-
-
-def wait_for_sessions(leaders: Sequence[int], seconds: float) -> None:
-    """Wait until the sessions are empty, but no longer than that."""
-    deadline = time.monotonic() + seconds
-    while members(leaders) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-
-
-class Runner:
-    """The background process: wait, run the tasks, end."""
-
-    def __init__(self, path: Path) -> None:
-        self.job = read_json(path)
-        self.stage: str = self.job["stage"]
-        self.run = RunDir(path.parents[4])
-        self.folder = path.parent
-        self.stopping = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
-
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.stopping = True
-
-    def main(self) -> int:
-        """Run the tasks; return 0 when all have run, 1 after a stop request or without inputs."""
-        while any(state_of(name)[1] is JobState.ACTIVE for name in self.job["after_jobs"]):
-            if self.stopping:
-                return 1
-            time.sleep(POLL_SECONDS)
-        missing = [name for name in self.job["after_stages"] if not finished(self.run, name)]
-        if missing:
-            self.record(lambda: append_event(self.run, "blocked", stage=self.stage, after=missing))
-            log(f"{self.stage} was not started: {missing[0]} did not finish")
-            return 1
-        try:
-            return self.work()
-        finally:
-            me = os.getpid()
-            send([pid for pid in members([me]) if pid != me], signal.SIGKILL)
-
-    def work(self) -> int:
-        """Run the tasks, ``parallel`` at a time; on a stop request end those that run."""
-        import submitit
-
-        os.environ[LOCAL_JOB] = PREFIX + local_ranks.process_name(os.getpid())
-        executor = submitit.LocalExecutor(self.folder)
-        executor.update_parameters(
-            timeout_min=self.job["time_minutes"],
-            signal_delay_s=self.job["lead_seconds"],
-            gpus_per_node=self.job["gpus"],
-            stderr_to_stdout=True,
-        )
-        attempt = str(self.job["attempt"])
-        waiting = [str(index) for index in self.job["indices"]]
-        unstarted: list[str] = []
-        running: list[Any] = []
-
-        def start() -> None:
-            words = (str(self.run.root), self.stage, waiting[0], attempt)
-            running.append(executor.submit(payload.TASK, *words))
-
-        while (running or waiting) and not self.stopping:
-            while waiting and len(running) < self.job["parallel"]:
-                if self.record(start):
-                    waiting.pop(0)
-                else:
-                    unstarted, waiting = waiting, []
-            time.sleep(POLL_SECONDS)
-            running = [job for job in running if not job.done()]
-        self.end(running)
-        return 1 if waiting or unstarted or self.stopping else 0
-
-    def record(self, write: Callable[[], object]) -> bool:
-        """Write files once the storage takes them; return whether it did before a stop request, and
-        within ``STORAGE_SECONDS``.
-        """
-        deadline = time.monotonic() + STORAGE_SECONDS
-        while True:
-            try:
-                write()
-                return True
-            except OSError as error:
-                log(f"{self.stage}: {error}; waiting for the storage")
-            seconds = deadline - time.monotonic()
-            writable = wait_until_writable(self.folder, seconds, lambda: self.stopping)
-            if not writable or self.stopping or seconds < 0:
-                return False
-            time.sleep(REPEAT_SECONDS)
-
-    def end(self, running: list[Any]) -> None:
-        """Pass the stop request to each task's controller, whose pid is its job id, and wait."""
-        while running := [job for job in running if not job.done()]:
-            for job in running:
-                os.kill(int(job.job_id), signal.SIGTERM)
-            time.sleep(REPEAT_SECONDS)
-
-
-def finished(run: RunDir, stage: str) -> bool:
-    """Return whether every task of a stage is done."""
-    indices = [int(path.stem) for path in (run.stage(stage) / "spec").glob("*.json")]
-    tasks = {i: specs.load_task(run, stage, i) for i in indices}
-    return bool(tasks) and all(
-        done_markers.is_done(run, stage, index, specs.digest(task.spec))
-        for index, task in tasks.items()
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(Runner(Path(sys.argv[1])).main())

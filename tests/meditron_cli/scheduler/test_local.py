@@ -21,7 +21,7 @@ from jobs.contract.stage_specs import CurateSpec, Spec, TokenizerRef, TokenizeSp
 from jobs.supervision.ranks import local_ranks
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
-from meditron_cli.scheduler import local
+from meditron_cli.scheduler import local, local_sessions
 from meditron_cli.scheduler.base import JobState, Scheduler
 from meditron_cli.scheduler.local import LocalScheduler
 
@@ -235,7 +235,9 @@ def job_on_full_disk(
     """Submit a stage; return its job, once a disk without a byte refused its first task, and the
     file that fills the disk.
     """
-    job = machine.submit(stage, after=[local.PREFIX + local_ranks.process_name(sleeper.pid)])
+    job = machine.submit(
+        stage, after=[local_sessions.PREFIX + local_ranks.process_name(sleeper.pid)]
+    )
     ballast = fill(machine.run.root.parent)
     sleeper.kill()
     sleeper.wait()
@@ -317,7 +319,7 @@ def test_cancel_lets_ranks_save_and_no_process_remains(machine: Machine) -> None
 
 def catches_signals(job: str) -> bool:
     """Return whether a job's background process has installed its handlers."""
-    status = Path(f"/proc/{local.pid_of(job)}/status").read_text()
+    status = Path(f"/proc/{local_sessions.pid_of(job)}/status").read_text()
     caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
     return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
@@ -387,7 +389,7 @@ def test_when_the_background_process_is_killed_its_ranks_save_and_end(machine: M
     job = machine.submit(machine.stage(*LINGER, "say(130, 'saved')", tasks=2, max_parallel=1))
     machine.wait_for("ready")
 
-    os.kill(local.pid_of(job), signal.SIGKILL)
+    os.kill(local_sessions.pid_of(job), signal.SIGKILL)
     still = machine.state(job)
     machine.wait(job)
 
@@ -479,8 +481,8 @@ def test_a_cancelled_job_has_as_long_as_its_stage_has_to_save(machine: Machine) 
     long = machine.submit(machine.stage(*LINGER, "say(130, 'saved')", resources=resources))
     short = machine.submit(machine.stage(*LINGER, "say(130, 'saved')"), attempt=2)
 
-    assert local.exit_timeout(local.pid_of(long)) > 600
-    assert local.exit_timeout(local.pid_of(short)) == local.CANCEL_SECONDS
+    assert local.exit_timeout(local_sessions.pid_of(long)) > 600
+    assert local.exit_timeout(local_sessions.pid_of(short)) == local.CANCEL_SECONDS
     assert local.exit_timeout(os.getpid()) == local.CANCEL_SECONDS
 
 
@@ -508,10 +510,10 @@ def test_render_names_each_command_and_is_the_same_every_time(machine: Machine) 
     assert text == (
         "# on this machine, in /runs/trial/code\n"
         "# curate: 1 tasks of 1 ranks\n"
-        "'/opt/my python' -m meditron_cli.scheduler.local "
+        "'/opt/my python' -m meditron_cli.scheduler.local_job "
         "/runs/trial/stages/curate/attempts/1/local-job.json\n"
         "# tokenize: 2 tasks of 1 ranks\n"
-        "'/opt/my python' -m meditron_cli.scheduler.local "
+        "'/opt/my python' -m meditron_cli.scheduler.local_job "
         "/runs/trial/stages/tokenize/attempts/1/local-job.json  # after curate\n"
     )
 
