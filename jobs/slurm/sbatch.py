@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from jobs.contract.errors import RESUME
 from jobs.contract.files import fsync, fsync_folder, write_bytes
 from jobs.contract.rundir import RunDir
 from jobs.slurm import payload
@@ -119,7 +120,7 @@ def call_sbatch(
             if getattr(error.__cause__, "returncode", None) == TIMED_OUT:
                 raise SubmitError(
                     f"sbatch did not answer for {submission.stage} within {seconds:.0f} s",
-                    f"`{run.command('resume')}` {ANSWERS}",
+                    f"{RESUME} {ANSWERS}",
                 ) from error
             raise refusal(run, submission.stage, str(error)) from error
 
@@ -209,7 +210,7 @@ def refusal(run: RunDir, stage: str, text: str) -> SubmitError:
     if any(word in reason for word in SILENT):
         return SubmitError(
             f"Slurm did not answer sbatch for {stage}: {reason}",
-            f"`{run.command('resume')}` {ANSWERS}",
+            f"{RESUME} {ANSWERS}",
         )
     return SubmitError(
         f"sbatch refused {stage}: {reason}",

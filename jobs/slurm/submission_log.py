@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jobs.contract.attempt_history import RunHistory
+from jobs.contract.errors import RESUME
 from jobs.contract.events import IntentEvent, SubmitEvent, submit_event
 from jobs.contract.rundir import RunDir
 from jobs.runtime.log import log
 from jobs.slurm import dependencies, sbatch, submission
-from jobs.slurm.client import Client
+from jobs.slurm.client import SILENCE, Client
 from jobs.slurm.submission import Submission, SubmitError
 
 
@@ -49,7 +50,7 @@ class SlurmQueue:
             raise SubmitError(
                 f"Slurm does not answer whether it has jobs of attempt {intent.attempt} of "
                 f"{intent.stage}, whose submission was not confirmed",
-                f"`{run.command('resume')}` {sbatch.ANSWERS}",
+                f"{RESUME} {sbatch.ANSWERS}",
             )
         jobs, guards = listed
         ids = all_ids(request, sorted(jobs, key=int))
@@ -70,17 +71,19 @@ class SlurmQueue:
         in time (measured).
 
         Raises:
-            SubmitError: Slurm does not answer; the message names what may be queued.
+            SubmitError: Slurm does not answer, or refuses; the message names what may be queued.
         """
         if failure and not self.client.has("sbatch"):
             return  # nothing can have been submitted here
         listed = self._find(run, intent)
-        if listed is None or not self.client.cancel([*listed[0], *listed[1]]):
-            killed = f"the submission of attempt {intent.attempt} of {intent.stage} is unconfirmed"
+        problem = SILENCE if listed is None else self.client.try_to_cancel([*listed[0], *listed[1]])
+        if problem:
+            submission_text = f"the submission of attempt {intent.attempt} of {intent.stage}"
+            killed = f"{problem}, and {submission_text} is unconfirmed"
             raise SubmitError(
                 f"{failure or killed}; jobs named {submission.job_name(run, intent.stage)} may be "
                 "queued all the same",
-                f"`{run.command('resume')}` {sbatch.ANSWERS}",
+                f"{RESUME} {sbatch.ANSWERS}",
             )
 
     def complete(

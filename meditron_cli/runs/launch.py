@@ -211,11 +211,20 @@ class LaunchTransaction:
         return list(transaction.submit(run, intent, scheduler, make).job_ids)
 
     def undo(self, reason: BaseException) -> None:
-        """Cancel the submissions of earlier stages, and record that."""
+        """Cancel the submissions of earlier stages, and record that.
+
+        Raises:
+            SchedulerError: they stay queued; with the reason of both.
+        """
         if not self._submitted:
             return
         text = reason.message if isinstance(reason, MeditronError) else type(reason).__name__
-        self._scheduler.cancel(self._run.name, self._submitted)
+        try:
+            self._scheduler.cancel(self._run.name, self._submitted)
+        except SchedulerError as error:
+            jobs = release.names(self._submitted)
+            message = f"{text}; {error.message}, so that {jobs} of earlier stages may stay queued"
+            raise SchedulerError(message, hint=error.hint) from error
         events.append(self._run, UndoEvent(time.time(), tuple(self._submitted), text))
 
 

@@ -20,12 +20,10 @@ from meditron_cli.runs import query, store
 from meditron_cli.runs.owner import require_owner
 from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.run_lock import exclusive
-from meditron_cli.scheduler.base import JobInfo, JobState
+from meditron_cli.scheduler.base import JobInfo
 from meditron_cli.services import Services
 
 HIDDEN = re.compile(rf"\.({store.NAME.pattern})\.removing")
-OVER = (JobState.ENDED, JobState.MISSING)
-"""States of jobs that do not use their run any more; an unknown state is none of them."""
 
 
 def remove(services: Services, reader: RecordReader) -> None:
@@ -63,7 +61,14 @@ def require_unused(services: Services, reader: RecordReader) -> None:
     record = reader.read().require_readable()
     unfinished = unfinished_jobs(services, record)
     if unfinished:
-        first = unfinished[0]
+        first = next((info for info in unfinished if not info.is_unknown), unfinished[0])
+        if first.is_unknown:
+            raise ConfigError(
+                f"the scheduler does not report whether job {first.job_id} of run {run.name} is "
+                "alive",
+                hint=f"`{store.command(run, 'rm')}` once it answers, or on the machine where the "
+                "run was started",
+            )
         raise ConfigError(
             f"run {run.name} has jobs that may be alive: {first.job_id} ({first.state.value})"
             + (f" and {len(unfinished) - 1} more" if len(unfinished) > 1 else ""),
@@ -71,8 +76,9 @@ def require_unused(services: Services, reader: RecordReader) -> None:
         )
     if any(stage.unanswered for stage in record.stages.values()):
         raise ConfigError(
-            f"run {run.name} has a submission that is being made, or was killed",
-            hint=f"`{store.command(run, 'cancel')}` withdraws it",
+            f"run {run.name} has an unconfirmed submission: it is in progress, was killed, or got "
+            "no answer",
+            hint=f"`{store.command(run, 'cancel')}` withdraws it, once the scheduler answers",
         )
     folder = run.path("checkpoints")
     for lease in leases.read_leases(folder, services.clock.now()):
@@ -95,7 +101,9 @@ def unfinished_jobs(services: Services, record: RunRecord) -> list[JobInfo]:
     unfinished: list[JobInfo] = []
     for kind, ids in jobs.items():
         states = query.query_scheduler(services, kind, {record.name: ids})[record.name]
-        unfinished += [states[job] for job in sorted(ids) if states[job].state not in OVER]
+        unfinished += [
+            states[job] for job in sorted(ids) if states[job].is_in_queue or states[job].is_unknown
+        ]
     return unfinished
 
 

@@ -29,23 +29,30 @@ def exclusive(run: RunDir, action: str, denied: str = "") -> Iterator[None]:
     """Hold the lock of a run, after a submission in progress is complete: a person's, or that of
     one of its jobs.
 
+    The hints of errors within it, whose authors do not know which command runs, name the command
+    to repeat: this one, in the place of ``RESUME``.
+
     Args:
-        action: the command that changes the run, for hints: ``cancel --save``.
+        action: the command that changes the run: ``cancel --save``.
         denied: the hint for a user who may not write to the run.
 
     Raises:
         ConfigError: the run cannot be written.
         SchedulerError: the other submission takes too long.
     """
+
+    def completed(hint: str) -> str:
+        return run.hint(hint.replace(RESUME, f"{{meditron {action}}}"))
+
     try:
         with resubmission.waiting_lock(run):
             yield
-    except SubmitError as error:
-        raise SchedulerError(error.message, hint=error.hint) from error
+    except (SubmitError, SchedulerError) as error:
+        raise SchedulerError(error.message, hint=completed(error.hint)) from error
     except OSError as error:
         is_denied = error.errno in (errno.EACCES, errno.EPERM)
         hint = denied if is_denied and denied else HINTS.get(error.errno or 0, "")
         raise ConfigError(
             f"run {run.name} cannot be written: {error.filename or run.root}: {error.strerror}",
-            hint=run.hint(hint.replace(RESUME, f"{{meditron {action}}}")),
+            hint=completed(hint),
         ) from error

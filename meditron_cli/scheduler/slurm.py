@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.attempt_history import RunHistory
+from jobs.contract.errors import RESUME
 from jobs.contract.events import IntentEvent, SubmitEvent
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import RUN
@@ -126,9 +127,7 @@ def require_accepted(problem: str) -> None:
         SchedulerError: it was not.
     """
     if problem == SILENCE:
-        raise SchedulerError(
-            "scancel did not answer", hint="`squeue` shows whether Slurm answers on this machine"
-        )
+        raise SchedulerError("scancel did not answer", hint=f"{RESUME} {sbatch.ANSWERS}")
     if problem:
         raise SchedulerError(
             f"Slurm refused to cancel: {problem}",

@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from jobs.contract.attempt_history import RunHistory
+from jobs.contract.errors import RESUME
 from jobs.contract.events import IntentEvent, SubmitEvent, submit_event
 from jobs.contract.files import read_small
 from jobs.contract.locks import Locked, locked_within
@@ -92,7 +93,7 @@ def waiting_lock(run: RunDir, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         except Locked as error:
             raise SubmitError(
                 f"another submission of run {run.name} has been at work for {seconds:.0f} s",
-                f"`{run.command('resume')}` when it is over",
+                f"{RESUME} when it is over",
             ) from error
         yield
 
