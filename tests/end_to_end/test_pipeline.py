@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from jobs.contract.metrics_log import MetricsLog
 from jobs.contract.rundir import RunDir
 
 from ..ranks import processes_about, wait_until
-from .conftest import DOCUMENTS, QUESTIONS, STEPS, Desk, events
+from .conftest import DOCUMENTS, QUESTIONS, REPOSITORY, STEPS, Desk, events
 
 pytestmark = [pytest.mark.engine, pytest.mark.end_to_end]
 
@@ -80,6 +81,35 @@ def test_the_report_covers_every_stage(long_desk: Desk, first: RunDir) -> None:
     assert 0 < report["goodput"] <= 1
     assert all(stage["wall_s"] > 0 for stage in report["time"]["stages"].values())
     assert report["errors"] == []
+
+
+def documented_files() -> Iterator[re.Pattern[str]]:
+    """Yield patterns of the files in a run directory that the page describes: the code in the first
+    column of its tables of files, below the folder in the head of the table.
+    """
+    page = (REPOSITORY / "docs/run-directory.md").read_text().partition("### Beside the runs")[0]
+    folder = ""
+    for line in page.splitlines():
+        names = re.findall(r"`(.+?)`", line.split(" | ")[0]) if line.startswith("| ") else []
+        if line.startswith("| file"):
+            folder = names[0] if names else ""
+            continue
+        for name in names:
+            pattern = re.sub(r"<\w+>|\\\*", "[^/]+", re.escape(folder + name))
+            yield re.compile(f"{pattern}.+" if name.endswith("/") else pattern)
+
+
+def test_the_page_on_the_run_directory_describes_every_file_of_a_finished_run(
+    first: RunDir,
+) -> None:
+    patterns = list(documented_files())
+    files = [path for path in first.root.rglob("*") if path.is_file()]
+    names = [path.relative_to(first.root).as_posix() for path in files]
+
+    others = [name for name in names if not any(each.fullmatch(name) for each in patterns)]
+
+    assert others == []
+    assert not any(each.fullmatch("stages/curate/attempts/1/other.json") for each in patterns)
 
 
 def test_submitting_a_finished_run_again_does_nothing_and_notes_it(
