@@ -22,6 +22,7 @@ from jobs.contract import rundir, specs
 from jobs.contract.errors import CONFIGURATION, RESUME, TaskError
 from jobs.contract.files import FORMAT, FormatError, read_json, sha256, write_json
 from jobs.contract.stage_specs import PretrainSpec
+from jobs.contract.units import plural
 from jobs.data import tokenizer_file
 from jobs.data.indexed_dataset import read_index
 from jobs.engine import device as devices
@@ -86,7 +87,7 @@ def survey(run: rundir.RunDir, spec: PretrainSpec) -> DatasetSurvey:
     train = _sources(run, spec.train_prefixes, spec.model.vocab_size)
     if not train:
         raise TaskError(
-            f"no training tokens in {len(spec.train_prefixes)} indexed datasets: all are empty",
+            f"no training tokens in {plural(len(spec.train_prefixes), 'indexed dataset')}",
             "see the counts of skipped documents in the tokenize stage's done markers",
         )
     validation = _sources(run, spec.validation_prefixes, spec.model.vocab_size)

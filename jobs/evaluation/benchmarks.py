@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jobs.contract.errors import TaskError
+from jobs.contract.units import plural
 
 LETTERS = "ABCDEFGHIJ"
 ANSWER_CUE = "\nThe answer is:"
@@ -132,7 +133,7 @@ def choices_field(where: str, record: dict[str, Any]) -> tuple[str, ...]:
         refuse(where, "`choices` is not a list of strings")
     texts = tuple(item.strip() for item in choices)
     if len(texts) < 2:
-        refuse(where, f"{len(texts)} choices; a question needs at least two")
+        refuse(where, f"{plural(len(texts), 'choice')}; a question needs at least two")
     if not all(texts) or len(set(texts)) < len(texts):
         refuse(where, "a choice is empty or occurs twice")
     return texts

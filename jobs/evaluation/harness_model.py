@@ -21,6 +21,7 @@ import torch
 from lm_eval.api.model import TemplateLM
 
 from jobs.contract.errors import TaskError
+from jobs.contract.units import plural
 from jobs.data.tokenizer_file import Encoder
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class MegatronLM(TemplateLM):  # type: ignore[misc]
     def _refuse_odd_length(self, text: str, answer: list[int]) -> None:
         if not 1 <= len(answer) <= self.max_length:
             raise TaskError(
-                f"the choice {text.strip()[:60]!r} has {len(answer)} tokens, "
+                f"the choice {text.strip()[:60]!r} has {plural(len(answer), 'token')}, "
                 f"the model reads 1 to {self.max_length}",
                 "remove the question, or evaluate a model with a longer context",
             )

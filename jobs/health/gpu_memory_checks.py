@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from jobs.contract.units import plural
 from jobs.health.findings import HealthVerdict, Outcome, on_off
 from jobs.health.sample import RemappedRows, SramErrors, Unknown, value_or_none
 
@@ -55,7 +56,7 @@ def check_rows(rows: RemappedRows) -> Outcome:
             evidence,
         )
     remapped = rows.corrected + rows.uncorrected
-    return Outcome(HealthVerdict.OK, f"{remapped} rows remapped, none pending", evidence)
+    return Outcome(HealthVerdict.OK, f"{plural(remapped, 'row')} remapped, none pending", evidence)
 
 
 def check_unrepairable(unrepairable: bool) -> Outcome:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jobs.contract.job import node_name
-from jobs.contract.units import GIB
+from jobs.contract.units import GIB, plural
 from jobs.health import gpu_checks
 from jobs.health.findings import (
     Expected,
@@ -141,9 +141,8 @@ def check_count(sample: Sample, expected: Expected) -> Outcome:
     }
     if isinstance(sample.driver, Unknown) and not _has_no_driver(sample.driver):
         if expected.gpus:
-            message = (
-                f"{expected.gpus} GPUs are needed, none can be counted: {sample.driver.reason}"
-            )
+            needed = plural(expected.gpus, "GPU")
+            message = f"{needed} needed, none can be counted: {sample.driver.reason}"
             return Outcome(HealthVerdict.FATAL, message, evidence)
         if expected.gpus is None:
             return no_value({"driver": sample.driver})
@@ -152,9 +151,7 @@ def check_count(sample: Sample, expected: Expected) -> Outcome:
         return Outcome(HealthVerdict.OK, f"no GPU expected and {present}", evidence)
     if expected.gpus is None:
         known = (
-            f"{count} GPUs answer, no number was expected"
-            if count
-            else "no GPU here, none expected"
+            f"{answers(count)}, no number was expected" if count else "no GPU here, none expected"
         )
         return Outcome(HealthVerdict.OK, known, evidence)
     if count < expected.gpus:
@@ -162,7 +159,12 @@ def check_count(sample: Sample, expected: Expected) -> Outcome:
         return Outcome(
             HealthVerdict.FATAL, f"{count} of {expected.gpus} GPUs answer{why}", evidence
         )
-    return Outcome(HealthVerdict.OK, f"{count} GPUs answer, {expected.gpus} are needed", evidence)
+    return Outcome(HealthVerdict.OK, f"{answers(count)}, {expected.gpus} needed", evidence)
+
+
+def answers(count: int) -> str:
+    """Return ``1 GPU answers``, ``8 GPUs answer``."""
+    return f"{plural(count, 'GPU')} {'answers' if count == 1 else 'answer'}"
 
 
 def _identity(gpu: Gpu) -> dict[str, Any]:
@@ -197,7 +199,9 @@ def check_shm(shm: Disk, expected: Expected, count: int) -> Outcome:
     needed, free = gpus * expected.min_shm_gb_per_gpu, shm.free / GIB
     evidence = {"free_gb": round(free, 1), "needed_gb": needed}
     if free < needed:
-        message = f"/dev/shm has {free:.1f} GiB free, {gpus} GPUs need {needed:g}"
+        message = (
+            f"/dev/shm has {free:.1f} GiB free, {needed:g} GiB are needed for {plural(gpus, 'GPU')}"
+        )
         return Outcome(HealthVerdict.FATAL, message, evidence)
     return Outcome(HealthVerdict.OK, f"/dev/shm has {free:.1f} GiB free", evidence)
 

@@ -20,6 +20,7 @@ from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.files import FORMAT, fsync_folder
 from jobs.contract.stage_specs import CurateSpec
+from jobs.contract.units import plural
 from jobs.data.corpus_writer import OUTCOMES, CorpusWriter
 from jobs.runtime.context import Context
 
@@ -146,9 +147,10 @@ def require_documents(corpus: CorpusWriter, sources: Sequence[dict[str, Any]]) -
         message = (
             f"no document left (files: {len(sources)}, records: {totals['in']}, "
             f"bad: {totals['bad']}, empty: {totals['empty']}, "
-            f"shorter than {corpus.min_chars} characters: {totals['short']})"
+            f"shorter than {plural(corpus.min_chars, 'character')}: {totals['short']})"
         )
         raise TaskError(message, "see curate.sources, curate.text_key and curate.min_chars")
     if not any(shard.documents for shard in corpus.train):
-        message = f"all {corpus.documents} documents are in the validation split, none in training"
+        documents = plural(corpus.documents, "document")
+        message = f"no document is in the training split, {documents} in the validation split"
         raise TaskError(message, "lower curate.validation_fraction or add documents")

@@ -17,6 +17,7 @@ from jobs.contract import done_markers
 from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.files import write_bytes, write_json
 from jobs.contract.stage_specs import EvaluateSpec
+from jobs.contract.units import plural
 from jobs.data import tokenizer_file
 from jobs.evaluation.scoring import Samples, question_records, run_harness, summarise
 from jobs.runtime.context import Context
@@ -217,7 +218,7 @@ class StopCheck:
         questions = done * self._questions // total
         self._context.heart.beat(Phase.STEP, questions)
         if self._stop_requested():
-            raise Stopped(f"stopped after {questions} of {self._questions} questions")
+            raise Stopped(f"stopped after {questions} of {plural(self._questions, 'question')}")
         now = time.monotonic()
         if self._context.rank == 0 and (now - self._reported >= 1 or done == total):
             self._reported = now

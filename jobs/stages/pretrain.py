@@ -6,6 +6,7 @@ from typing import cast
 
 from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import PretrainSpec
+from jobs.contract.units import plural
 from jobs.runtime.context import Context
 
 
@@ -39,7 +40,7 @@ def check(spec: PretrainSpec, world_size: int) -> None:
     if layout.world_size != world_size:
         raise TaskError(
             f"the layout {layout.tensor} x {layout.pipeline} x {layout.data} needs "
-            f"{layout.world_size} ranks, {world_size} were started",
+            f"{plural(layout.world_size, 'rank')}, not {world_size}",
             "start as many ranks as the task's `ranks`",
         )
     samples = spec.micro_batch_size * layout.data

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from jobs.contract.units import plural
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.services import Services
@@ -35,11 +36,11 @@ def command(
     elif jobs is None or not (jobs or save):
         console.data(NOTHING)
     elif save:
-        one = len(jobs) == 1
-        saving = "1 job saves and exits" if one else f"{len(jobs)} jobs save and exit"
+        verbs = "saves and exits" if len(jobs) == 1 else "save and exit"
+        saving = f"{plural(len(jobs), 'job')} {verbs}"
         console.data(f"run {run.name}: {saving}, the others are cancelled")
     else:
-        console.data(f"run {run.name}: {len(jobs)} job{'' if len(jobs) == 1 else 's'} cancelled")
+        console.data(f"run {run.name}: {plural(len(jobs), 'job')} cancelled")
 
 
 NOTHING = "nothing to cancel: the run has no queued or running job"

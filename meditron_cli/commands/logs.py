@@ -13,6 +13,7 @@ import click
 from jobs.contract.attempt_history import Attempt, RunHistory
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
+from jobs.contract.units import plural
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
@@ -130,9 +131,8 @@ def command(
     printer = Printer(LogSelection(records, stages, attempt, task), unfiltered)
     printer.print_new()
     if printer.hidden:
-        console.note(
-            f"{printer.hidden} lines of submitit and library warnings hidden; --all shows them"
-        )
+        hidden = plural(printer.hidden, "line")
+        console.note(f"{hidden} of submitit and library warnings hidden; --all shows them")
     if not printer.printed:
         raise ConfigError(
             f"run {run.name} has no logs of {stage or 'any stage'} yet",
@@ -226,7 +226,7 @@ def heading(history: RunHistory, stage: str, number: int, task: int | None) -> s
     counts = Counter(attempt.outcome for attempt in attempts)
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     began = tables.moment(min(attempt.began for attempt in attempts))
-    return f"{stage} attempt {number}: {len(attempts)} tasks, {began}: {outcomes}"
+    return f"{stage} attempt {number}: {plural(len(attempts), 'task')}, {began}: {outcomes}"
 
 
 def follow_logs(services: Services, printer: Printer) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from jobs.contract.units import plural
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
@@ -47,8 +48,7 @@ def command(
     for name, size in sizes.items():
         console.note(f"{root / name}: {bytes_text(size)}")
     if runs and not yes:
-        count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
-        question = f"remove {count}, {bytes_text(sum(sizes.values()))}?"
+        question = f"remove {plural(len(runs), 'run')}, {bytes_text(sum(sizes.values()))}?"
         confirm(question, store.command_below(root, "rm", "--yes", *sizes))
     for reader in runs:
         remove.remove(services, reader)

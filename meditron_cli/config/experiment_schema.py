@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from jobs.contract.units import plural
 from meditron_cli.config.field_types import (
     OPERATIONAL,
     Checkpoint,
@@ -192,7 +193,7 @@ class Pretrain(Section):
         if self.signal_lead_seconds and self.signal_lead_seconds >= self.time_minutes * 60:
             yield (
                 "time_minutes",
-                f"{self.time_minutes} minutes do not exceed signal_lead_seconds, "
+                f"{plural(self.time_minutes, 'minute')} must exceed signal_lead_seconds, "
                 f"{self.signal_lead_seconds}",
             )
 

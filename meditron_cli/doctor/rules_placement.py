@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from jobs.contract.units import plural
 from meditron_cli.doctor import facts
 from meditron_cli.doctor.facts import NodeRow, PartitionRow
 from meditron_cli.doctor.finding import FATAL, OK, WARN, SiteFinding, unknown
@@ -70,7 +71,7 @@ def one_partition(view: SiteView, requested: Partition) -> SiteFinding:
         return SiteFinding(
             fact, "missing", FATAL, f"the site has no such partition; {instead}", PARTITIONS
         )
-    value = f"{row.total_nodes} nodes, {format_limit(row.max_minutes)}"
+    value = f"{plural(row.total_nodes, 'node')}, {format_limit(row.max_minutes)}"
     problems = [
         *partition_problems(view, requested, row),
         *((WARN, sentence) for sentence in node_mismatches(view, requested)),
@@ -91,18 +92,21 @@ def partition_problems(
     if requested.nodes > row.total_nodes:
         yield (
             WARN,
-            f"the profile states {requested.nodes} nodes, the site has {row.total_nodes}: correct "
-            "the profile",
+            f"the profile states {plural(requested.nodes, 'node')}, the site has "
+            f"{row.total_nodes}: correct the profile",
         )
     if row.max_nodes is not None and requested.nodes > row.max_nodes:
         yield (
             WARN,
-            f"a job may use {row.max_nodes} nodes, the profile states {requested.nodes}: correct "
-            "the profile",
+            f"a job may use {plural(row.max_nodes, 'node')}, the profile states {requested.nodes}: "
+            "correct the profile",
         )
     limit, stated = row.max_minutes, requested.max_time_minutes
     if limit is not None and stated is not None and stated > limit:
-        yield WARN, f"the profile allows {stated} minutes, the site {limit}: correct the profile"
+        yield (
+            WARN,
+            f"the profile allows {plural(stated, 'minute')}, the site {limit}: correct the profile",
+        )
 
 
 def node_mismatches(view: SiteView, requested: Partition) -> Iterator[str]:
@@ -118,8 +122,8 @@ def node_mismatches(view: SiteView, requested: Partition) -> Iterator[str]:
         )
     if requested.node.cpus > cores:
         yield (
-            f"the profile states {requested.node.cpus} cores per node, the largest node has "
-            f"{cores}: correct node.cpus"
+            f"the profile states {plural(requested.node.cpus, 'core')} per node, the largest node "
+            f"has {cores}: correct node.cpus"
         )
 
 
@@ -208,12 +212,13 @@ def job_limits(view: SiteView) -> Iterator[SiteFinding]:
     )
     if submit is not None and submit < view.work.jobs:
         meaning = (
-            f"the plan has {view.work.jobs} jobs, and {submit} may be queued at once: submit the "
-            "stages one by one, with fewer shards"
+            f"the plan has {plural(view.work.jobs, 'job')}, and {submit} may be queued at once: "
+            "submit the stages one by one, with fewer shards"
         )
         yield SiteFinding("job limits", value, WARN, meaning, ACCOUNTS)
     elif wall is not None and wall < view.work.time_minutes:
-        meaning = f"a training job requests {view.work.time_minutes} minutes: lower time_minutes"
+        minutes = plural(view.work.time_minutes, "minute")
+        meaning = f"a training job requests {minutes}: lower time_minutes"
         yield SiteFinding("job limits", value, WARN, meaning, ACCOUNTS)
     else:
         yield SiteFinding("job limits", value or "none", OK, "enough for the plan", ACCOUNTS)
@@ -276,8 +281,8 @@ def shortages(view: SiteView, requested: Resources) -> Iterator[str]:
         section = "cpu_partition"
     if requested.nodes > len(nodes):
         yield (
-            f"it requests {requested.nodes} nodes, {requested.partition} has {len(nodes)}: correct "
-            f"{section}.nodes"
+            f"it requests {plural(requested.nodes, 'node')}, {requested.partition} has "
+            f"{len(nodes)}: correct {section}.nodes"
         )
     resources = (
         (
@@ -285,11 +290,11 @@ def shortages(view: SiteView, requested: Resources) -> Iterator[str]:
             requested.memory_gb * MB_PER_GB, [node.memory_mb for node in nodes], format_gb,
         ),
         (
-            "cpus", f"{requested.ranks_per_node * requested.cpus_per_rank} cores",
+            "cpus", plural(requested.ranks_per_node * requested.cpus_per_rank, "core"),
             requested.ranks_per_node * requested.cpus_per_rank, [node.cpus for node in nodes], str,
         ),
         (
-            "gpus", f"{requested.gpus_per_node} GPUs",
+            "gpus", plural(requested.gpus_per_node, "GPU"),
             requested.gpus_per_node, [node.gpus for node in nodes], str,
         ),
     )  # fmt: skip
@@ -299,7 +304,7 @@ def shortages(view: SiteView, requested: Resources) -> Iterator[str]:
             has = (
                 f"the largest node of {requested.partition} has {text(max(present))}"
                 if not enough
-                else f"{enough} nodes of {requested.partition} have that, {requested.nodes} are "
-                "requested"
+                else f"{requested.partition} has {plural(enough, 'node')} with that, and "
+                f"{requested.nodes} are requested"
             )
             yield f"it requests {amount} per node, {has}: correct {section}.node.{key}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jobs.contract import outcomes
-from jobs.contract.units import GIB
+from jobs.contract.units import GIB, plural
 from jobs.supervision import preflight_step
 from meditron_cli.doctor.finding import FATAL, OK, UNKNOWN, WARN, SiteFinding, unknown
 
@@ -135,7 +135,9 @@ def health(report: Report) -> Iterator[SiteFinding]:
     if not reasons and not bad:
         results = [item for host in report["hosts"] for item in host["health"]["findings"]]
         count = sum(item["verdict"] == UNKNOWN for item in results)
-        meaning = "no problem found" + (f"; {count} checks without a value" if count else "")
+        meaning = "no problem found" + (
+            f"; {plural(count, 'check')} without a value" if count else ""
+        )
         names = ", ".join(host["node"] for host in report["hosts"])
         yield SiteFinding("node health", names, OK, meaning, SOURCE)
 

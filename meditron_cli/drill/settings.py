@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from jobs.contract.units import plural
 from meditron_cli.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def settings(cluster: Cluster, nodes: int | None, faults: Sequence[Fault]) -> tu
     count = nodes or min(2, partition.nodes)
     if count > partition.nodes:
         raise ConfigError(
-            f"a drill on {count} nodes does not fit partition {partition.name}, which has "
-            f"{partition.nodes}",
+            f"a drill on {plural(count, 'node')} does not fit partition {partition.name}, which "
+            f"has {partition.nodes}",
             hint="choose fewer with --nodes",
         )
     ranks = count * (partition.node.gpus or 2)
@@ -106,10 +107,11 @@ def announcement(cluster: Cluster, experiment: Experiment, faults: Sequence[Faul
     nodes = ranks // (cluster.gpu_partition.node.gpus or ranks)
     seconds = 2 * steps * STEP_SECONDS[cluster.device] + START_SECONDS * (len(faults) + 3)
     lines = [
-        f"drill on {cluster.name}: {ranks} ranks on {nodes} node{'s' * (nodes > 1)} train a "
-        f"{SIZE} model for {steps} steps, once undisturbed and once with these faults:",
+        f"drill on {cluster.name}: training of a {SIZE} model with {plural(ranks, 'rank')} on "
+        f"{plural(nodes, 'node')} for {plural(steps, 'step')}, once undisturbed and once with "
+        "these faults:",
         *(f"  {number}. {fault.does}" for number, fault in enumerate(faults, 1)),
-        f"About {math.ceil(seconds / 60)} minutes, without queueing. Only the drill's own jobs are "
-        "affected; Ctrl-C cancels them.",
+        f"About {plural(math.ceil(seconds / 60), 'minute')}, without queueing. Only the drill's "
+        "own jobs are affected; Ctrl-C cancels them.",
     ]
     return "\n".join(lines)

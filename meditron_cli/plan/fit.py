@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from jobs.contract.metrics_log import EARLY_SECONDS
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec
-from jobs.contract.units import GIB
+from jobs.contract.units import GIB, plural
 from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead
 
@@ -44,7 +44,7 @@ def ranks_per_node(partition: Partition, device: str, world_size: int) -> int:
 
 def slot_kind(partition: Partition) -> str:
     """Return the resource that a rank occupies."""
-    return "GPUs" if partition.node.gpus else "cores"
+    return "GPU" if partition.node.gpus else "core"
 
 
 def shape_findings(cluster: Cluster, parallel: ParallelSpec) -> Findings:
@@ -57,18 +57,19 @@ def shape_findings(cluster: Cluster, parallel: ParallelSpec) -> Findings:
     sizes = f"{parallel.tensor} x {parallel.pipeline} x {parallel.data}"
     if world > slots * partition.nodes:
         return error_findings(
-            f"parallel.tensor x pipeline x data = {sizes} = {world} ranks, but cluster "
-            f"{cluster.name} has {slots * partition.nodes} {kind} ({partition.nodes} nodes of "
-            f"{slots})"
+            f"parallel.tensor x pipeline x data = {sizes} = {plural(world, 'rank')}, but cluster "
+            f"{cluster.name} has {plural(slots * partition.nodes, kind)} "
+            f"({plural(partition.nodes, 'node')} of {slots})"
         )
     if world % per_node:
         return error_findings(
             f"parallel.tensor x pipeline x data = {sizes} = {world} ranks do not fill whole "
-            f"nodes of {per_node} {kind}"
+            f"nodes of {plural(per_node, kind)}"
         )
     if per_node % parallel.tensor:
         return error_findings(
-            f"parallel.tensor = {parallel.tensor} does not fit within a node of {per_node} {kind}; "
+            f"parallel.tensor = {parallel.tensor} does not fit within a node of "
+            f"{plural(per_node, kind)}; "
             "tensor parallelism must not cross nodes"
         )
     return Findings()
@@ -80,7 +81,7 @@ def time_findings(stage: str, minutes: int, partition: Partition) -> Findings:
     if limit is None or minutes <= limit:
         return Findings()
     return error_findings(
-        f"{stage}.time_minutes = {minutes} is over the {limit} minutes of partition "
+        f"{stage}.time_minutes = {minutes} is over the {plural(limit, 'minute')} of partition "
         f"{partition.name}"
     )
 
@@ -131,10 +132,10 @@ def grace_findings(partition: Partition, lead: Lead, save_interval: int, gpus: i
 def loss(step_seconds: float | None, steps: int, gpus: int) -> str:
     """Return ``500 steps (about 83 minutes, 178 GPU-hours)``, as far as it is known."""
     if step_seconds is None:
-        return f"{steps} steps"
+        return plural(steps, "step")
     seconds = step_seconds * steps
     cost = f", {seconds * gpus / 3600:,.1f} GPU-hours" if gpus else ""
-    return f"{steps} steps (about {seconds / 60:,.1f} minutes{cost})"
+    return f"{plural(steps, 'step')} (about {seconds / 60:,.1f} minutes{cost})"
 
 
 def interval_findings(minutes: int, lead: Lead, save_interval: int) -> Findings:
@@ -143,8 +144,8 @@ def interval_findings(minutes: int, lead: Lead, save_interval: int) -> Findings:
     if step is None or step * save_interval <= work:
         return Findings()
     return warning_findings(
-        f"the {save_interval} steps of pretrain.save_interval take about "
-        f"{step * save_interval / 60:,.0f} minutes ({lead.times_source}), and a job trains for "
+        f"pretrain.save_interval = {save_interval} is about {step * save_interval / 60:,.0f} min "
+        f"of training ({lead.times_source}), and a job trains for "
         f"{work / 60:,.0f}: one that fails loses all its steps; lower it"
     )
 
@@ -154,8 +155,8 @@ def core_findings(cpus: int, partition: Partition) -> Findings:
     if cpus <= partition.node.cpus:
         return Findings()
     return error_findings(
-        f"tokenize.cpus = {cpus} is more than the {partition.node.cpus} cores of a node in "
-        f"{partition.name}"
+        f"tokenize.cpus = {cpus} is more than the {plural(partition.node.cpus, 'core')} of a node "
+        f"in {partition.name}"
     )
 
 
@@ -291,10 +292,8 @@ def evaluation_findings(
     node = partition.node
     slots = ranks_per_node(partition, cluster.device, tensor)
     if tensor > slots:
-        kind = slot_kind(partition)
-        return error_findings(
-            f"evaluate.tensor = {tensor} is more than the {slots} {kind} of one node"
-        )
+        present = plural(slots, slot_kind(partition))
+        return error_findings(f"evaluate.tensor = {tensor} is more than the {present} of one node")
     weights = model.parameters * (2 if precision == "bf16" else 4) // tensor
     if node.gpu_memory_gb and weights > node.gpu_memory_gb * GIB:
         return error_findings(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.stage_specs import PretrainSpec
-from jobs.contract.units import GIB
+from jobs.contract.units import GIB, plural
 from meditron_cli.plan import layout
 from meditron_cli.plan.model import Lead, Plan, Resources
 from meditron_cli.plan.step_times import MFU, best_save_interval, step_seconds
@@ -117,14 +117,14 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
     parallel = "with" if facts["sequence_parallel"] else "without"
     lines = [
         f"layout       tensor {facts['tensor']} x pipeline {facts['pipeline']} x data "
-        f"{facts['data']} = {facts['ranks']} ranks on {facts['nodes']} nodes, {parallel} "
-        "sequence parallelism",
+        f"{facts['data']} = {plural(facts['ranks'], 'rank')} on {plural(facts['nodes'], 'node')}, "
+        f"{parallel} sequence parallelism",
         f"model        {count(facts['parameters'])} parameters, vocabulary padded to "
         f"{facts['padded_vocab_size']}",
         f"batch        {facts['micro_batch_size']} x {facts['gradient_accumulation']} accumulated "
         f"x {facts['data']} data parallel = {facts['global_batch_size']} sequences, "
         f"{count(facts['tokens_per_step'])} tokens per step",
-        f"target       {facts['train_steps']} steps, {count(facts['tokens'])} tokens",
+        f"target       {plural(facts['train_steps'], 'step')}, {count(facts['tokens'])} tokens",
         f"memory       {size(facts['memory_bytes'])} per rank, computed: weights "
         f"{size(facts['weights_bytes'])}, gradients {size(facts['gradients_bytes'])}, optimizer "
         f"{size(facts['optimizer_bytes'])}, activations {size(facts['activations_bytes'])}"
@@ -153,14 +153,15 @@ def jobs_line(facts: dict[str, Any]) -> str:
     after = "each submits the next"
     if not facts["submit_from_jobs"]:
         after = "`meditron recover` on the login node submits the next"
-    return f"jobs         about {facts['jobs']} jobs of {facts['job_minutes'] / 60:g} h; {after}"
+    jobs = plural(facts["jobs"], "job")
+    return f"jobs         about {jobs} of {facts['job_minutes'] / 60:g} h; {after}"
 
 
 def saves_line(facts: dict[str, Any]) -> str:
     """Return how often training saves, and the interval of least cost."""
     hours = facts["save_interval"] * facts["step_seconds"] / 3600
     return (
-        f"saves        every {facts['save_interval']} steps, about {hours:,.2f} h; "
+        f"saves        every {plural(facts['save_interval'], 'step')}, about {hours:,.2f} h; "
         f"every {facts['best_save_interval']} would cost least: Young's formula at 6.5 failures in "
         "1000 node-days (published), at most a quarter of a job, and 30 minutes where saves are "
         "cheap"

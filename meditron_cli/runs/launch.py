@@ -17,6 +17,7 @@ from jobs.contract.events import (
     submit_event,
 )
 from jobs.contract.rundir import RunDir
+from jobs.contract.units import plural
 from jobs.health import node_ledger
 from jobs.slurm import transaction
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
@@ -116,8 +117,7 @@ def restore_damage(plan: Plan, run: RunDir, note: Note) -> None:
         ConfigError: the installed packages cannot restore the code.
     """
     if restored := code_snapshot.restore_code(run):
-        files = "1 damaged file" if len(restored) == 1 else f"{len(restored)} damaged files"
-        note(f"restored {files} of the run's code")
+        note(f"restored {plural(len(restored), 'damaged file')} of the run's code")
     for stage in moved.adopt(plan, run):
         note(f"{stage}: its input files were moved; the result stands")
 

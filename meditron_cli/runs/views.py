@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jobs.contract.units import plural
+
 
 @dataclass(frozen=True)
 class TaskProgress:
@@ -89,10 +91,10 @@ class StageView:
         of running tasks and the number of failed ones.
         """
         if self.target_step is not None:
-            return f"{self.step or 0}/{self.target_step} steps"
+            return f"{self.step or 0}/{plural(self.target_step, 'step')}"
         if self.names_failures:
             return f"{self.failed} of {self.total} tasks failed, {self.done} done"
-        tasks = f"{self.done}/{self.total} tasks"
+        tasks = f"{self.done}/{plural(self.total, 'task')}"
         return f"{tasks}, {self.progress.text}" if self.progress else tasks
 
     def to_json(self) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from jobs.contract.attempt_history import RunHistory
+from jobs.contract.errors import RESUME
 from jobs.contract.events import IntentEvent, SubmitEvent
 from jobs.contract.files import read_json, write_json
 from jobs.contract.job import usable_cores
 from jobs.contract.rundir import RunDir
+from jobs.contract.units import plural
 from jobs.slurm.job_environment import job_environment
 from jobs.supervision.ranks import local_ranks
 from meditron_cli.errors import SchedulerError
@@ -60,9 +62,8 @@ class LocalScheduler:
         for stage in plan.stages:
             command = shlex.join(runner_command(plan, job_file(run, stage.stage, 1)))
             after = f"  # after {', '.join(stage.after)}" if stage.after else ""
-            lines.append(
-                f"# {stage.stage}: {len(stage.tasks)} tasks of {stage.tasks[0].ranks} ranks"
-            )
+            ranks = plural(stage.tasks[0].ranks, "rank")
+            lines.append(f"# {stage.stage}: {plural(len(stage.tasks), 'task')} of {ranks}")
             lines.append(command + after)
         return "\n".join(lines) + "\n"
 
@@ -138,7 +139,7 @@ class LocalScheduler:
         if host != os.uname().nodename:
             raise SchedulerError(
                 f"{intent.stage} was being submitted on {host}, and may run there",
-                hint=f"`{run.command('resume')}` on {host}",
+                hint=f"{RESUME} on {host}",
             )
         pids = [pid for pid in all_pids() if is_runner(pid, run, path)]
         self.cancel(run.name, [PREFIX + local_ranks.process_name(pid) for pid in pids])

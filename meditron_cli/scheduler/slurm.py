@@ -18,6 +18,7 @@ from jobs.contract.events import IntentEvent, SubmitEvent
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import RUN
 from jobs.contract.stage_specs import TRAINING_STAGES
+from jobs.contract.units import plural
 from jobs.slurm import sbatch, submission
 from jobs.slurm.client import SILENCE, Client
 from jobs.slurm.submission import Submission, SubmitError
@@ -155,7 +156,9 @@ def scripts(plan: Plan, stage: StagePlan, run: RunDir) -> Iterator[tuple[str, st
     request = replace(submission_of(plan, stage, run.root, indices, 1), after=after)
     parts = submission.chunks(request)
     for number, part in enumerate(parts, 1):
-        title = f"{stage.stage}: script {number} of {len(parts)}, {len(part.indices)} tasks"
+        title = (
+            f"{stage.stage}: script {number} of {len(parts)}, {plural(len(part.indices), 'task')}"
+        )
         yield title, submission.script(run, part)
     if request.recovery_job is not None:
         title = f"{stage.stage}: recovery job"

@@ -87,7 +87,7 @@ REFUSED = {
     "more ranks than the machine has": Refusal(
         ("--set", "parallel.data=128", "--set", "pretrain.global_batch_size=256"),
         "error: parallel.tensor x pipeline x data = 1 x 1 x 128 = 128 ranks, but cluster local "
-        "has 64 cores (1 nodes of 64)\n" + LAYOUT_HINT.format(1, 64),
+        "has 64 cores (1 node of 64)\n" + LAYOUT_HINT.format(1, 64),
     ),
     "an unknown key": Refusal(
         ("--set", "pretrain.lerning_rate=1"),

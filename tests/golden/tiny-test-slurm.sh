@@ -1,4 +1,4 @@
-#### curate: script 1 of 1, 1 tasks ####
+#### curate: script 1 of 1, 1 task ####
 #!/bin/bash
 
 # Parameters
@@ -118,7 +118,7 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/tokenize/attempts/1/recovery_job
 
-#### pretrain: script 1 of 1, 1 tasks ####
+#### pretrain: script 1 of 1, 1 task ####
 #!/bin/bash
 
 # Parameters

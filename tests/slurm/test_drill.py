@@ -53,7 +53,7 @@ def test_a_training_with_faults_has_the_result_of_the_undisturbed_one(desk: Desk
     ]
     damaged = found["faults"][-1]
     assert damaged["redone"] >= 20, "it went back to the checkpoint before"
-    assert answer.stderr.startswith("drill on two-ranks: 2 ranks on 2 nodes train a tiny model")
+    assert "training of a tiny model with 2 ranks on 2 nodes" in answer.stderr
     assert list(desk.runs.iterdir()) == [], "nothing is kept when all went well"
 
 

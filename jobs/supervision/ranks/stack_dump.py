@@ -25,6 +25,7 @@ from jobs.contract import rundir, specs
 from jobs.contract.files import FormatError, read_json, write_bytes, write_json
 from jobs.contract.job import node_name
 from jobs.contract.stage_specs import STAGES
+from jobs.contract.units import plural
 from jobs.runtime import heartbeat, processes
 
 STACK_SECONDS = 5.0
@@ -207,7 +208,7 @@ def describe(report: RankReport) -> str:
     waits = f", waiting in {report.wchan}" if report.wchan else ""
     head = (
         f"rank {report.rank} on {report.node}, process {report.pid}: {state}{waits}\n"
-        f"phase {report.phase}, {report.step} steps done, beat {report.ticks}, "
+        f"phase {report.phase}, {plural(report.step, 'step')} done, beat {report.ticks}, "
         f"{report.age:.0f} s ago\n\n"
     )
     return head + (report.stack or "No stacks: a process in this state runs no signal handler.\n")

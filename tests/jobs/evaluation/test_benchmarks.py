@@ -148,7 +148,7 @@ BAD_MCQ = [
     ({**MCQ, "id": ""}, "`id` is missing, empty or not a string"),
     ({**MCQ, "question": 7}, "`question` is missing, empty or not a string"),
     ({**MCQ, "choices": "ABC"}, "`choices` is not a list of strings"),
-    ({**MCQ, "choices": ["one"]}, "1 choices; a question needs at least two"),
+    ({**MCQ, "choices": ["one"]}, "1 choice; a question needs at least two"),
     ({**MCQ, "choices": ["one", "one "]}, "a choice is empty or occurs twice"),
     ({**MCQ, "answer": 3}, "`answer` is 3"),
     ({**MCQ, "answer": True}, "`answer` is True"),

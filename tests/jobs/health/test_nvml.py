@@ -336,7 +336,7 @@ def test_gpus_that_are_needed_and_cannot_be_counted_are_missing(node: Examiner) 
     findings = node.ask({"init": 18}, {"gpus": 8, "min_shm_gb_per_gpu": 0})
 
     message = only(findings, "gpu_count")["message"]
-    assert message.startswith("8 GPUs are needed, none can be counted: ")
+    assert message.startswith("8 GPUs needed, none can be counted: ")
 
 
 def test_faults_of_unused_gpus_are_not_examined(node: Examiner) -> None:

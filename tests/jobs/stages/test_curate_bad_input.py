@@ -381,7 +381,7 @@ def test_a_corpus_all_in_validation_is_refused(bench: Any, tmp_path: Path) -> No
 
     assert result.returncode == 2
     assert result.stderr == (
-        "curate: all 1 documents are in the validation split, none in training\n"
+        "curate: no document is in the training split, 1 document in the validation split\n"
         "hint: lower curate.validation_fraction or add documents\n"
     )
 

@@ -247,7 +247,7 @@ def test_running_task_shows_how_far_it_is(meditron: Bench) -> None:
     shown = meditron("status").stdout
     write_progress(run, "curate", **amount, attempt=9)
 
-    assert "0/1 tasks, 43% of 1.2 GB" in shown
+    assert "0/1 task, 43% of 1.2 GB" in shown
     assert "43%" not in meditron("status").stdout
 
 

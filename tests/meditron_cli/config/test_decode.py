@@ -186,7 +186,7 @@ def test_every_error_is_reported_at_once_in_order() -> None:
         "e.yaml:7:22: pretrain.global_batch_size: 8 is not a multiple of micro_batch_size, 3",
         "e.yaml:10:22: pretrain.min_learning_rate: 0.001 is above learning_rate, 0.0001",
         "e.yaml:11:17: pretrain.warmup_steps: 100 is not below train_steps, 100",
-        "e.yaml:12:17: pretrain.time_minutes: 10 minutes do not exceed signal_lead_seconds, 600",
+        "e.yaml:12:17: pretrain.time_minutes: 10 minutes must exceed signal_lead_seconds, 600",
         "e.yaml:13:3: pretrain.micro_batch_size: given twice; first at 6:3",
     ]
 

@@ -221,7 +221,7 @@ def test_a_partition_that_is_closed_is_fatal() -> None:
 
 def test_a_partition_that_allows_less_than_the_profile_states_is_a_warning() -> None:
     assert verdict(site("24.05.2"), "partition spare", "spare")[1] == (
-        "a job may use 1 nodes, the profile states 2: correct the profile"
+        "a job may use 1 node, the profile states 2: correct the profile"
     )
     assert verdict(
         site("24.05.2"), "partition spare", "spare", gpu={"nodes": 1, "max_time_minutes": 1440}
@@ -391,7 +391,7 @@ def test_a_job_for_more_large_nodes_than_there_are_reports_how_many_there_are() 
 
     found = verdict(replace(recorded, nodes=nodes, job_tests=(job(memory_gb=64),)), JOB)
 
-    assert "64 GB of memory per node, 1 nodes of low have that, 2 are requested" in found[1]
+    assert "64 GB of memory per node, low has 1 node with that, and 2 are requested" in found[1]
 
 
 def test_a_refusal_without_a_shortage_has_sbatchs_reason_alone() -> None:

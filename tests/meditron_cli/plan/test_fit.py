@@ -76,7 +76,7 @@ def test_without_gpus_a_rank_takes_a_core() -> None:
 
     assert found.errors == (
         "parallel.tensor x pipeline x data = 1 x 1 x 3 = 3 ranks, but cluster site has 2 cores "
-        "(1 nodes of 2)",
+        "(1 node of 2)",
     )
 
 
@@ -166,8 +166,8 @@ def test_a_save_interval_longer_than_a_job_is_doubted() -> None:
     assert fit.interval_findings(60, lead(600, 40, 6), 500) == fit.Findings()
     assert fit.interval_findings(60, lead(600, 40, None), 500) == fit.Findings()
     assert fit.interval_findings(40, lead(600, 40, 6), 500) == fit.warning_findings(
-        "the 500 steps of pretrain.save_interval take about 50 minutes (measured), and a job "
-        "trains for 30: one that fails loses all its steps; lower it"
+        "pretrain.save_interval = 500 is about 50 min of training (measured), and a job trains "
+        "for 30: one that fails loses all its steps; lower it"
     )
 
 

@@ -38,7 +38,7 @@ def test_a_log_gets_a_line_for_each_change_and_each_tenth(
 
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [
-        "curate: succeeded 1/1 tasks",
+        "curate: succeeded 1/1 task",
         "pretrain: stopped 1/40 steps, loss 2.500",
         "pretrain: stopped 4/40 steps, loss 2.500",
     ]

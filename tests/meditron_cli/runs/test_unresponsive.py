@@ -1,5 +1,5 @@
-"""Commands about a run while Slurm does not respond: their hints lead to a command that works once
-it does.
+"""Commands about a run while its scheduler does not respond: their hints lead to a command that
+works once it does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.contract import attempt_history
+from jobs.contract.events import append_event
+from jobs.contract.files import write_json
 from meditron_cli.main import main
+from meditron_cli.scheduler.local import LocalScheduler, job_file
 from meditron_cli.scheduler.slurm import SlurmScheduler
 
 from ... import fake_slurm
@@ -122,3 +125,21 @@ def test_a_job_that_left_the_queue_does_not_prevent_a_removal(
     result = command(["rm", "--yes", meditron.run().name])
 
     assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize("words", [["cancel"], ["cancel", "--save"], ["resume"]])
+def test_a_hint_about_a_submission_on_another_machine_names_the_same_command(
+    meditron: Bench, words: list[str]
+) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    append_event(run, "intent", stage="curate", attempt=2, indices=[0], scheduler="local")
+    write_json(job_file(run.root, "curate", 2), {"host": "elsewhere"})
+    services = replace(meditron.services(), make=lambda kind: LocalScheduler())
+
+    result = CliRunner().invoke(main, [*words, run.name], obj=services)
+
+    assert result.exit_code == 3
+    assert result.stderr.startswith("error: curate was being submitted on elsewhere")
+    again = hinted(result)
+    assert again[: again.index(run.name)] == words

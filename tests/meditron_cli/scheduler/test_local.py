@@ -509,10 +509,10 @@ def test_render_names_each_command_and_is_the_same_every_time(machine: Machine) 
     assert text == machine.scheduler.render(plan, run)
     assert text == (
         "# on this machine, in /runs/trial/code\n"
-        "# curate: 1 tasks of 1 ranks\n"
+        "# curate: 1 task of 1 rank\n"
         "'/opt/my python' -m meditron_cli.scheduler.local_job "
         "/runs/trial/stages/curate/attempts/1/local-job.json\n"
-        "# tokenize: 2 tasks of 1 ranks\n"
+        "# tokenize: 2 tasks of 1 rank\n"
         "'/opt/my python' -m meditron_cli.scheduler.local_job "
         "/runs/trial/stages/tokenize/attempts/1/local-job.json  # after curate\n"
     )
