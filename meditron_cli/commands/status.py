@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from jobs.contract.stage_specs import training_stage
 from jobs.slurm.states import HELD_BY_USER, is_held_after_launch
 from meditron_cli import console
 from meditron_cli.commands import options
-from meditron_cli.runs import query, state, store
+from meditron_cli.runs import query, release, state, store
 from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.views import RunView
 from meditron_cli.services import Services
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 30.0
 """Interval of ``--watch``; a scheduler should not be queried more often for one person."""
+
+SHOWN = 5
+"""Most tasks with the same error that are named."""
 
 
 @click.command()
@@ -124,7 +127,8 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     print_facts(full)
     print_tables(full)
     print_pending(run, view)
-    print_stuck(run, stuck)
+    print_unconfirmed(full)
+    print_blocked(full, stuck)
     print_errors(full)
 
 
@@ -228,23 +232,66 @@ def print_pending(run: RunDir, view: RunView) -> None:
             console.data(f"hint: `{store.command(run, 'resume')}` releases it")
 
 
-def print_stuck(run: RunDir, stuck: Iterable[tuple[str, str]]) -> None:
-    """Print the jobs whose dependency can never be satisfied, and the remedy."""
+def print_unconfirmed(full: RunDetail) -> None:
+    """Print the stages whose submission has no result on record, and what follows."""
+    stages = [name for name, stage in full.record.stages.items() if stage.unanswered]
+    if not stages:
+        return
+    resume, cancel = (store.command(full.run, word) for word in ("resume", "cancel"))
+    console.data(
+        f"{', '.join(stages)}: the submission is unconfirmed: it is in progress, was killed, or "
+        "got no answer"
+    )
+    console.data(f"hint: `{resume}` completes it, `{cancel}` withdraws it")
+
+
+def print_blocked(full: RunDetail, stuck: Iterable[tuple[str, str]]) -> None:
+    """Print the stages that cannot start, one line per reason, and the remedy where nothing else
+    has it.
+
+    Args:
+        stuck: stages and jobs whose dependency can never be satisfied.
+    """
+    jobs: dict[str, list[str]] = {}
     for stage, job_id in stuck:
-        console.data(f"{stage}: job {job_id} depends on a job that failed")
-        console.data(f"hint: `{store.command(run, 'resume')}` gives it a new dependency")
+        jobs.setdefault(stage, []).append(job_id)
+    for (origin, word), stages in state.blocked_stages(full.record, full.view.stages).items():
+        if word == "cancelled" and jobs.keys().isdisjoint(stages):
+            continue  # all of them are cancelled
+        verb = "wait" if len(stages) > 1 else "waits"
+        ending = "failed" if word == "failed" else f"is {word}"
+        console.data(f"{', '.join(stages)}: {verb} for {origin}, which {ending}")
+        for stage in stages:
+            jobs.pop(stage, None)
+    for stage, job_ids in jobs.items():
+        console.data(f"{stage}: {release.names(job_ids)} waits for a job that failed")
+        hint = store.command(full.run, "resume")
+        console.data(f"hint: `{hint}` gives it a new dependency")
 
 
 def print_errors(full: RunDetail) -> None:
-    """Print the error of every task that has one, and the remedy."""
+    """Print the errors of tasks and the remedies, equal errors of a stage once."""
+    tasks: dict[tuple[str, str, str, str], list[int]] = {}
     for error in full.errors:
-        console.data(f"{error.stage} task {error.index}: {error.message}")
-        if error.reason and error.reason != error.message:
-            console.data(error.reason)
-        if error.hint:
-            console.data(f"hint: {error.hint}")
+        reason = error.reason.removeprefix(error.message).removeprefix("; ")
+        key = (error.stage, error.message, reason, error.hint)
+        tasks.setdefault(key, []).append(error.index)
+    for (stage, message, reason, hint), indices in tasks.items():
+        console.data(f"{stage} {tasks_text(indices)}: {message}")
+        if reason:
+            console.data(reason)
+        if hint:
+            console.data(f"hint: {hint}")
     if full.view.state in ("failed", "stopped", "cancelled"):
         console.data(f"hint: `{store.command(full.run, 'resume')}` continues it")
+
+
+def tasks_text(indices: Sequence[int]) -> str:
+    """Return ``task 7``, ``tasks 0, 1, 2 and 5 more``."""
+    if len(indices) == 1:
+        return f"task {indices[0]}"
+    more = f" and {len(indices) - SHOWN} more" if len(indices) > SHOWN else ""
+    return f"tasks {', '.join(map(str, indices[:SHOWN]))}{more}"
 
 
 def jobs_of(record: RunRecord) -> dict[str, list[str]]:

@@ -58,7 +58,8 @@ class TaskFailure:
 def of_run(
     run: RunDir, record: RunRecord, infos: Mapping[str, JobInfo], now: float
 ) -> list[TaskFailure]:
-    """Return an error per unfinished task that ended, stages in order.
+    """Return an error per unfinished task that ended, stages in order. A task that never started,
+    as an earlier stage did not finish, has none.
 
     A job process that dies before its supervisor can write (no memory, no disk) has no exit record:
     damage to the run's code, which may prevent its own check, is the reason then, else the last
@@ -68,12 +69,12 @@ def of_run(
         TaskFailure(end.stage, end.index, {key: end.to_json()[key] for key in ERROR_KEYS})
         for end in exit_records(record)
     ]
+    views = state.derive_view(record, infos, now).stages
     dead = [
         (name, index, stage.jobs[index])
         for name, stage in record.stages.items()
         for index in sorted(stage.jobs)
-        if index not in stage.exits
-        and state.task_state(stage, index, record.ending, infos, now) == "failed"
+        if index not in stage.exits and views[name].task_states.get(index) == "failed"
     ]
     damaged = damaged_files(run) if dead else []
     unrecorded = [unrecorded_error(run, *task, infos, damaged) for task in dead]

@@ -162,6 +162,28 @@ def stuck_jobs(record: RunRecord, infos: Mapping[str, JobInfo]) -> list[tuple[st
     return list(stuck)
 
 
+def blocked_stages(
+    record: RunRecord, stages: Mapping[str, StageView]
+) -> dict[tuple[str, str], list[str]]:
+    """Return the unfinished stages that wait for one which will not finish by itself, by the name
+    and state of that one, the first of its chain.
+    """
+    origins: dict[str, str] = {}
+    blocked: dict[tuple[str, str], list[str]] = {}
+    for name, stage in record.stages.items():
+        ended = [
+            before
+            for before in stage.after
+            if before in stages
+            and not stages[before].finished
+            and (before in origins or stages[before].state not in ALIVE)
+        ]
+        if ended and not stages[name].finished:
+            origin = origins[name] = origins.get(ended[0], ended[0])
+            blocked.setdefault((origin, stages[origin].state), []).append(name)
+    return blocked
+
+
 def first_of(states: Iterable[str]) -> str:
     """Return the first state by precedence; ``succeeded`` without any."""
     present = set(states)

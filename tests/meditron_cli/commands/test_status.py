@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from jobs.checkpoints import manifest
+from jobs.contract.events import append_event
 from jobs.contract.files import sha256, write_json
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting import follow
@@ -249,6 +250,64 @@ def test_running_task_shows_how_far_it_is(meditron: Bench) -> None:
 
     assert "0/1 task, 43% of 1.2 GB" in shown
     assert "43%" not in meditron("status").stdout
+
+
+def test_stages_behind_a_failed_one_have_one_line(
+    meditron: Bench, fail: Callable[..., None]
+) -> None:
+    """The jobs of some have ended, as those of this machine do; others wait in Slurm for ever."""
+    meditron.submit()
+    run = meditron.run()
+    fail(run, "curate", 0)
+    for stage in ("curate", "tokenize"):
+        meditron.scheduler.put_stage(stage, JobState.ENDED, "FAILED")
+    for stage in ("pretrain", "evaluate"):
+        meditron.scheduler.put_stage(stage, JobState.QUEUED, "PENDING", state.NEVER)
+    meditron.clock.time = time.time() + 1_000
+
+    shown = meditron("status", run.name).stdout
+    errors = json.loads(meditron("status", run.name, "--json").stdout)["runs"][0]["errors"]
+
+    assert shown.endswith(
+        "\ntokenize, pretrain, evaluate: wait for curate, which failed\n"
+        "curate task 0: docs.jsonl:7: no text\n"
+        "hint: fix the line\n"
+        f"hint: `meditron resume {run.name}` continues it\n"
+    )
+    assert [error["stage"] for error in errors] == ["curate"]
+
+
+def test_the_same_error_of_several_tasks_is_shown_once(
+    meditron: Bench, finish: Callable[..., None], fail: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    for index in (0, 2):
+        fail(run, "tokenize", index)
+
+    lines = meditron("status", run.name).stdout.splitlines()
+
+    assert lines[-4:] == [
+        "pretrain, evaluate: wait for tokenize, which failed",
+        "tokenize tasks 0, 2: docs.jsonl:7: no text",
+        "hint: fix the line",
+        f"hint: `meditron resume {run.name}` continues it",
+    ]
+
+
+def test_an_unconfirmed_submission_is_shown_with_what_to_do(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    append_event(run, "intent", stage="curate", attempt=2, indices=[0], scheduler="slurm")
+
+    lines = meditron("status", run.name).stdout.splitlines()
+
+    assert lines[-2:] == [
+        "curate: the submission is unconfirmed: it is in progress, was killed, or got no answer",
+        f"hint: `meditron resume {run.name}` completes it, `meditron cancel {run.name}` withdraws "
+        "it",
+    ]
 
 
 @pytest.fixture
