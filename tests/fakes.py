@@ -53,6 +53,10 @@ class FakeScheduler:
     when_submitted: Callable[[Path], None] = lambda run: None
     """Called with the run directory once a submission's jobs are queued."""
 
+    def require_answer(self) -> None:
+        if self.silent:
+            raise SchedulerError("the scheduler does not answer")
+
     def render(self, plan: Plan, run: Path) -> str:
         return "".join(f"{run.name} {stage.stage}\n" for stage in plan.stages)
 

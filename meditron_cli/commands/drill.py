@@ -97,6 +97,7 @@ def command(
     selected = faults.choose(chosen, profile.scheduler)
     root = folder_of(store.runs_root(runs_dir, services.environ, profile.runs_dir))
     own = settings.settings(profile, nodes, selected)
+    services.scheduler(profile.scheduler).require_answer()
 
     def loaded(more: Sequence[str]) -> Loaded:
         experiment = config or root / "experiment.yaml"
@@ -132,14 +133,15 @@ def command(
 
 def cancel(drill: Drill) -> None:
     """Cancel the jobs of a drill that did not finish, and print what became of them."""
-    problems = drill.cancel()
+    job_ids, problems = drill.cancel()
     with suppress(OSError):  # the terminal may be gone
         for run, error in problems.items():
             command = RunDir(drill.root / run).command("cancel")
             console.note(f"jobs of {run} were not cancelled: {error.message}")
             console.note(f"hint: `{command}`")
-        cancelled = "" if problems else "the drill's jobs are cancelled; "
-        console.note(f"{cancelled}its runs are kept in {drill.root}")
+        if job_ids and not problems:
+            console.note("the drill's jobs are cancelled")
+        console.note(f"the drill's runs are kept in {drill.root}")
 
 
 def checked(loaded: Loaded) -> Loaded:

@@ -30,6 +30,7 @@ from meditron_cli.doctor.finding import FATAL, SiteFinding, unknown
 from meditron_cli.doctor.site_view import SiteView
 from meditron_cli.errors import SchedulerError
 from meditron_cli.runs import prepare
+from meditron_cli.scheduler.slurm import no_answer
 
 if TYPE_CHECKING:
     from meditron_cli.plan.model import Plan
@@ -96,10 +97,7 @@ def examine(target: ExaminedCluster, wait: float | None) -> DoctorReport:
     client = Client(job_environment(plan.site.environment, target.environ))
     site = queries.read(client, [] if loaded.placeholders else list(job_options.of_plan(plan)))
     if rules.is_unanswered(site):
-        raise SchedulerError(
-            "Slurm does not answer on this machine",
-            hint="log in to the cluster; `sinfo` shows whether Slurm answers",
-        )
+        raise no_answer()
     view = SiteView(site, loaded.cluster, run_measurements.workload(plan, target.root, target.size))
     file = facts_file.path_of(loaded.cluster.name, target.environ)
     nodes = examine_nodes(target, plan, client, earlier_probe(file), wait)

@@ -255,15 +255,18 @@ class Drill:
             is_exact=difference(want, have) is None,
         )
 
-    def cancel(self) -> dict[str, MeditronError]:
-        """Cancel all jobs of the drill; return the error per run whose jobs may remain."""
+    def cancel(self) -> tuple[list[str], dict[str, MeditronError]]:
+        """Cancel all jobs of the drill; return their ids, and the error per run whose jobs may
+        remain.
+        """
+        job_ids: list[str] = []
         problems = {}
         for run in self.opened:
             try:
-                cancel.cancel(run, self.services.scheduler)
+                job_ids += cancel.cancel(run, self.services.scheduler)
             except MeditronError as error:
                 problems[run.name] = error
-        return problems
+        return job_ids, problems
 
 
 def damage_newest(run: RunDir) -> Path:

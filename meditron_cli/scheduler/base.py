@@ -18,6 +18,14 @@ __all__ = ["LEFT_THE_QUEUE", "JobInfo", "JobState", "Scheduler"]
 class Scheduler(JobQueue, Protocol):
     """Slurm or this machine; ``adopt`` and ``withdraw`` are those of its queue."""
 
+    def require_answer(self) -> None:
+        """Refuse a scheduler that this machine cannot submit to, before anything is created.
+
+        Raises:
+            SchedulerError: its commands are missing, or do not answer.
+        """
+        ...
+
     def render(self, plan: Plan, run: Path) -> str:
         """Return the exact text that ``submit`` would submit, all stages; change nothing."""
         ...

@@ -56,6 +56,9 @@ class LocalScheduler:
         self._environ = environ
         self._started: list[subprocess.Popen[bytes]] = []  # to be reaped
 
+    def require_answer(self) -> None:
+        """Return at once: this machine answers."""
+
     def render(self, plan: Plan, run: Path) -> str:
         """Return the command of every stage after its variables; equal inputs give equal bytes."""
         lines = [f"# on this machine, in {run / 'code'}", *plan.site.setup]

@@ -43,6 +43,13 @@ class SlurmScheduler:
         self._arrays: dict[str, int] = {}
         """Arrays submitted here, and their lengths."""
 
+    def require_answer(self) -> None:
+        """Refuse a machine without Slurm's commands, or without an answer from squeue."""
+        with translated():
+            sbatch.require_commands(self._client)
+        if self._client.queue() is None:
+            raise no_answer()
+
     def render(self, plan: Plan, run: Path) -> str:
         """Return every batch script of a first submission, byte for byte, each under a title.
 
@@ -134,6 +141,14 @@ def require_accepted(problem: str) -> None:
             f"Slurm refused to cancel: {problem}",
             hint="only the owner of a job, or an operator, may cancel it",
         )
+
+
+def no_answer() -> SchedulerError:
+    """Return the error of a machine on which Slurm answers no query."""
+    return SchedulerError(
+        "Slurm does not answer on this machine",
+        hint="log in to the cluster; `sinfo` shows whether Slurm answers",
+    )
 
 
 @contextmanager

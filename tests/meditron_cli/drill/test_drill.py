@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from click.testing import Result as Outcome
 
 from jobs.contract.events import append_event, read_events
 from jobs.contract.exit_record import ExitRecord
@@ -20,6 +22,7 @@ from meditron_cli.drill.faults import FAULTS, choose
 from meditron_cli.drill.procedure import QUERY_SECONDS, RECOVER_LIMIT_SECONDS, Drill
 from meditron_cli.drill.verdict import FaultRow, InjectedFault, Result, difference, row_of
 from meditron_cli.errors import ConfigError
+from meditron_cli.main import main
 from meditron_cli.services import Services
 
 from ... import fake_slurm, metric_lines
@@ -230,6 +233,70 @@ def test_placeholders_of_a_profile_are_refused_before_anything_is_submitted(
     assert list(meditron.runs.iterdir()) == []
 
 
+# ---- a scheduler that does not answer
+
+
+@pytest.fixture
+def programs(project: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    monkeypatch.chdir(project)
+    installed = fake_slurm.install(project / "slurm")
+    monkeypatch.setenv("PATH", installed.environ["PATH"])
+    return installed
+
+
+def drill(project: Path) -> Outcome:
+    """Run `meditron drill` at the login node of the stand-in Slurm."""
+    services = Services(clock=FakeClock(), environ={"MEDITRON_RUNS": str(project / "runs")})
+    return CliRunner().invoke(main, ["drill", "--cluster", "test-slurm"], obj=services)
+
+
+def test_a_drill_without_an_answer_from_slurm_creates_nothing(
+    project: Path, programs: FakeSlurm
+) -> None:
+    programs.tell("down", "slurm_load_jobs error: Unable to contact slurm controller\n")
+
+    refused = drill(project)
+
+    assert refused.exit_code == 3
+    assert refused.stderr == (
+        "error: Slurm does not answer on this machine\n"
+        "hint: log in to the cluster; `sinfo` shows whether Slurm answers\n"
+    )
+    assert not (project / "runs").exists()
+    assert programs.calls("sbatch") == []
+
+
+def test_a_drill_on_a_machine_without_slurm_creates_nothing(
+    project: Path, programs: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs.remove("sbatch")
+    monkeypatch.setenv("PATH", programs.alone["PATH"])
+
+    refused = drill(project)
+
+    assert refused.exit_code == 3
+    assert refused.stderr == (
+        "error: sbatch is not on PATH, so this machine cannot submit to Slurm\n"
+        "hint: log in to the cluster, or use `--cluster local`\n"
+    )
+    assert not (project / "runs").exists()
+
+
+def test_a_drill_whose_first_job_is_refused_cancels_none(
+    project: Path, programs: FakeSlurm
+) -> None:
+    programs.tell("refuse-1", "sbatch: error: Invalid account\n")
+
+    refused = drill(project)
+
+    (folder,) = (project / "runs").iterdir()
+    kept, error, _ = refused.stderr.splitlines()[-3:]
+    assert refused.exit_code == 3
+    assert "cancelled" not in refused.stderr
+    assert kept == f"the drill's runs are kept in {folder}"
+    assert error == "error: sbatch refused curate: Invalid account"
+
+
 # ---- where nodes may not submit
 
 
@@ -263,14 +330,6 @@ def start_and_lose(course: Drill, programs: FakeSlurm) -> RunDir:
 
 def submits(run: RunDir) -> list[dict[str, Any]]:
     return [event for event in read_events(run) if event["event"] == "submit"]
-
-
-@pytest.fixture
-def programs(project: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    monkeypatch.chdir(project)
-    installed = fake_slurm.install(project / "slurm")
-    monkeypatch.setenv("PATH", installed.environ["PATH"])
-    return installed
 
 
 def make_course(project: Path, submit_from_jobs: bool) -> Drill:

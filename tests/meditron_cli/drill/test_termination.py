@@ -57,7 +57,7 @@ def test_a_drill_that_a_signal_ends_cancels_its_jobs(
 
     assert drill.returncode == code, messages
     (folder,) = (tmp_path / "runs").iterdir()
-    assert f"the drill's jobs are cancelled; its runs are kept in {folder}\n" in messages
+    assert f"the drill's jobs are cancelled\nthe drill's runs are kept in {folder}\n" in messages
     assert programs.queued() == []
 
 
