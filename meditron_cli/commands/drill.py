@@ -91,6 +91,7 @@ def command(
     """
     from meditron_cli.config.load import load_cluster
     from meditron_cli.drill.procedure import Drill
+    from meditron_cli.runs import prepare
     from meditron_cli.scheduler.fault_injection import make_injector
 
     profile = load_cluster(cluster)
@@ -105,7 +106,9 @@ def command(
 
     write_sample(root)
     try:
-        first = checked(loaded([]))
+        first = loaded([])
+        pipeline = prepare.stages_of(prepare.PIPELINE, first.experiment)
+        prepare.require_submittable(first, set(pipeline) & set(settings.STAGES))
     except MeditronError:
         shutil.rmtree(root)
         raise
@@ -142,21 +145,6 @@ def cancel(drill: Drill) -> None:
         if job_ids and not problems:
             console.note("the drill's jobs are cancelled")
         console.note(f"the drill's runs are kept in {drill.root}")
-
-
-def checked(loaded: Loaded) -> Loaded:
-    """Return a configuration that can be submitted.
-
-    Raises:
-        ConfigError: the profile has placeholders, or inputs are missing; all of them.
-    """
-    if loaded.placeholders:
-        hint = "replace them in the profile"
-        raise ConfigError("\n".join(loaded.placeholders), hint=hint)
-    missing = [item.sentence for item in loaded.missing if set(settings.STAGES) & set(item.stages)]
-    if missing:
-        raise ConfigError("\n".join(missing), hint="nothing was submitted")
-    return loaded
 
 
 def folder_of(root: Path) -> Path:

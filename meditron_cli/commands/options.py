@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from jobs.contract.stage_specs import STAGES
 from meditron_cli.runs import store
+from meditron_cli.runs.prepare import PIPELINE
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ def _target_options(function: F, required: bool) -> F:
         function = option(function)
     return function
 
+
+stage_argument = click.argument("stage", type=click.Choice([*STAGES, PIPELINE]))
 
 runs_dir_option = click.option(
     "runs_dir",

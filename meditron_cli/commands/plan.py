@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meditron_cli.commands.options import json_option, load_target, target_options
+from meditron_cli.commands.options import json_option, load_target, stage_argument, target_options
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("plan", short_help="Show what would run, with what, without submitting.")
-@click.argument(
-    "stage", type=click.Choice(["curate", "tokenize", "pretrain", "evaluate", "pipeline"])
-)
+@stage_argument
 @target_options
 @json_option
 @click.pass_obj
@@ -37,14 +35,13 @@ def command(
     Sizes are computed and times guessed; how long saves take is measured once a run of the same
     training has made some.
     """
-    from jobs.contract.stage_specs import STAGES
     from meditron_cli import console
     from meditron_cli.plan import summary
-    from meditron_cli.runs.prepare import plan_of
+    from meditron_cli.runs import prepare
 
     loaded = load_target(cluster, size, config, overrides)
-    stages = STAGES if stage == "pipeline" else (stage,)
-    plan = plan_of(loaded, stages, measured_times(services, loaded, stages))
+    stages = prepare.stages_of(stage, loaded.experiment)
+    plan = prepare.plan_of(loaded, stages, measured_times(services, loaded, stages))
     rows = summary.stage_rows(plan)
     facts = None
     for item in plan.stages:
@@ -52,7 +49,7 @@ def command(
             if task.training and plan.lead:
                 facts = summary.training(task.training, loaded.cluster, item.resources, plan.lead)
     known, now = loaded.known, services.clock.now()
-    warnings = [*plan.warnings, *loaded.placeholders, *(known.warnings(now) if known else ())]
+    warnings = prepare.warnings(plan, loaded, now)
     if as_json:
         site = {"file": known.file, "time": known.time} if known else None
         console.json_out({"stages": rows, "training": facts, "warnings": warnings, "facts": site})

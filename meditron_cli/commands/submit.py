@@ -6,12 +6,11 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from jobs.contract.errors import CONFIGURATION
-from jobs.contract.stage_specs import STAGES
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError, RunFailed
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from jobs.contract.rundir import RunDir
     from meditron_cli.config.load import Loaded
     from meditron_cli.plan.model import Plan
-
-PIPELINE = "pipeline"
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class SubmitTarget:
 
 
 @click.command()
-@click.argument("stage", type=click.Choice([*STAGES, PIPELINE]))
+@options.stage_argument
 @options.optional_target_options
 @click.option(
     "run_name",
@@ -151,7 +148,7 @@ def resolve_run(services: Services, name: str, stage: str, runs_dir: Path | None
     run = options.find_run(services, runs_dir, name)
     reader = RecordReader(run, in_full=True)
     loaded = stored.loaded(last_request(run, reader.history.current()), run.name)
-    stages = stages_of(stage, loaded.experiment)
+    stages = prepare.stages_of(stage, loaded.experiment)
     plan = prepare.plan_of(loaded, stages, prepare.measured_times(run, stages))
     return SubmitTarget(loaded, plan, run.root.parent, run.name, exists=True, reader=reader)
 
@@ -197,46 +194,21 @@ def resolve(
     identity = run_name(experiment, loaded.size, cluster.name)
     newest = moved.newest_run(root, loaded)
     name = store.next_of(root, identity) if new or newest is None else newest
-    stages = stages_of(stage, experiment)
+    stages = prepare.stages_of(stage, experiment)
     run = RunDir(root / name)
     plan = prepare.plan_of(loaded, stages, prepare.measured_times(run, stages))
     reader = RecordReader(run, in_full=True)
     return SubmitTarget(loaded, plan, root, name, exists=name == newest, reader=reader)
 
 
-def stages_of(stage: str, experiment: Any) -> tuple[str, ...]:
-    """Return the stages to run; a pipeline omits those without work.
-
-    Raises:
-        ConfigError: the only stage has no work.
-    """
-    if stage != PIPELINE:
-        if stage == "evaluate" and not experiment.evaluate.benchmarks:
-            raise ConfigError("evaluate.benchmarks lists no benchmark")
-        return (stage,)
-    idle = {"curate", "tokenize"} if experiment.pretrain.data else set()
-    if not experiment.evaluate.benchmarks:
-        idle.add("evaluate")
-    return tuple(name for name in STAGES if name not in idle)
-
-
 def show(services: Services, submission: SubmitTarget) -> None:
     """Print the batch scripts, and on stderr what ``submit`` would refuse."""
-    plan, known = submission.plan, submission.loaded.known
-    doubts = known.warnings(services.clock.now()) if known else []
-    problems = (*plan.warnings, *submission.loaded.placeholders, *input_problems(submission))
-    for text in (*problems, *doubts):
-        console.warning(text)
-    console.data(services.scheduler(plan.site.scheduler).render(plan, submission.path))
-
-
-def input_problems(submission: SubmitTarget) -> list[str]:
-    """Return the problems with the inputs of the stages to submit."""
     from meditron_cli.runs import prepare
 
-    stages = {stage.stage for stage in submission.plan.stages}
-    missing = [item.sentence for item in submission.loaded.missing if stages & set(item.stages)]
-    return missing + prepare.problems(submission.loaded.experiment, stages)
+    plan = submission.plan
+    for text in prepare.warnings(plan, submission.loaded, services.clock.now()):
+        console.warning(text)
+    console.data(services.scheduler(plan.site.scheduler).render(plan, submission.path))
 
 
 def refuse(submission: SubmitTarget) -> None:
@@ -245,20 +217,17 @@ def refuse(submission: SubmitTarget) -> None:
     Raises:
         ConfigError: placeholders in the profile or missing inputs, all of them.
     """
-    from meditron_cli.runs import launch_plan
+    from meditron_cli.runs import launch_plan, prepare
 
-    placeholders = submission.loaded.placeholders
-    if placeholders:
-        raise ConfigError("\n".join(placeholders), hint="replace them in the profile")
-    problems = input_problems(submission)
-    if problems:
-        raise ConfigError("\n".join(problems), hint="nothing was submitted")
+    prepare.require_submittable(
+        submission.loaded, [stage.stage for stage in submission.plan.stages]
+    )
     if submission.exists:
         return
     try:
         launch_plan.decide(submission.plan, RunRecord(submission.name, submission.path), {}, {})
     except launch_plan.MissingInputs as error:
-        hint = f"`{command_of(PIPELINE)}` runs all stages in order"
+        hint = f"`{command_of(prepare.PIPELINE)}` runs all stages in order"
         raise ConfigError(error.message, hint=hint) from error
 
 

@@ -25,6 +25,8 @@ from meditron_cli.config.yaml_tree import KeyPath, MapNode
 
 __all__ = ["Loaded", "Missing", "cluster_names", "load", "load_cluster", "size_names"]
 
+HINT_INIT = "`meditron init` writes experiment.yaml and a sample corpus into this folder"
+
 
 @dataclass(frozen=True)
 class Missing:
@@ -33,6 +35,7 @@ class Missing:
     stages: tuple[str, ...]
     """Stages that need it."""
     sentence: str
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,12 +185,10 @@ def missing_inputs(
     """Yield inputs that do not exist, or that the stages need and no layer names."""
     if not experiment.curate.sources:
         where: KeyPath = ("curate", "sources")
-        message = "no documents are named; list files or folders"
-        yield Missing(("curate",), unnamed(config, where, message))
+        yield unnamed(config, ("curate",), where, "no documents are named", "list files or folders")
     if not experiment.tokenize.tokenizer:
         where = ("tokenize", "tokenizer")
-        message = "no tokenizer.json is named"
-        yield Missing(TOKENIZER_STAGES, unnamed(config, where, message))
+        yield unnamed(config, TOKENIZER_STAGES, where, "no tokenizer.json is named", "name one")
     for stages, where, path in inputs(experiment):
         if not path.exists():
             yield Missing(stages, sentence(root, where, f"{path}: no such file or folder"))
@@ -205,13 +206,24 @@ def missing_secrets(cluster: Cluster, root: yaml_tree.Node) -> Iterator[Missing]
         yield Missing(STAGES, sentence(root, where, f"others may read {path}; chmod it 600"))
 
 
-def unnamed(config: MapNode | None, where: KeyPath, message: str) -> str:
-    """Return a line about a key that no layer has: it belongs into the experiment file."""
+def unnamed(
+    config: MapNode | None, stages: tuple[str, ...], where: KeyPath, message: str, advice: str
+) -> Missing:
+    """Return an input that no layer names: its key belongs into the experiment file.
+
+    Args:
+        config: the experiment file; None where there is none.
+        stages: that need the input.
+        where: the key.
+        message: the problem.
+        advice: what to write into an experiment file that exists.
+    """
+    key = yaml_tree.key_text(where)
     if config:
-        return str(Problem(config.location, yaml_tree.key_text(where), message))
-    source = files.source_of("experiment", str(files.DEFAULT_CONFIG), Path())
-    message += "; no such file here, `meditron init` writes one"
-    return str(Problem(Location(source), yaml_tree.key_text(where), message))
+        return Missing(stages, str(Problem(config.location, key, f"{message}; {advice}")))
+    location = Location(files.source_of("experiment", str(files.DEFAULT_CONFIG), Path()))
+    message += ", as this folder has no such file; name an experiment with --config"
+    return Missing(stages, str(Problem(location, key, message)), HINT_INIT)
 
 
 def sentence(root: yaml_tree.Node, where: KeyPath, message: str) -> str:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from jobs.contract import specs
 from jobs.contract.files import sha256
 from jobs.contract.job import usable_cores
-from jobs.contract.stage_specs import TOKENIZER_STAGES, CurateSpec, training_stage
+from jobs.contract.stage_specs import STAGES, TOKENIZER_STAGES, CurateSpec, training_stage
+from meditron_cli.errors import ConfigError
 from meditron_cli.runs import request
 
 if TYPE_CHECKING:
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from jobs.contract.rundir import RunDir
     from meditron_cli.config.cluster_schema import Cluster
     from meditron_cli.config.experiment_schema import Experiment
-    from meditron_cli.config.load import Loaded
+    from meditron_cli.config.load import Loaded, Missing
     from meditron_cli.plan.model import Plan
     from meditron_cli.runs.record import RecordReader
 
+PIPELINE = "pipeline"
+"""The word for all stages with work, in order."""
 HEAVY_TOKENIZER_BYTES = 256 * 2**20
 """No tokenizer.json is larger; something else was named by mistake."""
 
@@ -93,6 +96,56 @@ def tokenizer_digest(path: Path | None) -> str:
         return sha256(path)
     except OSError:
         return ""
+
+
+def stages_of(stage: str, experiment: Experiment) -> tuple[str, ...]:
+    """Return the stages to run; a pipeline omits those without work.
+
+    Raises:
+        ConfigError: the only stage has no work.
+    """
+    if stage != PIPELINE:
+        if stage == "evaluate" and not experiment.evaluate.benchmarks:
+            raise ConfigError("evaluate.benchmarks lists no benchmark")
+        return (stage,)
+    idle = {"curate", "tokenize"} if experiment.pretrain.data else set()
+    if not experiment.evaluate.benchmarks:
+        idle.add("evaluate")
+    return tuple(name for name in STAGES if name not in idle)
+
+
+def warnings(plan: Plan, loaded: Loaded, now: float) -> list[str]:
+    """Return what a plan is warned of: the plan itself, what ``require_submittable`` refuses, and
+    the facts of ``doctor``.
+    """
+    stages = [stage.stage for stage in plan.stages]
+    doubts = loaded.known.warnings(now) if loaded.known else []
+    return [*plan.warnings, *loaded.placeholders, *input_problems(loaded, stages), *doubts]
+
+
+def require_submittable(loaded: Loaded, stages: Collection[str]) -> None:
+    """Refuse a configuration whose stages cannot run, before anything is submitted.
+
+    Raises:
+        ConfigError: placeholders in the profile, or else missing and unusable inputs; all of them.
+    """
+    if loaded.placeholders:
+        raise ConfigError("\n".join(loaded.placeholders), hint="replace them in the profile")
+    sentences = input_problems(loaded, stages)
+    if sentences:
+        hints = dict.fromkeys(item.hint for item in missing(loaded, stages) if item.hint)
+        raise ConfigError("\n".join(sentences), hint="\n".join(hints) or "nothing was submitted")
+
+
+def missing(loaded: Loaded, stages: Collection[str]) -> list[Missing]:
+    """Return the missing inputs of some stages."""
+    return [item for item in loaded.missing if not set(stages).isdisjoint(item.stages)]
+
+
+def input_problems(loaded: Loaded, stages: Collection[str]) -> list[str]:
+    """Return one sentence per missing or unusable input of some stages."""
+    sentences = [item.sentence for item in missing(loaded, stages)]
+    return sentences + problems(loaded.experiment, stages)
 
 
 def problems(experiment: Experiment, stages: Collection[str]) -> list[str]:

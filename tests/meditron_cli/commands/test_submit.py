@@ -91,6 +91,23 @@ def test_every_missing_input_is_named_before_anything_is_made(meditron: Bench) -
     assert not meditron.runs.exists()
 
 
+def test_a_folder_without_an_experiment_is_refused_with_the_command_that_writes_one(
+    meditron: Bench,
+) -> None:
+    (meditron.folder / "experiment.yaml").unlink()
+
+    result = meditron("submit", "curate", "--cluster", "local", "--size", "tiny")
+
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "error: experiment.yaml: curate.sources: no documents are named, as this folder has no "
+        "such file; name an experiment with --config\n"
+        "hint: `meditron init` writes experiment.yaml and a sample corpus into this folder\n"
+    )
+    assert not meditron.runs.exists()
+    assert meditron("init").exit_code == 0
+
+
 def write_tokenizer(folder: Path, vocabulary: object, added: object = None) -> None:
     content = {"model": {"vocab": vocabulary}, "added_tokens": added}
     (folder / "tokenizer.json").write_text(json.dumps(content))

@@ -170,7 +170,7 @@ def test_inputs_that_are_not_there_are_named_with_the_stages_that_need_them(fold
     assert [(item.stages, item.sentence) for item in missing] == [
         (
             ("tokenize", "pretrain", "evaluate"),
-            "e.yaml:1:1: tokenize.tokenizer: no tokenizer.json is named",
+            "e.yaml:1:1: tokenize.tokenizer: no tokenizer.json is named; name one",
         ),
         (
             ("curate",),
@@ -281,11 +281,14 @@ def test_inputs_that_no_file_names_point_to_init(folder: Path) -> None:
     missing = load("local", "tiny", None, ["seed=1"]).missing
 
     assert [item.sentence for item in missing] == [
-        "experiment.yaml: curate.sources: no documents are named; list files or folders; no such "
-        "file here, `meditron init` writes one",
-        "experiment.yaml: tokenize.tokenizer: no tokenizer.json is named; no such file here, "
-        "`meditron init` writes one",
+        "experiment.yaml: curate.sources: no documents are named, as this folder has no such file; "
+        "name an experiment with --config",
+        "experiment.yaml: tokenize.tokenizer: no tokenizer.json is named, as this folder has no "
+        "such file; name an experiment with --config",
     ]
+    assert {item.hint for item in missing} == {
+        "`meditron init` writes experiment.yaml and a sample corpus into this folder"
+    }
 
 
 def test_a_configuration_that_is_no_regular_file_is_refused(folder: Path) -> None:

@@ -244,10 +244,10 @@ def programs(project: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     return installed
 
 
-def drill(project: Path) -> Outcome:
+def drill(project: Path, *words: str) -> Outcome:
     """Run `meditron drill` at the login node of the stand-in Slurm."""
     services = Services(clock=FakeClock(), environ={"MEDITRON_RUNS": str(project / "runs")})
-    return CliRunner().invoke(main, ["drill", "--cluster", "test-slurm"], obj=services)
+    return CliRunner().invoke(main, ["drill", "--cluster", "test-slurm", *words], obj=services)
 
 
 def test_a_drill_without_an_answer_from_slurm_creates_nothing(
@@ -295,6 +295,18 @@ def test_a_drill_whose_first_job_is_refused_cancels_none(
     assert "cancelled" not in refused.stderr
     assert kept == f"the drill's runs are kept in {folder}"
     assert error == "error: sbatch refused curate: Invalid account"
+
+
+def test_a_drill_on_finished_tokens_needs_no_documents(project: Path, programs: FakeSlurm) -> None:
+    programs.tell("refuse-1", "sbatch: error: Invalid account\n")
+    (project / "tokens.bin").write_bytes(b"")
+    (project / "tokens.idx").write_bytes(b"")
+    config = project / "tokens.yaml"
+    config.write_text("tokenize: {tokenizer: tokenizer.json}\npretrain: {data: [tokens]}\n")
+
+    refused = drill(project, "--config", str(config), "--set", "model.vocab_size=4")
+
+    assert "error: sbatch refused pretrain: Invalid account" in refused.stderr.splitlines()
 
 
 # ---- where nodes may not submit

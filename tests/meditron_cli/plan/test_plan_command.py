@@ -48,6 +48,43 @@ def test_placeholders_are_shown_and_do_not_keep_from_planning(meditron: Bench) -
     assert result.stderr.count("<partition>") == 1
 
 
+def test_missing_and_unusable_inputs_are_the_warnings_of_a_dry_run(meditron: Bench) -> None:
+    (meditron.folder / "docs.jsonl").unlink()
+    (meditron.folder / "quiz.jsonl").write_text("")
+    target = ("pipeline", "--cluster", "test-slurm", "--size", "tiny")
+
+    plan = meditron("plan", *target)
+    dry_run = meditron("submit", *target, "--dry-run")
+    plan_json = meditron("plan", *target, "--json")
+
+    problems = [
+        f"experiment.yaml:3:13: curate.sources[0]: {meditron.folder}/docs.jsonl: no such file or "
+        "folder",
+        f"evaluate.benchmarks (quiz): {meditron.folder}/quiz.jsonl is empty",
+    ]
+    assert (plan.exit_code, dry_run.exit_code) == (0, 0)
+    assert plan.stderr.splitlines() == [f"warning: {problem}" for problem in problems]
+    assert plan.stderr == dry_run.stderr
+    assert json.loads(plan_json.stdout)["warnings"] == problems
+
+
+def test_a_stage_is_not_warned_of_the_inputs_of_another(meditron: Bench) -> None:
+    (meditron.folder / "docs.jsonl").unlink()
+
+    result = meditron("plan", "pretrain", "--cluster", "test-slurm", "--size", "tiny")
+
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+def test_a_pipeline_is_planned_with_the_stages_that_submit_runs(meditron: Bench) -> None:
+    sets = ("--set", f"pretrain.data=[{meditron.folder}/d]", "--set", "evaluate.benchmarks=[]")
+
+    result = meditron("plan", "pipeline", "--cluster", "test-slurm", "--size", "tiny", *sets)
+
+    assert result.stdout.splitlines()[1].split()[0] == "pretrain"
+    assert "curate" not in result.stdout
+
+
 def test_a_plan_that_cannot_be_is_exit_2_with_every_reason(meditron: Bench) -> None:
     result = meditron(
         *("plan", "pipeline", "--cluster", "test-slurm", "--size", "tiny"),
