@@ -37,13 +37,13 @@ class Node(Section):
     gpu_type: WordOrEmpty = ""
     """Typed gres name for sbatch, where the site requires one: ``a100``."""
     gpu_memory_gb: NonNegativeInt = 0
-    """Memory of one GPU."""
+    """Memory of one GPU, in GiB."""
     peak_bf16_tflops: NonNegativeFloat = 0
-    """Dense bf16 peak of one GPU, for MFU and time estimates."""
+    """Dense bf16 peak of one GPU, in TFLOP/s, for time estimates."""
     cpus: PositiveInt
     """Cores of a node that jobs may use."""
     memory_gb: PositiveInt
-    """RAM of a node that jobs may use."""
+    """RAM of a node that jobs may use, in GiB."""
     interconnect: str = ""
     """A description for people: ``Slingshot-11, 4 x 200 Gb/s``."""
 
@@ -58,13 +58,13 @@ class Partition(Section):
     node: Node
     """Shape of its nodes."""
     max_time_minutes: DurationMinutes | None = None
-    """Longest job; none when unlimited or not known."""
+    """Longest job, as a duration; null when unlimited or not known."""
     account: WordOrEmpty = ""
     """Account for jobs in this partition; overrides the cluster's."""
     qos: WordOrEmpty = ""
     """QOS; overrides the cluster's."""
     grace_seconds: NonNegativeInt | None = None
-    """Grace period (GraceTime): from a preemption's notice to the kill; none when not known."""
+    """Grace period (GraceTime): from a preemption's notice to the kill; null when not known."""
     request_memory: bool = True
     """Request memory explicitly (``--mem``); false where the site forbids it."""
 
@@ -134,9 +134,9 @@ class Cluster(Section):
     description: str = ""
     """One line for ``meditron clusters``."""
     scheduler: Literal["slurm", "local"]
-    """Slurm, or processes on this machine."""
+    """``slurm``, or ``local`` for processes on this machine."""
     device: Literal["cuda", "cpu"]
-    """The device of the ranks."""
+    """The device of the ranks: ``cuda`` or ``cpu``."""
     account: WordOrEmpty = ""
     """Default account."""
     qos: WordOrEmpty = ""
@@ -155,7 +155,8 @@ class Cluster(Section):
     slurm: Slurm = Slurm()
     """Slurm settings of the site."""
     health_skip: tuple[str, ...] = ()
-    """Codes of health checks to skip."""
+    """Codes of health checks to skip: the column `check` of `meditron health`. `meditron check` lists
+    all codes where one is wrong."""
     defaults: dict[str, Any] = Field({})
     """Experiment keys that this cluster presets; the experiment and ``--set`` override them."""
 
