@@ -26,7 +26,9 @@ from meditron_cli.config.check import check_file
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.error_messages import dotted_keys
 from meditron_cli.config.experiment_schema import Experiment
+from meditron_cli.config.field_types import OPERATIONAL
 from meditron_cli.config.load import load
+from meditron_cli.config.section import Section, section_in
 from meditron_cli.main import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +53,8 @@ REGISTRIES = (
     "docker.io",
     "ghcr.io",
 )
+SOURCES = r"(?:jobs|meditron_cli|clusters|docs|tests|\.ci)"
+"""Folders of this repository."""
 MACHINE_PATHS = re.compile(r"(?<![\w.])/(work|root|Users|mnt)/\w")
 REPLACED = {
     r"\bjanitor": "recovery job",
@@ -224,12 +228,58 @@ def test_relative_links_resolve(page: Path) -> None:
     assert [target for target in local if not (page.parent / target).exists()] == []
 
 
-def test_files_that_contributing_names_exist() -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    named = re.findall(r"`((?:jobs|meditron_cli|clusters|tests|\.ci)/[\w./]*)`", text)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_to_headings_resolve(page: Path) -> None:
+    for target, heading in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text()):
+        if "://" not in target:
+            text = (page.parent / target if target else page).read_text()
+            headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+            names = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
+            assert heading in names, (target, heading)
 
-    assert named
-    assert [name for name in named if not (ROOT / name).exists()] == []
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_and_modules_that_a_page_names_exist(page: Path) -> None:
+    files, named = python_files(), list(code(page))
+    known = {path.name for path in tracked_files()}
+    paths = [name for name in named if re.fullmatch(rf"{SOURCES}/[\w./-]*", name)]
+    others = [name for name in named if re.fullmatch(r"[\w-]+\.(py|toml|yml)", name)]
+    modules = [name for text in named for name in re.findall(rf"\b{SOURCES}(?:\.\w+)+", text)]
+
+    assert [name for name in paths if not (ROOT / name).exists()] == []
+    assert [name for name in others if name not in known] == []
+    assert [name for name in modules if name not in files] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_keys_of_the_configuration_that_a_page_names_exist(page: Path) -> None:
+    keys = {*dotted_keys(Experiment), *dotted_keys(Cluster)}
+    sections = {key.partition(".")[0] for key in keys if "." in key}
+
+    named = {
+        match[1]
+        for text in code(page)
+        if (match := re.fullmatch(r"((\w+)(?:\.\w+)+)(?:[:=].*)?", text)) and match[2] in sections
+    }
+
+    assert named <= keys
+
+
+def test_the_page_on_configuration_lists_all_settings_that_continue_a_run() -> None:
+    text = (ROOT / "docs/configuration.md").read_text().partition("only how a run is executed")[2]
+    items = text.partition("So may the profile")[0]
+
+    assert set(re.findall(r"`(.+?)`", items)) == set(operational_keys(Experiment, ""))
+
+
+def operational_keys(model: type[Section], prefix: str) -> Iterator[str]:
+    """Yield the keys of an experiment that decide how a run is executed, not what it trains."""
+    for name, field in model.model_fields.items():
+        inside = section_in(field.annotation)
+        if OPERATIONAL in field.metadata:
+            yield prefix + name
+        elif inside:
+            yield from operational_keys(inside, f"{prefix}{name}.")
 
 
 def test_the_readme_keeps_its_order_and_its_length() -> None:
