@@ -263,7 +263,7 @@ class Supervision(Section):
     startup_limit_seconds: PositiveInt = 1200
     """Heartbeat timeout from the start of the ranks to their first step."""
     step_limit_seconds: PositiveInt = 120
-    """Heartbeat timeout between steps; five times the 99th percentile of steps if that is longer."""
+    """Heartbeat timeout of a step; five times the 99th percentile of steps if that is longer."""
     retry_delay_seconds: NonNegativeInt = 30
     """Backoff before the second attempt; doubled with each failure in a row, up to 15 minutes."""
     storage_delay_seconds: NonNegativeInt = 600
