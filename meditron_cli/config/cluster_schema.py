@@ -155,8 +155,8 @@ class Cluster(Section):
     slurm: Slurm = Slurm()
     """Slurm settings of the site."""
     health_skip: tuple[str, ...] = ()
-    """Codes of health checks to skip: the column `check` of `meditron health`. `meditron check` lists
-    all codes where one is wrong."""
+    """Codes of health checks to skip: the column `check` of `meditron health`. `meditron check`
+    lists all codes where one is wrong."""
     defaults: dict[str, Any] = Field({})
     """Experiment keys that this cluster presets; the experiment and ``--set`` override them."""
 
