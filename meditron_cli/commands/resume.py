@@ -29,9 +29,13 @@ def command(services: Services, name: str, runs_dir: Path | None, as_json: bool)
     run = options.find_run(services, runs_dir, name)
     reader = RecordReader(run, in_full=True)
     plan = planned(reader)
+    before = {job.job_id for stage in reader.read().stages.values() for job in stage.jobs.values()}
     started = launch(plan, services.scheduler(plan.site.scheduler), reader, console.note)
     if as_json:
         console.json_out({"run": run.name, "dir": str(run.root), "jobs": started})
+        return
+    jobs = {job for ids in started.values() for job in ids}
+    if jobs and jobs <= before:  # launch has named them
         return
     for stage, ids in started.items():
         console.data(f"{stage}: {', '.join(ids) or 'finished already'}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,14 +85,15 @@ def _launch(
     decisions = decide(plan, record, infos, verdicts)
     require_files(run, plan, decisions)
     waiting = release.waiting_jobs(record, decisions, infos) if by == "person" else {}
-    for sentence in describe_kept_jobs(decisions, infos, waiting):
-        note(sentence)
+    kept = describe_kept_jobs(decisions, infos, waiting, run.is_stop_requested())
     held = release.held_jobs(record, infos)
     for sentence in release.release_all(run, scheduler, waiting, held):
         note(sentence)
     keep = {(stage, index) for stage, decision in decisions.items() for index in decision.keep}
     plan = without_bad_nodes(plan, scheduler, run, note)
     prepare(plan, run, decisions, keep)
+    if kept:
+        note(kept)
     dropped = [job for decision in decisions.values() for job in decision.drop]
     scheduler.cancel(run.name, [*dropped, *recovery_jobs_of(record.history, dropped)])
     current = {name: jobs_in_queue(stage, infos) for name, stage in record.stages.items()}
@@ -133,20 +134,29 @@ def describe_kept_jobs(
     decisions: Mapping[str, StageDecision],
     infos: Mapping[str, JobInfo],
     waiting: Mapping[str, Collection[str]],
-) -> Iterator[str]:
-    """Yield a sentence per stage that needs no submission, as its jobs are queued or running.
+    stop_requested: bool,
+) -> str:
+    """Return a sentence about the stages that need no submission, as their jobs are queued or
+    running, and about a stop request that this launch withdraws from them; empty for none.
 
     Args:
         waiting: jobs by stage that another sentence is about.
+        stop_requested: whether the file STOP exists.
     """
+    stages = []
     for stage, decision in decisions.items():
         kept = unique(job.job_id for job in decision.keep.values())
         if kept and not decision.submit and stage not in waiting:
             info = infos[kept[0]]
-            more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
             why = f": {info.reason}" if info.reason not in ("", "None") else ""
-            at_work = f"job {kept[0]}{more} ({info.state.value}{why})"
-            yield f"{stage}: nothing to submit, it has {at_work}"
+            stages.append(f"{stage} has {release.names(kept)} ({info.state.value}{why})")
+    sentences = [f"nothing to submit: {', '.join(stages)}"] if stages else []
+    if stop_requested and any(decision.keep for decision in decisions.values()):
+        sentences.append(
+            "the request to save and stop is withdrawn, but a job that has read it stops all the "
+            "same"
+        )
+    return "; ".join(sentences)
 
 
 def without_bad_nodes(plan: Plan, scheduler: Scheduler, run: RunDir, note: Note) -> Plan:

@@ -62,9 +62,50 @@ def test_resume_does_not_touch_a_job_that_does_not_wait(
 
     result = meditron("resume", meditron.run().name)
 
-    assert result.stderr.startswith("curate: nothing to submit, it has job 101_0")
+    assert result.stderr.startswith("nothing to submit: curate has job 101_0")
     assert meditron.scheduler.started_now == []
     assert not meditron.run().resume_file.exists()
+
+
+def test_resume_of_a_run_at_work_prints_one_line(meditron: Bench) -> None:
+    meditron.submit(stage="pipeline")
+    meditron.scheduler.put_stage("curate", JobState.ACTIVE, "RUNNING")
+    for stage in ("tokenize", "pretrain", "evaluate"):
+        meditron.scheduler.put_stage(stage, JobState.QUEUED, "PENDING", "Dependency")
+
+    result = meditron("resume", meditron.run().name)
+
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == (
+        "nothing to submit: curate has job 101_0 (active), "
+        "tokenize has job 102_0 and 2 more (queued: Dependency), "
+        "pretrain has job 103_0 (queued: Dependency), "
+        "evaluate has job 104_0 and 1 more (queued: Dependency)\n"
+    )
+
+
+def test_resume_reports_that_it_withdraws_a_stop_request(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    meditron.scheduler.put_stage("curate", JobState.ACTIVE, "RUNNING")
+    meditron.run().stop_file.touch()
+
+    result = meditron("resume", meditron.run().name)
+
+    assert result.stderr == (
+        "nothing to submit: curate has job 101_0 (active); the request to save and stop is "
+        "withdrawn, but a job that has read it stops all the same\n"
+    )
+    assert not meditron.run().stop_file.exists()
+
+
+def test_resume_of_a_stopped_run_reports_no_withdrawal(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    meditron.scheduler.put_stage("curate", JobState.ENDED, "COMPLETED")
+    meditron.run().stop_file.touch()
+
+    result = meditron("resume", meditron.run().name)
+
+    assert (result.stdout, result.stderr) == ("curate: 102_0\n", "")
 
 
 @pytest.mark.parametrize("command", [("resume",), ("recover", "--once")])
@@ -89,7 +130,7 @@ def test_a_job_that_its_owner_holds_is_not_touched(meditron: Bench) -> None:
 
     result = meditron("resume", meditron.run().name)
 
-    assert result.stderr == "curate: nothing to submit, it has job 101_0 (queued: JobHeldUser)\n"
+    assert result.stderr == "nothing to submit: curate has job 101_0 (queued: JobHeldUser)\n"
     assert meditron.scheduler.released == []
 
 

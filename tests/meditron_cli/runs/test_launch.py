@@ -792,7 +792,7 @@ def test_a_run_at_work_shows_its_job(meditron: Bench) -> None:
 
     result = meditron("resume", meditron.run().name)
 
-    assert result.stderr == ("curate: nothing to submit, it has job 101_0 (queued: Priority)\n")
+    assert result.stderr == "nothing to submit: curate has job 101_0 (queued: Priority)\n"
     assert len(meditron.scheduler.submitted) == 1
 
 
