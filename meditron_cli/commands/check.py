@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,10 +24,11 @@ def command(files: tuple[Path, ...], cluster: str | None, size: str | None, as_j
     """Check experiment files, recipes and cluster profiles; all errors at once.
 
     Without FILE, experiment.yaml. A file is checked alone, as the part of a configuration that it
-    is; with --cluster and --size, experiments are merged with these and checked as a whole.
+    is; with --cluster and --size, experiments are merged with these and checked as a whole, as
+    `meditron plan pipeline` does.
     """
     from meditron_cli import console
-    from meditron_cli.config.check import check_file, check_merged
+    from meditron_cli.config.check import check_file
     from meditron_cli.config.files import DEFAULT_CONFIG
 
     if (cluster is None) != (size is None):
@@ -36,22 +38,55 @@ def command(files: tuple[Path, ...], cluster: str | None, size: str | None, as_j
         results = [check_merged(checked, cluster, size) for checked in results]
     if as_json:
         valid = not any(checked.errors for checked in results)
-        console.json_out({"valid": valid, "files": [vars(checked) for checked in results]})
+        console.json_out({"valid": valid, "files": [row(checked) for checked in results]})
     else:
-        show(results)
+        fitting = f", which fits cluster {cluster} at size {size}" if cluster else ""
+        show(results, fitting)
     if errors := [sentence for checked in results for sentence in checked.errors]:
-        raise ConfigError("\n".join(errors))
+        hints = dict.fromkeys(hint for checked in results for hint in checked.hints)
+        raise ConfigError("\n".join(errors), hint="\n".join(hints))
 
 
-def show(results: Iterable[Checked]) -> None:
-    """Print a line for each valid file, and warn of placeholders."""
+def check_merged(checked: Checked, cluster: str, size: str) -> Checked:
+    """Check a valid experiment again, merged with profile and recipe, and that it fits both."""
+    from meditron_cli.config.load import load
+    from meditron_cli.runs import prepare
+
+    if checked.errors or checked.kind != "experiment":
+        return checked
+    try:
+        loaded = load(cluster, size, Path(checked.file), ())
+        prepare.plan_of(loaded, prepare.stages_of(prepare.PIPELINE, loaded.experiment))
+    except ConfigError as error:
+        errors, hints = tuple(error.message.splitlines()), tuple(error.hint.splitlines())
+        return replace(checked, errors=errors, hints=hints)
+    return checked
+
+
+def show(results: Iterable[Checked], fitting: str) -> None:
+    """Print a line for each valid file, and warn of placeholders.
+
+    Args:
+        fitting: what else was checked of experiments.
+    """
     from meditron_cli import console
 
     for checked in results:
         if not checked.errors:
-            console.data(f"{checked.file}: a valid {NOUNS[checked.kind]}")
+            more = fitting if checked.kind == "experiment" else ""
+            console.data(f"{checked.file}: a valid {NOUNS[checked.kind]}{more}")
         for sentence in checked.placeholders:
             console.warning(sentence)
+
+
+def row(checked: Checked) -> dict[str, Any]:
+    """Return a file as ``check --json`` prints it."""
+    return {
+        "file": checked.file,
+        "kind": checked.kind,
+        "errors": checked.errors,
+        "placeholders": checked.placeholders,
+    }
 
 
 NOUNS = {"experiment": "experiment", "cluster": "cluster profile"}

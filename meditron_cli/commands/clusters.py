@@ -76,14 +76,14 @@ def profile_file(name: str) -> Path:
         ConfigError: no profile has this name.
     """
     from meditron_cli.config.diagnostics import Problems
-    from meditron_cli.config.files import find_profile
+    from meditron_cli.config.files import HINT_CLUSTERS, find_profile
 
     problems = Problems()
     path = find_profile(name, problems)
     if path is None:
         raise problems.error()
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file", hint="`meditron clusters` lists profiles")
+        raise ConfigError(f"{path}: no such file", hint=HINT_CLUSTERS)
     return path
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from meditron_cli.config.cluster_schema import Cluster
@@ -10,9 +10,8 @@ from meditron_cli.config.decode import check_part, placeholder_problems
 from meditron_cli.config.diagnostics import Problems
 from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.files import read_mapping
-from meditron_cli.config.load import decode_profile, load
+from meditron_cli.config.load import decode_profile
 from meditron_cli.config.yaml_tree import MapNode
-from meditron_cli.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,8 @@ class Checked:
     """``experiment`` (a recipe is one too), ``cluster``, or ``unreadable``."""
     errors: tuple[str, ...]
     placeholders: tuple[str, ...]
+    hints: tuple[str, ...] = ()
+    """About the errors."""
 
 
 def check_file(path: Path) -> Checked:
@@ -31,24 +32,14 @@ def check_file(path: Path) -> Checked:
     problems = Problems()
     root = read_mapping(path, "experiment", problems)
     if root is None:
-        return Checked(str(path), "unreadable", tuple(problems.lines()), ())
+        errors, hints = tuple(problems.lines()), tuple(problems.hints())
+        return Checked(str(path), "unreadable", errors, (), hints)
     if is_profile(root):
         decode_profile(root, problems)
         waiting = tuple(map(str, placeholder_problems(root)))
         return Checked(str(path), "cluster", tuple(problems.lines()), waiting)
     check_part(Experiment, root, problems)
     return Checked(str(path), "experiment", tuple(problems.lines()), ())
-
-
-def check_merged(checked: Checked, cluster: str, size: str) -> Checked:
-    """Check a valid experiment again, merged with profile and recipe."""
-    if checked.errors or checked.kind != "experiment":
-        return checked
-    try:
-        load(cluster, size, Path(checked.file), ())
-    except ConfigError as error:
-        return replace(checked, errors=tuple(error.message.splitlines()))
-    return checked
 
 
 def is_profile(root: MapNode) -> bool:

@@ -44,6 +44,7 @@ class Problem:
     location: Location
     key: str
     message: str
+    hint: str = ""
 
     def __str__(self) -> str:
         return ": ".join(part for part in (str(self.location), self.key, self.message) if part)
@@ -55,8 +56,8 @@ class Problems:
 
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, location: Location, key: str, message: str) -> None:
-        self.problems.append(Problem(location, key, message))
+    def add(self, location: Location, key: str, message: str, hint: str = "") -> None:
+        self.problems.append(Problem(location, key, message, hint))
 
     def __bool__(self) -> bool:
         return bool(self.problems)
@@ -66,9 +67,13 @@ class Problems:
         ordered = sorted(self.problems, key=_position)
         return list(dict.fromkeys(str(problem) for problem in ordered))
 
+    def hints(self) -> list[str]:
+        """Return the problems' hints, without duplicates."""
+        return list(dict.fromkeys(problem.hint for problem in self.problems if problem.hint))
+
     def error(self) -> ConfigError:
         """Return all problems as one error, one line each."""
-        return ConfigError("\n".join(self.lines()))
+        return ConfigError("\n".join(self.lines()), "\n".join(self.hints()))
 
 
 def _position(problem: Problem) -> tuple[int, str, int, int]:

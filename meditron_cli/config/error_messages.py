@@ -170,8 +170,13 @@ def unknown_key(model: type[Section], where: KeyPath) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` or an empty text."""
-    near = difflib.get_close_matches(word, list(known), n=1)
+    near = nearest(word, known)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """Return the known word that is most like another one; none where none is like it."""
+    return difflib.get_close_matches(word, list(known), n=1)
 
 
 def section_at(model: type[Section], where: KeyPath) -> type[Section] | None:

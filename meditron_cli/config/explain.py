@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from meditron_cli.config import yaml_tree
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.decode import check_part, with_paths
 from meditron_cli.config.diagnostics import Problems
-from meditron_cli.config.error_messages import did_you_mean, dotted_keys, section_at
+from meditron_cli.config.error_messages import dotted_keys, nearest, section_at
 from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.load import read_layers
 from meditron_cli.config.section import Section, item_type, section_in
@@ -23,6 +24,8 @@ from meditron_cli.errors import ConfigError
 
 PROFILE = "cluster."
 """Prefix of the profile's keys: ``cluster.gpu_partition.name``."""
+HINT_CLUSTER = "`meditron schema cluster` prints all keys of profiles"
+HINT_EXPERIMENT = "`meditron schema experiment` prints all keys of experiments"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,16 @@ class ExplainQuery:
     config: Path | None
     overrides: Sequence[str]
 
+    def command(self, key: str) -> str:
+        """Return the command that explains another key in the same configuration, quoted for a
+        shell; keys of profiles are explained with one.
+        """
+        cluster = self.cluster or ("local" if key.startswith(PROFILE) else None)
+        values = (("--cluster", cluster), ("--size", self.size), ("--config", self.config))
+        options = [word for name, value in values if value for word in (name, str(value))]
+        sets = [word for override in self.overrides for word in ("--set", override)]
+        return shlex.join(["meditron", "explain", key, *options, *sets])
+
 
 def explain(key: str, question: ExplainQuery) -> list[Explanation]:
     """Explain a key; a section is explained key by key.
@@ -67,26 +80,32 @@ def explain(key: str, question: ExplainQuery) -> list[Explanation]:
     if root is None:
         raise ConfigError(
             f"{key} is a key of cluster profiles",
-            hint="`meditron clusters` lists them; name one with --cluster",
+            hint=f"`{question.command(key)}` explains it; `meditron clusters` lists the profiles",
         )
     prefix = PROFILE if model is Cluster else ""
     name = key.removeprefix(PROFILE)
     keys = keys_below(model, name)
     if not keys:
-        near = did_you_mean(key, [f"{prefix}{known}" for known in dotted_keys(model)])
-        raise ConfigError(f"no configuration key is called {key!r}{near}", other_key(model, name))
+        raise unknown_key(model, name, question)
     return [explain_one(prefix, part, model, root) for part in keys]
 
 
-def other_key(model: type[Section], key: str) -> str:
-    """Return the hint about a key that the other model has, an experiment's or a profile's; empty
-    where it has none either.
+def unknown_key(model: type[Section], name: str, question: ExplainQuery) -> ConfigError:
+    """Return the error about a key that a model does not have: its hint names the key of the other
+    model, an experiment's or a profile's, or the nearest key, or else the list of all keys.
     """
-    if model is Cluster and key in dotted_keys(Experiment):
-        return f"`meditron explain {key}` explains the key of experiments"
-    if model is Experiment and key in dotted_keys(Cluster):
-        return f"`meditron explain {PROFILE}{key} --cluster local` explains the key of profiles"
-    return ""
+    is_profile = model is Cluster
+    prefix = PROFILE if is_profile else ""
+    near = [prefix + key for key in nearest(name, dotted_keys(model))]
+    message = f"no configuration key is called {prefix + name!r}"
+    if name in dotted_keys(Experiment if is_profile else Cluster):
+        other = name if is_profile else PROFILE + name
+        noun = "experiments" if is_profile else "profiles"
+        return ConfigError(message, f"`{question.command(other)}` explains the key of {noun}")
+    if near:
+        message += f"; did you mean {near[0]!r}?"
+        return ConfigError(message, f"`{question.command(near[0])}` explains that key")
+    return ConfigError(message, HINT_CLUSTER if is_profile else HINT_EXPERIMENT)
 
 
 def keys_below(model: type[Section], key: str) -> list[str]:

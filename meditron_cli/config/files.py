@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable, Iterable
 from importlib import resources
@@ -24,6 +25,8 @@ RANKS = {
 """Layers by precedence, lowest first."""
 
 DEFAULT_CONFIG = Path("experiment.yaml")
+HINT_INIT = "`meditron init` writes experiment.yaml and a sample corpus into this folder"
+HINT_CLUSTERS = "`meditron clusters` lists the profiles"
 YAML_STARTS = ("[", "{", '"', "'", "|", ">", "&", "*", "!")
 LARGEST_BYTES = 4 * 2**20
 """No configuration file is larger; something else was named by mistake."""
@@ -71,7 +74,7 @@ def find_profile(name: str, problems: Problems) -> Path | None:
     paths = (folder / f"{name}.yaml" for folder in profile_folders())
     existing = next((path for path in paths if path.is_file()), None)
     if existing is None:
-        note_unknown("--cluster", name, "profile", cluster_names(), problems)
+        note_unknown("--cluster", name, "profile", cluster_names(), problems, HINT_CLUSTERS)
     return existing
 
 
@@ -83,11 +86,13 @@ def find_recipe(size: str, problems: Problems) -> Path | None:
     return None
 
 
-def note_unknown(option: str, name: str, kind: str, known: list[str], problems: Problems) -> None:
+def note_unknown(
+    option: str, name: str, kind: str, known: list[str], problems: Problems, hint: str = ""
+) -> None:
     """Note that an option names something unknown, with the known names."""
     location = Location(source_of(option, f"{option} {name}", Path.cwd()))
     near = did_you_mean(name, known) or f"; there are {', '.join(known)}"
-    problems.add(location, "", f"no {kind} has this name{near}")
+    problems.add(location, "", f"no {kind} has this name{near}", hint)
 
 
 def source_of(layer: str, label: str, folder: Path) -> Source:
@@ -105,12 +110,22 @@ def label_of(path: Path) -> str:
 def read_mapping(path: Path, layer: str, problems: Problems) -> MapNode | None:
     """Return the tree of a file of keys and values; None, with a problem noted, otherwise."""
     source = source_of(layer, label_of(path), path.parent)
-    text = read_text(path, lambda message: problems.add(Location(source), "", message))
+    hint = "" if os.path.exists(path) else hint_of_absent(layer)
+    text = read_text(path, lambda message: problems.add(Location(source), "", message, hint))
     root = None if text is None else yaml_tree.parse(text, source, problems)
     if root is not None and not isinstance(root, MapNode):
         problems.add(root.location, "", "expected keys with values, such as `name: med`")
         return None
     return root
+
+
+def hint_of_absent(layer: str) -> str:
+    """Return the hint about a file of a layer that does not exist."""
+    if layer == "profile":
+        return HINT_CLUSTERS
+    if DEFAULT_CONFIG.is_file():
+        return f"`meditron check {DEFAULT_CONFIG}` checks the experiment of this folder"
+    return HINT_INIT
 
 
 def read_text(path: Path, complain: Callable[[str], None]) -> str | None:

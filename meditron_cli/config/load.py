@@ -25,8 +25,6 @@ from meditron_cli.config.yaml_tree import KeyPath, MapNode
 
 __all__ = ["Loaded", "Missing", "cluster_names", "load", "load_cluster", "size_names"]
 
-HINT_INIT = "`meditron init` writes experiment.yaml and a sample corpus into this folder"
-
 
 @dataclass(frozen=True)
 class Missing:
@@ -223,7 +221,7 @@ def unnamed(
         return Missing(stages, str(Problem(config.location, key, f"{message}; {advice}")))
     location = Location(files.source_of("experiment", str(files.DEFAULT_CONFIG), Path()))
     message += ", as this folder has no such file; name an experiment with --config"
-    return Missing(stages, str(Problem(location, key, message)), HINT_INIT)
+    return Missing(stages, str(Problem(location, key, message)), files.HINT_INIT)
 
 
 def sentence(root: yaml_tree.Node, where: KeyPath, message: str) -> str:

@@ -96,7 +96,8 @@ REFUSED = {
     ),
     "an unknown cluster": Refusal(
         ("--cluster", "locl"),
-        "error: --cluster locl: no profile has this name; did you mean 'local'?\n",
+        "error: --cluster locl: no profile has this name; did you mean 'local'?\n"
+        "hint: `meditron clusters` lists the profiles\n",
     ),
     "an unknown size": Refusal(
         ("--size", "giant"),

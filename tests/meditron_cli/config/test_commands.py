@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def test_check_names_every_error_of_every_file_and_exits_with_2(folder: Path) ->
         "error: b.yaml:1:1: gpu_partition: missing",
         "error: b.yaml:1:12: scheduler: expected one of slurm, local, found 'pbs'",
         "error: c.yaml: no such file",
+        "hint: `meditron init` writes experiment.yaml and a sample corpus into this folder",
     ]
 
 
@@ -83,7 +85,56 @@ def test_check_merged_describes_a_valid_file(folder: Path) -> None:
 
     result = meditron("check", "--cluster", "local", "--size", "tiny")
 
-    assert (result.exit_code, result.stdout) == (0, "experiment.yaml: a valid experiment\n")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "experiment.yaml: a valid experiment, which fits cluster local at size tiny\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "cluster", "size"),
+    [
+        ("seed: 1\n", "clariden", "70b"),
+        ("tokenize: {cpus: 1000}\n", "test-slurm", "tiny"),
+        ("evaluate: {tensor: 16, benchmarks: [{name: q, path: q.jsonl}]}\n", "test-slurm", "tiny"),
+    ],
+)
+def test_check_refuses_an_experiment_that_does_not_fit_as_plan_does(
+    folder: Path, text: str, cluster: str, size: str
+) -> None:
+    (folder / "experiment.yaml").write_text(text)
+    target = ("--cluster", cluster, "--size", size)
+
+    check = meditron("check", *target)
+    plan = meditron("plan", "pipeline", *target)
+
+    assert (check.exit_code, check.stdout) == (2, "")
+    assert check.stderr == plan.stderr
+
+
+def test_a_file_that_does_not_exist_comes_with_a_command_that_works(folder: Path) -> None:
+    first = meditron("check", "gone.yaml")
+    profile = meditron("plan", "pretrain", "--cluster", "./gone.yaml", "--size", "tiny")
+    init = meditron("init")
+    second = meditron("check", "gone.yaml")
+    plan = meditron(
+        "plan", "curate", *("--cluster", "local", "--size", "tiny", "--config", "no.yaml")
+    )
+
+    assert first.stderr == (
+        "error: gone.yaml: no such file\n"
+        "hint: `meditron init` writes experiment.yaml and a sample corpus into this folder\n"
+    )
+    assert init.exit_code == 0
+    assert profile.stderr == (
+        "error: gone.yaml: no such file\nhint: `meditron clusters` lists the profiles\n"
+    )
+    for result, name in ((second, "gone.yaml"), (plan, "no.yaml")):
+        assert result.stderr == (
+            f"error: {name}: no such file\n"
+            "hint: `meditron check experiment.yaml` checks the experiment of this folder\n"
+        )
+    assert meditron("check", "experiment.yaml").exit_code == 0
 
 
 def test_check_in_json_lists_files_and_errors(folder: Path) -> None:
@@ -194,19 +245,38 @@ def test_explain_refuses_what_is_not_there(folder: Path, words: list[str], messa
 
 
 @pytest.mark.parametrize(
-    ("key", "command"),
+    ("words", "command"),
     [
-        ("slurm.recovery_job", ["explain", "cluster.slurm.recovery_job", "--cluster", "local"]),
-        ("cluster.pretrain.time_minutes", ["explain", "pretrain.time_minutes"]),
+        (
+            "slurm.recovery_job --cluster test-slurm",
+            "explain cluster.slurm.recovery_job --cluster test-slurm",
+        ),
+        ("account --cluster rcp --size 7b", "explain cluster.account --cluster rcp --size 7b"),
+        ("account", "explain cluster.account --cluster local"),
+        ("cluster.account", "explain cluster.account --cluster local"),
+        (
+            "cluster.pretrain.time_minutes --cluster rcp --set 'curate.sources=[a b]'",
+            "explain pretrain.time_minutes --cluster rcp --set 'curate.sources=[a b]'",
+        ),
+        (
+            "pretrain.lerning_rate --size 7b --config my.yaml",
+            "explain pretrain.learning_rate --size 7b --config my.yaml",
+        ),
+        ("cluster.slurm.requeu --cluster rcp", "explain cluster.slurm.requeue --cluster rcp"),
+        ("foo.bar", "schema experiment"),
+        ("cluster.foo --cluster rcp", "schema cluster"),
     ],
 )
-def test_explain_of_a_key_without_its_file_names_the_command(
-    folder: Path, key: str, command: list[str]
+def test_explain_of_an_unknown_key_names_a_command_that_works(
+    folder: Path, words: str, command: str
 ) -> None:
-    result = meditron("explain", key, "--cluster", "test-slurm")
+    (folder / "my.yaml").write_text("seed: 1\n")
 
-    assert result.stderr.splitlines()[1].startswith(f"hint: `meditron {' '.join(command)}` ")
-    assert meditron(*command).exit_code == 0
+    result = meditron("explain", *shlex.split(words))
+
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[1].startswith(f"hint: `meditron {command}` ")
+    assert meditron(*shlex.split(command)).exit_code == 0
 
 
 def test_clusters_lists_every_profile_and_those_with_errors(folder: Path) -> None:
@@ -241,6 +311,7 @@ def test_clusters_of_a_wrong_name_names_the_nearest(folder: Path) -> None:
     assert result.exit_code == 2
     assert result.stderr == (
         "error: --cluster kumma: no profile has this name; did you mean 'kuma'?\n"
+        "hint: `meditron clusters` lists the profiles\n"
     )
 
 
