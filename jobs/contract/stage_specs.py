@@ -15,6 +15,9 @@ TRAINING_STAGES = ("pretrain",)
 TOKENIZER_STAGES = ("tokenize", *TRAINING_STAGES, "evaluate")
 """Stages that read the tokenizer."""
 
+SAVING_STAGES = (*TRAINING_STAGES, "evaluate")
+"""Stages whose ranks poll the file STOP."""
+
 
 def training_stage(stages: Iterable[str]) -> str | None:
     """Return the stage among these that trains; None without one."""

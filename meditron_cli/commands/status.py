@@ -79,7 +79,7 @@ def line(run: RunView) -> tuple[str | None, ...]:
         return run.name, run.state_text, None, None, loss_text(run), None
     return (
         run.name,
-        stage.state_text if run.state == stage.state else run.state,
+        stage.state_text if run.state == stage.state else run.state_text,
         stage.stage,
         stage.amount,
         loss_text(run),
@@ -116,7 +116,7 @@ def show_one(services: Services, run: RunDir, as_json: bool) -> None:
     if as_json:
         console.json_out({"runs": [{**to_json(full), "stuck": [list(job) for job in stuck]}]})
         return
-    console.data(f"run {view.name}: {view.state}\nin  {run.root}")
+    console.data(f"run {view.name}: {view.state_text}\nin  {run.root}")
     console.table(
         ("stage", "state", "done", "attempts", "jobs"),
         [

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from jobs.contract import events
 from jobs.contract.events import CancelEvent, StopEvent
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import STAGES, TRAINING_STAGES
+from jobs.contract.stage_specs import SAVING_STAGES, STAGES
 from jobs.slurm import transaction
 from meditron_cli.errors import SchedulerError
 from meditron_cli.runs import open_jobs, store
@@ -18,8 +18,6 @@ from meditron_cli.runs.record import RecordReader, RunRecord
 from meditron_cli.runs.run_lock import exclusive
 from meditron_cli.scheduler.base import JobInfo, JobState, Scheduler
 
-SAVING_STAGES = (*TRAINING_STAGES, "evaluate")
-"""Stages whose ranks poll the file STOP."""
 STOP_HINT = "`touch {}` makes running jobs save and stop, where the run's group may write there"
 
 

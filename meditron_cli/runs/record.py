@@ -98,6 +98,8 @@ class RunRecord:
     """Time of the first submission."""
     ending: StopRequest | None = None
     """The last cancellation or stop request."""
+    stop_requested: bool = False
+    """Whether the file STOP exists; not read where all stages are finished."""
     problem: str = ""
     """Why the directory cannot be read; empty when it can."""
     unreadable: str = ""
@@ -164,6 +166,8 @@ class RecordReader:
             raise ConfigError(
                 f"{run.plan}: the file is damaged", hint=request.HINT_DAMAGED
             ) from error
+        if any(len(stage.done) < stage.total for stage in record.stages.values()):
+            record.stop_requested = run.is_stop_requested()
         history = self.history.current(self._selection(record.stages.values()))
         if self._in_full:
             record.history = history

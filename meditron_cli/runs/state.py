@@ -8,7 +8,7 @@ from jobs.contract.errors import STOPPED
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.outcomes import RootCause
 from jobs.contract.progress_record import ProgressRecord
-from jobs.contract.stage_specs import training_stage
+from jobs.contract.stage_specs import SAVING_STAGES, training_stage
 from meditron_cli.runs.open_jobs import has_ended
 from meditron_cli.runs.record import RunRecord, StageRecord, StopRequest, TaskJob
 from meditron_cli.runs.views import RunView, StageView, TaskProgress
@@ -102,8 +102,26 @@ def derive_stage_view(
         task_states=states,
         pending_reason=waits.reason if waits else "",
         expected_start=waits.start if waits else None,
+        stopping=stop_sentence(record, stage, working),
         progress=progress_of([stage.running[i] for i in working if i in stage.running]),
     )
+
+
+def stop_sentence(record: RunRecord, stage: StageRecord, working: Sequence[int]) -> str:
+    """Return how running tasks of a stage are about to end by a person's request; empty for none.
+
+    Args:
+        working: the running tasks.
+    """
+    ending, times = record.ending, [stage.jobs[index].time for index in working]
+    if not times:
+        return ""
+    is_requested = ending is not None and ending.time >= max(times)
+    if is_requested and ending and ending.state == "cancelled":
+        return "is being cancelled"
+    if stage.stage in SAVING_STAGES:
+        return "saves and stops" if record.stop_requested else ""
+    return "is being cancelled" if is_requested else ""
 
 
 def pending_job(stage: StageRecord, infos: Mapping[str, JobInfo]) -> JobInfo | None:

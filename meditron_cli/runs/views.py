@@ -56,12 +56,16 @@ class StageView:
     """Slurm's reason of its pending job; empty without one."""
     expected_start: float | None = None
     """When Slurm expects to start that job, seconds since 1970."""
+    stopping: str = ""
+    """How its running tasks end by a person's request, as ``saves and stops``; empty without."""
 
     @property
     def state_text(self) -> str:
-        """Return the state, of a pending stage with Slurm's reason."""
-        reason = self.pending_reason
-        return f"{self.state} ({reason})" if reason and self.state == "pending" else self.state
+        """Return the state, of a pending stage with Slurm's reason, of a running one that is about
+        to end by request with how.
+        """
+        detail = {"pending": self.pending_reason, "running": self.stopping}.get(self.state, "")
+        return f"{self.state} ({detail})" if detail else self.state
 
     @property
     def finished(self) -> bool:
@@ -129,14 +133,26 @@ class RunView:
 
     @property
     def state_text(self) -> str:
-        """Return the state, of an unreadable run with the system's reason."""
-        return f"{self.state} ({self.unreadable})" if self.unreadable else self.state
+        """Return the state, of an unreadable run with the system's reason, of a running one that is
+        about to end by request with how.
+        """
+        detail = self.unreadable or self.stopping
+        return f"{self.state} ({detail})" if detail else self.state
+
+    @property
+    def stopping(self) -> str:
+        """Return how its running stages are about to end by a person's request; empty unless all of
+        them are.
+        """
+        running = [stage for stage in self.stages.values() if stage.state == "running"]
+        return running[-1].stopping if running and all(s.stopping for s in running) else ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as ``status --json`` prints it."""
         return {
             "run": self.name,
             "state": self.state,
+            "stopping": bool(self.stopping),
             "cluster": self.cluster,
             "stages": {name: stage.to_json() for name, stage in self.stages.items()},
             "loss": self.loss,

@@ -51,6 +51,7 @@ def test_json_has_exactly_the_promised_keys(meditron: Bench) -> None:
             {
                 "run": meditron.run().name,
                 "state": "pending",
+                "stopping": False,
                 "cluster": "local",
                 "stages": {
                     "curate": {
@@ -72,6 +73,46 @@ def test_json_has_exactly_the_promised_keys(meditron: Bench) -> None:
             }
         ],
     }
+
+
+def test_a_run_that_saves_and_stops_is_shown_as_such_until_its_jobs_have_ended(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+    before = meditron("status").stdout
+
+    meditron("cancel", run.name, "--save")
+    row = " ".join(meditron("status").stdout.splitlines()[1].split())
+    one = meditron("status", run.name).stdout
+    found = json.loads(meditron("status", "--json").stdout)["runs"][0]
+    meditron("resume", run.name)
+
+    assert "saves and stops" not in before
+    assert row.startswith(f"{run.name} running (saves and stops) pretrain")
+    assert one.startswith(f"run {run.name}: running (saves and stops)\n")
+    assert (found["state"], found["stopping"]) == ("running", True)
+    assert "saves and stops" not in meditron("status").stdout
+
+
+def test_a_run_whose_jobs_are_being_cancelled_is_shown_as_such(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    meditron("cancel", run.name)
+    meditron.scheduler.put_stage("curate", JobState.ACTIVE, "COMPLETING")
+
+    assert "running (is being cancelled)" in meditron("status").stdout
+
+
+def test_only_stages_that_read_the_file_stop_are_shown_as_stopping(meditron: Bench) -> None:
+    meditron.submit()
+    meditron.scheduler.put_stage("curate", JobState.ACTIVE)
+    meditron.run().stop_file.touch()
+
+    assert "stops" not in meditron("status").stdout
 
 
 @pytest.mark.parametrize(
