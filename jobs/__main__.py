@@ -1,4 +1,6 @@
-"""``python -m jobs STAGE RUN_DIR INDEX``: run one rank of a task, also by hand."""
+"""``python -m jobs STAGE RUN_DIR INDEX``: run one rank of a task, also by hand; a task that has
+finished runs again.
+"""
 
 from __future__ import annotations
 

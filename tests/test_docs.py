@@ -65,7 +65,7 @@ REPLACED = {
     r"\b(says|tells|hears)\b": "reports, shows, receives",
     r"\bwants\b": "requires",
     r"\bmend(s|ed|ing)?\b": "fix",
-    r"\b(RESILIENCE|SLURM|MEDITRON|ARCHITECTURE), (section )?\d": "a public source",
+    r"\b(RESILIENCE|SLURM|MEDITRON|ARCHITECTURE)(\.md)?, (section )?\d": "a public source",
     r"\bdesign (RESILIENCE|SLURM|MEDITRON|ARCHITECTURE)\b": "a public source",
 }
 """Words that the glossary in CONTRIBUTING.md replaces, and what to write instead."""

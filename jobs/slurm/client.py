@@ -16,7 +16,7 @@ from jobs.slurm.queries import AccountRow, Dependent, JobFacts, QueueRow
 from jobs.slurm.states import LEFT_THE_QUEUE, NO_ACCOUNTING, JobInfo, JobState
 
 TIMEOUT_SECONDS = 20.0
-"""slurmctld that is down lets its clients wait 9 s (SLURM.md, section 6)."""
+"""slurmctld that is down lets its clients wait 9 s (measured on 22.05)."""
 SACCT_IDS = 4000
 """Job ids per sacct call: one argument of a command holds 128 KiB (execve(2))."""
 SCANCEL_IDS = 500

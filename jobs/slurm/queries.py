@@ -88,7 +88,7 @@ class AccountRow:
     job_id: str = column("JobID")
     state: str = column("State")
     exit_code: str = column("ExitCode")
-    """``code:signal``; ``0:0`` also for what Slurm itself has ended (SLURM.md, section 6)."""
+    """``code:signal``; ``0:0`` also for what Slurm itself has ended (measured on 22.05)."""
     submit: str = column("Submit")
     start: str = column("Start")
     end: str = column("End")
