@@ -8,7 +8,7 @@ import unicodedata
 
 MAX_DOCUMENT_BYTES = 16 << 20
 """Of a document's UTF-8. Tokenization needs up to 152 bytes of memory per byte (measured with
-tokenizers 0.23 and a token per byte): 2.9 GB for a task with the longest one; 4 GB are planned.
+tokenizers 0.23 and a token per byte): 2.9 GB for a task with the longest one; 4 GiB are planned.
 """
 
 LINE_BREAKS = "\r\x0b\x0c\x85\u2028\u2029"

@@ -117,8 +117,8 @@ def node_mismatches(view: SiteView, requested: Partition) -> Iterator[str]:
     memory, cores = max(node.memory_mb for node in nodes), max(node.cpus for node in nodes)
     if requested.request_memory and requested.node.memory_gb * MB_PER_GB > memory:
         yield (
-            f"the profile states {requested.node.memory_gb} GB of memory per node, the largest "
-            f"node has {format_gb(memory)}: correct node.memory_gb"
+            f"the profile states {requested.node.memory_gb} GiB of memory per node, the largest "
+            f"node has {format_memory(memory)}: correct node.memory_gb"
         )
     if requested.node.cpus > cores:
         yield (
@@ -132,9 +132,9 @@ def nodes_of(view: SiteView, partition: str) -> list[NodeRow]:
     return [node for node in view.site.nodes or () if partition in node.partitions]
 
 
-def format_gb(megabytes: int) -> str:
-    """Return ``3.9 GB`` for 4000, rounded down: rounded up it would look like enough."""
-    return f"{megabytes * 10 // MB_PER_GB / 10:g} GB"
+def format_memory(megabytes: int) -> str:
+    """Return ``3.9 GiB`` for 4000, rounded down: rounded up it would look like enough."""
+    return f"{megabytes * 10 // MB_PER_GB / 10:g} GiB"
 
 
 def format_limit(minutes: int | None) -> str:
@@ -286,8 +286,8 @@ def shortages(view: SiteView, requested: Resources) -> Iterator[str]:
         )
     resources = (
         (
-            "memory_gb", f"{requested.memory_gb} GB of memory",
-            requested.memory_gb * MB_PER_GB, [node.memory_mb for node in nodes], format_gb,
+            "memory_gb", f"{requested.memory_gb} GiB of memory",
+            requested.memory_gb * MB_PER_GB, [node.memory_mb for node in nodes], format_memory,
         ),
         (
             "cpus", plural(requested.ranks_per_node * requested.cpus_per_rank, "core"),

@@ -246,7 +246,7 @@ AFTER = {
 
 
 def cpu_resources(inputs: Inputs, stage: str, cpus: int) -> Resources:
-    """Return one process on a CPU node, with 4 GB per core but no more than the node has."""
+    """Return one process on a CPU node, with 4 GiB per core but no more than the node has."""
     partition = inputs.cpu_partition
     cores = min(cpus, partition.node.cpus)
     return Resources(

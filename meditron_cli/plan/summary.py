@@ -206,4 +206,5 @@ def table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[object]]
         "time_minutes", "partition",
     ]  # fmt: skip
     cells = [[*(row[column] for column in columns), ", ".join(row["after"])] for row in rows]
-    return [*(column.replace("_", " ") for column in columns), "after"], cells
+    titles = {"memory_gb": "memory GiB"}
+    return [*(titles.get(name, name.replace("_", " ")) for name in columns), "after"], cells

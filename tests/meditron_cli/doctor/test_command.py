@@ -248,8 +248,8 @@ def test_plan_and_submit_warn_of_what_was_fatal(ward: Ward) -> None:
 
     assert found.exit_code == 5
     reason = (
-        "such a job can never start: it requests 3 GB of memory per node, the largest node of low "
-        "has 1.9 GB: correct gpu_partition.node.memory_gb (sbatch: Requested node configuration "
+        "such a job can never start: it requests 3 GiB of memory per node, the largest node of low "
+        "has 1.9 GiB: correct gpu_partition.node.memory_gb (sbatch: Requested node configuration "
         "is not available)"
     )
     warning = f"doctor reported FATAL: job of pretrain (2 nodes of low): {reason}"

@@ -175,7 +175,7 @@ def test_a_setting_has_its_sentence(asked: SiteFacts, fact: str, found: tuple[st
          (FATAL, "the site has no gpu:a100; correct node.gpu_type in the profile")),
         ({"node": {"gpu_type": "fake"}}, "GPUs", (OK, "jobs request up to 4 per node")),
         ({"node": {"memory_gb": 64}}, "partition low",
-         (WARN, "the profile states 64 GB of memory per node, the largest node has 3.9 GB: "
+         (WARN, "the profile states 64 GiB of memory per node, the largest node has 3.9 GiB: "
           "correct node.memory_gb")),
         ({"node": {"cpus": 17}}, "partition low",
          (WARN, "the profile states 17 cores per node, the largest node has 16: correct "
@@ -362,16 +362,16 @@ def job(**changes: Any) -> JobTest:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"memory_gb": 64}, "it requests 64 GB of memory per node, the largest node of low has "
-         "3.9 GB: correct gpu_partition.node.memory_gb"),
+        ({"memory_gb": 64}, "it requests 64 GiB of memory per node, the largest node of low has "
+         "3.9 GiB: correct gpu_partition.node.memory_gb"),
         ({"cpus_per_rank": 5}, "it requests 20 cores per node, the largest node of low has 16: "
          "correct gpu_partition.node.cpus"),
-        ({"gpus_per_node": 8, "memory_gb": 64}, "it requests 64 GB of memory per node, the largest "
-         "node of low has 3.9 GB: correct gpu_partition.node.memory_gb; it requests 8 GPUs per "
-         "node, the largest node of low has 4: correct gpu_partition.node.gpus"),
+        ({"gpus_per_node": 8, "memory_gb": 64}, "it requests 64 GiB of memory per node, the "
+         "largest node of low has 3.9 GiB: correct gpu_partition.node.memory_gb; it requests 8 "
+         "GPUs per node, the largest node of low has 4: correct gpu_partition.node.gpus"),
         ({"nodes": 8}, "it requests 8 nodes, low has 4: correct gpu_partition.nodes"),
         ({"partition": "cpu", "gpus_per_node": 0, "ranks_per_node": 1, "memory_gb": 4}, "it "
-         "requests 4 GB of memory per node, the largest node of cpu has 3.9 GB: correct "
+         "requests 4 GiB of memory per node, the largest node of cpu has 3.9 GiB: correct "
          "cpu_partition.node.memory_gb"),
     ],
 )  # fmt: skip
@@ -391,7 +391,7 @@ def test_a_job_for_more_large_nodes_than_there_are_reports_how_many_there_are() 
 
     found = verdict(replace(recorded, nodes=nodes, job_tests=(job(memory_gb=64),)), JOB)
 
-    assert "64 GB of memory per node, low has 1 node with that, and 2 are requested" in found[1]
+    assert "64 GiB of memory per node, low has 1 node with that, and 2 are requested" in found[1]
 
 
 def test_a_refusal_without_a_shortage_has_sbatchs_reason_alone() -> None:
@@ -406,7 +406,7 @@ def test_fatal_findings_are_kept_for_plans() -> None:
     kept = plan_facts.derive(seen, rules.apply(seen), None, now=5.0)
 
     assert len(kept.fatal) == 1
-    assert kept.fatal[0].startswith(f"{JOB}: such a job can never start: it requests 64 GB")
+    assert kept.fatal[0].startswith(f"{JOB}: such a job can never start: it requests 64 GiB")
 
 
 @pytest.mark.parametrize("name", ["Prolog", "Prolog[0]"])

@@ -49,6 +49,7 @@ def test_the_table_has_a_cell_for_every_column() -> None:
     columns, cells = summary.table(summary.stage_rows(plan_of("test-slurm", "tiny")))
 
     assert columns[0] == "stage"
+    assert "memory GiB" in columns
     assert columns[-1] == "after"
     assert {len(row) for row in cells} == {len(columns)}
     assert cells[2][-1] == "tokenize"
