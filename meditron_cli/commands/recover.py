@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobs.contract.units import plural
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.runs import store
@@ -48,13 +49,15 @@ def command(
     """
     from meditron_cli.runs.recover import OpenedRuns, RecoveryReport, recover
 
-    before, opened = RecoveryReport((), unanswered=False), OpenedRuns()
+    before, opened = RecoveryReport((), unanswered=False, runs=0), OpenedRuns()
     while True:
         now = recover(services, opened.of(chosen(services, runs_dir, name)))
         print_notices([item for item in now.notices if item not in before.notices], as_json)
         if now.unanswered and not before.unanswered:
             console.note("the scheduler does not respond; nothing is resubmitted until it does")
         if once:
+            if not (now.notices or now.unanswered or as_json):
+                console.note(f"{plural(now.runs, 'run')} checked, none needs resuming")
             return
         before = now
         services.clock.sleep(interval)

@@ -76,6 +76,8 @@ class RecoveryReport:
     notices: tuple[Notice, ...]
     unanswered: bool
     """Slurm did not answer, so nothing was done."""
+    runs: int
+    """Runs of this user that were checked."""
 
 
 def recover(services: Services, runs: Iterable[OpenedRun]) -> RecoveryReport:
@@ -98,7 +100,7 @@ def recover(services: Services, runs: Iterable[OpenedRun]) -> RecoveryReport:
         for sentence in recover_stage(services, opened, record, stage)
     ]
     unanswered = any(info.is_unknown for known in infos for info in known.values())
-    return RecoveryReport(tuple(notices), unanswered)
+    return RecoveryReport(tuple(notices), unanswered, runs=len(read))
 
 
 def release_held(

@@ -88,9 +88,29 @@ def test_a_second_pass_has_nothing_to_report(desk: Desk) -> None:
     desk.submit()
     desk("recover", "--once")
 
-    result = desk("recover", "--once", "--json")
+    result = desk("recover", "--once")
+    as_json = desk("recover", "--once", "--json")
 
     assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "1 run checked, none needs resuming\n"
+    assert (as_json.exit_code, as_json.stdout, as_json.stderr) == (0, "", "")
+
+
+def test_runs_without_work_are_counted_and_those_of_others_are_not(desk: Desk) -> None:
+    runs = [desk.submit(), desk.submit("--new"), desk.submit("--new")]
+    desk("recover", "--once")
+    os.chown(runs[0].events, 65534, -1)
+
+    assert desk("recover", "--once").stderr == "2 runs checked, none needs resuming\n"
+
+
+def test_a_pass_without_an_answer_from_slurm_does_not_claim_a_check(desk: Desk) -> None:
+    desk.submit()
+    desk.programs.tell("down", DOWN)
+
+    result = desk("recover", "--once")
+
+    assert result.stderr == "the scheduler does not respond; nothing is resubmitted until it does\n"
 
 
 def test_json_is_an_object_a_line(desk: Desk) -> None:
