@@ -70,10 +70,15 @@ def _write(stream: IO[str], text: str) -> None:
         stream.write(text)
         stream.flush()
     except BrokenPipeError:
-        _unread.add(stream.fileno())
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+        discard(stream)
+
+
+def discard(stream: IO[str]) -> None:
+    """Write what a stream holds, and all that follows, to the null device."""
+    _unread.add(stream.fileno())
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def has_reader() -> bool:

@@ -11,7 +11,8 @@ import importlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -77,6 +78,14 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with exit_without_reader():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with exit_without_reader():
+            return super().invoke(ctx)
+
     def main(self, args: Sequence[str] | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         """Run a command and exit with its code; errors are printed on stderr only here."""
         reopen_closed_streams()
@@ -93,6 +102,20 @@ class LazyGroup(click.Group):
         except Exception as error:  # the one place; everything below is made for people
             code = print_error(error, words)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def exit_without_reader() -> Iterator[None]:
+    """Exit with 0 where click prints ``--help`` or ``--version`` and stdout has no reader any more;
+    click itself would exit with 1. All other output is the console's, which raises nothing there.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        if console.has_reader():
+            raise
+        console.discard(sys.stdout)
+        raise click.exceptions.Exit(0) from None
 
 
 def reopen_closed_streams() -> None:
@@ -169,9 +192,8 @@ def describe_error(error: Exception, words: Sequence[str]) -> tuple[str, str, in
     if isinstance(error, MeditronError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, click.ClickException):
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context else "meditron"
-        return _plain(error.format_message()), f"see `{path} --help`", error.exit_code
+        command = [word for word in words if word in COMMANDS][:1]
+        return usage_message(error), f"see `{shlex.join(['meditron', *command])} --help`", 2
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         kind = ConfigError if error.errno in NAMED_WRONG else MeditronError
@@ -184,8 +206,22 @@ def describe_error(error: Exception, words: Sequence[str]) -> tuple[str, str, in
     return f"internal error: {text}", hint, MeditronError.exit_code
 
 
-def _plain(message: str) -> str:
-    """Return click's sentence in our form: lower case first, no full stop."""
+def usage_message(error: click.ClickException) -> str:
+    """Return click's message in our form: one sentence, lower case first, no full stop. An argument
+    has its name, not the list of its choices.
+    """
+    parameter = getattr(error, "param", None)
+    if isinstance(error, click.NoSuchOption):
+        near = f"; did you mean `{error.possibilities[0]}`?" if error.possibilities else ""
+        return f"no such option: {error.option_name}{near}"
+    if isinstance(parameter, click.Argument) and isinstance(parameter.type, click.Choice):
+        name = parameter.human_readable_name
+        if isinstance(error, click.MissingParameter):
+            return (
+                f"missing argument '{name}', one of {', '.join(map(repr, parameter.type.choices))}"
+            )
+        return f"invalid value for '{name}': {error.message.rstrip('.')}"
+    message = error.format_message()
     return (message[:1].lower() + message[1:]).rstrip(".")
 
 

@@ -92,9 +92,43 @@ def test_help_of_an_unknown_command_names_the_nearest() -> None:
         ),
         (
             ["submit", "bake"],
-            "error: invalid value for '{curate|tokenize|pretrain|evaluate|pipeline}': 'bake' is "
-            "not one of 'curate', 'tokenize', 'pretrain', 'evaluate', 'pipeline'\n"
+            "error: invalid value for 'STAGE': 'bake' is not one of 'curate', 'tokenize', "
+            "'pretrain', 'evaluate', 'pipeline'\n"
             "hint: see `meditron submit --help`\n",
+        ),
+        (
+            ["plan"],
+            "error: missing argument 'STAGE', one of 'curate', 'tokenize', 'pretrain', "
+            "'evaluate', 'pipeline'\n"
+            "hint: see `meditron plan --help`\n",
+        ),
+        (
+            ["schema", "foo"],
+            "error: invalid value for 'KIND': 'foo' is not one of 'experiment', 'cluster'\n"
+            "hint: see `meditron schema --help`\n",
+        ),
+        (
+            ["--debug", "logs", "run", "--stage"],
+            "error: option '--stage' requires an argument\nhint: see `meditron logs --help`\n",
+        ),
+        (
+            ["logs", "run", "--stage", "bake"],
+            "error: invalid value for '--stage': 'bake' is not one of 'curate', 'tokenize', "
+            "'pretrain', 'evaluate'\n"
+            "hint: see `meditron logs --help`\n",
+        ),
+        (
+            ["submit", "curate", "--clster", "local"],
+            "error: no such option: --clster; did you mean `--cluster`?\n"
+            "hint: see `meditron submit --help`\n",
+        ),
+        (
+            ["status", "-x"],
+            "error: no such option: -x\nhint: see `meditron status --help`\n",
+        ),
+        (
+            ["--frobnicate"],
+            "error: no such option: --frobnicate\nhint: see `meditron --help`\n",
         ),
         (
             ["submit", "curate"],
@@ -106,7 +140,32 @@ def test_wrong_usage_is_one_sentence_and_a_hint(words: list[str], stderr: str) -
     result = CliRunner().invoke(main, words)
 
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == stderr
+    assert result.stderr[result.stderr.index("error: ") :] == stderr
+
+
+def is_choice_argument(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Argument) and isinstance(parameter.type, click.Choice)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_missing_or_unknown_value_is_one_line(name: str) -> None:
+    command: click.Command = import_module(f"meditron_cli.commands.{name}").command
+    tails = [["nonsense"], []] if any(map(is_choice_argument, command.params)) else []
+    tails += [
+        [option]
+        for parameter in command.params
+        for option in parameter.opts
+        if option.startswith("-") and not getattr(parameter, "is_flag", False)
+    ]
+
+    for tail in tails:
+        result = CliRunner().invoke(main, [name, *tail])
+
+        if tail or result.exit_code:
+            assert result.exit_code == 2, tail
+            error, hint = result.stderr.splitlines()
+            assert error.startswith("error: ")
+            assert hint == f"hint: see `meditron {name} --help`"
 
 
 def test_a_fault_of_ours_is_one_sentence(meditron: Bench) -> None:
@@ -157,7 +216,16 @@ def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "code"),
-    [(["clusters"], 0), (["schema", "experiment"], 0), (["check", "missing.yaml"], 2)],
+    [
+        (["clusters"], 0),
+        (["schema", "experiment"], 0),
+        (["check", "missing.yaml"], 2),
+        ([], 0),
+        (["--help"], 0),
+        (["--version"], 0),
+        (["submit", "--help"], 0),
+        (["help", "status"], 0),
+    ],
 )
 def test_the_exit_code_of_a_command_does_not_depend_on_its_reader(
     tmp_path: Path, words: list[str], code: int
