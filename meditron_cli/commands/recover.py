@@ -74,7 +74,7 @@ def print_notices(notices: list[Notice], as_json: bool) -> None:
     """Print notices, one per line, or as JSON one object per line."""
     for item in notices:
         if as_json:
-            line = {"run": item.run, "stage": item.stage, "said": item.sentence}
+            line = {"run": item.run, "stage": item.stage, "message": item.message}
             console.data(json.dumps({"format": console.FORMAT, **line}))
         else:
-            console.data(f"{item.run}: {item.sentence}")
+            console.data(f"{item.run}: {item.message}")

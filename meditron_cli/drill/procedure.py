@@ -238,7 +238,7 @@ class Drill:
         self.recovered = now
         for item in recover(self.services, [self.opened[run]]).notices:
             if item not in self.printed:
-                console.note(item.sentence)
+                console.note(item.message)
             self.printed.add(item)
 
     def compare(

@@ -27,12 +27,12 @@ BY = "recover"
 
 @dataclass(frozen=True)
 class Notice:
-    """A sentence about a stage: what was done, or why nothing was."""
+    """A message about a stage: what was done, or why nothing was."""
 
     run: str
     stage: str
-    """Empty where the sentence is about the whole run."""
-    sentence: str
+    """Empty where the message is about the whole run."""
+    message: str
 
 
 @dataclass(frozen=True)
@@ -89,15 +89,15 @@ def recover(services: Services, runs: Iterable[OpenedRun]) -> RecoveryReport:
     infos = query_schedulers(services, [record for _, record in unfinished], services.clock.now())
     notices = [Notice(record.name, "", record.problem) for _, record in read if record.problem]
     notices += [
-        Notice(record.name, stage, sentence)
+        Notice(record.name, stage, message)
         for (_, record), known in zip(unfinished, infos, strict=True)
-        for stage, sentence in release_held(services, record, known)
+        for stage, message in release_held(services, record, known)
     ]
     notices += [
-        Notice(record.name, stage, sentence)
+        Notice(record.name, stage, message)
         for (opened, record), known in zip(unfinished, infos, strict=True)
         for stage in stages_to_recover(record, known)
-        for sentence in recover_stage(services, opened, record, stage)
+        for message in recover_stage(services, opened, record, stage)
     ]
     unanswered = any(info.is_unknown for known in infos for info in known.values())
     return RecoveryReport(tuple(notices), unanswered, runs=len(read))
@@ -143,7 +143,7 @@ def stages_to_recover(record: RunRecord, infos: Mapping[str, JobInfo]) -> Iterat
 def recover_stage(
     services: Services, opened: OpenedRun, record: RunRecord, stage: str
 ) -> list[str]:
-    """Recover one stage; a scheduler that does not answer is a sentence, not an error."""
+    """Recover one stage; a scheduler that does not answer is a message, not an error."""
     kinds = {job.scheduler for job in record.stages[stage].jobs.values()}
     try:
         with redirect_stderr(io.StringIO()):  # the lines for a job's log are printed as notices
@@ -168,17 +168,17 @@ def recover_local_stage(services: Services, opened: OpenedRun, stage: str) -> li
     infos = scheduler.states({run.name: {task.job_id for task in tasks}})[run.name]
     over = [task for task in tasks if infos[task.job_id].is_over]
     decisions = recovery_job.Recoverer(run, stage, BY, logs.metrics(stage)).decide_all(over)
-    sentences = recovery_job.sentences(stage, decisions)
+    messages = recovery_job.sentences(stage, decisions)
     delay = max((item.delay for item in decisions.values()), default=0.0)
     is_retried = [item.action in CONTINUES for item in decisions.values()]
     if any(is_retried) and not all(is_retried):
-        sentences.append(
+        messages.append(
             f"{stage}: nothing was started; fix the cause, then `{store.command(run, 'resume')}`"
         )
     elif any(is_retried) and delay:
         at = datetime.fromtimestamp(services.clock.now() + delay)
-        sentences.append(f"{stage}: stopped until the first check after {at:%H:%M}")
+        messages.append(f"{stage}: stopped until the first check after {at:%H:%M}")
     elif any(is_retried):
-        started = launch(planned(records), scheduler, records, sentences.append, by=BY)
-        sentences.append(f"{stage}: {recovery_job.resumption(started[stage])}")
-    return sentences
+        started = launch(planned(records), scheduler, records, messages.append, by=BY)
+        messages.append(f"{stage}: {recovery_job.resumption(started[stage])}")
+    return messages

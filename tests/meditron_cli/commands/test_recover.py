@@ -122,7 +122,7 @@ def test_json_is_an_object_a_line(desk: Desk) -> None:
         "format": 1,
         "run": run.name,
         "stage": "curate",
-        "said": "curate: job 103 resumes it",
+        "message": "curate: job 103 resumes it",
     }
 
 
