@@ -265,6 +265,25 @@ def test_keys_of_the_configuration_that_a_page_names_exist(page: Path) -> None:
     assert named <= keys
 
 
+def test_defaults_in_the_pages_are_those_of_the_schema() -> None:
+    text = "\n".join(page.read_text() for page in PAGES if page.parent.name == "docs")
+    keys = set(dotted_keys(Experiment))
+    named = re.findall(r"`(\w+\.\w+)`(?:, | \()(\d+(?:\.\d+)?)\b", text)
+
+    wrong = [pair for pair in named if pair[0] in keys and default_at(pair[0]) != float(pair[1])]
+
+    assert len(named) >= 4
+    assert wrong == []
+
+
+def default_at(key: str) -> object:
+    """Return the default of a key of an experiment."""
+    section, _, name = key.partition(".")
+    inside = section_in(Experiment.model_fields[section].annotation)
+    assert inside is not None
+    return inside.model_fields[name].default
+
+
 def test_the_page_on_configuration_lists_all_settings_that_continue_a_run() -> None:
     text = (ROOT / "docs/configuration.md").read_text().partition("only how a run is executed")[2]
     items = text.partition("So may the profile")[0]
