@@ -1,6 +1,6 @@
 """The paths inside a run directory. Standard library only.
 
-Layout (``RUN`` is the run's folder)::
+Layout (``RUN`` is the run's folder; docs/run-directory.md describes every file)::
 
     RUN/run.json  plan.json  events.jsonl  STOP  SAVE  RESUME  lock
     RUN/code/                                  the packages as first submitted
@@ -12,7 +12,8 @@ Layout (``RUN`` is the run's folder)::
                                                rank-exit-<task>-<rank>.json; after a hang
                                                stack-dump-<task>-<node>.json and stacks
     RUN/stages/<stage>/progress/<task>.json    progress of a running task, overwritten
-    RUN/corpus  tokens  checkpoints  tensorboard  evaluations  report
+    RUN/stages/<stage>/locks/<task>            locked while an attempt of the task runs
+    RUN/corpus  tokens  checkpoints  tensorboard  evaluations
 
 ``<task>`` is the task's index, five digits, so that names sort.
 """

@@ -144,11 +144,12 @@ class Cluster(Section):
     gpu_partition: Partition
     """Where pretraining runs, and evaluation with device cuda."""
     cpu_partition: Partition | None = None
-    """Where curation, tokenization and evaluation on CPUs run; default: the GPU partition."""
+    """Where curation, tokenization and evaluation on CPUs run, with the keys of ``gpu_partition``;
+    default: the GPU partition."""
     environment: Environment = Environment()
     """Modules, interpreter, container and variables of a job's processes."""
     runs_dir: Path | None = None
-    """Default runs directory, on storage all nodes see."""
+    """Default runs directory, on storage that all nodes see; without it, ``./runs``."""
     scratch_dir: Path | None = None
     """Fast folder for temporary files, local to each node or shared; default: the node's own.
     Each attempt of a task has a folder of its own there (TMPDIR), removed at its end."""
