@@ -8,13 +8,20 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 from uuid import uuid4
+
+from jobs.runtime.log import log
 
 PROBE_BYTES = 4096
 """One block of common file systems: an empty file fits on a full disk."""
 POLL_SECONDS = 1.0
+PAUSE_SECONDS = 1.0
+"""Between two tries to write: one file may be refused where others are not."""
 STORAGE_SECONDS = 1800.0
 """For storage to take files again while a job keeps its allocation (guess)."""
+
+T = TypeVar("T")
 
 
 def is_writable(folder: Path) -> bool:
@@ -63,3 +70,40 @@ def wait_until_writable(
             return False
         time.sleep(POLL_SECONDS)
     return True
+
+
+def retry_until_written(
+    write: Callable[[], T],
+    folder: Path,
+    seconds: float,
+    failure: str,
+    is_interrupted: Callable[[], bool] = lambda: False,
+    pause: float = PAUSE_SECONDS,
+) -> T:
+    """Call a function that writes files until the storage takes them; return its result.
+
+    Args:
+        folder: it must take files before the next call (``wait_until_writable``).
+        seconds: to wait at most.
+        failure: for the log, before the reason; a reason that repeats is logged once.
+        is_interrupted: polled; whether to give up.
+        pause: seconds before the next call.
+
+    Raises:
+        OSError: of the last call: the time is over, it was interrupted, or the folder was removed.
+    """
+    deadline = time.monotonic() + seconds
+    reason = ""
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            remaining = deadline - time.monotonic()
+            if remaining < 0:
+                raise
+            if str(error) != reason:
+                reason = str(error)
+                log(f"{failure}: {reason}; waiting for the storage")
+            if not wait_until_writable(folder, remaining, is_interrupted) or is_interrupted():
+                raise
+        time.sleep(pause)

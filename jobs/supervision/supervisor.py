@@ -44,9 +44,6 @@ from jobs.supervision.recovery import retry_policy
 from jobs.supervision.recovery.actions import ActionRunner
 from jobs.supervision.recovery.closing import AttemptCloser
 
-CLAIM_SECONDS = 1.0
-"""Between two tries to create the folder of an attempt."""
-
 
 class HeldElsewhere(TaskError):
     """Another job still runs the task, so that nothing is decided here."""
@@ -178,20 +175,18 @@ class Supervisor:
         """Return the number of the next attempt, once the storage takes its folder; None when it
         does not, or a stop was requested.
         """
-        deadline = time.monotonic() + storage.STORAGE_SECONDS
-        reason = ""
-        while True:
-            try:
-                return attempt_records.claim(self.run, self.stage, self.index, first)
-            except OSError as error:
-                if reason != error.strerror:
-                    reason = error.strerror or type(error).__name__
-                    log(f"{self.run.stage(self.stage)} takes no attempt: {reason}; waiting")
-            is_gone = storage.is_removed(self.run.root)
-            if is_gone or self.is_stop_requested() or time.monotonic() > deadline:
-                log(f"failed: {self.run.stage(self.stage)} takes no attempt: {reason}")
-                return None
-            time.sleep(CLAIM_SECONDS)
+        folder = self.run.stage(self.stage)
+        try:
+            return storage.retry_until_written(
+                lambda: attempt_records.claim(self.run, self.stage, self.index, first),
+                self.run.root,
+                storage.STORAGE_SECONDS,
+                f"{folder} takes no attempt",
+                self.is_stop_requested,
+            )
+        except OSError as error:
+            log(f"failed: {folder} takes no attempt: {error.strerror or type(error).__name__}")
+            return None
 
     # ---- one start
 

@@ -22,15 +22,14 @@ from jobs.contract.files import read_json
 from jobs.contract.job import LOCAL_JOB
 from jobs.contract.rundir import RunDir
 from jobs.runtime.log import log
-from jobs.runtime.storage import STORAGE_SECONDS, wait_until_writable
+from jobs.runtime.storage import STORAGE_SECONDS, retry_until_written
 from jobs.slurm import payload
 from jobs.supervision.ranks import local_ranks
 from meditron_cli.scheduler.base import JobState
 from meditron_cli.scheduler.local_sessions import POLL_SECONDS, PREFIX, members, send, state_of
 
 REPEAT_SECONDS = 0.5
-"""Between two stop requests, of which one that comes while a program starts up is lost, and between
-two tries to write."""
+"""Between two stop requests, of which one that comes while a program starts up is lost."""
 
 
 class Runner:
@@ -101,18 +100,13 @@ class Runner:
         """Write files once the storage takes them; return whether it did before a stop request, and
         within ``STORAGE_SECONDS``.
         """
-        deadline = time.monotonic() + STORAGE_SECONDS
-        while True:
-            try:
-                write()
-                return True
-            except OSError as error:
-                log(f"{self.stage}: {error}; waiting for the storage")
-            seconds = deadline - time.monotonic()
-            writable = wait_until_writable(self.folder, seconds, lambda: self.stopping)
-            if not writable or self.stopping or seconds < 0:
-                return False
-            time.sleep(REPEAT_SECONDS)
+        try:
+            retry_until_written(
+                write, self.folder, STORAGE_SECONDS, self.stage, lambda: self.stopping
+            )
+        except OSError:
+            return False
+        return True
 
     def end(self, running: list[Any]) -> None:
         """Pass the stop request to each task's controller, whose pid is its job id, and wait."""

@@ -13,7 +13,12 @@ from jobs.contract.files import last_change
 from jobs.contract.outcomes import Decision, RetryAction
 from jobs.contract.run_reader import RunReader
 from jobs.runtime.log import log
-from jobs.runtime.storage import STORAGE_SECONDS, wait_until_writable
+from jobs.runtime.storage import (
+    STORAGE_SECONDS,
+    is_removed,
+    retry_until_written,
+    wait_until_writable,
+)
 from jobs.slurm.submission import SubmitError
 from jobs.supervision.allocation import Allocation
 from jobs.supervision.attempt_records import AttemptRef
@@ -82,8 +87,13 @@ class ActionRunner:
     def _leave_storage(self) -> int:
         """Give up the allocation without writing a file: requeue the job, which needs no disk.
 
-        After a stop request the job is not requeued; the recovery job decides.
+        After a stop request the job is not requeued; the recovery job decides. A run that was
+        removed is not requeued either.
         """
+        root = self.attempt.run.root
+        if is_removed(root):
+            log(f"failed: {root} was removed")
+            return FAILED
         if not self.is_interrupted() and self._requeue():
             self._wait_for_requeue()
             return SUCCESSOR
@@ -94,16 +104,16 @@ class ActionRunner:
         """Resubmit the task once the storage takes files; return the exit code: 75 when a job
         resumes the task, also one of another submission, and 130 after a person's stop request.
         """
-        deadline = time.monotonic() + self.storage_seconds
-        while True:
-            try:
-                return self._resubmit(decision)
-            except OSError as error:
-                log(f"no job was submitted: {error}; waiting for the storage")
-            if self.is_interrupted() or time.monotonic() > deadline:
-                return self._leave_storage()
-            self.wait_for_storage()
-            time.sleep(CHECK_SECONDS)  # one file may refuse where others do not
+        try:
+            return retry_until_written(
+                lambda: self._resubmit(decision),
+                self.attempt.run.root,
+                self.storage_seconds,
+                "no job was submitted",
+                self.is_interrupted,
+            )
+        except OSError:
+            return self._leave_storage()
 
     def _resubmit(self, decision: Decision) -> int:
         attempt = self.attempt

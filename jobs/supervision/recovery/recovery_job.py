@@ -24,7 +24,7 @@ from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import read_task
 from jobs.runtime.log import log
-from jobs.runtime.storage import wait_until_writable
+from jobs.runtime.storage import retry_until_written
 from jobs.slurm import dependencies, queries, submission_log
 from jobs.slurm.client import Client
 from jobs.slurm.queries import AccountRow
@@ -107,16 +107,15 @@ def recover_until_clear(run: RunDir, stage: str, client: Client, seconds: float)
     deadline = time.monotonic() + seconds
     messages: dict[str, None] = {}
     reader = RunReader(run)
+    pause = min(AGAIN_SECONDS, seconds / 10)  # each pass queries Slurm
     while True:
-        try:
-            result = recover_stage(run, stage, client, "recovery_job", reader)
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise
-            log(f"{stage}: {error}; waiting for the storage")
-            wait_until_writable(run.root, max(0.0, deadline - time.monotonic()))
-            time.sleep(min(AGAIN_SECONDS, seconds / 10))  # one file may refuse where others do not
-            continue
+        result = retry_until_written(
+            lambda: recover_stage(run, stage, client, "recovery_job", reader),
+            run.root,
+            deadline - time.monotonic(),
+            stage,
+            pause=pause,
+        )
         for message in result.messages:
             if message not in messages:
                 log(message)
@@ -128,7 +127,7 @@ def recover_until_clear(run: RunDir, stage: str, client: Client, seconds: float)
             last = f"{stage}: Slurm does not report how its jobs ended; `{recover}` retries"
             log(last)
             return [*messages, last]
-        time.sleep(min(AGAIN_SECONDS, seconds / 10))
+        time.sleep(pause)
 
 
 def recover_stage(

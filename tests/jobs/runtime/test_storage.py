@@ -8,7 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobs.runtime.storage import is_writable, refuses_files, wait_until_writable
+import pytest
+
+from jobs.runtime.storage import (
+    is_writable,
+    refuses_files,
+    retry_until_written,
+    wait_until_writable,
+)
 
 from ...system import require_root
 
@@ -88,3 +95,40 @@ def test_a_folder_that_cannot_be_reached_is_waited_for(tmp_path: Path) -> None:
         reached = wait_until_writable(run, 600, lambda: polls.append(None) or len(polls) > 1)
 
     assert (reached, len(polls)) == (False, 2)
+
+
+def test_a_write_that_is_refused_is_repeated_until_it_succeeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "events.jsonl"
+    file.mkdir()  # a folder in a file's place stands for storage that takes nothing
+    calls: list[None] = []
+
+    def write() -> int:
+        calls.append(None)
+        if len(calls) == 3:
+            file.rmdir()
+        return file.write_text("1")
+
+    result = retry_until_written(write, tmp_path, 600, "no event", pause=0.0)
+
+    assert (result, len(calls), file.read_text()) == (1, 3, "1")
+    assert capsys.readouterr().err.count("no event: [Errno 21]") == 1
+
+
+def test_a_write_that_is_refused_to_the_end_raises_its_error(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError):
+        retry_until_written(lambda: tmp_path.write_text("1"), tmp_path, 0.0, "no event", pause=0.0)
+
+
+def test_a_stop_request_or_a_removed_folder_ends_the_repetition_of_a_write(tmp_path: Path) -> None:
+    for folder, is_stopped in ((tmp_path, True), (tmp_path / "removed", False)):
+        calls: list[None] = []
+
+        def write(calls: list[None] = calls) -> int:
+            calls.append(None)
+            return tmp_path.write_text("1")
+
+        with pytest.raises(IsADirectoryError):
+            retry_until_written(write, folder, 600, "no event", lambda stop=is_stopped: stop)
+        assert len(calls) == 1

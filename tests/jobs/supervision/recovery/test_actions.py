@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +98,16 @@ def test_a_stop_request_ends_the_wait_for_storage_without_a_requeue(
     run.lock.mkdir()
 
     assert runner_of(run, programs, lambda: True).execute(SUBMIT) == FAILED
+    assert programs.calls("scontrol requeue") == []
+
+
+def test_a_removed_run_is_neither_waited_for_nor_requeued(
+    programs: fake_slurm.FakeSlurm, run: rundir.RunDir
+) -> None:
+    programs.tell("requeue")
+    shutil.rmtree(run.root)
+
+    assert runner_of(run, programs, lambda: False).execute(SUBMIT) == FAILED
     assert programs.calls("scontrol requeue") == []
 
 
