@@ -9,8 +9,8 @@ was written.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class Loaded:
     """Inputs that this machine does not have; ``submit`` refuses those its stages need."""
     known: site_facts.KnownFacts | None = None
     """The file with the facts by ``doctor`` about the cluster; None where it never ran."""
+    locations: Mapping[str, str] = field(default_factory=dict)
+    """Where each key of the experiment was written; defaults have none."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,7 @@ def load(
         missing=tuple(missing_inputs(experiment, merged, layers.config))
         + tuple(missing_secrets(profile, layers.profile)),
         known=layers.known,
+        locations=yaml_tree.locations(merged),
     )
 
 

@@ -245,6 +245,16 @@ def key_location_at(root: Node, where: KeyPath) -> Location:
     return location_at(root, where)
 
 
+def locations(root: Node, prefix: str = "") -> dict[str, str]:
+    """Return where each value was written, by dotted key; a list is one value."""
+    if not isinstance(root, MapNode):
+        return {prefix.removesuffix("."): str(root.location)}
+    places: dict[str, str] = {}
+    for key, entry in root.entries.items():
+        places.update(locations(entry.node, f"{prefix}{key}."))
+    return places
+
+
 def to_plain(node: Node) -> Any:
     """Return dicts, lists and scalars."""
     if isinstance(node, ScalarNode):

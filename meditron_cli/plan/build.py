@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 RECOVERY_JOB_MINUTES = 10
 """For one recovery pass, and for waiting until Slurm responds."""
 
-HINT = (
+HINT_LAYOUT = (
     "`meditron explain parallel` lists the keys of the layout; --set parallel.KEY=VALUE changes it"
 )
 
@@ -40,7 +40,7 @@ def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
     """
     result = findings(inputs, stages)
     if result.errors:
-        raise ConfigError("\n".join(result.errors), hint=layout_hint(inputs, stages) or HINT)
+        raise ConfigError("\n".join(result.errors), hint="\n".join(hints(inputs, stages)))
     return Plan(
         name=inputs.experiment.name,
         size=inputs.size,
@@ -69,10 +69,36 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
             model_spec(experiment),
             tensor,
             precision,
-        )
+        ).at(inputs.locations.get("evaluate.tensor", ""))
     if "tokenize" in stages:
-        result += fit.core_findings(inputs.experiment.tokenize.cpus, inputs.cpu_partition)
+        cores = fit.core_findings(inputs.experiment.tokenize.cpus, inputs.cpu_partition)
+        result += cores.at(inputs.locations.get("tokenize.cpus", ""))
     return result
+
+
+def hints(inputs: Inputs, stages: Sequence[str]) -> list[str]:
+    """Return what to change in a plan that has errors: settings that fit, or where to find them."""
+    lines = [time_hint(inputs, stage) for stage in stages if time_findings(inputs, stage).errors]
+    if training_stage(stages) and training_findings(inputs).errors:
+        lines.append(layout_hint(inputs) or HINT_LAYOUT)
+    known = [line for line in lines if line]
+    if known:
+        return known
+    stage = next(stage for stage in stages if findings(inputs, [stage]).errors)
+    return [
+        f"`meditron explain {stage}` lists the keys of the stage; --set {stage}.KEY=VALUE changes "
+        "it"
+    ]
+
+
+def time_hint(inputs: Inputs, stage: str) -> str:
+    """Return the setting of a stage's time limit that fits; empty where none does."""
+    key, minutes = f"{stage}.time_minutes", getattr(inputs.experiment, stage).time_minutes
+    lead = signal_lead(inputs, stage) if inputs.cluster.scheduler == "slurm" else 0
+    near = fit.fitting_minutes(minutes, lead, inputs.partition(stage).max_time_minutes)
+    return (
+        f"--set {key}={near} would fit; `meditron explain {key}` explains the key" if near else ""
+    )
 
 
 def container_findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
@@ -99,7 +125,7 @@ def time_findings(inputs: Inputs, stage: str) -> fit.Findings:
     result = fit.time_findings(stage, minutes, partition)
     if cluster.scheduler == "slurm":
         result += fit.lead_findings(stage, minutes, signal_lead(inputs, stage))
-    return result
+    return result.at(inputs.locations.get(f"{stage}.time_minutes", ""))
 
 
 def training_findings(inputs: Inputs) -> fit.Findings:
@@ -120,7 +146,7 @@ def save_findings(inputs: Inputs) -> fit.Findings:
     lead = inputs.training_lead
     gpus = parallel_spec(inputs.experiment).world_size if partition.node.gpus else 0
     return (
-        fit.given_lead_findings(lead)
+        fit.given_lead_findings(lead).at(inputs.locations.get("pretrain.signal_lead_seconds", ""))
         + fit.grace_findings(partition, lead, pretrain.save_interval, gpus)
         + fit.interval_findings(pretrain.time_minutes, lead, pretrain.save_interval)
     )
@@ -134,10 +160,8 @@ def batch_of(experiment: Experiment) -> layout.BatchLayout:
     )
 
 
-def layout_hint(inputs: Inputs, stages: Sequence[str]) -> str:
-    """Return settings of a layout that fits, when training is planned with one that does not."""
-    if not training_stage(stages) or not training_findings(inputs).errors:
-        return ""
+def layout_hint(inputs: Inputs) -> str:
+    """Return the settings of a layout that fits; empty where none does."""
     experiment = inputs.experiment
     model, configured = model_spec(experiment), parallel_spec(experiment)
     precision = experiment.pretrain.precision

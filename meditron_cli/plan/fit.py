@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,15 @@ class Findings:
 
     def __add__(self, other: Findings) -> Findings:
         return Findings(self.errors + other.errors, self.warnings + other.warnings)
+
+    def at(self, location: str) -> Findings:
+        """Return the same sentences behind the location of their key; empty for a default."""
+        prefix = f"{location}: " if location else ""
+        errors, warnings = (
+            tuple(prefix + sentence for sentence in sentences)
+            for sentences in (self.errors, self.warnings)
+        )
+        return Findings(errors, warnings)
 
 
 def error_findings(*sentences: str) -> Findings:
@@ -98,6 +108,22 @@ def lead_findings(stage: str, minutes: int, lead_seconds: int) -> Findings:
     if lost >= limit:
         return error_findings(sentence)
     return warning_findings(sentence) if 2 * lost > limit else Findings()
+
+
+def fitting_minutes(minutes: int, lead_seconds: int, limit: int | None) -> int | None:
+    """Return the time limit nearest to ``minutes`` that has neither errors nor warnings; None where
+    there is none.
+
+    Args:
+        minutes: the configured time limit.
+        lead_seconds: as for ``lead_findings``; 0 without signals.
+        limit: the partition's, in minutes; None without one.
+    """
+    least = math.ceil(2 * (lead_seconds + EARLY_SECONDS) / 60) if lead_seconds else 1
+    nearest = max(minutes, least)
+    if limit is None or nearest <= limit:
+        return nearest
+    return limit if least <= limit else None
 
 
 def given_lead_findings(lead: Lead) -> Findings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,8 @@ class Inputs:
     """Measured in the run that is continued; None for a new one."""
     host_cores: int = 0
     """Cores of this machine, where it runs the ranks itself; 0 with Slurm."""
+    locations: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Where a key was written, for messages; defaults have none."""
     _stages: dict[str, StagePlan] = field(default_factory=dict, compare=False, repr=False)
 
     @property

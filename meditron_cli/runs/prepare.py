@@ -34,25 +34,16 @@ HEAVY_TOKENIZER_BYTES = 256 * 2**20
 """No tokenizer.json is larger; something else was named by mistake."""
 
 
-def plan_of(loaded: Loaded, stages: Collection[str], measured: StepTimes | None = None) -> Plan:
-    """Plan some stages of a loaded configuration; raises like ``make_plan``."""
-    return make_plan(loaded.experiment, loaded.cluster, loaded.size, stages, measured)
-
-
-def make_plan(
-    experiment: Experiment,
-    cluster: Cluster,
-    size: str,
+def plan_of(
+    loaded: Loaded,
     stages: Collection[str],
     measured: StepTimes | None = None,
     digest: str | None = None,
 ) -> Plan:
-    """Plan some stages with this machine's interpreter.
+    """Plan some stages of a loaded configuration with this machine's interpreter.
 
     Args:
-        experiment: the experiment.
-        cluster: the profile.
-        size: the recipe's name.
+        loaded: the configuration.
         stages: names of stages.
         measured: step times of the run that the plan continues.
         digest: SHA-256 of the tokenizer; by default it is read.
@@ -63,12 +54,21 @@ def make_plan(
     from meditron_cli.plan.build import build
     from meditron_cli.plan.stages import Inputs
 
+    experiment, cluster, cores = loaded.experiment, loaded.cluster, 0
     if digest is None:
         digest = tokenizer_digest(experiment.tokenize.tokenizer)
-    cores = 0
     if cluster.scheduler == "local":
         cluster, cores = on_this_machine(cluster), usable_cores()
-    inputs = Inputs(experiment, cluster, size, digest, sys.executable, measured, cores)
+    inputs = Inputs(
+        experiment,
+        cluster,
+        loaded.size,
+        digest,
+        sys.executable,
+        measured,
+        cores,
+        loaded.locations,
+    )
     return build(inputs, tuple(stages))
 
 
@@ -230,6 +230,7 @@ def planned(reader: RecordReader) -> Plan:
     Raises:
         ConfigError: the record cannot be read, or is one that this version refuses.
     """
+    from meditron_cli.config.load import Loaded
     from meditron_cli.config.stored import restore
 
     run = reader.run
@@ -238,7 +239,8 @@ def planned(reader: RecordReader) -> Plan:
     stages = list(reader.read().require_readable().stages)
     measured = measured_times(run, stages)
     digest = tokenizer_digest(experiment.tokenize.tokenizer) or recorded_digest(run, stages)
-    return make_plan(experiment, cluster, recorded["size"], stages, measured, digest)
+    loaded = Loaded(experiment, cluster, recorded["size"], None, placeholders=(), missing=())
+    return plan_of(loaded, stages, measured, digest)
 
 
 def measured_times(run: RunDir, stages: Collection[str]) -> StepTimes | None:

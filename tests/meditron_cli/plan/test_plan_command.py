@@ -97,7 +97,8 @@ def test_a_plan_that_cannot_be_is_exit_2_with_every_reason(meditron: Bench) -> N
     assert [line for line in result.stderr.splitlines() if line.startswith("error: ")] == [
         "error: parallel.tensor x pipeline x data = 2 x 1 x 8 = 16 ranks, but cluster test-slurm "
         "has 8 GPUs (4 nodes of 2)",
-        "error: evaluate.tensor = 16 is more than the 8 cores of one node",
+        "error: --set evaluate.tensor=16: evaluate.tensor = 16 is more than the 8 cores of one "
+        "node",
     ]
 
 
@@ -119,7 +120,65 @@ def test_a_time_limit_without_time_to_work_is_refused(meditron: Bench) -> None:
     )
 
     assert result.exit_code == 2
-    assert "leaves 0 s to work" in result.stderr
+    assert result.stderr.splitlines() == [
+        "error: --set pretrain.time_minutes=2: pretrain.time_minutes = 2 leaves 0 s to work: Slurm "
+        "signals the job 90 s before the end, and up to 60 s too early",
+        "hint: --set pretrain.time_minutes=5 would fit; `meditron explain pretrain.time_minutes` "
+        "explains the key",
+    ]
+    assert is_accepted(
+        meditron, "test-slurm", "pretrain.time_minutes=5", "pretrain.signal_lead_seconds=90"
+    )
+
+
+def is_accepted(meditron: Bench, cluster: str, *sets: str) -> bool:
+    """Return whether a training can be planned."""
+    words = [word for value in sets for word in ("--set", value)]
+    result = meditron("plan", "pretrain", "--cluster", cluster, "--size", "tiny", *words)
+    return result.exit_code == 0
+
+
+LIMITED = """\
+name: limited
+scheduler: slurm
+device: cpu
+gpu_partition:
+  name: short
+  nodes: 4
+  max_time_minutes: 60
+  node: {cpus: 4, memory_gb: 8}
+"""
+
+
+def test_a_time_limit_over_the_partitions_is_refused_where_it_was_written(meditron: Bench) -> None:
+    (meditron.folder / "limited.yaml").write_text(LIMITED)
+    experiment = meditron.folder / "experiment.yaml"
+    experiment.write_text(f"{experiment.read_text()}pretrain:\n  time_minutes: 90\n")
+
+    result = meditron("plan", "pretrain", "--cluster", "./limited.yaml", "--size", "tiny")
+
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "error: experiment.yaml:13:17: pretrain.time_minutes = 90 is over the 60 minutes of "
+        "partition short",
+        "hint: --set pretrain.time_minutes=60 would fit; `meditron explain pretrain.time_minutes` "
+        "explains the key",
+    ]
+    assert is_accepted(meditron, "./limited.yaml", "pretrain.time_minutes=60")
+
+
+def test_the_hint_about_the_layout_is_not_given_for_other_errors(meditron: Bench) -> None:
+    result = meditron(
+        *("plan", "tokenize", "--cluster", "test-slurm", "--size", "tiny"),
+        *("--set", "tokenize.cpus=1000"),
+    )
+
+    assert result.stderr.splitlines() == [
+        "error: --set tokenize.cpus=1000: tokenize.cpus = 1000 is more than the 8 cores of a node "
+        "in cpu",
+        "hint: `meditron explain tokenize` lists the keys of the stage; --set tokenize.KEY=VALUE "
+        "changes it",
+    ]
 
 
 def test_a_run_that_is_continued_is_planned_with_its_own_saves_and_the_sites_grace(
