@@ -23,6 +23,7 @@ from jobs.contract.events import (
     IntentEvent,
     ObservedEvent,
     RequestEvent,
+    ResumeEvent,
     Select,
     StartEvent,
     StopEvent,
@@ -147,6 +148,7 @@ class Withdrawn:
         self.cancelled_at = -1
         """Place of the last ``cancel`` in the order of events; -1 where there is none."""
         self.stopped_at = -1
+        """The same of the last ``stop`` that no ``resume`` has withdrawn."""
 
     def add(self, place: int, event: Event) -> None:
         """Add an event that takes submissions back; ignore others."""
@@ -156,6 +158,8 @@ class Withdrawn:
             self.cancelled_at = place
         elif isinstance(event, StopEvent):
             self.stopped_at = place
+        elif isinstance(event, ResumeEvent):
+            self.stopped_at = -1
 
 
 class TaskHistory:
@@ -228,7 +232,9 @@ class TaskHistory:
 
     @property
     def is_stopped(self) -> bool:
-        """Return the same for a stop request (``cancel --save``)."""
+        """Return the same for a stop request (``cancel --save``), unless a person's ``resume`` has
+        withdrawn it.
+        """
         return self._withdrawn.stopped_at > self._since()
 
     def is_by_person(self, attempt: int) -> bool:
@@ -342,7 +348,7 @@ class RunHistory:
 
     @property
     def stop_request(self) -> CancelEvent | StopEvent | None:
-        """Return the last request to end the run."""
+        """Return the last request to end the run that was not withdrawn."""
         place = max(self._withdrawn.cancelled_at, self._withdrawn.stopped_at)
         event = self.events[place] if place >= 0 else None
         return event if isinstance(event, (CancelEvent, StopEvent)) else None

@@ -12,6 +12,7 @@ from jobs.contract.attempt_history import RunHistory
 from jobs.contract.errors import RESUME
 from jobs.contract.events import (
     IntentEvent,
+    ResumeEvent,
     SubmitEvent,
     UndoEvent,
     submit_event,
@@ -85,15 +86,18 @@ def _launch(
     decisions = decide(plan, record, infos, verdicts)
     require_files(run, plan, decisions)
     waiting = release.waiting_jobs(record, decisions, infos) if by == "person" else {}
-    kept = describe_kept_jobs(decisions, infos, waiting, run.is_stop_requested())
+    kept = describe_kept_jobs(decisions, infos, waiting)
     held = release.held_jobs(record, infos)
     for sentence in release.release_all(run, scheduler, waiting, held):
         note(sentence)
     keep = {(stage, index) for stage, decision in decisions.items() for index in decision.keep}
     plan = without_bad_nodes(plan, scheduler, run, note)
+    ending = ending_of_kept_jobs(record, decisions)
     prepare(plan, run, decisions, keep)
-    if kept:
-        note(kept)
+    if ending == "stopped":
+        events.append(run, ResumeEvent(time.time()))
+    if sentence := "; ".join(filter(None, (kept, describe_ending(run, ending)))):
+        note(sentence)
     dropped = [job for decision in decisions.values() for job in decision.drop]
     scheduler.cancel(run.name, [*dropped, *recovery_jobs_of(record.history, dropped)])
     current = {name: jobs_in_queue(stage, infos) for name, stage in record.stages.items()}
@@ -134,14 +138,12 @@ def describe_kept_jobs(
     decisions: Mapping[str, StageDecision],
     infos: Mapping[str, JobInfo],
     waiting: Mapping[str, Collection[str]],
-    stop_requested: bool,
 ) -> str:
     """Return a sentence about the stages that need no submission, as their jobs are queued or
-    running, and about a stop request that this launch withdraws from them; empty for none.
+    running; empty for none.
 
     Args:
         waiting: jobs by stage that another sentence is about.
-        stop_requested: whether the file STOP exists.
     """
     stages = []
     for stage, decision in decisions.items():
@@ -150,13 +152,29 @@ def describe_kept_jobs(
             info = infos[kept[0]]
             why = f": {info.reason}" if info.reason not in ("", "None") else ""
             stages.append(f"{stage} has {release.names(kept)} ({info.state.value}{why})")
-    sentences = [f"nothing to submit: {', '.join(stages)}"] if stages else []
-    if stop_requested and any(decision.keep for decision in decisions.values()):
-        sentences.append(
-            "the request to save and stop is withdrawn, but a job that has read it stops all the "
-            "same"
-        )
-    return "; ".join(sentences)
+    return f"nothing to submit: {', '.join(stages)}" if stages else ""
+
+
+def ending_of_kept_jobs(record: RunRecord, decisions: Mapping[str, StageDecision]) -> str:
+    """Return ``cancelled`` or ``stopped`` where a person has requested that of a job that is still
+    queued or running; empty where nobody has.
+    """
+    times = [job.time for decision in decisions.values() for job in decision.keep.values()]
+    if not times:
+        return ""
+    if record.ending and record.ending.time >= min(times):
+        return record.ending.state
+    return "stopped" if record.stop_requested else ""
+
+
+def describe_ending(run: RunDir, ending: str) -> str:
+    """Return a sentence about the end that was requested of kept jobs; empty for none."""
+    if ending == "stopped":
+        return "the request to save and stop is withdrawn"
+    if ending == "cancelled":
+        command = store.command(run, "resume")
+        return f"the jobs are being cancelled: `{command}` continues the run once they have ended"
+    return ""
 
 
 def without_bad_nodes(plan: Plan, scheduler: Scheduler, run: RunDir, note: Note) -> Plan:

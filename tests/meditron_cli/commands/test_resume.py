@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
+from jobs.contract import attempt_history
 from meditron_cli.scheduler.base import JobState
 
 from ...conftest import Bench
@@ -93,9 +96,44 @@ def test_resume_reports_that_it_withdraws_a_stop_request(meditron: Bench) -> Non
 
     assert result.stderr == (
         "nothing to submit: curate has job 101_0 (active); the request to save and stop is "
-        "withdrawn, but a job that has read it stops all the same\n"
+        "withdrawn\n"
     )
     assert not meditron.run().stop_file.exists()
+
+
+def test_a_withdrawn_stop_request_does_not_keep_jobs_from_being_resumed(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE, "RUNNING")
+    meditron("cancel", run.name, "--save")
+    stopped = attempt_history.read(run).task("pretrain", 0).is_stopped
+
+    result = meditron("resume", run.name)
+
+    assert stopped
+    assert result.stderr.endswith("(active); the request to save and stop is withdrawn\n")
+    assert not attempt_history.read(run).task("pretrain", 0).is_stopped
+    assert meditron("resume", run.name).stderr.count("withdrawn") == 0
+
+
+def test_resume_while_jobs_are_being_cancelled_names_the_command_to_repeat(
+    meditron: Bench,
+) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    meditron("cancel", run.name)
+    meditron.scheduler.put_stage("curate", JobState.ACTIVE, "COMPLETING")
+
+    result = meditron("resume", run.name)
+
+    assert result.stderr == (
+        "nothing to submit: curate has job 101_0 (active); the jobs are being cancelled: "
+        f"`meditron resume {run.name}` continues the run once they have ended\n"
+    )
 
 
 def test_resume_of_a_stopped_run_reports_no_withdrawal(meditron: Bench) -> None:
