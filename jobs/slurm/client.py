@@ -20,6 +20,8 @@ TIMEOUT_SECONDS = 20.0
 SACCT_IDS = 4000
 """Job ids per sacct call: one argument of a command holds 128 KiB (execve(2))."""
 SCANCEL_IDS = 500
+REQUEUED = "REQUEUED"
+"""The accounting's state of a start after which Slurm queued the job again (sacct(1))."""
 REVOKED = "REVOKED"
 """A job's row on a cluster of a federation where it does not run (squeue(1))."""
 SILENT = ("timed out", "Unable to contact", "Connection refused")
@@ -146,8 +148,12 @@ class Client:
         if text is None:
             return None
         rows = queries.parse(text, queries.NamedRow)
-        marks = (comment, str(folder))
-        return list(dict.fromkeys(row.job_id for row in rows if (row.comment, row.folder) == marks))
+        own = (
+            row.job_id
+            for row in rows
+            if (queries.without_mark(row.comment), row.folder) == (comment, str(folder))
+        )
+        return list(dict.fromkeys(own))
 
     def dependents(self, job_ids: Collection[str]) -> list[Dependent] | None:
         """Return this user's jobs that depend on any of these, or on the array of one of them."""
@@ -207,6 +213,22 @@ class Client:
     def requeue(self, job_id: str) -> bool:
         """Requeue a job; Slurm refuses that for jobs submitted with ``--no-requeue``."""
         return self._request(["scontrol", "requeue", job_id])
+
+    def mark_storage(self, job_id: str, restarts: int) -> bool:
+        """Mark in a job's comment that this start of it ends because the storage takes no files."""
+        facts = self.job(job_id)
+        comment = queries.marked_comment(facts.comment, restarts) if facts else ""
+        change = f"Comment={comment}"
+        return comment != "" and self._request(["scontrol", "update", f"JobId={job_id}", change])
+
+    def has_storage_mark(self, row: AccountRow, restarts: int) -> bool:
+        """Return whether a start of a job has that mark: in its row, at sites that store comments
+        (AccountingStoreFlags, slurm.conf(5)), else while the controller lists the job.
+        """
+        if queries.is_marked(row.comment, restarts):
+            return True
+        facts = self.job(row.job_id) if row.state == REQUEUED else None
+        return facts is not None and queries.is_marked(facts.comment, restarts)
 
     def cancel_of_run(self, run: str, job_ids: Collection[str]) -> str:
         """Cancel those of these jobs that belong to a run and are still in the queue.

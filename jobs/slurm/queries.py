@@ -22,6 +22,10 @@ TERM = re.compile(r"(after|afterany|afterok|afternotok):(\d+)(?:_(\d+|\*))?(\+\d
 """One condition of a dependency as squeue prints it: kind, job, element or ``*``, delay."""
 COMMENT = re.compile(r"run=([^,]+),attempt=\d+")
 """Prefix of the comment of every job of a run (``submission.job_comment``)."""
+STORAGE_MARK = re.compile(r",storage=(\d+)$")
+"""End of the comment of a job that its supervisor requeued because the storage took no files: the
+number of requeues before that start. It needs no disk, where an event cannot be written.
+"""
 JOB_NAME = re.compile(rf"([^.]+)\.(?:{'|'.join(STAGES)})(?:\.recovery_job)?")
 """Names of jobs by ``submission.job_name`` and ``submission.recovery_job_name``."""
 CLOCK_SKEW_SECONDS = 3.0
@@ -118,6 +122,7 @@ class JobFacts:
     can_requeue: bool
     nodes: tuple[str, ...]
     partition: str
+    comment: str
 
 
 Row = TypeVar("Row", QueueRow, NamedRow, Dependent, StepRow, AccountRow)
@@ -222,6 +227,7 @@ def parse_job(text: str) -> JobFacts | None:
         can_requeue=fields.get("Requeue") == "1",
         nodes=node_names(fields.get("NodeList", "")),
         partition=fields.get("Partition", ""),
+        comment=fields.get("Comment", ""),
     )
 
 
@@ -344,6 +350,25 @@ def run_of_job(name: str, comment: str) -> str:
     """
     match = COMMENT.match(comment) or JOB_NAME.fullmatch(name)
     return match[1] if match else ""
+
+
+def without_mark(comment: str) -> str:
+    """Return the comment that a job had at its submission."""
+    return STORAGE_MARK.sub("", comment)
+
+
+def marked_comment(comment: str, restarts: int) -> str:
+    """Return a job's comment with the mark of a start that the storage ended; empty for a comment
+    that is not ours.
+    """
+    plain = without_mark(comment)
+    return f"{plain},storage={restarts}" if COMMENT.fullmatch(plain) else ""
+
+
+def is_marked(comment: str, restarts: int) -> bool:
+    """Return whether a job's comment has the mark of this start."""
+    match = STORAGE_MARK.search(comment)
+    return match is not None and int(match[1]) == restarts
 
 
 def _started_by(start: str, jobs: Sequence[AccountRow]) -> AccountRow | None:

@@ -124,6 +124,7 @@ def recorded(client: Client | None, run: str, start: StartEvent) -> SlurmReport:
     return SlurmReport(
         state=state,
         preempted=state == "PREEMPTED",
+        storage_requeue=client is not None and client.has_storage_mark(row, start.restarts),
         cancelled=states.was_cancelled(row.state),
         cancelled_by=_person(uid),
         out_of_memory=_any_out_of_memory(row, steps),

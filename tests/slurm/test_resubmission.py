@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,19 @@ from typing import Any
 import pytest
 
 from jobs.contract import attempt_history
-from jobs.contract.events import append_event, read_events
+from jobs.contract.errors import SUCCESSOR
+from jobs.contract.events import StartEvent, append_event, read_events
 from jobs.contract.files import write_json
+from jobs.contract.job import Job
+from jobs.contract.outcomes import Decision, RetryAction
+from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
 from jobs.slurm import sbatch
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
+from jobs.supervision.allocation import Allocation, recorded
+from jobs.supervision.attempt_records import AttemptRef
+from jobs.supervision.recovery.actions import ActionRunner
 from jobs.supervision.recovery.resubmission import held_back, resubmit
 
 from .cluster import Cluster
@@ -251,6 +259,38 @@ def test_a_submission_that_was_killed_is_taken_over(
     terms = [f"afterok:{job}(unfulfilled)" for job in news]
     assert waits_for(slurm, after).split(",") == terms
     assert attempt_history.read(run).unanswered == []
+
+
+def test_a_requeue_because_of_the_storage_is_known_to_the_next_start(
+    slurm: Cluster, client: Client, run: RunDir, start: Callable[..., Submission]
+) -> None:
+    """``test_scheduler`` has an ordinary user's change of a comment."""
+    start(WAITS, tasks=2)
+    _, element = last_submit(run)["job_ids"]
+    slurm.wait_job(element, "RUNNING", timeout=60)
+    first = StartEvent(time.time(), "pretrain", 1, 1, element, time.time())
+    run.lock.mkdir()  # a folder in a file's place stands for storage that takes nothing
+
+    attempt = AttemptRef(run, "pretrain", 1, 1, first.began)
+    limits = {"requeue_seconds": 0.0, "storage_seconds": 0.0}
+    allocation = Allocation(Job(element), client)
+    runner = ActionRunner(attempt, allocation, RunReader(run), lambda: False, **limits)
+    code = runner.execute(Decision(RetryAction.SUBMIT, "the disk is full"))
+    wait(lambda: restarts_of(client, element) == 1, "the requeue")
+    slurm.wait_job(element, "RUNNING", timeout=60)
+    second = replace(first, began=time.time(), restarts=1)
+    wait(lambda: recorded(client, run.name, first).state == "REQUEUED", "the accounting")
+
+    reports = [recorded(client, run.name, item) for item in (first, second)]
+    assert code == SUCCESSOR
+    assert [report.storage_requeue for report in reports] == [True, False]
+    name, comment = f"{run.name}.pretrain", f"run={run.name},attempt=1"
+    assert client.find(name, comment, run.code) == [element.partition("_")[0]]
+
+
+def restarts_of(client: Client, job_id: str) -> int:
+    facts = client.job(job_id)
+    return facts.restarts if facts else 0
 
 
 def test_after_a_cancellation_nothing_is_resumed(

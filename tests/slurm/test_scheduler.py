@@ -112,6 +112,18 @@ def test_jobs_and_nodes_of_a_hidden_partition_are_seen(slurm: Cluster, hidden: s
     assert set(nodes) < set(everywhere)
 
 
+@pytest.mark.usefixtures("site")
+def test_the_owner_of_a_job_may_change_its_comment(slurm: Cluster) -> None:
+    words = ("sbatch", "--parsable", "--comment=run=a,attempt=1", *HELD, "--wrap=true")
+    (job,) = run_as_nobody(slurm, *words)
+
+    run_as_nobody(slurm, "scontrol", "update", f"JobId={job}", "Comment=run=a,attempt=1,storage=0")
+
+    facts = queries.parse_job(slurm.run(*queries.scontrol_job_command(job)))
+    assert facts is not None
+    assert facts.comment == "run=a,attempt=1,storage=0"
+
+
 def states(site: SlurmScheduler, job_ids: list[str]) -> dict[str, JobInfo]:
     """States of jobs, whatever run they belong to."""
     return site.states({"": job_ids})[""]

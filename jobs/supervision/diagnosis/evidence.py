@@ -133,6 +133,8 @@ class SlurmReport:
     """First word of the job's state (RUNNING, TIMEOUT, NODE_FAIL …); empty where not known."""
     preempted: bool = False
     """``PreemptTime`` is set, or the accounting has PREEMPTED."""
+    storage_requeue: bool = False
+    """The supervisor requeued the job because the storage took no files."""
     cancelled: bool = False
     """Cancelled by a person."""
     cancelled_by: str = ""

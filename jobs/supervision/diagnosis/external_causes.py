@@ -53,13 +53,15 @@ def refused(evidence: Evidence) -> DiagnosisText | None:
 
 
 def preempted(evidence: Evidence) -> DiagnosisText | None:
-    """Return a preemption, also one by a person's ``scontrol requeue``."""
+    """Return a preemption, also one by a person's ``scontrol requeue``; none where the supervisor
+    requeued the job because the storage took no files.
+    """
     state = slurm_state(evidence)
     if evidence.slurm.preempted or state == "PREEMPTED":
         return DiagnosisText(
             RootCause.PREEMPTED, f"{job_name(evidence)} was preempted{at_step(evidence)}"
         )
-    if state == "REQUEUED":
+    if state == "REQUEUED" and not evidence.slurm.storage_requeue:
         return DiagnosisText(
             RootCause.PREEMPTED, f"{job_name(evidence)} was requeued{at_step(evidence)}"
         )

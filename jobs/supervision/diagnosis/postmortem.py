@@ -44,6 +44,7 @@ def examine(  # noqa: PLR0913 - one argument per source of evidence
         ranks_started=attempt.ranks_log.exists(),
         failures=tuple(srun_output.failures(evidence_collection.read_text(attempt.srun_log))),
         findings=tuple(preflight_step.findings_in(preflight_step.health_reports(attempt))),
+        storage_refuses=slurm.storage_requeue,
         diagnosis=before.diagnosis if before else None,
     )
     slurm = replace(slurm, site=site, ended=before.ended if before else slurm.ended)

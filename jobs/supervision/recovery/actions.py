@@ -85,7 +85,8 @@ class ActionRunner:
         return wait_until_writable(root, self.storage_seconds, self.is_interrupted)
 
     def _leave_storage(self) -> int:
-        """Give up the allocation without writing a file: requeue the job, which needs no disk.
+        """Give up the allocation without writing a file: requeue the job, which needs no disk, with
+        the reason in its comment.
 
         After a stop request the job is not requeued; the recovery job decides. A run that was
         removed is not requeued either.
@@ -94,9 +95,12 @@ class ActionRunner:
         if is_removed(root):
             log(f"failed: {root} was removed")
             return FAILED
-        if not self.is_interrupted() and self._requeue():
-            self._wait_for_requeue()
-            return SUCCESSOR
+        client, job = self.allocation.client, self.allocation.job
+        if client and not self.is_interrupted():
+            client.mark_storage(job.job_id, job.restarts)
+            if self._requeue():
+                self._wait_for_requeue()
+                return SUCCESSOR
         log(f"the storage takes no files\nhint: `{self.attempt.run.command('resume')}`")
         return FAILED
 

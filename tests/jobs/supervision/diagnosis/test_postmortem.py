@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from jobs.contract import attempt_history
 from jobs.contract.events import StartEvent, append_event
 from jobs.contract.job import Job
@@ -72,3 +74,17 @@ def test_a_requeued_job_whose_supervisor_recorded_nothing_was_preempted(
     diagnosis = root_cause.classify(examine(bench, requeued(tmp_path, bench)))
 
     assert diagnosis.cause is RootCause.PREEMPTED
+
+
+@pytest.mark.parametrize(
+    ("mark", "cause"), [(",storage=0", RootCause.STORAGE), (",storage=1", RootCause.PREEMPTED)]
+)
+def test_a_job_that_its_supervisor_requeued_for_the_storage_failed_of_storage(
+    bench: Workbench, tmp_path: Path, mark: str, cause: RootCause
+) -> None:
+    """The mark in the job's comment names the start by its number of restarts."""
+    client = requeued(tmp_path, bench)
+    comment = f"Comment=run={bench.run.name},attempt=1{mark}"
+    (tmp_path / "slurm" / "state" / "job-12").write_text(f"JobId=12 JobState=RUNNING {comment}\n")
+
+    assert root_cause.classify(examine(bench, client)).cause is cause

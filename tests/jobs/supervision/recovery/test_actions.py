@@ -92,6 +92,34 @@ def test_storage_that_refuses_files_to_the_end_gives_the_job_back_to_the_queue(
     assert [event["event"] for event in read_events(run)] == ["submit"]
 
 
+def test_a_requeue_because_of_the_storage_is_marked_in_the_comment_of_the_job(
+    programs: fake_slurm.FakeSlurm, run: rundir.RunDir
+) -> None:
+    programs.tell("requeue")
+    programs.tell("job-50", f"JobId=50 JobState=RUNNING Comment=run={run.name},attempt=1\n")
+    run.lock.mkdir()
+    limits = {"requeue_seconds": 0.0, "storage_seconds": 0.0}
+
+    codes = [runner_of(run, programs, lambda: False, **limits).execute(SUBMIT) for _ in range(2)]
+
+    assert codes == [SUCCESSOR, SUCCESSOR]
+    mark = f"scontrol update JobId=50 Comment=run={run.name},attempt=1,storage=0"
+    changes = [line for line in programs.calls("scontrol") if "show" not in line]
+    assert changes == 2 * [mark, "scontrol requeue 50"]
+
+
+def test_a_comment_that_is_not_ours_is_not_changed_before_a_requeue(
+    programs: fake_slurm.FakeSlurm, run: rundir.RunDir
+) -> None:
+    programs.tell("requeue")
+    programs.tell("job-50", "JobId=50 JobState=RUNNING Comment=mine\n")
+    run.lock.mkdir()
+    limits = {"requeue_seconds": 0.0, "storage_seconds": 0.0}
+
+    assert runner_of(run, programs, lambda: False, **limits).execute(SUBMIT) == SUCCESSOR
+    assert programs.calls("scontrol update") == []
+
+
 def test_a_stop_request_ends_the_wait_for_storage_without_a_requeue(
     programs: fake_slurm.FakeSlurm, run: rundir.RunDir
 ) -> None:
