@@ -78,12 +78,12 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
 
 def hints(inputs: Inputs, stages: Sequence[str]) -> list[str]:
     """Return what to change in a plan that has errors: settings that fit, or where to find them."""
-    lines = [time_hint(inputs, stage) for stage in stages if time_findings(inputs, stage).errors]
+    late = [stage for stage in stages if time_findings(inputs, stage).errors]
+    lines = [line for stage in late if (line := time_hint(inputs, stage))]
     if training_stage(stages) and training_findings(inputs).errors:
         lines.append(layout_hint(inputs) or HINT_LAYOUT)
-    known = [line for line in lines if line]
-    if known:
-        return known
+    if lines:
+        return lines
     stage = next(stage for stage in stages if findings(inputs, [stage]).errors)
     return [
         f"`meditron explain {stage}` lists the keys of the stage; --set {stage}.KEY=VALUE changes "

@@ -106,7 +106,10 @@ def stages_of(stage: str, experiment: Experiment) -> tuple[str, ...]:
     """
     if stage != PIPELINE:
         if stage == "evaluate" and not experiment.evaluate.benchmarks:
-            raise ConfigError("evaluate.benchmarks lists no benchmark")
+            raise ConfigError(
+                "evaluate.benchmarks lists no benchmark",
+                hint="`meditron explain evaluate.benchmarks` explains the key",
+            )
         return (stage,)
     idle = {"curate", "tokenize"} if experiment.pretrain.data else set()
     if not experiment.evaluate.benchmarks:

@@ -76,7 +76,10 @@ def test_an_evaluation_of_nothing_is_refused(meditron: Bench) -> None:
     result = meditron.submit("--set", "evaluate.benchmarks=[]", stage="evaluate")
 
     assert result.exit_code == 2
-    assert result.stderr == "error: evaluate.benchmarks lists no benchmark\n"
+    assert result.stderr == (
+        "error: evaluate.benchmarks lists no benchmark\n"
+        "hint: `meditron explain evaluate.benchmarks` explains the key\n"
+    )
 
 
 def test_every_missing_input_is_named_before_anything_is_made(meditron: Bench) -> None:
