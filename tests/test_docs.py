@@ -15,12 +15,15 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import click
 import pytest
 
+from jobs.contract import metrics_log
+from jobs.contract.events import EVENT_TYPES
+from jobs.contract.exit_record import ExitRecord
 from meditron_cli import __version__
 from meditron_cli.config.check import check_file
 from meditron_cli.config.cluster_schema import Cluster
@@ -299,6 +302,28 @@ def operational_keys(model: type[Section], prefix: str) -> Iterator[str]:
             yield prefix + name
         elif inside:
             yield from operational_keys(inside, f"{prefix}{name}.")
+
+
+def test_the_page_on_the_run_directory_lists_all_events_and_keys() -> None:
+    lines = metrics_log.LINE_TYPES.values()
+    metrics = {item.metadata.get("key", item.name) for line in lines for item in fields(line)}
+    record = {item.metadata.get("key", item.name) for item in fields(ExitRecord)}
+
+    assert first_column("Events") >= set(EVENT_TYPES)
+    assert first_column("Exit records") == {*record, "class"} - {None}
+    assert metrics <= set(re.findall(r"`(\w+)`", section_of("Metrics")))
+
+
+def section_of(title: str) -> str:
+    """Return a section of the page on the run directory."""
+    text = (ROOT / "docs/run-directory.md").read_text()
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def first_column(title: str) -> set[str]:
+    """Return the code in the first column of a section's table."""
+    rows = re.findall(r"^\|(.+?) \| ", section_of(title), re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`(\w+)`", row)}
 
 
 def test_the_readme_keeps_its_order_and_its_length() -> None:
