@@ -139,5 +139,5 @@ def last_line_of(path: Path) -> str:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
-    pids = (line.strip() for line in reversed(lines) if line.strip() and not NOISE.match(line))
-    return next(pids, "")[:LINE_LIMIT]
+    written = (line.strip() for line in reversed(lines) if line.strip() and not NOISE.match(line))
+    return next(written, "")[:LINE_LIMIT]
