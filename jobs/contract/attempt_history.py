@@ -10,7 +10,7 @@ that a question about one task costs nothing per other task.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 from jobs.contract import rundir
@@ -32,7 +32,6 @@ from jobs.contract.events import (
     WithdrawEvent,
 )
 from jobs.contract.exit_record import ExitRecord
-from jobs.contract.outcomes import RootCause
 
 
 class SubmittedJob(NamedTuple):
@@ -45,96 +44,6 @@ class SubmittedJob(NamedTuple):
     by: str
     """``person``, ``supervisor``, ``recovery_job`` or ``recover``."""
     scheduler: str = ""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One start of a task's ranks with its end, for people."""
-
-    start: StartEvent
-    end: ExitRecord | None = None
-    """None while it is open; the supervisor's observation where no process has closed it."""
-    ended: float | None = None
-    """Seconds since 1970; None while it is open."""
-
-    @classmethod
-    def of_exit(cls, record: ExitRecord) -> Attempt:
-        """Return the attempt of an exit record whose start is not known: it was refused."""
-        began = record.started
-        start = StartEvent(began, record.stage, record.index, record.attempt, record.job_id, began)
-        return cls(start, record, record.ended)
-
-    @property
-    def stage(self) -> str:
-        return self.start.stage
-
-    @property
-    def index(self) -> int:
-        return self.start.index
-
-    @property
-    def number(self) -> int:
-        return self.start.attempt
-
-    @property
-    def job_id(self) -> str:
-        return self.start.job_id
-
-    @property
-    def began(self) -> float:
-        return self.start.began
-
-    @property
-    def restarts(self) -> int:
-        """Return how often Slurm had requeued the job."""
-        return self.start.restarts
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        return self.start.nodes
-
-    @property
-    def step(self) -> int | None:
-        """Return the step of the checkpoint it resumed from; None where that is not known."""
-        return self.start.step
-
-    @property
-    def cause(self) -> str:
-        """Return the root cause's name; empty while it is open."""
-        return self.end.cause.value if self.end else ""
-
-    @property
-    def action(self) -> str:
-        """Return the decision's name; empty while it is open."""
-        return self.end.action.value if self.end else ""
-
-    @property
-    def node(self) -> str:
-        """Return the suspect node, or where it failed."""
-        return self.end.node if self.end else ""
-
-    @property
-    def sentence(self) -> str:
-        """Return the decision with its reason, else the diagnosis, for people."""
-        return (self.end.reason or self.end.message) if self.end else ""
-
-    @property
-    def interrupted(self) -> bool:
-        """Return whether it ended before its task was done."""
-        return self.end is not None and self.end.cause is not RootCause.COMPLETED
-
-    @property
-    def allocation(self) -> tuple[str, int, str, int]:
-        """Return a key that is equal for the starts that shared an allocation."""
-        return self.stage, self.index, self.job_id, self.restarts
-
-    @property
-    def outcome(self) -> str:
-        """Return ``preempted, requeue``; ``running`` while it is open."""
-        if self.end is None:
-            return "running"
-        words = self.cause.replace("_", " ")
-        return f"{words}, {self.action}" if self.interrupted else words
 
 
 class Withdrawn:
@@ -289,11 +198,14 @@ class RunHistory:
         self.events: list[Event] = []
         self.request: RequestEvent | None = None
         """The last one that changed the configuration; None where the first one is in force."""
+        self.begun: dict[tuple[str, int, int], TaskHistory] = {}
+        """The task of each attempt, by stage, index and attempt, in the order in which they began.
+        An exit without a start is an attempt that was refused.
+        """
         self._withdrawn = Withdrawn()
         self._tasks: dict[str, dict[int, TaskHistory]] = {}
         self._submits: dict[str, list[SubmitEvent]] = {}
         self._intents: dict[tuple[str, int], IntentEvent] = {}
-        self._begun: dict[tuple[str, int, int], TaskHistory] = {}
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> RunHistory:
@@ -353,13 +265,6 @@ class RunHistory:
         event = self.events[place] if place >= 0 else None
         return event if isinstance(event, (CancelEvent, StopEvent)) else None
 
-    def attempts(self) -> tuple[Attempt, ...]:
-        """Return the attempts of all tasks in the order in which they began.
-
-        An exit without a start is an attempt that was refused.
-        """
-        return tuple(_attempt(task, number) for (_, _, number), task in self._begun.items())
-
     def _add(self, place: int, event: Event) -> None:
         if isinstance(event, IntentEvent):
             self._add_submission(place, event)
@@ -368,7 +273,7 @@ class RunHistory:
         elif isinstance(event, StartEvent):
             task = self.task(event.stage, event.index)
             task.note_start(place, event)
-            self._begun.setdefault((event.stage, event.index, event.attempt), task)
+            self.begun.setdefault((event.stage, event.index, event.attempt), task)
         elif isinstance(event, ObservedEvent):
             self._add_end(place, event)
         elif isinstance(event, RequestEvent):
@@ -391,16 +296,9 @@ class RunHistory:
         task = self.task(record.stage, record.index)
         if isinstance(event, ExitEvent):
             task.note_exit(place, record)
-            self._begun.setdefault((record.stage, record.index, record.attempt), task)
+            self.begun.setdefault((record.stage, record.index, record.attempt), task)
         else:
             task.observed[record.attempt] = record
-
-
-def _attempt(task: TaskHistory, number: int) -> Attempt:
-    if number not in task.started:
-        return Attempt.of_exit(task.ended[number])
-    end = task.ended.get(number) or task.observed.get(number)
-    return Attempt(task.started[number], end, end.ended if end else None)
 
 
 class HistoryReader:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from jobs.contract.attempt_history import Attempt, RunHistory
+from jobs.contract.attempt_history import RunHistory
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES
 from jobs.contract.units import plural
@@ -18,6 +18,7 @@ from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError
 from meditron_cli.reporting import tables
+from meditron_cli.reporting.attempts import Attempt, attempts_of
 from meditron_cli.reporting.follow import FINAL, NewExits, require_present
 from meditron_cli.reporting.log_filter import LogFilter
 from meditron_cli.runs import query, state, store
@@ -216,7 +217,7 @@ def heading(history: RunHistory, stage: str, number: int, task: int | None) -> s
     """Return an attempt in one line; of several tasks with a count per outcome."""
     attempts = [
         attempt
-        for attempt in history.attempts()
+        for attempt in attempts_of(history)
         if (attempt.stage, attempt.number) == (stage, number) and task in (None, attempt.index)
     ]
     if len(attempts) == 1:

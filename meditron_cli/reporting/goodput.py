@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any, NamedTuple
 
-from jobs.contract.attempt_history import Attempt
 from jobs.contract.metrics_log import (
     MetricLine,
     SaveLine,
@@ -23,6 +22,7 @@ from jobs.contract.metrics_log import (
     ValidationLine,
     counted_steps,
 )
+from meditron_cli.reporting.attempts import Attempt
 
 BUCKETS = ("queue", "startup", "training", "checkpoint", "validation", "redone", "down", "stall")
 """``queue``: eligible to run, waiting for the scheduler. ``startup``: from a start to its first

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.contract.attempt_history import Attempt
 from jobs.contract.stage_specs import TRAINING_STAGES
 from meditron_cli.reporting import goodput
+from meditron_cli.reporting.attempts import Attempt
 from meditron_cli.reporting.goodput import STEPS, Work
 
 ANNOUNCED = ("preempted", "time_limit", "stopped", "cancelled")

@@ -8,12 +8,12 @@ from itertools import groupby
 from math import fsum
 from typing import Any
 
-from jobs.contract.attempt_history import Attempt
 from jobs.contract.events import SubmitEvent
 from jobs.contract.metrics_log import CountedSteps, MetricsLog, counted_steps
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import TRAINING_STAGES, training_stage
 from meditron_cli.reporting import goodput, interruptions
+from meditron_cli.reporting.attempts import Attempt, attempts_of
 from meditron_cli.reporting.goodput import TimeAccount, Work
 from meditron_cli.reporting.interruptions import Interruption
 from meditron_cli.runs.record import RunRecord
@@ -107,7 +107,7 @@ def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTim
     trained = training_stage(view.stages)
     lines = list(MetricsLog(run, trained).read_new()) if trained else []
     work = goodput.work_of(lines)
-    recorded = record.history.attempts()
+    recorded = attempts_of(record.history)
     ended = [
         attempt
         for name, stage in view.stages.items()

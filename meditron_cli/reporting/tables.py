@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from jobs.contract.attempt_history import Attempt
 from jobs.contract.stage_specs import TRAINING_STAGES
+from meditron_cli.reporting.attempts import Attempt
 from meditron_cli.reporting.goodput import BUCKETS
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.runs.views import RunView

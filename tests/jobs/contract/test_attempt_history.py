@@ -234,14 +234,14 @@ def view(history: RunHistory) -> list[Any]:
     """Return everything that is read from a history."""
     tasks = [history.task("pretrain", index) for index in (0, 1)]
     return [
-        history.attempts(),
+        list(history.begun),
         history.unanswered,
         history.submits("pretrain"),
         history.stop_request,
         history.submitted,
         [(task.is_cancelled, task.is_stopped) for task in tasks],
         [
-            (task.submissions, task.attempt, task.starts, task.exits, dict(task.observed))
+            (task.submissions, task.attempt, dict(task.started), task.exits, dict(task.observed))
             for task in tasks
         ],
     ]

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract import events
-from jobs.contract.attempt_history import Attempt, RunHistory
+from jobs.contract.attempt_history import RunHistory
 from jobs.contract.metrics_log import MetricLine
 from meditron_cli.reporting import goodput, interruptions, run_times
+from meditron_cli.reporting.attempts import Attempt, attempts_of
 from meditron_cli.reporting.goodput import TimeAccount
 from meditron_cli.reporting.interruptions import Interruption
 
@@ -84,7 +85,7 @@ class Story:
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
-        return self.history.attempts()
+        return attempts_of(self.history)
 
     @property
     def history(self) -> RunHistory:
