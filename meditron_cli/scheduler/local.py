@@ -30,7 +30,7 @@ from meditron_cli.scheduler.local_sessions import (
     command_line,
     members,
     pid_of,
-    send,
+    send_signal,
     state_of,
     wait_for_sessions,
 )
@@ -179,10 +179,10 @@ class LocalScheduler:
                 )
         leaders = [pid_of(name) for name in job_ids if states[name].state is JobState.ACTIVE]
         seconds = self._cancel_seconds or max(map(exit_timeout, leaders), default=CANCEL_SECONDS)
-        send(leaders, signal.SIGTERM)
+        send_signal(leaders, signal.SIGTERM)
         accepted()
         wait_for_sessions(leaders, seconds)
-        send(members(leaders), signal.SIGKILL)
+        send_signal(members(leaders), signal.SIGKILL)
         wait_for_sessions(leaders, KILL_SECONDS)
 
 
@@ -199,19 +199,19 @@ def runner_environment(
     settings, this machine's cores divided among the ranks that run at once.
     """
     ranks = parallel_tasks(stage) * stage.tasks[0].ranks
-    chosen = variables(plan.site.setup)
-    path = [str(run / "code"), *filter(None, [chosen.pop("PYTHONPATH", "")])]
+    settings = variables(plan.site.setup)
+    path = [str(run / "code"), *filter(None, [settings.pop("PYTHONPATH", "")])]
     return {
         "OMP_NUM_THREADS": str(max(1, usable_cores() // ranks)),
         **job_environment(plan.site.environment, environ),
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONSAFEPATH": "1",
-        **chosen,
+        **settings,
     }
 
 
 def variables(setup: Sequence[str]) -> dict[str, str]:
-    """Yield name and value of a profile's ``export`` lines, the only ones without Slurm."""
+    """Return name and value of a profile's ``export`` lines, the only ones without Slurm."""
     pairs = (shlex.split(line)[1].partition("=") for line in setup)
     return {name: value for name, _, value in pairs}
 
@@ -234,8 +234,8 @@ def parallel_tasks(stage: StagePlan) -> int:
 
 def exit_timeout(pid: int) -> float:
     """Return the seconds a job may take to save and exit, from its background process's input."""
-    words = command_line(pid)
-    path = Path(os.fsdecode(words[-2])) if len(words) > 1 else Path()
+    arguments = command_line(pid)
+    path = Path(os.fsdecode(arguments[-2])) if len(arguments) > 1 else Path()
     if path.name != JOB_FILE:  # it was killed, and only its tasks are left
         return CANCEL_SECONDS
     lead = float(read_json(path)["lead_seconds"])
@@ -248,9 +248,9 @@ def is_runner(pid: int, run: RunDir, path: Path) -> bool:
     Its working folder identifies the run: unlike the path in its command, that is the same folder
     after the runs directory was renamed, and through a symbolic link.
     """
-    words = command_line(pid)
+    arguments = command_line(pid)
     name = os.fsencode(path.relative_to(run.root))
-    if len(words) < 2 or not words[-2].endswith(b"/" + name):
+    if len(arguments) < 2 or not arguments[-2].endswith(b"/" + name):
         return False
     try:
         return os.path.samefile(f"/proc/{pid}/cwd", run.root / "code")

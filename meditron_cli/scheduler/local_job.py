@@ -26,14 +26,20 @@ from jobs.runtime.storage import STORAGE_SECONDS, retry_until_written
 from jobs.slurm import payload
 from jobs.supervision.ranks import local_ranks
 from meditron_cli.scheduler.base import JobState
-from meditron_cli.scheduler.local_sessions import POLL_SECONDS, PREFIX, members, send, state_of
+from meditron_cli.scheduler.local_sessions import (
+    POLL_SECONDS,
+    PREFIX,
+    members,
+    send_signal,
+    state_of,
+)
 
 REPEAT_SECONDS = 0.5
 """Between two stop requests, of which one that comes while a program starts up is lost."""
 
 
 class Runner:
-    """The background process: wait, run the tasks, end."""
+    """The background process of one attempt of a stage."""
 
     def __init__(self, path: Path) -> None:
         self.job = read_json(path)
@@ -53,7 +59,7 @@ class Runner:
             if self.stopping:
                 return 1
             time.sleep(POLL_SECONDS)
-        missing = [name for name in self.job["after_stages"] if not finished(self.run, name)]
+        missing = [name for name in self.job["after_stages"] if not is_finished(self.run, name)]
         if missing:
             self.record(lambda: append_event(self.run, "blocked", stage=self.stage, after=missing))
             log(f"{self.stage} was not started: {missing[0]} did not finish")
@@ -61,11 +67,11 @@ class Runner:
         try:
             return self.work()
         finally:
-            me = os.getpid()
-            send([pid for pid in members([me]) if pid != me], signal.SIGKILL)
+            own = os.getpid()
+            send_signal([pid for pid in members([own]) if pid != own], signal.SIGKILL)
 
     def work(self) -> int:
-        """Run the tasks, ``parallel`` at a time; on a stop request end those that run."""
+        """Run the tasks, ``parallel`` at a time; on a stop request stop those that run."""
         import submitit
 
         os.environ[LOCAL_JOB] = PREFIX + local_ranks.process_name(os.getpid())
@@ -82,8 +88,8 @@ class Runner:
         running: list[Any] = []
 
         def start() -> None:
-            words = (str(self.run.root), self.stage, waiting[0], attempt)
-            running.append(executor.submit(payload.TASK, *words))
+            arguments = (str(self.run.root), self.stage, waiting[0], attempt)
+            running.append(executor.submit(payload.TASK, *arguments))
 
         while (running or waiting) and not self.stopping:
             while waiting and len(running) < self.job["parallel"]:
@@ -93,7 +99,7 @@ class Runner:
                     unstarted, waiting = waiting, []
             time.sleep(POLL_SECONDS)
             running = [job for job in running if not job.done()]
-        self.end(running)
+        self.stop(running)
         return 1 if waiting or unstarted or self.stopping else 0
 
     def record(self, write: Callable[[], object]) -> bool:
@@ -108,7 +114,7 @@ class Runner:
             return False
         return True
 
-    def end(self, running: list[Any]) -> None:
+    def stop(self, running: list[Any]) -> None:
         """Pass the stop request to each task's controller, whose pid is its job id, and wait."""
         while running := [job for job in running if not job.done()]:
             for job in running:
@@ -116,7 +122,7 @@ class Runner:
             time.sleep(REPEAT_SECONDS)
 
 
-def finished(run: RunDir, stage: str) -> bool:
+def is_finished(run: RunDir, stage: str) -> bool:
     """Return whether every task of a stage is done."""
     indices = [int(path.stem) for path in (run.stage(stage) / "spec").glob("*.json")]
     tasks = {i: specs.load_task(run, stage, i) for i in indices}

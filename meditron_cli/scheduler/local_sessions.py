@@ -58,7 +58,7 @@ def members(leaders: Iterable[int]) -> list[int]:
     ]
 
 
-def send(pids: Iterable[int], number: int) -> None:
+def send_signal(pids: Iterable[int], number: int) -> None:
     """Send a signal to processes; those that are gone are ignored.
 
     Raises:

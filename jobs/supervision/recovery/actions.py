@@ -84,8 +84,8 @@ class ActionRunner:
         root = self.attempt.run.root
         return wait_until_writable(root, self.storage_seconds, self.is_interrupted)
 
-    def _leave_storage(self) -> int:
-        """Give up the allocation without writing a file: requeue the job, which needs no disk, with
+    def _release_allocation(self) -> int:
+        """Release the allocation without writing a file: requeue the job, which needs no disk, with
         the reason in its comment.
 
         After a stop request the job is not requeued; the recovery job decides. A run that was
@@ -117,7 +117,7 @@ class ActionRunner:
                 self.is_interrupted,
             )
         except OSError:
-            return self._leave_storage()
+            return self._release_allocation()
 
     def _resubmit(self, decision: Decision) -> int:
         attempt = self.attempt
