@@ -31,9 +31,9 @@ REQUEUE_SECONDS = 600.0
 """For Slurm to end a job that it has taken back: KillWait, and a slurmctld that is busy (guess)."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ActionRunner:
-    """Executes decisions about an attempt whose ranks are gone."""
+    """Executes the decision about an attempt whose ranks are gone."""
 
     attempt: AttemptRef
     allocation: Allocation
@@ -42,6 +42,10 @@ class ActionRunner:
     """Returns whether a stop is requested, by a signal or otherwise."""
     requeue_seconds: float = REQUEUE_SECONDS
     storage_seconds: float = STORAGE_SECONDS
+    """To wait for the storage at most: to record the exit and to submit, together."""
+
+    def __post_init__(self) -> None:
+        self._storage_deadline = time.monotonic() + self.storage_seconds
 
     def execute(self, decision: Decision) -> int | None:
         """Execute a decision; return the exit code, or None to start the ranks again here."""
@@ -82,7 +86,10 @@ class ActionRunner:
     def wait_for_storage(self) -> bool:
         """Wait in the allocation until the run directory takes files; return whether it does."""
         root = self.attempt.run.root
-        return wait_until_writable(root, self.storage_seconds, self.is_interrupted)
+        return wait_until_writable(root, self._storage_remaining(), self.is_interrupted)
+
+    def _storage_remaining(self) -> float:
+        return self._storage_deadline - time.monotonic()
 
     def _release_allocation(self) -> int:
         """Release the allocation without writing a file: requeue the job, which needs no disk, with
@@ -112,7 +119,7 @@ class ActionRunner:
             return retry_until_written(
                 lambda: self._resubmit(decision),
                 self.attempt.run.root,
-                self.storage_seconds,
+                self._storage_remaining(),
                 "no job was submitted",
                 self.is_interrupted,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,17 @@ def test_a_comment_that_is_not_ours_is_not_changed_before_a_requeue(
 
     assert runner_of(run, programs, lambda: False, **limits).execute(SUBMIT) == SUCCESSOR
     assert programs.calls("scontrol update") == []
+
+
+def test_the_time_waited_to_record_an_exit_is_not_waited_again_to_submit(
+    programs: fake_slurm.FakeSlurm, run: rundir.RunDir, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run.lock.mkdir()
+    runner = runner_of(run, programs, lambda: False, requeue_seconds=0.0, storage_seconds=0.1)
+    time.sleep(0.2)
+
+    assert runner.execute(SUBMIT) == FAILED
+    assert "waiting for the storage" not in "".join(capfd.readouterr())
 
 
 def test_a_stop_request_ends_the_wait_for_storage_without_a_requeue(
