@@ -8,7 +8,7 @@ import signal
 
 from jobs.contract.outcomes import NodeFinding, RootCause
 from jobs.health import xid
-from jobs.health.xid import Xid
+from jobs.health.xid import XidAction
 from jobs.slurm.states import JobState
 from jobs.supervision.diagnosis import first_failure, log_patterns
 from jobs.supervision.diagnosis.diagnosis_text import (
@@ -59,7 +59,7 @@ def bad_gpu(evidence: Evidence) -> DiagnosisText | None:
     """Return a GPU failure: a hardware XID, or a CUDA error on a node with a finding."""
     for sign in evidence.traces.log_signs:
         number = sign.number
-        if number is not None and xid.action(number) in (Xid.EXCLUDE, Xid.REPAIR):
+        if number is not None and xid.action(number) in (XidAction.EXCLUDE, XidAction.REPAIR):
             node = node_of(evidence, sign.rank)
             sentence = f"a GPU{of_node(node)} reported XID {number}{at_step(evidence)}"
             return DiagnosisText(RootCause.GPU_HARDWARE, sentence, node, parts=(f"XID {number}",))
@@ -145,7 +145,9 @@ def rank_failed(evidence: Evidence) -> DiagnosisText | None:
     cause = first_failure.cause_of(evidence, first)
     if first.code < 0 and cause is RootCause.CRASH:
         return killed_rank(evidence, first)
-    text = first.message or first_failure.last_sign(evidence, first) or f"exit code {first.code}"
+    text = (
+        first.message or first_failure.first_sign_line(evidence, first) or f"exit code {first.code}"
+    )
     sentence = f"{rank_name(first)} failed{at_step(evidence)}: {shortened(text)}"
     if cause is RootCause.CONFIGURATION and first.message:
         sentence = shortened(text)  # it names the location; which rank was first is chance

@@ -13,7 +13,7 @@ from jobs.contract.errors import CONFIGURATION, STOPPED
 from jobs.contract.outcomes import RootCause
 from jobs.contract.stage_specs import TRAINING_STAGES
 from jobs.health import xid
-from jobs.health.xid import Xid
+from jobs.health.xid import XidAction
 from jobs.supervision.diagnosis import log_patterns
 from jobs.supervision.diagnosis.evidence import Evidence, LogSign, RankExit
 
@@ -85,7 +85,7 @@ def is_symptom(evidence: Evidence, rank: RankExit) -> bool:
 
 def cause_of(evidence: Evidence, rank: RankExit) -> RootCause:
     """Return the root cause by a failed rank's record, else its log, else its exit code."""
-    cause = cause_of_exception(evidence, rank) if rank.kind else cause_in_log(evidence, rank)
+    cause = cause_of_exception(rank) if rank.kind else cause_in_log(evidence, rank)
     if cause is RootCause.LAUNCH and in_all_ranks(evidence, rank) and rank.kind in KINDS:
         return RootCause.CONFIGURATION  # what cannot be imported anywhere is not installed
     if cause is RootCause.EXCEPTION and is_program_error(evidence, rank):
@@ -93,7 +93,7 @@ def cause_of(evidence: Evidence, rank: RankExit) -> RootCause:
     return cause
 
 
-def cause_of_exception(evidence: Evidence, rank: RankExit) -> RootCause:
+def cause_of_exception(rank: RankExit) -> RootCause:
     """Return the root cause by an exception: its message, type, exit code, innermost frame."""
     match = log_patterns.search(rank.message)
     candidates = (
@@ -121,7 +121,7 @@ def cause_of_sign(sign: LogSign) -> RootCause:
     """Return the root cause that a log line indicates; an XID of the program is a CUDA error."""
     if sign.number is None:
         return log_patterns.CAUSES[sign.name]
-    harmless = xid.action(sign.number) is Xid.IGNORE
+    harmless = xid.action(sign.number) is XidAction.IGNORE
     return RootCause.UNKNOWN if harmless else RootCause.CUDA_ERROR
 
 
@@ -130,7 +130,7 @@ def signs_of(evidence: Evidence, rank: RankExit) -> Iterable[LogSign]:
     return (sign for sign in evidence.traces.log_signs if sign.rank in (rank.rank, None))
 
 
-def last_sign(evidence: Evidence, rank: RankExit) -> str:
+def first_sign_line(evidence: Evidence, rank: RankExit) -> str:
     return next((sign.line for sign in signs_of(evidence, rank)), "")
 
 

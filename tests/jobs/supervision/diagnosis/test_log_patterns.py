@@ -9,7 +9,7 @@ import pytest
 
 from jobs.contract.outcomes import RootCause
 from jobs.health import xid
-from jobs.health.xid import Xid
+from jobs.health.xid import XidAction
 from jobs.supervision.diagnosis import log_patterns
 from jobs.supervision.diagnosis.evidence import LogSign
 from jobs.supervision.ranks import launcher
@@ -155,24 +155,26 @@ def test_symptoms_are_signatures_and_point_to_no_cause_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("number", "action"),
     [
-        (13, Xid.CONFIRM),
-        (31, Xid.CONFIRM),
-        (43, Xid.IGNORE),
-        (45, Xid.IGNORE),
-        (48, Xid.EXCLUDE),
-        (63, Xid.IGNORE),
-        (64, Xid.REPAIR),
-        (68, Xid.RETRY),
-        (74, Xid.EXCLUDE),
-        (79, Xid.REPAIR),
-        (94, Xid.CONFIRM),
-        (95, Xid.EXCLUDE),
-        (119, Xid.EXCLUDE),
-        (149, Xid.EXCLUDE),
-        (9999, Xid.CONFIRM),
+        (13, XidAction.CONFIRM),
+        (31, XidAction.CONFIRM),
+        (43, XidAction.IGNORE),
+        (45, XidAction.IGNORE),
+        (48, XidAction.EXCLUDE),
+        (63, XidAction.IGNORE),
+        (64, XidAction.REPAIR),
+        (68, XidAction.RETRY),
+        (74, XidAction.EXCLUDE),
+        (79, XidAction.REPAIR),
+        (94, XidAction.CONFIRM),
+        (95, XidAction.EXCLUDE),
+        (119, XidAction.EXCLUDE),
+        (149, XidAction.EXCLUDE),
+        (9999, XidAction.CONFIRM),
     ],
 )
-def test_an_xid_has_an_action_and_an_unknown_one_is_confirmed(number: int, action: Xid) -> None:
+def test_an_xid_has_an_action_and_an_unknown_one_is_confirmed(
+    number: int, action: XidAction
+) -> None:
     assert xid.action(number) is action
 
 
