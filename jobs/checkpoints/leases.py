@@ -97,7 +97,7 @@ def sole_writer(folder: Path, holder: Holder, seconds: float = WRITER_SECONDS) -
         try:
             held.enter_context(locked_within(path, seconds))
         except Locked:
-            raise _held(folder) from None
+            raise _writer_held(folder) from None
         path.write_text(json.dumps(asdict(holder)))  # in place: the lock is on this very file
         yield
 
@@ -119,7 +119,7 @@ def _writer_file(folder: Path) -> Path:
     return folder / ".writer"
 
 
-def _held(folder: Path) -> WriterHeld:
+def _writer_held(folder: Path) -> WriterHeld:
     other = read_writer(folder)
     who = f": {other}, pid {other.pid}" if other else ""
     return WriterHeld(
@@ -141,7 +141,7 @@ def leased(
     Raises:
         OSError: the storage cannot be written.
     """
-    path = _leases(folder) / f"{checkpoint}.{uuid4().hex[:12]}.json"
+    path = _leases_folder(folder) / f"{checkpoint}.{uuid4().hex[:12]}.json"
     over = threading.Event()
 
     def write() -> None:
@@ -180,12 +180,14 @@ def forget_expired(folder: Path, now: float) -> None:
             path.unlink(missing_ok=True)
 
 
-def _leases(folder: Path) -> Path:
+def _leases_folder(folder: Path) -> Path:
     return folder / "leases"
 
 
 def _lease_files(folder: Path) -> list[Path]:
-    return [path for path in _leases(folder).glob("iter_*.json") if _LEASE.fullmatch(path.name)]
+    return [
+        path for path in _leases_folder(folder).glob("iter_*.json") if _LEASE.fullmatch(path.name)
+    ]
 
 
 def _read_lease(path: Path) -> Lease | None:

@@ -153,7 +153,7 @@ def problem(path: Path) -> str:
     """
     try:
         record = read(path)
-        text = (path / MANIFEST).read_bytes()
+        content = (path / MANIFEST).read_bytes()
         json.loads((path / MEGATRON_METADATA).read_bytes())
     except FormatError as error:
         return str(error)
@@ -161,11 +161,11 @@ def problem(path: Path) -> str:
         return _absence(path, error)
     except ValueError as error:
         return f"{MEGATRON_METADATA} is not JSON: {error}"
-    if hashlib.sha256(text).hexdigest() != record.manifest:
+    if hashlib.sha256(content).hexdigest() != record.manifest:
         return f"{MANIFEST} differs from the digest in {RECORD}"
     if record.iteration != step_of(path):
         return f"{RECORD} belongs to step {record.iteration}"
-    return _wrong_size(path, json.loads(text)["files"])
+    return _wrong_size(path, json.loads(content)["files"])
 
 
 def _absence(path: Path, error: OSError) -> str:

@@ -143,7 +143,7 @@ def _delete_unless_leased(leaving: Path) -> None:
 
 
 def _lost_after(folder: Path, path: Path) -> set[int]:
-    """Return the steps after a checkpoint whose own ones are damaged or quarantined."""
+    """Return the steps after that of a checkpoint which have a damaged or quarantined one."""
     step = manifest.step_of(path)
     return {
         manifest.step_of(other)

@@ -155,10 +155,10 @@ class AppendedLines:
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
-                text = file.read(size)
+                content = file.read(size)
         except FileNotFoundError:
             return []
-        whole = text[: text.rfind(b"\n") + 1]
+        whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
         return whole.splitlines()
 
@@ -223,9 +223,9 @@ def _end_last_line(file: BinaryIO) -> None:
 
 
 def _share(handle: int, folder: Path) -> None:
-    now = os.fstat(handle)
-    mode = stat.S_IMODE(now.st_mode) | (folder.stat().st_mode & stat.S_IWGRP)
-    if now.st_uid == os.getuid() and stat.S_IMODE(now.st_mode) != mode:
+    status = os.fstat(handle)
+    mode = stat.S_IMODE(status.st_mode) | (folder.stat().st_mode & stat.S_IWGRP)
+    if status.st_uid == os.getuid() and stat.S_IMODE(status.st_mode) != mode:
         os.fchmod(handle, mode)
 
 
@@ -241,8 +241,8 @@ def last_change(path: Path) -> int:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 (hex) of a file, read in blocks."""
-    total = hashlib.sha256()
+    digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()

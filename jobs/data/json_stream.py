@@ -54,8 +54,8 @@ def lines(path: Path, stream: io.BufferedReader[Any]) -> Iterator[tuple[int, byt
     Raises:
         TaskError: a line longer than MAX_RECORD_BYTES.
     """
-    whole = iter(lambda: stream.readline(MAX_RECORD_BYTES + 1), b"")
-    for number, line in enumerate(whole, start=1):
+    raw_lines = iter(lambda: stream.readline(MAX_RECORD_BYTES + 1), b"")
+    for number, line in enumerate(raw_lines, start=1):
         if len(line) > MAX_RECORD_BYTES:
             raise TaskError(
                 f"{path}:{number}: a line of more than {MAX_RECORD_BYTES >> 20} MiB",

@@ -157,8 +157,8 @@ def _prepare_folder(path: Path, expected: int) -> CheckpointRecord | None:
         make_folder(path.parent)
         free = shutil.disk_usage(path.parent).free
         if free < expected:
-            sizes = f"it takes {expected >> 20} MiB, {free >> 20} MiB are free"
-            raise OSError(errno.ENOSPC, sizes)
+            reason = f"it takes {expected >> 20} MiB, {free >> 20} MiB are free"
+            raise OSError(errno.ENOSPC, reason)
         path.mkdir()
     except OSError as error:
         raise _not_written(path, str(error)) from error
@@ -225,7 +225,8 @@ def _is_common(name: str) -> bool:
 
 
 def _altered_together(path: Path) -> str:
-    """Return the first file whose content changed since it was written; each rank reads a share.
+    """Return the damage of the first file whose content has changed, empty without any; each rank
+    reads a share.
 
     Raises:
         StorageError: on every rank, if any cannot read its share.
@@ -233,10 +234,10 @@ def _altered_together(path: Path) -> str:
     files = devices.decide_once(lambda: manifest.manifest(path))
     mine = manifest.shares(files, torch.distributed.get_world_size())[_rank()]
     try:
-        altered = _from_all(lambda: manifest.altered(path, mine))
+        problems = _from_all(lambda: manifest.altered(path, mine))
     except OSError as error:
         raise _unreadable(path, str(error)) from error
-    return next(filter(None, altered), "")
+    return next(filter(None, problems), "")
 
 
 def _is_unaltered(path: Path) -> bool:

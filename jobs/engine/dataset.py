@@ -233,7 +233,7 @@ class Splits:
 
 
 def open_splits(
-    run: rundir.RunDir, spec: PretrainSpec, corpus: DatasetSurvey, device: torch.device
+    run: rundir.RunDir, spec: PretrainSpec, datasets: DatasetSurvey, device: torch.device
 ) -> Splits:
     """Open the training and validation samples; rank 0 builds the index files that are missing.
 
@@ -242,8 +242,8 @@ def open_splits(
     """
     eod = devices.decide_once(lambda: _end_of_document(run, spec))
     cache = run.path(spec.cache_dir)
-    devices.decide_once(lambda: _clear_unfinished(cache, corpus))
-    validates = bool(corpus.validation) and spec.validation_batches > 0
+    devices.decide_once(lambda: _clear_unfinished(cache, datasets))
+    validates = bool(datasets.validation) and spec.validation_batches > 0
     train, validation, _ = BlendedMegatronDatasetBuilder(
         GPTDataset,
         [
@@ -256,8 +256,8 @@ def open_splits(
             random_seed=spec.seed,
             sequence_length=spec.model.seq_length,
             blend_per_split=[
-                _blend(run, corpus.train),
-                _blend(run, corpus.validation) if validates else None,
+                _blend(run, datasets.train),
+                _blend(run, datasets.validation) if validates else None,
                 None,
             ],
             path_to_cache=str(cache),
@@ -268,7 +268,7 @@ def open_splits(
             create_attention_mask=False,
         ),
     ).build()
-    devices.decide_once(lambda: write_json(cache / READY, _cached(cache, corpus)))
+    devices.decide_once(lambda: write_json(cache / READY, _cached(cache, datasets)))
     data_rank = parallel_state.get_data_parallel_rank()
     return Splits(
         Split(train, spec, device, data_rank, _takes_fingerprint()),
@@ -303,19 +303,19 @@ def _blend(
     return prefixes, [float(source.tokens) for source in sources]
 
 
-def _cached(cache: Path, corpus: DatasetSurvey) -> dict[str, Any]:
+def _cached(cache: Path, datasets: DatasetSurvey) -> dict[str, Any]:
     """Return what the index files depend on; GPTDataset also names them by absolute paths."""
-    return {"data": corpus.digest, "folder": str(cache)}
+    return {"data": datasets.digest, "folder": str(cache)}
 
 
-def _clear_unfinished(cache: Path, corpus: DatasetSurvey) -> None:
+def _clear_unfinished(cache: Path, datasets: DatasetSurvey) -> None:
     """Remove index files that are unfinished or of other tokens.
 
     GPTDataset writes them in place and reuses whatever exists, so that a kill during the write
     would fail every later start.
     """
     try:
-        if read_json(cache / READY) == {"format": FORMAT, **_cached(cache, corpus)}:
+        if read_json(cache / READY) == {"format": FORMAT, **_cached(cache, datasets)}:
             return
     except (FileNotFoundError, FormatError):
         pass

@@ -58,8 +58,8 @@ class RMSNorm(torch.nn.RMSNorm):
     ) -> None:
         del unused
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
-        mark: Any = self.weight
-        mark.sequence_parallel = config.sequence_parallel
+        weight: Any = self.weight
+        weight.sequence_parallel = config.sequence_parallel
 
 
 def start_parallel(parallel: ParallelSpec, seed: int) -> None:

@@ -30,7 +30,7 @@ class Updater:
     schedule: Any
 
     def skip_to(self, step: int) -> None:
-        """Advance the schedule to the step after ``step``."""
+        """Advance the schedule to ``step``, so that ``update`` takes the one after it."""
         self.schedule.step(increment=step)
 
     def update(self) -> tuple[float, float]:

@@ -61,14 +61,14 @@ def write(path: Path, trained: TrainingState) -> None:
     # server for them, which outlives a killed rank.
     filesystem_async._results_queue = queue.SimpleQueue()
     strategy = FullyParallelSaveStrategyWrapper(
-        _WriteHere("torch_dist", 1),
+        _ThreadedSaveStrategy("torch_dist", 1),
         parallel_state.get_data_parallel_group(with_context_parallel=True),
     )
     state = sharded_state(trained, is_loading=False)
     dist_checkpointing.save(state, str(path), strategy, content_metadata=CONTENT)
 
 
-class _WriteHere(TorchDistSaveShardedStrategy):  # type: ignore[misc]
+class _ThreadedSaveStrategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]
     """A save strategy that writes in threads of this process.
 
     megatron.core 0.16.1 forks writers and waits forever for one that is killed; a writer that

@@ -58,15 +58,15 @@ def train(context: Context, spec: PretrainSpec, device: torch.device) -> None:
 
 
 def _train(context: Context, spec: PretrainSpec, device: torch.device, reporter: Reporter) -> None:
-    corpus = devices.decide_once(lambda: dataset.survey(context.run, spec))
+    datasets = devices.decide_once(lambda: dataset.survey(context.run, spec))
     context.heart.beat()
     network = model.build(spec.model, spec.parallel, spec.precision, device)
     context.heart.beat()
     trainer = Trainer(
         context=context,
         spec=spec,
-        corpus=corpus,
-        splits=dataset.open_splits(context.run, spec, corpus, device),
+        datasets=datasets,
+        splits=dataset.open_splits(context.run, spec, datasets, device),
         network=network,
         updater=optim.prepare(network, spec),
         reporter=reporter,
@@ -104,7 +104,7 @@ class Trainer:
 
     context: Context
     spec: PretrainSpec
-    corpus: dataset.DatasetSurvey
+    datasets: dataset.DatasetSurvey
     splits: dataset.Splits
     network: torch.nn.Module
     updater: optim.Updater
@@ -132,7 +132,7 @@ class Trainer:
         if self.saved is None:
             return
         path, record = self.saved
-        if record.data != self.corpus.digest:
+        if record.data != self.datasets.digest:
             raise TaskError(
                 f"tokens changed since {path.name} was saved, so the position in them is lost",
                 f"restore the old tokens, then {RESUME}",
@@ -281,7 +281,7 @@ class Trainer:
             layout=asdict(self.spec.parallel),
             precision=self.spec.precision,
             model=manifest.model_digest(self.spec.model),
-            data=self.corpus.digest,
+            data=self.datasets.digest,
             bytes=self.spec.model.checkpoint_bytes(self.spec.precision),
         )
         with self.context.heart.during(Phase.CHECKPOINT):
@@ -305,7 +305,7 @@ class Trainer:
     def _write_done(self) -> None:
         run = self.context.run
         self.reporter.progress(self.step, "step")
-        sources = (*self.corpus.train, *self.corpus.validation)
+        sources = (*self.datasets.train, *self.datasets.validation)
         record = f"{self.spec.checkpoint_dir}/{manifest.name(self.step)}/{manifest.RECORD}"
         tokens = self._position() * self.spec.model.seq_length
         self.context.finish(
@@ -356,7 +356,7 @@ class StopRequests:
         self._save = True
 
     def reason(self) -> str:
-        """Return the source of the stop request, as far as this rank has it."""
+        """Return the source of the stop request, as far as this rank knows it."""
         if self.context.stop.received:
             return f"{signal.Signals(self.context.stop.received[0]).name} was received"
         return "the run has a STOP file" if self._stop_file else "another rank received a signal"

@@ -150,10 +150,10 @@ def check_count(sample: Sample, expected: Expected) -> Outcome:
         present = f"{count} there, not examined" if count else "none there"
         return Outcome(HealthVerdict.OK, f"no GPU expected and {present}", evidence)
     if expected.gpus is None:
-        known = (
+        message = (
             f"{answers(count)}, no number was expected" if count else "no GPU here, none expected"
         )
-        return Outcome(HealthVerdict.OK, known, evidence)
+        return Outcome(HealthVerdict.OK, message, evidence)
     if count < expected.gpus:
         why = f" ({sample.driver.reason})" if isinstance(sample.driver, Unknown) else ""
         return Outcome(

@@ -38,10 +38,10 @@ FUNCTION_NOT_FOUND = 13
 VERSION_MISMATCH = 25
 
 
-def read_sample(runs: Path | None, environ: Mapping[str, str]) -> Sample:
+def read_sample(folder: Path | None, environ: Mapping[str, str]) -> Sample:
     """Read this node once; never raise.
 
-    ``runs`` is the folder whose file system the work writes to; with None it is not read, since
+    ``folder`` lies on the file system that the work writes to; with None it is not read, since
     querying a file system that hangs would hang too. GPUs outside ``CUDA_VISIBLE_DEVICES`` (of
     ``environ``) and those the kernel withholds from us belong to other jobs and are omitted.
     """
@@ -53,7 +53,7 @@ def read_sample(runs: Path | None, environ: Mapping[str, str]) -> Sample:
         driver=driver,
         gpus=gpus,
         unreachable=unreachable,
-        disk=_attempt(read_disk, runs) if runs else Unknown("not read"),
+        disk=_attempt(read_disk, folder) if folder else Unknown("not read"),
         shm=_attempt(read_disk, Path("/dev/shm")),
         memory_available=_attempt(_memory_available),
     )

@@ -86,20 +86,20 @@ def examine(
         wait: called between two tries while foreign processes occupy a GPU.
     """
     storage, finding = examine_folder("storage", folder)
-    runs = folder if storage.verdict is node_checks.HealthVerdict.OK else None
-    findings = check_node(runs, expected, wait)
+    usable = folder if storage.verdict is node_checks.HealthVerdict.OK else None
+    findings = check_node(usable, expected, wait)
     if "storage" in expected.skip:
         return findings
     return [finding, *findings]
 
 
 def check_node(
-    runs: Path | None, expected: node_checks.Expected, wait: Callable[[], None]
+    folder: Path | None, expected: node_checks.Expected, wait: Callable[[], None]
 ) -> list[node_checks.HealthFinding]:
-    """Return the findings about this node's devices, memory and, unless None, the runs' disk."""
+    """Return the findings about this node's devices, memory and, unless None, a folder's disk."""
 
     def check() -> list[node_checks.HealthFinding]:
-        return node_checks.check(node_checks.read_sample(runs, os.environ), expected)
+        return node_checks.check(node_checks.read_sample(folder, os.environ), expected)
 
     return check_until_idle(check, PROCESS_TRIES, wait)
 

@@ -122,7 +122,7 @@ class Sample:
     """Unknown when NVML did not start; ``gpus`` is then empty."""
     gpus: tuple[Gpu, ...]
     unreachable: tuple[tuple[int, Unknown], ...]
-    """Indices of GPUs that NVML counts but returns no handle for."""
+    """Indices of GPUs that NVML counts but returns no handle for, with the reason."""
     disk: Disk | Unknown
     shm: Disk | Unknown
     memory_available: int | Unknown

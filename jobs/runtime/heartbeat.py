@@ -211,8 +211,8 @@ def _open_files(text: str) -> Iterator[Path]:
 
     Processes of other users are skipped, since their files are not visible.
     """
-    for process in filter(str.isdigit, os.listdir("/proc")):
-        folder = f"/proc/{process}/fd/"
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        folder = f"/proc/{pid}/fd/"
         with suppress(OSError):
             for number in os.listdir(folder):
                 if text in _target(folder + number):

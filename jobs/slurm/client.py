@@ -74,8 +74,8 @@ class Client:
         pairs = [(run, job_id) for run, ids in jobs.items() for job_id in ids]
         queue = self.queue() if pairs else {}
         if queue is None:
-            silence = {job: JobInfo(job[1], JobState.UNKNOWN, "") for job in pairs}
-            return by_run(jobs, silence)
+            unknown = {job: JobInfo(job[1], JobState.UNKNOWN, "") for job in pairs}
+            return by_run(jobs, unknown)
         in_queue = {
             (run, job_id): queued(queue[job_id])
             for run, job_id in pairs
@@ -91,15 +91,17 @@ class Client:
             return {}
         rows = self.accounting(list(dict.fromkeys(job_id for _, job_id in jobs)))
         if rows is None:
-            kept = self.keeps_accounts()
-            state = JobState.UNKNOWN if kept else JobState.MISSING
-            reason = LEFT_THE_QUEUE if kept else NO_ACCOUNTING
+            is_accounted = self.keeps_accounts()
+            state = JobState.UNKNOWN if is_accounted else JobState.MISSING
+            reason = LEFT_THE_QUEUE if is_accounted else NO_ACCOUNTING
             return {job: JobInfo(job[1], state, "", reason) for job in jobs}
         own = {
             (run, job_id): [row for row in rows.get(job_id, ()) if queries.is_of_run(row, run)]
             for run, job_id in jobs
         }
-        return {job: accounted(job[1], kept[-1].state if kept else "") for job, kept in own.items()}
+        return {
+            job: accounted(job[1], items[-1].state if items else "") for job, items in own.items()
+        }
 
     def accounting(
         self, job_ids: Sequence[str], run: str = ""
@@ -134,8 +136,8 @@ class Client:
         """Return whether the site keeps accounts, even if slurmdbd does not answer now."""
         if not self.has("sacct"):
             return False
-        done = self.run(queries.sacct_command(["0"]))
-        return done is None or ACCOUNTING_OFF not in done.stderr
+        result = self.run(queries.sacct_command(["0"]))
+        return result is None or ACCOUNTING_OFF not in result.stderr
 
     def job(self, job_id: str) -> JobFacts | None:
         """Return the controller's facts about a job; None for one that it no longer lists."""
@@ -222,8 +224,9 @@ class Client:
         return comment != "" and self._request(["scontrol", "update", f"JobId={job_id}", change])
 
     def has_storage_mark(self, row: AccountRow, restarts: int) -> bool:
-        """Return whether a start of a job has that mark: in its row, at sites that store comments
-        (AccountingStoreFlags, slurm.conf(5)), else while the controller lists the job.
+        """Return whether a start of a job has that mark (``mark_storage``): in its row, at sites
+        that store comments (AccountingStoreFlags, slurm.conf(5)), else while the controller lists
+        the job.
         """
         if queries.is_marked(row.comment, restarts):
             return True
@@ -247,11 +250,13 @@ class Client:
             nothing where it did.
         """
         for start in range(0, len(job_ids), SCANCEL_IDS):
-            done = self.run(["scancel", "--quiet", *job_ids[start : start + SCANCEL_IDS]])
-            if done is None or (done.returncode and any(word in done.stderr for word in SILENT)):
+            result = self.run(["scancel", "--quiet", *job_ids[start : start + SCANCEL_IDS]])
+            if result is None or (
+                result.returncode and any(word in result.stderr for word in SILENT)
+            ):
                 return SILENCE
-            if done.returncode:
-                return done.stderr.strip().rpartition("error: ")[2] or f"code {done.returncode}"
+            if result.returncode:
+                return result.stderr.strip().rpartition("error: ")[2] or f"code {result.returncode}"
         return ""
 
     def cancel(self, job_ids: Sequence[str]) -> bool:
@@ -289,8 +294,8 @@ class Client:
 
     def _ask(self, command: list[str]) -> str | None:
         """Return the output of a Slurm command, or None when it fails or does not answer."""
-        done = self.run(command)
-        return done.stdout if done is not None and done.returncode == 0 else None
+        result = self.run(command)
+        return result.stdout if result is not None and result.returncode == 0 else None
 
     def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str] | None:
         """Run a Slurm command; return None when it cannot be started or times out."""

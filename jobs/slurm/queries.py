@@ -173,14 +173,14 @@ def scontrol_nodes_command(nodes: Iterable[str]) -> list[str]:
 
 def sinfo_command(partition: str = "") -> list[str]:
     """Return the command that lists all nodes, or a partition's, one per line."""
-    of = f"--partition={partition}" if partition else "--all"  # both at once are refused
-    return [*NODES, of, "--format=%N"]
+    selection = f"--partition={partition}" if partition else "--all"  # both at once are refused
+    return [*NODES, selection, "--format=%N"]
 
 
 def sinfo_down_command(nodes: Iterable[str]) -> list[str]:
     """Return the command that lists those of some nodes that are down or do not respond."""
-    of = [f"--nodes={','.join(nodes)}", "--states=down,no_respond"]
-    return [*NODES, "--all", *of, "--format=%N"]
+    selection = [f"--nodes={','.join(nodes)}", "--states=down,no_respond"]
+    return [*NODES, "--all", *selection, "--format=%N"]
 
 
 def parse(text: str, kind: type[Row]) -> list[Row]:
@@ -235,14 +235,14 @@ def parse_boot_times(text: str) -> dict[str, float]:
     """Parse ``scontrol show node -o`` into the boot time of each node that has one, in seconds
     since 1970 by the controller's clock.
     """
-    fields = (dict(PAIR.findall(line)) for line in text.splitlines())
-    times = ((item.get("NodeName"), seconds(item.get("BootTime", ""))) for item in fields)
+    records = (dict(PAIR.findall(line)) for line in text.splitlines())
+    times = ((item.get("NodeName"), seconds(item.get("BootTime", ""))) for item in records)
     return {name: time for name, time in times if name and time is not None}
 
 
 def parse_remembered(text: str) -> list[AccountRow]:
     """Parse all jobs and elements of ``scontrol show job -o`` into rows of the accounting."""
-    fields = (dict(PAIR.findall(line)) for line in text.splitlines())
+    records = (dict(PAIR.findall(line)) for line in text.splitlines())
     return [
         AccountRow(
             job_id=_shown_id(item),
@@ -255,7 +255,7 @@ def parse_remembered(text: str) -> list[AccountRow]:
             name=item.get("JobName", ""),
             comment=item.get("Comment", ""),
         )
-        for item in fields
+        for item in records
         if "JobId" in item and "JobState" in item
     ]
 
@@ -319,7 +319,7 @@ def own_rows(rows: Mapping[str, list[AccountRow]], run: str) -> dict[str, list[A
         kept = [
             row
             for row in listed
-            if (of := _started_by(row.start, starts) if step else row) and is_of_run(of, run)
+            if (owner := _started_by(row.start, starts) if step else row) and is_of_run(owner, run)
         ]
         if kept:
             own[name] = kept

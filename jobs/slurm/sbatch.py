@@ -41,7 +41,8 @@ MANY_TIMEOUTS = 1000
 """submitit's own count of time-outs plays no part here."""
 
 
-ANSWERS = "when `squeue` works on this machine"
+WHEN_SLURM_ANSWERS = "when `squeue` works on this machine"
+"""The end of a hint after a command to repeat."""
 
 
 def submit(run: RunDir, submission: Submission, client: Client) -> list[str]:
@@ -120,7 +121,7 @@ def call_sbatch(
             if getattr(error.__cause__, "returncode", None) == TIMED_OUT:
                 raise SubmitError(
                     f"sbatch did not answer for {submission.stage} within {seconds:.0f} s",
-                    f"{RESUME} {ANSWERS}",
+                    f"{RESUME} {WHEN_SLURM_ANSWERS}",
                 ) from error
             raise refusal(run, submission.stage, str(error)) from error
 
@@ -210,7 +211,7 @@ def refusal(run: RunDir, stage: str, text: str) -> SubmitError:
     if any(word in reason for word in SILENT):
         return SubmitError(
             f"Slurm did not answer sbatch for {stage}: {reason}",
-            f"{RESUME} {ANSWERS}",
+            f"{RESUME} {WHEN_SLURM_ANSWERS}",
         )
     return SubmitError(
         f"sbatch refused {stage}: {reason}",

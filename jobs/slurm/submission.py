@@ -123,11 +123,11 @@ def settings(run: RunDir, submission: Submission) -> dict[str, Any]:
     options = dict(submission.parameters)
     return {
         **options,
-        **marks(run, job_name(run, submission.stage), submission.attempt),
+        **shared_parameters(run, job_name(run, submission.stage), submission.attempt),
         **{key: value for key, value in named.items() if value},
         "additional_parameters": {
             "chdir": str(run.code),
-            **again(options),
+            **requeue_option(options),
             "signal": f"B:USR2@{submission.lead_seconds}",
             **options.get("additional_parameters", {}),
             **more,
@@ -143,25 +143,25 @@ def recovery_job_settings(
     arrays = dict.fromkeys(name.split("_")[0] for name in job_ids)
     return {
         **options,
-        **marks(run, recovery_job_name(run, submission.stage), submission.attempt),
+        **shared_parameters(run, recovery_job_name(run, submission.stage), submission.attempt),
         "dependency": f"afterany:{':'.join(arrays)}",
         "additional_parameters": {
             "chdir": str(run.code),
             # Slurm fails a job whose log it cannot create, so on a full disk too; what this job
             # does is in the event log.
             "output": "/dev/null",
-            **again(options),
+            **requeue_option(options),
             **options.get("additional_parameters", {}),
         },
     }
 
 
-def again(options: Mapping[str, Any]) -> dict[str, bool]:
+def requeue_option(options: Mapping[str, Any]) -> dict[str, bool]:
     """Return the option that allows Slurm to requeue the job, unless the site forbids it."""
     return {} if "no-requeue" in options.get("additional_parameters", {}) else {"requeue": True}
 
 
-def marks(run: RunDir, name: str, attempt: int) -> dict[str, Any]:
+def shared_parameters(run: RunDir, name: str, attempt: int) -> dict[str, Any]:
     """Return the parameters that all jobs of a run share, name and comment among them."""
     return {
         "job_name": name,
@@ -178,7 +178,7 @@ def recovery_job_name(run: RunDir, stage: str) -> str:
 
 
 def recovery_job_folder(run: RunDir, submission: Submission) -> Path:
-    """Return the folder of its script, pickle and log."""
+    """Return the folder of a recovery job's script, pickle and log."""
     return run.attempt(submission.stage, submission.attempt) / "recovery_job"
 
 
@@ -213,7 +213,7 @@ def script(run: RunDir, submission: Submission) -> str:
 
 
 def recovery_job_script(run: RunDir, submission: Submission, job_ids: Sequence[str]) -> str:
-    """Return the batch script of its recovery job."""
+    """Return the batch script of a submission's recovery job."""
     folder = recovery_job_folder(run, submission)
     return _script(submission.python, folder, recovery_job_settings(run, submission, job_ids), 1)
 

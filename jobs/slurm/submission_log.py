@@ -50,20 +50,20 @@ class SlurmQueue:
             raise SubmitError(
                 f"Slurm does not answer whether it has jobs of attempt {intent.attempt} of "
                 f"{intent.stage}, whose submission was not confirmed",
-                f"{RESUME} {sbatch.ANSWERS}",
+                f"{RESUME} {sbatch.WHEN_SLURM_ANSWERS}",
             )
-        jobs, guards = listed
+        jobs, recovery_jobs = listed
         ids = all_ids(request, sorted(jobs, key=int))
         folder = run.attempt(intent.stage, intent.attempt)
         if not all(sbatch.has_arguments(folder, job) for job in ids):
             return None
-        ids = ids or started(history, intent)
+        ids = ids or started_ids(history, intent)
         if not ids:
             return None
         folder = submission.recovery_job_folder(run, request)
-        usable = [job for job in guards if sbatch.has_arguments(folder, job)]
-        if len(usable) < len(guards):
-            self.client.cancel([job for job in guards if job not in usable])
+        usable = [job for job in recovery_jobs if sbatch.has_arguments(folder, job)]
+        if len(usable) < len(recovery_jobs):
+            self.client.cancel([job for job in recovery_jobs if job not in usable])
         return self.complete(run, request, submit_event(intent, ids, usable), history)
 
     def withdraw(self, run: RunDir, intent: IntentEvent, failure: str = "") -> None:
@@ -79,11 +79,11 @@ class SlurmQueue:
         problem = SILENCE if listed is None else self.client.try_to_cancel([*listed[0], *listed[1]])
         if problem:
             submission_text = f"the submission of attempt {intent.attempt} of {intent.stage}"
-            killed = f"{problem}, and {submission_text} is unconfirmed"
+            unconfirmed = f"{problem}, and {submission_text} is unconfirmed"
             raise SubmitError(
-                f"{failure or killed}; jobs named {submission.job_name(run, intent.stage)} may be "
-                "queued all the same",
-                f"{RESUME} {sbatch.ANSWERS}",
+                f"{failure or unconfirmed}; jobs named {submission.job_name(run, intent.stage)} "
+                "may be queued all the same",
+                f"{RESUME} {sbatch.WHEN_SLURM_ANSWERS}",
             )
 
     def complete(
@@ -99,9 +99,10 @@ class SlurmQueue:
         waiting = dependencies.retarget(self.client, current)
         if waiting is None:
             log(f"{result.stage}: Slurm does not list the dependents of the replaced jobs")
-        guards = sorted(history.recovery_jobs(result.stage) & set(waiting or ()))
-        guards = guards or [*result.recovery_jobs] or self._new_recovery_job(run, request, result)
-        return replace(result, recovery_jobs=tuple(guards))
+        recovery_jobs = sorted(history.recovery_jobs(result.stage) & set(waiting or ()))
+        recovery_jobs = recovery_jobs or [*result.recovery_jobs]
+        recovery_jobs = recovery_jobs or self._new_recovery_job(run, request, result)
+        return replace(result, recovery_jobs=tuple(recovery_jobs))
 
     def _new_recovery_job(self, run: RunDir, request: Submission, result: SubmitEvent) -> list[str]:
         """Submit a recovery job for jobs that are queued; a refusal, or storage that takes no
@@ -120,8 +121,8 @@ class SlurmQueue:
         comment = submission.job_comment(run, intent.attempt)
         jobs = self.client.find(submission.job_name(run, intent.stage), comment, run.code)
         name = submission.recovery_job_name(run, intent.stage)
-        guards = None if jobs is None else self.client.find(name, comment, run.code)
-        return None if jobs is None or guards is None else (jobs, guards)
+        recovery_jobs = None if jobs is None else self.client.find(name, comment, run.code)
+        return None if jobs is None or recovery_jobs is None else (jobs, recovery_jobs)
 
 
 def all_ids(request: Submission, arrays: Sequence[str]) -> list[str]:
@@ -138,7 +139,7 @@ def all_ids(request: Submission, arrays: Sequence[str]) -> list[str]:
     ]
 
 
-def started(history: RunHistory, intent: IntentEvent) -> list[str]:
+def started_ids(history: RunHistory, intent: IntentEvent) -> list[str]:
     """Return the ids of a submission that has left the queue, as its starts have recorded them."""
     tasks = history.tasks(intent.stage).values()
     starts = [task.started[intent.attempt] for task in tasks if intent.attempt in task.started]

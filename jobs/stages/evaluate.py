@@ -184,12 +184,12 @@ def score(
     spec = cast(EvaluateSpec, context.task.spec)
     encoder = Encoder.load(spec.tokenizer)
     with devices.session(context, spec.device) as device:
-        from jobs.engine import checkpoint as saved
         from jobs.engine import model
+        from jobs.engine.checkpoint import load_weights
 
         model.start_parallel(spec.parallel, spec.seed)
         network = model.build(spec.model, spec.parallel, spec.precision, device, for_inference=True)
-        saved.load_weights(checkpoint, network)
+        load_weights(checkpoint, network)
         lm = MegatronLM(
             lambda tokens: model.logits(network, tokens.to(device)),
             encoder,

@@ -135,7 +135,7 @@ def require_accepted(problem: str) -> None:
         SchedulerError: it was not.
     """
     if problem == SILENCE:
-        raise SchedulerError("scancel did not answer", hint=f"{RESUME} {sbatch.ANSWERS}")
+        raise SchedulerError("scancel did not answer", hint=f"{RESUME} {sbatch.WHEN_SLURM_ANSWERS}")
     if problem:
         raise SchedulerError(
             f"Slurm refused to cancel: {problem}",

@@ -128,13 +128,13 @@ def train(context: Context, place: torch.device, after_step: Callable[[], None])
             after_step()
 
     spec = task_of(context.run)
-    corpus = dataset.survey(context.run, spec)
+    datasets = dataset.survey(context.run, spec)
     network = model.build(spec.model, spec.parallel, spec.precision, place)
     trainer = Trainer(
         context=context,
         spec=spec,
-        corpus=corpus,
-        splits=dataset.open_splits(context.run, spec, corpus, place),
+        datasets=datasets,
+        splits=dataset.open_splits(context.run, spec, datasets, place),
         network=network,
         updater=optim.prepare(network, spec),
         reporter=Reporter(context, spec),
