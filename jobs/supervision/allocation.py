@@ -46,8 +46,8 @@ class Allocation:
         return None if self.client is None else self.client.job(self.job.job_id)
 
     @cached_property
-    def eligible(self) -> float | None:
-        """Return when the job became eligible to run; asked once, since all attempts in an
+    def eligible_time(self) -> float | None:
+        """Return when the job became eligible to run; queried once, since all attempts in an
         allocation share it. None without an answer.
         """
         facts = self.facts()
@@ -104,7 +104,7 @@ class Allocation:
         return max(0, int(most) - restarts) if most.isdigit() else None
 
 
-def recorded(client: Client | None, run: str, start: StartEvent) -> SlurmReport:
+def recorded_report(client: Client | None, run: str, start: StartEvent) -> SlurmReport:
     """Return the accounting's report about a start whose supervisor is gone; empty without one.
 
     Args:

@@ -51,7 +51,7 @@ class AttemptRef:
     began: float
     step: int | None = None
     """Step of the newest valid checkpoint when it began; None without one, or where not known."""
-    start: str = field(default_factory=lambda: uuid4().hex[:12])
+    start_id: str = field(default_factory=lambda: uuid4().hex[:12])
     """Identifies this start in files that outlive it on a node."""
     listing: FolderListing | None = field(default=None, compare=False)
     """Listing of the folder, where many tasks of one attempt are examined."""

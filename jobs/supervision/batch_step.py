@@ -27,9 +27,9 @@ def run_task(run_dir: str, stage: str, indices: str, attempt: str) -> None:
             that Slurm and dependent jobs receive the code, and no result file is written.
     """
     run, number, first = RunDir(Path(run_dir)), own_index(indices, os.environ), int(attempt)
-    stray = wrong_code(run)
-    if stray:
-        code = supervisor.refuse(run, stage, number, first, stray)
+    problem = wrong_code(run)
+    if problem:
+        code = supervisor.refuse(run, stage, number, first, problem)
     elif is_finished(run, stage, number):
         log(f"{stage} task {number} has finished already")
         code = FINISHED

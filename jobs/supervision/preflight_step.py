@@ -151,7 +151,7 @@ def findings_in(reports: Iterable[dict[str, Any]]) -> Iterator[NodeFinding]:
 
 def scratch(attempt: AttemptRef, task: specs.TaskSpec) -> Path:
     """Return the folder for temporary files of this start; the preflight check creates it."""
-    return Path(task.scratch_dir) / f"meditron-{attempt.start}"
+    return Path(task.scratch_dir) / f"meditron-{attempt.start_id}"
 
 
 def remove_scratch(attempt: AttemptRef, task: specs.TaskSpec) -> None:

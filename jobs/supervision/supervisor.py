@@ -206,7 +206,7 @@ class Supervisor:
             self.run, task, self.task_history(), self.metrics
         )
         self.attempt = replace(self.attempt, began=time.time(), step=step)
-        eligible = self.allocation.eligible if task.training else None
+        eligible = self.allocation.eligible_time if task.training else None
         attempt_records.record_start(self.attempt, self.allocation.job, eligible)
         self.close_earlier(task)
         environ = {**os.environ, **secrets_file.read(task.secrets_file)}
@@ -325,9 +325,9 @@ class Supervisor:
             self.follows = earlier.attempt
             return Observed(message=earlier.decision.reason), earlier.decision
         except TaskError as error:
-            is_ours = error.code == CONFIGURATION
+            is_configuration = error.code == CONFIGURATION
             hint = self.run.hint(error.hint)
-            return Observed(message=error.message, hint=hint, configuration=is_ours), None
+            return Observed(message=error.message, hint=hint, configuration=is_configuration), None
         except OSError as error:
             return Observed(message=f"{error.filename or self.stage}: {error.strerror}"), None
         except Exception as error:  # a bug must not prevent the record

@@ -27,7 +27,7 @@ from jobs.contract.rundir import RunDir
 from jobs.slurm import sbatch
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
-from jobs.supervision.allocation import Allocation, recorded
+from jobs.supervision.allocation import Allocation, recorded_report
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.recovery.actions import ActionRunner
 from jobs.supervision.recovery.resubmission import held_back, resubmit
@@ -279,9 +279,9 @@ def test_a_requeue_because_of_the_storage_is_known_to_the_next_start(
     wait(lambda: restarts_of(client, element) == 1, "the requeue")
     slurm.wait_job(element, "RUNNING", timeout=60)
     second = replace(first, began=time.time(), restarts=1)
-    wait(lambda: recorded(client, run.name, first).state == "REQUEUED", "the accounting")
+    wait(lambda: recorded_report(client, run.name, first).state == "REQUEUED", "the accounting")
 
-    reports = [recorded(client, run.name, item) for item in (first, second)]
+    reports = [recorded_report(client, run.name, item) for item in (first, second)]
     assert code == SUCCESSOR
     assert [report.storage_requeue for report in reports] == [True, False]
     name, comment = f"{run.name}.pretrain", f"run={run.name},attempt=1"

@@ -69,8 +69,8 @@ def evidence(  # noqa: PLR0913 - one argument per source of evidence
         log_signs=log_patterns.find(tail(attempt.ranks_log).splitlines(), is_labelled(task)),
     )
     step_after = checkpoint_step(attempt.run, task, history, metrics)
-    steps = Progress(attempt.step, step_after, last_step(attempt, task))
-    return Evidence(facts, observed, traces, slurm, steps)
+    progress = Progress(attempt.step, step_after, last_step(attempt, task))
+    return Evidence(facts, observed, traces, slurm, progress)
 
 
 def is_done(attempt: AttemptRef, task: specs.TaskSpec) -> bool:

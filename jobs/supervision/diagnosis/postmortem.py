@@ -38,7 +38,7 @@ def examine(  # noqa: PLR0913 - one argument per source of evidence
         listing: of the attempt's folder, where many tasks of one attempt are examined.
     """
     attempt = attempt_of(run, start, listing)
-    slurm = allocation.recorded(client, run.name, start)
+    slurm = allocation.recorded_report(client, run.name, start)
     before = history.observed.get(start.attempt)
     observed = Observed(
         ranks_started=attempt.ranks_log.exists(),

@@ -64,7 +64,7 @@ def first_match(rules: Iterable[Rule], evidence: Evidence) -> DiagnosisText | No
 
 
 def with_fingerprint(text: DiagnosisText) -> Diagnosis:
-    """Return the diagnosis of a text."""
+    """Return the diagnosis that a text describes, with its fingerprint."""
     digest = fingerprint(text.cause, *text.parts) if text.parts else ""
     return Diagnosis(text.cause, one_line(text.sentence), text.node, digest, text.hint)
 

@@ -119,9 +119,9 @@ class HangDetector:
         self._checked_at = now
         self._update(self._observe())
         phase = self._progress.phase
-        quiet = self._clock - (self._entered_at if phase is Phase.STARTUP else self._moved_at)
+        seconds = self._clock - (self._entered_at if phase is Phase.STARTUP else self._moved_at)
         allowed = limit(phase, self._learned, self._task.supervision)
-        return Hang(phase.label, quiet, allowed) if quiet > allowed else None
+        return Hang(phase.label, seconds, allowed) if seconds > allowed else None
 
     def _update(self, progress: RankProgress) -> None:
         before, self._progress = self._progress, progress

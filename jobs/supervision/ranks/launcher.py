@@ -60,11 +60,11 @@ def start(
     if step is not None:
         srun = srun_command(attempt, task)
         return SrunRanks([*srun, *command], environ, step, attempt.srun_log)
-    ranks = [
+    environments = [
         {**environ, "RANK": str(rank), "WORLD_SIZE": str(task.ranks), "LOCAL_RANK": str(rank)}
         for rank in range(task.ranks)
     ]
-    return LocalRanks(command, ranks, attempt.ranks_log, timeouts)
+    return LocalRanks(command, environments, attempt.ranks_log, timeouts)
 
 
 def rank_environment(
@@ -95,12 +95,12 @@ def flight_recorder(attempt: AttemptRef) -> dict[str, str]:
     and ProcessGroupNCCL.hpp). Python's stacks are left out: taking them may wait without end for
     the interpreter (NVIDIA resiliency extension). Unproven on hardware.
     """
-    entries, files = "20000", str(attempt.folder / f"flight-{attempt.index:05d}-")
+    entries, prefix = "20000", str(attempt.folder / f"flight-{attempt.index:05d}-")
     return {
         "TORCH_FR_BUFFER_SIZE": entries,
         "TORCH_NCCL_TRACE_BUFFER_SIZE": entries,
-        "TORCH_FR_DUMP_TEMP_FILE": files,
-        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": files,
+        "TORCH_FR_DUMP_TEMP_FILE": prefix,
+        "TORCH_NCCL_DEBUG_INFO_TEMP_FILE": prefix,
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": "3",
         "TORCH_INCLUDE_STACK_TRACE": "false",

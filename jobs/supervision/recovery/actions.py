@@ -62,9 +62,9 @@ class ActionRunner:
     def _pause(self, seconds: float) -> None:
         """Wait for a delay; a stop request or a person's resume ends it early."""
         deadline = time.monotonic() + seconds
-        resumed = last_change(self.attempt.run.resume_file)
+        last_resume = last_change(self.attempt.run.resume_file)
         while time.monotonic() < deadline and not self.is_interrupted():
-            if last_change(self.attempt.run.resume_file) != resumed:
+            if last_change(self.attempt.run.resume_file) != last_resume:
                 log("resumed before the delay was over")
                 return
             time.sleep(min(CHECK_SECONDS, POLL_SECONDS + seconds / 100))

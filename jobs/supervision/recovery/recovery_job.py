@@ -68,10 +68,10 @@ def run_recovery(run_dir: str, stage: str, number: str) -> None:
         SystemExit: this is not the run's own code.
     """
     run = RunDir(Path(run_dir))
-    stray = wrong_code(run)
+    problem = wrong_code(run)
     client = Client(os.environ)
     try:
-        messages = [stray] if stray else recover_until_clear(run, stage, client, WAIT_SECONDS)
+        messages = [problem] if problem else recover_until_clear(run, stage, client, WAIT_SECONDS)
         if messages:
             append_event(run, "recovery_job", stage=stage, attempt=int(number), messages=messages)
     except OSError as error:  # the storage takes nothing: requeue this job, to try again later
@@ -82,7 +82,7 @@ def run_recovery(run_dir: str, stage: str, number: str) -> None:
         message = crash_message(run, stage, error)
         append_event(run, "recovery_job", stage=stage, attempt=int(number), messages=[message])
         raise
-    if stray:
+    if problem:
         raise SystemExit(CONFIGURATION)
 
 

@@ -68,8 +68,8 @@ def resubmit(  # noqa: PLR0913 - one keyword per field of the request
         SubmitError: Slurm refused, or does not respond; the submission is withdrawn.
         OSError: the run directory cannot be written.
     """
-    tasks = (indices,) if isinstance(indices, int) else tuple(indices)
-    request = ResubmitRequest(stage, tasks, tuple(replaces), by, tuple(exclude), delay)
+    numbers = (indices,) if isinstance(indices, int) else tuple(indices)
+    request = ResubmitRequest(stage, numbers, tuple(replaces), by, tuple(exclude), delay)
     client, reader = client or Client(os.environ), reader or RunReader(run)
     with waiting_lock(run):
         resolve_unanswered(run, client, reader)
@@ -112,12 +112,12 @@ def held_back(
     run: RunDir, history: RunHistory, stage: str, indices: Sequence[int], replaces: Sequence[str]
 ) -> str:
     """Return why these tasks must not be resubmitted now, in one sentence; empty when they may."""
-    tasks_history, replaced = [history.task(stage, index) for index in indices], set(replaces)
-    latest = [task.job.job_id for task in tasks_history if task.job]
+    histories, replaced = [history.task(stage, index) for index in indices], set(replaces)
+    latest = [task.job.job_id for task in histories if task.job]
     later = [job for job in latest if job not in replaced]
     if later:
         return f"{stage}: job {later[0]} resumes it already"
-    if any(item.is_cancelled or item.is_stopped for item in tasks_history):
+    if any(item.is_cancelled or item.is_stopped for item in histories):
         return f"{stage}: a person has cancelled or stopped the run, so no job resumes it"
     if run.is_stop_requested():
         return f"{stage}: the file STOP exists, so no job resumes it"

@@ -148,21 +148,21 @@ def repeated_at_one_step(case: RetryCase) -> Decision | None:
 
     A full disk fails at the same save each time, but not because of the step.
     """
-    print_, step = case.diagnosis.fingerprint, case.evidence.progress.last_step
-    if not print_ or step is None or case.diagnosis.cause is RootCause.STORAGE:
+    fingerprint, step = case.diagnosis.fingerprint, case.evidence.progress.last_step
+    if not fingerprint or step is None or case.diagnosis.cause is RootCause.STORAGE:
         return None
-    times = sum((e.fingerprint, e.last_step) == (print_, step) for e in case.counted)
+    times = sum((e.fingerprint, e.last_step) == (fingerprint, step) for e in case.counted)
     if times < SAME_STEP:
         return None
-    return stop(case, f"the same failure ({print_}) occurred {times} times at step {step:,}")
+    return stop(case, f"the same failure ({fingerprint}) occurred {times} times at step {step:,}")
 
 
 def failed_on_two_nodes(case: RetryCase) -> Decision | None:
     """Stop after the same failure of the program on two nodes: the program is at fault."""
-    places = sorted({ending.node for ending in case.same if ending.node})
-    if not case.row.program or not case.diagnosis.fingerprint or len(places) < 2:
+    nodes = sorted({ending.node for ending in case.same if ending.node})
+    if not case.row.program or not case.diagnosis.fingerprint or len(nodes) < 2:
         return None
-    listed = " and on ".join(places[-2:])
+    listed = " and on ".join(nodes[-2:])
     failure = f"the same failure ({case.diagnosis.fingerprint})"
     return stop(case, f"{failure} occurred on {listed}: the program is at fault")
 
@@ -172,8 +172,8 @@ def repeats_exceeded(case: RetryCase) -> Decision | None:
     allowed, times = case.repeats_allowed, len(case.same)
     if allowed is None or times <= allowed:
         return None
-    count = f"it occurred {times} times without a newer checkpoint" if times > 1 else ""
-    decision = stop(case, count, case.row.advice)
+    repetition = f"it occurred {times} times without a newer checkpoint" if times > 1 else ""
+    decision = stop(case, repetition, case.row.advice)
     if case.row.repeated is None:
         return decision
     sentence = diagnosis_text.one_line(decision.reason)

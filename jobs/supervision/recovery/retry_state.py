@@ -70,9 +70,9 @@ class RetryCase:
     @cached_property
     def stalled(self) -> tuple[tuple[ExitRecord, bool | None], ...]:
         """Return the attempts since the last newer checkpoint, with False for no progress."""
-        steps = tuple(zip(self.counted, progress(self.counted), strict=True))
-        last = max((n for n, (_, newer) in enumerate(steps) if newer), default=-1)
-        return steps[last + 1 :]
+        attempts = tuple(zip(self.counted, progress(self.counted), strict=True))
+        last = max((n for n, (_, newer) in enumerate(attempts) if newer), default=-1)
+        return attempts[last + 1 :]
 
     @cached_property
     def failures(self) -> int:
@@ -82,7 +82,7 @@ class RetryCase:
 
     @cached_property
     def spent(self) -> int:
-        """Return the number of those that use retry budget."""
+        """Return the number of attempts in a row without progress that use retry budget."""
         return sum(newer is False and ROWS[ending.cause].counts for ending, newer in self.stalled)
 
     @cached_property

@@ -75,7 +75,7 @@ def test_slurm_is_queried_once_for_the_eligible_time_of_the_job(
     slurm.tell("job-7", f"{JOB} EligibleTime={text}")
     allocation = Allocation(Job("7"), Client(slurm.environ))
 
-    assert [allocation.eligible for _ in range(3)] == [eligible] * 3
+    assert [allocation.eligible_time for _ in range(3)] == [eligible] * 3
     assert len(slurm.calls("scontrol")) == 1
 
 
@@ -84,5 +84,5 @@ def test_without_slurm_or_its_answer_it_is_not_known_when_the_job_became_eligibl
 ) -> None:
     silent = Client(fake_slurm.install(tmp_path).environ)
 
-    assert Allocation(Job("7")).eligible is None
-    assert Allocation(Job("7"), silent).eligible is None
+    assert Allocation(Job("7")).eligible_time is None
+    assert Allocation(Job("7"), silent).eligible_time is None
