@@ -100,13 +100,13 @@ def command(
     own = settings.settings(profile, nodes, selected)
     services.scheduler(profile.scheduler).require_answer()
 
-    def loaded(more: Sequence[str]) -> Loaded:
+    def load(more: Sequence[str]) -> Loaded:
         experiment = config or root / "experiment.yaml"
         return options.load_target(cluster, settings.SIZE, experiment, (*own, *overrides, *more))
 
     write_sample(root)
     try:
-        first = loaded([])
+        first = load([])
         pipeline = prepare.stages_of(prepare.PIPELINE, first.experiment)
         prepare.require_submittable(first, set(pipeline) & set(settings.STAGES))
     except MeditronError:
@@ -115,7 +115,7 @@ def command(
     console.note(settings.announcement(profile, first.experiment, selected))
     python = profile.environment.python or sys.executable
     injector = make_injector(profile.scheduler, python, services.environ)
-    drill = Drill(services, injector, root, loaded)
+    drill = Drill(services, injector, root, load)
     with exit_on_signals():
         try:
             result = drill.run(selected)

@@ -149,8 +149,8 @@ def newest_jobs(history: RunHistory) -> dict[str, int]:
 class Printer:
     """A printer of what log files gained since its last call."""
 
-    def __init__(self, wanted: LogSelection, unfiltered: bool = False) -> None:
-        self.wanted = wanted
+    def __init__(self, selection: LogSelection, unfiltered: bool = False) -> None:
+        self.selection = selection
         self._filters: defaultdict[Path, LogFilter] | None = None
         if not unfiltered:
             self._filters = defaultdict(LogFilter)
@@ -169,9 +169,9 @@ class Printer:
 
         While files are ``growing``, an incomplete last line is kept for the next call.
         """
-        for stage in self.wanted.stages:
-            for number in self.wanted.attempts(stage):
-                for path in self.wanted.files(stage, number):
+        for stage in self.selection.stages:
+            for number in self.selection.attempts(stage):
+                for path in self.selection.files(stage, number):
                     text = ""
                     for text in self._shown(path, growing):
                         self._head(stage, number, path)
@@ -207,10 +207,12 @@ class Printer:
     def _head(self, stage: str, number: int, path: Path) -> None:
         if (stage, number) not in self._headed:
             self._headed.add((stage, number))
-            console.data(f"=== {heading(self.wanted.history, stage, number, self.wanted.task)} ===")
+            console.data(
+                f"=== {heading(self.selection.history, stage, number, self.selection.task)} ==="
+            )
         if self._last != path:
             self._last = path
-            console.data(f"==> {path.relative_to(self.wanted.run.root)} <==")
+            console.data(f"==> {path.relative_to(self.selection.run.root)} <==")
 
 
 def heading(history: RunHistory, stage: str, number: int, task: int | None) -> str:
@@ -232,16 +234,16 @@ def heading(history: RunHistory, stage: str, number: int, task: int | None) -> s
 
 def follow_logs(services: Services, printer: Printer) -> None:
     """Print until the run has ended, with a query of its state every ``STATE_SECONDS``."""
-    looked = 0.0
-    records = printer.wanted.records
-    news = NewExits(records.history)
+    queried = 0.0
+    records = printer.selection.records
+    new_exits = NewExits(records.history)
     while True:
-        require_present(printer.wanted.run)
+        require_present(printer.selection.run)
         now, ended = services.clock.now(), False
-        if now - looked >= STATE_SECONDS:
+        if now - queried >= STATE_SECONDS:
             ended = state.derive_view(*query.evidence_of(services, records)).state in FINAL
-            looked = now
-        exits = news.read_new()
+            queried = now
+        exits = new_exits.read_new()
         printer.print_new(growing=not ended)
         printer.print_ends(exits)
         if ended or not console.has_reader():

@@ -49,17 +49,17 @@ def command(
     """
     from meditron_cli.runs.recover import OpenedRuns, RecoveryReport, recover
 
-    before, opened = RecoveryReport((), unanswered=False, runs=0), OpenedRuns()
+    previous, opened = RecoveryReport((), unanswered=False, runs=0), OpenedRuns()
     while True:
-        now = recover(services, opened.of(chosen(services, runs_dir, name)))
-        print_notices([item for item in now.notices if item not in before.notices], as_json)
-        if now.unanswered and not before.unanswered:
+        report = recover(services, opened.of(chosen(services, runs_dir, name)))
+        print_notices([item for item in report.notices if item not in previous.notices], as_json)
+        if report.unanswered and not previous.unanswered:
             console.note("the scheduler does not respond; nothing is resubmitted until it does")
         if once:
-            if not (now.notices or now.unanswered or as_json):
-                console.note(f"{plural(now.runs, 'run')} checked, none needs resuming")
+            if not (report.notices or report.unanswered or as_json):
+                console.note(f"{plural(report.runs, 'run')} checked, none needs resuming")
             return
-        before = now
+        previous = report
         services.clock.sleep(interval)
 
 

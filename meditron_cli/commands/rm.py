@@ -41,16 +41,16 @@ def command(
         console.note(f"run {name}: an interrupted removal is finished")
     remaining = [name for name in names if name not in finished or (root / name).exists()]
     named = [store.find(root, name, destructive=True) for name in remaining]
-    runs = [RecordReader(run) for run in dict.fromkeys(named)]
-    for reader in runs:
+    readers = [RecordReader(run) for run in dict.fromkeys(named)]
+    for reader in readers:
         remove.require_unused(services, reader)
-    sizes = {reader.run.name: remove.disk_usage(reader.run.root) for reader in runs}
+    sizes = {reader.run.name: remove.disk_usage(reader.run.root) for reader in readers}
     for name, size in sizes.items():
         console.note(f"{root / name}: {bytes_text(size)}")
-    if runs and not yes:
-        question = f"remove {plural(len(runs), 'run')}, {bytes_text(sum(sizes.values()))}?"
+    if readers and not yes:
+        question = f"remove {plural(len(readers), 'run')}, {bytes_text(sum(sizes.values()))}?"
         confirm(question, store.command_below(root, "rm", "--yes", *sizes))
-    for reader in runs:
+    for reader in readers:
         remove.remove(services, reader)
     if as_json:
         rows = [{"run": name, "bytes": size} for name, size in sizes.items()]

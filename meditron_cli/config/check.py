@@ -36,8 +36,8 @@ def check_file(path: Path) -> Checked:
         return Checked(str(path), "unreadable", errors, (), hints)
     if is_profile(root):
         decode_profile(root, problems)
-        waiting = tuple(map(str, placeholder_problems(root)))
-        return Checked(str(path), "cluster", tuple(problems.lines()), waiting)
+        placeholders = tuple(map(str, placeholder_problems(root)))
+        return Checked(str(path), "cluster", tuple(problems.lines()), placeholders)
     check_part(Experiment, root, problems)
     return Checked(str(path), "experiment", tuple(problems.lines()), ())
 

@@ -61,16 +61,14 @@ class ExplainQuery:
         return shlex.join(["meditron", "explain", key, *options, *sets])
 
 
-def explain(key: str, question: ExplainQuery) -> list[Explanation]:
+def explain(key: str, query: ExplainQuery) -> list[Explanation]:
     """Explain a key; a section is explained key by key.
 
     Raises:
         ConfigError: no such key, or the files have errors.
     """
     problems = Problems()
-    layers = read_layers(
-        question.cluster, question.size, question.config, question.overrides, problems
-    )
+    layers = read_layers(query.cluster, query.size, query.config, query.overrides, problems)
     model: type[Section] = Cluster if key.startswith(PROFILE) else Experiment
     root = layers.profile if model is Cluster else layers.merged()
     if root is not None:
@@ -80,17 +78,17 @@ def explain(key: str, question: ExplainQuery) -> list[Explanation]:
     if root is None:
         raise ConfigError(
             f"{key} is a key of cluster profiles",
-            hint=f"`{question.command(key)}` explains it; `meditron clusters` lists the profiles",
+            hint=f"`{query.command(key)}` explains it; `meditron clusters` lists the profiles",
         )
     prefix = PROFILE if model is Cluster else ""
     name = key.removeprefix(PROFILE)
     keys = keys_below(model, name)
     if not keys:
-        raise unknown_key(model, name, question)
+        raise unknown_key(model, name, query)
     return [explain_one(prefix, part, model, root) for part in keys]
 
 
-def unknown_key(model: type[Section], name: str, question: ExplainQuery) -> ConfigError:
+def unknown_key(model: type[Section], name: str, query: ExplainQuery) -> ConfigError:
     """Return the error about a key that a model does not have: its hint names the key of the other
     model, an experiment's or a profile's, or the nearest key, or else the list of all keys.
     """
@@ -101,10 +99,10 @@ def unknown_key(model: type[Section], name: str, question: ExplainQuery) -> Conf
     if name in dotted_keys(Experiment if is_profile else Cluster):
         other = name if is_profile else PROFILE + name
         noun = "experiments" if is_profile else "profiles"
-        return ConfigError(message, f"`{question.command(other)}` explains the key of {noun}")
+        return ConfigError(message, f"`{query.command(other)}` explains the key of {noun}")
     if near:
         message += f"; did you mean {near[0]!r}?"
-        return ConfigError(message, f"`{question.command(near[0])}` explains that key")
+        return ConfigError(message, f"`{query.command(near[0])}` explains that key")
     return ConfigError(message, HINT_CLUSTER if is_profile else HINT_EXPERIMENT)
 
 

@@ -1,6 +1,6 @@
 """Read and write the facts of a cluster that ``doctor`` found, for ``plan`` and ``submit``.
 
-One file a cluster, written whole: ``meditron/clusters/<cluster>.json`` in XDG_CACHE_HOME, or in
+One file per cluster, written whole: ``meditron/clusters/<cluster>.json`` in XDG_CACHE_HOME, or in
 ``~/.cache``. A person may delete it at any time.
 """
 

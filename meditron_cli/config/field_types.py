@@ -101,7 +101,7 @@ def shell_safe(value: str) -> str:
 
 
 def shell_safe_or_empty(value: str) -> str:
-    """Accept such a word, or an empty string."""
+    """Accept a word that is safe in a batch script, or an empty string."""
     return value and shell_safe(value)
 
 
@@ -139,8 +139,8 @@ def one_line(value: str) -> str:
 
 def valid_checkpoint(value: Any) -> Any:
     """Accept ``first``, ``last`` or a step."""
-    number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if not number and value not in ("first", "last"):
+    is_step = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if not is_step and value not in ("first", "last"):
         raise ValueError("expected first, last or a step number")
     return value
 

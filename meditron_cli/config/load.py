@@ -153,14 +153,14 @@ def read_layers(
     if config is None and files.DEFAULT_CONFIG.exists():
         config = files.DEFAULT_CONFIG
     recipe = files.find_recipe(size, problems) if size else None
-    sets = [files.read_override(word, problems) for word in overrides]
+    override_trees = [files.read_override(word, problems) for word in overrides]
     profile = files.read_profile(cluster, problems) if cluster else None
     completed, known = site_facts.complete(profile) if profile and with_facts else (profile, None)
     return Layers(
         recipe=files.read_mapping(recipe, "recipe", problems) if recipe else None,
         profile=completed,
         config=files.read_mapping(config, "experiment", problems) if config else None,
-        overrides=tuple(node for node in sets if node is not None),
+        overrides=tuple(node for node in override_trees if node is not None),
         config_file=config,
         known=known,
     )

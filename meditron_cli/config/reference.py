@@ -95,7 +95,7 @@ def profile_reference() -> str:
 
 
 def sections(model: type[Section], prefix: str) -> list[tuple[str, type[Section]]]:
-    """Yield the sections of a model, itself first, each once, with its dotted key."""
+    """Return the sections of a model, itself first, each once, with its dotted key."""
     keyed = [(prefix, model)]
     for name, field in model.model_fields.items():
         inside = section_in(field.annotation)

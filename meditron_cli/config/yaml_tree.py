@@ -177,14 +177,14 @@ def from_yaml(node: yaml.Node, source: Source, where: KeyPath, problems: Problem
         if not isinstance(key, yaml.ScalarNode):
             problems.add(key_location, key_text(where), "a list or mapping cannot be a key")
             continue
-        inside = (*where, key.value)
+        path = (*where, key.value)
         if key.value in entries:
             first = entries[key.value].key_location
             problems.add(
-                key_location, key_text(inside), f"given twice; first at {first.line}:{first.column}"
+                key_location, key_text(path), f"given twice; first at {first.line}:{first.column}"
             )
             continue
-        entries[key.value] = Entry(key_location, from_yaml(value, source, inside, problems))
+        entries[key.value] = Entry(key_location, from_yaml(value, source, path, problems))
     return MapNode(location, entries)
 
 

@@ -141,35 +141,35 @@ def parse_version(text: str) -> tuple[int, ...] | None:
 
 def parse_partitions(text: str) -> tuple[PartitionRow, ...]:
     """Parse the output of ``scontrol show partition --oneliner``."""
-    lines = (dict(PAIR.findall(line)) for line in text.splitlines())
-    return tuple(_partition(line) for line in lines if "PartitionName" in line)
+    rows = (dict(PAIR.findall(line)) for line in text.splitlines())
+    return tuple(_partition(row) for row in rows if "PartitionName" in row)
 
 
-def _partition(line: Mapping[str, str]) -> PartitionRow:
-    accounts = line.get("AllowAccounts", "ALL")
+def _partition(fields: Mapping[str, str]) -> PartitionRow:
+    accounts = fields.get("AllowAccounts", "ALL")
     return PartitionRow(
-        name=line["PartitionName"],
-        up=line.get("State", "UP") == "UP",
-        max_minutes=minutes(line.get("MaxTime", "")),
-        grace_seconds=count(line.get("GraceTime", "")) or 0,
-        preempt_mode=line.get("PreemptMode", ""),
-        priority_tier=count(line.get("PriorityTier", "")) or 0,
-        max_nodes=count(line.get("MaxNodes", "")),
-        total_nodes=count(line.get("TotalNodes", "")) or 0,
-        nodes=frozenset(node_names(line.get("Nodes", ""))),
-        qos="" if line.get("QoS") in (None, "N/A") else line["QoS"],
+        name=fields["PartitionName"],
+        up=fields.get("State", "UP") == "UP",
+        max_minutes=minutes(fields.get("MaxTime", "")),
+        grace_seconds=count(fields.get("GraceTime", "")) or 0,
+        preempt_mode=fields.get("PreemptMode", ""),
+        priority_tier=count(fields.get("PriorityTier", "")) or 0,
+        max_nodes=count(fields.get("MaxNodes", "")),
+        total_nodes=count(fields.get("TotalNodes", "")) or 0,
+        nodes=frozenset(node_names(fields.get("Nodes", ""))),
+        qos="" if fields.get("QoS") in (None, "N/A") else fields["QoS"],
         accounts=() if accounts == "ALL" else tuple(accounts.split(",")),
-        is_default=line.get("Default") == "YES",
+        is_default=fields.get("Default") == "YES",
     )
 
 
 def parse_nodes(text: str) -> tuple[NodeRow, ...]:
     """Parse ``sinfo --Node --format=NODE_FORMAT``, a line per node and partition; sort by name."""
-    cells = [line.split("|") for line in text.splitlines() if line.count("|") == 6]
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 6]
     partitions: dict[str, list[str]] = {}
-    for name, partition, *_ in cells:
+    for name, partition, *_ in rows:
         partitions.setdefault(name, []).append(partition)
-    last = {row[0]: row for row in cells}
+    last = {row[0]: row for row in rows}
     return tuple(_node(last[name], tuple(partitions[name])) for name in sorted(last))
 
 
@@ -226,8 +226,8 @@ def parse_associations(text: str, cluster: str) -> tuple[Association, ...]:
 
 def _rows(text: str, fields: str) -> Iterator[list[str]]:
     width = len(fields.split(","))
-    cells = (line.split("|") for line in text.splitlines())
-    return (row for row in cells if len(row) == width)
+    rows = (line.split("|") for line in text.splitlines())
+    return (row for row in rows if len(row) == width)
 
 
 def words(text: str) -> tuple[str, ...]:

@@ -101,9 +101,9 @@ def run_sbatch(plan: Plan, folder: Path, options: list[str], client: Client) -> 
     """
     own = [f"--job-name={NAME}", f"--output={folder / LOG}", "--open-mode=append"]
     requeue = ["--requeue"] if plan.site.requeue else []
-    place = [f"--chdir={folder}", str(folder / "probe.sh")]
+    script_words = [f"--chdir={folder}", str(folder / "probe.sh")]
     without = f"meditron doctor --no-probe --cluster {shlex.quote(plan.site.cluster)}"
-    result = client.run(["sbatch", "--parsable", *own, *requeue, *options, *place])
+    result = client.run(["sbatch", "--parsable", *own, *requeue, *options, *script_words])
     if result is None:
         raise SchedulerError("sbatch did not answer", hint=f"`{without}` reads settings only")
     if result.returncode != 0:

@@ -64,9 +64,9 @@ class Drill:
     """The runs started so far."""
     recovers: bool = False
     """Whether the drill resubmits its runs itself, since nodes may not submit jobs."""
-    recovered: float = 0.0
+    recovered_at: float = 0.0
     """The time of the last recovery."""
-    alive: float = 0.0
+    alive_at: float = 0.0
     """The time at which the run in question was last queued or running."""
     printed: set[Notice] = field(default_factory=set)
 
@@ -77,13 +77,13 @@ class Drill:
             RunFailed: a run failed without a fault, so that there is nothing to compare with.
             SchedulerError: a fault could not be injected.
         """
-        tokens = self.load([settings.named(settings.TOKENS)])
-        if tokens.experiment.pretrain.data:
+        loaded = self.load([settings.named(settings.TOKENS)])
+        if loaded.experiment.pretrain.data:
             own: tuple[str, ...] = ()
         else:
-            made = self.start(tokens, ("curate", "tokenize"))
-            self.finish(made)
-            own = settings.own_tokens(made, tokens.experiment)
+            tokens_run = self.start(loaded, ("curate", "tokenize"))
+            self.finish(tokens_run)
+            own = settings.own_tokens(tokens_run, loaded.experiment)
         undisturbed = self.train(settings.UNDISTURBED, own)
         self.finish(undisturbed)
         disturbed = Training(self.train(settings.DISTURBED, own))
@@ -204,7 +204,7 @@ class Drill:
 
     def wait(self, run: RunDir, happened: Callable[[], bool]) -> bool:
         """Wait until a condition holds or the run has ended; return whether it holds."""
-        queried = self.alive = self.services.clock.now()
+        queried = self.alive_at = self.services.clock.now()
         while not happened():
             self.recover(run)
             now = self.services.clock.now()
@@ -226,16 +226,16 @@ class Drill:
         (infos,) = query_schedulers(self.services, [record], now)
         state = derive_view(record, infos, now).state
         if state in follow.FINAL and state != "succeeded" and self.recovers:
-            return now - self.alive > RECOVER_LIMIT_SECONDS
-        self.alive = now
+            return now - self.alive_at > RECOVER_LIMIT_SECONDS
+        self.alive_at = now
         return state in follow.FINAL
 
     def recover(self, run: RunDir) -> None:
         """Resubmit a run whose own jobs cannot, as ``meditron recover`` does."""
         now = self.services.clock.now()
-        if not self.recovers or now - self.recovered < RECOVER_SECONDS:
+        if not self.recovers or now - self.recovered_at < RECOVER_SECONDS:
             return
-        self.recovered = now
+        self.recovered_at = now
         for item in recover(self.services, [self.opened[run]]).notices:
             if item not in self.printed:
                 console.note(item.message)
@@ -250,7 +250,7 @@ class Drill:
         return Result(
             rows,
             steps=spec.train_steps,
-            different=difference(want, have, TOLERANCE[spec.device]),
+            first_difference=difference(want, have, TOLERANCE[spec.device]),
             reached=disturbed.is_done,
             is_exact=difference(want, have) is None,
         )

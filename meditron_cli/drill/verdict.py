@@ -54,7 +54,7 @@ class Result:
     rows: tuple[FaultRow, ...]
     steps: int
     """The number of steps compared."""
-    different: int | None
+    first_difference: int | None
     """The first step whose loss or samples differ; None without a difference."""
     reached: bool
     """Whether the disturbed training reached its target."""
@@ -66,7 +66,7 @@ class Result:
         """Return whether training recovered from every fault without a difference."""
         return (
             self.reached
-            and self.different is None
+            and self.first_difference is None
             and all(row.verdict == "held" for row in self.rows)
         )
 
@@ -75,8 +75,8 @@ class Result:
         """Return the result in one sentence."""
         if not self.reached:
             return "the disturbed run did not reach its target"
-        if self.different is not None:
-            return f"the two trainings differ from step {self.different}"
+        if self.first_difference is not None:
+            return f"the two trainings differ from step {self.first_difference}"
         how = "bit for bit" if self.is_exact else f"to within {TOLERANCE['cuda']:g}"
         same = f"the losses of all {self.steps} steps equal those of the undisturbed run, {how}"
         missed = [row.fault for row in self.rows if row.verdict != "held"]
@@ -92,7 +92,7 @@ class Result:
             "reached": self.reached,
             "steps": self.steps,
             "bit_for_bit": self.is_exact,
-            "first_difference": self.different,
+            "first_difference": self.first_difference,
             "faults": [asdict(row) for row in self.rows],
         }
 
@@ -106,8 +106,8 @@ def row_of(
         exits: exit records of the disturbed training, by attempt.
         lines: all its metric lines, oldest first.
     """
-    name, ended = injected.fault.name, exits.get(injected.attempt)
-    if ended is None:
+    name, end = injected.fault.name, exits.get(injected.attempt)
+    if end is None:
         return FaultRow(name, injected.step, "", None, None, None, "the attempt has no exit record")
     after = following(lines, injected.attempt)
     trained = (line for line in lines if isinstance(line, StepLine))
@@ -115,11 +115,11 @@ def row_of(
     return FaultRow(
         fault=name,
         step=injected.step,
-        cause=ended.cause.value,
-        detect_s=round(ended.ended - injected.time, 1),
-        resume_s=round(after[0].time - ended.ended, 1) if after else None,
+        cause=end.cause.value,
+        detect_s=round(end.ended - injected.time, 1),
+        resume_s=round(after[0].time - end.ended, 1) if after else None,
         redone=last - after[0].step + 1 if after else None,
-        verdict=verdict(injected, ended.cause, bool(after)),
+        verdict=verdict(injected, end.cause, bool(after)),
     )
 
 

@@ -140,13 +140,13 @@ def account(
         ready: the earliest time at which it could have started.
         end: of the wall-clock; None for the last known time of a run that has ended.
     """
-    lines = defaultdict(list)
+    work_by_attempt = defaultdict(list)
     for item in work:
-        lines[item.attempt].append(item)
+        work_by_attempt[item.attempt].append(item)
     spans = spans_of(attempts, submitted, ready, end)
     seconds: dict[str, list[float]] = {name: [] for name in BUCKETS}
     for span in spans:
-        for bucket, length in divide(span, lines):
+        for bucket, length in divide(span, work_by_attempt):
             seconds[bucket].append(length)
     return TimeAccount({name: fsum(parts) for name, parts in seconds.items()}, before_start(spans))
 
@@ -224,13 +224,15 @@ def queued_at(previous: Attempt | None, submitted: Sequence[float], until: float
     return last if previous is None else max(last, (previous.ended or 0.0) + delay)
 
 
-def divide(span: Span, lines: Mapping[int, Sequence[Work]]) -> Iterator[tuple[str, float]]:
+def divide(
+    span: Span, work_by_attempt: Mapping[int, Sequence[Work]]
+) -> Iterator[tuple[str, float]]:
     """Yield the buckets of a span with seconds that add up to its length."""
     if span.attempt is None:
         yield span.bucket, span.ended - span.began
         return
     at, rest = span.began, "startup"
-    for item in lines.get(span.attempt.number, ()):
+    for item in work_by_attempt.get(span.attempt.number, ()):
         began = min(max(item.began, at), span.ended)
         ended = min(max(item.ended, began), span.ended)
         yield rest, began - at
@@ -269,9 +271,9 @@ def node_seconds(attempts: Iterable[Attempt], nodes: int) -> float:
         attempts: of one stage, each with an end (``with_ends``).
         nodes: of one allocation.
     """
-    held: dict[object, tuple[float, float]] = {}
+    intervals: dict[object, tuple[float, float]] = {}
     for attempt in attempts:
         began, ended = attempt.began, attempt.ended or attempt.began
-        first, last = held.get(attempt.allocation, (began, ended))
-        held[attempt.allocation] = (min(first, began), max(last, ended))
-    return nodes * fsum(last - first for first, last in held.values())
+        first, last = intervals.get(attempt.allocation, (began, ended))
+        intervals[attempt.allocation] = (min(first, began), max(last, ended))
+    return nodes * fsum(last - first for first, last in intervals.values())

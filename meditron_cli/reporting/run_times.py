@@ -104,8 +104,8 @@ class RunTimes:
 
 def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTimes:
     """Return where the time of a run went, from a record that was read in full."""
-    trained = training_stage(view.stages)
-    lines = list(MetricsLog(run, trained).read_new()) if trained else []
+    training_name = training_stage(view.stages)
+    lines = list(MetricsLog(run, training_name).read_new()) if training_name else []
     work = goodput.work_of(lines)
     recorded = attempts_of(record.history)
     ended = [
@@ -115,10 +115,10 @@ def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTim
             [item for item in recorded if item.stage == name], work, end_if_open(stage.state, now)
         )
     ]
-    training = account(record, view, trained, ended, work, now) if trained else None
+    training = account(record, view, training_name, ended, work, now) if training_name else None
     stages = {name: stage_time(record, ended, name) for name in record.stages}
-    if trained and training:
-        stages[trained] = replace(stages[trained], queued_s=training.buckets["queue"])
+    if training_name and training:
+        stages[training_name] = replace(stages[training_name], queued_s=training.buckets["queue"])
     nodes, gpus = hours(record, ended)
     corrected = correct(recorded, ended)
     return RunTimes(

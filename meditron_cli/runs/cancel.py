@@ -32,10 +32,10 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         ConfigError: the run belongs to another user, or cannot be written.
         SchedulerError: refused, or no answer; the run is not marked as cancelled.
     """
-    denied = STOP_HINT.format(shlex.quote(str(run.stop_file)))
-    require_owner(run, "cancel", denied)
+    denied_hint = STOP_HINT.format(shlex.quote(str(run.stop_file)))
+    require_owner(run, "cancel", denied_hint)
     reader = RecordReader(run, in_full=True)
-    with exclusive(run, "cancel", denied):
+    with exclusive(run, "cancel", denied_hint):
         unanswered = reader.history.current().unanswered
         for intent in unanswered:
             transaction.withdraw(run, intent, schedulers(intent.scheduler))
@@ -43,18 +43,18 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         open_ids = open_jobs.open_jobs(record, now=0.0)
         if not open_ids and not unanswered:
             return []
-        everything = sorted(job for ids in open_ids.values() for job in ids)
-        require_original(run, reader.history.current(), everything)
+        job_ids = sorted(job for ids in open_ids.values() for job in ids)
+        require_original(run, reader.history.current(), job_ids)
 
-        def note() -> None:
-            events.append(run, CancelEvent(time.time(), tuple(everything)))
+        def record_event() -> None:
+            events.append(run, CancelEvent(time.time(), tuple(job_ids)))
 
         for kind, ids in open_ids.items():
-            schedulers(kind).cancel(run.name, sorted(ids), note)
+            schedulers(kind).cancel(run.name, sorted(ids), record_event)
         if not open_ids:
-            note()
+            record_event()
         cancel_recovery_jobs(record, schedulers)
-    return everything
+    return job_ids
 
 
 def cancel_recovery_jobs(record: RunRecord, schedulers: Callable[[str], Scheduler]) -> None:
@@ -75,10 +75,10 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str] | Non
         ConfigError: the run belongs to another user, or cannot be written.
         SchedulerError: no answer about what runs.
     """
-    denied = STOP_HINT.format(shlex.quote(str(run.stop_file)))
-    require_owner(run, "cancel", denied)
+    denied_hint = STOP_HINT.format(shlex.quote(str(run.stop_file)))
+    require_owner(run, "cancel", denied_hint)
     reader = RecordReader(run, in_full=True)
-    with exclusive(run, "cancel --save", denied):
+    with exclusive(run, "cancel --save", denied_hint):
         unanswered = reader.history.current().unanswered
         transaction.resolve_unanswered(run, reader.history, schedulers)
         record = reader.read().require_readable()

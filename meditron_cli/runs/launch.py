@@ -60,7 +60,7 @@ def launch(
 
     Args:
         reader: of the run, in full.
-        by: ``person``, whose word counts more than budgets, or ``recover``.
+        by: ``person``, whose request counts more than budgets, or ``recover``.
 
     Raises:
         ConfigError: the run belongs to another user, or a stage lacks its inputs.
@@ -86,7 +86,7 @@ def _launch(
     decisions = decide(plan, record, infos, verdicts)
     require_files(run, plan, decisions)
     waiting = release.waiting_jobs(record, decisions, infos) if by == "person" else {}
-    kept = describe_kept_jobs(decisions, infos, waiting)
+    kept_sentence = describe_kept_jobs(decisions, infos, waiting)
     held = release.held_jobs(record, infos)
     for sentence in release.release_all(run, scheduler, waiting, held):
         note(sentence)
@@ -96,20 +96,20 @@ def _launch(
     prepare(plan, run, decisions, keep)
     if ending == "stopped":
         events.append(run, ResumeEvent(time.time()))
-    if sentence := "; ".join(filter(None, (kept, describe_ending(run, ending)))):
+    if sentence := "; ".join(filter(None, (kept_sentence, describe_ending(run, ending)))):
         note(sentence)
     dropped = [job for decision in decisions.values() for job in decision.drop]
     scheduler.cancel(run.name, [*dropped, *recovery_jobs_of(record.history, dropped)])
     current = {name: jobs_in_queue(stage, infos) for name, stage in record.stages.items()}
-    launched = LaunchTransaction(plan, scheduler, run, by)
+    submissions = LaunchTransaction(plan, scheduler, run, by)
     try:
         for stage in plan.stages:
             decision = decisions[stage.stage]
             after = [job for name in stage.after for job in current.get(name, [])]
-            new = launched.submit(stage, decision.submit, after)
+            new = submissions.submit(stage, decision.submit, after)
             current[stage.stage] = [*unique(job.job_id for job in decision.keep.values()), *new]
     except BaseException as error:
-        launched.undo(error)
+        submissions.undo(error)
         restore_markers(run, decisions)
         raise
     return {stage.stage: current[stage.stage] for stage in plan.stages}
@@ -232,9 +232,12 @@ class LaunchTransaction:
 
         def make() -> SubmitEvent:
             ids = scheduler.submit(plan, stage, indices, run.root, number, after)
-            guards = scheduler.submit_recovery_job(plan, stage, run.root, number, ids)
-            self._submitted += [*ids, *guards]  # before the event, which a full disk may refuse
-            return submit_event(intent, ids, guards)
+            recovery_jobs = scheduler.submit_recovery_job(plan, stage, run.root, number, ids)
+            self._submitted += [
+                *ids,
+                *recovery_jobs,
+            ]  # before the event, which a full disk may refuse
+            return submit_event(intent, ids, recovery_jobs)
 
         return list(transaction.submit(run, intent, scheduler, make).job_ids)
 

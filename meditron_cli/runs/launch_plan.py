@@ -38,8 +38,8 @@ def refuse_other_data(record: RunRecord, verdicts: Mapping[str, Mapping[int, str
         ConfigError: naming the stage whose inputs or settings have changed.
     """
     name = training_stage(record.stages)
-    trained = record.stages[name] if name else None
-    if trained is None or not (trained.progress or trained.done):
+    training = record.stages[name] if name else None
+    if training is None or not (training.progress or training.done):
         return
     for stage in ("curate", "tokenize"):
         changed = {"spec", "inputs"} & set(verdicts.get(stage, {}).values())

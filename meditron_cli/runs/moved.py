@@ -66,9 +66,9 @@ def is_moved(run: RunDir, experiment: Experiment, recorded: Mapping[str, Any]) -
         return True
     if not PATH_KEYS.issuperset(keys):
         return False
-    now = experiment.model_dump(mode="json")
+    current = experiment.model_dump(mode="json")
     moves = dict(
-        pair for key in keys for pair in pairs(value_of(recorded, key), value_of(now, key))
+        pair for key in keys for pair in pairs(value_of(recorded, key), value_of(current, key))
     )
     markers = [done_markers.read(run.done(stage, 0)) for stage in WITH_DIGEST]
     return have_moved(moves) and all(

@@ -45,8 +45,8 @@ def recovery_job_ids(record: RunRecord, now: float) -> dict[str, set[str]]:
 
 def is_over(stage: StageRecord, index: int, now: float) -> bool:
     """Return whether no job resumes a task: it ended, or stopped very long ago."""
-    ended = stage.exits.get(index)
-    return has_ended(stage, index) or bool(ended and now - ended.ended > REQUEUE_SECONDS)
+    end = stage.exits.get(index)
+    return has_ended(stage, index) or bool(end and now - end.ended > REQUEUE_SECONDS)
 
 
 def is_blocked_for_long(record: RunRecord, stage: StageRecord, now: float) -> bool:
@@ -65,8 +65,8 @@ def is_blocked(record: RunRecord, stage: StageRecord, before: float = math.inf) 
 def ended_unfinished(stage: StageRecord, before: float) -> bool:
     """Return whether an unfinished task of a stage has a final exit record from before a time."""
     return any(
-        index not in stage.done and has_ended(stage, index) and ended.ended < before
-        for index, ended in stage.exits.items()
+        index not in stage.done and has_ended(stage, index) and end.ended < before
+        for index, end in stage.exits.items()
     )
 
 

@@ -1,4 +1,4 @@
-"""Runs as they are now: the run directories first, then one question to each scheduler."""
+"""Runs as they are now: the run directories first, then one query of each scheduler."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class StageRecord:
     """Tasks by attempt whose submission began and has no job id: it was killed, or is running."""
     progress: ProgressRecord | None = None
     """Of pretraining: its progress file."""
-    running: dict[int, ProgressRecord] = field(default_factory=dict)
+    task_progress: dict[int, ProgressRecord] = field(default_factory=dict)
     """Progress files of the current attempts of unfinished tasks; of other stages than pretraining,
     and at most of ``PROGRESS_FILES`` tasks."""
 
@@ -126,7 +126,7 @@ class RecordReader:
     def __init__(
         self, run: RunDir, in_full: bool = False, history: HistoryReader | None = None
     ) -> None:
-        """Read a run; nothing is read before the first call.
+        """Create the reader of a run; nothing is read before the first call.
 
         Args:
             in_full: keep the whole history, also the attempts of finished stages. Without it only
@@ -260,7 +260,7 @@ def read_progress(run: RunDir, stage: StageRecord) -> None:
     for index in unfinished:
         progress = progress_record.read(run, stage.stage, index)
         if progress is not None and progress.attempt == stage.jobs[index].attempt:
-            stage.running[index] = progress
+            stage.task_progress[index] = progress
 
 
 def done_indices(run: RunDir, stage: str, total: int) -> set[int]:

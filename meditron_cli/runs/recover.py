@@ -84,10 +84,10 @@ def recover(services: Services, runs: Iterable[OpenedRun]) -> RecoveryReport:
     """Make one pass over all runs: one query per scheduler, and more only for stages with a task
     whose job has ended.
     """
-    read = [(opened, opened.records.read()) for opened in runs if is_mine(opened.run)]
-    unfinished = [(opened, record) for opened, record in read if needs_recovery(record)]
+    records = [(opened, opened.records.read()) for opened in runs if is_mine(opened.run)]
+    unfinished = [(opened, record) for opened, record in records if needs_recovery(record)]
     infos = query_schedulers(services, [record for _, record in unfinished], services.clock.now())
-    notices = [Notice(record.name, "", record.problem) for _, record in read if record.problem]
+    notices = [Notice(record.name, "", record.problem) for _, record in records if record.problem]
     notices += [
         Notice(record.name, stage, message)
         for (_, record), known in zip(unfinished, infos, strict=True)
@@ -100,7 +100,7 @@ def recover(services: Services, runs: Iterable[OpenedRun]) -> RecoveryReport:
         for message in recover_stage(services, opened, record, stage)
     ]
     unanswered = any(info.is_unknown for known in infos for info in known.values())
-    return RecoveryReport(tuple(notices), unanswered, runs=len(read))
+    return RecoveryReport(tuple(notices), unanswered, runs=len(records))
 
 
 def release_held(

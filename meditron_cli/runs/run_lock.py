@@ -25,7 +25,7 @@ HINTS = {
 
 
 @contextmanager
-def exclusive(run: RunDir, action: str, denied: str = "") -> Iterator[None]:
+def exclusive(run: RunDir, action: str, denied_hint: str = "") -> Iterator[None]:
     """Hold the lock of a run, after a submission in progress is complete: a person's, or that of
     one of its jobs.
 
@@ -34,7 +34,7 @@ def exclusive(run: RunDir, action: str, denied: str = "") -> Iterator[None]:
 
     Args:
         action: the command that changes the run: ``cancel --save``.
-        denied: the hint for a user who may not write to the run.
+        denied_hint: the hint for a user who may not write to the run.
 
     Raises:
         ConfigError: the run cannot be written.
@@ -51,7 +51,7 @@ def exclusive(run: RunDir, action: str, denied: str = "") -> Iterator[None]:
         raise SchedulerError(error.message, hint=completed(error.hint)) from error
     except OSError as error:
         is_denied = error.errno in (errno.EACCES, errno.EPERM)
-        hint = denied if is_denied and denied else HINTS.get(error.errno or 0, "")
+        hint = denied_hint if is_denied and denied_hint else HINTS.get(error.errno or 0, "")
         raise ConfigError(
             f"run {run.name} cannot be written: {error.filename or run.root}: {error.strerror}",
             hint=completed(hint),

@@ -35,8 +35,8 @@ def derive_view(record: RunRecord, infos: Mapping[str, JobInfo], now: float) -> 
     for name, stage in record.stages.items():
         stages[name] = derive_stage_view(record, stage, infos, now, before=stages)
     state = first_of(view.state for view in stages.values()) if stages else "stopped"
-    trained = training_stage(stages)
-    training = record.stages[trained] if trained else None
+    training_name = training_stage(stages)
+    training = record.stages[training_name] if training_name else None
     progress = training.progress if training else None
     trains = (
         training is not None
@@ -87,7 +87,7 @@ def derive_stage_view(
             for index, state in states.items()
         }
     step, tokens = steps_and_tokens(stage)
-    waits = pending_job(stage, infos)
+    pending = pending_job(stage, infos)
     working = [index for index, word in states.items() if word == "running"]
     return StageView(
         stage=stage.stage,
@@ -100,10 +100,10 @@ def derive_stage_view(
         tokens=tokens,
         target_tokens=stage.target_tokens,
         task_states=states,
-        pending_reason=waits.reason if waits else "",
-        expected_start=waits.start if waits else None,
+        pending_reason=pending.reason if pending else "",
+        expected_start=pending.start if pending else None,
         stopping=stop_sentence(record, stage, working),
-        progress=progress_of([stage.running[i] for i in working if i in stage.running]),
+        progress=progress_of([stage.task_progress[i] for i in working if i in stage.task_progress]),
     )
 
 
@@ -227,12 +227,12 @@ def task_state(
     job = stage.jobs.get(index)
     if job is None:
         return "stopped"
-    ended = stage.exits.get(index)
-    if ended and ending and ending.time >= job.time and ended.ended < ending.time:
+    end = stage.exits.get(index)
+    if end and ending and ending.time >= job.time and end.ended < ending.time:
         ending = None
     requested = ending.state if ending and ending.time >= job.time else None
-    if ended and has_ended(stage, index):
-        return requested or final_state(ended)
+    if end and has_ended(stage, index):
+        return requested or final_state(end)
     return open_state(stage, index, requested, infos, now)
 
 
@@ -242,13 +242,13 @@ def open_state(
     """Return the state of a task without a final exit record. ``requested`` is its state once its
     job is gone, where a person has cancelled or stopped it.
     """
-    job, ended = stage.jobs[index], stage.exits.get(index)
+    job, end = stage.jobs[index], stage.exits.get(index)
     info = infos.get(job.job_id)
     if info is not None and info.state in (JobState.QUEUED, JobState.ACTIVE, JobState.UNKNOWN):
         return listed_state(info)
     if requested or has_recovery_job(stage, infos):
         return requested or "pending"
-    if ended and not was_cancelled(info):
+    if end and not was_cancelled(info):
         return "stopped"
     return missing_job_state(job, info, now)
 

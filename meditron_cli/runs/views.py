@@ -61,8 +61,8 @@ class StageView:
 
     @property
     def state_text(self) -> str:
-        """Return the state, of a pending stage with Slurm's reason, of a running one that is about
-        to end by request with how.
+        """Return the state; for a pending stage with Slurm's reason, for a running one that is
+        about to end by request with how it ends.
         """
         detail = {"pending": self.pending_reason, "running": self.stopping}.get(self.state, "")
         return f"{self.state} ({detail})" if detail else self.state
@@ -133,8 +133,8 @@ class RunView:
 
     @property
     def state_text(self) -> str:
-        """Return the state, of an unreadable run with the system's reason, of a running one that is
-        about to end by request with how.
+        """Return the state; for an unreadable run with the system's reason, for a running one that
+        is about to end by request with how it ends.
         """
         detail = self.unreadable or self.stopping
         return f"{self.state} ({detail})" if detail else self.state

@@ -17,7 +17,7 @@ WRONG_CHOICES = 3
 
 
 def questions(relations: Sequence[Relation], seed: int) -> list[dict[str, Any]]:
-    """Yield records ``{"id", "question", "choices", "answer", "subject"}``, fixed by the seed.
+    """Return records ``{"id", "question", "choices", "answer", "subject"}``, fixed by the seed.
 
     ``answer`` is the index of the right choice; each index serves equally often, to within one.
 

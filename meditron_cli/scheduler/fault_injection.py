@@ -18,7 +18,7 @@ from jobs.supervision.ranks import fault_injection
 from meditron_cli.errors import SchedulerError
 
 STEP_SECONDS = 60.0
-"""For a small step on every node of a job to start and end; as long as a pre-flight may take."""
+"""For a small step on every node of a job to start and end; as long as a preflight check has."""
 MINUTES_LEFT = 1
 """Of the lowered time limit, beyond the minute that has begun: time enough to save a tiny model."""
 
@@ -117,7 +117,7 @@ class SlurmFaultInjector:
 
     def _call(self, command: list[str], more: Mapping[str, str]) -> str:
         try:
-            done = subprocess.run(
+            result = subprocess.run(
                 command,
                 capture_output=True,
                 text=True,
@@ -128,14 +128,14 @@ class SlurmFaultInjector:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise SchedulerError(f"{command[0]} did not answer: {error}") from error
-        if done.returncode != 0:
-            lines = done.stderr.strip().splitlines()
+        if result.returncode != 0:
+            lines = result.stderr.strip().splitlines()
             raise SchedulerError(f"{command[0]}: {lines[-1] if lines else 'it gave no reason'}")
-        return done.stdout
+        return result.stdout
 
 
 class LocalFaultInjector:
-    """A job of this machine; it has no queue and no time limit."""
+    """Faults of a job on this machine, which has no queue and no time limit."""
 
     def preempt(self, run: RunDir, job_id: str) -> None:
         """Refuse: this machine does not preempt.

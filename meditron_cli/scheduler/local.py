@@ -195,8 +195,8 @@ def runner_command(plan: Plan, path: Path) -> list[str]:
 def runner_environment(
     plan: Plan, stage: StagePlan, run: Path, environ: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return its variables: those that any job inherits, the run's own code, the profile's
-    settings, this machine's cores divided among the ranks that run at once.
+    """Return the variables of that process: those that any job inherits, the run's own code, the
+    profile's settings, this machine's cores divided among the ranks that run at once.
     """
     ranks = parallel_tasks(stage) * stage.tasks[0].ranks
     settings = variables(plan.site.setup)
