@@ -146,7 +146,8 @@ class Pretrain(Section):
     warmup_steps: NonNegativeInt
     """Steps of linear warm-up."""
     decay_steps: PositiveInt | None = None
-    """Steps until the cosine ends; default: train_steps. MEDITRON stopped halfway (App. D.1)."""
+    """Steps until the cosine ends; default: train_steps. MEDITRON stopped halfway
+    (arXiv 2311.16079, App. D.1)."""
     adam_beta1: Share = 0.9
     """AdamW beta 1."""
     adam_beta2: Share = 0.95
