@@ -176,12 +176,10 @@ class Client:
             return None
         return [row.step_id for row in queries.parse(text, queries.StepRow) if row.name == name]
 
-    def node_names(self) -> tuple[str, ...] | None:
-        """Return all nodes of the cluster, sorted."""
-        return self.partition_nodes("")
-
     def partition_nodes(self, partition: str) -> tuple[str, ...] | None:
-        """Return the nodes of a partition, sorted; none for an unknown one."""
+        """Return the nodes of a partition, or of the cluster where it is empty, sorted; none for an
+        unknown one.
+        """
         text = self._ask(queries.sinfo_command(partition))
         return None if text is None else tuple(sorted(set(text.split())))
 

@@ -110,7 +110,6 @@ class JobFacts:
 
     job_id: str
     state: str
-    reason: str
     preempt_time: float | None
     """Set while, and after, Slurm preempts the job; then ``end_time`` is the end of the grace."""
     eligible_time: float | None
@@ -121,7 +120,6 @@ class JobFacts:
     restarts: int
     can_requeue: bool
     nodes: tuple[str, ...]
-    partition: str
     comment: str
 
 
@@ -218,7 +216,6 @@ def parse_job(text: str) -> JobFacts | None:
     return JobFacts(
         job_id=fields["JobId"],
         state=fields["JobState"],
-        reason=fields.get("Reason", ""),
         preempt_time=seconds(fields.get("PreemptTime", "")),
         eligible_time=seconds(fields.get("EligibleTime", "")),
         start_time=seconds(fields.get("StartTime", "")),
@@ -226,7 +223,6 @@ def parse_job(text: str) -> JobFacts | None:
         restarts=int(fields.get("Restarts") or 0),
         can_requeue=fields.get("Requeue") == "1",
         nodes=node_names(fields.get("NodeList", "")),
-        partition=fields.get("Partition", ""),
         comment=fields.get("Comment", ""),
     )
 

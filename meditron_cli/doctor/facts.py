@@ -21,7 +21,7 @@ GRES = re.compile(r"gpu(?::(?P<kind>[^:(,]+(?=:)))?:(?P<count>\d+)")
 
 QOS_FIELDS = "Name,GraceTime,Preempt,PreemptMode,MaxWall,MaxJobsPU,MaxSubmitJobsPU"
 ASSOCIATION_FIELDS = "Cluster,Account,QOS,DefaultQOS,MaxJobs,MaxSubmitJobs,MaxWall"
-NODE_FORMAT = "%N|%R|%T|%c|%m|%G|%f"
+NODE_FORMAT = "%N|%R|%T|%c|%m|%G"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,6 @@ class PartitionRow:
     """The partition's own QOS, empty for none."""
     accounts: tuple[str, ...]
     """Accounts that may use it; empty: all."""
-    is_default: bool
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,6 @@ class NodeRow:
     """RealMemory (slurm.conf(5))."""
     gpus: int
     gpu_kinds: tuple[str, ...]
-    features: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -159,13 +157,12 @@ def _partition(fields: Mapping[str, str]) -> PartitionRow:
         nodes=frozenset(node_names(fields.get("Nodes", ""))),
         qos="" if fields.get("QoS") in (None, "N/A") else fields["QoS"],
         accounts=() if accounts == "ALL" else tuple(accounts.split(",")),
-        is_default=fields.get("Default") == "YES",
     )
 
 
 def parse_nodes(text: str) -> tuple[NodeRow, ...]:
     """Parse ``sinfo --Node --format=NODE_FORMAT``, a line per node and partition; sort by name."""
-    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 6]
+    rows = [line.split("|") for line in text.splitlines() if line.count("|") == 5]
     partitions: dict[str, list[str]] = {}
     for name, partition, *_ in rows:
         partitions.setdefault(name, []).append(partition)
@@ -174,7 +171,7 @@ def parse_nodes(text: str) -> tuple[NodeRow, ...]:
 
 
 def _node(row: list[str], partitions: tuple[str, ...]) -> NodeRow:
-    name, _, state, cpus, memory, gres, features = row
+    name, _, state, cpus, memory, gres = row
     gpus = list(GRES.finditer(gres))
     return NodeRow(
         name=name,
@@ -184,7 +181,6 @@ def _node(row: list[str], partitions: tuple[str, ...]) -> NodeRow:
         memory_mb=count(memory) or 0,
         gpus=sum(int(match["count"]) for match in gpus),
         gpu_kinds=tuple(match["kind"] for match in gpus if match["kind"]),
-        features=() if features == "(null)" else tuple(features.split(",")),
     )
 
 

@@ -126,10 +126,6 @@ class RunView:
     problem: str
     unreadable: str = ""
     """The system's reason for the problem, such as ``Permission denied``; else empty."""
-    goodput: float | None = None
-    """Share of the time since the first submission that went into steps that count; None in a list
-    of runs, since it takes reading all step records.
-    """
 
     @property
     def state_text(self) -> str:
@@ -157,5 +153,5 @@ class RunView:
             "stages": {name: stage.to_json() for name, stage in self.stages.items()},
             "loss": self.loss,
             "eta_s": self.eta_s,
-            "goodput": self.goodput,
+            "goodput": None,  # it takes reading all metric lines, so that a list goes without it
         }

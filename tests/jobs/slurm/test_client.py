@@ -23,7 +23,7 @@ def test_an_unresponsive_slurm_answers_nothing_and_takes_nothing(
     assert client.find("a", "b", Path("/c")) is None
     assert client.dependents(["1"]) is None
     assert client.step_ids("1", "ranks") is None
-    assert client.node_names() is None
+    assert client.partition_nodes("low") is None
     assert client.config() is None
     assert not client.requeue("1")
     assert not client.cancel(["1"])
@@ -100,7 +100,7 @@ def test_rows_of_jobs_that_run_elsewhere_in_a_federation_are_omitted(
 def test_nodes_are_named_once_each(programs: FakeSlurm, client: Client) -> None:
     programs.tell("nodes", "gpu02\ngpu01\ngpu01\n")
 
-    assert client.node_names() == ("gpu01", "gpu02")
+    assert client.partition_nodes("low") == ("gpu01", "gpu02")
 
 
 def test_start_now_drops_the_start_time_of_a_pending_job(

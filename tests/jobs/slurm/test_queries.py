@@ -241,7 +241,6 @@ def test_the_facts_of_a_running_job() -> None:
         True,
     )
     assert found.nodes == ("gpu01", "gpu02")
-    assert found.partition == "low"
     assert found.preempt_time is None
     assert found.start_time is not None
     assert found.eligible_time == found.start_time - 3600

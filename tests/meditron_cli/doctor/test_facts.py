@@ -45,7 +45,7 @@ def test_time_limits_are_read(text: str, seconds: int | None) -> None:
 def test_partitions_are_read() -> None:
     cpu, low, high = facts.parse_partitions(output("22.05.8", "partitions"))
 
-    assert (cpu.name, cpu.is_default, cpu.max_minutes, cpu.max_nodes) == ("cpu", True, None, None)
+    assert (cpu.name, cpu.max_minutes, cpu.max_nodes) == ("cpu", None, None)
     assert (low.grace_seconds, low.preempt_mode, low.priority_tier) == (10, "REQUEUE", 1)
     assert low.nodes == high.nodes == {"gpu01", "gpu02", "gpu03", "gpu04"}
     assert (high.preempt_mode, high.up, high.accounts, high.qos) == ("OFF", True, (), "")
@@ -66,7 +66,7 @@ def test_a_node_of_two_partitions_is_one_node() -> None:
     nodes = facts.parse_nodes(output("22.05.8", "nodes"))
 
     assert len(nodes) == 6
-    assert nodes[2] == NodeRow("gpu01", ("low", "high"), "idle", 16, 4000, 4, ("fake",), ())
+    assert nodes[2] == NodeRow("gpu01", ("low", "high"), "idle", 16, 4000, 4, ("fake",))
 
 
 def test_gpus_are_counted_among_other_resources_and_marks_are_omitted() -> None:
@@ -74,7 +74,6 @@ def test_gpus_are_counted_among_other_resources_and_marks_are_omitted() -> None:
 
     assert (nodes["g010"].gpus, nodes["g010"].gpu_kinds) == (4, ("h100",))
     assert (nodes["g010"].state, nodes["g003"].state) == ("down", "draining")
-    assert nodes["g010"].features == ("h100", "ib")
     assert facts.parse_nodes(output("24.05.2", "nodes"))[0].gpus == 4
     assert facts.parse_nodes(output("24.05.2", "nodes"))[0].gpu_kinds == ()
 
