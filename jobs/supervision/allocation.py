@@ -70,18 +70,18 @@ class Allocation:
             usable: ranks may be started once more in this allocation.
         """
         if self.client is None:
-            return SlurmReport(site=RecoveryOptions("local", nodes=self.job.nodes))
+            return SlurmReport(options=RecoveryOptions("local", nodes=self.job.nodes))
         facts = self.facts()
         options = self._recovery_options(self.client, site, facts, usable)
         if facts is None:
-            return SlurmReport(site=options)
+            return SlurmReport(options=options)
         state = facts.state.split()[0]
         return SlurmReport(
             state=state,
             preempted=facts.preempt_time is not None,
             cancelled=state == "CANCELLED",
             failed_node=next(iter(self.client.rebooted_nodes(facts)), ""),
-            site=options,
+            options=options,
         )
 
     def _recovery_options(

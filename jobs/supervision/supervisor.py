@@ -97,8 +97,8 @@ class Supervisor:
         self.signals = catch_signals()
         self.allocation = Allocation.current(os.environ)
         self.attempt = AttemptRef(run, stage, index, 0, time.time())
-        self.history = RunReader(run)
-        self.metrics = self.history.metrics(stage)
+        self.reader = RunReader(run)
+        self.metrics = self.reader.metrics(stage)
         self.task: specs.TaskSpec | None = None
         self.follows: int | None = None
         """The earlier attempt whose end forbids another one here."""
@@ -137,7 +137,7 @@ class Supervisor:
 
     def task_history(self) -> TaskHistory:
         """Return the history of the task up to now."""
-        return self.history.current().task(self.stage, self.index)
+        return self.reader.current().task(self.stage, self.index)
 
     def refuse(self, first: int, message: str) -> int:
         """Record the refusal of a task that must not be started; return the exit code."""
@@ -161,7 +161,7 @@ class Supervisor:
             self.attempt, self.allocation.job, evidence, decision, follows=self.follows
         )
         recorded = attempt_records.record_exit(self.run, record)
-        runner = ActionRunner(self.attempt, self.allocation, self.history, self.is_stop_requested)
+        runner = ActionRunner(self.attempt, self.allocation, self.reader, self.is_stop_requested)
         if not recorded and decision.action in CONTINUES and runner.wait_for_storage():
             recorded = attempt_records.record_exit(self.run, record)
         self.record_suspects(decision.suspects)
@@ -262,9 +262,9 @@ class Supervisor:
         earlier = [start for start in history.starts if start.attempt != self.attempt.number]
         if not earlier:
             return
-        site = replace(allocation.slurm_report(task.site).site, in_allocation=False)
+        options = replace(allocation.slurm_report(task.site).options, in_allocation=False)
         closer = AttemptCloser(
-            self.run, "supervisor", allocation.client, site, self.metrics, job.job_id
+            self.run, "supervisor", allocation.client, options, self.metrics, job.job_id
         )
         for start in earlier:
             decision = closer.close(start, history)
@@ -294,7 +294,7 @@ class Supervisor:
         attempt, task, job = self.attempt, self.task, self.allocation.job
         site = task.site if task else specs.SiteSpec()
         if task is not None and is_finished(attempt, task, observed.code):
-            slurm = SlurmReport(site=RecoveryOptions(nodes=job.nodes))
+            slurm = SlurmReport(options=RecoveryOptions(nodes=job.nodes))
         else:
             observed = replace(observed, storage_refuses=storage.refuses_files(attempt.folder))
             slurm = self.allocation.slurm_report(site, observed.ranks_gone)
@@ -308,7 +308,7 @@ class Supervisor:
             traceback.print_exc()
             times = (attempt.began, time.time())
             evidence = Evidence(AttemptFacts(self.stage, attempt.number, job.job_id, *times))
-            return evidence, stop(f"the end of {self.stage} could not be diagnosed: {error}")
+            return evidence, undecided(f"the end of {self.stage} could not be diagnosed: {error}")
 
     def observe(self, run: Callable[[], Observed]) -> tuple[Observed, Decision | None]:
         """Run an attempt; return the observations, and the decision where it is made already."""
@@ -381,7 +381,7 @@ def is_abandoned(environ: Mapping[str, str]) -> bool:
     return bool(name) and not local_ranks.is_alive(name)
 
 
-def stop(message: str) -> Decision:
+def undecided(message: str) -> Decision:
     """Return the decision where none can be made."""
     diagnosis = Diagnosis(RootCause.UNKNOWN, message, hint="{meditron logs} shows the traceback")
     return Decision(RetryAction.STOP, message, code=FAILED, diagnosis=diagnosis)

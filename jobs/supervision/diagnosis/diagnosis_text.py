@@ -73,7 +73,7 @@ def shortened(message: str) -> str:
 
 def only_node(evidence: Evidence) -> str:
     """Return the node of an allocation of one node; empty for others."""
-    return evidence.site.nodes[0] if len(evidence.site.nodes) == 1 else ""
+    return evidence.options.nodes[0] if len(evidence.options.nodes) == 1 else ""
 
 
 def node_of(evidence: Evidence, rank: int | None) -> str:

@@ -146,7 +146,7 @@ class SlurmReport:
     """The only node of the job that is down now, or one that has rebooted since the job started."""
     ended: float | None = None
     """When the job ended; None while it runs, or where it is not known."""
-    site: RecoveryOptions = RecoveryOptions()
+    options: RecoveryOptions = RecoveryOptions()
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,6 @@ class Evidence:
     progress: Progress = Progress()
 
     @property
-    def site(self) -> RecoveryOptions:
+    def options(self) -> RecoveryOptions:
         """Return the recovery options of the process that decides."""
-        return self.slurm.site
+        return self.slurm.options

@@ -78,7 +78,7 @@ def node_failed(evidence: Evidence) -> DiagnosisText | None:
 
 def time_limit(evidence: Evidence) -> DiagnosisText | None:
     """Return a time limit, from the job state or the early signal, unless a rank failed first."""
-    early = signal.SIGUSR2 in evidence.observed.signals and evidence.site.scheduler == "slurm"
+    early = signal.SIGUSR2 in evidence.observed.signals and evidence.options.scheduler == "slurm"
     if not (early or slurm_state(evidence) == "TIMEOUT") or first_failure.has_failed_rank(evidence):
         return None
     sentence = f"{job_name(evidence)} reached its time limit{at_step(evidence)}"
@@ -89,7 +89,7 @@ def signalled(evidence: Evidence) -> DiagnosisText | None:
     """Return the end by a signal: on this machine by a person, under Slurm of unknown cause."""
     if not evidence.observed.signals or first_failure.has_failed_rank(evidence):
         return None
-    if evidence.site.scheduler != "slurm":
+    if evidence.options.scheduler != "slurm":
         return DiagnosisText(
             RootCause.STOPPED,
             f"{attempt_name(evidence)} was stopped by a signal{at_step(evidence)}",

@@ -24,7 +24,7 @@ def examine(  # noqa: PLR0913 - one argument per source of evidence
     start: StartEvent,
     task: specs.TaskSpec | None,
     client: Client | None,
-    site: RecoveryOptions,
+    options: RecoveryOptions,
     history: TaskHistory,
     metrics: MetricsReader,
     listing: FolderListing | None = None,
@@ -32,7 +32,7 @@ def examine(  # noqa: PLR0913 - one argument per source of evidence
     """Return the evidence about an attempt.
 
     Args:
-        site: the recovery options of the process that decides.
+        options: the recovery options of the process that decides.
         history: of the task.
         metrics: of its stage.
         listing: of the attempt's folder, where many tasks of one attempt are examined.
@@ -47,7 +47,7 @@ def examine(  # noqa: PLR0913 - one argument per source of evidence
         storage_refuses=slurm.storage_requeue,
         diagnosis=before.diagnosis if before else None,
     )
-    slurm = replace(slurm, site=site, ended=before.ended if before else slurm.ended)
+    slurm = replace(slurm, options=options, ended=before.ended if before else slurm.ended)
     job = Job(start.job_id, start.restarts, start.nodes)
     return evidence_collection.evidence(attempt, task, job, observed, slurm, history, metrics)
 

@@ -37,7 +37,7 @@ class ActionRunner:
 
     attempt: AttemptRef
     allocation: Allocation
-    history: RunReader
+    reader: RunReader
     is_interrupted: Callable[[], bool]
     """Returns whether a stop is requested, by a signal or otherwise."""
     requeue_seconds: float = REQUEUE_SECONDS
@@ -138,7 +138,7 @@ class ActionRunner:
                 exclude=decision.exclude,
                 delay=decision.delay,
                 client=self.allocation.client,
-                reader=self.history,
+                reader=self.reader,
             )
         except SubmitError as error:
             log(f"{error.message}\nhint: `{attempt.run.command('resume')}`")
@@ -146,6 +146,6 @@ class ActionRunner:
         if ids:
             log(f"job {ids[0]} resumes {attempt.stage} task {attempt.index}")
             return SUCCESSOR
-        history = self.history.current().task(attempt.stage, attempt.index)
+        history = self.reader.current().task(attempt.stage, attempt.index)
         is_over = history.is_cancelled or history.is_stopped or attempt.run.is_stop_requested()
         return STOPPED if is_over else SUCCESSOR

@@ -38,7 +38,7 @@ class AttemptCloser:
     """The deciding process: ``supervisor``, ``recovery_job`` or ``recover``."""
     client: Client | None
     """None without Slurm."""
-    site: RecoveryOptions
+    options: RecoveryOptions
     """The recovery options of that process."""
     metrics: MetricsReader
     """Of the stage whose attempts are closed."""
@@ -55,9 +55,11 @@ class AttemptCloser:
         (``WAIT``).
         """
         task = specs.read_task(self.run, start.stage, start.index)
-        site = replace(self.site, started_again=start.job_id == self.own_job)
+        options = replace(self.options, started_again=start.job_id == self.own_job)
         listing = self._listing(self.run.attempt(start.stage, start.attempt))
-        evidence = examine(self.run, start, task, self.client, site, history, self.metrics, listing)
+        evidence = examine(
+            self.run, start, task, self.client, options, history, self.metrics, listing
+        )
         closed = self._closed.setdefault((start.stage, start.index), [])
         path = node_ledger.ledger_of(self.run, task)
         decision = retry_policy.decide(

@@ -77,7 +77,7 @@ def decide(
         if decision is not None:
             break
     else:
-        decision = retry(case)
+        decision = retry_decision(case)
     return replace(
         decision,
         reason=diagnosis_text.one_line(decision.reason),
@@ -104,7 +104,7 @@ def not_retryable(case: RetryCase) -> Decision | None:
     if case.row.code == STOPPED:
         reason = f"{case.diagnosis.sentence}; {RESUME} resumes it"
         return Decision(RetryAction.STOP, reason, code=STOPPED)
-    return stop(case, case.row.advice)
+    return stop_decision(case, case.row.advice)
 
 
 def no_usable_checkpoint(case: RetryCase) -> Decision | None:
@@ -119,7 +119,7 @@ def no_usable_checkpoint(case: RetryCase) -> Decision | None:
     ):
         return None
     if case.diagnosis.cause is RootCause.CHECKPOINT:
-        return stop(case, case.row.advice)
+        return stop_decision(case, case.row.advice)
     if not case.newest or case.diagnosis.cause is RootCause.STORAGE:
         return None
     sentence = (
@@ -154,7 +154,9 @@ def repeated_at_one_step(case: RetryCase) -> Decision | None:
     times = sum((e.fingerprint, e.last_step) == (fingerprint, step) for e in case.counted)
     if times < SAME_STEP:
         return None
-    return stop(case, f"the same failure ({fingerprint}) occurred {times} times at step {step:,}")
+    return stop_decision(
+        case, f"the same failure ({fingerprint}) occurred {times} times at step {step:,}"
+    )
 
 
 def failed_on_two_nodes(case: RetryCase) -> Decision | None:
@@ -164,7 +166,7 @@ def failed_on_two_nodes(case: RetryCase) -> Decision | None:
         return None
     listed = " and on ".join(nodes[-2:])
     failure = f"the same failure ({case.diagnosis.fingerprint})"
-    return stop(case, f"{failure} occurred on {listed}: the program is at fault")
+    return stop_decision(case, f"{failure} occurred on {listed}: the program is at fault")
 
 
 def repeats_exceeded(case: RetryCase) -> Decision | None:
@@ -173,7 +175,7 @@ def repeats_exceeded(case: RetryCase) -> Decision | None:
     if allowed is None or times <= allowed:
         return None
     repetition = f"it occurred {times} times without a newer checkpoint" if times > 1 else ""
-    decision = stop(case, repetition, case.row.advice)
+    decision = stop_decision(case, repetition, case.row.advice)
     if case.row.repeated is None:
         return decision
     sentence = diagnosis_text.one_line(decision.reason)
@@ -189,9 +191,13 @@ def budget_exhausted(case: RetryCase) -> Decision | None:
     elif most == 1 and case.diagnosis.cause is not RootCause.PREEMPTED:
         tries = case.failures  # a budget of one attempt excludes a retry on a full disk too
     if tries >= most:
-        return stop(case, f"attempt {tries} in a row without a newer checkpoint", case.row.advice)
+        return stop_decision(
+            case, f"attempt {tries} in a row without a newer checkpoint", case.row.advice
+        )
     if starts >= max(STALLED_STARTS, most):
-        return stop(case, f"start {starts} in a row without a newer checkpoint", case.row.advice)
+        return stop_decision(
+            case, f"start {starts} in a row without a newer checkpoint", case.row.advice
+        )
     return None
 
 
@@ -207,7 +213,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def stop(case: RetryCase, *why: str) -> Decision:
+def stop_decision(case: RetryCase, *why: str) -> Decision:
     """Return the decision to stop, with the reasons."""
     reason = f"{case.diagnosis.sentence}; not retried: {', '.join(filter(None, why))}"
     return Decision(RetryAction.STOP, reason, code=case.row.code)
@@ -216,21 +222,21 @@ def stop(case: RetryCase, *why: str) -> Decision:
 # Retries ------------------------------------------------------------------------------------------
 
 
-def retry(case: RetryCase) -> Decision:
+def retry_decision(case: RetryCase) -> Decision:
     """Return the cheapest retry that the recovery options allow."""
-    site = case.evidence.site
-    if site.started_again and not set(case.blamed) & set(site.nodes):
+    options = case.evidence.options
+    if options.started_again and not set(case.blamed) & set(options.nodes):
         reason = f"{case.diagnosis.sentence}; the requeued job {resumes(case)}"
         return Decision(RetryAction.REQUEUE, reason, code=SUCCESSOR)
     delay = delay_before(case)
     preempted = case.diagnosis.cause is RootCause.PREEMPTED
-    if preempted and case.live and site.can_requeue and site.requeues_left != 0:
+    if preempted and case.live and options.can_requeue and options.requeues_left != 0:
         reason = f"{case.diagnosis.sentence}; Slurm requeues the job, which {resumes(case)}"
         return Decision(RetryAction.REQUEUE, reason, code=SUCCESSOR)
     if may_restart(case, delay):
-        return restart(case, delay)
-    if site.can_submit or not case.on_slurm:
-        return submit(case, delay)
+        return restart_decision(case, delay)
+    if options.can_submit or not case.on_slurm:
+        return submit_decision(case, delay)
     reason = (
         f"{case.diagnosis.sentence}; no job may be submitted from this node: "
         f"{{meditron recover}} or {RESUME} on the login node submits one"
@@ -240,17 +246,17 @@ def retry(case: RetryCase) -> Decision:
 
 def may_restart(case: RetryCase, delay: float) -> bool:
     """Return whether the ranks may be started once more in this allocation."""
-    site = case.evidence.site
+    options = case.evidence.options
     fatal = {entry.node for entry in case.ledger if entry.verdict == "FATAL"}
     return (
         case.live
-        and site.usable
+        and options.usable
         and not case.evidence.observed.signals  # the allocation ends, or a stop is requested
         and case.row.in_place
         and not case.blamed
-        and not fatal & set(site.nodes)
+        and not fatal & set(options.nodes)
         and restarts(case) < case.limits.restarts_in_allocation
-        and (site.seconds_left is None or site.seconds_left >= delay + RESTART_SECONDS)
+        and (options.seconds_left is None or options.seconds_left >= delay + RESTART_SECONDS)
     )
 
 
@@ -267,7 +273,8 @@ def restarts(case: RetryCase) -> int:
     return number
 
 
-def restart(case: RetryCase, delay: float) -> Decision:
+def restart_decision(case: RetryCase, delay: float) -> Decision:
+    """Return the decision to restart the ranks in this allocation."""
     number, most = restarts(case) + 1, case.limits.restarts_in_allocation
     reason = (
         f"{case.diagnosis.sentence}; restarting {origin(case)} on the same nodes"
@@ -276,7 +283,7 @@ def restart(case: RetryCase, delay: float) -> Decision:
     return Decision(RetryAction.RESTART, reason, delay, code=SUCCESSOR)
 
 
-def submit(case: RetryCase, delay: float) -> Decision:
+def submit_decision(case: RetryCase, delay: float) -> Decision:
     """Return the decision to submit a new job, without blamed nodes and those of the ledger."""
     listed = node_ledger.worst_first(case.ledger) if case.on_slurm else []
     exclude = tuple(dict.fromkeys((*case.blamed, *listed)))

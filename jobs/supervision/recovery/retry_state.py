@@ -32,12 +32,12 @@ class RetryCase:
 
     @property
     def on_slurm(self) -> bool:
-        return self.evidence.site.scheduler == "slurm"
+        return self.evidence.options.scheduler == "slurm"
 
     @property
     def live(self) -> bool:
         """Return whether the attempt's own supervisor decides."""
-        return self.evidence.site.in_allocation
+        return self.evidence.options.in_allocation
 
     @cached_property
     def present(self) -> ExitRecord:

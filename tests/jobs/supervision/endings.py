@@ -37,7 +37,7 @@ PARTS: dict[str, tuple[str, ...]] = {
         "diagnosis", "storage_refuses",
     ),
     "traces": ("ranks", "failed_node", "oom_kills", "log_signs"),
-    "slurm": ("state", "preempted", "cancelled", "cancelled_by", "supervisor_signal", "site"),
+    "slurm": ("state", "preempted", "cancelled", "cancelled_by", "supervisor_signal", "options"),
     "progress": ("step_before", "step_after", "last_step"),
 }  # fmt: skip
 """Fields by the part of the evidence that has them."""
@@ -45,7 +45,7 @@ PARTS: dict[str, tuple[str, ...]] = {
 FIRST = Evidence(
     AttemptFacts("pretrain", 1, "12", NOW - 600, NOW, run="med", world_size=4),
     Observed(ranks_started=True),
-    slurm=SlurmReport(site=SITE),
+    slurm=SlurmReport(options=SITE),
     progress=Progress(1100, 1200, 1204),
 )
 

@@ -44,28 +44,28 @@ CASES: list[tuple[str, Evidence, RootCause]] = [
     ("the supervisor refused", evidence(configuration=True), RootCause.CONFIGURATION),
     ("PreemptTime is set", evidence(preempted=True, signals=(USR2,)), RootCause.PREEMPTED),
     ("preempted, no signal seen", evidence(preempted=True, ranks=(SAVED,)), RootCause.PREEMPTED),
-    ("a row PREEMPTED", evidence(state="PREEMPTED", site=AFTERWARDS), RootCause.PREEMPTED),
+    ("a row PREEMPTED", evidence(state="PREEMPTED", options=AFTERWARDS), RootCause.PREEMPTED),
     ("supervisor killed", evidence(state="FAILED", supervisor_signal=9), RootCause.CRASH),
     ("requeued before the ranks left", evidence(state="REQUEUED"), RootCause.PREEMPTED),
     (
         "requeued, as its supervisor observed",
-        evidence(state="REQUEUED", diagnosis=Diagnosis(RootCause.UNKNOWN, "x"), site=AFTERWARDS),
+        evidence(state="REQUEUED", diagnosis=Diagnosis(RootCause.UNKNOWN, "x"), options=AFTERWARDS),
         RootCause.PREEMPTED,
     ),
-    ("requeued, no record", evidence(state="REQUEUED", site=AFTERWARDS), RootCause.PREEMPTED),
+    ("requeued, no record", evidence(state="REQUEUED", options=AFTERWARDS), RootCause.PREEMPTED),
     ("the early signal", evidence(signals=(USR2,), ranks=(SAVED,), code=130), RootCause.TIME_LIMIT),
     ("too slow to save", evidence(signals=(USR2,), ranks=(rank(3, KILL),)), RootCause.TIME_LIMIT),
-    ("a row TIMEOUT", evidence(state="TIMEOUT", site=AFTERWARDS), RootCause.TIME_LIMIT),
-    ("a row NODE_FAIL", evidence(state="NODE_FAIL", site=AFTERWARDS), RootCause.NODE_FAIL),
-    ("a row BOOT_FAIL", evidence(state="BOOT_FAIL", site=AFTERWARDS), RootCause.NODE_FAIL),
+    ("a row TIMEOUT", evidence(state="TIMEOUT", options=AFTERWARDS), RootCause.TIME_LIMIT),
+    ("a row NODE_FAIL", evidence(state="NODE_FAIL", options=AFTERWARDS), RootCause.NODE_FAIL),
+    ("a row BOOT_FAIL", evidence(state="BOOT_FAIL", options=AFTERWARDS), RootCause.NODE_FAIL),
     (
         "srun lost a node, the rest saved",
         evidence(failed_node="gpu02", code=0),
         RootCause.NODE_FAIL,
     ),
     ("SIGTERM alone", evidence(signals=(TERM,), ranks=(SAVED,), code=130), RootCause.UNKNOWN),
-    ("SIGTERM without Slurm", evidence(signals=(TERM,), site=LOCAL), RootCause.STOPPED),
-    ("SIGUSR2 without Slurm", evidence(signals=(USR2,), site=LOCAL), RootCause.STOPPED),
+    ("SIGTERM without Slurm", evidence(signals=(TERM,), options=LOCAL), RootCause.STOPPED),
+    ("SIGUSR2 without Slurm", evidence(signals=(USR2,), options=LOCAL), RootCause.STOPPED),
     ("the pre-flight", evidence(findings=(FATAL,), ranks_started=False), RootCause.UNHEALTHY),
     ("a GPU lost at work", evidence(findings=(FATAL,), ranks=(rank(3),)), RootCause.GPU_HARDWARE),
     ("the disk of all", evidence(findings=(FULL,), ranks_started=False), RootCause.STORAGE),
@@ -74,7 +74,7 @@ CASES: list[tuple[str, Evidence, RootCause]] = [
     ("XID 45 after a kill", killed(log_signs=(logged("xid", 45),)), RootCause.CRASH),
     ("the kernel's OOM killer", killed(oom_kills=1), RootCause.HOST_OOM),
     ("OOM in the log", killed(log_signs=(logged("oom_kill", of=None),)), RootCause.HOST_OOM),
-    ("OOM of a step", evidence(state="OUT_OF_MEMORY", site=AFTERWARDS), RootCause.HOST_OOM),
+    ("OOM of a step", evidence(state="OUT_OF_MEMORY", options=AFTERWARDS), RootCause.HOST_OOM),
     ("a hang that ended in SIGKILL", killed(2, hang=HANG), RootCause.HANG),
     ("NCCL's watchdog", raised(WATCHDOG), RootCause.HANG),
     ("a rank killed", killed(), RootCause.CRASH),
@@ -154,7 +154,7 @@ CASES: list[tuple[str, Evidence, RootCause]] = [
         RootCause.LAUNCH,
     ),
     ("exit 0 without the target", evidence(code=0), RootCause.UNKNOWN),
-    ("nothing is known", evidence(state="FAILED", site=AFTERWARDS), RootCause.UNKNOWN),
+    ("nothing is known", evidence(state="FAILED", options=AFTERWARDS), RootCause.UNKNOWN),
 ]
 
 
@@ -249,7 +249,7 @@ def test_a_failure_without_a_known_cause_while_storage_refuses_files_is_of_stora
             "rank 3 on gpu02 was killed because its node ran out of memory at step 1,204",
         ),
         (
-            evidence(log_signs=(logged("xid", 79),), site=RecoveryOptions(nodes=("gpu07",))),
+            evidence(log_signs=(logged("xid", 79),), options=RecoveryOptions(nodes=("gpu07",))),
             "a GPU on gpu07 reported XID 79 at step 1,204",
         ),
         (
@@ -257,7 +257,7 @@ def test_a_failure_without_a_known_cause_while_storage_refuses_files_is_of_stora
             "the ranks of attempt 1 of pretrain ended at step 1,204 without a known cause",
         ),
         (
-            evidence(state="FAILED", job_id="9", last_step=None, site=AFTERWARDS),
+            evidence(state="FAILED", job_id="9", last_step=None, options=AFTERWARDS),
             "job 9 ended as FAILED without a known cause",
         ),
         (
@@ -265,7 +265,7 @@ def test_a_failure_without_a_known_cause_while_storage_refuses_files_is_of_stora
             "rank 1 on gpu01 lost another rank, and no rank reported a cause",
         ),
         (
-            evidence(state="NODE_FAIL", job_id="9", last_step=None, site=AFTERWARDS),
+            evidence(state="NODE_FAIL", job_id="9", last_step=None, options=AFTERWARDS),
             "an unidentified node of job 9 failed",
         ),
     ],
@@ -377,7 +377,7 @@ def test_what_comes_from_outside_has_no_fingerprint(case: Evidence) -> None:
 def test_what_the_supervisor_saw_stands_when_another_decides_again() -> None:
     known = Diagnosis(RootCause.CRASH, "rank 3 on gpu02 was killed by SIGBUS", "gpu02", "abc")
 
-    case = evidence(diagnosis=known, state="FAILED", site=AFTERWARDS)
+    case = evidence(diagnosis=known, state="FAILED", options=AFTERWARDS)
 
     assert root_cause.classify(case) == known
 
@@ -397,7 +397,7 @@ def test_slurms_last_word_settles_what_the_supervisor_did_not_know(
 ) -> None:
     known = Diagnosis(RootCause.UNKNOWN, "Slurm is ending job 12 and reports no reason")
 
-    case = evidence(diagnosis=known, state=state, site=AFTERWARDS)
+    case = evidence(diagnosis=known, state=state, options=AFTERWARDS)
 
     assert root_cause.classify(case).cause is cause
 

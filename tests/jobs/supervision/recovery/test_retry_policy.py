@@ -120,9 +120,9 @@ def test_each_end_has_its_action(case: Evidence, action: RetryAction, code: int)
 def test_a_requeued_job_resumes_unless_it_got_the_bad_node_again(
     nodes: tuple[str, ...], action: RetryAction
 ) -> None:
-    site = replace(AFTERWARDS, started_again=True, nodes=nodes)
+    options = replace(AFTERWARDS, started_again=True, nodes=nodes)
 
-    decision = decide(evidence(state="NODE_FAIL", failed_node="gpu02", site=site))
+    decision = decide(evidence(state="NODE_FAIL", failed_node="gpu02", options=options))
 
     assert decision.action is action
 
@@ -145,7 +145,7 @@ def test_a_requeued_job_resumes_unless_it_got_the_bad_node_again(
             "job 12 reached its time limit at step 1,204; a new job resumes from step 1,200",
         ),
         (
-            evidence(signals=(USR2,), site=replace(SITE, can_submit=False)),
+            evidence(signals=(USR2,), options=replace(SITE, can_submit=False)),
             "job 12 reached its time limit at step 1,204; no job may be submitted from this node: "
             "{meditron recover} or {meditron resume} on the login node submits one",
         ),
@@ -184,7 +184,7 @@ def test_every_cause_has_a_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("site", "action"),
+    ("options", "action"),
     [
         (SITE, RetryAction.REQUEUE),
         (replace(SITE, requeues_left=1), RetryAction.REQUEUE),
@@ -196,14 +196,14 @@ def test_every_cause_has_a_row() -> None:
     ],
 )
 def test_a_preempted_job_resumes_as_its_site_allows(
-    site: RecoveryOptions, action: RetryAction
+    options: RecoveryOptions, action: RetryAction
 ) -> None:
-    assert decide(evidence(preempted=True, site=site)).action is action
+    assert decide(evidence(preempted=True, options=options)).action is action
 
 
 @pytest.mark.parametrize("state", ["PREEMPTED", "NODE_FAIL", "TIMEOUT", "FAILED", ""])
 def test_a_job_that_has_ended_is_resubmitted(state: str) -> None:
-    assert decide(evidence(state=state, site=AFTERWARDS)).action is RetryAction.SUBMIT
+    assert decide(evidence(state=state, options=AFTERWARDS)).action is RetryAction.SUBMIT
 
 
 def test_preemption_and_time_limits_with_progress_are_free() -> None:
@@ -421,8 +421,8 @@ def test_the_same_failure_on_two_nodes_is_the_programs() -> None:
 
 def test_xid_31_is_confirmed_then_excluded_then_the_programs() -> None:
     def attempt(node: str, job: str) -> Evidence:
-        site = RecoveryOptions(nodes=(node,), seconds_left=36_000.0)
-        return evidence(log_signs=(logged("xid", 31),), site=site, job_id=job, **STUCK)
+        options = RecoveryOptions(nodes=(node,), seconds_left=36_000.0)
+        return evidence(log_signs=(logged("xid", 31),), options=options, job_id=job, **STUCK)
 
     decisions = follow([attempt("gpu02", "1"), attempt("gpu02", "1"), attempt("gpu05", "2")])
 
@@ -503,7 +503,7 @@ def test_ranks_do_not_start_again_on_a_node_that_the_ledger_calls_fatal() -> Non
 
 
 @pytest.mark.parametrize(
-    ("site", "action"),
+    ("options", "action"),
     [
         (SITE, RetryAction.RESTART),
         (replace(SITE, seconds_left=None), RetryAction.RESTART),
@@ -515,9 +515,9 @@ def test_ranks_do_not_start_again_on_a_node_that_the_ledger_calls_fatal() -> Non
     ],
 )
 def test_ranks_start_again_where_they_are_if_that_can_help(
-    site: RecoveryOptions, action: RetryAction
+    options: RecoveryOptions, action: RetryAction
 ) -> None:
-    assert decide(killed(site=site)).action is action
+    assert decide(killed(options=options)).action is action
 
 
 def test_an_allocation_is_used_three_times_and_the_next_one_again() -> None:
@@ -541,7 +541,7 @@ def test_restarts_can_be_turned_off() -> None:
 
 def test_on_this_machine_a_task_restarts_in_place_and_blames_no_node() -> None:
     local = RecoveryOptions(scheduler="local", nodes=("laptop",))
-    attempts = [raised(CUDA, node="laptop", site=local, **STUCK)] * 9
+    attempts = [raised(CUDA, node="laptop", options=local, **STUCK)] * 9
 
     decisions = follow(attempts)
 
@@ -607,17 +607,17 @@ def test_what_waited_is_decided_by_slurms_last_word(state: str, action: RetryAct
     first = decide(case)
     history = [ending(case, first)]
 
-    later = changed(case, signals=(), state=state, site=AFTERWARDS, diagnosis=first.diagnosis)
+    later = changed(case, signals=(), state=state, options=AFTERWARDS, diagnosis=first.diagnosis)
 
     assert first.action is RetryAction.WAIT
     assert decide(later, history).action is action
 
 
 def test_what_could_not_be_submitted_from_a_node_is_from_the_login_node() -> None:
-    case = raised(CUDA, node="gpu02", site=replace(SITE, can_submit=False, usable=False))
+    case = raised(CUDA, node="gpu02", options=replace(SITE, can_submit=False, usable=False))
     first = decide(case)
 
-    known = changed(case, ranks=(), diagnosis=first.diagnosis, state="FAILED", site=AFTERWARDS)
+    known = changed(case, ranks=(), diagnosis=first.diagnosis, state="FAILED", options=AFTERWARDS)
     decision = decide(known, [ending(case, first)])
 
     assert (first.action, decision.action) == (RetryAction.WAIT, RetryAction.SUBMIT)
@@ -651,7 +651,7 @@ FAULTS = st.sampled_from(
         {},
     ]
 )
-SITES = st.builds(
+OPTIONS = st.builds(
     RecoveryOptions,
     scheduler=st.sampled_from(["slurm", "local"]),
     in_allocation=st.booleans(),
@@ -669,7 +669,7 @@ ATTEMPTS = st.builds(
     st.fixed_dictionaries(
         {
             "stage": st.sampled_from(["pretrain", "evaluate"]),
-            "site": SITES,
+            "options": OPTIONS,
             "step_before": STEPS,
             "step_after": STEPS,
             "last_step": STEPS,
@@ -723,8 +723,8 @@ class Machine:
         case = changed(case, number=len(self.history) + 1, job_id=str(self.job), by_person=False)
         decision = self.decide(case)
         if decision.action is RetryAction.WAIT:
-            site = replace(case.site, in_allocation=False, can_submit=True)
-            case = changed(case, site=site, signals=(), diagnosis=decision.diagnosis)
+            options = replace(case.options, in_allocation=False, can_submit=True)
+            case = changed(case, options=options, signals=(), diagnosis=decision.diagnosis)
             decision = self.decide(case)
         self.history.append(ending(case, decision))
         if decision.action is RetryAction.SUBMIT:
@@ -826,7 +826,7 @@ def test_training_never_begins_anew_once_a_checkpoint_existed(
 def test_a_job_that_is_over_is_not_restarted_and_not_queued_again(
     case: Evidence, history: list[ExitRecord], ledger: list[NodeEntry]
 ) -> None:
-    case = changed(case, site=AFTERWARDS)
+    case = changed(case, options=AFTERWARDS)
 
     assert decide(case, history, ledger).action in (
         RetryAction.FINISH,
