@@ -4,8 +4,8 @@
 and SHA-256 of each) and, written last, ``meditron.json``. A folder without a valid
 ``meditron.json`` is not a checkpoint. No file names the newest one; the folders decide.
 
-``problem`` is cheap: it checks records and sizes. ``altered`` reads every byte, which alone finds a
-changed one: torch loads a tensor with wrong bytes without an error (measured with 2.13).
+``problem`` is cheap: it checks records and sizes. ``alteration`` reads every byte, which alone
+finds a changed one: torch loads a tensor with wrong bytes without an error (measured with 2.13).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class CheckpointRecord:
     """SHA-256 of ``manifest.json``."""
 
 
-Found = tuple[Path, CheckpointRecord]
+StoredCheckpoint = tuple[Path, CheckpointRecord]
 
 
 def name(iteration: int) -> str:
@@ -97,7 +97,7 @@ def is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def find_latest(folder: Path) -> Found | None:
+def find_latest(folder: Path) -> StoredCheckpoint | None:
     """Return the newest valid checkpoint, or None; change nothing.
 
     Raises:
@@ -109,7 +109,7 @@ def find_latest(folder: Path) -> Found | None:
     return None
 
 
-def at_step(folder: Path, iteration: int) -> Found | None:
+def at_step(folder: Path, iteration: int) -> StoredCheckpoint | None:
     """Return the checkpoint of one step, or None when it is missing or damaged.
 
     Raises:
@@ -195,7 +195,7 @@ def manifest(path: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def altered(
+def alteration(
     path: Path,
     files: Mapping[str, Mapping[str, Any]],
     report: Callable[[int], None] = lambda n: None,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jobs.checkpoints import leases, manifest
-from jobs.checkpoints.manifest import Found
+from jobs.checkpoints.manifest import StoredCheckpoint
 from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.errors import FAILED, RESUME, TaskError
 
@@ -26,7 +26,7 @@ class CheckpointsDamaged(TaskError):
     """Steps were trained, but no checkpoint of them is usable."""
 
 
-def choose_for_resume(folder: Path, trained: int = 0) -> Found | None:
+def choose_for_resume(folder: Path, trained: int = 0) -> StoredCheckpoint | None:
     """Return the newest checkpoint valid by records and sizes; quarantine newer, damaged ones.
 
     None means that the run may start from step 0: it never saved a later step. Once it has, step 0

@@ -248,7 +248,7 @@ class RunHistory:
         return list(self._intents.values())
 
     @property
-    def submitted(self) -> float | None:
+    def submitted_at(self) -> float | None:
         """Return when the first submission that was not taken back was made."""
         times = (
             event.time

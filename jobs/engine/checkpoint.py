@@ -20,7 +20,7 @@ import torch.distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
 from jobs.checkpoints import manifest, retention
-from jobs.checkpoints.manifest import MANIFEST, RECORD, CheckpointRecord, Found
+from jobs.checkpoints.manifest import MANIFEST, RECORD, CheckpointRecord, StoredCheckpoint
 from jobs.contract.errors import (
     CONFIGURATION,
     ERRNO_HINTS,
@@ -46,7 +46,9 @@ class StorageError(TaskError):
     """
 
 
-def save(folder: Path, trained: TrainingState, record: CheckpointRecord, keep: int) -> Found:
+def save(
+    folder: Path, trained: TrainingState, record: CheckpointRecord, keep: int
+) -> StoredCheckpoint:
     """Write one checkpoint, verify it, and prune old ones. All ranks call it.
 
     ``jobs.checkpoints.retention.prune`` decides which ones are kept. An existing valid checkpoint
@@ -75,7 +77,7 @@ def save(folder: Path, trained: TrainingState, record: CheckpointRecord, keep: i
     return path, devices.decide_once(lambda: _commit(path, record, files, keep))
 
 
-def choose(folder: Path, trained: int) -> Found | None:
+def choose(folder: Path, trained: int) -> StoredCheckpoint | None:
     """Return the newest checkpoint whose every byte is unaltered; quarantine newer ones.
 
     All ranks call it, and each reads a share of the files.
@@ -234,7 +236,7 @@ def _altered_together(path: Path) -> str:
     files = devices.decide_once(lambda: manifest.manifest(path))
     mine = manifest.shares(files, torch.distributed.get_world_size())[_rank()]
     try:
-        problems = _from_all(lambda: manifest.altered(path, mine))
+        problems = _from_all(lambda: manifest.alteration(path, mine))
     except OSError as error:
         raise _unreadable(path, str(error)) from error
     return next(filter(None, problems), "")

@@ -93,7 +93,7 @@ class Reporter:
         self._write(ValidationLine(step, loss, seconds, time.time(), self.context.attempt))
         self._plot(step, {"loss/validation": loss})
 
-    def saved(self, step: int, size: int, seconds: float) -> None:
+    def save(self, step: int, size: int, seconds: float) -> None:
         """Record a written checkpoint: its bytes, and how long training waited for it."""
         self._write(SaveLine(step, seconds, size, time.time(), self.context.attempt))
 
@@ -127,7 +127,7 @@ class Reporter:
         """Return the highest step that the metrics have a checkpoint of, or 0."""
         return max((line.step for line in self.lines() if isinstance(line, SaveLine)), default=0)
 
-    def validated(self, step: int) -> bool:
+    def has_validation(self, step: int) -> bool:
         """Return whether the metrics have a validation after this step."""
         return any(line.step == step and isinstance(line, ValidationLine) for line in self.lines())
 

@@ -112,7 +112,7 @@ class Trainer:
     requests: StopRequests
     step: int = 0
     """Optimizer steps done."""
-    saved: manifest.Found | None = None
+    saved: manifest.StoredCheckpoint | None = None
     """The newest checkpoint."""
 
     def __post_init__(self) -> None:
@@ -239,7 +239,7 @@ class Trainer:
 
     def _validate_once(self) -> bool:
         """Validate unless an earlier attempt did at this step; return whether to stop."""
-        if devices.decide_once(lambda: self.reporter.validated(self.step)):
+        if devices.decide_once(lambda: self.reporter.has_validation(self.step)):
             return False
         return self._validate()
 
@@ -288,7 +288,7 @@ class Trainer:
             self.saved = checkpoint.save(
                 self.folder, self.trained, record, self.spec.keep_checkpoints
             )
-        self.reporter.saved(self.step, self.saved[1].bytes, time.perf_counter() - started)
+        self.reporter.save(self.step, self.saved[1].bytes, time.perf_counter() - started)
 
     def _finish(self) -> bool:
         """Validate, save and write the done marker; after a stop request, only save.

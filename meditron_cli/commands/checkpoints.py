@@ -189,7 +189,7 @@ def verify(
                 is_leased = True
             report(path, 0)
             files = manifest.manifest(path)
-            wrong = manifest.altered(path, files, lambda count: report(path, count))
+            wrong = manifest.alteration(path, files, lambda count: report(path, count))
             if wrong:
                 return replace(entry, state="damaged", problem=wrong)
             if is_leased:

@@ -264,7 +264,7 @@ def print_blocked(full: RunDetail, stuck: Iterable[tuple[str, str]]) -> None:
         for stage in stages:
             jobs.pop(stage, None)
     for stage, job_ids in jobs.items():
-        console.data(f"{stage}: {release.names(job_ids)} waits for a job that failed")
+        console.data(f"{stage}: {release.jobs_text(job_ids)} waits for a job that failed")
         hint = store.command(full.run, "resume")
         console.data(f"hint: `{hint}` gives it a new dependency")
 

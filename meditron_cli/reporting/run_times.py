@@ -248,12 +248,12 @@ def total_seconds(
     record: RunRecord, view: RunView, ended: Iterable[Attempt], now: float
 ) -> float | None:
     """Return the seconds from the first submission to the last end, or to now while active."""
-    if record.submitted is None:
+    if record.submitted_at is None:
         return None
     alive = any(stage.state in ALIVE for stage in view.stages.values())
     ends = [item.ended or item.began for item in ended]
     end = now if alive or not ends else max(ends)
-    return max(0.0, end - record.submitted)
+    return max(0.0, end - record.submitted_at)
 
 
 def hours(record: RunRecord, ended: Sequence[Attempt]) -> tuple[float, float]:

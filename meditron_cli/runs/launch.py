@@ -151,7 +151,7 @@ def describe_kept_jobs(
         if kept and not decision.submit and stage not in waiting:
             info = infos[kept[0]]
             why = f": {info.reason}" if info.reason not in ("", "None") else ""
-            stages.append(f"{stage} has {release.names(kept)} ({info.state.value}{why})")
+            stages.append(f"{stage} has {release.jobs_text(kept)} ({info.state.value}{why})")
     return f"nothing to submit: {', '.join(stages)}" if stages else ""
 
 
@@ -253,7 +253,7 @@ class LaunchTransaction:
         try:
             self._scheduler.cancel(self._run.name, self._submitted)
         except SchedulerError as error:
-            jobs = release.names(self._submitted)
+            jobs = release.jobs_text(self._submitted)
             message = f"{text}; {error.message}, so that {jobs} of earlier stages may stay queued"
             raise SchedulerError(message, hint=error.hint) from error
         events.append(self._run, UndoEvent(time.time(), tuple(self._submitted), text))

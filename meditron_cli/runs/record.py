@@ -94,7 +94,7 @@ class RunRecord:
     path: Path
     cluster: str = ""
     stages: dict[str, StageRecord] = field(default_factory=dict)
-    submitted: float | None = None
+    submitted_at: float | None = None
     """Time of the first submission."""
     ending: StopRequest | None = None
     """The last cancellation or stop request."""
@@ -277,7 +277,7 @@ def done_indices(run: RunDir, stage: str, total: int) -> set[int]:
 
 def apply_history(record: RunRecord, history: RunHistory) -> None:
     """Fill in what the events record: submissions, starts, ends, requests to end the run."""
-    record.submitted = history.submitted
+    record.submitted_at = history.submitted_at
     request = history.stop_request
     if request is not None:
         is_cancel = isinstance(request, CancelEvent)

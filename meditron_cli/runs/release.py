@@ -60,9 +60,10 @@ def release(
             run.resume_file.touch()
         released = [*held, *scheduler.start_now(pending)]
         if released:
-            yield f"{stage}: {names(released)} waited before the next attempt, which starts now"
+            yield f"{stage}: {jobs_text(released)} waited before the next attempt, which starts now"
         if refused := [job for job in pending if job not in released]:
-            yield f"{stage}: Slurm did not release {names(refused)}, pending until its start time"
+            text = jobs_text(refused)
+            yield f"{stage}: Slurm did not release {text}, pending until its start time"
 
 
 def held_jobs(record: RunRecord, infos: Mapping[str, JobInfo]) -> dict[str, list[str]]:
@@ -92,9 +93,12 @@ def release_held(
         released = scheduler.release(jobs)
         if released:
             append_event(run, "release", stage=stage, job_ids=released)
-            yield stage, f"released {names(released)}, held by Slurm after a failed launch"
+            yield stage, f"released {jobs_text(released)}, held by Slurm after a failed launch"
         if refused := [job for job in jobs if job not in released]:
-            yield stage, f"Slurm holds {names(refused)} and refuses to release it: ask the site"
+            yield (
+                stage,
+                f"Slurm holds {jobs_text(refused)} and refuses to release it: ask the site",
+            )
 
 
 def release_all(
@@ -109,7 +113,7 @@ def release_all(
         yield f"{stage}: {sentence}"
 
 
-def names(job_ids: list[str]) -> str:
+def jobs_text(job_ids: list[str]) -> str:
     """Return ``job 12``, or ``job 12 and 3 more``."""
     more = f" and {len(job_ids) - 1} more" if len(job_ids) > 1 else ""
     return f"job {job_ids[0]}{more}"

@@ -73,14 +73,14 @@ class StageView:
         return self.done >= self.total
 
     @property
-    def failed(self) -> int:
+    def failed_count(self) -> int:
         """Return the number of failed tasks."""
         return sum(word == "failed" for word in self.task_states.values())
 
     @property
     def names_failures(self) -> bool:
         """Return whether ``amount`` has the number of failed tasks."""
-        return self.total > 1 and self.failed > 0
+        return self.total > 1 and self.failed_count > 0
 
     @property
     def measure(self) -> tuple[float, int]:
@@ -97,7 +97,7 @@ class StageView:
         if self.target_step is not None:
             return f"{self.step or 0}/{plural(self.target_step, 'step')}"
         if self.names_failures:
-            return f"{self.failed} of {self.total} tasks failed, {self.done} done"
+            return f"{self.failed_count} of {self.total} tasks failed, {self.done} done"
         tasks = f"{self.done}/{plural(self.total, 'task')}"
         return f"{tasks}, {self.progress.text}" if self.progress else tasks
 

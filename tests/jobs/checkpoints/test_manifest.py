@@ -113,7 +113,7 @@ def test_a_changed_byte_of_the_right_size_is_found_only_by_reading_all(tmp_path)
     path = write_checkpoint(tmp_path, 10)
     (path / "__0_0.distcp").write_bytes(b"Weights")
 
-    words = manifest.altered(path, manifest.manifest(path))
+    words = manifest.alteration(path, manifest.manifest(path))
 
     assert manifest.problem(path) == ""
     assert words == "__0_0.distcp has the right size, but its content has changed"
@@ -122,7 +122,7 @@ def test_a_changed_byte_of_the_right_size_is_found_only_by_reading_all(tmp_path)
 def test_a_checkpoint_counts_as_verified_until_it_is_another_one(tmp_path):
     path = write_checkpoint(tmp_path, 10)
     counts = []
-    assert manifest.altered(path, manifest.manifest(path), counts.append) == ""
+    assert manifest.alteration(path, manifest.manifest(path), counts.append) == ""
     assert sorted(counts) == [2, 7]
     assert manifest.verified_at(path) is None
 

@@ -24,4 +24,4 @@ def test_rank_0_parses_each_metric_line_once(bench: Workbench) -> None:
 
     assert highest == 4
     assert lines == [step(4), save(4), validation(4), step(5)]
-    assert (reporter.validated(4), reporter.validated(5)) == (True, False)
+    assert (reporter.has_validation(4), reporter.has_validation(5)) == (True, False)
