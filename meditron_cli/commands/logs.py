@@ -50,7 +50,7 @@ class LogSelection:
     @property
     def history(self) -> RunHistory:
         """Return the history of the run up to now."""
-        return self.records.history.current()
+        return self.records.history_reader.current()
 
     @property
     def run(self) -> RunDir:
@@ -125,7 +125,7 @@ def command(
     records = RecordReader(run, in_full=True)
     stages = [stage] if stage else list(STAGES)
     if follow:
-        since = newest_jobs(records.history.current()) if attempt is None else {}
+        since = newest_jobs(records.history_reader.current()) if attempt is None else {}
         selection = LogSelection(records, stages, attempt, task, since)
         follow_logs(services, Printer(selection, unfiltered))
         return
@@ -236,7 +236,7 @@ def follow_logs(services: Services, printer: Printer) -> None:
     """Print until the run has ended, with a query of its state every ``STATE_SECONDS``."""
     queried = 0.0
     records = printer.selection.records
-    new_exits = NewExits(records.history)
+    new_exits = NewExits(records.history_reader)
     while True:
         require_present(printer.selection.run)
         now, ended = services.clock.now(), False

@@ -147,7 +147,7 @@ def resolve_run(services: Services, name: str, stage: str, runs_dir: Path | None
 
     run = options.find_run(services, runs_dir, name)
     reader = RecordReader(run, in_full=True)
-    loaded = stored.loaded(last_request(run, reader.history.current()), run.name)
+    loaded = stored.loaded(last_request(run, reader.history_reader.current()), run.name)
     stages = prepare.stages_of(stage, loaded.experiment)
     plan = prepare.plan_of(loaded, stages, prepare.measured_times(run, stages))
     return SubmitTarget(loaded, plan, run.root.parent, run.name, exists=True, reader=reader)
@@ -279,7 +279,7 @@ def start(services: Services, submission: SubmitTarget, run: RunDir, as_json: bo
         console.note(continuing(submission.reader.read(), services.clock.now()))
     scheduler, reader = services.scheduler(plan.site.scheduler), submission.reader
     started = launch(plan, scheduler, reader, console.note)
-    note_request(run, request_of(services, submission), reader.history.current())
+    note_request(run, request_of(services, submission), reader.history_reader.current())
     if as_json:
         console.json_out({"run": run.name, "dir": str(run.root), "jobs": started})
         return

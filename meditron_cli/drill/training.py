@@ -23,7 +23,7 @@ class Training:
 
     def __init__(self, run: RunDir) -> None:
         self.run = run
-        self._history = HistoryReader(run)
+        self._reader = HistoryReader(run)
         self._log = MetricsLog(run, STAGE)
         self._lines: list[MetricLine] = []
 
@@ -44,7 +44,7 @@ class Training:
 
     def past(self) -> TaskHistory:
         """Return its attempts up to now."""
-        return self._history.current().task(STAGE, 0)
+        return self._reader.current().task(STAGE, 0)
 
     def lines(self) -> Sequence[MetricLine]:
         """Return its metric lines up to now, oldest first."""

@@ -42,13 +42,13 @@ class ProgressDisplay(Protocol):
 class NewExits:
     """The attempts that end from now on."""
 
-    def __init__(self, history: HistoryReader) -> None:
-        self._history = history
-        self._known = len(history.current().events)
+    def __init__(self, reader: HistoryReader) -> None:
+        self._reader = reader
+        self._known = len(reader.current().events)
 
     def read_new(self) -> list[Attempt]:
         """Return the attempts that have ended since the last call."""
-        events = self._history.current().events[self._known :]
+        events = self._reader.current().events[self._known :]
         self._known += len(events)
         return [Attempt.of_exit(event.record) for event in events if isinstance(event, ExitEvent)]
 
@@ -137,7 +137,7 @@ def until_end(services: Services, reader: RecordReader, display: ProgressDisplay
     """Poll the run directory, and less often the scheduler, until the run has ended."""
     infos: dict[str, JobInfo] = {}
     queried = 0.0
-    exits = NewExits(reader.history)
+    exits = NewExits(reader.history_reader)
     while True:
         require_present(reader.run)
         now = services.clock.now()
@@ -152,7 +152,7 @@ def until_end(services: Services, reader: RecordReader, display: ProgressDisplay
         print_interruptions(exits, display)
         display.show(run_view)
         if run_view.state in FINAL and (fresh or not open_jobs.open_jobs(record, now)):
-            wait_for_exit_records(services, reader.history, record)
+            wait_for_exit_records(services, reader.history_reader, record)
             return run_view.state
         services.clock.sleep(POLL_SECONDS)
 

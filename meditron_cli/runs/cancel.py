@@ -36,7 +36,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
     require_owner(run, "cancel", denied_hint)
     reader = RecordReader(run, in_full=True)
     with exclusive(run, "cancel", denied_hint):
-        unanswered = reader.history.current().unanswered
+        unanswered = reader.history_reader.current().unanswered
         for intent in unanswered:
             transaction.withdraw(run, intent, schedulers(intent.scheduler))
         record = reader.read().require_readable()
@@ -44,7 +44,7 @@ def cancel(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str]:
         if not open_ids and not unanswered:
             return []
         job_ids = sorted(job for ids in open_ids.values() for job in ids)
-        require_original(run, reader.history.current(), job_ids)
+        require_original(run, reader.history_reader.current(), job_ids)
 
         def record_event() -> None:
             events.append(run, CancelEvent(time.time(), tuple(job_ids)))
@@ -79,14 +79,14 @@ def stop(run: RunDir, schedulers: Callable[[str], Scheduler]) -> list[str] | Non
     require_owner(run, "cancel", denied_hint)
     reader = RecordReader(run, in_full=True)
     with exclusive(run, "cancel --save", denied_hint):
-        unanswered = reader.history.current().unanswered
-        transaction.resolve_unanswered(run, reader.history, schedulers)
+        unanswered = reader.history_reader.current().unanswered
+        transaction.resolve_unanswered(run, reader.history_reader, schedulers)
         record = reader.read().require_readable()
         open_ids = open_jobs.open_jobs(record, now=0.0)
         if not open_ids and not unanswered:
             return None
         job_ids = sorted(set().union(*open_ids.values()))
-        require_original(run, reader.history.current(), job_ids)
+        require_original(run, reader.history_reader.current(), job_ids)
         saving_ids: list[str] = []
         run.stop_file.touch()
         events.append(run, StopEvent(time.time(), tuple(job_ids)))

@@ -78,7 +78,7 @@ def _launch(
 ) -> dict[str, list[str]]:
     run = reader.run
     restore_damage(plan, run, note)
-    transaction.resolve_unanswered(run, reader.history, lambda kind: scheduler)
+    transaction.resolve_unanswered(run, reader.history_reader, lambda kind: scheduler)
     record = reader.read().require_readable()
     infos = query_open_jobs(record, scheduler)
     verdicts = check_tasks(plan, run)

@@ -237,7 +237,7 @@ def planned(reader: RecordReader) -> Plan:
     from meditron_cli.config.stored import restore
 
     run = reader.run
-    recorded = request.last_request(run, reader.history.current())
+    recorded = request.last_request(run, reader.history_reader.current())
     experiment, cluster = restore(recorded)
     stages = list(reader.read().require_readable().stages)
     measured = measured_times(run, stages)

@@ -124,17 +124,17 @@ class RecordReader:
     """Reads the record of a run, repeatedly; of the events only the new ones."""
 
     def __init__(
-        self, run: RunDir, in_full: bool = False, history: HistoryReader | None = None
+        self, run: RunDir, in_full: bool = False, history_reader: HistoryReader | None = None
     ) -> None:
         """Create the reader of a run; nothing is read before the first call.
 
         Args:
             in_full: keep the whole history, also the attempts of finished stages. Without it only
                 their number is known: their lines, most of a long log, are not parsed.
-            history: a reader that other code shares.
+            history_reader: one that other code shares.
         """
         self.run = run
-        self.history = history or HistoryReader(run)
+        self.history_reader = history_reader or HistoryReader(run)
         """Shares the lines that were read."""
         self._in_full = in_full
 
@@ -168,7 +168,7 @@ class RecordReader:
             ) from error
         if any(len(stage.done) < stage.total for stage in record.stages.values()):
             record.stop_requested = run.is_stop_requested()
-        history = self.history.current(self._selection(record.stages.values()))
+        history = self.history_reader.current(self._selection(record.stages.values()))
         if self._in_full:
             record.history = history
         apply_history(record, history)

@@ -46,7 +46,7 @@ class OpenedRun:
     def of(cls, run: RunDir) -> OpenedRun:
         """Open a run; nothing is read yet."""
         logs = RunReader(run)
-        return cls(logs, RecordReader(run, in_full=True, history=logs))
+        return cls(logs, RecordReader(run, in_full=True, history_reader=logs))
 
     @property
     def run(self) -> RunDir:

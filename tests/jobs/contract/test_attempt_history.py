@@ -238,7 +238,7 @@ def view(history: RunHistory) -> list[Any]:
         history.unanswered,
         history.submits("pretrain"),
         history.stop_request,
-        history.submitted,
+        history.submitted_at,
         [(task.is_cancelled, task.is_stopped) for task in tasks],
         [
             (task.submissions, task.attempt, dict(task.started), task.exits, dict(task.observed))

@@ -222,7 +222,7 @@ def test_events_cut_short_are_read_once_they_are_whole(meditron: Bench) -> None:
 
     meditron.submit(stage="curate")
     records = of(meditron)
-    news = NewExits(meditron.reader().history)
+    news = NewExits(meditron.reader().history_reader)
     records.exit(1, 20, "crash", "restart")
     events = meditron.run().events
     whole = events.read_bytes()
