@@ -92,8 +92,8 @@ class BatchResult:
 
     loss: float
     """Mean over the batch."""
-    stop: bool
-    save: bool
+    stop_requested: bool
+    save_requested: bool
     samples: str
     """Fingerprint of the samples that all ranks read."""
 
@@ -164,10 +164,10 @@ class Trainer:
         stop = self._validate_once() if self._validation_is_due() else False
         while self.step < self.spec.train_steps and not stop:
             result = self._train_step()
-            stop = result.stop
+            stop = result.stop_requested
             if self._validation_is_due() and not stop:
                 stop = self._validate()
-            if stop or result.save or self._save_is_due():
+            if stop or result.save_requested or self._save_is_due():
                 self._save()
         if self.step == self.spec.train_steps:
             stop = self._finish()
@@ -260,9 +260,9 @@ class Trainer:
             first = number * self.spec.global_batch_size
             with torch.no_grad():
                 result = self._reduce_batch(self._pass(split, first, forward_only=True), split)
-            if result.save:
+            if result.save_requested:
                 self.requests.save_later()
-            if result.stop:
+            if result.stop_requested:
                 return True
             total += result.loss
         self.updater.wrapped.train()

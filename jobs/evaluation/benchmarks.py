@@ -139,10 +139,10 @@ def choices_field(where: str, record: dict[str, Any]) -> tuple[str, ...]:
     return texts
 
 
-def answer_field(where: str, record: dict[str, Any], choices: int) -> int:
+def answer_field(where: str, record: dict[str, Any], count: int) -> int:
     answer = record.get("answer")
-    if type(answer) is not int or not 0 <= answer < choices:
-        refuse(where, f"`answer` is {answer!r}", f"it is an index from 0 to {choices - 1}")
+    if type(answer) is not int or not 0 <= answer < count:
+        refuse(where, f"`answer` is {answer!r}", f"it is an index from 0 to {count - 1}")
     return answer
 
 

@@ -61,9 +61,9 @@ def read(path: Path) -> tuple[NodeEntry, ...]:
     return tuple(entry for entry in entries if entry is not None)
 
 
-def _entry(line: dict[str, Any]) -> NodeEntry | None:
+def _entry(fields: dict[str, Any]) -> NodeEntry | None:
     known = {field.name: field for field in dataclasses.fields(NodeEntry)}
-    values = {name: value for name, value in line.items() if name in known}
+    values = {name: value for name, value in fields.items() if name in known}
     if any(not isinstance(value, TYPES[str(known[name].type)]) for name, value in values.items()):
         return None
     try:

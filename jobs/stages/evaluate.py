@@ -203,9 +203,9 @@ def score(
 class StopCheck:
     """The callback between batches: stops all ranks if one has a request, and reports progress."""
 
-    def __init__(self, context: Context, questions: int, device: torch.device) -> None:
+    def __init__(self, context: Context, count: int, device: torch.device) -> None:
         self._context = context
-        self._questions = questions
+        self._count = count
         self._device = device
         self._reported = 0.0
 
@@ -215,14 +215,14 @@ class StopCheck:
         Raises:
             Stopped: a rank received a signal, or the run has a STOP file; all ranks stop together.
         """
-        questions = done * self._questions // total
-        self._context.heart.beat(Phase.STEP, questions)
+        scored = done * self._count // total
+        self._context.heart.beat(Phase.STEP, scored)
         if self._stop_requested():
-            raise Stopped(f"stopped after {questions} of {plural(self._questions, 'question')}")
+            raise Stopped(f"stopped after {scored} of {plural(self._count, 'question')}")
         now = time.monotonic()
         if self._context.rank == 0 and (now - self._reported >= 1 or done == total):
             self._reported = now
-            self._context.progress(questions, self._questions, "questions", phase="step")
+            self._context.progress(scored, self._count, "questions", phase="step")
 
     def _stop_requested(self) -> bool:
         import torch

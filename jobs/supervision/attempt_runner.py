@@ -91,7 +91,7 @@ class AttemptRunner:
                 findings=preflight.findings,
                 message=preflight.problem,
                 hint=preflight.hint,
-                configuration=preflight.configuration,
+                is_configuration_error=preflight.is_configuration_error,
             )
         if self.is_stop_requested():
             return Observed(

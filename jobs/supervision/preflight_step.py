@@ -38,7 +38,7 @@ class PreflightResult:
     hint: str = ""
     findings: tuple[NodeFinding, ...] = ()
     """Findings against nodes, also against those that pass."""
-    configuration: bool = False
+    is_configuration_error: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def combine(attempt: AttemptRef, code: int) -> PreflightResult:
             f"the preflight check of {attempt.stage} refused this node and could write no report",
             f"`{attempt.run.command('logs')}` names the node and the reason",
             findings,
-            configuration=code == CONFIGURATION,
+            is_configuration_error=code == CONFIGURATION,
         )
     return PreflightResult(
         f"the preflight check of {attempt.stage} ended with code {code}", findings=findings

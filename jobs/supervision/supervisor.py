@@ -327,7 +327,9 @@ class Supervisor:
         except TaskError as error:
             is_configuration = error.code == CONFIGURATION
             hint = self.run.hint(error.hint)
-            return Observed(message=error.message, hint=hint, configuration=is_configuration), None
+            return Observed(
+                message=error.message, hint=hint, is_configuration_error=is_configuration
+            ), None
         except OSError as error:
             return Observed(message=f"{error.filename or self.stage}: {error.strerror}"), None
         except Exception as error:  # a bug must not prevent the record

@@ -91,11 +91,11 @@ def rows(findings: Sequence[HealthFinding]) -> list[tuple[str, str, str, str]]:
     """Return the table's rows: findings that are not OK, the worst first, then the others."""
     bad = sorted((f for f in findings if f.verdict), key=lambda finding: -finding.verdict)
     lines = [(f.verdict.name, f.code, place(f), f.message) for f in bad]
-    well: dict[str, list[HealthFinding]] = {}
+    passed: dict[str, list[HealthFinding]] = {}
     for finding in findings:
         if not finding.verdict:
-            well.setdefault(finding.code, []).append(finding)
-    return [*lines, *(merged(group) for group in well.values())]
+            passed.setdefault(finding.code, []).append(finding)
+    return [*lines, *(merged(group) for group in passed.values())]
 
 
 def place(finding: HealthFinding) -> str:

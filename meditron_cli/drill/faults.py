@@ -13,7 +13,7 @@ class Fault:
     """A fault to inject into a training."""
 
     name: str
-    does: str
+    description: str
     """A sentence for the user, printed before the injection."""
     causes: tuple[RootCause, ...]
     """The root causes that the attempt's exit record may have."""

@@ -172,7 +172,7 @@ class Drill:
         injected = InjectedFault(
             fault, start.attempt, training.last_step(), self.services.clock.now()
         )
-        console.note(f"step {injected.step}: {fault.does}")
+        console.note(f"step {injected.step}: {fault.description}")
         if fault.name == "preempt":
             self.injector.preempt(run, job)
         elif fault.name == "time-limit":

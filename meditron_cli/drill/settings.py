@@ -110,7 +110,7 @@ def announcement(cluster: Cluster, experiment: Experiment, faults: Sequence[Faul
         f"drill on {cluster.name}: training of a {SIZE} model with {plural(ranks, 'rank')} on "
         f"{plural(nodes, 'node')} for {plural(steps, 'step')}, once undisturbed and once with "
         "these faults:",
-        *(f"  {number}. {fault.does}" for number, fault in enumerate(faults, 1)),
+        *(f"  {number}. {fault.description}" for number, fault in enumerate(faults, 1)),
         f"About {plural(math.ceil(seconds / 60), 'minute')}, without queueing. Only the drill's "
         "own jobs are affected; Ctrl-C cancels them.",
     ]

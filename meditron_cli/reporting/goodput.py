@@ -126,7 +126,7 @@ def work_of(lines: Sequence[MetricLine]) -> list[Work]:
 
 def account(
     attempts: Sequence[Attempt],
-    submitted: Sequence[float],
+    submission_times: Sequence[float],
     work: Iterable[Work],
     ready: float,
     end: float | None,
@@ -135,7 +135,7 @@ def account(
 
     Args:
         attempts: of this task, each with an end (``with_ends``).
-        submitted: the times of its submissions.
+        submission_times: the times of its submissions.
         work: of its metric lines.
         ready: the earliest time at which it could have started.
         end: of the wall-clock; None for the last known time of a run that has ended.
@@ -143,7 +143,7 @@ def account(
     work_by_attempt = defaultdict(list)
     for item in work:
         work_by_attempt[item.attempt].append(item)
-    spans = spans_of(attempts, submitted, ready, end)
+    spans = spans_of(attempts, submission_times, ready, end)
     seconds: dict[str, list[float]] = {name: [] for name in BUCKETS}
     for span in spans:
         for bucket, length in divide(span, work_by_attempt):
@@ -180,20 +180,20 @@ def ended_before(moment: float, attempt: Attempt, sign: float) -> float:
 
 
 def spans_of(
-    attempts: Iterable[Attempt], submitted: Sequence[float], ready: float, end: float | None
+    attempts: Iterable[Attempt], submission_times: Sequence[float], ready: float, end: float | None
 ) -> list[Span]:
     """Divide the wall-clock of a task from ``ready`` on into adjacent spans; see ``account``."""
     spans: list[Span] = []
     at, previous = ready, None
     for attempt in attempts:
         began = max(at, attempt.began)
-        spans += gap(at, began, eligible_at(attempt, previous, submitted))
+        spans += gap(at, began, eligible_at(attempt, previous, submission_times))
         at, previous = max(began, attempt.ended or began), attempt
         spans.append(Span("", began, at, attempt))
     if end is not None and end > at:
-        is_resubmitted = any(at < time <= end for time in submitted)
+        is_resubmitted = any(at < time <= end for time in submission_times)
         is_queued = previous is None or previous.action in QUEUED or is_resubmitted
-        spans += gap(at, end, queued_at(previous, submitted, end) if is_queued else end)
+        spans += gap(at, end, queued_at(previous, submission_times, end) if is_queued else end)
     return spans
 
 
@@ -204,7 +204,9 @@ def gap(began: float, ended: float, eligible: float) -> list[Span]:
     return [span for span in spans if span.ended > span.began]
 
 
-def eligible_at(attempt: Attempt, previous: Attempt | None, submitted: Sequence[float]) -> float:
+def eligible_at(
+    attempt: Attempt, previous: Attempt | None, submission_times: Sequence[float]
+) -> float:
     """Return from when an attempt waited for the scheduler alone. One in the allocation of the
     attempt before it did not wait.
     """
@@ -212,14 +214,14 @@ def eligible_at(attempt: Attempt, previous: Attempt | None, submitted: Sequence[
         return attempt.began
     if attempt.start.eligible is not None:
         return attempt.start.eligible
-    return queued_at(previous, submitted, attempt.began)
+    return queued_at(previous, submission_times, attempt.began)
 
 
-def queued_at(previous: Attempt | None, submitted: Sequence[float], until: float) -> float:
+def queued_at(previous: Attempt | None, submission_times: Sequence[float], until: float) -> float:
     """Return when a task entered the queue, where Slurm's answer is not recorded: when it was last
     submitted, or once the delay after the attempt before was over.
     """
-    last = max((time for time in submitted if time <= until), default=0.0)
+    last = max((time for time in submission_times if time <= until), default=0.0)
     delay = previous.end.delay if previous is not None and previous.end else 0.0
     return last if previous is None else max(last, (previous.ended or 0.0) + delay)
 

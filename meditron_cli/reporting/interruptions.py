@@ -53,10 +53,10 @@ def find(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Interruption
         attempts: of all stages; with their corrected ends (``goodput.with_ends``).
         work: of training; other stages have no steps.
     """
-    made = [item for item in work if item.bucket in STEPS]
-    reached, signs = goodput.last_steps(made), goodput.last_signs(work)
-    lost = Counter(item.attempt for item in made if item.bucket == "redone")
-    fresh = first_new_steps(made)
+    steps = [item for item in work if item.bucket in STEPS]
+    last_steps, signs = goodput.last_steps(steps), goodput.last_signs(work)
+    lost = Counter(item.attempt for item in steps if item.bucket == "redone")
+    new_steps = first_new_steps(steps)
     interruptions = []
     for attempt in attempts:
         number, trains = attempt.number, attempt.stage in TRAINING_STAGES
@@ -66,12 +66,12 @@ def find(attempts: Iterable[Attempt], work: Sequence[Work]) -> list[Interruption
         interruptions.append(
             Interruption(
                 attempt,
-                step=reached.get(number, attempt.end.last_step if attempt.end else None)
+                step=last_steps.get(number, attempt.end.last_step if attempt.end else None)
                 if trains
                 else None,
                 steps_redone=lost[number] if trains else None,
                 detect_s=detected,
-                resume_s=resumed_after(attempt, detected, fresh) if trains else None,
+                resume_s=resumed_after(attempt, detected, new_steps) if trains else None,
             )
         )
     return interruptions
@@ -89,11 +89,11 @@ def detected_after(attempt: Attempt, sign: float | None) -> float | None:
     return max(0.0, (attempt.ended or 0.0) - sign) or None
 
 
-def first_new_steps(made: Iterable[Work]) -> list[tuple[int, float]]:
+def first_new_steps(steps: Iterable[Work]) -> list[tuple[int, float]]:
     """Return attempt numbers and times of the first step beyond all earlier ones, oldest first."""
     highest = 0
     first: dict[int, float] = {}
-    for item in made:
+    for item in steps:
         if item.step > highest:
             highest = item.step
             first.setdefault(item.attempt, item.ended)
@@ -101,10 +101,10 @@ def first_new_steps(made: Iterable[Work]) -> list[tuple[int, float]]:
 
 
 def resumed_after(
-    attempt: Attempt, detected: float | None, fresh: Iterable[tuple[int, float]]
+    attempt: Attempt, detected: float | None, new_steps: Iterable[tuple[int, float]]
 ) -> float | None:
     """Return the seconds from a failure to the first new step after it."""
     failed = (attempt.ended or 0.0) - (detected or 0.0)
-    times = (time for number, time in fresh if number > attempt.number)
+    times = (time for number, time in new_steps if number > attempt.number)
     time = next(times, None)
     return None if time is None else max(0.0, time - failed)

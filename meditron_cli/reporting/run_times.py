@@ -44,7 +44,7 @@ class RunTimes:
     interruptions: tuple[Interruption, ...]
     steps: CountedSteps
     """Of training: the metric lines that count."""
-    reached: Mapping[int, int]
+    last_steps: Mapping[int, int]
     """The last step of each attempt of training that made one."""
     training: TimeAccount | None
     """None before training could start."""
@@ -70,7 +70,7 @@ class RunTimes:
 
     def steps_of(self, attempt: Attempt) -> tuple[int | None, int | None]:
         """Return the step from which an attempt of training resumed, and its last one."""
-        last = self.reached.get(attempt.number) if attempt.stage in TRAINING_STAGES else None
+        last = self.last_steps.get(attempt.number) if attempt.stage in TRAINING_STAGES else None
         return attempt.step, last
 
     def to_json(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTim
         attempts=corrected,
         interruptions=tuple(interruptions.find(corrected, work)),
         steps=counted_steps(lines),
-        reached=goodput.last_steps(work),
+        last_steps=goodput.last_steps(work),
         training=training,
         stages=stages,
         total_s=total_seconds(record, view, ended, now),
@@ -179,29 +179,29 @@ def account(
 ) -> TimeAccount | None:
     """Divide the time of the stage that trains; None before it could start."""
     attempts = [attempt for attempt in ended if attempt.stage == stage]
-    submitted = [event.time for event in submissions(record, stage)]
-    ready = ready_at(record, view, stage, submitted, ended)
+    submission_times = [event.time for event in submissions(record, stage)]
+    ready = ready_at(record, view, stage, submission_times, ended)
     if ready is None:
         return None
     end = end_if_open(view.stages[stage].state, now)
-    return goodput.account(attempts, submitted, work, ready, end)
+    return goodput.account(attempts, submission_times, work, ready, end)
 
 
 def ready_at(
     record: RunRecord,
     view: RunView,
     stage: str,
-    submitted: Sequence[float],
+    submission_times: Sequence[float],
     ended: Iterable[Attempt],
 ) -> float | None:
     """Return when a stage could have started: submitted, and the stages before it ended."""
     before = record.stages[stage].after
     began = min((item.began for item in ended if item.stage == stage), default=None)
     finished = all(view.stages[name].finished for name in before if name in view.stages)
-    if not submitted or (began is None and not finished):
+    if not submission_times or (began is None and not finished):
         return None
     ends = [item.ended or 0.0 for item in ended if item.stage in before]
-    return max([submitted[0], *(end for end in ends if began is None or end <= began)])
+    return max([submission_times[0], *(end for end in ends if began is None or end <= began)])
 
 
 def submissions(record: RunRecord, stage: str) -> list[SubmitEvent]:
@@ -216,21 +216,21 @@ def stage_time(record: RunRecord, ended: Iterable[Attempt], stage: str) -> Stage
     mine = [item for item in ended if item.stage == stage]
     ends = [item.ended or item.began for item in mine]
     lengths = [max(0.0, end - item.began) for item, end in zip(mine, ends, strict=True)]
-    ready = [item.ended or 0.0 for item in ended if item.stage in record.stages[stage].after]
+    ready_times = [item.ended or 0.0 for item in ended if item.stage in record.stages[stage].after]
     return StageTime(
         wall_s=max(ends) - min(item.began for item in mine) if mine else None,
         busy_s=fsum(lengths) if mine else None,
-        queued_s=queued_seconds(submissions(record, stage), mine, ready),
+        queued_s=queued_seconds(submissions(record, stage), mine, ready_times),
     )
 
 
 def queued_seconds(
-    submissions: Iterable[SubmitEvent], attempts: Iterable[Attempt], ready: Sequence[float]
+    submissions: Iterable[SubmitEvent], attempts: Iterable[Attempt], ready_times: Sequence[float]
 ) -> float | None:
     """Return the seconds that submissions waited once they could have started.
 
     Args:
-        ready: when the tasks of the stages before ended.
+        ready_times: when the tasks of the stages before ended.
     """
     first: dict[str, float] = {}
     for attempt in attempts:
@@ -239,7 +239,7 @@ def queued_seconds(
     for event in submissions:
         began = min((first[job] for job in event.job_ids if job in first), default=None)
         if began is not None:
-            before = [time for time in ready if time <= began]
+            before = [time for time in ready_times if time <= began]
             waits.append(max(0.0, began - max([event.time, *before])))
     return fsum(waits) if waits else None
 

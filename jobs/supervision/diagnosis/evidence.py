@@ -103,7 +103,7 @@ class Observed:
     message: str = ""
     """The supervisor's own sentence (a refused spec, a failed preflight check)."""
     hint: str = ""
-    configuration: bool = False
+    is_configuration_error: bool = False
     """The supervisor itself refused: spec, secrets, wrong code."""
     storage_refuses: bool = False
     """The attempt's folder took no file when the attempt had ended."""

@@ -44,7 +44,7 @@ def stop_request(evidence: Evidence) -> DiagnosisText | None:
 
 
 def refused(evidence: Evidence) -> DiagnosisText | None:
-    if not evidence.observed.configuration:
+    if not evidence.observed.is_configuration_error:
         return None
     sentence = (
         evidence.observed.message or f"{evidence.attempt.stage} cannot be run as it is configured"

@@ -162,7 +162,7 @@ def repeated_at_one_step(case: RetryCase) -> Decision | None:
 def failed_on_two_nodes(case: RetryCase) -> Decision | None:
     """Stop after the same failure of the program on two nodes: the program is at fault."""
     nodes = sorted({ending.node for ending in case.same if ending.node})
-    if not case.row.program or not case.diagnosis.fingerprint or len(nodes) < 2:
+    if not case.row.program_at_fault or not case.diagnosis.fingerprint or len(nodes) < 2:
         return None
     listed = " and on ".join(nodes[-2:])
     failure = f"the same failure ({case.diagnosis.fingerprint})"

@@ -51,7 +51,7 @@ class RetryRow:
     """The failures that count as the same."""
     repeated: RootCause | None = None
     """The root cause on record when it repeats too often; None: this one."""
-    program: bool = False
+    program_at_fault: bool = False
     """The same failure on two nodes is the fault of the program."""
     counts: bool = True
     """Whether it uses retry budget."""
@@ -104,7 +104,9 @@ ROWS: dict[RootCause, RetryRow] = {
         code=UNHEALTHY,
         advice="{meditron status} names the node",
     ),
-    RootCause.CUDA_ERROR: RetryRow(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
+    RootCause.CUDA_ERROR: RetryRow(
+        repeats=2, program_at_fault=True, blame=Blame.SECOND, entry="SUSPECT"
+    ),
     RootCause.CUDA_OOM: RetryRow(
         repeats=1,
         repeats_before_first_checkpoint=0,
@@ -116,9 +118,11 @@ ROWS: dict[RootCause, RetryRow] = {
         repeats=1, alike=Alike.CAUSE, advice="request more memory, or use fewer data workers"
     ),
     RootCause.HANG: RetryRow(repeats=2, blame=Blame.SECOND, entry="SUSPECT"),
-    RootCause.CRASH: RetryRow(repeats=2, program=True, blame=Blame.SECOND, entry="SUSPECT"),
+    RootCause.CRASH: RetryRow(
+        repeats=2, program_at_fault=True, blame=Blame.SECOND, entry="SUSPECT"
+    ),
     RootCause.EXCEPTION: RetryRow(
-        repeats=2, program=True, advice="the program or its input is at fault"
+        repeats=2, program_at_fault=True, advice="the program or its input is at fault"
     ),
     RootCause.NON_FINITE: RetryRow(
         repeats=1,

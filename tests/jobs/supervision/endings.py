@@ -33,7 +33,8 @@ PARTS: dict[str, tuple[str, ...]] = {
         "stop_requested",
     ),
     "observed": (
-        "code", "ranks_started", "signals", "findings", "hang", "message", "hint", "configuration",
+        "code", "ranks_started", "signals", "findings", "hang", "message", "hint",
+        "is_configuration_error",
         "diagnosis", "storage_refuses",
     ),
     "traces": ("ranks", "failed_node", "oom_kills", "log_signs"),

@@ -112,9 +112,9 @@ def test_ranks_without_a_record_have_evidence_from_srun_and_the_log(
 
 
 def test_a_task_without_a_readable_spec_has_evidence_too(attempt: AttemptRef) -> None:
-    found = evidence(attempt, None, Observed(message="no spec", configuration=True))
+    found = evidence(attempt, None, Observed(message="no spec", is_configuration_error=True))
 
-    assert (found.observed.configuration, found.observed.message) == (True, "no spec")
+    assert (found.observed.is_configuration_error, found.observed.message) == (True, "no spec")
     assert found.attempt.world_size == 0
 
 

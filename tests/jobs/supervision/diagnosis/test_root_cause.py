@@ -41,7 +41,7 @@ CASES: list[tuple[str, Evidence, RootCause]] = [
     ("cancelled while leaving", evidence(signals=(TERM,), cancelled=True), RootCause.CANCELLED),
     ("cancelled by the job state", evidence(state="CANCELLED by 1000"), RootCause.CANCELLED),
     ("the file STOP", evidence(stop_requested=True, ranks=(SAVED,), code=130), RootCause.STOPPED),
-    ("the supervisor refused", evidence(configuration=True), RootCause.CONFIGURATION),
+    ("the supervisor refused", evidence(is_configuration_error=True), RootCause.CONFIGURATION),
     ("PreemptTime is set", evidence(preempted=True, signals=(USR2,)), RootCause.PREEMPTED),
     ("preempted, no signal seen", evidence(preempted=True, ranks=(SAVED,)), RootCause.PREEMPTED),
     ("a row PREEMPTED", evidence(state="PREEMPTED", options=AFTERWARDS), RootCause.PREEMPTED),

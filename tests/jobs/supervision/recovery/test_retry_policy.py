@@ -87,7 +87,7 @@ def actions(decisions: Iterable[Decision]) -> list[str]:
         (evidence(done=True, code=0), RetryAction.FINISH, FINISHED),
         (evidence(stop_requested=True), RetryAction.STOP, STOPPED),
         (evidence(cancelled=True, signals=(TERM,)), RetryAction.STOP, STOPPED),
-        (evidence(configuration=True), RetryAction.STOP, CONFIGURATION),
+        (evidence(is_configuration_error=True), RetryAction.STOP, CONFIGURATION),
         (evidence(preempted=True, signals=(USR2,)), RetryAction.REQUEUE, SUCCESSOR),
         (evidence(signals=(USR2,)), RetryAction.SUBMIT, SUCCESSOR),
         (evidence(signals=(TERM,)), RetryAction.WAIT, STOPPED),
@@ -348,7 +348,7 @@ def test_a_person_may_set_how_patient_it_is() -> None:
         (killed(hang=Hang("step", 130, 120), **STUCK), 3),
         (raised("No space left on device", **STUCK), retry_policy.STALLED_STARTS),
         (evidence(code=0, **STUCK), 3),
-        (evidence(configuration=True), 1),
+        (evidence(is_configuration_error=True), 1),
         (raised("no checkpoint can be used", "CheckpointsDamaged", step_after=None), 1),
         (raised("CUDA out of memory", step_before=0, step_after=0), 1),
     ],
@@ -800,7 +800,10 @@ def test_no_node_is_excluded_without_a_reason(
 
 
 @given(
-    ATTEMPTS, ENDINGS, LEDGERS, st.sampled_from(["configuration", "cancelled", "stop_requested"])
+    ATTEMPTS,
+    ENDINGS,
+    LEDGERS,
+    st.sampled_from(["is_configuration_error", "cancelled", "stop_requested"]),
 )
 def test_what_is_final_is_never_tried_again(
     case: Evidence, history: list[ExitRecord], ledger: list[NodeEntry], how: str
