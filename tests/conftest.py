@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +13,15 @@ import hypothesis
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs.contract import done_markers, specs
-from jobs.contract.events import ExitEvent, append, read_events
+from jobs.contract import attempt_history, done_markers, specs
+from jobs.contract.events import ExitEvent, StartEvent, append, read_events
 from jobs.contract.exit_record import ExitRecord
 from jobs.contract.files import read_json
 from jobs.contract.outcomes import RetryAction, RootCause
 from jobs.contract.rundir import RunDir
 from meditron_cli.main import main
 from meditron_cli.runs.record import RecordReader
+from meditron_cli.scheduler.base import JobState
 from meditron_cli.services import Services
 
 from . import system
@@ -110,6 +112,15 @@ class Bench:
     def run(self, number: int = 0) -> RunDir:
         """Return a run of the project, by its place in the order of names."""
         return RunDir(sorted(path for path in self.runs.iterdir() if path.name[0] != ".")[number])
+
+    def begin(self, stage: str) -> None:
+        """Let the jobs of a stage of the first run begin their tasks."""
+        self.scheduler.put_stage(stage, JobState.ACTIVE, "RUNNING")
+        run, now = self.run(), time.time()
+        for index, task in attempt_history.read(run).tasks(stage).items():
+            job = task.job
+            assert job is not None
+            append(run, StartEvent(now, stage, index, task.attempt, job.job_id, now))
 
     def reader(self) -> RecordReader:
         """Return a reader of the first run, in full."""

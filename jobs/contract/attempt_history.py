@@ -23,7 +23,6 @@ from jobs.contract.events import (
     IntentEvent,
     ObservedEvent,
     RequestEvent,
-    ResumeEvent,
     Select,
     StartEvent,
     StopEvent,
@@ -57,7 +56,7 @@ class Withdrawn:
         self.cancelled_at = -1
         """Place of the last ``cancel`` in the order of events; -1 where there is none."""
         self.stopped_at = -1
-        """The same of the last ``stop`` that no ``resume`` has withdrawn."""
+        """The same of the last ``stop``."""
 
     def add(self, place: int, event: Event) -> None:
         """Add an event that takes submissions back; ignore others."""
@@ -67,8 +66,6 @@ class Withdrawn:
             self.cancelled_at = place
         elif isinstance(event, StopEvent):
             self.stopped_at = place
-        elif isinstance(event, ResumeEvent):
-            self.stopped_at = -1
 
 
 class TaskHistory:
@@ -113,6 +110,11 @@ class TaskHistory:
         return number
 
     @property
+    def has_begun(self) -> bool:
+        """Return whether the present job has begun an attempt."""
+        return self.attempt in self.started
+
+    @property
     def starts(self) -> tuple[StartEvent, ...]:
         """Return the open starts."""
         return tuple(start for number, start in self.started.items() if number not in self.ended)
@@ -141,9 +143,7 @@ class TaskHistory:
 
     @property
     def is_stopped(self) -> bool:
-        """Return the same for a stop request (``cancel --save``), unless a person's ``resume`` has
-        withdrawn it.
-        """
+        """Return the same for a stop request (``cancel --save``)."""
         return self._withdrawn.stopped_at > self._since()
 
     def is_by_person(self, attempt: int) -> bool:
@@ -260,7 +260,7 @@ class RunHistory:
 
     @property
     def stop_request(self) -> CancelEvent | StopEvent | None:
-        """Return the last request to end the run that was not withdrawn."""
+        """Return the last request to end the run."""
         place = max(self._withdrawn.cancelled_at, self._withdrawn.stopped_at)
         event = self.events[place] if place >= 0 else None
         return event if isinstance(event, (CancelEvent, StopEvent)) else None

@@ -142,13 +142,6 @@ class StopEvent(Event):
 
 
 @dataclass(frozen=True)
-class ResumeEvent(Event):
-    """A person withdrew the stop request from jobs that are still queued or running."""
-
-    kind = "resume"
-
-
-@dataclass(frozen=True)
 class RequestEvent(Event):
     """The configuration of a later submission that differs from the one before."""
 
@@ -231,7 +224,6 @@ EVENT_TYPES: dict[str, type[Event]] = {
         UndoEvent,
         CancelEvent,
         StopEvent,
-        ResumeEvent,
         RequestEvent,
         StartEvent,
         SignalEvent,

@@ -57,7 +57,7 @@ def command(
             console.note("the scheduler does not respond; nothing is resubmitted until it does")
         if once:
             if not (report.notices or report.unanswered or as_json):
-                console.note(f"{plural(report.runs, 'run')} checked, none needs resuming")
+                console.note(f"{plural(report.runs, 'run')} checked, nothing was resubmitted")
             return
         previous = report
         services.clock.sleep(interval)

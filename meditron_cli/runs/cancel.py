@@ -116,11 +116,13 @@ def require_states(run: RunDir, infos: Mapping[str, JobInfo]) -> None:
 
 
 def saving_jobs(record: RunRecord, infos: Mapping[str, JobInfo]) -> set[str]:
-    """Return the running jobs that poll the file STOP."""
+    """Return the running jobs whose ranks poll the file STOP; one that waits has begun no task."""
     return {
         job.job_id
         for name in SAVING_STAGES
         if name in record.stages
-        for job in record.stages[name].jobs.values()
-        if job.job_id in infos and infos[job.job_id].state is JobState.ACTIVE
+        for index, job in record.stages[name].jobs.items()
+        if job.job_id in infos
+        and infos[job.job_id].state is JobState.ACTIVE
+        and record.history.task(name, index).has_begun
     }

@@ -12,7 +12,6 @@ from jobs.contract.attempt_history import RunHistory
 from jobs.contract.errors import RESUME
 from jobs.contract.events import (
     IntentEvent,
-    ResumeEvent,
     SubmitEvent,
     UndoEvent,
     submit_event,
@@ -29,6 +28,7 @@ from meditron_cli.runs.launch_plan import (
     StageDecision,
     decide,
     jobs_in_queue,
+    refuse_ending_jobs,
     refuse_other_data,
     unique,
 )
@@ -84,6 +84,7 @@ def _launch(
     verdicts = check_tasks(plan, run)
     refuse_other_data(record, verdicts)
     decisions = decide(plan, record, infos, verdicts)
+    refuse_ending_jobs(record, decisions)
     require_files(run, plan, decisions)
     waiting = release.waiting_jobs(record, decisions, infos) if by == "person" else {}
     kept_sentence = describe_kept_jobs(decisions, infos, waiting)
@@ -92,12 +93,12 @@ def _launch(
         note(sentence)
     keep = {(stage, index) for stage, decision in decisions.items() for index in decision.keep}
     plan = without_bad_nodes(plan, scheduler, run, note)
-    ending = ending_of_kept_jobs(record, decisions)
     prepare(plan, run, decisions, keep)
-    if ending == "stopped":
-        events.append(run, ResumeEvent(time.time()))
-    if sentence := "; ".join(filter(None, (kept_sentence, describe_ending(run, ending)))):
-        note(sentence)
+    if by == "person":
+        withdrawn = withdraw_stop_request(run, keep)
+        kept_sentence = "; ".join(filter(None, (kept_sentence, withdrawn)))
+    if kept_sentence:
+        note(kept_sentence)
     dropped = [job for decision in decisions.values() for job in decision.drop]
     scheduler.cancel(run.name, [*dropped, *recovery_jobs_of(record.history, dropped)])
     current = {name: jobs_in_queue(stage, infos) for name, stage in record.stages.items()}
@@ -155,26 +156,13 @@ def describe_kept_jobs(
     return f"nothing to submit: {', '.join(stages)}" if stages else ""
 
 
-def ending_of_kept_jobs(record: RunRecord, decisions: Mapping[str, StageDecision]) -> str:
-    """Return ``cancelled`` or ``stopped`` where a person has requested that of a job that is still
-    queued or running; empty where nobody has.
+def withdraw_stop_request(run: RunDir, keep: Collection[tuple[str, int]]) -> str:
+    """Remove the file STOP; return a sentence where tasks with queued or running jobs may have
+    waited for it, else an empty text.
     """
-    times = [job.time for decision in decisions.values() for job in decision.keep.values()]
-    if not times:
-        return ""
-    if record.ending and record.ending.time >= min(times):
-        return record.ending.state
-    return "stopped" if record.stop_requested else ""
-
-
-def describe_ending(run: RunDir, ending: str) -> str:
-    """Return a sentence about the end that was requested of kept jobs; empty for none."""
-    if ending == "stopped":
-        return "the request to save and stop is withdrawn"
-    if ending == "cancelled":
-        command = store.command(run, "resume")
-        return f"the jobs are being cancelled: `{command}` continues the run once they have ended"
-    return ""
+    requested = run.is_stop_requested()
+    run.stop_file.unlink(missing_ok=True)
+    return "the request to save and stop is withdrawn" if requested and keep else ""
 
 
 def without_bad_nodes(plan: Plan, scheduler: Scheduler, run: RunDir, note: Note) -> Plan:
@@ -331,7 +319,6 @@ def prepare(
     keep: Collection[tuple[str, int]],
 ) -> None:
     """Remove what would mislead the new jobs, and write their specs and the plan."""
-    run.stop_file.unlink(missing_ok=True)
     run.save_file.unlink(missing_ok=True)
     for stage, decision in decisions.items():
         for index in decision.submit:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import training_stage
+from jobs.contract.stage_specs import SAVING_STAGES, training_stage
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.runs import state, store
@@ -71,7 +72,11 @@ def decide(
         known = record.stages.get(stage.stage)
         jobs = known.jobs if known else {}
         in_queue = {i: job for i, job in jobs.items() if is_in_queue(infos.get(job.job_id))}
-        stuck = {i: job for i, job in in_queue.items() if is_stuck(infos[job.job_id], renewed)}
+        stuck = {
+            index: job
+            for index, job in in_queue.items()
+            if is_stuck(record.history.task(stage.stage, index), infos[job.job_id], renewed)
+        }
         keep = {i: job for i, job in in_queue.items() if i not in stuck}
         checked = {} if renewed else verdicts.get(stage.stage, {})
         finished = {index for index, verdict in checked.items() if verdict == "done"}
@@ -89,9 +94,47 @@ def is_in_queue(info: JobInfo | None) -> bool:
     return info is not None and info.state in (JobState.QUEUED, JobState.ACTIVE)
 
 
-def is_stuck(info: JobInfo, renewed: bool) -> bool:
-    """Return whether a queued job waits for jobs that failed, or that this launch replaces."""
-    return info.state is JobState.QUEUED and (renewed or info.reason == state.NEVER)
+def is_stuck(task: TaskHistory, info: JobInfo, renewed: bool) -> bool:
+    """Return whether a job that has not begun its task can be of no use: it waits for jobs that
+    failed or that this launch replaces, or a person has requested its end.
+    """
+    waits = info.state is JobState.QUEUED or not task.has_begun
+    useless = renewed or task.is_cancelled or task.is_stopped or info.reason == state.NEVER
+    return waits and useless
+
+
+def refuse_ending_jobs(record: RunRecord, decisions: Mapping[str, StageDecision]) -> None:
+    """Refuse to launch beside jobs that end by a person's request: they have received it, and jobs
+    behind them could never start.
+
+    Raises:
+        ConfigError: naming the stages.
+    """
+    endings = {
+        name: ending
+        for name, decision in decisions.items()
+        for index in decision.keep
+        if (ending := requested_ending(record, record.history.task(name, index)))
+    }
+    if endings:
+        run = RunDir(record.path)
+        resume, cancel = store.command(run, "resume"), store.command(run, "cancel")
+        stages = ", ".join(f"{name} {ending}" for name, ending in endings.items())
+        raise ConfigError(
+            f"run {record.name} is ending as requested: {stages}",
+            hint=f"`{resume}` once it has ended; `{cancel}` ends it at once",
+        )
+
+
+def requested_ending(record: RunRecord, task: TaskHistory) -> str:
+    """Return how a task that has begun is about to end by a person's request; empty for none."""
+    if not task.has_begun:
+        return ""
+    if task.is_cancelled:
+        return "is being cancelled"
+    if task.stage in SAVING_STAGES:
+        return "saves and stops" if task.is_stopped or record.stop_requested else ""
+    return "is being cancelled" if task.is_stopped else ""
 
 
 def require_inputs(

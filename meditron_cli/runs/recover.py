@@ -120,6 +120,7 @@ def needs_recovery(record: RunRecord) -> bool:
     )
     return (
         not record.problem
+        and not record.stop_requested
         and any(len(stage.done) < stage.total for stage in record.stages.values())
         and (ending is None or ending.time < last)
     )

@@ -130,10 +130,6 @@ def test_a_request_to_end_counts_until_the_task_is_submitted_again() -> None:
     assert fold(submit(1.0, 1, "7"), stop).is_stopped
     again = fold(submit(1.0, 1, "7"), cancel, stop, submit(3.0, 2, "8"))
     assert (again.is_cancelled, again.is_stopped) == (False, False)
-    resume = {"event": "resume", "time": 3.0}
-    resumed = fold(submit(1.0, 1, "7"), cancel, stop, resume)
-    assert (resumed.is_cancelled, resumed.is_stopped) == (True, False)
-    assert fold(submit(1.0, 1, "7"), stop, resume, stop).is_stopped
     slow_clock = fold(submit(9.0, 1, "7"), cancel)
     assert slow_clock.is_cancelled
 

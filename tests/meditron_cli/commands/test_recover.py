@@ -92,7 +92,7 @@ def test_a_second_pass_has_nothing_to_report(desk: Desk) -> None:
     as_json = desk("recover", "--once", "--json")
 
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == "1 run checked, none needs resuming\n"
+    assert result.stderr == "1 run checked, nothing was resubmitted\n"
     assert (as_json.exit_code, as_json.stdout, as_json.stderr) == (0, "", "")
 
 
@@ -101,7 +101,7 @@ def test_runs_without_work_are_counted_and_those_of_others_are_not(desk: Desk) -
     desk("recover", "--once")
     os.chown(runs[0].events, 65534, -1)
 
-    assert desk("recover", "--once").stderr == "2 runs checked, none needs resuming\n"
+    assert desk("recover", "--once").stderr == "2 runs checked, nothing was resubmitted\n"
 
 
 def test_a_pass_without_an_answer_from_slurm_does_not_claim_a_check(desk: Desk) -> None:
@@ -283,3 +283,17 @@ def test_stages_behind_one_that_stopped_for_good_are_not_recovered(
     assert (result.exit_code, result.stdout) == (0, "")
     assert len(meditron.scheduler.submitted) == 4
     assert [event["event"] for event in read_events(meditron.run())].count("exit") == 1
+
+
+def test_on_this_machine_a_run_with_a_file_stop_stays_stopped(meditron: Bench) -> None:
+    meditron.submit(stage="curate")
+    run = meditron.run()
+    meditron.begin("curate")
+    meditron.scheduler.put_stage("curate", JobState.ENDED)
+    run.stop_file.touch()
+
+    result = meditron("recover", "--once")
+
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert run.stop_file.exists()
+    assert len(meditron.scheduler.submitted) == 1

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from jobs.contract import attempt_history
 from meditron_cli.scheduler.base import JobState
 
 from ...conftest import Bench
@@ -101,39 +100,82 @@ def test_resume_reports_that_it_withdraws_a_stop_request(meditron: Bench) -> Non
     assert not meditron.run().stop_file.exists()
 
 
-def test_a_withdrawn_stop_request_does_not_keep_jobs_from_being_resumed(
+@pytest.mark.parametrize(
+    ("words", "ending"),
+    [(["cancel", "--save"], "saves and stops"), (["cancel"], "is being cancelled")],
+)
+def test_resume_of_a_run_that_is_ending_as_requested_changes_nothing(
+    meditron: Bench, finish: Callable[..., None], words: list[str], ending: str
+) -> None:
+    """Its ranks have received the request, and jobs behind them would never start."""
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    meditron.begin("pretrain")
+    meditron(*words, run.name)
+    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE, "COMPLETING")
+    before, dismissed = run.events.read_bytes(), list(meditron.scheduler.dismissed)
+
+    results = [meditron("resume", run.name), meditron.submit()]
+
+    for result in results:
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.endswith(
+            f"error: run {run.name} is ending as requested: pretrain {ending}\n"
+            f"hint: `meditron resume {run.name}` once it has ended; `meditron cancel {run.name}` "
+            "ends it at once\n"
+        )
+    assert run.events.read_bytes() == before
+    assert run.stop_file.exists() == (words != ["cancel"])
+    assert meditron.scheduler.dismissed == dismissed
+
+
+def test_resume_of_a_run_whose_running_jobs_have_a_stop_file_keeps_it(
     meditron: Bench, finish: Callable[..., None]
 ) -> None:
     meditron.submit()
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
-    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE, "RUNNING")
-    meditron("cancel", run.name, "--save")
-    stopped = attempt_history.read(run).task("pretrain", 0).is_stopped
+    meditron.begin("pretrain")
+    run.stop_file.touch()
 
     result = meditron("resume", run.name)
 
-    assert stopped
-    assert result.stderr.endswith("(active); the request to save and stop is withdrawn\n")
-    assert not attempt_history.read(run).task("pretrain", 0).is_stopped
-    assert meditron("resume", run.name).stderr.count("withdrawn") == 0
+    assert result.exit_code == 2
+    assert "pretrain saves and stops" in result.stderr
+    assert run.stop_file.exists()
 
 
-def test_resume_while_jobs_are_being_cancelled_names_the_command_to_repeat(
-    meditron: Bench,
+@pytest.mark.parametrize("words", [["cancel", "--save"], ["cancel"]])
+@pytest.mark.parametrize("state", [JobState.ACTIVE, JobState.QUEUED])
+def test_resume_replaces_jobs_that_end_by_request_before_they_begin(
+    meditron: Bench, finish: Callable[..., None], words: list[str], state: JobState
 ) -> None:
-    meditron.submit(stage="curate")
+    """On this machine a job of a later stage is active while it waits, and ends a moment after the
+    one before it.
+    """
+    meditron.submit()
     run = meditron.run()
-    meditron("cancel", run.name)
-    meditron.scheduler.put_stage("curate", JobState.ACTIVE, "COMPLETING")
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    meditron.begin("pretrain")
+    meditron(*words, run.name)
+    meditron.scheduler.put_stage("pretrain", JobState.ENDED)
+    meditron.scheduler.put_stage("evaluate", state)
 
     result = meditron("resume", run.name)
 
-    assert result.stderr == (
-        "nothing to submit: curate has job 101_0 (active); the jobs are being cancelled: "
-        f"`meditron resume {run.name}` continues the run once they have ended\n"
+    assert result.exit_code == 0, result.stderr
+    jobs = {event["stage"]: event["job_ids"] for event in meditron.events("submit")}
+    assert result.stdout == "".join(
+        f"{stage}: {', '.join(jobs[stage] if stage in ('pretrain', 'evaluate') else [])}\n"
+        if stage in ("pretrain", "evaluate")
+        else f"{stage}: finished already\n"
+        for stage in ("curate", "tokenize", "pretrain", "evaluate")
     )
+    assert {event["attempt"] for event in meditron.events("submit")[-2:]} == {2}
 
 
 def test_resume_of_a_stopped_run_reports_no_withdrawal(meditron: Bench) -> None:

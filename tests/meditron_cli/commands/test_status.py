@@ -82,14 +82,14 @@ def test_a_run_that_saves_and_stops_is_shown_as_such_until_its_jobs_have_ended(
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
-    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+    meditron.begin("pretrain")
     before = meditron("status").stdout
 
     meditron("cancel", run.name, "--save")
     row = " ".join(meditron("status").stdout.splitlines()[1].split())
     one = meditron("status", run.name).stdout
     found = json.loads(meditron("status", "--json").stdout)["runs"][0]
-    meditron("resume", run.name)
+    meditron.scheduler.put_stage("pretrain", JobState.ENDED)
 
     assert "saves and stops" not in before
     assert row.startswith(f"{run.name} running (saves and stops) pretrain")

@@ -487,7 +487,7 @@ def test_cancelling_ends_jobs_whatever_their_state(meditron: Bench) -> None:
 def test_json_has_the_jobs_that_were_cancelled_and_those_that_save(meditron: Bench) -> None:
     meditron.submit()
     name = meditron.run().name
-    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+    meditron.begin("pretrain")
 
     saved = json.loads(meditron("cancel", name, "--save", "--json").stdout)
     ended = json.loads(meditron("cancel", name, "--json").stdout)
@@ -503,7 +503,8 @@ def test_cancelling_with_save_lets_running_training_exit_by_itself(
     run = meditron.run()
     finish(run, "curate", 0)
     finish(run, "tokenize", 0, 1, 2)
-    meditron.scheduler.put_stage("pretrain", JobState.ACTIVE)
+    meditron.begin("pretrain")
+    meditron.scheduler.put_stage("evaluate", JobState.ACTIVE)  # as local jobs that wait
 
     result = meditron("cancel", run.name, "--save")
 
