@@ -101,9 +101,8 @@ def retry_until_written(
             remaining = deadline - time.monotonic()
             if remaining < 0:
                 raise
-            if str(error) != reason:
-                reason = str(error)
-                log(f"{failure}: {reason}; waiting for the storage")
+            if reason != (reason := error.strerror or type(error).__name__):
+                log(f"{failure}: {error}; waiting for the storage")
             if not wait_until_writable(folder, remaining, is_interrupted) or is_interrupted():
                 raise
         time.sleep(pause)

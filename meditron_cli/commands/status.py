@@ -152,6 +152,11 @@ def to_json(full: RunDetail) -> dict[str, Any]:
         "goodput": full.times.goodput,
         "dir": str(full.run.root),
         "errors": [error.to_json() for error in full.errors],
+        "blocked": [
+            {"stages": stages, "origin": origin, "state": word}
+            for (origin, word), stages in blocked_stages(full).items()
+        ],
+        "unconfirmed": unconfirmed_stages(full.record),
         "jobs": jobs_of(full.record),
         "checkpoint_step": checkpoint_step(full.run, full.view),
     }
@@ -232,9 +237,14 @@ def print_pending(run: RunDir, view: RunView) -> None:
             console.data(f"hint: `{store.command(run, 'resume')}` releases it")
 
 
+def unconfirmed_stages(record: RunRecord) -> list[str]:
+    """Return the stages whose submission has no result on record."""
+    return [name for name, stage in record.stages.items() if stage.unanswered]
+
+
 def print_unconfirmed(full: RunDetail) -> None:
     """Print the stages whose submission has no result on record, and what follows."""
-    stages = [name for name, stage in full.record.stages.items() if stage.unanswered]
+    stages = unconfirmed_stages(full.record)
     if not stages:
         return
     resume, cancel = (store.command(full.run, word) for word in ("resume", "cancel"))
@@ -243,6 +253,11 @@ def print_unconfirmed(full: RunDetail) -> None:
         "got no answer"
     )
     console.data(f"hint: `{resume}` completes it, `{cancel}` withdraws it")
+
+
+def blocked_stages(full: RunDetail) -> dict[tuple[str, str], list[str]]:
+    """Return the stages that wait for one which will not finish by itself, by name and state."""
+    return state.blocked_stages(full.record, full.view.stages)
 
 
 def print_blocked(full: RunDetail, stuck: Iterable[tuple[str, str]]) -> None:
@@ -255,7 +270,7 @@ def print_blocked(full: RunDetail, stuck: Iterable[tuple[str, str]]) -> None:
     jobs: dict[str, list[str]] = {}
     for stage, job_id in stuck:
         jobs.setdefault(stage, []).append(job_id)
-    for (origin, word), stages in state.blocked_stages(full.record, full.view.stages).items():
+    for (origin, word), stages in blocked_stages(full).items():
         if word == "cancelled" and jobs.keys().isdisjoint(stages):
             continue  # all of them are cancelled
         verb = "wait" if len(stages) > 1 else "waits"
@@ -273,7 +288,8 @@ def print_errors(full: RunDetail) -> None:
     """Print the errors of tasks and the remedies, equal errors of a stage once."""
     tasks: dict[tuple[str, str, str, str], list[int]] = {}
     for error in full.errors:
-        reason = error.reason.removeprefix(error.message).removeprefix("; ")
+        reason = "" if error.reason == error.message else error.reason
+        reason = reason.removeprefix(f"{error.message}; ")
         key = (error.stage, error.message, reason, error.hint)
         tasks.setdefault(key, []).append(error.index)
     for (stage, message, reason, hint), indices in tasks.items():

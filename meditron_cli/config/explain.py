@@ -75,16 +75,16 @@ def explain(key: str, query: ExplainQuery) -> list[Explanation]:
         check_part(model, root, problems)
     if problems:
         raise problems.error()
-    if root is None:
-        raise ConfigError(
-            f"{key} is a key of cluster profiles",
-            hint=f"`{query.command(key)}` explains it; `meditron clusters` lists the profiles",
-        )
     prefix = PROFILE if model is Cluster else ""
     name = key.removeprefix(PROFILE)
     keys = keys_below(model, name)
     if not keys:
         raise unknown_key(model, name, query)
+    if root is None:
+        raise ConfigError(
+            f"{key} is a key of cluster profiles",
+            hint=f"`{query.command(key)}` explains it; `meditron clusters` lists the profiles",
+        )
     return [explain_one(prefix, part, model, root) for part in keys]
 
 

@@ -110,8 +110,10 @@ def _launch(
             new = submissions.submit(stage, decision.submit, after)
             current[stage.stage] = [*unique(job.job_id for job in decision.keep.values()), *new]
     except BaseException as error:
-        submissions.undo(error)
-        restore_markers(run, decisions)
+        try:
+            submissions.undo(error)
+        finally:
+            restore_markers(run, decisions)
         raise
     return {stage.stage: current[stage.stage] for stage in plan.stages}
 

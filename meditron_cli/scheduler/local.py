@@ -15,7 +15,7 @@ from pathlib import Path
 from jobs.contract.attempt_history import RunHistory
 from jobs.contract.errors import RESUME
 from jobs.contract.events import IntentEvent, SubmitEvent
-from jobs.contract.files import read_json, write_json
+from jobs.contract.files import FormatError, read_json, write_json
 from jobs.contract.job import usable_cores
 from jobs.contract.rundir import RunDir
 from jobs.contract.units import plural
@@ -238,7 +238,10 @@ def exit_timeout(pid: int) -> float:
     path = Path(os.fsdecode(arguments[-2])) if len(arguments) > 1 else Path()
     if path.name != JOB_FILE:  # it was killed, and only its tasks are left
         return CANCEL_SECONDS
-    lead = float(read_json(path)["lead_seconds"])
+    try:
+        lead = float(read_json(path)["lead_seconds"])
+    except (OSError, FormatError):  # the run directory was moved
+        return CANCEL_SECONDS
     return max(CANCEL_SECONDS, lead + BEYOND_LEAD_SECONDS)
 
 

@@ -307,7 +307,7 @@ def test_stages_behind_a_failed_one_have_one_line(
     meditron.clock.time = time.time() + 1_000
 
     shown = meditron("status", run.name).stdout
-    errors = json.loads(meditron("status", run.name, "--json").stdout)["runs"][0]["errors"]
+    as_json = one(meditron)
 
     assert shown.endswith(
         "\ntokenize, pretrain, evaluate: wait for curate, which failed\n"
@@ -315,7 +315,9 @@ def test_stages_behind_a_failed_one_have_one_line(
         "hint: fix the line\n"
         f"hint: `meditron resume {run.name}` continues it\n"
     )
-    assert [error["stage"] for error in errors] == ["curate"]
+    assert [error["stage"] for error in as_json["errors"]] == ["curate"]
+    stages = ["tokenize", "pretrain", "evaluate"]
+    assert as_json["blocked"] == [{"stages": stages, "origin": "curate", "state": "failed"}]
 
 
 def test_the_same_error_of_several_tasks_is_shown_once(
@@ -342,6 +344,7 @@ def test_an_unconfirmed_submission_is_shown_with_what_to_do(meditron: Bench) -> 
     run = meditron.run()
     append_event(run, "intent", stage="curate", attempt=2, indices=[0], scheduler="slurm")
 
+    assert one(meditron)["unconfirmed"] == ["curate"]
     lines = meditron("status", run.name).stdout.splitlines()
 
     assert lines[-2:] == [

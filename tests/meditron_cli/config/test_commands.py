@@ -265,6 +265,7 @@ def test_explain_refuses_what_is_not_there(folder: Path, words: list[str], messa
         ("cluster.slurm.requeu --cluster rcp", "explain cluster.slurm.requeue --cluster rcp"),
         ("foo.bar", "schema experiment"),
         ("cluster.foo --cluster rcp", "schema cluster"),
+        ("cluster.foo", "schema cluster"),
     ],
 )
 def test_explain_of_an_unknown_key_names_a_command_that_works(

@@ -484,6 +484,9 @@ def test_a_cancelled_job_has_as_long_as_its_stage_has_to_save(machine: Machine) 
     assert local.exit_timeout(local_sessions.pid_of(long)) > 600
     assert local.exit_timeout(local_sessions.pid_of(short)) == local.CANCEL_SECONDS
     assert local.exit_timeout(os.getpid()) == local.CANCEL_SECONDS
+    moved = local.job_file(machine.run.root, "curate", 1).rename(machine.run.root / "moved")
+    assert local.exit_timeout(local_sessions.pid_of(long)) == local.CANCEL_SECONDS
+    moved.rename(local.job_file(machine.run.root, "curate", 1))
 
 
 def test_cores_are_divided_among_the_ranks_that_run_at_once(machine: Machine) -> None:
