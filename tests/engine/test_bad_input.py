@@ -19,7 +19,7 @@ def refusal(run) -> str:
 def test_no_tokens_at_all(make_run):
     run = make_run(train_prefixes=("tokens/train/00001",))
 
-    assert "no training tokens in 1 indexed datasets" in refusal(run)
+    assert "no training tokens in 1 indexed dataset\n" in refusal(run)
 
 
 def test_a_token_beyond_the_vocabulary(make_run, replace_tokens):
