@@ -145,6 +145,21 @@ def test_a_node_whose_slurmd_is_killed_goes_down_and_comes_back(slurm: Cluster) 
     slurm.wait_nodes(["cpu02"], ["idle"], timeout=60)
 
 
+def test_a_daemon_that_proc_does_not_show_as_such_has_not_ended(tmp_path: Path) -> None:
+    """In the moment of its execve(2) a process has another name and no environment in /proc."""
+    cluster = Cluster(tmp_path / "slurm")
+    (cluster.folder / "log").mkdir(parents=True)
+    answers = iter([False, True])
+
+    cluster._spawn("slurmdbd", "sleep", "600")
+    cluster._wait("slurmdbd", lambda: next(answers))
+    cluster._children["slurmdbd"].kill()
+
+    with pytest.raises(ClusterError, match="slurmdbd ended while starting"):
+        cluster._wait("slurmdbd", lambda: False)
+    cluster.stop()
+
+
 @pytest.mark.full
 def test_after_up_and_down_by_hand_no_process_and_no_folder_remains(slurm: Cluster) -> None:
     """It lives beside the session's cluster, whose nodes must not notice."""
