@@ -14,6 +14,7 @@ import pytest
 import submitit
 
 from .cluster import CPU_NODES, GPU_NODES, Cluster, ClusterError
+from .desk import wait
 
 pytestmark = pytest.mark.slurm
 
@@ -28,9 +29,13 @@ def test_accounting_knows_a_finished_job_and_its_exit_code(slurm: Cluster) -> No
     job = slurm.submit("exit 7", "--output=/dev/null")
     slurm.wait_job(job, "FAILED", timeout=60)
 
-    rows = slurm.run("sacct", "-n", "-P", "-X", "-o", "State,ExitCode,NodeList", "-j", str(job))
+    def row() -> str:
+        columns = ("-o", "State,ExitCode,NodeList")
+        return slurm.run("sacct", "-n", "-P", "-X", *columns, "-j", str(job))
 
-    assert rows == "FAILED|7:0|cpu01\n"
+    # slurmctld reports a job's end to slurmdbd some moments later.
+    wait(lambda: row().startswith("FAILED"), "the accounting")
+    assert row() == "FAILED|7:0|cpu01\n"
 
 
 def test_a_job_sees_the_gpus_it_was_given(slurm: Cluster, tmp_path: Path) -> None:
@@ -117,8 +122,10 @@ def test_a_job_in_high_preempts_one_in_low_which_slurm_requeues(
     slurm.wait_job(high, "COMPLETED", timeout=60)
     slurm.wait_job(low, "RUNNING", timeout=60)
 
-    rows = slurm.run("sacct", "-D", "-n", "-P", "-X", "-o", "State", "-j", str(low)).split()
-    assert rows == ["PREEMPTED", "RUNNING"]
+    def states() -> list[str]:
+        return slurm.run("sacct", "-D", "-n", "-P", "-X", "-o", "State", "-j", str(low)).split()
+
+    wait(lambda: states() == ["PREEMPTED", "RUNNING"], "the accounting")
 
 
 def test_a_changed_setting_is_in_force_and_can_be_put_back(slurm: Cluster) -> None:

@@ -86,25 +86,24 @@ def test_the_pipeline_succeeds(desk: Desk, finished: Answer) -> None:
 
 
 def test_arrays_run_on_their_partitions(desk: Desk, finished: Answer) -> None:
-    arrays = {
-        stage: sorted(desk.accounts(array_of(ids).pop(), "JobID,Partition,State"))
-        for stage, ids in finished.jobs.items()
-        if stage in ("tokenize", "evaluate")
-    }
+    for stage, size in (("tokenize", 3), ("evaluate", 2)):
+        (array,) = array_of(finished.jobs[stage])
+        expected = [[f"{array}_{index}", "cpu", "COMPLETED"] for index in range(size)]
 
-    (tokenize,), (evaluate,) = (array_of(finished.jobs[stage]) for stage in arrays)
-    assert arrays == {
-        "tokenize": [[f"{tokenize}_{index}", "cpu", "COMPLETED"] for index in range(3)],
-        "evaluate": [[f"{evaluate}_{index}", "cpu", "COMPLETED"] for index in range(2)],
-    }
+        def is_recorded(array: str = array, rows: list[list[str]] = expected) -> bool:
+            return sorted(desk.accounts(array, "JobID,Partition,State")) == rows
+
+        wait(is_recorded, f"the accounting of {stage}")
 
 
 def test_pretraining_is_four_ranks_over_two_nodes(desk: Desk, finished: Answer) -> None:
     (job,) = finished.jobs["pretrain"]
 
-    text = desk.slurm.run("sacct", "-n", "-P", "-o", "JobID,NTasks,NNodes,State", "-j", f"{job}.1")
+    def step() -> str:
+        columns = ("-o", "JobID,NTasks,NNodes,State")
+        return desk.slurm.run("sacct", "-n", "-P", *columns, "-j", f"{job}.1")
 
-    assert text == f"{job}.1|4|2|COMPLETED\n"
+    wait(lambda: step() == f"{job}.1|4|2|COMPLETED\n", "the accounting of the step")
     spec = read_json(finished.run.spec("pretrain", 0))
     layout = spec["spec"]["parallel"]
     assert (layout["tensor"], layout["data"], layout["sequence_parallel"]) == (2, 2, True)

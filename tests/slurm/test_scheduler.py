@@ -220,13 +220,15 @@ def test_a_job_that_slurm_queued_again_is_queued_whatever_its_history(
     slurm.run("scontrol", "requeuehold", str(job))
     wait(lambda: slurm.job_states(job) == ("PENDING",), "the job to be queued again")
 
+    def history() -> list[str]:
+        return slurm.run("sacct", "-D", "-X", "-n", "-P", "-o", "State", "-j", str(job)).split()
+
+    wait(lambda: history()[:1] == ["REQUEUED"], "the accounting")
     waiting = states(site, [str(job)])[str(job)]
-    history = slurm.run("sacct", "-D", "-X", "-n", "-P", "-o", "State", "-j", str(job)).split()
     site.cancel("", [str(job)])
     wait(lambda: states(site, [str(job)])[str(job)].state is JobState.ENDED, "its end")
 
     assert waiting.state is JobState.QUEUED
-    assert history[0] == "REQUEUED"
 
 
 def test_a_dependency_that_can_never_be_is_reported(slurm: Cluster, site: SlurmScheduler) -> None:
