@@ -189,6 +189,17 @@ def finish() -> Callable[..., None]:
 
 
 @pytest.fixture
+def training(meditron: Bench, finish: Callable[..., None]) -> RunDir:
+    """Return a submitted pipeline whose training has begun."""
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    meditron.begin("pretrain")
+    return run
+
+
+@pytest.fixture
 def fail() -> Callable[..., None]:
     """Write the exit record of a failed task of a stage."""
 

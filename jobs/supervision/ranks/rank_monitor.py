@@ -112,7 +112,7 @@ class RankMonitor:
         """
         try:
             self._check(now)
-        except Exception as error:
+        except Exception as error:  # a bug in a check must not abandon the ranks
             text = f"{type(error).__name__}: {error}"
             if text != self._check_error:
                 self._check_error = text

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
+from jobs.contract.rundir import RunDir
 from meditron_cli.scheduler.base import JobState
 
 from ...conftest import Bench
@@ -105,67 +104,52 @@ def test_resume_reports_that_it_withdraws_a_stop_request(meditron: Bench) -> Non
     [(["cancel", "--save"], "saves and stops"), (["cancel"], "is being cancelled")],
 )
 def test_resume_of_a_run_that_is_ending_as_requested_changes_nothing(
-    meditron: Bench, finish: Callable[..., None], words: list[str], ending: str
+    meditron: Bench, training: RunDir, words: list[str], ending: str
 ) -> None:
     """Its ranks have received the request, and jobs behind them would never start."""
-    meditron.submit()
-    run = meditron.run()
-    finish(run, "curate", 0)
-    finish(run, "tokenize", 0, 1, 2)
-    meditron.begin("pretrain")
-    meditron(*words, run.name)
+    meditron(*words, training.name)
     meditron.scheduler.put_stage("pretrain", JobState.ACTIVE, "COMPLETING")
-    before, dismissed = run.events.read_bytes(), list(meditron.scheduler.dismissed)
+    before, dismissed = training.events.read_bytes(), list(meditron.scheduler.dismissed)
 
-    results = [meditron("resume", run.name), meditron.submit()]
+    results = [meditron("resume", training.name), meditron.submit()]
 
     for result in results:
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr.endswith(
-            f"error: run {run.name} is ending as requested: pretrain {ending}\n"
-            f"hint: `meditron resume {run.name}` once it has ended; `meditron cancel {run.name}` "
-            "ends it at once\n"
+            f"error: run {training.name} is ending as requested: pretrain {ending}\n"
+            f"hint: `meditron resume {training.name}` once it has ended; "
+            f"`meditron cancel {training.name}` ends it at once\n"
         )
-    assert run.events.read_bytes() == before
-    assert run.stop_file.exists() == (words != ["cancel"])
+    assert training.events.read_bytes() == before
+    assert training.stop_file.exists() == (words != ["cancel"])
     assert meditron.scheduler.dismissed == dismissed
 
 
 def test_resume_of_a_run_whose_running_jobs_have_a_stop_file_keeps_it(
-    meditron: Bench, finish: Callable[..., None]
+    meditron: Bench, training: RunDir
 ) -> None:
-    meditron.submit()
-    run = meditron.run()
-    finish(run, "curate", 0)
-    finish(run, "tokenize", 0, 1, 2)
-    meditron.begin("pretrain")
-    run.stop_file.touch()
+    training.stop_file.touch()
 
-    result = meditron("resume", run.name)
+    result = meditron("resume", training.name)
 
     assert result.exit_code == 2
     assert "pretrain saves and stops" in result.stderr
-    assert run.stop_file.exists()
+    assert training.stop_file.exists()
 
 
 @pytest.mark.parametrize("words", [["cancel", "--save"], ["cancel"]])
 @pytest.mark.parametrize("state", [JobState.ACTIVE, JobState.QUEUED])
 def test_resume_replaces_jobs_that_end_by_request_before_they_begin(
-    meditron: Bench, finish: Callable[..., None], words: list[str], state: JobState
+    meditron: Bench, training: RunDir, words: list[str], state: JobState
 ) -> None:
     """On this machine a job of a later stage is active while it waits, and ends a moment after the
     one before it.
     """
-    meditron.submit()
-    run = meditron.run()
-    finish(run, "curate", 0)
-    finish(run, "tokenize", 0, 1, 2)
-    meditron.begin("pretrain")
-    meditron(*words, run.name)
+    meditron(*words, training.name)
     meditron.scheduler.put_stage("pretrain", JobState.ENDED)
     meditron.scheduler.put_stage("evaluate", state)
 
-    result = meditron("resume", run.name)
+    result = meditron("resume", training.name)
 
     assert result.exit_code == 0, result.stderr
     jobs = {event["stage"]: event["job_ids"] for event in meditron.events("submit")}

@@ -76,24 +76,19 @@ def test_json_has_exactly_the_promised_keys(meditron: Bench) -> None:
 
 
 def test_a_run_that_saves_and_stops_is_shown_as_such_until_its_jobs_have_ended(
-    meditron: Bench, finish: Callable[..., None]
+    meditron: Bench, training: RunDir
 ) -> None:
-    meditron.submit()
-    run = meditron.run()
-    finish(run, "curate", 0)
-    finish(run, "tokenize", 0, 1, 2)
-    meditron.begin("pretrain")
     before = meditron("status").stdout
 
-    meditron("cancel", run.name, "--save")
+    meditron("cancel", training.name, "--save")
     row = " ".join(meditron("status").stdout.splitlines()[1].split())
-    one = meditron("status", run.name).stdout
+    one = meditron("status", training.name).stdout
     found = json.loads(meditron("status", "--json").stdout)["runs"][0]
     meditron.scheduler.put_stage("pretrain", JobState.ENDED)
 
     assert "saves and stops" not in before
-    assert row.startswith(f"{run.name} running (saves and stops) pretrain")
-    assert one.startswith(f"run {run.name}: running (saves and stops)\n")
+    assert row.startswith(f"{training.name} running (saves and stops) pretrain")
+    assert one.startswith(f"run {training.name}: running (saves and stops)\n")
     assert (found["state"], found["stopping"]) == ("running", True)
     assert "saves and stops" not in meditron("status").stdout
 

@@ -497,19 +497,14 @@ def test_json_has_the_jobs_that_were_cancelled_and_those_that_save(meditron: Ben
 
 
 def test_cancelling_with_save_lets_running_training_exit_by_itself(
-    meditron: Bench, finish: Callable[..., None]
+    meditron: Bench, training: RunDir
 ) -> None:
-    meditron.submit()
-    run = meditron.run()
-    finish(run, "curate", 0)
-    finish(run, "tokenize", 0, 1, 2)
-    meditron.begin("pretrain")
     meditron.scheduler.put_stage("evaluate", JobState.ACTIVE)  # as local jobs that wait
 
-    result = meditron("cancel", run.name, "--save")
+    result = meditron("cancel", training.name, "--save")
 
     assert result.exit_code == 0
-    assert run.stop_file.exists()
+    assert training.stop_file.exists()
     assert meditron.scheduler.cancelled == ["104_0", "104_1"]
 
 
