@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The CPU build of exactly this torch is what the tests run on; megatron-core 0.17 needs Python 3.12.
 TORCH := torch==2.13.0
+# Exports must compute the same under this and under the version in .ci/constraints.txt.
+OLDER_TRANSFORMERS := transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.0
 DEMO ?= demo
 
 .PHONY: setup demo test test-full test-fast test-slurm check bench slurm-up slurm-down build
@@ -16,6 +18,7 @@ setup: .venv/.ready
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable ".[all,dev]"
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv/transformers-4.57 $(OLDER_TRANSFORMERS)
 	touch $@
 
 demo: setup

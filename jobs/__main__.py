@@ -14,17 +14,10 @@ from pathlib import Path
 
 from jobs.contract.errors import FINISHED, STOPPED, Stopped, TaskError
 from jobs.contract.job import node_name
-from jobs.contract.stage_specs import STAGES
+from jobs.contract.stage_specs import STAGE_KINDS, STAGES
 from jobs.runtime import heartbeat
 from jobs.runtime.context import STOP_SIGNALS, Context, context_from
 from jobs.runtime.rank_exit import describe_error, write_rank_exit
-
-MODULES = {
-    "curate": "jobs.stages.curate",
-    "tokenize": "jobs.stages.tokenize_corpus",
-    "pretrain": "jobs.stages.pretrain",
-    "evaluate": "jobs.stages.evaluate",
-}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,7 +50,7 @@ def open_heartbeat(context: Context) -> None:
 
 def run_stage(context: Context) -> int:
     """Run this rank's part of the stage and return its exit code."""
-    stage = importlib.import_module(MODULES[context.task.stage])
+    stage = importlib.import_module(STAGE_KINDS[context.task.stage].module)
     try:
         stage.run(context)
     except Stopped as stopped:

@@ -185,7 +185,6 @@ def test_stages_do_not_import_each_other() -> None:
 
 
 NAMES_PRETRAIN = {
-    "jobs.__main__",
     "jobs.contract.stage_specs",
     "meditron_cli.commands.report",
     "meditron_cli.config.load",

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from jobs.contract import rundir
 from jobs.contract.errors import RESUME, TaskError
 from jobs.contract.files import FORMAT, FormatError, read_json
-from jobs.contract.stage_specs import SPEC_TYPES, TRAINING_STAGES, PretrainSpec, Spec
+from jobs.contract.stage_specs import STAGE_KINDS, TRAINING_STAGES, PretrainSpec, Spec
 
 DIGEST_FORMAT = 1
 """Part of every digest: another number makes all specs differ from those of earlier runs."""
@@ -119,10 +119,10 @@ def task_from_json(data: dict[str, Any]) -> TaskSpec:
         raise ValueError(
             f"task spec has format {data.get('format')!r}, this program reads {FORMAT}"
         )
-    if data.get("stage") not in SPEC_TYPES:
+    if data.get("stage") not in STAGE_KINDS:
         raise ValueError(f"task spec names the unknown stage {data.get('stage')!r}")
     body = {key: value for key, value in data.items() if key != "format"}
-    spec = _build(SPEC_TYPES[data["stage"]], body.pop("spec", {}))
+    spec = _build(STAGE_KINDS[data["stage"]].spec, body.pop("spec", {}))
     return _build(TaskSpec, {**body, "spec": spec})
 
 
@@ -153,8 +153,10 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
 
 
 def _convert(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return _build(typing.cast(type[Any], hint), value)
+    if isinstance(value, dict):
+        for kind in (hint, *typing.get_args(hint)):  # ``Kind`` or ``Kind | None``
+            if dataclasses.is_dataclass(kind):
+                return _build(typing.cast(type[Any], kind), value)
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         return tuple(value)
     return value

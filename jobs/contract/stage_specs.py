@@ -1,27 +1,10 @@
-"""The settings of one task of each stage. Standard library only."""
+"""The stages, and the settings of one task of each. Standard library only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
-
-STAGES = ("curate", "tokenize", "pretrain", "evaluate")
-"""Stages in pipeline order."""
-
-TRAINING_STAGES = ("pretrain",)
-"""Stages with steps and checkpoints; tasks of the others start from scratch in each attempt."""
-
-TOKENIZER_STAGES = ("tokenize", *TRAINING_STAGES, "evaluate")
-"""Stages that read the tokenizer."""
-
-SAVING_STAGES = (*TRAINING_STAGES, "evaluate")
-"""Stages whose ranks poll the file STOP."""
-
-
-def training_stage(stages: Iterable[str]) -> str | None:
-    """Return the stage among these that trains; None without one."""
-    return next((stage for stage in stages if stage in TRAINING_STAGES), None)
 
 
 @dataclass(frozen=True)
@@ -50,14 +33,35 @@ class CurateSpec:
 
 
 @dataclass(frozen=True)
+class VocabularySpec:
+    """The tokens added to a base vocabulary, and the tokens with a role."""
+
+    base_size: int
+    """Tokens of the base model; added tokens have the ids from here on."""
+    added_tokens: tuple[str, ...]
+    """In the order of their ids."""
+    control_tokens: tuple[str, ...]
+    """Those of ``added_tokens`` that no text contains: they are marked special."""
+    new_rows: str
+    """Initial embedding and output rows of added tokens: ``repeat-last-row`` of the base model,
+    ``mean`` of its rows, or ``copy:<token>``.
+    """
+    eod_token: str
+    """Appended after each document; must be in the vocabulary."""
+    bos_token: str
+    """Put before each document; empty for none."""
+    eos_token: str
+    """Ends a generation."""
+
+
+@dataclass(frozen=True)
 class TokenizerRef:
     """A tokenizer by the file that the run was made with."""
 
     path: str
     """Absolute path of a ``tokenizer.json``."""
     sha256: str
-    eod_token: str
-    """Appended after each document; must be in the vocabulary."""
+    vocabulary: VocabularySpec
 
 
 @dataclass(frozen=True)
@@ -77,29 +81,66 @@ class TokenizeSpec:
 
 
 @dataclass(frozen=True)
+class RopeScaling:
+    """The frequency scaling of Llama 3.1 and later (``rope_type: llama3`` of transformers)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position: int
+    """Context length, in tokens, before the scaling."""
+
+
+@dataclass(frozen=True)
 class ModelSpec:
-    """A Llama-architecture decoder: RMSNorm, SwiGLU, RoPE, GQA, untied embeddings, no biases."""
+    """A decoder of the Llama family: RMSNorm, SwiGLU, RoPE, grouped-query attention."""
 
     layers: int
     hidden_size: int
     ffn_hidden_size: int
     attention_heads: int
     kv_heads: int
+    head_dim: int
     seq_length: int
     vocab_size: int
     """Rows used by the tokenizer, before padding."""
     padded_vocab_size: int
-    """A multiple of ``vocab_multiple x tensor``."""
+    """Rows of the embedding, whatever the layout; those from ``vocab_size`` on are never scored."""
     rope_theta: float
+    rope_scaling: RopeScaling | None
     norm_eps: float
     init_std: float
+    tied_embeddings: bool
+    """The output layer is the embedding."""
+    qkv_bias: bool
+    """Query, key and value projections have biases (Qwen 2)."""
+    qk_norm: bool
+    """Each query and key head is normalised before RoPE (Qwen 3)."""
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Return what determines the shapes of weights and their mathematics, apart from the
+        vocabulary.
+        """
+        settings = ("seq_length", "vocab_size", "padded_vocab_size", "init_std")
+        fields = {name: value for name, value in asdict(self).items() if name not in settings}
+        return {**fields, "activation": "swiglu", "norm": "rmsnorm"}
 
     @property
     def layer_parameters(self) -> int:
-        """Return the parameters of one decoder layer: q, k, v, output, gated MLP and two norms."""
-        head = self.hidden_size // self.attention_heads
-        attention = self.hidden_size * (2 * self.hidden_size + 2 * self.kv_heads * head)
+        """Return the parameters of one decoder layer: q, k, v, output, gated MLP and norms."""
+        query, key = self.attention_heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = self.hidden_size * (2 * query + 2 * key)
+        if self.qkv_bias:
+            attention += query + 2 * key
+        if self.qk_norm:
+            attention += 2 * self.head_dim
         return attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Return the parameters of the embedding and of an output layer of its own."""
+        return (1 if self.tied_embeddings else 2) * self.padded_vocab_size * self.hidden_size
 
     @property
     def parameters(self) -> int:
@@ -107,8 +148,7 @@ class ModelSpec:
 
         With 32,000 rows this gives Llama-2's published 6,738,415,616 (7B) and 68,976,648,192 (70B).
         """
-        embeddings = 2 * self.padded_vocab_size * self.hidden_size
-        return self.layers * self.layer_parameters + embeddings + self.hidden_size
+        return self.layers * self.layer_parameters + self.embedding_parameters + self.hidden_size
 
     def checkpoint_bytes(self, precision: str) -> int:
         """Return the bytes of one checkpoint: weights, fp32 master weights and two Adam moments.
@@ -161,6 +201,8 @@ class PretrainSpec:
     """``cuda`` or ``cpu``."""
     precision: str
     """``bf16`` or ``fp32``."""
+    weights: str
+    """``random``, or the base model that the stage ``convert`` brought in as step 0."""
     train_prefixes: tuple[str, ...]
     """Indexed datasets without suffix, each weighted by its token count; empty ones are skipped."""
     validation_prefixes: tuple[str, ...]
@@ -220,9 +262,59 @@ class EvaluateSpec:
 Spec = CurateSpec | TokenizeSpec | PretrainSpec | EvaluateSpec
 
 
-SPEC_TYPES: dict[str, type[Any]] = {
-    "curate": CurateSpec,
-    "tokenize": TokenizeSpec,
-    "pretrain": PretrainSpec,
-    "evaluate": EvaluateSpec,
+@dataclass(frozen=True)
+class StageKind:
+    """A stage as the rest of the program sees it."""
+
+    spec: type[Any]
+    """Settings of one task."""
+    module: str
+    """Has ``run(context)``; imported on the node."""
+    after: tuple[str, ...]
+    """Stages whose results it reads, where a run has them."""
+    trains: bool = False
+    """Has steps and checkpoints; tasks of other stages start from scratch in each attempt."""
+    reads_tokenizer: bool = False
+    polls_stop: bool = False
+    """Its ranks poll the file STOP."""
+    computes: bool = False
+    """Runs on GPUs where the cluster has them."""
+
+
+STAGE_KINDS: dict[str, StageKind] = {
+    "curate": StageKind(CurateSpec, "jobs.stages.curate", ()),
+    "tokenize": StageKind(
+        TokenizeSpec, "jobs.stages.tokenize_corpus", ("curate",), reads_tokenizer=True
+    ),
+    "pretrain": StageKind(
+        PretrainSpec,
+        "jobs.stages.pretrain",
+        ("tokenize",),
+        trains=True,
+        reads_tokenizer=True,
+        polls_stop=True,
+        computes=True,
+    ),
+    "evaluate": StageKind(
+        EvaluateSpec,
+        "jobs.stages.evaluate",
+        ("pretrain",),
+        reads_tokenizer=True,
+        polls_stop=True,
+        computes=True,
+    ),
 }
+"""Every stage, in pipeline order. A new stage is a row here and a builder in
+``meditron_cli.plan.stages``.
+"""
+
+STAGES = tuple(STAGE_KINDS)
+TRAINING_STAGES = tuple(name for name, kind in STAGE_KINDS.items() if kind.trains)
+TOKENIZER_STAGES = tuple(name for name, kind in STAGE_KINDS.items() if kind.reads_tokenizer)
+SAVING_STAGES = tuple(name for name, kind in STAGE_KINDS.items() if kind.polls_stop)
+COMPUTING_STAGES = tuple(name for name, kind in STAGE_KINDS.items() if kind.computes)
+
+
+def training_stage(stages: Iterable[str]) -> str | None:
+    """Return the stage among these that trains; None without one."""
+    return next((stage for stage in stages if stage in TRAINING_STAGES), None)

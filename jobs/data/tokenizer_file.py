@@ -47,7 +47,7 @@ class Encoder:
         added = tokenizer.get_added_tokens_decoder().get(eod)
         if added is not None and not added.special and not special_tokens_in_text:
             # An added token that is not marked special would still be recognised inside a text.
-            tokenizer.add_special_tokens([AddedToken(ref.eod_token, special=True)])
+            tokenizer.add_special_tokens([AddedToken(ref.vocabulary.eod_token, special=True)])
         return cls(tokenizer, eod)
 
     @property
@@ -113,10 +113,12 @@ def eod_id(tokenizer: Tokenizer, ref: TokenizerRef) -> int:
     Raises:
         TaskError: the vocabulary lacks it.
     """
-    eod = tokenizer.token_to_id(ref.eod_token)
+    eod = tokenizer.token_to_id(ref.vocabulary.eod_token)
     if eod is None:
         added = [entry.content for entry in tokenizer.get_added_tokens_decoder().values()]
         listed = ", ".join(added[:10]) or "none"
-        hint = f"set tokenize.eod_token to one it has (its added tokens: {listed})"
-        raise TaskError(f"{ref.path}: no token {ref.eod_token!r} in the vocabulary", hint)
+        hint = f"set vocabulary.eod_token to one it has (its added tokens: {listed})"
+        raise TaskError(
+            f"{ref.path}: no token {ref.vocabulary.eod_token!r} in the vocabulary", hint
+        )
     return int(eod)

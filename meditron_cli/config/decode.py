@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from meditron_cli.config.diagnostics import Location, Problem, Problems
 from meditron_cli.config.error_messages import translate
-from meditron_cli.config.field_types import is_placeholder
+from meditron_cli.config.field_types import WEIGHTS_PATH, Weights, is_placeholder
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.config.section import Section, item_type, section_in
 from meditron_cli.config.yaml_tree import (
@@ -99,16 +99,19 @@ def with_paths(node: Node, annotation: Any, where: KeyPath, problems: Problems) 
             )
             for key, entry in node.entries.items()
         }
-    if isinstance(node, ScalarNode) and isinstance(node.value, str) and is_path(annotation):
+    if isinstance(node, ScalarNode) and is_path(annotation, node.value):
         return absolute(node, where, problems)
     return to_plain(node)
 
 
-def is_path(annotation: Any) -> bool:
-    """Return whether a field holds a path or an optional path."""
+def is_path(annotation: Any, value: Any) -> bool:
+    """Return whether the value of a field is a path, which fields of weights may also hold."""
+    if not isinstance(value, str):
+        return False
+    kinds: tuple[Any, ...] = (annotation,)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return Path in typing.get_args(annotation)
-    return annotation is Path
+        kinds = typing.get_args(annotation)
+    return Path in kinds or (Weights in kinds and value.startswith(WEIGHTS_PATH))
 
 
 def absolute(node: ScalarNode, where: KeyPath, problems: Problems) -> str:

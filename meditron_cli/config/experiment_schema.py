@@ -19,6 +19,7 @@ from meditron_cli.config.field_types import (
     DurationMinutes,
     Name,
     Share,
+    Weights,
 )
 from meditron_cli.config.section import Section
 
@@ -54,8 +55,6 @@ class Tokenize(Section):
 
     tokenizer: Path | None = None
     """A Hugging Face tokenizer.json; relative to the file that names it."""
-    eod_token: str = "<EOD>"
-    """Token appended after each document; must be in the vocabulary."""
     special_tokens_in_text: bool = False
     """Whether a literal special token inside a text becomes that token; default: ordinary text."""
     cpus: Annotated[PositiveInt, OPERATIONAL] = 4
@@ -66,9 +65,44 @@ class Tokenize(Section):
     """Time limit of one task."""
 
 
-class Model(Section):
-    """A Llama-architecture decoder: RMSNorm, SwiGLU, RoPE, GQA, untied embeddings."""
+class Vocabulary(Section):
+    """Tokens added to the base model's vocabulary, and tokens with a role."""
 
+    added_tokens: tuple[str, ...] = ()
+    """Tokens after the base vocabulary, in the order of their ids."""
+    control_tokens: tuple[str, ...] = ()
+    """Those of added_tokens that no text contains."""
+    new_rows: str = "repeat-last-row"
+    """Initial rows of added tokens: ``repeat-last-row`` of the base model (as MEDITRON did), the
+    ``mean`` of its rows, or ``copy:TOKEN``."""
+    eod_token: str = "<EOD>"
+    """Token appended after each document; must be in the vocabulary."""
+    bos_token: str = ""
+    """Token put before each document; empty for none, as MEDITRON did."""
+    eos_token: str = ""
+    """Token that ends a generation; default: eod_token, the one trained on."""
+
+
+class RopeScaling(Section):
+    """Frequency scaling of RoPE as in Llama 3.1 (``rope_type: llama3`` of transformers)."""
+
+    factor: PositiveFloat
+    """By how much low frequencies are stretched."""
+    low_freq_factor: PositiveFloat = 1.0
+    """Wavelengths above original_max_position over this are stretched in full."""
+    high_freq_factor: PositiveFloat = 4.0
+    """Wavelengths below original_max_position over this are kept."""
+    original_max_position: PositiveInt = 8192
+    """Context length before scaling, in tokens."""
+
+
+class Model(Section):
+    """A decoder of the Llama family: RMSNorm, SwiGLU, RoPE, grouped-query attention."""
+
+    weights: Weights | None = None
+    """Weights that training starts from: ``random``, a folder (``/models/Llama-2-7b-hf``,
+    ``./base``), or a name on the Hugging Face hub (``meta-llama/Llama-2-7b-hf``, with
+    ``@REVISION`` for one revision)."""
     layers: Annotated[PositiveInt, Field(le=10_000)]
     """Transformer layers."""
     hidden_size: Annotated[PositiveInt, Field(le=1_000_000)]
@@ -79,22 +113,35 @@ class Model(Section):
     """Query heads."""
     kv_heads: PositiveInt
     """Key-value heads (groups); equal to attention_heads for plain multi-head attention."""
+    head_dim: PositiveInt | None = None
+    """Width of a head; default: hidden_size over attention_heads."""
     seq_length: Annotated[PositiveInt, Field(le=100_000_000)]
     """Tokens per training sequence."""
     vocab_size: Annotated[PositiveInt, Field(le=100_000_000)]
     """Rows of the embedding before padding; at least the tokenizer's tokens."""
     vocab_multiple: PositiveInt = 128
-    """The embedding is padded to a multiple of this times the tensor-parallel size."""
+    """The embedding's rows are padded to a multiple of this, which parallel.tensor divides."""
     rope_theta: PositiveFloat = 10000.0
     """Base of the rotary position embedding."""
+    rope_scaling: RopeScaling | None = None
+    """Frequency scaling of RoPE; null for none."""
     norm_eps: PositiveFloat = 1e-5
     """Epsilon of RMSNorm."""
     init_std: PositiveFloat = 0.02
     """Standard deviation of initial weights."""
+    tied_embeddings: bool = False
+    """Whether the output layer is the embedding."""
+    qkv_bias: bool = False
+    """Whether query, key and value projections have biases (Qwen 2)."""
+    qk_norm: bool = False
+    """Whether each query and key head is normalised (Qwen 3)."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that heads divide the width, groups the heads, and that RoPE finds pairs."""
-        if self.hidden_size % self.attention_heads:
+        if self.head_dim is not None:
+            if self.head_dim % 2:
+                yield "head_dim", f"a head would be {self.head_dim} wide; RoPE needs an even width"
+        elif self.hidden_size % self.attention_heads:
             yield (
                 "attention_heads",
                 f"{self.attention_heads} does not divide hidden_size, {self.hidden_size}",
@@ -282,6 +329,8 @@ class Experiment(Section):
     """Raw documents to clean JSONL shards."""
     tokenize: Tokenize = Tokenize()
     """Shards to Megatron indexed datasets."""
+    vocabulary: Vocabulary = Vocabulary()
+    """Tokens added to the base model's vocabulary, and tokens with a role."""
     model: Model
     """The architecture; recipes fill it in."""
     parallel: Annotated[Parallel, OPERATIONAL] = Parallel()

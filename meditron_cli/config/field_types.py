@@ -16,6 +16,10 @@ VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 SBATCH_OPTION = r"^[a-z][a-z-]*$"
 DURATION = r"^([0-9]+(:[0-5]?[0-9]){0,2}|[0-9]+-([01]?[0-9]|2[0-3])(:[0-5]?[0-9]){0,2})$"
 PLACEHOLDER = r"^<.+>$"
+HUB_NAME = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?$"
+
+WEIGHTS_PATH = ("/", "./", "../", "~/")
+"""Beginnings of a path in ``model.weights``."""
 
 OPERATIONAL = "operational"
 """Mark of a field that decides how a run is executed, not what it trains.
@@ -145,6 +149,16 @@ def valid_checkpoint(value: Any) -> Any:
     return value
 
 
+def valid_weights(value: str) -> str:
+    """Accept ``random``, the path of a folder, or a name on the hub."""
+    if value != "random" and not value.startswith(WEIGHTS_PATH) and not has_form(HUB_NAME, value):
+        raise ValueError(
+            "expected random, a folder that starts with /, ./, ../ or ~/, or a name on the hub, "
+            "ORG/NAME or ORG/NAME@REVISION"
+        )
+    return value
+
+
 def valid_sbatch_value(value: Any) -> Any:
     """Accept the value of an sbatch option: one word or an integer."""
     if isinstance(value, bool) or not isinstance(value, int | str):
@@ -180,4 +194,5 @@ VariableName = Annotated[str, AfterValidator(valid_variable), text(VARIABLE)]
 SbatchOption = Annotated[str, AfterValidator(valid_sbatch_option), text(SBATCH_OPTION)]
 SbatchValue = Annotated[str | int, BeforeValidator(valid_sbatch_value)]
 Checkpoint = Annotated[Literal["first", "last"] | NonNegativeInt, BeforeValidator(valid_checkpoint)]
+Weights = Annotated[str, AfterValidator(valid_weights), WithJsonSchema({"type": "string"})]
 Share = Annotated[float, Field(ge=0, lt=1)]

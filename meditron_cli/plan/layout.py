@@ -43,13 +43,13 @@ class Memory:
         return self.states + self.activations
 
 
-def padded_vocabulary(vocab_size: int, multiple: int, tensor: int) -> int:
-    """Return the rows of the embedding: the next multiple of ``multiple x tensor``.
+def padded_vocabulary(vocab_size: int, multiple: int) -> int:
+    """Return the rows of the embedding: the next multiple of ``multiple``, whatever the layout.
 
-    MEDITRON's 32,017 tokens become 32,768 rows at TP 8 (Megatron's rule).
+    Megatron-LM pads to 128 times the tensor-parallel size, so that MEDITRON-70B's 32,017 tokens
+    had 32,768 rows at TP 8; a multiple of 1,024 gives the same.
     """
-    step = multiple * tensor
-    return -(-vocab_size // step) * step
+    return -(-vocab_size // multiple) * multiple
 
 
 def stage_parameters(model: ModelSpec, parallel: ParallelSpec) -> int:
@@ -133,6 +133,12 @@ def layout_errors(model: ModelSpec, parallel: ParallelSpec, micro: int, global_:
         (model.attention_heads, t, "model.attention_heads", "parallel.tensor"),
         (model.kv_heads, t, "model.kv_heads", "parallel.tensor"),
         (model.ffn_hidden_size, t, "model.ffn_hidden_size", "parallel.tensor"),
+        (
+            model.padded_vocab_size,
+            t,
+            "the padded vocabulary",
+            "parallel.tensor",
+        ),
         (model.layers, p, "model.layers", "parallel.pipeline"),
         (
             global_,

@@ -11,6 +11,8 @@ from jobs.contract import specs
 from jobs.contract.metrics_log import StepTimes
 from jobs.contract.specs import RUN
 from jobs.contract.stage_specs import (
+    COMPUTING_STAGES,
+    STAGE_KINDS,
     TRAINING_STAGES,
     CurateSpec,
     EvaluateSpec,
@@ -18,9 +20,11 @@ from jobs.contract.stage_specs import (
     OptimizerSpec,
     ParallelSpec,
     PretrainSpec,
+    RopeScaling,
     Spec,
     TokenizerRef,
     TokenizeSpec,
+    VocabularySpec,
 )
 from jobs.contract.units import GIB
 from meditron_cli.plan import fit, layout, step_times
@@ -57,7 +61,7 @@ class Inputs:
     def tokenizer(self) -> TokenizerRef:
         tokenize = self.experiment.tokenize
         path = str(tokenize.tokenizer or "")
-        return TokenizerRef(path, self.tokenizer_sha256, tokenize.eod_token)
+        return TokenizerRef(path, self.tokenizer_sha256, vocabulary_spec(self.experiment))
 
     @property
     def launcher(self) -> str:
@@ -68,9 +72,9 @@ class Inputs:
         return self.cluster.cpu_partition or self.cluster.gpu_partition
 
     def partition(self, stage: str) -> Partition:
-        """Return the partition of a stage; an evaluation without CUDA needs no GPUs."""
-        evaluates_on_gpus = stage == "evaluate" and self.cluster.device == "cuda"
-        on_gpus = stage in TRAINING_STAGES or evaluates_on_gpus
+        """Return the partition of a stage; without CUDA only training takes the GPU partition."""
+        computes = stage in COMPUTING_STAGES and self.cluster.device == "cuda"
+        on_gpus = stage in TRAINING_STAGES or computes
         return self.cluster.gpu_partition if on_gpus else self.cpu_partition
 
     @property
@@ -108,16 +112,26 @@ def shared(section: Any, spec: type[Any]) -> dict[str, Any]:
 
 
 def model_spec(experiment: Experiment) -> ModelSpec:
-    """Return the architecture, with the vocabulary padded for the training layout.
-
-    Evaluation keeps that padding, whatever its own layout, since it loads the same weights.
-    """
+    """Return the architecture."""
     model = experiment.model
+    scaling = model.rope_scaling
     return ModelSpec(
-        **shared(model, ModelSpec),
-        padded_vocab_size=layout.padded_vocabulary(
-            model.vocab_size, model.vocab_multiple, experiment.parallel.tensor
-        ),
+        **shared(model, ModelSpec)
+        | {
+            "head_dim": model.head_dim or model.hidden_size // model.attention_heads,
+            "rope_scaling": RopeScaling(**shared(scaling, RopeScaling)) if scaling else None,
+        },
+        padded_vocab_size=layout.padded_vocabulary(model.vocab_size, model.vocab_multiple),
+    )
+
+
+def vocabulary_spec(experiment: Experiment) -> VocabularySpec:
+    """Return the tokens added to the base vocabulary, and those with a role."""
+    vocabulary = experiment.vocabulary
+    return VocabularySpec(
+        **shared(vocabulary, VocabularySpec)
+        | {"eos_token": vocabulary.eos_token or vocabulary.eod_token},
+        base_size=experiment.model.vocab_size - len(vocabulary.added_tokens),
     )
 
 
@@ -183,6 +197,7 @@ def pretrain_stage(inputs: Inputs) -> StagePlan:
         model=model_spec(experiment),
         parallel=parallel,
         device=inputs.cluster.device,
+        weights=str(experiment.model.weights or ""),
         train_prefixes=tuple(str(path) for path in pretrain.data) or own,
         validation_prefixes=(
             tuple(str(path) for path in pretrain.validation_data)
@@ -237,13 +252,6 @@ BUILDERS: dict[str, Callable[[Inputs], StagePlan]] = {
     "tokenize": tokenize_stage,
     "pretrain": pretrain_stage,
     "evaluate": evaluate_stage,
-}
-
-AFTER = {
-    "curate": (),
-    "tokenize": ("curate",),
-    "pretrain": ("tokenize",),
-    "evaluate": ("pretrain",),
 }
 
 
@@ -341,7 +349,7 @@ def stage_plan(
         resources=resources,
         chunks=fit.chunks(len(tasks), cluster.slurm.max_array_size),
         max_parallel=max_parallel,
-        after=AFTER[stage],
+        after=STAGE_KINDS[stage].after,
     )
 
 

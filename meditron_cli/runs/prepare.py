@@ -198,10 +198,10 @@ def tokenizer_problems(experiment: Experiment, path: Path) -> Iterator[str]:
             f"tokenize.tokenizer: {path} has {needed} tokens, the model only {rows}; "
             f"set model.vocab_size to {needed} or more"
         )
-    if experiment.tokenize.eod_token not in ids:
+    if experiment.vocabulary.eod_token not in ids:
         yield (
-            f"tokenize.eod_token: {experiment.tokenize.eod_token!r} is not in the vocabulary of "
-            f"{path}"
+            f"vocabulary.eod_token: {experiment.vocabulary.eod_token!r} is not in the vocabulary "
+            f"of {path}"
         )
 
 

@@ -24,14 +24,13 @@ from jobs.contract import rundir, specs
 from jobs.contract.files import read_json, sha256, write_json
 from jobs.contract.metrics_log import MetricLine, MetricsLog, StepLine, ValidationLine
 from jobs.contract.stage_specs import (
-    ModelSpec,
     OptimizerSpec,
     ParallelSpec,
     PretrainSpec,
-    TokenizerRef,
 )
 
 from ..fork_server import ForkedRank, ForkServer
+from ..model_specs import model_spec, tokenizer_ref
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -45,7 +44,7 @@ EOD = VOCABULARY - 1
 
 SEQUENCE = 32
 
-MODEL = ModelSpec(
+MODEL = model_spec(
     layers=2,
     hidden_size=64,
     ffn_hidden_size=128,
@@ -54,9 +53,6 @@ MODEL = ModelSpec(
     seq_length=SEQUENCE,
     vocab_size=VOCABULARY,
     padded_vocab_size=128,
-    rope_theta=10_000.0,
-    norm_eps=1e-5,
-    init_std=0.02,
 )
 
 
@@ -76,9 +72,10 @@ SPEC = PretrainSpec(
     parallel=parallel_spec(),
     device="cpu",
     precision="fp32",
+    weights="random",
     train_prefixes=("tokens/train/00000", "tokens/train/00001", "tokens/train/00002"),
     validation_prefixes=("tokens/validation/00000",),
-    tokenizer=TokenizerRef("tokenizer.json", "", "<EOD>"),  # ``make_run`` adds the digest
+    tokenizer=tokenizer_ref("tokenizer.json"),  # ``make_run`` adds the digest
     micro_batch_size=2,
     global_batch_size=4,
     train_steps=8,

@@ -6,6 +6,8 @@ import dataclasses
 
 import pytest
 
+from ..model_specs import tokenizer_ref
+
 pytestmark = pytest.mark.engine
 
 
@@ -54,11 +56,11 @@ def test_an_index_cut_short(make_run):
 
 def test_an_end_of_document_token_the_tokenizer_lacks(make_run):
     run = make_run()
-    run.change(tokenizer=dataclasses.replace(run.spec.tokenizer, eod_token="</s>"))
+    run.change(tokenizer=tokenizer_ref("tokenizer.json", run.spec.tokenizer.sha256, "</s>"))
 
     words = refusal(run)
     assert "tokenizer.json: no token '</s>' in the vocabulary" in words
-    assert "hint: set tokenize.eod_token to one it has (its added tokens: <EOD>)" in words
+    assert "hint: set vocabulary.eod_token to one it has (its added tokens: <EOD>)" in words
 
 
 @pytest.mark.parametrize("digest", ["0" * 64, ""])

@@ -14,14 +14,15 @@ import pytest
 
 from jobs.contract import rundir, specs
 from jobs.contract.files import read_json, read_lines, sha256, write_json
-from jobs.contract.stage_specs import EvaluateSpec, ModelSpec, ParallelSpec, TokenizerRef
+from jobs.contract.stage_specs import EvaluateSpec, ParallelSpec
 
 from ..fork_server import ForkedRank, ForkServer
+from ..model_specs import model_spec, tokenizer_ref, vocabulary_spec
 
 ROOT = Path(__file__).parents[2]
 EOD = "<EOD>"
 
-MODEL = ModelSpec(
+MODEL = model_spec(
     layers=2,
     hidden_size=32,
     ffn_hidden_size=48,
@@ -30,9 +31,6 @@ MODEL = ModelSpec(
     seq_length=128,
     vocab_size=257,
     padded_vocab_size=288,
-    rope_theta=10000.0,
-    norm_eps=1e-5,
-    init_std=0.02,
 )
 
 
@@ -102,7 +100,7 @@ def made(tmp_path_factory, tokenizer, benchmark, fork_server) -> Made:
     asked = {
         "model": dataclasses.asdict(MODEL),
         "tokenizer": str(tokenizer),
-        "eod_token": EOD,
+        "vocabulary": dataclasses.asdict(vocabulary_spec(257, EOD)),
         "pairs": pairs,
     }
     (folder / "spec.json").write_text(json.dumps(asked))
@@ -203,7 +201,7 @@ def evaluation(tmp_path_factory, tokenizer, benchmark, made, fork_server):
 
     def make(tensor: int = 1, **fields) -> Evaluation:
         run = rundir.RunDir(tmp_path_factory.mktemp("run"))
-        reference = TokenizerRef(
+        reference = tokenizer_ref(
             str(tokenizer),
             fields.pop("tokenizer_sha256", sha256(tokenizer)),
             fields.pop("eod_token", EOD),

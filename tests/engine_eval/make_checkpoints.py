@@ -1,7 +1,7 @@
 """Make tiny random checkpoints with the engine, and write the log-likelihoods of their model.
 
 ``python make_checkpoints.py SPEC CHECKPOINTS ANSWERS``: SPEC is a JSON of ``model``, ``tokenizer``,
-``eod_token`` and ``pairs`` of context and continuation; ANSWERS gets one log-likelihood per pair,
+``vocabulary`` and ``pairs`` of context and continuation; ANSWERS gets one log-likelihood per pair,
 by the weights of step 4. Steps 0 and 4 have random weights; those of step 6 hold a NaN.
 """
 
@@ -23,6 +23,7 @@ from jobs.contract.stage_specs import (
     ParallelSpec,
     PretrainSpec,
     TokenizerRef,
+    VocabularySpec,
 )
 from jobs.engine import device
 
@@ -95,10 +96,13 @@ def pretrain_spec(model: ModelSpec, asked: dict) -> PretrainSpec:
         parallel=ALONE,
         device="cpu",
         precision="fp32",
+        weights="random",
         train_prefixes=(),
         validation_prefixes=(),
         tokenizer=TokenizerRef(
-            asked["tokenizer"], sha256(Path(asked["tokenizer"])), asked["eod_token"]
+            asked["tokenizer"],
+            sha256(Path(asked["tokenizer"])),
+            VocabularySpec(**asked["vocabulary"]),
         ),
         micro_batch_size=1,
         global_batch_size=1,

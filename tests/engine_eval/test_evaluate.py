@@ -156,7 +156,7 @@ REFUSED = [
     (
         {"eod_token": "<end>"},
         "{tokenizer}: no token '<end>' in the vocabulary",
-        "set tokenize.eod_token to one it has (its added tokens: <EOD>)",
+        "set vocabulary.eod_token to one it has (its added tokens: <EOD>)",
     ),
     (
         {"tokenizer_sha256": "0" * 64},

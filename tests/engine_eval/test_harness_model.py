@@ -12,9 +12,10 @@ from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer
 
 from jobs.contract.errors import TaskError
-from jobs.contract.stage_specs import TokenizerRef
 from jobs.data.tokenizer_file import Encoder
 from jobs.evaluation.harness_model import MegatronLM, Scoring, batches
+
+from ..model_specs import tokenizer_ref
 
 EOD = "<EOD>"
 MAX_LENGTH = 24
@@ -38,7 +39,7 @@ class Recurrent(torch.nn.Module):
 
 
 def load(path: Path) -> Encoder:
-    return Encoder.load(TokenizerRef(str(path), "", EOD))
+    return Encoder.load(tokenizer_ref(str(path), eod_token=EOD))
 
 
 @pytest.fixture(scope="module")

@@ -20,18 +20,17 @@ from jobs.contract.files import read_json, sha256, write_json
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import (
     CurateSpec,
-    ModelSpec,
     OptimizerSpec,
     ParallelSpec,
     PretrainSpec,
     Spec,
-    TokenizerRef,
     TokenizeSpec,
 )
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 
 from .. import fake_slurm
+from ..model_specs import model_spec, tokenizer_ref
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -96,7 +95,7 @@ class Workbench:
         values: dict[str, Any] = {
             "input": str(shard),
             "output_prefix": "tokens/train/00000",
-            "tokenizer": TokenizerRef(str(tokenizer), digest, changes.pop("eod_token", "<EOD>")),
+            "tokenizer": tokenizer_ref(str(tokenizer), digest, changes.pop("eod_token", "<EOD>")),
             "text_key": "text",
             "model_vocab_size": 1000,
             "special_tokens_in_text": False,
@@ -106,15 +105,25 @@ class Workbench:
     def training(self) -> specs.TaskSpec:
         """Write the spec of a pretraining that is to reach step 60."""
         values: dict[str, Any] = {
-            "model": ModelSpec(2, 64, 128, 4, 2, 64, 500, 512, 1e4, 1e-5, 0.02),
+            "model": model_spec(
+                layers=2,
+                hidden_size=64,
+                ffn_hidden_size=128,
+                attention_heads=4,
+                kv_heads=2,
+                seq_length=64,
+                vocab_size=500,
+                padded_vocab_size=512,
+            ),
             "parallel": ParallelSpec(1, 1, 1, False, False, "none"),
             "device": "cpu",
             "precision": "fp32",
+            "weights": "random",
             "train_prefixes": (),
             "validation_prefixes": (),
             "train_steps": 60,
             "checkpoint_dir": "checkpoints",
-            "tokenizer": TokenizerRef("", "", ""),
+            "tokenizer": tokenizer_ref(""),
             "optimizer": OptimizerSpec(1.0, 1.0, 1, 1, 0.9, 0.9, 0.1, 0.1, 0.1),
         }
         kinds = {"str": "", "int": 1, "float": 0.1}

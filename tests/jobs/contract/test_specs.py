@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 
 from jobs.contract import specs
 from jobs.contract.stage_specs import (
-    SPEC_TYPES,
+    STAGE_KINDS,
     STAGES,
     TRAINING_STAGES,
     CurateSpec,
     ModelSpec,
     OptimizerSpec,
     ParallelSpec,
+    RopeScaling,
     TokenizerRef,
+    VocabularySpec,
 )
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -28,6 +30,9 @@ LEAVES: dict[str, st.SearchStrategy[Any]] = {
     "int": st.integers(),
     "float": FINITE,
     "bool": st.booleans(),
+    "RopeScaling | None": st.one_of(
+        st.none(), st.builds(RopeScaling, FINITE, FINITE, FINITE, st.integers())
+    ),
     "tuple[str, ...]": st.lists(st.text()).map(tuple),
     "dict[str, Any]": st.dictionaries(st.text(), st.one_of(st.text(), FINITE, st.none())),
 }
@@ -40,6 +45,7 @@ def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.Search
         OptimizerSpec,
         ParallelSpec,
         TokenizerRef,
+        VocabularySpec,
         specs.SupervisionSpec,
         specs.SiteSpec,
     )
@@ -55,7 +61,7 @@ def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.Search
 @st.composite
 def any_task(draw: st.DrawFn) -> specs.TaskSpec:
     stage = draw(st.sampled_from(STAGES))
-    spec = any_of(SPEC_TYPES[stage])
+    spec = any_of(STAGE_KINDS[stage].spec)
     task: specs.TaskSpec = draw(any_of(specs.TaskSpec, stage=st.just(stage), spec=spec))
     return task
 
@@ -105,7 +111,7 @@ def test_digests_are_equal_for_equal_tasks_only(one: specs.TaskSpec, other: spec
 
 
 def test_every_stage_has_a_spec_and_every_spec_a_stage() -> None:
-    assert tuple(SPEC_TYPES) == STAGES
+    assert tuple(STAGE_KINDS) == STAGES
 
 
 @given(any_task())

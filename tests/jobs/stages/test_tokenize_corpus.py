@@ -379,7 +379,7 @@ def test_an_end_token_not_in_the_vocabulary_is_refused(
 ) -> None:
     bench.tokenize(shard(*TEXTS), tokenizer_file, eod_token="</s>")
 
-    hint = "set tokenize.eod_token to one it has (its added tokens: <s>, <EOD>)"
+    hint = "set vocabulary.eod_token to one it has (its added tokens: <s>, <EOD>)"
     check_refused(bench, f"{tokenizer_file}: no token '</s>' in the vocabulary", hint)
 
 

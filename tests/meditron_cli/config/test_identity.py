@@ -52,7 +52,7 @@ def test_how_a_run_is_carried_out_continues_it(folder: object, override: str) ->
         "curate.min_chars=101",
         "curate.shards=9",
         "tokenize.tokenizer=t.json",
-        "tokenize.eod_token=<eod>",
+        "vocabulary.eod_token=<eod>",
         "model.layers=3",
         "pretrain.learning_rate=1e-3",
         "pretrain.train_steps=601",

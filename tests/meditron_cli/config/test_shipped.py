@@ -118,7 +118,7 @@ def test_the_7b_recipe_is_the_papers(folder: Path) -> None:
 
     assert (model.layers, model.hidden_size, model.ffn_hidden_size) == (32, 4096, 11008)
     assert (model.attention_heads, model.kv_heads, model.seq_length) == (32, 32, 2048)
-    assert (model.vocab_size, model.vocab_multiple, model.norm_eps) == (32017, 128, 1e-5)
+    assert (model.vocab_size, model.vocab_multiple, model.norm_eps) == (32017, 512, 1e-5)
     assert (parallel.data, parallel.tensor, parallel.pipeline) == (16, 4, 1)
     assert (parallel.sequence_parallel, parallel.recompute) == (True, "selective")
     assert (pretrain.micro_batch_size, pretrain.global_batch_size) == (10, 1600)

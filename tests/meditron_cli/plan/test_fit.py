@@ -10,13 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contract.metrics_log import EARLY_SECONDS, StepTimes
-from jobs.contract.stage_specs import ModelSpec, ParallelSpec
+from jobs.contract.stage_specs import ParallelSpec
 from meditron_cli.config.cluster_schema import Cluster, Partition
 from meditron_cli.plan import fit
 from meditron_cli.plan.layout import BatchLayout
 from meditron_cli.plan.model import Lead
 
-SEVEN = ModelSpec(32, 4096, 11008, 32, 32, 2048, 32000, 32000, 1e4, 1e-5, 0.02)
+from ...model_specs import model_spec
+
+SEVEN = model_spec(
+    layers=32,
+    hidden_size=4096,
+    ffn_hidden_size=11008,
+    attention_heads=32,
+    kv_heads=32,
+    seq_length=2048,
+    vocab_size=32000,
+    padded_vocab_size=32000,
+)
 ONE = ParallelSpec(1, 1, 1, False, True, "none")
 BATCH = BatchLayout(1, 1, 1)
 

@@ -11,23 +11,40 @@ from hypothesis import strategies as st
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 from meditron_cli.plan import layout
 
-SEVEN = ModelSpec(32, 4096, 11008, 32, 32, 2048, 32000, 32000, 1e4, 1e-5, 0.02)
-SEVENTY = ModelSpec(80, 8192, 28672, 64, 8, 4096, 32000, 32000, 1e4, 1e-5, 0.02)
+from ...model_specs import model_spec
+
+SEVEN = model_spec(
+    layers=32,
+    hidden_size=4096,
+    ffn_hidden_size=11008,
+    attention_heads=32,
+    kv_heads=32,
+    seq_length=2048,
+    vocab_size=32000,
+    padded_vocab_size=32000,
+)
+SEVENTY = model_spec(
+    layers=80,
+    hidden_size=8192,
+    ffn_hidden_size=28672,
+    attention_heads=64,
+    kv_heads=8,
+    seq_length=4096,
+    vocab_size=32000,
+    padded_vocab_size=32000,
+)
 PAPER_70B = ParallelSpec(8, 8, 2, True, False, "selective")
 
 models = st.builds(
-    lambda layers, heads, group, width, ffn, rows: ModelSpec(
-        layers,
-        heads * group * width,
-        ffn,
-        heads * group,
-        heads,
-        128,
-        rows,
-        layout.padded_vocabulary(rows, 128, 1),
-        1e4,
-        1e-5,
-        0.02,
+    lambda layers, heads, group, width, ffn, rows: model_spec(
+        layers=layers,
+        hidden_size=heads * group * width,
+        ffn_hidden_size=ffn,
+        attention_heads=heads * group,
+        kv_heads=heads,
+        seq_length=128,
+        vocab_size=rows,
+        padded_vocab_size=layout.padded_vocabulary(rows, 128),
     ),
     st.integers(1, 8),
     st.integers(1, 4),
@@ -45,9 +62,9 @@ def test_the_parameter_count_is_the_published_one(model: ModelSpec, published: i
     assert model.parameters == published
 
 
-@pytest.mark.parametrize(("tensor", "rows"), [(1, 32128), (2, 32256), (4, 32256), (8, 32768)])
-def test_the_vocabulary_is_padded_as_megatron_pads_it(tensor: int, rows: int) -> None:
-    assert layout.padded_vocabulary(32017, 128, tensor) == rows
+@pytest.mark.parametrize(("multiple", "rows"), [(128, 32128), (512, 32256), (1024, 32768)])
+def test_the_vocabulary_is_padded_to_its_multiple(multiple: int, rows: int) -> None:
+    assert layout.padded_vocabulary(32017, multiple) == rows
 
 
 def test_states_of_the_70b_run_take_19_4_gb_a_gpu_without_a_sharded_optimizer() -> None:

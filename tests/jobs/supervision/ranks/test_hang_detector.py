@@ -14,7 +14,7 @@ import pytest
 from jobs.contract import rundir, specs
 from jobs.contract.metrics_log import MetricsSummary
 from jobs.contract.outcomes import Hang
-from jobs.contract.stage_specs import TokenizerRef, TokenizeSpec
+from jobs.contract.stage_specs import TokenizeSpec
 from jobs.runtime import heartbeat
 from jobs.runtime.heartbeat import HeartbeatWriter, Phase
 from jobs.supervision.ranks import hang_attribution, hang_detector
@@ -22,6 +22,7 @@ from jobs.supervision.ranks.hang_detector import HangDetector, LearnedDurations,
 from jobs.supervision.ranks.stack_dump import RankReport
 
 from .... import metric_lines
+from ....model_specs import tokenizer_ref
 from ....progress_files import write_progress
 from ....ranks import wait_until
 
@@ -120,7 +121,7 @@ def ranks(tmp_path: Path) -> Ranks:
 
 
 def task() -> specs.TaskSpec:
-    spec = TokenizeSpec("", "", TokenizerRef("", "", ""), "", 1, False)
+    spec = TokenizeSpec("", "", tokenizer_ref(""), "", 1, False)
     return specs.TaskSpec(
         "pretrain", 0, spec, 2, 2, 1, 0, 1, "local", (), (), "", {}, supervision=SUPERVISION
     )

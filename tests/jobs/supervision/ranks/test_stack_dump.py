@@ -13,10 +13,11 @@ import pytest
 
 from jobs.contract import rundir, specs
 from jobs.contract.files import write_json
-from jobs.contract.stage_specs import TokenizerRef, TokenizeSpec
+from jobs.contract.stage_specs import TokenizeSpec
 from jobs.runtime import heartbeat
 from jobs.supervision.ranks import hang_attribution, stack_dump
 
+from ....model_specs import tokenizer_ref
 from ....ranks import rank_program, wait_until
 
 BEGIN = "from jobs.__main__ import open_heartbeat; open_heartbeat(context)"
@@ -71,7 +72,7 @@ def make_node(tmp_path: Path) -> Iterator[Callable[[int], Node]]:
 
     def make(ranks: int) -> Node:
         run = rundir.RunDir(tmp_path)
-        spec = TokenizeSpec("", "", TokenizerRef("", "", ""), "", 1, False)
+        spec = TokenizeSpec("", "", tokenizer_ref(""), "", 1, False)
         task = specs.TaskSpec(
             "tokenize", 0, spec, 2 * ranks, ranks, 2, 0, 1, "local", (), (), "", {}
         )

@@ -1,0 +1,41 @@
+"""Specs of small models and their vocabularies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.contract.stage_specs import ModelSpec, TokenizerRef, VocabularySpec
+
+
+def model_spec(**fields: Any) -> ModelSpec:
+    """Return a Llama 2 model of these sizes."""
+    values: dict[str, Any] = {
+        "head_dim": fields["hidden_size"] // fields["attention_heads"],
+        "rope_theta": 10_000.0,
+        "rope_scaling": None,
+        "norm_eps": 1e-5,
+        "init_std": 0.02,
+        "tied_embeddings": False,
+        "qkv_bias": False,
+        "qk_norm": False,
+    }
+    return ModelSpec(**values | fields)
+
+
+def vocabulary_spec(base_size: int, eod_token: str = "<EOD>", **fields: Any) -> VocabularySpec:
+    """Return a vocabulary to which nothing is added."""
+    values: dict[str, Any] = {
+        "added_tokens": (),
+        "control_tokens": (),
+        "new_rows": "repeat-last-row",
+        "bos_token": "",
+        "eos_token": eod_token,
+    }
+    return VocabularySpec(base_size=base_size, eod_token=eod_token, **values | fields)
+
+
+def tokenizer_ref(
+    path: str, sha256: str = "", eod_token: str = "<EOD>", base_size: int = 0
+) -> TokenizerRef:
+    """Return a tokenizer whose vocabulary has no added tokens."""
+    return TokenizerRef(path, sha256, vocabulary_spec(base_size, eod_token))
