@@ -8,11 +8,11 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from jobs.checkpoints import leases, manifest, retention
+from jobs.checkpoints import manifest, selection
+from jobs.checkpoints.selection import Choice
 from jobs.contract import done_markers
 from jobs.contract.errors import Stopped, TaskError
 from jobs.contract.files import write_bytes, write_json
@@ -42,27 +42,17 @@ def run(context: Context) -> None:
     spec = cast(EvaluateSpec, context.task.spec)
     tokenizer_file.require_unchanged(context.run, spec.tokenizer)
     questions, examples = choose(benchmarks.read(Path(spec.path), spec.kind), spec)
-    with lease(context, spec):
-        evaluate(context, questions, examples)
+    choice = Choice(context.path(spec.checkpoint_dir), spec.checkpoint, spec.target_step)
+    with selection.lease(context, choice):
+        evaluate(context, choice, questions, examples)
 
 
-def lease(context: Context, spec: EvaluateSpec) -> AbstractContextManager[None]:
-    """Lease the checkpoint, so that a running training does not delete it; rank 0 alone does it.
-
-    Raises:
-        OSError: the lease cannot be written.
-    """
-    folder = context.path(spec.checkpoint_dir)
-    if context.rank != 0 or not folder.is_dir():
-        return nullcontext()
-    holder = leases.holder_of(context, os.environ)
-    return leases.leased(folder, manifest.name(checkpoint_step(spec)), holder)
-
-
-def evaluate(context: Context, questions: Sequence[Question], examples: Sequence[Question]) -> None:
+def evaluate(
+    context: Context, choice: Choice, questions: Sequence[Question], examples: Sequence[Question]
+) -> None:
     """Score the checkpoint on the questions and write the results."""
     spec = cast(EvaluateSpec, context.task.spec)
-    checkpoint, step = find_checkpoint(context.path(spec.checkpoint_dir), spec)
+    checkpoint, record = selection.find(choice, spec.model, "evaluated")
     work_offline(context.scratch)
     if context.rank == 0:
         context.progress(0, len(questions), "questions", phase="startup")
@@ -77,7 +67,7 @@ def evaluate(context: Context, questions: Sequence[Question], examples: Sequence
         return
     results = summarise(samples, questions) | {
         "benchmark": spec.benchmark,
-        "checkpoint_step": step,
+        "checkpoint_step": record.iteration,
         "shots": spec.shots,
         "truncated": truncated,
         "seconds": round(time.time() - context.started, 3),
@@ -104,50 +94,6 @@ def choose(
         )
     test = [question for question in questions if question.split == "test"]
     return test[: spec.limit or None], random.Random(spec.seed).sample(train, spec.shots)
-
-
-def checkpoint_step(spec: EvaluateSpec) -> int:
-    """Return the step of the checkpoint that the spec names."""
-    named = {"first": 0, "last": spec.target_step}
-    return named[spec.checkpoint] if spec.checkpoint in named else int(spec.checkpoint)
-
-
-def find_checkpoint(folder: Path, spec: EvaluateSpec) -> tuple[Path, int]:
-    """Return the folder and the step of the checkpoint that the spec names.
-
-    Raises:
-        TaskError: it is missing, damaged or of another model, or ``last`` is requested while the
-            newest is below the target: an unfinished model is never evaluated as the last.
-    """
-    step = checkpoint_step(spec)
-    saved = manifest.at_step(folder, step)
-    if saved is None and retention.reappeared(folder / manifest.name(step)):
-        saved = manifest.at_step(folder, step)
-    if saved is None:
-        newest = manifest.find_latest(folder)
-        raise missing(folder, spec, step, newest[1].iteration if newest else None)
-    path, record = saved
-    if record.model != manifest.model_digest(spec.model):
-        raise TaskError(
-            f"{path}: the model has another shape than this evaluation's",
-            "evaluate the run with the size that it was trained with",
-        )
-    return path, record.iteration
-
-
-def missing(folder: Path, spec: EvaluateSpec, step: int, newest: int | None) -> TaskError:
-    """Return the error for a missing checkpoint, with the newest that exists."""
-    if newest is None:
-        return TaskError(f"{folder}: no valid checkpoint", "{meditron submit pretrain --run} first")
-    if spec.checkpoint == "last" and newest < step:
-        return TaskError(
-            f"{folder}: training is at step {newest} of {step}; no unfinished model is evaluated",
-            "finish pretraining first, or evaluate `first` or a step number",
-        )
-    return TaskError(
-        f"{folder}: no valid checkpoint of step {step}; the newest is of step {newest}",
-        "evaluate `first`, `last` or a step that was kept (`keep_checkpoints`)",
-    )
 
 
 def work_offline(scratch: Path) -> None:

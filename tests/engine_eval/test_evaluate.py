@@ -136,12 +136,12 @@ REFUSED = [
     (
         {"target_step": 8},
         "{checkpoints}: training is at step 6 of 8; no unfinished model is evaluated",
-        "finish pretraining first, or evaluate `first` or a step number",
+        "finish pretraining first, or name `first` or a step number",
     ),
     (
         {"checkpoint": "3"},
         "{checkpoints}: no valid checkpoint of step 3; the newest is of step 6",
-        "evaluate `first`, `last` or a step that was kept (`keep_checkpoints`)",
+        "name `first`, `last` or a step that was kept (`keep_checkpoints`)",
     ),
     (
         {"checkpoint_dir": "checkpoints"},

@@ -1,0 +1,87 @@
+"""The checkpoint that a reader names: ``first``, ``last`` or a step. Standard library only."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+from jobs.checkpoints import leases, manifest, retention
+from jobs.checkpoints.manifest import StoredCheckpoint
+from jobs.contract.errors import TaskError
+from jobs.contract.stage_specs import ModelSpec
+from jobs.runtime.context import Context
+
+
+class Choice(NamedTuple):
+    """A checkpoint as a task's settings name it."""
+
+    folder: Path
+    """That holds the run's checkpoints."""
+    name: str
+    """``first`` (step 0), ``last`` (the target step) or a step number."""
+    target_step: int
+    """Of the training."""
+
+    @property
+    def step(self) -> int:
+        """Return the step of the checkpoint."""
+        named = {"first": 0, "last": self.target_step}
+        return named[self.name] if self.name in named else int(self.name)
+
+
+def lease(context: Context, choice: Choice) -> AbstractContextManager[None]:
+    """Lease a checkpoint, so that a running training does not delete it; rank 0 alone does it.
+
+    Raises:
+        OSError: the lease cannot be written.
+    """
+    if context.rank != 0 or not choice.folder.is_dir():
+        return nullcontext()
+    holder = leases.holder_of(context, os.environ)
+    return leases.leased(choice.folder, manifest.name(choice.step), holder)
+
+
+def find(choice: Choice, model: ModelSpec, use: str) -> StoredCheckpoint:
+    """Return the folder and the record of a checkpoint.
+
+    Args:
+        choice: the checkpoint.
+        model: that its weights are read into.
+        use: the participle of what is done with it, for messages: ``evaluated``.
+
+    Raises:
+        TaskError: it is missing, damaged or of another model, or ``last`` is requested while the
+            newest is below the target: an unfinished model is never taken for the last.
+    """
+    folder, step = choice.folder, choice.step
+    saved = manifest.at_step(folder, step)
+    if saved is None and retention.reappeared(folder / manifest.name(step)):
+        saved = manifest.at_step(folder, step)
+    if saved is None:
+        newest = manifest.find_latest(folder)
+        raise missing(choice, newest[1].iteration if newest else None, use)
+    path, record = saved
+    if record.model != manifest.model_digest(model):
+        raise TaskError(
+            f"{path}: the model has another shape than this run's",
+            "use the run with the size that it was trained with",
+        )
+    return path, record
+
+
+def missing(choice: Choice, newest: int | None, use: str) -> TaskError:
+    """Return the error for a missing checkpoint, with the newest that exists."""
+    folder, step = choice.folder, choice.step
+    if newest is None:
+        return TaskError(f"{folder}: no valid checkpoint", "{meditron submit pretrain --run} first")
+    if choice.name == "last" and newest < step:
+        return TaskError(
+            f"{folder}: training is at step {newest} of {step}; no unfinished model is {use}",
+            "finish pretraining first, or name `first` or a step number",
+        )
+    return TaskError(
+        f"{folder}: no valid checkpoint of step {step}; the newest is of step {newest}",
+        "name `first`, `last` or a step that was kept (`keep_checkpoints`)",
+    )
