@@ -255,6 +255,24 @@ BUILDERS: dict[str, Callable[[Inputs], StagePlan]] = {
 }
 
 
+def idle_stages(experiment: Experiment) -> frozenset[str]:
+    """Return the stages without work: none makes what the experiment brings or does without."""
+    idle = set()
+    if experiment.pretrain.data:
+        idle |= {"curate", "tokenize"}
+    if experiment.model.weights == "random":
+        idle.add("convert")
+    if not experiment.evaluate.benchmarks:
+        idle.add("evaluate")
+    return frozenset(idle)
+
+
+def stages_before(inputs: Inputs, stage: str) -> tuple[str, ...]:
+    """Return the stages whose results a stage needs."""
+    idle = idle_stages(inputs.experiment)
+    return tuple(name for name in STAGE_KINDS[stage].after if name not in idle)
+
+
 def cpu_resources(inputs: Inputs, stage: str, cpus: int) -> Resources:
     """Return one process on a CPU node, with 4 GiB per core but no more than the node has."""
     partition = inputs.cpu_partition
@@ -349,7 +367,7 @@ def stage_plan(
         resources=resources,
         chunks=fit.chunks(len(tasks), cluster.slurm.max_array_size),
         max_parallel=max_parallel,
-        after=STAGE_KINDS[stage].after,
+        after=stages_before(inputs, stage),
     )
 
 

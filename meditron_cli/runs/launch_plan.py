@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from jobs.contract.attempt_history import TaskHistory
 from jobs.contract.rundir import RunDir
@@ -148,8 +147,6 @@ def require_inputs(
     Raises:
         MissingInputs: naming the stage that is missing.
     """
-    if brings_own_data(stage):
-        return
     for name in stage.after:
         before = record.stages.get(name)
         if name in decisions or (before is not None and will_be_complete(before, infos)):
@@ -165,16 +162,6 @@ def will_be_complete(stage: StageRecord, infos: Mapping[str, JobInfo]) -> bool:
     """Return whether each task of a stage is done or has a queued or running job."""
     in_queue = {index for index, job in stage.jobs.items() if is_in_queue(infos.get(job.job_id))}
     return stage.done | in_queue == set(range(stage.total))
-
-
-def brings_own_data(stage: StagePlan) -> bool:
-    """Return whether pretraining reads indexed datasets made elsewhere (``pretrain.data``)."""
-    return any(
-        training.train_prefixes
-        and all(Path(prefix).is_absolute() for prefix in training.train_prefixes)
-        for task in stage.tasks
-        if (training := task.training)
-    )
 
 
 def job_ids(stage: StageRecord) -> list[str]:

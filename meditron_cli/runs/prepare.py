@@ -104,6 +104,8 @@ def stages_of(stage: str, experiment: Experiment) -> tuple[str, ...]:
     Raises:
         ConfigError: the only stage has no work.
     """
+    from meditron_cli.plan.stages import idle_stages
+
     if stage != PIPELINE:
         if stage == "evaluate" and not experiment.evaluate.benchmarks:
             raise ConfigError(
@@ -111,9 +113,7 @@ def stages_of(stage: str, experiment: Experiment) -> tuple[str, ...]:
                 hint="`meditron explain evaluate.benchmarks` explains the key",
             )
         return (stage,)
-    idle = {"curate", "tokenize"} if experiment.pretrain.data else set()
-    if not experiment.evaluate.benchmarks:
-        idle.add("evaluate")
+    idle = idle_stages(experiment)
     return tuple(name for name in STAGES if name not in idle)
 
 
