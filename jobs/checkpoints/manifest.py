@@ -52,8 +52,9 @@ class CheckpointRecord:
     precision: str
     model: str
     """``model_digest`` of the model."""
-    data: str
-    """Digest of the tokens and of their order."""
+    data: dict[str, Any]
+    """``digest`` of the tokens and of their order, and digests of ``files`` by name
+    (``jobs.data.survey.DatasetSurvey.record``)."""
     bytes: int
     """Size of all its files; while saving, the expected size."""
     files: int = 0

@@ -11,20 +11,17 @@ import hashlib
 import shutil
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 
-from jobs.contract import rundir, specs
-from jobs.contract.errors import CONFIGURATION, RESUME, TaskError
-from jobs.contract.files import FORMAT, FormatError, read_json, sha256, write_json
+from jobs.contract import rundir
+from jobs.contract.files import FORMAT, FormatError, read_json, write_json
 from jobs.contract.stage_specs import PretrainSpec
-from jobs.contract.units import plural
 from jobs.data import tokenizer_file
-from jobs.data.indexed_dataset import read_index
+from jobs.data.survey import DatasetSurvey, IndexedSource, refuse_beyond
 from jobs.engine import device as devices
 
 with devices.quiet():
@@ -40,31 +37,7 @@ READY = "ready.json"
 SAMPLE_HASH = struct.Struct("<2I")
 """Two words of 32 bits."""
 
-SCANNED_BYTES = 64 << 20
-"""Bytes of tokens checked before training over all files of a split, an equal share at the start of
-each, so that more shards do not slow a start. Every batch is checked when it is read."""
-
 NO_TOKENS = dict.fromkeys(("tokens", "labels", "positions"))
-
-
-@dataclass(frozen=True)
-class IndexedSource:
-    """One indexed dataset that has tokens."""
-
-    prefix: str
-    """As the spec has it, without suffix."""
-    tokens: int
-    index_sha256: str
-
-
-@dataclass(frozen=True)
-class DatasetSurvey:
-    """The datasets to train and validate on."""
-
-    train: tuple[IndexedSource, ...]
-    validation: tuple[IndexedSource, ...]
-    digest: str
-    """Changes with the tokens, and with what determines their order."""
 
 
 @dataclass
@@ -75,73 +48,6 @@ class Tokenizer:
     unique_identifiers: dict[str, Any]
     vocab_size: None = None
     """None: the header of each file defines the width of its tokens."""
-
-
-def survey(run: rundir.RunDir, spec: PretrainSpec) -> DatasetSurvey:
-    """Check every indexed dataset of the spec and return those with tokens. Call it on one rank.
-
-    Raises:
-        TaskError: a file is missing or damaged, there is no training data, or a token is not in the
-            model's vocabulary.
-    """
-    train = _sources(run, spec.train_prefixes, spec.model.vocab_size)
-    if not train:
-        raise TaskError(
-            f"no training tokens in {plural(len(spec.train_prefixes), 'indexed dataset')}",
-            "see the counts of skipped documents in the tokenize stage's done markers",
-        )
-    validation = _sources(run, spec.validation_prefixes, spec.model.vocab_size)
-    order = {
-        "train": [asdict(source) for source in train],
-        "validation": [asdict(source) for source in validation],
-        "seed": spec.seed,
-        "seq_length": spec.model.seq_length,
-        "samples": spec.train_steps * spec.global_batch_size,
-    }
-    return DatasetSurvey(train, validation, specs.digest(order))
-
-
-def _sources(
-    run: rundir.RunDir, prefixes: tuple[str, ...], vocab_size: int
-) -> tuple[IndexedSource, ...]:
-    share = SCANNED_BYTES // max(1, len(prefixes))
-    sources = (_source(run, prefix, vocab_size, share) for prefix in prefixes)
-    return tuple(source for source in sources if source is not None)
-
-
-def _source(run: rundir.RunDir, prefix: str, vocab_size: int, scanned: int) -> IndexedSource | None:
-    path = run.path(prefix)
-    binary, index = path.with_name(path.name + ".bin"), path.with_name(path.name + ".idx")
-    for file in (binary, index):
-        if not file.is_file():
-            raise TaskError(f"{file} is missing", f"{RESUME} makes it again")
-    if binary.stat().st_size == 0:
-        return None
-    tokens, kind = read_index(index)
-    size, expected = binary.stat().st_size, tokens * kind.itemsize
-    if size != expected:
-        raise TaskError(
-            f"{binary} has {size} bytes, by its index it has {expected}",
-            f"{RESUME} makes it again",
-        )
-    _check_ids(binary, kind, vocab_size, scanned)
-    return IndexedSource(prefix, tokens, sha256(index))
-
-
-def _check_ids(binary: Path, kind: numpy.dtype[Any], vocab_size: int, scanned: int) -> None:
-    """Check the first token and as many more as ``scanned`` bytes hold."""
-    tokens = numpy.memmap(binary, dtype=kind, mode="r")
-    head = tokens[: max(1, scanned // kind.itemsize)]
-    _refuse_beyond(int(head.max()), vocab_size, str(binary))
-
-
-def _refuse_beyond(largest: int, vocab_size: int, where: str) -> None:
-    if largest >= vocab_size:
-        raise TaskError(
-            f"{where} holds token {largest}, the model has a vocabulary of {vocab_size}",
-            "tokenize with the tokenizer of this model, or set the model's vocabulary to its size",
-            CONFIGURATION,
-        )
 
 
 @dataclass
@@ -180,7 +86,7 @@ class Split:
         tokens = torch.stack([item["tokens"] for item in items])
         labels = torch.stack([item["labels"] for item in items])
         largest = max(int(tokens.max()), int(labels.max()))
-        _refuse_beyond(largest, self.spec.model.vocab_size, f"a sample from {samples.start} on")
+        refuse_beyond(largest, self.spec.model.vocab_size, f"a sample from {samples.start} on")
         if self.takes_fingerprint:
             self.fingerprint = add_fingerprints(self.fingerprint, fingerprint(tokens, position))
         positions = items[0]["position_ids"].expand_as(tokens)

@@ -19,6 +19,7 @@ from jobs.checkpoints import leases, manifest, retention
 from jobs.contract import attempt_history, done_markers
 from jobs.contract.errors import FAILED, RESUME, Stopped, TaskError
 from jobs.contract.stage_specs import PretrainSpec
+from jobs.data import survey
 from jobs.engine import checkpoint, dataset, model, optim, sharded_state
 from jobs.engine import device as devices
 from jobs.engine.reporter import Reporter, summarise
@@ -58,7 +59,7 @@ def train(context: Context, spec: PretrainSpec, device: torch.device) -> None:
 
 
 def _train(context: Context, spec: PretrainSpec, device: torch.device, reporter: Reporter) -> None:
-    datasets = devices.decide_once(lambda: dataset.survey(context.run, spec))
+    datasets = devices.decide_once(lambda: survey.survey(context.run, spec, context.heart.beat))
     context.heart.beat()
     network = model.build(spec.model, spec.parallel, spec.precision, device)
     context.heart.beat()
@@ -104,7 +105,7 @@ class Trainer:
 
     context: Context
     spec: PretrainSpec
-    datasets: dataset.DatasetSurvey
+    datasets: survey.DatasetSurvey
     splits: dataset.Splits
     network: torch.nn.Module
     updater: optim.Updater
@@ -132,11 +133,7 @@ class Trainer:
         if self.saved is None:
             return
         path, record = self.saved
-        if record.data != self.datasets.digest:
-            raise TaskError(
-                f"tokens changed since {path.name} was saved, so the position in them is lost",
-                f"restore the old tokens, then {RESUME}",
-            )
+        self.datasets.require_same(self.context.run, record.data, path.name)
         if record.model != manifest.model_digest(self.spec.model):
             raise TaskError(
                 f"{path.name}: the model has another shape than this run's",
@@ -281,7 +278,7 @@ class Trainer:
             layout=asdict(self.spec.parallel),
             precision=self.spec.precision,
             model=manifest.model_digest(self.spec.model),
-            data=self.datasets.digest,
+            data=self.datasets.record,
             bytes=self.spec.model.checkpoint_bytes(self.spec.precision),
         )
         with self.context.heart.during(Phase.CHECKPOINT):

@@ -20,6 +20,7 @@ from jobs.contract.stage_specs import TokenizeSpec
 from jobs.data import tokenizer_file
 from jobs.data.cleaning import length_problem
 from jobs.data.indexed_dataset import IndexedWriter, index_dtype, stored
+from jobs.data.survey import sampled_sha256
 from jobs.data.tokenizer_file import Encoder
 from jobs.runtime.context import Context
 
@@ -54,7 +55,16 @@ def run(context: Context) -> None:
         dataset.publish()
     finally:
         dataset.discard()
-    context.finish(inputs, [part.describe(context.run) for part in dataset.parts], summary)
+    context.finish(inputs, described(context.run, dataset), summary)
+
+
+def described(run: rundir.RunDir, dataset: IndexedWriter) -> list[dict[str, Any]]:
+    """Return the published files as the done marker records them, with the digest of the blocks of
+    the ``.bin`` by which training recognises it.
+    """
+    binary, index = dataset.parts
+    sampled = {"sampled_sha256": sampled_sha256(binary.path)}
+    return [binary.describe(run) | sampled, index.describe(run)]
 
 
 def set_threads(count: int) -> None:

@@ -69,7 +69,7 @@ def write_task(run: rundir.RunDir, steps: int) -> None:
     assert isinstance(spec, PretrainSpec)
     changed = dataclasses.replace(
         spec,
-        train_prefixes=("tokens/train",),
+        train_prefixes=(str(run.path("tokens/train")),),
         validation_prefixes=(),
         train_steps=steps + 1,  # the clock starts after the first step
         validation_interval=0,
@@ -115,6 +115,7 @@ def prepare(context: Context) -> torch.device:
 
 def train(context: Context, place: torch.device, after_step: Callable[[], None]) -> None:
     """Run our loop unchanged, and a callback after each step."""
+    from jobs.data import survey
     from jobs.engine import dataset, device, model, optim, reporter
     from jobs.engine.trainer import StopRequests, Trainer
 
@@ -128,7 +129,7 @@ def train(context: Context, place: torch.device, after_step: Callable[[], None])
             after_step()
 
     spec = task_of(context.run)
-    datasets = dataset.survey(context.run, spec)
+    datasets = survey.survey(context.run, spec)
     network = model.build(spec.model, spec.parallel, spec.precision, place)
     trainer = Trainer(
         context=context,

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models
 
-from jobs.contract import rundir, specs
+from jobs.contract import done_markers, rundir, specs
 from jobs.contract.files import read_json, sha256, write_json
 from jobs.contract.metrics_log import MetricLine, MetricsLog, StepLine, ValidationLine
 from jobs.contract.stage_specs import (
@@ -28,6 +28,7 @@ from jobs.contract.stage_specs import (
     ParallelSpec,
     PretrainSpec,
 )
+from jobs.data.survey import sampled_sha256
 
 from ..fork_server import ForkedRank, ForkServer
 from ..model_specs import model_spec, tokenizer_ref
@@ -289,11 +290,25 @@ def tokens(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) ->
     return folder
 
 
-def copy_tokens(source: Path, prefix: Path) -> None:
-    """Copy an indexed dataset to the prefix of a spec."""
-    prefix.parent.mkdir(parents=True, exist_ok=True)
+def copy_tokens(source: Path, run: rundir.RunDir, prefix: str) -> None:
+    """Copy an indexed dataset to a prefix in a run, with the done marker that tokenize writes."""
+    outputs = []
     for suffix in (".bin", ".idx"):
-        shutil.copy(f"{source}{suffix}", f"{prefix}{suffix}")
+        path = run.path(f"{prefix}{suffix}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(f"{source}{suffix}", path)
+        outputs.append(done_markers.describe_file(run, f"{prefix}{suffix}"))
+    outputs[0]["sampled_sha256"] = sampled_sha256(run.path(f"{prefix}.bin"))
+    done_markers.write_done(
+        run,
+        "tokenize",
+        int(prefix[-1]) if "train" in prefix else 3,
+        spec_digest="",
+        inputs=[],
+        outputs=outputs,
+        summary={},
+        seconds=0.0,
+    )
 
 
 def counting_documents(count: int, seed: int) -> list[list[int]]:
@@ -331,8 +346,8 @@ def new_run(root: Path, tokens: Path, server: ForkServer, **values: Any) -> Run:
     """Make a run directory with tokens and ``SPEC`` with some values replaced."""
     run = Run(root, SPEC, server)
     for shard in range(3):
-        copy_tokens(tokens / f"train-{shard}", root / f"tokens/train/{shard:05d}")
-    copy_tokens(tokens / "validation", root / "tokens/validation/00000")
+        copy_tokens(tokens / f"train-{shard}", run.files, f"tokens/train/{shard:05d}")
+    copy_tokens(tokens / "validation", run.files, "tokens/validation/00000")
     write_tokenizer(root / "tokenizer.json")
     tokenizer = dataclasses.replace(SPEC.tokenizer, sha256=sha256(root / "tokenizer.json"))
     run.change(**{"tokenizer": tokenizer, **values})
@@ -359,6 +374,6 @@ def replace_tokens(tokens: Path) -> Callable[[Run, str, str], None]:
     """Replace a dataset of a run by one of ``tokens``."""
 
     def replace(run: Run, prefix: str, name: str) -> None:
-        copy_tokens(tokens / name, run.root / prefix)
+        copy_tokens(tokens / name, run.files, prefix)
 
     return replace

@@ -46,6 +46,18 @@ def test_a_file_cut_short(make_run):
     assert "by its index it has" in refusal(run)
 
 
+def test_an_altered_token_in_a_file_of_the_same_length(make_run):
+    run = make_run()
+    binary = run.root / "tokens/train/00002.bin"
+    tokens = bytearray(binary.read_bytes())
+    tokens[100] ^= 1  # another token of the vocabulary
+    binary.write_bytes(tokens)
+
+    words = refusal(run)
+    assert f"{binary} is not what tokenize wrote: its content has changed since" in words
+    assert f"hint: `rm {binary}`, then `{run.files.command('resume')}` makes it again" in words
+
+
 def test_an_index_cut_short(make_run):
     run = make_run()
     index = run.root / "tokens/train/00002.idx"

@@ -349,7 +349,8 @@ def test_other_tokens_are_refused(make_run, replace_tokens):
     ranks = run.start()
 
     assert ranks.wait() == [2]
-    assert "tokens changed since iter_0000008 was saved" in ranks.output()
+    binary = run.root / "tokens/train/00002.bin"
+    assert f"{binary} has changed since iter_0000008 was saved" in ranks.output()
     assert f"`{run.files.command('resume')}`" in ranks.output()
 
 

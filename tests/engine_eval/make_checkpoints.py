@@ -83,7 +83,7 @@ def record(step: int, spec: PretrainSpec) -> manifest.CheckpointRecord:
         layout=dataclasses.asdict(ALONE),
         precision="fp32",
         model=manifest.model_digest(spec.model),
-        data="",
+        data={},
         manifest="",
         bytes=0,
         files=0,

@@ -628,7 +628,7 @@ def write_checkpoint(folder: Path, step: int) -> None:
     write_json(path / manifest.MANIFEST, {"files": {}})
     write_json(path / manifest.MEGATRON_METADATA, {})
     digest = sha256(path / manifest.MANIFEST)
-    record = manifest.CheckpointRecord(step, step, {}, "fp32", "", "", 0, manifest=digest)
+    record = manifest.CheckpointRecord(step, step, {}, "fp32", "", {}, 0, manifest=digest)
     write_json(path / manifest.RECORD, asdict(record))
 
 

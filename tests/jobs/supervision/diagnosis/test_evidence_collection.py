@@ -145,7 +145,7 @@ def leave_checkpoint(bench: Workbench, step: int, name: str = "", finished: bool
     if finished:
         write_json(folder / "manifest.json", {"files": {"metadata.json": {"bytes": 2}}})
         digest = sha256(folder / "manifest.json")
-        record = manifest.CheckpointRecord(step, 0, {}, "fp32", "", "", 2, 1, digest)
+        record = manifest.CheckpointRecord(step, 0, {}, "fp32", "", {}, 2, 1, digest)
         write_json(folder / "meditron.json", dataclasses.asdict(record))
     return folder
 

@@ -1,0 +1,255 @@
+"""Datasets are recognised by their content: a run's own, and those made elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+from jobs.contract import done_markers
+from jobs.contract.errors import TaskError
+from jobs.contract.rundir import RunDir
+from jobs.data.indexed_dataset import IndexedWriter
+from jobs.data.survey import (
+    SAMPLED_BLOCKS,
+    SAMPLED_BYTES,
+    DatasetSurvey,
+    sampled_blocks,
+    sampled_sha256,
+    survey,
+)
+
+LARGE = 200_000
+"""Tokens of a dataset of which blocks are sampled, not all bytes read."""
+
+OWN = "tokens/train/00000"
+
+
+def write_dataset(prefix: Path, tokens: int, seed: int = 0) -> None:
+    writer = IndexedWriter(prefix, "uint16")
+    ids = numpy.random.default_rng(seed).integers(0, 90, size=tokens, dtype=numpy.uint16)
+    writer.add(ids, numpy.array([tokens] if tokens else [], dtype=numpy.int32))
+    writer.publish()
+
+
+Survey = Callable[..., DatasetSurvey]
+
+
+@pytest.fixture
+def run(bench: Any) -> RunDir:
+    """Return a run whose tokenize task has finished."""
+    run: RunDir = bench.run
+    tokenize(run, OWN, LARGE)
+    return run
+
+
+@pytest.fixture
+def survey_of(run: RunDir, bench: Any) -> Survey:
+    """Return a survey of the datasets of these prefixes, by default the run's own."""
+    spec = bench.training().spec
+
+    def survey_of(*train: str, **values: Any) -> DatasetSurvey:
+        changed = {"train_prefixes": train or (OWN,), **values}
+        return survey(run, dataclasses.replace(spec, **changed))
+
+    return survey_of
+
+
+def tokenize(run: RunDir, prefix: str, tokens: int, index: int = 0) -> None:
+    """Write a dataset of the run and its done marker."""
+    write_dataset(run.path(prefix), tokens)
+    outputs = [done_markers.describe_file(run, f"{prefix}{end}") for end in (".bin", ".idx")]
+    outputs[0]["sampled_sha256"] = sampled_sha256(run.path(f"{prefix}.bin"))
+    facts: dict[str, Any] = {"spec_digest": "", "inputs": [], "summary": {}, "seconds": 0.0}
+    done_markers.write_done(run, "tokenize", index, outputs=outputs, **facts)
+
+
+def alter(path: Path, offset: int, *, keep_time: bool) -> None:
+    """Change one byte of a file."""
+    before = path.stat()
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
+    moment = before.st_mtime_ns if keep_time else before.st_mtime_ns + 10**9
+    os.utime(path, ns=(moment, moment))
+
+
+def between_samples(path: Path) -> int:
+    """Return an offset that no sampled block covers."""
+    (first, length), (second, _) = sampled_blocks(path.stat().st_size)[:2]
+    assert first + length < second
+    return first + length
+
+
+@pytest.mark.parametrize(
+    ("where", "keep_time"), [("sample", True), ("sample", False), ("between", False)]
+)
+def test_an_altered_file_of_equal_length_is_refused_by_name(
+    run: RunDir, survey_of: Survey, where: str, keep_time: bool
+) -> None:
+    binary = run.path(f"{OWN}.bin")
+    survey_of()
+    alter(binary, 0 if where == "sample" else between_samples(binary), keep_time=keep_time)
+
+    with pytest.raises(TaskError) as refusal:
+        survey_of()
+
+    assert refusal.value.message == (
+        f"{binary} is not what tokenize wrote: its content has changed since"
+    )
+    assert refusal.value.hint == f"`rm {binary}`, then {{meditron resume}} makes it again"
+
+
+def test_a_change_between_the_samples_with_the_old_time_is_not_found(
+    run: RunDir, survey_of: Survey
+) -> None:
+    """The limit that docs/data.md states; only reading every byte would find it."""
+    binary = run.path(f"{OWN}.bin")
+    before = survey_of().digest
+    alter(binary, between_samples(binary), keep_time=True)
+
+    assert survey_of().digest == before
+
+
+def test_a_file_that_was_only_touched_or_copied_is_accepted(run: RunDir, survey_of: Survey) -> None:
+    before = survey_of()
+    os.utime(run.path(f"{OWN}.bin"))
+
+    assert survey_of() == before
+
+
+def test_an_altered_index_is_refused_by_name(run: RunDir, survey_of: Survey) -> None:
+    index = run.path(f"{OWN}.idx")
+    alter(index, index.stat().st_size - 8, keep_time=True)  # the bounds of documents
+
+    with pytest.raises(TaskError, match=r"00000\.idx is not what tokenize wrote"):
+        survey_of()
+
+
+def test_both_files_of_another_dataset_are_refused(run: RunDir, survey_of: Survey) -> None:
+    write_dataset(run.path(OWN), 5000)
+
+    with pytest.raises(TaskError, match=r"00000\.idx is not what tokenize wrote"):
+        survey_of()
+
+
+def test_an_emptied_file_is_not_taken_for_an_empty_dataset(run: RunDir, survey_of: Survey) -> None:
+    tokenize(run, "tokens/train/00001", 0, index=1)
+    assert len(survey_of(OWN, "tokens/train/00001").train) == 1
+    run.path(f"{OWN}.bin").write_bytes(b"")
+
+    with pytest.raises(TaskError, match="has 0 bytes, by its index it has 400000"):
+        survey_of(OWN, "tokens/train/00001")
+
+
+def test_a_dataset_of_the_run_without_a_done_marker_is_refused(
+    run: RunDir, survey_of: Survey
+) -> None:
+    run.done("tokenize", 0).unlink()
+
+    with pytest.raises(TaskError, match=r"00000\.bin has no done marker of tokenize"):
+        survey_of()
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> str:
+    """Return the prefix of a dataset that no run has made."""
+    write_dataset(tmp_path / "made elsewhere/a", LARGE)
+    return str(tmp_path / "made elsewhere/a")
+
+
+def another_time(binary: Path) -> None:
+    os.utime(binary, ns=(1, 1_700_000_000_123_456_789))
+
+
+CHANGES: dict[str, Callable[[Path], None]] = {
+    "a sampled block": lambda path: alter(path, path.stat().st_size - 1, keep_time=True),
+    "another byte, and the time": lambda path: alter(path, between_samples(path), keep_time=False),
+    "the time": another_time,
+    "the size": lambda path: write_dataset(path.with_suffix(""), LARGE + 1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_dataset_made_elsewhere_is_refused_by_name(
+    run: RunDir, survey_of: Survey, elsewhere: str, change: str
+) -> None:
+    recorded = survey_of(elsewhere).record
+    CHANGES[change](Path(f"{elsewhere}.bin"))
+
+    with pytest.raises(TaskError) as refusal:
+        survey_of(elsewhere).require_same(run, recorded, "iter_0000004")
+
+    assert refusal.value.message.startswith(f"{elsewhere}.bin ")
+    assert "since iter_0000004 was saved" in refusal.value.message
+
+
+def test_the_hint_about_a_changed_time_sets_it_back(
+    run: RunDir, survey_of: Survey, elsewhere: str
+) -> None:
+    another_time(Path(f"{elsewhere}.bin"))
+    recorded = survey_of(elsewhere).record
+    os.utime(f"{elsewhere}.bin")
+    with pytest.raises(TaskError) as refusal:
+        survey_of(elsewhere).require_same(run, recorded, "iter_0000004")
+    _, command, rest = refusal.value.hint.split("`")
+
+    subprocess.run(shlex.split(command), check=True)
+
+    assert rest == ", then {meditron resume}"
+    survey_of(elsewhere).require_same(run, recorded, "iter_0000004")
+
+
+def test_a_moved_dataset_is_the_same(
+    run: RunDir, survey_of: Survey, elsewhere: str, tmp_path: Path
+) -> None:
+    before = survey_of(elsewhere)
+    for end in (".bin", ".idx"):
+        shutil.move(f"{elsewhere}{end}", tmp_path / f"b{end}")
+
+    survey_of(str(tmp_path / "b")).require_same(run, before.record, "iter_0000004")
+
+
+def test_other_files_or_another_order_are_named(
+    run: RunDir, survey_of: Survey, elsewhere: str
+) -> None:
+    both = survey_of(OWN, elsewhere)
+
+    def refusal(found: DatasetSurvey, recorded: DatasetSurvey) -> str:
+        with pytest.raises(TaskError) as caught:
+            found.require_same(run, recorded.record, "iter_0000004")
+        return caught.value.message
+
+    own = survey_of()
+    assert refusal(own, both).startswith(f"{elsewhere}.bin is no longer among the tokens")
+    assert refusal(both, own).startswith(f"{elsewhere}.bin has been added to the tokens")
+    assert "the order of samples" in refusal(survey_of(seed=7), own)
+    assert "the order of samples" in refusal(survey_of(elsewhere, OWN), both)
+    assert "the order of samples" in refusal(survey_of(OWN, validation_prefixes=(OWN,)), own)
+
+
+@pytest.mark.parametrize("size", [0, 1, SAMPLED_BLOCKS * SAMPLED_BYTES])
+def test_all_of_a_small_file_is_read(size: int) -> None:
+    assert sampled_blocks(size) == [(0, size)]
+
+
+@pytest.mark.parametrize("size", [SAMPLED_BLOCKS * SAMPLED_BYTES + 1, 10**9 + 7, 10**14])
+def test_of_a_large_file_a_fixed_number_of_blocks_is_read(size: int) -> None:
+    blocks = sampled_blocks(size)
+    gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(blocks)]
+
+    assert len(blocks) == SAMPLED_BLOCKS
+    assert blocks[0] == (0, SAMPLED_BYTES)
+    assert blocks[-1] == (size - SAMPLED_BYTES, SAMPLED_BYTES)
+    assert max(gaps) - min(gaps) <= 1
