@@ -48,6 +48,7 @@ def command(
         for task in item.tasks:
             if task.training and plan.lead:
                 facts = summary.training(task.training, loaded.cluster, item.resources, plan.lead)
+                facts["weights_folder"] = plan.weights_folder or None
     known, now = loaded.known, services.clock.now()
     warnings = prepare.warnings(plan, loaded, now)
     if as_json:

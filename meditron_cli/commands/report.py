@@ -57,7 +57,7 @@ Section = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
 def sections(results: Mapping[str, Any]) -> Iterable[Section]:
     """Yield the report's tables: title, columns, rows."""
     yield "corpus", ("what", "count"), corpus_rows(results["corpus"])
-    yield "pretraining", ("what", "first", "last"), loss_rows(results["pretrain"])
+    yield "pretraining", ("what", "first", "last"), pretraining_rows(results["pretrain"])
     yield (
         "evaluation",
         ("benchmark", "step", "accuracy", "95 % interval", "chance", "questions", "p"),
@@ -81,11 +81,12 @@ def corpus_rows(corpus: Mapping[str, Any]) -> list[tuple[object, ...]]:
     return [(key, f"{corpus[key]:,}") for key in ("documents", "tokens") if corpus[key] is not None]
 
 
-def loss_rows(pretrain: Mapping[str, Any]) -> list[tuple[object, ...]]:
-    """Return the rows of losses in nats per token, and of steps, tokens and speed."""
+def pretraining_rows(pretrain: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    """Return the rows of weights, of losses in nats per token, and of steps, tokens and speed."""
     if pretrain["steps"] is None:
         return []
     return [
+        ("weights", pretrain["weights"], None),
         ("loss", number(pretrain["loss_first"]), number(pretrain["loss_last"])),
         (
             "validation loss",

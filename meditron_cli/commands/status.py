@@ -146,6 +146,8 @@ class RunDetail:
 
 def to_json(full: RunDetail) -> dict[str, Any]:
     """Return the run as ``status RUN --json`` prints it."""
+    from meditron_cli.reporting import report
+
     return {
         **full.view.to_json(),
         **full.times.to_json(),
@@ -158,16 +160,18 @@ def to_json(full: RunDetail) -> dict[str, Any]:
         ],
         "unconfirmed": unconfirmed_stages(full.record),
         "jobs": jobs_of(full.record),
+        "weights": report.weights(full.run, full.view),
         "checkpoint_step": checkpoint_step(full.run, full.view),
     }
 
 
 def print_facts(full: RunDetail) -> None:
     """Print the facts about the whole run, one per line."""
-    from meditron_cli.reporting import tables
+    from meditron_cli.reporting import report, tables
 
     step = checkpoint_step(full.run, full.view)
     for label, value in (
+        ("weights", report.weights(full.run, full.view)),
         ("loss", loss_text(full.view)),
         ("left", duration(full.view.eta_s)),
         ("goodput", None if full.times.goodput is None else f"{full.times.goodput:.0%}"),

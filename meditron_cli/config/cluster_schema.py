@@ -150,6 +150,10 @@ class Cluster(Section):
     """Modules, interpreter, container and variables of a job's processes."""
     runs_dir: Path | None = None
     """Default runs directory, on storage that all nodes see; without it, ``./runs``."""
+    models_dir: Path | None = None
+    """Folder of base models, as ``ORG/NAME`` or ``NAME``, on storage that all nodes see. A model
+    that is not there is looked up in the hub's cache (``HF_HUB_CACHE``, else ``HF_HOME/hub``, else
+    ``~/.cache/huggingface/hub``)."""
     scratch_dir: Path | None = None
     """Fast folder for temporary files, local to each node or shared; default: the node's own.
     Each attempt of a task has a folder of its own there (TMPDIR), removed at its end."""

@@ -8,14 +8,15 @@ was written.
 
 from __future__ import annotations
 
+import shlex
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
-from jobs.contract.stage_specs import STAGES, TOKENIZER_STAGES
-from meditron_cli.config import files, site_facts, yaml_tree
+from jobs.contract.stage_specs import STAGES, TOKENIZER_STAGES, TRAINING_STAGES
+from meditron_cli.config import files, site_facts, weights, yaml_tree
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.decode import check_part, decode, placeholder_problems
 from meditron_cli.config.diagnostics import Location, Problem, Problems, Source
@@ -24,6 +25,9 @@ from meditron_cli.config.files import cluster_names, size_names
 from meditron_cli.config.yaml_tree import KeyPath, MapNode
 
 __all__ = ["Loaded", "Missing", "cluster_names", "load", "load_cluster", "size_names"]
+
+WEIGHTS_STAGES = ("convert", *TRAINING_STAGES)
+"""Stages that cannot begin without ``model.weights``."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,13 @@ def load(
         size=size,
         config_file=layers.config_file,
         placeholders=tuple(map(str, placeholder_problems(layers.profile))),
-        missing=tuple(missing_inputs(experiment, merged, layers.config))
-        + tuple(missing_secrets(profile, layers.profile)),
+        missing=(
+            *missing_inputs(experiment, merged, layers.config),
+            *missing_weights(
+                experiment, profile, merged, fetch_command(cluster, size, config, overrides)
+            ),
+            *missing_secrets(profile, layers.profile),
+        ),
         known=layers.known,
         locations=yaml_tree.locations(merged),
     )
@@ -193,6 +202,38 @@ def missing_inputs(
     for stages, where, path in inputs(experiment):
         if not path.exists():
             yield Missing(stages, sentence(root, where, f"{path}: no such file or folder"))
+
+
+def missing_weights(
+    experiment: Experiment, cluster: Cluster, root: yaml_tree.Node, fetch: str
+) -> Iterator[Missing]:
+    """Yield the base model if no layer names one, or if this machine does not have it.
+
+    Args:
+        fetch: the command that downloads it to ``models_dir``.
+    """
+    where, named = ("model", "weights"), experiment.model.weights
+    if named is None:
+        message = "no weights to start from are named; give --set model.weights=ORG/NAME, as on the"
+        message += " Hugging Face hub, --set model.weights=PATH or --set model.weights=random"
+        yield Missing(WEIGHTS_STAGES, sentence(root, where, message))
+        return
+    place = weights.find(named, cluster.models_dir)
+    if not place.problem:
+        return
+    advice = f"give {weights.ALTERNATIVES}"
+    name = weights.hub_name(named)
+    if name:
+        command = fetch if cluster.models_dir else weights.download_command(name, None)
+        advice = f"download it on the login node with `{command}`, or {advice}"
+    yield Missing(WEIGHTS_STAGES, sentence(root, where, f"{place.problem}; {advice}"))
+
+
+def fetch_command(cluster: str, size: str, config: Path | None, overrides: Sequence[str]) -> str:
+    """Return the command that downloads what an experiment names, quoted for a shell."""
+    words = ["meditron", "fetch", "--cluster", cluster, "--size", size]
+    words += ["--config", str(config)] if config else []
+    return shlex.join([*words, *(word for item in overrides for word in ("--set", item))])
 
 
 def missing_secrets(cluster: Cluster, root: yaml_tree.Node) -> Iterator[Missing]:

@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from meditron_cli.config import weights
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.experiment_schema import Experiment
-from meditron_cli.config.load import Loaded, Missing, inputs
+from meditron_cli.config.load import WEIGHTS_STAGES, Loaded, Missing, inputs
 from meditron_cli.config.yaml_tree import key_text
 from meditron_cli.errors import ConfigError
 
@@ -46,5 +47,13 @@ def loaded(request: Mapping[str, Any], run: str) -> Loaded:
         for stages, where, path in inputs(experiment)
         if not path.exists()
     )
+    place = weights.find(experiment.model.weights, cluster.models_dir)
+    if place.problem:
+        named = str(experiment.model.weights)
+        name = weights.hub_name(named)
+        command = weights.download_command(name, cluster.models_dir) if name else ""
+        advice = f"; download it on the login node with `{command}`" if command else ""
+        text = f"run {run}: model.weights: {place.problem}{advice}"
+        missing = (*missing, Missing(WEIGHTS_STAGES, text))
     config_file = Path(request["config_file"]) if request["config_file"] else None
     return Loaded(experiment, cluster, request["size"], config_file, (), missing)

@@ -48,6 +48,7 @@ def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
         site=site_settings(inputs),
         warnings=result.warnings,
         lead=inputs.training_lead if training_stage(stages) else None,
+        weights_folder=inputs.weights_folder,
     )
 
 

@@ -104,6 +104,9 @@ class Plan:
     """Sentences for people: what does not fit well."""
     lead: Lead | None = None
     """Of training; None where the plan has none."""
+    weights_folder: str = ""
+    """Of the base model that training starts from; empty for random weights, and where this machine
+    does not have it."""
 
     def stage(self, name: str) -> StagePlan:
         """Return the plan of one stage; KeyError if the plan has none of that name."""

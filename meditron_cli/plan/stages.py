@@ -55,6 +55,11 @@ class Inputs:
     """Cores of this machine, where it runs the ranks itself; 0 with Slurm."""
     locations: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where a key was written, for messages; defaults have none."""
+    weights_folder: str = ""
+    """Absolute folder of the base model that ``model.weights`` names; empty for random weights, and
+    where this machine does not have it."""
+    weights_links: tuple[str, ...] = ()
+    """Other folders to which its files are symbolic links, as in the hub's cache."""
     _stages: dict[str, StagePlan] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -395,12 +400,13 @@ def rank_command(inputs: Inputs, spec: Spec) -> tuple[tuple[str, ...], tuple[str
     srun = inputs.cluster.slurm.srun
     if container is None:
         return (inputs.python,), srun
-    scratch = inputs.cluster.scratch_dir
+    scratch, paths = inputs.cluster.scratch_dir, named_paths(spec)
+    links = inputs.weights_links if inputs.weights_folder in paths else ()
     mounts = (
         *container.mounts,
         f"{RUN}:{RUN}",
         *([f"{scratch}:{scratch}"] if scratch else []),
-        *(f"{path}:{path}:ro" for path in named_paths(spec)),
+        *(f"{path}:{path}:ro" for path in (*paths, *links)),
     )
     if container.kind == "pyxis":
         return (container.python,), (

@@ -57,6 +57,7 @@ def training(
         "sequence_parallel": spec.parallel.sequence_parallel,
         "ranks": spec.parallel.world_size,
         "nodes": resources.nodes,
+        "weights": spec.weights or None,
         "parameters": spec.model.parameters,
         "padded_vocab_size": spec.model.padded_vocab_size,
         "micro_batch_size": spec.micro_batch_size,
@@ -121,6 +122,7 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
         f"{parallel} sequence parallelism",
         f"model        {count(facts['parameters'])} parameters, vocabulary padded to "
         f"{facts['padded_vocab_size']}",
+        weights_line(facts),
         f"batch        {facts['micro_batch_size']} x {facts['gradient_accumulation']} accumulated "
         f"x {facts['data']} data parallel = {facts['global_batch_size']} sequences, "
         f"{count(facts['tokens_per_step'])} tokens per step",
@@ -146,6 +148,14 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
     if facts["best_save_interval"]:
         lines.append(saves_line(facts))
     return [*lines, signal_line(facts)]
+
+
+def weights_line(facts: dict[str, Any]) -> str:
+    """Return which weights training starts from, and where they are."""
+    weights, folder = facts["weights"], facts.get("weights_folder")
+    if folder:
+        weights = folder if folder == weights else f"{weights}, in {folder}"
+    return f"weights      {weights or 'none named'}"
 
 
 def jobs_line(facts: dict[str, Any]) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.contract import done_markers
+from jobs.contract import done_markers, specs
 from jobs.contract.files import read_small
 from jobs.contract.json_fields import from_fields
 from jobs.contract.metrics_log import CountedSteps
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import training_stage
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.reporting.task_errors import TaskFailure
 from meditron_cli.runs.record import RunRecord
@@ -34,7 +35,7 @@ def gather(
         "cluster": record.cluster,
         "stages": {name: stage.to_json() for name, stage in view.stages.items()},
         "corpus": corpus(run),
-        "pretrain": pretrain(times.steps),
+        "pretrain": {"weights": weights(run, view), **pretrain(times.steps)},
         "evaluations": evaluations(run),
         **times.to_json(),
         "goodput": times.goodput,
@@ -68,6 +69,15 @@ def total(summaries: Iterable[Mapping[str, Any]], key: str) -> int | None:
     """Return the sum of a count over tasks; None when no task has it."""
     counts = [item[key] for item in summaries if isinstance(item.get(key), int)]
     return sum(counts) if counts else None
+
+
+def weights(run: RunDir, view: RunView) -> str | None:
+    """Return the weights that training starts from, as the experiment named them: ``random``, a
+    folder, or a name on the hub; None for a run that does not train.
+    """
+    stage = training_stage(view.stages)
+    task = specs.read_task(run, stage, 0) if stage else None
+    return getattr(task.spec, "weights", None) or None if task else None
 
 
 def pretrain(counted: CountedSteps) -> dict[str, Any]:

@@ -51,10 +51,12 @@ def plan_of(
     Raises:
         ConfigError: the layout does not divide or does not fit the cluster.
     """
+    from meditron_cli.config import weights
     from meditron_cli.plan.build import build
     from meditron_cli.plan.stages import Inputs
 
     experiment, cluster, cores = loaded.experiment, loaded.cluster, 0
+    folder = weights.find(experiment.model.weights, cluster.models_dir).folder
     if digest is None:
         digest = tokenizer_digest(experiment.tokenize.tokenizer)
     if cluster.scheduler == "local":
@@ -68,6 +70,8 @@ def plan_of(
         measured,
         cores,
         loaded.locations,
+        weights_folder=str(folder or ""),
+        weights_links=tuple(map(str, weights.links(folder))) if folder else (),
     )
     return build(inputs, tuple(stages))
 

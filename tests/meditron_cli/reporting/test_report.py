@@ -79,6 +79,7 @@ def test_the_promised_keys_are_there(trained: Bench) -> None:
     assert found["format"] == 1
     assert (found["corpus"]["documents"], found["corpus"]["tokens"]) == (12, 720)
     assert found["pretrain"] == {
+        "weights": "random",
         "steps": 2,
         "tokens": 200,
         "loss_first": 8.0,
