@@ -40,10 +40,18 @@ ALLOWED: dict[str, set[str]] = {
     | {"jobs.slurm", "jobs.health"}
     | {"jobs.supervision", "jobs.supervision.diagnosis"},
     "jobs.supervision": NODE | {"jobs.slurm", "jobs.health", "jobs.checkpoints"} | ROOMS,
+    "jobs.conversion": NODE | {"jobs.checkpoints", "jobs.data"},
     "jobs.engine": NODE | {"jobs.checkpoints", "jobs.data"},
     "jobs.evaluation": NODE | {"jobs.data", "jobs.engine"},
     "jobs.stages": NODE
-    | {"jobs.checkpoints", "jobs.data", "jobs.engine", "jobs.evaluation", "jobs.health"},
+    | {
+        "jobs.checkpoints",
+        "jobs.conversion",
+        "jobs.data",
+        "jobs.engine",
+        "jobs.evaluation",
+        "jobs.health",
+    },
     "meditron_cli.config": LOWEST | {"meditron_cli.errors"},
     "meditron_cli.plan": LOWEST | {"meditron_cli.errors", "meditron_cli.config"},
     "meditron_cli.sample": LOWEST,

@@ -1,0 +1,1 @@
+"""Conversion of weights between Hugging Face folders and our checkpoints."""
