@@ -46,6 +46,7 @@ tokenize:
   tokenizer: tokenizer.json
 model:
   vocab_size: 4
+vocabulary: {added_tokens: [], control_tokens: []}
 evaluate:
   benchmarks:
     - {name: quiz, path: quiz.jsonl}

@@ -64,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs.slurm",
         "jobs.health",
         "jobs.checkpoints",
+        "jobs.data",
         "jobs.supervision.recovery",
     }
     | {"meditron_cli.plan", "meditron_cli.config", "meditron_cli.scheduler"}

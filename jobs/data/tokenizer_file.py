@@ -1,19 +1,146 @@
-"""The tokenizer of a run: read, checked against the run's digest, and made ready to encode."""
+"""The tokenizer of a run: read, checked against the run's digest and its vocabulary registry, and
+made ready to encode.
+
+Reading and checking take the standard library alone, so that the login node can do them too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.contract import done_markers, rundir
 from jobs.contract.errors import FAILED, RESUME, TaskError
-from jobs.contract.stage_specs import TokenizerRef
+from jobs.contract.stage_specs import TokenizerRef, VocabularySpec
+from jobs.contract.units import plural
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 HINT = "set tokenize.tokenizer to a tokenizer.json"
+MAX_BYTES = 256 * 2**20
+"""No tokenizer.json is larger; something else was named by mistake."""
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """The tokens of a ``tokenizer.json``."""
+
+    ids: dict[str, int]
+    """Id of every token, added ones included."""
+    special: dict[str, bool]
+    """Added tokens, and whether each is marked special."""
+
+    @property
+    def size(self) -> int:
+        """Return the largest id plus one."""
+        return 1 + max(self.ids.values(), default=-1)
+
+
+def read_tokens(path: Path) -> TokenTable:
+    """Read the tokens of a Hugging Face ``tokenizer.json``.
+
+    Raises:
+        ValueError: not such a file.
+        OSError: it cannot be read.
+    """
+    if path.is_dir() or path.stat().st_size > MAX_BYTES:
+        raise ValueError("a folder, or far too large")
+    return token_table(json.loads(path.read_bytes()))
+
+
+def token_table(content: Any) -> TokenTable:
+    """Return the tokens of a parsed ``tokenizer.json``.
+
+    Models keep their vocabulary as a mapping (BPE, WordPiece, WordLevel) or as a list of pairs
+    whose place is the id (Unigram).
+
+    Raises:
+        ValueError: not the content of one.
+    """
+    try:
+        vocabulary = content["model"]["vocab"]
+        if isinstance(vocabulary, list):
+            vocabulary = {item[0]: number for number, item in enumerate(vocabulary)}
+        ids = {str(token): int(number) for token, number in vocabulary.items()}
+        entries = content.get("added_tokens") or []
+        ids.update({item["content"]: int(item["id"]) for item in entries})
+        special = {item["content"]: bool(item.get("special")) for item in entries}
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError("it has no model with a vocabulary") from error
+    return TokenTable(ids, special)
+
+
+class Mismatch(NamedTuple):
+    """A difference between a tokenizer and a vocabulary registry."""
+
+    key: str
+    """Key of the experiment that holds the registry's side."""
+    problem: str
+    """A clause about the tokenizer."""
+    hint: str
+
+
+BUILD = "`meditron tokenizer build --help` shows how to make a tokenizer.json with these tokens"
+
+
+def mismatches(table: TokenTable, vocabulary: VocabularySpec) -> Iterator[Mismatch]:
+    """Yield the differences that keep a tokenizer from being that of a registry: at most one of
+    the added tokens, and each role without a token.
+    """
+    if added := added_mismatch(table, vocabulary):
+        yield Mismatch(*added, BUILD)
+    listed = ", ".join(list(table.special)[:10]) or "none"
+    keys = {getattr(vocabulary, name): name for name in ("eos_token", "bos_token", "eod_token")}
+    for token, name in keys.items():
+        if token and token not in table.ids and token not in vocabulary.added_tokens:
+            key = f"vocabulary.{name}"
+            hint = f"set {key} to one it has (its added tokens: {listed})"
+            yield Mismatch(key, f"no token {token!r} in the vocabulary", hint)
+
+
+def added_mismatch(table: TokenTable, vocabulary: VocabularySpec) -> tuple[str, str] | None:
+    """Return the key and the problem of the first added token that differs; None without one."""
+    key, added = "vocabulary.added_tokens", vocabulary.added_tokens
+    if missing := [token for token in added if token not in table.ids]:
+        return key, (
+            f"{len(added) - len(missing)} of {plural(len(added), 'added token')} in the "
+            f"vocabulary of {table.size}; the first that it lacks is {missing[0]!r}"
+        )
+    for wanted, token in enumerate(added, vocabulary.base_size):
+        if table.ids[token] != wanted:
+            return key, f"{token!r} has the id {table.ids[token]}, not {wanted}"
+        if token not in table.special:
+            return key, f"{token!r} is an entry of its model, not an added token"
+        if table.special[token] != (token in vocabulary.control_tokens):
+            marked = "special" if table.special[token] else "plain"
+            return "vocabulary.control_tokens", f"{token!r} is marked {marked}"
+    return None
+
+
+def require_tokens(ref: TokenizerRef, path: Path | None = None) -> TokenTable:
+    """Return the tokens of a run's tokenizer, which must be that of the run's registry.
+
+    Args:
+        ref: the tokenizer and the registry.
+        path: where the file is; by default where ``ref`` says.
+
+    Raises:
+        TaskError: the file is no tokenizer.json, or differs from the registry.
+    """
+    place = path or Path(ref.path)
+    try:
+        table = read_tokens(place)
+    except (ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        message = f"{place}: not a tokenizer.json of Hugging Face tokenizers ({reason})"
+        raise TaskError(message, HINT) from error
+    for mismatch in mismatches(table, ref.vocabulary):
+        raise TaskError(f"{place}: {mismatch.problem}", mismatch.hint)
+    return table
 
 
 @dataclass(frozen=True)
@@ -22,33 +149,42 @@ class Encoder:
 
     tokenizer: Tokenizer
     eod: int
-    """Id of the token that ends a document; it is also the empty context."""
+    """Id of the token that ends a document."""
+    bos: int | None
+    """Id of the token before each document; None where documents have none."""
+
+    @property
+    def prefix(self) -> int:
+        """Return the id that stands before the first token of a text: BOS, else the end of the
+        document before.
+        """
+        return self.eod if self.bos is None else self.bos
 
     @classmethod
     def load(cls, ref: TokenizerRef, *, special_tokens_in_text: bool = False) -> Encoder:
         """Read a ``tokenizer.json`` and make it ready.
 
         Truncation, padding and tokens to put around a text that the file configures are not used.
+        An added token that is not special becomes its id wherever a text contains it, such as
+        ``[fig]``: MEDITRON's corpus marks citations, figures and formulas so (arXiv 2311.16079,
+        appendix B.2.1).
 
         Args:
             special_tokens_in_text: the name of a special token inside a text becomes that token;
                 otherwise it is ordinary text.
 
         Raises:
-            TaskError: the file is missing, is no tokenizer, or has no end-of-document token.
+            TaskError: the file is missing, is no tokenizer, or is not that of the registry.
         """
-        from tokenizers import AddedToken
-
         tokenizer = load(ref.path)
+        table = require_tokens(ref)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = not special_tokens_in_text
-        eod = eod_id(tokenizer, ref)
-        added = tokenizer.get_added_tokens_decoder().get(eod)
-        if added is not None and not added.special and not special_tokens_in_text:
-            # An added token that is not marked special would still be recognised inside a text.
-            tokenizer.add_special_tokens([AddedToken(ref.vocabulary.eod_token, special=True)])
-        return cls(tokenizer, eod)
+        if not special_tokens_in_text:
+            shield_roles(tokenizer, table, ref.vocabulary)
+        bos = ref.vocabulary.bos_token
+        return cls(tokenizer, table.ids[ref.vocabulary.eod_token], table.ids[bos] if bos else None)
 
     @property
     def vocabulary_size(self) -> int:
@@ -56,11 +192,11 @@ class Encoder:
         return 1 + max(self.tokenizer.get_vocab(with_added_tokens=True).values())
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of a text, without an end."""
+        """Return the token ids of a text, without BOS and end."""
         return self.encode_all([text])[0]
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each text, without ends.
+        """Return the token ids of each text, without BOS and ends.
 
         Raises:
             TaskError: the library returned another number of encodings than there are texts.
@@ -70,6 +206,18 @@ class Encoder:
             message = f"the tokenizer encoded {len(encodings)} of {len(texts)} documents"
             raise TaskError(message, "report this with the tokenizer's version", FAILED)
         return [encoding.ids for encoding in encodings]
+
+
+def shield_roles(tokenizer: Tokenizer, table: TokenTable, vocabulary: VocabularySpec) -> None:
+    """Mark the tokens with a role special where the file does not: an added token that is not
+    special would be recognised inside a text.
+    """
+    from tokenizers import AddedToken
+
+    roles = (vocabulary.eod_token, vocabulary.bos_token, vocabulary.eos_token)
+    plain = [token for token in dict.fromkeys(roles) if table.special.get(token) is False]
+    if plain:
+        tokenizer.add_special_tokens([AddedToken(token, special=True) for token in plain])
 
 
 def require_unchanged(run: rundir.RunDir, ref: TokenizerRef) -> dict[str, Any]:
@@ -105,20 +253,3 @@ def load(path: str) -> Tokenizer:
     except Exception as error:  # the library raises nothing more specific
         message = f"{path}: not a tokenizer.json of Hugging Face tokenizers ({error})"
         raise TaskError(message, HINT) from error
-
-
-def eod_id(tokenizer: Tokenizer, ref: TokenizerRef) -> int:
-    """Return the id of the token that ends a document.
-
-    Raises:
-        TaskError: the vocabulary lacks it.
-    """
-    eod = tokenizer.token_to_id(ref.vocabulary.eod_token)
-    if eod is None:
-        added = [entry.content for entry in tokenizer.get_added_tokens_decoder().values()]
-        listed = ", ".join(added[:10]) or "none"
-        hint = f"set vocabulary.eod_token to one it has (its added tokens: {listed})"
-        raise TaskError(
-            f"{ref.path}: no token {ref.vocabulary.eod_token!r} in the vocabulary", hint
-        )
-    return int(eod)

@@ -186,8 +186,8 @@ def open_splits(
 def _end_of_document(run: rundir.RunDir, spec: PretrainSpec) -> int:
     """Return the id of the token that ends a document, from the run's tokenizer."""
     tokenizer_file.require_unchanged(run, spec.tokenizer)
-    tokenizer = tokenizer_file.load(str(run.path(spec.tokenizer.path)))
-    return tokenizer_file.eod_id(tokenizer, spec.tokenizer)
+    table = tokenizer_file.require_tokens(spec.tokenizer, run.path(spec.tokenizer.path))
+    return table.ids[spec.tokenizer.vocabulary.eod_token]
 
 
 def _reads_tokens() -> bool:

@@ -79,12 +79,20 @@ class MegatronLM(TemplateLM):  # type: ignore[misc]
     def eot_token_id(self) -> int:
         return self._encoder.eod
 
+    @property
+    def prefix_token_id(self) -> int:
+        return self._encoder.prefix
+
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **unused: Any
     ) -> list[int]:
-        """Return the token ids of a text; nothing is added, as in training."""
-        del add_special_tokens, unused
-        return list(self._encode(string))
+        """Return the token ids of a text, after BOS where documents of the training began so; the
+        harness sets ``add_special_tokens`` to False for a continuation.
+        """
+        del unused
+        bos = self._encoder.bos
+        start = [] if bos is None or add_special_tokens is False else [bos]
+        return [*start, *self._encode(string)]
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True

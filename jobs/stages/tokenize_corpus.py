@@ -1,7 +1,8 @@
 """Tokenize stage: turn one JSONL shard into one Megatron indexed dataset.
 
-An end-of-document token follows each document. No torch or megatron.core is imported, so that a
-task starts at once. Memory holds one batch of documents and four bytes per document.
+An end-of-document token follows each document; a BOS token stands before it where the vocabulary
+registry names one. No torch or megatron.core is imported, so that a task starts at once. Memory
+holds one batch of documents and four bytes per document.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from jobs.contract import done_markers, rundir
+from jobs.contract import done_markers, rundir, specs
 from jobs.contract.errors import RESUME, Stopped, TaskError
 from jobs.contract.stage_specs import TokenizeSpec
 from jobs.data import tokenizer_file
@@ -90,8 +91,8 @@ def load_encoder(spec: TokenizeSpec) -> Encoder:
     """Load the tokenizer and check that it fits the model.
 
     Raises:
-        TaskError: the file is not a tokenizer.json, has no end-of-document token, or more ids than
-            the model.
+        TaskError: the file is not a tokenizer.json, is not that of the vocabulary registry, or has
+            more ids than the model.
     """
     encoder = Encoder.load(spec.tokenizer, special_tokens_in_text=spec.special_tokens_in_text)
     if encoder.vocabulary_size > spec.model_vocab_size:
@@ -124,7 +125,7 @@ def encode_shard(
         dataset.add(ids, lengths)
         read += batch.read
         skipped += batch.read - len(lengths)
-        eod_in_text += int((ids == encoder.eod).sum()) - len(lengths)
+        eod_in_text += int((ids == encoder.eod).sum()) - added_ends(encoder) * len(lengths)
         if (now := time.monotonic()) >= due:
             context.progress(batch.position, size, "bytes", documents=dataset.documents)
             due = now + 1.0
@@ -136,8 +137,14 @@ def encode_shard(
         "eod_in_text": eod_in_text,
         "bytes": size,
         "dtype": dataset.dtype,
+        "vocabulary": specs.digest(spec.tokenizer.vocabulary),
         "seconds": time.monotonic() - started,
     }
+
+
+def added_ends(encoder: Encoder) -> int:
+    """Return how often the end-of-document id is put around a text: twice if it is BOS too."""
+    return 1 + (encoder.bos == encoder.eod)
 
 
 class DocumentBatch(NamedTuple):
@@ -179,19 +186,19 @@ def batches(path: Path, text_key: str) -> Iterator[DocumentBatch]:
 def encode(
     encoder: Encoder, dtype: str, texts: Sequence[str]
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Return the token ids of texts back to back, each text followed by the end-of-document id.
+    """Return the token ids of texts back to back, each text after the BOS id, where there is one,
+    and followed by the end-of-document id.
 
     A text without a single token is left out.
 
     Returns:
         ids: [tokens], of the type that ``dtype`` is stored in.
-        lengths: [documents], int32, tokens of each document with its end.
+        lengths: [documents], int32, tokens of each document with its BOS and end.
     """
     import numpy
 
-    sequences = [ids for ids in encoder.encode_all(texts) if ids]
-    for ids in sequences:
-        ids.append(encoder.eod)
+    start = [] if encoder.bos is None else [encoder.bos]
+    sequences = [[*start, *ids, encoder.eod] for ids in encoder.encode_all(texts) if ids]
     lengths = numpy.array([len(ids) for ids in sequences], dtype="<i4")
     tokens = itertools.chain.from_iterable(sequences)
     return numpy.fromiter(tokens, dtype=stored(dtype), count=int(lengths.sum())), lengths

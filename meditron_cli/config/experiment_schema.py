@@ -14,11 +14,14 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from jobs.contract.units import plural
 from meditron_cli.config.field_types import (
+    COPY,
     OPERATIONAL,
     Checkpoint,
     DurationMinutes,
     Name,
+    NewRows,
     Share,
+    Token,
     Weights,
 )
 from meditron_cli.config.section import Section
@@ -68,19 +71,42 @@ class Tokenize(Section):
 class Vocabulary(Section):
     """Tokens added to the base model's vocabulary, and tokens with a role."""
 
-    added_tokens: tuple[str, ...] = ()
-    """Tokens after the base vocabulary, in the order of their ids."""
-    control_tokens: tuple[str, ...] = ()
-    """Those of added_tokens that no text contains."""
-    new_rows: str = "repeat-last-row"
+    added_tokens: tuple[Token, ...] = ()
+    """Tokens after the base vocabulary, in the order of their ids; base model and added tokens
+    together have model.vocab_size. `meditron tokenizer build` puts them into a tokenizer.json."""
+    control_tokens: tuple[Token, ...] = ()
+    """Those of added_tokens that no text may contain: written out in a text, such a token is
+    ordinary text, unless tokenize.special_tokens_in_text is on. The others are markup of texts
+    and always become their ids."""
+    new_rows: NewRows = "repeat-last-row"
     """Initial rows of added tokens: ``repeat-last-row`` of the base model (as MEDITRON did), the
     ``mean`` of its rows, or ``copy:TOKEN``."""
-    eod_token: str = "<EOD>"
+    eod_token: Token = "<EOD>"
     """Token appended after each document; must be in the vocabulary."""
     bos_token: str = ""
     """Token put before each document; empty for none, as MEDITRON did."""
     eos_token: str = ""
     """Token that ends a generation; default: eod_token, the one trained on."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that tokens differ, control tokens are added ones, and tokens with a role are no
+        markup of texts.
+        """
+        for key in ("added_tokens", "control_tokens"):
+            tokens = getattr(self, key)
+            for index, token in enumerate(tokens):
+                if token in tokens[:index]:
+                    yield f"{key}.{index}", f"{token!r} is listed twice"
+                elif token not in self.added_tokens:
+                    yield f"{key}.{index}", f"{token!r} is not one of added_tokens"
+        for key in ("eod_token", "bos_token", "eos_token"):
+            token = getattr(self, key)
+            if token in set(self.added_tokens) - set(self.control_tokens):
+                message = f"{token!r} is an added token that texts may contain; list it in "
+                yield key, f"{message}control_tokens too"
+        source = self.new_rows.removeprefix(COPY)
+        if source != self.new_rows and source in self.added_tokens:
+            yield "new_rows", f"{source!r} is an added token itself; copy one of the base model"
 
 
 class RopeScaling(Section):
@@ -343,7 +369,12 @@ class Experiment(Section):
     """Hangs, restarts and retries."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Check that training keeps the checkpoints to evaluate."""
+        """Check that the model has rows for added tokens, and that training keeps the checkpoints
+        to evaluate.
+        """
+        if len(self.vocabulary.added_tokens) >= self.model.vocab_size:
+            added = plural(len(self.vocabulary.added_tokens), "added token")
+            yield "model.vocab_size", f"{self.model.vocab_size} leaves no base beside {added}"
         kept = self.pretrain.kept_steps
         for index, step in enumerate(self.evaluate.checkpoints):
             if isinstance(step, int) and step not in kept:

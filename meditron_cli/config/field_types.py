@@ -21,6 +21,10 @@ HUB_NAME = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?$"
 WEIGHTS_PATH = ("/", "./", "../", "~/")
 """Beginnings of a path in ``model.weights``."""
 
+COPY = "copy:"
+"""Beginning of ``vocabulary.new_rows`` that names a token."""
+NEW_ROWS = r"^(repeat-last-row|mean|copy:.+)$"
+
 OPERATIONAL = "operational"
 """Mark of a field that decides how a run is executed, not what it trains.
 
@@ -159,6 +163,20 @@ def valid_weights(value: str) -> str:
     return value
 
 
+def valid_token(value: str) -> str:
+    """Accept the text of a token."""
+    if not value or not value.isprintable():
+        raise ValueError("expected at least one character, all printable")
+    return value
+
+
+def valid_new_rows(value: str) -> str:
+    """Accept a rule for the initial rows of added tokens."""
+    if not has_form(NEW_ROWS, value):
+        raise ValueError("expected repeat-last-row, mean or copy:TOKEN")
+    return value
+
+
 def valid_sbatch_value(value: Any) -> Any:
     """Accept the value of an sbatch option: one word or an integer."""
     if isinstance(value, bool) or not isinstance(value, int | str):
@@ -195,4 +213,6 @@ SbatchOption = Annotated[str, AfterValidator(valid_sbatch_option), text(SBATCH_O
 SbatchValue = Annotated[str | int, BeforeValidator(valid_sbatch_value)]
 Checkpoint = Annotated[Literal["first", "last"] | NonNegativeInt, BeforeValidator(valid_checkpoint)]
 Weights = Annotated[str, AfterValidator(valid_weights), WithJsonSchema({"type": "string"})]
+Token = Annotated[str, AfterValidator(valid_token), text(r"^.+$")]
+NewRows = Annotated[str, AfterValidator(valid_new_rows), text(NEW_ROWS)]
 Share = Annotated[float, Field(ge=0, lt=1)]

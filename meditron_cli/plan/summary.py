@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.stage_specs import PretrainSpec
@@ -60,6 +61,7 @@ def training(
         "weights": spec.weights or None,
         "parameters": spec.model.parameters,
         "padded_vocab_size": spec.model.padded_vocab_size,
+        "vocabulary": asdict(spec.tokenizer.vocabulary),
         "micro_batch_size": spec.micro_batch_size,
         "gradient_accumulation": batch.accumulation,
         "global_batch_size": spec.global_batch_size,
@@ -122,6 +124,7 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
         f"{parallel} sequence parallelism",
         f"model        {count(facts['parameters'])} parameters, vocabulary padded to "
         f"{facts['padded_vocab_size']}",
+        vocabulary_line(facts["vocabulary"]),
         weights_line(facts),
         f"batch        {facts['micro_batch_size']} x {facts['gradient_accumulation']} accumulated "
         f"x {facts['data']} data parallel = {facts['global_batch_size']} sequences, "
@@ -156,6 +159,23 @@ def weights_line(facts: dict[str, Any]) -> str:
     if folder:
         weights = folder if folder == weights else f"{weights}, in {folder}"
     return f"weights      {weights or 'none named'}"
+
+
+def vocabulary_line(facts: dict[str, Any]) -> str:
+    """Return where the tokens come from, how new ones start, and which have a role."""
+    base, added = facts["base_size"], facts["added_tokens"]
+    tokens = f"{base} tokens"
+    if added:
+        ids = f"ids {base} to {base + len(added) - 1}" if added[1:] else f"id {base}"
+        tokens = (
+            f"{base} tokens of the base model and {len(added)} added ({ids}, "
+            f"{len(facts['control_tokens'])} of them control tokens, rows by {facts['new_rows']})"
+        )
+    start = f"{facts['bos_token']} before and " if facts["bos_token"] else "no BOS, "
+    ends = f"{facts['eod_token']} after each document"
+    if facts["eos_token"] != facts["eod_token"]:
+        ends += f"; {facts['eos_token']} ends a generation"
+    return f"vocabulary   {tokens}; {start}{ends}"
 
 
 def jobs_line(facts: dict[str, Any]) -> str:

@@ -4,18 +4,18 @@ before anything is created.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.contract import specs
 from jobs.contract.files import sha256
 from jobs.contract.job import usable_cores
 from jobs.contract.stage_specs import STAGES, TOKENIZER_STAGES, CurateSpec, training_stage
+from jobs.data import tokenizer_file
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import request
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 PIPELINE = "pipeline"
 """The word for all stages with work, in order."""
-HEAVY_TOKENIZER_BYTES = 256 * 2**20
-"""No tokenizer.json is larger; something else was named by mistake."""
 
 
 def plan_of(
@@ -95,7 +93,7 @@ def machine_gb() -> int:
 def tokenizer_digest(path: Path | None) -> str:
     """Return the tokenizer's SHA-256; empty when it cannot be read, which ``problems`` reports."""
     try:
-        if path is None or not path.is_file() or path.stat().st_size > HEAVY_TOKENIZER_BYTES:
+        if path is None or not path.is_file() or path.stat().st_size > tokenizer_file.MAX_BYTES:
             return ""
         return sha256(path)
     except OSError:
@@ -185,50 +183,27 @@ def path_problems(key: str, path: Path) -> Iterator[str]:
 
 def tokenizer_problems(experiment: Experiment, path: Path) -> Iterator[str]:
     """Yield a sentence for a tokenizer that is not a tokenizer.json, too large for the model, or
-    without EOD.
+    not that of the vocabulary registry.
     """
+    from meditron_cli.plan.stages import vocabulary_spec
+
     unreadable = list(path_problems("tokenize.tokenizer", path))
     if unreadable or not path.exists():
         yield from unreadable
         return
     try:
-        ids = read_vocabulary(path)
+        table = tokenizer_file.read_tokens(path)
     except ValueError as error:
         yield f"tokenize.tokenizer: {path} is not a tokenizer.json ({error})"
         return
-    rows, needed = experiment.model.vocab_size, max(ids.values(), default=-1) + 1
-    if needed > rows:
+    rows = experiment.model.vocab_size
+    if table.size > rows:
         yield (
-            f"tokenize.tokenizer: {path} has {needed} tokens, the model only {rows}; "
-            f"set model.vocab_size to {needed} or more"
+            f"tokenize.tokenizer: {path} has {table.size} tokens, the model only {rows}; "
+            f"set model.vocab_size to {table.size} or more"
         )
-    if experiment.vocabulary.eod_token not in ids:
-        yield (
-            f"vocabulary.eod_token: {experiment.vocabulary.eod_token!r} is not in the vocabulary "
-            f"of {path}"
-        )
-
-
-def read_vocabulary(path: Path) -> dict[str, int]:
-    """Read token → id of a Hugging Face ``tokenizer.json``, with added tokens.
-
-    Models keep their vocabulary as a mapping (BPE, WordPiece, WordLevel) or as a list of pairs
-    whose place is the id (Unigram).
-
-    Raises:
-        ValueError: not such a file.
-    """
-    if path.is_dir() or path.stat().st_size > HEAVY_TOKENIZER_BYTES:
-        raise ValueError("a folder, or far too large")
-    try:
-        content: Any = json.loads(path.read_bytes())
-        vocabulary = content["model"]["vocab"]
-        added = {item["content"]: int(item["id"]) for item in content.get("added_tokens") or []}
-        if isinstance(vocabulary, list):
-            vocabulary = {item[0]: number for number, item in enumerate(vocabulary)}
-        return {**{str(token): int(number) for token, number in vocabulary.items()}, **added}
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError("it has no model with a vocabulary") from error
+    for mismatch in tokenizer_file.mismatches(table, vocabulary_spec(experiment)):
+        yield f"{mismatch.key}: {path}: {mismatch.problem}; {mismatch.hint}"
 
 
 def planned(reader: RecordReader) -> Plan:

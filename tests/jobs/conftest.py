@@ -24,13 +24,14 @@ from jobs.contract.stage_specs import (
     ParallelSpec,
     PretrainSpec,
     Spec,
+    TokenizerRef,
     TokenizeSpec,
 )
 from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 
 from .. import fake_slurm
-from ..model_specs import model_spec, tokenizer_ref
+from ..model_specs import model_spec, tokenizer_ref, vocabulary_spec
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -92,10 +93,11 @@ class Workbench:
     def tokenize(self, shard: Path | str, tokenizer: Path, **changes: Any) -> specs.TaskSpec:
         """Write the spec of a tokenize task over one shard, given by its path in the run."""
         digest = sha256(tokenizer) if tokenizer.is_file() else ""
+        roles = {key: changes.pop(key) for key in ("eod_token", "bos_token") if key in changes}
         values: dict[str, Any] = {
             "input": str(shard),
             "output_prefix": "tokens/train/00000",
-            "tokenizer": tokenizer_ref(str(tokenizer), digest, changes.pop("eod_token", "<EOD>")),
+            "tokenizer": TokenizerRef(str(tokenizer), digest, vocabulary_spec(1000, **roles)),
             "text_key": "text",
             "model_vocab_size": 1000,
             "special_tokens_in_text": False,

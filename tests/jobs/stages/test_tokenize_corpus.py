@@ -16,6 +16,7 @@ import numpy
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from jobs.contract import specs
 from jobs.contract.files import sha256
 from jobs.data.cleaning import MAX_DOCUMENT_BYTES
 from jobs.stages.tokenize_corpus import BATCH_CHARACTERS
@@ -123,6 +124,7 @@ def test_the_marker_has_files_digests_and_counts(
         "eod_in_text": 0,
         "bytes": bench.run.path(name).stat().st_size,
         "dtype": "uint16",
+        "vocabulary": specs.digest(task.spec.tokenizer.vocabulary),
     }
     assert bench.is_done(task)
 
@@ -166,6 +168,21 @@ def test_an_end_token_not_marked_special_is_still_no_end_inside_a_text(
     (ids,) = read_ids(bench)
     assert ids.count(tokenizer.token_to_id("<END>")) == 1
     assert tokenizer.decode(ids[:-1]) == "An <END> in a text."
+
+
+@pytest.mark.parametrize("bos", ["<s>", "<EOD>"])
+def test_a_bos_token_stands_before_each_document(
+    bos: str, bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    bench.tokenize(shard(*TEXTS, ""), tokenizer_file, bos_token=bos)
+
+    assert bench.start("tokenize").returncode == 0
+
+    start = Tokenizer.from_file(str(tokenizer_file)).token_to_id(bos)
+    expected = [[start, *ids] for ids in expected_ids(tokenizer_file, TEXTS)]
+    assert read_ids(bench) == expected
+    summary = bench.done("tokenize")["summary"]
+    assert (summary["eod_in_text"], summary["skipped"]) == (0, 1)
 
 
 def test_truncation_padding_and_beginnings_set_in_the_file_are_not_used(

@@ -15,7 +15,6 @@ from meditron_cli.commands import options, submit
 from meditron_cli.config import files
 from meditron_cli.main import main
 from meditron_cli.reporting import follow
-from meditron_cli.runs import prepare
 from meditron_cli.scheduler.base import JobState
 
 from ...conftest import Bench
@@ -129,7 +128,12 @@ def write_tokenizer(folder: Path, vocabulary: object, added: object = None) -> N
             [{"content": "<EOD>", "id": 4}],
             "{path} has 5 tokens, the model only 4; set model.vocab_size to 5 or more",
         ),
-        ({"a": 0}, None, "'<EOD>' is not in the vocabulary of {path}"),
+        (
+            {"a": 0},
+            [{"content": "<s>", "id": 1}],
+            "vocabulary.eod_token: {path}: no token '<EOD>' in the vocabulary; set "
+            "vocabulary.eod_token to one it has (its added tokens: <s>)",
+        ),
         (3, None, "{path} is not a tokenizer.json (it has no model with a vocabulary)"),
     ],
 )
@@ -155,10 +159,18 @@ def test_a_tokenizer_that_is_not_json_is_refused(meditron: Bench) -> None:
     assert "tokenizer.json is not a tokenizer.json" in result.stderr
 
 
-def test_a_unigram_vocabulary_counts_by_place(tmp_path: Path) -> None:
-    write_tokenizer(tmp_path, [["<EOD>", 0.0], ["a", -1.5]])
+def test_a_tokenizer_without_the_added_tokens_is_refused(meditron: Bench) -> None:
+    write_tokenizer(meditron.folder, {"<EOD>": 0, "a": 1})
 
-    assert prepare.read_vocabulary(tmp_path / "tokenizer.json") == {"<EOD>": 0, "a": 1}
+    result = meditron.submit("--set", 'vocabulary.added_tokens=["[fig]"]')
+
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0] == (
+        f"error: vocabulary.added_tokens: {meditron.folder / 'tokenizer.json'}: 0 of 1 added token "
+        "in the vocabulary of 2; the first that it lacks is '[fig]'; `meditron tokenizer build "
+        "--help` shows how to make a tokenizer.json with these tokens"
+    )
+    assert not meditron.runs.exists()
 
 
 @pytest.mark.parametrize("name", ["docs.jsonl", "quiz.jsonl"])

@@ -104,6 +104,20 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
          "expected true or false, found the text 'no'; write false"),
         ("tokenize: {special_tokens_in_text: 1}", "1:36: tokenize.special_tokens_in_text: "
          "expected true or false, found the number 1"),
+        ("vocabulary: {added_tokens: ['[a]', '[a]']}", "1:36: vocabulary.added_tokens[1]: '[a]' is "
+         "listed twice"),
+        ("vocabulary: {added_tokens: ['']}", "1:29: vocabulary.added_tokens[0]: expected at least "
+         "one character, all printable, found ''"),
+        ("vocabulary: {control_tokens: [<CLS>]}", "1:31: vocabulary.control_tokens[0]: '<CLS>' is "
+         "not one of added_tokens"),
+        ("vocabulary: {eos_token: <end>, added_tokens: [<end>]}", "1:25: vocabulary.eos_token: "
+         "'<end>' is an added token that texts may contain; list it in control_tokens too"),
+        ("vocabulary: {eod_token: ''}", "1:25: vocabulary.eod_token: expected at least one "
+         "character, all printable, found ''"),
+        ("vocabulary: {new_rows: copy}", "1:24: vocabulary.new_rows: expected repeat-last-row, "
+         "mean or copy:TOKEN, found 'copy'"),
+        ("vocabulary: {new_rows: 'copy:[a]', added_tokens: ['[a]']}", "1:24: vocabulary.new_rows: "
+         "'[a]' is an added token itself; copy one of the base model"),
         ("evaluate: {benchmarks: [{name: a}]}", "1:25: evaluate.benchmarks[0].path: missing"),
         ("evaluate: {benchmarks: [{name: a, path: x}, {name: a, path: y}]}", "1:52: "
          "evaluate.benchmarks[1].name: a benchmark before this one is named 'a' too"),
@@ -116,6 +130,14 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
 )  # fmt: skip
 def test_an_experiment_error_has_where_what_and_what_instead(text: str, message: str) -> None:
     assert errors(Experiment, WHOLE, text + "\n") == [f"e.yaml:{message}"]
+
+
+def test_added_tokens_must_leave_a_base() -> None:
+    text = MODEL.replace("vocab_size: 100", "vocab_size: 2") + "vocabulary: {added_tokens: [a, b]}"
+
+    (found,) = errors(Experiment, PRETRAIN, text + "\n")
+
+    assert found.endswith("model.vocab_size: 2 leaves no base beside 2 added tokens")
 
 
 @pytest.mark.parametrize(

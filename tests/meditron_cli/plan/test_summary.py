@@ -88,6 +88,19 @@ def test_figures_become_sentences() -> None:
     assert lines[-2].startswith("saves        every 500 steps, about 8.11 h; every 370 would cost ")
 
 
+def test_the_vocabulary_is_a_line() -> None:
+    lines = summary.training_lines(training("rcp", "70b"))
+    given = training("test-slurm", "tiny", "vocabulary.bos_token=<s>", "vocabulary.eos_token=</s>")
+
+    assert lines[2] == (
+        "vocabulary   32000 tokens of the base model and 17 added (ids 32000 to 32016, 5 of them "
+        "control tokens, rows by repeat-last-row); no BOS, <EOD> after each document"
+    )
+    assert summary.vocabulary_line(given["vocabulary"]) == (
+        "vocabulary   4096 tokens; <s> before and <EOD> after each document; </s> ends a generation"
+    )
+
+
 def test_where_jobs_cannot_submit_the_login_node_does() -> None:
     facts = {**training("rcp", "70b"), "submit_from_jobs": False}
 
