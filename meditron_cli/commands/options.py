@@ -48,7 +48,11 @@ def _target_options(function: F, required: bool) -> F:
             help="Experiment file; default: experiment.yaml, where there is one.",
         ),
         click.option(
-            "size", "--size", required=required, metavar="NAME", help="Recipe: tiny, 7b, 70b."
+            "size",
+            "--size",
+            required=required,
+            metavar="NAME",
+            help="Recipe: tiny, 1b, 7b, 8b, 13b, 70b.",
         ),
         click.option(
             "cluster",

@@ -55,11 +55,14 @@ def padded_vocabulary(vocab_size: int, multiple: int) -> int:
 def stage_parameters(model: ModelSpec, parallel: ParallelSpec) -> int:
     """Return the parameters on one rank of the fullest pipeline stage.
 
-    The first stage holds the embedding, the last the output layer; with one stage both lie on it.
+    The first stage holds the embedding, the last the output layer, or a copy of the embedding where
+    that is the output layer; with one stage both lie on it.
     """
     layers = model.layers // parallel.pipeline * model.layer_parameters
     embedding = model.padded_vocab_size * model.hidden_size
-    return (layers + embedding * (2 if parallel.pipeline == 1 else 1)) // parallel.tensor
+    if parallel.pipeline == 1:
+        embedding = model.embedding_parameters
+    return (layers + embedding) // parallel.tensor
 
 
 def memory(model: ModelSpec, parallel: ParallelSpec, batch: BatchLayout, precision: str) -> Memory:

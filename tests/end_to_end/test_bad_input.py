@@ -101,7 +101,7 @@ REFUSED = {
     ),
     "an unknown size": Refusal(
         ("--size", "giant"),
-        "error: --size giant: no recipe has this name; there are 70b, 7b, tiny\n",
+        "error: --size giant: no recipe has this name; there are 13b, 1b, 70b, 7b, 8b, tiny\n",
     ),
     "a file where runs should lie": Refusal(
         (),

@@ -224,7 +224,7 @@ def test_errors_of_all_layers_come_at_once_lowest_layer_first(folder: Path) -> N
     [
         ("locl", "tiny", "--cluster locl: no profile has this name; did you mean 'local'?"),
         ("local", "tny", "--size tny: no recipe has this name; did you mean 'tiny'?"),
-        ("local", "9x", "--size 9x: no recipe has this name; there are 70b, 7b, tiny"),
+        ("local", "9x", "--size 9x: no recipe has this name; there are 13b, 1b, 70b, 7b, 8b, tiny"),
         ("./no.yaml", "tiny", "no.yaml: no such file"),
     ],
 )
@@ -375,7 +375,7 @@ def test_a_byte_order_mark_is_no_error(folder: Path) -> None:
 
 def test_every_shipped_profile_loads_with_every_recipe(folder: Path) -> None:
     assert {"local", "rcp", "kuma", "izar", "clariden", "generic-h100"} <= set(cluster_names())
-    assert size_names() == ["70b", "7b", "tiny"]
+    assert size_names() == ["13b", "1b", "70b", "7b", "8b", "tiny"]
     for cluster in cluster_names():
         for size in size_names():
             assert load(cluster, size, None, []).cluster.name == cluster
