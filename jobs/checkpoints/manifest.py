@@ -1,11 +1,12 @@
 """Checkpoints as files: names, records, manifests, validity. Standard library only.
 
 ``checkpoints/iter_0000500`` holds megatron.core's torch_dist files, then ``manifest.json`` (size
-and SHA-256 of each) and, written last, ``meditron.json``. A folder without a valid
-``meditron.json`` is not a checkpoint. No file names the newest one; the folders decide.
+and SHA-256 of each part of each file) and, written last, ``meditron.json``. A folder without a
+valid ``meditron.json`` is not a checkpoint. No file names the newest one; the folders decide.
 
-``problem`` is cheap: it checks records and sizes. ``alteration`` reads every byte, which alone
-finds a changed one: torch loads a tensor with wrong bytes without an error (measured with 2.13).
+``problem`` is cheap: it checks records and sizes. Only comparing digests finds a changed byte:
+torch loads a tensor with wrong bytes without an error (measured with 2.13). ``parts.alteration``
+does so for every byte, and loading (``jobs.engine``) for each part it reads.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ import re
 import stat
 import time
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from jobs.checkpoints import parts
+from jobs.checkpoints.parts import Part, Parts
 from jobs.contract import specs
-from jobs.contract.files import FormatError, read_json, sha256, write_json
-from jobs.contract.stage_specs import ModelSpec
+from jobs.contract.files import FormatError, fsync_folder, read_json, sha256, write_json
+from jobs.contract.stage_specs import ModelSpec, TokenizerRef
 
 RECORD = "meditron.json"
 MANIFEST = "manifest.json"
@@ -39,6 +42,14 @@ _ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 """Errors of a missing file; any other ``OSError`` means that storage fails."""
 
 
+WEIGHTS = "weights"
+TRAINING = "training"
+KINDS = (WEIGHTS, TRAINING)
+
+RANDOM = "random"
+"""Weights of a model that was never trained, drawn with the run's seed."""
+
+
 @dataclass(frozen=True)
 class CheckpointRecord:
     """Content of ``meditron.json``."""
@@ -47,14 +58,27 @@ class CheckpointRecord:
     """Optimizer steps done."""
     consumed_samples: int
     """Sequences trained on; index of the next step's first one."""
+    kind: str
+    """``weights`` alone, or ``training``: with optimizer and generator states."""
+    architecture: str
+    """Digest of ``ModelSpec.architecture``."""
+    vocab_size: int
+    """Rows of the embedding that the tokenizer uses, without padding."""
+    vocabulary: str
+    """Digest of the tokenizer's ``VocabularySpec``."""
+    tokenizer: str
+    """SHA-256 of ``tokenizer.json``."""
+    origin: dict[str, Any]
+    """Where the weights of step 0 came from: ``weights`` is ``random`` or a name or path, and
+    ``sha256`` its digest.
+    """
     layout: dict[str, Any]
     """``jobs.contract.stage_specs.ParallelSpec`` as it was when saving."""
     precision: str
-    model: str
-    """``model_digest`` of the model."""
     data: dict[str, Any]
     """``digest`` of the tokens and of their order, and digests of ``files`` by name
-    (``jobs.data.survey.DatasetSurvey.record``)."""
+    (``jobs.data.survey.DatasetSurvey.record``); empty for weights that no data belongs to.
+    """
     bytes: int
     """Size of all its files; while saving, the expected size."""
     files: int = 0
@@ -70,9 +94,30 @@ def name(iteration: int) -> str:
     return f"iter_{iteration:07d}"
 
 
-def model_digest(spec: ModelSpec) -> str:
-    """Return the digest of the architecture, without the layout-dependent vocabulary padding."""
-    return specs.digest(replace(spec, padded_vocab_size=0))
+def identity(model: ModelSpec, tokenizer: TokenizerRef) -> dict[str, Any]:
+    """Return the fields of a record that name the model and its vocabulary."""
+    return {
+        "architecture": specs.digest(model.architecture),
+        "vocab_size": model.vocab_size,
+        "vocabulary": specs.digest(tokenizer.vocabulary),
+        "tokenizer": tokenizer.sha256,
+    }
+
+
+def difference(record: CheckpointRecord, model: ModelSpec, tokenizer: TokenizerRef) -> str:
+    """Return how a checkpoint's model or vocabulary differs from the expected one, as the end of a
+    sentence; empty where they agree. Sequence length, initialisation and padding rows may differ.
+    """
+    expected = identity(model, tokenizer)
+    if record.architecture != expected["architecture"]:
+        return "its model has another architecture than this run's"
+    if record.vocab_size != expected["vocab_size"]:
+        return f"its vocabulary has {record.vocab_size} tokens, this run's has {model.vocab_size}"
+    if record.tokenizer != expected["tokenizer"]:
+        return "it belongs to another tokenizer.json than this run's"
+    if record.vocabulary != expected["vocabulary"]:
+        return "its added tokens, their roles or their first rows differ from this run's"
+    return ""
 
 
 def step_of(path: Path) -> int:
@@ -136,6 +181,8 @@ def read(path: Path) -> CheckpointRecord:
     for field, kind in typing.get_type_hints(CheckpointRecord).items():
         if not isinstance(getattr(record, field), typing.get_origin(kind) or kind):
             raise FormatError(f"{path / RECORD}: {field} is {getattr(record, field)!r}")
+    if record.kind not in KINDS:
+        raise FormatError(f"{path / RECORD}: kind is {record.kind!r}")
     return record
 
 
@@ -166,7 +213,7 @@ def problem(path: Path) -> str:
         return f"{MANIFEST} differs from the digest in {RECORD}"
     if record.iteration != step_of(path):
         return f"{RECORD} belongs to step {record.iteration}"
-    return _wrong_size(path, json.loads(content)["files"])
+    return _wrong_size(path, _parsed(json.loads(content)))
 
 
 def _absence(path: Path, error: OSError) -> str:
@@ -175,8 +222,8 @@ def _absence(path: Path, error: OSError) -> str:
     return f"{file} is missing" + (": it was never finished" if never else "")
 
 
-def _wrong_size(path: Path, files: Mapping[str, Any]) -> str:
-    for file, expected in files.items():
+def _wrong_size(path: Path, files: Mapping[str, Parts]) -> str:
+    for file, its_parts in files.items():
         if Path(file).name != file:
             return f"{MANIFEST} names {file!r}, which is outside the checkpoint"
         try:
@@ -185,41 +232,50 @@ def _wrong_size(path: Path, files: Mapping[str, Any]) -> str:
             return f"{file} is missing"
         if not stat.S_ISREG(status.st_mode):
             return f"{file} is not a regular file"
-        if status.st_size != expected["bytes"]:
-            return f"{file} has {status.st_size} bytes instead of {expected['bytes']}"
+        if status.st_size != parts.size(its_parts):
+            return f"{file} has {status.st_size} bytes instead of {parts.size(its_parts)}"
     return ""
 
 
-def manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """Read ``bytes`` and ``sha256`` of every file of a checkpoint without a ``problem``."""
-    files: dict[str, dict[str, Any]] = read_json(path / MANIFEST)["files"]
-    return files
+def manifest(path: Path) -> dict[str, Parts]:
+    """Read the parts of every file of a checkpoint without a ``problem``."""
+    return _parsed(read_json(path / MANIFEST))
 
 
-def alteration(
-    path: Path,
-    files: Mapping[str, Mapping[str, Any]],
-    report: Callable[[int], None] = lambda n: None,
-) -> str:
-    """Return the damage of the first file whose content differs from its digest; empty without any.
+def _parsed(value: Mapping[str, Any]) -> dict[str, Parts]:
+    return {
+        name: tuple(Part(part["bytes"], part["sha256"]) for part in file)
+        for name, file in value["files"].items()
+    }
+
+
+def commit(path: Path, record: CheckpointRecord, files: Mapping[str, Parts]) -> CheckpointRecord:
+    """Turn a folder whose files are written into a checkpoint: write its manifest, then its record.
 
     Args:
-        path: a checkpoint without a ``problem``.
-        files: some of its ``manifest``, or all.
-        report: called with the bytes read, per file.
+        record: its ``bytes``, ``files`` and ``manifest`` are replaced.
+        files: every file of the folder, fsynced.
+
+    Returns:
+        The record as it was written.
 
     Raises:
-        OSError: the storage does not answer.
+        OSError: the storage cannot be written.
+        FormatError: the folder is no valid checkpoint even so, with the reason.
     """
-    for file, expected in files.items():
-        try:
-            digest = sha256(path / file)
-        except _ABSENT:
-            return f"{file} is missing"
-        if digest != expected["sha256"]:
-            return f"{file} has the right size, but its content has changed"
-        report(expected["bytes"])
-    return ""
+    listed = {name: [asdict(part) for part in its_parts] for name, its_parts in files.items()}
+    write_json(path / MANIFEST, {"files": listed})
+    record = replace(
+        record,
+        manifest=sha256(path / MANIFEST),
+        bytes=sum(parts.size(its_parts) for its_parts in files.values()),
+        files=len(files),
+    )
+    write_json(path / RECORD, asdict(record))
+    fsync_folder(path.parent)
+    if wrong := problem(path):
+        raise FormatError(wrong)
+    return record
 
 
 def note_verified(path: Path) -> None:
@@ -238,19 +294,3 @@ def verified_at(path: Path) -> float | None:
         return float(marker["time"]) if marker["manifest"] == read(path).manifest else None
     except (OSError, FormatError, LookupError, TypeError, ValueError):
         return None
-
-
-def shares(files: Mapping[str, Mapping[str, Any]], parts: int) -> list[dict[str, Any]]:
-    """Divide files among ``parts`` readers, with about as many bytes for each."""
-    divided: list[dict[str, Any]] = [{} for _ in range(parts)]
-    loads = [0] * parts
-    for file in by_size(files):
-        least = loads.index(min(loads))
-        divided[least][file] = files[file]
-        loads[least] += files[file]["bytes"]
-    return divided
-
-
-def by_size(files: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    """Return the names of files, the largest first."""
-    return sorted(files, key=lambda file: (-files[file]["bytes"], file))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jobs.checkpoints import leases, manifest, retention
 from jobs.checkpoints.manifest import StoredCheckpoint
 from jobs.contract.errors import TaskError
-from jobs.contract.stage_specs import ModelSpec
+from jobs.contract.stage_specs import ModelSpec, TokenizerRef
 from jobs.runtime.context import Context
 
 
@@ -43,12 +43,13 @@ def lease(context: Context, choice: Choice) -> AbstractContextManager[None]:
     return leases.leased(choice.folder, manifest.name(choice.step), holder)
 
 
-def find(choice: Choice, model: ModelSpec, use: str) -> StoredCheckpoint:
+def find(choice: Choice, model: ModelSpec, tokenizer: TokenizerRef, use: str) -> StoredCheckpoint:
     """Return the folder and the record of a checkpoint.
 
     Args:
         choice: the checkpoint.
         model: that its weights are read into.
+        tokenizer: whose tokens its rows belong to.
         use: the participle of what is done with it, for messages: ``evaluated``.
 
     Raises:
@@ -63,10 +64,10 @@ def find(choice: Choice, model: ModelSpec, use: str) -> StoredCheckpoint:
         newest = manifest.find_latest(folder)
         raise missing(choice, newest[1].iteration if newest else None, use)
     path, record = saved
-    if record.model != manifest.model_digest(model):
+    difference = manifest.difference(record, model, tokenizer)
+    if difference:
         raise TaskError(
-            f"{path}: the model has another shape than this run's",
-            "use the run with the size that it was trained with",
+            f"{path}: {difference}", "use the run with the settings that it was trained with"
         )
     return path, record
 

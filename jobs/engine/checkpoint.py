@@ -10,8 +10,7 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +18,9 @@ import torch
 import torch.distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
-from jobs.checkpoints import manifest, retention
-from jobs.checkpoints.manifest import MANIFEST, RECORD, CheckpointRecord, StoredCheckpoint
+from jobs.checkpoints import manifest, parts, retention
+from jobs.checkpoints.manifest import CheckpointRecord, StoredCheckpoint
+from jobs.checkpoints.parts import Parts
 from jobs.contract.errors import (
     CONFIGURATION,
     ERRNO_HINTS,
@@ -29,7 +29,7 @@ from jobs.contract.errors import (
     TaskError,
     errno_code,
 )
-from jobs.contract.files import fsync_folder, make_folder, sha256, write_json
+from jobs.contract.files import FormatError, make_folder
 from jobs.engine import device as devices
 from jobs.engine import sharded_state
 from jobs.engine.sharded_state import TrainingState
@@ -202,23 +202,27 @@ def _reason(failures: Mapping[int, Any]) -> str:
     return "; ".join(sorted(errors))
 
 
-def _describe_together(path: Path) -> dict[str, Any]:
-    """Return size and SHA-256 of every file; each rank reads the files it wrote.
+def _describe_together(path: Path) -> dict[str, Parts]:
+    """Return the parts of every file; each rank reads the files it wrote.
 
     Raises:
         OSError: on every rank, if any cannot read its files.
     """
     own = re.compile(rf"__{_rank()}_\d+\.distcp")
+    stored = devices.decide_once(lambda: sharded_state.segments(path))
 
-    def describe() -> dict[str, Any]:
+    def describe() -> dict[str, Parts]:
         names = [file.name for file in path.iterdir()]
         mine = [name for name in names if own.fullmatch(name) or _is_common(name)]
-        return {
-            name: {"bytes": (path / name).stat().st_size, "sha256": sha256(path / name)}
-            for name in mine
-        }
+        return {name: _parts_of(path / name, stored.get(name)) for name in mine}
 
     return {name: entry for part in _from_all(describe) for name, entry in sorted(part.items())}
+
+
+def _parts_of(path: Path, segments: Sequence[tuple[int, int]] | None) -> Parts:
+    if segments is None:
+        return parts.describe(path)
+    return parts.describe(path, parts.lengths(segments, path.stat().st_size))
 
 
 def _is_common(name: str) -> bool:
@@ -234,9 +238,9 @@ def _altered_together(path: Path) -> str:
         StorageError: on every rank, if any cannot read its share.
     """
     files = devices.decide_once(lambda: manifest.manifest(path))
-    mine = manifest.shares(files, torch.distributed.get_world_size())[_rank()]
+    mine = {name: files[name] for name in sorted(files)[_rank() :: _world()]}
     try:
-        problems = _from_all(lambda: manifest.alteration(path, mine))
+        problems = _from_all(lambda: parts.alteration(path, mine))
     except OSError as error:
         raise _unreadable(path, str(error)) from error
     return next(filter(None, problems), "")
@@ -267,7 +271,7 @@ def _from_all(work: Callable[[], T]) -> list[T]:
         outcome = work()
     except OSError as error:
         outcome = error
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    gathered: list[Any] = [None] * _world()
     torch.distributed.all_gather_object(gathered, outcome)
     for part in gathered:
         if isinstance(part, OSError):
@@ -276,26 +280,19 @@ def _from_all(work: Callable[[], T]) -> list[T]:
 
 
 def _commit(
-    path: Path, record: CheckpointRecord, files: dict[str, Any], keep: int
+    path: Path, record: CheckpointRecord, files: dict[str, Parts], keep: int
 ) -> CheckpointRecord:
     try:
-        write_json(path / MANIFEST, {"files": files})
-        record = replace(
-            record,
-            manifest=sha256(path / MANIFEST),
-            bytes=sum(entry["bytes"] for entry in files.values()),
-            files=len(files),
-        )
-        write_json(path / RECORD, asdict(record))
-        fsync_folder(path.parent)
-        problem = manifest.problem(path)
-    except OSError as error:
+        record = manifest.commit(path, record, files)
+    except (OSError, FormatError) as error:
         raise _not_written(path, str(error)) from error
-    if problem:
-        raise _not_written(path, problem)
     retention.prune(path.parent, keep)
     return record
 
 
 def _rank() -> int:
     return int(torch.distributed.get_rank())
+
+
+def _world() -> int:
+    return int(torch.distributed.get_world_size())

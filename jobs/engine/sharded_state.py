@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from jobs.engine import device as devices
 
@@ -66,6 +67,18 @@ def write(path: Path, trained: TrainingState) -> None:
     )
     state = sharded_state(trained, is_loading=False)
     dist_checkpointing.save(state, str(path), strategy, content_metadata=CONTENT)
+
+
+def segments(path: Path) -> dict[str, list[tuple[int, int]]]:
+    """Return offset and length of each tensor and object in the shards of a folder, by file name.
+
+    Raises:
+        OSError: the metadata cannot be read.
+    """
+    found: dict[str, list[tuple[int, int]]] = {}
+    for item in FileSystemReader(path).read_metadata().storage_data.values():
+        found.setdefault(item.relative_path, []).append((item.offset, item.length))
+    return found
 
 
 class _ThreadedSaveStrategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]

@@ -133,11 +133,12 @@ class Trainer:
         if self.saved is None:
             return
         path, record = self.saved
-        self.datasets.require_same(self.context.run, record.data, path.name)
-        if record.model != manifest.model_digest(self.spec.model):
+        if record.data:
+            self.datasets.require_same(self.context.run, record.data, path.name)
+        difference = manifest.difference(record, self.spec.model, self.spec.tokenizer)
+        if difference:
             raise TaskError(
-                f"{path.name}: the model has another shape than this run's",
-                f"put this run's own checkpoints back, then {RESUME}",
+                f"{path}: {difference}", f"put this run's own checkpoints back, then {RESUME}"
             )
         checkpoint.load(path, self.trained, record, asdict(self.spec.parallel))
         self.step = record.iteration
@@ -277,7 +278,9 @@ class Trainer:
             consumed_samples=self._position(),
             layout=asdict(self.spec.parallel),
             precision=self.spec.precision,
-            model=manifest.model_digest(self.spec.model),
+            kind=manifest.TRAINING,
+            **manifest.identity(self.spec.model, self.spec.tokenizer),
+            origin=self.saved[1].origin if self.saved else {"weights": manifest.RANDOM},
             data=self.datasets.record,
             bytes=self.spec.model.checkpoint_bytes(self.spec.precision),
         )

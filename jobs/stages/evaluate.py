@@ -52,7 +52,7 @@ def evaluate(
 ) -> None:
     """Score the checkpoint on the questions and write the results."""
     spec = cast(EvaluateSpec, context.task.spec)
-    checkpoint, record = selection.find(choice, spec.model, "evaluated")
+    checkpoint, record = selection.find(choice, spec.model, spec.tokenizer, "evaluated")
     work_offline(context.scratch)
     if context.rank == 0:
         context.progress(0, len(questions), "questions", phase="startup")

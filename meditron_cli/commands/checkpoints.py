@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from jobs.checkpoints import leases, manifest
+from jobs.checkpoints import leases, manifest, parts
 from jobs.contract.files import FormatError
 from meditron_cli import console
 from meditron_cli.commands import options
@@ -189,7 +189,7 @@ def verify(
                 is_leased = True
             report(path, 0)
             files = manifest.manifest(path)
-            wrong = manifest.alteration(path, files, lambda count: report(path, count))
+            wrong = parts.alteration(path, files, lambda count: report(path, count))
             if wrong:
                 return replace(entry, state="damaged", problem=wrong)
             if is_leased:

@@ -54,7 +54,17 @@ def trained(fills):
 model.start_parallel(spec.parallel, spec.seed)
 layout = dataclasses.asdict(spec.parallel)
 for steps in (0, 3):
-    record = manifest.CheckpointRecord(steps, 0, layout, spec.precision, "", {}, 0)
+    record = manifest.CheckpointRecord(
+        iteration=steps,
+        consumed_samples=0,
+        kind=manifest.TRAINING,
+        **manifest.identity(spec.model, spec.tokenizer),
+        origin={},
+        layout=layout,
+        precision=spec.precision,
+        data={},
+        bytes=0,
+    )
     path, saved = checkpoint.save(Path(sys.argv[1]), trained(steps)[0], record, 9)
     again, optimizer = trained(0)
     checkpoint.load(path, again, saved, layout)

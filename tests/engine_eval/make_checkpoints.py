@@ -82,11 +82,11 @@ def record(step: int, spec: PretrainSpec) -> manifest.CheckpointRecord:
         consumed_samples=step,
         layout=dataclasses.asdict(ALONE),
         precision="fp32",
-        model=manifest.model_digest(spec.model),
+        kind=manifest.TRAINING,
+        **manifest.identity(spec.model, spec.tokenizer),
+        origin={"weights": manifest.RANDOM},
         data={},
-        manifest="",
         bytes=0,
-        files=0,
     )
 
 

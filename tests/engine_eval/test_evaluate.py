@@ -198,7 +198,7 @@ def test_a_model_of_another_shape_is_refused(evaluation, made):
     outcome = refused.start()
 
     assert outcome.returncode == 2
-    assert f"{made.folder}/iter_0000004: the model has another shape" in outcome.stderr
+    assert f"{made.folder}/iter_0000004: its model has another architecture" in outcome.stderr
 
 
 def test_a_checkpoint_stays_while_it_is_evaluated_although_training_prunes(

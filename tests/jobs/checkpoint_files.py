@@ -3,32 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from jobs.checkpoints import manifest
-from jobs.contract.files import sha256, write_json
+from jobs.checkpoints import manifest, parts
 
 
-def write_checkpoint(folder: Path, step: int, content: bytes = b"weights") -> Path:
-    """Write a checkpoint of a shard and megatron.core's metadata."""
-    path = folder / manifest.name(step)
+def checkpoint_record(step: int, **fields: Any) -> manifest.CheckpointRecord:
+    """Return the record of a training's checkpoint."""
+    values: dict[str, Any] = {
+        "consumed_samples": step * 4,
+        "kind": manifest.TRAINING,
+        "architecture": "a",
+        "vocab_size": 96,
+        "vocabulary": "v",
+        "tokenizer": "t",
+        "origin": {"weights": manifest.RANDOM},
+        "layout": {},
+        "precision": "fp32",
+        "data": {"digest": "d"},
+        "bytes": 0,
+    }
+    return manifest.CheckpointRecord(step, **values | fields)
+
+
+def write_checkpoint(
+    folder: Path, step: int, content: bytes = b"weights", name: str = "", **fields: Any
+) -> Path:
+    """Write a checkpoint of a shard in two parts and megatron.core's metadata."""
+    path = folder / (name or manifest.name(step))
     path.mkdir(parents=True)
     (path / "metadata.json").write_text("{}")
     (path / "__0_0.distcp").write_bytes(content)
+    cut = [3, len(content) - 3]
     files = {
-        name: {"bytes": (path / name).stat().st_size, "sha256": sha256(path / name)}
-        for name in ("metadata.json", "__0_0.distcp")
+        "metadata.json": parts.describe(path / "metadata.json"),
+        "__0_0.distcp": parts.describe(path / "__0_0.distcp", cut),
     }
-    write_json(path / "manifest.json", {"files": files})
-    record = {
-        "iteration": step,
-        "consumed_samples": step * 4,
-        "layout": {},
-        "precision": "fp32",
-        "model": "m",
-        "data": "d",
-        "bytes": 9,
-        "files": 2,
-        "manifest": sha256(path / "manifest.json"),
-    }
-    write_json(path / "meditron.json", record)
+    manifest.commit(path, checkpoint_record(step, **fields), files)
     return path

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from jobs.checkpoints import manifest
+from jobs.checkpoints import manifest, parts
 from jobs.contract.files import sha256, write_json
 
-from ..checkpoint_files import write_checkpoint
+from ...model_specs import model_spec, tokenizer_ref, vocabulary_spec
+from ..checkpoint_files import checkpoint_record, write_checkpoint
 
 
 def change(path, **values):
@@ -57,6 +59,7 @@ DAMAGE = {
     "empty record": (lambda path: (path / "meditron.json").write_text(""), "not JSON"),
     "older record": (lambda path: (path / "meditron.json").write_text('{"format": 1}'), "format 1"),
     "bare record": (lambda path: (path / "meditron.json").write_text('{"format": 2}'), "missing"),
+    "odd kind": (lambda path: change(path, kind="half"), "kind is 'half'"),
     "odd record": (lambda path: change(path, layout="2x2"), "layout is '2x2'"),
     "another step": (lambda path: change(path, iteration=30), "belongs to step 30"),
     "another manifest": (
@@ -113,7 +116,7 @@ def test_a_changed_byte_of_the_right_size_is_found_only_by_reading_all(tmp_path)
     path = write_checkpoint(tmp_path, 10)
     (path / "__0_0.distcp").write_bytes(b"Weights")
 
-    words = manifest.alteration(path, manifest.manifest(path))
+    words = parts.alteration(path, manifest.manifest(path))
 
     assert manifest.problem(path) == ""
     assert words == "__0_0.distcp has the right size, but its content has changed"
@@ -122,8 +125,8 @@ def test_a_changed_byte_of_the_right_size_is_found_only_by_reading_all(tmp_path)
 def test_a_checkpoint_counts_as_verified_until_it_is_another_one(tmp_path):
     path = write_checkpoint(tmp_path, 10)
     counts = []
-    assert manifest.alteration(path, manifest.manifest(path), counts.append) == ""
-    assert sorted(counts) == [2, 7]
+    assert parts.alteration(path, manifest.manifest(path), counts.append) == ""
+    assert sorted(counts) == [2, 3, 4]
     assert manifest.verified_at(path) is None
 
     manifest.note_verified(path)
@@ -145,8 +148,64 @@ def test_storage_that_does_not_answer_is_no_damage(tmp_path):
         manifest.find_latest(tmp_path)
 
 
-def test_files_are_shared_out_by_their_size():
-    files = {name: {"bytes": size} for name, size in (("a", 9), ("b", 5), ("c", 4), ("d", 1))}
+def test_parts_cover_a_file_and_the_gaps_between_its_items():
+    assert parts.lengths([(7, 3), (0, 4)], 12) == [4, 3, 3, 2]
+    assert parts.lengths([], 5) == [5]
+    with pytest.raises(ValueError, match="share the bytes from 2 on"):
+        parts.lengths([(0, 4), (2, 4)], 12)
+    with pytest.raises(ValueError, match="an item ends at 14, the file at 12"):
+        parts.lengths([(10, 4)], 12)
 
-    assert [sorted(share) for share in manifest.shares(files, 2)] == [["a", "d"], ["b", "c"]]
-    assert manifest.shares({}, 2) == [{}, {}]
+
+def test_a_part_is_read_and_verified_by_itself(tmp_path):
+    path = write_checkpoint(tmp_path, 10) / "__0_0.distcp"
+    first, second = manifest.manifest(path.parent)[path.name]
+    path.write_bytes(b"weighTs")
+    beats = []
+
+    with path.open("rb") as file:
+        whole, other = bytearray(first.bytes), bytearray(second.bytes)
+        verdicts = [
+            parts.read_part(file, first, memoryview(whole), lambda: beats.append(1)),
+            parts.read_part(file, second, memoryview(other), lambda: beats.append(1)),
+        ]
+
+    assert verdicts == [True, False]
+    assert (whole, other, beats) == (b"wei", b"ghTs", [1, 1])
+
+
+MODEL = model_spec(
+    layers=2,
+    hidden_size=64,
+    ffn_hidden_size=128,
+    attention_heads=4,
+    kv_heads=2,
+    seq_length=32,
+    vocab_size=96,
+    padded_vocab_size=128,
+)
+TOKENIZER = tokenizer_ref("tokenizer.json", "t")
+
+
+@pytest.mark.parametrize(
+    ("model", "tokenizer", "words"),
+    [
+        (replace(MODEL, norm_eps=1e-6), TOKENIZER, "another architecture"),
+        (replace(MODEL, vocab_size=97), TOKENIZER, "has 96 tokens, this run's has 97"),
+        (MODEL, replace(TOKENIZER, sha256="u"), "another tokenizer.json"),
+        (
+            MODEL,
+            replace(TOKENIZER, vocabulary=vocabulary_spec(0, new_rows="mean")),
+            "added tokens, their roles or their first rows differ",
+        ),
+        (replace(MODEL, seq_length=64, init_std=0.1, padded_vocab_size=256), TOKENIZER, ""),
+        (MODEL, replace(TOKENIZER, path="elsewhere"), ""),
+    ],
+)
+def test_what_must_be_equal_is_named_and_settings_may_differ(model, tokenizer, words):
+    record = checkpoint_record(0, **manifest.identity(MODEL, TOKENIZER))
+
+    difference = manifest.difference(record, model, tokenizer)
+
+    assert words in difference
+    assert bool(words) == bool(difference)

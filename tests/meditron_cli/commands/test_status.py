@@ -7,16 +7,12 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.checkpoints import manifest
 from jobs.contract.events import append_event
-from jobs.contract.files import sha256, write_json
 from jobs.contract.rundir import RunDir
 from meditron_cli.reporting import follow
 from meditron_cli.reporting.goodput import BUCKETS
@@ -24,6 +20,7 @@ from meditron_cli.runs import state
 from meditron_cli.scheduler.base import JobInfo, JobState
 
 from ...conftest import Bench
+from ...jobs.checkpoint_files import write_checkpoint
 from ...progress_files import write_progress
 from ..task_records import TaskRecords, interrupt_once
 
@@ -620,16 +617,6 @@ def test_the_checkpoint_that_training_would_resume_from_is_shown(
     assert before is None
     assert one(meditron)["checkpoint_step"] == 8
     assert "resumes from: the checkpoint of step 8" in result.stdout.splitlines()
-
-
-def write_checkpoint(folder: Path, step: int) -> None:
-    """Write a valid checkpoint without shards."""
-    path = folder / manifest.name(step)
-    write_json(path / manifest.MANIFEST, {"files": {}})
-    write_json(path / manifest.MEGATRON_METADATA, {})
-    digest = sha256(path / manifest.MANIFEST)
-    record = manifest.CheckpointRecord(step, step, {}, "fp32", "", {}, 0, manifest=digest)
-    write_json(path / manifest.RECORD, asdict(record))
 
 
 def test_a_hint_names_a_runs_directory_that_was_given(meditron: Bench) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from jobs.checkpoints import manifest
 from jobs.contract import attempt_history, events, specs
 from jobs.contract.events import StartEvent
-from jobs.contract.files import sha256, write_json
+from jobs.contract.files import write_json
 from jobs.contract.job import Job
 from jobs.contract.metrics_log import MetricsReader
 from jobs.contract.run_reader import RunReader
@@ -21,6 +20,7 @@ from jobs.supervision.diagnosis import evidence_collection
 from jobs.supervision.diagnosis.evidence import Evidence, Observed, RankExit, SlurmReport
 
 from ....progress_files import write_progress
+from ...checkpoint_files import write_checkpoint
 from ...conftest import Workbench
 
 JOB = Job("7", nodes=("gpu01", "gpu02"))
@@ -139,15 +139,11 @@ def checkpoint_step(bench: Workbench, task: specs.TaskSpec) -> int | None:
 
 def leave_checkpoint(bench: Workbench, step: int, name: str = "", finished: bool = True) -> Path:
     """Write a checkpoint of one small file; an unfinished one lacks the file written last."""
-    folder = bench.run.path("checkpoints") / (name or manifest.name(step))
-    folder.mkdir(parents=True)
-    (folder / "metadata.json").write_text("{}")
-    if finished:
-        write_json(folder / "manifest.json", {"files": {"metadata.json": {"bytes": 2}}})
-        digest = sha256(folder / "manifest.json")
-        record = manifest.CheckpointRecord(step, 0, {}, "fp32", "", {}, 2, 1, digest)
-        write_json(folder / "meditron.json", dataclasses.asdict(record))
-    return folder
+    folder = write_checkpoint(bench.run.path("checkpoints"), step)
+    if not finished:
+        (folder / "meditron.json").unlink()
+        (folder / "manifest.json").unlink()
+    return folder.rename(folder.with_name(name)) if name else folder
 
 
 def test_the_newest_valid_checkpoint_is_how_far_training_is(bench: Workbench) -> None:
