@@ -151,6 +151,34 @@ class ForkServer:
         assert rank.returncode == 0, complaints
         return written
 
+    def run_ranks(self, code: str, folder: Path, ranks: int, stdin: str = "") -> list[str]:
+        """Run code in one forked process per rank; return the stdout of each, by rank.
+
+        Raises:
+            AssertionError: a rank failed; the text is every rank's stderr.
+        """
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        shared = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        outputs = [[Path(tempfile.mkstemp(dir=folder)[1]) for _ in range(2)] for _ in range(ranks)]
+        processes = [
+            self.start(
+                (),
+                env={**os.environ, **shared, "RANK": str(rank), "WORLD_SIZE": str(ranks)},
+                cwd=folder,
+                stdout=stdout,
+                stderr=stderr,
+                code=code,
+                stdin=stdin,
+            )
+            for rank, (stdout, stderr) in enumerate(outputs)
+        ]
+        texts = [process.communicate(timeout=300) for process in processes]
+        complaints = "\n".join(stderr for _, stderr in texts)
+        assert all(process.returncode == 0 for process in processes), complaints
+        return [stdout for stdout, _ in texts]
+
 
 # ---- the server
 

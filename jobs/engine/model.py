@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import torch
 
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 from jobs.engine import device as devices
+from jobs.engine import rope
 
 with devices.quiet():
     from megatron.core import parallel_state, tensor_parallel
@@ -38,6 +40,7 @@ with devices.quiet():
         get_num_layers_to_build,
     )
     from megatron.core.transformer.transformer_config import TransformerConfig
+    from megatron.core.utils import get_attr_wrapped_model
 
 WITHOUT_TRANSFORMER_ENGINE = (
     "transformer-engine is not importable: layers are megatron.core's own, without fused norms and "
@@ -60,6 +63,33 @@ class RMSNorm(torch.nn.RMSNorm):
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
         weight: Any = self.weight
         weight.sequence_parallel = config.sequence_parallel
+
+
+class Decoder(GPTModel):  # type: ignore[misc]
+    """megatron.core's decoder, with a loss that no padding row of the vocabulary takes part in."""
+
+    scored_tokens: int
+    """Rows of the vocabulary before padding."""
+
+    def compute_language_model_loss(
+        self, labels: torch.Tensor, logits: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the cross entropy ``[batch, sequence]`` over the rows before padding.
+
+        The other columns of this rank become minus infinity, in place, so that the softmax gives
+        them exactly 0, and with it their rows a gradient of exactly 0. A rank may hold nothing
+        else: the maximum that the ranks subtract is a real one, since they share it.
+
+        Args:
+            logits: ``[sequence, batch, padded rows / tensor]``; nothing needs them for a backward
+                pass, so that the change is not recorded.
+        """
+        columns = logits.size(-1)
+        before = parallel_state.get_tensor_model_parallel_rank() * columns
+        real = min(max(self.scored_tokens - before, 0), columns)
+        logits.detach()[..., real:] = -torch.inf
+        loss: torch.Tensor = super().compute_language_model_loss(labels, logits)
+        return loss
 
 
 def start_parallel(parallel: ParallelSpec, seed: int) -> None:
@@ -113,16 +143,21 @@ def build(
         raise ValueError(f"inference runs with pipeline 1, not {parallel.pipeline}")
     with devices.quiet():
         config = transformer_config(spec, parallel, precision, device, for_inference=for_inference)
-    network: Any = GPTModel(
+    network: Any = Decoder(
         config=config,
         transformer_layer_spec=_block_spec(config, device),
         vocab_size=spec.padded_vocab_size,
         max_sequence_length=spec.seq_length,
         pre_process=parallel_state.is_pipeline_first_stage(),
         post_process=parallel_state.is_pipeline_last_stage(),
-        share_embeddings_and_output_weights=False,
+        share_embeddings_and_output_weights=spec.tied_embeddings,
         position_embedding_type="rope",
         rotary_base=spec.rope_theta,
+    )
+    network.scored_tokens = spec.vocab_size
+    # megatron.core 0.16.1 has fixed factors for the scaling of Llama 3.
+    network.rotary_pos_emb.inv_freq = rope.inverse_frequencies(
+        spec.head_dim, spec.rope_theta, spec.rope_scaling
     )
     for parameter in network.parameters():
         tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
@@ -131,7 +166,6 @@ def build(
         network = Float16Module(config, network)
     if for_inference:
         network = network.eval().requires_grad_(False)
-        network.scored_tokens = spec.vocab_size
     model: torch.nn.Module = network
     return model
 
@@ -152,7 +186,37 @@ def logits(network: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     positions = torch.arange(tokens.size(1), device=tokens.device).unsqueeze(0).expand_as(tokens)
     with torch.inference_mode():
         scores: torch.Tensor = network(tokens, positions, None, runtime_gather_output=True)
-    return scores[..., : cast(int, network.scored_tokens)].float()
+    return scores[..., : cast(int, get_attr_wrapped_model(network, "scored_tokens"))].float()
+
+
+def greedy(
+    network: torch.nn.Module,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stop: Collection[int],
+) -> list[list[int]]:
+    """Return the most likely continuation of each prompt, token by token.
+
+    Every step computes all positions again, which suits a few short texts. Every rank of a
+    tensor-parallel group calls it with the same prompts and gets the same tokens.
+
+    Args:
+        network: the result of ``build(…, for_inference=True)``.
+        prompts: token ids, at least one each.
+        stop: tokens that end a continuation, of which they are the last.
+    """
+    device = next(network.parameters()).device
+    texts = [list(prompt) for prompt in prompts]
+    growing = list(range(len(texts)))
+    for _ in range(max_new_tokens):
+        if not growing:
+            break
+        rows = [torch.tensor(texts[index]) for index in growing]
+        scores = logits(network, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device))
+        for row, index in enumerate(growing):
+            texts[index].append(int(scores[row, len(texts[index]) - 1].argmax()))
+        growing = [index for index in growing if texts[index][-1] not in stop]
+    return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
 def transformer_config(
@@ -165,6 +229,9 @@ def transformer_config(
 ) -> TransformerConfig:
     """Return megatron.core's configuration of Llama layers (Touvron et al., arXiv 2307.09288, 2.2).
 
+    Biases of query, key and value are those of Qwen 2 (arXiv 2407.10671, 2.2.1), norms of query and
+    key heads those of Qwen 3 (arXiv 2505.09388, 2).
+
     Raises:
         ValueError: megatron.core refuses the combination.
     """
@@ -175,11 +242,14 @@ def transformer_config(
         ffn_hidden_size=spec.ffn_hidden_size,
         num_attention_heads=spec.attention_heads,
         num_query_groups=spec.kv_heads,
+        kv_channels=spec.head_dim,
         normalization="RMSNorm",
         layernorm_epsilon=spec.norm_eps,
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
+        add_qkv_bias=spec.qkv_bias,
+        qk_layernorm=spec.qk_norm,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         rotary_interleaved=False,
@@ -191,7 +261,7 @@ def transformer_config(
         params_dtype=dtype,
         pipeline_dtype=dtype,
         **({} if for_inference else _recompute(parallel.recompute)),
-        **_fusions(device),
+        **_fusions(device, precision),
     )
 
 
@@ -208,14 +278,17 @@ def _recompute(kind: str) -> dict[str, Any]:
     return {}
 
 
-def _fusions(device: torch.device) -> dict[str, Any]:
-    """Return options for fused kernels; all need CUDA, some also need a package."""
+def _fusions(device: torch.device, precision: str) -> dict[str, Any]:
+    """Return options for fused kernels; all need CUDA, some also need a package.
+
+    The fused cross entropy returns gradients in bfloat16, also of float32 logits.
+    """
     if devices.is_cpu(device):
         return {}
     return {
         "bias_activation_fusion": True,
         "bias_dropout_fusion": True,
-        "cross_entropy_loss_fusion": True,
+        "cross_entropy_loss_fusion": precision == "bf16",
         "apply_rope_fusion": HAVE_TE,
         "gradient_accumulation_fusion": _imports("fused_weight_gradient_mlp_cuda"),
     }
@@ -231,12 +304,19 @@ def _imports(name: str) -> bool:
 
 
 def _block_spec(config: TransformerConfig, device: torch.device) -> Any:
+    """Return the layers: transformer-engine's on CUDA where it is installed, else megatron.core's.
+
+    Both have the same settings. Those of transformer-engine are unproven: no GPU has run them.
+    """
     if not devices.is_cpu(device):
         if HAVE_TE:
-            return get_gpt_layer_with_transformer_engine_spec()
+            return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
         warnings.warn(WITHOUT_TRANSFORMER_ENGINE, stacklevel=3)
     layer: ModuleSpec = get_gpt_layer_local_spec(normalization="RMSNorm")
     layer.submodules.input_layernorm = RMSNorm
     layer.submodules.pre_mlp_layernorm = RMSNorm
+    if config.qk_layernorm:
+        attention = layer.submodules.self_attention.submodules
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
     layers = [layer] * get_num_layers_to_build(config)
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)

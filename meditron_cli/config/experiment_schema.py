@@ -112,7 +112,7 @@ class Vocabulary(Section):
 class RopeScaling(Section):
     """Frequency scaling of RoPE as in Llama 3.1 (``rope_type: llama3`` of transformers)."""
 
-    factor: PositiveFloat
+    factor: Annotated[float, Field(ge=1)]
     """By how much low frequencies are stretched."""
     low_freq_factor: PositiveFloat = 1.0
     """Wavelengths above original_max_position over this are stretched in full."""
@@ -120,6 +120,15 @@ class RopeScaling(Section):
     """Wavelengths below original_max_position over this are kept."""
     original_max_position: PositiveInt = 8192
     """Context length before scaling, in tokens."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that frequencies lie between the two bounds."""
+        if self.low_freq_factor >= self.high_freq_factor:
+            yield (
+                "low_freq_factor",
+                f"{self.low_freq_factor:g} is not below high_freq_factor, "
+                f"{self.high_freq_factor:g}",
+            )
 
 
 class Model(Section):

@@ -335,14 +335,14 @@ def evaluation_findings(
         ("model.attention_heads", model.attention_heads),
         ("model.kv_heads", model.kv_heads),
         ("model.ffn_hidden_size", model.ffn_hidden_size),
-        ("the padded vocabulary", model.padded_vocab_size),
     )
     return error_findings(
         *(
             f"{name} = {value} is not divisible by evaluate.tensor = {tensor}"
             for name, value in cut
             if value % tensor
-        )
+        ),
+        *layout.embedding_errors(model, tensor, "evaluate.tensor"),
     )
 
 

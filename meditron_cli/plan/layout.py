@@ -95,16 +95,18 @@ def activations(
     """Return the bytes of activations on the fullest rank.
 
     A layer's: Korthikanti et al. 2022 (arXiv 2205.05198), equations 2 to 4, for 16 bit; fp32 takes
-    twice that. The first pipeline stage keeps those of as many micro-batches as there are stages,
-    or as there are; the last has one, and fp32 logits. One layer at a time is computed again, which
-    ``full`` recomputation holds beside its inputs. The equations' masks and GELU stand for SwiGLU
-    and no dropout here, and attention that never stores its scores takes less.
+    twice that. Queries, keys, values and the attention's output (8 of the 34 bytes) are as wide as
+    the query heads together. The first pipeline stage keeps those of as many micro-batches as there
+    are stages, or as there are; the last has one, and fp32 logits. One layer at a time is computed
+    again, which ``full`` recomputation holds beside its inputs. The equations' masks and GELU stand
+    for SwiGLU and no dropout here, and attention that never stores its scores takes less.
     """
     tokens = model.seq_length * batch.micro
     width = tokens * model.hidden_size
     t = parallel.tensor
     scores = 5 * model.attention_heads * model.seq_length * tokens // t
-    dense = 24 * width // t + 10 * width // (t if parallel.sequence_parallel else 1)
+    heads = 8 * tokens * model.attention_heads * model.head_dim // t
+    dense = heads + 16 * width // t + 10 * width // (t if parallel.sequence_parallel else 1)
     inputs = 2 * width // (t if parallel.sequence_parallel else 1)
     kept, again = {
         "none": (dense + scores, 0),
@@ -123,10 +125,12 @@ def activations(
 def flops_per_token(model: ModelSpec) -> float:
     """Return the floating-point operations per training token: 6 N plus attention's 12 L h s.
 
-    Narayanan et al. 2021 (arXiv 2104.04473), with N without the input embedding's rows.
+    Narayanan et al. 2021 (arXiv 2104.04473). N counts the output layer but not the embedding, which
+    is looked up; tied, they are one tensor, which counts. h is the width of the query heads.
     """
-    dense = model.parameters - model.padded_vocab_size * model.hidden_size
-    return 6.0 * dense + 12.0 * model.layers * model.hidden_size * model.seq_length
+    looked_up = 0 if model.tied_embeddings else model.padded_vocab_size * model.hidden_size
+    width = model.attention_heads * model.head_dim
+    return 6.0 * (model.parameters - looked_up) + 12.0 * model.layers * width * model.seq_length
 
 
 def layout_errors(model: ModelSpec, parallel: ParallelSpec, micro: int, global_: int) -> list[str]:
@@ -136,12 +140,6 @@ def layout_errors(model: ModelSpec, parallel: ParallelSpec, micro: int, global_:
         (model.attention_heads, t, "model.attention_heads", "parallel.tensor"),
         (model.kv_heads, t, "model.kv_heads", "parallel.tensor"),
         (model.ffn_hidden_size, t, "model.ffn_hidden_size", "parallel.tensor"),
-        (
-            model.padded_vocab_size,
-            t,
-            "the padded vocabulary",
-            "parallel.tensor",
-        ),
         (model.layers, p, "model.layers", "parallel.pipeline"),
         (
             global_,
@@ -152,7 +150,18 @@ def layout_errors(model: ModelSpec, parallel: ParallelSpec, micro: int, global_:
     ]
     if parallel.sequence_parallel:
         rules.append((model.seq_length, t, "model.seq_length", "parallel.tensor"))
-    return [_indivisible(*rule) for rule in rules if rule[0] % rule[1]]
+    errors = [_indivisible(*rule) for rule in rules if rule[0] % rule[1]]
+    return errors + embedding_errors(model, t, "parallel.tensor")
+
+
+def embedding_errors(model: ModelSpec, tensor: int, key: str) -> list[str]:
+    """Return a sentence where a tensor size, named by its key, does not divide the padded rows."""
+    if model.padded_vocab_size % tensor == 0:
+        return []
+    return [
+        f"the embedding's rows, {model.padded_vocab_size}, are not divisible by {key} = {tensor}; "
+        f"set model.vocab_multiple to a multiple of {tensor}"
+    ]
 
 
 def _indivisible(value: int, divisor: int, name: str, by: str) -> str:

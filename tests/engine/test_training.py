@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,9 +12,19 @@ import pytest
 from jobs.contract import done_markers, specs
 from jobs.contract.files import read_json
 
-from .conftest import INTERPRETED
+from .conftest import INTERPRETED, SPEC, Run, new_run
 
 pytestmark = pytest.mark.engine
+
+FULL = pytest.mark.full
+
+
+@pytest.fixture(scope="session")
+def padded(tokens, fork_server, tmp_path_factory) -> Run:
+    """A finished run of four steps; the embedding of its model has 32 rows of padding."""
+    run = new_run(tmp_path_factory.mktemp("padded") / "run", tokens, fork_server, train_steps=4)
+    run.finish()
+    return run
 
 
 def test_one_rank_learns_and_writes_its_outputs(make_run):
@@ -135,6 +146,49 @@ def test_training_resumes_in_another_layout(make_run, layout):
     assert list(after.losses()) == [5, 6, 7, 8]
     expected = [whole.losses()[step] for step in (5, 6, 7, 8)]
     assert list(after.losses().values()) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [(96, {}), (256, {}), (256, {"tensor": 2}), pytest.param(512, {"pipeline": 2}, marks=FULL)],
+)
+def test_a_checkpoint_gives_the_same_validation_loss_whatever_the_padding(
+    make_run, layout, padded, rows, sizes
+):
+    run = make_run(
+        model=dataclasses.replace(padded.spec.model, padded_vocab_size=rows),
+        parallel=layout(**sizes),
+        train_steps=4,
+    )
+    take_over(padded.root, run.root)
+
+    run.finish()
+
+    assert run.losses() == {}
+    assert run.validations()[4] == pytest.approx(padded.validations()[4], abs=1e-6)
+
+
+@pytest.mark.parametrize("distributed", [True, pytest.param(False, marks=FULL)])
+def test_tied_embeddings_are_one_tensor_in_every_layout(make_run, layout, distributed):
+    tied = dataclasses.replace(SPEC.model, tied_embeddings=True)
+    options = {"model": tied, "save_interval": 4, "keep_checkpoints": 8}
+    whole = make_run("whole", **options, parallel=layout(distributed_optimizer=distributed))
+    whole.finish()
+    split = make_run(
+        "split", **options, parallel=layout(pipeline=2, distributed_optimizer=distributed)
+    )
+    take_over(whole.root, split.root)
+    shutil.rmtree(split.root / "checkpoints" / "iter_0000008")
+
+    split.finish()
+
+    assert list(split.losses()) == [5, 6, 7, 8]
+    expected = [whole.losses()[step] for step in (5, 6, 7, 8)]
+    assert list(split.losses().values()) == pytest.approx(expected, abs=1e-5)
+    assert split.validations()[8] == pytest.approx(whole.validations()[8], abs=1e-5)
+    names = (split.root / "checkpoints/iter_0000008/.metadata").read_bytes()
+    assert b"embedding.word_embeddings.weight" in names
+    assert b"output_layer" not in names
 
 
 def take_over(source: Path, target: Path) -> None:

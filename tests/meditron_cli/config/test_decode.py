@@ -166,6 +166,48 @@ def test_heads_must_share_the_width(hidden: int, heads: int, groups: int, messag
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("head_dim: 15", "head_dim: a head would be 15 wide; RoPE needs an even width"),
+        ("head_dim: 0", "head_dim: must be above 0, found 0"),
+        ("rope_scaling: {factor: 0.5}", "rope_scaling.factor: must be at least 1, found 0.5"),
+        ("rope_scaling: {low_freq_factor: 2}", "rope_scaling.factor: missing"),
+        (
+            "rope_scaling: {factor: 8, low_freq_factor: 4}",
+            "rope_scaling.low_freq_factor: 4 is not below high_freq_factor, 4",
+        ),
+        (
+            "rope_scaling: {factor: 8, high_freq_factor: 0}",
+            "rope_scaling.high_freq_factor: must be above 0, found 0",
+        ),
+        (
+            "rope_scaling: {factor: 8, original_max_position: 0}",
+            "rope_scaling.original_max_position: must be above 0, found 0",
+        ),
+        ("vocab_multiple: 0", "vocab_multiple: must be above 0, found 0"),
+    ],
+)
+def test_settings_of_heads_and_rope_must_fit_together(settings: str, message: str) -> None:
+    text = (
+        "model: {layers: 2, hidden_size: 64, ffn_hidden_size: 9, attention_heads: 4, kv_heads: 2, "
+        f"seq_length: 9, vocab_size: 9, {settings}}}\n"
+    )
+
+    (found,) = errors(Experiment, PRETRAIN, text)
+
+    assert found.endswith(f": model.{message}")
+
+
+def test_a_head_may_be_wider_than_its_share_of_the_width() -> None:
+    text = (
+        "model: {layers: 2, hidden_size: 66, ffn_hidden_size: 9, attention_heads: 4, kv_heads: 2, "
+        "seq_length: 9, vocab_size: 9, head_dim: 32}\n"
+    )
+
+    assert errors(Experiment, PRETRAIN, text) == []
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         ("model.layers", "1000000"),

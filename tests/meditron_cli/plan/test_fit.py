@@ -252,7 +252,10 @@ def test_no_layout_is_proposed_where_none_fits() -> None:
         (
             {"padded_vocab_size": 32001},
             2,
-            ("the padded vocabulary = 32001 is not divisible by evaluate.tensor = 2",),
+            (
+                "the embedding's rows, 32001, are not divisible by evaluate.tensor = 2; "
+                "set model.vocab_multiple to a multiple of 2",
+            ),
         ),
         ({}, 4, ()),
     ],

@@ -33,30 +33,87 @@ SEVENTY = model_spec(
     vocab_size=32000,
     padded_vocab_size=32000,
 )
+EIGHT = model_spec(  # config.json of meta-llama/Llama-3.1-8B
+    layers=32,
+    hidden_size=4096,
+    ffn_hidden_size=14336,
+    attention_heads=32,
+    kv_heads=8,
+    seq_length=8192,
+    vocab_size=128256,
+    padded_vocab_size=128256,
+)
+ONE = model_spec(  # config.json of meta-llama/Llama-3.2-1B
+    layers=16,
+    hidden_size=2048,
+    ffn_hidden_size=8192,
+    attention_heads=32,
+    kv_heads=8,
+    seq_length=8192,
+    vocab_size=128256,
+    padded_vocab_size=128256,
+    tied_embeddings=True,
+)
+QWEN_3 = model_spec(  # config.json of Qwen/Qwen3-0.6B, whose heads are wider than 1,024 / 16
+    layers=28,
+    hidden_size=1024,
+    ffn_hidden_size=3072,
+    attention_heads=16,
+    kv_heads=8,
+    head_dim=128,
+    seq_length=4096,
+    vocab_size=151936,
+    padded_vocab_size=151936,
+    tied_embeddings=True,
+    qk_norm=True,
+)
+QWEN_2 = model_spec(  # config.json of Qwen/Qwen2.5-7B
+    layers=28,
+    hidden_size=3584,
+    ffn_hidden_size=18944,
+    attention_heads=28,
+    kv_heads=4,
+    seq_length=4096,
+    vocab_size=152064,
+    padded_vocab_size=152064,
+    qkv_bias=True,
+)
 PAPER_70B = ParallelSpec(8, 8, 2, True, False, "selective")
 
 models = st.builds(
-    lambda layers, heads, group, width, ffn, rows: model_spec(
+    lambda layers, heads, group, width, head_dim, ffn, rows, tied: model_spec(
         layers=layers,
         hidden_size=heads * group * width,
         ffn_hidden_size=ffn,
         attention_heads=heads * group,
         kv_heads=heads,
+        head_dim=head_dim,
         seq_length=128,
         vocab_size=rows,
         padded_vocab_size=layout.padded_vocabulary(rows, 128),
+        tied_embeddings=tied,
     ),
     st.integers(1, 8),
     st.integers(1, 4),
     st.integers(1, 4),
     st.sampled_from([8, 16]),
+    st.sampled_from([8, 16]),
     st.integers(1, 400),
     st.integers(1, 9000),
+    st.booleans(),
 )
 
 
 @pytest.mark.parametrize(
-    ("model", "published"), [(SEVEN, 6_738_415_616), (SEVENTY, 68_976_648_192)]
+    ("model", "published"),
+    [
+        (SEVEN, 6_738_415_616),
+        (SEVENTY, 68_976_648_192),
+        (EIGHT, 8_030_261_248),
+        (ONE, 1_235_814_400),
+        (QWEN_3, 596_049_920),
+        (QWEN_2, 7_615_616_512),
+    ],
 )
 def test_the_parameter_count_is_the_published_one(model: ModelSpec, published: int) -> None:
     assert model.parameters == published
@@ -83,17 +140,47 @@ def test_training_flops_are_close_to_six_per_parameter() -> None:
     assert layout.flops_per_token(SEVENTY) == pytest.approx(6 * 70e9, rel=0.08)
 
 
+def test_a_tied_embedding_is_computed_with_as_a_separate_output_layer_is() -> None:
+    apart = dataclasses.replace(ONE, tied_embeddings=False)
+
+    assert layout.flops_per_token(ONE) == layout.flops_per_token(apart)
+
+
+def test_a_tied_embedding_is_on_the_first_and_on_the_last_stage() -> None:
+    rows = ONE.padded_vocab_size * ONE.hidden_size
+
+    alone, half = (
+        layout.stage_parameters(ONE, ParallelSpec(1, pipeline, 1, False, False, "none"))
+        for pipeline in (1, 2)
+    )
+
+    assert alone == 16 * ONE.layer_parameters + rows
+    assert half == 8 * ONE.layer_parameters + rows
+
+
+def test_attention_works_and_keeps_activations_by_the_width_of_its_heads() -> None:
+    narrow = dataclasses.replace(QWEN_3, head_dim=64)
+    one, batch = ParallelSpec(1, 1, 1, False, False, "selective"), layout.BatchLayout(1, 1, 1)
+
+    added = layout.flops_per_token(QWEN_3) - layout.flops_per_token(narrow)
+    weights = QWEN_3.parameters - narrow.parameters
+    assert added == 6 * weights + 12 * 28 * 16 * 64 * 4096
+
+    kept = layout.activations(QWEN_3, one, batch, "bf16")
+    assert kept - layout.activations(narrow, one, batch, "bf16") == 8 * 28 * 4096 * 16 * 64
+
+
 @given(models)
 def test_parameters_are_the_sum_of_the_stages(model: ModelSpec) -> None:
     for pipeline in range(1, model.layers + 1):
         if model.layers % pipeline == 0:
             parallel = ParallelSpec(1, pipeline, 1, False, False, "none")
-            embeddings = 2 * model.padded_vocab_size * model.hidden_size
+            embeddings = model.embedding_parameters
             layers = model.layers * model.layer_parameters
 
             stage = layout.stage_parameters(model, parallel)
 
-            assert stage * pipeline >= layers + embeddings * (pipeline == 1)
+            assert stage * pipeline >= layers + embeddings
             assert stage <= layers + embeddings
 
 
@@ -185,6 +272,13 @@ def test_recomputing_more_keeps_fewer_activations(model: ModelSpec, micro: int) 
             (3, 16),
             "pretrain.global_batch_size = 16 is not divisible by pretrain.micro_batch_size x "
             "parallel.data = 6; 12 or 18 would be",
+        ),
+        (
+            {"padded_vocab_size": 32032},
+            {"tensor": 64},
+            (1, 1),
+            "the embedding's rows, 32032, are not divisible by parallel.tensor = 64; "
+            "set model.vocab_multiple to a multiple of 64",
         ),
         (
             {"seq_length": 2047},

@@ -1,0 +1,180 @@
+"""The engine computes what transformers computes, in every layout."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.engine
+
+BEGIN = """
+import dataclasses, json, os, sys
+import torch
+from jobs.contract.stage_specs import ParallelSpec
+from jobs.engine import device
+from tests.engine import parity
+given = json.load(sys.stdin)
+rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+place = device.start("cpu", rank, world, 0)
+from jobs.engine import model
+layout = ParallelSpec(**given["layout"])
+model.start_parallel(layout, 0)
+
+def build(name, **changes):
+    family, spec = parity.MODELS[name]
+    spec = dataclasses.replace(spec, **changes)
+    return spec, parity.reference(family, spec, seed=5)
+"""
+
+COMPARE_LOGITS = (
+    BEGIN
+    + """
+results = {}
+tokens = torch.randint(0, parity.VOCABULARY, (2, 60), generator=torch.Generator().manual_seed(1))
+for name in parity.MODELS:
+    spec, theirs = build(name)
+    network = model.build(spec, layout, "fp32", place, for_inference=True)
+    parity.copy_weights(network, spec, layout, theirs)
+    with torch.inference_mode():
+        expected = theirs(tokens).logits
+    difference = (model.logits(network, tokens) - expected).abs().max()
+    prompts = [tokens[0, :5].tolist(), tokens[1, :9].tolist()]
+    stop = {int(tokens[0, 0])}
+    new = model.greedy(network, prompts, 12, ())
+    generated = [
+        theirs.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False,
+            attention_mask=torch.ones(1, len(prompt)),
+        )[0, len(prompt) :].tolist()
+        for prompt in prompts
+    ]
+    end = new[1][3]
+    stopped = model.greedy(network, prompts, 12, {end})
+    cut = [row[: row.index(end) + 1] if end in row else row for row in new]
+    results[name] = {
+        "difference": float(difference), "scale": float(expected.std()),
+        "same_continuations": new == generated, "stops": stopped == cut,
+        "same_frequencies": torch.equal(
+            network.rotary_pos_emb.inv_freq, theirs.model.rotary_emb.inv_freq
+        ),
+    }
+print(json.dumps(results))
+device.end()
+"""
+)
+
+
+def layout(tensor: int = 1, pipeline: int = 1) -> dict:
+    return {
+        "tensor": tensor,
+        "pipeline": pipeline,
+        "data": 1,
+        "sequence_parallel": tensor > 1,
+        "distributed_optimizer": True,
+        "recompute": "none",
+    }
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_logits_and_greedy_continuations_are_those_of_transformers(tmp_path, fork_server, tensor):
+    given = json.dumps({"layout": layout(tensor)})
+
+    texts = fork_server.run_ranks(COMPARE_LOGITS, tmp_path, tensor, given)
+
+    for text in texts:
+        results = json.loads(text.splitlines()[-1])
+        assert results
+        for name, result in results.items():
+            assert result["difference"] < 1e-4, (name, result)
+            assert result["scale"] > 0.3, (name, result)
+            assert result["same_continuations"], name
+            assert result["stops"], name
+            assert result["same_frequencies"], name
+
+
+COMPARE_GRADIENTS = (
+    BEGIN
+    + """
+from jobs.engine import optim
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from tests.engine.conftest import SPEC
+
+generator = torch.Generator().manual_seed(1)
+tokens = torch.randint(0, parity.VOCABULARY, (2, 2, 65), generator=generator)
+
+def forward(batches, network):
+    batch = next(batches)
+    positions = torch.arange(64).unsqueeze(0).expand(2, -1)
+    output = network(batch[:, :-1], positions, None, labels=batch[:, 1:])
+    return output, lambda loss: (loss.mean(), loss.detach().mean())
+
+def run(name, rows, fused=False):
+    spec, theirs = build(name, padded_vocab_size=rows)
+    theirs.zero_grad()
+    scores = theirs(tokens[:, :, :-1].flatten(0, 1)).logits
+    expected = torch.nn.functional.cross_entropy(
+        scores.flatten(0, 1), tokens[:, :, 1:].flatten()
+    )
+    expected.backward()
+    network = model.build(spec, layout, "fp32", place)
+    network.config.cross_entropy_loss_fusion = fused
+    parity.copy_weights(network, spec, layout, theirs)
+    training = dataclasses.replace(SPEC, model=spec, parallel=layout)
+    updater = optim.prepare(network, training)
+    options = {
+        "forward_step_func": forward, "model": updater.wrapped, "num_microbatches": 2,
+        "seq_length": 64, "micro_batch_size": 2,
+    }
+    losses = get_forward_backward_func()(
+        data_iterator=iter(tokens), forward_only=False, **options
+    )
+    with torch.no_grad():
+        validation = get_forward_backward_func()(
+            data_iterator=iter(tokens), forward_only=True, **options
+        )
+    theirs_gradients = {key: value.grad for key, value in theirs.named_parameters()}
+    wanted = parity.local_tensors(network, spec, layout, theirs_gradients, padding=0.0)
+    first = rank % layout.tensor * rows // layout.tensor
+    real = max(0, spec.vocab_size - first)
+    off, scale, padding = 0.0, 0.0, 0.0
+    for key, parameter in network.named_parameters():
+        off = max(off, float((parameter.main_grad - wanted[key]).abs().max()))
+        scale = max(scale, float(wanted[key].abs().max()))
+        if "embedding" in key or "output_layer" in key:
+            padding = max(padding, float(parameter.main_grad[real:].abs().sum()))
+    return {
+        "name": name, "rows": rows, "fused": fused,
+        "losses": [float(sum(part) / 2) for part in (losses, validation) if part],
+        "expected": float(expected), "off": off, "scale": scale, "padding": padding,
+    }
+
+results = [run(name, 128) for name in parity.MODELS]
+results += [run(name, rows) for name in ("llama 2", "qwen 3") for rows in (100, 200, 512)]
+results += [run("llama 2", rows, fused=True) for rows in (100, 512)]
+print(json.dumps(results))
+device.end()
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "pipeline"),
+    [(1, 1), (2, 1), (1, 2), pytest.param(2, 2, marks=pytest.mark.full)],
+)
+def test_losses_and_gradients_are_those_of_transformers_whatever_the_padding(
+    tmp_path, fork_server, tensor, pipeline
+):
+    """With 200 rows and more the second tensor-parallel rank has padding alone."""
+    given = json.dumps({"layout": layout(tensor, pipeline)})
+
+    texts = fork_server.run_ranks(COMPARE_GRADIENTS, tmp_path, tensor * pipeline, given)
+
+    results = [json.loads(text.splitlines()[-1]) for text in texts]
+    for result in [one for rank in results for one in rank]:
+        for loss in result["losses"]:
+            assert loss == pytest.approx(result["expected"], abs=2e-6), result
+        precision = 1e-2 if result["fused"] else 1e-5
+        assert result["off"] < precision * max(1, result["scale"]), result
+        assert result["padding"] == 0, result
+    assert all(result["losses"] for result in results[-1])
