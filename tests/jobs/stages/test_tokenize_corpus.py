@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from jobs.contract import specs
+from jobs.contract.errors import TaskError
 from jobs.contract.files import sha256
 from jobs.data.cleaning import MAX_DOCUMENT_BYTES
+from jobs.data.survey import survey
 from jobs.stages.tokenize_corpus import BATCH_CHARACTERS
 
 TEXTS = [
@@ -127,6 +130,26 @@ def test_the_marker_has_files_digests_and_counts(
         "vocabulary": specs.digest(task.spec.tokenizer.vocabulary),
     }
     assert bench.is_done(task)
+
+
+def test_training_recognises_the_tokens_and_their_second_making(
+    bench: Any, shard: Any, tokenizer_file: Path
+) -> None:
+    """An altered file is refused, and made again once it is removed."""
+    task = bench.tokenize(shard(*TEXTS), tokenizer_file)
+    assert bench.start("tokenize").returncode == 0
+    training = replace(bench.training().spec, train_prefixes=(task.spec.output_prefix,))
+    before = survey(bench.run, training)
+    binary = bench.run.path("tokens/train/00000.bin")
+    binary.write_bytes(binary.read_bytes()[::-1])
+
+    with pytest.raises(TaskError, match=r"00000\.bin is not what tokenize wrote"):
+        survey(bench.run, training)
+    binary.unlink()
+    assert not bench.is_done(task)
+    assert bench.start("tokenize").returncode == 0
+
+    assert survey(bench.run, training) == before
 
 
 def test_a_changed_shard_or_a_lost_output_is_done_no_more(
