@@ -168,14 +168,22 @@ def test_a_checkpoint_gives_the_same_validation_loss_whatever_the_padding(
     assert run.validations()[4] == pytest.approx(padded.validations()[4], abs=1e-6)
 
 
-@pytest.mark.parametrize("distributed", [True, pytest.param(False, marks=FULL)])
-def test_tied_embeddings_are_one_tensor_in_every_layout(make_run, layout, distributed):
+@pytest.mark.parametrize(
+    ("sizes", "distributed"),
+    [
+        ({"pipeline": 2}, True),
+        pytest.param({"pipeline": 2}, False, marks=FULL),
+        pytest.param({"pipeline": 2, "data": 2}, True, marks=FULL),
+        pytest.param({"tensor": 2, "pipeline": 2}, True, marks=FULL),
+    ],
+)
+def test_tied_embeddings_are_one_tensor_in_every_layout(make_run, layout, sizes, distributed):
     tied = dataclasses.replace(SPEC.model, tied_embeddings=True)
     options = {"model": tied, "save_interval": 4, "keep_checkpoints": 8}
     whole = make_run("whole", **options, parallel=layout(distributed_optimizer=distributed))
     whole.finish()
     split = make_run(
-        "split", **options, parallel=layout(pipeline=2, distributed_optimizer=distributed)
+        "split", **options, parallel=layout(**sizes, distributed_optimizer=distributed)
     )
     take_over(whole.root, split.root)
     shutil.rmtree(split.root / "checkpoints" / "iter_0000008")
