@@ -151,9 +151,12 @@ class Cluster(Section):
     runs_dir: Path | None = None
     """Default runs directory, on storage that all nodes see; without it, ``./runs``."""
     models_dir: Path | None = None
-    """Folder of base models, as ``ORG/NAME`` or ``NAME``, on storage that all nodes see. A model
-    that is not there is looked up in the hub's cache (``HF_HUB_CACHE``, else ``HF_HOME/hub``, else
-    ``~/.cache/huggingface/hub``)."""
+    """Folder of base models, as ``ORG/NAME`` or ``NAME``, on storage that all nodes see;
+    `meditron fetch` downloads to it. A model that is not there is looked up in the hub's cache
+    (``HF_HUB_CACHE``, else ``HF_HOME/hub``, else ``~/.cache/huggingface/hub``)."""
+    data_dir: Path | None = None
+    """Folder of files from data sets of the hub, as ``ORG/NAME/PATH``, on storage that all nodes
+    see; `meditron fetch` downloads to it what an experiment names with ``hf://datasets/``."""
     scratch_dir: Path | None = None
     """Fast folder for temporary files, local to each node or shared; default: the node's own.
     Each attempt of a task has a folder of its own there (TMPDIR), removed at its end."""

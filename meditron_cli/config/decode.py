@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
+from meditron_cli.config.data_files import HUB_SCHEME
 from meditron_cli.config.diagnostics import Location, Problem, Problems
 from meditron_cli.config.error_messages import translate
-from meditron_cli.config.field_types import WEIGHTS_PATH, Weights, is_placeholder
+from meditron_cli.config.field_types import (
+    HUB_OR_PATH,
+    WEIGHTS_PATH,
+    Weights,
+    is_placeholder,
+)
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.config.section import Section, item_type, section_in
 from meditron_cli.config.yaml_tree import (
@@ -91,12 +98,7 @@ def with_paths(node: Node, annotation: Any, where: KeyPath, problems: Problems) 
     if isinstance(node, MapNode) and section:
         fields = section.model_fields
         return {
-            key: with_paths(
-                entry.node,
-                fields[key].annotation if key in fields else None,
-                (*where, key),
-                problems,
-            )
+            key: with_paths(entry.node, kind_of(fields.get(key)), (*where, key), problems)
             for key, entry in node.entries.items()
         }
     if isinstance(node, ScalarNode) and is_path(annotation, node.value):
@@ -104,10 +106,19 @@ def with_paths(node: Node, annotation: Any, where: KeyPath, problems: Problems) 
     return to_plain(node)
 
 
+def kind_of(field: FieldInfo | None) -> Any:
+    """Return the annotation of a field, or its mark where it holds a path or a name on the hub."""
+    if field is None:
+        return None
+    return HUB_OR_PATH if HUB_OR_PATH in field.metadata else field.annotation
+
+
 def is_path(annotation: Any, value: Any) -> bool:
-    """Return whether the value of a field is a path, which fields of weights may also hold."""
+    """Return whether the value of a field is a path, not a name on the hub in the place of one."""
     if not isinstance(value, str):
         return False
+    if annotation == HUB_OR_PATH:
+        return not value.startswith(HUB_SCHEME)
     kinds: tuple[Any, ...] = (annotation,)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         kinds = typing.get_args(annotation)

@@ -17,6 +17,7 @@ from meditron_cli.config.field_types import (
     COPY,
     OPERATIONAL,
     Checkpoint,
+    DataPath,
     DurationMinutes,
     Name,
     NewRows,
@@ -288,12 +289,14 @@ class Pretrain(Section):
 
 
 class Benchmark(Section):
-    """Multiple-choice questions in a local file."""
+    """Multiple-choice questions in a file."""
 
     name: Name
     """Short name, used in paths and tables."""
-    path: Path
-    """The questions; relative to the file that names them."""
+    path: DataPath
+    """The questions: a path, relative to the file that names it, or
+    ``hf://datasets/ORG/NAME/PATH``, with ``@REVISION`` after NAME for one revision, which
+    `meditron fetch` downloads to the profile's ``data_dir``."""
     kind: Literal["mcq", "pubmedqa", "mmlu", "medmcqa"] = "mcq"
     """Layout of the file."""
     shots: NonNegativeInt = 0

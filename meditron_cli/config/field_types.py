@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, WithJsonSchema
 
+from meditron_cli.config.data_files import HUB_SCHEME, HubData
+
 NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 WORD = r"^[A-Za-z0-9_./:@%+,=-]+$"
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -17,7 +19,6 @@ SBATCH_OPTION = r"^[a-z][a-z-]*$"
 DURATION = r"^([0-9]+(:[0-5]?[0-9]){0,2}|[0-9]+-([01]?[0-9]|2[0-3])(:[0-5]?[0-9]){0,2})$"
 PLACEHOLDER = r"^<.+>$"
 HUB_NAME = r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w.-]+)?$"
-
 WEIGHTS_PATH = ("/", "./", "../", "~/")
 """Beginnings of a path in ``model.weights``."""
 
@@ -29,6 +30,9 @@ OPERATIONAL = "operational"
 """Mark of a field that decides how a run is executed, not what it trains.
 
 A change of such a field continues the run (see ``config.identity``)."""
+
+HUB_OR_PATH = "hub-or-path"
+"""Mark of a text field that holds a path, or the name of a file in a data set on the hub."""
 
 SECRET_NAME = re.compile(
     "PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL"
@@ -177,6 +181,16 @@ def valid_new_rows(value: str) -> str:
     return value
 
 
+def valid_data_path(value: str) -> str:
+    """Accept a path, or the name of a file or folder in a data set on the hub."""
+    if value.startswith(HUB_SCHEME) and HubData.parse(value) is None:
+        raise ValueError(
+            "expected a path, or hf://datasets/ORG/NAME/PATH with @REVISION after NAME for one "
+            "revision"
+        )
+    return value
+
+
 def valid_sbatch_value(value: Any) -> Any:
     """Accept the value of an sbatch option: one word or an integer."""
     if isinstance(value, bool) or not isinstance(value, int | str):
@@ -212,6 +226,7 @@ VariableName = Annotated[str, AfterValidator(valid_variable), text(VARIABLE)]
 SbatchOption = Annotated[str, AfterValidator(valid_sbatch_option), text(SBATCH_OPTION)]
 SbatchValue = Annotated[str | int, BeforeValidator(valid_sbatch_value)]
 Checkpoint = Annotated[Literal["first", "last"] | NonNegativeInt, BeforeValidator(valid_checkpoint)]
+DataPath = Annotated[str, HUB_OR_PATH, AfterValidator(valid_data_path)]
 Weights = Annotated[str, AfterValidator(valid_weights), WithJsonSchema({"type": "string"})]
 Token = Annotated[str, AfterValidator(valid_token), text(r"^.+$")]
 NewRows = Annotated[str, AfterValidator(valid_new_rows), text(NEW_ROWS)]

@@ -18,6 +18,7 @@ from pathlib import Path
 from jobs.contract.stage_specs import STAGES, TOKENIZER_STAGES, TRAINING_STAGES
 from meditron_cli.config import files, site_facts, weights, yaml_tree
 from meditron_cli.config.cluster_schema import Cluster
+from meditron_cli.config.data_files import HubData
 from meditron_cli.config.decode import check_part, decode, placeholder_problems
 from meditron_cli.config.diagnostics import Location, Problem, Problems, Source
 from meditron_cli.config.experiment_schema import Experiment
@@ -109,6 +110,7 @@ def load(
     experiment = decode(Experiment, merged, problems)
     if problems or experiment is None or profile is None or layers.profile is None:
         raise problems.error()
+    fetch = fetch_command(cluster, size, config, overrides)
     return Loaded(
         experiment=experiment,
         cluster=profile,
@@ -117,9 +119,8 @@ def load(
         placeholders=tuple(map(str, placeholder_problems(layers.profile))),
         missing=(
             *missing_inputs(experiment, merged, layers.config),
-            *missing_weights(
-                experiment, profile, merged, fetch_command(cluster, size, config, overrides)
-            ),
+            *missing_weights(experiment, profile, merged, fetch),
+            *missing_data(experiment, profile, merged, fetch),
             *missing_secrets(profile, layers.profile),
         ),
         known=layers.known,
@@ -176,7 +177,7 @@ def read_layers(
 
 
 def inputs(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPath, Path]]:
-    """Yield the files that stages read: the stages, the key and the path of each."""
+    """Yield the files that stages read and a path names: the stages, the key and the path."""
     for number, path in enumerate(experiment.curate.sources):
         yield ("curate",), ("curate", "sources", number), path
     if tokenizer := experiment.tokenize.tokenizer:
@@ -186,7 +187,12 @@ def inputs(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPath, P
             for suffix in (".bin", ".idx"):
                 yield ("pretrain",), ("pretrain", key, number), Path(f"{prefix}{suffix}")
     for number, benchmark in enumerate(experiment.evaluate.benchmarks):
-        yield ("evaluate",), ("evaluate", "benchmarks", number, "path"), benchmark.path
+        if HubData.parse(benchmark.path) is None:
+            yield ("evaluate",), benchmark_key(number), Path(benchmark.path)
+
+
+def benchmark_key(number: int) -> KeyPath:
+    return "evaluate", "benchmarks", number, "path"
 
 
 def missing_inputs(
@@ -227,6 +233,34 @@ def missing_weights(
         command = fetch if cluster.models_dir else weights.download_command(name, None)
         advice = f"download it on the login node with `{command}`, or {advice}"
     yield Missing(WEIGHTS_STAGES, sentence(root, where, f"{place.problem}; {advice}"))
+
+
+def missing_data(
+    experiment: Experiment, cluster: Cluster, root: yaml_tree.Node, fetch: str
+) -> Iterator[Missing]:
+    """Yield the files of data sets on the hub that this machine does not have.
+
+    Args:
+        fetch: the command that downloads them to ``data_dir``.
+    """
+    for number, benchmark in enumerate(experiment.evaluate.benchmarks):
+        problem = data_problem(benchmark.path, cluster, fetch)
+        if problem:
+            yield Missing(("evaluate",), sentence(root, benchmark_key(number), problem))
+
+
+def data_problem(named: str, cluster: Cluster, fetch: str) -> str:
+    """Return what is missing of a file that is named by its name on the hub; empty for nothing."""
+    data = HubData.parse(named)
+    if data is None:
+        return ""
+    if cluster.data_dir is None:
+        return f"{data} is on the hub, and the profile has no data_dir for it; name a local file"
+    place = data.place(cluster.data_dir)
+    if place.exists():
+        return ""
+    how = f"download it on the login node with `{fetch}`" if fetch else "download it there"
+    return f"{data} is not in data_dir: there is no {place}; {how}"
 
 
 def fetch_command(cluster: str, size: str, config: Path | None, overrides: Sequence[str]) -> str:

@@ -12,7 +12,14 @@ from pydantic import ValidationError
 from meditron_cli.config import weights
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.experiment_schema import Experiment
-from meditron_cli.config.load import WEIGHTS_STAGES, Loaded, Missing, inputs
+from meditron_cli.config.load import (
+    WEIGHTS_STAGES,
+    Loaded,
+    Missing,
+    benchmark_key,
+    data_problem,
+    inputs,
+)
 from meditron_cli.config.yaml_tree import key_text
 from meditron_cli.errors import ConfigError
 
@@ -55,5 +62,9 @@ def loaded(request: Mapping[str, Any], run: str) -> Loaded:
         advice = f"; download it on the login node with `{command}`" if command else ""
         text = f"run {run}: model.weights: {place.problem}{advice}"
         missing = (*missing, Missing(WEIGHTS_STAGES, text))
+    for number, benchmark in enumerate(experiment.evaluate.benchmarks):
+        if problem := data_problem(benchmark.path, cluster, ""):
+            text = f"run {run}: {key_text(benchmark_key(number))}: {problem}"
+            missing = (*missing, Missing(("evaluate",), text))
     config_file = Path(request["config_file"]) if request["config_file"] else None
     return Loaded(experiment, cluster, request["size"], config_file, (), missing)

@@ -27,6 +27,7 @@ from jobs.contract.stage_specs import (
     VocabularySpec,
 )
 from jobs.contract.units import GIB
+from meditron_cli.config.data_files import place
 from meditron_cli.plan import fit, layout, step_times
 from meditron_cli.plan.model import Lead, Resources, StagePlan
 
@@ -229,7 +230,7 @@ def evaluate_stage(inputs: Inputs) -> StagePlan:
     tasks = [
         EvaluateSpec(
             benchmark=benchmark.name,
-            path=str(benchmark.path),
+            path=str(place(benchmark.path, inputs.cluster.data_dir) or benchmark.path),
             kind=benchmark.kind,
             checkpoint=str(checkpoint),
             target_step=experiment.pretrain.train_steps,

@@ -150,18 +150,23 @@ def missing(loaded: Loaded, stages: Collection[str]) -> list[Missing]:
 def input_problems(loaded: Loaded, stages: Collection[str]) -> list[str]:
     """Return one sentence per missing or unusable input of some stages."""
     sentences = [item.sentence for item in missing(loaded, stages)]
-    return sentences + problems(loaded.experiment, stages)
+    return sentences + problems(loaded, stages)
 
 
-def problems(experiment: Experiment, stages: Collection[str]) -> list[str]:
+def problems(loaded: Loaded, stages: Collection[str]) -> list[str]:
     """Return one sentence per unusable input file; ``config.load`` reports missing ones."""
+    from meditron_cli.config import data_files
+
+    experiment = loaded.experiment
     sentences: list[str] = []
     if "curate" in stages:
         for source in experiment.curate.sources:
             sentences += path_problems("curate.sources", source)
     if "evaluate" in stages:
         for benchmark in experiment.evaluate.benchmarks:
-            sentences += path_problems(f"evaluate.benchmarks ({benchmark.name})", benchmark.path)
+            place = data_files.place(benchmark.path, loaded.cluster.data_dir)
+            if place:
+                sentences += path_problems(f"evaluate.benchmarks ({benchmark.name})", place)
     if experiment.tokenize.tokenizer and set(TOKENIZER_STAGES) & set(stages):
         sentences += tokenizer_problems(experiment, experiment.tokenize.tokenizer)
     return sentences
