@@ -18,6 +18,7 @@ def model_spec(**fields: Any) -> ModelSpec:
         "tied_embeddings": False,
         "qkv_bias": False,
         "qk_norm": False,
+        "post_norm": False,
     }
     return ModelSpec(**values | fields)
 

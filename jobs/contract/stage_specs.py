@@ -116,6 +116,9 @@ class ModelSpec:
     """Query, key and value projections have biases (Qwen 2)."""
     qk_norm: bool
     """Each query and key head is normalised before RoPE (Qwen 3)."""
+    post_norm: bool
+    """Norms are behind attention and MLP, and one norm each spans all query and all key heads
+    (OLMo 2)."""
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -135,6 +138,8 @@ class ModelSpec:
             attention += query + 2 * key
         if self.qk_norm:
             attention += 2 * self.head_dim
+        if self.post_norm:
+            attention += query + key
         return attention + 3 * self.hidden_size * self.ffn_hidden_size + 2 * self.hidden_size
 
     @property

@@ -18,11 +18,17 @@ ROPE_THETA = 10000.0
 NORM_EPS = 1e-6
 """Defaults of transformers' classes of the model types below."""
 
-QKV_BIAS = {"llama": False, "mistral": False, "qwen2": True, "qwen3": False}
+OTHER_NORM_EPS = {"olmo2": 1e-5}
+"""Where a type's default is another."""
+
+QKV_BIAS = {"llama": False, "mistral": False, "qwen2": True, "qwen3": False, "olmo2": False}
 """Model types that are read, and whether q, k and v have biases."""
 
 QK_NORM = ("qwen3",)
 """Model types whose query and key heads are normalised."""
+
+POST_NORM = ("olmo2",)
+"""Model types with norms behind attention and MLP."""
 
 KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
 HEAD_DIM = {"qwen3": 128}
@@ -33,6 +39,7 @@ CLASSES = {
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
 }
 
 KEYS = {
@@ -121,10 +128,11 @@ def read(config: Mapping[str, Any]) -> Described:
         "head_dim": _whole(config, "head_dim", HEAD_DIM.get(kind, sizes["hidden_size"] // heads)),
         "rope_theta": theta,
         "rope_scaling": scaling,
-        "norm_eps": float(_or_default(config, "rms_norm_eps", NORM_EPS)),
+        "norm_eps": float(_or_default(config, "rms_norm_eps", OTHER_NORM_EPS.get(kind, NORM_EPS))),
         "tied_embeddings": bool(config.get("tie_word_embeddings")),
         "qkv_bias": QKV_BIAS[kind],
         "qk_norm": kind in QK_NORM,
+        "post_norm": kind in POST_NORM,
     }
     return Described(architecture, _window(config, sizes["layers"]))
 
@@ -158,11 +166,14 @@ def write(spec: ModelSpec, rows: int, dtype: str) -> dict[str, Any]:
         dtype: of the tensors, as torch names it: ``bfloat16``.
 
     Raises:
-        Unsupported: no class of transformers has both biases of q, k, v and their norms.
+        Unsupported: no class of transformers has two of: biases of q, k, v; norms of their heads;
+            norms behind attention and MLP.
     """
-    if spec.qkv_bias and spec.qk_norm:
-        raise Unsupported("no model of transformers has both qkv_bias and qk_norm")
-    kind = "qwen2" if spec.qkv_bias else "qwen3" if spec.qk_norm else "llama"
+    kinds = {"qkv_bias": "qwen2", "qk_norm": "qwen3", "post_norm": "olmo2"}
+    special = [name for name in kinds if getattr(spec, name)]
+    if len(special) > 1:
+        raise Unsupported(f"no model of transformers has both {special[0]} and {special[1]}")
+    kind = kinds[special[0]] if special else "llama"
     scaling = _written_scaling(spec.rope_scaling)
     context = spec.seq_length
     if spec.rope_scaling:  # the scaling is made for this length
@@ -187,7 +198,7 @@ def write(spec: ModelSpec, rows: int, dtype: str) -> dict[str, Any]:
         "initializer_range": spec.init_std,
         "attention_dropout": 0.0,
         **({"attention_bias": False, "mlp_bias": False} if kind == "llama" else {}),
-        **({"attention_bias": False} if kind == "qwen3" else {}),
+        **({"attention_bias": False} if kind in ("qwen3", "olmo2") else {}),
         "use_cache": True,
         "dtype": dtype,
         "torch_dtype": dtype,

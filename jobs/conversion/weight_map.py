@@ -4,8 +4,8 @@
 folder, ``split`` is its inverse. Both only move values, so that a round trip changes no bit. Names
 on our side are megatron.core's checkpoint keys, which layers with and without transformer-engine
 share; one key holds all layers, with the layer as the first axis. Names on the other side are those
-of transformers' Llama, Mistral, Qwen 2 and Qwen 3. Neither side permutes the rows of q and k: both
-rotate the two halves of a head (``rotary_interleaved=False`` of megatron.core).
+of transformers' Llama, Mistral, Qwen 2, Qwen 3 and OLMo 2. Neither side permutes the rows of q and
+k: both rotate the two halves of a head (``rotary_interleaved=False`` of megatron.core).
 
 Torch is imported inside functions, so that names and shapes can be compared without it.
 """
@@ -67,7 +67,7 @@ ROWS = (
     ),
     Row(
         "decoder.layers.self_attention.linear_qkv.layer_norm_weight", ("hidden",), SAME,
-        (("model.layers.{}.input_layernorm.weight", ("hidden",)),),
+        (("model.layers.{}.input_layernorm.weight", ("hidden",)),), only="!post_norm",
     ),
     Row(
         "decoder.layers.self_attention.linear_qkv.weight", ("qkv", "hidden"), GROUPS,
@@ -96,12 +96,24 @@ ROWS = (
         (("model.layers.{}.self_attn.k_norm.weight", ("head",)),), only="qk_norm",
     ),
     Row(
+        "decoder.layers.self_attention.q_layernorm.weight", ("query",), SAME,
+        (("model.layers.{}.self_attn.q_norm.weight", ("query",)),), divided=0, only="post_norm",
+    ),
+    Row(
+        "decoder.layers.self_attention.k_layernorm.weight", ("key",), SAME,
+        (("model.layers.{}.self_attn.k_norm.weight", ("key",)),), divided=0, only="post_norm",
+    ),
+    Row(
         "decoder.layers.self_attention.linear_proj.weight", ("hidden", "query"), SAME,
         (("model.layers.{}.self_attn.o_proj.weight", ("hidden", "query")),), divided=1,
     ),
     Row(
+        "decoder.layers.self_attention.linear_proj.post_norm.weight", ("hidden",), SAME,
+        (("model.layers.{}.post_attention_layernorm.weight", ("hidden",)),), only="post_norm",
+    ),
+    Row(
         "decoder.layers.mlp.linear_fc1.layer_norm_weight", ("hidden",), SAME,
-        (("model.layers.{}.post_attention_layernorm.weight", ("hidden",)),),
+        (("model.layers.{}.post_attention_layernorm.weight", ("hidden",)),), only="!post_norm",
     ),
     Row(  # megatron.core's fused SwiGLU is silu(upper half) x lower half
         "decoder.layers.mlp.linear_fc1.weight", ("gate and up", "hidden"), STACK,
@@ -114,6 +126,10 @@ ROWS = (
     Row(
         "decoder.layers.mlp.linear_fc2.weight", ("hidden", "ffn"), SAME,
         (("model.layers.{}.mlp.down_proj.weight", ("hidden", "ffn")),), divided=1,
+    ),
+    Row(
+        "decoder.layers.mlp.linear_fc2.post_norm.weight", ("hidden",), SAME,
+        (("model.layers.{}.post_feedforward_layernorm.weight", ("hidden",)),), only="post_norm",
     ),
     Row(
         "decoder.final_layernorm.weight", ("hidden",), SAME,

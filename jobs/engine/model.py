@@ -15,7 +15,6 @@ megatron.core.
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Collection, Sequence
 from typing import Any, cast
 
@@ -23,46 +22,15 @@ import torch
 
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 from jobs.engine import device as devices
-from jobs.engine import rope
+from jobs.engine import layers, rope
 
 with devices.quiet():
     from megatron.core import parallel_state, tensor_parallel
     from megatron.core.extensions.transformer_engine import HAVE_TE
     from megatron.core.models.gpt import GPTModel
-    from megatron.core.models.gpt.gpt_layer_specs import (
-        get_gpt_layer_local_spec,
-        get_gpt_layer_with_transformer_engine_spec,
-    )
     from megatron.core.transformer.module import Float16Module
-    from megatron.core.transformer.spec_utils import ModuleSpec
-    from megatron.core.transformer.transformer_block import (
-        TransformerBlockSubmodules,
-        get_num_layers_to_build,
-    )
     from megatron.core.transformer.transformer_config import TransformerConfig
     from megatron.core.utils import get_attr_wrapped_model
-
-WITHOUT_TRANSFORMER_ENGINE = (
-    "transformer-engine is not importable: layers are megatron.core's own, without fused norms and "
-    "fused linear layers; expect a step to take about half as long again"
-)
-
-
-class RMSNorm(torch.nn.RMSNorm):
-    """Root-mean-square norm (Zhang and Sennrich, arXiv 1910.07467) for sequence parallelism.
-
-    The local layer spec's own norm refuses sequence parallelism. This one only adds the mark by
-    which gradients of a weight that every tensor-parallel rank holds are summed over the ranks'
-    parts of the sequence.
-    """
-
-    def __init__(
-        self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **unused: Any
-    ) -> None:
-        del unused
-        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
-        weight: Any = self.weight
-        weight.sequence_parallel = config.sequence_parallel
 
 
 class Decoder(GPTModel):  # type: ignore[misc]
@@ -145,7 +113,7 @@ def build(
         config = transformer_config(spec, parallel, precision, device, for_inference=for_inference)
     network: Any = Decoder(
         config=config,
-        transformer_layer_spec=_block_spec(config, device),
+        transformer_layer_spec=layers.block_spec(spec, config, device),
         vocab_size=spec.padded_vocab_size,
         max_sequence_length=spec.seq_length,
         pre_process=parallel_state.is_pipeline_first_stage(),
@@ -230,7 +198,7 @@ def transformer_config(
     """Return megatron.core's configuration of Llama layers (Touvron et al., arXiv 2307.09288, 2.2).
 
     Biases of query, key and value are those of Qwen 2 (arXiv 2407.10671, 2.2.1), norms of query and
-    key heads those of Qwen 3 (arXiv 2505.09388, 2).
+    key heads those of Qwen 3 (arXiv 2505.09388, 2). ``jobs.engine.layers`` places the norms.
 
     Raises:
         ValueError: megatron.core refuses the combination.
@@ -301,22 +269,3 @@ def _imports(name: str) -> bool:
     except ImportError:
         return False
     return True
-
-
-def _block_spec(config: TransformerConfig, device: torch.device) -> Any:
-    """Return the layers: transformer-engine's on CUDA where it is installed, else megatron.core's.
-
-    Both have the same settings. Those of transformer-engine are unproven: no GPU has run them.
-    """
-    if not devices.is_cpu(device):
-        if HAVE_TE:
-            return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
-        warnings.warn(WITHOUT_TRANSFORMER_ENGINE, stacklevel=3)
-    layer: ModuleSpec = get_gpt_layer_local_spec(normalization="RMSNorm")
-    layer.submodules.input_layernorm = RMSNorm
-    layer.submodules.pre_mlp_layernorm = RMSNorm
-    if config.qk_layernorm:
-        attention = layer.submodules.self_attention.submodules
-        attention.q_layernorm = attention.k_layernorm = RMSNorm
-    layers = [layer] * get_num_layers_to_build(config)
-    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)

@@ -171,6 +171,8 @@ class Model(Section):
     """Whether query, key and value projections have biases (Qwen 2)."""
     qk_norm: bool = False
     """Whether each query and key head is normalised (Qwen 3)."""
+    post_norm: bool = False
+    """Whether norms are behind attention and MLP, and span all query and all key heads (OLMo 2)."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that heads divide the width, groups the heads, and that RoPE finds pairs."""
@@ -190,6 +192,8 @@ class Model(Section):
                 "kv_heads",
                 f"{self.kv_heads} does not divide attention_heads, {self.attention_heads}",
             )
+        if self.qk_norm and self.post_norm:
+            yield "qk_norm", "post_norm normalises queries and keys as a whole; set one of the two"
 
 
 class Parallel(Section):

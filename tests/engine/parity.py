@@ -7,6 +7,7 @@ conversion.
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import torch
@@ -46,6 +47,7 @@ MODELS: dict[str, tuple[str, ModelSpec]] = {
     "other factors": ("Llama", model_spec(**SIZES, head_dim=16, rope_scaling=OTHER_FACTORS)),
     "qwen 2": ("Qwen2", model_spec(**SIZES, qkv_bias=True, norm_eps=1e-6)),
     "qwen 3": ("Qwen3", model_spec(**SIZES, head_dim=16, qk_norm=True, tied_embeddings=True)),
+    "olmo 2": ("Olmo2", model_spec(**SIZES, post_norm=True, rope_theta=5e5)),
 }
 """Models by name: the class of transformers without its suffix, and our settings."""
 
@@ -70,7 +72,7 @@ def reference(family: str, spec: ModelSpec, seed: int) -> Any:
         num_hidden_layers=spec.layers,
         num_attention_heads=spec.attention_heads,
         num_key_value_heads=spec.kv_heads,
-        **({} if family == "Qwen2" else {"head_dim": spec.head_dim}),
+        **({} if family in ("Qwen2", "Olmo2") else {"head_dim": spec.head_dim}),
         **({"sliding_window": None} if family == "Mistral" else {}),
         max_position_embeddings=512,
         rms_norm_eps=spec.norm_eps,
@@ -119,29 +121,45 @@ def whole_tensors(
         whole["output_layer.weight"] = padded("lm_head.weight")
     for number in range(spec.layers):
         layer, ours = f"model.layers.{number}", f"decoder.layers.{number}"
-        attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
         whole |= {
-            f"{ours}.input_layernorm.weight": weights[f"{layer}.input_layernorm.weight"],
-            f"{ours}.pre_mlp_layernorm.weight": weights[f"{layer}.post_attention_layernorm.weight"],
             f"{ours}.self_attention.linear_qkv.weight": grouped(layer, "weight"),
-            f"{ours}.self_attention.linear_proj.weight": weights[f"{attention}.o_proj.weight"],
+            f"{ours}.self_attention.linear_proj.weight": weights[
+                f"{layer}.self_attn.o_proj.weight"
+            ],
             f"{ours}.mlp.linear_fc1.weight": torch.cat(
-                [weights[f"{mlp}.gate_proj.weight"], weights[f"{mlp}.up_proj.weight"]]
+                [weights[f"{layer}.mlp.gate_proj.weight"], weights[f"{layer}.mlp.up_proj.weight"]]
             ),
-            f"{ours}.mlp.linear_fc2.weight": weights[f"{mlp}.down_proj.weight"],
+            f"{ours}.mlp.linear_fc2.weight": weights[f"{layer}.mlp.down_proj.weight"],
         }
         if spec.qkv_bias:
             whole[f"{ours}.self_attention.linear_qkv.bias"] = grouped(layer, "bias")
-        if spec.qk_norm:
-            for one in "qk":
-                norm = weights[f"{attention}.{one}_norm.weight"]
-                whole[f"{ours}.self_attention.{one}_layernorm.weight"] = norm
+        for name, norm in norms(spec).items():
+            whole[f"{ours}.{name}.weight"] = weights[f"{layer}.{norm}.weight"]
     return whole
 
 
-def local_part(name: str, whole: torch.Tensor, rank: int, ranks: int) -> torch.Tensor:
-    """Return a tensor's part on one tensor-parallel rank."""
-    if "norm" in name:
+def norms(spec: ModelSpec) -> dict[str, str]:
+    """Return the norms of a layer: names of transformers by the engine's."""
+    heads = {f"self_attention.{one}_layernorm": f"self_attn.{one}_norm" for one in "qk"}
+    if spec.post_norm:
+        return {
+            "self_attention.linear_proj.post_norm": "post_attention_layernorm",
+            "mlp.linear_fc2.post_norm": "post_feedforward_layernorm",
+            **heads,
+        }
+    return {
+        "input_layernorm": "input_layernorm",
+        "pre_mlp_layernorm": "post_attention_layernorm",
+        **(heads if spec.qk_norm else {}),
+    }
+
+
+def local_part(
+    name: str, whole: torch.Tensor, head_dim: int, rank: int, ranks: int
+) -> torch.Tensor:
+    """Return a tensor's part on one tensor-parallel rank; heads are divided, not one head."""
+    is_of_heads = re.search("[qk]_layernorm", name) and len(whole) > head_dim
+    if "norm" in name and not is_of_heads:
         return whole
     if "linear_fc1" in name:
         return torch.cat([half.chunk(ranks)[rank] for half in whole.chunk(2)])
@@ -168,7 +186,7 @@ def local_tensors(
         if name == "output_layer.weight" and spec.tied_embeddings:
             words = ["embedding", "word_embeddings", "weight"]
         key = ".".join(words)
-        found[name] = local_part(key, whole[key], rank, parallel.tensor)
+        found[name] = local_part(key, whole[key], spec.head_dim, rank, parallel.tensor)
     return found
 
 

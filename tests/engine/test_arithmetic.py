@@ -39,6 +39,7 @@ def test_parameters_of_a_spec_are_those_of_the_model_that_is_built(tmp_path, for
         dataclasses.replace(tiny, layers=1, kv_heads=1, padded_vocab_size=tiny.vocab_size + 64),
         dataclasses.replace(tiny, layers=3, ffn_hidden_size=24),
         dataclasses.replace(tiny, head_dim=48, tied_embeddings=True, qkv_bias=True, qk_norm=True),
+        dataclasses.replace(tiny, post_norm=True),
     ]
 
     given = json.dumps([dataclasses.asdict(shape) for shape in shapes])

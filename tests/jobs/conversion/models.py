@@ -34,6 +34,7 @@ MODELS = {
     "tied": small(tied_embeddings=True),
     "biased": small(attention_heads=8, kv_heads=4, head_dim=8, qkv_bias=True),
     "QK norm": small(attention_heads=8, kv_heads=4, head_dim=16, qk_norm=True),
+    "norms behind": small(attention_heads=8, kv_heads=4, head_dim=6, post_norm=True),
 }
 """One model per row of the weight map's differences."""
 

@@ -62,6 +62,7 @@ def test_llama_2_70b_has_its_published_architecture() -> None:
             "tied_embeddings": False,
             "qkv_bias": False,
             "qk_norm": False,
+            "post_norm": False,
         },
         window=None,
     )
@@ -114,7 +115,7 @@ def test_both_forms_of_rope_are_read(rope: dict[str, Any]) -> None:
         ({"auto_map": {"AutoModel": "m.M"}}, "auto_map is "),
         ({"residual_multiplier": 0.22}, "the field residual_multiplier (0.22) is unknown"),
         ({"use_nope": False}, "the field use_nope (False) is unknown"),
-        ({"model_type": "olmo2"}, "model_type is 'olmo2'; supported are llama, mistral"),
+        ({"model_type": "gemma2"}, "model_type is 'gemma2'; supported are llama, mistral"),
         ({"model_type": None}, "model_type is None"),
         ({"hidden_size": "8192"}, "hidden_size is 8192, not a number"),
         ({"num_hidden_layers": None}, "num_hidden_layers is None"),
@@ -190,6 +191,7 @@ def test_another_model_differs_by_key() -> None:
         {"tied_embeddings": True, "head_dim": 96},
         {"qkv_bias": True},
         {"qk_norm": True},
+        {"post_norm": True},
     ],
 )
 def test_a_written_config_reads_back(fields: dict[str, Any]) -> None:
@@ -199,6 +201,14 @@ def test_a_written_config_reads_back(fields: dict[str, Any]) -> None:
 
     assert list(hf_config.differences(described, spec, spec.vocab_size)) == []
     assert described.window is None
+
+
+def test_the_norm_epsilon_of_a_folder_without_one_is_its_type_s() -> None:
+    content = {name: value for name, value in LLAMA_2_70B.items() if name != "rms_norm_eps"}
+
+    for kind, value in {"llama": 1e-6, "olmo2": 1e-5}.items():
+        described = hf_config.read({**content, "model_type": kind})
+        assert described.architecture["norm_eps"] == value
 
 
 def test_norms_and_biases_together_have_no_class() -> None:

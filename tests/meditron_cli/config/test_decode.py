@@ -184,6 +184,10 @@ def test_heads_must_share_the_width(hidden: int, heads: int, groups: int, messag
             "rope_scaling: {factor: 8, original_max_position: 0}",
             "rope_scaling.original_max_position: must be above 0, found 0",
         ),
+        (
+            "qk_norm: true, post_norm: true",
+            "qk_norm: post_norm normalises queries and keys as a whole; set one of the two",
+        ),
         ("vocab_multiple: 0", "vocab_multiple: must be above 0, found 0"),
     ],
 )

@@ -78,6 +78,17 @@ QWEN_2 = model_spec(  # config.json of Qwen/Qwen2.5-7B
     padded_vocab_size=152064,
     qkv_bias=True,
 )
+OLMO_2 = model_spec(  # config.json of allenai/OLMo-2-1124-7B
+    layers=32,
+    hidden_size=4096,
+    ffn_hidden_size=11008,
+    attention_heads=32,
+    kv_heads=32,
+    seq_length=4096,
+    vocab_size=100352,
+    padded_vocab_size=100352,
+    post_norm=True,
+)
 PAPER_70B = ParallelSpec(8, 8, 2, True, False, "selective")
 
 models = st.builds(
@@ -113,6 +124,7 @@ models = st.builds(
         (ONE, 1_235_814_400),
         (QWEN_3, 596_049_920),
         (QWEN_2, 7_615_616_512),
+        (OLMO_2, 7_298_617_344),
     ],
 )
 def test_the_parameter_count_is_the_published_one(model: ModelSpec, published: int) -> None:
