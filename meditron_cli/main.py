@@ -26,6 +26,7 @@ COMMANDS = {
     "explain": "Explain a configuration value and where it comes from.",
     "schema": "Print the JSON Schema of an experiment or a profile.",
     "fetch": "Download the base model and benchmarks of an experiment.",
+    "tokenizer": "Build the tokenizer of an experiment.",
     "plan": "Show what would run, with what, without submitting.",
     "submit": "Run a stage, or the whole pipeline, on a cluster.",
     "status": "Show the state and progress of runs.",

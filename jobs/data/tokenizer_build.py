@@ -12,13 +12,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import VocabularySpec
+from jobs.contract.units import plural
 from jobs.data import sentencepiece_model, tokenizer_file
 from jobs.data.difficult_texts import difficult_texts
-from jobs.data.tokenizer_file import Encoder, token_table
+from jobs.data.tokenizer_file import Encoder, mismatches, token_table
 
-SENTENCEPIECE = "tokenizer.model"
-JSON = "tokenizer.json"
+MODEL, JSON = "tokenizer.model", "tokenizer.json"
+"""Names of the files in a folder of the Hugging Face format."""
+POINTER = b"version https://git-lfs"
+"""Beginning of what Git LFS puts in place of a large file."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,12 @@ def with_added_tokens(content: dict[str, Any], vocabulary: VocabularySpec) -> di
         ValueError: it is none, has another number of tokens than the registry's base, or one of the
             tokens already.
     """
-    table = token_table(content)
-    if table.size != vocabulary.base_size:
-        added = len(vocabulary.added_tokens)
+    table, base = token_table(content), vocabulary.base_size
+    added = len(vocabulary.added_tokens)
+    if table.size > base or (added and table.size != base):
         raise ValueError(
-            f"it has {table.size} tokens, but model.vocab_size {vocabulary.base_size + added} less "
-            f"{added} of vocabulary.added_tokens is {vocabulary.base_size}"
+            f"it has {plural(table.size, 'token')}, but model.vocab_size ({base + added}) less the "
+            f"{added} of vocabulary.added_tokens is {base}"
         )
     for token in vocabulary.added_tokens:
         if token in table.ids:
@@ -101,6 +105,77 @@ def with_added_tokens(content: dict[str, Any], vocabulary: VocabularySpec) -> di
     }
 
 
+@dataclass(frozen=True)
+class Built:
+    """A tokenizer.json that gave the ids of its reference."""
+
+    data: bytes
+    tokens: int
+    reference: str
+    """Library, version and file that it was compared with."""
+    comparison: Comparison
+
+
+def build(source: Path, vocabulary: VocabularySpec) -> Built:
+    """Make the tokenizer.json of a source and a registry, and compare it with a reference:
+    ``sentencepiece`` where the source has a SentencePiece file, else ``tokenizers`` with the
+    source's own tokenizer.json.
+
+    Args:
+        source: a ``tokenizer.model``, a ``tokenizer.json``, or a folder with either; of a folder,
+            the tokenizer.json is extended and the tokenizer.model is the reference.
+
+    Raises:
+        TaskError: the source cannot serve, or a text has other ids than the reference gives.
+    """
+    import tokenizers
+
+    file, reference_file = source_files(source)
+    try:
+        content = with_added_tokens(read_source(file), vocabulary)
+    except (ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise TaskError(f"{file}: {reason}", HINT_SOURCE) from error
+    table = token_table(content)
+    for mismatch in mismatches(table, vocabulary):
+        raise TaskError(f"{file}: {mismatch.problem}", mismatch.hint)
+    data = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
+    encoder = Encoder.prepare(tokenizers.Tokenizer.from_buffer(data), table, vocabulary)
+    by_json = reference_file.suffix == ".json"
+    make = tokenizers_reference if by_json else sentencepiece_reference
+    reference = make(reference_file, vocabulary)
+    try:
+        comparison = compare(encoder, vocabulary, reference)
+    except Difference as error:
+        message = f"{file}: differs from {reference.name}: {error}"
+        raise TaskError(message, other_source(file, reference_file)) from error
+    return Built(data, table.size, reference.name, comparison)
+
+
+HINT_SOURCE = "name a tokenizer.model, a tokenizer.json, or a folder with either"
+
+
+def other_source(file: Path, reference: Path) -> str:
+    """Return the hint about a difference: a model beside a wrong tokenizer.json is a source too."""
+    if file == reference:
+        return "report this with the versions of the libraries"
+    return f"build from {reference} itself"
+
+
+def source_files(source: Path) -> tuple[Path, Path]:
+    """Return the file to build from and the file of its reference.
+
+    Raises:
+        TaskError: there is no such file, or the folder has none.
+    """
+    if not source.is_dir():
+        return source, source
+    files = [path for name in (JSON, MODEL) if (path := source / name).is_file()]
+    if not files:
+        raise TaskError(f"{source}: no {JSON} or {MODEL} in this folder", HINT_SOURCE)
+    return files[0], files[-1]
+
+
 def read_source(path: Path) -> dict[str, Any]:
     """Return the tokenizer.json of a source without added tokens: a ``tokenizer.json``, or one made
     from a SentencePiece file.
@@ -110,13 +185,18 @@ def read_source(path: Path) -> dict[str, Any]:
         OSError: the file cannot be read.
     """
     if path.stat().st_size > tokenizer_file.MAX_BYTES:
-        raise ValueError("far too large")
+        raise ValueError("far too large for a tokenizer")
     data = path.read_bytes()
-    if path.suffix == ".json":
+    if data.startswith(POINTER):
+        raise ValueError("a pointer of Git LFS in place of the file; `git lfs pull` fetches it")
+    if path.suffix != ".json":
+        return sentencepiece_model.tokenizer_json(sentencepiece_model.read_model(data))
+    try:
         content = json.loads(data)
         token_table(content)
-        return dict(content)
-    return sentencepiece_model.tokenizer_json(sentencepiece_model.read_model(data))
+    except ValueError as error:
+        raise ValueError(f"not a tokenizer.json ({error})") from error
+    return dict(content)
 
 
 def sentencepiece_reference(path: Path, vocabulary: VocabularySpec) -> Reference:
@@ -126,8 +206,8 @@ def sentencepiece_reference(path: Path, vocabulary: VocabularySpec) -> Reference
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
-    size = processor.get_piece_size()
-    numbers = {token: number for number, token in enumerate(vocabulary.added_tokens, size)}
+    start = vocabulary.base_size
+    numbers = {token: number for number, token in enumerate(vocabulary.added_tokens, start)}
     markup = [token for token in numbers if token not in vocabulary.control_tokens]
     longest_first = sorted(markup, key=len, reverse=True)
     cut = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if markup else None

@@ -178,13 +178,24 @@ class Encoder:
         """
         tokenizer = load(ref.path)
         table = require_tokens(ref)
+        return cls.prepare(tokenizer, table, ref.vocabulary, special_tokens_in_text)
+
+    @classmethod
+    def prepare(
+        cls,
+        tokenizer: Tokenizer,
+        table: TokenTable,
+        vocabulary: VocabularySpec,
+        special_tokens_in_text: bool = False,
+    ) -> Encoder:
+        """Make a tokenizer ready, with the tokens of its file, which have those of the registry."""
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = not special_tokens_in_text
         if not special_tokens_in_text:
-            shield_roles(tokenizer, table, ref.vocabulary)
-        bos = ref.vocabulary.bos_token
-        return cls(tokenizer, table.ids[ref.vocabulary.eod_token], table.ids[bos] if bos else None)
+            shield_roles(tokenizer, table, vocabulary)
+        bos = vocabulary.bos_token
+        return cls(tokenizer, table.ids[vocabulary.eod_token], table.ids[bos] if bos else None)
 
     @property
     def vocabulary_size(self) -> int:

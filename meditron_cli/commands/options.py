@@ -23,15 +23,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def target_options(function: F) -> F:
     """Add ``--cluster --size --config --set``: which experiment, on which cluster."""
-    return _target_options(function, required=True)
+    return _target_options(function, size=True, cluster=True)
+
+
+def experiment_options(function: F) -> F:
+    """Add the same options to a command that needs an experiment, on no cluster in particular."""
+    return _target_options(function, size=True, cluster=False)
 
 
 def optional_target_options(function: F) -> F:
     """Add the same options to a command that can take all of them from a run."""
-    return _target_options(function, required=False)
+    return _target_options(function, size=False, cluster=False)
 
 
-def _target_options(function: F, required: bool) -> F:
+def _target_options(function: F, *, size: bool, cluster: bool) -> F:
     for option in (
         click.option(
             "overrides",
@@ -50,14 +55,14 @@ def _target_options(function: F, required: bool) -> F:
         click.option(
             "size",
             "--size",
-            required=required,
+            required=size,
             metavar="NAME",
             help="Recipe: tiny, 1b, 7b, 8b, 13b, 70b.",
         ),
         click.option(
             "cluster",
             "--cluster",
-            required=required,
+            required=cluster,
             metavar="NAME",
             help="Cluster profile; `meditron clusters` lists them.",
         ),

@@ -98,8 +98,8 @@ class Vocabulary(Section):
             for index, token in enumerate(tokens):
                 if token in tokens[:index]:
                     yield f"{key}.{index}", f"{token!r} is listed twice"
-                elif token not in self.added_tokens:
-                    yield f"{key}.{index}", f"{token!r} is not one of added_tokens"
+        if strange := [token for token in self.control_tokens if token not in self.added_tokens]:
+            yield "control_tokens", f"not among added_tokens: {', '.join(strange)}"
         for key in ("eod_token", "bos_token", "eos_token"):
             token = getattr(self, key)
             if token in set(self.added_tokens) - set(self.control_tokens):

@@ -25,7 +25,15 @@ from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.files import cluster_names, size_names
 from meditron_cli.config.yaml_tree import KeyPath, MapNode
 
-__all__ = ["Loaded", "Missing", "cluster_names", "load", "load_cluster", "size_names"]
+__all__ = [
+    "Loaded",
+    "Missing",
+    "cluster_names",
+    "load",
+    "load_cluster",
+    "load_experiment",
+    "size_names",
+]
 
 WEIGHTS_STAGES = ("convert", *TRAINING_STAGES)
 """Stages that cannot begin without ``model.weights``."""
@@ -126,6 +134,23 @@ def load(
         known=layers.known,
         locations=yaml_tree.locations(merged),
     )
+
+
+def load_experiment(
+    cluster: str | None, size: str, config: Path | None, overrides: Sequence[str]
+) -> tuple[Experiment, Cluster | None]:
+    """Read an experiment without its inputs; None requests no cluster.
+
+    Raises:
+        ConfigError: every error of every layer, one a line.
+    """
+    problems = Problems()
+    layers = read_layers(cluster, size, config, overrides, problems)
+    profile = decode_profile(layers.profile, problems)
+    experiment = decode(Experiment, layers.merged(), problems) if layers.recipe else None
+    if problems or experiment is None:
+        raise problems.error()
+    return experiment, profile
 
 
 def load_cluster(name_or_path: str) -> Cluster:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer, pre_tokenizers
 
 import meditron_cli.sample
 from jobs.contract.stage_specs import TokenizerRef, VocabularySpec
-from jobs.data.difficult_texts import difficult_texts
+from jobs.data.difficult_texts import DIFFICULT, difficult_texts
 from jobs.data.exported_tokenizer import exported_files
 from jobs.data.tokenizer_file import Encoder
 
@@ -24,8 +25,8 @@ REPORT = """
 import json, sys
 from transformers import AutoTokenizer
 reports = []
-for folder, texts in json.load(open(sys.argv[1])):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+for folder, texts, options in json.load(open(sys.argv[1])):
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     reports.append({
         "class": type(tokenizer).__name__,
         "ids": [tokenizer(text)["input_ids"] for text in texts],
@@ -92,13 +93,18 @@ def cases(
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def reports(
-    request: pytest.FixtureRequest, cases: dict[str, Case], tmp_path_factory: Any
+    request: pytest.FixtureRequest, cases: dict[str, Case], spm: Path, tmp_path_factory: Any
 ) -> dict[str, dict[str, Any]]:
-    """What one version of transformers makes of every export."""
-    asked = tmp_path_factory.mktemp("asked") / "asked.json"
-    asked.write_text(json.dumps([[str(case.folder), case.texts] for case in cases.values()]))
-    found = json.loads(run(request.param, REPORT, str(asked)))
-    return dict(zip(cases, found, strict=True))
+    """What one version of transformers makes of every export, and of a bare tokenizer.model."""
+    folder = tmp_path_factory.mktemp("asked")
+    shutil.copy(spm, folder)
+    if request.param == "4.57":  # version 5 would take a class that encodes spaces differently
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+    asked: list[Any] = [[str(case.folder), case.texts, {}] for case in cases.values()]
+    asked.append([str(folder), DIFFICULT, {"add_bos_token": False, "split_special_tokens": True}])
+    (folder / "asked.json").write_text(json.dumps(asked))
+    found = json.loads(run(request.param, REPORT, str(folder / "asked.json")))
+    return dict(zip([*cases, "tokenizer.model"], found, strict=True))
 
 
 @pytest.mark.parametrize("name", ["meditron", "bos", "in text", "sample", "prefix space"])
@@ -116,6 +122,12 @@ def test_transformers_gives_the_ids_of_training(
     assert report["size"] == case.encoder.vocabulary_size
     assert report["length"] == 2048
     assert report["hidden"] == ""
+
+
+def test_transformers_converts_a_sentencepiece_file_to_the_same_ids(
+    cases: dict[str, Case], reports: dict[str, dict[str, Any]]
+) -> None:
+    assert reports["tokenizer.model"]["ids"] == cases["meditron"].encoder.encode_all(DIFFICULT)
 
 
 def test_roles_are_those_of_the_registry(reports: dict[str, dict[str, Any]]) -> None:

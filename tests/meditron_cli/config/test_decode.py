@@ -108,8 +108,8 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
          "listed twice"),
         ("vocabulary: {added_tokens: ['']}", "1:29: vocabulary.added_tokens[0]: expected at least "
          "one character, all printable, found ''"),
-        ("vocabulary: {control_tokens: [<CLS>]}", "1:31: vocabulary.control_tokens[0]: '<CLS>' is "
-         "not one of added_tokens"),
+        ("vocabulary: {control_tokens: [<CLS>]}", "1:30: vocabulary.control_tokens: not among "
+         "added_tokens: <CLS>"),
         ("vocabulary: {eos_token: <end>, added_tokens: [<end>]}", "1:25: vocabulary.eos_token: "
          "'<end>' is an added token that texts may contain; list it in control_tokens too"),
         ("vocabulary: {eod_token: ''}", "1:25: vocabulary.eod_token: expected at least one "
