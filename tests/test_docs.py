@@ -156,7 +156,8 @@ def test_a_page_names_only_make_words_there_are(page: Path) -> None:
 
 def options_of(name: str) -> set[str]:
     command: click.Command = importlib.import_module(f"meditron_cli.commands.{name}").command
-    found = {option for parameter in command.params for option in parameter.opts}
+    parts = [command, *(command.commands.values() if isinstance(command, click.Group) else ())]
+    found = {option for part in parts for parameter in part.params for option in parameter.opts}
     return found | {"--help"}
 
 

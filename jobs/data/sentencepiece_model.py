@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 SPACE = "\u2581"
 """Stands for a space inside pieces."""
 BPE = 2
-"""``TrainerSpec.ModelType`` of byte-pair encoding."""
+"""Byte-pair encoding as a model type of the trainer's settings."""
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types."""
 
 
 class Kind(IntEnum):
-    """The kind of a piece (``ModelProto.SentencePiece.Type``)."""
+    """The kind of a piece."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -88,7 +88,7 @@ def read_model(data: bytes) -> SentencePieceModel:
 
 
 def read_piece(data: bytes) -> Piece:
-    """Return a ``ModelProto.SentencePiece``."""
+    """Return the piece of a message."""
     fields = dict(read_fields(data))
     (score,) = struct.unpack("<f", fields.get(2, bytes(4)))
     return Piece(fields[1].decode(), score, fields.get(3, int(Kind.NORMAL)))

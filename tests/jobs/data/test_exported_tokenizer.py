@@ -95,7 +95,7 @@ def cases(
 def reports(
     request: pytest.FixtureRequest, cases: dict[str, Case], spm: Path, tmp_path_factory: Any
 ) -> dict[str, dict[str, Any]]:
-    """What one version of transformers makes of every export, and of a bare tokenizer.model."""
+    """Return what one version makes of every export, and of a bare tokenizer.model."""
     folder = tmp_path_factory.mktemp("asked")
     shutil.copy(spm, folder)
     if request.param == "4.57":  # version 5 would take a class that encodes spaces differently

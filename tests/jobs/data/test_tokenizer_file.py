@@ -28,7 +28,7 @@ def registry(**changes: Any) -> VocabularySpec:
 
 
 def tokenizer(*tokens: AddedToken) -> Tokenizer:
-    """A byte-level tokenizer of single bytes and <s>, with these tokens after them."""
+    """Return a byte-level tokenizer of single bytes and <s>, with these tokens after them."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {"<s>": 0, **{character: i for i, character in enumerate(alphabet, 1)}}
     made = Tokenizer(models.BPE(vocabulary, []))
@@ -50,11 +50,6 @@ def load(folder: Path, made: Tokenizer, vocabulary: VocabularySpec, **options: A
     path = folder / "tokenizer.json"
     made.save(str(path))
     return Encoder.load(TokenizerRef(str(path), "", vocabulary), **options)
-
-
-def as_text(text: str) -> list[int]:
-    """Ids of a text without any added token: one per byte."""
-    return tokenizer().encode(text, add_special_tokens=False).ids
 
 
 def test_markup_becomes_its_ids_and_control_tokens_stay_text(tmp_path: Path) -> None:
