@@ -11,6 +11,7 @@ import pytest
 
 from jobs.contract import done_markers, specs
 from jobs.contract.files import read_json
+from jobs.contract.stage_specs import RopeScaling
 
 from .conftest import INTERPRETED, SPEC, Run, new_run
 
@@ -168,18 +169,32 @@ def test_a_checkpoint_gives_the_same_validation_loss_whatever_the_padding(
     assert run.validations()[4] == pytest.approx(padded.validations()[4], abs=1e-6)
 
 
+EVERYTHING = {
+    "head_dim": 32,
+    "rope_scaling": RopeScaling(8.0, 1.0, 4.0, 16),
+    "tied_embeddings": True,
+    "qkv_bias": True,
+    "qk_norm": True,
+}
+"""Changes to a model: each adds tensors or shapes of its own."""
+
+
 @pytest.mark.parametrize(
-    ("sizes", "distributed"),
+    ("changes", "sizes", "distributed"),
     [
-        ({"pipeline": 2}, True),
-        pytest.param({"pipeline": 2}, False, marks=FULL),
-        pytest.param({"pipeline": 2, "data": 2}, True, marks=FULL),
-        pytest.param({"tensor": 2, "pipeline": 2}, True, marks=FULL),
+        (EVERYTHING, {"pipeline": 2}, True),
+        ({"post_norm": True}, {"tensor": 2}, True),
+        pytest.param(EVERYTHING, {"pipeline": 2}, False, marks=FULL),
+        pytest.param(EVERYTHING, {"pipeline": 2, "data": 2}, True, marks=FULL),
+        pytest.param(EVERYTHING, {"tensor": 2, "pipeline": 2}, True, marks=FULL),
+        pytest.param({"post_norm": True}, {"tensor": 2, "pipeline": 2}, False, marks=FULL),
     ],
 )
-def test_tied_embeddings_are_one_tensor_in_every_layout(make_run, layout, sizes, distributed):
-    tied = dataclasses.replace(SPEC.model, tied_embeddings=True)
-    options = {"model": tied, "save_interval": 4, "keep_checkpoints": 8}
+def test_models_of_other_families_resume_in_another_layout(
+    make_run, layout, changes, sizes, distributed
+):
+    options = {"save_interval": 4, "keep_checkpoints": 8}
+    options["model"] = dataclasses.replace(SPEC.model, **changes)
     whole = make_run("whole", **options, parallel=layout(distributed_optimizer=distributed))
     whole.finish()
     split = make_run(
@@ -196,7 +211,7 @@ def test_tied_embeddings_are_one_tensor_in_every_layout(make_run, layout, sizes,
     assert split.validations()[8] == pytest.approx(whole.validations()[8], abs=1e-5)
     names = (split.root / "checkpoints/iter_0000008/.metadata").read_bytes()
     assert b"embedding.word_embeddings.weight" in names
-    assert b"output_layer" not in names
+    assert (b"output_layer" in names) is not options["model"].tied_embeddings
 
 
 def take_over(source: Path, target: Path) -> None:
