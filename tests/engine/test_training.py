@@ -22,7 +22,7 @@ FULL = pytest.mark.full
 
 @pytest.fixture(scope="session")
 def padded(tokens, fork_server, tmp_path_factory) -> Run:
-    """A finished run of four steps; the embedding of its model has 32 rows of padding."""
+    """Return a finished run of four steps; the embedding of its model has 32 rows of padding."""
     run = new_run(tmp_path_factory.mktemp("padded") / "run", tokens, fork_server, train_steps=4)
     run.finish()
     return run
