@@ -17,14 +17,14 @@ from jobs.contract.stage_specs import ModelSpec, ParallelSpec, RopeScaling
 from ..model_specs import model_spec
 
 VOCABULARY = 100
-"""Tokens, of which two tensor-parallel ranks can hold half each, without padding."""
+"""Tokens, which two or four tensor-parallel ranks can share without padding."""
 
 SIZES: dict[str, Any] = {
     "layers": 2,
     "hidden_size": 32,
     "ffn_hidden_size": 48,
-    "attention_heads": 4,
-    "kv_heads": 2,
+    "attention_heads": 8,
+    "kv_heads": 4,
     "seq_length": 64,
     "vocab_size": VOCABULARY,
     "padded_vocab_size": 128,
@@ -35,7 +35,7 @@ LLAMA_3_2 = RopeScaling(32.0, 1.0, 4.0, 32)
 OTHER_FACTORS = RopeScaling(3.0, 1.5, 7.0, 40)
 
 MODELS: dict[str, tuple[str, ModelSpec]] = {
-    "llama 2": ("Llama", model_spec(**SIZES | {"kv_heads": 4})),
+    "llama 2": ("Llama", model_spec(**SIZES | {"kv_heads": 8})),
     "llama 2 with groups": ("Llama", model_spec(**SIZES, norm_eps=1e-3)),
     "mistral": ("Mistral", model_spec(**SIZES, rope_theta=1e6)),
     "wide heads": ("Llama", model_spec(**SIZES, head_dim=16, rope_theta=5e5)),

@@ -76,7 +76,7 @@ def layout(tensor: int = 1, pipeline: int = 1) -> dict:
     }
 
 
-@pytest.mark.parametrize("tensor", [1, 2])
+@pytest.mark.parametrize("tensor", [1, 2, pytest.param(4, marks=pytest.mark.full)])
 def test_logits_and_greedy_continuations_are_those_of_transformers(tmp_path, fork_server, tensor):
     given = json.dumps({"layout": layout(tensor)})
 
@@ -160,7 +160,13 @@ device.end()
 
 @pytest.mark.parametrize(
     ("tensor", "pipeline"),
-    [(1, 1), (2, 1), (1, 2), pytest.param(2, 2, marks=pytest.mark.full)],
+    [
+        (1, 1),
+        (2, 1),
+        (1, 2),
+        pytest.param(2, 2, marks=pytest.mark.full),
+        pytest.param(4, 2, marks=pytest.mark.full),
+    ],
 )
 def test_losses_and_gradients_are_those_of_transformers_whatever_the_padding(
     tmp_path, fork_server, tensor, pipeline
