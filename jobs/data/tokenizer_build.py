@@ -133,14 +133,18 @@ def build(source: Path, vocabulary: VocabularySpec) -> Built:
     file, reference_file = source_files(source)
     try:
         content = with_added_tokens(read_source(file), vocabulary)
-    except (ValueError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise TaskError(f"{file}: {reason}", HINT_SOURCE) from error
+    except ValueError as error:
+        raise TaskError(f"{file}: {error}", HINT_SOURCE) from error
     table = token_table(content)
     for mismatch in mismatches(table, vocabulary):
         raise TaskError(f"{file}: {mismatch.problem}", mismatch.hint)
     data = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode()
-    encoder = Encoder.prepare(tokenizers.Tokenizer.from_buffer(data), table, vocabulary)
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(data)
+    except Exception as error:  # the library raises nothing more specific
+        message = f"{file}: not a tokenizer.json of Hugging Face tokenizers ({error})"
+        raise TaskError(message, HINT_SOURCE) from error
+    encoder = Encoder.prepare(tokenizer, table, vocabulary)
     by_json = reference_file.suffix == ".json"
     make = tokenizers_reference if by_json else sentencepiece_reference
     reference = make(reference_file, vocabulary)
@@ -173,7 +177,45 @@ def source_files(source: Path) -> tuple[Path, Path]:
     files = [path for name in (JSON, MODEL) if (path := source / name).is_file()]
     if not files:
         raise TaskError(f"{source}: no {JSON} or {MODEL} in this folder", HINT_SOURCE)
-    return files[0], files[-1]
+    serves = is_sentencepiece(files[-1])
+    return files[0], files[-1] if serves else files[0]
+
+
+def is_sentencepiece(path: Path) -> bool:
+    """Return whether a file is a SentencePiece model; Llama 3's file of that name is not.
+
+    Raises:
+        TaskError: the file cannot be read, or Git LFS has put a pointer in its place.
+    """
+    try:
+        sentencepiece_model.read_model(read_bytes(path))
+    except Unreadable as error:
+        raise TaskError(f"{path}: {error}", HINT_SOURCE) from error
+    except ValueError:
+        return False
+    return True
+
+
+class Unreadable(ValueError):
+    """A file that cannot be read, or is not the one that its name promises."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a tokenizer's file.
+
+    Raises:
+        Unreadable: there is none, or Git LFS has put a pointer in its place.
+    """
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= tokenizer_file.MAX_BYTES else b""
+    except OSError as error:
+        raise Unreadable(error.strerror) from error
+    if size > tokenizer_file.MAX_BYTES:
+        raise Unreadable("far too large for a tokenizer")
+    if data.startswith(POINTER):
+        raise Unreadable("a pointer of Git LFS in place of the file; `git lfs pull` fetches it")
+    return data
 
 
 def read_source(path: Path) -> dict[str, Any]:
@@ -181,14 +223,9 @@ def read_source(path: Path) -> dict[str, Any]:
     from a SentencePiece file.
 
     Raises:
-        ValueError: neither, or a model that cannot be expressed.
-        OSError: the file cannot be read.
+        ValueError: it cannot be read, is neither, or a model that cannot be expressed.
     """
-    if path.stat().st_size > tokenizer_file.MAX_BYTES:
-        raise ValueError("far too large for a tokenizer")
-    data = path.read_bytes()
-    if data.startswith(POINTER):
-        raise ValueError("a pointer of Git LFS in place of the file; `git lfs pull` fetches it")
+    data = read_bytes(path)
     if path.suffix != ".json":
         return sentencepiece_model.tokenizer_json(sentencepiece_model.read_model(data))
     try:

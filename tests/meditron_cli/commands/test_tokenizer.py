@@ -157,6 +157,29 @@ def test_a_folder_without_a_model_is_compared_with_its_own_file(
     assert Tokenizer.from_file("made.json").token_to_id("[fig]") == 4097
 
 
+def test_a_model_beside_it_that_is_no_sentencepiece_file_is_no_reference(
+    meditron: Bench, tmp_path: Path
+) -> None:
+    """Llama 3 is published with a file of tiktoken under this name."""
+    shutil.copy(SAMPLE, tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\n")
+
+    result = meditron(*words(4096, tmp_path, "-o", "made.json", added=("[fig]",)))
+
+    assert result.exit_code == 0, result.output
+    assert " and the unmodified tokenizer.json: identical ids" in result.stdout
+
+
+def test_a_pointer_beside_it_is_refused(meditron: Bench, tmp_path: Path) -> None:
+    shutil.copy(SAMPLE, tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\n")
+
+    result = meditron(*words(4096, tmp_path, "-o", "made.json", added=("[fig]",)))
+
+    assert result.exit_code == 2
+    assert "tokenizer.model: a pointer of Git LFS" in result.stderr
+
+
 def test_a_metaspace_that_marks_only_the_first_word_is_kept(
     meditron: Bench, tmp_path: Path, spm: Path
 ) -> None:
@@ -227,6 +250,18 @@ def test_a_source_that_cannot_serve_is_refused(
     assert result.exit_code == 2
     assert result.stderr.splitlines()[0] == f"error: base/{name}: {message}"
     assert not Path("made.json").exists()
+
+
+def test_a_file_that_only_looks_like_a_tokenizer_is_refused(meditron: Bench) -> None:
+    content = {"model": {"vocab": {f"{number}": number for number in range(PIECES)} | {"<s>": 0}}}
+    Path("tokenizer.json").unlink()
+    Path("base.json").write_text(json.dumps(content))
+
+    result = meditron(*words(PIECES, "base.json"))
+
+    assert result.exit_code == 2
+    assert "base.json: not a tokenizer.json of Hugging Face tokenizers (" in result.stderr
+    assert not Path("tokenizer.json").exists()
 
 
 def test_a_folder_without_a_tokenizer_and_a_missing_file_are_refused(meditron: Bench) -> None:
