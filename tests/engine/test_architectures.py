@@ -93,6 +93,37 @@ def test_logits_and_greedy_continuations_are_those_of_transformers(tmp_path, for
             assert result["same_frequencies"], name
 
 
+COMPARE_FREQUENCIES = """
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from jobs.contract.stage_specs import RopeScaling
+from jobs.engine import rope
+
+for head_dim, factor in (128, 8.0), (64, 32.0), (128, 1.0):
+    config = LlamaConfig(
+        hidden_size=8 * head_dim,
+        num_attention_heads=8,
+        max_position_embeddings=131072,
+        rope_parameters={
+            "rope_type": "llama3", "rope_theta": 500000.0, "factor": factor,
+            "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    )
+    theirs = LlamaRotaryEmbedding(config).inv_freq
+    ours = rope.inverse_frequencies(head_dim, 500000.0, RopeScaling(factor, 1.0, 4.0, 8192))
+    plain = rope.inverse_frequencies(head_dim, 500000.0, None)
+    print(torch.equal(ours, theirs), int((ours == plain).sum()), int((ours < plain).sum()))
+"""
+
+
+def test_frequencies_of_llama_3_are_those_of_transformers_to_the_last_bit(tmp_path, fork_server):
+    printed = fork_server.run(COMPARE_FREQUENCIES, tmp_path)
+
+    assert printed.splitlines() == ["True 29 35", "True 15 17", "True 64 0"]
+
+
 COMPARE_GRADIENTS = (
     BEGIN
     + """
