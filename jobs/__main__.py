@@ -17,6 +17,7 @@ from jobs.contract.job import node_name
 from jobs.contract.stage_specs import STAGE_KINDS, STAGES
 from jobs.runtime import heartbeat
 from jobs.runtime.context import STOP_SIGNALS, Context, context_from
+from jobs.runtime.offline import work_offline
 from jobs.runtime.rank_exit import describe_error, write_rank_exit
 
 
@@ -27,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("index", type=int)
     args = parser.parse_args(argv)
+    work_offline()
     try:
         context = context_from(args.run_dir, args.stage, args.index, os.environ)
     except TaskError as error:

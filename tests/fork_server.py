@@ -191,9 +191,11 @@ def load() -> None:
     from jobs.engine.cpu_backend import _install_stand_ins
 
     _install_stand_ins()
+    from jobs.runtime.offline import work_offline
     from jobs.stages import evaluate, pretrain
 
-    evaluate.work_offline(Path(tempfile.gettempdir()))
+    work_offline()
+    evaluate.keep_to_itself(Path(tempfile.gettempdir()))
     from jobs.engine import checkpoint, dataset, model, optim, sharded_state, trainer
     from jobs.evaluation import benchmarks, harness_model
 

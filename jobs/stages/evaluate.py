@@ -53,7 +53,7 @@ def evaluate(
     """Score the checkpoint on the questions and write the results."""
     spec = cast(EvaluateSpec, context.task.spec)
     checkpoint, record = selection.find(choice, spec.model, spec.tokenizer, "evaluated")
-    work_offline(context.scratch)
+    keep_to_itself(context.scratch)
     if context.rank == 0:
         context.progress(0, len(questions), "questions", phase="startup")
     try:
@@ -96,15 +96,12 @@ def choose(
     return test[: spec.limit or None], random.Random(spec.seed).sample(train, spec.shots)
 
 
-def work_offline(scratch: Path) -> None:
-    """Keep the Hugging Face libraries off the network, out of the home folder and quiet.
+def keep_to_itself(scratch: Path) -> None:
+    """Keep the Hugging Face libraries out of the home folder and quiet.
 
     They read these variables at import, so call this before the first import.
     """
     os.environ.update(
-        HF_HUB_OFFLINE="1",
-        HF_DATASETS_OFFLINE="1",
-        HF_EVALUATE_OFFLINE="1",
         HF_HOME=str(scratch / "huggingface"),
         LM_HARNESS_CACHE_PATH=str(scratch / "harness"),
         TOKENIZERS_PARALLELISM="false",

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.__main__ import MODULES
 from jobs.contract.files import read_json
-from jobs.contract.stage_specs import STAGES
+from jobs.contract.stage_specs import STAGE_KINDS
 
 from .conftest import REPOSITORY, Workbench
 
@@ -28,9 +27,32 @@ def jobs(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_stage_has_a_module() -> None:
-    assert set(MODULES) == set(STAGES)
-    for module in MODULES.values():
-        assert REPOSITORY.joinpath(*module.split(".")).with_suffix(".py").is_file()
+    for kind in STAGE_KINDS.values():
+        assert REPOSITORY.joinpath(*kind.module.split(".")).with_suffix(".py").is_file()
+
+
+IMPORTS_OF_A_RANK = """
+import runpy
+try:
+    runpy.run_module("jobs", run_name="__main__", alter_sys=True)
+except SystemExit:
+    import datasets.config
+    from huggingface_hub import constants
+    print(constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)
+"""
+
+
+def test_a_rank_keeps_the_hub_s_libraries_off_the_network(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS_OF_A_RANK, "curate", str(tmp_path), "0"],
+        cwd=REPOSITORY,
+        env={**os.environ, "HF_HUB_OFFLINE": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout == "True True\n", done.stderr
 
 
 def test_an_unknown_stage_is_a_usage_error(tmp_path: Path) -> None:
