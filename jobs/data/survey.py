@@ -160,7 +160,8 @@ def survey(
         TaskError: a file is missing, damaged or not what tokenize wrote; there is no training data;
             or a token is not in the model's vocabulary.
     """
-    surveyor = _Surveyor(run, spec.model.vocab_size, _written(run), report)
+    registry = specs.digest(spec.tokenizer.vocabulary)
+    surveyor = _Surveyor(run, spec.model.vocab_size, registry, _written(run), report)
     train = surveyor.sources(spec.train_prefixes)
     if not train:
         raise TaskError(
@@ -177,10 +178,17 @@ def survey(
 
 
 def _written(run: RunDir) -> dict[str, dict[str, Any]]:
-    """Return the outputs of tokenize by path, as its done markers describe them."""
+    """Return the outputs of tokenize by path, as its done markers describe them, each with the
+    digest of the vocabulary registry it was made with.
+    """
     paths = sorted(run.done_folder("tokenize").glob("*.json"))
     markers = _side_by_side(done_markers.read, paths)
-    return {item["path"]: item for marker in markers if marker for item in marker.outputs}
+    return {
+        item["path"]: {**item, "vocabulary": marker.summary.get("vocabulary")}
+        for marker in markers
+        if marker
+        for item in marker.outputs
+    }
 
 
 def _side_by_side(function: Callable[[Any], Any], items: Any) -> Iterator[Any]:
@@ -194,6 +202,8 @@ class _Surveyor:
 
     run: RunDir
     vocab_size: int
+    registry: str
+    """Digest of the vocabulary registry."""
     written: Mapping[str, Mapping[str, Any]]
     """The outputs of tokenize by path."""
     report: Callable[[], None]
@@ -244,6 +254,9 @@ class _Surveyor:
         recorded_index = self.written.get(f"{prefix}.idx", {}).get("sha256")
         if recorded is None or recorded_index is None:
             raise TaskError(f"{binary} has no done marker of tokenize", f"{RESUME} makes it again")
+        if recorded["vocabulary"] != self.registry:
+            message = f"{binary} was tokenized with another vocabulary registry than this run's"
+            raise TaskError(message, f"{RESUME} makes it again")
         stored = str(recorded["sha256"])
         if index_digest != recorded_index:
             raise _altered(binary.with_suffix(".idx"))

@@ -306,7 +306,7 @@ def copy_tokens(source: Path, run: rundir.RunDir, prefix: str) -> None:
         spec_digest="",
         inputs=[],
         outputs=outputs,
-        summary={},
+        summary={"vocabulary": specs.digest(SPEC.tokenizer.vocabulary)},
         seconds=0.0,
     )
 

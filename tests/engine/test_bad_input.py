@@ -66,9 +66,20 @@ def test_an_index_cut_short(make_run):
     assert "00002.idx is not a complete index of tokens" in refusal(run)
 
 
-def test_an_end_of_document_token_the_tokenizer_lacks(make_run):
+def test_tokens_made_with_another_vocabulary_registry(make_run):
     run = make_run()
     run.change(tokenizer=tokenizer_ref("tokenizer.json", run.spec.tokenizer.sha256, "</s>"))
+
+    assert "was tokenized with another vocabulary registry than this run's" in refusal(run)
+
+
+def test_a_tokenizer_that_is_not_that_of_the_registry(make_run):
+    run = make_run()
+    run.change(
+        train_prefixes=tuple(str(run.files.path(name)) for name in run.spec.train_prefixes),
+        validation_prefixes=(),
+        tokenizer=tokenizer_ref("tokenizer.json", run.spec.tokenizer.sha256, "</s>"),
+    )
 
     words = refusal(run)
     assert "tokenizer.json: no token '</s>' in the vocabulary" in words

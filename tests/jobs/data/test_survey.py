@@ -15,9 +15,10 @@ from typing import Any
 import numpy
 import pytest
 
-from jobs.contract import done_markers
+from jobs.contract import done_markers, specs
 from jobs.contract.errors import TaskError
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import TokenizerRef
 from jobs.data.indexed_dataset import IndexedWriter
 from jobs.data.survey import (
     SAMPLED_BLOCKS,
@@ -27,6 +28,8 @@ from jobs.data.survey import (
     sampled_sha256,
     survey,
 )
+
+from ...model_specs import vocabulary_spec
 
 LARGE = 200_000
 """Tokens of a dataset of which blocks are sampled, not all bytes read."""
@@ -69,7 +72,8 @@ def tokenize(run: RunDir, prefix: str, tokens: int, index: int = 0) -> None:
     write_dataset(run.path(prefix), tokens)
     outputs = [done_markers.describe_file(run, f"{prefix}{end}") for end in (".bin", ".idx")]
     outputs[0]["sampled_sha256"] = sampled_sha256(run.path(f"{prefix}.bin"))
-    facts: dict[str, Any] = {"spec_digest": "", "inputs": [], "summary": {}, "seconds": 0.0}
+    summary = {"vocabulary": specs.digest(vocabulary_spec(0))}
+    facts: dict[str, Any] = {"spec_digest": "", "inputs": [], "summary": summary, "seconds": 0.0}
     done_markers.write_done(run, "tokenize", index, outputs=outputs, **facts)
 
 
@@ -83,6 +87,17 @@ def alter(path: Path, offset: int, *, keep_time: bool) -> None:
         file.write(bytes([byte[0] ^ 1]))
     moment = before.st_mtime_ns if keep_time else before.st_mtime_ns + 10**9
     os.utime(path, ns=(moment, moment))
+
+
+def test_tokens_of_another_registry_are_refused_by_name(run: RunDir, survey_of: Survey) -> None:
+    other = TokenizerRef("", "", vocabulary_spec(0, bos_token="<s>"))
+
+    with pytest.raises(TaskError) as refusal:
+        survey_of(tokenizer=other)
+
+    assert refusal.value.message == (
+        f"{run.path(OWN)}.bin was tokenized with another vocabulary registry than this run's"
+    )
 
 
 def between_samples(path: Path) -> int:
