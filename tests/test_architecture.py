@@ -53,7 +53,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs.health",
     },
     "meditron_cli.config": LOWEST | {"meditron_cli.errors"},
-    "meditron_cli.hub": LOWEST | {"meditron_cli.errors", "meditron_cli.config"},
+    "meditron_cli.hub": LOWEST | {"meditron_cli", "meditron_cli.errors", "meditron_cli.config"},
     "meditron_cli.plan": LOWEST | {"meditron_cli.errors", "meditron_cli.config"},
     "meditron_cli.sample": LOWEST,
     "meditron_cli.scheduler": NODE

@@ -13,12 +13,13 @@ import hashlib
 import json
 import shlex
 import shutil
-import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
 from typing import BinaryIO
 
 from jobs.contract.files import fsync_folder, fsync_tree, sha256, write_bytes
@@ -31,6 +32,8 @@ from meditron_cli.hub.repository import Hub, HubFile, Listing
 PART = ".part"
 CONNECTIONS = 4
 """Files downloaded side by side; a guess, for sites where one connection does not fill the link."""
+STOP_SECONDS = 2.0
+"""Wait for threads after an error or Ctrl-C; one that hangs in the network is left behind."""
 BLOCK = 1 << 20
 FORMAT = 1
 
@@ -88,7 +91,7 @@ class Stopped(Exception):
 class PartFile:
     """A file that a thread writes to, until all threads are to stop."""
 
-    def __init__(self, file: BinaryIO, progress: Progress, stop: threading.Event) -> None:
+    def __init__(self, file: BinaryIO, progress: Progress, stop: Event) -> None:
         self._file = file
         self._progress = progress
         self._stop = stop
@@ -249,49 +252,69 @@ def write_record(wanted: Wanted, listing: Listing) -> None:
 
 
 def download_all(wanted: Wanted, hub: Hub, listing: Listing, progress: Progress) -> None:
-    """Download every file that is not complete; the first error ends all."""
-    stop = threading.Event()
-    open_files = [file for file in listing.files if not (wanted.staging / file.path).is_file()]
-    with ThreadPoolExecutor(CONNECTIONS) as pool:
+    """Download every file that is not complete, large ones first; the first error ends all."""
+    transfer = Transfer(wanted, hub, listing.commit, progress)
+    for file in sorted(listing.files, key=lambda file: -file.bytes):
+        if not (wanted.staging / file.path).is_file():
+            transfer.files.put(file)
+    # No pool: at its end a program waits for the threads of one, a minute where the network hangs.
+    threads = [Thread(target=transfer.run, daemon=True) for _ in range(CONNECTIONS)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in threads:
+            error = transfer.ends.get()
+            if error is not None:
+                raise error
+    finally:
+        transfer.stop.set()
+        deadline = time.monotonic() + STOP_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """The download of some files of one commit, by several threads."""
+
+    wanted: Wanted
+    hub: Hub
+    commit: str
+    progress: Progress
+    files: SimpleQueue[HubFile] = field(default_factory=SimpleQueue)
+    ends: SimpleQueue[BaseException | None] = field(default_factory=SimpleQueue)
+    """The error of each thread, or None."""
+    stop: Event = field(default_factory=Event)
+
+    def run(self) -> None:
+        """Download files until there is none left; a thread does this."""
         try:
-            results = [
-                pool.submit(download_one, wanted, hub, listing.commit, file, progress, stop)
-                for file in sorted(open_files, key=lambda file: -file.bytes)
-            ]
-            for result in as_completed(results):
-                result.result()
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+            while not self.stop.is_set():
+                self.download(self.files.get_nowait())
+        except Empty:
+            self.ends.put(None)
+        except BaseException as error:
+            self.ends.put(error)
 
-
-def download_one(
-    wanted: Wanted,
-    hub: Hub,
-    commit: str,
-    file: HubFile,
-    progress: Progress,
-    stop: threading.Event,
-) -> None:
-    """Download one file behind what is there of it, verify it, and give it its name."""
-    path = wanted.staging / file.path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(path)
-    if size_of(part) > file.bytes:
-        part.unlink()
-    with part.open("ab") as target:
-        present = target.tell()
-        hub.read(wanted.kind, wanted.name, commit, file, PartFile(target, progress, stop), present)
-    fault = digest_fault(part, file)
-    if fault:
-        part.unlink()
-        raise MeditronError(
-            f"{file.path} of {wanted.title} arrived damaged: {fault}; it was removed",
-            hint="repeat the command, which downloads this file again",
-        )
-    part.replace(path)
-    progress.finish(file)
+    def download(self, file: HubFile) -> None:
+        """Download one file behind what is there of it, verify it, and give it its name."""
+        wanted, path = self.wanted, self.wanted.staging / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = part_of(path)
+        if size_of(part) > file.bytes:
+            part.unlink()
+        with part.open("ab") as target:
+            present, written = target.tell(), PartFile(target, self.progress, self.stop)
+            self.hub.read(wanted.kind, wanted.name, self.commit, file, written, present)
+        fault = digest_fault(part, file)
+        if fault:
+            part.unlink()
+            raise MeditronError(
+                f"{file.path} of {wanted.title} arrived damaged: {fault}; it was removed",
+                hint="repeat the command, which downloads this file again",
+            )
+        part.replace(path)
+        self.progress.finish(file)
 
 
 def digest_fault(path: Path, file: HubFile) -> str:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
+from meditron_cli import __version__
 from meditron_cli.config.weights import HubName, download_command
 from meditron_cli.errors import ConfigError, MeditronError
 
@@ -65,7 +66,8 @@ class Hub:
         self._token = token
         self._token_place = token_place
         # False keeps the library from sending a token that a person stored for other programs.
-        self._api = HfApi(endpoint=self.endpoint, token=token or False)
+        self._program = {"library_name": "meditron", "library_version": __version__}
+        self._api = HfApi(endpoint=self.endpoint, token=token or False, **self._program)
 
     def listing(self, kind: str, name: HubName) -> Listing:
         """Return the files of a revision.
@@ -105,14 +107,20 @@ class Hub:
             MeditronError: the hub does not answer.
             OSError: the target cannot be written.
         """
-        from huggingface_hub import hf_hub_url
+        from huggingface_hub import constants, hf_hub_url
         from huggingface_hub.file_download import http_get
         from huggingface_hub.utils import build_hf_headers
 
         url = hf_hub_url(
             name.repository, file.path, repo_type=kind, revision=commit, endpoint=self.endpoint
         )
-        headers = {**build_hf_headers(token=self._token or False), "Accept-Encoding": "identity"}
+        if file.bytes > constants.MAX_HTTP_DOWNLOAD_SIZE:
+            raise ConfigError(
+                f"{file.path} of {name} is larger than the hub serves over HTTP",
+                hint=f"`{download_command(name, None)} --local-dir FOLDER` downloads it otherwise",
+            )
+        headers = build_hf_headers(token=self._token or False, **self._program)
+        headers["Accept-Encoding"] = "identity"
         with self.explained(kind, name):
             http_get(
                 url,

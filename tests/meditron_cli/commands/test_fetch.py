@@ -214,6 +214,19 @@ def test_after_a_kill_the_next_fetch_continues_in_the_middle_of_a_file(site: Sit
     assert [item for item in site.hub.ranges if item[0] == SHARD] == [(SHARD, f"bytes={kept}-")]
 
 
+def test_ctrl_c_ends_a_fetch_while_the_network_hangs(site: Site) -> None:
+    site.hub.faults.hold_after = 0
+    process = site.start()
+    assert site.hub.faults.holding.wait(60)
+
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)  # the library's retries take a minute
+
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "interrupted"
+    assert not site.model.exists()
+
+
 def test_an_interrupted_fetch_continues_with_its_commit_after_the_branch_moved(site: Site) -> None:
     faults, repository = site.hub.faults, site.hub.repositories["model", NAME]
     faults.damaged = {SHARD}
