@@ -229,7 +229,8 @@ def missing_inputs(
         yield unnamed(config, ("curate",), where, "no documents are named", "list files or folders")
     if not experiment.tokenize.tokenizer:
         where = ("tokenize", "tokenizer")
-        yield unnamed(config, TOKENIZER_STAGES, where, "no tokenizer.json is named", "name one")
+        advice = "name one; `meditron tokenizer build --help` shows how to make one"
+        yield unnamed(config, TOKENIZER_STAGES, where, "no tokenizer.json is named", advice)
     for stages, where, path in inputs(experiment):
         if not path.exists():
             yield Missing(stages, sentence(root, where, f"{path}: no such file or folder"))
