@@ -16,11 +16,10 @@ from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import VocabularySpec
 from jobs.contract.units import plural
 from jobs.data import sentencepiece_model, tokenizer_file
+from jobs.data.base_tokenizer import JSON, MODEL
 from jobs.data.difficult_texts import difficult_texts
 from jobs.data.tokenizer_file import Encoder, mismatches, token_table
 
-MODEL, JSON = "tokenizer.model", "tokenizer.json"
-"""Names of the files in a folder of the Hugging Face format."""
 POINTER = b"version https://git-lfs"
 """Beginning of what Git LFS puts in place of a large file."""
 

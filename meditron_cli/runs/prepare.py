@@ -5,6 +5,7 @@ before anything is created.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -168,7 +169,7 @@ def problems(loaded: Loaded, stages: Collection[str]) -> list[str]:
             if place:
                 sentences += path_problems(f"evaluate.benchmarks ({benchmark.name})", place)
     if experiment.tokenize.tokenizer and set(TOKENIZER_STAGES) & set(stages):
-        sentences += tokenizer_problems(experiment, experiment.tokenize.tokenizer)
+        sentences += tokenizer_problems(loaded, experiment.tokenize.tokenizer)
     return sentences
 
 
@@ -186,12 +187,13 @@ def path_problems(key: str, path: Path) -> Iterator[str]:
         yield f"{key}: {path} is empty"
 
 
-def tokenizer_problems(experiment: Experiment, path: Path) -> Iterator[str]:
+def tokenizer_problems(loaded: Loaded, path: Path) -> Iterator[str]:
     """Yield a sentence for a tokenizer that is not a tokenizer.json, too large for the model, or
-    not that of the vocabulary registry.
+    not that of the vocabulary registry or of the base model.
     """
     from meditron_cli.plan.stages import vocabulary_spec
 
+    experiment = loaded.experiment
     unreadable = list(path_problems("tokenize.tokenizer", path))
     if unreadable or not path.exists():
         yield from unreadable
@@ -207,8 +209,39 @@ def tokenizer_problems(experiment: Experiment, path: Path) -> Iterator[str]:
             f"tokenize.tokenizer: {path} has {table.size} tokens, the model only {rows}; "
             f"set model.vocab_size to {table.size} or more"
         )
-    for mismatch in tokenizer_file.mismatches(table, vocabulary_spec(experiment)):
+    mismatches = list(tokenizer_file.mismatches(table, vocabulary_spec(experiment)))
+    for mismatch in mismatches:
         yield f"{mismatch.key}: {path}: {mismatch.problem}; {mismatch.hint}"
+    if not mismatches and table.size <= rows:
+        yield from base_problems(loaded, path, table)
+
+
+def base_problems(loaded: Loaded, path: Path, table: tokenizer_file.TokenTable) -> Iterator[str]:
+    """Yield a sentence for a tokenizer whose ids are not those that the base model was trained on,
+    as far as its folder is on this machine and has a tokenizer.
+    """
+    from jobs.data import base_tokenizer
+    from meditron_cli.config import weights
+    from meditron_cli.plan.stages import vocabulary_spec
+
+    folder = weights.find(loaded.experiment.model.weights, loaded.cluster.models_dir).folder
+    if folder is None:
+        return
+    try:
+        base = base_tokenizer.base_tokens(folder)
+    except (ValueError, OSError) as error:
+        yield f"model.weights: the tokenizer.json in {folder} cannot be read ({error})"
+        return
+    vocabulary = vocabulary_spec(loaded.experiment)
+    difference = base and base_tokenizer.base_difference(table, base, vocabulary)
+    if difference:
+        words = ["meditron", "tokenizer", "build", "--size", loaded.size, str(folder)]
+        words += ["--config", str(loaded.config_file)] if loaded.config_file else []
+        command = shlex.join([*words, "--output", "base.json"])
+        yield (
+            f"tokenize.tokenizer: {path} is not that of the base model in {folder}: {difference}; "
+            f"`{command}` makes one that is"
+        )
 
 
 def planned(reader: RecordReader) -> Plan:

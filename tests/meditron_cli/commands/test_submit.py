@@ -173,6 +173,28 @@ def test_a_tokenizer_without_the_added_tokens_is_refused(meditron: Bench) -> Non
     assert not meditron.runs.exists()
 
 
+def test_the_tokenizer_of_another_model_is_refused(meditron: Bench) -> None:
+    folder = meditron.folder / "base"
+    folder.mkdir()
+    write_tokenizer(folder, {"<EOD>": 1, "fever": 0, "heart": 2, "insulin": 3})
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"")
+
+    result = meditron.submit("--set", f"model.weights={folder}")
+
+    assert result.exit_code == 2
+    config = meditron.folder / "experiment.yaml"
+    assert result.stderr.splitlines()[0] == (
+        f"error: tokenize.tokenizer: {meditron.folder / 'tokenizer.json'} is not that of the base "
+        f"model in {folder}: 'fever' has the id 1, in the base model it has 0; `meditron tokenizer "
+        f"build --size tiny {folder} --config {config} --output base.json` makes one that is"
+    )
+    assert not meditron.runs.exists()
+    write_tokenizer(folder, {"<EOD>": 0, "fever": 1, "heart": 2, "insulin": 3})
+    again = meditron.submit("--set", f"model.weights={folder}", stage="tokenize")
+    assert "is not that of the base model" not in again.stderr
+
+
 @pytest.mark.parametrize("name", ["docs.jsonl", "quiz.jsonl"])
 def test_an_empty_input_is_refused(meditron: Bench, name: str) -> None:
     (meditron.folder / name).write_text("")

@@ -1,0 +1,49 @@
+"""The tokenizer of a base model, beside its weights: whether a run's tokenizer extends it.
+
+Standard library only, so that the login node can compare both.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobs.contract.stage_specs import VocabularySpec
+from jobs.data import sentencepiece_model
+from jobs.data.tokenizer_file import TokenTable, read_tokens
+
+MODEL, JSON = "tokenizer.model", "tokenizer.json"
+"""Names of the files in a folder of the Hugging Face format."""
+
+
+def base_tokens(folder: Path) -> TokenTable | None:
+    """Read the tokens of a base model; None where its folder has neither a ``tokenizer.json`` nor a
+    SentencePiece file.
+
+    Raises:
+        ValueError: its tokenizer.json is none.
+        OSError: a file cannot be read.
+    """
+    if (folder / JSON).is_file():
+        return read_tokens(folder / JSON)
+    if not (folder / MODEL).is_file():
+        return None
+    try:
+        model = sentencepiece_model.read_model((folder / MODEL).read_bytes())
+    except ValueError:  # of another library, such as tiktoken's
+        return None
+    return TokenTable({piece.text: number for number, piece in enumerate(model.pieces)}, {})
+
+
+def base_difference(table: TokenTable, base: TokenTable, vocabulary: VocabularySpec) -> str | None:
+    """Return the first token in which a run's tokenizer, without its added tokens, differs from
+    that of the base model; None if it extends it.
+    """
+    own = {token: i for token, i in table.ids.items() if token not in vocabulary.added_tokens}
+    if own == base.ids:
+        return None
+    for token, number in sorted(base.ids.items(), key=lambda item: item[1]):
+        if own.get(token) != number:
+            place = f"has the id {own[token]}" if token in own else "is missing"
+            return f"{token!r} {place}, in the base model it has {number}"
+    extra = min((number, token) for token, number in own.items() if token not in base.ids)
+    return f"the base model has no {extra[1]!r}, which has the id {extra[0]}"
