@@ -413,7 +413,7 @@ root, passes = Path(sys.argv[2]), []
 
 def poison(module, inputs, output):
     # The seventh global batch of this attempt; each has two micro-batches.
-    if type(module).__name__ != "GPTModel" or not module.training:
+    if type(module).__name__ != "Decoder" or not module.training:
         return None
     passes.append(1)
     if len(passes) == 13 and not (root / "poisoned").exists():
