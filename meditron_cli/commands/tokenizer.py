@@ -18,9 +18,18 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'meditron[weights]'"
 
 
-@click.group("tokenizer", short_help="Build the tokenizer of an experiment.")
-def command() -> None:
+@click.group(
+    "tokenizer",
+    short_help="Build the tokenizer of an experiment.",
+    invoke_without_command=True,
+)
+@click.pass_context
+def command(ctx: click.Context) -> None:
     """Make tokenizers."""
+    from meditron_cli import console
+
+    if ctx.invoked_subcommand is None:
+        console.data(ctx.get_help())
 
 
 @command.command("build", short_help="Add an experiment's tokens to its base model's tokenizer.")

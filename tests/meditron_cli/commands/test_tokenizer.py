@@ -282,6 +282,13 @@ def test_a_token_that_the_base_has_is_refused(meditron: Bench, spm: Path) -> Non
     assert "it has '</s>' already, with the id 2" in result.stderr
 
 
+def test_the_group_alone_lists_its_commands(meditron: Bench) -> None:
+    result = meditron("tokenizer")
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "build  Add an experiment's tokens" in result.stdout
+
+
 def test_random_weights_have_no_tokenizer(meditron: Bench) -> None:
     result = meditron(*words(PIECES))
 
