@@ -205,6 +205,7 @@ def evaluation(tmp_path_factory, tokenizer, benchmark, made, fork_server):
             str(tokenizer),
             fields.pop("tokenizer_sha256", sha256(tokenizer)),
             fields.pop("eod_token", EOD),
+            base_size=257,
         )
         spec = EvaluateSpec(
             **{

@@ -155,8 +155,9 @@ REFUSED = [
     ),
     (
         {"eod_token": "<end>"},
-        "{tokenizer}: no token '<end>' in the vocabulary",
-        "set vocabulary.eod_token to one it has (its added tokens: <EOD>)",
+        "{checkpoints}/iter_0000004: its added tokens, their roles or their first rows differ from "
+        "this run's",
+        "use the run with the settings that it was trained with",
     ),
     (
         {"tokenizer_sha256": "0" * 64},
