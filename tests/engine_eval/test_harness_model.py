@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,18 @@ def test_an_empty_context_is_the_start_of_a_document(lm, network, encoder, conte
     ((found, _),) = ask(lm, (context, "heart"))
 
     expected = asked_directly(network, [encoder.eod], encoder.encode(f"{context}heart"))
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("context", ["", "  ", "fever"])
+def test_bos_stands_before_a_text_where_documents_began_so(network, encoder, context):
+    bos = encoder.encode("b")[0]
+    lm = adapter(dataclasses.replace(encoder, bos=bos), network)
+
+    ((found, _),) = ask(lm, (context, " heart"))
+
+    known, answer = (context, " heart") if context.strip() else ("", f"{context} heart")
+    expected = asked_directly(network, [bos, *encoder.encode(known)], encoder.encode(answer))
     assert found == pytest.approx(expected, abs=1e-4)
 
 
