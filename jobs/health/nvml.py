@@ -28,6 +28,7 @@ from jobs.health.sample import (
     SramErrors,
     Unknown,
 )
+from jobs.runtime import memory
 
 LIBRARY_NOT_FOUND = 12
 DRIVER_NOT_LOADED = 9
@@ -76,21 +77,8 @@ def read_disk(path: Path) -> Disk:
     return Disk(str(path), stat.f_bavail * stat.f_frsize, stat.f_favail if stat.f_files else None)
 
 
-def memory_available(meminfo: str) -> int:
-    """Return ``MemAvailable`` of /proc/meminfo's text, in bytes.
-
-    Raises:
-        ValueError: the text has no such line (kernels before 3.14).
-    """
-    for line in meminfo.splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    raise ValueError("/proc/meminfo has no MemAvailable")
-
-
 def _memory_available() -> int:
-    return memory_available(Path("/proc/meminfo").read_text())
+    return memory.of_machine(memory.MEMINFO.read_text())
 
 
 def _read_gpus(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jobs.contract.outcomes import HEALTH_CODES
 from jobs.health import gpu_checks, node_checks
 from jobs.health.node_checks import Expected, HealthFinding, HealthVerdict, NodeAction
-from jobs.health.nvml import PROBES, memory_available, node_name, read_disk
+from jobs.health.nvml import PROBES, node_name, read_disk
 from jobs.health.sample import (
     Disk,
     Driver,
@@ -345,17 +345,6 @@ def test_a_finding_reads_as_one_line() -> None:
         "FATAL node01 GPU 0: row_remap: "
         "a memory row could not be remapped: the card needs replacing"
     )
-
-
-def test_available_memory_is_read_from_meminfo() -> None:
-    text = "MemTotal:       24000000 kB\nMemFree: 1 kB\nMemAvailable:   22000000 kB\n"
-
-    assert memory_available(text) == 22_000_000 * 1024
-
-
-def test_meminfo_without_the_line_is_refused() -> None:
-    with pytest.raises(ValueError, match="no MemAvailable"):
-        memory_available("MemTotal: 1 kB\n")
 
 
 def test_the_disk_of_a_folder_to_be_is_that_of_its_parent(tmp_path: Path) -> None:
