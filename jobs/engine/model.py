@@ -87,6 +87,11 @@ def start_parallel(parallel: ParallelSpec, seed: int) -> None:
     tensor_parallel.model_parallel_cuda_manual_seed(stage_seed)
 
 
+def end_parallel() -> None:
+    """Destroy the process groups of the layout, so that this process may create others."""
+    parallel_state.destroy_model_parallel()
+
+
 def build(
     spec: ModelSpec,
     parallel: ParallelSpec,
