@@ -43,6 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "jobs.conversion": NODE | {"jobs.checkpoints", "jobs.data"},
     "jobs.engine": NODE | {"jobs.checkpoints", "jobs.data"},
     "jobs.evaluation": NODE | {"jobs.data", "jobs.engine"},
+    "jobs.verification": NODE | {"jobs.checkpoints", "jobs.data", "jobs.conversion", "jobs.engine"},
     "jobs.stages": NODE
     | {
         "jobs.checkpoints",
@@ -50,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs.data",
         "jobs.engine",
         "jobs.evaluation",
+        "jobs.verification",
         "jobs.health",
     },
     "meditron_cli.config": LOWEST | {"meditron_cli.errors"},

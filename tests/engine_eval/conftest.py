@@ -16,11 +16,11 @@ from jobs.contract import rundir, specs
 from jobs.contract.files import read_json, read_lines, sha256, write_json
 from jobs.contract.stage_specs import EvaluateSpec, ParallelSpec
 
+from ..byte_tokenizer import EOD, write_byte_tokenizer
 from ..fork_server import ForkedRank, ForkServer
 from ..model_specs import model_spec, tokenizer_ref, vocabulary_spec
 
 ROOT = Path(__file__).parents[2]
-EOD = "<EOD>"
 
 MODEL = model_spec(
     layers=2,
@@ -37,15 +37,8 @@ MODEL = model_spec(
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory) -> Path:
     """Return a ``tokenizer.json`` with one token per byte, and ``<EOD>``."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([EOD])
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    made.save(str(path))
+    write_byte_tokenizer(path)
     return path
 
 

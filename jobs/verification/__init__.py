@@ -1,0 +1,1 @@
+"""Verification: what a Hugging Face folder computes beside what our checkpoint computes."""
