@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,8 +30,12 @@ LARGE = model_spec(
 )
 """A Llama of 1.1 G parameters: 2.2 GB in bf16."""
 
+SMALL = dataclasses.replace(
+    LARGE, layers=2, hidden_size=64, ffn_hidden_size=128, head_dim=16, attention_heads=4, kv_heads=2
+)
 
-def write_model(folder: Path, spec: ModelSpec = LARGE) -> int:
+
+def write_model(folder: Path, spec: ModelSpec) -> int:
     """Write a folder of bf16 safetensors with random values, as transformers does, in shards.
 
     Returns:
@@ -89,3 +94,13 @@ def config(spec: ModelSpec) -> dict[str, object]:
         "tie_word_embeddings": spec.tied_embeddings,
         "torch_dtype": "bfloat16",
     }
+
+
+def write_tokenizer(path: Path) -> None:
+    """Write a tokenizer with as many tokens, numbers but for the end of a document."""
+    from tokenizers import Tokenizer, models
+
+    tokens = [(str(number), -1.0) for number in range(BASE_TOKENS - 1)]
+    tokenizer = Tokenizer(models.Unigram(tokens, unk_id=0))
+    tokenizer.add_special_tokens(["<EOD>"])
+    tokenizer.save(str(path))
