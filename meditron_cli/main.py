@@ -25,7 +25,7 @@ COMMANDS = {
     "check": "Check experiment files and cluster profiles.",
     "explain": "Explain a configuration value and where it comes from.",
     "schema": "Print the JSON Schema of an experiment or a profile.",
-    "fetch": "Download the base model and benchmarks of an experiment.",
+    "fetch": "Download the base model and data of an experiment.",
     "tokenizer": "Build the tokenizer of an experiment.",
     "plan": "Show what would run, with what, without submitting.",
     "submit": "Run a stage, or the whole pipeline, on a cluster.",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from meditron_cli.hub.wanted import Named
 
 
-@click.command("fetch", short_help="Download the base model and benchmarks of an experiment.")
+@click.command("fetch", short_help="Download the base model and data of an experiment.")
 @target_options
 @click.option("--dry-run", is_flag=True, help="Show what would be downloaded; write nothing.")
 @json_option
@@ -39,8 +39,8 @@ def command(
 ) -> None:
     """Download what the experiment names on the Hugging Face hub and this machine lacks.
 
-    The base model with its tokenizer goes to the profile's models_dir, files of benchmarks to its
-    data_dir. Each file is compared with the digest that the hub states. A download that was
+    The base model with its tokenizer goes to the profile's models_dir, documents and benchmarks to
+    its data_dir. Each file is compared with the digest that the hub states. A download that was
     interrupted continues where it stopped. Gated models need HF_TOKEN in the profile's
     secrets_file.
     """

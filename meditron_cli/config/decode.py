@@ -117,7 +117,7 @@ def is_path(annotation: Any, value: Any) -> bool:
     """Return whether the value of a field is a path, not a name on the hub in the place of one."""
     if not isinstance(value, str):
         return False
-    if annotation == HUB_OR_PATH:
+    if annotation == HUB_OR_PATH or HUB_OR_PATH in typing.get_args(annotation):
         return not value.startswith(HUB_SCHEME)
     kinds: tuple[Any, ...] = (annotation,)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):

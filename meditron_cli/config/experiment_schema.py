@@ -31,8 +31,9 @@ from meditron_cli.config.section import Section
 class Curate(Section):
     """Raw documents to clean JSONL shards."""
 
-    sources: tuple[Path, ...] = ()
-    """Files or folders, relative to the file that names them; layouts (docs/data.md):
+    sources: tuple[DataPath, ...] = ()
+    """Files or folders, relative to the file that names them, or ``hf://datasets/ORG/NAME/PATH``
+    (as ``path`` of a benchmark); layouts (docs/data.md):
 
     - .jsonl, .jsonl.gz, .jsonl.zst: an object per line, {"id", "text"}
     - .json, .json.gz, .json.zst: an array of such objects, or an object per line

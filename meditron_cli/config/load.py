@@ -201,23 +201,33 @@ def read_layers(
     )
 
 
-def inputs(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPath, Path]]:
-    """Yield the files that stages read and a path names: the stages, the key and the path."""
-    for number, path in enumerate(experiment.curate.sources):
-        yield ("curate",), ("curate", "sources", number), path
+def inputs(experiment: Experiment) -> list[tuple[tuple[str, ...], KeyPath, Path]]:
+    """Return the files that stages read and a path names, in the order of the stages: the stages,
+    the key and the path.
+    """
+    files: list[tuple[tuple[str, ...], KeyPath, Path]] = [
+        (stages, where, Path(named))
+        for stages, where, named in data_files(experiment)
+        if HubData.parse(named) is None
+    ]
     if tokenizer := experiment.tokenize.tokenizer:
-        yield TOKENIZER_STAGES, ("tokenize", "tokenizer"), tokenizer
+        files.append((TOKENIZER_STAGES, ("tokenize", "tokenizer"), tokenizer))
     for key in ("data", "validation_data"):
         for number, prefix in enumerate(getattr(experiment.pretrain, key)):
             for suffix in (".bin", ".idx"):
-                yield ("pretrain",), ("pretrain", key, number), Path(f"{prefix}{suffix}")
+                where: KeyPath = ("pretrain", key, number)
+                files.append((("pretrain",), where, Path(f"{prefix}{suffix}")))
+    return sorted(files, key=lambda item: STAGES.index(item[0][0]))
+
+
+def data_files(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPath, str]]:
+    """Yield the documents and benchmarks: the stages that read them, the key, and the path or the
+    name on the hub.
+    """
+    for number, source in enumerate(experiment.curate.sources):
+        yield ("curate",), ("curate", "sources", number), source
     for number, benchmark in enumerate(experiment.evaluate.benchmarks):
-        if HubData.parse(benchmark.path) is None:
-            yield ("evaluate",), benchmark_key(number), Path(benchmark.path)
-
-
-def benchmark_key(number: int) -> KeyPath:
-    return "evaluate", "benchmarks", number, "path"
+        yield ("evaluate",), ("evaluate", "benchmarks", number, "path"), benchmark.path
 
 
 def missing_inputs(
@@ -269,10 +279,10 @@ def missing_data(
     Args:
         fetch: the command that downloads them to ``data_dir``.
     """
-    for number, benchmark in enumerate(experiment.evaluate.benchmarks):
-        problem = data_problem(benchmark.path, cluster, fetch)
+    for stages, where, named in data_files(experiment):
+        problem = data_problem(named, cluster, fetch)
         if problem:
-            yield Missing(("evaluate",), sentence(root, benchmark_key(number), problem))
+            yield Missing(stages, sentence(root, where, problem))
 
 
 def data_problem(named: str, cluster: Cluster, fetch: str) -> str:

@@ -16,7 +16,7 @@ from meditron_cli.config.load import (
     WEIGHTS_STAGES,
     Loaded,
     Missing,
-    benchmark_key,
+    data_files,
     data_problem,
     inputs,
 )
@@ -62,9 +62,8 @@ def loaded(request: Mapping[str, Any], run: str) -> Loaded:
         advice = f"; download it on the login node with `{command}`" if command else ""
         text = f"run {run}: model.weights: {place.problem}{advice}"
         missing = (*missing, Missing(WEIGHTS_STAGES, text))
-    for number, benchmark in enumerate(experiment.evaluate.benchmarks):
-        if problem := data_problem(benchmark.path, cluster, ""):
-            text = f"run {run}: {key_text(benchmark_key(number))}: {problem}"
-            missing = (*missing, Missing(("evaluate",), text))
+    for stages, where, text in data_files(experiment):
+        if problem := data_problem(text, cluster, ""):
+            missing = (*missing, Missing(stages, f"run {run}: {key_text(where)}: {problem}"))
     config_file = Path(request["config_file"]) if request["config_file"] else None
     return Loaded(experiment, cluster, request["size"], config_file, (), missing)

@@ -12,6 +12,8 @@ from pathlib import Path
 RANDOM = "random"
 """The value of ``model.weights`` for a training that starts from random weights."""
 CONFIG = "config.json"
+SINGLE = "model.safetensors"
+"""Holds all weights where there is no index."""
 INDEX = "model.safetensors.index.json"
 """Names the file of each tensor where weights are in several files (transformers)."""
 RECORD = "fetched.json"
@@ -157,14 +159,14 @@ def defect(folder: Path) -> str:
     if not names:
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         only = f", only {pickles[0]}, a pickle, which could run code" if pickles else ""
-        return f"has no safetensors{only}"
+        return f"has neither {SINGLE} nor {INDEX}{only}"
     absent = [name for name in names if not (folder / name).is_file()]
     more = f" and {len(absent) - 1} more of its files" if absent[1:] else ""
     return f"lacks {absent[0]}{more}" if absent else ""
 
 
 def shards(folder: Path) -> list[str]:
-    """Return the names of the files with weights: those of the index, else all safetensors.
+    """Return the names of the files with weights: those of the index, else the single one.
 
     Raises:
         ValueError: the index is not one.
@@ -172,7 +174,7 @@ def shards(folder: Path) -> list[str]:
     """
     index = folder / INDEX
     if not index.is_file():
-        return sorted(path.name for path in folder.glob("*.safetensors"))
+        return [SINGLE] if (folder / SINGLE).is_file() else []
     content = json.loads(index.read_bytes())
     try:
         return sorted({Path(name).name for name in content["weight_map"].values()})

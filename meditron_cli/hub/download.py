@@ -63,11 +63,11 @@ class Wanted:
 
     @property
     def record(self) -> Path:
-        """Return the file with revision and digests: in a model's folder, beside a data set's
-        files, whose folders are read whole.
+        """Return the file with revision and digests: in a model's folder; hidden beside a file or
+        folder of a data set, since folders are read whole.
         """
         if self.path:
-            return self.destination.with_name(f"{self.destination.name}.{RECORD}")
+            return self.destination.with_name(f".{self.destination.name}.{RECORD}")
         return self.destination / RECORD
 
 

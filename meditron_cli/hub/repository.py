@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from meditron_cli import __version__
@@ -40,6 +41,11 @@ class Listing:
 
     commit: str
     files: tuple[HubFile, ...]
+
+
+def is_outside(path: PurePosixPath) -> bool:
+    """Return whether a name, joined to a folder, may be the path of something outside of it."""
+    return path.is_absolute() or ".." in path.parts
 
 
 class Hub:
@@ -91,6 +97,9 @@ class Hub:
                 for item in tree
                 if hasattr(item, "blob_id")  # folders have none
             ]
+            outside = [file.path for file in files if is_outside(PurePosixPath(file.path))]
+            if outside:
+                raise MeditronError(f"{name}: the file name {outside[0]!r} leaves its folder")
             return Listing(str(info.sha), tuple(sorted(files, key=lambda file: file.path)))
 
     def read(

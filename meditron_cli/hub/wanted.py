@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from meditron_cli.config import weights
+from meditron_cli.config import load, weights
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.data_files import HubData
 from meditron_cli.config.experiment_schema import Experiment
@@ -36,7 +36,7 @@ def model_files(name: weights.HubName, files: Sequence[HubFile]) -> list[HubFile
             f"{name} has no {weights.CONFIG}: it is no model of the library transformers",
             hint="name another repository in model.weights; those of Llama end in -hf",
         )
-    if not any(path.endswith(".safetensors") for path in names):
+    if names.isdisjoint((weights.SINGLE, weights.INDEX)):
         raise ConfigError(
             f"{name} has no safetensors; other formats are pickles, which could run code",
             hint="name a repository or an @REVISION with safetensors in model.weights, or convert "
@@ -47,7 +47,7 @@ def model_files(name: weights.HubName, files: Sequence[HubFile]) -> list[HubFile
 
 def is_model_file(path: PurePosixPath) -> bool:
     """Return whether a file of a model's repository is downloaded."""
-    is_hidden = path.name.startswith(".")
+    is_hidden = path.name.startswith(".") or path.name == weights.RECORD
     is_copy = path.suffix == ".safetensors" and path.name.startswith(OTHER_WEIGHTS)
     return len(path.parts) == 1 and path.suffix in MODEL_SUFFIXES and not is_hidden and not is_copy
 
@@ -67,7 +67,7 @@ class Named:
 
 
 def named(experiment: Experiment, cluster: Cluster, environ: Mapping[str, str]) -> Iterator[Named]:
-    """Yield what an experiment names on the hub: the base model with its tokenizer, and files of
+    """Yield what an experiment names on the hub: the base model with its tokenizer, documents and
     benchmarks.
 
     Raises:
@@ -77,8 +77,8 @@ def named(experiment: Experiment, cluster: Cluster, environ: Mapping[str, str]) 
     name = weights.hub_name(base) if base else None
     if name:
         yield model(name, cluster, environ)
-    for path in dict.fromkeys(item.path for item in experiment.evaluate.benchmarks):
-        data = HubData.parse(path)
+    for text in dict.fromkeys(text for _, _, text in load.data_files(experiment)):
+        data = HubData.parse(text)
         if data:
             yield data_set(data, cluster)
 

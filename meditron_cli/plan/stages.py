@@ -159,7 +159,9 @@ def curate_stage(inputs: Inputs) -> StagePlan:
     """Plan one task: exact de-duplication needs every document."""
     curate = inputs.experiment.curate
     spec = CurateSpec(
-        sources=tuple(str(path) for path in curate.sources),
+        sources=tuple(
+            str(place(source, inputs.cluster.data_dir) or source) for source in curate.sources
+        ),
         text_key=curate.text_key,
         id_key=curate.id_key,
         min_chars=curate.min_chars,

@@ -160,14 +160,13 @@ def problems(loaded: Loaded, stages: Collection[str]) -> list[str]:
 
     experiment = loaded.experiment
     sentences: list[str] = []
-    if "curate" in stages:
-        for source in experiment.curate.sources:
-            sentences += path_problems("curate.sources", source)
-    if "evaluate" in stages:
-        for benchmark in experiment.evaluate.benchmarks:
-            place = data_files.place(benchmark.path, loaded.cluster.data_dir)
-            if place:
-                sentences += path_problems(f"evaluate.benchmarks ({benchmark.name})", place)
+    named = [("curate", "curate.sources", source) for source in experiment.curate.sources]
+    for benchmark in experiment.evaluate.benchmarks:
+        named.append(("evaluate", f"evaluate.benchmarks ({benchmark.name})", benchmark.path))
+    for stage, key, name in named:
+        place = data_files.place(name, loaded.cluster.data_dir)
+        if stage in stages and place:
+            sentences += path_problems(key, place)
     if experiment.tokenize.tokenizer and set(TOKENIZER_STAGES) & set(stages):
         sentences += tokenizer_problems(loaded, experiment.tokenize.tokenizer)
     return sentences

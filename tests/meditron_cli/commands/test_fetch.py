@@ -54,7 +54,7 @@ device: cpu
 models_dir: models
 data_dir: data
 environment: {{secrets_file: {secrets}}}
-gpu_partition: {{name: here, nodes: 1, node: {{cpus: 2, memory_gb: 4}}}}
+gpu_partition: {{name: here, nodes: 1, node: {{cpus: 8, memory_gb: 64}}}}
 """
 EXPERIMENT = """\
 model: {weights: org/base}
@@ -409,6 +409,7 @@ def test_random_weights_and_local_files_need_nothing(site: Site) -> None:
 
 BENCHMARKS = """\
 model: {weights: random}
+curate: {sources: ["hf://datasets/med/corpus/docs"]}
 evaluate:
   benchmarks:
     - {name: one, path: "hf://datasets/med/quiz/test/a.jsonl"}
@@ -422,10 +423,13 @@ QUIZ = {
 }
 
 
-def test_benchmarks_of_the_hub_arrive_in_data_dir_and_are_evaluated_there(site: Site) -> None:
+def test_documents_and_benchmarks_of_the_hub_arrive_in_data_dir_and_are_read_there(
+    site: Site,
+) -> None:
     (site.folder / "experiment.yaml").write_text(BENCHMARKS)
     site.hub.add("med/quiz", QUIZ, kind="dataset").tags = ("v1",)
-    target = ("plan", "evaluate", "--cluster", "./mine.yaml", "--size", "tiny")
+    site.hub.add("med/corpus", {"docs/a.parquet": b"PAR1", "b.jsonl": b""}, kind="dataset")
+    target = ("plan", "pipeline", "--cluster", "./mine.yaml", "--size", "tiny")
     before = CliRunner().invoke(main, target)
     one = site.folder / "data/med/quiz/test/a.jsonl"
     assert (
@@ -439,18 +443,21 @@ def test_benchmarks_of_the_hub_arrive_in_data_dir_and_are_evaluated_there(site: 
     assert one.read_bytes() == QUIZ["test/a.jsonl"]
     two = site.folder / "data/med/quiz@v1/mmlu"
     assert sorted(path.name for path in two.iterdir()) == ["x_dev.csv", "x_test.csv"]
-    record = json.loads((two.parent / "mmlu.fetched.json").read_text())
+    record = json.loads((two.parent / ".mmlu.fetched.json").read_text())
     assert (record["repository"], record["revision"]) == ("med/quiz", "v1")
+    documents = site.folder / "data/med/corpus/docs"
+    assert [path.name for path in documents.iterdir()] == ["a.parquet"]
     assert "data_dir" not in CliRunner().invoke(main, target).stderr
-    assert [item["state"] for item in json.loads(site.fetch("--json").stdout)["items"]] == [
-        "present",
-        "present",
-    ]
+    dry_run = CliRunner().invoke(main, ["submit", "pipeline", *target[2:], "--dry-run"])
+    assert dry_run.exit_code == 0, dry_run.stderr
+    again = json.loads(site.fetch("--json").stdout)["items"]
+    assert [item["state"] for item in again] == ["present"] * 3
 
 
 def test_a_file_that_a_data_set_lacks_is_refused_with_those_it_has(site: Site) -> None:
     (site.folder / "experiment.yaml").write_text(BENCHMARKS.replace("a.jsonl", "b.jsonl"))
     site.hub.add("med/quiz", QUIZ, kind="dataset").tags = ("v1",)
+    site.hub.add("med/corpus", {"docs/a.parquet": b"PAR1"}, kind="dataset")
 
     result = site.fetch()
 

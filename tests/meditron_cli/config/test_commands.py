@@ -359,7 +359,7 @@ def test_init_from_a_corpus_curates_it(folder: Path, corpus: str, written: str |
     assert json.dumps(written or str(folder / corpus)) in text
     if "$" not in corpus:
         loaded = load("local", "tiny", Path("new/experiment.yaml"), [])
-        assert loaded.experiment.curate.sources == (folder / corpus,)
+        assert loaded.experiment.curate.sources == (str(folder / corpus),)
         assert loaded.missing == ()
 
 

@@ -118,6 +118,12 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
          "mean or copy:TOKEN, found 'copy'"),
         ("vocabulary: {new_rows: 'copy:[a]', added_tokens: ['[a]']}", "1:24: vocabulary.new_rows: "
          "'[a]' is an added token itself; copy one of the base model"),
+        ("curate: {sources: ['hf://datasets/med/corpus']}", "1:20: curate.sources[0]: expected a "
+         "path, or hf://datasets/ORG/NAME/PATH with @REVISION after NAME for one revision, found "
+         "'hf://datasets/med/corpus'"),
+        ("evaluate: {benchmarks: [{name: a, path: 'hf://datasets/o/n/../x'}]}",
+         "1:41: evaluate.benchmarks[0].path: expected a path, or hf://datasets/ORG/NAME/PATH with "
+         "@REVISION after NAME for one revision, found 'hf://datasets/o/n/../x'"),
         ("evaluate: {benchmarks: [{name: a}]}", "1:25: evaluate.benchmarks[0].path: missing"),
         ("evaluate: {benchmarks: [{name: a, path: x}, {name: a, path: y}]}", "1:52: "
          "evaluate.benchmarks[1].name: a benchmark before this one is named 'a' too"),
@@ -454,7 +460,7 @@ def test_relative_paths_start_at_the_folder_of_their_file() -> None:
     found, _ = read(Experiment, text)
 
     assert isinstance(found, Experiment)
-    assert found.curate.sources == (Path("/base/a"), Path("/b"), Path("/c/d"))
+    assert found.curate.sources == ("/base/a", "/b", "/c/d")
     assert found.tokenize.tokenizer == Path("/base/t.json")
 
 

@@ -118,7 +118,7 @@ def test_relative_paths_start_at_the_layer_that_writes_them(folder: Path) -> Non
 
     loaded = load("local", "tiny", Path("sub/e.yaml"), ["tokenize.tokenizer=t.json"])
 
-    assert loaded.experiment.curate.sources == (folder / "sub/a",)
+    assert loaded.experiment.curate.sources == (str(folder / "sub/a"),)
     assert loaded.experiment.tokenize.tokenizer == folder / "t.json"
 
 

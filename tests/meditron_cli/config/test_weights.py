@@ -133,7 +133,10 @@ def test_a_model_without_all_its_files_does_not_serve(tmp_path: Path) -> None:
     (folder / weights.INDEX).unlink()
     (folder / "m3.safetensors").rename(folder / "pytorch_model.bin")
     (folder / shards[0]).unlink()
-    assert weights.defect(folder).startswith("has no safetensors, only pytorch_model.bin, a pickle")
+    assert weights.defect(folder) == (
+        "has neither model.safetensors nor model.safetensors.index.json, only pytorch_model.bin, a "
+        "pickle, which could run code"
+    )
     (folder / "config.json").unlink()
     assert weights.defect(folder) == "has no config.json"
 
@@ -146,7 +149,7 @@ def test_where_a_model_was_looked_up_is_said_with_what_is_wrong_there(tmp_path: 
     assert place.folder is None
     assert place.problem == (
         f"org/base is neither in models_dir, {tmp_path}, nor in the hub's cache, /hf/hub; "
-        f"{tmp_path}/base has no safetensors"
+        f"{tmp_path}/base has neither model.safetensors nor model.safetensors.index.json"
     )
 
 
