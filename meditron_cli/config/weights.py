@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobs.contract.fetched_record import SNAPSHOTS, read_fetched
+
 RANDOM = "random"
 """The value of ``model.weights`` for a training that starts from random weights."""
 CONFIG = "config.json"
@@ -16,8 +18,6 @@ SINGLE = "model.safetensors"
 """Holds all weights where there is no index."""
 INDEX = "model.safetensors.index.json"
 """Names the file of each tensor where weights are in several files (transformers)."""
-RECORD = "fetched.json"
-"""Written by ``meditron fetch`` beside the files of a repository: revision and digests."""
 ALTERNATIVES = "--set model.weights=PATH or --set model.weights=random"
 
 
@@ -111,11 +111,8 @@ def below(models_dir: Path | None, name: HubName) -> Iterator[Path]:
 
 def recorded_revisions(folder: Path) -> set[str]:
     """Return the commit and the branch or tag that ``meditron fetch`` recorded; none without it."""
-    try:
-        record = json.loads((folder / RECORD).read_bytes())
-        return {str(record["commit"]), str(record["revision"])}
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
+    record = read_fetched(folder)
+    return {record.commit, record.revision} if record else set()
 
 
 def hub_cache(environ: Mapping[str, str]) -> Path:
@@ -133,12 +130,12 @@ def snapshots(cache: Path, name: HubName) -> Iterator[Path]:
     """
     repository = cache / f"models--{name.repository.replace('/', '--')}"
     revision = name.revision or "main"
-    yield repository / "snapshots" / revision
+    yield repository / SNAPSHOTS / revision
     try:
         commit = (repository / "refs" / revision).read_text().strip()
     except (OSError, ValueError):
         return
-    yield repository / "snapshots" / commit
+    yield repository / SNAPSHOTS / commit
 
 
 def defect(folder: Path) -> str:

@@ -22,10 +22,11 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import BinaryIO
 
+from jobs.contract.fetched_record import RECORD
 from jobs.contract.files import fsync_folder, fsync_tree, sha256, write_bytes
 from jobs.contract.locks import Locked, locked
 from jobs.contract.units import GIB
-from meditron_cli.config.weights import RECORD, HubName
+from meditron_cli.config.weights import HubName
 from meditron_cli.errors import ConfigError, MeditronError
 from meditron_cli.hub.repository import Hub, HubFile, Listing
 

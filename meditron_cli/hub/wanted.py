@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from jobs.contract.fetched_record import RECORD
 from meditron_cli.config import load, weights
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.data_files import HubData
@@ -47,7 +48,7 @@ def model_files(name: weights.HubName, files: Sequence[HubFile]) -> list[HubFile
 
 def is_model_file(path: PurePosixPath) -> bool:
     """Return whether a file of a model's repository is downloaded."""
-    is_hidden = path.name.startswith(".") or path.name == weights.RECORD
+    is_hidden = path.name.startswith(".") or path.name == RECORD
     is_copy = path.suffix == ".safetensors" and path.name.startswith(OTHER_WEIGHTS)
     return len(path.parts) == 1 and path.suffix in MODEL_SUFFIXES and not is_hidden and not is_copy
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from jobs.contract.fetched_record import RECORD, commit_of, read_fetched
 from meditron_cli.config import weights
 from meditron_cli.main import main
 from meditron_cli.services import Services
@@ -119,7 +120,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Return the files of a folder, without the record."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != weights.RECORD)
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -139,6 +140,9 @@ def test_a_model_arrives_whole_with_its_record_and_without_pickles(site: Site) -
         path: hashlib.sha256(data).hexdigest() for path, data in FILES.items()
     }
     assert weights.find(NAME, site.folder / "models", site.environ()).folder == site.model
+    fetched = read_fetched(site.model)
+    assert fetched is not None
+    assert (fetched.repository, fetched.revision, commit_of(site.model)) == (NAME, "main", commit)
     assert not site.staging.exists()
     assert site.hub.tokens == []
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.contract.fetched_record import commit_of
 from meditron_cli.config import weights
 from meditron_cli.config.weights import HubName
 
@@ -101,6 +102,7 @@ def test_a_revision_is_a_commit_or_a_ref_of_the_cache(tmp_path: Path) -> None:
 
     assert found(f"{NAME}@{COMMIT}", None, HF_HUB_CACHE=tmp_path) == snapshot
     assert found(f"{NAME}@v2", None, HF_HUB_CACHE=tmp_path) == snapshot
+    assert commit_of(snapshot) == COMMIT
     assert found(NAME, None, HF_HUB_CACHE=tmp_path) is None  # no main
     assert found(f"{NAME}@v1", None, HF_HUB_CACHE=tmp_path) is None
 
@@ -109,7 +111,8 @@ def test_a_folder_of_models_dir_is_of_a_revision_by_its_name_or_its_record(tmp_p
     plain, absent = write_model(tmp_path / "org/base"), {"HF_HUB_CACHE": tmp_path / "no"}
     assert found(f"{NAME}@v2", tmp_path, **absent) is None
 
-    (plain / "fetched.json").write_text(json.dumps({"revision": "v2", "commit": COMMIT}))
+    record = {"repository": NAME, "revision": "v2", "commit": COMMIT, "files": []}
+    (plain / "fetched.json").write_text(json.dumps(record))
     assert found(f"{NAME}@v2", tmp_path, **absent) == plain
     assert found(f"{NAME}@{COMMIT}", tmp_path, **absent) == plain
     assert found(f"{NAME}@v3", tmp_path, **absent) is None
