@@ -31,8 +31,9 @@ Parts = tuple[Part, ...]
 class AlteredPart(Exception):
     """Bytes that differ from their digest."""
 
-    def __init__(self, file: str) -> None:
-        super().__init__(f"{file} has the right size, but its content has changed")
+    def __str__(self) -> str:
+        """Return the damage; the argument is the name of the file."""
+        return f"{self.args[0]} has the right size, but its content has changed"
 
 
 def size(parts: Parts) -> int:

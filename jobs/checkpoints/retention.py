@@ -29,9 +29,9 @@ class CheckpointsDamaged(TaskError):
 def choose_for_resume(folder: Path, trained: int = 0) -> StoredCheckpoint | None:
     """Return the newest checkpoint valid by records and sizes; quarantine newer, damaged ones.
 
-    None means that the run may start from step 0: it never saved a later step. Once it has, step 0
-    is refused, since it holds only the seed's random weights. A save that was never finished is not
-    a checkpoint, and does not count as a damaged one.
+    None means that the run may make its step 0: it never saved a later step. Once it has, step 0 is
+    refused, since nothing trained is in it. A save that was never finished is not a checkpoint, and
+    does not count as a damaged one.
 
     Args:
         trained: the highest step that the run is known to have saved.
@@ -166,9 +166,7 @@ def _refusal(
     if trained and not table:
         table = [f"  step {trained} was saved, but no file of it is left"]
     if whole is None:
-        message = (
-            f"{folder}: no checkpoint is usable, and training does not restart from random weights"
-        )
+        message = f"{folder}: no checkpoint is usable, and training does not restart from step 0"
         hint = f"restore one of these folders from a copy, then {RESUME}"
     else:
         message = (

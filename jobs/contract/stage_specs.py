@@ -155,12 +155,16 @@ class ModelSpec:
         """
         return self.layers * self.layer_parameters + self.embedding_parameters + self.hidden_size
 
+    def weights_bytes(self, precision: str) -> int:
+        """Return the bytes of a checkpoint with weights alone."""
+        return self.parameters * (2 if precision == "bf16" else 4)
+
     def checkpoint_bytes(self, precision: str) -> int:
         """Return the bytes of one checkpoint: weights, fp32 master weights and two Adam moments.
 
         In fp32 too: the distributed optimizer keeps its own copy of the weights beside the model's.
         """
-        return self.parameters * ((2 if precision == "bf16" else 4) + 3 * 4)
+        return self.weights_bytes(precision) + self.parameters * 3 * 4
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from jobs.engine import device as devices
+from jobs.engine import verified_reader
+from jobs.engine.verified_reader import VerifiedFiles
 
 with devices.quiet():
     from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
@@ -30,6 +32,8 @@ with devices.quiet():
         FullyParallelSaveStrategyWrapper,
     )
     from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+
+E = TypeVar("E", bound=BaseException)
 
 CONTENT = {"distrib_optim_sharding_type": "fully_reshardable"}
 """Optimizer state as whole parameters, so that the layout may change between attempts."""
@@ -42,6 +46,13 @@ UNREADABLE = (
 documentation of ``pickle`` names most of them."""
 
 
+NOT_WEIGHTS = ("optimizer", "generators")
+"""First words of the keys of a training's checkpoint that are no weights."""
+
+EXTRA_STATE = "_extra_state"
+"""End of a key that transformer-engine's layers have beside their weights."""
+
+
 @dataclass(frozen=True)
 class TrainingState:
     """The state that is saved and loaded: this rank's model and, for training, its optimizer."""
@@ -51,8 +62,9 @@ class TrainingState:
     optimizer: Any
 
 
-def write(path: Path, trained: TrainingState) -> None:
-    """Write a model and its optimizer into an empty folder. All ranks call it together.
+def write(path: Path, trained: TrainingState, *, weights_only: bool) -> None:
+    """Write a model, and its optimizer and generators unless only its weights are to be saved, into
+    an empty folder. All ranks call it together.
 
     Raises:
         CheckpointException: on every rank, if a shard could not be written; rank 0 has the reason.
@@ -65,7 +77,10 @@ def write(path: Path, trained: TrainingState) -> None:
         _ThreadedSaveStrategy("torch_dist", 1),
         parallel_state.get_data_parallel_group(with_context_parallel=True),
     )
-    state = sharded_state(trained, is_loading=False)
+    if weights_only:
+        state = {"model": _model_state(trained.network, _content())}
+    else:
+        state = sharded_state(trained, is_loading=False)
     dist_checkpointing.save(state, str(path), strategy, content_metadata=CONTENT)
 
 
@@ -112,16 +127,17 @@ def _write_buckets(
         list(pool.map(write_bucket, range(len(buckets))))
     outcomes = dict(written.get() for _ in buckets)
     failed = [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)]
-    results.put(system_error(failed[0]) or failed[0] if failed else outcomes)
+    results.put(cause(failed[0], OSError) or failed[0] if failed else outcomes)
 
 
-def system_error(error: BaseException) -> OSError | None:
-    """Return the OSError at the root of an error that torch wrapped; None if there is none."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        failures = list(getattr(cause, "failures", {}).values())  # of torch's CheckpointException
-        cause = failures[0][0] if failures else cause.__cause__ or cause.__context__
-    return cause
+def cause(error: BaseException, kind: type[E]) -> E | None:
+    """Return the error of a kind at the root of one that torch wrapped; None if there is none."""
+    current: BaseException | None = error
+    while current is not None and not isinstance(current, kind):
+        failures = getattr(current, "failures", {}).values()  # of torch's CheckpointException
+        roots = [root for root in (cause(failure, kind) for failure, *_ in failures) if root]
+        current = roots[0] if roots else current.__cause__ or current.__context__
+    return current
 
 
 class _NoCount:
@@ -134,31 +150,76 @@ class _NoCount:
         return
 
 
-def load(path: Path, trained: TrainingState, *, with_generators: bool) -> None:
+def load(source: VerifiedFiles, trained: TrainingState, *, with_generators: bool) -> None:
     """Load weights, optimizer and generator states into any layout. All ranks call it together.
 
     Raises:
-        CheckpointException, UNREADABLE: the files do not fit the model.
+        CheckpointException, UNREADABLE: the files do not fit the model, or one is altered.
     """
     state = sharded_state(trained, is_loading=True, with_generators=with_generators)
-    loaded = dist_checkpointing.load(
-        state, str(path), strict="raise_all" if with_generators else "raise_unexpected"
-    )
-    trained.network.load_state_dict(loaded["model"])
+    loaded = _read(source, state, () if with_generators else ("generators",))
+    _load_model(trained.network, loaded["model"])
     _load_optimizer(trained.optimizer, loaded["optimizer"])
     if with_generators:
         _set_generators(loaded["generators"])
 
 
-def load_weights(path: Path, network: torch.nn.Module) -> None:
+def load_weights(source: VerifiedFiles, network: torch.nn.Module) -> None:
     """Load the weights alone, into a model of any layout and precision. All ranks call it together.
 
     Raises:
-        CheckpointException, UNREADABLE: the files do not fit the model.
+        CheckpointException, UNREADABLE: the files do not fit the model, or one is altered.
     """
-    state = {"model": _model_state(network, _content())}
-    loaded = dist_checkpointing.load(state, str(path), strict="raise_unexpected")
-    network.load_state_dict(loaded["model"])
+    loaded = _read(source, {"model": _model_state(network, _content())}, NOT_WEIGHTS)
+    _load_model(network, loaded["model"])
+
+
+def start_from_weights(source: VerifiedFiles, trained: TrainingState) -> None:
+    """Load the weights alone, and take them over into the optimizer's master weights.
+
+    Raises:
+        CheckpointException, UNREADABLE: the files do not fit the model, or one is altered.
+    """
+    load_weights(source, trained.network)
+    trained.optimizer.reload_model_params()
+
+
+def _read(source: VerifiedFiles, state: dict[str, Any], unneeded: tuple[str, ...]) -> Any:
+    """Fill a sharded state; each part of the files is read by one rank and verified.
+
+    Args:
+        unneeded: first words of keys that may be in the checkpoint and not in the state.
+
+    Raises:
+        CheckpointingException: the checkpoint has other keys than the state.
+    """
+    loaded, missing, unexpected = dist_checkpointing.load(
+        state,
+        str(source.path),
+        verified_reader.parallel_strategy(source),
+        verified_reader.VerifiedCommonStrategy(source),
+        strict="return_all",
+    )
+    missing = {key for key in missing if key.split(".")[0] not in unneeded}
+    _require_none("in the checkpoint and not in the model", missing)
+    _require_none("in the model and not in the checkpoint", unexpected)
+    return loaded
+
+
+def _load_model(network: torch.nn.Module, weights: dict[str, Any]) -> None:
+    plain: Any = getattr(network, "module", network)  # Float16Module returns no result
+    result = plain.load_state_dict(weights, strict=False)
+    _require_none("in the model and not loaded", set(result.missing_keys))
+    _require_none("loaded and not in the model", set(result.unexpected_keys))
+
+
+def _require_none(place: str, keys: set[str]) -> None:
+    """Raise an error for keys of which a checkpoint and a model differ, but for the extra states of
+    transformer-engine's layers, which hold only scaling factors of FP8.
+    """
+    weights = sorted(key for key in keys if not key.endswith(EXTRA_STATE))
+    if weights:
+        raise CheckpointingException(f"{', '.join(weights)}: {place}")
 
 
 def sharded_state(

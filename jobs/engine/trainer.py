@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,6 +120,7 @@ class Trainer:
     def __post_init__(self) -> None:
         spec = self.spec
         self.folder = self.context.path(spec.checkpoint_dir)
+        self.origin: dict[str, Any] = {"weights": manifest.RANDOM, "seed": spec.seed}
         self.trained = sharded_state.TrainingState(self.network, self.updater.optimizer)
         self.micro_batches = spec.global_batch_size // (spec.micro_batch_size * spec.parallel.data)
         self.forward_backward = get_forward_backward_func()
@@ -127,22 +129,49 @@ class Trainer:
         """Load the newest valid checkpoint; without any, stay at step 0 with random weights.
 
         Raises:
-            TaskError: none is valid, or it was saved with other tokens or another model.
+            TaskError: none is valid, the base weights were not imported, or a checkpoint was saved
+                with other tokens or another model.
         """
-        self.saved = checkpoint.choose(self.folder, devices.decide_once(self._highest_saved))
-        if self.saved is None:
-            return
-        path, record = self.saved
+        highest = devices.decide_once(self._highest_saved)
+        layout = asdict(self.spec.parallel)
+        beat = self.context.heart.beat
+        self.saved = checkpoint.load_newest(
+            self.folder, self.trained, layout, highest, self._accept, beat
+        )
+        if self.saved is not None:
+            self.origin = self.saved[1].origin
+            self.step = self.saved[1].iteration
+            self.updater.skip_to(self.step)
+        elif self.spec.weights != manifest.RANDOM:
+            raise TaskError(
+                f"{self.folder}: no checkpoint of step 0, which the stage `convert` makes of "
+                f"`{self.spec.weights}`; training does not start from random weights instead",
+                "{meditron submit convert --run} first",
+            )
+
+    def _accept(self, path: Path, record: manifest.CheckpointRecord) -> None:
+        """Refuse a checkpoint that this training cannot resume from.
+
+        Raises:
+            TaskError: it was saved with other tokens or another model, has weights alone after step
+                0, or began with other weights.
+        """
+        back = f"put this run's own checkpoints back, then {RESUME}"
         if record.data:
             self.datasets.require_same(self.context.run, record.data, path.name)
-        difference = manifest.difference(record, self.spec.model, self.spec.tokenizer)
-        if difference:
+        if difference := manifest.difference(record, self.spec.model, self.spec.tokenizer):
+            raise TaskError(f"{path}: {difference}", back)
+        if record.kind == manifest.WEIGHTS and record.iteration > 0:
             raise TaskError(
-                f"{path}: {difference}", f"put this run's own checkpoints back, then {RESUME}"
+                f"{path}: it holds weights alone, and only step 0 has no optimizer state", back
             )
-        checkpoint.load(path, self.trained, record, asdict(self.spec.parallel))
-        self.step = record.iteration
-        self.updater.skip_to(self.step)
+        began = record.origin.get("weights")
+        if (began == manifest.RANDOM) != (self.spec.weights == manifest.RANDOM):
+            raise TaskError(
+                f"{path}: its training began with the weights `{began}`, this run names "
+                f"`{self.spec.weights}`",
+                "start another run for other weights, with {meditron submit pretrain}",
+            )
 
     def _highest_saved(self) -> int:
         task = self.context.task
@@ -273,16 +302,21 @@ class Trainer:
             return
         self.reporter.progress(self.step, "checkpoint")
         started = time.perf_counter()
+        model, precision = self.spec.model, self.spec.precision
+        if self.step:
+            kind, size = manifest.TRAINING, model.checkpoint_bytes(precision)
+        else:  # nothing but weights has a value yet
+            kind, size = manifest.WEIGHTS, model.weights_bytes(precision)
         record = manifest.CheckpointRecord(
             iteration=self.step,
             consumed_samples=self._position(),
             layout=asdict(self.spec.parallel),
-            precision=self.spec.precision,
-            kind=manifest.TRAINING,
-            **manifest.identity(self.spec.model, self.spec.tokenizer),
-            origin=self.saved[1].origin if self.saved else {"weights": manifest.RANDOM},
+            precision=precision,
+            kind=kind,
+            **manifest.identity(model, self.spec.tokenizer),
+            origin=self.origin,
             data=self.datasets.record,
-            bytes=self.spec.model.checkpoint_bytes(self.spec.precision),
+            bytes=size,
         )
         with self.context.heart.during(Phase.CHECKPOINT):
             self.saved = checkpoint.save(

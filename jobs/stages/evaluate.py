@@ -132,7 +132,7 @@ def score(
 
         model.start_parallel(spec.parallel, spec.seed)
         network = model.build(spec.model, spec.parallel, spec.precision, device, for_inference=True)
-        load_weights(checkpoint, network)
+        load_weights(checkpoint, network, context.heart.beat)
         lm = MegatronLM(
             lambda tokens: model.logits(network, tokens.to(device)),
             encoder,

@@ -67,7 +67,7 @@ for steps in (0, 3):
     )
     path, saved = checkpoint.save(Path(sys.argv[1]), trained(steps)[0], record, 9)
     again, optimizer = trained(0)
-    checkpoint.load(path, again, saved, layout)
+    checkpoint.load_newest(path.parent, again, layout, steps, lambda *_: None, lambda: None)
     states = optimizer.state.values()
     moments = {
         name: sorted(set(torch.cat([held[name].flatten() for held in states]).tolist()))
@@ -88,7 +88,7 @@ def test_an_optimizer_that_counts_steps_a_group_is_given_no_count_a_parameter(
 
     printed = fork_server.run(ROUND_TRIP, run.root, str(run.root / "saved"), stdin=task)
 
-    assert printed.splitlines() == [
+    assert [line for line in printed.splitlines() if line.startswith("[")] == [
         '[0, [0], {"exp_avg": [0.0], "exp_avg_sq": [0.0]}]',
         '[3, [3], {"exp_avg": [0.5], "exp_avg_sq": [1.5]}]',
     ]

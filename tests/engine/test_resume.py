@@ -243,7 +243,7 @@ def test_damage_to_all_checkpoints_is_refused_and_nothing_is_deleted(make_run):
     ranks = run.start()
 
     assert ranks.wait() == [1]
-    assert "training does not restart from random" in ranks.output()
+    assert "training does not restart from step 0" in ranks.output()
     assert "iter_0000004: " in ranks.output()
     assert run.checkpoints() == before
 
@@ -259,7 +259,7 @@ def test_training_whose_checkpoints_are_gone_does_not_begin_anew(make_run, left)
     ranks = run.start()
 
     assert ranks.wait() == [1]
-    assert "training does not restart from random" in ranks.output()
+    assert "training does not restart from step 0" in ranks.output()
     assert "step 8 was saved, but no file of it is left" in ranks.output()
     assert run.trained(2) == []
     assert run.checkpoints() == left

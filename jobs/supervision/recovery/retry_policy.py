@@ -124,7 +124,7 @@ def no_usable_checkpoint(case: RetryCase) -> Decision | None:
         return None
     sentence = (
         f"{case.diagnosis.sentence}, and no checkpoint can be used although there was one of step "
-        f"{case.newest:,}; training does not restart from random weights"
+        f"{case.newest:,}; training does not restart from step 0"
     )
     diagnosis = Diagnosis(RootCause.CHECKPOINT, sentence, case.diagnosis.node)
     return Decision(RetryAction.STOP, sentence, code=FAILED, diagnosis=diagnosis)

@@ -114,7 +114,7 @@ def test_all_damaged_is_refused_and_nothing_is_changed(tmp_path):
     for step in (0, 10):
         damage(write_checkpoint(tmp_path, step))
 
-    with pytest.raises(retention.CheckpointsDamaged, match="does not restart from random weights"):
+    with pytest.raises(retention.CheckpointsDamaged, match="does not restart from step 0"):
         retention.choose_for_resume(tmp_path)
 
     assert names(tmp_path) == ["iter_0000000", "iter_0000010"]
@@ -208,7 +208,7 @@ def test_leases_that_expired_or_are_empty_hold_for_a_while_only(tmp_path):
 
 def test_after_training_a_folder_that_is_gone_is_no_beginning(tmp_path):
     with pytest.raises(
-        retention.CheckpointsDamaged, match="does not restart from random weights"
+        retention.CheckpointsDamaged, match="does not restart from step 0"
     ) as refused:
         retention.choose_for_resume(tmp_path / "nowhere", trained=1200)
 
@@ -220,7 +220,7 @@ def test_after_training_a_folder_that_is_gone_is_no_beginning(tmp_path):
 
 def test_the_random_weights_of_step_0_are_not_gone_back_to(tmp_path):
     write_checkpoint(tmp_path, 0)
-    with pytest.raises(retention.CheckpointsDamaged, match="does not restart from random weights"):
+    with pytest.raises(retention.CheckpointsDamaged, match="does not restart from step 0"):
         retention.choose_for_resume(tmp_path, trained=10)
 
     damage(write_checkpoint(tmp_path, 10))

@@ -162,7 +162,7 @@ def test_a_requeued_job_resumes_unless_it_got_the_bad_node_again(
         (
             killed(step_after=None, step_before=1200),
             "rank 3 on gpu02 was killed by SIGKILL at step 1,204, and no checkpoint can be used "
-            "although there was one of step 1,200; training does not restart from random weights",
+            "although there was one of step 1,200; training does not restart from step 0",
         ),
         (
             raised("CUDA out of memory", step_before=0, step_after=0, last_step=None),
