@@ -71,6 +71,11 @@ class Wanted:
             return self.destination.with_name(f".{self.destination.name}.{RECORD}")
         return self.destination / RECORD
 
+    @property
+    def is_complete(self) -> bool:
+        """Return whether a download has ended here."""
+        return self.record.is_file() and self.destination.exists()
+
 
 class Progress:
     """Receives how far downloads are. Its methods are called by several threads."""
@@ -171,6 +176,8 @@ def download(wanted: Wanted, hub: Hub, progress: Progress) -> Listing:
     listing = listing_of(wanted, hub)
     wanted.destination.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(wanted):
+        if wanted.is_complete:  # another process has just downloaded it
+            return listing
         listing = read_listing(wanted.staging) or listing
         missing = sum(file.bytes for file in listing.files) - present_bytes(wanted, listing)
         require_space(wanted, missing)

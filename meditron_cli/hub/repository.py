@@ -19,7 +19,7 @@ from meditron_cli.errors import ConfigError, MeditronError
 
 TOKEN = "HF_TOKEN"
 """Name of the token in the secrets file."""
-EXTRA = "pip install 'meditron[weights]'"
+INSTALL = "pip install huggingface_hub"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Hub:
         except ImportError as error:
             raise ConfigError(
                 "downloads need the library huggingface_hub, which is not installed",
-                hint=f"`{EXTRA}` installs it",
+                hint=f"`{INSTALL}` installs it",
             ) from error
         disable_progress_bars()
         logging.set_verbosity_error()

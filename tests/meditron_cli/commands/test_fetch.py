@@ -21,6 +21,7 @@ from meditron_cli.config import weights
 from meditron_cli.main import main
 from meditron_cli.services import Services
 
+from ...disks import fill, mounted
 from ...hub_server import CHUNK, FakeHub, running
 
 ROOT = Path(__file__).parents[3]
@@ -376,6 +377,42 @@ def test_too_little_space_is_refused_before_the_first_byte(site: Site) -> None:
     assert "org/huge needs 4,294,967,296." in errors(result)[0]
     assert " GiB are free" in errors(result)[0]
     assert site.hub.ranges == []
+
+
+def test_a_disk_that_fills_up_keeps_what_arrived(site: Site) -> None:
+    site.hub.repositories["model", NAME].files[SHARD] = LARGE
+    site.hub.faults.hold_after = BLOCK + CHUNK
+    with mounted(site.folder / "models", "40m") as disk:
+        process = site.start()
+        assert site.hub.faults.holding.wait(60)
+        ballast = fill(disk)
+        site.hub.faults.go_on.set()
+        _, stderr = process.communicate(timeout=60)
+        kept = (site.staging / f"{SHARD}.part").stat().st_size
+        ballast.unlink()
+
+        again = site.fetch()
+
+        assert process.returncode == 1
+        assert (
+            f"error: {site.model.parent}: No space left on device, during the download of {NAME}\n"
+            "hint: free some space, then repeat the command, which continues the download\n"
+        ) in stderr
+        assert kept > 0
+        assert again.exit_code == 0, again.stderr
+        assert content(site.model) == {**FILES, SHARD: LARGE}
+
+
+def test_without_the_hub_s_library_its_name_is_in_the_hint(site: Site) -> None:
+    (site.folder / "huggingface_hub.py").write_text("raise ImportError")
+
+    _, stderr = (process := site.start()).communicate(timeout=60)
+
+    assert process.returncode == 2
+    assert stderr.splitlines() == [
+        "error: downloads need the library huggingface_hub, which is not installed",
+        "hint: `pip install huggingface_hub` installs it",
+    ]
 
 
 def test_without_models_dir_the_key_to_add_is_named(site: Site) -> None:
