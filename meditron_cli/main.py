@@ -37,6 +37,7 @@ COMMANDS = {
     "rm": "Remove runs that nothing uses.",
     "report": "Show the results of a run.",
     "checkpoints": "Show a run's checkpoints, and what is wrong with them.",
+    "verify": "Prove that weights and a checkpoint compute the same.",
     "health": "Check whether this machine is fit for work.",
     "nodes": "Show nodes that failed; clear or report them.",
     "doctor": "Check a cluster's Slurm settings and compute nodes.",

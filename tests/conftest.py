@@ -140,6 +140,15 @@ def fork_server() -> Iterator[ForkServer]:
     server.end()
 
 
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) -> Path:
+    """Return a folder per model of `jobs/verification/pairs.py`, with `hf` and `checkpoints`."""
+    folder = tmp_path_factory.mktemp("pairs")
+    make = Path(__file__).with_name("jobs") / "verification/make_pairs.py"
+    fork_server.run(make.read_text(), folder, str(folder))
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep a developer's own facts of `meditron doctor` and runs directories out of the tests."""

@@ -1,1 +1,1 @@
-"""Verification: what a Hugging Face folder computes beside what our checkpoint computes."""
+"""Verification: the logits of a Hugging Face folder beside those of our checkpoint."""

@@ -39,7 +39,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared, how, and with what result."""
+    """Two sides, the comparison of both, and its result."""
 
     weights: str
     checkpoint: str

@@ -1,4 +1,4 @@
-"""What a folder of transformers computes beside what our checkpoint of it computes."""
+"""A folder of transformers beside our checkpoint of it."""
 
 from __future__ import annotations
 
