@@ -115,6 +115,10 @@ class Handler(BaseHTTPRequestHandler):
                 return
         self.fail(404, "")
 
+    def do_HEAD(self) -> None:
+        """Answer with the headers of a GET; the hub does so before it redirects."""
+        self.do_GET()
+
     def describe(self, kind: str, name: str, what: str | None, revision: str | None) -> None:
         repository = self.repository(kind, name, revision or "main")
         if repository and what == "tree":
@@ -153,17 +157,25 @@ class Handler(BaseHTTPRequestHandler):
         repository = self.repository(kind, name, revision)
         if repository is None:
             return
-        token = self.headers.get("Authorization", "")
+        token, commit = self.headers.get("Authorization", ""), repository.commit
         if repository.token and token != f"Bearer {repository.token}":
             self.fail(403 if token else 401, "GatedRepo")
         elif path not in repository.files:
             self.fail(404, "EntryNotFound")
         elif not is_large(path):
-            self.answer(repository.files[path])
+            content = repository.files[path]
+            self.answer(content, {"ETag": f'"{git_id(content)}"', "X-Repo-Commit": commit})
         else:
+            content = repository.files[path]
             port = urlsplit(self.hub.address).port
             where = f"http://localhost:{port}/cdn/{kind}/{name}/{path}"
-            self.answer(b"", {"Location": where, "X-Repo-Commit": repository.commit}, 302)
+            headers = {
+                "Location": where,
+                "X-Repo-Commit": commit,
+                "X-Linked-Size": str(len(content)),
+                "X-Linked-Etag": f'"{hashlib.sha256(content).hexdigest()}"',
+            }
+            self.answer(b"", headers, 302)
 
     def large(self, kind: str, name: str, path: str) -> None:
         content = self.hub.repositories[kind, name].files[path]
@@ -199,7 +211,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def fail(self, status: int, code: str) -> None:
         self.answer(b"", {"X-Error-Code": code} if code else {}, status)

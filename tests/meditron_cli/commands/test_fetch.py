@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from jobs.contract.fetched_record import RECORD, commit_of, read_fetched
 from meditron_cli.config import weights
+from meditron_cli.config.weights import HubName
 from meditron_cli.main import main
 from meditron_cli.services import Services
 
@@ -377,6 +379,25 @@ def test_too_little_space_is_refused_before_the_first_byte(site: Site) -> None:
     assert "org/huge needs 4,294,967,296." in errors(result)[0]
     assert " GiB are free" in errors(result)[0]
     assert site.hub.ranges == []
+
+
+def test_the_hub_s_own_command_downloads_to_where_the_model_is_looked_up(site: Site) -> None:
+    words = shlex.split(weights.download_command(HubName.parse(NAME), None))
+    assert words.pop(0) == "hf"
+    program = [sys.executable, "-m", "huggingface_hub.cli.hf"]
+
+    subprocess.run(
+        [*program, *words],
+        env={**os.environ, **site.environ(), "HF_HOME": str(site.folder / "home")},
+        check=True,
+        capture_output=True,
+    )
+
+    folder = weights.find(NAME, None, site.environ()).folder
+    assert folder is not None
+    assert set(FILES) <= set(content(folder))
+    assert not list(folder.glob("**/*.bin"))
+    assert commit_of(folder) == site.hub.repositories["model", NAME].commit
 
 
 def test_a_disk_that_fills_up_keeps_what_arrived(site: Site) -> None:
