@@ -31,7 +31,7 @@ class SupervisionSpec:
     restarts_in_allocation: int = 2
     """Starts of the ranks in one allocation, after the first."""
     startup_limit_seconds: int = 1200
-    """From the start of the ranks to the first step."""
+    """From the start of the ranks to the first step, reading a checkpoint included."""
     step_limit_seconds: int = 120
     """Heartbeat timeout of a step, or five times the slowest of a hundred if that is longer."""
     retry_delay_seconds: int = 30

@@ -211,7 +211,7 @@ def _verify_unread(source: VerifiedFiles) -> tuple[int, str]:
     Raises:
         StorageError: on every rank, if any cannot read its share.
     """
-    read = set().union(*_from_all(lambda: set(source.read)))
+    read = set().union(*_from_all(lambda: source.read))
 
     def verify() -> str:
         for location in source.unread(read)[_rank() :: _world()]:
@@ -222,7 +222,7 @@ def _verify_unread(source: VerifiedFiles) -> tuple[int, str]:
         return ""
 
     try:
-        outcomes = _from_all(lambda: (verify(), sum(source.read.values())))
+        outcomes = _from_all(lambda: (verify(), source.bytes_read))
     except OSError as error:
         raise _unreadable(source.path, str(error)) from error
     count = sum(size for _, size in outcomes) + sum(map(len, source.small.values()))

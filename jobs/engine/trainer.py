@@ -157,8 +157,6 @@ class Trainer:
                 0, or began with other weights.
         """
         back = f"put this run's own checkpoints back, then {RESUME}"
-        if record.data:
-            self.datasets.require_same(self.context.run, record.data, path.name)
         if difference := manifest.difference(record, self.spec.model, self.spec.tokenizer):
             raise TaskError(f"{path}: {difference}", back)
         if record.kind == manifest.WEIGHTS and record.iteration > 0:
@@ -172,6 +170,8 @@ class Trainer:
                 f"`{self.spec.weights}`",
                 "start another run for other weights, with {meditron submit pretrain}",
             )
+        if record.data:
+            self.datasets.require_same(self.context.run, record.data, path.name)
 
     def _highest_saved(self) -> int:
         task = self.context.task

@@ -69,8 +69,10 @@ class VerifiedFiles:
     """Content of those that are no shards, verified."""
     beat: Callable[[], None]
     """Called as bytes arrive."""
-    read: dict[Location, int] = field(default_factory=dict)
-    """Bytes of the parts that this rank has read and verified."""
+    read: set[Location] = field(default_factory=set)
+    """Parts that this rank has read and verified."""
+    bytes_read: int = 0
+    """By this rank, of shards."""
 
     def __post_init__(self) -> None:
         self.metadata = pickle.loads(self.small[METADATA])
@@ -101,9 +103,11 @@ class VerifiedFiles:
         content = io.BytesIO(bytes(part.bytes))
         with (self.path / location.file).open("rb", buffering=0) as file, content.getbuffer() as to:
             file.seek(parts.size(its_parts[: location.number]))
-            if not parts.read_part(file, part, to, self.beat):
-                raise AlteredPart(location.file)
-        self.read[location] = part.bytes
+            unaltered = parts.read_part(file, part, to, self.beat)
+        self.bytes_read += part.bytes
+        if not unaltered:
+            raise AlteredPart(location.file)
+        self.read.add(location)
         return content
 
     def unread(self, read: set[Location]) -> list[Location]:

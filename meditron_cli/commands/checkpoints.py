@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from jobs.checkpoints import leases, manifest, parts
+from jobs.checkpoints.manifest import CheckpointRecord
 from jobs.contract.files import FormatError
 from meditron_cli import console
 from meditron_cli.commands import options
@@ -43,7 +44,8 @@ class CheckpointEntry:
     ``unreadable``."""
     problem: str
     """The damage; empty when none is known."""
-    bytes: int | None
+    record: CheckpointRecord | None
+    """None where it cannot be read."""
     saved: float | None
     """Seconds since 1970."""
     verified: float | None
@@ -54,9 +56,25 @@ class CheckpointEntry:
     def step(self) -> int:
         return manifest.step_of(self.path)
 
+    @property
+    def bytes(self) -> int | None:
+        """Return the size on record; None without a record."""
+        return self.record.bytes if self.record else None
+
+    @property
+    def kind(self) -> str | None:
+        """Return ``weights`` (alone) or ``training``; None without a record."""
+        return self.record.kind if self.record else None
+
+    @property
+    def origin(self) -> str | None:
+        """Return the weights that training began with; None without a record."""
+        return str(self.record.origin.get("weights", "")) or None if self.record else None
+
     def to_json(self) -> dict[str, Any]:
         """Return the checkpoint as ``checkpoints --json`` prints it."""
-        known = {key: getattr(self, key) for key in ("step", "state", "problem", "bytes")}
+        names = ("step", "state", "problem", "bytes", "kind", "origin")
+        known = {key: getattr(self, key) for key in names}
         rows = [{**_fields(lease.holder), "expires": lease.expires} for lease in self.leases]
         times = {"saved": self.saved, "verified": self.verified}
         return {"name": self.path.name, **known, **times, "leases": rows}
@@ -103,7 +121,7 @@ def list_checkpoints(folder: Path, now: float) -> Iterator[CheckpointEntry]:
             path=path,
             state=state,
             problem=problem,
-            bytes=known_size(path),
+            record=known_record(path),
             saved=saved_at(path),
             verified=manifest.verified_at(path),
             leases=with_lease,
@@ -123,10 +141,10 @@ def state_of(path: Path) -> tuple[str, str]:
     return "damaged" if manifest.was_finished(path) else "unfinished", problem
 
 
-def known_size(path: Path) -> int | None:
-    """Return the size in a checkpoint's record, in bytes; None without one."""
+def known_record(path: Path) -> CheckpointRecord | None:
+    """Return the record of a checkpoint; None where it has none that can be read."""
     try:
-        return manifest.read(path).bytes
+        return manifest.read(path)
     except (OSError, FormatError):
         return None
 
@@ -237,7 +255,9 @@ def show(run: str, folder: Path, entries: list[CheckpointEntry], as_json: bool) 
     if not entries:
         console.note(f"no checkpoints in {folder}")
         return
-    columns = ("checkpoint", "size", "saved", "state", "verified", "leased by")
+    columns = (
+        "checkpoint", "size", "saved", "kind", "origin", "state", "verified", "leased by",
+    )  # fmt: skip
     console.table(columns, [row(entry) for entry in entries])
     for entry in entries:
         if entry.problem and entry.state not in UNTRUSTED:
@@ -252,6 +272,8 @@ def row(entry: CheckpointEntry) -> tuple[object, ...]:
         entry.path.name,
         None if entry.bytes is None else size(entry.bytes),
         None if entry.saved is None else moment(entry.saved),
+        entry.kind,
+        entry.origin,
         entry.state,
         None if entry.verified is None else moment(entry.verified),
         ", ".join(str(lease.holder or "an unreadable lease") for lease in entry.leases) or None,

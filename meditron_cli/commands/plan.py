@@ -49,6 +49,8 @@ def command(
             if task.training and plan.lead:
                 facts = summary.training(task.training, loaded.cluster, item.resources, plan.lead)
                 facts["weights_folder"] = plan.weights_folder or None
+                given = loaded.experiment.supervision.startup_limit_seconds is not None
+                facts |= summary.startup(task, plan.lead, given)
     known, now = loaded.known, services.clock.now()
     warnings = prepare.warnings(plan, loaded, now)
     if as_json:

@@ -351,8 +351,9 @@ class Supervision(Section):
     """Attempts in a row without a newer checkpoint after which a run stops."""
     restarts_in_allocation: NonNegativeInt = 2
     """Restarts of the ranks within one job; after these a new job continues."""
-    startup_limit_seconds: PositiveInt = 1200
-    """Heartbeat timeout from the start of the ranks to their first step."""
+    startup_limit_seconds: PositiveInt | None = None
+    """Heartbeat timeout from the start of the ranks to their first step; by default computed from
+    the bytes that a start reads and this run's saves, else a guessed speed."""
     step_limit_seconds: PositiveInt = 120
     """Heartbeat timeout of a step; five times the 99th percentile of steps if that is longer."""
     retry_delay_seconds: NonNegativeInt = 30

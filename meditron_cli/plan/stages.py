@@ -111,6 +111,19 @@ def signal_lead(inputs: Inputs, stage: str) -> int:
     return inputs.training_lead.seconds if stage in TRAINING_STAGES else SHORT_LEAD
 
 
+def startup_limit(inputs: Inputs, stage: str) -> int:
+    """Return the start-up limit of a stage in seconds; training reads whole checkpoints, the other
+    stages that compute read weights.
+    """
+    model, precision = model_spec(inputs.experiment), inputs.experiment.pretrain.precision
+    whole = model.checkpoint_bytes(precision)
+    read = 0
+    if stage in COMPUTING_STAGES:
+        read = whole if stage in TRAINING_STAGES else model.weights_bytes(precision)
+    configured = inputs.experiment.supervision.startup_limit_seconds
+    return step_times.startup_limit_of(configured, read, inputs.training_lead.times, whole)
+
+
 def shared(section: Any, spec: type[Any]) -> dict[str, Any]:
     """Return the settings of a section of the experiment that a spec has under the same names."""
     names = spec.__dataclass_fields__.keys() & type(section).model_fields.keys()
@@ -361,7 +374,10 @@ def stage_plan(
             health=health,
             scratch_dir=str(cluster.scratch_dir or ""),
             leave_seconds=resources.signal_lead_seconds,
-            supervision=specs.SupervisionSpec(**inputs.experiment.supervision.model_dump()),
+            supervision=specs.SupervisionSpec(
+                **inputs.experiment.supervision.model_dump()
+                | {"startup_limit_seconds": startup_limit(inputs, stage)}
+            ),
             site=specs.SiteSpec(
                 cluster.name, cluster.slurm.requeue, cluster.slurm.submit_from_jobs
             ),

@@ -26,6 +26,11 @@ WRITE_BYTES_PER_SECOND = 2e9
 reports 920 GB in about 40 s (launch scripts of github.com/swiss-ai/Megatron-LM).
 """
 
+STARTUP_SECONDS = 1200
+"""Guessed time to import, to find the other ranks and to index the tokens, on the slow side."""
+READ_FACTOR = 3
+"""Guessed largest ratio of a start's reading time to a save's writing time of the same bytes."""
+
 LARGE_BYTES = 10 * GIB
 """Guessed checkpoint size from which an estimate is raised to ``FLOOR_SECONDS``."""
 FLOOR_SECONDS = 600
@@ -52,6 +57,21 @@ def step_seconds(
 def save_seconds(checkpoint_bytes: int) -> float:
     """Return the time of a save at the guessed speed."""
     return checkpoint_bytes / WRITE_BYTES_PER_SECOND
+
+
+def startup_limit_of(configured: int | None, read: int, times: StepTimes, saved: int) -> int:
+    """Return the start-up limit in seconds: the experiment's, else the time without any reading and
+    that of reading a checkpoint at the speed of this run's saves, or at the guessed one.
+
+    Args:
+        read: bytes of the checkpoint, or of the part of it that the stage reads; 0 for none.
+        times: measured or estimated.
+        saved: bytes of the saves in ``times``.
+    """
+    if configured is not None:
+        return configured
+    seconds = times.save_seconds * read / saved
+    return STARTUP_SECONDS + round(READ_FACTOR * seconds)
 
 
 def best_save_interval(times: StepTimes, nodes: int, job_seconds: float) -> int | None:

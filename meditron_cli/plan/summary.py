@@ -14,6 +14,7 @@ from meditron_cli.plan.model import Lead, Plan, Resources
 from meditron_cli.plan.step_times import MFU, best_save_interval, step_seconds
 
 if TYPE_CHECKING:
+    from jobs.contract.specs import TaskSpec
     from meditron_cli.config.cluster_schema import Cluster, Node
 
 
@@ -98,6 +99,16 @@ def signal(lead: Lead, cluster: Cluster) -> dict[str, Any]:
     }
 
 
+def startup(task: TaskSpec, lead: Lead, is_given: bool) -> dict[str, Any]:
+    """Return the start-up limit of training, and its origin: ``given``, or how the speed is known
+    by which it was computed.
+    """
+    return {
+        "startup_limit_seconds": task.supervision.startup_limit_seconds,
+        "startup_limit_source": "given" if is_given else lead.times_source,
+    }
+
+
 def duration(spec: PretrainSpec, node: Node, resources: Resources) -> dict[str, float | None]:
     """Return seconds and GPU-hours at the guessed MFU, and the number of jobs."""
     minutes = resources.time_minutes
@@ -141,6 +152,7 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
             else ""
         ),
     ]
+    lines.append(startup_line(facts))
     if facts["seconds"] is not None:
         lines.append(
             f"time         about {facts['seconds'] / 3600:,.1f} h and {facts['gpu_hours']:,.0f} "
@@ -211,6 +223,17 @@ def signal_line(facts: dict[str, Any]) -> str:
         f"{facts['save_seconds']:,.1f} s, {facts['pace_source']}"
         + ("" if grace is None else f"; the grace period is {grace} s")
     )
+
+
+def startup_line(facts: dict[str, Any]) -> str:
+    """Return the start-up limit, and its reason."""
+    speed = facts["checkpoint_bytes"] / facts["save_seconds"] / 1e9 if facts["save_seconds"] else 0
+    why = {
+        "given": "set by supervision.startup_limit_seconds",
+        "measured": f"computed from the checkpoint at {speed:.1f} GB/s, measured in this run",
+        "estimated": f"computed from the checkpoint at a guessed {speed:.1f} GB/s",
+    }[facts["startup_limit_source"]]
+    return f"start-up     {facts['startup_limit_seconds']} s until the first step, {why}"
 
 
 def count(value: float) -> str:

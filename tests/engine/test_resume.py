@@ -207,11 +207,13 @@ def flip_a_byte(path):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.full
+@pytest.mark.parametrize(
+    "sizes", [pytest.param({"data": 2}, marks=pytest.mark.full), {"tensor": 2}], ids=str
+)
 def test_one_flipped_byte_in_each_of_the_newest_two_is_found_and_the_one_before_is_used(
-    make_run, layout
+    make_run, layout, sizes
 ):
-    run = make_run(train_steps=8, save_interval=2, parallel=layout(data=2))
+    run = make_run(train_steps=8, save_interval=2, parallel=layout(**sizes))
     run.finish()
     expected = run.losses()
     flip_a_byte(run.root / "checkpoints/iter_0000008/__1_0.distcp")
@@ -230,6 +232,28 @@ def test_one_flipped_byte_in_each_of_the_newest_two_is_found_and_the_one_before_
     newest, _ = manifest.find_latest(run.root / "checkpoints")
     assert manifest.verified_at(newest) is None
     assert manifest.verified_at(run.root / "checkpoints/iter_0000004") is not None
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sizes", [{"data": 2}, {"tensor": 2}], ids=str)
+def test_an_altered_byte_in_any_file_is_found_while_loading(make_run, layout, sizes):
+    run = make_run(train_steps=4, save_interval=2, parallel=layout(**sizes))
+    run.finish()
+    expected = run.losses()
+    folder, copy = run.root / "checkpoints/iter_0000004", run.root / "copy"
+    shutil.copytree(folder, copy)
+    files = sorted(manifest.manifest(folder))
+
+    for attempt, name in enumerate(files, start=2):
+        shutil.rmtree(folder)
+        shutil.copytree(copy, folder)
+        flip_a_byte(folder / name)
+        run.finish()
+
+        assert f": {name} has the right size, but" in run.started[-1].output()
+        assert run.trained(attempt) == [3, 4]
+    assert run.losses() == expected
+    assert len(files) >= 5
 
 
 @pytest.mark.full

@@ -49,6 +49,18 @@ def test_a_table_newest_first(meditron, run):
     assert lines[3][-1].strip() == "evaluate task 3 (job 77_3, attempt 1, on n01)"
 
 
+def test_the_kind_of_a_checkpoint_and_the_weights_it_began_with_are_shown(meditron, run):
+    folder = run.path("checkpoints")
+    shutil.rmtree(folder / "iter_0000000")
+    write_checkpoint(folder, 0, kind="weights", origin={"weights": "org/base"})
+
+    done = meditron("checkpoints", run.name)
+
+    cells = [line.split() for line in done.stdout.splitlines()]
+    assert "training" in cells[1]
+    assert {"weights", "org/base"} <= set(cells[3])
+
+
 def test_no_checkpoints_is_reported(meditron):
     meditron.submit()
 
@@ -74,6 +86,8 @@ def test_json_has_leases_and_the_writer(meditron, run):
         "state": "valid",
         "problem": "",
         "bytes": 9,
+        "kind": "training",
+        "origin": "random",
         "saved": (folder / "iter_0000020/meditron.json").stat().st_mtime,
         "verified": None,
         "leases": [],

@@ -19,9 +19,10 @@ def training(cluster: str, size: str, *overrides: str) -> dict[str, object]:
     spec = stage.tasks[0].spec
     assert isinstance(spec, PretrainSpec)
     assert plan.lead
+    given = any(override.startswith("supervision.startup_limit") for override in overrides)
     return summary.training(
         spec, load_cluster(str(profile_of(cluster))), stage.resources, plan.lead
-    )
+    ) | summary.startup(stage.tasks[0], plan.lead, given)
 
 
 def test_a_stage_is_a_row_with_its_tasks_and_jobs() -> None:
@@ -105,6 +106,22 @@ def test_where_jobs_cannot_submit_the_login_node_does() -> None:
     facts = {**training("rcp", "70b"), "submit_from_jobs": False}
 
     assert "; `meditron recover` on the login node submits the next" in summary.jobs_line(facts)
+
+
+def test_the_start_up_limit_is_shown_with_its_source() -> None:
+    estimated = training("rcp", "70b")
+    measured = {**estimated, "startup_limit_source": "measured"}
+    given = training("rcp", "70b", "supervision.startup_limit_seconds=1800")
+
+    assert summary.startup_line(estimated) == (
+        "start-up     2649 s until the first step, computed from the checkpoint at a guessed "
+        "2.0 GB/s"
+    )
+    assert summary.startup_line(estimated) in summary.training_lines(estimated)
+    assert summary.startup_line(measured).endswith("at 2.0 GB/s, measured in this run")
+    assert summary.startup_line(given) == (
+        "start-up     1800 s until the first step, set by supervision.startup_limit_seconds"
+    )
 
 
 def test_the_lead_is_shown_with_its_source() -> None:
