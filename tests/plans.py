@@ -19,14 +19,18 @@ GOLDEN = Path(__file__).parent / "golden"
 PYTHON = "/venv/bin/python"
 
 
-def plan_of(cluster: str, size: str, *overrides: str, stages: Sequence[str] = STAGES) -> Plan:
+def plan_of(cluster: str, size: str, *overrides: str, stages: Sequence[str] = ()) -> Plan:
     """Return the plan of the experiment in ``golden/``, on a profile shipped or in there too."""
     return plan_on(profile_of(cluster), size, *overrides, stages=stages)
 
 
-def plan_on(profile: Path, size: str, *overrides: str, stages: Sequence[str] = STAGES) -> Plan:
-    """Return the same plan on the profile in a file."""
+def plan_on(profile: Path, size: str, *overrides: str, stages: Sequence[str] = ()) -> Plan:
+    """Return the same plan on the profile in a file; by default of all stages, without ``convert``
+    for random weights.
+    """
     loaded = load(str(profile), size, GOLDEN / "experiment.yaml", list(overrides))
+    random = loaded.experiment.model.weights == "random"
+    stages = stages or [name for name in STAGES if not (random and name == "convert")]
     return build(Inputs(loaded.experiment, loaded.cluster, loaded.size, "0" * 64, PYTHON), stages)
 
 

@@ -67,6 +67,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs.slurm",
         "jobs.health",
         "jobs.checkpoints",
+        "jobs.conversion",
         "jobs.data",
         "jobs.supervision.recovery",
     }

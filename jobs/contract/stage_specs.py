@@ -201,6 +201,20 @@ class OptimizerSpec:
 
 
 @dataclass(frozen=True)
+class ConvertSpec:
+    """Bring the weights of a Hugging Face folder in as the checkpoint of step 0."""
+
+    weights: str
+    """As ``model.weights`` names them: a name on the hub, or a path."""
+    folder: str
+    """Absolute path of the folder with ``config.json`` and safetensors."""
+    model: ModelSpec
+    tokenizer: TokenizerRef
+    checkpoint_dir: str
+    """Relative: ``checkpoints``."""
+
+
+@dataclass(frozen=True)
 class PretrainSpec:
     """Start or resume pretraining until ``train_steps``."""
 
@@ -268,7 +282,7 @@ class EvaluateSpec:
     """Relative: ``evaluations/<benchmark>/<checkpoint>``."""
 
 
-Spec = CurateSpec | TokenizeSpec | PretrainSpec | EvaluateSpec
+Spec = CurateSpec | TokenizeSpec | ConvertSpec | PretrainSpec | EvaluateSpec
 
 
 @dataclass(frozen=True)
@@ -295,10 +309,11 @@ STAGE_KINDS: dict[str, StageKind] = {
     "tokenize": StageKind(
         TokenizeSpec, "jobs.stages.tokenize_corpus", ("curate",), reads_tokenizer=True
     ),
+    "convert": StageKind(ConvertSpec, "jobs.stages.convert", (), reads_tokenizer=True),
     "pretrain": StageKind(
         PretrainSpec,
         "jobs.stages.pretrain",
-        ("tokenize",),
+        ("tokenize", "convert"),
         trains=True,
         reads_tokenizer=True,
         polls_stop=True,

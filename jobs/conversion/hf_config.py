@@ -303,7 +303,7 @@ def _written_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
 def _window(config: Mapping[str, Any], layers: int) -> int | None:
     """Return the sliding window, None where no layer has one.
 
-    Mistral has one in every layer; Qwen where ``use_sliding_window`` says so, from
+    Mistral has one in every layer; Qwen where ``use_sliding_window`` is true, from
     ``max_window_layers`` on or as ``layer_types`` lists.
     """
     kinds = config.get("layer_types")

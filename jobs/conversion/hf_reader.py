@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -383,6 +383,12 @@ class TensorReader:
             self._digest.update(block)
         self._rows += rows
         return values
+
+    def blocks(self) -> Iterator[torch.Tensor]:
+        """Yield all rows, some at a time."""
+        rows = max(1, BLOCK * self.tensor.shape[0] // max(1, self.tensor.bytes))
+        for start in range(0, self.tensor.shape[0], rows):
+            yield self.read(min(rows, self.tensor.shape[0] - start))
 
     def _fill(self, block: memoryview) -> None:
         while block:

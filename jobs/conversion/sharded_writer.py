@@ -3,7 +3,7 @@
 The format is torch.distributed.checkpoint's (``torch/distributed/checkpoint/filesystem.py``):
 ``.distcp`` files of consecutive items, each a tensor by ``torch.save``, and ``.metadata``, the
 pickled index of chunks and of their places in the files. megatron.core 0.16.1 adds
-``metadata.json``, the names of the formats, and ``common.pt``, what all ranks share.
+``metadata.json`` with the names of the formats, and a file that all ranks share.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FORMATS = {
 """Content of ``metadata.json``, as megatron.core 0.16.1 writes it."""
 
 COMMON = {"content_metadata": {"distrib_optim_sharding_type": "fully_reshardable"}}
-"""Content of ``common.pt``, equal to that of a checkpoint that the engine saves."""
+"""Content of the file that all ranks share, equal to that of a checkpoint that the engine saves."""
 
 PART = ".part"
 """Suffix of a file that is being written."""

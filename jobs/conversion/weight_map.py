@@ -146,6 +146,7 @@ COMPUTED = "rotary_emb.inv_freq"
 """End of the names of buffers that old folders hold and every reader computes from
 ``rope_theta``."""
 
+EMBEDDING = "model.embed_tokens.weight"
 TIED_OUTPUT = "lm_head.weight"
 """A folder with tied embeddings may hold this copy of the embedding."""
 

@@ -70,6 +70,15 @@ class Tokenize(Section):
     """Time limit of one task."""
 
 
+class Convert(Section):
+    """Base weights to the checkpoint of step 0, one process on a CPU node."""
+
+    cpus: Annotated[PositiveInt, OPERATIONAL] = 8
+    """Cores; as many layers are converted side by side."""
+    time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 240
+    """Time limit of the task; a later one keeps the files that this one finished."""
+
+
 class Vocabulary(Section):
     """Tokens added to the base model's vocabulary, and tokens with a role."""
 
@@ -379,6 +388,8 @@ class Experiment(Section):
     """The architecture; recipes fill it in."""
     parallel: Annotated[Parallel, OPERATIONAL] = Parallel()
     """3D layout of pretraining."""
+    convert: Convert = Convert()
+    """Base weights to the checkpoint of step 0."""
     pretrain: Pretrain
     """Continued pretraining; recipes fill it in."""
     evaluate: Annotated[Evaluate, OPERATIONAL] = Evaluate()

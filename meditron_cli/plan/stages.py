@@ -14,6 +14,7 @@ from jobs.contract.stage_specs import (
     COMPUTING_STAGES,
     STAGE_KINDS,
     TRAINING_STAGES,
+    ConvertSpec,
     CurateSpec,
     EvaluateSpec,
     ModelSpec,
@@ -206,6 +207,23 @@ def tokenize_stage(inputs: Inputs) -> StagePlan:
     return stage_plan(inputs, "tokenize", tasks, resources, tokenize.max_parallel)
 
 
+def convert_spec(inputs: Inputs) -> ConvertSpec:
+    """Return the import of the base model that the experiment names."""
+    return ConvertSpec(
+        weights=str(inputs.experiment.model.weights or ""),
+        folder=inputs.weights_folder,
+        model=model_spec(inputs.experiment),
+        tokenizer=inputs.tokenizer,
+        checkpoint_dir="checkpoints",
+    )
+
+
+def convert_stage(inputs: Inputs) -> StagePlan:
+    """Plan one task, with threads on the cores of a CPU node."""
+    resources = cpu_resources(inputs, "convert", inputs.experiment.convert.cpus)
+    return stage_plan(inputs, "convert", [convert_spec(inputs)], resources, max_parallel=1)
+
+
 def pretrain_stage(inputs: Inputs) -> StagePlan:
     """Plan one job over all ranks."""
     experiment = inputs.experiment
@@ -271,6 +289,7 @@ def evaluate_stage(inputs: Inputs) -> StagePlan:
 BUILDERS: dict[str, Callable[[Inputs], StagePlan]] = {
     "curate": curate_stage,
     "tokenize": tokenize_stage,
+    "convert": convert_stage,
     "pretrain": pretrain_stage,
     "evaluate": evaluate_stage,
 }
@@ -403,6 +422,8 @@ def named_paths(spec: Spec) -> tuple[str, ...]:
         paths = (spec.tokenizer.path,)
     elif isinstance(spec, EvaluateSpec):
         paths = (spec.tokenizer.path, spec.path)
+    elif isinstance(spec, ConvertSpec):
+        paths = (spec.tokenizer.path, spec.folder)
     else:  # a dataset is two files beside each other
         prefixes = (*spec.train_prefixes, *spec.validation_prefixes)
         paths = (spec.tokenizer.path, *(prefix.rpartition("/")[0] for prefix in prefixes))

@@ -13,9 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.contract import specs
+from jobs.contract.errors import TaskError
 from jobs.contract.files import sha256
 from jobs.contract.job import usable_cores
-from jobs.contract.stage_specs import STAGES, TOKENIZER_STAGES, CurateSpec, training_stage
+from jobs.contract.stage_specs import (
+    STAGES,
+    TOKENIZER_STAGES,
+    TRAINING_STAGES,
+    CurateSpec,
+    training_stage,
+)
 from jobs.data import tokenizer_file
 from meditron_cli.errors import ConfigError
 from meditron_cli.runs import request
@@ -107,6 +114,7 @@ def stages_of(stage: str, experiment: Experiment) -> tuple[str, ...]:
     Raises:
         ConfigError: the only stage has no work.
     """
+    from meditron_cli.config import weights
     from meditron_cli.plan.stages import idle_stages
 
     if stage != PIPELINE:
@@ -115,7 +123,13 @@ def stages_of(stage: str, experiment: Experiment) -> tuple[str, ...]:
                 "evaluate.benchmarks lists no benchmark",
                 hint="`meditron explain evaluate.benchmarks` explains the key",
             )
-        return (stage,)
+        if stage == "convert" and experiment.model.weights == weights.RANDOM:
+            raise ConfigError(
+                "model.weights is random, so there is nothing to convert",
+                hint="`meditron explain model.weights` explains the key",
+            )
+        begins = "convert" not in idle_stages(experiment) and stage in TRAINING_STAGES
+        return ("convert", stage) if begins else (stage,)
     idle = idle_stages(experiment)
     return tuple(name for name in STAGES if name not in idle)
 
@@ -169,7 +183,28 @@ def problems(loaded: Loaded, stages: Collection[str]) -> list[str]:
             sentences += path_problems(key, place)
     if experiment.tokenize.tokenizer and set(TOKENIZER_STAGES) & set(stages):
         sentences += tokenizer_problems(loaded, experiment.tokenize.tokenizer)
+    if "convert" in stages:
+        sentences += weights_problems(loaded)
     return sentences
+
+
+def weights_problems(loaded: Loaded) -> Iterator[str]:
+    """Yield a sentence for a folder of base weights that cannot become the run's step 0, by its
+    ``config.json`` and the headers of its files.
+    """
+    from jobs.conversion import base_model
+    from meditron_cli.config import weights
+    from meditron_cli.plan import stages
+
+    experiment = loaded.experiment
+    folder = weights.find(experiment.model.weights, loaded.cluster.models_dir).folder
+    if folder is None:
+        return
+    base = stages.vocabulary_spec(experiment).base_size
+    try:
+        base_model.require_importable(folder, stages.model_spec(experiment), base)
+    except TaskError as error:
+        yield f"model.weights: {error.message}; {error.hint}"
 
 
 def path_problems(key: str, path: Path) -> Iterator[str]:

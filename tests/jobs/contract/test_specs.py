@@ -143,9 +143,9 @@ def test_another_format_is_refused(found: object) -> None:
 
 def test_an_unknown_stage_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown stage") as refused:
-        specs.task_from_json({**specs.to_json(TASK), "stage": "convert"})
+        specs.task_from_json({**specs.to_json(TASK), "stage": "distil"})
 
-    assert str(refused.value) == "task spec names the unknown stage 'convert'"
+    assert str(refused.value) == "task spec names the unknown stage 'distil'"
 
 
 def without(data: dict[str, Any], name: str) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from jobs.contract.stage_specs import ModelSpec, RopeScaling
+from jobs.contract.files import sha256
+from jobs.contract.stage_specs import ConvertSpec, ModelSpec, RopeScaling, TokenizerRef
 from jobs.conversion import hf_config
 
-from ...model_specs import model_spec
+from ...model_specs import model_spec, vocabulary_spec
 
 
 def small(**fields: Any) -> ModelSpec:
@@ -58,3 +61,48 @@ def transformers_model(spec: ModelSpec, **fields: Any) -> Any:
         for parameter in model.parameters():
             parameter.normal_(1.0 if parameter.dim() == 1 else 0.0, 0.2)
     return model
+
+
+ADDED = ("<EOD>", "[fig]", "[/fig]")
+"""Tokens that a run adds to a base model."""
+
+
+def grown(spec: ModelSpec) -> ModelSpec:
+    """Return the spec of a run that adds ``ADDED`` to a model."""
+    return replace(spec, vocab_size=spec.vocab_size + len(ADDED))
+
+
+def save_folder(path: Path, spec: ModelSpec, dtype: str = "float32", **fields: Any) -> Path:
+    """Write a model's folder in several shards, as transformers does, and its tokenizer."""
+    import torch
+
+    model = transformers_model(spec, **fields).to(getattr(torch, dtype))
+    model.save_pretrained(path, max_shard_size="40KB")
+    write_tokenizer(path / "tokenizer.json", spec.vocab_size, ())
+    return path
+
+
+def write_tokenizer(path: Path, base: int, added: tuple[str, ...]) -> Path:
+    """Write a tokenizer of ``base`` words and some added tokens."""
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+
+    words = {f"w{number}": number for number in range(base)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_tokens([AddedToken(token, special=token == "<EOD>") for token in added])
+    tokenizer.save(str(path))
+    return path
+
+
+def convert_spec(folder: Path, spec: ModelSpec, tokenizer: Path, **fields: Any) -> ConvertSpec:
+    """Return the conversion of a folder for a run that adds ``ADDED``."""
+    vocabulary = vocabulary_spec(
+        spec.vocab_size, added_tokens=ADDED, control_tokens=ADDED[:1], **fields
+    )
+    return ConvertSpec(
+        weights="org/base",
+        folder=str(folder),
+        model=grown(spec),
+        tokenizer=TokenizerRef(str(tokenizer), sha256(tokenizer), vocabulary),
+        checkpoint_dir="checkpoints",
+    )

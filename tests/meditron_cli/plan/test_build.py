@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.contract.stage_specs import STAGES, EvaluateSpec, PretrainSpec, TokenizeSpec
+from jobs.contract.stage_specs import EvaluateSpec, PretrainSpec, TokenizeSpec
 from meditron_cli.errors import ConfigError
 from meditron_cli.scheduler.slurm import SlurmScheduler
 
@@ -65,7 +65,13 @@ def test_a_plan_holds_the_requested_stages_in_pipeline_order() -> None:
 def test_each_stage_waits_for_the_one_before() -> None:
     plan = plan_of("test-slurm", "tiny")
 
-    assert [stage.after for stage in plan.stages] == [(), *((name,) for name in STAGES[:-1])]
+    before = {stage.stage: stage.after for stage in plan.stages}
+    assert before == {
+        "curate": (),
+        "tokenize": ("curate",),
+        "pretrain": ("tokenize",),
+        "evaluate": ("pretrain",),
+    }
 
 
 def test_every_shard_and_the_validation_has_a_tokenize_task() -> None:
@@ -134,6 +140,7 @@ def test_containers_see_what_their_task_reads_to_read_only() -> None:
     assert mounts == {
         "curate": [*both, "/data/corpus:/data/corpus:ro"],
         "tokenize": [*both, tokenizer],
+        "convert": [*both, tokenizer],
         "pretrain": [*both, tokenizer, "/other/tokens:/other/tokens:ro"],
         "evaluate": [*both, tokenizer, "/data/quiz.jsonl:/data/quiz.jsonl:ro"],
     }
