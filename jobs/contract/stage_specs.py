@@ -201,6 +201,15 @@ class OptimizerSpec:
 
 
 @dataclass(frozen=True)
+class VerifySpec:
+    """Compare the logits of imported or exported weights with those of the checkpoint."""
+
+    enabled: bool
+    tokens: int
+    """Of each text."""
+
+
+@dataclass(frozen=True)
 class ConvertSpec:
     """Bring the weights of a Hugging Face folder in as the checkpoint of step 0."""
 

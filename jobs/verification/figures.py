@@ -53,7 +53,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Rates:
-    """How a model continues prompts, as shares between 0 and 1."""
+    """Properties of continuations, as shares between 0 and 1."""
 
     repetition: float
     """Of the 4-grams of the continuations, those that the continuation has had before."""

@@ -6,6 +6,7 @@ on the CPU. Both hold one layer at a time, so that small and large models take t
 
 from __future__ import annotations
 
+import itertools
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +42,7 @@ MEMORY_MARGIN = 1.25
 """Memory of a generation relative to the model's weights; guessed."""
 
 Report = Callable[[str, int, int], None]
-"""Called with a side's name and how many of its layers are done, of how many."""
+"""Called with a side's name and how many of its layers, or tokens, are done, of how many."""
 
 
 @dataclass(frozen=True)
@@ -183,13 +184,13 @@ class _Comparison:
             self.request.precision,
             self.place,
             lambda key, layer: self.rounded(self.checkpoint.reader.read(key, layer)),
-            lambda done: self.report("checkpoint", done, layers),
+            lambda done: self.report("layers of the checkpoint", done, layers),
         )
         batch = torch.nn.utils.rnn.pad_sequence(list(tokens.values()), batch_first=True)
         ours = model.logits(network, batch)
         del network
         theirs = self.reference(self.read).logits(
-            list(tokens.values()), lambda done: self.report("weights", done, layers)
+            list(tokens.values()), lambda done: self.report("layers of the weights", done, layers)
         )
         return {
             name: Difference.between(one[:, : self.rows], other[: len(one), : self.rows])
@@ -273,7 +274,8 @@ class _Comparison:
         kept = {name: self.read(name) for name in self.tensors_of_weights()}
         reference = self.reference(kept.__getitem__)
         found: list[list[int]] = [[] for _ in prompts]
-        for _ in range(GENERATED):
+        for number in range(GENERATED):
+            self.report("continuations of the weights", number, GENERATED)
             growing = [place for place, ids in enumerate(found) if not stop & set(ids[-1:])]
             if not growing:
                 break
@@ -302,6 +304,9 @@ class _Comparison:
             for weight in network.parameters():
                 weight.copy_(self.rounded(weight))
         network.scored_tokens = self.rows
+        calls = itertools.count()
+        title = "continuations of the checkpoint"
+        network.register_forward_pre_hook(lambda *_: self.report(title, next(calls), GENERATED))
         return model.greedy(network, prompts, GENERATED, stop)
 
     def not_verified(self, added: AddedRows | None, reason: str) -> list[str]:

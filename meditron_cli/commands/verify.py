@@ -238,11 +238,7 @@ def compare(request: Request) -> dict[str, Any]:
 def progress() -> Iterator[Callable[[str, int, int], None]]:
     """Show which side is being computed: bars on a terminal, else a line per side."""
     if not console.fancy(sys.stderr):
-        yield (
-            lambda side, done, total: (
-                console.note(f"computed the {side}: {total} layers") if done == total else None
-            )
-        )
+        yield (lambda side, done, total: console.note(f"{total} {side}") if done == total else None)
         return
     with console.progress() as bars:
         tasks: dict[str, Any] = {}
@@ -250,7 +246,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         def report(side: str, done: int, total: int) -> None:
             if side not in tasks:
                 tasks[side] = bars.add_task(side, total=total, detail="")
-            bars.update(tasks[side], completed=done, detail=f"layer {done} of {total}")
+            bars.update(tasks[side], completed=done, detail=f"{done} of {total}")
 
         yield report
 

@@ -1,0 +1,95 @@
+"""The verification at the end of a stage that has imported or exported weights."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from jobs.checkpoints import manifest
+from jobs.contract.errors import RESUME, Stopped, TaskError
+from jobs.contract.files import make_folder, write_json
+from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import ModelSpec, TokenizerRef, VerifySpec
+from jobs.runtime.context import Context
+from jobs.runtime.heartbeat import Phase
+
+FOLDER = "verification"
+"""In the run directory, with one record per stage and step."""
+
+
+def record_file(run: RunDir, stage: str, step: int) -> Path:
+    """Return the path of a stage's verification of a step."""
+    return run.path(f"{FOLDER}/{stage}-{step}.json")
+
+
+def verify_stage(
+    context: Context,
+    settings: VerifySpec,
+    weights: Path,
+    checkpoint: Path,
+    model: ModelSpec,
+    tokenizer: TokenizerRef,
+) -> dict[str, Any] | None:
+    """Verify what a stage has written and record the result; None where the settings turn it off.
+
+    Args:
+        weights: the folder that was imported or exported.
+        checkpoint: ours.
+
+    Raises:
+        TaskError: both do not compute the same, or a library is missing.
+        Stopped: a stop was requested.
+    """
+    if not settings.enabled:
+        return None
+    from jobs.verification.verify import Request, verify
+
+    base = checkpoint.with_name(manifest.name(0))
+    request = Request(
+        weights=weights,
+        checkpoint=checkpoint,
+        model=model,
+        tokenizer=tokenizer,
+        base=base if base != checkpoint and not manifest.problem(base) else None,
+        tokens=min(settings.tokens, model.seq_length),
+        threads=context.task.cpus_per_rank,
+    )
+    with context.heart.during(Phase.VALIDATION):
+        try:
+            result = verify(request, _Report(context)).to_json()
+        except ModuleNotFoundError as error:
+            raise TaskError(
+                f"{weights} is not verified: the library {error.name} is not installed",
+                f"install it, or set verify.enabled to false, then {RESUME}",
+            ) from error
+    path = record_file(context.run, context.task.stage, result["step"])
+    make_folder(path.parent)
+    write_json(path, result)
+    if result["problems"]:
+        raise TaskError(
+            f"{weights} and {checkpoint} do not compute the same: {'; '.join(result['problems'])}",
+            f"{path} has the differences per text; report this with it",
+        )
+    return result
+
+
+class _Report:
+    """The callback of a verification: heartbeats, progress, and stop requests."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._due = 0.0
+
+    def __call__(self, side: str, done: int, total: int) -> None:
+        """Report a layer.
+
+        Raises:
+            Stopped: a stop was requested.
+        """
+        if self._context.stop:
+            raise Stopped("stop requested; the next attempt verifies again")
+        self._context.heart.beat()
+        if (now := time.monotonic()) >= self._due or done == total:
+            self._due = now + 1.0
+            self._context.progress(done, total, side, phase="validation")
