@@ -1,8 +1,8 @@
 """A model of the engine's own layers that holds one layer of a checkpoint in memory at a time.
 
-megatron.core 0.16.1 loads no part of a tensor on a single rank (torch's ``ShardedTensor`` wants all
-shards there), so a function reads the stored tensors. Which part of which tensor belongs where is
-megatron.core's own answer, as in a full load.
+megatron.core 0.16.1 loads no part of a tensor on a single rank (torch's ``ShardedTensor`` requires
+all shards there), so a function reads the stored tensors. Which part of which tensor belongs where
+is megatron.core's own answer, as in a full load.
 
 This module imports torch and megatron.core, so import it only after ``jobs.engine.device.start``.
 """

@@ -59,6 +59,16 @@ def sections(results: Mapping[str, Any]) -> Iterable[Section]:
     yield "corpus", ("what", "count"), corpus_rows(results["corpus"])
     yield "pretraining", ("what", "first", "last"), pretraining_rows(results["pretrain"])
     yield (
+        "verification",
+        ("stage", "step", "largest difference", "mean", "same token", "result"),
+        [verification_row(item) for item in results["verifications"]],
+    )
+    yield (
+        "generation",
+        ("stage", "step", "model", "repeated 4-grams", "4-grams of the prompt", "ended early"),
+        [row for item in results["verifications"] for row in rate_rows(item)],
+    )
+    yield (
         "evaluation",
         ("benchmark", "step", "accuracy", "95 % interval", "chance", "questions", "p"),
         [evaluation_row(item) for item in results["evaluations"]],
@@ -97,6 +107,25 @@ def pretraining_rows(pretrain: Mapping[str, Any]) -> list[tuple[object, ...]]:
         ("tokens", None, f"{pretrain['tokens']:,}"),
         ("tokens/s", None, f"{pretrain['tokens_per_s']:,.0f}"),
     ]
+
+
+def verification_row(item: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the row of one comparison of weights with a checkpoint."""
+    return (
+        item["stage"],
+        item["step"],
+        f"{item['max']:.2g}",
+        f"{item['mean']:.2g}",
+        f"{item['agreement']:.1%}",
+        "; ".join(item["problems"]) or "both compute the same",
+    )
+
+
+def rate_rows(item: Mapping[str, Any]) -> Iterable[tuple[object, ...]]:
+    """Yield the rows of how each model of a comparison continues prompts."""
+    for side, rates in (item["rates"] or {}).items():
+        shares = [f"{rates[name]:.1%}" for name in ("repetition", "prompt_echo", "early_eos")]
+        yield (item["stage"], item["step"], side, *shares)
 
 
 def evaluation_row(item: Mapping[str, Any]) -> tuple[object, ...]:

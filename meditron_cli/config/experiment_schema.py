@@ -353,6 +353,15 @@ class Evaluate(Section):
             names.add(benchmark.name)
 
 
+class Verify(Section):
+    """Logits of imported and exported weights beside those of the checkpoint, on the CPU."""
+
+    enabled: bool = True
+    """Compare at the end of convert and export; a difference beyond 1e-4 fails the stage."""
+    tokens: PositiveInt = 128
+    """Tokens of each text that are compared."""
+
+
 class Supervision(Section):
     """Timeouts for hangs, and the retry budget."""
 
@@ -394,6 +403,8 @@ class Experiment(Section):
     """Continued pretraining; recipes fill it in."""
     evaluate: Annotated[Evaluate, OPERATIONAL] = Evaluate()
     """Checkpoints scored on benchmarks."""
+    verify: Annotated[Verify, OPERATIONAL] = Verify()
+    """Imported and exported weights compared with checkpoints."""
     supervision: Annotated[Supervision, OPERATIONAL] = Supervision()
     """Hangs, restarts and retries."""
 

@@ -17,7 +17,16 @@ from meditron_cli.reporting.task_errors import TaskFailure
 from meditron_cli.runs.record import RunRecord
 from meditron_cli.runs.views import RunView
 
-PLACES = ("corpus", "tokens", "checkpoints", "tensorboard", "evaluations", "stages", "code")
+PLACES = (
+    "corpus",
+    "tokens",
+    "checkpoints",
+    "tensorboard",
+    "verification",
+    "evaluations",
+    "stages",
+    "code",
+)
 
 
 def gather(
@@ -36,6 +45,7 @@ def gather(
         "stages": {name: stage.to_json() for name, stage in view.stages.items()},
         "corpus": corpus(run),
         "pretrain": {"weights": weights(run, view), **pretrain(times.steps)},
+        "verifications": verifications(run),
         "evaluations": evaluations(run),
         **times.to_json(),
         "goodput": times.goodput,
@@ -135,3 +145,30 @@ def evaluations(run: RunDir) -> list[dict[str, Any]]:
         ({key: value for key, value in result.items() if key != "format"} for result in results),
         key=lambda result: (result["benchmark"], result["checkpoint_step"]),
     )
+
+
+def verifications(run: RunDir) -> list[dict[str, Any]]:
+    """Return the results of comparing weights with checkpoints, by step and stage, without damaged
+    ones.
+    """
+    found = []
+    for path in run.path("verification").glob("*-*.json"):
+        result = read_small(path)
+        try:
+            logits, generation = result["logits"], result["generation"] or {"rates": None}
+            found.append(
+                {
+                    "stage": path.stem.rpartition("-")[0],
+                    "step": int(result["step"]),
+                    "max": float(logits["max"]),
+                    "mean": float(logits["mean"]),
+                    "agreement": float(logits["agreement"]),
+                    "tolerance": float(result["tolerance"]),
+                    "rates": generation["rates"],
+                    "problems": list(result["problems"]),
+                    "path": str(path),
+                }
+            )
+        except (LookupError, TypeError, ValueError):
+            continue
+    return sorted(found, key=lambda item: (item["step"], item["stage"]))

@@ -105,6 +105,44 @@ def test_the_text_shows_accuracy_before_and_after(trained: Bench) -> None:
     ]
 
 
+VERIFICATION = {
+    "step": 0,
+    "logits": {"positions": 9, "mean": 1e-7, "max": 2e-6, "agreement": 1.0},
+    "tolerance": 1e-4,
+    "generation": {
+        "rates": {"weights": {"repetition": 0.125, "prompt_echo": 0.0, "early_eos": 1 / 3}}
+    },
+    "problems": [],
+}
+
+
+def test_comparisons_of_weights_with_checkpoints_are_shown(trained: Bench) -> None:
+    run = trained.run()
+    other = {"step": 600, "generation": None, "problems": ["logits differ by up to 0.5"]}
+    write_json(run.path("verification/convert-0.json"), VERIFICATION)
+    write_json(run.path("verification/export-600.json"), {**VERIFICATION, **other})
+    run.path("verification/export-0.json").write_text("{")
+    write_json(run.path("verification/export-1.json"), {"step": 1})
+
+    found = report(trained)["verifications"]
+    shown = trained("report", run.name).stdout
+
+    assert [(item["stage"], item["step"], item["max"]) for item in found] == [
+        ("convert", 0, 2e-6),
+        ("export", 600, 2e-6),
+    ]
+    rows = [
+        " ".join(line.split())
+        for line in shown.splitlines()
+        if line.startswith(("convert", "export"))
+    ]
+    assert rows == [
+        "convert 0 2e-06 1e-07 100.0% both compute the same",
+        "export 600 2e-06 1e-07 100.0% logits differ by up to 0.5",
+        "convert 0 weights 12.5% 0.0% 33.3%",
+    ]
+
+
 def test_report_without_a_name_is_of_the_run_last_worked_on(trained: Bench) -> None:
     first = trained.run()
     trained.submit("--new", stage="curate")
