@@ -152,7 +152,6 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
             else ""
         ),
     ]
-    lines.append(startup_line(facts))
     if facts["seconds"] is not None:
         lines.append(
             f"time         about {facts['seconds'] / 3600:,.1f} h and {facts['gpu_hours']:,.0f} "
@@ -160,6 +159,7 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
         )
         if facts["jobs"] > 1:
             lines.append(jobs_line(facts))
+    lines.append(startup_line(facts))
     if facts["best_save_interval"]:
         lines.append(saves_line(facts))
     return [*lines, signal_line(facts)]

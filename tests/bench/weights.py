@@ -24,7 +24,7 @@ from jobs.contract.files import fsync_tree, write_json
 from jobs.contract.stage_specs import STAGE_KINDS, ModelSpec
 from meditron_cli.config.load import load
 from meditron_cli.runs.prepare import plan_of
-from tests.bench import REPOSITORY, Figure, environment, ratio, take_turns
+from tests.bench import REPOSITORY, Figure, _starts, environment, ratio, take_turns
 from tests.bench._models import BASE_TOKENS, LARGE, write_model, write_tokenizer
 
 ROUNDS = 3
@@ -34,7 +34,9 @@ BYTES_70B = 2 * 68_976_648_192
 
 def figures(rounds: int = ROUNDS, spec: ModelSpec = LARGE) -> list[Figure]:
     with tempfile.TemporaryDirectory() as name:
-        return Measurement(Path(name), spec).figures(rounds)
+        folder = Path(name)
+        found = Measurement(folder / "model", spec).figures(rounds)
+        return found + _starts.figures(folder / "start")
 
 
 class Measurement:

@@ -85,7 +85,7 @@ def test_figures_become_sentences() -> None:
     )
     assert any("the GPU has 80.0 GiB" in line for line in lines)
     assert any("at a guessed 40% of peak, pipeline bubble included" in line for line in lines)
-    assert lines[-3] == "jobs         about 16 jobs of 24 h; each submits the next"
+    assert lines[-4] == "jobs         about 16 jobs of 24 h; each submits the next"
     assert lines[-2].startswith("saves        every 500 steps, about 8.11 h; every 370 would cost ")
 
 
