@@ -96,7 +96,7 @@ def pretraining_rows(pretrain: Mapping[str, Any]) -> list[tuple[object, ...]]:
     if pretrain["steps"] is None:
         return []
     return [
-        ("weights", pretrain["weights"], None),
+        ("weights", weights_text(pretrain), None),
         ("loss", number(pretrain["loss_first"]), number(pretrain["loss_last"])),
         (
             "validation loss",
@@ -126,6 +126,12 @@ def rate_rows(item: Mapping[str, Any]) -> Iterable[tuple[object, ...]]:
     for side, rates in (item["rates"] or {}).items():
         shares = [f"{rates[name]:.1%}" for name in ("repetition", "prompt_echo", "early_eos")]
         yield (item["stage"], item["step"], side, *shares)
+
+
+def weights_text(pretrain: Mapping[str, Any]) -> str | None:
+    """Return the weights that training started from, with their commit on the hub where known."""
+    commit = (pretrain["origin"] or {}).get("commit")
+    return f"{pretrain['weights']}, commit {commit[:12]}" if commit else pretrain["weights"]
 
 
 def evaluation_row(item: Mapping[str, Any]) -> tuple[object, ...]:

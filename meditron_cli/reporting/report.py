@@ -44,7 +44,11 @@ def gather(
         "cluster": record.cluster,
         "stages": {name: stage.to_json() for name, stage in view.stages.items()},
         "corpus": corpus(run),
-        "pretrain": {"weights": weights(run, view), **pretrain(times.steps)},
+        "pretrain": {
+            "weights": weights(run, view),
+            "origin": origin(run),
+            **pretrain(times.steps),
+        },
         "verifications": verifications(run),
         "evaluations": evaluations(run),
         **times.to_json(),
@@ -88,6 +92,14 @@ def weights(run: RunDir, view: RunView) -> str | None:
     stage = training_stage(view.stages)
     task = specs.read_task(run, stage, 0) if stage else None
     return getattr(task.spec, "weights", None) or None if task else None
+
+
+def origin(run: RunDir) -> dict[str, Any] | None:
+    """Return where the base model was converted from: folder, commit of the hub where known, and
+    the SHA-256 of its weights; None for a run that has converted none.
+    """
+    converted = summaries(run, "convert")
+    return converted[0].get("origin") if converted else None
 
 
 def pretrain(counted: CountedSteps) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from jobs.contract.done_markers import write_done
 from jobs.contract.files import write_json
 
 from ...conftest import Bench
@@ -80,6 +81,7 @@ def test_the_promised_keys_are_there(trained: Bench) -> None:
     assert (found["corpus"]["documents"], found["corpus"]["tokens"]) == (12, 720)
     assert found["pretrain"] == {
         "weights": "random",
+        "origin": None,
         "steps": 2,
         "tokens": 200,
         "loss_first": 8.0,
@@ -92,6 +94,18 @@ def test_the_promised_keys_are_there(trained: Bench) -> None:
     assert found["evaluations"][1] == RESULT
     assert {"total_s", "queued_s"} <= set(found["time"])
     assert "goodput" in found
+
+
+def test_the_weights_are_named_with_the_commit_that_was_converted(trained: Bench) -> None:
+    origin = {"weights": "org/base", "commit": "c0ffee" * 7, "sha256": "0" * 64}
+    write_done(
+        trained.run(), "convert", 0, spec_digest="", inputs=(), outputs=(),
+        summary={"origin": origin}, seconds=1.0,
+    )  # fmt: skip
+
+    assert report(trained)["pretrain"]["origin"] == origin
+    text = trained("report", trained.run().name).stdout
+    assert "weights          random, commit c0ffeec0ffee" in text
 
 
 def test_the_text_shows_accuracy_before_and_after(trained: Bench) -> None:
