@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -48,6 +47,7 @@ class Measurement:
         self.bytes = write_model(self.model, spec)
         write_tokenizer(self.model / "tokenizer.json")
         self.run = rundir.RunDir(folder / "run")
+        self.run.root.mkdir()
         self.peaks: dict[str, list[float]] = {"convert": [], "export": []}
         self.tasks: dict[str, int] = {}
         self.plan()
@@ -142,7 +142,17 @@ def work(stage: str, root: Path, count: int) -> tuple[float, float]:
     for index in range(count):
         module.run(context_from(root, stage, index, os.environ))
     seconds = time.perf_counter() - started
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return seconds, peak_bytes() / 1e6
+
+
+def peak_bytes() -> int:
+    """Return the largest resident size of this process (``VmHWM`` of proc(5)); ``ru_maxrss`` would
+    begin with that of the process that started it.
+    """
+    (line,) = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
+    ]
+    return int(line.split()[1]) * 1024
 
 
 def main(words: Sequence[str]) -> None:
