@@ -1,4 +1,4 @@
-"""Convert and export of a model of 2 GB, beside a plain copy of the same bytes, taking turns.
+"""Convert a model of 2 GB, beside a plain copy of the same bytes, taking turns.
 
 Each side makes its files durable. A stage runs in a process of its own, whose time is that of the
 stage's work: importing torch is not counted.
@@ -26,6 +26,9 @@ from meditron_cli.runs.prepare import plan_of
 from tests.bench import REPOSITORY, Figure, _starts, environment, ratio, take_turns
 from tests.bench._models import BASE_TOKENS, LARGE, write_model, write_tokenizer
 
+STAGES = ("convert",)
+OUTPUTS = {"convert": "checkpoints"}
+"""Folder that each stage writes."""
 ROUNDS = 3
 BYTES_70B = 2 * 68_976_648_192
 """Of Llama-2-70B in bf16."""
@@ -39,7 +42,7 @@ def figures(rounds: int = ROUNDS, spec: ModelSpec = LARGE) -> list[Figure]:
 
 
 class Measurement:
-    """A model, and a run that converts and exports it."""
+    """A model, and a run that converts it."""
 
     def __init__(self, folder: Path, spec: ModelSpec) -> None:
         self.folder, self.spec = folder, spec
@@ -48,15 +51,23 @@ class Measurement:
         write_tokenizer(self.model / "tokenizer.json")
         self.run = rundir.RunDir(folder / "run")
         self.run.root.mkdir()
-        self.peaks: dict[str, list[float]] = {"convert": [], "export": []}
+        self.peaks: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        self.processor: dict[str, list[float]] = {stage: [] for stage in STAGES}
         self.tasks: dict[str, int] = {}
         self.plan()
 
     def plan(self) -> None:
-        """Write the specs of both stages."""
+        """Write the specs of the stages."""
         model = {
             name: getattr(self.spec, name)
-            for name in ("layers", "hidden_size", "ffn_hidden_size", "attention_heads", "kv_heads")
+            for name in (
+                "layers",
+                "hidden_size",
+                "ffn_hidden_size",
+                "attention_heads",
+                "kv_heads",
+                "head_dim",
+            )
         }
         settings = {
             **{f"model.{name}": value for name, value in model.items()},
@@ -66,10 +77,9 @@ class Measurement:
             "model.weights": self.model,
             "tokenize.tokenizer": self.model / "tokenizer.json",
             "pretrain.precision": "bf16",
-            "export.step": "first",
         }
         overrides = [f"{key}={value}" for key, value in settings.items()]
-        plan = plan_of(load("local", "tiny", None, overrides), ("convert", "export"))
+        plan = plan_of(load("local", "tiny", None, overrides), STAGES)
         for stage in plan.stages:
             self.tasks[stage.stage] = len(stage.tasks)
             for task in stage.tasks:
@@ -79,13 +89,14 @@ class Measurement:
         largest = 2 * self.spec.padded_vocab_size * self.spec.hidden_size
         aim = f"≤ {round((largest + 1e9) / 1e6)}"
         found: list[Figure] = []
-        for stage in ("convert", "export"):
+        for stage in STAGES:
             times = take_turns(rounds, copy=self.copy, stage=lambda stage=stage: self.work(stage))
             speeds = {side: self.bytes / statistics.median(times[side]) / 1e6 for side in times}
             minutes = BYTES_70B / speeds["stage"] / 1e6 / 60
+            processor = statistics.median(self.processor[stage]) / self.bytes * 1e9
             note = (
                 f"{speeds['stage']:.0f} MB/s, a copy {speeds['copy']:.0f}; 70B at this speed: "
-                f"{minutes:.0f} min"
+                f"{minutes:.0f} min; {processor:.1f} processor seconds per GB"
             )
             found += [
                 Figure(f"{stage}_over_copy", ratio(times["copy"], times["stage"]), "≥ 0.5", note),
@@ -106,9 +117,7 @@ class Measurement:
 
     def work(self, stage: str) -> float:
         """Run every task of a stage, one after the other; return their seconds."""
-        outputs = {"convert": ("checkpoints",), "export": ("export", "export-first")}
-        for name in outputs[stage]:
-            shutil.rmtree(self.run.path(name), ignore_errors=True)
+        shutil.rmtree(self.run.path(OUTPUTS[stage]), ignore_errors=True)
         done = subprocess.run(
             [
                 sys.executable,
@@ -124,25 +133,26 @@ class Measurement:
             stdout=subprocess.PIPE,
             text=True,
         )
-        seconds, peak = json.loads(done.stdout.splitlines()[-1])
+        seconds, processor, peak = json.loads(done.stdout.splitlines()[-1])
         self.peaks[stage].append(peak)
+        self.processor[stage].append(processor)
         return float(seconds)
 
 
-def work(stage: str, root: Path, count: int) -> tuple[float, float]:
-    """Run the tasks of a stage in this process; return the seconds, and the peak of its memory in
-    MB.
+def work(stage: str, root: Path, count: int) -> tuple[float, float, float]:
+    """Run the tasks of a stage in this process; return the seconds, those of its processors, and
+    the peak of its memory in MB.
     """
     import safetensors.torch  # noqa: F401 - imports torch too, before the clock starts
 
     from jobs.runtime.context import context_from
 
     module = importlib.import_module(STAGE_KINDS[stage].module)
-    started = time.perf_counter()
+    started, processor = time.perf_counter(), time.process_time()
     for index in range(count):
         module.run(context_from(root, stage, index, os.environ))
     seconds = time.perf_counter() - started
-    return seconds, peak_bytes() / 1e6
+    return seconds, time.process_time() - processor, peak_bytes() / 1e6
 
 
 def peak_bytes() -> int:
