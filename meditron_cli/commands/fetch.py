@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.contract.fetched_record import commit_of
 from meditron_cli import console
 from meditron_cli.commands.options import json_option, load_target, target_options
 from meditron_cli.errors import ConfigError
@@ -51,11 +52,11 @@ def command(
     hub = None
     rows = []
     for item in items:
-        if item.wanted is None:
-            rows.append(row(item, item.present, "present", None, 0))
+        if isinstance(item.place, Path):
+            rows.append(row(item, item.place, "present", None, 0))
             continue
         hub = hub or connect(loaded.cluster, services)
-        rows.append(fetched(item, item.wanted, hub, dry_run))
+        rows.append(fetched(item, item.place, hub, dry_run))
     if as_json:
         console.json_out({"items": rows})
         return
@@ -112,10 +113,9 @@ def total(listing: Listing) -> int:
     return sum(file.bytes for file in listing.files)
 
 
-def row(
-    item: Named, path: Path | None, state: str, listing: Listing | None, count: int
-) -> dict[str, Any]:
-    """Return one item as JSON; what was there before has no commit, files and size.
+def row(item: Named, path: Path, state: str, listing: Listing | None, count: int) -> dict[str, Any]:
+    """Return one item as JSON; what was there before has no files and size, and the commit only of
+    a model that `meditron fetch` or the hub's own program has downloaded.
 
     Args:
         count: bytes that were downloaded, or would be.
@@ -125,7 +125,7 @@ def row(
         "kind": item.kind,
         "state": state,
         "path": str(path),
-        "commit": listing.commit if listing else None,
+        "commit": (listing.commit if listing else commit_of(path)) or None,
         "files": len(listing.files) if listing else None,
         "bytes": total(listing) if listing else None,
         "download_bytes": count,

@@ -69,6 +69,7 @@ def settings(cluster: Cluster, nodes: int | None, faults: Sequence[Fault]) -> tu
     pipeline = min(layout.get("pipeline", 1), LARGEST_PIPELINE, ranks // tensor)
     data = ranks // (tensor * pipeline)
     return (
+        "model.weights=random",  # a profile may preset the base model of its site's trainings
         f"parallel.tensor={tensor}",
         f"parallel.pipeline={pipeline}",
         f"parallel.data={data}",

@@ -61,10 +61,8 @@ class Named:
     """The name in the experiment."""
     kind: str
     """``model`` or ``dataset``."""
-    present: Path | None
-    """Where this machine has it."""
-    wanted: Wanted | None
-    """What to download where it has not."""
+    place: Path | Wanted
+    """Where this machine has it; else what to download."""
 
 
 def named(experiment: Experiment, cluster: Cluster, environ: Mapping[str, str]) -> Iterator[Named]:
@@ -88,7 +86,7 @@ def model(name: weights.HubName, cluster: Cluster, environ: Mapping[str, str]) -
     """Return a base model; raises like ``named``."""
     folder = weights.find(str(name), cluster.models_dir, environ).folder
     if folder:
-        return Named(str(name), "model", folder, None)
+        return Named(str(name), "model", folder)
     if cluster.models_dir is None:
         command = weights.download_command(name, None)
         raise ConfigError(
@@ -97,12 +95,8 @@ def model(name: weights.HubName, cluster: Cluster, environ: Mapping[str, str]) -
             f"`{command}` downloads to the hub's cache instead",
         )
     chosen = partial(model_files, name)
-    return Named(
-        str(name),
-        "model",
-        None,
-        Wanted("model", name, "", name.folder(cluster.models_dir), chosen),
-    )
+    wanted = Wanted("model", name, "", name.folder(cluster.models_dir), chosen)
+    return Named(str(name), "model", wanted)
 
 
 def data_set(data: HubData, cluster: Cluster) -> Named:
@@ -114,9 +108,10 @@ def data_set(data: HubData, cluster: Cluster) -> Named:
         )
     place = data.place(cluster.data_dir)
     if place.exists():
-        return Named(str(data), "dataset", place, None)
+        return Named(str(data), "dataset", place)
     chosen = partial(data_files, data)
-    return Named(str(data), "dataset", None, Wanted("dataset", data.name, data.path, place, chosen))
+    wanted = Wanted("dataset", data.name, data.path, place, chosen)
+    return Named(str(data), "dataset", wanted)
 
 
 def data_files(data: HubData, files: Sequence[HubFile]) -> list[HubFile]:

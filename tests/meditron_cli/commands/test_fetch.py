@@ -158,6 +158,7 @@ def test_what_is_there_is_not_downloaded_again(site: Site) -> None:
 
     (item,) = json.loads(result.stdout)["items"]
     assert (item["state"], item["path"], item["download_bytes"]) == ("present", str(site.model), 0)
+    assert item["commit"] == site.hub.repositories["model", NAME].commit
     assert len(site.hub.ranges) == before
 
 
