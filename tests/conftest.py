@@ -50,6 +50,7 @@ vocabulary: {added_tokens: [], control_tokens: []}
 evaluate:
   benchmarks:
     - {name: quiz, path: quiz.jsonl}
+export: {step: []}
 """
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
-
-PLACE = "place"
-"""Key in the metadata of a field that holds where something lies that another field names: specs
-that differ only there have one digest.
-"""
 
 
 @dataclass(frozen=True)
@@ -220,7 +215,7 @@ class ConvertSpec:
 
     weights: str
     """As ``model.weights`` names them: a name on the hub, or a path."""
-    folder: str = field(metadata={PLACE: True})
+    folder: str
     """Absolute path of the folder with ``config.json`` and safetensors."""
     model: ModelSpec
     tokenizer: TokenizerRef
@@ -296,7 +291,32 @@ class EvaluateSpec:
     """Relative: ``evaluations/<benchmark>/<checkpoint>``."""
 
 
-Spec = CurateSpec | TokenizeSpec | ConvertSpec | PretrainSpec | EvaluateSpec
+@dataclass(frozen=True)
+class ExportSpec:
+    """Write one checkpoint as a folder that transformers, vLLM and lm-eval load."""
+
+    checkpoint: str
+    """``first`` (step 0), ``last`` (the target step) or a step number."""
+    target_step: int
+    """Training target; ``last`` is refused while the newest checkpoint is below it."""
+    checkpoint_dir: str
+    model: ModelSpec
+    tokenizer: TokenizerRef
+    special_tokens_in_text: bool
+    """As in ``TokenizeSpec``; the exported tokenizer does the same."""
+    dtype: str
+    """``bf16``, ``fp32``, or ``source``: as the checkpoint holds the weights."""
+    shard_bytes: int
+    """Of the tensors in one file."""
+    license: str
+    """Identifier on the hub, for the card; empty for that of the base weights, if recorded."""
+    languages: tuple[str, ...]
+    """ISO 639 codes, for the card."""
+    output_dir: str
+    """Relative: ``export`` for ``last``, else ``export-<checkpoint>``."""
+
+
+Spec = CurateSpec | TokenizeSpec | ConvertSpec | PretrainSpec | EvaluateSpec | ExportSpec
 
 
 @dataclass(frozen=True)
@@ -309,6 +329,8 @@ class StageKind:
     """Has ``run(context)``; imported on the node."""
     after: tuple[str, ...]
     """Stages whose results it reads, where a run has them."""
+    after_if_planned: tuple[str, ...] = ()
+    """Stages whose results it reads too, where the same plan makes them."""
     trains: bool = False
     """Has steps and checkpoints; tasks of other stages start from scratch in each attempt."""
     reads_tokenizer: bool = False
@@ -340,6 +362,13 @@ STAGE_KINDS: dict[str, StageKind] = {
         reads_tokenizer=True,
         polls_stop=True,
         computes=True,
+    ),
+    "export": StageKind(
+        ExportSpec,
+        "jobs.stages.export",
+        ("pretrain",),
+        after_if_planned=("evaluate",),
+        reads_tokenizer=True,
     ),
 }
 """Every stage, in pipeline order. A new stage is a row here and a builder in

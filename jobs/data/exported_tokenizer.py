@@ -50,6 +50,7 @@ def exported_files(
         "add_bos_token": bool(vocabulary.bos_token),
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],  # version 4 adds token_type_ids
         "split_special_tokens": not special_tokens_in_text,
         **prefix_space(content),
         **roles,

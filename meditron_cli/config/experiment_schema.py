@@ -17,8 +17,10 @@ from meditron_cli.config.field_types import (
     COPY,
     OPERATIONAL,
     Checkpoint,
+    Checkpoints,
     DataPath,
     DurationMinutes,
+    Line,
     Name,
     NewRows,
     Share,
@@ -362,6 +364,36 @@ class Verify(Section):
     """Tokens of each text that are compared."""
 
 
+class Export(Section):
+    """Checkpoints written as folders that transformers, vLLM and lm-eval load."""
+
+    step: Checkpoints = ("last",)
+    """``last`` (the target step, into ``export``), ``first`` (before training) or a step number
+    that is kept (into ``export-first``, ``export-500``), or a list of these; [] for none."""
+    dtype: Literal["source", "bf16", "fp32"] = "source"
+    """Type of the tensors; ``source`` is that of the checkpoint, for the first one that of the base
+    weights."""
+    max_shard_gb: Annotated[float, Field(gt=0, le=1000)] = 5.0
+    """Largest size of the tensors in one file; a larger tensor has a file of its own."""
+    license: Line = ""
+    """Licence on the card, by its identifier on the Hugging Face hub (``llama2``); default: that
+    of the base weights, where their folder states it."""
+    languages: tuple[Line, ...] = ()
+    """Languages of the model on the card, ISO 639 codes (``en``)."""
+    cpus: PositiveInt = 4
+    """Cores of one task."""
+    max_parallel: PositiveInt = 4
+    """Tasks that run at once."""
+    time_minutes: DurationMinutes = 240
+    """Time limit of one task."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that checkpoints differ; equal ones would write the same folder."""
+        for index, step in enumerate(self.step):
+            if step in self.step[:index]:
+                yield f"step.{index}", f"{step} is listed twice"
+
+
 class Supervision(Section):
     """Timeouts for hangs, and the retry budget."""
 
@@ -405,22 +437,27 @@ class Experiment(Section):
     """Checkpoints scored on benchmarks."""
     verify: Annotated[Verify, OPERATIONAL] = Verify()
     """Imported and exported weights compared with checkpoints."""
+    export: Annotated[Export, OPERATIONAL] = Export()
+    """Checkpoints written as folders that other programs load."""
     supervision: Annotated[Supervision, OPERATIONAL] = Supervision()
     """Hangs, restarts and retries."""
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Check that the model has rows for added tokens, and that training keeps the checkpoints
-        to evaluate.
+        to evaluate and to export.
         """
         if len(self.vocabulary.added_tokens) >= self.model.vocab_size:
             added = plural(len(self.vocabulary.added_tokens), "added token")
             yield "model.vocab_size", f"{self.model.vocab_size} leaves no base beside {added}"
         kept = self.pretrain.kept_steps
-        for index, step in enumerate(self.evaluate.checkpoints):
+        named = {"evaluate.checkpoints": self.evaluate.checkpoints, "export.step": self.export.step}
+        for key, index, step in (
+            (key, index, step) for key, names in named.items() for index, step in enumerate(names)
+        ):
             if isinstance(step, int) and step not in kept:
                 steps = ", ".join(map(str, kept))
                 yield (
-                    f"evaluate.checkpoints.{index}",
+                    f"{key}.{index}",
                     f"no checkpoint of step {step} is kept; pretrain.save_interval and "
                     f"keep_checkpoints keep those of steps {steps}",
                 )

@@ -157,6 +157,11 @@ def valid_checkpoint(value: Any) -> Any:
     return value
 
 
+def listed(value: Any) -> Any:
+    """Return a single value as a list of one."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
 def valid_weights(value: str) -> str:
     """Accept ``random``, the path of a folder, or a name on the hub."""
     if value != "random" and not value.startswith(WEIGHTS_PATH) and not has_form(HUB_NAME, value):
@@ -227,6 +232,7 @@ SbatchOption = Annotated[str, AfterValidator(valid_sbatch_option), text(SBATCH_O
 SbatchValue = Annotated[str | int, BeforeValidator(valid_sbatch_value)]
 Checkpoint = Annotated[Literal["first", "last"] | NonNegativeInt, BeforeValidator(valid_checkpoint)]
 DataPath = Annotated[str, HUB_OR_PATH, AfterValidator(valid_data_path)]
+Checkpoints = Annotated[tuple[Checkpoint, ...], BeforeValidator(listed)]
 Weights = Annotated[str, AfterValidator(valid_weights), WithJsonSchema({"type": "string"})]
 Token = Annotated[str, AfterValidator(valid_token), text(r"^.+$")]
 NewRows = Annotated[str, AfterValidator(valid_new_rows), text(NEW_ROWS)]

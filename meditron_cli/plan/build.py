@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from jobs.contract.stage_specs import STAGES, training_stage
+from jobs.contract.stage_specs import STAGE_KINDS, STAGES, training_stage
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan import fit, layout
-from meditron_cli.plan.model import Plan, Resources, SiteSettings
+from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
 from meditron_cli.plan.stages import (
     SHORT_LEAD,
     Inputs,
@@ -44,12 +45,20 @@ def build(inputs: Inputs, stages: Sequence[str]) -> Plan:
     return Plan(
         name=inputs.experiment.name,
         size=inputs.size,
-        stages=tuple(inputs.stage(stage) for stage in STAGES if stage in stages),
+        stages=tuple(
+            with_planned(inputs.stage(stage), stages) for stage in STAGES if stage in stages
+        ),
         site=site_settings(inputs),
         warnings=result.warnings,
         lead=inputs.training_lead if training_stage(stages) else None,
         weights_folder=inputs.weights_folder,
     )
+
+
+def with_planned(stage: StagePlan, planned: Collection[str]) -> StagePlan:
+    """Return a stage that also waits for what it reads where the same plan makes it."""
+    more = [name for name in STAGE_KINDS[stage.stage].after_if_planned if name in planned]
+    return replace(stage, after=(*stage.after, *more))
 
 
 def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
@@ -71,9 +80,12 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
             tensor,
             precision,
         ).at(inputs.locations.get("evaluate.tensor", ""))
-    if "tokenize" in stages:
-        cores = fit.core_findings(inputs.experiment.tokenize.cpus, inputs.cpu_partition)
-        result += cores.at(inputs.locations.get("tokenize.cpus", ""))
+    for name in ("tokenize", "export"):
+        if name in stages:
+            cores = fit.core_findings(
+                name, getattr(inputs.experiment, name).cpus, inputs.cpu_partition
+            )
+            result += cores.at(inputs.locations.get(f"{name}.cpus", ""))
     return result
 
 

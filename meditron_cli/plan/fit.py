@@ -176,12 +176,12 @@ def interval_findings(minutes: int, lead: Lead, save_interval: int) -> Findings:
     )
 
 
-def core_findings(cpus: int, partition: Partition) -> Findings:
-    """Check that one node has the cores of a tokenize task."""
+def core_findings(stage: str, cpus: int, partition: Partition) -> Findings:
+    """Check that one node has the cores of a task of a stage."""
     if cpus <= partition.node.cpus:
         return Findings()
     return error_findings(
-        f"tokenize.cpus = {cpus} is more than the {plural(partition.node.cpus, 'core')} of a node "
+        f"{stage}.cpus = {cpus} is more than the {plural(partition.node.cpus, 'core')} of a node "
         f"in {partition.name}"
     )
 

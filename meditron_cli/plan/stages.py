@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from jobs.contract.stage_specs import (
     ConvertSpec,
     CurateSpec,
     EvaluateSpec,
+    ExportSpec,
     ModelSpec,
     OptimizerSpec,
     ParallelSpec,
@@ -286,12 +287,38 @@ def evaluate_stage(inputs: Inputs) -> StagePlan:
     return stage_plan(inputs, "evaluate", tasks, resources, evaluate.max_parallel)
 
 
+def export_stage(inputs: Inputs) -> StagePlan:
+    """Plan one task per checkpoint."""
+    experiment, export = inputs.experiment, inputs.experiment.export
+    tasks = [
+        ExportSpec(
+            checkpoint=str(checkpoint),
+            target_step=experiment.pretrain.train_steps,
+            checkpoint_dir="checkpoints",
+            model=model_spec(experiment),
+            tokenizer=inputs.tokenizer,
+            special_tokens_in_text=experiment.tokenize.special_tokens_in_text,
+            shard_bytes=int(export.max_shard_gb * GIB),
+            output_dir="export" if checkpoint == "last" else f"export-{checkpoint}",
+            **shared(export, ExportSpec),
+        )
+        for checkpoint in export.step
+    ]
+    resources = cpu_resources(inputs, "export", export.cpus)
+    plan = stage_plan(inputs, "export", tasks, resources, export.max_parallel)
+    converted = "convert" not in idle_stages(experiment)
+    if converted and all(checkpoint in ("first", 0) for checkpoint in export.step):
+        return replace(plan, after=("convert",))  # which makes step 0
+    return plan
+
+
 BUILDERS: dict[str, Callable[[Inputs], StagePlan]] = {
     "curate": curate_stage,
     "tokenize": tokenize_stage,
     "convert": convert_stage,
     "pretrain": pretrain_stage,
     "evaluate": evaluate_stage,
+    "export": export_stage,
 }
 
 
@@ -304,6 +331,8 @@ def idle_stages(experiment: Experiment) -> frozenset[str]:
         idle.add("convert")
     if not experiment.evaluate.benchmarks:
         idle.add("evaluate")
+    if not experiment.export.step:
+        idle.add("export")
     return frozenset(idle)
 
 
@@ -424,6 +453,8 @@ def named_paths(spec: Spec) -> tuple[str, ...]:
         paths = (spec.tokenizer.path, spec.path)
     elif isinstance(spec, ConvertSpec):
         paths = (spec.tokenizer.path, spec.folder)
+    elif isinstance(spec, ExportSpec):
+        paths = (spec.tokenizer.path,)
     else:  # a dataset is two files beside each other
         prefixes = (*spec.train_prefixes, *spec.validation_prefixes)
         paths = (spec.tokenizer.path, *(prefix.rpartition("/")[0] for prefix in prefixes))

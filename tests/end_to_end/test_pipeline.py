@@ -20,7 +20,7 @@ from .conftest import DOCUMENTS, QUESTIONS, REPOSITORY, STEPS, Desk, events
 
 pytestmark = [pytest.mark.engine, pytest.mark.end_to_end]
 
-STAGES = ("curate", "tokenize", "pretrain", "evaluate")
+STAGES = ("curate", "tokenize", "pretrain", "evaluate", "export")
 
 
 def report_of(desk: Desk, run: RunDir) -> dict[str, Any]:
@@ -162,6 +162,7 @@ def test_a_run_killed_in_every_stage_ends_as_if_nothing_had_happened(
         until_progress(run, "tokenize", 1),
         until_step(run, 10),
         until_progress(run, "evaluate", 1),
+        until_progress(run, "export", 0),
     ]
 
     for stage, moment in zip(STAGES, moments, strict=True):
@@ -186,7 +187,7 @@ def test_a_run_killed_in_every_stage_ends_as_if_nothing_had_happened(
     ]
     assert scores[0] == scores[1]
     finished = [len(list((run.stage(stage) / "done").iterdir())) for stage in STAGES]
-    assert finished == [1, 3, 1, 2]
+    assert finished == [1, 3, 1, 2, 1]
     doubled = [
         (stage, index)
         for stage in STAGES

@@ -289,3 +289,61 @@ export PYTHONSAFEPATH=1
 # command
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/evaluate/attempts/1/recovery_job
+
+#### export: script 1 of 1, 1 task ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account='<account>'
+#SBATCH --chdir=/runs/70b-rcp/code
+#SBATCH --comment=run=70b-rcp,attempt=1
+#SBATCH --cpus-per-task=4
+#SBATCH --dependency='afterok:<pretrain>:<evaluate>'
+#SBATCH --job-name=70b-rcp.export
+#SBATCH --mem=16G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/70b-rcp/stages/export/attempts/1/%j_0_log.out
+#SBATCH --partition='<partition>'
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@30
+#SBATCH --time=240
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/70b-rcp/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/export/attempts/1
+
+#### export: recovery job ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account='<account>'
+#SBATCH --chdir=/runs/70b-rcp/code
+#SBATCH --comment=run=70b-rcp,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<export>'
+#SBATCH --job-name=70b-rcp.export.recovery_job
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/dev/null
+#SBATCH --partition='<partition>'
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/70b-rcp/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/export/attempts/1/recovery_job

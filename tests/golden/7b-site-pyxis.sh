@@ -396,3 +396,75 @@ export PYTHONSAFEPATH=1
 # command
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/evaluate/attempts/1/recovery_job
+
+#### export: script 1 of 1, 1 task ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=med42-cpu
+#SBATCH --chdir=/runs/7b-site-pyxis/code
+#SBATCH --comment=run=7b-site-pyxis,attempt=1
+#SBATCH --cpus-per-task=4
+#SBATCH --dependency='afterok:<pretrain>:<evaluate>'
+#SBATCH --exclusive=user
+#SBATCH --job-name=7b-site-pyxis.export
+#SBATCH --mem=16G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/7b-site-pyxis/stages/export/attempts/1/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --qos=normal
+#SBATCH --requeue
+#SBATCH --reservation=med
+#SBATCH --signal=B:USR2@30
+#SBATCH --time=240
+#SBATCH --wckey=''
+
+# setup
+module load gcc/13.2
+module load cuda/12.8
+export NCCL_DEBUG=WARN
+export TITLE='it'"'"'s "quoted" $(date) `date` $HOME \n'
+export PYTHONPATH=/runs/7b-site-pyxis/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/export/attempts/1
+
+#### export: recovery job ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=med42-cpu
+#SBATCH --chdir=/runs/7b-site-pyxis/code
+#SBATCH --comment=run=7b-site-pyxis,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<export>'
+#SBATCH --exclusive=user
+#SBATCH --job-name=7b-site-pyxis.export.recovery_job
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/dev/null
+#SBATCH --partition=cpu
+#SBATCH --qos=normal
+#SBATCH --requeue
+#SBATCH --reservation=med
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+module load gcc/13.2
+module load cuda/12.8
+export NCCL_DEBUG=WARN
+export TITLE='it'"'"'s "quoted" $(date) `date` $HOME \n'
+export PYTHONPATH=/runs/7b-site-pyxis/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/export/attempts/1/recovery_job

@@ -216,3 +216,57 @@ export PYTHONSAFEPATH=1
 # command
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/evaluate/attempts/1/recovery_job
+
+#### export: script 1 of 1, 1 task ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-site-apptainer/code
+#SBATCH --comment=run=tiny-site-apptainer,attempt=1
+#SBATCH --cpus-per-task=4
+#SBATCH --dependency='afterok:<pretrain>:<evaluate>'
+#SBATCH --job-name=tiny-site-apptainer.export
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-site-apptainer/stages/export/attempts/1/%j_0_log.out
+#SBATCH --partition=batch
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@30
+#SBATCH --time=240
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/tiny-site-apptainer/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/export/attempts/1
+
+#### export: recovery job ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-site-apptainer/code
+#SBATCH --comment=run=tiny-site-apptainer,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<export>'
+#SBATCH --job-name=tiny-site-apptainer.export.recovery_job
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/dev/null
+#SBATCH --partition=batch
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/tiny-site-apptainer/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/export/attempts/1/recovery_job

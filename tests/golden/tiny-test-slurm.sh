@@ -239,3 +239,63 @@ export PYTHONSAFEPATH=1
 # command
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/evaluate/attempts/1/recovery_job
+
+#### export: script 1 of 1, 1 task ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-test-slurm/code
+#SBATCH --comment=run=tiny-test-slurm,attempt=1
+#SBATCH --cpus-per-task=4
+#SBATCH --dependency='afterok:<pretrain>:<evaluate>'
+#SBATCH --job-name=tiny-test-slurm.export
+#SBATCH --mem=3G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-test-slurm/stages/export/attempts/1/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@30
+#SBATCH --time=240
+#SBATCH --wckey=''
+
+# setup
+export GLOO_SOCKET_IFNAME=lo
+export OMP_NUM_THREADS=1
+export PYTHONPATH=/runs/tiny-test-slurm/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/export/attempts/1
+
+#### export: recovery job ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-test-slurm/code
+#SBATCH --comment=run=tiny-test-slurm,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<export>'
+#SBATCH --job-name=tiny-test-slurm.export.recovery_job
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/dev/null
+#SBATCH --partition=cpu
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export GLOO_SOCKET_IFNAME=lo
+export OMP_NUM_THREADS=1
+export PYTHONPATH=/runs/tiny-test-slurm/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/export/attempts/1/recovery_job

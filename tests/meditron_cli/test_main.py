@@ -93,13 +93,13 @@ def test_help_of_an_unknown_command_names_the_nearest() -> None:
         (
             ["submit", "bake"],
             "error: invalid value for 'STAGE': 'bake' is not one of 'curate', 'tokenize', "
-            "'pretrain', 'evaluate', 'pipeline'\n"
+            "'convert', 'pretrain', 'evaluate', 'export', 'pipeline'\n"
             "hint: see `meditron submit --help`\n",
         ),
         (
             ["plan"],
-            "error: missing argument 'STAGE', one of 'curate', 'tokenize', 'pretrain', "
-            "'evaluate', 'pipeline'\n"
+            "error: missing argument 'STAGE', one of 'curate', 'tokenize', 'convert', "
+            "'pretrain', 'evaluate', 'export', 'pipeline'\n"
             "hint: see `meditron plan --help`\n",
         ),
         (
@@ -114,7 +114,7 @@ def test_help_of_an_unknown_command_names_the_nearest() -> None:
         (
             ["logs", "run", "--stage", "bake"],
             "error: invalid value for '--stage': 'bake' is not one of 'curate', 'tokenize', "
-            "'pretrain', 'evaluate'\n"
+            "'convert', 'pretrain', 'evaluate', 'export'\n"
             "hint: see `meditron logs --help`\n",
         ),
         (

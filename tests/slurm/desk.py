@@ -49,6 +49,7 @@ pretrain:
 evaluate:
   benchmarks:
     - {name: quiz, path: quiz.jsonl, limit: 4}
+export: {step: []}
 """
 
 

@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.contract.stage_specs import EvaluateSpec, PretrainSpec, TokenizeSpec
-from meditron_cli.config.load import load
+from jobs.contract.stage_specs import EvaluateSpec, ExportSpec, PretrainSpec, TokenizeSpec
 from meditron_cli.errors import ConfigError
-from meditron_cli.plan.build import build
-from meditron_cli.plan.stages import Inputs
 from meditron_cli.scheduler.slurm import SlurmScheduler
 
-from ...plans import GOLDEN, PYTHON, plan_of, plan_on, profile_of, to_text
+from ...plans import plan_of, plan_on, profile_of, to_text
 
 CASES = [
     ("tiny-test-slurm", ("test-slurm", "tiny")),
@@ -74,7 +71,39 @@ def test_each_stage_waits_for_the_one_before() -> None:
         "tokenize": ("curate",),
         "pretrain": ("tokenize",),
         "evaluate": ("pretrain",),
+        "export": ("pretrain", "evaluate"),
     }
+
+
+def test_an_export_by_itself_waits_for_no_evaluation() -> None:
+    plan = plan_of("test-slurm", "tiny", stages=("export",))
+
+    assert plan.stage("export").after == ("pretrain",)
+
+
+@pytest.mark.parametrize(
+    ("size", "step", "before"),
+    [("7b", "first", "convert"), ("7b", "[first, last]", "pretrain"), ("tiny", "0", "pretrain")],
+)
+def test_an_export_of_step_0_alone_waits_for_the_stage_that_makes_it(size, step, before) -> None:
+    plan = plan_of("test-slurm", size, f"export.step={step}", stages=("export",))
+
+    assert plan.stage("export").after == (before,)
+
+
+def test_each_checkpoint_has_an_export_task_with_a_folder_of_its_own() -> None:
+    plan = plan_of("test-slurm", "tiny", "export.step=[first, 400, last]")
+
+    stage = plan.stage("export")
+    tasks = [task.spec for task in stage.tasks if isinstance(task.spec, ExportSpec)]
+    assert [(task.checkpoint, task.output_dir) for task in tasks] == [
+        ("first", "export-first"),
+        ("400", "export-400"),
+        ("last", "export"),
+    ]
+    assert {task.target_step for task in tasks} == {500}
+    assert {task.shard_bytes for task in tasks} == {5 << 30}
+    assert (stage.resources.partition, stage.resources.cpus_per_rank) == ("cpu", 4)
 
 
 def test_every_shard_and_the_validation_has_a_tokenize_task() -> None:
@@ -146,24 +175,8 @@ def test_containers_see_what_their_task_reads_to_read_only() -> None:
         "convert": [*both, tokenizer],
         "pretrain": [*both, tokenizer, "/other/tokens:/other/tokens:ro"],
         "evaluate": [*both, tokenizer, "/data/quiz.jsonl:/data/quiz.jsonl:ro"],
+        "export": [*both, tokenizer],
     }
-
-
-def test_a_container_sees_the_files_to_which_those_of_a_model_are_links() -> None:
-    loaded = load(
-        str(profile_of("site-pyxis")), "7b", GOLDEN / "experiment.yaml", ["parallel.data=2"]
-    )
-    snapshot, blobs = "/hub/models--a--b/snapshots/1", "/hub/models--a--b/blobs"
-    inputs = Inputs(
-        loaded.experiment, loaded.cluster, "7b", "0" * 64, PYTHON,
-        weights_folder=snapshot, weights_links=(blobs,),
-    )  # fmt: skip
-
-    plan = build(inputs, ("convert", "pretrain"))
-
-    mounts = [stage.tasks[0].srun_args[2] for stage in plan.stages]
-    assert mounts[0].endswith(f",{snapshot}:{snapshot}:ro,{blobs}:{blobs}:ro")
-    assert "/hub/" not in mounts[1]
 
 
 def test_what_no_mount_option_can_name_is_refused() -> None:

@@ -284,8 +284,8 @@ def test_weights_beyond_the_gpu_cannot_be_evaluated() -> None:
 def test_more_cores_than_a_node_has_are_refused() -> None:
     partition = cluster().gpu_partition
 
-    assert fit.core_findings(16, partition) == fit.Findings()
-    assert fit.core_findings(17, partition) == fit.error_findings(
+    assert fit.core_findings("tokenize", 16, partition) == fit.Findings()
+    assert fit.core_findings("tokenize", 17, partition) == fit.error_findings(
         "tokenize.cpus = 17 is more than the 16 cores of a node in gpu"
     )
 

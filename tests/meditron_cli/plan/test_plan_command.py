@@ -159,7 +159,7 @@ def test_a_time_limit_over_the_partitions_is_refused_where_it_was_written(meditr
 
     assert result.exit_code == 2
     assert result.stderr.splitlines() == [
-        "error: experiment.yaml:14:17: pretrain.time_minutes = 90 is over the 60 minutes of "
+        "error: experiment.yaml:15:17: pretrain.time_minutes = 90 is over the 60 minutes of "
         "partition short",
         "hint: --set pretrain.time_minutes=60 would fit; `meditron explain pretrain.time_minutes` "
         "explains the key",

@@ -1,0 +1,184 @@
+"""Facts of a run for the card of an exported model, from the run's own records alone.
+
+A record that is missing or damaged gives None, which the card shows as not recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from jobs.contract import done_markers, specs
+from jobs.contract.files import read_small
+from jobs.contract.metrics_log import MetricsLog, counted_steps
+from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import (
+    TRAINING_STAGES,
+    CurateSpec,
+    PretrainSpec,
+    TokenizeSpec,
+)
+
+AVERAGED_STEPS = 100
+"""Newest training steps whose mean loss the card gives; single steps vary."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The training data of a run."""
+
+    sources: tuple[str, ...]
+    """Names of files or indexed datasets, without their folders."""
+    documents: int | None = None
+    """Of the training split."""
+    validation_documents: int | None = None
+    tokens: int | None = None
+    """Of the training split."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of a training up to a step, in nats per token."""
+
+    training: float | None
+    """Mean of the last ``AVERAGED_STEPS`` steps."""
+    validation: float | None
+    """At the newest validation."""
+    validation_step: int | None
+    first_validation: float | None
+    first_validation_step: int | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """The result of one evaluation."""
+
+    benchmark: str
+    step: int
+    shots: int
+    questions: int
+    accuracy: float
+    interval: tuple[float, float]
+    """95 %."""
+    chance: float
+    """Accuracy of guessing."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The records of a run that describe a model of it."""
+
+    name: str
+    size: str | None
+    commit: str | None
+    """Of meditron's code."""
+    has_changes: bool | None
+    """Whether that code had uncommitted changes."""
+    versions: Mapping[str, str]
+    training: PretrainSpec | None
+    corpus: Corpus | None
+    losses: Losses
+    scores: tuple[Score, ...]
+
+
+def gather(run: RunDir, step: int) -> RunFacts:
+    """Return the facts of a run about its model of a step."""
+    record = read_small(run.record)
+    code = record.get("code") or {}
+    training = training_spec(run)
+    return RunFacts(
+        name=run.name,
+        size=record.get("size"),
+        commit=code.get("commit"),
+        has_changes=code.get("dirty"),
+        versions=record.get("versions") or {},
+        training=training,
+        corpus=corpus(run, training),
+        losses=losses(run, step),
+        scores=tuple(score for score in scores(run) if score.step in (0, step)),
+    )
+
+
+def training_spec(run: RunDir) -> PretrainSpec | None:
+    """Return the settings of the run's training; None where it has none."""
+    tasks = (specs.read_task(run, stage, 0) for stage in TRAINING_STAGES)
+    return next((task.training for task in tasks if task), None)
+
+
+def corpus(run: RunDir, training: PretrainSpec | None) -> Corpus | None:
+    """Return the training data: the run's own, or the indexed datasets that its training names."""
+    if training and training.train_prefixes and training.train_prefixes[0].startswith("/"):
+        return Corpus(tuple(PurePath(prefix).name for prefix in training.train_prefixes))
+    task = specs.read_task(run, "curate", 0)
+    if task is None or not isinstance(task.spec, CurateSpec):
+        return None
+    summary = summary_of(run, "curate", 0)
+    return Corpus(
+        sources=tuple(PurePath(source).name for source in task.spec.sources),
+        documents=summary.get("train"),
+        validation_documents=summary.get("validation"),
+        tokens=training_tokens(run, training.train_prefixes if training else ()),
+    )
+
+
+def training_tokens(run: RunDir, prefixes: Sequence[str]) -> int | None:
+    """Return the tokens in datasets that the run tokenized; None where a record is missing."""
+    wanted, total = set(prefixes), 0
+    for index in range(len(list(run.stage("tokenize").glob("spec/*.json")))):
+        task = specs.read_task(run, "tokenize", index)
+        if task is None or not isinstance(task.spec, TokenizeSpec):
+            return None
+        if task.spec.output_prefix in wanted:
+            tokens = summary_of(run, "tokenize", index).get("tokens")
+            if not isinstance(tokens, int):
+                return None
+            total += tokens
+            wanted.remove(task.spec.output_prefix)
+    return total if prefixes and not wanted else None
+
+
+def summary_of(run: RunDir, stage: str, index: int) -> Mapping[str, Any]:
+    """Return the counts that a finished task recorded; empty where it has not finished."""
+    marker = done_markers.read(run.done(stage, index))
+    return marker.summary if marker else {}
+
+
+def losses(run: RunDir, step: int) -> Losses:
+    """Return the losses of a run's training up to a step."""
+    lines = [line for stage in TRAINING_STAGES for line in MetricsLog(run, stage).read_new()]
+    counted = counted_steps(lines)
+    trained = [line.loss for line in counted.trained if line.step <= step][-AVERAGED_STEPS:]
+    validated = [line for line in counted.validated if line.step <= step]
+    return Losses(
+        training=sum(trained) / len(trained) if trained else None,
+        validation=validated[-1].loss if validated else None,
+        validation_step=validated[-1].step if validated else None,
+        first_validation=validated[0].loss if validated else None,
+        first_validation_step=validated[0].step if validated else None,
+    )
+
+
+def scores(run: RunDir) -> Iterator[Score]:
+    """Yield the results of the run's evaluations, by benchmark and step."""
+    found = [score(read_small(path)) for path in run.path("evaluations").glob("*/*/results.json")]
+    unique = {(item.benchmark, item.step, item.shots): item for item in found if item}
+    yield from (unique[key] for key in sorted(unique))
+
+
+def score(results: Mapping[str, Any]) -> Score | None:
+    """Return a result of an evaluation; None where the record is incomplete."""
+    try:
+        low, high = results["ci95"]
+        return Score(
+            benchmark=str(results["benchmark"]),
+            step=int(results["checkpoint_step"]),
+            shots=int(results["shots"]),
+            questions=int(results["n"]),
+            accuracy=float(results["accuracy"]),
+            interval=(float(low), float(high)),
+            chance=float(results["chance"]),
+        )
+    except (LookupError, TypeError, ValueError):
+        return None

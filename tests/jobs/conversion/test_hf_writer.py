@@ -1,0 +1,119 @@
+"""Files of weights, read back by the safetensors package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from jobs.contract.files import sha256
+from jobs.conversion import hf_writer
+from jobs.conversion.hf_writer import INDEX, Tensor
+
+VALUES = {
+    "model.embed_tokens.weight": torch.randn(5, 3).bfloat16(),
+    "model.layers.0.a": torch.randn(7).bfloat16(),
+    "model.layers.0.é": torch.randn(2, 2, 2).bfloat16(),
+    "model.norm.weight": torch.tensor([float("inf"), -0.0]).bfloat16(),
+}
+
+
+def described(values: dict[str, torch.Tensor], dtype: str = "BF16") -> list[Tensor]:
+    return [Tensor(name, dtype, tuple(value.shape)) for name, value in values.items()]
+
+
+def written(folder: Path, limit: int, dtype: str = "BF16") -> dict[str, dict]:
+    shards = hf_writer.divide(described(VALUES, dtype), limit)
+    return hf_writer.write(folder, shards, VALUES.items(), lambda count: None)
+
+
+def test_one_file_holds_every_tensor_bit_for_bit(tmp_path):
+    files = written(tmp_path, 1 << 30)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+    loaded = load_file(tmp_path / "model.safetensors")
+    assert loaded.keys() == VALUES.keys()
+    for name, value in VALUES.items():
+        assert torch.equal(loaded[name].view(torch.int16), value.view(torch.int16))
+    with safe_open(tmp_path / "model.safetensors", "pt") as opened:
+        assert opened.metadata() == {"format": "pt"}
+    path = tmp_path / "model.safetensors"
+    assert files == {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}}
+
+
+def test_several_files_have_an_index_and_keep_to_the_limit(tmp_path):
+    files = written(tmp_path, 32)  # the first tensor takes 30 bytes, the next two 14 and 16
+
+    index = json.loads((tmp_path / INDEX).read_text())
+    assert index["weight_map"] == {
+        "model.embed_tokens.weight": "model-00001-of-00003.safetensors",
+        "model.layers.0.a": "model-00002-of-00003.safetensors",
+        "model.layers.0.é": "model-00002-of-00003.safetensors",
+        "model.norm.weight": "model-00003-of-00003.safetensors",
+    }
+    assert index["metadata"] == {"total_parameters": 32, "total_size": 64}
+    assert files.keys() == {path.name for path in tmp_path.iterdir()}
+    for name, shard in index["weight_map"].items():
+        assert torch.equal(load_file(tmp_path / shard)[name], VALUES[name])
+    for name, entry in files.items():
+        path = tmp_path / name
+        assert entry == {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def test_a_tensor_above_the_limit_has_a_file_of_its_own(tmp_path):
+    shards = hf_writer.divide(described(VALUES), 1)
+
+    assert [len(shard.tensors) for shard in shards] == [1, 1, 1, 1]
+
+
+def test_the_size_of_a_file_is_known_before_it_is_written(tmp_path):
+    (shard,) = hf_writer.divide(described(VALUES), 1 << 30)
+
+    written(tmp_path, 1 << 30)
+
+    assert (tmp_path / shard.name).stat().st_size == shard.bytes
+
+
+def test_values_are_converted_to_the_described_type(tmp_path):
+    written(tmp_path, 1 << 30, dtype="F32")
+
+    loaded = load_file(tmp_path / "model.safetensors")
+    for name, value in VALUES.items():
+        assert torch.equal(loaded[name], value.float())
+
+
+def test_a_view_with_strides_is_written_in_its_order(tmp_path):
+    value = torch.arange(12.0).reshape(3, 4).t()[1:]
+    shards = hf_writer.divide([Tensor("a", "F32", (3, 3))], 1 << 30)
+
+    hf_writer.write(tmp_path, shards, [("a", value)], lambda count: None)
+
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["a"], value)
+
+
+def test_progress_adds_up_to_the_size_of_the_files(tmp_path):
+    counts: list[int] = []
+    shards = hf_writer.divide(described(VALUES), 40)
+
+    hf_writer.write(tmp_path, shards, VALUES.items(), counts.append)
+
+    assert sum(counts) == sum(shard.bytes for shard in shards)
+
+
+WRONG = [
+    list(VALUES.items())[:-1],
+    list(reversed(VALUES.items())),
+    [(name, value.flatten()) for name, value in VALUES.items()],
+]
+
+
+@pytest.mark.parametrize("values", WRONG, ids=["too few", "another order", "other shapes"])
+def test_other_tensors_than_the_described_ones_are_an_error(tmp_path, values):
+    shards = hf_writer.divide(described(VALUES), 1 << 30)
+
+    with pytest.raises(ValueError, match="was to be written, not"):
+        hf_writer.write(tmp_path, shards, values, lambda count: None)

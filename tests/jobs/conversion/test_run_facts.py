@@ -1,0 +1,124 @@
+"""Facts for a model's card, read from the records of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from jobs.contract import done_markers
+from jobs.contract.files import write_json
+from jobs.conversion import run_facts
+from jobs.conversion.run_facts import Corpus, Losses, Score
+
+from ... import metric_lines
+
+RESULTS = {
+    "benchmark": "medqa",
+    "checkpoint_step": 60,
+    "shots": 3,
+    "n": 1273,
+    "accuracy": 0.29,
+    "ci95": [0.27, 0.31],
+    "chance": 0.2,
+}
+
+
+@pytest.fixture
+def trained(bench, tmp_path):
+    """Return a run directory with the records of two shards, a training and evaluations."""
+    task = bench.training()
+    prefixes = ("tokens/train/00000", "tokens/train/00001")
+    bench.task("pretrain", dataclasses.replace(task.spec, train_prefixes=prefixes))
+    bench.curate(tmp_path / "papers.jsonl", tmp_path / "guidelines")
+    finish(bench.run, "curate", 0, train=900, validation=30)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    tokenizer = tmp_path / "tokenizer.json"
+    shards = [
+        bench.tokenize(f"corpus/{name}.jsonl", tokenizer, output_prefix=f"tokens/{name}").spec
+        for name in ("train/00000", "train/00001", "validation/00000")
+    ]
+    for index, spec in enumerate(shards):
+        bench.task("tokenize", spec, index)
+        finish(bench.run, "tokenize", index, tokens=1000 * (index + 1))
+    write_json(
+        bench.run.record,
+        {
+            "size": "7b",
+            "code": {"commit": "c0ffee", "dirty": False},
+            "versions": {"meditron": "0.1"},
+        },
+    )
+    return bench.run
+
+
+def finish(run, stage: str, index: int, **summary: int) -> None:
+    done_markers.write_done(
+        run, stage, index, spec_digest="", inputs=[], outputs=[], summary=summary, seconds=1.0
+    )
+
+
+def test_the_facts_are_those_of_the_records(trained):
+    facts = run_facts.gather(trained, 60)
+
+    assert (facts.name, facts.size, facts.commit) == (trained.name, "7b", "c0ffee")
+    assert facts.has_changes is False
+    assert facts.versions == {"meditron": "0.1"}
+    assert facts.training.train_steps == 60
+    assert facts.corpus == Corpus(("papers.jsonl", "guidelines"), 900, 30, 3000)
+
+
+def test_a_run_without_records_has_no_facts(bench):
+    facts = run_facts.gather(bench.run, 60)
+
+    assert (facts.size, facts.commit, facts.has_changes) == (None, None, None)
+    assert (facts.training, facts.corpus, facts.scores) == (None, None, ())
+    assert facts.losses == Losses(None, None, None, None, None)
+
+
+def test_tokens_are_not_known_before_every_shard_has_finished(trained):
+    trained.done("tokenize", 1).unlink()
+
+    assert run_facts.gather(trained, 60).corpus == Corpus(("papers.jsonl", "guidelines"), 900, 30)
+
+
+def test_datasets_made_elsewhere_are_named_without_their_folder(bench):
+    spec = dataclasses.replace(bench.training().spec, train_prefixes=("/data/gap/train",))
+    bench.task("pretrain", spec)
+
+    assert run_facts.gather(bench.run, 60).corpus == Corpus(("train",))
+
+
+def test_losses_are_those_up_to_the_step_without_steps_that_were_redone(trained):
+    steps = [metric_lines.step(number, loss=float(number)) for number in range(1, 121)]
+    metric_lines.append(
+        trained,
+        metric_lines.validation(0, loss=9.0),
+        *steps[:110],
+        metric_lines.validation(110, loss=5.0),
+        *(dataclasses.replace(line, loss=2.0, attempt=2) for line in steps[100:]),
+        metric_lines.validation(110, loss=4.0, attempt=2),
+        metric_lines.validation(120, loss=3.0, attempt=2),
+    )
+
+    found = run_facts.losses(trained, 110)
+
+    assert found == Losses(pytest.approx((sum(range(11, 101)) + 10 * 2.0) / 100), 4.0, 110, 9.0, 0)
+
+
+def test_scores_are_those_of_the_step_and_of_step_0(trained):
+    for name, changes in {
+        "medqa/last": {},
+        "medqa/60": {},  # the same checkpoint by its step
+        "medqa/first": {"checkpoint_step": 0, "accuracy": 0.25},
+        "medqa/40": {"checkpoint_step": 40},
+        "broken/last": {"ci95": None},
+    }.items():
+        write_json(trained.path(f"evaluations/{name}/results.json"), RESULTS | changes)
+
+    found = run_facts.gather(trained, 60).scores
+
+    assert found == (
+        Score("medqa", 0, 3, 1273, 0.25, (0.27, 0.31), 0.2),
+        Score("medqa", 60, 3, 1273, 0.29, (0.27, 0.31), 0.2),
+    )
