@@ -185,7 +185,7 @@ class VerifyingLoadStrategy(torch_strategy.TorchDistLoadShardedStrategy):  # typ
 
 
 class VerifiedCommonStrategy(TorchCommonLoadStrategy):  # type: ignore[misc]
-    """megatron.core's strategy for ``common.pt``, which takes its verified content."""
+    """megatron.core's strategy for values common to all ranks, which takes their verified file."""
 
     def __init__(self, source: VerifiedFiles) -> None:
         super().__init__()

@@ -41,20 +41,18 @@ SETTINGS = {
 }
 """24 M parameters: 0.3 GB with an optimizer."""
 
-ROUNDS = 3
-
 CACHED = "files in memory, where reading costs nothing and an exchange among ranks does"
 
 
-def figures(folder: Path) -> list[Figure]:
-    """Measure in a folder, which has room for the checkpoint."""
+def figures(folder: Path, rounds: int, layouts: Sequence[tuple[int, int]]) -> list[Figure]:
+    """Measure in a folder, which has room for the checkpoint, with ranks of these layouts."""
     folder.mkdir()
     run = rundir.RunDir(folder)
     overrides = [f"{key}={value}" for key, value in SETTINGS.items()]
     plan = plan_of(load("local", "tiny", None, overrides), ("pretrain",))
     write_json(run.spec("pretrain", 0), specs.to_json(plan.stages[0].tasks[0]))
     start(folder, 1, 1, 0)
-    found = [start(folder, tensor, data, ROUNDS) for tensor, data in LAYOUTS]
+    found = [start(folder, tensor, data, rounds) for tensor, data in layouts]
     size = found[0]["size"]
     worst = max(item["bytes"] for item in found) / size
     notes = "; ".join(
@@ -63,7 +61,7 @@ def figures(folder: Path) -> list[Figure]:
         f"{item['seconds_before']:.1f} s"
         for item in found
     )
-    many = next(item for item in found if item["data"] == max(data for _, data in LAYOUTS))
+    many = next(item for item in found if item["data"] == max(data for _, data in layouts))
     speedup = many["seconds"] / many["seconds_before"]
     return [
         Figure("start_read_over_checkpoint", worst, "≤ 1.1", notes),

@@ -34,11 +34,15 @@ BYTES_70B = 2 * 68_976_648_192
 """Of Llama-2-70B in bf16."""
 
 
-def figures(rounds: int = ROUNDS, spec: ModelSpec = LARGE) -> list[Figure]:
+def figures(
+    rounds: int = ROUNDS,
+    spec: ModelSpec = LARGE,
+    layouts: Sequence[tuple[int, int]] = _starts.LAYOUTS,
+) -> list[Figure]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         found = Measurement(folder / "model", spec).figures(rounds)
-        return found + _starts.figures(folder / "start")
+        return found + _starts.figures(folder / "start", rounds, layouts)
 
 
 class Measurement:
