@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from jobs.contract import rundir
 from jobs.contract.errors import RESUME, TaskError
 from jobs.contract.files import FORMAT, FormatError, read_json
-from jobs.contract.stage_specs import STAGE_KINDS, TRAINING_STAGES, PretrainSpec, Spec
+from jobs.contract.stage_specs import PLACE, STAGE_KINDS, TRAINING_STAGES, PretrainSpec, Spec
 
 DIGEST_FORMAT = 1
 """Part of every digest: another number makes all specs differ from those of earlier runs."""
@@ -127,10 +127,14 @@ def task_from_json(data: dict[str, Any]) -> TaskSpec:
 
 
 def digest(value: Any) -> str:
-    """Return the SHA-256 (hex) of a spec's canonical JSON; equal specs have equal digests."""
+    """Return the SHA-256 (hex) of a spec's canonical JSON; equal specs have equal digests, and so
+    have those that differ only in a place.
+    """
     data = value
     if dataclasses.is_dataclass(value):
-        data = {**to_json(value), "format": DIGEST_FORMAT}
+        places = {field.name for field in dataclasses.fields(value) if PLACE in field.metadata}
+        data = {name: item for name, item in to_json(value).items() if name not in places}
+        data["format"] = DIGEST_FORMAT
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+PLACE = "place"
+"""Key in the metadata of a field that holds where something lies that another field names: specs
+that differ only there have one digest.
+"""
 
 
 @dataclass(frozen=True)
@@ -215,7 +220,7 @@ class ConvertSpec:
 
     weights: str
     """As ``model.weights`` names them: a name on the hub, or a path."""
-    folder: str
+    folder: str = field(metadata={PLACE: True})
     """Absolute path of the folder with ``config.json`` and safetensors."""
     model: ModelSpec
     tokenizer: TokenizerRef

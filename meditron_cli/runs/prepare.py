@@ -20,6 +20,7 @@ from jobs.contract.stage_specs import (
     STAGES,
     TOKENIZER_STAGES,
     TRAINING_STAGES,
+    ConvertSpec,
     CurateSpec,
     training_stage,
 )
@@ -45,6 +46,7 @@ def plan_of(
     stages: Collection[str],
     measured: StepTimes | None = None,
     digest: str | None = None,
+    converted: Path | None = None,
 ) -> Plan:
     """Plan some stages of a loaded configuration with this machine's interpreter.
 
@@ -53,6 +55,7 @@ def plan_of(
         stages: names of stages.
         measured: step times of the run that the plan continues.
         digest: SHA-256 of the tokenizer; by default it is read.
+        converted: folder of the base model, where it is not found any more.
 
     Raises:
         ConfigError: the layout does not divide or does not fit the cluster.
@@ -62,7 +65,8 @@ def plan_of(
     from meditron_cli.plan.stages import Inputs
 
     experiment, cluster, cores = loaded.experiment, loaded.cluster, 0
-    folder = weights.find(experiment.model.weights, cluster.models_dir).folder
+    found = weights.find(experiment.model.weights, cluster.models_dir).folder
+    folder = found or converted
     if digest is None:
         digest = tokenizer_digest(experiment.tokenize.tokenizer)
     if cluster.scheduler == "local":
@@ -77,7 +81,7 @@ def plan_of(
         cores,
         loaded.locations,
         weights_folder=str(folder or ""),
-        weights_links=tuple(map(str, weights.links(folder))) if folder else (),
+        weights_links=tuple(map(str, weights.links(found))) if found else (),
     )
     return build(inputs, tuple(stages))
 
@@ -298,7 +302,7 @@ def planned(reader: RecordReader) -> Plan:
     measured = measured_times(run, stages)
     digest = tokenizer_digest(experiment.tokenize.tokenizer) or recorded_digest(run, stages)
     loaded = Loaded(experiment, cluster, recorded["size"], None, placeholders=(), missing=())
-    return plan_of(loaded, stages, measured, digest)
+    return plan_of(loaded, stages, measured, digest, recorded_folder(run))
 
 
 def measured_times(run: RunDir, stages: Collection[str]) -> StepTimes | None:
@@ -309,6 +313,15 @@ def measured_times(run: RunDir, stages: Collection[str]) -> StepTimes | None:
 
     stage = training_stage(stages)
     return metrics_log.measured_step_times(run, stage) if stage else None
+
+
+def recorded_folder(run: RunDir) -> Path | None:
+    """Return the folder of the base model in the run's specs, which may be gone since; None for a
+    run that converts none.
+    """
+    task = specs.read_task(run, "convert", 0)
+    folder = task.spec.folder if task and isinstance(task.spec, ConvertSpec) else ""
+    return Path(folder) if folder else None
 
 
 def recorded_digest(run: RunDir, stages: Collection[str]) -> str:

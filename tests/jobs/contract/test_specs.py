@@ -15,6 +15,7 @@ from jobs.contract.stage_specs import (
     STAGE_KINDS,
     STAGES,
     TRAINING_STAGES,
+    ConvertSpec,
     CurateSpec,
     ModelSpec,
     OptimizerSpec,
@@ -23,6 +24,8 @@ from jobs.contract.stage_specs import (
     TokenizerRef,
     VocabularySpec,
 )
+
+from ...model_specs import model_spec, tokenizer_ref
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 LEAVES: dict[str, st.SearchStrategy[Any]] = {
@@ -131,6 +134,20 @@ def test_a_change_of_any_field_changes_the_digest(field: str) -> None:
     new = (*old, "/data/c.jsonl") if field == "sources" else old * 2
 
     assert specs.digest(dataclasses.replace(CURATE, **{field: new})) != specs.digest(CURATE)
+
+
+def test_the_place_of_a_base_model_does_not_change_the_digest() -> None:
+    model = model_spec(
+        layers=1, hidden_size=8, ffn_hidden_size=8, attention_heads=2, kv_heads=2, seq_length=8,
+        vocab_size=8, padded_vocab_size=8,
+    )  # fmt: skip
+    spec = ConvertSpec("org/base", "/hub/base", model, tokenizer_ref("/t.json"), "checkpoints")
+    moved, other = (
+        dataclasses.replace(spec, folder="/models/base"),
+        dataclasses.replace(spec, weights="org/other"),
+    )
+
+    assert specs.digest(moved) == specs.digest(spec) != specs.digest(other)
 
 
 @pytest.mark.parametrize("found", [0, 1, "1", None])

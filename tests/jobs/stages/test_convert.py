@@ -113,10 +113,13 @@ def test_rows_of_added_tokens_follow_the_rule_and_padding_repeats_the_last(
 
 def test_the_record_names_the_weights_and_their_digest(bench: Any, folder: Path) -> None:
     add_task(bench, folder)
+    fetched = {"repository": "org/base", "revision": "main", "commit": "c0ffee", "files": []}
+    (folder / "fetched.json").write_text(json.dumps(fetched))
 
     bench.start("convert")
 
     record = manifest.read(checkpoint(bench))
+    assert record.origin["commit"] == "c0ffee"
     assert (record.kind, record.iteration, record.precision) == ("weights", 0, "bf16")
     assert record.origin["weights"] == "org/base"
     assert len(record.origin["sha256"]) == 64

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from jobs.contract.stage_specs import EvaluateSpec, ExportSpec, PretrainSpec, TokenizeSpec
+from meditron_cli.config.load import load
 from meditron_cli.errors import ConfigError
+from meditron_cli.plan.build import build
+from meditron_cli.plan.stages import Inputs
 from meditron_cli.scheduler.slurm import SlurmScheduler
 
-from ...plans import plan_of, plan_on, profile_of, to_text
+from ...plans import GOLDEN, PYTHON, plan_of, plan_on, profile_of, to_text
 
 CASES = [
     ("tiny-test-slurm", ("test-slurm", "tiny")),
@@ -177,6 +180,23 @@ def test_containers_see_what_their_task_reads_to_read_only() -> None:
         "evaluate": [*both, tokenizer, "/data/quiz.jsonl:/data/quiz.jsonl:ro"],
         "export": [*both, tokenizer],
     }
+
+
+def test_a_container_sees_the_files_to_which_those_of_a_model_are_links() -> None:
+    loaded = load(
+        str(profile_of("site-pyxis")), "7b", GOLDEN / "experiment.yaml", ["parallel.data=2"]
+    )
+    snapshot, blobs = "/hub/models--a--b/snapshots/1", "/hub/models--a--b/blobs"
+    inputs = Inputs(
+        loaded.experiment, loaded.cluster, "7b", "0" * 64, PYTHON,
+        weights_folder=snapshot, weights_links=(blobs,),
+    )  # fmt: skip
+
+    plan = build(inputs, ("convert", "pretrain"))
+
+    mounts = [stage.tasks[0].srun_args[2] for stage in plan.stages]
+    assert mounts[0].endswith(f",{snapshot}:{snapshot}:ro,{blobs}:{blobs}:ro")
+    assert "/hub/" not in mounts[1]
 
 
 def test_what_no_mount_option_can_name_is_refused() -> None:

@@ -1,0 +1,107 @@
+"""Submissions with a base model, which may move or vanish once a run has converted it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.contract import specs
+from jobs.contract.stage_specs import ConvertSpec
+from jobs.conversion import hf_config, weight_map
+from meditron_cli.config.load import load
+from meditron_cli.plan import stages
+from meditron_cli.runs import prepare
+
+from ...conftest import Bench
+
+PROFILE = """\
+name: mine
+scheduler: local
+device: cpu
+models_dir: models
+gpu_partition: {name: here, nodes: 1, node: {cpus: 8, memory_gb: 8}}
+"""
+TARGET = (
+    "--cluster", "./mine.yaml", "--size", "tiny", "--set", "model.weights=org/base"
+)  # fmt: skip
+
+
+def write_model(folder: Path) -> Path:
+    """Write the tiny model as transformers does, all zeros, in a file without blocks."""
+    experiment = load("./mine.yaml", "tiny", None, []).experiment
+    spec, base = stages.model_spec(experiment), stages.vocabulary_spec(experiment).base_size
+    header, place = {}, 0
+    for name, shape in weight_map.folder_shapes(spec, base).items():
+        end = place + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [place, end]}
+        place = end
+    text = json.dumps(header).encode()
+    folder.mkdir(parents=True)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + place)
+    (folder / "config.json").write_text(json.dumps(hf_config.write(spec, base, "bfloat16")))
+    return folder
+
+
+@pytest.fixture
+def site(meditron: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Return a project whose profile has a folder of models."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(meditron.folder / "cache"))
+    (meditron.folder / "mine.yaml").write_text(PROFILE)
+    return meditron
+
+
+def folder_of(plan_task: specs.TaskSpec) -> str:
+    assert isinstance(plan_task.spec, ConvertSpec)
+    return plan_task.spec.folder
+
+
+def test_a_base_model_is_converted_from_where_it_is_before_training(site: Bench) -> None:
+    folder = write_model(site.folder / "models/org/base")
+
+    result = site("submit", "pretrain", *TARGET, "--set", "pretrain.data=[d]")
+
+    assert "d.bin: no such file" in result.stderr
+    result = site("submit", "pipeline", *TARGET)
+    assert result.exit_code == 0, result.stderr
+    assert [item.stage for item in site.scheduler.submitted][:3] == [
+        "curate",
+        "tokenize",
+        "convert",
+    ]
+    task = specs.load_task(site.run(), "convert", 0)
+    assert folder_of(task) == str(folder)
+
+
+def test_a_run_is_continued_where_its_base_model_has_moved_or_is_gone(
+    site: Bench, finish: Callable[..., None]
+) -> None:
+    cached = site.folder / "cache/models--org--base/snapshots/main"
+    write_model(cached)
+    site("submit", "pipeline", *TARGET)
+    run = site.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    finish(run, "convert", 0)
+    site.begin("pretrain")
+    moved = site.folder / "models/org/base"
+    moved.parent.mkdir(parents=True)
+    shutil.move(cached, moved)
+    before = len(site.scheduler.submitted)
+
+    again = site("submit", "pipeline", *TARGET)
+
+    assert again.exit_code == 0, again.stderr
+    assert "convert   1      finished already" in again.stdout
+    assert len(site.scheduler.submitted) == before
+    shutil.rmtree(moved)
+    plan = prepare.planned(site.reader())
+    assert folder_of(plan.stage("convert").tasks[0]) == str(moved)
+    assert site("resume", run.name).exit_code == 0
+    assert len(site.scheduler.submitted) == before
