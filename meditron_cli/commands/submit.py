@@ -149,7 +149,8 @@ def resolve_run(services: Services, name: str, stage: str, runs_dir: Path | None
     reader = RecordReader(run, in_full=True)
     loaded = stored.loaded(last_request(run, reader.history_reader.current()), run.name)
     stages = prepare.stages_of(stage, loaded.experiment)
-    plan = prepare.plan_of(loaded, stages, prepare.measured_times(run, stages))
+    measured, converted = prepare.measured_times(run, stages), prepare.recorded_folder(run)
+    plan = prepare.plan_of(loaded, stages, measured, converted=converted)
     return SubmitTarget(loaded, plan, run.root.parent, run.name, exists=True, reader=reader)
 
 
@@ -196,7 +197,8 @@ def resolve(
     name = store.next_of(root, identity) if new or newest is None else newest
     stages = prepare.stages_of(stage, experiment)
     run = RunDir(root / name)
-    plan = prepare.plan_of(loaded, stages, prepare.measured_times(run, stages))
+    measured, converted = prepare.measured_times(run, stages), prepare.recorded_folder(run)
+    plan = prepare.plan_of(loaded, stages, measured, converted=converted)
     reader = RecordReader(run, in_full=True)
     return SubmitTarget(loaded, plan, root, name, exists=name == newest, reader=reader)
 
@@ -217,11 +219,12 @@ def refuse(submission: SubmitTarget) -> None:
     Raises:
         ConfigError: placeholders in the profile or missing inputs, all of them.
     """
+    from jobs.contract.rundir import RunDir
     from meditron_cli.runs import launch_plan, prepare
 
-    prepare.require_submittable(
-        submission.loaded, [stage.stage for stage in submission.plan.stages]
-    )
+    run, plan = RunDir(submission.path), submission.plan
+    stages = [stage.stage for stage in plan.stages if not prepare.is_converted(run, stage)]
+    prepare.require_submittable(submission.loaded, stages)
     if submission.exists:
         return
     try:

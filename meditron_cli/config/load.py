@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
-from jobs.contract.stage_specs import STAGES, TOKENIZER_STAGES, TRAINING_STAGES
+from jobs.contract.stage_specs import STAGES, TOKENIZER_STAGES
 from meditron_cli.config import files, site_facts, weights, yaml_tree
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.data_files import HubData
@@ -35,8 +35,8 @@ __all__ = [
     "size_names",
 ]
 
-WEIGHTS_STAGES = ("convert", *TRAINING_STAGES)
-"""Stages that cannot begin without ``model.weights``."""
+WEIGHTS_STAGES = ("convert",)
+"""Stages that cannot begin without ``model.weights``; training begins behind them."""
 
 
 @dataclass(frozen=True)

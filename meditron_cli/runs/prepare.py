@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jobs.contract import specs
+from jobs.contract import done_markers, specs
 from jobs.contract.errors import TaskError
 from jobs.contract.files import sha256
 from jobs.contract.job import usable_cores
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from meditron_cli.config.cluster_schema import Cluster
     from meditron_cli.config.experiment_schema import Experiment
     from meditron_cli.config.load import Loaded, Missing
-    from meditron_cli.plan.model import Plan
+    from meditron_cli.plan.model import Plan, StagePlan
     from meditron_cli.runs.record import RecordReader
 
 PIPELINE = "pipeline"
@@ -322,6 +322,15 @@ def recorded_folder(run: RunDir) -> Path | None:
     task = specs.read_task(run, "convert", 0)
     folder = task.spec.folder if task and isinstance(task.spec, ConvertSpec) else ""
     return Path(folder) if folder else None
+
+
+def is_converted(run: RunDir, stage: StagePlan) -> bool:
+    """Return whether a stage is a conversion that has ended in a run, which needs the folder of the
+    base model no more.
+    """
+    if stage.stage != "convert":
+        return False
+    return done_markers.is_done(run, "convert", 0, specs.digest(stage.tasks[0].spec))
 
 
 def recorded_digest(run: RunDir, stages: Collection[str]) -> str:

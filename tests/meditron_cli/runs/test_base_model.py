@@ -103,5 +103,29 @@ def test_a_run_is_continued_where_its_base_model_has_moved_or_is_gone(
     shutil.rmtree(moved)
     plan = prepare.planned(site.reader())
     assert folder_of(plan.stage("convert").tasks[0]) == str(moved)
-    assert site("resume", run.name).exit_code == 0
+    for words in (
+        ("resume", run.name),
+        ("submit", "pipeline", *TARGET),
+        ("submit", "pretrain", "--run", run.name),
+    ):
+        result = site(*words)
+        assert result.exit_code == 0, result.stderr
     assert len(site.scheduler.submitted) == before
+
+
+def test_a_run_that_has_not_converted_needs_its_base_model(site: Bench) -> None:
+    shutil.rmtree(write_model(site.folder / "models/org/base"))
+    assert site("submit", "pipeline", *TARGET).exit_code == 2
+    folder = write_model(site.folder / "models/org/base")
+    site("submit", "pipeline", *TARGET)
+    shutil.rmtree(folder)
+
+    result = site("submit", "pretrain", "--run", site.run().name)
+
+    assert result.exit_code == 2
+    assert (
+        f"run {site.run().name}: model.weights: org/base is neither in models_dir, "
+        f"{site.folder}/models, nor in the hub's cache, {site.folder}/cache; download it on the "
+        f"login node with `hf download org/base --exclude '*.bin' --exclude '*.pth' --local-dir "
+        f"{site.folder}/models/org/base`" in result.stderr
+    )
