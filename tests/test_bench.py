@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from .bench.__main__ import main, subjects
+from .bench._models import SMALL
 
 SMALLEST = {
     "help": {"rounds": 1},
@@ -16,12 +17,14 @@ SMALLEST = {
     "loop": {"rounds": 1},
     "heartbeat": {"rounds": 1},
     "resume": {"faults": ("killed", "exception")},
+    "weights": {"rounds": 1, "spec": SMALL},
 }
 """The other subjects type commands that the end-to-end tests type too."""
 MARKS = {
     "loop": [pytest.mark.engine],
     "heartbeat": [pytest.mark.engine],
     "resume": [pytest.mark.engine, pytest.mark.full],
+    "weights": [pytest.mark.engine, pytest.mark.full],
 }
 
 
