@@ -92,9 +92,8 @@ def start(folder: Path, tensor: int, data: int, rounds: int) -> dict[str, Any]:
         )
         for rank in range(world)
     ]
-    output = ranks[0].communicate()[0]
-    codes = [rank.wait() for rank in ranks]
-    if any(codes):
+    output, *_ = [rank.communicate()[0] for rank in ranks]
+    if any(rank.returncode for rank in ranks):
         raise RuntimeError(output)
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
     if said := re.search(r"loaded and verified: (\d+) bytes read", output):

@@ -1,4 +1,4 @@
-"""Convert a model of 2 GB, beside a plain copy of the same bytes, taking turns.
+"""Convert and export a model of 2 GB, beside a plain copy of the same bytes, taking turns.
 
 Each side makes its files durable. A stage runs in a process of its own, whose time is that of the
 stage's work: importing torch is not counted.
@@ -26,8 +26,8 @@ from meditron_cli.runs.prepare import plan_of
 from tests.bench import REPOSITORY, Figure, _starts, environment, ratio, take_turns
 from tests.bench._models import BASE_TOKENS, LARGE, write_model, write_tokenizer
 
-STAGES = ("convert",)
-OUTPUTS = {"convert": "checkpoints"}
+STAGES = ("convert", "export")
+OUTPUTS = {"convert": "checkpoints", "export": "export-first"}
 """Folder that each stage writes."""
 ROUNDS = 3
 BYTES_70B = 2 * 68_976_648_192
@@ -46,7 +46,7 @@ def figures(
 
 
 class Measurement:
-    """A model, and a run that converts it."""
+    """A model, and a run that converts and exports it."""
 
     def __init__(self, folder: Path, spec: ModelSpec) -> None:
         self.folder, self.spec = folder, spec
@@ -81,6 +81,8 @@ class Measurement:
             "model.weights": self.model,
             "tokenize.tokenizer": self.model / "tokenizer.json",
             "pretrain.precision": "bf16",
+            "export.step": "first",
+            "export.max_shard_gb": 0.5,
         }
         overrides = [f"{key}={value}" for key, value in settings.items()]
         plan = plan_of(load("local", "tiny", None, overrides), STAGES)
