@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -250,7 +251,7 @@ def test_an_altered_byte_in_any_file_is_found_while_loading(make_run, layout, si
         flip_a_byte(folder / name)
         run.finish()
 
-        assert f": {name} has the right size, but" in run.started[-1].output()
+        assert re.search(f"iter_0000004 is quarantined as .*: {name} ", run.started[-1].output())
         assert run.trained(attempt) == [3, 4]
     assert run.losses() == expected
     assert len(files) >= 5
