@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from jobs.checkpoints import retention
+from jobs.checkpoints import manifest, retention
 from jobs.contract import done_markers, specs
 from jobs.contract.files import read_json, sha256
 
@@ -189,6 +189,37 @@ def test_what_cannot_be_evaluated_is_refused_and_nothing_remains(
         f"hint: {refused.run.hint(hint)}",
     ]
     assert not refused.folder.exists()
+
+
+def test_a_model_is_evaluated_at_another_sequence_length_and_padding(evaluation, finished):
+    spec = finished.task.spec.model
+    spec = dataclasses.replace(spec, seq_length=4 * spec.seq_length, padded_vocab_size=1024)
+    other = evaluation(model=spec)
+
+    outcome = other.start()
+
+    assert outcome.returncode == 0, outcome.stderr
+    assert other.results()["truncated"] == 0
+    untruncated = [item for item in finished.questions() if item["id"] != "q7"]
+    found = {item["id"]: item["loglikelihoods"] for item in other.questions()}
+    for item in untruncated:
+        assert found[item["id"]] == pytest.approx(item["loglikelihoods"], abs=1e-3)
+
+
+def test_an_altered_part_is_named_and_no_results_are_written(evaluation, made, tmp_path):
+    folder = shutil.copytree(made.folder, tmp_path / "checkpoints")
+    shard = folder / "iter_0000004/__0_0.distcp"
+    first = manifest.manifest(shard.parent)[shard.name][0].bytes
+    content = bytearray(shard.read_bytes())
+    content[first // 2] ^= 1
+    shard.write_bytes(content)
+    altered = evaluation(checkpoint_dir=str(folder))
+
+    outcome = altered.start()
+
+    assert outcome.returncode == 2, outcome.stderr
+    assert "iter_0000004: __0_0.distcp has the right size, but" in outcome.stderr
+    assert not altered.folder.exists()
 
 
 def test_a_model_of_another_shape_is_refused(evaluation, made):
