@@ -226,6 +226,7 @@ class ConvertSpec:
     tokenizer: TokenizerRef
     checkpoint_dir: str
     """Relative: ``checkpoints``."""
+    verify: VerifySpec
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from jobs.conversion import base_model, weight_map
 from jobs.conversion.hf_reader import Folder, TensorReader
 from jobs.data import tokenizer_file
 from jobs.runtime.context import Context
+from jobs.verification.stage import verify_stage
 
 if TYPE_CHECKING:
     from jobs.conversion.importer import Converted, Importer
@@ -43,8 +44,8 @@ def run(context: Context) -> None:
     """Convert the folder of the task's spec into the checkpoint of step 0.
 
     Raises:
-        TaskError: the folder, its model or its tokenizer is not the run's, or files cannot be read
-            or written.
+        TaskError: the folder, its model or its tokenizer is not the run's, files cannot be read or
+            written, or the checkpoint does not compute what the folder does.
         Stopped: a stop was requested; the next attempt keeps the finished files.
     """
     spec = cast(ConvertSpec, context.task.spec)
@@ -68,6 +69,7 @@ def run(context: Context) -> None:
         done_markers.describe_file(context.run, str(file), with_digest=False)
         for file in (path / manifest.MANIFEST, path / manifest.RECORD)
     ]
+    verify_stage(context, spec.verify, place, path, spec.model, spec.tokenizer)
     summary = {"bytes": record.bytes, "origin": record.origin, "precision": record.precision}
     context.finish(inputs, outputs, summary)
 

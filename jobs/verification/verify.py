@@ -41,6 +41,8 @@ GENERATED = 48
 MEMORY_MARGIN = 1.25
 """Memory of a generation relative to the model's weights; guessed."""
 
+HINT_TOKENIZER = "`meditron tokenizer build --help` shows how to make a tokenizer.json"
+
 Report = Callable[[str, int, int], None]
 """Called with a side's name and how many of its layers, or tokens, are done, of how many."""
 
@@ -113,6 +115,8 @@ class _Comparison:
         self.place = place
         self.report = report
         self.encoder = Encoder.load(request.tokenizer)
+        self.skipped: list[str] = []
+        """Clauses about what could not be compared."""
         self.rows = min(weights.rows, checkpoint.model.vocab_size)
         kinds = {weights.dtype, checkpoint.dtype}
         self.rounded_to = sorted(map(_name, kinds - {_float32()})) if len(kinds) > 1 else []
@@ -148,23 +152,33 @@ class _Comparison:
         )
 
     def encode_texts(self) -> dict[str, torch.Tensor]:
-        """Return the token ids of every text, cut to the requested number.
+        """Return the token ids of every text, cut to the requested number; of our own texts, those
+        that the tokenizer can encode.
 
         Raises:
-            TaskError: a given text is empty, or has a token that the folder does not know.
+            TaskError: a given text is empty, or has a token that the folder does not know; or none
+                of ours can be encoded.
         """
         import torch
 
-        named = {**texts.texts(), **self.request.texts}
         found = {}
+        named = {**texts.texts(), **self.request.texts}
         for name, ids in zip(named, self.ids(list(named.values())), strict=True):
-            if not ids or max(ids) >= self.rows:
-                problem = "it is empty" if not ids else f"it has the token {max(ids)}"
+            if ids and max(ids) < self.rows:
+                found[name] = torch.tensor(ids[: self.request.tokens])
+            elif name in self.request.texts:
+                problem = f"it has the token {max(ids)}" if ids else "it is empty"
                 raise TaskError(
                     f"{name}: {problem}; {self.request.weights} has {self.rows} tokens",
                     "give a text without added tokens",
                 )
-            found[name] = torch.tensor(ids[: self.request.tokens])
+            else:
+                self.skipped.append(f"the text {name!r}, which the tokenizer cannot encode")
+        if not found:
+            raise TaskError(
+                f"{self.request.tokenizer.path} encodes none of the texts to compare",
+                HINT_TOKENIZER,
+            )
         return found
 
     def ids(self, given: Sequence[str]) -> list[list[int]]:
@@ -246,6 +260,8 @@ class _Comparison:
             return None, f"generation, which takes {_gib(needed)} of memory, {_gib(free)} are free"
         prompts = texts.prompts()
         ids = self.ids(prompts)
+        if not all(ids):
+            return None, "generation, whose prompts the tokenizer cannot encode"
         eos = self.request.tokenizer.vocabulary.eos_token
         stop = {cast(int, self.encoder.tokenizer.token_to_id(eos)), *self.weights.stop_tokens()}
         found = {"weights": self.continue_weights(ids, stop)}

@@ -26,6 +26,7 @@ from jobs.contract.stage_specs import (
     Spec,
     TokenizerRef,
     TokenizeSpec,
+    VerifySpec,
     VocabularySpec,
 )
 from jobs.contract.units import GIB
@@ -208,6 +209,11 @@ def tokenize_stage(inputs: Inputs) -> StagePlan:
     return stage_plan(inputs, "tokenize", tasks, resources, tokenize.max_parallel)
 
 
+def verify_spec(experiment: Experiment) -> VerifySpec:
+    """Return how a stage compares weights with a checkpoint at its end."""
+    return VerifySpec(enabled=experiment.verify.enabled, tokens=experiment.verify.tokens)
+
+
 def convert_spec(inputs: Inputs) -> ConvertSpec:
     """Return the import of the base model that the experiment names."""
     return ConvertSpec(
@@ -216,6 +222,7 @@ def convert_spec(inputs: Inputs) -> ConvertSpec:
         model=model_spec(inputs.experiment),
         tokenizer=inputs.tokenizer,
         checkpoint_dir="checkpoints",
+        verify=verify_spec(inputs.experiment),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract.files import sha256
-from jobs.contract.stage_specs import ConvertSpec, ModelSpec, RopeScaling, TokenizerRef
+from jobs.contract.stage_specs import ConvertSpec, ModelSpec, RopeScaling, TokenizerRef, VerifySpec
 from jobs.conversion import hf_config
 
 from ...model_specs import model_spec, vocabulary_spec
@@ -105,4 +105,5 @@ def convert_spec(folder: Path, spec: ModelSpec, tokenizer: Path, **fields: Any) 
         model=grown(spec),
         tokenizer=TokenizerRef(str(tokenizer), sha256(tokenizer), vocabulary),
         checkpoint_dir="checkpoints",
+        verify=VerifySpec(enabled=False, tokens=16),
     )
