@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from jobs.contract.errors import TaskError
 from jobs.contract.stage_specs import ModelSpec, TokenizerRef
 from jobs.conversion import hf_config, hf_reader, weight_map
 from jobs.data import base_tokenizer, tokenizer_file
+
+CARD = "README.md"
+HEADER = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
+LICENSE = re.compile(r"^license: *['\"]?([\w.-]+)['\"]? *$", re.MULTILINE)
+
+
+def stated_license(path: Path) -> str:
+    """Return the licence in the header of a folder's card, by its identifier on the hub; empty
+    where there is none.
+    """
+    try:
+        text = (path / CARD).read_text(errors="replace")
+    except OSError:
+        return ""
+    header = HEADER.match(text)
+    stated = LICENSE.search(header[1]) if header else None
+    return stated[1] if stated else ""
 
 
 def require_importable(path: Path, model: ModelSpec, base: int) -> hf_reader.Folder:

@@ -34,6 +34,8 @@ KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
 HEAD_DIM = {"qwen3": 128}
 """Where a type's default is not derived from ``num_attention_heads`` and ``hidden_size``."""
 
+MISTRAL = "mistral"
+
 CLASSES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -157,13 +159,14 @@ def differences(described: Described, spec: ModelSpec, base: int) -> Iterator[st
         )
 
 
-def write(spec: ModelSpec, rows: int, dtype: str) -> dict[str, Any]:
+def write(spec: ModelSpec, rows: int, dtype: str, base: str = "") -> dict[str, Any]:
     """Return the ``config.json`` of a model, without the ids of tokens with a role.
 
     Args:
         spec: the model.
         rows: of the embedding.
         dtype: of the tensors, as torch names it: ``bfloat16``.
+        base: model type of the base model. Mistral's is kept, which computes as Llama does.
 
     Raises:
         Unsupported: no class of transformers has two of: biases of q, k, v; norms of their heads;
@@ -173,7 +176,7 @@ def write(spec: ModelSpec, rows: int, dtype: str) -> dict[str, Any]:
     special = [name for name in kinds if getattr(spec, name)]
     if len(special) > 1:
         raise Unsupported(f"no model of transformers has both {special[0]} and {special[1]}")
-    kind = kinds[special[0]] if special else "llama"
+    kind = kinds[special[0]] if special else MISTRAL if base == MISTRAL else "llama"
     scaling = _written_scaling(spec.rope_scaling)
     context = spec.seq_length
     if spec.rope_scaling:  # the scaling is made for this length
@@ -198,6 +201,7 @@ def write(spec: ModelSpec, rows: int, dtype: str) -> dict[str, Any]:
         "initializer_range": spec.init_std,
         "attention_dropout": 0.0,
         **({"attention_bias": False, "mlp_bias": False} if kind == "llama" else {}),
+        **({"sliding_window": None} if kind == MISTRAL else {}),
         **({"attention_bias": False} if kind in ("qwen3", "olmo2") else {}),
         "use_cache": True,
         "dtype": dtype,

@@ -92,6 +92,7 @@ class CardInput:
     digests: Mapping[str, str]
     """By the name of what was digested; an empty one was not recorded."""
     verify_command: str
+    """Typed in the folder of the export."""
 
 
 def render(card: CardInput) -> str:
@@ -114,7 +115,7 @@ def render(card: CardInput) -> str:
         "## Evaluation",
         evaluation(facts.scores, card.step),
         "## Verification",
-        verification_section(f"Not verified yet: `{card.verify_command}` does it."),
+        verification_section(f"Not verified yet. In this folder: `{card.verify_command}`"),
         "## Provenance",
         table(provenance_rows(card)),
         "## Citation",
@@ -180,8 +181,8 @@ def model_rows(card: CardInput) -> Iterator[tuple[str, str]]:
     """Yield the properties of the model."""
     model, base = card.model, base_name(card.origin)
     yield "base weights", base or UNKNOWN
-    if revision := str(card.origin.get("weights") or "").partition("@")[2]:
-        yield "revision of the base weights", revision
+    requested = str(card.origin.get("weights") or "").partition("@")[2]
+    yield "revision of the base weights", str(card.origin.get("commit") or requested or UNKNOWN)
     yield "licence of the base weights", card.license or UNKNOWN
     yield "parameters", f"{card.parameters:,}"
     yield "tensors", card.dtype

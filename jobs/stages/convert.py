@@ -249,6 +249,8 @@ def record_of(
             "commit": fetched_record.commit_of(Path(spec.folder)),
             "sha256": digest_of(folder, sources),
             "source": folder.identity,
+            "license": base_model.stated_license(folder.path),
+            "model_type": folder.config["model_type"],
         },
         layout=asdict(ParallelSpec(1, 1, 1, False, False, "none")),
         precision=precision,

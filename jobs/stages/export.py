@@ -93,7 +93,10 @@ def export(
         require_space(folder.path, size)
         report = Progress(context, size)
         files: Files = hf_writer.write(folder.part, shards, values_of(reader, spec), report)
-        files |= write_settings(folder.part, spec, content, tensors)
+        base = str(record.origin.get("model_type") or "")
+        dtype = hf_writer.DTYPES[tensors[0].dtype]
+        config = model_config(spec, checkpoint, dtype, base)
+        files |= write_settings(folder.part, spec, content, config)
         card = card_input(context, checkpoint, record, tensors)
         files[export_folder.CARD] = hf_writer.write_file(
             folder.part / export_folder.CARD, model_card.render(card).encode()
@@ -106,7 +109,7 @@ def export(
         "step": record.iteration,
         "tensors": len(tensors),
         "parameters": sum(tensor.parameters for tensor in tensors),
-        "dtype": hf_writer.DTYPES[tensors[0].dtype],
+        "dtype": dtype,
         "bytes": sum(file["bytes"] for file in files.values()),
         "files": len(files),
         "seconds": round(time.monotonic() - started, 3),
@@ -229,22 +232,29 @@ def read_tokenizer(spec: ExportSpec) -> dict[str, Any]:
     return content
 
 
+def model_config(spec: ExportSpec, checkpoint: Path, dtype: str, base: str) -> dict[str, Any]:
+    """Return ``config.json`` without ids of tokens; ``base`` is the base model's type.
+
+    Raises:
+        TaskError: no class of transformers computes what the model does.
+    """
+    try:
+        return hf_config.write(spec.model, spec.model.vocab_size, dtype, base)
+    except hf_config.Unsupported as error:
+        raise TaskError(f"{checkpoint}: {error}", "such a model cannot be exported") from error
+
+
 def write_settings(
     folder: Path,
     spec: ExportSpec,
     content: dict[str, Any],
-    tensors: Sequence[hf_writer.Tensor],
+    config: dict[str, Any],
 ) -> Files:
     """Write the configuration of model, generation and tokenizer; return the files.
 
     Tokens with a role are the ones of the training. Where it had no BOS the id is null, since
     transformers' own default would name one.
     """
-    dtype = hf_writer.DTYPES[tensors[0].dtype]
-    try:
-        config = hf_config.write(spec.model, spec.model.vocab_size, dtype)
-    except hf_config.Unsupported as error:
-        raise TaskError(f"{folder}: {error}", "set one of both to false") from error
     vocabulary, ids = spec.tokenizer.vocabulary, tokenizer_file.token_table(content).ids
     tokens = exported_tokenizer.special_roles(content, vocabulary)
     roles = {
@@ -288,7 +298,7 @@ def card_input(
         license=spec.license or str(record.origin.get("license") or ""),
         languages=spec.languages,
         digests=digests(spec, record),
-        verify_command=context.run.hint("{meditron verify}").strip("`"),
+        verify_command=f"meditron verify ./ {context.run.name}:{record.iteration} --runs-dir ../..",
     )
 
 
@@ -312,6 +322,9 @@ def export_record(context: Context, record: CheckpointRecord, files: Files) -> d
         "step": record.iteration,
         "spec": specs.digest(spec),
         "digests": digests(spec, record),
-        "origin": record.origin,
+        "origin": {
+            "weights": model_card.base_name(record.origin),
+            **{name: record.origin.get(name) or "" for name in ("commit", "sha256", "license")},
+        },
         "files": files,
     }

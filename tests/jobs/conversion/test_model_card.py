@@ -75,7 +75,7 @@ CARD = CardInput(
     license="llama2",
     languages=("en",),
     digests={"tokenizer": "cd" * 32, "training data": ""},
-    verify_command="meditron verify med-7b-0123abcd",
+    verify_command="meditron verify ./ med-7b-0123abcd:14252 --runs-dir ../..",
 )
 EMPTY = dataclasses.replace(
     CARD,
@@ -163,7 +163,13 @@ def test_what_has_no_record_is_shown_as_not_recorded():
     assert "None" not in text
     found = rows(text)
     for name in (
-        *("base weights", "licence of the base weights", "sources", "training documents"),
+        *(
+            "base weights",
+            "revision of the base weights",
+            "licence of the base weights",
+            "sources",
+            "training documents",
+        ),
         *("training tokens", "languages", "validation loss", "tokenizer, SHA-256"),
         *("commit of meditron", "versions at submission"),
     ):
@@ -188,14 +194,15 @@ def test_the_card_is_no_medical_device_and_cites_the_paper():
 
 def test_a_verification_replaces_its_part_alone():
     text = model_card.render(CARD)
-    assert "Not verified yet: `meditron verify med-7b-0123abcd` does it." in text
+    command = "meditron verify ./ med-7b-0123abcd:14252 --runs-dir ../.."
+    assert f"Not verified yet. In this folder: `{command}`" in text
 
     once = model_card.with_verification(text, "Largest difference: 1e-6")
     twice = model_card.with_verification(once, "Largest difference: 2e-6")
 
     assert "Not verified yet" not in once
     assert once.replace("1e-6", "2e-6") == twice
-    before, after = text.split("Not verified yet")[0], text.rpartition("does it.")[2]
+    before, after = text.split("Not verified yet")[0], text.rpartition("--runs-dir ../..`")[2]
     assert twice.startswith(before)
     assert twice.endswith(after)
     with pytest.raises(ValueError, match="no line '<!-- verification -->'"):
