@@ -43,6 +43,7 @@ COMMANDS = {
     "doctor": "Check a cluster's Slurm settings and compute nodes.",
     "clusters": "List cluster profiles, or show one.",
     "drill": "Prove on a cluster that training survives faults.",
+    "rehearse": "Run an experiment in miniature on this machine.",
     "completion": "Print the completion script of a shell.",
 }
 """Name and short help of every command, in the order ``--help`` shows them."""

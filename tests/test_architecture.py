@@ -84,6 +84,7 @@ TOP = {
     "meditron_cli.commands",
     "meditron_cli.doctor",
     "meditron_cli.drill",
+    "meditron_cli.rehearsal",
 }
 """May import whatever lies below."""
 

@@ -42,7 +42,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a chunk is stored."""
+    """The place at which a chunk is stored."""
 
     offset: tuple[int, ...]
     shape: tuple[int, ...]

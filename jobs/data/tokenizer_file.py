@@ -126,7 +126,7 @@ def require_tokens(ref: TokenizerRef, path: Path | None = None) -> TokenTable:
 
     Args:
         ref: the tokenizer and the registry.
-        path: where the file is; by default where ``ref`` says.
+        path: where the file is; by default the one that ``ref`` names.
 
     Raises:
         TaskError: the file is no tokenizer.json, or differs from the registry.

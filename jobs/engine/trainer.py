@@ -168,7 +168,7 @@ class Trainer:
             raise TaskError(
                 f"{path}: its training began with the weights `{began}`, this run names "
                 f"`{self.spec.weights}`",
-                "start another run for other weights, with {meditron submit pretrain}",
+                "name other weights in a submission with --new, which starts another run",
             )
         if record.data:
             self.datasets.require_same(self.context.run, record.data, path.name)

@@ -247,7 +247,7 @@ class _Reader(FileSystemReader):
     def _contents(
         self, wanted: Sequence[Location], failures: list[Exception]
     ) -> Iterator[tuple[Location, io.BytesIO]]:
-        """Yield the content of each part that this rank wants, unless it is in ``failures``."""
+        """Yield the content of each part that this rank requires, unless it is in ``failures``."""
         by_rank = self._gather(wanted)
         rank = self.group.rank()
         for turn in zip_longest(*self._readers(by_rank)):
@@ -262,7 +262,7 @@ class _Reader(FileSystemReader):
                     yield location, content
 
     def _gather(self, wanted: Sequence[Location]) -> list[set[Location]]:
-        """Return the parts that each rank of the tensor group wants."""
+        """Return the parts that each rank of the tensor group requires."""
         gathered: list[Any] = [None] * self.group.size()
         torch.distributed.all_gather_object(gathered, set(wanted), group=self.group)
         return gathered

@@ -1,0 +1,1 @@
+"""Rehearse a run in miniature on this machine's CPUs."""

@@ -1,0 +1,145 @@
+"""Reduce an experiment to a miniature with the same stages and kinds of parallelism. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from meditron_cli.config.experiment_schema import Experiment
+
+HEAD_DIM = 8
+SEQUENCE = 64
+BASE_VOCABULARY = 512
+"""Tokens of the miniature's SentencePiece model: 256 bytes, three control tokens, and the rest."""
+VOCAB_MULTIPLE = 128
+TRAIN_STEPS = 24
+SAVE_INTERVAL = 4
+QUESTIONS = 20
+
+EXPERIMENT = """\
+name: rehearsal
+curate:
+  sources: [sample/corpus]
+  shards: 2
+tokenize:
+  tokenizer: tokenizer.json
+model:
+  weights: ./base
+evaluate:
+  benchmarks:
+    - {name: sample, path: sample/benchmark/questions.jsonl}
+"""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Tensor, pipeline and data-parallel sizes."""
+
+    tensor: int
+    pipeline: int
+    data: int
+
+    @property
+    def ranks(self) -> int:
+        return self.tensor * self.pipeline * self.data
+
+    def __str__(self) -> str:
+        return f"tensor {self.tensor} x pipeline {self.pipeline} x data {self.data}"
+
+
+def layouts(experiment: Experiment) -> tuple[Layout, Layout]:
+    """Return the layout to begin with, every size above 1 reduced to 2, and another to resume in,
+    with other tensor or pipeline ranks.
+    """
+    parallel = experiment.parallel
+    sizes = (parallel.tensor, parallel.pipeline, parallel.data)
+    first = Layout(*(min(2, size) for size in sizes))
+    upright = first.tensor == 1 and first.pipeline == 2
+    return first, Layout(2, 1, 1) if upright else Layout(1, 2, 1)
+
+
+def model(experiment: Experiment) -> dict[str, Any]:
+    """Return the miniature's sizes: the same ratio of query heads to key-value heads and of the
+    feed-forward width, and two layers per pipeline stage.
+    """
+    real = experiment.model
+    group = real.attention_heads // real.kv_heads
+    kv_heads = 4 if group == 1 else 2
+    heads = kv_heads * group
+    width = heads * HEAD_DIM
+    return {
+        "layers": 4,
+        "hidden_size": width,
+        "ffn_hidden_size": -(-width * real.ffn_hidden_size // real.hidden_size // 8) * 8,
+        "attention_heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": HEAD_DIM,
+        "seq_length": SEQUENCE,
+        "vocab_size": BASE_VOCABULARY + len(experiment.vocabulary.added_tokens),
+        "vocab_multiple": VOCAB_MULTIPLE,
+    }
+
+
+def settings(experiment: Experiment, layout: Layout) -> tuple[str, ...]:
+    """Return the ``--set`` values of the miniature in a layout."""
+    parallel, pretrain = experiment.parallel, experiment.pretrain
+    kept = (
+        "rope_theta",
+        "rope_scaling",
+        "norm_eps",
+        "tied_embeddings",
+        "qkv_bias",
+        "qk_norm",
+        "post_norm",
+    )
+    values: dict[str, Any] = {
+        **{f"model.{key}": value for key, value in model(experiment).items()},
+        **{f"model.{key}": experiment.model.model_dump()[key] for key in kept},
+        **{f"vocabulary.{key}": value for key, value in experiment.vocabulary.model_dump().items()},
+        "parallel.tensor": layout.tensor,
+        "parallel.pipeline": layout.pipeline,
+        "parallel.data": layout.data,
+        "parallel.sequence_parallel": parallel.sequence_parallel,
+        "parallel.distributed_optimizer": parallel.distributed_optimizer,
+        "parallel.recompute": parallel.recompute,
+        "pretrain.precision": pretrain.precision,
+        "pretrain.micro_batch_size": 1,
+        "pretrain.global_batch_size": 8,
+        "pretrain.train_steps": TRAIN_STEPS,
+        "pretrain.warmup_steps": 2,
+        "pretrain.decay_steps": 2 * TRAIN_STEPS,
+        "pretrain.learning_rate": pretrain.learning_rate,
+        "pretrain.min_learning_rate": pretrain.min_learning_rate,
+        "pretrain.save_interval": SAVE_INTERVAL,
+        "pretrain.keep_checkpoints": 3,
+        "pretrain.validation_interval": 8,
+        "pretrain.validation_batches": 1,
+        "evaluate.tensor": min(2, experiment.evaluate.tensor),
+        "supervision.retry_delay_seconds": 0,
+    }
+    return tuple(f"{key}={json.dumps(plain(value))}" for key, value in values.items())
+
+
+def plain(value: Any) -> Any:
+    """Return a value without the types of the schema."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def unchecked(experiment: Experiment, cluster: str, device: str) -> tuple[str, ...]:
+    """Return what the rehearsal of an experiment cannot check."""
+    weights = experiment.model.weights or "none named"
+    sentences = [
+        f"the real weights ({weights}): the miniature's are random, of the same tensors",
+        f"the real tokenizer ({experiment.tokenize.tokenizer or 'none named'}): the miniature's is "
+        f"a SentencePiece model of {BASE_VOCABULARY} tokens with the same tokens added",
+        "your documents and benchmarks: the sample's were used",
+        f"memory, speed and storage at full width; `meditron plan` computes them for {cluster}",
+        f"cluster {cluster} itself: `meditron doctor` asks it, and `meditron drill` trains on it",
+    ]
+    if device == "cuda":
+        sentences.append(
+            "GPU kernels, NCCL and transformer-engine layers: ranks were CPU processes"
+        )
+    return tuple(sentences)
