@@ -320,6 +320,7 @@ class ExportSpec:
     """ISO 639 codes, for the card."""
     output_dir: str
     """Relative: ``export`` for ``last``, else ``export-<checkpoint>``."""
+    verify: VerifySpec
 
 
 Spec = CurateSpec | TokenizeSpec | ConvertSpec | PretrainSpec | EvaluateSpec | ExportSpec

@@ -69,7 +69,7 @@ def run(context: Context) -> None:
         done_markers.describe_file(context.run, str(file), with_digest=False)
         for file in (path / manifest.MANIFEST, path / manifest.RECORD)
     ]
-    verify_stage(context, spec.verify, place, path, spec.model, spec.tokenizer)
+    verify_stage(context, place, path)
     summary = {"bytes": record.bytes, "origin": record.origin, "precision": record.precision}
     context.finish(inputs, outputs, summary)
 

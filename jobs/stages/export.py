@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,6 +19,7 @@ from jobs.checkpoints.manifest import CheckpointRecord
 from jobs.checkpoints.selection import Choice
 from jobs.contract import done_markers, specs
 from jobs.contract.errors import RESUME, Stopped, TaskError
+from jobs.contract.files import write_json
 from jobs.contract.stage_specs import ExportSpec, ModelSpec
 from jobs.conversion import export_folder, hf_config, hf_writer, model_card, run_facts, weight_map
 from jobs.conversion.export_folder import ExportFolder
@@ -26,6 +27,8 @@ from jobs.conversion.model_card import CardInput
 from jobs.conversion.sharded_reader import ShardedReader
 from jobs.data import exported_tokenizer, tokenizer_file
 from jobs.runtime.context import Context
+from jobs.verification.result import card_text
+from jobs.verification.stage import verify_stage
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +50,8 @@ def run(context: Context) -> None:
 
     Raises:
         TaskError: the checkpoint or the tokenizer cannot be used, the output folder is not one that
-            an export wrote, or there is too little space for it.
+            an export wrote, there is too little space for it, or the export does not compute what
+            the checkpoint does.
         Stopped: a stop was requested; no output remains, and the next attempt starts from scratch.
     """
     spec = cast(ExportSpec, context.task.spec)
@@ -59,7 +63,7 @@ def run(context: Context) -> None:
         done_markers.forget_done(context.run, context.task.stage, context.task.index)
         files, summary = export(context, checkpoint, record)
     read = f"{spec.checkpoint_dir}/{checkpoint.name}/{manifest.RECORD}"
-    # The card may change: a verification adds its figures.
+    # The card may change: a person may add to it.
     written = [*(name for name in files if name != export_folder.CARD), export_folder.RECORD]
     context.finish(
         inputs=[tokenizer, done_markers.describe_file(context.run, read)],
@@ -97,9 +101,14 @@ def export(
         dtype = hf_writer.DTYPES[tensors[0].dtype]
         config = model_config(spec, checkpoint, dtype, base)
         files |= write_settings(folder.part, spec, content, config)
+        verified = verify_stage(context, folder.part, checkpoint, title=str(folder.path))
         card = card_input(context, checkpoint, record, tensors)
+        text = model_card.render(card)
+        if verified is not None:
+            write_verification(context, folder.part, checkpoint, verified)
+            text = model_card.with_verification(text, card_text(verified, card.verify_command))
         files[export_folder.CARD] = hf_writer.write_file(
-            folder.part / export_folder.CARD, model_card.render(card).encode()
+            folder.part / export_folder.CARD, text.encode()
         )
         folder.publish(export_record(context, record, files))
     finally:
@@ -276,6 +285,14 @@ def write_settings(
     ).items():
         files[name] = hf_writer.write_file(folder / name, data)
     return files
+
+
+def write_verification(
+    context: Context, folder: Path, checkpoint: Path, verified: Mapping[str, Any]
+) -> None:
+    """Write the result of a verification into an export, without the paths of this machine."""
+    named = {"weights": ".", "checkpoint": f"{context.run.name}/{checkpoint.name}"}
+    write_json(folder / export_folder.VERIFICATION, {**verified, **named})
 
 
 def card_input(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from jobs.conversion import model_card
 from jobs.verification.figures import Difference, Rates
 
 
@@ -115,6 +116,8 @@ def rows(result: Mapping[str, Any]) -> Iterator[Row]:
     yield "not verified", "; ".join(result["not_verified"])
 
 
+SIDES = ("weights", "checkpoint", "base")
+
 RATES = {
     "repetition": "repeated 4-grams",
     "prompt_echo": "4-grams of the prompt",
@@ -124,7 +127,7 @@ RATES = {
 
 def rate_rows(generation: Mapping[str, Any]) -> tuple[Sequence[str], list[tuple[str, ...]]]:
     """Return columns and rows of the rates of generated texts: one row per rate."""
-    sides = list(generation["rates"])
+    sides = [side for side in SIDES if side in generation["rates"]]
     count = len(generation["prompts"])
     shown = [
         (title, *(share(generation["rates"][side][rate]) for side in sides))
@@ -132,6 +135,31 @@ def rate_rows(generation: Mapping[str, Any]) -> tuple[Sequence[str], list[tuple[
     ]
     equal = ("equal continuations", f"{generation['equal']} of {count}")
     return ("rate", *sides), [*shown, (*equal, *[""] * (len(sides) - 1))]
+
+
+def card_text(result: Mapping[str, Any], command: str) -> str:
+    """Return the section of a model card about a verification, in Markdown.
+
+    Args:
+        result: a verification's JSON.
+        command: repeats it.
+    """
+    tables = [model_card.grid(("what", "value"), [list(row) for row in rows(result)])]
+    if generation := result["generation"]:
+        count = len(generation["prompts"])
+        columns, lines = rate_rows(generation)
+        tables.append(
+            f"Greedy continuations of {count} prompts by at most {generation['tokens']} tokens; "
+            "`weights` is this folder, `checkpoint` the training's, `base` the model before it:\n\n"
+            + model_card.grid(columns, lines)
+        )
+    versions = ", ".join(f"{name} {number}" for name, number in sorted(result["versions"].items()))
+    head = (
+        f"The logits of this folder and of the checkpoint of step {result['step']} were compared "
+        f"on a CPU: {outcome(result)}. `{command}` repeats it; `verification.json` has the figures "
+        "per text."
+    )
+    return "\n\n".join([head, *tables, f"Computed with {versions}."])
 
 
 def share(value: float) -> str:

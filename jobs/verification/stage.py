@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jobs.checkpoints import manifest
 from jobs.contract.errors import RESUME, Stopped, TaskError
 from jobs.contract.files import make_folder, write_json
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import ModelSpec, TokenizerRef, VerifySpec
+from jobs.contract.stage_specs import ConvertSpec, ExportSpec
 from jobs.runtime.context import Context
 from jobs.runtime.heartbeat import Phase
 
@@ -24,24 +24,22 @@ def record_file(run: RunDir, stage: str, step: int) -> Path:
 
 
 def verify_stage(
-    context: Context,
-    settings: VerifySpec,
-    weights: Path,
-    checkpoint: Path,
-    model: ModelSpec,
-    tokenizer: TokenizerRef,
+    context: Context, weights: Path, checkpoint: Path, title: str = ""
 ) -> dict[str, Any] | None:
-    """Verify what a stage has written and record the result; None where the settings turn it off.
+    """Verify what a stage has written and record the result; None where its settings turn it off.
 
     Args:
+        context: of a conversion or an export.
         weights: the folder that was imported or exported.
         checkpoint: ours.
+        title: the path of the folder in the record and in messages, if it will have another.
 
     Raises:
         TaskError: both do not compute the same, or a library is missing.
         Stopped: a stop was requested.
     """
-    if not settings.enabled:
+    spec = cast("ConvertSpec | ExportSpec", context.task.spec)
+    if not spec.verify.enabled:
         return None
     from jobs.verification.verify import Request, verify
 
@@ -49,15 +47,16 @@ def verify_stage(
     request = Request(
         weights=weights,
         checkpoint=checkpoint,
-        model=model,
-        tokenizer=tokenizer,
+        model=spec.model,
+        tokenizer=spec.tokenizer,
         base=base if base != checkpoint and not manifest.problem(base) else None,
-        tokens=min(settings.tokens, model.seq_length),
+        tokens=min(spec.verify.tokens, spec.model.seq_length),
         threads=context.task.cpus_per_rank,
     )
     with context.heart.during(Phase.VALIDATION):
         try:
             result = verify(request, _Report(context)).to_json()
+            result["weights"] = title or str(weights)
         except ModuleNotFoundError as error:
             raise TaskError(
                 f"{weights} is not verified: the library {error.name} is not installed",
@@ -67,8 +66,9 @@ def verify_stage(
     make_folder(path.parent)
     write_json(path, result)
     if result["problems"]:
+        problems = "; ".join(result["problems"])
         raise TaskError(
-            f"{weights} and {checkpoint} do not compute the same: {'; '.join(result['problems'])}",
+            f"{title or weights} and {checkpoint} do not compute the same: {problems}",
             f"{path} has the differences per text; report this with it",
         )
     return result

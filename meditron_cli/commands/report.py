@@ -123,7 +123,9 @@ def verification_row(item: Mapping[str, Any]) -> tuple[object, ...]:
 
 def rate_rows(item: Mapping[str, Any]) -> Iterable[tuple[object, ...]]:
     """Yield the rows of how each model of a comparison continues prompts."""
-    for side, rates in (item["rates"] or {}).items():
+    found = item["rates"] or {}
+    for side in (name for name in ("weights", "checkpoint", "base") if name in found):
+        rates = found[side]
         shares = [f"{rates[name]:.1%}" for name in ("repetition", "prompt_echo", "early_eos")]
         yield (item["stage"], item["step"], side, *shares)
 

@@ -307,6 +307,7 @@ def export_stage(inputs: Inputs) -> StagePlan:
             special_tokens_in_text=experiment.tokenize.special_tokens_in_text,
             shard_bytes=int(export.max_shard_gb * GIB),
             output_dir="export" if checkpoint == "last" else f"export-{checkpoint}",
+            verify=verify_spec(experiment),
             **shared(export, ExportSpec),
         )
         for checkpoint in export.step

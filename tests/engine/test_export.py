@@ -21,7 +21,7 @@ from jobs.checkpoints import manifest
 from jobs.contract import done_markers, specs
 from jobs.contract.files import read_json, sha256, write_json
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import ExportSpec
+from jobs.contract.stage_specs import ExportSpec, VerifySpec
 from jobs.conversion import export_folder
 
 from .. import transformers_versions
@@ -86,6 +86,7 @@ def write_task(run: RunDir, **values: Any) -> None:
         "license": "llama2",
         "languages": ("en",),
         "output_dir": "export",
+        "verify": VerifySpec(enabled=False, tokens=16),
     }
     task = specs.TaskSpec(
         stage="export",
@@ -456,3 +457,27 @@ def test_the_checkpoint_is_leased_while_it_is_exported(task, pairs, tmp_path):
     made.start(KILLED, "6")
 
     assert [path.name.partition(".")[0] for path in (copy / "leases").iterdir()] == ["iter_0000000"]
+
+
+def test_an_export_has_the_figures_of_its_verification(tmp_path, pairs, fork_server):
+    """A checkpoint in float32 is exported in bfloat16: both are compared with rounded weights."""
+    changes = {"checkpoint": "4", "dtype": "bf16", "verify": VerifySpec(True, 16)}
+    task = new_task(tmp_path / "run", pairs, fork_server, "grown", **changes)
+
+    code, output = task.start()
+
+    result = read_json(task.folder / "verification.json")
+    recorded = read_json(task.root / "verification/export-4.json")
+    card = (task.folder / "README.md").read_text()
+    assert (code, output) == (0, "")
+    assert result["problems"] == []
+    assert result["rounded_to"] == ["bfloat16"]
+    assert result["rows"] == 260
+    assert result["added_rows"] is None
+    assert result["generation"]["rates"].keys() == {"weights", "checkpoint", "base"}
+    assert recorded["weights"] == str(task.folder)
+    assert (result["weights"], result["checkpoint"]) == (".", "run/iter_0000004")
+    assert "compared on a CPU: both compute the same. `meditron verify ./ run:4 " in card
+    assert "| largest difference of a logit |" in card
+    assert "Not verified yet" not in card
+    assert task.start()[0] == 0  # its own files are no reason not to replace it
