@@ -39,7 +39,7 @@ PAGES = (b"<!doctype", b"<html", b"access to model", b"invalid username", b"repo
 
 LARGEST_HEADER = 100_000_000
 """The format's limit, in bytes."""
-BLOCK = 1 << 24
+BLOCK = 1 << 20
 SHOWN = 3
 """Names in a message before the rest is counted."""
 

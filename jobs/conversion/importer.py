@@ -8,8 +8,8 @@ agree with their records are kept. Values keep their type: loading casts them to
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -159,7 +159,9 @@ class Importer:
         if kept := self.finished(unit):
             return kept
         sources: dict[str, str] = {}
-        file = write_file(self._target / unit.name, self._chunks(unit, sources))
+        # Closed at once: held by the traceback of an error, it would keep its memory from others.
+        with closing(self._chunks(unit, sources)) as chunks:
+            file = write_file(self._target / unit.name, chunks)
         items = [asdict(item) for item in file.items]
         content = {"identity": self._identity, "items": items, "sources": sources}
         write_json(self._records / f"{unit.name}.json", content)
@@ -167,7 +169,7 @@ class Importer:
 
     def _chunks(
         self, unit: Unit, sources: dict[str, str]
-    ) -> Iterator[tuple[str, tuple[int, ...], torch.Tensor]]:
+    ) -> Generator[tuple[str, tuple[int, ...], torch.Tensor], None, None]:
         """Yield the chunks of a file; enter each source's digest once it was read."""
         prefix = () if unit.layer is None else (unit.layer,)
         for row in unit.rows:
@@ -178,7 +180,8 @@ class Importer:
                     )
                     for name, _ in row.theirs
                 ]
-                for chunk, tensor in self._convert_row(row, readers):
+                pairs = opened.enter_context(closing(self._convert_row(row, readers)))
+                for chunk, tensor in pairs:
                     if self.stopped.is_set():
                         raise Interrupted
                     if unit.layer is not None:
@@ -190,7 +193,7 @@ class Importer:
 
     def _convert_row(
         self, row: Row, readers: Sequence[TensorReader]
-    ) -> Iterator[tuple[Chunk, torch.Tensor]]:
+    ) -> Generator[tuple[Chunk, torch.Tensor], None, None]:
         """Yield the chunks of one tensor of ours, each contiguous."""
         model = self.spec.model
         if row.divided == 1:  # columns of rows that are read once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -129,3 +130,56 @@ def test_a_run_that_has_not_converted_needs_its_base_model(site: Bench) -> None:
         f"login node with `hf download org/base --exclude '*.bin' --exclude '*.pth' --local-dir "
         f"{site.folder}/models/org/base`" in result.stderr
     )
+
+
+def set_layers(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 80}))
+
+
+def truncate(folder: Path) -> None:
+    os.truncate(folder / "model.safetensors", 5000)
+
+
+def leave_a_pointer(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+
+
+FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "another model": (set_layers, "model.layers is 4, the folder's is 80"),
+    "cut short": (truncate, "model.safetensors is cut short"),
+    "an LFS pointer": (leave_a_pointer, "but a Git LFS pointer to one: run `git -C "),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_folder_that_cannot_be_imported_is_refused_before_anything_is_made(
+    site: Bench, fault: str
+) -> None:
+    folder = write_model(site.folder / "models/org/base")
+    damage, sentence = FAULTS[fault]
+    damage(folder)
+
+    result = site("submit", "convert", *TARGET)
+
+    assert result.exit_code == 2
+    assert "model.weights: " in result.stderr
+    assert sentence in result.stderr
+    assert site.scheduler.submitted == []
+    assert not (site.folder / "runs").exists()
+    warned = site("plan", "convert", *TARGET)
+    assert warned.exit_code == 0
+    assert sentence in warned.stderr
+
+
+def test_random_weights_are_not_converted(site: Bench) -> None:
+    result = site(
+        "submit", "convert", "--cluster", "./mine.yaml", "--size", "tiny",
+        "--set", "model.weights=random",
+    )  # fmt: skip
+
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "error: model.weights is random, so there is nothing to convert",
+        "hint: `meditron explain model.weights` explains the key",
+    ]
