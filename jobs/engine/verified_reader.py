@@ -161,7 +161,8 @@ class VerifyingLoadStrategy(torch_strategy.TorchDistLoadShardedStrategy):  # typ
                 ten.key: ten for ten in tensors if ten.allow_shape_mismatch
             },
         )
-        load_state_dict(state, _Reader(self.source), planner=planner)
+        with devices.quiet():  # torch announces a successor of this function
+            load_state_dict(state, _Reader(self.source), planner=planner)
         loaded = {
             key: torch_strategy._unwrap_pyt_sharded_tensor(value) for key, value in state.items()
         }
