@@ -34,7 +34,7 @@ def write(root: Path, spec: ModelSpec, vocabulary: VocabularySpec) -> str:
     """
     try:
         weights = random_weights(spec)
-        tokenizer = train_tokenizer(texts(root / "sample" / "corpus"))
+        tokenizer = train_tokenizer(texts(root / "sample" / "corpus"), base_roles(vocabulary))
     except ImportError as error:
         raise ConfigError(
             f"a rehearsal needs the library {error.name}, which is not installed",
@@ -94,8 +94,20 @@ def texts(corpus: Path) -> Iterable[str]:
             yield json.loads(line)["text"]
 
 
-def train_tokenizer(sentences: Iterable[str]) -> bytes:
-    """Return a SentencePiece BPE model as Llama 2's: byte fallback, and a space before a text."""
+def base_roles(vocabulary: VocabularySpec) -> list[str]:
+    """Return the tokens that the registry expects of the base vocabulary, besides those that every
+    SentencePiece model has.
+    """
+    _, _, copied = vocabulary.new_rows.partition("copy:")
+    roles = (vocabulary.eod_token, vocabulary.bos_token, vocabulary.eos_token, copied)
+    known = {"", "<unk>", "<s>", "</s>", *vocabulary.added_tokens}
+    return [token for token in dict.fromkeys(roles) if token not in known]
+
+
+def train_tokenizer(sentences: Iterable[str], control_tokens: list[str]) -> bytes:
+    """Return a SentencePiece BPE model as Llama 2's, byte fallback and a space before a text, with
+    further control tokens.
+    """
     import sentencepiece
 
     model = io.BytesIO()
@@ -105,6 +117,7 @@ def train_tokenizer(sentences: Iterable[str]) -> bytes:
         model_type="bpe",
         vocab_size=miniature.BASE_VOCABULARY,
         byte_fallback=True,
+        control_symbols=control_tokens,
         split_digits=True,
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
