@@ -1,4 +1,4 @@
-"""The card of an exported model, ``README.md``, made from a run's records. Pure; no I/O.
+"""The card of an exported model, README, made from a run's records. Pure; no I/O.
 
 The header is YAML with the keys that the Hugging Face hub reads (its documentation, "Model Cards").
 A fact without a record is shown as not recorded.

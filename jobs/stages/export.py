@@ -102,7 +102,7 @@ def export(
         config = model_config(spec, checkpoint, dtype, base)
         files |= write_settings(folder.part, spec, content, config)
         verified = verify_stage(context, folder.part, checkpoint, title=str(folder.path))
-        card = card_input(context, checkpoint, record, tensors)
+        card = card_input(context, record, tensors)
         text = model_card.render(card)
         if verified is not None:
             write_verification(context, folder.part, checkpoint, verified)
@@ -297,7 +297,6 @@ def write_verification(
 
 def card_input(
     context: Context,
-    checkpoint: Path,
     record: CheckpointRecord,
     tensors: Sequence[hf_writer.Tensor],
 ) -> CardInput:

@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from jobs.contract.stage_specs import ExportSpec
+from jobs.contract.stage_specs import ExportSpec, VerifySpec
 from jobs.conversion import base_model
 
 from ..conversion.models import ADDED, MODELS, convert_spec, grown, save_folder, write_tokenizer
@@ -45,6 +45,7 @@ def test_converted_weights_are_exported_bit_for_bit_in_their_type(
         license="",
         languages=(),
         output_dir="export-first",
+        verify=VerifySpec(enabled=False, tokens=16),
     )
     bench.task("export", export)
 
