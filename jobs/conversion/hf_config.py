@@ -8,6 +8,7 @@ gives both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +119,7 @@ def read(config: Mapping[str, Any]) -> Described:
             has a value that we do not compute.
     """
     kind = config.get("model_type")
-    if kind not in QKV_BIAS:
+    if not isinstance(kind, str) or kind not in QKV_BIAS:
         raise Unsupported(f"model_type is {kind!r}; supported are {', '.join(QKV_BIAS)}")
     _refuse_fields(config)
     sizes = {ours: _whole(config, theirs) for ours, theirs in KEYS.items()}
@@ -130,8 +131,8 @@ def read(config: Mapping[str, Any]) -> Described:
         "head_dim": _whole(config, "head_dim", HEAD_DIM.get(kind, sizes["hidden_size"] // heads)),
         "rope_theta": theta,
         "rope_scaling": scaling,
-        "norm_eps": float(_or_default(config, "rms_norm_eps", OTHER_NORM_EPS.get(kind, NORM_EPS))),
-        "tied_embeddings": bool(config.get("tie_word_embeddings")),
+        "norm_eps": _number(config, "rms_norm_eps", OTHER_NORM_EPS.get(kind, NORM_EPS)),
+        "tied_embeddings": _boolean(config, "tie_word_embeddings"),
         "qkv_bias": QKV_BIAS[kind],
         "qk_norm": kind in QK_NORM,
         "post_norm": kind in POST_NORM,
@@ -221,15 +222,52 @@ def _refuse_fields(config: Mapping[str, Any]) -> None:
             )
 
 
-def _whole(config: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    """Return a positive whole number.
+def _whole(config: Mapping[str, Any], name: str, default: int | None = None, least: int = 1) -> int:
+    """Return a whole number, ``least`` or more.
 
     Raises:
         Unsupported: it is missing and has no default, or is something else.
     """
     value = _or_default(config, name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise Unsupported(f"{name} is {_shown(value)}, not a number of one or more")
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        some = "one" if least else "zero"
+        raise Unsupported(f"{name} is {_shown(value)}, not a number of {some} or more")
+    return value
+
+
+def _number(config: Mapping[str, Any], name: str, default: float | None = None) -> float:
+    """Return a positive number.
+
+    Raises:
+        Unsupported: it is missing and has no default, or is something else.
+    """
+    value = _or_default(config, name, default)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise Unsupported(f"{name} is {_shown(value)}, not a number above zero")
+    return float(value)
+
+
+def _boolean(config: Mapping[str, Any], name: str) -> bool:
+    """Return a switch, which is off where it is missing.
+
+    Raises:
+        Unsupported: it is something else.
+    """
+    value = _or_default(config, name, False)
+    if not isinstance(value, bool):
+        raise Unsupported(f"{name} is {_shown(value)}, not true or false")
+    return value
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return the fields of a section, none where it is missing.
+
+    Raises:
+        Unsupported: it is something else.
+    """
+    value = _or_default(config, name, {})
+    if not isinstance(value, Mapping):
+        raise Unsupported(f"{name} is {_shown(value)}, not an object")
     return value
 
 
@@ -240,16 +278,17 @@ def _or_default(config: Mapping[str, Any], name: str, default: Any) -> Any:
 
 def _rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
     """Return RoPE's base and scaling from the form, or the two equal forms, that a file has."""
-    theta, earlier = config.get("rope_theta"), config.get("rope_scaling")
-    parameters = config.get("rope_parameters")
-    sections = (earlier or {}, parameters or {})
-    bases = [theta, *(section.get("rope_theta") for section in sections)]
-    stated = list(dict.fromkeys(float(base) for base in bases if base is not None))
+    earlier, parameters = _section(config, "rope_scaling"), _section(config, "rope_parameters")
+    sections = (earlier, parameters)
+    stating = [place for place in (config, *sections) if place.get("rope_theta") is not None]
+    stated = list(dict.fromkeys(_number(place, "rope_theta") for place in stating))
     if len(stated) > 1:
         raise Unsupported(f"rope_theta is stated twice, {stated[0]:g} and {stated[1]:g}")
     scalings = [
         _scaling(section)
-        for section, there in zip(sections, (theta or earlier, parameters), strict=True)
+        for section, there in zip(
+            sections, (config.get("rope_theta") or earlier, parameters), strict=True
+        )
         if there
     ]
     if len(set(scalings)) > 1:
@@ -285,11 +324,9 @@ def _scaling(section: Mapping[str, Any]) -> RopeScaling | None:
     missing = [theirs for theirs in fields.values() if section.get(theirs) is None]
     if missing:
         raise Unsupported(f"RoPE of type 'llama3' has no {missing[0]}")
-    values = {ours: section[theirs] for ours, theirs in fields.items()}
-    original = int(values.pop("original_max_position"))
-    return RopeScaling(
-        **{name: float(value) for name, value in values.items()}, original_max_position=original
-    )
+    original = _whole(section, fields.pop("original_max_position"))
+    values = {ours: _number(section, theirs) for ours, theirs in fields.items()}
+    return RopeScaling(**values, original_max_position=original)
 
 
 def _written_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
@@ -312,20 +349,30 @@ def _window(config: Mapping[str, Any], layers: int) -> int | None:
     """
     kinds = config.get("layer_types")
     if kinds is not None:
-        unknown = sorted(set(kinds) - {"full_attention", "sliding_attention"})
-        if unknown:
-            raise Unsupported(f"layer_types has {unknown[0]!r}, which is not supported")
+        _require_kinds(kinds)
         if "sliding_attention" not in kinds:
             return None
     elif config["model_type"].startswith("qwen"):
-        if not config.get("use_sliding_window"):
+        if not _boolean(config, "use_sliding_window"):
             return None
-        if _or_default(config, "max_window_layers", 28) >= layers:
+        if _whole(config, "max_window_layers", 28, least=0) >= layers:
             return None
     elif config["model_type"] == "llama":
         return None
-    window = config.get("sliding_window")
-    return None if window is None else int(window)
+    return None if config.get("sliding_window") is None else _whole(config, "sliding_window")
+
+
+def _require_kinds(kinds: Any) -> None:
+    """Refuse kinds of layers other than attention with and without a window.
+
+    Raises:
+        Unsupported: there is another one, or no list.
+    """
+    if not isinstance(kinds, list):
+        raise Unsupported(f"layer_types is {_shown(kinds)}, not a list")
+    unknown = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
+    if unknown:
+        raise Unsupported(f"layer_types has {unknown[0]!r}, which is not supported")
 
 
 def _shown(value: Any) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jobs.contract import base_folder
 from jobs.contract.errors import TaskError
 from jobs.conversion import hf_config, weight_map
 
@@ -36,6 +37,11 @@ TORCH_TYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 LFS = b"version https://git-lfs"
 PAGES = (b"<!doctype", b"<html", b"access to model", b"invalid username", b"repository not found")
 """Beginnings, in lower case, of what a hub sends instead of a file."""
+
+NOT_THE_FORMAT = (
+    ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
+)  # fmt: skip
+"""Of reading JSON that has another content, or objects too deep in one another."""
 
 LARGEST_HEADER = 100_000_000
 """The format's limit, in bytes."""
@@ -128,7 +134,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise TaskError(f"{path} has no {CONFIG}", DOWNLOAD) from error
     except OSError as error:
         raise unreadable(file, error) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TaskError(f"{file} is not JSON{_instead(file)}", DOWNLOAD) from error
     if not isinstance(value, dict):
         raise TaskError(f"{file} is not an object of JSON", DOWNLOAD)
@@ -176,7 +182,7 @@ def _files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
         found = {str(name): str(file) for name, file in names.items()}
     except OSError as error:
         raise unreadable(index, error) from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except NOT_THE_FORMAT as error:
         raise TaskError(f"{index} is not an index of tensors{_instead(index)}", DOWNLOAD) from error
     files = sorted(set(found.values()))
     outside = [file for file in files if Path(file).name != file]
@@ -189,15 +195,10 @@ def _files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
 
 
 def _no_safetensors(path: Path) -> TaskError:
-    pickles = sorted(file.name for file in path.glob("*.bin"))
+    pickles = base_folder.pickles(path)
     if not pickles:
         return TaskError(f"{path} has no {SINGLE} and no {INDEX}", DOWNLOAD)
-    target = f"{path}-safetensors"
-    program = (
-        "import sys; from transformers import AutoModelForCausalLM as M; "
-        "M.from_pretrained(sys.argv[1], dtype='auto').save_pretrained(sys.argv[2])"
-    )
-    command = shlex.join(["python", "-c", program, str(path), target])
+    command, target = base_folder.copy_command(path)
     return TaskError(
         f"{path} has its weights as pickles ({pickles[0]}), which can run code when they are read; "
         "only safetensors are imported",
@@ -222,7 +223,7 @@ def read_header(file: Path) -> list[StoredTensor]:
             placed = [_tensor(file, length + 8, *item) for item in header.items()]
     except OSError as error:
         raise unreadable(file, error) from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except NOT_THE_FORMAT as error:
         raise TaskError(f"{file} is not a safetensors file{_instead(file)}", DOWNLOAD) from error
     placed.sort(key=lambda tensor: tensor.start)
     return _contiguous(file, placed, length + 8, size)

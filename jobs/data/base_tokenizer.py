@@ -5,6 +5,7 @@ Standard library only, so that the login node can compare both.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from jobs.contract.stage_specs import VocabularySpec
@@ -14,23 +15,31 @@ from jobs.data.tokenizer_file import TokenTable, read_tokens
 MODEL, JSON = "tokenizer.model", "tokenizer.json"
 """Names of the files in a folder of the Hugging Face format."""
 
+TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
+"""A line of tiktoken's ranks: a token in base64, and its number (github.com/openai/tiktoken)."""
+
 
 def base_tokens(folder: Path) -> TokenTable | None:
     """Read the tokens of a base model; None where its folder has neither a ``tokenizer.json`` nor a
     SentencePiece file.
 
+    A file of tiktoken, as Llama 3 has beside its weights, is not compared.
+
     Raises:
-        ValueError: its tokenizer.json is none.
+        ValueError: its file is no tokenizer.
         OSError: a file cannot be read.
     """
     if (folder / JSON).is_file():
         return read_tokens(folder / JSON)
     if not (folder / MODEL).is_file():
         return None
+    data = (folder / MODEL).read_bytes()
     try:
-        model = sentencepiece_model.read_model((folder / MODEL).read_bytes())
-    except ValueError:  # of another library, such as tiktoken's
-        return None
+        model = sentencepiece_model.read_model(data)
+    except ValueError as error:
+        if TIKTOKEN.match(data):
+            return None
+        raise ValueError(f"{MODEL} is neither SentencePiece's nor tiktoken's") from error
     return TokenTable({piece.text: number for number, piece in enumerate(model.pieces)}, {})
 
 

@@ -49,7 +49,10 @@ def read_tokens(path: Path) -> TokenTable:
     """
     if path.is_dir() or path.stat().st_size > MAX_BYTES:
         raise ValueError("a folder, or far too large")
-    return token_table(json.loads(path.read_bytes()))
+    try:
+        return token_table(json.loads(path.read_bytes()))
+    except RecursionError as error:
+        raise ValueError("its brackets are too deep in one another") from error
 
 
 def token_table(content: Any) -> TokenTable:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from jobs.checkpoints import leases, manifest, retention
 from jobs.checkpoints.manifest import CheckpointRecord
-from jobs.contract import done_markers, fetched_record
+from jobs.contract import base_folder, done_markers
 from jobs.contract.errors import ERRNO_HINTS, RESUME, Stopped, TaskError, errno_code
 from jobs.contract.files import make_folder
 from jobs.contract.stage_specs import ConvertSpec, ParallelSpec
@@ -246,7 +246,7 @@ def record_of(
         origin={
             "weights": spec.weights,
             "folder": spec.folder,
-            "commit": fetched_record.commit_of(Path(spec.folder)),
+            "commit": base_folder.commit_of(Path(spec.folder)),
             "sha256": digest_of(folder, sources),
             "source": folder.identity,
             "license": base_model.stated_license(folder.path),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.contract.fetched_record import commit_of
+from jobs.contract.base_folder import commit_of
 from meditron_cli import console
 from meditron_cli.commands.options import json_option, load_target, target_options
 from meditron_cli.errors import ConfigError

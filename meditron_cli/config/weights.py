@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.contract.fetched_record import SNAPSHOTS, read_fetched
+from jobs.contract.base_folder import SNAPSHOTS, copy_command, pickles, read_fetched
 
 RANDOM = "random"
 """The value of ``model.weights`` for a training that starts from random weights."""
@@ -152,14 +152,26 @@ def defect(folder: Path) -> str:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     except ValueError:
-        return f"has an {INDEX} that is not an index of tensors"
+        return f"has no index of tensors in {INDEX}"
     if not names:
-        pickles = sorted(path.name for path in folder.glob("*.bin"))
-        only = f", only {pickles[0]}, a pickle, which could run code" if pickles else ""
-        return f"has neither {SINGLE} nor {INDEX}{only}"
+        return f"has neither {SINGLE} nor {INDEX}{only_pickles(folder)}"
     absent = [name for name in names if not (folder / name).is_file()]
     more = f" and {len(absent) - 1} more of its files" if absent[1:] else ""
     return f"lacks {absent[0]}{more}" if absent else ""
+
+
+def only_pickles(folder: Path) -> str:
+    """Return the end of a sentence about a folder without safetensors: the pickle that it has, and
+    the command that writes a copy.
+    """
+    names = pickles(folder)
+    if not names:
+        return ""
+    command, target = copy_command(folder)
+    return (
+        f", only {names[0]}, a pickle, which could run code; if you trust it, "
+        f"`{command}` writes {target}"
+    )
 
 
 def shards(folder: Path) -> list[str]:
@@ -172,10 +184,10 @@ def shards(folder: Path) -> list[str]:
     index = folder / INDEX
     if not index.is_file():
         return [SINGLE] if (folder / SINGLE).is_file() else []
-    content = json.loads(index.read_bytes())
     try:
+        content = json.loads(index.read_bytes())
         return sorted({Path(name).name for name in content["weight_map"].values()})
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("no weight_map") from error
 
 

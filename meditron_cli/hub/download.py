@@ -22,7 +22,7 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import BinaryIO
 
-from jobs.contract.fetched_record import RECORD
+from jobs.contract.base_folder import RECORD
 from jobs.contract.files import fsync_folder, fsync_tree, sha256, write_bytes
 from jobs.contract.locks import Locked, locked
 from jobs.contract.units import GIB

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from jobs.contract.fetched_record import RECORD
+from jobs.contract.base_folder import RECORD
 from meditron_cli.config import load, weights
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.data_files import HubData

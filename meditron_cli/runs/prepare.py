@@ -272,7 +272,7 @@ def base_problems(loaded: Loaded, path: Path, table: tokenizer_file.TokenTable) 
     try:
         base = base_tokenizer.base_tokens(folder)
     except (ValueError, OSError) as error:
-        yield f"model.weights: the tokenizer.json in {folder} cannot be read ({error})"
+        yield f"model.weights: the tokenizer in {folder} cannot be read ({error})"
         return
     vocabulary = vocabulary_spec(loaded.experiment)
     difference = base and base_tokenizer.base_difference(table, base, vocabulary)

@@ -120,6 +120,26 @@ def test_both_forms_of_rope_are_read(rope: dict[str, Any]) -> None:
         ({"hidden_size": "8192"}, "hidden_size is 8192, not a number"),
         ({"num_hidden_layers": None}, "num_hidden_layers is None"),
         ({"layer_types": ["linear_attention"]}, "layer_types has 'linear_attention'"),
+        ({"layer_types": 5}, "layer_types is 5, not a list"),
+        ({"layer_types": [["full_attention"]]}, "layer_types has ['full_attention']"),
+        ({"model_type": ["llama"]}, "model_type is ['llama']"),
+        ({"rms_norm_eps": "tiny"}, "rms_norm_eps is tiny, not a number"),
+        ({"rms_norm_eps": [1]}, "rms_norm_eps is [1], not a number"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan, not a number"),
+        ({"rope_theta": "10000"}, "rope_theta is 10000, not a number"),
+        ({"rope_scaling": "linear"}, "rope_scaling is linear, not an object"),
+        ({"rope_parameters": [1]}, "rope_parameters is [1], not an object"),
+        ({"rope_parameters": {**SCALING, "factor": "x"}}, "factor is x, not a number"),
+        (
+            {"rope_parameters": {**SCALING, "original_max_position_embeddings": 8192.5}},
+            "original_max_position_embeddings is 8192.5, not a number of one or more",
+        ),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is false, not true or false"),
+        ({"model_type": "mistral", "sliding_window": "big"}, "sliding_window is big, not"),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "max_window_layers": "all"},
+            "max_window_layers is all, not",
+        ),
     ],
 )
 def test_what_would_compute_something_else_is_refused_by_name(

@@ -54,6 +54,12 @@ def test_a_file_of_another_library_is_no_tokenizer_to_compare(tmp_path: Path) ->
     (tmp_path / "tokenizer.model").write_text("IQ== 0\n")
 
     assert base_tokens(tmp_path) is None
+    (tmp_path / "tokenizer.model").write_text("<!DOCTYPE html>")
+    with pytest.raises(ValueError, match="neither SentencePiece's nor tiktoken's"):
+        base_tokens(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="too deep"):
+        base_tokens(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="no model with a vocabulary"):
         base_tokens(tmp_path)

@@ -319,6 +319,29 @@ BAD: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: (folder / "config.json").write_text('{"a":'),
         "config.json is not JSON",
     ),
+    "config of many brackets": (
+        lambda folder: (folder / "config.json").write_text("[" * 100_000),
+        "config.json is not JSON",
+    ),
+    "header of many brackets": (
+        lambda folder: first_shard(folder).write_bytes(struct.pack("<Q", 100_000) + b"[" * 100_000),
+        "is not a safetensors file",
+    ),
+    "infinite place": (
+        lambda folder: first_shard(folder).write_bytes(
+            struct.pack("<Q", 75)
+            + b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [1e999, 8]}}'.ljust(75)
+            + bytes(8)
+        ),
+        "is not a safetensors file",
+    ),
+    "page instead of a tokenizer": (
+        lambda folder: (
+            (folder / "tokenizer.json").unlink(),
+            (folder / "tokenizer.model").write_text("<!DOCTYPE html><title>401</title>"),
+        ),
+        "its tokenizer cannot be read (tokenizer.model is neither SentencePiece's nor tiktoken's)",
+    ),
     "no config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
     "no folder": (shutil.rmtree, "no folder of weights is there"),
     "another tokenizer": (

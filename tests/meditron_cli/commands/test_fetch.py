@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs.contract.fetched_record import RECORD, commit_of, read_fetched
+from jobs.contract.base_folder import RECORD, commit_of, read_fetched
 from meditron_cli.config import weights
 from meditron_cli.config.weights import HubName
 from meditron_cli.main import main

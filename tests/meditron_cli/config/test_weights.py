@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.contract.fetched_record import commit_of
+from jobs.contract.base_folder import commit_of
 from meditron_cli.config import weights
 from meditron_cli.config.weights import HubName
 
@@ -132,13 +132,18 @@ def test_a_model_without_all_its_files_does_not_serve(tmp_path: Path) -> None:
     (folder / shards[0]).symlink_to("no blob")
     assert weights.defect(folder) == "lacks m2.safetensors and 1 more of its files"
     (folder / weights.INDEX).write_text("[]")
-    assert "not an index" in weights.defect(folder)
+    assert "no index of tensors in" in weights.defect(folder)
+    (folder / weights.INDEX).write_text("[" * 100_000)
+    assert "no index of tensors in" in weights.defect(folder)
     (folder / weights.INDEX).unlink()
     (folder / "m3.safetensors").rename(folder / "pytorch_model.bin")
     (folder / shards[0]).unlink()
-    assert weights.defect(folder) == (
+    assert weights.defect(folder).startswith(
         "has neither model.safetensors nor model.safetensors.index.json, only pytorch_model.bin, a "
-        "pickle, which could run code"
+        "pickle, which could run code; if you trust it, `python -c "
+    )
+    assert weights.defect(folder).endswith(
+        f"{folder} {folder}-safetensors` writes {folder}-safetensors"
     )
     (folder / "config.json").unlink()
     assert weights.defect(folder) == "has no config.json"

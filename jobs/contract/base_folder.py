@@ -1,13 +1,21 @@
-"""Read the record that ``meditron fetch`` writes beside downloaded files. Standard library only."""
+"""A folder of base weights: the record that ``meditron fetch`` writes there, and pickles, which are
+never read. Standard library only.
+"""
 
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 RECORD = "fetched.json"
 """Its name in the folder of a model."""
+PROGRAM = (
+    "import sys; from transformers import AutoModelForCausalLM as M; "
+    "M.from_pretrained(sys.argv[1], dtype='auto').save_pretrained(sys.argv[2])"
+)
+"""Writes the model of one folder into another, as safetensors."""
 SNAPSHOTS = "snapshots"
 """Folder of the hub's cache with a folder per commit (huggingface_hub, file_download.py)."""
 
@@ -44,3 +52,14 @@ def commit_of(folder: Path) -> str:
     if record is not None:
         return record.commit
     return folder.name if folder.parent.name == SNAPSHOTS else ""
+
+
+def pickles(folder: Path) -> list[str]:
+    """Return the names of the pickles in a folder."""
+    return sorted(file.name for file in folder.glob("*.bin"))
+
+
+def copy_command(folder: Path) -> tuple[str, str]:
+    """Return the command that writes a copy of a folder as safetensors, and the copy's path."""
+    target = f"{folder}-safetensors"
+    return shlex.join(["python", "-c", PROGRAM, str(folder), target]), target
