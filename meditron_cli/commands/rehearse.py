@@ -46,11 +46,11 @@ def command(
     keep: bool,
     as_json: bool,
 ) -> None:
-    """Run an experiment's pipeline in miniature on this machine's CPUs, in minutes.
+    """Run an experiment in miniature on this machine.
 
-    The same stages and settings with every kind of parallelism that the layout has, at toy width:
-    a base model is imported, trained, killed, resumed in another layout, evaluated, exported and
-    verified. What this cannot check is listed at the end.
+    It takes minutes of its CPUs: the same stages and settings with every kind of parallelism that
+    the layout has, at toy width. A base model is imported, trained, killed, resumed in another
+    layout, evaluated, exported and verified. What this cannot check is listed at the end.
     """
     from meditron_cli.drill.procedure import Drill
     from meditron_cli.plan import stages

@@ -22,6 +22,7 @@ from jobs.contract.stage_specs import (
     ParallelSpec,
     RopeScaling,
     TokenizerRef,
+    VerifySpec,
     VocabularySpec,
 )
 
@@ -48,6 +49,7 @@ def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.Search
         OptimizerSpec,
         ParallelSpec,
         TokenizerRef,
+        VerifySpec,
         VocabularySpec,
         specs.SupervisionSpec,
         specs.SiteSpec,
@@ -141,7 +143,14 @@ def test_the_place_of_a_base_model_does_not_change_the_digest() -> None:
         layers=1, hidden_size=8, ffn_hidden_size=8, attention_heads=2, kv_heads=2, seq_length=8,
         vocab_size=8, padded_vocab_size=8,
     )  # fmt: skip
-    spec = ConvertSpec("org/base", "/hub/base", model, tokenizer_ref("/t.json"), "checkpoints")
+    spec = ConvertSpec(
+        weights="org/base",
+        folder="/hub/base",
+        model=model,
+        tokenizer=tokenizer_ref("/t.json"),
+        checkpoint_dir="checkpoints",
+        verify=VerifySpec(enabled=True, tokens=64),
+    )
     moved, other = (
         dataclasses.replace(spec, folder="/models/base"),
         dataclasses.replace(spec, weights="org/other"),

@@ -138,7 +138,11 @@ def test_training_recognises_the_tokens_and_their_second_making(
     """An altered file is refused, and made again once it is removed."""
     task = bench.tokenize(shard(*TEXTS), tokenizer_file)
     assert bench.start("tokenize").returncode == 0
-    training = replace(bench.training().spec, train_prefixes=(task.spec.output_prefix,))
+    training = replace(
+        bench.training().spec,
+        train_prefixes=(task.spec.output_prefix,),
+        tokenizer=task.spec.tokenizer,
+    )
     before = survey(bench.run, training)
     binary = bench.run.path("tokens/train/00000.bin")
     binary.write_bytes(binary.read_bytes()[::-1])

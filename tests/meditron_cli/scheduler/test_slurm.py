@@ -123,10 +123,12 @@ def test_sbatch_gets_the_very_bytes_of_the_dry_run(
 
 def fill_in(script: str, arrays: Mapping[str, list[str]]) -> str:
     """Put ids in the place of ``<stage>``; what then needs no quotes has none."""
-    for stage, ids in arrays.items():
-        for kind in ("afterok", "afterany"):
-            script = script.replace(f"'{kind}:<{stage}>'", f"{kind}:{':'.join(ids)}")
-    return script
+
+    def ids(match: re.Match[str]) -> str:
+        stages = re.findall(r"<(\w+)>", match[2])
+        return ":".join([match[1], *(job for stage in stages for job in arrays[stage])])
+
+    return re.sub(r"'(afterok|afterany)((?::<\w+>)+)'", ids, script)
 
 
 def test_a_stage_waits_for_an_array_by_its_one_id(
