@@ -262,7 +262,9 @@ def write_settings(
     """Write the configuration of model, generation and tokenizer; return the files.
 
     Tokens with a role are the ones of the training. Where it had no BOS the id is null, since
-    transformers' own default would name one.
+    transformers' own default would name one. So is the model's padding token, which only generation
+    needs: an embedding gives that row no gradient (torch.nn.Embedding, ``padding_idx``), and it is
+    the row of EOS.
     """
     vocabulary, ids = spec.tokenizer.vocabulary, tokenizer_file.token_table(content).ids
     tokens = exported_tokenizer.special_roles(content, vocabulary)
@@ -271,7 +273,9 @@ def write_settings(
         for role in ("bos_token", "eos_token", "pad_token")
     }
     files = {
-        "config.json": hf_writer.write_json_file(folder / "config.json", {**config, **roles}),
+        "config.json": hf_writer.write_json_file(
+            folder / "config.json", {**config, **roles, "pad_token_id": None}
+        ),
         "generation_config.json": hf_writer.write_json_file(
             folder / "generation_config.json", roles
         ),
