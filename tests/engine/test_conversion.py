@@ -16,7 +16,7 @@ import torch
 from jobs.checkpoints import manifest
 from jobs.contract import rundir, specs
 from jobs.contract.files import sha256, write_json
-from jobs.contract.stage_specs import ConvertSpec, ModelSpec, TokenizerRef
+from jobs.contract.stage_specs import ConvertSpec, ModelSpec, TokenizerRef, VerifySpec
 from jobs.runtime.context import context_from
 
 from ..jobs.conversion.models import write_tokenizer
@@ -114,6 +114,7 @@ def convert(root: Path, folder: Path, model: ModelSpec, added: tuple[str, ...]) 
         model=replace(model, vocab_size=model.vocab_size + len(added)),
         tokenizer=TokenizerRef(str(tokenizer), sha256(tokenizer), vocabulary),
         checkpoint_dir="checkpoints",
+        verify=VerifySpec(enabled=False, tokens=16),
     )
     task = specs.TaskSpec(
         stage="convert",
