@@ -7,7 +7,7 @@ TORCH := torch==2.13.0
 OLDER_TRANSFORMERS := transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.0
 DEMO ?= demo
 
-.PHONY: setup demo test test-full test-fast test-slurm check bench slurm-up slurm-down build
+.PHONY: setup demo test test-full test-fast test-slurm test-trackers check bench slurm-up slurm-down build
 
 setup: .venv/.ready
 
@@ -28,17 +28,22 @@ demo: setup
 
 # The gate: at least one test of each kind of fault.
 test: setup
-	$(BIN)/python -m pytest -m "not full"
+	$(BIN)/python -m tests.side_by_side "not full"
 
 # Before an issue is closed that touches supervision, Slurm or the engine.
 test-full: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m tests.side_by_side
 
 test-fast: setup
 	$(BIN)/python -m pytest -m "not (slurm or engine or end_to_end or full)"
 
 test-slurm: setup
 	$(BIN)/python -m pytest -m "slurm and not full"
+
+# `meditron sync` with the real MLflow and wandb, which nothing else needs.
+test-trackers: setup
+	$(BIN)/python -m pip install --quiet --upgrade --target .venv/trackers mlflow==3.17.2 wandb==0.31.0
+	$(BIN)/python -m pytest tests/trackers/real_trackers.py
 
 check: setup
 	$(BIN)/ruff format --check .

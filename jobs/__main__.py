@@ -15,7 +15,7 @@ from pathlib import Path
 from jobs.contract.errors import FINISHED, STOPPED, Stopped, TaskError
 from jobs.contract.job import node_name
 from jobs.contract.stage_specs import STAGE_KINDS, STAGES
-from jobs.runtime import heartbeat
+from jobs.runtime import heartbeat, nsys
 from jobs.runtime.context import STOP_SIGNALS, Context, context_from
 from jobs.runtime.offline import work_offline
 from jobs.runtime.rank_exit import describe_error, write_rank_exit
@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     except TaskError as error:
         print(f"{args.stage} task {args.index} of {args.run_dir}: {error}", file=sys.stderr)
         return error.code
+    nsys.start_again(context, os.environ, sys.argv[1:] if argv is None else argv)
     context.stop.install()
     open_heartbeat(context)
     return run_stage(context)

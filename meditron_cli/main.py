@@ -36,6 +36,9 @@ COMMANDS = {
     "cancel": "Stop every job of a run.",
     "rm": "Remove runs that nothing uses.",
     "report": "Show the results of a run.",
+    "samples": "Show the documents of a training step.",
+    "profile": "Show where the time of training's steps goes.",
+    "sync": "Copy a training's metrics into MLflow or W&B.",
     "checkpoints": "Show a run's checkpoints, and what is wrong with them.",
     "verify": "Prove that weights and a checkpoint compute the same.",
     "health": "Check whether this machine is fit for work.",
@@ -43,6 +46,7 @@ COMMANDS = {
     "doctor": "Check a cluster's Slurm settings and compute nodes.",
     "clusters": "List cluster profiles, or show one.",
     "drill": "Prove on a cluster that training survives faults.",
+    "selftest": "Confirm or refute what is claimed of training.",
     "rehearse": "Run an experiment in miniature on this machine.",
     "completion": "Print the completion script of a shell.",
 }
@@ -196,8 +200,10 @@ def describe_error(error: Exception, words: Sequence[str]) -> tuple[str, str, in
     if isinstance(error, MeditronError):
         return error.message, error.hint, error.exit_code
     if isinstance(error, click.ClickException):
-        command = [word for word in words if word in COMMANDS][:1]
-        return usage_message(error), f"see `{shlex.join(['meditron', *command])} --help`", 2
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        named = shlex.join(["meditron", *[word for word in words if word in COMMANDS][:1]])
+        command = context.command_path if context else named  # click's parser knows no context
+        return usage_message(error), f"see `{command} --help`", 2
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         kind = ConfigError if error.errno in NAMED_WRONG else MeditronError

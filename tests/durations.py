@@ -17,10 +17,12 @@ from . import bench
 
 FAST = "fast"
 GATE_SECONDS = 1500
-"""What CONTRIBUTING.md promises for the gate on two quiet cores; the budgets share it."""
-BUDGETS = {"full": 0, "slurm": 750, "end_to_end": 130, "engine": 110, FAST: 510}
+"""What CONTRIBUTING.md promises for the gate on two quiet cores. It is two sessions at once (see
+``side_by_side.py``): ``slurm`` has it alone, the budgets of the other groups share it."""
+BUDGETS = {"full": 0, "slurm": 900, "end_to_end": 200, "engine": 300, FAST: 800}
 """Seconds per group on two quiet cores, in the order in which markers decide; 0 is no budget: the
-gate does not run the group. They are about 1.4 times what was measured (510, 89, 69 and 370).
+gate does not run the group. They are 1.3 to 1.5 times what was measured one group after another
+(617, 147, 204 and 628), since both sessions share the cores.
 
 More is a warning and no failure: on a loaded machine the seconds are another program's, and a
 correct change must not fail for them.

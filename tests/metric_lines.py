@@ -5,7 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from jobs.contract.metrics_log import MetricLine, SaveLine, StepLine, ValidationLine, to_json
+from jobs.contract.metrics_log import (
+    MetricLine,
+    PeriodLine,
+    SaveLine,
+    SkipLine,
+    SnapshotLine,
+    SpikeLine,
+    StepLine,
+    ValidationLine,
+    to_json,
+)
 from jobs.contract.rundir import RunDir
 
 
@@ -25,15 +35,66 @@ def step(number: int, attempt: int = 1, **fields: Any) -> StepLine:
     return StepLine(step=number, attempt=attempt, **{**values, **fields})
 
 
+def period(last: int, attempt: int = 1, **fields: Any) -> PeriodLine:
+    """Return the line of the ten steps that end with this one, each of three seconds."""
+    values: dict[str, Any] = {
+        "steps": 10,
+        "loss": 2.0,
+        "perplexity": 7.4,
+        "param_norm": 50.0,
+        "seconds": 30.0,
+        "data": 0.3,
+        "communication": 3.0,
+        "checkpoint": 1.0,
+        "validation": 0.0,
+        "step_p50": 3.0,
+        "step_p95": 3.5,
+        "step_max": 4.0,
+        "tokens_per_s": 1000.0,
+        "tokens_per_s_per_rank": 125.0,
+        "mfu": None,
+        "mfu_without_attention": None,
+        "memory_bytes": 1 << 30,
+        "time": 0.0,
+    }
+    return PeriodLine(step=last, attempt=attempt, **{**values, **fields})
+
+
+def skip(number: int, attempt: int = 1, **fields: Any) -> SkipLine:
+    """Return the line of a step whose batch was skipped."""
+    values: dict[str, Any] = {"reason": "pretrain.skip_steps", "seconds": 0.1, "time": 0.0}
+    return SkipLine(step=number, attempt=attempt, **{**values, **fields})
+
+
 def validation(after: int, attempt: int = 1, **fields: Any) -> ValidationLine:
     """Return the line of a validation after a step."""
-    values: dict[str, Any] = {"loss": 2.0, "seconds": 1.0, "time": 0.0}
+    values: dict[str, Any] = {"loss": 2.0, "corpora": {}, "seconds": 1.0, "time": 0.0}
     return ValidationLine(step=after, attempt=attempt, **{**values, **fields})
 
 
+def spike(number: int, attempt: int = 1, **fields: Any) -> SpikeLine:
+    """Return the line of a spike."""
+    values: dict[str, Any] = {
+        "problem": f"the loss of step {number} is high",
+        "action": "warned",
+        "samples": f"{number:016x}",
+        "saved": None,
+        "first": None,
+        "time": 0.0,
+    }
+    return SpikeLine(step=number, attempt=attempt, **{**values, **fields})
+
+
+def snapshot(after: int, attempt: int = 1, **fields: Any) -> SnapshotLine:
+    """Return the line of a copy of the state after a step."""
+    values: dict[str, Any] = {"seconds": 1.0, "time": 0.0}
+    return SnapshotLine(step=after, attempt=attempt, **{**values, **fields})
+
+
 def save(after: int, attempt: int = 1, **fields: Any) -> SaveLine:
-    """Return the line of a checkpoint that was written after a step."""
-    values: dict[str, Any] = {"seconds": 1.0, "bytes": 1, "time": 0.0}
+    """Return the line of a checkpoint of a step; without ``written``, training waited for all."""
+    seconds = fields.get("seconds", 1.0)
+    values: dict[str, Any] = {"seconds": seconds, "written": seconds, "bytes": 1, "time": 0.0}
     return SaveLine(step=after, attempt=attempt, **{**values, **fields})
 
 

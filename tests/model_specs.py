@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.contract.stage_specs import ModelSpec, TokenizerRef, VocabularySpec
+from jobs.contract.stage_specs import (
+    MAIN_CORPUS,
+    CorpusSpec,
+    ModelSpec,
+    TokenizerRef,
+    VocabularySpec,
+)
 
 
 def model_spec(**fields: Any) -> ModelSpec:
@@ -26,6 +32,7 @@ def model_spec(**fields: Any) -> ModelSpec:
 def vocabulary_spec(base_size: int, eod_token: str = "<EOD>", **fields: Any) -> VocabularySpec:
     """Return a vocabulary to which nothing is added."""
     values: dict[str, Any] = {
+        "unused_rows": 0,
         "added_tokens": (),
         "control_tokens": (),
         "new_rows": "repeat-last-row",
@@ -40,3 +47,8 @@ def tokenizer_ref(
 ) -> TokenizerRef:
     """Return a tokenizer whose vocabulary has no added tokens."""
     return TokenizerRef(path, sha256, vocabulary_spec(base_size, eod_token))
+
+
+def corpus_spec(*train: str, validation: tuple[str, ...] = ()) -> tuple[CorpusSpec, ...]:
+    """Return the corpora of a training on one corpus of these datasets."""
+    return (CorpusSpec(MAIN_CORPUS, train, validation),)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.contract.stage_specs import STAGES
+from jobs.contract.stage_specs import PIPELINE_STAGES
 from meditron_cli.config.files import shipped_profiles
 from meditron_cli.config.load import load
 from meditron_cli.plan.build import build
@@ -30,7 +30,7 @@ def plan_on(profile: Path, size: str, *overrides: str, stages: Sequence[str] = (
     """
     loaded = load(str(profile), size, GOLDEN / "experiment.yaml", list(overrides))
     random = loaded.experiment.model.weights == "random"
-    stages = stages or [name for name in STAGES if not (random and name == "convert")]
+    stages = stages or [name for name in PIPELINE_STAGES if not (random and name == "convert")]
     return build(Inputs(loaded.experiment, loaded.cluster, loaded.size, "0" * 64, PYTHON), stages)
 
 

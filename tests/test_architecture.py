@@ -17,7 +17,10 @@ LIGHT = tuple(
     f"jobs.{package}"
     for package in ("contract", "runtime", "slurm", "health", "checkpoints", "supervision")
 )
-HEAVY = {"torch", "megatron", "tensorboard", "lm_eval", "datasets", "tokenizers", "pyarrow"}
+HEAVY = {
+    "torch", "megatron", "tensorboard", "lm_eval", "datasets", "tokenizers", "pyarrow", "mlflow",
+    "wandb",
+}  # fmt: skip
 CLI_ONLY = {"meditron_cli", "click", "yaml", "pydantic", "rich", "clusters"}
 
 
@@ -41,9 +44,11 @@ ALLOWED: dict[str, set[str]] = {
     | {"jobs.supervision", "jobs.supervision.diagnosis"},
     "jobs.supervision": NODE | {"jobs.slurm", "jobs.health", "jobs.checkpoints"} | ROOMS,
     "jobs.conversion": NODE | {"jobs.checkpoints", "jobs.data"},
-    "jobs.engine": NODE | {"jobs.checkpoints", "jobs.data"},
+    "jobs.engine": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine.saving"},
+    "jobs.engine.saving": NODE | {"jobs.checkpoints", "jobs.engine"},
     "jobs.evaluation": NODE | {"jobs.data", "jobs.engine"},
     "jobs.verification": NODE | {"jobs.checkpoints", "jobs.data", "jobs.conversion", "jobs.engine"},
+    "jobs.selftest": NODE | {"jobs.checkpoints", "jobs.data", "jobs.engine"},
     "jobs.stages": NODE
     | {
         "jobs.checkpoints",
@@ -51,6 +56,7 @@ ALLOWED: dict[str, set[str]] = {
         "jobs.data",
         "jobs.engine",
         "jobs.evaluation",
+        "jobs.selftest",
         "jobs.verification",
         "jobs.health",
     },
@@ -59,7 +65,8 @@ ALLOWED: dict[str, set[str]] = {
     "meditron_cli.plan": LOWEST | {"meditron_cli.errors", "meditron_cli.config"},
     "meditron_cli.sample": LOWEST,
     "meditron_cli.scheduler": NODE
-    | {"jobs.slurm", "jobs.supervision.ranks", "meditron_cli.plan", "meditron_cli.errors"},
+    | {"jobs.slurm", "jobs.supervision.ranks", "jobs.checkpoints"}
+    | {"meditron_cli.plan", "meditron_cli.errors"},
     "meditron_cli.runs": LOWEST
     | {
         "jobs",
@@ -73,7 +80,11 @@ ALLOWED: dict[str, set[str]] = {
     }
     | {"meditron_cli.plan", "meditron_cli.config", "meditron_cli.scheduler"}
     | SHELL,
-    "meditron_cli.reporting": LOWEST | {"meditron_cli.runs", "meditron_cli.scheduler"} | SHELL,
+    "meditron_cli.reporting": LOWEST
+    | {"jobs.data", "meditron_cli.runs", "meditron_cli.scheduler"}
+    | SHELL,
+    "meditron_cli.profiling": NODE,
+    "meditron_cli.tracking": LOWEST | {"meditron_cli.runs"} | SHELL,
     "jobs": NODE,
     "clusters": set(),
 }
@@ -85,6 +96,7 @@ TOP = {
     "meditron_cli.doctor",
     "meditron_cli.drill",
     "meditron_cli.rehearsal",
+    "meditron_cli.selftest",
 }
 """May import whatever lies below."""
 

@@ -14,17 +14,22 @@ SMALLEST = {
     "help": {"rounds": 1},
     "recovery": {"rounds": 1, "counts": (20,)},
     "status": {"rounds": 1, "count": 101},
-    "loop": {"rounds": 1},
+    "engine": {"rounds": 1, "shards": ()},
     "heartbeat": {"rounds": 1},
+    "plan": {},
+    "memory": {"sizes": ((1, 1, 1),), "recompute": ("full",), "layers": 1},
     "resume": {"faults": ("killed", "exception")},
     "weights": {"rounds": 1, "spec": SMALL},
+    "saves": {"rounds": 1, "settings": {}},
 }
 """The other subjects type commands that the end-to-end tests type too."""
 MARKS = {
-    "loop": [pytest.mark.engine],
+    "engine": [pytest.mark.engine],
     "heartbeat": [pytest.mark.engine],
     "resume": [pytest.mark.engine, pytest.mark.full],
     "weights": [pytest.mark.engine, pytest.mark.full],
+    "saves": [pytest.mark.engine, pytest.mark.full],
+    "memory": [pytest.mark.engine, pytest.mark.full],
 }
 
 

@@ -73,7 +73,22 @@ def test_the_conda_environment_has_the_python_that_is_type_checked_and_promised(
 
 def test_the_conda_environment_installs_the_tested_torch_and_every_run_time_extra() -> None:
     assert conda_pip() == [torch_of_the_makefile(), "--editable .[all]"]
-    assert set(requirements("all")) == set(requirements(*(EXTRAS.keys() - {"all", "dev"})))
+    beside = {"all", "dev", "mlflow", "wandb"}
+    assert set(requirements("all")) == set(requirements(*(EXTRAS.keys() - beside)))
+
+
+def test_environments_for_gpus_name_no_architecture() -> None:
+    for name in ("environment.yml", "containers/Dockerfile"):
+        lines = (ROOT / name).read_text().splitlines()
+        code = "\n".join(line.partition("#")[0] for line in lines)
+        assert not re.findall(r"linux-64|x86|amd64|aarch64|arm64", code, re.IGNORECASE), name
+
+
+def test_the_image_has_every_run_time_extra_and_no_code_of_ours() -> None:
+    recipe = (ROOT / "containers/Dockerfile").read_text()
+
+    assert '"/src/meditron[all]"' in recipe
+    assert recipe.index("pip uninstall --yes meditron") > recipe.index("[all]")
 
 
 def test_the_tested_torch_satisfies_the_extra_that_requires_it() -> None:

@@ -60,13 +60,20 @@ def command_words(call: ast.Call) -> list[str]:
     name = name_of(call.func)
     if name not in ("command", "command_below"):
         return []
-    words = [arg.value if isinstance(arg, ast.Constant) else VALUE for arg in call.args]
+    words = [word_of(arg) for arg in call.args]
     first = next((number for number, word in enumerate(words) if word in COMMANDS), None)
     if first is None or (
         isinstance(call.func, ast.Attribute) and name_of(call.func.value) == "click"
     ):
         return []
     return ["meditron", *map(str, words[first:]), *([VALUE] if name == "command" else [])]
+
+
+def word_of(node: ast.expr) -> str:
+    """Return an argument of a command; ``str(…)`` is a number."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    return "1" if isinstance(node, ast.Call) and name_of(node.func) == "str" else VALUE
 
 
 def name_of(node: ast.expr) -> str:

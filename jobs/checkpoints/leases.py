@@ -152,14 +152,15 @@ def leased(
             with suppress(OSError):  # further renewals follow before it expires
                 write()
 
-    write()
     thread = threading.Thread(target=renew, name="lease", daemon=True)
-    thread.start()
     try:
+        write()
+        thread.start()
         yield
     finally:
         over.set()
-        thread.join()
+        if thread.ident is not None:
+            thread.join()
         path.unlink(missing_ok=True)
 
 

@@ -1,8 +1,10 @@
 """Checkpoints as files: names, records, manifests, validity. Standard library only.
 
 ``checkpoints/iter_0000500`` holds megatron.core's torch_dist files, then ``manifest.json`` (size
-and SHA-256 of each part of each file) and, written last, ``meditron.json``. A folder without a
+and XXH3 of each part of each file) and, written last, ``meditron.json``. A folder without a
 valid ``meditron.json`` is not a checkpoint. No file names the newest one; the folders decide.
+``checkpoints/kept/iter_0000500`` has the same files for weights alone, from which no training
+resumes.
 
 ``problem`` is cheap: it checks records and sizes. Only comparing digests finds a changed byte:
 torch loads a tensor with wrong bytes without an error (measured with 2.13). ``parts.alteration``
@@ -12,7 +14,6 @@ does so for every byte, and loading (``jobs.engine``) for each part it reads.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import stat
 import time
@@ -25,7 +26,7 @@ from typing import Any
 from jobs.checkpoints import parts
 from jobs.checkpoints.parts import Part, Parts
 from jobs.contract import specs
-from jobs.contract.files import FormatError, fsync_folder, read_json, sha256, write_json
+from jobs.contract.files import FormatError, fsync_folder, parse_json, read_json, sha256, write_json
 from jobs.contract.stage_specs import ModelSpec, TokenizerRef
 
 RECORD = "meditron.json"
@@ -34,6 +35,9 @@ VERIFIED = "verified.json"
 """Marker in a checkpoint whose every byte was verified."""
 
 MEGATRON_METADATA = "metadata.json"
+
+KEPT = "kept"
+"""Subfolder of a run's checkpoints for those that are kept as weights alone."""
 
 _NAME = re.compile(r"iter_(\d{7,})")
 _ANY_NAME = re.compile(r"iter_(\d{7,})(\.bad-.*)?")
@@ -76,7 +80,7 @@ class CheckpointRecord:
     """``jobs.contract.stage_specs.ParallelSpec`` as it was when saving."""
     precision: str
     data: dict[str, Any]
-    """``digest`` of the tokens and of their order, and digests of ``files`` by name
+    """Order, phases, and digests and consumed samples of each corpus
     (``jobs.data.survey.DatasetSurvey.record``); empty for weights that no data belongs to.
     """
     bytes: int
@@ -138,6 +142,21 @@ def folders(folder: Path) -> list[Path]:
     return sorted(paths, key=step_of, reverse=True)
 
 
+def kept(folder: Path) -> Path:
+    """Return the folder of the weights that are kept, beside a run's checkpoints."""
+    return folder / KEPT
+
+
+def saved_steps(folder: Path) -> frozenset[int]:
+    """Return the steps whose checkpoint or kept weights were finished; their files are not read.
+
+    Raises:
+        OSError: the storage does not answer.
+    """
+    paths = [*folders(folder), *folders(kept(folder))]
+    return frozenset(step_of(path) for path in paths if (path / RECORD).exists())
+
+
 def is_folder(path: Path) -> bool:
     """Return whether a path is a folder, and no link to one."""
     return path.is_dir() and not path.is_symlink()
@@ -156,13 +175,16 @@ def find_latest(folder: Path) -> StoredCheckpoint | None:
 
 
 def at_step(folder: Path, iteration: int) -> StoredCheckpoint | None:
-    """Return the checkpoint of one step, or None when it is missing or damaged.
+    """Return the kept weights or the checkpoint of one step, or None when both are missing or
+    damaged.
 
     Raises:
         OSError: the storage does not answer.
     """
-    path = folder / name(iteration)
-    return None if not is_folder(path) or problem(path) else (path, read(path))
+    for path in (kept(folder) / name(iteration), folder / name(iteration)):
+        if is_folder(path) and not problem(path):
+            return path, read(path)
+    return None
 
 
 def read(path: Path) -> CheckpointRecord:
@@ -202,7 +224,7 @@ def problem(path: Path) -> str:
     try:
         record = read(path)
         content = (path / MANIFEST).read_bytes()
-        json.loads((path / MEGATRON_METADATA).read_bytes())
+        parse_json((path / MEGATRON_METADATA).read_bytes())
     except FormatError as error:
         return str(error)
     except _ABSENT as error:
@@ -213,7 +235,10 @@ def problem(path: Path) -> str:
         return f"{MANIFEST} differs from the digest in {RECORD}"
     if record.iteration != step_of(path):
         return f"{RECORD} belongs to step {record.iteration}"
-    return _wrong_size(path, _parsed(json.loads(content)))
+    try:
+        return _wrong_size(path, manifest(path))
+    except FormatError as error:
+        return str(error)
 
 
 def _absence(path: Path, error: OSError) -> str:
@@ -230,6 +255,8 @@ def _wrong_size(path: Path, files: Mapping[str, Parts]) -> str:
             status = (path / file).lstat()
         except _ABSENT:
             return f"{file} is missing"
+        except ValueError:  # a zero, or half of a surrogate pair
+            return f"{MANIFEST} names {file!r}, which no file can be called"
         if not stat.S_ISREG(status.st_mode):
             return f"{file} is not a regular file"
         if status.st_size != parts.size(its_parts):
@@ -238,15 +265,28 @@ def _wrong_size(path: Path, files: Mapping[str, Parts]) -> str:
 
 
 def manifest(path: Path) -> dict[str, Parts]:
-    """Read the parts of every file of a checkpoint without a ``problem``."""
+    """Read the parts of every file of a checkpoint without a ``problem``.
+
+    Raises:
+        OSError, FormatError: they cannot be read.
+    """
     return _parsed(read_json(path / MANIFEST))
 
 
 def _parsed(value: Mapping[str, Any]) -> dict[str, Parts]:
-    return {
-        name: tuple(Part(part["bytes"], part["sha256"]) for part in file)
-        for name, file in value["files"].items()
-    }
+    try:
+        return {name: tuple(_part(part) for part in file) for name, file in value["files"].items()}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(
+            f"{MANIFEST} does not list files as this version of meditron does"
+        ) from error
+
+
+def _part(value: Mapping[str, Any]) -> Part:
+    size, digest = value["bytes"], value["xxh3"]
+    if type(size) is not int or size < 0 or not isinstance(digest, str):
+        raise ValueError("neither a size nor a digest")
+    return Part(size, digest)
 
 
 def commit(path: Path, record: CheckpointRecord, files: Mapping[str, Parts]) -> CheckpointRecord:

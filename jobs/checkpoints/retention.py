@@ -6,9 +6,10 @@ Standard library only.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from jobs.checkpoints import leases, manifest
@@ -74,25 +75,31 @@ def highest_saved(past: TaskHistory, in_metrics: int) -> int:
 
 
 def quarantine(damaged: Mapping[Path, str]) -> None:
-    """Rename damaged checkpoints to ``iter_X.bad-<time>``, and log why; nothing is deleted."""
+    """Rename damaged checkpoints to ``iter_X.bad-<time>``, and log why; nothing is deleted.
+
+    A second one of the same step and second is ``iter_X.bad-<time>-2``.
+    """
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     for path, wrong in damaged.items():
-        aside = path.with_name(f"{path.name}.bad-{stamp}")
+        name = f"{path.name}.bad-{stamp}"
+        names = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
+        aside = next(other for other in map(path.with_name, names) if not other.exists())
         path.rename(aside)
         print(f"checkpoint {path.name} is quarantined as {aside.name}: {wrong}", flush=True)
 
 
-def prune(folder: Path, keep: int) -> None:
+def prune(folder: Path, keep: int, steps: Collection[int] = ()) -> None:
     """Delete old checkpoints.
 
-    Kept are step 0, the newest, the ``keep`` before it, the newest of which every byte was
-    verified, and those leased by a reader. Call it only after a newer one was saved and is valid.
-    Quarantined folders that were never finished are deleted too; damaged ones stay for inspection.
+    Kept are step 0, the newest, the ``keep`` before it, those of ``steps``, the newest of which
+    every byte was verified, and those leased by a reader. Call it only after a newer one was saved
+    and is valid. Quarantined folders that were never finished are deleted too; damaged ones stay
+    for inspection.
     """
     now = time.time()
     leases.forget_expired(folder, now)
     leased = {lease.checkpoint for lease in leases.read_leases(folder, now)}
-    for path in [*_prunable(folder, keep), *_unfinished(folder)]:
+    for path in [*_prunable(folder, keep, steps), *_unfinished(folder)]:
         if path.name not in leased:
             # At once: a checkpoint deleted in part under its own name would look damaged.
             path.rename(_pruned_name(path))
@@ -116,11 +123,14 @@ def _pruned_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.leaving")
 
 
-def _prunable(folder: Path, keep: int) -> list[Path]:
+def _prunable(folder: Path, keep: int, steps: Collection[int]) -> list[Path]:
     whole = [path for path in manifest.folders(folder) if (path / manifest.RECORD).exists()]
     verified = [path for path in whole if manifest.verified_at(path)][:1]
+    kept = {0, *steps}
     return [
-        path for path in whole[keep + 1 :] if manifest.step_of(path) > 0 and path not in verified
+        path
+        for path in whole[keep + 1 :]
+        if manifest.step_of(path) not in kept and path not in verified
     ]
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from jobs.checkpoints import leases, manifest, retention
 from jobs.checkpoints.manifest import StoredCheckpoint
-from jobs.contract.errors import TaskError
+from jobs.contract.errors import RESUME, TaskError
 from jobs.contract.stage_specs import ModelSpec, TokenizerRef
 from jobs.runtime.context import Context
 
@@ -73,8 +73,14 @@ def find(choice: Choice, model: ModelSpec, tokenizer: TokenizerRef, use: str) ->
 
 
 def missing(choice: Choice, newest: int | None, use: str) -> TaskError:
-    """Return the error for a missing checkpoint, with the newest that exists."""
+    """Return the error for a checkpoint that is damaged or missing, with the newest that exists."""
     folder, step = choice.folder, choice.step
+    path = folder / manifest.name(step)
+    if manifest.was_finished(path) and (wrong := manifest.problem(path)):
+        return TaskError(
+            f"{path} is damaged: {wrong}",
+            f"restore the folder from a copy, then {RESUME}; {{meditron checkpoints}} lists others",
+        )
     if newest is None:
         return TaskError(f"{folder}: no valid checkpoint", "{meditron submit pretrain --run} first")
     if choice.name == "last" and newest < step:
@@ -84,5 +90,5 @@ def missing(choice: Choice, newest: int | None, use: str) -> TaskError:
         )
     return TaskError(
         f"{folder}: no valid checkpoint of step {step}; the newest is of step {newest}",
-        "name `first`, `last` or a step that was kept (`keep_checkpoints`)",
+        "name `first`, `last` or a step that was kept (`keep_checkpoints`, `keep_steps`)",
     )

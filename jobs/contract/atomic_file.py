@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from jobs.contract.done_markers import describe_file
-from jobs.contract.files import make_folder
+from jobs.contract.files import make_folder, remove_partial
 from jobs.contract.rundir import RunDir
 
 BUFFER_BYTES = 1 << 16
@@ -29,8 +29,7 @@ class AtomicFile:
         self._sha256 = hashlib.sha256()
         with _naming(path):
             make_folder(path.parent)
-            for partial in path.parent.glob(f".{path.name}.*"):
-                partial.unlink(missing_ok=True)
+            remove_partial(path)
             self._part = path.with_name(f".{path.name}.{uuid4().hex}")
             self._file = self._part.open("xb", buffering=BUFFER_BYTES)
 

@@ -4,10 +4,11 @@ never read. Standard library only.
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+
+from jobs.contract.files import parse_json
 
 RECORD = "fetched.json"
 """Its name in the folder of a model."""
@@ -35,7 +36,7 @@ class Fetched:
 def read_fetched(folder: Path) -> Fetched | None:
     """Return the record in a folder; None where there is none that can be read."""
     try:
-        value = json.loads((folder / RECORD).read_bytes())
+        value = parse_json((folder / RECORD).read_bytes())
         digests = {str(file["path"]): str(file["sha256"]) for file in value["files"]}
         return Fetched(
             str(value["repository"]), str(value["revision"]), str(value["commit"]), digests

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -92,10 +93,28 @@ def fsync_tree(folder: Path) -> None:
         list(pool.map(fsync, [*files, *folders]))
 
 
+def remove_partial(path: Path) -> None:
+    """Remove what killed processes left of a file under temporary names; none may still write."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        partial.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON object whole or not at all; ``format`` is added."""
     text = json.dumps({"format": FORMAT, **value}, indent=1, sort_keys=True)
     write_bytes(path, text.encode() + b"\n")
+
+
+def parse_json(content: bytes | str) -> Any:
+    """Parse JSON that another program may have written.
+
+    Raises:
+        ValueError: not JSON, or brackets are too deep in one another.
+    """
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("its brackets are too deep in one another") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -107,7 +126,7 @@ def read_json(path: Path) -> dict[str, Any]:
         FormatError: written by another version.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except ValueError as error:
         raise DamagedFile(f"{path}: not JSON ({error})") from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
@@ -133,7 +152,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     with file:
         for line in file:
             try:
-                value = json.loads(line)
+                value = parse_json(line)
             except ValueError:
                 continue
             if isinstance(value, dict):
@@ -170,7 +189,7 @@ def json_values(lines: Sequence[bytes]) -> Iterator[Any]:
     crash.
     """
     try:
-        values = json.loads(b"[" + b",".join(lines) + b"]")
+        values = parse_json(b"[" + b",".join(lines) + b"]")
     except ValueError:
         values = None
     if values is not None and len(values) == len(lines):
@@ -178,7 +197,7 @@ def json_values(lines: Sequence[bytes]) -> Iterator[Any]:
         return
     for line in lines:
         try:
-            yield json.loads(line)
+            yield parse_json(line)
         except ValueError:
             continue
 

@@ -85,6 +85,12 @@ def _integer(value: Any) -> int:
     return value
 
 
+def _boolean(value: Any) -> bool:
+    if type(value) is not bool:
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
 def _number(value: Any) -> float:
     try:
         if type(value) in (int, float) and math.isfinite(value):
@@ -124,6 +130,7 @@ def _several(kind: type[Any]) -> Convert:
 CONVERTERS: dict[str, Convert] = {
     "str": _text,
     "int": _integer,
+    "bool": _boolean,
     "float": _number,
     "int | None": _optional(_integer),
     "float | None": _optional(_number),

@@ -49,15 +49,105 @@ class StepLine:
     learning_rate: float = field(metadata={"key": "lr"})
     grad_norm: float
     consumed_samples: int
-    """By the training so far."""
+    """By the training so far, with those of skipped batches."""
     samples: str
     """Fingerprint of the samples that were read for the step."""
     tokens: int
-    """By the training so far."""
+    """Of these samples."""
     seconds: float
     tokens_per_s: float
     time: float
     """When the step was done, in seconds since 1970."""
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodLine:
+    """Speed, memory and norms of a number of steps in a row, of one attempt."""
+
+    kind: ClassVar[str] = "period"
+
+    step: int
+    """The last of them."""
+    steps: int = field(metadata={"key": "period"})
+    """Their number."""
+    loss: float
+    """Their mean, in nats per token."""
+    perplexity: float
+    """``e`` to the power of ``loss``."""
+    param_norm: float
+    """Of all parameters after the last step (L2, from the optimizer's fp32 values)."""
+    seconds: float
+    """Of the steps, without validation and saves."""
+    data: float = field(metadata={"key": "data_s"})
+    """Seconds of the steps in which a rank waited for its samples: those of the rank that waited
+    longest."""
+    communication: float = field(metadata={"key": "communication_s"})
+    """Seconds of the steps from the end of a rank's backward pass to the reduced gradients, and in
+    the reduction of the loss: the mean over ranks. It includes waiting for slower ranks.
+    """
+    checkpoint: float = field(metadata={"key": "checkpoint_s"})
+    """Seconds for which training waited for saves since the period before."""
+    validation: float = field(metadata={"key": "validation_s"})
+    """Seconds of validation since the period before."""
+    step_p50: float
+    """Seconds of a step, the median of the newest steps (``NEWEST_STEPS``) of the attempt."""
+    step_p95: float
+    step_max: float
+    tokens_per_s: float
+    """In the steps."""
+    tokens_per_s_per_rank: float
+    """A rank is a GPU."""
+    mfu: float | None
+    """Model FLOPs utilisation, as a share of the peak in bf16; None where no peak is known."""
+    mfu_without_attention: float | None
+    memory_bytes: int
+    """The largest peak of a rank since its start: allocated by torch on a GPU, resident without."""
+    time: float
+    attempt: int
+
+
+RECOMPUTED, WARNED, SKIPPED = "recomputed", "warned", "skipped"
+REWOUND, ENDED = "rewound", "stopped"
+"""Actions after a spike. ``recomputed``: a second computation of the step was as usual, and it was
+trained with that. ``warned``: it was trained all the same. ``skipped``: its update was left out.
+``rewound``: training returned to a checkpoint, and skips a number of steps. ``stopped``: training
+ended with an error.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SpikeLine:
+    """A step whose loss or gradient norm was not as in the steps before, and what followed."""
+
+    kind: ClassVar[str] = "spike"
+
+    step: int
+    problem: str = field(metadata={"key": "spike"})
+    """One sentence."""
+    action: str
+    samples: str
+    """Fingerprint of the samples that were read for the step."""
+    saved: int | None
+    """The step of the checkpoint that training returned to; None with other actions."""
+    first: int | None
+    """The first step that is skipped therefore; the last one is ``step``. None with actions that
+    skip none."""
+    time: float
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class SkipLine:
+    """A step that changed no weights: its batch was skipped."""
+
+    kind: ClassVar[str] = "skip"
+
+    step: int
+    reason: str = field(metadata={"key": "skipped"})
+    """``pretrain.skip_steps``, or the observation by which training decided it."""
+    seconds: float
+    time: float
     attempt: int
 
 
@@ -69,34 +159,81 @@ class ValidationLine:
 
     step: int
     loss: float = field(metadata={"key": "validation_loss"})
-    """In nats per token, the mean over the validation batches."""
+    """In nats per token, over all validation batches; averaged as that of a step."""
+    corpora: dict[str, Any]
+    """By the name of a corpus its ``loss`` and ``perplexity``."""
     seconds: float
     time: float
     attempt: int
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotLine:
+    """A copy of the state after a step, from which its checkpoint is written."""
+
+    kind: ClassVar[str] = "snapshot"
+
+    step: int
+    seconds: float = field(metadata={"key": "snapshot"})
+    """For which training waited."""
+    time: float
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class SaveLine:
-    """A checkpoint that was written after a step."""
+    """A checkpoint of a step that was committed."""
 
     kind: ClassVar[str] = "save"
 
     step: int
     seconds: float = field(metadata={"key": "save"})
-    """For which training waited."""
+    """For which training waited after the snapshot: for the end of the writing, and the commit."""
+    written: float
+    """Seconds from the beginning of the save to its commit; training may have continued."""
     bytes: int
     time: float
     attempt: int
 
 
-MetricLine = StepLine | ValidationLine | SaveLine
+@dataclass(frozen=True, slots=True)
+class KeptLine:
+    """Weights of a step that were committed to be kept, beside any checkpoint to resume from."""
+
+    kind: ClassVar[str] = "kept"
+
+    step: int
+    seconds: float = field(metadata={"key": "kept"})
+    """For which training waited."""
+    written: float
+    """Seconds from the beginning of the save to its commit; training may have continued."""
+    bytes: int
+    time: float
+    attempt: int
+
+
+MetricLine = (
+    StepLine
+    | PeriodLine
+    | SpikeLine
+    | SkipLine
+    | ValidationLine
+    | SnapshotLine
+    | SaveLine
+    | KeptLine
+)
 
 LINE_TYPES: dict[str, type[MetricLine]] = {
+    "period": PeriodLine,
+    "spike": SpikeLine,
     "loss": StepLine,
+    "skipped": SkipLine,
     "validation_loss": ValidationLine,
+    "snapshot": SnapshotLine,
     "save": SaveLine,
+    "kept": KeptLine,
 }
-"""By the key that only lines of this type have."""
+"""By the key that lines of this type have; a period has a loss too, so it is looked for first."""
 
 
 def to_json(line: MetricLine) -> dict[str, Any]:
@@ -140,8 +277,11 @@ class StepTimes:
     """Times of a training's saves and steps in seconds: the 95th percentile of each."""
 
     save_seconds: float
+    """From the beginning of a save to its commit."""
     step_seconds: float | None
     """None where it is not known."""
+    blocked_seconds: float | None = None
+    """Those of a save for which training waits; None where they are not known: then all."""
 
     @property
     def lead_seconds(self) -> int:
@@ -151,9 +291,15 @@ class StepTimes:
     @property
     def leave_seconds(self) -> float:
         """Return the seconds from a stop request to the end of the save that it causes: the step
-        in progress ends first.
+        in progress ends first, and so does a save that is written beside training.
         """
-        return SAVE_FACTOR * self.save_seconds + (self.step_seconds or 0.0)
+        beside = max(0.0, self.save_seconds - self.waited_seconds)
+        return SAVE_FACTOR * (beside + self.save_seconds) + (self.step_seconds or 0.0)
+
+    @property
+    def waited_seconds(self) -> float:
+        """Return the seconds of a save for which training waits, or all of them."""
+        return self.save_seconds if self.blocked_seconds is None else self.blocked_seconds
 
 
 @dataclass
@@ -163,7 +309,11 @@ class MetricsSummary:
     steps: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
     """Seconds of the newest steps."""
     saves: deque[float] = field(default_factory=lambda: deque(maxlen=NEWEST_SAVES))
-    """Seconds of the newest saves."""
+    """Seconds from the beginning of the newest saves to their commits."""
+    blocked: deque[float] = field(default_factory=lambda: deque(maxlen=NEWEST_SAVES))
+    """Those for which training waited."""
+    snapshot: float = 0.0
+    """Seconds of the newest snapshot."""
     longest_save: float = 0.0
     longest_validation: float = 0.0
     highest_saved: int = 0
@@ -176,9 +326,14 @@ class MetricsSummary:
                 self.steps.append(line.seconds)
             elif isinstance(line, ValidationLine):
                 self.longest_validation = max(self.longest_validation, line.seconds)
-            else:
-                self.saves.append(line.seconds)
-                self.longest_save = max(self.longest_save, line.seconds)
+            elif isinstance(line, SnapshotLine):
+                self.snapshot = line.seconds
+            elif isinstance(line, KeptLine):
+                self.longest_save = max(self.longest_save, line.written)
+            elif isinstance(line, SaveLine):
+                self.saves.append(line.written)
+                self.blocked.append(self.snapshot + line.seconds)
+                self.longest_save = max(self.longest_save, line.written)
                 self.highest_saved = max(self.highest_saved, line.step)
 
     @property
@@ -187,7 +342,9 @@ class MetricsSummary:
         if not self.saves or not self.steps:
             return None
         steps = list(self.steps)[-NEWEST_STEPS:]
-        return StepTimes(quantile(self.saves, SLOW), quantile(steps, SLOW))
+        return StepTimes(
+            quantile(self.saves, SLOW), quantile(steps, SLOW), quantile(self.blocked, SLOW)
+        )
 
 
 class MetricsReader:
@@ -216,6 +373,11 @@ def quantile(values: Iterable[float], share: float) -> float:
     return ordered[math.ceil(share * len(ordered)) - 1]
 
 
+def perplexity(loss: float) -> float:
+    """Return ``e`` to the power of a loss, at most the largest that a float64 can have."""
+    return math.exp(min(loss, 709.0))
+
+
 class CountedSteps(NamedTuple):
     """The steps that the newest attempt builds on, each once."""
 
@@ -223,25 +385,39 @@ class CountedSteps(NamedTuple):
     """By step."""
     validated: list[ValidationLine]
     """By step."""
+    periods: list[PeriodLine]
+    """By their last step."""
+    skipped: list[SkipLine]
+    """By step."""
+
+    @property
+    def last(self) -> int:
+        """Return the last step that trained or was skipped; 0 before the first."""
+        return max((lines[-1].step for lines in (self.trained, self.skipped) if lines), default=0)
 
 
 def counted_steps(lines: Iterable[MetricLine]) -> CountedSteps:
     """Drop steps that were redone, or lost when an attempt resumed from an older checkpoint.
 
-    A training step that does not follow the ones before it shows that an attempt resumed from the
-    checkpoint before that step: earlier lines of this step and of later ones do not count.
+    A step, trained or skipped, that does not follow the ones before it shows that an attempt
+    resumed from the checkpoint before that step: earlier lines of this step and of later ones do
+    not count.
 
     Args:
         lines: of a training, oldest first.
     """
-    trained: dict[int, StepLine] = {}
-    validated: dict[int, ValidationLine] = {}
+    found: dict[type[Any], dict[int, Any]] = {
+        kind: {} for kind in (StepLine, ValidationLine, PeriodLine, SkipLine)
+    }
+    last = 0
     for line in lines:
-        if isinstance(line, ValidationLine):
-            validated[line.step] = line
-        elif isinstance(line, StepLine):
-            if trained and line.step <= next(reversed(trained)):
-                trained = {step: item for step, item in trained.items() if step < line.step}
-                validated = {step: item for step, item in validated.items() if step < line.step}
-            trained[line.step] = line
-    return CountedSteps(list(trained.values()), [validated[step] for step in sorted(validated)])
+        if isinstance(line, StepLine | SkipLine):
+            if line.step <= last:
+                found = {
+                    kind: {step: item for step, item in items.items() if step < line.step}
+                    for kind, items in found.items()
+                }
+            last = line.step
+        if type(line) in found:
+            found[type(line)][line.step] = line
+    return CountedSteps(*([items[step] for step in sorted(items)] for items in found.values()))

@@ -2,7 +2,7 @@
 
 Layout (``RUN`` is the run's folder; docs/run-directory.md describes every file)::
 
-    RUN/run.json  plan.json  events.jsonl  STOP  SAVE  RESUME  lock
+    RUN/run.json  plan.json  events.jsonl  STOP  SAVE  PROFILE  RESUME  lock
     RUN/code/                                  the packages as first submitted
     RUN/code.json                              path, size and SHA-256 of each file in code/
     RUN/stages/<stage>/spec/<task>.json        jobs.contract.specs.TaskSpec
@@ -12,8 +12,9 @@ Layout (``RUN`` is the run's folder; docs/run-directory.md describes every file)
                                                rank-exit-<task>-<rank>.json; after a hang
                                                stack-dump-<task>-<node>.json and stacks
     RUN/stages/<stage>/progress/<task>.json    progress of a running task, overwritten
+    RUN/stages/<stage>/spikes/                 evidence of each spike of a training
     RUN/stages/<stage>/locks/<task>            locked while an attempt of the task runs
-    RUN/corpus  tokens  checkpoints  tensorboard  evaluations
+    RUN/corpus  tokens  checkpoints  tensorboard  profiles  evaluations
 
 ``<task>`` is the task's index, five digits, so that names sort.
 """
@@ -81,6 +82,19 @@ class RunDir:
         """Return the file whose presence requests one checkpoint from training."""
         return self.root / "SAVE"
 
+    @property
+    def profile_file(self) -> Path:
+        """Return the file that requests a profile (``jobs.runtime.profile_record``)."""
+        return self.root / "PROFILE"
+
+    def profile(self, name: str) -> Path:
+        """Return the folder of a profile's traces and records."""
+        return self.root / f"profiles/{name}"
+
+    def profile_record(self, name: str, rank: int) -> Path:
+        """Return the path of one rank's record of a profile."""
+        return self.root / f"profiles/{name}/rank-{rank:05d}.json"
+
     def is_stop_requested(self) -> bool:
         """Return whether the file STOP exists; False where the file system does not answer
         (EACCES, EIO, ESTALE), for which ``Path.exists`` raises.
@@ -137,9 +151,21 @@ class RunDir:
         """Return the path of a training stage's metrics (``jobs.contract.metrics_log``)."""
         return self.root / f"stages/{stage}/metrics.jsonl"
 
+    def sync_lock(self, stage: str, tracker: str) -> Path:
+        """Return the lock of the replay of a training's metrics into a tracker."""
+        return self.root / f"stages/{stage}/sync-{tracker}.lock"
+
+    def spikes(self, stage: str) -> Path:
+        """Return the folder of what is known of a training's spikes, one file per step."""
+        return self.root / f"stages/{stage}/spikes"
+
     def path(self, name: str) -> Path:
         """Resolve a path of a spec, relative to the run directory or absolute."""
         return self.root / name
+
+    def name_of(self, path: Path) -> str:
+        """Return the name by which ``path`` finds a file: relative if it lies in the run."""
+        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
 
     def attempts(self, stage: str) -> list[int]:
         """Return the numbers of the attempts so far, ascending; attempts count from 1."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from jobs.contract import rundir
 from jobs.contract.errors import RESUME, TaskError
 from jobs.contract.files import FORMAT, FormatError, read_json
-from jobs.contract.stage_specs import PLACE, STAGE_KINDS, TRAINING_STAGES, PretrainSpec, Spec
+from jobs.contract.stage_specs import ASIDE, STAGE_KINDS, TRAINING_STAGES, PretrainSpec, Spec
 
 DIGEST_FORMAT = 1
 """Part of every digest: another number makes all specs differ from those of earlier runs."""
@@ -54,6 +54,8 @@ class SiteSpec:
     """Slurm may requeue a job."""
     submit_from_jobs: bool = True
     """Compute nodes may call sbatch."""
+    network_interface: str = ""
+    """Of each node, on which ranks of several nodes meet; empty: that of the host's name."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ class TaskSpec:
     """
     scratch_dir: str = ""
     """Absolute path in which each attempt gets a temporary folder on its nodes; empty for none."""
+    peak_tflops: float = 0.0
+    """Dense bf16 peak of one GPU, in TFLOP/s, of which utilisation is a share; 0 where the profile
+    has none, and without GPUs."""
     leave_seconds: int = 0
     """Time for its ranks to save and exit, if longer than the supervisor's own."""
     supervision: SupervisionSpec = SupervisionSpec()
@@ -128,12 +133,12 @@ def task_from_json(data: dict[str, Any]) -> TaskSpec:
 
 def digest(value: Any) -> str:
     """Return the SHA-256 (hex) of a spec's canonical JSON; equal specs have equal digests, and so
-    have those that differ only in a place.
+    have those that differ only in what does not count.
     """
     data = value
     if dataclasses.is_dataclass(value):
-        places = {field.name for field in dataclasses.fields(value) if PLACE in field.metadata}
-        data = {name: item for name, item in to_json(value).items() if name not in places}
+        aside = {field.name for field in dataclasses.fields(value) if ASIDE in field.metadata}
+        data = {name: item for name, item in to_json(value).items() if name not in aside}
         data["format"] = DIGEST_FORMAT
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
@@ -162,7 +167,7 @@ def _convert(hint: Any, value: Any) -> Any:
             if dataclasses.is_dataclass(kind):
                 return _build(typing.cast(type[Any], kind), value)
     if typing.get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(value)
+        return tuple(_convert(typing.get_args(hint)[0], item) for item in value)
     return value
 
 
@@ -182,6 +187,12 @@ def load_task(run: rundir.RunDir, stage: str, index: int) -> TaskSpec:
         raise TaskError(str(error), f"{RESUME} writes it again") from error
     except ValueError as error:
         raise TaskError(f"{path}: {error}", f"{RESUME} writes it again") from error
+
+
+def indices(run: rundir.RunDir, stage: str) -> list[int]:
+    """Return the indices of the tasks that have a spec, in order."""
+    names = (path.stem for path in run.spec(stage, 0).parent.glob("*.json"))
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def read_task(run: rundir.RunDir, stage: str, index: int) -> TaskSpec | None:

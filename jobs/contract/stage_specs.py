@@ -6,10 +6,15 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-PLACE = "place"
-"""Key in the metadata of a field that holds where something lies that another field names: specs
-that differ only there have one digest.
+ASIDE = "aside"
+"""Key in the metadata of a field that another field decides, or that only checks use: specs that
+differ only there have one digest.
 """
+
+
+CPU_STAGE_GIB_PER_CORE = 4
+"""Memory that a stage on a CPU node requests, as far as the node has it. What a stage may do with
+memory to spare, such as verifying generations, is bounded by it, also where nothing enforces it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class VocabularySpec:
 
     base_size: int
     """Tokens of the base model; added tokens have the ids from here on."""
+    unused_rows: int
+    """Rows of the base model's embedding behind its last token; added tokens take them first."""
     added_tokens: tuple[str, ...]
     """In the order of their ids."""
     control_tokens: tuple[str, ...]
@@ -57,6 +64,16 @@ class VocabularySpec:
     """Put before each document; empty for none."""
     eos_token: str
     """Ends a generation."""
+
+    @property
+    def base_rows(self) -> int:
+        """Return the rows of the base model's embedding."""
+        return self.base_size + self.unused_rows
+
+    @property
+    def size(self) -> int:
+        """Return the tokens, added ones included."""
+        return self.base_size + len(self.added_tokens)
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,7 @@ class ModelSpec:
     head_dim: int
     seq_length: int
     vocab_size: int
-    """Rows used by the tokenizer, before padding."""
+    """Rows before padding: a row per token, and unused rows of the base model."""
     padded_vocab_size: int
     """Rows of the embedding, whatever the layout; those from ``vocab_size`` on are never scored."""
     rope_theta: float
@@ -160,6 +177,17 @@ class ModelSpec:
         """
         return self.layers * self.layer_parameters + self.embedding_parameters + self.hidden_size
 
+    def flops_per_token(self, *, attention: bool = True) -> float:
+        """Return the floating-point operations per training token: 6 N plus attention's 12 L h s.
+
+        Narayanan et al. 2021 (arXiv 2104.04473). N counts the output layer but not the embedding,
+        which is looked up; tied, they are one tensor, which counts. h is the width of the query
+        heads. What is computed again does not count, and the causal mask halves nothing.
+        """
+        looked_up = 0 if self.tied_embeddings else self.padded_vocab_size * self.hidden_size
+        scores = 12.0 * self.layers * self.attention_heads * self.head_dim * self.seq_length
+        return 6.0 * (self.parameters - looked_up) + (scores if attention else 0.0)
+
     def weights_bytes(self, precision: str) -> int:
         """Return the bytes of a checkpoint with weights alone."""
         return self.parameters * (2 if precision == "bf16" else 4)
@@ -183,6 +211,8 @@ class ParallelSpec:
     distributed_optimizer: bool
     recompute: str
     """``none``, ``selective`` or ``full`` activation recomputation."""
+    virtual: int = 1
+    """Pieces of each pipeline stage's layers in the interleaved schedule; 1 is plain 1F1B."""
 
     @property
     def world_size(self) -> int:
@@ -205,6 +235,12 @@ class OptimizerSpec:
     clip_grad: float
 
 
+TOLERANCE = 1e-4
+"""Default of the largest difference of a logit in fp32 that is accepted, as a share of the largest
+logit. The tests of Megatron-LLM accept a mean difference of 1e-3
+(epfLLM/Megatron-LLM:tests/test_llama_weights.py)."""
+
+
 @dataclass(frozen=True)
 class VerifySpec:
     """Compare the logits of imported or exported weights with those of the checkpoint."""
@@ -212,6 +248,8 @@ class VerifySpec:
     enabled: bool
     tokens: int
     """Of each text."""
+    tolerance: float = TOLERANCE
+    """Largest difference of a logit that is accepted, as a share of the largest logit."""
 
 
 @dataclass(frozen=True)
@@ -220,13 +258,80 @@ class ConvertSpec:
 
     weights: str
     """As ``model.weights`` names them: a name on the hub, or a path."""
-    folder: str = field(metadata={PLACE: True})
+    folder: str = field(metadata={ASIDE: True})
     """Absolute path of the folder with ``config.json`` and safetensors."""
     model: ModelSpec
     tokenizer: TokenizerRef
     checkpoint_dir: str
     """Relative: ``checkpoints``."""
     verify: VerifySpec
+
+
+INDEXED_AT_START = 1 << 20
+"""Sequences of a training whose samples rank 0 lays out at the start, in 1 to 4 s (measured); those
+of a longer training are laid out by the stage ``index``."""
+
+WARN, SKIP, REWIND = "warn", "skip", "rewind"
+"""Policies about spikes of the loss or the gradient norm."""
+
+BY_TOKENS = "tokens"
+"""The average loss that no layout and no micro-batch size changes."""
+
+OWN_RUN = "."
+"""The run itself, as an entry of a corpus's data."""
+MAIN_CORPUS = "corpus"
+"""Name of the corpus that the run itself curates, or that stands in its place."""
+
+
+@dataclass(frozen=True)
+class CorpusSpec:
+    """Documents that are trained on under one name."""
+
+    name: str
+    data: tuple[str, ...]
+    """Directories of runs, ``.`` for this one, whose training shards are taken, by their records;
+    and indexed datasets without suffix. Empty datasets are skipped."""
+    validation_data: tuple[str, ...] = ()
+    """The same for validation."""
+
+
+@dataclass(frozen=True)
+class CorpusWeight:
+    """The weight of a corpus in a mixture."""
+
+    corpus: str
+    weight: float
+    """Above 0; only ratios count."""
+
+
+LINEAR = "linear"
+
+
+@dataclass(frozen=True)
+class TailSpec:
+    """The end of the learning rate's schedule, from the start of a phase to the target step."""
+
+    learning_rate: float
+    """At the target."""
+    shape: str
+    """``linear`` or ``cosine``."""
+
+
+@dataclass(frozen=True)
+class PhaseSpec:
+    """A stretch of the training with one mixture, up to the next phase."""
+
+    from_tokens: int
+    """Tokens trained on before it, rounded up to whole steps."""
+    by: str
+    """What weights count: ``tokens``, ``documents`` or ``epochs`` of their corpora."""
+    weights: tuple[CorpusWeight, ...]
+    tail: TailSpec | None = None
+    """Replaces the rest of the schedule; None leaves it as it is."""
+
+
+WHOLE = PhaseSpec(0, "epochs", (CorpusWeight(MAIN_CORPUS, 1.0),))
+"""The mixture of a training on one corpus."""
 
 
 @dataclass(frozen=True)
@@ -241,9 +346,7 @@ class PretrainSpec:
     """``bf16`` or ``fp32``."""
     weights: str
     """``random``, or the base model that the stage ``convert`` brought in as step 0."""
-    train_prefixes: tuple[str, ...]
-    """Indexed datasets without suffix, each weighted by its token count; empty ones are skipped."""
-    validation_prefixes: tuple[str, ...]
+    corpora: tuple[CorpusSpec, ...]
     tokenizer: TokenizerRef
     micro_batch_size: int
     global_batch_size: int
@@ -251,7 +354,7 @@ class PretrainSpec:
     optimizer: OptimizerSpec
     seed: int
     validation_interval: int
-    """Steps between validations; 0 turns them off (a last one still runs at the end)."""
+    """Steps between validations; 0 validates at the end only."""
     validation_batches: int
     """Global batches per validation."""
     save_interval: int
@@ -263,8 +366,77 @@ class PretrainSpec:
     """Relative: ``checkpoints``."""
     tensorboard_dir: str
     """Relative: ``tensorboard``."""
-    cache_dir: str
-    """Relative: ``tokens/cache``, for GPTDataset's index files."""
+    index_dir: str
+    """Relative: ``tokens/index``, the epochs that the stage ``index`` laid out."""
+    keep_steps: tuple[int, ...] = ()
+    """Steps at which a checkpoint is saved that is never deleted, ascending."""
+    skip_steps: tuple[int, ...] = ()
+    """Steps whose batches are not trained on, ascending."""
+    keep_weights_only: bool = False
+    """Of these steps weights alone are kept, from which no training resumes."""
+    async_save: bool = True
+    """Threads write checkpoints from a copy in host memory while training continues."""
+    loss_average: str = BY_TOKENS
+    """``tokens``: over the scored tokens of a global batch; ``micro-batches``: over its
+    micro-batches, each the average over its own scored tokens.
+    """
+    reset_attention_mask: bool = False
+    """No attention from one document to another."""
+    reset_position_ids: bool = False
+    """Positions count from the start of each document."""
+    eod_mask_loss: bool = False
+    """The token after the end of a document is not scored."""
+    spike_policy: str = WARN
+    """``warn`` trains a step whose loss or gradient norm spikes; ``skip`` leaves its update out;
+    ``rewind`` returns to the newest checkpoint and skips the steps up to the spike."""
+    spike_window: int = 128
+    """Steps that trained last, with which a step is compared; before there are as many, none is."""
+    spike_deviations: float = 7.0
+    """A loss spikes that is as many robust standard deviations above the median of the window."""
+    spike_norm_factor: float = 10.0
+    """A gradient norm spikes that is as many times the median of the window."""
+    spike_rewind_steps: int = 200
+    """Most steps that a rewind skips, the spike's last."""
+    max_epochs: float | None = None
+    """How often the training may read a corpus; None for any number of times."""
+    phases: tuple[PhaseSpec, ...] = (WHOLE,)
+    """In their order; the first begins with the training."""
+    deterministic: bool = False
+    """Every library chooses algorithms whose results are bit-equal when repeated."""
+
+    def first_step(self, phase: PhaseSpec) -> int:
+        """Return the steps before a phase."""
+        return -(-phase.from_tokens // (self.global_batch_size * self.model.seq_length))
+
+    @property
+    def sequences(self) -> int:
+        """Return the sequences of the whole training."""
+        return self.train_steps * self.global_batch_size
+
+    @property
+    def order(self) -> dict[str, Any]:
+        """Return the settings that decide, with the tokens, which samples are read, and in which
+        order.
+        """
+        return {
+            "corpora": [asdict(corpus) for corpus in self.corpora],
+            "phases": [asdict(phase) for phase in self.phases],
+            "seq_length": self.model.seq_length,
+            "samples": self.sequences,
+            "validation_samples": self.validation_batches * self.global_batch_size,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class IndexSpec:
+    """Check the tokens of a training, and lay out its samples in their order."""
+
+    order: dict[str, Any]
+    """``PretrainSpec.order`` of the training."""
+    training: PretrainSpec = field(metadata={ASIDE: True})
+    output_dir: str
+    """Relative: ``tokens/index``."""
 
 
 @dataclass(frozen=True)
@@ -323,7 +495,44 @@ class ExportSpec:
     verify: VerifySpec
 
 
-Spec = CurateSpec | TokenizeSpec | ConvertSpec | PretrainSpec | EvaluateSpec | ExportSpec
+@dataclass(frozen=True)
+class SelftestSpec:
+    """Measure on a cluster's nodes what a plan and the documentation claim of training."""
+
+    training: PretrainSpec
+    """The training whose memory and step time are measured; all trials have its device, precision
+    and ranks.
+    """
+    steps: int
+    """Of each small training that is compared with another; half of them precede a resume."""
+    output_dir: str
+    """Relative: ``selftest``. Holds ``results.json``."""
+
+
+Spec = (
+    CurateSpec
+    | TokenizeSpec
+    | IndexSpec
+    | ConvertSpec
+    | PretrainSpec
+    | EvaluateSpec
+    | ExportSpec
+    | SelftestSpec
+)
+
+
+def early_step(spec: Spec) -> int | None:
+    """Return the step of a checkpoint that a task needs and that training saves before its end; no
+    step for a task that waits for whole stages.
+
+    An evaluation of step 0 waits with that of the last step, beside which its score is read.
+    """
+    if not isinstance(spec, EvaluateSpec | ExportSpec) or spec.checkpoint == "last":
+        return None
+    step = 0 if spec.checkpoint == "first" else int(spec.checkpoint)
+    if isinstance(spec, EvaluateSpec) and not step:
+        return None
+    return step if step < spec.target_step else None
 
 
 @dataclass(frozen=True)
@@ -345,18 +554,23 @@ class StageKind:
     """Its ranks poll the file STOP."""
     computes: bool = False
     """Runs on GPUs where the cluster has them."""
+    piped: bool = True
+    """Part of the pipeline; another one has a command of its own."""
 
+
+SELFTEST = "selftest"
 
 STAGE_KINDS: dict[str, StageKind] = {
     "curate": StageKind(CurateSpec, "jobs.stages.curate", ()),
     "tokenize": StageKind(
         TokenizeSpec, "jobs.stages.tokenize_corpus", ("curate",), reads_tokenizer=True
     ),
+    "index": StageKind(IndexSpec, "jobs.stages.index", ("tokenize",)),
     "convert": StageKind(ConvertSpec, "jobs.stages.convert", (), reads_tokenizer=True),
     "pretrain": StageKind(
         PretrainSpec,
         "jobs.stages.pretrain",
-        ("tokenize", "convert"),
+        ("tokenize", "index", "convert"),
         trains=True,
         reads_tokenizer=True,
         polls_stop=True,
@@ -377,16 +591,23 @@ STAGE_KINDS: dict[str, StageKind] = {
         after_if_planned=("evaluate",),
         reads_tokenizer=True,
     ),
+    SELFTEST: StageKind(SelftestSpec, "jobs.stages.selftest", (), computes=True, piped=False),
 }
 """Every stage, in pipeline order. A new stage is a row here and a builder in
 ``meditron_cli.plan.stages``.
 """
 
 STAGES = tuple(STAGE_KINDS)
+PIPELINE_STAGES = tuple(name for name, kind in STAGE_KINDS.items() if kind.piped)
 TRAINING_STAGES = tuple(name for name, kind in STAGE_KINDS.items() if kind.trains)
 TOKENIZER_STAGES = tuple(name for name, kind in STAGE_KINDS.items() if kind.reads_tokenizer)
 SAVING_STAGES = tuple(name for name, kind in STAGE_KINDS.items() if kind.polls_stop)
 COMPUTING_STAGES = tuple(name for name, kind in STAGE_KINDS.items() if kind.computes)
+
+READING_STAGES = tuple(
+    name for name, kind in STAGE_KINDS.items() if kind.spec in (EvaluateSpec, ExportSpec)
+)
+"""Each of their tasks reads one checkpoint."""
 
 
 def training_stage(stages: Iterable[str]) -> str | None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from jobs.contract.errors import TaskError
-from jobs.contract.stage_specs import ModelSpec, TokenizerRef
+from jobs.contract.stage_specs import ModelSpec, TokenizerRef, VocabularySpec
 from jobs.conversion import hf_config, hf_reader, weight_map
 from jobs.data import base_tokenizer, tokenizer_file
 
@@ -28,24 +28,28 @@ def stated_license(path: Path) -> str:
     return stated[1] if stated else ""
 
 
-def require_importable(path: Path, model: ModelSpec, base: int) -> hf_reader.Folder:
+def require_importable(
+    path: Path, model: ModelSpec, vocabulary: VocabularySpec
+) -> hf_reader.Folder:
     """Return a folder if it holds a run's model, whole.
 
     Args:
         path: the folder.
         model: of the run.
-        base: rows of the run's vocabulary without added tokens.
+        vocabulary: of the run.
 
     Raises:
         TaskError: it does not; the first reason.
     """
     folder = hf_reader.open_folder(path)
-    different = list(hf_config.differences(hf_reader.describe(folder), model, base))
+    described, base = hf_reader.describe(folder), vocabulary.base_rows
+    different = list(hf_config.differences(described, model, base))
     if different:
-        raise TaskError(
-            f"{path} holds another model than this run's: {'; '.join(different)}",
-            "name the folder of this model (model.weights), or the size of that one (--size)",
-        )
+        hint = f"{hf_reader.ANOTHER}, and `meditron submit --help` how to name a size"
+        rows = int(described.architecture["vocab_size"])
+        if len(different) == 1 and rows > base:
+            hint = tokenizer_file.unused_rows_hint(rows, vocabulary.base_size, vocabulary)
+        raise TaskError(f"{path} holds another model than this run's: {'; '.join(different)}", hint)
     expected = weight_map.folder_shapes(model, base)
     problem = hf_reader.account(folder, expected, tied=model.tied_embeddings)
     if problem:

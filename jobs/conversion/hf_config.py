@@ -8,7 +8,7 @@ gives both.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -146,7 +146,7 @@ def differences(described: Described, spec: ModelSpec, base: int) -> Iterator[st
     Args:
         described: of the folder.
         spec: of the run.
-        base: rows of the run's vocabulary without added tokens.
+        base: rows that the run expects of its base model.
     """
     for name, value in described.architecture.items():
         own = base if name == "vocab_size" else getattr(spec, name)
@@ -242,7 +242,8 @@ def _number(config: Mapping[str, Any], name: str, default: float | None = None) 
         Unsupported: it is missing and has no default, or is something else.
     """
     value = _or_default(config, name, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+    most = sys.float_info.max  # a whole number in JSON may be larger
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= most:
         raise Unsupported(f"{name} is {_shown(value)}, not a number above zero")
     return float(value)
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.contract import base_folder
 from jobs.contract.errors import TaskError
+from jobs.contract.files import parse_json
 from jobs.conversion import hf_config, weight_map
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ PAGES = (b"<!doctype", b"<html", b"access to model", b"invalid username", b"repo
 """Beginnings, in lower case, of what a hub sends instead of a file."""
 
 NOT_THE_FORMAT = (
-    ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError
+    ValueError, LookupError, TypeError, AttributeError, OverflowError
 )  # fmt: skip
 """Of reading JSON that has another content, or objects too deep in one another."""
 
@@ -111,7 +112,8 @@ def open_folder(path: Path) -> Folder:
     return Folder(path, config, tensors, tuple(files))
 
 
-DOWNLOAD = "download the folder again, or name another one: model.weights"
+ANOTHER = "`meditron explain model.weights` explains how to name another folder"
+DOWNLOAD = f"`meditron fetch --help` explains how to download it again; {ANOTHER}"
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -122,19 +124,19 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     file = path / CONFIG
     if not path.is_dir():
-        raise TaskError(f"{path}: no folder of weights is there", "set model.weights to one")
+        raise TaskError(f"{path}: no folder of weights is there", ANOTHER)
     if _is_original(path):
         raise TaskError(
             f"{path}: the weights are in Meta's own format (consolidated.*.pth), not safetensors",
-            "download the model whose name ends in -hf, and name its folder: model.weights",
+            f"download the model whose name ends in -hf; {ANOTHER}",
         )
     try:
-        value = json.loads(file.read_bytes())
+        value = parse_json(file.read_bytes())
     except FileNotFoundError as error:
         raise TaskError(f"{path} has no {CONFIG}", DOWNLOAD) from error
     except OSError as error:
         raise unreadable(file, error) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise TaskError(f"{file} is not JSON{_instead(file)}", DOWNLOAD) from error
     if not isinstance(value, dict):
         raise TaskError(f"{file} is not an object of JSON", DOWNLOAD)
@@ -156,7 +158,7 @@ def describe(folder: Folder) -> hf_config.Described:
     except hf_config.Unsupported as error:
         raise TaskError(
             f"{folder.path / CONFIG}: {error}",
-            "name the folder of a supported model: model.weights",
+            ANOTHER,
         ) from error
 
 
@@ -178,7 +180,7 @@ def _files(path: Path) -> tuple[list[Path], dict[str, str] | None]:
     if not index.exists():
         raise _no_safetensors(path)
     try:
-        names = json.loads(index.read_bytes())["weight_map"]
+        names = parse_json(index.read_bytes())["weight_map"]
         found = {str(name): str(file) for name, file in names.items()}
     except OSError as error:
         raise unreadable(index, error) from error
@@ -218,7 +220,7 @@ def read_header(file: Path) -> list[StoredTensor]:
             length = int.from_bytes(stream.read(8), "little")
             if not 2 <= length <= min(LARGEST_HEADER, max(size - 8, 0)):
                 raise ValueError("no header")
-            header = json.loads(stream.read(length))
+            header = parse_json(stream.read(length))
             header.pop("__metadata__", None)
             placed = [_tensor(file, length + 8, *item) for item in header.items()]
     except OSError as error:
@@ -236,7 +238,7 @@ def _tensor(file: Path, begin: int, name: str, entry: Mapping[str, Any]) -> Stor
         raise TaskError(
             f"{file}: {name} has the type {kind}; weights of type {', '.join(ELEMENT_BYTES)} are "
             "imported",
-            "name the folder of a model that is not quantised: model.weights",
+            ANOTHER,
         )
     tensor = StoredTensor(name, file, kind, shape, begin + int(start))
     if tensor.bytes != stop - start:

@@ -1,9 +1,11 @@
-"""Write weights as sharded safetensors, one tensor at a time, with their index.
+"""Write weights as sharded safetensors, several files side by side, with their index.
 
-Memory holds one tensor. A file of the format (huggingface/safetensors, README.md, "Format") is the
-length of its header in eight bytes, little-endian; the header, JSON, filled up with spaces to a
-multiple of eight; then the tensors back to back, in the order of their offsets. The names of the
-files and the index are those that transformers reads.
+Each thread writes one file, and holds the block of rows that it writes: read from a checkpoint, a
+stored chunk, and while it is read twice that, times the number of threads. A file of the format
+(huggingface/safetensors, README.md, "Format") is the length of its header in eight bytes,
+little-endian; the header, JSON, filled up with spaces to a multiple of eight; then the tensors back
+to back, in the order of their offsets. The names of the files and the index are those that
+transformers reads.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.contract.files import write_bytes
+from jobs.runtime.storage import begin_writeback
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +35,7 @@ DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 """Types of values by their name in a header: their names in torch and in ``config.json``."""
 VALUE_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 
-BLOCK_BYTES = 1 << 24
+BLOCK_BYTES = 1 << 22
 """Bytes between two reports of progress."""
 
 
@@ -53,6 +57,10 @@ class Tensor:
     def bytes(self) -> int:
         """Return the size of the values."""
         return self.parameters * VALUE_BYTES[self.dtype]
+
+
+Values = Callable[[Sequence[Tensor]], Iterable[tuple[str, "torch.Tensor"]]]
+"""Yields the values of tensors."""
 
 
 class Shard(NamedTuple):
@@ -117,16 +125,20 @@ def index(shards: Sequence[Shard]) -> dict[str, Any]:
 def write(
     folder: Path,
     shards: Sequence[Shard],
-    values: Iterable[tuple[str, torch.Tensor]],
+    values: Values,
     report: Callable[[int], None],
+    threads: int = 1,
 ) -> dict[str, dict[str, Any]]:
     """Write all files of weights into a folder, and the index where there are several.
 
     Args:
         folder: exists, and holds none of these files.
         shards: the result of ``divide``.
-        values: name and values of each tensor, in the order of ``shards``, on the CPU.
-        report: called with the bytes written since the last call; it may raise.
+        values: yields name and values of tensors, in their order, on the CPU; of one tensor in any
+            number of blocks of rows. Called per file, in the thread that writes it.
+        report: called with the bytes written since the last call, by one thread at a time; it may
+            raise.
+        threads: files that are written side by side, at most.
 
     Returns:
         ``bytes`` and ``sha256`` of each file.
@@ -135,15 +147,34 @@ def write(
         OSError: a file cannot be written.
         ValueError: the values are not those of ``shards``.
     """
-    source = iter(values)
-    files = {}
-    with ThreadPoolExecutor(1) as hasher:
-        for shard in shards:
-            files[shard.name] = _write_shard(folder / shard.name, shard, source, hasher, report)
+    lock, failed = threading.Lock(), threading.Event()
+
+    def count(written: int) -> None:
+        if failed.is_set():
+            raise _Abandoned
+        with lock:
+            report(written)
+
+    with ThreadPoolExecutor(threads) as pool:
+        futures = {
+            pool.submit(_write_shard, folder / shard.name, shard, values, count): shard.name
+            for shard in shards
+        }
+        try:
+            found = {futures[future]: future.result() for future in as_completed(futures)}
+        except BaseException:
+            failed.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    files = {shard.name: found[shard.name] for shard in shards}
     if len(shards) > 1:
         text = json.dumps(index(shards), indent=2).encode() + b"\n"
         files[INDEX] = write_file(folder / INDEX, text)
     return files
+
+
+class _Abandoned(Exception):
+    """The end of a file's thread, since another one failed."""
 
 
 def write_file(path: Path, content: bytes) -> dict[str, Any]:
@@ -158,40 +189,41 @@ def write_json_file(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_shard(
-    path: Path,
-    shard: Shard,
-    source: Any,
-    hasher: ThreadPoolExecutor,
-    report: Callable[[int], None],
+    path: Path, shard: Shard, values: Values, report: Callable[[int], None]
 ) -> dict[str, Any]:
-    """Write one file; the digest of a block is computed while the block is written."""
-    digest = hashlib.sha256()
+    """Write one file; digest each block as it is written."""
+    digest, source = hashlib.sha256(), iter(values(shard.tensors))
     with path.open("xb", buffering=0) as file:
 
-        def put(block: memoryview) -> None:
-            hashed = hasher.submit(digest.update, block)
-            rest = block
-            while rest:
-                rest = rest[file.write(rest) or 0 :]
-            hashed.result()
-            report(len(block))
+        def put(content: memoryview) -> None:
+            for start in range(0, len(content), BLOCK_BYTES):
+                block = rest = content[start : start + BLOCK_BYTES]
+                digest.update(block)
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
+                begin_writeback(file.fileno(), file.tell() - len(block), len(block))
+                report(len(block))
 
         put(memoryview(shard.header))
         for tensor in shard.tensors:
-            content = _content(tensor, next(source, None))
-            for start in range(0, len(content), BLOCK_BYTES):
-                put(content[start : start + BLOCK_BYTES])
+            for content in _contents(tensor, source):
+                put(content)
         os.fsync(file.fileno())
     return {"bytes": shard.bytes, "sha256": digest.hexdigest()}
 
 
-def _content(tensor: Tensor, item: tuple[str, torch.Tensor] | None) -> memoryview:
-    """Return the bytes of a tensor, little-endian, after a check that it is the described one."""
+def _contents(tensor: Tensor, source: Iterator[tuple[str, torch.Tensor]]) -> Iterator[memoryview]:
+    """Yield the bytes of a tensor, little-endian, block by block, after a check of each that it is
+    of the described one.
+    """
     import torch
 
-    if item is None or item[0] != tensor.name or tuple(item[1].shape) != tensor.shape:
-        found = f"{item[0]} {tuple(item[1].shape)}" if item else "nothing"
-        raise ValueError(f"{tensor.name} {tensor.shape} was to be written, not {found}")
-    values = item[1].detach().to(getattr(torch, DTYPES[tensor.dtype])).contiguous()
-    content: Any = values.flatten().view(torch.uint8).numpy()
-    return memoryview(content)
+    kind, rows = getattr(torch, DTYPES[tensor.dtype]), 0
+    while rows < tensor.shape[0]:
+        name, block = next(source, ("nothing", torch.empty(0)))
+        rows += len(block)
+        if name != tensor.name or block.shape[1:] != tensor.shape[1:] or rows > tensor.shape[0]:
+            found = f"{name} {tuple(block.shape)}"
+            raise ValueError(f"{tensor.name} {tensor.shape} was to be written, not {found}")
+        content: Any = block.detach().to(kind).contiguous().flatten().view(torch.uint8).numpy()
+        yield memoryview(content)

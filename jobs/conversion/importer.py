@@ -129,12 +129,15 @@ class Importer:
         record = self._read_record(unit)
         if record is None or record.get("identity") != _jsonable(self._identity):
             return None
-        items = tuple(
-            Item(
-                item["key"], tuple(item["offset"]), tuple(item["shape"]), Part(**item["part"])
-            )
-            for item in record["items"]
-        )  # fmt: skip
+        try:
+            items = tuple(
+                Item(
+                    item["key"], tuple(item["offset"]), tuple(item["shape"]), Part(**item["part"])
+                )
+                for item in record["items"]
+            )  # fmt: skip
+        except (LookupError, TypeError):  # of another version
+            return None
         file = WrittenFile(unit.name, items)
         path = self._target / unit.name
         if not path.is_file() or path.stat().st_size != parts.size(file.parts):

@@ -93,6 +93,8 @@ class CardInput:
     """By the name of what was digested; an empty one was not recorded."""
     verify_command: str
     """Typed in the folder of the export."""
+    replaced: str = ""
+    """Part of the tokenizer that transformers 5 replaces, if any."""
 
 
 def render(card: CardInput) -> str:
@@ -166,11 +168,20 @@ def introduction(card: CardInput) -> str:
 
 def use(card: CardInput) -> str:
     """Return a program that prints an answer, and what ends a generation."""
-    vocabulary = card.vocabulary
+    vocabulary, program, note = card.vocabulary, USE, ""
     first = f"`{vocabulary.bos_token}`" if vocabulary.bos_token else "no token"
+    if card.replaced:
+        program = program.replace("AutoTokenizer", "PreTrainedTokenizerFast")
+        note = (
+            "`AutoTokenizer` of transformers 5 replaces the tokenizer's "
+            f"`{card.replaced}` for this type of model, and gives other ids than in training: use "
+            "`PreTrainedTokenizerFast`, as above. For programs that take `AutoTokenizer`, copy "
+            "`tokenizer.json`, `tokenizer_config.json` and `special_tokens_map.json` to a folder "
+            "of their own, and name it as the tokenizer.\n\n"
+        )
     return (
         "Give the model text to continue. One worked example shows it the pattern:\n\n"
-        f"```python\n{USE}```\n\n"
+        f"```python\n{program}```\n\n{note}"
         f"A generation ends with `{vocabulary.eos_token}`, the end of a document in training is "
         f"`{vocabulary.eod_token}`, and {first} precedes a text. At temperature 0 a base model may "
         "repeat itself; cut its answer at the first line break, as above."
@@ -190,7 +201,9 @@ def model_rows(card: CardInput) -> Iterator[tuple[str, str]]:
     yield "layers, width, feed-forward", f"{model.layers}, {widths}"
     yield "query heads, key-value heads", f"{model.attention_heads}, {model.kv_heads}"
     yield "sequence length in training", f"{model.seq_length:,}"
-    yield "vocabulary", f"{model.vocab_size:,} tokens, {len(card.vocabulary.added_tokens)} added"
+    tokens = f"{card.vocabulary.size:,} tokens, {len(card.vocabulary.added_tokens)} added"
+    unused = model.vocab_size - card.vocabulary.size
+    yield "vocabulary", tokens + (f"; {unused} rows behind them are unused" if unused else "")
 
 
 def data_rows(corpus: Corpus | None, card: CardInput) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,7 @@ A record that is missing or damaged gives None, which the card shows as not reco
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -14,12 +14,8 @@ from jobs.contract import done_markers, specs
 from jobs.contract.files import read_small
 from jobs.contract.metrics_log import MetricsLog, counted_steps
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import (
-    TRAINING_STAGES,
-    CurateSpec,
-    PretrainSpec,
-    TokenizeSpec,
-)
+from jobs.contract.stage_specs import OWN_RUN, TRAINING_STAGES, CurateSpec, PretrainSpec
+from jobs.data import corpora
 
 AVERAGED_STEPS = 100
 """Newest training steps whose mean loss the card gives; single steps vary."""
@@ -108,35 +104,25 @@ def training_spec(run: RunDir) -> PretrainSpec | None:
 
 
 def corpus(run: RunDir, training: PretrainSpec | None) -> Corpus | None:
-    """Return the training data: the run's own, or the indexed datasets that its training names."""
-    if training and training.train_prefixes and training.train_prefixes[0].startswith("/"):
-        return Corpus(tuple(PurePath(prefix).name for prefix in training.train_prefixes))
+    """Return the training data: the run's own documents, and the runs and indexed datasets that its
+    training names.
+    """
+    named = [path for item in training.corpora for path in item.data] if training else [OWN_RUN]
+    elsewhere = tuple(PurePath(path).name for path in named if path != OWN_RUN)
+    sizes = corpora.sizes(run, training) if training else None
+    tokens = sum(size.tokens for size in sizes.values()) if sizes else None
+    if OWN_RUN not in named:
+        return Corpus(elsewhere, tokens=tokens)
     task = specs.read_task(run, "curate", 0)
     if task is None or not isinstance(task.spec, CurateSpec):
         return None
     summary = summary_of(run, "curate", 0)
     return Corpus(
-        sources=tuple(PurePath(source).name for source in task.spec.sources),
-        documents=summary.get("train"),
-        validation_documents=summary.get("validation"),
-        tokens=training_tokens(run, training.train_prefixes if training else ()),
+        sources=(*(PurePath(source).name for source in task.spec.sources), *elsewhere),
+        documents=None if elsewhere else summary.get("train"),
+        validation_documents=None if elsewhere else summary.get("validation"),
+        tokens=tokens,
     )
-
-
-def training_tokens(run: RunDir, prefixes: Sequence[str]) -> int | None:
-    """Return the tokens in datasets that the run tokenized; None where a record is missing."""
-    wanted, total = set(prefixes), 0
-    for index in range(len(list(run.stage("tokenize").glob("spec/*.json")))):
-        task = specs.read_task(run, "tokenize", index)
-        if task is None or not isinstance(task.spec, TokenizeSpec):
-            return None
-        if task.spec.output_prefix in wanted:
-            tokens = summary_of(run, "tokenize", index).get("tokens")
-            if not isinstance(tokens, int):
-                return None
-            total += tokens
-            wanted.remove(task.spec.output_prefix)
-    return total if prefixes and not wanted else None
 
 
 def summary_of(run: RunDir, stage: str, index: int) -> Mapping[str, Any]:

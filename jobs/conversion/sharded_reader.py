@@ -8,16 +8,15 @@ its digest first, and only classes that such an index consists of are built from
 from __future__ import annotations
 
 import io
-import math
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.checkpoints import manifest, parts
-from jobs.checkpoints.parts import AlteredPart, Part, Parts
+from jobs.checkpoints.parts import AlteredPart, Content, Part, Parts
 from jobs.contract.errors import FAILED, RESUME, TaskError
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class ShardedReader:
         """Of all files so far."""
         self._files = _guarded(path, lambda: manifest.manifest(path))
         content = self._read(METADATA, 0, self._files.get(METADATA, ()))
-        index = _guarded(path, lambda: _Index(io.BytesIO(content)).load())
+        index = _guarded(path, lambda: _Index(io.BufferedReader(content)).load())
         self.tensors: dict[str, TensorEntry] = {}
         self._places: dict[str, list[_Place]] = {}
         self._place(index)
@@ -93,12 +92,16 @@ class ShardedReader:
                 _Place(offset, shape, info.relative_path, info.offset, part)
             )
 
-    def read(self, key: str, layer: int | None = None) -> torch.Tensor:
+    def read(
+        self, key: str, layer: int | None = None, rows: tuple[int, int] | None = None
+    ) -> torch.Tensor:
         """Return a tensor in the type it is stored in.
 
         Args:
             key: megatron.core's, as in ``tensors``.
             layer: index of the first axis, which the result then lacks; None reads the whole.
+            rows: the first, and the one behind the last, of the first axis that the result has;
+                None reads all.
 
         Raises:
             KeyError: the checkpoint has no such tensor.
@@ -106,51 +109,89 @@ class ShardedReader:
         """
         import torch
 
-        entry = self.tensors[key]
-        shape = entry.shape if layer is None else entry.shape[1:]
-        result = torch.empty(shape, dtype=entry.dtype)
+        axis, whole = int(layer is not None), self._shape(key, layer)
+        rows = rows or (0, whole[0])
+        first, shape = rows[0], (rows[1] - rows[0], *whole[1:])
+        result = torch.empty(shape, dtype=self.tensors[key].dtype)
         filled = 0
-        for place in self._places[key]:
-            offset, length = place.offset, place.shape
-            if layer is not None:
-                if not offset[0] <= layer < offset[0] + length[0]:
-                    continue
-                offset, length = offset[1:], length[1:]
-            chunk = self._chunk(key, place)
-            if layer is not None:
-                chunk = chunk[layer - place.offset[0]]
-            where = tuple(
-                slice(start, start + count) for start, count in zip(offset, length, strict=True)
-            )
-            result[where] = chunk
-            filled += math.prod(length)
+        for place in self._overlapping(key, layer, rows):
+            start, share = self._share(key, place, layer, rows)
+            offset = (start - first, *place.offset[axis + 1 :])
+            ends = zip(offset, share.shape, strict=True)
+            result[tuple(slice(begin, begin + count) for begin, count in ends)] = share
+            filled += share.numel()
         if filled != result.numel():
             raise _damaged(self._path, f"{key} is incomplete")
         return result
 
-    def _chunk(self, key: str, place: _Place) -> torch.Tensor:
-        import torch
+    def blocks(self, key: str, layer: int | None, rows: tuple[int, int]) -> Iterator[torch.Tensor]:
+        """Yield rows of a tensor in order: chunk by chunk, or all at once where a chunk holds a
+        part of a row.
 
+        Args:
+            key: as in ``read``.
+            layer: as in ``read``.
+            rows: as in ``read``.
+
+        Raises:
+            KeyError, TaskError: as in ``read``.
+        """
+        inner, axis = self._shape(key, layer)[1:], int(layer is not None)
+        places = self._overlapping(key, layer, rows)
+        if any(place.shape[axis + 1 :] != inner for place in places):
+            yield self.read(key, layer, rows)
+            return
+        following, last = rows
+        for place in places:
+            start, share = self._share(key, place, layer, rows)
+            if start != following:
+                break
+            following += len(share)
+            yield share
+        if following != last:
+            raise _damaged(self._path, f"{key} is incomplete")
+
+    def _shape(self, key: str, layer: int | None) -> tuple[int, ...]:
+        return self.tensors[key].shape[int(layer is not None) :]
+
+    def _overlapping(self, key: str, layer: int | None, rows: tuple[int, int]) -> list[_Place]:
+        """Return the chunks with some of these rows, in their order."""
+        axis, (first, last) = int(layer is not None), rows
+        found = [
+            place
+            for place in self._places[key]
+            if (layer is None or 0 <= layer - place.offset[0] < place.shape[0])
+            and place.offset[axis] < last
+            and place.offset[axis] + place.shape[axis] > first
+        ]
+        return sorted(found, key=lambda place: place.offset[axis])
+
+    def _share(
+        self, key: str, place: _Place, layer: int | None, rows: tuple[int, int]
+    ) -> tuple[int, torch.Tensor]:
+        """Return the first of the rows that a chunk has, and their values."""
+        axis = int(layer is not None)
+        begin, chunk = place.offset[axis], self._chunk(key, place)
+        if layer is not None:
+            chunk = chunk[layer - place.offset[0]]
+        start, stop = max(begin, rows[0]), min(begin + place.shape[axis], rows[1])
+        return start, chunk[start - begin : stop - begin]
+
+    def _chunk(self, key: str, place: _Place) -> torch.Tensor:
         content = self._read(place.file, place.start, (place.part,))
-        tensor: torch.Tensor = torch.load(io.BytesIO(content), weights_only=True)
+        tensor = content.tensor()
         if tuple(tensor.shape) != place.shape:
             raise _damaged(self._path, f"{key} in {place.file} has the shape {tensor.shape}")
         return tensor
 
-    def _read(self, name: str, start: int, its_parts: Parts) -> bytearray:
-        """Return the bytes of one part of a file."""
+    def _read(self, name: str, start: int, its_parts: Parts) -> Content:
+        """Return the bytes of one part of a file, as a file."""
         if len(its_parts) != 1:
             raise _damaged(self._path, f"{manifest.MANIFEST} does not list {name}")
         (part,) = its_parts
-        content = bytearray(part.bytes)
-
-        def read() -> bool:
-            with (self._path / name).open("rb") as file:
-                file.seek(start)
-                return parts.read_part(file, part, memoryview(content), self._beat)
-
-        if not _guarded(self._path, read):
-            raise _damaged(self._path, str(AlteredPart(name)))
+        content: Content = _guarded(
+            self._path, lambda: parts.read_part(self._path / name, start, part, self._beat)
+        )
         with self._lock:
             self.bytes_read += part.bytes
         return content
@@ -165,6 +206,13 @@ def _starts(its_parts: Parts) -> dict[int, Part]:
     return found
 
 
+_DAMAGE = (
+    *(AlteredPart, FileNotFoundError, EOFError),
+    *(pickle.UnpicklingError, ValueError, LookupError),
+)
+"""Errors of reading that the checkpoint's own content explains."""
+
+
 def _guarded(path: Path, read: Callable[[], Any]) -> Any:
     """Call a function that reads files of a checkpoint.
 
@@ -173,7 +221,7 @@ def _guarded(path: Path, read: Callable[[], Any]) -> Any:
     """
     try:
         return read()
-    except (FileNotFoundError, EOFError, pickle.UnpicklingError, ValueError, LookupError) as error:
+    except _DAMAGE as error:
         raise _damaged(path, str(error)) from error
     except OSError as error:
         raise TaskError(

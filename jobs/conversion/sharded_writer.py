@@ -8,7 +8,6 @@ pickled index of chunks and of their places in the files. megatron.core 0.16.1 a
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -16,10 +15,12 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
+from jobs.checkpoints import parts
 from jobs.checkpoints.parts import Part, Parts
 from jobs.contract.files import fsync_folder, write_bytes
+from jobs.runtime.storage import begin_writeback
 
 if TYPE_CHECKING:
     import torch
@@ -84,10 +85,12 @@ def write_file(
     try:
         with part.open("wb") as file:
             for key, offset, tensor in chunks:
-                stream: Any = _Digesting(file)
+                stream: Any = parts.DigestingStream(file)
                 torch.save(tensor, stream)
                 items.append(Item(key, offset, tuple(tensor.shape), stream.part))
-            file.flush()
+                file.flush()
+                size = stream.part.bytes
+                begin_writeback(file.fileno(), file.tell() - size, size)
             os.fsync(file.fileno())
         part.replace(path)
     except BaseException:
@@ -95,28 +98,6 @@ def write_file(
         raise
     fsync_folder(path.parent)
     return WrittenFile(path.name, tuple(items))
-
-
-class _Digesting:
-    """A stream that digests and counts the bytes it passes on."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self._length = 0
-
-    @property
-    def part(self) -> Part:
-        return Part(self._length, self._digest.hexdigest())
-
-    def write(self, data: Any) -> int:
-        self._digest.update(data)
-        self._file.write(data)
-        self._length += len(data)
-        return len(data)
-
-    def flush(self) -> None:
-        return
 
 
 def write_index(
@@ -150,11 +131,7 @@ def write_index(
     }
     for name, content in contents.items():
         write_bytes(folder / name, content)
-    return {name: (_part(content),) for name, content in contents.items()}
-
-
-def _part(content: bytes) -> Part:
-    return Part(len(content), hashlib.sha256(content).hexdigest())
+    return {name: (parts.describe_content(content),) for name, content in contents.items()}
 
 
 def _metadata(

@@ -15,11 +15,12 @@ COPY = "copy:"
 
 
 class GrowingVocabulary:
-    """Yields the rows of a tensor with one row per token, then those of added tokens as
-    ``VocabularySpec.new_rows`` defines them, then padding.
+    """Yields the rows of a base model's tokens, then those of added tokens as
+    ``VocabularySpec.new_rows`` defines them, then the unused rows of the base model that added
+    tokens do not take, then padding.
 
-    Padding rows repeat the last row, as in Megatron-LLM's checkpoint_saver_megatron.py; they are
-    masked wherever scores are computed.
+    The rule replaces unused rows, which the base model has not trained. Padding rows follow it too;
+    they are masked wherever scores are computed.
     """
 
     def __init__(self, reader: TensorReader, vocabulary: VocabularySpec, copied: int) -> None:
@@ -27,7 +28,7 @@ class GrowingVocabulary:
 
         Args:
             reader: of the base model's tensor, at its begin.
-            vocabulary: its ``base_size`` is the tensor's rows.
+            vocabulary: its ``base_rows`` are the tensor's rows.
             copied: id of the token that ``copy:`` names; -1 without.
         """
         self._reader = reader
@@ -46,16 +47,26 @@ class GrowingVocabulary:
         """
         import torch
 
-        base = self._vocabulary.base_size
-        known = max(0, min(rows, base - self._next))
-        parts = []
-        if known:
-            parts.append(self._reader.read(known))
-            self._observe(parts[0])
-        if known < rows:
-            parts.append(self._new_row().expand(rows - known, -1))
-        self._next += rows
+        parts, stop = [], self._next + rows
+        while self._next < stop:
+            parts.append(self._segment(stop))
+            self._next += len(parts[-1])
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _segment(self, stop: int) -> torch.Tensor:
+        """Return the next rows of one kind, up to ``stop``."""
+        vocabulary, start = self._vocabulary, self._next
+        if start < vocabulary.base_size:
+            rows = self._reader.read(min(stop, vocabulary.base_size) - start)
+            self._observe(rows)
+            return rows
+        if start < vocabulary.size:
+            stop = min(stop, vocabulary.size)
+            if start < vocabulary.base_rows:  # read all the same, for the digest of the tensor
+                self._reader.read(min(stop, vocabulary.base_rows) - start)
+        elif start < vocabulary.base_rows:
+            return self._reader.read(min(stop, vocabulary.base_rows) - start)
+        return self._new_row().expand(stop - start, -1)
 
     def _observe(self, rows: torch.Tensor) -> None:
         """Keep what new rows are made of."""

@@ -2,7 +2,8 @@
 
 The class is ``PreTrainedTokenizerFast``, which transformers 4 and 5 both load from
 ``tokenizer.json`` alone; the class that config.json suggests would rebuild another tokenizer from
-the vocabulary. Standard library only.
+the vocabulary. For one type of model version 5 takes that class all the same (``replaced_part``).
+Standard library only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import json
 from typing import Any
 
 from jobs.contract.stage_specs import VocabularySpec
-from jobs.data.tokenizer_file import token_table
+from jobs.data.tokenizer_file import TokenTable, token_table
+
+VOCABULARY_FILE = "tokenizer.json"
 
 NAMED = {
     "pad_token": "<PAD>",
@@ -20,6 +23,76 @@ NAMED = {
     "mask_token": "<MASK>",
 }
 """Roles of transformers, and the tokens with which MEDITRON fills them."""
+
+REPLACED = "qwen2"
+"""The model type of those we export whose declared class ``AutoTokenizer`` of transformers 5 does
+not use (``MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS`` in models/auto/tokenization_auto.py, 5.24).
+"""
+
+QWEN_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen 2 cuts a text into words (models/qwen2/tokenization_qwen2.py of transformers)."""
+
+QWEN_PARTS: dict[str, Any] = {
+    "normalizer": {"type": "NFC"},
+    "pre_tokenizer": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {
+                "type": "Split",
+                "pattern": {"Regex": QWEN_WORDS},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+        ],
+    },
+    "decoder": {"type": "ByteLevel"},
+    "model": {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "byte_fallback": False,
+        "ignore_merges": False,
+    },
+}
+"""What transformers 5 puts in the place of the parts of a Qwen 2's tokenizer.json."""
+
+QWEN_UNKNOWN = "<|endoftext|>"
+"""The unknown token of that class, which it adds where a tokenizer has no such token."""
+
+
+def replaced_part(content: dict[str, Any], model_type: str) -> str:
+    """Return the part of a tokenizer.json that ``AutoTokenizer`` of transformers 5 replaces by
+    another, so that ids differ; empty where it gives the ids of the file.
+
+    Args:
+        content: the parsed ``tokenizer.json``.
+        model_type: of the ``config.json`` beside it.
+    """
+    if model_type != REPLACED:
+        return ""
+    different = (name for name, part in QWEN_PARTS.items() if not _agrees(content.get(name), part))
+    lacks_unknown = QWEN_UNKNOWN not in token_table(content).ids
+    return next(different, "unknown token" if lacks_unknown else "")
+
+
+def _agrees(found: Any, expected: Any) -> bool:
+    """Return whether a part has the expected fields; others do not change ids, and empty ones mean
+    none.
+    """
+    if isinstance(expected, dict):
+        return isinstance(found, dict) and all(
+            _agrees(found.get(key), value) for key, value in expected.items()
+        )
+    if isinstance(expected, list):
+        pairs = isinstance(found, list) and len(found) == len(expected)
+        return pairs and all(map(_agrees, found, expected))
+    return bool(found == expected or (not found and not expected))
 
 
 def exported_files(
@@ -43,7 +116,9 @@ def exported_files(
     Raises:
         ValueError: not the content of a tokenizer.json.
     """
-    roles = special_roles(content, vocabulary)
+    table = token_table(content)
+    roles = special_roles(content, table, vocabulary)
+    added = added_tokens(content, table, roles)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context_length,
@@ -56,26 +131,31 @@ def exported_files(
         **roles,
         "added_tokens_decoder": {
             str(entry["id"]): {key: value for key, value in entry.items() if key != "id"}
-            for entry in added_tokens(content, roles)
+            for entry in added
         },
     }
     files = {
-        "tokenizer.json": tokenizer_json(content, vocabulary, roles),
+        VOCABULARY_FILE: tokenizer_json(content, table, vocabulary.bos_token, added),
         "tokenizer_config.json": config,
         "special_tokens_map.json": roles,
     }
+    # The vocabulary is on one line: json's faster encoder, written in C, breaks no lines.
     return {
-        name: (json.dumps(value, ensure_ascii=False, indent=2) + "\n").encode()
+        name: json.dumps(
+            value, ensure_ascii=False, indent=None if name == VOCABULARY_FILE else 2
+        ).encode()
+        + b"\n"
         for name, value in files.items()
     }
 
 
-def special_roles(content: dict[str, Any], vocabulary: VocabularySpec) -> dict[str, str]:
+def special_roles(
+    content: dict[str, Any], table: TokenTable, vocabulary: VocabularySpec
+) -> dict[str, str]:
     """Return the token of each role that transformers knows and this vocabulary fills.
 
     Padding falls back to the end of a generation: batches need some token, and masks hide it.
     """
-    table = token_table(content)
     roles = {"eos_token": vocabulary.eos_token, "pad_token": vocabulary.eos_token}
     roles |= {role: token for role, token in NAMED.items() if table.special.get(token)}
     if vocabulary.bos_token:
@@ -86,11 +166,24 @@ def special_roles(content: dict[str, Any], vocabulary: VocabularySpec) -> dict[s
     return dict(sorted(roles.items()))
 
 
-def added_tokens(content: dict[str, Any], roles: dict[str, str]) -> list[dict[str, Any]]:
+def special_ids(content: dict[str, Any], vocabulary: VocabularySpec) -> dict[str, int | None]:
+    """Return the ids of ``generation_config.json`` by their names there; None for a role that no
+    token has.
+    """
+    table = token_table(content)
+    tokens = special_roles(content, table, vocabulary)
+    return {
+        f"{role}_id": table.ids[tokens[role]] if role in tokens else None
+        for role in ("bos_token", "eos_token", "pad_token")
+    }
+
+
+def added_tokens(
+    content: dict[str, Any], table: TokenTable, roles: dict[str, str]
+) -> list[dict[str, Any]]:
     """Return the added tokens in the order of ids; those with a role are special, entries of the
     model that have one are added, with their own ids.
     """
-    table = token_table(content)
     entries = {entry["content"]: dict(entry) for entry in content.get("added_tokens") or []}
     for token in roles.values():
         entry = entries.setdefault(
@@ -109,7 +202,7 @@ def added_tokens(content: dict[str, Any], roles: dict[str, str]) -> list[dict[st
 
 
 def tokenizer_json(
-    content: dict[str, Any], vocabulary: VocabularySpec, roles: dict[str, str]
+    content: dict[str, Any], table: TokenTable, bos: str, added: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return a tokenizer.json that cuts and fills nothing, and puts BOS before a text where the
     registry names one.
@@ -118,8 +211,8 @@ def tokenizer_json(
         **content,
         "truncation": None,
         "padding": None,
-        "added_tokens": added_tokens(content, roles),
-        "post_processor": post_processor(vocabulary.bos_token, token_table(content).ids),
+        "added_tokens": added,
+        "post_processor": post_processor(bos, table.ids),
     }
 
 

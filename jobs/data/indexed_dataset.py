@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from array import array
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.errors import RESUME, TaskError
@@ -114,8 +114,49 @@ def write_index(index: AtomicFile, lengths: numpy.ndarray, dtype: str) -> None:
         index.write(numpy.arange(start, min(start + BLOCK, count + 1), dtype="<i8").tobytes())
 
 
-def read_index(path: Path) -> tuple[int, numpy.dtype[Any]]:
-    """Return the number of tokens of an indexed dataset, and their type.
+def stored_size(prefix: Path) -> tuple[int, int]:
+    """Return the documents and tokens of an indexed dataset, from header and size alone, with the
+    standard library.
+
+    Raises:
+        TaskError: the index has no header of integer tokens.
+        OSError: a file cannot be read.
+    """
+    code, sequences, _ = _read_header(prefix.with_name(f"{prefix.name}.idx"))
+    size = prefix.with_name(f"{prefix.name}.bin").stat().st_size
+    return sequences, size // int(TOKEN_TYPES[code][-1])
+
+
+class _Header(NamedTuple):
+    code: int
+    sequences: int
+    bounds: int
+
+
+def _read_header(path: Path) -> _Header:
+    with path.open("rb") as file:
+        head = file.read(HEADER.size)
+    if len(head) < HEADER.size:
+        raise _incomplete(path)
+    magic, version, code, sequences, bounds = HEADER.unpack(head)
+    if magic != MAGIC or version != VERSION or code not in TOKEN_TYPES:
+        raise _incomplete(path)
+    return _Header(code, sequences, bounds)
+
+
+class Index(NamedTuple):
+    """The content of an .idx."""
+
+    lengths: numpy.ndarray
+    """Tokens of each sequence, int32."""
+    offsets: numpy.ndarray
+    """Of each sequence in .bin, in bytes, int64."""
+    kind: numpy.dtype[Any]
+    """Type of a token."""
+
+
+def read_index(path: Path) -> Index:
+    """Map the index of an indexed dataset into memory.
 
     Raises:
         TaskError: the file is not a complete .idx of integer tokens.
@@ -123,17 +164,18 @@ def read_index(path: Path) -> tuple[int, numpy.dtype[Any]]:
     """
     import numpy
 
-    with path.open("rb") as file:
-        head = file.read(HEADER.size)
-    if len(head) < HEADER.size:
-        raise _incomplete(path)
-    magic, version, code, sequences, bounds = HEADER.unpack(head)
-    size = HEADER.size + 12 * sequences + 8 * bounds
-    is_whole = path.stat().st_size == size
-    if magic != MAGIC or version != VERSION or code not in TOKEN_TYPES or not is_whole:
+    code, sequences, bounds = _read_header(path)
+    if path.stat().st_size != HEADER.size + 12 * sequences + 8 * bounds:
         raise _incomplete(path)
     lengths = numpy.memmap(path, "<i4", "r", offset=HEADER.size, shape=(sequences,))
-    return int(lengths.sum(dtype=numpy.int64)), numpy.dtype(TOKEN_TYPES[code])
+    after = HEADER.size + 4 * sequences
+    offsets = numpy.memmap(path, "<i8", "r", offset=after, shape=(sequences,))
+    return Index(lengths, offsets, numpy.dtype(TOKEN_TYPES[code]))
+
+
+def count_tokens(index: Index) -> int:
+    """Return the number of tokens of an indexed dataset."""
+    return int(index.lengths.sum(dtype="i8"))
 
 
 def _incomplete(path: Path) -> TaskError:

@@ -9,19 +9,22 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jobs.contract import done_markers, specs
+from jobs.contract import specs
 from jobs.contract.errors import CONFIGURATION, RESUME, TaskError
 from jobs.contract.files import sha256
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import PretrainSpec
+from jobs.contract.stage_specs import OWN_RUN, PretrainSpec
 from jobs.contract.units import plural
-from jobs.data.indexed_dataset import read_index
+from jobs.data import corpora, tokenized
+from jobs.data.indexed_dataset import Index, count_tokens, read_index
+from jobs.data.mixture import CorpusSize, Mixture, mixture_of, require_same_phases
+from jobs.data.tokenized import TRAIN, VALIDATION, TokenizedShard, side_by_side, written
 
 if TYPE_CHECKING:
     import numpy
@@ -35,9 +38,6 @@ SAMPLED_BYTES = 4096
 """Blocks that are read of a file of any size, and bytes of each. A changed stretch longer than the
 distance of two blocks, a 63rd of the file, is certainly found."""
 
-THREADS = 16
-"""Files read side by side: a network file system takes about a millisecond per request."""
-
 DIGITS = 16
 """Hexadecimal digits of a file's digest in a checkpoint's record, which only names the file that
 has changed."""
@@ -49,6 +49,7 @@ class IndexedSource:
 
     prefix: str
     """As the spec has it, without suffix."""
+    documents: int
     tokens: int
     binary: str
     """SHA-256 of the ``.bin``; of a dataset made elsewhere, that of size and sampled blocks, and
@@ -58,31 +59,35 @@ class IndexedSource:
 
 
 @dataclass(frozen=True)
-class DatasetSurvey:
-    """The datasets to train and validate on, and what determines the order of their samples."""
+class SurveyedCorpus:
+    """The datasets of one corpus that have tokens."""
 
     train: tuple[IndexedSource, ...]
     validation: tuple[IndexedSource, ...]
-    seed: int
-    seq_length: int
-    samples: int
-    """Sequences of the whole run."""
+
+    @property
+    def size(self) -> CorpusSize:
+        """Return documents and tokens to train on."""
+        return CorpusSize(
+            sum(source.documents for source in self.train),
+            sum(source.tokens for source in self.train),
+        )
 
     @property
     def digest(self) -> str:
-        """Return the digest of the tokens and of their order. It does not depend on file names."""
+        """Return the digest of the tokens. It does not depend on file names."""
         splits = {"train": self.train, "validation": self.validation}
-        contents = {
-            split: [(source.tokens, source.binary, source.index) for source in sources]
-            for split, sources in splits.items()
-        }
-        order = {"seed": self.seed, "seq_length": self.seq_length, "samples": self.samples}
-        return specs.digest(contents | order)
+        return specs.digest(
+            {
+                split: [(source.tokens, source.binary, source.index) for source in sources]
+                for split, sources in splits.items()
+            }
+        )
 
     @property
-    def record(self) -> dict[str, Any]:
-        """Return the digest, and digests of all files by name, as checkpoints record them."""
-        files = {
+    def files(self) -> dict[str, str]:
+        """Return digests of all files by name, as checkpoints record them."""
+        return {
             name: _shortened(content)
             for source in (*self.train, *self.validation)
             for name, content in (
@@ -90,51 +95,132 @@ class DatasetSurvey:
                 (f"{source.prefix}.idx", source.index),
             )
         }
-        return {"digest": self.digest, "files": files}
 
-    def require_same(self, run: RunDir, recorded: Mapping[str, Any], checkpoint: str) -> None:
-        """Refuse other tokens than a checkpoint was trained on.
+
+@dataclass(frozen=True)
+class DatasetSurvey:
+    """The corpora to train and validate on, and what determines the order of their samples."""
+
+    corpora: Mapping[str, SurveyedCorpus]
+    spec: PretrainSpec
+
+    @property
+    def train(self) -> tuple[IndexedSource, ...]:
+        return tuple(source for corpus in self.corpora.values() for source in corpus.train)
+
+    @property
+    def validation(self) -> tuple[IndexedSource, ...]:
+        return tuple(source for corpus in self.corpora.values() for source in corpus.validation)
+
+    @cached_property
+    def mixture(self) -> Mixture:
+        """Return which corpus each sample is of."""
+        sizes = {name: corpus.size for name, corpus in self.corpora.items()}
+        return mixture_of(self.spec, sizes)
+
+    def record(self, step: int) -> dict[str, Any]:
+        """Return what determines the samples of a training up to a step, and how many of each
+        corpus it has consumed, as the checkpoint of the step records it.
+        """
+        consumed = self.mixture.consumed(step * self.spec.global_batch_size)
+        order = {
+            "seed": self.spec.seed,
+            "seq_length": self.spec.model.seq_length,
+            "global_batch_size": self.spec.global_batch_size,
+        }
+        phases = self.mixture.started(step)
+        digests = {name: corpus.digest for name, corpus in self.corpora.items()}
+        return {
+            "digest": specs.digest({"order": order, "phases": phases, "corpora": digests}),
+            "order": order,
+            "phases": phases,
+            "corpora": {
+                name: {
+                    "digest": digests[name],
+                    "samples": consumed.get(name, 0),
+                    "files": corpus.files,
+                }
+                for name, corpus in self.corpora.items()
+            },
+        }
+
+    def require_same(
+        self, run: RunDir, recorded: Mapping[str, Any], step: int, checkpoint: str
+    ) -> None:
+        """Refuse other samples than those that a checkpoint was trained on. Corpora may be added,
+        and phases from its step on.
 
         Args:
-            recorded: ``record`` when the checkpoint was saved.
+            recorded: ``record`` when it was saved.
+            step: its step.
             checkpoint: its name, for messages.
 
         Raises:
-            TaskError: a file, the set of files, or the order of samples has changed.
+            TaskError: a file, a corpus, the order of samples or a phase that has started is
+                another.
         """
-        if recorded["digest"] == self.digest:
-            return
-        before, now = recorded["files"], self.record["files"]
         lost = f"{checkpoint} was saved, so the position in the tokens is lost"
-        for name in sorted(before.keys() & now.keys()):
-            if before[name] == now[name]:
-                continue
-            path = run.path(name)
-            content, _, moment = before[name].partition(" ")
-            if moment and content == now[name].partition(" ")[0]:
+        used = {
+            name: corpus
+            for name, corpus in recorded["corpora"].items()
+            if corpus["samples"] or name in self.corpora
+        }
+        for name, corpus in used.items():
+            mine = self.corpora.get(name)
+            if mine is None or mine.digest != corpus["digest"]:
+                files = mine.files if mine else {}
+                _require_same_files(run, corpus["files"], files, checkpoint, lost)
+        now = self.record(step)
+        if now["order"] != recorded["order"]:
+            raise TaskError(
+                f"the order of samples (seed, sequence length or sequences per step) has changed "
+                f"since {lost}",
+                f"restore the old settings, then {RESUME}",
+            )
+        require_same_phases(self.spec, self.mixture, recorded["phases"], step, checkpoint)
+        for name, corpus in used.items():
+            if now["corpora"][name]["samples"] != corpus["samples"]:
                 raise TaskError(
-                    f"{path} was written again since {checkpoint} was saved; only samples of its "
-                    "content were recorded, which have not changed",
-                    f"if it holds the same tokens, `{_touch(path, int(moment))}`, then {RESUME}",
+                    f"{checkpoint}: it has consumed {corpus['samples']:,} samples of the corpus "
+                    f"{name!r}, by this order {now['corpora'][name]['samples']:,}",
+                    f"use the code that saved it, then {RESUME}",
                 )
+
+
+def _require_same_files(
+    run: RunDir, before: Mapping[str, str], now: Mapping[str, str], checkpoint: str, lost: str
+) -> None:
+    """Refuse other files of a corpus than a checkpoint was trained on.
+
+    Raises:
+        TaskError: a file, the set of files, or their order has changed.
+    """
+    for name in sorted(before.keys() & now.keys()):
+        if before[name] == now[name]:
+            continue
+        path = run.path(name)
+        content, _, moment = before[name].partition(" ")
+        if moment and content == now[name].partition(" ")[0]:
             raise TaskError(
-                f"{path} has changed since {lost}", f"restore the old file, then {RESUME}"
+                f"{path} was written again since {checkpoint} was saved; only samples of its "
+                "content were recorded, which have not changed",
+                f"if it holds the same tokens, `{_touch(path, int(moment))}`, then {RESUME}",
             )
-        for name in sorted(before.keys() - now.keys()):
-            raise TaskError(
-                f"{run.path(name)} is no longer among the tokens; it was when {lost}",
-                f"restore the old files, then {RESUME}",
-            )
-        for name in sorted(now.keys() - before.keys()):
-            raise TaskError(
-                f"{run.path(name)} has been added to the tokens since {lost}",
-                f"train on the old files alone, then {RESUME}",
-            )
+        raise TaskError(f"{path} has changed since {lost}", f"restore the old file, then {RESUME}")
+    for name in sorted(before.keys() - now.keys()):
         raise TaskError(
-            f"the order of samples (seed, sequence length, number of samples or order of files) "
-            f"has changed since {lost}",
-            f"restore the old settings, then {RESUME}",
+            f"{run.path(name)} is no longer among the tokens; it was when {lost}",
+            f"restore the old files, then {RESUME}",
         )
+    for name in sorted(now.keys() - before.keys()):
+        raise TaskError(
+            f"{run.path(name)} has been added to the tokens since {lost}",
+            f"name it as a corpus of its own in pretrain.corpora, then {RESUME}",
+        )
+    raise TaskError(
+        f"the order of the files of a corpus has changed since {lost}",
+        f"restore the old order, then {RESUME}",
+    )
 
 
 def _shortened(content: str) -> str:
@@ -157,43 +243,46 @@ def survey(
         report: called after each dataset.
 
     Raises:
-        TaskError: a file is missing, damaged or not what tokenize wrote; there is no training data;
-            or a token is not in the model's vocabulary.
+        TaskError: a file is missing, damaged or not what tokenize wrote; there is no training data,
+            or too little for one batch or for ``max_epochs``; the tokens were made with another
+            tokenizer, or are not in the model's vocabulary.
     """
-    registry = specs.digest(spec.tokenizer.vocabulary)
-    surveyor = _Surveyor(run, spec.model.vocab_size, registry, _written(run), report)
-    train = surveyor.sources(spec.train_prefixes)
+    prefixes = {corpus.name: corpora.datasets(run, corpus) for corpus in spec.corpora}
+    named = [prefix for found in prefixes.values() for prefix in found.all]
+    surveyor = _Surveyor(run, spec, written(run, named), report)
+    train = surveyor.sources([prefix for found in prefixes.values() for prefix in found.train])
+    validation = surveyor.sources(
+        [prefix for found in prefixes.values() for prefix in found.validation]
+    )
+    surveyed = {
+        name: SurveyedCorpus(
+            tuple(train[prefix] for prefix in found.train if prefix in train),
+            tuple(validation[prefix] for prefix in found.validation if prefix in validation),
+        )
+        for name, found in prefixes.items()
+    }
     if not train:
+        datasets = sum(len(found.train) for found in prefixes.values())
         raise TaskError(
-            f"no training tokens in {plural(len(spec.train_prefixes), 'indexed dataset')}",
+            f"no training tokens in {plural(datasets, 'indexed dataset')}",
             "see the counts of skipped documents in the tokenize stage's done markers",
         )
-    return DatasetSurvey(
-        train,
-        surveyor.sources(spec.validation_prefixes),
-        seed=spec.seed,
-        seq_length=spec.model.seq_length,
-        samples=spec.train_steps * spec.global_batch_size,
-    )
+    corpora.require_enough(spec, {name: corpus.size for name, corpus in surveyed.items()})
+    return DatasetSurvey(surveyed, spec)
 
 
-def _written(run: RunDir) -> dict[str, dict[str, Any]]:
-    """Return the outputs of tokenize by path, as its done markers describe them, each with the
-    digest of the vocabulary registry it was made with.
+def check_elsewhere(run: RunDir, spec: PretrainSpec) -> None:
+    """Check the datasets of a spec that the run does not make itself, as far as that takes little
+    time; raises like ``survey``. They are on this machine.
     """
-    paths = sorted(run.done_folder("tokenize").glob("*.json"))
-    markers = _side_by_side(done_markers.read, paths)
-    return {
-        item["path"]: {**item, "vocabulary": marker.summary.get("vocabulary")}
-        for marker in markers
-        if marker
-        for item in marker.outputs
-    }
-
-
-def _side_by_side(function: Callable[[Any], Any], items: Any) -> Iterator[Any]:
-    with ThreadPoolExecutor(THREADS) as pool:
-        yield from pool.map(function, items)
+    elsewhere: list[str] = []
+    for corpus in spec.corpora:
+        for data, split in ((corpus.data, TRAIN), (corpus.validation_data, VALIDATION)):
+            elsewhere += tokenized.prefixes(run, [name for name in data if name != OWN_RUN], split)
+    surveyor = _Surveyor(run, spec, written(run, elsewhere))
+    for prefix in elsewhere:
+        binary, _, entries = surveyor.open(prefix)
+        _check_ids(binary, entries.kind, spec.model.vocab_size, SCANNED_BYTES // len(elsewhere))
 
 
 @dataclass(frozen=True)
@@ -201,25 +290,43 @@ class _Surveyor:
     """The inputs of a survey."""
 
     run: RunDir
-    vocab_size: int
-    registry: str
-    """Digest of the vocabulary registry."""
-    written: Mapping[str, Mapping[str, Any]]
-    """The outputs of tokenize by path."""
-    report: Callable[[], None]
+    spec: PretrainSpec
+    written: Mapping[str, TokenizedShard]
+    """The datasets that tokenize has written, in this run or another, by prefix."""
+    report: Callable[[], None] = lambda: None
 
-    def sources(self, prefixes: tuple[str, ...]) -> tuple[IndexedSource, ...]:
-        """Return those of the datasets that have tokens."""
+    @cached_property
+    def registry(self) -> str:
+        """Return the digest of the training's vocabulary registry."""
+        return specs.digest(self.spec.tokenizer.vocabulary)
+
+    def sources(self, prefixes: Sequence[str]) -> dict[str, IndexedSource]:
+        """Return those of the datasets that have tokens, by prefix."""
         share = SCANNED_BYTES // max(1, len(prefixes))
-        found = []
-        for source in _side_by_side(lambda prefix: self.source(prefix, share), prefixes):
+        found = {}
+        for source in side_by_side(lambda prefix: self.source(prefix, share), prefixes):
             self.report()
             if source is not None:
-                found.append(source)
-        return tuple(found)
+                found[source.prefix] = source
+        return found
 
     def source(self, prefix: str, scanned: int) -> IndexedSource | None:
         """Check a dataset; return None for one without tokens."""
+        binary, index, entries = self.open(prefix)
+        tokens = count_tokens(entries)
+        index_digest = sha256(index)
+        if Path(prefix).is_absolute():
+            content = f"{sampled_sha256(binary)} {binary.stat().st_mtime_ns}"
+        else:
+            content = self.require_written(prefix, binary, index_digest)
+        _check_ids(binary, entries.kind, self.spec.model.vocab_size, scanned)
+        documents = len(entries.lengths)
+        return IndexedSource(prefix, documents, tokens, content, index_digest) if tokens else None
+
+    def open(self, prefix: str) -> tuple[Path, Path, Index]:
+        """Check the sizes of a dataset and with which tokenizer it was made; return ``.bin``,
+        ``.idx`` and its content.
+        """
         path = self.run.path(prefix)
         binary, index = path.with_name(f"{path.name}.bin"), path.with_name(f"{path.name}.idx")
         own = not Path(prefix).is_absolute()
@@ -227,22 +334,38 @@ class _Surveyor:
         for file in (binary, index):
             if not file.is_file():
                 raise TaskError(f"{file} is missing", again)
-        tokens, kind = read_index(index)
-        size, expected = binary.stat().st_size, tokens * kind.itemsize
+        try:
+            entries = read_index(index)
+        except TaskError as error:
+            raise TaskError(error.message, again) from error
+        size, expected = binary.stat().st_size, count_tokens(entries) * entries.kind.itemsize
         if size != expected:
             raise TaskError(
                 f"{binary} has {size} bytes, by its index it has {expected}",
                 again,
             )
-        index_digest = sha256(index)
-        if own:
-            content = self.require_written(prefix, binary, index_digest)
-        else:
-            content = f"{sampled_sha256(binary)} {binary.stat().st_mtime_ns}"
-        if not tokens:
-            return None
-        _check_ids(binary, kind, self.vocab_size, scanned)
-        return IndexedSource(prefix, tokens, content, index_digest)
+        self.require_same_tokenizer(prefix, binary)
+        return binary, index, entries
+
+    def require_same_tokenizer(self, prefix: str, binary: Path) -> None:
+        """Compare the tokenizer that a dataset of a run was made with, this one or another, with
+        that of the training.
+        """
+        made, again = self.written.get(prefix), f"{RESUME} makes it again"
+        if made is None:
+            return
+        if Path(prefix).is_absolute():
+            again = "name datasets that were made with it, or curate and tokenize in this run"
+        if made.vocabulary != self.registry:
+            message = f"{binary} was tokenized with another vocabulary registry than this run's"
+            raise TaskError(message, again)
+        ours = self.spec.tokenizer.sha256
+        if made.tokenizer is not None and made.tokenizer != ours:
+            raise TaskError(
+                f"{binary} was tokenized with another tokenizer than this run's (SHA-256 "
+                f"{made.tokenizer[:12]}, not {ours[:12]})",
+                again,
+            )
 
     def require_written(self, prefix: str, binary: Path, index_digest: str) -> str:
         """Compare a dataset of this run with its done marker; return the SHA-256 of its .bin.
@@ -250,15 +373,12 @@ class _Surveyor:
         A file with the recorded modification time is compared by its sampled blocks, any other by
         all of its bytes.
         """
-        recorded = self.written.get(f"{prefix}.bin")
-        recorded_index = self.written.get(f"{prefix}.idx", {}).get("sha256")
-        if recorded is None or recorded_index is None:
+        made = self.written.get(prefix)
+        if made is None:
             raise TaskError(f"{binary} has no done marker of tokenize", f"{RESUME} makes it again")
-        if recorded["vocabulary"] != self.registry:
-            message = f"{binary} was tokenized with another vocabulary registry than this run's"
-            raise TaskError(message, f"{RESUME} makes it again")
+        recorded, recorded_index = made.outputs[f"{prefix}.bin"], made.outputs[f"{prefix}.idx"]
         stored = str(recorded["sha256"])
-        if index_digest != recorded_index:
+        if index_digest != recorded_index["sha256"]:
             raise _altered(binary.with_suffix(".idx"))
         stat = binary.stat()
         if stat.st_size != recorded["bytes"]:
@@ -305,23 +425,26 @@ def sampled_blocks(size: int) -> list[tuple[int, int]]:
 
 
 def _check_ids(binary: Path, kind: numpy.dtype[Any], vocab_size: int, scanned: int) -> None:
-    """Check the first token and as many more as ``scanned`` bytes hold."""
+    """Check the first token, if there is one, and as many more as ``scanned`` bytes hold."""
     import numpy
 
+    if not binary.stat().st_size:
+        return
     tokens = numpy.memmap(binary, dtype=kind, mode="r")
     head = tokens[: max(1, scanned // kind.itemsize)]
-    refuse_beyond(int(head.max()), vocab_size, str(binary))
+    refuse_outside(int(head.min()), int(head.max()), vocab_size, str(binary))
 
 
-def refuse_beyond(largest: int, vocab_size: int, where: str) -> None:
+def refuse_outside(smallest: int, largest: int, vocab_size: int, where: str) -> None:
     """Refuse a token that the model's vocabulary does not have.
 
     Raises:
-        TaskError: the largest token is not below the vocabulary's size.
+        TaskError: the smallest token is negative, or the largest not below the vocabulary's size.
     """
-    if largest >= vocab_size:
+    if smallest < 0 or largest >= vocab_size:
+        token = smallest if smallest < 0 else largest
         raise TaskError(
-            f"{where} holds token {largest}, the model has a vocabulary of {vocab_size}",
+            f"{where} holds token {token}, the model has a vocabulary of {vocab_size}",
             "tokenize with the tokenizer of this model, or set the model's vocabulary to its size",
             CONFIGURATION,
         )

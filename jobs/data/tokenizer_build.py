@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contract.errors import TaskError
+from jobs.contract.files import parse_json
 from jobs.contract.stage_specs import VocabularySpec
 from jobs.contract.units import plural
 from jobs.data import sentencepiece_model, tokenizer_file
@@ -67,6 +68,14 @@ def compare(encoder: Encoder, vocabulary: VocabularySpec, reference: Reference) 
     return Comparison(len(texts), tokens)
 
 
+class FewerTokens(ValueError):
+    """A tokenizer with fewer tokens than the registry's base."""
+
+    def __init__(self, message: str, tokens: int) -> None:
+        self.tokens = tokens
+        super().__init__(message)
+
+
 def with_added_tokens(content: dict[str, Any], vocabulary: VocabularySpec) -> dict[str, Any]:
     """Return a tokenizer.json with the registry's tokens after its own.
 
@@ -77,10 +86,15 @@ def with_added_tokens(content: dict[str, Any], vocabulary: VocabularySpec) -> di
     table, base = token_table(content), vocabulary.base_size
     added = len(vocabulary.added_tokens)
     if table.size > base or (added and table.size != base):
-        raise ValueError(
-            f"it has {plural(table.size, 'token')}, but model.vocab_size ({base + added}) less the "
-            f"{added} of vocabulary.added_tokens is {base}"
+        rows = max(vocabulary.base_rows, vocabulary.size)
+        less = f"the {added} of vocabulary.added_tokens"
+        if vocabulary.unused_rows > added:
+            less = f"{vocabulary.unused_rows} unused rows"
+        message = (
+            f"it has {plural(table.size, 'token')}, but model.vocab_size ({rows}) less {less} is "
+            f"{base}"
         )
+        raise FewerTokens(message, table.size) if table.size < base else ValueError(message)
     for token in vocabulary.added_tokens:
         if token in table.ids:
             raise ValueError(f"it has {token!r} already, with the id {table.ids[token]}")
@@ -132,6 +146,9 @@ def build(source: Path, vocabulary: VocabularySpec) -> Built:
     file, reference_file = source_files(source)
     try:
         content = with_added_tokens(read_source(file), vocabulary)
+    except FewerTokens as error:
+        hint = tokenizer_file.unused_rows_hint(vocabulary.base_rows, error.tokens, vocabulary)
+        raise TaskError(f"{file}: {error}", hint) from error
     except ValueError as error:
         raise TaskError(f"{file}: {error}", HINT_SOURCE) from error
     table = token_table(content)
@@ -161,7 +178,7 @@ HINT_SOURCE = "name a tokenizer.model, a tokenizer.json, or a folder with either
 def other_source(file: Path, reference: Path) -> str:
     """Return the hint about a difference: a model beside a wrong tokenizer.json is a source too."""
     if file == reference:
-        return "report this with the versions of the libraries"
+        return "upgrade the libraries: `pip install --upgrade tokenizers sentencepiece`"
     return f"build from {reference} itself"
 
 
@@ -228,7 +245,7 @@ def read_source(path: Path) -> dict[str, Any]:
     if path.suffix != ".json":
         return sentencepiece_model.tokenizer_json(sentencepiece_model.read_model(data))
     try:
-        content = json.loads(data)
+        content = parse_json(data)
         token_table(content)
     except ValueError as error:
         raise ValueError(f"not a tokenizer.json ({error})") from error

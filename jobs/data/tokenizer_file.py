@@ -6,7 +6,6 @@ Reading and checking take the standard library alone, so that the login node can
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jobs.contract import done_markers, rundir
 from jobs.contract.errors import FAILED, RESUME, TaskError
+from jobs.contract.files import parse_json
 from jobs.contract.stage_specs import TokenizerRef, VocabularySpec
 from jobs.contract.units import plural
 
@@ -47,12 +47,14 @@ def read_tokens(path: Path) -> TokenTable:
         ValueError: not such a file.
         OSError: it cannot be read.
     """
+    return token_table(_parse(path))
+
+
+def _parse(path: Path) -> Any:
+    """Parse a ``tokenizer.json``; raise as ``read_tokens``."""
     if path.is_dir() or path.stat().st_size > MAX_BYTES:
         raise ValueError("a folder, or far too large")
-    try:
-        return token_table(json.loads(path.read_bytes()))
-    except RecursionError as error:
-        raise ValueError("its brackets are too deep in one another") from error
+    return parse_json(path.read_bytes())
 
 
 def token_table(content: Any) -> TokenTable:
@@ -90,12 +92,30 @@ class Mismatch(NamedTuple):
 BUILD = "`meditron tokenizer build --help` shows how to make a tokenizer.json with these tokens"
 
 
+def unused_rows_hint(rows: int, tokens: int, vocabulary: VocabularySpec) -> str:
+    """Return the settings for a base model whose embedding has more rows than there are tokens.
+
+    Args:
+        rows: of the base model's embedding.
+        tokens: of its tokenizer.
+        vocabulary: with the tokens to add.
+    """
+    whole = max(rows, tokens + len(vocabulary.added_tokens))
+    return (
+        f"if the base model has {rows} rows for {tokens} tokens, set vocabulary.unused_rows to "
+        f"{rows - tokens} and model.vocab_size to {whole}"
+    )
+
+
 def mismatches(table: TokenTable, vocabulary: VocabularySpec) -> Iterator[Mismatch]:
     """Yield the differences that keep a tokenizer from being that of a registry: at most one of
     the added tokens, and each role without a token.
     """
     if added := added_mismatch(table, vocabulary):
-        yield Mismatch(*added, BUILD)
+        first = table.ids.get(vocabulary.added_tokens[0], vocabulary.base_size)
+        lower = first < vocabulary.base_size
+        hint = unused_rows_hint(vocabulary.base_rows, first, vocabulary) if lower else BUILD
+        yield Mismatch(*added, hint)
     listed = ", ".join(list(table.special)[:10]) or "none"
     keys = {getattr(vocabulary, name): name for name in ("eos_token", "bos_token", "eod_token")}
     for token, name in keys.items():
@@ -134,16 +154,24 @@ def require_tokens(ref: TokenizerRef, path: Path | None = None) -> TokenTable:
     Raises:
         TaskError: the file is no tokenizer.json, or differs from the registry.
     """
+    return require_content(ref, path)[0]
+
+
+def require_content(
+    ref: TokenizerRef, path: Path | None = None
+) -> tuple[TokenTable, dict[str, Any]]:
+    """Return the tokens of a run's tokenizer and the parsed file, as ``require_tokens`` does."""
     place = path or Path(ref.path)
     try:
-        table = read_tokens(place)
+        content = _parse(place)
+        table = token_table(content)
     except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         message = f"{place}: not a tokenizer.json of Hugging Face tokenizers ({reason})"
         raise TaskError(message, HINT) from error
     for mismatch in mismatches(table, ref.vocabulary):
         raise TaskError(f"{place}: {mismatch.problem}", mismatch.hint)
-    return table
+    return table, content
 
 
 @dataclass(frozen=True)
@@ -218,7 +246,9 @@ class Encoder:
         encodings = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         if len(encodings) != len(texts):
             message = f"the tokenizer encoded {len(encodings)} of {len(texts)} documents"
-            raise TaskError(message, "report this with the tokenizer's version", FAILED)
+            raise TaskError(
+                message, "upgrade the library: `pip install --upgrade tokenizers`", FAILED
+            )
         return [encoding.ids for encoding in encodings]
 
 

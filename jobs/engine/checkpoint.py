@@ -1,82 +1,30 @@
-"""Collective save and load of sharded checkpoints, each complete or not there at all.
+"""Collective load of sharded checkpoints, each of whose bytes is verified as it is read.
 
-``jobs.checkpoints.manifest`` defines a checkpoint on disk, ``jobs.checkpoints.retention`` prunes
-old and quarantines damaged ones, ``jobs.engine.sharded_state`` writes the shards. This module
-imports torch and megatron.core, so import it only within ``jobs.engine.device.session``.
+``jobs.engine.saving.saver`` writes them, ``jobs.checkpoints.retention`` chooses one and quarantines
+damaged ones. This module imports torch and megatron.core, so import it only within
+``jobs.engine.device.session``.
 """
 
 from __future__ import annotations
 
-import errno
-import re
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed
 from torch.distributed.checkpoint.api import CheckpointException
 
-from jobs.checkpoints import manifest, parts, retention
+from jobs.checkpoints import manifest, retention
 from jobs.checkpoints.manifest import CheckpointRecord, StoredCheckpoint
-from jobs.checkpoints.parts import AlteredPart, Parts
-from jobs.contract.errors import (
-    CONFIGURATION,
-    ERRNO_HINTS,
-    FAILED,
-    RESUME,
-    TaskError,
-    errno_code,
-)
-from jobs.contract.files import FormatError, make_folder
+from jobs.checkpoints.parts import AlteredPart
+from jobs.contract.errors import FAILED, RESUME, TaskError
 from jobs.engine import device as devices
 from jobs.engine import sharded_state, verified_reader
+from jobs.engine.failures import StorageError, root, with_name
 from jobs.engine.sharded_state import TrainingState
 from jobs.engine.verified_reader import VerifiedFiles
-
-T = TypeVar("T")
-
-_ERRNO = re.compile(r"\[Errno (\d+)\]")
-
-
-class StorageError(TaskError):
-    """A checkpoint that could not be written or read, for no fault of the checkpoint itself.
-
-    The message has the kernel's name of the error: ``ENOSPC``.
-    """
-
-
-def save(
-    folder: Path, trained: TrainingState, record: CheckpointRecord, keep: int
-) -> StoredCheckpoint:
-    """Write one checkpoint, verify it, and prune old ones. All ranks call it.
-
-    ``jobs.checkpoints.retention.prune`` decides which ones are kept. An existing valid checkpoint
-    of the same step is kept as it is.
-
-    Raises:
-        StorageError: it could not be written; earlier checkpoints are untouched.
-        TaskError: the same, because of a limit that another attempt would meet as well.
-    """
-    path = folder / manifest.name(record.iteration)
-    existing = devices.decide_once(lambda: _prepare_folder(path, record.bytes))
-    if existing is not None:
-        return path, existing
-    try:
-        sharded_state.write(path, trained, weights_only=record.kind == manifest.WEIGHTS)
-        files = _describe_together(path)
-    except CheckpointException as error:  # on every rank, but only rank 0 has the reasons
-        failures = error.failures
-        reason = devices.decide_once(lambda: _reason(failures))
-        raise _not_written(path, reason) from error
-    except (OSError, RuntimeError) as error:
-        cause = sharded_state.cause(error, OSError)
-        if cause is None:
-            raise
-        raise _not_written(path, str(cause)) from error
-    return path, devices.decide_once(lambda: _commit(path, record, files, keep))
 
 
 def load_newest(
@@ -139,7 +87,7 @@ def load_weights(
     """
 
     def load() -> None:
-        sharded_state.load_weights(_open(path, beat), network)
+        sharded_state.load_weights(_open(path, beat), [network])
 
     if problem := _load_or_explain(path, load):
         raise TaskError(f"{path}: {problem}", "use another checkpoint, or a copy of this one")
@@ -211,7 +159,7 @@ def _verify_unread(source: VerifiedFiles) -> tuple[int, str]:
     Raises:
         StorageError: on every rank, if any cannot read its share.
     """
-    read = set().union(*_from_all(lambda: source.read))
+    read = set().union(*devices.from_all(lambda: source.read))
 
     def verify() -> str:
         for location in source.unread(read)[_rank() :: _world()]:
@@ -222,7 +170,7 @@ def _verify_unread(source: VerifiedFiles) -> tuple[int, str]:
         return ""
 
     try:
-        outcomes = _from_all(lambda: (verify(), source.bytes_read))
+        outcomes = devices.from_all(lambda: (verify(), source.bytes_read))
     except OSError as error:
         raise _unreadable(source.path, str(error)) from error
     count = sum(size for _, size in outcomes) + sum(map(len, source.small.values()))
@@ -253,10 +201,10 @@ def _load_or_explain(path: Path, load: Callable[[], None]) -> str:
     except (
         OSError, RuntimeError, CheckpointException, AlteredPart, *sharded_state.UNREADABLE
     ) as error:  # fmt: skip
-        altered = sharded_state.cause(error, AlteredPart)
+        altered = root(error, AlteredPart)
         if altered is not None:
             return str(altered)
-        cause = sharded_state.cause(error, OSError)
+        cause = root(error, OSError)
         if cause is not None:
             raise _unreadable(path, str(cause)) from error
         if isinstance(error, RuntimeError):  # a lost peer, a device, memory: not about files
@@ -281,116 +229,12 @@ def _partly_loaded(path: Path) -> TaskError:
     )
 
 
-def _prepare_folder(path: Path, expected: int) -> CheckpointRecord | None:
-    """Create an empty folder to write into, or return the record of an existing checkpoint."""
-    if path.exists():
-        problem = manifest.problem(path)
-        if not problem:
-            return manifest.read(path)
-        retention.quarantine({path: problem})
-    try:
-        make_folder(path.parent)
-        free = shutil.disk_usage(path.parent).free
-        if free < expected:
-            reason = f"it takes {expected >> 20} MiB, {free >> 20} MiB are free"
-            raise OSError(errno.ENOSPC, reason)
-        path.mkdir()
-    except OSError as error:
-        raise _not_written(path, str(error)) from error
-    return None
-
-
-def _not_written(path: Path, reason: str) -> TaskError:
-    """Return the error for a failed save, a ``StorageError`` where a later attempt may succeed;
-    rank 0 removes its partial files.
-    """
-    if _rank() == 0:
-        shutil.rmtree(path, ignore_errors=True)
-    message = (
-        f"{path} could not be written: {_with_name(reason)}; checkpoints before it are untouched"
-    )
-    for number in map(int, _ERRNO.findall(reason)):
-        if errno_code(number) == CONFIGURATION:
-            return TaskError(message, ERRNO_HINTS[number], CONFIGURATION)
-    hint = f"free some space or check the file system, then {RESUME}"
-    return StorageError(message, hint, FAILED)
-
-
 def _unreadable(path: Path, reason: str) -> StorageError:
     return StorageError(
-        f"{path} cannot be read: {_with_name(reason)}",
+        f"{path} cannot be read: {with_name(reason)}",
         f"check the file system, then {RESUME}",
         FAILED,
     )
-
-
-def _with_name(reason: str) -> str:
-    """Turn ``[Errno 28] No space left`` into ``ENOSPC: No space left``."""
-    return _ERRNO.sub(lambda match: f"{errno.errorcode.get(int(match[1]), match[0])}:", reason)
-
-
-def _reason(failures: Mapping[int, Any]) -> str:
-    """Return the ranks' errors without torch's wrapping."""
-    errors = {str(error).removeprefix("Worker failure: ") for error, *_ in failures.values()}
-    return "; ".join(sorted(errors))
-
-
-def _describe_together(path: Path) -> dict[str, Parts]:
-    """Return the parts of every file; each rank reads the files it wrote.
-
-    Raises:
-        OSError: on every rank, if any cannot read its files.
-    """
-    own = re.compile(rf"__{_rank()}_\d+\.distcp")
-    stored = devices.decide_once(lambda: sharded_state.segments(path))
-
-    def describe() -> dict[str, Parts]:
-        names = [file.name for file in path.iterdir()]
-        mine = [name for name in names if own.fullmatch(name) or _is_common(name)]
-        return {name: _parts_of(path / name, stored.get(name)) for name in mine}
-
-    return {name: entry for part in _from_all(describe) for name, entry in sorted(part.items())}
-
-
-def _parts_of(path: Path, segments: Sequence[tuple[int, int]] | None) -> Parts:
-    if segments is None:
-        return parts.describe(path)
-    return parts.describe(path, parts.lengths(segments, path.stat().st_size))
-
-
-def _is_common(name: str) -> bool:
-    """Return whether this is rank 0 and the file is not a shard."""
-    return _rank() == 0 and not name.startswith("__")
-
-
-def _from_all(work: Callable[[], T]) -> list[T]:
-    """Return every rank's result, by rank; an error of one is raised on all.
-
-    Raises:
-        OSError: of the lowest rank that raised one.
-    """
-    outcome: T | OSError
-    try:
-        outcome = work()
-    except OSError as error:
-        outcome = error
-    gathered: list[Any] = [None] * _world()
-    torch.distributed.all_gather_object(gathered, outcome)
-    for part in gathered:
-        if isinstance(part, OSError):
-            raise part
-    return gathered
-
-
-def _commit(
-    path: Path, record: CheckpointRecord, files: dict[str, Parts], keep: int
-) -> CheckpointRecord:
-    try:
-        record = manifest.commit(path, record, files)
-    except (OSError, FormatError) as error:
-        raise _not_written(path, str(error)) from error
-    retention.prune(path.parent, keep)
-    return record
 
 
 def _rank() -> int:

@@ -1,131 +1,157 @@
-"""Read training batches from indexed datasets, from any position.
+"""Read training batches, from any position.
 
-The order of samples depends on the tokens, the seed, the sequence length and the number of samples
-in the whole run, never on the number of ranks: with global batches of ``size`` samples, batch ``n``
-begins with sample ``n x size``.
+The order of samples depends on the tokens, the mixture, the seed and the sequence length, never on
+the number of ranks: with global batches of ``size`` samples, batch ``n`` begins with sample
+``n x size``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy
 import torch
 
 from jobs.contract import rundir
-from jobs.contract.files import FORMAT, FormatError, read_json, write_json
 from jobs.contract.stage_specs import PretrainSpec
-from jobs.data import tokenizer_file
-from jobs.data.survey import DatasetSurvey, IndexedSource, refuse_beyond
+from jobs.data import sample_index, sample_order, tokenizer_file
+from jobs.data.sample_reader import SampleReader
+from jobs.data.survey import DatasetSurvey, refuse_outside
 from jobs.engine import device as devices
+from jobs.engine import micro_batch
+from jobs.engine.prefetch import Prefetcher
 
 with devices.quiet():
     from megatron.core import parallel_state
-    from megatron.core.datasets.blended_megatron_dataset_builder import (
-        BlendedMegatronDatasetBuilder,
-    )
-    from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
-READY = "ready.json"
-"""The file in the cache folder that records finished index files."""
 
-SAMPLE_HASH = struct.Struct("<2I")
-"""Two words of 32 bits."""
+@dataclass(frozen=True)
+class Role:
+    """The part of a rank in reading global batches."""
 
-NO_TOKENS = dict.fromkeys(("tokens", "labels", "positions"))
+    data_rank: int
+    """Its place among the ranks that divide a global batch."""
+    needs_tokens: bool
+    """Its pipeline stage does; then one rank per tensor parallel group reads."""
+    reads: bool
+    takes_fingerprint: bool
+    """True on one of the ranks that read the same samples."""
+
+    @classmethod
+    def of_rank(cls, spec: PretrainSpec) -> Role:
+        """Return the role of this rank in the layout."""
+        first, last = (
+            parallel_state.is_pipeline_first_stage(),
+            parallel_state.is_pipeline_last_stage(),
+        )
+        leads = parallel_state.get_tensor_model_parallel_rank() == 0
+        # Stages between embed and score nothing, but may need the ends of documents.
+        needs = bool(first or last or spec.reset_attention_mask or spec.reset_position_ids)
+        return cls(
+            data_rank=parallel_state.get_data_parallel_rank(),
+            needs_tokens=needs,
+            reads=needs and leads,
+            takes_fingerprint=bool(first and leads),
+        )
 
 
 @dataclass
-class Tokenizer:
-    """The part of a tokenizer that GPTDataset uses."""
+class Windows:
+    """The part of a global batch that one rank reads."""
 
-    eod: int
-    unique_identifiers: dict[str, Any]
-    vocab_size: None = None
-    """None: the header of each file defines the width of its tokens."""
+    tokens: torch.Tensor
+    """int32 ``[samples, seq_length + 1]``: each sample, and the token after its last one."""
+    fingerprint: list[int]
+    """Of the samples; zeros on ranks that do not take it."""
+
+
+@dataclass
+class Batch:
+    """This rank's part of a global batch."""
+
+    micro_batches: list[dict[str, Any]]
+    """What ``micro_batch.prepare`` returns, on the device; ``micro_batch.EMPTY`` on pipeline stages
+    that need no tokens."""
+    fingerprint: list[int]
+    """Of the samples that this rank read."""
 
 
 @dataclass
 class Split:
-    """This rank's part of the global batches of one split."""
+    """This rank's part of the global batches of one split.
 
-    dataset: Any
-    """None on pipeline stages that read no tokens."""
+    Tensor parallel ranks compute on the same samples: the first of them reads, in a thread and
+    ahead of the step, and sends them to the others.
+    """
+
+    samples: SampleReader
     spec: PretrainSpec
     device: torch.device
-    data_rank: int
-    takes_fingerprint: bool = True
-    """True on one of the ranks that read the same samples."""
-    fingerprint: list[int] = field(default_factory=lambda: [0, 0])
-    """Of this rank's samples of the global batch that were read so far."""
+    role: Role
+    eod: int
+    """The token that ends a document."""
 
-    def micro_batches(self, first_sample: int) -> Iterator[dict[str, Any]]:
-        """Yield this rank's micro-batches of the global batch that begins with a sample.
+    def __post_init__(self) -> None:
+        self._prefetcher = Prefetcher(self.read, self._following)
 
-        Yields:
-            ``tokens``, ``labels`` and ``positions``, int64 ``[micro_batch_size, seq_length]``; None
-            for each on pipeline stages that read no tokens.
+    def batch(self, first_sample: int) -> Batch:
+        """Return this rank's part of the global batch that begins with a sample. All tensor
+        parallel ranks of a pipeline stage call it together.
+
+        Raises:
+            TaskError: a sample holds a token that the model does not have.
         """
         size = self.spec.micro_batch_size
+        count = self.spec.global_batch_size // (size * self.spec.parallel.data)
+        if not self.role.needs_tokens:
+            return Batch([micro_batch.EMPTY] * count, [0, 0])
+        taken = [0, 0]
+        if self.role.reads:
+            windows = self._prefetcher.take(first_sample)
+            taken = windows.fingerprint
+            tokens = windows.tokens.to(self.device, non_blocking=True)
+        else:
+            shape = (size * count, self.spec.model.seq_length + 1)
+            tokens = torch.empty(shape, dtype=torch.int32, device=self.device)
+        if self.spec.parallel.tensor > 1:
+            source = parallel_state.get_tensor_model_parallel_src_rank()
+            group = parallel_state.get_tensor_model_parallel_group()
+            torch.distributed.broadcast(tokens, source, group)
+        return Batch([self._prepare(rows) for rows in torch.split(tokens.long(), size)], taken)
+
+    def _prepare(self, rows: torch.Tensor) -> dict[str, Any]:
+        inputs, labels = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        return micro_batch.prepare(inputs, labels, self.eod, self.spec)
+
+    def read(self, first_sample: int) -> Windows:
+        """Read this rank's samples of the global batch that begins with a sample."""
+        size = self.spec.micro_batch_size
         stride = size * self.spec.parallel.data
-        self.fingerprint = [0, 0]
-        for position in range(size * self.data_rank, self.spec.global_batch_size, stride):
+        sums = [0, 0]
+        windows = []
+        for position in range(size * self.role.data_rank, self.spec.global_batch_size, stride):
             start = first_sample + position
-            batch = NO_TOKENS
-            if self.dataset is not None:
-                batch = self._read(range(start, start + size), position)
-            yield batch
+            read = numpy.stack([self.samples[number] for number in range(start, start + size)])
+            vocabulary, where = self.spec.model.vocab_size, f"a sample from {start} on"
+            refuse_outside(int(read.min()), int(read.max()), vocabulary, where)
+            if self.role.takes_fingerprint:
+                tokens = numpy.ascontiguousarray(read[:, :-1], dtype=numpy.int32)
+                part = sample_order.fingerprint(tokens, position)
+                sums = sample_order.add_fingerprints(sums, part)
+            windows.append(read)
+        rows = torch.from_numpy(numpy.concatenate(windows, dtype=numpy.int32))
+        return Windows(rows if devices.is_cpu(self.device) else rows.pin_memory(), sums)
 
-    def _read(self, samples: range, position: int) -> dict[str, Any]:
-        items = [self.dataset[index] for index in samples]
-        tokens = torch.stack([item["tokens"] for item in items])
-        labels = torch.stack([item["labels"] for item in items])
-        largest = max(int(tokens.max()), int(labels.max()))
-        refuse_beyond(largest, self.spec.model.vocab_size, f"a sample from {samples.start} on")
-        if self.takes_fingerprint:
-            self.fingerprint = add_fingerprints(self.fingerprint, fingerprint(tokens, position))
-        positions = items[0]["position_ids"].expand_as(tokens)
-        batch = {"tokens": tokens, "labels": labels, "positions": positions}
-        if devices.is_cpu(self.device):
-            return batch
-        return {
-            key: value.contiguous().pin_memory().to(self.device, non_blocking=True)
-            for key, value in batch.items()
-        }
+    def close(self) -> None:
+        """End the thread."""
+        self._prefetcher.close()
 
-
-def fingerprint(tokens: torch.Tensor, position: int) -> list[int]:
-    """Return a fingerprint of samples and their order, by which two readings are compared.
-
-    It is two sums, over the samples, of 32 bits of a hash of a sample's tokens, salted with its
-    position in the global batch. Sums of all ranks can be added in any order, also as float64: they
-    are exact up to two million samples. A sample of 8192 tokens takes about 40 microseconds.
-
-    Args:
-        tokens: of a micro-batch, one sample per row.
-        position: of the first sample in the global batch.
-    """
-    sums = [0, 0]
-    for number, sample in enumerate(tokens.int().numpy(), position):
-        salt = number.to_bytes(8, "little")
-        digest = hashlib.blake2b(sample, digest_size=8, salt=salt).digest()
-        sums = add_fingerprints(sums, SAMPLE_HASH.unpack(digest))
-    return sums
-
-
-def add_fingerprints(one: Sequence[int], other: Sequence[int]) -> list[int]:
-    """Return the sum of two fingerprints."""
-    return [left + right for left, right in zip(one, other, strict=True)]
-
-
-def fingerprint_text(sums: Sequence[float]) -> str:
-    """Return a fingerprint as metric lines have it, 16 hexadecimal digits."""
-    return "".join(f"{int(part) % (1 << 32):08x}" for part in sums)
+    def _following(self, first_sample: int) -> int | None:
+        """Return the first sample of the batch that is likely to be read after another."""
+        size = self.spec.global_batch_size
+        after = first_sample + size
+        return after if after + size <= self.samples.samples else None
 
 
 @dataclass
@@ -133,52 +159,36 @@ class Splits:
     """The samples to train and to validate on."""
 
     train: Split
-    validation: Split | None
-    """None without validation tokens, or with ``validation_batches`` of 0."""
+    validation: dict[str, Split]
+    """By name of the corpus; empty without validation tokens or batches."""
     device: torch.device
+
+    def close(self) -> None:
+        """End the threads that read."""
+        for split in (self.train, *self.validation.values()):
+            split.close()
 
 
 def open_splits(
     run: rundir.RunDir, spec: PretrainSpec, datasets: DatasetSurvey, device: torch.device
 ) -> Splits:
-    """Open the training and validation samples; rank 0 builds the index files that are missing.
+    """Open the training and validation samples that the stage ``index`` has written, or that rank
+    0 writes for a short training.
 
-    Documents are packed with their end-of-document tokens, without masks between them, as the
-    released MEDITRON models were trained (epfLLM/Megatron-LLM, gpt_dataset.py).
+    Documents are packed with their end-of-document tokens. ``micro_batch`` makes the masks between
+    them, of which the released MEDITRON models had none (epfLLM/Megatron-LLM, gpt_dataset.py).
+
+    Raises:
+        TaskError: they are missing, incomplete or of other tokens or settings.
     """
+    devices.decide_once(lambda: sample_index.provide(run, spec, datasets))
     eod = devices.decide_once(lambda: _end_of_document(run, spec))
-    cache = run.path(spec.cache_dir)
-    devices.decide_once(lambda: _clear_unfinished(cache, datasets))
-    validates = bool(datasets.validation) and spec.validation_batches > 0
-    train, validation, _ = BlendedMegatronDatasetBuilder(
-        GPTDataset,
-        [
-            spec.train_steps * spec.global_batch_size,
-            spec.validation_batches * spec.global_batch_size,
-            0,
-        ],
-        _reads_tokens,
-        GPTDatasetConfig(
-            random_seed=spec.seed,
-            sequence_length=spec.model.seq_length,
-            blend_per_split=[
-                _blend(run, datasets.train),
-                _blend(run, datasets.validation) if validates else None,
-                None,
-            ],
-            path_to_cache=str(cache),
-            tokenizer=Tokenizer(eod, {"eod": eod}),
-            reset_position_ids=False,
-            reset_attention_mask=False,
-            eod_mask_loss=False,
-            create_attention_mask=False,
-        ),
-    ).build()
-    devices.decide_once(lambda: write_json(cache / READY, _cached(cache, datasets)))
-    data_rank = parallel_state.get_data_parallel_rank()
+    role = Role.of_rank(spec)
+    unmarked = replace(role, takes_fingerprint=False)
+    train, *others = sample_index.read(run, spec, datasets)
     return Splits(
-        Split(train, spec, device, data_rank, _takes_fingerprint()),
-        Split(validation, spec, device, data_rank, False) if validates else None,
+        Split(train, spec, device, role, eod),
+        {samples.corpus: Split(samples, spec, device, unmarked, eod) for samples in others},
         device,
     )
 
@@ -188,42 +198,3 @@ def _end_of_document(run: rundir.RunDir, spec: PretrainSpec) -> int:
     tokenizer_file.require_unchanged(run, spec.tokenizer)
     table = tokenizer_file.require_tokens(spec.tokenizer, run.path(spec.tokenizer.path))
     return table.ids[spec.tokenizer.vocabulary.eod_token]
-
-
-def _reads_tokens() -> bool:
-    return bool(parallel_state.is_pipeline_first_stage() or parallel_state.is_pipeline_last_stage())
-
-
-def _takes_fingerprint() -> bool:
-    first_stage = parallel_state.is_pipeline_first_stage()
-    return bool(first_stage and parallel_state.get_tensor_model_parallel_rank() == 0)
-
-
-def _blend(
-    run: rundir.RunDir, sources: tuple[IndexedSource, ...]
-) -> tuple[list[str], list[float]] | None:
-    """Return prefixes with token counts as weights; megatron.core else stops after one epoch."""
-    if not sources:
-        return None
-    prefixes = [str(run.path(source.prefix)) for source in sources]
-    return prefixes, [float(source.tokens) for source in sources]
-
-
-def _cached(cache: Path, datasets: DatasetSurvey) -> dict[str, Any]:
-    """Return what the index files depend on; GPTDataset also names them by absolute paths."""
-    return {"data": datasets.digest, "folder": str(cache)}
-
-
-def _clear_unfinished(cache: Path, datasets: DatasetSurvey) -> None:
-    """Remove index files that are unfinished or of other tokens.
-
-    GPTDataset writes them in place and reuses whatever exists, so that a kill during the write
-    would fail every later start.
-    """
-    try:
-        if read_json(cache / READY) == {"format": FORMAT, **_cached(cache, datasets)}:
-            return
-    except (FileNotFoundError, FormatError):
-        pass
-    shutil.rmtree(cache, ignore_errors=True)
-    cache.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import contextlib
 import datetime
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 KINDS = ("cuda", "cpu")
+
+GPU_PACKAGES = ("transformer_engine", "transformer_engine_torch", "apex", "amp_C", "flash_attn")
 
 COLLECTIVE_TIMEOUT = datetime.timedelta(minutes=30)
 """Longer than the slowest checkpoint write: a shorter one would kill a healthy run."""
@@ -47,25 +50,48 @@ def start(kind: str, rank: int, world_size: int, local_rank: int, threads: int =
     import torch
 
     if kind == "cuda":
-        if torch.cuda.device_count() <= local_rank:
-            raise RuntimeError(
-                f"rank {rank} needs CUDA device {local_rank}, "
-                f"torch sees {torch.cuda.device_count()} on {os.uname().nodename}"
-            )
+        number = device_number(local_rank, torch.cuda.device_count())
         # One queue keeps kernels in the order of their launches, which overlapping communication of
         # tensor parallelism relies on (megatron/core/tensor_parallel/layers.py).
         os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
-        torch.cuda.set_device(local_rank)
-        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(number)
+        device = torch.device("cuda", number)
     else:
+        hide_gpu_packages()
         device = torch.device("cpu")
         if threads and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(threads)
         _use_loopback_on_one_host(os.environ)
         _install_stand_ins()
     _quiet()
-    _join(kind, rank, world_size)
+    _join(device, rank, world_size)
     return device
+
+
+def device_number(local_rank: int, visible: int) -> int:
+    """Return which of the visible GPUs is a rank's: all of the node are visible, or its own alone,
+    as with ``--gpus-per-task=1``. Where one GPU is visible to several ranks, NCCL refuses it (a
+    duplicate GPU, init.cc).
+
+    Raises:
+        RuntimeError: the rank has no GPU.
+    """
+    if visible > local_rank:
+        return local_rank
+    if visible == 1:
+        return 0
+    raise RuntimeError(
+        f"rank {local_rank} of node {os.uname().nodename} needs a GPU of its own, torch sees "
+        f"{visible}"
+    )
+
+
+def hide_gpu_packages() -> None:
+    """Make packages of GPU kernels not importable, before megatron.core looks for them: where they
+    are installed it takes their optimizer and norms on any device.
+    """
+    for name in GPU_PACKAGES:
+        sys.modules[name] = None  # type: ignore[assignment]  # the import system's own convention
 
 
 def end() -> None:
@@ -111,6 +137,27 @@ def decide_once(decision: Callable[[], T]) -> T:
     return result
 
 
+def from_all(work: Callable[[], T]) -> list[T]:
+    """Return every rank's result, by rank; an error of one is raised on all.
+
+    Raises:
+        OSError: of the lowest rank that raised one.
+    """
+    import torch.distributed
+
+    outcome: T | OSError
+    try:
+        outcome = work()
+    except OSError as error:
+        outcome = error
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, outcome)
+    for part in gathered:
+        if isinstance(part, OSError):
+            raise part
+    return gathered
+
+
 def is_cpu(device: torch.device) -> bool:
     """Return whether the device is the CPU, with the stand-ins installed."""
     return device.type == "cpu"
@@ -127,19 +174,28 @@ def peak_memory_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _join(kind: str, rank: int, world_size: int) -> None:
+def _join(device: torch.device, rank: int, world_size: int) -> None:
     import torch.distributed
     from torch._C._distributed_c10d import HashStore
 
     alone = world_size == 1  # then no port is needed, which another task might take first
     torch.distributed.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
+        **backend(device),
         init_method=None if alone else "env://",
         store=HashStore() if alone else None,
         rank=rank,
         world_size=world_size,
         timeout=COLLECTIVE_TIMEOUT,
     )
+
+
+def backend(device: torch.device) -> dict[str, Any]:
+    """Return the options that choose how ranks communicate. NCCL is bound to the device: it does
+    not guess it from the rank's number, and fails at the start where the device is unusable.
+    """
+    if device.type == "cuda":
+        return {"backend": "nccl", "device_id": device}
+    return {"backend": "gloo"}
 
 
 def _use_loopback_on_one_host(environ: Mapping[str, str]) -> None:

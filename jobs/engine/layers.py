@@ -7,12 +7,16 @@ megatron.core.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 
 from jobs.contract.stage_specs import ModelSpec
 from jobs.engine import device as devices
+from jobs.engine import rope
 
 with devices.quiet():
     from megatron.core import parallel_state, tensor_parallel
@@ -21,6 +25,9 @@ with devices.quiet():
         get_gpt_layer_local_spec,
         get_gpt_layer_with_transformer_engine_spec,
     )
+    from megatron.core.packed_seq_params import PackedSeqParams
+    from megatron.core.transformer.attention import SelfAttention as MegatronSelfAttention
+    from megatron.core.transformer.dot_product_attention import DotProductAttention
     from megatron.core.transformer.identity_op import IdentityOp
     from megatron.core.transformer.spec_utils import ModuleSpec
     from megatron.core.transformer.transformer_block import (
@@ -29,6 +36,10 @@ with devices.quiet():
     )
     from megatron.core.transformer.transformer_config import TransformerConfig
     from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
+
+BEST = "best"
+LOCAL = "local"
+_kind: ContextVar[str] = ContextVar("kind", default=BEST)
 
 WITHOUT_TRANSFORMER_ENGINE = (
     "transformer-engine is not importable: layers are megatron.core's own, without fused norms and "
@@ -51,6 +62,89 @@ class RMSNorm(torch.nn.RMSNorm):
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
         weight: Any = self.weight
         weight.sequence_parallel = config.sequence_parallel
+
+
+class Attention(DotProductAttention):  # type: ignore[misc]
+    """Causal attention through torch's ``scaled_dot_product_attention``, which stores no scores and
+    computes none above the diagonal.
+    """
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *unused: Any,
+        packed_seq_params: PackedSeqParams | None = None,
+        **more: Any,
+    ) -> torch.Tensor:
+        """Return what each position reads from those up to it, within its document if
+        ``packed_seq_params`` has the boundaries of documents; there is no other mask.
+
+        Args:
+            query: ``[sequence, batch, own heads, head_dim]``, without batch if packed.
+            key: likewise, with own groups in place of heads.
+            value: as ``key``.
+
+        Returns:
+            ``[sequence, batch, own heads x head_dim]``, without batch if packed.
+        """
+        del unused, more
+        if packed_seq_params is None:
+            return self._attend(query, key, value)
+        lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
+        documents = zip(
+            *(torch.split(part.unsqueeze(1), lengths) for part in (query, key, value)), strict=True
+        )
+        return torch.cat([self._attend(*document).squeeze(1) for document in documents])
+
+    def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        query, key, value = (part.permute(1, 2, 0, 3) for part in (query, key, value))
+        result = torch.nn.functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            is_causal=True,
+            scale=self.softmax_scale,
+            enable_gqa=query.size(1) != key.size(1),
+        )
+        return result.permute(2, 0, 1, 3).flatten(2)
+
+
+class SelfAttention(MegatronSelfAttention):  # type: ignore[misc]
+    """Self-attention that turns queries and keys in float32.
+
+    megatron.core 0.16.1 rounds cosines and sines to the precision of the model, but in its fused
+    kernel, which is used where it exists.
+    """
+
+    _angles: torch.Tensor | None = None
+
+    def forward(
+        self,
+        *inputs: Any,
+        rotary_pos_emb: torch.Tensor | None = None,
+        packed_seq_params: PackedSeqParams | None = None,
+        **more: Any,
+    ) -> Any:
+        """Return megatron.core's result of the same inputs."""
+        more["packed_seq_params"] = packed_seq_params
+        if rotary_pos_emb is None or self.config.apply_rope_fusion:
+            return super().forward(*inputs, rotary_pos_emb=rotary_pos_emb, **more)
+        self._angles = rotary_pos_emb
+        if packed_seq_params is not None:
+            self._angles = rope.within_documents(rotary_pos_emb, packed_seq_params.cu_seqlens_q)
+        try:
+            return super().forward(*inputs, **more)
+        finally:
+            self._angles = None
+
+    def get_query_key_value_tensors(self, *inputs: Any, **options: Any) -> Any:
+        """Return queries, keys and values; ``forward`` calls it and turns what it returns."""
+        query, key, value = super().get_query_key_value_tensors(*inputs, **options)
+        if self._angles is None:
+            return query, key, value
+        return rope.rotated(query, self._angles), rope.rotated(key, self._angles), value
 
 
 class ProjectionNorm(torch.nn.Module):
@@ -94,25 +188,48 @@ class ProjectionNorm(torch.nn.Module):
         )
 
 
-def block_spec(spec: ModelSpec, config: TransformerConfig, device: torch.device) -> Any:
-    """Return the layers of a pipeline stage: transformer-engine's on CUDA where it is installed,
-    else megatron.core's.
+@contextmanager
+def chosen(kind: str) -> Iterator[None]:
+    """Build the layers of models in the block of a kind: ``best`` of this device, which training
+    has, or ``local``, megatron.core's own also where transformer-engine is installed, which a
+    selftest compares with it.
+    """
+    token = _kind.set(kind)
+    try:
+        yield
+    finally:
+        _kind.reset(token)
+
+
+def has_transformer_engine() -> bool:
+    """Return whether transformer-engine is importable."""
+    return bool(HAVE_TE)
+
+
+def block_spec(
+    spec: ModelSpec, config: TransformerConfig, device: torch.device, piece: int | None
+) -> Any:
+    """Return the layers of a piece of a pipeline stage: transformer-engine's on CUDA where it is
+    installed, else megatron.core's.
 
     Both have the same settings. Those of transformer-engine are unproven: no GPU has run them.
     """
-    if HAVE_TE and not devices.is_cpu(device):
+    is_best = _kind.get() == BEST
+    if HAVE_TE and is_best and not devices.is_cpu(device):
         return _engine_layer(spec)
-    if not devices.is_cpu(device):
+    if is_best and not devices.is_cpu(device):
         warnings.warn(WITHOUT_TRANSFORMER_ENGINE, stacklevel=3)
     layer: ModuleSpec = get_gpt_layer_local_spec(normalization="RMSNorm")
     layer.submodules.input_layernorm = RMSNorm
     layer.submodules.pre_mlp_layernorm = RMSNorm
+    layer.submodules.self_attention.module = SelfAttention
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = Attention
     if spec.qk_norm:
-        attention = layer.submodules.self_attention.submodules
         attention.q_layernorm = attention.k_layernorm = RMSNorm
     if spec.post_norm:
         _move_norms_behind(layer, spec, tensor_parallel.ColumnParallelLinear)
-    layers = [layer] * get_num_layers_to_build(config)
+    layers = [layer] * get_num_layers_to_build(config, piece)
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=RMSNorm)
 
 
@@ -120,6 +237,7 @@ def _engine_layer(spec: ModelSpec) -> ModuleSpec:
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear
 
     layer: ModuleSpec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=spec.qk_norm)
+    layer.submodules.self_attention.module = SelfAttention
     if spec.post_norm:
         _move_norms_behind(layer, spec, TEColumnParallelLinear)
     return layer

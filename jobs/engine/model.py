@@ -6,7 +6,7 @@ Call order in training and evaluation::
         model.start_parallel(spec.parallel, spec.seed)
         network = model.build(spec.model, spec.parallel, spec.precision, device, for_inference=True)
         checkpoint.load_weights(path, network)
-        scores = model.logits(network, tokens)
+        scores = model.logits_at(network, tokens, [(0, 7)])
 
 ``jobs.engine.device.session`` must begin before this module is imported, since it imports
 megatron.core.
@@ -23,6 +23,7 @@ import torch
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 from jobs.engine import device as devices
 from jobs.engine import layers, rope
+from jobs.engine.switches.overlap import overlap
 
 with devices.quiet():
     from megatron.core import parallel_state, tensor_parallel
@@ -34,10 +35,27 @@ with devices.quiet():
 
 
 class Decoder(GPTModel):  # type: ignore[misc]
-    """megatron.core's decoder, with a loss that no padding row of the vocabulary takes part in."""
+    """megatron.core's decoder, with a loss that no padding row of the vocabulary takes part in, and
+    rotary positions that may differ between rows.
+    """
 
     scored_tokens: int
     """Rows of the vocabulary before padding."""
+
+    def _preprocess(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor | None, **more: Any
+    ) -> Any:
+        """Return megatron.core's inputs of the layers, with rotary angles of given positions.
+
+        megatron.core 0.16.1 numbers all rows from 0, whatever ``position_ids`` are.
+
+        Args:
+            position_ids: int64 ``[batch, sequence]``; None for 0, 1, 2, … in each row.
+        """
+        hidden, angles, *others = super()._preprocess(input_ids, position_ids, **more)
+        if position_ids is not None:
+            angles = angles[position_ids.t(), 0]  # [sequence, 1, 1, dim]: [sequence, batch, 1, dim]
+        return hidden, angles, *others
 
     def compute_language_model_loss(
         self, labels: torch.Tensor, logits: torch.Tensor
@@ -71,6 +89,7 @@ def start_parallel(parallel: ParallelSpec, seed: int) -> None:
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=_virtual(parallel),
         # Groups of gloo beside the main ones are not used, and on several GPU nodes gloo may choose
         # a network interface that does not reach the other nodes.
         create_gloo_process_groups=False,
@@ -100,32 +119,79 @@ def build(
     *,
     for_inference: bool = False,
 ) -> torch.nn.Module:
-    """Return this rank's part of the model, with random weights.
+    """Return this rank's part of a model whose pipeline has one piece per stage, as ``pieces``.
 
     For training it is the bare stage of the pipeline, in train mode. ``for_inference`` returns a
     model in eval mode without gradients for ``logits``: pipeline must be 1, sequence parallelism is
     off in every layout (any sequence length fits), nothing is recomputed.
 
-    Args:
-        precision: ``bf16`` (parameters in bfloat16) or ``fp32``.
-
     Raises:
-        ValueError: megatron.core refuses the layout, or inference has a pipeline.
+        ValueError: megatron.core refuses the layout, inference has a pipeline, or a stage has
+            several pieces.
     """
     if for_inference and parallel.pipeline != 1:
         raise ValueError(f"inference runs with pipeline 1, not {parallel.pipeline}")
     with devices.quiet():
         config = transformer_config(spec, parallel, precision, device, for_inference=for_inference)
+    if parallel.virtual != 1:
+        raise ValueError(f"a stage has {parallel.virtual} pieces, not 1")
+    network = _piece(spec, config, device, None)
+    return network.eval().requires_grad_(False) if for_inference else network
+
+
+def pieces(
+    spec: ModelSpec,
+    parallel: ParallelSpec,
+    precision: str,
+    device: torch.device,
+    *,
+    positions_differ: bool = False,
+    deterministic: bool = False,
+) -> list[torch.nn.Module]:
+    """Return the pieces of this rank's pipeline stage for training, with random weights, in the
+    order in which a micro-batch passes them; one but in the interleaved schedule.
+
+    Args:
+        precision: ``bf16`` (parameters in bfloat16) or ``fp32``.
+        positions_differ: rows are given positions, which the fused kernel of RoPE cannot read.
+        deterministic: no kernel whose sums have no fixed order; the switches of the process come
+            before (``jobs.engine.switches.determinism``).
+
+    Raises:
+        ValueError: megatron.core refuses the layout.
+    """
+    with devices.quiet():
+        config = transformer_config(spec, parallel, precision, device, for_inference=False)
+    config.apply_rope_fusion &= not positions_differ
+    if deterministic:
+        config.deterministic_mode = True
+        config.cross_entropy_loss_fusion = False  # as Megatron-LM requires
+    if parallel.virtual == 1:
+        return [_piece(spec, config, device, None)]
+    return [_piece(spec, config, device, number) for number in range(parallel.virtual)]
+
+
+def _virtual(parallel: ParallelSpec) -> int | None:
+    """Return the pieces of a stage as megatron.core has them: None for one."""
+    return parallel.virtual if parallel.virtual > 1 else None
+
+
+def _piece(
+    spec: ModelSpec, config: TransformerConfig, device: torch.device, number: int | None
+) -> torch.nn.Module:
+    """Return a piece of this rank's stage; ``number`` is None where the stage is one piece."""
+    place = {"ignore_virtual": False, "vp_stage": number}
     network: Any = Decoder(
         config=config,
-        transformer_layer_spec=layers.block_spec(spec, config, device),
+        transformer_layer_spec=layers.block_spec(spec, config, device, number),
         vocab_size=spec.padded_vocab_size,
         max_sequence_length=spec.seq_length,
-        pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
+        pre_process=parallel_state.is_pipeline_first_stage(**place),
+        post_process=parallel_state.is_pipeline_last_stage(**place),
         share_embeddings_and_output_weights=spec.tied_embeddings,
         position_embedding_type="rope",
         rotary_base=spec.rope_theta,
+        vp_stage=number,
     )
     network.scored_tokens = spec.vocab_size
     # megatron.core 0.16.1 has fixed factors for the scaling of Llama 3.
@@ -135,11 +201,7 @@ def build(
     for parameter in network.parameters():
         tensor_parallel.set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
     network = network.to(device)
-    if precision == "bf16":
-        network = Float16Module(config, network)
-    if for_inference:
-        network = network.eval().requires_grad_(False)
-    model: torch.nn.Module = network
+    model: torch.nn.Module = Float16Module(config, network) if config.bf16 else network
     return model
 
 
@@ -156,10 +218,38 @@ def logits(network: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     Returns:
         float32 ``[batch, sequence, vocab_size]``; row ``i`` scores token ``i + 1``.
     """
-    positions = torch.arange(tokens.size(1), device=tokens.device).unsqueeze(0).expand_as(tokens)
     with torch.inference_mode():
-        scores: torch.Tensor = network(tokens, positions, None, runtime_gather_output=True)
+        scores: torch.Tensor = network(tokens, None, None, runtime_gather_output=True)
     return scores[..., : cast(int, get_attr_wrapped_model(network, "scored_tokens"))].float()
+
+
+def logits_at(
+    network: torch.nn.Module, tokens: torch.Tensor, places: Sequence[tuple[int, int]]
+) -> torch.Tensor:
+    """Return scores of the next token at some positions; those of others are never computed, which
+    of long rows and a large vocabulary would take more memory than the weights.
+
+    Args:
+        network: as for ``logits``.
+        tokens: as for ``logits``.
+        places: row and column of each position.
+
+    Returns:
+        float32 ``[positions, vocab_size]``.
+    """
+    rows, columns = zip(*places, strict=True)
+
+    def select(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        del module
+        hidden = inputs[0]  # [sequence, batch, hidden_size]
+        return hidden[list(columns), list(rows)].unsqueeze(1)
+
+    output_layer = cast(torch.nn.Module, get_attr_wrapped_model(network, "output_layer"))
+    hook = output_layer.register_forward_pre_hook(select)
+    try:
+        return logits(network, tokens)[0]
+    finally:
+        hook.remove()
 
 
 def greedy(
@@ -185,9 +275,11 @@ def greedy(
         if not growing:
             break
         rows = [torch.tensor(texts[index]) for index in growing]
-        scores = logits(network, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device))
-        for row, index in enumerate(growing):
-            texts[index].append(int(scores[row, len(texts[index]) - 1].argmax()))
+        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
+        ends = [(row, len(texts[index]) - 1) for row, index in enumerate(growing)]
+        best = logits_at(network, tokens, ends).argmax(-1).tolist()
+        for index, token in zip(growing, best, strict=True):
+            texts[index].append(token)
         growing = [index for index in growing if texts[index][-1] not in stop]
     return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
@@ -229,6 +321,9 @@ def transformer_config(
         init_method_std=spec.init_std,
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=_virtual(parallel),
+        overlap_p2p_comm=overlap(parallel).stages,
+        batch_p2p_comm=not overlap(parallel).stages,
         sequence_parallel=parallel.sequence_parallel and parallel.tensor > 1 and not for_inference,
         bf16=precision == "bf16",
         params_dtype=dtype,

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from jobs.contract.files import open_lines
 from jobs.contract.metrics_log import (
+    NEWEST_STEPS,
+    SLOW,
+    KeptLine,
     MetricLine,
     MetricsLog,
+    PeriodLine,
     SaveLine,
+    SkipLine,
+    SnapshotLine,
+    SpikeLine,
     StepLine,
     ValidationLine,
     counted_steps,
+    perplexity,
+    quantile,
     to_json,
 )
 from jobs.contract.stage_specs import PretrainSpec
+from jobs.contract.units import GIB
 from jobs.runtime.context import Context
+
+if TYPE_CHECKING:
+    from jobs.engine.measures import Figures
 
 REPORT_SECONDS = 1.0
 """Least time between two updates of progress and TensorBoard; metric lines have every step."""
@@ -39,6 +53,11 @@ class Reporter:
         self._board: Any = None
         self._reported = 0.0
         self._last: dict[str, float] = {}
+        self._period: list[StepLine] = []
+        """Steps since the last line of a period."""
+        self._step_seconds: deque[float] = deque(maxlen=NEWEST_STEPS)
+        self._checkpoint_seconds = self._validation_seconds = 0.0
+        """For which training waited since then."""
 
     def open(self, step: int) -> None:
         """Open the files after a step; TensorBoard drops points of earlier attempts beyond it."""
@@ -46,6 +65,7 @@ class Reporter:
             return
         from torch.utils.tensorboard import SummaryWriter
 
+        self._period = []
         self._file = open_lines(self.context.run.metrics(self.context.task.stage))
         folder = self.context.path(self.spec.tensorboard_dir)
         self._board = SummaryWriter(str(folder), purge_step=step + 1)
@@ -65,37 +85,114 @@ class Reporter:
         if self._file is None:
             return
         speed = self.batch_tokens / seconds
-        self._write(
-            StepLine(
-                step=step,
-                loss=loss,
-                learning_rate=rate,
-                grad_norm=norm,
-                consumed_samples=step * self.spec.global_batch_size,
-                samples=samples,
-                tokens=step * self.batch_tokens,
-                seconds=seconds,
-                tokens_per_s=speed,
-                time=time.time(),
-                attempt=self.context.attempt,
-            )
+        line = StepLine(
+            step=step,
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=norm,
+            consumed_samples=step * self.spec.global_batch_size,
+            samples=samples,
+            tokens=step * self.batch_tokens,
+            seconds=seconds,
+            tokens_per_s=speed,
+            time=time.time(),
+            attempt=self.context.attempt,
         )
+        self._write(line)
+        self._period.append(line)
+        self._step_seconds.append(seconds)
         self._last = {"loss": loss, "tokens_per_s": speed}
         if time.time() - self._reported >= REPORT_SECONDS or step == self.spec.train_steps:
-            self._plot(step, {"loss/train": loss, "learning rate": rate, "gradient norm": norm})
+            self._plot(step, {"loss/train": loss, "perplexity/train": perplexity(loss)})
+            self._plot(step, {"learning rate": rate, "gradient norm": norm})
             self._plot(step, {"tokens per second": speed})
             self.progress(step, "step")
 
-    def validation(self, step: int, loss: float, seconds: float) -> None:
-        """Record the mean loss over the validation batches after a step, and its duration."""
+    def period(self, figures: Figures) -> None:
+        """Record the steps since the last period: speed, memory, norms, seconds by part."""
         if self._file is None:
             return
-        self._write(ValidationLine(step, loss, seconds, time.time(), self.context.attempt))
-        self._plot(step, {"loss/validation": loss})
+        steps, world = self._period, self.spec.parallel.world_size
+        seconds = sum(line.seconds for line in steps)
+        speed = len(steps) * self.batch_tokens / seconds
+        loss = sum(line.loss for line in steps) / len(steps)
+        line = PeriodLine(
+            step=steps[-1].step,
+            steps=len(steps),
+            loss=loss,
+            perplexity=perplexity(loss),
+            param_norm=figures.param_norm,
+            seconds=seconds,
+            data=figures.data,
+            communication=figures.communication,
+            checkpoint=self._checkpoint_seconds,
+            validation=self._validation_seconds,
+            step_p50=quantile(self._step_seconds, 0.5),
+            step_p95=quantile(self._step_seconds, SLOW),
+            step_max=max(self._step_seconds),
+            tokens_per_s=speed,
+            tokens_per_s_per_rank=speed / world,
+            mfu=self._utilisation(speed / world, attention=True),
+            mfu_without_attention=self._utilisation(speed / world, attention=False),
+            memory_bytes=figures.memory_bytes,
+            time=time.time(),
+            attempt=self.context.attempt,
+        )
+        self._write(line)
+        self._period = []
+        self._checkpoint_seconds = self._validation_seconds = 0.0
+        self._plot(line.step, plotted(line))
 
-    def save(self, step: int, size: int, seconds: float) -> None:
-        """Record a written checkpoint: its bytes, and how long training waited for it."""
-        self._write(SaveLine(step, seconds, size, time.time(), self.context.attempt))
+    def _utilisation(self, speed: float, *, attention: bool) -> float | None:
+        """Return the model FLOPs utilisation at a rank's tokens per second; None without a peak."""
+        peak = self.context.task.peak_tflops * 1e12
+        return speed * self.spec.model.flops_per_token(attention=attention) / peak if peak else None
+
+    def spike(self, line: SpikeLine) -> None:
+        """Record a spike and what followed."""
+        self._write(line)
+
+    def skip(self, step: int, reason: str, seconds: float) -> None:
+        """Record that a step's batch was skipped."""
+        self._write(SkipLine(step, reason, seconds, time.time(), self.context.attempt))
+
+    def validation(
+        self, step: int, loss: float, corpora: Mapping[str, float], seconds: float
+    ) -> None:
+        """Record the loss of the validation batches after a step, that of each corpus by its name,
+        and the duration.
+        """
+        if self._file is None:
+            return
+        each = {
+            name: {"loss": value, "perplexity": perplexity(value)}
+            for name, value in corpora.items()
+        }
+        self._write(ValidationLine(step, loss, each, seconds, time.time(), self.context.attempt))
+        self._validation_seconds += seconds
+        self._plot(step, {"loss/validation": loss, "perplexity/validation": perplexity(loss)})
+        for name, values in each.items():
+            label = name.strip("/").replace("/", " ")  # TensorBoard groups by what is before one
+            self._plot(step, {f"validation {key}/{label}": values[key] for key in values})
+
+    def snapshot(self, step: int, seconds: float) -> None:
+        """Record that the state after a step is copied, and how long training waited for it."""
+        self._checkpoint_seconds += seconds
+        self._write(SnapshotLine(step, seconds, time.time(), self.context.attempt))
+
+    def save(self, step: int, size: int, seconds: float, written: float) -> None:
+        """Record a committed checkpoint: its bytes, how long training waited for its end, and the
+        seconds from its beginning.
+        """
+        self._checkpoint_seconds += seconds
+        self._write(SaveLine(step, seconds, written, size, time.time(), self.context.attempt))
+
+    def kept(self, step: int, size: int, seconds: float, written: float) -> None:
+        """Record weights that were committed to be kept: their bytes, how long training waited in
+        all, and the seconds from their beginning.
+        """
+        self._checkpoint_seconds += seconds
+        self._write(KeptLine(step, seconds, written, size, time.time(), self.context.attempt))
 
     def _write(self, line: MetricLine) -> None:
         if self._file is not None:
@@ -128,12 +225,31 @@ class Reporter:
         return max((line.step for line in self.lines() if isinstance(line, SaveLine)), default=0)
 
     def has_validation(self, step: int) -> bool:
-        """Return whether the metrics have a validation after this step."""
-        return any(line.step == step and isinstance(line, ValidationLine) for line in self.lines())
+        """Return whether the metrics have a validation after this step that counts."""
+        return any(line.step == step for line in counted_steps(self.lines()).validated)
 
     def _plot(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+
+
+def plotted(line: PeriodLine) -> dict[str, float]:
+    """Return the values of a period by their names in TensorBoard."""
+    values = {
+        "parameter norm": line.param_norm,
+        "tokens per second per rank": line.tokens_per_s_per_rank,
+        "MFU/with attention": line.mfu,
+        "MFU/without attention": line.mfu_without_attention,
+        "step seconds/median": line.step_p50,
+        "step seconds/95th percentile": line.step_p95,
+        "step seconds/largest": line.step_max,
+        "share of steps/data": line.data / line.seconds,
+        "share of steps/communication": line.communication / line.seconds,
+        "seconds/checkpoint": line.checkpoint,
+        "seconds/validation": line.validation,
+        "peak memory in GiB": line.memory_bytes / GIB,
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def summarise(lines: Iterable[MetricLine], done: int, tokens: int) -> dict[str, Any]:
@@ -142,21 +258,25 @@ def summarise(lines: Iterable[MetricLine], done: int, tokens: int) -> dict[str, 
     Args:
         lines: of all attempts, oldest first.
         done: optimizer steps.
-        tokens: trained on in these steps.
+        tokens: of the batches of these steps.
 
     Returns:
-        ``steps``, ``tokens``, first and last loss and validation loss (None if there is none),
-        ``seconds`` spent in steps, and their ``tokens_per_s``.
+        ``steps``, how many of them were ``skipped``, ``tokens`` of the others, first and last loss
+        and validation loss (None if there is none), ``seconds`` spent in steps, and their
+        ``tokens_per_s``.
     """
-    trained, validated = counted_steps(lines)
+    counted = counted_steps(lines)
+    trained, validated = counted.trained, counted.validated
+    batch_tokens = tokens // done if done else 0
     seconds = sum(line.seconds for line in trained)
     return {
         "steps": done,
-        "tokens": tokens,
+        "skipped": len(counted.skipped),
+        "tokens": tokens - batch_tokens * len(counted.skipped),
         "loss_first": trained[0].loss if trained else None,
         "loss_last": trained[-1].loss if trained else None,
         "validation_first": validated[0].loss if validated else None,
         "validation_last": validated[-1].loss if validated else None,
         "seconds": seconds,
-        "tokens_per_s": tokens / done * len(trained) / seconds if seconds else None,
+        "tokens_per_s": batch_tokens * len(trained) / seconds if seconds else None,
     }

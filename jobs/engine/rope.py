@@ -1,4 +1,4 @@
-"""Compute frequencies of the rotary position embedding. Pure."""
+"""Compute the rotary position embedding. Pure."""
 
 from __future__ import annotations
 
@@ -33,3 +33,34 @@ def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None
     is_long = wavelengths > scaling.original_max_position / low
     is_short = wavelengths < scaling.original_max_position / high
     return torch.where(is_long, kept / scaling.factor, torch.where(is_short, kept, between))
+
+
+def rotated(heads: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Return heads turned by their positions' angles, computed in float32.
+
+    Cosine and sine in bfloat16 would be wrong by up to 2 ** -9, and the angles between positions
+    with them; Megatron-LLM, which trained MEDITRON, turns in float32 too.
+
+    Args:
+        heads: ``[sequence, batch, heads, head_dim]``; coordinate ``i`` is paired with ``i`` plus
+            half the width.
+        angles: float32 ``[sequence, 1 or batch, 1, head_dim]``, the same in both halves.
+
+    Returns:
+        The shape and dtype of ``heads``.
+    """
+    wide = heads.float()
+    first, second = wide.chunk(2, -1)
+    turned = wide * angles.cos() + torch.cat((-second, first), -1) * angles.sin()
+    return turned.to(heads.dtype)
+
+
+def within_documents(angles: torch.Tensor, boundaries: torch.Tensor) -> torch.Tensor:
+    """Return the angles of one packed row, whose positions count from the start of each document.
+
+    Args:
+        angles: ``[longest document or more, 1, 1, head_dim]``.
+        boundaries: of ``jobs.engine.micro_batch.boundaries``.
+    """
+    starts = torch.repeat_interleave(boundaries[:-1], boundaries.diff())
+    return angles[torch.arange(len(starts), device=starts.device) - starts]

@@ -7,36 +7,39 @@ This module imports torch and megatron.core, so import it only within
 from __future__ import annotations
 
 import pickle
-import queue
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 
+from jobs.checkpoints.parts import Parts
 from jobs.engine import device as devices
 from jobs.engine import verified_reader
+from jobs.engine.saving import optimizer_shards
+from jobs.engine.saving.shard_writer import HostMemory, ShardWriter
 from jobs.engine.verified_reader import VerifiedFiles
 
 with devices.quiet():
     from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
     from megatron.core.dist_checkpointing import ShardedObject
     from megatron.core.dist_checkpointing.core import CheckpointingException
-    from megatron.core.dist_checkpointing.strategies import filesystem_async
+    from megatron.core.dist_checkpointing.strategies import torch as torch_strategy
+    from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
     from megatron.core.dist_checkpointing.strategies.fully_parallel import (
         FullyParallelSaveStrategyWrapper,
     )
+    from megatron.core.dist_checkpointing.strategies.state_dict_saver import (
+        save_state_dict_async_finalize,
+        save_state_dict_async_plan,
+    )
     from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
-E = TypeVar("E", bound=BaseException)
-
-CONTENT = {"distrib_optim_sharding_type": "fully_reshardable"}
-"""Optimizer state as whole parameters, so that the layout may change between attempts."""
+CONTENT = {"distrib_optim_sharding_type": optimizer_shards.FORMAT}
+"""Optimizer state by parameter, so that the layout may change between attempts."""
 
 UNREADABLE = (
     CheckpointingException, pickle.UnpicklingError, EOFError, LookupError, ValueError,
@@ -57,97 +60,124 @@ EXTRA_STATE = "_extra_state"
 class TrainingState:
     """The state that is saved and loaded: this rank's model and, for training, its optimizer."""
 
-    network: torch.nn.Module
-    """The result of ``jobs.engine.model.build``, not wrapped for data parallelism."""
+    pieces: Sequence[torch.nn.Module]
+    """The result of ``jobs.engine.model.pieces``, not wrapped for data parallelism."""
     optimizer: Any
 
 
-def write(path: Path, trained: TrainingState, *, weights_only: bool) -> None:
-    """Write a model, and its optimizer and generators unless only its weights are to be saved, into
-    an empty folder. All ranks call it together.
+class Writing:
+    """A checkpoint that is being written: this rank's threads, and what remains to be done."""
 
-    Raises:
-        CheckpointException: on every rank, if a shard could not be written; rank 0 has the reason.
-        OSError, RuntimeError: on the rank concerned, for all other files.
+    def __init__(self, writer: ShardWriter, finalize: Sequence[Callable[[], None]]) -> None:
+        self._writer = writer
+        self._finalize = finalize
+
+    def is_done(self) -> bool:
+        """Return whether this rank's files are written, or failed."""
+        return self._writer.is_done()
+
+    def agree(self) -> dict[str, Parts]:
+        """Wait for this rank's files, and agree that all ranks have written theirs. All ranks call
+        it together.
+
+        Returns:
+            The parts of this rank's files.
+
+        Raises:
+            CheckpointException: on every rank, if a shard could not be written; rank 0 has the
+                reason.
+            OSError, RuntimeError: on the rank concerned, for ``metadata.json``.
+        """
+        self._writer.wait()
+        for step in self._finalize:
+            step()
+        return self._writer.parts()
+
+    def write_index(self) -> None:
+        """Write the index of all ranks' files; only rank 0 has it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._writer.write_index()
+
+    def abandon(self) -> None:
+        """Stop writing; the folder stays unfinished."""
+        self._writer.abandon()
+
+
+class StateWriter:
+    """A writer of one training's state into one folder after another.
+
+    Ranks compare their parts of the whole, and divide what several of them have, in the first save
+    of each kind; in later ones the parts are the same.
     """
-    # Results of a synchronous save stay within the process. By default megatron.core starts a queue
-    # server for them, which outlives a killed rank.
-    filesystem_async._results_queue = queue.SimpleQueue()
-    strategy = FullyParallelSaveStrategyWrapper(
-        _ThreadedSaveStrategy("torch_dist", 1),
-        parallel_state.get_data_parallel_group(with_context_parallel=True),
-    )
-    if weights_only:
-        state = {"model": _model_state(trained.network, _content())}
-    else:
-        state = sharded_state(trained, is_loading=False)
-    dist_checkpointing.save(state, str(path), strategy, content_metadata=CONTENT)
 
+    def __init__(self, trained: TrainingState, memory: HostMemory) -> None:
+        self._trained = trained
+        self._memory = memory
+        self._divided: dict[bool, FullyParallelSaveStrategyWrapper] = {}
+        """By whether weights alone are saved."""
 
-def segments(path: Path) -> dict[str, list[tuple[int, int]]]:
-    """Return offset and length of each tensor and object in the shards of a folder, by file name.
+    def begin(self, path: Path, *, weights_only: bool) -> Writing:
+        """Begin to write the model, and its optimizer and generators unless only its weights are to
+        be saved, into an empty folder. All ranks call it together. It returns once all is copied to
+        host memory; the state may then change.
 
-    Raises:
-        OSError: the metadata cannot be read.
-    """
-    found: dict[str, list[tuple[int, int]]] = {}
-    for item in FileSystemReader(path).read_metadata().storage_data.values():
-        found.setdefault(item.relative_path, []).append((item.offset, item.length))
-    return found
-
-
-class _ThreadedSaveStrategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]
-    """A save strategy that writes in threads of this process.
-
-    megatron.core 0.16.1 forks writers and waits forever for one that is killed; a writer that
-    outlives a killed rank would continue to write.
-    """
-
-    def save(self, sharded_state_dict: Any, checkpoint_dir: str | Path) -> None:
-        request = self.async_save(sharded_state_dict, checkpoint_dir)
-        if request.async_fn is not None:
-            transforms, *_ = request.async_fn.args
-            request = request._replace(async_fn=partial(_write_buckets, transforms))
-        request.execute_sync()
-
-
-def _write_buckets(
-    transforms: Any, rank: int, buckets: Sequence[Any], results: queue.SimpleQueue[Any]
-) -> None:
-    """Replace ``FileSystemWriterAsync.write_preloaded_data_multiproc``: one file per bucket."""
-    del rank
-    written: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-
-    def write_bucket(number: int) -> None:
-        filesystem_async.FileSystemWriterAsync.write_preloaded_data(
-            transforms, number, buckets[number], written, _NoCount(), use_fsync=True
+        Raises:
+            OSError, RuntimeError: on the rank concerned, for files other than shards.
+        """
+        # The digests replace the zip format's own checksums, which take as long as writing.
+        torch.serialization.set_crc32_options(False)
+        is_first = weights_only not in self._divided
+        if is_first:
+            self._divided[weights_only] = FullyParallelSaveStrategyWrapper(
+                _SaveStrategy(self._memory),
+                parallel_state.get_data_parallel_group(with_context_parallel=True),
+                do_cache_distribution=True,
+            )
+        divided = self._divided[weights_only]
+        request = dist_checkpointing.save(
+            self._state(weights_only),
+            str(path),
+            divided,
+            validate_access_integrity=is_first,
+            async_sharded_save=True,
+            content_metadata=CONTENT,
         )
+        return Writing(divided.base_strategy.writer, request.finalize_fns)
 
-    with ThreadPoolExecutor(len(buckets)) as pool:
-        list(pool.map(write_bucket, range(len(buckets))))
-    outcomes = dict(written.get() for _ in buckets)
-    failed = [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)]
-    results.put(cause(failed[0], OSError) or failed[0] if failed else outcomes)
-
-
-def cause(error: BaseException, kind: type[E]) -> E | None:
-    """Return the error of a kind at the root of one that torch wrapped; None if there is none."""
-    current: BaseException | None = error
-    while current is not None and not isinstance(current, kind):
-        failures = getattr(current, "failures", {}).values()  # of torch's CheckpointException
-        roots = [root for root in (cause(failure, kind) for failure, *_ in failures) if root]
-        current = roots[0] if roots else current.__cause__ or current.__context__
-    return current
+    def _state(self, weights_only: bool) -> dict[str, Any]:
+        """Return this rank's state with its position in the whole."""
+        content = _content()
+        model = _model_state(self._trained.pieces, content)
+        if weights_only:
+            return {"model": model}
+        optimizer = optimizer_shards.sharded_state(self._trained.optimizer, model)
+        return {"model": model, "optimizer": optimizer, "generators": _generators()}
 
 
-class _NoCount:
-    """A stand-in for the queue in which forked writers report completion."""
+class _SaveStrategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]
+    """A save strategy that writes in threads of this process, and copies before."""
 
-    def get(self) -> None:
-        return
+    def __init__(self, memory: HostMemory) -> None:
+        super().__init__("torch_dist", 1)
+        self._memory = memory
+        self.writer: ShardWriter | None = None
 
-    def task_done(self) -> None:
-        return
+    def async_save(self, sharded_state_dict: Any, checkpoint_dir: str | Path) -> AsyncRequest:
+        """Replace ``TorchDistSaveShardedStrategy.async_save``, which takes no writer."""
+        flat, *_ = torch_strategy._replace_state_dict_keys_with_sharded_keys(
+            sharded_state_dict, keep_only_main_replica=True
+        )
+        self.writer = ShardWriter(Path(checkpoint_dir), self._memory)
+        planner = torch_strategy.MCoreSavePlanner(
+            dedup_replicated_tensors=False, flatten_state_dict=False
+        )
+        planned, *_ = save_state_dict_async_plan(
+            torch_strategy.mcore_to_pyt_state_dict(flat), self.writer, None, 0, planner=planner
+        )
+        return AsyncRequest(None, (), [partial(save_state_dict_async_finalize, *planned)])
 
 
 def load(source: VerifiedFiles, trained: TrainingState, *, with_generators: bool) -> None:
@@ -156,22 +186,22 @@ def load(source: VerifiedFiles, trained: TrainingState, *, with_generators: bool
     Raises:
         CheckpointException, UNREADABLE: the files do not fit the model, or one is altered.
     """
-    state = sharded_state(trained, is_loading=True, with_generators=with_generators)
+    state = state_to_load(trained, with_generators=with_generators)
     loaded = _read(source, state, () if with_generators else ("generators",))
-    _load_model(trained.network, loaded["model"])
-    _load_optimizer(trained.optimizer, loaded["optimizer"])
+    _load_model(trained.pieces, loaded["model"])
+    optimizer_shards.load(trained.optimizer, loaded["optimizer"])
     if with_generators:
         _set_generators(loaded["generators"])
 
 
-def load_weights(source: VerifiedFiles, network: torch.nn.Module) -> None:
-    """Load the weights alone, into a model of any layout and precision. All ranks call it together.
+def load_weights(source: VerifiedFiles, pieces: Sequence[torch.nn.Module]) -> None:
+    """Load the weights alone, into a model in any layout and precision. All ranks call it together.
 
     Raises:
         CheckpointException, UNREADABLE: the files do not fit the model, or one is altered.
     """
-    loaded = _read(source, {"model": _model_state(network, _content())}, NOT_WEIGHTS)
-    _load_model(network, loaded["model"])
+    loaded = _read(source, {"model": _model_state(pieces, _content())}, NOT_WEIGHTS)
+    _load_model(pieces, loaded["model"])
 
 
 def start_from_weights(source: VerifiedFiles, trained: TrainingState) -> None:
@@ -180,7 +210,7 @@ def start_from_weights(source: VerifiedFiles, trained: TrainingState) -> None:
     Raises:
         CheckpointException, UNREADABLE: the files do not fit the model, or one is altered.
     """
-    load_weights(source, trained.network)
+    load_weights(source, trained.pieces)
     trained.optimizer.reload_model_params()
 
 
@@ -206,11 +236,12 @@ def _read(source: VerifiedFiles, state: dict[str, Any], unneeded: tuple[str, ...
     return loaded
 
 
-def _load_model(network: torch.nn.Module, weights: dict[str, Any]) -> None:
-    plain: Any = getattr(network, "module", network)  # Float16Module returns no result
-    result = plain.load_state_dict(weights, strict=False)
-    _require_none("in the model and not loaded", set(result.missing_keys))
-    _require_none("loaded and not in the model", set(result.unexpected_keys))
+def _load_model(pieces: Sequence[torch.nn.Module], weights: dict[str, Any]) -> None:
+    for number, piece in enumerate(pieces):
+        plain: Any = getattr(piece, "module", piece)  # Float16Module returns no result
+        result = plain.load_state_dict(weights[str(number)], strict=False)
+        _require_none("in the model and not loaded", set(result.missing_keys))
+        _require_none("loaded and not in the model", set(result.unexpected_keys))
 
 
 def _require_none(place: str, keys: set[str]) -> None:
@@ -222,13 +253,11 @@ def _require_none(place: str, keys: set[str]) -> None:
         raise CheckpointingException(f"{', '.join(weights)}: {place}")
 
 
-def sharded_state(
-    trained: TrainingState, *, is_loading: bool, with_generators: bool = True
-) -> dict[str, Any]:
-    """Return this rank's state to save, or to fill by loading, with its position in the whole."""
+def state_to_load(trained: TrainingState, *, with_generators: bool) -> dict[str, Any]:
+    """Return this rank's state, to be filled, with its position in the whole."""
     content = _content()
-    model = _model_state(trained.network, content)
-    optimizer = trained.optimizer.sharded_state_dict(model, is_loading=is_loading, metadata=content)
+    model = _model_state(trained.pieces, content)
+    optimizer = optimizer_shards.state_to_load(trained.optimizer, model, content)
     state = {"model": model, "optimizer": optimizer}
     if with_generators:
         state["generators"] = _generators()
@@ -241,8 +270,12 @@ def _content() -> dict[str, Any]:
     return {**CONTENT, "dp_cp_group": group}
 
 
-def _model_state(network: Any, content: dict[str, Any]) -> Any:
-    return network.sharded_state_dict(metadata=content)
+def _model_state(pieces: Sequence[Any], content: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of each piece by its number; no key of the files has the number."""
+    return {
+        str(number): piece.sharded_state_dict(metadata=content)
+        for number, piece in enumerate(pieces)
+    }
 
 
 def _generators() -> Any:
@@ -271,29 +304,3 @@ def _set_generators(states: Mapping[str, Any]) -> None:
     torch.set_rng_state(states["cpu"])
     torch.cuda.set_rng_state(states["device"])
     tensor_parallel.get_cuda_rng_tracker().set_states(states["tracker"])
-
-
-def _load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
-    """Load optimizer state, with three corrections to megatron.core 0.16.1 around torch's Adam.
-
-    It omits a step count of zero; it fills every entry of a parameter's state from tensors of the
-    checkpoint, and the step count has none; and it gives all parameters one shared step count,
-    which torch then raises once per parameter. transformer-engine's Adam counts steps per group,
-    not per parameter, and refuses a state with a count, so it is given none.
-    """
-    from jobs.engine import optim  # not needed, and not loaded, for inference
-
-    (part,) = optimizer.chained_optimizers
-    moments = state.pop("param_state", None)
-    if moments is None:  # not the distributed optimizer
-        if optim.counts_steps_by_parameter(part.optimizer):
-            state.get("optimizer", state)["state"].setdefault("common_step", torch.tensor(0.0))
-        optimizer.load_state_dict(state)
-        return
-    optimizer.load_state_dict(state)
-    entries = part.optimizer.state.values()
-    steps = [entry.pop("step", None) for entry in entries]
-    part.load_parameter_state_from_fully_reshardable(moments)
-    for entry, step in zip(entries, steps, strict=True):
-        if step is not None:
-            entry["step"] = step.clone()

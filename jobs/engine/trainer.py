@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import signal
@@ -10,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +18,35 @@ import torch.distributed
 
 from jobs.checkpoints import leases, manifest, retention
 from jobs.contract import attempt_history, done_markers
-from jobs.contract.errors import FAILED, RESUME, Stopped, TaskError
-from jobs.contract.stage_specs import PretrainSpec
-from jobs.data import survey
-from jobs.engine import checkpoint, dataset, model, optim, sharded_state
+from jobs.contract.errors import RESUME, Stopped, TaskError
+from jobs.contract.metrics_log import REWOUND, SKIPPED
+from jobs.contract.stage_specs import BY_TOKENS, PretrainSpec
+from jobs.data import sample_order, survey
+from jobs.engine import (
+    checkpoint,
+    dataset,
+    garbage,
+    measures,
+    model,
+    optim,
+    sharded_state,
+)
 from jobs.engine import device as devices
+from jobs.engine.profiling.step_profiler import StepProfiler
 from jobs.engine.reporter import Reporter, summarise
+from jobs.engine.saving.training_saves import TrainingSaves
+from jobs.engine.stability import skips, spikes
+from jobs.engine.stability.guards import Step
 from jobs.runtime.context import Context
 from jobs.runtime.heartbeat import Phase
 
 with devices.quiet():
     from megatron.core import parallel_state
+    from megatron.core.packed_seq_params import PackedSeqParams
     from megatron.core.pipeline_parallel import get_forward_backward_func
 
 POLL_SECONDS = 1.0
 """Seconds between two checks by rank 0 for the files STOP and SAVE."""
-
-
-class NonFiniteLoss(TaskError):
-    """The loss or gradient norm is not finite (NaN or infinite)."""
 
 
 def train(context: Context, spec: PretrainSpec, device: torch.device) -> None:
@@ -62,15 +72,22 @@ def train(context: Context, spec: PretrainSpec, device: torch.device) -> None:
 def _train(context: Context, spec: PretrainSpec, device: torch.device, reporter: Reporter) -> None:
     datasets = devices.decide_once(lambda: survey.survey(context.run, spec, context.heart.beat))
     context.heart.beat()
-    network = model.build(spec.model, spec.parallel, spec.precision, device)
+    pieces = model.pieces(
+        spec.model,
+        spec.parallel,
+        spec.precision,
+        device,
+        positions_differ=spec.reset_position_ids and not spec.reset_attention_mask,
+        deterministic=spec.deterministic,
+    )
     context.heart.beat()
     trainer = Trainer(
         context=context,
         spec=spec,
         datasets=datasets,
         splits=dataset.open_splits(context.run, spec, datasets, device),
-        network=network,
-        updater=optim.prepare(network, spec),
+        pieces=pieces,
+        updater=optim.prepare(pieces, spec),
         reporter=reporter,
         requests=StopRequests(context),
     )
@@ -79,9 +96,13 @@ def _train(context: Context, spec: PretrainSpec, device: torch.device, reporter:
     context.heart.beat(step=trainer.step)
     reporter.open(trainer.step)
     try:
-        stopped = trainer.run()
+        with garbage.manual():
+            stopped = trainer.run()
     finally:
         context.heart.beat(Phase.LEAVING)
+        trainer.saves.abandon()  # there is one only after an error
+        trainer.splits.close()
+        trainer.profiler.close(trainer.step)
         reporter.close()
     if stopped:
         torch.distributed.barrier()  # srun kills the other ranks as soon as one exits with an error
@@ -92,10 +113,15 @@ def _train(context: Context, spec: PretrainSpec, device: torch.device, reporter:
 class BatchResult:
     """The result of one collective over all ranks after a global batch."""
 
-    loss: float
-    """Mean over the batch."""
+    total: float
+    """Loss summed over the batch: over scored tokens, or over micro-batches of their means."""
+    weight: float
+    """Scored tokens, or micro-batches."""
     stop_requested: bool
     save_requested: bool
+    save_advances: bool
+    """The save that has begun waits for no rank."""
+    profile_requested: bool
     samples: str
     """Fingerprint of the samples that all ranks read."""
 
@@ -108,22 +134,28 @@ class Trainer:
     spec: PretrainSpec
     datasets: survey.DatasetSurvey
     splits: dataset.Splits
-    network: torch.nn.Module
+    pieces: list[torch.nn.Module]
     updater: optim.Updater
     reporter: Reporter
     requests: StopRequests
     step: int = 0
     """Optimizer steps done."""
-    saved: manifest.StoredCheckpoint | None = None
-    """The newest checkpoint."""
 
     def __post_init__(self) -> None:
         spec = self.spec
         self.folder = self.context.path(spec.checkpoint_dir)
         self.origin: dict[str, Any] = {"weights": manifest.RANDOM, "seed": spec.seed}
-        self.trained = sharded_state.TrainingState(self.network, self.updater.optimizer)
-        self.micro_batches = spec.global_batch_size // (spec.micro_batch_size * spec.parallel.data)
+        self.trained = sharded_state.TrainingState(self.pieces, self.updater.optimizer)
         self.forward_backward = get_forward_backward_func()
+        self.skips = skips.Skips(spec.skip_steps, {})
+        self.saves = TrainingSaves(self.context, spec, self.trained, self.reporter)
+        self.watch = spikes.SpikeWatch(self.context, spec, self.reporter)
+        self.measures = measures.Measures(self.updater.optimizer, spec.parallel, self.splits.device)
+        self.profiler = StepProfiler(self.context, self.splits.device)
+        config: Any = self.pieces[0].config
+        config.finalize_model_grads_func = self.measures.communicating_in(
+            config.finalize_model_grads_func
+        )
 
     def resume(self) -> None:
         """Load the newest valid checkpoint; without any, stay at step 0 with random weights.
@@ -132,29 +164,36 @@ class Trainer:
             TaskError: none is valid, the base weights were not imported, or a checkpoint was saved
                 with other tokens or another model.
         """
+        decided = devices.decide_once(lambda: skips.decided_before(self.reporter.lines()))
+        self.skips = skips.Skips(self.spec.skip_steps, decided)
         highest = devices.decide_once(self._highest_saved)
         layout = asdict(self.spec.parallel)
         beat = self.context.heart.beat
-        self.saved = checkpoint.load_newest(
+        newest = checkpoint.load_newest(
             self.folder, self.trained, layout, highest, self._accept, beat
         )
-        if self.saved is not None:
-            self.origin = self.saved[1].origin
-            self.step = self.saved[1].iteration
-            self.updater.skip_to(self.step)
+        self.saves.newest = newest
+        if newest is not None:
+            self.origin = newest[1].origin
+            self.step = newest[1].iteration
+            self.updater.go_to(self.step)
+            if newest[1].kind == manifest.WEIGHTS:
+                self.updater.forget()
         elif self.spec.weights != manifest.RANDOM:
             raise TaskError(
                 f"{self.folder}: no checkpoint of step 0, which the stage `convert` makes of "
                 f"`{self.spec.weights}`; training does not start from random weights instead",
                 "{meditron submit convert --run} first",
             )
+        self.watch.resume(self.step)
+        devices.decide_once(self._set_aside_later)
 
     def _accept(self, path: Path, record: manifest.CheckpointRecord) -> None:
         """Refuse a checkpoint that this training cannot resume from.
 
         Raises:
             TaskError: it was saved with other tokens or another model, has weights alone after step
-                0, or began with other weights.
+                0, is of a step beyond the target, or began with other weights.
         """
         back = f"put this run's own checkpoints back, then {RESUME}"
         if difference := manifest.difference(record, self.spec.model, self.spec.tokenizer):
@@ -162,6 +201,12 @@ class Trainer:
         if record.kind == manifest.WEIGHTS and record.iteration > 0:
             raise TaskError(
                 f"{path}: it holds weights alone, and only step 0 has no optimizer state", back
+            )
+        if record.iteration > self.spec.train_steps:
+            raise TaskError(
+                f"{path}: it is of step {record.iteration}, beyond the target of this training, "
+                f"step {self.spec.train_steps}",
+                back,
             )
         began = record.origin.get("weights")
         if (began == manifest.RANDOM) != (self.spec.weights == manifest.RANDOM):
@@ -171,7 +216,7 @@ class Trainer:
                 "name other weights in a submission with --new, which starts another run",
             )
         if record.data:
-            self.datasets.require_same(self.context.run, record.data, path.name)
+            self.datasets.require_same(self.context.run, record.data, record.iteration, path.name)
 
     def _highest_saved(self) -> int:
         task = self.context.task
@@ -184,60 +229,168 @@ class Trainer:
         Returns:
             The reason of an earlier stop; empty at the target.
         """
-        gc.collect()
-        gc.freeze()  # objects that exist now live to the end, so later collections can skip them
-        if self.saved is None:
+        if self.saves.newest is None:
             self._save()
+            self.saves.finish(self.step)
+        self._keep_weights()
         stop = self._validate_once() if self._validation_is_due() else False
         while self.step < self.spec.train_steps and not stop:
-            result = self._train_step()
-            stop = result.stop_requested
-            if self._validation_is_due() and not stop:
-                stop = self._validate()
-            if stop or result.save_requested or self._save_is_due():
-                self._save()
+            before = self.step
+            reason = self.skips.reason(self.step + 1)
+            with self.profiler.step():
+                result = self._skip_step(reason) if reason else self._train_step()
+            self.profiler.after_step(self.step, result.profile_requested)
+            rewound = self.step <= before
+            stop = result.stop_requested if rewound else self._follow(result)
         if self.step == self.spec.train_steps:
             stop = self._finish()
+        self.saves.finish(self.step)
         if stop:
             return f"stopped at step {self.step}, every step is saved: {self.requests.reason()}"
         return ""
+
+    def _follow(self, result: BatchResult) -> bool:
+        """Do what follows a step: saves and validation; return whether a stop was requested."""
+        stop = result.stop_requested
+        if result.save_advances:
+            self.saves.advance()
+        self._keep_weights()
+        if self._validation_is_due() and not stop:
+            stop = self._validate()
+        if stop or result.save_requested or self.saves.is_due(self.step):
+            self._save()
+        return stop
 
     def _validation_is_due(self) -> bool:
         interval = self.spec.validation_interval
         return interval > 0 and self.step % interval == 0 and self.step < self.spec.train_steps
 
-    def _save_is_due(self) -> bool:
-        return self.step % self.spec.save_interval == 0 and self.step < self.spec.train_steps
-
     def _train_step(self) -> BatchResult:
         started = time.perf_counter()
-        split = self.splits.train
-        losses = self._pass(split, self._position(), forward_only=False)
-        result = self._reduce_batch(losses, split)
-        if not math.isfinite(result.loss):
-            raise self._non_finite("the loss", result.loss)
-        rate, norm = self.updater.update()
-        if not math.isfinite(norm):
-            raise self._non_finite("the gradient norm", norm)
+        number = self.step + 1
+        with self.measures.reading(), self.profiler.data():
+            batch = self.splits.train.batch(self._position())
+        computed, action = self.watch.judge(
+            number,
+            self._compute(batch),
+            lambda before: self._compute_again(batch, before),
+            self._decided_before,
+            self._newest_saved,
+        )
+        result: BatchResult = computed.result
+        step = computed.step
+        if action == SKIPPED:
+            reason = skips.spike_reason(action, number)
+            self.skips.add(number, reason)
+            self._count_skipped(reason, started)
+            return result
+        if action == REWOUND:
+            if result.save_requested:
+                self.requests.save_later()
+            self._rewind()
+            return result
+        rate = self.updater.update(step.norm)
         self.step += 1
         self.context.heart.beat(Phase.STEP, self.step)
+        garbage.collect_after(self.step)
         seconds = time.perf_counter() - started
-        self.reporter.step(self.step, result.loss, rate, norm, seconds, result.samples)
+        self.reporter.step(self.step, step.loss, rate, step.norm, seconds, result.samples)
+        self.measures.finish_step()
+        if self.step % measures.PERIOD == 0 or self.step == self.spec.train_steps:
+            self.reporter.period(self.measures.reduce())
         return result
+
+    def _compute(self, batch: dataset.Batch) -> spikes.Computed:
+        """Compute loss and gradients of the next step."""
+        losses = self._pass(batch, forward_only=False)
+        result = self._reduce_batch(losses, batch)
+        loss = self._average(result.total, result.weight, f"the batch of step {self.step + 1}")
+        return spikes.Computed(result, Step(loss, self._norm()), losses)
+
+    def _norm(self) -> float:
+        """Return the gradient norm, the same on all ranks.
+
+        Without the distributed optimizer each data-parallel replica computes its own, from sums
+        that need not be equal to the last bit; a rank that alone took it for a spike would be lost.
+        """
+        norm = self.updater.norm()
+        parallel = self.spec.parallel
+        if parallel.distributed_optimizer or parallel.data == 1:
+            return norm
+        shared = torch.tensor([norm], dtype=torch.float64, device=self.splits.device)
+        torch.distributed.all_reduce(shared)
+        return float(shared) / parallel.world_size
+
+    def _compute_again(self, batch: dataset.Batch, before: spikes.Computed) -> spikes.Computed:
+        """Compute the next step again, from the same weights; keep requests of the first time."""
+        self.updater.clear()
+        again = self._compute(batch)
+        again.result.stop_requested |= before.result.stop_requested
+        again.result.save_requested |= before.result.save_requested
+        again.result.profile_requested |= before.result.profile_requested
+        return again
+
+    def _decided_before(self) -> int:
+        """Return the number of steps in a row before the next one that training decided to skip."""
+        count = 0
+        while self.skips.reason(self.step - count) not in ("", skips.CONFIGURED):
+            count += 1
+        return count
+
+    def _newest_saved(self) -> int | None:
+        """Return the step of the newest checkpoint, once a save that has begun is finished."""
+        self.saves.finish(self.step)
+        return self.saves.newest[1].iteration if self.saves.newest else None
+
+    def _rewind(self) -> None:
+        """Return to the newest checkpoint; the steps that are skipped therefore are on record."""
+        self.updater.clear()
+        self.measures.discard()
+        self.reporter.close()
+        with self.context.heart.during(Phase.CHECKPOINT):
+            self.resume()
+        self.reporter.open(self.step)
+
+    def _set_aside_later(self) -> None:
+        """Quarantine weights kept of later steps where a step up to them is skipped from now on."""
+        folders = manifest.folders(manifest.kept(self.folder))
+        last = max(map(manifest.step_of, folders), default=0)
+        skipped = filter(self.skips.reason, range(self.step + 1, last + 1))
+        first = next(skipped, math.inf)
+        later = [path for path in folders if manifest.step_of(path) >= first]
+        retention.quarantine(dict.fromkeys(later, "a step up to it is skipped now"))
+
+    def _skip_step(self, reason: str) -> BatchResult:
+        """Count a step without training on its batch."""
+        started = time.perf_counter()
+        result = self._reduce_batch([], dataset.Batch([], [0, 0]))
+        self._count_skipped(reason, started)
+        return result
+
+    def _count_skipped(self, reason: str, started: float) -> None:
+        """Count a step that changes no weights."""
+        self.updater.skip()
+        self.measures.finish_step()
+        self.step += 1
+        self.context.heart.beat(Phase.STEP, self.step)
+        self.reporter.skip(self.step, reason, time.perf_counter() - started)
 
     def _position(self) -> int:
         """Return the first sample of the next global batch."""
         return self.step * self.spec.global_batch_size
 
-    def _pass(self, split: dataset.Split, first_sample: int, *, forward_only: bool) -> list[Any]:
+    def _pass(self, batch: dataset.Batch, *, forward_only: bool) -> list[Any]:
         """Run a global batch; return its micro-batches' losses on the last pipeline stage."""
+        rows, length = self.spec.micro_batch_size, self.spec.model.seq_length
+        if self.spec.reset_attention_mask:  # micro-batches are one packed row
+            rows, length = 1, rows * length
         losses: list[Any] = self.forward_backward(
             forward_step_func=self._forward,
-            data_iterator=split.micro_batches(first_sample),
+            data_iterator=[iter(batch.micro_batches) for _ in self.pieces],
             model=self.updater.wrapped,
-            num_microbatches=self.micro_batches,
-            seq_length=self.spec.model.seq_length,
-            micro_batch_size=self.spec.micro_batch_size,
+            num_microbatches=len(batch.micro_batches),
+            seq_length=length,
+            micro_batch_size=rows,
             forward_only=forward_only,
         )
         return losses
@@ -246,23 +399,81 @@ class Trainer:
         """Run one micro-batch through this pipeline stage; megatron.core's schedules call it."""
         self.context.heart.beat()
         batch = next(batches)
-        output = network(batch["tokens"], batch["positions"], None, labels=batch["labels"])
-        return output, _loss
+        output = network(
+            batch["tokens"],
+            batch["positions"],
+            None,
+            labels=batch["labels"],
+            packed_seq_params=self._documents(batch["boundaries"]),
+        )
+        return output, partial(self._loss, batch["scored"])
 
-    def _reduce_batch(self, losses: list[Any], split: dataset.Split) -> BatchResult:
-        """Return the mean loss over the global batch, any rank's requests to stop or save, and the
-        fingerprint of the samples, in one collective.
+    def _documents(self, boundaries: torch.Tensor | None) -> PackedSeqParams | None:
+        """Return where documents begin, for attention within them."""
+        if boundaries is None:
+            return None
+        longest = self.spec.model.seq_length
+        return PackedSeqParams(
+            qkv_format="thd",
+            cu_seqlens_q=boundaries,
+            cu_seqlens_kv=boundaries,
+            max_seqlen_q=longest,
+            max_seqlen_kv=longest,
+        )
+
+    def _loss(
+        self, scored: torch.Tensor, output: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the sum over a micro-batch's scored tokens and their number, of which
+        megatron.core makes either average (``calculate_per_token_loss``), then the micro-batch's
+        part of ``BatchResult.total`` and ``weight``.
+        """
+        total = (output.float() * scored).sum()
+        tokens = scored.sum()
+        parts = total.detach().double(), tokens.double()
+        if self.spec.loss_average != BY_TOKENS:
+            parts = parts[0] / tokens.clamp(min=1), torch.ones_like(parts[0])
+        return total, tokens, torch.stack(parts)
+
+    def _reduce_batch(self, losses: list[Any], batch: dataset.Batch) -> BatchResult:
+        """Return the sums over the global batch, any rank's requests to stop, save or profile,
+        whether a save waits for none, and the fingerprint of the samples, in one collective.
         """
         stop, save = self.requests.poll()
+        ready = self.saves.is_ready()
         shared = torch.tensor(
-            [0.0, stop, save, *split.fingerprint], dtype=torch.float64, device=self.splits.device
+            [0.0, 0.0, stop, save, ready, self.profiler.poll(), *batch.fingerprint],
+            dtype=torch.float64,
+            device=self.splits.device,
         )
         if losses and parallel_state.get_tensor_model_parallel_rank() == 0:
-            shared[0] = torch.stack(losses).sum()
-        torch.distributed.all_reduce(shared)
-        total, stops, saves, *sums = shared.tolist()
-        parts = self.micro_batches * self.spec.parallel.data
-        return BatchResult(total / parts, stops > 0, saves > 0, dataset.fingerprint_text(sums))
+            shared[:2] = torch.stack(losses).sum(0)
+        with self.measures.communicating():
+            torch.distributed.all_reduce(shared)
+        total, weight, stops, saves, ready_ranks, profiles, *sums = shared.tolist()
+        return BatchResult(
+            total,
+            weight,
+            stops > 0,
+            saves > 0,
+            ready_ranks == self.spec.parallel.world_size,
+            profiles > 0,
+            sample_order.fingerprint_text(sums),
+        )
+
+    def _average(self, total: float, weight: float, what: str) -> float:
+        """Return the loss of a number of batches.
+
+        Raises:
+            TaskError: no token of them is scored.
+        """
+        if not weight:
+            raise TaskError(
+                f"{what} scores no token: each of them ends a document, and "
+                "pretrain.eod_mask_loss is on",
+                "train on other tokens in a submission with --new, which starts another run",
+            )
+        return total / weight
 
     def _validate_once(self) -> bool:
         """Validate unless an earlier attempt did at this step; return whether to stop."""
@@ -271,43 +482,62 @@ class Trainer:
         return self._validate()
 
     def _validate(self) -> bool:
-        """Validate on a fixed set of batches; return whether a stop was requested."""
-        split = self.splits.validation
-        if split is None:
+        """Validate each corpus on a fixed set of batches; return whether a stop was requested."""
+        if not self.splits.validation:
             return False
         self.reporter.progress(self.step, "validation")
-        with self.context.heart.during(Phase.VALIDATION):
-            return self._validate_on(split)
+        with (
+            self.context.heart.during(Phase.VALIDATION),
+            self.measures.paused(),
+            self.updater.evaluating(),
+        ):
+            started = time.perf_counter()
+            sums = {}
+            for name, split in self.splits.validation.items():
+                sums[name] = self._validate_on(split)
+                if sums[name] is None:
+                    return True
+        totals, weights = zip(*filter(None, sums.values()), strict=True)
+        loss = self._average(sum(totals), sum(weights), "validation")
+        corpora = {name: part[0] / part[1] for name, part in sums.items() if part and part[1]}
+        self.reporter.validation(self.step, loss, corpora, time.perf_counter() - started)
+        return False
 
-    def _validate_on(self, split: dataset.Split) -> bool:
-        started = time.perf_counter()
-        self.updater.wrapped.eval()
-        total = 0.0
+    def _validate_on(self, split: dataset.Split) -> tuple[float, float] | None:
+        """Return the sums of ``BatchResult.total`` and ``weight`` over the batches of a corpus;
+        None if a stop was requested.
+        """
+        total = weight = 0.0
         for number in range(self.spec.validation_batches):
-            first = number * self.spec.global_batch_size
+            batch = split.batch(number * self.spec.global_batch_size)
             with torch.no_grad():
-                result = self._reduce_batch(self._pass(split, first, forward_only=True), split)
+                result = self._reduce_batch(self._pass(batch, forward_only=True), batch)
             if result.save_requested:
                 self.requests.save_later()
             if result.stop_requested:
-                return True
-            total += result.loss
-        self.updater.wrapped.train()
-        seconds = time.perf_counter() - started
-        self.reporter.validation(self.step, total / self.spec.validation_batches, seconds)
-        return False
+                return None
+            total += result.total
+            weight += result.weight
+        return total, weight
 
     def _save(self) -> None:
-        if self.saved is not None and self.saved[1].iteration == self.step:
-            return
-        self.reporter.progress(self.step, "checkpoint")
-        started = time.perf_counter()
+        """Save the state after this step, unless it is saved; at step 0 nothing but weights has a
+        value yet.
+        """
+        self.updater.gather()
+        self.saves.begin(self._record(manifest.TRAINING if self.step else manifest.WEIGHTS))
+
+    def _keep_weights(self) -> None:
+        """Save the weights after this step, if they are to be kept."""
+        if self.saves.is_kept(self.step):
+            self.updater.gather()
+            self.saves.keep(self._record(manifest.WEIGHTS))
+
+    def _record(self, kind: str) -> manifest.CheckpointRecord:
+        """Return the record of a checkpoint of this step, of weights alone or of the training."""
         model, precision = self.spec.model, self.spec.precision
-        if self.step:
-            kind, size = manifest.TRAINING, model.checkpoint_bytes(precision)
-        else:  # nothing but weights has a value yet
-            kind, size = manifest.WEIGHTS, model.weights_bytes(precision)
-        record = manifest.CheckpointRecord(
+        is_whole = kind == manifest.TRAINING
+        return manifest.CheckpointRecord(
             iteration=self.step,
             consumed_samples=self._position(),
             layout=asdict(self.spec.parallel),
@@ -315,14 +545,9 @@ class Trainer:
             kind=kind,
             **manifest.identity(model, self.spec.tokenizer),
             origin=self.origin,
-            data=self.datasets.record,
-            bytes=size,
+            data=self.datasets.record(self.step),
+            bytes=(model.checkpoint_bytes if is_whole else model.weights_bytes)(precision),
         )
-        with self.context.heart.during(Phase.CHECKPOINT):
-            self.saved = checkpoint.save(
-                self.folder, self.trained, record, self.spec.keep_checkpoints
-            )
-        self.reporter.save(self.step, self.saved[1].bytes, time.perf_counter() - started)
 
     def _finish(self) -> bool:
         """Validate, save and write the done marker; after a stop request, only save.
@@ -332,6 +557,7 @@ class Trainer:
         """
         stop = self._validate_once()
         self._save()
+        self.saves.finish(self.step)
         if not stop:
             devices.decide_once(self._write_done)
         return stop
@@ -350,21 +576,6 @@ class Trainer:
                 "peak_memory_bytes": devices.peak_memory_bytes(self.splits.device),
             },
         )
-
-    def _non_finite(self, what: str, value: float) -> NonFiniteLoss:
-        kept = self.saved[0].name if self.saved else "no checkpoint"
-        return NonFiniteLoss(
-            f"{what} of step {self.step + 1} is {value}; {kept} holds the last good state",
-            f"{RESUME} shows whether it recurs; if it does, lower the learning rate, or "
-            f"inspect the samples from {self._position()} on",
-            FAILED,
-        )
-
-
-def _loss(output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the mean over a micro-batch's tokens, for the backward pass and for the record."""
-    mean = output.float().mean()
-    return mean, mean.detach().double()
 
 
 class StopRequests:

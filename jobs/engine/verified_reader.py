@@ -10,7 +10,6 @@ This module imports torch and megatron.core, so import it only within
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from torch.distributed.checkpoint.state_dict_loader import load_state_dict
 from torch.futures import Future
 
 from jobs.checkpoints import manifest, parts
-from jobs.checkpoints.parts import AlteredPart, Part, Parts
+from jobs.checkpoints.parts import AlteredPart, Content, Part, Parts
 from jobs.engine import device as devices
 
 with devices.quiet():
@@ -91,7 +90,7 @@ class VerifiedFiles:
     def part(self, location: Location) -> Part:
         return self.files[location.file][location.number]
 
-    def read_part(self, location: Location) -> io.BytesIO:
+    def read_part(self, location: Location) -> Content:
         """Read a part.
 
         Raises:
@@ -99,14 +98,9 @@ class VerifiedFiles:
             OSError, EOFError: it cannot be read.
         """
         its_parts = self.files[location.file]
-        part = its_parts[location.number]
-        content = io.BytesIO(bytes(part.bytes))
-        with (self.path / location.file).open("rb", buffering=0) as file, content.getbuffer() as to:
-            file.seek(parts.size(its_parts[: location.number]))
-            unaltered = parts.read_part(file, part, to, self.beat)
+        part, start = its_parts[location.number], parts.size(its_parts[: location.number])
+        content = parts.read_part(self.path / location.file, start, part, self.beat)
         self.bytes_read += part.bytes
-        if not unaltered:
-            raise AlteredPart(location.file)
         self.read.add(location)
         return content
 
@@ -133,7 +127,7 @@ def open_small(path: Path) -> tuple[dict[str, Parts], dict[str, bytes]]:
     for name, its_parts in files.items():
         if not name.endswith(SHARD_SUFFIX):
             small[name] = (path / name).read_bytes()
-            if [hashlib.sha256(small[name]).hexdigest()] != [part.sha256 for part in its_parts]:
+            if (parts.describe_content(small[name]),) != its_parts:
                 raise AlteredPart(name)
     return files, small
 
@@ -247,7 +241,7 @@ class _Reader(FileSystemReader):
 
     def _contents(
         self, wanted: Sequence[Location], failures: list[Exception]
-    ) -> Iterator[tuple[Location, io.BytesIO]]:
+    ) -> Iterator[tuple[Location, Content]]:
         """Yield the content of each part that this rank requires, unless it is in ``failures``."""
         by_rank = self._gather(wanted)
         rank = self.group.rank()
@@ -279,7 +273,7 @@ class _Reader(FileSystemReader):
             loads[least] += self.source.part(location).bytes
         return divided
 
-    def _read(self, location: Location | None, failures: list[Exception]) -> io.BytesIO | None:
+    def _read(self, location: Location | None, failures: list[Exception]) -> Content | None:
         if location is None:
             return None
         try:
@@ -288,9 +282,7 @@ class _Reader(FileSystemReader):
             failures.append(error)
             return None
 
-    def _share(
-        self, reader: int, location: Location, content: io.BytesIO | None
-    ) -> io.BytesIO | None:
+    def _share(self, reader: int, location: Location, content: Content | None) -> Content | None:
         """Broadcast a part within the tensor group; None where its reader failed."""
         source = torch.distributed.get_global_rank(self.group, reader)
         is_reader = reader == self.group.rank()
@@ -299,26 +291,24 @@ class _Reader(FileSystemReader):
         if not there.item():
             return None
         size = self.source.part(location).bytes
-        content = content or io.BytesIO(bytes(size))
-        with content.getbuffer() as view:
-            whole = torch.frombuffer(view, dtype=torch.uint8)
-            for start in range(0, size, CHUNK):
-                chunk = whole[start : start + CHUNK]
-                moved = chunk.to(there.device)
-                torch.distributed.broadcast(moved, source, self.group)
-                if not is_reader:
-                    chunk.copy_(moved)
-                self.source.beat()
-            del whole, chunk, moved  # the view cannot be released before
+        content = content or Content(size)
+        whole = torch.from_numpy(content.array)
+        for start in range(0, size, CHUNK):
+            chunk = whole[start : start + CHUNK]
+            moved = chunk.to(there.device)
+            torch.distributed.broadcast(moved, source, self.group)
+            if not is_reader:
+                chunk.copy_(moved)
+            self.source.beat()
         return content
 
 
-def _fill(request: Any, content: io.BytesIO, planner: Any) -> None:
+def _fill(request: Any, content: Content, planner: Any) -> None:
     """Fill one tensor or object of a plan, as ``FileSystemReader.read_data`` does."""
     if request.type == LoadItemType.BYTE_IO:
-        planner.load_bytes(request, content)
+        planner.load_bytes(request, io.BytesIO(content.read()))
         return
-    stored = torch.load(content, map_location="cpu", weights_only=True)
+    stored = content.tensor()
     for axis, (offset, length) in enumerate(
         zip(request.storage_offsets, request.lengths, strict=True)
     ):

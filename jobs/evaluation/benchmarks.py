@@ -10,13 +10,13 @@ models too small to have learnt to answer by letter.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jobs.contract.errors import TaskError
+from jobs.contract.files import parse_json
 from jobs.contract.units import plural
 
 LETTERS = "ABCDEFGHIJ"
@@ -275,7 +275,7 @@ def json_object(path: Path) -> dict[str, Any]:
     """Read a file of one JSON object, keyed by PMID."""
     text = path.read_text(encoding="utf-8")
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError as error:
         refuse(path, f"not JSON ({error})")
     if not isinstance(value, dict):
@@ -296,7 +296,7 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def json_line(where: str, line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except ValueError as error:
         refuse(where, f"not JSON ({error})")
     if not isinstance(value, dict):

@@ -27,8 +27,13 @@ from jobs.data.tokenizer_file import Encoder
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-Logits = Callable[[torch.Tensor], torch.Tensor]
-"""int64 tokens ``[batch, sequence]`` → float32 scores ``[batch, sequence, vocabulary]``."""
+Place = tuple[int, int]
+"""Row and column of a position in a batch."""
+
+Logits = Callable[[torch.Tensor, Sequence[Place]], torch.Tensor]
+"""int64 tokens ``[batch, sequence]``, and positions → float32 scores of the next token there
+``[positions, vocabulary]``.
+"""
 
 
 @dataclass(frozen=True)
@@ -38,18 +43,19 @@ class Scoring:
     read: tuple[int, ...]
     """Context and continuation without its last token, truncated on the left to fit the model."""
     scored: tuple[int, ...]
-    """The continuation; its token ``i`` is predicted at position ``first + i``."""
+    """The continuation."""
 
-    @property
-    def first(self) -> int:
-        return len(self.read) - len(self.scored)
+    def places(self, row: int) -> list[Place]:
+        """Return the positions that predict its tokens, where its row is that one of a batch."""
+        return [(row, column) for column in range(len(self.read))[-len(self.scored) :]]
 
 
 class MegatronLM(TemplateLM):  # type: ignore[misc]
     """A language model given as a function from tokens to scores.
 
     Args:
-        logits: all ranks of a tensor-parallel group call it with the same tokens, on the CPU.
+        logits: all ranks of a tensor-parallel group call it with the same tokens, on the CPU, and
+            the same positions, which are those that predict a scored token.
         max_length: the model's context length in tokens.
         batch_size: most rows per call of ``logits``.
         after_batch: called with the requests done and the total; may raise to stop.
@@ -125,10 +131,15 @@ class MegatronLM(TemplateLM):  # type: ignore[misc]
         scored: dict[int, tuple[float, bool]] = {}
         for batch in batches(items, self.batch_size):
             rows = [items[members[0]].read for members in batch]
-            scores = self._logits(pad(rows, self._encoder.eod))
-            flat = [(row, index) for row, members in enumerate(batch) for index in members]
-            results = pick(scores, [(row, items[index]) for row, index in flat])
-            scored.update((index, result) for (_, index), result in zip(flat, results, strict=True))
+            indices = [index for members in batch for index in members]
+            placed = [
+                (items[index].places(row), items[index].scored)
+                for row, members in enumerate(batch)
+                for index in members
+            ]
+            needed = list(dict.fromkeys(place for places, _ in placed for place in places))
+            scores = self._logits(pad(rows, self._encoder.eod), needed)
+            scored.update(zip(indices, pick(scores, needed, placed), strict=True))
             self._after_batch(len(scored), len(items))
         return [scored[index] for index in range(len(items))]
 
@@ -209,21 +220,23 @@ def pad(rows: Sequence[Sequence[int]], filler: int) -> torch.Tensor:
     return torch.tensor([[*row, *[filler] * (longest - len(row))] for row in rows])
 
 
-def pick(scores: torch.Tensor, items: Sequence[tuple[int, Scoring]]) -> list[tuple[float, bool]]:
+def pick(
+    scores: torch.Tensor,
+    places: Sequence[Place],
+    items: Sequence[tuple[Sequence[Place], Sequence[int]]],
+) -> list[tuple[float, bool]]:
     """Return per continuation of a batch its log-likelihood in nats and whether it is greedy.
 
     Args:
-        scores: ``[rows, sequence, vocabulary]``, unnormalised.
-        items: row of ``scores``, and the tokens to score there.
+        scores: ``[positions, vocabulary]``, unnormalised.
+        places: of ``scores``, in its order.
+        items: the positions of each continuation, and the token to score at each of them.
     """
-    rows = [row for row, item in items for _ in item.scored]
-    columns = [item.first + i for _, item in items for i in range(len(item.scored))]
-    targets = torch.tensor(
-        [token for _, item in items for token in item.scored], device=scores.device
-    )
-    selected = scores[rows, columns].float()
-    likelihoods = selected.log_softmax(-1).gather(1, targets.unsqueeze(1)).squeeze(1)
-    greedy = selected.argmax(-1) == targets
+    lines = {place: line for line, place in enumerate(places)}
+    at = [lines[place] for own, _ in items for place in own]
+    targets = torch.tensor([token for _, tokens in items for token in tokens], device=scores.device)
+    likelihoods = scores.log_softmax(-1)[at, targets]
+    greedy = scores.argmax(-1)[at] == targets
     tokens = zip(likelihoods.tolist(), greedy.tolist(), strict=True)
-    parts = (list(islice(tokens, len(item.scored))) for _, item in items)
+    parts = (list(islice(tokens, len(own))) for own, _ in items)
     return [(math.fsum(value for value, _ in part), all(hit for _, hit in part)) for part in parts]

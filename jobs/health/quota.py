@@ -27,12 +27,13 @@ class QuotaLeft:
     files: int | None = None
 
 
-def read(folder: Path) -> QuotaLeft | None:
+def read(folder: Path, seconds: float = TIMEOUT_SECONDS) -> QuotaLeft | None:
     """Return what the quotas of this user and of the folder's group leave.
 
-    None when no tool reports a quota.
+    None when no tool reports a quota within ``seconds`` each.
     """
-    outputs = [text for command in commands(folder) if (text := query(command)) is not None]
+    queried = (query(command, seconds) for command in commands(folder))
+    outputs = [text for text in queried if text is not None]
     return tightest(row for text in outputs for row in rows(text)) if outputs else None
 
 
@@ -51,7 +52,7 @@ def mount_point(folder: Path) -> Path:
     return next(parent for parent in (path, *path.parents) if os.path.ismount(parent))
 
 
-def query(command: list[str], seconds: float = TIMEOUT_SECONDS) -> str | None:
+def query(command: list[str], seconds: float) -> str | None:
     """Return a tool's output; None when it is missing, fails or does not answer.
 
     ``quota`` exits with 1 also when a limit is exceeded, so that its lines count, not its code.

@@ -16,6 +16,10 @@ from jobs.contract import done_markers, rundir, specs
 from jobs.contract.files import FORMAT, make_folder
 from jobs.runtime import heartbeat
 
+OF_SRUN = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+OF_LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+"""Variables of a rank, the number of ranks, and the rank on its node."""
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
@@ -124,16 +128,19 @@ def write_progress(
 def context_from(run_dir: Path, stage: str, index: int, environ: Mapping[str, str]) -> Context:
     """Return the rank's context, from its spec and the environment of srun or the supervisor.
 
-    RANK, WORLD_SIZE, LOCAL_RANK first, else SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID, else a
-    single rank. MEDITRON_ATTEMPT is the attempt's number, 0 for a task run by hand.
+    Under srun SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID: RANK and its companions may be those of
+    a surrounding program or of a container's image there. Otherwise RANK, WORLD_SIZE, LOCAL_RANK,
+    else a single rank. MEDITRON_ATTEMPT is the attempt's number, 0 for a task run by hand.
     """
     run = rundir.RunDir(run_dir.resolve())
     task = specs.load_task(run, stage, index)
     if task.ranks == 1:
         rank, world, local = 0, 1, 0
     else:
-        rank = int(environ.get("RANK", environ.get("SLURM_PROCID", "0")))
-        world = int(environ.get("WORLD_SIZE", environ.get("SLURM_NTASKS", "1")))
-        local = int(environ.get("LOCAL_RANK", environ.get("SLURM_LOCALID", "0")))
+        by_srun = task.launcher == "srun" and "SLURM_PROCID" in environ
+        names = OF_SRUN if by_srun else OF_LAUNCHER
+        rank, world, local = (
+            int(environ.get(name, default)) for name, default in zip(names, "010", strict=True)
+        )
     attempt = int(environ.get("MEDITRON_ATTEMPT", "0"))
     return Context(run, task, attempt, rank, world, local, StopFlag())

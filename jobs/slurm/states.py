@@ -53,6 +53,8 @@ nohold_on_prolog_fail).
 """
 HELD_BY_ADMIN = "JobHeldAdmin"
 HELD_BY_USER = "JobHeldUser"
+WAITS_FOR_JOBS = ("Dependency", "DependencyNeverSatisfied")
+"""Reasons of a pending job that waits for others (squeue(1), JOB REASON CODES)."""
 LEFT_THE_QUEUE = "left the queue"
 """Reason of an UNKNOWN job that has surely ended; its final state is not known."""
 NO_ACCOUNTING = "no accounting"

@@ -22,7 +22,7 @@ from jobs.contract import base_folder, done_markers
 from jobs.contract.errors import ERRNO_HINTS, RESUME, Stopped, TaskError, errno_code
 from jobs.contract.files import make_folder
 from jobs.contract.stage_specs import ConvertSpec, ParallelSpec
-from jobs.conversion import base_model, weight_map
+from jobs.conversion import base_model, hf_reader, threads, weight_map
 from jobs.conversion.hf_reader import Folder, TensorReader
 from jobs.data import tokenizer_file
 from jobs.runtime.context import Context
@@ -51,7 +51,7 @@ def run(context: Context) -> None:
     spec = cast(ConvertSpec, context.task.spec)
     inputs = [tokenizer_file.require_unchanged(context.run, spec.tokenizer)]
     place, vocabulary = Path(spec.folder), spec.tokenizer.vocabulary
-    folder = base_model.require_importable(place, spec.model, vocabulary.base_size)
+    folder = base_model.require_importable(place, spec.model, vocabulary)
     base_model.require_tokenizer(place, spec.tokenizer)
     inputs += [
         done_markers.describe_file(context.run, str(file), with_digest=False)
@@ -66,8 +66,10 @@ def run(context: Context) -> None:
             record = convert(context, spec, folder, path)
         shutil.rmtree(context.scratch, ignore_errors=True)
     outputs = [
-        done_markers.describe_file(context.run, str(file), with_digest=False)
-        for file in (path / manifest.MANIFEST, path / manifest.RECORD)
+        done_markers.describe_file(
+            context.run, f"{spec.checkpoint_dir}/{path.name}/{name}", with_digest=False
+        )
+        for name in (manifest.MANIFEST, manifest.RECORD)
     ]
     verify_stage(context, place, path)
     summary = {"bytes": record.bytes, "origin": record.origin, "precision": record.precision}
@@ -94,6 +96,8 @@ def existing(context: Context, path: Path, folder: Folder) -> CheckpointRecord |
     same = record.origin.get("source") == folder.identity
     if not differs and not same and digest_again(context, folder) != record.origin.get("sha256"):
         differs = f"its weights are those of {record.origin.get('weights')}"
+        if record.origin.get("folder") == spec.folder:
+            differs = "the folder's weights have changed since"
     if differs:
         raise TaskError(
             f"{path} was not made from {folder.path}: {differs}",
@@ -105,7 +109,7 @@ def existing(context: Context, path: Path, folder: Folder) -> CheckpointRecord |
 def digest_again(context: Context, folder: Folder) -> str:
     """Return the digest of a folder's weights, as the record of their conversion has it."""
     spec = cast(ConvertSpec, context.task.spec)
-    names = weight_map.folder_shapes(spec.model, spec.tokenizer.vocabulary.base_size)
+    names = weight_map.folder_shapes(spec.model, spec.tokenizer.vocabulary.base_rows)
     sources: dict[str, str] = {}
     for number, name in enumerate(names):
         with TensorReader(folder.tensors[name]) as reader:
@@ -156,7 +160,7 @@ def convert_all(context: Context, importer: Importer) -> list[Converted]:
     """
     from jobs.conversion.importer import Interrupted, units
 
-    with ThreadPoolExecutor(max(1, context.task.cpus_per_rank)) as pool:
+    with threads.single_threaded(), ThreadPoolExecutor(threads.side_by_side(context)) as pool:
         futures = [pool.submit(importer.convert, unit) for unit in units(importer.spec)]
         try:
             watch(context, importer, futures)
@@ -204,7 +208,7 @@ def require_equal_copy(folder: Folder) -> None:
                 raise TaskError(
                     f"{folder.path}: {copy.name} is not {weight_map.EMBEDDING}, although the "
                     "embeddings are tied",
-                    "name another folder: model.weights",
+                    hf_reader.ANOTHER,
                 )
 
 

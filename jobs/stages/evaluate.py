@@ -15,7 +15,7 @@ from jobs.checkpoints import manifest, selection
 from jobs.checkpoints.selection import Choice
 from jobs.contract import done_markers
 from jobs.contract.errors import Stopped, TaskError
-from jobs.contract.files import write_bytes, write_json
+from jobs.contract.files import remove_partial, write_bytes, write_json
 from jobs.contract.stage_specs import EvaluateSpec
 from jobs.contract.units import plural
 from jobs.data import tokenizer_file
@@ -134,7 +134,7 @@ def score(
         network = model.build(spec.model, spec.parallel, spec.precision, device, for_inference=True)
         load_weights(checkpoint, network, context.heart.beat)
         lm = MegatronLM(
-            lambda tokens: model.logits(network, tokens.to(device)),
+            lambda tokens, places: model.logits_at(network, tokens.to(device), places),
             encoder,
             max_length=spec.model.seq_length,
             batch_size=spec.batch_size,
@@ -190,14 +190,16 @@ def write_results(
     spec = cast(EvaluateSpec, context.task.spec)
     folder = Path(spec.output_dir)
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    write_bytes(context.path(str(folder / "questions.jsonl")), lines.encode())
-    write_json(context.path(str(folder / "results.json")), results)
+    written = [str(folder / name) for name in ("questions.jsonl", "results.json")]
+    for name in written:
+        remove_partial(context.path(name))
+    write_bytes(context.path(written[0]), lines.encode())
+    write_json(context.path(written[1]), results)
     read = [
         *(str(file) for file in benchmarks.files(Path(spec.path), spec.kind)),
         spec.tokenizer.path,
-        f"{spec.checkpoint_dir}/{checkpoint.name}/{manifest.RECORD}",
+        context.run.name_of(checkpoint / manifest.RECORD),
     ]
-    written = [str(folder / "questions.jsonl"), str(folder / "results.json")]
     context.finish(
         inputs=[done_markers.describe_file(context.run, name) for name in read],
         outputs=[done_markers.describe_file(context.run, name) for name in written],

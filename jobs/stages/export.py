@@ -1,16 +1,16 @@
 """Export stage: write one checkpoint as a folder that transformers, vLLM and lm-eval load.
 
-One process reads the checkpoint tensor by tensor, whatever layout saved it, so that memory holds
-one tensor. Rows of the vocabulary that only pad it are left out: training masks them, and every
-token id is below the rows that are written.
+One process reads the checkpoint tensor by tensor, whatever layout saved it, and chunk by chunk
+where a chunk holds whole rows; threads write files side by side. Rows of the vocabulary that only
+pad it are left out: training masks them, and every token id is below the rows that are written.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,7 +21,15 @@ from jobs.contract import done_markers, specs
 from jobs.contract.errors import RESUME, Stopped, TaskError
 from jobs.contract.files import write_json
 from jobs.contract.stage_specs import ExportSpec, ModelSpec
-from jobs.conversion import export_folder, hf_config, hf_writer, model_card, run_facts, weight_map
+from jobs.conversion import (
+    export_folder,
+    hf_config,
+    hf_writer,
+    model_card,
+    run_facts,
+    threads,
+    weight_map,
+)
 from jobs.conversion.export_folder import ExportFolder
 from jobs.conversion.model_card import CardInput
 from jobs.conversion.sharded_reader import ShardedReader
@@ -62,7 +70,7 @@ def run(context: Context) -> None:
         # The outputs change from here on: an earlier marker must not be taken for theirs.
         done_markers.forget_done(context.run, context.task.stage, context.task.index)
         files, summary = export(context, checkpoint, record)
-    read = f"{spec.checkpoint_dir}/{checkpoint.name}/{manifest.RECORD}"
+    read = context.run.name_of(checkpoint / manifest.RECORD)
     # The card may change: a person may add to it.
     written = [*(name for name in files if name != export_folder.CARD), export_folder.RECORD]
     context.finish(
@@ -96,13 +104,18 @@ def export(
     try:
         require_space(folder.path, size)
         report = Progress(context, size)
-        files: Files = hf_writer.write(folder.part, shards, values_of(reader, spec), report)
+        values = partial(values_of, reader, spec)
+        with threads.single_threaded():
+            files: Files = hf_writer.write(
+                folder.part, shards, values, report, threads.side_by_side(context)
+            )
         base = str(record.origin.get("model_type") or "")
         dtype = hf_writer.DTYPES[tensors[0].dtype]
         config = model_config(spec, checkpoint, dtype, base)
         files |= write_settings(folder.part, spec, content, config)
         verified = verify_stage(context, folder.part, checkpoint, title=str(folder.path))
-        card = card_input(context, record, tensors)
+        replaced = exported_tokenizer.replaced_part(content, config["model_type"])
+        card = card_input(context, record, tensors, replaced)
         text = model_card.render(card)
         if verified is not None:
             write_verification(context, folder.part, checkpoint, verified)
@@ -172,15 +185,34 @@ def tensors_of(reader: ShardedReader, spec: ExportSpec) -> Iterator[hf_writer.Te
             yield hf_writer.Tensor(name, TYPES.get(spec.dtype, names[stored]), shapes[name])
 
 
-def values_of(reader: ShardedReader, spec: ExportSpec) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield name and values of every tensor of the export, without the padding of a vocabulary."""
+def values_of(
+    reader: ShardedReader, spec: ExportSpec, tensors: Sequence[hf_writer.Tensor]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield name and values of tensors of the export, without the padding of a vocabulary.
+
+    Args:
+        reader: of the checkpoint.
+        spec: of the task.
+        tensors: some of ``tensors_of``, in its order.
+    """
+    wanted = {tensor.name for tensor in tensors}
     for row, layer in order(spec.model):
-        whole = reader.read(row.ours, layer)
-        if row.transform == weight_map.VOCABULARY:
-            whole = whole[: spec.model.vocab_size]
-        parts = weight_map.split(row, spec.model, whole)
-        for (pattern, _), part in zip(row.theirs, parts, strict=True):
-            yield pattern.format(layer), part
+        names = [pattern.format(layer) for pattern, _ in row.theirs]
+        if wanted.isdisjoint(names):
+            continue
+        if row.transform == weight_map.GROUPS:
+            whole = reader.read(row.ours, layer)
+            split = zip(names, weight_map.split(row, spec.model, whole), strict=True)
+            yield from ((name, values) for name, values in split if name in wanted)
+            continue
+        start = 0  # of the next tensor's rows
+        shapes = weight_map.folder_shapes(spec.model, spec.model.vocab_size)
+        for name in names:
+            stop = start + shapes[name][0]
+            if name in wanted:
+                for block in reader.blocks(row.ours, layer, (start, stop)):
+                    yield name, block
+            start = stop
 
 
 def require_space(folder: Path, size: int) -> None:
@@ -230,14 +262,13 @@ def read_tokenizer(spec: ExportSpec) -> dict[str, Any]:
     Raises:
         TaskError: it is not that of the run's vocabulary, or has ids without a row.
     """
-    table = tokenizer_file.require_tokens(spec.tokenizer)
+    table, content = tokenizer_file.require_content(spec.tokenizer)
     if table.size > spec.model.vocab_size:
         raise TaskError(
             f"{spec.tokenizer.path}: its largest token id is {table.size - 1}, the model has "
             f"{spec.model.vocab_size} rows",
             f"set model.vocab_size to {table.size} or more, or use the tokenizer of the model",
         )
-    content: dict[str, Any] = json.loads(Path(spec.tokenizer.path).read_bytes())
     return content
 
 
@@ -250,7 +281,11 @@ def model_config(spec: ExportSpec, checkpoint: Path, dtype: str, base: str) -> d
     try:
         return hf_config.write(spec.model, spec.model.vocab_size, dtype, base)
     except hf_config.Unsupported as error:
-        raise TaskError(f"{checkpoint}: {error}", "such a model cannot be exported") from error
+        raise TaskError(
+            f"{checkpoint}: {error}",
+            "train with one of the two in the experiment's section `model`, or set export.step to "
+            "[] in a pipeline: this model can be trained and evaluated, not exported",
+        ) from error
 
 
 def write_settings(
@@ -266,12 +301,8 @@ def write_settings(
     needs: an embedding gives that row no gradient (torch.nn.Embedding, ``padding_idx``), and it is
     the row of EOS.
     """
-    vocabulary, ids = spec.tokenizer.vocabulary, tokenizer_file.token_table(content).ids
-    tokens = exported_tokenizer.special_roles(content, vocabulary)
-    roles = {
-        f"{role}_id": ids[tokens[role]] if role in tokens else None
-        for role in ("bos_token", "eos_token", "pad_token")
-    }
+    vocabulary = spec.tokenizer.vocabulary
+    roles = exported_tokenizer.special_ids(content, vocabulary)
     files = {
         "config.json": hf_writer.write_json_file(
             folder / "config.json", {**config, **roles, "pad_token_id": None}
@@ -303,8 +334,11 @@ def card_input(
     context: Context,
     record: CheckpointRecord,
     tensors: Sequence[hf_writer.Tensor],
+    replaced: str,
 ) -> CardInput:
-    """Return what the card shows, from the records of the run and of the checkpoint."""
+    """Return what the card shows, from the records of the run and of the checkpoint, and the part
+    of the tokenizer that transformers replaces.
+    """
     spec = cast(ExportSpec, context.task.spec)
     return CardInput(
         facts=run_facts.gather(context.run, record.iteration),
@@ -319,6 +353,7 @@ def card_input(
         languages=spec.languages,
         digests=digests(spec, record),
         verify_command=f"meditron verify ./ {context.run.name}:{record.iteration} --runs-dir ../..",
+        replaced=replaced,
     )
 
 

@@ -20,7 +20,10 @@ def run(context: Context) -> None:
     spec = cast(PretrainSpec, context.task.spec)
     check(spec, context.world_size)
     from jobs.engine import device as devices
+    from jobs.engine.switches import determinism
 
+    if spec.deterministic:
+        determinism.switch_on()
     with devices.session(context, spec.device) as device:
         context.heart.beat()
         from jobs.engine import model, trainer
@@ -50,8 +53,16 @@ def check(spec: PretrainSpec, world_size: int) -> None:
             f"{spec.micro_batch_size} x data {layout.data}",
             f"use a multiple of {samples}",
         )
-    if spec.model.layers % layout.pipeline:
+    if spec.model.layers % (layout.pipeline * layout.virtual):
+        pieces = f" of {layout.virtual} pieces" if layout.virtual > 1 else ""
         raise TaskError(
-            f"{spec.model.layers} layers do not divide into {layout.pipeline} pipeline stages",
-            "choose a number of stages that divides the layers",
+            f"{spec.model.layers} layers do not divide into {layout.pipeline} pipeline stages"
+            f"{pieces}",
+            "choose a number of stages and of their pieces that divides the layers",
+        )
+    if layout.virtual > 1 and spec.global_batch_size // samples % layout.pipeline:
+        raise TaskError(
+            f"{plural(spec.global_batch_size // samples, 'micro-batch')} a step are not a multiple "
+            f"of {plural(layout.pipeline, 'pipeline stage')}, which interleaving needs",
+            f"use a global batch that is a multiple of {samples * layout.pipeline}",
         )

@@ -1,4 +1,5 @@
-"""Tokenize stage: turn one JSONL shard into one Megatron indexed dataset.
+"""Tokenize stage: turn one JSONL shard into one Megatron indexed dataset, with a map from its
+documents to the lines of the shard.
 
 An end-of-document token follows each document; a BOS token stands before it where the vocabulary
 registry names one. No torch or megatron.core is imported, so that a task starts at once. Memory
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from jobs.contract import done_markers, rundir, specs
+from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.errors import RESUME, Stopped, TaskError
 from jobs.contract.stage_specs import TokenizeSpec
-from jobs.data import tokenizer_file
+from jobs.data import document_map, tokenizer_file
 from jobs.data.cleaning import length_problem
 from jobs.data.indexed_dataset import IndexedWriter, index_dtype, stored
 from jobs.data.survey import sampled_sha256
@@ -50,22 +52,31 @@ def run(context: Context) -> None:
     # The outputs change from here on: an earlier marker must not be taken for theirs.
     done_markers.forget_done(context.run, context.task.stage, context.task.index)
     dtype = index_dtype(encoder.vocabulary_size)
-    dataset = IndexedWriter(context.path(spec.output_prefix), dtype)
+    prefix = context.path(spec.output_prefix)
+    dataset = IndexedWriter(prefix, dtype)
     try:
-        summary = encode_shard(context, spec, encoder, dataset)
-        dataset.publish()
+        sources = document_map.map_file(prefix)
+        try:
+            summary = encode_shard(context, spec, encoder, dataset, sources)
+            sources.seal()
+            sources.publish()
+            dataset.publish()
+        finally:
+            sources.discard()
     finally:
         dataset.discard()
-    context.finish(inputs, described(context.run, dataset), summary)
+    context.finish(inputs, described(context.run, dataset, sources), summary)
 
 
-def described(run: rundir.RunDir, dataset: IndexedWriter) -> list[dict[str, Any]]:
+def described(
+    run: rundir.RunDir, dataset: IndexedWriter, sources: AtomicFile
+) -> list[dict[str, Any]]:
     """Return the published files as the done marker records them, with the digest of the blocks of
     the ``.bin`` by which training recognises it.
     """
     binary, index = dataset.parts
     sampled = {"sampled_sha256": sampled_sha256(binary.path)}
-    return [binary.describe(run) | sampled, index.describe(run)]
+    return [binary.describe(run) | sampled, index.describe(run), sources.describe(run)]
 
 
 def set_threads(count: int) -> None:
@@ -105,9 +116,14 @@ def load_encoder(spec: TokenizeSpec) -> Encoder:
 
 
 def encode_shard(
-    context: Context, spec: TokenizeSpec, encoder: Encoder, dataset: IndexedWriter
+    context: Context,
+    spec: TokenizeSpec,
+    encoder: Encoder,
+    dataset: IndexedWriter,
+    sources: AtomicFile,
 ) -> dict[str, Any]:
-    """Encode every document of the shard into the dataset; return the task's summary.
+    """Encode every document of the shard into the dataset, with an entry each in the document map;
+    return the task's summary.
 
     Raises:
         TaskError: a record has no text, or a text that is too long.
@@ -122,7 +138,10 @@ def encode_shard(
         if context.stop:
             raise Stopped("stop requested; this shard starts from scratch in the next attempt")
         ids, lengths = encode(encoder, dataset.dtype, batch.texts)
+        kept = lengths > 0
+        lengths = lengths[kept]
         dataset.add(ids, lengths)
+        sources.write(batch.entries(kept))
         read += batch.read
         skipped += batch.read - len(lengths)
         eod_in_text += int((ids == encoder.eod).sum()) - added_ends(encoder) * len(lengths)
@@ -152,10 +171,21 @@ class DocumentBatch(NamedTuple):
 
     texts: list[str]
     """The texts that are not empty."""
+    begins: list[int]
+    """Where the line of each text begins in the shard."""
+    ids: list[int]
+    """Hash of the id of each text's document."""
     read: int
     """Documents read for the batch, including empty ones."""
     position: int
     """Bytes of the shard read so far."""
+
+    def entries(self, kept: numpy.ndarray) -> bytes:
+        """Return the entries in the document map of the texts that are kept, bool ``[texts]``."""
+        import numpy
+
+        begins, ids = (numpy.array(column, dtype="<u8") for column in (self.begins, self.ids))
+        return document_map.entries(begins[kept], ids[kept])
 
 
 def batches(path: Path, text_key: str) -> Iterator[DocumentBatch]:
@@ -167,6 +197,8 @@ def batches(path: Path, text_key: str) -> Iterator[DocumentBatch]:
     from jobs.data import readers
 
     texts: list[str] = []
+    begins: list[int] = []
+    ids: list[int] = []
     read = characters = position = 0
     for record in readers.read_records(path, (text_key,)):
         text = record.value.get(text_key, "")
@@ -174,13 +206,15 @@ def batches(path: Path, text_key: str) -> Iterator[DocumentBatch]:
             remove = f"`rm {shlex.quote(str(path))}`"
             hint = f"the shard was changed after curate wrote it; {remove}, then {RESUME}"
             raise TaskError(f"{path}:{record.line}: {problem}", hint)
-        read, characters, position = read + 1, characters + len(text), record.position
         if text:
             texts.append(text)
+            begins.append(position)  # blank lines before it included
+            ids.append(document_map.hashed(document_map.identity(record.value, text)))
+        read, characters, position = read + 1, characters + len(text), record.position
         if characters >= BATCH_CHARACTERS or read >= BATCH_DOCUMENTS:
-            yield DocumentBatch(texts, read, position)
-            texts, read, characters = [], 0, 0
-    yield DocumentBatch(texts, read, position)
+            yield DocumentBatch(texts, begins, ids, read, position)
+            texts, begins, ids, read, characters = [], [], [], 0, 0
+    yield DocumentBatch(texts, begins, ids, read, position)
 
 
 def encode(
@@ -193,12 +227,12 @@ def encode(
 
     Returns:
         ids: [tokens], of the type that ``dtype`` is stored in.
-        lengths: [documents], int32, tokens of each document with its BOS and end.
+        lengths: [texts], int32, tokens of each document with its BOS and end; 0 of one left out.
     """
     import numpy
 
     start = [] if encoder.bos is None else [encoder.bos]
-    sequences = [[*start, *ids, encoder.eod] for ids in encoder.encode_all(texts) if ids]
+    sequences = [[*start, *ids, encoder.eod] if ids else [] for ids in encoder.encode_all(texts)]
     lengths = numpy.array([len(ids) for ids in sequences], dtype="<i4")
     tokens = itertools.chain.from_iterable(sequences)
     return numpy.fromiter(tokens, dtype=stored(dtype), count=int(lengths.sum())), lengths

@@ -14,7 +14,7 @@ from jobs.contract.errors import FINISHED
 from jobs.contract.outcomes import Hang
 from jobs.runtime import cgroups
 from jobs.runtime.log import log
-from jobs.supervision import attempt_records, preflight_step
+from jobs.supervision import attempt_records, early_readers, preflight_step
 from jobs.supervision.allocation import Allocation
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.diagnosis import evidence_collection
@@ -126,7 +126,8 @@ class AttemptRunner:
             record_request=lambda: attempt_records.record_signal(attempt, self.signals),
         )
         monitor = RankMonitor(ranks, inputs, timeouts.leave_seconds)
-        code = monitor.wait()
+        with early_readers.released_meanwhile(task, attempt.run, self.allocation.client):
+            code = monitor.wait()
         failures = tuple(ranks.failures())
         is_gone = step is None or is_finished(attempt, task, code) or step.is_gone()
         return Observed(

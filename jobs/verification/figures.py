@@ -24,6 +24,8 @@ class Difference:
     max: float
     agreement: float
     """Share of positions at which both score the same token highest."""
+    scale: float
+    """Largest magnitude of a logit."""
 
     @classmethod
     def between(cls, one: torch.Tensor, other: torch.Tensor) -> Difference:
@@ -33,7 +35,13 @@ class Difference:
         """
         gap = (one.double() - other.double()).abs()
         same = one.argmax(-1) == other.argmax(-1)
-        return cls(len(one), float(gap.mean()), float(gap.max()), float(same.double().mean()))
+        return cls(
+            positions=len(one),
+            mean=float(gap.mean()),
+            max=float(gap.max()),
+            agreement=float(same.double().mean()),
+            scale=float(one.abs().max()),
+        )
 
     @classmethod
     def over_all(cls, parts: Sequence[Difference]) -> Difference:
@@ -44,11 +52,14 @@ class Difference:
             return sum(part.positions * float(getattr(part, name)) for part in parts) / positions
 
         largest = max((part.max for part in parts), key=lambda value: (value != value, value))
-        return cls(positions, weighted("mean"), largest, weighted("agreement"))
+        scale = max(part.scale for part in parts)
+        return cls(positions, weighted("mean"), largest, weighted("agreement"), scale)
 
     def exceeds(self, tolerance: float) -> bool:
-        """Return whether a logit differs by more than ``tolerance``; a NaN does."""
-        return not self.max <= tolerance
+        """Return whether a logit differs by more than ``tolerance`` times the largest logit, at
+        least 1, since rounding errors grow with the values; a NaN does.
+        """
+        return not self.max <= tolerance * max(1.0, self.scale)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobs.conversion import model_card
+from jobs.conversion import hf_reader, model_card
 from jobs.verification.figures import Difference, Rates
+from jobs.verification.tensors import Tensors
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,19 @@ class Verification:
     rounded_to: tuple[str, ...]
     """Types to which both sides' weights were rounded; empty where both are stored alike."""
     tolerance: float
-    """The largest difference of a logit that is accepted."""
+    """The largest difference of a logit that is accepted, as a share of the largest logit."""
     rows: int
     """Of the vocabulary that were compared."""
     texts: dict[str, Difference]
     """By the name of the text."""
     logits: Difference
     """Over all texts."""
-    tensors: dict[str, int]
-    """Tensors that were read and computed with, by side."""
+    exported: bool
+    """Whether the folder is an export of the run; only its tensors, and those of the base model
+    beside step 0, must be equal."""
+    tensors: Tensors
+    wrong_ids: tuple[str, ...]
+    """Ids in an export's configuration that are not those of the run's tokens, as clauses."""
     added_rows: AddedRows | None
     """None where both have the same vocabulary."""
     generation: Generation | None
@@ -78,8 +83,15 @@ class Verification:
         if self.logits.exceeds(self.tolerance):
             found.append(
                 f"logits differ by up to {self.logits.max:.2g} (mean {self.logits.mean:.2g}), "
-                f"more than the tolerance of {self.tolerance:g}"
+                f"more than {self.tolerance:g} of the largest, {self.logits.scale:.3g}"
             )
+        different = self.tensors.different
+        if different and (self.exported or self.step == 0):
+            found.append(
+                f"{len(different)} of {self.tensors.compared} tensors have other values, by up to "
+                f"{self.tensors.largest:.2g}: {hf_reader.listed(different)}"
+            )
+        found += self.wrong_ids
         added = self.added_rows
         if added is not None and added.expected and not added.equal:
             found.append(
@@ -105,10 +117,13 @@ def rows(result: Mapping[str, Any]) -> Iterator[Row]:
     yield "computed in", f"{result['precision']}{rounded}"
     yield "largest difference of a logit", f"{logits['max']:.2g}"
     yield "mean difference", f"{logits['mean']:.2g}"
-    yield "tolerance", f"{result['tolerance']:g}"
+    yield "tolerance", f"{result['tolerance']:g} of the largest logit, {logits['scale']:.3g}"
     yield "same most likely token", share(logits["agreement"])
     tensors = result["tensors"]
-    yield "tensors", f"{tensors['weights']} of the weights, {tensors['checkpoint']} of ours"
+    different = tensors["different"]
+    names = f": {hf_reader.listed(different)}" if different else ""
+    yield "tensors compared", f"{tensors['compared']}, {tensors['bytes']:,} bytes"
+    yield "tensors that differ", f"{len(different)}{names}"
     if added := result["added_rows"]:
         kept = f"follow {added['expected']}" if added["equal"] else "do not follow it"
         compared = kept if added["expected"] else "not compared"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from jobs.checkpoints import manifest
 from jobs.checkpoints.manifest import CheckpointRecord
 from jobs.contract.errors import TaskError
-from jobs.contract.stage_specs import ModelSpec, TokenizerRef
+from jobs.contract.files import parse_json
+from jobs.contract.stage_specs import ModelSpec, TokenizerRef, VocabularySpec
 from jobs.conversion import hf_config, hf_reader, weight_map
 from jobs.conversion.hf_reader import Folder
 from jobs.conversion.sharded_reader import ShardedReader
+from jobs.data import base_tokenizer, exported_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +35,9 @@ class Weights:
     folder: Folder
     rows: int
     """Of the embedding."""
+    known: int
+    """Rows from the first on that are those of the checkpoint's tokens; the base model's unused
+    rows are not."""
     dtype: torch.dtype
     """Of its tensors."""
 
@@ -43,12 +48,71 @@ class Weights:
             TaskError: the file became shorter.
             OSError: the storage does not respond.
         """
+        ((_, values),) = self.parts(name, self.folder.tensors[name].shape[0])
+        return values
+
+    def blocks(self, name: str) -> Iterator[torch.Tensor]:
+        """Yield all rows of a tensor, about a MiB at a time.
+
+        Raises:
+            TaskError: the file became shorter.
+            OSError: the storage does not respond.
+        """
         stored = self.folder.tensors[name]
+        step = max(1, hf_reader.BLOCK * stored.shape[0] // max(1, stored.bytes))
+        yield from (values for _, values in self.parts(name, step))
+
+    def parts(self, name: str, step: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yield all rows of a tensor, ``step`` at a time, each with the number of its first.
+
+        Raises:
+            TaskError: the file became shorter.
+            OSError: the storage does not respond.
+        """
+        stored = self.folder.tensors[name]
+        rows = stored.shape[0]
         try:
             with hf_reader.TensorReader(stored) as reader:
-                return reader.read(stored.shape[0])
+                for start in range(0, rows, step):
+                    yield start, reader.read(min(step, rows - start))
         except EOFError as error:
             raise TaskError(str(error), hf_reader.DOWNLOAD) from error
+
+    def replaced_part(self) -> str:
+        """Return the part of the folder's tokenizer that ``AutoTokenizer`` of transformers 5
+        replaces; empty without one.
+        """
+        path = self.folder.path / base_tokenizer.JSON
+        try:
+            content = parse_json(path.read_bytes()) if path.is_file() else None
+        except (OSError, ValueError):
+            content = None
+        kind = str(self.folder.config.get("model_type"))
+        return exported_tokenizer.replaced_part(content, kind) if isinstance(content, dict) else ""
+
+    def wrong_ids(self, expected: Mapping[str, int | None]) -> list[str]:
+        """Return how ids of tokens with a role differ from those of a run's vocabulary, as clauses.
+
+        Args:
+            expected: by role, as in ``generation_config.json``. The padding token of
+                ``config.json`` is that or null.
+        """
+        found = []
+        files = {
+            "config.json": self.folder.config,
+            "generation_config.json": self._generation_config(),
+        }
+        for file, content in files.items():
+            for role, wanted in expected.items():
+                value = content.get(role)
+                accepted = [wanted, [wanted]]
+                if file == "config.json" and role == "pad_token_id":
+                    accepted.append(None)
+                if value not in accepted:
+                    found.append(
+                        f"{role} in {file} is {json.dumps(value)} instead of {json.dumps(wanted)}"
+                    )
+        return found
 
     def stop_tokens(self) -> set[int]:
         """Return the ids that end a generation, from ``generation_config.json`` and
@@ -62,7 +126,7 @@ class Weights:
 
     def _generation_config(self) -> dict[str, Any]:
         try:
-            content = json.loads((self.folder.path / "generation_config.json").read_bytes())
+            content = parse_json((self.folder.path / "generation_config.json").read_bytes())
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
@@ -106,11 +170,8 @@ def open_checkpoint(path: Path, model: ModelSpec, tokenizer: TokenizerRef) -> Ch
     return Checkpoint(path, record, dataclasses.replace(model, padded_vocab_size=rows), reader)
 
 
-def open_weights(path: Path, model: ModelSpec, base: int) -> Weights:
+def open_weights(path: Path, model: ModelSpec, vocabulary: VocabularySpec) -> Weights:
     """Return a folder whose model is ``model``, with its vocabulary or that of its base.
-
-    Args:
-        base: rows of the base vocabulary.
 
     Raises:
         TaskError: it is no folder of safetensors, or one of another model.
@@ -120,14 +181,28 @@ def open_weights(path: Path, model: ModelSpec, base: int) -> Weights:
     folder = hf_reader.open_folder(path)
     described = hf_reader.describe(folder)
     rows = int(described.architecture["vocab_size"])
-    expected = rows if rows == model.vocab_size else base
+    expected = rows if rows == model.vocab_size else vocabulary.base_rows
     for difference in hf_config.differences(described, model, expected):
         raise TaskError(f"{path}: {difference}", HINT_OTHER)
     shapes = weight_map.folder_shapes(model, rows)
     if problem := hf_reader.account(folder, shapes, tied=model.tied_embeddings):
         raise TaskError(problem, hf_reader.DOWNLOAD)
     kind = folder.tensors[next(iter(shapes))].dtype
-    return Weights(folder, rows, getattr(torch, hf_reader.TORCH_TYPES[kind]))
+    known = model.vocab_size if knows_added(path, rows, model, vocabulary) else vocabulary.base_size
+    return Weights(folder, rows, known, getattr(torch, hf_reader.TORCH_TYPES[kind]))
+
+
+def knows_added(path: Path, rows: int, model: ModelSpec, vocabulary: VocabularySpec) -> bool:
+    """Return whether a folder has the added tokens: by its rows, or where the base model's unused
+    rows hold them, by its tokenizer.
+    """
+    if rows != model.vocab_size or rows != vocabulary.base_rows or not vocabulary.added_tokens:
+        return rows == model.vocab_size
+    try:
+        table = base_tokenizer.base_tokens(path)
+    except (ValueError, OSError):
+        return False
+    return table is not None and vocabulary.added_tokens[0] in table.ids
 
 
 Rounded = Callable[["torch.Tensor"], "torch.Tensor"]

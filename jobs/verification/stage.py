@@ -10,7 +10,8 @@ from jobs.checkpoints import manifest
 from jobs.contract.errors import RESUME, Stopped, TaskError
 from jobs.contract.files import make_folder, write_json
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import ConvertSpec, ExportSpec
+from jobs.contract.stage_specs import CPU_STAGE_GIB_PER_CORE, ConvertSpec, ExportSpec
+from jobs.runtime import memory
 from jobs.runtime.context import Context
 from jobs.runtime.heartbeat import Phase
 
@@ -50,7 +51,10 @@ def verify_stage(
         model=spec.model,
         tokenizer=spec.tokenizer,
         base=base if base != checkpoint and not manifest.problem(base) else None,
+        exported=isinstance(spec, ExportSpec),
+        available=lambda: memory_for_generation(context.task.cpus_per_rank, memory.available()),
         tokens=min(spec.verify.tokens, spec.model.seq_length),
+        tolerance=spec.verify.tolerance,
         threads=context.task.cpus_per_rank,
     )
     with context.heart.during(Phase.VALIDATION):
@@ -69,9 +73,17 @@ def verify_stage(
         problems = "; ".join(result["problems"])
         raise TaskError(
             f"{title or weights} and {checkpoint} do not compute the same: {problems}",
-            f"{path} has the differences per text; report this with it",
+            f"{path} has the differences per text; `--set verify.tolerance=X` accepts larger ones "
+            "of logits in the next submission",
         )
     return result
+
+
+def memory_for_generation(cores: int, available: int) -> int:
+    """Return the bytes that a stage may generate in: no more than it requests, since a site need
+    not enforce requests and other jobs of a node rely on theirs.
+    """
+    return min(available, CPU_STAGE_GIB_PER_CORE * cores << 30)
 
 
 class _Report:

@@ -53,6 +53,12 @@ class CheckpointEntry:
     leases: tuple[leases.Lease, ...]
 
     @property
+    def name(self) -> str:
+        """Return its name among the run's checkpoints: ``iter_0000500``, ``kept/iter_0000500``."""
+        is_kept = self.path.parent.name == manifest.KEPT
+        return f"{manifest.KEPT}/{self.path.name}" if is_kept else self.path.name
+
+    @property
     def step(self) -> int:
         return manifest.step_of(self.path)
 
@@ -77,7 +83,7 @@ class CheckpointEntry:
         known = {key: getattr(self, key) for key in names}
         rows = [{**_fields(lease.holder), "expires": lease.expires} for lease in self.leases]
         times = {"saved": self.saved, "verified": self.verified}
-        return {"name": self.path.name, **known, **times, "leases": rows}
+        return {"name": self.name, **known, **times, "leases": rows}
 
 
 @click.command("checkpoints", short_help="Show a run's checkpoints, and what is wrong with them.")
@@ -112,9 +118,12 @@ def command(
 def list_checkpoints(folder: Path, now: float) -> Iterator[CheckpointEntry]:
     """Yield every checkpoint, quarantined ones included, newest first."""
     known = leases.read_leases(folder, now)
-    aside = [path for path in folder.glob("iter_*.bad-*") if manifest.is_folder(path)]
-    both = [*manifest.folders(folder), *aside]
-    for path in sorted(both, key=lambda path: (-manifest.step_of(path), path.name)):
+    both = (folder, manifest.kept(folder))
+    found = [path for each in both for path in manifest.folders(each)]
+    found += [
+        path for each in both for path in each.glob("iter_*.bad-*") if manifest.is_folder(path)
+    ]
+    for path in sorted(found, key=lambda path: (-manifest.step_of(path), str(path))):
         state, problem = state_of(path)
         with_lease = tuple(lease for lease in known if lease.checkpoint == path.name)
         yield CheckpointEntry(
@@ -261,7 +270,7 @@ def show(run: str, folder: Path, entries: list[CheckpointEntry], as_json: bool) 
     console.table(columns, [row(entry) for entry in entries])
     for entry in entries:
         if entry.problem and entry.state not in UNTRUSTED:
-            console.note(f"{entry.path.name}: {entry.problem}")
+            console.note(f"{entry.name}: {entry.problem}")
     if writer is not None:
         console.note(f"written by {writer}")
 
@@ -269,7 +278,7 @@ def show(run: str, folder: Path, entries: list[CheckpointEntry], as_json: bool) 
 def row(entry: CheckpointEntry) -> tuple[object, ...]:
     """Return a row of the table."""
     return (
-        entry.path.name,
+        entry.name,
         None if entry.bytes is None else size(entry.bytes),
         None if entry.saved is None else moment(entry.saved),
         entry.kind,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from jobs.contract.stage_specs import STAGES
+from jobs.contract.stage_specs import PIPELINE_STAGES
 from meditron_cli.runs import store
 from meditron_cli.runs.prepare import PIPELINE
 from meditron_cli.services import Services
@@ -71,7 +71,7 @@ def _target_options(function: F, *, size: bool, cluster: bool) -> F:
     return function
 
 
-stage_argument = click.argument("stage", type=click.Choice([*STAGES, PIPELINE]))
+stage_argument = click.argument("stage", type=click.Choice([*PIPELINE_STAGES, PIPELINE]))
 
 runs_dir_option = click.option(
     "runs_dir",

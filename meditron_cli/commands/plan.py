@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.contract.stage_specs import TRAINING_STAGES, training_stage
 from meditron_cli.commands.options import json_option, load_target, stage_argument, target_options
+from meditron_cli.errors import ConfigError
 from meditron_cli.services import Services
 
 if TYPE_CHECKING:
-    from jobs.contract.metrics_log import StepTimes
+    from jobs.contract.rundir import RunDir
+    from jobs.contract.stage_specs import PretrainSpec
     from meditron_cli.config.load import Loaded
+    from meditron_cli.plan.model import Plan
 
 
 @click.command("plan", short_help="Show what would run, with what, without submitting.")
 @stage_argument
 @target_options
+@click.option(
+    "search",
+    "--search",
+    is_flag=True,
+    help="Rank the layouts of as many GPUs that fit, by computed step time.",
+)
 @json_option
 @click.pass_obj
 def command(
@@ -28,51 +38,114 @@ def command(
     size: str,
     config: Path | None,
     overrides: tuple[str, ...],
+    search: bool,
     as_json: bool,
 ) -> None:
     """Show resources, layout, memory, time and cost of STAGE, without submitting anything.
 
-    Sizes are computed and times guessed; how long saves take is measured once a run of the same
-    training has made some.
+    Sizes and the time of a step are computed; docs/plan.md compares them with published trainings.
+    How long saves take is measured once a run of the same training has made some.
     """
     from meditron_cli import console
-    from meditron_cli.plan import summary
-    from meditron_cli.runs import prepare
+    from meditron_cli.plan import early, summary
+    from meditron_cli.runs import prepare, space
 
     loaded = load_target(cluster, size, config, overrides)
+    if search:
+        if training_stage([stage]) is None:
+            words = search_words(cluster, size, config, overrides)
+            raise ConfigError(
+                f"--search ranks layouts of a training, and {stage} does not train",
+                hint=f"`{shlex.join(words)}` ranks them",
+            )
+        show_layouts(loaded, as_json)
+        return
     stages = prepare.stages_of(stage, loaded.experiment)
-    plan = prepare.plan_of(loaded, stages, measured_times(services, loaded, stages))
+    run = run_of(services, loaded)
+    plan = prepare.plan_of(loaded, stages, prepare.measured_times(run, stages))
     rows = summary.stage_rows(plan)
-    facts = None
-    for item in plan.stages:
-        for task in item.tasks:
-            if task.training and plan.lead:
-                facts = summary.training(task.training, loaded.cluster, item.resources, plan.lead)
-                facts["weights_folder"] = plan.weights_folder or None
-                given = loaded.experiment.supervision.startup_limit_seconds is not None
-                facts |= summary.startup(task, plan.lead, given)
+    facts = training_figures(plan, loaded, run)
     known, now = loaded.known, services.clock.now()
-    warnings = prepare.warnings(plan, loaded, now)
+    warnings = prepare.warnings(plan, loaded, run, now)
+    if not loaded.placeholders and not run.root.exists():  # a run is made here
+        warnings += space.space_warnings(plan, run.root.parent)
     if as_json:
         site = {"file": known.file, "time": known.time} if known else None
         console.json_out({"stages": rows, "training": facts, "warnings": warnings, "facts": site})
         return
     console.table(*summary.table(rows))
-    if facts:
-        console.data("\n".join(["", *summary.training_lines(facts)]))
+    lines = [*(summary.training_lines(facts) if facts else ()), *early.lines(plan)]
+    if lines:
+        console.data("\n".join(["", *lines]))
     for sentence in warnings:
         console.warning(sentence)
     if known and known.time is not None:
         console.note(known.age(now))
 
 
-def measured_times(services: Services, loaded: Loaded, stages: Collection[str]) -> StepTimes | None:
-    """Return how long saves and steps take in the run that a submission would continue; None
-    before it has saved.
+SHOWN_LAYOUTS = 10
+
+
+def search_words(
+    cluster: str, size: str, config: Path | None, overrides: tuple[str, ...]
+) -> list[str]:
+    """Return the command that searches a layout of the first stage that trains."""
+    words = ["meditron", "plan", TRAINING_STAGES[0], "--search"]
+    words += ["--cluster", cluster, "--size", size]
+    words += ["--config", str(config)] if config else []
+    return [*words, *(word for value in overrides for word in ("--set", value))]
+
+
+def show_layouts(loaded: Loaded, as_json: bool) -> None:
+    """Print the layouts that fit, fastest first, and the settings of the best."""
+    from meditron_cli import console
+    from meditron_cli.plan import search, summary
+
+    found = summary.search_rows(search.ranked(loaded.cluster, loaded.experiment))
+    if as_json:
+        console.json_out({"layouts": found})
+        return
+    shown = found[:SHOWN_LAYOUTS]
+    console.table(*summary.search_table(shown))
+    best = " ".join(f"--set {word}" for word in found[0]["set"])
+    console.data(
+        f"\n{len(shown)} of {len(found)} layouts that fit; times and memory are computed, with "
+        f"transformer-engine\nbest: {best}"
+    )
+
+
+def training_figures(plan: Plan, loaded: Loaded, run: RunDir) -> dict[str, Any] | None:
+    """Return the figures of the plan's training; None where it has none."""
+    from meditron_cli.plan import summary
+
+    if plan.lead is None:
+        return None
+    stage = plan.training
+    task = stage.tasks[0]
+    assert task.training
+    facts = summary.training(task.training, loaded.cluster, stage.resources, plan.lead)
+    facts["corpora"] = corpora_rows(run, task.training)
+    facts["weights_folder"] = plan.weights_folder or None
+    given = loaded.experiment.supervision.startup_limit_seconds is not None
+    return facts | summary.startup(task, plan.lead, given)
+
+
+def corpora_rows(run: RunDir, spec: PretrainSpec) -> list[dict[str, Any]] | None:
+    """Return the corpora of a training, their tokens, and how often it reads them; None while that
+    is not known.
     """
+    from jobs.data import corpora
+
+    found = corpora.sizes(run, spec)
+    return corpora.rows(spec, found, spec.train_steps) if found else None
+
+
+def run_of(services: Services, loaded: Loaded) -> RunDir:
+    """Return the run that a submission would continue, else the one that it would make."""
     from jobs.contract.rundir import RunDir
-    from meditron_cli.runs import moved, prepare, store
+    from meditron_cli.config.identity import run_name
+    from meditron_cli.runs import moved, store
 
     root = store.runs_root(None, services.environ, loaded.cluster.runs_dir)
-    newest = moved.newest_run(root, loaded)
-    return prepare.measured_times(RunDir(root / newest), stages) if newest else None
+    identity = run_name(loaded.experiment, loaded.size, loaded.cluster.name)
+    return RunDir(root / (moved.newest_run(root, loaded) or store.next_of(root, identity)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from jobs.contract import metrics_log
+from jobs.contract.units import GIB, ranges_text
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.runs import store
@@ -51,6 +53,9 @@ def command(services: Services, name: str | None, runs_dir: Path | None, as_json
             console.table(columns, rows)
 
 
+SPIKES = 20
+"""Most spikes that are shown, the newest."""
+
 Section = tuple[str, tuple[str, ...], list[tuple[object, ...]]]
 
 
@@ -58,6 +63,11 @@ def sections(results: Mapping[str, Any]) -> Iterable[Section]:
     """Yield the report's tables: title, columns, rows."""
     yield "corpus", ("what", "count"), corpus_rows(results["corpus"])
     yield "pretraining", ("what", "first", "last"), pretraining_rows(results["pretrain"])
+    yield (
+        "spikes",
+        ("step", "observed", "action"),
+        [tuple(item.values()) for item in results["spikes"][-SPIKES:]],
+    )
     yield (
         "verification",
         ("stage", "step", "largest difference", "mean", "same token", "result"),
@@ -93,20 +103,74 @@ def corpus_rows(corpus: Mapping[str, Any]) -> list[tuple[object, ...]]:
 
 def pretraining_rows(pretrain: Mapping[str, Any]) -> list[tuple[object, ...]]:
     """Return the rows of weights, of losses in nats per token, and of steps, tokens and speed."""
-    if pretrain["steps"] is None:
+    if pretrain["tokens"] is None:
         return []
     return [
         ("weights", weights_text(pretrain), None),
         ("loss", number(pretrain["loss_first"]), number(pretrain["loss_last"])),
+        ("perplexity", *perplexities(pretrain, "loss")),
         (
             "validation loss",
             number(pretrain["validation_first"]),
             number(pretrain["validation_last"]),
         ),
+        ("validation perplexity", *perplexities(pretrain, "validation")),
+        *validation_rows(pretrain["validation_corpora"]),
         ("step", 1, pretrain["steps"]),
+        *(
+            [("steps skipped", None, skips_text(pretrain["skipped"]))]
+            if pretrain["skipped"]
+            else []
+        ),
         ("tokens", None, f"{pretrain['tokens']:,}"),
+        *(
+            (f"epochs of {corpus['name']}", None, f"{corpus['epochs']:.2f}")
+            for corpus in pretrain["corpora"]
+        ),
         ("tokens/s", None, f"{pretrain['tokens_per_s']:,.0f}"),
+        *speed_rows(pretrain["speed"]),
     ]
+
+
+def speed_rows(speed: Mapping[str, Any] | None) -> Iterable[tuple[object, ...]]:
+    """Yield the rows of speed, utilisation, seconds of a step, and memory."""
+    if speed is None:
+        return
+    yield "tokens/s per rank", None, f"{speed['tokens_per_s_per_rank']:,.0f}"
+    if speed["mfu"] is not None:
+        yield "MFU", None, f"{speed['mfu']:.1%}"
+        yield "MFU without attention", None, f"{speed['mfu_without_attention']:.1%}"
+    yield "step, median", None, f"{speed['step_p50']:.3g} s"
+    yield "step, 95th percentile", None, f"{speed['step_p95']:.3g} s"
+    yield "steps waiting for data", None, f"{speed['data']:.1%}"
+    yield "steps reducing gradients", None, f"{speed['communication']:.1%}"
+    yield "memory of a rank", None, f"{speed['memory_bytes'] / GIB:,.2f} GiB"
+
+
+def perplexities(pretrain: Mapping[str, Any], what: str) -> tuple[str | None, ...]:
+    """Return the perplexities of the first and the last loss."""
+    losses = (pretrain[f"{what}_first"], pretrain[f"{what}_last"])
+    return tuple(
+        None if loss is None else f"{metrics_log.perplexity(loss):,.4g}" for loss in losses
+    )
+
+
+def validation_rows(found: Sequence[Mapping[str, Any]]) -> Iterable[tuple[object, ...]]:
+    """Yield the rows of loss and perplexity of each of several corpora that are validated on."""
+    for item in found if len(found) > 1 else ():
+        first, last = item["first"], item["last"]
+        losses = [None if part is None else f"{part['loss']:.4f}" for part in (first, last)]
+        each = [None if part is None else f"{part['perplexity']:,.4g}" for part in (first, last)]
+        yield (f"validation loss of {item['name']}", *losses)
+        yield (f"validation perplexity of {item['name']}", *each)
+
+
+def skips_text(skipped: Sequence[Mapping[str, Any]]) -> str:
+    """Return the steps whose batches were skipped, by reason: ``7, 9-12 (pretrain.skip_steps)``."""
+    by_reason: dict[str, list[int]] = {}
+    for item in skipped:
+        by_reason.setdefault(item["reason"], []).append(item["step"])
+    return "; ".join(f"{ranges_text(steps)} ({reason})" for reason, steps in by_reason.items())
 
 
 def verification_row(item: Mapping[str, Any]) -> tuple[object, ...]:

@@ -146,12 +146,14 @@ class RunDetail:
 
 def to_json(full: RunDetail) -> dict[str, Any]:
     """Return the run as ``status RUN --json`` prints it."""
-    from meditron_cli.reporting import report
+    from meditron_cli.reporting import report, speed
 
+    measured = speed.newest(full.times.steps)
     return {
         **full.view.to_json(),
         **full.times.to_json(),
         "goodput": full.times.goodput,
+        "speed": measured.to_json() if measured else None,
         "dir": str(full.run.root),
         "errors": [error.to_json() for error in full.errors],
         "blocked": [
@@ -160,6 +162,7 @@ def to_json(full: RunDetail) -> dict[str, Any]:
         ],
         "unconfirmed": unconfirmed_stages(full.record),
         "jobs": jobs_of(full.record),
+        "validation_corpora": report.validation_corpora(full.times.steps.validated),
         "weights": report.weights(full.run, full.view),
         "checkpoint_step": checkpoint_step(full.run, full.view),
     }
@@ -167,12 +170,17 @@ def to_json(full: RunDetail) -> dict[str, Any]:
 
 def print_facts(full: RunDetail) -> None:
     """Print the facts about the whole run, one per line."""
-    from meditron_cli.reporting import report, tables
+    from meditron_cli.reporting import report, speed, tables
 
+    measured = speed.newest(full.times.steps)
     step = checkpoint_step(full.run, full.view)
     for label, value in (
         ("weights", report.weights(full.run, full.view)),
         ("loss", loss_text(full.view)),
+        ("validation", validation_text(full.times)),
+        ("speed", measured.text if measured else None),
+        ("memory", measured.memory_text if measured else None),
+        ("last spike", spike_text(full)),
         ("left", duration(full.view.eta_s)),
         ("goodput", None if full.times.goodput is None else f"{full.times.goodput:.0%}"),
         ("used", tables.hours_text(full.times)),
@@ -182,6 +190,18 @@ def print_facts(full: RunDetail) -> None:
     ):
         if value is not None:
             console.data(f"{label}: {value}")
+
+
+def validation_text(times: RunTimes) -> str | None:
+    """Return loss and perplexity of each corpus in the last validation; None before the first."""
+    validated = times.steps.validated
+    if not validated:
+        return None
+    parts = [
+        f"{found['loss']:.4f} (perplexity {found['perplexity']:.4g}) on {name}"
+        for name, found in validated[-1].corpora.items()
+    ]
+    return f"after step {validated[-1].step}: {', '.join(parts) or f'{validated[-1].loss:.4f}'}"
 
 
 def checkpoint_step(run: RunDir, view: RunView) -> int | None:
@@ -199,6 +219,14 @@ def checkpoint_step(run: RunDir, view: RunView) -> int | None:
     except OSError:
         return None
     return latest[1].iteration if latest else None
+
+
+def spike_text(full: RunDetail) -> str | None:
+    """Return the last spike of training and what followed."""
+    if not full.times.spikes:
+        return None
+    last = full.times.spikes[-1]
+    return f"{last.problem}: {last.action}"
 
 
 def last_interruption(full: RunDetail) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,11 +87,11 @@ def command(
 
     Submitting the same configuration again continues its run: finished tasks are skipped, queued
     and running ones stay as they are, the rest starts. --run continues a run by name, without its
-    options.
+    options; --set beside it changes settings that do not decide what the run trains.
     """
     if run_name is not None:
-        refuse_beside_run(cluster=cluster, size=size, config=config, set=overrides, new=new)
-        submission = resolve_run(services, run_name, stage, runs_dir)
+        refuse_beside_run(cluster=cluster, size=size, config=config, new=new)
+        submission = resolve_run(services, run_name, stage, runs_dir, overrides)
     else:
         loaded = options.load_target(*required(cluster, size), config, overrides)
         submission = resolve(services, loaded, stage, runs_dir, new)
@@ -140,14 +141,17 @@ def refuse_beside_run(**options: object) -> None:
             )
 
 
-def resolve_run(services: Services, name: str, stage: str, runs_dir: Path | None) -> SubmitTarget:
+def resolve_run(
+    services: Services, name: str, stage: str, runs_dir: Path | None, overrides: Sequence[str]
+) -> SubmitTarget:
     """Plan a submission for an existing run from its own configuration; write nothing."""
     from meditron_cli.config import stored
     from meditron_cli.runs import prepare
 
     run = options.find_run(services, runs_dir, name)
     reader = RecordReader(run, in_full=True)
-    loaded = stored.loaded(last_request(run, reader.history_reader.current()), run.name)
+    request = last_request(run, reader.history_reader.current())
+    loaded = stored.loaded(request, run.name, overrides)
     stages = prepare.stages_of(stage, loaded.experiment)
     measured, converted = prepare.measured_times(run, stages), prepare.recorded_folder(run)
     plan = prepare.plan_of(loaded, stages, measured, converted=converted)
@@ -205,10 +209,12 @@ def resolve(
 
 def show(services: Services, submission: SubmitTarget) -> None:
     """Print the batch scripts, and on stderr what ``submit`` would refuse."""
+    from jobs.contract.rundir import RunDir
     from meditron_cli.runs import prepare
 
     plan = submission.plan
-    for text in prepare.warnings(plan, submission.loaded, services.clock.now()):
+    run = RunDir(submission.path)
+    for text in prepare.warnings(plan, submission.loaded, run, services.clock.now()):
         console.warning(text)
     console.data(services.scheduler(plan.site.scheduler).render(plan, submission.path))
 
@@ -217,32 +223,46 @@ def refuse(submission: SubmitTarget) -> None:
     """Refuse a submission that cannot run, before anything is created.
 
     Raises:
-        ConfigError: placeholders in the profile or missing inputs, all of them.
+        ConfigError: placeholders in the profile or missing inputs, all of them; else the first
+            reason for which tokens or checkpoints do not allow the training.
     """
+    from jobs.contract.errors import TaskError
     from jobs.contract.rundir import RunDir
+    from jobs.data.corpora import TooManyEpochs
     from meditron_cli.runs import launch_plan, prepare
 
     run, plan = RunDir(submission.path), submission.plan
     stages = [stage.stage for stage in plan.stages if not prepare.is_converted(run, stage)]
     prepare.require_submittable(submission.loaded, stages)
+    try:
+        prepare.require_trainable(plan, run)
+    except TooManyEpochs as error:
+        allowing = command_of(
+            click.get_current_context().params["stage"], f"pretrain.max_epochs={error.needed}"
+        )
+        raise ConfigError(error.message, hint=f"`{allowing}` allows it") from error
+    except TaskError as error:
+        raise ConfigError(error.message, hint=run.hint(error.hint)) from error
     if submission.exists:
         return
     try:
-        launch_plan.decide(submission.plan, RunRecord(submission.name, submission.path), {}, {})
+        launch_plan.decide(submission.plan, RunRecord(submission.name, submission.path), {}, {}, {})
     except launch_plan.MissingInputs as error:
         hint = f"`{command_of(prepare.PIPELINE)}` runs all stages in order"
         raise ConfigError(error.message, hint=hint) from error
 
 
-def command_of(stage: str) -> str:
-    """Return the command that submits a stage with the options of this one, quoted for a shell."""
+def command_of(stage: str, *settings: str) -> str:
+    """Return the command that submits a stage with the options of this one and more settings,
+    quoted for a shell.
+    """
     values = click.get_current_context().params
     options = {"--cluster": "cluster", "--size": "size", "--config": "config"}
-    options["--runs-dir"] = "runs_dir"
+    options |= {"--run": "run_name", "--runs-dir": "runs_dir"}
     words = [
         word for key, name in options.items() if values[name] for word in (key, str(values[name]))
     ]
-    sets = [word for override in values["overrides"] for word in ("--set", override)]
+    sets = [word for override in (*values["overrides"], *settings) for word in ("--set", override)]
     return shlex.join(["meditron", "submit", stage, *words, *sets])
 
 
@@ -273,15 +293,24 @@ def request_of(services: Services, submission: SubmitTarget) -> Request:
 
 def start(services: Services, submission: SubmitTarget, run: RunDir, as_json: bool) -> None:
     """Launch the jobs and print the run and its jobs."""
+    from meditron_cli.runs import prepare, space
     from meditron_cli.runs.launch import launch
+    from meditron_cli.runs.launch_plan import WaitingStages
 
     plan, known = submission.plan, submission.loaded.known
     for text in (*plan.warnings, *(known.warnings(services.clock.now()) if known else ())):
         console.warning(text)
     if submission.exists:
         console.note(continuing(submission.reader.read(), services.clock.now()))
+    else:
+        for text in space.space_warnings(plan, submission.root):
+            console.warning(text)
     scheduler, reader = services.scheduler(plan.site.scheduler), submission.reader
-    started = launch(plan, scheduler, reader, console.note)
+    try:
+        started = launch(plan, scheduler, reader, console.note, compares_settings=True)
+    except WaitingStages as error:
+        hint = f"`{command_of(prepare.PIPELINE)}` submits all of them"
+        raise WaitingStages(error.message, hint=hint) from error
     note_request(run, request_of(services, submission), reader.history_reader.current())
     if as_json:
         console.json_out({"run": run.name, "dir": str(run.root), "jobs": started})

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.contract.stage_specs import TOLERANCE
+from jobs.runtime.termination import exit_on_signals
 from meditron_cli import console
 from meditron_cli.commands import options
 from meditron_cli.errors import ConfigError, MeditronError
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from jobs.verification.verify import Request
 
 INSTALL = "pip install 'meditron[train,weights]'"
+HINT_WEIGHTS = (
+    "name a folder with config.json and safetensors, or ORG/NAME on the hub; "
+    "`meditron verify --help` explains both"
+)
 
 
 @click.command(short_help="Prove that weights and a checkpoint compute the same.")
@@ -53,7 +59,7 @@ INSTALL = "pip install 'meditron[train,weights]'"
     "--tolerance",
     type=click.FloatRange(min=0),
     metavar="X",
-    help="Largest difference of a logit that is accepted; default: 1e-4.",
+    help=f"Accepted difference of a logit, as a share of the largest; default: {TOLERANCE:g}.",
 )
 @options.runs_dir_option
 @options.json_option
@@ -77,24 +83,29 @@ def command(
     a time: WEIGHTS in plain torch, CHECKPOINT by the layers that training uses. Greedy
     continuations of three prompts follow where the model fits into memory.
 
-    Exit code 1 when a logit differs by more than the tolerance, or when the rows of added tokens of
-    step 0 are not those of `vocabulary.new_rows`.
+    Exit code 1 when a logit differs by more than the tolerance, when a tensor has other values,
+    when the rows of added tokens of step 0 are not those of `vocabulary.new_rows`, or when an
+    export names other ids of tokens than the run's.
     """
     from jobs.contract.errors import TaskError
+    from jobs.contract.files import read_small
+    from jobs.conversion import export_folder
 
     run, folder = find_checkpoint(services, runs_dir, checkpoint)
     if precision == "bf16" and tolerance is None:
-        raise ConfigError("--dtype bf16 has no tolerance of its own", "add `--tolerance 0.5`")
+        raise ConfigError("--dtype bf16 has no tolerance of its own", "add `--tolerance 0.1`")
     model, tokenizer = model_of(run)
     try:
-        from jobs.verification.verify import TOKENS, TOLERANCE, Request
+        from jobs.verification.verify import TOKENS, Request
 
+        place = find_weights(run, weights, services.environ)
         request = Request(
-            weights=find_weights(run, weights, services.environ),
+            weights=place,
             checkpoint=folder,
             model=model,
             tokenizer=tokenizer,
             base=base_of(folder),
+            exported=read_small(place / export_folder.RECORD).get("run") == run.name,
             texts={str(path): read_text(path) for path in text_files},
             tokens=min(tokens or TOKENS, model.seq_length),
             precision=precision,
@@ -170,6 +181,7 @@ def model_of(run: RunDir) -> tuple[ModelSpec, TokenizerRef]:
     from jobs.contract import specs
     from jobs.contract.files import read_json
     from jobs.contract.stage_specs import STAGES
+    from meditron_cli.runs import store
 
     for stage in STAGES:
         path = run.spec(stage, 0)
@@ -177,7 +189,10 @@ def model_of(run: RunDir) -> tuple[ModelSpec, TokenizerRef]:
             spec: Any = specs.task_from_json(read_json(path)).spec
             if hasattr(spec, "model") and hasattr(spec, "tokenizer"):
                 return spec.model, spec.tokenizer
-    raise ConfigError(f"run {run.name} has no stage with a model", "name another run")
+    raise ConfigError(
+        f"run {run.name} has no stage with a model",
+        f"`{store.command(run, 'status')}` shows its stages",
+    )
 
 
 def find_weights(run: RunDir, named: str, environ: Any) -> Path:
@@ -190,8 +205,10 @@ def find_weights(run: RunDir, named: str, environ: Any) -> Path:
     from meditron_cli.config import weights
 
     path = Path(named).expanduser()
-    if path.exists() or named.startswith(("/", "~", ".")) or named.count("/") != 1:
+    if path.is_dir():
         return path.absolute()
+    if path.exists() or named.startswith(("/", "~", ".")) or named.count("/") != 1:
+        raise ConfigError(f"WEIGHTS: {path.absolute()} is no folder", HINT_WEIGHTS)
     models_dir = read_json(run.record)["cluster"].get("models_dir")
     place = weights.find(named, Path(models_dir) if models_dir else None, environ)
     if place.folder is None:
@@ -227,7 +244,7 @@ def compare(request: Request) -> dict[str, Any]:
 
     reader = leases.Holder("meditron verify", 0, 0, "", os.uname().nodename, os.getpid())
     folder = request.checkpoint.parent
-    with ExitStack() as held:
+    with exit_on_signals(), ExitStack() as held:
         with suppress(OSError):  # a reader may have no right to write there
             held.enter_context(leases.leased(folder, request.checkpoint.name, reader))
         report = held.enter_context(progress())

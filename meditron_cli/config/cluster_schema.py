@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from jobs.contract.outcomes import HEALTH_CODES
 from meditron_cli.config.field_types import (
@@ -27,6 +27,20 @@ from meditron_cli.config.field_types import (
 from meditron_cli.config.section import Section
 
 
+class Reached(Section):
+    """Speeds measured on the partition's nodes, which computed times use instead of shares of
+    peaks; `meditron selftest` measures them and keeps them in the cache of the cluster."""
+
+    product_tflops: PositiveFloat | None = None
+    """Matrix products of one GPU, in TFLOP/s."""
+    memory_gb_s: PositiveFloat | None = None
+    """Memory of one GPU, in GB/s."""
+    link_gb_s: PositiveFloat | None = None
+    """One GPU to the others of its node, one direction, in GB/s."""
+    network_gb_s: PositiveFloat | None = None
+    """A node to the others, one direction, in GB/s."""
+
+
 class Node(Section):
     """The shape of one node of a partition."""
 
@@ -39,7 +53,18 @@ class Node(Section):
     gpu_memory_gb: NonNegativeInt = 0
     """Memory of one GPU, in GiB."""
     peak_bf16_tflops: NonNegativeFloat = 0
-    """Dense bf16 peak of one GPU, in TFLOP/s, for time estimates."""
+    """Dense bf16 peak of one GPU, in TFLOP/s, for computed times."""
+    gpu_memory_gb_s: NonNegativeFloat = 0
+    """Bandwidth of one GPU's memory, in GB/s, for computed times."""
+    gpu_link_gb_s: NonNegativeFloat = 0
+    """One GPU to the others of its node, one direction, in GB/s, for computed times."""
+    network_gb_s: NonNegativeFloat = 0
+    """All network adapters of a node for traffic between GPUs, one direction, in GB/s (1 GB/s is 8
+    Gb/s), for computed times."""
+    reached: Reached = Reached()
+    """Measured speeds, where there are any."""
+    gpu_watts: NonNegativeFloat = 0
+    """One GPU under load with its share of the node, in W, for computed energy."""
     cpus: PositiveInt
     """Cores of a node that jobs may use."""
     memory_gb: PositiveInt
@@ -98,6 +123,9 @@ class Environment(Section):
     """Container for the ranks."""
     pass_through: tuple[VariableName, ...] = ()
     """Variables passed on from the submitting shell; no others are."""
+    network_interface: WordOrEmpty = ""
+    """Interface of each node on which ranks of several nodes meet (``hsn0``, ``ib0``): MASTER_ADDR,
+    and the sockets of NCCL and gloo; default: the one that the host's name resolves to."""
     set: dict[VariableName, Line] = Field({})
     """Variables set in every job. Nothing secret: the batch script contains them."""
     secrets_file: Path | None = None
@@ -126,6 +154,19 @@ class Slurm(Section):
     """More srun arguments for the ranks: ``--cpu-bind=none`` …"""
 
 
+class Accounting(Section):
+    """Emissions and prices of the site."""
+
+    pue: Annotated[float, Field(ge=1)] | None = None
+    """Power usage effectiveness: energy of the data centre over that of its computers."""
+    kg_co2_per_kwh: NonNegativeFloat | None = None
+    """Emissions of the site's electricity, in kg CO2 equivalent per kWh."""
+    price_per_gpu_hour: NonNegativeFloat | None = None
+    """Price of one GPU for an hour."""
+    currency: WordOrEmpty = ""
+    """Of the price: ``CHF``."""
+
+
 class Cluster(Section):
     """A cluster profile: facts about a site, and defaults for experiments run on it."""
 
@@ -148,6 +189,8 @@ class Cluster(Section):
     default: the GPU partition."""
     environment: Environment = Environment()
     """Modules, interpreter, container and variables of a job's processes."""
+    accounting: Accounting = Accounting()
+    """Emissions and prices, for what a plan computes of them."""
     runs_dir: Path | None = None
     """Default runs directory, on storage that all nodes see; without it, ``./runs``."""
     models_dir: Path | None = None

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from meditron_cli.config import refused
 from meditron_cli.config.diagnostics import Problems
 from meditron_cli.config.section import Conflicts, Section, item_type, section_in
 from meditron_cli.config.yaml_tree import (
@@ -109,12 +110,14 @@ def note_conflict(
 def value_message(root: Node, error: ErrorDetails) -> str:
     """Return what is wrong with one value."""
     kind, context = error["type"], error.get("ctx", {})
-    node = find(root, error["loc"])
+    node = find(root, error["loc"]) or find(root, error["loc"][:-1])  # a list's only item
     text = node.text if isinstance(node, ScalarNode) else "this"
     if kind in LIMITS:
         words, bound = LIMITS[kind]
         return f"must be {words} {number(context[bound])}, found {text}"
     if kind == "literal_error":
+        if reason := refused.reason_of_value(error["loc"], text):
+            return reason
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"expected one of {', '.join(choices)}, found {text!r}{did_you_mean(text, choices)}"
     if kind == "value_error":
@@ -158,6 +161,8 @@ def text_advice(node: ScalarNode, expected: str) -> str:
 
 def unknown_key(model: type[Section], where: KeyPath) -> str:
     """Return why a key is refused: name the nearest known key, its section, or all known keys."""
+    if reason := refused.reason_of_key(where):
+        return reason
     known = keys_at(model, where[:-1])
     key = str(where[-1])
     if near := did_you_mean(key, known):

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from jobs.contract.stage_specs import MAIN_CORPUS, TOLERANCE
 from jobs.contract.units import plural
 from meditron_cli.config.field_types import (
     COPY,
@@ -24,7 +25,10 @@ from meditron_cli.config.field_types import (
     Name,
     NewRows,
     Share,
+    StepRanges,
+    Steps,
     Token,
+    Weight,
     Weights,
 )
 from meditron_cli.config.section import Section
@@ -72,6 +76,16 @@ class Tokenize(Section):
     """Time limit of one task."""
 
 
+class Index(Section):
+    """Samples of a long training in their order, one process on a CPU node; a training of up to
+    1,048,576 sequences orders its samples itself."""
+
+    cpus: Annotated[PositiveInt, OPERATIONAL] = 2
+    """Cores."""
+    time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 60
+    """Time limit of the task."""
+
+
 class Convert(Section):
     """Base weights to the checkpoint of step 0, one process on a CPU node."""
 
@@ -87,6 +101,9 @@ class Vocabulary(Section):
     added_tokens: tuple[Token, ...] = ()
     """Tokens after the base vocabulary, in the order of their ids; base model and added tokens
     together have model.vocab_size. `meditron tokenizer build` puts them into a tokenizer.json."""
+    unused_rows: Annotated[int, Field(ge=0)] = 0
+    """Rows of the base model's embedding behind its tokenizer's last token, as Qwen's have: its
+    vocab_size less the tokens. Added tokens take them first, and begin with new_rows."""
     control_tokens: tuple[Token, ...] = ()
     """Those of added_tokens that no text may contain: written out in a text, such a token is
     ordinary text, unless tokenize.special_tokens_in_text is on. The others are markup of texts
@@ -166,7 +183,8 @@ class Model(Section):
     seq_length: Annotated[PositiveInt, Field(le=100_000_000)]
     """Tokens per training sequence."""
     vocab_size: Annotated[PositiveInt, Field(le=100_000_000)]
-    """Rows of the embedding before padding; at least the tokenizer's tokens."""
+    """Rows of the embedding before padding: those of the base model, and of added tokens that its
+    vocabulary.unused_rows do not hold."""
     vocab_multiple: PositiveInt = 128
     """The embedding's rows are padded to a multiple of this, which parallel.tensor divides."""
     rope_theta: PositiveFloat = 10000.0
@@ -215,6 +233,9 @@ class Parallel(Section):
     """Tensor-parallel size (TP); keep it within a node."""
     pipeline: PositiveInt = 1
     """Pipeline-parallel size (PP); divides the layers."""
+    virtual: PositiveInt = 1
+    """Pieces of each pipeline stage's layers: more than 1 is the interleaved schedule, whose bubble
+    is that many times smaller; pipeline x virtual divides the layers."""
     data: PositiveInt = 1
     """Data-parallel size (DP)."""
     sequence_parallel: bool | None = None
@@ -225,19 +246,91 @@ class Parallel(Section):
     """Activations recomputed in the backward pass instead of stored."""
 
 
+class Corpus(Section):
+    """Documents to train on beside the run's own."""
+
+    name: Name
+    """Name in the weights of mixtures."""
+    data: tuple[Path, ...] = ()
+    """Directories of runs that have tokenized a corpus, and indexed datasets (without
+    .bin/.idx)."""
+    validation_data: tuple[Path, ...] = ()
+    """Likewise for validation; of runs their validation shard. Alone for a corpus that is only
+    validated on."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that there are documents."""
+        if not self.data and not self.validation_data:
+            yield "data", "names no run and no indexed dataset"
+
+
+class Mixture(Section):
+    """Corpora and their shares in the training."""
+
+    by: Literal["tokens", "documents", "epochs"] = "epochs"
+    """What weights count: ``tokens`` of each corpus, so that weights of 99 and 1 are shares of 99 %
+    and 1 %; its ``documents``, at their average length; or its ``epochs``, so that equal weights
+    read each equally often, in proportion to its tokens, as MEDITRON's training did."""
+    weights: dict[Name, Weight] = Field({MAIN_CORPUS: 1.0})
+    """Weight by the name of the corpus: ``corpus`` is the run's own (or pretrain.data), others are
+    those of pretrain.corpora; only ratios count. A corpus without a weight is not read."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that there is something to train on."""
+        if not self.weights:
+            yield "weights", f"names no corpus; the run's own is {MAIN_CORPUS}"
+
+
+class Tail(Section):
+    """The end of the learning rate's schedule."""
+
+    learning_rate: Annotated[NonNegativeFloat, Field(le=1)]
+    """Learning rate at train_steps."""
+    shape: Literal["linear", "cosine"] = "linear"
+    """Curve from the learning rate before the phase to this one."""
+
+
+class Phase(Section):
+    """A stretch of the training with settings of its own."""
+
+    from_tokens: Annotated[PositiveInt, Field(le=10**16)]
+    """Tokens trained on before it; it begins with the first step after them."""
+    mixture: Mixture | None = None
+    """Its mixture, up to the next phase; default: the one before."""
+    tail: Tail | None = None
+    """Replaces the rest of the learning rate's schedule, up to train_steps; default: it stays."""
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that the phase changes something."""
+        if self.mixture is None and self.tail is None:
+            yield "from_tokens", "the phase changes nothing; give it a mixture or a tail"
+
+
 class Pretrain(Section):
     """Continued pretraining."""
 
     data: tuple[Path, ...] = ()
-    """Indexed datasets (without .bin/.idx) to train on instead of this run's own tokens."""
+    """Directories of runs that have tokenized a corpus, and indexed datasets (without .bin/.idx),
+    to train on instead of this run's own tokens."""
     validation_data: tuple[Path, ...] = ()
     """Likewise for validation."""
+    corpora: Annotated[tuple[Corpus, ...], OPERATIONAL] = ()
+    """Further corpora, each ``{name, data}``, for the weights of mixtures; one may be added to a
+    run, for a phase that has not started."""
+    mixture: Mixture = Mixture()
+    """Mixture from the start of the training to its first phase."""
+    phases: Annotated[tuple[Phase, ...], OPERATIONAL] = ()
+    """Changes of the mixture or of the schedule's tail, each ``{from_tokens, mixture, tail}``, in
+    ascending order. One that has started cannot be changed; one may be appended."""
     micro_batch_size: Annotated[PositiveInt, OPERATIONAL]
     """Sequences per rank and forward pass."""
     global_batch_size: Annotated[PositiveInt, Field(le=1_000_000)]
     """Sequences per optimizer step."""
     train_steps: Annotated[PositiveInt, Field(le=100_000_000)]
     """Optimizer steps in the whole run."""
+    max_epochs: Annotated[PositiveFloat | None, OPERATIONAL] = 4.0
+    """How often training may read a corpus; more is refused; null for any number. Up to 4 epochs
+    lose little against as many new tokens (arXiv 2305.16264); MEDITRON's training had 1.03."""
     learning_rate: Annotated[PositiveFloat, Field(le=1)]
     """Peak, reached at the end of warm-up."""
     min_learning_rate: NonNegativeFloat
@@ -257,16 +350,55 @@ class Pretrain(Section):
     """Decoupled weight decay of matrices; one-dimensional parameters have none."""
     clip_grad: NonNegativeFloat = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
+    loss_average: Literal["tokens", "micro-batches"] = "tokens"
+    """``tokens``: the average over a global batch's scored tokens, the same for every layout and
+    micro_batch_size; ``micro-batches``: the average of its micro-batches' averages, as MEDITRON's.
+    They differ only where eod_mask_loss leaves micro-batches with unequal numbers of tokens."""
+    reset_attention_mask: bool = False
+    """Whether attention ends at the end of a document, so that documents in one sequence do not
+    read each other; off in MEDITRON."""
+    reset_position_ids: bool = False
+    """Whether positions count from the start of each document; off in MEDITRON. Beside
+    reset_attention_mask it changes nothing, since RoPE depends on distances alone."""
+    eod_mask_loss: bool = False
+    """Whether the loss leaves out the token that follows a document's end, the first of another
+    document; the end itself is scored. Off in MEDITRON."""
+    spike_policy: Annotated[Literal["warn", "skip", "rewind"], OPERATIONAL] = "warn"
+    """After a loss or gradient norm far above those of the steps before: ``warn`` trains on,
+    ``skip`` leaves the step's update out, ``rewind`` returns to the newest checkpoint and skips the
+    steps up to the spike."""
+    spike_window: Annotated[Annotated[int, Field(ge=8)], OPERATIONAL] = 128
+    """Steps before a step with which it is compared; the first so many are compared with none."""
+    spike_deviations: Annotated[PositiveFloat, OPERATIONAL] = 7.0
+    """Robust standard deviations above the window's median from which a loss is a spike."""
+    spike_norm_factor: Annotated[Annotated[float, Field(gt=1)], OPERATIONAL] = 10.0
+    """Multiple of the window's median from which a gradient norm is a spike."""
+    spike_rewind_steps: Annotated[PositiveInt, OPERATIONAL] = 200
+    """Most steps that ``rewind`` skips, the spike's last."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of weights and activations; gradients are always summed in fp32."""
+    deterministic: Annotated[bool, OPERATIONAL] = False
+    """Whether a repeated training is bit-equal on GPUs, in the same layout: torch, cuBLAS, NCCL,
+    transformer-engine and megatron.core choose slower algorithms for it. On CPUs it always is."""
     validation_interval: NonNegativeInt = 500
-    """Steps between validations; 0 validates at start and end only."""
+    """Steps between validations; 0 validates at the end only."""
     validation_batches: PositiveInt = 10
     """Global batches per validation."""
     save_interval: Annotated[PositiveInt, OPERATIONAL] = 500
     """Steps between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=2), OPERATIONAL] = 3
     """Newest checkpoints kept, besides step 0 and the last."""
+    keep_steps: Annotated[Steps, OPERATIONAL] = ()
+    """Steps saved at and kept besides, in ascending order: ``[500, 1000]``."""
+    skip_steps: Annotated[StepRanges, OPERATIONAL] = ()
+    """Steps whose batches are not trained on, such as those of a loss spike: ``[1200, 1310-1330]``.
+    They change no weights; later steps read the same batches as without."""
+    keep_weights_only: Annotated[bool, OPERATIONAL] = False
+    """Whether the steps of `keep_steps` are kept as weights alone: enough to evaluate and export,
+    not to resume; a seventh of the size in bf16, a quarter in fp32."""
+    async_save: Annotated[bool, OPERATIONAL] = True
+    """Write checkpoints while training continues, from a copy in host memory: checkpoint size /
+    ranks for each rank, together at most half of what is free."""
     time_minutes: Annotated[DurationMinutes, OPERATIONAL] = 1440
     """Time limit of one job; a run may take several."""
     signal_lead_seconds: Annotated[PositiveInt | None, OPERATIONAL] = None
@@ -290,6 +422,21 @@ class Pretrain(Section):
                 f"{self.global_batch_size} is not a multiple of micro_batch_size, "
                 f"{self.micro_batch_size}",
             )
+        yield from (
+            ("skip_steps", f"{step} is above train_steps, {self.train_steps}")
+            for step in self.skip_steps[-1:]
+            if int(step) > self.train_steps
+        )
+        for index, step in enumerate(self.keep_steps):
+            if step > self.train_steps:
+                yield f"keep_steps.{index}", f"{step} is above train_steps, {self.train_steps}"
+            elif index and step <= self.keep_steps[index - 1]:
+                yield (
+                    f"keep_steps.{index}",
+                    f"{step} is not above the step before it, {self.keep_steps[index - 1]}",
+                )
+        yield from self._corpus_conflicts()
+        yield from self._weight_conflicts()
         if self.signal_lead_seconds and self.signal_lead_seconds >= self.time_minutes * 60:
             yield (
                 "time_minutes",
@@ -297,11 +444,48 @@ class Pretrain(Section):
                 f"{self.signal_lead_seconds}",
             )
 
+    def _corpus_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that corpora have different names, and that phases are in order."""
+        names = [MAIN_CORPUS]
+        for index, corpus in enumerate(self.corpora):
+            if corpus.name in names:
+                why = "the run's own corpus has" if corpus.name == MAIN_CORPUS else "another has"
+                yield f"corpora.{index}.name", f"{why} the name {corpus.name!r}"
+            names.append(corpus.name)
+        for index, phase in enumerate(self.phases):
+            if index and phase.from_tokens <= self.phases[index - 1].from_tokens:
+                yield (
+                    f"phases.{index}.from_tokens",
+                    f"{phase.from_tokens} is not above that of the phase before it",
+                )
+
+    def _weight_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that weights name corpora to train on."""
+        names = [MAIN_CORPUS, *(corpus.name for corpus in self.corpora)]
+        unread = {corpus.name for corpus in self.corpora if not corpus.data}
+        mixtures = {f"phases.{n}.mixture": phase.mixture for n, phase in enumerate(self.phases)}
+        for key, mixture in ({"mixture": self.mixture} | mixtures).items():
+            for name in mixture.weights if mixture else ():
+                if name not in names:
+                    known = ", ".join(names)
+                    yield f"{key}.weights.{name}", f"no corpus has this name; there are {known}"
+                elif name in unread:
+                    yield f"{key}.weights.{name}", "this corpus has no data to train on"
+
+    @property
+    def sequences(self) -> int:
+        """Return the sequences of the whole training."""
+        return self.train_steps * self.global_batch_size
+
     @property
     def kept_steps(self) -> tuple[int, ...]:
-        """Return the steps of the checkpoints of a finished run: 0, the newest, the last."""
-        saved = range(self.save_interval, self.train_steps, self.save_interval)
-        return (0, *saved[-self.keep_checkpoints :], self.train_steps)
+        """Return the steps of the checkpoints of a finished run: 0, the newest, the last, and
+        those of ``keep_steps``.
+        """
+        every = range(self.save_interval, self.train_steps, self.save_interval)
+        saved = sorted({*every, *self.keep_steps} - {self.train_steps})
+        newest = saved[-self.keep_checkpoints :]
+        return tuple(sorted({0, *newest, *self.keep_steps, self.train_steps}))
 
 
 class Benchmark(Section):
@@ -333,7 +517,8 @@ class Evaluate(Section):
     - medmcqa: .jsonl of {"id", "question", "opa" … "opd", "cop": 1 to 4}
     """
     checkpoints: tuple[Checkpoint, ...] = ("first", "last")
-    """``first`` (before training), ``last`` (the target step), or step numbers that are kept."""
+    """``first`` (before training), ``last`` (the target step), step numbers that are kept, or
+    ``kept`` for each of ``pretrain.keep_steps``."""
     tensor: PositiveInt = 1
     """GPUs of one task (tensor parallel, one node)."""
     batch_size: PositiveInt = 16
@@ -359,9 +544,13 @@ class Verify(Section):
     """Logits of imported and exported weights beside those of the checkpoint, on the CPU."""
 
     enabled: bool = True
-    """Compare at the end of convert and export; a difference beyond 1e-4 fails the stage."""
+    """Compare at the end of convert and export; a difference beyond ``tolerance`` fails the
+    stage."""
     tokens: PositiveInt = 128
     """Tokens of each text that are compared."""
+    tolerance: PositiveFloat = TOLERANCE
+    """Difference of a logit in fp32 that is accepted, as a share of the largest logit; differences
+    of two implementations grow with depth."""
 
 
 class Export(Section):
@@ -369,7 +558,8 @@ class Export(Section):
 
     step: Checkpoints = ("last",)
     """``last`` (the target step, into ``export``), ``first`` (before training) or a step number
-    that is kept (into ``export-first``, ``export-500``), or a list of these; [] for none."""
+    that is kept (into ``export-first``, ``export-500``), ``kept`` for each of
+    ``pretrain.keep_steps``, or a list of these; [] for none."""
     dtype: Literal["source", "bf16", "fp32"] = "source"
     """Type of the tensors; ``source`` is that of the checkpoint, for the first one that of the base
     weights."""
@@ -392,6 +582,15 @@ class Export(Section):
         for index, step in enumerate(self.step):
             if step in self.step[:index]:
                 yield f"step.{index}", f"{step} is listed twice"
+
+
+class Selftest(Section):
+    """Trials of a cluster's nodes, by `meditron selftest`."""
+
+    steps: Annotated[int, Field(ge=4, le=1000, multiple_of=2)] = 20
+    """Steps of each small training that is compared with another; half of them precede a resume."""
+    time_minutes: DurationMinutes = 60
+    """Time limit of its job."""
 
 
 class Supervision(Section):
@@ -429,6 +628,8 @@ class Experiment(Section):
     """The architecture; recipes fill it in."""
     parallel: Annotated[Parallel, OPERATIONAL] = Parallel()
     """3D layout of pretraining."""
+    index: Index = Index()
+    """Samples of the training in their order."""
     convert: Convert = Convert()
     """Base weights to the checkpoint of step 0."""
     pretrain: Pretrain
@@ -439,6 +640,8 @@ class Experiment(Section):
     """Imported and exported weights compared with checkpoints."""
     export: Annotated[Export, OPERATIONAL] = Export()
     """Checkpoints written as folders that other programs load."""
+    selftest: Annotated[Selftest, OPERATIONAL] = Selftest()
+    """Trials of a cluster's nodes, by `meditron selftest` alone."""
     supervision: Annotated[Supervision, OPERATIONAL] = Supervision()
     """Hangs, restarts and retries."""
 
@@ -446,9 +649,12 @@ class Experiment(Section):
         """Check that the model has rows for added tokens, and that training keeps the checkpoints
         to evaluate and to export.
         """
-        if len(self.vocabulary.added_tokens) >= self.model.vocab_size:
-            added = plural(len(self.vocabulary.added_tokens), "added token")
-            yield "model.vocab_size", f"{self.model.vocab_size} leaves no base beside {added}"
+        rows, unused = self.model.vocab_size, self.vocabulary.unused_rows
+        if max(len(self.vocabulary.added_tokens), unused) >= rows:
+            beside = plural(len(self.vocabulary.added_tokens), "added token")
+            beside += f" and {plural(unused, 'unused row')}" if unused else ""
+            yield "model.vocab_size", f"{rows} leaves no base beside {beside}"
+        yield from self._phase_conflicts()
         kept = self.pretrain.kept_steps
         named = {"evaluate.checkpoints": self.evaluate.checkpoints, "export.step": self.export.step}
         for key, index, step in (
@@ -458,6 +664,32 @@ class Experiment(Section):
                 steps = ", ".join(map(str, kept))
                 yield (
                     f"{key}.{index}",
-                    f"no checkpoint of step {step} is kept; pretrain.save_interval and "
-                    f"keep_checkpoints keep those of steps {steps}",
+                    f"no checkpoint of step {step} is kept; pretrain.save_interval, "
+                    f"keep_checkpoints and keep_steps keep those of steps {steps}",
                 )
+            elif step == "kept" and not self.pretrain.keep_steps:
+                yield f"{key}.{index}", "pretrain.keep_steps lists no step"
+
+    def _phase_conflicts(self) -> Iterator[tuple[str, str]]:
+        """Check that each phase has a step of its own."""
+        training = self.pretrain
+        per_step = training.global_batch_size * self.model.seq_length
+        before = None
+        for index, phase in enumerate(training.phases):
+            key = f"pretrain.phases.{index}.from_tokens"
+            step = -(-phase.from_tokens // per_step)
+            if step >= training.train_steps:
+                last = (training.train_steps - 1) * per_step
+                yield key, f"{phase.from_tokens} is after the last step begins, at {last}"
+            elif before and before.from_tokens < phase.from_tokens <= step_end(before, per_step):
+                yield (
+                    key,
+                    f"{phase.from_tokens} begins at the same step as the phase before it: a step "
+                    f"takes {per_step} tokens",
+                )
+            before = phase
+
+
+def step_end(phase: Phase, per_step: int) -> int:
+    """Return the most tokens from which another phase would begin at the step of a phase."""
+    return -(-phase.from_tokens // per_step) * per_step

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from meditron_cli.config import yaml_tree
+from meditron_cli.config import refused, yaml_tree
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.decode import check_part, with_paths
 from meditron_cli.config.diagnostics import Problems
@@ -94,6 +94,8 @@ def unknown_key(model: type[Section], name: str, query: ExplainQuery) -> ConfigE
     """
     is_profile = model is Cluster
     prefix = PROFILE if is_profile else ""
+    if reason := refused.reason_of_key(name.split(".")):
+        return ConfigError(f"{name}: {reason}", HINT_EXPERIMENT)
     near = [prefix + key for key in nearest(name, dotted_keys(model))]
     message = f"no configuration key is called {prefix + name!r}"
     if name in dotted_keys(Experiment if is_profile else Cluster):

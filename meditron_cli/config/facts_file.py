@@ -1,4 +1,4 @@
-"""Read and write the facts of a cluster that ``doctor`` found, for ``plan`` and ``submit``.
+"""Read and write the facts of a cluster that ``doctor`` and ``selftest`` found, for later plans.
 
 One file per cluster, written whole: ``meditron/clusters/<cluster>.json`` in XDG_CACHE_HOME, or in
 ``~/.cache``. A person may delete it at any time.
@@ -51,6 +51,29 @@ class Probe:
     """None while it waits or runs."""
 
 
+SPEEDS = ("product_tflops", "memory_gb_s", "link_gb_s", "network_gb_s")
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Speeds that a selftest has measured on a partition's nodes; None if not measured."""
+
+    partition: str
+    time: float
+    """Seconds since 1970."""
+    nodes: tuple[str, ...]
+    product_tflops: float | None = None
+    memory_gb_s: float | None = None
+    link_gb_s: float | None = None
+    network_gb_s: float | None = None
+
+    @property
+    def reached(self) -> dict[str, float]:
+        """Return the known speeds by their key in ``gpu_partition.node.reached``."""
+        values = asdict(self)
+        return {key: values[key] for key in SPEEDS if values[key] is not None}
+
+
 @dataclass(frozen=True)
 class Facts:
     """The content of a cache file."""
@@ -63,6 +86,8 @@ class Facts:
     probe: Probe | None = None
     fatal: tuple[str, ...] = ()
     """Sentences of the FATAL findings: why a job cannot start, or training cannot work."""
+    speeds: Speeds | None = None
+    """None before a selftest."""
 
 
 class Broken(Exception):
@@ -122,7 +147,20 @@ def from_json(data: Mapping[str, Any]) -> Facts:
         ),
         probe=None if probe is None else Probe(**probe),
         fatal=tuple(text(item) for item in data["fatal"]),
+        speeds=None if data["speeds"] is None else speeds(data["speeds"]),
     )
+
+
+def speeds(data: Mapping[str, Any]) -> Speeds:
+    """Build measured speeds from their JSON form, with errors as of ``from_json``."""
+    measured = Speeds(
+        **{**data, "time": float(data["time"]), "nodes": tuple(map(text, data["nodes"]))}
+    )
+    text(measured.partition)
+    for value in measured.reached.values():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise TypeError(f"{value!r} is not a speed")
+    return measured
 
 
 def text(value: object) -> str:

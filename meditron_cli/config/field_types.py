@@ -8,7 +8,14 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    WithJsonSchema,
+)
 
 from meditron_cli.config.data_files import HUB_SCHEME, HubData
 
@@ -24,6 +31,12 @@ WEIGHTS_PATH = ("/", "./", "../", "~/")
 
 COPY = "copy:"
 """Beginning of ``vocabulary.new_rows`` that names a token."""
+STEP_RANGE = r"^[1-9][0-9]*(-[1-9][0-9]*)?$"
+"""A step, counted from 1, or the first and the last of several."""
+
+MOST_STEPS = 100_000
+"""In one range, which a specification lists step by step."""
+
 NEW_ROWS = r"^(repeat-last-row|mean|copy:.+)$"
 
 OPERATIONAL = "operational"
@@ -150,16 +163,34 @@ def one_line(value: str) -> str:
 
 
 def valid_checkpoint(value: Any) -> Any:
-    """Accept ``first``, ``last`` or a step."""
+    """Accept ``first``, ``last``, ``kept`` or a step."""
     is_step = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if not is_step and value not in ("first", "last"):
-        raise ValueError("expected first, last or a step number")
+    if not is_step and value not in ("first", "last", "kept"):
+        raise ValueError("expected first, last, kept or a step number")
     return value
 
 
 def listed(value: Any) -> Any:
     """Return a single value as a list of one."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def valid_step_range(value: Any) -> str:
+    """Accept a step, counted from 1, or a range of steps such as ``1310-1330``."""
+    first, _, last = str(value).partition("-")
+    if isinstance(value, bool) or not has_form(STEP_RANGE, str(value)):
+        raise ValueError("expected a step, counted from 1, or a range such as 1310-1330")
+    if not 0 <= int(last or first) - int(first) < MOST_STEPS:
+        raise ValueError(f"expected a range of at most {MOST_STEPS:,} steps in ascending order")
+    return str(value)
+
+
+def all_steps(ranges: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the steps of valid ranges, ascending."""
+    ends = [
+        (int(first), int(last or first)) for first, _, last in (r.partition("-") for r in ranges)
+    ]
+    return tuple(sorted({step for first, last in ends for step in range(first, last + 1)}))
 
 
 def valid_weights(value: str) -> str:
@@ -230,10 +261,28 @@ Line = Annotated[str, AfterValidator(one_line)]
 VariableName = Annotated[str, AfterValidator(valid_variable), text(VARIABLE)]
 SbatchOption = Annotated[str, AfterValidator(valid_sbatch_option), text(SBATCH_OPTION)]
 SbatchValue = Annotated[str | int, BeforeValidator(valid_sbatch_value)]
-Checkpoint = Annotated[Literal["first", "last"] | NonNegativeInt, BeforeValidator(valid_checkpoint)]
+Checkpoint = Annotated[
+    Literal["first", "last", "kept"] | NonNegativeInt, BeforeValidator(valid_checkpoint)
+]
 DataPath = Annotated[str, HUB_OR_PATH, AfterValidator(valid_data_path)]
+Steps = Annotated[tuple[PositiveInt, ...], BeforeValidator(listed)]
+StepRange = Annotated[
+    int | str,
+    BeforeValidator(valid_step_range),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "exclusiveMinimum": 0},
+                {"type": "string", "pattern": STEP_RANGE},
+            ]
+        }
+    ),
+]
+StepRanges = Annotated[tuple[StepRange, ...], BeforeValidator(listed), AfterValidator(all_steps)]
+"""Steps as integers, once validated."""
 Checkpoints = Annotated[tuple[Checkpoint, ...], BeforeValidator(listed)]
 Weights = Annotated[str, AfterValidator(valid_weights), WithJsonSchema({"type": "string"})]
 Token = Annotated[str, AfterValidator(valid_token), text(r"^.+$")]
 NewRows = Annotated[str, AfterValidator(valid_new_rows), text(NEW_ROWS)]
+Weight = Annotated[float, Field(ge=1e-9, le=1e9, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1)]

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
+from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import STAGES, TOKENIZER_STAGES
 from meditron_cli.config import files, site_facts, weights, yaml_tree
 from meditron_cli.config.cluster_schema import Cluster
 from meditron_cli.config.data_files import HubData
 from meditron_cli.config.decode import check_part, decode, placeholder_problems
 from meditron_cli.config.diagnostics import Location, Problem, Problems, Source
-from meditron_cli.config.experiment_schema import Experiment
+from meditron_cli.config.experiment_schema import Corpus, Experiment, Pretrain
 from meditron_cli.config.files import cluster_names, size_names
 from meditron_cli.config.yaml_tree import KeyPath, MapNode
 
@@ -212,12 +213,24 @@ def inputs(experiment: Experiment) -> list[tuple[tuple[str, ...], KeyPath, Path]
     ]
     if tokenizer := experiment.tokenize.tokenizer:
         files.append((TOKENIZER_STAGES, ("tokenize", "tokenizer"), tokenizer))
-    for key in ("data", "validation_data"):
-        for number, prefix in enumerate(getattr(experiment.pretrain, key)):
-            for suffix in (".bin", ".idx"):
-                where: KeyPath = ("pretrain", key, number)
-                files.append((("pretrain",), where, Path(f"{prefix}{suffix}")))
+    for where, path in token_paths(experiment):
+        dataset = [Path(f"{path}.bin"), Path(f"{path}.idx")]
+        needed = [RunDir(path).record] if path.is_dir() else dataset
+        files += [(("pretrain",), where, file) for file in needed]
     return sorted(files, key=lambda item: STAGES.index(item[0][0]))
+
+
+def token_paths(experiment: Experiment) -> Iterator[tuple[KeyPath, Path]]:
+    """Yield the runs and indexed datasets that training names, with the key of each."""
+    pretrain = experiment.pretrain
+    sections: list[tuple[KeyPath, Pretrain | Corpus]] = [(("pretrain",), pretrain)]
+    sections += [
+        (("pretrain", "corpora", number), corpus) for number, corpus in enumerate(pretrain.corpora)
+    ]
+    for key, section in sections:
+        for name in ("data", "validation_data"):
+            for number, path in enumerate(getattr(section, name)):
+                yield (*key, name, number), path
 
 
 def data_files(experiment: Experiment) -> Iterator[tuple[tuple[str, ...], KeyPath, str]]:

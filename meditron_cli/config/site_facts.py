@@ -73,25 +73,30 @@ def complete(profile: MapNode) -> tuple[MapNode, KnownFacts | None]:
 
 def layer(facts: Facts, profile: MapNode, location: Location) -> MapNode:
     """Return the tree of the facts for the partitions that the profile names, without those for
-    another quality of service.
+    another quality of service; measured speeds do not depend on that.
     """
-    by_section = {"slurm": asdict(facts.slurm)}
+    sections = {"slurm": mapping_of(asdict(facts.slurm), location)}
     for key in PARTITIONS:
         node = yaml_tree.find(profile, (key,))
         if not isinstance(node, MapNode):
             continue
         known = facts.partitions.get(scalar(node, "name"))
         if known and known.qos == (scalar(node, "qos") or scalar(profile, "qos")):
-            by_section[key] = {
+            values = {
                 "grace_seconds": known.grace_seconds,
                 "max_time_minutes": known.max_time_minutes or None,
             }
-    return mapping(
-        {key: mapping_of(values, location) for key, values in by_section.items()}, location
-    )
+            sections[key] = mapping_of(values, location)
+        if facts.speeds and facts.speeds.partition == scalar(node, "name"):
+            reached = mapping_of(facts.speeds.reached, location)
+            speeds = {"node": mapping({"reached": reached}, location)}
+            entries = sections[key].entries if key in sections else {}
+            below = {name: entry.node for name, entry in entries.items()}
+            sections[key] = mapping({**below, **speeds}, location)
+    return mapping(sections, location)
 
 
-def mapping_of(values: Mapping[str, int | bool | None], location: Location) -> MapNode:
+def mapping_of(values: Mapping[str, float | bool | None], location: Location) -> MapNode:
     """Return a section of the known values."""
     return mapping(
         {

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from meditron_cli.config import weights
+from meditron_cli.config import files, weights, yaml_tree
 from meditron_cli.config.cluster_schema import Cluster
+from meditron_cli.config.decode import decode
+from meditron_cli.config.diagnostics import Location, Problems, Source
 from meditron_cli.config.experiment_schema import Experiment
+from meditron_cli.config.identity import differences
 from meditron_cli.config.load import (
     WEIGHTS_STAGES,
     Loaded,
@@ -44,11 +48,35 @@ def restore(request: Mapping[str, Any]) -> tuple[Experiment, Cluster]:
         ) from error
 
 
-def loaded(request: Mapping[str, Any], run: str) -> Loaded:
+def changed(recorded: Experiment, overrides: Sequence[str], run: str) -> Experiment:
+    """Return a run's experiment with the values of ``--set`` above its own.
+
+    Raises:
+        ConfigError: a value is refused, or decides the trained result and so makes another run.
+    """
+    problems = Problems()
+    values = recorded.model_dump(mode="json")
+    below = yaml_tree.from_plain(values, Location(Source("run", f"run {run}", Path.cwd())))
+    above = [node for word in overrides if (node := files.read_override(word, problems))]
+    experiment = decode(Experiment, reduce(yaml_tree.merge, above, below), problems)
+    if problems or experiment is None:
+        raise problems.error()
+    if keys := differences(experiment, values):
+        raise ConfigError(
+            f"run {run} cannot continue with another {', '.join(keys)}, which decides what it "
+            "trains",
+            hint="give --cluster and --size instead of --run: that makes another run",
+        )
+    return experiment
+
+
+def loaded(request: Mapping[str, Any], run: str, overrides: Sequence[str] = ()) -> Loaded:
     """Return a run's own configuration in the form in which files are loaded; raises like
-    ``restore``.
+    ``restore`` and ``changed``.
     """
     experiment, cluster = restore(request)
+    if overrides:
+        experiment = changed(experiment, overrides, run)
     missing = tuple(
         Missing(stages, f"run {run}: {key_text(where)}: {path}: no such file or folder")
         for stages, where, path in inputs(experiment)

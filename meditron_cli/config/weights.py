@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.contract.base_folder import SNAPSHOTS, copy_command, pickles, read_fetched
+from jobs.contract.files import parse_json
 
 RANDOM = "random"
 """The value of ``model.weights`` for a training that starts from random weights."""
@@ -185,9 +185,9 @@ def shards(folder: Path) -> list[str]:
     if not index.is_file():
         return [SINGLE] if (folder / SINGLE).is_file() else []
     try:
-        content = json.loads(index.read_bytes())
+        content = parse_json(index.read_bytes())
         return sorted({Path(name).name for name in content["weight_map"].values()})
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError("no weight_map") from error
 
 
@@ -199,13 +199,19 @@ def links(folder: Path) -> list[Path]:
     return sorted(path for path in targets if not path.is_relative_to(folder))
 
 
-def download_command(name: HubName, models_dir: Path | None) -> str:
-    """Return the command of the hub's own program that downloads a repository without its pickles,
-    into ``models_dir`` or else the hub's cache.
+def download_command(name: HubName, folder: Path | None, kind: str = "model") -> str:
+    """Return the command of the hub's own program that downloads a repository without its pickles.
+
+    Args:
+        name: of the repository.
+        folder: ``models_dir`` or ``data_dir``; None for the hub's cache.
+        kind: ``model`` or ``dataset``.
     """
     words = ["hf", "download", name.repository, "--exclude", "*.bin", "--exclude", "*.pth"]
     if name.revision:
         words += ["--revision", name.revision]
-    if models_dir:
-        words += ["--local-dir", str(name.folder(models_dir))]
+    if kind != "model":
+        words += ["--repo-type", kind]
+    if folder:
+        words += ["--local-dir", str(name.folder(folder))]
     return shlex.join(words)

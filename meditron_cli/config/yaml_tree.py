@@ -255,6 +255,16 @@ def locations(root: Node, prefix: str = "") -> dict[str, str]:
     return places
 
 
+def from_plain(value: Any, location: Location) -> Node:
+    """Return the tree of dicts, lists and scalars, all with one location."""
+    if isinstance(value, dict):
+        items = ((key, from_plain(item, location)) for key, item in value.items())
+        return MapNode(location, {key: Entry(location, node) for key, node in items})
+    if isinstance(value, list):
+        return ListNode(location, tuple(from_plain(item, location) for item in value))
+    return ScalarNode(location, value, str(value))
+
+
 def to_plain(node: Node) -> Any:
     """Return dicts, lists and scalars."""
     if isinstance(node, ScalarNode):

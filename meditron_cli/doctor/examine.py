@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.contract.outcomes import NodeEntry
-from jobs.contract.stage_specs import STAGES
+from jobs.contract.stage_specs import PIPELINE_STAGES
 from jobs.health import node_ledger
 from jobs.runtime.termination import deferred_signals
 from jobs.slurm.client import Client
@@ -93,16 +93,18 @@ def examine(target: ExaminedCluster, wait: float | None) -> DoctorReport:
         SchedulerError: Slurm answers no query.
     """
     loaded = target.loaded
-    plan = prepare.plan_of(loaded, STAGES)
+    plan = prepare.plan_of(loaded, PIPELINE_STAGES)
     client = Client(job_environment(plan.site.environment, target.environ))
     site = queries.read(client, [] if loaded.placeholders else list(job_options.of_plan(plan)))
     if rules.is_unanswered(site):
         raise no_answer()
     view = SiteView(site, loaded.cluster, run_measurements.workload(plan, target.root, target.size))
     file = facts_file.path_of(loaded.cluster.name, target.environ)
-    nodes = examine_nodes(target, plan, client, earlier_probe(file), wait)
+    earlier = earlier_facts(file)
+    nodes = examine_nodes(target, plan, client, earlier.probe if earlier else None, wait)
     findings = rules.apply(view) + nodes.findings
     facts = plan_facts.derive(view, findings, nodes.probe, target.clock.now())
+    facts = replace(facts, speeds=earlier.speeds if earlier else None)
     facts_file.write(file, facts)
     return DoctorReport(
         findings=findings,
@@ -241,10 +243,9 @@ def not_probed(reason: str) -> SiteFinding:
     return unknown("compute nodes", "probe job", reason)
 
 
-def earlier_probe(file: Path) -> Probe | None:
-    """Return the probe in a facts file; None without one, or when the file cannot be read."""
+def earlier_facts(file: Path) -> Facts | None:
+    """Return the facts in a file; None without one, or when it cannot be read."""
     try:
-        facts = facts_file.read(file)
+        return facts_file.read(file)
     except facts_file.Broken:
         return None
-    return facts.probe if facts else None

@@ -72,10 +72,12 @@ def settings(cluster: Cluster, nodes: int | None, faults: Sequence[Fault]) -> tu
         "model.weights=random",  # a profile may preset the base model of its site's trainings
         f"parallel.tensor={tensor}",
         f"parallel.pipeline={pipeline}",
+        "parallel.virtual=1",
         f"parallel.data={data}",
         "pretrain.micro_batch_size=1",
         f"pretrain.global_batch_size={data * MICRO_BATCHES[cluster.device]}",
         f"pretrain.train_steps={LAST_STEPS + sum(fault.steps for fault in faults)}",
+        "pretrain.max_epochs=null",
         "pretrain.warmup_steps=20",
         "pretrain.save_interval=20",
         "pretrain.validation_interval=0",

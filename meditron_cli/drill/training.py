@@ -7,7 +7,13 @@ from typing import cast
 
 from jobs.contract.attempt_history import HistoryReader, TaskHistory
 from jobs.contract.events import StartEvent
-from jobs.contract.metrics_log import MetricLine, MetricsLog, StepLine
+from jobs.contract.metrics_log import (
+    MetricLine,
+    MetricsLog,
+    SaveLine,
+    SnapshotLine,
+    StepLine,
+)
 from jobs.contract.outcomes import RetryAction
 from jobs.contract.rundir import RunDir
 from jobs.contract.specs import TaskSpec, load_task
@@ -65,16 +71,21 @@ class Training:
         return steps[-1].step if steps else 0
 
     def is_under_way(self) -> bool:
-        """Return whether the newest attempt is running, has saved twice, and then trained."""
+        """Return whether the newest attempt is running, has saved twice, and then trained, and no
+        save is in flight.
+        """
         past = self.past()
         if not past.started or self.last_start().attempt in past.ended:
             return False
         attempt, interval = self.last_start().attempt, self.spec.save_interval
-        steps = [line.step for line in self.steps() if line.attempt == attempt]
+        lines = [line for line in self.lines() if line.attempt == attempt]
+        steps = [line.step for line in lines if isinstance(line, StepLine)]
+        begun = {line.step for line in lines if isinstance(line, SnapshotLine)}
         return (
             bool(steps)
             and steps[-1] // interval - steps[0] // interval >= 2
             and (steps[-1] % interval > 0)
+            and begun <= {line.step for line in lines if isinstance(line, SaveLine)}
         )
 
     def has_resumed(self, attempt: int) -> bool:

@@ -23,7 +23,7 @@ from threading import Event, Thread
 from typing import BinaryIO
 
 from jobs.contract.base_folder import RECORD
-from jobs.contract.files import fsync_folder, fsync_tree, sha256, write_bytes
+from jobs.contract.files import fsync_folder, fsync_tree, parse_json, sha256, write_bytes
 from jobs.contract.locks import Locked, locked
 from jobs.contract.units import GIB
 from meditron_cli.config.weights import HubName
@@ -140,7 +140,7 @@ def listing_of(wanted: Wanted, hub: Hub) -> Listing:
 def read_listing(staging: Path) -> Listing | None:
     """Return what an unfinished download has chosen; None where none has begun."""
     try:
-        content = json.loads((staging / RECORD).read_bytes())
+        content = parse_json((staging / RECORD).read_bytes())
         files = tuple(HubFile(**item) for item in content["files"])
         return Listing(str(content["commit"]), files)
     except (OSError, ValueError, KeyError, TypeError):
@@ -225,9 +225,10 @@ def exclusive(wanted: Wanted) -> Iterator[None]:
         with locked(path):
             yield
     except Locked as error:
+        users = shlex.join(["fuser", str(path)])
         raise MeditronError(
             f"another process downloads {wanted.title} to {wanted.destination}",
-            hint=f"repeat the command once it has ended; `fuser {path}` lists the process",
+            hint=f"repeat the command once it has ended; `{users}` lists the process",
         ) from error
 
 

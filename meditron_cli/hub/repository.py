@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from meditron_cli import __version__
@@ -126,7 +126,7 @@ class Hub:
         if file.bytes > constants.MAX_HTTP_DOWNLOAD_SIZE:
             raise ConfigError(
                 f"{file.path} of {name} is larger than the hub serves over HTTP",
-                hint=f"`{download_command(name, None)} --local-dir FOLDER` downloads it otherwise",
+                hint=by_hand(kind, name),
             )
         headers = build_hf_headers(token=self._token or False, **self._program)
         headers["Accept-Encoding"] = "identity"
@@ -156,11 +156,11 @@ class Hub:
         except OSError as error:
             if error.errno is not None:
                 raise
-            raise self.broken(name, str(error).splitlines()[0]) from error  # a short answer
+            raise self.broken(kind, name, str(error).splitlines()[0]) from error  # a short answer
         except Exception as error:
             if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore"):
                 raise
-            raise self.broken(name, str(error) or type(error).__name__) from error
+            raise self.broken(kind, name, str(error) or type(error).__name__) from error
 
     def refused(self, kind: str, name: HubName, error: Any) -> MeditronError:
         """Return our error for an answer of the hub that is none."""
@@ -193,12 +193,20 @@ class Hub:
                 else f"{self.endpoint} gives {name} to no request without a token",
                 hint=write,
             )
-        return self.broken(name, f"HTTP {status}")
+        return self.broken(kind, name, f"HTTP {status}")
 
-    def broken(self, name: HubName, reason: str) -> MeditronError:
+    def broken(self, kind: str, name: HubName, reason: str) -> MeditronError:
         """Return the error for a hub that cannot be reached, with another way to get the files."""
         return MeditronError(
             f"{name} cannot be downloaded from {self.endpoint}: {reason}",
-            hint="repeat the command to continue; without network, run "
-            f"`{download_command(name, None)} --local-dir FOLDER` elsewhere and copy FOLDER here",
+            hint=f"repeat the command to continue; without network, {by_hand(kind, name)}",
         )
+
+
+def by_hand(kind: str, name: HubName) -> str:
+    """Return how to get a repository where this program cannot."""
+    setting = {"model": "models_dir", "dataset": "data_dir"}[kind]
+    return (
+        f"run `{download_command(name, Path(), kind)}` where it can be reached, and move "
+        f"`{name.folder(Path())}` into {setting}"
+    )

@@ -5,24 +5,21 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from jobs.contract.stage_specs import STAGE_KINDS, STAGES, training_stage
+from jobs.contract.stage_specs import SELFTEST, STAGE_KINDS, STAGES, training_stage
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan import fit, layout
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
 from meditron_cli.plan.stages import (
     SHORT_LEAD,
     Inputs,
+    batch_of,
     model_spec,
     named_paths,
     parallel_spec,
     signal_lead,
     site_names,
 )
-
-if TYPE_CHECKING:
-    from meditron_cli.config.experiment_schema import Experiment
 
 RECOVERY_JOB_MINUTES = 10
 """For one recovery pass, and for waiting until Slurm responds."""
@@ -68,6 +65,8 @@ def findings(inputs: Inputs, stages: Sequence[str]) -> fit.Findings:
         result += time_findings(inputs, stage)
     if training_stage(stages):
         result += training_findings(inputs)
+    if SELFTEST in stages:
+        result += layout_findings(inputs)
     if inputs.cluster.environment.container:
         result += container_findings(inputs, stages)
     if "evaluate" in stages:
@@ -93,7 +92,7 @@ def hints(inputs: Inputs, stages: Sequence[str]) -> list[str]:
     """Return what to change in a plan that has errors: settings that fit, or where to find them."""
     late = [stage for stage in stages if time_findings(inputs, stage).errors]
     lines = [line for stage in late if (line := time_hint(inputs, stage))]
-    if training_stage(stages) and training_findings(inputs).errors:
+    if (training_stage(stages) or SELFTEST in stages) and layout_findings(inputs).errors:
         lines.append(layout_hint(inputs) or HINT_LAYOUT)
     if lines:
         return lines
@@ -142,15 +141,20 @@ def time_findings(inputs: Inputs, stage: str) -> fit.Findings:
 
 
 def training_findings(inputs: Inputs) -> fit.Findings:
+    """Check a training's layout, and that jobs leave time to save."""
+    is_slurm = inputs.cluster.scheduler == "slurm"
+    return layout_findings(inputs) + (save_findings(inputs) if is_slurm else fit.Findings())
+
+
+def layout_findings(inputs: Inputs) -> fit.Findings:
     """Check that the layout divides, fills whole nodes and fits into memory."""
     experiment, cluster = inputs.experiment, inputs.cluster
     model, parallel, batch = model_spec(experiment), parallel_spec(experiment), batch_of(experiment)
     errors = layout.layout_errors(model, parallel, batch.micro, batch.global_)
     result = fit.Findings(tuple(errors)) + fit.shape_findings(cluster, parallel)
-    precision = experiment.pretrain.precision
-    result += fit.memory_findings(cluster, model, parallel, batch, precision)
-    result += fit.sharing_findings(parallel.world_size, inputs.host_cores)
-    return result + (save_findings(inputs) if cluster.scheduler == "slurm" else fit.Findings())
+    precision, async_save = experiment.pretrain.precision, experiment.pretrain.async_save
+    result += fit.memory_findings(cluster, model, parallel, batch, precision, async_save=async_save)
+    return result + fit.sharing_findings(parallel.world_size, inputs.host_cores)
 
 
 def save_findings(inputs: Inputs) -> fit.Findings:
@@ -165,24 +169,23 @@ def save_findings(inputs: Inputs) -> fit.Findings:
     )
 
 
-def batch_of(experiment: Experiment) -> layout.BatchLayout:
-    """Return the sequences of a training step."""
-    pretrain = experiment.pretrain
-    return layout.BatchLayout(
-        pretrain.micro_batch_size, pretrain.global_batch_size, experiment.parallel.data
-    )
-
-
 def layout_hint(inputs: Inputs) -> str:
     """Return the settings of a layout that fits; empty where none does."""
     experiment = inputs.experiment
     model, configured = model_spec(experiment), parallel_spec(experiment)
-    precision = experiment.pretrain.precision
-    near = fit.fitting_layout(inputs.cluster, model, configured, batch_of(experiment), precision)
+    near = fit.fitting_layout(
+        inputs.cluster,
+        model,
+        configured,
+        batch_of(experiment),
+        experiment.pretrain.precision,
+        async_save=experiment.pretrain.async_save,
+    )
     if near is None or near == configured:
         return ""
+    pieces = f"--set parallel.virtual={near.virtual} " * (near.virtual != configured.virtual)
     return (
-        f"--set parallel.tensor={near.tensor} --set parallel.pipeline={near.pipeline} "
+        f"--set parallel.tensor={near.tensor} --set parallel.pipeline={near.pipeline} {pieces}"
         f"--set parallel.data={near.data} would fit"
     )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from jobs.contract.metrics_log import EARLY_SECONDS
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 from jobs.contract.units import GIB, plural
-from meditron_cli.plan import layout
+from meditron_cli.plan import layout, memory
 from meditron_cli.plan.model import Lead
 
 if TYPE_CHECKING:
@@ -192,15 +192,17 @@ def memory_findings(
     parallel: ParallelSpec,
     batch: layout.BatchLayout,
     precision: str,
+    *,
+    async_save: bool,
 ) -> Findings:
     """Check that a rank fits its GPU or its share of a CPU node, and a save the node's memory; GPUs
     whose memory the profile does not give are not checked.
 
-    Weights, gradients and optimizer alone beyond the memory are an error; with computed
-    activations, which are an estimate, only a warning.
+    Weights, gradients and optimizer alone beyond the memory are an error; with activations and
+    what libraries take, which are computed with guesses, only a warning.
     """
-    need = layout.memory(model, parallel, batch, precision)
-    findings = save_findings(cluster, need.save, parallel.world_size)
+    need = memory.fullest(model, parallel, batch, precision, cluster.device)
+    findings = save_findings(cluster, need.save if async_save else 0, parallel.world_size)
     if cluster.device == "cpu":
         return findings + host_memory_findings(cluster, need, parallel.world_size)
     available = cluster.gpu_partition.node.gpu_memory_gb * GIB
@@ -214,13 +216,13 @@ def memory_findings(
         )
     if need.total > available:
         findings += warning_findings(
-            f"about {need.total / GIB:.0f} GiB per GPU are computed with activations, "
-            f"{has}; lower pretrain.micro_batch_size or set parallel.recompute"
+            f"about {need.total / GIB:.0f} GiB per GPU are computed with activations and "
+            f"libraries, {has}; lower pretrain.micro_batch_size or set parallel.recompute"
         )
     return findings
 
 
-def host_memory_findings(cluster: Cluster, need: layout.Memory, world_size: int) -> Findings:
+def host_memory_findings(cluster: Cluster, need: memory.Memory, world_size: int) -> Findings:
     """Check that the CPU ranks of a node fit into its memory together."""
     partition = cluster.gpu_partition
     ranks = ranks_per_node(partition, cluster.device, world_size)
@@ -248,15 +250,15 @@ def sharing_findings(ranks: int, cores: int) -> Findings:
 
 
 def save_findings(cluster: Cluster, save: int, world_size: int) -> Findings:
-    """Check that the ranks of a node have the host memory that a save takes, in bytes."""
+    """Check that half of a node's memory holds what its ranks copy in a save, in bytes each."""
     partition = cluster.gpu_partition
     need = save * ranks_per_node(partition, cluster.device, world_size)
-    if need <= partition.node.memory_gb * GIB:
+    if need <= partition.node.memory_gb * GIB / 2:
         return Findings()
     return warning_findings(
-        f"a save gathers about {need / GIB:.0f} GiB in the memory of each node, cluster "
-        f"{cluster.name} has {partition.node.memory_gb}; raise parallel.tensor or "
-        "parallel.pipeline, or set parallel.distributed_optimizer=false"
+        f"an asynchronous save copies about {need / GIB:.0f} GiB to the memory of each node, of "
+        f"which half of {partition.node.memory_gb} GiB is for it in cluster {cluster.name}; "
+        "training waits while the rest is written, unless parallel.data is raised"
     )
 
 
@@ -266,6 +268,8 @@ def fitting_layout(
     parallel: ParallelSpec,
     batch: layout.BatchLayout,
     precision: str,
+    *,
+    async_save: bool,
 ) -> ParallelSpec | None:
     """Return the nearest layout that divides and fits the cluster, or None.
 
@@ -285,9 +289,16 @@ def fitting_layout(
         if is_fitting(
             cluster,
             model,
-            candidate := replace(parallel, tensor=tensor, pipeline=pipeline, data=data),
+            candidate := replace(
+                parallel,
+                tensor=tensor,
+                pipeline=pipeline,
+                data=data,
+                virtual=parallel.virtual if pipeline > 1 else 1,
+            ),
             replace(batch, data_parallel=data),
             precision,
+            async_save=async_save,
         )
     ]
     return max(
@@ -301,14 +312,16 @@ def is_fitting(
     parallel: ParallelSpec,
     batch: layout.BatchLayout,
     precision: str,
+    *,
+    async_save: bool,
 ) -> bool:
     """Return whether a layout has neither errors nor warnings."""
     if layout.layout_errors(model, parallel, batch.micro, batch.global_):
         return False
-    findings = shape_findings(cluster, parallel)
-    return not findings.errors and not any(
-        (more := memory_findings(cluster, model, parallel, batch, precision)).errors + more.warnings
-    )
+    if shape_findings(cluster, parallel).errors:
+        return False
+    found = memory_findings(cluster, model, parallel, batch, precision, async_save=async_save)
+    return found == Findings()
 
 
 def evaluation_findings(

@@ -12,18 +12,29 @@ from jobs.contract.metrics_log import StepTimes
 from jobs.contract.specs import RUN
 from jobs.contract.stage_specs import (
     COMPUTING_STAGES,
+    CPU_STAGE_GIB_PER_CORE,
+    INDEXED_AT_START,
+    MAIN_CORPUS,
+    OWN_RUN,
+    SELFTEST,
     STAGE_KINDS,
     TRAINING_STAGES,
     ConvertSpec,
+    CorpusSpec,
+    CorpusWeight,
     CurateSpec,
     EvaluateSpec,
     ExportSpec,
+    IndexSpec,
     ModelSpec,
     OptimizerSpec,
     ParallelSpec,
+    PhaseSpec,
     PretrainSpec,
     RopeScaling,
+    SelftestSpec,
     Spec,
+    TailSpec,
     TokenizerRef,
     TokenizeSpec,
     VerifySpec,
@@ -36,10 +47,14 @@ from meditron_cli.plan.model import Lead, Resources, StagePlan
 
 if TYPE_CHECKING:
     from meditron_cli.config.cluster_schema import Cluster, Partition
-    from meditron_cli.config.experiment_schema import Experiment
+    from meditron_cli.config.experiment_schema import Experiment, Mixture, Tail
 
 SHORT_LEAD = 30
 """Signal lead time, in seconds, of tasks that restart from scratch."""
+
+OWN_CHECK = 0.0
+"""Free space that the preflight check expects of tasks that compute their need themselves: a lack
+is their error, which ends the run, and not one of the node, which is retried."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +96,11 @@ class Inputs:
         return self.cluster.cpu_partition or self.cluster.gpu_partition
 
     def partition(self, stage: str) -> Partition:
-        """Return the partition of a stage; without CUDA only training takes the GPU partition."""
+        """Return the partition of a stage; without CUDA only training and its selftest take the
+        GPU partition.
+        """
         computes = stage in COMPUTING_STAGES and self.cluster.device == "cuda"
-        on_gpus = stage in TRAINING_STAGES or computes
+        on_gpus = stage in TRAINING_STAGES or stage == SELFTEST or computes
         return self.cluster.gpu_partition if on_gpus else self.cpu_partition
 
     @property
@@ -96,9 +113,10 @@ class Inputs:
         experiment = self.experiment
         model, pretrain = model_spec(experiment), experiment.pretrain
         size = model.checkpoint_bytes(pretrain.precision)
-        tokens = pretrain.global_batch_size * model.seq_length
-        ranks = parallel_spec(experiment).world_size
-        step = step_times.step_seconds(model, tokens, ranks, self.cluster.gpu_partition.node)
+        parallel, node = parallel_spec(experiment), self.cluster.gpu_partition.node
+        step = step_times.step_seconds(
+            model, parallel, batch_of(experiment), pretrain.precision, node
+        )
         estimated = StepTimes(step_times.save_seconds(size), step)
         return step_times.lead_of(pretrain.signal_lead_seconds, self.measured, estimated, size)
 
@@ -148,12 +166,17 @@ def model_spec(experiment: Experiment) -> ModelSpec:
 
 
 def vocabulary_spec(experiment: Experiment) -> VocabularySpec:
-    """Return the tokens added to the base vocabulary, and those with a role."""
+    """Return the tokens added to the base vocabulary, and those with a role.
+
+    Of ``model.vocab_size`` rows, the base model's tokens have those that neither added tokens nor
+    unused rows take; added tokens take unused rows first.
+    """
     vocabulary = experiment.vocabulary
     return VocabularySpec(
         **shared(vocabulary, VocabularySpec)
         | {"eos_token": vocabulary.eos_token or vocabulary.eod_token},
-        base_size=experiment.model.vocab_size - len(vocabulary.added_tokens),
+        base_size=experiment.model.vocab_size
+        - max(len(vocabulary.added_tokens), vocabulary.unused_rows),
     )
 
 
@@ -168,6 +191,15 @@ def parallel_spec(experiment: Experiment) -> ParallelSpec:
         sequence_parallel=parallel.tensor > 1 and enabled is not False,
         distributed_optimizer=parallel.distributed_optimizer,
         recompute=parallel.recompute,
+        virtual=parallel.virtual,
+    )
+
+
+def batch_of(experiment: Experiment) -> layout.BatchLayout:
+    """Return the sequences of a training step."""
+    pretrain = experiment.pretrain
+    return layout.BatchLayout(
+        pretrain.micro_batch_size, pretrain.global_batch_size, experiment.parallel.data
     )
 
 
@@ -211,7 +243,7 @@ def tokenize_stage(inputs: Inputs) -> StagePlan:
 
 def verify_spec(experiment: Experiment) -> VerifySpec:
     """Return how a stage compares weights with a checkpoint at its end."""
-    return VerifySpec(enabled=experiment.verify.enabled, tokens=experiment.verify.tokens)
+    return VerifySpec(**shared(experiment.verify, VerifySpec))
 
 
 def convert_spec(inputs: Inputs) -> ConvertSpec:
@@ -229,38 +261,91 @@ def convert_spec(inputs: Inputs) -> ConvertSpec:
 def convert_stage(inputs: Inputs) -> StagePlan:
     """Plan one task, with threads on the cores of a CPU node."""
     resources = cpu_resources(inputs, "convert", inputs.experiment.convert.cpus)
-    return stage_plan(inputs, "convert", [convert_spec(inputs)], resources, max_parallel=1)
+    tasks = [convert_spec(inputs)]
+    return stage_plan(inputs, "convert", tasks, resources, max_parallel=1, min_free_gb=OWN_CHECK)
 
 
-def pretrain_stage(inputs: Inputs) -> StagePlan:
-    """Plan one job over all ranks."""
+def corpora_of(experiment: Experiment) -> tuple[CorpusSpec, ...]:
+    """Return the corpora of the training; which datasets they have is known once it starts."""
+    pretrain = experiment.pretrain
+    own = (OWN_RUN,)
+    data = tuple(map(str, pretrain.data))
+    validation = tuple(map(str, pretrain.validation_data)) or (() if data else own)
+    further = (
+        CorpusSpec(item.name, tuple(map(str, item.data)), tuple(map(str, item.validation_data)))
+        for item in pretrain.corpora
+    )
+    return (CorpusSpec(MAIN_CORPUS, data or own, validation), *further)
+
+
+def phases_of(experiment: Experiment) -> tuple[PhaseSpec, ...]:
+    """Return the mixtures of the training, the first from its start."""
+    mixture = experiment.pretrain.mixture
+    phases = [phase_spec(0, mixture, None)]
+    for phase in experiment.pretrain.phases:
+        mixture = phase.mixture or mixture
+        phases.append(phase_spec(phase.from_tokens, mixture, phase.tail))
+    return tuple(phases)
+
+
+def phase_spec(from_tokens: int, mixture: Mixture, tail: Tail | None) -> PhaseSpec:
+    """Return one phase of the training."""
+    return PhaseSpec(
+        from_tokens,
+        mixture.by,
+        tuple(CorpusWeight(name, weight) for name, weight in mixture.weights.items()),
+        TailSpec(tail.learning_rate, tail.shape) if tail else None,
+    )
+
+
+def index_stage(inputs: Inputs) -> StagePlan:
+    """Plan one task, on a CPU node."""
+    training = pretrain_spec(inputs)
+    tasks = [IndexSpec(training.order, training, training.index_dir)]
+    resources = cpu_resources(inputs, "index", inputs.experiment.index.cpus)
+    return stage_plan(inputs, "index", tasks, resources, max_parallel=1)
+
+
+def pretrain_spec(inputs: Inputs) -> PretrainSpec:
+    """Return the settings of training."""
     experiment = inputs.experiment
     pretrain, parallel = experiment.pretrain, parallel_spec(experiment)
-    own = tuple(f"tokens/train/{index:05d}" for index in range(experiment.curate.shards))
-    own_validation = ("tokens/validation/00000",)
     decay_steps = pretrain.decay_steps or pretrain.train_steps
     optimizer = shared(pretrain, OptimizerSpec) | {"decay_steps": decay_steps}
-    spec = PretrainSpec(
+    return PretrainSpec(
         model=model_spec(experiment),
         parallel=parallel,
         device=inputs.cluster.device,
         weights=str(experiment.model.weights or ""),
-        train_prefixes=tuple(str(path) for path in pretrain.data) or own,
-        validation_prefixes=(
-            tuple(str(path) for path in pretrain.validation_data)
-            or (() if pretrain.data else own_validation)
-        ),
+        corpora=corpora_of(experiment),
+        phases=phases_of(experiment),
         tokenizer=inputs.tokenizer,
         optimizer=OptimizerSpec(**optimizer),
         seed=experiment.seed,
         checkpoint_dir="checkpoints",
         tensorboard_dir="tensorboard",
-        cache_dir="tokens/cache",
-        **shared(pretrain, PretrainSpec),
+        index_dir="tokens/index",
+        **{
+            name: value
+            for name, value in shared(pretrain, PretrainSpec).items()
+            if name not in ("corpora", "phases")
+        },
     )
-    resources = rank_resources(inputs, "pretrain", parallel.world_size)
+
+
+def pretrain_stage(inputs: Inputs) -> StagePlan:
+    """Plan one job over all ranks."""
+    spec = pretrain_spec(inputs)
+    resources = rank_resources(inputs, "pretrain", spec.parallel.world_size)
     need = 2.2 * spec.model.checkpoint_bytes(spec.precision) / GIB
     return stage_plan(inputs, "pretrain", [spec], resources, max_parallel=1, min_free_gb=need)
+
+
+def checkpoints_of(experiment: Experiment, names: Sequence[str | int]) -> list[str | int]:
+    """Return the checkpoints that a setting names, each once, with ``kept`` as steps."""
+    keep_steps = experiment.pretrain.keep_steps
+    found = (step for name in names for step in (keep_steps if name == "kept" else (name,)))
+    return list(dict.fromkeys(found))
 
 
 def evaluate_stage(inputs: Inputs) -> StagePlan:
@@ -288,10 +373,11 @@ def evaluate_stage(inputs: Inputs) -> StagePlan:
             output_dir=f"evaluations/{benchmark.name}/{checkpoint}",
         )
         for benchmark in evaluate.benchmarks
-        for checkpoint in evaluate.checkpoints
+        for checkpoint in checkpoints_of(experiment, evaluate.checkpoints)
     ]
     resources = rank_resources(inputs, "evaluate", evaluate.tensor)
-    return stage_plan(inputs, "evaluate", tasks, resources, evaluate.max_parallel)
+    plan = stage_plan(inputs, "evaluate", tasks, resources, evaluate.max_parallel)
+    return after_its_checkpoints(inputs, plan, evaluate.checkpoints)
 
 
 def export_stage(inputs: Inputs) -> StagePlan:
@@ -310,23 +396,43 @@ def export_stage(inputs: Inputs) -> StagePlan:
             verify=verify_spec(experiment),
             **shared(export, ExportSpec),
         )
-        for checkpoint in export.step
+        for checkpoint in checkpoints_of(experiment, export.step)
     ]
     resources = cpu_resources(inputs, "export", export.cpus)
-    plan = stage_plan(inputs, "export", tasks, resources, export.max_parallel)
-    converted = "convert" not in idle_stages(experiment)
-    if converted and all(checkpoint in ("first", 0) for checkpoint in export.step):
-        return replace(plan, after=("convert",))  # which makes step 0
+    plan = stage_plan(
+        inputs, "export", tasks, resources, export.max_parallel, min_free_gb=OWN_CHECK
+    )
+    return after_its_checkpoints(inputs, plan, export.step)
+
+
+def after_its_checkpoints(
+    inputs: Inputs, plan: StagePlan, checkpoints: Sequence[object]
+) -> StagePlan:
+    """Return the plan of a stage that reads step 0 alone behind convert, which makes it."""
+    converted = "convert" not in idle_stages(inputs.experiment)
+    if converted and all(checkpoint in ("first", 0) for checkpoint in checkpoints):
+        return replace(plan, after=("convert",))
     return plan
+
+
+def selftest_stage(inputs: Inputs) -> StagePlan:
+    """Plan one job over all ranks of the layout, on the nodes that train."""
+    training = replace(pretrain_spec(inputs), corpora=(), weights="random")
+    spec = SelftestSpec(training, steps=inputs.experiment.selftest.steps, output_dir=SELFTEST)
+    resources = rank_resources(inputs, SELFTEST, training.parallel.world_size)
+    need = 2.2 * training.model.checkpoint_bytes(training.precision) / GIB
+    return stage_plan(inputs, SELFTEST, [spec], resources, max_parallel=1, min_free_gb=need)
 
 
 BUILDERS: dict[str, Callable[[Inputs], StagePlan]] = {
     "curate": curate_stage,
     "tokenize": tokenize_stage,
+    "index": index_stage,
     "convert": convert_stage,
     "pretrain": pretrain_stage,
     "evaluate": evaluate_stage,
     "export": export_stage,
+    SELFTEST: selftest_stage,
 }
 
 
@@ -335,6 +441,8 @@ def idle_stages(experiment: Experiment) -> frozenset[str]:
     idle = set()
     if experiment.pretrain.data:
         idle |= {"curate", "tokenize"}
+    if experiment.pretrain.sequences <= INDEXED_AT_START:
+        idle.add("index")
     if experiment.model.weights == "random":
         idle.add("convert")
     if not experiment.evaluate.benchmarks:
@@ -351,7 +459,7 @@ def stages_before(inputs: Inputs, stage: str) -> tuple[str, ...]:
 
 
 def cpu_resources(inputs: Inputs, stage: str, cpus: int) -> Resources:
-    """Return one process on a CPU node, with 4 GiB per core but no more than the node has."""
+    """Return one process on a CPU node, with its memory per core but no more than the node has."""
     partition = inputs.cpu_partition
     cores = min(cpus, partition.node.cpus)
     return Resources(
@@ -360,7 +468,9 @@ def cpu_resources(inputs: Inputs, stage: str, cpus: int) -> Resources:
         gpus_per_node=0,
         gpu_type="",
         cpus_per_rank=cores,
-        memory_gb=min(4 * cores, partition.node.memory_gb) if partition.request_memory else 0,
+        memory_gb=min(CPU_STAGE_GIB_PER_CORE * cores, partition.node.memory_gb)
+        if partition.request_memory
+        else 0,
         time_minutes=getattr(inputs.experiment, stage).time_minutes,
         signal_lead_seconds=signal_lead(inputs, stage),
         **site_names(inputs, partition),
@@ -429,13 +539,19 @@ def stage_plan(
             secrets_file=str(cluster.environment.secrets_file or ""),
             health=health,
             scratch_dir=str(cluster.scratch_dir or ""),
+            peak_tflops=float(
+                cluster.gpu_partition.node.peak_bf16_tflops if cluster.device == "cuda" else 0
+            ),
             leave_seconds=resources.signal_lead_seconds,
             supervision=specs.SupervisionSpec(
                 **inputs.experiment.supervision.model_dump()
                 | {"startup_limit_seconds": startup_limit(inputs, stage)}
             ),
             site=specs.SiteSpec(
-                cluster.name, cluster.slurm.requeue, cluster.slurm.submit_from_jobs
+                cluster.name,
+                cluster.slurm.requeue,
+                cluster.slurm.submit_from_jobs,
+                cluster.environment.network_interface,
             ),
         )
         for index, spec in enumerate(task_specs)
@@ -453,6 +569,8 @@ def stage_plan(
 
 def named_paths(spec: Spec) -> tuple[str, ...]:
     """Return files and folders outside of the run directory that a task reads."""
+    if isinstance(spec, IndexSpec):
+        return named_paths(spec.training)
     if isinstance(spec, CurateSpec):
         paths = spec.sources
     elif isinstance(spec, TokenizeSpec):
@@ -463,9 +581,11 @@ def named_paths(spec: Spec) -> tuple[str, ...]:
         paths = (spec.tokenizer.path, spec.folder)
     elif isinstance(spec, ExportSpec):
         paths = (spec.tokenizer.path,)
-    else:  # a dataset is two files beside each other
-        prefixes = (*spec.train_prefixes, *spec.validation_prefixes)
-        paths = (spec.tokenizer.path, *(prefix.rpartition("/")[0] for prefix in prefixes))
+    elif isinstance(spec, SelftestSpec):
+        paths = ()
+    else:  # a dataset is two files beside each other, and a run has its documents beside tokens
+        data = (path for c in spec.corpora for path in (*c.data, *c.validation_data))
+        paths = (spec.tokenizer.path, *(path.rpartition("/")[0] for path in data))
     return tuple(dict.fromkeys(path for path in paths if path.startswith("/")))
 
 

@@ -8,18 +8,15 @@ import math
 from typing import TYPE_CHECKING
 
 from jobs.contract.metrics_log import StepTimes
-from jobs.contract.stage_specs import ModelSpec
+from jobs.contract.stage_specs import ModelSpec, ParallelSpec
 from jobs.contract.units import GIB
-from meditron_cli.plan import layout
+from meditron_cli.plan.hardware import machine_of
+from meditron_cli.plan.layout import BatchLayout
 from meditron_cli.plan.model import Lead
+from meditron_cli.plan.step_model import Work, step_time
 
 if TYPE_CHECKING:
     from meditron_cli.config.cluster_schema import Node
-
-MFU = 0.40
-"""Guessed share of the peak that training reaches, pipeline bubble and communication included;
-MEDITRON-70B's published one is 0.423 (arXiv 2311.16079, section 4.1).
-"""
 
 WRITE_BYTES_PER_SECOND = 2e9
 """Guessed speed at which a job's checkpoint reaches shared storage, on the slow side: one site
@@ -45,13 +42,19 @@ CHEAP_SHARE = 0.05
 
 
 def step_seconds(
-    model: ModelSpec, tokens_per_step: int, world_size: int, node: Node
+    model: ModelSpec,
+    parallel: ParallelSpec,
+    batch: BatchLayout,
+    precision: str,
+    node: Node,
 ) -> float | None:
-    """Return the time of a step at the guessed ``MFU``; None without GPUs or a peak."""
-    peak = node.peak_bf16_tflops * 1e12 * world_size
-    if not peak or not node.gpus:
+    """Return the computed time of a step; None in fp32, without GPUs, or where the profile lacks a
+    speed.
+    """
+    machine = machine_of(node, parallel.world_size)
+    if machine is None or precision != "bf16":
         return None
-    return tokens_per_step * layout.flops_per_token(model) / (peak * MFU)
+    return step_time(Work(model, parallel, batch), machine).seconds
 
 
 def save_seconds(checkpoint_bytes: int) -> float:
@@ -76,14 +79,16 @@ def startup_limit_of(configured: int | None, read: int, times: StepTimes, saved:
 
 def best_save_interval(times: StepTimes, nodes: int, job_seconds: float) -> int | None:
     """Return the steps from one save to the next that cost least, by Young's formula: the square
-    root of twice a save's time times the mean time between failures of the nodes (J. W. Young,
-    CACM 17(9), 1974); at most a quarter of a job, and half an hour where saves are cheap. None if
-    the time of a step is not known.
+    root of twice the time that a save blocks training times the mean time between failures of the
+    nodes (J. W. Young, CACM 17(9), 1974); at least the time in which a save is written, at most a
+    quarter of a job, and half an hour where saves are cheap. None if the time of a step is not
+    known.
     """
     if times.step_seconds is None:
         return None
-    seconds = math.sqrt(2 * times.save_seconds / (nodes * NODE_FAILURES_PER_SECOND))
-    is_cheap = times.save_seconds <= CHEAP_SHARE * OFTEN_SECONDS
+    seconds = math.sqrt(2 * times.waited_seconds / (nodes * NODE_FAILURES_PER_SECOND))
+    is_cheap = times.waited_seconds <= CHEAP_SHARE * OFTEN_SECONDS
+    seconds = max(seconds, times.save_seconds)  # the next save waits for this one
     seconds = min(seconds, job_seconds / 4, OFTEN_SECONDS if is_cheap else math.inf)
     return max(1, int(seconds / times.step_seconds))
 

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.contract.stage_specs import PretrainSpec
 from jobs.contract.units import GIB, plural
-from meditron_cli.plan import layout
+from meditron_cli.plan import layout, memory
+from meditron_cli.plan.disk import disk_need
+from meditron_cli.plan.footprint import footprint
+from meditron_cli.plan.hardware import machine_of, measured_figures, missing_figures
 from meditron_cli.plan.model import Lead, Plan, Resources
-from meditron_cli.plan.step_times import MFU, best_save_interval, step_seconds
+from meditron_cli.plan.step_model import Work, step_time
+from meditron_cli.plan.step_times import best_save_interval
 
 if TYPE_CHECKING:
     from jobs.contract.specs import TaskSpec
-    from meditron_cli.config.cluster_schema import Cluster, Node
+    from meditron_cli.config.cluster_schema import Cluster
+    from meditron_cli.plan.search import Candidate
 
 
 def stage_rows(plan: Plan) -> list[dict[str, Any]]:
@@ -43,18 +48,17 @@ def training(
 ) -> dict[str, Any]:
     """Return the figures of a training: sizes in bytes, time in seconds; all computed, save a
     measured signal lead time.
-
-    Time is floating-point work over ``MFU`` of the profile's peak, and None where the profile
-    names none.
     """
     node = cluster.gpu_partition.node
     batch = layout.BatchLayout(spec.micro_batch_size, spec.global_batch_size, spec.parallel.data)
-    need = layout.memory(spec.model, spec.parallel, batch, spec.precision)
+    stages = memory.stages(spec.model, spec.parallel, batch, spec.precision, spec.device)
+    need = max(stages, key=lambda stage: stage.total)
     tokens_per_step = spec.global_batch_size * spec.model.seq_length
     tokens = tokens_per_step * spec.train_steps
     return {
         "tensor": spec.parallel.tensor,
         "pipeline": spec.parallel.pipeline,
+        "virtual": spec.parallel.virtual,
         "data": spec.parallel.data,
         "sequence_parallel": spec.parallel.sequence_parallel,
         "ranks": spec.parallel.world_size,
@@ -68,17 +72,19 @@ def training(
         "global_batch_size": spec.global_batch_size,
         "tokens_per_step": tokens_per_step,
         "train_steps": spec.train_steps,
+        "max_epochs": spec.max_epochs,
         "tokens": tokens,
-        "weights_bytes": need.weights,
-        "gradients_bytes": need.gradients,
-        "optimizer_bytes": need.optimizer,
-        "activations_bytes": need.activations,
-        "memory_bytes": need.total,
-        "save_bytes": need.save,
+        **memory_bytes(need),
+        "stages": [memory_bytes(stage) for stage in stages],
+        "save_bytes": copied_bytes(spec, need) if spec.async_save else 0,
         "gpu_memory_bytes": node.gpu_memory_gb * GIB,
         "checkpoint_bytes": spec.model.checkpoint_bytes(spec.precision),
-        **duration(spec, node, resources),
+        "disk_bytes": disk_need(spec).total,
+        "export_bytes": spec.model.weights_bytes(spec.precision),
+        **duration(spec, cluster, batch, resources),
         "save_interval": spec.save_interval,
+        "keep_steps": list(spec.keep_steps),
+        "keep_weights_only": spec.keep_weights_only,
         "best_save_interval": best_save_interval(
             lead.times, resources.nodes, resources.time_minutes * 60
         ),
@@ -99,6 +105,14 @@ def signal(lead: Lead, cluster: Cluster) -> dict[str, Any]:
     }
 
 
+def copied_bytes(spec: PretrainSpec, need: memory.Memory) -> int:
+    """Return the host memory that a rank copies to in asynchronous saves: its share of the
+    checkpoint, and of the weights that are kept at the same step.
+    """
+    kept = spec.keep_steps and spec.keep_weights_only
+    return need.save + (need.weights // spec.parallel.data if kept else 0)
+
+
 def startup(task: TaskSpec, lead: Lead, is_given: bool) -> dict[str, Any]:
     """Return the start-up limit of training, and its origin: ``given``, or how the speed is known
     by which it was computed.
@@ -109,28 +123,71 @@ def startup(task: TaskSpec, lead: Lead, is_given: bool) -> dict[str, Any]:
     }
 
 
-def duration(spec: PretrainSpec, node: Node, resources: Resources) -> dict[str, float | None]:
-    """Return seconds and GPU-hours at the guessed MFU, and the number of jobs."""
-    minutes = resources.time_minutes
-    tokens = spec.global_batch_size * spec.model.seq_length
-    step = step_seconds(spec.model, tokens, spec.parallel.world_size, node)
-    if step is None:
-        return {"seconds": None, "gpu_hours": None, "jobs": None, "job_minutes": minutes}
-    seconds = step * spec.train_steps
-    work = minutes * 60 - resources.signal_lead_seconds
+def memory_bytes(need: memory.Memory) -> dict[str, int]:
+    """Return the memory of a rank of one pipeline stage, by part."""
     return {
-        "seconds": seconds,
-        "gpu_hours": seconds * spec.parallel.world_size / 3600,
-        "jobs": math.ceil(seconds / work),
+        "stage": need.stage,
+        "memory_bytes": need.total,
+        "weights_bytes": need.weights,
+        "gradients_bytes": need.gradients,
+        "optimizer_bytes": need.optimizer,
+        "optimizer_temporaries_bytes": need.temporaries,
+        "activations_bytes": need.activations,
+        "backward_bytes": need.backward,
+        "logits_bytes": need.logits,
+        "context_bytes": need.context,
+        "fragmentation_bytes": need.fragmentation,
+    }
+
+
+def duration(
+    spec: PretrainSpec, cluster: Cluster, batch: layout.BatchLayout, resources: Resources
+) -> dict[str, Any]:
+    """Return the computed time of a step by part, what it gives for the whole training, and the
+    number of jobs; None, and the reason, where no time can be computed.
+    """
+    node, gpus, minutes = (
+        cluster.gpu_partition.node,
+        spec.parallel.world_size,
+        resources.time_minutes,
+    )
+    keys = ("step", "seconds", "mfu", "mfu_without_attention", "gpu_hours", "kwh", "kg_co2")
+    figures: dict[str, Any] = {
+        **dict.fromkeys((*keys, "price", "jobs")),
         "job_minutes": minutes,
+        "pue": cluster.accounting.pue,
+        "currency": cluster.accounting.currency,
+        "measured_speeds": list(measured_figures(node)),
+        "no_time": "",
+    }
+    machine = machine_of(node, gpus)
+    if spec.device != "cuda":
+        return figures
+    if spec.precision != "bf16":
+        return figures | {"no_time": f"times are computed for bf16 alone, not {spec.precision}"}
+    if machine is None:
+        lacking = ", ".join(missing_figures(node, gpus))
+        return figures | {"no_time": f"the profile of {cluster.name} lacks {lacking}"}
+    step = step_time(Work(spec.model, spec.parallel, batch), machine)
+    seconds = step.seconds * spec.train_steps
+    rate = spec.global_batch_size * spec.model.seq_length / (step.seconds * gpus * machine.peak)
+    work = minutes * 60 - resources.signal_lead_seconds
+    return figures | {
+        "step": {**asdict(step), "seconds": step.seconds},
+        "seconds": seconds,
+        "mfu": rate * spec.model.flops_per_token(),
+        "mfu_without_attention": rate * spec.model.flops_per_token(attention=False),
+        **asdict(footprint(seconds, gpus, node.gpu_watts, cluster.accounting)),
+        "jobs": math.ceil(seconds / work),
     }
 
 
 def training_lines(facts: dict[str, Any]) -> list[str]:
     """Return the figures of ``training`` as sentences."""
     parallel = "with" if facts["sequence_parallel"] else "without"
+    pieces = f" in {facts['virtual']} pieces each" if facts["virtual"] > 1 else ""
     lines = [
-        f"layout       tensor {facts['tensor']} x pipeline {facts['pipeline']} x data "
+        f"layout       tensor {facts['tensor']} x pipeline {facts['pipeline']}{pieces} x data "
         f"{facts['data']} = {plural(facts['ranks'], 'rank')} on {plural(facts['nodes'], 'node')}, "
         f"{parallel} sequence parallelism",
         f"model        {count(facts['parameters'])} parameters, vocabulary padded to "
@@ -141,28 +198,166 @@ def training_lines(facts: dict[str, Any]) -> list[str]:
         f"x {facts['data']} data parallel = {facts['global_batch_size']} sequences, "
         f"{count(facts['tokens_per_step'])} tokens per step",
         f"target       {plural(facts['train_steps'], 'step')}, {count(facts['tokens'])} tokens",
-        f"memory       {size(facts['memory_bytes'])} per rank, computed: weights "
-        f"{size(facts['weights_bytes'])}, gradients {size(facts['gradients_bytes'])}, optimizer "
-        f"{size(facts['optimizer_bytes'])}, activations {size(facts['activations_bytes'])}"
-        + (f"; the GPU has {size(facts['gpu_memory_bytes'])}" if facts["gpu_memory_bytes"] else ""),
+        corpora_line(facts),
+        memory_line(facts),
         f"checkpoint   {size(facts['checkpoint_bytes'])}, computed"
         + (
-            f"; to write it, a rank takes {size(facts['save_bytes'])} of the node's memory"
+            f"; each rank copies {size(facts['save_bytes'])} to host memory to write it"
             if facts["save_bytes"]
             else ""
         ),
+        f"step 0       {size(facts['export_bytes'])}, computed: weights alone, as in an export",
     ]
-    if facts["seconds"] is not None:
-        lines.append(
-            f"time         about {facts['seconds'] / 3600:,.1f} h and {facts['gpu_hours']:,.0f} "
-            f"GPU-hours at a guessed {MFU:.0%} of peak, pipeline bubble included"
-        )
-        if facts["jobs"] > 1:
-            lines.append(jobs_line(facts))
+    lines += time_lines(facts)
     lines.append(startup_line(facts))
+    lines.append(f"disk         {size(facts['disk_bytes'])} at most for all checkpoints, computed")
     if facts["best_save_interval"]:
         lines.append(saves_line(facts))
+    if facts["keep_steps"]:
+        steps = ", ".join(map(str, facts["keep_steps"]))
+        what = "weights" if facts["keep_weights_only"] else "checkpoints"
+        lines.append(f"kept         {what} of steps {steps}, beside the newest")
     return [*lines, signal_line(facts)]
+
+
+def memory_line(facts: dict[str, Any]) -> str:
+    """Return the memory of the fullest rank by part, and what its GPU has; parts that are freed
+    before its peak, or come after it, are left out.
+    """
+    late = max(("logits", "backward"), key=lambda part: facts[f"{part}_bytes"])
+    passes = facts["activations_bytes"] + facts[f"{late}_bytes"]
+    in_passes = facts["optimizer_temporaries_bytes"] <= passes
+    parts = {
+        "weights": "weights_bytes",
+        "gradients": "gradients_bytes",
+        "optimizer": "optimizer_bytes",
+        **(
+            {
+                "activations": "activations_bytes",
+                "logits" if late == "logits" else "a layer's gradients": f"{late}_bytes",
+            }
+            if in_passes
+            else {"its temporaries": "optimizer_temporaries_bytes"}
+        ),
+        "CUDA and NCCL": "context_bytes",
+        "fragmentation": "fragmentation_bytes",
+    }
+    text = ", ".join(f"{name} {size(facts[key])}" for name, key in parts.items() if facts[key])
+    where = f" of stage {facts['stage']}" if facts["pipeline"] > 1 else ""
+    has = f"; the GPU has {size(facts['gpu_memory_bytes'])}" if facts["gpu_memory_bytes"] else ""
+    return f"memory       {size(facts['memory_bytes'])} per rank{where}, computed: {text}{has}"
+
+
+def time_lines(facts: dict[str, Any]) -> list[str]:
+    """Return the time of a step, of the training, and its footprint; why there is none instead."""
+    if facts["seconds"] is None:
+        return [f"time         not computed: {facts['no_time']}"] if facts["no_time"] else []
+    lines = [
+        step_line(facts),
+        f"time         {facts['seconds'] / 86400:,.1f} days and {facts['gpu_hours']:,.0f} "
+        "GPU-hours, computed, with transformer-engine; validation, saves and restarts are not "
+        "counted",
+    ]
+    if facts["jobs"] > 1:
+        lines.append(jobs_line(facts))
+    if facts["kwh"] is not None or facts["price"] is not None:
+        lines.append(footprint_line(facts))
+    return lines
+
+
+def step_line(facts: dict[str, Any]) -> str:
+    """Return the time of a step by part, and the share of the peak that it reaches."""
+    names = {
+        "compute": "compute",
+        "tensor": "tensor-parallel communication",
+        "bubble": "pipeline bubble",
+        "pipeline": "messages between stages",
+        "data": "gradients and weights between copies",
+        "optimizer": "optimizer",
+    }
+    step = facts["step"]
+    parts = ", ".join(
+        f"{name} {step[key]:.2f}" for key, name in names.items() if step[key] >= 0.005
+    )
+    return (
+        f"step         {step['seconds']:,.2f} s, computed: {parts}; {facts['mfu']:.1%} of the "
+        f"peak, {facts['mfu_without_attention']:.1%} without attention{measured_words(facts)}"
+    )
+
+
+def measured_words(facts: dict[str, Any]) -> str:
+    """Return which speeds the time was computed from that were measured; empty without any."""
+    measured = facts["measured_speeds"]
+    return f"; speeds measured by a selftest: {', '.join(measured)}" if measured else ""
+
+
+def footprint_line(facts: dict[str, Any]) -> str:
+    """Return energy, emissions and price, as far as the profile gives what determines them."""
+    parts = []
+    if facts["kwh"] is not None:
+        overhead = "without the data centre's overhead" if facts["pue"] is None else ""
+        pue = overhead or f"at a PUE of {facts['pue']:g}"
+        parts.append(f"{facts['kwh'] / 1000:,.1f} MWh {pue}")
+    if facts["kg_co2"] is not None:
+        parts.append(f"{facts['kg_co2']:,.0f} kg CO2")
+    if facts["price"] is not None:
+        parts.append(f"{facts['price']:,.0f} {facts['currency']}".rstrip())
+    return f"footprint    {', '.join(parts)}; computed from the GPU-hours"
+
+
+def search_rows(found: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """Return a row per layout that was found; all figures are computed."""
+    return [
+        {
+            "tensor": one.parallel.tensor,
+            "pipeline": one.parallel.pipeline,
+            "virtual": one.parallel.virtual,
+            "data": one.parallel.data,
+            "micro_batch_size": one.batch.micro,
+            "recompute": one.parallel.recompute,
+            "step_seconds": one.step.seconds,
+            "mfu": one.mfu,
+            "memory_bytes": one.memory.total,
+            "set": list(one.settings),
+        }
+        for one in found
+    ]
+
+
+def search_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """Return columns and cells of ``search_rows``."""
+    keys = ("tensor", "pipeline", "virtual", "data", "micro_batch_size", "recompute")
+    columns = [*(key.removesuffix("_size").replace("_", " ") for key in keys)]
+    columns += ["step s", "MFU", "memory"]
+    cells: list[list[object]] = [
+        [
+            *(row[key] for key in keys),
+            f"{row['step_seconds']:,.2f}",
+            f"{row['mfu']:.1%}",
+            size(row["memory_bytes"]),
+        ]
+        for row in rows
+    ]
+    return columns, cells
+
+
+def corpora_line(facts: dict[str, Any]) -> str:
+    """Return what is read and how often, as far as it is tokenized."""
+    most = facts["max_epochs"]
+    limit = "any number of epochs" if most is None else f"at most {plural_epochs(most)}"
+    known = facts.get("corpora")
+    if not known:
+        return f"data         {limit}; tokens are counted once tokenize has finished"
+    read = ", ".join(
+        f"{plural_epochs(corpus['epochs'])} of {corpus['name']} ({count(corpus['tokens'])} tokens)"
+        for corpus in known
+    )
+    return f"data         {read}; {limit}"
+
+
+def plural_epochs(number: float) -> str:
+    """Return ``1 epoch``, ``6.97 epochs``."""
+    return f"{number:,.3g} epoch{'' if f'{number:.3g}' == '1' else 's'}"
 
 
 def weights_line(facts: dict[str, Any]) -> str:

@@ -33,7 +33,7 @@ def write(root: Path, spec: ModelSpec, vocabulary: VocabularySpec) -> str:
         OSError: the folder cannot be written.
     """
     try:
-        weights = random_weights(spec)
+        weights = random_weights(spec, vocabulary.base_rows)
         tokenizer = train_tokenizer(texts(root / "sample" / "corpus"), base_roles(vocabulary))
     except ImportError as error:
         raise ConfigError(
@@ -47,7 +47,7 @@ def write(root: Path, spec: ModelSpec, vocabulary: VocabularySpec) -> str:
     for name, content in weights.items():
         write_bytes(base / name, content)
     write_bytes(base / "tokenizer.model", tokenizer)
-    config = hf_config.write(spec, miniature.BASE_VOCABULARY, "bfloat16")
+    config = hf_config.write(spec, vocabulary.base_rows, "bfloat16")
     write_bytes(base / "config.json", json.dumps(config, indent=2).encode())
     built = tokenizer_build.build(base / "tokenizer.model", vocabulary)
     write_bytes(root / "tokenizer.json", built.data)
@@ -56,15 +56,17 @@ def write(root: Path, spec: ModelSpec, vocabulary: VocabularySpec) -> str:
     )
 
 
-def random_weights(spec: ModelSpec) -> dict[str, bytes]:
-    """Return the files of random weights: norms of one, all else normal with ``init_std``."""
+def random_weights(spec: ModelSpec, rows: int) -> dict[str, bytes]:
+    """Return the files of random weights with ``rows`` in the embedding: norms of one, all else
+    normal with ``init_std``.
+    """
     import torch
     from safetensors.torch import save
 
     from jobs.conversion import weight_map
 
     generator = torch.Generator().manual_seed(SEED)
-    shapes = weight_map.folder_shapes(spec, miniature.BASE_VOCABULARY)
+    shapes = weight_map.folder_shapes(spec, rows)
     tensors = {
         name: torch.ones(shape, dtype=torch.bfloat16)
         if "norm" in name

@@ -64,7 +64,7 @@ def model(experiment: Experiment) -> dict[str, Any]:
     """Return the miniature's sizes: the same ratio of query heads to key-value heads and of the
     feed-forward width, and two layers per pipeline stage.
     """
-    real = experiment.model
+    real, vocabulary = experiment.model, experiment.vocabulary
     group = real.attention_heads // real.kv_heads
     kv_heads = 4 if group == 1 else 2
     heads = kv_heads * group
@@ -77,7 +77,7 @@ def model(experiment: Experiment) -> dict[str, Any]:
         "kv_heads": kv_heads,
         "head_dim": HEAD_DIM,
         "seq_length": SEQUENCE,
-        "vocab_size": BASE_VOCABULARY + len(experiment.vocabulary.added_tokens),
+        "vocab_size": BASE_VOCABULARY + max(len(vocabulary.added_tokens), vocabulary.unused_rows),
         "vocab_multiple": VOCAB_MULTIPLE,
     }
 
@@ -100,6 +100,7 @@ def settings(experiment: Experiment, layout: Layout) -> tuple[str, ...]:
         **{f"vocabulary.{key}": value for key, value in experiment.vocabulary.model_dump().items()},
         "parallel.tensor": layout.tensor,
         "parallel.pipeline": layout.pipeline,
+        "parallel.virtual": min(2, parallel.virtual) if layout.pipeline > 1 else 1,
         "parallel.data": layout.data,
         "parallel.sequence_parallel": parallel.sequence_parallel,
         "parallel.distributed_optimizer": parallel.distributed_optimizer,
@@ -108,6 +109,7 @@ def settings(experiment: Experiment, layout: Layout) -> tuple[str, ...]:
         "pretrain.micro_batch_size": 1,
         "pretrain.global_batch_size": 8,
         "pretrain.train_steps": TRAIN_STEPS,
+        "pretrain.max_epochs": None,
         "pretrain.warmup_steps": 2,
         "pretrain.decay_steps": 2 * TRAIN_STEPS,
         "pretrain.learning_rate": pretrain.learning_rate,

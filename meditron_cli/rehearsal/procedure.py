@@ -137,7 +137,10 @@ def losses(training: Training) -> str:
     """
     values = [line.loss for line in training.steps()]
     if not all(map(math.isfinite, values)):
-        raise RunFailed("a loss of the miniature is not finite", hint="report this")
+        raise RunFailed(
+            "a loss of the miniature is not finite",
+            hint="set a smaller pretrain.learning_rate, or open an issue with the kept files",
+        )
     return f"loss {values[0]:.3f} at first, {values[-1]:.3f} at last"
 
 

@@ -16,8 +16,13 @@ from math import fsum
 from typing import Any, NamedTuple
 
 from jobs.contract.metrics_log import (
+    KeptLine,
     MetricLine,
+    PeriodLine,
     SaveLine,
+    SkipLine,
+    SnapshotLine,
+    SpikeLine,
     StepLine,
     ValidationLine,
     counted_steps,
@@ -26,15 +31,19 @@ from meditron_cli.reporting.attempts import Attempt
 
 BUCKETS = ("queue", "startup", "training", "checkpoint", "validation", "redone", "down", "stall")
 """``queue``: eligible to run, waiting for the scheduler. ``startup``: from a start to its first
-step. ``training``: steps that count, each once. ``redone``: steps that were lost and redone.
+step. ``training``: steps that count, each once. ``redone``: steps that were lost and redone,
+or skipped.
 ``down``: outside attempts and not in a queue. ``stall``: the rest of an attempt, mostly hangs."""
 
 STEPS = ("training", "redone")
 
 WORK_OF = {
     StepLine.kind: "training",
+    SkipLine.kind: "redone",
     ValidationLine.kind: "validation",
+    SnapshotLine.kind: "checkpoint",
     SaveLine.kind: "checkpoint",
+    KeptLine.kind: "checkpoint",
 }
 """The bucket of each kind of metric line."""
 
@@ -113,10 +122,14 @@ class TimeAccount:
 
 
 def work_of(lines: Sequence[MetricLine]) -> list[Work]:
-    """Return the work of a training's metric lines, oldest first; lost steps are ``redone``."""
+    """Return the work of a training's metric lines, oldest first; lost steps are ``redone``.
+    Periods and spikes have none.
+    """
     counted = {id(line) for line in counted_steps(lines).trained}
     work = []
     for line in lines:
+        if isinstance(line, PeriodLine | SpikeLine):
+            continue
         is_lost = isinstance(line, StepLine) and id(line) not in counted
         bucket = "redone" if is_lost else WORK_OF[line.kind]
         began = line.time - max(line.seconds, 0.0)

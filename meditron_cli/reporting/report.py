@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jobs.contract import done_markers, specs
 from jobs.contract.files import read_small
 from jobs.contract.json_fields import from_fields
-from jobs.contract.metrics_log import CountedSteps
+from jobs.contract.metrics_log import CountedSteps, ValidationLine
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import training_stage
+from jobs.data import corpora
+from meditron_cli.reporting import speed
 from meditron_cli.reporting.run_times import RunTimes
 from meditron_cli.reporting.task_errors import TaskFailure
 from meditron_cli.runs.record import RunRecord
@@ -47,8 +49,13 @@ def gather(
         "pretrain": {
             "weights": weights(run, view),
             "origin": origin(run),
+            "corpora": corpora_rows(run, view, times.steps),
             **pretrain(times.steps),
         },
+        "spikes": [
+            {"step": line.step, "observed": line.problem, "action": line.action}
+            for line in times.spikes
+        ],
         "verifications": verifications(run),
         "evaluations": evaluations(run),
         **times.to_json(),
@@ -87,11 +94,24 @@ def total(summaries: Iterable[Mapping[str, Any]], key: str) -> int | None:
 
 def weights(run: RunDir, view: RunView) -> str | None:
     """Return the weights that training starts from, as the experiment named them: ``random``, a
-    folder, or a name on the hub; None for a run that does not train.
+    folder, or a name on the hub; None for a run that neither trains nor converts.
+    """
+    stage = training_stage(view.stages) or next((s for s in view.stages if s == "convert"), None)
+    task = specs.read_task(run, stage, 0) if stage else None
+    return getattr(task.spec, "weights", None) or None if task else None
+
+
+def corpora_rows(run: RunDir, view: RunView, counted: CountedSteps) -> list[dict[str, Any]]:
+    """Return the corpora of a run's training, their tokens, and how often it has read them so far;
+    none while their tokens are not known.
     """
     stage = training_stage(view.stages)
     task = specs.read_task(run, stage, 0) if stage else None
-    return getattr(task.spec, "weights", None) or None if task else None
+    spec = task.training if task else None
+    found = corpora.sizes(run, spec) if spec else None
+    if spec is None or not found or not counted.trained:
+        return []
+    return corpora.rows(spec, found, counted.last)
 
 
 def origin(run: RunDir) -> dict[str, Any] | None:
@@ -103,24 +123,49 @@ def origin(run: RunDir) -> dict[str, Any] | None:
 
 
 def pretrain(counted: CountedSteps) -> dict[str, Any]:
-    """Return steps, first and last losses and speed, from the metric lines that count.
+    """Return steps, first and last losses and speed, from the metric lines that count; ``speed``
+    is None before the first period.
 
     Redone steps count once, lost steps without a repetition not at all. Losses are in nats per
     token.
     """
-    trained, validated = counted
+    trained, validated = counted.trained, counted.validated
+    measured = speed.overall(counted)
     seconds = sum(line.seconds for line in trained)
     tokens = sum(line.tokens_per_s * line.seconds for line in trained)
     return {
-        "steps": trained[-1].step if trained else None,
-        "tokens": trained[-1].tokens if trained else None,
+        "steps": counted.last or None,
+        "skipped": [{"step": line.step, "reason": line.reason} for line in counted.skipped],
+        "tokens": trained_tokens(counted) if trained else None,
         "loss_first": trained[0].loss if trained else None,
         "loss_last": trained[-1].loss if trained else None,
         "validation_first": validated[0].loss if validated else None,
         "validation_last": validated[-1].loss if validated else None,
+        "validation_corpora": validation_corpora(validated),
         "tokens_per_s": tokens / seconds if seconds else None,
         "step_seconds": seconds or None,
+        "speed": measured.to_json() if measured else None,
     }
+
+
+def trained_tokens(counted: CountedSteps) -> int:
+    """Return the tokens of the steps that trained, of which there is one."""
+    newest = counted.trained[-1]
+    skipped = sum(line.step < newest.step for line in counted.skipped)
+    return newest.tokens - newest.tokens // newest.step * skipped
+
+
+def validation_corpora(validated: Sequence[ValidationLine]) -> list[dict[str, Any]]:
+    """Return loss (nats per token) and perplexity of each corpus in the first and in the last
+    validation: a loss that rises on documents of an earlier training shows what is forgotten.
+    """
+    if not validated:
+        return []
+    first, last = validated[0].corpora, validated[-1].corpora
+    return [
+        {"name": name, "first": first.get(name), "last": last.get(name)}
+        for name in dict.fromkeys((*first, *last))
+    ]
 
 
 @dataclass(frozen=True)

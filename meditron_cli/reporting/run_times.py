@@ -9,7 +9,7 @@ from math import fsum
 from typing import Any
 
 from jobs.contract.events import SubmitEvent
-from jobs.contract.metrics_log import CountedSteps, MetricsLog, counted_steps
+from jobs.contract.metrics_log import CountedSteps, MetricsLog, SpikeLine, counted_steps
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import TRAINING_STAGES, training_stage
 from meditron_cli.reporting import goodput, interruptions
@@ -44,6 +44,8 @@ class RunTimes:
     interruptions: tuple[Interruption, ...]
     steps: CountedSteps
     """Of training: the metric lines that count."""
+    spikes: tuple[SpikeLine, ...]
+    """Of training, oldest first, also those of steps that were redone."""
     last_steps: Mapping[int, int]
     """The last step of each attempt of training that made one."""
     training: TimeAccount | None
@@ -125,6 +127,7 @@ def measure(run: RunDir, record: RunRecord, view: RunView, now: float) -> RunTim
         attempts=corrected,
         interruptions=tuple(interruptions.find(corrected, work)),
         steps=counted_steps(lines),
+        spikes=tuple(line for line in lines if isinstance(line, SpikeLine)),
         last_steps=goodput.last_steps(work),
         training=training,
         stages=stages,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+from jobs.checkpoints import manifest
 from jobs.contract import done_markers, events, specs
 from jobs.contract.attempt_history import RunHistory
 from jobs.contract.errors import RESUME
@@ -17,23 +19,34 @@ from jobs.contract.events import (
     submit_event,
 )
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import (
+    TRAINING_STAGES,
+    ConvertSpec,
+    EvaluateSpec,
+    ExportSpec,
+    PretrainSpec,
+    TokenizerRef,
+    TokenizeSpec,
+)
 from jobs.contract.units import plural
 from jobs.health import node_ledger
 from jobs.slurm import transaction
 from meditron_cli.errors import ConfigError, MeditronError, SchedulerError
+from meditron_cli.plan import early
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.plan.stages import named_paths
-from meditron_cli.runs import code_snapshot, moved, open_jobs, release, store
+from meditron_cli.runs import code_snapshot, launch_plan, moved, open_jobs, release, store
 from meditron_cli.runs.launch_plan import (
     StageDecision,
     decide,
     jobs_in_queue,
     refuse_ending_jobs,
     refuse_other_data,
+    refuse_other_tokenizer,
     unique,
 )
 from meditron_cli.runs.owner import require_owner
-from meditron_cli.runs.record import RecordReader, RunRecord
+from meditron_cli.runs.record import RecordReader, RunRecord, TaskJob
 from meditron_cli.runs.run_lock import exclusive
 from meditron_cli.scheduler.base import JobInfo, Scheduler
 
@@ -52,6 +65,7 @@ def launch(
     reader: RecordReader,
     note: Note = lambda sentence: None,
     by: str = "person",
+    compares_settings: bool = False,
 ) -> dict[str, list[str]]:
     """Submit what is missing of a plan, and return the ids of the jobs that now run each stage.
 
@@ -61,33 +75,48 @@ def launch(
     Args:
         reader: of the run, in full.
         by: ``person``, whose request counts more than budgets, or ``recover``.
+        compares_settings: whether the plan may have other settings than queued and running tasks.
+            Queued ones are then submitted anew; otherwise all keep the settings they have.
 
     Raises:
-        ConfigError: the run belongs to another user, or a stage lacks its inputs.
+        ConfigError: the run belongs to another user, a stage lacks its inputs, or a task runs with
+            other settings.
         SchedulerError: refused, no answer about jobs that may be alive, or another submission of
             the run takes too long.
     """
     run = reader.run
     require_owner(run, "resume")
     with exclusive(run, "resume"):
-        return _launch(plan, scheduler, reader, note, by)
+        return _launch(plan, scheduler, reader, note, by, compares_settings)
 
 
 def _launch(
-    plan: Plan, scheduler: Scheduler, reader: RecordReader, note: Note, by: str
+    plan: Plan,
+    scheduler: Scheduler,
+    reader: RecordReader,
+    note: Note,
+    by: str,
+    compares_settings: bool,
 ) -> dict[str, list[str]]:
     run = reader.run
+    recorded = recorded_specs(run, plan)
+    plan = launch_plan.with_known_indices(plan, recorded)
     restore_damage(plan, run, note)
     transaction.resolve_unanswered(run, reader.history_reader, lambda kind: scheduler)
     record = reader.read().require_readable()
     infos = query_open_jobs(record, scheduler)
     verdicts = check_tasks(plan, run)
     refuse_other_data(record, verdicts)
-    decisions = decide(plan, record, infos, verdicts)
+    refuse_other_tokenizer(record, plan, tokenizers_of_results(run, record))
+    saved = saved_steps(plan, run)
+    compared = recorded if compares_settings else {}
+    decisions = decide(plan, record, infos, verdicts, compared, saved)
     refuse_ending_jobs(record, decisions)
     require_files(run, plan, decisions)
     waiting = release.waiting_jobs(record, decisions, infos) if by == "person" else {}
     kept_sentence = describe_kept_jobs(decisions, infos, waiting)
+    for sentence in describe_changes(decisions):
+        note(sentence)
     held = release.held_jobs(record, infos)
     for sentence in release.release_all(run, scheduler, waiting, held):
         note(sentence)
@@ -100,15 +129,18 @@ def _launch(
     if kept_sentence:
         note(kept_sentence)
     dropped = [job for decision in decisions.values() for job in decision.drop]
-    scheduler.cancel(run.name, [*dropped, *recovery_jobs_of(record.history, dropped)])
+    stays = [job.job_id for item in decisions.values() for job in all_kept(item).values()]
+    scheduler.cancel(run.name, [*dropped, *recovery_jobs_of(record.history, dropped, stays)])
     current = {name: jobs_in_queue(stage, infos) for name, stage in record.stages.items()}
     submissions = LaunchTransaction(plan, scheduler, run, by)
     try:
         for stage in plan.stages:
             decision = decisions[stage.stage]
-            after = [job for name in stage.after for job in current.get(name, [])]
-            new = submissions.submit(stage, decision.submit, after)
-            current[stage.stage] = [*unique(job.job_id for job in decision.keep.values()), *new]
+            new = []
+            for part, indices in early.parts(stage, decision.submit, current, saved):
+                after = [job for name in part.after for job in current.get(name, [])]
+                new += submissions.submit(part, indices, after)
+            current[stage.stage] = [*unique(j.job_id for j in all_kept(decision).values()), *new]
     except BaseException as error:
         try:
             submissions.undo(error)
@@ -158,6 +190,61 @@ def describe_kept_jobs(
     return f"nothing to submit: {', '.join(stages)}" if stages else ""
 
 
+def describe_changes(decisions: Mapping[str, StageDecision]) -> Iterator[str]:
+    """Yield a sentence per stage about jobs that are replaced, and one about jobs that stay though
+    the plan does not have their tasks.
+    """
+    for stage, decision in decisions.items():
+        if decision.replaced:
+            jobs = release.jobs_text(list(decision.replaced))
+            yield f"{stage}: other settings replace {jobs}, still queued"
+        if decision.lost:
+            jobs = release.jobs_text(list(decision.lost))
+            yield f"{stage}: {jobs} of an earlier submission is cancelled: it could not start"
+        if decision.others:
+            jobs = release.jobs_text(unique(job.job_id for job in decision.others.values()))
+            yield f"{stage}: {jobs} of an earlier submission stays"
+
+
+def saved_steps(plan: Plan, run: RunDir) -> frozenset[int]:
+    """Return the steps of the run's checkpoints, where a task of the plan waits for one."""
+    folders = {
+        task.spec.checkpoint_dir
+        for stage in plan.stages
+        for task in stage.tasks
+        if isinstance(task.spec, EvaluateSpec | ExportSpec)
+    }
+    return frozenset().union(*(manifest.saved_steps(run.path(folder)) for folder in folders))
+
+
+def all_kept(decision: StageDecision) -> dict[int, TaskJob]:
+    """Return the tasks whose jobs stay, in the plan or not."""
+    return {**decision.keep, **decision.others}
+
+
+def recorded_specs(run: RunDir, plan: Plan) -> dict[str, dict[int, specs.TaskSpec | None]]:
+    """Read the specs that a run has of the plan's stages."""
+    return {
+        stage.stage: {
+            index: specs.read_task(run, stage.stage, index)
+            for index in specs.indices(run, stage.stage)
+        }
+        for stage in plan.stages
+    }
+
+
+def tokenizers_of_results(run: RunDir, record: RunRecord) -> dict[str, TokenizerRef]:
+    """Return the tokenizers with which tokens and checkpoints of a run were made, by stage."""
+    found = {}
+    for name in ("tokenize", "convert", *TRAINING_STAGES):
+        stage = record.stages.get(name)
+        if stage and (stage.done or stage.progress):
+            task = specs.read_task(run, name, min(stage.done, default=0))
+            if task is not None:
+                found[name] = cast(TokenizeSpec | ConvertSpec | PretrainSpec, task.spec).tokenizer
+    return found
+
+
 def withdraw_stop_request(run: RunDir, keep: Collection[tuple[str, int]]) -> str:
     """Remove the file STOP; return a sentence where tasks with queued or running jobs may have
     waited for it, else an empty text.
@@ -182,13 +269,17 @@ def without_bad_nodes(plan: Plan, scheduler: Scheduler, run: RunDir, note: Note)
     return replace(plan, stages=tuple(stages))
 
 
-def recovery_jobs_of(history: RunHistory, job_ids: Collection[str]) -> list[str]:
-    """Return the recovery jobs of any of these jobs."""
+def recovery_jobs_of(
+    history: RunHistory, job_ids: Collection[str], stays: Collection[str]
+) -> list[str]:
+    """Return the recovery jobs of any of these jobs that have no job left that stays."""
     wanted = set(job_ids)
     return unique(
         recovery_job
         for event in history.events
-        if isinstance(event, SubmitEvent) and not wanted.isdisjoint(event.job_ids)
+        if isinstance(event, SubmitEvent)
+        and not wanted.isdisjoint(event.job_ids)
+        and set(stays).isdisjoint(event.job_ids)
         for recovery_job in event.recovery_jobs
     )
 
@@ -330,4 +421,5 @@ def prepare(
         for task in stage_plan.tasks:
             if task.index not in decision.submit and task.index not in decision.keep:
                 done_markers.restore_done(run, stage_plan.stage, task.index)
-    store.write_plan(run, plan, keep)
+    others = {stage: decision.others for stage, decision in decisions.items()}
+    store.write_plan(run, plan, keep, others)

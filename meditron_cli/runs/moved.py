@@ -7,6 +7,7 @@ configuration differs, and the content is what the done markers recorded.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ PATH_KEYS = {
     "pretrain.validation_data",
 }
 """Keys of an experiment that decide what is trained and hold paths."""
-PATH_FIELDS = {"sources", "tokenizer.path", "path", "train_prefixes", "validation_prefixes"}
+PATH_FIELDS = {"sources", "tokenizer.path", "path", "corpora.data", "corpora.validation_data"}
 """The same in specs."""
 WITH_DIGEST = ("curate", *TRAINING_STAGES)
 """Stages that read files of unknown content; a tokenizer's digest is part of each spec."""
@@ -102,17 +103,22 @@ def spec_moves(old: Spec, new: Spec) -> dict[str, str]:
     """Return old and new paths of two specs that differ in nothing else; empty if they do."""
     before, after = flat(specs.to_json(old)), flat(specs.to_json(new))
     changed = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-    if not PATH_FIELDS.issuperset(changed):
+    if not PATH_FIELDS.issuperset(re.sub(r"\.\d+\.", ".", key) for key in changed):
         return {}
     return dict(pair for key in changed for pair in pairs(before.get(key), after.get(key)))
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested JSON values by their dotted keys."""
+    """Return nested JSON values by their dotted keys, in which list items have numbers."""
     result: dict[str, Any] = {}
     for key, value in values.items():
-        inner = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        result.update(inner)
+        inner = value
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            inner = {str(number): item for number, item in enumerate(value)}
+        if isinstance(inner, dict):
+            result.update(flat(inner, f"{prefix}{key}."))
+        else:
+            result[prefix + key] = inner
     return result
 
 

@@ -17,11 +17,14 @@ from jobs.contract.errors import TaskError
 from jobs.contract.files import sha256
 from jobs.contract.job import usable_cores
 from jobs.contract.stage_specs import (
-    STAGES,
+    PIPELINE_STAGES,
     TOKENIZER_STAGES,
     TRAINING_STAGES,
     ConvertSpec,
     CurateSpec,
+    IndexSpec,
+    SelftestSpec,
+    TokenizeSpec,
     training_stage,
 )
 from jobs.data import tokenizer_file
@@ -38,6 +41,10 @@ if TYPE_CHECKING:
     from meditron_cli.runs.record import RecordReader
 
 PIPELINE = "pipeline"
+
+HINT_CORRECT = (
+    "correct the settings or files that are named, then repeat the command; nothing was submitted"
+)
 """The word for all stages with work, in order."""
 
 
@@ -136,19 +143,27 @@ def stages_of(stage: str, experiment: Experiment) -> tuple[str, ...]:
             raise ConfigError(
                 "export.step lists no checkpoint", hint="`meditron explain export.step` explains it"
             )
-        begins = "convert" not in idle_stages(experiment) and stage in TRAINING_STAGES
-        return ("convert", stage) if begins else (stage,)
+        if stage not in TRAINING_STAGES:
+            return (stage,)
+        idle = idle_stages(experiment)
+        return (*(name for name in ("index", "convert") if name not in idle), stage)
     idle = idle_stages(experiment)
-    return tuple(name for name in STAGES if name not in idle)
+    return tuple(name for name in PIPELINE_STAGES if name not in idle)
 
 
-def warnings(plan: Plan, loaded: Loaded, now: float) -> list[str]:
-    """Return what a plan is warned of: the plan itself, what ``require_submittable`` refuses, and
-    the facts of ``doctor``.
+def warnings(plan: Plan, loaded: Loaded, run: RunDir, now: float) -> list[str]:
+    """Return what a plan is warned of: the plan itself, what ``require_submittable`` or
+    ``require_trainable`` refuses, and the facts of ``doctor``.
     """
     stages = [stage.stage for stage in plan.stages]
     doubts = loaded.known.warnings(now) if loaded.known else []
-    return [*plan.warnings, *loaded.placeholders, *input_problems(loaded, stages), *doubts]
+    refused = input_problems(loaded, stages)
+    if not refused:
+        try:
+            require_trainable(plan, run)
+        except TaskError as error:
+            refused = [error.message]
+    return [*plan.warnings, *loaded.placeholders, *refused, *doubts]
 
 
 def require_submittable(loaded: Loaded, stages: Collection[str]) -> None:
@@ -162,7 +177,46 @@ def require_submittable(loaded: Loaded, stages: Collection[str]) -> None:
     sentences = input_problems(loaded, stages)
     if sentences:
         hints = dict.fromkeys(item.hint for item in missing(loaded, stages) if item.hint)
-        raise ConfigError("\n".join(sentences), hint="\n".join(hints) or "nothing was submitted")
+        raise ConfigError("\n".join(sentences), hint="\n".join(hints) or HINT_CORRECT)
+
+
+def require_trainable(plan: Plan, run: RunDir) -> None:
+    """Refuse a training that its tokens or its checkpoints do not allow, as far as they are known
+    before it starts.
+
+    Raises:
+        TaskError: as ``survey`` raises it, or a checkpoint is of a step beyond the target.
+    """
+    from jobs.checkpoints import manifest
+    from jobs.data import corpora, survey
+    from jobs.data.mixture import mixture_of, require_same_phases
+
+    for spec in (task.training for stage in plan.stages for task in stage.tasks if task.training):
+        with suppress(ModuleNotFoundError):  # numpy, which this machine can do without
+            survey.check_elsewhere(run, spec)
+        found = corpora.sizes(run, spec) if has_tokens(plan, run) else None
+        if found:
+            corpora.require_enough(spec, found)
+            newest = manifest.find_latest(run.path(spec.checkpoint_dir))
+            if newest and (phases := newest[1].data.get("phases")):
+                mixture = mixture_of(spec, found)
+                require_same_phases(spec, mixture, phases, newest[1].iteration, newest[0].name)
+        saved = manifest.folders(run.path(spec.checkpoint_dir))
+        for path in (path for path in saved if manifest.step_of(path) > spec.train_steps):
+            raise TaskError(
+                f"{path}: it is of a step beyond the target of this training, {spec.train_steps}",
+                "{meditron checkpoints} shows the run's checkpoints; move away those of others",
+            )
+
+
+def has_tokens(plan: Plan, run: RunDir) -> bool:
+    """Return whether no stage of a plan is still to change the run's tokens."""
+    return all(
+        done_markers.is_done(run, task.stage, task.index, specs.digest(task.spec))
+        for stage in plan.stages
+        for task in stage.tasks
+        if isinstance(task.spec, (CurateSpec, TokenizeSpec))
+    )
 
 
 def missing(loaded: Loaded, stages: Collection[str]) -> list[Missing]:
@@ -208,9 +262,9 @@ def weights_problems(loaded: Loaded) -> Iterator[str]:
     folder = weights.find(experiment.model.weights, loaded.cluster.models_dir).folder
     if folder is None:
         return
-    base = stages.vocabulary_spec(experiment).base_size
+    vocabulary = stages.vocabulary_spec(experiment)
     try:
-        base_model.require_importable(folder, stages.model_spec(experiment), base)
+        base_model.require_importable(folder, stages.model_spec(experiment), vocabulary)
     except TaskError as error:
         yield f"model.weights: {error.message}; {error.hint}"
 
@@ -339,6 +393,7 @@ def recorded_digest(run: RunDir, stages: Collection[str]) -> str:
     """
     for stage in stages:
         task = specs.read_task(run, stage, 0)
-        if task and not isinstance(task.spec, CurateSpec):
-            return task.spec.tokenizer.sha256
+        spec = task.spec if task else None
+        if spec and not isinstance(spec, CurateSpec | SelftestSpec):
+            return (spec.training if isinstance(spec, IndexSpec) else spec).tokenizer.sha256
     return ""

@@ -5,7 +5,7 @@ their last attempts ended. Reading is cheap; nothing is written.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +52,8 @@ class StageRecord:
     """The records of one stage in the run directory."""
 
     stage: str
-    total: int
+    indices: Collection[int]
+    """Of its tasks: those of the last plan, and those of earlier ones that had a job then."""
     after: tuple[str, ...] = ()
     target_step: int | None = None
     target_tokens: int | None = None
@@ -64,12 +65,14 @@ class StageRecord:
     jobs: dict[int, TaskJob] = field(default_factory=dict)
     started: set[int] = field(default_factory=set)
     """Numbers of the attempts that have begun."""
+    begun: set[int] = field(default_factory=set)
+    """Tasks whose present job has begun an attempt."""
     began_from: int = 0
     """Step of the checkpoint that the last attempt resumed from."""
     recovery_jobs: tuple[str, ...] = ()
     """Jobs that wait for the end of this stage's, to continue what ended without a successor."""
     exits: dict[int, ExitRecord] = field(default_factory=dict)
-    """Of each unfinished task's last attempt: the exit record, or its supervisor's
+    """Of each unfinished planned task's last attempt: the exit record, or its supervisor's
     observation where no process has closed it (``WAIT``).
     """
     unanswered: dict[int, tuple[int, ...]] = field(default_factory=dict)
@@ -79,6 +82,11 @@ class StageRecord:
     task_progress: dict[int, ProgressRecord] = field(default_factory=dict)
     """Progress files of the current attempts of unfinished tasks; of other stages than pretraining,
     and at most of ``PROGRESS_FILES`` tasks."""
+
+    @property
+    def total(self) -> int:
+        """Return the number of its tasks."""
+        return len(self.indices)
 
     @property
     def attempts(self) -> int:
@@ -209,7 +217,7 @@ def read(run: RunDir) -> RunRecord:
 class StageSummary:
     """A stage of ``plan.json``, as ``store.stage_summary`` wrote it."""
 
-    tasks: int
+    tasks: tuple[int, ...]
     after: tuple[str, ...]
     resources: dict[str, Any]
     target_step: int | None = None
@@ -236,7 +244,7 @@ def planned_stages(
             stage,
             StageRecord(
                 stage,
-                total=summary.tasks,
+                indices=summary.tasks,
                 after=summary.after,
                 target_step=summary.target_step,
                 target_tokens=summary.target_tokens,
@@ -263,16 +271,16 @@ def read_progress(run: RunDir, stage: StageRecord) -> None:
             stage.task_progress[index] = progress
 
 
-def done_indices(run: RunDir, stage: str, total: int) -> set[int]:
-    """Return the indices of the tasks that have a done marker."""
-    if total == 1:  # most stages: one call instead of the five of a listing
-        return {0} if run.done(stage, 0).exists() else set()
+def done_indices(run: RunDir, stage: str, planned: Collection[int]) -> set[int]:
+    """Return the indices of the planned tasks that have a done marker."""
+    if len(planned) == 1:  # most stages: one call instead of the five of a listing
+        return {index for index in planned if run.done(stage, index).exists()}
     try:
         names = os.listdir(run.done_folder(stage))
     except FileNotFoundError:
         return set()
-    indices = [name[:-5] for name in names if name.endswith(".json")]
-    return {int(index) for index in indices if index.isdigit() and int(index) < total}
+    done = [name[:-5] for name in names if name.endswith(".json")]
+    return {int(index) for index in done if index.isdigit()}.intersection(planned)
 
 
 def apply_history(record: RunRecord, history: RunHistory) -> None:
@@ -299,6 +307,8 @@ def apply_task_history(stage: StageRecord, task: TaskHistory) -> None:
     for start in task.started.values():
         stage.began_from = start.step or stage.began_from
     stage.started.update(task.started)
+    if task.has_begun:
+        stage.begun.add(task.index)
     job, number = task.job, task.attempt
     if job is None:
         return
@@ -306,7 +316,7 @@ def apply_task_history(stage: StageRecord, task: TaskHistory) -> None:
         stage.started.add(number)
     stage.jobs[task.index] = TaskJob(job.job_id, number, job.time, job.scheduler)
     end = task.ended.get(number) or task.observed.get(number)
-    if end is not None and task.index not in stage.done:
+    if end is not None and task.index in stage.indices and task.index not in stage.done:
         stage.exits[task.index] = end
 
 

@@ -82,6 +82,8 @@ def require_unused(services: Services, reader: RecordReader) -> None:
         )
     folder = run.path("checkpoints")
     for lease in leases.read_leases(folder, services.clock.now()):
+        if lease.holder and lease.holder.attempt:
+            continue  # of a killed rank: all jobs of the run have ended
         holder = lease.holder or "a reader with an unreadable lease"
         raise ConfigError(
             f"run {run.name}: {lease.checkpoint} is leased by {holder}",

@@ -76,15 +76,14 @@ def derive_stage_view(
     unfinished = [
         before[name] for name in stage.after if name in before and not before[name].finished
     ]
-    states = {
-        index: task_state(stage, index, record.ending, infos, now) for index in range(stage.total)
-    }
+    states = {index: task_state(stage, index, record.ending, infos, now) for index in stage.indices}
     if unfinished:
         continued = all(earlier.state in ALIVE for earlier in unfinished)
         stuck = {index for index in states if continued and is_stuck(stage, index, infos)}
-        states = {
+        states |= {
             index: waiting_state(state, stage.exits.get(index), index in stuck)
             for index, state in states.items()
+            if not (state == "running" and index in stage.begun)
         }
     step, tokens = steps_and_tokens(stage)
     pending = pending_job(stage, infos)
@@ -154,8 +153,9 @@ def progress_of(files: Sequence[ProgressRecord]) -> TaskProgress | None:
 def waiting_state(state: str, end: ExitRecord | None, stuck: bool) -> str:
     """Return the state of a task whose earlier stages are unfinished.
 
-    A running job only waits (a local one does), a job that is gone has not started its task, and
-    one that is ``stuck`` on a job that ended will be re-pointed to that one's successor.
+    A running job that has begun nothing only waits (a local one does), a job that is gone has not
+    started its task, and one that is ``stuck`` on a job that ended will be re-pointed to that one's
+    successor.
     """
     if state == "running" or stuck:
         return "pending"

@@ -9,11 +9,12 @@ import shlex
 import shutil
 import stat
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -329,18 +330,26 @@ def _rename(part: Path, final: Path) -> None:
     fsync_folder(final.parent)
 
 
-def write_plan(run: RunDir, plan: Plan, live: Collection[tuple[str, int]] = ()) -> None:
+def write_plan(
+    run: RunDir,
+    plan: Plan,
+    live: Collection[tuple[str, int]] = (),
+    others: Mapping[str, Iterable[int]] = MappingProxyType({}),
+) -> None:
     """Write the specs of the plan's tasks, then ``plan.json``.
 
-    Tasks that are queued or running (``live``: stage and index) keep their spec.
     Stages of earlier submissions that are not in this plan stay in ``plan.json``.
+
+    Args:
+        live: stage and index of the tasks that are queued or running and keep their spec.
+        others: indices by stage of tasks that are in the queue and not in this plan.
     """
     for stage in plan.stages:
         for task in stage.tasks:
             if (stage.stage, task.index) not in live:
                 write_spec(run, stage.stage, task)
     earlier = read_plan(run)["stages"] if run.plan.exists() else {}
-    mine = {stage.stage: stage_summary(stage) for stage in plan.stages}
+    mine = {stage.stage: stage_summary(stage, others.get(stage.stage, ())) for stage in plan.stages}
     both = {**earlier, **mine}
     write_json(
         run.plan,
@@ -365,10 +374,14 @@ def write_spec(run: RunDir, stage: str, task: specs.TaskSpec) -> None:
     write_json(path, value)
 
 
-def stage_summary(stage: StagePlan) -> dict[str, Any]:
-    """Return what ``status`` needs of a stage, without its specs."""
+def stage_summary(stage: StagePlan, others: Iterable[int] = ()) -> dict[str, Any]:
+    """Return what ``status`` needs of a stage, without its specs.
+
+    Args:
+        others: indices of tasks that are in the queue and not in this plan.
+    """
     summary: dict[str, Any] = {
-        "tasks": len(stage.tasks),
+        "tasks": sorted({*(task.index for task in stage.tasks), *others}),
         "after": list(stage.after),
         "max_parallel": stage.max_parallel,
         "resources": asdict(stage.resources),

@@ -24,6 +24,7 @@ from jobs.slurm.client import SILENCE, Client
 from jobs.slurm.submission import Submission, SubmitError
 from jobs.slurm.submission_log import SlurmQueue
 from meditron_cli.errors import ConfigError, SchedulerError
+from meditron_cli.plan import early
 from meditron_cli.scheduler.base import JobInfo
 
 if TYPE_CHECKING:
@@ -166,23 +167,25 @@ def translated() -> Iterator[None]:
 
 def scripts(plan: Plan, stage: StagePlan, run: RunDir) -> Iterator[tuple[str, str]]:
     """Yield title and text of each script of a stage's first submission."""
-    after = tuple(f"<{name}>" for name in stage.after if has_stage(plan, name))
+    names = [other.stage for other in plan.stages]
     indices = [task.index for task in stage.tasks]
-    request = replace(submission_of(plan, stage, run.root, indices, 1), after=after)
-    parts = submission.chunks(request)
+    requests = [
+        replace(
+            submission_of(plan, part, run.root, some, attempt),
+            after=tuple(f"<{name}>" for name in part.after if name in names),
+        )
+        for attempt, (part, some) in enumerate(early.parts(stage, indices, names, ()), 1)
+    ]
+    parts = [part for request in requests for part in submission.chunks(request)]
     for number, part in enumerate(parts, 1):
         title = (
             f"{stage.stage}: script {number} of {len(parts)}, {plural(len(part.indices), 'task')}"
         )
         yield title, submission.script(run, part)
-    if request.recovery_job is not None:
-        title = f"{stage.stage}: recovery job"
-        yield title, submission.recovery_job_script(run, request, [f"<{stage.stage}>"])
-
-
-def has_stage(plan: Plan, name: str) -> bool:
-    """Return whether a plan runs a stage, so that others can depend on it."""
-    return any(stage.stage == name for stage in plan.stages)
+    for request in requests:
+        if request.recovery_job is not None:
+            title = f"{stage.stage}: recovery job"
+            yield title, submission.recovery_job_script(run, request, [f"<{stage.stage}>"])
 
 
 def refuse_path(plan: Plan, run: Path) -> None:

@@ -6,6 +6,7 @@ ratios come from runs that take turns, since the machine may be busy with someth
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -32,14 +33,21 @@ class Figure:
 
 
 def record(figures: Mapping[str, float], path: Path = REPOSITORY / "bench.json") -> None:
-    """Merge figures into ``bench.json``: `make bench` and `make test` write different ones."""
+    """Merge figures into ``bench.json``: `make bench` and both sessions of `make test` write
+    different ones.
+    """
     if not figures:
         return
-    before = json.loads(path.read_text())["figures"] if path.exists() else {}
-    content = {"format": 1, "figures": {**before, **figures}}
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        before = json.loads(path.read_text())["figures"] if path.exists() else {}
+        content = {"format": 1, "figures": {**before, **figures}}
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(json.dumps(content, indent=1) + "\n")
+        part.replace(path)
+    finally:
+        os.close(folder)
 
 
 def take_turns(rounds: int, **sides: Callable[[], float]) -> dict[str, list[float]]:

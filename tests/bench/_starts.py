@@ -71,13 +71,22 @@ def figures(folder: Path, rounds: int, layouts: Sequence[tuple[int, int]]) -> li
 
 def start(folder: Path, tensor: int, data: int, rounds: int) -> dict[str, Any]:
     """Start ranks that load the checkpoint; return what they measured. Without rounds, save it."""
+    words = (str(folder), str(tensor), str(rounds))
+    return run_ranks(tensor * data, "tests.bench._starts", *words)
+
+
+def run_ranks(world: int, module: str, *words: str) -> dict[str, Any]:
+    """Run a module as ranks; return what rank 0 printed last, with the bytes of a verified load.
+
+    Raises:
+        RuntimeError: a rank failed.
+    """
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         port = door.getsockname()[1]
-    world = tensor * data
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.bench._starts", str(folder), str(tensor), str(rounds)],
+            [sys.executable, "-m", module, *words],
             cwd=REPOSITORY,
             env=environment(
                 PYTHONWARNINGS="ignore",
@@ -110,6 +119,7 @@ def measure(folder: Path, tensor: int, rounds: int, rank: int, world: int) -> No
     from megatron.core import dist_checkpointing
 
     from jobs.engine import checkpoint, model, optim, sharded_state
+    from jobs.engine.saving import saver
 
     task = specs.task_from_json(read_json(rundir.RunDir(folder).spec("pretrain", 0)))
     assert isinstance(task.spec, PretrainSpec)
@@ -117,11 +127,11 @@ def measure(folder: Path, tensor: int, rounds: int, rank: int, world: int) -> No
     spec = dataclasses.replace(task.spec, parallel=layout)
     model.start_parallel(layout, spec.seed)
     network = model.build(spec.model, layout, spec.precision, place)
-    trained = sharded_state.TrainingState(network, optim.prepare(network, spec).optimizer)
+    trained = sharded_state.TrainingState([network], optim.prepare([network], spec).optimizer)
     checkpoints = folder / "checkpoints"
     fields = dataclasses.asdict(layout)
     if not rounds:
-        checkpoint.save(checkpoints, trained, record(spec, fields), 1)
+        saver.save(checkpoints, trained, record(spec, fields), 1)
         print("{}")
         return
     path = checkpoints / manifest.name(1)
@@ -133,7 +143,7 @@ def measure(folder: Path, tensor: int, rounds: int, rank: int, world: int) -> No
             path, {name: files[name] for name in sorted(files)[rank::world]}
         )
         torch.distributed.barrier()
-        state = sharded_state.sharded_state(trained, is_loading=True, with_generators=False)
+        state = sharded_state.state_to_load(trained, with_generators=False)
         dist_checkpointing.load(state, str(path), strict="raise_unexpected")
 
     def now() -> None:

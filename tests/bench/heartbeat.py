@@ -17,15 +17,15 @@ from pathlib import Path
 
 from jobs.contract import rundir
 from jobs.runtime import heartbeat
-from tests.bench import Figure, environment, loop, ratio
+from tests.bench import Figure, engine, environment, ratio
 
 BEATS = 200_000
 
 
-def figures(rounds: int = loop.ROUNDS) -> list[Figure]:
+def figures(rounds: int = engine.ROUNDS) -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         run = rundir.RunDir(Path(folder))
-        loop.write_task(run, 2 * loop.STEPS_A_ROUND * (rounds + loop.WARM_UP_ROUNDS))
+        engine.write_task(run, 2 * engine.STEPS_A_ROUND * (rounds + engine.WARM_UP_ROUNDS))
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.heartbeat", folder],
             env=environment(OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore"),
@@ -35,7 +35,7 @@ def figures(rounds: int = loop.ROUNDS) -> list[Figure]:
         )
     found = json.loads(done.stdout.splitlines()[-1])
     beating, silent = found["beating"], found["silent"]
-    step_us = 1e6 * statistics.median(silent["wall"]) / loop.STEPS_A_ROUND
+    step_us = 1e6 * statistics.median(silent["wall"]) / engine.STEPS_A_ROUND
     each = found["beat_ns"]
     beats = found["beats"] / found["steps"]
     share = beats * each / 1000 / step_us
@@ -71,7 +71,7 @@ def measure(root: Path) -> dict[str, object]:
     heart.open("meditron-bench", 0, heartbeat.folders({}))
     context = dataclasses.replace(context_from(root, "pretrain", 0, {}), heart=heart)
     turns = Turns(heart)
-    loop.train(context, loop.prepare(context), turns.step)
+    engine.train(context, engine.prepare(context), turns.step)
     return {
         "beating": turns.times[False].after_warm_up(),
         "silent": turns.times[True].after_warm_up(),
@@ -89,13 +89,13 @@ class Turns:
         self.done = -1  # the clock starts after the first step
         self.beaten = 0
         """Steps with heartbeats."""
-        self.times = {False: loop.Times(), True: loop.Times()}
+        self.times = {False: engine.Times(), True: engine.Times()}
 
     def step(self) -> None:
         """Note the end of a step."""
         self.done += 1
         self.beaten += not self.heart.silent
-        if self.done % loop.STEPS_A_ROUND:
+        if self.done % engine.STEPS_A_ROUND:
             return
         if self.done:
             self.times[self.heart.silent].stop()

@@ -39,6 +39,7 @@ PATIENCE_SECONDS = 300.0
 SETTINGS = {
     "name": "bench",
     "pretrain.train_steps": 1_000_000,
+    "pretrain.max_epochs": "null",
     "pretrain.save_interval": EVERY,
     "pretrain.validation_interval": 0,
     "parallel.data": 2,

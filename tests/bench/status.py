@@ -16,7 +16,7 @@ from pathlib import Path
 from jobs.contract import done_markers, specs
 from jobs.contract.events import append_event
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import STAGES
+from jobs.contract.stage_specs import PIPELINE_STAGES
 from meditron_cli.config.load import load
 from meditron_cli.plan.model import Plan, StagePlan
 from meditron_cli.runs import request, store
@@ -76,12 +76,12 @@ def make_plan(folder: Path, environ: dict[str, str]) -> Plan:
     project = folder / "project"
     seconds_of([sys.executable, "-m", "meditron_cli", "init", str(project)], environ, folder)
     loaded = load("generic-h100", "tiny", project / "experiment.yaml", [])
-    return plan_of(loaded, STAGES)
+    return plan_of(loaded, PIPELINE_STAGES)
 
 
 def make_runs(root: Path, plan: Plan, count: int) -> None:
     """Make one finished and one training run as ``submit`` does, and copies of both."""
-    finished = make_run(root, "finished", plan, STAGES)
+    finished = make_run(root, "finished", plan, PIPELINE_STAGES)
     training = make_run(root, "training", plan, DONE_BEFORE_TRAINING)
     for number in range(count):
         original = training if number < LIVE else finished
@@ -110,7 +110,7 @@ def make_run(root: Path, name: str, plan: Plan, done: Iterable[str]) -> RunDir:
 
 def job_ids(stage: StagePlan, number: object) -> list[str]:
     """Return the ids of a stage's jobs in run ``number``: an array where it has several tasks."""
-    job = f"{number}{STAGES.index(stage.stage)}"
+    job = f"{number}{PIPELINE_STAGES.index(stage.stage)}"
     return [f"{job}_{task.index}" for task in stage.tasks] if len(stage.tasks) > 1 else [job]
 
 

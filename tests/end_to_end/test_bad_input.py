@@ -51,7 +51,10 @@ LAYOUT_HINT = (
     "hint: --set parallel.tensor=1 --set parallel.pipeline={} --set parallel.data={} would fit\n"
 )
 ROOT_HINT = "hint: name another with --runs-dir or MEDITRON_RUNS"
-SUBMIT_HINT = "hint: nothing was submitted"
+SUBMIT_HINT = (
+    "hint: correct the settings or files that are named, then repeat the command; "
+    "nothing was submitted"
+)
 
 REFUSED = {
     "a missing corpus": Refusal(
@@ -133,7 +136,9 @@ def test_an_unknown_stage_is_refused_with_those_there_are(desk: Desk) -> None:
     done = desk.submit("mow")
 
     assert done.returncode == 2
-    stages = "'curate', 'tokenize', 'convert', 'pretrain', 'evaluate', 'export', 'pipeline'"
+    stages = (
+        "'curate', 'tokenize', 'index', 'convert', 'pretrain', 'evaluate', 'export', 'pipeline'"
+    )
     assert f"'mow' is not one of {stages}" in done.stderr
     assert done.stderr.endswith("hint: see `meditron submit --help`\n")
 
@@ -223,11 +228,11 @@ def test_a_run_of_a_newer_format_is_not_touched(desk: Desk) -> None:
 
 @pytest.fixture
 def small_runs(desk: Desk) -> Iterator[Path]:
-    """Yield the desk's runs on a disk of 4 MiB of their own, which the pre-flight must not mind."""
+    """Yield the desk's runs on a disk of 6 MiB of their own, which the pre-flight must not mind."""
     profile = (REPOSITORY / "clusters" / "local.yaml").read_text()
     (desk.folder / "clusters").mkdir()
     (desk.folder / "clusters" / "local.yaml").write_text(f"{profile}health_skip: [disk]\n")
-    with mounted(desk.runs, "4m"):
+    with mounted(desk.runs, "6m"):
         yield desk.runs
         desk.end_everything()
 

@@ -22,16 +22,17 @@ from tokenizers import Tokenizer, models
 
 from jobs.contract import done_markers, rundir, specs
 from jobs.contract.files import read_json, sha256, write_json
-from jobs.contract.metrics_log import MetricLine, MetricsLog, StepLine, ValidationLine
+from jobs.contract.metrics_log import MetricLine, MetricsLog, PeriodLine, StepLine, ValidationLine
 from jobs.contract.stage_specs import (
     OptimizerSpec,
     ParallelSpec,
     PretrainSpec,
 )
+from jobs.data.sample_trace import Trace
 from jobs.data.survey import sampled_sha256
 
 from ..fork_server import ForkedRank, ForkServer
-from ..model_specs import model_spec, tokenizer_ref
+from ..model_specs import corpus_spec, model_spec, tokenizer_ref
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -74,8 +75,10 @@ SPEC = PretrainSpec(
     device="cpu",
     precision="fp32",
     weights="random",
-    train_prefixes=("tokens/train/00000", "tokens/train/00001", "tokens/train/00002"),
-    validation_prefixes=("tokens/validation/00000",),
+    corpora=corpus_spec(
+        *(f"tokens/train/{shard:05d}" for shard in range(3)),
+        validation=("tokens/validation/00000",),
+    ),
     tokenizer=tokenizer_ref("tokenizer.json"),  # ``make_run`` adds the digest
     micro_batch_size=2,
     global_batch_size=4,
@@ -98,7 +101,7 @@ SPEC = PretrainSpec(
     keep_checkpoints=2,
     checkpoint_dir="checkpoints",
     tensorboard_dir="tensorboard",
-    cache_dir="tokens/cache",
+    index_dir="tokens/index",
 )
 
 LONG = {"train_steps": 60, "decay_steps": 60, "save_interval": 25, "validation_interval": 0}
@@ -214,6 +217,9 @@ class Run:
     def steps(self) -> list[StepLine]:
         return [line for line in self.lines() if isinstance(line, StepLine)]
 
+    def periods(self) -> list[PeriodLine]:
+        return [line for line in self.lines() if isinstance(line, PeriodLine)]
+
     def trained(self, attempt: int) -> list[int]:
         """Return the steps of an attempt, in order."""
         return [line.step for line in self.steps() if line.attempt == attempt]
@@ -225,6 +231,11 @@ class Run:
     def samples(self) -> dict[int, str]:
         """Return the fingerprint of each step's samples, the later one of a repeated step."""
         return {line.step: line.samples for line in self.steps()}
+
+    def traced(self) -> dict[int, str]:
+        """Return the fingerprint of each step's samples as ``meditron samples`` computes them."""
+        trace = Trace(self.files, self.spec)
+        return {step: str(trace.fingerprint(step)) for step in self.samples()}
 
     def validations(self) -> dict[int, float]:
         return {line.step: line.loss for line in self.lines() if isinstance(line, ValidationLine)}
@@ -284,6 +295,9 @@ def tokens(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) ->
         "validation": counting_documents(12, seed=99),
         "other": counting_documents(30, seed=5),
         "beyond": [[1, 2, VOCABULARY, 3]],
+        "ends": [[EOD] * 200],
+        "uneven": uneven_documents(60, seed=7),
+        "marked": marked_documents(160, seed=3),
     }
     content = json.dumps({str(folder / name): texts for name, texts in datasets.items()})
     fork_server.run(WRITER, folder, stdin=content)
@@ -318,6 +332,31 @@ def counting_documents(count: int, seed: int) -> list[list[int]]:
     for _ in range(count):
         start, length = source.randrange(EOD), source.randrange(20, 90)
         texts.append([(start + place) % EOD for place in range(length)] + [EOD])
+    return texts
+
+
+def marked_documents(count: int, seed: int) -> list[list[int]]:
+    """Return documents as ``counting_documents`` without the last token before the end of a
+    document, which one in the middle has once.
+    """
+    texts = [
+        [min(token, EOD - 2) for token in text[:-1]] for text in counting_documents(count, seed)
+    ]
+    texts[count // 2][3] = EOD - 1
+    return [[*text, EOD] for text in texts]
+
+
+def uneven_documents(count: int, seed: int) -> list[list[int]]:
+    """Return documents of random tokens, of a few or of many, and some whose every token ends a
+    document: the samples made of them have between none and all of their tokens scored.
+    """
+    source = random.Random(seed)
+    texts = []
+    for number in range(count):
+        length = source.choice((0, 1, 3, 40, 90))
+        texts.append([source.randrange(EOD) for _ in range(length)] + [EOD])
+        if number % 6 == 0:
+            texts.append([EOD] * source.choice((30, 70)))
     return texts
 
 

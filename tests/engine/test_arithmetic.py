@@ -59,6 +59,11 @@ def test_a_real_checkpoint_holds_the_bytes_that_were_planned(make_run, precision
 
     run.finish()
 
-    planned = run.spec.model.checkpoint_bytes(precision)
-    files = (run.root / "checkpoints/iter_0000001").glob("*.distcp")
-    assert planned <= sum(path.stat().st_size for path in files) < 1.5 * planned
+    def stored(step):
+        files = (run.root / f"checkpoints/iter_000000{step}").glob("*.distcp")
+        return sum(path.stat().st_size for path in files)
+
+    trained = run.spec.model.checkpoint_bytes(precision)
+    assert trained <= stored(1) < 1.5 * trained
+    weights = run.spec.model.weights_bytes(precision)
+    assert weights <= stored(0) < weights + trained / 8  # step 0 has no optimizer's state

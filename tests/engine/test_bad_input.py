@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from ..model_specs import tokenizer_ref
+from ..model_specs import corpus_spec, tokenizer_ref
 
 pytestmark = pytest.mark.engine
 
@@ -19,7 +19,7 @@ def refusal(run) -> str:
 
 
 def test_no_tokens_at_all(make_run):
-    run = make_run(train_prefixes=("tokens/train/00001",))
+    run = make_run(corpora=corpus_spec("tokens/train/00001"))
 
     assert "no training tokens in 1 indexed dataset\n" in refusal(run)
 
@@ -29,6 +29,14 @@ def test_a_token_beyond_the_vocabulary(make_run, replace_tokens):
     replace_tokens(run, "tokens/train/00002", "beyond")
 
     assert "00002.bin holds token 96, the model has a vocabulary of 96" in refusal(run)
+
+
+def test_a_batch_without_a_scored_token(make_run, replace_tokens):
+    prefixes = ("tokens/train/00000",)
+    run = make_run(corpora=corpus_spec(*prefixes), eod_mask_loss=True)
+    replace_tokens(run, prefixes[0], "ends")
+
+    assert "the batch of step 1 scores no token: each of them ends a document" in refusal(run)
 
 
 def test_a_missing_file_on_every_rank(make_run, layout):
@@ -73,11 +81,10 @@ def test_tokens_made_with_another_vocabulary_registry(make_run):
     assert "was tokenized with another vocabulary registry than this run's" in refusal(run)
 
 
-def test_a_tokenizer_that_is_not_that_of_the_registry(make_run):
+def test_a_tokenizer_that_is_not_that_of_the_registry(make_run, tokens):
     run = make_run()
     run.change(
-        train_prefixes=tuple(str(run.files.path(name)) for name in run.spec.train_prefixes),
-        validation_prefixes=(),
+        corpora=corpus_spec(str(tokens / "train-0")),
         tokenizer=tokenizer_ref("tokenizer.json", run.spec.tokenizer.sha256, "</s>"),
     )
 
@@ -94,6 +101,24 @@ def test_a_tokenizer_that_is_not_the_one_the_run_was_made_with(make_run, digest)
     assert "tokenizer.json: the tokenizer has changed since the run was made" in refusal(run)
 
 
+def test_a_checkpoint_beyond_the_target(make_run):
+    run = make_run(train_steps=2)
+    run.finish()
+    run.change(train_steps=1)
+
+    words = refusal(run)
+    assert "iter_0000002: it is of step 2, beyond the target of this training, step 1" in words
+
+
+def test_too_many_epochs(make_run):
+    run = make_run(max_epochs=0.1)
+
+    words = refusal(run)
+    assert "and pretrain.max_epochs is 0.1, which 2 steps would keep to" in words
+    command = run.files.command("submit", "pretrain", "--set", "pretrain.max_epochs=1", "--run")
+    assert f"hint: `{command}` allows it" in words
+
+
 def test_a_batch_that_does_not_divide(make_run, layout):
     run = make_run(parallel=layout(data=2), global_batch_size=6)
 
@@ -104,3 +129,11 @@ def test_layers_that_do_not_divide(make_run, layout):
     run = make_run(parallel=layout(pipeline=3))
 
     assert "2 layers do not divide into 3 pipeline stages" in refusal(run)
+
+
+def test_a_long_training_whose_samples_are_not_indexed(make_run):
+    run = make_run(train_steps=300_000, decay_steps=300_000, validation_batches=0)
+
+    words = refusal(run)
+    assert "tokens/index: the index of samples is missing or incomplete" in words
+    assert f"hint: `{run.files.command('submit', 'index', '--run')}` builds it" in words

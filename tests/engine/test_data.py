@@ -1,4 +1,4 @@
-"""The order of samples and their fingerprints, without ranks."""
+"""The part of each rank in a global batch, and fingerprints; without ranks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ pytestmark = pytest.mark.engine
 
 ORDER = """
 import dataclasses, json, sys
-import torch
+import numpy, torch
 from jobs.contract import specs
+from jobs.data import sample_order
 from jobs.engine import dataset
 
 task = specs.task_from_json(json.load(sys.stdin))
 
 class Numbers:
+    samples = 60
+
     def __getitem__(self, index):
-        number = torch.tensor([index % 96])
-        return {"tokens": number, "labels": number, "position_ids": torch.tensor([0])}
+        return numpy.full(2, index % 96)
 
 orders, prints = {}, {}
 for ranks, micro in ((1, 2), (2, 2), (4, 1), (3, 4), (1, 12)):
@@ -27,14 +29,16 @@ for ranks, micro in ((1, 2), (2, 2), (4, 1), (3, 4), (1, 12)):
     spec = dataclasses.replace(
         task.spec, parallel=parallel, micro_batch_size=micro, global_batch_size=12
     )
-    splits = [dataset.Split(Numbers(), spec, torch.device("cpu"), rank) for rank in range(ranks)]
+    cpu = torch.device("cpu")
+    roles = [dataset.Role(rank, True, True, True) for rank in range(ranks)]
+    splits = [dataset.Split(Numbers(), spec, cpu, role, 95) for role in roles]
     seen, prints[f"{ranks}x{micro}"] = [], []
     for batch in range(5):
-        parts = zip(*(split.micro_batches(batch * 12) for split in splits), strict=True)
-        for micro_batches in parts:
+        parts = [split.batch(batch * 12) for split in splits]
+        for micro_batches in zip(*(part.micro_batches for part in parts), strict=True):
             seen += [int(number) for part in micro_batches for number in part["tokens"].flatten()]
-        sums = [sum(part) for part in zip(*(split.fingerprint for split in splits), strict=True)]
-        prints[f"{ranks}x{micro}"].append(dataset.fingerprint_text(sums))
+        sums = [sum(words) for words in zip(*(part.fingerprint for part in parts), strict=True)]
+        prints[f"{ranks}x{micro}"].append(sample_order.fingerprint_text(sums))
     orders[f"{ranks}x{micro}"] = seen
 
 samples = torch.arange(12 * 32).reshape(12, 32)
@@ -42,7 +46,7 @@ swapped, other = samples[[1, 0, *range(2, 12)]], samples.clone()
 other[11, 31] += 1
 kinds = {"same": samples.clone(), "swapped": swapped, "one other token": other}
 for name, rows in kinds.items():
-    prints[name] = [dataset.fingerprint_text(dataset.fingerprint(rows, 0))]
+    prints[name] = [sample_order.fingerprint_text(sample_order.fingerprint(rows.int().numpy(), 0))]
 print(json.dumps([orders, prints]))
 """
 
@@ -55,6 +59,40 @@ def orders_and_prints(make_run, fork_server):
     run = make_run()
     task = run.files.spec("pretrain", 0).read_text()
     return json.loads(fork_server.run(ORDER, run.root, stdin=task))
+
+
+OUTSIDE = """
+import dataclasses, json, sys
+import numpy, torch
+from jobs.contract import specs
+from jobs.contract.errors import TaskError
+from jobs.engine import dataset
+
+task = specs.task_from_json(json.load(sys.stdin))
+
+class Numbers:
+    samples = 100
+
+    def __getitem__(self, index):
+        return numpy.array([index % 96, index % 96 - 1])
+
+role = dataset.Role(0, True, True, True)
+split = dataset.Split(Numbers(), task.spec, torch.device("cpu"), role, 95)
+try:
+    split.batch(96)
+except TaskError as error:
+    print(json.dumps([error.message, error.code]))
+"""
+
+
+def test_a_negative_id_is_refused_when_it_is_read(make_run, fork_server):
+    run = make_run()
+    task = run.files.spec("pretrain", 0).read_text()
+
+    refusal = json.loads(fork_server.run(OUTSIDE, run.root, stdin=task))
+
+    message = "a sample from 96 on holds token -1, the model has a vocabulary of 96"
+    assert refusal == [message, 2]
 
 
 def test_every_sample_comes_once_and_in_order_whatever_the_number_of_ranks(orders_and_prints):

@@ -169,9 +169,15 @@ def engine_answers(run: Run) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def task(tmp_path, pairs, fork_server):
-    """Make a run directory with an export task for a model of ``pairs``, by name."""
+    """Make a run directory with an export task for a model of ``pairs``, by name.
+
+    It reads a copy of the checkpoints: one that is killed leaves its lease there.
+    """
 
     def make(name: str = "grown", **changes) -> Task:
+        own = tmp_path / "checkpoints"
+        shutil.copytree(pairs / name / "checkpoints", own, dirs_exist_ok=True)
+        changes = {"checkpoint_dir": str(own), **changes}
         return new_task(tmp_path / "run", pairs, fork_server, name, **changes)
 
     return make
@@ -255,8 +261,19 @@ def test_every_family_computes_in_both_versions_what_its_source_computes(familie
 
 
 def test_the_program_of_the_card_prints_a_continuation(answers):
-    for printed in answers.printed.values():
-        assert printed.endswith("\n")
+    """The answer ends at the first line break, as on the card."""
+    for version, printed in answers.printed.items():
+        assert printed.strip(), version
+        assert printed.count("\n") == 1, version
+    assert answers.printed["5"] == answers.printed["4.57"]
+
+
+def test_the_card_names_a_tokenizer_that_transformers_replaces(families):
+    for name, folder in families.items():
+        card = (folder / export_folder.CARD).read_text()
+        replaced = name == "qwen 2"  # with the tokenizer of bytes, not Qwen's
+        assert ("from transformers import AutoModelForCausalLM, AutoTokenizer" in card) != replaced
+        assert ("replaces the tokenizer's `normalizer`" in card) == replaced, name
 
 
 def test_the_tensors_of_a_base_model_come_back_bit_for_bit(families, pairs):
@@ -407,14 +424,28 @@ def test_what_cannot_be_exported_is_refused_and_nothing_remains(task, changes, p
     ]
 
 
-def test_a_changed_byte_of_the_checkpoint_ends_the_export(task, pairs, tmp_path):
-    copy = shutil.copytree(pairs / "grown/checkpoints", tmp_path / "checkpoints")
-    shards = list(copy.glob("iter_0000000/*.distcp"))
+def test_another_registry_or_tokenizer_than_the_checkpoint_s_is_refused(task, pairs):
+    own = tokenizer_of(pairs, "grown")
+    registry = dataclasses.replace(own.vocabulary, new_rows="mean")
+    others = {
+        "its added tokens, their roles or their first rows differ": {"vocabulary": registry},
+        "the tokenizer has changed since the run was made": {"sha256": "0" * 64},
+    }
+
+    for problem, changes in others.items():
+        code, output = task(tokenizer=dataclasses.replace(own, **changes)).start()
+
+        assert code == 2
+        assert problem in output
+
+
+def test_a_changed_byte_of_the_checkpoint_ends_the_export(task, tmp_path):
+    made = task()
+    shards = list(tmp_path.glob("checkpoints/iter_0000000/*.distcp"))
     for shard in shards:
         content = bytearray(shard.read_bytes())
         content[::500] = bytes(byte ^ 1 for byte in content[::500])  # in each item
         shard.write_bytes(content)
-    made = task(checkpoint_dir=str(copy))
 
     code, output = made.start()
 
@@ -449,17 +480,11 @@ def test_an_export_requested_to_stop_leaves_nothing(task):
     assert not (made.root / ".export.part").exists()
 
 
-def test_the_checkpoint_is_leased_while_it_is_exported(task, pairs, tmp_path):
-    copy = shutil.copytree(
-        pairs / "grown/checkpoints",
-        tmp_path / "checkpoints",
-        ignore=shutil.ignore_patterns("leases"),
-    )
-    made = task(checkpoint_dir=str(copy))
+def test_the_checkpoint_is_leased_while_it_is_exported(task, tmp_path):
+    task().start(KILLED, "6")
 
-    made.start(KILLED, "6")
-
-    assert [path.name.partition(".")[0] for path in (copy / "leases").iterdir()] == ["iter_0000000"]
+    leases = tmp_path.glob("checkpoints/leases/*")
+    assert [path.name.partition(".")[0] for path in leases] == ["iter_0000000"]
 
 
 def test_an_export_has_the_figures_of_its_verification(tmp_path, pairs, fork_server):
@@ -482,5 +507,8 @@ def test_an_export_has_the_figures_of_its_verification(tmp_path, pairs, fork_ser
     assert (result["weights"], result["checkpoint"]) == (".", "run/iter_0000004")
     assert "compared on a CPU: both compute the same. `meditron verify ./ run:4 " in card
     assert "| largest difference of a logit |" in card
+    assert "| rate | weights | checkpoint | base |" in card
+    assert "| 4-grams of the prompt |" in card
+    assert "| tensors that differ | 0 |" in card
     assert "Not verified yet" not in card
     assert task.start()[0] == 0  # its own files are no reason not to replace it

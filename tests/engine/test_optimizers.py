@@ -18,6 +18,7 @@ task = specs.task_from_json(json.load(sys.stdin))
 spec = task.spec
 place = device.start("cpu", 0, 1, 0)
 from jobs.engine import checkpoint, model, optim
+from jobs.engine.saving import saver
 from jobs.engine import sharded_state
 
 
@@ -42,13 +43,13 @@ class GroupAdam(torch.optim.Optimizer):
 
 def trained(fills):
     network = model.build(spec.model, spec.parallel, spec.precision, place)
-    whole = optim.prepare(network, spec).optimizer
+    whole = optim.prepare([network], spec).optimizer
     (part,) = whole.chained_optimizers
     part.optimizer = GroupAdam(part.optimizer.param_groups, {})
     part.init_state_fn(part.optimizer, part.config)
     for _ in range(fills):
         part.optimizer.step()
-    return sharded_state.TrainingState(network, whole), part.optimizer
+    return sharded_state.TrainingState([network], whole), part.optimizer
 
 
 model.start_parallel(spec.parallel, spec.seed)
@@ -65,7 +66,7 @@ for steps in (0, 3):
         data={},
         bytes=0,
     )
-    path, saved = checkpoint.save(Path(sys.argv[1]), trained(steps)[0], record, 9)
+    path, saved = saver.save(Path(sys.argv[1]), trained(steps)[0], record, 9)
     again, optimizer = trained(0)
     checkpoint.load_newest(path.parent, again, layout, steps, lambda *_: None, lambda: None)
     states = optimizer.state.values()

@@ -162,6 +162,7 @@ from jobs.contract.errors import TaskError
 from jobs.engine import device
 place = device.start("cpu", 0, 1, 0)
 from jobs.engine import checkpoint, model, optim, sharded_state, layers
+from jobs.engine.saving import saver
 
 spec = specs.task_from_json(json.load(sys.stdin)).spec
 folder = Path(sys.argv[1])
@@ -190,7 +191,7 @@ def build(with_state, **changes):
 
 
 def trained(network):
-    return sharded_state.TrainingState(network, optim.prepare(network, spec).optimizer)
+    return sharded_state.TrainingState([network], optim.prepare([network], spec).optimizer)
 
 
 def record(step, kind):
@@ -208,7 +209,7 @@ def values(network):
 for step, stored in enumerate((False, True), start=1):
     at = folder / str(stored)
     source = build(stored)
-    path, _ = checkpoint.save(at, trained(source), record(step, manifest.TRAINING), 9)
+    path, _ = saver.save(at, trained(source), record(step, manifest.TRAINING), 9)
     for held in (False, True):
         alone, whole = build(held), build(held)
         checkpoint.load_weights(path, alone)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 
 from jobs.contract import done_markers, specs
 from jobs.contract.files import read_json
-from jobs.contract.stage_specs import RopeScaling
+from jobs.contract.metrics_log import ValidationLine
+from jobs.contract.stage_specs import CorpusSpec, RopeScaling
 
 from .conftest import INTERPRETED, SPEC, Run, new_run
 
@@ -63,43 +65,27 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_its_minimum(make_run):
     assert rates[8] == rates[10] == pytest.approx(run.spec.optimizer.min_learning_rate)
 
 
-@pytest.mark.parametrize(
-    "sizes",
-    [{"tensor": 2}, {"pipeline": 2}, {"data": 2, "distributed_optimizer": False}],
-    ids=["tensor", "pipeline", "data-whole-optimizer"],
-)
-def test_two_ranks_learn_in_every_direction(make_run, layout, sizes):
-    run = make_run(parallel=layout(**sizes), train_steps=20, decay_steps=20)
+def test_each_corpus_is_validated_by_itself(make_run, tokens):
+    """One made by this run, of documents that count, and one made elsewhere, of random tokens."""
+    other = CorpusSpec("other", (), (str(tokens / "uneven"),))
+    corpora = (*SPEC.corpora, other)
+    run = make_run(train_steps=20, decay_steps=20, corpora=corpora, save_interval=20)
+    alone = make_run("alone", train_steps=20, decay_steps=20, save_interval=20)
 
     run.finish()
-
-    losses = run.losses()
-    assert list(losses) == list(range(1, 21))
-    assert losses[20] < losses[1] - 0.8
-
-
-def test_data_parallel_ranks_see_the_batch_that_one_rank_sees(make_run, layout):
-    alone = make_run("alone")
-    together = make_run("together", parallel=layout(data=2))
-
     alone.finish()
-    together.finish()
 
-    assert list(together.losses().values()) == pytest.approx(
-        list(alone.losses().values()), abs=1e-5
+    first, *_, last = (line for line in run.lines() if isinstance(line, ValidationLine))
+    assert list(last.corpora) == ["corpus", "other"]
+    losses = {name: found["loss"] for name, found in last.corpora.items()}
+    assert losses["corpus"] == alone.validations()[20]
+    assert losses["corpus"] < first.corpora["corpus"]["loss"] - 0.5
+    assert losses["other"] > losses["corpus"] + 0.5
+    assert last.loss == pytest.approx(sum(losses.values()) / 2)
+    assert all(
+        found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+        for found in last.corpora.values()
     )
-    assert together.samples() == alone.samples()
-
-
-@pytest.mark.parametrize("kind", [pytest.param("selective", marks=pytest.mark.full), "full"])
-def test_recomputed_activations_change_nothing(make_run, layout, kind):
-    kept = make_run("kept")
-    recomputed = make_run("recomputed", parallel=layout(recompute=kind))
-
-    kept.finish()
-    recomputed.finish()
-
-    assert recomputed.losses() == kept.losses()
 
 
 def test_bf16_follows_fp32(make_run):
@@ -133,11 +119,13 @@ def test_a_checkpoint_gives_the_same_validation_loss_in_every_layout(make_run, l
         assert run.validations()[4] == pytest.approx(expected, abs=1e-5)
 
 
-def test_training_resumes_in_another_layout(make_run, layout):
+def test_training_resumes_in_another_layout_from_a_step_to_keep(make_run, layout):
     whole = make_run("whole")
     whole.finish()
-    before = make_run("before", save_interval=4, keep_checkpoints=8)
+    before = make_run("before", save_interval=6, keep_checkpoints=0, keep_steps=(4,))
     before.finish()
+    kept = [path.name for path in sorted((before.root / "checkpoints").glob("iter_*"))]
+    assert kept == ["iter_0000000", "iter_0000004", "iter_0000008"]
     after = make_run("after", parallel=layout(tensor=2))
     take_over(before.root, after.root)
     shutil.rmtree(after.root / "checkpoints" / "iter_0000008")
@@ -145,6 +133,8 @@ def test_training_resumes_in_another_layout(make_run, layout):
     after.finish()
 
     assert list(after.losses()) == [5, 6, 7, 8]
+    assert after.samples() == after.traced()
+    assert whole.samples() == {**before.samples(), **after.samples()}
     expected = [whole.losses()[step] for step in (5, 6, 7, 8)]
     assert list(after.losses().values()) == pytest.approx(expected, abs=1e-4)
 
@@ -183,7 +173,8 @@ EVERYTHING = {
     ("changes", "sizes", "distributed"),
     [
         (EVERYTHING, {"pipeline": 2}, True),
-        ({"post_norm": True}, {"tensor": 2}, True),
+        ({"post_norm": True}, {"tensor": 2}, False),
+        pytest.param({"post_norm": True}, {"tensor": 2}, True, marks=FULL),
         pytest.param(EVERYTHING, {"pipeline": 2}, False, marks=FULL),
         pytest.param(EVERYTHING, {"pipeline": 2, "data": 2}, True, marks=FULL),
         pytest.param(EVERYTHING, {"tensor": 2, "pipeline": 2}, True, marks=FULL),

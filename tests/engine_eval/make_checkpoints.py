@@ -41,11 +41,12 @@ def main(spec_file: Path, folder: Path, answers_file: Path) -> None:
     asked = json.loads(spec_file.read_text())
     spec = pretrain_spec(ModelSpec(**asked["model"]), asked)
     place = device.start("cpu", 0, 1, 0)
-    from jobs.engine import checkpoint, model, optim, sharded_state
+    from jobs.engine import model, optim, sharded_state
+    from jobs.engine.saving import saver
 
     model.start_parallel(ALONE, seed=7)
     network = model.build(spec.model, ALONE, "fp32", place)
-    trained = sharded_state.TrainingState(network, optim.prepare(network, spec).optimizer)
+    trained = sharded_state.TrainingState([network], optim.prepare([network], spec).optimizer)
     for step in (0, 4, 6):
         with torch.no_grad():
             for parameter in network.parameters():
@@ -54,7 +55,7 @@ def main(spec_file: Path, folder: Path, answers_file: Path) -> None:
                 next(network.parameters()).fill_(float("nan"))
         if step == 4:
             answers_file.write_text(json.dumps(answers(network, asked)))
-        checkpoint.save(folder, trained, record(step, spec), keep=9)
+        saver.save(folder, trained, record(step, spec), keep=9)
     device.end()
 
 
@@ -97,8 +98,7 @@ def pretrain_spec(model: ModelSpec, asked: dict) -> PretrainSpec:
         device="cpu",
         precision="fp32",
         weights="random",
-        train_prefixes=(),
-        validation_prefixes=(),
+        corpora=(),
         tokenizer=TokenizerRef(
             asked["tokenizer"],
             sha256(Path(asked["tokenizer"])),
@@ -125,7 +125,7 @@ def pretrain_spec(model: ModelSpec, asked: dict) -> PretrainSpec:
         keep_checkpoints=9,
         checkpoint_dir="checkpoints",
         tensorboard_dir="tensorboard",
-        cache_dir="tokens/cache",
+        index_dir="tokens/index",
     )
 
 

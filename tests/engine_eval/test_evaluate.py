@@ -23,6 +23,8 @@ pytestmark = pytest.mark.engine
 @pytest.fixture(scope="session")
 def finished(evaluation):
     done = evaluation()
+    done.folder.mkdir(parents=True)
+    (done.folder / f".questions.jsonl.{'0' * 32}").write_text("of a killed attempt")
     outcome = done.start()
     assert outcome.returncode == 0, outcome.stderr
     return done
@@ -73,6 +75,12 @@ def test_progress_ends_with_all_questions_and_no_scratch_is_left(finished):
 
     assert (progress["done"], progress["total"], progress["unit"]) == (6, 6, "questions")
     assert not (finished.run.stage("evaluate") / "tmp" / "00000").exists()
+
+
+def test_the_results_are_all_that_is_left_after_a_killed_attempt(finished):
+    names = sorted(path.name for path in finished.folder.iterdir())
+
+    assert names == ["questions.jsonl", "results.json"]
 
 
 def test_two_tensor_ranks_answer_as_one(evaluation, finished):
@@ -141,7 +149,7 @@ REFUSED = [
     (
         {"checkpoint": "3"},
         "{checkpoints}: no valid checkpoint of step 3; the newest is of step 6",
-        "name `first`, `last` or a step that was kept (`keep_checkpoints`)",
+        "name `first`, `last` or a step that was kept (`keep_checkpoints`, `keep_steps`)",
     ),
     (
         {"checkpoint_dir": "checkpoints"},

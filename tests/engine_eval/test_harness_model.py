@@ -23,20 +23,22 @@ MAX_LENGTH = 24
 
 
 class Recurrent(torch.nn.Module):
-    """Causal and sensitive to order; counts the rows it is given."""
+    """Causal and sensitive to order; counts the rows it is given and the positions it scores."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
         self.embed = torch.nn.Embedding(vocabulary, 16)
         self.recur = torch.nn.GRU(16, 16, batch_first=True)
         self.head = torch.nn.Linear(16, vocabulary)
-        self.rows = 0
+        self.rows = self.positions = 0
 
     @torch.inference_mode()
-    def forward(self, tokens):
+    def forward(self, tokens, places):
         assert tokens.size(1) <= MAX_LENGTH
         self.rows += tokens.size(0)
-        return self.head(self.recur(self.embed(tokens))[0]) * 4
+        self.positions += len(places)
+        rows, columns = zip(*places, strict=True)
+        return self.head(self.recur(self.embed(tokens))[0][list(rows), list(columns)]) * 4
 
 
 def load(path: Path) -> Encoder:
@@ -74,7 +76,8 @@ def asked_directly(network, context: list[int], answer: list[int]) -> float:
     """Return a log-likelihood by one forward pass per token, without batches or padding."""
     total = 0.0
     for i, token in enumerate(answer):
-        scores = network(torch.tensor([context + answer[:i]]))[0, -1]
+        read = context + answer[:i]
+        scores = network(torch.tensor([read]), [(0, len(read) - 1)])[0]
         total += float(scores.double().log_softmax(-1)[token])
     return total
 
@@ -146,11 +149,21 @@ def test_bos_stands_before_a_text_where_documents_began_so(network, encoder, con
 
 def test_choices_of_one_token_cost_one_row_a_question(encoder, network):
     lm = adapter(encoder, network)
-    before = network.rows
+    before = network.rows, network.positions
 
     ask(lm, *[(f"{i}. A or B or C?", letter) for i in range(5) for letter in "ABC"])
 
-    assert network.rows - before == 5
+    assert (network.rows - before[0], network.positions - before[1]) == (5, 5)
+
+
+def test_scores_are_computed_where_a_token_is_scored_and_nowhere_else(encoder, network):
+    """Two positions of each of two choices, of which the first is that of both."""
+    lm = adapter(encoder, network)
+    before = network.positions
+
+    ask(lm, ("a long context, 2:", "ab"), ("a long context, 2:", "cd"))
+
+    assert network.positions - before == 4
 
 
 def test_cut_contexts_are_counted_once_a_question(lm):

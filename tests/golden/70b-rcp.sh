@@ -114,6 +114,64 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/tokenize/attempts/1/recovery_job
 
+#### index: script 1 of 1, 1 task ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account='<account>'
+#SBATCH --chdir=/runs/70b-rcp/code
+#SBATCH --comment=run=70b-rcp,attempt=1
+#SBATCH --cpus-per-task=2
+#SBATCH --dependency='afterok:<tokenize>'
+#SBATCH --job-name=70b-rcp.index
+#SBATCH --mem=8G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/70b-rcp/stages/index/attempts/1/%j_0_log.out
+#SBATCH --partition='<partition>'
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@30
+#SBATCH --time=60
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/70b-rcp/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/index/attempts/1
+
+#### index: recovery job ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account='<account>'
+#SBATCH --chdir=/runs/70b-rcp/code
+#SBATCH --comment=run=70b-rcp,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<index>'
+#SBATCH --job-name=70b-rcp.index.recovery_job
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/dev/null
+#SBATCH --partition='<partition>'
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/70b-rcp/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/index/attempts/1/recovery_job
+
 #### convert: script 1 of 1, 1 task ####
 #!/bin/bash
 
@@ -179,7 +237,7 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/convert/a
 #SBATCH --chdir=/runs/70b-rcp/code
 #SBATCH --comment=run=70b-rcp,attempt=1
 #SBATCH --cpus-per-task=8
-#SBATCH --dependency='afterok:<tokenize>:<convert>'
+#SBATCH --dependency='afterok:<tokenize>:<index>:<convert>'
 #SBATCH --gpus-per-node=8
 #SBATCH --job-name=70b-rcp.pretrain
 #SBATCH --mem=480G
@@ -189,7 +247,7 @@ exec /venv/bin/python -u -m submitit.core._submit /runs/70b-rcp/stages/convert/a
 #SBATCH --output=/runs/70b-rcp/stages/pretrain/attempts/1/%j_0_log.out
 #SBATCH --partition='<partition>'
 #SBATCH --requeue
-#SBATCH --signal=B:USR2@873
+#SBATCH --signal=B:USR2@860
 #SBATCH --time=1440
 #SBATCH --wckey=''
 

@@ -179,6 +179,78 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/tokenize/attempts/1/recovery_job
 
+#### index: script 1 of 1, 1 task ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=med42-cpu
+#SBATCH --chdir=/runs/7b-site-pyxis/code
+#SBATCH --comment=run=7b-site-pyxis,attempt=1
+#SBATCH --cpus-per-task=2
+#SBATCH --dependency='afterok:<tokenize>'
+#SBATCH --exclusive=user
+#SBATCH --job-name=7b-site-pyxis.index
+#SBATCH --mem=8G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/7b-site-pyxis/stages/index/attempts/1/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --qos=normal
+#SBATCH --requeue
+#SBATCH --reservation=med
+#SBATCH --signal=B:USR2@30
+#SBATCH --time=60
+#SBATCH --wckey=''
+
+# setup
+module load gcc/13.2
+module load cuda/12.8
+export NCCL_DEBUG=WARN
+export TITLE='it'"'"'s "quoted" $(date) `date` $HOME \n'
+export PYTHONPATH=/runs/7b-site-pyxis/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/index/attempts/1
+
+#### index: recovery job ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=med42-cpu
+#SBATCH --chdir=/runs/7b-site-pyxis/code
+#SBATCH --comment=run=7b-site-pyxis,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<index>'
+#SBATCH --exclusive=user
+#SBATCH --job-name=7b-site-pyxis.index.recovery_job
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/dev/null
+#SBATCH --partition=cpu
+#SBATCH --qos=normal
+#SBATCH --requeue
+#SBATCH --reservation=med
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+module load gcc/13.2
+module load cuda/12.8
+export NCCL_DEBUG=WARN
+export TITLE='it'"'"'s "quoted" $(date) `date` $HOME \n'
+export PYTHONPATH=/runs/7b-site-pyxis/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/index/attempts/1/recovery_job
+
 #### convert: script 1 of 1, 1 task ####
 #!/bin/bash
 
@@ -258,7 +330,7 @@ exec /sw/venv/bin/python -u -m submitit.core._submit /runs/7b-site-pyxis/stages/
 #SBATCH --chdir=/runs/7b-site-pyxis/code
 #SBATCH --comment=run=7b-site-pyxis,attempt=1
 #SBATCH --cpus-per-task=16
-#SBATCH --dependency='afterok:<tokenize>:<convert>'
+#SBATCH --dependency='afterok:<tokenize>:<index>:<convert>'
 #SBATCH --exclusive=user
 #SBATCH --gres=gpu:h100:4
 #SBATCH --job-name=7b-site-pyxis.pretrain

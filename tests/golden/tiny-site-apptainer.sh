@@ -106,6 +106,60 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/tokenize/attempts/1/recovery_job
 
+#### index: script 1 of 1, 1 task ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-site-apptainer/code
+#SBATCH --comment=run=tiny-site-apptainer,attempt=1
+#SBATCH --cpus-per-task=2
+#SBATCH --dependency='afterok:<tokenize>'
+#SBATCH --job-name=tiny-site-apptainer.index
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-site-apptainer/stages/index/attempts/1/%j_0_log.out
+#SBATCH --partition=batch
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@30
+#SBATCH --time=60
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/tiny-site-apptainer/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/index/attempts/1
+
+#### index: recovery job ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-site-apptainer/code
+#SBATCH --comment=run=tiny-site-apptainer,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<index>'
+#SBATCH --job-name=tiny-site-apptainer.index.recovery_job
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/dev/null
+#SBATCH --partition=batch
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export PYTHONPATH=/runs/tiny-site-apptainer/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /sw/venv/bin/python -u -m submitit.core._submit /runs/tiny-site-apptainer/stages/index/attempts/1/recovery_job
+
 #### pretrain: script 1 of 1, 1 task ####
 #!/bin/bash
 

@@ -118,6 +118,66 @@ export PYTHONSAFEPATH=1
 export SUBMITIT_EXECUTOR=slurm
 exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/tokenize/attempts/1/recovery_job
 
+#### index: script 1 of 1, 1 task ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-test-slurm/code
+#SBATCH --comment=run=tiny-test-slurm,attempt=1
+#SBATCH --cpus-per-task=2
+#SBATCH --dependency='afterok:<tokenize>'
+#SBATCH --job-name=tiny-test-slurm.index
+#SBATCH --mem=3G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/runs/tiny-test-slurm/stages/index/attempts/1/%j_0_log.out
+#SBATCH --partition=cpu
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@30
+#SBATCH --time=60
+#SBATCH --wckey=''
+
+# setup
+export GLOO_SOCKET_IFNAME=lo
+export OMP_NUM_THREADS=1
+export PYTHONPATH=/runs/tiny-test-slurm/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/index/attempts/1
+
+#### index: recovery job ####
+#!/bin/bash
+
+# Parameters
+#SBATCH --chdir=/runs/tiny-test-slurm/code
+#SBATCH --comment=run=tiny-test-slurm,attempt=1
+#SBATCH --cpus-per-task=1
+#SBATCH --dependency='afterany:<index>'
+#SBATCH --job-name=tiny-test-slurm.index.recovery_job
+#SBATCH --mem=1G
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/dev/null
+#SBATCH --partition=cpu
+#SBATCH --requeue
+#SBATCH --signal=USR2@90
+#SBATCH --time=10
+#SBATCH --wckey=''
+
+# setup
+export GLOO_SOCKET_IFNAME=lo
+export OMP_NUM_THREADS=1
+export PYTHONPATH=/runs/tiny-test-slurm/code${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+exec /venv/bin/python -u -m submitit.core._submit /runs/tiny-test-slurm/stages/index/attempts/1/recovery_job
+
 #### pretrain: script 1 of 1, 1 task ####
 #!/bin/bash
 

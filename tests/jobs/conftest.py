@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -31,6 +32,7 @@ from jobs.slurm.client import Client
 from jobs.slurm.submission import Submission
 
 from .. import fake_slurm
+from ..fork_server import ForkServer
 from ..model_specs import model_spec, tokenizer_ref, vocabulary_spec
 
 REPOSITORY = Path(__file__).parents[2]
@@ -55,6 +57,8 @@ class Workbench:
     """One run directory and what a test does with it."""
 
     run: rundir.RunDir
+    server: ForkServer | None = None
+    """Forks the tasks, which then need not import torch; without it each has an interpreter."""
 
     def task(self, stage: str, spec: Spec, index: int = 0, cpus: int = 1) -> specs.TaskSpec:
         """Write a task's spec file, as the login node does."""
@@ -121,8 +125,7 @@ class Workbench:
             "device": "cpu",
             "precision": "fp32",
             "weights": "random",
-            "train_prefixes": (),
-            "validation_prefixes": (),
+            "corpora": (),
             "train_steps": 60,
             "checkpoint_dir": "checkpoints",
             "tokenizer": tokenizer_ref(""),
@@ -132,7 +135,7 @@ class Workbench:
         rest = {
             field.name: kinds[str(field.type)]
             for field in dataclasses.fields(PretrainSpec)
-            if field.name not in values
+            if field.name not in values and field.default is dataclasses.MISSING
         }
         return self.task("pretrain", PretrainSpec(**rest, **values))
 
@@ -142,6 +145,8 @@ class Workbench:
         """Run task 0 of a stage; a file larger than `file_limit` bytes is refused, and more than
         `open_files` open files at once.
         """
+        if self.server and not file_limit and not open_files:
+            return self._fork("", stage, str(self.run.root), "0")
         words = ["-m", "jobs", stage, str(self.run.root), "0"]
         return self._python(words, file_limit, open_files)
 
@@ -149,8 +154,10 @@ class Workbench:
         self, stage: str, event: str, count: int, number: int
     ) -> subprocess.CompletedProcess[str]:
         """Run task 0 of a stage and send it a signal just before the count-th audit event."""
-        program = ["-c", SIGNAL_AT_EVENT, event, str(count), str(int(number))]
-        return self._python([*program, stage, str(self.run.root), "0"], None)
+        words = [event, str(count), str(int(number)), stage, str(self.run.root), "0"]
+        if self.server:
+            return self._fork(SIGNAL_AT_EVENT, *words)
+        return self._python(["-c", SIGNAL_AT_EVENT, *words], None)
 
     def done(self, stage: str) -> dict[str, Any]:
         """Return the done marker of task 0."""
@@ -172,6 +179,16 @@ class Workbench:
         """Return the documents of all shards in a folder, in order."""
         shards = sorted(self.run.path(folder).glob("*.jsonl"))
         return [json.loads(line) for shard in shards for line in shard.read_text().splitlines()]
+
+    def _fork(self, code: str, *words: str) -> subprocess.CompletedProcess[str]:
+        assert self.server is not None
+        outputs = [self.run.root.parent / f"{uuid4().hex}.{name}" for name in ("out", "err")]
+        task = self.server.start(
+            words, env=os.environ, cwd=REPOSITORY, stdout=outputs[0], stderr=outputs[1], code=code
+        )
+        stdout, stderr = task.communicate(timeout=300)
+        assert task.returncode is not None
+        return subprocess.CompletedProcess(task.args, task.returncode, stdout, stderr)
 
     def _python(
         self, arguments: list[str], file_limit: int | None, open_files: int | None = None
@@ -200,6 +217,12 @@ def bench(tmp_path: Path) -> Workbench:
     root = tmp_path / "run"
     root.mkdir()
     return Workbench(rundir.RunDir(root))
+
+
+@pytest.fixture
+def forked(bench: Workbench, fork_server: ForkServer) -> Workbench:
+    """Return the same run directory for tasks that import torch."""
+    return dataclasses.replace(bench, server=fork_server)
 
 
 @pytest.fixture

@@ -93,13 +93,13 @@ def test_help_of_an_unknown_command_names_the_nearest() -> None:
         (
             ["submit", "bake"],
             "error: invalid value for 'STAGE': 'bake' is not one of 'curate', 'tokenize', "
-            "'convert', 'pretrain', 'evaluate', 'export', 'pipeline'\n"
+            "'index', 'convert', 'pretrain', 'evaluate', 'export', 'pipeline'\n"
             "hint: see `meditron submit --help`\n",
         ),
         (
             ["plan"],
-            "error: missing argument 'STAGE', one of 'curate', 'tokenize', 'convert', "
-            "'pretrain', 'evaluate', 'export', 'pipeline'\n"
+            "error: missing argument 'STAGE', one of 'curate', 'tokenize', 'index', "
+            "'convert', 'pretrain', 'evaluate', 'export', 'pipeline'\n"
             "hint: see `meditron plan --help`\n",
         ),
         (
@@ -114,7 +114,7 @@ def test_help_of_an_unknown_command_names_the_nearest() -> None:
         (
             ["logs", "run", "--stage", "bake"],
             "error: invalid value for '--stage': 'bake' is not one of 'curate', 'tokenize', "
-            "'convert', 'pretrain', 'evaluate', 'export'\n"
+            "'index', 'convert', 'pretrain', 'evaluate', 'export', 'selftest'\n"
             "hint: see `meditron logs --help`\n",
         ),
         (
@@ -133,6 +133,10 @@ def test_help_of_an_unknown_command_names_the_nearest() -> None:
         (
             ["submit", "curate"],
             "error: missing option '--cluster'\nhint: see `meditron submit --help`\n",
+        ),
+        (
+            ["tokenizer", "build", "--config", "e.yaml"],
+            "error: missing option '--size'\nhint: see `meditron tokenizer build --help`\n",
         ),
     ],
 )

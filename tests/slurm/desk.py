@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.checkpoints import manifest
 from jobs.contract.metrics_log import MetricsLog, StepLine
 from jobs.contract.rundir import RunDir
 from meditron_cli.config.files import shipped_profiles
@@ -42,6 +43,7 @@ pretrain:
   micro_batch_size: 2
   global_batch_size: 8
   train_steps: 8
+  max_epochs: null
   warmup_steps: 2
   save_interval: 4
   validation_interval: 4
@@ -181,9 +183,8 @@ def steps(run: RunDir, attempt: int | None = None) -> list[int]:
 
 
 def saved_steps(run: RunDir) -> list[int]:
-    """Return the steps of the checkpoints on disk."""
-    names = (path.name for path in run.path("checkpoints").glob("iter_*"))
-    return sorted(int(name.removeprefix("iter_")) for name in names if name[5:].isdigit())
+    """Return the steps of the finished checkpoints on disk."""
+    return sorted(manifest.saved_steps(run.path("checkpoints")))
 
 
 def exit_of(run: RunDir, stage: str, attempt: int, index: int = 0) -> dict[str, Any]:

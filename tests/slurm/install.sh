@@ -27,6 +27,10 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 
+# Two sessions of tests may install at once: apt's own lock does not hold the file below.
+exec 9</var/lib/dpkg
+flock 9
+
 # Maintainer scripts ask this file before they start a service. One that is there already is the
 # host's own rule, and stays.
 if [ ! -e "$policy" ]; then

@@ -91,12 +91,6 @@ def grace(slurm: Cluster) -> Iterator[None]:
     slurm.update_partition("right", GraceTime="10")
 
 
-def start_now(laboratory: Laboratory, name: str) -> None:
-    """Release a job from its dependency on the training, which has saved step 5 already."""
-    job = laboratory.slurm.run("squeue", "-h", f"--name={name}", "-o", "%A").strip()
-    laboratory.slurm.run("scontrol", "update", f"JobId={job}", "Dependency=")
-
-
 @pytest.mark.full
 def test_an_evaluation_that_is_preempted_finds_its_checkpoint_although_training_prunes(
     laboratory: Laboratory, truth: Truth, grace: None
@@ -113,7 +107,6 @@ def test_an_evaluation_that_is_preempted_finds_its_checkpoint_although_training_
         cluster="pruned",
         stage="evaluate",
     )
-    start_now(laboratory, f"{trial.run.name}.evaluate")
     leases = trial.run.path("checkpoints/leases")
     wait(lambda: list(leases.glob("iter_0000005.*.json")), "the lease of the evaluation")
 

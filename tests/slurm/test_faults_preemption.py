@@ -47,7 +47,8 @@ def preempt(trial: Trial) -> tuple[Attempt, float]:
 def test_a_preempted_training_saves_and_loses_nothing(
     laboratory: Laboratory, truth: Truth, grace: str
 ) -> None:
-    trial = laboratory.begin("preempted", hold=7)
+    """The save of step 5 may be in flight then: its threads are not held."""
+    trial = laboratory.begin("preempted", "pretrain.async_save=true", hold=7)
     trial.reach(7)
 
     ended, since = preempt(trial)

@@ -35,7 +35,7 @@ def before_step(trainer):
 """
 """Rank 1 is hit after step 13, the first time only."""
 RAISE = "def hit(trainer): raise RuntimeError('the loom broke')\n"
-POISON = "def hit(trainer): next(trainer.network.parameters()).data.fill_(float('nan'))\n"
+POISON = "def hit(trainer): next(trainer.pieces[0].parameters()).data.fill_(float('nan'))\n"
 
 
 def test_a_killed_rank_is_restarted_in_the_same_job(laboratory: Laboratory, truth: Truth) -> None:
@@ -143,7 +143,7 @@ def test_a_frozen_rank_is_named_its_stack_kept_and_the_ranks_restarted(
             "nan",
             "def before_step(trainer):\n"
             "    if trainer.step == 12:\n"
-            "        next(trainer.network.parameters()).data.fill_(float('nan'))\n",
+            "        next(trainer.pieces[0].parameters()).data.fill_(float('nan'))\n",
             "non_finite",
             id="non-finite",
             marks=pytest.mark.full,
@@ -168,14 +168,18 @@ def test_the_same_failure_at_the_same_step_each_time_stops_the_run(
 def test_data_that_cannot_be_read_stops_at_once_and_no_evaluation_starts(
     laboratory: Laboratory,
 ) -> None:
-    """A configuration error: more attempts would meet it again."""
+    """A configuration error: more attempts would meet it again. The file is cut short after the
+    submission, which would refuse it.
+    """
     broken = laboratory.desk.folder / "broken"
     for path in (laboratory.tokens / "train").iterdir():
         (broken / path.name).parent.mkdir(exist_ok=True)
         (broken / path.name).write_bytes(path.read_bytes())
-    (broken / "00000.bin").write_bytes(b"\0\0")
+    cut = f"from pathlib import Path\nPath({str(broken / '00000.bin')!r}).write_bytes(bytes(2))\n"
 
-    trial = laboratory.begin("broken", f"pretrain.data=[{broken}/00000]", stage="pipeline")
+    trial = laboratory.begin(
+        "broken", f"pretrain.data=[{broken}/00000]", stage="pipeline", hooks=cut
+    )
     ended = trial.wait_exit(1)
     trial.wait_for(lambda: "DependencyNeverSatisfied" in trial.reasons(), "no evaluation")
     laboratory.desk("cancel", trial.run.name)

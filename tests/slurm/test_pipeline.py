@@ -10,8 +10,10 @@ import pytest
 from jobs.contract import rundir
 from jobs.contract.events import read_events
 from jobs.contract.files import read_json
+from meditron_cli.config.load import load
 
 from ..fake_nvml import build, write_readings
+from ..hf_folders import write_base_model
 from .cluster import Cluster
 from .desk import (
     Answer,
@@ -142,6 +144,26 @@ def test_the_report_has_its_promised_keys(desk: Desk, finished: Answer) -> None:
     assert {item["n"] for item in found["evaluations"]} == {4}
     assert found["time"]["total_s"] > 0
     assert found["time"]["queued_s"] is not None
+
+
+def test_a_base_model_is_imported_and_exported_on_the_cpu_partition(clean: Desk) -> None:
+    folder = clean.folder / "base"
+    experiment = load("test-slurm", "tiny", clean.folder / "experiment.yaml", []).experiment
+    write_base_model(folder, experiment)
+    settings = (f"model.weights={folder}", "export.step=first", "verify.enabled=false")
+
+    convert = clean.submit("convert", *settings)
+    export = clean.submit("export", *settings)
+    jobs = [convert.jobs["convert"][0], export.jobs["export"][0]]
+    clean.wait_end(*jobs)
+
+    assert convert.run == export.run
+
+    def accounts() -> list[list[str]]:
+        return [row for job in jobs for row in clean.accounts(job, "Partition,State")]
+
+    wait(lambda: accounts() == [["cpu", "COMPLETED"]] * 2, "the accounting of both jobs")
+    assert (export.run.path("export-first") / "model.safetensors").is_file()
 
 
 def test_submitting_a_finished_pipeline_again_submits_nothing(desk: Desk, finished: Answer) -> None:

@@ -346,11 +346,17 @@ def test_a_refusal_has_slurms_reason_and_nothing_remains(
 
 @pytest.mark.full
 def test_a_job_of_a_controller_that_answers_too_late_is_named(
-    slurm: Cluster, site: SlurmScheduler, tmp_path: Path, slurm_environment: Cluster
+    slurm: Cluster,
+    site: SlurmScheduler,
+    tmp_path: Path,
+    slurm_environment: Cluster,
+    request: pytest.FixtureRequest,
 ) -> None:
     """sbatch gives up after ten seconds; the job is queued once the controller runs again."""
     plan, run = plan_of("test-slurm", "tiny", stages=("curate",)), run_folder(tmp_path)
     pid = int((slurm.folder / "run" / "slurmctld.pid").read_text())
+    slurm.update_partition("cpu", State="DOWN")  # queues jobs and starts none
+    request.addfinalizer(lambda: slurm.update_partition("cpu", State="UP"))
 
     os.kill(pid, signal.SIGSTOP)
     try:

@@ -19,6 +19,7 @@ from jobs.supervision.diagnosis.evidence import Evidence, LogSign, RankExit
 
 KINDS = {
     "NonFiniteLoss": RootCause.NON_FINITE,
+    "LossSpike": RootCause.NON_FINITE,
     "CheckpointsDamaged": RootCause.CHECKPOINT,
     "CheckpointingException": RootCause.CHECKPOINT,
     "StorageError": RootCause.STORAGE,

@@ -20,6 +20,7 @@ from jobs.contract.files import read_small
 from jobs.contract.locks import Locked, locked_within
 from jobs.contract.run_reader import RunReader
 from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import READING_STAGES
 from jobs.health import node_ledger
 from jobs.runtime.log import log
 from jobs.slurm import sbatch, submission, submission_log, transaction
@@ -131,7 +132,10 @@ def submit(run: RunDir, request: ResubmitRequest, client: Client, reader: RunRea
     newest = max((job.attempt for job in jobs if job), default=0)
     earlier = submission.read(run, request.stage, newest)
     request = replace(request, exclude=usable(request, earlier, client))
-    after = awaited(run, history, request.stage, client)
+    tasks = [history.task(request.stage, index) for index in request.indices]
+    # A task that has begun had its checkpoint, whatever training does since.
+    has_input = request.stage in READING_STAGES and all(task.started for task in tasks)
+    after = () if has_input else awaited(run, history, request.stage, client)
     next_submission = replace(following(run, earlier, request, reader), after=after)
     intent, queue = intent_of(run, next_submission, request), SlurmQueue(client)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
-from jobs.checkpoints import manifest, parts
+from jobs.checkpoints import manifest, parts, retention
 from jobs.contract.files import sha256, write_json
+from jobs.contract.stage_specs import RopeScaling
 
 from ...model_specs import model_spec, tokenizer_ref, vocabulary_spec
 from ..checkpoint_files import checkpoint_record, write_checkpoint
@@ -24,7 +25,18 @@ def name_in_manifest(path, name):
     """Have the manifest, and the record of its digest, name another file."""
     files = json.loads((path / "manifest.json").read_text())["files"]
     files[name] = files.pop("__0_0.distcp")
+    list_in_manifest(path, files)
+
+
+def list_in_manifest(path, files):
+    """Have the manifest, and the record of its digest, list these files."""
     write_json(path / "manifest.json", {"files": files})
+    change(path, manifest=sha256(path / "manifest.json"))
+
+
+def replace_manifest(path, content):
+    """Have the record name a manifest of this content."""
+    (path / "manifest.json").write_bytes(content)
     change(path, manifest=sha256(path / "manifest.json"))
 
 
@@ -43,6 +55,24 @@ def test_no_folder_is_no_checkpoint(tmp_path):
     assert manifest.at_step(tmp_path / "nowhere", 0) is None
 
 
+def test_kept_weights_are_read_before_a_checkpoint_and_nothing_resumes_from_them(tmp_path):
+    kept = manifest.kept(tmp_path)
+    for step in (0, 10):
+        write_checkpoint(tmp_path, step)
+    for step in (10, 20):
+        write_checkpoint(kept, step, kind=manifest.WEIGHTS)
+
+    assert manifest.saved_steps(tmp_path) == {0, 10, 20}
+    assert manifest.find_latest(tmp_path)[1].iteration == 10
+    path, record = retention.choose_for_resume(tmp_path, 10)
+    assert (path, record.kind) == (tmp_path / "iter_0000010", manifest.TRAINING)
+    retention.prune(tmp_path, 0)
+    for step in (10, 20):
+        assert manifest.at_step(tmp_path, step)[0] == kept / manifest.name(step)
+    (kept / "iter_0000010" / "__0_0.distcp").write_bytes(b"cut")
+    assert manifest.at_step(tmp_path, 10)[0] == tmp_path / "iter_0000010"
+
+
 def unfinished(path):
     for name in ("meditron.json", "manifest.json"):
         (path / name).unlink()
@@ -53,6 +83,7 @@ def linked(path):
     (path / "__0_0.distcp").symlink_to(path.parent / "elsewhere")
 
 
+LISTED_OTHERWISE = "manifest.json does not list files as this version of meditron does"
 DAMAGE = {
     "never finished": (unfinished, "meditron.json is missing: it was never finished"),
     "no record": (lambda path: (path / "meditron.json").unlink(), "meditron.json is missing"),
@@ -65,6 +96,42 @@ DAMAGE = {
     "another manifest": (
         lambda path: (path / "manifest.json").write_text("{}"),
         "differs from the digest",
+    ),
+    "a manifest with other digests": (
+        lambda path: list_in_manifest(path, {"metadata.json": [{"bytes": 2, "sha256": "0"}]}),
+        "does not list files as this version of meditron does",
+    ),
+    "a manifest of names": (
+        lambda path: list_in_manifest(path, ["metadata.json"]),
+        "does not list files as this version of meditron does",
+    ),
+    "a manifest of too many brackets": (
+        lambda path: replace_manifest(path, b"[" * 100_000),
+        "manifest.json: not JSON",
+    ),
+    "a manifest of no text": (
+        lambda path: replace_manifest(path, b"\xff"),
+        "manifest.json: not JSON",
+    ),
+    "a manifest of another format": (
+        lambda path: replace_manifest(path, b'{"format": 1, "files": {}}'),
+        "manifest.json: format 1, this program reads format 2",
+    ),
+    "a name with a zero": (
+        lambda path: name_in_manifest(path, "a\0b"),
+        "'a\\x00b', which no file can be called",
+    ),
+    "half a character as a name": (
+        lambda path: name_in_manifest(path, "a\ud800"),
+        "'a\\ud800', which no file can be called",
+    ),
+    "a record of too many brackets": (
+        lambda path: (path / "meditron.json").write_text("[" * 100_000),
+        "not JSON",
+    ),
+    "metadata of too many brackets": (
+        lambda path: (path / "metadata.json").write_text("[" * 100_000),
+        "metadata.json is not JSON",
     ),
     "no manifest": (lambda path: (path / "manifest.json").unlink(), "manifest.json is missing"),
     "cut metadata": (lambda path: (path / "metadata.json").write_text("{"), "is not JSON"),
@@ -97,6 +164,34 @@ def test_damage_is_named_and_the_one_before_is_the_latest(tmp_path, spoil, words
     assert manifest.find_latest(tmp_path)[0].name == "iter_0000010"
     assert manifest.at_step(tmp_path, 20) is None
     assert damaged.exists()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *({"bytes": size, "xxh3": "0"} for size in (None, "7", 7.0, True, [7], float("nan"))),
+        *({"bytes": 7, "xxh3": digest} for digest in (None, 7, ["0"])),
+        {"bytes": 7},
+        {"xxh3": "0"},
+        7,
+        "7",
+    ],
+    ids=str,
+)
+def test_a_part_that_is_none_makes_a_damaged_checkpoint(tmp_path, part):
+    path = write_checkpoint(tmp_path, 10)
+
+    list_in_manifest(path, {"__0_0.distcp": [part]})
+
+    assert manifest.problem(path) == LISTED_OTHERWISE
+
+
+def test_a_part_of_less_than_no_bytes_makes_a_damaged_checkpoint(tmp_path):
+    path = write_checkpoint(tmp_path, 10)
+
+    list_in_manifest(path, {"__0_0.distcp": [{"bytes": n, "xxh3": "0"} for n in (-3, 10)]})
+
+    assert manifest.problem(path) == LISTED_OTHERWISE
 
 
 def test_links_files_and_other_names_are_no_checkpoints(tmp_path):
@@ -163,15 +258,11 @@ def test_a_part_is_read_and_verified_by_itself(tmp_path):
     path.write_bytes(b"weighTs")
     beats = []
 
-    with path.open("rb") as file:
-        whole, other = bytearray(first.bytes), bytearray(second.bytes)
-        verdicts = [
-            parts.read_part(file, first, memoryview(whole), lambda: beats.append(1)),
-            parts.read_part(file, second, memoryview(other), lambda: beats.append(1)),
-        ]
+    content = parts.read_part(path, 0, first, lambda: beats.append(1))
 
-    assert verdicts == [True, False]
-    assert (whole, other, beats) == (b"wei", b"ghTs", [1, 1])
+    assert (content.read(), beats) == (b"wei", [1])
+    with pytest.raises(parts.AlteredPart, match=r"__0_0\.distcp has the right size"):
+        parts.read_part(path, first.bytes, second, lambda: None)
 
 
 MODEL = model_spec(
@@ -185,6 +276,61 @@ MODEL = model_spec(
     padded_vocab_size=128,
 )
 TOKENIZER = tokenizer_ref("tokenizer.json", "t")
+
+
+SHAPES_AND_MATHEMATICS = {
+    "layers": 3,
+    "hidden_size": 128,
+    "ffn_hidden_size": 96,
+    "attention_heads": 8,
+    "kv_heads": 4,
+    "head_dim": 32,
+    "rope_theta": 5e5,
+    "rope_scaling": RopeScaling(8.0, 1.0, 4.0, 8192),
+    "norm_eps": 1e-6,
+    "tied_embeddings": True,
+    "qkv_bias": True,
+    "qk_norm": True,
+    "post_norm": True,
+}
+SETTINGS = {"seq_length": 64, "init_std": 0.1, "vocab_size": 97, "padded_vocab_size": 256}
+
+
+def architecture_of(model):
+    return manifest.identity(model, TOKENIZER)["architecture"]
+
+
+def test_every_field_of_a_model_is_of_its_architecture_or_a_setting():
+    assert SHAPES_AND_MATHEMATICS.keys() | SETTINGS.keys() == {f.name for f in fields(MODEL)}
+
+
+@pytest.mark.parametrize("field", SHAPES_AND_MATHEMATICS)
+def test_what_determines_shapes_or_mathematics_makes_another_architecture(field):
+    other = replace(MODEL, **{field: SHAPES_AND_MATHEMATICS[field]})
+
+    assert architecture_of(other) != architecture_of(MODEL)
+
+
+@pytest.mark.parametrize(
+    "field", ["factor", "low_freq_factor", "high_freq_factor", "original_max_position"]
+)
+def test_each_number_of_a_rope_scaling_makes_another_architecture(field):
+    scaling = SHAPES_AND_MATHEMATICS["rope_scaling"]
+    other = replace(scaling, **{field: 2 * getattr(scaling, field)})
+
+    assert architecture_of(replace(MODEL, rope_scaling=other)) != architecture_of(
+        replace(MODEL, rope_scaling=scaling)
+    )
+
+
+@pytest.mark.parametrize("field", SETTINGS)
+def test_settings_and_the_vocabulary_leave_the_architecture_as_it_is(field):
+    assert architecture_of(replace(MODEL, **{field: SETTINGS[field]})) == architecture_of(MODEL)
+
+
+def test_the_architecture_names_the_activation_and_the_kind_of_norm():
+    assert MODEL.architecture["activation"] == "swiglu"
+    assert MODEL.architecture["norm"] == "rmsnorm"
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,13 @@ def test_up_to_two_damaged_ones_are_set_aside_and_the_one_before_is_used(tmp_pat
     assert all((tmp_path / name / "meditron.json").exists() for name in aside)
 
 
+def test_checkpoints_of_one_step_are_set_aside_side_by_side(tmp_path):
+    for _ in range(3):  # in one second, or in two
+        retention.quarantine({write_checkpoint(tmp_path, 20): "damaged"})
+
+    assert len(list(tmp_path.glob("iter_0000020.bad-*/meditron.json"))) == 3
+
+
 def test_three_damaged_ones_stop_the_run_with_a_table_and_nothing_is_changed(tmp_path):
     write_checkpoint(tmp_path, 10)
     for step in (20, 30, 40):
@@ -160,6 +167,15 @@ def test_the_newest_of_which_every_byte_was_read_stays(tmp_path):
     retention.prune(tmp_path, 1)
 
     assert names(tmp_path) == ["iter_0000020", "iter_0000040", "iter_0000050"]
+
+
+def test_steps_to_keep_stay_beside_the_newest(tmp_path):
+    for step in (0, 10, 15, 20, 30, 40):
+        write_checkpoint(tmp_path, step)
+
+    retention.prune(tmp_path, 1, (10, 15))
+
+    assert sorted(map(manifest.step_of, tmp_path.iterdir())) == [0, 10, 15, 30, 40]
 
 
 def test_a_leased_one_stays_until_it_is_given_back(tmp_path):

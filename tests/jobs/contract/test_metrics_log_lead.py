@@ -32,8 +32,14 @@ def test_the_newest_saves_and_steps_of_a_run_are_measured(tmp_path: Path) -> Non
         append(run, step(number, seconds=2.0 + number / 100), save(number, seconds=float(number)))
 
     assert metrics_log.measured_step_times(run, "pretrain") == metrics_log.StepTimes(
-        save_seconds=29.0, step_seconds=2.29
+        save_seconds=29.0, step_seconds=2.29, blocked_seconds=29.0
     )
+
+
+def test_the_lead_has_room_for_the_rest_of_an_asynchronous_save_and_for_one_more() -> None:
+    times = metrics_log.StepTimes(save_seconds=40.0, step_seconds=None, blocked_seconds=4.0)
+
+    assert times.lead_seconds == (60 - 6) + 60 + 60 + 30
 
 
 def test_the_time_of_a_validation_is_no_step_time(tmp_path: Path) -> None:
@@ -41,7 +47,7 @@ def test_the_time_of_a_validation_is_no_step_time(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     append(run, step(1, seconds=2.0), validation(1, seconds=70.0), save(1, seconds=5.0))
 
-    assert metrics_log.measured_step_times(run, "pretrain") == metrics_log.StepTimes(5.0, 2.0)
+    assert metrics_log.measured_step_times(run, "pretrain") == metrics_log.StepTimes(5.0, 2.0, 5.0)
 
 
 @pytest.mark.parametrize("lines", [(), (save(1),), (step(1), validation(1))])

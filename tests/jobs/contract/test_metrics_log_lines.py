@@ -17,7 +17,7 @@ from jobs.contract.metrics_log import (
 )
 from jobs.contract.rundir import RunDir
 
-from ...metric_lines import append, save, step, validation
+from ...metric_lines import append, period, save, skip, snapshot, spike, step, validation
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,17 @@ from ...metric_lines import append, save, step, validation
             "step loss lr grad_norm consumed_samples samples tokens seconds tokens_per_s time "
             "attempt",
         ),
-        (validation(3), "step validation_loss seconds time attempt"),
-        (save(3), "step save bytes time attempt"),
+        (
+            period(10),
+            "step period loss perplexity param_norm seconds data_s communication_s checkpoint_s "
+            "validation_s step_p50 step_p95 step_max tokens_per_s tokens_per_s_per_rank mfu "
+            "mfu_without_attention memory_bytes time attempt",
+        ),
+        (spike(7, first=7), "step spike action samples saved first time attempt"),
+        (validation(3), "step validation_loss corpora seconds time attempt"),
+        (skip(3), "step skipped seconds time attempt"),
+        (snapshot(3), "step snapshot time attempt"),
+        (save(3), "step save written bytes time attempt"),
     ],
 )
 def test_a_line_has_the_documented_keys_and_is_parsed_as_it_was(
@@ -61,7 +70,7 @@ def test_only_new_lines_are_read_and_only_whole_ones(tmp_path: Path) -> None:
     append(run, step(1), step(2))
     first = list(log.read_new())
     with run.metrics("pretrain").open("a") as file:
-        file.write('{"step": 3, "save": 1.0, "bytes": 1,')
+        file.write('{"step": 3, "save": 1.0, "written": 1.0, "bytes": 1,')
     torn = list(log.read_new())
     with run.metrics("pretrain").open("a") as file:
         file.write(' "time": 0.0, "attempt": 1}\n')
@@ -86,9 +95,11 @@ def test_a_summary_is_kept_current_without_reading_old_lines_again(tmp_path: Pat
     reader.current()
     path = run.metrics("pretrain")
     path.write_bytes(b"x" * (path.stat().st_size - 1) + b"\n")
-    append(run, save(4, seconds=2.0), validation(4, seconds=9.0))
+    append(run, snapshot(4, seconds=0.5), save(4, seconds=0.25, written=2.0))
+    append(run, validation(4, seconds=9.0))
 
     summary = reader.current()
 
     assert (summary.highest_saved, summary.longest_save) == (5, 7.0)
-    assert (list(summary.saves), summary.longest_validation) == ([7.0, 2.0], 9.0)
+    assert (list(summary.saves), list(summary.blocked)) == ([7.0, 2.0], [7.0, 0.75])
+    assert summary.longest_validation == 9.0

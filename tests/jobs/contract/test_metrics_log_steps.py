@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobs.contract.metrics_log import StepLine, counted_steps
 
 from ... import metric_lines
-from ...metric_lines import validation
+from ...metric_lines import period, skip, validation
 
 
 def trained(first: int, last: int, attempt: int) -> list[StepLine]:
@@ -34,6 +34,18 @@ def test_validations_beyond_the_resumed_step_are_undone_too():
     assert counted_steps(lines).validated == [validation(0, loss=9.0), validation(100, loss=5.0)]
 
 
+def test_periods_that_end_beyond_the_resumed_step_are_undone_too():
+    lines = [
+        *trained(1, 10, attempt=1),
+        period(10),
+        *trained(11, 20, attempt=1),
+        period(20),
+        *trained(16, 19, attempt=2),
+    ]
+
+    assert counted_steps(lines).periods == [period(10)]
+
+
 def test_going_back_twice_counts_each_step_as_it_was_done_last():
     lines = [*trained(1, 9, 1), *trained(5, 8, 2), *trained(3, 6, 3)]
 
@@ -49,4 +61,16 @@ def test_an_attempt_that_begins_again_from_nothing_keeps_no_step():
 
 
 def test_no_lines_are_no_steps():
-    assert counted_steps([]) == ([], [])
+    assert counted_steps([]) == ([], [], [], [])
+    assert counted_steps([]).last == 0
+
+
+def test_skipped_steps_count_as_steps_and_going_back_undoes_them():
+    lines = [*trained(1, 4, 1), skip(5), skip(6), *trained(7, 8, 1), skip(9)]
+    found = counted_steps(lines)
+    assert [line.step for line in found.trained] == [1, 2, 3, 4, 7, 8]
+    assert ([line.step for line in found.skipped], found.last) == ([5, 6, 9], 9)
+
+    again = counted_steps([*lines, skip(4, 2), *trained(5, 6, 2)])
+    assert [line.step for line in again.trained] == [1, 2, 3, 5, 6]
+    assert ([(line.step, line.attempt) for line in again.skipped], again.last) == ([(4, 2)], 6)

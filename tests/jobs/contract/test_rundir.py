@@ -91,6 +91,7 @@ NOT_UTF8 = "'utf-8' codec can't decode byte 0xff in position 0: invalid start by
         (b'{"format": 2', "not JSON (Expecting ',' delimiter: line 1 column 13 (char 12))"),
         (b"", "not JSON (Expecting value: line 1 column 1 (char 0))"),
         (b"\xff", f"not JSON ({NOT_UTF8})"),
+        (b"[" * 100_000, "not JSON (its brackets are too deep in one another)"),
     ],
 )  # fmt: skip
 def test_a_file_of_another_format_is_refused_by_name(

@@ -16,11 +16,16 @@ from jobs.contract.stage_specs import (
     STAGES,
     TRAINING_STAGES,
     ConvertSpec,
+    CorpusSpec,
+    CorpusWeight,
     CurateSpec,
     ModelSpec,
     OptimizerSpec,
     ParallelSpec,
+    PhaseSpec,
+    PretrainSpec,
     RopeScaling,
+    TailSpec,
     TokenizerRef,
     VerifySpec,
     VocabularySpec,
@@ -29,15 +34,24 @@ from jobs.contract.stage_specs import (
 from ...model_specs import model_spec, tokenizer_ref
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
+TEXTS = st.lists(st.text()).map(tuple)
+WEIGHTS = st.lists(st.builds(CorpusWeight, st.text(), FINITE)).map(tuple)
+TAILS = st.builds(TailSpec, FINITE, st.text())
 LEAVES: dict[str, st.SearchStrategy[Any]] = {
     "str": st.text(),
     "int": st.integers(),
     "float": FINITE,
+    "float | None": st.one_of(st.none(), FINITE),
     "bool": st.booleans(),
     "RopeScaling | None": st.one_of(
         st.none(), st.builds(RopeScaling, FINITE, FINITE, FINITE, st.integers())
     ),
-    "tuple[str, ...]": st.lists(st.text()).map(tuple),
+    "tuple[str, ...]": TEXTS,
+    "tuple[int, ...]": st.lists(st.integers()).map(tuple),
+    "tuple[CorpusSpec, ...]": st.lists(st.builds(CorpusSpec, st.text(), TEXTS, TEXTS)).map(tuple),
+    "tuple[PhaseSpec, ...]": st.lists(
+        st.builds(PhaseSpec, st.integers(), st.text(), WEIGHTS, st.one_of(st.none(), TAILS))
+    ).map(tuple),
     "dict[str, Any]": st.dictionaries(st.text(), st.one_of(st.text(), FINITE, st.none())),
 }
 
@@ -48,6 +62,7 @@ def any_of(kind: type[Any], **given_fields: st.SearchStrategy[Any]) -> st.Search
         ModelSpec,
         OptimizerSpec,
         ParallelSpec,
+        PretrainSpec,
         TokenizerRef,
         VerifySpec,
         VocabularySpec,

@@ -126,6 +126,7 @@ def test_both_forms_of_rope_are_read(rope: dict[str, Any]) -> None:
         ({"rms_norm_eps": "tiny"}, "rms_norm_eps is tiny, not a number"),
         ({"rms_norm_eps": [1]}, "rms_norm_eps is [1], not a number"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan, not a number"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps is 1000"),
         ({"rope_theta": "10000"}, "rope_theta is 10000, not a number"),
         ({"rope_scaling": "linear"}, "rope_scaling is linear, not an object"),
         ({"rope_parameters": [1]}, "rope_parameters is [1], not an object"),

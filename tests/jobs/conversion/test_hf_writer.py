@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,8 @@ from safetensors.torch import load_file
 from jobs.contract.files import sha256
 from jobs.conversion import hf_writer
 from jobs.conversion.hf_writer import INDEX, Tensor
+
+from ...disks import mounted
 
 VALUES = {
     "model.embed_tokens.weight": torch.randn(5, 3).bfloat16(),
@@ -26,9 +32,19 @@ def described(values: dict[str, torch.Tensor], dtype: str = "BF16") -> list[Tens
     return [Tensor(name, dtype, tuple(value.shape)) for name, value in values.items()]
 
 
+def values_of(pairs: Iterable[tuple[str, torch.Tensor]]) -> hf_writer.Values:
+    """Return what yields the values of a file's tensors, by their names."""
+
+    def of(tensors: Sequence[Tensor]) -> list[tuple[str, torch.Tensor]]:
+        names = {tensor.name for tensor in tensors}
+        return [(name, value) for name, value in pairs if name in names]
+
+    return of
+
+
 def written(folder: Path, limit: int, dtype: str = "BF16") -> dict[str, dict]:
     shards = hf_writer.divide(described(VALUES, dtype), limit)
-    return hf_writer.write(folder, shards, VALUES.items(), lambda count: None)
+    return hf_writer.write(folder, shards, values_of(VALUES.items()), lambda count: None)
 
 
 def test_one_file_holds_every_tensor_bit_for_bit(tmp_path):
@@ -90,7 +106,7 @@ def test_a_view_with_strides_is_written_in_its_order(tmp_path):
     value = torch.arange(12.0).reshape(3, 4).t()[1:]
     shards = hf_writer.divide([Tensor("a", "F32", (3, 3))], 1 << 30)
 
-    hf_writer.write(tmp_path, shards, [("a", value)], lambda count: None)
+    hf_writer.write(tmp_path, shards, values_of([("a", value)]), lambda count: None)
 
     assert torch.equal(load_file(tmp_path / "model.safetensors")["a"], value)
 
@@ -99,7 +115,7 @@ def test_progress_adds_up_to_the_size_of_the_files(tmp_path):
     counts: list[int] = []
     shards = hf_writer.divide(described(VALUES), 40)
 
-    hf_writer.write(tmp_path, shards, VALUES.items(), counts.append)
+    hf_writer.write(tmp_path, shards, values_of(VALUES.items()), counts.append)
 
     assert sum(counts) == sum(shard.bytes for shard in shards)
 
@@ -116,4 +132,55 @@ def test_other_tensors_than_the_described_ones_are_an_error(tmp_path, values):
     shards = hf_writer.divide(described(VALUES), 1 << 30)
 
     with pytest.raises(ValueError, match="was to be written, not"):
-        hf_writer.write(tmp_path, shards, values, lambda count: None)
+        hf_writer.write(tmp_path, shards, values_of(values), lambda count: None)
+
+
+def test_files_are_written_side_by_side(tmp_path):
+    shards = hf_writer.divide(described(VALUES), 1)
+    together = threading.Barrier(len(shards))  # broken, an error, if one waits for another
+
+    def of(tensors: Sequence[Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        together.wait(60)
+        yield from values_of(VALUES.items())(tensors)
+
+    files = hf_writer.write(tmp_path, shards, of, lambda count: None, threads=4)
+
+    assert list(files) == [*(shard.name for shard in shards), INDEX]
+    for name, shard in json.loads((tmp_path / INDEX).read_text())["weight_map"].items():
+        assert torch.equal(load_file(tmp_path / shard)[name], VALUES[name])
+
+
+def test_a_file_that_fails_ends_the_others(tmp_path):
+    long, short = Tensor("long", "BF16", (1 << 20, 1)), Tensor("short", "BF16", (1,))
+    shards = hf_writer.divide([long, short], 1)
+    begun = threading.Event()
+
+    def of(tensors: Sequence[Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        if tensors == (short,):
+            assert begun.wait(60)
+            raise OSError("disk full")
+        for _ in range(long.shape[0]):  # takes seconds
+            yield "long", torch.zeros(1, 1)
+            begun.set()
+
+    with pytest.raises(OSError, match="disk full"):
+        hf_writer.write(tmp_path, shards, of, lambda count: None, threads=2)
+
+    assert (tmp_path / shards[0].name).stat().st_size < shards[0].bytes
+    assert not (tmp_path / INDEX).exists()
+
+
+def test_a_full_disk_ends_all_files_with_its_reason(tmp_path):
+    tensors = [Tensor(f"t{number}", "BF16", (64, 1024)) for number in range(40)]
+    shards = hf_writer.divide(tensors, 1)
+
+    def of(some: Sequence[Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from ((tensor.name, torch.zeros(tensor.shape)) for tensor in some)
+
+    before = threading.active_count()
+    with mounted(tmp_path / "disk", "1m") as disk:
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            hf_writer.write(disk, shards, of, lambda count: None, threads=4)
+
+        assert not (disk / INDEX).exists()
+    assert threading.active_count() == before

@@ -32,8 +32,7 @@ TRAINING = PretrainSpec(
     device="cuda",
     precision="bf16",
     weights="meta-llama/Llama-2-7b-hf",
-    train_prefixes=(),
-    validation_prefixes=(),
+    corpora=(),
     tokenizer=tokenizer_ref(""),
     micro_batch_size=1,
     global_batch_size=1600,
@@ -46,7 +45,7 @@ TRAINING = PretrainSpec(
     keep_checkpoints=3,
     checkpoint_dir="checkpoints",
     tensorboard_dir="tensorboard",
-    cache_dir="tokens/cache",
+    index_dir="tokens/index",
 )
 FACTS = RunFacts(
     name="med-7b-0123abcd",
@@ -66,7 +65,7 @@ FACTS = RunFacts(
 CARD = CardInput(
     facts=FACTS,
     model=MODEL,
-    vocabulary=vocabulary_spec(32_000, added_tokens=("<EOD>",)),
+    vocabulary=vocabulary_spec(32_016, added_tokens=("<EOD>",)),
     step=14_252,
     tokens=46_700_953_600,
     parameters=6_738_554_880,
@@ -131,6 +130,12 @@ def test_every_fact_of_the_records_is_shown():
     assert found["licence of the base weights"] == "llama2"
     assert found["parameters"] == "6,738,554,880"
     assert found["vocabulary"] == "32,017 tokens, 1 added"
+    unused = dataclasses.replace(
+        CARD, vocabulary=vocabulary_spec(32_000, added_tokens=("<EOD>",), unused_rows=17)
+    )
+    assert rows(model_card.render(unused))["vocabulary"] == (
+        "32,001 tokens, 1 added; 16 rows behind them are unused"
+    )
     assert found["sources"] == "`papers.jsonl`, `a\\|b.jsonl`"
     assert found["training tokens"] == "46,700,000,000"
     assert found["tokens trained on"] == "46,700,953,600"
@@ -207,3 +212,13 @@ def test_a_verification_replaces_its_part_alone():
     assert twice.endswith(after)
     with pytest.raises(ValueError, match="no line '<!-- verification -->'"):
         model_card.with_verification("# Title", "figures")
+
+
+def test_a_tokenizer_that_transformers_replaces_is_loaded_by_its_class():
+    plain = model_card.render(CARD)
+    text = model_card.render(dataclasses.replace(CARD, replaced="pre_tokenizer"))
+
+    assert "PreTrainedTokenizerFast" not in plain
+    assert "tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)" in text
+    assert "AutoTokenizer.from_pretrained" not in text
+    assert "replaces the tokenizer's `pre_tokenizer` for this type of model" in text

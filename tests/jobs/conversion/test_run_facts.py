@@ -12,6 +12,7 @@ from jobs.conversion import run_facts
 from jobs.conversion.run_facts import Corpus, Losses, Score
 
 from ... import metric_lines
+from ...model_specs import corpus_spec
 
 RESULTS = {
     "benchmark": "medqa",
@@ -23,24 +24,32 @@ RESULTS = {
     "chance": 0.2,
 }
 
+NAMES = ("train/00000", "train/00001", "validation/00000")
+
 
 @pytest.fixture
 def trained(bench, tmp_path):
     """Return a run directory with the records of two shards, a training and evaluations."""
     task = bench.training()
-    prefixes = ("tokens/train/00000", "tokens/train/00001")
-    bench.task("pretrain", dataclasses.replace(task.spec, train_prefixes=prefixes))
+    bench.task("pretrain", dataclasses.replace(task.spec, corpora=corpus_spec(".")))
     bench.curate(tmp_path / "papers.jsonl", tmp_path / "guidelines")
-    finish(bench.run, "curate", 0, train=900, validation=30)
+    shards = [f"corpus/{name}.jsonl" for name in NAMES]
+    finish(bench.run, "curate", 0, shards, train=900, validation=30)
     (tmp_path / "tokenizer.json").write_text("{}")
     tokenizer = tmp_path / "tokenizer.json"
-    shards = [
-        bench.tokenize(f"corpus/{name}.jsonl", tokenizer, output_prefix=f"tokens/{name}").spec
-        for name in ("train/00000", "train/00001", "validation/00000")
-    ]
-    for index, spec in enumerate(shards):
+    for index, name in enumerate(NAMES):
+        spec = bench.tokenize(shards[index], tokenizer, output_prefix=f"tokens/{name}").spec
         bench.task("tokenize", spec, index)
-        finish(bench.run, "tokenize", index, tokens=1000 * (index + 1))
+        files = [f"tokens/{name}.bin"]
+        finish(
+            bench.run,
+            "tokenize",
+            index,
+            files,
+            [shards[index]],
+            documents=1,
+            tokens=1000 * (index + 1),
+        )
     write_json(
         bench.run.record,
         {
@@ -52,10 +61,12 @@ def trained(bench, tmp_path):
     return bench.run
 
 
-def finish(run, stage: str, index: int, **summary: int) -> None:
-    done_markers.write_done(
-        run, stage, index, spec_digest="", inputs=[], outputs=[], summary=summary, seconds=1.0
+def finish(run, stage: str, index: int, files=(), read=(), **summary: int) -> None:
+    inputs, outputs = (
+        [{"path": name, "bytes": 1, "mtime_ns": 1} for name in names] for names in (read, files)
     )
+    facts = {"spec_digest": "", "summary": summary, "seconds": 1.0}
+    done_markers.write_done(run, stage, index, inputs=inputs, outputs=outputs, **facts)
 
 
 def test_the_facts_are_those_of_the_records(trained):
@@ -83,7 +94,7 @@ def test_tokens_are_not_known_before_every_shard_has_finished(trained):
 
 
 def test_datasets_made_elsewhere_are_named_without_their_folder(bench):
-    spec = dataclasses.replace(bench.training().spec, train_prefixes=("/data/gap/train",))
+    spec = dataclasses.replace(bench.training().spec, corpora=corpus_spec("/data/gap/train"))
     bench.task("pretrain", spec)
 
     assert run_facts.gather(bench.run, 60).corpus == Corpus(("train",))

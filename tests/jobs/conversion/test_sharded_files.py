@@ -74,6 +74,14 @@ def test_our_reader_reads_whole_tensors_and_layers(checkpoint: Path) -> None:
     assert torch.equal(reader.read(NORMS, layer=1), content(NORMS)[1])
 
 
+@pytest.mark.parametrize("rows", [(0, 12), (0, 3), (2, 4), (5, 12), (3, 9)])
+def test_rows_are_read_chunk_by_chunk(checkpoint: Path, rows: tuple[int, int]) -> None:
+    read = list(ShardedReader(checkpoint).blocks(ROWS, None, rows))
+
+    assert torch.equal(torch.cat(read), content(ROWS)[slice(*rows)])
+    assert max(len(block) for block in read) <= 3
+
+
 def test_only_the_bytes_of_the_requested_layer_are_read(checkpoint: Path) -> None:
     reader = ShardedReader(checkpoint)
     before = reader.bytes_read

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jobs.contract.atomic_file import AtomicFile
 from jobs.contract.errors import TaskError
-from jobs.data.indexed_dataset import HEADER, read_index, write_index
+from jobs.data.indexed_dataset import HEADER, count_tokens, read_index, write_index
 
 
 def written(path: Path, lengths: list[int], dtype: str) -> Path:
@@ -32,7 +32,12 @@ def test_index_read_back_has_the_tokens_and_the_type_written(
 ) -> None:
     path = written(tmp_path_factory.mktemp("index") / "a.idx", lengths, dtype[0])
 
-    assert read_index(path) == (sum(lengths), numpy.dtype(dtype[1]))
+    index = read_index(path)
+    assert index.lengths.tolist() == lengths
+    assert index.offsets.tolist() == [
+        sum(lengths[:n]) * index.kind.itemsize for n in range(len(lengths))
+    ]
+    assert (count_tokens(index), index.kind) == (sum(lengths), numpy.dtype(dtype[1]))
 
 
 @pytest.mark.parametrize(

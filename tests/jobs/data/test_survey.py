@@ -18,8 +18,14 @@ import pytest
 from jobs.contract import done_markers, specs
 from jobs.contract.errors import TaskError
 from jobs.contract.rundir import RunDir
-from jobs.contract.stage_specs import TokenizerRef
-from jobs.data.indexed_dataset import IndexedWriter
+from jobs.contract.stage_specs import (
+    WHOLE,
+    CorpusSpec,
+    CorpusWeight,
+    PhaseSpec,
+    TokenizerRef,
+)
+from jobs.data.indexed_dataset import HEADER, MAGIC, TOKEN_TYPES, VERSION, IndexedWriter
 from jobs.data.survey import (
     SAMPLED_BLOCKS,
     SAMPLED_BYTES,
@@ -29,7 +35,7 @@ from jobs.data.survey import (
     survey,
 )
 
-from ...model_specs import vocabulary_spec
+from ...model_specs import corpus_spec, vocabulary_spec
 
 LARGE = 200_000
 """Tokens of a dataset of which blocks are sampled, not all bytes read."""
@@ -61,20 +67,27 @@ def survey_of(run: RunDir, bench: Any) -> Survey:
     spec = bench.training().spec
 
     def survey_of(*train: str, **values: Any) -> DatasetSurvey:
-        changed = {"train_prefixes": train or (OWN,), **values}
+        changed = {"corpora": corpus_spec(*(train or (OWN,))), **values}
         return survey(run, dataclasses.replace(spec, **changed))
 
     return survey_of
 
 
-def tokenize(run: RunDir, prefix: str, tokens: int, index: int = 0) -> None:
+def tokenize(
+    run: RunDir, prefix: str, tokens: int, index: int = 0, tokenizer: str | None = None
+) -> None:
     """Write a dataset of the run and its done marker."""
     write_dataset(run.path(prefix), tokens)
     outputs = [done_markers.describe_file(run, f"{prefix}{end}") for end in (".bin", ".idx")]
     outputs[0]["sampled_sha256"] = sampled_sha256(run.path(f"{prefix}.bin"))
     summary = {"vocabulary": specs.digest(vocabulary_spec(0))}
-    facts: dict[str, Any] = {"spec_digest": "", "inputs": [], "summary": summary, "seconds": 0.0}
+    read = [] if tokenizer is None else [described("a"), described("b") | {"sha256": tokenizer}]
+    facts: dict[str, Any] = {"spec_digest": "", "inputs": read, "summary": summary, "seconds": 0.0}
     done_markers.write_done(run, "tokenize", index, outputs=outputs, **facts)
+
+
+def described(path: str) -> dict[str, Any]:
+    return {"path": path, "bytes": 1, "mtime_ns": 1}
 
 
 def alter(path: Path, offset: int, *, keep_time: bool) -> None:
@@ -131,10 +144,10 @@ def test_a_change_between_the_samples_with_the_old_time_is_not_found(
 ) -> None:
     """The limit that docs/data.md states; only reading every byte would find it."""
     binary = run.path(f"{OWN}.bin")
-    before = survey_of().digest
+    before = survey_of().record(4)["digest"]
     alter(binary, between_samples(binary), keep_time=True)
 
-    assert survey_of().digest == before
+    assert survey_of().record(4)["digest"] == before
 
 
 def test_a_file_that_was_only_touched_or_copied_is_accepted(run: RunDir, survey_of: Survey) -> None:
@@ -177,6 +190,80 @@ def test_a_dataset_of_the_run_without_a_done_marker_is_refused(
         survey_of()
 
 
+def test_tokens_of_another_tokenizer_are_refused_of_this_run_and_another(
+    run: RunDir, survey_of: Survey, tmp_path: Path
+) -> None:
+    ours = TokenizerRef("", "1" * 64, vocabulary_spec(0))
+    other = RunDir(tmp_path / "other")
+    made = str(other.path(OWN))
+    for place in (run, other):
+        tokenize(place, OWN, LARGE, tokenizer="1" * 64)
+    assert len(survey_of(OWN, made, tokenizer=ours).train) == 2
+
+    for place, prefix, remedy in (
+        (other, made, "name datasets that were made with it, or curate and tokenize in this run"),
+        (run, OWN, "{meditron resume} makes it again"),
+    ):
+        tokenize(place, OWN, LARGE, tokenizer="2" * 64)
+        with pytest.raises(TaskError) as refusal:
+            survey_of(prefix, tokenizer=ours)
+        assert refusal.value.message == (
+            f"{place.path(OWN)}.bin was tokenized with another tokenizer than this run's "
+            "(SHA-256 222222222222, not 111111111111)"
+        )
+        assert (refusal.value.hint, refusal.value.code) == (remedy, 2)
+
+
+def test_tokens_of_another_registry_in_another_run_are_refused(
+    survey_of: Survey, tmp_path: Path
+) -> None:
+    other = RunDir(tmp_path / "other")
+    tokenize(other, OWN, LARGE)
+
+    with pytest.raises(TaskError, match="with another vocabulary registry than this run's"):
+        survey_of(
+            str(other.path(OWN)), tokenizer=TokenizerRef("", "", vocabulary_spec(0, "<other>"))
+        )
+
+
+@pytest.mark.parametrize(
+    ("ids", "kind", "outside"),
+    [
+        ([1, 2, -1], "<i4", -1),
+        ([-32_768, 499], "<i2", -32_768),
+        ([3, 2**40], "<i8", 2**40),
+        ([500, 1], "<u2", 500),
+    ],
+)
+def test_ids_outside_the_vocabulary_are_refused(
+    survey_of: Survey, tmp_path: Path, ids: list[int], kind: str, outside: int
+) -> None:
+    prefix = tmp_path / "made elsewhere/odd"
+    write_dataset(prefix, 0)
+    values = numpy.array(ids * 50, dtype=kind)
+    prefix.with_suffix(".bin").write_bytes(values.tobytes())
+    code = next(code for code, name in TOKEN_TYPES.items() if name == kind)
+    header = HEADER.pack(MAGIC, VERSION, code, 1, 2)
+    lengths = numpy.array([len(values)], dtype="<i4").tobytes()
+    bounds = numpy.array([0, 0, 1], dtype="<i8").tobytes()
+    prefix.with_suffix(".idx").write_bytes(header + lengths + bounds)
+
+    with pytest.raises(TaskError) as refusal:
+        survey_of(str(prefix))
+
+    assert refusal.value.message == (
+        f"{prefix}.bin holds token {outside}, the model has a vocabulary of 500"
+    )
+    assert refusal.value.code == 2
+
+
+def test_too_few_tokens_are_refused(run: RunDir, survey_of: Survey) -> None:
+    with pytest.raises(TaskError, match=r"pretrain\.global_batch_size is 4000: one batch would"):
+        survey_of(global_batch_size=4000)
+    with pytest.raises(TaskError, match=r"read the 200,000 training tokens 3\.8 times, and"):
+        survey_of(global_batch_size=200, max_epochs=3.0)
+
+
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> str:
     """Return the prefix of a dataset that no run has made."""
@@ -200,11 +287,11 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 def test_a_changed_dataset_made_elsewhere_is_refused_by_name(
     run: RunDir, survey_of: Survey, elsewhere: str, change: str
 ) -> None:
-    recorded = survey_of(elsewhere).record
+    recorded = survey_of(elsewhere).record(4)
     CHANGES[change](Path(f"{elsewhere}.bin"))
 
     with pytest.raises(TaskError) as refusal:
-        survey_of(elsewhere).require_same(run, recorded, "iter_0000004")
+        survey_of(elsewhere).require_same(run, recorded, 4, "iter_0000004")
 
     assert refusal.value.message.startswith(f"{elsewhere}.bin ")
     assert "since iter_0000004 was saved" in refusal.value.message
@@ -214,16 +301,16 @@ def test_the_hint_about_a_changed_time_sets_it_back(
     run: RunDir, survey_of: Survey, elsewhere: str
 ) -> None:
     another_time(Path(f"{elsewhere}.bin"))
-    recorded = survey_of(elsewhere).record
+    recorded = survey_of(elsewhere).record(4)
     os.utime(f"{elsewhere}.bin")
     with pytest.raises(TaskError) as refusal:
-        survey_of(elsewhere).require_same(run, recorded, "iter_0000004")
+        survey_of(elsewhere).require_same(run, recorded, 4, "iter_0000004")
     _, command, rest = refusal.value.hint.split("`")
 
     subprocess.run(shlex.split(command), check=True)
 
     assert rest == ", then {meditron resume}"
-    survey_of(elsewhere).require_same(run, recorded, "iter_0000004")
+    survey_of(elsewhere).require_same(run, recorded, 4, "iter_0000004")
 
 
 def test_a_moved_dataset_is_the_same(
@@ -233,7 +320,7 @@ def test_a_moved_dataset_is_the_same(
     for end in (".bin", ".idx"):
         shutil.move(f"{elsewhere}{end}", tmp_path / f"b{end}")
 
-    survey_of(str(tmp_path / "b")).require_same(run, before.record, "iter_0000004")
+    survey_of(str(tmp_path / "b")).require_same(run, before.record(4), 4, "iter_0000004")
 
 
 def test_other_files_or_another_order_are_named(
@@ -243,15 +330,83 @@ def test_other_files_or_another_order_are_named(
 
     def refusal(found: DatasetSurvey, recorded: DatasetSurvey) -> str:
         with pytest.raises(TaskError) as caught:
-            found.require_same(run, recorded.record, "iter_0000004")
+            found.require_same(run, recorded.record(4), 4, "iter_0000004")
         return caught.value.message
 
     own = survey_of()
     assert refusal(own, both).startswith(f"{elsewhere}.bin is no longer among the tokens")
     assert refusal(both, own).startswith(f"{elsewhere}.bin has been added to the tokens")
     assert "the order of samples" in refusal(survey_of(seed=7), own)
-    assert "the order of samples" in refusal(survey_of(elsewhere, OWN), both)
-    assert "the order of samples" in refusal(survey_of(OWN, validation_prefixes=(OWN,)), own)
+    assert "the order of the files of a corpus" in refusal(survey_of(elsewhere, OWN), both)
+    validated = survey_of(corpora=corpus_spec(OWN, validation=(OWN,)))
+    assert "the order of the files of a corpus" in refusal(validated, own)
+
+
+def later(step: int, **weights: float) -> PhaseSpec:
+    """Return a phase of the training of ``bench``, whose steps have 64 tokens."""
+    listed = tuple(CorpusWeight(name, weight) for name, weight in weights.items())
+    return PhaseSpec(step * 64, "tokens", listed)
+
+
+def test_corpora_and_phases_may_be_added_behind_a_checkpoint(
+    run: RunDir, survey_of: Survey, elsewhere: str
+) -> None:
+    both = (*corpus_spec(OWN), CorpusSpec("replay", (elsewhere,)))
+    before = survey_of().record(4)
+    assert before["corpora"]["corpus"]["samples"] == 4
+    assert before["phases"] == [{"step": 0, "shares": {"corpus": 1.0}, "tail": None}]
+
+    first = survey_of(corpora=both, phases=(WHOLE, later(4, corpus=1, replay=1)))
+    first.require_same(run, before, 4, "iter_0000004")
+    again = first.record(8)
+    assert {name: corpus["samples"] for name, corpus in again["corpora"].items()} == {
+        "corpus": 6,
+        "replay": 2,
+    }
+    phases = (WHOLE, later(4, corpus=1, replay=1), later(8, replay=1))
+    survey_of(corpora=both, phases=phases).require_same(run, again, 8, "iter_0000008")
+
+
+def test_a_phase_that_has_started_cannot_be_changed(
+    run: RunDir, survey_of: Survey, elsewhere: str
+) -> None:
+    both = (*corpus_spec(OWN), CorpusSpec("replay", (elsewhere,)))
+    recorded = survey_of(corpora=both, phases=(WHOLE, later(4, replay=1))).record(6)
+
+    for phases in (
+        (later(4, corpus=1, replay=1),),
+        (later(5, replay=1),),
+        (),
+        (later(4, replay=1), later(5, corpus=1)),
+    ):
+        found = survey_of(corpora=both, phases=(WHOLE, *phases))
+        with pytest.raises(TaskError) as refusal:
+            found.require_same(run, recorded, 6, "iter_0000006")
+        assert refusal.value.message.startswith("the phases of the first 6 steps have changed")
+        assert refusal.value.hint.endswith("may begin from_tokens: 384")
+    edited = survey_of(corpora=both, phases=(WHOLE, later(4, replay=1), later(6, corpus=1)))
+    edited.require_same(run, recorded, 6, "iter_0000006")
+
+
+def test_a_corpus_that_was_trained_on_cannot_be_taken_away(
+    run: RunDir, survey_of: Survey, elsewhere: str
+) -> None:
+    both = (*corpus_spec(OWN), CorpusSpec("replay", (elsewhere,)))
+    used = survey_of(corpora=both, phases=(WHOLE, later(4, replay=1)))
+
+    with pytest.raises(TaskError, match=r"a\.bin is no longer among the tokens"):
+        survey_of().require_same(run, used.record(6), 6, "iter_0000006")
+    survey_of().require_same(run, used.record(4), 4, "iter_0000004")
+
+
+def test_consumed_samples_that_the_order_does_not_give_are_refused(
+    run: RunDir, survey_of: Survey
+) -> None:
+    recorded = survey_of().record(4)
+    recorded["corpora"]["corpus"]["samples"] = 5
+
+    with pytest.raises(TaskError, match="has consumed 5 samples of the corpus 'corpus', by this"):
+        survey_of().require_same(run, recorded, 4, "iter_0000004")
 
 
 @pytest.mark.parametrize("size", [0, 1, SAMPLED_BLOCKS * SAMPLED_BYTES])

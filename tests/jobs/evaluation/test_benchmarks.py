@@ -144,6 +144,7 @@ def test_pubmedqa_tests_what_the_official_split_names_and_trains_on_the_rest(tmp
 
 BAD_MCQ = [
     ('{"id": "q1"', "not JSON (Expecting ',' delimiter: line 1 column 12 (char 11))"),
+    ("[" * 100_000, "not JSON (its brackets are too deep in one another)"),
     ("[1]", "not a JSON object"),
     ({**MCQ, "id": ""}, "`id` is missing, empty or not a string"),
     ({**MCQ, "question": 7}, "`question` is missing, empty or not a string"),

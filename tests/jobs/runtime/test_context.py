@@ -17,9 +17,12 @@ from jobs.runtime.context import Context, StopFlag, context_from
 from ..conftest import Workbench
 
 
-def context(bench: Workbench, ranks: int, environ: Mapping[str, str]) -> Context:
+def context(
+    bench: Workbench, ranks: int, environ: Mapping[str, str], launcher: str = "local"
+) -> Context:
     task = bench.curate(Path("/missing"))
-    data = {**specs.to_json(task), "ranks": ranks, "ranks_per_node": ranks}
+    numbers = {"ranks": ranks, "ranks_per_node": ranks, "launcher": launcher}
+    data = {**specs.to_json(task), **numbers}
     write_json(bench.run.spec("curate", 0), data)
     return context_from(bench.run.root, "curate", 0, environ)
 
@@ -29,18 +32,25 @@ OWN = {"RANK": "5", "WORLD_SIZE": "6", "LOCAL_RANK": "2"}
 
 
 @pytest.mark.parametrize(
-    ("ranks", "environ", "expected"),
+    ("ranks", "launcher", "environ", "expected"),
     [
-        (8, {}, (0, 1, 0)),
-        (8, SLURM, (3, 8, 1)),
-        (8, {**SLURM, **OWN}, (5, 6, 2)),
-        (1, {**SLURM, **OWN}, (0, 1, 0)),
+        (8, "local", {}, (0, 1, 0)),
+        (8, "local", OWN, (5, 6, 2)),
+        (8, "local", {**SLURM, **OWN}, (5, 6, 2)),
+        (8, "srun", SLURM, (3, 8, 1)),
+        (8, "srun", {**SLURM, **OWN}, (3, 8, 1)),
+        (8, "srun", OWN, (5, 6, 2)),
+        (1, "srun", {**SLURM, **OWN}, (0, 1, 0)),
     ],
 )
 def test_who_a_rank_is(
-    bench: Workbench, ranks: int, environ: Mapping[str, str], expected: tuple[int, int, int]
+    bench: Workbench,
+    ranks: int,
+    launcher: str,
+    environ: Mapping[str, str],
+    expected: tuple[int, int, int],
 ) -> None:
-    found = context(bench, ranks, environ)
+    found = context(bench, ranks, environ, launcher)
 
     assert (found.rank, found.world_size, found.local_rank) == expected
 

@@ -15,11 +15,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jobs.checkpoints import manifest, parts
+from jobs.contract import done_markers
 from jobs.conversion import weight_map
 from jobs.conversion.sharded_reader import ShardedReader
 
 from ...disks import mounted
 from ..conversion.models import ADDED, MODELS, convert_spec, grown, save_folder, write_tokenizer
+
+
+@pytest.fixture
+def bench(forked: Any) -> Any:
+    return forked
+
 
 SPEC = MODELS["grouped"]
 INDEX = "model.safetensors.index.json"
@@ -154,13 +161,15 @@ def test_a_copy_of_the_folder_is_recognised_and_other_weights_are_refused(
 
     assert bench.start("convert").returncode == 0
     assert bench.files("checkpoints/iter_0000000") == before
+    outputs = done_markers.load(bench.run.done("convert", 0)).outputs
+    assert {Path(file["path"]).parent for file in outputs} == {Path("checkpoints/iter_0000000")}
 
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
     result = bench.start("convert")
     assert result.returncode == 2
-    assert "its weights are those of org/base" in result.stderr
+    assert "the folder's weights have changed since" in result.stderr
     assert bench.files("checkpoints/iter_0000000") == before
 
 
@@ -206,6 +215,20 @@ def test_a_file_that_changed_after_the_kill_is_written_again(bench: Any, folder:
         exported(checkpoint(bench), grown(SPEC))["model.layers.0.mlp.up_proj.weight"],
         tensors_of(folder)["model.layers.0.mlp.up_proj.weight"],
     )
+
+
+def test_a_file_with_a_record_of_another_version_is_written_again(bench: Any, folder: Path) -> None:
+    add_task(bench, folder)
+    bench.start_and_signal("convert", "os.rename", 9, signal.SIGKILL)
+    records = sorted((bench.run.stage("convert") / "tmp/00000").glob("*.distcp.json"))
+    assert records
+    for record in records:
+        record.write_text(record.read_text().replace('"xxh3"', '"sha256"'))
+
+    result = bench.start("convert")
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert manifest.problem(checkpoint(bench)) == ""
 
 
 def test_a_stop_request_ends_it_and_keeps_the_finished_files(bench: Any, folder: Path) -> None:
@@ -369,6 +392,17 @@ def test_a_faulty_folder_is_refused_in_one_sentence_without_output(
     assert rest == []
     assert bench.files("checkpoints").keys() <= {".writer"}
     assert not bench.run.done("convert", 0).exists()
+
+
+def test_another_tokenizer_than_the_run_was_made_with_is_refused(bench: Any, folder: Path) -> None:
+    add_task(bench, folder)
+    write_tokenizer(bench.run.root.parent / "run.json", SPEC.vocab_size, (*ADDED[:-1], "<other>"))
+
+    result = bench.start("convert")
+
+    assert result.returncode == 2
+    assert "run.json: the tokenizer has changed since the run was made" in result.stderr
+    assert not checkpoint(bench).exists()
 
 
 def test_too_little_space_is_refused_before_the_first_byte(bench: Any, folder: Path) -> None:

@@ -16,6 +16,12 @@ from jobs.conversion import base_model
 
 from ..conversion.models import ADDED, MODELS, convert_spec, grown, save_folder, write_tokenizer
 
+
+@pytest.fixture
+def bench(forked: Any) -> Any:
+    return forked
+
+
 SPEC = MODELS["Llama 2"]
 CARD = "---\nlanguage: en\nlicense: llama2\ntags: [a]\n---\n# Base\n"
 

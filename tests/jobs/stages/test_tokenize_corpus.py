@@ -15,14 +15,25 @@ from typing import Any
 
 import numpy
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from jobs.contract import specs
 from jobs.contract.errors import TaskError
 from jobs.contract.files import sha256
-from jobs.data.cleaning import MAX_DOCUMENT_BYTES
+from jobs.data import document_map
+from jobs.data.cleaning import MAX_DOCUMENT_BYTES, text_digest
 from jobs.data.survey import survey
 from jobs.stages.tokenize_corpus import BATCH_CHARACTERS
+
+from ...model_specs import corpus_spec
 
 TEXTS = [
     "Hypertension is treated with ACE inhibitors; p<0.05 [95% CI 1.2\u20133.4].",
@@ -140,7 +151,7 @@ def test_training_recognises_the_tokens_and_their_second_making(
     assert bench.start("tokenize").returncode == 0
     training = replace(
         bench.training().spec,
-        train_prefixes=(task.spec.output_prefix,),
+        corpora=corpus_spec(task.spec.output_prefix),
         tokenizer=task.spec.tokenizer,
     )
     before = survey(bench.run, training)
@@ -291,6 +302,36 @@ def test_odd_but_good_lines_are_read(bench: Any, shard: Any, tokenizer_file: Pat
     assert read_ids(bench) == expected_ids(tokenizer_file, texts)
     summary = bench.done("tokenize")["summary"]
     assert (summary["documents"], summary["skipped"]) == (4, 1)
+
+
+def test_the_map_names_the_line_and_the_id_of_each_document(bench: Any, tmp_path: Path) -> None:
+    tokenizer = train()
+    tokenizer.normalizer = normalizers.Strip()
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    many = [{"id": f"doc-{number}", "text": TEXTS[number % 5]} for number in range(2000)]
+    odd = [{"id": "empty", "text": ""}, {"id": "no token", "text": " "}, {"text": "no id"}]
+    records = [*many[:5], *odd, {"id": "\U0001f9ec", "text": "gene"}, *many[5:]]
+    shard = bench.run.path("corpus/train/00000.jsonl")
+    shard.parent.mkdir(parents=True)
+    lines = [json.dumps(record).encode() + b"\n" for record in records]
+    shard.write_bytes(b"\n".join(lines))  # blank lines between
+    bench.tokenize("corpus/train/00000.jsonl", path)
+
+    assert bench.start("tokenize").returncode == 0
+
+    kept = [record for record in records if record["text"].strip()]
+    found = document_map.read(bench.run.path("tokens/train/00000"), len(kept))
+    assert found is not None
+    assert found.dtype.itemsize == 16
+    for record, entry in zip(kept, found, strict=True):
+        with shard.open("rb") as file:
+            file.seek(int(entry["byte"]))
+            line = next(line for line in file if line.strip())
+        assert json.loads(line) == record
+        identity = record.get("id", text_digest(record["text"]).hex())
+        assert entry["id"] == document_map.hashed(identity)
+    assert document_map.read(bench.run.path("tokens/train/00000"), len(kept) + 1) is None
 
 
 def test_the_result_does_not_depend_on_batches_and_threads(
@@ -469,9 +510,10 @@ def test_killed_before_any_rename_nothing_false_stands_and_a_rerun_ends_it(
         assert result.returncode == -signal.SIGKILL
         assert not bench.is_done(task)
         named = [name for name in bench.files("tokens/train") if not name.startswith(".")]
-        assert named in (["00000.bin", "00000.idx"], ["00000.bin"])
+        whole = ["00000.bin", "00000.docs", "00000.idx"]
+        assert named in (whole, whole[:2])
 
-    assert moments == 5  # two of the progress, .bin, .idx, the marker
+    assert moments == 6  # two of the progress, .docs, .bin, .idx, the marker
     assert bench.is_done(task)
     assert bench.files("tokens") == undisturbed
 
@@ -486,7 +528,7 @@ def test_killed_on_a_fresh_run_no_file_stands_under_its_name(
     assert [name for name in bench.files("tokens/train") if not name.startswith(".")] == []
     assert len(bench.files("tokens/train")) == 2
     assert bench.start("tokenize").returncode == 0
-    assert sorted(bench.files("tokens/train")) == ["00000.bin", "00000.idx"]
+    assert sorted(bench.files("tokens/train")) == ["00000.bin", "00000.docs", "00000.idx"]
 
 
 def test_a_stop_request_ends_it_without_outputs(

@@ -24,7 +24,8 @@ from tests.jobs.verification.pairs import KINDS, LETTER_A, Kind, spec_of, tokeni
 def main(folder: Path) -> None:
     os.environ["RANK"] = "0"
     place = device.start("cpu", 0, 1, 0)
-    from jobs.engine import checkpoint, layerwise, model, optim, sharded_state
+    from jobs.engine import layerwise, model, optim, sharded_state
+    from jobs.engine.saving import saver
 
     model.start_parallel(layerwise.ALONE, seed=7)
     for name, kind in KINDS.items():
@@ -32,17 +33,19 @@ def main(folder: Path) -> None:
         root.mkdir()
         write_byte_tokenizer(root / "tokenizer.json", kind.added)
         spec, tokenizer = spec_of(name), tokenizer_of(folder, name)
-        base = dataclasses.replace(spec, vocab_size=SIZE)
+        base = dataclasses.replace(spec, vocab_size=SIZE + kind.unused)
         theirs = parity.reference(kind.family, base, seed=5)
         theirs.to(getattr(torch, kind.dtype)).save_pretrained(root / "hf")
         network = model.build(spec, layerwise.ALONE, "fp32", place)
         training = dataclasses.replace(SPEC, model=spec, parallel=layerwise.ALONE)
-        trained = sharded_state.TrainingState(network, optim.prepare(network, training).optimizer)
+        trained = sharded_state.TrainingState(
+            [network], optim.prepare([network], training).optimizer
+        )
         parity.copy_weights(network, base, layerwise.ALONE, theirs.float())
         with torch.no_grad():
             for key, weight in network.named_parameters():
                 if key.endswith(("word_embeddings.weight", "output_layer.weight")):
-                    weight[SIZE : spec.vocab_size] = new_row(weight[:SIZE], kind)
+                    weight[SIZE : SIZE + len(kind.added)] = new_row(weight[:SIZE], kind)
         for step in (0, 4) if name == "grown" else (0,):
             record = manifest.CheckpointRecord(
                 iteration=step,
@@ -59,7 +62,7 @@ def main(folder: Path) -> None:
                 with torch.no_grad():
                     for weight in network.parameters():
                         weight.add_(torch.randn_like(weight) * 0.01)
-            checkpoint.save(root / "checkpoints", trained, record, keep=9)
+            saver.save(root / "checkpoints", trained, record, keep=9)
     device.end()
 
 

@@ -29,6 +29,8 @@ class Kind(NamedTuple):
     """The rule of the rows of three added tokens; empty without added tokens."""
     stored_rows: str = ""
     """The rule that the checkpoint's rows follow, if not the same."""
+    unused: int = 0
+    """Rows of the folder behind its last token."""
 
     @property
     def added(self) -> tuple[str, ...]:
@@ -41,6 +43,7 @@ KINDS = {
     "mean": Kind(*parity.MODELS["qwen 3"], new_rows="mean"),
     "copy": Kind(*parity.MODELS["llama 2"], new_rows="copy:A"),
     "wrong rows": Kind(*parity.MODELS["llama 2"], new_rows="mean", stored_rows="copy:A"),
+    "unused rows": Kind(*parity.MODELS["qwen 2"], new_rows="mean", unused=8),
     "narrow": Kind(*parity.MODELS["llama 3.2"], dtype="bfloat16"),
 }
 
@@ -48,7 +51,7 @@ KINDS = {
 def spec_of(name: str) -> ModelSpec:
     """Return the spec of a model's checkpoint."""
     kind = KINDS[name]
-    rows = SIZE + len(kind.added)
+    rows = SIZE + max(len(kind.added), kind.unused)
     return dataclasses.replace(kind.spec, vocab_size=rows, padded_vocab_size=288, seq_length=512)
 
 
@@ -62,5 +65,6 @@ def tokenizer_of(folder: Path, name: str) -> TokenizerRef:
         added_tokens=kind.added,
         control_tokens=kind.added,
         new_rows=kind.new_rows or "repeat-last-row",
+        unused_rows=kind.unused,
     )
     return TokenizerRef(str(path), sha256(path), vocabulary)

@@ -11,6 +11,7 @@ import pytest
 
 from jobs.contract.files import read_json
 from jobs.contract.stage_specs import VerifySpec
+from jobs.verification.stage import memory_for_generation
 
 from ...fork_server import ForkServer
 from ..conversion.models import ADDED, MODELS, convert_spec, save_folder, write_tokenizer
@@ -41,6 +42,11 @@ def task(bench: Any, tmp_path: Path) -> Any:
     tokenizer = write_tokenizer(tmp_path / "run.json", SPEC.vocab_size, ADDED)
     spec = convert_spec(folder, SPEC, tokenizer)
     return bench.task("convert", dataclasses.replace(spec, verify=VerifySpec(True, 16)))
+
+
+@pytest.mark.parametrize(("free", "expected"), [(3 << 30, 3 << 30), (1 << 40, 8 << 30)])
+def test_generation_takes_no_more_memory_than_the_stage_requests(free: int, expected: int) -> None:
+    assert memory_for_generation(cores=2, available=free) == expected
 
 
 def test_a_conversion_records_that_both_compute_the_same(
@@ -79,3 +85,20 @@ def test_a_checkpoint_that_computes_something_else_fails_the_stage(
     assert result["problems"]
     assert not bench.is_done(task)
     assert "do not compute the same: logits differ by up to" in exits[0].read_text()
+
+
+def test_a_tolerance_that_fails_can_be_replaced_and_nothing_is_converted_twice(
+    bench: Any, task: Any, fork_server: ForkServer
+) -> None:
+    spec = task.spec
+    bench.task("convert", dataclasses.replace(spec, verify=VerifySpec(True, 16, tolerance=1e-12)))
+    code, _ = convert(bench, fork_server)
+    record = bench.run.path("checkpoints/iter_0000000/meditron.json")
+    written = record.stat().st_mtime_ns
+
+    accepted = bench.task("convert", spec)
+
+    assert code == 2
+    assert convert(bench, fork_server)[0] == 0
+    assert bench.is_done(accepted)
+    assert record.stat().st_mtime_ns == written

@@ -60,7 +60,9 @@ def test_every_family_computes_the_same_on_both_sides(verify: Verify) -> None:
         assert result["logits"]["agreement"] == 1, name
         assert result["logits"]["positions"] > 1000
         assert result["generation"]["equal"] == 3, name
-        assert result["tensors"]["weights"] >= 20, name
+        assert result["tensors"]["compared"] >= 20, name
+        assert result["tensors"]["bytes"] >= 1 << 16, name
+        assert result["tensors"]["different"] == [], name
         assert result["problems"] == [], name
         assert result["added_rows"] is None
 
@@ -88,9 +90,75 @@ def test_one_changed_weight_exceeds_the_tolerance(pairs: Path, verify: Verify) -
     )
 
     assert strict["logits"]["max"] > 1e-3
-    (problem,) = strict["problems"]
-    assert problem.startswith("logits differ by up to")
-    assert lenient["problems"] == []
+    logits, tensor = strict["problems"]
+    assert logits.startswith("logits differ by up to")
+    assert tensor == (
+        f"1 of {strict['tensors']['compared']} tensors have other values, by up to 0.5: "
+        "model.layers.1.self_attn.k_proj.weight"
+    )
+    assert lenient["problems"] == [tensor]
+
+
+def test_a_row_that_no_text_uses_is_compared(pairs: Path, verify: Verify) -> None:
+    """Token 1 is a control character: neither a text nor a greedy continuation has it."""
+    from safetensors.torch import load_file, save_file
+
+    changed = pairs / "unused row" / "hf"
+    shutil.copytree(pairs / "llama 2" / "hf", changed)
+    tensors = load_file(changed / "model.safetensors")
+    tensors["model.embed_tokens.weight"][1, 0] += 2**-10
+    save_file(tensors, changed / "model.safetensors")
+
+    (result,) = verify({"name": "llama 2", "weights": "unused row"})
+
+    assert result["logits"]["max"] < 1e-5
+    assert result["tensors"]["different"] == ["model.embed_tokens.weight"]
+    assert result["tensors"]["largest"] == pytest.approx(2**-10, rel=1e-3)
+    assert result["problems"][0].endswith("model.embed_tokens.weight")
+
+
+def test_a_copy_of_a_tied_embedding_that_differs_is_named(pairs: Path, verify: Verify) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for name, step in (("copied", 0.0), ("untied", 0.5)):
+        changed = pairs / name / "hf"
+        shutil.copytree(pairs / "llama 3.2" / "hf", changed)
+        tensors = load_file(changed / "model.safetensors")
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+        tensors["lm_head.weight"][7, 7] += step
+        save_file(tensors, changed / "model.safetensors")
+
+    copied, untied = verify(
+        {"name": "llama 3.2", "weights": "copied"}, {"name": "llama 3.2", "weights": "untied"}
+    )
+
+    assert copied["problems"] == []
+    assert untied["tensors"]["different"] == ["lm_head.weight"]
+    assert untied["problems"]
+
+
+def test_ids_of_an_export_that_are_not_those_of_the_run_are_named(
+    pairs: Path, verify: Verify
+) -> None:
+    export = pairs / "other ids" / "hf"
+    shutil.copytree(pairs / "llama 2" / "hf", export)
+    config = json.loads((export / "config.json").read_text())
+    roles = {"bos_token_id": None, "eos_token_id": 256, "pad_token_id": None}
+    (export / "config.json").write_text(json.dumps({**config, **roles}))
+    generation = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 256}
+    (export / "generation_config.json").write_text(json.dumps(generation))
+
+    mine, base = verify(
+        {"name": "llama 2", "weights": "other ids", "exported": True},
+        {"name": "llama 2", "weights": "other ids"},
+    )
+
+    assert mine["problems"] == [
+        "bos_token_id in generation_config.json is 1 instead of null",
+        "eos_token_id in generation_config.json is 2 instead of 256",
+    ]
+    assert base["problems"] == []
+    assert "ids in generation_config.json, which are the base model's" in base["not_verified"]
 
 
 def test_swapped_tensors_of_equal_shape_exceed_the_tolerance(pairs: Path, verify: Verify) -> None:
@@ -103,14 +171,19 @@ def test_swapped_tensors_of_equal_shape_exceed_the_tolerance(pairs: Path, verify
     tensors[one], tensors[other] = tensors[other], tensors[one]
     save_file(tensors, swapped / "model.safetensors")
 
-    (result,) = verify({"name": "llama 2", "weights": "swapped"})
+    result, right = verify({"name": "llama 2", "weights": "swapped"}, {"name": "llama 2"})
 
     assert result["problems"]
     assert result["logits"]["agreement"] < 0.9
+    continued = result["generation"]["continuations"]
+    assert result["generation"]["equal"] < 3
+    assert continued["checkpoint"] == right["generation"]["continuations"]["checkpoint"]
+    assert continued["weights"] != continued["checkpoint"]
 
 
 @pytest.mark.parametrize(
-    ("name", "rule"), [("grown", "repeat-last-row"), ("mean", "mean"), ("copy", "copy:A")]
+    ("name", "rule"),
+    [("grown", "repeat-last-row"), ("mean", "mean"), ("copy", "copy:A"), ("unused rows", "mean")],
 )
 def test_rows_of_added_tokens_are_compared_with_the_rule(
     verify: Verify, name: str, rule: str
@@ -139,17 +212,23 @@ def test_a_trained_checkpoint_has_the_rates_of_its_base_beside_its_own(verify: V
     )
     assert result["added_rows"]["expected"] == ""
     assert "rows 257 to 259 of the vocabulary" in result["not_verified"]
-    assert result["problems"]
+    assert "model.embed_tokens.weight" in result["tensors"]["different"]
+    (problem,) = result["problems"]  # training changes tensors, which is shown and no problem
+    assert problem.startswith("logits differ")
 
 
-def test_generation_of_a_model_without_enough_memory_is_reported_as_not_verified(
+def test_generation_without_enough_memory_or_time_is_reported_as_not_verified(
     verify: Verify,
 ) -> None:
-    (result,) = verify({"name": "qwen 2", "free": 1 << 10})
+    results = verify(
+        {"name": "qwen 2", "free": 1 << 10}, {"name": "qwen 2", "generation_seconds": 0.0}
+    )
 
-    assert result["generation"] is None
-    assert result["not_verified"][-1].startswith("generation, which takes 0.0 GiB of memory")
-    assert result["problems"] == []
+    reasons = [result["not_verified"][-1] for result in results]
+    assert reasons[0].startswith("generation, which takes 0.0 GiB of memory")
+    assert reasons[1].startswith("generation, which would take about ")
+    assert [result["generation"] for result in results] == [None, None]
+    assert [result["problems"] for result in results] == [[], []]
 
 
 def test_a_computation_in_bf16_differs_by_its_rounding(verify: Verify) -> None:

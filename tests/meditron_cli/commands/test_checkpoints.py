@@ -61,6 +61,22 @@ def test_the_kind_of_a_checkpoint_and_the_weights_it_began_with_are_shown(meditr
     assert {"weights", "org/base"} <= set(cells[3])
 
 
+def test_kept_weights_are_listed_and_verified_beside_the_checkpoints(meditron, run):
+    kept = manifest.kept(run.path("checkpoints"))
+    for step in (10, 30):
+        write_checkpoint(kept, step, kind="weights")
+    (kept / "iter_0000030/__0_0.distcp").write_bytes(b"WEIGHTS")
+
+    code, entries = listed(meditron, run, "--deep")
+
+    assert list(entries) == [
+        "kept/iter_0000030", "iter_0000020", "iter_0000010", "kept/iter_0000010", "iter_0000000",
+    ]  # fmt: skip
+    assert code == 4
+    assert [entry["state"] for entry in entries.values()] == ["damaged", *["valid"] * 4]
+    assert entries["kept/iter_0000010"]["verified"]
+
+
 def test_no_checkpoints_is_reported(meditron):
     meditron.submit()
 

@@ -116,17 +116,24 @@ def test_a_run_is_refused_while_the_scheduler_does_not_answer(meditron: Bench, r
 
 
 def test_a_run_with_a_leased_checkpoint_is_refused(meditron: Bench, run: RunDir) -> None:
-    reader = leases.Holder("evaluate", 0, 1, "77", "n1", 1)
+    reader = leases.Holder("verify", 0, 0, "", "n1", 1)
 
     with leases.leased(run.path("checkpoints"), "iter_0000100", reader, seconds=1e10):
         result = meditron("rm", run.name, "--yes")
 
     assert result.exit_code == 2
-    assert (
-        f"error: run {run.name}: iter_0000100 is leased by evaluate task 0 (job 77, attempt 1, "
-        "on n1)" in result.stderr
-    )
+    assert f"error: run {run.name}: iter_0000100 is leased by verify on n1" in result.stderr
     assert run.record.exists()
+
+
+def test_the_lease_of_a_rank_that_was_killed_keeps_no_run(meditron: Bench, run: RunDir) -> None:
+    reader = leases.Holder("evaluate", 0, 1, "77", "n1", 1)
+
+    with leases.leased(run.path("checkpoints"), "iter_0000100", reader, seconds=1e10):
+        result = meditron("rm", run.name, "--yes")
+
+    assert result.exit_code == 0
+    assert not run.root.exists()
 
 
 def test_of_several_runs_one_in_use_keeps_all(meditron: Bench, run: RunDir) -> None:

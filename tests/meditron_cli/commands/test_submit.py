@@ -311,7 +311,6 @@ def test_a_stage_can_be_submitted_for_a_run_without_its_options(
 @pytest.mark.parametrize(
     "words",
     [
-        ("--set", "pretrain.train_steps=20"),
         ("--size", "tiny"),
         ("--cluster", "local"),
         ("--config", "experiment.yaml"),
@@ -329,6 +328,47 @@ def test_options_that_change_the_configuration_are_refused_with_run(
     assert result.stderr.startswith(
         f"error: {words[0]} cannot be given with --run, which submits the run as it is configured"
     )
+
+
+def test_run_with_another_step_exports_it_beside_the_first(
+    meditron: Bench, finish: Callable[..., None]
+) -> None:
+    meditron.submit()
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    finish(run, "pretrain", 0)
+    meditron.scheduler.jobs.clear()
+
+    result = meditron("submit", "export", "--run", run.name, "--set", "export.step=first", "--json")
+
+    assert result.exit_code == 0, result.stderr
+    submitted = json.loads(result.stdout)
+    assert (submitted["run"], list(submitted["jobs"])) == (run.name, ["export"])
+    assert "export-first" in run.spec("export", 0).read_text()
+    assert [event["experiment"]["export"]["step"] for event in meditron.events("request")] == [
+        ["first"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("pretrain.train_steps=900", "cannot continue with another pretrain.train_steps"),
+        ("export.stride=2", "--set export.stride=2: export.stride"),
+        ("export", "write KEY=VALUE"),
+    ],
+)
+def test_a_setting_that_makes_another_run_or_none_is_refused_with_run(
+    meditron: Bench, value: str, message: str
+) -> None:
+    meditron.submit(stage="curate")
+
+    result = meditron("submit", "curate", "--run", meditron.run().name, "--set", value)
+
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert list(meditron.events("request")) == []
 
 
 def test_run_with_a_missing_input_names_it(meditron: Bench) -> None:

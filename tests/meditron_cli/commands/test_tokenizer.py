@@ -226,6 +226,30 @@ def test_another_file_is_not_replaced(meditron: Bench, spm: Path) -> None:
     assert meditron(*words(PIECES, spm, "-o", "other.json")).exit_code == 0
 
 
+def test_added_tokens_follow_the_last_token_of_a_base_with_unused_rows(
+    meditron: Bench, spm: Path
+) -> None:
+    rows = ("--set", f"model.vocab_size={PIECES + 40}", "--set", "vocabulary.unused_rows=40")
+    result = meditron(*words(PIECES, spm, "-o", "made.json"), *rows)
+
+    assert result.exit_code == 0, result.output
+    made = Tokenizer.from_file("made.json")
+    assert [made.token_to_id(token) for token in ADDED] == list(range(PIECES, PIECES + 4))
+    for size, unused, less in ((44, 0, "the 4 of vocabulary.added_tokens"), (44, 5, "5 unused")):
+        result = meditron(
+            *words(PIECES, spm, "-o", "other.json"),
+            *("--set", f"model.vocab_size={PIECES + size}"),
+            *("--set", f"vocabulary.unused_rows={unused}"),
+        )
+        assert result.exit_code == 2
+        assert f"it has 600 tokens, but model.vocab_size (644) less {less}" in result.stderr
+        base = PIECES + 44 - max(4, unused) + unused
+        assert result.stderr.splitlines()[-1] == (
+            f"hint: if the base model has {base} rows for 600 tokens, set vocabulary.unused_rows "
+            f"to {base - 600} and model.vocab_size to {base}"
+        )
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

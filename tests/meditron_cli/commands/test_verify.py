@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from jobs.contract.files import write_json
 from jobs.contract.rundir import RunDir
 
 from ...conftest import Bench
@@ -17,6 +22,8 @@ from ...jobs.checkpoint_files import write_checkpoint
 from ...jobs.verification.pairs import spec_of, tokenizer_of
 from ...jobs.verification.runs import write_run
 from ...model_specs import tokenizer_ref
+
+ROOT = Path(__file__).parents[3]
 
 VERIFY = """
 import sys
@@ -65,6 +72,30 @@ def test_equal_models_are_shown_as_a_table(pairs: Path, verify: Verify) -> None:
 
 
 @pytest.mark.engine
+def test_an_export_with_other_values_and_ids_has_exit_code_1(
+    pairs: Path, tmp_path: Path, verify: Verify
+) -> None:
+    """The folder is taken for an export of the run by its record."""
+    from safetensors.torch import load_file, save_file
+
+    export = tmp_path / "export"
+    shutil.copytree(pairs / "grown" / "hf", export)
+    tensors = load_file(export / "model.safetensors")
+    tensors["model.embed_tokens.weight"][1, 0] += 0.5  # no text has this token
+    save_file(tensors, export / "model.safetensors")
+    (export / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
+    (export / "tokenizer.json").write_text("[" * 100_000)
+    write_json(export / "meditron.json", {"run": "trial", "step": 0})
+
+    code, written = verify(str(export), "trial:first", "--tokens", "9", "--json")
+
+    problems = json.loads(written)["problems"]
+    assert code == 1
+    assert problems[0].endswith("other values, by up to 0.5: model.embed_tokens.weight")
+    assert "eos_token_id in generation_config.json is 2 instead of 256" in problems
+
+
+@pytest.mark.engine
 def test_a_trained_checkpoint_differs_from_its_base(
     pairs: Path, runs: Path, tmp_path: Path, verify: Verify
 ) -> None:
@@ -94,6 +125,21 @@ def test_an_accepted_difference_has_exit_code_0(pairs: Path, verify: Verify) -> 
 
 
 @pytest.mark.engine
+def test_a_verification_that_a_signal_ends_gives_its_lease_back(pairs: Path, runs: Path) -> None:
+    words = ("verify", str(pairs / "grown" / "hf"), "trial:first", "--runs-dir", str(runs))
+    program = subprocess.Popen([sys.executable, "-m", "meditron_cli", *words], cwd=ROOT)
+    leases = runs / "trial/checkpoints/leases"
+    while not (leases.is_dir() and list(leases.glob("*.json"))):
+        assert program.poll() is None
+        time.sleep(0.01)
+
+    program.send_signal(signal.SIGTERM)
+
+    assert program.wait() == 143
+    assert list(leases.iterdir()) == []
+
+
+@pytest.mark.engine
 def test_weights_of_another_model_have_exit_code_2(pairs: Path, verify: Verify) -> None:
     code, written = verify(str(pairs / "qwen 2" / "hf"), "trial")
 
@@ -117,8 +163,10 @@ def named(meditron: Bench) -> RunDir:
         (("x", "trial:newest"), "'newest' is no checkpoint"),
         (("x", "trial", "--dtype", "bf16"), "--dtype bf16 has no tolerance of its own"),
         (("org/model", "trial"), "org/model is not in the hub's cache"),
+        (("./absent", "trial"), "absent is no folder\nhint: name a folder with config.json and"),
+        (("binary", "trial"), "binary is no folder"),
         (("x", "trial", "--text", "absent.txt"), "'absent.txt' does not exist"),
-        (("x", "trial", "--text", "binary"), "binary is not a text in UTF-8"),
+        ((".", "trial", "--text", "binary"), "binary is not a text in UTF-8"),
     ],
 )
 def test_names_that_mean_nothing_are_refused(

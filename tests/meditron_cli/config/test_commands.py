@@ -216,7 +216,7 @@ def test_explain_of_a_section_shows_its_keys(folder: Path) -> None:
     assert [line.split()[:2] for line in result.stdout.splitlines()[1:4]] == [
         ["parallel.tensor", "4"],
         ["parallel.pipeline", "1"],
-        ["parallel.data", "16"],
+        ["parallel.virtual", "1"],
     ]
 
 

@@ -56,14 +56,14 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
     ("text", "message"),
     [
         ("lerning_rate: 1", "1:1: lerning_rate: unknown key; known here: name, seed, curate, "
-         "tokenize, vocabulary, model, parallel, convert, pretrain, evaluate, "
-         "verify, export, supervision"),
+         "tokenize, vocabulary, model, parallel, index, convert, pretrain, evaluate, "
+         "verify, export, selftest, supervision"),
         ("curate: {min_char: 1}", "1:10: curate.min_char: unknown key; did you mean 'min_chars'?"),
         ("warmup_steps: 1", "1:1: warmup_steps: unknown key here; did you mean "
          "'pretrain.warmup_steps'?"),
         ("<<: {a: 1}", "1:1: <<: unknown key; known here: name, seed, curate, tokenize, "
-         "vocabulary, model, parallel, convert, pretrain, evaluate, "
-         "verify, export, supervision"),
+         "vocabulary, model, parallel, index, convert, pretrain, evaluate, "
+         "verify, export, selftest, supervision"),
         ("name: 1.10", '1:7: name: expected text, found the number 1.10; put it in quotes: "1.10"'),
         ("name: true", "1:7: name: expected text, found true; put it in quotes: \"true\""),
         ("name:", "1:6: name: expected text, found nothing"),
@@ -129,11 +129,15 @@ def errors(model: type[Section], start: str, text: str) -> list[str]:
         ("evaluate: {benchmarks: [{name: a}]}", "1:25: evaluate.benchmarks[0].path: missing"),
         ("evaluate: {benchmarks: [{name: a, path: x}, {name: a, path: y}]}", "1:52: "
          "evaluate.benchmarks[1].name: a benchmark before this one is named 'a' too"),
-        ("evaluate: {checkpoints: [frist]}", "1:26: evaluate.checkpoints[0]: expected first, last "
-         "or a step number, found 'frist'"),
+        ("evaluate: {checkpoints: [frist]}", "1:26: evaluate.checkpoints[0]: expected first, last, "
+         "kept or a step number, found 'frist'"),
+        ("export: {step: -1}", "1:16: export.step[0]: expected first, last, "
+         "kept or a step number, found '-1'"),
+        ("evaluate: {checkpoints: [kept]}", "1:26: evaluate.checkpoints[0]: pretrain.keep_steps "
+         "lists no step"),
         ("evaluate: {checkpoints: [60]}", "1:26: evaluate.checkpoints[0]: no checkpoint of step 60 "
-         "is kept; pretrain.save_interval and keep_checkpoints keep those of steps 0, 25, 50, 75, "
-         "100"),
+         "is kept; pretrain.save_interval, keep_checkpoints and keep_steps keep those of "
+         "steps 0, 25, 50, 75, 100"),
     ],
 )  # fmt: skip
 def test_an_experiment_error_has_where_what_and_what_instead(text: str, message: str) -> None:
@@ -146,6 +150,11 @@ def test_added_tokens_must_leave_a_base() -> None:
     (found,) = errors(Experiment, PRETRAIN, text + "\n")
 
     assert found.endswith("model.vocab_size: 2 leaves no base beside 2 added tokens")
+    text = MODEL + "vocabulary: {added_tokens: [a], unused_rows: 100}"
+    (found,) = errors(Experiment, PRETRAIN, text + "\n")
+    assert found.endswith(
+        "model.vocab_size: 100 leaves no base beside 1 added token and 100 unused rows"
+    )
 
 
 @pytest.mark.parametrize(
@@ -236,6 +245,34 @@ def test_an_absurd_number_is_refused(key: str, value: str) -> None:
 
     assert len(found) == 1
     assert f"{key}: must be at most " in found[0]
+
+
+def with_skips(value: str) -> str:
+    return WHOLE.replace("save_interval: 25", f"save_interval: 25, skip_steps: {value}")
+
+
+def test_steps_to_skip_are_numbers_and_ranges_in_any_order() -> None:
+    found, problems = read(Experiment, with_skips("[40, 7-9, 8-10, '5']"))
+    assert problems == []
+    assert isinstance(found, Experiment)
+    assert found.pretrain.skip_steps == (5, 7, 8, 9, 10, 40)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[7, 0]", "skip_steps[1]: expected a step, counted from 1, or a range such as 1310-1330, "
+         "found '0'"),
+        ("[3-]", "or a range such as 1310-1330, found '3-'"),
+        ("[true]", "or a range such as 1310-1330, found 'true'"),
+        ("[9-7]", "expected a range of at most 100,000 steps in ascending order, found '9-7'"),
+        ("[1-1000000000]", "at most 100,000 steps in ascending order, found '1-1000000000'"),
+        ("[90-101]", "pretrain.skip_steps: 101 is above train_steps, 100"),
+    ],
+)  # fmt: skip
+def test_what_is_no_step_to_skip_is_refused(value: str, message: str) -> None:
+    (found,) = read(Experiment, with_skips(value))[1]
+    assert message in found
 
 
 def test_every_error_is_reported_at_once_in_order() -> None:
@@ -498,3 +535,53 @@ def test_every_section_is_strict_frozen_and_documented(section: type[Section]) -
     assert (config["extra"], config["frozen"], config["strict"]) == ("forbid", True, True)
     assert section.__doc__
     assert [name for name, field in section.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "corpora: [{name: corpus, data: [x]}]",
+            "pretrain.corpora[0].name: the run's own corpus has the name 'corpus'",
+        ),
+        (
+            "corpora: [{name: a, data: []}]",
+            "pretrain.corpora[0].data: names no run and no indexed dataset",
+        ),
+        (
+            "corpora: [{name: a, validation_data: [x]}], mixture: {weights: {a: 1}}",
+            "pretrain.mixture.weights.a: this corpus has no data to train on",
+        ),
+        (
+            "mixture: {weights: {corpus: 1, pubmed: 2}}",
+            "pretrain.mixture.weights.pubmed: no corpus has this name; there are corpus",
+        ),
+        (
+            "phases: [{from_tokens: 5}]",
+            "pretrain.phases[0].from_tokens: the phase changes nothing; give it a",
+        ),
+        (
+            "phases: [{from_tokens: 5, tail: {learning_rate: 0}}, {from_tokens: 5, tail: "
+            "{learning_rate: 0}}]",
+            "pretrain.phases[1].from_tokens: 5 is not above that of the phase before it",
+        ),
+        (
+            "phases: [{from_tokens: 25600, mixture: {}}]",
+            "pretrain.phases[0].from_tokens: 25600 is after the last step begins, at 25344",
+        ),
+        (
+            "phases: [{from_tokens: 25345, mixture: {}}]",
+            "pretrain.phases[0].from_tokens: 25345 is after the last step begins, at 25344",
+        ),
+        (
+            "phases: [{from_tokens: 5, mixture: {}}, {from_tokens: 6, mixture: {}}]",
+            "pretrain.phases[1].from_tokens: 6 begins at the same step as the phase before it",
+        ),
+    ],
+)
+def test_a_mixture_or_a_phase_without_sense_has_where_and_why(setting: str, message: str) -> None:
+    text = WHOLE.replace("save_interval: 25", f"save_interval: 25, {setting}")
+
+    (problem,) = read(Experiment, text)[1]
+
+    assert message in problem

@@ -11,7 +11,7 @@ from jobs.contract.stage_specs import RopeScaling
 from meditron_cli.config.experiment_schema import Experiment
 from meditron_cli.config.load import load
 from meditron_cli.plan.build import build
-from meditron_cli.plan.layout import stage_parameters
+from meditron_cli.plan.memory import stage_parameters
 from meditron_cli.plan.stages import Inputs, model_spec, parallel_spec, vocabulary_spec
 
 LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position": 8192}
@@ -64,18 +64,20 @@ RECIPES: dict[str, dict[str, Any]] = {
         "pretrain.learning_rate": 3e-4, "model.seq_length": 2048, "pretrain.micro_batch_size": 10,
         "pretrain.global_batch_size": 1600, "parallel.data": 16, "parallel.tensor": 4,
         "parallel.pipeline": 1, "parallel.distributed_optimizer": False,
+        "parallel.sequence_parallel": True,
     },
-    "70b": {  # README of epfLLM/meditron, "Training Hyperparameters (70B)"; paper, Table 6
+    "70b": {  # README of epfLLM/meditron, "Training Hyperparameters (70B)"; Table 6, Figure 4
         "pretrain.learning_rate": 1.5e-4, "model.seq_length": 4096,
         "pretrain.micro_batch_size": 2, "pretrain.global_batch_size": 512, "parallel.data": 2,
         "parallel.tensor": 8, "parallel.pipeline": 8, "parallel.distributed_optimizer": False,
-        "pretrain.train_steps": 23000,
+        "parallel.sequence_parallel": True, "pretrain.train_steps": 23000,
+        "pretrain.validation_interval": 500,
     },
     "13b": {  # pretrain/finetune.sh of epfLLM/meditron
         "pretrain.learning_rate": 3e-4, "model.seq_length": 4096,
     },
-    "8b": {  # the base model's own peak: arXiv 2407.21783, Table 3
-        "pretrain.learning_rate": 3e-4,
+    "8b": {  # the base model's own peak and context: arXiv 2407.21783, Table 3 and section 3.4
+        "pretrain.learning_rate": 3e-4, "model.seq_length": 8192,
     },
     "1b": {},
 }  # fmt: skip
@@ -181,6 +183,6 @@ def test_a_tied_embedding_is_counted_once_per_pipeline_stage() -> None:
     experiment = experiment_of("1b")
     model, parallel = model_spec(experiment), parallel_spec(experiment)
 
-    assert stage_parameters(model, parallel) == model.parameters - model.hidden_size
-    halves = stage_parameters(model, replace(parallel, pipeline=2))
-    assert 2 * halves - stage_parameters(model, parallel) == 128_512 * 2048
+    assert stage_parameters(model, parallel, 0) == model.parameters - model.hidden_size
+    halves = stage_parameters(model, replace(parallel, pipeline=2), 0)
+    assert 2 * halves - stage_parameters(model, parallel, 0) == 128_512 * 2048

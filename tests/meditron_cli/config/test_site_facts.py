@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from meditron_cli.config import facts_file
+from meditron_cli.config.cluster_schema import Reached
 from meditron_cli.config.explain import ExplainQuery, explain
-from meditron_cli.config.facts_file import Facts, PartitionFacts, SlurmFacts
+from meditron_cli.config.facts_file import Facts, PartitionFacts, SlurmFacts, Speeds
 from meditron_cli.config.load import Loaded, load
 
 PROFILE = """\
@@ -30,6 +31,9 @@ FACTS = Facts(
     partitions={"gpu": PartitionFacts("normal", grace_seconds=30, max_time_minutes=1440)},
     slurm=SlurmFacts(max_array_size=5000, requeue=False, submit_from_jobs=False),
 )
+
+
+SPEEDS = Speeds("gpu", 1_700_000_500.0, ("n1", "n2"), product_tflops=610.5, link_gb_s=340.0)
 
 
 @pytest.fixture
@@ -94,6 +98,31 @@ def test_facts_of_another_partition_or_quality_of_service_are_ignored(
     facts_file.write(facts_file.path_of("site"), replace(FACTS, partitions=partitions))
 
     assert loaded().cluster.gpu_partition.grace_seconds is None
+
+
+def test_speeds_that_a_selftest_measured_are_those_of_the_partitions_nodes(home: Path) -> None:
+    facts_file.write(facts_file.path_of("site"), replace(FACTS, speeds=SPEEDS))
+
+    partition = loaded().cluster.gpu_partition
+
+    assert partition.node.reached == Reached(product_tflops=610.5, link_gb_s=340.0)
+    assert partition.grace_seconds == 30
+    assert explained("cluster.gpu_partition.node.reached.link_gb_s")[0] == 340.0
+
+
+def test_speeds_of_the_profile_take_precedence_and_those_of_another_partition_are_none(
+    home: Path,
+) -> None:
+    own = PROFILE.replace("memory_gb: 64", "memory_gb: 64, reached: {link_gb_s: 100}")
+    (home / "site.yaml").write_text(own)
+    facts_file.write(facts_file.path_of("site"), replace(FACTS, speeds=SPEEDS))
+    both = loaded().cluster.gpu_partition.node.reached
+    facts_file.write(
+        facts_file.path_of("site"), replace(FACTS, speeds=replace(SPEEDS, partition="other"))
+    )
+
+    assert both == Reached(product_tflops=610.5, link_gb_s=100.0)
+    assert loaded().cluster.gpu_partition.node.reached == Reached(link_gb_s=100.0)
 
 
 def test_explain_names_the_cache_file_as_the_source(home: Path) -> None:
@@ -163,9 +192,10 @@ def test_the_age_of_facts_is_shown_and_doubted_when_they_are_old(home: Path) -> 
 def test_a_cache_file_holds_what_was_written(tmp_path: Path) -> None:
     probe = facts_file.Probe("12", "/runs/.doctor-1", 1.0, {"nodes": []})
     path = tmp_path / "a" / "site.json"
-    facts_file.write(path, replace(FACTS, probe=probe))
+    whole = replace(FACTS, probe=probe, speeds=SPEEDS)
+    facts_file.write(path, whole)
 
-    assert facts_file.read(path) == replace(FACTS, probe=probe)
+    assert facts_file.read(path) == whole
     assert facts_file.read(tmp_path / "none.json") is None
 
 

@@ -241,6 +241,7 @@ def test_a_model_in_models_dir_is_planned_with_and_named(meditron: Bench) -> Non
     assert f"weights      {NAME}, in {folder}\n" in plan.stdout
     (warning,) = plan.stderr.splitlines()  # the file of this test has no header
     assert warning.endswith(
-        f"model.weights: {folder}/model.safetensors is not a safetensors file; download the folder "
-        "again, or name another one: model.weights"
+        f"model.weights: {folder}/model.safetensors is not a safetensors file; `meditron fetch "
+        "--help` explains how to download it again; `meditron explain model.weights` explains "
+        "how to name another folder"
     )

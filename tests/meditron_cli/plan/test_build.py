@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from jobs.contract.stage_specs import EvaluateSpec, ExportSpec, PretrainSpec, TokenizeSpec
+from jobs.contract.stage_specs import (
+    CorpusSpec,
+    EvaluateSpec,
+    ExportSpec,
+    PretrainSpec,
+    TokenizeSpec,
+)
 from meditron_cli.config.load import load
 from meditron_cli.errors import ConfigError
 from meditron_cli.plan.build import build
@@ -72,6 +78,7 @@ def test_each_stage_waits_for_the_one_before() -> None:
     assert before == {
         "curate": (),
         "tokenize": ("curate",),
+        "index": ("tokenize",),
         "pretrain": ("tokenize",),
         "evaluate": ("pretrain",),
         "export": ("pretrain", "evaluate"),
@@ -92,6 +99,16 @@ def test_an_export_of_step_0_alone_waits_for_the_stage_that_makes_it(size, step,
     plan = plan_of("test-slurm", size, f"export.step={step}", stages=("export",))
 
     assert plan.stage("export").after == (before,)
+
+
+def test_kept_is_a_task_per_step_to_keep() -> None:
+    plan = plan_of(
+        "test-slurm", "tiny", "pretrain.keep_steps=[70, 400]", "export.step=[kept, 400, last]"
+    )
+
+    steps = [task.spec.checkpoint for task in plan.stage("export").tasks]
+    assert steps == ["70", "400", "last"]
+    assert plan.training.tasks[0].spec.keep_steps == (70, 400)
 
 
 def test_each_checkpoint_has_an_export_task_with_a_folder_of_its_own() -> None:
@@ -145,8 +162,7 @@ def test_training_on_datasets_of_ones_own_has_no_validation_of_the_run(tmp_path:
 
     spec = plan.stage("pretrain").tasks[0].spec
     assert isinstance(spec, PretrainSpec)
-    assert spec.train_prefixes == (f"{tmp_path}/a",)
-    assert spec.validation_prefixes == ()
+    assert spec.corpora == (CorpusSpec("corpus", (f"{tmp_path}/a",), ()),)
 
 
 def test_without_a_cpu_partition_everything_runs_where_the_gpus_are() -> None:
@@ -175,6 +191,7 @@ def test_containers_see_what_their_task_reads_to_read_only() -> None:
     assert mounts == {
         "curate": [*both, "/data/corpus:/data/corpus:ro"],
         "tokenize": [*both, tokenizer],
+        "index": [*both, tokenizer, "/other/tokens:/other/tokens:ro"],
         "convert": [*both, tokenizer],
         "pretrain": [*both, tokenizer, "/other/tokens:/other/tokens:ro"],
         "evaluate": [*both, tokenizer, "/data/quiz.jsonl:/data/quiz.jsonl:ro"],
@@ -263,3 +280,15 @@ def test_on_this_machine_no_signal_comes_too_early() -> None:
     plan = plan_on(profile_of("local"), "tiny", "evaluate.time_minutes=1")
 
     assert plan.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("stage", "setting"), [("evaluate", "evaluate.checkpoints"), ("export", "export.step")]
+)
+def test_what_reads_step_0_alone_follows_its_conversion(stage: str, setting: str) -> None:
+    def after(*checkpoints: str) -> tuple[str, ...]:
+        plan = plan_of("rcp", "70b", f"{setting}=[{', '.join(checkpoints)}]")
+        return next(item for item in plan.stages if item.stage == stage).after
+
+    assert after("first")[0] == after("0")[0] == "convert"
+    assert after("first", "last")[0] == "pretrain"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jobs.contract.stage_specs import ModelSpec, ParallelSpec
-from meditron_cli.plan import layout
+from meditron_cli.config.load import load
+from meditron_cli.plan import layout, stages
 
 from ...model_specs import model_spec
 
@@ -91,28 +91,35 @@ OLMO_2 = model_spec(  # config.json of allenai/OLMo-2-1124-7B
 )
 PAPER_70B = ParallelSpec(8, 8, 2, True, False, "selective")
 
-models = st.builds(
-    lambda layers, heads, group, width, head_dim, ffn, rows, tied: model_spec(
-        layers=layers,
-        hidden_size=heads * group * width,
-        ffn_hidden_size=ffn,
-        attention_heads=heads * group,
-        kv_heads=heads,
-        head_dim=head_dim,
-        seq_length=128,
-        vocab_size=rows,
-        padded_vocab_size=layout.padded_vocabulary(rows, 128),
-        tied_embeddings=tied,
-    ),
-    st.integers(1, 8),
-    st.integers(1, 4),
-    st.integers(1, 4),
-    st.sampled_from([8, 16]),
-    st.sampled_from([8, 16]),
-    st.integers(1, 400),
-    st.integers(1, 9000),
-    st.booleans(),
+QWEN = 151_936
+
+
+@pytest.mark.parametrize(
+    ("rows", "unused", "added", "first", "base_rows"),
+    [
+        (32_017, 0, 17, 32_000, 32_000),
+        (QWEN, 271, 17, 151_665, QWEN),
+        (QWEN, 271, 271, 151_665, QWEN),
+        (QWEN + 29, 271, 300, 151_665, QWEN),
+        (QWEN, 0, 0, QWEN, QWEN),
+    ],
 )
+def test_added_tokens_take_unused_rows_of_the_base_model_first(
+    rows: int, unused: int, added: int, first: int, base_rows: int
+) -> None:
+    tokens = json.dumps([f"[{number}]" for number in range(added)])
+    experiment = load(
+        "local", "7b", None,
+        [f"model.vocab_size={rows}", f"vocabulary.unused_rows={unused}",
+         f"vocabulary.added_tokens={tokens}", "vocabulary.control_tokens=[]",
+         "vocabulary.eod_token=</s>"],
+    ).experiment  # fmt: skip
+
+    vocabulary = stages.vocabulary_spec(experiment)
+
+    assert (vocabulary.base_size, vocabulary.base_rows) == (first, base_rows)
+    assert vocabulary.size == first + added
+    assert rows == max(vocabulary.base_rows, vocabulary.size)
 
 
 @pytest.mark.parametrize(
@@ -136,125 +143,18 @@ def test_the_vocabulary_is_padded_to_its_multiple(multiple: int, rows: int) -> N
     assert layout.padded_vocabulary(32017, multiple) == rows
 
 
-def test_states_of_the_70b_run_take_19_4_gb_a_gpu_without_a_sharded_optimizer() -> None:
-    memory = layout.memory(SEVENTY, PAPER_70B, layout.BatchLayout(2, 512, 2), "bf16")
-
-    middle_stage = 80 // 8 * SEVENTY.layer_parameters // 8 * 18
-    assert middle_stage == pytest.approx(19.4e9, rel=0.02)
-    assert memory.states == pytest.approx(middle_stage, rel=0.05)
-
-
 def test_the_70b_run_works_through_128_micro_batches_a_step() -> None:
     assert layout.BatchLayout(2, 512, 2).accumulation == 128
 
 
 def test_training_flops_are_close_to_six_per_parameter() -> None:
-    assert layout.flops_per_token(SEVENTY) == pytest.approx(6 * 70e9, rel=0.08)
+    assert SEVENTY.flops_per_token() == pytest.approx(6 * 70e9, rel=0.08)
 
 
 def test_a_tied_embedding_is_computed_with_as_a_separate_output_layer_is() -> None:
     apart = dataclasses.replace(ONE, tied_embeddings=False)
 
-    assert layout.flops_per_token(ONE) == layout.flops_per_token(apart)
-
-
-def test_a_tied_embedding_is_on_the_first_and_on_the_last_stage() -> None:
-    rows = ONE.padded_vocab_size * ONE.hidden_size
-
-    alone, half = (
-        layout.stage_parameters(ONE, ParallelSpec(1, pipeline, 1, False, False, "none"))
-        for pipeline in (1, 2)
-    )
-
-    assert alone == 16 * ONE.layer_parameters + rows
-    assert half == 8 * ONE.layer_parameters + rows
-
-
-def test_attention_works_and_keeps_activations_by_the_width_of_its_heads() -> None:
-    narrow = dataclasses.replace(QWEN_3, head_dim=64)
-    one, batch = ParallelSpec(1, 1, 1, False, False, "selective"), layout.BatchLayout(1, 1, 1)
-
-    added = layout.flops_per_token(QWEN_3) - layout.flops_per_token(narrow)
-    weights = QWEN_3.parameters - narrow.parameters
-    assert added == 6 * weights + 12 * 28 * 16 * 64 * 4096
-
-    kept = layout.activations(QWEN_3, one, batch, "bf16")
-    assert kept - layout.activations(narrow, one, batch, "bf16") == 8 * 28 * 4096 * 16 * 64
-
-
-@given(models)
-def test_parameters_are_the_sum_of_the_stages(model: ModelSpec) -> None:
-    for pipeline in range(1, model.layers + 1):
-        if model.layers % pipeline == 0:
-            parallel = ParallelSpec(1, pipeline, 1, False, False, "none")
-            embeddings = model.embedding_parameters
-            layers = model.layers * model.layer_parameters
-
-            stage = layout.stage_parameters(model, parallel)
-
-            assert stage * pipeline >= layers + embeddings
-            assert stage <= layers + embeddings
-
-
-@given(models, st.integers(1, 8), st.sampled_from(["bf16", "fp32"]))
-def test_more_data_parallel_ranks_never_need_more_memory(
-    model: ModelSpec, data: int, precision: str
-) -> None:
-    one = ParallelSpec(1, 1, 1, False, True, "none")
-    many = dataclasses.replace(one, data=data)
-
-    assert (
-        layout.memory(model, many, layout.BatchLayout(1, data, data), precision).total
-        <= layout.memory(model, one, layout.BatchLayout(1, 1, 1), precision).total
-    )
-
-
-def test_fp32_doubles_what_layers_keep_and_not_the_logits() -> None:
-    one, batch = ParallelSpec(1, 1, 1, False, False, "none"), layout.BatchLayout(1, 1, 1)
-
-    half, full = (layout.activations(SEVEN, one, batch, word) for word in ("bf16", "fp32"))
-
-    logits = 4 * SEVEN.seq_length * SEVEN.padded_vocab_size
-    assert full - logits == 2 * (half - logits)
-
-
-def test_no_more_micro_batches_are_in_flight_than_there_are() -> None:
-    deep = ParallelSpec(1, 8, 1, False, False, "none")
-
-    one, four, many = (
-        layout.activations(SEVEN, deep, layout.BatchLayout(1, count, 1), "bf16")
-        for count in (1, 4, 64)
-    )
-
-    assert one < four
-    assert many == 2 * four
-
-
-def test_a_save_gathers_12_bytes_a_parameter_only_with_the_distributed_optimizer() -> None:
-    own = ParallelSpec(2, 2, 4, True, False, "none")
-    shared = dataclasses.replace(own, distributed_optimizer=True)
-    batch = layout.BatchLayout(1, 4, 4)
-
-    assert layout.memory(SEVEN, own, batch, "bf16").save == 0
-    count = layout.stage_parameters(SEVEN, shared)
-    assert layout.memory(SEVEN, shared, batch, "bf16").save == 12 * count
-
-
-@given(models, st.integers(1, 8))
-def test_recomputing_more_keeps_fewer_activations(model: ModelSpec, micro: int) -> None:
-    """With two layers at least: the one that is computed again is there as a whole."""
-    two = dataclasses.replace(model, layers=2 * model.layers)
-    kept = [
-        layout.activations(
-            two,
-            ParallelSpec(1, 1, 1, False, False, recompute),
-            layout.BatchLayout(micro, micro, 1),
-            "bf16",
-        )
-        for recompute in ("none", "selective", "full")
-    ]
-
-    assert kept == sorted(kept, reverse=True)
+    assert ONE.flops_per_token() == apart.flops_per_token()
 
 
 @pytest.mark.parametrize(
@@ -293,6 +193,27 @@ def test_recomputing_more_keeps_fewer_activations(model: ModelSpec, micro: int) 
             "set model.vocab_multiple to a multiple of 64",
         ),
         (
+            {},
+            {"pipeline": 4, "virtual": 3},
+            (1, 8),
+            "model.layers = 32 is not divisible by parallel.pipeline x parallel.virtual = 12; "
+            "24 or 36 would be",
+        ),
+        (
+            {},
+            {"pipeline": 4, "virtual": 2, "data": 2},
+            (1, 12),
+            "pretrain.global_batch_size = 12 is not divisible by pretrain.micro_batch_size x "
+            "parallel.data x parallel.pipeline = 8; 8 or 16 would be",
+        ),
+        (
+            {},
+            {"virtual": 2},
+            (1, 8),
+            "parallel.virtual = 2 divides the layers of pipeline stages, and parallel.pipeline "
+            "is 1; set parallel.virtual to 1, or raise parallel.pipeline",
+        ),
+        (
             {"seq_length": 2047},
             {"tensor": 2, "sequence_parallel": True},
             (1, 1),
@@ -310,6 +231,16 @@ def test_a_layout_that_does_not_divide_names_the_keys(
     errors = layout.layout_errors(model, dataclasses.replace(base, **parallel), *batch)
 
     assert sentence in errors
+
+
+def test_attention_works_by_the_width_of_its_heads() -> None:
+    narrow = dataclasses.replace(QWEN_3, head_dim=64)
+
+    added = QWEN_3.flops_per_token() - narrow.flops_per_token()
+
+    weights = QWEN_3.parameters - narrow.parameters
+    assert added == 6 * weights + 12 * 28 * 16 * 64 * 4096
+    assert QWEN_3.flops_per_token(attention=False) == 6 * QWEN_3.parameters
 
 
 def test_a_layout_that_divides_has_no_errors() -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from meditron_cli.config import facts_file
-from meditron_cli.config.facts_file import Facts, PartitionFacts
+from meditron_cli.config.facts_file import Facts, PartitionFacts, Speeds
 
 from ...conftest import Bench
 from ...metric_lines import append, save, step
@@ -31,6 +31,98 @@ def test_json_has_stages_training_and_warnings(meditron: Bench) -> None:
     assert set(found) == {"format", "stages", "training", "warnings", "facts"}
     assert [stage["stage"] for stage in found["stages"]] == ["pretrain"]
     assert found["training"]["ranks"] == 4
+
+
+SEARCH = ("plan", "pretrain", "--cluster", "rcp", "--size", "70b", "--search")
+
+
+def test_a_search_prints_the_fastest_layouts_and_the_words_of_the_best(meditron: Bench) -> None:
+    result = meditron(*SEARCH)
+
+    assert (result.exit_code, result.stderr) == (0, "")
+    table, best = result.stdout.split("\n\n")
+    assert len(table.splitlines()) == 11
+    words = best.splitlines()[1].removeprefix("best: ").split()
+    assert words[::2] == ["--set"] * 6
+    chosen = meditron("plan", "pretrain", "--cluster", "rcp", "--size", "70b", *words)
+    assert chosen.exit_code == 0
+    assert "computed with activations" not in chosen.stderr
+    assert f"step         {table.splitlines()[1].split()[6]} s, computed" in chosen.stdout
+
+
+def test_a_search_as_json_has_every_layout_that_fits_fastest_first(meditron: Bench) -> None:
+    found = json.loads(meditron(*SEARCH, "--json").stdout)
+
+    seconds = [layout["step_seconds"] for layout in found["layouts"]]
+    assert len(seconds) > 10
+    assert seconds == sorted(seconds)
+    assert {*found["layouts"][0]} == {
+        "tensor", "pipeline", "virtual", "data", "micro_batch_size", "recompute",
+        "step_seconds", "mfu", "memory_bytes", "set",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "hint"),
+    [
+        (
+            ("tokenize", "--cluster", "rcp", "--size", "70b"),
+            "--search ranks layouts of a training, and tokenize does not train",
+            "`meditron plan pretrain --search --cluster rcp --size 70b` ranks them",
+        ),
+        (
+            ("pretrain", "--cluster", "test-slurm", "--size", "tiny"),
+            "a layout is searched by the time of a step on GPUs in bf16, not with device cpu and "
+            "precision fp32",
+            "`meditron clusters` lists profiles with device cuda",
+        ),
+        (
+            ("pretrain", "--cluster", "rcp", "--size", "70b", "--set", "parallel.data=1"),
+            None,
+            None,
+        ),
+        (
+            ("pretrain", "--cluster", "rcp", "--size", "70b", "--set", "parallel.pipeline=1"),
+            "no layout of 16 GPUs divides the model and fits cluster rcp",
+            "--set parallel.data=N changes the number of GPUs; `meditron explain parallel` lists "
+            "the keys of the layout",
+        ),
+    ],
+)
+def test_a_search_without_a_result_explains_why(
+    meditron: Bench, words: tuple[str, ...], error: str | None, hint: str | None
+) -> None:
+    result = meditron("plan", *words, "--search")
+
+    expected = [f"error: {error}", f"hint: {hint}"] if error else []
+    assert result.stderr.splitlines() == expected
+    assert result.exit_code == (2 if error else 0)
+
+
+def test_a_search_names_the_figures_that_the_profile_lacks(meditron: Bench) -> None:
+    profile = (meditron.folder / "own.yaml").resolve()
+    profile.write_text(GPUS)
+
+    result = meditron("plan", "pretrain", "--cluster", str(profile), "--size", "7b", "--search")
+
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "error: no time of a step is computed: the profile of own lacks "
+        "gpu_partition.node.gpu_memory_gb_s, gpu_partition.node.gpu_link_gb_s, "
+        "gpu_partition.node.network_gb_s",
+        "hint: add them to the profile; `meditron explain gpu_partition.node` explains them",
+    ]
+
+
+GPUS = """\
+name: own
+scheduler: slurm
+device: cuda
+gpu_partition:
+  name: gpu
+  nodes: 32
+  node: {gpus: 4, cpus: 32, memory_gb: 512, gpu_memory_gb: 80, peak_bf16_tflops: 312}
+"""
 
 
 def test_stages_without_training_have_no_training_figures(meditron: Bench) -> None:
@@ -203,6 +295,25 @@ def test_a_run_that_is_continued_is_planned_with_its_own_saves_and_the_sites_gra
     ]
     found = json.loads(meditron("plan", *target, "--json").stdout)
     assert found["facts"]["time"] == facts.time
+
+
+def test_a_plan_is_computed_with_the_speeds_that_a_selftest_measured_and_names_them(
+    meditron: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(meditron.folder / "cache"))
+    target = ("pretrain", "--cluster", "generic-h100", "--size", "7b", "--set", "parallel.data=4")
+    computed = json.loads(meditron("plan", *target, "--json").stdout)["training"]
+    speeds = Speeds("<partition>", 1.0, ("n1",), product_tflops=300.0, network_gb_s=250.0)
+    facts = Facts("generic-h100", meditron.clock.now(), speeds=speeds)
+    facts_file.write(facts_file.path_of("generic-h100"), facts)
+
+    result = meditron("plan", *target)
+
+    assert "; speeds measured by a selftest: products, network\n" in result.stdout
+    measured = json.loads(meditron("plan", *target, "--json").stdout)["training"]
+    assert measured["measured_speeds"] == ["products", "network"]
+    assert computed["measured_speeds"] == []
+    assert measured["step"]["compute"] > 1.5 * computed["step"]["compute"]  # 300 of 663 TFLOP/s
 
 
 def test_facts_do_not_make_a_dry_run_differ_from_one_moment_to_the_next(

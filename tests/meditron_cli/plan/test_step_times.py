@@ -36,6 +36,14 @@ def test_without_the_time_of_a_step_there_is_no_best() -> None:
     assert best_save_interval(StepTimes(1.0, None), nodes=1, job_seconds=3600) is None
 
 
+def test_what_a_save_blocks_counts_and_not_before_the_one_before_it_is_written() -> None:
+    whole, beside = StepTimes(300.0, 1.0), StepTimes(300.0, 1.0, 3.0)
+
+    assert best_save_interval(whole, nodes=2048, job_seconds=10 * DAY) == 1973
+    assert best_save_interval(beside, nodes=2048, job_seconds=10 * DAY) == 300
+    assert best_save_interval(beside, nodes=512, job_seconds=10 * DAY) == 394
+
+
 def test_a_start_may_take_three_times_as_long_as_a_save_of_the_bytes_it_reads() -> None:
     times = StepTimes(save_seconds=500.0, step_seconds=None)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from jobs.contract.stage_specs import PretrainSpec
@@ -67,13 +69,60 @@ def test_the_paper_s_70b_run_is_as_published() -> None:
     assert facts["tokens_per_step"] == 2_097_152
     assert facts["tokens"] == pytest.approx(48.2e9, rel=0.01)
     assert facts["seconds"] == pytest.approx(332 * 3600, rel=0.2)
+    assert facts["gpu_hours"] == pytest.approx(42_496, rel=0.2)
+    assert facts["kg_co2"] == pytest.approx(486, rel=0.2)
 
 
-def test_without_a_peak_no_time_is_guessed() -> None:
+def test_the_steps_parts_are_its_time_and_the_training_s() -> None:
+    facts: dict[str, Any] = training("rcp", "70b")
+
+    parts = {name: value for name, value in facts["step"].items() if name != "seconds"}
+    assert sum(parts.values()) == pytest.approx(facts["step"]["seconds"])
+    assert facts["seconds"] == pytest.approx(23_000 * facts["step"]["seconds"])
+    assert facts["step_seconds"] == facts["step"]["seconds"]
+    assert facts["mfu_without_attention"] < facts["mfu"] < 1
+
+
+def test_each_stage_has_its_memory_and_the_fullest_is_shown() -> None:
+    facts: dict[str, Any] = training("rcp", "70b")
+
+    totals = [stage["memory_bytes"] for stage in facts["stages"]]
+    assert len(totals) == 8
+    assert facts["memory_bytes"] == max(totals) == totals[facts["stage"]]
+    assert summary.memory_line(facts).startswith("memory       44.5 GiB per rank of stage 0, ")
+
+
+def test_on_cpus_no_time_is_computed() -> None:
     facts = training("test-slurm", "tiny")
 
     assert facts["seconds"] is None
     assert not [line for line in summary.training_lines(facts) if line.startswith("time")]
+
+
+def test_a_missing_time_is_explained() -> None:
+    full = training("rcp", "70b", "pretrain.precision=fp32", "parallel.distributed_optimizer=true")
+    slow = training("site-pyxis", "7b", "parallel.data=2")
+
+    assert summary.time_lines(full) == [
+        "time         not computed: times are computed for bf16 alone, not fp32"
+    ]
+    assert summary.time_lines(slow) == [
+        "time         not computed: the profile of site-pyxis lacks "
+        "gpu_partition.node.gpu_memory_gb_s, gpu_partition.node.gpu_link_gb_s, "
+        "gpu_partition.node.network_gb_s"
+    ]
+
+
+def test_the_footprint_names_what_the_profile_gives() -> None:
+    facts = training("rcp", "70b") | {"kwh": 26_432.0, "kg_co2": 423.0, "price": 73_944.0}
+    bare = facts | {"pue": None, "kg_co2": None, "price": None}
+
+    assert summary.footprint_line(facts | {"currency": "CHF"}) == (
+        "footprint    26.4 MWh at a PUE of 1.1, 423 kg CO2, 73,944 CHF; computed from the GPU-hours"
+    )
+    assert summary.footprint_line(bare) == (
+        "footprint    26.4 MWh without the data centre's overhead; computed from the GPU-hours"
+    )
 
 
 def test_figures_become_sentences() -> None:
@@ -84,9 +133,14 @@ def test_figures_become_sentences() -> None:
         "parallelism"
     )
     assert any("the GPU has 80.0 GiB" in line for line in lines)
-    assert any("at a guessed 40% of peak, pipeline bubble included" in line for line in lines)
-    assert lines[-4] == "jobs         about 16 jobs of 24 h; each submits the next"
-    assert lines[-2].startswith("saves        every 500 steps, about 8.11 h; every 370 would cost ")
+    assert "step 0       128.5 GiB, computed: weights alone, as in an export" in lines
+    assert lines[-8].startswith("step         45.21 s, computed: compute 35.82, tensor-parallel ")
+    assert lines[-7] == (
+        "time         12.0 days and 36,972 GPU-hours, computed, with transformer-engine; "
+        "validation, saves and restarts are not counted"
+    )
+    assert lines[-6] == "jobs         about 13 jobs of 24 h; each submits the next"
+    assert lines[-2].startswith("saves        every 500 steps, about 6.28 h; every 477 would cost ")
 
 
 def test_the_vocabulary_is_a_line() -> None:
@@ -100,6 +154,29 @@ def test_the_vocabulary_is_a_line() -> None:
     assert summary.vocabulary_line(given["vocabulary"]) == (
         "vocabulary   4096 tokens; <s> before and <EOD> after each document; </s> ends a generation"
     )
+
+
+def test_steps_to_keep_are_a_line_of_those_that_have_some() -> None:
+    lines = summary.training_lines(training("rcp", "70b", "pretrain.keep_steps=[500,1000]"))
+
+    assert "kept         checkpoints of steps 500, 1000, beside the newest" in lines
+    assert not any("kept" in line for line in summary.training_lines(training("rcp", "70b")))
+
+
+def test_weights_to_keep_are_copied_beside_a_checkpoint_and_take_less_disk() -> None:
+    keep = "pretrain.keep_steps=[500,1000]"
+    whole, weights = (
+        training("rcp", "70b", keep, f"pretrain.keep_weights_only={value}")
+        for value in ("false", "true")
+    )
+
+    assert "kept         weights of steps 500, 1000, beside the newest" in (
+        summary.training_lines(weights)
+    )
+    assert weights["save_bytes"] == pytest.approx(whole["save_bytes"] * 8 / 7, rel=1e-6)
+    assert weights["disk_bytes"] < whole["disk_bytes"]
+    (line,) = [line for line in summary.training_lines(whole) if line.startswith("disk")]
+    assert line.endswith(" at most for all checkpoints, computed")
 
 
 def test_where_jobs_cannot_submit_the_login_node_does() -> None:
@@ -129,7 +206,7 @@ def test_the_lead_is_shown_with_its_source() -> None:
     given = {**training("rcp", "70b", "pretrain.signal_lead_seconds=900"), "grace_seconds": 120}
 
     assert estimated == (
-        "signal       873 s before the time limit, estimated from the "
+        "signal       860 s before the time limit, estimated from the "
         "checkpoint's size until the run has saved; a save takes about 482.9 s, estimated"
     )
     assert summary.signal_line(given) == (

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load as safetensors_load
 
-from jobs.contract.stage_specs import STAGES
+from jobs.contract.stage_specs import PIPELINE_STAGES
 from meditron_cli.config.experiment_schema import Experiment, Parallel
 from meditron_cli.config.load import load, size_names
-from meditron_cli.rehearsal import miniature
+from meditron_cli.plan import stages
+from meditron_cli.rehearsal import base_model, miniature
 from meditron_cli.runs import prepare
 
 SIZES = [size for size in size_names() if size != "tiny"]
@@ -33,7 +35,8 @@ def test_every_recipe_has_a_miniature_that_fits_this_machine(size: str, folder: 
         loaded = load("local", size, folder / "experiment.yaml", sets)
         plan = prepare.plan_of(loaded, prepare.stages_of(prepare.PIPELINE, loaded.experiment))
 
-        assert tuple(stage.stage for stage in plan.stages) == STAGES
+        stages = tuple(stage.stage for stage in plan.stages)
+        assert stages == tuple(name for name in PIPELINE_STAGES if name != "index")  # it is short
         model = plan.training.tasks[0].training.model
         assert model.parameters < 2e6
         assert model.padded_vocab_size > model.vocab_size > miniature.BASE_VOCABULARY
@@ -85,3 +88,24 @@ def test_what_a_rehearsal_cannot_check_names_the_weights_and_the_cluster() -> No
     assert "meta-llama/Llama-2-70b-hf" in text
     assert "`meditron doctor`" in text
     assert "GPU kernels" in text
+
+
+@pytest.mark.parametrize("unused", [3, 300])
+def test_a_miniature_keeps_the_unused_rows_of_a_base_model(unused: int, folder: Path) -> None:
+    rows = ["model.vocab_size=200000", f"vocabulary.unused_rows={unused}"]
+    real = load("rcp", "7b", None, rows).experiment
+    sets = miniature.settings(real, miniature.layouts(real)[0])
+
+    small = load("local", "7b", folder / "experiment.yaml", sets).experiment
+    vocabulary = stages.vocabulary_spec(small)
+    files = base_model.random_weights(stages.model_spec(small), vocabulary.base_rows)
+
+    assert vocabulary.base_size == miniature.BASE_VOCABULARY
+    assert vocabulary.base_rows == miniature.BASE_VOCABULARY + unused
+    (embedding,) = (
+        tensors["model.embed_tokens.weight"]
+        for name, content in files.items()
+        if name.endswith(".safetensors")
+        and "model.embed_tokens.weight" in (tensors := safetensors_load(content))
+    )
+    assert len(embedding) == vocabulary.base_rows

@@ -22,8 +22,8 @@ from ..task_records import TaskRecords
 def training(step: int) -> RunView:
     """Return a run that has trained some of 40 steps."""
     written = progress(done=float(step), loss=2.5)
-    pretrain = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress=written)
-    curate = StageRecord("curate", 1, done={0})
+    pretrain = StageRecord("pretrain", range(1), target_step=40, step_tokens=8, progress=written)
+    curate = StageRecord("curate", range(1), done={0})
     stages = {"curate": curate, "pretrain": pretrain}
     return derive_view(RunRecord("run", Path("run"), stages=stages), {}, 0.0)
 

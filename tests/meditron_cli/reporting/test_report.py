@@ -13,7 +13,7 @@ from jobs.contract.done_markers import write_done
 from jobs.contract.files import write_json
 
 from ...conftest import Bench
-from ...metric_lines import append, step, validation
+from ...metric_lines import append, skip, step, validation
 from ..task_records import TaskRecords, interrupt_once
 
 START = 1_700_000_000.0
@@ -67,6 +67,58 @@ def interrupted(meditron: Bench, finish: Callable[..., None]) -> TaskRecords:
     return records
 
 
+def test_the_epochs_so_far_of_each_corpus_are_shown(trained: Bench) -> None:
+    run = trained.run()
+    facts: dict[str, Any] = {"spec_digest": "", "seconds": 1.0}
+    shards = [
+        {"path": f"corpus/train/{index:05d}.jsonl", "bytes": 1, "mtime_ns": 1} for index in (0, 1)
+    ]
+    write_done(run, "curate", 0, inputs=[], outputs=shards, summary={}, **facts)
+    for index, tokens in enumerate((300, 400)):
+        file = {"path": f"tokens/train/{index:05d}.bin", "bytes": 1, "mtime_ns": 1}
+        written = {"inputs": [shards[index]], "outputs": [file]}
+        summary = {"documents": 1, "tokens": tokens}
+        write_done(run, "tokenize", index, **written, summary=summary, **facts)
+
+    (corpus,) = report(trained)["pretrain"]["corpora"]
+
+    assert (corpus["name"], corpus["tokens"]) == ("corpus", 700)
+    assert corpus["epochs"] == 2 * 16 * 128 / 700
+    rows = [" ".join(row.split()) for row in trained("report", run.name).stdout.splitlines()]
+    assert "epochs of corpus - 5.85" in rows
+
+
+def test_skipped_steps_are_shown_with_their_reasons(trained: Bench) -> None:
+    append(trained.run(), *(skip(step) for step in (3, 4, 6)), skip(7, reason="a spike"))
+
+    found = report(trained)["pretrain"]
+
+    assert found["steps"] == 7
+    assert found["tokens"] == 200
+    assert found["skipped"][0] == {"step": 3, "reason": "pretrain.skip_steps"}
+    text = trained("report", trained.run().name).stdout
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    assert "steps skipped - 3-4, 6 (pretrain.skip_steps); 7 (a spike)" in rows
+
+
+def test_validation_of_each_corpus_is_shown_first_and_last(trained: Bench) -> None:
+    both = {"med": {"loss": 3.0, "perplexity": 20.1}, "replay": {"loss": 2.0, "perplexity": 7.4}}
+    append(trained.run(), validation(2, corpora=both))
+
+    found = report(trained)["pretrain"]["validation_corpora"]
+    text = trained("report", trained.run().name).stdout
+    shown = trained("status", trained.run().name).stdout
+
+    assert found[1] == {"name": "replay", "first": None, "last": both["replay"]}
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    assert "validation loss of replay - 2.0000" in rows
+    assert "validation perplexity of med - 20.1" in rows
+    assert (
+        "\nvalidation: after step 2: 3.0000 (perplexity 20.1) on med, "
+        "2.0000 (perplexity 7.4) on replay\n"
+    ) in shown
+
+
 def report(meditron: Bench) -> dict[str, Any]:
     result = meditron("report", meditron.run().name, "--json")
     assert result.exit_code == 0, result.stderr
@@ -82,14 +134,18 @@ def test_the_promised_keys_are_there(trained: Bench) -> None:
     assert found["pretrain"] == {
         "weights": "random",
         "origin": None,
+        "corpora": [],
         "steps": 2,
+        "skipped": [],
         "tokens": 200,
         "loss_first": 8.0,
         "loss_last": 6.0,
         "validation_first": 8.5,
         "validation_last": 6.5,
+        "validation_corpora": [],
         "tokens_per_s": 50.0,
         "step_seconds": 4.0,
+        "speed": None,
     }
     assert found["evaluations"][1] == RESULT
     assert {"total_s", "queued_s"} <= set(found["time"])
@@ -105,7 +161,7 @@ def test_the_weights_are_named_with_the_commit_that_was_converted(trained: Bench
 
     assert report(trained)["pretrain"]["origin"] == origin
     text = trained("report", trained.run().name).stdout
-    assert "weights          random, commit c0ffeec0ffee" in text
+    assert "weights random, commit c0ffeec0ffee" in " ".join(text.split())
 
 
 def test_the_text_shows_accuracy_before_and_after(trained: Bench) -> None:

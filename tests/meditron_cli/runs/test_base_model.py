@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Callable
@@ -13,12 +12,11 @@ import pytest
 
 from jobs.contract import specs
 from jobs.contract.stage_specs import ConvertSpec
-from jobs.conversion import hf_config, weight_map
 from meditron_cli.config.load import load
-from meditron_cli.plan import stages
 from meditron_cli.runs import prepare
 
 from ...conftest import Bench
+from ...hf_folders import write_base_model
 
 PROFILE = """\
 name: mine
@@ -33,21 +31,8 @@ TARGET = (
 
 
 def write_model(folder: Path) -> Path:
-    """Write the tiny model as transformers does, all zeros, in a file without blocks."""
-    experiment = load("./mine.yaml", "tiny", None, []).experiment
-    spec, base = stages.model_spec(experiment), stages.vocabulary_spec(experiment).base_size
-    header, place = {}, 0
-    for name, shape in weight_map.folder_shapes(spec, base).items():
-        end = place + 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [place, end]}
-        place = end
-    text = json.dumps(header).encode()
-    folder.mkdir(parents=True)
-    with (folder / "model.safetensors").open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + place)
-    (folder / "config.json").write_text(json.dumps(hf_config.write(spec, base, "bfloat16")))
-    return folder
+    """Write the tiny model."""
+    return write_base_model(folder, load("./mine.yaml", "tiny", None, []).experiment)
 
 
 @pytest.fixture
@@ -170,6 +155,22 @@ def test_a_folder_that_cannot_be_imported_is_refused_before_anything_is_made(
     warned = site("plan", "convert", *TARGET)
     assert warned.exit_code == 0
     assert sentence in warned.stderr
+
+
+def test_a_base_model_with_more_rows_than_tokens_is_named(site: Bench) -> None:
+    write_model(site.folder / "models/org/base")  # of 4 rows
+    fewer = (*TARGET, "--set", "model.vocab_size=3")
+
+    result = site("submit", "convert", *fewer)
+
+    assert result.exit_code == 2
+    assert (
+        "model.vocab_size without vocabulary.added_tokens is 3, the folder's is 4; if the "
+        "base model has 4 rows for 3 tokens, set vocabulary.unused_rows to 1 and "
+        "model.vocab_size to 4" in result.stderr
+    )
+    fits = (*TARGET, "--set", "vocabulary.unused_rows=1")
+    assert "model.vocab_size" not in site("plan", "convert", *fits).stderr
 
 
 def test_random_weights_are_not_converted(site: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,17 +12,21 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs.contract import attempt_history, done_markers
-from jobs.contract.events import append_event
+from jobs.checkpoints import manifest
+from jobs.contract import attempt_history, done_markers, specs
+from jobs.contract.events import StartEvent, SubmitEvent, append, append_event
 from jobs.contract.files import read_json, write_json
 from jobs.contract.locks import locked
 from jobs.contract.rundir import RunDir
+from jobs.data.indexed_dataset import IndexedWriter
 from meditron_cli.main import main
 from meditron_cli.runs import launch, launch_plan, request, store
 from meditron_cli.runs.prepare import planned
+from meditron_cli.runs.state import derive_view
 from meditron_cli.scheduler.base import LEFT_THE_QUEUE, JobInfo, JobState
 from meditron_cli.scheduler.slurm import SlurmScheduler
 
@@ -230,11 +235,12 @@ def test_a_stage_alone_waits_for_unfinished_jobs_of_the_one_before(meditron: Ben
 
 
 def test_pretraining_with_data_of_its_own_needs_no_tokens(meditron: Bench) -> None:
-    for suffix in (".bin", ".idx"):
-        (meditron.folder / f"books{suffix}").write_bytes(b"x")
-    books = str(meditron.folder / "books")
+    books = IndexedWriter(meditron.folder / "books", "uint16")
+    books.add(numpy.ones(200_000, dtype="<u2"), numpy.array([200_000], dtype="i4"))
+    books.publish()
 
-    result = meditron.submit("--set", f"pretrain.data=[{books}]", stage="pretrain")
+    own = f"pretrain.data=[{meditron.folder / 'books'}]"
+    result = meditron.submit("--set", own, stage="pretrain")
 
     assert result.exit_code == 0, result.stderr
     assert meditron.scheduler.submitted == [Submitted("pretrain", (0,), 1, ())]
@@ -452,16 +458,278 @@ def test_changed_documents_are_refused_once_a_run_has_trained_on_the_old_ones(
     assert len(meditron.scheduler.submitted) == 4
 
 
-def test_specs_of_queued_and_running_tasks_are_not_rewritten(meditron: Bench) -> None:
+def checkpoints_of(meditron: Bench, stage: str) -> dict[int, str]:
+    """Return the checkpoint that each task of a stage is of, by index, as its job reads it."""
+    run = meditron.run()
+    return {
+        i: read_json(run.spec(stage, i))["spec"]["checkpoint"] for i in specs.indices(run, stage)
+    }
+
+
+@pytest.fixture
+def trained_on(meditron: Bench, finish: Callable[..., None]) -> RunDir:
+    """Return a run whose training is done, and the scheduler knows no job."""
+    meditron.submit("--set", "evaluate.benchmarks=[]")
+    run = meditron.run()
+    finish(run, "curate", 0)
+    finish(run, "tokenize", 0, 1, 2)
+    finish(run, "pretrain", 0)
+    meditron.scheduler.jobs.clear()
+    return run
+
+
+def test_a_queued_job_of_other_settings_is_replaced_with_all_behind_it(meditron: Bench) -> None:
     meditron.submit()
     run = meditron.run()
-    before = run.spec("pretrain", 0).stat().st_mtime_ns
 
-    meditron.submit("--set", "pretrain.save_interval=7")
+    result = meditron.submit("--set", "pretrain.save_interval=7")
 
-    assert run.spec("pretrain", 0).stat().st_mtime_ns == before
-    last = request.last_request(run, attempt_history.read(run))
-    assert last["experiment"]["pretrain"]["save_interval"] == 7
+    assert result.exit_code == 0, result.stderr
+    assert "pretrain: other settings replace job 103_0, still queued" in result.stderr
+    assert read_json(run.spec("pretrain", 0))["spec"]["save_interval"] == 7
+    assert meditron.scheduler.cancelled == ["103_0", "104_0", "104_1"]
+    assert meditron.scheduler.submitted[4:] == [
+        Submitted("pretrain", (0,), 2, ("102_0", "102_1", "102_2")),
+        Submitted("evaluate", (0, 1), 2, ("105_0",)),
+    ]
+
+
+def test_other_settings_of_a_running_job_are_refused(meditron: Bench, training: RunDir) -> None:
+    before = training.spec("pretrain", 0).read_bytes()
+
+    result = meditron.submit("--set", "pretrain.save_interval=7")
+
+    assert result.exit_code == 2
+    assert "pretrain of run" in result.stderr
+    assert "runs in job 103_0 with other settings, so nothing was submitted" in result.stderr
+    assert f"`meditron cancel --save {training.name}`" in result.stderr
+    assert len(meditron.scheduler.submitted) == 4
+    assert training.spec("pretrain", 0).read_bytes() == before
+    last = request.last_request(training, attempt_history.read(training))
+    assert last["experiment"]["pretrain"]["save_interval"] != 7
+
+
+def test_a_resume_keeps_running_jobs_whatever_a_later_request_says(
+    meditron: Bench, trained_on: RunDir
+) -> None:
+    meditron.submit("--set", "export.step=first", stage="export")
+    meditron.begin("export")
+    meditron.submit(
+        "--set",
+        "export.step=first",
+        "--set",
+        "export.dtype=fp32",
+        "--set",
+        "evaluate.benchmarks=[{name: quiz, path: quiz.jsonl}]",
+        stage="evaluate",
+    )
+
+    result = meditron("resume", trained_on.name)
+
+    assert result.exit_code == 0, result.stderr
+    assert [item.stage for item in meditron.scheduler.submitted[3:]] == ["export", "evaluate"]
+
+
+@pytest.mark.parametrize("begins", [False, True])
+def test_an_export_of_another_checkpoint_starts_beside_the_first(
+    meditron: Bench, trained_on: RunDir, begins: bool
+) -> None:
+    meditron.submit("--set", "export.step=first", stage="export")
+    if begins:
+        meditron.begin("export")
+
+    result = meditron.submit("--set", "export.step=200", stage="export")
+
+    assert result.exit_code == 0, result.stderr
+    assert "export: job 104_0 of an earlier submission stays" in result.stderr
+    assert meditron.scheduler.submitted[4:] == [Submitted("export", (1,), 2, ())]
+    assert meditron.scheduler.cancelled == []
+    assert checkpoints_of(meditron, "export") == {0: "first", 1: "200"}
+    assert meditron.reader().read().stages["export"].total == 2
+
+
+def test_an_array_that_grows_keeps_its_tasks(
+    meditron: Bench, trained_on: RunDir, finish: Callable[..., None]
+) -> None:
+    meditron.submit("--set", "export.step=first", stage="export")
+
+    meditron.submit("--set", "export.step=[200,first]", stage="export")
+    finish(trained_on, "export", 0, 1)
+    meditron.scheduler.jobs.clear()
+    meditron.submit("--set", "export.step=[last,200,first]", stage="export")
+
+    assert meditron.scheduler.submitted[4:] == [
+        Submitted("export", (1,), 2, ()),
+        Submitted("export", (2,), 3, ()),
+    ]
+    assert checkpoints_of(meditron, "export") == {0: "first", 1: "200", 2: "last"}
+
+
+def test_a_task_that_a_plan_no_longer_has_is_not_waited_for(
+    meditron: Bench, trained_on: RunDir, finish: Callable[..., None]
+) -> None:
+    meditron.submit("--set", "export.step=[first,200]", stage="export")
+    meditron.scheduler.jobs.clear()
+
+    meditron.submit("--set", "export.step=200", stage="export")
+    finish(trained_on, "export", 1)
+
+    assert meditron.scheduler.submitted[4:] == [Submitted("export", (1,), 2, ())]
+    assert derive_view(meditron.reader().read(), {}, 0.0).state == "succeeded"
+
+
+def test_another_benchmark_evaluates_nothing_twice(
+    meditron: Bench, trained_on: RunDir, finish: Callable[..., None]
+) -> None:
+    quiz, exam = (f"{{name: {name}, path: quiz.jsonl}}" for name in ("quiz", "exam"))
+    meditron.submit("--set", f"evaluate.benchmarks=[{quiz}]", stage="evaluate")
+    finish(trained_on, "evaluate", 0)
+
+    meditron.submit("--set", f"evaluate.benchmarks=[{exam},{quiz}]", stage="evaluate")
+
+    assert meditron.scheduler.submitted[4:] == [Submitted("evaluate", (2, 3), 2, ())]
+    assert not meditron.scheduler.cancelled
+
+
+def test_one_changed_benchmark_of_an_array_keeps_the_others_and_their_recovery_job(
+    meditron: Bench, trained_on: RunDir
+) -> None:
+    quiz, exam = (f"{{name: {name}, path: quiz.jsonl}}" for name in ("quiz", "exam"))
+    checkpoints = ("--set", "evaluate.checkpoints=[last]")
+    meditron.submit("--set", f"evaluate.benchmarks=[{quiz},{exam}]", *checkpoints, stage="evaluate")
+    fewer = exam.replace("}", ", limit: 3}")
+
+    meditron.submit(
+        "--set", f"evaluate.benchmarks=[{quiz},{fewer}]", *checkpoints, stage="evaluate"
+    )
+
+    assert meditron.scheduler.cancelled == ["104_1"]
+    assert meditron.scheduler.dismissed == []
+    assert meditron.scheduler.submitted[4:] == [Submitted("evaluate", (1,), 2, ())]
+
+
+@pytest.mark.parametrize(("done", "code"), [(True, 0), (False, 2)])
+def test_a_job_of_several_tasks_is_replaced_only_while_none_runs(
+    meditron: Bench, trained_on: RunDir, finish: Callable[..., None], done: bool, code: int
+) -> None:
+    """As on this machine, where one job has all tasks of an attempt."""
+    now = time.time()
+    meditron.submit("--set", "export.step=[first,200]", stage="export")
+    append(trained_on, SubmitEvent(now, "export", 2, (0, 1), "local", "person", job_ids=("7",)))
+    append(trained_on, StartEvent(now, "export", 0, 2, "7", now))
+    meditron.scheduler.put("7", JobState.ACTIVE)
+    if done:
+        finish(trained_on, "export", 0)
+    changed = ("--set", "export.step=[first,200]", "--set", "export.max_shard_gb=1")
+
+    result = meditron.submit(*changed, stage="export")
+
+    assert result.exit_code == code, result.stderr
+    assert meditron.scheduler.cancelled == ["7"] * done
+    assert [item.indices for item in meditron.scheduler.submitted[4:]] == [(0, 1)] * done
+
+
+def save(run: RunDir, step: int) -> None:
+    """Write the record that makes the checkpoint of a step whole."""
+    folder = run.path("checkpoints") / manifest.name(step)
+    folder.mkdir(parents=True)
+    (folder / manifest.RECORD).touch()
+
+
+def test_an_export_of_an_earlier_step_waits_for_training_alone(meditron: Bench) -> None:
+    meditron.submit("--set", "export.step=[first,last,200]")
+
+    assert meditron.scheduler.submitted[4:] == [
+        Submitted("export", (0, 2), 1, ("103_0",)),
+        Submitted("export", (1,), 2, ("103_0", "104_0", "104_1")),
+    ]
+
+
+def test_an_export_of_a_saved_step_waits_for_nothing(meditron: Bench, training: RunDir) -> None:
+    save(training, 200)
+
+    result = meditron.submit("--set", "export.step=[300,200]", stage="export")
+
+    assert result.exit_code == 0, result.stderr
+    assert meditron.scheduler.submitted[4:] == [
+        Submitted("export", (0,), 1, ("103_0",)),
+        Submitted("export", (1,), 2, ()),
+    ]
+
+
+def test_a_queued_export_whose_step_was_saved_since_is_submitted_without_waiting(
+    meditron: Bench, training: RunDir
+) -> None:
+    words = ("--set", "export.step=[200,300]")
+    meditron.submit(*words, stage="export")
+    meditron.scheduler.put_stage("export", JobState.QUEUED, reason="Dependency")
+    save(training, 300)
+
+    meditron.submit(*words, stage="export")
+
+    assert meditron.scheduler.cancelled == ["105_1"]
+    assert meditron.scheduler.submitted[5:] == [Submitted("export", (1,), 2, ())]
+
+
+def test_a_saved_step_is_exported_though_training_has_ended_before_its_target(
+    meditron: Bench, training: RunDir
+) -> None:
+    save(training, 200)
+    meditron("cancel", training.name)
+
+    saved = meditron.submit("--set", "export.step=200", stage="export")
+    other = meditron.submit("--set", "export.step=300", stage="export")
+
+    assert [saved.exit_code, other.exit_code] == [0, 2]
+    assert "export needs the result of pretrain" in other.stderr
+
+
+def test_training_that_is_resumed_exports_no_saved_step_again(
+    meditron: Bench, training: RunDir, finish: Callable[..., None], fail: Callable[..., None]
+) -> None:
+    save(training, 200)
+    meditron.submit("--set", "export.step=[200,last]", stage="export")
+    finish(training, "export", 0)
+    fail(training, "pretrain", 0)
+    meditron.scheduler.end_all()
+
+    meditron("resume", training.name)
+
+    assert [item.indices for item in meditron.scheduler.submitted if item.stage == "export"] == [
+        (0,),
+        (1,),
+        (1,),
+    ]
+
+
+def test_a_stage_that_others_wait_for_is_not_replaced_alone(meditron: Bench) -> None:
+    meditron.submit()
+
+    changed = ("--set", "pretrain.save_interval=7")
+    result = meditron.submit(*changed, stage="pretrain")
+
+    assert result.exit_code == 2
+    assert "evaluate of run" in result.stderr
+    assert "would never start: queued behind pretrain" in result.stderr
+    assert "`meditron submit pipeline --cluster local" in result.stderr
+    assert meditron.scheduler.cancelled == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "setting"),
+    [
+        ("tokenize", "tokenize.special_tokens_in_text=true"),
+        ("curate", "curate.min_chars=3"),
+    ],
+)
+def test_stages_whose_settings_make_another_run_drop_nothing(
+    meditron: Bench, stage: str, setting: str
+) -> None:
+    meditron.submit(stage="curate")
+    meditron.submit("--set", setting, stage="curate")
+
+    assert len(list(meditron.runs.iterdir())) == 2
+    assert [item.stage for item in meditron.scheduler.submitted] == ["curate", "curate"]
 
 
 def test_a_stop_file_does_not_stop_the_next_submission(meditron: Bench) -> None:
@@ -606,7 +874,7 @@ def test_decisions_name_every_task_once(meditron: Bench) -> None:
     plan, record = planned(meditron.reader()), meditron.reader().read()
     infos = launch.query_open_jobs(record, meditron.scheduler)
 
-    decisions = launch_plan.decide(plan, record, infos, launch.check_tasks(plan, run))
+    decisions = launch_plan.decide(plan, record, infos, launch.check_tasks(plan, run), {})
 
     for stage in plan.stages:
         decision = decisions[stage.stage]

@@ -14,7 +14,7 @@ from jobs.contract.attempt_history import RunHistory
 from jobs.contract.errors import STOPPED
 from jobs.contract.events import Event, StartEvent, SubmitEvent
 from jobs.contract.exit_record import ExitRecord
-from jobs.contract.files import write_json
+from jobs.contract.files import read_json, write_json
 from jobs.contract.outcomes import RetryAction, RootCause
 from jobs.contract.rundir import RunDir
 from meditron_cli.runs import record
@@ -127,7 +127,7 @@ def test_the_state_of_a_task(
     expected: str,
 ) -> None:
     stage = StageRecord(
-        "curate", 1, jobs={0: job} if job else {}, exits={0: ended} if ended else {}
+        "curate", range(1), jobs={0: job} if job else {}, exits={0: ended} if ended else {}
     )
 
     assert task_state(stage, 0, ending, {"7": info} if info else {}, NOW) == expected
@@ -145,14 +145,14 @@ def test_the_state_of_a_task(
 def test_a_task_whose_job_is_gone_is_pending_while_a_recovery_job_waits(
     state: JobState, word: str, expected: str
 ) -> None:
-    stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, recovery_jobs=("9",))
+    stage = StageRecord("pretrain", range(1), jobs={0: LONG_AGO}, recovery_jobs=("9",))
     infos = {"7": report(JobState.ENDED, "NODE_FAIL"), "9": JobInfo("9", state, word)}
 
     assert task_state(stage, 0, None, infos, NOW) == expected
 
 
 def test_a_recovery_job_is_queried_only_while_its_stage_may_need_it() -> None:
-    stage = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, recovery_jobs=("9",))
+    stage = StageRecord("pretrain", range(1), jobs={0: LONG_AGO}, recovery_jobs=("9",))
     record = RunRecord("run", Path("run"), stages={"pretrain": stage})
     before = recovery_job_ids(record, NOW)
     stage.exits[0] = decided("stop", 1)
@@ -169,9 +169,9 @@ def test_what_waits_for_a_job_that_ended_is_stuck_unless_a_successor_is_at_work(
     word: str, training: JobState, state: str
 ) -> None:
     record = RunRecord("run", Path("run"))
-    record.stages["pretrain"] = StageRecord("pretrain", 1, jobs={0: LONG_AGO})
+    record.stages["pretrain"] = StageRecord("pretrain", range(1), jobs={0: LONG_AGO})
     waiting = {0: TaskJob("8", 1, 1_000.0, "slurm")}
-    record.stages["evaluate"] = StageRecord("evaluate", 1, after=("pretrain",), jobs=waiting)
+    record.stages["evaluate"] = StageRecord("evaluate", range(1), after=("pretrain",), jobs=waiting)
     never = JobInfo("8", JobState.QUEUED, "PENDING", NEVER)
     infos = {"7": report(training, word), "8": never}
 
@@ -203,10 +203,12 @@ def test_a_job_that_is_gone_before_its_inputs_were_whole_has_not_started(
     said_before: dict[str, object] | None, expected: str
 ) -> None:
     record = RunRecord("trial", Path())
-    record.stages["curate"] = StageRecord("curate", 1, exits={0: exit_record(2)}, jobs={0: LOCAL})
+    record.stages["curate"] = StageRecord(
+        "curate", range(1), exits={0: exit_record(2)}, jobs={0: LOCAL}
+    )
     exits = {0: said_before} if said_before else {}
     record.stages["tokenize"] = StageRecord(
-        "tokenize", 1, after=("curate",), jobs={0: LOCAL}, exits=exits
+        "tokenize", range(1), after=("curate",), jobs={0: LOCAL}, exits=exits
     )
 
     found = derive_view(record, {"7": report(JobState.ENDED)}, NOW)
@@ -217,8 +219,10 @@ def test_a_job_that_is_gone_before_its_inputs_were_whole_has_not_started(
 
 def test_a_local_job_that_waits_for_an_earlier_stage_is_pending() -> None:
     record = RunRecord("run", Path("run"))
-    record.stages["curate"] = StageRecord("curate", 1, jobs={0: LONG_AGO})
-    record.stages["tokenize"] = StageRecord("tokenize", 1, after=("curate",), jobs={0: LOCAL})
+    record.stages["curate"] = StageRecord("curate", range(1), jobs={0: LONG_AGO})
+    record.stages["tokenize"] = StageRecord(
+        "tokenize", range(1), after=("curate",), jobs={0: LOCAL}
+    )
 
     seen = derive_view(record, {"7": report(JobState.ACTIVE)}, NOW)
 
@@ -241,7 +245,7 @@ exits = st.builds(exit_record, st.sampled_from([0, 1, 2, 5, 75, 130]), st.floats
 stages = st.builds(
     StageRecord,
     stage=st.just("curate"),
-    total=st.just(3),
+    indices=st.just(range(3)),
     done=st.sets(st.integers(0, 2)),
     jobs=st.dictionaries(st.integers(0, 2), st.sampled_from([LONG_AGO, JUST_NOW, LOCAL])),
     exits=st.dictionaries(st.integers(0, 2), exits),
@@ -288,7 +292,7 @@ def test_of_two_submissions_of_a_task_the_later_counts() -> None:
     both = SubmitEvent(1.0, "tokenize", 1, (0, 1), "slurm", job_ids=("5_0", "5_1"))
     again = SubmitEvent(2.0, "tokenize", 2, (1,), "slurm", job_ids=("6",))
 
-    stage = recorded(StageRecord("tokenize", 2), both, again)
+    stage = recorded(StageRecord("tokenize", range(2)), both, again)
 
     assert [stage.jobs[index].job_id for index in (0, 1)] == ["5_0", "6"]
 
@@ -296,13 +300,15 @@ def test_of_two_submissions_of_a_task_the_later_counts() -> None:
 def test_one_job_id_may_stand_for_all_tasks() -> None:
     event = SubmitEvent(1.0, "tokenize", 1, (0, 1, 2), "local", job_ids=("local:9:1",))
 
-    stage = recorded(StageRecord("tokenize", 3), event)
+    stage = recorded(StageRecord("tokenize", range(3)), event)
 
     assert {job.job_id for job in stage.jobs.values()} == {"local:9:1"}
 
 
 def test_a_training_that_starts_again_has_not_lost_its_checkpoint() -> None:
-    stage = StageRecord("pretrain", 1, target_step=40, step_tokens=8, progress=progress(done=0.0))
+    stage = StageRecord(
+        "pretrain", range(1), target_step=40, step_tokens=8, progress=progress(done=0.0)
+    )
 
     recorded(stage, StartEvent(1.0, "pretrain", 0, 2, "7", 1.0, step=30))
 
@@ -342,9 +348,9 @@ def test_what_waits_for_a_stage_that_failed_long_ago_is_not_queried(
     waiting = TaskJob("8", 1, 0.0, "slurm")
     stages = {
         "pretrain": StageRecord(
-            "pretrain", 1, jobs={0: LONG_AGO}, exits={0: exit_record(1, NOW - age)}
+            "pretrain", range(1), jobs={0: LONG_AGO}, exits={0: exit_record(1, NOW - age)}
         ),
-        "evaluate": StageRecord("evaluate", 1, after=("pretrain",), jobs={0: waiting}),
+        "evaluate": StageRecord("evaluate", range(1), after=("pretrain",), jobs={0: waiting}),
     }
 
     assert open_jobs(RunRecord("run", Path("run"), stages=stages), NOW) == asked
@@ -352,7 +358,9 @@ def test_what_waits_for_a_stage_that_failed_long_ago_is_not_queried(
 
 @pytest.mark.parametrize(("age", "asked"), [(60.0, {"slurm": {"7"}}), (REQUEUE_SECONDS + 60.0, {})])
 def test_a_task_that_stopped_very_long_ago_is_over(age: float, asked: dict[str, set[str]]) -> None:
-    stopped = StageRecord("pretrain", 1, jobs={0: LONG_AGO}, exits={0: exit_record(130, NOW - age)})
+    stopped = StageRecord(
+        "pretrain", range(1), jobs={0: LONG_AGO}, exits={0: exit_record(130, NOW - age)}
+    )
 
     assert open_jobs(RunRecord("run", Path("run"), stages={"pretrain": stopped}), NOW) == asked
 
@@ -362,7 +370,7 @@ def run(tmp_path: Path) -> TaskRecords:
     """Return a run of one stage with two tasks, which was submitted as jobs 5_0 and 5_1."""
     run = RunDir(tmp_path)
     resources = {"nodes": 1, "gpus_per_node": 0}
-    stage = {"tasks": 2, "after": [], "resources": resources}
+    stage = {"tasks": [0, 1], "after": [], "resources": resources}
     write_json(run.plan, {"cluster": "trial", "stages": {"tokenize": stage}})
     records = TaskRecords(run, 1_000.0, stage="tokenize", job="5_1", index=1)
     fields = {"stage": "tokenize", "attempt": 1, "indices": [0, 1], "scheduler": "slurm"}
@@ -394,6 +402,16 @@ def test_the_exit_of_the_last_attempt_is_the_one_that_counts(run: TaskRecords) -
 
     assert exit_records(read(run.run))[0].attempt == 2
     assert (seen.stages["tokenize"].state, seen.stages["tokenize"].attempts) == ("running", 2)
+
+
+def test_a_task_that_the_last_plan_no_longer_has_is_no_failure(run: TaskRecords) -> None:
+    run.start(1, 10)
+    run.exit(1, 20, "completed", "finish", code=0)
+    plan = read_json(run.run.plan)
+    plan["stages"]["tokenize"]["tasks"] = [0]
+    write_json(run.run.plan, plan)
+
+    assert exit_records(read(run.run)) == []
 
 
 @pytest.mark.parametrize(("action", "attempts"), [("stop", 2), ("wait", 1)])

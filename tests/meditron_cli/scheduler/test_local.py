@@ -21,6 +21,7 @@ from jobs.contract.stage_specs import CurateSpec, Spec, TokenizeSpec
 from jobs.supervision.ranks import local_ranks
 from meditron_cli.errors import SchedulerError
 from meditron_cli.plan.model import Plan, Resources, SiteSettings, StagePlan
+from meditron_cli.runs.store import stage_summary
 from meditron_cli.scheduler import local, local_sessions
 from meditron_cli.scheduler.base import JobState, Scheduler
 from meditron_cli.scheduler.local import LocalScheduler
@@ -28,6 +29,7 @@ from meditron_cli.scheduler.local import LocalScheduler
 from ...disks import fill, mounted
 from ...exits import exit_of, exits
 from ...model_specs import tokenizer_ref
+from ...plans import plan_of
 from ...ranks import (
     DEAF,
     FINISH,
@@ -107,6 +109,8 @@ class Machine:
         for member in members:
             write_json(self.run.spec(stage, member.index), specs.to_json(member))
         plan = StagePlan(stage, members, RESOURCES, (tuple(range(tasks)),), 16, ())
+        known = read_json(self.run.plan)["stages"] if self.run.plan.exists() else {}
+        write_json(self.run.plan, {"stages": {**known, stage: stage_summary(plan)}})
         return replace(plan, **changes)
 
     def submit(
@@ -206,6 +210,29 @@ def test_a_stage_waits_for_the_one_before_and_runs_when_it_is_whole(machine: Mac
     kinds = [(event["event"], event["stage"]) for event in read_events(machine.run)]
     assert kinds.index(("exit", "curate")) < kinds.index(("start", "tokenize"))
     assert machine.exit()["class"] == "finished"
+
+
+def test_an_export_starts_once_its_checkpoint_is_saved(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = plan_of("local", "tiny", "export.step=200").stage("export").tasks[0].spec
+    monkeypatch.setitem(SPECS, "export", exported)
+    training = machine.submit(machine.stage(*LINGER))
+    waiting = machine.stage(FINISH, stage="export", after=("curate",))
+    export = machine.submit(waiting, [training])
+    wait_until(lambda: catches_signals(export))
+    machine.wait_for("ready")
+    assert not any(event["stage"] == "export" for event in read_events(machine.run))
+
+    saved = machine.run.path("checkpoints/iter_0000200")
+    saved.mkdir(parents=True)
+    (saved / "meditron.json").touch()
+    machine.wait(export)
+    trains = machine.state(training)
+    machine.scheduler.cancel(RUN, [training])
+
+    assert trains is JobState.ACTIVE
+    assert machine.exit("export")["class"] == "finished"
 
 
 def test_a_stage_after_one_that_failed_is_not_started(machine: Machine) -> None:
@@ -500,6 +527,19 @@ def test_cores_are_divided_among_the_ranks_that_run_at_once(machine: Machine) ->
     ]
 
     assert threads == [usable_cores(), 1]
+
+
+def test_threads_that_wait_sleep_unless_the_profile_lets_them_spin(machine: Machine) -> None:
+    stage, spin = machine.stage(FINISH), ("export OMP_WAIT_POLICY=active",)
+
+    policies = [
+        local.runner_environment(
+            Plan("trial", "tiny", (), replace(SITE, setup=setup), ()), stage, machine.run.root, {}
+        )["OMP_WAIT_POLICY"]
+        for setup in ((), spin)
+    ]
+
+    assert policies == ["passive", "active"]
 
 
 def test_render_names_each_command_and_is_the_same_every_time(machine: Machine) -> None:

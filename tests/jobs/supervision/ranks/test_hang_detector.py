@@ -314,6 +314,10 @@ BUSY = """Current thread 0x00007f281b75a740 (most recent call first):
   File "/runs/a/code/jobs/engine/dataset.py", line 91 in collate
   File "/runs/a/code/jobs/engine/trainer.py", line 195 in _forward
 """
+INTERLEAVED = """Current thread 0x00007f281b75a740 (most recent call first):
+  File "/opt/megatron/core/pipeline_parallel/schedules.py", line 1600 in pp_pre_forward
+  File "/runs/a/code/jobs/engine/trainer.py", line 195 in _pass
+"""
 SAVING = """Current thread 0x00007f281b75a740 (most recent call first):
   File "/opt/site-packages/torch/distributed/checkpoint/filesystem.py", line 500 in write_data
   File "/opt/site-packages/torch/distributed/distributed_c10d.py", line 83 in barrier
@@ -346,6 +350,10 @@ def report(rank: int, **values: Any) -> RankReport:
             [report(0, stack=BUSY, age=130.0), report(1, stack=BUSY, age=131.0)],
             (1, "gpu01", "in collate (dataset.py:91)"),
         ),
+        (
+            [report(0, stack=BUSY), report(1, stack=INTERLEAVED, ticks=89)],
+            (0, "gpu00", "in collate (dataset.py:91)"),
+        ),
         ([report(0), report(1, stack="")], (1, "gpu01", "in phase step")),
         (
             [report(0), report(1, ticks=89), report(2)],
@@ -359,7 +367,7 @@ def report(rank: int, **values: Any) -> RankReport:
     ],
     ids=[
         "stopped", "dead", "disk", "outside-a-collective", "saving-is-no-collective",
-        "oldest-beat", "no-stack", "behind", "nobody", "nothing-known",
+        "oldest-beat", "interleaved", "no-stack", "behind", "nobody", "nothing-known",
     ],
 )  # fmt: skip
 def test_the_rank_that_stopped_first_is_named(

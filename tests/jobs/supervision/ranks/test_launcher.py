@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -10,16 +11,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.contract import rundir
+from jobs.contract.specs import SiteSpec, TaskSpec
+from jobs.contract.stage_specs import CurateSpec, PretrainSpec
 from jobs.slurm.client import Client
 from jobs.supervision.attempt_records import AttemptRef
 from jobs.supervision.ranks import launcher, local_ranks, srun_ranks
 
 from .... import fake_slurm
 from ....ranks import wait_until
+from ...conftest import Workbench
 
 
 def test_a_reserved_port_is_refused_to_everybody_but_the_rank_that_reuses_it() -> None:
@@ -164,3 +169,128 @@ def test_collectives_that_time_out_are_recorded_in_the_attempt(tmp_path: Path) -
     files = str(tmp_path / "stages/pretrain/attempts/3/flight-00000-")
     names = [name for name, value in variables.items() if value == files]
     assert names == ["TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE"]
+
+
+# ---- the environment of ranks
+
+
+def task_of(nodes: int = 1, gpus: int = 0, **fields: Any) -> TaskSpec:
+    """Return a task with ranks on nodes with or without GPUs."""
+    per_node = gpus or 1
+    site = SiteSpec(network_interface=fields.pop("interface", ""))
+    return TaskSpec(
+        "curate",
+        0,
+        CurateSpec((), "text", "id", 1, "fail", 1, 0.0, "corpus"),
+        ranks=nodes * per_node,
+        ranks_per_node=per_node,
+        nodes=nodes,
+        gpus_per_node=gpus,
+        cpus_per_rank=1,
+        launcher="srun",
+        python=(sys.executable,),
+        srun_args=(),
+        secrets_file="",
+        health={},
+        site=site,
+        **fields,
+    )
+
+
+def environment(folder: Path, task: TaskSpec, environ: dict[str, str]) -> dict[str, str]:
+    attempt = AttemptRef(rundir.RunDir(folder), "curate", 0, 1, 0.0)
+    return launcher.rank_environment(attempt, task, environ, 20_000)
+
+
+def test_ranks_of_one_node_meet_on_the_loopback(tmp_path: Path) -> None:
+    variables = environment(tmp_path, task_of(interface="none-such"), {})
+
+    assert variables["MASTER_ADDR"] == "127.0.0.1"
+    assert "NCCL_SOCKET_IFNAME" not in variables
+
+
+def test_ranks_of_several_nodes_meet_on_the_sites_interface(tmp_path: Path) -> None:
+    variables = environment(tmp_path, task_of(2, interface="lo"), {"GLOO_SOCKET_IFNAME": "eth7"})
+
+    assert variables["MASTER_ADDR"] == "127.0.0.1"  # the address of lo
+    assert variables["NCCL_SOCKET_IFNAME"] == "lo"
+    assert variables["GLOO_SOCKET_IFNAME"] == "eth7"  # of the profile
+
+
+def test_without_an_interface_ranks_meet_on_the_hosts_name(tmp_path: Path) -> None:
+    assert environment(tmp_path, task_of(2), {})["MASTER_ADDR"] == socket.gethostname()
+
+
+def test_an_interface_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"'hsn0' has no IPv4 address.*interfaces.*lo"):
+        environment(tmp_path, task_of(2, interface="hsn0"), {})
+
+
+def test_compiled_kernels_need_no_home_and_no_further_processes(tmp_path: Path) -> None:
+    variables = environment(tmp_path, task_of(gpus=4), {"TMPDIR": "/of/the/host"})
+
+    triton, inductor = (
+        Path(variables[f"{name}_CACHE_DIR"]) for name in ("TRITON", "TORCHINDUCTOR")
+    )
+    assert (triton.name, inductor.name, triton.parent) == ("triton", "inductor", inductor.parent)
+    assert triton.parent.name == f"meditron-compiled-{os.getuid()}"
+    assert triton.parents[1].is_dir()  # the host's TMPDIR is not there
+    assert variables["TORCHINDUCTOR_COMPILE_THREADS"] == "1"
+
+
+def test_compiled_kernels_lie_in_the_attempts_scratch_folder(tmp_path: Path) -> None:
+    task = task_of(gpus=4, scratch_dir="/scratch")
+
+    variables = environment(tmp_path, task, {"TMPDIR": "/scratch/attempt"})
+
+    assert variables["TRITON_CACHE_DIR"].startswith("/scratch/attempt/")
+
+
+def test_the_allocator_extends_segments_unless_the_site_sets_it(tmp_path: Path) -> None:
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+    own = environment(tmp_path, task_of(gpus=1), {})
+    sites = environment(tmp_path, task_of(gpus=1), {names[1]: "backend:cudaMallocAsync"})
+
+    assert [own[name] for name in names] == ["expandable_segments:True"] * 2
+    assert not set(names) & sites.keys()  # which are added to the site's
+
+
+def test_ranks_on_cpus_have_no_variables_of_gpus(tmp_path: Path) -> None:
+    assert (
+        not {"TRITON_CACHE_DIR", "PYTORCH_ALLOC_CONF"} & environment(tmp_path, task_of(), {}).keys()
+    )
+
+
+def test_numbers_of_a_surrounding_launcher_reach_no_rank() -> None:
+    surrounding = {"RANK": "7", "WORLD_SIZE": "9", "LOCAL_RANK": "1", "GROUP_RANK": "0"}
+    elastic = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+
+    kept = launcher.without_inherited(
+        {**surrounding, **elastic, "PATH": "/bin", "MASTER_PORT": "5"}
+    )
+
+    assert kept == {"PATH": "/bin", "MASTER_PORT": "5"}
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_ranks_of_a_deterministic_training_get_the_variables_of_its_libraries(
+    bench: Workbench, deterministic: bool
+) -> None:
+    task = bench.training()
+    assert isinstance(task.spec, PretrainSpec)
+    task = dataclasses.replace(
+        task, spec=dataclasses.replace(task.spec, deterministic=deterministic)
+    )
+    attempt = AttemptRef(bench.run, "pretrain", 0, 1, 0.0)
+
+    variables = launcher.rank_environment(attempt, task, {"NCCL_ALGO": "Tree"}, 1234)
+
+    expected = {
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "NCCL_ALGO": "Ring",
+        "NVTE_ALLOW_NONDETERMINISTIC_ALGO": "0",
+    }
+    assert {name: variables.get(name) for name in expected} == (
+        expected if deterministic else dict.fromkeys(expected)
+    )

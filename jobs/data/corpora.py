@@ -1,0 +1,168 @@
+"""The corpora of a training and how often it reads them. Standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jobs.contract.errors import TaskError
+from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import CorpusSpec, PretrainSpec
+from jobs.contract.units import plural
+from jobs.data import tokenized
+from jobs.data.indexed_dataset import stored_size
+from jobs.data.mixture import CorpusSize, mixture_of
+
+
+class TooManyEpochs(TaskError):
+    """The training would read a corpus more often than ``max_epochs``."""
+
+    def __init__(self, message: str, hint: str, needed: int) -> None:
+        super().__init__(message, hint)
+        self.needed = needed
+        """A ``max_epochs`` that allows the training."""
+
+
+class Datasets(NamedTuple):
+    """The indexed datasets of a corpus, by prefix."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return (*self.train, *self.validation)
+
+
+def datasets(run: RunDir, corpus: CorpusSpec) -> Datasets:
+    """Return the indexed datasets of a corpus of a run's training.
+
+    Raises:
+        NotTokenized: a run has not curated or tokenized all of them.
+    """
+    return Datasets(
+        tokenized.prefixes(run, corpus.data, tokenized.TRAIN),
+        tokenized.prefixes(run, corpus.validation_data, tokenized.VALIDATION),
+    )
+
+
+def sizes(run: RunDir, spec: PretrainSpec) -> dict[str, CorpusSize] | None:
+    """Return the training documents and tokens of each corpus; None while they are not known:
+    tokenize has not finished, or a dataset made elsewhere cannot be read on this machine.
+
+    Args:
+        run: the training's, which need not exist.
+    """
+    found = {}
+    for corpus in spec.corpora:
+        try:
+            prefixes = tokenized.prefixes(run, corpus.data, tokenized.TRAIN)
+            made = tokenized.written(run, prefixes)
+            counted = [_size(prefix, made.get(prefix)) for prefix in prefixes]
+        except (TaskError, OSError, KeyError):
+            return None
+        documents, tokens = (sum(column) for column in zip((0, 0), *counted, strict=True))
+        found[corpus.name] = CorpusSize(documents, tokens)
+    return found
+
+
+def _size(prefix: str, made: tokenized.TokenizedShard | None) -> CorpusSize:
+    """Return the size of a dataset that tokenize has finished, or of one elsewhere by its files.
+
+    Raises:
+        NotTokenized: it is one of this run, and not finished.
+        TaskError, OSError: it cannot be read.
+        KeyError: its record has no counts.
+    """
+    if made is not None:
+        summary = made.marker.summary
+        return CorpusSize(int(summary["documents"]), int(summary["tokens"]))
+    if not Path(prefix).is_absolute():
+        raise tokenized.NotTokenized(f"{prefix} is not tokenized")
+    return CorpusSize(*stored_size(Path(prefix)))
+
+
+def epochs(sequences: int, seq_length: int, tokens: int) -> float:
+    """Return how often so many sequences of a corpus read its tokens."""
+    return sequences * seq_length / tokens if tokens else 0.0
+
+
+def require_enough(spec: PretrainSpec, sizes: Mapping[str, CorpusSize]) -> None:
+    """Refuse corpora that are too small for a training, and weights that are.
+
+    Raises:
+        TaskError: there are fewer sequences than one global batch, or a corpus of a phase has no
+            token or no sequence in it.
+        TooManyEpochs: the training would read a corpus more often than ``max_epochs``.
+    """
+    length, batch = spec.model.seq_length, spec.global_batch_size
+    tokens = sum(sizes[item.corpus].tokens for item in spec.phases[0].weights)
+    sequences = max(0, tokens - 1) // length
+    if sequences < batch:
+        raise TaskError(
+            f"{plural(tokens, 'training token')} are {plural(sequences, 'sequence')} of {length}, "
+            f"and pretrain.global_batch_size is {batch}: one batch would repeat documents",
+            "train on more documents, or lower pretrain.global_batch_size in a submission with "
+            "--new, which starts another run",
+        )
+    mixture = mixture_of(spec, sizes)
+    ends = [*(phase.first_sample for phase in mixture.phases[1:]), spec.train_steps * batch]
+    for phase, end in zip(mixture.phases, ends, strict=True):
+        after = phase.consumed(end)
+        for name in phase.interleaving.shares:
+            if end > phase.first_sample and after[name] == phase.before.get(name, 0):
+                raise TaskError(
+                    f"the weight of the corpus {name!r} gives it none of the "
+                    f"{end - phase.first_sample:,} sequences of the phase that begins with step "
+                    f"{phase.first_step + 1}",
+                    "raise its weight in pretrain.mixture or pretrain.phases, or leave it out",
+                )
+    _require_epochs(spec, sizes)
+
+
+def _require_epochs(spec: PretrainSpec, sizes: Mapping[str, CorpusSize]) -> None:
+    if spec.max_epochs is None:
+        return
+    read = epochs_after(spec, sizes, spec.train_steps)
+    worst = max(read, key=lambda name: read[name])
+    if read[worst] <= spec.max_epochs:
+        return
+    low, high = 0, spec.train_steps  # the most steps within the limit, and too many
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = max(epochs_after(spec, sizes, middle).values()) <= spec.max_epochs
+        low, high = (middle, high) if fits else (low, middle)
+    most = math.ceil(read[worst])
+    whose = f" of the corpus {worst!r}" if len(spec.corpora) > 1 else ""
+    raise TooManyEpochs(
+        f"{plural(spec.train_steps, 'step')} read the {sizes[worst].tokens:,} training tokens"
+        f"{whose} {read[worst]:.1f} times, and pretrain.max_epochs is {spec.max_epochs:g}, which "
+        f"{plural(low, 'step')} would keep to",
+        f"{{meditron submit pretrain --set pretrain.max_epochs={most} --run}} allows it",
+        most,
+    )
+
+
+def epochs_after(
+    spec: PretrainSpec, sizes: Mapping[str, CorpusSize], steps: int
+) -> dict[str, float]:
+    """Return how often the first steps of a training read each corpus."""
+    consumed = mixture_of(spec, sizes).consumed(steps * spec.global_batch_size)
+    length = spec.model.seq_length
+    return {
+        name: epochs(consumed.get(name, 0), length, size.tokens) for name, size in sizes.items()
+    }
+
+
+def rows(spec: PretrainSpec, sizes: Mapping[str, CorpusSize], steps: int) -> list[dict[str, Any]]:
+    """Return name, documents, tokens and epochs of each corpus after some steps of a training."""
+    try:
+        read = epochs_after(spec, sizes, steps)
+    except TaskError:  # a corpus of the mixture is empty
+        read = dict.fromkeys(sizes, 0.0)
+    return [
+        {"name": name, "documents": size.documents, "tokens": size.tokens, "epochs": read[name]}
+        for name, size in sizes.items()
+    ]

@@ -1,0 +1,239 @@
+"""The epochs of a training's corpora as files: laid out once by the stage `index`, read by ranks.
+
+The folder holds, for each corpus to train on and each to validate on, the shuffled documents and
+windows of its epochs one behind the other (``sample_order.Epoch``). Which corpus a sample is of is
+computed (``mixture``). ``index.json`` has the sizes and what the files depend on. The folder gets
+its name once it is complete. No torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jobs.contract.errors import TaskError
+from jobs.contract.files import FormatError, fsync, fsync_folder, make_folder, read_json, write_json
+from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import INDEXED_AT_START, PretrainSpec
+from jobs.data import survey
+from jobs.data.mixture import Mixture, undivided
+from jobs.data.sample_order import CorpusOrder, Epoch, TrainingOrder
+from jobs.data.sample_reader import CorpusFiles, OrderedFiles, SampleReader
+from jobs.data.survey import DatasetSurvey, IndexedSource
+from jobs.data.tokenized import TRAIN, VALIDATION
+
+if TYPE_CHECKING:
+    import numpy
+
+    Array = numpy.ndarray
+
+RECORD = "index.json"
+
+KINDS = {"documents": "<i4", "ends": "<i8", "windows": "<i8"}
+"""Files of a corpus, and the type of a value."""
+
+BUILD = "{meditron submit index --run} builds it"
+
+
+def build(
+    run: RunDir, spec: PretrainSpec, report: Callable[[], None] = lambda: None
+) -> DatasetSurvey:
+    """Check the tokens of a training, and lay out its samples unless the run has them already.
+
+    Args:
+        report: called after each dataset and each epoch.
+
+    Raises:
+        TaskError: as ``survey.survey`` raises it.
+        OSError: a file cannot be written.
+    """
+    datasets = survey.survey(run, spec, report)
+    folder, found = run.path(spec.index_dir), layouts(spec, datasets)
+    if _problem(folder, key(spec, found)):
+        write(run, spec, found, report)
+    return datasets
+
+
+def provide(run: RunDir, spec: PretrainSpec, datasets: DatasetSurvey) -> None:
+    """Make sure that a run has the samples of a training when its ranks start: write those of a
+    short training, and refuse a long one without them. Call it on one rank.
+
+    Raises:
+        TaskError: they are missing, incomplete, or of other tokens or settings.
+        OSError: a file cannot be written.
+    """
+    folder, found = run.path(spec.index_dir), layouts(spec, datasets)
+    problem = _problem(folder, key(spec, found))
+    if problem and spec.sequences > INDEXED_AT_START:
+        raise TaskError(f"{folder}: {problem}", BUILD)
+    if problem:
+        write(run, spec, found)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The epochs of a corpus that a training or its validation reads."""
+
+    split: str
+    """``train`` or ``validation``."""
+    corpus: str
+    sources: tuple[IndexedSource, ...]
+    samples: int
+
+    @property
+    def folder(self) -> str:
+        """Return its folder in the index."""
+        return f"{self.split}-{self.corpus}"
+
+    def files(self, run: RunDir) -> CorpusFiles:
+        """Return its indexed datasets."""
+        return CorpusFiles.of(run, [source.prefix for source in self.sources])
+
+    def epochs(self, seq_length: int) -> int:
+        """Return how many epochs its samples are of."""
+        tokens = sum(source.tokens for source in self.sources)
+        return self.samples * seq_length // tokens + 1
+
+
+def layouts(spec: PretrainSpec, datasets: DatasetSurvey) -> list[Layout]:
+    """Return what a training reads: of each corpus its samples, and those to validate on."""
+    consumed = datasets.mixture.consumed(spec.sequences)
+    held_out = spec.validation_batches * spec.global_batch_size
+    found = []
+    for name, corpus in datasets.corpora.items():
+        if samples := consumed.get(name, 0):
+            found.append(Layout(TRAIN, name, corpus.train, samples))
+        if corpus.validation and held_out:
+            found.append(Layout(VALIDATION, name, corpus.validation, held_out))
+    return found
+
+
+def key(spec: PretrainSpec, found: Iterable[Layout]) -> dict[str, Any]:
+    """Return what the files depend on."""
+    length = spec.model.seq_length
+    return {
+        "seed": spec.seed,
+        "seq_length": length,
+        "corpora": {
+            layout.folder: {
+                "indexes": [source.index for source in layout.sources],
+                "epochs": layout.epochs(length),
+            }
+            for layout in found
+        },
+    }
+
+
+def write(
+    run: RunDir,
+    spec: PretrainSpec,
+    found: Iterable[Layout],
+    report: Callable[[], None] = lambda: None,
+) -> None:
+    """Write the epochs of some corpora; replace what the folder held.
+
+    Args:
+        report: called after each epoch.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder, listed = run.path(spec.index_dir), list(found)
+    make_folder(folder.parent)
+    for left in folder.parent.glob(f".{folder.name}.*"):  # by a writer that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    made = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+    made.mkdir()
+    try:
+        for layout in listed:
+            _write_layout(made / layout.folder, run, spec, layout, report)
+        paths = sorted(made.glob("*/*"))
+        for path in paths:
+            fsync(path)
+        sizes = {str(path.relative_to(made)): path.stat().st_size for path in paths}
+        write_json(made / RECORD, {"made_from": key(spec, listed), "files": sizes})
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
+        fsync_folder(folder.parent)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _write_layout(
+    folder: Path, run: RunDir, spec: PretrainSpec, layout: Layout, report: Callable[[], None]
+) -> None:
+    order = CorpusOrder(layout.files(run).lengths, spec.model.seq_length, spec.seed)
+    folder.mkdir()
+    with ExitStack() as opened:
+        out = {name: opened.enter_context((folder / name).open("wb")) for name in KINDS}
+        for number in range(layout.epochs(spec.model.seq_length)):
+            epoch = order.lay_out(number)._asdict()
+            for name, kind in KINDS.items():
+                out[name].write(epoch[name].astype(kind, copy=False).tobytes())
+            report()
+
+
+def files(folder: Path) -> list[Path]:
+    """Return the files of a complete folder, the record first."""
+    return [folder / RECORD, *(folder / name for name in read_json(folder / RECORD)["files"])]
+
+
+def _problem(folder: Path, made_from: Mapping[str, Any]) -> str:
+    try:
+        record = read_json(folder / RECORD)
+        sizes = {name: (folder / name).stat().st_size for name in record["files"]}
+    except (FileNotFoundError, FormatError, KeyError):
+        return "the index of samples is missing or incomplete"
+    if sizes != record["files"]:
+        return "the index of samples is missing or incomplete"
+    if record.get("made_from") != dict(made_from):
+        return "the index of samples is of other tokens or settings than this training's"
+    return ""
+
+
+def read(run: RunDir, spec: PretrainSpec, datasets: DatasetSurvey) -> list[SampleReader]:
+    """Return the splits of a training whose index is complete: its own, then one per corpus to
+    validate on. Files stay open while others replace them.
+    """
+    found = layouts(spec, datasets)
+
+    def split(mixture: Mixture, some: Sequence[Layout]) -> OrderedFiles:
+        files = {layout.corpus: layout.files(run) for layout in some}
+        folder = run.path(spec.index_dir)
+        orders = {
+            layout.corpus: _stored_order(folder / layout.folder, files[layout.corpus], spec)
+            for layout in some
+        }
+        return OrderedFiles(TrainingOrder(mixture, orders), files)
+
+    train = [layout for layout in found if layout.split == TRAIN]
+    held_out = [layout for layout in found if layout.split == VALIDATION]
+    return [
+        SampleReader("", spec.sequences, partial(split, datasets.mixture, train)),
+        *(
+            SampleReader(one.corpus, one.samples, partial(split, undivided(one.corpus), [one]))
+            for one in held_out
+        ),
+    ]
+
+
+def _stored_order(folder: Path, datasets: CorpusFiles, spec: PretrainSpec) -> CorpusOrder:
+    """Return the samples of a corpus, whose epochs are in a folder."""
+    import numpy
+
+    stored = {name: numpy.memmap(folder / name, kind, "r") for name, kind in KINDS.items()}
+    documents = len(datasets.lengths)
+
+    def epoch(number: int) -> Epoch:
+        begin, end = order.first_sample(number), order.first_sample(number + 1)
+        rows = slice(number * documents, (number + 1) * documents)
+        return Epoch(stored["documents"][rows], stored["ends"][rows], stored["windows"][begin:end])
+
+    order = CorpusOrder(datasets.lengths, spec.model.seq_length, spec.seed, epoch)
+    return order

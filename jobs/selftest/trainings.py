@@ -1,0 +1,264 @@
+"""Small trainings by the training loop itself, in run directories inside that of the selftest.
+
+``jobs.engine.device.session`` must begin before this module is imported, since it imports
+megatron.core.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from jobs.checkpoints import manifest
+from jobs.contract.files import make_folder, sha256, write_json
+from jobs.contract.metrics_log import MetricsLog, SaveLine, StepLine
+from jobs.contract.rundir import RunDir
+from jobs.contract.stage_specs import (
+    MAIN_CORPUS,
+    TRAINING_STAGES,
+    WHOLE,
+    CorpusSpec,
+    ModelSpec,
+    OptimizerSpec,
+    ParallelSpec,
+    PretrainSpec,
+    SelftestSpec,
+    TokenizerRef,
+    VocabularySpec,
+)
+from jobs.data.indexed_dataset import IndexedWriter, index_dtype
+from jobs.engine import device as devices
+from jobs.engine import layers, model, trainer
+from jobs.runtime.context import Context
+from jobs.runtime.heartbeat import Phase
+
+STAGE = TRAINING_STAGES[0]
+EOD = "<EOD>"
+DOCUMENT_TOKENS = 200
+DOCUMENTS = 400
+SEED = 1234
+
+SMALL = ModelSpec(
+    layers=2,
+    hidden_size=128,
+    ffn_hidden_size=352,
+    attention_heads=4,
+    kv_heads=2,
+    head_dim=32,
+    seq_length=64,
+    vocab_size=512,
+    padded_vocab_size=512,
+    rope_theta=10_000.0,
+    rope_scaling=None,
+    norm_eps=1e-5,
+    init_std=0.02,
+    tied_embeddings=False,
+    qkv_bias=False,
+    qk_norm=False,
+    post_norm=False,
+)
+"""The model of the trainings that are compared; heads and widths suit fused kernels."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Losses, norms and times of a training, on rank 0; on other ranks only its folder."""
+
+    run: RunDir
+    losses: dict[int, float]
+    """By step."""
+    norms: dict[int, float]
+    """Of gradients, by step."""
+    seconds: dict[int, float]
+    """By step."""
+    saves: list[tuple[int, float]]
+    """Bytes and seconds of each."""
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the folder of a checkpoint."""
+        return self.run.path("checkpoints") / manifest.name(step)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The ranks of a selftest, and its folder."""
+
+    context: Context
+    spec: SelftestSpec
+    device: torch.device
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of all trainings."""
+        return self.context.path(self.spec.output_dir)
+
+    @property
+    def world_size(self) -> int:
+        return self.context.world_size
+
+    def layout(self, tensor: int) -> ParallelSpec:
+        """Return a layout of all ranks without a pipeline."""
+        return ParallelSpec(
+            tensor=tensor,
+            pipeline=1,
+            data=self.world_size // tensor,
+            sequence_parallel=tensor > 1,
+            distributed_optimizer=True,
+            recompute="none",
+        )
+
+    def small(self, tensor: int) -> PretrainSpec:
+        """Return a small training, of the same samples in every layout."""
+        steps = self.spec.steps
+        return PretrainSpec(
+            model=SMALL,
+            parallel=self.layout(tensor),
+            device=self.spec.training.device,
+            precision=self.spec.training.precision,
+            weights=manifest.RANDOM,
+            **self.inputs(SMALL),
+            micro_batch_size=1,
+            global_batch_size=self.world_size * -(-8 // self.world_size),
+            train_steps=steps,
+            optimizer=OptimizerSpec(
+                learning_rate=1e-3,
+                min_learning_rate=1e-4,
+                warmup_steps=4,
+                decay_steps=steps,
+                adam_beta1=0.9,
+                adam_beta2=0.95,
+                adam_eps=1e-5,
+                weight_decay=0.1,
+                clip_grad=1.0,
+            ),
+            seed=SEED,
+            validation_interval=0,
+            validation_batches=0,
+            save_interval=steps // 2,
+            keep_checkpoints=2,
+        )
+
+    def large(self) -> PretrainSpec:
+        """Return the training whose memory and step time are measured."""
+        training = self.spec.training
+        return dataclasses.replace(
+            training,
+            **self.inputs(training.model),
+            validation_interval=0,
+            validation_batches=0,
+            save_interval=training.train_steps,
+            keep_steps=(),
+            async_save=False,
+        )
+
+    def inputs(self, shape: ModelSpec) -> dict[str, Any]:
+        """Return the settings of a training's data and folders; ``write_inputs`` writes the data.
+
+        The tokenizer has no text, since tokens are drawn at random.
+        """
+        tokenizer = self.folder / "tokenizer.json"
+        vocabulary = VocabularySpec(
+            base_size=shape.vocab_size,
+            unused_rows=0,
+            added_tokens=(),
+            control_tokens=(),
+            new_rows="repeat-last-row",
+            eod_token=EOD,
+            bos_token="",
+            eos_token=EOD,
+        )
+        return {
+            "corpora": (CorpusSpec(MAIN_CORPUS, (str(self.folder / "tokens"),)),),
+            "phases": (WHOLE,),
+            "tokenizer": TokenizerRef(str(tokenizer), sha256(tokenizer), vocabulary),
+            "checkpoint_dir": "checkpoints",
+            "tensorboard_dir": "tensorboard",
+            "index_dir": "index",
+            "max_epochs": None,
+            "skip_steps": (),
+        }
+
+    def write_inputs(self) -> None:
+        """Write random tokens, of which training predicts their frequencies, and a tokenizer that
+        names the end of a document. Call it on rank 0.
+        """
+        make_folder(self.folder)
+        if (
+            self.folder / "tokens.idx"
+        ).exists():  # of an earlier attempt, whose checkpoints name it
+            return
+        rows = min(SMALL.vocab_size, self.spec.training.model.vocab_size)
+        tokenizer = {"model": {"type": "WordLevel", "vocab": {EOD: 0}}, "added_tokens": []}
+        write_json(self.folder / "tokenizer.json", tokenizer)
+        dtype = index_dtype(rows)
+        generator = numpy.random.default_rng(SEED)
+        drawn = generator.zipf(1.3, DOCUMENTS * DOCUMENT_TOKENS) % (rows - 1) + 1
+        ids = drawn.astype(dtype)
+        ids[DOCUMENT_TOKENS - 1 :: DOCUMENT_TOKENS] = 0
+        writer = IndexedWriter(self.folder / "tokens", dtype)
+        writer.add(ids, numpy.full(DOCUMENTS, DOCUMENT_TOKENS, numpy.int32))
+        writer.publish()
+
+    def reference(self) -> Training:
+        """Return the small training without tensor parallelism, trained once, with checkpoints of
+        step 0, of half of its steps, and of all.
+        """
+        return self.once("reference", self.small(1))
+
+    def once(
+        self, name: str, spec: PretrainSpec, start: Path | None = None, kind: str = layers.BEST
+    ) -> Training:
+        """Train as ``train`` does, unless an earlier trial has."""
+        run = RunDir(self.folder / name)
+        if devices.decide_once(lambda: run.done(STAGE, 0).exists()):
+            return self.read(run)
+        return self.train(name, spec, start, kind)
+
+    def train(
+        self, name: str, spec: PretrainSpec, start: Path | None = None, kind: str = layers.BEST
+    ) -> Training:
+        """Train to the end, as all ranks; from a checkpoint of another training if given.
+
+        Args:
+            name: of the folder, new for each training.
+            start: copied into it.
+            kind: of the layers, as ``layers.chosen`` takes it.
+        """
+        run = RunDir(self.folder / name)
+
+        def prepare() -> None:
+            shutil.rmtree(run.root, ignore_errors=True)
+            make_folder(run.path("checkpoints"))
+            if start is not None:
+                shutil.copytree(start, run.path("checkpoints") / start.name)
+
+        devices.decide_once(prepare)
+        self.context.heart.beat(Phase.STARTUP, 0)
+        task = dataclasses.replace(self.context.task, stage=STAGE, spec=spec)
+        with layers.chosen(kind):
+            model.start_parallel(spec.parallel, spec.seed)
+            trainer.train(dataclasses.replace(self.context, run=run, task=task), spec, self.device)
+        model.end_parallel()
+        gc.unfreeze()  # the training loop has frozen what was alive
+        gc.collect()
+        torch.cuda.empty_cache()
+        return self.read(run)
+
+    def read(self, run: RunDir) -> Training:
+        """Return what a training logged."""
+        lines = list(MetricsLog(run, STAGE).read_new()) if self.context.rank == 0 else []
+        steps = [line for line in lines if isinstance(line, StepLine)]
+        return Training(
+            run,
+            losses={line.step: line.loss for line in steps},
+            norms={line.step: line.grad_norm for line in steps},
+            seconds={line.step: line.seconds for line in steps},
+            saves=[(line.bytes, line.written) for line in lines if isinstance(line, SaveLine)],
+        )

@@ -1,0 +1,1 @@
+"""Profiles of training steps, read from the traces of ranks."""

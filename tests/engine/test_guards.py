@@ -1,0 +1,104 @@
+"""The guard that finds spikes by comparing a step with those before it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from jobs.contract.metrics_log import REWOUND, WARNED
+from jobs.engine.stability.guards import Guard, Step, recent_steps, rewinds
+
+from .. import metric_lines
+from .conftest import SPEC
+
+WINDOW = dataclasses.replace(SPEC, spike_window=8)
+
+
+def usual(number: int) -> Step:
+    """Return a step of a training that learns slowly, with a little noise."""
+    return Step(3.0 - 0.01 * number + 0.05 * (-1) ** number, 1.0 + 0.1 * (number % 3))
+
+
+def guard(steps: int = 8, **settings: float) -> Guard:
+    return Guard(dataclasses.replace(WINDOW, **settings), map(usual, range(steps)))
+
+
+def test_a_step_as_those_before_is_none():
+    assert guard().problem(9, usual(8)) == ""
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_is_always_a_problem(value):
+    assert guard(0).problem(1, Step(value, 1.0)) == f"the loss of step 1 is {value}"
+    assert guard(0).problem(1, Step(1.0, value)) == f"the gradient norm of step 1 is {value}"
+
+
+def test_nothing_is_a_spike_before_the_window_is_full():
+    assert guard(7).problem(8, Step(100.0, 1000.0)) == ""
+    assert guard(8).problem(9, Step(100.0, 1000.0)) != ""
+
+
+def test_a_loss_spikes_from_a_number_of_deviations_above_the_median():
+    middle, deviation = guard().losses()
+
+    below = guard().problem(9, Step(middle + 6.9 * deviation, 1.0))
+    above = guard().problem(9, Step(middle + 7.1 * deviation, 1.0))
+
+    assert below == ""
+    assert "is 7.1 deviations above the median of 8 steps" in above
+    assert guard(spike_deviations=8.0).problem(9, Step(middle + 7.1 * deviation, 1.0)) == ""
+
+
+def test_a_low_loss_is_no_spike():
+    assert guard().problem(9, Step(0.01, 1.0)) == ""
+
+
+def test_losses_that_hardly_differ_have_a_least_deviation():
+    steady = Guard(WINDOW, [Step(2.0, 1.0)] * 8)
+
+    assert steady.problem(9, Step(2.1, 1.0)) == ""
+    assert steady.problem(9, Step(2.2, 1.0)) != ""
+
+
+def test_a_gradient_norm_spikes_from_a_multiple_of_the_median():
+    assert guard().problem(9, Step(3.0, 10.9)) == ""
+    assert "is 11 times the median of 8 steps, 1.1" in guard().problem(9, Step(3.0, 12.1))
+    assert guard(spike_norm_factor=20.0).problem(9, Step(3.0, 12.1)) == ""
+
+
+def test_earlier_spikes_do_not_hide_a_later_one():
+    watch = guard(8)
+    for _ in range(3):
+        watch.add(Step(30.0, 50.0))
+
+    assert watch.problem(12, Step(30.0, 50.0)) != ""
+
+
+def test_a_level_that_lasts_is_none_after_half_of_the_window():
+    watch = guard(8)
+    for _ in range(5):
+        watch.add(Step(30.0, 50.0))
+
+    assert watch.problem(14, Step(30.0, 50.0)) == ""
+
+
+def test_the_window_is_rebuilt_from_the_lines_that_count_up_to_a_step():
+    lines = [
+        *(metric_lines.step(number, loss=float(number)) for number in range(1, 10)),
+        *(metric_lines.step(number, 2, loss=10.0 * number) for number in range(6, 8)),
+    ]
+
+    assert recent_steps(lines, 6, 3) == [Step(4.0, 1.0), Step(5.0, 1.0), Step(60.0, 1.0)]
+
+
+def test_returns_are_counted_per_checkpoint():
+    lines = [
+        metric_lines.spike(12, action=REWOUND, saved=10, first=11),
+        metric_lines.spike(14, action=REWOUND, saved=10, first=11),
+        metric_lines.spike(24, action=REWOUND, saved=20, first=21),
+        metric_lines.spike(26, action=WARNED),
+    ]
+
+    assert [rewinds(lines, step) for step in (10, 20, 30)] == [2, 1, 0]

@@ -1,0 +1,240 @@
+"""Spikes and non-finite losses of real ranks: computed again, skipped, or rewound."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+
+from jobs.checkpoints import manifest
+from jobs.contract.files import read_json
+from jobs.contract.metrics_log import RECOMPUTED, REWOUND, SKIPPED, WARNED, SpikeLine
+from jobs.engine.stability.skips import decided_before
+
+from ..model_specs import corpus_spec
+from .conftest import EOD, LONG, Run, copy_tokens
+
+pytestmark = pytest.mark.engine
+
+FULL = pytest.mark.full
+
+MARK = EOD - 1
+"""A token that one document alone has."""
+
+SPIKING = f"""
+import sys
+import torch
+from jobs.__main__ import main
+
+def spike(module, inputs, output):
+    if type(module).__name__ == "Decoder" and module.training and (inputs[0] == {MARK}).any():
+        return output * 40.0
+
+if __name__ == "__main__":
+    torch.nn.modules.module.register_module_forward_hook(spike)
+    sys.exit(main())
+"""
+"""Training whose loss is forty times as high in the one batch with the marked token."""
+
+WATCHED = {
+    **LONG,
+    "corpora": corpus_spec("tokens/train/00000", validation=("tokens/validation/00000",)),
+    "train_steps": 40,
+    "decay_steps": 40,
+    "save_interval": 10,
+    "spike_window": 8,
+}
+
+
+@pytest.fixture
+def make_marked(make_run, tokens):
+    """Make run directories whose samples have the marked token once."""
+
+    def make(name: str = "run", **options) -> Run:
+        run = make_run(name, **{**WATCHED, **options})
+        copy_tokens(tokens / "marked", run.files, "tokens/train/00000")
+        run.root.joinpath("spiking.py").write_text(SPIKING)
+        return run
+
+    return make
+
+
+def spiking(run: Run) -> str:
+    return str(run.root / "spiking.py")
+
+
+def spikes(run: Run) -> list[SpikeLine]:
+    return [line for line in run.lines() if isinstance(line, SpikeLine)]
+
+
+def evidence(run: Run):
+    return [read_json(path) for path in sorted(run.files.spikes("pretrain").glob("*.json"))]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        pytest.param({"data": 2, "distributed_optimizer": False}, marks=FULL),
+        pytest.param({"pipeline": 2}, marks=FULL),
+    ],
+    ids=str,
+)
+def test_a_skipped_spike_changes_nothing_else(make_marked, layout, sizes):
+    parallel = layout(**sizes)
+    run = make_marked("spiking", spike_policy="skip", parallel=parallel)
+
+    run.finish(spiking(run))
+
+    (line,) = spikes(run)
+    assert (line.action, line.first, line.saved) == (SKIPPED, line.step, None)
+    assert 10 < line.step <= 40
+    assert line.step not in run.losses()
+    plain = make_marked("plain", skip_steps=(line.step,), parallel=parallel)
+    plain.finish()
+    assert run.losses() == plain.losses()
+    (known,) = evidence(run)
+    first, last = known["sequences"]["first"], known["sequences"]["last"]
+    assert (first, last) == (4 * (line.step - 1), 4 * line.step - 1)
+    assert known["loss"] > 10 * known["before"][-1][0]
+    assert known["second"]["loss"] == known["loss"]
+    losses = [loss for part in known["ranks"] for loss in part["losses"]]
+    assert sum(losses) / len(losses) == pytest.approx(known["loss"])
+    assert known["documents"].startswith(f"meditron samples --step {line.step} spiking")
+    assert f"warning: the loss of step {line.step}, " in run.started[0].output()
+
+
+@pytest.mark.parametrize("sizes", [{}, pytest.param({"data": 2}, marks=FULL)], ids=str)
+def test_a_rewound_spike_skips_the_batches_up_to_it(make_marked, layout, sizes):
+    parallel = layout(**sizes)
+    kept = {"keep_steps": tuple(range(1, 40)), "keep_weights_only": True}
+    run = make_marked(spike_policy="rewind", spike_rewind_steps=3, parallel=parallel, **kept)
+
+    run.finish(spiking(run))
+
+    (line,) = spikes(run)
+    assert line.action == REWOUND
+    assert line.saved == (line.step - 1) // 10 * 10
+    assert line.first == max(line.saved, line.step - 3) + 1
+    skipped = tuple(range(line.first, line.step + 1))
+    assert tuple(decided_before(run.lines())) == skipped
+    plain = make_marked("plain", skip_steps=skipped, parallel=parallel)
+    plain.finish()
+    assert run.losses() == plain.losses() | {
+        step: loss for step, loss in run.losses().items() if step in skipped
+    }
+    assert read_json(run.files.done("pretrain", 0))["summary"]["skipped"] == len(skipped)
+    aside = (run.root / "checkpoints/kept").glob("*.bad-*")
+    assert {int(path.name[5:12]) for path in aside} == set(range(line.first, line.step))
+    assert len(manifest.folders(run.root / "checkpoints/kept")) == 39
+
+
+@FULL
+def test_a_training_that_rewinds_to_step_0_begins_anew(make_marked):
+    run = make_marked(spike_policy="rewind", spike_rewind_steps=2, save_interval=100)
+
+    run.finish(spiking(run))
+
+    (line,) = spikes(run)
+    assert (line.saved, line.first) == (0, line.step - 1)
+    plain = make_marked("plain", skip_steps=(line.step - 1, line.step), save_interval=100)
+    plain.finish()
+    assert list(plain.losses().items())[-5:] == list(run.losses().items())[-5:]
+
+
+@FULL
+def test_a_spike_that_is_warned_of_is_trained(make_marked):
+    run, plain = make_marked("spiking"), make_marked("plain")
+
+    run.finish(spiking(run))
+    plain.finish()
+
+    (line,) = spikes(run)
+    assert (line.action, line.first) == (WARNED, None)
+    before = {step: loss for step, loss in plain.losses().items() if step < line.step}
+    assert before.items() <= run.losses().items()
+    assert run.losses()[line.step] == pytest.approx(40 * plain.losses()[line.step], rel=0.6)
+    assert len(run.losses()) == 40
+
+
+@FULL
+def test_a_restarted_training_decides_as_one_without_a_restart(make_marked):
+    whole = make_marked("whole", spike_policy="skip")
+    whole.finish(spiking(whole))
+    (expected,) = spikes(whole)
+    parted = make_marked("parted", spike_policy="skip")
+
+    ranks = parted.start(spiking(parted))
+    parted.until_step(3)
+    ranks.signal(signal.SIGTERM)
+    ranks.wait()
+    stopped = max(parted.losses())
+    parted.finish(spiking(parted))
+
+    assert stopped < expected.step
+    (line,) = spikes(parted)
+    assert (line.step, line.problem) == (expected.step, expected.problem)
+    assert parted.losses() == whole.losses()
+
+
+NAN = """
+import sys
+from pathlib import Path
+import torch
+from jobs.__main__ import main
+
+root, passes = Path(sys.argv[2]), []
+
+def poison(module, inputs, output):
+    # From the seventh global batch of this attempt on; each has two micro-batches.
+    if type(module).__name__ != "Decoder" or not module.training:
+        return None
+    passes.append(1)
+    if len(passes) in (13, *map(int, (root / "also").read_text().split())):
+        return output * float("nan")
+
+if __name__ == "__main__":
+    torch.nn.modules.module.register_module_forward_hook(poison)
+    sys.exit(main())
+"""
+
+
+def test_a_loss_that_is_no_number_once_is_computed_again(make_run, undisturbed):
+    run = make_run(**LONG)
+    (run.root / "also").write_text("")
+    program = run.root / "poison.py"
+    program.write_text(NAN)
+
+    run.finish(str(program))
+
+    assert run.losses() == undisturbed
+    (line,) = spikes(run)
+    assert (line.step, line.problem, line.action) == (7, "the loss of step 7 is nan", RECOMPUTED)
+    (known,) = evidence(run)
+    assert (known["loss"], known["second"]["loss"]) == ("nan", undisturbed[7])
+    (part,) = known["ranks"]
+    assert part["losses"][0] == "nan"
+    assert part["losses"][1] == part["second_losses"][1]
+
+
+@FULL
+def test_a_loss_that_stays_no_number_stops_training_and_the_next_attempt_trains(
+    make_run, undisturbed
+):
+    run = make_run(**LONG)
+    (run.root / "also").write_text("15")
+    program = run.root / "poison.py"
+    program.write_text(NAN)
+
+    ranks = run.start(str(program))
+
+    assert ranks.wait() == [1], ranks.output()
+    record = run.rank_exit()
+    assert record["kind"] == "NonFiniteLoss"
+    assert record["message"] == "the loss of step 7 is nan; iter_0000000 holds the last good state"
+    assert "meditron samples --step 7 run" in record["hint"]
+    assert run.checkpoints() == ["iter_0000000"]
+    assert json.loads(json.dumps(evidence(run)))[0]["action"] == "stopped"
+    run.finish()
+    assert run.losses() == undisturbed

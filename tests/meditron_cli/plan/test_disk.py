@@ -1,0 +1,49 @@
+"""The disk space of a run's checkpoints."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobs.contract.stage_specs import PretrainSpec
+from meditron_cli.plan.disk import disk_need, disk_need_of
+
+from ...plans import plan_of
+
+
+def spec_of(*settings: str) -> PretrainSpec:
+    spec = plan_of("rcp", "70b", *settings).training.tasks[0].spec
+    assert isinstance(spec, PretrainSpec)
+    return spec
+
+
+def test_the_rolling_checkpoints_and_those_to_keep_are_counted() -> None:
+    plain = spec_of("pretrain.keep_checkpoints=3")
+    whole = plain.model.checkpoint_bytes("bf16")
+    weights = plain.model.weights_bytes("bf16")
+    keep = "pretrain.keep_steps=[500, 1000]"
+
+    assert disk_need(plain) == (weights + 6 * whole, 0, 0)
+    assert disk_need(spec_of(keep)).checkpoints == weights + 8 * whole
+    assert disk_need(spec_of(keep, "pretrain.keep_weights_only=true"), exports=3) == (
+        weights + 6 * whole,
+        2 * weights,
+        3 * weights,
+    )
+    assert whole / weights == pytest.approx(7)
+
+
+def test_a_short_training_saves_no_more_than_it_has_steps_for() -> None:
+    spec = spec_of("pretrain.save_interval=400", "pretrain.train_steps=700")
+
+    assert disk_need(spec).checkpoints == (
+        spec.model.weights_bytes("bf16") + 2 * spec.model.checkpoint_bytes("bf16")
+    )
+
+
+def test_a_plan_counts_its_exports_and_one_without_training_nothing() -> None:
+    need = disk_need_of(plan_of("test-slurm", "tiny", "export.step=[first, last]"))
+
+    assert need is not None
+    assert need.exports > 0
+    assert need.total == sum(need)
+    assert disk_need_of(plan_of("test-slurm", "tiny", stages=("curate",))) is None

@@ -1,0 +1,60 @@
+"""The space that a plan's run takes, beside the disk and a quota."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.contract.units import GIB
+from meditron_cli.plan.disk import disk_need_of
+from meditron_cli.runs.space import space_warnings
+
+from ...plans import plan_of
+
+
+@pytest.fixture
+def quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file with the GiB that the tool ``lfs``, all of PATH, reports as left."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    left = tmp_path / "left"
+    line = f'echo "/x 0 $(( $(/bin/cat {left}) << 20 )) $(( $(/bin/cat {left}) << 20 )) - 5 0 0 -"'
+    (tools / "lfs").write_text(f"#!/bin/sh\n{line}\n")
+    (tools / "lfs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools))
+    return left
+
+
+def test_a_quota_that_leaves_too_little_is_a_warning(tmp_path: Path, quota: Path) -> None:
+    plan = plan_of(
+        "test-slurm", "tiny", "pretrain.keep_checkpoints=100", "pretrain.save_interval=1"
+    )
+    need = disk_need_of(plan)
+    assert need is not None
+    assert GIB < need.total < 50 * GIB
+    root = tmp_path / "runs" / "not there yet"
+
+    quota.write_text("50")
+    enough = list(space_warnings(plan, root))
+    quota.write_text("1")
+    (sentence,) = space_warnings(plan, root)
+
+    assert enough == []
+    assert sentence == (
+        f"checkpoints and exports take up to {need.total / GIB:,.1f} GiB, your quota at {root} "
+        "leaves 1.0; lower pretrain.keep_checkpoints, set pretrain.keep_weights_only, or free some"
+    )
+
+
+def test_a_disk_that_is_too_small_is_a_warning(tmp_path: Path) -> None:
+    steps = ", ".join(str(step) for step in range(1, 700))
+    plan = plan_of("rcp", "70b", f"pretrain.keep_steps=[{steps}]")
+
+    (sentence,) = space_warnings(plan, tmp_path)
+
+    assert f"the disk of {tmp_path} has" in sentence
+
+
+def test_stages_without_training_need_no_space(tmp_path: Path) -> None:
+    assert list(space_warnings(plan_of("rcp", "70b", stages=("curate",)), tmp_path)) == []

@@ -1,0 +1,209 @@
+"""Verdicts on what a selftest measured, and its settings on every kind of cluster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from jobs.contract.units import GIB
+from meditron_cli.commands.selftest import load_selftest
+from meditron_cli.errors import ConfigError
+from meditron_cli.plan.stages import parallel_spec
+from meditron_cli.runs import prepare
+from meditron_cli.selftest import claims, settings
+
+
+def record(name: str, precision: str = "fp32", **result: Any) -> dict[str, Any]:
+    """Return the record of a selftest with one trial."""
+    return {"precision": precision, "device": "cpu", "trials": {name: result}}
+
+
+PLANNED = claims.Planned(
+    memory_bytes=40 * GIB,
+    step_seconds=2.0,
+    no_time="",
+    speeds={
+        "product_tflops": 600.0,
+        "memory_gb_s": 2800.0,
+        "link_gb_s": 350.0,
+        "network_gb_s": 300.0,
+    },
+)
+
+
+def verdicts(content: dict[str, Any], planned: claims.Planned = PLANNED) -> dict[str, Any]:
+    return {row.claim: row for row in claims.judge(content, planned, "")}
+
+
+# ---- verdicts
+
+
+@pytest.mark.parametrize(
+    ("precision", "loss", "verdict"),
+    [
+        ("fp32", 1e-6, "confirmed"),
+        ("fp32", 1e-3, "refuted"),
+        ("bf16", 1e-3, "confirmed"),
+        ("bf16", 0.1, "refuted"),
+        ("fp32", float("nan"), "refuted"),
+    ],
+)
+def test_two_trainings_agree_within_the_tolerance_of_their_precision(
+    precision: str, loss: float, verdict: str
+) -> None:
+    content = record("tensor-parallel", precision, state="done", steps=20, loss=loss, norm=loss / 2)
+
+    assert verdicts(content)["tensor 2 trains as tensor 1"].verdict == verdict
+
+
+def test_trainings_without_a_common_step_prove_nothing() -> None:
+    content = record("tensor-parallel", state="done", steps=0, loss=0.0, norm=0.0)
+
+    assert verdicts(content)["tensor 2 trains as tensor 1"].verdict == "refuted"
+
+
+def test_a_trial_that_failed_refutes_its_claims_with_its_error() -> None:
+    content = record("tensor-parallel", state="failed", error="RuntimeError: no")
+
+    row = verdicts(content)["tensor 2 trains as tensor 1"]
+
+    assert (row.verdict, row.reason) == ("refuted", "RuntimeError: no")
+
+
+def test_a_trial_that_was_not_reached_is_not_run_because_of_the_problem() -> None:
+    rows = claims.judge({}, PLANNED, "the job was cancelled")
+
+    assert {(row.verdict, row.reason) for row in rows} == {("not run", "the job was cancelled")}
+    assert [row.claim for row in rows] == [
+        name for names in claims.CLAIMS.values() for name in names
+    ]
+
+
+@pytest.mark.parametrize(
+    ("memory", "seconds", "expected"),
+    [
+        (41, 2.1, ("confirmed", "confirmed")),
+        (49, 1.5, ("refuted", "refuted")),
+        (30, None, ("refuted", "refuted")),
+    ],
+)
+def test_memory_and_time_must_be_near_the_plan(
+    memory: float, seconds: float | None, expected: tuple[str, str]
+) -> None:
+    shape = record("shape", state="done", memory_bytes=memory * GIB, step_seconds=seconds)
+    content = {**shape, "device": "cuda"}
+
+    rows = verdicts(content)
+
+    assert tuple(rows[claim].verdict for claim in claims.CLAIMS["shape"]) == expected
+
+
+def test_the_memory_of_a_cpu_process_is_measured_without_a_verdict() -> None:
+    content = record("shape", state="done", memory_bytes=50 * GIB, step_seconds=1.0)
+
+    row = verdicts(content)["two layers at full width take the planned memory"]
+
+    assert (row.measured, row.verdict) == ("50.00 GiB", "not run")
+    assert row.reason == claims.RESIDENT
+
+
+def test_a_step_that_no_plan_computes_is_measured_without_a_verdict() -> None:
+    planned = replace(PLANNED, step_seconds=None, no_time="the profile lacks a peak")
+    content = record("shape", state="done", memory_bytes=40 * GIB, step_seconds=1.25)
+
+    row = verdicts(content, planned)["two layers at full width take the planned time"]
+
+    assert (row.measured, row.verdict) == ("1.250 s", "not run")
+    assert row.reason.endswith("the profile lacks a peak")
+
+
+MEASURED: dict[str, Any] = {
+    "state": "done",
+    "product_tflops": 590.0,
+    "memory_gb_s": 2000.0,
+    "link_gb_s": 360.0,
+    "network_gb_s": None,
+    "exact": True,
+}
+
+
+def test_speeds_are_refuted_only_where_they_are_below_the_plan() -> None:
+    content = {**record("speeds", "bf16", **MEASURED), "device": "cuda"}
+
+    assert [verdicts(content)[claim].verdict for claim in claims.CLAIMS["speeds"]] == [
+        "confirmed",
+        "confirmed",
+        "refuted",
+        "confirmed",
+        "not run",
+    ]
+
+
+def test_cpu_ranks_measure_gloo_and_prove_nothing_of_nccl() -> None:
+    rows = verdicts(record("speeds", **MEASURED), replace(PLANNED, speeds={}))
+
+    assert rows["all-reduce sums are exact"].measured == "gloo, in a node 360 GB/s"
+    assert rows["NCCL in a node reaches the planned speed"].reason == (
+        "these ranks communicate by gloo"
+    )
+    assert rows["matrix products reach the planned speed"].verdict == "not run"
+
+
+def test_wrong_sums_are_refuted() -> None:
+    rows = verdicts(record("speeds", **{**MEASURED, "exact": False}))
+
+    assert rows["all-reduce sums are exact"].verdict == "refuted"
+
+
+@pytest.mark.parametrize(
+    ("differing", "equal", "verdict"),
+    [([], True, "confirmed"), ([11], True, "refuted"), ([], False, "refuted")],
+)
+def test_a_resumed_training_has_every_bit(differing: list[int], equal: bool, verdict: str) -> None:
+    content = record(
+        "resume", state="done", steps=10, differing_steps=differing, equal_checkpoints=equal
+    )
+
+    assert verdicts(content)["a resumed training is bit-equal"].verdict == verdict
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "size"),
+    [
+        ("local", (1, 2), None),
+        ("test-slurm", (2, 2), None),
+        ("generic-h100", (4, 4), None),
+        ("generic-h100", (8, 2), "70b"),
+        ("izar", (2, 2), None),
+        ("clariden", (4, 2), None),
+    ],
+)
+def test_a_selftest_fills_two_nodes_of_every_kind_of_cluster(
+    name: str, layout: tuple[int, int], size: str | None
+) -> None:
+    loaded = load_selftest(name, size, None, ())
+
+    parallel = parallel_spec(loaded.experiment)
+    assert (parallel.tensor, parallel.data) == layout
+    assert loaded.experiment.model.layers == settings.LAYERS
+
+
+def test_a_selftest_is_planned_as_one_task_without_data() -> None:
+    loaded = load_selftest("local", None, None, ())
+
+    (stage,) = prepare.plan_of(loaded, [settings.STAGE]).stages
+
+    assert prepare.input_problems(loaded, [settings.STAGE]) == []
+    assert [task.ranks for task in stage.tasks] == [2]
+
+
+def test_more_nodes_than_the_partition_has_are_refused() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_selftest("test-slurm", None, 5, ())
+
+    assert refused.value.message == "a selftest on 5 nodes does not fit partition low, which has 4"

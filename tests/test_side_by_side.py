@@ -1,0 +1,78 @@
+"""Two sessions of tests at once: what is shown, the exit status, and an interrupt."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PROGRAM = (
+    "import sys; from tests.side_by_side import run; sys.exit(run(sys.argv[1:4], sys.argv[4:]))"
+)
+WAIT = """
+import os, sys, time
+from pathlib import Path
+try:
+    Path(sys.argv[1]).touch()
+    time.sleep(300)
+except KeyboardInterrupt:
+    print("cleaned up", sys.argv[1].rpartition("/")[2])
+    sys.exit(2)
+"""
+
+
+def start(*commands: tuple[str, str]) -> subprocess.Popen[str]:
+    """Start two Python programs with one argument each."""
+    words = [word for code, argument in commands for word in (sys.executable, code, argument)]
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *words],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "program.py"
+    path.write_text(WAIT)
+    return path
+
+
+@pytest.mark.parametrize(("codes", "status"), [((0, 0), 0), ((0, 1), 1), ((3, 0), 3)])
+def test_the_status_is_that_of_the_part_that_failed(
+    tmp_path: Path, codes: tuple[int, int], status: int
+) -> None:
+    path = tmp_path / "ends.py"
+    path.write_text("import sys; print('ran', sys.argv[1]); sys.exit(int(sys.argv[1][-1]))")
+
+    process = start((str(path), f"a{codes[0]}"), (str(path), f"b{codes[1]}"))
+    output, _ = process.communicate()
+
+    assert process.returncode == status
+    ran, beside, *ends = output.splitlines()
+    assert (ran, beside) == (f"ran a{codes[0]}", f"ran b{codes[1]}")
+    assert [end.partition(": ")[2] for end in ends] == [
+        f"exit status {code}" if code else "passed" for code in codes
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_reaches_both_once_and_is_waited_for(
+    tmp_path: Path, program: Path, number: signal.Signals
+) -> None:
+    begun = [tmp_path / "one", tmp_path / "other"]
+    process = start(*((str(program), str(file)) for file in begun))
+    while not all(file.exists() for file in begun):
+        assert process.poll() is None
+
+    process.send_signal(number)
+    output, _ = process.communicate()
+
+    assert process.returncode == 2
+    assert output.splitlines()[:2] == ["cleaned up one", "cleaned up other"]
