@@ -70,7 +70,7 @@ def train(context: Context, spec: PretrainSpec, device: torch.device) -> None:
 
 
 def _train(context: Context, spec: PretrainSpec, device: torch.device, reporter: Reporter) -> None:
-    datasets = devices.decide_once(lambda: survey.survey(context.run, spec, context.heart.beat))
+    datasets = devices.decide_once(lambda: survey.survey(context.run, spec, context.heart.touch))
     context.heart.beat()
     pieces = model.pieces(
         spec.model,
@@ -168,9 +168,9 @@ class Trainer:
         self.skips = skips.Skips(self.spec.skip_steps, decided)
         highest = devices.decide_once(self._highest_saved)
         layout = asdict(self.spec.parallel)
-        beat = self.context.heart.beat
+        touch = self.context.heart.touch
         newest = checkpoint.load_newest(
-            self.folder, self.trained, layout, highest, self._accept, beat
+            self.folder, self.trained, layout, highest, self._accept, touch
         )
         self.saves.newest = newest
         if newest is not None:

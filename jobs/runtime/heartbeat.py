@@ -76,8 +76,8 @@ class Heartbeat:
     phase: Phase
     step: int
     ticks: int
-    """Heartbeats so far. All ranks send them at the same points of the program, so a rank with
-    fewer ticks than its peers is behind them.
+    """Heartbeats so far, without those of ``touch``. All ranks send them at the same points of the
+    program, so a rank with fewer ticks than its peers is behind them.
     """
 
 
@@ -118,6 +118,10 @@ class HeartbeatWriter:
         if step is not None:
             self._step = step
         self._ticks += 1
+        self.touch()
+
+    def touch(self) -> None:
+        """Record that the rank lives, in work that it does alone: ticks compare the ranks."""
         BEAT.pack_into(
             self._memory, IDENTITY.size, time.monotonic(), self._phase, self._step, self._ticks
         )

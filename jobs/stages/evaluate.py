@@ -132,7 +132,7 @@ def score(
 
         model.start_parallel(spec.parallel, spec.seed)
         network = model.build(spec.model, spec.parallel, spec.precision, device, for_inference=True)
-        load_weights(checkpoint, network, context.heart.beat)
+        load_weights(checkpoint, network, context.heart.touch)
         lm = MegatronLM(
             lambda tokens, places: model.logits_at(network, tokens.to(device), places),
             encoder,

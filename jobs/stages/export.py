@@ -94,7 +94,7 @@ def export(
     spec = cast(ExportSpec, context.task.spec)
     started = time.monotonic()
     content = read_tokenizer(spec)
-    reader = ShardedReader(checkpoint, context.heart.beat)
+    reader = ShardedReader(checkpoint, context.heart.touch)
     require_tensors(reader, spec.model, checkpoint)
     tensors = list(tensors_of(reader, spec))
     shards = hf_writer.divide(tensors, spec.shard_bytes)

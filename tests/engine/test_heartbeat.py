@@ -80,7 +80,7 @@ def test_all_ranks_beat_at_the_same_places(make_run, layout):
 
     first, second = (beats(run)[rank] for rank in range(2))
     assert abs(first.step - second.step) <= 1
-    assert abs(first.ticks - second.ticks) <= 4  # beats of a step
+    assert abs(first.ticks - second.ticks) <= 3  # of a step: two micro-batches, and its end
     assert first.ticks > 20
 
 

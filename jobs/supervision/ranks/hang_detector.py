@@ -166,7 +166,7 @@ class HangDetector:
             key=lambda phase: limit(phase, self._learned, self._task.supervision),
         )
         step = max(beat.step for beat in beats.values())
-        return RankProgress(phase, step, {rank: beat.ticks for rank, beat in beats.items()})
+        return RankProgress(phase, step, {rank: beat.time for rank, beat in beats.items()})
 
     def _from_file(self) -> RankProgress:
         progress = progress_record.read(self._run, self._task.stage, self._task.index)

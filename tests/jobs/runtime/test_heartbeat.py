@@ -78,6 +78,11 @@ def test_a_beat_reports_phase_step_and_the_process(run: rundir.RunDir) -> None:
     assert own is not None
     assert (beat.pid, beat.started) == (os.getpid(), own.started)
 
+    heart.touch()
+    touched = find(run)[3]
+    assert touched.time > beat.time
+    assert (touched.phase, touched.step, touched.ticks) == (Phase.STEP, 7, 3)
+
 
 def test_a_phase_inside_another_ends_in_that_one(run: rundir.RunDir) -> None:
     heart = begin(run)
