@@ -14,7 +14,7 @@ from jobs.contract.files import write_json
 
 from ...exits import exit_of
 from ...metric_lines import append, save, step
-from ...ranks import FINISH, rank_program
+from ...ranks import FINISH, PATIENCE, rank_program
 from ..conftest import Workbench
 
 REPOSITORY = Path(__file__).parents[3]
@@ -66,7 +66,7 @@ def test_a_supervisor_of_three_attempts_reads_metrics_and_events_once(bench: Wor
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=False,
     )
 

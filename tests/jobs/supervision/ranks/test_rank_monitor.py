@@ -117,8 +117,8 @@ def test_ranks_that_stay_are_ended_when_their_time_is_over() -> None:
 def test_ranks_are_requested_to_exit_before_an_unannounced_end() -> None:
     """A short allocation is used for half its time at least, however long saving may take."""
     ranks = Ranks()
-    world = World(deadline=Deadline(time.time() + 2.0))
     began = time.time()
+    world = World(deadline=Deadline(began + 2.0))
 
     monitor = watch(ranks, world, leave_seconds=600.0)
 

@@ -23,7 +23,12 @@ from ....ranks import rank_program, wait_until
 BEGIN = "from jobs.__main__ import open_heartbeat; open_heartbeat(context)"
 """A stand-in that beats as ranks do."""
 
-SLEEPS = ("def sleep_for_ever():", "    time.sleep(600)", "sleep_for_ever()")
+SLEEPS = (
+    "def sleep_for_ever():",
+    "    context.path(f'asleep-{rank}').touch()",
+    "    time.sleep(600)",
+    "sleep_for_ever()",
+)
 
 
 @dataclass
@@ -50,7 +55,13 @@ class Node:
         )
         self.processes.append(process)
         wait_until(lambda: rank in self.beats())
+        if SLEEPS[-1] in lines:
+            asleep = self.run.path(f"asleep-{rank}")
+            wait_until(lambda: asleep.exists() and self.state(rank) == "S")
         return process
+
+    def state(self, rank: int) -> str:
+        return stack_dump.state_of(self.beats()[rank])
 
     def beats(self) -> dict[int, heartbeat.Heartbeat]:
         return heartbeat.find(self.run, "tokenize", 0, 1, self.name)
@@ -116,7 +127,7 @@ def test_a_stopped_rank_is_named_and_its_peers_show_stacks(make_node) -> None:
     node.start(*SLEEPS)
     stopped = node.start(*SLEEPS)
     stopped.send_signal(signal.SIGSTOP)
-    wait_until(lambda: node.beats() and stack_dump.state_of(node.beats()[1]) == "T")
+    wait_until(lambda: node.state(1) == "T")
 
     reports = node.stack_dump()
 
