@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.supervision.ranks.launcher import reserved_port
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -157,24 +159,23 @@ class ForkServer:
         Raises:
             AssertionError: a rank failed; the text is every rank's stderr.
         """
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        shared = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        shared = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(ranks)}
         outputs = [[Path(tempfile.mkstemp(dir=folder)[1]) for _ in range(2)] for _ in range(ranks)]
-        processes = [
-            self.start(
-                (),
-                env={**os.environ, **shared, "RANK": str(rank), "WORLD_SIZE": str(ranks)},
-                cwd=folder,
-                stdout=stdout,
-                stderr=stderr,
-                code=code,
-                stdin=stdin,
-            )
-            for rank, (stdout, stderr) in enumerate(outputs)
-        ]
-        texts = [process.communicate(timeout=300) for process in processes]
+        with reserved_port() as port:
+            shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            processes = [
+                self.start(
+                    (),
+                    env={**shared, "RANK": str(rank)},
+                    cwd=folder,
+                    stdout=stdout,
+                    stderr=stderr,
+                    code=code,
+                    stdin=stdin,
+                )
+                for rank, (stdout, stderr) in enumerate(outputs)
+            ]
+            texts = [process.communicate(timeout=300) for process in processes]
         complaints = "\n".join(stderr for _, stderr in texts)
         assert all(process.returncode == 0 for process in processes), complaints
         return [stdout for stdout, _ in texts]

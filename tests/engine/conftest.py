@@ -8,11 +8,11 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from jobs.contract.stage_specs import (
 )
 from jobs.data.sample_trace import Trace
 from jobs.data.survey import sampled_sha256
+from jobs.supervision.ranks.launcher import reserved_port
 
 from ..fork_server import ForkedRank, ForkServer
 from ..model_specs import corpus_spec, model_spec, tokenizer_ref
@@ -114,10 +115,13 @@ class Ranks:
 
     processes: Sequence[subprocess.Popen[str] | ForkedRank]
     logs: list[Path]
+    port: ExitStack
+    """Keeps the port of their rendezvous reserved."""
 
     def wait(self) -> list[int]:
         """Return the exit codes, once all ranks have exited."""
-        return [process.wait(timeout=300) for process in self.processes]
+        with self.port:
+            return [process.wait(timeout=300) for process in self.processes]
 
     def signal(self, number: int) -> None:
         """Send a signal to every rank and to its children, as Slurm does."""
@@ -171,6 +175,7 @@ class Run:
             program = program or INTERPRETED
         self.attempt += 1
         world = self.spec.parallel.world_size
+        reserved = ExitStack()
         shared = {
             **os.environ,
             "PYTHONPATH": str(REPOSITORY),
@@ -179,7 +184,7 @@ class Run:
             "MEDITRON_ATTEMPT": str(self.attempt),
             "WORLD_SIZE": str(world),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(free_port()),
+            "MASTER_PORT": str(reserved.enter_context(reserved_port())),
             **environment,
         }
         logs = [self.root / f"rank-{self.attempt}-{rank}.log" for rank in range(world)]
@@ -202,7 +207,7 @@ class Run:
                         start_new_session=True,
                     )
                 )
-        ranks = Ranks(processes, logs)
+        ranks = Ranks(processes, logs, reserved)
         self.started.append(ranks)
         return ranks
 
@@ -264,12 +269,7 @@ class Run:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        return int(door.getsockname()[1])
+            ranks.port.close()
 
 
 WRITER = """

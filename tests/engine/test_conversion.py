@@ -32,6 +32,7 @@ from ..byte_tokenizer import SIZE, write_byte_tokenizer
 from ..fork_server import ForkServer
 from ..jobs.conversion.models import write_tokenizer
 from ..model_specs import vocabulary_spec
+from ..ranks import PATIENCE
 from . import parity
 
 pytestmark = pytest.mark.engine
@@ -288,7 +289,7 @@ def unused(tmp_path_factory: pytest.TempPathFactory, fork_server: ForkServer) ->
     for stage in ("convert", "export"):
         log = root / f"{stage}.log"
         task = fork_server.start((stage, str(run.root), "0"), env={}, cwd=root, stdout=log)
-        assert task.wait(timeout=120) == 0, log.read_text()
+        assert task.wait(timeout=PATIENCE) == 0, log.read_text()
     tokens = torch.randint(0, SIZE, (2, 60), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         logits = theirs(tokens).logits.clone()

@@ -28,6 +28,7 @@ from .. import transformers_versions
 from ..disks import mounted
 from ..fork_server import ForkServer
 from ..jobs.verification.pairs import spec_of, tokenizer_of
+from ..ranks import PATIENCE
 from . import parity
 from .conftest import Run, new_run, parallel_spec
 
@@ -124,7 +125,7 @@ class Task:
         rank = self.server.start(
             words, env=transformers_versions.OFFLINE, cwd=self.root, stdout=log, code=code
         )
-        return rank.wait(timeout=120), log.read_text()
+        return rank.wait(timeout=PATIENCE), log.read_text()
 
 
 @pytest.fixture(scope="module")

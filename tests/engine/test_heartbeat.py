@@ -93,7 +93,7 @@ def test_a_rank_reports_its_phase_while_it_saves_and_validates(make_run):
         seen.update(beat.phase for beat in beats(run).values())
         return {Phase.STARTUP, Phase.STEP, Phase.CHECKPOINT, Phase.VALIDATION} <= seen
 
-    wait_until(note, 120)
+    wait_until(note)
     ranks.signal(signal.SIGTERM)
     assert ranks.wait() == [130], ranks.output()
     assert beats(run) == {}

@@ -22,6 +22,7 @@ from meditron_cli.plan.layout import BatchLayout
 from meditron_cli.plan.memory import stages
 
 from ..ranks import wait_until
+from .conftest import Ranks
 
 pytestmark = pytest.mark.engine
 
@@ -377,6 +378,18 @@ def unfinished(run: RunDir) -> bool:
     )
 
 
+def stand_still(ranks: Ranks) -> bool:
+    """Return whether every thread of the ranks is stopped: one that waits for a disk finishes that
+    first.
+    """
+    tasks = [Path(f"/proc/{process.pid}/task") for process in ranks.processes]
+    try:
+        lines = [path.read_text() for task in tasks for path in task.glob("*/stat")]
+    except OSError:  # a thread has ended meanwhile
+        return False
+    return all(line.rpartition(")")[2].split()[0] == "T" for line in lines)
+
+
 @pytest.mark.parametrize(
     ("kills", "sizes"),
     [
@@ -402,11 +415,12 @@ def test_killed_while_a_save_is_written_nothing_is_lost_beyond_the_last_commit(
     for number in range(1, kills + 1):
         before = committed(killed.files)
         ranks = killed.start()
-        wait_until(lambda before=before: committed(killed.files) > before, 120)
+        wait_until(lambda before=before: committed(killed.files) > before)
         stopped = False
         while not stopped:  # until all ranks stand still in the middle of a save
             time.sleep(source.uniform(0, 0.02))
             ranks.signal(signal.SIGSTOP)
+            wait_until(lambda ranks=ranks: stand_still(ranks))
             stopped = unfinished(killed.files)
             if not stopped:
                 ranks.signal(signal.SIGCONT)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +14,12 @@ import pytest
 from jobs.contract import rundir, specs
 from jobs.contract.files import read_json, read_lines, sha256, write_json
 from jobs.contract.stage_specs import EvaluateSpec, ParallelSpec
+from jobs.supervision.ranks.launcher import reserved_port
 
 from ..byte_tokenizer import EOD, write_byte_tokenizer
 from ..fork_server import ForkedRank, ForkServer
 from ..model_specs import model_spec, tokenizer_ref, vocabulary_spec
+from ..ranks import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,11 +126,8 @@ class Evaluation:
     server: ForkServer
     starts: int = 0
 
-    def begin(self, **variables: str) -> list[ForkedRank]:
-        """Fork every rank of the task."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
+    def begin(self, port: int = 0, **variables: str) -> list[ForkedRank]:
+        """Fork every rank of the task; several meet at a port."""
         self.starts += 1
         logs = [self.run.root / f"{self.starts}-{rank}" for rank in range(self.task.ranks)]
         return [
@@ -151,7 +149,7 @@ class Evaluation:
             cwd=self.run.root,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
         )
 
     @property
@@ -160,13 +158,14 @@ class Evaluation:
 
     def start(self, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run every rank of the task to its end, and return the first rank's outcome."""
-        ranks = self.begin(**variables)
-        outcomes = [(process.communicate(timeout=120), process) for process in ranks]
+        with reserved_port() as port:
+            ranks = self.begin(port, **variables)
+            outcomes = [(process.communicate(timeout=PATIENCE), process) for process in ranks]
         (stdout, stderr), first = outcomes[0]
         assert all(process.returncode == first.returncode for _, process in outcomes), outcomes
         return subprocess.CompletedProcess(first.args, first.returncode, stdout, stderr)
 
-    def _rank(self, rank: int, port: str) -> dict[str, str]:
+    def _rank(self, rank: int, port: int) -> dict[str, str]:
         if self.task.ranks == 1:
             return {}
         return {
@@ -174,7 +173,7 @@ class Evaluation:
             "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(self.task.ranks),
             "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
+            "MASTER_PORT": str(port),
         }
 
     @property
