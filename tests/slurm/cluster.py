@@ -45,6 +45,8 @@ CPU_NODES = ("cpu01", "cpu02")
 NODES = GPU_NODES + CPU_NODES
 SERVICES = ("munged", "mariadbd", "slurmdbd", "slurmctld")
 GPUS_PER_NODE = 4
+PATIENCE = 240.0
+"""Seconds that a wait may take on a busy machine."""
 PROGRAMS = (*SERVICES, "slurmd", "mariadb-install-db", "sbatch", "srun")
 # A Unix socket's path holds 107 characters; a step's is FOLDER/spool/gpu01/gpu01_JOB.STEP.
 LONGEST_FOLDER = 68
@@ -147,7 +149,7 @@ class Cluster:
         if self.exists:
             shutil.rmtree(self.folder)
 
-    def run(self, *command: str | Path, timeout: float = 60, check: bool = True) -> str:
+    def run(self, *command: str | Path, timeout: float = PATIENCE, check: bool = True) -> str:
         """Run a command against this cluster and return its stdout.
 
         Raises:
@@ -175,7 +177,9 @@ class Cluster:
         answer = self.run("squeue", "-h", "-r", "-t", "all", "-o", "%T", "-j", str(job_id))
         return tuple(answer.split())
 
-    def wait_job(self, job_id: int | str, states: str | Iterable[str], timeout: float) -> None:
+    def wait_job(
+        self, job_id: int | str, states: str | Iterable[str], timeout: float = PATIENCE
+    ) -> None:
         """Wait until the job, or every element of the array, is in one of ``states``.
 
         Raises:
@@ -201,14 +205,16 @@ class Cluster:
         jobs = self.run("squeue", "-h", "-o", "%A").split()
         if jobs:
             self.run("scancel", *jobs)
-        self.wait_nodes(NODES, ["idle"], timeout=60)
+        self.wait_nodes(NODES, ["idle"])
 
     def node_states(self) -> dict[str, str]:
         """Return each node's state, such as ``idle``; a trailing ``*`` means no response."""
         lines = self.run("sinfo", "-h", "-N", "-o", "%N %T").splitlines()
         return dict(line.split() for line in lines)
 
-    def wait_nodes(self, nodes: Iterable[str], states: Iterable[str], timeout: float) -> None:
+    def wait_nodes(
+        self, nodes: Iterable[str], states: Iterable[str], timeout: float = PATIENCE
+    ) -> None:
         """Wait until each of ``nodes`` is in one of ``states``.
 
         Raises:
@@ -391,7 +397,7 @@ class Cluster:
         state["pids"][name] = child.pid
         self._write_state(state)
 
-    def _wait(self, daemon: str, is_ready: Callable[[], bool], seconds: float = 60) -> None:
+    def _wait(self, daemon: str, is_ready: Callable[[], bool], seconds: float = PATIENCE) -> None:
         deadline = time.monotonic() + seconds
         while not is_ready():
             if self._has_ended(daemon):

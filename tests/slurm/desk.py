@@ -20,12 +20,9 @@ from meditron_cli.config.files import shipped_profiles
 from meditron_cli.sample import generate
 
 from .. import exits
-from .cluster import Cluster
+from .cluster import PATIENCE, Cluster
 
 REPOSITORY = Path(__file__).parents[2]
-PATIENCE = 240.0
-"""Seconds that a wait may take on a busy machine."""
-
 EXPERIMENT = """\
 name: trial
 curate:

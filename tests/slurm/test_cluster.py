@@ -27,7 +27,7 @@ def test_all_nodes_are_idle(slurm: Cluster) -> None:
 
 def test_accounting_knows_a_finished_job_and_its_exit_code(slurm: Cluster) -> None:
     job = slurm.submit("exit 7", "--output=/dev/null")
-    slurm.wait_job(job, "FAILED", timeout=60)
+    slurm.wait_job(job, "FAILED")
 
     def row() -> str:
         columns = ("-o", "State,ExitCode,NodeList")
@@ -35,7 +35,7 @@ def test_accounting_knows_a_finished_job_and_its_exit_code(slurm: Cluster) -> No
 
     # slurmctld reports a job's end to slurmdbd some moments later.
     wait(lambda: row().startswith("FAILED"), "the accounting")
-    assert row() == "FAILED|7:0|cpu01\n"
+    assert row() in [f"FAILED|7:0|{node}\n" for node in CPU_NODES]
 
 
 def test_a_job_sees_the_gpus_it_was_given(slurm: Cluster, tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_job_sees_the_gpus_it_was_given(slurm: Cluster, tmp_path: Path) -> Non
         "--gpus-per-node=2",
         f"--output={output}",
     )
-    slurm.wait_job(job, "COMPLETED", timeout=60)
+    slurm.wait_job(job, "COMPLETED")
 
     assert output.read_text() == ("2:0,1\n" if slurm.has_gpu_devices else "2:\n")
 
@@ -65,17 +65,19 @@ def test_four_tasks_on_two_nodes_receive_their_node_and_rank(
         "--gpus-per-node=2",
         f"--output={output}",
     )
-    slurm.wait_job(job, "COMPLETED", timeout=60)
+    slurm.wait_job(job, "COMPLETED")
 
-    ranks = sorted(output.read_text().splitlines())
-    assert ranks == ["gpu01 0 0", "gpu01 1 1", "gpu02 2 0", "gpu02 3 1"]
+    ranks = [line.split(maxsplit=1) for line in sorted(output.read_text().splitlines())]
+    assert [numbers for _, numbers in ranks] == ["0 0", "1 1", "2 0", "3 1"]
+    first, _, second, _ = nodes = [node for node, _ in ranks]
+    assert (nodes[1], nodes[3], first < second) == (first, second, True)
 
 
 def test_every_element_of_an_array_runs(slurm: Cluster, tmp_path: Path) -> None:
     job = slurm.submit(
         "echo $SLURM_ARRAY_TASK_ID", "--array=0-2", f"--output={tmp_path / 'element-%a'}"
     )
-    slurm.wait_job(job, "COMPLETED", timeout=60)
+    slurm.wait_job(job, "COMPLETED")
 
     written = {path.name: path.read_text() for path in tmp_path.glob("element-*")}
     assert written == {f"element-{index}": f"{index}\n" for index in range(3)}
@@ -95,7 +97,7 @@ def test_a_submitit_array_completes_without_srun(
     )
 
     jobs = executor.map_array(math.factorial, [3, 4, 5])
-    slurm_environment.wait_job(jobs[0].job_id.split("_")[0], "COMPLETED", timeout=60)
+    slurm_environment.wait_job(jobs[0].job_id.split("_")[0], "COMPLETED")
 
     assert [job.result() for job in jobs] == [6, 24, 120]
 
@@ -116,11 +118,11 @@ def test_a_job_in_high_preempts_one_in_low_which_slurm_requeues(
     slurm = slurm_without_grace
     whole = ("--nodes=4", "--exclusive", "--output=/dev/null")
     low = slurm.submit("sleep 600", "--partition=low", *whole)
-    slurm.wait_job(low, "RUNNING", timeout=60)
+    slurm.wait_job(low, "RUNNING")
 
     high = slurm.submit("true", "--partition=high", *whole)
-    slurm.wait_job(high, "COMPLETED", timeout=60)
-    slurm.wait_job(low, "RUNNING", timeout=60)
+    slurm.wait_job(high, "COMPLETED")
+    slurm.wait_job(low, "RUNNING")
 
     def states() -> list[str]:
         return slurm.run("sacct", "-D", "-n", "-P", "-X", "-o", "State", "-j", str(low)).split()
@@ -145,11 +147,11 @@ def test_a_changed_setting_is_in_force_and_can_be_put_back(slurm: Cluster) -> No
 def test_a_node_whose_slurmd_is_killed_goes_down_and_comes_back(slurm: Cluster) -> None:
     slurm.kill_slurmd("cpu02")
     try:
-        slurm.wait_nodes(["cpu02"], ["down", "down*"], timeout=120)
+        slurm.wait_nodes(["cpu02"], ["down", "down*"])
     finally:
         slurm.start_slurmd("cpu02")
 
-    slurm.wait_nodes(["cpu02"], ["idle"], timeout=60)
+    slurm.wait_nodes(["cpu02"], ["idle"])
 
 
 def test_a_daemon_that_proc_does_not_show_as_such_has_not_ended(tmp_path: Path) -> None:
@@ -175,7 +177,7 @@ def test_after_up_and_down_by_hand_no_process_and_no_folder_remains(slurm: Clust
 
     outputs = [_by_hand("up", folder), _by_hand("up", folder)]
     job = second.submit("setsid sleep 600 & sleep 600", "--output=/dev/null")
-    second.wait_job(job, "RUNNING", timeout=60)
+    second.wait_job(job, "RUNNING")
     _kill_hard(folder, "slurmctld")
     outputs += [_by_hand("up", folder), _by_hand("down", folder), _by_hand("down", folder)]
 

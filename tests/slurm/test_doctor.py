@@ -67,7 +67,7 @@ def test_a_probe_waits_for_nodes_and_reports_later_what_it_saw(desk: Desk) -> No
     slurm = desk.slurm
     whole = ("--nodes=4", "--exclusive", "--output=/dev/null")
     blocker = slurm.submit("sleep 600", "--partition=high", *whole)
-    slurm.wait_job(blocker, "RUNNING", timeout=60)
+    slurm.wait_job(blocker, "RUNNING")
     waiting = examine(desk, "--wait", "0")
     assert waiting["findings"]["compute nodes"]["verdict"] == "UNKNOWN"
     assert "not probed" in waiting["strategy"]
@@ -156,7 +156,7 @@ def test_without_requeue_jobs_are_not_queued_again(
         for option in (["--requeue"], ["--no-requeue"])
     )
     for job in (asking, quiet):
-        slurm.wait_job(job, "RUNNING", timeout=60)
+        slurm.wait_job(job, "RUNNING")
 
     slurm.run("scontrol", "requeue", str(asking))
     refusal = slurm.run("scontrol", "requeue", str(quiet), check=False)

@@ -115,7 +115,7 @@ def test_an_evaluation_that_is_preempted_finds_its_checkpoint_although_training_
     node = laboratory.slurm.run("squeue", "-h", "-t", "R", "-p", "right", "-o", "%N").strip()
     take = ("--partition=high", f"--nodelist={node}", "--exclusive", "--output=/dev/null")
     urgent = laboratory.slurm.submit("true", *take)
-    laboratory.slurm.wait_job(urgent, "COMPLETED", timeout=240)
+    laboratory.slurm.wait_job(urgent, "COMPLETED")
     trial.reach(37)
     kept = saved_steps(trial.run)
     (trial.folder / "hold-evaluate").unlink()

@@ -37,7 +37,7 @@ def preempt(trial: Trial) -> tuple[Attempt, float]:
     urgent = slurm.submit(
         "true", "--partition=high", f"--nodelist={nodes}", "--exclusive", "--output=/dev/null"
     )
-    slurm.wait_job(urgent, "COMPLETED", timeout=240)
+    slurm.wait_job(urgent, "COMPLETED")
     ended = trial.wait_exit(attempt)
     trial.wait_for(lambda: trial.current > attempt, "the next attempt")
     assert trial.job() == job, "Slurm queues the same job again"

@@ -126,7 +126,7 @@ def test_where_nodes_submit_nothing_meditron_recover_resubmits(
     since = time.time()
     take = (f"--nodelist={','.join(watched.nodes())}", "--exclusive", "--output=/dev/null")
     urgent = laboratory.slurm.submit("true", "--partition=high", *take)
-    laboratory.slurm.wait_job(urgent, "COMPLETED", timeout=240)
+    laboratory.slurm.wait_job(urgent, "COMPLETED")
     preempted = watched.wait_exit(second)
     watched.hold()
     check_reached(watched, truth)

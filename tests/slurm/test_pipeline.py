@@ -261,7 +261,8 @@ def test_before_the_time_limit_training_saves_and_a_fresh_job_resumes(
     assert (saved, record["step_after"]) == (steps(answer.run, attempt=1)[-1], saved)
     assert steps(answer.run, attempt=2)[0] == saved + 1
     # Not TIMEOUT: the code reports that a successor is there.
-    assert clean.accounts(job, "State,ExitCode") == [["FAILED", "75:0"]]
+    accounts = lambda: clean.accounts(job, "State,ExitCode")  # noqa: E731
+    wait(lambda: accounts() == [["FAILED", "75:0"]], "the accounting of the first job")
     assert clean.status(answer.run)["state"] == "running"
 
 
@@ -294,7 +295,7 @@ def test_with_a_missing_partition_nothing_is_queued_and_the_run_is_usable(
 def test_cancel_ends_everything_queued_and_running(clean: Desk) -> None:
     answer = clean.submit("pipeline", "seed=2")
     (curate,) = answer.jobs["curate"]
-    clean.slurm.wait_job(curate, ["RUNNING", "COMPLETED"], timeout=60)
+    clean.slurm.wait_job(curate, ["RUNNING", "COMPLETED"])
 
     clean("cancel", answer.run.name)
 

@@ -108,7 +108,7 @@ def test_what_waits_for_a_running_job_waits_for_its_successor(
     start(WAITS)
     (old,), (recovery_job,) = last_submit(run)["job_ids"], last_submit(run)["recovery_jobs"]
     after = slurm.submit("true", f"--dependency=afterok:{old}", "--array=0-5%2", *QUIET)
-    slurm.wait_job(old, "RUNNING", timeout=60)
+    slurm.wait_job(old, "RUNNING")
 
     (new,) = resubmit(run, "pretrain", 0, replaces=[old], by="supervisor", client=client)
 
@@ -151,7 +151,7 @@ def test_of_an_array_the_other_elements_are_still_waited_for(
     start(WAITS, tasks=3, stage="tokenize")
     array = last_submit(run)["job_ids"][0].split("_")[0]
     after = slurm.submit("true", f"--dependency=afterok:{array}", *QUIET)
-    slurm.wait_job(array, "RUNNING", timeout=60)
+    slurm.wait_job(array, "RUNNING")
     write_json(run.done("tokenize", 0), {})
 
     (new,) = resubmit(run, "tokenize", 1, replaces=[f"{array}_1"], by="supervisor", client=client)
@@ -168,13 +168,13 @@ def test_what_waits_for_an_array_waits_through_the_requeue_of_an_element(
           "exec sleep 600", tasks=2, stage="tokenize")  # fmt: skip
     array = last_submit(run)["job_ids"][0].split("_")[0]
     after = slurm.submit("true", f"--dependency=afterok:{array}", *QUIET)
-    slurm.wait_job(f"{array}_1", "RUNNING", timeout=60)
+    slurm.wait_job(f"{array}_1", "RUNNING")
 
     assert client.requeue(f"{array}_1")
 
-    slurm.wait_job(f"{array}_1", "PENDING", timeout=60)
+    slurm.wait_job(f"{array}_1", "PENDING")
     assert waits_for(slurm, after) == f"afterok:{array}_*(unfulfilled)"
-    slurm.wait_job(after, "COMPLETED", timeout=120)
+    slurm.wait_job(after, "COMPLETED")
 
 
 def test_a_delay_and_bad_nodes_reach_slurm_and_unknown_nodes_do_not(
@@ -267,7 +267,7 @@ def test_a_requeue_because_of_the_storage_is_known_to_the_next_start(
     """``test_scheduler`` has an ordinary user's change of a comment."""
     start(WAITS, tasks=2)
     _, element = last_submit(run)["job_ids"]
-    slurm.wait_job(element, "RUNNING", timeout=60)
+    slurm.wait_job(element, "RUNNING")
     first = StartEvent(time.time(), "pretrain", 1, 1, element, time.time())
     run.lock.mkdir()  # a folder in a file's place stands for storage that takes nothing
 
@@ -277,7 +277,7 @@ def test_a_requeue_because_of_the_storage_is_known_to_the_next_start(
     runner = ActionRunner(attempt, allocation, RunReader(run), lambda: False, **limits)
     code = runner.execute(Decision(RetryAction.SUBMIT, "the disk is full"))
     wait(lambda: restarts_of(client, element) == 1, "the requeue")
-    slurm.wait_job(element, "RUNNING", timeout=60)
+    slurm.wait_job(element, "RUNNING")
     second = replace(first, began=time.time(), restarts=1)
     wait(lambda: recorded_report(client, run.name, first).state == "REQUEUED", "the accounting")
 

@@ -154,7 +154,7 @@ def test_the_owner_releases_a_job_held_after_a_failed_prolog_and_it_ends_on_anot
     wait(held, "the job to be held")
     drained = slurm.node_states()[bad_prolog]
     run_as_nobody(slurm, "scontrol", "release", job)
-    slurm.wait_job(job, "COMPLETED", timeout=60)
+    slurm.wait_job(job, "COMPLETED")
 
     assert drained.startswith("drain")
     assert slurm.run("squeue", "-h", "-t", "all", "-o", "%N", "-j", job) == "gpu06\n"
@@ -195,8 +195,8 @@ def test_of_an_array_with_one_element_gone_the_others_are_not(
 def test_jobs_that_have_ended_are_known_by_how(slurm: Cluster, site: SlurmScheduler) -> None:
     good, bad = slurm.submit("true", *QUIET), slurm.submit("exit 3", *QUIET)
     gone = slurm.submit("true", *HELD)
-    slurm.wait_job(good, "COMPLETED", timeout=60)
-    slurm.wait_job(bad, "FAILED", timeout=60)
+    slurm.wait_job(good, "COMPLETED")
+    slurm.wait_job(bad, "FAILED")
     site.cancel("", [str(gone)])
     ids = [str(good), str(bad), str(gone), "999999"]
 
@@ -216,7 +216,7 @@ def test_a_job_that_slurm_queued_again_is_queued_whatever_its_history(
     slurm: Cluster, site: SlurmScheduler
 ) -> None:
     job = slurm.submit("sleep 300", "--requeue", *QUIET)
-    slurm.wait_job(job, "RUNNING", timeout=60)
+    slurm.wait_job(job, "RUNNING")
     slurm.run("scontrol", "requeuehold", str(job))
     wait(lambda: slurm.job_states(job) == ("PENDING",), "the job to be queued again")
 
@@ -257,7 +257,7 @@ def test_without_accounting_what_left_the_queue_is_missing(
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "squeue").symlink_to("/usr/bin/squeue")
     job = slurm.submit("true", *QUIET)
-    slurm.wait_job(job, "COMPLETED", timeout=60)
+    slurm.wait_job(job, "COMPLETED")
 
     found = states(SlurmScheduler({**slurm.env, "PATH": str(tmp_path / "bin")}), [str(job)])
 
@@ -268,7 +268,7 @@ def test_cancelling_what_has_ended_or_never_was_is_no_error(
     slurm: Cluster, site: SlurmScheduler
 ) -> None:
     job = slurm.submit("true", *QUIET)
-    slurm.wait_job(job, "COMPLETED", timeout=60)
+    slurm.wait_job(job, "COMPLETED")
 
     site.cancel("", [str(job), "999999", "999999_7"])
 
@@ -300,7 +300,7 @@ def test_a_hostile_path_is_taken_literally(
     plan = replace(plan, site=replace(plan.site, python="/bin/echo"))
 
     (job,) = submit(site, plan, run, "curate")
-    slurm.wait_job(job, "COMPLETED", timeout=60)
+    slurm.wait_job(job, "COMPLETED")
 
     folder = RunDir(run).attempt("curate", 1)
     log = (folder / f"{job}_0_log.out").read_text()
