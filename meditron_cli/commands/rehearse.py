@@ -64,8 +64,8 @@ def command(
     root = folder_of(store.runs_root(runs_dir, services.environ, None))
     first, second = miniature.layouts(real.experiment)
 
-    def load(layout: Layout) -> Loaded:
-        sets = miniature.settings(real.experiment, layout)
+    def load(layout: Layout, train_steps: int) -> Loaded:
+        sets = miniature.settings(real.experiment, layout, train_steps)
         return options.load_target(LOCAL, size, root / "experiment.yaml", sets)
 
     console.note(
@@ -74,7 +74,7 @@ def command(
     )
     try:
         write_inputs(root)
-        small = load(first).experiment
+        small = load(first, miniature.FIRST_STEPS).experiment
         built = base_model.write(root, stages.model_spec(small), stages.vocabulary_spec(small))
         console.note(f"base model and tokenizer written: {built}")
     except OSError as error:
@@ -84,7 +84,7 @@ def command(
             hint=f"name another runs directory with --runs-dir or {store.VARIABLE}",
         ) from error
     injector = make_injector(LOCAL, sys.executable, services.environ)
-    drill = Drill(services, injector, root, lambda sets: load(first))
+    drill = Drill(services, injector, root, lambda sets: load(first, miniature.FIRST_STEPS))
     rehearsal = Rehearsal(drill, load)
     with exit_on_signals():
         try:

@@ -14,7 +14,11 @@ SEQUENCE = 64
 BASE_VOCABULARY = 512
 """Tokens of the miniature's SentencePiece model: 256 bytes, three control tokens, and the rest."""
 VOCAB_MULTIPLE = 128
-TRAIN_STEPS = 24
+FIRST_STEPS = 1000
+"""Steps of the training in the first layout: it never ends before it is stopped."""
+SECOND_STEPS = 8
+"""Steps that are trained after the stop, in the second layout."""
+DECAY_STEPS = 48
 SAVE_INTERVAL = 4
 QUESTIONS = 20
 
@@ -82,7 +86,7 @@ def model(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def settings(experiment: Experiment, layout: Layout) -> tuple[str, ...]:
+def settings(experiment: Experiment, layout: Layout, train_steps: int) -> tuple[str, ...]:
     """Return the ``--set`` values of the miniature in a layout."""
     parallel, pretrain = experiment.parallel, experiment.pretrain
     kept = (
@@ -108,10 +112,10 @@ def settings(experiment: Experiment, layout: Layout) -> tuple[str, ...]:
         "pretrain.precision": pretrain.precision,
         "pretrain.micro_batch_size": 1,
         "pretrain.global_batch_size": 8,
-        "pretrain.train_steps": TRAIN_STEPS,
+        "pretrain.train_steps": train_steps,
         "pretrain.max_epochs": None,
         "pretrain.warmup_steps": 2,
-        "pretrain.decay_steps": 2 * TRAIN_STEPS,
+        "pretrain.decay_steps": DECAY_STEPS,
         "pretrain.learning_rate": pretrain.learning_rate,
         "pretrain.min_learning_rate": pretrain.min_learning_rate,
         "pretrain.save_interval": SAVE_INTERVAL,

@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 def test_every_recipe_has_a_miniature_that_fits_this_machine(size: str, folder: Path) -> None:
     real = load("rcp", size, None, []).experiment
     for layout in miniature.layouts(real):
-        sets = miniature.settings(real, layout)
+        sets = miniature.settings(real, layout, miniature.FIRST_STEPS)
 
         loaded = load("local", size, folder / "experiment.yaml", sets)
         plan = prepare.plan_of(loaded, prepare.stages_of(prepare.PIPELINE, loaded.experiment))
@@ -45,7 +45,8 @@ def test_every_recipe_has_a_miniature_that_fits_this_machine(size: str, folder: 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_miniature_keeps_the_mathematics_and_the_recipe(size: str, folder: Path) -> None:
     real = load("rcp", size, None, []).experiment
-    sets = miniature.settings(real, miniature.layouts(real)[0])
+    first, _ = miniature.layouts(real)
+    sets = miniature.settings(real, first, miniature.FIRST_STEPS)
 
     small = load("local", size, folder / "experiment.yaml", sets).experiment
 
@@ -94,7 +95,8 @@ def test_what_a_rehearsal_cannot_check_names_the_weights_and_the_cluster() -> No
 def test_a_miniature_keeps_the_unused_rows_of_a_base_model(unused: int, folder: Path) -> None:
     rows = ["model.vocab_size=200000", f"vocabulary.unused_rows={unused}"]
     real = load("rcp", "7b", None, rows).experiment
-    sets = miniature.settings(real, miniature.layouts(real)[0])
+    first, _ = miniature.layouts(real)
+    sets = miniature.settings(real, first, miniature.FIRST_STEPS)
 
     small = load("local", "7b", folder / "experiment.yaml", sets).experiment
     vocabulary = stages.vocabulary_spec(small)
