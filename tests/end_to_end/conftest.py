@@ -114,7 +114,7 @@ class Desk:
 
     def wait_idle(self) -> None:
         """Wait until no process works on a run of this desk."""
-        wait_until(lambda: processes_about(self.runs) == [], 120.0)
+        wait_until(lambda: processes_about(self.runs) == [])
 
     def end_everything(self) -> None:
         """Kill all processes that work on a run of this desk, as a power cut would."""

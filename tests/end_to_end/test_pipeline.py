@@ -15,7 +15,7 @@ import pytest
 from jobs.contract.metrics_log import MetricsLog
 from jobs.contract.rundir import RunDir
 
-from ..ranks import processes_about, wait_until
+from ..ranks import PATIENCE, processes_about, wait_until
 from .conftest import DOCUMENTS, QUESTIONS, REPOSITORY, STEPS, Desk, events
 
 pytestmark = [pytest.mark.engine, pytest.mark.end_to_end]
@@ -166,7 +166,7 @@ def test_a_run_killed_in_every_stage_ends_as_if_nothing_had_happened(
     ]
 
     for stage, moment in zip(STAGES, moments, strict=True):
-        wait_until(moment, 120.0)
+        wait_until(moment)
         long_desk.end_everything()
         state = long_desk.state(run)
         assert state["state"] in ("failed", "stopped"), (stage, state)
@@ -200,7 +200,7 @@ def test_a_run_killed_in_every_stage_ends_as_if_nothing_had_happened(
 def test_after_cancel_no_process_remains_and_resume_continues(desk: Desk) -> None:
     done = desk.submit("pipeline", "--json")
     run = RunDir(Path(json.loads(done.stdout)["dir"]))
-    wait_until(until_progress(run, "tokenize", 0), 60.0)
+    wait_until(until_progress(run, "tokenize", 0))
 
     cancelled = desk("cancel", run.name)
     left, state = processes_about(desk.runs), desk.state(run)["state"]
@@ -216,16 +216,14 @@ def test_after_cancel_no_process_remains_and_resume_continues(desk: Desk) -> Non
 
 
 def test_an_interrupted_wait_does_not_end_the_run(desk: Desk) -> None:
-    # Where a shell started the tests in its background SIGINT is ignored, and would be in ours.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     waiting = desk.start(*desk.submit_words("pipeline", "--wait"))
     assert waiting.stderr is not None
     following = next(line for line in waiting.stderr if line.startswith("pretrain: "))
     run = desk.run()
 
     waiting.send_signal(signal.SIGINT)
-    _, stderr = waiting.communicate(timeout=60)
-    wait_until(lambda: run.done("tokenize", 0).exists(), 60.0)
+    _, stderr = waiting.communicate(timeout=PATIENCE)
+    wait_until(run.done("tokenize", 0).exists)
     desk("cancel", run.name)
 
     assert following == f"pretrain: pending 0/{STEPS} steps\n"
@@ -235,7 +233,7 @@ def test_an_interrupted_wait_does_not_end_the_run(desk: Desk) -> None:
 
 def test_two_equal_submits_at_once_both_succeed_and_submit_once(desk: Desk) -> None:
     both = [desk.start(*desk.submit_words("curate")) for _ in range(2)]
-    outputs = [process.communicate(timeout=60) for process in both]
+    outputs = [process.communicate(timeout=PATIENCE) for process in both]
     run = desk.run()
     desk.wait_idle()
 

@@ -25,6 +25,7 @@ from meditron_cli.services import Services
 
 from ...disks import fill, mounted
 from ...hub_server import CHUNK, FakeHub, running
+from ...ranks import PATIENCE
 
 ROOT = Path(__file__).parents[3]
 NAME = "org/base"
@@ -205,7 +206,7 @@ def test_after_a_kill_the_next_fetch_continues_in_the_middle_of_a_file(site: Sit
     faults = site.hub.faults
     faults.hold_after = 2 * BLOCK + CHUNK
     process = site.start()
-    assert faults.holding.wait(60)
+    assert faults.holding.wait(PATIENCE)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     part = site.staging / f"{SHARD}.part"
@@ -225,7 +226,7 @@ def test_after_a_kill_the_next_fetch_continues_in_the_middle_of_a_file(site: Sit
 def test_ctrl_c_ends_a_fetch_while_the_network_hangs(site: Site) -> None:
     site.hub.faults.hold_after = 0
     process = site.start()
-    assert site.hub.faults.holding.wait(60)
+    assert site.hub.faults.holding.wait(PATIENCE)
 
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)  # the library's retries take a minute
@@ -249,14 +250,14 @@ def test_an_interrupted_fetch_continues_with_its_commit_after_the_branch_moved(s
 def test_two_fetches_at_once_are_one_download(site: Site) -> None:
     site.hub.faults.hold_after = 0
     first = site.start()
-    assert site.hub.faults.holding.wait(60)
+    assert site.hub.faults.holding.wait(PATIENCE)
 
     second = site.fetch()
 
     assert second.exit_code == 1
     assert errors(second)[0] == (f"error: another process downloads {NAME} to {site.model}")
     site.hub.faults.go_on.set()
-    _, stderr = first.communicate(timeout=60)
+    _, stderr = first.communicate(timeout=PATIENCE)
     assert first.returncode == 0, stderr
     assert content(site.model) == FILES
     assert sum(path == SHARD for path, _ in site.hub.ranges) == 1
@@ -406,10 +407,10 @@ def test_a_disk_that_fills_up_keeps_what_arrived(site: Site) -> None:
     site.hub.faults.hold_after = BLOCK + CHUNK
     with mounted(site.folder / "models", "40m") as disk:
         process = site.start()
-        assert site.hub.faults.holding.wait(60)
+        assert site.hub.faults.holding.wait(PATIENCE)
         ballast = fill(disk)
         site.hub.faults.go_on.set()
-        _, stderr = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=PATIENCE)
         kept = (site.staging / f"{SHARD}.part").stat().st_size
         ballast.unlink()
 
@@ -428,7 +429,7 @@ def test_a_disk_that_fills_up_keeps_what_arrived(site: Site) -> None:
 def test_without_the_hub_s_library_its_name_is_in_the_hint(site: Site) -> None:
     (site.folder / "huggingface_hub.py").write_text("raise ImportError")
 
-    _, stderr = (process := site.start()).communicate(timeout=60)
+    _, stderr = (process := site.start()).communicate(timeout=PATIENCE)
 
     assert process.returncode == 2
     assert stderr.splitlines() == [

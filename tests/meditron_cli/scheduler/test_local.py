@@ -563,7 +563,7 @@ def test_render_names_each_command_and_is_the_same_every_time(machine: Machine) 
 
 
 def test_a_task_past_its_time_limit_is_requested_to_save_first(machine: Machine) -> None:
-    short = replace(RESOURCES, time_minutes=1, signal_lead_seconds=55)
+    short = replace(RESOURCES, time_minutes=1, signal_lead_seconds=40)  # 20 s to start a rank
     stage = replace(machine.stage(*LINGER, "say(130, 'saved')"), resources=short)
 
     job = machine.submit(stage)

@@ -29,6 +29,7 @@ from meditron_cli.scheduler.slurm import SlurmScheduler
 
 from ...fake_slurm import FakeSlurm
 from ...plans import GOLDEN, plan_of, plan_on
+from ...ranks import wait_until
 
 RUN = "med-tiny-0"
 """The run that owns what is in the stand-in queue without a name."""
@@ -283,9 +284,7 @@ def test_a_whole_stage_runs_in_a_hostile_folder(
     result = CliRunner().invoke(main, [*words, *sources, "--runs-dir", str(folder / "runs")])
     assert result.exit_code == 0, result.stderr
     run = RunDir(Path(json.loads(result.stdout)["dir"]))
-    deadline = time.monotonic() + 60
-    while len(slurm_programs.ended()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: len(slurm_programs.ended()) == 2)
 
     assert slurm_programs.ended() == {"101": 0, "102": 0}  # the second is its recovery job
     assert read_json(run.done("curate", 0))["summary"]["documents"] == 1
@@ -683,9 +682,7 @@ def test_a_short_task_costs_two_slurm_calls_and_six_files(
 
     result = CliRunner().invoke(main, [*words, "--runs-dir", str(project / "runs")])
     run = RunDir(Path(json.loads(result.stdout)["dir"]))
-    deadline = time.monotonic() + 60
-    while len(slurm_programs.ended()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: len(slurm_programs.ended()) == 2)
 
     assert slurm_programs.ended()["101"] == 0
     in_job = [call for call in slurm_programs.calls() if call.startswith(("srun", "scontrol"))]
