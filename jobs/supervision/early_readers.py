@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from jobs.checkpoints import manifest
 from jobs.contract import specs
 from jobs.contract.attempt_history import HistoryReader
-from jobs.contract.files import last_change
 from jobs.contract.rundir import RunDir
 from jobs.contract.stage_specs import READING_STAGES, PretrainSpec, early_step
 from jobs.runtime.log import log
@@ -79,7 +78,7 @@ class EarlyReaders:
             OSError: the storage does not answer.
         """
         saved = manifest.saved_steps(self._folder)
-        seen = (saved, last_change(self._run.events))
+        seen = (saved, self._logged_bytes())
         if seen == self._seen:
             return True
         jobs = dict(self.waiting(saved))
@@ -98,6 +97,15 @@ class EarlyReaders:
             log(f"job {job} may start: the checkpoint of step {step} is saved")
         self._seen = seen
         return True
+
+    def _logged_bytes(self) -> int:
+        """Return the size of the event log, which only grows; its time may not differ after two
+        events within a tick of the file server's clock. 0 where it cannot be read.
+        """
+        try:
+            return self._run.events.stat().st_size
+        except OSError:
+            return 0
 
     def waiting(self, saved: frozenset[int]) -> Iterator[tuple[str, int]]:
         """Yield job and step of each task that has not begun, and whose checkpoint is saved."""
