@@ -27,7 +27,8 @@ def main(words: Sequence[str]) -> int:
     """Run both sessions and return the exit status, 0 where both passed."""
     parts = ("not slurm", "slurm")
     expressions = [" and ".join((part, *(f"({word})" for word in words))) for part in parts]
-    return run(*([sys.executable, "-m", "pytest", "-m", text] for text in expressions))
+    examples = () if words else ("--hypothesis-profile=explore",)
+    return run(*([sys.executable, "-m", "pytest", *examples, "-m", text] for text in expressions))
 
 
 def run(first: Sequence[str], second: Sequence[str]) -> int:
