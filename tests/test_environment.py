@@ -78,10 +78,41 @@ def test_the_conda_environment_installs_the_tested_torch_and_every_run_time_extr
 
 
 def test_environments_for_gpus_name_no_architecture() -> None:
-    for name in ("environment.yml", "containers/Dockerfile"):
+    for name in ("environment.yml", "containers/kernels.txt", "containers/Dockerfile"):
         lines = (ROOT / name).read_text().splitlines()
         code = "\n".join(line.partition("#")[0] for line in lines)
         assert not re.findall(r"linux-64|x86|amd64|aarch64|arm64", code, re.IGNORECASE), name
+
+
+def kernels() -> dict[str, Requirement]:
+    """Return the packages of GPU kernels that are built into an environment, by name."""
+    lines = (ROOT / "containers/kernels.txt").read_text().splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {item.name: item for item in found}
+
+
+def test_transformer_engine_is_a_version_that_megatron_core_names() -> None:
+    named = map(Requirement, metadata.requires("megatron-core") or [])
+    [wanted] = [item for item in named if item.name == "transformer-engine"]
+
+    [pin] = kernels()["transformer-engine"].specifier
+
+    assert pin.operator == "=="
+    assert pin.version in wanted.specifier
+    assert wanted.extras == kernels()["transformer-engine"].extras
+
+
+def test_flash_attn_is_no_newer_than_transformer_engine_uses() -> None:
+    [pin] = kernels()["flash-attn"].specifier
+
+    assert (pin.operator, pin.version) == ("==", "2.8.3"), "2.8.3.post1 counts as newer"
+
+
+def test_the_conda_environment_has_a_cuda_of_the_version_that_kernels_are_built_for() -> None:
+    [cuda] = [item for item in conda() if str(item).startswith("cuda-version=")]
+    major = cuda.removeprefix("cuda-version=").partition(".")[0]
+
+    assert f"core_cu{major}" in kernels()["transformer-engine"].extras
 
 
 def test_the_image_has_every_run_time_extra_and_no_code_of_ours() -> None:
